@@ -5,8 +5,8 @@ TaskslimError                     status  code
 │   ├── UnknownPreset             422     unknown_preset
 │   ├── InvalidTemplate           422     invalid_template         no template, or a field that it needs is missing
 │   ├── InvalidLabels             422     invalid_labels           labels that cannot be told apart, or none
-│   └── UnsupportedUnit           422     unsupported_unit         the family or criterion cannot serve it, with the reason
-├── InvalidData                   422     invalid_data             rows that cannot be read or used (line number in the message)
+│   └── UnsupportedUnit           422     unsupported_unit         the family or criterion cannot serve it
+├── InvalidData                   422     invalid_data             rows that cannot be read or used, with the line
 │   └── UnknownLabel              422     unknown_label            a row's label that the task does not name
 ├── InvalidModel                  422     invalid_model            missing, pickle-only, `auto_map`, damaged
 │   └── UnsupportedFamily         422     unsupported_family       `model_type` is not in the table
@@ -15,7 +15,7 @@ TaskslimError                     status  code
 ├── NotFound                      404     not_found
 ├── Conflict                      409     conflict                 the job's status does not allow it
 ├── BodyTooLarge                  413     body_too_large
-├── VerificationFailed            500     verification_failed      the written checkpoint does not equal the model in memory
+├── VerificationFailed            500     verification_failed      the checkpoint does not equal the model in memory
 ├── StorageUnavailable            503     storage_unavailable
 ├── QueueUnavailable              503     queue_unavailable
 ├── DeadlineExceeded              504     deadline_exceeded

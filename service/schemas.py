@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Uri = Annotated[str, Field(min_length=1, max_length=2048)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
-Tags = Annotated[dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=256)]], Field(max_length=16)]
+Tag = Annotated[str, Field(max_length=256)]
+Tags = Annotated[dict[Annotated[str, Field(max_length=64)], Tag], Field(max_length=16)]
 # A row is whatever the template and the label need; other columns of a file are ignored.
 Row = dict[str, str | int | float | bool | None]
 
@@ -99,7 +100,7 @@ class ModelSource(Schema):
 
 
 class DataSource(Schema):
-    """Rows: inline, or a JSON Lines, CSV or Parquet file. Once stored, inline rows appear as a `dataset://` URI."""
+    """Rows: inline, or a JSON Lines, CSV or Parquet. Once stored, inline rows are a `dataset://` URI."""
 
     uri: Uri | None = None
     rows: list[Row] | None = Field(default=None, min_length=1, max_length=100_000)
@@ -118,12 +119,12 @@ class Task(Schema):
 
     preset: Name | None = None
     kind: TaskKind | None = None
-    template: str | None = Field(default=None, min_length=1, max_length=20_000, description="prompt with {column} fields")
+    template: str | None = Field(default=None, min_length=1, max_length=20_000, description="with {column} fields")
     labels: dict[Name, Name] | None = Field(
         default=None,
         min_length=2,
         max_length=1000,
-        description="label in the rows -> answer word; for a classification head: label -> class name of the config",
+        description="label in the rows -> answer word; with a classification head: -> class name",
     )
     max_words: int | None = Field(default=None, gt=0, description="cut every field of a row to its first words")
     special_tokens: bool | None = Field(default=None, description="let the tokenizer add its special tokens")

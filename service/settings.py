@@ -18,15 +18,15 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SLIM_", frozen=True, extra="ignore")
 
     redis_url: str = Field(default="", description="redis:// or unix:// URL; empty starts an embedded server")
-    storage_url: str = Field(default="", description="file://, s3://, gs:// or az:// prefix; empty is STATE/artifacts")
-    state: Path = Field(default_factory=default_state, description="directory for the embedded server, artifacts, caches")
+    storage_url: str = Field(default="", description="file://, s3://, gs:// or az://; empty is STATE/artifacts")
+    state: Path = Field(default_factory=default_state, description="embedded server, artifacts and caches lie here")
     host: str = "127.0.0.1"
     port: int = 8000
     public_url: str = Field(default="", description="base of the links that the API gives; empty takes the request's")
 
     max_body_bytes: int = Field(default=16 * 2**20, gt=0)
     max_attempts: int = Field(default=3, gt=0, description="attempts of a job before it fails with worker_lost")
-    lease_seconds: float = Field(default=20, gt=0, description="a job whose worker is silent for longer is queued again")
+    lease_seconds: float = Field(default=20, gt=0, description="after this silence of its worker a job is queued again")
     heartbeat_seconds: float = Field(default=4, gt=0)
     reconcile_seconds: float = Field(default=5, gt=0)
     cancel_grace_seconds: float = Field(default=20, gt=0, description="until a cancelled job's process is killed")
@@ -34,7 +34,7 @@ class Settings(BaseSettings):
     device: str = Field(default="auto", description="auto, cpu or cuda; a worker uses one device")
     tokens_per_batch: int = Field(default=4096, gt=0, description="padded tokens in one batch of a model pass")
     local_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
-        default=(), description="colon-separated directories that file:// may name; empty allows every path on loopback"
+        default=(), description="colon-separated directories that file:// may name; empty: all"
     )
 
     @property

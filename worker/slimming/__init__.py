@@ -1,7 +1,7 @@
 """The mathematics: tensors and modules in, tensors and modules out.
 
-It knows only torch: no Redis, storage, files, settings, logging, clock or transformers, so that it runs wherever a model
-runs. The questions stay apart, each in its own module:
+It knows only torch: no Redis, storage, files, settings, logging, clock or transformers, so that it runs wherever a
+model runs. The questions stay apart, each in its own module:
 
 - where are the units?            `architectures`: a table, one row a model family
 - how important is each?          `criteria`: a table of functions

@@ -68,7 +68,7 @@ def _of_right_answer(value_M: Tensor, batch: Batch) -> Tensor:
 
 
 def probability(log_probability_M: Tensor, batch: Batch) -> Tensor:
-    """Sum over the answer's tokens of P(token), the form of the paper (Yang et al. 2023) as far as it is known (E)."""
+    """Sum over the answer's tokens of P(token), the form of the paper as far as it is known (E)."""
     return _of_right_answer(log_probability_M.exp(), batch)
 
 
