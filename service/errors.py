@@ -5,16 +5,23 @@ TaskslimError                     status  code
 │   ├── UnknownPreset             422     unknown_preset
 │   ├── InvalidTemplate           422     invalid_template         no template, or a field that it needs is missing
 │   ├── InvalidLabels             422     invalid_labels           labels that cannot be told apart, or none
-│   └── UnsupportedUnit           422     unsupported_unit         the family or criterion cannot serve it
+│   ├── UnsupportedUnit           422     unsupported_unit         the family or criterion cannot serve it
+│   ├── IdempotencyKeyReused      422     idempotency_key_reused   the key came before with another request
+│   └── UnsafeUrl                 422     unsafe_url               a webhook URL that the service must not call
 ├── InvalidData                   422     invalid_data             rows that cannot be read or used, with the line
 │   └── UnknownLabel              422     unknown_label            a row's label that the task does not name
 ├── InvalidModel                  422     invalid_model            missing, pickle-only, `auto_map`, damaged
 │   └── UnsupportedFamily         422     unsupported_family       `model_type` is not in the table
 ├── TargetUnreachable             422     target_unreachable       a width would be zero; the target cannot be met
-├── ForbiddenPath                 403     forbidden_path           outside the roots that the deployment allows
+├── Unauthorized                  401     unauthorized             no API key, or one that is not valid (any more)
+├── Forbidden                     403     forbidden                the key lacks the scope; the link is bad or expired
+│   └── ForbiddenPath             403     forbidden_path           outside the roots that the deployment allows
 ├── NotFound                      404     not_found
 ├── Conflict                      409     conflict                 the job's status does not allow it
+│   └── IdempotencyKeyInUse       409     idempotency_key_in_use   the first request with the key is still in work
 ├── BodyTooLarge                  413     body_too_large
+├── LimitExceeded                 429     limit_exceeded           the tenant's jobs or bytes
+│   └── TooManyRequests           429     too_many_requests        the tenant's requests in the present window
 ├── VerificationFailed            500     verification_failed      the checkpoint does not equal the model in memory
 ├── StorageUnavailable            503     storage_unavailable
 ├── QueueUnavailable              503     queue_unavailable
@@ -30,16 +37,18 @@ from typing import ClassVar
 
 
 class TaskslimError(Exception):
-    """The root. `param` names the field of the request that is to be changed, as a dotted path."""
+    """The root. `param` is the field of the request that is to be changed, as a dotted path; `retry_after_seconds`
+    becomes the Retry-After header."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "Internal error"
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
+    def __init__(self, message: str, *, param: str | None = None, retry_after_seconds: int | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
+        self.retry_after_seconds = retry_after_seconds
 
 
 class InvalidRequest(TaskslimError):
@@ -62,6 +71,14 @@ class UnsupportedUnit(InvalidRequest):
     code, title = "unsupported_unit", "Unsupported unit"
 
 
+class IdempotencyKeyReused(InvalidRequest):
+    code, title = "idempotency_key_reused", "Idempotency key reused"
+
+
+class UnsafeUrl(InvalidRequest):
+    code, title = "unsafe_url", "Unsafe URL"
+
+
 class InvalidData(TaskslimError):
     status, code, title = 422, "invalid_data", "Invalid data"
 
@@ -82,8 +99,16 @@ class TargetUnreachable(TaskslimError):
     status, code, title = 422, "target_unreachable", "Target unreachable"
 
 
-class ForbiddenPath(TaskslimError):
-    status, code, title = 403, "forbidden_path", "Forbidden path"
+class Unauthorized(TaskslimError):
+    status, code, title = 401, "unauthorized", "Unauthorized"
+
+
+class Forbidden(TaskslimError):
+    status, code, title = 403, "forbidden", "Forbidden"
+
+
+class ForbiddenPath(Forbidden):
+    code, title = "forbidden_path", "Forbidden path"
 
 
 class NotFound(TaskslimError):
@@ -94,8 +119,20 @@ class Conflict(TaskslimError):
     status, code, title = 409, "conflict", "Conflict"
 
 
+class IdempotencyKeyInUse(Conflict):
+    code, title = "idempotency_key_in_use", "Idempotency key in use"
+
+
 class BodyTooLarge(TaskslimError):
     status, code, title = 413, "body_too_large", "Body too large"
+
+
+class LimitExceeded(TaskslimError):
+    status, code, title = 429, "limit_exceeded", "Limit exceeded"
+
+
+class TooManyRequests(LimitExceeded):
+    code, title = "too_many_requests", "Too many requests"
 
 
 class VerificationFailed(TaskslimError):
