@@ -326,6 +326,22 @@ class Artifact(Schema):
     url: str
 
 
+class StoredFile(Schema):
+    """A file of an attempt; `name` is its path under the attempt's prefix."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class Manifest(Schema):
+    """What the winning attempt left. Written last and only if absent: it is the point of commit."""
+
+    job_id: str
+    attempt: int
+    files: list[StoredFile]
+
+
 class JobPage(Schema):
     data: list[Job]
     next_cursor: str | None

@@ -1,0 +1,91 @@
+"""Reads what a request names: model directories, adapters, files of rows, at file://, s3://, gs:// or az://.
+
+hf:// belongs to the worker's hub client, dataset:// and job:// to `service.storage`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import obstore
+
+from service.errors import ForbiddenPath, InvalidRequest, NotFound
+from service.storage import download, open_store, path_of, pieces, translated
+
+LOCAL = "file"
+REMOTE = frozenset({"s3", "gs", "az"})
+
+
+def scheme_of(uri: str) -> str:
+    return urlsplit(uri).scheme
+
+
+def local_path(uri: str, roots: Sequence[Path] = ()) -> Path:
+    """The file or directory of a file:// URI, symbolic links followed.
+
+    Raises ForbiddenPath outside `roots` (none: everything is allowed), NotFound where nothing lies.
+    """
+    path = path_of(uri).resolve()
+    if roots and not any(path.is_relative_to(root.resolve()) for root in roots):
+        raise ForbiddenPath(f"{uri} is outside the directories that this deployment allows (SLIM_LOCAL_ROOTS)")
+    if not path.exists():
+        raise NotFound(f"{uri} does not exist on the machine that reads it")
+    return path
+
+
+def list_names(uri: str, *, retry_seconds: float = 30) -> dict[str, int]:
+    """Name, relative to the directory `uri`, -> size in bytes of every file in it."""
+    if scheme_of(uri) == LOCAL:
+        root = path_of(uri)
+        return {str(path.relative_to(root)): path.stat().st_size for path in root.rglob("*") if path.is_file()}
+    with translated(uri):
+        store = open_store(_remote(uri), retry_seconds=retry_seconds)
+        return {meta["path"]: meta["size"] for chunk in obstore.list(store) for meta in chunk}
+
+
+def read_bytes(uri: str, *, retry_seconds: float = 30) -> bytes:
+    """A small file, such as a model's config.json. Raises NotFound."""
+    if scheme_of(uri) == LOCAL:
+        with translated(uri):
+            return path_of(uri).read_bytes()
+    directory, name = uri.rsplit("/", 1)
+    with translated(uri):
+        store = open_store(_remote(directory), retry_seconds=retry_seconds)
+    return b"".join(pieces(store, name))
+
+
+def fetch_prefix(uri: str, directory: Path, *, roots: Sequence[Path] = (), retry_seconds: float = 180) -> Path:
+    """A local directory with the files of the directory `uri`: file:// as it lies, others downloaded to `directory`.
+
+    Raises NotFound where it holds nothing, ForbiddenPath, StorageUnavailable.
+    """
+    if scheme_of(uri) == LOCAL:
+        return local_path(uri, roots)
+    with translated(uri):
+        store = open_store(_remote(uri), retry_seconds=retry_seconds)
+        names = [meta["path"] for chunk in obstore.list(store) for meta in chunk]
+    if not names:
+        raise NotFound(f"{uri} holds no files")
+    for name in names:
+        download(store, name, directory / name)
+    return directory
+
+
+def fetch_file(uri: str, directory: Path, *, roots: Sequence[Path] = (), retry_seconds: float = 180) -> Path:
+    """A local copy of the one file `uri`: file:// as it lies, others downloaded under their name to `directory`.
+
+    Raises NotFound, ForbiddenPath, StorageUnavailable.
+    """
+    if scheme_of(uri) == LOCAL:
+        return local_path(uri, roots)
+    parent, name = uri.rsplit("/", 1)
+    with translated(uri):
+        store = open_store(_remote(parent), retry_seconds=retry_seconds)
+    download(store, name, directory / name)
+    return directory / name
+
+
+def _remote(uri: str) -> str:
+    if scheme_of(uri) not in REMOTE:
+        raise InvalidRequest(f"{uri} has none of the schemes file://, s3://, gs://, az://")
+    return uri.rstrip("/")
