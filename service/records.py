@@ -1,0 +1,312 @@
+"""The job's record in Redis: what a client sees of it, and the lease of the attempt that runs it.
+
+RQ is transport only; `service.transitions` draws the states and makes every change atomic. The attempt's number is its
+fencing token: it only grows, each number is leased once, and a write by any other than the present attempt raises
+`LeaseLost`. Redis' clock is the only one. Redis' own errors (`redis.RedisError`) pass through.
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from pydantic import Field
+from redis import Redis
+from ulid import ULID
+
+from service.errors import Conflict, InvalidRequest, NotFound
+from service.events import check_id, parse
+from service.schemas import Event, Job, JobError, JobRequest, JobStatus, Links, Progress, Result, Schema, Stage, Tags
+from service.transitions import (
+    CANCEL,
+    FAIL,
+    GIVE_UP,
+    HAND_BACK,
+    KEEP,
+    LEASE,
+    OPEN,
+    REQUEUE,
+    SUCCEED,
+    WAIT,
+    Moves,
+    Transitions,
+    events_key,
+    index_key,
+    job_key,
+    open_member,
+)
+
+DEFAULT_TENANT = "default"
+JSON_FIELDS = ("request", "progress", "result", "error")
+MAX_LOG_LENGTH = 2000
+
+
+class LeaseLost(Exception):
+    """Another attempt runs the job, or none: whoever meets this stops at once and writes nothing more."""
+
+
+class JobRecord(Schema):
+    """All that is known of a job: the public `Job`, and what only the service needs."""
+
+    id: str
+    tenant: str
+    status: JobStatus = JobStatus.queued
+    stage: Stage | None = None
+    progress: Progress = Progress(fraction=0)
+    attempt: int = 0
+    lost: int = Field(default=0, description="attempts whose worker died")
+    worker: str | None = Field(default=None, description="who holds the lease, or held the last one")
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    request: JobRequest
+    result: Result | None = None
+    error: JobError | None = None
+
+    @property
+    def token(self) -> int:
+        """The fencing token that a write must carry."""
+        return self.attempt
+
+    @property
+    def tags(self) -> Tags:
+        return self.request.tags
+
+    def job(self, links: Links) -> Job:
+        """What a client sees."""
+        public = {name: getattr(self, name) for name in Job.model_fields if name not in ("object", "links")}
+        return Job(**public, links=links)
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to run one attempt; `job` is the record as it was when the lease was taken."""
+
+    job: JobRecord
+    attempt: int
+
+    @property
+    def token(self) -> int:
+        return self.attempt
+
+
+@dataclass(frozen=True)
+class Page:
+    """Newest first; `next_cursor` is null on the last page."""
+
+    records: list[JobRecord]
+    next_cursor: str | None
+
+
+def new_record(request: JobRequest, *, tenant: str = DEFAULT_TENANT) -> JobRecord:
+    """A queued record with a fresh ULID. Inline rows must have been moved to storage before."""
+    return JobRecord(id=str(ULID()), tenant=tenant, created_at=datetime.now(UTC), request=request)
+
+
+class Records:
+    """Reads and changes records. Needs a client that decodes responses (`service.connections.connect`)."""
+
+    def __init__(self, redis: Redis, *, lease_seconds: float = 20) -> None:
+        self.redis = redis
+        self.silence_ms = int(lease_seconds * 1000)
+        self._transitions = Transitions(redis)
+
+    # --- the client's side
+
+    def create(self, record: JobRecord) -> JobRecord:
+        """Writes a new record and its first event, and gives it Redis' time. Comes before it is enqueued."""
+        now = self._now_ms()
+        record = record.model_copy(update={"created_at": datetime.fromtimestamp(now / 1000, UTC)})
+        event = {"type": "status", "attempt": 0, "data": json.dumps({"status": record.status})}
+        with self.redis.pipeline(transaction=True) as pipe:
+            pipe.hset(job_key(record.tenant, record.id), mapping=_fields(record))
+            pipe.zadd(index_key(record.tenant), {record.id: 0})
+            pipe.zadd(index_key(record.tenant, record.status), {record.id: 0})
+            pipe.zadd(OPEN, {open_member(record.tenant, record.id): now + self.silence_ms})
+            pipe.xadd(events_key(record.tenant, record.id), cast(Any, event))
+            pipe.execute()
+        return record
+
+    def get(self, tenant: str, job_id: str) -> JobRecord:
+        """The record; `NotFound` for another tenant's job too."""
+        fields = self.redis.hgetall(job_key(tenant, job_id))
+        if not fields:
+            raise NotFound(f"there is no job {job_id!r}")
+        return _record(cast(Any, fields))
+
+    def page(
+        self,
+        tenant: str,
+        *,
+        cursor: str | None = None,
+        limit: int = 20,
+        status: JobStatus | None = None,
+        tag: tuple[str, str] | None = None,
+    ) -> Page:
+        """At most `limit` records older than `cursor`, newest first, of one status or with one tag where asked."""
+        found: list[JobRecord] = []
+        while len(found) <= limit:
+            records, cursor = self._older(index_key(tenant, status), tenant, cursor, limit + 1)
+            found += [record for record in records if tag is None or record.tags.get(tag[0]) == tag[1]]
+            if cursor is None:
+                break
+        return Page(found[:limit], found[limit - 1].id if len(found) > limit else None)
+
+    def counts(self, tenant: str) -> dict[JobStatus, int]:
+        """How many jobs have each status."""
+        return {status: self.redis.zcard(index_key(tenant, status)) for status in JobStatus}
+
+    def cancel(self, tenant: str, job_id: str) -> JobRecord:
+        """Asks for the end of a job: a queued one is cancelled at once, a running one becomes `cancelling`.
+
+        One that is cancelling or finished stays as it is. Its entry in the queue is the caller's (`Queue.withdraw`).
+        """
+        self._transitions.apply(tenant, job_id, CANCEL)
+        return self.get(tenant, job_id)
+
+    def delete(self, tenant: str, job_id: str) -> None:
+        """Forgets a finished job; `Conflict` while it is not. Its artifacts are the caller's."""
+        record = self.get(tenant, job_id)
+        if not record.status.is_terminal:
+            raise Conflict(f"the job is {record.status}; cancel it first")
+        with self.redis.pipeline(transaction=True) as pipe:
+            pipe.delete(job_key(tenant, job_id), events_key(tenant, job_id))
+            pipe.zrem(index_key(tenant), job_id)
+            pipe.zrem(index_key(tenant, record.status), job_id)
+            pipe.execute()
+
+    def events(self, tenant: str, job_id: str, *, after: str | None = None, limit: int = 100) -> list[Event]:
+        """At most `limit` events that follow the event `after`, oldest first; `service.events.follow` waits for more.
+
+        Raises `NotFound`, and `InvalidRequest` for an `after` that is no event's id.
+        """
+        self.get(tenant, job_id)
+        start = f"({check_id(after)}" if after else "-"
+        return parse(cast(Any, self.redis.xrange(events_key(tenant, job_id), min=start, count=limit)))
+
+    # --- the worker's side: every method but `lease` raises LeaseLost once the attempt is not the present one
+
+    def lease(self, tenant: str, job_id: str, attempt: int, worker: str) -> Lease:
+        """Starts `attempt` of a queued job for `worker`, a name that no other process has.
+
+        `LeaseLost` where the attempt was started before, or the job is finished, cancelled or gone.
+        """
+        blank = {"progress": Progress(fraction=0).model_dump_json(), "stage": ""}
+        ask = {"take": worker, "set": {"running": blank}, "silence_ms": self.silence_ms}
+        outcome = self._transitions.apply(tenant, job_id, LEASE, attempt=attempt - 1, **ask)
+        if outcome.verdict != "done":
+            raise LeaseLost(f"attempt {attempt} of job {job_id} cannot start: {outcome.verdict}, {outcome.status}")
+        return Lease(self.get(tenant, job_id), attempt)
+
+    def heartbeat(self, lease: Lease) -> JobStatus:
+        """Says that the worker lives. Answers `running`, or `cancelling` when the attempt is to end."""
+        return self._write(lease, KEEP, silence_ms=self.silence_ms)
+
+    def set_stage(self, lease: Lease, stage: Stage, progress: Progress) -> JobStatus:
+        """Enters a stage; answers as `heartbeat` does."""
+        fields = {"stage": stage.value, "progress": progress.model_dump_json()}
+        event = {"type": "stage", "data": json.dumps({"stage": stage.value, "fraction": progress.fraction})}
+        return self._write(lease, KEEP, set=dict.fromkeys(KEEP, fields), event=event)
+
+    def progress(self, lease: Lease, progress: Progress) -> JobStatus:
+        """Records how far the stage is; answers as `heartbeat` does. Thinning calls out is the caller's."""
+        fields = {"progress": progress.model_dump_json()}
+        event = {"type": "progress", "data": progress.model_dump_json()}
+        return self._write(lease, KEEP, set=dict.fromkeys(KEEP, fields), event=event)
+
+    def log(self, lease: Lease, message: str) -> JobStatus:
+        """Adds a line for the user to the events; answers as `heartbeat` does."""
+        event = {"type": "log", "data": json.dumps({"message": message[:MAX_LOG_LENGTH]})}
+        return self._write(lease, KEEP, event=event)
+
+    def succeed(self, lease: Lease, result: Result) -> JobStatus:
+        """Ends the job as `succeeded`; as `cancelled`, without result, when that was asked for in time."""
+        full = Progress(fraction=1, eta_seconds=0).model_dump_json()
+        return self._write(lease, SUCCEED, set={"succeeded": {"result": result.model_dump_json(), "progress": full}})
+
+    def fail(self, lease: Lease, error: JobError) -> JobStatus:
+        """Ends the job as `failed`; as `cancelled`, without error, when that was asked for in time."""
+        return self._write(lease, FAIL, **_failure(error))
+
+    def hand_back(self, lease: Lease) -> JobStatus:
+        """Puts the job back in the queue, not counted as lost; enqueueing the next attempt is the caller's."""
+        return self._write(lease, HAND_BACK, silence_ms=self.silence_ms)
+
+    # --- the reconciler's side
+
+    def overdue(self, limit: int = 100) -> list[JobRecord]:
+        """Unfinished jobs that nobody was heard of for a lease's time: leases that ran out, and queued jobs."""
+        members = cast(list[str], self.redis.zrangebyscore(OPEN, 0, self._now_ms(), start=0, num=limit))
+        with self.redis.pipeline(transaction=False) as pipe:
+            for member in members:
+                pipe.hgetall(job_key(*member.split("/")))
+            return [_record(fields) for fields in pipe.execute() if fields]
+
+    def still_waiting(self, record: JobRecord) -> bool:
+        """Puts off the next look at a queued job whose entry is in the queue. False: it has moved on meanwhile."""
+        return self._if_overdue(record, WAIT, silence_ms=self.silence_ms)
+
+    def requeue(self, record: JobRecord) -> bool:
+        """Puts an overdue job back in the queue and counts the attempt as lost; a cancelling one is cancelled."""
+        return self._if_overdue(record, REQUEUE, lost=True, silence_ms=self.silence_ms)
+
+    def give_up(self, record: JobRecord, error: JobError) -> bool:
+        """Fails an overdue job; a cancelling one is cancelled."""
+        return self._if_overdue(record, GIVE_UP, **_failure(error))
+
+    def finish(self, record: JobRecord, result: Result) -> bool:
+        """Ends an overdue job as `succeeded`: its manifest was written, its worker died before it could say so."""
+        return self._if_overdue(record, SUCCEED, set={"succeeded": {"result": result.model_dump_json()}})
+
+    # --- how
+
+    def _write(self, lease: Lease, moves: Moves, **ask: Any) -> JobStatus:
+        outcome = self._transitions.apply(lease.job.tenant, lease.job.id, moves, attempt=lease.token, **ask)
+        if outcome.verdict != "done" or outcome.status is None:
+            raise LeaseLost(f"attempt {lease.attempt} of job {lease.job.id}: {outcome.verdict}, {outcome.status}")
+        return outcome.status
+
+    def _if_overdue(self, record: JobRecord, moves: Moves, **ask: Any) -> bool:
+        ask |= {"attempt": record.attempt, "overdue": True}
+        return self._transitions.apply(record.tenant, record.id, moves, **ask).verdict == "done"
+
+    def _older(self, index: str, tenant: str, cursor: str | None, limit: int) -> tuple[list[JobRecord], str | None]:
+        """The next `limit` records of an index, and the cursor behind them, None at its end."""
+        start = f"({check_job_id(cursor)}" if cursor else "+"
+        ids = cast(list[str], self.redis.zrevrangebylex(index, start, "-", start=0, num=limit))
+        with self.redis.pipeline(transaction=False) as pipe:
+            for job_id in ids:
+                pipe.hgetall(job_key(tenant, job_id))
+            records = [_record(fields) for fields in pipe.execute() if fields]
+        return records, ids[-1] if len(ids) == limit else None
+
+    def _now_ms(self) -> int:
+        seconds, microseconds = self.redis.time()
+        return seconds * 1000 + microseconds // 1000
+
+
+def check_job_id(cursor: str) -> str:
+    """A cursor is the id of the last job of a page; `InvalidRequest` for anything else."""
+    try:
+        return str(ULID.from_str(cursor))
+    except ValueError as error:
+        raise InvalidRequest("the cursor is not one that this API gave", param="cursor") from error
+
+
+def _failure(error: JobError) -> dict[str, Any]:
+    """The fields and the event of a job that fails."""
+    text = error.model_dump_json()
+    news = json.dumps({"status": JobStatus.failed, "error": error.model_dump()})
+    return {"set": {"failed": {"error": text}}, "news": {"failed": news}}
+
+
+def _fields(record: JobRecord) -> dict[Any, Any]:
+    """The record as a hash: JSON for what is nested, milliseconds for times; what is null has no field."""
+    fields = {name: value for name, value in record.model_dump(mode="json").items() if value is not None}
+    fields |= {name: json.dumps(fields[name]) for name in JSON_FIELDS if name in fields}
+    return fields | {"created_at": int(record.created_at.timestamp() * 1000)}
+
+
+def _record(fields: dict[str, str]) -> JobRecord:
+    nested = {name: json.loads(value) for name, value in fields.items() if name in JSON_FIELDS}
+    return JobRecord.model_validate({name: value for name, value in fields.items() if value} | nested)

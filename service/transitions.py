@@ -1,0 +1,125 @@
+"""The state machine of a job, and the one Redis script that moves a record along it.
+
+    queued ──LEASE──▶ running ──SUCCEED──▶ succeeded
+      ▲ │              │ │ └─────FAIL────▶ failed
+      │ └──CANCEL──▶ cancelled ◀─(any)── cancelling ◀─CANCEL── running
+      └─HAND_BACK, REQUEUE── running
+
+Each operation is a table: the status that it needs -> the status that it leaves. What is not in the table is refused,
+and the test, the change of status, the lists and the event are one run of `CHANGE`, so no order of calls leaves an
+illegal state. A call that Redis has carried out but whose answer was lost can be repeated without harm.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from redis import Redis
+
+from service.schemas import JobStatus
+
+Moves = Mapping[str, str]
+
+LEASE: Moves = {"queued": "running"}
+KEEP: Moves = {"running": "running", "cancelling": "cancelling"}
+WAIT: Moves = {"queued": "queued"}
+SUCCEED: Moves = {"running": "succeeded", "cancelling": "cancelled"}
+FAIL: Moves = {"running": "failed", "cancelling": "cancelled"}
+HAND_BACK: Moves = {"running": "queued", "cancelling": "cancelled"}
+CANCEL: Moves = {"queued": "cancelled", "running": "cancelling"}
+REQUEUE: Moves = {"queued": "queued", "running": "queued", "cancelling": "cancelled"}
+GIVE_UP: Moves = {"queued": "failed", "running": "failed", "cancelling": "cancelled"}
+
+OPEN = "slim:open"  # tenant/id of every unfinished job -> when the reconciler must look at it, Redis' milliseconds
+MAX_EVENTS = 2000  # of one job; the oldest go first
+
+# `ask` is the second half of the contract:
+#   moves     as above                          attempt   the present attempt that the caller believes in (fencing)
+#   take      worker that starts an attempt     overdue   only if nobody was heard of for a lease's time
+#   lost      count the attempt as lost         silence_ms  how long nobody need be heard of from now on
+#   set       status -> fields to write when that is where the job comes to be
+#   event     type and data of an event; a change of status makes its own, with `news` (status -> data) instead
+CHANGE = """
+local job, events, index, open = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local ask = cjson.decode(ARGV[1])
+local record = redis.call('HMGET', job, 'status', 'attempt', 'id', 'worker')
+local from, attempt, id, worker = record[1], tonumber(record[2]), record[3], record[4]
+if not from then return {'missing', ''} end
+if ask.take and attempt == ask.attempt + 1 and worker == ask.take and from == 'running' then return {'done', from} end
+if ask.attempt and ask.attempt ~= attempt then return {'stale', from} end
+local to = ask.moves[from]
+if not to then
+  for _, target in pairs(ask.moves) do if target == from then return {'done', from} end end
+  return {'refused', from}
+end
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+if ask.overdue and tonumber(redis.call('ZSCORE', open, ask.member) or 0) > now then return {'early', from} end
+
+if ask.take then
+  attempt = redis.call('HINCRBY', job, 'attempt', 1)
+  redis.call('HSET', job, 'worker', ask.take)
+  redis.call('HSETNX', job, 'started_at', now)
+end
+if ask.lost then redis.call('HINCRBY', job, 'lost', 1) end
+for field, value in pairs((ask.set or {})[to] or {}) do redis.call('HSET', job, field, value) end
+local event = ask.event
+if to ~= from then
+  redis.call('HSET', job, 'status', to)
+  redis.call('ZREM', index .. ':' .. from, id)
+  redis.call('ZADD', index .. ':' .. to, 0, id)
+  event = {type = 'status', data = (ask.news or {})[to] or cjson.encode({status = to})}
+end
+if to == 'succeeded' or to == 'failed' or to == 'cancelled' then
+  redis.call('HSET', job, 'finished_at', now)
+  redis.call('ZREM', open, ask.member)
+elseif ask.silence_ms then
+  redis.call('ZADD', open, now + ask.silence_ms, ask.member)
+end
+if event then
+  redis.call('XADD', events, 'MAXLEN', ask.max_events, '*', 'type', event.type, 'attempt', attempt, 'data', event.data)
+end
+return {'done', to}
+"""
+
+Verdict = Literal["done", "missing", "stale", "refused", "early"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `CHANGE` did, and the status that the job has now (None: there is no such job)."""
+
+    verdict: Verdict
+    status: JobStatus | None
+
+
+def job_key(tenant: str, job_id: str) -> str:
+    return f"slim:{tenant}:job:{job_id}"
+
+
+def events_key(tenant: str, job_id: str) -> str:
+    return f"slim:{tenant}:events:{job_id}"
+
+
+def index_key(tenant: str, status: JobStatus | None = None) -> str:
+    """All jobs of a tenant, or those of one status: members with equal scores, hence ordered by their ULID."""
+    return f"slim:{tenant}:jobs" + (f":{status}" if status else "")
+
+
+def open_member(tenant: str, job_id: str) -> str:
+    return f"{tenant}/{job_id}"
+
+
+class Transitions:
+    """Runs `CHANGE` against one Redis."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._change = redis.register_script(CHANGE)
+
+    def apply(self, tenant: str, job_id: str, moves: Moves, **ask: Any) -> Outcome:
+        """One atomic change; `ask` as described above the script."""
+        keys = [job_key(tenant, job_id), events_key(tenant, job_id), index_key(tenant), OPEN]
+        ask |= {"moves": dict(moves), "member": open_member(tenant, job_id), "max_events": MAX_EVENTS}
+        verdict, status = self._change(keys=keys, args=[json.dumps(ask)])
+        return Outcome(verdict, JobStatus(status) if status else None)
