@@ -1,0 +1,107 @@
+"""What one tenant may use: requests in a window, jobs waiting and running, bytes stored.
+
+Limits hold only for callers with a key: on loopback without one there is nobody to protect from anybody.
+Redis: `slim:{tenant}:requests` counts the present window's requests, `slim:{tenant}:bytes` maps item -> bytes.
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+from redis import Redis
+
+from service.errors import LimitExceeded, TooManyRequests
+
+# The window starts with its first request and ends with the key. A key without an end would shut a tenant out for
+# ever, so one that lost it (a copied or hand-edited database) gets a new one.
+COUNT = """
+local used = redis.call('INCR', KEYS[1])
+local left = redis.call('PTTL', KEYS[1])
+if left < 0 then
+  redis.call('PEXPIRE', KEYS[1], ARGV[1])
+  left = tonumber(ARGV[1])
+end
+return {used, left}
+"""
+ROUND_UP_MS = 999
+
+# The sum is kept beside the items, so that reading it costs the same for one job and for a hundred thousand.
+TOTAL = "total"
+RECORD_SIZE = """
+local before = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '0')
+local size = tonumber(ARGV[2])
+if size > 0 then redis.call('HSET', KEYS[1], ARGV[1], size) else redis.call('HDEL', KEYS[1], ARGV[1]) end
+return redis.call('HINCRBY', KEYS[1], 'total', size - before)
+"""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The state of a tenant's present window, and the headers that tell a client about it."""
+
+    quota: int
+    window_seconds: int
+    used: int
+    reset_seconds: int
+
+    @property
+    def remaining(self) -> int:
+        return max(0, self.quota - self.used)
+
+    def headers(self) -> dict[str, str]:
+        """The RateLimit fields of the IETF draft "RateLimit header fields for HTTP" (revision 8 and later)."""
+        return {
+            "RateLimit-Policy": f'"requests";q={self.quota};w={self.window_seconds}',
+            "RateLimit": f'"requests";r={self.remaining};t={self.reset_seconds}',
+        }
+
+
+class RequestLimit:
+    """At most `quota` requests of a tenant in a window of `window_seconds`."""
+
+    def __init__(self, redis: Redis, *, quota: int, window_seconds: int) -> None:
+        self._quota = quota
+        self._window_seconds = window_seconds
+        self._count = redis.register_script(COUNT)
+
+    def count(self, tenant: str) -> Window:
+        """Count one request, over the quota or not."""
+        used, left_ms = self._count(keys=[f"slim:{tenant}:requests"], args=[self._window_seconds * 1000])
+        return Window(self._quota, self._window_seconds, used, (left_ms + ROUND_UP_MS) // 1000)
+
+
+def admit(window: Window) -> None:
+    """Raise `TooManyRequests` for a request over the quota."""
+    if window.used > window.quota:
+        raise TooManyRequests(
+            f"{window.quota} requests in {window.window_seconds} s are allowed; "
+            f"send the next in {window.reset_seconds} s",
+            retry_after_seconds=window.reset_seconds,
+        )
+
+
+class StoredBytes:
+    """How much each tenant has in the object store, item by item: an item is a job's artifacts or a data set."""
+
+    def __init__(self, redis: Redis, *, quota: int) -> None:
+        self._redis = redis
+        self._quota = quota
+        self._record = redis.register_script(RECORD_SIZE)
+
+    def used(self, tenant: str) -> int:
+        return int(cast(str | None, self._redis.hget(bytes_key(tenant), TOTAL)) or 0)
+
+    def admit(self, tenant: str, more: int = 0) -> None:
+        """Raise `LimitExceeded` when the tenant's store is full, or would be with `more` bytes."""
+        used = self.used(tenant)
+        if used >= self._quota or used + more > self._quota:
+            raise LimitExceeded(
+                f"{used} of {self._quota} bytes are in use; delete jobs or data sets that are no longer needed"
+            )
+
+    def record(self, tenant: str, item: str, size: int) -> None:
+        """Say that `item` holds `size` bytes, 0 once it is deleted. Saying it again changes nothing."""
+        self._record(keys=[bytes_key(tenant)], args=[item, size])
+
+
+def bytes_key(tenant: str) -> str:
+    return f"slim:{tenant}:bytes"
