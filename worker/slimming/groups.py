@@ -65,19 +65,29 @@ def weight_ON(module: nn.Module, transposed: bool) -> Tensor:
     return weight.T if transposed else weight
 
 
+def weights_UF(model: nn.Module, group: Group) -> tuple[Tensor, ...]:
+    """What belongs to each unit: its columns of the contract weight, then its rows of each expanding weight."""
+    contract_ON = weight_ON(model.get_submodule(group.contract), group.transposed)
+    halves = [
+        half_ON
+        for path in group.expand
+        for half_ON in weight_ON(model.get_submodule(path), group.transposed).chunk(2 if group.fused else 1)
+    ]
+    return tuple(weight.reshape(group.count, -1) for weight in (contract_ON.T, *halves))
+
+
 def _neurons(model: nn.Module, stack: Stack, layer: int) -> Group:
     row, block = stack.feed_forward, f"{stack.layers}.{layer}"
     expand = tuple(f"{block}.{path}" for path in _expand(row, model.config))
     contract_ON = weight_ON(model.get_submodule(f"{block}.{row.contract}"), row.transposed)
     outputs, count = contract_ON.shape
-    inputs = sum(model.get_submodule(path).weight.numel() for path in expand)  # type: ignore[operator, union-attr]
-    biases = sum(_bias_size(model.get_submodule(path)) for path in expand)
+    expanding = sum(p.numel() for path in expand for p in model.get_submodule(path).parameters())
     return Group(
         site=Site(stack.name, layer, "ffn"),
         count=count,
         size=1,
         width=row.width,
-        parameters=outputs + (int(inputs) + biases) // count,
+        parameters=outputs + expanding // count,
         contract=f"{block}.{row.contract}",
         expand=expand,
         fused=row.fused,
@@ -87,10 +97,6 @@ def _neurons(model: nn.Module, stack: Stack, layer: int) -> Group:
 
 def _expand(row: FeedForward, config: Any) -> tuple[str, ...]:
     return row.expand_gated if row.expand_gated and config.is_gated_act else row.expand
-
-
-def _bias_size(module: nn.Module) -> int:
-    return module.bias.numel() if isinstance(module.bias, Tensor) else 0
 
 
 UNITS: dict[str, Callable[[nn.Module, Stack, int], Group]] = {"ffn": _neurons}

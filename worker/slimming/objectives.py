@@ -7,7 +7,8 @@ distribution scores them all), and one row per candidate otherwise.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,26 +40,44 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch with every tensor on `device`."""
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        inputs = {name: value.to(device) for name, value in self.inputs.items()}
-        masks = {name: value.to(device) for name, value in self.masks.items()}
-        return replace(self, inputs=inputs, masks=masks, **moved)
+        moved: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                moved[field.name] = value.to(device)
+            elif isinstance(value, dict):
+                moved[field.name] = {name: tensor.to(device) for name, tensor in value.items()}
+        return replace(self, **moved)
 
 
 def token_log_probabilities(model: nn.Module, batch: Batch) -> Tensor:
     """log P(token | what precedes it) of every scored token, float32 (M)."""
-    logits = model(**batch.inputs).logits
-    if logits.dim() == 2:  # a classification head: one distribution a row
-        logits = logits.unsqueeze(1)
-    log_probability_PV = logits[batch.row_P, batch.position_P].float().log_softmax(dim=-1)
+    log_probability_PV = _scored_logits(model, batch).float().log_softmax(dim=-1)
     return log_probability_PV[batch.place_M, batch.token_M]
+
+
+def _scored_logits(model: Any, batch: Batch) -> Tensor:
+    """The logits at the scored positions (P, V), the only ones that are computed.
+
+    A vocabulary's logits at every position would cost a third of a small model's pass and most of its memory.
+    """
+    vocabulary_head = model.get_output_embeddings()
+    if vocabulary_head is None:  # a classification head: one distribution a row
+        class_logits: Tensor = model(**batch.inputs).logits
+        return class_logits[batch.row_P]
+    handle = vocabulary_head.register_forward_pre_hook(lambda _, args: args[0][batch.row_P, batch.position_P])
+    try:
+        logits: Tensor = model(**batch.inputs).logits
+    finally:
+        handle.remove()
+    return logits
 
 
 def answer_log_probabilities(log_probability_M: Tensor, batch: Batch) -> Tensor:
     """log P(candidate | prompt), the sum over the candidate's tokens (E, L)."""
     flat_M = batch.example_M * batch.num_labels + batch.label_M
     total = log_probability_M.new_zeros(batch.num_examples * batch.num_labels)
-    return total.index_add(0, flat_M, log_probability_M).view(batch.num_examples, batch.num_labels)
+    return total.index_add(0, flat_M, log_probability_M).reshape(batch.num_examples, batch.num_labels)
 
 
 def _of_right_answer(value_M: Tensor, batch: Batch) -> Tensor:

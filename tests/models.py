@@ -1,0 +1,112 @@
+"""A tiny random model of every family: two layers, made in milliseconds, no downloads."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
+
+VOCABULARY = 128
+FFN_WIDTH = 48
+
+TOKENS: dict[str, Any] = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+LLAMA: dict[str, Any] = TOKENS | {
+    "hidden_size": 32,
+    "intermediate_size": FFN_WIDTH,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+}
+T5: dict[str, Any] = TOKENS | {
+    "d_model": 32,
+    "d_ff": FFN_WIDTH,
+    "d_kv": 8,
+    "num_heads": 4,
+    "num_layers": 2,
+    "num_decoder_layers": 2,
+    "decoder_start_token_id": 0,
+}
+BERT: dict[str, Any] = {key: LLAMA[key] for key in LLAMA if key not in ("num_key_value_heads", "head_dim")} | {
+    "num_labels": 3
+}
+
+
+def _model(auto: Any, model_type: str, settings: dict[str, Any], seed: int = 0) -> PreTrainedModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model: PreTrainedModel = auto.from_config(AutoConfig.for_model(model_type, **settings))
+        # Initial biases are zeros and normalisation weights ones: a cut that mixed them up would go unnoticed.
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.data.add_(torch.randn_like(parameter) * 0.1)
+            else:
+                parameter.data.mul_(4)
+    return model.eval()
+
+
+def causal(model_type: str, **settings: Any) -> PreTrainedModel:
+    """A decoder; `settings` override or extend those of a Llama."""
+    return _model(AutoModelForCausalLM, model_type, LLAMA | settings)
+
+
+def encoder_decoder(model_type: str, **settings: Any) -> PreTrainedModel:
+    """An encoder-decoder; `settings` override or extend those of a T5 v1.0."""
+    return _model(AutoModelForSeq2SeqLM, model_type, T5 | settings)
+
+
+def classifier(model_type: str, **settings: Any) -> PreTrainedModel:
+    """An encoder with a three-class head; `settings` override or extend those of a BERT."""
+    return _model(AutoModelForSequenceClassification, model_type, BERT | settings)
+
+
+def gpt2() -> PreTrainedModel:
+    sizes = {"n_embd": 32, "n_inner": FFN_WIDTH, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    return _model(AutoModelForCausalLM, "gpt2", TOKENS | sizes)
+
+
+def opt() -> PreTrainedModel:
+    sizes = {"hidden_size": 32, "ffn_dim": FFN_WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return _model(
+        AutoModelForCausalLM, "opt", TOKENS | sizes | {"max_position_embeddings": 64, "word_embed_proj_dim": 32}
+    )
+
+
+def bart() -> PreTrainedModel:
+    sizes = {"d_model": 32, "encoder_ffn_dim": FFN_WIDTH, "decoder_ffn_dim": 40, "max_position_embeddings": 64}
+    layers = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    ends = {"decoder_start_token_id": 2, "forced_eos_token_id": None}
+    return _model(AutoModelForSeq2SeqLM, "bart", TOKENS | sizes | layers | ends)
+
+
+def distilbert() -> PreTrainedModel:
+    sizes = {"dim": 32, "hidden_dim": FFN_WIDTH, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 64}
+    return _model(AutoModelForSequenceClassification, "distilbert", TOKENS | sizes | {"num_labels": 3})
+
+
+TINY: dict[str, Callable[[], PreTrainedModel]] = {
+    "llama": lambda: causal("llama"),
+    "mistral": lambda: causal("mistral"),
+    "qwen2": lambda: causal("qwen2"),
+    "qwen3": lambda: causal("qwen3"),
+    "gemma2": lambda: causal("gemma2"),
+    "gemma3_text": lambda: causal("gemma3_text"),
+    "phi3": lambda: causal("phi3"),
+    "gpt2": gpt2,
+    "opt": opt,
+    "gpt_neox": lambda: causal("gpt_neox"),
+    "t5": lambda: encoder_decoder("t5"),
+    "t5_gated": lambda: encoder_decoder("t5", feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+    "mt5": lambda: encoder_decoder("mt5"),
+    "bart": bart,
+    "bert": lambda: classifier("bert"),
+    "roberta": lambda: classifier("roberta"),
+    "distilbert": distilbert,
+}

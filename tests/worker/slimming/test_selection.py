@@ -1,0 +1,53 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.slimming.groups import Group, Site
+from worker.slimming.selection import WidthUnreachable, select
+
+
+def group(count: int, layer: int = 0) -> Group:
+    return Group(Site("decoder", layer, "ffn"), count, 1, "intermediate_size", 12, "down", ("up",), False, False)
+
+
+ratios = st.floats(0, 0.95)
+
+
+@given(st.integers(64, 300), ratios, ratios, st.sampled_from([1, 8, 64]), st.integers(0, 5))
+def test_a_higher_ratio_keeps_a_subset(count: int, first: float, second: float, round_to: int, seed: int) -> None:
+    groups = [group(count, layer) for layer in range(3)]
+    draw = torch.Generator().manual_seed(seed)
+    scores = {g.site: torch.randint(0, 20, (count,), generator=draw).float() for g in groups}
+    try:
+        few = select(scores, groups, max(first, second), round_to)
+    except WidthUnreachable:
+        return
+    many = select(scores, groups, min(first, second), round_to)
+    assert all(set(few[site].tolist()) <= set(many[site].tolist()) for site in few)
+
+
+@given(st.integers(1, 500), ratios, st.sampled_from([1, 2, 7, 32]))
+def test_widths_are_multiples_nearest_to_what_the_ratio_leaves(count: int, ratio: float, round_to: int) -> None:
+    try:
+        kept = select({group(count).site: torch.rand(count)}, [group(count)], ratio, round_to)[group(count).site]
+    except WidthUnreachable:
+        assert (1 - ratio) * count < round_to / 2 or count < round_to
+        return
+    assert kept.dtype == torch.int64
+    assert kept.tolist() == sorted(set(kept.tolist()))
+    if ratio == 0:
+        assert kept.numel() == count
+    else:
+        assert kept.numel() % round_to == 0
+        assert abs(kept.numel() - (1 - ratio) * count) <= round_to / 2 or kept.numel() == count // round_to * round_to
+
+
+def test_the_highest_scores_stay_and_of_equals_the_lowest_index() -> None:
+    scores = {group(6).site: torch.tensor([1.0, 5.0, 1.0, 9.0, 1.0, 0.0])}
+    assert select(scores, [group(6)], 0.5, 1)[group(6).site].tolist() == [0, 1, 3]
+
+
+def test_a_width_of_zero_is_refused_with_the_reason() -> None:
+    with pytest.raises(WidthUnreachable, match=r"leaves 10 of the 100 units of decoder\.0\.ffn"):
+        select({group(100).site: torch.rand(100)}, [group(100)], 0.9, 64)

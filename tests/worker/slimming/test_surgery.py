@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from tests.models import TINY
+from tests.worker.slimming.batches import batches, examples
+from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.groups import Site, locate
+from worker.slimming.objectives import Batch
+from worker.slimming.selection import best
+from worker.slimming.surgery import cut, masked
+
+torch.set_num_threads(1)
+
+
+def inputs(family: str) -> Batch:
+    return batches(family, examples(5), 5)[0]
+
+
+@torch.no_grad()
+def logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    result: torch.Tensor = model(**batch.inputs).logits
+    return result[batch.masks["decoder"]] if "decoder" in batch.masks else result
+
+
+def half_of_the_units(model: PreTrainedModel) -> dict[Site, torch.Tensor]:
+    groups = locate(model, ARCHITECTURES[model.config.model_type], ["ffn"])
+    draw = torch.Generator().manual_seed(1)
+    return {group.site: best(torch.rand(group.count, generator=draw), group.count // 2) for group in groups}
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_slicing_equals_masking(family: str) -> None:
+    model, batch = TINY[family](), inputs(family)
+    architecture, kept = ARCHITECTURES[model.config.model_type], half_of_the_units(model)
+    dense = logits(model, batch)
+    with masked(model, architecture, kept):
+        expected = logits(model, batch)
+    assert not torch.allclose(dense, expected, atol=1e-3)
+    assert torch.equal(dense, logits(model, batch))
+    cut(model, architecture, kept)
+    torch.testing.assert_close(logits(model, batch), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_a_cut_model_saves_and_loads_by_the_stock_class(family: str, tmp_path: Path) -> None:
+    model, batch = TINY[family](), inputs(family)
+    dense_size = model.num_parameters()
+    cut(model, ARCHITECTURES[model.config.model_type], half_of_the_units(model))
+    model.save_pretrained(tmp_path)
+    reloaded = type(model).from_pretrained(tmp_path)
+    assert reloaded.num_parameters() == model.num_parameters() < dense_size
+    torch.testing.assert_close(logits(reloaded.eval(), batch), logits(model, batch), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_a_group_knows_how_many_parameters_a_unit_takes_along(family: str) -> None:
+    model = TINY[family]()
+    groups = locate(model, ARCHITECTURES[model.config.model_type], ["ffn"])
+    dense_size, kept = model.num_parameters(), half_of_the_units(model)
+    cut(model, ARCHITECTURES[model.config.model_type], kept)
+    removed = sum((group.count - kept[group.site].numel()) * group.parameters for group in groups)
+    assert dense_size - model.num_parameters() == removed
+
+
+def test_keeping_every_unit_changes_nothing() -> None:
+    model, batch = TINY["llama"](), inputs("llama")
+    dense = logits(model, batch)
+    groups = locate(model, ARCHITECTURES["llama"], ["ffn"])
+    cut(model, ARCHITECTURES["llama"], {group.site: torch.arange(group.count) for group in groups})
+    assert torch.equal(logits(model, batch), dense)
+
+
+def test_unequal_widths_of_one_config_field_are_refused() -> None:
+    model = TINY["llama"]()
+    kept = half_of_the_units(model)
+    kept[Site("decoder", 1, "ffn")] = torch.arange(7)
+    with pytest.raises(ValueError, match="holds one width"):
+        cut(model, ARCHITECTURES["llama"], kept)
+
+
+def test_bart_keeps_another_width_in_each_stack() -> None:
+    model = TINY["bart"]()
+    cut(model, ARCHITECTURES["bart"], half_of_the_units(model))
+    assert (model.config.encoder_ffn_dim, model.config.decoder_ffn_dim) == (24, 20)
+
+
+def test_what_is_cut_together_is_what_torch_pruning_finds() -> None:
+    import torch_pruning
+
+    model = TINY["llama"]()
+    mlp = model.get_submodule("model.layers.0.mlp")
+    graph = torch_pruning.DependencyGraph().build_dependency(mlp, example_inputs=torch.randn(1, 3, 32))
+    removed = [3, 17, 40]
+    oracle = graph.get_pruning_group(mlp.gate_proj, torch_pruning.prune_linear_out_channels, idxs=removed)
+    oracle.prune()
+    expected = {name: parameter.detach().clone() for name, parameter in mlp.named_parameters()}
+    other = TINY["llama"]()
+    kept = torch.tensor([unit for unit in range(48) if unit not in removed])
+    cut(other, ARCHITECTURES["llama"], {Site("decoder", layer, "ffn"): kept for layer in (0, 1)})
+    for name, parameter in other.get_submodule("model.layers.0.mlp").named_parameters():
+        assert torch.equal(parameter, expected[name])
