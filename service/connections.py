@@ -9,13 +9,14 @@ from redis.retry import Retry
 OUTAGES = (redis.ConnectionError, redis.TimeoutError)
 
 
-def connect(url: str, *, patience: int = 4) -> redis.Redis:
+def connect(url: str, *, patience: int = 4, decode: bool = True) -> redis.Redis:
     """A client whose every command is tried again `patience` times, with pauses of half a second up to five.
 
     The API keeps the default and answers 503 soon; a worker passes `WORKER_PATIENCE` and waits for minutes.
+    `decode` gives text instead of bytes; RQ wants bytes.
     """
     retry = Retry(ExponentialBackoff(cap=5, base=0.5), patience, supported_errors=OUTAGES)
-    return redis.Redis.from_url(url, decode_responses=True, retry=retry, health_check_interval=30)
+    return redis.Redis.from_url(url, decode_responses=decode, retry=retry, health_check_interval=30)
 
 
 def connect_async(url: str, *, patience: int = 4) -> redis.asyncio.Redis:

@@ -1,0 +1,46 @@
+"""A real Redis server for the whole session, empty at the start of each test that asks for it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from service.connections import connect
+from service.embedded import embedded_redis
+from service.settings import Settings
+from service.storage import Storage
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server process that lives as long as the session."""
+    with embedded_redis(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+@pytest.fixture
+def redis(redis_server: str) -> Iterator[Redis]:
+    """A client of an empty server."""
+    with connect(redis_server) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def settings(redis: Redis, redis_server: str, tmp_path: Path) -> Settings:
+    """A deployment on the test's server and a directory of its own, quick to notice a lost worker."""
+    return Settings(
+        redis_url=redis_server,
+        state=tmp_path / "state",
+        lease_seconds=3,
+        heartbeat_seconds=0.5,
+        reconcile_seconds=0.5,
+        device="cpu",
+    )
+
+
+@pytest.fixture
+def storage(settings: Settings) -> Storage:
+    """The deployment's artifacts."""
+    return Storage(settings.artifacts_url)
