@@ -14,7 +14,8 @@ Name = Annotated[str, Field(min_length=1, max_length=256)]
 Tag = Annotated[str, Field(max_length=256)]
 Tags = Annotated[dict[Annotated[str, Field(max_length=64)], Tag], Field(max_length=16)]
 # A row is whatever the template and the label need; other columns of a file are ignored.
-Row = dict[str, str | int | float | bool | None]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Row = dict[str, str | int | Number | bool | None]
 
 
 class Schema(BaseModel):
@@ -156,6 +157,23 @@ class Output(Schema):
     layout: Layout = Layout.uniform
 
 
+class WebhookEvent(StrEnum):
+    job_running = "job.running"
+    job_succeeded = "job.succeeded"
+    job_failed = "job.failed"
+    job_cancelled = "job.cancelled"
+
+
+ENDINGS = [WebhookEvent.job_succeeded, WebhookEvent.job_failed, WebhookEvent.job_cancelled]
+
+
+class Webhook(Schema):
+    """Where to send news of the job, signed with the tenant's secret (Standard Webhooks 1.0.0)."""
+
+    url: Uri = Field(description="https; a public address unless the deployment allows the host")
+    events: list[WebhookEvent] = Field(default=ENDINGS, min_length=1, max_length=len(WebhookEvent))
+
+
 class JobRequest(Schema):
     model: ModelSource
     task: Task
@@ -163,6 +181,7 @@ class JobRequest(Schema):
     target: Target
     output: Output = Output()
     tags: Tags = {}
+    webhook: Webhook | None = None
     deadline_seconds: int = Field(default=3600, ge=10, le=7 * 86400)
 
 
@@ -340,6 +359,33 @@ class Manifest(Schema):
     job_id: str
     attempt: int
     files: list[StoredFile]
+
+
+class DeliveryOutcome(StrEnum):
+    delivered = "delivered"
+    retrying = "retrying"
+    abandoned = "abandoned"  # the last attempt failed
+    refused = "refused"  # an address that must not be called
+    disabled = "disabled"  # the receiver answered 410 Gone, now or earlier
+
+
+class Delivery(Schema):
+    """One attempt to deliver a webhook."""
+
+    message_id: str = Field(description="the webhook-id header; the same on every attempt")
+    type: WebhookEvent
+    at: datetime
+    attempt: int
+    outcome: DeliveryOutcome
+    status: int | None = Field(default=None, description="of the receiver's answer")
+    error: str | None = Field(default=None, description="why there was no answer")
+    next_at: datetime | None = None
+
+
+class DeliveryPage(Schema):
+    data: list[Delivery]
+    next_cursor: str | None = None
+    has_more: bool = False
 
 
 class JobPage(Schema):

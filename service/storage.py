@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from obstore import GetOptions  # has no runtime form
 
 CHUNK_BYTES = 2**20
+REPORT_NAME = "report.json"
 SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=@+ -]{0,254}")
 
 
@@ -43,6 +44,11 @@ def job_prefix(tenant: str, job_id: str) -> str:
 def attempt_prefix(tenant: str, job_id: str, attempt: int) -> str:
     """The files of one attempt; an artifact named `model/config.json` lies at this prefix plus its name."""
     return f"{job_prefix(tenant, job_id)}attempt-{attempt}/"
+
+
+def report_key(tenant: str, job_id: str, attempt: int) -> str:
+    """The `Report` of an attempt, an artifact like the others."""
+    return f"{attempt_prefix(tenant, job_id, attempt)}{REPORT_NAME}"
 
 
 def manifest_key(tenant: str, job_id: str) -> str:
