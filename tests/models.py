@@ -49,7 +49,8 @@ def _model(auto: Any, model_type: str, settings: dict[str, Any], seed: int = 0) 
                 parameter.data.add_(torch.randn_like(parameter) * 0.1)
             else:
                 parameter.data.mul_(4)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def causal(model_type: str, **settings: Any) -> PreTrainedModel:

@@ -105,9 +105,7 @@ def _gradient_hook(group: Group, batch: Batch, tally: Tally) -> Callable[[nn.Mod
     def watch(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         # Nothing before the first group asks for a gradient, so that the pass back ends at its activation.
         activation = args[0] if args[0].requires_grad else args[0].detach().requires_grad_()
-        activation.register_hook(  # type: ignore[no-untyped-call]
-            lambda gradient: tally.add(group, batch, activation, gradient)
-        )
+        activation.register_hook(lambda gradient: tally.add(group, batch, activation, gradient))
         return (activation, *args[1:])
 
     return watch

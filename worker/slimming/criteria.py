@@ -119,7 +119,7 @@ def attribution(evidence: Evidence, options: Options) -> Tensor:
     With the example reduction `square` the mean of A_i^2, which neurons on both sides of the decision survive: a
     signed sum over examples cancels those that push for one answer here and for another there.
     """
-    (sums_U,) = evidence.sums_SU
+    sums_U = evidence.sums_SU[0]
     return (sums_U if options.example_reduction == "sum" else sums_U / evidence.num_examples).float()
 
 
@@ -134,8 +134,7 @@ def random(evidence: Evidence, options: Options) -> Tensor:
 
 def magnitude(evidence: Evidence, options: Options) -> Tensor:
     """||w_i||_2 over all weights of the unit (Han et al., arXiv 1506.02626, summed over the structure)."""
-    squares_U: list[Tensor] = [weight_UF.float().square().sum(1) for weight_UF in evidence.weights_UF]
-    return torch.stack(squares_U).sum(0).sqrt()
+    return torch.linalg.vector_norm(torch.cat(evidence.weights_UF, dim=1).float(), dim=1)
 
 
 CRITERIA: dict[str, Criterion] = {

@@ -43,7 +43,8 @@ def test_attribution_is_captums_gradient_times_activation() -> None:
             batch.row_P, batch.position_P
         ]
         right_M = batch.label_M == batch.answer_E[batch.example_M]
-        return log_probability_PV[batch.place_M, batch.token_M][right_M]
+        right: Tensor = log_probability_PV[batch.place_M, batch.token_M][right_M]
+        return right
 
     for layer in (0, 1):
         oracle = LayerGradientXActivation(forward, model.get_submodule(f"model.layers.{layer}.mlp.down_proj"))
@@ -179,14 +180,15 @@ def test_another_seed_gives_other_random_scores_and_no_two_layers_share_them() -
 
 def test_a_neuron_without_effect_scores_zero() -> None:
     model = TINY["llama"]()
-    model.get_submodule("model.layers.1.mlp.down_proj").weight.data[:, 5] = 0
+    model.get_parameter("model.layers.1.mlp.down_proj.weight").data[:, 5] = 0
     scores = score(model, ARCHITECTURES["llama"], ["ffn"], batches("llama", examples(3), 3), "attribution", Options())
     assert (scores[Site("decoder", 1, "ffn")] == 0).nonzero().flatten().tolist() == [5]
 
 
 def test_the_model_is_left_as_it_was() -> None:
     model = TINY["llama"]().train()
-    frozen = model.get_submodule("model.layers.0").requires_grad_(False).eval()
+    frozen = model.get_submodule("model.layers.0")
+    frozen.requires_grad_(False).eval()
     asked = [parameter.requires_grad for parameter in model.parameters()]
     score(model, ARCHITECTURES["llama"], ["ffn"], batches("llama", examples(3), 3), "attribution", Options())
     assert asked == [parameter.requires_grad for parameter in model.parameters()]

@@ -15,6 +15,8 @@ def test_the_contract_names_every_criterion() -> None:
 def test_magnitude_is_the_norm_of_all_weights_of_a_neuron() -> None:
     model = TINY["phi3"]()
     scores = score(model, ARCHITECTURES["phi3"], ["ffn"], [], "magnitude", Options())
-    mlp = model.get_submodule("model.layers.1.mlp")
-    neuron = torch.cat([mlp.gate_up_proj.weight[7], mlp.gate_up_proj.weight[48 + 7], mlp.down_proj.weight[:, 7]])
+    expand, contract = (
+        model.get_parameter(f"model.layers.1.mlp.{name}.weight") for name in ("gate_up_proj", "down_proj")
+    )
+    neuron = torch.cat([expand[7], expand[48 + 7], contract[:, 7]])
     torch.testing.assert_close(scores[Site("decoder", 1, "ffn")][7], neuron.norm())
