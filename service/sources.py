@@ -20,13 +20,13 @@ def scheme_of(uri: str) -> str:
     return urlsplit(uri).scheme
 
 
-def local_path(uri: str, roots: Sequence[Path] | None = None) -> Path:
+def local_path(uri: str, roots: Sequence[Path] = ()) -> Path:
     """The file or directory of a file:// URI, symbolic links followed.
 
-    Raises ForbiddenPath outside `roots` (None: everything is allowed), NotFound where nothing lies.
+    Raises ForbiddenPath outside `roots` (none: everything is allowed), NotFound where nothing lies.
     """
     path = path_of(uri).resolve()
-    if roots is not None and not any(path.is_relative_to(root.resolve()) for root in roots):
+    if roots and not any(path.is_relative_to(root.resolve()) for root in roots):
         raise ForbiddenPath(f"{uri} is outside the directories that this deployment allows (SLIM_LOCAL_ROOTS)")
     if not path.exists():
         raise NotFound(f"{uri} does not exist on the machine that reads it")
@@ -54,7 +54,7 @@ def read_bytes(uri: str, *, retry_seconds: float = 30) -> bytes:
     return b"".join(pieces(store, name))
 
 
-def fetch_prefix(uri: str, directory: Path, *, roots: Sequence[Path] | None = None, retry_seconds: float = 180) -> Path:
+def fetch_prefix(uri: str, directory: Path, *, roots: Sequence[Path] = (), retry_seconds: float = 180) -> Path:
     """A local directory with the files of the directory `uri`: file:// as it lies, others downloaded to `directory`.
 
     Raises NotFound where it holds nothing, ForbiddenPath, StorageUnavailable.
@@ -71,7 +71,7 @@ def fetch_prefix(uri: str, directory: Path, *, roots: Sequence[Path] | None = No
     return directory
 
 
-def fetch_file(uri: str, directory: Path, *, roots: Sequence[Path] | None = None, retry_seconds: float = 180) -> Path:
+def fetch_file(uri: str, directory: Path, *, roots: Sequence[Path] = (), retry_seconds: float = 180) -> Path:
     """A local copy of the one file `uri`: file:// as it lies, others downloaded under their name to `directory`.
 
     Raises NotFound, ForbiddenPath, StorageUnavailable.
