@@ -5,7 +5,6 @@ hf:// belongs to the worker's hub client, dataset:// and job:// to `service.stor
 
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import obstore
 
@@ -17,7 +16,9 @@ REMOTE = frozenset({"s3", "gs", "az"})
 
 
 def scheme_of(uri: str) -> str:
-    return urlsplit(uri).scheme
+    """`s3` of `s3://bucket/prefix`; empty where there is none."""
+    scheme, separator, _ = uri.partition("://")
+    return scheme.lower() if separator else ""
 
 
 def local_path(uri: str, roots: Sequence[Path] = ()) -> Path:
@@ -25,10 +26,14 @@ def local_path(uri: str, roots: Sequence[Path] = ()) -> Path:
 
     Raises ForbiddenPath outside `roots` (none: everything is allowed), NotFound where nothing lies.
     """
-    path = path_of(uri).resolve()
+    try:
+        path = path_of(uri).resolve()
+        exists = path.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # no permission, a NUL, a name too long, a loop of links
+        raise NotFound(f"{uri} cannot be read") from error
     if roots and not any(path.is_relative_to(root.resolve()) for root in roots):
         raise ForbiddenPath(f"{uri} is outside the directories that this deployment allows (SLIM_LOCAL_ROOTS)")
-    if not path.exists():
+    if not exists:
         raise NotFound(f"{uri} does not exist on the machine that reads it")
     return path
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
@@ -81,7 +81,7 @@ def translated(what: str) -> Iterator[None]:
     """Raise what the object store raises as an error of ours. Its own text may hold URLs: it stays in the cause."""
     try:
         yield
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:  # ValueError: the store cannot even hold such a name
         raise NotFound(f"{what} does not exist") from error
     except (BaseError, OSError) as error:
         raise StorageUnavailable(f"the object store did not serve {what}: {type(error).__name__}") from error
@@ -101,8 +101,11 @@ def open_store(url: str, *, retry_seconds: float, create: bool = False) -> Objec
 
 
 def path_of(url: str) -> Path:
-    """The path that a file:// URL names."""
-    return Path(unquote(urlsplit(url).path))
+    """The path that a file:// URL names; it must be absolute."""
+    path = unquote(url.partition("://")[2])
+    if not path.startswith("/"):
+        raise NotFound(f"{url} is not absolute: write file:///directory")
+    return Path(path)
 
 
 def digest_file(path: Path) -> str:
@@ -121,7 +124,7 @@ class Storage:
     def __init__(self, url: str, *, retry_seconds: float = 180) -> None:
         self.url = url
         self.local_root = path_of(url).resolve() if url.startswith("file://") else None
-        with translated(f"the storage prefix {urlsplit(url).scheme}://"):
+        with translated(f"the storage prefix {url.partition('://')[0]}://"):
             self._store = open_store(url, retry_seconds=retry_seconds, create=True)
 
     def put_file(self, path: Path, key: str) -> None:

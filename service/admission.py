@@ -1,0 +1,201 @@
+"""What can be refused before any work: everything that follows from the request, its rows and a model's small files.
+
+A model on the hub is looked at by the worker, which holds the hub's client. No torch here: `config.json` and the names
+of the files say enough.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from service.errors import (
+    ForbiddenPath,
+    InvalidData,
+    InvalidModel,
+    InvalidRequest,
+    NotFound,
+    UnknownLabel,
+    UnsupportedFamily,
+    UnsupportedUnit,
+)
+from service.families import FAMILIES
+from service.presets import ANSWER_COLUMNS, resolve, template_fields
+from service.schemas import DataSource, Family, JobRequest, ModelSource, Objective, Row, Task, TaskKind
+from service.sources import LOCAL, REMOTE, list_names, local_path, read_bytes, scheme_of
+from service.storage import Storage, dataset_key
+
+HUB = "hf"
+DATASET = "dataset"
+RETRY_SECONDS = 5  # a client waits for the answer
+SAFE = (".safetensors", ".gguf")
+PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+ROW_FORMATS = (".jsonl", ".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a caller may name: data sets of the tenant, and local paths under `roots` (empty: all) where at all."""
+
+    storage: Storage
+    tenant: str
+    local_paths: bool
+    roots: Sequence[Path]
+
+    def path(self, uri: str) -> Path:
+        """The local path of a file:// URI. Raises ForbiddenPath, or NotFound where nothing lies."""
+        if not self.local_paths:
+            raise ForbiddenPath("this deployment allows no local paths (SLIM_LOCAL_ROOTS)")
+        return local_path(uri, self.roots)
+
+    def names(self, uri: str) -> set[str]:
+        """The names in a directory; the one name of a file. Raises NotFound, ForbiddenPath."""
+        if scheme_of(uri) != LOCAL:
+            return set(list_names(uri, retry_seconds=RETRY_SECONDS))
+        path = self.path(uri)
+        return {path.name} if path.is_file() else {entry.name for entry in path.iterdir()}
+
+    def content(self, uri: str) -> bytes:
+        """A small file. Raises NotFound, ForbiddenPath."""
+        if scheme_of(uri) == LOCAL:
+            return self.path(uri).read_bytes()
+        return read_bytes(uri, retry_seconds=RETRY_SECONDS)
+
+
+@contextmanager
+def blaming(param: str, missing: type[InvalidData] | type[InvalidModel]) -> Iterator[None]:
+    """Say which field named the path that is missing or forbidden."""
+    try:
+        yield
+    except NotFound as error:
+        raise missing(error.message, param=param) from error
+    except ForbiddenPath as error:
+        raise ForbiddenPath(error.message, param=param) from error
+    except PermissionError as error:
+        raise missing(f"{error.filename} cannot be read", param=param) from error
+
+
+def admit(request: JobRequest, access: Access) -> None:
+    """Raise the error that the request would meet later."""
+    task = resolve(request.task)
+    _check_method(request, task)
+    for source, param in ((task.calibration, "task.calibration"), (task.evaluation, "task.evaluation")):
+        if source is not None:
+            _check_rows(source, task, param)
+            _check_source(source, param, access)
+    family = _check_model(request.model, access)
+    if family is not None:
+        _check_units(request, family)
+
+
+def _check_method(request: JobRequest, task: Task) -> None:
+    if request.method.objective is Objective.margin and task.kind is TaskKind.generation:
+        message = "`margin` compares labels and a generation task has none; use `log_probability`"
+        raise InvalidRequest(message, param="method.objective")
+
+
+# --- rows ----------------------------------------------------------------------------------------------------------
+
+
+def _check_rows(source: DataSource, task: Task, param: str) -> None:
+    columns = template_fields(task.template or "") | {ANSWER_COLUMNS[task.kind or TaskKind.classification]}
+    for number, row in enumerate(source.rows or (), start=1):
+        _check_row(row, number, columns, task, param)
+
+
+def _check_row(row: Row, number: int, columns: set[str], task: Task, param: str) -> None:
+    for column in sorted(columns):
+        if row.get(column) is None:
+            raise InvalidData(f"row {number} has no {column!r}", param=f"{param}.rows")
+    if task.labels is not None and str(row["label"]) not in task.labels:
+        message = f"row {number} has the label {row['label']!r}, which `task.labels` does not name"
+        raise UnknownLabel(message, param=f"{param}.rows")
+
+
+def _check_source(source: DataSource, param: str, access: Access) -> None:
+    if source.uri is None:
+        return
+    param = f"{param}.uri"
+    scheme = scheme_of(source.uri)
+    if scheme == DATASET:
+        if not access.storage.exists(dataset_key(access.tenant, source.uri.removeprefix("dataset://"))):
+            raise InvalidData(f"{source.uri} does not exist", param=param)
+        return
+    if scheme != LOCAL and scheme not in REMOTE:
+        raise InvalidData(f"{source.uri} has none of the schemes file, s3, gs, az, dataset", param=param)
+    if PurePosixPath(source.uri).suffix.lower() not in ROW_FORMATS:
+        raise InvalidData(f"{source.uri} does not end in one of {', '.join(ROW_FORMATS)}", param=param)
+    if scheme == LOCAL:
+        with blaming(param, InvalidData):
+            if not access.path(source.uri).is_file():
+                raise NotFound(f"{source.uri} is not a file")
+
+
+# --- the model -----------------------------------------------------------------------------------------------------
+
+
+def _check_model(model: ModelSource, access: Access) -> Family | None:
+    """The model's family; None where only the worker can tell."""
+    if model.adapter_uri is not None and scheme_of(model.adapter_uri) != HUB:
+        names = _names(model.adapter_uri, "model.adapter_uri", access)
+        if not {"adapter_config.json", "adapter_model.safetensors"} <= names:
+            message = f"{model.adapter_uri} holds no adapter_config.json and adapter_model.safetensors"
+            raise InvalidModel(message, param="model.adapter_uri")
+    if scheme_of(model.uri) == HUB:
+        return None
+    names = _names(model.uri, "model.uri", access)
+    _check_weights(model.uri, names)
+    return _family(model.uri, access) if "config.json" in names else None
+
+
+def _names(uri: str, param: str, access: Access) -> set[str]:
+    if scheme_of(uri) != LOCAL and scheme_of(uri) not in REMOTE:
+        raise InvalidModel(f"{uri} has none of the schemes hf, file, s3, gs, az", param=param)
+    with blaming(param, InvalidModel):
+        names = access.names(uri)
+    if not names:
+        raise InvalidModel(f"{uri} holds no files", param=param)
+    return names
+
+
+def _check_weights(uri: str, names: set[str]) -> None:
+    if any(name.endswith(SAFE) for name in names):
+        return
+    if any(name.endswith(PICKLED) for name in names):
+        message = f"{uri} has its weights in a pickle, which can run code; save them as safetensors"
+        raise InvalidModel(message, param="model.uri")
+    raise InvalidModel(f"{uri} holds neither safetensors nor GGUF files", param="model.uri")
+
+
+def _family(uri: str, access: Access) -> Family:
+    config = _config(uri, access)
+    if "auto_map" in config:
+        message = f"{uri} asks for code of its own (`auto_map` in config.json), which is never run"
+        raise InvalidModel(message, param="model.uri")
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        message = f"{uri} is of the family {model_type!r}; there are {', '.join(sorted(FAMILIES))}"
+        raise UnsupportedFamily(message, param="model.uri")
+    return FAMILIES[model_type]
+
+
+def _config(uri: str, access: Access) -> Mapping[str, Any]:
+    try:
+        with blaming("model.uri", InvalidModel):
+            config = json.loads(access.content(f"{uri.rstrip('/')}/config.json"))
+    except (ValueError, RecursionError) as error:
+        raise InvalidModel(f"{uri} has a config.json that is not JSON", param="model.uri") from error
+    if not isinstance(config, dict):
+        raise InvalidModel(f"{uri} has a config.json that is not an object", param="model.uri")
+    return config
+
+
+def _check_units(request: JobRequest, family: Family) -> None:
+    for unit in request.method.units:
+        if unit in family.refused:
+            raise UnsupportedUnit(f"{family.model_type}: {family.refused[unit]}", param="method.units")
+        if unit not in family.units:
+            message = f"{family.model_type} has no unit {unit!r}; it has {', '.join(family.units)}"
+            raise UnsupportedUnit(message, param="method.units")
