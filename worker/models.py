@@ -1,0 +1,255 @@
+"""Models that come in: fetched, checked before anything is loaded, and loaded as the stock class of their family.
+
+Nothing of a checkpoint is ever executed: safetensors only, no remote code.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    StrictDataclassError,
+)
+from peft import PeftModel
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from service.errors import InvalidModel, NotFound, UnsupportedFamily
+from service.families import FAMILIES
+from service.schemas import Family, ModelSource
+from service.sources import fetch_file, fetch_prefix, scheme_of
+from worker.gguf import converted
+
+AUTO_CLASSES: dict[str, Any] = {
+    "causal": AutoModelForCausalLM,
+    "encoder-decoder": AutoModelForSeq2SeqLM,
+    "classifier": AutoModelForSequenceClassification,
+}
+HUB_PATTERNS = [
+    "*.safetensors",
+    "*.json",
+    "*.jinja",
+    "*.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+]
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+WEIGHTS_INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to be measured; `dtype` is that of its checkpoint, which the slim one will have too."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    family: Family
+    dtype: torch.dtype
+
+
+def fetch(source: ModelSource, *, scratch: Path, cache: Path, roots: Sequence[Path] = ()) -> Path:
+    """A local directory with the model that the request names, in safetensors; GGUF is converted once into `cache`.
+
+    Raises InvalidModel, UnsupportedFamily, ForbiddenPath or StorageUnavailable.
+    """
+    try:
+        directory = _fetch(source.uri, source.revision, scratch / "source", roots)
+    except NotFound as error:
+        raise InvalidModel(error.message, param="model.uri") from error
+    gguf = _gguf_file(directory)
+    directory = converted(gguf, cache / "gguf") if gguf else directory
+    check(directory)
+    return directory
+
+
+def fetch_adapter(uri: str, *, scratch: Path, roots: Sequence[Path] = ()) -> Path:
+    """A local directory with a LoRA adapter in safetensors. Raises as `fetch`."""
+    try:
+        directory = _fetch(uri, None, scratch / "adapter", roots)
+        config = _read_json(directory / "adapter_config.json")
+        _check_safetensors([directory / "adapter_model.safetensors"])
+    except (NotFound, InvalidModel) as error:
+        raise InvalidModel(f"adapter: {error.message}", param="model.adapter_uri") from error
+    if config.get("peft_type") != "LORA":
+        raise InvalidModel(f"only LoRA adapters are merged, not {config.get('peft_type')}", param="model.adapter_uri")
+    return directory
+
+
+def check(directory: Path) -> Family:
+    """The family of a checkpoint that is safe and fit to be loaded. Raises InvalidModel or UnsupportedFamily."""
+    config = _read_json(directory / "config.json")
+    tokenizer = directory / "tokenizer_config.json"
+    if "auto_map" in config or (tokenizer.exists() and "auto_map" in _read_json(tokenizer)):
+        raise InvalidModel(
+            "the model names code of its own (`auto_map`), which is never run: give a checkpoint of the stock class",
+            param="model.uri",
+        )
+    if "quantization_config" in config:
+        raise InvalidModel("the weights are quantised: give the unquantised checkpoint", param="model.uri")
+    _check_safetensors(_weight_files(directory))
+    return _family(config.get("model_type"))
+
+
+def load(directory: Path, *, device: torch.device, adapter: Path | None = None) -> LoadedModel:
+    """The checked model in evaluation mode on `device`, weights without gradients, its adapter merged.
+
+    float16 is computed in float32 on a CPU: gradients of float16 underflow, and few CPUs have its arithmetic.
+    Raises InvalidModel where the checkpoint does not hold what its class needs.
+    """
+    family = check(directory)
+    model, tokenizer = _load_stock(directory, family)
+    dtype = model.dtype
+    if adapter is not None:
+        model = merge(model, adapter)
+    if device.type == "cpu" and dtype == torch.float16:
+        cast(model, torch.float32)
+    nn.Module.to(model, device)
+    return LoadedModel(model.eval().requires_grad_(False), tokenizer, family, dtype)
+
+
+def merge(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    """The model with a LoRA adapter added to its weights: summed in float32, then rounded once to the model's dtype."""
+    dtype = model.dtype
+    try:
+        wrapper = PeftModel.from_pretrained(cast(model, torch.float32), str(adapter))
+        merged: PreTrainedModel = wrapper.merge_and_unload()
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise InvalidModel(f"the adapter does not fit the model: {error}", param="model.adapter_uri") from error
+    wrapped = [name for name, module in merged.named_modules() if type(module).__module__.startswith("peft.")]
+    if wrapped:
+        raise InvalidModel(f"the adapter cannot be merged into {wrapped[0]}", param="model.adapter_uri")
+    return cast(merged, dtype)
+
+
+def cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The model itself, its weights in `dtype`."""
+    nn.Module.to(model, dtype=dtype)
+    return model
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Parameters of the model, shared ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _fetch(uri: str, revision: str | None, directory: Path, roots: Sequence[Path]) -> Path:
+    if scheme_of(uri) == "hf":
+        return _fetch_from_hub(uri.removeprefix("hf://"), revision)
+    if uri.endswith(".gguf"):
+        return fetch_file(uri, directory, roots=roots)
+    return fetch_prefix(uri, directory, roots=roots)
+
+
+def _fetch_from_hub(repository: str, revision: str | None) -> Path:
+    """The hub client's own cache serves without network what it holds."""
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=HUB_PATTERNS))
+    except GatedRepoError as error:
+        raise NotFound(f"hf://{repository} is gated: set HF_TOKEN for the worker") from error
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise NotFound(f"hf://{repository} at revision {revision or 'main'} does not exist") from error
+    except LocalEntryNotFoundError as error:
+        raise NotFound(f"hf://{repository} is not in the local cache, and the hub cannot be reached") from error
+
+
+def _gguf_file(path: Path) -> Path | None:
+    """The GGUF file that is the model: the path itself, or the only one in a directory without safetensors."""
+    if path.suffix == ".gguf":
+        return path
+    found = sorted(path.glob("*.gguf"))
+    if not found or any(path.glob("*.safetensors")):
+        return None
+    if len(found) > 1:
+        raise InvalidModel(f"the directory holds {len(found)} GGUF files: name one of them", param="model.uri")
+    return found[0]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise InvalidModel(f"{path.name} is missing", param="model.uri") from error
+    except (ValueError, RecursionError, OSError) as error:
+        raise InvalidModel(f"{path.name} cannot be read: {error}", param="model.uri") from error
+    if not isinstance(content, dict):
+        raise InvalidModel(f"{path.name} is not a JSON object", param="model.uri")
+    return content
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    """The files that hold the weights, as the stock loader would choose them."""
+    if (directory / "model.safetensors").exists():
+        return [directory / "model.safetensors"]
+    if (directory / WEIGHTS_INDEX).exists():
+        weight_map = _read_json(directory / WEIGHTS_INDEX).get("weight_map")
+        names = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
+        if names and all(isinstance(name, str) and Path(name).name == name for name in names):
+            return [directory / name for name in names]
+        raise InvalidModel(f"{WEIGHTS_INDEX} does not name files of its own directory", param="model.uri")
+    if any(path.suffix in PICKLES for path in directory.iterdir()):
+        raise InvalidModel(
+            "the weights are pickled, and a pickle can run code: save them as safetensors", param="model.uri"
+        )
+    raise InvalidModel("there is no model.safetensors", param="model.uri")
+
+
+def _check_safetensors(paths: Sequence[Path]) -> None:
+    """Opening a file checks its header against its size."""
+    for path in paths:
+        try:
+            with safe_open(path, framework="pt") as file:
+                file.keys()
+        except FileNotFoundError as error:
+            raise InvalidModel(f"{path.name} is missing", param="model.uri") from error
+        except (SafetensorError, OSError) as error:
+            raise InvalidModel(f"{path.name} is damaged: {error}", param="model.uri") from error
+
+
+def _family(model_type: object) -> Family:
+    if model_type == "gemma3":
+        raise UnsupportedFamily(
+            "this Gemma 3 checkpoint holds a vision tower: give its text model (model_type gemma3_text)",
+            param="model.uri",
+        )
+    if model_type not in FAMILIES:
+        raise UnsupportedFamily(
+            f"model_type {model_type!r} is not supported; these are: {', '.join(sorted(FAMILIES))}", param="model.uri"
+        )
+    return FAMILIES[str(model_type)]
+
+
+def _load_stock(directory: Path, family: Family) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    arguments = {"trust_remote_code": False, "local_files_only": True}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, **arguments)
+        model, info = AUTO_CLASSES[family.kind].from_pretrained(
+            directory, dtype="auto", use_safetensors=True, output_loading_info=True, **arguments
+        )
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        raise InvalidModel(f"the checkpoint cannot be loaded: {error}", param="model.uri") from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise InvalidModel(f"the weights do not have the shapes that config.json says: {error}") from error
+    if info["missing_keys"]:
+        missing = ", ".join(sorted(info["missing_keys"])[:3])
+        raise InvalidModel(f"{type(model).__name__} needs weights that the checkpoint lacks: {missing}")
+    return model, tokenizer
