@@ -18,6 +18,7 @@ from service.errors import Conflict, InvalidRequest, NotFound
 from service.events import check_id, parse
 from service.schemas import Event, Job, JobError, JobRequest, JobStatus, Links, Progress, Result, Schema, Stage, Tags
 from service.transitions import (
+    ACKNOWLEDGE,
     CANCEL,
     FAIL,
     GIVE_UP,
@@ -33,7 +34,6 @@ from service.transitions import (
     events_key,
     index_key,
     job_key,
-    open_member,
 )
 
 DEFAULT_TENANT = "default"
@@ -98,9 +98,9 @@ class Page:
     next_cursor: str | None
 
 
-def new_record(request: JobRequest, *, tenant: str = DEFAULT_TENANT) -> JobRecord:
-    """A queued record with a fresh ULID. Inline rows must have been moved to storage before."""
-    return JobRecord(id=str(ULID()), tenant=tenant, created_at=datetime.now(UTC), request=request)
+def new_record(request: JobRequest, *, tenant: str = DEFAULT_TENANT, job_id: str | None = None) -> JobRecord:
+    """A queued record, by default with a fresh ULID. Inline rows must have been moved to storage before."""
+    return JobRecord(id=job_id or str(ULID()), tenant=tenant, created_at=datetime.now(UTC), request=request)
 
 
 class Records:
@@ -114,18 +114,12 @@ class Records:
     # --- the client's side
 
     def create(self, record: JobRecord) -> JobRecord:
-        """Writes a new record and its first event, and gives it Redis' time. Comes before it is enqueued."""
-        now = self._now_ms()
-        record = record.model_copy(update={"created_at": datetime.fromtimestamp(now / 1000, UTC)})
-        event = {"type": "status", "attempt": 0, "data": json.dumps({"status": record.status})}
-        with self.redis.pipeline(transaction=True) as pipe:
-            pipe.hset(job_key(record.tenant, record.id), mapping=_fields(record))
-            pipe.zadd(index_key(record.tenant), {record.id: 0})
-            pipe.zadd(index_key(record.tenant, record.status), {record.id: 0})
-            pipe.zadd(OPEN, {open_member(record.tenant, record.id): now + self.silence_ms})
-            pipe.xadd(events_key(record.tenant, record.id), cast(Any, event))
-            pipe.execute()
-        return record
+        """Writes a new record and its first event, at Redis' time; comes before the job is enqueued.
+
+        Where a record with this id exists (a request that was sent again), it stays as it is and is returned.
+        """
+        self._transitions.create(record.tenant, record.id, _fields(record), self.silence_ms)
+        return self.get(record.tenant, record.id)
 
     def get(self, tenant: str, job_id: str) -> JobRecord:
         """The record; `NotFound` for another tenant's job too."""
@@ -228,6 +222,10 @@ class Records:
         """Ends the job as `failed`; as `cancelled`, without error, when that was asked for in time."""
         return self._write(lease, FAIL, **_failure(error))
 
+    def acknowledge(self, lease: Lease) -> JobStatus:
+        """Ends a job that is cancelling as `cancelled`."""
+        return self._write(lease, ACKNOWLEDGE)
+
     def hand_back(self, lease: Lease) -> JobStatus:
         """Puts the job back in the queue, not counted as lost; enqueueing the next attempt is the caller's."""
         return self._write(lease, HAND_BACK, silence_ms=self.silence_ms)
@@ -241,6 +239,10 @@ class Records:
             for member in members:
                 pipe.hgetall(job_key(*member.split("/")))
             return [_record(fields) for fields in pipe.execute() if fields]
+
+    def presume_dead(self, tenant: str, job_id: str, attempt: int) -> None:
+        """Makes the lease of `attempt` end now: its worker saw its process die."""
+        self._transitions.apply(tenant, job_id, KEEP, attempt=attempt, silence_ms=0)
 
     def still_waiting(self, record: JobRecord) -> bool:
         """Puts off the next look at a queued job whose entry is in the queue. False: it has moved on meanwhile."""
@@ -300,11 +302,10 @@ def _failure(error: JobError) -> dict[str, Any]:
     return {"set": {"failed": {"error": text}}, "news": {"failed": news}}
 
 
-def _fields(record: JobRecord) -> dict[Any, Any]:
-    """The record as a hash: JSON for what is nested, milliseconds for times; what is null has no field."""
+def _fields(record: JobRecord) -> dict[str, Any]:
+    """A new record as a hash: JSON for what is nested; what is null has no field."""
     fields = {name: value for name, value in record.model_dump(mode="json").items() if value is not None}
-    fields |= {name: json.dumps(fields[name]) for name in JSON_FIELDS if name in fields}
-    return fields | {"created_at": int(record.created_at.timestamp() * 1000)}
+    return fields | {name: json.dumps(fields[name]) for name in JSON_FIELDS if name in fields}
 
 
 def _record(fields: dict[str, str]) -> JobRecord:

@@ -1,4 +1,4 @@
-"""The state machine of a job, and the one Redis script that moves a record along it.
+"""The state machine of a job, and the Redis script that moves a record along it.
 
     queued ──LEASE──▶ running ──SUCCEED──▶ succeeded
       ▲ │              │ │ └─────FAIL────▶ failed
@@ -27,12 +27,30 @@ WAIT: Moves = {"queued": "queued"}
 SUCCEED: Moves = {"running": "succeeded", "cancelling": "cancelled"}
 FAIL: Moves = {"running": "failed", "cancelling": "cancelled"}
 HAND_BACK: Moves = {"running": "queued", "cancelling": "cancelled"}
+ACKNOWLEDGE: Moves = {"cancelling": "cancelled"}
 CANCEL: Moves = {"queued": "cancelled", "running": "cancelling"}
 REQUEUE: Moves = {"queued": "queued", "running": "queued", "cancelling": "cancelled"}
 GIVE_UP: Moves = {"queued": "failed", "running": "failed", "cancelling": "cancelled"}
 
 OPEN = "slim:open"  # tenant/id of every unfinished job -> when the reconciler must look at it, Redis' milliseconds
+WEBHOOKS = "slim:webhooks"  # tenant/id/event of every message to send -> when it is due, Redis' milliseconds
 MAX_EVENTS = 2000  # of one job; the oldest go first
+
+# A record with the id that exists already is left as it is: the same request came twice.
+CREATE = """
+local job, events, index, open = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+if redis.call('EXISTS', job) == 1 then return 0 end
+local ask = cjson.decode(ARGV[1])
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+for field, value in pairs(ask.set) do redis.call('HSET', job, field, value) end
+redis.call('HSET', job, 'created_at', now)
+redis.call('ZADD', index, 0, ask.set.id)
+redis.call('ZADD', index .. ':' .. ask.set.status, 0, ask.set.id)
+redis.call('ZADD', open, now + ask.silence_ms, ask.member)
+redis.call('XADD', events, '*', 'type', 'status', 'attempt', 0, 'data', cjson.encode({status = ask.set.status}))
+return 1
+"""
 
 # `ask` is the second half of the contract:
 #   moves     as above                          attempt   the present attempt that the caller believes in (fencing)
@@ -41,7 +59,7 @@ MAX_EVENTS = 2000  # of one job; the oldest go first
 #   set       status -> fields to write when that is where the job comes to be
 #   event     type and data of an event; a change of status makes its own, with `news` (status -> data) instead
 CHANGE = """
-local job, events, index, open = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local job, events, index, open, webhooks = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local ask = cjson.decode(ARGV[1])
 local record = redis.call('HMGET', job, 'status', 'attempt', 'id', 'worker')
 local from, attempt, id, worker = record[1], tonumber(record[2]), record[3], record[4]
@@ -78,7 +96,11 @@ elseif ask.silence_ms then
   redis.call('ZADD', open, now + ask.silence_ms, ask.member)
 end
 if event then
-  redis.call('XADD', events, 'MAXLEN', ask.max_events, '*', 'type', event.type, 'attempt', attempt, 'data', event.data)
+  local fields = {'type', event.type, 'attempt', attempt, 'data', event.data}
+  local entry = redis.call('XADD', events, 'MAXLEN', ask.max_events, '*', unpack(fields))
+  if to ~= from and type(cjson.decode(redis.call('HGET', job, 'request')).webhook) == 'table' then
+    redis.call('ZADD', webhooks, now, ask.member .. '/' .. entry)
+  end
 end
 return {'done', to}
 """
@@ -112,14 +134,22 @@ def open_member(tenant: str, job_id: str) -> str:
 
 
 class Transitions:
-    """Runs `CHANGE` against one Redis."""
+    """Runs the two scripts against one Redis."""
 
     def __init__(self, redis: Redis) -> None:
+        self._create = redis.register_script(CREATE)
         self._change = redis.register_script(CHANGE)
+
+    def create(self, tenant: str, job_id: str, fields: Mapping[str, Any], silence_ms: int) -> bool:
+        """A new queued job at Redis' time; False when there is one with this id."""
+        ask = {"set": dict(fields), "silence_ms": silence_ms, "member": open_member(tenant, job_id)}
+        return bool(self._create(keys=self._keys(tenant, job_id), args=[json.dumps(ask)]))
 
     def apply(self, tenant: str, job_id: str, moves: Moves, **ask: Any) -> Outcome:
         """One atomic change; `ask` as described above the script."""
-        keys = [job_key(tenant, job_id), events_key(tenant, job_id), index_key(tenant), OPEN]
         ask |= {"moves": dict(moves), "member": open_member(tenant, job_id), "max_events": MAX_EVENTS}
-        verdict, status = self._change(keys=keys, args=[json.dumps(ask)])
+        verdict, status = self._change(keys=self._keys(tenant, job_id), args=[json.dumps(ask)])
         return Outcome(verdict, JobStatus(status) if status else None)
+
+    def _keys(self, tenant: str, job_id: str) -> list[str]:
+        return [job_key(tenant, job_id), events_key(tenant, job_id), index_key(tenant), OPEN, WEBHOOKS]
