@@ -1,0 +1,114 @@
+"""RQ as transport: which attempt of which job a worker takes next, and nothing else.
+
+Every worker process listens to this one queue alone, so that RQ moves an entry with BLMOVE and never drops it between
+queue and worker. An entry names the job and the attempt; all the rest stands in the record. What an entry may run is
+fixed here: the JSON serializer alone would still import and call any function whose name stands in Redis.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from redis import Redis
+from rq import Queue
+from rq.command import send_stop_job_command
+from rq.exceptions import DuplicateJobError, InvalidJobOperation, NoSuchJobError
+from rq.job import Job, JobStatus
+from rq.utils import import_attribute
+
+from service.records import JobRecord
+
+QUEUE = "slim"
+FUNCTION = "worker.tasks.run_job"
+SERIALIZER = "json"
+TIMEOUT_MARGIN_SECONDS = 120  # the worker ends a job at its deadline; RQ's time-out is for one that is stuck
+RESULT_SECONDS = 60
+FAILURE_SECONDS = 86400
+
+
+class SlimJob(Job):
+    """An RQ job that can run one function only. Callbacks and webhooks in its payload are dead letters."""
+
+    @property
+    def func(self) -> Callable[..., Any]:
+        if self.func_name != FUNCTION or self.instance is not None:
+            raise PermissionError("the queue runs one function only")
+        return import_attribute(FUNCTION)
+
+    @property
+    def success_callback(self) -> None:
+        return None
+
+    @property
+    def failure_callback(self) -> None:
+        return None
+
+    @property
+    def stopped_callback(self) -> None:
+        return None
+
+    def send_webhooks(self, status: str | JobStatus, *, exc_string: str | None = None) -> None:
+        """Ours are sent by `service.webhooks`."""
+
+
+class JobQueue:
+    """Needs a client that answers with bytes: `connect(url, decode=False)`."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+        self._queue = Queue(QUEUE, connection=redis, job_class=SlimJob, serializer=SERIALIZER)
+
+    def enqueue(self, record: JobRecord) -> None:
+        """Puts the next attempt of a queued job in the queue, once: a second call is without effect."""
+        attempt = record.attempt + 1
+        try:
+            self._queue.enqueue_call(
+                FUNCTION,
+                kwargs={"tenant": record.tenant, "job_id": record.id, "attempt": attempt},
+                job_id=entry_id(record.id, attempt),
+                unique=True,
+                timeout=record.request.deadline_seconds + TIMEOUT_MARGIN_SECONDS,
+                result_ttl=RESULT_SECONDS,
+                failure_ttl=FAILURE_SECONDS,
+                description=entry_id(record.id, attempt),
+            )
+        except DuplicateJobError:
+            return
+
+    def holds(self, record: JobRecord) -> bool:
+        """Whether the next attempt of a queued job waits in the queue, or a living worker is about to start it."""
+        entry = entry_id(record.id, record.attempt + 1)
+        return self._queue.get_job_position(entry) is not None or entry in self._starting()
+
+    def withdraw(self, record: JobRecord) -> None:
+        """Takes the next attempt out of the queue, whatever became of it."""
+        entry = self._entry(record.id, record.attempt + 1)
+        if entry is not None:
+            self._queue.intermediate_queue.remove(entry.id)
+            entry.delete()
+
+    def stop(self, record: JobRecord) -> None:
+        """Kills the process that runs the present attempt, if a worker has one: it no longer answers otherwise."""
+        try:
+            send_stop_job_command(self.redis, entry_id(record.id, record.attempt), serializer=SERIALIZER)
+        except (NoSuchJobError, InvalidJobOperation):
+            return
+
+    def depth(self) -> int:
+        """Entries that wait."""
+        return self._queue.count
+
+    def _starting(self) -> list[str]:
+        """Entries that a worker has taken, as long as it keeps saying so."""
+        running: list[str] = self._queue.started_job_registry.get_job_ids(cleanup=True)
+        return running
+
+    def _entry(self, job_id: str, attempt: int) -> Job | None:
+        try:
+            return SlimJob.fetch(entry_id(job_id, attempt), connection=self.redis, serializer=SERIALIZER)
+        except NoSuchJobError:
+            return None
+
+
+def entry_id(job_id: str, attempt: int) -> str:
+    """RQ's id of an attempt."""
+    return f"{job_id}-{attempt}"
