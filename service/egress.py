@@ -10,7 +10,6 @@ import socket
 import ssl
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
-from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
@@ -30,11 +29,9 @@ NEVER = tuple(
 
 @dataclass(frozen=True)
 class Destination:
-    """A vetted place to connect to: `url` as the user gave it, and the address that its host stands for."""
+    """A vetted place to connect to: the URL that the user named, and the address that its host stands for."""
 
-    url: str
-    host: str
-    port: int
+    url: httpx.URL
     address: Address
 
 
@@ -44,33 +41,33 @@ class Response:
     retry_after: str | None
 
 
-def parse_url(url: str, allowed_hosts: frozenset[str]) -> SplitResult:
-    """The parts of a URL that may be called; `UnsafeUrl` otherwise. Resolves nothing.
+def parse_url(url: str, allowed_hosts: frozenset[str]) -> httpx.URL:
+    """A URL that may be called as far as it can be told without resolving its host; `UnsafeUrl` otherwise.
 
     An allowed host (`name` or `name:port`) may be called in plain text, on any port and at any address.
     """
     try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
         raise UnsafeUrl("the URL cannot be parsed", param="webhook.url") from error
-    if parts.scheme not in PORTS or not parts.hostname:
+    if parsed.scheme not in PORTS or not parsed.host:
         raise UnsafeUrl("a webhook URL begins with https:// and a host", param="webhook.url")
-    if parts.username is not None or parts.password is not None or parts.fragment:
+    if parsed.userinfo or parsed.fragment:
         raise UnsafeUrl("a webhook URL has no user name, password or fragment", param="webhook.url")
-    if is_allowed(parts, allowed_hosts):
-        return parts
-    if parts.scheme != "https" or port not in (None, PORTS["https"]):
+    if not is_allowed(parsed, allowed_hosts) and (parsed.scheme != "https" or port_of(parsed) != PORTS["https"]):
         raise UnsafeUrl(
             "a webhook URL uses https and port 443; the deployment can allow more (SLIM_WEBHOOK_HOSTS)",
             param="webhook.url",
         )
-    return parts
+    return parsed
 
 
-def is_allowed(parts: SplitResult, allowed_hosts: frozenset[str]) -> bool:
-    host = parts.hostname or ""
-    return bool({host, f"{host}:{parts.port or PORTS[parts.scheme]}"} & allowed_hosts)
+def port_of(url: httpx.URL) -> int:
+    return url.port or PORTS[url.scheme]
+
+
+def is_allowed(url: httpx.URL, allowed_hosts: frozenset[str]) -> bool:
+    return not allowed_hosts.isdisjoint({url.host, f"{url.host}:{port_of(url)}"})
 
 
 def is_public(address: Address) -> bool:
@@ -93,17 +90,18 @@ def unwrapped(address: Address) -> IPv4Address | None:
 
 
 async def resolve(url: str, allowed_hosts: frozenset[str]) -> Destination:
-    """Resolve the URL's host, once. `UnsafeUrl` where one of its addresses may not be called or it has none."""
-    parts = parse_url(url, allowed_hosts)
-    host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
+    """Resolve the URL's host, once. `UnsafeUrl` where one of its addresses may not be called, OSError without any."""
+    parsed = parse_url(url, allowed_hosts)
+    host = parsed.raw_host.decode("ascii")
+    loop = asyncio.get_running_loop()
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise UnsafeUrl(f"the host {host!r} has no address", param="webhook.url") from error
+        found = await loop.getaddrinfo(host, port_of(parsed), type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise UnsafeUrl(f"{host!r} is no host's name", param="webhook.url") from error
     addresses = [ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
-    if not is_allowed(parts, allowed_hosts) and not all(map(is_public, addresses)):
+    if not is_allowed(parsed, allowed_hosts) and not all(map(is_public, addresses)):
         raise UnsafeUrl(f"the host {host!r} has an address outside the public internet", param="webhook.url")
-    return Destination(url, host, port, addresses[0])
+    return Destination(parsed, addresses[0])
 
 
 async def post(
@@ -111,14 +109,14 @@ async def post(
 ) -> Response:
     """POST to a URL that a user named, in at most `seconds` altogether. Nothing of the answer's body is read.
 
-    Raises UnsafeUrl before anything is sent, TimeoutError, and httpx.HTTPError when the call does not come through.
+    Raises UnsafeUrl before anything is sent; OSError (TimeoutError too) or httpx.HTTPError when the call fails.
     """
     async with asyncio.timeout(seconds):
         to = await resolve(url, allowed_hosts)
         async with httpx.AsyncClient(
             verify=ssl.create_default_context(), trust_env=False, follow_redirects=False, timeout=seconds
         ) as client:
-            request = client.build_request("POST", url, content=body, headers=headers)
+            request = client.build_request("POST", to.url, content=body, headers=headers)
             send_to(request, to)
             response = await client.send(request, stream=True)
             await response.aclose()
@@ -127,5 +125,5 @@ async def post(
 
 def send_to(request: httpx.Request, to: Destination) -> None:
     """Let the request connect to the vetted address; its Host header and the certificate's name stay the host's."""
-    request.url = request.url.copy_with(host=str(to.address))
-    request.extensions["sni_hostname"] = to.host
+    request.url = to.url.copy_with(host=str(to.address))
+    request.extensions["sni_hostname"] = to.url.raw_host.decode("ascii")

@@ -2,9 +2,6 @@
 
 import asyncio
 import socket
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
@@ -15,6 +12,7 @@ from hypothesis import strategies as st
 
 from service.egress import Destination, is_public, parse_url, post, resolve, send_to
 from service.errors import UnsafeUrl
+from tests.receivers import receiving
 
 NOBODY: frozenset[str] = frozenset()
 PRIVATE = (
@@ -49,38 +47,6 @@ PRIVATE = (
     "fec0::1",
     "ff02::1",
 )
-
-
-class Receiver(BaseHTTPRequestHandler):
-    """Answers as the path's last part says, and notes what came."""
-
-    seen: list[tuple[str, str, bytes]]
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("content-length", 0)))
-        self.seen.append((self.path, self.headers["host"], body))
-        self.send_response(int(self.path.rpartition("/")[2]))
-        self.send_header("location", "http://127.0.0.1:1/elsewhere")
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, *args: Any) -> None:
-        """Keep the test's output clean."""
-
-
-@pytest.fixture
-def receiver() -> Iterator[ThreadingHTTPServer]:
-    handler = type("Handler", (Receiver,), {"seen": []})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
-def seen(server: ThreadingHTTPServer) -> list[tuple[str, str, bytes]]:
-    return server.RequestHandlerClass.seen  # type: ignore[attr-defined, no-any-return]
 
 
 @pytest.mark.parametrize("address", PRIVATE)
@@ -146,36 +112,37 @@ def test_one_bad_address_among_good_ones_is_enough(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_name_is_resolved_once_and_the_connection_goes_to_that_address(
-    receiver: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real, port, asked = socket.getaddrinfo, receiver.server_address[1], []
+    real, asked = socket.getaddrinfo, []
 
     def answer(host: str, *args: Any, **kwargs: Any) -> list[Any]:
         asked.append(host)
         return real("127.0.0.1" if host == "hooks.example" else host, *args, **kwargs)
 
     monkeypatch.setattr(socket, "getaddrinfo", answer)
-    allowed = frozenset({f"hooks.example:{port}"})
-    response = asyncio.run(post(f"http://hooks.example:{port}/200", b"x", {}, allowed_hosts=allowed, seconds=10))
+    with receiving() as receiver:
+        url, host = f"http://hooks.example:{receiver.port}/hook", f"hooks.example:{receiver.port}"
+        response = asyncio.run(post(url, b"x", {}, allowed_hosts=frozenset({host}), seconds=10))
     assert response.status == 200
-    assert [host for host in asked if host != "127.0.0.1"] == ["hooks.example"]
-    assert seen(receiver) == [("/200", f"hooks.example:{port}", b"x")]
+    assert [name for name in asked if name != "127.0.0.1"] == ["hooks.example"]
+    assert [(call.headers["host"], call.body) for call in receiver.calls] == [(host, b"x")]
 
 
 def test_the_certificate_is_checked_against_the_name() -> None:
     request = httpx.Request("POST", "https://hooks.example/hook")
-    send_to(request, Destination(str(request.url), "hooks.example", 443, ip_address("8.8.8.8")))
+    send_to(request, Destination(request.url, ip_address("8.8.8.8")))
     assert request.url.host == "8.8.8.8"
     assert request.headers["host"] == "hooks.example"
     assert request.extensions["sni_hostname"] == "hooks.example"
 
 
-def test_a_redirect_is_an_answer_and_is_not_followed(receiver: ThreadingHTTPServer) -> None:
-    port = receiver.server_address[1]
-    url = f"http://127.0.0.1:{port}/302"
-    response = asyncio.run(post(url, b"x", {}, allowed_hosts=frozenset({f"127.0.0.1:{port}"}), seconds=10))
+def test_a_redirect_is_an_answer_and_is_not_followed() -> None:
+    with receiving() as elsewhere, receiving((302, {"location": elsewhere.url})) as receiver:
+        response = asyncio.run(post(receiver.url, b"x", {}, allowed_hosts=receiver.allowed, seconds=10))
     assert response.status == 302
-    assert len(seen(receiver)) == 1
+    assert len(receiver.calls) == 1
+    assert not elsewhere.calls
 
 
 def test_a_receiver_that_never_answers_is_left_in_time() -> None:

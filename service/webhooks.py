@@ -1,0 +1,211 @@
+"""Sends news of jobs to the URLs that their requests name: at least once, signed, with patience.
+
+Every change of status puts a message in `slim:webhooks` in the same run of the script that changes the record
+(`service.transitions`), so none is lost. A message is `{tenant}/{job id}/{event id}`, its score the time when it is due
+in Redis' milliseconds. Whoever takes it puts its time off by `CLAIM_SECONDS`: if the process dies, another sends it.
+Receivers tell repeats by `webhook-id`. The log of attempts is `slim:{tenant}:deliveries:{job id}`.
+"""
+
+import asyncio
+import hashlib
+import json
+import random
+import re
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import httpx
+from redis import Redis
+
+from service.egress import Response, post
+from service.errors import UnsafeUrl
+from service.events import parse
+from service.schemas import Delivery, DeliveryOutcome, Event, JobRequest, Webhook, WebhookEvent
+from service.signing import WebhookSecrets, signed_headers
+from service.transitions import WEBHOOKS, events_key, job_key
+
+SEND_SECONDS = 15.0  # for one attempt, from the name's resolution to the answer's headers
+CLAIM_SECONDS = 60
+AT_ONCE = 16
+# Pauses after each failed attempt; with the first, ten attempts over a good three days.
+PAUSES = tuple(
+    timedelta(seconds=seconds)
+    for seconds in (5, 300, 1800, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
+)
+JITTER = 0.2
+SECONDS = re.compile(r"[0-9]{1,8}")
+MAX_RETRY_AFTER = timedelta(days=1)
+THROTTLED = frozenset({429, 502, 503, 504})
+GONE = 410
+GONE_SECONDS = 7 * 86400  # a URL that answered 410 is left alone for so long
+MAX_DELIVERIES = 200  # entries of a job's log
+LOG_SECONDS = 30 * 86400  # in case the job is deleted while an attempt is under way
+
+CLAIM = """
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
+for _, message in ipairs(due) do redis.call('ZADD', KEYS[1], now + ARGV[2], message) end
+return due
+"""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One piece of news for one receiver. `member` is its place in the queue."""
+
+    member: str
+    tenant: str
+    job_id: str
+    event: Event
+    type: WebhookEvent
+    request: JobRequest
+    webhook: Webhook
+
+    @property
+    def id(self) -> str:
+        return f"{self.job_id}-{self.event.id}"
+
+    def body(self, base_url: str) -> bytes:
+        """The same bytes on every attempt: made of the event, which does not change, not of the record, which does."""
+        data = {
+            "id": self.job_id,
+            "status": self.event.data["status"],
+            "attempt": self.event.attempt,
+            "tags": self.request.tags,
+            "error": self.event.data.get("error"),
+            "url": f"{base_url}/jobs/{self.job_id}",
+        }
+        return json.dumps({"type": self.type, "timestamp": self.event.at.isoformat(), "data": data}).encode()
+
+
+def deliveries_key(tenant: str, job_id: str) -> str:
+    return f"slim:{tenant}:deliveries:{job_id}"
+
+
+def gone_key(tenant: str, url: str) -> str:
+    return f"slim:{tenant}:webhook-gone:{hashlib.sha256(url.encode()).hexdigest()}"
+
+
+def pause_after(attempt: int, retry_after: str | None, jitter: float) -> timedelta | None:
+    """How long to wait after failed attempt number `attempt` (from 1); None after the last. `jitter` is in [-1, 1]."""
+    if attempt > len(PAUSES):
+        return None
+    pause = PAUSES[attempt - 1] * (1 + JITTER * jitter)
+    if retry_after is None or not SECONDS.fullmatch(retry_after):
+        return pause
+    return max(pause, min(timedelta(seconds=int(retry_after)), MAX_RETRY_AFTER))
+
+
+class Webhooks:
+    """The queue of messages and the log of attempts."""
+
+    def __init__(self, redis: Redis, *, base_url: str = "", allowed_hosts: frozenset[str] = frozenset()) -> None:
+        self._redis = redis
+        self._base_url = base_url.rstrip("/")
+        self._allowed_hosts = allowed_hosts
+        self._secrets = WebhookSecrets(redis)
+        self._claim = redis.register_script(CLAIM)
+
+    def deliveries(self, tenant: str, job_id: str) -> list[Delivery]:
+        """Every attempt made for a job, oldest first."""
+        lines = cast(list[str], self._redis.lrange(deliveries_key(tenant, job_id), 0, -1))
+        return [Delivery.model_validate_json(line) for line in lines]
+
+    def run(self, stop: threading.Event, *, pause_seconds: float = 1.0) -> None:
+        """Send what is due until told to stop. Redis' outages are waited out."""
+        while not stop.is_set():
+            if self.deliver_due() < AT_ONCE:
+                stop.wait(pause_seconds)
+
+    def deliver_due(self) -> int:
+        """Make one attempt for each message that is due, a few at once; how many there were."""
+        members = cast(list[str], self._claim(keys=[WEBHOOKS], args=[AT_ONCE, CLAIM_SECONDS * 1000]))
+        messages = [message for member in members if (message := self._read(member))]
+        for message, answer in zip(messages, asyncio.run(self._send(messages)), strict=True):
+            self._settle(message, answer)
+        return len(members)
+
+    def _read(self, member: str) -> Message | None:
+        """The message, or None where nobody waits for it: the job is gone, or the receiver wants other events."""
+        tenant, job_id, event_id = member.split("/")
+        request = cast(str | None, self._redis.hget(job_key(tenant, job_id), "request"))
+        events = parse(cast(Any, self._redis.xrange(events_key(tenant, job_id), event_id, event_id)))
+        if request is not None and events:
+            asked = JobRequest.model_validate_json(request)
+            name = f"job.{events[0].data['status']}"
+            if asked.webhook and name in asked.webhook.events:
+                return Message(member, tenant, job_id, events[0], WebhookEvent(name), asked, asked.webhook)
+        self._redis.zrem(WEBHOOKS, member)
+        return None
+
+    async def _send(self, messages: Sequence[Message]) -> list[Response | Exception]:
+        return await asyncio.gather(*map(self._post, messages))
+
+    async def _post(self, message: Message) -> Response | Exception:
+        """The receiver's answer, or why there was none."""
+        if await asyncio.to_thread(self._redis.exists, gone_key(message.tenant, message.webhook.url)):
+            return Response(GONE, None)
+        body, timestamp = message.body(self._base_url), int(datetime.now(UTC).timestamp())
+        keys = await asyncio.to_thread(self._secrets.in_force, message.tenant)
+        headers = signed_headers(message.id, timestamp, body, keys)
+        try:
+            return await post(
+                message.webhook.url, body, headers, allowed_hosts=self._allowed_hosts, seconds=SEND_SECONDS
+            )
+        except (UnsafeUrl, OSError, httpx.HTTPError) as error:
+            return error
+
+    def _settle(self, message: Message, answer: Response | Exception) -> None:
+        """Write the attempt to the job's log, and put the message off or out of the queue."""
+        log = deliveries_key(message.tenant, message.job_id)
+        earlier = [entry for entry in self.deliveries(message.tenant, message.job_id) if entry.message_id == message.id]
+        delivery = judge(message, answer, attempt=len(earlier) + 1, jitter=random.uniform(-1, 1))
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.rpush(log, delivery.model_dump_json(exclude_none=True))
+            pipe.ltrim(log, -MAX_DELIVERIES, -1)
+            pipe.expire(log, LOG_SECONDS)
+            if delivery.outcome is DeliveryOutcome.disabled:
+                pipe.set(gone_key(message.tenant, message.webhook.url), "", ex=GONE_SECONDS, nx=True)
+            if delivery.next_at is None:
+                pipe.zrem(WEBHOOKS, message.member)
+            else:
+                pipe.zadd(WEBHOOKS, {message.member: int(delivery.next_at.timestamp() * 1000)})
+            pipe.execute()
+
+
+def judge(message: Message, answer: Response | Exception, *, attempt: int, jitter: float) -> Delivery:
+    """The log entry of an attempt: what came of it, and when the next one is due."""
+    now = datetime.now(UTC)
+    status = answer.status if isinstance(answer, Response) else None
+    pause: timedelta | None = None
+    if status is not None and 200 <= status < 300:
+        outcome = DeliveryOutcome.delivered
+    elif status == GONE:
+        outcome = DeliveryOutcome.disabled
+    elif isinstance(answer, UnsafeUrl):
+        outcome = DeliveryOutcome.refused
+    else:
+        asked = answer.retry_after if isinstance(answer, Response) and status in THROTTLED else None
+        pause = pause_after(attempt, asked, jitter)
+        outcome = DeliveryOutcome.retrying if pause else DeliveryOutcome.abandoned
+    return Delivery(
+        message_id=message.id,
+        type=message.type,
+        at=now,
+        attempt=attempt,
+        outcome=outcome,
+        status=status,
+        error=reason_of(answer),
+        next_at=now + pause if pause else None,
+    )
+
+
+def reason_of(answer: Response | Exception) -> str | None:
+    """Why no answer came, without the URL, which may carry a secret."""
+    if isinstance(answer, Response):
+        return None
+    return answer.message if isinstance(answer, UnsafeUrl) else f"no answer: {type(answer).__name__}"

@@ -1,0 +1,229 @@
+"""Webhooks: every message arrives, signed as the standard says, and the job's log tells what happened."""
+
+import json
+import threading
+from datetime import timedelta
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis import Redis
+from standardwebhooks import Webhook as Verifier
+from standardwebhooks import WebhookVerificationError
+
+from service.records import JobRecord, Records, new_record
+from service.schemas import Delivery, DeliveryOutcome, JobError, JobRequest, JobStatus, WebhookEvent
+from service.signing import PREFIX, WebhookSecrets, new_secret
+from service.transitions import WEBHOOKS
+from service.webhooks import PAUSES, Webhooks, gone_key, pause_after
+from tests.receivers import Receiver, receiving
+from tests.waiting import wait_until
+
+TENANT = "search"
+
+
+def request_for(url: str | None, *events: WebhookEvent) -> JobRequest:
+    webhook = url and {"url": url, **({"events": events} if events else {})}
+    return JobRequest.model_validate(
+        {
+            "model": {"uri": "file:///models/one"},
+            "task": {"preset": "sst2", "calibration": {"uri": "file:///rows.jsonl"}},
+            "target": {"ratio": 0.3},
+            "tags": {"team": "search"},
+            "webhook": webhook or None,
+        }
+    )
+
+
+def failed_job(redis: Redis, url: str | None, *events: WebhookEvent) -> JobRecord:
+    records = Records(redis)
+    record = records.create(new_record(request_for(url, *events), tenant=TENANT))
+    records.fail(records.lease(TENANT, record.id, 1, "worker-1"), JobError(code="invalid_data", message="line 3"))
+    return records.get(TENANT, record.id)
+
+
+def sender(redis: Redis, receiver: Receiver) -> Webhooks:
+    return Webhooks(redis, base_url="https://slim.example/", allowed_hosts=receiver.allowed)
+
+
+def make_due(redis: Redis) -> None:
+    """Let the waiting messages be due now instead of in some hours."""
+    for member in cast(list[str], redis.zrange(WEBHOOKS, 0, -1)):
+        redis.zadd(WEBHOOKS, {member: 0})
+
+
+def log(redis: Redis, job: JobRecord) -> list[Delivery]:
+    return Webhooks(redis).deliveries(TENANT, job.id)
+
+
+def test_a_message_is_signed_as_standard_webhooks_says(redis: Redis) -> None:
+    with receiving() as receiver:
+        job = failed_job(redis, receiver.url)
+        sender(redis, receiver).deliver_due()
+    (call,) = receiver.calls
+    told = Verifier(WebhookSecrets(redis).current(TENANT)).verify(call.body.decode(), call.headers)
+    assert told["type"] == "job.failed"
+    assert told["data"]["id"] == job.id
+    assert told["data"]["status"] == "failed"
+    assert told["data"]["error"]["code"] == "invalid_data"
+    assert told["data"]["tags"] == {"team": "search"}
+    assert told["data"]["url"] == f"https://slim.example/jobs/{job.id}"
+    assert len(call.body) < 20_000
+    with pytest.raises(WebhookVerificationError):
+        Verifier(new_secret()).verify(call.body.decode(), call.headers)
+    with pytest.raises(WebhookVerificationError):
+        Verifier(WebhookSecrets(redis).current(TENANT)).verify(call.body.decode() + " ", call.headers)
+
+
+def test_an_old_message_that_is_sent_again_by_a_stranger_is_refused_by_its_time(redis: Redis) -> None:
+    with receiving() as receiver:
+        failed_job(redis, receiver.url)
+        sender(redis, receiver).deliver_due()
+    (call,) = receiver.calls
+    replayed = call.headers | {"webhook-timestamp": str(int(call.headers["webhook-timestamp"]) - 3600)}
+    with pytest.raises(WebhookVerificationError):
+        Verifier(WebhookSecrets(redis).current(TENANT)).verify(call.body.decode(), replayed)
+
+
+def test_after_a_rotation_old_and_new_secret_verify(redis: Redis) -> None:
+    secrets = WebhookSecrets(redis)
+    old = secrets.current(TENANT)
+    new = secrets.rotate(TENANT)
+    assert new != old
+    assert new.startswith(PREFIX)
+    with receiving() as receiver:
+        failed_job(redis, receiver.url)
+        sender(redis, receiver).deliver_due()
+    (call,) = receiver.calls
+    for secret in (old, new):
+        Verifier(secret).verify(call.body.decode(), call.headers)
+
+
+def test_a_failed_attempt_is_made_again_with_the_same_message(redis: Redis) -> None:
+    with receiving((500, {}), (200, {})) as receiver:
+        job = failed_job(redis, receiver.url)
+        sender(redis, receiver).deliver_due()
+        assert sender(redis, receiver).deliver_due() == 0
+        make_due(redis)
+        sender(redis, receiver).deliver_due()
+    first, second = receiver.calls
+    assert first.body == second.body
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
+    assert [(entry.attempt, entry.status, entry.outcome) for entry in log(redis, job)] == [
+        (1, 500, DeliveryOutcome.retrying),
+        (2, 200, DeliveryOutcome.delivered),
+    ]
+    assert not redis.exists(WEBHOOKS)
+
+
+def test_a_message_is_given_up_after_the_last_attempt(redis: Redis) -> None:
+    with receiving((500, {})) as receiver:
+        job = failed_job(redis, receiver.url)
+        for _ in range(len(PAUSES) + 5):
+            make_due(redis)
+            sender(redis, receiver).deliver_due()
+    assert len(receiver.calls) == len(PAUSES) + 1
+    assert log(redis, job)[-1].outcome is DeliveryOutcome.abandoned
+    assert not redis.exists(WEBHOOKS)
+
+
+def test_a_receiver_that_is_gone_is_left_alone(redis: Redis) -> None:
+    with receiving((410, {}), (200, {})) as receiver:
+        for _ in range(2):
+            job = failed_job(redis, receiver.url)
+            sender(redis, receiver).deliver_due()
+    assert len(receiver.calls) == 1
+    assert log(redis, job)[-1].outcome is DeliveryOutcome.disabled
+    assert redis.ttl(gone_key(TENANT, receiver.url)) > 0
+    assert not redis.exists(WEBHOOKS)
+
+
+def test_a_private_address_is_refused_and_never_tried_again(redis: Redis) -> None:
+    with receiving() as receiver:
+        job = failed_job(redis, f"https://127.0.0.1:{receiver.port}/hook")
+        Webhooks(redis).deliver_due()
+    assert not receiver.calls
+    (entry,) = log(redis, job)
+    assert entry.outcome is DeliveryOutcome.refused
+    assert not redis.exists(WEBHOOKS)
+
+
+def test_a_receiver_that_cannot_be_reached_is_tried_again(redis: Redis) -> None:
+    with receiving() as receiver:
+        pass
+    job = failed_job(redis, receiver.url)
+    sender(redis, receiver).deliver_due()
+    (entry,) = log(redis, job)
+    assert (entry.outcome, entry.status) == (DeliveryOutcome.retrying, None)
+    assert receiver.url not in entry.model_dump_json()
+
+
+def test_only_the_events_that_were_asked_for_are_sent(redis: Redis) -> None:
+    with receiving() as receiver:
+        failed_job(redis, receiver.url, WebhookEvent.job_running)
+        failed_job(redis, receiver.url, WebhookEvent.job_succeeded)
+        failed_job(redis, None)
+        sender(redis, receiver).deliver_due()
+    assert [json.loads(call.body)["type"] for call in receiver.calls] == ["job.running"]
+    assert not redis.exists(WEBHOOKS)
+
+
+def test_the_queue_survives_a_sender_that_dies_between_taking_and_sending(redis: Redis) -> None:
+    with receiving() as receiver:
+        job = failed_job(redis, receiver.url)
+        dying = sender(redis, receiver)
+        dying._claim(keys=[WEBHOOKS], args=[16, 1])  # taken, and never sent
+        wait_until(lambda: sender(redis, receiver).deliver_due() > 0)
+    assert len(receiver.calls) == 1
+    assert log(redis, job)[-1].outcome is DeliveryOutcome.delivered
+
+
+def test_two_senders_do_not_send_the_same_message(redis: Redis) -> None:
+    with receiving() as receiver:
+        for _ in range(40):
+            failed_job(redis, receiver.url)
+        stop = threading.Event()
+        loops = [threading.Thread(target=sender(redis, receiver).run, args=(stop,)) for _ in range(2)]
+        for loop in loops:
+            loop.start()
+        wait_until(lambda: not redis.exists(WEBHOOKS))
+        stop.set()
+        for loop in loops:
+            loop.join()
+    ids = [call.headers["webhook-id"] for call in receiver.calls]
+    assert len(ids) == len(set(ids)) == 40
+
+
+def test_a_deleted_job_sends_nothing_more(redis: Redis) -> None:
+    with receiving() as receiver:
+        job = failed_job(redis, receiver.url)
+        Records(redis).delete(TENANT, job.id)
+        sender(redis, receiver).deliver_due()
+    assert not receiver.calls
+    assert not redis.exists(WEBHOOKS)
+
+
+def test_a_cancelled_queued_job_is_told_of(redis: Redis) -> None:
+    with receiving() as receiver:
+        record = Records(redis).create(new_record(request_for(receiver.url), tenant=TENANT))
+        assert Records(redis).cancel(TENANT, record.id).status is JobStatus.cancelled
+        sender(redis, receiver).deliver_due()
+    assert [json.loads(call.body)["type"] for call in receiver.calls] == ["job.cancelled"]
+
+
+@given(st.integers(1, len(PAUSES)), st.floats(-1, 1), st.sampled_from([None, "7", "100000", "soon", "-1", "9" * 40]))
+def test_pauses_stay_near_the_plan_and_honour_what_the_receiver_asks(
+    attempt: int, jitter: float, retry_after: str | None
+) -> None:
+    pause = pause_after(attempt, retry_after, jitter)
+    assert pause is not None
+    assert pause >= PAUSES[attempt - 1] * 0.8
+    if retry_after == "100000":
+        assert pause >= timedelta(days=1)
+    elif retry_after != "7":
+        assert pause <= PAUSES[attempt - 1] * 1.2
+
+
+def test_there_is_no_pause_after_the_last_attempt() -> None:
+    assert pause_after(len(PAUSES) + 1, None, 0) is None
