@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+MAX_ROWS = 100_000  # inline in one request
+MAX_RATIO = 0.95
 Uri = Annotated[str, Field(min_length=1, max_length=2048)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 Tag = Annotated[str, Field(max_length=256)]
@@ -104,7 +106,7 @@ class DataSource(Schema):
     """Rows: inline, or a JSON Lines, CSV or Parquet. Once stored, inline rows are a `dataset://` URI."""
 
     uri: Uri | None = None
-    rows: list[Row] | None = Field(default=None, min_length=1, max_length=100_000)
+    rows: list[Row] | None = Field(default=None, min_length=1, max_length=MAX_ROWS)
     limit: int | None = Field(default=None, gt=0, description="use this many rows, drawn by `seed`")
     seed: int = Field(default=0, ge=0, lt=2**32)
 
@@ -149,7 +151,7 @@ class Method(Schema):
 
 
 class Target(Schema):
-    ratio: float = Field(gt=0, le=0.95, description="share of the chosen units' parameters to remove")
+    ratio: float = Field(gt=0, le=MAX_RATIO, description="share of the chosen units' parameters to remove")
 
 
 class Output(Schema):
@@ -490,3 +492,9 @@ class Check(Schema):
 class Health(Schema):
     ok: bool
     checks: dict[str, Check] = {}
+    warnings: list[str] = []
+
+
+class Version(Schema):
+    name: str
+    version: str

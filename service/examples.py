@@ -1,0 +1,188 @@
+"""Example requests, jobs and problems: shown in the OpenAPI document and written to openapi/examples/.
+
+The figures of the jobs are there to be read, they are not measurements.
+"""
+
+from typing import Any
+
+JOB_ID = "01KB3ZJ5T8Q6W2E4R9Y7N1M0PX"
+BASE = f"http://127.0.0.1:8000/jobs/{JOB_ID}"
+
+SST2 = {
+    "model": {"uri": "hf://HuggingFaceTB/SmolLM2-135M-Instruct"},
+    "task": {"preset": "sst2", "calibration": {"uri": "s3://datasets/sst2/train.jsonl", "limit": 256}},
+    "target": {"ratio": 0.3},
+    "tags": {"team": "search"},
+}
+INLINE = {
+    "model": {"uri": "file:///models/smollm2-135m"},
+    "task": {
+        "template": "Ticket: {text}\nIs it about billing or about delivery?\nAnswer:",
+        "labels": {"billing": "billing", "delivery": "delivery"},
+        "calibration": {
+            "rows": [
+                {"text": "I was charged twice this month.", "label": "billing"},
+                {"text": "The parcel never came.", "label": "delivery"},
+                {"text": "Please send the invoice again.", "label": "billing"},
+                {"text": "Where is my order?", "label": "delivery"},
+            ]
+        },
+        "evaluation": {
+            "rows": [
+                {"text": "Your driver left it at the wrong door.", "label": "delivery"},
+                {"text": "The refund has not arrived on my card.", "label": "billing"},
+            ]
+        },
+    },
+    "target": {"ratio": 0.2},
+    "output": {"round_to": 32},
+}
+GENERATION = {
+    "model": {"uri": "s3://models/flan-t5-small", "adapter_uri": "s3://models/flan-t5-small-titles"},
+    "task": {
+        "kind": "generation",
+        "template": "Write a title: {text}",
+        "max_words": 120,
+        "calibration": {"uri": "s3://datasets/titles/train.jsonl", "limit": 200, "seed": 7},
+        "evaluation": {"uri": "s3://datasets/titles/test.jsonl", "limit": 200},
+    },
+    "method": {"criterion": "attribution", "objective": "log_probability"},
+    "target": {"ratio": 0.4},
+    "deadline_seconds": 7200,
+}
+CLASSIFIER = {
+    "model": {"uri": "gs://models/roberta-topics"},
+    "task": {
+        "template": "{text}",
+        "labels": {"0": "World", "1": "Sports", "2": "Business", "3": "Technology"},
+        "calibration": {"uri": "gs://datasets/topics/train.parquet", "limit": 400},
+    },
+    "target": {"ratio": 0.5},
+}
+
+REQUESTS: dict[str, Any] = {
+    "sst2": {"summary": "A preset, rows in object storage", "value": SST2},
+    "inline": {"summary": "A task of one's own, rows inline", "value": INLINE},
+    "generation": {"summary": "A generation task, an adapter merged first", "value": GENERATION},
+    "classifier": {"summary": "A model with a classification head", "value": CLASSIFIER},
+}
+
+QUEUED: dict[str, Any] = {
+    "id": JOB_ID,
+    "object": "job",
+    "status": "queued",
+    "stage": None,
+    "progress": {"fraction": 0.0, "done": None, "total": None, "unit": None, "eta_seconds": None},
+    "attempt": 0,
+    "created_at": "2026-11-22T09:30:00Z",
+    "started_at": None,
+    "finished_at": None,
+    "request": SST2,
+    "tags": {"team": "search"},
+    "result": None,
+    "error": None,
+    "links": {
+        "self": BASE,
+        "events": f"{BASE}/events",
+        "artifacts": f"{BASE}/artifacts",
+        "report": f"{BASE}/report",
+        "cancel": f"{BASE}/cancel",
+    },
+}
+RUNNING = QUEUED | {
+    "status": "running",
+    "stage": "attribute",
+    "progress": {"fraction": 0.41, "done": 84, "total": 205, "unit": "examples", "eta_seconds": 12.5},
+    "attempt": 1,
+    "started_at": "2026-11-22T09:30:02Z",
+}
+SUCCEEDED = RUNNING | {
+    "status": "succeeded",
+    "stage": "upload",
+    "progress": {"fraction": 1.0, "done": None, "total": None, "unit": None, "eta_seconds": 0.0},
+    "finished_at": "2026-11-22T09:31:10Z",
+    "result": {
+        "metrics": {
+            "dense": {
+                "examples": 51,
+                "accuracy": {"value": 0.902, "low": 0.79, "high": 0.957},
+                "calibrated_accuracy": {"value": 0.902, "low": 0.79, "high": 0.957},
+                "majority": 0.51,
+                "log_likelihood": -0.31,
+            },
+            "slim": {
+                "examples": 51,
+                "accuracy": {"value": 0.863, "low": 0.743, "high": 0.932},
+                "calibrated_accuracy": {"value": 0.882, "low": 0.766, "high": 0.945},
+                "majority": 0.51,
+                "log_likelihood": -0.38,
+            },
+        },
+        "parameters": {"dense": 134515008, "slim": 110626368},
+        "bytes": {"dense": 269030016, "slim": 221252736},
+        "latency_ms": {"dense": 92.4, "slim": 78.1, "batch": 1, "tokens": 128, "runs": 20, "device": "cpu"},
+        "widths": [{"stack": "decoder", "unit": "ffn", "dense": 1536, "slim": 1088}],
+        "ratio": 0.292,
+        "verified": {
+            "loader": "LlamaForCausalLM",
+            "max_abs_logit_difference": 0.0,
+            "tolerance": 0.0001,
+            "dtype": "float32",
+        },
+    },
+}
+FAILED = RUNNING | {
+    "status": "failed",
+    "stage": "fetch",
+    "progress": {"fraction": 0.01, "done": None, "total": None, "unit": None, "eta_seconds": None},
+    "finished_at": "2026-11-22T09:30:04Z",
+    "error": {
+        "code": "unknown_label",
+        "message": "line 17 has the label 'neutral', which `task.labels` does not name",
+        "param": "task.calibration",
+    },
+}
+
+JOBS: dict[str, Any] = {"queued": QUEUED, "running": RUNNING, "succeeded": SUCCEEDED, "failed": FAILED}
+
+
+def _problem(status: int, code: str, title: str, detail: str, param: str | None = None) -> dict[str, Any]:
+    problem: dict[str, Any] = {
+        "type": f"urn:taskslim:problem:{code}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "instance": "/jobs",
+        "code": code,
+    }
+    return problem | ({"errors": [{"param": param, "message": detail}]} if param else {})
+
+
+PROBLEMS: dict[str, Any] = {
+    "invalid_request": _problem(
+        422, "invalid_request", "Invalid request", "Extra inputs are not permitted", "target.percent"
+    ),
+    "invalid_labels": _problem(
+        422, "invalid_labels", "Invalid labels", "labels 'good' and 'great' have the same word 'yes'", "task.labels"
+    ),
+    "unsupported_family": _problem(
+        422,
+        "unsupported_family",
+        "Unsupported family",
+        "file:///models/mamba is of the family 'mamba'; there are llama, mistral, qwen2",
+        "model.uri",
+    ),
+    "not_found": _problem(404, "not_found", "Not found", f"there is no job '{JOB_ID}'"),
+    "body_too_large": _problem(
+        413,
+        "body_too_large",
+        "Body too large",
+        "the body is larger than 16777216 bytes; store the rows and give their URI",
+    ),
+}
+
+FILES: dict[str, Any] = (
+    {f"request-{name}": example["value"] for name, example in REQUESTS.items()}
+    | {f"job-{name}": job for name, job in JOBS.items()}
+    | {f"problem-{name.replace('_', '-')}": problem for name, problem in PROBLEMS.items()}
+)

@@ -1,0 +1,30 @@
+"""What this deployment can do."""
+
+from fastapi import APIRouter
+
+from service.families import FAMILIES
+from service.presets import PRESETS
+from service.routes.dependencies import CallerDep, SettingsDep
+from service.routes.operations import package_version
+from service.routes.problems import problem_responses
+from service.schemas import MAX_RATIO, MAX_ROWS, Capabilities, Criterion, Limits, Unit
+
+router = APIRouter(tags=["catalog"])
+
+
+@router.get(
+    "/capabilities",
+    operation_id="getCapabilities",
+    summary="See families, units, criteria, presets and limits",
+    responses=problem_responses(),
+)
+def get_capabilities(caller: CallerDep, settings: SettingsDep) -> Capabilities:
+    """Everything that a request may name, and the limits that hold for it."""
+    return Capabilities(
+        version=package_version(),
+        families=list(FAMILIES.values()),
+        units=list(Unit),
+        criteria=list(Criterion),
+        presets=list(PRESETS.values()),
+        limits=Limits(max_body_bytes=settings.max_body_bytes, max_ratio=MAX_RATIO, max_rows=MAX_ROWS),
+    )

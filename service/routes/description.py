@@ -1,0 +1,66 @@
+"""The OpenAPI document of the application."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from service.routes.operations import package_version
+from service.routes.problems import MEDIA_TYPE
+
+DESCRIPTION = """\
+Slims a multi-task language model for one task, on demand: post a model and a task, get back a smaller ordinary
+Hugging Face checkpoint.
+
+Attribution measures which neurons the task uses; the rest is cut out physically, the result is checked and stored.
+Jobs are asynchronous: `POST /jobs` answers 202, `GET /jobs/{job_id}` and its event stream say how far the job is.
+
+Errors are problem documents (RFC 9457) with a stable `code`. Unknown fields in a request are refused; clients must
+tolerate new fields and new values of enumerations in answers. Times are RFC 3339 in UTC.
+"""
+TAGS = [
+    {"name": "jobs", "description": "Submit, follow, cancel and delete jobs"},
+    {"name": "artifacts", "description": "What a job leaves"},
+    {"name": "catalog", "description": "What this deployment can do"},
+    {"name": "operations", "description": "For those who run the service"},
+]
+RETRY_AFTER = {"Retry-After": {"description": "Seconds until it is worth asking again", "schema": {"type": "integer"}}}
+
+
+def describe(app: FastAPI) -> None:
+    """Make the application serve `document` at /openapi.json."""
+    app.openapi = lambda: app.openapi_schema or _remember(app)  # type: ignore[method-assign]
+
+
+def _remember(app: FastAPI) -> dict[str, Any]:
+    app.openapi_schema = document(app)
+    return app.openapi_schema
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI 3.1 document: what FastAPI emits, with problems under their media type and optional security."""
+    found = get_openapi(
+        title="Taskslim",
+        version=package_version(),
+        summary="Task-specific slimming of language models",
+        description=DESCRIPTION,
+        routes=app.routes,
+        tags=TAGS,
+        servers=[{"url": "/", "description": "The server that gives this document"}],
+        contact={"name": "Taskslim", "url": "https://pypi.org/project/taskslim/"},
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    )
+    for path in found["paths"].values():
+        for operation in path.values():
+            _finish(operation)
+    return found
+
+
+def _finish(operation: dict[str, Any]) -> None:
+    # {}: without any configured key the server, then on loopback only, asks for none.
+    operation["security"] = [{}, *operation["security"]] if "security" in operation else []
+    for status, response in operation["responses"].items():
+        content = response.get("content", {})
+        if content.get("application/json", {}).get("schema", {}).get("$ref", "").endswith("/Problem"):
+            content[MEDIA_TYPE] = content.pop("application/json")
+            response["headers"] = RETRY_AFTER if status in ("429", "503") else {}

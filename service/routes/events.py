@@ -1,0 +1,66 @@
+"""A job's history: a list, or a stream of Server-Sent Events up to the job's end."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import redis.asyncio
+from fastapi import APIRouter, Header, Query, Request, Response
+from redis import RedisError
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from service.events import check_id, follow
+from service.records import JobRecord
+from service.routes.dependencies import FollowerDep, FoundRecord, Reader, RecordsDep
+from service.routes.problems import problem_responses
+from service.schemas import EventPage
+
+HEARTBEAT_SECONDS = 15  # proxies close a connection that is silent for half a minute
+STREAM = "text/event-stream"
+
+router = APIRouter(tags=["jobs"])
+EventId = Annotated[str | None, Query(max_length=64, description="the `id` of the last event that was seen")]
+
+
+@router.get(
+    "/jobs/{job_id}/events",
+    operation_id="listEvents",
+    summary="Follow a job",
+    response_model=EventPage,
+    responses={
+        **problem_responses(404),
+        200: {"description": "Events, oldest first", "content": {STREAM: {"schema": {"type": "string"}}}},
+    },
+)
+def list_events(
+    request: Request,
+    record: FoundRecord,
+    caller: Reader,
+    records: RecordsDep,
+    follower: FollowerDep,
+    after: EventId = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="events on a page")] = 100,
+    last_event_id: Annotated[
+        str | None, Header(max_length=64, description="as `after`, set by a client that resumes")
+    ] = None,
+) -> EventPage | Response:
+    """A page of events. With `Accept: text/event-stream`: every event and then each new one as it comes.
+
+    The stream closes behind the event that ends the job; one that breaks is resumed with `Last-Event-ID`.
+    """
+    after = last_event_id or after
+    if STREAM in request.headers.get("accept", ""):
+        check_id(after or "0-0")
+        return EventSourceResponse(_stream(follower, record, after), ping=HEARTBEAT_SECONDS)
+    events = records.events(record.tenant, record.id, after=after, limit=limit)
+    full = len(events) == limit
+    return EventPage(data=events, next_cursor=events[-1].id if full else None, has_more=full)
+
+
+async def _stream(
+    follower: redis.asyncio.Redis, record: JobRecord, after: str | None
+) -> AsyncIterator[ServerSentEvent]:
+    try:
+        async for event in follow(follower, record.tenant, record.id, after=after):
+            yield ServerSentEvent(event.model_dump_json(), id=event.id, event=event.type)
+    except RedisError:
+        return  # the client resumes with Last-Event-ID, as after any break

@@ -1,0 +1,110 @@
+"""What stands before every route: request ids, safe headers, the limit of a body, and strict JSON."""
+
+import json
+import re
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn
+
+import structlog
+from fastapi import HTTPException, Request, Response
+from fastapi.routing import APIRoute
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from ulid import ULID
+
+from service.errors import BodyTooLarge
+from service.routes.problems import ProblemResponse, problem_of
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+class RequestIdentity:
+    """Gives each request an id (the client's own, where it sends a plain one) for the log and the answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        sent = Headers(scope=scope).get("x-request-id", "")
+        request_id = sent if REQUEST_ID.fullmatch(sent) else str(ULID())
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            await self.app(scope, receive, send_with_headers)
+
+
+class BodyLimit:
+    """Refuses a body over `max_bytes`, by its declared length or, where that lies or is absent, as it comes in."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        detail = f"the body is larger than {self.max_bytes} bytes; store the rows and give their URI"
+        declared = Headers(scope=scope).get("content-length", "0")
+        if not declared.isdecimal() or int(declared) > self.max_bytes:
+            await ProblemResponse(problem_of(BodyTooLarge(detail), scope["path"]))(scope, receive, send)
+            return
+        received = 0
+
+        async def receive_counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.max_bytes:
+                raise HTTPException(413, detail)
+            return message
+
+        await self.app(scope, receive_counted, send)
+
+
+class StrictRequest(Request):
+    """A request whose JSON is what the standard allows: no NaN, no half characters, no bottomless nesting."""
+
+    async def json(self) -> Any:
+        body = await self.body()
+        try:
+            value = json.loads(body.decode(), parse_constant=_refuse_constant)
+            if HALF_CHARACTER.search(body):
+                json.dumps(value, ensure_ascii=False).encode()
+        except json.JSONDecodeError:
+            raise
+        except UnicodeError as error:
+            raise json.JSONDecodeError("text that is not UTF-8", "", 0) from error
+        except RecursionError as error:
+            raise json.JSONDecodeError("nested too deeply", "", 0) from error
+        except ValueError as error:  # a number of more digits than Python converts
+            raise json.JSONDecodeError("a number is too long", "", 0) from error
+        return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise json.JSONDecodeError(f"{name} is not a JSON number", "", 0)
+
+
+class StrictRoute(APIRoute):
+    """Hands its handler a `StrictRequest`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_strictly(request: Request) -> Response:
+            return await handle(StrictRequest(request.scope, request.receive))
+
+        return handle_strictly

@@ -1,0 +1,53 @@
+"""For those who run the service: is it up, can it work, which version is it."""
+
+from collections.abc import Callable
+from importlib.metadata import version
+
+from fastapi import APIRouter, Response
+from redis import RedisError
+
+from service.errors import StorageUnavailable
+from service.presence import live_workers
+from service.routes.dependencies import RedisDep, StorageDep
+from service.schemas import Check, Health, Version
+
+router = APIRouter(tags=["operations"])
+
+
+def package_version() -> str:
+    return version("taskslim")
+
+
+@router.get("/healthz", operation_id="getHealth", summary="Is the process up?")
+def get_health() -> Health:
+    """Answers as long as the process can; asks nobody else."""
+    return Health(ok=True)
+
+
+@router.get(
+    "/readyz",
+    operation_id="getReadiness",
+    summary="Can it take and serve jobs?",
+    responses={503: {"model": Health, "description": "Something that it needs is away; `checks` says what"}},
+)
+def get_readiness(redis: RedisDep, storage: StorageDep, response: Response) -> Health:
+    """Asks Redis and the object store. That no worker lives is a warning: jobs are accepted and wait."""
+    checks = {"redis": _check(redis.ping), "storage": _check(storage.check)}
+    ok = all(check.ok for check in checks.values())
+    response.status_code = 200 if ok else 503
+    idle = checks["redis"].ok and not live_workers(redis)
+    return Health(ok=ok, checks=checks, warnings=["no live worker: jobs wait in the queue"] if idle else [])
+
+
+@router.get("/version", operation_id="getVersion", summary="Which version is it?")
+def get_version() -> Version:
+    """The version of the package that answers."""
+    return Version(name="taskslim", version=package_version())
+
+
+def _check(ask: Callable[[], object]) -> Check:
+    try:
+        ask()
+    except (RedisError, StorageUnavailable) as error:
+        return Check(ok=False, reason=str(error) or type(error).__name__)
+    return Check(ok=True)
