@@ -100,11 +100,11 @@ PRESETS: dict[str, Preset] = {
 
 
 def resolve(task: Task) -> Task:
-    """The task as it is run: its preset's fields under its own, every default filled in, checked.
+    """The task with its preset's fields under its own, and checked; what depends on the model's family stays open.
 
     Raises UnknownPreset, InvalidTemplate or InvalidLabels. The preset's name stays, for the report.
     """
-    fields: dict[str, object] = {"kind": TaskKind.classification, "special_tokens": True, "label_prefix": " "}
+    fields: dict[str, object] = {"kind": TaskKind.classification}
     if task.preset is not None:
         preset = _find(task.preset)
         fields |= {name: getattr(preset, name) for name in ("kind", "template", "labels", "max_words")}

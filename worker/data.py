@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from service.errors import InvalidData, NotFound
 from service.presets import LABEL_COLUMN
@@ -63,13 +63,16 @@ def load_rows(task: Task, location: Location) -> tuple[list[Row], list[Row]]:
     return set_aside(calibration, label_column, task.calibration.seed)
 
 
-def padding(kind: Kind, config: PreTrainedConfig, forced_bos: int | None) -> Padding:
-    """`forced_bos` is the generation config's `forced_bos_token_id`: BART's answers begin with it."""
+def padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: Kind) -> Padding:
+    """What the model's batches are padded with, and what they need besides the prompt."""
+    config = model.config
     pad = config.pad_token_id if config.pad_token_id is not None else 0
     if kind == "encoder-decoder":
-        opening = (config.decoder_start_token_id, forced_bos)
-        return Padding(kind, pad, tuple(token for token in opening if token is not None))
-    return Padding(kind, pad)
+        # BART's answers begin with a token that its generation config forces.
+        opening = (config.decoder_start_token_id, model.generation_config.forced_bos_token_id)
+        return Padding(kind, pad, decoder_opening=tuple(token for token in opening if token is not None))
+    pairs = kind == "classifier" and getattr(config, "type_vocab_size", 0) > 1
+    return Padding(kind, pad, separator=tokenizer.sep_token_id if pairs else None)
 
 
 def batches(examples: Sequence[Example], padding: Padding, tokens_per_batch: int) -> list[Batch]:
@@ -87,6 +90,12 @@ def pad_right(rows: Sequence[Tokens], pad: int) -> tuple[Tensor, Tensor]:
     longest = int(lengths_B.max())
     tokens_BT = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows])
     return tokens_BT, torch.arange(longest) < lengths_B.unsqueeze(1)
+
+
+def pad_left(rows: Sequence[Tokens], pad: int) -> tuple[Tensor, Tensor]:
+    """As `pad_right`, the padding first."""
+    reversed_BT, mask_BT = pad_right([row[::-1] for row in rows], pad)
+    return reversed_BT.flip(1), mask_BT.flip(1)
 
 
 def _rows(source: DataSource, param: str, location: Location) -> list[Row]:

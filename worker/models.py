@@ -111,7 +111,6 @@ def check(directory: Path) -> Family:
 def load(directory: Path, *, device: torch.device, adapter: Path | None = None) -> LoadedModel:
     """The checked model in evaluation mode on `device`, weights without gradients, its adapter merged.
 
-    float16 is computed in float32 on a CPU: gradients of float16 underflow, and few CPUs have its arithmetic.
     Raises InvalidModel where the checkpoint does not hold what its class needs.
     """
     family = check(directory)
@@ -119,10 +118,8 @@ def load(directory: Path, *, device: torch.device, adapter: Path | None = None) 
     dtype = model.dtype
     if adapter is not None:
         model = merge(model, adapter)
-    if device.type == "cpu" and dtype == torch.float16:
-        cast(model, torch.float32)
     nn.Module.to(model, device)
-    return LoadedModel(model.eval().requires_grad_(False), tokenizer, family, dtype)
+    return LoadedModel(computable(model).eval().requires_grad_(False), tokenizer, family, dtype)
 
 
 def merge(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
@@ -143,6 +140,17 @@ def cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     """The model itself, its weights in `dtype`."""
     nn.Module.to(model, dtype=dtype)
     return model
+
+
+def computable(model: PreTrainedModel) -> PreTrainedModel:
+    """The model itself, in float32 where it was float16 on a CPU: gradients of float16 underflow, and few CPUs have
+    its arithmetic."""
+    return cast(model, torch.float32) if model.device.type == "cpu" and model.dtype == torch.float16 else model
+
+
+def weight_bytes(directory: Path) -> int:
+    """Size of the files that hold a checkpoint's weights."""
+    return sum(path.stat().st_size for path in _weight_files(directory))
 
 
 def count_parameters(model: nn.Module) -> int:

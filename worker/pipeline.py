@@ -1,12 +1,51 @@
 """The stages of a job, in order, each a function of what the stages before it left."""
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from service.records import JobRecord
-from service.schemas import Result, Stage
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers.utils import logging
+
+from service import presets
+from service.errors import InvalidRequest, StorageUnavailable, TargetUnreachable
+from service.records import JobRecord, LeaseLost
+from service.schemas import (
+    DenseSlim,
+    JobMetrics,
+    Latency,
+    Manifest,
+    Metrics,
+    Objective,
+    Result,
+    Stage,
+    StageTiming,
+    StoredFile,
+    Task,
+    TaskKind,
+    Verified,
+    Widths,
+)
 from service.settings import Settings
-from service.storage import Storage
+from service.storage import Storage, attempt_prefix, digest_file, manifest_key
+from worker import data, evaluation, models, prompts, reporting, verification
+from worker.models import LoadedModel
+from worker.prompts import Example, Wording
+from worker.rows import Row
+from worker.slimming import attribution, selection, surgery
+from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.criteria import Options
+from worker.slimming.groups import Group, Site, locate
+from worker.slimming.objectives import Batch
+
+LATENCY_BATCH = 4
+LATENCY_TOKENS = 64
+PROBE_EXAMPLES = 4
 
 
 class StageProgress(Protocol):
@@ -19,10 +58,323 @@ class StageProgress(Protocol):
         """`done` of `total` units ("examples", "bytes") of the present stage are done; cheap enough for every batch."""
 
 
+@dataclass
+class StagedJob:
+    """A job on its way through the stages: what it may use, and how long its stages took so far."""
+
+    job: JobRecord
+    task: Task  # resolved
+    settings: Settings
+    storage: Storage
+    progress: StageProgress
+    scratch: Path
+    timings: list[StageTiming] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, stage: Stage) -> Iterator[None]:
+        """Announces a stage and takes its time."""
+        self.progress.stage(stage)
+        start = time.monotonic()
+        yield
+        self.timings.append(StageTiming(stage=stage, seconds=round(time.monotonic() - start, 3)))
+
+    def counter(self, total: int) -> Callable[[int], None]:
+        """Hears how many of `total` examples are done."""
+        return lambda done: self.progress.advance(done, total, "examples")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the request names, on this machine."""
+
+    model: Path
+    adapter: Path | None
+    calibration: list[Row]
+    evaluation: list[Row]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows as one model reads them."""
+
+    examples: list[Example]
+    batches: list[Batch]
+    shortened: int
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model that is being slimmed, and its task in tokens."""
+
+    loaded: LoadedModel
+    wording: Wording
+    padding: data.Padding
+    calibration: Examples
+    evaluation: Examples
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model on the evaluation rows."""
+
+    metrics: Metrics
+    parameters: int
+    latency_ms: float
+
+
 def run(job: JobRecord, *, settings: Settings, storage: Storage, progress: StageProgress, scratch: Path) -> Result:
     """Slim the job's model for its task and leave the artifacts in storage, the manifest last.
 
-    `scratch` is an empty directory for this attempt alone; the caller removes it. Raises the errors of
-    `service.errors` for what the user can change, and whatever `progress` raises.
+    `scratch` is an empty directory for this attempt alone; the caller removes it. What the attempt has stored is
+    removed again when it fails. Raises the errors of `service.errors` for what the user can change, LeaseLost where
+    another attempt has left its manifest, and whatever `progress` raises.
     """
-    raise NotImplementedError
+    logging.disable_progress_bar()
+    task = presets.resolve(job.request.task)
+    staged = StagedJob(job, task, settings, storage, progress, scratch)
+    try:
+        return _run(staged)
+    except BaseException:
+        with suppress(StorageUnavailable):  # the first error is the one to report
+            storage.delete_prefix(_prefix(staged))
+        raise
+
+
+def _run(staged: StagedJob) -> Result:
+    with staged.stage(Stage.fetch):
+        sources = fetch(staged)
+    with staged.stage(Stage.load):
+        subject = load(staged, sources)
+    with staged.stage(Stage.evaluate_dense):
+        dense = evaluate(staged, subject)
+    with staged.stage(Stage.attribute):
+        scores = attribute(staged, subject)
+    with staged.stage(Stage.select):
+        groups, kept = select(staged, subject, scores)
+    with staged.stage(Stage.slice):
+        surgery.cut(subject.loaded.model, ARCHITECTURES[subject.loaded.family.model_type], kept)
+    with staged.stage(Stage.evaluate_slim):
+        slim = evaluate(staged, subject)
+    with staged.stage(Stage.verify):
+        directory = save(staged, subject)
+        verified = verify(staged, subject, directory)
+    with staged.stage(Stage.upload):
+        size = DenseSlim(dense=models.weight_bytes(sources.model), slim=models.weight_bytes(directory))
+        result = conclude(subject, dense, slim, size, groups, kept, verified)
+        write_report(staged, sources, subject, result)
+        save_file({str(site): kept_K for site, kept_K in kept.items()}, staged.scratch / "output/kept.safetensors")
+        upload(staged)
+    return result
+
+
+def fetch(staged: StagedJob) -> Sources:
+    """Bring model, adapter and rows here; rows first, since they are small and as likely to be wrong."""
+    request, roots = staged.job.request, staged.settings.local_roots
+    location = data.Location(staged.storage, staged.job.tenant, staged.scratch / "rows", roots)
+    calibration, evaluation_rows = data.load_rows(staged.task, location)
+    cache = staged.settings.state / "cache"
+    model = models.fetch(request.model, scratch=staged.scratch, cache=cache, roots=roots)
+    adapter = request.model.adapter_uri
+    return Sources(
+        model=model,
+        adapter=models.fetch_adapter(adapter, scratch=staged.scratch, roots=roots) if adapter else None,
+        calibration=calibration,
+        evaluation=evaluation_rows,
+    )
+
+
+def load(staged: StagedJob, sources: Sources) -> Subject:
+    """The model on its device, and its task in tokens."""
+    loaded = models.load(sources.model, device=device(staged.settings.device), adapter=sources.adapter)
+    config, kind = loaded.model.config, loaded.family.kind
+    wording = prompts.wording(kind, staged.task, loaded.tokenizer, config)
+    padding = data.padding(loaded.model, loaded.tokenizer, kind)
+
+    def examples(rows: list[Row]) -> Examples:
+        encoded, shortened = prompts.encode(rows, wording)
+        return Examples(encoded, data.batches(encoded, padding, staged.settings.tokens_per_batch), shortened)
+
+    return Subject(loaded, wording, padding, examples(sources.calibration), examples(sources.evaluation))
+
+
+def evaluate(staged: StagedJob, subject: Subject) -> Measured:
+    """The model as it now is, on the evaluation rows."""
+    model, rows = subject.loaded.model, subject.evaluation
+    generates = staged.task.kind is TaskKind.generation
+    count = staged.counter(len(rows.examples) * (2 if generates else 1))
+    scores = evaluation.score(model, rows.batches, count)
+    if generates:
+        texts = evaluation.generate(
+            model,
+            rows.examples,
+            subject.wording,
+            subject.padding,
+            staged.settings.tokens_per_batch,
+            lambda done: count(len(rows.examples) + done),
+        )
+        metrics = evaluation.generation_metrics(scores, rows.examples, texts)
+    else:
+        metrics = evaluation.classification_metrics(scores)
+    return Measured(metrics, models.count_parameters(model), evaluation.latency(model, _latency_batch(subject)))
+
+
+def attribute(staged: StagedJob, subject: Subject) -> dict[Site, Tensor]:
+    """Every unit's score on the calibration rows."""
+    loaded, method = subject.loaded, staged.job.request.method
+    return attribution.score(
+        loaded.model,
+        ARCHITECTURES[loaded.family.model_type],
+        method.units,
+        (batch.to(loaded.model.device) for batch in subject.calibration.batches),
+        method.criterion,
+        options(staged),
+        staged.counter(len(subject.calibration.examples)),
+    )
+
+
+def options(staged: StagedJob) -> Options:
+    """What the criterion is told. Raises InvalidRequest for an objective that the task cannot serve."""
+    method, kind = staged.job.request.method, staged.task.kind
+    objective = method.objective or (Objective.log_probability if kind is TaskKind.generation else Objective.margin)
+    if objective is Objective.margin and kind is TaskKind.generation:
+        raise InvalidRequest("a generation task has no wrong labels to take a margin to", param="method.objective")
+    return Options(
+        objective=objective.value,
+        token_reduction=method.token_reduction.value,
+        sign=method.sign.value,
+        example_reduction=method.example_reduction.value,
+        seed=method.seed,
+    )
+
+
+def select(staged: StagedJob, subject: Subject, scores: dict[Site, Tensor]) -> tuple[list[Group], dict[Site, Tensor]]:
+    """(all groups, what stays of each). Raises TargetUnreachable where a width would be zero."""
+    request, loaded = staged.job.request, subject.loaded
+    groups = locate(loaded.model, ARCHITECTURES[loaded.family.model_type], request.method.units)
+    try:
+        return groups, selection.select(scores, groups, request.target.ratio, request.output.round_to)
+    except selection.WidthUnreachable as error:
+        raise TargetUnreachable(
+            f"{error}: ask for a lower ratio or a smaller round_to", param="target.ratio"
+        ) from error
+
+
+def save(staged: StagedJob, subject: Subject) -> Path:
+    """Write the checkpoint in the dtype in which the model came."""
+    directory = staged.scratch / "output" / "model"
+    models.cast(subject.loaded.model, subject.loaded.dtype).save_pretrained(directory)
+    subject.loaded.tokenizer.save_pretrained(directory)
+    return directory
+
+
+def verify(staged: StagedJob, subject: Subject, directory: Path) -> Verified:
+    """Prove the written checkpoint equal to the model in memory on some of the evaluation rows."""
+    loaded, probe = subject.loaded, staged.scratch / "probe.safetensors"
+    examples = subject.evaluation.examples[:PROBE_EXAMPLES]
+    batch = data.batches(examples, subject.padding, staged.settings.tokens_per_batch)[0]
+    verification.write_probe(models.computable(loaded.model), batch.inputs, probe)
+    return verification.verify(
+        directory, probe, while_waiting=lambda: staged.progress.advance(0, len(batch.example_B), "rows")
+    )
+
+
+def conclude(
+    subject: Subject,
+    dense: Measured,
+    slim: Measured,
+    size: DenseSlim,
+    groups: list[Group],
+    kept: dict[Site, Tensor],
+    verified: Verified,
+) -> Result:
+    """What was reached, as it was counted and measured."""
+    removed = sum((group.count - kept[group.site].numel()) * group.parameters for group in groups)
+    return Result(
+        metrics=JobMetrics(dense=dense.metrics, slim=slim.metrics),
+        parameters=DenseSlim(dense=dense.parameters, slim=slim.parameters),
+        bytes=size,
+        latency_ms=Latency(
+            dense=dense.latency_ms,
+            slim=slim.latency_ms,
+            batch=LATENCY_BATCH,
+            tokens=_latency_tokens(subject),
+            runs=evaluation.LATENCY_RUNS,
+            device=str(subject.loaded.model.device),
+        ),
+        widths=_widths(groups, kept),
+        ratio=removed / sum(group.count * group.parameters for group in groups),
+        verified=verified,
+    )
+
+
+def write_report(staged: StagedJob, sources: Sources, subject: Subject, result: Result) -> None:
+    """Write report.json beside the checkpoint."""
+    digests = {
+        "model": reporting.digest_directory(sources.model),
+        "calibration": reporting.digest_rows(sources.calibration),
+        "evaluation": reporting.digest_rows(sources.evaluation),
+        "template": reporting.digest_text(staged.task.template or ""),
+    }
+    if sources.adapter is not None:
+        digests["adapter"] = reporting.digest_directory(sources.adapter)
+    report = reporting.build(
+        staged.job,
+        task=prompts.as_run(subject.wording),
+        family=subject.loaded.family,
+        result=result,
+        options={"criterion": staged.job.request.method.criterion.value, **vars(options(staged))},
+        calibration_examples=len(subject.calibration.examples),
+        shortened_prompts=subject.calibration.shortened + subject.evaluation.shortened,
+        timings=staged.timings,
+        digests=digests,
+        auto_class=models.AUTO_CLASSES[subject.loaded.family.kind].__name__,
+    )
+    (staged.scratch / "output" / "report.json").write_text(report.model_dump_json(indent=2))
+
+
+def upload(staged: StagedJob) -> None:
+    """Store every file of the output, then the manifest, which makes them the job's result."""
+    root = staged.scratch / "output"
+    paths = sorted(path for path in root.rglob("*") if path.is_file())
+    total, done, files = sum(path.stat().st_size for path in paths), 0, []
+    for path in paths:
+        name, size = str(path.relative_to(root)), path.stat().st_size
+        staged.storage.put_file(path, _prefix(staged) + name)
+        files.append(StoredFile(name=name, size=size, sha256=digest_file(path)))
+        done += size
+        staged.progress.advance(done, total, "bytes")
+    manifest = Manifest(job_id=staged.job.id, attempt=staged.job.attempt, files=files)
+    key = manifest_key(staged.job.tenant, staged.job.id)
+    if not staged.storage.put_if_absent(manifest.model_dump_json().encode(), key):
+        raise LeaseLost(f"another attempt of job {staged.job.id} has left its manifest")
+
+
+def device(name: str) -> torch.device:
+    """The device of a setting; `auto` is the first GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _prefix(staged: StagedJob) -> str:
+    return attempt_prefix(staged.job.tenant, staged.job.id, staged.job.attempt)
+
+
+def _latency_tokens(subject: Subject) -> int:
+    return min(LATENCY_TOKENS, subject.wording.max_tokens or LATENCY_TOKENS)
+
+
+def _latency_batch(subject: Subject) -> Batch:
+    tokens = _latency_tokens(subject)
+    examples = evaluation.latency_examples(subject.evaluation.examples, LATENCY_BATCH, tokens)
+    [batch] = data.batches(examples, subject.padding, LATENCY_BATCH * (tokens + len(subject.padding.decoder_opening)))
+    return batch
+
+
+def _widths(groups: list[Group], kept: dict[Site, Tensor]) -> list[Widths]:
+    """One entry for each stack and unit: in the uniform layout its layers are alike."""
+    first = {(group.site.stack, group.site.unit): group for group in reversed(groups)}
+    return [
+        Widths(stack=stack, unit=unit, dense=group.count, slim=kept[group.site].numel())
+        for (stack, unit), group in sorted(first.items())
+    ]

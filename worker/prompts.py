@@ -71,6 +71,13 @@ def wording(kind: Kind, task: Task, tokenizer: PreTrainedTokenizerBase, config: 
     )
 
 
+def as_run(wording: Wording) -> Task:
+    """The task with what this model's family makes of the fields that were left open."""
+    return wording.task.model_copy(
+        update={"special_tokens": wording.special_tokens, "label_prefix": wording.label_prefix}
+    )
+
+
 def encode(rows: Sequence[Row], wording: Wording) -> tuple[list[Example], int]:
     """The examples of the rows, and how many prompts lost words because the model takes no more tokens.
 

@@ -1,0 +1,72 @@
+"""The report of a job: what was asked, what was done, what it was done with, and how to use the outcome."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from service.records import JobRecord
+from service.schemas import Family, Report, Result, StageTiming, Task
+from service.storage import digest_file
+from worker.rows import Row
+
+PACKAGES = ("taskslim", "torch", "transformers", "tokenizers", "safetensors", "peft")
+
+SNIPPET = """\
+from transformers import {auto_class}, AutoTokenizer
+
+model = {auto_class}.from_pretrained("model")
+tokenizer = AutoTokenizer.from_pretrained("model")
+"""
+
+
+def build(
+    job: JobRecord,
+    *,
+    task: Task,
+    family: Family,
+    result: Result,
+    options: dict[str, str | int],
+    calibration_examples: int,
+    shortened_prompts: int,
+    timings: Sequence[StageTiming],
+    digests: dict[str, str],
+    auto_class: str,
+) -> Report:
+    """The report; `timings` has the stages that are over by now."""
+    return Report(
+        job_id=job.id,
+        attempt=job.attempt,
+        request=job.request,
+        task=task.model_dump(mode="json", exclude={"calibration": {"rows"}, "evaluation": {"rows"}}),
+        family=family.model_type,
+        result=result,
+        options=dict(options),
+        calibration_examples=calibration_examples,
+        shortened_prompts=shortened_prompts,
+        timings=list(timings),
+        versions={"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
+        digests=digests,
+        snippet=SNIPPET.format(auto_class=auto_class),
+    )
+
+
+def digest_directory(directory: Path) -> str:
+    """sha256 over the names and contents of a directory's files, in the order of their names."""
+    files = sorted(path for path in directory.iterdir() if path.is_file())
+    return _digest([[path.name, digest_file(path)] for path in files])
+
+
+def digest_rows(rows: Sequence[Row]) -> str:
+    """sha256 over the rows in their order."""
+    return _digest([row.values for row in rows])
+
+
+def digest_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _digest(content: object) -> str:
+    return digest_text(json.dumps(content, sort_keys=True, default=str))
