@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from redis import Redis
 
+from service.figures import LUA
 from service.schemas import JobStatus
 
 Moves = Mapping[str, str]
@@ -37,7 +38,9 @@ WEBHOOKS = "slim:webhooks"  # tenant/id/event of every message to send -> when i
 MAX_EVENTS = 2000  # of one job; the oldest go first
 
 # A record with the id that exists already is left as it is: the same request came twice.
-CREATE = """
+CREATE = (
+    LUA
+    + """
 local job, events, index, open = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 if redis.call('EXISTS', job) == 1 then return 0 end
 local ask = cjson.decode(ARGV[1])
@@ -49,8 +52,12 @@ redis.call('ZADD', index, 0, ask.set.id)
 redis.call('ZADD', index .. ':' .. ask.set.status, 0, ask.set.id)
 redis.call('ZADD', open, now + ask.silence_ms, ask.member)
 redis.call('XADD', events, '*', 'type', 'status', 'attempt', 0, 'data', cjson.encode({status = ask.set.status}))
+count(1, 'slim_jobs', ask.set.status)
+local request = cjson.decode(ask.set.request)
+count(1, 'slim_jobs_submitted', task_of(request), request.method.criterion)
 return 1
 """
+)
 
 # `ask` is the second half of the contract:
 #   moves     as above                          attempt   the present attempt that the caller believes in (fencing)
@@ -58,7 +65,9 @@ return 1
 #   lost      count the attempt as lost         silence_ms  how long nobody need be heard of from now on
 #   set       status -> fields to write when that is where the job comes to be
 #   event     type and data of an event; a change of status makes its own, with `news` (status -> data) instead
-CHANGE = """
+CHANGE = (
+    LUA
+    + """
 local job, events, index, open, webhooks = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local ask = cjson.decode(ARGV[1])
 local record = redis.call('HMGET', job, 'status', 'attempt', 'id', 'worker')
@@ -79,11 +88,22 @@ if ask.take then
   attempt = redis.call('HINCRBY', job, 'attempt', 1)
   redis.call('HSET', job, 'worker', ask.take)
   redis.call('HSETNX', job, 'started_at', now)
+  count(1, 'slim_job_attempts', attempt == 1 and 'first' or 'again')
+  if attempt == 1 then
+    observe((now - redis.call('HGET', job, 'created_at')) / 1000, 'slim_job_queue_wait_seconds')
+  end
 end
-if ask.lost then redis.call('HINCRBY', job, 'lost', 1) end
+if ask.lost then
+  redis.call('HINCRBY', job, 'lost', 1)
+  count(1, 'slim_jobs_reclaimed', from == 'queued' and 'entry_lost' or 'worker_lost')
+end
 for field, value in pairs((ask.set or {})[to] or {}) do redis.call('HSET', job, field, value) end
 local event = ask.event
+local request
 if to ~= from then
+  request = cjson.decode(redis.call('HGET', job, 'request'))
+  count(-1, 'slim_jobs', from)
+  count(1, 'slim_jobs', to)
   redis.call('HSET', job, 'status', to)
   redis.call('ZREM', index .. ':' .. from, id)
   redis.call('ZADD', index .. ':' .. to, 0, id)
@@ -91,6 +111,12 @@ if to ~= from then
 end
 if to == 'succeeded' or to == 'failed' or to == 'cancelled' then
   redis.call('HSET', job, 'finished_at', now)
+  if request then
+    local task = task_of(request)
+    count(1, 'slim_jobs_completed', task, request.method.criterion, to)
+    local started = redis.call('HGET', job, 'started_at')
+    if started then observe((now - started) / 1000, 'slim_job_duration_seconds', task, to) end
+  end
   redis.call('ZREM', open, ask.member)
 elseif ask.silence_ms then
   redis.call('ZADD', open, now + ask.silence_ms, ask.member)
@@ -98,12 +124,13 @@ end
 if event then
   local fields = {'type', event.type, 'attempt', attempt, 'data', event.data}
   local entry = redis.call('XADD', events, 'MAXLEN', ask.max_events, '*', unpack(fields))
-  if to ~= from and type(cjson.decode(redis.call('HGET', job, 'request')).webhook) == 'table' then
+  if request and type(request.webhook) == 'table' then
     redis.call('ZADD', webhooks, now, ask.member .. '/' .. entry)
   end
 end
 return {'done', to}
 """
+)
 
 Verdict = Literal["done", "missing", "stale", "refused", "early"]
 
