@@ -84,6 +84,7 @@ class Lease:
 
     job: JobRecord
     attempt: int
+    spent_seconds: float  # of the job's deadline, by attempts before this one
 
     @property
     def token(self) -> int:
@@ -190,7 +191,8 @@ class Records:
         outcome = self._transitions.apply(tenant, job_id, LEASE, attempt=attempt - 1, **ask)
         if outcome.verdict != "done":
             raise LeaseLost(f"attempt {attempt} of job {job_id} cannot start: {outcome.verdict}, {outcome.status}")
-        return Lease(self.get(tenant, job_id), attempt)
+        record = self.get(tenant, job_id)
+        return Lease(record, attempt, spent_seconds=self.seconds_since_start(record))
 
     def heartbeat(self, lease: Lease) -> JobStatus:
         """Says that the worker lives. Answers `running`, or `cancelling` when the attempt is to end."""
@@ -229,6 +231,11 @@ class Records:
     def hand_back(self, lease: Lease) -> JobStatus:
         """Puts the job back in the queue, not counted as lost; enqueueing the next attempt is the caller's."""
         return self._write(lease, HAND_BACK, silence_ms=self.silence_ms)
+
+    def seconds_since_start(self, record: JobRecord) -> float:
+        """How long ago the job's first attempt began; 0 before that."""
+        started = record.started_at
+        return self._now_ms() / 1000 - started.timestamp() if started else 0.0
 
     # --- the reconciler's side
 

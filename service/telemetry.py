@@ -1,0 +1,91 @@
+"""Logs: one JSON object a line, with what is secret struck out. `configure` is called once by each process."""
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+STRUCK_OUT = "***"
+# What is secret by its name, at any depth of a log line.
+SECRET_NAMES = re.compile(r"(?i)authorization|password|passwd|secret|api_?key|access_key|credential|cookie")
+# What is secret by its look; each pattern keeps its first group.
+SECRET_LOOKS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"(?i)(\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}",
+        r"(\bhf_)[A-Za-z0-9]{8,}",
+        r"(\bwhsec_)[A-Za-z0-9+/=]{8,}",
+        r"(\bslim_[a-z]+_[A-Za-z0-9]+_)[A-Za-z0-9_-]{8,}",
+        r"(?i)([?&](?:x-amz-[a-z-]+|x-goog-[a-z-]+|sig|signature|token)=)[^&\s\"']+",
+        r"([a-z][a-z0-9+.-]*://)[^/\s@\"']+(?=@)",
+    )
+)
+NOISY = ("httpx", "httpcore", "urllib3", "filelock", "fsspec", "datasets")
+
+
+def configure(process: str, *, level: int = logging.INFO) -> None:
+    """Sends structlog's and the standard library's records to standard output, each line marked with `process`."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
+        _marker(process),
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(allow=("job_id",))],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            redact,
+            structlog.processors.JSONRenderer(sort_keys=True, default=str),
+        ],
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    logging.captureWarnings(True)
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def redact(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The log line without its secrets; a structlog processor."""
+    return {name: _redacted(name, value) for name, value in line.items()}
+
+
+def _redacted(name: str, value: Any) -> Any:
+    if SECRET_NAMES.search(name):
+        return STRUCK_OUT
+    if isinstance(value, dict):
+        return {str(key): _redacted(str(key), item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted("", item) for item in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = str(value)
+    for look in SECRET_LOOKS:
+        text = look.sub(rf"\1{STRUCK_OUT}", text)
+    return text
+
+
+def _marker(process: str) -> structlog.typing.Processor:
+    def mark(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        line["process"] = process
+        return line
+
+    return mark

@@ -1,0 +1,29 @@
+"""python -m worker [--burst]: one worker process for one device, against SLIM_REDIS_URL and SLIM_STORAGE_URL.
+
+Run several side by side for several devices, each with its own CUDA_VISIBLE_DEVICES. SIGTERM hands the job back.
+"""
+
+import argparse
+import socket
+import sys
+
+from ulid import ULID
+
+from service.settings import Settings
+from service.telemetry import configure
+from worker.spawn import SlimWorker
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m worker", description="Takes jobs from the queue, one at a time.")
+    parser.add_argument("--burst", action="store_true", help="end when the queue is empty")
+    burst = parser.parse_args().burst
+    settings = Settings()
+    if not settings.redis_url:
+        sys.exit("a worker needs SLIM_REDIS_URL; `taskslim serve` runs one with a Redis of its own")
+    configure("worker")
+    SlimWorker(settings.redis_url, name=f"{socket.gethostname()}-{ULID()}").work(burst=burst)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""run_job: the only function that RQ may call, in a process of its own for each attempt."""
+
+import tempfile
+from pathlib import Path
+
+import structlog
+from ulid import ULID
+
+from service.committed import committed_result, delete_attempts
+from service.connections import WORKER_PATIENCE, connect
+from service.errors import StorageUnavailable, TaskslimError
+from service.queue import JobQueue
+from service.records import Lease, LeaseLost, Records
+from service.schemas import JobError, JobStatus, Progress, Result, Stage
+from service.settings import Settings
+from service.storage import Storage, job_prefix
+from worker import pipeline
+from worker.attempt import Attempt, Cancelled, Ending, HandedBack, on_sigterm
+from worker.progress import JobProgress
+
+log = structlog.get_logger()
+
+PULSE_PATIENCE = 1  # retries of a heartbeat; the next one comes soon
+
+
+def run_job(tenant: str, job_id: str, attempt: int) -> None:
+    """Runs one attempt of a job and writes how it ended into the record.
+
+    Returns without a trace where the attempt may not start: a repeated or outdated entry of the queue.
+    """
+    settings = Settings()
+    records = Records(connect(settings.redis_url, patience=WORKER_PATIENCE), lease_seconds=settings.lease_seconds)
+    structlog.contextvars.bind_contextvars(tenant=tenant, job_id=job_id, attempt=attempt)
+    try:
+        lease = records.lease(tenant, job_id, attempt, worker=str(ULID()))
+    except LeaseLost as refused:
+        log.info("attempt not started", reason=str(refused))
+        return
+    JobRun(settings, records, lease).run()
+
+
+class JobRun:
+    """One attempt that holds its lease."""
+
+    def __init__(self, settings: Settings, records: Records, lease: Lease) -> None:
+        self._settings, self._records, self._lease = settings, records, lease
+        pulse = Records(connect(settings.redis_url, patience=PULSE_PATIENCE), lease_seconds=settings.lease_seconds)
+        self._attempt = Attempt(pulse, lease, settings, self._settle)
+
+    def run(self) -> None:
+        """Runs the pipeline and settles the attempt. A bug is logged and fails the job; it goes no further, because
+        RQ would put its traceback, secrets and all, in Redis."""
+        with on_sigterm(lambda: self._attempt.end(HandedBack("the worker was told to stop"))):
+            try:
+                with self._attempt.watched():
+                    result = self._result()
+                self._succeed(result)
+            except (Cancelled, HandedBack, LeaseLost, TaskslimError) as ending:
+                self._settle(ending)
+            except Exception:
+                log.exception("the job met a bug")
+                self._settle(TaskslimError("the job failed because of a bug; the worker's log has the details"))
+
+    @property
+    def _storage(self) -> Storage:
+        return Storage(self._settings.artifacts_url)
+
+    def _result(self) -> Result:
+        """The pipeline's result, or that of an earlier attempt that committed it and died before it could say so."""
+        job, storage = self._lease.job, self._storage
+        earlier = committed_result(storage, job.tenant, job.id) if self._lease.attempt > 1 else None
+        if earlier is not None:
+            return earlier
+        progress = JobProgress(self._write_progress, self._attempt.check)
+        try:
+            with tempfile.TemporaryDirectory(prefix="taskslim-") as scratch:
+                return pipeline.run(
+                    job, settings=self._settings, storage=storage, progress=progress, scratch=Path(scratch)
+                )
+        except LeaseLost:  # perhaps because an earlier attempt, thought dead, has committed its result meanwhile
+            late = committed_result(storage, job.tenant, job.id)
+            if late is None:
+                raise
+            return late
+
+    def _write_progress(self, stage: Stage, progress: Progress, entered: bool) -> None:
+        if entered:
+            log.info("stage", stage=stage.value)
+            status = self._records.set_stage(self._lease, stage, progress)
+        else:
+            status = self._records.progress(self._lease, progress)
+        self._attempt.heed(status)
+
+    def _succeed(self, result: Result) -> None:
+        status = self._records.succeed(self._lease, result)
+        log.info("attempt over", status=status)
+        self._clean(status)
+
+    def _settle(self, ending: Ending) -> None:
+        """Writes how an attempt ended that has no result, its files deleted first."""
+        if isinstance(ending, LeaseLost):  # what lies in storage may be the winner's by now
+            log.warning("lease lost", reason=str(ending))
+            return
+        self._clean(JobStatus.running)
+        try:
+            status = self._write_ending(ending)
+        except LeaseLost as lost:
+            log.warning("lease lost", reason=str(lost))
+            return
+        log.info("attempt over", status=status, reason=type(ending).__name__)
+        self._clean(status)
+
+    def _write_ending(self, ending: Cancelled | HandedBack | TaskslimError) -> JobStatus:
+        match ending:
+            case Cancelled():
+                return self._records.acknowledge(self._lease)
+            case HandedBack():
+                return self._hand_back()
+            case TaskslimError():
+                error = JobError(code=ending.code, message=ending.message, param=ending.param)
+                return self._records.fail(self._lease, error)
+
+    def _hand_back(self) -> JobStatus:
+        status = self._records.hand_back(self._lease)
+        if status is JobStatus.queued:
+            redis = connect(self._settings.redis_url, patience=WORKER_PATIENCE, decode=False)
+            JobQueue(redis).enqueue(self._records.get(self._lease.job.tenant, self._lease.job.id))
+        return status
+
+    def _clean(self, status: JobStatus) -> None:
+        """Deletes what the attempts up to this one have left, save a committed result; all of a job without one.
+
+        Earlier attempts are over: the fencing token keeps them from coming back. A later one may be running.
+        """
+        job = self._lease.job
+        try:
+            if status in (JobStatus.failed, JobStatus.cancelled):
+                self._storage.delete_prefix(job_prefix(job.tenant, job.id))
+            else:
+                delete_attempts(self._storage, job.tenant, job.id, self._lease.attempt)
+        except StorageUnavailable:
+            log.exception("files of the attempt were left behind")
