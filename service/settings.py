@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -24,7 +24,22 @@ class Settings(BaseSettings):
     port: int = 8000
     public_url: str = Field(default="", description="base of the links that the API gives; empty takes the request's")
 
+    api_key: SecretStr | None = Field(
+        default=None, description="slim_<env>_<id>_<secret>: the first key of a server, the key of the client commands"
+    )
+    webhook_hosts: Annotated[frozenset[str], NoDecode] = Field(
+        default=frozenset(), description="comma-separated hosts, or host:port, that webhooks may reach at any address"
+    )
+
     max_body_bytes: int = Field(default=16 * 2**20, gt=0)
+    max_dataset_bytes: int = Field(default=256 * 2**20, gt=0, description="of an uploaded data set")
+    # The next five are limits of one tenant; they hold for callers with a key.
+    max_queued_jobs: int = Field(default=1000, gt=0)
+    max_running_jobs: int = Field(default=8, gt=0, description="handed to workers at the same time; the rest waits")
+    max_stored_bytes: int = Field(default=500 * 2**30, gt=0, description="artifacts and data sets")
+    max_requests: int = Field(default=600, gt=0, description="in a window of SLIM_WINDOW_SECONDS")
+    window_seconds: int = Field(default=60, gt=0)
+    retention_days: float = Field(default=30, gt=0, description="until finished jobs and data sets are deleted")
     max_attempts: int = Field(default=3, gt=0, description="attempts of a job before it fails with worker_lost")
     lease_seconds: float = Field(default=20, gt=0, description="after this silence of its worker a job is queued again")
     heartbeat_seconds: float = Field(default=4, gt=0)
@@ -36,6 +51,21 @@ class Settings(BaseSettings):
     local_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         default=(), description="colon-separated directories that file:// may name; empty: all"
     )
+
+    @field_validator("webhook_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: object) -> object:
+        return [part.strip().lower() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("local_roots", mode="before")
+    @classmethod
+    def _split_roots(cls, value: object) -> object:
+        return [part for part in value.split(":") if part] if isinstance(value, str) else value
+
+    @field_validator("api_key", mode="before")
+    @classmethod
+    def _empty_is_no_key(cls, value: object) -> object:
+        return value or None
 
     @property
     def artifacts_url(self) -> str:
