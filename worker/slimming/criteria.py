@@ -134,7 +134,7 @@ def random(evidence: Evidence, options: Options) -> Tensor:
 
 def magnitude(evidence: Evidence, options: Options) -> Tensor:
     """||w_i||_2 over all weights of the unit (Han et al., arXiv 1506.02626, summed over the structure)."""
-    return torch.linalg.vector_norm(torch.cat(evidence.weights_UF, dim=1).float(), dim=1)
+    return torch.cat(evidence.weights_UF, dim=1).float().square().sum(1).sqrt()
 
 
 CRITERIA: dict[str, Criterion] = {

