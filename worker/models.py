@@ -4,7 +4,7 @@ Nothing of a checkpoint is ever executed: safetensors only, no remote code.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,33 +119,50 @@ def load(directory: Path, *, device: torch.device, adapter: Path | None = None) 
     if adapter is not None:
         model = merge(model, adapter)
     nn.Module.to(model, device)
-    return LoadedModel(computable(model).eval().requires_grad_(False), tokenizer, family, dtype)
+    make_computable(model)
+    return LoadedModel(model.eval().requires_grad_(False), tokenizer, family, dtype)
 
 
 def merge(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
-    """The model with a LoRA adapter added to its weights: summed in float32, then rounded once to the model's dtype."""
-    dtype = model.dtype
+    """The model with a LoRA adapter added to its weights: summed in float32, then rounded once to their dtypes."""
+    dtypes = weight_dtypes(model)
+    cast(model, dict.fromkeys(dtypes, torch.float32))
     try:
-        wrapper = PeftModel.from_pretrained(cast(model, torch.float32), str(adapter))
-        merged: PreTrainedModel = wrapper.merge_and_unload()
+        merged: PreTrainedModel = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     except (ValueError, RuntimeError, TypeError) as error:
         raise InvalidModel(f"the adapter does not fit the model: {error}", param="model.adapter_uri") from error
     wrapped = [name for name, module in merged.named_modules() if type(module).__module__.startswith("peft.")]
     if wrapped:
         raise InvalidModel(f"the adapter cannot be merged into {wrapped[0]}", param="model.adapter_uri")
-    return cast(merged, dtype)
+    cast(merged, dtypes)
+    return merged
 
 
-def cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """The model itself, its weights in `dtype`."""
-    nn.Module.to(model, dtype=dtype)
-    return model
+def weight_dtypes(model: nn.Module) -> dict[str, torch.dtype]:
+    """Name -> dtype of every parameter."""
+    return {name: parameter.dtype for name, parameter in model.named_parameters()}
 
 
-def computable(model: PreTrainedModel) -> PreTrainedModel:
-    """The model itself, in float32 where it was float16 on a CPU: gradients of float16 underflow, and few CPUs have
-    its arithmetic."""
-    return cast(model, torch.float32) if model.device.type == "cpu" and model.dtype == torch.float16 else model
+def cast(model: nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:
+    """Convert the weights in place. Buffers stay: rotary frequencies in half precision would be another model."""
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(dtypes[name])
+
+
+def make_computable(model: PreTrainedModel) -> None:
+    """On a CPU turn float16 to float32: gradients of float16 underflow, and few CPUs have its arithmetic."""
+    if model.device.type == "cpu" and model.dtype == torch.float16:
+        cast(model, dict.fromkeys(weight_dtypes(model), torch.float32))
+
+
+def save(loaded: LoadedModel, directory: Path) -> None:
+    """Write model and tokenizer in the checkpoint's dtype. The model in memory then has the weights that were written,
+    in the dtypes in which it computed before."""
+    computed_in = weight_dtypes(loaded.model)
+    cast(loaded.model, dict.fromkeys(computed_in, loaded.dtype))
+    loaded.model.save_pretrained(directory)
+    loaded.tokenizer.save_pretrained(directory)
+    cast(loaded.model, computed_in)
 
 
 def weight_bytes(directory: Path) -> int:

@@ -155,14 +155,16 @@ def _run(staged: StagedJob) -> Result:
         surgery.cut(subject.loaded.model, ARCHITECTURES[subject.loaded.family.model_type], kept)
     with staged.stage(Stage.evaluate_slim):
         slim = evaluate(staged, subject)
+    output = staged.scratch / "output"
     with staged.stage(Stage.verify):
-        directory = save(staged, subject)
+        directory = output / "model"
+        models.save(subject.loaded, directory)
         verified = verify(staged, subject, directory)
     with staged.stage(Stage.upload):
         size = DenseSlim(dense=models.weight_bytes(sources.model), slim=models.weight_bytes(directory))
         result = conclude(subject, dense, slim, size, groups, kept, verified)
         write_report(staged, sources, subject, result)
-        save_file({str(site): kept_K for site, kept_K in kept.items()}, staged.scratch / "output/kept.safetensors")
+        save_file({str(site): kept_K for site, kept_K in kept.items()}, output / "kept.safetensors")
         upload(staged)
     return result
 
@@ -259,20 +261,12 @@ def select(staged: StagedJob, subject: Subject, scores: dict[Site, Tensor]) -> t
         ) from error
 
 
-def save(staged: StagedJob, subject: Subject) -> Path:
-    """Write the checkpoint in the dtype in which the model came."""
-    directory = staged.scratch / "output" / "model"
-    models.cast(subject.loaded.model, subject.loaded.dtype).save_pretrained(directory)
-    subject.loaded.tokenizer.save_pretrained(directory)
-    return directory
-
-
 def verify(staged: StagedJob, subject: Subject, directory: Path) -> Verified:
     """Prove the written checkpoint equal to the model in memory on some of the evaluation rows."""
     loaded, probe = subject.loaded, staged.scratch / "probe.safetensors"
     examples = subject.evaluation.examples[:PROBE_EXAMPLES]
     batch = data.batches(examples, subject.padding, staged.settings.tokens_per_batch)[0]
-    verification.write_probe(models.computable(loaded.model), batch.inputs, probe)
+    verification.write_probe(loaded.model, batch.inputs, probe)
     return verification.verify(
         directory, probe, while_waiting=lambda: staged.progress.advance(0, len(batch.example_B), "rows")
     )
