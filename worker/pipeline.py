@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from service import presets
-from service.errors import InvalidRequest, StorageUnavailable, TargetUnreachable
+from service.errors import InvalidRequest, TargetUnreachable
 from service.records import JobRecord, LeaseLost
 from service.schemas import (
     DenseSlim,
@@ -125,22 +125,12 @@ class Measured:
 def run(job: JobRecord, *, settings: Settings, storage: Storage, progress: StageProgress, scratch: Path) -> Result:
     """Slim the job's model for its task and leave the artifacts in storage, the manifest last.
 
-    `scratch` is an empty directory for this attempt alone; the caller removes it. What the attempt has stored is
-    removed again when it fails. Raises the errors of `service.errors` for what the user can change, LeaseLost where
-    another attempt has left its manifest, and whatever `progress` raises.
+    `scratch` is an empty directory for this attempt alone. The caller removes it, and what a failed attempt has stored.
+    Raises the errors of `service.errors` for what the user can change, LeaseLost where another attempt has left its
+    manifest, and whatever `progress` raises.
     """
     logging.disable_progress_bar()
-    task = presets.resolve(job.request.task)
-    staged = StagedJob(job, task, settings, storage, progress, scratch)
-    try:
-        return _run(staged)
-    except BaseException:
-        with suppress(StorageUnavailable):  # the first error is the one to report
-            storage.delete_prefix(_prefix(staged))
-        raise
-
-
-def _run(staged: StagedJob) -> Result:
+    staged = StagedJob(job, presets.resolve(job.request.task), settings, storage, progress, scratch)
     with staged.stage(Stage.fetch):
         sources = fetch(staged)
     with staged.stage(Stage.load):
