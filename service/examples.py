@@ -74,9 +74,11 @@ QUEUED: dict[str, Any] = {
     "stage": None,
     "progress": {"fraction": 0.0, "done": None, "total": None, "unit": None, "eta_seconds": None},
     "attempt": 0,
+    "attempts": [],
     "created_at": "2026-11-22T09:30:00Z",
     "started_at": None,
     "finished_at": None,
+    "expires_at": None,
     "request": SST2,
     "tags": {"team": "search"},
     "result": None,
@@ -84,6 +86,7 @@ QUEUED: dict[str, Any] = {
     "links": {
         "self": BASE,
         "events": f"{BASE}/events",
+        "deliveries": f"{BASE}/deliveries",
         "artifacts": f"{BASE}/artifacts",
         "report": f"{BASE}/report",
         "cancel": f"{BASE}/cancel",
@@ -94,13 +97,23 @@ RUNNING = QUEUED | {
     "stage": "attribute",
     "progress": {"fraction": 0.41, "done": 84, "total": 205, "unit": "examples", "eta_seconds": 12.5},
     "attempt": 1,
+    "attempts": [{"number": 1, "started_at": "2026-11-22T09:30:02Z", "finished_at": None, "outcome": None}],
     "started_at": "2026-11-22T09:30:02Z",
 }
 SUCCEEDED = RUNNING | {
     "status": "succeeded",
     "stage": "upload",
     "progress": {"fraction": 1.0, "done": None, "total": None, "unit": None, "eta_seconds": 0.0},
+    "attempts": [
+        {
+            "number": 1,
+            "started_at": "2026-11-22T09:30:02Z",
+            "finished_at": "2026-11-22T09:31:10Z",
+            "outcome": "succeeded",
+        }
+    ],
     "finished_at": "2026-11-22T09:31:10Z",
+    "expires_at": "2026-12-22T09:31:10Z",
     "result": {
         "metrics": {
             "dense": {
@@ -135,7 +148,16 @@ FAILED = RUNNING | {
     "status": "failed",
     "stage": "fetch",
     "progress": {"fraction": 0.01, "done": None, "total": None, "unit": None, "eta_seconds": None},
+    "attempts": [
+        {
+            "number": 1,
+            "started_at": "2026-11-22T09:30:02Z",
+            "finished_at": "2026-11-22T09:30:04Z",
+            "outcome": "failed",
+        }
+    ],
     "finished_at": "2026-11-22T09:30:04Z",
+    "expires_at": "2026-12-22T09:30:04Z",
     "error": {
         "code": "unknown_label",
         "message": "line 17 has the label 'neutral', which `task.labels` does not name",

@@ -29,7 +29,7 @@ log = structlog.get_logger()
 def reconciling(settings: Settings) -> Iterator[None]:
     """Reconciles in a thread while the block runs. `settings` name a Redis."""
     records = Records(connect(settings.redis_url), lease_seconds=settings.lease_seconds)
-    queue = JobQueue(connect(settings.redis_url, decode=False))
+    queue = JobQueue(connect(settings.redis_url, decode=False), max_running=settings.max_running_jobs)
     reconciler = Reconciler(records, queue, settings)
     stop = threading.Event()
     thread = threading.Thread(target=reconciler.run, args=(stop,), name="reconciler", daemon=True)
@@ -67,7 +67,7 @@ class Reconciler:
             self._lock.release()
 
     def _reconcile(self, record: JobRecord) -> None:
-        if record.status is JobStatus.queued and self._queue.holds(record):
+        if record.status is JobStatus.queued and (self._queue.holds(record) or self._queue.offer(record)):
             self._records.still_waiting(record)
             return
         try:

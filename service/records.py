@@ -8,6 +8,7 @@ fencing token: it only grows, each number is leased once, and a write by any oth
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any, cast
 
 from pydantic import Field
@@ -16,7 +17,20 @@ from ulid import ULID
 
 from service.errors import Conflict, InvalidRequest, NotFound
 from service.events import check_id, parse
-from service.schemas import Event, Job, JobError, JobRequest, JobStatus, Links, Progress, Result, Schema, Stage, Tags
+from service.schemas import (
+    Event,
+    Job,
+    JobAttempt,
+    JobError,
+    JobRequest,
+    JobStatus,
+    Links,
+    Progress,
+    Result,
+    Schema,
+    Stage,
+    Tags,
+)
 from service.transitions import (
     ACKNOWLEDGE,
     CANCEL,
@@ -37,6 +51,7 @@ from service.transitions import (
 )
 
 DEFAULT_TENANT = "default"
+ATTEMPT = "attempt:"  # begins the name of the field of each attempt
 JSON_FIELDS = ("request", "progress", "result", "error")
 MAX_LOG_LENGTH = 2000
 
@@ -54,11 +69,13 @@ class JobRecord(Schema):
     stage: Stage | None = None
     progress: Progress = Progress(fraction=0)
     attempt: int = 0
+    attempts: list[JobAttempt] = Field(default_factory=list)
     lost: int = Field(default=0, description="attempts whose worker died")
     worker: str | None = Field(default=None, description="who holds the lease, or held the last one")
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    expires_at: datetime | None = None
     request: JobRequest
     result: Result | None = None
     error: JobError | None = None
@@ -311,10 +328,13 @@ def _failure(error: JobError) -> dict[str, Any]:
 
 def _fields(record: JobRecord) -> dict[str, Any]:
     """A new record as a hash: JSON for what is nested; what is null has no field."""
-    fields = {name: value for name, value in record.model_dump(mode="json").items() if value is not None}
+    dumped = record.model_dump(mode="json", exclude={"attempts"})  # each has a field of its own once it starts
+    fields = {name: value for name, value in dumped.items() if value is not None}
     return fields | {name: json.dumps(fields[name]) for name in JSON_FIELDS if name in fields}
 
 
 def _record(fields: dict[str, str]) -> JobRecord:
     nested = {name: json.loads(value) for name, value in fields.items() if name in JSON_FIELDS}
-    return JobRecord.model_validate({name: value for name, value in fields.items() if value} | nested)
+    attempts = [json.loads(value) for name, value in fields.items() if name.startswith(ATTEMPT)]
+    flat = {name: value for name, value in fields.items() if value and not name.startswith(ATTEMPT)}
+    return JobRecord.model_validate(flat | nested | {"attempts": sorted(attempts, key=itemgetter("number"))})

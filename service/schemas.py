@@ -176,6 +176,14 @@ class Webhook(Schema):
     events: list[WebhookEvent] = Field(default=ENDINGS, min_length=1, max_length=len(WebhookEvent))
 
 
+class Priority(StrEnum):
+    """Which of the waiting jobs go first; equals go in the order in which they came."""
+
+    high = "high"
+    normal = "normal"
+    low = "low"
+
+
 class JobRequest(Schema):
     model: ModelSource
     task: Task
@@ -184,6 +192,10 @@ class JobRequest(Schema):
     output: Output = Output()
     tags: Tags = {}
     webhook: Webhook | None = None
+    priority: Priority = Priority.normal
+    retention_days: float | None = Field(
+        default=None, gt=0, le=3650, description="until the finished job is deleted; null: what the deployment sets"
+    )
     deadline_seconds: int = Field(default=3600, ge=10, le=7 * 86400)
 
 
@@ -305,9 +317,27 @@ class JobError(Schema):
     param: str | None = None
 
 
+class AttemptOutcome(StrEnum):
+    succeeded = "succeeded"
+    failed = "failed"
+    cancelled = "cancelled"
+    lost = "lost"  # its worker fell silent
+    handed_back = "handed_back"  # its worker was told to stop
+
+
+class JobAttempt(Schema):
+    """One attempt of a job; the last one may still be running."""
+
+    number: int
+    started_at: datetime
+    finished_at: datetime | None = None
+    outcome: AttemptOutcome | None = None
+
+
 class Links(Schema):
     self: str
     events: str
+    deliveries: str
     artifacts: str
     report: str
     cancel: str
@@ -320,9 +350,11 @@ class Job(Schema):
     stage: Stage | None = None
     progress: Progress
     attempt: int = Field(description="0 until a worker has taken the job")
+    attempts: list[JobAttempt] = Field(default=[], description="every attempt so far, the first one first")
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    expires_at: datetime | None = Field(default=None, description="when the finished job will be deleted")
     request: JobRequest
     tags: Tags
     result: Result | None = None

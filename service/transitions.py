@@ -35,6 +35,7 @@ GIVE_UP: Moves = {"queued": "failed", "running": "failed", "cancelling": "cancel
 
 OPEN = "slim:open"  # tenant/id of every unfinished job -> when the reconciler must look at it, Redis' milliseconds
 WEBHOOKS = "slim:webhooks"  # tenant/id/event of every message to send -> when it is due, Redis' milliseconds
+EXPIRIES = "slim:expiries"  # kind/tenant/id of what is to be deleted -> when, Redis' milliseconds
 MAX_EVENTS = 2000  # of one job; the oldest go first
 
 # A record with the id that exists already is left as it is: the same request came twice.
@@ -69,6 +70,7 @@ CHANGE = (
     LUA
     + """
 local job, events, index, open, webhooks = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local expiries, slots, waiting = KEYS[6], KEYS[7], KEYS[8]
 local ask = cjson.decode(ARGV[1])
 local record = redis.call('HMGET', job, 'status', 'attempt', 'id', 'worker')
 local from, attempt, id, worker = record[1], tonumber(record[2]), record[3], record[4]
@@ -88,10 +90,17 @@ if ask.take then
   attempt = redis.call('HINCRBY', job, 'attempt', 1)
   redis.call('HSET', job, 'worker', ask.take)
   redis.call('HSETNX', job, 'started_at', now)
+  redis.call('HSET', job, 'attempt:' .. attempt, cjson.encode({number = attempt, started_at = now}))
   count(1, 'slim_job_attempts', attempt == 1 and 'first' or 'again')
   if attempt == 1 then
     observe((now - redis.call('HGET', job, 'created_at')) / 1000, 'slim_job_queue_wait_seconds')
   end
+end
+if (from == 'running' or from == 'cancelling') and to ~= 'running' and to ~= 'cancelling' then
+  local ended = cjson.decode(redis.call('HGET', job, 'attempt:' .. attempt))
+  ended.finished_at = now
+  ended.outcome = (ask.overdue and to ~= 'succeeded' and 'lost') or (to == 'queued' and 'handed_back') or to
+  redis.call('HSET', job, 'attempt:' .. attempt, cjson.encode(ended))
 end
 if ask.lost then
   redis.call('HINCRBY', job, 'lost', 1)
@@ -116,6 +125,16 @@ if to == 'succeeded' or to == 'failed' or to == 'cancelled' then
     count(1, 'slim_jobs_completed', task, request.method.criterion, to)
     local started = redis.call('HGET', job, 'started_at')
     if started then observe((now - started) / 1000, 'slim_job_duration_seconds', task, to) end
+    if type(request.retention_days) == 'number' then
+      local expiry = now + math.floor(request.retention_days * 86400000)
+      redis.call('HSET', job, 'expires_at', expiry)
+      redis.call('ZADD', expiries, expiry, 'job/' .. ask.member)
+    end
+    -- The tenant may run one job more: let the reconciler look at the one that has waited for that.
+    redis.call('SREM', slots, id)
+    redis.call('ZREM', waiting, id)
+    local following = redis.call('ZRANGE', waiting, 0, 0)[1]
+    if following then redis.call('ZADD', open, 'XX', now, ask.tenant .. '/' .. following) end
   end
   redis.call('ZREM', open, ask.member)
 elseif ask.silence_ms then
@@ -156,6 +175,16 @@ def index_key(tenant: str, status: JobStatus | None = None) -> str:
     return f"slim:{tenant}:jobs" + (f":{status}" if status else "")
 
 
+def slots_key(tenant: str) -> str:
+    """Jobs of a tenant that were handed to workers: in the queue or running."""
+    return f"slim:{tenant}:slots"
+
+
+def waiting_key(tenant: str) -> str:
+    """Jobs of a tenant that wait until it may run more, scored by rank, hence ordered by rank and age."""
+    return f"slim:{tenant}:waiting"
+
+
 def open_member(tenant: str, job_id: str) -> str:
     return f"{tenant}/{job_id}"
 
@@ -174,9 +203,10 @@ class Transitions:
 
     def apply(self, tenant: str, job_id: str, moves: Moves, **ask: Any) -> Outcome:
         """One atomic change; `ask` as described above the script."""
-        ask |= {"moves": dict(moves), "member": open_member(tenant, job_id), "max_events": MAX_EVENTS}
+        ask |= {"moves": dict(moves), "member": open_member(tenant, job_id), "tenant": tenant, "max_events": MAX_EVENTS}
         verdict, status = self._change(keys=self._keys(tenant, job_id), args=[json.dumps(ask)])
         return Outcome(verdict, JobStatus(status) if status else None)
 
     def _keys(self, tenant: str, job_id: str) -> list[str]:
-        return [job_key(tenant, job_id), events_key(tenant, job_id), index_key(tenant), OPEN, WEBHOOKS]
+        own = [job_key(tenant, job_id), events_key(tenant, job_id), index_key(tenant)]
+        return [*own, OPEN, WEBHOOKS, EXPIRIES, slots_key(tenant), waiting_key(tenant)]

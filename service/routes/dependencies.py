@@ -139,6 +139,7 @@ class JobLinks:
             Links(
                 self=job,
                 events=f"{job}/events",
+                deliveries=f"{job}/deliveries",
                 artifacts=f"{job}/artifacts",
                 report=f"{job}/report",
                 cancel=f"{job}/cancel",
