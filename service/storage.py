@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from obstore import GetOptions  # has no runtime form
 
 CHUNK_BYTES = 2**20
-REPORT_NAME = "report.json"
 SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=@+ -]{0,254}")
 
 
@@ -44,11 +43,6 @@ def job_prefix(tenant: str, job_id: str) -> str:
 def attempt_prefix(tenant: str, job_id: str, attempt: int) -> str:
     """The files of one attempt; an artifact named `model/config.json` lies at this prefix plus its name."""
     return f"{job_prefix(tenant, job_id)}attempt-{attempt}/"
-
-
-def report_key(tenant: str, job_id: str, attempt: int) -> str:
-    """The `Report` of an attempt, an artifact like the others."""
-    return f"{attempt_prefix(tenant, job_id, attempt)}{REPORT_NAME}"
 
 
 def manifest_key(tenant: str, job_id: str) -> str:
@@ -84,6 +78,8 @@ def translated(what: str) -> Iterator[None]:
     except (FileNotFoundError, ValueError) as error:  # ValueError: the store cannot even hold such a name
         raise NotFound(f"{what} does not exist") from error
     except (BaseError, OSError) as error:
+        if "NoSuchBucket" in str(error):  # a listing does not tell it by type
+            raise NotFound(f"the bucket of {what} does not exist") from error
         raise StorageUnavailable(f"the object store did not serve {what}: {type(error).__name__}") from error
 
 
@@ -199,7 +195,10 @@ class Storage:
 
     def check(self) -> None:
         """Raise StorageUnavailable unless the store answers and takes objects."""
-        self.put_bytes(b"", "ready")
+        try:
+            self.put_bytes(b"", "ready")
+        except NotFound as error:
+            raise StorageUnavailable("the bucket of SLIM_STORAGE_URL does not exist") from error
 
     @contextmanager
     def _object(self, key: str) -> Iterator[None]:

@@ -7,26 +7,19 @@ from typing import Annotated
 from fastapi import APIRouter, Header, HTTPException, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 
+from service.committed import REPORT, committed_manifest
 from service.errors import NotFound
 from service.records import JobRecord
 from service.routes.dependencies import Downloader, FoundRecord, LinksDep, StorageDep
 from service.routes.problems import problem_responses
-from service.schemas import Artifact, ArtifactPage, Manifest, Report, StoredFile
-from service.storage import Storage, attempt_prefix, manifest_key, report_key
+from service.schemas import Artifact, ArtifactPage, Report, StoredFile
+from service.storage import Storage, attempt_prefix
 
 LINK_SECONDS = 3600
 RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 BINARY = "application/octet-stream"
 
 router = APIRouter(tags=["artifacts"])
-
-
-def read_manifest(record: JobRecord, storage: Storage) -> Manifest | None:
-    """What the winning attempt left; None where no attempt has."""
-    try:
-        return Manifest.model_validate_json(storage.get_bytes(manifest_key(record.tenant, record.id)))
-    except NotFound:
-        return None
 
 
 @router.get(
@@ -37,7 +30,7 @@ def read_manifest(record: JobRecord, storage: Storage) -> Manifest | None:
 )
 def list_artifacts(record: FoundRecord, caller: Downloader, storage: StorageDep, links: LinksDep) -> ArtifactPage:
     """The files of a job that succeeded, each with size and SHA-256; none before that."""
-    manifest = read_manifest(record, storage)
+    manifest = committed_manifest(storage, record.tenant, record.id)
     files = manifest.files if manifest else []
     return ArtifactPage(
         data=[
@@ -94,10 +87,10 @@ def get_artifact(
 )
 def get_report(record: FoundRecord, caller: Downloader, storage: StorageDep) -> Response:
     """Everything that a reader needs in order to trust the result, or to do it again."""
-    manifest = read_manifest(record, storage)
+    manifest = committed_manifest(storage, record.tenant, record.id)
     if manifest is None:
         raise NotFound(f"the job is {record.status} and has no report")
-    content = storage.get_bytes(report_key(record.tenant, record.id, manifest.attempt))
+    content = storage.get_bytes(attempt_prefix(record.tenant, record.id, manifest.attempt) + REPORT)
     return Response(content, media_type="application/json")
 
 
@@ -118,7 +111,7 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
 
 
 def _find(record: JobRecord, name: str, storage: Storage) -> tuple[StoredFile, str]:
-    manifest = read_manifest(record, storage)
+    manifest = committed_manifest(storage, record.tenant, record.id)
     for file in manifest.files if manifest else []:
         if manifest and file.name == name:
             return file, f"{attempt_prefix(record.tenant, record.id, manifest.attempt)}{name}"
