@@ -1,0 +1,158 @@
+"""What breaks, breaks for real: worker processes are killed in the midst of a job."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from service.committed import committed_manifest
+from service.connections import connect
+from service.queue import QUEUE, SERIALIZER, JobQueue, SlimJob
+from service.reconciler import reconciling
+from service.records import JobRecord
+from service.schemas import JobStatus, Stage
+from service.settings import Settings
+from service.storage import Storage, attempt_prefix, job_prefix
+from tests.jobs import checkpoint, records_of, request, submit, worker
+from tests.waiting import wait_until
+
+ROWS = 1500  # `attribute` then takes some seconds
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoint(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def job(settings: Settings, model: Path) -> JobRecord:
+    """A long job in the queue."""
+    return submit(settings, request(model, ROWS))
+
+
+def is_attributing(settings: Settings, job: JobRecord) -> Callable[[], bool]:
+    """Whether the job is in the midst of `attribute`."""
+
+    def check() -> bool:
+        now = records_of(settings).get(job.tenant, job.id)
+        assert not now.status.is_terminal, now.error
+        return now.stage is Stage.attribute and (now.progress.done or 0) > 0
+
+    return check
+
+
+def has_ended(settings: Settings, job: JobRecord) -> Callable[[], bool]:
+    return lambda: records_of(settings).get(job.tenant, job.id).status.is_terminal
+
+
+def check_succeeded_once(settings: Settings, storage: Storage, job: JobRecord, attempt: int) -> None:
+    """The job succeeded in `attempt`, whose files are the only ones."""
+    ended = records_of(settings).get(job.tenant, job.id)
+    assert (ended.status, ended.attempt, ended.error) == (JobStatus.succeeded, attempt, None)
+    assert ended.result is not None
+    manifest = committed_manifest(storage, job.tenant, job.id)
+    assert manifest is not None
+    assert manifest.attempt == attempt
+    keys = {key for key, _ in storage.list(job_prefix(job.tenant, job.id))}
+    prefix = attempt_prefix(job.tenant, job.id, attempt)
+    assert keys == {prefix + file.name for file in manifest.files} | {f"{job_prefix(job.tenant, job.id)}manifest.json"}
+
+
+def test_a_job_whose_worker_is_killed_succeeds_on_its_second_attempt(
+    settings: Settings, storage: Storage, job: JobRecord
+) -> None:
+    with reconciling(settings), worker(settings) as first:
+        wait_until(is_attributing(settings, job))
+        for process in (first, *first.children(recursive=True)):
+            process.kill()
+        with worker(settings):
+            wait_until(has_ended(settings, job), 100)
+    check_succeeded_once(settings, storage, job, attempt=2)
+
+
+def test_the_process_of_an_attempt_dies_with_its_worker_and_shows_no_password(
+    settings: Settings, job: JobRecord
+) -> None:
+    with worker(settings) as parent:
+        wait_until(is_attributing(settings, job))
+        (child,) = parent.children()
+        assert child.environ()["SLIM_REDIS_URL"] == settings.redis_url
+        assert settings.redis_url.removeprefix("unix://") not in " ".join(child.cmdline() + parent.cmdline())
+        parent.kill()
+        wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 10)
+
+
+def test_a_job_whose_process_alone_is_killed_goes_on_in_the_same_worker(
+    settings: Settings, storage: Storage, job: JobRecord
+) -> None:
+    with reconciling(settings), worker(settings) as parent:
+        wait_until(is_attributing(settings, job))
+        parent.children()[0].kill()
+        wait_until(has_ended(settings, job), 100)
+    check_succeeded_once(settings, storage, job, attempt=2)
+
+
+def test_a_job_is_cancelled_while_it_runs(settings: Settings, storage: Storage, job: JobRecord) -> None:
+    with worker(settings) as parent:
+        wait_until(is_attributing(settings, job))
+        assert records_of(settings).cancel(job.tenant, job.id).status is JobStatus.cancelling
+        wait_until(has_ended(settings, job))
+        wait_until(lambda: not parent.children())
+    ended = records_of(settings).get(job.tenant, job.id)
+    assert (ended.status, ended.result) == (JobStatus.cancelled, None)
+    assert storage.list(job_prefix(job.tenant, job.id)) == []
+    last = records_of(settings).events(job.tenant, job.id, limit=1000)[-1]
+    assert (last.type, last.data) == ("status", {"status": "cancelled"})
+
+
+def test_a_worker_that_is_told_to_stop_hands_its_job_back(settings: Settings, storage: Storage, job: JobRecord) -> None:
+    with worker(settings) as first:
+        wait_until(is_attributing(settings, job))
+        first.send_signal(signal.SIGTERM)
+        first.wait(30)
+    waiting = records_of(settings).get(job.tenant, job.id)
+    assert (waiting.status, waiting.lost) == (JobStatus.queued, 0)
+    with worker(settings, "--burst"):
+        wait_until(has_ended(settings, job))
+    check_succeeded_once(settings, storage, job, attempt=2)
+
+
+def test_a_job_that_outlives_its_deadline_fails(settings: Settings, storage: Storage, model: Path) -> None:
+    job = submit(settings, request(model, 50_000, deadline_seconds=10))
+    with worker(settings):
+        wait_until(has_ended(settings, job))
+    ended = records_of(settings).get(job.tenant, job.id)
+    assert ended.error is not None
+    assert (ended.status, ended.error.code) == (JobStatus.failed, "deadline_exceeded")
+    assert storage.list(job_prefix(job.tenant, job.id)) == []
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        ("os.system", None, ["touch {proof}"], {}),
+        ("worker.tasks.os.system", None, ["touch {proof}"], {}),
+        ("run_job", "worker.tasks", [], {}),
+    ],
+)
+def test_an_entry_that_names_another_function_is_refused(
+    settings: Settings, tmp_path: Path, payload: tuple[str, str | None, list[str], dict[str, str]]
+) -> None:
+    proof = tmp_path / "proof"
+    redis = connect(settings.redis_url, decode=False)
+    name, instance, arguments, options = payload
+    entry = SlimJob.create("x.y", id="intruder", connection=redis, serializer=SERIALIZER, origin=QUEUE)
+    entry.data = entry.serializer.dumps([name, instance, [text.format(proof=proof) for text in arguments], options])
+    entry._success_callback_name = entry._failure_callback_name = "os.getcwd"
+    entry.save()
+    redis.sadd("rq:queues", f"rq:queue:{QUEUE}")
+    redis.rpush(f"rq:queue:{QUEUE}", entry.id)
+    with worker(settings, "--burst") as process:
+        process.wait(60)
+    assert JobQueue(redis).depth() == 0
+    result = SlimJob.fetch("intruder", connection=redis, serializer=SERIALIZER).latest_result()
+    assert result is not None
+    assert "PermissionError" in (result.exc_string or "")
+    assert not proof.exists()
