@@ -8,8 +8,9 @@ from fastapi import FastAPI
 from service.auth import Keys
 from service.connections import connect, connect_async
 from service.queue import JobQueue
+from service.reconciler import reconciling
 from service.records import Records
-from service.routes import artifacts, catalog, events, jobs, operations
+from service.routes import artifacts, catalog, events, jobs, operations, pages
 from service.routes.dependencies import State
 from service.routes.description import describe
 from service.routes.guards import BodyLimit, RequestIdentity
@@ -28,7 +29,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for module in (jobs, events, artifacts, catalog, operations):
+    for module in (jobs, events, artifacts, catalog, operations, pages):
         app.include_router(module.router)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequestIdentity)
@@ -40,22 +41,23 @@ def create_app(settings: Settings) -> FastAPI:
 def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextManager[State]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
-        redis = connect(settings.redis_url)
-        transport = connect(settings.redis_url, decode=False)
         follower = connect_async(settings.redis_url)
-        try:
-            yield State(
-                settings=settings,
-                redis=redis,
-                follower=follower,
-                records=Records(redis, lease_seconds=settings.lease_seconds),
-                queue=JobQueue(transport),
-                storage=Storage(settings.artifacts_url, retry_seconds=STORAGE_RETRY_SECONDS),
-                keys=Keys(redis),
-            )
-        finally:
-            await follower.aclose()
-            transport.close()
-            redis.close()
+        with (
+            connect(settings.redis_url) as redis,
+            connect(settings.redis_url, decode=False) as transport,
+            reconciling(settings),
+        ):
+            try:
+                yield State(
+                    settings=settings,
+                    redis=redis,
+                    follower=follower,
+                    records=Records(redis, lease_seconds=settings.lease_seconds),
+                    queue=JobQueue(transport, max_running=settings.max_running_jobs),
+                    storage=Storage(settings.artifacts_url, retry_seconds=STORAGE_RETRY_SECONDS),
+                    keys=Keys(redis),
+                )
+            finally:
+                await follower.aclose()
 
     return lifespan

@@ -31,6 +31,11 @@ class Settings(BaseSettings):
         default=frozenset(), description="comma-separated hosts, or host:port, that webhooks may reach at any address"
     )
 
+    redirect_downloads: bool = Field(
+        default=True,
+        description="send downloads to a signed URL of the object store; false where clients cannot reach it",
+    )
+
     max_body_bytes: int = Field(default=16 * 2**20, gt=0)
     max_dataset_bytes: int = Field(default=256 * 2**20, gt=0, description="of an uploaded data set")
     # The next five are limits of one tenant; they hold for callers with a key.

@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse, StreamingResponse
 from service.committed import REPORT, committed_manifest
 from service.errors import NotFound
 from service.records import JobRecord
-from service.routes.dependencies import Downloader, FoundRecord, LinksDep, StorageDep
+from service.routes.dependencies import Downloader, FoundRecord, LinksDep, SettingsDep, StorageDep
 from service.routes.problems import problem_responses
 from service.schemas import Artifact, ArtifactPage, Report, StoredFile
 from service.storage import Storage, attempt_prefix
@@ -58,6 +58,7 @@ def get_artifact(
     record: FoundRecord,
     caller: Downloader,
     storage: StorageDep,
+    settings: SettingsDep,
     range: Annotated[str | None, Header(description="one range, such as `bytes=0-1023`")] = None,
     if_range: Annotated[str | None, Header(description="an ETag; another file is sent whole")] = None,
     if_none_match: Annotated[str | None, Header(description="an ETag; the same file is not sent")] = None,
@@ -67,7 +68,7 @@ def get_artifact(
     The ETag is the file's SHA-256. One range is served; a header that asks for several gets the whole file.
     """
     file, key = _find(record, name, storage)
-    url = storage.sign(key, LINK_SECONDS)
+    url = storage.sign(key, LINK_SECONDS) if settings.redirect_downloads else None
     if url is not None:
         return RedirectResponse(url)
     etag = f'"{file.sha256}"'
