@@ -79,7 +79,7 @@ if ask.take and attempt == ask.attempt + 1 and worker == ask.take and from == 'r
 if ask.attempt and ask.attempt ~= attempt then return {'stale', from} end
 local to = ask.moves[from]
 if not to then
-  for _, target in pairs(ask.moves) do if target == from then return {'done', from} end end
+  for _, target in pairs(ask.moves) do if target == from and not ask.take then return {'done', from} end end
   return {'refused', from}
 end
 local clock = redis.call('TIME')
