@@ -1,0 +1,185 @@
+// Builds a request, shows it as JSON and as curl, says what it would come to, submits it.
+
+import { read } from "./api.js";
+import { curlFor } from "./curl.js";
+import { copyButton, element, fill, problemBox } from "./elements.js";
+import { planPart } from "./plan.js";
+import { compose, fieldsOf } from "./request.js";
+
+const OWN = "";
+const WAIT_MS = 400;
+
+/** Show the form in `main`; `?from=<job id>` fills it with that job's request. */
+export async function showForm(main, parameters, signal) {
+  document.title = "New job · Taskslim";
+  const from = parameters.get("from");
+  const [capabilities, job] = await Promise.all([
+    read("capabilities", { signal }),
+    from ? read(`jobs/${from}`, { signal }) : null,
+  ]);
+  const view = { signal, capabilities, timer: 0 };
+  view.form = form(capabilities, job ? fieldsOf(job.request) : {});
+  view.json = element("pre", { tabIndex: 0, "aria-label": "Request as JSON" });
+  view.curl = element("pre", { tabIndex: 0, "aria-label": "Request as curl" });
+  view.plan = element("section", { "aria-label": "Plan", "aria-live": "polite" });
+  view.outcome = element("div");
+  fill(main, element("div", { className: "title" }, element("h1", {}, "New job")), view.outcome, element("div", { className: "columns" }, view.form, preview(view)));
+  view.form.addEventListener("input", () => update(view));
+  view.form.addEventListener("submit", (event) => submit(view, event));
+  view.form.querySelector("[name=rows-file]").addEventListener("change", (event) => loadRows(view, event.target.files[0]));
+  update(view);
+}
+
+function preview(view) {
+  return element(
+    "aside",
+    { className: "preview" },
+    view.plan,
+    element("div", { className: "title" }, element("h2", {}, "curl"), copyButton(() => view.curl.textContent)),
+    view.curl,
+    element("details", { className: "panel" }, element("summary", {}, "Request as JSON"), view.json),
+  );
+}
+
+// --- fields ----------------------------------------------------------------------------------------------------
+
+function form({ presets, criteria, limits }, values) {
+  const presetOptions = [[OWN, "a task of my own"], ...presets.map(({ name }) => [name, name])];
+  return element(
+    "form",
+    { className: "request", noValidate: true },
+    group(
+      "Model",
+      text("model.uri", "URI", values, { placeholder: "hf://HuggingFaceTB/SmolLM2-135M-Instruct", hint: "hf://, file://, s3://, gs:// or az:// directory with safetensors", required: true }),
+      text("model.revision", "Revision", values, { placeholder: "main", hint: "branch, tag or commit of a model on the hub" }),
+      text("model.adapter_uri", "Adapter URI", values, { hint: "LoRA adapter that is merged first" }),
+    ),
+    group(
+      "Task",
+      choice("task.preset", "Task", presetOptions, values),
+      element("div", { className: "own-task" }, choice("task.kind", "Kind", [["classification", "classification"], ["generation", "generation"]], values), area("task.template", "Template", values, { placeholder: "Review: {text}\nSentiment:", hint: "columns of the rows in braces" }), area("task.labels", "Labels", values, { placeholder: "positive = positive\nnegative = negative", hint: "one a line: label in the rows = answer word" })),
+      text("task.calibration.uri", "Calibration rows", values, { placeholder: "s3://bucket/train.jsonl", hint: "JSON Lines, CSV or Parquet" }),
+      area("task.calibration.rows", "… or the rows themselves", values, { placeholder: '{"text": "…", "label": "positive"}', hint: "JSON Lines" }),
+      element("label", { className: "field" }, element("span", {}, "… or a JSON Lines file from this machine"), element("input", { type: "file", name: "rows-file", accept: ".jsonl,.json" })),
+      text("task.calibration.limit", "Rows to use", values, { type: "number", min: 1, hint: "drawn by seed 0; empty: all" }),
+      text("task.evaluation.uri", "Evaluation rows", values, { hint: "empty: a fifth of the calibration rows" }),
+    ),
+    group(
+      "Size",
+      text("target.ratio", "Share to remove", { "target.ratio": "0.3", ...values }, { type: "number", min: 0.01, max: limits.max_ratio, step: 0.05, hint: "of the feed-forward neurons’ parameters" }),
+      choice("method.criterion", "Criterion", criteria.map((name) => [name, name]), values),
+      text("output.round_to", "Widths are multiples of", values, { type: "number", min: 1, placeholder: "64", hint: "256 suits GGUF K-quants, 128 GPU kernels" }),
+      text("tags", "Tags", values, { placeholder: "team:search, run:7" }),
+    ),
+    element("div", { className: "actions" }, element("button", { type: "submit", className: "primary" }, "Submit job")),
+  );
+}
+
+const group = (name, ...fields) => element("fieldset", {}, element("legend", {}, name), fields);
+
+function field(label, control, hint) {
+  const id = `field-${control.name}`;
+  control.id = id;
+  control.setAttribute("aria-describedby", `${id}-hint ${id}-error`);
+  return element(
+    "div",
+    { className: "field" },
+    element("label", { htmlFor: id }, label),
+    control,
+    element("p", { className: "note", id: `${id}-hint` }, hint ?? ""),
+    element("p", { className: "error", id: `${id}-error`, hidden: true }),
+  );
+}
+
+function text(name, label, values, { hint, ...options } = {}) {
+  return field(label, element("input", { name, value: values[name] ?? "", spellcheck: false, autocomplete: "off", step: "any", ...options }), hint);
+}
+
+function area(name, label, values, { hint, ...options } = {}) {
+  return field(label, element("textarea", { name, value: values[name] ?? "", rows: 3, spellcheck: false, ...options }), hint);
+}
+
+function choice(name, label, options, values) {
+  const made = options.map(([value, shown]) => element("option", { value, selected: value === (values[name] ?? options[0][0]) }, shown));
+  return field(label, element("select", { name }, made));
+}
+
+async function loadRows(view, file) {
+  if (!file) return;
+  view.form.elements["task.calibration.rows"].value = await file.text();
+  update(view);
+}
+
+// --- what they come to -----------------------------------------------------------------------------------------
+
+function update(view) {
+  const preset = view.form.elements["task.preset"].value;
+  view.form.querySelector(".own-task").hidden = preset !== OWN;
+  clearErrors(view.form);
+  const { request, errors } = compose(view.form);
+  showErrors(view, errors);
+  view.json.textContent = JSON.stringify(request, null, 2);
+  view.curl.textContent = curlFor(request);
+  clearTimeout(view.timer);
+  const complete = request.model.uri && (request.task.calibration.uri || request.task.calibration.rows) && errors.length === 0;
+  if (complete) view.timer = setTimeout(() => plan(view, request), WAIT_MS);
+  else fill(view.plan);
+}
+
+async function plan(view, request) {
+  try {
+    const made = await read("plans", { method: "POST", body: request, signal: view.signal });
+    fill(view.plan, planPart(made));
+  } catch (problem) {
+    if (problem.name === "AbortError") return;
+    fill(view.plan, element("h2", {}, "Plan"), problemBox(problem));
+  }
+}
+
+async function submit(view, event) {
+  event.preventDefault();
+  clearErrors(view.form);
+  const { request, errors } = compose(view.form);
+  if (errors.length) return showErrors(view, errors, true);
+  const button = view.form.querySelector("[type=submit]");
+  button.disabled = true;
+  try {
+    const job = await read("jobs", { method: "POST", body: request, signal: view.signal });
+    location.hash = `#/jobs/${job.id}`;
+  } catch (problem) {
+    if (problem.name !== "AbortError") refuse(view, problem);
+  } finally {
+    button.disabled = false;
+  }
+}
+
+function refuse(view, problem) {
+  fill(view.outcome, problemBox(problem));
+  showErrors(view, problem.fields, true);
+}
+
+/** Beside the field that an error names, or the nearest one above it in the request. */
+function showErrors(view, errors, focus = false) {
+  const shown = errors.map(({ param, message }) => [controlOf(view.form, param), message]).filter(([control]) => control);
+  for (const [control, message] of shown) {
+    control.setAttribute("aria-invalid", "true");
+    const note = document.getElementById(`${control.id}-error`);
+    note.textContent = message;
+    note.hidden = false;
+  }
+  if (focus) (shown[0]?.[0] ?? view.outcome).scrollIntoView({ block: "center" });
+  if (focus) shown[0]?.[0].focus({ preventScroll: true });
+}
+
+function controlOf(form, param) {
+  for (let name = param; name; name = name.split(".").slice(0, -1).join(".")) {
+    const control = form.elements[name] ?? form.elements[`${name}.uri`];
+    if (control) return control;
+  }
+  return null;
+}
+
+function clearErrors(form) {
+  for (const control of form.querySelectorAll("[aria-invalid]")) control.removeAttribute("aria-invalid");
+  for (const note of form.querySelectorAll(".error")) note.hidden = true;
+}

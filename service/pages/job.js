@@ -1,0 +1,177 @@
+// A job's page: where it is, what came out, its report and its files.
+
+import { ask, hasKey, read } from "./api.js";
+import { curlFor } from "./curl.js";
+import { copyButton, element, fill, problemBox } from "./elements.js";
+import { progressBar, statusMark, tiles } from "./parts.js";
+import { after, follow } from "./stream.js";
+import { ago, between, bytes, duration, isFinished, modelName, plain, taskName } from "./words.js";
+
+const STAGES = ["fetch", "load", "evaluate_dense", "attribute", "select", "slice", "repair", "evaluate_slim", "verify", "upload"];
+const MAX_EVENTS = 200;
+
+/** Show a job in `main`, live until it is finished or `signal` says that another view takes its place. */
+export async function showJob(main, id, signal) {
+  const view = { id, signal, job: await read(`jobs/${id}`, { signal }), events: element("ol", { className: "events" }) };
+  view.top = element("div");
+  view.state = element("section", { "aria-label": "State" });
+  view.report = element("section", { "aria-label": "Report" });
+  view.files = element("section", { "aria-label": "Files" });
+  fill(main, view.top, view.state, view.report, view.files, requestPart(view.job), eventsPart(view.events));
+  draw(view);
+  if (isFinished(view.job)) await showResult(view);
+  await watch(view);
+}
+
+async function watch(view) {
+  for await (const event of follow(view.id, view.signal)) {
+    note(view.events, event);
+    const wasFinished = isFinished(view.job);
+    if (wasFinished) continue;
+    view.job = event.type === "status" ? await read(`jobs/${view.id}`, { signal: view.signal }) : after(view.job, event);
+    draw(view);
+    if (isFinished(view.job)) await showResult(view);
+  }
+}
+
+// --- head ------------------------------------------------------------------------------------------------------
+
+function draw(view) {
+  const { job } = view;
+  document.title = `${job.status} · ${modelName(job.request)} · Taskslim`;
+  fill(view.top, head(view));
+  fill(view.state, isFinished(job) ? ending(job) : [progressBar(job), stageList(job)]);
+}
+
+function head(view) {
+  const { job } = view;
+  return [
+    element("p", { className: "trail" }, element("a", { href: "#/" }, "Jobs"), " / ", element("code", {}, job.id)),
+    element("div", { className: "title" }, element("h1", {}, modelName(job.request), element("small", {}, ` for ${taskName(job.request)}`)), buttons(view)),
+    element("p", { className: "facts" }, statusMark(job), ...facts(job)),
+  ];
+}
+
+function facts(job) {
+  const parts = [`created ${ago(job.created_at)}`];
+  if (job.started_at) parts.push(`${isFinished(job) ? "took" : "running for"} ${duration(between(job.started_at, job.finished_at))}`);
+  if (job.attempt > 1) parts.push(`attempt ${job.attempt}`);
+  const tags = Object.entries(job.tags).map(([key, value]) => element("span", { className: "tag" }, `${key}:${value}`));
+  return [element("span", { className: "note" }, parts.join(" · ")), ...tags];
+}
+
+function buttons(view) {
+  const again = element("a", { className: "button", href: `#/new?from=${view.id}` }, "Use again");
+  if (!isFinished(view.job)) return element("div", { className: "actions" }, again, act(view, "Cancel", () => ask(`jobs/${view.id}/cancel`, { method: "POST" })));
+  const remove = async () => {
+    if (!confirm("Delete this job with its files?")) return;
+    await ask(`jobs/${view.id}`, { method: "DELETE" });
+    location.hash = "#/";
+  };
+  return element("div", { className: "actions" }, again, act(view, "Delete", remove));
+}
+
+function act(view, label, action) {
+  const button = element("button", { type: "button", disabled: view.job.status === "cancelling" }, label);
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    try {
+      await action();
+    } catch (problem) {
+      fill(view.state, problemBox(problem));
+    }
+    button.disabled = false;
+  });
+  return button;
+}
+
+// --- state -----------------------------------------------------------------------------------------------------
+
+function stageList(job) {
+  const asked = job.request.method.repair === "none" ? STAGES.filter((stage) => stage !== "repair") : STAGES;
+  const present = asked.indexOf(job.stage);
+  const state = (index) => (index < present ? "done" : index === present ? "now" : "ahead");
+  const items = asked.map((stage, index) => element("li", { "data-state": state(index), "aria-current": index === present ? "step" : null }, plain(stage)));
+  return element("ol", { className: "stages", "aria-label": "Stages" }, items);
+}
+
+function ending(job) {
+  if (job.status === "succeeded") return tiles(job.result);
+  if (job.status === "cancelled") return element("p", { className: "empty" }, "Cancelled. Nothing was stored.");
+  const { code, message, param } = job.error;
+  const stage = job.stage ? `Failed at ${plain(job.stage)}` : "Failed";
+  return [problemBox({ title: stage, message, code }), param && element("p", { className: "note" }, "Change ", element("code", {}, param), " and ", element("a", { href: `#/new?from=${job.id}` }, "submit it again"), ".")];
+}
+
+// --- report and files ------------------------------------------------------------------------------------------
+
+async function showResult(view) {
+  if (view.job.status !== "succeeded") return;
+  const options = { signal: view.signal };
+  const [report, files] = await Promise.all([
+    ask(`jobs/${view.id}/report`, { ...options, accept: "text/html" }).then((answer) => answer.text()),
+    read(`jobs/${view.id}/artifacts`, options),
+  ]);
+  fill(view.report, reportPart(report));
+  fill(view.files, filesPart(view.id, files.data));
+}
+
+/** The report is a page of its own and runs no script; it is framed in full height. */
+function reportPart(html) {
+  const frame = element("iframe", { className: "report", title: "Report", srcdoc: html });
+  frame.setAttribute("sandbox", "allow-same-origin allow-popups");
+  frame.addEventListener("load", () => {
+    const { documentElement } = frame.contentDocument;
+    const fit = () => (frame.style.height = `${documentElement.offsetHeight}px`);
+    new ResizeObserver(fit).observe(documentElement);
+    fit();
+  });
+  return [element("h2", {}, "Report"), frame];
+}
+
+function filesPart(id, files) {
+  const rows = files.map((file) =>
+    element("tr", {}, element("td", { "data-label": "File" }, download(id, file)), element("td", { className: "number", "data-label": "Size" }, bytes(file.size)), element("td", { "data-label": "SHA-256" }, element("code", { title: file.sha256 }, `${file.sha256.slice(0, 16)}…`))),
+  );
+  const heads = element("tr", {}, element("th", { scope: "col" }, "File"), element("th", { scope: "col", className: "number" }, "Size"), element("th", { scope: "col" }, "SHA-256"));
+  return [element("h2", {}, "Files"), element("table", { className: "files" }, element("thead", {}, heads), element("tbody", {}, rows))];
+}
+
+/** A plain link where the address alone is enough; with a key the file is fetched with it first. */
+function download(id, file) {
+  const signed = new URL(file.url).search !== "";
+  const address = signed ? file.url : `jobs/${id}/artifacts/${encodeURI(file.name)}`;
+  const link = element("a", { href: address, download: file.name.split("/").pop() }, file.name);
+  if (signed || !hasKey()) return link;
+  link.addEventListener("click", async (event) => {
+    event.preventDefault();
+    const content = URL.createObjectURL(await (await ask(address, { accept: "*/*" })).blob());
+    element("a", { href: content, download: link.download }).click();
+    setTimeout(() => URL.revokeObjectURL(content), 60000);
+  });
+  return link;
+}
+
+// --- request and events ----------------------------------------------------------------------------------------
+
+function requestPart(job) {
+  const request = JSON.stringify(job.request, null, 2);
+  const curl = curlFor(job.request);
+  return element(
+    "details",
+    { className: "panel" },
+    element("summary", {}, "Request"),
+    element("div", { className: "actions" }, copyButton(() => request, "Copy JSON"), copyButton(() => curl, "Copy curl")),
+    element("pre", {}, request),
+  );
+}
+
+const eventsPart = (events) => element("details", { className: "panel" }, element("summary", {}, "Events"), events);
+
+function note(list, event) {
+  if (event.type === "progress") return;
+  const text = { status: event.data.status, stage: plain(event.data.stage ?? ""), log: event.data.message }[event.type];
+  const time = element("time", { dateTime: event.at }, new Date(event.at).toLocaleTimeString());
+  list.append(element("li", {}, time, element("span", { className: "note" }, event.type), element("span", {}, text)));
+  while (list.children.length > MAX_EVENTS) list.firstChild.remove();
+}

@@ -1,0 +1,157 @@
+// The list of jobs: filters, live progress, more on demand.
+
+import { read } from "./api.js";
+import { element, fill, problemBox } from "./elements.js";
+import { progressOrOutcome, statusMark } from "./parts.js";
+import { after, follow } from "./stream.js";
+import { ago, between, duration, isFinished, modelName, taskName } from "./words.js";
+
+const STATUSES = ["queued", "running", "cancelling", "succeeded", "failed", "cancelled"];
+const REFRESH_MS = 5000;
+// A browser opens six connections to a server over HTTP/1.1; the page needs some for other requests.
+const MAX_STREAMS = 3;
+
+/** Show the list in `main` until `signal` says that another view takes its place. */
+export async function showJobs(main, parameters, signal) {
+  const view = { filters: parameters, jobs: new Map(), rows: new Map(), streams: new Set(), pages: 1, signal };
+  view.body = element("tbody");
+  view.notice = element("div", { className: "notice" });
+  view.more = element("button", { type: "button", hidden: true, onclick: () => showMore(view) }, "Show more");
+  fill(main, heading(), filterForm(parameters), view.notice, table(view.body), element("div", { className: "actions" }, view.more));
+  signal.addEventListener("abort", () => clearInterval(timer), { once: true });
+  const timer = setInterval(() => document.hidden || refresh(view), REFRESH_MS);
+  await refresh(view);
+}
+
+function heading() {
+  return element("div", { className: "title" }, element("h1", {}, "Jobs"), element("a", { className: "button primary", href: "#/new" }, "New job"));
+}
+
+function table(body) {
+  const heads = ["Status", "Model and task", "Progress or outcome", "Created", "Took"];
+  const row = element("tr", {}, heads.map((name) => element("th", { scope: "col" }, name)));
+  return element("table", { className: "jobs" }, element("caption", { className: "hidden" }, "Jobs, newest first"), element("thead", {}, row), body);
+}
+
+function filterForm(parameters) {
+  const chosen = parameters.get("status") ?? "";
+  const options = ["", ...STATUSES].map((status) => element("option", { value: status, selected: status === chosen }, status || "any status"));
+  const form = element(
+    "form",
+    { className: "filters", role: "search", "aria-label": "Filter jobs" },
+    element("label", {}, "Status", element("select", { name: "status", onchange: () => form.requestSubmit() }, options)),
+    element("label", {}, "Tag", element("input", { name: "tag", value: parameters.get("tag") ?? "", placeholder: "team:search", spellcheck: false })),
+    element("button", { type: "submit" }, "Filter"),
+  );
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const wanted = new URLSearchParams([...new FormData(form)].filter(([, value]) => value.trim()));
+    location.hash = wanted.size ? `#/?${wanted}` : "#/";
+  });
+  return form;
+}
+
+async function refresh(view) {
+  try {
+    const found = await pages(view);
+    if (view.signal.aborted) return;
+    for (const job of found.jobs) view.jobs.set(job.id, newer(view.jobs.get(job.id), job));
+    draw(view, found);
+    watch(view);
+  } catch (problem) {
+    if (problem.name !== "AbortError") fill(view.notice, problemBox(problem));
+  }
+}
+
+/** A stream may already have said more than the list; the end of a job is only in the list. */
+const newer = (known, listed) =>
+  known && !isFinished(listed) && known.attempt >= listed.attempt && known.progress.fraction > listed.progress.fraction ? known : listed;
+
+async function pages(view) {
+  const jobs = [];
+  let cursor = null;
+  for (let page = 0; page < view.pages; page += 1) {
+    const query = new URLSearchParams(view.filters);
+    if (cursor) query.set("cursor", cursor);
+    const answer = await read(`jobs?${query}`, { signal: view.signal });
+    jobs.push(...answer.data);
+    cursor = answer.next_cursor;
+    if (!cursor) break;
+  }
+  return { jobs, more: cursor !== null };
+}
+
+function showMore(view) {
+  view.pages += 1;
+  return refresh(view);
+}
+
+function draw(view, { jobs, more }) {
+  view.order = jobs.map((job) => job.id);
+  fill(view.body, view.order.map((id) => rowOf(view, id)));
+  fill(view.notice, jobs.length ? null : emptyNote(view.filters));
+  view.body.parentElement.hidden = jobs.length === 0;
+  view.more.hidden = !more;
+}
+
+function emptyNote(filters) {
+  if (filters.size) return element("p", { className: "empty" }, "No job matches these filters. ", element("a", { href: "#/" }, "Show all jobs"));
+  return element("p", { className: "empty" }, "No job yet. ", element("a", { href: "#/new" }, "Build the first request"), ", or post one with curl.");
+}
+
+/** The row of a job, drawn again only where something in it has changed: focus and selection stay. */
+function rowOf(view, id) {
+  const job = view.jobs.get(id);
+  const text = JSON.stringify(job) + ago(job.created_at);
+  const known = view.rows.get(id);
+  if (known?.text === text) return known.row;
+  const row = known?.row ?? element("tr", { "data-job": id });
+  fillRow(row, job);
+  view.rows.set(id, { row, text });
+  return row;
+}
+
+function fillRow(row, job) {
+  const name = row.querySelector("a") ?? element("a", { href: `#/jobs/${job.id}` }, modelName(job.request));
+  const tags = Object.entries(job.tags).map(([key, value]) => element("a", { className: "tag", href: `#/?${new URLSearchParams({ tag: `${key}:${value}` })}` }, `${key}:${value}`));
+  const took = job.started_at ? duration(between(job.started_at, job.finished_at)) : "";
+  const cells = [
+    ["Status", statusMark(job)],
+    ["Model and task", [name, element("div", { className: "note" }, taskName(job.request), " ", tags)]],
+    ["Progress or outcome", progressOrOutcome(job)],
+    ["Created", element("time", { dateTime: job.created_at, title: new Date(job.created_at).toLocaleString() }, ago(job.created_at))],
+    ["Took", took],
+  ];
+  fill(row, cells.map(([label, content]) => element("td", { "data-label": label }, content)));
+}
+
+/** Follow jobs live, those that run before those that wait; the list's refresh serves the others. */
+function watch(view) {
+  const open = view.order.map((id) => view.jobs.get(id)).filter((job) => !isFinished(job));
+  const ranked = [...open.filter((job) => job.status !== "queued"), ...open.filter((job) => job.status === "queued")];
+  for (const { id } of ranked.slice(0, MAX_STREAMS)) if (view.streams.size < MAX_STREAMS && !view.streams.has(id)) watchOne(view, id);
+}
+
+async function watchOne(view, id) {
+  view.streams.add(id);
+  try {
+    for await (const event of follow(id, view.signal)) await take(view, id, event);
+  } catch (problem) {
+    if (problem.name !== "AbortError") fill(view.notice, problemBox(problem));
+  } finally {
+    view.streams.delete(id);
+  }
+}
+
+/** A stream begins with what the list already knew: progress of one attempt never falls, a status is the list's. */
+async function take(view, id, event) {
+  const job = view.jobs.get(id);
+  if (event.type === "status") {
+    if (event.data.status !== job.status) await refresh(view);
+    return;
+  }
+  const next = after(job, event);
+  if (event.attempt < job.attempt || (event.attempt === job.attempt && next.progress.fraction < job.progress.fraction)) return;
+  view.jobs.set(id, next);
+  rowOf(view, id);
+}

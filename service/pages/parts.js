@@ -1,0 +1,65 @@
+// What the list and a job's page both show: status, progress, outcome.
+
+import { element } from "./elements.js";
+import { bytes, change, count, headline, isFinished, percent, plain, progressNote } from "./words.js";
+
+/** The status as a mark and a word; the mark's shape says it too, so that nobody depends on its colour. */
+export const statusMark = (job) => element("span", { className: "status", "data-status": job.status }, job.status);
+
+/** The bar of the whole job, its stage and what is left. */
+export function progressBar(job) {
+  const stage = job.stage && job.status !== "queued" ? plain(job.stage) : job.status;
+  return element(
+    "div",
+    { className: "progress" },
+    element("div", { className: "line" }, element("span", {}, stage), element("span", { className: "number" }, percent(job.progress.fraction, 0))),
+    element("progress", { max: 1, value: job.progress.fraction, "aria-label": `Progress of the job, ${stage}` }),
+    element("div", { className: "note" }, progressNote(job)),
+  );
+}
+
+/** What a finished job came to, in a line or two. */
+export function outcome(job) {
+  if (job.status === "failed") return element("div", { className: "outcome" }, element("code", {}, job.error.code), element("div", { className: "note" }, job.error.message));
+  if (job.status === "cancelled") return element("div", { className: "note" }, "Cancelled; nothing was stored.");
+  const { parameters, metrics } = job.result;
+  return element(
+    "div",
+    { className: "outcome" },
+    element("span", {}, `${change(parameters.dense, parameters.slim)} parameters`),
+    element("div", { className: "note" }, accuracyNote(metrics)),
+  );
+}
+
+export const progressOrOutcome = (job) => (isFinished(job) ? outcome(job) : progressBar(job));
+
+function accuracyNote({ dense, slim }) {
+  const [before, now] = [headline(dense), headline(slim)];
+  const name = before === dense.exact_match ? "exact match" : "accuracy";
+  return `${name} ${percent(before.value)} → ${percent(now.value)}`;
+}
+
+/** Figures before and after, one tile each. */
+export function tiles(result) {
+  const { metrics, parameters, bytes: size, latency_ms: latency } = result;
+  const [before, now] = [headline(metrics.dense), headline(metrics.slim)];
+  const interval = `95 % interval ${percent(now.low)} to ${percent(now.high)}, ${metrics.slim.examples} rows`;
+  const place = `batch ${latency.batch}, ${latency.tokens} tokens, ${latency.device}`;
+  return element(
+    "dl",
+    { className: "tiles" },
+    tile(now === metrics.slim.exact_match ? "Exact match" : "Accuracy", percent(before.value), percent(now.value), interval),
+    tile("Parameters", count(parameters.dense), count(parameters.slim), change(parameters.dense, parameters.slim)),
+    tile("Weights", bytes(size.dense), bytes(size.slim), change(size.dense, size.slim)),
+    tile("Latency", `${latency.dense.toFixed(1)} ms`, `${latency.slim.toFixed(1)} ms`, `${change(latency.dense, latency.slim)}, ${place}`),
+  );
+}
+
+function tile(name, before, now, note) {
+  return element(
+    "div",
+    {},
+    element("dt", {}, name),
+    element("dd", {}, element("span", { className: "before" }, before, " → "), element("strong", {}, now), element("span", { className: "note" }, note)),
+  );
+}

@@ -1,0 +1,94 @@
+// Between the form's fields and a JobRequest: what is left empty is left out.
+
+/** The request that a form describes, and what is wrong with fields that it cannot read. */
+export function compose(form) {
+  const errors = [];
+  const value = (name) => form.elements[name].value.trim();
+  const own = value("task.preset") === "";
+  const task = own
+    ? { kind: value("task.kind"), template: form.elements["task.template"].value, labels: labels(value("task.labels"), errors) }
+    : { preset: value("task.preset") };
+  const request = {
+    model: { uri: value("model.uri"), revision: value("model.revision"), adapter_uri: value("model.adapter_uri") },
+    task: { ...task, calibration: calibration(value, errors), evaluation: { uri: value("task.evaluation.uri") } },
+    method: { criterion: value("method.criterion") },
+    target: { ratio: number(value("target.ratio")) },
+    output: { round_to: number(value("output.round_to")) },
+    tags: tags(value("tags"), errors),
+  };
+  return { request: withoutEmpty(request, ["model", "task", "target", "calibration"]), errors };
+}
+
+function calibration(value, errors) {
+  return { uri: value("task.calibration.uri"), rows: rows(value("task.calibration.rows"), errors), limit: number(value("task.calibration.limit")) };
+}
+
+const number = (text) => (text === "" || Number.isNaN(Number(text)) ? undefined : Number(text));
+
+function rows(text, errors) {
+  if (!text) return undefined;
+  const found = [];
+  for (const [index, line] of text.split("\n").entries()) {
+    try {
+      if (line.trim()) found.push(JSON.parse(line));
+    } catch {
+      errors.push({ param: "task.calibration.rows", message: `line ${index + 1} is not JSON` });
+      break;
+    }
+  }
+  return found;
+}
+
+function labels(text, errors) {
+  const lines = text.split("\n").filter((line) => line.trim());
+  if (lines.length === 0) return undefined;
+  const found = {};
+  for (const line of lines) {
+    const [label, ...word] = line.split("=");
+    if (word.length === 0) errors.push({ param: "task.labels", message: `“${line.trim()}” has no “=”` });
+    else found[label.trim()] = word.join("=").trim();
+  }
+  return found;
+}
+
+function tags(text, errors) {
+  const found = {};
+  for (const tag of text.split(",").filter((part) => part.trim())) {
+    const [key, ...rest] = tag.split(":");
+    if (rest.length === 0) errors.push({ param: "tags", message: `“${tag.trim()}” has no “:”` });
+    else found[key.trim()] = rest.join(":").trim();
+  }
+  return found;
+}
+
+/** Without empty texts, undefined values and empty objects; those in `kept` stay even when they are empty. */
+function withoutEmpty(object, kept) {
+  const entries = Object.entries(object)
+    .map(([name, value]) => [name, value && typeof value === "object" && !Array.isArray(value) ? withoutEmpty(value, kept) : value])
+    .filter(([name, value]) => kept.includes(name) || !isEmpty(value));
+  return Object.fromEntries(entries);
+}
+
+const isEmpty = (value) => value === undefined || value === "" || (typeof value === "object" && Object.keys(value).length === 0);
+
+/** The form's fields for a request; the reverse of `compose` for what the form knows. */
+export function fieldsOf(request) {
+  const { model, task, method, target, output } = request;
+  const fields = {
+    "model.uri": model.uri,
+    "model.revision": model.revision,
+    "model.adapter_uri": model.adapter_uri,
+    "task.preset": task.preset ?? "",
+    "task.kind": task.kind ?? "classification",
+    "task.template": task.template,
+    "task.labels": Object.entries(task.labels ?? {}).map(([label, word]) => `${label} = ${word}`).join("\n"),
+    "task.calibration.uri": task.calibration.uri,
+    "task.calibration.limit": task.calibration.limit,
+    "task.evaluation.uri": task.evaluation?.uri,
+    "target.ratio": target.ratio,
+    "method.criterion": method.criterion,
+    "output.round_to": output.round_to,
+    tags: Object.entries(request.tags).map(([key, value]) => `${key}:${value}`).join(", "),
+  };
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== null && value !== undefined).map(([name, value]) => [name, String(value)]));
+}

@@ -1,0 +1,72 @@
+// Figures and names as people read them.
+
+const whole = new Intl.NumberFormat("en");
+
+/** 134515008 -> "134.5 M" */
+export function count(number) {
+  for (const [scale, unit] of [[1e9, "B"], [1e6, "M"], [1e4, "k"]]) {
+    if (number >= scale) return `${(number / (unit === "k" ? 1e3 : scale)).toFixed(1)} ${unit}`;
+  }
+  return whole.format(number);
+}
+
+/** 269030016 -> "269.0 MB" */
+export function bytes(number) {
+  for (const [scale, unit] of [[1e9, "GB"], [1e6, "MB"], [1e3, "kB"]]) {
+    if (number >= scale) return `${(number / scale).toFixed(1)} ${unit}`;
+  }
+  return `${number} B`;
+}
+
+/** 0.3041 -> "30.4 %" */
+export const percent = (share, digits = 1) => `${(share * 100).toFixed(digits)} %`;
+
+/** Change of a figure, with its sign. */
+export function change(before, after) {
+  const share = after / before - 1;
+  return `${share < 0 ? "−" : "+"}${percent(Math.abs(share))}`;
+}
+
+/** 75.2 -> "1 min 15 s" */
+export function duration(seconds) {
+  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
+  const rounded = Math.round(seconds);
+  if (rounded < 60) return `${rounded} s`;
+  if (rounded < 3600) return `${Math.floor(rounded / 60)} min ${rounded % 60} s`;
+  return `${Math.floor(rounded / 3600)} h ${Math.floor((rounded % 3600) / 60)} min`;
+}
+
+/** Seconds between two RFC 3339 times; up to now without the second. */
+export const between = (start, end) => ((end ? Date.parse(end) : Date.now()) - Date.parse(start)) / 1000;
+
+/** "3 min ago"; the date once it is more than a day. */
+export function ago(time) {
+  const seconds = Math.max(0, between(time));
+  if (seconds < 60) return "just now";
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
+  if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ago`;
+  return new Date(time).toLocaleDateString(undefined, { year: "numeric", month: "short", day: "numeric" });
+}
+
+/** "evaluate_dense" -> "evaluate dense" */
+export const plain = (name) => name.replaceAll("_", " ");
+
+/** The last part of a model's URI, which is its name. */
+export const modelName = (request) => request.model.uri.replace(/\/+$/, "").split("/").pop();
+
+/** What the task is called: its preset, else its kind. */
+export const taskName = (request) => request.task.preset ?? `own ${request.task.kind ?? "classification"} task`;
+
+/** "52 of 128 examples · 12 s left" */
+export function progressNote(job) {
+  const { done, total, unit, eta_seconds: left } = job.progress;
+  const parts = [];
+  if (total) parts.push(unit === "bytes" ? `${bytes(done)} of ${bytes(total)}` : `${done} of ${total} ${unit ?? ""}`.trim());
+  if (left !== null && left !== undefined) parts.push(`${duration(left)} left`);
+  return parts.join(" · ");
+}
+
+export const isFinished = (job) => ["succeeded", "failed", "cancelled"].includes(job.status);
+
+/** The accuracy, or the share of exact matches, as an estimate. */
+export const headline = (metrics) => metrics.calibrated_accuracy ?? metrics.accuracy ?? metrics.exact_match;

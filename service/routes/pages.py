@@ -1,0 +1,47 @@
+"""The status page: one HTML document and its files, which load nothing from elsewhere."""
+
+from pathlib import Path
+
+from fastapi import APIRouter
+from fastapi.responses import FileResponse
+
+from service.errors import NotFound
+
+DIRECTORY = Path(__file__).parent.parent / "pages"
+ASSETS = frozenset({".css", ".js", ".svg"})
+# No script or style inside the document, nothing from another origin, nobody frames it.
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+}
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/")
+def get_page() -> FileResponse:
+    """The page itself; it asks the API for everything that it shows."""
+    return FileResponse(DIRECTORY / "index.html", headers=HEADERS)
+
+
+@router.get("/pages/{name}")
+def get_page_file(name: str) -> FileResponse:
+    """A script, style or image of the page."""
+    path = DIRECTORY / name
+    if path.suffix not in ASSETS or path.parent != DIRECTORY or not path.is_file():
+        raise NotFound(f"there is no page file {name!r}")
+    return FileResponse(path, headers=HEADERS)
