@@ -82,21 +82,18 @@ def admit(window: Window) -> None:
 class StoredBytes:
     """How much each tenant has in the object store, item by item: an item is a job's artifacts or a data set."""
 
-    def __init__(self, redis: Redis, *, quota: int) -> None:
+    def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._quota = quota
         self._record = redis.register_script(RECORD_SIZE)
 
     def used(self, tenant: str) -> int:
         return int(cast(str | None, self._redis.hget(bytes_key(tenant), TOTAL)) or 0)
 
-    def admit(self, tenant: str, more: int = 0) -> None:
+    def admit(self, tenant: str, quota: int, more: int = 0) -> None:
         """Raise `LimitExceeded` when the tenant's store is full, or would be with `more` bytes."""
         used = self.used(tenant)
-        if used >= self._quota or used + more > self._quota:
-            raise LimitExceeded(
-                f"{used} of {self._quota} bytes are in use; delete jobs or data sets that are no longer needed"
-            )
+        if used >= quota or used + more > quota:
+            raise LimitExceeded(f"{used} of {quota} bytes are in use; delete jobs or data sets that you need no longer")
 
     def record(self, tenant: str, item: str, size: int) -> None:
         """Say that `item` holds `size` bytes, 0 once it is deleted. Saying it again changes nothing."""

@@ -15,7 +15,7 @@ from pydantic import Field
 from redis import Redis
 from ulid import ULID
 
-from service.errors import Conflict, InvalidRequest, NotFound
+from service.errors import Conflict, InvalidRequest, LimitExceeded, NotFound
 from service.events import check_id, parse
 from service.schemas import (
     Event,
@@ -131,12 +131,15 @@ class Records:
 
     # --- the client's side
 
-    def create(self, record: JobRecord) -> JobRecord:
+    def create(self, record: JobRecord, *, max_queued: int | None = None) -> JobRecord:
         """Writes a new record and its first event, at Redis' time; comes before the job is enqueued.
 
         Where a record with this id exists (a request that was sent again), it stays as it is and is returned.
+        Raises LimitExceeded where the tenant has `max_queued` queued jobs.
         """
-        self._transitions.create(record.tenant, record.id, _fields(record), self.silence_ms)
+        done = self._transitions.create(record.tenant, record.id, _fields(record), self.silence_ms, max_queued)
+        if done == "full":
+            raise LimitExceeded(f"{max_queued} jobs are queued, as many as may be; wait for some to start")
         return self.get(record.tenant, record.id)
 
     def get(self, tenant: str, job_id: str) -> JobRecord:
@@ -154,13 +157,18 @@ class Records:
         limit: int = 20,
         status: JobStatus | None = None,
         tag: tuple[str, str] | None = None,
+        since: datetime | None = None,
+        before: datetime | None = None,
     ) -> Page:
-        """At most `limit` records older than `cursor`, newest first, of one status or with one tag where asked."""
+        """At most `limit` records older than `cursor`, newest first; where asked, of one status, with one tag, made
+        at `since` or later, made before `before`."""
         found: list[JobRecord] = []
+        ends = ([check_job_id(cursor)] if cursor else []) + ([first_id_at(before)] if before else [])
+        newest, oldest = min(ends, default=None), first_id_at(since) if since else None
         while len(found) <= limit:
-            records, cursor = self._older(index_key(tenant, status), tenant, cursor, limit + 1)
+            records, newest = self._older(index_key(tenant, status), tenant, (newest, oldest), limit + 1)
             found += [record for record in records if tag is None or record.tags.get(tag[0]) == tag[1]]
-            if cursor is None:
+            if newest is None:
                 break
         return Page(found[:limit], found[limit - 1].id if len(found) > limit else None)
 
@@ -178,14 +186,8 @@ class Records:
 
     def delete(self, tenant: str, job_id: str) -> None:
         """Forgets a finished job; `Conflict` while it is not. Its artifacts are the caller's."""
-        record = self.get(tenant, job_id)
-        if not record.status.is_terminal:
-            raise Conflict(f"the job is {record.status}; cancel it first")
-        with self.redis.pipeline(transaction=True) as pipe:
-            pipe.delete(job_key(tenant, job_id), events_key(tenant, job_id))
-            pipe.zrem(index_key(tenant), job_id)
-            pipe.zrem(index_key(tenant, record.status), job_id)
-            pipe.execute()
+        check_finished(self.get(tenant, job_id))
+        self._transitions.delete(tenant, job_id)
 
     def events(self, tenant: str, job_id: str, *, after: str | None = None, limit: int = 100) -> list[Event]:
         """At most `limit` events that follow the event `after`, oldest first; `service.events.follow` waits for more.
@@ -296,10 +298,13 @@ class Records:
         ask |= {"attempt": record.attempt, "overdue": True}
         return self._transitions.apply(record.tenant, record.id, moves, **ask).verdict == "done"
 
-    def _older(self, index: str, tenant: str, cursor: str | None, limit: int) -> tuple[list[JobRecord], str | None]:
-        """The next `limit` records of an index, and the cursor behind them, None at its end."""
-        start = f"({check_job_id(cursor)}" if cursor else "+"
-        ids = cast(list[str], self.redis.zrevrangebylex(index, start, "-", start=0, num=limit))
+    def _older(
+        self, index: str, tenant: str, span: tuple[str | None, str | None], limit: int
+    ) -> tuple[list[JobRecord], str | None]:
+        """The newest `limit` records of an index in a span of ids, whose end at the new side is left out, and the
+        cursor behind them, None at its end."""
+        newest, oldest = f"({span[0]}" if span[0] else "+", f"[{span[1]}" if span[1] else "-"
+        ids = cast(list[str], self.redis.zrevrangebylex(index, newest, oldest, start=0, num=limit))
         with self.redis.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.hgetall(job_key(tenant, job_id))
@@ -311,12 +316,24 @@ class Records:
         return seconds * 1000 + microseconds // 1000
 
 
+def check_finished(record: JobRecord) -> None:
+    """`Conflict` for a job that is not finished."""
+    if not record.status.is_terminal:
+        raise Conflict(f"the job is {record.status}; cancel it first")
+
+
 def check_job_id(cursor: str) -> str:
     """A cursor is the id of the last job of a page; `InvalidRequest` for anything else."""
     try:
         return str(ULID.from_str(cursor))
     except ValueError as error:
         raise InvalidRequest("the cursor is not one that this API gave", param="cursor") from error
+
+
+def first_id_at(moment: datetime) -> str:
+    """The smallest id of a job made at that time; ids begin with their time."""
+    milliseconds = min(max(0, int(moment.timestamp() * 1000)), 2**48 - 1)
+    return str(ULID(milliseconds.to_bytes(6, "big") + bytes(10)))
 
 
 def _failure(error: JobError) -> dict[str, Any]:

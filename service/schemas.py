@@ -395,6 +395,33 @@ class Manifest(Schema):
     files: list[StoredFile]
 
 
+class Dataset(Schema):
+    """Uploaded rows; a task names them by `uri`."""
+
+    id: str
+    object: Literal["dataset"] = "dataset"
+    uri: str = Field(description="dataset://<id>")
+    name: str | None = None
+    rows: int
+    columns: list[str]
+    size: int = Field(description="bytes as stored, JSON Lines")
+    sha256: str = Field(description="of the stored bytes")
+    created_at: datetime
+    expires_at: datetime
+
+
+class DatasetPage(Schema):
+    data: list[Dataset]
+    next_cursor: str | None
+    has_more: bool
+
+
+class WebhookSecret(Schema):
+    """The tenant's signing secret."""
+
+    secret: str = Field(description="whsec_<base64>, as Standard Webhooks libraries take it")
+
+
 class DeliveryOutcome(StrEnum):
     delivered = "delivered"
     retrying = "retrying"

@@ -38,13 +38,15 @@ WEBHOOKS = "slim:webhooks"  # tenant/id/event of every message to send -> when i
 EXPIRIES = "slim:expiries"  # kind/tenant/id of what is to be deleted -> when, Redis' milliseconds
 MAX_EVENTS = 2000  # of one job; the oldest go first
 
-# A record with the id that exists already is left as it is: the same request came twice.
+# 0: a record with the id exists and is left as it is, because the same request came twice. -1: the tenant's queue is
+# full.
 CREATE = (
     LUA
     + """
 local job, events, index, open = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 if redis.call('EXISTS', job) == 1 then return 0 end
 local ask = cjson.decode(ARGV[1])
+if ask.max_queued and redis.call('ZCARD', index .. ':queued') >= ask.max_queued then return -1 end
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 for field, value in pairs(ask.set) do redis.call('HSET', job, field, value) end
@@ -151,6 +153,21 @@ return {'done', to}
 """
 )
 
+# Takes a finished job out of the lists and the gauge, once.
+DELETE = (
+    LUA
+    + """
+local job, events, index = KEYS[1], KEYS[2], KEYS[3]
+local record = redis.call('HMGET', job, 'status', 'id')
+if not record[1] then return end
+redis.call('ZREM', index, record[2])
+redis.call('ZREM', index .. ':' .. record[1], record[2])
+redis.call('DEL', job, events)
+count(-1, 'slim_jobs', record[1])
+"""
+)
+
+CREATED: dict[int, Literal["created", "exists", "full"]] = {1: "created", 0: "exists", -1: "full"}
 Verdict = Literal["done", "missing", "stale", "refused", "early"]
 
 
@@ -190,22 +207,31 @@ def open_member(tenant: str, job_id: str) -> str:
 
 
 class Transitions:
-    """Runs the two scripts against one Redis."""
+    """Runs the scripts against one Redis."""
 
     def __init__(self, redis: Redis) -> None:
         self._create = redis.register_script(CREATE)
         self._change = redis.register_script(CHANGE)
+        self._delete = redis.register_script(DELETE)
 
-    def create(self, tenant: str, job_id: str, fields: Mapping[str, Any], silence_ms: int) -> bool:
-        """A new queued job at Redis' time; False when there is one with this id."""
+    def create(
+        self, tenant: str, job_id: str, fields: Mapping[str, Any], silence_ms: int, max_queued: int | None
+    ) -> Literal["created", "exists", "full"]:
+        """A new queued job at Redis' time, unless there is one with this id or the tenant has `max_queued`."""
         ask = {"set": dict(fields), "silence_ms": silence_ms, "member": open_member(tenant, job_id)}
-        return bool(self._create(keys=self._keys(tenant, job_id), args=[json.dumps(ask)]))
+        limit = {} if max_queued is None else {"max_queued": max_queued}
+        answer = self._create(keys=self._keys(tenant, job_id), args=[json.dumps(ask | limit)])
+        return CREATED[answer]
 
     def apply(self, tenant: str, job_id: str, moves: Moves, **ask: Any) -> Outcome:
         """One atomic change; `ask` as described above the script."""
         ask |= {"moves": dict(moves), "member": open_member(tenant, job_id), "tenant": tenant, "max_events": MAX_EVENTS}
         verdict, status = self._change(keys=self._keys(tenant, job_id), args=[json.dumps(ask)])
         return Outcome(verdict, JobStatus(status) if status else None)
+
+    def delete(self, tenant: str, job_id: str) -> None:
+        """Forgets a job and its events."""
+        self._delete(keys=self._keys(tenant, job_id))
 
     def _keys(self, tenant: str, job_id: str) -> list[str]:
         own = [job_key(tenant, job_id), events_key(tenant, job_id), index_key(tenant)]

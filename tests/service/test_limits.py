@@ -38,22 +38,22 @@ def test_the_headers_say_quota_rest_and_reset(redis: Redis) -> None:
 
 
 def test_stored_bytes_are_counted_once_an_item_and_given_back(redis: Redis) -> None:
-    stored = StoredBytes(redis, quota=100)
+    stored = StoredBytes(redis)
     for _ in range(2):
         stored.record("search", "job-1", 60)
     stored.record("search", "dataset-1", 30)
     stored.record("other", "job-9", 500)
     assert stored.used("search") == 90
-    stored.admit("search", 10)
+    stored.admit("search", 100, 10)
     with pytest.raises(LimitExceeded):
-        stored.admit("search", 11)
+        stored.admit("search", 100, 11)
     stored.record("search", "job-1", 0)
     stored.record("search", "job-1", 0)
     assert stored.used("search") == 30
 
 
 def test_a_full_store_admits_nothing(redis: Redis) -> None:
-    stored = StoredBytes(redis, quota=100)
+    stored = StoredBytes(redis)
     stored.record("search", "job-1", 100)
     with pytest.raises(LimitExceeded):
-        stored.admit("search")
+        stored.admit("search", 100)

@@ -54,6 +54,8 @@ def test_a_job_is_counted_through_its_life(redis: Redis) -> None:
     assert value(redis, "slim_job_duration_seconds_count", task="sst2", outcome="failed") == 1
     assert value(redis, "slim_job_queue_wait_seconds_count") == 1
     assert value(redis, "slim_job_attempts_total", reason="first") == 1
+    records.delete("search", record.id)
+    assert value(redis, "slim_jobs", status="failed") == 0
 
 
 def test_a_job_taken_back_from_a_silent_worker_is_counted(redis: Redis) -> None:

@@ -1,0 +1,78 @@
+"""What is deleted, by a user or by time: a job or a data set with everything that belongs to it.
+
+Files go first and the record last, so that whatever breaks in between is found again and finished by the next try.
+`slim:expiries` holds what has an end: `job/{tenant}/{id}` and `dataset/{tenant}/{id}` -> Redis' milliseconds.
+"""
+
+import threading
+from dataclasses import dataclass
+from typing import cast
+
+import structlog
+from redis import Redis, RedisError
+
+from service.datasets import drop_rows
+from service.errors import NotFound, TaskslimError
+from service.limits import StoredBytes
+from service.records import JobRecord, Records, check_finished
+from service.storage import Storage, job_prefix
+from service.transitions import EXPIRIES
+from service.uploads import Uploads
+from service.webhooks import deliveries_key
+
+SWEEP_SECONDS = 60.0
+AT_ONCE = 100
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Deletes."""
+
+    redis: Redis
+    records: Records
+    uploads: Uploads
+    storage: Storage
+    stored: StoredBytes
+
+    def delete_job(self, record: JobRecord) -> None:
+        """Everything of a finished job; `Conflict` while it is not finished."""
+        check_finished(record)
+        self.storage.delete_prefix(job_prefix(record.tenant, record.id))
+        drop_rows(tenant=record.tenant, job_id=record.id, storage=self.storage)
+        self.stored.record(record.tenant, f"job/{record.id}", 0)
+        self.redis.delete(deliveries_key(record.tenant, record.id))
+        self.records.delete(record.tenant, record.id)
+        self.redis.zrem(EXPIRIES, f"job/{record.tenant}/{record.id}")
+
+    def run(self, stop: threading.Event) -> None:
+        """Sweep until told to stop; an outage only puts the next sweep off."""
+        while not stop.wait(SWEEP_SECONDS):
+            try:
+                self.sweep()
+            except RedisError:
+                log.warning("sweep broke off", exc_info=True)
+
+    def sweep(self) -> int:
+        """Delete what has expired; how much that was. What cannot be deleted now is tried again in the next sweep."""
+        seconds, microseconds = self.redis.time()
+        now = seconds * 1000 + microseconds // 1000
+        due = cast(list[str], self.redis.zrangebyscore(EXPIRIES, 0, now, start=0, num=AT_ONCE))
+        return sum(self._expire(member) for member in due)
+
+    def _expire(self, member: str) -> bool:
+        kind, tenant, item = member.split("/")
+        try:
+            if kind == "job":
+                self.delete_job(self.records.get(tenant, item))
+            else:
+                self.uploads.delete(tenant, item)
+        except NotFound:
+            self.redis.zrem(EXPIRIES, member)
+            return False
+        except TaskslimError:
+            log.warning("could not be deleted", kind=kind, tenant=tenant, item=item, exc_info=True)
+            return False
+        log.info("expired", kind=kind, tenant=tenant, item=item)
+        return True

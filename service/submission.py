@@ -1,0 +1,78 @@
+"""From a request to a queued job: checked, counted, recorded, handed on, in an order in which nothing is lost.
+
+The record is written before the job is enqueued, so a process that dies in between leaves a job that the reconciler
+finds. What was stored for a request that is refused after all is deleted again.
+"""
+
+from dataclasses import dataclass
+
+import structlog
+from redis import RedisError
+from ulid import ULID
+
+from service.admission import Access, admit
+from service.auth import Caller, is_loopback
+from service.datasets import drop_rows, keep_rows
+from service.egress import parse_url
+from service.errors import TaskslimError
+from service.limits import StoredBytes
+from service.queue import JobQueue
+from service.records import JobRecord, Records, new_record
+from service.schemas import JobRequest
+from service.settings import Settings
+from service.storage import Storage
+
+log = structlog.get_logger()
+
+
+def new_job_id() -> str:
+    return str(ULID())
+
+
+def access_of(caller: Caller, settings: Settings, storage: Storage) -> Access:
+    """Local paths are open to a server that only this machine reaches, otherwise only under the configured roots."""
+    trusted = caller.key_id is None and is_loopback(settings.host)
+    return Access(storage, caller.tenant, trusted or bool(settings.local_roots), settings.local_roots)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What it takes to accept jobs."""
+
+    records: Records
+    queue: JobQueue
+    storage: Storage
+    stored: StoredBytes
+    settings: Settings
+
+    def submit(self, request: JobRequest, caller: Caller, job_id: str) -> JobRecord:
+        """The queued job. Submitting the same id again gives the job that the first call made."""
+        self._check(request, caller)
+        settled = self._with_defaults(request)
+        kept = keep_rows(settled, tenant=caller.tenant, job_id=job_id, storage=self.storage)
+        record = self._record(new_record(kept, tenant=caller.tenant, job_id=job_id), caller)
+        try:
+            self.queue.enqueue(record)
+        except RedisError:  # the record stands: the reconciler finds it without an entry in the queue and makes one
+            log.warning("job is recorded and not yet in the queue", job_id=job_id, exc_info=True)
+        return record
+
+    def _check(self, request: JobRequest, caller: Caller) -> None:
+        if request.webhook is not None:
+            parse_url(request.webhook.url, self.settings.webhook_hosts)
+        if caller.key_id is not None:
+            self.stored.admit(caller.tenant, self.settings.max_stored_bytes)
+        admit(request, access_of(caller, self.settings, self.storage))
+
+    def _with_defaults(self, request: JobRequest) -> JobRequest:
+        """The request with what the deployment decides filled in, so that the job says it."""
+        days = request.retention_days or self.settings.retention_days
+        return request.model_copy(update={"retention_days": days})
+
+    def _record(self, record: JobRecord, caller: Caller) -> JobRecord:
+        limit = self.settings.max_queued_jobs if caller.key_id is not None else None
+        try:
+            return self.records.create(record, max_queued=limit)
+        except (RedisError, TaskslimError):
+            drop_rows(tenant=record.tenant, job_id=record.id, storage=self.storage)
+            raise
