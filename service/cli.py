@@ -15,7 +15,7 @@ from rich.table import Table
 from service.auth import Keys, bound_host
 from service.client import Api
 from service.connections import connect
-from service.demo.display import describe, job_bar, result_table
+from service.display import describe, job_bar, result_table
 from service.errors import InvalidRequest, QueueUnavailable, TaskslimError
 from service.schemas import Job, JobStatus
 from service.settings import Settings
@@ -139,7 +139,7 @@ def list_jobs(
     """List the newest jobs."""
     table = Table(box=None)
     for header in ("id", "status", "stage", "progress", "model", "created"):
-        table.add_column(header, no_wrap=header != "model")
+        table.add_column(header, no_wrap=header != "model", overflow="fold")
     for job in _api(url).jobs(limit, status and status.value, tag):
         share = f"{job.progress.fraction:.0%}"
         created = f"{job.created_at:%Y-%m-%d %H:%M:%SZ}"

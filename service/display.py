@@ -1,20 +1,10 @@
-"""What the demo shows: the bar while the job runs, and the table and the snippet at its end."""
-
-from pathlib import Path
+"""What a terminal shows of a job: the bar while it runs, and the table at its end."""
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from service.demo.request import LABELS, TEMPLATE
 from service.schemas import DenseSlim, Estimate, Job, Metrics, Result
-
-SNIPPET = """\
-from transformers import AutoModelForCausalLM, AutoTokenizer
-tokenizer = AutoTokenizer.from_pretrained({path!r})
-model = AutoModelForCausalLM.from_pretrained({path!r})
-scores = model(**tokenizer({prompt!r}, return_tensors="pt")).logits[0, -1]
-print(max({words!r}, key=lambda word: scores[tokenizer.encode(word)[0]]))"""
 
 
 def job_bar(console: Console) -> Progress:
@@ -48,12 +38,6 @@ def result_table(result: Result) -> Table:
     table.add_row(place, f"{latency.dense:.1f} ms", f"{latency.slim:.1f} ms", _change(latency.dense, latency.slim))
     table.caption = "brackets: 95 % interval; latency: median forward pass"
     return table
-
-
-def snippet(model: Path) -> str:
-    """Five lines of Python that load the checkpoint and ask it about one review."""
-    prompt = TEMPLATE.format(text="Even my mother liked it.")
-    return SNIPPET.format(path=str(model), prompt=prompt, words=[f" {word}" for word in LABELS.values()])
 
 
 def _counts(pair: DenseSlim, scale: float, unit: str) -> tuple[str, str, str]:

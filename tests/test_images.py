@@ -1,0 +1,277 @@
+"""The images and the compose file, as far as they can be judged without a container engine."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from redis import Redis
+
+from service.embedded import find_server
+from service.errors import StorageUnavailable
+from service.presence import announce
+from service.settings import Settings
+from service.storage import Storage
+from service.tether import tethered
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).parents[1]
+TARGETS = {"api": "service", "worker": "worker"}  # compose service -> stage of the Dockerfile
+STORES = ("valkey", "seaweedfs")
+
+
+class Instruction(NamedTuple):
+    name: str
+    text: str
+
+
+class Stage(NamedTuple):
+    base: str
+    instructions: list[Instruction]
+
+
+def read_dockerfile() -> dict[str, Stage]:
+    """The stages by name."""
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    stages: dict[str, Stage] = {}
+    for line in lines:
+        name, _, rest = line.partition(" ")
+        if name == "FROM":
+            base, _, alias = rest.partition(" AS ")
+            current = stages[alias] = Stage(base, [])
+        else:
+            current.instructions.append(Instruction(name, rest.strip()))
+    return stages
+
+
+STAGES = read_dockerfile()
+
+
+def lineage(stage: str) -> list[Instruction]:
+    """What makes a stage, its bases first."""
+    found = STAGES.get(stage)
+    return lineage(found.base) + found.instructions if found else []
+
+
+def last(stage: str, name: str) -> str:
+    return [instruction.text for instruction in lineage(stage) if instruction.name == name][-1]
+
+
+def variables(stage: str) -> dict[str, str]:
+    texts = [instruction.text for instruction in lineage(stage) if instruction.name == "ENV"]
+    return dict(part.split("=", 1) for text in texts for part in text.split())
+
+
+def read_compose(name: str = "docker-compose.yml") -> dict[str, Any]:
+    services: dict[str, Any] = yaml.safe_load((ROOT / name).read_text())["services"]
+    return services
+
+
+COMPOSE = read_compose()
+
+
+def filled_in(value: object) -> str:
+    """A compose value with the defaults of its ${VARIABLES}."""
+    return re.sub(r"\$\{\w+(?::-([^}]*))?\}", lambda match: match[1] or "", str(value))
+
+
+def environment(service: str) -> dict[str, str]:
+    return {name: filled_in(value) for name, value in COMPOSE[service].get("environment", {}).items()}
+
+
+# --- Dockerfile ----------------------------------------------------------------------------------------------------
+
+
+def test_images_start_from_a_pinned_debian() -> None:
+    bases = {stage.base for stage in STAGES.values()} - STAGES.keys()
+    assert bases == {"python:3.11-slim-bookworm"}
+
+
+def test_the_service_image_installs_no_torch_and_says_so_at_build_time() -> None:
+    runs = [instruction.text for instruction in lineage("build-service") if instruction.name == "RUN"]
+    installs = [text for text in runs if "pip install" in text]
+    assert not any("torch" in text or "[worker]" in text for text in installs)
+    assert any("find_spec" in text and "torch" in text for text in runs)
+
+
+def test_the_worker_image_takes_torch_from_the_constraints() -> None:
+    pinned = re.search(r"^torch==\S+", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert pinned is not None
+    assert any(pinned[0] in instruction.text for instruction in STAGES["build-worker"].instructions)
+
+
+@pytest.mark.parametrize("stage", TARGETS.values())
+def test_an_image_runs_as_nobody_special_and_can_be_asked_for_its_health(stage: str) -> None:
+    user = last(stage, "USER")
+    assert re.fullmatch(r"[1-9]\d+:[1-9]\d+", user), "Kubernetes' runAsNonRoot wants a number"
+    assert json.loads(last(stage, "HEALTHCHECK").partition("CMD ")[2])
+
+
+@pytest.mark.parametrize("stage", TARGETS.values())
+def test_an_image_sets_only_variables_that_exist(stage: str) -> None:
+    assert slim_fields(variables(stage)) <= Settings.model_fields.keys()
+
+
+@pytest.mark.parametrize("stage", TARGETS.values())
+def test_an_image_starts_a_command_that_exists(stage: str) -> None:
+    program, *arguments = json.loads(last(stage, "CMD"))
+    run = subprocess.run(
+        [Path(sys.executable).with_name(program), *arguments, "--help"], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_what_the_images_copy_is_not_ignored() -> None:
+    ignored, *kept = (ROOT / ".dockerignore").read_text().split()
+    assert ignored == "*"
+    for name in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "service", "worker"):
+        assert (ROOT / name).exists()
+        assert any(fnmatch(name, pattern.removeprefix("!")) for pattern in kept if pattern.startswith("!"))
+
+
+def test_the_worker_image_is_healthy_only_while_its_worker_speaks(redis: Redis, redis_server: str) -> None:
+    _, *arguments = json.loads(last("worker", "HEALTHCHECK").partition("CMD ")[2])
+    assert check_health(arguments, redis_server) == 1
+    announce(redis, f"{socket.gethostname()}-01")
+    assert check_health(arguments, redis_server) == 0
+
+
+def check_health(arguments: list[str], redis_server: str) -> int:
+    return subprocess.run([sys.executable, *arguments], env={"SLIM_REDIS_URL": redis_server}, check=False).returncode
+
+
+# --- compose -------------------------------------------------------------------------------------------------------
+
+
+def slim_fields(names: Mapping[str, str]) -> set[str]:
+    return {name.removeprefix("SLIM_").lower() for name in names if name.startswith("SLIM_")}
+
+
+@pytest.mark.parametrize("service", COMPOSE)
+def test_a_container_may_do_little_and_comes_back(service: str) -> None:
+    definition = COMPOSE[service]
+    assert definition["restart"] == "unless-stopped"
+    assert definition["read_only"] is True
+    assert definition["cap_drop"] == ["ALL"]
+    assert definition["security_opt"] == ["no-new-privileges:true"]
+    assert definition.get("privileged") is None
+
+
+@pytest.mark.parametrize("service", STORES)
+def test_a_store_is_checked_keeps_its_data_and_is_not_root(service: str) -> None:
+    definition = COMPOSE[service]
+    assert definition["healthcheck"]["test"][0] == "CMD"
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", definition["user"])
+    assert re.search(r":[\d.]+", definition["image"]), "a tag that says which version"
+    assert any(volume.endswith(":/data") for volume in definition["volumes"])
+    assert definition["networks"] == ["inside"], "a store is not to be reached from outside"
+
+
+@pytest.mark.parametrize(("service", "target"), TARGETS.items())
+def test_our_containers_are_built_from_their_stage_and_wait_for_the_stores(service: str, target: str) -> None:
+    definition = COMPOSE[service]
+    assert definition["build"]["target"] == target
+    assert {name: needed["condition"] for name, needed in definition["depends_on"].items()} == dict.fromkeys(
+        STORES, "service_healthy"
+    )
+
+
+@pytest.mark.parametrize("service", TARGETS)
+def test_compose_sets_only_variables_that_exist_to_values_that_are_valid(
+    service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = environment(service)
+    assert slim_fields(given) <= Settings.model_fields.keys()
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    assert settings.redis_url.startswith("redis://valkey:")
+    assert settings.artifacts_url.startswith("s3://")
+
+
+def test_the_worker_runs_on_cpu_unless_the_override_gives_it_one_gpu() -> None:
+    override = read_compose("docker-compose.gpu.yml")
+    assert environment("worker")["SLIM_DEVICE"] == "cpu"
+    assert override.keys() == {"worker"}
+    assert override["worker"]["environment"]["SLIM_DEVICE"] == "cuda"
+    (device,) = override["worker"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device["device_ids"] == ["0"]
+
+
+def test_valkey_accepts_its_command_line(tmp_path: Path) -> None:
+    program, *arguments = COMPOSE["valkey"]["command"]
+    assert program == "valkey-server"
+    address = tmp_path / "s"
+    private = ["--port", "0", "--unixsocket", str(address), "--dir", str(tmp_path)]
+    with (
+        running([str(find_server()), *arguments, *private], {}, tmp_path),
+        Redis(unix_socket_path=str(address)) as redis,
+    ):
+        wait_until(address.exists)
+        assert redis.config_get("appendonly") == {"appendonly": "yes"}
+        assert redis.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+
+
+@pytest.mark.slow
+def test_the_s3_server_takes_what_our_containers_send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run by SeaweedFS' binary with the arguments of the compose file, on ports and a directory of this test."""
+    definition = COMPOSE["seaweedfs"]
+    ports = dict(zip(("master", "volume", "filer", "s3"), free_ports(4), strict=True))
+    private = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={tmp_path}", "-volume.max=4"]
+    private += [f"-{name}.port={port}" for name, port in ports.items()]
+    program, *options = definition["entrypoint"]
+    command = [str(Path(sys.executable).with_name(program)), *options, *definition["command"], *private]
+    for name, value in environment("api").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{ports['s3']}")
+    with running(command, environment("seaweedfs"), tmp_path):
+        storage = Storage(Settings().artifacts_url, retry_seconds=1)
+        wait_until(lambda: can_write(storage), 60)
+        assert storage.get_bytes("default/jobs/one/manifest.json") == b"{}"
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+        with pytest.raises(StorageUnavailable):
+            Storage(Settings().artifacts_url, retry_seconds=1).get_bytes("default/jobs/one/manifest.json")
+
+
+def can_write(storage: Storage) -> bool:
+    try:
+        storage.put_bytes(b"{}", "default/jobs/one/manifest.json")
+    except StorageUnavailable:
+        return False
+    return True
+
+
+@contextmanager
+def running(command: list[str], variables: Mapping[str, str], directory: Path) -> Iterator[None]:
+    """The process while the block runs; its output is in the assertion when it ends early."""
+    log = directory / "output.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            tethered(command, signal.SIGTERM), env=dict(variables), cwd=directory, stdout=output, stderr=output
+        )
+        try:
+            yield
+            assert process.poll() is None, log.read_text()
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
