@@ -4,7 +4,8 @@ Nothing of a checkpoint is ever executed: safetensors only, no remote code.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ HUB_PATTERNS = [
     "spiece.model",
     "sentencepiece.bpe.model",
 ]
+LOCAL_STOCK = {"trust_remote_code": False, "local_files_only": True}
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 WEIGHTS_INDEX = "model.safetensors.index.json"
 
@@ -114,7 +116,7 @@ def load(directory: Path, *, device: torch.device, adapter: Path | None = None) 
     Raises InvalidModel where the checkpoint does not hold what its class needs.
     """
     family = check(directory)
-    model, tokenizer = _load_stock(directory, family)
+    model, tokenizer = _load_stock(directory, family), _load_tokenizer(directory)
     dtype = model.dtype
     if adapter is not None:
         model = merge(model, adapter)
@@ -261,20 +263,35 @@ def _family(model_type: object) -> Family:
     return FAMILIES[str(model_type)]
 
 
-def _load_stock(directory: Path, family: Family) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    arguments = {"trust_remote_code": False, "local_files_only": True}
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Raise what transformers says of files that it cannot make sense of as InvalidModel."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, **arguments)
-        model, info = AUTO_CLASSES[family.kind].from_pretrained(
-            directory, dtype="auto", use_safetensors=True, output_loading_info=True, **arguments
-        )
+        yield
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
-        raise InvalidModel(f"the checkpoint cannot be loaded: {error}", param="model.uri") from error
+        raise InvalidModel(f"the {what} cannot be loaded: {error}", param="model.uri") from error
     except RuntimeError as error:
         if "ignore_mismatched_sizes" not in str(error):
             raise
-        raise InvalidModel(f"the weights do not have the shapes that config.json says: {error}") from error
+        raise InvalidModel("the weights do not have the shapes that config.json says", param="model.uri") from error
+
+
+def _load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    with _reading("tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(directory, **LOCAL_STOCK)
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
+
+
+def _load_stock(directory: Path, family: Family) -> PreTrainedModel:
+    with _reading("checkpoint"):
+        model, info = AUTO_CLASSES[family.kind].from_pretrained(
+            directory, dtype="auto", use_safetensors=True, output_loading_info=True, **LOCAL_STOCK
+        )
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:3])
-        raise InvalidModel(f"{type(model).__name__} needs weights that the checkpoint lacks: {missing}")
-    return model, tokenizer
+        raise InvalidModel(
+            f"{type(model).__name__} needs weights that the checkpoint lacks: {missing}", param="model.uri"
+        )
+    assert isinstance(model, PreTrainedModel)
+    return model
