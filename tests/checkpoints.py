@@ -8,11 +8,11 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from service.families import FAMILIES
 from tests.models import TINY, VOCABULARY
+from worker.models import cast, weight_dtypes
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 # What the trainer sees most often becomes one token: " positive", " negative", " good", " bad".
@@ -42,7 +42,7 @@ def tokenizer(kind: str = "causal") -> PreTrainedTokenizerFast:
 def write(directory: Path, name: str = "llama", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Save the tiny model of TINY and its tokenizer; the model as it was saved."""
     model = TINY[name]()
-    nn.Module.to(model, dtype=dtype)
+    cast(model, dict.fromkeys(weight_dtypes(model), dtype))
     model.save_pretrained(directory)
     tokenizer(FAMILIES[model.config.model_type].kind).save_pretrained(directory)
     return model
