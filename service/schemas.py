@@ -258,6 +258,7 @@ class Metrics(Schema):
     log_likelihood: float | None = Field(default=None, description="mean log-probability of the right answer")
     exact_match: Estimate | None = None
     token_log_likelihood: float | None = Field(default=None, description="mean over the target's tokens")
+    repetition: float | None = Field(default=None, description="share of generated answers that repeat themselves")
 
 
 class DenseSlim(Schema):
@@ -475,6 +476,53 @@ class StageTiming(Schema):
     seconds: float
 
 
+class Throughput(Schema):
+    """Examples a second in forward passes of one size, on the worker's device."""
+
+    batch: int
+    tokens: int
+    dense: float
+    slim: float
+
+
+class LayerWidth(Schema):
+    """What one layer keeps."""
+
+    stack: Name
+    layer: int
+    unit: Unit
+    dense: int
+    slim: int
+    score_kept: float | None = Field(
+        default=None, description="share of the layer's scores that the kept units hold; null where scores are negative"
+    )
+
+
+class Confusion(Schema):
+    """Evaluation rows by right label (row of the matrix) and the model's answer (column)."""
+
+    labels: list[str]
+    dense: list[list[int]]
+    slim: list[list[int]]
+
+
+class ChangedAnswer(Schema):
+    """An evaluation row that the slim model answers otherwise than the dense one."""
+
+    line: int = Field(description="in the file of rows")
+    fields: dict[str, str] = Field(description="the template's columns, long ones shortened")
+    right: str
+    dense: str
+    slim: str
+
+
+class ReportWarning(Schema):
+    """What a reader must not overlook; `code` is stable."""
+
+    code: str
+    message: str
+
+
 class Report(Schema):
     """Everything that a reader needs in order to trust the result, or to do it again."""
 
@@ -491,6 +539,13 @@ class Report(Schema):
     versions: dict[str, str]
     digests: dict[str, str] = Field(description="sha256 of the model's files, the rows and the template")
     snippet: str = Field(description="Python that loads the slim model")
+    warnings: list[ReportWarning] = []
+    throughput: list[Throughput] = []
+    peak_memory_bytes: DenseSlim | None = Field(default=None, description="of one forward pass; null on a CPU")
+    layers: list[LayerWidth] = []
+    confusion: Confusion | None = Field(default=None, description="null for a generation task")
+    num_changed: int = Field(default=0, description="evaluation rows whose answer changed")
+    changed: list[ChangedAnswer] = Field(default=[], description="the first of them")
 
 
 # --- the catalogue and the problem document --------------------------------------------------------------------------

@@ -21,6 +21,8 @@ from worker.prompts import Example, Wording
 from worker.slimming.objectives import Batch, answer_log_probabilities, token_log_probabilities
 
 LATENCY_RUNS = 7
+MIN_WORDS = 8
+NGRAM = 3
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,19 @@ def generation_metrics(scores: Scores, examples: Sequence[Example], texts: Seque
     return Metrics(
         examples=len(examples),
         exact_match=share(torch.tensor(matches)),
+        repetition=sum(map(repeats_itself, texts)) / len(texts),
         token_log_likelihood=scores.log_probability_EL.sum().item() / tokens,
     )
+
+
+def repeats_itself(text: str) -> bool:
+    """Whether more than half of a text's word trigrams came before in it (rep-3 of Welleck et al., arXiv 1908.04319).
+
+    Texts of fewer than eight words have no chance to.
+    """
+    words = text.split()
+    grams = list(zip(*(words[start:] for start in range(NGRAM)), strict=False))
+    return len(words) >= MIN_WORDS and len(set(grams)) < len(grams) / 2
 
 
 def calibrated(score_EL: Tensor) -> Tensor:
@@ -111,6 +124,16 @@ def latency(model: PreTrainedModel, batch: Batch) -> float:
     with torch.inference_mode():
         seconds = [_time_forward(model, batch) for _ in range(LATENCY_RUNS + 1)][1:]
     return statistics.median(seconds) * 1000
+
+
+def peak_memory(model: PreTrainedModel, batch: Batch) -> int | None:
+    """Most bytes of GPU memory held in one forward pass of `batch`, weights included; None on a CPU."""
+    if model.device.type != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats(model.device)
+    with torch.inference_mode():
+        model(**batch.to(model.device).inputs)
+    return torch.cuda.max_memory_allocated(model.device)
 
 
 def latency_examples(examples: Sequence[Example], rows: int, tokens: int) -> list[Example]:

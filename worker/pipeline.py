@@ -19,6 +19,7 @@ from service.schemas import (
     DenseSlim,
     JobMetrics,
     Latency,
+    LayerWidth,
     Manifest,
     Metrics,
     Objective,
@@ -33,7 +34,8 @@ from service.schemas import (
 )
 from service.settings import Settings
 from service.storage import Storage, attempt_prefix, digest_file, manifest_key
-from worker import data, evaluation, models, prompts, reporting, verification
+from worker import answers, data, evaluation, findings, models, prompts, reporting, verification
+from worker.findings import Findings, Speed
 from worker.models import LoadedModel
 from worker.prompts import Example, Wording
 from worker.rows import Row
@@ -45,6 +47,7 @@ from worker.slimming.objectives import Batch
 
 LATENCY_BATCH = 4
 LATENCY_TOKENS = 64
+THROUGHPUT_BATCHES = (1, 8)
 PROBE_EXAMPLES = 4
 
 
@@ -118,8 +121,10 @@ class Measured:
     """A model on the evaluation rows."""
 
     metrics: Metrics
+    answers: list[str]  # labels, or generated texts, in the order of the rows
     parameters: int
     latency_ms: float
+    speeds: list[Speed]
 
 
 def run(job: JobRecord, *, settings: Settings, storage: Storage, progress: StageProgress, scratch: Path) -> Result:
@@ -145,6 +150,7 @@ def run(job: JobRecord, *, settings: Settings, storage: Storage, progress: Stage
         surgery.cut(subject.loaded.model, ARCHITECTURES[subject.loaded.family.model_type], kept)
     with staged.stage(Stage.evaluate_slim):
         slim = evaluate(staged, subject)
+    layers = findings.layers(groups, kept, scores)
     output = staged.scratch / "output"
     with staged.stage(Stage.verify):
         directory = output / "model"
@@ -153,7 +159,7 @@ def run(job: JobRecord, *, settings: Settings, storage: Storage, progress: Stage
     with staged.stage(Stage.upload):
         size = DenseSlim(dense=models.weight_bytes(sources.model), slim=models.weight_bytes(directory))
         result = conclude(subject, dense, slim, size, groups, kept, verified)
-        write_report(staged, sources, subject, result)
+        write_report(staged, sources, subject, result, find(sources, subject, dense, slim, layers))
         save_file({str(site): kept_K for site, kept_K in kept.items()}, output / "kept.safetensors")
         upload(staged)
     return result
@@ -196,7 +202,7 @@ def evaluate(staged: StagedJob, subject: Subject) -> Measured:
     count = staged.counter(len(rows.examples) * (2 if generates else 1))
     scores = evaluation.score(model, rows.batches, count)
     if generates:
-        texts = evaluation.generate(
+        given = evaluation.generate(
             model,
             rows.examples,
             subject.wording,
@@ -204,10 +210,22 @@ def evaluate(staged: StagedJob, subject: Subject) -> Measured:
             staged.settings.tokens_per_batch,
             lambda done: count(len(rows.examples) + done),
         )
-        metrics = evaluation.generation_metrics(scores, rows.examples, texts)
+        metrics = evaluation.generation_metrics(scores, rows.examples, given)
     else:
         metrics = evaluation.classification_metrics(scores)
-    return Measured(metrics, models.count_parameters(model), evaluation.latency(model, _latency_batch(subject)))
+        given = answers.chosen_labels(scores, list(subject.wording.words))
+    latency_ms = evaluation.latency(model, _latency_batch(subject, LATENCY_BATCH))
+    return Measured(metrics, given, models.count_parameters(model), latency_ms, speeds(subject))
+
+
+def speeds(subject: Subject) -> list[Speed]:
+    """The model as it now is, at several batch sizes, the largest last."""
+    model, tokens = subject.loaded.model, _latency_tokens(subject)
+    batches = [_latency_batch(subject, rows) for rows in THROUGHPUT_BATCHES]
+    return [
+        Speed(rows, tokens, evaluation.latency(model, batch), evaluation.peak_memory(model, batch))
+        for rows, batch in zip(THROUGHPUT_BATCHES, batches, strict=True)
+    ]
 
 
 def attribute(staged: StagedJob, subject: Subject) -> dict[Site, Tensor]:
@@ -291,7 +309,21 @@ def conclude(
     )
 
 
-def write_report(staged: StagedJob, sources: Sources, subject: Subject, result: Result) -> None:
+def find(sources: Sources, subject: Subject, dense: Measured, slim: Measured, layers: list[LayerWidth]) -> Findings:
+    """What the report shows beside the result."""
+    confusion, changed = findings.compared(
+        subject.wording, sources.evaluation, subject.evaluation.examples, dense.answers, slim.answers
+    )
+    return Findings(
+        throughput=findings.throughput(dense.speeds, slim.speeds),
+        peak_memory_bytes=findings.peak_memory(dense.speeds, slim.speeds),
+        layers=layers,
+        confusion=confusion,
+        changed=changed,
+    )
+
+
+def write_report(staged: StagedJob, sources: Sources, subject: Subject, result: Result, found: Findings) -> None:
     """Write report.json beside the checkpoint."""
     digests = {
         "model": reporting.digest_directory(sources.model),
@@ -312,6 +344,7 @@ def write_report(staged: StagedJob, sources: Sources, subject: Subject, result: 
         timings=staged.timings,
         digests=digests,
         auto_class=models.AUTO_CLASSES[subject.loaded.family.kind].__name__,
+        findings=found,
     )
     (staged.scratch / "output" / "report.json").write_text(report.model_dump_json(indent=2))
 
@@ -348,10 +381,10 @@ def _latency_tokens(subject: Subject) -> int:
     return min(LATENCY_TOKENS, subject.wording.max_tokens or LATENCY_TOKENS)
 
 
-def _latency_batch(subject: Subject) -> Batch:
+def _latency_batch(subject: Subject, rows: int) -> Batch:
     tokens = _latency_tokens(subject)
-    examples = evaluation.latency_examples(subject.evaluation.examples, LATENCY_BATCH, tokens)
-    [batch] = data.batches(examples, subject.padding, LATENCY_BATCH * (tokens + len(subject.padding.decoder_opening)))
+    examples = evaluation.latency_examples(subject.evaluation.examples, rows, tokens)
+    [batch] = data.batches(examples, subject.padding, rows * (tokens + len(subject.padding.decoder_opening)))
     return batch
 
 

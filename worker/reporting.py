@@ -10,7 +10,10 @@ from pathlib import Path
 from service.records import JobRecord
 from service.schemas import Family, Report, Result, StageTiming, Task
 from service.storage import digest_file
+from worker.answers import MAX_CHANGED
+from worker.findings import Findings
 from worker.rows import Row
+from worker.warnings import warnings
 
 PACKAGES = ("taskslim", "torch", "transformers", "tokenizers", "safetensors", "peft")
 
@@ -34,9 +37,10 @@ def build(
     timings: Sequence[StageTiming],
     digests: dict[str, str],
     auto_class: str,
+    findings: Findings,
 ) -> Report:
-    """The report; `timings` has the stages that are over by now."""
-    return Report(
+    """The report with its warnings; `timings` has the stages that are over by now."""
+    report = Report(
         job_id=job.id,
         attempt=job.attempt,
         request=job.request,
@@ -50,7 +54,14 @@ def build(
         versions={"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
         digests=digests,
         snippet=SNIPPET.format(auto_class=auto_class),
+        throughput=findings.throughput,
+        peak_memory_bytes=findings.peak_memory_bytes,
+        layers=findings.layers,
+        confusion=findings.confusion,
+        num_changed=len(findings.changed),
+        changed=findings.changed[:MAX_CHANGED],
     )
+    return report.model_copy(update={"warnings": warnings(report)})
 
 
 def digest_directory(directory: Path) -> str:

@@ -108,12 +108,16 @@ function ending(job) {
 async function showResult(view) {
   if (view.job.status !== "succeeded") return;
   const options = { signal: view.signal };
-  const [report, files] = await Promise.all([
-    ask(`jobs/${view.id}/report`, { ...options, accept: "text/html" }).then((answer) => answer.text()),
-    read(`jobs/${view.id}/artifacts`, options),
+  const report = ask(`jobs/${view.id}/report`, { ...options, accept: "text/html" }).then((answer) => answer.text());
+  const files = read(`jobs/${view.id}/artifacts`, options);
+  await Promise.all([
+    report.then((html) => fill(view.report, reportPart(html)), (problem) => refuse(view.report, problem)),
+    files.then(({ data }) => fill(view.files, filesPart(view.id, data)), (problem) => refuse(view.files, problem)),
   ]);
-  fill(view.report, reportPart(report));
-  fill(view.files, filesPart(view.id, files.data));
+}
+
+function refuse(section, problem) {
+  if (problem.name !== "AbortError") fill(section, problemBox(problem));
 }
 
 /** The report is a page of its own and runs no script; it is framed in full height. */

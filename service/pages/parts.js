@@ -31,7 +31,12 @@ export function outcome(job) {
   );
 }
 
-export const progressOrOutcome = (job) => (isFinished(job) ? outcome(job) : progressBar(job));
+/** What a row of the list says about a job. */
+export function progressOrOutcome(job) {
+  if (isFinished(job)) return outcome(job);
+  if (job.status === "queued" && job.attempt === 0) return element("div", { className: "note" }, "Waits for a worker.");
+  return progressBar(job);
+}
 
 function accuracyNote({ dense, slim }) {
   const [before, now] = [headline(dense), headline(slim)];

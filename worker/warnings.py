@@ -1,0 +1,134 @@
+"""What a reader of the report must not overlook, in plain words: one function for each warning, all of them pure.
+
+A warning is a fact about this run with its figures and what to do about it. None is a verdict.
+"""
+
+from collections.abc import Callable
+
+from service.schemas import Confusion, Estimate, Metrics, Report, ReportWarning
+
+DAMAGE_SHARE = 0.7  # of the answers that went wrong, in one class
+MIN_DAMAGE = 5  # below it, which class they fall in is chance
+MANY = 0.1  # share of answers or prompts that is worth a line
+RATIO_TOLERANCE = 0.03
+
+
+def warnings(report: Report) -> list[ReportWarning]:
+    """Every warning that the report's figures give cause for."""
+    found = ((code, check(report)) for code, check in CHECKS.items())
+    return [ReportWarning(code=code, message=message) for code, message in found if message]
+
+
+def headline(metrics: Metrics) -> Estimate | None:
+    """The figure that sums a model up: calibrated accuracy, or the share of exact matches."""
+    return metrics.calibrated_accuracy or metrics.accuracy or metrics.exact_match
+
+
+def _at_majority(report: Report) -> str | None:
+    slim = report.result.metrics.slim
+    accuracy = headline(slim)
+    if slim.majority is None or accuracy is None or accuracy.low > slim.majority:
+        return None
+    return (
+        f"The slim model is not better than always giving the most frequent label: its accuracy is "
+        f"{_percent(accuracy.value)} ({_percent(accuracy.low)} to {_percent(accuracy.high)}), that label has "
+        f"{_percent(slim.majority)} of the rows. Remove less."
+    )
+
+
+def _unresolved_loss(report: Report) -> str | None:
+    dense, slim = (headline(metrics) for metrics in (report.result.metrics.dense, report.result.metrics.slim))
+    if dense is None or slim is None:
+        return None
+    loss, width = dense.value - slim.value, slim.high - slim.low
+    if abs(loss) >= width:
+        return None
+    return (
+        f"{report.result.metrics.slim.examples} evaluation rows cannot tell a change of {_points(-loss)} from "
+        f"chance: the 95 % interval alone is {_points(width, sign=False)} wide. Give more evaluation rows for a firm figure."
+    )
+
+
+def _damage_in_one_class(report: Report) -> str | None:
+    if report.confusion is None:
+        return None
+    lost = _lost(report.confusion)
+    label, worst = max(lost.items(), key=lambda item: item[1])
+    total = sum(lost.values())
+    if total < MIN_DAMAGE or worst < DAMAGE_SHARE * total or len(lost) < 2:
+        return None
+    return (
+        f"Most of the damage is in one class: of {total} right answers that were lost, {worst} are rows labelled "
+        f"{label!r}. The figure over all rows hides it."
+    )
+
+
+def _lost(confusion: Confusion) -> dict[str, int]:
+    """Label -> how many fewer of its rows the slim model answers rightly."""
+    matrices = zip(confusion.labels, confusion.dense, confusion.slim, strict=True)
+    return {label: max(0, dense[i] - slim[i]) for i, (label, dense, slim) in enumerate(matrices)}
+
+
+def _one_answer(report: Report) -> str | None:
+    if report.confusion is None:
+        return None
+    given = {label: sum(row[i] for row in report.confusion.slim) for i, label in enumerate(report.confusion.labels)}
+    label, most = max(given.items(), key=lambda item: item[1])
+    total, rows = sum(given.values()), dict(zip(report.confusion.labels, map(sum, report.confusion.slim), strict=True))
+    if most < 0.9 * total or rows[label] >= 0.8 * total:
+        return None
+    right = _percent(rows[label] / total)
+    return (
+        f"The slim model answers {label!r} to {_percent(most / total)} of the rows, of which {right} "
+        "are so labelled: it has a bias towards that answer. Subtract each label's mean score, or remove less."
+    )
+
+
+def _repetition(report: Report) -> str | None:
+    share = report.result.metrics.slim.repetition
+    before = report.result.metrics.dense.repetition
+    if share is None or before is None or share < before + MANY:
+        return None
+    return (
+        f"Generation has degenerated into repetition: {_percent(share)} of the slim model's answers repeat themselves, "
+        f"{_percent(before)} of the dense model's. Remove less."
+    )
+
+
+def _rounded(report: Report) -> str | None:
+    asked, got = report.request.target.ratio, report.result.ratio
+    if abs(asked - got) <= RATIO_TOLERANCE:
+        return None
+    return (
+        f"A ratio of {asked} was asked for and {got:.3f} was removed, since widths are multiples of "
+        f"{report.request.output.round_to}. A smaller `output.round_to` comes closer."
+    )
+
+
+def _shortened(report: Report) -> str | None:
+    prompts = report.calibration_examples + report.result.metrics.slim.examples
+    if report.shortened_prompts < MANY * prompts:
+        return None
+    return (
+        f"{report.shortened_prompts} of {prompts} prompts lost words because the model takes no more tokens; "
+        "its answers there may be about half a text."
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}".replace("%", " %")
+
+
+def _points(share: float, *, sign: bool = True) -> str:
+    return f"{share * 100:{'+' if sign else ''}.1f} points"
+
+
+CHECKS: dict[str, Callable[[Report], str | None]] = {
+    "at_majority": _at_majority,
+    "one_answer": _one_answer,
+    "damage_in_one_class": _damage_in_one_class,
+    "repetition": _repetition,
+    "unresolved_loss": _unresolved_loss,
+    "shortened_prompts": _shortened,
+    "ratio_rounded": _rounded,
+}
