@@ -45,7 +45,8 @@ def _unresolved_loss(report: Report) -> str | None:
         return None
     return (
         f"{report.result.metrics.slim.examples} evaluation rows cannot tell a change of {_points(-loss)} from "
-        f"chance: the 95 % interval alone is {_points(width, sign=False)} wide. Give more evaluation rows for a firm figure."
+        f"chance: the 95 % interval alone is {_points(width, sign=False)} wide. "
+        "More evaluation rows give a firm figure."
     )
 
 
