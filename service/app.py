@@ -3,20 +3,33 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+import redis.asyncio
 from fastapi import FastAPI
+from redis import Redis
 
 from service.auth import Keys
+from service.background import running
 from service.connections import connect, connect_async
+from service.idempotency import Idempotency
+from service.limits import RequestLimit, StoredBytes
+from service.metrics import HttpMetrics
 from service.queue import JobQueue
 from service.reconciler import reconciling
 from service.records import Records
-from service.routes import artifacts, catalog, events, jobs, operations, pages
+from service.retention import Retention
+from service.routes import artifacts, catalog, datasets, events, jobs, operations, pages, webhooks
 from service.routes.dependencies import State
 from service.routes.description import describe
-from service.routes.guards import BodyLimit, RequestIdentity
+from service.routes.guards import BodyLimit, Measured, RequestIdentity
+from service.routes.operations import package_version
 from service.routes.problems import install
 from service.settings import Settings
+from service.signing import WebhookSecrets
 from service.storage import Storage
+from service.submission import Submission
+from service.tickets import Tickets
+from service.uploads import Uploads
+from service.webhooks import Webhooks
 
 STORAGE_RETRY_SECONDS = 5  # a client waits for the answer
 
@@ -29,10 +42,11 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for module in (jobs, events, artifacts, catalog, operations, pages):
+    for module in (jobs, events, artifacts, datasets, webhooks, catalog, operations, pages):
         app.include_router(module.router)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, larger={datasets.PATH: settings.max_dataset_bytes})
     app.add_middleware(RequestIdentity)
+    app.add_middleware(Measured)
     install(app)
     describe(app)
     return app
@@ -42,22 +56,40 @@ def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextMan
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         follower = connect_async(settings.redis_url)
-        with (
-            connect(settings.redis_url) as redis,
-            connect(settings.redis_url, decode=False) as transport,
-            reconciling(settings),
-        ):
+        with connect(settings.redis_url) as redis, connect(settings.redis_url, decode=False) as transport:
+            state = _state(settings, redis, transport, follower)
             try:
-                yield State(
-                    settings=settings,
-                    redis=redis,
-                    follower=follower,
-                    records=Records(redis, lease_seconds=settings.lease_seconds),
-                    queue=JobQueue(transport, max_running=settings.max_running_jobs),
-                    storage=Storage(settings.artifacts_url, retry_seconds=STORAGE_RETRY_SECONDS),
-                    keys=Keys(redis),
-                )
+                with reconciling(settings), running(state["webhooks"].run, state["retention"].run):
+                    yield state
             finally:
                 await follower.aclose()
 
     return lifespan
+
+
+def _state(settings: Settings, redis: Redis, transport: Redis, follower: redis.asyncio.Redis) -> State:
+    """Everything that handlers ask for, over these clients."""
+    storage = Storage(settings.artifacts_url, retry_seconds=STORAGE_RETRY_SECONDS)
+    records = Records(redis, lease_seconds=settings.lease_seconds)
+    queue = JobQueue(transport, max_running=settings.max_running_jobs)
+    stored = StoredBytes(redis)
+    uploads = Uploads(redis, storage, stored)
+    return State(
+        settings=settings,
+        redis=redis,
+        follower=follower,
+        records=records,
+        queue=queue,
+        storage=storage,
+        keys=Keys(redis),
+        requests=RequestLimit(redis, quota=settings.max_requests, window_seconds=settings.window_seconds),
+        stored=stored,
+        uploads=uploads,
+        submission=Submission(records, queue, storage, stored, settings),
+        idempotency=Idempotency(redis),
+        retention=Retention(redis, records, uploads, storage, stored),
+        tickets=Tickets(redis),
+        secrets=WebhookSecrets(redis),
+        webhooks=Webhooks(redis, base_url=settings.public_url, allowed_hosts=settings.webhook_hosts),
+        metrics=HttpMetrics(redis, package_version()),
+    )

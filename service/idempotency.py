@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from redis import Redis
 
 from service.errors import IdempotencyKeyInUse, IdempotencyKeyReused, InvalidRequest
+from service.figures import Figures
 
 KEPT_SECONDS = 24 * 3600
 IN_WORK_SECONDS = 60
@@ -51,9 +52,9 @@ class Answer(BaseModel):
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to do what the request asks for, under this job id."""
+    """The right to do what the request asks for, under this job id; `slot` is null for a request without a key."""
 
-    slot: str
+    slot: str | None
     job_id: str
 
 
@@ -75,6 +76,7 @@ class Idempotency:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._figures = Figures(redis)
         self._begin = redis.register_script(BEGIN)
 
     def begin(self, tenant: str, key: str, fingerprint: str, job_id: str) -> Claim | Answer:
@@ -90,6 +92,7 @@ class Idempotency:
         if outcome == "claimed":
             return Claim(slot, value)
         if outcome == "answered":
+            self._figures.count("slim_idempotent_replays")
             return Answer.model_validate_json(value)
         if outcome == "reused":
             raise IdempotencyKeyReused("this Idempotency-Key came before with another request; use a new one")
@@ -100,11 +103,18 @@ class Idempotency:
 
     def finish(self, claim: Claim, answer: Answer) -> None:
         """Keep the answer for those who repeat the request."""
-        self._redis.hset(claim.slot, "answer", answer.model_dump_json())
+        if claim.slot is not None:
+            self._redis.hset(claim.slot, "answer", answer.model_dump_json())
+
+    def reopen(self, claim: Claim) -> None:
+        """Let a repeat take over at once, with the same job id: nobody knows whether the request was done."""
+        if claim.slot is not None:
+            self._redis.hset(claim.slot, "until", 0)
 
     def release(self, claim: Claim) -> None:
         """Forget the key: the request was refused and has made nothing."""
-        self._redis.delete(claim.slot)
+        if claim.slot is not None:
+            self._redis.delete(claim.slot)
 
 
 def slot_of(tenant: str, key: str) -> str:

@@ -18,11 +18,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import httpx
-from redis import Redis
+import structlog
+from redis import Redis, RedisError
 
 from service.egress import Response, post
 from service.errors import UnsafeUrl
 from service.events import parse
+from service.figures import Figures
 from service.schemas import Delivery, DeliveryOutcome, Event, JobRequest, Webhook, WebhookEvent
 from service.signing import WebhookSecrets, signed_headers
 from service.transitions import WEBHOOKS, events_key, job_key
@@ -51,6 +53,8 @@ local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1
 for _, message in ipairs(due) do redis.call('ZADD', KEYS[1], now + ARGV[2], message) end
 return due
 """
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,7 @@ class Webhooks:
         self._base_url = base_url.rstrip("/")
         self._allowed_hosts = allowed_hosts
         self._secrets = WebhookSecrets(redis)
+        self._figures = Figures(redis)
         self._claim = redis.register_script(CLAIM)
 
     def deliveries(self, tenant: str, job_id: str) -> list[Delivery]:
@@ -118,7 +123,12 @@ class Webhooks:
     def run(self, stop: threading.Event, *, pause_seconds: float = 1.0) -> None:
         """Send what is due until told to stop. Redis' outages are waited out."""
         while not stop.is_set():
-            if self.deliver_due() < AT_ONCE:
+            try:
+                sent = self.deliver_due()
+            except RedisError:
+                log.warning("webhooks wait for Redis", exc_info=True)
+                sent = 0
+            if sent < AT_ONCE:
                 stop.wait(pause_seconds)
 
     def deliver_due(self) -> int:
@@ -161,13 +171,13 @@ class Webhooks:
 
     def _settle(self, message: Message, answer: Response | Exception) -> None:
         """Write the attempt to the job's log, and put the message off or out of the queue."""
-        log = deliveries_key(message.tenant, message.job_id)
+        attempts = deliveries_key(message.tenant, message.job_id)
         earlier = [entry for entry in self.deliveries(message.tenant, message.job_id) if entry.message_id == message.id]
         delivery = judge(message, answer, attempt=len(earlier) + 1, jitter=random.uniform(-1, 1))
         with self._redis.pipeline(transaction=True) as pipe:
-            pipe.rpush(log, delivery.model_dump_json(exclude_none=True))
-            pipe.ltrim(log, -MAX_DELIVERIES, -1)
-            pipe.expire(log, LOG_SECONDS)
+            pipe.rpush(attempts, delivery.model_dump_json(exclude_none=True))
+            pipe.ltrim(attempts, -MAX_DELIVERIES, -1)
+            pipe.expire(attempts, LOG_SECONDS)
             if delivery.outcome is DeliveryOutcome.disabled:
                 pipe.set(gone_key(message.tenant, message.webhook.url), "", ex=GONE_SECONDS, nx=True)
             if delivery.next_at is None:
@@ -175,6 +185,10 @@ class Webhooks:
             else:
                 pipe.zadd(WEBHOOKS, {message.member: int(delivery.next_at.timestamp() * 1000)})
             pipe.execute()
+        self._figures.count("slim_webhook_deliveries", delivery.outcome)
+        log.info(
+            "webhook", job_id=message.job_id, tenant=message.tenant, outcome=delivery.outcome, status=delivery.status
+        )
 
 
 def judge(message: Message, answer: Response | Exception, *, attempt: int, jitter: float) -> Delivery:

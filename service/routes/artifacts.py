@@ -7,13 +7,25 @@ from typing import Annotated
 from fastapi import APIRouter, Header, HTTPException, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 
+from service.auth import Caller
 from service.committed import REPORT, committed_manifest
 from service.errors import NotFound
 from service.records import JobRecord
-from service.routes.dependencies import Downloader, FoundRecord, LinksDep, SettingsDep, StorageDep
+from service.routes.dependencies import (
+    DownloadedRecord,
+    Downloader,
+    FoundRecord,
+    JobLinks,
+    LinksDep,
+    SettingsDep,
+    StorageDep,
+    TicketsDep,
+    artifact_path,
+)
 from service.routes.problems import problem_responses
 from service.schemas import Artifact, ArtifactPage, Report, StoredFile
 from service.storage import Storage, attempt_prefix
+from service.tickets import Tickets
 
 LINK_SECONDS = 3600
 RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
@@ -28,13 +40,18 @@ router = APIRouter(tags=["artifacts"])
     summary="List a job's files",
     responses=problem_responses(404),
 )
-def list_artifacts(record: FoundRecord, caller: Downloader, storage: StorageDep, links: LinksDep) -> ArtifactPage:
-    """The files of a job that succeeded, each with size and SHA-256; none before that."""
+def list_artifacts(
+    record: FoundRecord, caller: Downloader, storage: StorageDep, tickets: TicketsDep, links: LinksDep
+) -> ArtifactPage:
+    """The files of a job that succeeded, each with size and SHA-256; none before that.
+
+    A caller with a key gets URLs that work without it for an hour.
+    """
     manifest = committed_manifest(storage, record.tenant, record.id)
     files = manifest.files if manifest else []
     return ArtifactPage(
         data=[
-            Artifact(name=file.name, size=file.size, sha256=file.sha256, url=links.artifact(record.id, file.name))
+            Artifact(name=file.name, size=file.size, sha256=file.sha256, url=_url(links, tickets, caller, record, file))
             for file in files
         ]
     )
@@ -55,15 +72,14 @@ def list_artifacts(record: FoundRecord, caller: Downloader, storage: StorageDep,
 )
 def get_artifact(
     name: str,
-    record: FoundRecord,
-    caller: Downloader,
+    record: DownloadedRecord,
     storage: StorageDep,
     settings: SettingsDep,
     range: Annotated[str | None, Header(description="one range, such as `bytes=0-1023`")] = None,
     if_range: Annotated[str | None, Header(description="an ETag; another file is sent whole")] = None,
     if_none_match: Annotated[str | None, Header(description="an ETag; the same file is not sent")] = None,
 ) -> Response:
-    """The file itself, or a redirect to a signed URL where the object store can sign one.
+    """The file itself, or a redirect to a signed URL where the object store can sign one. Takes a key or a signed link.
 
     The ETag is the file's SHA-256. One range is served; a header that asks for several gets the whole file.
     """
@@ -109,6 +125,13 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
     if start >= end:
         raise HTTPException(416, f"the file has {size} bytes", {"Content-Range": f"bytes */{size}"})
     return start, end
+
+
+def _url(links: JobLinks, tickets: Tickets, caller: Caller, record: JobRecord, file: StoredFile) -> str:
+    url = links.artifact(record.id, file.name)
+    if caller.key_id is None:
+        return url
+    return f"{url}?{tickets.issue(record.tenant, artifact_path(record.id, file.name)).query}"
 
 
 def _find(record: JobRecord, name: str, storage: Storage) -> tuple[StoredFile, str]:

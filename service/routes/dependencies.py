@@ -1,20 +1,31 @@
 """What handlers ask for by type: the process' clients, the caller, a job's record, the links of a job."""
 
 import re
-from typing import Annotated, TypedDict, cast
+from typing import Annotated, Any, TypedDict
+from urllib.parse import quote
 
 import redis.asyncio
-from fastapi import Depends, Path, Request, Security
+import structlog
+from fastapi import Depends, Path, Query, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from redis import Redis
 
 from service.auth import Caller, Keys, Scope, credential
 from service.errors import NotFound
+from service.idempotency import Idempotency
+from service.limits import RequestLimit, StoredBytes, admit
+from service.metrics import HttpMetrics
 from service.queue import JobQueue
 from service.records import JobRecord, Records
+from service.retention import Retention
 from service.schemas import Job, Links
 from service.settings import Settings
+from service.signing import WebhookSecrets
 from service.storage import Storage
+from service.submission import Submission
+from service.tickets import Ticket, Tickets
+from service.uploads import Uploads
+from service.webhooks import Webhooks
 
 JOB_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 bearer = HTTPBearer(auto_error=False, scheme_name="bearer", description="An API key: `Authorization: Bearer slim_...`")
@@ -31,78 +42,85 @@ class State(TypedDict):
     queue: JobQueue
     storage: Storage
     keys: Keys
+    requests: RequestLimit
+    stored: StoredBytes
+    uploads: Uploads
+    submission: Submission
+    idempotency: Idempotency
+    retention: Retention
+    tickets: Tickets
+    secrets: WebhookSecrets
+    webhooks: Webhooks
+    metrics: HttpMetrics
 
 
-def _settings(request: Request) -> Settings:
-    return cast(Settings, request.state.settings)
+def _state(name: str) -> Any:
+    """A dependency that hands out one part of the state; a coroutine, because a plain function costs a thread."""
+
+    async def part(request: Request) -> Any:
+        return getattr(request.state, name)
+
+    return Depends(part)
 
 
-def _redis(request: Request) -> Redis:
-    return cast(Redis, request.state.redis)
-
-
-def _follower(request: Request) -> redis.asyncio.Redis:
-    return cast(redis.asyncio.Redis, request.state.follower)
-
-
-def _records(request: Request) -> Records:
-    return cast(Records, request.state.records)
-
-
-def _queue(request: Request) -> JobQueue:
-    return cast(JobQueue, request.state.queue)
-
-
-def _storage(request: Request) -> Storage:
-    return cast(Storage, request.state.storage)
-
-
-SettingsDep = Annotated[Settings, Depends(_settings)]
-RedisDep = Annotated[Redis, Depends(_redis)]
-FollowerDep = Annotated[redis.asyncio.Redis, Depends(_follower)]
-RecordsDep = Annotated[Records, Depends(_records)]
-QueueDep = Annotated[JobQueue, Depends(_queue)]
-StorageDep = Annotated[Storage, Depends(_storage)]
+SettingsDep = Annotated[Settings, _state("settings")]
+RedisDep = Annotated[Redis, _state("redis")]
+FollowerDep = Annotated[redis.asyncio.Redis, _state("follower")]
+RecordsDep = Annotated[Records, _state("records")]
+QueueDep = Annotated[JobQueue, _state("queue")]
+StorageDep = Annotated[Storage, _state("storage")]
+KeysDep = Annotated[Keys, _state("keys")]
+RequestsDep = Annotated[RequestLimit, _state("requests")]
+StoredDep = Annotated[StoredBytes, _state("stored")]
+UploadsDep = Annotated[Uploads, _state("uploads")]
+SubmissionDep = Annotated[Submission, _state("submission")]
+IdempotencyDep = Annotated[Idempotency, _state("idempotency")]
+RetentionDep = Annotated[Retention, _state("retention")]
+TicketsDep = Annotated[Tickets, _state("tickets")]
+SecretsDep = Annotated[WebhookSecrets, _state("secrets")]
+WebhooksDep = Annotated[Webhooks, _state("webhooks")]
+MetricsDep = Annotated[HttpMetrics, _state("metrics")]
 
 
 # The two schemes are there for the OpenAPI document; `credential` reads the headers.
 def _caller(
-    request: Request, _bearer: Annotated[object, Security(bearer)], _key: Annotated[object, Security(header)]
+    request: Request,
+    keys: KeysDep,
+    requests: RequestsDep,
+    _bearer: Annotated[object, Security(bearer)],
+    _key: Annotated[object, Security(header)],
 ) -> Caller:
-    keys = cast(Keys, request.state.keys)
-    return keys.caller(credential(request.headers.get("authorization"), request.headers.get("x-api-key")))
+    caller = keys.caller(credential(request.headers.get("authorization"), request.headers.get("x-api-key")))
+    structlog.contextvars.bind_contextvars(tenant=caller.tenant)
+    if caller.key_id is not None:
+        window = requests.count(caller.tenant)
+        request.state.window = window  # for the headers of the answer, whatever it will be
+        admit(window)
+    return caller
 
 
 CallerDep = Annotated[Caller, Depends(_caller)]
 
 
-def _reader(caller: CallerDep) -> Caller:
-    caller.require(Scope.jobs_read)
-    return caller
+def _holding(scope: Scope) -> Any:
+    """A dependency that is the caller, who holds `scope`."""
+
+    async def holder(caller: CallerDep) -> Caller:
+        caller.require(scope)
+        return caller
+
+    return Depends(holder)
 
 
-def _writer(caller: CallerDep) -> Caller:
-    caller.require(Scope.jobs_write)
-    return caller
+Reader = Annotated[Caller, _holding(Scope.jobs_read)]
+Writer = Annotated[Caller, _holding(Scope.jobs_write)]
+Canceller = Annotated[Caller, _holding(Scope.jobs_cancel)]
+Downloader = Annotated[Caller, _holding(Scope.artifacts_read)]
+Uploader = Annotated[Caller, _holding(Scope.datasets_write)]
+Administrator = Annotated[Caller, _holding(Scope.admin)]
 
 
-def _canceller(caller: CallerDep) -> Caller:
-    caller.require(Scope.jobs_cancel)
-    return caller
-
-
-def _downloader(caller: CallerDep) -> Caller:
-    caller.require(Scope.artifacts_read)
-    return caller
-
-
-Reader = Annotated[Caller, Depends(_reader)]
-Writer = Annotated[Caller, Depends(_writer)]
-Canceller = Annotated[Caller, Depends(_canceller)]
-Downloader = Annotated[Caller, Depends(_downloader)]
-
-
-def _job_id(
+async def _job_id(
     job_id: Annotated[str, Path(description="the job's `id`", examples=["01KAEXAMPLE0000000000000000"])],
 ) -> str:
     if not JOB_ID.fullmatch(job_id):
@@ -120,6 +138,37 @@ def _record(job_id: JobId, caller: CallerDep, records: RecordsDep) -> JobRecord:
 FoundRecord = Annotated[JobRecord, Depends(_record)]
 
 
+def artifact_path(job_id: str, name: str) -> str:
+    """What the ticket of an artifact is for."""
+    return f"/jobs/{job_id}/artifacts/{name}"
+
+
+def _downloaded_record(
+    request: Request,
+    job_id: JobId,
+    name: str,
+    keys: KeysDep,
+    requests: RequestsDep,
+    records: RecordsDep,
+    tickets: TicketsDep,
+    bearer: Annotated[object, Security(bearer)],
+    header: Annotated[object, Security(header)],
+    tenant: Annotated[str | None, Query(max_length=63, description="of a signed link")] = None,
+    expires: Annotated[int | None, Query(ge=0, le=2**53, description="of a signed link")] = None,
+    signature: Annotated[str | None, Query(max_length=64, description="of a signed link")] = None,
+) -> JobRecord:
+    """The job whose file is asked for by a signed link, or by a caller with a key."""
+    if tenant is not None and expires is not None and signature is not None:
+        tickets.check(Ticket(tenant, expires, signature), artifact_path(job_id, name))
+        return records.get(tenant, job_id)
+    caller = _caller(request, keys, requests, bearer, header)
+    caller.require(Scope.artifacts_read)
+    return records.get(caller.tenant, job_id)
+
+
+DownloadedRecord = Annotated[JobRecord, Depends(_downloaded_record)]
+
+
 class JobLinks:
     """Builds URLs as the client sees the API: SLIM_PUBLIC_URL, else the request's own base."""
 
@@ -130,7 +179,10 @@ class JobLinks:
         return f"{self._base}/jobs/{job_id}"
 
     def artifact(self, job_id: str, name: str) -> str:
-        return f"{self.job(job_id)}/artifacts/{name}"
+        return f"{self.job(job_id)}/artifacts/{quote(name)}"
+
+    def dataset(self, dataset_id: str) -> str:
+        return f"{self._base}/datasets/{dataset_id}"
 
     def render(self, record: JobRecord) -> Job:
         """The job as a client sees it."""

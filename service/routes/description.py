@@ -21,6 +21,8 @@ tolerate new fields and new values of enumerations in answers. Times are RFC 333
 TAGS = [
     {"name": "jobs", "description": "Submit, follow, cancel and delete jobs"},
     {"name": "artifacts", "description": "What a job leaves"},
+    {"name": "datasets", "description": "Upload rows that tasks name as `dataset://` URIs"},
+    {"name": "webhooks", "description": "News of jobs, sent and signed"},
     {"name": "catalog", "description": "What this deployment can do"},
     {"name": "operations", "description": "For those who run the service"},
 ]

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NoReturn
 
 import structlog
@@ -16,6 +17,7 @@ from service.errors import BodyTooLarge
 from service.routes.problems import ProblemResponse, problem_of
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -39,26 +41,58 @@ class RequestIdentity:
                 headers["X-Request-ID"] = request_id
                 headers["X-Content-Type-Options"] = "nosniff"
                 headers.setdefault("Cache-Control", "no-store")
+                window = scope["state"].get("window")
+                for name, value in window.headers().items() if window else ():
+                    headers[name] = value
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             await self.app(scope, receive, send_with_headers)
 
 
-class BodyLimit:
-    """Refuses a body over `max_bytes`, by its declared length or, where that lies or is absent, as it comes in."""
+class Measured:
+    """Counts each request with its route and how long it took."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        detail = f"the body is larger than {self.max_bytes} bytes; store the rows and give their URI"
+        status, start = 500, time.perf_counter()
+
+        async def send_noting_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_noting_status)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            scope["state"]["metrics"].record(method, route, status, time.perf_counter() - start)
+
+
+class BodyLimit:
+    """Refuses a body over `max_bytes` (`larger`: path -> more), by its declared length or, where that lies or is
+    absent, as it comes in."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int, larger: Mapping[str, int]) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+        self.larger = larger
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        max_bytes = self.larger.get(scope["path"], self.max_bytes)
+        detail = f"the body is larger than {max_bytes} bytes; store the rows and give their URI"
         declared = Headers(scope=scope).get("content-length", "0")
-        if not declared.isdecimal() or int(declared) > self.max_bytes:
+        if not declared.isdecimal() or int(declared) > max_bytes:
             await ProblemResponse(problem_of(BodyTooLarge(detail), scope["path"]))(scope, receive, send)
             return
         received = 0
@@ -67,7 +101,7 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.max_bytes:
+            if received > max_bytes:
                 raise HTTPException(413, detail)
             return message
 

@@ -1,58 +1,79 @@
 """Jobs: submit, list, look at, cancel, delete."""
 
-import logging
+from asyncio import to_thread
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Response, status
+from pydantic import AwareDatetime
 from redis import RedisError
 
-from service.admission import Access, admit
-from service.auth import Caller, is_loopback
-from service.datasets import drop_rows, keep_rows
-from service.errors import Conflict, InvalidRequest
+from service.auth import Caller
+from service.errors import InvalidRequest, TaskslimError
 from service.examples import JOBS, REQUESTS
-from service.records import new_record
+from service.idempotency import Answer, Claim, Idempotency, fingerprint_of, parse_key
+from service.records import JobRecord
 from service.routes.dependencies import (
     Canceller,
+    FollowerDep,
     FoundRecord,
+    IdempotencyDep,
+    JobLinks,
     LinksDep,
     QueueDep,
     Reader,
     RecordsDep,
-    SettingsDep,
-    StorageDep,
+    RetentionDep,
+    SubmissionDep,
     Writer,
 )
 from service.routes.guards import StrictRoute
+from service.routes.preferences import (
+    IdempotencyKeyHeader,
+    IfNoneMatchHeader,
+    PreferHeader,
+    conditional,
+    wait_for_end,
+    wait_seconds,
+)
 from service.routes.problems import problem_responses
 from service.schemas import Job, JobPage, JobRequest, JobStatus
-from service.settings import Settings
-from service.storage import Storage, job_prefix
+from service.submission import Submission, new_job_id
 
-POLL_SECONDS = "2"
+POLL = {"Retry-After": "2"}
 
-log = logging.getLogger(__name__)
 router = APIRouter(tags=["jobs"], route_class=StrictRoute)
 
 SEE_JOB: dict[str, Any] = {
     name: {"operationId": operation, "parameters": {"job_id": "$response.body#/id"}}
     for name, operation in (("job", "getJob"), ("events", "listEvents"), ("cancel", "cancelJob"))
 }
+HEADERS = {
+    "Location": {"description": "The job", "schema": {"type": "string", "format": "uri-reference"}},
+    "Retry-After": {"description": "Seconds until it is worth asking", "schema": {"type": "integer"}},
+    "Preference-Applied": {"description": "The wait that was granted", "schema": {"type": "string"}},
+    "Idempotent-Replayed": {"description": "`true`: the first answer again", "schema": {"type": "string"}},
+}
 ACCEPTED = {
     "description": "The job is queued",
-    "headers": {
-        "Location": {"description": "The job", "schema": {"type": "string", "format": "uri-reference"}},
-        "Retry-After": {"description": "Seconds until it is worth asking", "schema": {"type": "integer"}},
-    },
+    "headers": HEADERS,
     "links": SEE_JOB,
     "content": {"application/json": {"examples": {"queued": {"value": JOBS["queued"]}}}},
 }
-
-
-def access_of(caller: Caller, settings: Settings, storage: Storage) -> Access:
-    """Local paths are open to a server that only this machine reaches, otherwise only under the configured roots."""
-    trusted = caller.key_id is None and is_loopback(settings.host)
-    return Access(storage, caller.tenant, trusted or bool(settings.local_roots), settings.local_roots)
+WAITED = {
+    "model": Job,
+    "description": "The job was finished within the time that `Prefer: wait` asked for",
+    "headers": HEADERS,
+    "links": SEE_JOB,
+    "content": {"application/json": {"examples": {"succeeded": {"value": JOBS["succeeded"]}}}},
+}
+ETAG = {"ETag": {"description": "Changes with the job", "schema": {"type": "string"}}}
+FOUND = {
+    "description": "The job",
+    "headers": ETAG | {"Retry-After": HEADERS["Retry-After"]},
+    "content": {"application/json": {"examples": {name: {"value": job} for name, job in JOBS.items()}}},
+}
 
 
 @router.post(
@@ -60,38 +81,71 @@ def access_of(caller: Caller, settings: Settings, storage: Storage) -> Access:
     operation_id="createJob",
     summary="Slim a model for a task",
     status_code=status.HTTP_202_ACCEPTED,
+    response_model=Job,
     response_description="The job is queued",
-    responses={**problem_responses(413), 202: ACCEPTED},
+    responses={**problem_responses(409, 413), 200: WAITED, 202: ACCEPTED},
 )
-def create_job(
+async def create_job(
     request: Annotated[JobRequest, Body(openapi_examples=REQUESTS)],
     caller: Writer,
+    submission: SubmissionDep,
+    idempotency: IdempotencyDep,
     records: RecordsDep,
-    queue: QueueDep,
-    storage: StorageDep,
-    settings: SettingsDep,
+    follower: FollowerDep,
     links: LinksDep,
-    response: Response,
-) -> Job:
+    idempotency_key: IdempotencyKeyHeader = None,
+    prefer: PreferHeader = None,
+) -> Response:
     """Queue a job. What can be known from the request, its inline rows and the model's small files is checked first.
 
-    Inline rows are moved to storage and appear as a `dataset://` URI in the job's `request`.
+    Inline rows are moved to storage and appear as a `dataset://` URI in the job's `request`. With `Prefer: wait=N` the
+    answer is the finished job (200) if it ends in time. With an `Idempotency-Key` the request can be sent again safely.
     """
-    admit(request, access_of(caller, settings, storage))
-    record = new_record(request, tenant=caller.tenant)
-    kept = keep_rows(request, tenant=record.tenant, job_id=record.id, storage=storage)
+    claim = await to_thread(_claim, idempotency, caller, idempotency_key, request)
+    if isinstance(claim, Answer):
+        return _respond(claim, {"Idempotent-Replayed": "true"})
+    record = await to_thread(_submit, submission, idempotency, claim, request, caller)
+    answer = await to_thread(_answer, record, links)
+    if seconds := wait_seconds(prefer):
+        await wait_for_end(follower, record, seconds)
+        answer = await to_thread(_answer, await to_thread(records.get, record.tenant, record.id), links)
+        answer.headers["Preference-Applied"] = f"wait={seconds}"
+    if claim.slot is not None:
+        await to_thread(idempotency.finish, claim, answer)
+    return _respond(answer)
+
+
+def _claim(idempotency: Idempotency, caller: Caller, header: str | None, request: JobRequest) -> Claim | Answer:
+    """The job id to use, or the answer that the same request got before."""
+    if header is None:
+        return Claim(None, new_job_id())
+    return idempotency.begin(caller.tenant, parse_key(header), fingerprint_of(request), new_job_id())
+
+
+def _submit(
+    submission: Submission, idempotency: Idempotency, claim: Claim, request: JobRequest, caller: Caller
+) -> JobRecord:
+    """The queued job. A refused request frees its key; after any other failure a repeat goes on with the same job."""
     try:
-        record = records.create(record.model_copy(update={"request": kept}))
-    except RedisError:
-        drop_rows(tenant=record.tenant, job_id=record.id, storage=storage)
+        return submission.submit(request, caller, claim.job_id)
+    except TaskslimError:
+        idempotency.release(claim)
         raise
-    try:
-        queue.enqueue(record)
-    except RedisError:  # the record stands: the reconciler finds it without an entry in the queue and makes one
-        log.warning("job %s is recorded and not yet in the queue", record.id, exc_info=True)
-    response.headers["Location"] = links.job(record.id)
-    response.headers["Retry-After"] = POLL_SECONDS
-    return links.render(record)
+    except RedisError:
+        idempotency.reopen(claim)
+        raise
+
+
+def _answer(record: JobRecord, links: JobLinks) -> Answer:
+    headers = {"Location": links.job(record.id)}
+    if record.status.is_terminal:
+        return Answer(status=200, headers=headers, body=links.render(record).model_dump_json())
+    return Answer(status=202, headers=headers | POLL, body=links.render(record).model_dump_json())
+
+
+def _respond(answer: Answer, more: Mapping[str, str] = MappingProxyType({})) -> Response:
+    headers = answer.headers | dict(more)
+    return Response(answer.body, answer.status, headers=headers, media_type="application/json")
 
 
 @router.get("/jobs", operation_id="listJobs", summary="List jobs, newest first", responses=problem_responses())
@@ -103,22 +157,54 @@ def list_jobs(
     limit: Annotated[int, Query(ge=1, le=100, description="jobs on a page")] = 20,
     status: Annotated[JobStatus | None, Query(description="only jobs of this status")] = None,
     tag: Annotated[str | None, Query(max_length=321, description="only jobs with this tag, as `key:value`")] = None,
+    created_since: Annotated[AwareDatetime | None, Query(description="only jobs made then or later")] = None,
+    created_before: Annotated[AwareDatetime | None, Query(description="only jobs made earlier")] = None,
 ) -> JobPage:
     """The tenant's jobs, a page at a time."""
     key, colon, value = (tag or "").partition(":")
     if tag is not None and not colon:
         raise InvalidRequest("a tag is asked for as `key:value`", param="tag")
-    page = records.page(caller.tenant, cursor=cursor, limit=limit, status=status, tag=(key, value) if colon else None)
+    page = records.page(
+        caller.tenant,
+        cursor=cursor,
+        limit=limit,
+        status=status,
+        tag=(key, value) if colon else None,
+        since=created_since,
+        before=created_before,
+    )
     data = [links.render(record) for record in page.records]
     return JobPage(data=data, next_cursor=page.next_cursor, has_more=page.next_cursor is not None)
 
 
-@router.get("/jobs/{job_id}", operation_id="getJob", summary="Look at a job", responses=problem_responses(404))
-def get_job(record: FoundRecord, caller: Reader, links: LinksDep, response: Response) -> Job:
-    """The job as it is now. While it is not finished, `Retry-After` says when it is worth asking again."""
+@router.get(
+    "/jobs/{job_id}",
+    operation_id="getJob",
+    summary="Look at a job",
+    response_model=Job,
+    responses={**problem_responses(404), 200: FOUND, 304: {"description": "Nothing has changed", "headers": ETAG}},
+)
+async def get_job(
+    record: FoundRecord,
+    caller: Reader,
+    records: RecordsDep,
+    follower: FollowerDep,
+    links: LinksDep,
+    if_none_match: IfNoneMatchHeader = None,
+    prefer: PreferHeader = None,
+) -> Response:
+    """The job as it is now. While it is not finished, `Retry-After` says when it is worth asking again.
+
+    With `Prefer: wait=N` the answer comes when the job is finished, or after that time.
+    """
+    headers = {}
+    if (seconds := wait_seconds(prefer)) and not record.status.is_terminal:
+        await wait_for_end(follower, record, seconds)
+        record = await to_thread(records.get, record.tenant, record.id)
+        headers["Preference-Applied"] = f"wait={seconds}"
     if not record.status.is_terminal:
-        response.headers["Retry-After"] = POLL_SECONDS
-    return links.render(record)
+        headers |= POLL
+    return conditional(links.render(record).model_dump_json(), headers, if_none_match)
 
 
 @router.post(
@@ -152,10 +238,6 @@ def cancel_job(
     response_description="The job is gone",
     responses=problem_responses(404, 409),
 )
-def delete_job(record: FoundRecord, caller: Writer, records: RecordsDep, storage: StorageDep) -> None:
+def delete_job(record: FoundRecord, caller: Writer, retention: RetentionDep) -> None:
     """Remove the record, the artifacts and the inline rows of a job that is finished."""
-    if not record.status.is_terminal:
-        raise Conflict(f"the job is {record.status}; cancel it first")
-    storage.delete_prefix(job_prefix(record.tenant, record.id))
-    drop_rows(tenant=record.tenant, job_id=record.id, storage=storage)
-    records.delete(record.tenant, record.id)
+    retention.delete_job(record)

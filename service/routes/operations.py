@@ -4,11 +4,13 @@ from collections.abc import Callable
 from importlib.metadata import version
 
 from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from redis import RedisError
 
 from service.errors import StorageUnavailable
 from service.presence import live_workers
-from service.routes.dependencies import RedisDep, StorageDep
+from service.routes.dependencies import Administrator, MetricsDep, RedisDep, StorageDep
+from service.routes.problems import problem_responses
 from service.schemas import Check, Health, Version
 
 router = APIRouter(tags=["operations"])
@@ -43,6 +45,21 @@ def get_readiness(redis: RedisDep, storage: StorageDep, response: Response) -> H
 def get_version() -> Version:
     """The version of the package that answers."""
     return Version(name="taskslim", version=package_version())
+
+
+@router.get(
+    "/metrics",
+    operation_id="getMetrics",
+    summary="Figures for Prometheus",
+    response_class=Response,
+    responses={
+        **problem_responses(),
+        200: {"description": "Exposition format", "content": {"text/plain": {"schema": {"type": "string"}}}},
+    },
+)
+def get_metrics(caller: Administrator, metrics: MetricsDep) -> Response:
+    """What this process and, through Redis, all workers have counted. With keys configured it takes an `admin` key."""
+    return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _check(ask: Callable[[], object]) -> Check:

@@ -27,6 +27,7 @@ MEANINGS = {
     405: "The path does not know this method",
     409: "The job's status does not allow it",
     413: "The body is larger than the deployment allows",
+    415: "Content-Type names no format that can be read",
     416: "The range begins behind the end",
     422: "The request contradicts itself or the contract; `errors` names the fields",
     429: "Too many requests, jobs or bytes for this tenant; see Retry-After",
