@@ -3,7 +3,7 @@
 hf:// belongs to the worker's hub client, dataset:// and job:// to `service.storage`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import obstore
@@ -59,20 +59,37 @@ def read_bytes(uri: str, *, retry_seconds: float = 30) -> bytes:
     return b"".join(pieces(store, name))
 
 
-def fetch_prefix(uri: str, directory: Path, *, roots: Sequence[Path] = (), retry_seconds: float = 180) -> Path:
+def fetch_prefix(
+    uri: str,
+    directory: Path,
+    *,
+    roots: Sequence[Path] = (),
+    wanted: Callable[[str], bool] = lambda name: True,
+    on_bytes: Callable[[int, int], None] = lambda done, total: None,
+    retry_seconds: float = 180,
+) -> Path:
     """A local directory with the files of the directory `uri`: file:// as it lies, others downloaded to `directory`.
 
-    Raises NotFound where it holds nothing, ForbiddenPath, StorageUnavailable.
+    Only the files whose names are `wanted` are downloaded; `on_bytes` hears how many bytes of how many have come.
+    Raises NotFound where none is, ForbiddenPath, StorageUnavailable.
     """
     if scheme_of(uri) == LOCAL:
         return local_path(uri, roots)
     with translated(uri):
         store = open_store(_remote(uri), retry_seconds=retry_seconds)
-        names = [meta["path"] for chunk in obstore.list(store) for meta in chunk]
-    if not names:
-        raise NotFound(f"{uri} holds no files")
-    for name in names:
-        download(store, name, directory / name)
+        found = {meta["path"]: meta["size"] for chunk in obstore.list(store) for meta in chunk}
+    sizes = {name: size for name, size in found.items() if wanted(name)}
+    if not sizes:
+        raise NotFound(f"{uri} holds no files that could be used")
+    done, total = 0, sum(sizes.values())
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        on_bytes(done, total)
+
+    for name in sizes:
+        download(store, name, directory / name, count)
     return directory
 
 

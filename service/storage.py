@@ -11,7 +11,7 @@ only if absent, which makes it the point where a job's result becomes visible, o
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -232,11 +232,15 @@ def _translated_pieces(key: str, chunks: Iterator[Any]) -> Iterator[bytes]:
         yield bytes(chunk)
 
 
-def download(store: ObjectStore, key: str, path: Path) -> None:
-    """Write an object to a file beside `path`, then rename it: an interrupted download leaves no half file there."""
+def download(store: ObjectStore, key: str, path: Path, on_bytes: Callable[[int], None] = lambda count: None) -> None:
+    """Write an object to a file beside `path`, then rename it: an interrupted download leaves no half file there.
+
+    `on_bytes` hears how many more bytes have come, about every mebibyte.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.part")
     with partial.open("wb") as file:
         for piece in pieces(store, key):
             file.write(piece)
+            on_bytes(len(piece))
     partial.replace(path)

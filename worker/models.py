@@ -3,10 +3,10 @@
 Nothing of a checkpoint is ever executed: safetensors only, no remote code.
 """
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from huggingface_hub.errors import (
     StrictDataclassError,
 )
 from peft import PeftModel
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -32,18 +31,19 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from service.errors import InvalidModel, NotFound, UnsupportedFamily
-from service.families import FAMILIES
+from service.errors import InvalidModel, NotFound
 from service.schemas import Family, ModelSource
 from service.sources import fetch_file, fetch_prefix, scheme_of
+from worker.checkpoints import check, check_safetensors, read_json
 from worker.gguf import converted
 
+OnBytes = Callable[[int, int], None]
 AUTO_CLASSES: dict[str, Any] = {
     "causal": AutoModelForCausalLM,
     "encoder-decoder": AutoModelForSeq2SeqLM,
     "classifier": AutoModelForSequenceClassification,
 }
-HUB_PATTERNS = [
+PATTERNS = [
     "*.safetensors",
     "*.json",
     "*.jinja",
@@ -53,8 +53,6 @@ HUB_PATTERNS = [
     "sentencepiece.bpe.model",
 ]
 LOCAL_STOCK = {"trust_remote_code": False, "local_files_only": True}
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-WEIGHTS_INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -67,13 +65,21 @@ class LoadedModel:
     dtype: torch.dtype
 
 
-def fetch(source: ModelSource, *, scratch: Path, cache: Path, roots: Sequence[Path] = ()) -> Path:
+def fetch(
+    source: ModelSource,
+    *,
+    scratch: Path,
+    cache: Path,
+    roots: Sequence[Path] = (),
+    on_bytes: OnBytes = lambda done, total: None,
+) -> Path:
     """A local directory with the model that the request names, in safetensors; GGUF is converted once into `cache`.
 
+    `on_bytes` hears how many bytes of how many an object store has sent.
     Raises InvalidModel, UnsupportedFamily, ForbiddenPath or StorageUnavailable.
     """
     try:
-        directory = _fetch(source.uri, source.revision, scratch / "source", roots)
+        directory = _fetch(source.uri, source.revision, scratch / "source", roots, on_bytes)
     except NotFound as error:
         raise InvalidModel(error.message, param="model.uri") from error
     gguf = _gguf_file(directory)
@@ -82,32 +88,19 @@ def fetch(source: ModelSource, *, scratch: Path, cache: Path, roots: Sequence[Pa
     return directory
 
 
-def fetch_adapter(uri: str, *, scratch: Path, roots: Sequence[Path] = ()) -> Path:
+def fetch_adapter(
+    uri: str, *, scratch: Path, roots: Sequence[Path] = (), on_bytes: OnBytes = lambda done, total: None
+) -> Path:
     """A local directory with a LoRA adapter in safetensors. Raises as `fetch`."""
     try:
-        directory = _fetch(uri, None, scratch / "adapter", roots)
-        config = _read_json(directory / "adapter_config.json")
-        _check_safetensors([directory / "adapter_model.safetensors"])
+        directory = _fetch(uri, None, scratch / "adapter", roots, on_bytes)
+        config = read_json(directory / "adapter_config.json")
+        check_safetensors([directory / "adapter_model.safetensors"])
     except (NotFound, InvalidModel) as error:
         raise InvalidModel(f"adapter: {error.message}", param="model.adapter_uri") from error
     if config.get("peft_type") != "LORA":
         raise InvalidModel(f"only LoRA adapters are merged, not {config.get('peft_type')}", param="model.adapter_uri")
     return directory
-
-
-def check(directory: Path) -> Family:
-    """The family of a checkpoint that is safe and fit to be loaded. Raises InvalidModel or UnsupportedFamily."""
-    config = _read_json(directory / "config.json")
-    tokenizer = directory / "tokenizer_config.json"
-    if "auto_map" in config or (tokenizer.exists() and "auto_map" in _read_json(tokenizer)):
-        raise InvalidModel(
-            "the model names code of its own (`auto_map`), which is never run: give a checkpoint of the stock class",
-            param="model.uri",
-        )
-    if "quantization_config" in config:
-        raise InvalidModel("the weights are quantised: give the unquantised checkpoint", param="model.uri")
-    _check_safetensors(_weight_files(directory))
-    return _family(config.get("model_type"))
 
 
 def load(directory: Path, *, device: torch.device, adapter: Path | None = None) -> LoadedModel:
@@ -167,28 +160,28 @@ def save(loaded: LoadedModel, directory: Path) -> None:
     cast(loaded.model, computed_in)
 
 
-def weight_bytes(directory: Path) -> int:
-    """Size of the files that hold a checkpoint's weights."""
-    return sum(path.stat().st_size for path in _weight_files(directory))
-
-
 def count_parameters(model: nn.Module) -> int:
     """Parameters of the model, shared ones once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _fetch(uri: str, revision: str | None, directory: Path, roots: Sequence[Path]) -> Path:
+def _fetch(uri: str, revision: str | None, directory: Path, roots: Sequence[Path], on_bytes: OnBytes) -> Path:
     if scheme_of(uri) == "hf":
         return _fetch_from_hub(uri.removeprefix("hf://"), revision)
     if uri.endswith(".gguf"):
         return fetch_file(uri, directory, roots=roots)
-    return fetch_prefix(uri, directory, roots=roots)
+    return fetch_prefix(uri, directory, roots=roots, wanted=_is_wanted, on_bytes=on_bytes)
+
+
+def _is_wanted(name: str) -> bool:
+    """Files of the directory itself that hold weights in safetensors or GGUF, settings or a vocabulary."""
+    return "/" not in name and any(fnmatch(name, pattern) for pattern in (*PATTERNS, "*.gguf"))
 
 
 def _fetch_from_hub(repository: str, revision: str | None) -> Path:
     """The hub client's own cache serves without network what it holds."""
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=HUB_PATTERNS))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=PATTERNS, ignore_patterns="*/*"))
     except GatedRepoError as error:
         raise NotFound(f"hf://{repository} is gated: set HF_TOKEN for the worker") from error
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
@@ -207,60 +200,6 @@ def _gguf_file(path: Path) -> Path | None:
     if len(found) > 1:
         raise InvalidModel(f"the directory holds {len(found)} GGUF files: name one of them", param="model.uri")
     return found[0]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise InvalidModel(f"{path.name} is missing", param="model.uri") from error
-    except (ValueError, RecursionError, OSError) as error:
-        raise InvalidModel(f"{path.name} cannot be read: {error}", param="model.uri") from error
-    if not isinstance(content, dict):
-        raise InvalidModel(f"{path.name} is not a JSON object", param="model.uri")
-    return content
-
-
-def _weight_files(directory: Path) -> list[Path]:
-    """The files that hold the weights, as the stock loader would choose them."""
-    if (directory / "model.safetensors").exists():
-        return [directory / "model.safetensors"]
-    if (directory / WEIGHTS_INDEX).exists():
-        weight_map = _read_json(directory / WEIGHTS_INDEX).get("weight_map")
-        names = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
-        if names and all(isinstance(name, str) and Path(name).name == name for name in names):
-            return [directory / name for name in names]
-        raise InvalidModel(f"{WEIGHTS_INDEX} does not name files of its own directory", param="model.uri")
-    if any(path.suffix in PICKLES for path in directory.iterdir()):
-        raise InvalidModel(
-            "the weights are pickled, and a pickle can run code: save them as safetensors", param="model.uri"
-        )
-    raise InvalidModel("there is no model.safetensors", param="model.uri")
-
-
-def _check_safetensors(paths: Sequence[Path]) -> None:
-    """Opening a file checks its header against its size."""
-    for path in paths:
-        try:
-            with safe_open(path, framework="pt") as file:
-                file.keys()
-        except FileNotFoundError as error:
-            raise InvalidModel(f"{path.name} is missing", param="model.uri") from error
-        except (SafetensorError, OSError) as error:
-            raise InvalidModel(f"{path.name} is damaged: {error}", param="model.uri") from error
-
-
-def _family(model_type: object) -> Family:
-    if model_type == "gemma3":
-        raise UnsupportedFamily(
-            "this Gemma 3 checkpoint holds a vision tower: give its text model (model_type gemma3_text)",
-            param="model.uri",
-        )
-    if model_type not in FAMILIES:
-        raise UnsupportedFamily(
-            f"model_type {model_type!r} is not supported; these are: {', '.join(sorted(FAMILIES))}", param="model.uri"
-        )
-    return FAMILIES[str(model_type)]
 
 
 @contextmanager

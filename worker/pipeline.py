@@ -34,7 +34,7 @@ from service.schemas import (
 )
 from service.settings import Settings
 from service.storage import Storage, attempt_prefix, digest_file, manifest_key
-from worker import answers, data, evaluation, findings, models, prompts, reporting, verification
+from worker import answers, checkpoints, data, evaluation, findings, models, prompts, reporting, verification
 from worker.findings import Findings, Speed
 from worker.models import LoadedModel
 from worker.prompts import Example, Wording
@@ -84,6 +84,10 @@ class StagedJob:
     def counter(self, total: int) -> Callable[[int], None]:
         """Hears how many of `total` examples are done."""
         return lambda done: self.progress.advance(done, total, "examples")
+
+    def on_bytes(self, done: int, total: int) -> None:
+        """Hears how many of how many bytes have come or gone."""
+        self.progress.advance(done, total, "bytes")
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,7 @@ def run(job: JobRecord, *, settings: Settings, storage: Storage, progress: Stage
         models.save(subject.loaded, directory)
         verified = verify(staged, subject, directory)
     with staged.stage(Stage.upload):
-        size = DenseSlim(dense=models.weight_bytes(sources.model), slim=models.weight_bytes(directory))
+        size = DenseSlim(dense=checkpoints.weight_bytes(sources.model), slim=checkpoints.weight_bytes(directory))
         result = conclude(subject, dense, slim, size, groups, kept, verified)
         write_report(staged, sources, subject, result, find(sources, subject, dense, slim, layers))
         save_file({str(site): kept_K for site, kept_K in kept.items()}, output / "kept.safetensors")
@@ -171,11 +175,13 @@ def fetch(staged: StagedJob) -> Sources:
     location = data.Location(staged.storage, staged.job.tenant, staged.scratch / "rows", roots)
     calibration, evaluation_rows = data.load_rows(staged.task, location)
     cache = staged.settings.state / "cache"
-    model = models.fetch(request.model, scratch=staged.scratch, cache=cache, roots=roots)
+    model = models.fetch(request.model, scratch=staged.scratch, cache=cache, roots=roots, on_bytes=staged.on_bytes)
     adapter = request.model.adapter_uri
     return Sources(
         model=model,
-        adapter=models.fetch_adapter(adapter, scratch=staged.scratch, roots=roots) if adapter else None,
+        adapter=models.fetch_adapter(adapter, scratch=staged.scratch, roots=roots, on_bytes=staged.on_bytes)
+        if adapter
+        else None,
         calibration=calibration,
         evaluation=evaluation_rows,
     )
@@ -359,7 +365,7 @@ def upload(staged: StagedJob) -> None:
         staged.storage.put_file(path, _prefix(staged) + name)
         files.append(StoredFile(name=name, size=size, sha256=digest_file(path)))
         done += size
-        staged.progress.advance(done, total, "bytes")
+        staged.on_bytes(done, total)
     manifest = Manifest(job_id=staged.job.id, attempt=staged.job.attempt, files=files)
     key = manifest_key(staged.job.tenant, staged.job.id)
     if not staged.storage.put_if_absent(manifest.model_dump_json().encode(), key):

@@ -18,6 +18,7 @@ from service.schemas import ModelSource
 from tests import checkpoints
 from tests.models import TINY, VOCABULARY
 from worker import models
+from worker.checkpoints import WEIGHTS_INDEX
 
 CPU = torch.device("cpu")
 LORA = {"r": 2, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"], "init_lora_weights": False}
@@ -123,7 +124,7 @@ def truncated(directory: Path) -> None:
 
 def index_that_points_outside(directory: Path) -> None:
     (directory / "model.safetensors").rename(directory.parent / "model.safetensors")
-    (directory / models.WEIGHTS_INDEX).write_text(json.dumps({"weight_map": {"a": "../model.safetensors"}}))
+    (directory / WEIGHTS_INDEX).write_text(json.dumps({"weight_map": {"a": "../model.safetensors"}}))
 
 
 def lacking_weight(directory: Path) -> None:
