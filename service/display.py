@@ -1,10 +1,19 @@
 """What a terminal shows of a job: the bar while it runs, and the table at its end."""
 
+from collections.abc import Iterator
+
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from service.schemas import DenseSlim, Estimate, Job, Metrics, Result
+from service.schemas import DenseSlim, Estimate, Job, JobMetrics, Result
+
+# Row of the table -> field of `Metrics`, as far as the task's kind has it.
+QUALITIES = {
+    "accuracy": "accuracy",
+    "accuracy, calibrated": "calibrated_accuracy",
+    "exact match": "exact_match",
+}
 
 
 def job_bar(console: Console) -> Progress:
@@ -24,19 +33,20 @@ def describe(job: Job) -> str:
 
 def result_table(result: Result) -> Table:
     """Before and after, every figure from the job's result."""
-    dense, slim = result.metrics.dense, result.metrics.slim
-    table = Table(title=f"{result.ratio:.1%} of the feed-forward neurons removed", title_justify="left")
+    units = ", ".join(sorted({entry.unit for entry in result.widths}))
+    table = Table(title=f"{result.ratio:.1%} of the {units} units' parameters removed", title_justify="left")
     for header in ("", "dense", "slim", "change"):
         table.add_column(header, justify="left" if header == "" else "right", no_wrap=True)
     table.add_row("parameters", *_counts(result.parameters, 1e6, "M"))
     table.add_row("bytes", *_counts(result.bytes, 1e6, "MB"))
-    table.add_row(f"accuracy, {dense.examples} rows", *_shares(dense.accuracy, slim.accuracy))
-    table.add_row("  calibrated", *_shares(dense.calibrated_accuracy, slim.calibrated_accuracy))
-    table.add_row("  majority class", *_majorities(dense, slim))
+    for name, dense, slim in _qualities(result.metrics):
+        table.add_row(
+            name, f"{dense.value:.3f}", f"{slim.value:.3f}", f"{(slim.value - dense.value) * 100:+.1f} points"
+        )
+        table.add_row("  95 % interval", _interval(dense), _interval(slim), "", style="dim")
     latency = result.latency_ms
-    place = f"latency, {latency.batch} x {latency.tokens} tokens, {latency.device}"
-    table.add_row(place, f"{latency.dense:.1f} ms", f"{latency.slim:.1f} ms", _change(latency.dense, latency.slim))
-    table.caption = "brackets: 95 % interval; latency: median forward pass"
+    table.add_row("latency", f"{latency.dense:.1f} ms", f"{latency.slim:.1f} ms", _change(latency.dense, latency.slim))
+    table.caption, table.caption_justify = _conditions(result), "left"
     return table
 
 
@@ -52,16 +62,23 @@ def _change(dense: float, slim: float) -> str:
     return f"{slim / dense - 1:+.1%}"
 
 
-def _shares(dense: Estimate | None, slim: Estimate | None) -> tuple[str, str, str]:
-    if dense is None or slim is None:
-        return "", "", ""
-    return _interval(dense), _interval(slim), f"{(slim.value - dense.value) * 100:+.1f} points"
+def _qualities(metrics: JobMetrics) -> Iterator[tuple[str, Estimate, Estimate]]:
+    """Name, dense and slim value of the shares that the task's kind has."""
+    for name, field in QUALITIES.items():
+        dense, slim = getattr(metrics.dense, field), getattr(metrics.slim, field)
+        if dense is not None and slim is not None:
+            yield name, dense, slim
 
 
 def _interval(share: Estimate) -> str:
-    return f"{share.value:.3f} [{share.low:.3f}, {share.high:.3f}]".replace("[", r"\[")
+    return f"{share.low:.3f} to {share.high:.3f}"
 
 
-def _majorities(dense: Metrics, slim: Metrics) -> tuple[str, str, str]:
-    values = [f"{metrics.majority:.3f}" if metrics.majority is not None else "" for metrics in (dense, slim)]
-    return values[0], values[1], ""
+def _conditions(result: Result) -> str:
+    """What the figures were measured on."""
+    metrics, latency = result.metrics.dense, result.latency_ms
+    majority = f", {metrics.majority:.3f} of them of one label" if metrics.majority is not None else ""
+    return (
+        f"{metrics.examples} evaluation rows{majority}; latency: median forward pass of "
+        f"{latency.batch} x {latency.tokens} tokens, {latency.device}"
+    )

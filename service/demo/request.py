@@ -17,7 +17,7 @@ RATIO = 0.3
 
 
 def demo_request() -> JobRequest:
-    """The body of the demo's POST /jobs. Raises InvalidModel where the model's package is missing."""
+    """The body of the demo's POST /jobs. Raises InvalidModel where the model's package is not installed."""
     return JobRequest(
         model=ModelSource(uri=find_model().as_uri()),
         task=Task(
@@ -32,9 +32,9 @@ def demo_request() -> JobRequest:
     )
 
 
-def find_model() -> Path:
+def find_model(package: str = PACKAGE) -> Path:
     """The directory with the GGUF file. The package is found, not imported: its code needs what we do not install."""
-    spec = importlib.util.find_spec(PACKAGE)
+    spec = importlib.util.find_spec(package)
     for directory in (spec.submodule_search_locations if spec else None) or []:
         if any(Path(directory).glob("*.gguf")):
             return Path(directory)

