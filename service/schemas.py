@@ -38,14 +38,23 @@ class Criterion(StrEnum):
     """How important a unit is. `worker.slimming.criteria` has one function for each, with formula and source."""
 
     attribution = "attribution"
-    random = "random"
+    second_moment = "second_moment"
+    activation = "activation"
+    wanda = "wanda"
+    flap = "flap"
+    gisp = "gisp"
     magnitude = "magnitude"
+    random = "random"
+    reverse = "reverse"
 
 
 class Unit(StrEnum):
     """What is removed as a whole."""
 
-    ffn = "ffn"
+    ffn = "ffn"  # feed-forward neurons
+    heads = "heads"  # attention heads; with grouped queries, whole key-value groups
+    head_dims = "head_dims"  # dimensions of every head, as many in each
+    layers = "layers"  # whole blocks
 
 
 class Objective(StrEnum):

@@ -1,10 +1,10 @@
 """Where a family keeps its units: pure data, one row for each `model_type`.
 
-Paths of modules are relative to a layer, paths of layer lists to the model with its task head. A width is the config
-field that stock transformers builds the modules from, so it is what a smaller checkpoint has to change.
+Paths of modules are relative to a layer, paths of layer lists to the model with its task head. Sizes are named by the
+config fields that stock transformers builds the modules from, since those are what a smaller checkpoint has to change.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,25 @@ class FeedForward:
     expand_gated: tuple[str, ...] = ()  # in place of `expand` where the config says `is_gated_act`
     fused: bool = False  # gate and up are one matrix: neuron j is rows j and j + width
     transposed: bool = False  # weights are stored (in, out)
+    bias: str = ""  # config field that gives every matrix of the block a bias, where stock code can be asked for one
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Heads whose number a stock config can hold: rows of `query`, `key` and `value`, columns of `output`."""
+
+    query: str
+    key: str
+    value: str
+    output: str
+    heads: str  # config field
+    key_value_heads: str  # config field; a group of heads that share one is cut as a whole
+    head_size: str  # config field
+    prefix: str = ""  # of the unit in a site: an encoder-decoder's decoder has two kinds of attention
+    fused: bool = False  # one matrix: all query rows, then all key rows, then all value rows
+    divides_where: tuple[str, ...] = ()  # config fields: where one is set, the head count must divide the hidden size
+    position_bias: str = ""  # in the first layer; its column i belongs to head i of every layer
+    free_size: bool = False  # stock code lets every head keep other dimensions, if as many
 
 
 @dataclass(frozen=True)
@@ -25,7 +44,9 @@ class Stack:
 
     name: str
     layers: str
+    layer_count: str  # config field
     feed_forward: FeedForward
+    attention: tuple[Attention, ...] = ()  # empty: stock code derives the head size from the head count
 
 
 @dataclass(frozen=True)
@@ -37,7 +58,29 @@ GATED = FeedForward(("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj", "intermed
 FUSED = FeedForward(("mlp.gate_up_proj",), "mlp.down_proj", "intermediate_size", fused=True)
 BERT_LIKE = FeedForward(("intermediate.dense",), "output.dense", "intermediate_size")
 
-LLAMA = Architecture((Stack("decoder", "model.layers", GATED),))
+GROUPED_QUERIES = Attention(
+    query="self_attn.q_proj",
+    key="self_attn.k_proj",
+    value="self_attn.v_proj",
+    output="self_attn.o_proj",
+    heads="num_attention_heads",
+    key_value_heads="num_key_value_heads",
+    head_size="head_dim",
+)
+FUSED_QUERIES = replace(
+    GROUPED_QUERIES, query="self_attn.qkv_proj", key="self_attn.qkv_proj", value="self_attn.qkv_proj", fused=True
+)
+# Stock Llama refuses other head counts. Without biases it equals a Mistral, which takes any; see worker/mistral.py.
+LLAMA_QUERIES = replace(GROUPED_QUERIES, divides_where=("attention_bias", "mlp_bias"))
+GEMMA_QUERIES = replace(GROUPED_QUERIES, divides_where=("hidden_size",))
+
+
+def _decoder(layers: str, feed_forward: FeedForward, *attention: Attention, count: str = "num_hidden_layers") -> Stack:
+    return Stack("decoder", layers, count, feed_forward, attention)
+
+
+def _encoder(layers: str, feed_forward: FeedForward, *attention: Attention, count: str = "num_hidden_layers") -> Stack:
+    return Stack("encoder", layers, count, feed_forward, attention)
 
 
 def _t5_feed_forward(block: str) -> FeedForward:
@@ -50,45 +93,70 @@ def _t5_feed_forward(block: str) -> FeedForward:
     )
 
 
+def _t5_attention(block: str, prefix: str = "") -> Attention:
+    return Attention(
+        query=f"{block}.q",
+        key=f"{block}.k",
+        value=f"{block}.v",
+        output=f"{block}.o",
+        heads="num_heads",
+        key_value_heads="num_heads",
+        head_size="d_kv",
+        prefix=prefix,
+        position_bias="" if prefix else f"{block}.relative_attention_bias",
+        free_size=True,
+    )
+
+
+LLAMA = Architecture((_decoder("model.layers", replace(GATED, bias="mlp_bias"), LLAMA_QUERIES),))
+MISTRAL = Architecture((_decoder("model.layers", GATED, GROUPED_QUERIES),))
+GEMMA = Architecture((_decoder("model.layers", GATED, GEMMA_QUERIES),))
 T5 = Architecture(
     (
-        Stack("encoder", "encoder.block", _t5_feed_forward("layer.1.DenseReluDense")),
-        Stack("decoder", "decoder.block", _t5_feed_forward("layer.2.DenseReluDense")),
+        _encoder(
+            "encoder.block",
+            _t5_feed_forward("layer.1.DenseReluDense"),
+            _t5_attention("layer.0.SelfAttention"),
+            count="num_layers",
+        ),
+        _decoder(
+            "decoder.block",
+            _t5_feed_forward("layer.2.DenseReluDense"),
+            _t5_attention("layer.0.SelfAttention"),
+            _t5_attention("layer.1.EncDecAttention", prefix="cross_"),
+            count="num_decoder_layers",
+        ),
     )
 )
+GPT2_FEED_FORWARD = FeedForward(("mlp.c_fc",), "mlp.c_proj", "n_inner", transposed=True)
+NEOX_FEED_FORWARD = FeedForward(("mlp.dense_h_to_4h",), "mlp.dense_4h_to_h", "intermediate_size")
 
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": LLAMA,
-    "mistral": LLAMA,
-    "qwen2": LLAMA,
-    "qwen3": LLAMA,
-    "gemma2": LLAMA,
-    "gemma3_text": LLAMA,
-    "phi3": Architecture((Stack("decoder", "model.layers", FUSED),)),
-    "gpt2": Architecture(
-        (Stack("decoder", "transformer.h", FeedForward(("mlp.c_fc",), "mlp.c_proj", "n_inner", transposed=True)),)
-    ),
-    "opt": Architecture((Stack("decoder", "model.decoder.layers", FeedForward(("fc1",), "fc2", "ffn_dim")),)),
-    "gpt_neox": Architecture(
-        (
-            Stack(
-                "decoder",
-                "gpt_neox.layers",
-                FeedForward(("mlp.dense_h_to_4h",), "mlp.dense_4h_to_h", "intermediate_size"),
-            ),
-        )
-    ),
+    "mistral": MISTRAL,
+    "qwen2": MISTRAL,
+    "qwen3": MISTRAL,
+    "gemma2": GEMMA,
+    "gemma3_text": GEMMA,
+    "phi3": Architecture((_decoder("model.layers", FUSED, FUSED_QUERIES),)),
+    "gpt2": Architecture((_decoder("transformer.h", GPT2_FEED_FORWARD, count="n_layer"),)),
+    "opt": Architecture((_decoder("model.decoder.layers", FeedForward(("fc1",), "fc2", "ffn_dim")),)),
+    "gpt_neox": Architecture((_decoder("gpt_neox.layers", NEOX_FEED_FORWARD),)),
     "t5": T5,
     "mt5": T5,
     "bart": Architecture(
         (
-            Stack("encoder", "model.encoder.layers", FeedForward(("fc1",), "fc2", "encoder_ffn_dim")),
-            Stack("decoder", "model.decoder.layers", FeedForward(("fc1",), "fc2", "decoder_ffn_dim")),
+            _encoder("model.encoder.layers", FeedForward(("fc1",), "fc2", "encoder_ffn_dim"), count="encoder_layers"),
+            _decoder("model.decoder.layers", FeedForward(("fc1",), "fc2", "decoder_ffn_dim"), count="decoder_layers"),
         )
     ),
-    "bert": Architecture((Stack("encoder", "bert.encoder.layer", BERT_LIKE),)),
-    "roberta": Architecture((Stack("encoder", "roberta.encoder.layer", BERT_LIKE),)),
+    "bert": Architecture((_encoder("bert.encoder.layer", BERT_LIKE),)),
+    "roberta": Architecture((_encoder("roberta.encoder.layer", BERT_LIKE),)),
     "distilbert": Architecture(
-        (Stack("encoder", "distilbert.transformer.layer", FeedForward(("ffn.lin1",), "ffn.lin2", "hidden_dim")),)
+        (
+            _encoder(
+                "distilbert.transformer.layer", FeedForward(("ffn.lin1",), "ffn.lin2", "hidden_dim"), count="n_layers"
+            ),
+        )
     ),
 }

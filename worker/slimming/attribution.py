@@ -1,22 +1,22 @@
 """Scores of every unit of every layer, accumulated over data: the expensive part of slimming.
 
 One forward and one backward pass of a batch serve all layers. The backward pass computes gradients of activations
-alone and ends at the first group: its activation is the leaf.
+alone (weights only for a criterion that asks for theirs) and ends at the first group: its activation is the leaf.
 
 Shape suffixes as in criteria.py.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture
 from worker.slimming.criteria import CRITERIA, Criterion, Evidence, Observation, Options
-from worker.slimming.groups import Group, Site, locate, weights_UF
+from worker.slimming.groups import Group, Site, UnitUnavailable, locate, weights_UF
 from worker.slimming.objectives import OBJECTIVES, Batch, token_log_probabilities
+from worker.slimming.ports import watch
 
 
 def score(
@@ -31,16 +31,21 @@ def score(
     """Importance of each unit, float32 on the CPU (units), by the named criterion of CRITERIA.
 
     `on_examples` hears how many examples are done after each batch. The model is left as it was. The results depend on
-    the examples alone, not on how they are batched, up to the rounding of the model's own dtype.
+    the examples alone, not on how they are batched, up to the rounding of the model's own dtype. Raises
+    UnitUnavailable for a unit that the family or the criterion cannot serve.
     """
-    row, groups = CRITERIA[criterion], locate(model, architecture, units)
-    tally = Tally(row, options, groups)
+    row = CRITERIA[criterion]
+    refused = sorted(set(units) & set(row.refused))
+    if refused:
+        raise UnitUnavailable(f"the criterion {criterion} is not defined for {refused[0]}")
+    tally = Tally(row, row.options(options), locate(model, architecture, units))
     if row.needs != "weights":
-        with _prepared(model):
+        with prepared(model):
             for batch in batches:
-                _observe(model, groups, batch, tally)
+                _observe(model, batch, tally)
                 on_examples(tally.num_examples)
-    return {group.site: row.conclude(tally.evidence(model, group), options).cpu() for group in groups}
+    conclude = tally.criterion.conclude
+    return {group.site: conclude(tally.evidence(model, group), tally.options).float().cpu() for group in tally.groups}
 
 
 class Tally:
@@ -49,26 +54,34 @@ class Tally:
     def __init__(self, criterion: Criterion, options: Options, groups: Sequence[Group]) -> None:
         self.criterion = criterion
         self.options = options
+        self.groups = groups
         self.sums: dict[Site, Tensor] = {}
+        self.weight_gradients: dict[str, Tensor] = {}
         self.num_examples = 0
         self.num_tokens = dict.fromkeys((group.site.stack for group in groups), 0)
 
-    def add(self, group: Group, batch: Batch, activation: Tensor, gradient: Tensor | None) -> None:
-        """Add what `group` shows of `batch`; tensors are (B, T, C), or (B * T, C) where a family flattens them."""
+    def add(self, group: Group, batch: Batch, activation_BTC: Tensor, gradient_BTC: Tensor | None) -> None:
+        """Add what `group` shows of `batch`."""
         assert self.criterion.observe is not None
-        mask_BT = batch.masks[group.site.stack]
-        shape = (*mask_BT.shape, -1)
         seen = Observation(
-            activation_BTC=activation.detach().view(shape),
-            gradient_BTC=None if gradient is None else gradient.view(shape),
-            mask_BT=mask_BT,
+            activation_BTC=activation_BTC,
+            gradient_BTC=gradient_BTC,
+            mask_BT=batch.masks[group.site.stack],
             example_B=batch.example_B,
             num_examples=batch.num_examples,
             size=group.size,
         )
-        sums_SU = self.criterion.observe(seen, self.options)
+        sums = self.criterion.observe(seen, self.options)
         known = self.sums.get(group.site)
-        self.sums[group.site] = sums_SU if known is None else known.add_(sums_SU)
+        self.sums[group.site] = sums if known is None else known.add_(sums)
+
+    def add_weight_gradients(self, parameters: dict[str, nn.Parameter]) -> None:
+        """Move the gradients that a backward pass has left into float32 sums."""
+        for name, parameter in parameters.items():
+            if parameter.grad is not None:
+                known = self.weight_gradients.setdefault(name, torch.zeros_like(parameter, dtype=torch.float32))
+                known.add_(parameter.grad)
+                parameter.grad = None
 
     def close(self, batch: Batch) -> None:
         """Count the batch's examples and tokens."""
@@ -78,53 +91,79 @@ class Tally:
 
     def evidence(self, model: nn.Module, group: Group) -> Evidence:
         """All that is known of `group`."""
+        gradients = self.weight_gradients
         return Evidence(
             site=group.site,
-            sums_SU=self.sums.get(group.site, torch.empty(0, group.count, dtype=torch.float64)),
+            count=group.count,
+            size=group.size,
+            sums=self.sums.get(group.site, torch.empty(0, dtype=torch.float64)),
             num_examples=self.num_examples,
             num_tokens=self.num_tokens[group.site.stack],
-            weights_UF=tuple(weight_UF.detach() for weight_UF in weights_UF(model, group)),
+            weights_UF=weights_UF(group, lambda name: model.get_parameter(name).detach()),
+            gradients_UF=weights_UF(group, lambda name: gradients[name]) if gradients else (),
         )
 
 
-def _observe(model: nn.Module, groups: Sequence[Group], batch: Batch, tally: Tally) -> None:
-    """Run one batch; every group's activations (and gradients) go to the tally."""
-    needs_gradient = tally.criterion.needs == "gradients"
-    with ExitStack() as hooks, torch.set_grad_enabled(needs_gradient):
-        for group in groups:
-            contract = model.get_submodule(group.contract)
-            watch = _gradient_hook(group, batch, tally) if needs_gradient else _activation_hook(group, batch, tally)
-            hooks.callback(contract.register_forward_pre_hook(watch).remove)
-        log_probability_M = token_log_probabilities(model, batch)
-        if needs_gradient:
-            torch.autograd.backward(OBJECTIVES[tally.options.objective](log_probability_M, batch).sum())
+def _observe(model: nn.Module, batch: Batch, tally: Tally) -> None:
+    """Run one batch; what every group shows goes to the tally."""
+    match tally.criterion.needs:
+        case "gradients":
+            _observe_activations(model, batch, tally, with_gradients=True)
+        case "activations":
+            _observe_activations(model, batch, tally, with_gradients=False)
+        case "weight gradients":
+            _observe_weight_gradients(model, batch, tally)
     tally.close(batch)
 
 
-def _gradient_hook(group: Group, batch: Batch, tally: Tally) -> Callable[[nn.Module, Any], Any]:
-    def watch(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _observe_activations(model: nn.Module, batch: Batch, tally: Tally, *, with_gradients: bool) -> None:
+    with ExitStack() as hooks, torch.set_grad_enabled(with_gradients):
+        for group in tally.groups:
+            hooks.enter_context(watch(model, group, _seer(group, batch, tally, with_gradients=with_gradients)))
+        log_probability_M = token_log_probabilities(model, batch)
+        if with_gradients:
+            torch.autograd.backward(OBJECTIVES[tally.options.objective](log_probability_M, batch).sum())
+
+
+def _seer(
+    group: Group, batch: Batch, tally: Tally, *, with_gradients: bool
+) -> Callable[[Tensor, Tensor | None], Tensor | None]:
+    """What to do with an activation at the group's port: note it now, or when its gradient comes."""
+    shape = (*batch.masks[group.site.stack].shape, -1)  # some families flatten rows and positions into one axis
+
+    def see(activation: Tensor, before: Tensor | None) -> Tensor | None:
+        effect = activation.detach() if before is None else (activation - before).detach()
+        if not with_gradients:
+            tally.add(group, batch, effect.view(shape), None)
+            return None
         # Nothing before the first group asks for a gradient, so that the pass back ends at its activation.
-        activation = args[0] if args[0].requires_grad else args[0].detach().requires_grad_()
-        activation.register_hook(lambda gradient: tally.add(group, batch, activation, gradient))
-        return (activation, *args[1:])
+        followed = activation if activation.requires_grad else activation.detach().requires_grad_()
+        followed.register_hook(lambda gradient: tally.add(group, batch, effect.view(shape), gradient.reshape(shape)))
+        return followed
 
-    return watch
+    return see
 
 
-def _activation_hook(group: Group, batch: Batch, tally: Tally) -> Callable[[nn.Module, Any], Any]:
-    return lambda _, args: tally.add(group, batch, args[0], None)
+def _observe_weight_gradients(model: nn.Module, batch: Batch, tally: Tally) -> None:
+    names = {slab.parameter for group in tally.groups for slab in group.slabs}
+    parameters = {name: model.get_parameter(name) for name in names}
+    for parameter in parameters.values():
+        parameter.requires_grad_()
+    log_probability_M = token_log_probabilities(model, batch)
+    torch.autograd.backward(OBJECTIVES[tally.options.objective](log_probability_M, batch).sum())
+    tally.add_weight_gradients(parameters)
 
 
 @contextmanager
-def _prepared(model: nn.Module) -> Iterator[None]:
+def prepared(model: nn.Module) -> Iterator[None]:
     """No dropout and no gradients of weights within the context."""
     was_training = {module: module.training for module in model.modules()}
-    asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    asked = {parameter: parameter.requires_grad for parameter in model.parameters()}
     model.eval().requires_grad_(False)
     try:
         yield
     finally:
         for module, training in was_training.items():
             module.training = training
-        for parameter in asked:
-            parameter.requires_grad_()
+        for parameter, requires_grad in asked.items():
+            parameter.requires_grad_(requires_grad)

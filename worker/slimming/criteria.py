@@ -1,15 +1,15 @@
 """How important a unit is: one row for each criterion, and one function for each formula.
 
-Shape suffixes: T kept tokens of a batch, E examples, U units of a group, C channels of its contract module's input
-(C = U * size), F parameters of one unit, S statistics.
+Shape suffixes: B rows of a batch, T positions, E examples, U units of a group, C channels of the group's watched
+activation (C = U * size), O outputs, F parameters of one unit, S statistics.
 
 A criterion says what it has to see, adds up over data what a batch shows (`observe`), and turns the sums and the
 weights into scores (`conclude`). Sums are float64, so that neither the batches nor their order change a score.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 from zlib import crc32
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from worker.slimming.groups import Site
 
-Needs = Literal["weights", "activations", "gradients"]
+Needs = Literal["weights", "activations", "gradients", "weight gradients"]
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,22 @@ class Evidence:
     """What is known of one group when all batches have been seen."""
 
     site: Site
-    sums_SU: Tensor  # float64; S is 0 where the criterion observes nothing
+    count: int  # units
+    size: int  # channels of a unit
+    sums: Tensor  # float64, (S, U) or (S, C) as the criterion observes them; empty where it observes nothing
     num_examples: int
     num_tokens: int
-    weights_UF: tuple[Tensor, ...]  # of the contract module first, then of the expanding ones
+    weights_UF: tuple[Tensor, ...]  # matrix by matrix; the first one reads the watched activation
+    gradients_UF: tuple[Tensor, ...] = ()  # dJ/dW, summed over the examples
+
+    @property
+    def reading_CO(self) -> Tensor:
+        """The weights that read each channel, float32."""
+        return self.weights_UF[0].float().reshape(self.count * self.size, -1)
+
+    def per_unit(self, value_C: Tensor) -> Tensor:
+        """Sum over the channels of each unit (U)."""
+        return value_C.view(self.count, self.size).sum(1)
 
 
 @dataclass(frozen=True)
@@ -59,8 +71,14 @@ class Criterion:
     """One way to score. Units with the lowest scores are removed."""
 
     needs: Needs
-    conclude: Callable[[Evidence, Options], Tensor]  # -> score (U), float32
-    observe: Callable[[Observation, Options], Tensor] | None = None  # -> what the batch adds to the sums (S, U)
+    conclude: Callable[[Evidence, Options], Tensor]  # -> score (U)
+    observe: Callable[[Observation, Options], Tensor] | None = None  # -> what the batch adds to the sums
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # options that are not for the caller to choose
+    refused: tuple[str, ...] = ()  # kinds of units that the formula does not cover
+
+    def options(self, options: Options) -> Options:
+        """The options that are in force."""
+        return replace(options, **self.fixed)
 
 
 # --- attribution ---------------------------------------------------------------------------------------------------
@@ -119,8 +137,54 @@ def attribution(evidence: Evidence, options: Options) -> Tensor:
     With the example reduction `square` the mean of A_i^2, which neurons on both sides of the decision survive: a
     signed sum over examples cancels those that push for one answer here and for another there.
     """
-    sums_U = evidence.sums_SU[0]
-    return (sums_U if options.example_reduction == "sum" else sums_U / evidence.num_examples).float()
+    return evidence.sums[0] if options.example_reduction == "sum" else evidence.sums[0] / evidence.num_examples
+
+
+def reverse(evidence: Evidence, options: Options) -> Tensor:
+    """-attribution: removes first what attribution keeps longest. A control: anything else has to beat it."""
+    return -attribution(evidence, options)
+
+
+# --- activations ---------------------------------------------------------------------------------------------------
+
+
+def _activation_sums(seen: Observation, options: Options) -> Tensor:
+    """Sums over tokens of |h|, h and h^2 (3, C)."""
+    activation_NC = seen.activation_BTC[seen.mask_BT].double()
+    return torch.stack([activation_NC.abs().sum(0), activation_NC.sum(0), activation_NC.square().sum(0)])
+
+
+def activation(evidence: Evidence, options: Options) -> Tensor:
+    """Mean over tokens of |h_c|, summed over the unit's channels (as Minitron, arXiv 2407.14679)."""
+    return evidence.per_unit(evidence.sums[0] / evidence.num_tokens)
+
+
+def wanda(evidence: Evidence, options: Options) -> Tensor:
+    """||h_c||_2 * mean over outputs of |W_oc| (Wanda, arXiv 2306.11695, with its weights summed over the structure)."""
+    return evidence.per_unit(evidence.sums[2].sqrt() * evidence.reading_CO.abs().mean(1))
+
+
+def flap(evidence: Evidence, options: Options) -> Tensor:
+    """Var(h_c) * ||W_:c||_2^2, standardised over the group (FLAP's WIFV, arXiv 2312.11983).
+
+    The standardisation changes no rank within a group; it is how FLAP compares the layers of a global rank.
+    """
+    mean_C, square_C = evidence.sums[1] / evidence.num_tokens, evidence.sums[2] / evidence.num_tokens
+    raw_U = evidence.per_unit((square_C - mean_C.square()).clamp_min(0) * evidence.reading_CO.square().sum(1))
+    spread = raw_U.std(correction=0)
+    return (raw_U - raw_U.mean()) / spread if spread > 0 else torch.zeros_like(raw_U)
+
+
+# --- weights and their gradients -----------------------------------------------------------------------------------
+
+
+def gisp(evidence: Evidence, options: Options) -> Tensor:
+    """Sum over the unit's weights of |w * dJ/dw|, the first-order change of J when one of them goes (GISP, 2510.18030).
+
+    J is the margin over all examples. Made for many small steps with the scores taken anew (`steps`).
+    """
+    pairs = zip(evidence.weights_UF, evidence.gradients_UF, strict=True)
+    return torch.stack([(weight_UF.float() * gradient_UF).abs().sum(1) for weight_UF, gradient_UF in pairs]).sum(0)
 
 
 # --- controls that see no data -------------------------------------------------------------------------------------
@@ -129,7 +193,7 @@ def attribution(evidence: Evidence, options: Options) -> Tensor:
 def random(evidence: Evidence, options: Options) -> Tensor:
     """Uniform in [0, 1), by seed and site: the control that every criterion has to beat."""
     generator = torch.Generator().manual_seed(crc32(f"{options.seed} {evidence.site}".encode()))
-    return torch.rand(evidence.weights_UF[0].shape[0], generator=generator)
+    return torch.rand(evidence.count, generator=generator)
 
 
 def magnitude(evidence: Evidence, options: Options) -> Tensor:
@@ -137,8 +201,17 @@ def magnitude(evidence: Evidence, options: Options) -> Tensor:
     return torch.cat(evidence.weights_UF, dim=1).float().square().sum(1).sqrt()
 
 
+# Of SCAR (arXiv 2604.23475) the score, the second moment of h * dJ/dh over tokens, is one setting of attribution.
+SECOND_MOMENT = {"token_reduction": "square", "example_reduction": "sum", "sign": "signed"}
+
 CRITERIA: dict[str, Criterion] = {
-    "attribution": Criterion(needs="gradients", observe=_attribution_sums, conclude=attribution),
-    "random": Criterion(needs="weights", conclude=random),
-    "magnitude": Criterion(needs="weights", conclude=magnitude),
+    "attribution": Criterion("gradients", attribution, _attribution_sums),
+    "second_moment": Criterion("gradients", attribution, _attribution_sums, fixed=SECOND_MOMENT),
+    "reverse": Criterion("gradients", reverse, _attribution_sums),
+    "activation": Criterion("activations", activation, _activation_sums),
+    "wanda": Criterion("activations", wanda, _activation_sums, refused=("head_dims", "layers")),
+    "flap": Criterion("activations", flap, _activation_sums, refused=("head_dims", "layers")),
+    "gisp": Criterion("weight gradients", gisp, fixed={"objective": "margin"}),
+    "random": Criterion("weights", random),
+    "magnitude": Criterion("weights", magnitude),
 }

@@ -1,46 +1,49 @@
 """Which units stay: scores and a ratio in, kept indices out.
 
-Shape suffixes: U units of a group, K kept ones.
+Shape suffixes: U units of a group, R rows, K kept units.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
+from worker.slimming.allocation import Rules, WidthUnreachable, allocate
 from worker.slimming.groups import Group, Site
 
-
-class WidthUnreachable(ValueError):
-    """Rounding would take a width to zero."""
+__all__ = ["Rules", "WidthUnreachable", "best", "select"]
 
 
 def select(
-    scores: Mapping[Site, Tensor], groups: Sequence[Group], ratio: float, round_to: int = 64
+    scores: Mapping[Site, Tensor],
+    groups: Sequence[Group],
+    ratio: float,
+    round_to: int = 64,
+    rules: Rules = Rules(),  # noqa: B008
 ) -> dict[Site, Tensor]:
     """The units of every group that stay, int64, sorted: those with the highest scores; of equals, the lowest index.
 
-    `ratio` is the share removed. Every group keeps the multiple of `round_to` nearest to what the ratio leaves, so that
-    groups of equal size, as those that share a config field are, stay equal. What a higher ratio keeps, a lower one
-    keeps too. Raises WidthUnreachable.
+    `ratio` is the share of the groups' parameters that is removed. Feed-forward widths are multiples of `round_to`, the
+    nearest to what the ratio leaves. What a higher ratio keeps, a lower one keeps too. Raises WidthUnreachable.
     """
-    return {group.site: best(scores[group.site], width(group, ratio, round_to)) for group in groups}
+    merged = _tied(scores, groups)
+    counts = allocate(merged, groups, ratio, round_to, rules)
+    return {group.site: best(merged[group.site], counts[group.site], group.rows) for group in groups}
 
 
-def width(group: Group, ratio: float, round_to: int) -> int:
-    """Units that `group` keeps. Raises WidthUnreachable."""
-    if ratio == 0:
-        return group.count
-    nearest = math.floor((1 - ratio) * group.count / round_to + 0.5) * round_to
-    kept = min(nearest, group.count // round_to * round_to)
-    if kept == 0:
-        raise WidthUnreachable(
-            f"a ratio of {ratio} leaves {(1 - ratio) * group.count:.0f} of the {group.count} units of {group.site}, "
-            f"which rounds to no multiple of {round_to} but zero"
-        )
-    return kept
+def best(score_U: Tensor, num_kept: int, rows: int = 1) -> Tensor:
+    """Sorted indices of the `num_kept` highest scores, the same number in each of the `rows` (K)."""
+    per_row = num_kept // rows
+    order_RU = score_U.view(rows, -1).sort(dim=1, descending=True, stable=True).indices[:, :per_row]
+    offset_R = torch.arange(rows).unsqueeze(1) * (score_U.numel() // rows)
+    return (order_RU + offset_R).flatten().sort().values
 
 
-def best(score_U: Tensor, num_kept: int) -> Tensor:
-    """Sorted indices of the `num_kept` highest scores (K)."""
-    return score_U.sort(descending=True, stable=True).indices[:num_kept].sort().values
+def _tied(scores: Mapping[Site, Tensor], groups: Sequence[Group]) -> dict[Site, Tensor]:
+    """Groups that must keep the same indices are ranked by the sum of their scores."""
+    merged = dict(scores)
+    for tie in {group.tie for group in groups if group.tie}:
+        sites = [group.site for group in groups if group.tie == tie]
+        total_U = torch.stack([scores[site] for site in sites]).sum(0)
+        merged |= dict.fromkeys(sites, total_U)
+    return merged

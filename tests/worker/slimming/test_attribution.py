@@ -76,7 +76,7 @@ class LinearNetwork(nn.Module):
         return self
 
 
-LINEAR = Architecture((Stack("encoder", "layers", FeedForward(("up",), "down", "width")),))
+LINEAR = Architecture((Stack("encoder", "layers", "num_layers", FeedForward(("up",), "down", "width")),))
 
 
 def linear_batch() -> Batch:

@@ -8,7 +8,17 @@ from worker.slimming.selection import WidthUnreachable, select
 
 
 def group(count: int, layer: int = 0) -> Group:
-    return Group(Site("decoder", layer, "ffn"), count, 1, "intermediate_size", 12, "down", ("up",), False, False)
+    return Group(
+        site=Site("decoder", layer, "ffn"),
+        kind="ffn",
+        count=count,
+        parameters=12,
+        slabs=(),
+        watched="down",
+        port="input",
+        size=1,
+        fields=(("intermediate_size", 1),),
+    )
 
 
 ratios = st.floats(0, 0.95)

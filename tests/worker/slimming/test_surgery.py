@@ -4,12 +4,13 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from service.families import FAMILIES
 from tests.models import TINY
 from tests.worker.slimming.batches import batches, examples
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.groups import Site, locate
 from worker.slimming.objectives import Batch
-from worker.slimming.selection import best
+from worker.slimming.selection import select
 from worker.slimming.surgery import cut, masked
 
 torch.set_num_threads(1)
@@ -25,16 +26,25 @@ def logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     return result[batch.masks["decoder"]] if "decoder" in batch.masks else result
 
 
-def half_of_the_units(model: PreTrainedModel) -> dict[Site, torch.Tensor]:
-    groups = locate(model, ARCHITECTURES[model.config.model_type], ["ffn"])
+def half_of_the_units(model: PreTrainedModel, *units: str) -> dict[Site, torch.Tensor]:
+    groups = locate(model, ARCHITECTURES[model.config.model_type], units or ["ffn"])
     draw = torch.Generator().manual_seed(1)
-    return {group.site: best(torch.rand(group.count, generator=draw), group.count // 2) for group in groups}
+    scores = {group.site: torch.rand(group.count, generator=draw) for group in groups}
+    return select(scores, groups, 0.5, round_to=4)
 
 
-@pytest.mark.parametrize("family", TINY)
-def test_slicing_equals_masking(family: str) -> None:
-    model, batch = TINY[family](), inputs(family)
-    architecture, kept = ARCHITECTURES[model.config.model_type], half_of_the_units(model)
+EVERY_UNIT = [
+    (family, units)
+    for family in TINY
+    for units in (("ffn",), ("heads",), ("head_dims",), ("layers",), ("ffn", "heads", "head_dims", "layers"))
+    if set(units) <= set(FAMILIES[family.removesuffix("_gated")].units)
+]
+
+
+@pytest.mark.parametrize(("family", "units"), EVERY_UNIT)
+def test_slicing_equals_masking(family: str, units: tuple[str, ...]) -> None:
+    model, batch = TINY[family]().double(), inputs(family)  # T5's unscaled attention magnifies rounding
+    architecture, kept = ARCHITECTURES[model.config.model_type], half_of_the_units(model, *units)
     dense = logits(model, batch)
     with masked(model, architecture, kept):
         expected = logits(model, batch)
@@ -44,22 +54,22 @@ def test_slicing_equals_masking(family: str) -> None:
     torch.testing.assert_close(logits(model, batch), expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", TINY)
-def test_a_cut_model_saves_and_loads_by_the_stock_class(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "units"), EVERY_UNIT)
+def test_a_cut_model_saves_and_loads_by_the_stock_class(family: str, units: tuple[str, ...], tmp_path: Path) -> None:
     model, batch = TINY[family](), inputs(family)
     dense_size = model.num_parameters()
-    cut(model, ARCHITECTURES[model.config.model_type], half_of_the_units(model))
+    cut(model, ARCHITECTURES[model.config.model_type], half_of_the_units(model, *units))
     model.save_pretrained(tmp_path)
     reloaded = type(model).from_pretrained(tmp_path)
     assert reloaded.num_parameters() == model.num_parameters() < dense_size
     torch.testing.assert_close(logits(reloaded.eval(), batch), logits(model, batch), atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("family", TINY)
-def test_a_group_knows_how_many_parameters_a_unit_takes_along(family: str) -> None:
+@pytest.mark.parametrize(("family", "unit"), [(family, units[0]) for family, units in EVERY_UNIT if len(units) == 1])
+def test_a_group_knows_how_many_parameters_a_unit_takes_along(family: str, unit: str) -> None:
     model = TINY[family]()
-    groups = locate(model, ARCHITECTURES[model.config.model_type], ["ffn"])
-    dense_size, kept = model.num_parameters(), half_of_the_units(model)
+    groups = locate(model, ARCHITECTURES[model.config.model_type], [unit])
+    dense_size, kept = model.num_parameters(), half_of_the_units(model, unit)
     cut(model, ARCHITECTURES[model.config.model_type], kept)
     removed = sum((group.count - kept[group.site].numel()) * group.parameters for group in groups)
     assert dense_size - model.num_parameters() == removed

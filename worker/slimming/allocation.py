@@ -1,0 +1,211 @@
+"""How many units every group keeps: a ratio in, counts out.
+
+Two rules. Within the scope "layer" every group gives up the same share. With "global" one threshold on the score per
+parameter decides for all units at once, so that layers and kinds of units give up what they need least.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worker.slimming.groups import Group, Site
+
+# A floor or a choice of widths may leave the target this far off, as a share of it; farther is an error.
+TOLERANCE = 0.02
+
+
+class WidthUnreachable(ValueError):
+    """Rounding or a floor stands between the ratio and the widths that it asks for."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What restricts a selection; names as in the contract's Method and Output."""
+
+    scope: str = "layer"
+    layout: str = "uniform"
+    normalisation: str = "none"  # of a group's scores before groups are compared; a key of NORMALISATIONS
+    floor: float = 0.05  # share of its units that every group keeps in a global rank
+    protect_first: int = 0  # layers of each stack that stay whole
+    protect_last: int = 0
+
+
+def allocate(
+    scores: Mapping[Site, Tensor], groups: Sequence[Group], ratio: float, round_to: int, rules: Rules
+) -> dict[Site, int]:
+    """Units that each group keeps. Raises WidthUnreachable."""
+    if ratio == 0:
+        return {group.site: group.count for group in groups}
+    if rules.scope == "global":
+        return _by_threshold(scores, groups, ratio, round_to, rules)
+    layers = [group for group in groups if group.kind == "layers"]
+    counts = {group.site: width(group, ratio, round_to) for group in groups if group.kind != "layers"}
+    return counts | _lowest_layers(scores, layers, ratio, rules)
+
+
+# --- the same share everywhere -------------------------------------------------------------------------------------
+
+
+def width(group: Group, ratio: float, round_to: int) -> int:
+    """Units that `group` keeps: of those counts that it may keep, the one nearest to what the ratio leaves."""
+    asked = (1 - ratio) * group.count
+    kept = _nearest([0, *_choices(group, round_to)], asked)
+    if kept == 0:
+        raise WidthUnreachable(
+            f"a ratio of {ratio:g} leaves {asked:.0f} of the {group.count} units of {group.site}, which rounds to zero"
+            + (f" in multiples of {round_to}" if group.kind == "ffn" else "")
+        )
+    return kept
+
+
+def _choices(group: Group, round_to: int) -> list[int]:
+    """Counts above zero that the group may keep, ascending."""
+    if group.kind == "ffn":
+        return list(range(round_to, group.count + 1, round_to))
+    if group.allowed:
+        return list(group.allowed)
+    return list(range(group.rows, group.count + 1, group.rows))
+
+
+def _nearest(choices: Sequence[int], asked: float) -> int:
+    """Of two that are as near, the larger."""
+    return min(choices, key=lambda choice: (abs(choice - asked), -choice))
+
+
+def _lowest_layers(
+    scores: Mapping[Site, Tensor], layers: Sequence[Group], ratio: float, rules: Rules
+) -> dict[Site, int]:
+    """Each stack gives up the share `ratio` of its layers, those with the lowest scores."""
+    counts: dict[Site, int] = {}
+    for stack in dict.fromkeys(group.site.stack for group in layers):
+        members = [group.site for group in layers if group.site.stack == stack]
+        num_kept = math.floor((1 - ratio) * len(members) + 0.5)
+        protected = [site for site in members if is_protected(site, len(members), rules)]
+        if num_kept < max(1, len(protected)):
+            raise WidthUnreachable(f"a ratio of {ratio:g} leaves {num_kept} of the {len(members)} layers of {stack}")
+        ranked = sorted(members, key=lambda site: (site not in protected, -float(scores[site]), site.layer))
+        counts |= {site: int(rank < num_kept) for rank, site in enumerate(ranked)}
+    return counts
+
+
+def is_protected(site: Site, num_layers: int, rules: Rules) -> bool:
+    """Whether the rules keep this layer whole."""
+    return site.layer < rules.protect_first or site.layer >= num_layers - rules.protect_last
+
+
+# --- one threshold for all -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Groups that must keep as many units each."""
+
+    members: tuple[Group, ...]
+    density: Tensor  # score per parameter of every unit of every member
+    choices: tuple[int, ...]
+
+    def count_at(self, threshold: float) -> int:
+        """Units that each member keeps: nearest to the members' mean number of units at or above the threshold."""
+        return _nearest(self.choices, float((self.density >= threshold).sum()) / len(self.members))
+
+
+def _by_threshold(
+    scores: Mapping[Site, Tensor], groups: Sequence[Group], ratio: float, round_to: int, rules: Rules
+) -> dict[Site, int]:
+    pools = _pools(scores, groups, round_to, rules)
+    # Layers hold the other units' parameters; where layers are chosen, they are the whole.
+    whole = [group for group in groups if group.kind == "layers"] or list(groups)
+    target = ratio * sum(group.count * group.parameters for group in whole)
+    thresholds = torch.cat([pool.density for pool in pools] + [torch.tensor([torch.inf])]).unique()
+    low, high = 0, thresholds.numel() - 1
+    most = _removed(_counts(pools, float(thresholds[high])), groups)
+    if most < target * (1 - TOLERANCE):
+        raise WidthUnreachable(
+            f"a ratio of {ratio:g} is more than the floors, protected layers and rounding leave to remove: "
+            f"{ratio * most / target:.3f}"
+        )
+    while low < high:  # what is removed grows with the threshold
+        middle = (low + high) // 2
+        if _removed(_counts(pools, float(thresholds[middle])), groups) < target:
+            low = middle + 1
+        else:
+            high = middle
+    around = [_counts(pools, float(thresholds[index])) for index in {max(low - 1, 0), low}]
+    return min(around, key=lambda counts: abs(_removed(counts, groups) - target))
+
+
+def _pools(scores: Mapping[Site, Tensor], groups: Sequence[Group], round_to: int, rules: Rules) -> list[_Pool]:
+    members: dict[object, list[Group]] = defaultdict(list)
+    for group in groups:
+        shares = rules.layout == "uniform" and group.kind != "layers"
+        members[group.fields if shares else (group.tie or group.site)].append(group)
+    kept_layers = _safe_layers(scores, groups, rules)
+    return [
+        _Pool(tuple(pool), torch.cat([_density(scores, group, rules) for group in pool]), choices)
+        for pool in members.values()
+        for choices in [_pool_choices(pool, round_to, rules, kept_layers)]
+    ]
+
+
+def _pool_choices(pool: Sequence[Group], round_to: int, rules: Rules, safe: set[tuple[str, int]]) -> tuple[int, ...]:
+    group = pool[0]
+    if group.kind == "layers":
+        return (1,) if group.site[:2] in safe else (0, 1)
+    if rules.layout != "uniform" and group.site[:2] in safe:
+        return (group.count,)
+    choices = [count for count in _choices(group, round_to) if count >= rules.floor * group.count]
+    if rules.layout != "uniform" or not choices:
+        choices.append(group.count)
+    return tuple(sorted(set(choices)))
+
+
+def _safe_layers(scores: Mapping[Site, Tensor], groups: Sequence[Group], rules: Rules) -> set[tuple[str, int]]:
+    """(stack, layer) of the protected layers, and of each stack's best layer, so that one is left."""
+    size = {group.site.stack: group.site.layer + 1 for group in groups}
+    safe = {group.site[:2] for group in groups if is_protected(group.site, size[group.site.stack], rules)}
+    for stack in size:
+        layers = [group.site for group in groups if group.kind == "layers" and group.site.stack == stack]
+        if layers:
+            safe.add(max(layers, key=lambda site: (float(scores[site]), -site.layer))[:2])
+    return safe
+
+
+def _density(scores: Mapping[Site, Tensor], group: Group, rules: Rules) -> Tensor:
+    return NORMALISATIONS[rules.normalisation](scores[group.site].double()) / group.parameters
+
+
+def _by_mean(score_U: Tensor) -> Tensor:
+    # Units that earlier steps have removed score -inf.
+    mean = score_U[score_U.isfinite()].abs().mean()
+    return score_U / mean if mean > 0 else score_U
+
+
+def _standardised(score_U: Tensor) -> Tensor:
+    finite = score_U[score_U.isfinite()]
+    spread = finite.std(correction=0)
+    return (score_U - finite.mean()) / spread if spread > 0 else score_U - finite.mean()
+
+
+NORMALISATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda score_U: score_U,
+    "mean": _by_mean,
+    "standard": _standardised,
+}
+
+
+def _counts(pools: Sequence[_Pool], threshold: float) -> dict[Site, int]:
+    return {group.site: count for pool in pools for count in [pool.count_at(threshold)] for group in pool.members}
+
+
+def _removed(counts: Mapping[Site, int], groups: Sequence[Group]) -> int:
+    """Parameters that go: those of removed layers, and in the layers that stay those of removed units."""
+    gone = {group.site[:2] for group in groups if group.kind == "layers" and counts[group.site] == 0}
+    return sum(
+        (group.count - counts[group.site]) * group.parameters
+        for group in groups
+        if group.kind == "layers" or group.site[:2] not in gone
+    )
