@@ -131,7 +131,7 @@ async def _job_id(
 JobId = Annotated[str, Depends(_job_id)]
 
 
-def _record(job_id: JobId, caller: CallerDep, records: RecordsDep) -> JobRecord:
+def _record(caller: CallerDep, job_id: JobId, records: RecordsDep) -> JobRecord:
     return records.get(caller.tenant, job_id)
 
 
