@@ -21,7 +21,7 @@ HIGHEST_PORT = 55_000  # each service also listens on its port + 10000
 @contextmanager
 def s3_server(directory: Path) -> Iterator[str]:
     """The endpoint of a server whose data lie in `directory`. A bucket is made by the first write to it."""
-    api, master, volume, filer = _free_ports(4)
+    api, master, volume, filer = free_ports(4)
     command = [
         _program(),
         "server",
@@ -85,7 +85,8 @@ def _answers(endpoint: str) -> bool:
         return False
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports for the server's services, each with a second one 10000 above it."""
     ports: list[int] = []
     start = 20_000 + os.getpid() % 20_000
     with ExitStack() as stack:

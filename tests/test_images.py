@@ -16,12 +16,14 @@ import pytest
 import yaml
 from redis import Redis
 
+from service.auth import KEY
 from service.embedded import find_server
 from service.errors import StorageUnavailable
 from service.presence import announce
 from service.settings import Settings
 from service.storage import Storage
 from service.tether import tethered
+from tests.s3 import free_ports
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -80,9 +82,12 @@ def read_compose(name: str = "docker-compose.yml") -> dict[str, Any]:
 COMPOSE = read_compose()
 
 
+SECRETS = {"SLIM_API_KEY": f"slim_live_first_{'a' * 32}", "S3_SECRET": "s" * 32}
+
+
 def filled_in(value: object) -> str:
-    """A compose value with the defaults of its ${VARIABLES}."""
-    return re.sub(r"\$\{\w+(?::-([^}]*))?\}", lambda match: match[1] or "", str(value))
+    """A compose value with its ${VARIABLES} set: the secrets to these, others to their defaults."""
+    return re.sub(r"\$\{(\w+):[-?]([^}]*)\}", lambda match: SECRETS.get(match[1], match[2]), str(value))
 
 
 def environment(service: str) -> dict[str, str]:
@@ -222,7 +227,12 @@ def test_valkey_accepts_its_command_line(tmp_path: Path) -> None:
         assert redis.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
 
 
-@pytest.mark.slow
+def test_the_first_key_that_compose_describes_is_one() -> None:
+    described = re.search(r"SLIM_API_KEY=(\w+)\$\(openssl rand -hex 32\)", (ROOT / "docker-compose.yml").read_text())
+    assert described is not None
+    assert KEY.fullmatch(described[1] + "0" * 64)
+
+
 def test_the_s3_server_takes_what_our_containers_send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run by SeaweedFS' binary with the arguments of the compose file, on ports and a directory of this test."""
     definition = COMPOSE["seaweedfs"]
@@ -263,15 +273,5 @@ def running(command: list[str], variables: Mapping[str, str], directory: Path) -
             yield
             assert process.poll() is None, log.read_text()
         finally:
-            process.terminate()
-            process.wait(30)
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
+            process.kill()  # SeaweedFS' graceful end takes half a minute
+            process.wait()
