@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 
+from service import key_commands
 from service.auth import Keys, bound_host
 from service.client import Api
 from service.connections import connect
@@ -25,6 +26,7 @@ HERE = "http://127.0.0.1:8000"
 GRACE_SECONDS = 8  # for requests in flight when the API is stopped; event streams end at once
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(key_commands.app, name="keys")
 out = Console()
 err = Console(stderr=True)
 
