@@ -10,6 +10,7 @@ from service.connections import connect
 from service.embedded import embedded_redis
 from service.settings import Settings
 from service.storage import Storage
+from tests.browser import Browser, browsing, find_browser
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +45,13 @@ def settings(redis: Redis, redis_server: str, tmp_path: Path) -> Settings:
 def storage(settings: Settings) -> Storage:
     """The deployment's artifacts."""
     return Storage(settings.artifacts_url)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless Chromium for the whole session; a test opens tabs of its own."""
+    path = find_browser()
+    if path is None:
+        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
+    with browsing(path, tmp_path_factory.mktemp("browser") / "profile") as browser:
+        yield browser

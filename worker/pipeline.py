@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.utils import logging
 
-from service import presets
+from service import presets, report_page
 from service.errors import InvalidRequest, TargetUnreachable
 from service.records import JobRecord, LeaseLost
 from service.schemas import (
@@ -330,7 +330,7 @@ def find(sources: Sources, subject: Subject, dense: Measured, slim: Measured, la
 
 
 def write_report(staged: StagedJob, sources: Sources, subject: Subject, result: Result, found: Findings) -> None:
-    """Write report.json beside the checkpoint."""
+    """Write the report beside the checkpoint, for programs and for people."""
     digests = {
         "model": reporting.digest_directory(sources.model),
         "calibration": reporting.digest_rows(sources.calibration),
@@ -353,6 +353,7 @@ def write_report(staged: StagedJob, sources: Sources, subject: Subject, result: 
         findings=found,
     )
     (staged.scratch / "output" / "report.json").write_text(report.model_dump_json(indent=2))
+    (staged.scratch / "output" / "report.html").write_text(report_page.render(report))
 
 
 def upload(staged: StagedJob) -> None:

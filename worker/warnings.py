@@ -121,7 +121,7 @@ def _percent(share: float) -> str:
 
 
 def _points(share: float, *, sign: bool = True) -> str:
-    return f"{share * 100:{'+' if sign else ''}.1f} points"
+    return f"{share * 100:{'+' if sign else ''}.1f} points".replace("-", "−")
 
 
 CHECKS: dict[str, Callable[[Report], str | None]] = {

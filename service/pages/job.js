@@ -1,6 +1,6 @@
 // A job's page: where it is, what came out, its report and its files.
 
-import { ask, hasKey, read } from "./api.js";
+import { ask, read } from "./api.js";
 import { curlFor } from "./curl.js";
 import { copyButton, element, fill, problemBox } from "./elements.js";
 import { progressBar, statusMark, tiles } from "./parts.js";
@@ -112,7 +112,7 @@ async function showResult(view) {
   const files = read(`jobs/${view.id}/artifacts`, options);
   await Promise.all([
     report.then((html) => fill(view.report, reportPart(html)), (problem) => refuse(view.report, problem)),
-    files.then(({ data }) => fill(view.files, filesPart(view.id, data)), (problem) => refuse(view.files, problem)),
+    files.then(({ data }) => fill(view.files, filesPart(data)), (problem) => refuse(view.files, problem)),
   ]);
 }
 
@@ -133,28 +133,15 @@ function reportPart(html) {
   return [element("h2", {}, "Report"), frame];
 }
 
-function filesPart(id, files) {
+function filesPart(files) {
   const rows = files.map((file) =>
-    element("tr", {}, element("td", { "data-label": "File" }, download(id, file)), element("td", { className: "number", "data-label": "Size" }, bytes(file.size)), element("td", { "data-label": "SHA-256" }, element("code", { title: file.sha256 }, `${file.sha256.slice(0, 16)}…`))),
+    element("tr", {}, element("td", { "data-label": "File" }, download(file)), element("td", { className: "number", "data-label": "Size" }, bytes(file.size)), element("td", { "data-label": "SHA-256" }, element("code", { title: file.sha256 }, `${file.sha256.slice(0, 16)}…`))),
   );
   const heads = element("tr", {}, element("th", { scope: "col" }, "File"), element("th", { scope: "col", className: "number" }, "Size"), element("th", { scope: "col" }, "SHA-256"));
   return [element("h2", {}, "Files"), element("table", { className: "files" }, element("thead", {}, heads), element("tbody", {}, rows))];
 }
 
-/** A plain link where the address alone is enough; with a key the file is fetched with it first. */
-function download(id, file) {
-  const signed = new URL(file.url).search !== "";
-  const address = signed ? file.url : `jobs/${id}/artifacts/${encodeURI(file.name)}`;
-  const link = element("a", { href: address, download: file.name.split("/").pop() }, file.name);
-  if (signed || !hasKey()) return link;
-  link.addEventListener("click", async (event) => {
-    event.preventDefault();
-    const content = URL.createObjectURL(await (await ask(address, { accept: "*/*" })).blob());
-    element("a", { href: content, download: link.download }).click();
-    setTimeout(() => URL.revokeObjectURL(content), 60000);
-  });
-  return link;
-}
+const download = (file) => element("a", { href: file.url, download: file.name.split("/").pop() }, file.name);
 
 // --- request and events ----------------------------------------------------------------------------------------
 

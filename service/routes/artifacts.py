@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, HTTPException, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 
+from service import report_page
 from service.auth import Caller
 from service.committed import REPORT, committed_manifest
 from service.errors import NotFound
@@ -30,6 +31,7 @@ from service.tickets import Tickets
 LINK_SECONDS = 3600
 RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 BINARY = "application/octet-stream"
+PAGE = "text/html"
 
 router = APIRouter(tags=["artifacts"])
 
@@ -100,15 +102,26 @@ def get_artifact(
     operation_id="getReport",
     summary="Read a job's report",
     response_model=Report,
-    responses=problem_responses(404),
+    responses={
+        **problem_responses(404),
+        200: {"description": "The report", "content": {PAGE: {"schema": {"type": "string"}}}},
+    },
 )
-def get_report(record: FoundRecord, caller: Downloader, storage: StorageDep) -> Response:
+def get_report(
+    record: FoundRecord,
+    caller: Downloader,
+    storage: StorageDep,
+    accept: Annotated[str | None, Header(description="`text/html` asks for a page that needs nothing else")] = None,
+) -> Response:
     """Everything that a reader needs in order to trust the result, or to do it again."""
     manifest = committed_manifest(storage, record.tenant, record.id)
     if manifest is None:
         raise NotFound(f"the job is {record.status} and has no report")
     content = storage.get_bytes(attempt_prefix(record.tenant, record.id, manifest.attempt) + REPORT)
-    return Response(content, media_type="application/json")
+    if PAGE not in (accept or ""):
+        return Response(content, media_type="application/json")
+    headers = {"Content-Security-Policy": f"default-src 'none'; style-src {report_page.style_source()}"}
+    return Response(report_page.render(Report.model_validate_json(content)), media_type=PAGE, headers=headers)
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:

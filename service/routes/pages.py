@@ -6,36 +6,38 @@ from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
 from service.errors import NotFound
+from service.report_page import style_source
 
 DIRECTORY = Path(__file__).parent.parent / "pages"
 ASSETS = frozenset({".css", ".js", ".svg"})
-# No script or style inside the document, nothing from another origin, nobody frames it.
-POLICY = "; ".join(
-    (
+
+router = APIRouter(include_in_schema=False)
+
+
+def headers() -> dict[str, str]:
+    """No script or style inside the document but the report's own, nothing from elsewhere, nobody frames it."""
+    policy = (
         "default-src 'none'",
         "script-src 'self'",
-        "style-src 'self'",
+        f"style-src 'self' {style_source()}",
         "img-src 'self'",
         "connect-src 'self'",
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
     )
-)
-HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-cache",
-}
-
-router = APIRouter(include_in_schema=False)
+    return {
+        "Content-Security-Policy": "; ".join(policy),
+        "Referrer-Policy": "no-referrer",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cache-Control": "no-cache",
+    }
 
 
 @router.get("/")
 def get_page() -> FileResponse:
     """The page itself; it asks the API for everything that it shows."""
-    return FileResponse(DIRECTORY / "index.html", headers=HEADERS)
+    return FileResponse(DIRECTORY / "index.html", headers=headers())
 
 
 @router.get("/pages/{name}")
@@ -44,4 +46,4 @@ def get_page_file(name: str) -> FileResponse:
     path = DIRECTORY / name
     if path.suffix not in ASSETS or path.parent != DIRECTORY or not path.is_file():
         raise NotFound(f"there is no page file {name!r}")
-    return FileResponse(path, headers=HEADERS)
+    return FileResponse(path, headers=headers())
