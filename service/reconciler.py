@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import structlog
 
+from service.accounting import account
 from service.committed import committed_result, delete_attempts
 from service.connections import connect
 from service.errors import DeadlineExceeded, StorageUnavailable, TaskslimError, WorkerLost
@@ -93,6 +94,8 @@ class Reconciler:
         log.warning("finished for a lost worker", job_id=record.id, attempt=record.attempt)
         delete_attempts(storage, record.tenant, record.id, record.attempt)
         self._delete_if_fruitless(record)
+        if self._records.get(record.tenant, record.id).status is JobStatus.succeeded:
+            account(self._records.redis, storage, record.tenant, record.id)
         return True
 
     def _verdict(self, record: JobRecord) -> TaskslimError | None:

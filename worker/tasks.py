@@ -4,8 +4,10 @@ import tempfile
 from pathlib import Path
 
 import structlog
+from redis import RedisError
 from ulid import ULID
 
+from service.accounting import account
 from service.committed import committed_result, delete_attempts
 from service.connections import WORKER_PATIENCE, connect
 from service.errors import StorageUnavailable, TaskslimError
@@ -95,6 +97,15 @@ class JobRun:
         status = self._records.succeed(self._lease, result)
         log.info("attempt over", status=status)
         self._clean(status)
+        if status is JobStatus.succeeded:
+            self._account()
+
+    def _account(self) -> None:
+        job = self._lease.job
+        try:
+            account(self._records.redis, self._storage, job.tenant, job.id)
+        except (StorageUnavailable, RedisError):
+            log.exception("the job's figures were not counted")
 
     def _settle(self, ending: Ending) -> None:
         """Writes how an attempt ended that has no result, its files deleted first."""

@@ -1,0 +1,24 @@
+"""What a job that succeeded adds to the figures and to its tenant's use of storage, read off what it committed."""
+
+from redis import Redis
+
+from service.committed import REPORT, committed_manifest
+from service.figures import Figures
+from service.limits import StoredBytes
+from service.schemas import Report
+from service.storage import Storage, attempt_prefix
+
+
+def account(redis: Redis, storage: Storage, tenant: str, job_id: str) -> None:
+    """To be called once, by whoever made the job `succeeded`."""
+    manifest = committed_manifest(storage, tenant, job_id)
+    if manifest is None:
+        return
+    size = sum(file.size for file in manifest.files)
+    figures = Figures(redis)
+    StoredBytes(redis).record(tenant, f"job/{job_id}", size)
+    figures.count("slim_artifact_bytes", by=size)
+    report = Report.model_validate_json(storage.get_bytes(attempt_prefix(tenant, job_id, manifest.attempt) + REPORT))
+    figures.observe("slim_params_removed_ratio", value=report.result.ratio)
+    for timing in report.timings:
+        figures.observe("slim_job_stage_duration_seconds", timing.stage, value=timing.seconds)
