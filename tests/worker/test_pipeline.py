@@ -1,0 +1,295 @@
+"""The stages on tiny models: what a job leaves, and what each bad input makes of it."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from service.errors import (
+    InvalidData,
+    InvalidLabels,
+    InvalidModel,
+    InvalidRequest,
+    InvalidTemplate,
+    TargetUnreachable,
+    TaskslimError,
+    UnknownLabel,
+    UnsupportedFamily,
+)
+from service.records import LeaseLost, new_record
+from service.schemas import JobRequest, Manifest, Report, Result, Stage
+from service.settings import Settings
+from service.storage import Storage, attempt_prefix, digest_file, manifest_key
+from tests import checkpoints
+from tests.models import FFN_WIDTH
+from worker import pipeline
+
+LABELS = {"1": "positive", "0": "negative"}
+WORDS = ("good", "bad", "film", "plot", "dog", "fox", "lazy", "quick")
+STAGES = [stage for stage in Stage if stage is not Stage.repair]
+
+
+@dataclass
+class Recorder:
+    """Remembers what is reported, and ends the attempt at a stage if told to."""
+
+    stages: list[Stage] = field(default_factory=list)
+    advances: list[tuple[Stage, int, int, str]] = field(default_factory=list)
+    end_in: Stage | None = None
+
+    def stage(self, stage: Stage) -> None:
+        self.stages.append(stage)
+
+    def advance(self, done: int, total: int, unit: str) -> None:
+        if self.stages[-1] is self.end_in:
+            raise InterruptedError
+        self.advances.append((self.stages[-1], done, total, unit))
+
+
+@dataclass
+class Deployment:
+    """A store, a checkpoint and rows in a directory of its own."""
+
+    root: Path
+    tokens_per_batch: int = 256
+
+    @property
+    def storage(self) -> Storage:
+        return Storage((self.root / "artifacts").as_uri())
+
+    def rows(self, count: int, name: str = "rows") -> str:
+        """The URI of that many rows; the first word decides the label."""
+        lines = [
+            {
+                "text": f"{WORDS[row % 2]} {WORDS[row % 7]} {WORDS[row % 5]}",
+                "label": row % 2,
+                "target": WORDS[row % 3],
+            }
+            for row in range(count)
+        ]
+        path = self.root / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return path.as_uri()
+
+    def request(self, family: str = "llama", task: dict[str, Any] | None = None, **fields: Any) -> JobRequest:
+        model = self.root / family
+        if not model.exists():
+            checkpoints.write(model, family)
+        asked = {"template": "{text}:", "labels": LABELS, "calibration": {"uri": self.rows(30)}} | (task or {})
+        request = {"model": {"uri": model.as_uri()}, "target": {"ratio": 0.3}, "output": {"round_to": 8}}
+        return JobRequest.model_validate(request | {"task": asked} | fields)
+
+    def run(self, request: JobRequest, progress: Recorder | None = None, attempt: int = 1) -> Result:
+        self.job = new_record(request).model_copy(update={"attempt": attempt})
+        self.scratch = self.root / "scratch" / self.job.id
+        self.scratch.mkdir(parents=True)
+        settings = Settings(state=self.root, device="cpu", tokens_per_batch=self.tokens_per_batch)
+        return pipeline.run(
+            self.job, settings=settings, storage=self.storage, progress=progress or Recorder(), scratch=self.scratch
+        )
+
+    def download(self, directory: Path) -> Manifest:
+        """Every file of the last job's manifest, under its name."""
+        manifest = Manifest.model_validate_json(self.storage.get_bytes(manifest_key("default", self.job.id)))
+        for file in manifest.files:
+            (directory / file.name).parent.mkdir(parents=True, exist_ok=True)
+            prefix = attempt_prefix("default", self.job.id, manifest.attempt)
+            self.storage.get_file(prefix + file.name, directory / file.name)
+        return manifest
+
+
+@dataclass
+class Finished:
+    """A job that succeeded, and its files as a client would download them."""
+
+    deployment: Deployment
+    progress: Recorder
+    result: Result
+    manifest: Manifest
+    directory: Path
+
+    @property
+    def kept(self) -> dict[str, Tensor]:
+        return load_file(self.directory / "kept.safetensors")
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Deployment:
+    torch.set_num_threads(1)
+    return Deployment(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    torch.set_num_threads(1)
+    deployment, progress = Deployment(tmp_path_factory.mktemp("job")), Recorder()
+    result = deployment.run(deployment.request(method={"sign": "absolute"}), progress)
+    directory = deployment.root / "downloaded"
+    return Finished(deployment, progress, result, deployment.download(directory), directory)
+
+
+def logits(directory: Path) -> Tensor:
+    """What the checkpoint answers to fixed tokens."""
+    model = AutoModelForCausalLM.from_pretrained(directory).eval()
+    with torch.inference_mode():
+        answer: Tensor = model(input_ids=torch.arange(4, 24).view(2, 10)).logits
+    return answer
+
+
+def test_a_job_leaves_a_smaller_model_that_anyone_loads(finished: Finished) -> None:
+    result, directory = finished.result, finished.directory / "model"
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    AutoTokenizer.from_pretrained(directory)
+    assert model.config.intermediate_size == result.widths[0].slim == 32
+    assert model.num_parameters() == result.parameters.slim < result.parameters.dense
+    assert result.bytes.slim == (directory / "model.safetensors").stat().st_size < result.bytes.dense
+    assert result.ratio == pytest.approx(1 - 32 / FFN_WIDTH)
+    assert result.verified.loader == "LlamaForCausalLM"
+    assert torch.equal(logits(directory), logits(finished.deployment.scratch / "output/model"))
+
+
+def test_the_manifest_has_size_and_digest_of_every_file(finished: Finished) -> None:
+    names = {file.name for file in finished.manifest.files}
+    assert {"report.json", "kept.safetensors", "model/config.json", "model/model.safetensors"} < names
+    for file in finished.manifest.files:
+        assert digest_file(finished.directory / file.name) == file.sha256
+        assert (finished.directory / file.name).stat().st_size == file.size
+
+
+def test_what_was_cut_is_what_kept_does_not_name(finished: Finished) -> None:
+    kept = finished.kept
+    assert sorted(kept) == ["decoder.0.ffn", "decoder.1.ffn"]
+    directories = (finished.deployment.root / "llama", finished.directory / "model")
+    dense, slim = (load_file(directory / "model.safetensors") for directory in directories)
+    for layer in range(2):
+        rows = kept[f"decoder.{layer}.ffn"]
+        up, down = (f"model.layers.{layer}.mlp.{name}_proj.weight" for name in ("up", "down"))
+        assert torch.equal(slim[up], dense[up][rows])
+        assert torch.equal(slim[down], dense[down][:, rows])
+
+
+def test_the_report_says_how_the_result_came_about(finished: Finished) -> None:
+    report = Report.model_validate_json((finished.directory / "report.json").read_bytes())
+    assert report.result == finished.result
+    assert report.job_id == finished.deployment.job.id
+    assert report.family == "llama"
+    assert report.calibration_examples == 24
+    assert report.result.metrics.dense.examples == 6
+    assert report.options["objective"] == "margin"
+    assert report.options["sign"] == "absolute"
+    assert report.task["label_prefix"] == " "
+    assert [timing.stage for timing in report.timings] == STAGES[:-1]
+    assert set(report.digests) == {"model", "calibration", "evaluation", "template"}
+
+
+def test_the_report_s_snippet_loads_the_model(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = Report.model_validate_json((finished.directory / "report.json").read_bytes())
+    monkeypatch.chdir(finished.directory)
+    names: dict[str, Any] = {}
+    exec(report.snippet, names)
+    assert names["model"].config.intermediate_size == 32
+
+
+def test_progress_names_every_stage_and_counts_examples_and_bytes_to_their_ends(finished: Finished) -> None:
+    last = {stage: (done, total, unit) for stage, done, total, unit in finished.progress.advances}
+    assert finished.progress.stages == STAGES
+    assert last[Stage.evaluate_dense] == last[Stage.evaluate_slim] == (6, 6, "examples")
+    assert last[Stage.attribute] == (24, 24, "examples")
+    done, total, unit = last[Stage.upload]
+    assert (done, unit) == (total, "bytes")
+
+
+@pytest.mark.parametrize("stage", [Stage.attribute, Stage.verify, Stage.upload])
+def test_an_attempt_ends_where_progress_raises_and_commits_nothing(deployment: Deployment, stage: Stage) -> None:
+    with pytest.raises(InterruptedError):
+        deployment.run(deployment.request(), Recorder(end_in=stage))
+    assert not deployment.storage.exists(manifest_key("default", deployment.job.id))
+
+
+def test_the_second_manifest_of_a_job_loses(deployment: Deployment) -> None:
+    class Rival(Recorder):
+        """Another attempt of the job commits while this one uploads."""
+
+        def stage(self, stage: Stage) -> None:
+            super().stage(stage)
+            if stage is Stage.upload:
+                deployment.storage.put_bytes(b"{}", manifest_key("default", deployment.job.id))
+
+    with pytest.raises(LeaseLost):
+        deployment.run(deployment.request(), Rival())
+
+
+def test_the_same_units_are_kept_whatever_the_batches(deployment: Deployment, finished: Finished) -> None:
+    deployment.tokens_per_batch = 1
+    deployment.run(deployment.request(method={"sign": "absolute"}))
+    deployment.download(deployment.root / "downloaded")
+    alone = load_file(deployment.root / "downloaded/kept.safetensors")
+    assert all(torch.equal(finished.kept[site], alone[site]) for site in alone)
+
+
+def test_both_stacks_of_an_encoder_decoder_are_cut(deployment: Deployment) -> None:
+    result = deployment.run(deployment.request("bart"))
+    assert {width.stack: width.slim for width in result.widths} == {"encoder": 32, "decoder": 32}
+    assert result.verified.max_abs_logit_difference <= result.verified.tolerance
+
+
+def test_a_classifier_is_told_its_classes(deployment: Deployment) -> None:
+    result = deployment.run(
+        deployment.request("bert", task={"template": "{text}", "labels": {"0": "LABEL_0", "1": "LABEL_2"}})
+    )
+    assert result.verified.loader == "BertForSequenceClassification"
+    assert result.metrics.slim.accuracy is not None
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_a_generation_task_is_judged_by_its_targets(deployment: Deployment, family: str) -> None:
+    task = {"kind": "generation", "labels": None}
+    metrics = deployment.run(deployment.request(family, task)).metrics.slim
+    assert metrics.accuracy is None
+    assert metrics.exact_match is not None
+    assert metrics.token_log_likelihood is not None
+    assert metrics.token_log_likelihood < 0
+    with pytest.raises(InvalidRequest, match="no wrong labels"):
+        deployment.run(deployment.request(family, task, method={"objective": "margin"}))
+
+
+BAD: dict[str, tuple[dict[str, Any], type[TaskslimError], str]] = {
+    "labels alike": ({"task": {"labels": {"1": "goodé", "0": "good"}}}, InvalidLabels, "task.labels"),
+    "unnamed label": ({"task": {"labels": {"1": "good", "2": "bad"}}}, UnknownLabel, "task.labels"),
+    "no rows": ({"task": {"calibration": {"uri": "EMPTY"}}}, InvalidData, "task.calibration"),
+    "broken rows": ({"task": {"evaluation": {"uri": "BROKEN"}}}, InvalidData, "task.evaluation"),
+    "no such rows": ({"task": {"calibration": {"uri": "file:///no/such.jsonl"}}}, InvalidData, "task.calibration"),
+    "no such column": ({"task": {"template": "{title}:"}}, InvalidTemplate, "task.template"),
+    "long template": ({"task": {"template": "good bad " * 64 + "{text}"}}, InvalidTemplate, "task.template"),
+    "no such model": ({"model": {"uri": "file:///no/such/model"}}, InvalidModel, "model.uri"),
+    "unknown family": ({"model": {"uri": "FAMILY"}}, UnsupportedFamily, "model.uri"),
+    "no width left": (
+        {"target": {"ratio": 0.95}, "output": {"round_to": 32}},
+        TargetUnreachable,
+        "target.ratio",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_ends_the_job_with_its_code_and_the_field(deployment: Deployment, case: str) -> None:
+    fields, error, param = BAD[case]
+    (deployment.root / "empty.jsonl").write_text("\n")
+    (deployment.root / "broken.jsonl").write_text('{"text": "good", "label": 1}\n{"text":')
+    (deployment.root / "family").mkdir()
+    (deployment.root / "family/config.json").write_text('{"model_type": "mamba"}')
+    (deployment.root / "family/model.safetensors").write_bytes(b"\x02" + bytes(7) + b"{}")
+    text = json.dumps(fields)
+    for name, file in (("EMPTY", "empty.jsonl"), ("BROKEN", "broken.jsonl"), ("FAMILY", "family")):
+        text = text.replace(name, (deployment.root / file).as_uri())
+    with pytest.raises(error) as caught:
+        deployment.run(deployment.request(**json.loads(text)))
+    assert type(caught.value) is error
+    assert caught.value.param == param
+    assert deployment.storage.list("") == []
