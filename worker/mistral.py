@@ -6,8 +6,6 @@ Stock Llama refuses such a config, head size named or not. A Mistral without a s
 import torch
 from transformers import LlamaConfig, MistralConfig, MistralForCausalLM, PreTrainedModel
 
-from worker.models import cast
-
 # What a Mistral's config does not have; a Llama with biases never gets such a head count (slimming.architectures).
 LLAMA_ONLY = ("attention_bias", "mlp_bias", "pretraining_tp", "model_type", "architectures", "transformers_version")
 
@@ -20,8 +18,8 @@ def stock_form(model: PreTrainedModel) -> PreTrainedModel:
     settings = {name: value for name, value in config.to_dict().items() if name not in LLAMA_ONLY}
     with torch.device(model.device):
         twin: PreTrainedModel = MistralForCausalLM(MistralConfig(**settings | {"sliding_window": None}))
-    twin = cast(twin, model.dtype)
-    twin.load_state_dict(model.state_dict())
+    twin.load_state_dict(model.state_dict(), assign=True)  # the same tensors, in the dtypes that they have
+    twin.tie_weights()
     twin.generation_config = model.generation_config
     twin.eval()
     return twin
