@@ -19,6 +19,6 @@ def account(redis: Redis, storage: Storage, tenant: str, job_id: str) -> None:
     StoredBytes(redis).record(tenant, f"job/{job_id}", size)
     figures.count("slim_artifact_bytes", by=size)
     report = Report.model_validate_json(storage.get_bytes(attempt_prefix(tenant, job_id, manifest.attempt) + REPORT))
-    figures.observe("slim_params_removed_ratio", value=report.result.ratio)
     for timing in report.timings:
         figures.observe("slim_job_stage_duration_seconds", timing.stage, value=timing.seconds)
+    figures.observe("slim_params_removed_ratio", value=report.result.ratio)

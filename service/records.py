@@ -71,6 +71,7 @@ class JobRecord(Schema):
     attempt: int = 0
     attempts: list[JobAttempt] = Field(default_factory=list)
     lost: int = Field(default=0, description="attempts whose worker died")
+    request_id: str | None = Field(default=None, description="of the request that made the job, for the logs")
     worker: str | None = Field(default=None, description="who holds the lease, or held the last one")
     created_at: datetime
     started_at: datetime | None = None
@@ -116,9 +117,13 @@ class Page:
     next_cursor: str | None
 
 
-def new_record(request: JobRequest, *, tenant: str = DEFAULT_TENANT, job_id: str | None = None) -> JobRecord:
+def new_record(
+    request: JobRequest, *, tenant: str = DEFAULT_TENANT, job_id: str | None = None, request_id: str | None = None
+) -> JobRecord:
     """A queued record, by default with a fresh ULID. Inline rows must have been moved to storage before."""
-    return JobRecord(id=job_id or str(ULID()), tenant=tenant, created_at=datetime.now(UTC), request=request)
+    return JobRecord(
+        id=job_id or str(ULID()), tenant=tenant, request_id=request_id, created_at=datetime.now(UTC), request=request
+    )
 
 
 class Records:
@@ -258,7 +263,7 @@ class Records:
 
     # --- the reconciler's side
 
-    def overdue(self, limit: int = 100) -> list[JobRecord]:
+    def overdue(self, limit: int = 1000) -> list[JobRecord]:
         """Unfinished jobs that nobody was heard of for a lease's time: leases that ran out, and queued jobs."""
         members = cast(list[str], self.redis.zrangebyscore(OPEN, 0, self._now_ms(), start=0, num=limit))
         with self.redis.pipeline(transaction=False) as pipe:

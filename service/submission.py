@@ -50,11 +50,13 @@ class Submission:
         self._check(request, caller)
         settled = self._with_defaults(request)
         kept = keep_rows(settled, tenant=caller.tenant, job_id=job_id, storage=self.storage)
-        record = self._record(new_record(kept, tenant=caller.tenant, job_id=job_id), caller)
+        request_id = structlog.contextvars.get_contextvars().get("request_id")
+        record = self._record(new_record(kept, tenant=caller.tenant, job_id=job_id, request_id=request_id), caller)
         try:
             self.queue.enqueue(record)
         except RedisError:  # the record stands: the reconciler finds it without an entry in the queue and makes one
             log.warning("job is recorded and not yet in the queue", job_id=job_id, exc_info=True)
+        log.info("job accepted", job_id=job_id, tenant=caller.tenant, key_id=caller.key_id)
         return record
 
     def _check(self, request: JobRequest, caller: Caller) -> None:

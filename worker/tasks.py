@@ -38,6 +38,7 @@ def run_job(tenant: str, job_id: str, attempt: int) -> None:
     except LeaseLost as refused:
         log.info("attempt not started", reason=str(refused))
         return
+    structlog.contextvars.bind_contextvars(request_id=lease.job.request_id)
     JobRun(settings, records, lease).run()
 
 

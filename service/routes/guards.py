@@ -17,8 +17,11 @@ from service.errors import BodyTooLarge
 from service.routes.problems import ProblemResponse, problem_of
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+READING = frozenset({"GET", "HEAD", "OPTIONS"})  # a log line each would say nothing that the metrics do not
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
+
+log = structlog.get_logger()
 
 
 class RequestIdentity:
@@ -73,7 +76,11 @@ class Measured:
         finally:
             route = getattr(scope.get("route"), "path", "none")
             method = scope["method"] if scope["method"] in METHODS else "other"
-            scope["state"]["metrics"].record(method, route, status, time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            scope["state"]["metrics"].record(method, route, status, seconds)
+            if status >= 400 or method not in READING:
+                told = {"route": route, "status": status, "request_id": scope["state"].get("request_id")}
+                log.info("request", method=method, milliseconds=round(seconds * 1000, 1), **told)
 
 
 class BodyLimit:

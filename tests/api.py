@@ -1,0 +1,50 @@
+"""The API as a process of its own, as a deployment starts it."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from service.settings import Settings
+from tests.waiting import wait_until
+
+SHARED = ("redis_url", "state", "lease_seconds", "heartbeat_seconds", "reconcile_seconds")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+@contextmanager
+def api(settings: Settings, log: Path, **variables: str) -> Iterator[str]:
+    """The URL of a server that is ready; `variables` are added to its environment, its log goes to `log`."""
+    port = free_port()
+    mine = {f"SLIM_{name.upper()}": str(getattr(settings, name)) for name in SHARED}
+    url = f"http://127.0.0.1:{port}"
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service.cli", "api", "--port", str(port)],
+            env=os.environ | mine | variables,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_until(lambda: _is_ready(url))
+        yield url
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz").is_success
+    except httpx.TransportError:
+        return False
