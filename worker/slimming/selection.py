@@ -24,7 +24,8 @@ def select(
     """The units of every group that stay, int64, sorted: those with the highest scores; of equals, the lowest index.
 
     `ratio` is the share of the groups' parameters that is removed. Feed-forward widths are multiples of `round_to`, the
-    nearest to what the ratio leaves. What a higher ratio keeps, a lower one keeps too. Raises WidthUnreachable.
+    nearest to what the ratio leaves; a layer is a large lump, so that with layers among the units the ratio may be
+    missed by half of one. What a higher ratio keeps, a lower one keeps too. Raises WidthUnreachable.
     """
     merged = _tied(scores, groups)
     counts = allocate(merged, groups, ratio, round_to, rules)

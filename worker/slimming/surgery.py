@@ -82,11 +82,12 @@ def _agreed(sizes: Mapping[Site, Mapping[str, int]]) -> dict[str, int]:
 def _silencer(group: Group, kept_K: Tensor) -> Visitor:
     if group.port == "residual":
         return lambda activation, before: activation if kept_K.numel() else before
-    gone_C = ~_stays(group, kept_K).repeat_interleave(group.size)
+    gone_C = ~stays(group, kept_K).repeat_interleave(group.size)
     return lambda activation, _: activation.masked_fill(gone_C.to(activation.device), 0)
 
 
-def _stays(group: Group, kept_K: Tensor) -> Tensor:
+def stays(group: Group, kept_K: Tensor) -> Tensor:
+    """Which units of the group are in `kept_K`, bool (U)."""
     return torch.zeros(group.count, dtype=torch.bool).index_fill_(0, kept_K.cpu(), True)
 
 
@@ -95,19 +96,16 @@ def _stays(group: Group, kept_K: Tensor) -> Tensor:
 
 def _slice(model: nn.Module, groups: Sequence[Group], kept: Mapping[Site, Tensor]) -> None:
     """An index of a parameter stays where every group that owns it keeps the unit."""
-    stays: dict[tuple[str, int], Tensor] = {}
+    staying: dict[tuple[str, int], Tensor] = {}
     for group in groups:
-        stays_U = _stays(group, kept[group.site])
+        stays_U = stays(group, kept[group.site])
         for slab in group.slabs:
             length = model.get_parameter(slab.parameter).shape[slab.dim]
-            stays_I = stays.setdefault((slab.parameter, slab.dim), torch.ones(length, dtype=torch.bool))
+            stays_I = staying.setdefault((slab.parameter, slab.dim), torch.ones(length, dtype=torch.bool))
             stays_I[slab.start : slab.start + group.count * slab.size] &= stays_U.repeat_interleave(slab.size)
-    touched = set()
-    for (name, dim), stays_I in stays.items():
+    for (name, dim), stays_I in staying.items():
         path, _, leaf = name.rpartition(".")
         _keep(model.get_submodule(path), leaf, dim, stays_I.nonzero().flatten())
-        touched.add(path)
-    for path in touched:
         _remember_shape(model.get_submodule(path))
 
 

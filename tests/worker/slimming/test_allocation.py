@@ -1,0 +1,122 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.models import TINY, causal
+from worker.slimming.allocation import NORMALISATIONS, Rules, WidthUnreachable
+from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.groups import Group, Site, locate
+from worker.slimming.selection import select
+
+PER_LAYER = Rules(scope="global", layout="per-layer")
+FAMILIES_WITH_HEADS = {"llama": ("ffn", "heads"), "t5": ("ffn", "heads", "head_dims")}
+GROUPS = {family: locate(TINY[family](), ARCHITECTURES[family], units) for family, units in FAMILIES_WITH_HEADS.items()}
+
+
+def random_scores(groups: list[Group], seed: int = 0) -> dict[Site, Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    return {group.site: torch.rand(group.count, generator=draw) for group in groups}
+
+
+def removed(groups: list[Group], kept: dict[Site, Tensor]) -> float:
+    gone = sum((group.count - kept[group.site].numel()) * group.parameters for group in groups)
+    return gone / sum(group.count * group.parameters for group in groups)
+
+
+@pytest.mark.parametrize("layout", ["uniform", "per-layer"])
+@pytest.mark.parametrize("family", GROUPS)
+@given(first=st.floats(0.05, 0.6), second=st.floats(0.05, 0.6), seed=st.integers(0, 4))
+def test_global_selections_are_nested(family: str, layout: str, first: float, second: float, seed: int) -> None:
+    groups, rules = GROUPS[family], Rules(scope="global", layout=layout)
+    scores = random_scores(groups, seed)
+    few, many = (select(scores, groups, ratio, 4, rules) for ratio in (max(first, second), min(first, second)))
+    assert all(set(few[site].tolist()) <= set(many[site].tolist()) for site in few)
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.5, 0.7])
+def test_per_layer_widths_meet_the_budget(ratio: float) -> None:
+    groups = locate(causal("llama", num_hidden_layers=6), ARCHITECTURES["llama"], ["ffn", "heads"])
+    kept = select(random_scores(groups), groups, ratio, 1, PER_LAYER)
+    assert removed(groups, kept) == pytest.approx(ratio, abs=0.02)
+
+
+def test_width_goes_where_the_scores_are() -> None:
+    groups = [group for group in GROUPS["llama"] if group.kind == "ffn"]
+    scores = random_scores(groups)
+    scores[groups[1].site] = scores[groups[1].site] * 100 + 10
+    kept = select(scores, groups, 0.4, 4, PER_LAYER)
+    assert kept[groups[1].site].numel() == groups[1].count
+    assert kept[groups[0].site].numel() == 8
+    by_mean = Rules(scope="global", layout="per-layer", normalisation="mean")
+    even = select(scores, groups, 0.4, 4, by_mean)
+    assert even[groups[0].site].numel() > kept[groups[0].site].numel()
+
+
+def test_every_group_keeps_its_floor() -> None:
+    groups = [group for group in GROUPS["llama"] if group.kind == "ffn"]
+    scores = random_scores(groups)
+    scores[groups[0].site] = scores[groups[0].site] * 1e-9
+    rules = Rules(scope="global", layout="per-layer", floor=0.25)
+    assert select(scores, groups, 0.3, 4, rules)[groups[0].site].numel() == 20
+    assert select(scores, groups, 0.5, 4, rules)[groups[0].site].numel() == 12
+
+
+def test_a_budget_that_the_floors_forbid_is_refused() -> None:
+    groups = GROUPS["llama"]
+    with pytest.raises(WidthUnreachable, match="more than the floors"):
+        select(random_scores(groups), groups, 0.9, 4, Rules(scope="global", layout="per-layer", floor=0.5))
+
+
+def test_protected_layers_stay_whole() -> None:
+    groups = locate(causal("llama", num_hidden_layers=4), ARCHITECTURES["llama"], ["ffn"])
+    rules = Rules(scope="global", layout="per-layer", protect_first=1, protect_last=1)
+    kept = select(random_scores(groups), groups, 0.4, 4, rules)
+    assert [kept[group.site].numel() == group.count for group in groups] == [True, False, False, True]
+
+
+def test_uniform_widths_stay_equal_under_one_threshold() -> None:
+    for groups in GROUPS.values():
+        kept = select(random_scores(groups), groups, 0.4, 4, Rules(scope="global"))
+        for fields in {group.fields for group in groups}:
+            assert len({kept[group.site].numel() // group.rows for group in groups if group.fields == fields}) == 1
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_a_stack_gives_up_its_lowest_layers(scope: str) -> None:
+    groups = locate(causal("llama", num_hidden_layers=5), ARCHITECTURES["llama"], ["layers"])
+    scores = {group.site: torch.tensor([value]) for group, value in zip(groups, [0.5, 0.1, 0.9, 0.2, 0.4], strict=True)}
+    kept = select(scores, groups, 0.4, 64, Rules(scope=scope))
+    assert [site.layer for site, kept_K in kept.items() if not kept_K.numel()] == [1, 3]
+
+
+@pytest.mark.parametrize("layout", ["uniform", "per-layer"])
+def test_t5_keeps_the_same_heads_in_every_layer_of_a_stack(layout: str) -> None:
+    groups = [group for group in GROUPS["t5"] if group.kind == "heads"]
+    kept = select(random_scores(groups), groups, 0.5, 64, Rules(scope="global", layout=layout))
+    for stack in ("encoder", "decoder"):
+        first, second = (kept[Site(stack, layer, "heads")].tolist() for layer in (0, 1))
+        assert first == second
+
+
+def test_layers_compete_with_the_units_inside_them() -> None:
+    groups = locate(causal("llama", num_hidden_layers=4), ARCHITECTURES["llama"], ["ffn", "layers"])
+    scores = random_scores(groups)
+    scores |= {Site("decoder", layer, "layers"): torch.tensor([0.0 if layer == 2 else 1e6]) for layer in range(4)}
+    kept = select(scores, groups, 0.4, 4, PER_LAYER)
+    assert kept[Site("decoder", 2, "layers")].numel() == 0
+    layers = [group for group in groups if group.kind == "layers"]
+    in_layers_that_stay = [g for g in groups if g.kind == "ffn" and g.site.layer != 2]
+    gone = layers[2].parameters + sum(
+        (group.count - kept[group.site].numel()) * group.parameters for group in in_layers_that_stay
+    )
+    assert gone / sum(group.parameters for group in layers) == pytest.approx(0.4, abs=0.05)
+
+
+@pytest.mark.parametrize("name", NORMALISATIONS)
+def test_normalisation_keeps_the_order_within_a_group(name: str) -> None:
+    score_U = torch.tensor([0.3, 2.0, -torch.inf, 0.1, 7.0], dtype=torch.float64)
+    normalised = NORMALISATIONS[name](score_U)
+    assert normalised.argsort().tolist() == score_U.argsort().tolist()
+    assert normalised.isfinite().tolist() == score_U.isfinite().tolist()
