@@ -32,6 +32,10 @@ class Api:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=60, follow_redirects=True)
 
+    def close(self) -> None:
+        """Give its connections back."""
+        self._http.close()
+
     def submit(self, request: Any) -> Job:
         """Post a request as it stands in its file; the server checks it."""
         return Job.model_validate_json(self._send("POST", "/jobs", json=request))

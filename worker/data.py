@@ -16,7 +16,7 @@ from service.presets import LABEL_COLUMN
 from service.schemas import DataSource, Task, TaskKind
 from service.sources import fetch_file, scheme_of
 from service.storage import Storage, dataset_key
-from worker.prompts import Example, Kind, Tokens, row_tokens
+from worker.prompts import Example, Kind, Tokens, check_rows, row_tokens
 from worker.rows import Row, draw, read, set_aside
 from worker.slimming.objectives import Batch
 
@@ -55,10 +55,13 @@ class _Scored:
 
 
 def load_rows(task: Task, location: Location) -> tuple[list[Row], list[Row]]:
-    """(calibration rows, evaluation rows) of a resolved task. Raises InvalidData, ForbiddenPath, StorageUnavailable."""
-    calibration = _rows(task.calibration, "task.calibration", location)
+    """(calibration rows, evaluation rows) of a resolved task, checked to have what the task needs.
+
+    Raises InvalidData, UnknownLabel, InvalidTemplate, ForbiddenPath, StorageUnavailable.
+    """
+    calibration = _rows(task.calibration, "task.calibration", task, location)
     if task.evaluation is not None:
-        return calibration, _rows(task.evaluation, "task.evaluation", location)
+        return calibration, _rows(task.evaluation, "task.evaluation", task, location)
     label_column = LABEL_COLUMN if task.kind is TaskKind.classification else None
     return set_aside(calibration, label_column, task.calibration.seed)
 
@@ -98,13 +101,15 @@ def pad_left(rows: Sequence[Tokens], pad: int) -> tuple[Tensor, Tensor]:
     return reversed_BT.flip(1), mask_BT.flip(1)
 
 
-def _rows(source: DataSource, param: str, location: Location) -> list[Row]:
+def _rows(source: DataSource, param: str, task: Task, location: Location) -> list[Row]:
     try:
-        return draw(read(_fetch(source.uri or "", location)), source.limit, source.seed)
+        rows = draw(read(_fetch(source.uri or "", location)), source.limit, source.seed)
+        check_rows(rows, task)
     except InvalidData as error:
         raise type(error)(f"{source.uri}: {error.message}", param=error.param or param) from error
     except NotFound as error:
         raise InvalidData(f"{source.uri} does not exist", param=param) from error
+    return rows
 
 
 def _fetch(uri: str, location: Location) -> Path:

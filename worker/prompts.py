@@ -9,7 +9,7 @@ from typing import Any, Literal
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from service.errors import InvalidData, InvalidLabels, InvalidTemplate, UnknownLabel
-from service.presets import LABEL_COLUMN, TARGET_COLUMN, template_fields
+from service.presets import ANSWER_COLUMNS, LABEL_COLUMN, TARGET_COLUMN, template_fields
 from service.schemas import Task, TaskKind
 from worker.rows import Row
 
@@ -78,14 +78,34 @@ def as_run(wording: Wording) -> Task:
     )
 
 
+def check_rows(rows: Sequence[Row], task: Task) -> None:
+    """Raise InvalidTemplate, InvalidData or UnknownLabel unless every row has what the resolved task needs of it."""
+    columns = sorted(template_fields(task.template or ""))
+    for column in columns:
+        if all(row.values.get(column) is None for row in rows):
+            there = ", ".join(sorted(rows[0].values))
+            raise InvalidTemplate(
+                f"no row has the template's column {column!r}; there are {there}", param="task.template"
+            )
+    answer = ANSWER_COLUMNS[task.kind or TaskKind.classification]
+    for row in rows:
+        for column in (*columns, answer):
+            row.text(column)
+        if task.labels is not None and row.text(answer) not in task.labels:
+            raise UnknownLabel(
+                f"line {row.line} has the label {row.text(answer)!r}, which the task does not name; "
+                f"it names {', '.join(task.labels)}",
+                param="task.labels",
+            )
+
+
 def encode(rows: Sequence[Row], wording: Wording) -> tuple[list[Example], int]:
-    """The examples of the rows, and how many prompts lost words because the model takes no more tokens.
+    """The examples of checked rows, and how many prompts lost words because the model takes no more tokens.
 
     Such a prompt loses words of its longest field from the end, never a word of the template. Raises InvalidData,
-    UnknownLabel, InvalidLabels, InvalidTemplate.
+    InvalidLabels, InvalidTemplate.
     """
     columns = sorted(template_fields(wording.task.template or ""))
-    _check_columns(rows, columns)
     shortened, examples = 0, []
     for row in rows:
         fields = {column: first_words(row.text(column), wording.task.max_words) for column in columns}
@@ -116,35 +136,15 @@ def row_tokens(example: Example, kind: Kind) -> int:
     return len(example.prompt) + (answer - 1 if kind == "causal" else 0)
 
 
-def _check_columns(rows: Sequence[Row], columns: Sequence[str]) -> None:
-    for column in columns:
-        if all(row.values.get(column) is None for row in rows):
-            there = ", ".join(sorted(rows[0].values))
-            raise InvalidTemplate(
-                f"no row has the template's column {column!r}; there are {there}", param="task.template"
-            )
-
-
 def _example(row: Row, fields: Mapping[str, str], wording: Wording) -> Example:
     prompt = render(wording.task.template or "", fields)
     if wording.task.kind is TaskKind.generation:
         answers, right = [row.text(TARGET_COLUMN)], 0
     else:
-        answers, right = list(wording.words.values()), _label_index(row, wording)
+        answers, right = list(wording.words.values()), list(wording.words).index(row.text(LABEL_COLUMN))
     tokens, candidates = TOKENISE[wording.kind](prompt, answers, wording)
     _check_candidates(candidates, answers)
     return Example(tokens, candidates, right, answers[right])
-
-
-def _label_index(row: Row, wording: Wording) -> int:
-    labels = list(wording.words)
-    label = row.text(LABEL_COLUMN)
-    if label not in wording.words:
-        raise UnknownLabel(
-            f"line {row.line} has the label {label!r}, which the task does not name; it names {', '.join(labels)}",
-            param="task.labels",
-        )
-    return labels.index(label)
 
 
 def _tokenise_causal(prompt: str, answers: Sequence[str], wording: Wording) -> tuple[Tokens, tuple[Tokens, ...]]:

@@ -1,0 +1,171 @@
+"""Everything at once: a real Redis, the API and a worker in processes of their own, HTTP from outside."""
+
+import json
+import socket
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from service.client import Api
+from service.schemas import Job, JobStatus, Report, Stage
+from service.settings import Settings
+from service.storage import Storage
+from tests.jobs import TEMPLATE, checkpoint, environment, rows_file
+from tests.s3 import credentials, s3_server
+from tests.waiting import wait_until
+from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.groups import Site
+from worker.slimming.surgery import masked
+
+ROWS = 60
+DEADLINE_SECONDS = 120
+
+
+@contextmanager
+def running(log: Path, variables: Mapping[str, str], *command: str) -> Iterator[None]:
+    """A process of the deployment, killed at the end of the block."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, env=dict(variables), stdout=output, stderr=subprocess.STDOUT)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def deployment(settings: Settings, **more: str) -> Iterator[Api]:
+    """A client of an API that has one worker."""
+    settings.state.mkdir(parents=True, exist_ok=True)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    variables = environment(settings) | more
+    taskslim, url = str(Path(sysconfig.get_path("scripts")) / "taskslim"), f"http://127.0.0.1:{port}"
+    with (
+        running(settings.state / "api.log", variables, taskslim, "api", "--port", port),
+        running(settings.state / "worker.log", variables, sys.executable, "-m", "worker"),
+    ):
+        wait_until(lambda: is_ready(url))
+        with closing(Api(url)) as api:
+            yield api
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=1).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def request(model: str, rows: dict[str, Any]) -> dict[str, Any]:
+    labels = {"positive": "positive", "negative": "negative"}
+    return {
+        "model": {"uri": model},
+        "task": {"template": TEMPLATE, "labels": labels, "calibration": rows},
+        "target": {"ratio": 0.5},
+        "output": {"round_to": 8},
+    }
+
+
+def finish(api: Api, body: dict[str, Any], directory: Path) -> Job:
+    """The job after its end, its files downloaded."""
+    submitted = api.submit(body)
+    wait_until(lambda: api.job(submitted.id).status.is_terminal, DEADLINE_SECONDS)
+    job = api.job(submitted.id)
+    assert job.status is JobStatus.succeeded, job.error
+    for artifact in api.artifacts(job.id):
+        api.download(job.id, artifact, directory)
+    return job
+
+
+def load(directory: Path) -> PreTrainedModel:
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    assert isinstance(model, PreTrainedModel)
+    model.eval()
+    return model
+
+
+def logits(model: PreTrainedModel) -> Tensor:
+    with torch.inference_mode():
+        answer: Tensor = model(input_ids=torch.arange(4, 18).view(2, 7)).logits
+    return answer
+
+
+def check_slimmed(dense: Path, directory: Path, job: Job) -> None:
+    """The downloaded model is the dense one without the units that the job says it removed."""
+    kept = {Site.parse(key): rows for key, rows in load_file(directory / "kept.safetensors").items()}
+    slim, whole = load(directory / "model"), load(dense)
+    with masked(whole, ARCHITECTURES["llama"], kept):
+        torch.testing.assert_close(logits(slim), logits(whole), atol=1e-5, rtol=1e-5)
+    assert job.result is not None
+    assert slim.num_parameters() == job.result.parameters.slim < job.result.parameters.dense == whole.num_parameters()
+    assert Report.model_validate_json((directory / "report.json").read_bytes()).result == job.result
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return checkpoint(tmp_path_factory.mktemp("dense"))
+
+
+def test_a_posted_model_comes_back_smaller(settings: Settings, dense: Path, tmp_path: Path) -> None:
+    lines = rows_file(tmp_path / "rows.jsonl", ROWS).read_text().splitlines()
+    with deployment(settings) as api:
+        job = finish(api, request(dense.as_uri(), {"rows": [json.loads(line) for line in lines]}), tmp_path / "down")
+        check_slimmed(dense, tmp_path / "down", job)
+        events = httpx.get(job.links.events, params={"limit": 100}).json()["data"]
+    stages = [event["data"]["stage"] for event in events if event["type"] == "stage"]
+    assert stages == [stage for stage in Stage if stage is not Stage.repair]
+    assert [event["data"]["status"] for event in events if event["type"] == "status"] == [
+        "queued",
+        "running",
+        "succeeded",
+    ]
+
+
+def test_a_job_that_cannot_be_done_fails_with_its_code_and_leaves_nothing(
+    settings: Settings, storage: Storage, dense: Path, tmp_path: Path
+) -> None:
+    rows = rows_file(tmp_path / "rows.jsonl", ROWS)
+    rows.write_text(rows.read_text() + '{"text": "good film", "label": "mixed"}\n')
+    with deployment(settings) as api:
+        submitted = api.submit(request(dense.as_uri(), {"uri": rows.as_uri()}))
+        wait_until(lambda: api.job(submitted.id).status.is_terminal, DEADLINE_SECONDS)
+        job = api.job(submitted.id)
+    assert job.status is JobStatus.failed
+    assert job.error is not None
+    assert (job.error.code, job.error.param) == ("unknown_label", "task.labels")
+    assert f"line {ROWS + 1} has the label 'mixed'" in job.error.message
+    assert not [key for key, _ in storage.list("") if submitted.id in key]
+
+
+def test_model_rows_and_artifacts_all_lie_in_an_object_store(
+    settings: Settings, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "s3").mkdir()
+    rows_file(tmp_path / "rows.jsonl", ROWS)
+    with s3_server(tmp_path / "s3") as endpoint:
+        for name, value in credentials(endpoint).items():
+            monkeypatch.setenv(name, value)
+        bucket = Storage("s3://bucket/inputs")
+        for path in dense.iterdir():
+            bucket.put_file(path, f"model/{path.name}")
+        bucket.put_file(tmp_path / "rows.jsonl", "rows.jsonl")
+        body = request("s3://bucket/inputs/model", {"uri": "s3://bucket/inputs/rows.jsonl", "limit": 40})
+        with deployment(settings, SLIM_STORAGE_URL="s3://bucket/outputs") as api:
+            job = finish(api, body, tmp_path / "down")
+            assert not (settings.state / "artifacts").exists()
+            manifest = Storage("s3://bucket/outputs").list("")
+        check_slimmed(dense, tmp_path / "down", job)
+    assert any(key.endswith("manifest.json") for key, _ in manifest)
