@@ -23,6 +23,7 @@ from service.errors import (
 )
 from service.families import FAMILIES
 from service.presets import ANSWER_COLUMNS, resolve, template_fields
+from service.reach import Reach
 from service.schemas import DataSource, Family, JobRequest, ModelSource, Objective, Row, Task, TaskKind
 from service.sources import LOCAL, REMOTE, list_names, local_path, read_bytes, scheme_of
 from service.storage import Storage, dataset_key
@@ -37,18 +38,28 @@ ROW_FORMATS = (".jsonl", ".csv", ".parquet")
 
 @dataclass(frozen=True)
 class Access:
-    """What a caller may name: data sets of the tenant, and local paths under `roots` (empty: all) where at all."""
+    """What a caller may name: data sets of the tenant, local paths under `roots` (empty: all) where at all, and, for a
+    caller that is not trusted with everything, what lies in `reach`."""
 
     storage: Storage
     tenant: str
     local_paths: bool
     roots: Sequence[Path]
+    reach: Reach | None = None
 
     def path(self, uri: str) -> Path:
         """The local path of a file:// URI. Raises ForbiddenPath, or NotFound where nothing lies."""
         if not self.local_paths:
             raise ForbiddenPath("this deployment allows no local paths (SLIM_LOCAL_ROOTS)")
-        return local_path(uri, self.roots)
+        path = local_path(uri, self.roots)
+        if self.reach is not None:
+            Reach(self.reach.own).check(path.as_uri())
+        return path
+
+    def check(self, uri: str) -> None:
+        """Raise ForbiddenPath for what is neither a local path nor within reach."""
+        if self.reach is not None and scheme_of(uri) != LOCAL:
+            self.reach.check(uri)
 
     def names(self, uri: str) -> set[str]:
         """The names in a directory; the one name of a file. Raises NotFound, ForbiddenPath."""
@@ -125,6 +136,8 @@ def _check_source(source: DataSource, param: str, access: Access) -> None:
         return
     if scheme != LOCAL and scheme not in REMOTE:
         raise InvalidData(f"{source.uri} has none of the schemes file, s3, gs, az, dataset", param=param)
+    with blaming(param, InvalidData):
+        access.check(source.uri)
     if PurePosixPath(source.uri).suffix.lower() not in ROW_FORMATS:
         raise InvalidData(f"{source.uri} does not end in one of {', '.join(ROW_FORMATS)}", param=param)
     if scheme == LOCAL:
@@ -138,6 +151,10 @@ def _check_source(source: DataSource, param: str, access: Access) -> None:
 
 def _check_model(model: ModelSource, access: Access) -> Family | None:
     """The model's family; None where only the worker can tell."""
+    for uri, param in ((model.uri, "model.uri"), (model.adapter_uri, "model.adapter_uri")):
+        if uri is not None:
+            with blaming(param, InvalidModel):
+                access.check(uri)
     if model.adapter_uri is not None and scheme_of(model.adapter_uri) != HUB:
         names = _names(model.adapter_uri, "model.adapter_uri", access)
         if not {"adapter_config.json", "adapter_model.safetensors"} <= names:

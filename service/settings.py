@@ -54,13 +54,23 @@ class Settings(BaseSettings):
     device: str = Field(default="auto", description="auto, cpu or cuda; a worker uses one device")
     tokens_per_batch: int = Field(default=4096, gt=0, description="padded tokens in one batch of a model pass")
     local_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
-        default=(), description="colon-separated directories that file:// may name; empty: all"
+        default=(), description="colon-separated directories that file:// may name; empty: all, with keys none"
+    )
+    allowed_uris: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="comma-separated prefixes, such as hf://owner/ or s3://models/, that callers with a key may name "
+        "beside local directories; empty: all but the deployment's own storage",
     )
 
     @field_validator("webhook_hosts", mode="before")
     @classmethod
     def _split_hosts(cls, value: object) -> object:
         return [part.strip().lower() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("allowed_uris", mode="before")
+    @classmethod
+    def _split_uris(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
     @field_validator("local_roots", mode="before")
     @classmethod

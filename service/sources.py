@@ -31,11 +31,19 @@ def local_path(uri: str, roots: Sequence[Path] = ()) -> Path:
         exists = path.exists()
     except (OSError, ValueError, RuntimeError) as error:  # no permission, a NUL, a name too long, a loop of links
         raise NotFound(f"{uri} cannot be read") from error
-    if roots and not any(path.is_relative_to(root.resolve()) for root in roots):
+    if not _is_inside(path, roots):
         raise ForbiddenPath(f"{uri} is outside the directories that this deployment allows (SLIM_LOCAL_ROOTS)")
     if not exists:
         raise NotFound(f"{uri} does not exist on the machine that reads it")
+    if roots and path.is_dir():
+        for entry in path.iterdir():
+            if entry.is_symlink() and not _is_inside(entry.resolve(), roots):
+                raise ForbiddenPath(f"{uri} holds a link, {entry.name}, out of what this deployment allows")
     return path
+
+
+def _is_inside(path: Path, roots: Sequence[Path]) -> bool:
+    return not roots or any(path.is_relative_to(root.resolve()) for root in roots)
 
 
 def list_names(uri: str, *, retry_seconds: float = 30) -> dict[str, int]:

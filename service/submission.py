@@ -17,6 +17,7 @@ from service.egress import parse_url
 from service.errors import TaskslimError
 from service.limits import StoredBytes
 from service.queue import JobQueue
+from service.reach import Reach
 from service.records import JobRecord, Records, new_record
 from service.schemas import JobRequest
 from service.settings import Settings
@@ -30,9 +31,11 @@ def new_job_id() -> str:
 
 
 def access_of(caller: Caller, settings: Settings, storage: Storage) -> Access:
-    """Local paths are open to a server that only this machine reaches, otherwise only under the configured roots."""
-    trusted = caller.key_id is None and is_loopback(settings.host)
-    return Access(storage, caller.tenant, trusted or bool(settings.local_roots), settings.local_roots)
+    """Everything is open to a server that only this machine reaches; otherwise what the deployment allows."""
+    if caller.key_id is None and is_loopback(settings.host):
+        return Access(storage, caller.tenant, True, settings.local_roots)
+    reach = Reach(settings.artifacts_url, settings.allowed_uris)
+    return Access(storage, caller.tenant, bool(settings.local_roots), settings.local_roots, reach)
 
 
 @dataclass(frozen=True)
