@@ -181,7 +181,8 @@ def flap(evidence: Evidence, options: Options) -> Tensor:
 def gisp(evidence: Evidence, options: Options) -> Tensor:
     """Sum over the unit's weights of |w * dJ/dw|, the first-order change of J when one of them goes (GISP, 2510.18030).
 
-    J is the margin over all examples. Made for many small steps with the scores taken anew (`steps`).
+    J is the sum over all examples of the objective, the margin if nothing else is asked for. Made for many small steps
+    with the scores taken anew (`steps`).
     """
     pairs = zip(evidence.weights_UF, evidence.gradients_UF, strict=True)
     return torch.stack([(weight_UF.float() * gradient_UF).abs().sum(1) for weight_UF, gradient_UF in pairs]).sum(0)
@@ -211,7 +212,7 @@ CRITERIA: dict[str, Criterion] = {
     "activation": Criterion("activations", activation, _activation_sums),
     "wanda": Criterion("activations", wanda, _activation_sums, refused=("head_dims", "layers")),
     "flap": Criterion("activations", flap, _activation_sums, refused=("head_dims", "layers")),
-    "gisp": Criterion("weight gradients", gisp, fixed={"objective": "margin"}),
+    "gisp": Criterion("weight gradients", gisp),
     "random": Criterion("weights", random),
     "magnitude": Criterion("weights", magnitude),
 }

@@ -10,7 +10,7 @@ from tests.worker.slimming.batches import batches, examples
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.groups import Site, locate
 from worker.slimming.objectives import Batch
-from worker.slimming.selection import select
+from worker.slimming.selection import best, select
 from worker.slimming.surgery import cut, masked
 
 torch.set_num_threads(1)
@@ -112,3 +112,20 @@ def test_what_is_cut_together_is_what_torch_pruning_finds() -> None:
     cut(other, ARCHITECTURES["llama"], {Site("decoder", layer, "ffn"): kept for layer in (0, 1)})
     for name, parameter in other.get_submodule("model.layers.0.mlp").named_parameters():
         assert torch.equal(parameter, expected[name])
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_slicing_equals_masking_when_every_layer_keeps_another_width(family: str) -> None:
+    model, batch = TINY[family]().double(), inputs(family)
+    architecture = ARCHITECTURES[model.config.model_type]
+    units = [unit for unit in ("ffn", "heads") if unit in FAMILIES[model.config.model_type].units]
+    draw = torch.Generator().manual_seed(1)
+    kept = {}
+    for group in locate(model, architecture, units):
+        if not group.tie:  # T5's heads are the same in every layer
+            count = group.count * (group.site.layer + 1) // 2
+            kept[group.site] = best(torch.rand(group.count, generator=draw), count)
+    with masked(model, architecture, kept):
+        expected = logits(model, batch)
+    cut(model, architecture, kept, layout="per-layer")
+    torch.testing.assert_close(logits(model, batch), expected, atol=1e-5, rtol=1e-4)
