@@ -5,13 +5,12 @@ from typing import Annotated, Any, TypedDict
 from urllib.parse import quote
 
 import redis.asyncio
-import structlog
 from fastapi import Depends, Path, Query, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from redis import Redis
 
-from service.auth import Caller, Keys, Scope, credential
-from service.errors import NotFound
+from service.auth import Caller, Keys, Scope, credential, is_cross_site, is_rebindable
+from service.errors import Forbidden, NotFound
 from service.idempotency import Idempotency
 from service.limits import RequestLimit, StoredBytes, admit
 from service.metrics import HttpMetrics
@@ -91,7 +90,9 @@ def _caller(
     _key: Annotated[object, Security(header)],
 ) -> Caller:
     caller = keys.caller(credential(request.headers.get("authorization"), request.headers.get("x-api-key")))
-    structlog.contextvars.bind_contextvars(tenant=caller.tenant)
+    host = request.headers.get("host", "")
+    if caller.key_id is None and (is_rebindable(host) or is_cross_site(request.headers.get("origin"), host)):
+        raise Forbidden("without an API key the server answers to localhost and to no web page of another origin")
     if caller.key_id is not None:
         window = requests.count(caller.tenant)
         request.state.window = window  # for the headers of the answer, whatever it will be

@@ -170,3 +170,15 @@ def test_a_signed_link_needs_no_key_and_cannot_be_bent(
 def test_without_keys_nothing_is_limited(client: TestClient) -> None:
     assert "ratelimit" not in client.get("/jobs").headers
     assert client.get("/metrics").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Host": "evil.example:8000"}, {"Origin": "https://evil.example"}, {"Origin": "null"}]
+)
+def test_without_keys_a_web_page_elsewhere_cannot_reach_in(client: TestClient, headers: dict[str, str]) -> None:
+    answer = client.post("/webhooks/secret/rotate", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+
+
+def test_the_server_s_own_page_may_ask(client: TestClient) -> None:
+    assert client.get("/jobs", headers={"Origin": "http://testserver"}).status_code == 200

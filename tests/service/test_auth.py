@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from redis import Redis
 
-from service.auth import ANONYMOUS, KEY, Keys, Scope, bound_host, credential
+from service.auth import ANONYMOUS, KEY, Keys, Scope, bound_host, credential, is_rebindable
 from service.errors import Forbidden, InvalidRequest, NotFound, Unauthorized
 
 
@@ -118,3 +118,26 @@ def test_without_a_key_the_server_listens_on_loopback_only(redis: Redis) -> None
     assert bound_host("::1", keys) == "::1"
     keys.create()
     assert bound_host("0.0.0.0", keys) == "0.0.0.0"
+
+
+def test_only_a_name_that_a_stranger_could_own_is_rebindable() -> None:
+    for own in (
+        "localhost",
+        "localhost:8000",
+        "127.0.0.1:8000",
+        "[::1]:8000",
+        "::1",
+        "api",
+        "a.localhost:80",
+        "",
+        "localhost.",
+    ):
+        assert not is_rebindable(own), own
+    for theirs in (
+        "evil.example",
+        "evil.example:8000",
+        "127.0.0.1.evil.example",
+        "127.0.0.1.nip.io:8000",
+        "localhost.evil.example",
+    ):
+        assert is_rebindable(theirs), theirs
