@@ -142,7 +142,7 @@ def _pools(scores: Mapping[Site, Tensor], groups: Sequence[Group], round_to: int
     members: dict[object, list[Group]] = defaultdict(list)
     for group in groups:
         shares = rules.layout == "uniform" and group.kind != "layers"
-        members[group.fields if shares else (group.tie or group.site)].append(group)
+        members[group.fields if shares else (group.level or group.site)].append(group)
     kept_layers = _safe_layers(scores, groups, rules)
     return [
         _Pool(tuple(pool), torch.cat([_density(scores, group, rules) for group in pool]), choices)

@@ -65,6 +65,7 @@ class Group:
     fields: tuple[tuple[str, int], ...]  # config field, and how much of it a kept unit stands for
     rows: int = 1  # the units form so many rows, each of which keeps as many
     tie: str = ""  # groups of one tie keep the same indices
+    level: str = ""  # groups of one level keep as many units in every layout
     allowed: tuple[int, ...] = ()  # counts that the config can hold; empty: all
 
 
@@ -187,7 +188,9 @@ def _head_group(model: nn.Module, stack: Stack, layer: int, row: Attention) -> G
         port="input",
         size=shared * size,
         fields=tuple(fields.items()),
+        # T5 computes the bias of all layers' attention scores in the first layer, and for cross-attention a zero one.
         tie=f"{stack.name}.heads" if row.position_bias else "",
+        level=f"{stack.name}.{row.prefix}heads" if row.free_size else "",
         allowed=tuple(kept for kept in range(1, count + 1) if _holds(config, row, kept * shared)),
     )
 

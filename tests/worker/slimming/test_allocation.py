@@ -98,6 +98,7 @@ def test_t5_keeps_the_same_heads_in_every_layer_of_a_stack(layout: str) -> None:
     for stack in ("encoder", "decoder"):
         first, second = (kept[Site(stack, layer, "heads")].tolist() for layer in (0, 1))
         assert first == second
+    assert len({kept[Site("decoder", layer, "cross_heads")].numel() for layer in (0, 1)}) == 1
 
 
 def test_layers_compete_with_the_units_inside_them() -> None:

@@ -122,7 +122,7 @@ def test_slicing_equals_masking_when_every_layer_keeps_another_width(family: str
     draw = torch.Generator().manual_seed(1)
     kept = {}
     for group in locate(model, architecture, units):
-        if not group.tie:  # T5's heads are the same in every layer
+        if not group.level:
             count = group.count * (group.site.layer + 1) // 2
             kept[group.site] = best(torch.rand(group.count, generator=draw), count)
     with masked(model, architecture, kept):
