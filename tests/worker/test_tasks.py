@@ -1,0 +1,142 @@
+"""run_job, as RQ calls it, in this process: how an attempt ends and what it leaves."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import Popen
+
+import pytest
+from redis import Redis
+
+from service.connections import connect
+from service.queue import JobQueue
+from service.records import JobRecord, Records, new_record
+from service.schemas import DataSource, JobRequest, JobStatus, Manifest, Stage
+from service.settings import Settings
+from service.storage import Storage, attempt_prefix, job_prefix, manifest_key
+from tests.jobs import checkpoint, environment, request
+from tests.records import REQUEST, report, silence
+from tests.waiting import wait_until
+from worker.tasks import run_job
+
+RUN_JOB = "import sys; from worker.tasks import run_job; run_job('default', sys.argv[1], 1)"
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoint(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(autouse=True)
+def deployment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """run_job reads its settings from the environment."""
+    for name, value in environment(settings).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def records(redis: Redis) -> Records:
+    return Records(redis)
+
+
+def run(records: Records, job: JobRequest, attempt: int = 1) -> JobRecord:
+    """The record after a first attempt."""
+    record = records.create(new_record(job))
+    run_job(record.tenant, record.id, attempt)
+    return records.get(record.tenant, record.id)
+
+
+def test_a_job_succeeds_with_every_stage_told(records: Records, storage: Storage, model: Path) -> None:
+    job = run(records, request(model, 40))
+    assert (job.status, job.error, job.progress.fraction) == (JobStatus.succeeded, None, 1)
+    assert storage.exists(manifest_key(job.tenant, job.id))
+    stages = [event.data["stage"] for event in records.events(job.tenant, job.id, limit=1000) if event.type == "stage"]
+    assert stages[0] == "fetch"
+    assert stages[-1] == "upload"
+
+
+def test_an_error_of_the_user_fails_the_job_with_its_code_and_leaves_nothing(
+    records: Records, storage: Storage, model: Path
+) -> None:
+    asked = request(model, 40)
+    labels = asked.task.model_copy(update={"labels": {"positive": "positive", "neutral": "film"}})
+    job = run(records, asked.model_copy(update={"task": labels}))
+    assert job.error is not None
+    assert (job.status, job.error.code) == (JobStatus.failed, "unknown_label")
+    assert "negative" in job.error.message
+    assert storage.list(job_prefix(job.tenant, job.id)) == []
+
+
+def test_a_bug_fails_the_job_without_telling_its_details(
+    records: Records, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLIM_DEVICE", "no-such-device")
+    job = run(records, request(model, 40))
+    assert job.error is not None
+    assert (job.status, job.error.code) == (JobStatus.failed, "internal_error")
+    assert "device" not in job.error.message
+
+
+@pytest.mark.parametrize("attempt", [0, 2])
+def test_an_entry_of_another_attempt_does_nothing(records: Records, attempt: int) -> None:
+    assert run(records, REQUEST, attempt).status is JobStatus.queued
+
+
+def test_an_entry_of_a_job_that_is_gone_does_nothing(records: Records) -> None:
+    run_job("default", "01ARZ3NDEKTSV4RRFFQ69G5FAV", 1)
+    assert records.page("default").records == []
+
+
+def test_an_attempt_takes_up_the_result_that_an_earlier_one_committed(
+    redis: Redis, records: Records, storage: Storage
+) -> None:
+    job = records.create(new_record(REQUEST))
+    records.lease(job.tenant, job.id, 1, "w")
+    silence(redis)
+    records.requeue(records.get(job.tenant, job.id))
+    prefix = attempt_prefix(job.tenant, job.id, 1)
+    storage.put_bytes(report(job, 1).model_dump_json().encode(), f"{prefix}report.json")
+    manifest = Manifest(job_id=job.id, attempt=1, files=[])
+    storage.put_if_absent(manifest.model_dump_json().encode(), manifest_key(job.tenant, job.id))
+    run_job(job.tenant, job.id, 2)
+    ended = records.get(job.tenant, job.id)
+    assert (ended.status, ended.attempt, ended.result) == (JobStatus.succeeded, 2, report(job, 1).result)
+    assert storage.exists(f"{prefix}report.json")
+
+
+@pytest.fixture
+def stuck(
+    settings: Settings, records: Records, model: Path, tmp_path: Path
+) -> Iterator[tuple[JobRecord, Popen[bytes]]]:
+    """A running job and its process, which hangs: its rows are a pipe into which nobody writes."""
+    os.mkfifo(tmp_path / "rows.jsonl")
+    asked = request(model, 40)
+    rows = DataSource(uri=(tmp_path / "rows.jsonl").as_uri())
+    task = asked.task.model_copy(update={"calibration": rows})
+    job = records.create(new_record(asked.model_copy(update={"task": task})))
+    impatient = settings.model_copy(update={"cancel_grace_seconds": 0.5})
+    with Popen([sys.executable, "-c", RUN_JOB, job.id], env=environment(impatient)) as process:
+        wait_until(lambda: records.get(job.tenant, job.id).stage is Stage.fetch)
+        yield job, process
+        process.kill()
+
+
+def test_a_cancelled_attempt_that_is_stuck_is_ended_with_its_process(
+    records: Records, stuck: tuple[JobRecord, Popen[bytes]]
+) -> None:
+    job, process = stuck
+    records.cancel(job.tenant, job.id)
+    assert process.wait(60) == 1
+    assert records.get(job.tenant, job.id).status is JobStatus.cancelled
+
+
+def test_a_stuck_attempt_hands_its_job_back_when_its_worker_stops(
+    settings: Settings, records: Records, stuck: tuple[JobRecord, Popen[bytes]]
+) -> None:
+    job, process = stuck
+    process.terminate()
+    assert process.wait(60) == 1
+    after = records.get(job.tenant, job.id)
+    assert (after.status, after.lost) == (JobStatus.queued, 0)
+    assert JobQueue(connect(settings.redis_url, decode=False)).holds(after)
