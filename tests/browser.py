@@ -89,9 +89,9 @@ class Tab:
         return answer["result"].get("value")
 
     def wait_for(self, expression: str, deadline_seconds: float = 20) -> Any:
-        """The first value of `expression` that counts as true; fails when there is none in time."""
+        """The first value of `expression` that counts as true (an element is True); fails when none does in time."""
         end = time.monotonic() + deadline_seconds
-        while not (value := self.run(expression)):
+        while not (value := self.run(f"(found => found?.nodeType ? true : found)({expression})")):
             assert time.monotonic() < end, f"not in time: {expression}\n{self.text()}\n{self.complaints()}"
             time.sleep(0.05)
         return value

@@ -51,8 +51,8 @@ function form({ presets, criteria, limits }, values) {
     group(
       "Model",
       text("model.uri", "URI", values, { placeholder: "hf://HuggingFaceTB/SmolLM2-135M-Instruct", hint: "hf://, file://, s3://, gs:// or az:// directory with safetensors", required: true }),
-      text("model.revision", "Revision", values, { placeholder: "main", hint: "branch, tag or commit of a model on the hub" }),
-      text("model.adapter_uri", "Adapter URI", values, { hint: "LoRA adapter that is merged first" }),
+      pair(text("model.revision", "Revision", values, { placeholder: "main", hint: "branch, tag or commit on the hub" }),
+      text("model.adapter_uri", "Adapter URI", values, { hint: "LoRA adapter that is merged first" })),
     ),
     group(
       "Task",
@@ -61,20 +61,21 @@ function form({ presets, criteria, limits }, values) {
       text("task.calibration.uri", "Calibration rows", values, { placeholder: "s3://bucket/train.jsonl", hint: "JSON Lines, CSV or Parquet" }),
       area("task.calibration.rows", "… or the rows themselves", values, { placeholder: '{"text": "…", "label": "positive"}', hint: "JSON Lines" }),
       element("label", { className: "field" }, element("span", {}, "… or a JSON Lines file from this machine"), element("input", { type: "file", name: "rows-file", accept: ".jsonl,.json" })),
-      text("task.calibration.limit", "Rows to use", values, { type: "number", min: 1, hint: "drawn by seed 0; empty: all" }),
-      text("task.evaluation.uri", "Evaluation rows", values, { hint: "empty: a fifth of the calibration rows" }),
+      pair(text("task.calibration.limit", "Rows to use", values, { type: "number", min: 1, hint: "drawn by seed 0; empty: all" }),
+      text("task.evaluation.uri", "Evaluation rows", values, { hint: "empty: a fifth of the calibration rows" })),
     ),
     group(
       "Size",
-      text("target.ratio", "Share to remove", { "target.ratio": "0.3", ...values }, { type: "number", min: 0.01, max: limits.max_ratio, step: 0.05, hint: "of the feed-forward neurons’ parameters" }),
-      choice("method.criterion", "Criterion", criteria.map((name) => [name, name]), values),
-      text("output.round_to", "Widths are multiples of", values, { type: "number", min: 1, placeholder: "64", hint: "256 suits GGUF K-quants, 128 GPU kernels" }),
-      text("tags", "Tags", values, { placeholder: "team:search, run:7" }),
+      pair(text("target.ratio", "Share to remove", { "target.ratio": "0.3", ...values }, { type: "number", min: 0.01, max: limits.max_ratio, step: 0.05, hint: "of the feed-forward neurons’ parameters" }),
+      choice("method.criterion", "Criterion", criteria.map((name) => [name, name]), values)),
+      pair(text("output.round_to", "Widths are multiples of", values, { type: "number", min: 1, placeholder: "64", hint: "256 suits GGUF K-quants, 128 GPU kernels" }),
+      text("tags", "Tags", values, { placeholder: "team:search, run:7" })),
     ),
     element("div", { className: "actions" }, element("button", { type: "submit", className: "primary" }, "Submit job")),
   );
 }
 
+const pair = (...fields) => element("div", { className: "pair" }, fields);
 const group = (name, ...fields) => element("fieldset", {}, element("legend", {}, name), fields);
 
 function field(label, control, hint) {

@@ -7,7 +7,7 @@ import { progressBar, statusMark, tiles } from "./parts.js";
 import { after, follow } from "./stream.js";
 import { ago, between, bytes, duration, isFinished, modelName, plain, taskName } from "./words.js";
 
-const STAGES = ["fetch", "load", "evaluate_dense", "attribute", "select", "slice", "repair", "evaluate_slim", "verify", "upload"];
+const STAGES = ["fetch", "load", "evaluate_dense", "attribute", "select", "repair", "slice", "evaluate_slim", "verify", "upload"];
 const MAX_EVENTS = 200;
 
 /** Show a job in `main`, live until it is finished or `signal` says that another view takes its place. */
@@ -17,10 +17,10 @@ export async function showJob(main, id, signal) {
   view.state = element("section", { "aria-label": "State" });
   view.report = element("section", { "aria-label": "Report" });
   view.files = element("section", { "aria-label": "Files" });
-  fill(main, view.top, view.state, view.report, view.files, requestPart(view.job), eventsPart(view.events));
+  fill(main, view.top, view.state, view.files, view.report, requestPart(view.job), eventsPart(view.events));
   draw(view);
   if (isFinished(view.job)) await showResult(view);
-  await watch(view);
+  watch(view).catch((problem) => refuse(view.state, problem));
 }
 
 async function watch(view) {

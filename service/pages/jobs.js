@@ -7,6 +7,7 @@ import { after, follow } from "./stream.js";
 import { ago, between, duration, isFinished, modelName, taskName } from "./words.js";
 
 const STATUSES = ["queued", "running", "cancelling", "succeeded", "failed", "cancelled"];
+const COLUMNS = ["Status", "Model and task", "Progress or outcome", "Created", "Took"];
 const REFRESH_MS = 5000;
 // A browser opens six connections to a server over HTTP/1.1; the page needs some for other requests.
 const MAX_STREAMS = 3;
@@ -28,8 +29,7 @@ function heading() {
 }
 
 function table(body) {
-  const heads = ["Status", "Model and task", "Progress or outcome", "Created", "Took"];
-  const row = element("tr", {}, heads.map((name) => element("th", { scope: "col" }, name)));
+  const row = element("tr", {}, COLUMNS.map((name) => element("th", { scope: "col" }, name)));
   return element("table", { className: "jobs" }, element("caption", { className: "hidden" }, "Jobs, newest first"), element("thead", {}, row), body);
 }
 
@@ -114,15 +114,15 @@ function rowOf(view, id) {
 function fillRow(row, job) {
   const name = row.querySelector("a") ?? element("a", { href: `#/jobs/${job.id}` }, modelName(job.request));
   const tags = Object.entries(job.tags).map(([key, value]) => element("a", { className: "tag", href: `#/?${new URLSearchParams({ tag: `${key}:${value}` })}` }, `${key}:${value}`));
-  const took = job.started_at ? duration(between(job.started_at, job.finished_at)) : "";
-  const cells = [
-    ["Status", statusMark(job)],
-    ["Model and task", [name, element("div", { className: "note" }, taskName(job.request), " ", tags)]],
-    ["Progress or outcome", progressOrOutcome(job)],
-    ["Created", element("time", { dateTime: job.created_at, title: new Date(job.created_at).toLocaleString() }, ago(job.created_at))],
-    ["Took", took],
+  const contents = [
+    statusMark(job),
+    [name, element("div", { className: "note" }, taskName(job.request), " ", tags)],
+    progressOrOutcome(job),
+    element("time", { dateTime: job.created_at, title: new Date(job.created_at).toLocaleString() }, ago(job.created_at)),
+    job.started_at ? duration(between(job.started_at, job.finished_at)) : "",
   ];
-  fill(row, cells.map(([label, content]) => element("td", { "data-label": label }, content)));
+  if (!row.hasChildNodes()) row.append(...COLUMNS.map((label) => element("td", { "data-label": label })));
+  for (const [index, content] of contents.entries()) fill(row.cells[index], content);
 }
 
 /** Follow jobs live, those that run before those that wait; the list's refresh serves the others. */

@@ -1,0 +1,310 @@
+"""The status page, in a real browser against the real API; the tests do what a worker would to the records."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from redis import Redis
+
+from service.auth import Keys
+from service.records import DEFAULT_TENANT, JobRecord, Records, new_record
+from service.routes.pages import DIRECTORY
+from service.schemas import JobError, JobRequest, Progress, Stage
+from service.settings import Settings
+from service.storage import Storage
+from tests.browser import Browser, Tab
+from tests.records import REQUEST, report
+from tests.service.finished import FILES, finish
+from tests.serving import serving
+
+ROWS = "document.querySelectorAll('tbody tr').length"
+
+
+@pytest.fixture
+def patient(settings: Settings) -> Settings:
+    """A deployment in which no job is taken from a test that is slow."""
+    return settings.model_copy(update={"lease_seconds": 300.0})
+
+
+@pytest.fixture
+def page(patient: Settings) -> Iterator[str]:
+    with serving(patient) as url:
+        yield url
+
+
+@pytest.fixture
+def records(redis: Redis, patient: Settings) -> Records:
+    return Records(redis, lease_seconds=patient.lease_seconds)
+
+
+@pytest.fixture
+def tab(browser: Browser) -> Tab:
+    tab = Tab(browser)
+    tab.resize(1280, 900)
+    return tab
+
+
+def new_job(records: Records, **fields: Any) -> JobRecord:
+    return records.create(new_record(JobRequest.model_validate(REQUEST.model_dump() | fields)))
+
+
+def finished_job(records: Records, storage: Storage, **fields: Any) -> JobRecord:
+    """A job that succeeded."""
+    job = new_job(records, **fields)
+    finish(job, records, storage, files_of(job))
+    return job
+
+
+def files_of(job: JobRecord) -> dict[str, bytes]:
+    """A checkpoint and a report that can be read."""
+    return FILES | {"report.json": report(job, 1).model_dump_json().encode()}
+
+
+def set_field(tab: Tab, name: str, value: str) -> None:
+    """As if it had been typed."""
+    field = f"document.querySelector('[name=\"{name}\"]')"
+    tab.run(f"{field}.value = {json.dumps(value)}, {field}.dispatchEvent(new Event('input', {{bubbles: true}}))")
+
+
+# --- the files -----------------------------------------------------------------------------------------------------
+
+
+def test_policy_allows_nothing_inline_and_nothing_from_elsewhere(client: TestClient) -> None:
+    answer = client.get("/")
+    policy = answer.headers["content-security-policy"]
+    assert "unsafe" not in policy
+    assert "http" not in policy
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self' 'sha256-")
+    assert not re.search(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son\w+=|https?://", answer.text)
+
+
+def test_files_of_the_page_are_served_and_no_others(client: TestClient) -> None:
+    names = [path.name for path in DIRECTORY.iterdir() if path.suffix in (".js", ".css", ".svg")]
+    assert len(names) > 10
+    assert {client.get(f"/pages/{name}").status_code for name in names} == {200}
+    for name in ("report.html", "..%2fapp.py", "%2e%2e/app.py", "no.js", "%2fetc%2fpasswd"):
+        assert client.get(f"/pages/{name}").status_code == 404
+
+
+def test_files_of_the_page_name_nothing_outside(client: TestClient) -> None:
+    for path in DIRECTORY.glob("*.[jc]s*"):
+        assert not re.search(
+            r"https?://(?!www\.w3\.org/2000/svg)|innerHTML|\beval\(|localStorage|sessionStorage|cookie",
+            path.read_text(),
+        )
+
+
+# --- the list ------------------------------------------------------------------------------------------------------
+
+
+def test_empty_list_says_what_to_do(page: str, tab: Tab) -> None:
+    tab.open(page)
+    tab.wait_for("document.querySelector('.empty')?.innerText.includes('No job yet')")
+    assert "no live worker" in tab.wait_for("document.getElementById('health').innerText")
+    assert tab.complaints() == []
+
+
+def test_list_follows_a_running_job_to_its_end(page: str, tab: Tab, records: Records, storage: Storage) -> None:
+    job = new_job(records)
+    lease = records.lease(DEFAULT_TENANT, job.id, 1, "the test")
+    records.set_stage(lease, Stage.attribute, Progress(fraction=0.25))
+    tab.open(page)
+    tab.wait_for("document.querySelector('progress')?.value == 0.25")
+    tab.run("document.querySelector('tbody a').focus()")
+    records.progress(lease, Progress(fraction=0.5, done=52, total=128, unit="examples", eta_seconds=12.4))
+    tab.wait_for("document.querySelector('progress').value == 0.5")
+    assert "52 of 128 examples · 12 s left" in tab.text()
+    assert tab.run("document.activeElement === document.querySelector('tbody a')")
+    records.fail(lease, JobError(code="unknown_label", message="line 17 has the label 'neutral'"))
+    tab.wait_for("document.querySelector('.status')?.dataset.status == 'failed'")
+    assert "line 17 has the label 'neutral'" in tab.text()
+    assert tab.complaints() == []
+
+
+def test_filters_narrow_the_list_and_stay_in_the_address(page: str, tab: Tab, records: Records) -> None:
+    new_job(records, tags={"team": "search"})
+    cancelled = new_job(records, tags={"team": "ads"})
+    records.cancel(DEFAULT_TENANT, cancelled.id)
+    tab.open(page)
+    tab.wait_for(f"{ROWS} == 2")
+    tab.run("document.querySelector('[name=status]').value = 'cancelled'")
+    tab.run("document.querySelector('.filters').requestSubmit()")
+    tab.wait_for(f"{ROWS} == 1 && document.querySelector('tbody tr').dataset.job == '{cancelled.id}'")
+    assert tab.run("location.hash") == "#/?status=cancelled"
+    tab.open(f"{page}#/?tag=team%3Asearch")
+    tab.wait_for(f"{ROWS} == 1 && document.querySelector('tbody tr').dataset.job != '{cancelled.id}'")
+    tab.open(f"{page}#/?tag=team%3Anobody")
+    tab.wait_for("document.querySelector('.empty')?.innerText.includes('No job matches')")
+
+
+def test_more_jobs_than_a_page_holds_are_shown_on_demand(page: str, tab: Tab, records: Records) -> None:
+    for _ in range(21):
+        new_job(records)
+    tab.open(page)
+    tab.wait_for(f"{ROWS} == 20")
+    tab.run("[...document.querySelectorAll('button')].find((button) => button.innerText == 'Show more').click()")
+    tab.wait_for(f"{ROWS} == 21")
+
+
+# --- a job ---------------------------------------------------------------------------------------------------------
+
+
+def test_finished_job_shows_report_and_files(page: str, tab: Tab, records: Records, storage: Storage) -> None:
+    job = finished_job(records, storage)
+    tab.open(f"{page}#/jobs/{job.id}")
+    inside = "document.querySelector('iframe')?.contentDocument"
+    tab.wait_for(f"{inside}?.querySelector('.figures')")
+    assert tab.run(f"getComputedStyle({inside}.querySelector('.figures')).borderCollapse") == "collapse"
+    tab.wait_for(f"document.querySelector('iframe').offsetHeight == {inside}.documentElement.offsetHeight")
+    assert "134.5 M → 110.6 M" in tab.text().replace("\n", "")
+    links = tab.run("[...document.querySelectorAll('.files a')].map((link) => link.href)")
+    assert f"{page}jobs/{job.id}/artifacts/model/config.json" in links
+    assert tab.complaints() == []
+
+
+def test_job_page_goes_from_progress_to_result_without_a_reload(
+    page: str, tab: Tab, records: Records, storage: Storage
+) -> None:
+    job = new_job(records)
+    tab.open(f"{page}#/jobs/{job.id}")
+    tab.wait_for("document.querySelector('.status')?.dataset.status == 'queued'")
+    finish(job, records, storage, files_of(job))
+    tab.wait_for("document.querySelector('.tiles')")
+    assert tab.run("document.querySelector('.status').dataset.status") == "succeeded"
+
+
+def test_job_can_be_cancelled(page: str, tab: Tab, records: Records) -> None:
+    job = new_job(records)
+    tab.open(f"{page}#/jobs/{job.id}")
+    button = "[...document.querySelectorAll('button')].find((button) => button.innerText == 'Cancel')"
+    tab.wait_for(button + " !== undefined")
+    tab.run(f"{button}.click()")
+    tab.wait_for("document.querySelector('.status').dataset.status == 'cancelled'")
+    assert records.get(DEFAULT_TENANT, job.id).status == "cancelled"
+
+
+def test_unknown_job_is_a_problem_in_words(page: str, tab: Tab) -> None:
+    tab.open(f"{page}#/jobs/01KB3ZJ5T8Q6W2E4R9Y7N1M0PX")
+    assert "there is no job" in tab.wait_for("document.querySelector('.problem')?.innerText")
+
+
+# --- the form ------------------------------------------------------------------------------------------------------
+
+
+def fill_form(tab: Tab, body: dict[str, Any]) -> None:
+    tab.wait_for("document.querySelector('form.request')")
+    set_field(tab, "model.uri", body["model"]["uri"])
+    set_field(tab, "task.template", body["task"]["template"])
+    set_field(tab, "task.labels", "\n".join(f"{label} = {word}" for label, word in body["task"]["labels"].items()))
+    rows = body["task"]["calibration"]["rows"]
+    set_field(tab, "task.calibration.rows", "\n".join(json.dumps(row) for row in rows))
+    set_field(tab, "target.ratio", "0.25")
+    set_field(tab, "tags", "team:search, owner:O'Hara")
+
+
+def test_form_submits_the_request_that_it_shows(page: str, tab: Tab, body: dict[str, Any], records: Records) -> None:
+    tab.open(f"{page}#/new")
+    fill_form(tab, body)
+    shown = json.loads(tab.run("document.querySelector('.preview details pre').textContent"))
+    assert shown["target"] == {"ratio": 0.25}
+    assert shown["task"]["calibration"]["rows"] == body["task"]["calibration"]["rows"]
+    tab.run("document.querySelector('form.request').requestSubmit()")
+    tab.wait_for("location.hash.startsWith('#/jobs/') && document.querySelector('.status')")
+    [job] = records.page(DEFAULT_TENANT).records
+    assert job.request.target.ratio == 0.25
+    assert job.tags == {"team": "search", "owner": "O'Hara"}
+
+
+def test_curl_does_what_the_form_does(page: str, tab: Tab, body: dict[str, Any], records: Records) -> None:
+    tab.open(f"{page}#/new")
+    fill_form(tab, body)
+    command = tab.run("document.querySelector('[aria-label=\"Request as curl\"]').textContent")
+    answer = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(answer.stdout)["status"] == "queued", answer.stdout
+    assert len(records.page(DEFAULT_TENANT).records) == 1
+
+
+def test_refusal_is_shown_beside_its_field(page: str, tab: Tab, body: dict[str, Any]) -> None:
+    tab.open(f"{page}#/new")
+    fill_form(tab, body)
+    set_field(tab, "target.ratio", "2")
+    tab.run("document.querySelector('form.request').requestSubmit()")
+    tab.wait_for("document.querySelector('[name=\"target.ratio\"]').getAttribute('aria-invalid') == 'true'")
+    assert "0.95" in tab.run("document.getElementById('field-target.ratio-error').innerText")
+    assert tab.run("document.activeElement.name") == "target.ratio"
+
+
+def test_rows_that_are_not_json_are_named_before_anything_is_sent(page: str, tab: Tab, body: dict[str, Any]) -> None:
+    tab.open(f"{page}#/new")
+    fill_form(tab, body)
+    set_field(tab, "task.calibration.rows", '{"text": "a"}\nnot json')
+    assert "line 2 is not JSON" in tab.text()
+
+
+def test_form_takes_over_the_request_of_a_job(page: str, tab: Tab, records: Records) -> None:
+    job = new_job(records)
+    tab.open(f"{page}#/new?from={job.id}")
+    tab.wait_for("document.querySelector('form.request')")
+    shown = json.loads(tab.run("document.querySelector('.preview details pre').textContent"))
+    assert JobRequest.model_validate(shown) == job.request
+
+
+# --- everybody -----------------------------------------------------------------------------------------------------
+
+
+def test_key_is_asked_for_kept_in_memory_and_sent_to_the_stream(
+    page: str, tab: Tab, records: Records, redis: Redis
+) -> None:
+    _, key = Keys(redis).create()
+    job = new_job(records)
+    tab.open(f"{page}#/jobs/{job.id}")
+    tab.wait_for("document.getElementById('key-dialog')?.open")
+    tab.type(key)
+    tab.press("Enter")
+    tab.wait_for("document.querySelector('.status')?.dataset.status == 'queued'")
+    lease = records.lease(DEFAULT_TENANT, job.id, 1, "the test")
+    records.set_stage(lease, Stage.attribute, Progress(fraction=0.5))
+    tab.wait_for("document.querySelector('progress')?.value == 0.5")
+    assert tab.run("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
+    assert key not in tab.run("document.documentElement.outerHTML + location.href")
+    tab.call("Page.reload")
+    tab.wait_for("document.getElementById('key-dialog')?.open")
+
+
+def test_page_works_by_keyboard(page: str, tab: Tab, records: Records) -> None:
+    job = new_job(records)
+    tab.open(page)
+    tab.wait_for(f"{ROWS} == 1")
+    tab.press("Tab")
+    assert tab.run("document.activeElement.className") == "skip"
+    for _ in range(20):
+        tab.press("Tab")
+        if tab.run("document.activeElement.closest('tbody') !== null"):
+            break
+    tab.press("Enter")
+    tab.wait_for(f"location.hash == '#/jobs/{job.id}' && document.activeElement.tagName == 'H1'")
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_every_view_fits_a_phone(
+    page: str, tab: Tab, records: Records, storage: Storage, dark: bool, tmp_path: Path
+) -> None:
+    done, waiting = finished_job(records, storage), new_job(records, tags={"a-rather-long-key": "x" * 60})
+    tab.resize(360, 740, dark=dark)
+    views = {
+        "#/": "tbody tr",
+        f"#/jobs/{done.id}": "iframe",
+        f"#/jobs/{waiting.id}": "progress",
+        "#/new": "form.request",
+    }
+    for view, sign in views.items():
+        tab.open(page + view)
+        tab.wait_for(f"document.querySelector('{sign}') !== null")
+        assert tab.run("document.documentElement.scrollWidth") == 360, view
+    colour = tab.run("getComputedStyle(document.body).backgroundColor")
+    assert (int(re.findall(r"\d+", colour)[0]) < 128) is dark

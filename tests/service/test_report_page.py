@@ -1,0 +1,161 @@
+"""The report as a page: whole, safe, and in need of nothing else."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.report_page import count, heat_rows, percent, render, size, style_source
+from service.schemas import (
+    ChangedAnswer,
+    Confusion,
+    LayerWidth,
+    Report,
+    ReportWarning,
+    Stage,
+    StageTiming,
+    Throughput,
+    Unit,
+)
+from tests.browser import Browser, Tab
+from tests.records import result
+from tests.requests import plain_request
+
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+
+
+def layers(number: int) -> list[LayerWidth]:
+    return [
+        LayerWidth(stack="decoder", layer=layer, unit=Unit.ffn, dense=100, slim=70 - layer, score_kept=0.9)
+        for layer in range(number)
+    ]
+
+
+def report(**fields: Any) -> Report:
+    fixed: dict[str, Any] = {
+        "job_id": "01KB3ZJ5T8Q6W2E4R9Y7N1M0PX",
+        "attempt": 2,
+        "request": plain_request(tags={"team": "search"}),
+        "task": {"template": "Review: {text}", "labels": {"pos": "good"}, "kind": "classification"},
+        "family": "llama",
+        "result": result(),
+        "options": {"criterion": "attribution"},
+        "calibration_examples": 123,
+        "shortened_prompts": 4,
+        "timings": [StageTiming(stage=Stage.attribute, seconds=12.5)],
+        "versions": {"torch": "2.13.0"},
+        "digests": {"model": "ab" * 32},
+        "snippet": "model = load()",
+        "warnings": [ReportWarning(code="at_majority", message="No better than the most frequent label.")],
+        "throughput": [Throughput(batch=8, tokens=64, dense=20, slim=30)],
+        "layers": layers(3),
+        "confusion": Confusion(labels=["bad", "good"], dense=[[8, 2], [1, 9]], slim=[[7, 3], [0, 0]]),
+        "num_changed": 1,
+        "changed": [ChangedAnswer(line=7, fields={"text": "so so"}, right="bad", dense="bad", slim="good")],
+    }
+    return Report(**fixed | fields)
+
+
+class Sources(HTMLParser):
+    """Collects what a page would load or run, and its elements without an end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, str]] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [(tag, name) for name, _ in attrs if name in ("src", "href", "style") or name.startswith("on")]
+        self.found += [(tag, "")] if tag in ("script", "link", "img", "iframe", "object") else []
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def sources(page: str) -> Sources:
+    found = Sources()
+    found.feed(page)
+    return found
+
+
+def test_page_loads_and_runs_nothing_and_closes_every_element() -> None:
+    found = sources(render(report()))
+    assert found.found == []
+    assert found.open == []
+
+
+def test_texts_from_outside_are_escaped() -> None:
+    row = ChangedAnswer(line=1, fields={"text": EVIL}, right=EVIL, dense=EVIL, slim=EVIL)
+    page = render(report(changed=[row], snippet=EVIL, task={"template": EVIL}, request=plain_request(tags={"x": EVIL})))
+    assert sources(page).found == []
+    assert "&lt;script&gt;" in page
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        "attempt 2",
+        "No better than the most frequent label.",
+        "40.0\N{NO-BREAK SPACE}% to 60.0\N{NO-BREAK SPACE}%",
+        "line",
+        "so so",
+        "30.0 rows/s",
+        "attribute",
+        "ab" * 32,
+        "model = load()",
+        "AutoModelForCausalLM",
+        "2.13.0",
+        "search",
+        "Review: {text}",
+        "123, drawn by seed 0",
+    ],
+)
+def test_page_says_what_the_report_holds(expected: str) -> None:
+    assert expected in render(report())
+
+
+def test_page_of_a_generation_task_leaves_out_what_it_has_not() -> None:
+    metrics = {"examples": 20, "exact_match": {"value": 0.5, "low": 0.4, "high": 0.6}, "repetition": 0.1}
+    found = result().model_dump() | {"metrics": {"dense": metrics, "slim": metrics}}
+    page = render(report(result=found, confusion=None, changed=[], num_changed=0, layers=[]))
+    assert "Exact match" in page
+    assert "Answers by label" not in page
+    assert "same answer to every evaluation row" in page
+
+
+def test_long_stacks_take_several_rows_of_the_heat_map() -> None:
+    rows = list(heat_rows(layers(40)))
+    assert [(row.what, len(row.cells)) for row in rows] == [("units", 32), ("score", 32), ("units", 8), ("score", 8)]
+    assert rows[2].cells[0] == (32, 0.38)
+
+
+def test_policy_allows_the_style_that_the_page_carries() -> None:
+    page = render(report())
+    assert re.search(r'content="default-src &#39;none&#39;; style-src &#39;sha256-', page)
+    assert style_source().strip("'") in page
+
+
+def test_figures_read_well() -> None:
+    assert (count(1536), count(134515008), size(812), size(221252736)) == ("1536", "134.5 M", "812 B", "221.3 MB")
+    assert percent(0.302, 0) == "30\N{NO-BREAK SPACE}%"
+
+
+def test_page_opens_from_disk_with_its_style_and_without_complaint(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(render(report()))
+    tab = Tab(browser)
+    tab.resize(390, 844)
+    tab.open(path.as_uri())
+    assert tab.wait_for("document.querySelector('h1')?.innerText") == "one for sst2"
+    assert tab.run("getComputedStyle(document.querySelector('.warnings')).listStyleType") == "none"
+    assert tab.run("document.documentElement.scrollWidth") == 390
+    assert tab.complaints() == []
+    assert {request["url"] for request in tab.requests()} == {path.as_uri()}
