@@ -1,13 +1,18 @@
 """What the service's tests share: an S3 server, and the API over the test's Redis and directory."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from redis import Redis
 
 from service.app import create_app
+from service.records import Records
 from service.settings import Settings
 from tests.s3 import credentials, s3_server
+from tests.service.bodies import request_body
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +35,15 @@ def client(settings: Settings) -> Iterator[TestClient]:
     """The API in this process; a bug in it is a 500, as it is for a user."""
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         yield client
+
+
+@pytest.fixture
+def body(tmp_path: Path) -> dict[str, Any]:
+    """A request that is admitted: its model is of a known family, its rows come with it."""
+    return request_body(tmp_path)
+
+
+@pytest.fixture
+def records(redis: Redis, settings: Settings) -> Records:
+    """The records that the API reads."""
+    return Records(redis, lease_seconds=settings.lease_seconds)
