@@ -64,6 +64,7 @@ def api(
     """Run the API alone, against SLIM_REDIS_URL and SLIM_STORAGE_URL."""
     import uvicorn
 
+    from service import tracing
     from service.app import create_app
     from service.telemetry import configure
 
@@ -71,6 +72,7 @@ def api(
     if not settings.redis_url:
         raise QueueUnavailable("the API needs SLIM_REDIS_URL; `taskslim serve` brings a Redis of its own")
     configure("api")
+    tracing.configure("api")
     settings = settings.model_copy(update={"host": _open_address(settings)})
     uvicorn.run(
         create_app(settings),

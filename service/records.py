@@ -72,6 +72,7 @@ class JobRecord(Schema):
     attempts: list[JobAttempt] = Field(default_factory=list)
     lost: int = Field(default=0, description="attempts whose worker died")
     request_id: str | None = Field(default=None, description="of the request that made the job, for the logs")
+    trace: str | None = Field(default=None, description="traceparent of the same request, for its trace")
     worker: str | None = Field(default=None, description="who holds the lease, or held the last one")
     created_at: datetime
     started_at: datetime | None = None
@@ -117,13 +118,9 @@ class Page:
     next_cursor: str | None
 
 
-def new_record(
-    request: JobRequest, *, tenant: str = DEFAULT_TENANT, job_id: str | None = None, request_id: str | None = None
-) -> JobRecord:
+def new_record(request: JobRequest, *, tenant: str = DEFAULT_TENANT, job_id: str | None = None) -> JobRecord:
     """A queued record, by default with a fresh ULID. Inline rows must have been moved to storage before."""
-    return JobRecord(
-        id=job_id or str(ULID()), tenant=tenant, request_id=request_id, created_at=datetime.now(UTC), request=request
-    )
+    return JobRecord(id=job_id or str(ULID()), tenant=tenant, created_at=datetime.now(UTC), request=request)
 
 
 class Records:

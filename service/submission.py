@@ -22,6 +22,7 @@ from service.records import JobRecord, Records, new_record
 from service.schemas import JobRequest
 from service.settings import Settings
 from service.storage import Storage
+from service.tracing import traceparent
 
 log = structlog.get_logger()
 
@@ -53,8 +54,9 @@ class Submission:
         self._check(request, caller)
         settled = self._with_defaults(request)
         kept = keep_rows(settled, tenant=caller.tenant, job_id=job_id, storage=self.storage)
-        request_id = structlog.contextvars.get_contextvars().get("request_id")
-        record = self._record(new_record(kept, tenant=caller.tenant, job_id=job_id, request_id=request_id), caller)
+        record = new_record(kept, tenant=caller.tenant, job_id=job_id)
+        origin = {"request_id": structlog.contextvars.get_contextvars().get("request_id"), "trace": traceparent()}
+        record = self._record(record.model_copy(update=origin), caller)
         try:
             self.queue.enqueue(record)
         except RedisError:  # the record stands: the reconciler finds it without an entry in the queue and makes one

@@ -4,6 +4,7 @@ import sys
 
 from rq.executions import Execution
 
+from service import tracing
 from service.queue import SERIALIZER, SlimJob
 from service.settings import Settings
 from service.telemetry import configure
@@ -15,6 +16,7 @@ def main() -> None:
     parent, worker_name, entry, execution_id = sys.argv[1:]
     die_with_parent(int(parent))
     configure("worker")
+    tracing.configure("worker")
     worker = SlimWorker(Settings().redis_url, worker_name, prepare_for_work=False)
     job = SlimJob.fetch(entry, connection=worker.connection, serializer=SERIALIZER)
     worker.execution = Execution.fetch(execution_id, entry, connection=worker.connection)

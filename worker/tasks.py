@@ -7,6 +7,7 @@ import structlog
 from redis import RedisError
 from ulid import ULID
 
+from service import tracing
 from service.accounting import account
 from service.committed import committed_result, delete_attempts
 from service.connections import WORKER_PATIENCE, connect
@@ -39,7 +40,9 @@ def run_job(tenant: str, job_id: str, attempt: int) -> None:
         log.info("attempt not started", reason=str(refused))
         return
     structlog.contextvars.bind_contextvars(request_id=lease.job.request_id)
-    JobRun(settings, records, lease).run()
+    with tracing.attempt_span(job_id, attempt, lease.job.trace):
+        JobRun(settings, records, lease).run()
+    tracing.flush()
 
 
 class JobRun:

@@ -13,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
+from service import tracing
 from service.errors import BodyTooLarge
 from service.routes.problems import ProblemResponse, problem_of
 
@@ -71,16 +72,21 @@ class Measured:
                 status = message["status"]
             await send(message)
 
-        try:
-            await self.app(scope, receive, send_noting_status)
-        finally:
-            route = getattr(scope.get("route"), "path", "none")
-            method = scope["method"] if scope["method"] in METHODS else "other"
-            seconds = time.perf_counter() - start
-            scope["state"]["metrics"].record(method, route, status, seconds)
-            if status >= 400 or method not in READING:
-                told = {"route": route, "status": status, "request_id": scope["state"].get("request_id")}
-                log.info("request", method=method, milliseconds=round(seconds * 1000, 1), **told)
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        with tracing.request_span(method, Headers(scope=scope)) as span:
+            try:
+                await self.app(scope, receive, send_noting_status)
+            finally:
+                route = getattr(scope.get("route"), "path", "none")
+                span.update_name(f"{method} {route}")
+                span.set_attributes({"http.route": route, "http.response.status_code": status})
+                self._record(scope, method, route, status, time.perf_counter() - start)
+
+    def _record(self, scope: Scope, method: str, route: str, status: int, seconds: float) -> None:
+        scope["state"]["metrics"].record(method, route, status, seconds)
+        if status >= 400 or method not in READING:
+            told = {"route": route, "status": status, "request_id": scope["state"].get("request_id")}
+            log.info("request", method=method, milliseconds=round(seconds * 1000, 1), **told)
 
 
 class BodyLimit:

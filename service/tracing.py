@@ -1,0 +1,76 @@
+"""Traces: spans of requests, attempts and stages, by OpenTelemetry.
+
+Its API is a dependency and by itself does nothing. With the extra `tracing` installed and OTEL_EXPORTER_OTLP_ENDPOINT
+set, spans are exported; the other OTEL_ variables hold too. A job waits in the queue for any length of time, so an
+attempt is a trace of its own that is linked to the request's span.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from opentelemetry import trace
+from opentelemetry.propagate import extract, inject
+from opentelemetry.trace import Link, Span, SpanKind
+
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+TRACEPARENT = "traceparent"
+
+
+def configure(process: str) -> None:
+    """Export this process' spans if the environment names a collector. ImportError without the extra `tracing`."""
+    if not any(name in os.environ for name in ENDPOINTS):
+        return
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(resource=Resource.create({"service.name": f"taskslim-{process}"}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)
+
+
+def flush() -> None:
+    """Send what has not been sent: for a process that is about to end."""
+    force = getattr(trace.get_tracer_provider(), "force_flush", None)
+    if force is not None:
+        force()
+
+
+def traceparent() -> str | None:
+    """The present span as W3C Trace Context writes it."""
+    carrier: dict[str, str] = {}
+    inject(carrier)
+    return carrier.get(TRACEPARENT)
+
+
+@contextmanager
+def request_span(method: str, headers: Mapping[str, str]) -> Iterator[Span]:
+    """Around one HTTP request, within the trace of the client where it sends one."""
+    tracer = trace.get_tracer("taskslim")
+    with tracer.start_as_current_span(method, extract(headers), SpanKind.SERVER) as span:
+        span.set_attribute("http.request.method", method)
+        yield span
+
+
+@contextmanager
+def attempt_span(job_id: str, attempt: int, producer: str | None) -> Iterator[None]:
+    """Around one attempt of a job; `producer` is the traceparent of the request that made the job."""
+    linked = trace.get_current_span(extract({TRACEPARENT: producer or ""})).get_span_context()
+    links = [Link(linked)] if linked.is_valid else []
+    attributes: dict[str, str | int] = {
+        "taskslim.job.id": job_id,
+        "taskslim.job.attempt": attempt,
+        "messaging.system": "rq",
+    }
+    tracer = trace.get_tracer("taskslim")
+    with tracer.start_as_current_span("run_job", kind=SpanKind.CONSUMER, links=links, attributes=attributes):
+        yield
+
+
+@contextmanager
+def stage_span(stage: str) -> Iterator[None]:
+    """Around one stage of an attempt."""
+    with trace.get_tracer("taskslim").start_as_current_span(stage):
+        yield
