@@ -110,7 +110,7 @@ def least_squares(
     batches: Sequence[Batch],
     on_progress: Progress,
 ) -> None:
-    """argmin over W' of E|W h - W' h_K|^2 + ridge, for every reader at once, with h of the dense model."""
+    """argmin over W' of E|W h - W' h_K|^2 + r |W' - W_K|^2, for every reader at once, with h of the dense model."""
     portions = _portions(_readers(model, architecture, kept))
     fits = []
     for number, portion in enumerate(portions):
@@ -118,6 +118,18 @@ def least_squares(
         fits += [(reader, _fit(model, reader, moments[reader.path])) for reader in portion]
     for reader, fit in fits:
         _write(model, reader, *fit)
+
+
+def refit(
+    model: nn.Module, architecture: Architecture, kept: Mapping[Site, Tensor], moments: Mapping[str, Moments]
+) -> None:
+    """`least_squares` for moments that are known: path of a reader -> those of its input in the dense model.
+
+    They hold for every choice of units, so that one pass over the data serves as many cuts as are to be compared.
+    """
+    with torch.no_grad():
+        for reader in _readers(model, architecture, kept):
+            _write(model, reader, *_fit(model, reader, moments[reader.path]))
 
 
 def layerwise(
@@ -257,8 +269,9 @@ def _adding(model: nn.Module, reader: Reader, batch: Batch, moments: Moments, *,
 def _fit(model: nn.Module, reader: Reader, moments: Moments) -> tuple[Tensor, Tensor | None]:
     """(W' of the kept channels (O, K), the bias to go with it), solved in float64.
 
-    Setting the derivative of tr((W - W'S) G (W - W'S)^T) + r |W'|^2 to zero, with S the rows K of the identity, gives
-    W' = W G_CK (G_KK + r I)^-1. Where there is a bias, G is the covariance and the bias takes up the means.
+    Setting the derivative of tr((W - W'S) G (W - W'S)^T) + r |W' - W_K|^2 to zero, with S the rows K of the identity,
+    gives W' = W (G + r I)_CK ((G + r I)_KK)^-1: what the rows do not settle stays as it was, not near zero. Where there
+    is a bias, G is the covariance and the bias takes up the means.
     """
     assert moments.gram_CC is not None
     gram_CC, mean_C = moments.gram_CC.double() / moments.num_tokens, moments.sum_C / moments.num_tokens
@@ -267,9 +280,8 @@ def _fit(model: nn.Module, reader: Reader, moments: Moments) -> tuple[Tensor, Te
         gram_CC = gram_CC - mean_C.outer(mean_C)
     kept_K = reader.stays_C.nonzero().flatten().to(gram_CC.device)
     weight_OC = _weight_OC(model, reader).double()
-    gram_KK = gram_CC[kept_K][:, kept_K]
-    ridge = RIDGE * float(gram_KK.diagonal().mean())
-    factor = torch.linalg.cholesky(gram_KK + ridge * torch.eye(kept_K.numel()).to(gram_KK))
+    gram_CC.diagonal().add_(RIDGE * float(gram_CC.diagonal()[kept_K].mean()))
+    factor = torch.linalg.cholesky(gram_CC[kept_K][:, kept_K])
     fitted_OK = torch.cholesky_solve(gram_CC[kept_K] @ weight_OC.T, factor).T
     stored_OK = fitted_OK.to(model.get_parameter(f"{reader.path}.weight").dtype)
     if not isinstance(old_bias, Tensor):

@@ -13,7 +13,8 @@ from worker.slimming import repair as repairs
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.groups import Site, locate
 from worker.slimming.objectives import Batch
-from worker.slimming.repair import REPAIRS, RepairUnavailable, repair
+from worker.slimming.ports import watch
+from worker.slimming.repair import REPAIRS, Moments, RepairUnavailable, refit, repair
 from worker.slimming.selection import select
 from worker.slimming.surgery import cut, masked
 
@@ -95,6 +96,34 @@ def test_a_neuron_that_another_one_doubles_is_made_up_for(method: str, monkeypat
         slim = model(**batch.inputs).logits
     mask = batch.masks["decoder"]
     torch.testing.assert_close(slim[mask], dense[mask], atol=2e-3, rtol=1e-2)
+
+
+def test_a_strong_ridge_leaves_the_kept_columns_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repairs, "RIDGE", 1e9)
+    model = TINY["llama"]()
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    repair(model, ARCHITECTURES["llama"], half(model, "ffn", "heads"), rows("llama"), "least_squares")
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter, before[name], atol=1e-5, rtol=1e-5)
+
+
+def test_known_moments_give_the_same_repair_as_a_pass_over_the_rows() -> None:
+    models = [TINY["llama"](), TINY["llama"]()]
+    kept, architecture = half(models[0], "ffn", "heads"), ARCHITECTURES["llama"]
+    moments = {}
+    for group in locate(models[0], architecture, ["ffn", "heads"]):
+        size = group.count * group.size
+        known = moments.setdefault(
+            group.watched, Moments(0, torch.zeros(size, dtype=torch.float64), torch.zeros(size, size))
+        )
+        for batch in rows("llama"):
+            mask = batch.masks["decoder"]
+            with watch(models[0], group, lambda h, _, known=known, mask=mask: known.add(h[mask])), torch.no_grad():  # type: ignore[misc]
+                models[0](**batch.inputs)
+    repair(models[0], architecture, kept, rows("llama"), "least_squares")
+    refit(models[1], architecture, kept, moments)
+    for first, second in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-5)
 
 
 EVERY_READER = [
