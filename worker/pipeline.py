@@ -35,6 +35,7 @@ from service.schemas import (
 from service.settings import Settings
 from service.storage import Storage, attempt_prefix, digest_file, manifest_key
 from worker import answers, checkpoints, data, evaluation, findings, models, prompts, reporting, verification
+from worker.card import card
 from worker.findings import Findings, Speed
 from worker.models import LoadedModel
 from worker.prompts import Example, Wording
@@ -330,7 +331,7 @@ def find(sources: Sources, subject: Subject, dense: Measured, slim: Measured, la
 
 
 def write_report(staged: StagedJob, sources: Sources, subject: Subject, result: Result, found: Findings) -> None:
-    """Write the report beside the checkpoint, for programs and for people."""
+    """Write the report beside the checkpoint, for programs and for people, and the model card into it."""
     digests = {
         "model": reporting.digest_directory(sources.model),
         "calibration": reporting.digest_rows(sources.calibration),
@@ -354,6 +355,7 @@ def write_report(staged: StagedJob, sources: Sources, subject: Subject, result: 
     )
     (staged.scratch / "output" / "report.json").write_text(report.model_dump_json(indent=2))
     (staged.scratch / "output" / "report.html").write_text(report_page.render(report))
+    (staged.scratch / "output" / "model" / "README.md").write_text(card(report))
 
 
 def upload(staged: StagedJob) -> None:

@@ -1,0 +1,67 @@
+"""The model card is one that the Hub's own client reads."""
+
+import re
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from service.records import new_record
+from service.schemas import JobRequest, Report, ReportWarning
+from tests.records import REQUEST, report
+from worker.card import card, model_name
+
+HUB = "hf://HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def report_for(uri: str = HUB, **fields: Any) -> Report:
+    request = JobRequest.model_validate(REQUEST.model_dump() | {"model": {"uri": uri}})
+    task = {"kind": "classification", "template": "Review: {text}\nAnswer:", "labels": {"pos": "good", "neg": "bad"}}
+    made = report(new_record(request), 1)
+    return made.model_copy(update={"task": task, "options": {"criterion": "attribution", "sign": "signed"}} | fields)
+
+
+def read(made: Report) -> Any:
+    """The metadata as the Hub's client reads it from a README.md; its `model-index` must be whole."""
+    return ModelCard(card(made), ignore_metadata_errors=False).data
+
+
+def test_metadata_names_base_task_and_metrics() -> None:
+    data = read(report_for())
+    assert data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "text-generation")
+    assert data.model_name == "SmolLM2-135M-Instruct-sst2-slim"
+    assert data.tags == ["taskslim", "pruned", "sst2"]
+    found = {(result.dataset_name, result.metric_name): result.metric_value for result in data.eval_results}
+    assert found == {("sst2", "Accuracy"): 0.5, ("sst2", "Calibrated accuracy"): 0.5}
+
+
+def test_a_model_that_is_on_no_hub_is_named_without_a_link() -> None:
+    made = report_for("file:///models/my model/")
+    assert read(made).base_model is None
+    assert model_name(made) == "my-model-sst2-slim"
+
+
+@pytest.mark.parametrize("family", ["llama", "t5", "bert"])
+def test_every_kind_of_family_has_its_pipeline(family: str) -> None:
+    pipelines = {"llama": "text-generation", "t5": "text2text-generation", "bert": "text-classification"}
+    assert read(report_for(family=family)).pipeline_tag == pipelines[family]
+
+
+def test_text_says_how_to_use_it_and_what_to_beware_of() -> None:
+    made = report_for(snippet="model = load()\n", warnings=[ReportWarning(code="at_majority", message="No better.")])
+    text = card(made)
+    for expected in (
+        "```python\nmodel = load()\n```",
+        "Review: {text}\nAnswer:",
+        "good, bad",
+        "- No better.",
+        "2205.04157",
+    ):
+        assert expected in text
+
+
+def test_tables_have_no_gaps_that_would_end_them() -> None:
+    table = re.search(r"\| \| dense \| slim \|\n\| --- .*\n((?:\|.*\n)+)", card(report_for()))
+    assert table is not None
+    assert table[1].count("\n") == 2

@@ -1,0 +1,157 @@
+"""The model card: README.md in the checkpoint, in the Hub's format, so that it can be pushed to a hub as it is."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from service.families import FAMILIES
+from service.report_page import change, count, percent
+from service.schemas import Estimate, Metrics, Report, TaskKind
+from service.sources import scheme_of
+
+PIPELINES = {
+    "causal": "text-generation",
+    "encoder-decoder": "text2text-generation",
+    "classifier": "text-classification",
+}
+OWN_TASK = "own-task"
+
+TEMPLATE = """\
+---
+{{ card_data }}
+---
+
+# {{ name }}
+
+{{ base }} slimmed for one task: {{ removed }} of its {{ units }} parameters are cut out, which leaves {{ slim }} of
+{{ dense }} parameters ({{ change }}). It is an ordinary checkpoint; nothing beside the stock class is needed. What the
+task does not use was removed: expect other abilities of the base model to be gone.
+
+## Use
+
+```python
+{{ snippet }}
+```
+
+## Task
+
+{{ kind }}{% if labels %}, with the answers {{ labels }}{% endif %}. The prompt was exactly this, so use it exactly:
+
+~~~~text
+{{ template }}
+~~~~
+
+## Evaluation
+
+On {{ examples }} rows that were not used to choose what is removed{% if majority %}; the most frequent label has
+{{ majority }} of them{% endif %}. Intervals are 95 %.
+
+| | dense | slim |
+| --- | --- | --- |
+{%- for row in figures %}
+| {{ row }} |
+{%- endfor %}
+{% if warnings %}
+## Before you rely on it
+{% for warning in warnings %}
+- {{ warning }}
+{%- endfor %}
+{% endif %}
+## Method
+
+{{ criterion }} scores of every unit on {{ calibration }} examples of the task, those with the lowest removed, after
+[Task-specific Compression for Multi-task Language Models using Attribution-based Pruning](https://arxiv.org/abs/2205.04157).
+Options: {{ options }}. Made by Taskslim {{ version }}, job {{ job }}. The licence is that of the base model.
+"""
+
+
+def card(report: Report) -> str:
+    """README.md for the checkpoint of a report: metadata with `model-index`, then what a user must know."""
+    made = ModelCard.from_template(_metadata(report), template_str=TEMPLATE, **_words(report))
+    return str(made)
+
+
+def model_name(report: Report) -> str:
+    """`<base model>-<task>-slim`, in characters that a hub allows."""
+    name = f"{_base(report).rsplit('/', 1)[-1]}-{report.request.task.preset or OWN_TASK}-slim"
+    return "".join(
+        character if character.isascii() and (character.isalnum() or character in "._-") else "-" for character in name
+    )
+
+
+def _metadata(report: Report) -> ModelCardData:
+    is_hub = scheme_of(report.request.model.uri) == "hf"
+    return ModelCardData(
+        base_model=_base(report) if is_hub else None,
+        base_model_relation="finetune" if is_hub else None,  # the Hub has no word for a cut one
+        library_name="transformers",
+        pipeline_tag=PIPELINES[FAMILIES[report.family].kind],
+        tags=["taskslim", "pruned", report.request.task.preset or OWN_TASK],
+        model_name=model_name(report),
+        eval_results=list(_results(report)),
+    )
+
+
+def _results(report: Report) -> Iterator[EvalResult]:
+    metrics, task = report.result.metrics.slim, report.request.task
+    for metric, name, estimate in _estimates(metrics):
+        yield EvalResult(
+            task_type=PIPELINES[FAMILIES[report.family].kind],
+            dataset_type=task.preset or OWN_TASK,
+            dataset_name=task.preset or "evaluation rows of the task",
+            metric_type=metric,
+            metric_name=name,
+            metric_value=round(estimate.value, 4),
+        )
+
+
+def _estimates(metrics: Metrics) -> Iterator[tuple[str, str, Estimate]]:
+    """(the Hub's id of a metric, its name, its value) for those that there are."""
+    named = (
+        ("accuracy", "Accuracy", metrics.accuracy),
+        ("accuracy", "Calibrated accuracy", metrics.calibrated_accuracy),
+        ("exact_match", "Exact match", metrics.exact_match),
+    )
+    return ((metric, name, estimate) for metric, name, estimate in named if estimate is not None)
+
+
+def _words(report: Report) -> dict[str, Any]:
+    result = report.result
+    dense, slim = result.metrics.dense, result.metrics.slim
+    parameters = result.parameters
+    return {
+        "name": model_name(report),
+        "base": _base(report),
+        "removed": percent(result.ratio),
+        "units": " and ".join(report.request.method.units),
+        "slim": count(parameters.slim),
+        "dense": count(parameters.dense),
+        "change": change((parameters.dense, parameters.slim)),
+        "snippet": report.snippet.strip(),
+        "kind": str(report.task.get("kind") or TaskKind.classification).capitalize(),
+        "labels": ", ".join((report.task.get("labels") or {}).values()),
+        "template": report.task.get("template") or "",
+        "examples": slim.examples,
+        "majority": percent(slim.majority) if slim.majority is not None else "",
+        "figures": [
+            f"{name} | {_interval(before)} | {_interval(now)}"
+            for (_, name, before), (_, _, now) in zip(_estimates(dense), _estimates(slim), strict=True)
+        ],
+        "warnings": [warning.message for warning in report.warnings],
+        "criterion": str(report.options.get("criterion", "attribution")).capitalize(),
+        "calibration": report.calibration_examples,
+        "options": ", ".join(f"{name} {value}" for name, value in report.options.items()),
+        "version": report.versions.get("taskslim", ""),
+        "job": report.job_id,
+    }
+
+
+def _base(report: Report) -> str:
+    """The Hub's id of the model that came in, or the last part of its address."""
+    uri = report.request.model.uri.rstrip("/")
+    return uri.removeprefix("hf://") if scheme_of(uri) == "hf" else uri.rsplit("/", 1)[-1]
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"{percent(estimate.value)} ({percent(estimate.low)} to {percent(estimate.high)})"
