@@ -1,7 +1,9 @@
 """What breaks, breaks for real: worker processes are killed in the midst of a job."""
 
 import signal
+import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -9,6 +11,7 @@ import pytest
 
 from service.committed import committed_manifest
 from service.connections import connect
+from service.embedded import embedded_redis
 from service.queue import QUEUE, SERIALIZER, JobQueue, SlimJob
 from service.reconciler import reconciling
 from service.records import JobRecord
@@ -18,7 +21,7 @@ from service.storage import Storage, attempt_prefix, job_prefix
 from tests.jobs import checkpoint, records_of, request, submit, worker
 from tests.waiting import wait_until
 
-ROWS = 1500  # `attribute` then takes some seconds
+ROWS = 2500  # `attribute` then takes some seconds
 
 
 @pytest.fixture(scope="session")
@@ -117,6 +120,19 @@ def test_a_worker_that_is_told_to_stop_hands_its_job_back(settings: Settings, st
     with worker(settings, "--burst"):
         wait_until(has_ended(settings, job))
     check_succeeded_once(settings, storage, job, attempt=2)
+
+
+def test_a_job_outlives_a_restart_of_redis(settings: Settings, storage: Storage, model: Path) -> None:
+    with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:  # short: the socket keeps its path
+        with embedded_redis(Path(directory)) as url:
+            settings = settings.model_copy(update={"redis_url": url})
+            job = submit(settings, request(model, ROWS))
+            parent = stack.enter_context(worker(settings))
+            wait_until(is_attributing(settings, job))
+        with embedded_redis(Path(directory)):
+            wait_until(has_ended(settings, job))
+            check_succeeded_once(settings, storage, job, attempt=1)
+            assert parent.is_running()
 
 
 def test_a_job_that_outlives_its_deadline_fails(settings: Settings, storage: Storage, model: Path) -> None:
