@@ -90,13 +90,27 @@ class ExampleReduction(StrEnum):
 
 
 class Repair(StrEnum):
+    """What the kept units do for those that go, without training."""
+
     none = "none"
+    bias = "bias"  # the mean of what goes, folded into a bias where the family's stock config can hold one
+    least_squares = "least_squares"  # re-fit of the reading matrices, all from the dense activations
+    least_squares_layerwise = "least_squares_layerwise"  # one after the other, on the slim model's activations
 
 
 class Scope(StrEnum):
     """Which units are ranked against each other."""
 
-    layer = "layer"
+    layer = "layer"  # those of one layer: every layer gives up the same share
+    all = "global"  # all, by score per parameter: kinds of units share one budget
+
+
+class Normalisation(StrEnum):
+    """What each layer's scores are divided by before a global rank."""
+
+    none = "none"
+    mean = "mean"
+    standard = "standard"  # minus the mean, by the standard deviation
 
 
 class Layout(StrEnum):
@@ -149,14 +163,24 @@ class Task(Schema):
 
 class Method(Schema):
     criterion: Criterion = Criterion.attribution
-    units: list[Unit] = Field(default=[Unit.ffn], min_length=1, max_length=1)
+    units: list[Unit] = Field(default=[Unit.ffn], min_length=1, max_length=len(Unit))
     objective: Objective | None = Field(default=None, description="default: margin; log_probability for generation")
     token_reduction: TokenReduction = TokenReduction.sum
     sign: Sign = Sign.signed
     example_reduction: ExampleReduction = ExampleReduction.square
     scope: Scope = Scope.layer
+    normalisation: Normalisation = Normalisation.none
+    steps: int = Field(default=1, ge=1, le=100, description="removals, with the scores taken anew before each")
+    protect_first: int = Field(default=0, ge=0, description="first layers of a stack that are never removed")
+    protect_last: int = Field(default=0, ge=0, description="last layers of a stack that are never removed")
     repair: Repair = Repair.none
     seed: int = Field(default=0, ge=0, lt=2**32, description="of the random criterion")
+
+    @model_validator(mode="after")
+    def _each_unit_once(self) -> Self:
+        if len(set(self.units)) != len(self.units):
+            raise ValueError("`units` names one of them twice")
+        return self
 
 
 class Target(Schema):
@@ -232,8 +256,8 @@ class Stage(StrEnum):
     evaluate_dense = "evaluate_dense"
     attribute = "attribute"
     select = "select"
+    repair = "repair"  # of the whole model: what is fitted needs the units that go
     slice = "slice"
-    repair = "repair"
     evaluate_slim = "evaluate_slim"
     verify = "verify"
     upload = "upload"

@@ -63,7 +63,7 @@ def layers(
         LayerWidth(
             stack=group.site.stack,
             layer=group.site.layer,
-            unit=Unit(group.site.unit),
+            unit=Unit(group.kind),
             dense=group.count,
             slim=kept[group.site].numel(),
             score_kept=score_kept(scores[group.site], kept[group.site]) if scores else None,

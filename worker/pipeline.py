@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from service import presets, report_page
-from service.errors import InvalidRequest, TargetUnreachable
+from service.errors import InvalidRequest, TargetUnreachable, UnsupportedUnit
 from service.records import JobRecord, LeaseLost
 from service.schemas import (
     DenseSlim,
@@ -23,28 +23,35 @@ from service.schemas import (
     Manifest,
     Metrics,
     Objective,
+    Repair,
     Result,
     Stage,
     StageTiming,
     StoredFile,
     Task,
     TaskKind,
+    Unit,
     Verified,
     Widths,
 )
 from service.settings import Settings
 from service.storage import Storage, attempt_prefix, digest_file, manifest_key
+from service.tracing import stage_span
 from worker import answers, checkpoints, data, evaluation, findings, models, prompts, reporting, verification
 from worker.card import card
 from worker.findings import Findings, Speed
+from worker.mistral import stock_form
 from worker.models import LoadedModel
 from worker.prompts import Example, Wording
 from worker.rows import Row
 from worker.slimming import attribution, selection, surgery
-from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.criteria import Options
-from worker.slimming.groups import Group, Site, locate
+from worker.slimming import repair as repairs
+from worker.slimming.allocation import Rules, share_removed
+from worker.slimming.architectures import ARCHITECTURES, Architecture
+from worker.slimming.criteria import CRITERIA, Options
+from worker.slimming.groups import Group, Site, UnitUnavailable, locate
 from worker.slimming.objectives import Batch
+from worker.slimming.steps import in_steps, schedule, without_removed
 
 LATENCY_BATCH = 4
 LATENCY_TOKENS = 64
@@ -79,7 +86,8 @@ class StagedJob:
         """Announces a stage and takes its time."""
         self.progress.stage(stage)
         start = time.monotonic()
-        yield
+        with stage_span(stage):
+            yield
         self.timings.append(StageTiming(stage=stage, seconds=round(time.monotonic() - start, 3)))
 
     def counter(self, total: int) -> Callable[[int], None]:
@@ -120,6 +128,11 @@ class Subject:
     calibration: Examples
     evaluation: Examples
 
+    @property
+    def architecture(self) -> Architecture:
+        """Where its family keeps the units."""
+        return ARCHITECTURES[self.loaded.family.model_type]
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -151,8 +164,11 @@ def run(job: JobRecord, *, settings: Settings, storage: Storage, progress: Stage
         scores = attribute(staged, subject)
     with staged.stage(Stage.select):
         groups, kept = select(staged, subject, scores)
+    if job.request.method.repair is not Repair.none:
+        with staged.stage(Stage.repair):
+            repair(staged, subject, kept)
     with staged.stage(Stage.slice):
-        surgery.cut(subject.loaded.model, ARCHITECTURES[subject.loaded.family.model_type], kept)
+        subject = cut(subject, kept)
     with staged.stage(Stage.evaluate_slim):
         slim = evaluate(staged, subject)
     layers = findings.layers(groups, kept, scores)
@@ -236,17 +252,27 @@ def speeds(subject: Subject) -> list[Speed]:
 
 
 def attribute(staged: StagedJob, subject: Subject) -> dict[Site, Tensor]:
-    """Every unit's score on the calibration rows."""
-    loaded, method = subject.loaded, staged.job.request.method
-    return attribution.score(
-        loaded.model,
-        ARCHITECTURES[loaded.family.model_type],
-        method.units,
-        (batch.to(loaded.model.device) for batch in subject.calibration.batches),
-        method.criterion,
-        options(staged),
-        staged.counter(len(subject.calibration.examples)),
-    )
+    """Every unit's score on the calibration rows; with several steps, on what all but the last of them leave."""
+    method, model, architecture = staged.job.request.method, subject.loaded.model, subject.architecture
+    groups, count = _groups(staged, subject), len(subject.calibration.examples)
+    counter = staged.counter(count * method.steps)
+    ratios = schedule(staged.job.request.target.ratio, method.steps)
+    measures = (lambda done, step=step: counter(step * count + done) for step in range(method.steps))
+
+    def measure() -> dict[Site, Tensor]:
+        batches = (batch.to(model.device) for batch in subject.calibration.batches)
+        criterion, told = method.criterion, options(staged)
+        with _refusing_units():
+            return attribution.score(model, architecture, method.units, batches, criterion, told, next(measures))
+
+    def choose(scores: dict[Site, Tensor], ratio: float) -> dict[Site, Tensor]:
+        return _choose(staged, groups, scores, ratio)
+
+    kept: dict[Site, Tensor] = {}
+    for step in in_steps(model, architecture, ratios[:-1], measure, choose):
+        kept = step.kept
+    with surgery.masked(model, architecture, kept):
+        return without_removed(measure(), kept)
 
 
 def options(staged: StagedJob) -> Options:
@@ -255,25 +281,71 @@ def options(staged: StagedJob) -> Options:
     objective = method.objective or (Objective.log_probability if kind is TaskKind.generation else Objective.margin)
     if objective is Objective.margin and kind is TaskKind.generation:
         raise InvalidRequest("a generation task has no wrong labels to take a margin to", param="method.objective")
-    return Options(
+    asked = Options(
         objective=objective.value,
         token_reduction=method.token_reduction.value,
         sign=method.sign.value,
         example_reduction=method.example_reduction.value,
         seed=method.seed,
     )
+    return CRITERIA[method.criterion].options(asked)
 
 
 def select(staged: StagedJob, subject: Subject, scores: dict[Site, Tensor]) -> tuple[list[Group], dict[Site, Tensor]]:
-    """(all groups, what stays of each). Raises TargetUnreachable where a width would be zero."""
-    request, loaded = staged.job.request, subject.loaded
-    groups = locate(loaded.model, ARCHITECTURES[loaded.family.model_type], request.method.units)
+    """(all groups, what stays of each). Raises TargetUnreachable where rounding or a floor forbids the ratio."""
+    groups = _groups(staged, subject)
+    return groups, _choose(staged, groups, scores, staged.job.request.target.ratio)
+
+
+def _groups(staged: StagedJob, subject: Subject) -> list[Group]:
+    with _refusing_units():
+        return locate(subject.loaded.model, subject.architecture, staged.job.request.method.units)
+
+
+@contextmanager
+def _refusing_units() -> Iterator[None]:
     try:
-        return groups, selection.select(scores, groups, request.target.ratio, request.output.round_to)
+        yield
+    except UnitUnavailable as error:
+        raise UnsupportedUnit(str(error), param="method.units") from error
+
+
+def _choose(staged: StagedJob, groups: list[Group], scores: dict[Site, Tensor], ratio: float) -> dict[Site, Tensor]:
+    method, output = staged.job.request.method, staged.job.request.output
+    rules = Rules(
+        scope=method.scope,
+        layout=output.layout,
+        normalisation=method.normalisation,
+        protect_first=method.protect_first,
+        protect_last=method.protect_last,
+    )
+    try:
+        return selection.select(scores, groups, ratio, output.round_to, rules)
     except selection.WidthUnreachable as error:
         raise TargetUnreachable(
             f"{error}: ask for a lower ratio or a smaller round_to", param="target.ratio"
         ) from error
+
+
+def repair(staged: StagedJob, subject: Subject, kept: dict[Site, Tensor]) -> None:
+    """Fit what stays to what goes, on the calibration rows. Raises InvalidRequest where the family has no place."""
+    model = subject.loaded.model
+    batches = [batch.to(model.device) for batch in subject.calibration.batches]
+    method = staged.job.request.method.repair
+
+    def advance(done: int, total: int) -> None:
+        staged.progress.advance(done, total, "batches")
+
+    try:
+        repairs.repair(model, subject.architecture, kept, batches, method, advance)
+    except repairs.RepairUnavailable as error:
+        raise InvalidRequest(f"{error}: choose another repair", param="method.repair") from error
+
+
+def cut(subject: Subject, kept: dict[Site, Tensor]) -> Subject:
+    """The subject with its model cut, as the stock class that can hold it."""
+    surgery.cut(subject.loaded.model, subject.architecture, kept)
+    return replace(subject, loaded=replace(subject.loaded, model=stock_form(subject.loaded.model)))
 
 
 def verify(staged: StagedJob, subject: Subject, directory: Path) -> Verified:
@@ -297,7 +369,7 @@ def conclude(
     verified: Verified,
 ) -> Result:
     """What was reached, as it was counted and measured."""
-    removed = sum((group.count - kept[group.site].numel()) * group.parameters for group in groups)
+    counts = {site: kept_K.numel() for site, kept_K in kept.items()}
     return Result(
         metrics=JobMetrics(dense=dense.metrics, slim=slim.metrics),
         parameters=DenseSlim(dense=dense.parameters, slim=slim.parameters),
@@ -311,7 +383,7 @@ def conclude(
             device=str(subject.loaded.model.device),
         ),
         widths=_widths(groups, kept),
-        ratio=removed / sum(group.count * group.parameters for group in groups),
+        ratio=share_removed(groups, counts),
         verified=verified,
     )
 
@@ -398,9 +470,17 @@ def _latency_batch(subject: Subject, rows: int) -> Batch:
 
 
 def _widths(groups: list[Group], kept: dict[Site, Tensor]) -> list[Widths]:
-    """One entry for each stack and unit: in the uniform layout its layers are alike."""
-    first = {(group.site.stack, group.site.unit): group for group in reversed(groups)}
+    """One entry for each stack and unit: in the uniform layout its layers are alike. Of layers, how many there are."""
+    members: dict[tuple[str, str], list[Group]] = {}
+    for group in groups:
+        members.setdefault((group.site.stack, group.kind), []).append(group)
+    counted = {key: pool if key[1] == Unit.layers else pool[:1] for key, pool in members.items()}
     return [
-        Widths(stack=stack, unit=unit, dense=group.count, slim=kept[group.site].numel())
-        for (stack, unit), group in sorted(first.items())
+        Widths(
+            stack=stack,
+            unit=Unit(kind),
+            dense=sum(group.count // group.rows for group in pool),
+            slim=sum(kept[group.site].numel() // group.rows for group in pool),
+        )
+        for (stack, kind), pool in sorted(counted.items())
     ]

@@ -154,6 +154,41 @@ def test_a_job_leaves_a_smaller_model_that_anyone_loads(finished: Finished) -> N
     assert torch.equal(logits(directory), logits(finished.deployment.scratch / "output/model"))
 
 
+EVERY_OPTION: dict[str, dict[str, Any]] = {
+    "llama": {"criterion": "gisp", "units": ["ffn", "heads", "layers"], "scope": "global", "steps": 2},
+    "t5": {"units": ["ffn", "heads", "head_dims"], "repair": "least_squares", "criterion": "second_moment"},
+    "gpt2": {"units": ["ffn"], "repair": "bias", "criterion": "flap", "normalisation": "mean"},
+}
+
+
+@pytest.mark.parametrize("family", EVERY_OPTION)
+def test_units_steps_and_repairs_make_a_model_that_anyone_loads(deployment: Deployment, family: str) -> None:
+    method, progress = EVERY_OPTION[family], Recorder()
+    result = deployment.run(deployment.request(family, method=method), progress)
+    assert result.parameters.slim < result.parameters.dense
+    assert 0 < result.ratio < 0.6
+    assert {width.unit.value for width in result.widths} == set(method["units"])
+    assert all(width.slim <= width.dense for width in result.widths)
+    assert [stage for stage in progress.stages if stage is Stage.repair] == [Stage.repair] * ("repair" in method)
+    measured = [(done, total) for stage, done, total, _ in progress.advances if stage is Stage.attribute]
+    assert measured[-1] == (24 * method.get("steps", 1),) * 2
+
+
+@pytest.mark.parametrize(
+    ("method", "code"),
+    [
+        ({"criterion": "wanda", "units": ["layers"]}, "unsupported_unit"),
+        ({"repair": "bias", "criterion": "random"}, "invalid_request"),
+    ],
+)
+def test_what_a_criterion_or_family_cannot_serve_is_refused(
+    deployment: Deployment, method: dict[str, Any], code: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        deployment.run(deployment.request("qwen2", method=method))
+    assert refused.value.code == code
+
+
 def test_the_manifest_has_size_and_digest_of_every_file(finished: Finished) -> None:
     names = {file.name for file in finished.manifest.files}
     assert {"report.json", "kept.safetensors", "model/config.json", "model/model.safetensors"} < names

@@ -117,12 +117,10 @@ def _by_threshold(
     scores: Mapping[Site, Tensor], groups: Sequence[Group], ratio: float, round_to: int, rules: Rules
 ) -> dict[Site, int]:
     pools = _pools(scores, groups, round_to, rules)
-    # Layers hold the other units' parameters; where layers are chosen, they are the whole.
-    whole = [group for group in groups if group.kind == "layers"] or list(groups)
-    target = ratio * sum(group.count * group.parameters for group in whole)
+    target = ratio * _all_parameters(groups)
     thresholds = torch.cat([pool.density for pool in pools] + [torch.tensor([torch.inf])]).unique()
     low, high = 0, thresholds.numel() - 1
-    most = _removed(_counts(pools, float(thresholds[high])), groups)
+    most = _removed_parameters(_counts(pools, float(thresholds[high])), groups)
     if most < target * (1 - TOLERANCE):
         raise WidthUnreachable(
             f"a ratio of {ratio:g} is more than the floors, protected layers and rounding leave to remove: "
@@ -130,12 +128,12 @@ def _by_threshold(
         )
     while low < high:  # what is removed grows with the threshold
         middle = (low + high) // 2
-        if _removed(_counts(pools, float(thresholds[middle])), groups) < target:
+        if _removed_parameters(_counts(pools, float(thresholds[middle])), groups) < target:
             low = middle + 1
         else:
             high = middle
     around = [_counts(pools, float(thresholds[index])) for index in {max(low - 1, 0), low}]
-    return min(around, key=lambda counts: abs(_removed(counts, groups) - target))
+    return min(around, key=lambda counts: abs(_removed_parameters(counts, groups) - target))
 
 
 def _pools(scores: Mapping[Site, Tensor], groups: Sequence[Group], round_to: int, rules: Rules) -> list[_Pool]:
@@ -201,7 +199,18 @@ def _counts(pools: Sequence[_Pool], threshold: float) -> dict[Site, int]:
     return {group.site: count for pool in pools for count in [pool.count_at(threshold)] for group in pool.members}
 
 
-def _removed(counts: Mapping[Site, int], groups: Sequence[Group]) -> int:
+def share_removed(groups: Sequence[Group], counts: Mapping[Site, int]) -> float:
+    """The share of the groups' parameters that goes when each keeps its count: the ratio that was reached."""
+    return _removed_parameters(counts, groups) / _all_parameters(groups)
+
+
+def _all_parameters(groups: Sequence[Group]) -> int:
+    # Layers hold the other units' parameters; where layers are chosen, they are the whole.
+    whole = [group for group in groups if group.kind == "layers"] or groups
+    return sum(group.count * group.parameters for group in whole)
+
+
+def _removed_parameters(counts: Mapping[Site, int], groups: Sequence[Group]) -> int:
     """Parameters that go: those of removed layers, and in the layers that stay those of removed units."""
     gone = {group.site[:2] for group in groups if group.kind == "layers" and counts[group.site] == 0}
     return sum(
