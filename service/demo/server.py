@@ -22,6 +22,7 @@ STOP_SECONDS = 45.0  # longer than the server gives its parts
 @contextmanager
 def running_server(directory: Path) -> Iterator[str]:
     """The URL of a server over `directory`, which is gone after the block. Raises QueueUnavailable."""
+    directory.mkdir(parents=True, exist_ok=True)
     port, log = _free_port(), directory / "server.log"
     with log.open("w") as output:
         process = subprocess.Popen(

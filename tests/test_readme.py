@@ -1,0 +1,176 @@
+"""The README is true: its walk runs as it is written, and its tables name what there is."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+import httpx
+import pytest
+from pydantic import BaseModel
+
+from service.app import create_app
+from service.demo.server import running_server
+from service.schemas import Health, Job, JobRequest, JobStatus, Problem, Result
+from service.settings import Settings
+from tests.checkpoints import tokenizer
+from tests.models import causal
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+HOME = "~/.local/state/taskslim"
+
+
+def section(title: str) -> str:
+    """The text under a heading."""
+    return re.split(r"^## ", README.partition(f"\n## {title}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Language and content of each fenced block."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def table(title: str) -> dict[str, list[str]]:
+    """The rows of a section's table: the first column's code -> the other cells."""
+    rows = re.findall(r"^\| `([^`]+)` \|(.*)\|$", section(title), flags=re.MULTILINE)
+    return {name: [cell.strip() for cell in rest.split(" | ")] for name, rest in rows}
+
+
+# --- the walk ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A tiny Llama, wide enough for kept widths in multiples of 64."""
+    directory = tmp_path / "model"
+    causal("llama", intermediate_size=192, max_position_embeddings=512).save_pretrained(directory)
+    tokenizer().save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """`taskslim serve`, with everything of its own."""
+    with running_server(tmp_path / "state") as url:
+        yield url
+
+
+def walk_script() -> str:
+    """The commands of the walk in their order; Python goes to the interpreter that the commands use."""
+    lines = ["set -euo pipefail"]
+    for language, content in blocks(section("A walk with curl")):
+        if language == "sh":
+            lines.append(content)
+        elif language == "python":
+            lines.append(f"python3 - <<'PYTHON'\n{content}PYTHON")
+    return "\n".join([*lines, "pwd >&3", 'echo "$JOB" >&3'])
+
+
+def test_the_walk_runs_as_it_is_written(server: str, model: Path, tmp_path: Path) -> None:
+    variables = {"URL": server, "MODEL": model.as_uri(), "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    here = Path(sys.executable).parent
+    said = tmp_path / "said"
+    run = subprocess.run(
+        ["bash", "-c", f"exec 3>{said}\n{walk_script()}"],
+        cwd=ROOT,
+        env=os.environ | variables | {"PATH": f"{here}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    directory, job = said.read_text().split()
+    left = Path(directory)
+    assert Job.model_validate_json((left / "job.json").read_bytes()).status is JobStatus.queued
+    assert json.loads((left / "report.json").read_text())["job_id"] == job.rpartition("/")[2]
+    assert "<html" in (left / "report.html").read_text()
+    config = json.loads((left / "config.json").read_text())
+    assert config == json.loads((left / "slim/model/config.json").read_text())
+    assert config["intermediate_size"] == 128
+    assert '"code": "invalid_request"' in run.stdout
+    assert run.stdout.endswith("200\n204\n")
+    assert httpx.get(job).status_code == 404
+
+
+def test_the_answers_that_the_readme_shows_are_of_the_present_form() -> None:
+    shown = [json.loads(content) for language, content in blocks(section("A walk with curl")) if language == "json"]
+    schemas: tuple[type[BaseModel], ...] = (Health, Result, Problem)
+    for example, schema in zip(shown, schemas, strict=True):
+        schema.model_validate(example)
+
+
+# --- the tables ----------------------------------------------------------------------------------------------------
+
+
+def parts(annotation: Any) -> list[Any]:
+    """What an annotation is made of, without Annotated, unions and containers."""
+    if get_origin(annotation) in (Union, UnionType, list):
+        return [part for argument in get_args(annotation) for part in parts(argument)]
+    return [annotation]
+
+
+def fields(schema: type[BaseModel], prefix: str = "") -> dict[str, list[Any]]:
+    """Dotted name -> types, of every field that a request can have."""
+    found: dict[str, list[Any]] = {}
+    for name, field in schema.model_fields.items():
+        types = parts(field.annotation)
+        inner = [part for part in types if isinstance(part, type) and issubclass(part, BaseModel)]
+        found |= fields(inner[0], f"{prefix}{name}.") if inner else {f"{prefix}{name}": types}
+    return found
+
+
+def test_the_request_table_names_every_field_and_every_choice() -> None:
+    named = table("The request")
+    alike = {name.replace("evaluation", "calibration") for name in fields(JobRequest) if ".evaluation." in name}
+    expected = {name: types for name, types in fields(JobRequest).items() if ".evaluation." not in name}
+    assert alike <= expected.keys()
+    assert named.keys() == expected.keys() | {"task.evaluation.*"}
+    for name, types in expected.items():
+        for choice in (value for part in types if isinstance(part, type) and issubclass(part, Enum) for value in part):
+            assert f"`{choice.value}`" in named[name][1], name
+
+
+def test_the_routes_table_names_every_route() -> None:
+    document = create_app(Settings()).openapi()
+    served = {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}
+    assert table("Routes").keys() == served | {"GET /"}
+
+
+def test_the_settings_table_names_every_variable_with_its_default() -> None:
+    named = table("Settings")
+    assert named.keys() == {f"SLIM_{name.upper()}" for name in Settings.model_fields}
+    plain = Settings(state=Path(HOME))
+    for variable, (default, _) in named.items():
+        value = getattr(plain, variable.removeprefix("SLIM_").lower())
+        shown = f"{value:g}" if isinstance(value, float) else str(value).lower()
+        assert default == (f"`{shown}`" if value or value is False else ""), variable
+
+
+def test_the_layout_names_every_module() -> None:
+    tree = next(content for language, content in blocks(section("Layout")) if language == "text")
+    named, folder = set(), [""]
+    for line in tree.splitlines():
+        name = line.split()[0]
+        depth = (len(line) - len(line.lstrip())) // 2
+        folder = [*folder[: depth + 1], name]
+        if name.endswith(".py"):
+            named.add("".join(folder))
+    present = {
+        str(path.relative_to(ROOT))
+        for package in ("service", "worker")
+        for path in (ROOT / package).rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert named == present
+
+
+def test_every_file_that_the_readme_links_to_exists() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
