@@ -103,6 +103,8 @@ def _products(seen: Observation) -> tuple[Tensor, Tensor]:
     product_BTC = seen.activation_BTC.float() * seen.gradient_BTC
     product_BTU = product_BTC if seen.size == 1 else product_BTC.view(*product_BTC.shape[:2], -1, seen.size).sum(-1)
     product_BTU.masked_fill_(~seen.mask_BT.unsqueeze(-1), 0)
+    if seen.num_examples == seen.example_B.numel():  # one row each; what follows does not mind their order
+        return product_BTU, seen.mask_BT
     shape = (seen.num_examples, *product_BTU.shape[1:])
     product_ETU = product_BTU.new_zeros(shape).index_add_(0, seen.example_B, product_BTU)
     rows_ET = torch.zeros_like(product_ETU[:, :, 0]).index_add_(0, seen.example_B, seen.mask_BT.float())
