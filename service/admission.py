@@ -25,7 +25,7 @@ from service.families import FAMILIES
 from service.presets import ANSWER_COLUMNS, resolve, template_fields
 from service.reach import Reach
 from service.schemas import DataSource, Family, JobRequest, ModelSource, Objective, Row, Task, TaskKind
-from service.sources import LOCAL, REMOTE, list_names, local_path, read_bytes, scheme_of
+from service.sources import LOCAL, REMOTE, list_names, local_path, read_bytes, read_range, scheme_of
 from service.storage import Storage, dataset_key
 
 HUB = "hf"
@@ -73,6 +73,12 @@ class Access:
         if scheme_of(uri) == LOCAL:
             return self.path(uri).read_bytes()
         return read_bytes(uri, retry_seconds=RETRY_SECONDS)
+
+    def piece(self, uri: str, start: int, end: int) -> bytes:
+        """The bytes [start, end) of a file. Raises NotFound, ForbiddenPath."""
+        if scheme_of(uri) == LOCAL:
+            uri = self.path(uri).as_uri()
+        return read_range(uri, start, end, retry_seconds=RETRY_SECONDS)
 
 
 @contextmanager

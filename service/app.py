@@ -17,7 +17,7 @@ from service.queue import JobQueue
 from service.reconciler import reconciling
 from service.records import Records
 from service.retention import Retention
-from service.routes import artifacts, catalog, datasets, events, jobs, operations, pages, webhooks
+from service.routes import artifacts, catalog, datasets, events, jobs, operations, pages, plans, webhooks
 from service.routes.dependencies import State
 from service.routes.description import describe
 from service.routes.guards import BodyLimit, Measured, RequestIdentity
@@ -42,7 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for module in (jobs, events, artifacts, datasets, webhooks, catalog, operations, pages):
+    for module in (jobs, events, artifacts, datasets, webhooks, catalog, operations, pages, plans):
         app.include_router(module.router)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, larger={datasets.PATH: settings.max_dataset_bytes})
     app.add_middleware(RequestIdentity)

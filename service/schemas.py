@@ -581,6 +581,34 @@ class Report(Schema):
     changed: list[ChangedAnswer] = Field(default=[], description="the first of them")
 
 
+# --- the plan ------------------------------------------------------------------------------------------------------
+
+
+class Runtime(Schema):
+    """Whether a runtime loads what would be made, and what its widths allow there."""
+
+    name: str
+    loads: bool
+    reason: str | None = Field(default=None, description="why it does not load it, or what its widths rule out")
+    quantisations: list[str] = []
+    tensor_parallel: list[int] = Field(default=[], description="numbers of devices that the widths can be split over")
+
+
+class Plan(Schema):
+    """What a request would come to, as far as the model's config and the headers of its weights tell."""
+
+    family: str
+    exact: bool = Field(description="false where scores decide the widths: then the figures follow from the ratio")
+    widths: list[Widths] = Field(description="empty where scores decide them")
+    ratio: float = Field(description="share of the chosen units' parameters that would go")
+    parameters: DenseSlim
+    bytes: DenseSlim = Field(description="of the weights' files")
+    cache_bytes_per_token: DenseSlim | None = Field(
+        default=None, description="keys and values that a decoder keeps for each token; null for a classifier"
+    )
+    runtimes: list[Runtime]
+
+
 # --- the catalogue and the problem document --------------------------------------------------------------------------
 
 

@@ -67,6 +67,18 @@ def read_bytes(uri: str, *, retry_seconds: float = 30) -> bytes:
     return b"".join(pieces(store, name))
 
 
+def read_range(uri: str, start: int, end: int, *, retry_seconds: float = 30) -> bytes:
+    """The bytes [start, end) of a file. Raises NotFound."""
+    if scheme_of(uri) == LOCAL:
+        with translated(uri), path_of(uri).open("rb") as file:
+            file.seek(start)
+            return file.read(end - start)
+    directory, name = uri.rsplit("/", 1)
+    with translated(uri):
+        store = open_store(_remote(directory), retry_seconds=retry_seconds)
+    return b"".join(pieces(store, name, (start, end)))
+
+
 def fetch_prefix(
     uri: str,
     directory: Path,

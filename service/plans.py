@@ -1,0 +1,241 @@
+"""What a request would come to, without running it: from the model's config.json and the headers of its weights.
+
+Scores decide which units go; how many follows from the request alone, except in a global rank, whose figures are those
+of its ratio.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from service.admission import Access, admit
+from service.checkpoints import BUFFER, Checkpoint, read_checkpoint
+from service.errors import InvalidModel, TargetUnreachable
+from service.families import FAMILIES
+from service.runtimes import runtimes
+from service.schemas import DenseSlim, JobRequest, Layout, Method, Plan, Repair, Scope, Unit, Widths
+from service.tensor_names import Shrinking, StackNames
+from service.weight_headers import BYTES, Tensors, TensorShape, file_size
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How many units of one kind a stack has and keeps."""
+
+    stack: StackNames
+    unit: Unit
+    dense: int
+    slim: int
+
+
+def plan(request: JobRequest, access: Access) -> Plan:
+    """The plan. Raises what `POST /jobs` would, and TargetUnreachable where rounding leaves a width of zero."""
+    admit(request, access)
+    checkpoint = read_checkpoint(request.model.uri, access)
+    exact = request.method.scope is Scope.layer and request.output.layout is Layout.uniform
+    cuts = list(_cuts(request, checkpoint)) if exact else []
+    whole, removed = _chosen(request.method, checkpoint, cuts)
+    ratio = removed / whole if exact else request.target.ratio
+    slim = _slimmed(_with_biases(request, checkpoint), checkpoint, cuts)
+    gone = 0 if exact else round(ratio * whole)
+    parameters = DenseSlim(dense=_count(checkpoint.tensors), slim=_count(slim) - gone)
+    return Plan(
+        family=checkpoint.family,
+        exact=exact,
+        widths=_widths(cuts),
+        ratio=ratio,
+        parameters=parameters,
+        bytes=DenseSlim(dense=checkpoint.stored_bytes, slim=file_size(slim) - gone * BYTES[checkpoint.dtype]),
+        cache_bytes_per_token=_cache(checkpoint, cuts),
+        runtimes=runtimes(checkpoint.family, *_widths_that_matter(request, checkpoint, cuts)),
+    )
+
+
+# --- how many stay -------------------------------------------------------------------------------------------------
+
+
+def _cuts(request: JobRequest, checkpoint: Checkpoint) -> Iterator[Cut]:
+    method = request.method
+    for stack in checkpoint.names.stacks:
+        for unit in sorted(method.units):
+            dense, choices = _choices(request, checkpoint, stack, unit)
+            slim = _nearest([0, *choices], (1 - request.target.ratio) * dense)
+            protected = method.protect_first + method.protect_last if unit is Unit.layers else 0
+            if slim < max(1, min(protected, dense)):
+                message = (
+                    f"a ratio of {request.target.ratio:g} leaves {slim} of the {dense} {unit} of the {stack.name}: "
+                    "ask for a lower ratio or a smaller round_to"
+                )
+                raise TargetUnreachable(message, param="target.ratio")
+            yield Cut(stack, unit, dense, slim)
+
+
+def _choices(request: JobRequest, checkpoint: Checkpoint, stack: StackNames, unit: Unit) -> tuple[int, Sequence[int]]:
+    """(units that a stack has, the counts above zero that it may keep)."""
+    config, names = checkpoint.config, checkpoint.names
+    if unit is Unit.layers:
+        dense = _num_layers(checkpoint, stack)
+        return dense, range(1, dense + 1)
+    if unit is Unit.ffn:
+        dense = _ffn_width(checkpoint, stack)
+        return dense, range(request.output.round_to, dense + 1, request.output.round_to)
+    if unit is Unit.head_dims:
+        dense = int(config[names.head_size])
+        return dense, range(1, dense + 1)
+    heads, dense = _head_counts(checkpoint)
+    divides = any(config.get(field) for field in names.head_counts_divide)
+    hidden, shared = int(config[names.hidden_size]), heads // dense
+    return dense, [kept for kept in range(1, dense + 1) if not divides or hidden % (kept * shared) == 0]
+
+
+def _widths(cuts: Sequence[Cut]) -> list[Widths]:
+    found = [Widths(stack=cut.stack.name, unit=cut.unit, dense=cut.dense, slim=cut.slim) for cut in cuts]
+    return sorted(found, key=lambda widths: (widths.stack, widths.unit))
+
+
+def _nearest(choices: Iterable[int], asked: float) -> int:
+    """Of two that are as near, the larger; as `worker.slimming.allocation` chooses."""
+    return min(choices, key=lambda choice: (abs(choice - asked), -choice))
+
+
+def _head_counts(checkpoint: Checkpoint) -> tuple[int, int]:
+    """(query heads, key-value heads)."""
+    config, names = checkpoint.config, checkpoint.names
+    heads = int(config[names.heads])
+    return heads, int(config.get(names.key_value_heads) or heads)
+
+
+def _head_size(checkpoint: Checkpoint) -> int:
+    config, names = checkpoint.config, checkpoint.names
+    return int(config.get(names.head_size) or config[names.hidden_size] // config[names.heads])
+
+
+# --- the tensors ---------------------------------------------------------------------------------------------------
+
+
+def _place(name: str, stack: StackNames) -> tuple[int, str] | None:
+    """(layer, path in it) of a tensor of the stack."""
+    match = re.fullmatch(rf"(?:.*\.)?{re.escape(stack.layers)}\.(\d+)\.(.+)", name)
+    return (int(match[1]), match[2]) if match else None
+
+
+def _layer_tensors(checkpoint: Checkpoint, stack: StackNames) -> Iterator[tuple[int, str, TensorShape]]:
+    for name, tensor in checkpoint.tensors.items():
+        if place := _place(name, stack):
+            yield *place, tensor
+
+
+def _num_layers(checkpoint: Checkpoint, stack: StackNames) -> int:
+    layers = {layer for layer, _, _ in _layer_tensors(checkpoint, stack)}
+    if not layers:
+        message = f"the weights hold no layers of the {stack.name}, which {checkpoint.family} needs"
+        raise InvalidModel(message, param="model.uri")
+    return len(layers)
+
+
+def _ffn_width(checkpoint: Checkpoint, stack: StackNames) -> int:
+    row = stack.shrinking[0]
+    widths = {
+        tensor.shape[row.dim]
+        for _, path, tensor in _layer_tensors(checkpoint, stack)
+        if re.fullmatch(row.pattern, path)
+    }
+    if len(widths) != 1:
+        raise InvalidModel(f"the layers of the {stack.name} do not have one width", param="model.uri")
+    return widths.pop()
+
+
+def _shrinking(stack: StackNames, path: str, units: Iterable[Unit]) -> list[Shrinking]:
+    return [row for row in stack.shrinking if row.unit in units and re.fullmatch(row.pattern, path)]
+
+
+def _chosen(method: Method, checkpoint: Checkpoint, cuts: Sequence[Cut]) -> tuple[int, float]:
+    """(parameters of the chosen units, how many of them the cuts remove)."""
+    whole, removed = 0, 0.0
+    kept = {(cut.stack.name, cut.unit): cut for cut in cuts}
+    layers_chosen = Unit.layers in method.units
+    for stack in checkpoint.names.stacks:
+        last = kept[stack.name, Unit.layers].slim if (stack.name, Unit.layers) in kept else math.inf
+        for layer, path, tensor in _layer_tensors(checkpoint, stack):
+            rows = _shrinking(stack, path, method.units)
+            is_shared = path.endswith("relative_attention_bias.weight")  # moves to the next layer
+            if layers_chosen:
+                whole += 0 if is_shared else tensor.count
+                removed += tensor.count if layer >= last else 0
+            else:
+                whole += tensor.count * len(rows)
+            for cut in (kept[stack.name, row.unit] for row in rows if cuts and layer < last):
+                removed += tensor.count * (cut.dense - cut.slim) / cut.dense
+    return whole, removed
+
+
+def _slimmed(tensors: Tensors, checkpoint: Checkpoint, cuts: Sequence[Cut]) -> dict[str, TensorShape]:
+    """The slim checkpoint's tensors. Which layers go is open; those of a stack are alike, so the last ones stand in."""
+    found: dict[str, TensorShape] = {}
+    for name, tensor in tensors.items():
+        shape = list(tensor.shape)
+        for cut in cuts:
+            place = _place(name, cut.stack)
+            if place is None:
+                continue
+            if cut.unit is Unit.layers and place[0] >= cut.slim:
+                break
+            for row in _shrinking(cut.stack, place[1], [cut.unit]):
+                shape[row.dim] = shape[row.dim] * cut.slim // cut.dense
+        else:
+            found[name] = TensorShape(tensor.dtype, tuple(shape)).cast(checkpoint.dtype)
+    return found
+
+
+def _with_biases(request: JobRequest, checkpoint: Checkpoint) -> dict[str, TensorShape]:
+    """The tensors, with the zero biases that the repair `bias` gives the feed-forward modules where there are none."""
+    found = dict(checkpoint.tensors)
+    for stack in checkpoint.names.stacks:
+        if request.method.repair is not Repair.bias or not stack.bias or checkpoint.config.get(stack.bias):
+            continue
+        for name, tensor in checkpoint.tensors.items():
+            place = _place(name, stack)
+            if place and name.endswith(".weight") and _shrinking(stack, place[1], [Unit.ffn]):
+                found[f"{name.removesuffix('weight')}bias"] = TensorShape(tensor.dtype, tensor.shape[:1])
+    return found
+
+
+def _count(tensors: Tensors) -> int:
+    """Parameters."""
+    return sum(tensor.count for name, tensor in tensors.items() if not BUFFER.fullmatch(name))
+
+
+# --- what it means to those who run it -----------------------------------------------------------------------------
+
+
+def _kept(cuts: Sequence[Cut], unit: Unit, dense: int, stack: str = "decoder") -> int:
+    return next((cut.slim for cut in cuts if cut.unit is unit and cut.stack.name == stack), dense)
+
+
+def _cache(checkpoint: Checkpoint, cuts: Sequence[Cut]) -> DenseSlim | None:
+    """2 (key and value) * layers * key-value heads * head size * bytes of a number; of a decoder's own tokens."""
+    if FAMILIES[checkpoint.family].kind == "classifier":
+        return None
+    _, heads = _head_counts(checkpoint)
+    layers, size = int(checkpoint.config[checkpoint.names.layers]), _head_size(checkpoint)
+    slim_heads = _kept(cuts, Unit.heads, heads)
+    slim_layers, slim_size = _kept(cuts, Unit.layers, layers), _kept(cuts, Unit.head_dims, size)
+    number = 2 * BYTES[checkpoint.dtype]
+    return DenseSlim(dense=number * layers * heads * size, slim=number * slim_layers * slim_heads * slim_size)
+
+
+def _widths_that_matter(
+    request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut]
+) -> tuple[list[int], list[int]]:
+    """(lengths of the rows that the cut has changed, counts that a split over devices divides)."""
+    heads, groups = _head_counts(checkpoint)
+    kept_groups = _kept(cuts, Unit.heads, groups)
+    kept_heads = kept_groups * heads // groups
+    widths = [cut.slim for cut in cuts if cut.unit is Unit.ffn]
+    if not cuts and Unit.ffn in request.method.units:
+        widths = [request.output.round_to]
+    rows = list(widths)
+    if {Unit.heads, Unit.head_dims} & set(request.method.units):
+        rows.append(kept_heads * _kept(cuts, Unit.head_dims, _head_size(checkpoint)))
+    return rows, [*(widths or [_ffn_width(checkpoint, stack) for stack in checkpoint.names.stacks]), kept_heads]
