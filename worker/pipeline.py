@@ -14,7 +14,8 @@ from transformers.utils import logging
 
 from service import presets, report_page
 from service.errors import InvalidRequest, TargetUnreachable, UnsupportedUnit
-from service.records import JobRecord, LeaseLost
+from service.job_record import JobRecord
+from service.records import LeaseLost
 from service.schemas import (
     DenseSlim,
     JobMetrics,
@@ -53,9 +54,8 @@ from worker.slimming.groups import Group, Site, UnitUnavailable, locate
 from worker.slimming.objectives import Batch
 from worker.slimming.steps import in_steps, schedule, without_removed
 
-LATENCY_BATCH = 4
 LATENCY_TOKENS = 64
-THROUGHPUT_BATCHES = (1, 8)
+LATENCY_BATCHES = (1, 8)  # the first is the latency in the result
 PROBE_EXAMPLES = 4
 
 
@@ -141,8 +141,7 @@ class Measured:
     metrics: Metrics
     answers: list[str]  # labels, or generated texts, in the order of the rows
     parameters: int
-    latency_ms: float
-    speeds: list[Speed]
+    speeds: list[Speed]  # by batch size, the smallest first
 
 
 def run(job: JobRecord, *, settings: Settings, storage: Storage, progress: StageProgress, scratch: Path) -> Result:
@@ -237,17 +236,16 @@ def evaluate(staged: StagedJob, subject: Subject) -> Measured:
     else:
         metrics = evaluation.classification_metrics(scores)
         given = answers.chosen_labels(scores, list(subject.wording.words))
-    latency_ms = evaluation.latency(model, _latency_batch(subject, LATENCY_BATCH))
-    return Measured(metrics, given, models.count_parameters(model), latency_ms, speeds(subject))
+    return Measured(metrics, given, models.count_parameters(model), speeds(subject))
 
 
 def speeds(subject: Subject) -> list[Speed]:
     """The model as it now is, at several batch sizes, the largest last."""
     model, tokens = subject.loaded.model, _latency_tokens(subject)
-    batches = [_latency_batch(subject, rows) for rows in THROUGHPUT_BATCHES]
+    batches = [_latency_batch(subject, rows) for rows in LATENCY_BATCHES]
     return [
         Speed(rows, tokens, evaluation.latency(model, batch), evaluation.peak_memory(model, batch))
-        for rows, batch in zip(THROUGHPUT_BATCHES, batches, strict=True)
+        for rows, batch in zip(LATENCY_BATCHES, batches, strict=True)
     ]
 
 
@@ -375,10 +373,10 @@ def conclude(
         parameters=DenseSlim(dense=dense.parameters, slim=slim.parameters),
         bytes=size,
         latency_ms=Latency(
-            dense=dense.latency_ms,
-            slim=slim.latency_ms,
-            batch=LATENCY_BATCH,
-            tokens=_latency_tokens(subject),
+            dense=dense.speeds[0].milliseconds,
+            slim=slim.speeds[0].milliseconds,
+            batch=dense.speeds[0].batch,
+            tokens=dense.speeds[0].tokens,
             runs=evaluation.LATENCY_RUNS,
             device=str(subject.loaded.model.device),
         ),

@@ -1,0 +1,141 @@
+"""SmolLM2-135M as it comes in a package: what tiny random models cannot show."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from service.demo.request import LABELS, TEMPLATE, find_model, read_rows
+from service.job_record import new_record
+from service.presets import resolve
+from service.schemas import DataSource, JobRequest, Result, Stage, Task
+from service.settings import Settings
+from service.storage import Storage
+from worker import pipeline
+from worker.data import batches, padding
+from worker.evaluation import score as score_answers
+from worker.gguf import converted
+from worker.models import LoadedModel, count_parameters, load
+from worker.prompts import encode, wording
+from worker.rows import Row
+from worker.slimming import attribution
+from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.criteria import Options
+from worker.slimming.groups import Site, locate
+from worker.slimming.objectives import Batch
+from worker.slimming.selection import select
+from worker.slimming.surgery import masked
+
+SHARED = Path(__file__).parents[2] / "shared"
+ADAPTER = SHARED / "models/smollm2-135m-multitask-lora"
+LLAMA = ARCHITECTURES["llama"]
+ROWS = 24
+
+needs_shared = pytest.mark.skipif(not ADAPTER.exists(), reason="the trained adapter and its rows are not here")
+
+
+@pytest.fixture(scope="module")
+def state(request: pytest.FixtureRequest) -> Path:
+    """A state directory that outlives the run, so that the GGUF file is converted once."""
+    cache = request.config.cache
+    assert cache is not None
+    return cache.mkdir("real-model")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(state: Path) -> Path:
+    [gguf] = find_model().glob("*.gguf")
+    return converted(gguf, state / "cache" / "gguf")
+
+
+@pytest.fixture(scope="module")
+def loaded(checkpoint: Path) -> LoadedModel:
+    return load(checkpoint, device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def review_batches(loaded: LoadedModel) -> list[Batch]:
+    """The shortest of the demo's reviews, the first half of them positive."""
+    raw = {"template": TEMPLATE, "labels": LABELS, "calibration": {"uri": "file:///rows.jsonl"}}
+    asked = wording("causal", resolve(Task.model_validate(raw)), loaded.tokenizer, loaded.model.config)
+    rows = sorted(read_rows("calibration"), key=lambda row: len(str(row["text"])))
+    chosen = [row for label in LABELS for row in [row for row in rows if row["label"] == label][: ROWS // len(LABELS)]]
+    examples, _ = encode([Row(dict(row), line) for line, row in enumerate(chosen)], asked)
+    return batches(examples, padding(loaded.model, loaded.tokenizer, "causal"), 1024)
+
+
+def test_the_converted_model_speaks(loaded: LoadedModel) -> None:
+    assert count_parameters(loaded.model) == 134_515_008
+    assert loaded.dtype is torch.bfloat16
+    prompt = loaded.tokenizer("The capital of France is", return_tensors="pt")
+    text = loaded.tokenizer.decode(loaded.model.generate(**prompt, max_new_tokens=3, do_sample=False)[0])  # type: ignore[operator]
+    assert "Paris" in text
+
+
+def test_removing_the_lowest_tenth_hurts_less_than_removing_the_highest(
+    loaded: LoadedModel, review_batches: list[Batch]
+) -> None:
+    scores = attribution.score(loaded.model, LLAMA, ["ffn"], review_batches, "attribution", Options())
+    groups = locate(loaded.model, LLAMA, ["ffn"])
+
+    def likelihood(ranking: dict[Site, torch.Tensor]) -> float:
+        """Mean log P of the right answers without the tenth of the units that ranks lowest."""
+        with masked(loaded.model, LLAMA, select(ranking, groups, ratio=0.1, round_to=1)):
+            found = score_answers(loaded.model, review_batches, lambda done: None)
+        return found.log_probability_EL.gather(1, found.answer_E.unsqueeze(1)).mean().item()
+
+    lowest_removed = likelihood(scores)
+    highest_removed = likelihood({site: -score for site, score in scores.items()})
+    assert lowest_removed > highest_removed + 1
+
+
+class Silent:
+    """Nobody watches."""
+
+    def stage(self, stage: Stage) -> None: ...
+
+    def advance(self, done: int, total: int, unit: str) -> None: ...
+
+
+def slim(task: str, calibration: int, evaluation: int, checkpoint: Path, state: Path, scratch: Path) -> Result:
+    """The job's result for a task of the trained adapter, three tenths of its feed-forward parameters removed."""
+
+    def rows(name: str, limit: int) -> DataSource:
+        return DataSource(uri=(SHARED / "data" / task / f"{name}.jsonl").as_uri(), limit=limit)
+
+    body = {
+        "model": {"uri": checkpoint.as_uri(), "adapter_uri": ADAPTER.as_uri()},
+        "task": {"preset": task, "calibration": rows("train", calibration), "evaluation": rows("test", evaluation)},
+        "target": {"ratio": 0.3},
+    }
+    job = new_record(JobRequest.model_validate(body)).model_copy(update={"attempt": 1})
+    settings = Settings(state=state, device="cpu")
+    storage = Storage((scratch / "artifacts").as_uri())
+    result = pipeline.run(job, settings=settings, storage=storage, progress=Silent(), scratch=scratch)
+    assert any(key.endswith("manifest.json") for key, _ in storage.list(""))
+    return result
+
+
+def check_task_is_kept(result: Result) -> None:
+    """The dense model can do the task, and the slim one almost as well; both far above the majority."""
+    dense, slim = result.metrics.dense.calibrated_accuracy, result.metrics.slim.calibrated_accuracy
+    assert dense is not None
+    assert slim is not None
+    assert result.metrics.slim.majority is not None
+    assert dense.value > 0.8
+    assert slim.low > result.metrics.slim.majority
+    assert slim.value > dense.value - 0.12
+    assert result.parameters.dense == 134_515_008
+    assert result.parameters.slim == 134_515_008 - 30 * 3 * 576 * (1536 - 1088)
+    assert result.verified.max_abs_logit_difference <= result.verified.tolerance
+
+
+@needs_shared
+def test_a_job_keeps_sst2_with_three_tenths_less(checkpoint: Path, state: Path, tmp_path: Path) -> None:
+    check_task_is_kept(slim("sst2", 48, 40, checkpoint, state, tmp_path))
+
+
+@needs_shared
+@pytest.mark.slow
+def test_a_job_keeps_ag_news_with_three_tenths_less(checkpoint: Path, state: Path, tmp_path: Path) -> None:
+    check_task_is_kept(slim("ag_news", 128, 150, checkpoint, state, tmp_path))
