@@ -173,7 +173,8 @@ def _safe_layers(scores: Mapping[Site, Tensor], groups: Sequence[Group], rules: 
 
 
 def _density(scores: Mapping[Site, Tensor], group: Group, rules: Rules) -> Tensor:
-    return NORMALISATIONS[rules.normalisation](scores[group.site].double()) / group.parameters
+    # Per parameter first: a head's few scores, normalised, stand beside a neuron's as they are.
+    return NORMALISATIONS[rules.normalisation](scores[group.site].double() / group.parameters)
 
 
 def _by_mean(score_U: Tensor) -> Tensor:

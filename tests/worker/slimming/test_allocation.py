@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -27,6 +27,7 @@ def removed(groups: list[Group], kept: dict[Site, Tensor]) -> float:
 
 @pytest.mark.parametrize("layout", ["uniform", "per-layer"])
 @pytest.mark.parametrize("family", GROUPS)
+@settings(deadline=None)
 @given(first=st.floats(0.05, 0.6), second=st.floats(0.05, 0.6), seed=st.integers(0, 4))
 def test_global_selections_are_nested(family: str, layout: str, first: float, second: float, seed: int) -> None:
     groups, rules = GROUPS[family], Rules(scope="global", layout=layout)
@@ -52,6 +53,14 @@ def test_width_goes_where_the_scores_are() -> None:
     by_mean = Rules(scope="global", layout="per-layer", normalisation="mean")
     even = select(scores, groups, 0.4, 4, by_mean)
     assert even[groups[0].site].numel() > kept[groups[0].site].numel()
+
+
+def test_normalised_heads_and_neurons_give_up_alike() -> None:
+    groups = locate(causal("llama", num_hidden_layers=12), ARCHITECTURES["llama"], ["ffn", "heads"])
+    rules = Rules(scope="global", layout="per-layer", normalisation="mean", floor=0)
+    kept = select(random_scores(groups), groups, 0.3, 1, rules)
+    for kind in ("ffn", "heads"):
+        assert removed([group for group in groups if group.kind == kind], kept) == pytest.approx(0.3, abs=0.1)
 
 
 def test_every_group_keeps_its_floor() -> None:
