@@ -1,0 +1,137 @@
+"""What the quality benchmark measures: its cells, and the order in which they are worth measuring."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass, fields
+from itertools import product
+from typing import Any, Self
+
+TASKS = ("sst2", "imdb", "ag_news", "mnli", "qnli", "mrpc")
+T5_TASKS = ("ag_news", "trec", "subj", "sst2", "imdb")
+RATIOS = (0.5, 0.7, 0.3)  # the most telling first
+BLOCKS = ("ffn", "heads")
+OURS = "attribution"
+BASELINES = ("wanda", "flap", "random", "activation", "magnitude")
+RIVALS = ("gisp", "second_moment")
+CONTROLS = ("attribution_signed", "reverse")
+DENSE = "dense"
+CALIBRATION_ROWS = 256
+TEST_ROWS = 200
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measurement. `task` is judged; `calibration` is the task whose train rows the scores were taken on."""
+
+    model: str
+    task: str
+    split: str  # test: test rows; dev: train rows that no calibration sees
+    rows: int  # of the split; 0: all of it
+    method: str
+    units: tuple[str, ...] = ()
+    layout: str = "uniform"
+    repair: str = "none"
+    ratio: float = 0.0
+    steps: int = 1
+    calibration: str = ""
+    examples: int = 0
+    draw: str = "natural"  # or balanced: the same number of every label
+    supervision: str = "labels"
+    seed: int = 0
+
+    @property
+    def key(self) -> str:
+        """Names the cell in quality.json."""
+        return "/".join("+".join(value) if isinstance(value, tuple) else str(value) for value in astuple(self))
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> Self:
+        """The cell of a record of quality.json, whose other fields are the measurement."""
+        named = {field.name: record[field.name] for field in fields(cls)}
+        return cls(**named | {"units": tuple(named["units"])})
+
+
+def dense(model: str, task: str, split: str = "test", rows: int = TEST_ROWS) -> Cell:
+    """The uncut model."""
+    return Cell(model, task, split, rows, DENSE)
+
+
+def slim(model: str, task: str, method: str, ratio: float, **choices: Any) -> Cell:
+    """A cut model, calibrated on its own task unless `choices` say otherwise."""
+    fixed = {"split": "test", "rows": TEST_ROWS, "units": BLOCKS, "calibration": task, "examples": CALIBRATION_ROWS}
+    return Cell(model=model, task=task, method=method, ratio=ratio, **fixed | choices)
+
+
+def grid(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
+    """{criterion} x {repair} x {layout} x {task} x {ratio}: what decides most comes first."""
+    yield from (dense(model, task) for task in tasks)
+    main, others = (OURS, *BASELINES), (*RIVALS, *CONTROLS)
+    for ratio in RATIOS:
+        yield from _square(model, tasks, main, ratio, "per-layer", "least_squares")
+    for ratio in RATIOS:
+        yield from _square(model, tasks, ("second_moment",), ratio, "per-layer", "least_squares")
+    for layout, repair in (("uniform", "least_squares"), ("per-layer", "none"), ("uniform", "none")):
+        for ratio in RATIOS:
+            yield from _square(model, tasks, main, ratio, layout, repair)
+    for ratio in RATIOS:  # what every runtime loads: the service's defaults
+        for repair in ("none", "least_squares"):
+            yield from _square(model, tasks, main, ratio, "uniform", repair, units=("ffn",))
+    for layout, repair in product(("per-layer", "uniform"), ("least_squares", "none")):
+        for ratio in RATIOS:
+            yield from _square(model, tasks, others, ratio, layout, repair)
+    for seed, ratio in product((1, 2), RATIOS):
+        yield from _square(model, tasks, ("random",), ratio, "per-layer", "least_squares", seed=seed)
+
+
+def dev(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
+    """Candidates for the default, on train rows that no calibration sees; test rows decide nothing."""
+    yield from (dense(model, task, "dev") for task in tasks)
+    for method in (OURS, "second_moment", "attribution_absolute"):
+        for task in tasks:
+            yield slim(model, task, method, 0.7, split="dev", layout="per-layer", repair="least_squares")
+
+
+def _square(
+    model: str, tasks: Sequence[str], methods: Sequence[str], ratio: float, layout: str, repair: str, **choices: Any
+) -> Iterator[Cell]:
+    """A method is done on all tasks before the next begins."""
+    for method, task in product(methods, tasks):
+        yield slim(model, task, method, ratio, layout=layout, repair=repair, **choices)
+
+
+def finalists(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
+    """The best of ours and of the baselines on all test rows, at every ratio."""
+    yield from (dense(model, task, rows=0) for task in tasks)
+    for ratio in (0.5, 0.7, 0.3, 0.1, 0.2, 0.4, 0.6, 0.8):
+        for method in (OURS, "wanda"):
+            for task in tasks:
+                yield slim(model, task, method, ratio, rows=0, layout="per-layer", repair="least_squares")
+
+
+def settings(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
+    """The paper's settings: few examples, no labels, rows of another data set with the same labels."""
+    yield from (dense(model, task) for task in tasks)
+    best = {"layout": "per-layer", "repair": "least_squares"}
+    for ratio in (0.5, 0.7):
+        for calibration, task in (("imdb", "sst2"), ("sst2", "imdb")):
+            for method in (OURS, "wanda"):
+                yield slim(model, task, method, ratio, calibration=calibration, **best)
+        for task in tasks:
+            yield slim(model, task, OURS, ratio, supervision="none", **best)
+    for examples in (16, 32, 64):
+        for method in (OURS, "wanda"):
+            for task in tasks:
+                yield slim(model, task, method, 0.5, examples=examples, draw="balanced", **best)
+
+
+def quick(model: str) -> list[Cell]:
+    """Two tasks, few rows, one ratio."""
+    small: dict[str, Any] = {"rows": 40, "examples": 24, "units": ("ffn",)}
+    tasks = ("sst2", "ag_news")
+    cells = [dense(model, task, rows=40) for task in tasks]
+    return cells + [slim(model, task, method, 0.5, **small) for task in tasks for method in (OURS, "random")]
+
+
+def left(cells: Sequence[Cell], measured: set[str]) -> list[Cell]:
+    """The cells still to be measured, each once, in order."""
+    unique = {cell.key: cell for cell in cells}
+    return [cell for key, cell in unique.items() if key not in measured]

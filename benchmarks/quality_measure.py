@@ -1,0 +1,193 @@
+"""Measures one cell with the product's own functions: rows, scores, cut, repair, accuracy."""
+
+import copy
+import time
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from benchmarks import quality_inputs
+from benchmarks.quality_cells import BLOCKS, DENSE, Cell
+from benchmarks.quality_inputs import Source
+from benchmarks.quality_pass import Method, Scores, score_together
+from worker import data, evaluation, models, prompts
+from worker.slimming import attribution, repair, selection, surgery
+from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.criteria import CRITERIA, Options
+from worker.slimming.groups import Site, locate
+from worker.slimming.objectives import Batch
+from worker.slimming.repair import Moments
+from worker.slimming.selection import Rules
+
+TOKENS_PER_BATCH = 4096
+ROUND_TO = {"uniform": 64, "per-layer": 1}
+
+# A method is a criterion with its options.
+METHODS: dict[str, Method] = {name: (name, Options()) for name in CRITERIA} | {
+    "attribution_signed": ("attribution", Options(objective="probability", example_reduction="sum")),
+    "attribution_absolute": ("attribution", Options(sign="absolute", example_reduction="sum")),
+}
+# Of these the scale means nothing across layers; each gets what lets it be ranked across them.
+NORMALISATIONS = {"flap": "standard", "wanda": "mean", "activation": "mean", "magnitude": "mean", "random": "mean"}
+SHARED = ("attribution", "second_moment", "attribution_absolute", "activation", "wanda", "flap")  # take one pass
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass over a set of calibration rows has left."""
+
+    scores: dict[str, Scores]
+    moments: dict[str, Moments]
+    seconds: float
+
+
+class Bench:
+    """Models and rows, made on their first use. Scores stay in files, so that a later run need not take them again."""
+
+    def __init__(self, sources: dict[str, Source], rows: Path, scratch: Path) -> None:
+        self.sources = sources
+        self.rows = rows
+        self.scratch = scratch
+        self.loaded = cache(self._loaded)
+        self.batches = cache(self._batches)
+        self.passed = lru_cache(maxsize=2)(self._passed)
+
+    def measure(self, cell: Cell) -> dict[str, Any]:
+        """What quality.json holds of a cell beside its fields."""
+        judged = self.batches(cell.model, cell.task, cell.split, cell.rows, 0, "natural")
+        if cell.method == DENSE:
+            return judge(self.loaded(cell.model).model, judged)
+        scores = self.scores(cell)
+        start = time.perf_counter()
+        model = copy.deepcopy(self.loaded(cell.model).model)
+        removed = self.slim(model, cell, scores)
+        seconds = round(time.perf_counter() - start, 2)
+        return judge(model, judged) | {"removed": round(removed, 4), "seconds_to_cut": seconds}
+
+    def slim(self, model: Any, cell: Cell, scores: Scores) -> float:
+        """Cut and repair the model as the cell says; the share of its units' parameters that went."""
+        architecture = ARCHITECTURES[model.config.model_type]
+        groups = locate(model, architecture, cell.units)
+        rules = Rules("global", cell.layout, NORMALISATIONS.get(cell.method, "none"))
+        kept = selection.select(scores, groups, cell.ratio, ROUND_TO[cell.layout], rules)
+        if cell.repair == "least_squares":
+            repair.refit(model, architecture, kept, self.passed(*_calibration(cell)).moments)
+        elif cell.repair != "none":
+            repair.repair(model, architecture, kept, self.batches(*_calibration_rows(cell)), cell.repair)
+        surgery.cut(model, architecture, kept, cell.layout)
+        gone = sum((group.count - kept[group.site].numel()) * group.parameters for group in groups)
+        return gone / sum(group.count * group.parameters for group in groups)
+
+    def scores(self, cell: Cell) -> Scores:
+        """Every unit's score by the cell's method."""
+        if cell.method in SHARED:
+            return self.passed(*_calibration(cell)).scores[cell.method]
+        path = self._file(cell, cell.method)
+        if not path.exists():
+            save_file({str(site): score_U for site, score_U in self._score(cell).items()}, path)
+        return {Site.parse(key): score_U for key, score_U in load_file(path).items()}
+
+    def _score(self, cell: Cell) -> Scores:
+        model, (criterion, options) = self.loaded(cell.model).model, METHODS[cell.method]
+        batches = self.batches(*_calibration_rows(cell)) if CRITERIA[criterion].needs != "weights" else []
+        options = replace(options, seed=cell.seed)
+        return attribution.score(model, ARCHITECTURES[model.config.model_type], BLOCKS, batches, criterion, options)
+
+    def _passed(self, *calibration: Any) -> Pass:
+        path = self._path("pass", *calibration)
+        if path.exists():
+            return _read(path)
+        model = self.loaded(calibration[0]).model
+        start = time.perf_counter()
+        scores, moments = score_together(
+            model,
+            ARCHITECTURES[model.config.model_type],
+            BLOCKS,
+            self.batches(calibration[0], calibration[1], "train", *calibration[2:]),
+            {name: METHODS[name] for name in SHARED},
+        )
+        result = Pass(scores, moments, time.perf_counter() - start)
+        _write(result, path)
+        return result
+
+    def _file(self, cell: Cell, what: str) -> Path:
+        return self._path(what, *_calibration(cell))
+
+    def _path(self, *parts: Any) -> Path:
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        return self.scratch / f"{'-'.join(map(str, parts))}.safetensors"
+
+    def _loaded(self, name: str) -> models.LoadedModel:
+        source = self.sources[name]
+        return models.load(source.directory, device=torch.device("cpu"), adapter=source.adapter)
+
+    def _batches(self, model: str, task: str, split: str, count: int, seed: int, draw: str) -> list[Batch]:
+        loaded, kind = self.loaded(model), self.loaded(model).family.kind
+        asked = quality_inputs.task(self.sources[model], task, self.rows)
+        wording = prompts.wording(kind, asked, loaded.tokenizer, loaded.model.config)
+        rows = quality_inputs.rows(self.rows / task, split, count, seed, draw)
+        examples, _ = prompts.encode(rows, wording)
+        return data.batches(examples, data.padding(loaded.model, loaded.tokenizer, kind), TOKENS_PER_BATCH)
+
+
+def judge(model: Any, batches: list[Batch]) -> dict[str, Any]:
+    """Accuracy on the rows, with intervals."""
+    start = time.perf_counter()
+    metrics = evaluation.classification_metrics(evaluation.score(model, batches, lambda done: None))
+    assert metrics.accuracy is not None
+    assert metrics.calibrated_accuracy is not None
+    return {
+        "judged": metrics.examples,
+        "accuracy": _rounded(metrics.accuracy.model_dump()),
+        "calibrated": _rounded(metrics.calibrated_accuracy.model_dump()),
+        "majority": round(metrics.majority or 0, 4),
+        "parameters": models.count_parameters(model),
+        "seconds_to_judge": round(time.perf_counter() - start, 2),
+    }
+
+
+def _calibration(cell: Cell) -> tuple[str, str, int, int, str]:
+    """What the scores and moments depend on beside the method."""
+    seed = 0 if cell.method == "random" else cell.seed
+    return cell.model, cell.calibration, cell.examples, seed, cell.draw
+
+
+def _calibration_rows(cell: Cell) -> tuple[str, str, str, int, int, str]:
+    model, task, count, seed, draw = _calibration(cell)
+    return model, task, "train", count, seed, draw
+
+
+def _write(result: Pass, path: Path) -> None:
+    tensors: dict[str, Tensor] = {"seconds": torch.tensor(result.seconds)}
+    for name, scores in result.scores.items():
+        tensors |= {f"score {name} {site}": score_U for site, score_U in scores.items()}
+    for reader, moments in result.moments.items():
+        assert moments.gram_CC is not None
+        tensors |= {
+            f"gram {reader}": moments.gram_CC,
+            f"sum {reader}": moments.sum_C,
+            f"tokens {reader}": torch.tensor(moments.num_tokens),
+        }
+    save_file(tensors, path)
+
+
+def _read(path: Path) -> Pass:
+    tensors = load_file(path)
+    scores: dict[str, Scores] = {}
+    for _, name, site in (key.split() for key in tensors if key.startswith("score ")):
+        scores.setdefault(name, {})[Site.parse(site)] = tensors[f"score {name} {site}"]
+    moments = {
+        reader: Moments(int(tensors[f"tokens {reader}"]), tensors[f"sum {reader}"], tensors[f"gram {reader}"])
+        for kind, _, reader in (key.partition(" ") for key in tensors)
+        if kind == "gram"
+    }
+    return Pass(scores, moments, tensors["seconds"].item())
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in values.items()}

@@ -1,0 +1,115 @@
+"""One pass over the calibration rows for all that is to be compared: scores by several criteria, and moments."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worker.slimming.architectures import Architecture
+from worker.slimming.attribution import Tally, score
+from worker.slimming.criteria import CRITERIA, Options
+from worker.slimming.groups import Group, Site, locate
+from worker.slimming.objectives import Batch
+from worker.slimming.ports import watch
+from worker.slimming.repair import Moments
+
+Scores = dict[Site, Tensor]
+Method = tuple[str, Options]
+
+
+def score_together(
+    model: nn.Module,
+    architecture: Architecture,
+    units: Sequence[str],
+    batches: Sequence[Batch],
+    methods: Mapping[str, Method],
+) -> tuple[dict[str, Scores], dict[str, Moments]]:
+    """(scores by method, moments by reading module); each method's scores are those that `attribution.score` gives.
+
+    The pass is that of `attribution.score`; what the other methods need is noted beside it. Methods that need
+    gradients must share one objective.
+    """
+    groups = locate(model, architecture, units)
+    tallies: dict[object, Tally] = {}
+    tally_of = {name: tallies.setdefault(_sums(method), _tally(method, groups)) for name, method in methods.items()}
+    watching = list(tallies.values())
+    moments, current = _empty_moments(groups), list[Batch]()
+    with ExitStack() as hooks:
+        for group in groups:
+            hooks.enter_context(_noting(model, group, watching, moments.get(group.watched), current))
+        options = Options(objective=_objective(watching))
+        score(model, architecture, ["ffn"], _announced(batches, current, watching), "attribution", options)
+    scores = {name: _concluded(model, groups, tally_of[name], *methods[name]) for name in methods}
+    return scores, moments
+
+
+def _sums(method: Method) -> object:
+    """Methods for which this is equal add up the same."""
+    criterion, options = method
+    row = CRITERIA[criterion]
+    return row.observe, (row.options(options) if row.needs == "gradients" else None)
+
+
+def _tally(method: Method, groups: Sequence[Group]) -> Tally:
+    criterion, options = method
+    return Tally(CRITERIA[criterion], CRITERIA[criterion].options(options), groups)
+
+
+def _concluded(model: nn.Module, groups: Sequence[Group], tally: Tally, criterion: str, options: Options) -> Scores:
+    row = CRITERIA[criterion]
+    return {
+        group.site: row.conclude(tally.evidence(model, group), row.options(options)).float().cpu() for group in groups
+    }
+
+
+def _objective(tallies: Sequence[Tally]) -> str:
+    objectives = {tally.options.objective for tally in tallies if tally.criterion.needs == "gradients"}
+    assert len(objectives) <= 1, "one backward pass has one objective"
+    return objectives.pop() if objectives else "margin"
+
+
+def _empty_moments(groups: Sequence[Group]) -> dict[str, Moments]:
+    sizes = {group.watched: group.count * group.size for group in groups if group.port == "input"}
+    return {
+        path: Moments(0, torch.zeros(size, dtype=torch.float64), torch.zeros(size, size))
+        for path, size in sizes.items()
+    }
+
+
+def _announced(batches: Sequence[Batch], current: list[Batch], tallies: Sequence[Tally]) -> Iterator[Batch]:
+    """Each batch is known to the hooks while it runs, and counted afterwards."""
+    for batch in batches:
+        current[:] = [batch]
+        yield batch
+        for tally in tallies:
+            tally.close(batch)
+
+
+@contextmanager
+def _noting(
+    model: nn.Module, group: Group, tallies: Sequence[Tally], moments: Moments | None, current: list[Batch]
+) -> Iterator[None]:
+    by_gradients = [tally for tally in tallies if tally.criterion.needs == "gradients"]
+    by_activations = [tally for tally in tallies if tally.criterion.needs == "activations"]
+
+    def see(activation: Tensor, _: Tensor | None) -> Tensor:
+        [batch] = current
+        mask_BT = batch.masks[group.site.stack]
+        seen: Any = activation.detach().view(*mask_BT.shape, -1)
+        if moments is not None:
+            moments.add(seen[mask_BT])
+        for tally in by_activations:
+            tally.add(group, batch, seen, None)
+
+        def see_gradient(gradient: Tensor) -> None:
+            for tally in by_gradients:
+                tally.add(group, batch, seen, gradient.reshape(seen.shape))
+
+        followed = activation if activation.requires_grad else activation.detach().requires_grad_()
+        followed.register_hook(see_gradient)
+        return followed
+
+    with watch(model, group, see):
+        yield
