@@ -7,9 +7,10 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from redis import RedisError
 
+from service.connections import connect
 from service.errors import StorageUnavailable
 from service.presence import live_workers
-from service.routes.dependencies import Administrator, MetricsDep, RedisDep, StorageDep
+from service.routes.dependencies import Administrator, MetricsDep, SettingsDep, StorageDep
 from service.routes.problems import problem_responses
 from service.schemas import Check, Health, Version
 
@@ -32,12 +33,13 @@ def get_health() -> Health:
     summary="Can it take and serve jobs?",
     responses={503: {"model": Health, "description": "Something that it needs is away; `checks` says what"}},
 )
-def get_readiness(redis: RedisDep, storage: StorageDep, response: Response) -> Health:
+def get_readiness(settings: SettingsDep, storage: StorageDep, response: Response) -> Health:
     """Asks Redis and the object store. That no worker lives is a warning: jobs are accepted and wait."""
-    checks = {"redis": _check(redis.ping), "storage": _check(storage.check)}
+    with connect(settings.redis_url, patience=0) as redis:  # a probe wants an answer now
+        checks = {"redis": _check(redis.ping), "storage": _check(storage.check)}
+        idle = checks["redis"].ok and not live_workers(redis)
     ok = all(check.ok for check in checks.values())
     response.status_code = 200 if ok else 503
-    idle = checks["redis"].ok and not live_workers(redis)
     return Health(ok=ok, checks=checks, warnings=["no live worker: jobs wait in the queue"] if idle else [])
 
 

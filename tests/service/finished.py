@@ -4,7 +4,8 @@ import hashlib
 from collections.abc import Mapping
 
 from service.examples import SUCCEEDED
-from service.records import JobRecord, Records
+from service.job_record import JobRecord
+from service.records import Records
 from service.schemas import JobError, Manifest, Result, StoredFile
 from service.storage import Storage, attempt_prefix, manifest_key
 

@@ -1,0 +1,157 @@
+"""What can be known from the request is refused before any work, with the field to change."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ulid import ULID
+
+from service.admission import Access, admit
+from service.errors import (
+    ForbiddenPath,
+    InvalidData,
+    InvalidModel,
+    InvalidRequest,
+    TaskslimError,
+    UnknownLabel,
+    UnsupportedFamily,
+)
+from service.examples import INLINE
+from service.schemas import JobRequest
+from service.storage import Storage
+from tests.service.bodies import model_directory, request_body
+
+
+@pytest.fixture
+def access(tmp_path: Path) -> Access:
+    return Access(Storage((tmp_path / "artifacts").as_uri()), "default", local_paths=True, roots=())
+
+
+def refuse(body: dict[str, Any], access: Access, error: type[TaskslimError], param: str) -> str:
+    """The message with which the request is refused."""
+    with pytest.raises(error) as caught:
+        admit(JobRequest.model_validate(body), access)
+    assert type(caught.value) is error
+    assert caught.value.param == param
+    return caught.value.message
+
+
+def test_a_sound_request_is_admitted(tmp_path: Path, access: Access) -> None:
+    admit(JobRequest.model_validate(request_body(tmp_path)), access)
+
+
+def test_a_hub_model_is_the_worker_s_to_check(access: Access) -> None:
+    admit(JobRequest.model_validate(INLINE | {"model": {"uri": "hf://owner/name"}}), access)
+
+
+def test_a_model_that_is_missing_is_refused(tmp_path: Path, access: Access) -> None:
+    body = INLINE | {"model": {"uri": (tmp_path / "nothing").as_uri()}}
+    assert "does not exist" in refuse(body, access, InvalidModel, "model.uri")
+
+
+def test_a_pickle_only_model_is_refused(tmp_path: Path, access: Access) -> None:
+    uri = model_directory(tmp_path / "m", ("pytorch_model.bin",))
+    assert "safetensors" in refuse(INLINE | {"model": {"uri": uri}}, access, InvalidModel, "model.uri")
+
+
+def test_a_directory_without_weights_is_refused(tmp_path: Path, access: Access) -> None:
+    uri = model_directory(tmp_path / "m", ())
+    assert "neither" in refuse(INLINE | {"model": {"uri": uri}}, access, InvalidModel, "model.uri")
+
+
+def test_a_model_with_code_of_its_own_is_refused(tmp_path: Path, access: Access) -> None:
+    uri = model_directory(tmp_path / "m", auto_map={"AutoModel": "evil.Model"})
+    assert "auto_map" in refuse(INLINE | {"model": {"uri": uri}}, access, InvalidModel, "model.uri")
+
+
+@pytest.mark.parametrize("model_type", ["mamba", None, 7, ["llama"]])
+def test_a_family_that_is_not_in_the_table_is_refused(tmp_path: Path, access: Access, model_type: object) -> None:
+    uri = model_directory(tmp_path / "m", model_type=model_type)
+    assert "llama" in refuse(INLINE | {"model": {"uri": uri}}, access, UnsupportedFamily, "model.uri")
+
+
+@pytest.mark.parametrize("config", ["", "[", "[]", '"text"', "[" * 100_000])
+def test_a_damaged_config_is_refused(tmp_path: Path, access: Access, config: str) -> None:
+    uri = model_directory(tmp_path / "m")
+    (tmp_path / "m" / "config.json").write_text(config)
+    refuse(INLINE | {"model": {"uri": uri}}, access, InvalidModel, "model.uri")
+
+
+def test_an_adapter_is_looked_at(tmp_path: Path, access: Access) -> None:
+    uri = model_directory(tmp_path / "m")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_model.bin").touch()
+    body = INLINE | {"model": {"uri": uri, "adapter_uri": (tmp_path / "adapter").as_uri()}}
+    assert "adapter_model.safetensors" in refuse(body, access, InvalidModel, "model.adapter_uri")
+
+
+@pytest.mark.parametrize("uri", ["ftp://host/m", "relative", "model", "file://[", "http://127.0.0.1/m", "dataset://x"])
+def test_an_unknown_scheme_is_refused(access: Access, uri: str) -> None:
+    refuse(INLINE | {"model": {"uri": uri}}, access, InvalidModel, "model.uri")
+
+
+def test_a_model_in_s3_is_looked_at(s3: str, access: Access) -> None:
+    prefix = f"s3://tests/{ULID()}"
+    store = Storage(prefix)
+    store.put_bytes(b'{"model_type": "mamba"}', "m/config.json")
+    store.put_bytes(b"", "m/model.safetensors")
+    assert "mamba" in refuse(INLINE | {"model": {"uri": f"{prefix}/m"}}, access, UnsupportedFamily, "model.uri")
+    refuse(INLINE | {"model": {"uri": f"{prefix}/nothing"}}, access, InvalidModel, "model.uri")
+    refuse(INLINE | {"model": {"uri": "s3://no-such-bucket/m"}}, access, InvalidModel, "model.uri")
+
+
+def test_local_paths_can_be_closed(tmp_path: Path, access: Access) -> None:
+    closed = Access(access.storage, "default", local_paths=False, roots=())
+    refuse(request_body(tmp_path), closed, ForbiddenPath, "model.uri")
+    body = INLINE | {"model": {"uri": "hf://owner/name"}, "task": task({"uri": "file:///rows.jsonl"})}
+    refuse(body, closed, ForbiddenPath, "task.calibration.uri")
+
+
+# --- rows ----------------------------------------------------------------------------------------------------------
+
+
+def task(calibration: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {"preset": "sst2", "calibration": calibration} | fields
+
+
+@pytest.mark.parametrize(
+    ("row", "error", "says"),
+    [
+        ({"text": "x", "label": "neutral"}, UnknownLabel, "row 2 has the label 'neutral'"),
+        ({"text": "x"}, InvalidData, "row 2 has no 'label'"),
+        ({"label": "positive"}, InvalidData, "row 2 has no 'text'"),
+        ({"text": None, "label": "positive"}, InvalidData, "row 2 has no 'text'"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named(
+    tmp_path: Path, access: Access, row: dict[str, Any], error: type[TaskslimError], says: str
+) -> None:
+    rows = [{"text": "fine", "label": "positive"}, row]
+    body = request_body(tmp_path, task=task({"rows": rows}))
+    assert says in refuse(body, access, error, "task.calibration.rows")
+
+
+def test_generation_rows_need_a_target(tmp_path: Path, access: Access) -> None:
+    task = {"kind": "generation", "template": "{text}", "calibration": {"rows": [{"text": "x"}]}}
+    message = refuse(request_body(tmp_path, task=task), access, InvalidData, "task.calibration.rows")
+    assert "'target'" in message
+
+
+@pytest.mark.parametrize("name", ["missing.jsonl", "rows.txt", "directory.jsonl"])
+def test_a_file_of_rows_that_cannot_be_one_is_refused(tmp_path: Path, access: Access, name: str) -> None:
+    (tmp_path / "rows.txt").touch()
+    (tmp_path / "directory.jsonl").mkdir()
+    body = request_body(tmp_path, task=task({"uri": (tmp_path / name).as_uri()}))
+    refuse(body, access, InvalidData, "task.calibration.uri")
+
+
+@pytest.mark.parametrize("uri", ["dataset://nothing", "dataset://../../x", "dataset://", "hf://data/set.jsonl"])
+def test_a_data_set_that_does_not_exist_is_refused(tmp_path: Path, access: Access, uri: str) -> None:
+    body = request_body(tmp_path, task=task({"uri": uri}))
+    refuse(body, access, InvalidData, "task.calibration.uri")
+
+
+def test_margin_needs_labels(tmp_path: Path, access: Access) -> None:
+    task = {"kind": "generation", "template": "{text}", "calibration": {"rows": [{"text": "x", "target": "y"}]}}
+    body = request_body(tmp_path, task=task, method={"objective": "margin"})
+    refuse(body, access, InvalidRequest, "method.objective")

@@ -1,0 +1,89 @@
+"""A job's history: pages, and a stream that ends with the job."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+
+from service.app import create_app
+from service.job_record import DEFAULT_TENANT
+from service.records import Records
+from service.schemas import Event, Progress, Stage
+from service.settings import Settings
+from service.storage import Storage
+from tests.service.finished import finish
+from tests.waiting import wait_until
+
+STREAM = {"Accept": "text/event-stream"}
+
+
+@pytest.fixture
+def server(settings: Settings) -> Iterator[str]:
+    """The API on a real socket, where a stream comes piece by piece."""
+    config = uvicorn.Config(create_app(settings), port=0, log_config=None, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    wait_until(lambda: server.started)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+def events_of(lines: Iterator[str]) -> Iterator[Event]:
+    for line in lines:
+        if line.startswith("data: "):
+            yield Event.model_validate_json(line.removeprefix("data: "))
+
+
+def test_pages_of_events_follow_each_other(client: TestClient, body: dict[str, Any], records: Records) -> None:
+    job = client.post("/jobs", json=body).json()["id"]
+    lease = records.lease(DEFAULT_TENANT, job, 1, "the test")
+    for stage in Stage:
+        records.set_stage(lease, stage, Progress(fraction=0))
+    whole = client.get(f"/jobs/{job}/events").json()
+    assert not whole["has_more"]
+    seen: list[dict[str, Any]] = []
+    page = client.get(f"/jobs/{job}/events", params={"limit": 5}).json()
+    while page["has_more"]:
+        seen += page["data"]
+        page = client.get(f"/jobs/{job}/events", params={"limit": 5, "after": page["next_cursor"]}).json()
+    assert seen + page["data"] == whole["data"]
+    assert [event["data"]["stage"] for event in whole["data"] if event["type"] == "stage"] == list(Stage)
+
+
+def test_what_is_no_event_is_refused(client: TestClient, body: dict[str, Any]) -> None:
+    job = client.post("/jobs", json=body).json()["id"]
+    for headers in ({}, STREAM):
+        answer = client.get(f"/jobs/{job}/events", params={"after": "yesterday"}, headers=headers)
+        assert (answer.status_code, answer.json()["errors"][0]["param"]) == (422, "after")
+
+
+def test_a_stream_brings_events_as_they_come_and_closes_with_the_job(
+    server: str, body: dict[str, Any], records: Records, storage: Storage
+) -> None:
+    job = httpx.post(f"{server}/jobs", json=body).json()["id"]
+    with httpx.stream("GET", f"{server}/jobs/{job}/events", headers=STREAM, timeout=30) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.headers["cache-control"] == "no-store"
+        events = events_of(answer.iter_lines())
+        assert next(events).data["status"] == "queued"
+        finish(records.get(DEFAULT_TENANT, job), records, storage)
+        rest = list(events)
+    assert rest[-1].data["status"] == "succeeded"
+
+
+def test_a_stream_resumes_behind_the_last_event_that_was_seen(
+    client: TestClient, body: dict[str, Any], records: Records, storage: Storage
+) -> None:
+    job = client.post("/jobs", json=body).json()["id"]
+    finish(records.get(DEFAULT_TENANT, job), records, storage)
+    whole = list(events_of(client.get(f"/jobs/{job}/events", headers=STREAM).iter_lines()))
+    headers = STREAM | {"Last-Event-ID": whole[0].id}
+    assert list(events_of(client.get(f"/jobs/{job}/events", headers=headers).iter_lines())) == whole[1:]
+    headers = STREAM | {"Last-Event-ID": whole[-1].id}
+    assert list(events_of(client.get(f"/jobs/{job}/events", headers=headers).iter_lines())) == []
