@@ -3,7 +3,7 @@
 `worker.slimming.architectures` says where the tensors are; a test holds the two tables together.
 """
 
-from service.schemas import Family, Unit
+from service.schemas import Criterion, Family, Unit
 
 WIDTHS = [Unit.ffn, Unit.layers]
 HEADS = [Unit.ffn, Unit.heads, Unit.layers]
@@ -36,4 +36,10 @@ FAMILIES: dict[str, Family] = {
         Family(model_type="roberta", kind="classifier", units=WIDTHS, refused=NO_HEADS),
         Family(model_type="distilbert", kind="classifier", units=WIDTHS, refused=NO_HEADS),
     )
+}
+
+# What a criterion's formula does not cover; `worker.slimming.criteria` has the formulas.
+UNSERVED: dict[Criterion, tuple[Unit, ...]] = {
+    Criterion.wanda: (Unit.head_dims, Unit.layers),
+    Criterion.flap: (Unit.head_dims, Unit.layers),
 }

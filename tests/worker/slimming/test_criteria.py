@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from service.families import UNSERVED
 from service.schemas import Criterion
 from tests.models import TINY
 from tests.worker.slimming.batches import batches, examples
@@ -32,6 +33,10 @@ def activations(module: str) -> Tensor:
 
 def test_the_contract_names_every_criterion() -> None:
     assert set(CRITERIA) == set(Criterion)
+
+
+def test_the_api_knows_what_a_criterion_does_not_cover() -> None:
+    assert UNSERVED == {Criterion(name): row.refused for name, row in CRITERIA.items() if row.refused}
 
 
 def test_magnitude_is_the_norm_of_all_weights_of_a_neuron() -> None:
