@@ -1,13 +1,10 @@
 """The stages of a job, in order, each a function of what the stages before it left."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers.utils import logging
@@ -22,14 +19,11 @@ from service.schemas import (
     Latency,
     LayerWidth,
     Manifest,
-    Metrics,
     Objective,
     Repair,
     Result,
     Stage,
-    StageTiming,
     StoredFile,
-    Task,
     TaskKind,
     Unit,
     Verified,
@@ -37,66 +31,21 @@ from service.schemas import (
 )
 from service.settings import Settings
 from service.storage import Storage, attempt_prefix, digest_file, manifest_key
-from service.tracing import stage_span
-from worker import answers, checkpoints, data, evaluation, findings, models, prompts, reporting, verification
+from worker import checkpoints, data, evaluation, findings, models, prompts, reporting, verification
 from worker.card import card
-from worker.findings import Findings, Speed
+from worker.findings import Findings
 from worker.mistral import stock_form
-from worker.models import LoadedModel
-from worker.prompts import Example, Wording
 from worker.rows import Row
 from worker.slimming import attribution, selection, surgery
 from worker.slimming import repair as repairs
 from worker.slimming.allocation import Rules, share_removed
-from worker.slimming.architectures import ARCHITECTURES, Architecture
 from worker.slimming.criteria import CRITERIA, Options
 from worker.slimming.groups import Group, Site, UnitUnavailable, locate
-from worker.slimming.objectives import Batch
 from worker.slimming.steps import in_steps, schedule, without_removed
+from worker.staging import StagedJob, StageProgress
+from worker.subject import Measured, Subject, evaluate, load
 
-LATENCY_TOKENS = 64
-LATENCY_BATCHES = (1, 8)  # the first is the latency in the result
 PROBE_EXAMPLES = 4
-
-
-class StageProgress(Protocol):
-    """Where a running job is. Every method may raise in order to end the attempt: cancelled, lease lost, deadline."""
-
-    def stage(self, stage: Stage) -> None:
-        """A stage begins."""
-
-    def advance(self, done: int, total: int, unit: str) -> None:
-        """`done` of `total` units ("examples", "bytes") of the present stage are done; cheap enough for every batch."""
-
-
-@dataclass
-class StagedJob:
-    """A job on its way through the stages: what it may use, and how long its stages took so far."""
-
-    job: JobRecord
-    task: Task  # resolved
-    settings: Settings
-    storage: Storage
-    progress: StageProgress
-    scratch: Path
-    timings: list[StageTiming] = field(default_factory=list)
-
-    @contextmanager
-    def stage(self, stage: Stage) -> Iterator[None]:
-        """Announces a stage and takes its time."""
-        self.progress.stage(stage)
-        start = time.monotonic()
-        with stage_span(stage):
-            yield
-        self.timings.append(StageTiming(stage=stage, seconds=round(time.monotonic() - start, 3)))
-
-    def counter(self, total: int) -> Callable[[int], None]:
-        """Hears how many of `total` examples are done."""
-        return lambda done: self.progress.advance(done, total, "examples")
-
-    def on_bytes(self, done: int, total: int) -> None:
-        """Hears how many of how many bytes have come or gone."""
-        self.progress.advance(done, total, "bytes")
 
 
 @dataclass(frozen=True)
@@ -107,41 +56,6 @@ class Sources:
     adapter: Path | None
     calibration: list[Row]
     evaluation: list[Row]
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Rows as one model reads them."""
-
-    examples: list[Example]
-    batches: list[Batch]
-    shortened: int
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The model that is being slimmed, and its task in tokens."""
-
-    loaded: LoadedModel
-    wording: Wording
-    padding: data.Padding
-    calibration: Examples
-    evaluation: Examples
-
-    @property
-    def architecture(self) -> Architecture:
-        """Where its family keeps the units."""
-        return ARCHITECTURES[self.loaded.family.model_type]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A model on the evaluation rows."""
-
-    metrics: Metrics
-    answers: list[str]  # labels, or generated texts, in the order of the rows
-    parameters: int
-    speeds: list[Speed]  # by batch size, the smallest first
 
 
 def run(job: JobRecord, *, settings: Settings, storage: Storage, progress: StageProgress, scratch: Path) -> Result:
@@ -156,7 +70,7 @@ def run(job: JobRecord, *, settings: Settings, storage: Storage, progress: Stage
     with staged.stage(Stage.fetch):
         sources = fetch(staged)
     with staged.stage(Stage.load):
-        subject = load(staged, sources)
+        subject = load(staged, sources.model, sources.adapter, sources.calibration, sources.evaluation)
     with staged.stage(Stage.evaluate_dense):
         dense = evaluate(staged, subject)
     with staged.stage(Stage.attribute):
@@ -201,52 +115,6 @@ def fetch(staged: StagedJob) -> Sources:
         calibration=calibration,
         evaluation=evaluation_rows,
     )
-
-
-def load(staged: StagedJob, sources: Sources) -> Subject:
-    """The model on its device, and its task in tokens."""
-    loaded = models.load(sources.model, device=device(staged.settings.device), adapter=sources.adapter)
-    config, kind = loaded.model.config, loaded.family.kind
-    wording = prompts.wording(kind, staged.task, loaded.tokenizer, config)
-    padding = data.padding(loaded.model, loaded.tokenizer, kind)
-
-    def examples(rows: list[Row]) -> Examples:
-        encoded, shortened = prompts.encode(rows, wording)
-        return Examples(encoded, data.batches(encoded, padding, staged.settings.tokens_per_batch), shortened)
-
-    return Subject(loaded, wording, padding, examples(sources.calibration), examples(sources.evaluation))
-
-
-def evaluate(staged: StagedJob, subject: Subject) -> Measured:
-    """The model as it now is, on the evaluation rows."""
-    model, rows = subject.loaded.model, subject.evaluation
-    generates = staged.task.kind is TaskKind.generation
-    count = staged.counter(len(rows.examples) * (2 if generates else 1))
-    scores = evaluation.score(model, rows.batches, count)
-    if generates:
-        given = evaluation.generate(
-            model,
-            rows.examples,
-            subject.wording,
-            subject.padding,
-            staged.settings.tokens_per_batch,
-            lambda done: count(len(rows.examples) + done),
-        )
-        metrics = evaluation.generation_metrics(scores, rows.examples, given)
-    else:
-        metrics = evaluation.classification_metrics(scores)
-        given = answers.chosen_labels(scores, list(subject.wording.words))
-    return Measured(metrics, given, models.count_parameters(model), speeds(subject))
-
-
-def speeds(subject: Subject) -> list[Speed]:
-    """The model as it now is, at several batch sizes, the largest last."""
-    model, tokens = subject.loaded.model, _latency_tokens(subject)
-    batches = [_latency_batch(subject, rows) for rows in LATENCY_BATCHES]
-    return [
-        Speed(rows, tokens, evaluation.latency(model, batch), evaluation.peak_memory(model, batch))
-        for rows, batch in zip(LATENCY_BATCHES, batches, strict=True)
-    ]
 
 
 def attribute(staged: StagedJob, subject: Subject) -> dict[Site, Tensor]:
@@ -445,26 +313,8 @@ def upload(staged: StagedJob) -> None:
         raise LeaseLost(f"another attempt of job {staged.job.id} has left its manifest")
 
 
-def device(name: str) -> torch.device:
-    """The device of a setting; `auto` is the first GPU where there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
 def _prefix(staged: StagedJob) -> str:
     return attempt_prefix(staged.job.tenant, staged.job.id, staged.job.attempt)
-
-
-def _latency_tokens(subject: Subject) -> int:
-    return min(LATENCY_TOKENS, subject.wording.max_tokens or LATENCY_TOKENS)
-
-
-def _latency_batch(subject: Subject, rows: int) -> Batch:
-    tokens = _latency_tokens(subject)
-    examples = evaluation.latency_examples(subject.evaluation.examples, rows, tokens)
-    [batch] = data.batches(examples, subject.padding, rows * (tokens + len(subject.padding.decoder_opening)))
-    return batch
 
 
 def _widths(groups: list[Group], kept: dict[Site, Tensor]) -> list[Widths]:
