@@ -21,7 +21,7 @@ from service.errors import (
     UnsupportedFamily,
     UnsupportedUnit,
 )
-from service.families import FAMILIES
+from service.families import FAMILIES, UNSERVED
 from service.presets import ANSWER_COLUMNS, resolve, template_fields
 from service.reach import Reach
 from service.schemas import DataSource, Family, JobRequest, ModelSource, Objective, Row, Task, TaskKind
@@ -111,6 +111,10 @@ def _check_method(request: JobRequest, task: Task) -> None:
     if request.method.objective is Objective.margin and task.kind is TaskKind.generation:
         message = "`margin` compares labels and a generation task has none; use `log_probability`"
         raise InvalidRequest(message, param="method.objective")
+    for unit in request.method.units:
+        if unit in UNSERVED.get(request.method.criterion, ()):
+            message = f"the criterion {request.method.criterion} is not defined for {unit}"
+            raise UnsupportedUnit(message, param="method.units")
 
 
 # --- rows ----------------------------------------------------------------------------------------------------------

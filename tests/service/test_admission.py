@@ -15,6 +15,7 @@ from service.errors import (
     TaskslimError,
     UnknownLabel,
     UnsupportedFamily,
+    UnsupportedUnit,
 )
 from service.examples import INLINE
 from service.schemas import JobRequest
@@ -155,3 +156,8 @@ def test_margin_needs_labels(tmp_path: Path, access: Access) -> None:
     task = {"kind": "generation", "template": "{text}", "calibration": {"rows": [{"text": "x", "target": "y"}]}}
     body = request_body(tmp_path, task=task, method={"objective": "margin"})
     refuse(body, access, InvalidRequest, "method.objective")
+
+
+def test_a_criterion_without_a_formula_for_the_unit_is_refused(tmp_path: Path, access: Access) -> None:
+    body = request_body(tmp_path, method={"criterion": "wanda", "units": ["ffn", "layers"]})
+    refuse(body, access, UnsupportedUnit, "method.units")
