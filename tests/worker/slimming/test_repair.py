@@ -110,7 +110,7 @@ def test_a_strong_ridge_leaves_the_kept_columns_as_they_were(monkeypatch: pytest
 def test_known_moments_give_the_same_repair_as_a_pass_over_the_rows() -> None:
     models = [TINY["llama"](), TINY["llama"]()]
     kept, architecture = half(models[0], "ffn", "heads"), ARCHITECTURES["llama"]
-    moments = {}
+    moments: dict[str, Moments] = {}
     for group in locate(models[0], architecture, ["ffn", "heads"]):
         size = group.count * group.size
         known = moments.setdefault(
