@@ -102,6 +102,7 @@ def run(job: JobRecord, *, settings: Settings, storage: Storage, progress: Stage
 def fetch(staged: StagedJob) -> Sources:
     """Bring model, adapter and rows here; rows first, since they are small and as likely to be wrong."""
     request, roots = staged.job.request, staged.settings.local_roots
+    options(staged)  # refuses what the task cannot serve before anything is fetched
     location = data.Location(staged.storage, staged.job.tenant, staged.scratch / "rows", roots)
     calibration, evaluation_rows = data.load_rows(staged.task, location)
     cache = staged.settings.state / "cache"
