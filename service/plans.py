@@ -60,7 +60,7 @@ def _cuts(request: JobRequest, checkpoint: Checkpoint) -> Iterator[Cut]:
     for stack in checkpoint.names.stacks:
         for unit in sorted(method.units):
             dense, choices = _choices(request, checkpoint, stack, unit)
-            slim = _nearest([0, *choices], (1 - request.target.ratio) * dense)
+            slim = nearest([0, *choices], (1 - request.target.ratio) * dense)
             protected = method.protect_first + method.protect_last if unit is Unit.layers else 0
             if slim < max(1, min(protected, dense)):
                 message = (
@@ -94,8 +94,8 @@ def _widths(cuts: Sequence[Cut]) -> list[Widths]:
     return sorted(found, key=lambda widths: (widths.stack, widths.unit))
 
 
-def _nearest(choices: Iterable[int], asked: float) -> int:
-    """Of two that are as near, the larger; as `worker.slimming.allocation` chooses."""
+def nearest(choices: Iterable[int], asked: float) -> int:
+    """The choice nearest to what is asked, of two that are as near the larger; as the worker's selection chooses."""
     return min(choices, key=lambda choice: (abs(choice - asked), -choice))
 
 

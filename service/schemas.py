@@ -638,6 +638,7 @@ class Capabilities(Schema):
     families: list[Family]
     units: list[Unit]
     criteria: list[Criterion]
+    repairs: list[Repair]
     presets: list[Preset]
     limits: Limits
 

@@ -5,6 +5,7 @@ import { curlFor } from "./curl.js";
 import { copyButton, element, fill, problemBox } from "./elements.js";
 import { planPart } from "./plan.js";
 import { compose, fieldsOf } from "./request.js";
+import { plain } from "./words.js";
 
 const OWN = "";
 const WAIT_MS = 400;
@@ -43,7 +44,7 @@ function preview(view) {
 
 // --- fields ----------------------------------------------------------------------------------------------------
 
-function form({ presets, criteria, limits }, values) {
+function form({ presets, criteria, repairs, units, limits }, values) {
   const presetOptions = [[OWN, "a task of my own"], ...presets.map(({ name }) => [name, name])];
   return element(
     "form",
@@ -66,10 +67,13 @@ function form({ presets, criteria, limits }, values) {
     ),
     group(
       "Size",
-      pair(text("target.ratio", "Share to remove", { "target.ratio": "0.3", ...values }, { type: "number", min: 0.01, max: limits.max_ratio, step: 0.05, hint: "of the feed-forward neurons’ parameters" }),
-      choice("method.criterion", "Criterion", criteria.map((name) => [name, name]), values)),
-      pair(text("output.round_to", "Widths are multiples of", values, { type: "number", min: 1, placeholder: "64", hint: "256 suits GGUF K-quants, 128 GPU kernels" }),
-      text("tags", "Tags", values, { placeholder: "team:search, run:7" })),
+      pair(
+        text("target.ratio", "Share to remove", { "target.ratio": "0.3", ...values }, { type: "number", min: 0.01, max: limits.max_ratio, hint: "of the chosen units’ parameters" }),
+        text("output.round_to", "Widths are multiples of", values, { type: "number", min: 1, placeholder: "64", hint: "256 suits GGUF K-quants, 128 GPU kernels" }),
+      ),
+      checks("method.units", "Units to remove", units, values),
+      pair(choice("method.criterion", "Criterion", named(criteria), values), choice("method.repair", "Repair", named(repairs), values)),
+      pair(choice("method.scope", "Rank units", [["layer", "within each layer"], ["global", "all against each other"]], values), text("tags", "Tags", values, { placeholder: "team:search, run:7" })),
     ),
     element("div", { className: "actions" }, element("button", { type: "submit", className: "primary" }, "Submit job")),
   );
@@ -103,6 +107,14 @@ function area(name, label, values, { hint, ...options } = {}) {
 function choice(name, label, options, values) {
   const made = options.map(([value, shown]) => element("option", { value, selected: value === (values[name] ?? options[0][0]) }, shown));
   return field(label, element("select", { name }, made));
+}
+
+const named = (values) => values.map((value) => [value, plain(value)]);
+
+function checks(name, label, options, values) {
+  const chosen = (values[name] ?? "ffn").split(",");
+  const boxes = options.map((value) => element("label", {}, element("input", { type: "checkbox", name, value, checked: chosen.includes(value) }), plain(value)));
+  return element("fieldset", { className: "checks" }, element("legend", {}, label), boxes);
 }
 
 async function loadRows(view, file) {
@@ -164,7 +176,7 @@ function showErrors(view, errors, focus = false) {
   const shown = errors.map(({ param, message }) => [controlOf(view.form, param), message]).filter(([control]) => control);
   for (const [control, message] of shown) {
     control.setAttribute("aria-invalid", "true");
-    const note = document.getElementById(`${control.id}-error`);
+    const note = document.getElementById(`${control.id}-error`) ?? view.outcome.appendChild(element("p", { className: "error" }));
     note.textContent = message;
     note.hidden = false;
   }
@@ -174,7 +186,7 @@ function showErrors(view, errors, focus = false) {
 
 function controlOf(form, param) {
   for (let name = param; name; name = name.split(".").slice(0, -1).join(".")) {
-    const control = form.elements[name] ?? form.elements[`${name}.uri`];
+    const control = form.querySelector(`[name="${name}"]`) ?? form.querySelector(`[name="${name}.uri"]`);
     if (control) return control;
   }
   return null;

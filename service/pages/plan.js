@@ -1,15 +1,21 @@
 // What a request would come to, as POST /plans tells before any work.
 
 import { element } from "./elements.js";
-import { bytes, change, count } from "./words.js";
+import { bytes, change, count, plain } from "./words.js";
 
 export function planPart(plan) {
-  const widths = plan.widths.map(({ stack, unit, dense, slim }) => row(`${stack} ${unit} width`, count(dense), count(slim), ""));
-  const { parameters, bytes: size } = plan;
+  const { parameters, bytes: size, cache_bytes_per_token: cache } = plan;
+  const rows = [
+    row("Parameters", count(parameters.dense), count(parameters.slim), change(parameters.dense, parameters.slim)),
+    row("Weights", bytes(size.dense), bytes(size.slim), change(size.dense, size.slim)),
+    cache && row("Cache per token", bytes(cache.dense), bytes(cache.slim), change(cache.dense, cache.slim)),
+    ...plan.widths.map(({ stack, unit, dense, slim }) => row(`${stack} ${plain(unit)}`, count(dense), count(slim), change(dense, slim))),
+  ];
   const heads = ["", "dense", "slim", "change"].map((name, index) => element("th", { scope: "col", className: index ? "number" : "" }, name));
   return [
     element("h2", {}, "Plan"),
-    element("table", { className: "plan" }, element("thead", {}, element("tr", {}, heads)), element("tbody", {}, row("Parameters", count(parameters.dense), count(parameters.slim), change(parameters.dense, parameters.slim)), row("Weights", bytes(size.dense), bytes(size.slim), change(size.dense, size.slim)), widths)),
+    element("table", { className: "plan" }, element("thead", {}, element("tr", {}, heads)), element("tbody", {}, rows.filter((made) => made))),
+    plan.exact ? null : element("p", { className: "note" }, "Scores decide the widths; these figures follow from the share to remove."),
     element("ul", { className: "runtimes" }, plan.runtimes.map(runtime)),
   ];
 }

@@ -11,7 +11,7 @@ export function compose(form) {
   const request = {
     model: { uri: value("model.uri"), revision: value("model.revision"), adapter_uri: value("model.adapter_uri") },
     task: { ...task, calibration: calibration(value, errors), evaluation: { uri: value("task.evaluation.uri") } },
-    method: { criterion: value("method.criterion") },
+    method: { criterion: value("method.criterion"), units: checked(form, "method.units"), scope: value("method.scope"), repair: value("method.repair") },
     target: { ratio: number(value("target.ratio")) },
     output: { round_to: number(value("output.round_to")) },
     tags: tags(value("tags"), errors),
@@ -23,6 +23,7 @@ function calibration(value, errors) {
   return { uri: value("task.calibration.uri"), rows: rows(value("task.calibration.rows"), errors), limit: number(value("task.calibration.limit")) };
 }
 
+const checked = (form, name) => [...form.querySelectorAll(`[name="${name}"]:checked`)].map((box) => box.value);
 const number = (text) => (text === "" || Number.isNaN(Number(text)) ? undefined : Number(text));
 
 function rows(text, errors) {
@@ -87,6 +88,9 @@ export function fieldsOf(request) {
     "task.evaluation.uri": task.evaluation?.uri,
     "target.ratio": target.ratio,
     "method.criterion": method.criterion,
+    "method.units": method.units,
+    "method.scope": method.scope,
+    "method.repair": method.repair,
     "output.round_to": output.round_to,
     tags: Object.entries(request.tags).map(([key, value]) => `${key}:${value}`).join(", "),
   };

@@ -7,7 +7,7 @@ from service.presets import PRESETS
 from service.routes.dependencies import CallerDep, SettingsDep
 from service.routes.operations import package_version
 from service.routes.problems import problem_responses
-from service.schemas import MAX_RATIO, MAX_ROWS, Capabilities, Criterion, Limits, Unit
+from service.schemas import MAX_RATIO, MAX_ROWS, Capabilities, Criterion, Limits, Repair, Unit
 
 router = APIRouter(tags=["catalog"])
 
@@ -25,6 +25,7 @@ def get_capabilities(caller: CallerDep, settings: SettingsDep) -> Capabilities:
         families=list(FAMILIES.values()),
         units=list(Unit),
         criteria=list(Criterion),
+        repairs=list(Repair),
         presets=list(PRESETS.values()),
         limits=Limits(max_body_bytes=settings.max_body_bytes, max_ratio=MAX_RATIO, max_rows=MAX_ROWS),
     )

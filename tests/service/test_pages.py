@@ -17,6 +17,7 @@ from service.routes.pages import DIRECTORY
 from service.schemas import JobError, JobRequest, Progress, Stage
 from service.settings import Settings
 from service.storage import Storage
+from tests import checkpoints
 from tests.browser import Browser, Tab
 from tests.records import REQUEST, report
 from tests.service.finished import FILES, finish
@@ -244,6 +245,19 @@ def test_rows_that_are_not_json_are_named_before_anything_is_sent(page: str, tab
     fill_form(tab, body)
     set_field(tab, "task.calibration.rows", '{"text": "a"}\nnot json')
     assert "line 2 is not JSON" in tab.text()
+
+
+def test_form_shows_the_plan_of_its_request(page: str, tab: Tab, body: dict[str, Any], tmp_path: Path) -> None:
+    checkpoints.write(tmp_path / "tiny", "llama")
+    tab.open(f"{page}#/new")
+    fill_form(tab, body | {"model": {"uri": (tmp_path / "tiny").as_uri()}})
+    set_field(tab, "output.round_to", "8")
+    tab.wait_for("document.querySelector('.plan')?.innerText.includes('decoder ffn')")
+    assert "llama.cpp loads it" in tab.text()
+    tab.run("document.querySelector('[name=\"method.units\"][value=heads]').click()")
+    tab.wait_for("document.querySelector('.plan')?.innerText.includes('decoder heads')")
+    set_field(tab, "output.round_to", "64")
+    assert "round_to" in tab.wait_for("document.querySelector('.preview .problem')?.innerText")
 
 
 def test_form_takes_over_the_request_of_a_job(page: str, tab: Tab, records: Records) -> None:

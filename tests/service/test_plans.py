@@ -1,0 +1,268 @@
+"""A plan says what the job will report, for every family and unit, and refuses what a job would refuse."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.admission import Access
+from service.errors import InvalidModel, TargetUnreachable
+from service.families import FAMILIES
+from service.records import new_record
+from service.plans import nearest, plan
+from service.runtimes import runtimes
+from service.schemas import JobRequest, Plan, Stage, Unit
+from service.settings import Settings
+from service.storage import Storage
+from service.weight_headers import DamagedHeader, file_size, read_header
+from tests import checkpoints
+from tests.models import TINY, causal
+from worker import pipeline
+from worker.mistral import stock_form
+from worker.models import count_parameters
+from worker.slimming import selection, surgery
+from worker.slimming.allocation import WidthUnreachable, share_removed, width
+from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.groups import Group, Site, locate
+
+ROWS = [{"text": f"good film {number}", "label": ("bad", "good")[number % 2]} for number in range(12)]
+
+
+def family_of(name: str) -> str:
+    return name.removesuffix("_gated")
+
+
+def unit_sets(name: str) -> list[list[Unit]]:
+    """Every unit of a family alone, and all that go together."""
+    units = FAMILIES[family_of(name)].units
+    together: list[Unit] = [unit for unit in units if unit in (Unit.ffn, Unit.heads)]
+    return [[unit] for unit in units] + [units] + ([together] if len(together) > 1 else [])
+
+
+CASES = [(name, units) for name in TINY for units in unit_sets(name)]
+
+
+@pytest.fixture
+def access(storage: Storage) -> Access:
+    """Of a caller who may name every local path."""
+    return Access(storage, "default", True, ())
+
+
+def request_for(model: Path, ratio: float = 0.3, round_to: int = 8, **fields: Any) -> JobRequest:
+    task = {"template": "{text}:", "labels": {"bad": "bad", "good": "good"}, "calibration": {"rows": ROWS}}
+    fixed = {
+        "model": {"uri": model.as_uri()},
+        "task": task,
+        "target": {"ratio": ratio},
+        "output": {"round_to": round_to},
+    }
+    return JobRequest.model_validate(fixed | fields)
+
+
+@pytest.mark.parametrize(("name", "units"), CASES, ids=[f"{name}-{'+'.join(units)}" for name, units in CASES])
+def test_plan_is_what_the_cut_leaves(name: str, units: list[Unit], tmp_path: Path, access: Access) -> None:
+    model = checkpoints.write(tmp_path / "dense", name)
+    ratio = 0.5 if Unit.layers in units else 0.3
+    planned = plan(request_for(tmp_path / "dense", ratio, method={"units": units}), access)
+    architecture = ARCHITECTURES[family_of(name)]
+    groups, dense = locate(model, architecture, units), count_parameters(model)
+    # The plan supposes that the last layers go; the first one of a T5 alone holds the position bias.
+    scores = {group.site: torch.rand(group.count) - group.site.layer for group in groups}
+    kept = selection.select(scores, groups, ratio, 8)
+    surgery.cut(model, architecture, kept)
+    slim = stock_form(model)
+    slim.save_pretrained(tmp_path / "slim")
+    assert planned.exact
+    assert (planned.parameters.dense, planned.parameters.slim) == (dense, count_parameters(slim))
+    assert planned.ratio == pytest.approx(
+        share_removed(groups, {site: kept_K.numel() for site, kept_K in kept.items()})
+    )
+    assert {(found.stack, found.unit): (found.dense, found.slim) for found in planned.widths} == widths(groups, kept)
+    assert planned.bytes.dense == (tmp_path / "dense/model.safetensors").stat().st_size
+    assert planned.bytes.slim == (tmp_path / "slim/model.safetensors").stat().st_size
+
+
+def widths(groups: list[Group], kept: dict[Site, torch.Tensor]) -> dict[tuple[str, str], tuple[int, int]]:
+    """(stack, unit) -> units before and after: in one layer, and of layers in the stack."""
+    found: dict[tuple[str, str], tuple[int, int]] = {}
+    for group in groups:
+        key = (group.site.stack, group.kind)
+        dense, slim = found.get(key, (0, 0)) if group.kind == "layers" else (0, 0)
+        found[key] = (dense + group.count // group.rows, slim + kept[group.site].numel() // group.rows)
+    return found
+
+
+class Silence:
+    """Hears nothing of a job's stages."""
+
+    def stage(self, stage: Stage) -> None: ...
+
+    def advance(self, done: int, total: int, unit: str) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("name", "method"), [("llama", {"repair": "bias"}), ("t5", {"units": ["ffn", "heads"]})], ids=["llama", "t5"]
+)
+def test_plan_is_what_the_job_reports(
+    name: str, method: dict[str, Any], tmp_path: Path, access: Access, storage: Storage
+) -> None:
+    torch.set_num_threads(1)
+    checkpoints.write(tmp_path / "model", name)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS * 2))
+    request = request_for(tmp_path / "model", method=method)
+    planned = plan(request, access)
+    calibration = request.task.calibration.model_copy(update={"rows": None, "uri": rows.as_uri()})
+    job = new_record(request.model_copy(update={"task": request.task.model_copy(update={"calibration": calibration})}))
+    settings, scratch = Settings(state=tmp_path, device="cpu"), tmp_path / "scratch"
+    scratch.mkdir()
+    result = pipeline.run(job, settings=settings, storage=storage, progress=Silence(), scratch=scratch)
+    assert planned.parameters == result.parameters
+    assert planned.bytes == result.bytes
+    assert planned.widths == result.widths
+    assert planned.ratio == pytest.approx(result.ratio)
+
+
+@given(count=st.integers(1, 4096), ratio=st.floats(0.01, 0.95), round_to=st.integers(1, 300))
+def test_neurons_kept_are_those_that_the_worker_keeps(count: int, ratio: float, round_to: int) -> None:
+    group = locate(causal("llama", num_hidden_layers=1), ARCHITECTURES["llama"], ["ffn"])[0]
+    group = type(group)(**{**vars(group), "count": count})
+    try:
+        expected = width(group, ratio, round_to)
+    except WidthUnreachable:
+        expected = 0
+    assert nearest([0, *range(round_to, count + 1, round_to)], (1 - ratio) * count) == expected
+
+
+def test_a_global_rank_has_the_figures_of_its_ratio(tmp_path: Path, access: Access) -> None:
+    checkpoints.write(tmp_path, "llama")
+    planned = plan(request_for(tmp_path, method={"scope": "global", "units": ["ffn", "heads"]}), access)
+    assert not planned.exact
+    assert planned.widths == []
+    removed = planned.parameters.dense - planned.parameters.slim
+    assert removed == round(0.3 * 2 * (3 * 32 * 48 + 2 * 32 * 32 + 2 * 32 * 16))
+
+
+def test_shards_are_read_as_one(tmp_path: Path, access: Access) -> None:
+    model = checkpoints.write(tmp_path / "one", "llama")
+    checkpoints.tokenizer().save_pretrained(tmp_path / "many")
+    model.save_pretrained(tmp_path / "many", max_shard_size=20_000)
+    assert not (tmp_path / "many/model.safetensors").exists()
+    one, many = (plan(request_for(tmp_path / name), access) for name in ("one", "many"))
+    assert one.parameters == many.parameters
+    assert many.bytes.dense == sum(path.stat().st_size for path in (tmp_path / "many").glob("*.safetensors"))
+
+
+def test_cache_counts_what_the_heads_and_layers_that_stay_keep(tmp_path: Path, access: Access) -> None:
+    checkpoints.write(tmp_path, "llama", torch.bfloat16)
+    planned = plan(request_for(tmp_path, 0.5, method={"units": ["heads"]}), access)
+    assert planned.cache_bytes_per_token is not None
+    # key and value, two layers, of two key-value heads one stays, eight dimensions, two bytes
+    assert (planned.cache_bytes_per_token.dense, planned.cache_bytes_per_token.slim) == (128, 64)
+
+
+def test_a_classifier_keeps_no_cache(tmp_path: Path, access: Access) -> None:
+    checkpoints.write(tmp_path, "bert")
+    assert plan(request_for(tmp_path), access).cache_bytes_per_token is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "gguf", "gpu"),
+    [
+        ([256], {"Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "Q4_0"}, {"AWQ", "GPTQ", "FP8"}),
+        ([256, 96], {"Q8_0", "Q4_0"}, {"FP8"}),
+        ([100], set(), set()),
+    ],
+)
+def test_widths_decide_the_quantisations(rows: list[int], gguf: set[str], gpu: set[str]) -> None:
+    found = {runtime.name: runtime for runtime in runtimes("llama", rows, [12])}
+    assert set(found["llama.cpp"].quantisations) == gguf
+    assert set(found["vllm"].quantisations) == gpu
+    assert found["vllm"].tensor_parallel == [1, 2, 4]
+    assert (found["llama.cpp"].reason is None) is (rows == [256])
+
+
+def test_a_runtime_without_the_family_says_so() -> None:
+    found = {runtime.name: runtime for runtime in runtimes("distilbert", [64], [4])}
+    assert found["transformers"].loads
+    assert not found["vllm"].loads
+    assert "distilbert" in (found["vllm"].reason or "")
+
+
+# --- what cannot be planned ----------------------------------------------------------------------------------------
+
+
+def test_a_width_of_zero_is_unreachable(tmp_path: Path, access: Access) -> None:
+    checkpoints.write(tmp_path, "llama")
+    with pytest.raises(TargetUnreachable, match="round_to") as caught:
+        plan(request_for(tmp_path, 0.9, round_to=64), access)
+    assert caught.value.param == "target.ratio"
+
+
+def header(content: bytes) -> bytes:
+    return len(content).to_bytes(8, "little") + content
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"",
+        b"\xff" * 8,
+        header(b"[]"),
+        header(b"{"),
+        header(b'{"a": 1}'),
+        header(b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}'),
+        header(b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}}'),
+        header(b'{"a": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}'),
+        header(b"[" * 100_000),
+    ],
+)
+def test_a_damaged_header_is_named(damaged: bytes, tmp_path: Path, access: Access) -> None:
+    with pytest.raises(DamagedHeader):
+        read_header(lambda start, end: damaged[start:end])
+    checkpoints.write(tmp_path, "llama")
+    (tmp_path / "model.safetensors").write_bytes(damaged)
+    with pytest.raises(InvalidModel, match=r"model\.safetensors is damaged"):
+        plan(request_for(tmp_path), access)
+
+
+def test_size_of_a_file_is_known_from_its_header(tmp_path: Path) -> None:
+    checkpoints.write(tmp_path, "bart", torch.float16)
+    content = (tmp_path / "model.safetensors").read_bytes()
+    assert file_size(read_header(lambda start, end: content[start:end])) == len(content)
+
+
+# --- over HTTP -----------------------------------------------------------------------------------------------------
+
+
+def test_plans_are_answered_and_nothing_is_queued(client: TestClient, tmp_path: Path) -> None:
+    checkpoints.write(tmp_path, "qwen2")
+    answer = client.post("/plans", json=request_for(tmp_path).model_dump(mode="json"))
+    assert answer.status_code == 200, answer.text
+    assert Plan.model_validate(answer.json()).family == "qwen2"
+    assert client.get("/jobs").json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"target": {"ratio": 2}},
+        {"task": {"calibration": {"rows": ROWS}}},
+        {"task": {"preset": "none", "calibration": {"rows": ROWS}}},
+        {"model": {"uri": "file:///no/such/model"}},
+        {"method": {"units": ["head_dims"]}},
+    ],
+)
+def test_impossible_requests_get_the_problem_that_a_job_gets(
+    client: TestClient, tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    checkpoints.write(tmp_path, "llama")
+    body = request_for(tmp_path).model_dump(mode="json") | fields
+    planned, submitted = (client.post(path, json=body) for path in ("/plans", "/jobs"))
+    assert planned.status_code == submitted.status_code >= 400
+    assert planned.json() | {"instance": "/jobs"} == submitted.json()
