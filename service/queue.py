@@ -15,7 +15,7 @@ from rq.exceptions import DuplicateJobError, InvalidJobOperation, NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.utils import import_attribute
 
-from service.records import JobRecord
+from service.job_record import JobRecord
 from service.schemas import Priority
 from service.slots import Slots
 

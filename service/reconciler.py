@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import structlog
+from redis import RedisError
 
 from service.accounting import account
 from service.committed import committed_result, delete_attempts
 from service.connections import connect
 from service.errors import DeadlineExceeded, StorageUnavailable, TaskslimError, WorkerLost
+from service.job_record import JobRecord
 from service.queue import JobQueue
-from service.records import JobRecord, Records
+from service.records import Records
 from service.schemas import JobError, JobStatus
 from service.settings import Settings
 from service.storage import Storage, job_prefix
@@ -63,9 +65,18 @@ class Reconciler:
             return
         try:
             for record in self._records.overdue():
-                self._reconcile(record)
+                self._try(record)
         finally:
             self._lock.release()
+
+    def _try(self, record: JobRecord) -> None:
+        """One job's trouble is not that of the others; what Redis cannot do now, it can do for none of them."""
+        try:
+            self._reconcile(record)
+        except RedisError:
+            raise
+        except Exception:
+            log.exception("job not reconciled", job_id=record.id)
 
     def _reconcile(self, record: JobRecord) -> None:
         if record.status is JobStatus.queued and (self._queue.holds(record) or self._queue.offer(record)):

@@ -7,30 +7,17 @@ fencing token: it only grows, each number is leased once, and a write by any oth
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from operator import itemgetter
+from datetime import datetime
 from typing import Any, cast
 
-from pydantic import Field
+import structlog
 from redis import Redis
 from ulid import ULID
 
 from service.errors import Conflict, InvalidRequest, LimitExceeded, NotFound
 from service.events import check_id, parse
-from service.schemas import (
-    Event,
-    Job,
-    JobAttempt,
-    JobError,
-    JobRequest,
-    JobStatus,
-    Links,
-    Progress,
-    Result,
-    Schema,
-    Stage,
-    Tags,
-)
+from service.job_record import JobRecord, UnreadableRecord, decode, encode
+from service.schemas import Event, JobError, JobStatus, Progress, Result, Stage
 from service.transitions import (
     ACKNOWLEDGE,
     CANCEL,
@@ -50,51 +37,13 @@ from service.transitions import (
     job_key,
 )
 
-DEFAULT_TENANT = "default"
-ATTEMPT = "attempt:"  # begins the name of the field of each attempt
-JSON_FIELDS = ("request", "progress", "result", "error")
 MAX_LOG_LENGTH = 2000
+
+log = structlog.get_logger()
 
 
 class LeaseLost(Exception):
     """Another attempt runs the job, or none: whoever meets this stops at once and writes nothing more."""
-
-
-class JobRecord(Schema):
-    """All that is known of a job: the public `Job`, and what only the service needs."""
-
-    id: str
-    tenant: str
-    status: JobStatus = JobStatus.queued
-    stage: Stage | None = None
-    progress: Progress = Progress(fraction=0)
-    attempt: int = 0
-    attempts: list[JobAttempt] = Field(default_factory=list)
-    lost: int = Field(default=0, description="attempts whose worker died")
-    request_id: str | None = Field(default=None, description="of the request that made the job, for the logs")
-    trace: str | None = Field(default=None, description="traceparent of the same request, for its trace")
-    worker: str | None = Field(default=None, description="who holds the lease, or held the last one")
-    created_at: datetime
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-    expires_at: datetime | None = None
-    request: JobRequest
-    result: Result | None = None
-    error: JobError | None = None
-
-    @property
-    def token(self) -> int:
-        """The fencing token that a write must carry."""
-        return self.attempt
-
-    @property
-    def tags(self) -> Tags:
-        return self.request.tags
-
-    def job(self, links: Links) -> Job:
-        """What a client sees."""
-        public = {name: getattr(self, name) for name in Job.model_fields if name not in ("object", "links")}
-        return Job(**public, links=links)
 
 
 @dataclass(frozen=True)
@@ -118,11 +67,6 @@ class Page:
     next_cursor: str | None
 
 
-def new_record(request: JobRequest, *, tenant: str = DEFAULT_TENANT, job_id: str | None = None) -> JobRecord:
-    """A queued record, by default with a fresh ULID. Inline rows must have been moved to storage before."""
-    return JobRecord(id=job_id or str(ULID()), tenant=tenant, created_at=datetime.now(UTC), request=request)
-
-
 class Records:
     """Reads and changes records. Needs a client that decodes responses (`service.connections.connect`)."""
 
@@ -139,7 +83,7 @@ class Records:
         Where a record with this id exists (a request that was sent again), it stays as it is and is returned.
         Raises LimitExceeded where the tenant has `max_queued` queued jobs.
         """
-        done = self._transitions.create(record.tenant, record.id, _fields(record), self.silence_ms, max_queued)
+        done = self._transitions.create(record.tenant, record.id, encode(record), self.silence_ms, max_queued)
         if done == "full":
             raise LimitExceeded(f"{max_queued} jobs are queued, as many as may be; wait for some to start")
         return self.get(record.tenant, record.id)
@@ -149,7 +93,7 @@ class Records:
         fields = self.redis.hgetall(job_key(tenant, job_id))
         if not fields:
             raise NotFound(f"there is no job {job_id!r}")
-        return _record(cast(Any, fields))
+        return decode(cast(Any, fields))
 
     def page(
         self,
@@ -266,7 +210,8 @@ class Records:
         with self.redis.pipeline(transaction=False) as pipe:
             for member in members:
                 pipe.hgetall(job_key(*member.split("/")))
-            return [_record(fields) for fields in pipe.execute() if fields]
+            found = [self._overdue(member, fields) for member, fields in zip(members, pipe.execute(), strict=True)]
+        return [record for record in found if record is not None]
 
     def presume_dead(self, tenant: str, job_id: str, attempt: int) -> None:
         """Makes the lease of `attempt` end now: its worker saw its process die."""
@@ -290,6 +235,15 @@ class Records:
 
     # --- how
 
+    def _overdue(self, member: str, fields: dict[str, str]) -> JobRecord | None:
+        """The record of an open job. One that cannot be read is put off, so that those behind it have their turn."""
+        try:
+            return decode(fields) if fields else None
+        except UnreadableRecord:
+            log.exception("record unreadable", job=member)
+            self.redis.zadd(OPEN, {member: self._now_ms() + self.silence_ms}, xx=True)
+            return None
+
     def _write(self, lease: Lease, moves: Moves, **ask: Any) -> JobStatus:
         outcome = self._transitions.apply(lease.job.tenant, lease.job.id, moves, attempt=lease.token, **ask)
         if outcome.verdict != "done" or outcome.status is None:
@@ -310,7 +264,7 @@ class Records:
         with self.redis.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.hgetall(job_key(tenant, job_id))
-            records = [_record(fields) for fields in pipe.execute() if fields]
+            records = [decode(fields) for fields in pipe.execute() if fields]
         return records, ids[-1] if len(ids) == limit else None
 
     def _now_ms(self) -> int:
@@ -343,17 +297,3 @@ def _failure(error: JobError) -> dict[str, Any]:
     text = error.model_dump_json()
     news = json.dumps({"status": JobStatus.failed, "error": error.model_dump()})
     return {"set": {"failed": {"error": text}}, "news": {"failed": news}}
-
-
-def _fields(record: JobRecord) -> dict[str, Any]:
-    """A new record as a hash: JSON for what is nested; what is null has no field."""
-    dumped = record.model_dump(mode="json", exclude={"attempts"})  # each has a field of its own once it starts
-    fields = {name: value for name, value in dumped.items() if value is not None}
-    return fields | {name: json.dumps(fields[name]) for name in JSON_FIELDS if name in fields}
-
-
-def _record(fields: dict[str, str]) -> JobRecord:
-    nested = {name: json.loads(value) for name, value in fields.items() if name in JSON_FIELDS}
-    attempts = [json.loads(value) for name, value in fields.items() if name.startswith(ATTEMPT)]
-    flat = {name: value for name, value in fields.items() if value and not name.startswith(ATTEMPT)}
-    return JobRecord.model_validate(flat | nested | {"attempts": sorted(attempts, key=itemgetter("number"))})

@@ -13,8 +13,9 @@ from redis import Redis, RedisError
 
 from service.datasets import drop_rows
 from service.errors import NotFound, TaskslimError
+from service.job_record import JobRecord
 from service.limits import StoredBytes
-from service.records import JobRecord, Records, check_finished
+from service.records import Records, check_finished
 from service.storage import Storage, job_prefix
 from service.transitions import EXPIRIES
 from service.uploads import Uploads

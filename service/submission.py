@@ -15,10 +15,11 @@ from service.auth import Caller, is_loopback
 from service.datasets import drop_rows, keep_rows
 from service.egress import parse_url
 from service.errors import TaskslimError
+from service.job_record import JobRecord, new_record
 from service.limits import StoredBytes
 from service.queue import JobQueue
 from service.reach import Reach
-from service.records import JobRecord, Records, new_record
+from service.records import Records
 from service.schemas import JobRequest
 from service.settings import Settings
 from service.storage import Storage

@@ -16,8 +16,9 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
 from service.connections import connect
+from service.job_record import JobRecord, new_record
 from service.queue import JobQueue
-from service.records import JobRecord, Records, new_record
+from service.records import Records
 from service.schemas import JobRequest
 from service.settings import Settings
 from tests import models

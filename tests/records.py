@@ -4,7 +4,7 @@ from typing import cast
 
 from redis import Redis
 
-from service.records import JobRecord
+from service.job_record import JobRecord
 from service.schemas import JobRequest, Report, Result
 from service.transitions import OPEN
 

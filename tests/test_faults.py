@@ -12,9 +12,9 @@ import pytest
 from service.committed import committed_manifest
 from service.connections import connect
 from service.embedded import embedded_redis
+from service.job_record import JobRecord
 from service.queue import QUEUE, SERIALIZER, JobQueue, SlimJob
 from service.reconciler import reconciling
-from service.records import JobRecord
 from service.schemas import JobStatus, Stage
 from service.settings import Settings
 from service.storage import Storage, attempt_prefix, job_prefix

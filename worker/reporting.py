@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from service.records import JobRecord
+from service.job_record import JobRecord
 from service.schemas import Family, Report, Result, StageTiming, Task
 from service.storage import digest_file
 from worker.answers import MAX_CHANGED

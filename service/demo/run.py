@@ -17,7 +17,7 @@ from service.demo.request import LABELS, RATIO, TEMPLATE, demo_request
 from service.demo.server import running_server
 from service.display import describe, job_bar, result_table
 from service.errors import Conflict, TaskslimError
-from service.records import DEFAULT_TENANT
+from service.job_record import DEFAULT_TENANT
 from service.schemas import Job, Result
 from service.settings import Settings
 from service.storage import attempt_prefix, path_of

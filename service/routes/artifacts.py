@@ -11,7 +11,7 @@ from service import report_page
 from service.auth import Caller
 from service.committed import REPORT, committed_manifest
 from service.errors import NotFound
-from service.records import JobRecord
+from service.job_record import JobRecord
 from service.routes.dependencies import (
     DownloadedRecord,
     Downloader,

@@ -10,8 +10,9 @@ from redis import Redis
 
 from service.connections import connect
 from service.figures import IN_REDIS, RATIOS, Figures
+from service.job_record import new_record
 from service.metrics import HttpMetrics, family_of
-from service.records import Records, new_record
+from service.records import Records
 from service.schemas import JobError, JobRequest
 
 REQUEST = JobRequest.model_validate(

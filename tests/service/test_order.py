@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from service.connections import connect
+from service.job_record import JobRecord, new_record
 from service.queue import QUEUE, JobQueue, entry_id
 from service.reconciler import Reconciler
-from service.records import JobRecord, Records, new_record
+from service.records import Records
 from service.schemas import AttemptOutcome, JobError, JobStatus, Priority
 from service.settings import Settings
 from tests.requests import plain_request

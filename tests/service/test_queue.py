@@ -7,9 +7,10 @@ from redis import Redis
 from rq.callbacks import Callback
 
 from service.connections import connect
+from service.job_record import JobRecord, new_record
 from service.presence import announce, leave, live_workers
 from service.queue import QUEUE, JobQueue, SlimJob, entry_id
-from service.records import JobRecord, Records, new_record
+from service.records import Records
 from service.settings import Settings
 from tests.records import REQUEST
 

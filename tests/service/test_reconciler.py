@@ -7,13 +7,14 @@ import structlog
 from redis import Redis
 
 from service.connections import connect
+from service.job_record import JobRecord, new_record
 from service.queue import JobQueue
 from service.reconciler import LOCK, Reconciler, reconciling
-from service.records import JobRecord, Lease, LeaseLost, Records, new_record
+from service.records import Lease, LeaseLost, Records
 from service.schemas import JobStatus, Manifest
 from service.settings import Settings
 from service.storage import Storage, attempt_prefix, job_prefix, manifest_key
-from service.transitions import OPEN
+from service.transitions import OPEN, job_key
 from tests.records import REQUEST, report, silence
 from tests.waiting import wait_until
 
@@ -72,6 +73,32 @@ def test_a_job_in_the_queue_waits_on(look: Look, queue: JobQueue) -> None:
 def test_a_job_that_the_queue_lost_is_enqueued_again(look: Look, queue: JobQueue) -> None:
     queue.redis.delete("rq:queue:slim")
     assert (look().status, queue.depth()) == (JobStatus.queued, 1)
+
+
+@pytest.mark.parametrize("damage", [{"request": "{"}, {"request": "{}"}, {"status": "odd"}, {"attempt:1": "1"}])
+def test_an_unreadable_record_does_not_keep_the_others_from_going_on(
+    damage: dict[str, str], look: Look, queue: JobQueue, records: Records, redis: Redis
+) -> None:
+    older = records.create(new_record(REQUEST))
+    for field, value in damage.items():
+        redis.hset(job_key(older.tenant, older.id), field, value)
+    queue.redis.delete("rq:queue:slim")
+    with structlog.testing.capture_logs() as logs:
+        assert (look().status, queue.depth()) == (JobStatus.queued, 1)
+    assert [line["job"] for line in logs if line["event"] == "record unreadable"] == [f"{older.tenant}/{older.id}"]
+    assert records.overdue() == []
+
+
+def test_a_job_that_meets_a_bug_does_not_keep_the_others_from_going_on(
+    look: Look, queue: JobQueue, records: Records, job: JobRecord, storage: Storage, redis: Redis
+) -> None:
+    older = records.create(new_record(REQUEST))
+    records.lease(older.tenant, older.id, 1, "w")
+    storage.put_bytes(b"{}", manifest_key(older.tenant, older.id))
+    queue.redis.delete("rq:queue:slim")
+    with structlog.testing.capture_logs() as logs:
+        assert (look().status, queue.depth()) == (JobStatus.queued, 1)
+    assert [line["job_id"] for line in logs if line["event"] == "job not reconciled"] == [older.id]
 
 
 def test_a_lost_attempt_is_followed_by_another(look: Look, queue: JobQueue, records: Records, job: JobRecord) -> None:
@@ -148,10 +175,10 @@ def test_the_thread_looks_by_itself_and_goes_on_after_a_failure(
     redis: Redis, records: Records, queue: JobQueue, settings: Settings, job: JobRecord
 ) -> None:
     take(queue, records, job)
-    redis.zadd(OPEN, {"default/broken": 0})
-    redis.hset("slim:default:job:broken", "status", "no such status")
+    redis.rename(OPEN, "aside")
+    redis.set(OPEN, "not a sorted set")
     with structlog.testing.capture_logs() as lines, reconciling(settings):
         wait_until(lambda: any(line["event"] == "reconciliation failed" for line in lines))
-        redis.delete("slim:default:job:broken")
+        redis.rename("aside", OPEN)
         silence(redis)
         wait_until(lambda: records.get(job.tenant, job.id).status is JobStatus.queued, 10)

@@ -21,7 +21,8 @@ from redis import Redis
 from service.connections import connect, connect_async
 from service.errors import Conflict, InvalidRequest, NotFound
 from service.events import follow
-from service.records import JobRecord, Lease, LeaseLost, Records, new_record
+from service.job_record import JobRecord, new_record
+from service.records import Lease, LeaseLost, Records
 from service.schemas import Event, JobError, JobStatus, Progress, Stage
 from service.transitions import OPEN
 from tests.records import REQUEST, result, silence

@@ -9,7 +9,8 @@ import pytest
 from fastapi.testclient import TestClient
 from redis import Redis
 
-from service.records import DEFAULT_TENANT, Records
+from service.job_record import DEFAULT_TENANT
+from service.records import Records
 from service.routes.preferences import wait_seconds
 from service.schemas import Job
 from service.storage import Storage

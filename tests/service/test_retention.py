@@ -9,8 +9,9 @@ from fastapi.testclient import TestClient
 from redis import Redis
 
 from service.errors import Conflict
+from service.job_record import DEFAULT_TENANT, JobRecord
 from service.limits import StoredBytes
-from service.records import DEFAULT_TENANT, JobRecord, Records
+from service.records import Records
 from service.retention import Retention
 from service.storage import Storage
 from service.transitions import EXPIRIES

@@ -12,7 +12,8 @@ from redis import Redis
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 
-from service.records import JobRecord, Records, new_record
+from service.job_record import JobRecord, new_record
+from service.records import Records
 from service.schemas import Delivery, DeliveryOutcome, JobError, JobRequest, JobStatus, WebhookEvent
 from service.signing import PREFIX, WebhookSecrets, new_secret
 from service.transitions import WEBHOOKS

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from service.records import new_record
+from service.job_record import new_record
 from service.schemas import JobRequest, Report, ReportWarning
 from tests.records import REQUEST, report
 from worker.card import card, model_name

@@ -22,7 +22,8 @@ from service.errors import (
     UnknownLabel,
     UnsupportedFamily,
 )
-from service.records import LeaseLost, new_record
+from service.job_record import new_record
+from service.records import LeaseLost
 from service.schemas import JobRequest, Manifest, Report, Result, Stage
 from service.settings import Settings
 from service.storage import Storage, attempt_prefix, digest_file, manifest_key

@@ -10,8 +10,9 @@ import pytest
 from redis import Redis
 
 from service.connections import connect
+from service.job_record import JobRecord, new_record
 from service.queue import JobQueue
-from service.records import JobRecord, Records, new_record
+from service.records import Records
 from service.schemas import DataSource, JobRequest, JobStatus, Manifest, Stage
 from service.settings import Settings
 from service.storage import Storage, attempt_prefix, job_prefix, manifest_key

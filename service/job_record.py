@@ -1,0 +1,95 @@
+"""All that is known of a job, and its form in Redis: a hash, with JSON for what is nested and a field for each attempt.
+
+Records are read and changed by `service.records`.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from operator import itemgetter
+from typing import Any
+
+from pydantic import Field
+from ulid import ULID
+
+from service.schemas import (
+    Job,
+    JobAttempt,
+    JobError,
+    JobRequest,
+    JobStatus,
+    Links,
+    Progress,
+    Result,
+    Schema,
+    Stage,
+    Tags,
+)
+
+DEFAULT_TENANT = "default"
+ATTEMPT = "attempt:"  # begins the name of the field of each attempt
+JSON_FIELDS = ("request", "progress", "result", "error")
+
+
+class UnreadableRecord(Exception):
+    """What stands in Redis is not a record of this version: damaged, or written by another one."""
+
+
+class JobRecord(Schema):
+    """All that is known of a job: the public `Job`, and what only the service needs."""
+
+    id: str
+    tenant: str
+    status: JobStatus = JobStatus.queued
+    stage: Stage | None = None
+    progress: Progress = Progress(fraction=0)
+    attempt: int = 0
+    attempts: list[JobAttempt] = Field(default_factory=list)
+    lost: int = Field(default=0, description="attempts whose worker died")
+    request_id: str | None = Field(default=None, description="of the request that made the job, for the logs")
+    trace: str | None = Field(default=None, description="traceparent of the same request, for its trace")
+    worker: str | None = Field(default=None, description="who holds the lease, or held the last one")
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    expires_at: datetime | None = None
+    request: JobRequest
+    result: Result | None = None
+    error: JobError | None = None
+
+    @property
+    def token(self) -> int:
+        """The fencing token that a write must carry."""
+        return self.attempt
+
+    @property
+    def tags(self) -> Tags:
+        return self.request.tags
+
+    def job(self, links: Links) -> Job:
+        """What a client sees."""
+        public = {name: getattr(self, name) for name in Job.model_fields if name not in ("object", "links")}
+        return Job(**public, links=links)
+
+
+def new_record(request: JobRequest, *, tenant: str = DEFAULT_TENANT, job_id: str | None = None) -> JobRecord:
+    """A queued record, by default with a fresh ULID. Inline rows must have been moved to storage before."""
+    return JobRecord(id=job_id or str(ULID()), tenant=tenant, created_at=datetime.now(UTC), request=request)
+
+
+def encode(record: JobRecord) -> dict[str, Any]:
+    """A new record as a hash; what is null has no field."""
+    dumped = record.model_dump(mode="json", exclude={"attempts"})  # each has a field of its own once it starts
+    fields = {name: value for name, value in dumped.items() if value is not None}
+    return fields | {name: json.dumps(fields[name]) for name in JSON_FIELDS if name in fields}
+
+
+def decode(fields: Mapping[str, str]) -> JobRecord:
+    """The record in a hash. Raises UnreadableRecord."""
+    try:
+        nested = {name: json.loads(value) for name, value in fields.items() if name in JSON_FIELDS}
+        attempts = [json.loads(value) for name, value in fields.items() if name.startswith(ATTEMPT)]
+        flat = {name: value for name, value in fields.items() if value and not name.startswith(ATTEMPT)}
+        return JobRecord.model_validate(flat | nested | {"attempts": sorted(attempts, key=itemgetter("number"))})
+    except (ValueError, TypeError, KeyError) as error:  # not JSON, not an attempt, not what the schema says
+        raise UnreadableRecord(f"the record of job {fields.get('id')!r} cannot be read") from error
