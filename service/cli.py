@@ -3,6 +3,8 @@
 import json
 import os
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -18,7 +20,7 @@ from service.client import Api
 from service.connections import connect
 from service.display import describe, job_bar, result_table
 from service.errors import InvalidRequest, QueueUnavailable, TaskslimError
-from service.schemas import Job, JobStatus
+from service.schemas import Artifact, Job, JobStatus
 from service.settings import Settings
 
 Url = Annotated[str, typer.Option(envvar="SLIM_URL", help="The server.")]
@@ -120,17 +122,18 @@ def submit(
         request = json.load(file)
     except ValueError as error:
         raise InvalidRequest(f"{file.name} is not JSON: {error}") from error
-    server = _api(url)
-    job = server.submit(request)
-    out.print(job.id, highlight=False)
-    if watch:
-        _follow(server, job)
+    with _server(url) as server:
+        job = server.submit(request)
+        out.print(job.id, highlight=False)
+        if watch:
+            _follow(server, job)
 
 
 @app.command()
 def show(job_id: str, url: Url = HERE) -> None:
     """Print a job as JSON."""
-    _print_json(_api(url).job(job_id).model_dump(mode="json"))
+    with _server(url) as server:
+        _print_json(server.job(job_id).model_dump(mode="json"))
 
 
 @app.command("list")
@@ -144,7 +147,9 @@ def list_jobs(
     table = Table(box=None)
     for header in ("id", "status", "stage", "progress", "model", "created"):
         table.add_column(header, no_wrap=header != "model", overflow="fold")
-    for job in _api(url).jobs(limit, status and status.value, tag):
+    with _server(url) as server:
+        jobs = server.jobs(limit, status and status.value, tag)
+    for job in jobs:
         share = f"{job.progress.fraction:.0%}"
         created = f"{job.created_at:%Y-%m-%d %H:%M:%SZ}"
         table.add_row(job.id, job.status, job.stage or "", share, job.request.model.uri, created)
@@ -154,23 +159,18 @@ def list_jobs(
 @app.command()
 def cancel(job_id: str, url: Url = HERE) -> None:
     """Cancel a job and print its status."""
-    out.print(_api(url).cancel(job_id).status.value)
+    with _server(url) as server:
+        out.print(server.cancel(job_id).status.value)
 
 
 @app.command()
 def download(job_id: str, directory: Path, url: Url = HERE) -> None:
     """Download a job's files, going on where an earlier download stopped, and check each one's SHA-256."""
-    server = _api(url)
-    artifacts = server.artifacts(job_id)
-    if not artifacts:
-        raise InvalidRequest(f"job {job_id} has no files: it is {server.job(job_id).status}")
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, console=err) as progress:
-        line = progress.add_task("", total=sum(artifact.size for artifact in artifacts))
-        for artifact in artifacts:
-            progress.update(line, description=artifact.name)
-            server.download(job_id, artifact, directory)
-            progress.advance(line, artifact.size)
+    with _server(url) as server:
+        artifacts = server.artifacts(job_id)
+        if not artifacts:
+            raise InvalidRequest(f"job {job_id} has no files: it is {server.job(job_id).status}")
+        _download(server, job_id, artifacts, directory)
     out.print(f"{len(artifacts)} files in {directory}", soft_wrap=True, highlight=False)
 
 
@@ -195,9 +195,12 @@ def _open_address(settings: Settings) -> str:
     return host
 
 
-def _api(url: str) -> Api:
+@contextmanager
+def _server(url: str) -> Iterator[Api]:
+    """The server at `url`, asked with SLIM_API_KEY where that is set."""
     key = Settings().api_key
-    return Api(url, key.get_secret_value() if key else None)
+    with closing(Api(url, key.get_secret_value() if key else None)) as server:
+        yield server
 
 
 def _follow(server: Api, job: Job) -> None:
@@ -211,6 +214,16 @@ def _follow(server: Api, job: Job) -> None:
     if job.status is not JobStatus.succeeded:
         reason = f": {job.error.message} ({job.error.code})" if job.error else ""
         _fail(f"the job {job.status}{reason}")
+
+
+def _download(server: Api, job_id: str, artifacts: Sequence[Artifact], directory: Path) -> None:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, console=err) as progress:
+        line = progress.add_task("", total=sum(artifact.size for artifact in artifacts))
+        for artifact in artifacts:
+            progress.update(line, description=artifact.name)
+            server.download(job_id, artifact, directory)
+            progress.advance(line, artifact.size)
 
 
 def _print_json(value: Any) -> None:

@@ -1,0 +1,98 @@
+"""The public surface: what is committed under openapi/ is what the code serves, and everything in it holds together."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from pydantic import BaseModel
+
+from service.app import create_app
+from service.errors import TaskslimError
+from service.examples import FILES
+from service.families import FAMILIES
+from service.openapi import DIRECTORY, stale
+from service.presets import resolve
+from service.schemas import Criterion, Job, JobRequest, Problem, Unit
+from service.settings import Settings
+from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.criteria import CRITERIA
+
+ROOT = Path(__file__).parents[1]
+MODELS: dict[str, type[BaseModel]] = {"request": JobRequest, "job": Job, "problem": Problem}
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return create_app(Settings()).openapi()
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            yield f"{method.upper()} {path}", operation
+
+
+def test_the_committed_description_is_current() -> None:
+    assert stale(ROOT / DIRECTORY) == [], "run `make openapi`"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_example_is_what_it_claims_to_be(name: str, document: dict[str, Any]) -> None:
+    content = json.loads((ROOT / DIRECTORY / "examples" / f"{name}.json").read_text())
+    model = MODELS[name.partition("-")[0]]
+    model.model_validate(content)
+    schema = {"$ref": f"#/components/schemas/{model.__name__}", "components": document["components"]}
+    Draft202012Validator(schema).validate(content)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("request-")])
+def test_every_example_request_names_a_task_that_resolves(name: str) -> None:
+    resolve(JobRequest.model_validate(FILES[name]).task)
+
+
+def test_every_example_problem_has_a_code_of_the_error_tree() -> None:
+    codes = {error.code for error in subclasses(TaskslimError)}
+    assert {problem["code"] for name, problem in FILES.items() if name.startswith("problem-")} <= codes
+
+
+def subclasses(root: type[TaskslimError]) -> Iterator[type[TaskslimError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from subclasses(child)
+
+
+def test_every_operation_is_described_and_named_once(document: dict[str, Any]) -> None:
+    found = dict(operations(document))
+    ids = [operation["operationId"] for operation in found.values()]
+    assert len(ids) == len(set(ids))
+    for name, operation in found.items():
+        assert operation["operationId"].isidentifier(), name
+        assert operation["summary"], name
+        assert operation["description"], name
+        assert operation["tags"], name
+        assert "security" in operation, name
+
+
+def test_every_refusal_is_declared_as_a_problem(document: dict[str, Any]) -> None:
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    for name, operation in operations(document):
+        for status, response in operation["responses"].items():
+            if int(status) >= 400 and name != "GET /readyz":
+                assert response["content"] == problem, (name, status)
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+
+
+def test_links_lead_to_operations(document: dict[str, Any]) -> None:
+    ids = {operation["operationId"] for _, operation in operations(document)}
+    links = document["paths"]["/jobs"]["post"]["responses"]["202"]["links"]
+    assert {link["operationId"] for link in links.values()} <= ids
+
+
+def test_the_api_and_the_worker_know_the_same_criteria_families_and_units() -> None:
+    assert set(CRITERIA) == {criterion.value for criterion in Criterion}
+    assert set(FAMILIES) == set(ARCHITECTURES)
+    for family in FAMILIES.values():
+        assert set(family.units) | set(family.refused) == {unit.value for unit in Unit}, family.model_type
