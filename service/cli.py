@@ -145,14 +145,13 @@ def list_jobs(
 ) -> None:
     """List the newest jobs."""
     table = Table(box=None)
-    for header in ("id", "status", "stage", "progress", "model", "created"):
+    for header in ("id", "status", "stage", "progress", "model"):
         table.add_column(header, no_wrap=header != "model", overflow="fold")
     with _server(url) as server:
         jobs = server.jobs(limit, status and status.value, tag)
     for job in jobs:
         share = f"{job.progress.fraction:.0%}"
-        created = f"{job.created_at:%Y-%m-%d %H:%M:%SZ}"
-        table.add_row(job.id, job.status, job.stage or "", share, job.request.model.uri, created)
+        table.add_row(job.id, job.status, job.stage or "", share, job.request.model.uri)
     out.print(table)
 
 

@@ -79,7 +79,9 @@ def test_submit_prints_the_id_and_show_the_job(taskslim: Taskslim, request_file:
     job_id = submitted.out.strip()
     shown = json.loads(taskslim("show", job_id).out)
     assert (shown["id"], shown["status"]) == (job_id, "queued")
-    assert job_id in taskslim("list").out
+    listed = taskslim("list").out
+    assert job_id in listed
+    assert "file:///" in listed
     assert job_id not in taskslim("list", "--status", "failed").out
     assert taskslim("cancel", job_id).out.strip() == "cancelled"
 
