@@ -104,7 +104,7 @@ def admit(request: JobRequest, access: Access) -> None:
             _check_source(source, param, access)
     family = _check_model(request.model, access)
     if family is not None:
-        _check_units(request, family)
+        check_units(request, family)
 
 
 def _check_method(request: JobRequest, task: Task) -> None:
@@ -174,7 +174,7 @@ def _check_model(model: ModelSource, access: Access) -> Family | None:
         return None
     names = _names(model.uri, "model.uri", access)
     _check_weights(model.uri, names)
-    return _family(model.uri, access) if "config.json" in names else None
+    return family_of(_config(model.uri, access), model.uri) if "config.json" in names else None
 
 
 def _names(uri: str, param: str, access: Access) -> set[str]:
@@ -196,8 +196,8 @@ def _check_weights(uri: str, names: set[str]) -> None:
     raise InvalidModel(f"{uri} holds neither safetensors nor GGUF files", param="model.uri")
 
 
-def _family(uri: str, access: Access) -> Family:
-    config = _config(uri, access)
+def family_of(config: Mapping[str, Any], uri: str) -> Family:
+    """The family that the config of the model at `uri` names. Raises InvalidModel, UnsupportedFamily."""
     if "auto_map" in config:
         message = f"{uri} asks for code of its own (`auto_map` in config.json), which is never run"
         raise InvalidModel(message, param="model.uri")
@@ -219,7 +219,8 @@ def _config(uri: str, access: Access) -> Mapping[str, Any]:
     return config
 
 
-def _check_units(request: JobRequest, family: Family) -> None:
+def check_units(request: JobRequest, family: Family) -> None:
+    """Raise UnsupportedUnit for a unit that the family's stock config cannot hold fewer of."""
     for unit in request.method.units:
         if unit in family.refused:
             raise UnsupportedUnit(f"{family.model_type}: {family.refused[unit]}", param="method.units")

@@ -5,13 +5,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
-from service.admission import Access, blaming
+from service.admission import HUB, Access, blaming, family_of
 from service.errors import InvalidModel
+from service.hub import HubFiles
+from service.schemas import ModelSource
 from service.sources import scheme_of
 from service.tensor_names import FAMILY_NAMES, FamilyNames
-from service.weight_headers import FLOATS, DamagedHeader, Tensors, TensorShape, file_size, read_header
+from service.weight_headers import FLOATS, DamagedHeader, Header, Tensors, TensorShape, read_header
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -41,26 +43,60 @@ class Checkpoint:
         return DTYPES.get(str(named)) or next(stored)
 
 
-def read_checkpoint(uri: str, access: Access) -> Checkpoint:
-    """The model's config and the headers of its weights. Raises InvalidModel."""
-    if scheme_of(uri) == "hf" or PurePosixPath(uri).suffix == ".gguf":
-        message = f"a plan reads config.json and safetensors where they lie, and {uri} is first fetched by a worker"
+class Files(Protocol):
+    """The files of a model, wherever they lie. Every method may raise what `read_checkpoint` does."""
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+
+    def content(self, name: str) -> bytes:
+        """A small file."""
+
+    def header(self, name: str) -> Header:
+        """The header of a safetensors file. Raises DamagedHeader."""
+
+
+@dataclass(frozen=True)
+class StoredFiles:
+    """A directory at file://, s3://, gs:// or az://."""
+
+    uri: str
+    access: Access
+
+    def has(self, name: str) -> bool:
+        return name in self.access.names(self.uri)
+
+    def content(self, name: str) -> bytes:
+        return self.access.content(self._uri(name))
+
+    def header(self, name: str) -> Header:
+        return read_header(lambda start, end: self.access.piece(self._uri(name), start, end))
+
+    def _uri(self, name: str) -> str:
+        return f"{self.uri.rstrip('/')}/{name}"
+
+
+def read_checkpoint(source: ModelSource, access: Access) -> Checkpoint:
+    """The model's config and the headers of its weights.
+
+    Raises InvalidModel, UnsupportedFamily, ForbiddenPath, and StorageUnavailable where they cannot be reached.
+    """
+    if PurePosixPath(source.uri).suffix == ".gguf":
+        message = f"a plan reads config.json and safetensors, and {source.uri} is first converted by a worker"
         raise InvalidModel(message, param="model.uri")
+    files = HubFiles.of(source) if scheme_of(source.uri) == HUB else StoredFiles(source.uri, access)
     with blaming("model.uri", InvalidModel):
-        config = _json(access, uri, "config.json")
-        tensors: dict[str, TensorShape] = {}
-        stored = 0
-        for name in _weight_files(uri, access):
-            header = _header(f"{uri.rstrip('/')}/{name}", access)
-            stored += file_size(header)
-            tensors |= header
-    family = str(config["model_type"])
-    return Checkpoint(family, config, _each_once(tensors, FAMILY_NAMES[family], config), stored)
+        config = _json(files, "config.json")
+        family = family_of(config, source.uri).model_type
+        headers = [_header(files, name) for name in _weight_files(files)]
+    tensors = {name: tensor for header in headers for name, tensor in header.tensors.items()}
+    once = _each_once(tensors, FAMILY_NAMES[family], config)
+    return Checkpoint(family, config, once, sum(header.file_bytes for header in headers))
 
 
-def _json(access: Access, uri: str, name: str) -> dict[str, Any]:
+def _json(files: Files, name: str) -> dict[str, Any]:
     try:
-        content = json.loads(access.content(f"{uri.rstrip('/')}/{name}"))
+        content = json.loads(files.content(name))
     except (ValueError, RecursionError) as error:
         raise InvalidModel(f"{name} is not JSON", param="model.uri") from error
     if not isinstance(content, dict):
@@ -68,24 +104,23 @@ def _json(access: Access, uri: str, name: str) -> dict[str, Any]:
     return content
 
 
-def _weight_files(uri: str, access: Access) -> list[str]:
-    names = access.names(uri)
-    if SINGLE in names:
+def _weight_files(files: Files) -> list[str]:
+    if files.has(SINGLE):
         return [SINGLE]
-    if INDEX not in names:
-        raise InvalidModel(f"{uri} has no {SINGLE} to plan with", param="model.uri")
-    weight_map = _json(access, uri, INDEX).get("weight_map")
-    files = sorted({str(name) for name in weight_map.values()}) if isinstance(weight_map, dict) else []
-    if not files or not set(files) <= names:
+    if not files.has(INDEX):
+        raise InvalidModel(f"there is no {SINGLE} to plan with", param="model.uri")
+    weight_map = _json(files, INDEX).get("weight_map")
+    names = sorted({str(name) for name in weight_map.values()}) if isinstance(weight_map, dict) else []
+    if not names or any(PurePosixPath(name).name != name or not files.has(name) for name in names):
         raise InvalidModel(f"{INDEX} does not name files of its own directory", param="model.uri")
-    return files
+    return names
 
 
-def _header(uri: str, access: Access) -> dict[str, TensorShape]:
+def _header(files: Files, name: str) -> Header:
     try:
-        return read_header(lambda start, end: access.piece(uri, start, end))
+        return files.header(name)
     except DamagedHeader as error:
-        raise InvalidModel(f"{PurePosixPath(uri).name} is damaged: {error}", param="model.uri") from error
+        raise InvalidModel(f"{name} is damaged: {error}", param="model.uri") from error
 
 
 def _each_once(tensors: Tensors, names: FamilyNames, config: Mapping[str, Any]) -> dict[str, TensorShape]:

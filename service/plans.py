@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from service.admission import Access, admit
+from service.admission import Access, admit, check_units
 from service.checkpoints import BUFFER, Checkpoint, read_checkpoint
 from service.errors import InvalidModel, TargetUnreachable
 from service.families import FAMILIES
@@ -32,7 +32,8 @@ class Cut:
 def plan(request: JobRequest, access: Access) -> Plan:
     """The plan. Raises what `POST /jobs` would, and TargetUnreachable where rounding leaves a width of zero."""
     admit(request, access)
-    checkpoint = read_checkpoint(request.model.uri, access)
+    checkpoint = read_checkpoint(request.model, access)
+    check_units(request, FAMILIES[checkpoint.family])
     exact = request.method.scope is Scope.layer and request.output.layout is Layout.uniform
     cuts = list(_cuts(request, checkpoint)) if exact else []
     whole, removed = _chosen(request.method, checkpoint, cuts)

@@ -44,8 +44,16 @@ class TensorShape:
 Tensors = Mapping[str, TensorShape]
 
 
-def read_header(read: Callable[[int, int], bytes]) -> dict[str, TensorShape]:
-    """The tensors of a file whose bytes [start, end) `read` gives. Raises DamagedHeader."""
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself."""
+
+    tensors: Tensors
+    file_bytes: int  # of the whole file
+
+
+def read_header(read: Callable[[int, int], bytes]) -> Header:
+    """The header of a file whose bytes [start, end) `read` gives. Raises DamagedHeader."""
     length = int.from_bytes(read(0, LENGTH_BYTES), "little")
     if not 0 < length <= MAX_HEADER_BYTES:
         raise DamagedHeader(f"its header would have {length} bytes")
@@ -55,7 +63,8 @@ def read_header(read: Callable[[int, int], bytes]) -> dict[str, TensorShape]:
         raise DamagedHeader("its header is not JSON") from error
     if not isinstance(entries, dict):
         raise DamagedHeader("its header is not an object")
-    return {name: _tensor(name, entry) for name, entry in entries.items() if name != "__metadata__"}
+    tensors = {name: _tensor(name, entry) for name, entry in entries.items() if name != "__metadata__"}
+    return Header(tensors, LENGTH_BYTES + length + sum(tensor.size for tensor in tensors.values()))
 
 
 def file_size(tensors: Tensors) -> int:

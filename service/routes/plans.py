@@ -30,7 +30,7 @@ def create_plan(
 ) -> Plan:
     """Widths, parameters, bytes, cache and runtimes, from the model's config and the headers of its weights.
 
-    A request that a job would refuse is refused alike. Models on a hub and GGUF files are fetched by a worker first, so
-    that they cannot be planned.
+    A request that a job would refuse is refused alike. A GGUF file cannot be planned: a worker converts it first. Of a
+    model on a hub nothing but the headers is fetched, where the local cache does not have it.
     """
     return plan(request, access_of(caller, settings, storage))

@@ -12,7 +12,8 @@ from fastapi.testclient import TestClient
 from redis import Redis
 
 from service.auth import Keys
-from service.records import DEFAULT_TENANT, JobRecord, Records, new_record
+from service.job_record import DEFAULT_TENANT, JobRecord, new_record
+from service.records import Records
 from service.routes.pages import DIRECTORY
 from service.schemas import JobError, JobRequest, Progress, Stage
 from service.settings import Settings

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import pytest
 import torch
 from fastapi.testclient import TestClient
@@ -11,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.admission import Access
-from service.errors import InvalidModel, TargetUnreachable
+from service.errors import InvalidModel, StorageUnavailable, TargetUnreachable, UnsupportedUnit
 from service.families import FAMILIES
-from service.records import new_record
+from service.job_record import new_record
 from service.plans import nearest, plan
 from service.runtimes import runtimes
 from service.schemas import JobRequest, Plan, Stage, Unit
@@ -30,6 +31,7 @@ from worker.slimming.allocation import WidthUnreachable, share_removed, width
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.groups import Group, Site, locate
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ROWS = [{"text": f"good film {number}", "label": ("bad", "good")[number % 2]} for number in range(12)]
 
 
@@ -53,10 +55,10 @@ def access(storage: Storage) -> Access:
     return Access(storage, "default", True, ())
 
 
-def request_for(model: Path, ratio: float = 0.3, round_to: int = 8, **fields: Any) -> JobRequest:
+def request_for(directory: Path, ratio: float = 0.3, round_to: int = 8, **fields: Any) -> JobRequest:
     task = {"template": "{text}:", "labels": {"bad": "bad", "good": "good"}, "calibration": {"rows": ROWS}}
     fixed = {
-        "model": {"uri": model.as_uri()},
+        "model": {"uri": directory.as_uri()},
         "task": task,
         "target": {"ratio": ratio},
         "output": {"round_to": round_to},
@@ -194,6 +196,48 @@ def test_a_runtime_without_the_family_says_so() -> None:
     assert "distilbert" in (found["vllm"].reason or "")
 
 
+# --- the hub -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The hub client's local cache with the model hf://owner/name, and no network."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    repository = tmp_path / "hub/models--owner--name"
+    checkpoints.write(repository / "snapshots" / COMMIT, "llama")
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text(COMMIT)
+    return repository / "snapshots" / COMMIT
+
+
+def hub_request(**model: Any) -> JobRequest:
+    return request_for(Path("/none"), model={"uri": "hf://owner/name"} | model)
+
+
+@pytest.mark.parametrize("revision", [None, "main", COMMIT])
+def test_a_hub_model_is_planned_from_the_local_cache(hub: Path, access: Access, revision: str | None) -> None:
+    assert plan(hub_request(revision=revision), access) == plan(request_for(hub), access)
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_hub_that_cannot_be_asked_is_no_verdict_on_the_model(access: Access) -> None:
+    with pytest.raises(StorageUnavailable, match="not in the local cache"):
+        plan(hub_request(uri="hf://owner/other"), access)
+
+
+@pytest.mark.usefixtures("hub")
+def test_what_is_no_name_on_a_hub_is_refused(access: Access) -> None:
+    with pytest.raises(InvalidModel, match="does not exist"):
+        plan(hub_request(uri="hf://a/b/c"), access)
+
+
+@pytest.mark.usefixtures("hub")
+def test_units_of_a_hub_model_are_checked(access: Access) -> None:
+    with pytest.raises(UnsupportedUnit):
+        plan(request_for(Path("/none"), model={"uri": "hf://owner/name"}, method={"units": ["head_dims"]}), access)
+
+
 # --- what cannot be planned ----------------------------------------------------------------------------------------
 
 
@@ -234,7 +278,8 @@ def test_a_damaged_header_is_named(damaged: bytes, tmp_path: Path, access: Acces
 def test_size_of_a_file_is_known_from_its_header(tmp_path: Path) -> None:
     checkpoints.write(tmp_path, "bart", torch.float16)
     content = (tmp_path / "model.safetensors").read_bytes()
-    assert file_size(read_header(lambda start, end: content[start:end])) == len(content)
+    header = read_header(lambda start, end: content[start:end])
+    assert file_size(header.tensors) == header.file_bytes == len(content)
 
 
 # --- over HTTP -----------------------------------------------------------------------------------------------------
