@@ -59,14 +59,14 @@ def style_source() -> str:
 
 
 def heat_rows(layers: list[LayerWidth]) -> Iterator[HeatRow]:
-    """Kept share of the units, and of their scores, for every stack and unit; long stacks on several rows."""
-    for (stack, unit), group in groupby(sorted(layers, key=_place), key=lambda layer: (layer.stack, layer.unit)):
+    """Kept share of the units, and of their scores, for every stack and part; long stacks on several rows."""
+    for (stack, part), group in groupby(sorted(layers, key=_place), key=lambda layer: (layer.stack, layer.part)):
         found = list(group)
         for start in range(0, len(found), LAYERS_PER_ROW):
-            part = found[start : start + LAYERS_PER_ROW]
-            yield HeatRow(f"{stack} {unit}", "units", [(layer.layer, layer.slim / layer.dense) for layer in part])
-            if any(layer.score_kept is not None for layer in part):
-                yield HeatRow(f"{stack} {unit}", "score", [(layer.layer, layer.score_kept) for layer in part])
+            line = found[start : start + LAYERS_PER_ROW]
+            yield HeatRow(f"{stack} {part}", "units", [(layer.layer, layer.slim / layer.dense) for layer in line])
+            if any(layer.score_kept is not None for layer in line):
+                yield HeatRow(f"{stack} {part}", "score", [(layer.layer, layer.score_kept) for layer in line])
 
 
 def recall(confusion: Confusion, index: int, which: str) -> float | None:
@@ -76,7 +76,7 @@ def recall(confusion: Confusion, index: int, which: str) -> float | None:
 
 
 def _place(layer: LayerWidth) -> tuple[str, str, int]:
-    return layer.stack, layer.unit, layer.layer
+    return layer.stack, layer.part, layer.layer
 
 
 def _without_defaults(report: Report) -> dict[str, Any]:

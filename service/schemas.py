@@ -524,6 +524,7 @@ class LayerWidth(Schema):
     stack: Name
     layer: int
     unit: Unit
+    part: Name = Field(description="which of the layer's groups of that unit, such as cross_heads; `ffn` has one")
     dense: int
     slim: int
     score_kept: float | None = Field(

@@ -64,6 +64,7 @@ def layers(
             stack=group.site.stack,
             layer=group.site.layer,
             unit=Unit(group.kind),
+            part=group.site.unit,
             dense=group.count,
             slim=kept[group.site].numel(),
             score_kept=score_kept(scores[group.site], kept[group.site]) if scores else None,

@@ -28,7 +28,7 @@ EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
 def layers(number: int) -> list[LayerWidth]:
     return [
-        LayerWidth(stack="decoder", layer=layer, unit=Unit.ffn, dense=100, slim=70 - layer, score_kept=0.9)
+        LayerWidth(stack="decoder", layer=layer, unit=Unit.ffn, part="ffn", dense=100, slim=70 - layer, score_kept=0.9)
         for layer in range(number)
     ]
 
@@ -135,6 +135,15 @@ def test_long_stacks_take_several_rows_of_the_heat_map() -> None:
     rows = list(heat_rows(layers(40)))
     assert [(row.what, len(row.cells)) for row in rows] == [("units", 32), ("score", 32), ("units", 8), ("score", 8)]
     assert rows[2].cells[0] == (32, 0.38)
+
+
+def test_parts_of_a_layer_are_told_apart() -> None:
+    crossing = [layer.model_copy(update={"unit": Unit.heads, "part": "cross_heads"}) for layer in layers(2)]
+    rows = list(heat_rows([*layers(2), *crossing]))
+    assert [(row.name, len(row.cells)) for row in rows if row.what == "units"] == [
+        ("decoder cross_heads", 2),
+        ("decoder ffn", 2),
+    ]
 
 
 def test_policy_allows_the_style_that_the_page_carries() -> None:
