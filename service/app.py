@@ -44,6 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     for module in (jobs, events, artifacts, datasets, webhooks, catalog, operations, pages, plans):
         app.include_router(module.router)
+    app.webhooks.include_router(webhooks.sent)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, larger={datasets.PATH: settings.max_dataset_bytes})
     app.add_middleware(RequestIdentity)
     app.add_middleware(Measured)

@@ -450,6 +450,25 @@ class DatasetPage(Schema):
     has_more: bool
 
 
+class JobNews(Schema):
+    """A job at the moment that a webhook tells of."""
+
+    id: str
+    status: JobStatus
+    attempt: int
+    tags: Tags
+    error: JobError | None = None
+    url: str = Field(description="the job; relative where the deployment has no public URL")
+
+
+class WebhookMessage(Schema):
+    """The body of a webhook. The headers webhook-id, webhook-timestamp and webhook-signature come with it."""
+
+    type: WebhookEvent
+    timestamp: datetime = Field(description="when the job's status changed")
+    data: JobNews
+
+
 class WebhookSecret(Schema):
     """The tenant's signing secret."""
 

@@ -8,7 +8,6 @@ Receivers tell repeats by `webhook-id`. The log of attempts is `slim:{tenant}:de
 
 import asyncio
 import hashlib
-import json
 import random
 import re
 import threading
@@ -25,7 +24,17 @@ from service.egress import Response, post
 from service.errors import UnsafeUrl
 from service.events import parse
 from service.figures import Figures
-from service.schemas import Delivery, DeliveryOutcome, Event, JobRequest, Webhook, WebhookEvent
+from service.schemas import (
+    Delivery,
+    DeliveryOutcome,
+    Event,
+    JobNews,
+    JobRequest,
+    JobStatus,
+    Webhook,
+    WebhookEvent,
+    WebhookMessage,
+)
 from service.signing import WebhookSecrets, signed_headers
 from service.transitions import WEBHOOKS, events_key, job_key
 
@@ -75,15 +84,15 @@ class Message:
 
     def body(self, base_url: str) -> bytes:
         """The same bytes on every attempt: made of the event, which does not change, not of the record, which does."""
-        data = {
-            "id": self.job_id,
-            "status": self.event.data["status"],
-            "attempt": self.event.attempt,
-            "tags": self.request.tags,
-            "error": self.event.data.get("error"),
-            "url": f"{base_url}/jobs/{self.job_id}",
-        }
-        return json.dumps({"type": self.type, "timestamp": self.event.at.isoformat(), "data": data}).encode()
+        news = JobNews(
+            id=self.job_id,
+            status=JobStatus(self.event.data["status"]),
+            attempt=self.event.attempt,
+            tags=self.request.tags,
+            error=self.event.data.get("error"),
+            url=f"{base_url}/jobs/{self.job_id}",
+        )
+        return WebhookMessage(type=self.type, timestamp=self.event.at, data=news).model_dump_json().encode()
 
 
 def deliveries_key(tenant: str, job_id: str) -> str:

@@ -5,11 +5,12 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, HTTPException, Query, Request, Response, status
+from fastapi import APIRouter, HTTPException, Query, Request, Response, status
 from fastapi import Path as InPath
 
 from service.auth import Caller
 from service.routes.dependencies import (
+    Cursor,
     LinksDep,
     Reader,
     SettingsDep,
@@ -24,14 +25,14 @@ from service.uploads import JSON_LINES, READERS, Uploads, convert
 
 PATH = "/datasets"
 ROWS = '{"text": "a fine film", "label": "positive"}\n{"text": "dull", "label": "negative"}\n'
-BINARY = {"schema": {"type": "string", "format": "binary"}}
+BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": "The rows, in the format that Content-Type names",
         "content": {
-            JSON_LINES[0]: {"schema": {"type": "string"}, "example": ROWS},
-            "text/csv": {"schema": {"type": "string"}, "example": "text,label\na fine film,positive\ndull,negative\n"},
+            JSON_LINES[0]: BINARY | {"example": ROWS},
+            "text/csv": BINARY | {"example": "text,label\na fine film,positive\ndull,negative\n"},
             "application/vnd.apache.parquet": BINARY,
         },
     }
@@ -58,10 +59,9 @@ async def create_dataset(
     links: LinksDep,
     response: Response,
     name: Annotated[str | None, Query(max_length=256, description="a name of your own")] = None,
-    content_type: Annotated[str, Header(max_length=256, description="the format of the body")] = "",
 ) -> Dataset:
     """Store JSON Lines, CSV or Parquet under a `dataset://` URI. Every row is checked; columns are text or numbers."""
-    media_type = content_type.partition(";")[0].strip().lower()
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in READERS:
         raise HTTPException(415, f"send one of {', '.join(READERS)}")
     if caller.key_id is not None:
@@ -92,7 +92,7 @@ def _keep(
 def list_datasets(
     caller: Reader,
     uploads: UploadsDep,
-    cursor: Annotated[str | None, Query(max_length=64, description="`next_cursor` of the page before")] = None,
+    cursor: Cursor = None,
     limit: Annotated[int, Query(ge=1, le=100, description="data sets on a page")] = 20,
 ) -> DatasetPage:
     """The tenant's uploads, a page at a time. Rows that came inline with a job belong to the job and are not listed."""

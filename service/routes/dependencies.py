@@ -12,10 +12,11 @@ from redis import Redis
 from service.auth import Caller, Keys, Scope, credential, is_cross_site, is_rebindable
 from service.errors import Forbidden, NotFound
 from service.idempotency import Idempotency
+from service.job_record import JobRecord
 from service.limits import RequestLimit, StoredBytes, admit
 from service.metrics import HttpMetrics
 from service.queue import JobQueue
-from service.records import JobRecord, Records
+from service.records import Records
 from service.retention import Retention
 from service.schemas import Job, Links
 from service.settings import Settings
@@ -27,6 +28,9 @@ from service.uploads import Uploads
 from service.webhooks import Webhooks
 
 JOB_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
+Cursor = Annotated[
+    str | None, Query(pattern="^[0-7][0-9A-HJKMNP-TV-Z]{25}$", description="`next_cursor` of the page before")
+]
 bearer = HTTPBearer(auto_error=False, scheme_name="bearer", description="An API key: `Authorization: Bearer slim_...`")
 header = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="header", description="The same key")
 
@@ -63,7 +67,6 @@ def _state(name: str) -> Any:
 
 
 SettingsDep = Annotated[Settings, _state("settings")]
-RedisDep = Annotated[Redis, _state("redis")]
 FollowerDep = Annotated[redis.asyncio.Redis, _state("follower")]
 RecordsDep = Annotated[Records, _state("records")]
 QueueDep = Annotated[JobQueue, _state("queue")]

@@ -9,7 +9,7 @@ from redis import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from service.events import check_id, follow
-from service.records import JobRecord
+from service.job_record import JobRecord
 from service.routes.dependencies import FollowerDep, FoundRecord, Reader, RecordsDep
 from service.routes.problems import problem_responses
 from service.schemas import EventPage
@@ -18,7 +18,8 @@ HEARTBEAT_SECONDS = 15  # proxies close a connection that is silent for half a m
 STREAM = "text/event-stream"
 
 router = APIRouter(tags=["jobs"])
-EventId = Annotated[str | None, Query(max_length=64, description="the `id` of the last event that was seen")]
+EVENT_ID = "^[0-9]{1,19}(-[0-9]{1,19})?$"
+EventId = Annotated[str | None, Query(pattern=EVENT_ID, description="the `id` of the last event that was seen")]
 
 
 @router.get(
@@ -40,7 +41,7 @@ def list_events(
     after: EventId = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="events on a page")] = 100,
     last_event_id: Annotated[
-        str | None, Header(max_length=64, description="as `after`, set by a client that resumes")
+        str | None, Header(pattern=EVENT_ID, description="as `after`, set by a client that resumes")
     ] = None,
 ) -> EventPage | Response:
     """A page of events. With `Accept: text/event-stream`: every event and then each new one as it comes.

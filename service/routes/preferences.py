@@ -1,4 +1,5 @@
-"""What a client may ask for beside the request itself: to wait for the end (RFC 7240), to get nothing twice."""
+"""What a client may ask for beside the request itself: to wait for the end (RFC 7240), to get nothing twice, nothing
+that it has, nothing from another time."""
 
 import asyncio
 import hashlib
@@ -7,9 +8,11 @@ from typing import Annotated
 
 import redis.asyncio
 from fastapi import Header, Response
+from pydantic import AwareDatetime, BeforeValidator
 
 from service.events import follow
-from service.records import JobRecord
+from service.idempotency import HEADER
+from service.job_record import JobRecord
 
 MAX_WAIT_SECONDS = 30
 WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?(?:$|[,;\s])", re.IGNORECASE)
@@ -18,7 +21,7 @@ IdempotencyKeyHeader = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
-        max_length=300,
+        pattern=f"^(?:{HEADER.pattern})$",
         description="a string of your own; the same request with the same key is carried out once in 24 hours",
         examples=['"8e03978e-40d5-43e8-bc93-6894a57f9324"'],
     ),
@@ -28,12 +31,22 @@ PreferHeader = Annotated[
     Header(
         max_length=256,
         description=f"`wait=N` holds the answer back until the job is finished, N (at most {MAX_WAIT_SECONDS}) seconds",
-        examples=["wait=10"],
+        examples=["wait=1"],
     ),
 ]
 IfNoneMatchHeader = Annotated[
     str | None, Header(max_length=1024, description="an ETag that the client has; 304 while nothing has changed")
 ]
+
+
+def _check_rfc_3339(value: str) -> str:
+    """pydantic alone would take numbers and other spellings of ISO 8601 too."""
+    if not re.match(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d", value):
+        raise ValueError("a time is written as RFC 3339 does: 2026-11-22T09:30:00Z")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_check_rfc_3339)]
 
 
 def wait_seconds(prefer: str | None) -> int:

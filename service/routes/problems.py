@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from redis import RedisError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from service.errors import BodyTooLarge, InvalidRequest, NotFound, QueueUnavailable, TaskslimError
 from service.schemas import FieldProblem, Problem
@@ -18,6 +19,7 @@ from service.schemas import FieldProblem, Problem
 MEDIA_TYPE = "application/problem+json"
 MAX_FIELD_PROBLEMS = 50
 RETRY_SECONDS = 5
+METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 # What the router itself refuses, by status; other statuses take their code from the standard phrase.
 ROUTER_ERRORS: dict[int, type[TaskslimError]] = {404: NotFound, 413: BodyTooLarge}
 MEANINGS = {
@@ -101,7 +103,17 @@ def _on_router(request: Request, error: Any) -> Response:
     phrase = HTTPStatus(error.status_code).phrase
     code, title = (own.code, own.title) if own else (phrase.lower().replace(" ", "_"), phrase)
     detail = str(error.detail) if error.detail != phrase else f"{request.method} {request.url.path}: {phrase.lower()}"
-    return ProblemResponse(_problem(error.status_code, code, title, detail, request.url.path), error.headers)
+    headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
+    return ProblemResponse(_problem(error.status_code, code, title, detail, request.url.path), headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of the path in all its routes; the router names only those of the first."""
+    asked = {method: dict(request.scope) | {"method": method} for method in METHODS}
+    routes = request.app.routes
+    return ", ".join(
+        method for method in METHODS if any(route.matches(asked[method])[0] is Match.FULL for route in routes)
+    )
 
 
 def _on_redis(request: Request, error: Any) -> Response:

@@ -1,12 +1,44 @@
 """Webhooks: what was sent for a job, and the secret that signs it."""
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Header, status
 
 from service.routes.dependencies import Administrator, FoundRecord, Reader, SecretsDep, WebhooksDep
 from service.routes.problems import problem_responses
-from service.schemas import DeliveryPage, WebhookSecret
+from service.schemas import DeliveryPage, WebhookEvent, WebhookMessage, WebhookSecret
 
 router = APIRouter(tags=["webhooks"])
+# What the service sends, for the document alone: nobody calls these here.
+sent = APIRouter(tags=["webhooks"])
+MEANINGS = {
+    WebhookEvent.job_running: "A worker has started the job",
+    WebhookEvent.job_succeeded: "The job has succeeded",
+    WebhookEvent.job_failed: "The job has failed",
+    WebhookEvent.job_cancelled: "The job was cancelled",
+}
+
+
+def receive_news(
+    message: WebhookMessage,
+    webhook_id: Annotated[str, Header(description="the same on every attempt; tells repeats")],
+    webhook_timestamp: Annotated[int, Header(description="of the attempt, Unix seconds; refuse old ones")],
+    webhook_signature: Annotated[str, Header(description="`v1,<base64>`, one for each secret in force")],
+) -> None:
+    """Answer 2xx within 15 seconds. Anything else is tried again for three days; 410 ends it for this URL."""
+
+
+for event, meaning in MEANINGS.items():
+    sent.add_api_route(
+        event.value,
+        receive_news,
+        methods=["POST"],
+        name=event.value,
+        operation_id="receive" + "".join(part.capitalize() for part in event.value.split(".")),
+        summary=meaning,
+        status_code=status.HTTP_204_NO_CONTENT,
+        response_description="Taken",
+    )
 
 
 @router.get(
