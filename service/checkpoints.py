@@ -128,8 +128,7 @@ def _each_once(tensors: Tensors, names: FamilyNames, config: Mapping[str, Any]) 
     tied = config.get("tie_word_embeddings", names.tied_by_default)
     repeats = names.repeated + (names.tied if tied else ())
     found = dict(tensors)
-    for name, tensor in tensors.items():
-        twins = sum(other.shape == tensor.shape for other in found.values())
-        if name.endswith(repeats) and repeats and twins > 1:
+    for name in tensors:
+        if name.endswith(repeats) and sum(other.shape == found[name].shape for other in found.values()) > 1:
             del found[name]
     return found

@@ -18,7 +18,7 @@ from service.routes.pages import DIRECTORY
 from service.schemas import JobError, JobRequest, Progress, Stage
 from service.settings import Settings
 from service.storage import Storage
-from tests import checkpoints
+from tests import checkpoints, jobs
 from tests.browser import Browser, Tab
 from tests.records import REQUEST, report
 from tests.service.finished import FILES, finish
@@ -267,6 +267,24 @@ def test_form_takes_over_the_request_of_a_job(page: str, tab: Tab, records: Reco
     tab.wait_for("document.querySelector('form.request')")
     shown = json.loads(tab.run("document.querySelector('.preview details pre').textContent"))
     assert JobRequest.model_validate(shown) == job.request
+
+
+def test_job_runs_from_the_form_to_its_report(page: str, tab: Tab, patient: Settings, tmp_path: Path) -> None:
+    model = jobs.checkpoint(tmp_path / "model")
+    asked = jobs.request(model, 40).model_dump(mode="json")
+    task = asked["task"] | {"calibration": {"rows": [{"text": "good film", "label": "positive"}]}}
+    tab.open(f"{page}#/new")
+    fill_form(tab, asked | {"task": task})
+    set_field(tab, "task.calibration.rows", "")
+    set_field(tab, "task.calibration.uri", asked["task"]["calibration"]["uri"])
+    set_field(tab, "output.round_to", "8")
+    with jobs.worker(patient):
+        tab.run("document.querySelector('form.request').requestSubmit()")
+        tab.wait_for("document.querySelector('iframe')?.contentDocument?.querySelector('.figures')", 180)
+    assert "model/README.md" in tab.text()
+    assert "What each layer keeps" in tab.run("document.querySelector('iframe').contentDocument.body.innerText")
+    assert tab.run("document.querySelectorAll('.events li').length") > len(Stage) - 1
+    assert tab.complaints() == []
 
 
 # --- everybody -----------------------------------------------------------------------------------------------------
