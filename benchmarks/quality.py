@@ -57,9 +57,10 @@ def main() -> None:
             arguments.data / "data",
             state / "cache" / "scores",
         )
-        cells = [cell for name in arguments.models for cell in PLANS[arguments.plan](name, MODEL_TASKS[name])]
+        planned = [cell for name in arguments.models for cell in PLANS[arguments.plan](name, MODEL_TASKS[name])]
+        cells = [cell for cell in planned if not arguments.tasks or cell.task in arguments.tasks]
         measure(bench, cells, store)
-        if not quick:
+        if not quick and not arguments.tasks:
             quality_page.write(store.records, RESULTS.parent)
         print(json.dumps(quality_summary.figures(store.records)))
 
@@ -72,6 +73,7 @@ def parse() -> argparse.Namespace:
     parser.set_defaults(plan="grid")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared", help="directory with data/ and models/")
     parser.add_argument("--models", nargs="+", default=["smollm2"], choices=list(SOURCES))
+    parser.add_argument("--tasks", nargs="+", help="only these; runs for different tasks may share quality.json")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--fresh", action="store_true", help="do not read scores that an earlier run has left")
     return parser.parse_args()

@@ -1,6 +1,179 @@
-"""Placeholder."""
+"""RESULTS.md's part on quality and its figure, written from quality.json."""
 
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
+from typing import Any
+
+from benchmarks import quality_text
+from benchmarks.quality_cells import BASELINES, OURS, RIVALS, SAME_LABELS, T5_TASKS, TASKS, Cell, dense, slim
+from benchmarks.quality_figure import draw
+from benchmarks.quality_summary import Records, half_width, kept, lead, row
+
+PAGE = "RESULTS.md"
+FIGURE = "quality.svg"
+BEGIN, END = "<!-- quality: written by benchmarks/quality.py -->", "<!-- end of quality -->"
+METHODS = (OURS, "second_moment", "attribution_absolute", "gisp", *BASELINES, "attribution_signed", "reverse")
+RATIOS = (0.3, 0.5, 0.7)
+REPAIRS = ("none", "least_squares")
+LAYOUTS = ("per-layer", "uniform")
+NOT_YET = "·"
 
 
-def write(records, directory: Path) -> None: ...
+def write(records: Records, directory: Path) -> None:
+    """Replace the quality part of RESULTS.md, or add it, and draw the figure."""
+    draw(records, directory / FIGURE)
+    path = directory / PAGE
+    text = path.read_text() if path.exists() else "# Results\n"
+    before, _, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    path.write_text(f"{before.rstrip()}\n\n{BEGIN}\n{part(records)}\n{END}\n{after.lstrip()}")
+
+
+def part(records: Records) -> str:
+    """Everything between the marks."""
+    sections = [quality_text.INTRODUCTION, *_headline(records), *_means(records), *_leads(records)]
+    sections += [*_settings(records), *_choices(records), *_tasks(records), *_t5(records), *_seconds(records)]
+    return "\n\n".join(sections)
+
+
+def _headline(records: Records) -> Iterator[str]:
+    yield f"### What attribution keeps\n\n![kept by ratio]({FIGURE})"
+    rows = []
+    for layout, repair in product(LAYOUTS, REPAIRS):
+        cells = [row(OURS, ratio, layout=layout, repair=repair) for ratio in RATIOS]
+        rows.append([layout, repair, *(_kept(records, each) for each in cells)])
+    header = ["layout", "repair", *(f"{ratio:.0%} removed" for ratio in RATIOS)]
+    yield table(header, rows)
+
+
+def _means(records: Records) -> Iterator[str]:
+    yield "### Every criterion, with and without the same repair\n\n" + quality_text.MEANS
+    for layout in LAYOUTS:
+        yield f"Layout `{layout}`, FFN neurons and key-value groups in one budget:"
+        yield _comparison(records, layout=layout)
+    yield "Layout `uniform`, FFN neurons alone, which is what a job does unless told otherwise:"
+    yield _comparison(records, layout="uniform", units=("ffn",))
+
+
+def _comparison(records: Records, **choices: Any) -> str:
+    columns = list(product(REPAIRS, RATIOS))
+    header = ["criterion", *(f"{ratio:.0%}, {repair}" for repair, ratio in columns)]
+    rows = [
+        [method, *(_kept(records, row(method, ratio, repair=repair, **choices)) for repair, ratio in columns)]
+        for method in METHODS
+    ]
+    return table(header, [line for line in rows if set(line[1:]) != {NOT_YET}])
+
+
+def _leads(records: Records) -> Iterator[str]:
+    yield "### By how much attribution leads\n\n" + quality_text.LEADS
+    rivals = (*BASELINES, *RIVALS)
+    rows = []
+    for layout, repair, ratio in product(LAYOUTS, REPAIRS, RATIOS):
+        ours = row(OURS, ratio, layout=layout, repair=repair)
+        points = [lead(records, ours, [rival]) for rival in rivals]
+        if any(value is not None for value in points):
+            rows.append([layout, repair, f"{ratio:.0%}", *(_signed(value) for value in points)])
+    yield table(["layout", "repair", "removed", *rivals], rows)
+
+
+def _settings(records: Records) -> Iterator[str]:
+    best: dict[str, Any] = {"layout": "per-layer", "repair": "least_squares"}
+    plans: dict[str, dict[str, Any]] = {
+        f"{examples} examples, class-balanced, 50% removed": {"ratio": 0.5, "examples": examples, "draw": "balanced"}
+        for examples in (16, 32, 64)
+    }
+    rows = [
+        [name, *(_kept(records, row(method, **best, **choices)) for method in (OURS, "wanda"))]
+        for name, choices in plans.items()
+    ]
+    rows += [
+        [
+            f"calibrated on {calibration}, judged on {task}, {ratio:.0%} removed",
+            *(
+                _kept(records, [slim("smollm2", task, m, ratio, calibration=calibration, **best)])
+                for m in (OURS, "wanda")
+            ),
+        ]
+        for ratio in (0.5, 0.7)
+        for calibration, task in SAME_LABELS
+    ]
+    rows = [line for line in rows if set(line[1:]) != {NOT_YET}]
+    if rows:
+        yield "### Few examples, an unseen domain"
+        yield table(["setting", OURS, "wanda"], rows)
+
+
+def _choices(records: Records) -> Iterator[str]:
+    """How the defaults were chosen."""
+    cells = [Cell.of(dict(record)) for record in records.values() if record["split"] == "dev"]
+    variants = sorted({(cell.method, cell.units, cell.layout, cell.repair, cell.ratio, cell.steps) for cell in cells})
+    rows = []
+    for method, units, layout, repair, ratio, steps in variants:
+        of_variant = row(method, ratio, split="dev", units=units, layout=layout, repair=repair, steps=steps)
+        share = _kept(records, of_variant)
+        if ratio and share != NOT_YET:
+            rows.append([method, "+".join(units), layout, repair, str(steps), f"{ratio:.0%}", share])
+    if rows:
+        yield "### Choices, made on train rows\n\n" + quality_text.CHOICES
+        yield table(["criterion", "units", "layout", "repair", "steps", "removed", "kept"], rows)
+
+
+def _tasks(records: Records) -> Iterator[str]:
+    yield "### Task by task\n\n" + quality_text.TASKS
+    for task in TASKS:
+        yield from _task(records, "smollm2", task, REPAIRS)
+
+
+def _task(records: Records, model: str, task: str, repairs: Sequence[str]) -> Iterator[str]:
+    whole = records.get(dense(model, task).key)
+    if whole is None:
+        return
+    yield f"**{task}**: dense {_accuracy(whole)}, majority {whole['majority']:.3f}"
+    rows = []
+    for layout, repair, method in product(LAYOUTS, repairs, METHODS):
+        cells = [slim(model, task, method, ratio, layout=layout, repair=repair) for ratio in RATIOS]
+        values = [_accuracy(records[cell.key]) if cell.key in records else NOT_YET for cell in cells]
+        if set(values) != {NOT_YET}:
+            rows.append([layout, repair, method, *values])
+    yield table(["layout", "repair", "criterion", *(f"{ratio:.0%} removed" for ratio in RATIOS)], rows)
+
+
+def _t5(records: Records) -> Iterator[str]:
+    rows = [
+        [layout, repair, method, *(_kept(records, row(method, ratio, T5_TASKS, "t5", **choices)) for ratio in RATIOS)]
+        for layout, repair, method in product(LAYOUTS, REPAIRS, METHODS)
+        for choices in [{"layout": layout, "repair": repair}]
+    ]
+    rows = [line for line in rows if set(line[3:]) != {NOT_YET}]
+    if rows:
+        yield "### The small T5\n\n" + quality_text.T5
+        yield table(["layout", "repair", "criterion", *(f"{ratio:.0%} removed" for ratio in RATIOS)], rows)
+
+
+def _seconds(records: Records) -> Iterator[str]:
+    timed = next((record["seconds"] for record in records.values() if "seconds" in record), None)
+    if timed:
+        yield "### Seconds\n\n" + quality_text.SECONDS
+        yield table(["method", "seconds"], [[name, f"{value:.1f}"] for name, value in timed.items()])
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _kept(records: Records, cells: Sequence[Cell]) -> str:
+    share = kept(records, cells)
+    return NOT_YET if share is None else f"{share * 100:.1f} ± {half_width(records, cells) * 100:.1f}"
+
+
+def _accuracy(record: Any) -> str:
+    raw, calibrated = record["accuracy"], record["calibrated"]
+    return f"{calibrated['value']:.3f} [{calibrated['low']:.3f}, {calibrated['high']:.3f}] (raw {raw['value']:.3f})"
+
+
+def _signed(value: float | None) -> str:
+    return NOT_YET if value is None else f"{value:+.1f}"

@@ -1,5 +1,6 @@
 """From cells to figures: what is kept as a share of dense, and by how much a method leads. Pure functions."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,14 @@ def kept(records: Records, cells: Sequence[Cell]) -> float | None:
     whole = mean_accuracy(records, [dense(cell.model, cell.task, cell.split, cell.rows) for cell in cells])
     part = mean_accuracy(records, cells)
     return None if whole is None or part is None else part / whole
+
+
+def half_width(records: Records, cells: Sequence[Cell]) -> float:
+    """Half of the 95 % interval of `kept`, by the rows judged; the uncut model's accuracy counts as known."""
+    shares = [(records[cell.key]["calibrated"]["value"], records[cell.key]["judged"]) for cell in cells]
+    variance = sum(share * (1 - share) / count for share, count in shares) / len(shares) ** 2
+    whole = mean_accuracy(records, [dense(cell.model, cell.task, cell.split, cell.rows) for cell in cells])
+    return 1.96 * math.sqrt(variance) / whole if whole else math.nan
 
 
 def row(method: str, ratio: float, tasks: Sequence[str] = TASKS, model: str = MAIN, **choices: Any) -> list[Cell]:

@@ -1,0 +1,42 @@
+"""The words between the tables of RESULTS.md's part on quality."""
+
+INTRODUCTION = """\
+## Quality: how much of a task a slimmed model keeps
+
+The model is SmolLM2-135M-Instruct with a LoRA adapter that makes it a multi-task model, merged. Units are the FFN
+neurons and the key-value groups of attention (106M of its 135M parameters; the rest is embeddings), in one budget
+unless a table says otherwise; "70% removed" is 70 % of their parameters. Every cut is calibrated on 256 train rows of
+its task (seed 0) and judged on 200 fixed test rows (seed 0). Nothing was trained, and nothing was chosen on test rows.
+Accuracy is calibrated: each label's mean log-probability over the judged rows is subtracted, so that a drift of the
+bias towards a label is not taken for a loss of the task; raw accuracy stands beside it in the tables by task.
+Intervals are 95 % (Wilson for an accuracy; for a mean over tasks ± 1.96 standard errors of the rows judged).
+bfloat16 on a CPU with 2 cores, torch 2.13. A dot means: not measured yet.
+
+    .venv/bin/python benchmarks/quality.py --grid   # also --dev, --settings, --finalists; goes on where it stopped"""
+
+MEANS = """\
+Mean over six tasks (SST-2, IMDB, AG News, MNLI, QNLI, MRPC) of the accuracy, in percent of the uncut model's.
+`attribution` is the service's default (margin objective). `second_moment` sums the squares of every token's
+attribution instead of the square of each example's sum. `attribution_signed` is the form of the paper as far as it is
+known: the probability's gradient, summed with its sign over tokens and examples. Statistics whose scale means nothing
+across layers are ranked globally after a normalisation: `flap` standardised, as in its paper, `wanda`, `activation`,
+`magnitude` and `random` divided by their mean over the layer."""
+
+LEADS = """\
+Points of the uncut model's mean accuracy between `attribution` and each other criterion with the same repair, layout
+and ratio; negative where attribution trails."""
+
+CHOICES = """\
+Judged on 200 train rows that no calibration sees. The adapter was trained on some of the train rows, so that these
+accuracies are higher than on test rows; they serve to compare choices with each other."""
+
+TASKS = "Calibrated accuracy with its interval, FFN neurons and key-value groups."
+
+T5 = """\
+The trained T5 fixture (4.9M parameters, five tasks), FFN neurons and heads: mean over its five tasks in percent of the
+uncut model's. Its tasks hang on few units, and cutting changes little: it shows that every path works on an
+encoder-decoder more than which criterion is better."""
+
+SECONDS = """\
+Time to score all units on the same 64 rows of SST-2, one method after the other in one process on a machine that was
+doing other things as well: compare the rows with each other, not with other tables."""
