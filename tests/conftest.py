@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 from redis import Redis
 
 from service.connections import connect
@@ -11,6 +12,10 @@ from service.embedded import embedded_redis
 from service.settings import Settings
 from service.storage import Storage
 from tests.browser import Browser, browsing, find_browser
+
+# How long a case takes says something of the machine, nothing of the code.
+hypothesis_settings.register_profile("untimed", deadline=None)
+hypothesis_settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -49,11 +49,14 @@ def deployment(settings: Settings, redis: Redis, tmp_path: Path) -> Deployment:
         with (
             api(settings, log, **variables) as url,
             worker(settings),
-            httpx.Client(base_url=url, headers=headers) as http,
+            httpx.Client(base_url=url, headers=headers, timeout=60) as http,
         ):
             webhook = {"url": f"{receiver.url}?token={TOKEN}", "events": ["job.running", "job.succeeded"]}
-            job = http.post("/jobs", json=body | {"webhook": webhook}).json()
-            wait_until(lambda: http.get(f"/jobs/{job['id']}").json()["finished_at"])
+            answer = http.post("/jobs", json=body | {"webhook": webhook})
+            assert answer.status_code == 202, answer.text
+            job = answer.json()
+            waiting = {"Prefer": "wait=30"}  # polling without it meets the limit of requests
+            wait_until(lambda: http.get(f"/jobs/{job['id']}", headers=waiting).json()["finished_at"])
             for line in (
                 'slim_webhook_deliveries_total{outcome="delivered"} 2.0',
                 "slim_params_removed_ratio_count 1.0",
