@@ -83,6 +83,8 @@ def measure(bench: Bench, cells: Sequence[Cell], store: Store) -> None:
     """Measure what the store lacks, in order."""
     todo = quality_cells.left(cells, set(store.records))
     for number, cell in enumerate(todo, start=1):
+        if store.has(cell):
+            continue
         start = time.perf_counter()
         record = bench.measure(cell)
         store.put(cell, record)

@@ -24,7 +24,7 @@ from worker.slimming.objectives import Batch
 from worker.slimming.repair import Moments
 from worker.slimming.selection import Rules
 
-TOKENS_PER_BATCH = 4096
+TOKENS_PER_BATCH = 2048
 ROUND_TO = {"uniform": 64, "per-layer": 1}
 
 # A method is a criterion with its options.

@@ -23,6 +23,11 @@ class Store:
         self.path = path
         self.records = self._read()
 
+    def has(self, cell: Cell) -> bool:
+        """Whether the cell is measured, by this run or by one beside it."""
+        self.records = self._read()
+        return cell.key in self.records
+
     def put(self, cell: Cell, measurement: Record) -> None:
         """Add one cell; the file is replaced as a whole, so that no reader sees half of it."""
         with _locked(self.path.parent):
