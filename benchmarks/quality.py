@@ -1,6 +1,6 @@
 """How much of a task a slimmed model keeps: every criterion, repair and layout side by side on real rows.
 
-    .venv/bin/python benchmarks/quality.py [--quick | --dev | --grid | --finalists | --settings | --page]
+    .venv/bin/python benchmarks/quality.py [--quick | --dev | --grid | --finalists | --settings | --seconds | --page]
 
 Every cell is written to quality.json the moment it is measured; a run that was interrupted goes on where it stopped.
 `--dev` judges candidates for the defaults on train rows that no calibration sees; `--page` measures nothing. All but
@@ -39,6 +39,7 @@ PLANS: dict[str, Callable[[str, Sequence[str]], list[Cell]]] = {
     "grid": lambda model, tasks: list(quality_cells.grid(model, tasks)),
     "finalists": lambda model, tasks: list(quality_cells.finalists(model, tasks)),
     "settings": lambda model, tasks: list(quality_cells.settings(model, tasks)),
+    "seconds": lambda model, tasks: list(quality_cells.seconds(model, tasks)),
     "quick": lambda model, _: quality_cells.quick(model),
     "page": lambda *_: [],
 }
@@ -88,8 +89,8 @@ def measure(bench: Bench, cells: Sequence[Cell], store: Store) -> None:
         start = time.perf_counter()
         record = bench.measure(cell)
         store.put(cell, record)
-        accuracy = record["calibrated"]["value"]
-        print(f"{number}/{len(todo)} {cell.key} {accuracy:.3f} {time.perf_counter() - start:.0f} s", flush=True)
+        figure = record["calibrated"]["value"] if "calibrated" in record else record["seconds"]
+        print(f"{number}/{len(todo)} {cell.key} {figure:.3f} {time.perf_counter() - start:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

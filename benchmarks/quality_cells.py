@@ -1,7 +1,7 @@
 """What the quality benchmark measures: its cells, and the order in which they are worth measuring."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from itertools import product
 from typing import Any, Self
 
@@ -14,6 +14,8 @@ BASELINES = ("wanda", "flap", "random", "activation", "magnitude")
 RIVALS = ("gisp", "second_moment")
 CONTROLS = ("attribution_signed", "reverse")
 DENSE = "dense"
+TIMED = "timed"  # in place of a split: nothing is judged, only the time to score is taken
+TIMED_ROWS = 48
 SAME_LABELS = (("imdb", "sst2"), ("sst2", "imdb"))  # calibrated on, judged on
 CALIBRATION_ROWS = 256
 TEST_ROWS = 200
@@ -120,6 +122,13 @@ def settings(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
         yield slim(model, task, method, ratio, calibration=calibration, **best)
     for examples, method, task in product((16, 32, 64), (OURS, "wanda"), tasks):
         yield slim(model, task, method, 0.5, examples=examples, draw="balanced", **best)
+
+
+def seconds(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
+    """How long each criterion takes to score the same rows, beside a mere forward pass of them."""
+    yield replace(dense(model, tasks[0], TIMED), examples=TIMED_ROWS)
+    for method in (OURS, *RIVALS, *BASELINES):
+        yield slim(model, tasks[0], method, 0, split=TIMED, rows=0, examples=TIMED_ROWS)
 
 
 def quick(model: str) -> list[Cell]:

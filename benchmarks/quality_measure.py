@@ -1,6 +1,7 @@
 """Measures one cell with the product's own functions: rows, scores, cut, repair, accuracy."""
 
 import copy
+import statistics
 import time
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks import quality_inputs
-from benchmarks.quality_cells import BLOCKS, DENSE, Cell
+from benchmarks.quality_cells import BLOCKS, DENSE, TIMED, Cell
 from benchmarks.quality_inputs import Source
 from benchmarks.quality_pass import Method, Scores, score_together
 from worker import data, evaluation, models, prompts
@@ -25,6 +26,7 @@ from worker.slimming.repair import Moments
 from worker.slimming.selection import Rules
 
 TOKENS_PER_BATCH = 2048
+TIMED_RUNS = 3
 ROUND_TO = {"uniform": 64, "per-layer": 1}
 
 # A method is a criterion with its options.
@@ -59,6 +61,8 @@ class Bench:
 
     def measure(self, cell: Cell) -> dict[str, Any]:
         """What quality.json holds of a cell beside its fields."""
+        if cell.split == TIMED:
+            return {"seconds": round(self._timed(cell), 3)}
         judged = self.batches(cell.model, cell.task, cell.split, cell.rows, 0, "natural")
         if cell.method == DENSE:
             return judge(self.loaded(cell.model).model, judged)
@@ -97,6 +101,22 @@ class Bench:
         batches = self.batches(*_calibration_rows(cell)) if CRITERIA[criterion].needs != "weights" else []
         options = replace(options, seed=cell.seed)
         return attribution.score(model, ARCHITECTURES[model.config.model_type], BLOCKS, batches, criterion, options)
+
+    def _timed(self, cell: Cell) -> float:
+        """Median seconds to score all units, or of a forward pass of the same rows."""
+        model, batches = (
+            self.loaded(cell.model).model,
+            self.batches(*_calibration_rows(replace(cell, calibration=cell.task))),
+        )
+        times = []
+        for _ in range(TIMED_RUNS + 1):
+            start = time.perf_counter()
+            if cell.method == DENSE:
+                evaluation.score(model, batches, lambda done: None)
+            else:
+                self._score(cell)
+            times.append(time.perf_counter() - start)
+        return statistics.median(times[1:])  # the first one warms up
 
     def _passed(self, *calibration: Any) -> Pass:
         path = self._path("pass", *calibration)
