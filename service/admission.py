@@ -201,6 +201,8 @@ def family_of(config: Mapping[str, Any], uri: str) -> Family:
     if "auto_map" in config:
         message = f"{uri} asks for code of its own (`auto_map` in config.json), which is never run"
         raise InvalidModel(message, param="model.uri")
+    if "quantization_config" in config:
+        raise InvalidModel(f"the weights of {uri} are quantised: give the unquantised checkpoint", param="model.uri")
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         message = f"{uri} is of the family {model_type!r}; there are {', '.join(sorted(FAMILIES))}"

@@ -17,6 +17,7 @@ from service.weight_headers import FLOATS, DamagedHeader, Header, Tensors, Tenso
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+MAX_UNITS = 2**17  # of a kind in a layer; what a stranger's file says must not become hours of counting
 # Saved by some checkpoints beside the parameters: masks, position numbers, frequencies, and BART's zero bias.
 BUFFER = re.compile(r".*(\.attn\.(masked_)?bias|\.attention\.(masked_)?bias|position_ids|inv_freq)|final_logits_bias")
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
@@ -40,7 +41,15 @@ class Checkpoint:
         """That in which the slim checkpoint is written."""
         named = self.config.get("dtype") or self.config.get("torch_dtype")
         stored = (tensor.dtype for tensor in self.tensors.values() if tensor.dtype in FLOATS)
-        return DTYPES.get(str(named)) or next(stored)
+        return DTYPES.get(str(named)) or next(stored, "F32")
+
+    def number(self, field: str) -> int:
+        """A count in the config. Raises InvalidModel where there is none."""
+        value = self.config.get(field)
+        if type(value) is not int or not 0 < value <= MAX_UNITS:
+            message = f"config.json does not say {field!r} as a count of at most {MAX_UNITS}"
+            raise InvalidModel(message, param="model.uri")
+        return value
 
 
 class Files(Protocol):

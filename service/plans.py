@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from service.admission import Access, admit, check_units
-from service.checkpoints import BUFFER, Checkpoint, read_checkpoint
+from service.checkpoints import BUFFER, MAX_UNITS, Checkpoint, read_checkpoint
 from service.errors import InvalidModel, TargetUnreachable
 from service.families import FAMILIES
 from service.runtimes import runtimes
@@ -37,6 +37,8 @@ def plan(request: JobRequest, access: Access) -> Plan:
     exact = request.method.scope is Scope.layer and request.output.layout is Layout.uniform
     cuts = list(_cuts(request, checkpoint)) if exact else []
     whole, removed = _chosen(request.method, checkpoint, cuts)
+    if whole == 0:
+        raise InvalidModel(f"the weights hold none of the units that {checkpoint.family} has", param="model.uri")
     ratio = removed / whole if exact else request.target.ratio
     slim = _slimmed(_with_biases(request, checkpoint), checkpoint, cuts)
     gone = 0 if exact else round(ratio * whole)
@@ -74,7 +76,7 @@ def _cuts(request: JobRequest, checkpoint: Checkpoint) -> Iterator[Cut]:
 
 def _choices(request: JobRequest, checkpoint: Checkpoint, stack: StackNames, unit: Unit) -> tuple[int, Sequence[int]]:
     """(units that a stack has, the counts above zero that it may keep)."""
-    config, names = checkpoint.config, checkpoint.names
+    names = checkpoint.names
     if unit is Unit.layers:
         dense = _num_layers(checkpoint, stack)
         return dense, range(1, dense + 1)
@@ -82,11 +84,11 @@ def _choices(request: JobRequest, checkpoint: Checkpoint, stack: StackNames, uni
         dense = _ffn_width(checkpoint, stack)
         return dense, range(request.output.round_to, dense + 1, request.output.round_to)
     if unit is Unit.head_dims:
-        dense = int(config[names.head_size])
+        dense = checkpoint.number(names.head_size)
         return dense, range(1, dense + 1)
     heads, dense = _head_counts(checkpoint)
-    divides = any(config.get(field) for field in names.head_counts_divide)
-    hidden, shared = int(config[names.hidden_size]), heads // dense
+    divides = any(checkpoint.config.get(field) for field in names.head_counts_divide)
+    hidden, shared = checkpoint.number(names.hidden_size), heads // dense
     return dense, [kept for kept in range(1, dense + 1) if not divides or hidden % (kept * shared) == 0]
 
 
@@ -102,14 +104,19 @@ def nearest(choices: Iterable[int], asked: float) -> int:
 
 def _head_counts(checkpoint: Checkpoint) -> tuple[int, int]:
     """(query heads, key-value heads)."""
-    config, names = checkpoint.config, checkpoint.names
-    heads = int(config[names.heads])
-    return heads, int(config.get(names.key_value_heads) or heads)
+    names = checkpoint.names
+    heads = checkpoint.number(names.heads)
+    groups = heads if checkpoint.config.get(names.key_value_heads) is None else checkpoint.number(names.key_value_heads)
+    if heads % groups:
+        raise InvalidModel(f"{groups} key-value heads cannot share {heads} heads", param="model.uri")
+    return heads, groups
 
 
 def _head_size(checkpoint: Checkpoint) -> int:
-    config, names = checkpoint.config, checkpoint.names
-    return int(config.get(names.head_size) or config[names.hidden_size] // config[names.heads])
+    names = checkpoint.names
+    if checkpoint.config.get(names.head_size) is not None:
+        return checkpoint.number(names.head_size)
+    return checkpoint.number(names.hidden_size) // checkpoint.number(names.heads)
 
 
 # --- the tensors ---------------------------------------------------------------------------------------------------
@@ -117,7 +124,7 @@ def _head_size(checkpoint: Checkpoint) -> int:
 
 def _place(name: str, stack: StackNames) -> tuple[int, str] | None:
     """(layer, path in it) of a tensor of the stack."""
-    match = re.fullmatch(rf"(?:.*\.)?{re.escape(stack.layers)}\.(\d+)\.(.+)", name)
+    match = re.fullmatch(rf"(?:.*\.)?{re.escape(stack.layers)}\.(\d{{1,4}})\.(.+)", name)
     return (int(match[1]), match[2]) if match else None
 
 
@@ -140,15 +147,18 @@ def _ffn_width(checkpoint: Checkpoint, stack: StackNames) -> int:
     widths = {
         tensor.shape[row.dim]
         for _, path, tensor in _layer_tensors(checkpoint, stack)
-        if re.fullmatch(row.pattern, path)
+        if row in _shrinking(stack, path, tensor, [Unit.ffn])
     }
-    if len(widths) != 1:
-        raise InvalidModel(f"the layers of the {stack.name} do not have one width", param="model.uri")
+    if len(widths) != 1 or max(widths) > MAX_UNITS:
+        message = f"the layers of the {stack.name} do not have one width of at most {MAX_UNITS}"
+        raise InvalidModel(message, param="model.uri")
     return widths.pop()
 
 
-def _shrinking(stack: StackNames, path: str, units: Iterable[Unit]) -> list[Shrinking]:
-    return [row for row in stack.shrinking if row.unit in units and re.fullmatch(row.pattern, path)]
+def _shrinking(stack: StackNames, path: str, tensor: TensorShape, units: Iterable[Unit]) -> list[Shrinking]:
+    """The rows of the table that a tensor falls under, as far as it has the dimension."""
+    rows = (row for row in stack.shrinking if row.unit in units and row.dim < len(tensor.shape))
+    return [row for row in rows if re.fullmatch(row.pattern, path)]
 
 
 def _chosen(method: Method, checkpoint: Checkpoint, cuts: Sequence[Cut]) -> tuple[int, float]:
@@ -159,7 +169,7 @@ def _chosen(method: Method, checkpoint: Checkpoint, cuts: Sequence[Cut]) -> tupl
     for stack in checkpoint.names.stacks:
         last = kept[stack.name, Unit.layers].slim if (stack.name, Unit.layers) in kept else math.inf
         for layer, path, tensor in _layer_tensors(checkpoint, stack):
-            rows = _shrinking(stack, path, method.units)
+            rows = _shrinking(stack, path, tensor, method.units)
             is_shared = path.endswith("relative_attention_bias.weight")  # moves to the next layer
             if layers_chosen:
                 whole += 0 if is_shared else tensor.count
@@ -182,7 +192,7 @@ def _slimmed(tensors: Tensors, checkpoint: Checkpoint, cuts: Sequence[Cut]) -> d
                 continue
             if cut.unit is Unit.layers and place[0] >= cut.slim:
                 break
-            for row in _shrinking(cut.stack, place[1], [cut.unit]):
+            for row in _shrinking(cut.stack, place[1], tensor, [cut.unit]):
                 shape[row.dim] = shape[row.dim] * cut.slim // cut.dense
         else:
             found[name] = TensorShape(tensor.dtype, tuple(shape)).cast(checkpoint.dtype)
@@ -197,7 +207,7 @@ def _with_biases(request: JobRequest, checkpoint: Checkpoint) -> dict[str, Tenso
             continue
         for name, tensor in checkpoint.tensors.items():
             place = _place(name, stack)
-            if place and name.endswith(".weight") and _shrinking(stack, place[1], [Unit.ffn]):
+            if place and name.endswith(".weight") and _shrinking(stack, place[1], tensor, [Unit.ffn]):
                 found[f"{name.removesuffix('weight')}bias"] = TensorShape(tensor.dtype, tensor.shape[:1])
     return found
 
@@ -219,7 +229,8 @@ def _cache(checkpoint: Checkpoint, cuts: Sequence[Cut]) -> DenseSlim | None:
     if FAMILIES[checkpoint.family].kind == "classifier":
         return None
     _, heads = _head_counts(checkpoint)
-    layers, size = int(checkpoint.config[checkpoint.names.layers]), _head_size(checkpoint)
+    decoder = checkpoint.names.stacks[-1]
+    layers, size = _num_layers(checkpoint, decoder), _head_size(checkpoint)
     slim_heads = _kept(cuts, Unit.heads, heads)
     slim_layers, slim_size = _kept(cuts, Unit.layers, layers), _kept(cuts, Unit.head_dims, size)
     number = 2 * BYTES[checkpoint.dtype]

@@ -35,7 +35,6 @@ class FamilyNames:
     """Config fields have the names of the family."""
 
     stacks: tuple[StackNames, ...]
-    layers: str = "num_hidden_layers"  # of the decoder
     heads: str = "num_attention_heads"
     key_value_heads: str = "num_key_value_heads"
     head_size: str = "head_dim"
@@ -89,7 +88,6 @@ MISTRAL = FamilyNames((GATED,))
 GEMMA = FamilyNames((GATED,), head_counts_divide=("hidden_size",), tied_by_default=True)
 T5 = FamilyNames(
     (StackNames("encoder", "encoder.block", T5_SHRINKING), StackNames("decoder", "decoder.block", T5_SHRINKING)),
-    layers="num_decoder_layers",
     heads="num_heads",
     key_value_heads="num_heads",
     head_size="d_kv",
@@ -106,7 +104,7 @@ FAMILY_NAMES: dict[str, FamilyNames] = {
     "gemma2": GEMMA,
     "gemma3_text": GEMMA,
     "phi3": FamilyNames((FUSED,)),
-    "gpt2": FamilyNames((GPT2,), layers="n_layer", heads="n_head", hidden_size="n_embd", tied_by_default=True),
+    "gpt2": FamilyNames((GPT2,), heads="n_head", hidden_size="n_embd", tied_by_default=True),
     "opt": FamilyNames((StackNames("decoder", "decoder.layers", _ffn("fc2", "fc1")),), tied_by_default=True),
     "gpt_neox": FamilyNames((NEOX,), tied=("embed_out.weight",)),
     "t5": T5,
@@ -116,7 +114,6 @@ FAMILY_NAMES: dict[str, FamilyNames] = {
             StackNames("encoder", "encoder.layers", _ffn("fc2", "fc1")),
             StackNames("decoder", "decoder.layers", _ffn("fc2", "fc1")),
         ),
-        layers="decoder_layers",
         heads="decoder_attention_heads",
         hidden_size="d_model",
         tied_by_default=True,
@@ -124,5 +121,5 @@ FAMILY_NAMES: dict[str, FamilyNames] = {
     ),
     "bert": ENCODER,
     "roberta": ENCODER,
-    "distilbert": FamilyNames((DISTILBERT,), layers="n_layers", heads="n_heads", hidden_size="dim", tied=()),
+    "distilbert": FamilyNames((DISTILBERT,), heads="n_heads", hidden_size="dim", tied=()),
 }

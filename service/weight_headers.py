@@ -12,6 +12,7 @@ from typing import Any
 
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 32 * 2**20
+MAX_TENSORS = 100_000
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
@@ -61,8 +62,8 @@ def read_header(read: Callable[[int, int], bytes]) -> Header:
         entries = json.loads(read(LENGTH_BYTES, LENGTH_BYTES + length))
     except (ValueError, RecursionError) as error:
         raise DamagedHeader("its header is not JSON") from error
-    if not isinstance(entries, dict):
-        raise DamagedHeader("its header is not an object")
+    if not isinstance(entries, dict) or len(entries) > MAX_TENSORS:
+        raise DamagedHeader(f"its header is not an object of at most {MAX_TENSORS} tensors")
     tensors = {name: _tensor(name, entry) for name, entry in entries.items() if name != "__metadata__"}
     return Header(tensors, LENGTH_BYTES + length + sum(tensor.size for tensor in tensors.values()))
 

@@ -1,6 +1,8 @@
 """A plan says what the job will report, for every family and unit, and refuses what a job would refuse."""
 
 import json
+from contextlib import suppress
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.admission import Access
-from service.errors import InvalidModel, StorageUnavailable, TargetUnreachable, UnsupportedUnit
+from service.errors import InvalidModel, StorageUnavailable, TargetUnreachable, TaskslimError, UnsupportedUnit
 from service.families import FAMILIES
 from service.job_record import new_record
 from service.plans import nearest, plan
@@ -273,6 +275,38 @@ def test_a_damaged_header_is_named(damaged: bytes, tmp_path: Path, access: Acces
     (tmp_path / "model.safetensors").write_bytes(damaged)
     with pytest.raises(InvalidModel, match=r"model\.safetensors is damaged"):
         plan(request_for(tmp_path), access)
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+@pytest.mark.parametrize("value", [None, 0, 3, 10**9, "x", []], ids=repr)
+def test_no_config_breaks_a_plan(name: str, value: Any, tmp_path: Path, access: Access) -> None:
+    checkpoints.write(tmp_path, name)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    request = request_for(tmp_path, method={"units": FAMILIES[name].units})
+    for field in config:
+        for changed in (config | {field: value}, {key: config[key] for key in config if key != field}):
+            path.write_text(json.dumps(changed))
+            with suppress(TaskslimError):
+                plan(request, access)
+
+
+def test_tensors_of_other_shapes_break_no_plan(tmp_path: Path, access: Access) -> None:
+    checkpoints.write(tmp_path, "llama")
+    path = tmp_path / "model.safetensors"
+    content = path.read_bytes()
+    tensors = read_header(lambda start, end: content[start:end]).tensors
+    request = request_for(tmp_path, method={"units": ["ffn", "heads", "layers"]})
+    for name in tensors:
+        for shape in ((), (0,), (7,), (0, 0), (10**9, 10**9), (1, 2, 3)):
+            entry = {"dtype": "F32", "shape": shape, "data_offsets": (0, 4 * prod(shape))}
+            described = {
+                other: {"dtype": "F32", "shape": tensors[other].shape, "data_offsets": (0, tensors[other].size)}
+                for other in tensors
+            }
+            path.write_bytes(header(json.dumps(described | {name: entry}).encode()))
+            with suppress(TaskslimError):
+                plan(request, access)
 
 
 def test_size_of_a_file_is_known_from_its_header(tmp_path: Path) -> None:
