@@ -302,7 +302,7 @@ class DenseSlim(Schema):
 
 
 class Latency(Schema):
-    """Median time of one forward pass on the worker's device, milliseconds."""
+    """Median time of one forward pass on the worker's device, dense and slim in turn, milliseconds."""
 
     dense: float
     slim: float

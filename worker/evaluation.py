@@ -1,10 +1,8 @@
-"""How well a model does its task, and how fast it is.
+"""How well a model does its task.
 
 Shape suffixes as in `worker.slimming.objectives`.
 """
 
-import statistics
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +18,6 @@ from worker.data import Padding, pad_left, pad_right
 from worker.prompts import Example, Wording
 from worker.slimming.objectives import Batch, answer_log_probabilities, token_log_probabilities
 
-LATENCY_RUNS = 7
 MIN_WORDS = 8
 NGRAM = 3
 
@@ -116,39 +113,6 @@ def generate(
         texts |= dict(zip(chunk, decoded, strict=True))
         on_examples(len(texts))
     return [texts[index] for index in range(len(examples))]
-
-
-def latency(model: PreTrainedModel, batch: Batch) -> float:
-    """Median milliseconds of one forward pass of `batch` on the model's device, after one to warm up."""
-    batch = batch.to(model.device)
-    with torch.inference_mode():
-        seconds = [_time_forward(model, batch) for _ in range(LATENCY_RUNS + 1)][1:]
-    return statistics.median(seconds) * 1000
-
-
-def peak_memory(model: PreTrainedModel, batch: Batch) -> int | None:
-    """Most bytes of GPU memory held in one forward pass of `batch`, weights included; None on a CPU."""
-    if model.device.type != "cuda":
-        return None
-    torch.cuda.reset_peak_memory_stats(model.device)
-    with torch.inference_mode():
-        model(**batch.to(model.device).inputs)
-    return torch.cuda.max_memory_allocated(model.device)
-
-
-def latency_examples(examples: Sequence[Example], rows: int, tokens: int) -> list[Example]:
-    """`rows` prompts of `tokens` tokens each, made of the longest prompt's tokens over and over."""
-    longest = max(examples, key=lambda example: len(example.prompt))
-    repeated = longest.prompt * -(-tokens // len(longest.prompt))
-    return [Example(repeated[:tokens], (longest.candidates[0][:1],), 0, longest.text)] * rows
-
-
-def _time_forward(model: PreTrainedModel, batch: Batch) -> float:
-    start = time.perf_counter()
-    model(**batch.inputs)
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
-    return time.perf_counter() - start
 
 
 def _even_chunks(order: Sequence[int], examples: Sequence[Example], tokens_per_batch: int) -> list[list[int]]:

@@ -13,16 +13,7 @@ from worker import answers
 from worker.prompts import Example, Wording
 from worker.rows import Row
 from worker.slimming.groups import Group, Site
-
-
-@dataclass(frozen=True)
-class Speed:
-    """One size of forward pass: median milliseconds, and on a GPU the most memory that it held."""
-
-    batch: int
-    tokens: int
-    milliseconds: float
-    peak_bytes: int | None
+from worker.speed import Speed
 
 
 @dataclass(frozen=True)
@@ -36,23 +27,23 @@ class Findings:
     changed: list[ChangedAnswer]
 
 
-def throughput(dense: Sequence[Speed], slim: Sequence[Speed]) -> list[Throughput]:
+def throughput(speeds: Sequence[tuple[Speed, Speed]]) -> list[Throughput]:
     """Examples a second before and after, for each size."""
     return [
         Throughput(
-            batch=before.batch,
-            tokens=before.tokens,
-            dense=before.batch / before.milliseconds * 1000,
-            slim=now.batch / now.milliseconds * 1000,
+            batch=dense.batch,
+            tokens=dense.tokens,
+            dense=dense.batch / dense.milliseconds * 1000,
+            slim=slim.batch / slim.milliseconds * 1000,
         )
-        for before, now in zip(dense, slim, strict=True)
+        for dense, slim in speeds
     ]
 
 
-def peak_memory(dense: Sequence[Speed], slim: Sequence[Speed]) -> DenseSlim | None:
+def peak_memory(speeds: Sequence[tuple[Speed, Speed]]) -> DenseSlim | None:
     """Of the largest pass; None where the device does not count it."""
-    before, now = dense[-1].peak_bytes, slim[-1].peak_bytes
-    return DenseSlim(dense=before, slim=now) if before is not None and now is not None else None
+    dense, slim = (speed.peak_bytes for speed in speeds[-1])
+    return DenseSlim(dense=dense, slim=slim) if dense is not None and slim is not None else None
 
 
 def layers(

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers.utils import logging
@@ -31,7 +32,7 @@ from service.schemas import (
 )
 from service.settings import Settings
 from service.storage import Storage, attempt_prefix, digest_file, manifest_key
-from worker import checkpoints, data, evaluation, findings, models, prompts, reporting, verification
+from worker import checkpoints, data, findings, models, prompts, reporting, verification
 from worker.card import card
 from worker.findings import Findings
 from worker.mistral import stock_form
@@ -42,6 +43,7 @@ from worker.slimming.allocation import Rules, share_removed
 from worker.slimming.criteria import CRITERIA, Options
 from worker.slimming.groups import Group, Site, UnitUnavailable, locate
 from worker.slimming.steps import in_steps, schedule, without_removed
+from worker.speed import RUNS, Speed, compare
 from worker.staging import StagedJob, StageProgress
 from worker.subject import Measured, Subject, evaluate, load
 
@@ -84,6 +86,7 @@ def run(job: JobRecord, *, settings: Settings, storage: Storage, progress: Stage
         subject = cut(subject, kept)
     with staged.stage(Stage.evaluate_slim):
         slim = evaluate(staged, subject)
+        speeds = time_passes(sources, subject)
     layers = findings.layers(groups, kept, scores)
     output = staged.scratch / "output"
     with staged.stage(Stage.verify):
@@ -92,8 +95,8 @@ def run(job: JobRecord, *, settings: Settings, storage: Storage, progress: Stage
         verified = verify(staged, subject, directory)
     with staged.stage(Stage.upload):
         size = DenseSlim(dense=checkpoints.weight_bytes(sources.model), slim=checkpoints.weight_bytes(directory))
-        result = conclude(subject, dense, slim, size, groups, kept, verified)
-        write_report(staged, sources, subject, result, find(sources, subject, dense, slim, layers))
+        result = conclude(subject, dense, slim, speeds[0], size, groups, kept, verified)
+        write_report(staged, sources, subject, result, find(sources, subject, dense, slim, speeds, layers))
         save_file({str(site): kept_K for site, kept_K in kept.items()}, output / "kept.safetensors")
         upload(staged)
     return result
@@ -215,6 +218,13 @@ def cut(subject: Subject, kept: dict[Site, Tensor]) -> Subject:
     return replace(subject, loaded=replace(subject.loaded, model=stock_form(subject.loaded.model)))
 
 
+def time_passes(sources: Sources, subject: Subject) -> list[tuple[Speed, Speed]]:
+    """The model as it came and as it is now, in turn. An adapter is left out: once merged it costs no time."""
+    dense = models.load(sources.model, device=torch.device("cpu")).model
+    examples = subject.evaluation.examples
+    return compare(dense, subject.loaded.model, examples, subject.padding, subject.wording.max_tokens)
+
+
 def verify(staged: StagedJob, subject: Subject, directory: Path) -> Verified:
     """Prove the written checkpoint equal to the model in memory on some of the evaluation rows."""
     loaded, probe = subject.loaded, staged.scratch / "probe.safetensors"
@@ -230,6 +240,7 @@ def conclude(
     subject: Subject,
     dense: Measured,
     slim: Measured,
+    speed: tuple[Speed, Speed],
     size: DenseSlim,
     groups: list[Group],
     kept: dict[Site, Tensor],
@@ -242,11 +253,11 @@ def conclude(
         parameters=DenseSlim(dense=dense.parameters, slim=slim.parameters),
         bytes=size,
         latency_ms=Latency(
-            dense=dense.speeds[0].milliseconds,
-            slim=slim.speeds[0].milliseconds,
-            batch=dense.speeds[0].batch,
-            tokens=dense.speeds[0].tokens,
-            runs=evaluation.LATENCY_RUNS,
+            dense=speed[0].milliseconds,
+            slim=speed[1].milliseconds,
+            batch=speed[0].batch,
+            tokens=speed[0].tokens,
+            runs=RUNS,
             device=str(subject.loaded.model.device),
         ),
         widths=_widths(groups, kept),
@@ -255,14 +266,21 @@ def conclude(
     )
 
 
-def find(sources: Sources, subject: Subject, dense: Measured, slim: Measured, layers: list[LayerWidth]) -> Findings:
+def find(
+    sources: Sources,
+    subject: Subject,
+    dense: Measured,
+    slim: Measured,
+    speeds: list[tuple[Speed, Speed]],
+    layers: list[LayerWidth],
+) -> Findings:
     """What the report shows beside the result."""
     confusion, changed = findings.compared(
         subject.wording, sources.evaluation, subject.evaluation.examples, dense.answers, slim.answers
     )
     return Findings(
-        throughput=findings.throughput(dense.speeds, slim.speeds),
-        peak_memory_bytes=findings.peak_memory(dense.speeds, slim.speeds),
+        throughput=findings.throughput(speeds),
+        peak_memory_bytes=findings.peak_memory(speeds),
         layers=layers,
         confusion=confusion,
         changed=changed,

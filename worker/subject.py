@@ -7,16 +7,12 @@ import torch
 
 from service.schemas import Metrics, TaskKind
 from worker import answers, data, evaluation, models, prompts
-from worker.findings import Speed
 from worker.models import LoadedModel
 from worker.prompts import Example, Wording
 from worker.rows import Row
 from worker.slimming.architectures import ARCHITECTURES, Architecture
 from worker.slimming.objectives import Batch
 from worker.staging import StagedJob
-
-LATENCY_TOKENS = 64
-LATENCY_BATCHES = (1, 8)  # the first is the latency in the result
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,6 @@ class Measured:
     metrics: Metrics
     answers: list[str]  # labels, or generated texts, in the order of the rows
     parameters: int
-    speeds: list[Speed]  # by batch size, the smallest first
 
 
 def load(
@@ -89,17 +84,7 @@ def evaluate(staged: StagedJob, subject: Subject) -> Measured:
     else:
         metrics = evaluation.classification_metrics(scores)
         given = answers.chosen_labels(scores, list(subject.wording.words))
-    return Measured(metrics, given, models.count_parameters(model), speeds(subject))
-
-
-def speeds(subject: Subject) -> list[Speed]:
-    """The model as it now is, at several batch sizes, the largest last."""
-    model, tokens = subject.loaded.model, _latency_tokens(subject)
-    batches = [_latency_batch(subject, rows) for rows in LATENCY_BATCHES]
-    return [
-        Speed(rows, tokens, evaluation.latency(model, batch), evaluation.peak_memory(model, batch))
-        for rows, batch in zip(LATENCY_BATCHES, batches, strict=True)
-    ]
+    return Measured(metrics, given, models.count_parameters(model))
 
 
 def device(name: str) -> torch.device:
@@ -107,14 +92,3 @@ def device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
-
-
-def _latency_tokens(subject: Subject) -> int:
-    return min(LATENCY_TOKENS, subject.wording.max_tokens or LATENCY_TOKENS)
-
-
-def _latency_batch(subject: Subject, rows: int) -> Batch:
-    tokens = _latency_tokens(subject)
-    examples = evaluation.latency_examples(subject.evaluation.examples, rows, tokens)
-    [batch] = data.batches(examples, subject.padding, rows * (tokens + len(subject.padding.decoder_opening)))
-    return batch

@@ -1,5 +1,4 @@
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,14 +13,11 @@ from tests import checkpoints
 from tests.models import TINY
 from worker.data import batches, padding
 from worker.evaluation import (
-    LATENCY_RUNS,
     Scores,
     calibrated,
     classification_metrics,
     generate,
     generation_metrics,
-    latency,
-    latency_examples,
     score,
     share,
 )
@@ -151,16 +147,3 @@ def test_a_target_that_the_model_gives_is_an_exact_match() -> None:
     assert metrics.exact_match.value == 0.4
     assert metrics.token_log_likelihood == -1.5  # two tokens a target: the word and its end
     assert metrics.accuracy is None
-
-
-@pytest.mark.parametrize("name", ["llama", "t5", "bert"])
-def test_latency_is_the_median_of_forward_passes_of_the_stated_size(name: str) -> None:
-    model = TINY[name]()
-    kind: Kind = FAMILIES[model.config.model_type].kind
-    shapes: list[torch.Size] = []
-    watch: Callable[..., None] = lambda _, args, kwargs: shapes.append(kwargs["input_ids"].shape)  # noqa: E731
-    model.register_forward_pre_hook(watch, with_kwargs=True)
-    examples = latency_examples([Example((4, 5, 6), ((0,), (1,)), 0, "")], rows=3, tokens=8)
-    [batch] = batches(examples, padding(model, checkpoints.tokenizer(kind), kind), 1000)
-    assert latency(model, batch) > 0
-    assert shapes == [torch.Size((3, 8))] * (LATENCY_RUNS + 1)

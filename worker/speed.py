@@ -1,0 +1,100 @@
+"""How fast a model is before and after: one pass of each in turn, so that a machine that slows down slows both."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from worker.data import Padding, batches
+from worker.prompts import Example
+from worker.slimming.objectives import Batch
+
+RUNS = 7
+TOKENS = 64
+SIZES = (1, 8)  # rows of a batch; the first is the latency in the result
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One size of forward pass: median milliseconds, and on a GPU the most memory that it held, weights included."""
+
+    batch: int
+    tokens: int
+    milliseconds: float
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One timed forward pass."""
+
+    milliseconds: float
+    peak_bytes: int | None
+
+
+def compare(
+    dense: PreTrainedModel, slim: PreTrainedModel, examples: Sequence[Example], padding: Padding, max_tokens: int | None
+) -> list[tuple[Speed, Speed]]:
+    """(dense, slim) for each of SIZES, on the device of `slim`; `dense` may be anywhere and ends on the CPU.
+
+    Where a GPU cannot hold both, each is moved there for its pass, which is not timed.
+    """
+    tokens, device = min(TOKENS, max_tokens or TOKENS), slim.device
+    crowded = device.type == "cuda" and 1.1 * _weight_bytes(dense) > torch.cuda.mem_get_info(device)[0]
+    found = []
+    for rows in SIZES:
+        batch = passing_batch(examples, padding, rows, tokens).to(device)
+        rounds = [[_pass(model, batch, device, crowded) for model in (dense, slim)] for _ in range(RUNS + 1)]
+        before, now = zip(*rounds[1:], strict=True)  # the first warms up
+        found.append((_speed(rows, tokens, before), _speed(rows, tokens, now)))
+    nn.Module.to(dense, "cpu")
+    nn.Module.to(slim, device)
+    return found
+
+
+def passing_batch(examples: Sequence[Example], padding: Padding, rows: int, tokens: int) -> Batch:
+    """`rows` prompts of `tokens` tokens each, made of the longest prompt's tokens over and over."""
+    longest = max(examples, key=lambda example: len(example.prompt))
+    repeated = longest.prompt * -(-tokens // len(longest.prompt))
+    example = Example(repeated[:tokens], (longest.candidates[0][:1],), 0, longest.text)
+    [batch] = batches([example] * rows, padding, rows * (tokens + len(padding.decoder_opening)))
+    return batch
+
+
+def _pass(model: PreTrainedModel, batch: Batch, device: torch.device, crowded: bool) -> Pass:
+    nn.Module.to(model, device)
+    with torch.inference_mode():
+        timed = _on_gpu(model, batch) if device.type == "cuda" else Pass(_milliseconds(model, batch), None)
+    if crowded:
+        nn.Module.to(model, "cpu")
+    return timed
+
+
+def _on_gpu(model: PreTrainedModel, batch: Batch) -> Pass:
+    torch.cuda.synchronize(model.device)
+    torch.cuda.reset_peak_memory_stats(model.device)
+    others = torch.cuda.memory_allocated(model.device) - _weight_bytes(model)
+    milliseconds = _milliseconds(model, batch)
+    return Pass(milliseconds, torch.cuda.max_memory_allocated(model.device) - others)
+
+
+def _milliseconds(model: PreTrainedModel, batch: Batch) -> float:
+    start = time.perf_counter()
+    model(**batch.inputs)
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    return (time.perf_counter() - start) * 1000
+
+
+def _speed(rows: int, tokens: int, passes: Sequence[Pass]) -> Speed:
+    peaks = [timed.peak_bytes for timed in passes if timed.peak_bytes is not None]
+    median = statistics.median(timed.milliseconds for timed in passes)
+    return Speed(rows, tokens, median, max(peaks, default=None))
+
+
+def _weight_bytes(model: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
