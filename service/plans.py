@@ -30,8 +30,14 @@ class Cut:
 
 
 def plan(request: JobRequest, access: Access) -> Plan:
-    """The plan. Raises what `POST /jobs` would, and TargetUnreachable where rounding leaves a width of zero."""
+    """The plan. Raises what `POST /jobs` would."""
     admit(request, access)
+    return project(request, access)
+
+
+def project(request: JobRequest, access: Access) -> Plan:
+    """The plan of a request that `admit` has let through. Raises TargetUnreachable where a width would be zero, and
+    InvalidModel where config.json and the weights' headers do not describe a model."""
     checkpoint = read_checkpoint(request.model, access)
     check_units(request, FAMILIES[checkpoint.family])
     exact = request.method.scope is Scope.layer and request.output.layout is Layout.uniform
@@ -51,7 +57,9 @@ def plan(request: JobRequest, access: Access) -> Plan:
         parameters=parameters,
         bytes=DenseSlim(dense=checkpoint.stored_bytes, slim=file_size(slim) - gone * BYTES[checkpoint.dtype]),
         cache_bytes_per_token=_cache(checkpoint, cuts),
-        runtimes=runtimes(checkpoint.family, *_widths_that_matter(request, checkpoint, cuts)),
+        runtimes=runtimes(
+            checkpoint.family, *_widths_that_matter(request, checkpoint, cuts), layout=request.output.layout
+        ),
     )
 
 

@@ -1,13 +1,13 @@
-"""Which runtimes load a slim checkpoint of equal widths, and which quantisations its widths allow there.
+"""Which runtimes load a slim checkpoint, and which quantisations its widths allow there.
 
-A stock architecture is all that they need, so that a runtime loads what it loads of the dense model. Only transformers
-is proved by each job; the others stand here by their own lists of architectures.
+With equal widths a stock architecture is all that they need, so that a runtime loads what it loads of the dense model.
+Only transformers is proved by each job; the others stand here by their own lists of architectures.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.schemas import Runtime
+from service.schemas import Layout, Runtime
 
 TEXT = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "gpt2"})
 ENCODERS = frozenset({"bert", "roberta"})
@@ -39,13 +39,24 @@ SERVERS: dict[str, Server] = {
 }
 
 
-def runtimes(family: str, rows: Sequence[int], divided: Sequence[int]) -> list[Runtime]:
+def runtimes(
+    family: str, rows: Sequence[int], divided: Sequence[int], layout: Layout = Layout.uniform
+) -> list[Runtime]:
     """What every runtime makes of a checkpoint.
 
     `rows` are the lengths of the weight rows that the cut has changed, `divided` the counts that a split over devices
     divides: heads and neurons.
     """
+    if layout.value != Layout.uniform.value:
+        return [_of_unequal_widths(name) for name in SERVERS]
     return [_runtime(name, server, family, rows, divided) for name, server in SERVERS.items()]
+
+
+def _of_unequal_widths(name: str) -> Runtime:
+    """No stock architecture holds them; transformers takes the class from a file in the checkpoint."""
+    if name == "transformers":
+        return Runtime(name=name, loads=True, reason="with trust_remote_code=True, for the class in the checkpoint")
+    return Runtime(name=name, loads=False, reason="its architectures have one width for all layers")
 
 
 def _runtime(name: str, server: Server, family: str, rows: Sequence[int], divided: Sequence[int]) -> Runtime:
