@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from service.errors import InvalidModel, UnsupportedFamily
 from service.families import FAMILIES
 from service.schemas import Family
+from worker.per_layer import is_sound
 
 WEIGHTS_INDEX = "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -19,7 +20,9 @@ def check(directory: Path) -> Family:
     """The family of a checkpoint that is safe and fit to be loaded. Raises InvalidModel or UnsupportedFamily."""
     config = read_json(directory / "config.json")
     tokenizer = directory / "tokenizer_config.json"
-    if "auto_map" in config or (tokenizer.exists() and "auto_map" in read_json(tokenizer)):
+    if ("auto_map" in config and not is_sound(config, directory)) or (
+        tokenizer.exists() and "auto_map" in read_json(tokenizer)
+    ):
         raise InvalidModel(
             "the model names code of its own (`auto_map`), which is never run: give a checkpoint of the stock class",
             param="model.uri",

@@ -32,10 +32,12 @@ from transformers import (
 )
 
 from service.errors import InvalidModel, NotFound
+from service.layouts import MODELLING_FILE
 from service.schemas import Family, ModelSource
 from service.sources import fetch_file, fetch_prefix, scheme_of
 from worker.checkpoints import check, check_safetensors, read_json
 from worker.gguf import converted
+from worker.per_layer import class_of
 
 OnBytes = Callable[[int, int], None]
 AUTO_CLASSES: dict[str, Any] = {
@@ -51,6 +53,7 @@ PATTERNS = [
     "tokenizer.model",
     "spiece.model",
     "sentencepiece.bpe.model",
+    MODELLING_FILE,  # of our own layout; compared, never run
 ]
 LOCAL_STOCK = {"trust_remote_code": False, "local_files_only": True}
 
@@ -224,7 +227,8 @@ def _load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 
 def _load_stock(directory: Path, family: Family) -> PreTrainedModel:
     with _reading("checkpoint"):
-        model, info = AUTO_CLASSES[family.kind].from_pretrained(
+        loader = class_of(read_json(directory / "config.json"), AUTO_CLASSES[family.kind])
+        model, info = loader.from_pretrained(
             directory, dtype="auto", use_safetensors=True, output_loading_info=True, **LOCAL_STOCK
         )
     if info["missing_keys"]:

@@ -1,7 +1,8 @@
 """Proves that a written checkpoint is the model in memory: `python -m worker.verification PARENT DIRECTORY PROBE`.
 
-A fresh process loads the directory by the stock Auto class of its family, with no code from anywhere else, and prints
-one JSON line: the class that loaded it, and how far its logits on the probe's inputs are from those of the probe.
+A fresh process loads the directory by the stock Auto class of its family, or by our own class where layers have widths
+of their own, with no code from anywhere else. It prints one JSON line: the class that loaded it, and how far its logits
+on the probe's inputs are from those of the probe.
 """
 
 import json
@@ -23,6 +24,7 @@ from service.families import FAMILIES
 from service.schemas import Verified
 from service.tether import die_with_parent
 from worker.models import AUTO_CLASSES
+from worker.per_layer import class_of
 
 # The largest difference of a logit that is still rounding, as a share of the largest logit. The same kernels run on
 # the same weights, so that it is zero as a rule; one unit in the last place is left for kernels that are chosen anew.
@@ -85,7 +87,7 @@ def compare(directory: Path, probe: Path) -> Verified:
 
 def _load(directory: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
     config = json.loads((directory / "config.json").read_bytes())
-    model, info = AUTO_CLASSES[FAMILIES[config["model_type"]].kind].from_pretrained(
+    model, info = class_of(config, AUTO_CLASSES[FAMILIES[config["model_type"]].kind]).from_pretrained(
         directory,
         dtype=dtype,
         trust_remote_code=False,

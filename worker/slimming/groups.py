@@ -190,7 +190,7 @@ def _head_group(model: nn.Module, stack: Stack, layer: int, row: Attention) -> G
         fields=tuple(fields.items()),
         # T5 computes the bias of all layers' attention scores in the first layer, and for cross-attention a zero one.
         tie=f"{stack.name}.heads" if row.position_bias else "",
-        level=f"{stack.name}.{row.prefix}heads" if row.free_size else "",
+        level=row.heads if row.free_size else "",
         allowed=tuple(kept for kept in range(1, count + 1) if _holds(config, row, kept * shared)),
     )
 
@@ -241,6 +241,7 @@ def _dimension_group(model: nn.Module, stack: Stack, layer: int, row: Attention,
         size=1,
         fields=((row.head_size, 1),),
         rows=heads,
+        level=row.head_size,
     )
 
 

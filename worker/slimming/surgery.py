@@ -28,12 +28,13 @@ def cut(model: nn.Module, architecture: Architecture, kept: Mapping[Site, Tensor
     """Slice the model in place to the `kept` units and set its config, so that a stock class loads what is saved.
 
     Sites that `kept` does not name stay whole. With the layout "uniform", widths that a config holds once must be
-    equal: raises ValueError. With "per-layer" they need not; the config of every layer's modules then holds its own
-    widths, and the model's config those of the dense model.
+    equal: raises ValueError. With "per-layer" only those of one level must; the config of every layer's modules then
+    holds its own widths, and the model's config of the other fields what it was.
     """
     groups = groups_of(model, architecture, kept)
     sizes = {group.site: field_values(group, kept[group.site]) for group in groups if group.kind != "layers"}
-    shared = _agreed(sizes) if layout == "uniform" else {}
+    everywhere = {group.site for group in groups if layout == "uniform" or group.level}
+    shared = _agreed({site: fields for site, fields in sizes.items() if site in everywhere})
     _name_head_size(model, architecture, groups)
     _slice(model, [group for group in groups if group.kind != "layers"], kept)
     for config in _configs(model):
@@ -153,7 +154,8 @@ def _settle_layers(
         own: dict[str, int] = {}
         for site, fields in sizes.items():
             own |= fields if site[:2] == (stack.name, index) else {}
-        config = copy(model.config)
+        known = (module.config for module in layer.modules() if hasattr(module, "config"))
+        config = copy(next(known, model.config))  # the layer's own, where an earlier cut has given it one
         _set(config, own)
         for module in layer.modules():
             _settle(module, config)
