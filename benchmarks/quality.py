@@ -63,7 +63,8 @@ def main() -> None:
         measure(bench, cells, store)
         if not quick and not arguments.tasks:
             quality_page.write(store.records, RESULTS.parent)
-        print(json.dumps(quality_summary.figures(store.records)))
+        figures = quality_summary.figures(store.records)
+        print(json.dumps(figures | quality_summary.quick_figures(store.records) if quick else figures))
 
 
 def parse() -> argparse.Namespace:

@@ -92,9 +92,13 @@ def grid(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
 def dev(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
     """Candidates for the default, on train rows that no calibration sees; test rows decide nothing."""
     yield from (dense(model, task, "dev") for task in tasks)
-    for method in (OURS, "second_moment"):
-        for task in tasks:
-            yield slim(model, task, method, 0.7, split="dev", layout="per-layer", repair="least_squares")
+    best: dict[str, Any] = {"split": "dev", "layout": "per-layer", "repair": "least_squares"}
+    for method, task in product((OURS, "second_moment"), tasks):
+        yield slim(model, task, method, 0.7, **best)
+    for method, task in product((OURS, "second_moment"), tasks):
+        yield slim(model, task, method, 0.7, steps=4, **best)
+    for method, task in product((OURS, "second_moment"), tasks):
+        yield slim(model, task, method, 0.7, **best | {"repair": "least_squares_layerwise"})
 
 
 def _square(

@@ -21,6 +21,7 @@ PANELS = {
 def draw(records: Records, path: Path) -> None:
     """One panel for each layout and repair: the mean over six tasks by the share removed."""
     mpl.rcParams["svg.hashsalt"] = path.name  # the same figures give the same file
+    mpl.rcParams["svg.fonttype"] = "none"  # text stays text
     figure = Figure(figsize=(11, 7), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True, sharey=True).flatten()
     for axis, (title, choices) in zip(axes, PANELS.items(), strict=True):

@@ -17,7 +17,7 @@ from benchmarks.quality_cells import BLOCKS, DENSE, TIMED, Cell
 from benchmarks.quality_inputs import Source
 from benchmarks.quality_pass import Method, Scores, score_together
 from worker import data, evaluation, models, prompts
-from worker.slimming import attribution, repair, selection, surgery
+from worker.slimming import attribution, repair, selection, steps, surgery
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.criteria import CRITERIA, Options
 from worker.slimming.groups import Site, locate
@@ -25,7 +25,7 @@ from worker.slimming.objectives import Batch
 from worker.slimming.repair import Moments
 from worker.slimming.selection import Rules
 
-TOKENS_PER_BATCH = 2048
+TOKENS_PER_BATCH = 1024
 TIMED_RUNS = 3
 ROUND_TO = {"uniform": 64, "per-layer": 1}
 
@@ -36,7 +36,7 @@ METHODS: dict[str, Method] = {name: (name, Options()) for name in CRITERIA} | {
 }
 # Of these the scale means nothing across layers; each gets what lets it be ranked across them.
 NORMALISATIONS = {"flap": "standard", "wanda": "mean", "activation": "mean", "magnitude": "mean", "random": "mean"}
-SHARED = ("attribution", "second_moment", "attribution_absolute", "activation", "wanda", "flap")  # take one pass
+SHARED = ("attribution", "second_moment", "activation", "wanda", "flap")  # take one pass
 
 
 @dataclass(frozen=True)
@@ -66,24 +66,41 @@ class Bench:
         judged = self.batches(cell.model, cell.task, cell.split, cell.rows, 0, "natural")
         if cell.method == DENSE:
             return judge(self.loaded(cell.model).model, judged)
-        scores = self.scores(cell)
-        start = time.perf_counter()
+        kept, start = self.kept(cell), time.perf_counter()
         model = copy.deepcopy(self.loaded(cell.model).model)
-        removed = self.slim(model, cell, scores)
+        self.cut(model, cell, kept)
         seconds = round(time.perf_counter() - start, 2)
+        removed = self._removed(cell, kept)
         return judge(model, judged) | {"removed": round(removed, 4), "seconds_to_cut": seconds}
 
-    def slim(self, model: Any, cell: Cell, scores: Scores) -> float:
-        """Cut and repair the model as the cell says; the share of its units' parameters that went."""
+    def kept(self, cell: Cell) -> dict[Site, Tensor]:
+        """The units that stay; with several steps the scores are taken anew before each."""
+        model = self.loaded(cell.model).model
         architecture = ARCHITECTURES[model.config.model_type]
         groups = locate(model, architecture, cell.units)
         rules = Rules("global", cell.layout, NORMALISATIONS.get(cell.method, "none"))
-        kept = selection.select(scores, groups, cell.ratio, ROUND_TO[cell.layout], rules)
+
+        def choose(scores: Scores, ratio: float) -> dict[Site, Tensor]:
+            return selection.select(scores, groups, ratio, ROUND_TO[cell.layout], rules)
+
+        if cell.steps == 1:
+            return choose(self.scores(cell), cell.ratio)
+        ratios = steps.schedule(cell.ratio, cell.steps)
+        *_, last = steps.in_steps(model, architecture, ratios, lambda: self._score(cell), choose)
+        return last.kept
+
+    def cut(self, model: Any, cell: Cell, kept: dict[Site, Tensor]) -> None:
+        """Repair and cut the model as the cell says."""
+        architecture = ARCHITECTURES[model.config.model_type]
         if cell.repair == "least_squares":
             repair.refit(model, architecture, kept, self.passed(*_calibration(cell)).moments)
         elif cell.repair != "none":
             repair.repair(model, architecture, kept, self.batches(*_calibration_rows(cell)), cell.repair)
         surgery.cut(model, architecture, kept, cell.layout)
+
+    def _removed(self, cell: Cell, kept: dict[Site, Tensor]) -> float:
+        model = self.loaded(cell.model).model
+        groups = locate(model, ARCHITECTURES[model.config.model_type], cell.units)
         gone = sum((group.count - kept[group.site].numel()) * group.parameters for group in groups)
         return gone / sum(group.count * group.parameters for group in groups)
 

@@ -1,6 +1,7 @@
 """RESULTS.md's part on quality and its figure, written from quality.json."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -119,17 +120,18 @@ def _settings(records: Records) -> Iterator[str]:
 
 def _choices(records: Records) -> Iterator[str]:
     """How the defaults were chosen."""
-    cells = [Cell.of(dict(record)) for record in records.values() if record["split"] == "dev"]
-    variants = sorted({(cell.method, cell.units, cell.layout, cell.repair, cell.ratio, cell.steps) for cell in cells})
+    cells = [Cell.of(dict(record)) for record in records.values() if record["split"] == "dev" and record["ratio"]]
     rows = []
-    for method, units, layout, repair, ratio, steps in variants:
-        of_variant = row(method, ratio, split="dev", units=units, layout=layout, repair=repair, steps=steps)
-        share = _kept(records, of_variant)
-        if ratio and share != NOT_YET:
-            rows.append([method, "+".join(units), layout, repair, str(steps), f"{ratio:.0%}", share])
+    for variant in dict.fromkeys(replace(cell, task="", calibration="") for cell in cells):
+        tasks = {"smollm2": TASKS, "t5": T5_TASKS}[variant.model]
+        share = _kept(records, [replace(variant, task=task, calibration=task) for task in tasks])
+        if share != NOT_YET:
+            rows.append(
+                [variant.model, variant.method, variant.repair, str(variant.steps), f"{variant.ratio:.0%}", share]
+            )
     if rows:
         yield "### Choices, made on train rows\n\n" + quality_text.CHOICES
-        yield table(["criterion", "units", "layout", "repair", "steps", "removed", "kept"], rows)
+        yield table(["model", "criterion", "repair", "steps", "removed", "kept"], rows)
 
 
 def _tasks(records: Records) -> Iterator[str]:

@@ -60,5 +60,14 @@ def figures(records: Records) -> dict[str, float | None]:
     return result
 
 
+def quick_figures(records: Records) -> dict[str, float | None]:
+    """What a quick run has measured: two tasks, few rows, no repair, one ratio, FFN neurons alone."""
+    methods = {name: [Cell.of(dict(r)) for r in records.values() if r["method"] == name] for name in (OURS, "random")}
+    ours, chance = kept(records, methods[OURS]), kept(records, methods["random"])
+    assert ours is not None
+    assert chance is not None
+    return {"quick_kept_at_50": round(ours, 4), "quick_lead_over_random_at_50": round((ours - chance) * 100, 2)}
+
+
 def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(value, digits)

@@ -34,8 +34,7 @@ TASKS = "Calibrated accuracy with its interval, FFN neurons and key-value groups
 
 T5 = """\
 The trained T5 fixture (4.9M parameters, five tasks), FFN neurons and heads: mean over its five tasks in percent of the
-uncut model's. Its tasks hang on few units, and cutting changes little: it shows that every path works on an
-encoder-decoder more than which criterion is better."""
+uncut model's."""
 
 SECONDS = """\
 Median time to score all units on the same 48 rows of SST-2, one criterion after the other in one process. The machine
