@@ -26,9 +26,15 @@ from obstore.store import LocalStore, ObjectStore, from_url
 from service.errors import NotFound, StorageUnavailable
 
 if TYPE_CHECKING:
-    from obstore import GetOptions  # has no runtime form
+    from obstore import GetOptions  # these have no runtime form
+    from obstore.store import RetryConfig
 
 CHUNK_BYTES = 2**20
+# Time alone bounds the retries: ten of them, the library's own bound, are over in three seconds.
+RETRY: "RetryConfig" = {
+    "max_retries": 1000,
+    "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=5), "base": 2},
+}
 SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=@+ -]{0,254}")
 
 
@@ -92,7 +98,7 @@ def open_store(url: str, *, retry_seconds: float, create: bool = False) -> Objec
     return from_url(
         url,
         client_options={"connect_timeout": "5s", **({"allow_http": True} if plain_http else {})},
-        retry_config={"retry_timeout": timedelta(seconds=retry_seconds)},
+        retry_config=RETRY | {"retry_timeout": timedelta(seconds=retry_seconds)},
     )
 
 

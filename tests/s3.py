@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -19,9 +19,12 @@ HIGHEST_PORT = 55_000  # each service also listens on its port + 10000
 
 
 @contextmanager
-def s3_server(directory: Path) -> Iterator[str]:
-    """The endpoint of a server whose data lie in `directory`. A bucket is made by the first write to it."""
-    api, master, volume, filer = free_ports(4)
+def s3_server(directory: Path, ports: Sequence[int] = ()) -> Iterator[str]:
+    """The endpoint of a server whose data lie in `directory`. A bucket is made by the first write to it.
+
+    A server that is to come back where it was has the same four `ports` each time.
+    """
+    api, master, volume, filer = ports or free_ports(4)
     command = [
         _program(),
         "server",

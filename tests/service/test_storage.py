@@ -1,5 +1,6 @@
 """One interface, the same behaviour on a local directory and on a real S3 server."""
 
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import httpx
@@ -9,6 +10,7 @@ from ulid import ULID
 from service.errors import ForbiddenPath, NotFound, StorageUnavailable
 from service.sources import fetch_file, fetch_prefix, list_names, local_path, read_bytes
 from service.storage import Storage, attempt_prefix, dataset_key, digest_file, manifest_key
+from tests.s3 import credentials, free_ports, s3_server
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -169,3 +171,18 @@ def test_local_paths_end_at_the_roots_links_included(tmp_path: Path) -> None:
 def test_a_path_that_cannot_be_one_is_not_found(uri: str) -> None:
     with pytest.raises(NotFound):
         local_path(uri)
+
+
+def test_a_write_outlasts_a_restart_of_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ports = free_ports(4)
+    with s3_server(tmp_path, ports) as endpoint:
+        for name, value in credentials(endpoint).items():
+            monkeypatch.setenv(name, value)
+        store = Storage("s3://tests/restart", retry_seconds=120)
+        store.put_bytes(b"before", "default/before")
+    with ThreadPoolExecutor() as pool:
+        late = pool.submit(store.put_bytes, b"late", "default/late")
+        assert not wait([late], timeout=4).done  # longer than the client's ten retries by default take
+        with s3_server(tmp_path, ports):
+            late.result(60)
+            assert [store.get_bytes(f"default/{name}") for name in ("before", "late")] == [b"before", b"late"]
