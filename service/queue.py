@@ -12,6 +12,7 @@ from redis import Redis
 from rq import Queue
 from rq.command import send_stop_job_command
 from rq.exceptions import DuplicateJobError, InvalidJobOperation, NoSuchJobError
+from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.utils import import_attribute
 
@@ -119,6 +120,7 @@ class JobQueue:
         entry = self._entry(record.id, record.attempt + 1)
         if entry is not None:
             self._queue.intermediate_queue.remove(entry.id)
+            self._forget_expired_executions(entry)
             entry.delete()
 
     def stop(self, record: JobRecord) -> None:
@@ -136,6 +138,15 @@ class JobQueue:
         """Entries that a worker has taken, as long as it keeps saying so."""
         running: list[str] = self._queue.started_job_registry.get_job_ids(cleanup=True)
         return running
+
+    def _forget_expired_executions(self, entry: Job) -> None:
+        """A worker that died leaves an execution that expires before the list of executions does; RQ, when it deletes
+        the entry, takes that for an error."""
+        for execution_id in entry.execution_registry.get_execution_ids():
+            try:
+                Execution.fetch(execution_id, entry.id, connection=self.redis)
+            except ValueError:
+                self.redis.zrem(entry.execution_registry.key, execution_id)
 
     def _entry(self, job_id: str, attempt: int) -> Job | None:
         try:

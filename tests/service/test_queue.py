@@ -5,6 +5,7 @@ import json
 import pytest
 from redis import Redis
 from rq.callbacks import Callback
+from rq.executions import Execution
 
 from service.connections import connect
 from service.job_record import JobRecord, new_record
@@ -55,6 +56,18 @@ def test_a_withdrawn_attempt_is_gone_and_can_be_enqueued_anew(queue: JobQueue, j
     assert not queue.holds(job)
     queue.enqueue(job)
     assert queue.depth() == 1
+
+
+def test_an_attempt_whose_execution_has_expired_can_be_withdrawn(queue: JobQueue, job: JobRecord) -> None:
+    queue.enqueue(job)
+    entry = SlimJob.fetch(entry_id(job.id, 1), connection=queue.redis, serializer="json")
+    with queue.redis.pipeline() as pipe:
+        execution = Execution.create(entry, ttl=60, pipeline=pipe)
+        pipe.execute()
+    queue.redis.delete(execution.key)
+    queue.withdraw(job)
+    assert queue.depth() == 0
+    assert not queue.redis.exists(entry.key)
 
 
 def test_stopping_what_does_not_run_is_harmless(queue: JobQueue, job: JobRecord) -> None:
