@@ -26,6 +26,7 @@ TaskslimError                     status  code
 ├── StorageUnavailable            503     storage_unavailable
 ├── QueueUnavailable              503     queue_unavailable
 ├── DeadlineExceeded              504     deadline_exceeded
+├── ScratchFull                   507     scratch_full             the worker's disk has no room for the job
 └── WorkerLost                    500     worker_lost              the worker died on every attempt
 
 The same class serves both doors: the HTTP handler renders it as a problem document (RFC 9457), the worker stores
@@ -149,6 +150,10 @@ class QueueUnavailable(TaskslimError):
 
 class DeadlineExceeded(TaskslimError):
     status, code, title = 504, "deadline_exceeded", "Deadline exceeded"
+
+
+class ScratchFull(TaskslimError):
+    status, code, title = 507, "scratch_full", "Scratch full"
 
 
 class WorkerLost(TaskslimError):

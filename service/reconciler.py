@@ -7,6 +7,7 @@ of the record that only the first can make.
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import structlog
 from redis import RedisError
@@ -24,6 +25,7 @@ from service.storage import Storage, job_prefix
 
 LOCK = "slim:reconciler"
 LOCK_SECONDS = 60
+STORAGE_RETRY_SECONDS = 5  # the other jobs wait; the next look comes soon
 
 log = structlog.get_logger()
 
@@ -55,7 +57,8 @@ class Reconciler:
         """Looks every `reconcile_seconds` until `stop` is set. Whatever goes wrong in one look, the next follows."""
         while not stop.wait(self._settings.reconcile_seconds):
             try:
-                self.look()
+                if not self._returned_lately():
+                    self.look()
             except Exception:
                 log.exception("reconciliation failed")
 
@@ -68,6 +71,11 @@ class Reconciler:
                 self._try(record)
         finally:
             self._lock.release()
+
+    def _returned_lately(self) -> bool:
+        """Whether Redis was away, so that leases ran out which nobody could renew: workers have their say first."""
+        server = cast(dict[str, int], self._records.redis.info("server"))
+        return server["uptime_in_seconds"] < self._settings.lease_seconds
 
     def _try(self, record: JobRecord) -> None:
         """One job's trouble is not that of the others; what Redis cannot do now, it can do for none of them."""
@@ -100,10 +108,12 @@ class Reconciler:
         """Ends a job that has its result in storage: its worker died between the manifest and the record."""
         storage = self._storage()
         result = committed_result(storage, record.tenant, record.id)
-        if result is None or not self._records.finish(record, result):
+        if result is None:
+            return False
+        delete_attempts(storage, record.tenant, record.id, record.attempt)  # first: later nobody would come back for it
+        if not self._records.finish(record, result):
             return False
         log.warning("finished for a lost worker", job_id=record.id, attempt=record.attempt)
-        delete_attempts(storage, record.tenant, record.id, record.attempt)
         self._delete_if_fruitless(record)
         if self._records.get(record.tenant, record.id).status is JobStatus.succeeded:
             account(self._records.redis, storage, record.tenant, record.id)
@@ -147,4 +157,4 @@ class Reconciler:
                 log.exception("files of the job were left behind", job_id=record.id)
 
     def _storage(self) -> Storage:
-        return Storage(self._settings.artifacts_url)
+        return Storage(self._settings.artifacts_url, retry_seconds=STORAGE_RETRY_SECONDS)

@@ -1,29 +1,33 @@
 """run_job: the only function that RQ may call, in a process of its own for each attempt."""
 
-import tempfile
-from pathlib import Path
+import time
 
 import structlog
+from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 from redis import RedisError
 from ulid import ULID
 
 from service import tracing
 from service.accounting import account
-from service.committed import committed_result, delete_attempts
+from service.committed import committed_manifest, committed_result, delete_attempts
 from service.connections import WORKER_PATIENCE, connect
-from service.errors import StorageUnavailable, TaskslimError
+from service.errors import ScratchFull, StorageUnavailable, TaskslimError
 from service.queue import JobQueue
 from service.records import Lease, LeaseLost, Records
 from service.schemas import JobError, JobStatus, Progress, Result, Stage
 from service.settings import Settings
-from service.storage import Storage, job_prefix
+from service.storage import Storage, attempt_prefix, job_prefix
 from worker import pipeline
 from worker.attempt import Attempt, Cancelled, Ending, HandedBack, on_sigterm
 from worker.progress import JobProgress
+from worker.scratch import scratch_directory
 
 log = structlog.get_logger()
 
 PULSE_PATIENCE = 1  # retries of a heartbeat; the next one comes soon
+OUTAGE_SECONDS = 600  # since a job's first start: so long it is put off for what this deployment lacks for the moment
+PAUSE_SECONDS = 15.0  # in which the worker that lacked it takes no other job
+REFUSED = (PermissionDeniedError, UnauthenticatedError)  # no outage: waiting would change nothing
 
 
 def run_job(tenant: str, job_id: str, attempt: int) -> None:
@@ -52,6 +56,7 @@ class JobRun:
         self._settings, self._records, self._lease = settings, records, lease
         pulse = Records(connect(settings.redis_url, patience=PULSE_PATIENCE), lease_seconds=settings.lease_seconds)
         self._attempt = Attempt(pulse, lease, settings, self._settle)
+        self._pause_seconds = 0.0
 
     def run(self) -> None:
         """Runs the pipeline and settles the attempt. A bug is logged and fails the job; it goes no further, because
@@ -60,12 +65,14 @@ class JobRun:
             try:
                 with self._attempt.watched():
                     result = self._result()
+                    self._clean(JobStatus.running)  # before the end: after it nobody would come back for it
                 self._succeed(result)
             except (Cancelled, HandedBack, LeaseLost, TaskslimError) as ending:
                 self._settle(ending)
             except Exception:
                 log.exception("the job met a bug")
                 self._settle(TaskslimError("the job failed because of a bug; the worker's log has the details"))
+        time.sleep(self._pause_seconds)
 
     @property
     def _storage(self) -> Storage:
@@ -79,10 +86,8 @@ class JobRun:
             return earlier
         progress = JobProgress(self._write_progress, self._attempt.check)
         try:
-            with tempfile.TemporaryDirectory(prefix="taskslim-") as scratch:
-                return pipeline.run(
-                    job, settings=self._settings, storage=storage, progress=progress, scratch=Path(scratch)
-                )
+            with scratch_directory() as scratch:
+                return pipeline.run(job, settings=self._settings, storage=storage, progress=progress, scratch=scratch)
         except LeaseLost:  # perhaps because an earlier attempt, thought dead, has committed its result meanwhile
             late = committed_result(storage, job.tenant, job.id)
             if late is None:
@@ -100,9 +105,10 @@ class JobRun:
     def _succeed(self, result: Result) -> None:
         status = self._records.succeed(self._lease, result)
         log.info("attempt over", status=status)
-        self._clean(status)
         if status is JobStatus.succeeded:
             self._account()
+        else:
+            self._clean(status)
 
     def _account(self) -> None:
         job = self._lease.job
@@ -112,18 +118,45 @@ class JobRun:
             log.exception("the job's figures were not counted")
 
     def _settle(self, ending: Ending) -> None:
-        """Writes how an attempt ended that has no result, its files deleted first."""
-        if isinstance(ending, LeaseLost):  # what lies in storage may be the winner's by now
-            log.warning("lease lost", reason=str(ending))
-            return
-        self._clean(JobStatus.running)
+        """Writes how an attempt ended that has no result, its files deleted first; those of an attempt that is put
+        off are left to the next one."""
         try:
-            status = self._write_ending(ending)
+            if isinstance(ending, LeaseLost):
+                raise ending
+            if self._can_wait(ending):
+                status = self._put_off(ending)
+            else:
+                self._clean(JobStatus.running)
+                status = self._write_ending(ending)
         except LeaseLost as lost:
             log.warning("lease lost", reason=str(lost))
+            self._discard()
             return
         log.info("attempt over", status=status, reason=type(ending).__name__)
-        self._clean(status)
+        if status is not JobStatus.queued:
+            self._clean(status)
+
+    def _can_wait(self, ending: Ending) -> bool:
+        """Whether the attempt met what may be over by the next one: a full disk, or a store that does not answer."""
+        if not isinstance(ending, ScratchFull | StorageUnavailable) or isinstance(ending.__cause__, REFUSED):
+            return False
+        return self._records.seconds_since_start(self._lease.job) < OUTAGE_SECONDS
+
+    def _put_off(self, ending: Ending) -> JobStatus:
+        """Hands the job back, with the reason among its events."""
+        self._records.log(self._lease, f"put off: {ending}")
+        self._pause_seconds = PAUSE_SECONDS
+        return self._hand_back()
+
+    def _discard(self) -> None:
+        """Deletes what this attempt alone has stored, unless it is the job's result."""
+        job, attempt = self._lease.job, self._lease.attempt
+        try:
+            manifest = committed_manifest(self._storage, job.tenant, job.id)
+            if manifest is None or manifest.attempt != attempt:
+                self._storage.delete_prefix(attempt_prefix(job.tenant, job.id, attempt))
+        except StorageUnavailable:
+            log.exception("files of the attempt were left behind")
 
     def _write_ending(self, ending: Cancelled | HandedBack | TaskslimError) -> JobStatus:
         match ending:

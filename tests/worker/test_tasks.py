@@ -1,6 +1,7 @@
 """run_job, as RQ calls it, in this process: how an attempt ends and what it leaves."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,3 +142,26 @@ def test_a_stuck_attempt_hands_its_job_back_when_its_worker_stops(
     after = records.get(job.tenant, job.id)
     assert (after.status, after.lost) == (JobStatus.queued, 0)
     assert JobQueue(connect(settings.redis_url, decode=False)).holds(after)
+
+
+def test_an_attempt_whose_disk_is_full_hands_the_job_back_and_says_why(
+    records: Records, model: Path, tmp_path: Path
+) -> None:
+    confined = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    mount, variables = 'mount -t tmpfs -o size=4k scratch "$TMPDIR"', os.environ | {"TMPDIR": str(tmp_path / "scratch")}
+    (tmp_path / "scratch").mkdir()
+    if subprocess.run([*confined, mount], env=variables, check=False).returncode != 0:
+        pytest.skip("a small file system needs user namespaces")
+    job = records.create(new_record(request(model, 40)))
+    command = [*confined, f'{mount} && exec "$@"', "worker", sys.executable, "-c", RUN_JOB, job.id]
+    queue = JobQueue(connect(os.environ["SLIM_REDIS_URL"], decode=False))
+    with Popen(command, env=variables) as process:
+        wait_until(lambda: queue.depth() == 1, 150)
+        process.kill()
+    after = records.get(job.tenant, job.id)
+    assert (after.status, after.attempt, after.lost) == (JobStatus.queued, 1, 0)
+    assert after.attempts[0].outcome == "handed_back"
+    logs = [event.data["message"] for event in records.events(job.tenant, job.id) if event.type == "log"]
+    assert len(logs) == 1
+    assert "no room" in logs[0]
+    assert queue.holds(after)
