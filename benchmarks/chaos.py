@@ -1,0 +1,165 @@
+"""Breaks a real deployment in every way that it must survive, and counts what became of its jobs.
+
+    .venv/bin/python benchmarks/chaos.py [--quick] [--seed N] [--keep DIR]
+
+Redis with an append-only file, an S3 server, the API and two workers run as processes of their own; what dies is
+started again after a moment. Forty jobs come in while the faults of `chaos_faults` happen in an order drawn from the
+seed. A few jobs ask for a ratio that cannot be reached. chaos.json holds the figures; the last line is one JSON object:
+`lost` counts jobs that are gone or did not end as they must, `stuck` those that did not end in time, `doubled` those
+with more than one result, trace of a lost attempt or job for one idempotency key.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from random import Random
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # a script sees only its own directory
+
+from benchmarks import chaos_audit  # noqa: E402
+from benchmarks.chaos_client import Client  # noqa: E402
+from benchmarks.chaos_deployment import Deployment, deployed  # noqa: E402
+from benchmarks.chaos_faults import Fault, hurt  # noqa: E402
+from service.connections import connect  # noqa: E402
+from service.records import Records  # noqa: E402
+from service.storage import Storage  # noqa: E402
+from tests.jobs import TEMPLATE, checkpoint, rows_file  # noqa: E402
+
+JOBS = 40
+UNREACHABLE = frozenset({7, 19, 31})  # numbers of the requests whose ratio no width can meet
+INLINE_EVERY = 5  # so often the evaluation rows come in the request
+RESULT = Path(__file__).with_name("chaos.json")
+REPORT_SECONDS = 15.0
+# What a deployment under so much fire would set; everything else is as it is by default.
+SETTINGS = {"SLIM_MAX_ATTEMPTS": "6", "SLIM_TOKENS_PER_BATCH": "32"}
+COUNTS = {"child_killed": 3, "worker_killed": 3, "both_killed": 2, "redis_restarted": 2, "api_restarted": 2}
+OUTAGES = ("redis_away", "s3_away", "scratch_full")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="shorter outages and jobs: at most fourteen minutes")
+    parser.add_argument("--seed", type=int, default=0, help="of the order of the faults")
+    parser.add_argument("--keep", type=Path, help="an empty directory for logs and data, which then stay")
+    parser.add_argument("--minutes", type=float, help="give up then; default: 13 with --quick, else 60")
+    options = parser.parse_args()
+    minutes = options.minutes or (13 if options.quick else 60)
+    with ExitStack() as stack:
+        directory = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
+        directory.mkdir(parents=True, exist_ok=True)
+        figures = run(directory, Random(options.seed), quick=options.quick, minutes=minutes)
+    figures = {"seed": options.seed, "quick": options.quick} | figures
+    RESULT.write_text(json.dumps(figures, indent=2) + "\n")
+    print(json.dumps({name: value for name, value in figures.items() if name not in ("faults", "wrong")}))
+    if figures["lost"] or figures["stuck"] or figures["doubled"]:
+        sys.exit(1)
+
+
+def run(directory: Path, draw: Random, *, quick: bool, minutes: float) -> dict[str, Any]:
+    """The figures of one run."""
+    start, away_seconds = time.monotonic(), 18.0 if quick else 60.0
+    order = fault_order(draw, quick)
+    with deployed(directory, SETTINGS) as deployment:
+        requests = publish(deployment, rows=200 if quick else 2500)
+        client = Client(deployment.url)
+        pauses = [draw.uniform(5, 18) for _ in order]
+        planned = sum(pauses) + away_seconds * sum(name in OUTAGES for name in order)
+        submitting = client.submit_all(requests, planned / JOBS)
+        faults = []
+        for name, pause in zip(order, pauses, strict=True):
+            time.sleep(pause)
+            say(start, f"{name}: begins, {len(client.accepted)} jobs accepted")
+            faults.append(hurt(name, deployment, draw, away_seconds))
+            say(start, f"{name}: mended {faults[-1].entries or ''}")
+        submitting.join()
+        settle(client, start, limit_seconds=60 * minutes)
+        return figures(deployment, client, faults, time.monotonic() - start)
+
+
+def fault_order(draw: Random, quick: bool) -> list[str]:
+    """Every fault so often, in random order."""
+    counts = COUNTS | dict.fromkeys(OUTAGES, 1 if quick else 2)
+    order = [name for name, count in counts.items() for _ in range(count)]
+    draw.shuffle(order)
+    return order
+
+
+def publish(deployment: Deployment, rows: int) -> list[dict[str, Any]]:
+    """Puts a tiny model and rows into the object store; the requests that name them."""
+    store = Storage("s3://chaos/inputs")
+    local = deployment.directory / "inputs"
+    checkpoint(local / "tiny")
+    rows_file(local / "calibration.jsonl", rows)
+    rows_file(local / "evaluation.jsonl", 20)
+    for path in local.rglob("*"):
+        if path.is_file():
+            store.put_file(path, str(path.relative_to(local)))
+    inline = [json.loads(line) for line in (local / "evaluation.jsonl").read_text().splitlines()]
+    return [request(number, inline) for number in range(JOBS)]
+
+
+def request(number: int, inline: list[dict[str, str]]) -> dict[str, Any]:
+    evaluation = {"rows": inline} if number % INLINE_EVERY == 0 else {"uri": "s3://chaos/inputs/evaluation.jsonl"}
+    return {
+        "model": {"uri": "s3://chaos/inputs/tiny"},
+        "task": {
+            "kind": "classification",
+            "template": TEMPLATE,
+            "labels": {"positive": "positive", "negative": "negative"},
+            "calibration": {"uri": "s3://chaos/inputs/calibration.jsonl"},
+            "evaluation": evaluation,
+        },
+        "target": {"ratio": 0.95 if number in UNREACHABLE else 0.3},
+        "output": {"round_to": 32 if number in UNREACHABLE else 8},
+        "tags": {chaos_audit.TAG: str(number)},
+    }
+
+
+def settle(client: Client, start: float, limit_seconds: float) -> None:
+    """Return when every job has ended, or the time is up."""
+    while time.monotonic() - start < limit_seconds:
+        states = Counter(job["status"] for job in client.jobs())
+        say(start, f"{dict(states)}")
+        if not states.keys() & {"queued", "running", "cancelling"}:
+            return
+        time.sleep(REPORT_SECONDS)
+
+
+def figures(deployment: Deployment, client: Client, faults: list[Fault], seconds: float) -> dict[str, Any]:
+    jobs = {job["id"]: job for job in client.jobs()}
+    records, storage = Records(connect(deployment.redis.url)), Storage("s3://chaos/artifacts")
+    audit = chaos_audit.audit(client, jobs, storage, records, set(UNREACHABLE))
+    recovered = chaos_audit.recoveries(faults, jobs)
+    outcomes = Counter(attempt["outcome"] for job in jobs.values() for attempt in job["attempts"])
+    return {
+        "lost": len(audit.lost) + len(client.refused),
+        "stuck": len(audit.stuck),
+        "doubled": len(audit.doubled),
+        "jobs": len(client.accepted),
+        "succeeded": sum(job["status"] == "succeeded" for job in jobs.values()),
+        "failed_by_target": sum((job["error"] or {}).get("code") == chaos_audit.TARGET for job in jobs.values()),
+        "attempts": sum(job["attempt"] for job in jobs.values()),
+        "outcomes": dict(outcomes),
+        "longest_recovery_seconds": max((seconds for _, seconds in recovered), default=None),
+        "requests_sent_again": client.failures,
+        "seconds": round(seconds),
+        "faults": [asdict(fault) | {"seconds": round(fault.mended - fault.began, 1)} for fault in faults],
+        "recoveries": recovered,
+        "wrong": asdict(audit) | {"refused": client.refused},
+    }
+
+
+def say(start: float, text: str) -> None:
+    print(f"{time.monotonic() - start:6.0f} s  {text}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

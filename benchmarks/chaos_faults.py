@@ -1,0 +1,103 @@
+"""What breaks, each for real. A fault hurts the deployment, mends it, and answers with the attempts that it ended."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from random import Random
+
+import psutil
+
+from benchmarks.chaos_deployment import Deployment, Running, pid_of
+
+SEARCH_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault that happened. Times are Unix seconds; `mended` is when the service could go on."""
+
+    name: str
+    began: float
+    mended: float
+    entries: list[str] = field(default_factory=list)
+
+
+Hurt = Callable[[Deployment, Random, float], list[str]]
+
+
+def child_killed(deployment: Deployment, draw: Random, away_seconds: float) -> list[str]:
+    return _kill(deployment, draw, lambda running: [running.child])
+
+
+def worker_killed(deployment: Deployment, draw: Random, away_seconds: float) -> list[str]:
+    return _kill(deployment, draw, lambda running: [running.worker])
+
+
+def both_killed(deployment: Deployment, draw: Random, away_seconds: float) -> list[str]:
+    return _kill(deployment, draw, lambda running: [running.worker, running.child])
+
+
+def redis_restarted(deployment: Deployment, draw: Random, away_seconds: float) -> list[str]:
+    deployment.redis.kill()
+    deployment.redis.start()
+    return []
+
+
+def redis_away(deployment: Deployment, draw: Random, away_seconds: float) -> list[str]:
+    deployment.redis.kill()
+    time.sleep(away_seconds)
+    deployment.redis.start()
+    return []
+
+
+def s3_away(deployment: Deployment, draw: Random, away_seconds: float) -> list[str]:
+    deployment.s3.kill()
+    time.sleep(away_seconds)
+    deployment.s3.start()
+    return []
+
+
+def api_restarted(deployment: Deployment, draw: Random, away_seconds: float) -> list[str]:
+    psutil.Process(pid_of(deployment.api)).kill()
+    return []
+
+
+def scratch_full(deployment: Deployment, draw: Random, away_seconds: float) -> list[str]:
+    fillers = deployment.fill_scratch()
+    time.sleep(away_seconds)
+    for filler in fillers:
+        filler.unlink(missing_ok=True)
+    return []
+
+
+FAULTS: Mapping[str, Hurt] = {
+    "child_killed": child_killed,
+    "worker_killed": worker_killed,
+    "both_killed": both_killed,
+    "redis_restarted": redis_restarted,
+    "redis_away": redis_away,
+    "s3_away": s3_away,
+    "api_restarted": api_restarted,
+    "scratch_full": scratch_full,
+}
+
+
+def hurt(name: str, deployment: Deployment, draw: Random, away_seconds: float) -> Fault:
+    """Lets a fault happen."""
+    began = time.time()
+    entries = FAULTS[name](deployment, draw, away_seconds)
+    return Fault(name, began, time.time(), entries)
+
+
+def _kill(deployment: Deployment, draw: Random, victims: Callable[[Running], list[psutil.Process]]) -> list[str]:
+    """Kills around an attempt that runs; none where none runs for a while."""
+    end = time.monotonic() + SEARCH_SECONDS
+    while time.monotonic() < end:
+        if running := deployment.running():
+            hit = draw.choice(running)
+            for process in victims(hit):
+                if process.is_running():
+                    process.kill()
+            return [hit.entry]
+        time.sleep(0.1)
+    return []
