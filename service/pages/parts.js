@@ -53,11 +53,16 @@ export function tiles(result) {
   return element(
     "dl",
     { className: "tiles" },
-    tile(now === metrics.slim.exact_match ? "Exact match" : "Accuracy", percent(before.value), percent(now.value), interval),
+    tile(nameOf(now, metrics.slim), percent(before.value), percent(now.value), interval),
     tile("Parameters", count(parameters.dense), count(parameters.slim), change(parameters.dense, parameters.slim)),
     tile("Weights", bytes(size.dense), bytes(size.slim), change(size.dense, size.slim)),
     tile("Latency", `${latency.dense.toFixed(1)} ms`, `${latency.slim.toFixed(1)} ms`, `${change(latency.dense, latency.slim)}, ${place}`),
   );
+}
+
+function nameOf(estimate, metrics) {
+  if (estimate === metrics.exact_match) return "Exact match";
+  return estimate === metrics.calibrated_accuracy ? "Calibrated accuracy" : "Accuracy";
 }
 
 function tile(name, before, now, note) {

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, HTTPException, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
+from pydantic import ValidationError
 
 from service import report_page
 from service.auth import Caller
@@ -121,7 +122,15 @@ def get_report(
     if PAGE not in (accept or ""):
         return Response(content, media_type="application/json")
     headers = {"Content-Security-Policy": f"default-src 'none'; style-src {report_page.style_source()}"}
-    return Response(report_page.render(Report.model_validate_json(content)), media_type=PAGE, headers=headers)
+    return Response(report_page.render(_parsed(content)), media_type=PAGE, headers=headers)
+
+
+def _parsed(content: bytes) -> Report:
+    try:
+        return Report.model_validate_json(content)
+    except ValidationError as error:
+        message = "another version wrote this report: its page is the artifact report.html"
+        raise NotFound(message) from error
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:

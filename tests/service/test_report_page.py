@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 
+from service.job_record import new_record
+from service.records import Records
 from service.report_page import count, heat_rows, percent, render, size, style_source
 from service.schemas import (
     ChangedAnswer,
@@ -19,9 +22,11 @@ from service.schemas import (
     Throughput,
     Unit,
 )
+from service.storage import Storage
 from tests.browser import Browser, Tab
-from tests.records import result
+from tests.records import REQUEST, result
 from tests.requests import plain_request
+from tests.service.finished import FILES, finish
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
@@ -150,6 +155,25 @@ def test_policy_allows_the_style_that_the_page_carries() -> None:
     page = render(report())
     assert re.search(r'content="default-src &#39;none&#39;; style-src &#39;sha256-', page)
     assert style_source().strip("'") in page
+
+
+def test_a_report_is_served_as_asked(client: TestClient, records: Records, storage: Storage) -> None:
+    job = records.create(new_record(REQUEST))
+    finish(job, records, storage, FILES | {"report.json": report(job_id=job.id).model_dump_json().encode()})
+    page = client.get(f"/jobs/{job.id}/report", headers={"Accept": "text/html"})
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert style_source() in page.headers["content-security-policy"]
+    assert page.text == render(Report.model_validate(client.get(f"/jobs/{job.id}/report").json()))
+
+
+def test_a_report_of_another_version_is_referred_to_its_own_page(
+    client: TestClient, records: Records, storage: Storage
+) -> None:
+    job = records.create(new_record(REQUEST))
+    finish(job, records, storage)
+    answer = client.get(f"/jobs/{job.id}/report", headers={"Accept": "text/html"})
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    assert "report.html" in answer.json()["detail"]
 
 
 def test_figures_read_well() -> None:
