@@ -47,7 +47,7 @@ def t5(shared: Path, _: Path) -> Source:
 
 def _words(task: dict[str, Any]) -> int:
     """The fixture counts tokens; a word of these rows is 1.3 tokens on average."""
-    return int(task["max_words"] if "max_words" in task else task["max_tokens"] / 1.3)
+    return int(task["max_words"]) if "max_words" in task else round(task["max_tokens"] / 1.3)
 
 
 SOURCES: dict[str, Callable[[Path, Path], Source]] = {"smollm2": smollm2, "t5": t5}

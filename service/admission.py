@@ -22,6 +22,7 @@ from service.errors import (
     UnsupportedUnit,
 )
 from service.families import FAMILIES, UNSERVED
+from service.layouts import is_per_layer
 from service.presets import ANSWER_COLUMNS, resolve, template_fields
 from service.reach import Reach
 from service.schemas import DataSource, Family, JobRequest, ModelSource, Objective, Row, Task, TaskKind
@@ -198,7 +199,7 @@ def _check_weights(uri: str, names: set[str]) -> None:
 
 def family_of(config: Mapping[str, Any], uri: str) -> Family:
     """The family that the config of the model at `uri` names. Raises InvalidModel, UnsupportedFamily."""
-    if "auto_map" in config:
+    if "auto_map" in config and not is_per_layer(config):
         message = f"{uri} asks for code of its own (`auto_map` in config.json), which is never run"
         raise InvalidModel(message, param="model.uri")
     if "quantization_config" in config:

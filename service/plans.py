@@ -57,9 +57,7 @@ def project(request: JobRequest, access: Access) -> Plan:
         parameters=parameters,
         bytes=DenseSlim(dense=checkpoint.stored_bytes, slim=file_size(slim) - gone * BYTES[checkpoint.dtype]),
         cache_bytes_per_token=_cache(checkpoint, cuts),
-        runtimes=runtimes(
-            checkpoint.family, *_widths_that_matter(request, checkpoint, cuts), layout=request.output.layout
-        ),
+        runtimes=runtimes(checkpoint.family, *_widths_that_matter(request, checkpoint, cuts), layout=_layout(request)),
     )
 
 
@@ -245,10 +243,17 @@ def _cache(checkpoint: Checkpoint, cuts: Sequence[Cut]) -> DenseSlim | None:
     return DenseSlim(dense=number * layers * heads * size, slim=number * slim_layers * slim_heads * slim_size)
 
 
+def _layout(request: JobRequest) -> Layout:
+    """That of the checkpoint: where whole layers go and nothing else, those that stay are as they were."""
+    return Layout.uniform if request.method.units == [Unit.layers] else request.output.layout
+
+
 def _widths_that_matter(
     request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut]
 ) -> tuple[list[int], list[int]]:
-    """(lengths of the rows that the cut has changed, counts that a split over devices divides)."""
+    """(lengths of the rows that the cut has changed, counts that a split over devices divides); of one width."""
+    if _layout(request) is Layout.per_layer:
+        return [], []
     heads, groups = _head_counts(checkpoint)
     kept_groups = _kept(cuts, Unit.heads, groups)
     kept_heads = kept_groups * heads // groups

@@ -114,9 +114,10 @@ class Normalisation(StrEnum):
 
 
 class Layout(StrEnum):
-    """`uniform`: every layer of a stack keeps the same width, which is all that stock runtimes load."""
+    """How widths may differ from layer to layer in the checkpoint."""
 
-    uniform = "uniform"
+    uniform = "uniform"  # every layer of a stack keeps the same width, which is all that stock runtimes load
+    per_layer = "per-layer"  # each keeps its own, for a class that lies in the checkpoint
 
 
 class ModelSource(Schema):
@@ -189,7 +190,7 @@ class Target(Schema):
 
 class Output(Schema):
     round_to: int = Field(default=64, gt=0, le=4096, description="kept widths are multiples of this")
-    layout: Layout = Layout.uniform
+    layout: Layout = Field(default=Layout.uniform, description="`per-layer` needs the scope `global`")
 
 
 class WebhookEvent(StrEnum):
@@ -230,6 +231,14 @@ class JobRequest(Schema):
         default=None, gt=0, le=3650, description="until the finished job is deleted; null: what the deployment sets"
     )
     deadline_seconds: int = Field(default=3600, ge=10, le=7 * 86400)
+
+    @model_validator(mode="after")
+    def _own_widths_need_one_rank(self) -> Self:
+        if self.output.layout is Layout.per_layer and self.method.scope is not Scope.all:
+            raise ValueError(
+                "`output.layout: per-layer` needs `method.scope: global`: within one layer all keep the same share"
+            )
+        return self
 
 
 # --- the job -------------------------------------------------------------------------------------------------------
@@ -327,12 +336,13 @@ class JobMetrics(Schema):
 
 
 class Widths(Schema):
-    """Units in every layer of one stack."""
+    """Units in every layer of one stack; where layers keep different numbers, their mean."""
 
     stack: Name
     unit: Unit
     dense: int
     slim: int
+    per_layer: list[int] | None = Field(default=None, description="what each layer keeps, where they differ")
 
 
 class Result(Schema):

@@ -6,9 +6,11 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from service.families import FAMILIES
+from service.layouts import MODELLING_FILE
 from service.report_page import change, count, percent
 from service.schemas import Estimate, Metrics, Report, TaskKind
 from service.sources import scheme_of
+from worker.warnings import has_own_widths
 
 PIPELINES = {
     "causal": "text-generation",
@@ -16,6 +18,9 @@ PIPELINES = {
     "classifier": "text-classification",
 }
 OWN_TASK = "own-task"
+
+STOCK_CLASS = "It is an ordinary checkpoint; nothing beside the stock class is needed."
+OWN_CLASS = f"Its layers have widths of their own: the class that holds them is in `{MODELLING_FILE}`."
 
 TEMPLATE = """\
 ---
@@ -25,8 +30,8 @@ TEMPLATE = """\
 # {{ name }}
 
 {{ base }} slimmed for one task: {{ removed }} of its {{ units }} parameters are cut out, which leaves {{ slim }} of
-{{ dense }} parameters ({{ change }}). It is an ordinary checkpoint; nothing beside the stock class is needed. What the
-task does not use was removed: expect other abilities of the base model to be gone.
+{{ dense }} parameters ({{ change }}). {{ needs }}
+What the task does not use was removed: expect other abilities of the base model to be gone.
 
 ## Use
 
@@ -129,6 +134,7 @@ def _words(report: Report) -> dict[str, Any]:
         "dense": count(parameters.dense),
         "change": change((parameters.dense, parameters.slim)),
         "snippet": report.snippet.strip(),
+        "needs": OWN_CLASS if has_own_widths(result) else STOCK_CLASS,
         "kind": str(report.task.get("kind") or TaskKind.classification).capitalize(),
         "labels": ", ".join((report.task.get("labels") or {}).values()),
         "template": report.task.get("template") or "",

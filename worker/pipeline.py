@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from safetensors.torch import save_file
@@ -19,6 +20,7 @@ from service.schemas import (
     JobMetrics,
     Latency,
     LayerWidth,
+    Layout,
     Manifest,
     Objective,
     Repair,
@@ -36,6 +38,7 @@ from worker import checkpoints, data, findings, models, prompts, reporting, veri
 from worker.card import card
 from worker.findings import Findings
 from worker.mistral import stock_form
+from worker.per_layer import holding_form
 from worker.rows import Row
 from worker.slimming import attribution, selection, surgery
 from worker.slimming import repair as repairs
@@ -83,7 +86,7 @@ def run(job: JobRecord, *, settings: Settings, storage: Storage, progress: Stage
         with staged.stage(Stage.repair):
             repair(staged, subject, kept)
     with staged.stage(Stage.slice):
-        subject = cut(subject, kept)
+        subject = cut(subject, kept, job.request.output.layout)
     with staged.stage(Stage.evaluate_slim):
         slim = evaluate(staged, subject)
         speeds = time_passes(sources, subject)
@@ -212,10 +215,12 @@ def repair(staged: StagedJob, subject: Subject, kept: dict[Site, Tensor]) -> Non
         raise InvalidRequest(f"{error}: choose another repair", param="method.repair") from error
 
 
-def cut(subject: Subject, kept: dict[Site, Tensor]) -> Subject:
-    """The subject with its model cut, as the stock class that can hold it."""
-    surgery.cut(subject.loaded.model, subject.architecture, kept)
-    return replace(subject, loaded=replace(subject.loaded, model=stock_form(subject.loaded.model)))
+def cut(subject: Subject, kept: dict[Site, Tensor], layout: Layout) -> Subject:
+    """The subject with its model cut, as the class that can hold it: a stock one, or ours for layers of own widths."""
+    model, architecture = subject.loaded.model, subject.architecture
+    surgery.cut(model, architecture, kept, layout)
+    model = stock_form(model) if layout is Layout.uniform else holding_form(model, architecture)
+    return replace(subject, loaded=replace(subject.loaded, model=model))
 
 
 def time_passes(sources: Sources, subject: Subject) -> list[tuple[Speed, Speed]]:
@@ -337,17 +342,17 @@ def _prefix(staged: StagedJob) -> str:
 
 
 def _widths(groups: list[Group], kept: dict[Site, Tensor]) -> list[Widths]:
-    """One entry for each stack and unit: in the uniform layout its layers are alike. Of layers, how many there are."""
+    """One entry for each stack and unit. Of layers, how many there are."""
     members: dict[tuple[str, str], list[Group]] = {}
     for group in groups:
         members.setdefault((group.site.stack, group.kind), []).append(group)
-    counted = {key: pool if key[1] == Unit.layers else pool[:1] for key, pool in members.items()}
-    return [
-        Widths(
-            stack=stack,
-            unit=Unit(kind),
-            dense=sum(group.count // group.rows for group in pool),
-            slim=sum(kept[group.site].numel() // group.rows for group in pool),
-        )
-        for (stack, kind), pool in sorted(counted.items())
-    ]
+    return [_width(stack, Unit(kind), pool, kept) for (stack, kind), pool in sorted(members.items())]
+
+
+def _width(stack: str, unit: Unit, pool: list[Group], kept: dict[Site, Tensor]) -> Widths:
+    dense = [group.count // group.rows for group in pool]
+    slim = [kept[group.site].numel() // group.rows for group in pool]
+    if unit is Unit.layers:
+        return Widths(stack=stack, unit=unit, dense=sum(dense), slim=sum(slim))
+    own = slim if len(set(slim)) > 1 else None
+    return Widths(stack=stack, unit=unit, dense=round(fmean(dense)), slim=round(fmean(slim)), per_layer=own)

@@ -13,14 +13,14 @@ from service.storage import digest_file
 from worker.answers import MAX_CHANGED
 from worker.findings import Findings
 from worker.rows import Row
-from worker.warnings import warnings
+from worker.warnings import has_own_widths, warnings
 
 PACKAGES = ("taskslim", "torch", "transformers", "tokenizers", "safetensors", "peft")
 
 SNIPPET = """\
 from transformers import {auto_class}, AutoTokenizer
 
-model = {auto_class}.from_pretrained("model")
+model = {auto_class}.from_pretrained("model"{remote_code})
 tokenizer = AutoTokenizer.from_pretrained("model")
 """
 
@@ -53,7 +53,7 @@ def build(
         timings=list(timings),
         versions={"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
         digests=digests,
-        snippet=SNIPPET.format(auto_class=auto_class),
+        snippet=_snippet(auto_class, has_own_widths(result)),
         throughput=findings.throughput,
         peak_memory_bytes=findings.peak_memory_bytes,
         layers=findings.layers,
@@ -62,6 +62,11 @@ def build(
         changed=findings.changed[:MAX_CHANGED],
     )
     return report.model_copy(update={"warnings": warnings(report)})
+
+
+def _snippet(auto_class: str, own_widths: bool) -> str:
+    # The class lies in the checkpoint, which the job itself has written.
+    return SNIPPET.format(auto_class=auto_class, remote_code=", trust_remote_code=True" if own_widths else "")
 
 
 def digest_directory(directory: Path) -> str:

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import torch
 
-from service.schemas import Metrics, TaskKind
+from service.errors import InvalidRequest
+from service.schemas import Layout, Metrics, TaskKind
 from worker import answers, data, evaluation, models, prompts
 from worker.models import LoadedModel
+from worker.per_layer import is_own
 from worker.prompts import Example, Wording
 from worker.rows import Row
 from worker.slimming.architectures import ARCHITECTURES, Architecture
@@ -52,8 +54,11 @@ class Measured:
 def load(
     staged: StagedJob, model: Path, adapter: Path | None, calibration: list[Row], evaluation_rows: list[Row]
 ) -> Subject:
-    """The model on its device, and its task in tokens."""
+    """The model on its device, and its task in tokens. Raises InvalidRequest for a layout that cannot hold it."""
     loaded = models.load(model, device=device(staged.settings.device), adapter=adapter)
+    if is_own(loaded.model) and staged.job.request.output.layout is Layout.uniform:
+        message = "the layers of this model have widths of their own already: ask for the layout `per-layer`"
+        raise InvalidRequest(message, param="output.layout")
     config, kind = loaded.model.config, loaded.family.kind
     wording = prompts.wording(kind, staged.task, loaded.tokenizer, config)
     padding = data.padding(loaded.model, loaded.tokenizer, kind)

@@ -5,7 +5,8 @@ A warning is a fact about this run with its figures and what to do about it. Non
 
 from collections.abc import Callable
 
-from service.schemas import Confusion, Estimate, Metrics, Report, ReportWarning
+from service.layouts import CLASS_PREFIX, MODELLING_FILE
+from service.schemas import Confusion, Estimate, Metrics, Report, ReportWarning, Result
 
 DAMAGE_SHARE = 0.7  # of the answers that went wrong, in one class
 MIN_DAMAGE = 5  # below it, which class they fall in is chance
@@ -116,6 +117,21 @@ def _shortened(report: Report) -> str | None:
     )
 
 
+def has_own_widths(result: Result) -> bool:
+    """Whether the checkpoint is for a class of ours."""
+    return result.verified.loader.startswith(CLASS_PREFIX)
+
+
+def _own_widths(report: Report) -> str | None:
+    if not has_own_widths(report.result):
+        return None
+    return (
+        "The layers have widths of their own. Transformers loads the checkpoint with trust_remote_code=True, by the "
+        f"class in its {MODELLING_FILE}, and Taskslim without; vLLM, SGLang and llama.cpp do not load it. The layout "
+        "`uniform` is for those."
+    )
+
+
 def _percent(share: float) -> str:
     return f"{share:.1%}".replace("%", " %")
 
@@ -132,4 +148,5 @@ CHECKS: dict[str, Callable[[Report], str | None]] = {
     "unresolved_loss": _unresolved_loss,
     "shortened_prompts": _shortened,
     "ratio_rounded": _rounded,
+    "per_layer_widths": _own_widths,
 }

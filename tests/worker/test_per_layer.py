@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from service.admission import family_of
 from service.errors import InvalidModel
 from service.families import FAMILIES
-from service.layouts import MODELLING_FILE
+from service.layouts import CLASS_PREFIX, MODELLING_FILE, MODULE, is_per_layer
 from tests import checkpoints
 from tests.models import TINY
 from worker import modeling_taskslim, models, per_layer
@@ -200,3 +201,13 @@ def test_a_config_that_lies_about_the_layout_is_refused(directory: Path, lie: st
     path.write_text(json.dumps(json.loads(path.read_text()) | LIES[lie]))
     with pytest.raises(InvalidModel):
         models.load(directory, device=CPU)
+
+
+def test_the_service_knows_the_layout_by_what_the_worker_writes(directory: Path) -> None:
+    config = json.loads((directory / "config.json").read_text())
+    assert is_per_layer(config)
+    assert modeling_taskslim.__name__.endswith(f".{MODULE}")
+    assert modeling_taskslim.PREFIX == CLASS_PREFIX
+    assert family_of(config, "file:///model").model_type == "llama"
+    for lie in ("another class", "more code", "no widths"):
+        assert not is_per_layer(config | LIES[lie])

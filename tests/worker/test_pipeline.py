@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -173,6 +174,41 @@ def test_units_steps_and_repairs_make_a_model_that_anyone_loads(deployment: Depl
     assert [stage for stage in progress.stages if stage is Stage.repair] == [Stage.repair] * ("repair" in method)
     measured = [(done, total) for stage, done, total, _ in progress.advances if stage is Stage.attribute]
     assert measured[-1] == (24 * method.get("steps", 1),) * 2
+
+
+PER_LAYER: dict[str, Any] = {
+    "method": {"scope": "global", "repair": "least_squares", "normalisation": "mean"},
+    "output": {"round_to": 1, "layout": "per-layer"},
+}
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_layers_of_own_widths_make_a_model_that_is_verified_and_slimmed_again(
+    deployment: Deployment, family: str
+) -> None:
+    units = ["ffn", "heads"]
+    asked = PER_LAYER | {"method": PER_LAYER["method"] | {"units": units}}
+    result = deployment.run(deployment.request(family, **asked))
+    assert result.verified.loader.startswith("PerLayer")
+    assert result.verified.max_abs_logit_difference <= result.verified.tolerance
+    assert result.parameters.slim < result.parameters.dense
+    assert any(width.per_layer for width in result.widths)
+    directory = deployment.root / "downloaded"
+    deployment.download(directory)
+    report = Report.model_validate_json((directory / "report.json").read_bytes())
+    assert "per_layer_widths" in {warning.code for warning in report.warnings}
+    assert "trust_remote_code=True" in report.snippet
+    (directory / "model").rename(deployment.root / "again")
+    with pytest.raises(InvalidRequest, match="per-layer"):
+        deployment.run(deployment.request("again"))
+    again = deployment.run(deployment.request("again", **PER_LAYER))
+    assert again.parameters.dense == result.parameters.slim > again.parameters.slim
+    assert again.verified.max_abs_logit_difference <= again.verified.tolerance
+
+
+def test_own_widths_are_refused_where_each_layer_is_ranked_alone(deployment: Deployment) -> None:
+    with pytest.raises(ValidationError, match=r"method.scope: global"):
+        deployment.request(output={"layout": "per-layer"})
 
 
 @pytest.mark.parametrize(
