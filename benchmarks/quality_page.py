@@ -62,33 +62,35 @@ def _headline(records: Records) -> Iterator[str]:
 
 def _means(records: Records) -> Iterator[str]:
     yield "### Every criterion, with and without the same repair\n\n" + quality_text.MEANS
-    for layout in LAYOUTS:
-        yield f"Layout `{layout}`, FFN neurons and key-value groups in one budget:"
-        yield _comparison(records, layout=layout)
-    yield "Layout `uniform`, FFN neurons alone, which is what a job does unless told otherwise:"
-    yield _comparison(records, layout="uniform", units=("ffn",))
+    both = "FFN neurons and key-value groups in one budget"
+    yield from _comparison(records, f"Layout `per-layer`, {both}:", layout="per-layer")
+    yield from _comparison(records, f"Layout `uniform`, {both}:", layout="uniform")
+    alone = "Layout `uniform`, FFN neurons alone, which is what a job does unless told otherwise:"
+    yield from _comparison(records, alone, layout="uniform", units=("ffn",))
 
 
-def _comparison(records: Records, **choices: Any) -> str:
+def _comparison(records: Records, title: str, **choices: Any) -> Iterator[str]:
     columns = list(product(REPAIRS, RATIOS))
-    header = ["criterion", *(f"{ratio:.0%}, {repair}" for repair, ratio in columns)]
     rows = [
         [method, *(_kept(records, row(method, ratio, repair=repair, **choices)) for repair, ratio in columns)]
         for method in METHODS
     ]
-    return table(header, [line for line in rows if set(line[1:]) != {NOT_YET}])
+    yield title
+    yield table(["criterion", *(f"{ratio:.0%}, {repair}" for repair, ratio in columns)], _measured(rows, 1))
 
 
 def _leads(records: Records) -> Iterator[str]:
     yield "### By how much attribution leads\n\n" + quality_text.LEADS
+    yield _lead_table(records, TASKS, "smollm2")
+
+
+def _lead_table(records: Records, tasks: Sequence[str], model: str) -> str:
     rivals = (*BASELINES, *RIVALS)
     rows = []
     for layout, repair, ratio in product(LAYOUTS, REPAIRS, RATIOS):
-        ours = row(OURS, ratio, layout=layout, repair=repair)
-        points = [lead(records, ours, [rival]) for rival in rivals]
-        if any(value is not None for value in points):
-            rows.append([layout, repair, f"{ratio:.0%}", *(_signed(value) for value in points)])
-    yield table(["layout", "repair", "removed", *rivals], rows)
+        ours = row(OURS, ratio, tasks, model, layout=layout, repair=repair)
+        rows.append([layout, repair, f"{ratio:.0%}", *(_signed(lead(records, ours, [rival])) for rival in rivals)])
+    return table(["layout", "repair", "removed", *rivals], _measured(rows, 3))
 
 
 def _settings(records: Records) -> Iterator[str]:
@@ -112,8 +114,7 @@ def _settings(records: Records) -> Iterator[str]:
         for ratio in (0.5, 0.7)
         for calibration, task in SAME_LABELS
     ]
-    rows = [line for line in rows if set(line[1:]) != {NOT_YET}]
-    if rows:
+    if rows := _measured(rows, 1):
         yield "### Few examples, an unseen domain"
         yield table(["setting", OURS, "wanda"], rows)
 
@@ -160,10 +161,11 @@ def _t5(records: Records) -> Iterator[str]:
         for layout, repair, method in product(LAYOUTS, REPAIRS, METHODS)
         for choices in [{"layout": layout, "repair": repair}]
     ]
-    rows = [line for line in rows if set(line[3:]) != {NOT_YET}]
-    if rows:
+    if rows := _measured(rows, 3):
         yield "### The small T5\n\n" + quality_text.T5
         yield table(["layout", "repair", "criterion", *(f"{ratio:.0%} removed" for ratio in RATIOS)], rows)
+        yield "By how many points attribution leads there:"
+        yield _lead_table(records, T5_TASKS, "t5")
 
 
 def _seconds(records: Records) -> Iterator[str]:
@@ -176,8 +178,15 @@ def _seconds(records: Records) -> Iterator[str]:
         yield table(["criterion", "seconds", "forward passes"], rows)
 
 
+def _measured(rows: list[list[str]], names: int) -> list[list[str]]:
+    """The rows that show anything behind their first `names` columns."""
+    return [line for line in rows if set(line[names:]) != {NOT_YET}]
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """A Markdown table, or that there is nothing to show yet."""
+    if not rows:
+        return "Not measured yet."
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
