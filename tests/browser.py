@@ -24,7 +24,7 @@ FLAGS = (
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 )
-ANSWER_SECONDS = 30
+ANSWER_SECONDS = 60
 
 
 def find_browser() -> str | None:
@@ -88,7 +88,7 @@ class Tab:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait_for(self, expression: str, deadline_seconds: float = 20) -> Any:
+    def wait_for(self, expression: str, deadline_seconds: float = 60) -> Any:
         """The first value of `expression` that counts as true (an element is True); fails when none does in time."""
         end = time.monotonic() + deadline_seconds
         while not (value := self.run(f"(found => found?.nodeType ? true : found)({expression})")):

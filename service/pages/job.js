@@ -13,11 +13,12 @@ const MAX_EVENTS = 200;
 /** Show a job in `main`, live until it is finished or `signal` says that another view takes its place. */
 export async function showJob(main, id, signal) {
   const view = { id, signal, job: await read(`jobs/${id}`, { signal }), events: element("ol", { className: "events" }) };
-  view.top = element("div");
+  view.facts = element("p", { className: "facts" });
+  view.buttons = element("div", { className: "actions" });
   view.state = element("section", { "aria-label": "State" });
   view.report = element("section", { "aria-label": "Report" });
   view.files = element("section", { "aria-label": "Files" });
-  fill(main, view.top, view.state, view.files, view.report, requestPart(view.job), eventsPart(view.events));
+  fill(main, head(view), view.state, view.files, view.report, requestPart(view.job), eventsPart(view.events));
   draw(view);
   if (isFinished(view.job)) await showResult(view);
   watch(view).catch((problem) => refuse(view.state, problem));
@@ -39,16 +40,18 @@ async function watch(view) {
 function draw(view) {
   const { job } = view;
   document.title = `${job.status} · ${modelName(job.request)} · Taskslim`;
-  fill(view.top, head(view));
+  fill(view.facts, statusMark(job), ...facts(job));
+  if (view.buttons.dataset.status !== job.status) fill(view.buttons, buttons(view));
+  view.buttons.dataset.status = job.status;
   fill(view.state, isFinished(job) ? ending(job) : [progressBar(job), stageList(job)]);
 }
 
-function head(view) {
-  const { job } = view;
+/** The heading stays while the rest is drawn again, since it may have the focus. */
+function head({ job, facts: line, buttons: actions }) {
   return [
     element("p", { className: "trail" }, element("a", { href: "#/" }, "Jobs"), " / ", element("code", {}, job.id)),
-    element("div", { className: "title" }, element("h1", {}, modelName(job.request), element("small", {}, ` for ${taskName(job.request)}`)), buttons(view)),
-    element("p", { className: "facts" }, statusMark(job), ...facts(job)),
+    element("div", { className: "title" }, element("h1", {}, modelName(job.request), element("small", {}, ` for ${taskName(job.request)}`)), actions),
+    line,
   ];
 }
 
@@ -63,13 +66,13 @@ function facts(job) {
 
 function buttons(view) {
   const again = element("a", { className: "button", href: `#/new?from=${view.id}` }, "Use again");
-  if (!isFinished(view.job)) return element("div", { className: "actions" }, again, act(view, "Cancel", () => ask(`jobs/${view.id}/cancel`, { method: "POST" })));
+  if (!isFinished(view.job)) return [again, act(view, "Cancel", () => ask(`jobs/${view.id}/cancel`, { method: "POST" }))];
   const remove = async () => {
     if (!confirm("Delete this job with its files?")) return;
     await ask(`jobs/${view.id}`, { method: "DELETE" });
     location.hash = "#/";
   };
-  return element("div", { className: "actions" }, again, act(view, "Delete", remove));
+  return [again, act(view, "Delete", remove)];
 }
 
 function act(view, label, action) {

@@ -175,9 +175,11 @@ def test_job_page_goes_from_progress_to_result_without_a_reload(
     job = new_job(records)
     tab.open(f"{page}#/jobs/{job.id}")
     tab.wait_for("document.querySelector('.status')?.dataset.status == 'queued'")
+    tab.run("document.querySelector('h1').tabIndex = -1, document.querySelector('h1').focus()")
     finish(job, records, storage, files_of(job))
     tab.wait_for("document.querySelector('.tiles')")
     assert tab.run("document.querySelector('.status').dataset.status") == "succeeded"
+    assert tab.run("document.activeElement.tagName") == "H1"
 
 
 def test_job_can_be_cancelled(page: str, tab: Tab, records: Records) -> None:
