@@ -145,14 +145,18 @@ class Keys:
 
     def caller(self, text: str | None) -> Caller:
         """Who presents `text`. `Unauthorized` for everything but a valid key, in words that tell no more."""
-        trusted_at, caller = self._trusted.get(slot := digest_of(text or ""), (-TRUST_SECONDS, ANONYMOUS))
-        if time.monotonic() - trusted_at < TRUST_SECONDS:
-            return caller
+        if (trusted := self.trusted(text)) is not None:
+            return trusted
         caller = self._verify(text) if self.exist() else ANONYMOUS
         if len(self._trusted) >= MAX_TRUSTED:
             self._trusted.clear()
-        self._trusted[slot] = (time.monotonic(), caller)
+        self._trusted[digest_of(text or "")] = (time.monotonic(), caller)
         return caller
+
+    def trusted(self, text: str | None) -> Caller | None:
+        """Who presents `text`, where that was verified a moment ago; asks nobody."""
+        trusted_at, caller = self._trusted.get(digest_of(text or ""), (-TRUST_SECONDS, ANONYMOUS))
+        return caller if time.monotonic() - trusted_at < TRUST_SECONDS else None
 
     def _verify(self, text: str | None) -> Caller:
         if text is None:

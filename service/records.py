@@ -7,7 +7,7 @@ fencing token: it only grows, each number is leased once, and a write by any oth
 
 import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import structlog
@@ -86,7 +86,9 @@ class Records:
         done = self._transitions.create(record.tenant, record.id, encode(record), self.silence_ms, max_queued)
         if done == "full":
             raise LimitExceeded(f"{max_queued} jobs are queued, as many as may be; wait for some to start")
-        return self.get(record.tenant, record.id)
+        if done == "exists":
+            return self.get(record.tenant, record.id)
+        return record.model_copy(update={"created_at": datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=done)})
 
     def get(self, tenant: str, job_id: str) -> JobRecord:
         """The record; `NotFound` for another tenant's job too."""

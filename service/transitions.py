@@ -58,7 +58,7 @@ redis.call('XADD', events, '*', 'type', 'status', 'attempt', 0, 'data', cjson.en
 count(1, 'slim_jobs', ask.set.status)
 local request = cjson.decode(ask.set.request)
 count(1, 'slim_jobs_submitted', task_of(request), request.method.criterion)
-return 1
+return now
 """
 )
 
@@ -167,7 +167,7 @@ count(-1, 'slim_jobs', record[1])
 """
 )
 
-CREATED: dict[int, Literal["created", "exists", "full"]] = {1: "created", 0: "exists", -1: "full"}
+NOT_CREATED: dict[int, Literal["exists", "full"]] = {0: "exists", -1: "full"}
 Verdict = Literal["done", "missing", "stale", "refused", "early"]
 
 
@@ -216,12 +216,13 @@ class Transitions:
 
     def create(
         self, tenant: str, job_id: str, fields: Mapping[str, Any], silence_ms: int, max_queued: int | None
-    ) -> Literal["created", "exists", "full"]:
-        """A new queued job at Redis' time, unless there is one with this id or the tenant has `max_queued`."""
+    ) -> int | Literal["exists", "full"]:
+        """Redis' time, in milliseconds, at which the job is queued; or why it is not: there is one with this id, or the
+        tenant has `max_queued`."""
         ask = {"set": dict(fields), "silence_ms": silence_ms, "member": open_member(tenant, job_id)}
         limit = {} if max_queued is None else {"max_queued": max_queued}
         answer = self._create(keys=self._keys(tenant, job_id), args=[json.dumps(ask | limit)])
-        return CREATED[answer]
+        return NOT_CREATED.get(int(answer), int(answer))
 
     def apply(self, tenant: str, job_id: str, moves: Moves, **ask: Any) -> Outcome:
         """One atomic change; `ask` as described above the script."""

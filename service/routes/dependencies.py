@@ -1,6 +1,7 @@
 """What handlers ask for by type: the process' clients, the caller, a job's record, the links of a job."""
 
 import re
+from asyncio import to_thread
 from typing import Annotated, Any, TypedDict
 from urllib.parse import quote
 
@@ -84,20 +85,24 @@ WebhooksDep = Annotated[Webhooks, _state("webhooks")]
 MetricsDep = Annotated[HttpMetrics, _state("metrics")]
 
 
-# The two schemes are there for the OpenAPI document; `credential` reads the headers.
-def _caller(
+# The two schemes are there for the OpenAPI document; `credential` reads the headers. Only what asks Redis goes to a
+# thread: on a busy machine each change of threads costs as much as the rest of a small request.
+async def _caller(
     request: Request,
     keys: KeysDep,
     requests: RequestsDep,
     _bearer: Annotated[object, Security(bearer)],
     _key: Annotated[object, Security(header)],
 ) -> Caller:
-    caller = keys.caller(credential(request.headers.get("authorization"), request.headers.get("x-api-key")))
+    text = credential(request.headers.get("authorization"), request.headers.get("x-api-key"))
+    caller = keys.trusted(text)
+    if caller is None:
+        caller = await to_thread(keys.caller, text)
     host = request.headers.get("host", "")
     if caller.key_id is None and (is_rebindable(host) or is_cross_site(request.headers.get("origin"), host)):
         raise Forbidden("without an API key the server answers to localhost and to no web page of another origin")
     if caller.key_id is not None:
-        window = requests.count(caller.tenant)
+        window = await to_thread(requests.count, caller.tenant)
         request.state.window = window  # for the headers of the answer, whatever it will be
         admit(window)
     return caller
@@ -147,7 +152,7 @@ def artifact_path(job_id: str, name: str) -> str:
     return f"/jobs/{job_id}/artifacts/{name}"
 
 
-def _downloaded_record(
+async def _downloaded_record(
     request: Request,
     job_id: JobId,
     name: str,
@@ -163,11 +168,11 @@ def _downloaded_record(
 ) -> JobRecord:
     """The job whose file is asked for by a signed link, or by a caller with a key."""
     if tenant is not None and expires is not None and signature is not None:
-        tickets.check(Ticket(tenant, expires, signature), artifact_path(job_id, name))
-        return records.get(tenant, job_id)
-    caller = _caller(request, keys, requests, bearer, header)
+        await to_thread(tickets.check, Ticket(tenant, expires, signature), artifact_path(job_id, name))
+        return await to_thread(records.get, tenant, job_id)
+    caller = await _caller(request, keys, requests, bearer, header)
     caller.require(Scope.artifacts_read)
-    return records.get(caller.tenant, job_id)
+    return await to_thread(records.get, caller.tenant, job_id)
 
 
 DownloadedRecord = Annotated[JobRecord, Depends(_downloaded_record)]
@@ -176,7 +181,7 @@ DownloadedRecord = Annotated[JobRecord, Depends(_downloaded_record)]
 class JobLinks:
     """Builds URLs as the client sees the API: SLIM_PUBLIC_URL, else the request's own base."""
 
-    def __init__(self, request: Request, settings: SettingsDep) -> None:
+    def __init__(self, request: Request, settings: Settings) -> None:
         self._base = (settings.public_url or str(request.base_url)).rstrip("/")
 
     def job(self, job_id: str) -> str:
@@ -203,4 +208,8 @@ class JobLinks:
         )
 
 
-LinksDep = Annotated[JobLinks, Depends(JobLinks)]
+async def _links(request: Request, settings: SettingsDep) -> JobLinks:
+    return JobLinks(request, settings)
+
+
+LinksDep = Annotated[JobLinks, Depends(_links)]

@@ -102,25 +102,26 @@ async def create_job(
     Inline rows are moved to storage and appear as a `dataset://` URI in the job's `request`. With `Prefer: wait=N` the
     answer is the finished job (200) if it ends in time. With an `Idempotency-Key` the request can be sent again safely.
     """
-    claim = await to_thread(_claim, idempotency, caller, idempotency_key, request)
+    claim = await _claim(idempotency, caller, idempotency_key, request)
     if isinstance(claim, Answer):
         return _respond(claim, {"Idempotent-Replayed": "true"})
     record = await to_thread(_submit, submission, idempotency, claim, request, caller)
-    answer = await to_thread(_answer, record, links)
+    answer = _answer(record, links)
     if seconds := wait_seconds(prefer):
         await wait_for_end(follower, record, seconds)
-        answer = await to_thread(_answer, await to_thread(records.get, record.tenant, record.id), links)
+        answer = _answer(await to_thread(records.get, record.tenant, record.id), links)
         answer.headers["Preference-Applied"] = f"wait={seconds}"
     if claim.slot is not None:
         await to_thread(idempotency.finish, claim, answer)
     return _respond(answer)
 
 
-def _claim(idempotency: Idempotency, caller: Caller, header: str | None, request: JobRequest) -> Claim | Answer:
+async def _claim(idempotency: Idempotency, caller: Caller, header: str | None, request: JobRequest) -> Claim | Answer:
     """The job id to use, or the answer that the same request got before."""
     if header is None:
         return Claim(None, new_job_id())
-    return idempotency.begin(caller.tenant, parse_key(header), fingerprint_of(request), new_job_id())
+    key, fingerprint = parse_key(header), fingerprint_of(request)
+    return await to_thread(idempotency.begin, caller.tenant, key, fingerprint, new_job_id())
 
 
 def _submit(
