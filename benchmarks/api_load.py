@@ -1,0 +1,171 @@
+"""What the API costs beside the least that FastAPI and RQ can be (`api_load_bare`), on the same Redis, in one run.
+
+    .venv/bin/python benchmarks/api_load.py [--quick]
+
+Both run as processes of their own with the same uvicorn settings; a third process is the client. Rounds alternate
+between the two, so that what else the machine does hits both; a figure is the median over rounds. A submission names a
+local model and rows of the size of an ordinary request, passes every check and is recorded and queued; a read is
+GET /jobs/{id} of one job. api_load.json holds every figure; the last line is one JSON object with the product's share
+of the bare app's throughput (aims: submit_ratio 0.6, read_ratio 0.8) and the worse quotient of the two 99th percentiles
+of latency (p99_ratio, aim at most 2). The quotients of processor time for one request, which other load on the machine
+does not touch, stand beside them.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import httpx
+import psutil
+from redis import Redis
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # a script sees only its own directory
+
+from service.embedded import embedded_redis  # noqa: E402
+from tests.api import free_port  # noqa: E402
+from tests.jobs import checkpoint, request  # noqa: E402
+from tests.waiting import wait_until  # noqa: E402
+
+RESULT = Path(__file__).with_name("api_load.json")
+CONNECTIONS = 8
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that answers at `url`."""
+
+    url: str
+    process: psutil.Process
+
+    def cpu_seconds(self) -> float:
+        """Processor time of all its threads so far."""
+        times = self.process.cpu_times()
+        return times.user + times.system
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: at most two minutes")
+    quick = parser.parse_args().quick
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="load-")))
+        url = stack.enter_context(embedded_redis(directory / "redis"))
+        apps = {"bare": stack.enter_context(bare(url)), "product": stack.enter_context(product(url, directory))}
+        body = request(checkpoint(directory / "model"), 40).model_dump_json(exclude_unset=True).encode()
+        measured = compare(apps, body, url, rounds=3 if quick else 9, count=300 if quick else 1000)
+    figures = {"quick": quick, "connections": CONNECTIONS} | ratios(measured) | measured
+    RESULT.write_text(json.dumps(figures, indent=2) + "\n")
+    print(json.dumps({name: figures[name] for name in (*ratios(measured), "submit", "read")}))
+
+
+def compare(
+    apps: dict[str, Server], body: bytes, redis_url: str, rounds: int, count: int
+) -> dict[str, dict[str, Figures]]:
+    """Action -> app -> figures, the apps in turn. The first round of each warms up."""
+    taken: dict[str, dict[str, list[Figures]]] = {action: {app: [] for app in apps} for action in ("submit", "read")}
+    paths = {app: job_path(app, server.url, body, redis_url) for app, server in apps.items()}
+    for number in range(rounds + 1):
+        for app, server in apps.items():
+            for action, figures in (
+                ("submit", measure(server, "POST", "/jobs", count, body)),
+                ("read", measure(server, "GET", paths[app], count, b"")),
+            ):
+                print(f"round {number} {app:8} {action:7} {figures['per_second']:8.0f}/s", flush=True)
+                if number:
+                    taken[action][app].append(figures)
+    return {action: {app: middle(found) for app, found in by_app.items()} for action, by_app in taken.items()}
+
+
+def measure(server: Server, method: str, path: str, count: int, body: bytes) -> Figures:
+    """Of `count` requests by a client process: throughput, latencies, and the server's processor time for each."""
+    url, before = server.url + path, server.cpu_seconds()
+    command = [sys.executable, "-m", "benchmarks.api_load_client", method, url, str(count), str(CONNECTIONS)]
+    answer = subprocess.run(command, input=body, capture_output=True, cwd=ROOT, check=False)
+    if answer.returncode != 0:
+        raise RuntimeError(answer.stderr.decode()[-2000:])
+    found = json.loads(answer.stdout)
+    centiles = quantiles(found["latencies"], n=100)
+    return {
+        "per_second": count / found["seconds"],
+        "p50_ms": 1000 * centiles[49],
+        "p99_ms": 1000 * centiles[98],
+        "cpu_ms": 1000 * (server.cpu_seconds() - before) / count,
+    }
+
+
+def middle(rounds: list[Figures]) -> Figures:
+    return {name: round(median(figures[name] for figures in rounds), 2) for name in rounds[0]}
+
+
+def ratios(measured: dict[str, dict[str, Figures]]) -> Figures:
+    def ratio(action: str, figure: str) -> float:
+        return round(measured[action]["product"][figure] / measured[action]["bare"][figure], 3)
+
+    return {
+        "submit_ratio": ratio("submit", "per_second"),
+        "read_ratio": ratio("read", "per_second"),
+        "p99_ratio": max(ratio("submit", "p99_ms"), ratio("read", "p99_ms")),
+        "submit_cpu_ratio": ratio("submit", "cpu_ms"),
+        "read_cpu_ratio": ratio("read", "cpu_ms"),
+    }
+
+
+def job_path(app: str, url: str, body: bytes, redis_url: str) -> str:
+    """A job that can be read; of the bare app, a hash with the fields of the same record."""
+    job_id = httpx.post(f"{url}/jobs", content=body, headers={"Content-Type": "application/json"}).json()["id"]
+    if app == "bare":
+        with Redis.from_url(redis_url) as redis:
+            fields: dict[Any, Any] = {"id": job_id, "status": "queued", "request": body, "created_at": "2026-11-22"}
+            redis.hset(f"bare:{job_id}", mapping=fields)
+    return f"/jobs/{job_id}"
+
+
+@contextmanager
+def bare(redis_url: str) -> Iterator[Server]:
+    port = free_port()
+    with serving(["-m", "benchmarks.api_load_bare", redis_url, str(port)], {}, f"http://127.0.0.1:{port}") as server:
+        yield server
+
+
+@contextmanager
+def product(redis_url: str, directory: Path) -> Iterator[Server]:
+    port = free_port()
+    variables = {"SLIM_REDIS_URL": redis_url, "SLIM_STATE": str(directory / "state")}
+    with serving(["-m", "service.cli", "api", "--port", str(port)], variables, f"http://127.0.0.1:{port}") as server:
+        yield server
+
+
+@contextmanager
+def serving(arguments: list[str], variables: dict[str, str], url: str) -> Iterator[Server]:
+    """A server that answers, until the end of the block."""
+    running = subprocess.Popen(
+        [sys.executable, *arguments], env=os.environ | variables, cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    try:
+        wait_until(lambda: answers(url))
+        yield Server(url, psutil.Process(running.pid))
+    finally:
+        running.terminate()
+        running.wait(30)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/openapi.json").is_success
+    except httpx.TransportError:
+        return False
+
+
+if __name__ == "__main__":
+    main()
