@@ -95,8 +95,8 @@ def blaming(param: str, missing: type[InvalidData] | type[InvalidModel]) -> Iter
         raise missing(f"{error.filename} cannot be read", param=param) from error
 
 
-def admit(request: JobRequest, access: Access) -> None:
-    """Raise the error that the request would meet later."""
+def admit(request: JobRequest, access: Access) -> Family | None:
+    """The model's family, None where only the worker can tell. Raises the error that the request would meet later."""
     task = resolve(request.task)
     _check_method(request, task)
     for source, param in ((task.calibration, "task.calibration"), (task.evaluation, "task.evaluation")):
@@ -106,6 +106,7 @@ def admit(request: JobRequest, access: Access) -> None:
     family = _check_model(request.model, access)
     if family is not None:
         check_units(request, family)
+    return family
 
 
 def _check_method(request: JobRequest, task: Task) -> None:

@@ -17,6 +17,7 @@ from service.egress import parse_url
 from service.errors import TaskslimError
 from service.job_record import JobRecord, new_record
 from service.limits import StoredBytes
+from service.plans import project
 from service.queue import JobQueue
 from service.reach import Reach
 from service.records import Records
@@ -70,7 +71,9 @@ class Submission:
             parse_url(request.webhook.url, self.settings.webhook_hosts)
         if caller.key_id is not None:
             self.stored.admit(caller.tenant, self.settings.max_stored_bytes)
-        admit(request, access_of(caller, self.settings, self.storage))
+        access = access_of(caller, self.settings, self.storage)
+        if admit(request, access) is not None:
+            project(request, access)  # refuses widths that cannot be
 
     def _with_defaults(self, request: JobRequest) -> JobRequest:
         """The request with what the deployment decides filled in, so that the job says it."""

@@ -172,3 +172,10 @@ def test_with_keys_local_paths_need_roots(settings: Settings, body: dict[str, An
         assert client.post("/jobs", json=body).status_code == 202
         outside = client.post("/jobs", json=body | {"model": {"uri": "file:///etc"}})
         assert (outside.status_code, outside.json()["code"]) == (403, "forbidden_path")
+
+
+def test_a_width_that_rounding_takes_to_zero_is_refused_at_once(client: TestClient, body: dict[str, Any]) -> None:
+    answer = client.post("/jobs", json=body | {"target": {"ratio": 0.95}, "output": {"round_to": 64}})
+    assert (answer.status_code, answer.json()["code"]) == (422, "target_unreachable")
+    assert "round_to" in answer.json()["detail"]
+    assert client.get("/jobs").json()["data"] == []
