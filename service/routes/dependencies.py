@@ -2,6 +2,7 @@
 
 import re
 from asyncio import to_thread
+from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict
 from urllib.parse import quote
 
@@ -19,6 +20,7 @@ from service.metrics import HttpMetrics
 from service.queue import JobQueue
 from service.records import Records
 from service.retention import Retention
+from service.routes.preferences import wait_for_end
 from service.schemas import Job, Links
 from service.settings import Settings
 from service.signing import WebhookSecrets
@@ -72,8 +74,6 @@ FollowerDep = Annotated[redis.asyncio.Redis, _state("follower")]
 RecordsDep = Annotated[Records, _state("records")]
 QueueDep = Annotated[JobQueue, _state("queue")]
 StorageDep = Annotated[Storage, _state("storage")]
-KeysDep = Annotated[Keys, _state("keys")]
-RequestsDep = Annotated[RequestLimit, _state("requests")]
 StoredDep = Annotated[StoredBytes, _state("stored")]
 UploadsDep = Annotated[Uploads, _state("uploads")]
 SubmissionDep = Annotated[Submission, _state("submission")]
@@ -85,15 +85,13 @@ WebhooksDep = Annotated[Webhooks, _state("webhooks")]
 MetricsDep = Annotated[HttpMetrics, _state("metrics")]
 
 
-# The two schemes are there for the OpenAPI document; `credential` reads the headers. Only what asks Redis goes to a
-# thread: on a busy machine each change of threads costs as much as the rest of a small request.
+# What every request passes takes its part of the state by itself, since FastAPI's resolving of a dependency costs more
+# than most of them do, and goes to a thread only where it must ask Redis: on a busy machine a change of threads costs
+# as much as the rest of a small request. The schemes are for the OpenAPI document; `credential` reads the headers.
 async def _caller(
-    request: Request,
-    keys: KeysDep,
-    requests: RequestsDep,
-    _bearer: Annotated[object, Security(bearer)],
-    _key: Annotated[object, Security(header)],
+    request: Request, _bearer: Annotated[object, Security(bearer)], _key: Annotated[object, Security(header)]
 ) -> Caller:
+    keys: Keys = request.state.keys
     text = credential(request.headers.get("authorization"), request.headers.get("x-api-key"))
     caller = keys.trusted(text)
     if caller is None:
@@ -102,7 +100,7 @@ async def _caller(
     if caller.key_id is None and (is_rebindable(host) or is_cross_site(request.headers.get("origin"), host)):
         raise Forbidden("without an API key the server answers to localhost and to no web page of another origin")
     if caller.key_id is not None:
-        window = await to_thread(requests.count, caller.tenant)
+        window = await to_thread(request.state.requests.count, caller.tenant)
         request.state.window = window  # for the headers of the answer, whatever it will be
         admit(window)
     return caller
@@ -140,8 +138,9 @@ async def _job_id(
 JobId = Annotated[str, Depends(_job_id)]
 
 
-def _record(caller: CallerDep, job_id: JobId, records: RecordsDep) -> JobRecord:
-    return records.get(caller.tenant, job_id)
+async def _record(request: Request, caller: CallerDep, job_id: JobId) -> JobRecord:
+    records: Records = request.state.records
+    return await to_thread(records.get, caller.tenant, job_id)
 
 
 FoundRecord = Annotated[JobRecord, Depends(_record)]
@@ -156,8 +155,6 @@ async def _downloaded_record(
     request: Request,
     job_id: JobId,
     name: str,
-    keys: KeysDep,
-    requests: RequestsDep,
     records: RecordsDep,
     tickets: TicketsDep,
     bearer: Annotated[object, Security(bearer)],
@@ -170,12 +167,32 @@ async def _downloaded_record(
     if tenant is not None and expires is not None and signature is not None:
         await to_thread(tickets.check, Ticket(tenant, expires, signature), artifact_path(job_id, name))
         return await to_thread(records.get, tenant, job_id)
-    caller = await _caller(request, keys, requests, bearer, header)
+    caller = await _caller(request, bearer, header)
     caller.require(Scope.artifacts_read)
     return await to_thread(records.get, caller.tenant, job_id)
 
 
 DownloadedRecord = Annotated[JobRecord, Depends(_downloaded_record)]
+
+
+@dataclass(frozen=True)
+class Waiter:
+    """Waits for the end of a job on behalf of a client."""
+
+    records: Records
+    follower: redis.asyncio.Redis
+
+    async def wait(self, record: JobRecord, seconds: int) -> JobRecord:
+        """The record once the job is finished, or after so long."""
+        await wait_for_end(self.follower, record, seconds)
+        return await to_thread(self.records.get, record.tenant, record.id)
+
+
+async def _waiter(request: Request) -> Waiter:
+    return Waiter(request.state.records, request.state.follower)
+
+
+WaiterDep = Annotated[Waiter, Depends(_waiter)]
 
 
 class JobLinks:
@@ -208,8 +225,8 @@ class JobLinks:
         )
 
 
-async def _links(request: Request, settings: SettingsDep) -> JobLinks:
-    return JobLinks(request, settings)
+async def _links(request: Request) -> JobLinks:
+    return JobLinks(request, request.state.settings)
 
 
 LinksDep = Annotated[JobLinks, Depends(_links)]

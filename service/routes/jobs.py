@@ -16,7 +16,6 @@ from service.job_record import JobRecord
 from service.routes.dependencies import (
     Canceller,
     Cursor,
-    FollowerDep,
     FoundRecord,
     IdempotencyDep,
     JobLinks,
@@ -26,6 +25,7 @@ from service.routes.dependencies import (
     RecordsDep,
     RetentionDep,
     SubmissionDep,
+    WaiterDep,
     Writer,
 )
 from service.routes.guards import StrictRoute
@@ -35,7 +35,6 @@ from service.routes.preferences import (
     Moment,
     PreferHeader,
     conditional,
-    wait_for_end,
     wait_seconds,
 )
 from service.routes.problems import problem_responses
@@ -91,8 +90,7 @@ async def create_job(
     caller: Writer,
     submission: SubmissionDep,
     idempotency: IdempotencyDep,
-    records: RecordsDep,
-    follower: FollowerDep,
+    waiter: WaiterDep,
     links: LinksDep,
     idempotency_key: IdempotencyKeyHeader = None,
     prefer: PreferHeader = None,
@@ -108,8 +106,7 @@ async def create_job(
     record = await to_thread(_submit, submission, idempotency, claim, request, caller)
     answer = _answer(record, links)
     if seconds := wait_seconds(prefer):
-        await wait_for_end(follower, record, seconds)
-        answer = _answer(await to_thread(records.get, record.tenant, record.id), links)
+        answer = _answer(await waiter.wait(record, seconds), links)
         answer.headers["Preference-Applied"] = f"wait={seconds}"
     if claim.slot is not None:
         await to_thread(idempotency.finish, claim, answer)
@@ -189,8 +186,7 @@ def list_jobs(
 async def get_job(
     record: FoundRecord,
     caller: Reader,
-    records: RecordsDep,
-    follower: FollowerDep,
+    waiter: WaiterDep,
     links: LinksDep,
     if_none_match: IfNoneMatchHeader = None,
     prefer: PreferHeader = None,
@@ -201,8 +197,7 @@ async def get_job(
     """
     headers = {}
     if (seconds := wait_seconds(prefer)) and not record.status.is_terminal:
-        await wait_for_end(follower, record, seconds)
-        record = await to_thread(records.get, record.tenant, record.id)
+        record = await waiter.wait(record, seconds)
         headers["Preference-Applied"] = f"wait={seconds}"
     if not record.status.is_terminal:
         headers |= POLL
