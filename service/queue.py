@@ -23,6 +23,7 @@ from service.slots import Slots
 QUEUE = "slim"
 UNLIMITED = 2**31
 RANKS = {Priority.high: 0, Priority.normal: 1, Priority.low: 2}
+AHEAD = 0.5  # of the jobs of its rank is one that had its turn and lost its worker
 FUNCTION = "worker.tasks.run_job"
 SERIALIZER = "json"
 TIMEOUT_MARGIN_SECONDS = 120  # the worker ends a job at its deadline; RQ's time-out is for one that is stuck
@@ -100,7 +101,8 @@ class JobQueue:
             )
         except DuplicateJobError:
             return True
-        self._place(keys=[self._queue.key], args=[Job.redis_job_namespace_prefix, entry_id(record.id, attempt), rank])
+        place = rank - AHEAD if record.attempt or record.lost else rank
+        self._place(keys=[self._queue.key], args=[Job.redis_job_namespace_prefix, entry_id(record.id, attempt), place])
         return True
 
     def offer(self, record: JobRecord) -> bool:

@@ -51,6 +51,20 @@ def test_the_queue_is_sorted_by_priority_and_age_whatever_comes_in(
         assert queued(redis) == [job.id for job in expected]
 
 
+def test_a_job_that_lost_its_worker_goes_before_its_equals_and_after_higher_ones(
+    redis: Redis, transport: Redis
+) -> None:
+    queue, records = JobQueue(transport), Records(redis)
+    hurt = add(redis, queue)
+    redis.lpop(LIST)
+    lease = records.lease(hurt.tenant, hurt.id, 1, "w")
+    equal, higher = add(redis, queue), add(redis, queue, Priority.high)
+    records.hand_back(lease)
+    queue.enqueue(records.get(hurt.tenant, hurt.id))
+    later = add(redis, queue)
+    assert queued(redis) == [higher.id, hurt.id, equal.id, later.id]
+
+
 def test_a_job_that_a_worker_has_taken_is_not_put_back(redis: Redis, transport: Redis) -> None:
     queue = JobQueue(transport)
     job = add(redis, queue)
