@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from service.admission import Access, admit, check_units
 from service.checkpoints import BUFFER, MAX_UNITS, Checkpoint, read_checkpoint
@@ -17,6 +18,8 @@ from service.runtimes import runtimes
 from service.schemas import DenseSlim, JobRequest, Layout, Method, Plan, Repair, Scope, Unit, Widths
 from service.tensor_names import Shrinking, StackNames
 from service.weight_headers import BYTES, Tensors, TensorShape, file_size
+
+NAMES_KNOWN = 2**14
 
 
 @dataclass(frozen=True)
@@ -130,8 +133,19 @@ def _head_size(checkpoint: Checkpoint) -> int:
 
 def _place(name: str, stack: StackNames) -> tuple[int, str] | None:
     """(layer, path in it) of a tensor of the stack."""
-    match = re.fullmatch(rf"(?:.*\.)?{re.escape(stack.layers)}\.(\d{{1,4}})\.(.+)", name)
+    return _place_below(stack.layers, name)
+
+
+# Every submission asks for the same few names several times over.
+@lru_cache(maxsize=NAMES_KNOWN)
+def _place_below(layers: str, name: str) -> tuple[int, str] | None:
+    match = re.fullmatch(rf"(?:.*\.)?{re.escape(layers)}\.(\d{{1,4}})\.(.+)", name)
     return (int(match[1]), match[2]) if match else None
+
+
+@lru_cache(maxsize=NAMES_KNOWN)
+def _matches(pattern: str, path: str) -> bool:
+    return re.fullmatch(pattern, path) is not None
 
 
 def _layer_tensors(checkpoint: Checkpoint, stack: StackNames) -> Iterator[tuple[int, str, TensorShape]]:
@@ -164,7 +178,7 @@ def _ffn_width(checkpoint: Checkpoint, stack: StackNames) -> int:
 def _shrinking(stack: StackNames, path: str, tensor: TensorShape, units: Iterable[Unit]) -> list[Shrinking]:
     """The rows of the table that a tensor falls under, as far as it has the dimension."""
     rows = (row for row in stack.shrinking if row.unit in units and row.dim < len(tensor.shape))
-    return [row for row in rows if re.fullmatch(row.pattern, path)]
+    return [row for row in rows if _matches(row.pattern, path)]
 
 
 def _chosen(method: Method, checkpoint: Checkpoint, cuts: Sequence[Cut]) -> tuple[int, float]:
