@@ -58,7 +58,7 @@ def main() -> None:
         figures = run(directory, Random(options.seed), quick=options.quick, minutes=minutes)
     figures = {"seed": options.seed, "quick": options.quick} | figures
     RESULT.write_text(json.dumps(figures, indent=2) + "\n")
-    print(json.dumps({name: value for name, value in figures.items() if name not in ("faults", "wrong")}))
+    print(json.dumps({name: value for name, value in figures.items() if name not in ("faults", "recoveries", "wrong")}))
     if figures["lost"] or figures["stuck"] or figures["doubled"]:
         sys.exit(1)
 
@@ -136,24 +136,31 @@ def settle(client: Client, start: float, limit_seconds: float) -> None:
 def figures(deployment: Deployment, client: Client, faults: list[Fault], seconds: float) -> dict[str, Any]:
     jobs = {job["id"]: job for job in client.jobs()}
     records, storage = Records(connect(deployment.redis.url)), Storage("s3://chaos/artifacts")
-    audit = chaos_audit.audit(client, jobs, storage, records, set(UNREACHABLE))
-    recovered = chaos_audit.recoveries(faults, jobs)
+    audit = chaos_audit.audit(client, jobs, storage, records, UNREACHABLE)
+    refused = {
+        number: why
+        for number, why in client.refused.items()
+        if number not in UNREACHABLE or chaos_audit.TARGET not in why
+    }
+    recovered = chaos_audit.recoveries(faults, jobs, records)
     outcomes = Counter(attempt["outcome"] for job in jobs.values() for attempt in job["attempts"])
     return {
-        "lost": len(audit.lost) + len(client.refused),
+        "lost": len(audit.lost) + len(refused),
         "stuck": len(audit.stuck),
         "doubled": len(audit.doubled),
         "jobs": len(client.accepted),
         "succeeded": sum(job["status"] == "succeeded" for job in jobs.values()),
         "failed_by_target": sum((job["error"] or {}).get("code") == chaos_audit.TARGET for job in jobs.values()),
+        "refused_by_target": len(client.refused) - len(refused),
         "attempts": sum(job["attempt"] for job in jobs.values()),
         "outcomes": dict(outcomes),
-        "longest_recovery_seconds": max((seconds for _, seconds in recovered), default=None),
+        "longest_recovery_seconds": max((hit.queued for hit in recovered if hit.queued), default=None),
+        "longest_wait_seconds": max((hit.running for hit in recovered if hit.running), default=None),
         "requests_sent_again": client.failures,
         "seconds": round(seconds),
         "faults": [asdict(fault) | {"seconds": round(fault.mended - fault.began, 1)} for fault in faults],
-        "recoveries": recovered,
-        "wrong": asdict(audit) | {"refused": client.refused},
+        "recoveries": [asdict(hit) for hit in recovered],
+        "wrong": asdict(audit) | {"refused": refused},
     }
 
 

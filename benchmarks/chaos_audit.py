@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -28,7 +28,7 @@ class Audit:
 
 
 def audit(
-    client: Client, jobs: Mapping[str, dict[str, Any]], storage: Storage, records: Records, unreachable: set[int]
+    client: Client, jobs: Mapping[str, dict[str, Any]], storage: Storage, records: Records, unreachable: Set[int]
 ) -> Audit:
     """Holds every accepted job to what it was promised; requests in `unreachable` ask for what cannot be."""
     lost, stuck, doubled = {}, {}, {}
@@ -86,18 +86,31 @@ def _sha256(storage: Storage, key: str) -> str:
     return hashlib.sha256(storage.get_bytes(key)).hexdigest()
 
 
-def recoveries(faults: Sequence[Fault], jobs: Mapping[str, dict[str, Any]]) -> list[tuple[str, float]]:
-    """(fault, seconds until the job that it hit ran again or had ended) of every attempt that a fault ended."""
+@dataclass(frozen=True)
+class Recovery:
+    """Of a job whose processes were killed, seconds from then on: until it was known and the job queued again (null:
+    its process had not come as far as to start the attempt, so that the job was queued all the time), and until an
+    attempt started, with the time that it waited behind other jobs."""
+
+    fault: str
+    queued: float | None
+    running: float | None
+
+
+def recoveries(faults: Sequence[Fault], jobs: Mapping[str, dict[str, Any]], records: Records) -> list[Recovery]:
+    """One for each attempt that a fault ended."""
     found = []
     for fault in faults:
-        for entry in fault.entries:
-            job_id, _, attempt = entry.rpartition("-")
-            if job_id in jobs and (again := _again(jobs[job_id], int(attempt))) is not None:
-                found.append((fault.name, round(max(0.0, again - fault.began), 1)))
+        for job_id in (entry.rpartition("-")[0] for entry in fault.entries):
+            if job_id in jobs:
+                events = records.events(DEFAULT_TENANT, job_id, limit=2000)
+                queued = [event.at for event in events if event.data.get("status") == "queued"]
+                started = [datetime.fromisoformat(attempt["started_at"]) for attempt in jobs[job_id]["attempts"]]
+                found.append(Recovery(fault.name, _first(queued, fault.began), _first(started, fault.began)))
     return found
 
 
-def _again(job: dict[str, Any], attempt: int) -> float | None:
-    later = [other["started_at"] for other in job["attempts"] if other["number"] > attempt]
-    moment = min(later, default=job["finished_at"])
-    return datetime.fromisoformat(moment).timestamp() if moment else None
+def _first(moments: Sequence[datetime], began: float) -> float | None:
+    """Seconds from `began` to the first moment after it."""
+    later = [moment.timestamp() - began for moment in moments if moment.timestamp() > began]
+    return round(min(later), 1) if later else None

@@ -8,6 +8,9 @@ from random import Random
 import psutil
 
 from benchmarks.chaos_deployment import Deployment, Running, pid_of
+from service.connections import connect
+from service.job_record import DEFAULT_TENANT
+from service.records import Records
 
 SEARCH_SECONDS = 60.0
 
@@ -90,10 +93,11 @@ def hurt(name: str, deployment: Deployment, draw: Random, away_seconds: float) -
 
 
 def _kill(deployment: Deployment, draw: Random, victims: Callable[[Running], list[psutil.Process]]) -> list[str]:
-    """Kills around an attempt that runs; none where none runs for a while."""
-    end = time.monotonic() + SEARCH_SECONDS
+    """Kills around a process of an attempt; three in four times one that has begun to work. None where none runs."""
+    begun, end = draw.random() < 0.75, time.monotonic() + SEARCH_SECONDS
+    records = Records(connect(deployment.redis.url))
     while time.monotonic() < end:
-        if running := deployment.running():
+        if running := [each for each in deployment.running() if not begun or _has_begun(records, each.entry)]:
             hit = draw.choice(running)
             for process in victims(hit):
                 if process.is_running():
@@ -101,3 +105,8 @@ def _kill(deployment: Deployment, draw: Random, victims: Callable[[Running], lis
             return [hit.entry]
         time.sleep(0.1)
     return []
+
+
+def _has_begun(records: Records, entry: str) -> bool:
+    job_id, _, attempt = entry.rpartition("-")
+    return records.get(DEFAULT_TENANT, job_id).attempt == int(attempt)
