@@ -4,7 +4,7 @@ The record is written before the job is enqueued, so a process that dies in betw
 finds. What was stored for a request that is refused after all is deleted again.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 from redis import RedisError
@@ -17,7 +17,7 @@ from service.egress import parse_url
 from service.errors import TaskslimError
 from service.job_record import JobRecord, new_record
 from service.limits import StoredBytes
-from service.plans import project
+from service.possible import Possible
 from service.queue import JobQueue
 from service.reach import Reach
 from service.records import Records
@@ -50,6 +50,7 @@ class Submission:
     storage: Storage
     stored: StoredBytes
     settings: Settings
+    possible: Possible = field(default_factory=Possible)
 
     def submit(self, request: JobRequest, caller: Caller, job_id: str) -> JobRecord:
         """The queued job. Submitting the same id again gives the job that the first call made."""
@@ -73,7 +74,7 @@ class Submission:
             self.stored.admit(caller.tenant, self.settings.max_stored_bytes)
         access = access_of(caller, self.settings, self.storage)
         if admit(request, access) is not None:
-            project(request, access)  # refuses widths that cannot be
+            self.possible.check(request, access)
 
     def _with_defaults(self, request: JobRequest) -> JobRequest:
         """The request with what the deployment decides filled in, so that the job says it."""
