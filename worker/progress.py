@@ -23,7 +23,7 @@ WRITE_SECONDS = 0.5
 WRITE_FRACTION = 0.01
 ETA_AFTER_SECONDS = 5.0
 ETA_AFTER_SAMPLES = 3
-SMOOTHING = 0.3  # weight of the newest estimate of the end
+SMOOTHING = 0.3  # least weight of the newest estimate of the end
 
 
 class Pace:
@@ -46,7 +46,8 @@ class Pace:
         left = (now - stage_started) * (1 - share) / share
         behind = WHOLE - weight - ahead
         end = now + left + ahead * (elapsed + left) / (behind + weight)
-        self._end = end if self._end is None else self._end + SMOOTHING * (end - self._end)
+        newest = max(SMOOTHING, (behind + weight * share) / WHOLE)  # the end is close: nothing old may blur it
+        self._end = end if self._end is None else self._end + newest * (end - self._end)
         return max(0.0, self._end - now)
 
 
