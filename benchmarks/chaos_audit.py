@@ -106,11 +106,13 @@ def recoveries(faults: Sequence[Fault], jobs: Mapping[str, dict[str, Any]], reco
                 events = records.events(DEFAULT_TENANT, job_id, limit=2000)
                 queued = [event.at for event in events if event.data.get("status") == "queued"]
                 started = [datetime.fromisoformat(attempt["started_at"]) for attempt in jobs[job_id]["attempts"]]
-                found.append(Recovery(fault.name, _first(queued, fault.began), _first(started, fault.began)))
+                again, known = _first(started, fault.mended), _first(queued, fault.mended)
+                is_of_this_fault = known is not None and (again is None or known <= again)
+                found.append(Recovery(fault.name, known if is_of_this_fault else None, again))
     return found
 
 
-def _first(moments: Sequence[datetime], began: float) -> float | None:
-    """Seconds from `began` to the first moment after it."""
-    later = [moment.timestamp() - began for moment in moments if moment.timestamp() > began]
+def _first(moments: Sequence[datetime], since: float) -> float | None:
+    """Seconds from `since` to the first moment after it."""
+    later = [moment.timestamp() - since for moment in moments if moment.timestamp() > since]
     return round(min(later), 1) if later else None
