@@ -5,13 +5,14 @@ import time
 import structlog
 from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 from redis import RedisError
+from rq.timeouts import JobTimeoutException
 from ulid import ULID
 
 from service import tracing
 from service.accounting import account
 from service.committed import committed_manifest, committed_result, delete_attempts
 from service.connections import WORKER_PATIENCE, connect
-from service.errors import ScratchFull, StorageUnavailable, TaskslimError
+from service.errors import DeadlineExceeded, ScratchFull, StorageUnavailable, TaskslimError
 from service.queue import JobQueue
 from service.records import Lease, LeaseLost, Records
 from service.schemas import JobError, JobStatus, Progress, Result, Stage
@@ -69,6 +70,9 @@ class JobRun:
                 self._succeed(result)
             except (Cancelled, HandedBack, LeaseLost, TaskslimError) as ending:
                 self._settle(ending)
+            except JobTimeoutException:
+                log.exception("the job was stuck beyond its deadline")
+                self._settle(DeadlineExceeded("the job was stuck when its time was over", param="deadline_seconds"))
             except Exception:
                 log.exception("the job met a bug")
                 self._settle(TaskslimError("the job failed because of a bug; the worker's log has the details"))
