@@ -38,11 +38,13 @@ def refuse(body: dict[str, Any], access: Access, error: type[TaskslimError], par
 
 
 def test_a_sound_request_is_admitted(tmp_path: Path, access: Access) -> None:
-    admit(JobRequest.model_validate(request_body(tmp_path)), access)
+    family = admit(JobRequest.model_validate(request_body(tmp_path)), access)
+    assert family is not None
+    assert family.model_type == "llama"
 
 
 def test_a_hub_model_is_the_worker_s_to_check(access: Access) -> None:
-    admit(JobRequest.model_validate(INLINE | {"model": {"uri": "hf://owner/name"}}), access)
+    assert admit(JobRequest.model_validate(INLINE | {"model": {"uri": "hf://owner/name"}}), access) is None
 
 
 def test_a_model_that_is_missing_is_refused(tmp_path: Path, access: Access) -> None:
