@@ -86,8 +86,8 @@ class Bench:
         if cell.steps == 1:
             return choose(self.scores(cell), cell.ratio)
         ratios = steps.schedule(cell.ratio, cell.steps)
-        *_, last = steps.in_steps(model, architecture, ratios, lambda: self._score(cell), choose)
-        return last.kept
+        path = steps.follow(model, architecture, ratios, lambda: self._score(cell), choose)
+        return choose(path.at(cell.ratio), cell.ratio)
 
     def cut(self, model: Any, cell: Cell, kept: dict[Site, Tensor]) -> None:
         """Repair and cut the model as the cell says."""

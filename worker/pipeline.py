@@ -45,7 +45,7 @@ from worker.slimming import repair as repairs
 from worker.slimming.allocation import Rules, share_removed
 from worker.slimming.criteria import CRITERIA, Options
 from worker.slimming.groups import Group, Site, UnitUnavailable, locate
-from worker.slimming.steps import in_steps, schedule, without_removed
+from worker.slimming.steps import ScorePath, Scores, follow, schedule
 from worker.speed import RUNS, Speed, compare
 from worker.staging import StagedJob, StageProgress
 from worker.subject import Measured, Subject, evaluate, load
@@ -79,9 +79,9 @@ def run(job: JobRecord, *, settings: Settings, storage: Storage, progress: Stage
     with staged.stage(Stage.evaluate_dense):
         dense = evaluate(staged, subject)
     with staged.stage(Stage.attribute):
-        scores = attribute(staged, subject)
+        path = attribute(staged, subject)
     with staged.stage(Stage.select):
-        groups, kept = select(staged, subject, scores)
+        groups, kept = select(staged, subject, path)
     if job.request.method.repair is not Repair.none:
         with staged.stage(Stage.repair):
             repair(staged, subject, kept)
@@ -90,7 +90,7 @@ def run(job: JobRecord, *, settings: Settings, storage: Storage, progress: Stage
     with staged.stage(Stage.evaluate_slim):
         slim = evaluate(staged, subject)
         speeds = time_passes(sources, subject)
-    layers = findings.layers(groups, kept, scores)
+    layers = findings.layers(groups, kept, path.at(job.request.target.ratio))
     output = staged.scratch / "output"
     with staged.stage(Stage.verify):
         directory = output / "model"
@@ -124,28 +124,23 @@ def fetch(staged: StagedJob) -> Sources:
     )
 
 
-def attribute(staged: StagedJob, subject: Subject) -> dict[Site, Tensor]:
-    """Every unit's score on the calibration rows; with several steps, on what all but the last of them leave."""
+def attribute(staged: StagedJob, subject: Subject) -> ScorePath:
+    """Every unit's score on the calibration rows; with several steps, taken anew on what each of them leaves."""
     method, model, architecture = staged.job.request.method, subject.loaded.model, subject.architecture
     groups, count = _groups(staged, subject), len(subject.calibration.examples)
     counter = staged.counter(count * method.steps)
-    ratios = schedule(staged.job.request.target.ratio, method.steps)
     measures = (lambda done, step=step: counter(step * count + done) for step in range(method.steps))
 
-    def measure() -> dict[Site, Tensor]:
+    def measure() -> Scores:
         batches = (batch.to(model.device) for batch in subject.calibration.batches)
         criterion, told = method.criterion, options(staged)
         with _refusing_units():
             return attribution.score(model, architecture, method.units, batches, criterion, told, next(measures))
 
-    def choose(scores: dict[Site, Tensor], ratio: float) -> dict[Site, Tensor]:
+    def choose(scores: Scores, ratio: float) -> dict[Site, Tensor]:
         return _choose(staged, groups, scores, ratio)
 
-    kept: dict[Site, Tensor] = {}
-    for step in in_steps(model, architecture, ratios[:-1], measure, choose):
-        kept = step.kept
-    with surgery.masked(model, architecture, kept):
-        return without_removed(measure(), kept)
+    return follow(model, architecture, schedule(staged.job.request.target.ratio, method.steps), measure, choose)
 
 
 def options(staged: StagedJob) -> Options:
@@ -164,10 +159,15 @@ def options(staged: StagedJob) -> Options:
     return CRITERIA[method.criterion].options(asked)
 
 
-def select(staged: StagedJob, subject: Subject, scores: dict[Site, Tensor]) -> tuple[list[Group], dict[Site, Tensor]]:
+def select(staged: StagedJob, subject: Subject, path: ScorePath) -> tuple[list[Group], dict[Site, Tensor]]:
     """(all groups, what stays of each). Raises TargetUnreachable where rounding or a floor forbids the ratio."""
-    groups = _groups(staged, subject)
-    return groups, _choose(staged, groups, scores, staged.job.request.target.ratio)
+    groups, ratio = _groups(staged, subject), staged.job.request.target.ratio
+    try:
+        return groups, _choose(staged, groups, path.at(ratio), ratio)
+    except selection.WidthUnreachable as error:
+        raise TargetUnreachable(
+            f"{error}: ask for a lower ratio or a smaller round_to", param="target.ratio"
+        ) from error
 
 
 def _groups(staged: StagedJob, subject: Subject) -> list[Group]:
@@ -183,7 +183,7 @@ def _refusing_units() -> Iterator[None]:
         raise UnsupportedUnit(str(error), param="method.units") from error
 
 
-def _choose(staged: StagedJob, groups: list[Group], scores: dict[Site, Tensor], ratio: float) -> dict[Site, Tensor]:
+def _choose(staged: StagedJob, groups: list[Group], scores: Scores, ratio: float) -> dict[Site, Tensor]:
     method, output = staged.job.request.method, staged.job.request.output
     rules = Rules(
         scope=method.scope,
@@ -192,12 +192,7 @@ def _choose(staged: StagedJob, groups: list[Group], scores: dict[Site, Tensor], 
         protect_first=method.protect_first,
         protect_last=method.protect_last,
     )
-    try:
-        return selection.select(scores, groups, ratio, output.round_to, rules)
-    except selection.WidthUnreachable as error:
-        raise TargetUnreachable(
-            f"{error}: ask for a lower ratio or a smaller round_to", param="target.ratio"
-        ) from error
+    return selection.select(scores, groups, ratio, output.round_to, rules)
 
 
 def repair(staged: StagedJob, subject: Subject, kept: dict[Site, Tensor]) -> None:

@@ -3,12 +3,14 @@
 The model stays whole: what is removed already is masked, so that indices always mean units of the dense model.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from worker.slimming.allocation import WidthUnreachable
 from worker.slimming.architectures import Architecture
 from worker.slimming.groups import Site
 from worker.slimming.surgery import masked
@@ -16,36 +18,46 @@ from worker.slimming.surgery import masked
 Scores = dict[Site, Tensor]
 
 
-class Step(NamedTuple):
-    """What one step has measured, and what it keeps."""
+@dataclass(frozen=True)
+class ScorePath:
+    """Scores along a path of removals: one entry for each scoring; in scores[k] what earlier steps removed is -inf.
 
-    ratio: float
-    scores: Scores
-    kept: dict[Site, Tensor]
+    One path serves every ratio: what a higher ratio keeps, a lower one keeps too.
+    """
+
+    ratios: tuple[float, ...]  # share removed when the scores were taken; the first is 0.0, ascending
+    scores: tuple[Scores, ...]
+
+    def at(self, ratio: float) -> Scores:
+        """The scores that decide what a removal of `ratio` keeps: those taken last on the way to it."""
+        return self.scores[max(bisect_left(self.ratios, ratio) - 1, 0)]
 
 
-def schedule(ratio: float, steps: int) -> list[float]:
-    """The ratios of the steps: equal shares of the dense model each."""
-    return [ratio * (step + 1) / steps for step in range(steps)]
+def schedule(ratio: float, steps: int) -> tuple[float, ...]:
+    """The ratios at which the scores are taken on the way to `ratio`: equal shares of the dense model apart."""
+    return tuple(ratio * step / steps for step in range(steps))
 
 
-def in_steps(
+def follow(
     model: nn.Module,
     architecture: Architecture,
-    ratios: list[float],
+    ratios: Sequence[float],
     measure: Callable[[], Scores],
     choose: Callable[[Scores, float], dict[Site, Tensor]],
-) -> Iterator[Step]:
-    """One step for each of the rising `ratios`: `measure` the model as far as it is left, then `choose` what stays.
+) -> ScorePath:
+    """`measure` the model at each of the rising `ratios`, the first of them zero; `choose` says what stays there.
 
-    The masks of all steps are nested. Stopping early is free: the steps taken so far stand.
+    The path ends before the first ratio at which `choose` raises WidthUnreachable.
     """
-    kept: dict[Site, Tensor] = {}
+    found: list[Scores] = []
     for ratio in ratios:
+        try:
+            kept = choose(found[-1], ratio) if found else {}
+        except WidthUnreachable:
+            break
         with masked(model, architecture, kept):
-            scores = measure()
-        kept = choose(without_removed(scores, kept), ratio)
-        yield Step(ratio, scores, kept)
+            found.append(without_removed(measure(), kept))
+    return ScorePath(tuple(ratios[: len(found)]), tuple(found))
 
 
 def without_removed(scores: Mapping[Site, Tensor], kept: Mapping[Site, Tensor]) -> Scores:

@@ -1,43 +1,101 @@
 from itertools import pairwise
 
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.models import TINY
 from tests.worker.slimming.batches import batches, examples
+from worker.slimming.allocation import Rules, WidthUnreachable
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.attribution import score
 from worker.slimming.criteria import Options
 from worker.slimming.groups import Site, locate
 from worker.slimming.selection import select
-from worker.slimming.steps import in_steps, schedule
+from worker.slimming.steps import ScorePath, Scores, follow, schedule
 
 LLAMA = ARCHITECTURES["llama"]
+MODEL = TINY["llama"]()
+GROUPS = locate(MODEL, LLAMA, ["ffn", "heads"])
+NEURONS = [group for group in GROUPS if group.kind == "ffn"]
+RULES = [
+    Rules(),
+    Rules(scope="global", normalisation="mean"),
+    Rules(scope="global", layout="per-layer", normalisation="standard"),
+]
 
 
-def test_steps_are_nested_and_scored_on_what_is_left() -> None:
-    model, made = TINY["llama"](), batches("llama", examples(6), 3)
-    groups = locate(model, LLAMA, ["ffn"])
+def scores_of(seed: int) -> Scores:
+    generator = torch.Generator().manual_seed(seed)
+    return {group.site: torch.rand(group.count, generator=generator) for group in GROUPS}
+
+
+def random_path(ratios: tuple[float, ...], seed: int, rules: Rules) -> ScorePath:
+    """Scores that are drawn anew at each step: nothing but the masks ties one step to the next."""
+    seeds = iter(range(seed, seed + len(ratios)))
+    return follow(
+        MODEL, LLAMA, ratios, lambda: scores_of(next(seeds)), lambda s, ratio: select(s, GROUPS, ratio, 4, rules)
+    )
+
+
+def test_steps_are_scored_on_what_is_left() -> None:
+    made = batches("llama", examples(6), 3)
     # Signed scores: what is gone scores zero, and would come back before what scores below.
     options = Options(example_reduction="sum")
 
-    def measure() -> dict[Site, Tensor]:
-        return score(model, LLAMA, ["ffn"], made, "attribution", options)
+    def measure() -> Scores:
+        return score(MODEL, LLAMA, ["ffn"], made, "attribution", options)
 
-    dense = measure()
-    steps = list(in_steps(model, LLAMA, schedule(0.75, 3), measure, lambda s, r: select(s, groups, r, 4)))
-    assert [step.ratio for step in steps] == [0.25, 0.5, 0.75]
-    assert [step.kept[groups[0].site].numel() for step in steps] == [36, 24, 12]
-    for earlier, later in pairwise(steps):
-        assert all(set(later.kept[site].tolist()) <= set(earlier.kept[site].tolist()) for site in later.kept)
-    assert torch.equal(steps[0].scores[groups[0].site], dense[groups[0].site])
-    assert not torch.equal(steps[1].scores[groups[0].site], dense[groups[0].site])
+    dense, site = measure(), NEURONS[0].site
+    path = follow(MODEL, LLAMA, schedule(0.75, 3), measure, lambda s, r: select(s, NEURONS, r, 4))
+    assert list(path.ratios) == [0, 0.25, 0.5]
+    assert [int(scores[site].isfinite().sum()) for scores in path.scores] == [48, 36, 24]
+    assert torch.equal(path.scores[0][site], dense[site])
+    left = path.scores[1][site].isfinite()
+    assert not torch.equal(path.scores[1][site][left], dense[site][left])
 
 
 def test_one_step_is_plain_selection() -> None:
-    model = TINY["llama"]()
-    groups = locate(model, LLAMA, ["ffn"])
-    scores = {group.site: torch.rand(group.count) for group in groups}
-    (only,) = in_steps(model, LLAMA, schedule(0.5, 1), lambda: scores, lambda s, r: select(s, groups, r, 4))
-    expected = select(scores, groups, 0.5, 4)
-    assert all(torch.equal(only.kept[site], expected[site]) for site in expected)
+    scores = scores_of(0)
+    path = random_path(schedule(0.5, 1), 0, RULES[0])
+    assert list(path.ratios) == [0]
+    assert all(torch.equal(path.at(0.5)[site], scores[site]) for site in scores)
+
+
+@given(
+    ratios=st.lists(st.floats(0.01, 0.9), min_size=1, max_size=6, unique=True).map(sorted),
+    asked=st.floats(0.001, 0.95),
+)
+def test_scores_at_a_ratio_are_those_taken_last_on_the_way_to_it(ratios: list[float], asked: float) -> None:
+    taken: tuple[Scores, ...] = tuple({Site("decoder", 0, "ffn"): torch.tensor([ratio])} for ratio in (0, *ratios))
+    [score_U] = ScorePath((0.0, *ratios), taken).at(asked).values()
+    assert score_U.item() == torch.tensor(max(ratio for ratio in (0, *ratios) if ratio < asked)).item()
+
+
+@given(
+    steps=st.integers(1, 4),
+    seed=st.integers(0, 2**20),
+    asked=st.lists(st.floats(0.01, 0.7), min_size=2, max_size=5, unique=True).map(sorted),
+    rules=st.sampled_from(RULES),
+)
+def test_what_a_higher_ratio_of_a_path_keeps_a_lower_one_keeps_too(
+    steps: int, seed: int, asked: list[float], rules: Rules
+) -> None:
+    path = random_path(schedule(0.7, steps), seed, rules)
+    kept = []
+    for ratio in asked:
+        try:
+            kept.append(select(path.at(ratio), GROUPS, ratio, 4, rules))
+        except WidthUnreachable:
+            break
+    for lower, higher in pairwise(kept):
+        assert all(set(higher[site].tolist()) <= set(lower[site].tolist()) for site in lower)
+
+
+def test_a_path_ends_where_no_width_is_left() -> None:
+    def choose(scores: Scores, ratio: float) -> dict[Site, Tensor]:
+        return select(scores, NEURONS, ratio, 32)
+
+    path = follow(MODEL, LLAMA, schedule(0.9, 4), lambda: scores_of(0), choose)
+    assert list(path.ratios) == [0, 0.225, 0.45]
