@@ -20,6 +20,7 @@ TaskslimError                     status  code
 ├── Conflict                      409     conflict                 the job's status does not allow it
 │   └── IdempotencyKeyInUse       409     idempotency_key_in_use   the first request with the key is still in work
 ├── BodyTooLarge                  413     body_too_large
+├── RangeNotSatisfiable           416     range_not_satisfiable    the range begins behind the end of the file
 ├── LimitExceeded                 429     limit_exceeded           the tenant's jobs or bytes
 │   └── TooManyRequests           429     too_many_requests        the tenant's requests in the present window
 ├── VerificationFailed            500     verification_failed      the checkpoint does not equal the model in memory
@@ -126,6 +127,10 @@ class IdempotencyKeyInUse(Conflict):
 
 class BodyTooLarge(TaskslimError):
     status, code, title = 413, "body_too_large", "Body too large"
+
+
+class RangeNotSatisfiable(TaskslimError):
+    status, code, title = 416, "range_not_satisfiable", "Range not satisfiable"
 
 
 class LimitExceeded(TaskslimError):

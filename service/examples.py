@@ -201,6 +201,27 @@ PROBLEMS: dict[str, Any] = {
         "Body too large",
         "the body is larger than 16777216 bytes; store the rows and give their URI",
     ),
+    "unauthorized": _problem(401, "unauthorized", "Unauthorized", "the API key is unknown, revoked or expired"),
+    "forbidden": _problem(
+        403, "forbidden", "Forbidden", "this key lacks the scope `jobs:write`; create one with `--scope jobs:write`"
+    ),
+    "conflict": _problem(409, "conflict", "Conflict", "the job is running; cancel it first"),
+    "unsupported_media_type": _problem(
+        415, "unsupported_media_type", "Unsupported Media Type", "send one of application/jsonl, text/csv"
+    ),
+    "range_not_satisfiable": _problem(416, "range_not_satisfiable", "Range not satisfiable", "the file has 818 bytes"),
+    "too_many_requests": _problem(
+        429, "too_many_requests", "Too many requests", "600 requests in 60 s are allowed; send the next in 12 s"
+    ),
+    "internal_error": _problem(
+        500,
+        "internal_error",
+        "Internal error",
+        "something went wrong here, not with the request; quote the request id 01KB3ZJ5T8Q6W2E4R9Y7N1M0PX",
+    ),
+    "queue_unavailable": _problem(
+        503, "queue_unavailable", "Queue unavailable", "Redis does not answer; the request can be repeated"
+    ),
 }
 
 FILES: dict[str, Any] = (

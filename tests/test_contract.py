@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from pydantic import BaseModel
 
 from service.app import create_app
 from service.errors import TaskslimError
-from service.examples import FILES
+from service.examples import FILES, PROBLEMS
 from service.families import FAMILIES
 from service.openapi import DIRECTORY, stale
 from service.presets import resolve
@@ -53,9 +54,10 @@ def test_every_example_request_names_a_task_that_resolves(name: str) -> None:
     resolve(JobRequest.model_validate(FILES[name]).task)
 
 
-def test_every_example_problem_has_a_code_of_the_error_tree() -> None:
+def test_every_example_problem_has_a_code_of_the_error_tree_or_the_phrase_of_its_status() -> None:
     codes = {error.code for error in subclasses(TaskslimError)}
-    assert {problem["code"] for name, problem in FILES.items() if name.startswith("problem-")} <= codes
+    for problem in PROBLEMS.values():
+        assert problem["code"] in codes | {HTTPStatus(problem["status"]).phrase.lower().replace(" ", "_")}
 
 
 def subclasses(root: type[TaskslimError]) -> Iterator[type[TaskslimError]]:
@@ -77,18 +79,59 @@ def test_every_operation_is_described_and_named_once(document: dict[str, Any]) -
 
 
 def test_every_refusal_is_declared_as_a_problem(document: dict[str, Any]) -> None:
-    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     for name, operation in operations(document):
         for status, response in operation["responses"].items():
-            if int(status) >= 400 and name != "GET /readyz":
-                assert response["content"] == problem, (name, status)
+            if int(status) >= 400 and (name, status) != ("GET /readyz", "503"):
+                content = response["content"]
+                assert content.keys() == {"application/problem+json"}, (name, status)
+                assert content["application/problem+json"]["schema"] == {"$ref": "#/components/schemas/Problem"}
     assert "HTTPValidationError" not in document["components"]["schemas"]
+
+
+def test_everything_that_is_sent_or_answered_has_an_example(document: dict[str, Any]) -> None:
+    """Rows of `service.example_answers` and `service.examples`; a body of bytes needs none."""
+    for name, media in contents(document):
+        if media.get("schema", {}).get("format") != "binary":
+            assert examples(media, document), f"{name} needs a row in service/example_answers.py"
+
+
+def test_every_example_is_of_its_schema(document: dict[str, Any]) -> None:
+    for name, media in contents(document):
+        schema = media["schema"] | {"components": document["components"]}
+        for example in examples(media, document):
+            errors = [error.message for error in Draft202012Validator(schema).iter_errors(example)]
+            assert not errors, name
+
+
+def contents(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every body that the document describes, with a name for it; those of webhooks too."""
+    webhooks = ((name, item["post"]) for name, item in document["webhooks"].items())
+    for name, operation in [*operations(document), *webhooks]:
+        for kind, media in operation.get("requestBody", {}).get("content", {}).items():
+            yield f"{name} {kind}", media
+        for status, response in operation["responses"].items():
+            for kind, media in response.get("content", {}).items():
+                yield f"{name} {status} {kind}", media
+
+
+def examples(media: dict[str, Any], document: dict[str, Any]) -> list[Any]:
+    """The values of a body's examples, shared ones included."""
+    named = [
+        document["components"]["examples"][example["$ref"].rpartition("/")[2]] if "$ref" in example else example
+        for example in media.get("examples", {}).values()
+    ]
+    return [example["value"] for example in named] + ([media["example"]] if "example" in media else [])
 
 
 def test_links_lead_to_operations(document: dict[str, Any]) -> None:
     ids = {operation["operationId"] for _, operation in operations(document)}
-    links = document["paths"]["/jobs"]["post"]["responses"]["202"]["links"]
-    assert {link["operationId"] for link in links.values()} <= ids
+    links = {
+        link["operationId"]
+        for _, operation in operations(document)
+        for response in operation["responses"].values()
+        for link in response.get("links", {}).values()
+    }
+    assert {"getJob", "listEvents", "cancelJob", "getDataset"} <= links <= ids
 
 
 def test_the_api_and_the_worker_know_the_same_criteria_families_and_units() -> None:

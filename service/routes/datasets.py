@@ -37,6 +37,10 @@ BODY: dict[str, Any] = {
         },
     }
 }
+SEE_DATASET: dict[str, Any] = {
+    name: {"operationId": operation, "parameters": {"dataset_id": "$response.body#/id"}}
+    for name, operation in (("dataset", "getDataset"), ("delete", "deleteDataset"))
+}
 
 router = APIRouter(tags=["datasets"])
 
@@ -47,7 +51,7 @@ router = APIRouter(tags=["datasets"])
     summary="Upload rows",
     status_code=status.HTTP_201_CREATED,
     response_model=Dataset,
-    responses={**problem_responses(413, 415), 201: {"description": "The rows are stored"}},
+    responses={**problem_responses(413, 415), 201: {"description": "The rows are stored", "links": SEE_DATASET}},
     openapi_extra=BODY,
 )
 async def create_dataset(

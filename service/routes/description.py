@@ -5,6 +5,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from service.example_answers import ANSWERS, JSON, NEWS
+from service.examples import PROBLEMS
 from service.routes.operations import package_version
 from service.routes.problems import MEDIA_TYPE
 
@@ -26,6 +28,15 @@ TAGS = [
     {"name": "catalog", "description": "What this deployment can do"},
     {"name": "operations", "description": "For those who run the service"},
 ]
+# Status -> the problems that may come with it, by name in the document's components.
+PROBLEM_EXAMPLES = {
+    status: {
+        name: {"$ref": f"#/components/examples/{name}"}
+        for name, problem in PROBLEMS.items()
+        if problem["status"] == status
+    }
+    for status in {problem["status"] for problem in PROBLEMS.values()}
+}
 RETRY_AFTER = {"Retry-After": {"description": "Seconds until it is worth asking again", "schema": {"type": "integer"}}}
 
 
@@ -57,19 +68,31 @@ def document(app: FastAPI) -> dict[str, Any]:
         for operation in path.values():
             _finish(operation)
     for webhook in found["webhooks"].values():
-        # What a receiver answers to a body that it cannot read is its own affair.
-        webhook["post"]["responses"].pop("422", None)
-        webhook["post"]["security"] = []
+        _finish_webhook(webhook["post"])
     for unused in ("HTTPValidationError", "ValidationError"):
         found["components"]["schemas"].pop(unused, None)
+    found["components"]["examples"] = {
+        name: {"summary": problem["title"], "value": problem} for name, problem in PROBLEMS.items()
+    }
     return found
 
 
 def _finish(operation: dict[str, Any]) -> None:
     # {}: without any configured key the server, then on loopback only, asks for none.
     operation["security"] = [{}, *operation["security"]] if "security" in operation else []
+    answers = ANSWERS.get(operation["operationId"], {})
     for status, response in operation["responses"].items():
         content = response.get("content", {})
-        if content.get("application/json", {}).get("schema", {}).get("$ref", "").endswith("/Problem"):
-            content[MEDIA_TYPE] = content.pop("application/json")
+        for media_type, example in answers.get(status, {}).items():
+            if "examples" not in content[media_type]:
+                content[media_type]["example"] = example
+        if content.get(JSON, {}).get("schema", {}).get("$ref", "").endswith("/Problem"):
+            content[MEDIA_TYPE] = content.pop(JSON) | {"examples": PROBLEM_EXAMPLES[int(status)]}
             response["headers"] = RETRY_AFTER if status in ("429", "503") else {}
+
+
+def _finish_webhook(operation: dict[str, Any]) -> None:
+    # What a receiver answers to a body that it cannot read is its own affair.
+    operation["responses"].pop("422", None)
+    operation["security"] = []
+    operation["requestBody"]["content"][JSON]["example"] = NEWS[operation["operationId"]]

@@ -59,14 +59,12 @@ ACCEPTED = {
     "description": "The job is queued",
     "headers": HEADERS,
     "links": SEE_JOB,
-    "content": {"application/json": {"examples": {"queued": {"value": JOBS["queued"]}}}},
 }
 WAITED = {
     "model": Job,
     "description": "The job was finished within the time that `Prefer: wait` asked for",
     "headers": HEADERS,
     "links": SEE_JOB,
-    "content": {"application/json": {"examples": {"succeeded": {"value": JOBS["succeeded"]}}}},
 }
 ETAG = {"ETag": {"description": "Changes with the job", "schema": {"type": "string"}}}
 FOUND = {
@@ -210,7 +208,11 @@ async def get_job(
     summary="Cancel a job",
     status_code=status.HTTP_202_ACCEPTED,
     response_description="The job is cancelling",
-    responses={**problem_responses(404), 200: {"model": Job, "description": "The job is finished"}},
+    responses={
+        **problem_responses(404),
+        200: {"model": Job, "description": "The job is finished"},
+        202: {"links": {"job": SEE_JOB["job"]}},
+    },
 )
 def cancel_job(
     found: FoundRecord, caller: Canceller, records: RecordsDep, queue: QueueDep, links: LinksDep, response: Response

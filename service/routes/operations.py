@@ -11,7 +11,7 @@ from service.connections import connect
 from service.errors import StorageUnavailable
 from service.presence import live_workers
 from service.routes.dependencies import Administrator, MetricsDep, SettingsDep, StorageDep
-from service.routes.problems import problem_responses
+from service.routes.problems import only_problems, problem_responses
 from service.schemas import Check, Health, Version
 
 router = APIRouter(tags=["operations"])
@@ -21,7 +21,7 @@ def package_version() -> str:
     return version("taskslim")
 
 
-@router.get("/healthz", operation_id="getHealth", summary="Is the process up?")
+@router.get("/healthz", operation_id="getHealth", summary="Is the process up?", responses=only_problems(413))
 def get_health() -> Health:
     """Answers as long as the process can; asks nobody else."""
     return Health(ok=True)
@@ -31,7 +31,10 @@ def get_health() -> Health:
     "/readyz",
     operation_id="getReadiness",
     summary="Can it take and serve jobs?",
-    responses={503: {"model": Health, "description": "Something that it needs is away; `checks` says what"}},
+    responses={
+        **only_problems(413),
+        503: {"model": Health, "description": "Something that it needs is away; `checks` says what"},
+    },
 )
 def get_readiness(settings: SettingsDep, storage: StorageDep, response: Response) -> Health:
     """Asks Redis and the object store. That no worker lives is a warning: jobs are accepted and wait."""
@@ -43,7 +46,7 @@ def get_readiness(settings: SettingsDep, storage: StorageDep, response: Response
     return Health(ok=ok, checks=checks, warnings=["no live worker: jobs wait in the queue"] if idle else [])
 
 
-@router.get("/version", operation_id="getVersion", summary="Which version is it?")
+@router.get("/version", operation_id="getVersion", summary="Which version is it?", responses=only_problems(413))
 def get_version() -> Version:
     """The version of the package that answers."""
     return Version(name="taskslim", version=package_version())

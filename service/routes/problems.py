@@ -13,7 +13,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
-from service.errors import BodyTooLarge, InvalidRequest, NotFound, QueueUnavailable, TaskslimError
+from service.errors import (
+    BodyTooLarge,
+    InvalidRequest,
+    NotFound,
+    QueueUnavailable,
+    RangeNotSatisfiable,
+    TaskslimError,
+)
 from service.schemas import FieldProblem, Problem
 
 MEDIA_TYPE = "application/problem+json"
@@ -21,7 +28,7 @@ MAX_FIELD_PROBLEMS = 50
 RETRY_SECONDS = 5
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 # What the router itself refuses, by status; other statuses take their code from the standard phrase.
-ROUTER_ERRORS: dict[int, type[TaskslimError]] = {404: NotFound, 413: BodyTooLarge}
+ROUTER_ERRORS: dict[int, type[TaskslimError]] = {404: NotFound, 413: BodyTooLarge, 416: RangeNotSatisfiable}
 MEANINGS = {
     401: "No API key, or one that is not valid",
     403: "The key lacks the scope, or the path is outside what the deployment allows",
@@ -53,7 +60,12 @@ class ProblemResponse(Response):
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What a route declares for the OpenAPI document: these statuses, and those that every route may answer."""
-    return {status: {"model": Problem, "description": MEANINGS[status]} for status in sorted({*statuses, *ALWAYS})}
+    return only_problems(*statuses, *ALWAYS)
+
+
+def only_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route declares that asks neither for a key nor for Redis: these statuses alone."""
+    return {status: {"model": Problem, "description": MEANINGS[status]} for status in sorted(set(statuses))}
 
 
 def problem_of(error: TaskslimError, instance: str, errors: list[FieldProblem] | None = None) -> Problem:
