@@ -20,12 +20,13 @@ from service.errors import (
     UnknownLabel,
     UnsupportedFamily,
     UnsupportedUnit,
+    blaming_task,
 )
 from service.families import FAMILIES, UNSERVED
 from service.layouts import is_per_layer
 from service.presets import ANSWER_COLUMNS, resolve, template_fields
 from service.reach import Reach
-from service.schemas import DataSource, Family, JobRequest, ModelSource, Objective, Row, Task, TaskKind
+from service.schemas import DataSource, Family, JobRequest, ModelSource, Objective, Row, TaskKind, TaskWording
 from service.sources import LOCAL, REMOTE, list_names, local_path, read_bytes, read_range, scheme_of
 from service.storage import Storage, dataset_key
 
@@ -101,15 +102,17 @@ def admit(request: JobRequest, access: Access) -> Family | None:
     _check_method(request, task)
     for source, param in ((task.calibration, "task.calibration"), (task.evaluation, "task.evaluation")):
         if source is not None:
-            _check_rows(source, task, param)
-            _check_source(source, param, access)
+            _check_data(source, task, param, access)
+    for index, observed in enumerate(request.observe):
+        with blaming_task(f"observe.{index}"):
+            _check_data(observed.evaluation, resolve(observed), "task.evaluation", access)
     family = _check_model(request.model, access)
     if family is not None:
         check_units(request, family)
     return family
 
 
-def _check_method(request: JobRequest, task: Task) -> None:
+def _check_method(request: JobRequest, task: TaskWording) -> None:
     if request.method.objective is Objective.margin and task.kind is TaskKind.generation:
         message = "`margin` compares labels and a generation task has none; use `log_probability`"
         raise InvalidRequest(message, param="method.objective")
@@ -122,13 +125,18 @@ def _check_method(request: JobRequest, task: Task) -> None:
 # --- rows ----------------------------------------------------------------------------------------------------------
 
 
-def _check_rows(source: DataSource, task: Task, param: str) -> None:
+def _check_data(source: DataSource, task: TaskWording, param: str, access: Access) -> None:
+    _check_rows(source, task, param)
+    _check_source(source, param, access)
+
+
+def _check_rows(source: DataSource, task: TaskWording, param: str) -> None:
     columns = template_fields(task.template or "") | {ANSWER_COLUMNS[task.kind or TaskKind.classification]}
     for number, row in enumerate(source.rows or (), start=1):
         _check_row(row, number, columns, task, param)
 
 
-def _check_row(row: Row, number: int, columns: set[str], task: Task, param: str) -> None:
+def _check_row(row: Row, number: int, columns: set[str], task: TaskWording, param: str) -> None:
     for column in sorted(columns):
         if row.get(column) is None:
             raise InvalidData(f"row {number} has no {column!r}", param=f"{param}.rows")

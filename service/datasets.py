@@ -2,6 +2,7 @@
 
 import json
 
+from service.presets import AnyTask
 from service.schemas import DataSource, JobRequest, Row
 from service.storage import Storage, dataset_key, dataset_prefix
 
@@ -10,20 +11,25 @@ PARTS = ("calibration", "evaluation")
 
 def keep_rows(request: JobRequest, *, tenant: str, job_id: str, storage: Storage) -> JobRequest:
     """Move the request's inline rows to storage; in the request that comes back they are `dataset://` URIs."""
-    kept = {part: _keep(getattr(request.task, part), tenant, f"{job_id}-{part}", storage) for part in PARTS}
-    return request.model_copy(update={"task": request.task.model_copy(update=kept)})
+
+    def keep(task: AnyTask, name: str) -> AnyTask:
+        sources = ((part, getattr(task, part, None)) for part in PARTS)
+        inline = {part: source for part, source in sources if source is not None and source.rows is not None}
+        return task.model_copy(
+            update={part: _keep(source, tenant, f"{job_id}/{name}-{part}", storage) for part, source in inline.items()}
+        )
+
+    observe = [keep(task, f"observe-{index}") for index, task in enumerate(request.observe)]
+    return request.model_copy(update={"task": keep(request.task, "task"), "observe": observe})
 
 
 def drop_rows(*, tenant: str, job_id: str, storage: Storage) -> None:
     """Delete what `keep_rows` stored for a job."""
-    for part in PARTS:
-        storage.delete_prefix(dataset_prefix(tenant, f"{job_id}-{part}"))
+    storage.delete_prefix(dataset_prefix(tenant, job_id))
 
 
-def _keep(source: DataSource | None, tenant: str, dataset_id: str, storage: Storage) -> DataSource | None:
-    if source is None or source.rows is None:
-        return source
-    storage.put_bytes(json_lines(source.rows), dataset_key(tenant, dataset_id))
+def _keep(source: DataSource, tenant: str, dataset_id: str, storage: Storage) -> DataSource:
+    storage.put_bytes(json_lines(source.rows or []), dataset_key(tenant, dataset_id))
     return source.model_copy(update={"rows": None, "uri": f"dataset://{dataset_id}"})
 
 

@@ -35,6 +35,8 @@ The same class serves both doors: the HTTP handler renders it as a problem docum
 `internal_error`, and the log with its traceback.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -51,6 +53,17 @@ class TaskslimError(Exception):
         self.message = message
         self.param = param
         self.retry_after_seconds = retry_after_seconds
+
+
+@contextmanager
+def blaming_task(place: str) -> Iterator[None]:
+    """Errors within that blame `task` or a field of it blame the task at `place`, such as `observe.1`, instead."""
+    try:
+        yield
+    except TaskslimError as error:
+        if error.param is not None and error.param.partition(".")[0] == "task":
+            error.param = place + error.param.removeprefix("task")
+        raise
 
 
 class InvalidRequest(TaskslimError):

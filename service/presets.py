@@ -5,9 +5,12 @@ tasks also `text_b`, and `label`.
 """
 
 from string import Formatter
+from typing import TypeVar
 
 from service.errors import InvalidLabels, InvalidTemplate, UnknownPreset
-from service.schemas import Preset, Task, TaskKind
+from service.schemas import Preset, TaskKind, TaskWording
+
+AnyTask = TypeVar("AnyTask", bound=TaskWording)
 
 LABEL_COLUMN = "label"
 TARGET_COLUMN = "target"
@@ -99,7 +102,7 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def resolve(task: Task) -> Task:
+def resolve(task: AnyTask) -> AnyTask:
     """The task with its preset's fields under its own, and checked; what depends on the model's family stays open.
 
     Raises UnknownPreset, InvalidTemplate or InvalidLabels. The preset's name stays, for the report.
@@ -108,7 +111,7 @@ def resolve(task: Task) -> Task:
     if task.preset is not None:
         preset = _find(task.preset)
         fields |= {name: getattr(preset, name) for name in ("kind", "template", "labels", "max_words")}
-    own = {name: value for name in Task.model_fields if (value := getattr(task, name)) is not None}
+    own = {name: value for name in type(task).model_fields if (value := getattr(task, name)) is not None}
     resolved = task.model_copy(update=fields | own)
     _check_template(resolved)
     _check_labels(resolved)
@@ -137,7 +140,7 @@ def _find(name: str) -> Preset:
     return PRESETS[name]
 
 
-def _check_template(task: Task) -> None:
+def _check_template(task: TaskWording) -> None:
     if task.template is None:
         raise InvalidTemplate("give `preset`, or `template` with a {column} field", param="task.template")
     columns = template_fields(task.template)
@@ -148,7 +151,7 @@ def _check_template(task: Task) -> None:
         raise InvalidTemplate(f"the template holds the answer, {{{answer}}}", param="task.template")
 
 
-def _check_labels(task: Task) -> None:
+def _check_labels(task: TaskWording) -> None:
     if task.kind is TaskKind.generation:
         if task.labels is not None:
             raise InvalidLabels("a generation task has no labels; its rows carry `target`", param="task.labels")

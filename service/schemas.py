@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_ROWS = 100_000  # inline in one request
 MAX_RATIO = 0.95
+MAX_OBSERVED = 16
+OWN_TASK = "own-task"  # the title of one that has neither name nor preset
 Uri = Annotated[str, Field(min_length=1, max_length=2048)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 Tag = Annotated[str, Field(max_length=256)]
@@ -141,9 +143,10 @@ class DataSource(Schema):
         return self
 
 
-class Task(Schema):
-    """What the model must still be able to do. Fields given beside a preset override it."""
+class TaskWording(Schema):
+    """How a model is asked to do a task. Fields given beside a preset override it."""
 
+    name: Name | None = Field(default=None, description="what results call it; absent: the preset")
     preset: Name | None = None
     kind: TaskKind | None = None
     template: str | None = Field(default=None, min_length=1, max_length=20_000, description="with {column} fields")
@@ -156,10 +159,26 @@ class Task(Schema):
     max_words: int | None = Field(default=None, gt=0, description="cut every field of a row to its first words")
     special_tokens: bool | None = Field(default=None, description="let the tokenizer add its special tokens")
     label_prefix: str | None = Field(default=None, max_length=16, description="answer = prefix + label word")
+
+    @property
+    def title(self) -> str:
+        """What the task is called."""
+        return self.name or self.preset or OWN_TASK
+
+
+class Task(TaskWording):
+    """What the model must still be able to do."""
+
     calibration: DataSource
     evaluation: DataSource | None = Field(
         default=None, description="absent: a stratified fifth of the calibration rows is set aside"
     )
+
+
+class ObservedTask(TaskWording):
+    """A task that the model is not slimmed for: measured before and after, so that what was given up is seen."""
+
+    evaluation: DataSource
 
 
 class Method(Schema):
@@ -221,6 +240,9 @@ class Priority(StrEnum):
 class JobRequest(Schema):
     model: ModelSource
     task: Task
+    observe: list[ObservedTask] = Field(
+        default=[], max_length=MAX_OBSERVED, description="tasks to measure before and after, beside the job's own"
+    )
     method: Method = Method()
     target: Target
     output: Output = Output()
@@ -231,6 +253,13 @@ class JobRequest(Schema):
         default=None, gt=0, le=3650, description="until the finished job is deleted; null: what the deployment sets"
     )
     deadline_seconds: int = Field(default=3600, ge=10, le=7 * 86400)
+
+    @model_validator(mode="after")
+    def _observed_tasks_are_told_apart(self) -> Self:
+        titles = [task.title for task in self.observe]
+        if len(set(titles)) != len(titles):
+            raise ValueError("two entries of `observe` are called the same: give them a `name`")
+        return self
 
     @model_validator(mode="after")
     def _own_widths_need_one_rank(self) -> Self:
@@ -330,9 +359,15 @@ class Verified(Schema):
     dtype: str
 
 
-class JobMetrics(Schema):
+class MetricsPair(Schema):
+    """Of both models on the same rows."""
+
     dense: Metrics
     slim: Metrics
+
+
+class JobMetrics(MetricsPair):
+    observed: dict[str, MetricsPair] = Field(default={}, description="of the tasks that were observed, by name")
 
 
 class Widths(Schema):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from service.presets import template_fields
-from service.schemas import ChangedAnswer, Confusion, Task
+from service.schemas import ChangedAnswer, Confusion, TaskWording
 from worker.evaluation import Scores
 from worker.prompts import Example
 from worker.rows import Row
@@ -27,7 +27,7 @@ def confusion(labels: Sequence[str], right: Sequence[str], dense: Sequence[str],
 
 
 def changed(
-    task: Task, rows: Sequence[Row], right: Sequence[str], dense: Sequence[str], slim: Sequence[str]
+    task: TaskWording, rows: Sequence[Row], right: Sequence[str], dense: Sequence[str], slim: Sequence[str]
 ) -> list[ChangedAnswer]:
     """Every row whose answer changed, in the order of the data set."""
     columns = sorted(template_fields(task.template or ""))

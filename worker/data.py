@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from service.errors import InvalidData, NotFound
 from service.presets import LABEL_COLUMN
-from service.schemas import DataSource, Task, TaskKind
+from service.schemas import DataSource, Task, TaskKind, TaskWording
 from service.sources import fetch_file, scheme_of
 from service.storage import Storage, dataset_key
 from worker.prompts import Example, Kind, Tokens, check_rows, row_tokens
@@ -59,11 +59,23 @@ def load_rows(task: Task, location: Location) -> tuple[list[Row], list[Row]]:
 
     Raises InvalidData, UnknownLabel, InvalidTemplate, ForbiddenPath, StorageUnavailable.
     """
-    calibration = _rows(task.calibration, "task.calibration", task, location)
+    calibration = read_source(task.calibration, "task.calibration", task, location)
     if task.evaluation is not None:
-        return calibration, _rows(task.evaluation, "task.evaluation", task, location)
+        return calibration, read_source(task.evaluation, "task.evaluation", task, location)
     label_column = LABEL_COLUMN if task.kind is TaskKind.classification else None
     return set_aside(calibration, label_column, task.calibration.seed)
+
+
+def read_source(source: DataSource, param: str, task: TaskWording, location: Location) -> list[Row]:
+    """The rows of one source that a request names at `param`, checked as those of `load_rows` are."""
+    try:
+        rows = draw(read(_fetch(source.uri or "", location)), source.limit, source.seed)
+        check_rows(rows, task)
+    except InvalidData as error:
+        raise type(error)(f"{source.uri}: {error.message}", param=error.param or param) from error
+    except NotFound as error:
+        raise InvalidData(f"{source.uri} does not exist", param=param) from error
+    return rows
 
 
 def padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: Kind) -> Padding:
@@ -101,17 +113,6 @@ def pad_left(rows: Sequence[Tokens], pad: int) -> tuple[Tensor, Tensor]:
     return reversed_BT.flip(1), mask_BT.flip(1)
 
 
-def _rows(source: DataSource, param: str, task: Task, location: Location) -> list[Row]:
-    try:
-        rows = draw(read(_fetch(source.uri or "", location)), source.limit, source.seed)
-        check_rows(rows, task)
-    except InvalidData as error:
-        raise type(error)(f"{source.uri}: {error.message}", param=error.param or param) from error
-    except NotFound as error:
-        raise InvalidData(f"{source.uri} does not exist", param=param) from error
-    return rows
-
-
 def _fetch(uri: str, location: Location) -> Path:
     if scheme_of(uri) != "dataset":
         return fetch_file(uri, location.scratch, roots=location.roots)
@@ -144,7 +145,8 @@ def _chunks(
             chunk, rows = [], 0
         chunk.append(index)
         rows += more
-    yield chunk
+    if chunk:
+        yield chunk
 
 
 def _collate(examples: Sequence[Example], indices: Sequence[int], padding: Padding) -> Batch:

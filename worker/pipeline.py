@@ -34,7 +34,7 @@ from service.schemas import (
 )
 from service.settings import Settings
 from service.storage import Storage, attempt_prefix, digest_file, manifest_key
-from worker import checkpoints, data, findings, models, prompts, reporting, verification
+from worker import checkpoints, data, findings, models, observed, prompts, reporting, verification
 from worker.card import card
 from worker.findings import Findings
 from worker.mistral import stock_form
@@ -48,7 +48,7 @@ from worker.slimming.groups import Group, Site, UnitUnavailable, locate
 from worker.slimming.steps import ScorePath, Scores, follow, schedule
 from worker.speed import RUNS, Speed, compare
 from worker.staging import StagedJob, StageProgress
-from worker.subject import Measured, Subject, evaluate, load
+from worker.subject import Measured, Subject, ask, evaluate, load
 
 PROBE_EXAMPLES = 4
 
@@ -61,6 +61,7 @@ class Sources:
     adapter: Path | None
     calibration: list[Row]
     evaluation: list[Row]
+    observed: list[list[Row]]
 
 
 def run(job: JobRecord, *, settings: Settings, storage: Storage, progress: StageProgress, scratch: Path) -> Result:
@@ -75,9 +76,11 @@ def run(job: JobRecord, *, settings: Settings, storage: Storage, progress: Stage
     with staged.stage(Stage.fetch):
         sources = fetch(staged)
     with staged.stage(Stage.load):
-        subject = load(staged, sources.model, sources.adapter, sources.calibration, sources.evaluation)
+        loaded = load(staged, sources.model, sources.adapter)
+        subject = ask(staged, loaded, staged.task, sources.calibration, sources.evaluation)
+        others = observed.subjects(staged, loaded, sources.observed)
     with staged.stage(Stage.evaluate_dense):
-        dense = evaluate(staged, subject)
+        dense, *others_dense = evaluate(staged, [subject, *others])
     with staged.stage(Stage.attribute):
         path = attribute(staged, subject)
     with staged.stage(Stage.select):
@@ -88,7 +91,8 @@ def run(job: JobRecord, *, settings: Settings, storage: Storage, progress: Stage
     with staged.stage(Stage.slice):
         subject = cut(subject, kept, job.request.output.layout)
     with staged.stage(Stage.evaluate_slim):
-        slim = evaluate(staged, subject)
+        others = [replace(other, loaded=subject.loaded) for other in others]
+        slim, *others_slim = evaluate(staged, [subject, *others])
         speeds = time_passes(sources, subject)
     layers = findings.layers(groups, kept, path.at(job.request.target.ratio))
     output = staged.scratch / "output"
@@ -98,7 +102,13 @@ def run(job: JobRecord, *, settings: Settings, storage: Storage, progress: Stage
         verified = verify(staged, subject, directory)
     with staged.stage(Stage.upload):
         size = DenseSlim(dense=checkpoints.weight_bytes(sources.model), slim=checkpoints.weight_bytes(directory))
-        result = conclude(subject, dense, slim, speeds[0], size, groups, kept, verified)
+        metrics = JobMetrics(
+            dense=dense.metrics,
+            slim=slim.metrics,
+            observed=observed.pairs(job.request.observe, others_dense, others_slim),
+        )
+        parameters = DenseSlim(dense=dense.parameters, slim=slim.parameters)
+        result = conclude(subject, metrics, parameters, speeds[0], size, groups, kept, verified)
         write_report(staged, sources, subject, result, find(sources, subject, dense, slim, speeds, layers))
         save_file({str(site): kept_K for site, kept_K in kept.items()}, output / "kept.safetensors")
         upload(staged)
@@ -111,6 +121,7 @@ def fetch(staged: StagedJob) -> Sources:
     options(staged)  # refuses what the task cannot serve before anything is fetched
     location = data.Location(staged.storage, staged.job.tenant, staged.scratch / "rows", roots)
     calibration, evaluation_rows = data.load_rows(staged.task, location)
+    others = observed.read(request.observe, location)
     cache = staged.settings.state / "cache"
     model = models.fetch(request.model, scratch=staged.scratch, cache=cache, roots=roots, on_bytes=staged.on_bytes)
     adapter = request.model.adapter_uri
@@ -121,6 +132,7 @@ def fetch(staged: StagedJob) -> Sources:
         else None,
         calibration=calibration,
         evaluation=evaluation_rows,
+        observed=others,
     )
 
 
@@ -238,8 +250,8 @@ def verify(staged: StagedJob, subject: Subject, directory: Path) -> Verified:
 
 def conclude(
     subject: Subject,
-    dense: Measured,
-    slim: Measured,
+    metrics: JobMetrics,
+    parameters: DenseSlim,
     speed: tuple[Speed, Speed],
     size: DenseSlim,
     groups: list[Group],
@@ -249,8 +261,8 @@ def conclude(
     """What was reached, as it was counted and measured."""
     counts = {site: kept_K.numel() for site, kept_K in kept.items()}
     return Result(
-        metrics=JobMetrics(dense=dense.metrics, slim=slim.metrics),
-        parameters=DenseSlim(dense=dense.parameters, slim=slim.parameters),
+        metrics=metrics,
+        parameters=parameters,
         bytes=size,
         latency_ms=Latency(
             dense=speed[0].milliseconds,
@@ -295,6 +307,8 @@ def write_report(staged: StagedJob, sources: Sources, subject: Subject, result: 
         "evaluation": reporting.digest_rows(sources.evaluation),
         "template": reporting.digest_text(staged.task.template or ""),
     }
+    for task, rows in zip(staged.job.request.observe, sources.observed, strict=True):
+        digests[f"observed {task.title}"] = reporting.digest_rows(rows)
     if sources.adapter is not None:
         digests["adapter"] = reporting.digest_directory(sources.adapter)
     report = reporting.build(

@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from service.errors import InvalidData, InvalidLabels, InvalidTemplate, UnknownLabel
 from service.presets import ANSWER_COLUMNS, LABEL_COLUMN, TARGET_COLUMN, template_fields
-from service.schemas import Task, TaskKind
+from service.schemas import TaskKind, TaskWording
 from worker.rows import Row
 
 Kind = Literal["causal", "encoder-decoder", "classifier"]
@@ -44,7 +44,7 @@ class Wording:
     """How one model is asked one task."""
 
     kind: Kind
-    task: Task  # resolved
+    task: TaskWording  # resolved
     tokenizer: PreTrainedTokenizerBase
     max_tokens: int | None  # that the model takes; None: any number
     special_tokens: bool
@@ -57,7 +57,7 @@ class Wording:
         return self.task.labels or {}
 
 
-def wording(kind: Kind, task: Task, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> Wording:
+def wording(kind: Kind, task: TaskWording, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> Wording:
     """The wording of a resolved task for a loaded model. Raises InvalidLabels for a class that the head lacks."""
     special_tokens, label_prefix = DEFAULTS[kind]
     return Wording(
@@ -71,14 +71,14 @@ def wording(kind: Kind, task: Task, tokenizer: PreTrainedTokenizerBase, config: 
     )
 
 
-def as_run(wording: Wording) -> Task:
+def as_run(wording: Wording) -> TaskWording:
     """The task with what this model's family makes of the fields that were left open."""
     return wording.task.model_copy(
         update={"special_tokens": wording.special_tokens, "label_prefix": wording.label_prefix}
     )
 
 
-def check_rows(rows: Sequence[Row], task: Task) -> None:
+def check_rows(rows: Sequence[Row], task: TaskWording) -> None:
     """Raise InvalidTemplate, InvalidData or UnknownLabel unless every row has what the resolved task needs of it."""
     columns = sorted(template_fields(task.template or ""))
     for column in columns:
@@ -265,7 +265,7 @@ def _max_tokens(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) ->
     return min(limits, default=None)
 
 
-def _classes(task: Task, config: Any) -> dict[str, int]:
+def _classes(task: TaskWording, config: Any) -> dict[str, int]:
     if task.kind is TaskKind.generation:
         raise InvalidLabels("a model with a classification head generates no text", param="task.kind")
     classes = {str(name): int(index) for index, name in config.id2label.items()}

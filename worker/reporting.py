@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from service.job_record import JobRecord
-from service.schemas import Family, Report, Result, StageTiming, Task
+from service.schemas import Family, Report, Result, StageTiming, TaskWording
 from service.storage import digest_file
 from worker.answers import MAX_CHANGED
 from worker.findings import Findings
@@ -28,7 +28,7 @@ tokenizer = AutoTokenizer.from_pretrained("model")
 def build(
     job: JobRecord,
     *,
-    task: Task,
+    task: TaskWording,
     family: Family,
     result: Result,
     options: dict[str, str | int],

@@ -1,12 +1,13 @@
 """The model that a job slims, its task in tokens, and what is measured of both before and after."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from service.errors import InvalidRequest
-from service.schemas import Layout, Metrics, TaskKind
+from service.schemas import Layout, Metrics, TaskKind, TaskWording
 from worker import answers, data, evaluation, models, prompts
 from worker.models import LoadedModel
 from worker.per_layer import is_own
@@ -37,6 +38,11 @@ class Subject:
     evaluation: Examples
 
     @property
+    def generates(self) -> bool:
+        """Whether its answers are texts."""
+        return self.wording.task.kind is TaskKind.generation
+
+    @property
     def architecture(self) -> Architecture:
         """Where its family keeps the units."""
         return ARCHITECTURES[self.loaded.family.model_type]
@@ -51,16 +57,21 @@ class Measured:
     parameters: int
 
 
-def load(
-    staged: StagedJob, model: Path, adapter: Path | None, calibration: list[Row], evaluation_rows: list[Row]
-) -> Subject:
-    """The model on its device, and its task in tokens. Raises InvalidRequest for a layout that cannot hold it."""
+def load(staged: StagedJob, model: Path, adapter: Path | None) -> LoadedModel:
+    """The model on its device. Raises InvalidRequest for a layout that cannot hold it."""
     loaded = models.load(model, device=device(staged.settings.device), adapter=adapter)
     if is_own(loaded.model) and staged.job.request.output.layout is Layout.uniform:
         message = "the layers of this model have widths of their own already: ask for the layout `per-layer`"
         raise InvalidRequest(message, param="output.layout")
-    config, kind = loaded.model.config, loaded.family.kind
-    wording = prompts.wording(kind, staged.task, loaded.tokenizer, config)
+    return loaded
+
+
+def ask(
+    staged: StagedJob, loaded: LoadedModel, task: TaskWording, calibration: list[Row], evaluation_rows: list[Row]
+) -> Subject:
+    """The model with a resolved task in tokens."""
+    kind = loaded.family.kind
+    wording = prompts.wording(kind, task, loaded.tokenizer, loaded.model.config)
     padding = data.padding(loaded.model, loaded.tokenizer, kind)
 
     def examples(rows: list[Row]) -> Examples:
@@ -70,13 +81,28 @@ def load(
     return Subject(loaded, wording, padding, examples(calibration), examples(evaluation_rows))
 
 
-def evaluate(staged: StagedJob, subject: Subject) -> Measured:
-    """The model as it now is, on the evaluation rows."""
+def evaluate(staged: StagedJob, subjects: Sequence[Subject]) -> list[Measured]:
+    """The model as it now is, on the evaluation rows of each subject."""
+    sizes = [_passes(subject) for subject in subjects]
+    count = staged.counter(sum(sizes))
+    starts = [sum(sizes[:index]) for index in range(len(sizes))]
+    return [_evaluate(staged, subject, _ahead(count, start)) for subject, start in zip(subjects, starts, strict=True)]
+
+
+def _ahead(count: Callable[[int], None], start: int) -> Callable[[int], None]:
+    """Counts on from `start`."""
+    return lambda done: count(start + done)
+
+
+def _passes(subject: Subject) -> int:
+    """Examples that an evaluation goes through: those of a generation task once for scores, once for texts."""
+    return len(subject.evaluation.examples) * (2 if subject.generates else 1)
+
+
+def _evaluate(staged: StagedJob, subject: Subject, count: Callable[[int], None]) -> Measured:
     model, rows = subject.loaded.model, subject.evaluation
-    generates = staged.task.kind is TaskKind.generation
-    count = staged.counter(len(rows.examples) * (2 if generates else 1))
     scores = evaluation.score(model, rows.batches, count)
-    if generates:
+    if subject.generates:
         given = evaluation.generate(
             model,
             rows.examples,

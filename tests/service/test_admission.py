@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from ulid import ULID
 
 from service.admission import Access, admit
@@ -14,6 +15,7 @@ from service.errors import (
     InvalidRequest,
     TaskslimError,
     UnknownLabel,
+    UnknownPreset,
     UnsupportedFamily,
     UnsupportedUnit,
 )
@@ -132,6 +134,23 @@ def test_a_row_that_cannot_be_used_is_named(
     rows = [{"text": "fine", "label": "positive"}, row]
     body = request_body(tmp_path, task=task({"rows": rows}))
     assert says in refuse(body, access, error, "task.calibration.rows")
+
+
+def test_a_fault_of_an_observed_task_names_its_field(tmp_path: Path, access: Access) -> None:
+    good = {"preset": "sst2", "evaluation": {"rows": [{"text": "x", "label": "positive"}]}}
+    for bad, error, param in (
+        ({"preset": "nothing"}, UnknownPreset, "observe.1.preset"),
+        ({"preset": "trec"}, UnknownLabel, "observe.1.evaluation.rows"),
+        ({"preset": "imdb", "evaluation": {"uri": "file:///nothing.jsonl"}}, InvalidData, "observe.1.evaluation.uri"),
+    ):
+        refuse(request_body(tmp_path, observe=[good, good | bad]), access, error, param)
+
+
+def test_two_observed_tasks_of_one_name_are_told_apart_or_refused() -> None:
+    observed = {"preset": "sst2", "evaluation": {"uri": "file:///rows.jsonl"}}
+    with pytest.raises(ValidationError, match="give them a `name`"):
+        JobRequest.model_validate(INLINE | {"observe": [observed, observed]})
+    JobRequest.model_validate(INLINE | {"observe": [observed, observed | {"name": "another"}]})
 
 
 def test_generation_rows_need_a_target(tmp_path: Path, access: Access) -> None:

@@ -37,7 +37,11 @@ def test_a_submitted_job_is_accepted_with_its_place_and_waits(client: TestClient
 def test_inline_rows_go_to_storage_and_never_to_redis(
     client: TestClient, body: dict[str, Any], storage: Storage, redis: Redis
 ) -> None:
-    job = submit(client, body)
+    rows = body["task"]["evaluation"]["rows"]
+    observed = {"name": "other", "template": "{text}", "labels": body["task"]["labels"], "evaluation": {"rows": rows}}
+    job = submit(client, body | {"observe": [observed]})
+    other = job.request.observe[0].evaluation
+    assert storage.exists(dataset_key(DEFAULT_TENANT, (other.uri or "").removeprefix("dataset://")))
     source = job.request.task.calibration
     assert source.rows is None
     assert source.uri is not None
@@ -46,6 +50,14 @@ def test_inline_rows_go_to_storage_and_never_to_redis(
     record = str(redis.hgetall(job_key(DEFAULT_TENANT, job.id)))
     assert source.uri in record
     assert "parcel" not in record
+    assert client.delete(f"/jobs/{job.id}").status_code == 409
+    assert client.post(f"/jobs/{job.id}/cancel").status_code == 200
+    assert client.delete(f"/jobs/{job.id}").status_code == 204
+    assert storage.list("") == []
+
+
+def test_rows_in_storage_serve_other_jobs(client: TestClient, body: dict[str, Any]) -> None:
+    source = submit(client, body).request.task.calibration
     again = submit(client, body | {"task": body["task"] | {"calibration": {"uri": source.uri}, "evaluation": None}})
     assert again.request.task.calibration.uri == source.uri
 

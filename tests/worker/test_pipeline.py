@@ -331,6 +331,33 @@ def test_a_generation_task_is_judged_by_its_targets(deployment: Deployment, fami
         deployment.run(deployment.request(family, task, method={"objective": "margin"}))
 
 
+def test_observed_tasks_are_measured_before_and_after(deployment: Deployment) -> None:
+    asked = {"labels": {"1": "lazy", "0": "quick"}, "template": "{text} {text}:"}
+    task = {"name": "reversed", "evaluation": {"uri": deployment.rows(10, "other")}} | asked
+    writing = {"kind": "generation", "name": "writing", "template": "{text}:", "evaluation": task["evaluation"]}
+    progress = Recorder()
+    metrics = deployment.run(deployment.request(observe=[task, writing]), progress).metrics
+    alone = deployment.run(deployment.request(task=asked | {"evaluation": task["evaluation"]})).metrics
+    assert list(metrics.observed) == ["reversed", "writing"]
+    assert metrics.observed["reversed"].dense == alone.dense
+    assert metrics.observed["writing"].slim.exact_match is not None
+    assert metrics.dense.examples == 6
+    counted = [(done, total) for stage, done, total, _ in progress.advances if stage is Stage.evaluate_slim]
+    assert counted == sorted(counted)
+    assert counted[-1] == (6 + 10 + 2 * 10,) * 2
+
+
+def test_a_fault_of_an_observed_task_names_it(deployment: Deployment) -> None:
+    good = {"name": "fine", "template": "{text}:", "labels": LABELS, "evaluation": {"uri": deployment.rows(10)}}
+    for bad, param in (
+        ({"evaluation": {"uri": "file:///no/such.jsonl"}}, "observe.1.evaluation"),
+        ({"labels": {"1": "goodé", "0": "good"}}, "observe.1.labels"),
+    ):
+        with pytest.raises(TaskslimError) as caught:
+            deployment.run(deployment.request(observe=[good, good | {"name": "bad"} | bad]))
+        assert caught.value.param == param
+
+
 BAD: dict[str, tuple[dict[str, Any], type[TaskslimError], str]] = {
     "labels alike": ({"task": {"labels": {"1": "goodé", "0": "good"}}}, InvalidLabels, "task.labels"),
     "unnamed label": ({"task": {"labels": {"1": "good", "2": "bad"}}}, UnknownLabel, "task.labels"),

@@ -1,0 +1,39 @@
+"""Tasks that a job does not slim for, measured before and after: what the slim model has given up."""
+
+from collections.abc import Sequence
+
+from service.errors import blaming_task
+from service.presets import resolve
+from service.schemas import MetricsPair, ObservedTask
+from worker import data
+from worker.data import Location
+from worker.models import LoadedModel
+from worker.rows import Row
+from worker.staging import StagedJob
+from worker.subject import Measured, Subject, ask
+
+
+def read(tasks: Sequence[ObservedTask], location: Location) -> list[list[Row]]:
+    """The evaluation rows of each task. Raises as `worker.data.load_rows` does."""
+    found = []
+    for index, task in enumerate(tasks):
+        with blaming_task(f"observe.{index}"):
+            found.append(data.read_source(task.evaluation, "task.evaluation", resolve(task), location))
+    return found
+
+
+def subjects(staged: StagedJob, loaded: LoadedModel, rows: Sequence[list[Row]]) -> list[Subject]:
+    """The model with each task in tokens, and nothing to calibrate on. Raises InvalidLabels and its like."""
+    found = []
+    for index, (task, evaluation_rows) in enumerate(zip(staged.job.request.observe, rows, strict=True)):
+        with blaming_task(f"observe.{index}"):
+            found.append(ask(staged, loaded, resolve(task), [], evaluation_rows))
+    return found
+
+
+def pairs(tasks: Sequence[ObservedTask], dense: Sequence[Measured], slim: Sequence[Measured]) -> dict[str, MetricsPair]:
+    """What was measured of each task, by its title."""
+    return {
+        task.title: MetricsPair(dense=before.metrics, slim=now.metrics)
+        for task, before, now in zip(tasks, dense, slim, strict=True)
+    }
