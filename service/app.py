@@ -17,12 +17,13 @@ from service.queue import JobQueue
 from service.reconciler import reconciling
 from service.records import Records
 from service.retention import Retention
-from service.routes import artifacts, catalog, datasets, events, jobs, operations, pages, plans, webhooks
+from service.routes import artifacts, catalog, datasets, events, jobs, operations, pages, plans, scores, webhooks
 from service.routes.dependencies import State
 from service.routes.description import describe
 from service.routes.guards import BodyLimit, Measured, RequestIdentity
 from service.routes.operations import package_version
 from service.routes.problems import install
+from service.scores import ScoreSets
 from service.settings import Settings
 from service.signing import WebhookSecrets
 from service.storage import Storage
@@ -42,7 +43,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for module in (jobs, events, artifacts, datasets, webhooks, catalog, operations, pages, plans):
+    for module in (jobs, events, artifacts, datasets, scores, webhooks, catalog, operations, pages, plans):
         app.include_router(module.router)
     app.webhooks.include_router(webhooks.sent)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, larger={datasets.PATH: settings.max_dataset_bytes})
@@ -75,6 +76,7 @@ def _state(settings: Settings, redis: Redis, transport: Redis, follower: redis.a
     queue = JobQueue(transport, max_running=settings.max_running_jobs)
     stored = StoredBytes(redis)
     uploads = Uploads(redis, storage, stored)
+    score_sets = ScoreSets(redis, storage, stored)
     return State(
         settings=settings,
         redis=redis,
@@ -86,9 +88,10 @@ def _state(settings: Settings, redis: Redis, transport: Redis, follower: redis.a
         requests=RequestLimit(redis, quota=settings.max_requests, window_seconds=settings.window_seconds),
         stored=stored,
         uploads=uploads,
+        scores=score_sets,
         submission=Submission(records, queue, storage, stored, settings),
         idempotency=Idempotency(redis),
-        retention=Retention(redis, records, uploads, storage, stored),
+        retention=Retention(redis, records, uploads, score_sets, storage, stored),
         tickets=Tickets(redis),
         secrets=WebhookSecrets(redis),
         webhooks=Webhooks(redis, base_url=settings.public_url, allowed_hosts=settings.webhook_hosts),

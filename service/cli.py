@@ -3,8 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -14,21 +13,21 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 
-from service import key_commands
+from service import key_commands, score_commands
 from service.auth import Keys, bound_host
 from service.client import Api
 from service.connections import connect
 from service.display import describe, job_bar, result_table
 from service.errors import InvalidRequest, QueueUnavailable, TaskslimError
+from service.remote import HERE, Url, server_at
 from service.schemas import Artifact, Job, JobStatus
 from service.settings import Settings
 
-Url = Annotated[str, typer.Option(envvar="SLIM_URL", help="The server.")]
-HERE = "http://127.0.0.1:8000"
 GRACE_SECONDS = 8  # for requests in flight when the API is stopped; event streams end at once
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(key_commands.app, name="keys")
+app.add_typer(score_commands.app, name="scores")
 out = Console()
 err = Console(stderr=True)
 
@@ -122,7 +121,7 @@ def submit(
         request = json.load(file)
     except ValueError as error:
         raise InvalidRequest(f"{file.name} is not JSON: {error}") from error
-    with _server(url) as server:
+    with server_at(url) as server:
         job = server.submit(request)
         out.print(job.id, highlight=False)
         if watch:
@@ -132,7 +131,7 @@ def submit(
 @app.command()
 def show(job_id: str, url: Url = HERE) -> None:
     """Print a job as JSON."""
-    with _server(url) as server:
+    with server_at(url) as server:
         _print_json(server.job(job_id).model_dump(mode="json"))
 
 
@@ -147,7 +146,7 @@ def list_jobs(
     table = Table(box=None)
     for header in ("id", "status", "stage", "progress", "model"):
         table.add_column(header, no_wrap=header != "model", overflow="fold")
-    with _server(url) as server:
+    with server_at(url) as server:
         jobs = server.jobs(limit, status and status.value, tag)
     for job in jobs:
         share = f"{job.progress.fraction:.0%}"
@@ -158,14 +157,14 @@ def list_jobs(
 @app.command()
 def cancel(job_id: str, url: Url = HERE) -> None:
     """Cancel a job and print its status."""
-    with _server(url) as server:
+    with server_at(url) as server:
         out.print(server.cancel(job_id).status.value)
 
 
 @app.command()
 def download(job_id: str, directory: Path, url: Url = HERE) -> None:
     """Download a job's files, going on where an earlier download stopped, and check each one's SHA-256."""
-    with _server(url) as server:
+    with server_at(url) as server:
         artifacts = server.artifacts(job_id)
         if not artifacts:
             raise InvalidRequest(f"job {job_id} has no files: it is {server.job(job_id).status}")
@@ -192,14 +191,6 @@ def _open_address(settings: Settings) -> str:
         log.warning("no API key is configured: listening on loopback only", asked=settings.host)
     log.info("listening", url=f"http://{host}:{settings.port}")
     return host
-
-
-@contextmanager
-def _server(url: str) -> Iterator[Api]:
-    """The server at `url`, asked with SLIM_API_KEY where that is set."""
-    key = Settings().api_key
-    with closing(Api(url, key.get_secret_value() if key else None)) as server:
-        yield server
 
 
 def _follow(server: Api, job: Job) -> None:

@@ -9,7 +9,7 @@ import httpx
 from pydantic import ValidationError
 
 from service.errors import TaskslimError
-from service.schemas import Artifact, ArtifactPage, Job, JobPage, Problem
+from service.schemas import Artifact, ArtifactPage, Job, JobPage, Problem, ScoreSet, ScoreSetPage
 from service.storage import digest_file
 
 POLL_SECONDS = 0.5
@@ -74,16 +74,31 @@ class Api:
         target = directory / artifact.name
         if not target.resolve().is_relative_to(directory.resolve()):
             raise ApiFailed(f"the server names a file outside the directory: {artifact.name}")
-        if target.exists() and digest_file(target) == artifact.sha256:
-            return target
+        self._download(f"/jobs/{job_id}/artifacts/{artifact.name}", target, artifact.size, artifact.sha256)
+        return target
+
+    def scores(self, limit: int) -> list[ScoreSet]:
+        """The newest score sets first."""
+        return ScoreSetPage.model_validate_json(self._send("GET", "/scores", params={"limit": limit})).data
+
+    def download_scores(self, digest: str, target: Path) -> None:
+        """Write a score set's safetensors to a file, as `download` does."""
+        found = ScoreSet.model_validate_json(self._send("GET", f"/scores/{digest}"))
+        self._download(f"/scores/{digest}/safetensors", target, found.size, found.sha256)
+
+    def delete_scores(self, digest: str) -> None:
+        self._send("DELETE", f"/scores/{digest}")
+
+    def _download(self, path: str, target: Path, size: int, sha256: str) -> None:
+        if target.exists() and digest_file(target) == sha256:
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f"{target.name}.part")
-        self._fetch(f"/jobs/{job_id}/artifacts/{artifact.name}", partial, artifact.size)
-        if digest_file(partial) != artifact.sha256:
+        self._fetch(path, partial, size)
+        if digest_file(partial) != sha256:
             partial.unlink()
-            raise ApiFailed(f"{artifact.name} came damaged: its SHA-256 differs; download it again")
+            raise ApiFailed(f"{target.name} came damaged: its SHA-256 differs; download it again")
         partial.replace(target)
-        return target
 
     def _fetch(self, path: str, partial: Path, size: int) -> None:
         done = partial.stat().st_size if partial.exists() else 0

@@ -1,7 +1,8 @@
-"""What is deleted, by a user or by time: a job or a data set with everything that belongs to it.
+"""What is deleted, by a user or by time: a job, a data set or a score set, with everything that belongs to it.
 
 Files go first and the record last, so that whatever breaks in between is found again and finished by the next try.
-`slim:expiries` holds what has an end: `job/{tenant}/{id}` and `dataset/{tenant}/{id}` -> Redis' milliseconds.
+`slim:expiries` holds what has an end: `job/{tenant}/{id}`, `dataset/{tenant}/{id}` and `scores/{tenant}/{digest}` ->
+Redis' milliseconds.
 """
 
 import threading
@@ -16,6 +17,7 @@ from service.errors import NotFound, TaskslimError
 from service.job_record import JobRecord
 from service.limits import StoredBytes
 from service.records import Records, check_finished
+from service.scores import ScoreSets
 from service.storage import Storage, job_prefix
 from service.transitions import EXPIRIES
 from service.uploads import Uploads
@@ -34,6 +36,7 @@ class Retention:
     redis: Redis
     records: Records
     uploads: Uploads
+    scores: ScoreSets
     storage: Storage
     stored: StoredBytes
 
@@ -65,10 +68,13 @@ class Retention:
     def _expire(self, member: str) -> bool:
         kind, tenant, item = member.split("/")
         try:
-            if kind == "job":
-                self.delete_job(self.records.get(tenant, item))
-            else:
-                self.uploads.delete(tenant, item)
+            match kind:
+                case "job":
+                    self.delete_job(self.records.get(tenant, item))
+                case "scores":
+                    self.scores.delete(tenant, item)
+                case _:
+                    self.uploads.delete(tenant, item)
         except NotFound:
             self.redis.zrem(EXPIRIES, member)
             return False

@@ -388,6 +388,9 @@ class Result(Schema):
     widths: list[Widths]
     ratio: float = Field(description="share of the chosen units' parameters that was removed in fact")
     verified: Verified
+    scores: str | None = Field(default=None, description="digest of the unit scores, see `GET /scores/{digest}`")
+    scores_reused: bool = Field(default=False, description="an earlier job had measured the unit scores")
+    evaluation_reused: bool = Field(default=False, description="an earlier job had evaluated the dense model")
 
 
 class JobError(Schema):
@@ -491,6 +494,47 @@ class Dataset(Schema):
 
 class DatasetPage(Schema):
     data: list[Dataset]
+    next_cursor: str | None
+    has_more: bool
+
+
+class ScoreKind(StrEnum):
+    """What the scores of a set are about."""
+
+    units = "units"  # how important each unit is, along the path of the steps
+    rows = "rows"  # the dense model's log-probability of every answer to every evaluation row
+
+
+class MeasuredScores(Schema):
+    """What a job measured and later jobs need not measure again, and everything that it depends on."""
+
+    digest: str = Field(description="of all that the scores depend on; the set's name")
+    object: Literal["score_set"] = "score_set"
+    kind: ScoreKind
+    job_id: str = Field(description="the job that measured them")
+    model: ModelSource
+    family: str
+    task: dict[str, Any] = Field(description="the wording, preset and defaults filled in")
+    method: Method | None = Field(default=None, description="null for the scores of rows")
+    ratios: list[float] = Field(default=[], description="share that was removed when the scores of a step were taken")
+    rows: int = Field(description="that they were measured on")
+    digests: dict[str, str] = Field(description="sha256 of the model's files, the adapter's and the rows")
+    versions: dict[str, str]
+    device: str
+    size: int = Field(description="bytes of the safetensors file")
+    sha256: str = Field(description="of the safetensors file")
+    created_at: datetime
+
+
+class ScoreSet(MeasuredScores):
+    """Stored scores; `url` serves them as safetensors."""
+
+    expires_at: datetime = Field(description="later with each job that uses them")
+    url: str
+
+
+class ScoreSetPage(Schema):
+    data: list[ScoreSet]
     next_cursor: str | None
     has_more: bool
 

@@ -65,6 +65,15 @@ def dataset_key(tenant: str, dataset_id: str) -> str:
     return f"{dataset_prefix(tenant, dataset_id)}rows.jsonl"
 
 
+def score_prefix(tenant: str, digest: str) -> str:
+    return f"{tenant}/scores/{digest}/"
+
+
+def score_key(tenant: str, digest: str, sha256: str) -> str:
+    """The safetensors file of a score set; named by its content, so that two writers never mix theirs."""
+    return f"{score_prefix(tenant, digest)}{sha256}.safetensors"
+
+
 # --- the store -----------------------------------------------------------------------------------------------------
 
 

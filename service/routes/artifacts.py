@@ -1,11 +1,8 @@
 """What a job leaves: the list of its files, each file, and the report."""
 
-import mimetypes
-import re
 from typing import Annotated
 
-from fastapi import APIRouter, Header, HTTPException, Response
-from fastapi.responses import RedirectResponse, StreamingResponse
+from fastapi import APIRouter, Header, Response
 from pydantic import ValidationError
 
 from service import report_page
@@ -24,14 +21,12 @@ from service.routes.dependencies import (
     TicketsDep,
     artifact_path,
 )
+from service.routes.files import WantedDep, file_responses, send
 from service.routes.problems import problem_responses
 from service.schemas import Artifact, ArtifactPage, Report, StoredFile
 from service.storage import Storage, attempt_prefix
 from service.tickets import Tickets
 
-LINK_SECONDS = 3600
-RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
-BINARY = "application/octet-stream"
 PAGE = "text/html"
 
 router = APIRouter(tags=["artifacts"])
@@ -65,37 +60,21 @@ def list_artifacts(
     operation_id="getArtifact",
     summary="Download a file",
     response_class=Response,
-    responses={
-        **problem_responses(404, 416),
-        200: {"description": "The file", "content": {BINARY: {"schema": {"type": "string", "format": "binary"}}}},
-        206: {"description": "A range of it", "content": {BINARY: {"schema": {"type": "string", "format": "binary"}}}},
-        304: {"description": "The client has it already"},
-        307: {"description": "A signed URL in `Location` serves the file"},
-    },
+    responses=file_responses(),
 )
 def get_artifact(
     name: str,
     record: DownloadedRecord,
     storage: StorageDep,
     settings: SettingsDep,
-    range: Annotated[str | None, Header(description="one range, such as `bytes=0-1023`")] = None,
-    if_range: Annotated[str | None, Header(description="an ETag; another file is sent whole")] = None,
-    if_none_match: Annotated[str | None, Header(description="an ETag; the same file is not sent")] = None,
+    wanted: WantedDep,
 ) -> Response:
     """The file itself, or a redirect to a signed URL where the object store can sign one. Takes a key or a signed link.
 
     The ETag is the file's SHA-256. One range is served; a header that asks for several gets the whole file.
     """
     file, key = _find(record, name, storage)
-    url = storage.sign(key, LINK_SECONDS) if settings.redirect_downloads else None
-    if url is not None:
-        return RedirectResponse(url)
-    etag = f'"{file.sha256}"'
-    headers = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
-    if if_none_match and etag in if_none_match:
-        return Response(status_code=304, headers=headers)
-    span = parse_range(range, file.size) if if_range in (None, etag) else None
-    return _send(storage, key, file, headers, span)
+    return send(storage, key, file, wanted, redirect=settings.redirect_downloads)
 
 
 @router.get(
@@ -133,22 +112,6 @@ def _parsed(content: bytes) -> Report:
         raise NotFound(message) from error
 
 
-def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """The span [start, end) that a Range header asks for; None: the whole file. 416 for a start behind the end."""
-    match = RANGE.fullmatch(header.replace(" ", "")) if header else None
-    if match is None or match[1] == match[2] == "":
-        return None
-    if match[1] == "":
-        start, end = max(0, size - int(match[2])), size
-    else:
-        start, end = int(match[1]), min(size, int(match[2]) + 1) if match[2] else size
-        if match[2] and int(match[2]) < int(match[1]):
-            return None  # not a valid range: RFC 9110 has it ignored
-    if start >= end:
-        raise HTTPException(416, f"the file has {size} bytes", {"Content-Range": f"bytes */{size}"})
-    return start, end
-
-
 def _url(links: JobLinks, tickets: Tickets, caller: Caller, record: JobRecord, file: StoredFile) -> str:
     url = links.artifact(record.id, file.name)
     if caller.key_id is None:
@@ -162,15 +125,3 @@ def _find(record: JobRecord, name: str, storage: Storage) -> tuple[StoredFile, s
         if manifest and file.name == name:
             return file, f"{attempt_prefix(record.tenant, record.id, manifest.attempt)}{name}"
     raise NotFound(f"the job has no artifact {name!r}")
-
-
-def _send(
-    storage: Storage, key: str, file: StoredFile, headers: dict[str, str], span: tuple[int, int] | None
-) -> Response:
-    start, end = span or (0, file.size)
-    headers |= {"Content-Length": str(end - start), "Content-Disposition": "attachment"}
-    if span:
-        headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.size}"
-    media_type = mimetypes.guess_type(file.name)[0] or BINARY
-    pieces = storage.stream(key, start, end) if span else storage.stream(key)
-    return StreamingResponse(pieces, status_code=206 if span else 200, headers=headers, media_type=media_type)

@@ -22,6 +22,7 @@ from service.records import Records
 from service.retention import Retention
 from service.routes.preferences import wait_for_end
 from service.schemas import Job, Links
+from service.scores import ScoreSets
 from service.settings import Settings
 from service.signing import WebhookSecrets
 from service.storage import Storage
@@ -51,6 +52,7 @@ class State(TypedDict):
     requests: RequestLimit
     stored: StoredBytes
     uploads: Uploads
+    scores: ScoreSets
     submission: Submission
     idempotency: Idempotency
     retention: Retention
@@ -76,6 +78,7 @@ QueueDep = Annotated[JobQueue, _state("queue")]
 StorageDep = Annotated[Storage, _state("storage")]
 StoredDep = Annotated[StoredBytes, _state("stored")]
 UploadsDep = Annotated[Uploads, _state("uploads")]
+ScoresDep = Annotated[ScoreSets, _state("scores")]
 SubmissionDep = Annotated[Submission, _state("submission")]
 IdempotencyDep = Annotated[Idempotency, _state("idempotency")]
 RetentionDep = Annotated[Retention, _state("retention")]
@@ -209,6 +212,10 @@ class JobLinks:
 
     def dataset(self, dataset_id: str) -> str:
         return f"{self._base}/datasets/{dataset_id}"
+
+    def scores(self, digest: str) -> str:
+        """The file of a score set."""
+        return f"{self._base}/scores/{digest}/safetensors"
 
     def render(self, record: JobRecord) -> Job:
         """The job as a client sees it."""

@@ -24,6 +24,7 @@ TAGS = [
     {"name": "jobs", "description": "Submit, follow, cancel and delete jobs"},
     {"name": "artifacts", "description": "What a job leaves"},
     {"name": "datasets", "description": "Upload rows that tasks name as `dataset://` URIs"},
+    {"name": "scores", "description": "What was measured and need not be measured again"},
     {"name": "webhooks", "description": "News of jobs, sent and signed"},
     {"name": "catalog", "description": "What this deployment can do"},
     {"name": "operations", "description": "For those who run the service"},

@@ -13,11 +13,14 @@ from redis import Redis
 from service.auth import Keys
 from service.cli import main
 from service.job_record import DEFAULT_TENANT, JobRecord
+from service.limits import StoredBytes
 from service.records import Records
+from service.scores import ScoreSets
 from service.settings import Settings
 from service.storage import Storage
 from tests.api import api
 from tests.service.finished import FILES, fail, finish
+from tests.service.scored import measured, safetensors
 from tests.waiting import wait_until
 
 
@@ -192,3 +195,18 @@ def test_the_api_alone_needs_a_redis(taskslim: Taskslim, monkeypatch: pytest.Mon
 
 def test_openapi_prints_the_document(taskslim: Taskslim) -> None:
     assert json.loads(taskslim("openapi").out)["info"]["title"] == "Taskslim"
+
+
+def test_scores_are_listed_downloaded_and_deleted(
+    taskslim: Taskslim, redis: Redis, storage: Storage, tmp_path: Path
+) -> None:
+    content = safetensors()
+    made = measured(content)
+    ScoreSets(redis, storage, StoredBytes(redis)).add(DEFAULT_TENANT, made, content, days=1)
+    assert made.digest in taskslim("scores", "list").out
+    assert taskslim("scores", "download", made.digest, tmp_path / "scores.safetensors").code == 0
+    assert (tmp_path / "scores.safetensors").read_bytes() == content
+    assert taskslim("scores", "delete", made.digest).code == 0
+    assert made.digest not in taskslim("scores", "list").out
+    gone = taskslim("scores", "delete", made.digest)
+    assert (gone.code, "not_found" in gone.err) == (1, True)

@@ -13,6 +13,7 @@ from service.job_record import DEFAULT_TENANT, JobRecord
 from service.limits import StoredBytes
 from service.records import Records
 from service.retention import Retention
+from service.scores import ScoreSets
 from service.storage import Storage
 from service.transitions import EXPIRIES
 from service.uploads import Content, Uploads
@@ -25,7 +26,8 @@ LASTING = {"slim:figures", "slim:default:bytes", "slim:reconciler"}
 @pytest.fixture
 def retention(redis: Redis, records: Records, storage: Storage) -> Retention:
     stored = StoredBytes(redis)
-    return Retention(redis, records, Uploads(redis, storage, stored), storage, stored)
+    uploads, scores = Uploads(redis, storage, stored), ScoreSets(redis, storage, stored)
+    return Retention(redis, records, uploads, scores, storage, stored)
 
 
 @pytest.fixture

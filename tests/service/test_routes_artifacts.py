@@ -14,7 +14,7 @@ from ulid import ULID
 from service.app import create_app
 from service.job_record import DEFAULT_TENANT
 from service.records import Records
-from service.routes.artifacts import parse_range
+from service.routes.files import parse_range
 from service.settings import Settings
 from service.storage import Storage
 from tests.service.finished import FILES, finish
