@@ -94,6 +94,26 @@ REPORT = {
     "digests": {"model": DIGEST},
     "snippet": 'model = AutoModelForCausalLM.from_pretrained("model")',
 }
+SCORES = {
+    "digest": DIGEST,
+    "object": "score_set",
+    "kind": "units",
+    "job_id": JOB_ID,
+    "model": SST2["model"],
+    "family": "llama",
+    "task": {"kind": "classification", "template": "Review: {text}", "labels": {"0": "negative", "1": "positive"}},
+    "method": {"criterion": "attribution", "units": ["ffn"]},
+    "ratios": [0.0],
+    "rows": 205,
+    "digests": {"model": DIGEST, "rows": DIGEST},
+    "versions": {"taskslim": "0.1.0", "torch": "2.13.0"},
+    "device": "cpu",
+    "size": 187232,
+    "sha256": DIGEST,
+    "created_at": "2026-11-22T09:30:40Z",
+    "expires_at": "2026-12-22T09:30:40Z",
+    "url": f"http://127.0.0.1:8000/scores/{DIGEST}/safetensors",
+}
 METRICS = '# TYPE slim_jobs gauge\nslim_jobs{status="queued"} 3.0\n'
 READY = {"ok": True, "checks": {"redis": {"ok": True}, "storage": {"ok": True}}, "warnings": []}
 NOT_READY = {"ok": False, "checks": {"redis": {"ok": True}, "storage": {"ok": False, "reason": "no route to host"}}}
@@ -122,6 +142,8 @@ ANSWERS: dict[str, dict[str, dict[str, Any]]] = {
     "createDataset": {"201": {JSON: DATASET}},
     "listDatasets": {"200": {JSON: _page(DATASET)}},
     "getDataset": {"200": {JSON: DATASET}},
+    "listScores": {"200": {JSON: _page(SCORES)}},
+    "getScores": {"200": {JSON: SCORES}},
     "listDeliveries": {"200": {JSON: _page(DELIVERY)}},
     "getWebhookSecret": {"200": {JSON: SECRET}},
     "rotateWebhookSecret": {"200": {JSON: SECRET}},

@@ -142,6 +142,9 @@ SUCCEEDED = RUNNING | {
             "tolerance": 0.0001,
             "dtype": "float32",
         },
+        "scores": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "scores_reused": False,
+        "evaluation_reused": False,
     },
 }
 FAILED = RUNNING | {
