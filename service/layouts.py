@@ -3,9 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
+from service.schemas import Result
+
 MODULE = "modeling_taskslim"
 MODELLING_FILE = f"{MODULE}.py"
 CLASS_PREFIX = "PerLayer"
+
+
+def has_own_widths(result: Result) -> bool:
+    """Whether a job's checkpoint is for a class of ours."""
+    return result.verified.loader.startswith(CLASS_PREFIX)
 
 
 def is_per_layer(config: Mapping[str, Any]) -> bool:

@@ -8,29 +8,20 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from service.schemas import Confusion, LayerWidth, Report
+from service.drawings import across, heat_maps, intervals
+from service.layouts import has_own_widths
+from service.schemas import Confusion, Estimate, MetricsPair, Report
 
 DIRECTORY = Path(__file__).parent / "pages"
-LAYERS_PER_ROW = 32
+CHANGED_SHOWN = 10  # changed answers; the rest is folded away
 SCALES = ((1e9, "B", "GB"), (1e6, "M", "MB"), (1e3, "k", "kB"))
-
-
-@dataclass(frozen=True)
-class HeatRow:
-    """One line of the heat map: a share for each layer, None where it is not known."""
-
-    name: str
-    what: str
-    cells: list[tuple[int, float | None]]
 
 
 def render(report: Report) -> str:
@@ -45,11 +36,22 @@ def render(report: Report) -> str:
             slim=report.result.metrics.slim,
             style=Markup(_style()),
             policy=f"default-src 'none'; style-src {style_source()}",
-            heat=list(heat_rows(report.layers)),
+            heat=list(heat_maps(report.layers)),
+            intervals=intervals([("dense", report.result.metrics.dense), ("slim", report.result.metrics.slim)]),
+            others=list(_others(report)),
+            own_widths=has_own_widths(report.result),
+            shown=CHANGED_SHOWN,
             seconds=sum(timing.seconds for timing in report.timings),
             request=json.dumps(_without_defaults(report), indent=2, ensure_ascii=False),
         )
     )
+
+
+def _others(report: Report) -> Iterator[tuple[str, str, dict[str, MetricsPair]]]:
+    """(heading, what it says, figures by name) of what was measured beside the job's own evaluation rows."""
+    metrics = report.result.metrics
+    if metrics.observed:
+        yield "What was given up", "Tasks that the model was not slimmed for.", metrics.observed
 
 
 def style_source() -> str:
@@ -58,25 +60,10 @@ def style_source() -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def heat_rows(layers: list[LayerWidth]) -> Iterator[HeatRow]:
-    """Kept share of the units, and of their scores, for every stack and part; long stacks on several rows."""
-    for (stack, part), group in groupby(sorted(layers, key=_place), key=lambda layer: (layer.stack, layer.part)):
-        found = list(group)
-        for start in range(0, len(found), LAYERS_PER_ROW):
-            line = found[start : start + LAYERS_PER_ROW]
-            yield HeatRow(f"{stack} {part}", "units", [(layer.layer, layer.slim / layer.dense) for layer in line])
-            if any(layer.score_kept is not None for layer in line):
-                yield HeatRow(f"{stack} {part}", "score", [(layer.layer, layer.score_kept) for layer in line])
-
-
 def recall(confusion: Confusion, index: int, which: str) -> float | None:
     """Share of a label's rows that a model answers rightly; None for a label without rows."""
     row: list[int] = getattr(confusion, which)[index]
     return row[index] / sum(row) if sum(row) else None
-
-
-def _place(layer: LayerWidth) -> tuple[str, str, int]:
-    return layer.stack, layer.part, layer.layer
 
 
 def _without_defaults(report: Report) -> dict[str, Any]:
@@ -94,7 +81,7 @@ def _environment() -> Environment:
         loader=FileSystemLoader(DIRECTORY), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters |= FILTERS
-    environment.globals["recall"] = recall
+    environment.globals |= {"recall": recall, "across": across}
     return environment
 
 
@@ -115,6 +102,23 @@ def size(number: int) -> str:
     return next((f"{number / scale:.1f} {unit}" for scale, _, unit in SCALES if number >= scale), f"{number} B")
 
 
+def span(estimate: Estimate) -> str:
+    return f"{percent(estimate.low)} to {percent(estimate.high)}"
+
+
+def interval(estimate: Estimate) -> str:
+    """89.2 % (82.3 % to 93.6 %)"""
+    return f"{percent(estimate.value)} ({span(estimate)})"
+
+
+def decimal(number: float) -> str:
+    return f"{number:.3f}".replace("-", "−")
+
+
+def signed(number: float) -> str:
+    return f"{number:+.3f}".replace("-", "−")
+
+
 def change(pair: tuple[float, float]) -> str:
     """(4, 3) -> −25.0 %"""
     before, now = pair
@@ -126,8 +130,8 @@ def change(pair: tuple[float, float]) -> str:
 
 def points(pair: tuple[float, float]) -> str:
     """(0.90, 0.88) -> −2.0 points"""
-    difference = (pair[1] - pair[0]) * 100
-    return f"{'−' if difference < 0 else '+'}{abs(difference):.1f} points"
+    difference = round((pair[1] - pair[0]) * 100, 1)
+    return f"{'−' if difference < 0 else '+' if difference > 0 else ''}{abs(difference):.1f} points"
 
 
 FILTERS: dict[str, Callable[..., str]] = {
@@ -136,5 +140,9 @@ FILTERS: dict[str, Callable[..., str]] = {
     "size": size,
     "change": change,
     "points": points,
+    "decimal": decimal,
+    "interval": interval,
+    "signed": signed,
+    "span": span,
     "plain": lambda name: name.replace("_", " "),
 }

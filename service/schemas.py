@@ -331,6 +331,11 @@ class Metrics(Schema):
     token_log_likelihood: float | None = Field(default=None, description="mean over the target's tokens")
     repetition: float | None = Field(default=None, description="share of generated answers that repeat themselves")
 
+    @property
+    def headline(self) -> Estimate | None:
+        """The figure that sums a model up: calibrated accuracy, or the share of exact matches."""
+        return self.calibrated_accuracy or self.accuracy or self.exact_match
+
 
 class DenseSlim(Schema):
     """A count of the model before and after."""

@@ -6,11 +6,10 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from service.families import FAMILIES
-from service.layouts import MODELLING_FILE
+from service.layouts import MODELLING_FILE, has_own_widths
 from service.report_page import change, count, percent
 from service.schemas import Estimate, Metrics, Report, TaskKind
 from service.sources import scheme_of
-from worker.warnings import has_own_widths
 
 PIPELINES = {
     "causal": "text-generation",

@@ -8,12 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from service.job_record import JobRecord
+from service.layouts import has_own_widths
 from service.schemas import Family, Report, Result, StageTiming, TaskWording
 from service.storage import digest_file
 from worker.answers import MAX_CHANGED
 from worker.findings import Findings
 from worker.rows import Row
-from worker.warnings import has_own_widths, warnings
+from worker.warnings import warnings
 
 PACKAGES = ("taskslim", "torch", "transformers", "tokenizers", "safetensors", "peft")
 

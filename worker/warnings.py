@@ -5,8 +5,8 @@ A warning is a fact about this run with its figures and what to do about it. Non
 
 from collections.abc import Callable
 
-from service.layouts import CLASS_PREFIX, MODELLING_FILE
-from service.schemas import Confusion, Estimate, Metrics, Report, ReportWarning, Result
+from service.layouts import MODELLING_FILE, has_own_widths
+from service.schemas import Confusion, Report, ReportWarning
 
 DAMAGE_SHARE = 0.7  # of the answers that went wrong, in one class
 MIN_DAMAGE = 5  # below it, which class they fall in is chance
@@ -20,14 +20,9 @@ def warnings(report: Report) -> list[ReportWarning]:
     return [ReportWarning(code=code, message=message) for code, message in found if message]
 
 
-def headline(metrics: Metrics) -> Estimate | None:
-    """The figure that sums a model up: calibrated accuracy, or the share of exact matches."""
-    return metrics.calibrated_accuracy or metrics.accuracy or metrics.exact_match
-
-
 def _at_majority(report: Report) -> str | None:
     slim = report.result.metrics.slim
-    accuracy = headline(slim)
+    accuracy = slim.headline
     if slim.majority is None or accuracy is None or accuracy.low > slim.majority:
         return None
     return (
@@ -38,7 +33,7 @@ def _at_majority(report: Report) -> str | None:
 
 
 def _unresolved_loss(report: Report) -> str | None:
-    dense, slim = (headline(metrics) for metrics in (report.result.metrics.dense, report.result.metrics.slim))
+    dense, slim = report.result.metrics.dense.headline, report.result.metrics.slim.headline
     if dense is None or slim is None:
         return None
     loss, width = dense.value - slim.value, slim.high - slim.low
@@ -115,11 +110,6 @@ def _shortened(report: Report) -> str | None:
         f"{report.shortened_prompts} of {prompts} prompts lost words because the model takes no more tokens; "
         "its answers there may be about half a text."
     )
-
-
-def has_own_widths(result: Result) -> bool:
-    """Whether the checkpoint is for a class of ours."""
-    return result.verified.loader.startswith(CLASS_PREFIX)
 
 
 def _own_widths(report: Report) -> str | None:

@@ -10,11 +10,13 @@ from fastapi.testclient import TestClient
 
 from service.job_record import new_record
 from service.records import Records
-from service.report_page import count, heat_rows, percent, render, size, style_source
+from service.report_page import count, percent, points, render, size, style_source
 from service.schemas import (
     ChangedAnswer,
     Confusion,
+    Estimate,
     LayerWidth,
+    MetricsPair,
     Report,
     ReportWarning,
     Stage,
@@ -136,19 +138,29 @@ def test_page_of_a_generation_task_leaves_out_what_it_has_not() -> None:
     assert "same answer to every evaluation row" in page
 
 
-def test_long_stacks_take_several_rows_of_the_heat_map() -> None:
-    rows = list(heat_rows(layers(40)))
-    assert [(row.what, len(row.cells)) for row in rows] == [("units", 32), ("score", 32), ("units", 8), ("score", 8)]
-    assert rows[2].cells[0] == (32, 0.38)
+def test_observed_tasks_are_shown_with_what_they_lost() -> None:
+    metrics = result().metrics
+    better = metrics.dense.model_copy(update={"calibrated_accuracy": Estimate(value=0.9, low=0.8, high=0.95)})
+    seen = metrics.model_copy(update={"observed": {EVIL: MetricsPair(dense=better, slim=metrics.slim)}})
+    page = render(report(result=result().model_copy(update={"metrics": seen})))
+    assert "What was given up" in page
+    assert "−40.0 points" in page
+    assert sources(page).found == []
 
 
-def test_parts_of_a_layer_are_told_apart() -> None:
-    crossing = [layer.model_copy(update={"unit": Unit.heads, "part": "cross_heads"}) for layer in layers(2)]
-    rows = list(heat_rows([*layers(2), *crossing]))
-    assert [(row.name, len(row.cells)) for row in rows if row.what == "units"] == [
-        ("decoder cross_heads", 2),
-        ("decoder ffn", 2),
-    ]
+def test_many_changed_answers_are_folded_away() -> None:
+    row = ChangedAnswer(line=1, fields={"text": "so so"}, right="bad", dense="bad", slim="good")
+    page = render(report(changed=[row] * 12, num_changed=30))
+    assert "30 of 20 rows; the first 12 are shown" in page
+    assert "<summary>2 more</summary>" in page
+    assert page.count("so so") == 12
+    assert sources(page).open == []
+
+
+def test_proof_says_whose_class_has_loaded_the_checkpoint() -> None:
+    assert "the stock class" in render(report())
+    proof = result().verified.model_copy(update={"loader": "PerLayerLlamaForCausalLM"})
+    assert "that lies in it" in render(report(result=result().model_copy(update={"verified": proof})))
 
 
 def test_policy_allows_the_style_that_the_page_carries() -> None:
@@ -179,6 +191,7 @@ def test_a_report_of_another_version_is_referred_to_its_own_page(
 def test_figures_read_well() -> None:
     assert (count(1536), count(134515008), size(812), size(221252736)) == ("1536", "134.5 M", "812 B", "221.3 MB")
     assert percent(0.302, 0) == "30\N{NO-BREAK SPACE}%"
+    assert (points((0.5, 0.5001)), points((0.5, 0.4))) == ("0.0 points", "−10.0 points")
 
 
 def test_page_opens_from_disk_with_its_style_and_without_complaint(browser: Browser, tmp_path: Path) -> None:
