@@ -17,7 +17,19 @@ from service.queue import JobQueue
 from service.reconciler import reconciling
 from service.records import Records
 from service.retention import Retention
-from service.routes import artifacts, catalog, datasets, events, jobs, operations, pages, plans, scores, webhooks
+from service.routes import (
+    artifacts,
+    catalog,
+    datasets,
+    events,
+    jobs,
+    operations,
+    overlap,
+    pages,
+    plans,
+    scores,
+    webhooks,
+)
 from service.routes.dependencies import State
 from service.routes.description import describe
 from service.routes.guards import BodyLimit, Measured, RequestIdentity
@@ -43,7 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for module in (jobs, events, artifacts, datasets, scores, webhooks, catalog, operations, pages, plans):
+    for module in (jobs, events, artifacts, datasets, scores, overlap, webhooks, catalog, operations, pages, plans):
         app.include_router(module.router)
     app.webhooks.include_router(webhooks.sent)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, larger={datasets.PATH: settings.max_dataset_bytes})

@@ -5,6 +5,7 @@ TaskslimError                     status  code
 │   ├── UnknownPreset             422     unknown_preset
 │   ├── InvalidTemplate           422     invalid_template         no template, or a field that it needs is missing
 │   ├── InvalidLabels             422     invalid_labels           labels that cannot be told apart, or none
+│   ├── NotComparable             422     not_comparable           scores of different models or units
 │   ├── UnsupportedUnit           422     unsupported_unit         the family or criterion cannot serve it
 │   ├── IdempotencyKeyReused      422     idempotency_key_reused   the key came before with another request
 │   └── UnsafeUrl                 422     unsafe_url               a webhook URL that the service must not call
@@ -80,6 +81,10 @@ class InvalidTemplate(InvalidRequest):
 
 class InvalidLabels(InvalidRequest):
     code, title = "invalid_labels", "Invalid labels"
+
+
+class NotComparable(InvalidRequest):
+    code, title = "not_comparable", "Not comparable"
 
 
 class UnsupportedUnit(InvalidRequest):

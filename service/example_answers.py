@@ -114,6 +114,16 @@ SCORES = {
     "expires_at": "2026-12-22T09:30:40Z",
     "url": f"http://127.0.0.1:8000/scores/{DIGEST}/safetensors",
 }
+OVERLAP = {
+    "scores": [DIGEST, DIGEST],
+    "ratio": 0.5,
+    "kept": 23040,
+    "shared": 14980,
+    "jaccard": 0.4818,
+    "by_chance": 0.3333,
+    "parts": [{"stack": "decoder", "part": "ffn", "layer": None, "kept": 23040, "shared": 14980, "jaccard": 0.4818}],
+    "layers": [{"stack": "decoder", "part": "ffn", "layer": 0, "kept": 768, "shared": 486, "jaccard": 0.4629}],
+}
 METRICS = '# TYPE slim_jobs gauge\nslim_jobs{status="queued"} 3.0\n'
 READY = {"ok": True, "checks": {"redis": {"ok": True}, "storage": {"ok": True}}, "warnings": []}
 NOT_READY = {"ok": False, "checks": {"redis": {"ok": True}, "storage": {"ok": False, "reason": "no route to host"}}}
@@ -144,6 +154,7 @@ ANSWERS: dict[str, dict[str, dict[str, Any]]] = {
     "getDataset": {"200": {JSON: DATASET}},
     "listScores": {"200": {JSON: _page(SCORES)}},
     "getScores": {"200": {JSON: SCORES}},
+    "getOverlap": {"200": {JSON: OVERLAP}},
     "listDeliveries": {"200": {JSON: _page(DELIVERY)}},
     "getWebhookSecret": {"200": {JSON: SECRET}},
     "rotateWebhookSecret": {"200": {JSON: SECRET}},

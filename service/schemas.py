@@ -544,6 +544,30 @@ class ScoreSetPage(Schema):
     has_more: bool
 
 
+class SharedUnits(Schema):
+    """Units of one part that two tasks keep."""
+
+    stack: Name
+    part: Name = Field(description="kind of unit within a layer, such as cross_heads")
+    layer: int | None = Field(default=None, description="null: all layers together")
+    kept: int = Field(description="by each task")
+    shared: int = Field(description="by both")
+    jaccard: float = Field(description="share of the units that one of them keeps which both keep")
+
+
+class Overlap(Schema):
+    """What two tasks have in common."""
+
+    scores: list[str] = Field(description="digests of the two score sets")
+    ratio: float = Field(description="share of every group of units that each task removes")
+    kept: int = Field(description="units, by each task")
+    shared: int = Field(description="units, by both")
+    jaccard: float = Field(description="share of the units that one of them keeps which both keep")
+    by_chance: float = Field(description="the same of two choices by lot")
+    parts: list[SharedUnits]
+    layers: list[SharedUnits]
+
+
 class JobNews(Schema):
     """A job at the moment that a webhook tells of."""
 
