@@ -7,8 +7,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from service.families import FAMILIES
 from service.layouts import MODELLING_FILE, has_own_widths
-from service.report_page import change, count, percent
-from service.schemas import Estimate, Metrics, Report, TaskKind
+from service.report_page import change, count, interval, percent
+from service.schemas import Estimate, Metrics, MetricsPair, Report, TaskKind
 from service.sources import scheme_of
 
 PIPELINES = {
@@ -16,7 +16,6 @@ PIPELINES = {
     "encoder-decoder": "text2text-generation",
     "classifier": "text-classification",
 }
-OWN_TASK = "own-task"
 
 STOCK_CLASS = "It is an ordinary checkpoint; nothing beside the stock class is needed."
 OWN_CLASS = f"Its layers have widths of their own: the class that holds them is in `{MODELLING_FILE}`."
@@ -56,6 +55,15 @@ On {{ examples }} rows that were not used to choose what is removed{% if majorit
 {%- for row in figures %}
 | {{ row }} |
 {%- endfor %}
+{% if others %}
+Measured beside it (calibrated accuracy; of generated texts the share of exact matches):
+
+| | dense | slim |
+| --- | --- | --- |
+{%- for row in others %}
+| {{ row }} |
+{%- endfor %}
+{% endif %}
 {% if warnings %}
 ## Before you rely on it
 {% for warning in warnings %}
@@ -78,7 +86,7 @@ def card(report: Report) -> str:
 
 def model_name(report: Report) -> str:
     """`<base model>-<task>-slim`, in characters that a hub allows."""
-    name = f"{_base(report).rsplit('/', 1)[-1]}-{report.request.task.preset or OWN_TASK}-slim"
+    name = f"{_base(report).rsplit('/', 1)[-1]}-{report.request.task.title}-slim"
     return "".join(
         character if character.isascii() and (character.isalnum() or character in "._-") else "-" for character in name
     )
@@ -91,23 +99,29 @@ def _metadata(report: Report) -> ModelCardData:
         base_model_relation="finetune" if is_hub else None,  # the Hub has no word for a cut one
         library_name="transformers",
         pipeline_tag=PIPELINES[FAMILIES[report.family].kind],
-        tags=["taskslim", "pruned", report.request.task.preset or OWN_TASK],
+        tags=["taskslim", "pruned", report.request.task.title],
         model_name=model_name(report),
         eval_results=list(_results(report)),
     )
 
 
 def _results(report: Report) -> Iterator[EvalResult]:
-    metrics, task = report.result.metrics.slim, report.request.task
-    for metric, name, estimate in _estimates(metrics):
-        yield EvalResult(
-            task_type=PIPELINES[FAMILIES[report.family].kind],
-            dataset_type=task.preset or OWN_TASK,
-            dataset_name=task.preset or "evaluation rows of the task",
-            metric_type=metric,
-            metric_name=name,
-            metric_value=round(estimate.value, 4),
-        )
+    """The slim model's figures on the task, then on what was measured beside it."""
+    for title, pair in [(report.request.task.title, report.result.metrics), *_others(report)]:
+        for metric, name, estimate in _estimates(pair.slim):
+            yield EvalResult(
+                task_type=PIPELINES[FAMILIES[report.family].kind],
+                dataset_type=title,
+                dataset_name=f"evaluation rows of {title}",
+                metric_type=metric,
+                metric_name=name,
+                metric_value=round(estimate.value, 4),
+            )
+
+
+def _others(report: Report) -> list[tuple[str, MetricsPair]]:
+    """(name, figures) of further tasks."""
+    return list(report.result.metrics.observed.items())
 
 
 def _estimates(metrics: Metrics) -> Iterator[tuple[str, str, Estimate]]:
@@ -140,8 +154,13 @@ def _words(report: Report) -> dict[str, Any]:
         "examples": slim.examples,
         "majority": percent(slim.majority) if slim.majority is not None else "",
         "figures": [
-            f"{name} | {_interval(before)} | {_interval(now)}"
+            f"{name} | {interval(before)} | {interval(now)}"
             for (_, name, before), (_, _, now) in zip(_estimates(dense), _estimates(slim), strict=True)
+        ],
+        "others": [
+            f"{_cell(title)} | {interval(pair.dense.headline)} | {interval(pair.slim.headline)}"
+            for title, pair in _others(report)
+            if pair.dense.headline and pair.slim.headline
         ],
         "warnings": [warning.message for warning in report.warnings],
         "criterion": str(report.options.get("criterion", "attribution")).capitalize(),
@@ -152,11 +171,12 @@ def _words(report: Report) -> dict[str, Any]:
     }
 
 
+def _cell(text: str) -> str:
+    """Text that cannot end a table's cell or row."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
 def _base(report: Report) -> str:
     """The Hub's id of the model that came in, or the last part of its address."""
     uri = report.request.model.uri.rstrip("/")
     return uri.removeprefix("hf://") if scheme_of(uri) == "hf" else uri.rsplit("/", 1)[-1]
-
-
-def _interval(estimate: Estimate) -> str:
-    return f"{percent(estimate.value)} ({percent(estimate.low)} to {percent(estimate.high)})"

@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from service.job_record import new_record
-from service.schemas import JobRequest, Report, ReportWarning
+from service.schemas import Estimate, JobRequest, MetricsPair, Report, ReportWarning
 from tests.records import REQUEST, report
 from worker.card import card, model_name
 
@@ -33,7 +33,20 @@ def test_metadata_names_base_task_and_metrics() -> None:
     assert data.model_name == "SmolLM2-135M-Instruct-sst2-slim"
     assert data.tags == ["taskslim", "pruned", "sst2"]
     found = {(result.dataset_name, result.metric_name): result.metric_value for result in data.eval_results}
-    assert found == {("sst2", "Accuracy"): 0.5, ("sst2", "Calibrated accuracy"): 0.5}
+    rows = "evaluation rows of sst2"
+    assert found == {(rows, "Accuracy"): 0.5, (rows, "Calibrated accuracy"): 0.5}
+
+
+def test_tasks_that_were_observed_are_in_the_index_and_in_a_table() -> None:
+    made = report_for()
+    worse = made.result.metrics.slim.model_copy(update={"calibrated_accuracy": Estimate(value=0.25, low=0.2, high=0.3)})
+    pair = MetricsPair(dense=made.result.metrics.dense, slim=worse)
+    metrics = made.result.metrics.model_copy(update={"observed": {"topics | of\nnews": pair}})
+    made = made.model_copy(update={"result": made.result.model_copy(update={"metrics": metrics})})
+    results = {(result.dataset_type, result.metric_name): result.metric_value for result in read(made).eval_results}
+    assert results["topics | of\nnews", "Calibrated accuracy"] == 0.25
+    assert results["sst2", "Calibrated accuracy"] == 0.5
+    assert "\n| topics \\| of news | 50.0\N{NO-BREAK SPACE}% (" in card(made)
 
 
 def test_a_model_that_is_on_no_hub_is_named_without_a_link() -> None:
