@@ -1,6 +1,7 @@
 // Builds a request, shows it as JSON and as curl, says what it would come to, submits it.
 
 import { read } from "./api.js";
+import { withoutDefaults } from "./carried.js";
 import { curlFor } from "./curl.js";
 import { copyButton, element, fill, problemBox } from "./elements.js";
 import { planPart } from "./plan.js";
@@ -14,12 +15,9 @@ const WAIT_MS = 400;
 export async function showForm(main, parameters, signal) {
   document.title = "New job · Taskslim";
   const from = parameters.get("from");
-  const [capabilities, job] = await Promise.all([
-    read("capabilities", { signal }),
-    from ? read(`jobs/${from}`, { signal }) : null,
-  ]);
-  const view = { signal, capabilities, timer: 0 };
-  view.form = form(capabilities, job ? fieldsOf(job.request) : {});
+  const [capabilities, carried] = await Promise.all([read("capabilities", { signal }), from ? requestOf(from, signal) : {}]);
+  const view = { signal, capabilities, carried, timer: 0 };
+  view.form = form(capabilities, from ? fieldsOf(carried) : {});
   view.json = element("pre", { tabIndex: 0, "aria-label": "Request as JSON" });
   view.curl = element("pre", { tabIndex: 0, "aria-label": "Request as curl" });
   view.plan = element("section", { "aria-label": "Plan", "aria-live": "polite" });
@@ -29,6 +27,13 @@ export async function showForm(main, parameters, signal) {
   view.form.addEventListener("submit", (event) => submit(view, event));
   view.form.querySelector("[name=rows-file]").addEventListener("change", (event) => loadRows(view, event.target.files[0]));
   update(view);
+}
+
+/** What a job was asked, without what would go without saying. */
+async function requestOf(id, signal) {
+  const [job, document] = await Promise.all([read(`jobs/${id}`, { signal }), read("openapi.json", { signal })]);
+  const { schemas } = document.components;
+  return withoutDefaults(job.request, schemas.JobRequest, schemas);
 }
 
 function preview(view) {
@@ -64,6 +69,7 @@ function form({ presets, criteria, repairs, units, limits }, values) {
       element("label", { className: "field" }, element("span", {}, "… or a JSON Lines file from this machine"), element("input", { type: "file", name: "rows-file", accept: ".jsonl,.json" })),
       pair(text("task.calibration.limit", "Rows to use", values, { type: "number", min: 1, hint: "drawn by seed 0; empty: all" }),
       text("task.evaluation.uri", "Evaluation rows", values, { hint: "empty: a fifth of the calibration rows" })),
+      area("observe", "Tasks to measure before and after", values, { placeholder: "imdb = s3://bucket/imdb.jsonl", hint: "one a line: preset = rows, or a task as JSON; shows what is given up" }),
     ),
     group(
       "Size",
@@ -129,7 +135,7 @@ function update(view) {
   const preset = view.form.elements["task.preset"].value;
   view.form.querySelector(".own-task").hidden = preset !== OWN;
   clearErrors(view.form);
-  const { request, errors } = compose(view.form);
+  const { request, errors } = compose(view.form, view.carried);
   showErrors(view, errors);
   view.json.textContent = JSON.stringify(request, null, 2);
   view.curl.textContent = curlFor(request);
@@ -152,7 +158,7 @@ async function plan(view, request) {
 async function submit(view, event) {
   event.preventDefault();
   clearErrors(view.form);
-  const { request, errors } = compose(view.form);
+  const { request, errors } = compose(view.form, view.carried);
   if (errors.length) return showErrors(view, errors, true);
   const button = view.form.querySelector("[type=submit]");
   button.disabled = true;

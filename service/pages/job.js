@@ -58,6 +58,7 @@ function head({ job, facts: line, buttons: actions }) {
 function facts(job) {
   const parts = [`created ${ago(job.created_at)}`];
   if (job.started_at) parts.push(`${isFinished(job) ? "took" : "running for"} ${duration(between(job.started_at, job.finished_at))}`);
+  if (job.result?.scores_reused) parts.push("scores reused");
   for (const { number, outcome } of job.attempts.slice(0, -1)) parts.push(`attempt ${number} ${plain(outcome ?? "over")}`);
   if (job.expires_at) parts.push(`kept until ${new Date(job.expires_at).toLocaleDateString()}`);
   const tags = Object.entries(job.tags).map(([key, value]) => element("span", { className: "tag" }, `${key}:${value}`));

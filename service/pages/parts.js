@@ -57,7 +57,14 @@ export function tiles(result) {
     tile("Parameters", count(parameters.dense), count(parameters.slim), change(parameters.dense, parameters.slim)),
     tile("Weights", bytes(size.dense), bytes(size.slim), change(size.dense, size.slim)),
     tile("Latency", `${latency.dense.toFixed(1)} ms`, `${latency.slim.toFixed(1)} ms`, `${change(latency.dense, latency.slim)}, ${place}`),
+    ...Object.entries(metrics.observed ?? {}).map(observedTile),
   );
+}
+
+/** A task that the model was not slimmed for. */
+function observedTile([name, { dense, slim }]) {
+  const [before, now] = [headline(dense), headline(slim)];
+  return tile(`Given up: ${name}`, percent(before.value), percent(now.value), `95 % interval ${percent(now.low)} to ${percent(now.high)}, ${slim.examples} rows`);
 }
 
 function nameOf(estimate, metrics) {

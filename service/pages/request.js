@@ -1,7 +1,15 @@
 // Between the form's fields and a JobRequest: what is left empty is left out.
 
-/** The request that a form describes, and what is wrong with fields that it cannot read. */
-export function compose(form) {
+import { withCarried } from "./carried.js";
+
+// Decided by the form as a whole, not by one field of the same name.
+const WHOLE = ["target", "observe"];
+
+/** The request that a form describes, and what is wrong with fields that it cannot read.
+ *
+ * What the form has no field for comes from `carried`.
+ */
+export function compose(form, carried) {
   const errors = [];
   const value = (name) => form.elements[name].value.trim();
   const own = value("task.preset") === "";
@@ -14,9 +22,36 @@ export function compose(form) {
     method: { criterion: value("method.criterion"), units: checked(form, "method.units"), scope: value("method.scope"), repair: value("method.repair") },
     target: { ratio: number(value("target.ratio")) },
     output: { round_to: number(value("output.round_to")) },
+    observe: observe(value("observe"), errors),
     tags: tags(value("tags"), errors),
   };
-  return { request: withoutEmpty(request, ["model", "task", "target", "calibration"]), errors };
+  const decided = new Set([...WHOLE, ...[...form.elements].map((control) => control.name)]);
+  const whole = withoutEmpty(withCarried(request, carried, decided), ["model", "task", "target", "calibration"]);
+  if (whole.task.evaluation && !whole.task.evaluation.uri) delete whole.task.evaluation;
+  return { request: whole, errors };
+}
+
+/** One a line: a preset and its rows, or the task as JSON. */
+function observe(text, errors) {
+  return text.split("\n").filter((line) => line.trim()).map((line) => observed(line.trim(), errors));
+}
+
+function observed(line, errors) {
+  const [preset, ...uri] = line.split("=");
+  if (!line.startsWith("{") && uri.length) return { preset: preset.trim(), evaluation: { uri: uri.join("=").trim() } };
+  try {
+    return JSON.parse(line);
+  } catch {
+    errors.push({ param: "observe", message: `“${line}” is neither “preset = URI” nor JSON` });
+    return null;
+  }
+}
+
+/** The reverse of `observed`. */
+function observedLine(task) {
+  const { preset, evaluation, ...others } = withoutEmpty(task, []);
+  const isPlain = preset && evaluation.uri && Object.keys(others).length === 0 && Object.keys(evaluation).length === 1;
+  return isPlain ? `${preset} = ${evaluation.uri}` : JSON.stringify({ preset, ...others, evaluation });
 }
 
 function calibration(value, errors) {
@@ -70,11 +105,11 @@ function withoutEmpty(object, kept) {
   return Object.fromEntries(entries);
 }
 
-const isEmpty = (value) => value === undefined || value === "" || (typeof value === "object" && Object.keys(value).length === 0);
+const isEmpty = (value) => value === undefined || value === null || value === "" || (typeof value === "object" && Object.keys(value).length === 0);
 
 /** The form's fields for a request; the reverse of `compose` for what the form knows. */
 export function fieldsOf(request) {
-  const { model, task, method, target, output } = request;
+  const { model, task, method = {}, target, output = {} } = request;
   const fields = {
     "model.uri": model.uri,
     "model.revision": model.revision,
@@ -92,7 +127,8 @@ export function fieldsOf(request) {
     "method.scope": method.scope,
     "method.repair": method.repair,
     "output.round_to": output.round_to,
-    tags: Object.entries(request.tags).map(([key, value]) => `${key}:${value}`).join(", "),
+    observe: (request.observe ?? []).map(observedLine).join("\n"),
+    tags: Object.entries(request.tags ?? {}).map(([key, value]) => `${key}:${value}`).join(", "),
   };
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== null && value !== undefined).map(([name, value]) => [name, String(value)]));
 }

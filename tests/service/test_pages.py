@@ -263,12 +263,39 @@ def test_form_shows_the_plan_of_its_request(page: str, tab: Tab, body: dict[str,
     assert "round_to" in tab.wait_for("document.querySelector('.preview .problem')?.innerText")
 
 
-def test_form_takes_over_the_request_of_a_job(page: str, tab: Tab, records: Records) -> None:
-    job = new_job(records)
+ELABORATE: dict[str, Any] = {
+    "task": {
+        "preset": "sst2",
+        "max_words": 20,
+        "calibration": {"uri": "file:///rows.jsonl", "limit": 64, "seed": 3},
+        "evaluation": {"uri": "file:///test.jsonl", "limit": 9},
+    },
+    "observe": [
+        {"preset": "imdb", "evaluation": {"uri": "file:///imdb.jsonl"}},
+        {"name": "own", "template": "{text}:", "labels": {"a": "b", "c": "d"}, "evaluation": {"uri": "file:///x.csv"}},
+    ],
+    "method": {"scope": "global", "normalisation": "mean", "steps": 4, "units": ["ffn", "heads"]},
+    "output": {"layout": "per-layer", "round_to": 1},
+    "webhook": {"url": "https://example.com/hook", "events": ["job.failed"]},
+    "priority": "low",
+}
+
+
+@pytest.mark.parametrize("fields", [{}, ELABORATE], ids=["plain", "elaborate"])
+def test_form_takes_over_the_request_of_a_job(page: str, tab: Tab, records: Records, fields: dict[str, Any]) -> None:
+    job = new_job(records, **fields)
     tab.open(f"{page}#/new?from={job.id}")
     tab.wait_for("document.querySelector('form.request')")
     shown = json.loads(tab.run("document.querySelector('.preview details pre').textContent"))
     assert JobRequest.model_validate(shown) == job.request
+    assert "deadline_seconds" not in shown
+    set_field(tab, "observe", "trec = file:///trec.jsonl")
+    set_field(tab, "task.evaluation.uri", "")
+    changed = json.loads(tab.run("document.querySelector('.preview details pre').textContent"))
+    assert changed["observe"] == [{"preset": "trec", "evaluation": {"uri": "file:///trec.jsonl"}}]
+    assert "evaluation" not in changed["task"]
+    set_field(tab, "observe", "trec")
+    assert "neither “preset = URI” nor JSON" in tab.text()
 
 
 def test_job_runs_from_the_form_to_its_report(page: str, tab: Tab, patient: Settings, tmp_path: Path) -> None:

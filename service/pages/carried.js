@@ -1,0 +1,31 @@
+// What a request holds beyond the form's fields: carried over from the job that the form was filled from.
+
+/** A request of the API without its nulls and without what the contract's defaults say anyway. */
+export function withoutDefaults(value, schema, schemas) {
+  const { properties = {} } = resolved(schema, schemas);
+  const entries = Object.entries(value)
+    .filter(([name, member]) => member !== null && !isAlike(member, properties[name]?.default))
+    .map(([name, member]) => [name, isObject(member) ? withoutDefaults(member, properties[name] ?? {}, schemas) : member]);
+  return Object.fromEntries(entries);
+}
+
+/** The schema that a reference, or the first one among alternatives, leads to. */
+function resolved(schema, schemas) {
+  const reference = schema.$ref ?? schema.anyOf?.find((part) => part.$ref)?.$ref;
+  return reference ? schemas[reference.split("/").pop()] : schema;
+}
+
+/** `request` with those members of `carried` that no field of the form decides; `decided` has their dotted names. */
+export function withCarried(request, carried, decided, prefix = "") {
+  const merged = { ...request };
+  for (const [name, member] of Object.entries(carried)) {
+    const path = prefix + name;
+    if (decided.has(path)) continue;
+    if (!isObject(member) || !isObject(merged[name] ?? {})) merged[name] ??= member;
+    else merged[name] = withCarried(merged[name] ?? {}, member, decided, `${path}.`);
+  }
+  return merged;
+}
+
+const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
+const isAlike = (one, other) => JSON.stringify(one) === JSON.stringify(other);
