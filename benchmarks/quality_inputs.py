@@ -1,7 +1,6 @@
 """What the quality benchmark works on: trained models, and rows that are told apart by what they are for."""
 
 import json
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -11,7 +10,7 @@ from typing import Any
 from service.presets import LABEL_COLUMN, resolve
 from service.schemas import DataSource, Task
 from worker.gguf import converted
-from worker.rows import Row, draw, read
+from worker.rows import Row, draw, draw_balanced, read
 
 DEV_ROWS = 400  # of the train rows, kept from every calibration
 
@@ -65,7 +64,9 @@ def rows(directory: Path, split: str, count: int, seed: int, how: str) -> list[R
         return draw(read(directory / "test.jsonl"), count or None, seed)
     dev, train = divided(read(directory / "train.jsonl"))
     chosen = dev if split == "dev" else train
-    return balanced(chosen, count, seed) if how == "balanced" else draw(chosen, count or None, seed)
+    if how == "balanced":
+        return draw_balanced(chosen, count or None, seed, LABEL_COLUMN)
+    return draw(chosen, count or None, seed)
 
 
 def divided(train: Sequence[Row]) -> tuple[list[Row], list[Row]]:
@@ -73,13 +74,3 @@ def divided(train: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     dev = draw(train, DEV_ROWS, seed=0)
     lines = {row.line for row in dev}
     return dev, [row for row in train if row.line not in lines]
-
-
-def balanced(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
-    """`count` rows, as many of each label as of any other, or one more."""
-    shuffled = random.Random(seed).sample(list(rows), len(rows))
-    by_label: dict[str, list[Row]] = {}
-    for row in shuffled:
-        by_label.setdefault(row.text(LABEL_COLUMN), []).append(row)
-    turns = [row for turn in zip(*by_label.values(), strict=False) for row in turn]
-    return sorted(turns[:count], key=lambda row: row.line)

@@ -24,7 +24,7 @@ from service.errors import (
 )
 from service.families import FAMILIES, UNSERVED
 from service.layouts import is_per_layer
-from service.presets import ANSWER_COLUMNS, resolve, template_fields
+from service.presets import ANSWER_COLUMNS, LABEL_COLUMN, needs_answers, resolve, template_fields
 from service.reach import Reach
 from service.schemas import DataSource, Family, JobRequest, ModelSource, Objective, Row, TaskKind, TaskWording
 from service.sources import LOCAL, REMOTE, list_names, local_path, read_bytes, read_range, scheme_of
@@ -103,6 +103,8 @@ def admit(request: JobRequest, access: Access) -> Family | None:
     for source, param in ((task.calibration, "task.calibration"), (task.evaluation, "task.evaluation")):
         if source is not None:
             _check_data(source, task, param, access)
+    for name, source in task.evaluations.items():
+        _check_data(source, task, f"task.evaluations.{name}", access)
     for index, observed in enumerate(request.observe):
         with blaming_task(f"observe.{index}"):
             _check_data(observed.evaluation, resolve(observed), "task.evaluation", access)
@@ -131,7 +133,10 @@ def _check_data(source: DataSource, task: TaskWording, param: str, access: Acces
 
 
 def _check_rows(source: DataSource, task: TaskWording, param: str) -> None:
-    columns = template_fields(task.template or "") | {ANSWER_COLUMNS[task.kind or TaskKind.classification]}
+    columns = template_fields(task.template or "")
+    answer = ANSWER_COLUMNS[task.kind or TaskKind.classification]
+    if needs_answers(task, param, any(row.get(answer) is not None for row in source.rows or ())):
+        columns |= {answer}
     for number, row in enumerate(source.rows or (), start=1):
         _check_row(row, number, columns, task, param)
 
@@ -140,8 +145,8 @@ def _check_row(row: Row, number: int, columns: set[str], task: TaskWording, para
     for column in sorted(columns):
         if row.get(column) is None:
             raise InvalidData(f"row {number} has no {column!r}", param=f"{param}.rows")
-    if task.labels is not None and str(row["label"]) not in task.labels:
-        message = f"row {number} has the label {row['label']!r}, which `task.labels` does not name"
+    if task.labels is not None and LABEL_COLUMN in columns and str(row[LABEL_COLUMN]) not in task.labels:
+        message = f"row {number} has the label {row[LABEL_COLUMN]!r}, which `task.labels` does not name"
         raise UnknownLabel(message, param=f"{param}.rows")
 
 

@@ -3,7 +3,7 @@
 import json
 
 from service.presets import AnyTask
-from service.schemas import DataSource, JobRequest, Row
+from service.schemas import DataSource, JobRequest, Row, Task
 from service.storage import Storage, dataset_key, dataset_prefix
 
 PARTS = ("calibration", "evaluation")
@@ -14,10 +14,15 @@ def keep_rows(request: JobRequest, *, tenant: str, job_id: str, storage: Storage
 
     def keep(task: AnyTask, name: str) -> AnyTask:
         sources = ((part, getattr(task, part, None)) for part in PARTS)
-        inline = {part: source for part, source in sources if source is not None and source.rows is not None}
-        return task.model_copy(
-            update={part: _keep(source, tenant, f"{job_id}/{name}-{part}", storage) for part, source in inline.items()}
-        )
+        kept: dict[str, object] = {
+            part: _keep(source, tenant, f"{job_id}/{name}-{part}", storage) for part, source in sources if source
+        }
+        if isinstance(task, Task):
+            kept["evaluations"] = {
+                of: _keep(source, tenant, f"{job_id}/{name}-evaluations.{of}", storage)
+                for of, source in task.evaluations.items()
+            }
+        return task.model_copy(update=kept)
 
     observe = [keep(task, f"observe-{index}") for index, task in enumerate(request.observe)]
     return request.model_copy(update={"task": keep(request.task, "task"), "observe": observe})
@@ -29,7 +34,9 @@ def drop_rows(*, tenant: str, job_id: str, storage: Storage) -> None:
 
 
 def _keep(source: DataSource, tenant: str, dataset_id: str, storage: Storage) -> DataSource:
-    storage.put_bytes(json_lines(source.rows or []), dataset_key(tenant, dataset_id))
+    if source.rows is None:
+        return source
+    storage.put_bytes(json_lines(source.rows), dataset_key(tenant, dataset_id))
     return source.model_copy(update={"rows": None, "uri": f"dataset://{dataset_id}"})
 
 

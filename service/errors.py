@@ -6,6 +6,7 @@ TaskslimError                     status  code
 │   ├── InvalidTemplate           422     invalid_template         no template, or a field that it needs is missing
 │   ├── InvalidLabels             422     invalid_labels           labels that cannot be told apart, or none
 │   ├── NotComparable             422     not_comparable           scores of different models or units
+│   ├── UnusableAnswers           422     unusable_answers         the model's own answers cannot stand for labels
 │   ├── UnsupportedUnit           422     unsupported_unit         the family or criterion cannot serve it
 │   ├── IdempotencyKeyReused      422     idempotency_key_reused   the key came before with another request
 │   └── UnsafeUrl                 422     unsafe_url               a webhook URL that the service must not call
@@ -85,6 +86,10 @@ class InvalidLabels(InvalidRequest):
 
 class NotComparable(InvalidRequest):
     code, title = "not_comparable", "Not comparable"
+
+
+class UnusableAnswers(InvalidRequest):
+    code, title = "unusable_answers", "Unusable answers"
 
 
 class UnsupportedUnit(InvalidRequest):

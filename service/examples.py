@@ -14,7 +14,7 @@ SST2 = {
     "target": {"ratio": 0.3},
     "tags": {"team": "search"},
 }
-INLINE = {
+INLINE: dict[str, Any] = {
     "model": {"uri": "file:///models/smollm2-135m"},
     "task": {
         "template": "Ticket: {text}\nIs it about billing or about delivery?\nAnswer:",
@@ -60,10 +60,24 @@ CLASSIFIER = {
     "target": {"ratio": 0.5},
 }
 
+UNSUPERVISED = {
+    "model": {"uri": "s3://models/qwen3-reviews"},
+    "task": {
+        "preset": "sst2",
+        "supervision": "none",
+        "confidence": 0.8,
+        "calibration": {"uri": "s3://datasets/reviews/unlabelled.jsonl", "limit": 512},
+        "evaluation": {"uri": "s3://datasets/sst2/test.jsonl"},
+        "evaluations": {"imdb": {"uri": "s3://datasets/imdb/test.jsonl", "limit": 400}},
+    },
+    "target": {"ratio": 0.3},
+}
+
 REQUESTS: dict[str, Any] = {
     "sst2": {"summary": "A preset, rows in object storage", "value": SST2},
     "inline": {"summary": "A task of one's own, rows inline", "value": INLINE},
     "generation": {"summary": "A generation task, an adapter merged first", "value": GENERATION},
+    "unsupervised": {"summary": "Rows without labels, judged on two domains", "value": UNSUPERVISED},
     "classifier": {"summary": "A model with a classification head", "value": CLASSIFIER},
 }
 

@@ -8,7 +8,7 @@ from string import Formatter
 from typing import TypeVar
 
 from service.errors import InvalidLabels, InvalidTemplate, UnknownPreset
-from service.schemas import Preset, TaskKind, TaskWording
+from service.schemas import Preset, Supervision, Task, TaskKind, TaskWording
 
 AnyTask = TypeVar("AnyTask", bound=TaskWording)
 
@@ -116,6 +116,16 @@ def resolve(task: AnyTask) -> AnyTask:
     _check_template(resolved)
     _check_labels(resolved)
     return resolved
+
+
+def needs_answers(task: TaskWording, param: str, has_some: bool) -> bool:
+    """Whether every row of the source that the request names at `param` must have its right answer.
+
+    Without supervision calibration rows need none, and evaluation rows all have one or none of them.
+    """
+    if not isinstance(task, Task) or task.supervision is Supervision.labels:
+        return True
+    return param != "task.calibration" and has_some
 
 
 def template_fields(template: str) -> set[str]:

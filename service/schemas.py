@@ -12,9 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 MAX_ROWS = 100_000  # inline in one request
 MAX_RATIO = 0.95
 MAX_OBSERVED = 16
+MAX_EVALUATIONS = 16
 OWN_TASK = "own-task"  # the title of one that has neither name nor preset
 Uri = Annotated[str, Field(min_length=1, max_length=2048)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
+SetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Tag = Annotated[str, Field(max_length=256)]
 Tags = Annotated[dict[Annotated[str, Field(max_length=64)], Tag], Field(max_length=16)]
 # A row is whatever the template and the label need; other columns of a file are ignored.
@@ -107,6 +109,20 @@ class Scope(StrEnum):
     all = "global"  # all, by score per parameter: kinds of units share one budget
 
 
+class Supervision(StrEnum):
+    """Where the right answers of the calibration rows come from."""
+
+    labels = "labels"  # the rows
+    none = "none"  # the dense model: what it answers
+
+
+class Draw(StrEnum):
+    """How rows are drawn from a data set."""
+
+    natural = "natural"  # every row is as likely as any other
+    balanced = "balanced"  # as many of each label as of any other, or one more
+
+
 class Normalisation(StrEnum):
     """What each layer's scores are divided by before a global rank."""
 
@@ -135,6 +151,7 @@ class DataSource(Schema):
     rows: list[Row] | None = Field(default=None, min_length=1, max_length=MAX_ROWS)
     limit: int | None = Field(default=None, gt=0, description="use this many rows, drawn by `seed`")
     seed: int = Field(default=0, ge=0, lt=2**32)
+    draw: Draw = Field(default=Draw.natural, description="`balanced`: as many rows of each label, or one more")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -169,10 +186,34 @@ class TaskWording(Schema):
 class Task(TaskWording):
     """What the model must still be able to do."""
 
+    supervision: Supervision = Field(
+        default=Supervision.labels, description="`none`: the dense model's own answers to the calibration rows"
+    )
+    confidence: float | None = Field(
+        default=None, gt=0, lt=1, description="own answers less likely than this are left out; only without supervision"
+    )
     calibration: DataSource
     evaluation: DataSource | None = Field(
         default=None, description="absent: a stratified fifth of the calibration rows is set aside"
     )
+    evaluations: dict[SetName, DataSource] = Field(
+        default={}, max_length=MAX_EVALUATIONS, description="further rows with the same labels, as of another domain"
+    )
+
+    @model_validator(mode="after")
+    def _own_answers_need_no_labels(self) -> Self:
+        if self.confidence is not None and self.supervision is not Supervision.none:
+            raise ValueError("`confidence` is of the model's own answers: it needs `supervision: none`")
+        if self.supervision is Supervision.none and self.calibration.draw is Draw.balanced:
+            raise ValueError("`supervision: none` reads no labels to draw `balanced` calibration rows by")
+        return self
+
+    @model_validator(mode="after")
+    def _balance_needs_labels(self) -> Self:
+        drawn = [source.draw for source in (self.calibration, self.evaluation, *self.evaluations.values()) if source]
+        if self.kind is TaskKind.generation and Draw.balanced in drawn:
+            raise ValueError("a generation task has no labels to draw `balanced` rows by")
+        return self
 
 
 class ObservedTask(TaskWording):
@@ -321,6 +362,9 @@ class Metrics(Schema):
     """Of one model on the evaluation rows. Classification has the first four, generation the last two."""
 
     examples: int
+    judged_by: Supervision = Field(
+        default=Supervision.labels, description="`none`: the rows have no labels; agreement with the dense model"
+    )
     accuracy: Estimate | None = Field(default=None, description="arg max over the labels' log-probabilities")
     calibrated_accuracy: Estimate | None = Field(
         default=None, description="the same after subtracting each label's mean log-probability over these rows"
@@ -372,6 +416,7 @@ class MetricsPair(Schema):
 
 
 class JobMetrics(MetricsPair):
+    evaluations: dict[str, MetricsPair] = Field(default={}, description="on the task's further rows, by name")
     observed: dict[str, MetricsPair] = Field(default={}, description="of the tasks that were observed, by name")
 
 
@@ -694,6 +739,13 @@ class ReportWarning(Schema):
     message: str
 
 
+class OwnAnswers(Schema):
+    """The dense model's own answers to the calibration rows, in place of labels."""
+
+    given: dict[str, int] = Field(description="label -> rows that it was the answer to; empty for generation")
+    left_out: int = Field(description="rows whose answer is less likely than `task.confidence`")
+
+
 class Report(Schema):
     """Everything that a reader needs in order to trust the result, or to do it again."""
 
@@ -705,6 +757,7 @@ class Report(Schema):
     result: Result
     options: dict[str, Any] = Field(description="the criterion's options that were in force")
     calibration_examples: int
+    own_answers: OwnAnswers | None = Field(default=None, description="null where the rows' labels were used")
     shortened_prompts: int = Field(description="prompts that lost words because the model allows no more tokens")
     timings: list[StageTiming]
     versions: dict[str, str]

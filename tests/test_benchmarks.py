@@ -1,5 +1,4 @@
 import json
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from benchmarks.quality_cells import (
     settings,
     slim,
 )
-from benchmarks.quality_inputs import DEV_ROWS, balanced, divided
+from benchmarks.quality_inputs import DEV_ROWS, divided
 from benchmarks.quality_pass import score_together
 from benchmarks.quality_store import Store
 from benchmarks.quality_summary import figures, half_width, kept, lead, row
@@ -133,13 +132,6 @@ def test_dev_rows_are_never_calibrated_on() -> None:
     dev, rest = divided(train)
     assert len(dev) == DEV_ROWS
     assert sorted(row.line for row in dev + rest) == list(range(1, 1001))
-
-
-def test_a_balanced_draw_has_as_many_rows_of_every_label() -> None:
-    rows = [Row({"label": "a" if line % 5 else "b"}, line) for line in range(100)]
-    drawn = balanced(rows, 16, seed=1)
-    assert Counter(row.values["label"] for row in drawn) == {"a": 8, "b": 8}
-    assert drawn != balanced(rows, 16, seed=2)
 
 
 def test_the_page_shows_what_is_measured_and_keeps_what_others_wrote(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from service.errors import InvalidData, NotFound
-from service.presets import LABEL_COLUMN
-from service.schemas import DataSource, Task, TaskKind, TaskWording
+from service.presets import LABEL_COLUMN, needs_answers
+from service.schemas import DataSource, Draw, Task, TaskKind, TaskWording
 from service.sources import fetch_file, scheme_of
 from service.storage import Storage, dataset_key
-from worker.prompts import Example, Kind, Tokens, check_rows, row_tokens
-from worker.rows import Row, draw, read, set_aside
+from worker.prompts import Example, Kind, Tokens, check_rows, have_answers, row_tokens
+from worker.rows import Row, draw, draw_balanced, read, set_aside
 from worker.slimming.objectives import Batch
 
 
@@ -62,20 +62,28 @@ def load_rows(task: Task, location: Location) -> tuple[list[Row], list[Row]]:
     calibration = read_source(task.calibration, "task.calibration", task, location)
     if task.evaluation is not None:
         return calibration, read_source(task.evaluation, "task.evaluation", task, location)
-    label_column = LABEL_COLUMN if task.kind is TaskKind.classification else None
-    return set_aside(calibration, label_column, task.calibration.seed)
+    labelled = task.kind is TaskKind.classification and have_answers(calibration, task)
+    stay, aside = set_aside(calibration, LABEL_COLUMN if labelled else None, task.calibration.seed)
+    check_rows(aside, task, answered=have_answers(aside, task))
+    return stay, aside
 
 
 def read_source(source: DataSource, param: str, task: TaskWording, location: Location) -> list[Row]:
     """The rows of one source that a request names at `param`, checked as those of `load_rows` are."""
     try:
-        rows = draw(read(_fetch(source.uri or "", location)), source.limit, source.seed)
-        check_rows(rows, task)
+        rows = _drawn(read(_fetch(source.uri or "", location)), source)
+        check_rows(rows, task, answered=needs_answers(task, param, have_answers(rows, task)))
     except InvalidData as error:
         raise type(error)(f"{source.uri}: {error.message}", param=error.param or param) from error
     except NotFound as error:
         raise InvalidData(f"{source.uri} does not exist", param=param) from error
     return rows
+
+
+def _drawn(rows: Sequence[Row], source: DataSource) -> list[Row]:
+    if source.draw is Draw.balanced:
+        return draw_balanced(rows, source.limit, source.seed, LABEL_COLUMN)
+    return draw(rows, source.limit, source.seed)
 
 
 def padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: Kind) -> Padding:

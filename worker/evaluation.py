@@ -105,14 +105,31 @@ def generate(
     on_examples: Callable[[int], None],
 ) -> list[str]:
     """The greedy continuation of every prompt, as long as the target at most, special tokens left out."""
+    written = write(model, examples, wording, padding, tokens_per_batch, on_examples)
+    return wording.tokenizer.batch_decode(written, skip_special_tokens=True)
+
+
+def write(
+    model: PreTrainedModel,
+    examples: Sequence[Example],
+    wording: Wording,
+    padding: Padding,
+    tokens_per_batch: int,
+    on_examples: Callable[[int], None],
+) -> list[list[int]]:
+    """The tokens of `generate`, the one that ends a text included where it came to an end."""
+    end: int | None = wording.tokenizer.eos_token_id
     order = sorted(range(len(examples)), key=lambda index: len(examples[index].prompt))
-    texts: dict[int, str] = {}
+    written: dict[int, list[int]] = {}
     for chunk in _even_chunks(order, examples, tokens_per_batch):
-        answers = _continue(model, [examples[index] for index in chunk], padding, wording.tokenizer.eos_token_id)
-        decoded = wording.tokenizer.batch_decode(answers, skip_special_tokens=True)
-        texts |= dict(zip(chunk, decoded, strict=True))
-        on_examples(len(texts))
-    return [texts[index] for index in range(len(examples))]
+        answers = _continue(model, [examples[index] for index in chunk], padding, end)
+        written |= {index: _up_to(answer, end) for index, answer in zip(chunk, answers, strict=True)}
+        on_examples(len(written))
+    return [written[index] for index in range(len(examples))]
+
+
+def _up_to(tokens: list[int], end: int | None) -> list[int]:
+    return tokens[: tokens.index(end) + 1] if end in tokens else tokens
 
 
 def _even_chunks(order: Sequence[int], examples: Sequence[Example], tokens_per_batch: int) -> list[list[int]]:

@@ -34,7 +34,7 @@ from service.schemas import (
 )
 from service.settings import Settings
 from service.storage import Storage, attempt_prefix, digest_file, manifest_key
-from worker import checkpoints, data, findings, models, observed, prompts, reporting, verification
+from worker import checkpoints, data, domains, findings, models, observed, prompts, reporting, verification
 from worker.card import card
 from worker.findings import Findings
 from worker.mistral import stock_form
@@ -49,6 +49,7 @@ from worker.slimming.steps import ScorePath, Scores, follow, schedule
 from worker.speed import RUNS, Speed, compare
 from worker.staging import StagedJob, StageProgress
 from worker.subject import Measured, Subject, ask, evaluate, load
+from worker.supervision import supervise
 
 PROBE_EXAMPLES = 4
 
@@ -61,6 +62,7 @@ class Sources:
     adapter: Path | None
     calibration: list[Row]
     evaluation: list[Row]
+    evaluations: dict[str, list[Row]]
     observed: list[list[Row]]
 
 
@@ -78,9 +80,11 @@ def run(job: JobRecord, *, settings: Settings, storage: Storage, progress: Stage
     with staged.stage(Stage.load):
         loaded = load(staged, sources.model, sources.adapter)
         subject = ask(staged, loaded, staged.task, sources.calibration, sources.evaluation)
+        sets = domains.subjects(staged, subject, sources.evaluations)
         others = observed.subjects(staged, loaded, sources.observed)
     with staged.stage(Stage.evaluate_dense):
-        dense, *others_dense = evaluate(staged, [subject, *others])
+        subject, *sets = supervise(staged, [subject, *sets])
+        dense, *others_dense = evaluate(staged, [subject, *sets, *others])
     with staged.stage(Stage.attribute):
         path = attribute(staged, subject)
     with staged.stage(Stage.select):
@@ -91,7 +95,7 @@ def run(job: JobRecord, *, settings: Settings, storage: Storage, progress: Stage
     with staged.stage(Stage.slice):
         subject = cut(subject, kept, job.request.output.layout)
     with staged.stage(Stage.evaluate_slim):
-        others = [replace(other, loaded=subject.loaded) for other in others]
+        others = [replace(other, loaded=subject.loaded) for other in (*sets, *others)]
         slim, *others_slim = evaluate(staged, [subject, *others])
         speeds = time_passes(sources, subject)
     layers = findings.layers(groups, kept, path.at(job.request.target.ratio))
@@ -105,7 +109,8 @@ def run(job: JobRecord, *, settings: Settings, storage: Storage, progress: Stage
         metrics = JobMetrics(
             dense=dense.metrics,
             slim=slim.metrics,
-            observed=observed.pairs(job.request.observe, others_dense, others_slim),
+            evaluations=domains.pairs(sources.evaluations, others_dense[: len(sets)], others_slim[: len(sets)]),
+            observed=observed.pairs(job.request.observe, others_dense[len(sets) :], others_slim[len(sets) :]),
         )
         parameters = DenseSlim(dense=dense.parameters, slim=slim.parameters)
         result = conclude(subject, metrics, parameters, speeds[0], size, groups, kept, verified)
@@ -121,6 +126,7 @@ def fetch(staged: StagedJob) -> Sources:
     options(staged)  # refuses what the task cannot serve before anything is fetched
     location = data.Location(staged.storage, staged.job.tenant, staged.scratch / "rows", roots)
     calibration, evaluation_rows = data.load_rows(staged.task, location)
+    sets = domains.read(staged.task, location)
     others = observed.read(request.observe, location)
     cache = staged.settings.state / "cache"
     model = models.fetch(request.model, scratch=staged.scratch, cache=cache, roots=roots, on_bytes=staged.on_bytes)
@@ -132,6 +138,7 @@ def fetch(staged: StagedJob) -> Sources:
         else None,
         calibration=calibration,
         evaluation=evaluation_rows,
+        evaluations=sets,
         observed=others,
     )
 
@@ -307,6 +314,7 @@ def write_report(staged: StagedJob, sources: Sources, subject: Subject, result: 
         "evaluation": reporting.digest_rows(sources.evaluation),
         "template": reporting.digest_text(staged.task.template or ""),
     }
+    digests |= {f"evaluations {name}": reporting.digest_rows(rows) for name, rows in sources.evaluations.items()}
     for task, rows in zip(staged.job.request.observe, sources.observed, strict=True):
         digests[f"observed {task.title}"] = reporting.digest_rows(rows)
     if sources.adapter is not None:
@@ -319,6 +327,7 @@ def write_report(staged: StagedJob, sources: Sources, subject: Subject, result: 
         options={"criterion": staged.job.request.method.criterion.value, **vars(options(staged))},
         calibration_examples=len(subject.calibration.examples),
         shortened_prompts=subject.calibration.shortened + subject.evaluation.shortened,
+        own_answers=subject.own_answers,
         timings=staged.timings,
         digests=digests,
         auto_class=models.AUTO_CLASSES[subject.loaded.family.kind].__name__,

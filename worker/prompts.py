@@ -22,6 +22,7 @@ DEFAULTS: dict[Kind, tuple[bool, str]] = {
     "encoder-decoder": (True, ""),
     "classifier": (True, ""),
 }
+OWN_ANSWER_TOKENS = 64  # that a model may write where a row brings no answer
 WORD = re.compile(r"\S+")
 
 
@@ -57,6 +58,9 @@ class Wording:
         return self.task.labels or {}
 
 
+Maker = Callable[[Row, Mapping[str, str], Wording], Example]
+
+
 def wording(kind: Kind, task: TaskWording, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> Wording:
     """The wording of a resolved task for a loaded model. Raises InvalidLabels for a class that the head lacks."""
     special_tokens, label_prefix = DEFAULTS[kind]
@@ -78,8 +82,17 @@ def as_run(wording: Wording) -> TaskWording:
     )
 
 
-def check_rows(rows: Sequence[Row], task: TaskWording) -> None:
-    """Raise InvalidTemplate, InvalidData or UnknownLabel unless every row has what the resolved task needs of it."""
+def have_answers(rows: Sequence[Row], task: TaskWording) -> bool:
+    """Whether any row has its right answer."""
+    column = ANSWER_COLUMNS[task.kind or TaskKind.classification]
+    return any(row.values.get(column) is not None for row in rows)
+
+
+def check_rows(rows: Sequence[Row], task: TaskWording, *, answered: bool = True) -> None:
+    """Raise InvalidTemplate, InvalidData or UnknownLabel unless every row has what the resolved task needs of it.
+
+    Where they are not `answered`, whatever they hold in place of a right answer is not looked at.
+    """
     columns = sorted(template_fields(task.template or ""))
     for column in columns:
         if all(row.values.get(column) is None for row in rows):
@@ -89,9 +102,9 @@ def check_rows(rows: Sequence[Row], task: TaskWording) -> None:
             )
     answer = ANSWER_COLUMNS[task.kind or TaskKind.classification]
     for row in rows:
-        for column in (*columns, answer):
+        for column in (*columns, answer) if answered else columns:
             row.text(column)
-        if task.labels is not None and row.text(answer) not in task.labels:
+        if answered and task.labels is not None and row.text(answer) not in task.labels:
             raise UnknownLabel(
                 f"line {row.line} has the label {row.text(answer)!r}, which the task does not name; "
                 f"it names {', '.join(task.labels)}",
@@ -99,20 +112,22 @@ def check_rows(rows: Sequence[Row], task: TaskWording) -> None:
             )
 
 
-def encode(rows: Sequence[Row], wording: Wording) -> tuple[list[Example], int]:
+def encode(rows: Sequence[Row], wording: Wording, *, answered: bool = True) -> tuple[list[Example], int]:
     """The examples of checked rows, and how many prompts lost words because the model takes no more tokens.
 
-    Such a prompt loses words of its longest field from the end, never a word of the template. Raises InvalidData,
+    Such a prompt loses words of its longest field from the end, never a word of the template. Rows that are not
+    `answered` become examples that lack their answer: `worker.supervision` fills it in. Raises InvalidData,
     InvalidLabels, InvalidTemplate.
     """
+    make = _example if answered else _open_example
     columns = sorted(template_fields(wording.task.template or ""))
     shortened, examples = 0, []
     for row in rows:
         fields = {column: first_words(row.text(column), wording.task.max_words) for column in columns}
-        example = _example(row, fields, wording)
+        example = make(row, fields, wording)
         if not _fits(example, wording):
             shortened += 1
-            example = _shorten(row, fields, wording)
+            example = _shorten(row, fields, wording, make)
         examples.append(example)
     return examples, shortened
 
@@ -145,6 +160,22 @@ def _example(row: Row, fields: Mapping[str, str], wording: Wording) -> Example:
     tokens, candidates = TOKENISE[wording.kind](prompt, answers, wording)
     _check_candidates(candidates, answers)
     return Example(tokens, candidates, right, answers[right])
+
+
+def _open_example(row: Row, fields: Mapping[str, str], wording: Wording) -> Example:
+    """An example that lacks its answer: the first label stands in, or room for a text of a generation task."""
+    prompt = render(wording.task.template or "", fields)
+    answers = list(wording.words.values())
+    tokens, candidates = TOKENISE[wording.kind](prompt, answers, wording)
+    if wording.task.kind is TaskKind.generation:
+        return Example(tokens, ((0,) * _room(wording),), 0, "")
+    _check_candidates(candidates, answers)
+    return Example(tokens, candidates, 0, "")
+
+
+def _room(wording: Wording) -> int:
+    """Tokens that an answer of the model's own may have."""
+    return OWN_ANSWER_TOKENS if wording.max_tokens is None else min(OWN_ANSWER_TOKENS, wording.max_tokens // 2)
 
 
 def _tokenise_causal(prompt: str, answers: Sequence[str], wording: Wording) -> tuple[Tokens, tuple[Tokens, ...]]:
@@ -225,21 +256,21 @@ def _fits(example: Example, wording: Wording) -> bool:
     return max(row_tokens(example, wording.kind), answer) <= wording.max_tokens
 
 
-def _shorten(row: Row, fields: Mapping[str, str], wording: Wording) -> Example:
+def _shorten(row: Row, fields: Mapping[str, str], wording: Wording, make: Maker) -> Example:
     """The example with the longest fields cut to the greatest common number of words that fits (bisection)."""
     low, high = 0, max(len(WORD.findall(text)) for text in fields.values())
-    best = _capped(row, fields, 0, wording)
+    best = _capped(row, fields, 0, wording, make)
     if not _fits(best, wording):
         raise _too_long(row, best, wording)
     while high - low > 1:
         middle = (low + high) // 2
-        example = _capped(row, fields, middle, wording)
+        example = _capped(row, fields, middle, wording, make)
         low, high, best = (middle, high, example) if _fits(example, wording) else (low, middle, best)
     return best
 
 
-def _capped(row: Row, fields: Mapping[str, str], words: int, wording: Wording) -> Example:
-    return _example(row, {column: first_words(text, words) for column, text in fields.items()}, wording)
+def _capped(row: Row, fields: Mapping[str, str], words: int, wording: Wording, make: Maker) -> Example:
+    return make(row, {column: first_words(text, words) for column, text in fields.items()}, wording)
 
 
 def _too_long(row: Row, example: Example, wording: Wording) -> InvalidData | InvalidTemplate:

@@ -6,10 +6,11 @@ import platform
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from service.job_record import JobRecord
 from service.layouts import has_own_widths
-from service.schemas import Family, Report, Result, StageTiming, TaskWording
+from service.schemas import Family, OwnAnswers, Report, Result, StageTiming, TaskWording
 from service.storage import digest_file
 from worker.answers import MAX_CHANGED
 from worker.findings import Findings
@@ -17,6 +18,9 @@ from worker.rows import Row
 from worker.warnings import warnings
 
 PACKAGES = ("taskslim", "torch", "transformers", "tokenizers", "safetensors", "peft")
+
+# In a resolved task they are in storage, and stay there.
+ROWS: Any = {"calibration": {"rows"}, "evaluation": {"rows"}, "evaluations": {"__all__": {"rows"}}}
 
 SNIPPET = """\
 from transformers import {auto_class}, AutoTokenizer
@@ -35,6 +39,7 @@ def build(
     options: dict[str, str | int],
     calibration_examples: int,
     shortened_prompts: int,
+    own_answers: OwnAnswers | None,
     timings: Sequence[StageTiming],
     digests: dict[str, str],
     auto_class: str,
@@ -45,12 +50,13 @@ def build(
         job_id=job.id,
         attempt=job.attempt,
         request=job.request,
-        task=task.model_dump(mode="json", exclude={"calibration": {"rows"}, "evaluation": {"rows"}}),
+        task=task.model_dump(mode="json", exclude=ROWS),
         family=family.model_type,
         result=result,
         options=dict(options),
         calibration_examples=calibration_examples,
         shortened_prompts=shortened_prompts,
+        own_answers=own_answers,
         timings=list(timings),
         versions={"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
         digests=digests,

@@ -52,6 +52,18 @@ def draw(rows: Sequence[Row], limit: int | None, seed: int) -> list[Row]:
     return [rows[index] for index in sorted(chosen)]
 
 
+def draw_balanced(rows: Sequence[Row], limit: int | None, seed: int, label_column: str) -> list[Row]:
+    """`limit` rows in their order, as many of each label as of any other, or one more.
+
+    Fewer where the rarest label has no more; without a limit as many of each as of the rarest.
+    """
+    by_label: dict[str, list[Row]] = {}
+    for row in random.Random(seed).sample(list(rows), len(rows)):
+        by_label.setdefault(row.text(label_column), []).append(row)
+    turns = [row for turn in zip(*by_label.values(), strict=False) for row in turn]
+    return sorted(turns[:limit], key=lambda row: row.line)
+
+
 def set_aside(rows: Sequence[Row], label_column: str | None, seed: int) -> tuple[list[Row], list[Row]]:
     """(what stays, a fifth set aside), by seed; with the same share of every label where a label column is given.
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from service.errors import InvalidRequest
-from service.schemas import Layout, Metrics, TaskKind, TaskWording
+from service.presets import needs_answers
+from service.schemas import Layout, Metrics, OwnAnswers, Supervision, TaskKind, TaskWording
 from worker import answers, data, evaluation, models, prompts
 from worker.models import LoadedModel
 from worker.per_layer import is_own
@@ -25,6 +26,7 @@ class Examples:
     examples: list[Example]
     batches: list[Batch]
     shortened: int
+    answered: bool = True  # false: the rows bring no right answers
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Subject:
     padding: data.Padding
     calibration: Examples
     evaluation: Examples
+    own_answers: OwnAnswers | None = None  # what the dense model gave the calibration rows in place of labels
 
     @property
     def generates(self) -> bool:
@@ -73,12 +76,17 @@ def ask(
     kind = loaded.family.kind
     wording = prompts.wording(kind, task, loaded.tokenizer, loaded.model.config)
     padding = data.padding(loaded.model, loaded.tokenizer, kind)
+    tokens = staged.settings.tokens_per_batch
+    calibrating = encode(calibration, "task.calibration", wording, padding, tokens)
+    judging = encode(evaluation_rows, "task.evaluation", wording, padding, tokens)
+    return Subject(loaded, wording, padding, calibrating, judging)
 
-    def examples(rows: list[Row]) -> Examples:
-        encoded, shortened = prompts.encode(rows, wording)
-        return Examples(encoded, data.batches(encoded, padding, staged.settings.tokens_per_batch), shortened)
 
-    return Subject(loaded, wording, padding, examples(calibration), examples(evaluation_rows))
+def encode(rows: list[Row], param: str, wording: Wording, padding: data.Padding, tokens_per_batch: int) -> Examples:
+    """The rows that the request names at `param`, as the model reads them."""
+    answered = needs_answers(wording.task, param, prompts.have_answers(rows, wording.task))
+    encoded, shortened = prompts.encode(rows, wording, answered=answered)
+    return Examples(encoded, data.batches(encoded, padding, tokens_per_batch), shortened, answered)
 
 
 def evaluate(staged: StagedJob, subjects: Sequence[Subject]) -> list[Measured]:
@@ -115,6 +123,8 @@ def _evaluate(staged: StagedJob, subject: Subject, count: Callable[[int], None])
     else:
         metrics = evaluation.classification_metrics(scores)
         given = answers.chosen_labels(scores, list(subject.wording.words))
+    if not rows.answered:
+        metrics = metrics.model_copy(update={"judged_by": Supervision.none})
     return Measured(metrics, given, models.count_parameters(model))
 
 

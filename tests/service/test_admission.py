@@ -182,3 +182,38 @@ def test_margin_needs_labels(tmp_path: Path, access: Access) -> None:
 def test_a_criterion_without_a_formula_for_the_unit_is_refused(tmp_path: Path, access: Access) -> None:
     body = request_body(tmp_path, method={"criterion": "wanda", "units": ["ffn", "layers"]})
     refuse(body, access, UnsupportedUnit, "method.units")
+
+
+TASK: dict[str, Any] = INLINE["task"]
+UNSUPERVISED = TASK | {"supervision": "none"}
+
+
+def test_calibration_rows_need_no_labels_without_supervision(tmp_path: Path, access: Access) -> None:
+    rows = {"rows": [{"text": "I was charged twice."}, {"text": "Where is it?"}]}
+    body = request_body(tmp_path, task=UNSUPERVISED | {"calibration": rows, "evaluations": {"plain": rows}})
+    assert admit(JobRequest.model_validate(body), access) is not None
+    body = request_body(tmp_path, task=TASK | {"calibration": rows})
+    assert refuse(body, access, InvalidData, "task.calibration.rows") == "row 1 has no 'label'"
+
+
+def test_rows_of_a_named_evaluation_set_are_checked_like_others(tmp_path: Path, access: Access) -> None:
+    rows = {"rows": [{"text": "Where is it?", "label": "weather"}]}
+    body = request_body(tmp_path, task=TASK | {"evaluations": {"other": rows}})
+    assert "weather" in refuse(body, access, UnknownLabel, "task.evaluations.other.rows")
+    some = {"rows": [{"text": "Where is it?", "label": "delivery"}, {"text": "It came."}]}
+    body = request_body(tmp_path, task=UNSUPERVISED | {"evaluations": {"other": some}})
+    assert "row 2" in refuse(body, access, InvalidData, "task.evaluations.other.rows")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"confidence": 0.5}, "supervision: none"),
+        ({"supervision": "none", "calibration": {"uri": "file:///a.jsonl", "draw": "balanced"}}, "no labels"),
+        ({"kind": "generation", "evaluation": {"uri": "file:///a.jsonl", "draw": "balanced"}}, "no labels"),
+        ({"evaluations": {"../up": {"uri": "file:///a.jsonl"}}}, "pattern"),
+    ],
+)
+def test_settings_of_a_task_that_contradict_each_other_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        JobRequest.model_validate(INLINE | {"task": TASK | fields})
