@@ -42,6 +42,7 @@ class Criterion(StrEnum):
     """How important a unit is. `worker.slimming.criteria` has one function for each, with formula and source."""
 
     attribution = "attribution"
+    surgeon = "surgeon"
     second_moment = "second_moment"
     activation = "activation"
     wanda = "wanda"

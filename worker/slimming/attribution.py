@@ -8,6 +8,7 @@ Shape suffixes as in criteria.py.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from worker.slimming.architectures import Architecture
 from worker.slimming.criteria import CRITERIA, Criterion, Evidence, Observation, Options
 from worker.slimming.groups import Group, Site, UnitUnavailable, locate, weights_UF
+from worker.slimming.moments import collect, portions
 from worker.slimming.objectives import OBJECTIVES, Batch, token_log_probabilities
 from worker.slimming.ports import watch
 
@@ -39,6 +41,8 @@ def score(
     if refused:
         raise UnitUnavailable(f"the criterion {criterion} is not defined for {refused[0]}")
     tally = Tally(row, row.options(options), locate(model, architecture, units))
+    if row.needs == "moments":
+        return _score_by_moments(model, list(batches), tally, on_examples)
     if row.needs != "weights":
         with prepared(model):
             for batch in batches:
@@ -102,6 +106,25 @@ class Tally:
             weights_UF=weights_UF(group, lambda name: model.get_parameter(name).detach()),
             gradients_UF=weights_UF(group, lambda name: gradients[name]) if gradients else (),
         )
+
+
+def _score_by_moments(
+    model: nn.Module, batches: Sequence[Batch], tally: Tally, on_examples: Callable[[int], None]
+) -> dict[Site, Tensor]:
+    """As many groups at a time as there is room for the matrices of."""
+    scores: dict[Site, Tensor] = {}
+    parts, examples = portions(tally.groups), sum(batch.num_examples for batch in batches)
+    for number, part in enumerate(parts):
+
+        def report(done: int, number: int = number) -> None:
+            on_examples(round(examples * (number + done / len(batches)) / len(parts)))
+
+        with prepared(model):
+            found = collect(model, part, batches, tally.options.objective, report, effects=True)
+        for group in part:
+            evidence = replace(tally.evidence(model, group), moments=found[group.watched])
+            scores[group.site] = tally.criterion.conclude(evidence, tally.options).float().cpu()
+    return scores
 
 
 def _observe(model: nn.Module, batch: Batch, tally: Tally) -> None:

@@ -15,9 +15,13 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
+from worker.slimming import elimination
 from worker.slimming.groups import Site
+from worker.slimming.moments import Moments
 
-Needs = Literal["weights", "activations", "gradients", "weight gradients"]
+RIDGE = 0.01  # of the mean of a spread's diagonal: what the rows do not settle
+
+Needs = Literal["weights", "activations", "gradients", "weight gradients", "moments"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Evidence:
     num_tokens: int
     weights_UF: tuple[Tensor, ...]  # matrix by matrix; the first one reads the watched activation
     gradients_UF: tuple[Tensor, ...] = ()  # dJ/dW, summed over the examples
+    moments: Moments | None = None  # of the module that reads the group
 
     @property
     def reading_CO(self) -> Tensor:
@@ -147,6 +152,24 @@ def reverse(evidence: Evidence, options: Options) -> Tensor:
     return -attribution(evidence, options)
 
 
+# --- attribution of what the others cannot make up for ---------------------------------------------------------------
+
+
+def surgeon(evidence: Evidence, options: Options) -> Tensor:
+    """E[(dJ/dh_i)^2] * Var(h_i | the units that are left), unit after unit: see `elimination`.
+
+    The optimal brain surgeon (Hassibi and Stork, NIPS 1992) with Kronecker factors (Martens and Grosse, 2015), over
+    tokens weighed as in `moments`. Made for a cut that is repaired by least squares, whose fit it foresees.
+    """
+    moments = evidence.moments
+    assert moments is not None
+    assert moments.effect_OO is not None
+    spread_CC = moments.spread_CC
+    spread_CC.diagonal().add_(RIDGE * float(spread_CC.diagonal().mean()))
+    effect_OO = moments.effect_OO / moments.num_tokens
+    return elimination.costs(evidence.reading_CO.T, spread_CC, effect_OO, evidence.size)
+
+
 # --- activations ---------------------------------------------------------------------------------------------------
 
 
@@ -211,6 +234,7 @@ CRITERIA: dict[str, Criterion] = {
     "attribution": Criterion("gradients", attribution, _attribution_sums),
     "second_moment": Criterion("gradients", attribution, _attribution_sums, fixed=SECOND_MOMENT),
     "reverse": Criterion("gradients", reverse, _attribution_sums),
+    "surgeon": Criterion("moments", surgeon, refused=("head_dims", "layers")),
     "activation": Criterion("activations", activation, _activation_sums),
     "wanda": Criterion("activations", wanda, _activation_sums, refused=("head_dims", "layers")),
     "flap": Criterion("activations", flap, _activation_sums, refused=("head_dims", "layers")),
