@@ -9,9 +9,9 @@ TASKS = ("sst2", "imdb", "ag_news", "mnli", "qnli", "mrpc")
 T5_TASKS = ("ag_news", "trec", "subj", "sst2", "imdb")
 RATIOS = (0.5, 0.7, 0.3)  # the most telling first
 BLOCKS = ("ffn", "heads")
-OURS = "attribution"
+OURS = "surgeon"
 BASELINES = ("wanda", "flap", "random", "activation", "magnitude")
-RIVALS = ("gisp", "second_moment")
+RIVALS = ("attribution", "second_moment", "gisp")
 CONTROLS = ("attribution_signed", "reverse")
 DENSE = "dense"
 TIMED = "timed"  # in place of a split: nothing is judged, only the time to score is taken
@@ -73,9 +73,9 @@ def slim(model: str, task: str, method: str, ratio: float, **choices: Any) -> Ce
 def grid(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
     """{criterion} x {repair} x {layout} x {task} x {ratio}: what decides most comes first."""
     yield from (dense(model, task) for task in tasks)
-    main, others = (OURS, *BASELINES), (*RIVALS, *CONTROLS)
+    main, others = (OURS, "attribution", *BASELINES), (*RIVALS, *CONTROLS)
     for ratio in RATIOS:
-        yield from _square(model, tasks, (OURS, "second_moment", *BASELINES), ratio, "per-layer", "least_squares")
+        yield from _square(model, tasks, (OURS, "attribution", *BASELINES), ratio, "per-layer", "least_squares")
     for layout, repair in (("uniform", "least_squares"), ("per-layer", "none"), ("uniform", "none")):
         for ratio in RATIOS:
             yield from _square(model, tasks, main, ratio, layout, repair)

@@ -21,8 +21,8 @@ from worker.slimming import attribution, repair, selection, steps, surgery
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.criteria import CRITERIA, Options
 from worker.slimming.groups import Site, locate
+from worker.slimming.moments import Moments
 from worker.slimming.objectives import Batch
-from worker.slimming.repair import Moments
 from worker.slimming.selection import Rules
 
 TOKENS_PER_BATCH = 1024
@@ -36,7 +36,7 @@ METHODS: dict[str, Method] = {name: (name, Options()) for name in CRITERIA} | {
 }
 # Of these the scale means nothing across layers; each gets what lets it be ranked across them.
 NORMALISATIONS = {"flap": "standard", "wanda": "mean", "activation": "mean", "magnitude": "mean", "random": "mean"}
-SHARED = ("attribution", "second_moment", "activation", "wanda", "flap")  # take one pass
+SHARED = ("surgeon", "attribution", "second_moment", "activation", "wanda", "flap")  # take one pass
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ class Bench:
         if cell.repair == "least_squares":
             repair.refit(model, architecture, kept, self.passed(*_calibration(cell)).moments)
         elif cell.repair != "none":
-            repair.repair(model, architecture, kept, self.batches(*_calibration_rows(cell)), cell.repair)
+            rows = repair.Rows(self.batches(*_calibration_rows(cell)), Options().objective)
+            repair.repair(model, architecture, kept, rows, cell.repair)
         surgery.cut(model, architecture, kept, cell.layout)
 
     def _removed(self, cell: Cell, kept: dict[Site, Tensor]) -> float:
@@ -208,7 +209,7 @@ def _write(result: Pass, path: Path) -> None:
         tensors |= {
             f"gram {reader}": moments.gram_CC,
             f"sum {reader}": moments.sum_C,
-            f"tokens {reader}": torch.tensor(moments.num_tokens),
+            f"counts {reader}": torch.tensor([moments.centred, moments.num_tokens, moments.weight]).double(),
         }
     save_file(tensors, path)
 
@@ -218,12 +219,20 @@ def _read(path: Path) -> Pass:
     scores: dict[str, Scores] = {}
     for _, name, site in (key.split() for key in tensors if key.startswith("score ")):
         scores.setdefault(name, {})[Site.parse(site)] = tensors[f"score {name} {site}"]
-    moments = {
-        reader: Moments(int(tensors[f"tokens {reader}"]), tensors[f"sum {reader}"], tensors[f"gram {reader}"])
-        for kind, _, reader in (key.partition(" ") for key in tensors)
-        if kind == "gram"
-    }
-    return Pass(scores, moments, tensors["seconds"].item())
+    readers = [key.removeprefix("gram ") for key in tensors if key.startswith("gram ")]
+    return Pass(scores, {reader: _read_moments(tensors, reader) for reader in readers}, tensors["seconds"].item())
+
+
+def _read_moments(tensors: dict[str, Tensor], reader: str) -> Moments:
+    centred, num_tokens, weight = tensors[f"counts {reader}"].tolist()
+    return Moments(
+        centred=bool(centred),
+        num_tokens=int(num_tokens),
+        weight=weight,
+        sum_C=tensors[f"sum {reader}"],
+        gram_CC=tensors[f"gram {reader}"],
+        effect_OO=None,
+    )
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:

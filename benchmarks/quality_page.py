@@ -26,7 +26,7 @@ from benchmarks.quality_summary import Records, half_width, kept, lead, row
 PAGE = "RESULTS.md"
 FIGURE = "quality.svg"
 BEGIN, END = "<!-- quality: written by benchmarks/quality.py -->", "<!-- end of quality -->"
-METHODS = (OURS, "second_moment", "attribution_absolute", "gisp", *BASELINES, "attribution_signed", "reverse")
+METHODS = (OURS, *RIVALS, "attribution_absolute", *BASELINES, "attribution_signed", "reverse")
 RATIOS = (0.3, 0.5, 0.7)
 REPAIRS = ("none", "least_squares")
 LAYOUTS = ("per-layer", "uniform")
@@ -51,7 +51,7 @@ def part(records: Records) -> str:
 
 
 def _headline(records: Records) -> Iterator[str]:
-    yield f"### What attribution keeps\n\n![kept by ratio]({FIGURE})"
+    yield f"### What the default keeps\n\n![kept by ratio]({FIGURE})"
     rows = []
     for layout, repair in product(LAYOUTS, REPAIRS):
         cells = [row(OURS, ratio, layout=layout, repair=repair) for ratio in RATIOS]
@@ -80,7 +80,7 @@ def _comparison(records: Records, title: str, **choices: Any) -> Iterator[str]:
 
 
 def _leads(records: Records) -> Iterator[str]:
-    yield "### By how much attribution leads\n\n" + quality_text.LEADS
+    yield "### By how much the default leads\n\n" + quality_text.LEADS
     yield _lead_table(records, TASKS, "smollm2")
 
 
@@ -164,7 +164,7 @@ def _t5(records: Records) -> Iterator[str]:
     if rows := _measured(rows, 3):
         yield "### The small T5\n\n" + quality_text.T5
         yield table(["layout", "repair", "criterion", *(f"{ratio:.0%} removed" for ratio in RATIOS)], rows)
-        yield "By how many points attribution leads there:"
+        yield f"By how many points `{OURS}` leads there:"
         yield _lead_table(records, T5_TASKS, "t5")
 
 

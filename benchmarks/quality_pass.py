@@ -2,18 +2,18 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture
-from worker.slimming.attribution import Tally, score
+from worker.slimming.attribution import Tally, prepared
 from worker.slimming.criteria import CRITERIA, Options
 from worker.slimming.groups import Group, Site, locate
+from worker.slimming.moments import Moments, collect
 from worker.slimming.objectives import Batch
 from worker.slimming.ports import watch
-from worker.slimming.repair import Moments
 
 Scores = dict[Site, Tensor]
 Method = tuple[str, Options]
@@ -28,20 +28,21 @@ def score_together(
 ) -> tuple[dict[str, Scores], dict[str, Moments]]:
     """(scores by method, moments by reading module); each method's scores are those that `attribution.score` gives.
 
-    The pass is that of `attribution.score`; what the other methods need is noted beside it. Methods that need
-    gradients must share one objective.
+    The pass is that of `moments.collect`; what the other methods need is noted beside it. Methods that need gradients
+    must share one objective. All groups must be read by a module.
     """
     groups = locate(model, architecture, units)
     tallies: dict[object, Tally] = {}
     tally_of = {name: tallies.setdefault(_sums(method), _tally(method, groups)) for name, method in methods.items()}
     watching = list(tallies.values())
-    moments, current = _empty_moments(groups), list[Batch]()
-    with ExitStack() as hooks:
+    current = list[Batch]()
+    with prepared(model), ExitStack() as hooks:
         for group in groups:
-            hooks.enter_context(_noting(model, group, watching, moments.get(group.watched), current))
-        options = Options(objective=_objective(watching))
-        score(model, architecture, ["ffn"], _announced(batches, current, watching), "attribution", options)
-    scores = {name: _concluded(model, groups, tally_of[name], *methods[name]) for name in methods}
+            hooks.enter_context(_noting(model, group, watching, current))
+        moments = collect(model, groups, _announced(batches, current, watching), _objective(watching), effects=True)
+    scores = {name: _concluded(model, groups, tally_of[name], moments, *methods[name]) for name in methods}
+    for known in moments.values():
+        known.effect_OO = None  # a repair needs none
     return scores, moments
 
 
@@ -57,25 +58,23 @@ def _tally(method: Method, groups: Sequence[Group]) -> Tally:
     return Tally(CRITERIA[criterion], CRITERIA[criterion].options(options), groups)
 
 
-def _concluded(model: nn.Module, groups: Sequence[Group], tally: Tally, criterion: str, options: Options) -> Scores:
+def _concluded(
+    model: nn.Module,
+    groups: Sequence[Group],
+    tally: Tally,
+    moments: Mapping[str, Moments],
+    criterion: str,
+    options: Options,
+) -> Scores:
     row = CRITERIA[criterion]
-    return {
-        group.site: row.conclude(tally.evidence(model, group), row.options(options)).float().cpu() for group in groups
-    }
+    evidence = {group.site: replace(tally.evidence(model, group), moments=moments[group.watched]) for group in groups}
+    return {site: row.conclude(known, row.options(options)).float().cpu() for site, known in evidence.items()}
 
 
 def _objective(tallies: Sequence[Tally]) -> str:
-    objectives = {tally.options.objective for tally in tallies if tally.criterion.needs == "gradients"}
+    objectives = {tally.options.objective for tally in tallies if tally.criterion.needs in ("gradients", "moments")}
     assert len(objectives) <= 1, "one backward pass has one objective"
     return objectives.pop() if objectives else "margin"
-
-
-def _empty_moments(groups: Sequence[Group]) -> dict[str, Moments]:
-    sizes = {group.watched: group.count * group.size for group in groups if group.port == "input"}
-    return {
-        path: Moments(0, torch.zeros(size, dtype=torch.float64), torch.zeros(size, size))
-        for path, size in sizes.items()
-    }
 
 
 def _announced(batches: Sequence[Batch], current: list[Batch], tallies: Sequence[Tally]) -> Iterator[Batch]:
@@ -88,9 +87,7 @@ def _announced(batches: Sequence[Batch], current: list[Batch], tallies: Sequence
 
 
 @contextmanager
-def _noting(
-    model: nn.Module, group: Group, tallies: Sequence[Tally], moments: Moments | None, current: list[Batch]
-) -> Iterator[None]:
+def _noting(model: nn.Module, group: Group, tallies: Sequence[Tally], current: list[Batch]) -> Iterator[None]:
     by_gradients = [tally for tally in tallies if tally.criterion.needs == "gradients"]
     by_activations = [tally for tally in tallies if tally.criterion.needs == "activations"]
 
@@ -98,8 +95,6 @@ def _noting(
         [batch] = current
         mask_BT = batch.masks[group.site.stack]
         seen: Any = activation.detach().view(*mask_BT.shape, -1)
-        if moments is not None:
-            moments.add(seen[mask_BT])
         for tally in by_activations:
             tally.add(group, batch, seen, None)
 

@@ -16,15 +16,16 @@ bfloat16 on a CPU with 2 cores, torch 2.13. A dot means: not measured yet.
 
 MEANS = """\
 Mean over six tasks (SST-2, IMDB, AG News, MNLI, QNLI, MRPC) of the accuracy, in percent of the uncut model's.
-`attribution` is the service's default (margin objective). `second_moment` sums the squares of every token's
-attribution instead of the square of each example's sum. `attribution_signed` is the form of the paper as far as it is
-known: the probability's gradient, summed with its sign over tokens and examples. Statistics whose scale means nothing
+`surgeon` is the service's default: attribution of what the other units cannot make up for (margin objective).
+`attribution` squares each example's sum of activation times gradient, with the same objective; `second_moment` sums the
+squares of every token's attribution instead. `attribution_signed` is the form of the paper as far as it is known: the
+probability's gradient, summed with its sign over tokens and examples. Statistics whose scale means nothing
 across layers are ranked globally after a normalisation: `flap` standardised, as in its paper, `wanda`, `activation`,
 `magnitude` and `random` divided by their mean over the layer."""
 
 LEADS = """\
-Points of the uncut model's mean accuracy between `attribution` and each other criterion with the same repair, layout
-and ratio; negative where attribution trails."""
+Points of the uncut model's mean accuracy between `surgeon` and each other criterion with the same repair, layout
+and ratio; negative where it trails."""
 
 CHOICES = """\
 Judged on 200 train rows that no calibration sees. The adapter was trained on some of the train rows, so that these

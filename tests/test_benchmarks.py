@@ -21,6 +21,7 @@ from benchmarks.quality_cells import (
     slim,
 )
 from benchmarks.quality_inputs import DEV_ROWS, divided
+from benchmarks.quality_measure import SHARED
 from benchmarks.quality_pass import score_together
 from benchmarks.quality_store import Store
 from benchmarks.quality_summary import figures, half_width, kept, lead, row
@@ -31,7 +32,7 @@ from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.attribution import score
 from worker.slimming.criteria import Options
 from worker.slimming.groups import locate
-from worker.slimming.repair import refit, repair
+from worker.slimming.repair import Rows, refit, repair
 from worker.slimming.selection import select
 
 torch.set_num_threads(1)
@@ -151,7 +152,7 @@ def test_the_page_shows_what_is_measured_and_keeps_what_others_wrote(tmp_path: P
 @pytest.mark.parametrize("family", ["llama", "t5"])
 def test_a_shared_pass_scores_and_repairs_as_separate_ones_do(family: str) -> None:
     architecture, units, rows = ARCHITECTURES[family], ["ffn", "heads"], batches(family, examples(12), 4)
-    methods = {name: (name, Options()) for name in ("attribution", "second_moment", "wanda", "flap", "activation")}
+    methods = {name: (name, Options()) for name in SHARED}
     model = TINY[family]()
     scores, moments = score_together(model, architecture, units, rows, methods)
     for name, (criterion, options) in methods.items():
@@ -161,6 +162,6 @@ def test_a_shared_pass_scores_and_repairs_as_separate_ones_do(family: str) -> No
     kept_units = select(scores["wanda"], locate(model, architecture, units), 0.5, 4)
     other = TINY[family]()
     refit(model, architecture, kept_units, moments)
-    repair(other, architecture, kept_units, rows, "least_squares")
+    repair(other, architecture, kept_units, Rows(rows, "margin"), "least_squares")
     for first, second in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-3)

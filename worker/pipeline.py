@@ -218,13 +218,13 @@ def repair(staged: StagedJob, subject: Subject, kept: dict[Site, Tensor]) -> Non
     """Fit what stays to what goes, on the calibration rows. Raises InvalidRequest where the family has no place."""
     model = subject.loaded.model
     batches = [batch.to(model.device) for batch in subject.calibration.batches]
-    method = staged.job.request.method.repair
+    rows, method = repairs.Rows(batches, options(staged).objective), staged.job.request.method.repair
 
     def advance(done: int, total: int) -> None:
         staged.progress.advance(done, total, "batches")
 
     try:
-        repairs.repair(model, subject.architecture, kept, batches, method, advance)
+        repairs.repair(model, subject.architecture, kept, rows, method, advance)
     except repairs.RepairUnavailable as error:
         raise InvalidRequest(f"{error}: choose another repair", param="method.repair") from error
 

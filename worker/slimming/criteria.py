@@ -17,9 +17,7 @@ from torch import Tensor
 
 from worker.slimming import elimination
 from worker.slimming.groups import Site
-from worker.slimming.moments import Moments
-
-RIDGE = 0.01  # of the mean of a spread's diagonal: what the rows do not settle
+from worker.slimming.moments import RIDGE, Moments
 
 Needs = Literal["weights", "activations", "gradients", "weight gradients", "moments"]
 

@@ -11,7 +11,7 @@ half to what the model computes anyway, and every row counts by its length.
 Shape suffixes: B rows of a batch, T positions, N tokens, C channels of a module's input, O of its output.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
@@ -23,6 +23,7 @@ from worker.slimming.objectives import OBJECTIVES, Batch, token_log_probabilitie
 from worker.slimming.ports import watch
 
 BY_GRADIENT = 0.5  # share of a token's weight that its gradient decides
+RIDGE = 0.01  # of the mean of a spread's diagonal, for what the rows do not settle
 GRAM_BYTES = 4 * 2**30  # of matrices that are held at once; more cost another pass over the data
 
 
@@ -87,7 +88,7 @@ class _Reached(Exception):
 def collect(
     model: nn.Module,
     groups: Sequence[Group],
-    batches: Sequence[Batch],
+    batches: Iterable[Batch],
     objective: str | None,
     on_batches: Callable[[int], None] = lambda done: None,
     *,

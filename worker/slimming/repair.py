@@ -7,10 +7,9 @@ their values, and `cut` leaves the repaired ones.
 Shape suffixes: C channels of a reading module's input, K kept ones, O outputs, N tokens.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +17,20 @@ from torch import Tensor, nn
 from worker.slimming.architectures import Architecture
 from worker.slimming.attribution import prepared
 from worker.slimming.groups import Group, Site, layers_of
-from worker.slimming.objectives import Batch, token_log_probabilities
-from worker.slimming.ports import watch
+from worker.slimming.moments import RIDGE, Moments, collect, portions
+from worker.slimming.objectives import Batch
 from worker.slimming.surgery import groups_of, masked, stays
-
-RIDGE = 0.01  # of the mean of the Gram matrix's diagonal
-GRAM_BYTES = 4 * 2**30  # of Gram matrices that are held at once; more cost another pass over the data
 
 
 class RepairUnavailable(ValueError):
     """The family's stock config has no place for what the repair would add."""
+
+
+class Rows(NamedTuple):
+    """What a repair is fitted on, and the objective that tells which tokens matter (a key of OBJECTIVES)."""
+
+    batches: Sequence[Batch]
+    objective: str
 
 
 @dataclass(frozen=True)
@@ -39,33 +42,12 @@ class Reader:
     groups: tuple[Group, ...]
     stays_C: Tensor
 
-    @property
-    def stack(self) -> str:
-        """The stack whose mask tells its tokens from padding."""
-        return self.groups[0].site.stack
-
-
-@dataclass
-class Moments:
-    """Streaming sums over tokens of a reader's input, float64 for the mean and float32 for the Gram matrix."""
-
-    num_tokens: int
-    sum_C: Tensor
-    gram_CC: Tensor | None  # sum of h h^T; a bias needs none
-
-    def add(self, activation_NC: Tensor) -> None:
-        """Add one batch's tokens."""
-        self.num_tokens += activation_NC.shape[0]
-        self.sum_C += activation_NC.sum(0, dtype=torch.float64)
-        if self.gram_CC is not None:
-            self.gram_CC.addmm_(activation_NC.float().T, activation_NC.float())
-
 
 def repair(
     model: nn.Module,
     architecture: Architecture,
     kept: Mapping[Site, Tensor],
-    batches: Sequence[Batch],
+    rows: Rows,
     method: str,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
@@ -75,47 +57,61 @@ def repair(
     many batches are done, all passes together. Raises RepairUnavailable.
     """
     with prepared(model), torch.no_grad():
-        REPAIRS[method](model, architecture, kept, batches, on_progress)
+        REPAIRS[method](model, architecture, kept, rows, on_progress)
 
 
 Progress = Callable[[int, int], None]
-Repair = Callable[[nn.Module, Architecture, Mapping[Site, Tensor], Sequence[Batch], Progress], None]
+Repair = Callable[[nn.Module, Architecture, Mapping[Site, Tensor], Rows, Progress], None]
 
 
 def bias(
     model: nn.Module,
     architecture: Architecture,
     kept: Mapping[Site, Tensor],
-    batches: Sequence[Batch],
+    rows: Rows,
     on_progress: Progress,
 ) -> None:
     """b + W_R E[h_R] with R what goes: its mean contribution becomes part of the bias (FLAP, arXiv 2312.11983)."""
-    readers = _readers(model, architecture, kept)
-    _make_room(model, architecture, kept)
-    holding = [reader for reader in readers if model.get_submodule(reader.path).bias is not None]
-    if not holding:
-        raise RepairUnavailable("the stock config of this family gives these modules no bias")
-    moments = _moments(model, holding, batches, lambda done: on_progress(done, len(batches)), grams=False)
-    for reader in holding:
-        mean_C = moments[reader.path].sum_C / moments[reader.path].num_tokens
+    make_room(model, architecture, kept)
+    readers = [reader for reader in _readers(model, architecture, kept) if _bias_of(model, reader) is not None]
+    count = len(rows.batches)
+    groups = [reader.groups[0] for reader in readers]
+    moments = collect(model, groups, rows.batches, None, lambda done: on_progress(done, count), grams=False)
+    fold(model, architecture, kept, moments)
+
+
+def fold(
+    model: nn.Module, architecture: Architecture, kept: Mapping[Site, Tensor], moments: Mapping[str, Moments]
+) -> None:
+    """`bias` for moments that are known: path of a reader -> those of its input in the dense model."""
+    for reader in _readers(model, architecture, kept):
+        old_bias = _bias_of(model, reader)
+        if old_bias is None:
+            continue
+        mean_C = moments[reader.path].mean_C
         gone_C = ~reader.stays_C.to(mean_C.device)
         weight_OC = _weight_OC(model, reader).double()
-        model.get_parameter(f"{reader.path}.bias").add_(weight_OC[:, gone_C] @ mean_C[gone_C])
+        _replace(model, f"{reader.path}.bias", old_bias.double() + weight_OC[:, gone_C] @ mean_C[gone_C])
 
 
 def least_squares(
     model: nn.Module,
     architecture: Architecture,
     kept: Mapping[Site, Tensor],
-    batches: Sequence[Batch],
+    rows: Rows,
     on_progress: Progress,
 ) -> None:
-    """argmin over W' of E|W h - W' h_K|^2 + r |W' - W_K|^2, for every reader at once, with h of the dense model."""
-    portions = _portions(_readers(model, architecture, kept))
+    """argmin over W' of E|W h - W' h_K|^2 + r |W' - W_K|^2, for every reader at once, with h of the dense model.
+
+    The tokens of the mean are weighed as in `moments`: those count most that the objective depends on.
+    """
+    readers = {reader.path: reader for reader in _readers(model, architecture, kept)}
+    parts = portions([reader.groups[0] for reader in readers.values()])
     fits = []
-    for number, portion in enumerate(portions):
-        moments = _moments(model, portion, batches, _pass(number, len(portions), len(batches), on_progress))
-        fits += [(reader, _fit(model, reader, moments[reader.path])) for reader in portion]
+    for number, part in enumerate(parts):
+        report = _pass(number, len(parts), len(rows.batches), on_progress)
+        found = collect(model, part, rows.batches, rows.objective, report)
+        fits += [(readers[path], _fit(model, readers[path], moments)) for path, moments in found.items()]
     for reader, fit in fits:
         _write(model, reader, *fit)
 
@@ -123,32 +119,49 @@ def least_squares(
 def refit(
     model: nn.Module, architecture: Architecture, kept: Mapping[Site, Tensor], moments: Mapping[str, Moments]
 ) -> None:
-    """`least_squares` for moments that are known: path of a reader -> those of its input in the dense model.
-
-    They hold for every choice of units, so that one pass over the data serves as many cuts as are to be compared.
-    """
+    """`least_squares` for moments that are known: path of a reader -> those of its input in the dense model."""
     with torch.no_grad():
         for reader in _readers(model, architecture, kept):
             _write(model, reader, *_fit(model, reader, moments[reader.path]))
+
+
+def moments_of(
+    model: nn.Module,
+    architecture: Architecture,
+    groups: Sequence[Group],
+    rows: Rows,
+    method: str,
+    on_batches: Callable[[int], None] = lambda done: None,
+) -> dict[str, Moments] | None:
+    """What REFITS[method] needs of every module that reads units of `groups`, from one pass over the batches.
+
+    It holds for every choice of units, so that one pass serves as many cuts as are to be compared. None where there
+    is no such method, or where the Gram matrices would not fit: then `repair` has to be called for each cut.
+    """
+    read, grams = [group for group in groups if group.port == "input"], method == "least_squares"
+    if method not in REFITS or (grams and len(portions(read)) > 1):
+        return None
+    with prepared(model):
+        return collect(model, read, rows.batches, rows.objective if grams else None, on_batches, grams=grams)
 
 
 def layerwise(
     model: nn.Module,
     architecture: Architecture,
     kept: Mapping[Site, Tensor],
-    batches: Sequence[Batch],
+    rows: Rows,
     on_progress: Progress,
 ) -> None:
     """As `least_squares`, one reader after the other, with h of the model that is slim and repaired up to there.
 
-    Each reader costs a forward pass as far as itself.
+    Each reader costs a forward pass as far as itself. A pass that stops there has no gradients: every token weighs 1.
     """
     readers = _readers(model, architecture, kept)
     for number, reader in enumerate(readers):
         still_whole = {group.site for other in readers[number:] for group in other.groups}
         with masked(model, architecture, {site: kept[site] for site in kept if site not in still_whole}):
-            report = _pass(number, len(readers), len(batches), on_progress)
-            moments = _moments(model, [reader], batches, report, stop_after=reader.path)
+            report = _pass(number, len(readers), len(rows.batches), on_progress)
+            moments = collect(model, reader.groups[:1], rows.batches, None, report, stop_after=reader.path)
         _write(model, reader, *_fit(model, reader, moments[reader.path]))
 
 
@@ -157,6 +170,7 @@ def _pass(number: int, passes: int, num_batches: int, on_progress: Progress) -> 
 
 
 REPAIRS: dict[str, Repair] = {"bias": bias, "least_squares": least_squares, "least_squares_layerwise": layerwise}
+REFITS = {"bias": fold, "least_squares": refit}
 
 
 # --- readers -------------------------------------------------------------------------------------------------------
@@ -181,13 +195,28 @@ def _staying_channels(groups: Sequence[Group], kept: Mapping[Site, Tensor]) -> T
 
 
 def _weight_OC(model: nn.Module, reader: Reader) -> Tensor:
-    """A view, so that writing to it writes to the model."""
+    """As (outputs, inputs), however it is stored."""
     weight = model.get_parameter(f"{reader.path}.weight")
     return weight.T if reader.transposed else weight
 
 
-def _make_room(model: Any, architecture: Architecture, kept: Mapping[Site, Tensor]) -> None:
-    """Give the feed-forward modules the zero biases that a stock config of the family can ask for."""
+def _bias_of(model: nn.Module, reader: Reader) -> Tensor | None:
+    found = model.get_submodule(reader.path).bias
+    return found if isinstance(found, Tensor) else None
+
+
+def _replace(model: nn.Module, name: str, value: Tensor) -> None:
+    """A new parameter in the old one's dtype: a twin of the model may share the old one."""
+    old = model.get_parameter(name)
+    path, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(path), leaf, nn.Parameter(value.to(old.dtype), requires_grad=old.requires_grad))
+
+
+def make_room(model: Any, architecture: Architecture, kept: Mapping[Site, Tensor]) -> None:
+    """Give the feed-forward modules the zero biases that a stock config of the family can ask for.
+
+    Raises RepairUnavailable where none of the modules that read units of `kept` can have one.
+    """
     for stack in architecture.stacks:
         row = stack.feed_forward
         if not row.bias or getattr(model.config, row.bias):
@@ -199,68 +228,8 @@ def _make_room(model: Any, architecture: Architecture, kept: Mapping[Site, Tenso
                 module: Any = layer.get_submodule(path)
                 module.bias = nn.Parameter(module.weight.new_zeros(module.out_features), requires_grad=False)
         setattr(model.config, row.bias, True)
-
-
-# --- moments -------------------------------------------------------------------------------------------------------
-
-
-def _portions(readers: Sequence[Reader]) -> list[list[Reader]]:
-    """The readers in portions whose Gram matrices fit into GRAM_BYTES together."""
-    portions: list[list[Reader]] = [[]]
-    used = 0
-    for reader in readers:
-        size = 4 * reader.stays_C.numel() ** 2
-        if portions[-1] and used + size > GRAM_BYTES:
-            portions.append([])
-            used = 0
-        portions[-1].append(reader)
-        used += size
-    return portions
-
-
-class _Reached(Exception):
-    """The last reader of interest has been seen: nothing behind it is needed."""
-
-
-def _moments(
-    model: nn.Module,
-    readers: Sequence[Reader],
-    batches: Sequence[Batch],
-    on_batches: Callable[[int], None],
-    *,
-    grams: bool = True,
-    stop_after: str = "",
-) -> dict[str, Moments]:
-    """The moments of every reader's input over the tokens of all batches."""
-    found = {reader.path: _empty(model, reader, grams) for reader in readers}
-    for done, batch in enumerate(batches, 1):
-        with ExitStack() as hooks:
-            for reader in readers:
-                hooks.enter_context(_adding(model, reader, batch, found[reader.path], stop=reader.path == stop_after))
-            with suppress(_Reached):
-                token_log_probabilities(model, batch)  # computes few of the logits, where a plain call computes all
-        on_batches(done)
-    return found
-
-
-def _empty(model: nn.Module, reader: Reader, grams: bool) -> Moments:
-    weight_OC = _weight_OC(model, reader)
-    size = weight_OC.shape[1]
-    gram_CC = weight_OC.new_zeros((size, size), dtype=torch.float32) if grams else None
-    return Moments(0, weight_OC.new_zeros(size, dtype=torch.float64), gram_CC)
-
-
-@contextmanager
-def _adding(model: nn.Module, reader: Reader, batch: Batch, moments: Moments, *, stop: bool) -> Iterator[None]:
-    mask_N = batch.masks[reader.stack].flatten()
-
-    def visit(activation: Tensor, _: Tensor | None) -> None:
-        moments.add(activation.reshape(-1, activation.shape[-1])[mask_N])
-        if stop:
-            raise _Reached
-
-    with watch(model, reader.groups[0], visit):
-        yield
+    if all(_bias_of(model, reader) is None for reader in _readers(model, architecture, kept)):
+        raise RepairUnavailable("the stock config of this family gives these modules no bias")
 
 
 # --- least squares -------------------------------------------------------------------------------------------------
@@ -273,24 +242,21 @@ def _fit(model: nn.Module, reader: Reader, moments: Moments) -> tuple[Tensor, Te
     gives W' = W (G + r I)_CK ((G + r I)_KK)^-1: what the rows do not settle stays as it was, not near zero. Where there
     is a bias, G is the covariance and the bias takes up the means.
     """
-    assert moments.gram_CC is not None
-    gram_CC, mean_C = moments.gram_CC.double() / moments.num_tokens, moments.sum_C / moments.num_tokens
-    old_bias = model.get_submodule(reader.path).bias
-    if isinstance(old_bias, Tensor):
-        gram_CC = gram_CC - mean_C.outer(mean_C)
+    gram_CC, mean_C, old_bias = moments.spread_CC, moments.mean_C, _bias_of(model, reader)
     kept_K = reader.stays_C.nonzero().flatten().to(gram_CC.device)
     weight_OC = _weight_OC(model, reader).double()
     gram_CC.diagonal().add_(RIDGE * float(gram_CC.diagonal()[kept_K].mean()))
     factor = torch.linalg.cholesky(gram_CC[kept_K][:, kept_K])
     fitted_OK = torch.cholesky_solve(gram_CC[kept_K] @ weight_OC.T, factor).T
     stored_OK = fitted_OK.to(model.get_parameter(f"{reader.path}.weight").dtype)
-    if not isinstance(old_bias, Tensor):
+    if old_bias is None:
         return stored_OK, None
     return stored_OK, old_bias.double() + weight_OC @ mean_C - fitted_OK @ mean_C[kept_K]
 
 
 def _write(model: nn.Module, reader: Reader, fitted_OK: Tensor, new_bias: Tensor | None) -> None:
-    weight_OC = _weight_OC(model, reader)
+    weight_OC = _weight_OC(model, reader).detach().clone()
     weight_OC[:, reader.stays_C.to(weight_OC.device)] = fitted_OK
+    _replace(model, f"{reader.path}.weight", (weight_OC.T if reader.transposed else weight_OC).contiguous())
     if new_bias is not None:
-        model.get_parameter(f"{reader.path}.bias").copy_(new_bias)
+        _replace(model, f"{reader.path}.bias", new_bias)

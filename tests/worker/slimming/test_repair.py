@@ -9,12 +9,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from service.families import FAMILIES
 from tests.models import TINY
 from tests.worker.slimming.batches import batches, examples
+from worker.slimming import moments
 from worker.slimming import repair as repairs
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.groups import Site, locate
-from worker.slimming.objectives import Batch
-from worker.slimming.ports import watch
-from worker.slimming.repair import REPAIRS, Moments, RepairUnavailable, refit, repair
+from worker.slimming.repair import REPAIRS, RepairUnavailable, Rows, moments_of, refit, repair
 from worker.slimming.selection import select
 from worker.slimming.surgery import cut, masked
 
@@ -23,8 +22,8 @@ torch.set_num_threads(1)
 WITH_BIAS = ("llama", "gpt2", "opt", "gpt_neox", "bart", "bert", "roberta", "distilbert")
 
 
-def rows(family: str, size: int = 8) -> list[Batch]:
-    return batches(family, examples(24), size)
+def rows(family: str, size: int = 8) -> Rows:
+    return Rows(batches(family, examples(24), size), "margin")
 
 
 def half(model: PreTrainedModel, *units: str) -> dict[Site, Tensor]:
@@ -39,7 +38,7 @@ def first_outputs(model: PreTrainedModel, family: str, kept: Mapping[Site, Tenso
     architecture = ARCHITECTURES[model.config.model_type]
     group = locate(model, architecture, ["ffn"])[0]
     seen: list[Tensor] = []
-    for batch in rows(family):
+    for batch in rows(family).batches:
         mask = batch.masks[group.site.stack].flatten()
         module = model.get_submodule(group.watched)
         handle = module.register_forward_hook(
@@ -90,7 +89,7 @@ def test_a_neuron_that_another_one_doubles_is_made_up_for(method: str, monkeypat
     with torch.no_grad():
         dense = model(**batch.inputs).logits
     kept = {Site("decoder", layer, "ffn"): torch.arange(24) for layer in (0, 1)}
-    repair(model, ARCHITECTURES["llama"], kept, [batch], method)
+    repair(model, ARCHITECTURES["llama"], kept, Rows([batch], "margin"), method)
     cut(model, ARCHITECTURES["llama"], kept)
     with torch.no_grad():
         slim = model(**batch.inputs).logits
@@ -110,18 +109,11 @@ def test_a_strong_ridge_leaves_the_kept_columns_as_they_were(monkeypatch: pytest
 def test_known_moments_give_the_same_repair_as_a_pass_over_the_rows() -> None:
     models = [TINY["llama"](), TINY["llama"]()]
     kept, architecture = half(models[0], "ffn", "heads"), ARCHITECTURES["llama"]
-    moments: dict[str, Moments] = {}
-    for group in locate(models[0], architecture, ["ffn", "heads"]):
-        size = group.count * group.size
-        known = moments.setdefault(
-            group.watched, Moments(0, torch.zeros(size, dtype=torch.float64), torch.zeros(size, size))
-        )
-        for batch in rows("llama"):
-            mask = batch.masks["decoder"]
-            with watch(models[0], group, lambda h, _, known=known, mask=mask: known.add(h[mask])), torch.no_grad():  # type: ignore[misc]
-                models[0](**batch.inputs)
+    groups = locate(models[0], architecture, ["ffn", "heads"])
+    known = moments_of(models[0], architecture, groups, rows("llama"), "least_squares")
+    assert known is not None
     repair(models[0], architecture, kept, rows("llama"), "least_squares")
-    refit(models[1], architecture, kept, moments)
+    refit(models[1], architecture, kept, known)
     for first, second in zip(models[0].parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-5)
 
@@ -157,8 +149,8 @@ def test_the_repair_does_not_depend_on_batches() -> None:
 
 def test_memory_for_one_matrix_at_a_time_gives_the_same_repair(monkeypatch: pytest.MonkeyPatch) -> None:
     fitted = []
-    for size in (repairs.GRAM_BYTES, 1):
-        monkeypatch.setattr(repairs, "GRAM_BYTES", size)
+    for size in (moments.GRAM_BYTES, 1):
+        monkeypatch.setattr(moments, "GRAM_BYTES", size)
         model, heard = TINY["llama"](), list[tuple[int, int]]()
         repair(
             model,
@@ -176,9 +168,9 @@ def test_memory_for_one_matrix_at_a_time_gives_the_same_repair(monkeypatch: pyte
 
 @torch.no_grad()
 def test_a_llama_with_folded_biases_loads_by_the_stock_class(tmp_path: Path) -> None:
-    model, (batch,) = TINY["llama"](), rows("llama", 24)
+    model, (batch,) = TINY["llama"](), batches("llama", examples(24), 24)
     kept = half(model, "ffn")
-    repair(model, ARCHITECTURES["llama"], kept, [batch], "bias")
+    repair(model, ARCHITECTURES["llama"], kept, Rows([batch], "margin"), "bias")
     cut(model, ARCHITECTURES["llama"], kept)
     model.save_pretrained(tmp_path)
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
