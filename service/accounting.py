@@ -3,6 +3,7 @@
 from redis import Redis
 
 from service.committed import REPORT, committed_manifest
+from service.durations import Durations
 from service.figures import Figures
 from service.limits import StoredBytes
 from service.schemas import Report
@@ -22,3 +23,4 @@ def account(redis: Redis, storage: Storage, tenant: str, job_id: str) -> None:
     for timing in report.timings:
         figures.observe("slim_job_stage_duration_seconds", timing.stage, value=timing.seconds)
     figures.observe("slim_params_removed_ratio", value=report.result.ratio)
+    Durations(redis).record(report)

@@ -23,10 +23,11 @@ from service.errors import (
     blaming_task,
 )
 from service.families import FAMILIES, UNSERVED
+from service.job_models import JOB, job_model
 from service.layouts import is_per_layer
 from service.presets import ANSWER_COLUMNS, LABEL_COLUMN, needs_answers, resolve, template_fields
 from service.reach import Reach
-from service.schemas import DataSource, Family, JobRequest, ModelSource, Objective, Row, TaskKind, TaskWording
+from service.schemas import DataSource, Family, JobRequest, Layout, Objective, Row, TaskKind, TaskWording
 from service.sources import LOCAL, REMOTE, list_names, local_path, read_bytes, read_range, scheme_of
 from service.storage import Storage, dataset_key
 
@@ -59,12 +60,14 @@ class Access:
         return path
 
     def check(self, uri: str) -> None:
-        """Raise ForbiddenPath for what is neither a local path nor within reach."""
-        if self.reach is not None and scheme_of(uri) != LOCAL:
+        """Raise ForbiddenPath for what is neither a local path, nor a job of the tenant, nor within reach."""
+        if self.reach is not None and scheme_of(uri) not in (LOCAL, JOB):
             self.reach.check(uri)
 
     def names(self, uri: str) -> set[str]:
         """The names in a directory; the one name of a file. Raises NotFound, ForbiddenPath."""
+        if scheme_of(uri) == JOB:
+            return set(job_model(uri, self.storage, self.tenant).files)
         if scheme_of(uri) != LOCAL:
             return set(list_names(uri, retry_seconds=RETRY_SECONDS))
         path = self.path(uri)
@@ -72,12 +75,18 @@ class Access:
 
     def content(self, uri: str) -> bytes:
         """A small file. Raises NotFound, ForbiddenPath."""
+        if scheme_of(uri) == JOB:
+            parent, _, name = uri.rpartition("/")
+            return job_model(parent, self.storage, self.tenant).content(name)
         if scheme_of(uri) == LOCAL:
             return self.path(uri).read_bytes()
         return read_bytes(uri, retry_seconds=RETRY_SECONDS)
 
     def piece(self, uri: str, start: int, end: int) -> bytes:
         """The bytes [start, end) of a file. Raises NotFound, ForbiddenPath."""
+        if scheme_of(uri) == JOB:
+            parent, _, name = uri.rpartition("/")
+            return job_model(parent, self.storage, self.tenant).piece(name, start, end)
         if scheme_of(uri) == LOCAL:
             uri = self.path(uri).as_uri()
         return read_range(uri, start, end, retry_seconds=RETRY_SECONDS)
@@ -108,7 +117,7 @@ def admit(request: JobRequest, access: Access) -> Family | None:
     for index, observed in enumerate(request.observe):
         with blaming_task(f"observe.{index}"):
             _check_data(observed.evaluation, resolve(observed), "task.evaluation", access)
-    family = _check_model(request.model, access)
+    family = _check_model(request, access)
     if family is not None:
         check_units(request, family)
     return family
@@ -174,8 +183,9 @@ def _check_source(source: DataSource, param: str, access: Access) -> None:
 # --- the model -----------------------------------------------------------------------------------------------------
 
 
-def _check_model(model: ModelSource, access: Access) -> Family | None:
+def _check_model(request: JobRequest, access: Access) -> Family | None:
     """The model's family; None where only the worker can tell."""
+    model = request.model
     for uri, param in ((model.uri, "model.uri"), (model.adapter_uri, "model.adapter_uri")):
         if uri is not None:
             with blaming(param, InvalidModel):
@@ -189,12 +199,24 @@ def _check_model(model: ModelSource, access: Access) -> Family | None:
         return None
     names = _names(model.uri, "model.uri", access)
     _check_weights(model.uri, names)
-    return family_of(_config(model.uri, access), model.uri) if "config.json" in names else None
+    if "config.json" not in names:
+        return None
+    config = _config(model.uri, access)
+    family = family_of(config, model.uri)
+    check_layout(request, config)
+    return family
+
+
+def check_layout(request: JobRequest, config: Mapping[str, Any]) -> None:
+    """Raise InvalidRequest for a layout that cannot hold the model with this config.json."""
+    if is_per_layer(config) and request.output.layout is Layout.uniform:
+        message = "the layers of this model have widths of their own already: ask for the layout `per-layer`"
+        raise InvalidRequest(message, param="output.layout")
 
 
 def _names(uri: str, param: str, access: Access) -> set[str]:
-    if scheme_of(uri) != LOCAL and scheme_of(uri) not in REMOTE:
-        raise InvalidModel(f"{uri} has none of the schemes hf, file, s3, gs, az", param=param)
+    if scheme_of(uri) not in (LOCAL, JOB, *REMOTE):
+        raise InvalidModel(f"{uri} has none of the schemes hf, file, s3, gs, az, job", param=param)
     with blaming(param, InvalidModel):
         names = access.names(uri)
     if not names:

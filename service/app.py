@@ -10,6 +10,7 @@ from redis import Redis
 from service.auth import Keys
 from service.background import running
 from service.connections import connect, connect_async
+from service.durations import Durations
 from service.idempotency import Idempotency
 from service.limits import RequestLimit, StoredBytes
 from service.metrics import HttpMetrics
@@ -101,6 +102,7 @@ def _state(settings: Settings, redis: Redis, transport: Redis, follower: redis.a
         stored=stored,
         uploads=uploads,
         scores=score_sets,
+        durations=Durations(redis),
         submission=Submission(records, queue, storage, stored, settings),
         idempotency=Idempotency(redis),
         retention=Retention(redis, records, uploads, score_sets, storage, stored),

@@ -49,6 +49,15 @@ class HubFiles:
             )
         return Path(path).read_bytes()
 
+    def commit(self) -> str:
+        """The commit that the revision means: in the local cache, else on the hub."""
+        with self._translated():
+            for name in ("config.json", "adapter_config.json"):
+                if cached := self._cached(name):
+                    return cached.parent.name
+            found = HfApi().repo_info(self.repository, revision=self.revision, timeout=TIMEOUT_SECONDS)
+        return str(found.sha)
+
     def header(self, name: str) -> Header:
         with self._translated():
             cached = self._cached(name)

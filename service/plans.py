@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from service.admission import Access, admit, check_units
+from service.admission import Access, admit, check_layout, check_units
 from service.checkpoints import BUFFER, MAX_UNITS, Checkpoint, read_checkpoint
 from service.errors import InvalidModel, TargetUnreachable
 from service.families import FAMILIES
@@ -42,6 +42,7 @@ def project(request: JobRequest, access: Access) -> Plan:
     """The plan of a request that `admit` has let through. Raises TargetUnreachable where a width would be zero, and
     InvalidModel where config.json and the weights' headers do not describe a model."""
     checkpoint = read_checkpoint(request.model, access)
+    check_layout(request, checkpoint.config)
     check_units(request, FAMILIES[checkpoint.family])
     exact = request.method.scope is Scope.layer and request.output.layout is Layout.uniform
     cuts = list(_cuts(request, checkpoint)) if exact else []

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_ROWS = 100_000  # inline in one request
 MAX_RATIO = 0.95
+EVALUATION_SHARE = 5  # one calibration row in five is set aside where a task names no evaluation rows
 MAX_OBSERVED = 16
 MAX_EVALUATIONS = 16
 OWN_TASK = "own-task"  # the title of one that has neither name nor preset
@@ -140,7 +141,7 @@ class Layout(StrEnum):
 
 
 class ModelSource(Schema):
-    uri: Uri = Field(description="hf://owner/name, or a file://, s3://, gs:// or az:// directory")
+    uri: Uri = Field(description="hf://owner/name, a file://, s3://, gs:// or az:// directory, or job://<id>")
     revision: Name | None = Field(default=None, description="branch, tag or commit of an hf:// model")
     adapter_uri: Uri | None = Field(default=None, description="PEFT LoRA adapter that is merged before slimming")
 
@@ -747,6 +748,17 @@ class OwnAnswers(Schema):
     left_out: int = Field(description="rows whose answer is less likely than `task.confidence`")
 
 
+class Ancestor(Schema):
+    """A job whose slim model came before."""
+
+    job_id: str
+    model: str = Field(description="the URI of the model that it slimmed")
+    task: str | None = Field(default=None, description="its name or preset")
+    ratio: float = Field(description="share of its chosen units' parameters that it removed")
+    parameters: DenseSlim
+    widths: list[Widths]
+
+
 class Report(Schema):
     """Everything that a reader needs in order to trust the result, or to do it again."""
 
@@ -763,6 +775,7 @@ class Report(Schema):
     timings: list[StageTiming]
     versions: dict[str, str]
     digests: dict[str, str] = Field(description="sha256 of the model's files, the rows and the template")
+    lineage: list[Ancestor] = Field(default=[], description="jobs that slimmed the model before, the first one first")
     snippet: str = Field(description="Python that loads the slim model")
     warnings: list[ReportWarning] = []
     throughput: list[Throughput] = []
@@ -786,6 +799,13 @@ class Runtime(Schema):
     tensor_parallel: list[int] = Field(default=[], description="numbers of devices that the widths can be split over")
 
 
+class TimeEstimate(Schema):
+    """How long the stages of a job may take, judged by the pace of past runs: an estimate, no promise."""
+
+    seconds: float
+    runs: int = Field(description="past jobs that it was made from: those of the same family, else all")
+
+
 class Plan(Schema):
     """What a request would come to, as far as the model's config and the headers of its weights tell."""
 
@@ -799,6 +819,10 @@ class Plan(Schema):
         default=None, description="keys and values that a decoder keeps for each token; null for a classifier"
     )
     runtimes: list[Runtime]
+    scores_cached: bool | None = Field(
+        default=None, description="an earlier job has stored the unit scores that this one needs; null: cannot be told"
+    )
+    time: TimeEstimate | None = Field(default=None, description="null where no past runs tell")
 
 
 # --- the catalogue and the problem document --------------------------------------------------------------------------

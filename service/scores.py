@@ -3,6 +3,7 @@
 Redis: `slim:{tenant}:scores` (digests, ordered by the microsecond in which they were stored) and
 `slim:{tenant}:scores:{digest}`, which names the file by its SHA-256. The file comes first and the record last, and only
 if there is none: whoever reads a record reads what one writer has written, or finds that it is damaged.
+`slim:{tenant}:fingerprint:{fingerprint}` has the digest for a request that a plan asks about.
 """
 
 import hashlib
@@ -97,6 +98,15 @@ class ScoreSets:
         expiry = datetime.now(UTC) + timedelta(days=days)
         self._redis.zadd(EXPIRIES, {expiry_member(tenant, digest): _milliseconds(expiry)}, xx=True, gt=True)
 
+    def note(self, tenant: str, fingerprint: str, digest: str, *, days: float) -> None:
+        """Remember which set serves requests with this fingerprint (`service.fingerprints`)."""
+        self._redis.set(fingerprint_key(tenant, fingerprint), digest, px=timedelta(days=days))
+
+    def serves(self, tenant: str, fingerprint: str) -> bool:
+        """Whether there is a set for requests with this fingerprint."""
+        digest = cast(str | None, self._redis.get(fingerprint_key(tenant, fingerprint)))
+        return digest is not None and self.exists(tenant, digest)
+
     def page(
         self, tenant: str, *, cursor: str | None = None, limit: int = 20
     ) -> tuple[list[MeasuredScores], str | None]:
@@ -136,6 +146,10 @@ def index_key(tenant: str) -> str:
 
 def record_key(tenant: str, digest: str) -> str:
     return f"slim:{tenant}:scores:{digest}"
+
+
+def fingerprint_key(tenant: str, fingerprint: str) -> str:
+    return f"slim:{tenant}:fingerprint:{fingerprint}"
 
 
 def expiry_member(tenant: str, digest: str) -> str:

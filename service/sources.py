@@ -56,6 +56,25 @@ def list_names(uri: str, *, retry_seconds: float = 30) -> dict[str, int]:
         return {meta["path"]: meta["size"] for chunk in obstore.list(store) for meta in chunk}
 
 
+def file_marks(uri: str, *, retry_seconds: float = 30) -> dict[str, str]:
+    """Name -> a mark that changes with the file, of every file in the directory `uri`; of the one file that it is.
+
+    Raises NotFound where nothing lies.
+    """
+    if scheme_of(uri) == LOCAL:
+        root = path_of(uri)
+        with translated(uri):
+            paths = [root] if root.is_file() else [path for path in root.iterdir() if path.is_file()]
+            stats = {path.name: path.stat() for path in paths}
+        return {name: f"{stat.st_size}-{stat.st_mtime_ns}" for name, stat in stats.items()}
+    parent, _, name = _remote(uri).rpartition("/")
+    with translated(uri):
+        store = open_store(_remote(uri), retry_seconds=retry_seconds)
+        found = [meta for chunk in obstore.list(store) for meta in chunk]
+        found = found or [obstore.head(open_store(parent, retry_seconds=retry_seconds), name)]
+    return {meta["path"]: f"{meta['size']}-{meta['e_tag']}" for meta in found}
+
+
 def read_bytes(uri: str, *, retry_seconds: float = 30) -> bytes:
     """A small file, such as a model's config.json. Raises NotFound."""
     if scheme_of(uri) == LOCAL:

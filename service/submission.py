@@ -41,6 +41,12 @@ def access_of(caller: Caller, settings: Settings, storage: Storage) -> Access:
     return Access(storage, caller.tenant, bool(settings.local_roots), settings.local_roots, reach)
 
 
+def check_webhook(request: JobRequest, settings: Settings) -> None:
+    """Raise UnsafeUrl for a webhook that must not be called."""
+    if request.webhook is not None:
+        parse_url(request.webhook.url, settings.webhook_hosts)
+
+
 @dataclass(frozen=True)
 class Submission:
     """What it takes to accept jobs."""
@@ -68,8 +74,7 @@ class Submission:
         return record
 
     def _check(self, request: JobRequest, caller: Caller) -> None:
-        if request.webhook is not None:
-            parse_url(request.webhook.url, self.settings.webhook_hosts)
+        check_webhook(request, self.settings)
         if caller.key_id is not None:
             self.stored.admit(caller.tenant, self.settings.max_stored_bytes)
         access = access_of(caller, self.settings, self.storage)

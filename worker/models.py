@@ -6,7 +6,6 @@ Nothing of a checkpoint is ever executed: safetensors only, no remote code.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,8 @@ from transformers import (
 )
 
 from service.errors import InvalidModel, NotFound
-from service.layouts import MODELLING_FILE
+from service.job_models import JobModel
+from service.model_files import PATTERNS, is_wanted
 from service.schemas import Family, ModelSource
 from service.sources import fetch_file, fetch_prefix, scheme_of
 from worker.checkpoints import check, check_safetensors, read_json
@@ -45,16 +45,6 @@ AUTO_CLASSES: dict[str, Any] = {
     "encoder-decoder": AutoModelForSeq2SeqLM,
     "classifier": AutoModelForSequenceClassification,
 }
-PATTERNS = [
-    "*.safetensors",
-    "*.json",
-    "*.jinja",
-    "*.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    MODELLING_FILE,  # of our own layout; compared, never run
-]
 LOCAL_STOCK = {"trust_remote_code": False, "local_files_only": True}
 
 
@@ -75,14 +65,18 @@ def fetch(
     cache: Path,
     roots: Sequence[Path] = (),
     on_bytes: OnBytes = lambda done, total: None,
+    left: JobModel | None = None,
 ) -> Path:
     """A local directory with the model that the request names, in safetensors; GGUF is converted once into `cache`.
 
-    `on_bytes` hears how many bytes of how many an object store has sent.
+    `left` is the model where the request names a job. `on_bytes` hears how many bytes of how many a store has sent.
     Raises InvalidModel, UnsupportedFamily, ForbiddenPath or StorageUnavailable.
     """
     try:
-        directory = _fetch(source.uri, source.revision, scratch / "source", roots, on_bytes)
+        target = scratch / "source"
+        directory = (
+            left.download(target, on_bytes) if left else _fetch(source.uri, source.revision, target, roots, on_bytes)
+        )
     except NotFound as error:
         raise InvalidModel(error.message, param="model.uri") from error
     gguf = _gguf_file(directory)
@@ -173,12 +167,7 @@ def _fetch(uri: str, revision: str | None, directory: Path, roots: Sequence[Path
         return _fetch_from_hub(uri.removeprefix("hf://"), revision)
     if uri.endswith(".gguf"):
         return fetch_file(uri, directory, roots=roots)
-    return fetch_prefix(uri, directory, roots=roots, wanted=_is_wanted, on_bytes=on_bytes)
-
-
-def _is_wanted(name: str) -> bool:
-    """Files of the directory itself that hold weights in safetensors or GGUF, settings or a vocabulary."""
-    return "/" not in name and any(fnmatch(name, pattern) for pattern in (*PATTERNS, "*.gguf"))
+    return fetch_prefix(uri, directory, roots=roots, wanted=is_wanted, on_bytes=on_bytes)
 
 
 def _fetch_from_hub(repository: str, revision: str | None) -> Path:

@@ -1,6 +1,6 @@
 """The stages of a job, in order, each a function of what the stages before it left."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +12,14 @@ from torch import Tensor
 from transformers.utils import logging
 
 from service import presets, report_page
-from service.errors import InvalidRequest, TargetUnreachable, UnsupportedUnit
+from service.admission import Access, blaming
+from service.errors import InvalidModel, InvalidRequest, TargetUnreachable, UnsupportedUnit
+from service.fingerprints import fingerprint
+from service.job_models import JOB, JobModel, job_model
 from service.job_record import JobRecord
 from service.records import LeaseLost
 from service.schemas import (
+    Ancestor,
     DenseSlim,
     JobMetrics,
     Latency,
@@ -32,13 +36,17 @@ from service.schemas import (
     Verified,
     Widths,
 )
+from service.scores import ScoreSets
 from service.settings import Settings
+from service.sources import scheme_of
 from service.storage import Storage, attempt_prefix, digest_file, manifest_key
 from worker import checkpoints, data, domains, findings, models, observed, prompts, reporting, verification
 from worker.card import card
 from worker.findings import Findings
+from worker.lineage import lineage
 from worker.mistral import stock_form
 from worker.per_layer import holding_form
+from worker.reuse import Reuse
 from worker.rows import Row
 from worker.slimming import attribution, selection, surgery
 from worker.slimming import repair as repairs
@@ -64,19 +72,31 @@ class Sources:
     evaluation: list[Row]
     evaluations: dict[str, list[Row]]
     observed: list[list[Row]]
+    digests: dict[str, str]  # of model and adapter
+    lineage: list[Ancestor]
+    fingerprint: str
 
 
-def run(job: JobRecord, *, settings: Settings, storage: Storage, progress: StageProgress, scratch: Path) -> Result:
+def run(
+    job: JobRecord,
+    *,
+    settings: Settings,
+    storage: Storage,
+    progress: StageProgress,
+    scratch: Path,
+    scores: ScoreSets | None = None,
+) -> Result:
     """Slim the job's model for its task and leave the artifacts in storage, the manifest last.
 
-    `scratch` is an empty directory for this attempt alone. The caller removes it, and what a failed attempt has stored.
-    Raises the errors of `service.errors` for what the user can change, LeaseLost where another attempt has left its
-    manifest, and whatever `progress` raises.
+    What `scores` holds is not measured again. `scratch` is an empty directory for this attempt alone. The caller
+    removes it, and what a failed attempt has stored. Raises the errors of `service.errors` for what the user can
+    change, LeaseLost where another attempt has left its manifest, and whatever `progress` raises.
     """
     logging.disable_progress_bar()
     staged = StagedJob(job, presets.resolve(job.request.task), settings, storage, progress, scratch)
     with staged.stage(Stage.fetch):
         sources = fetch(staged)
+    reuse = Reuse(staged, sources.digests, sources.fingerprint, scores)
     with staged.stage(Stage.load):
         loaded = load(staged, sources.model, sources.adapter)
         subject = ask(staged, loaded, staged.task, sources.calibration, sources.evaluation)
@@ -84,9 +104,10 @@ def run(job: JobRecord, *, settings: Settings, storage: Storage, progress: Stage
         others = observed.subjects(staged, loaded, sources.observed)
     with staged.stage(Stage.evaluate_dense):
         subject, *sets = supervise(staged, [subject, *sets])
-        dense, *others_dense = evaluate(staged, [subject, *sets, *others])
+        dense, *others_dense = reuse.evaluate([subject, *sets, *others])
     with staged.stage(Stage.attribute):
-        path = attribute(staged, subject)
+        ratios = schedule(job.request.target.ratio, job.request.method.steps)
+        path = reuse.path(subject, ratios, lambda: attribute(staged, subject, ratios))
     with staged.stage(Stage.select):
         groups, kept = select(staged, subject, path)
     if job.request.method.repair is not Repair.none:
@@ -114,6 +135,7 @@ def run(job: JobRecord, *, settings: Settings, storage: Storage, progress: Stage
         )
         parameters = DenseSlim(dense=dense.parameters, slim=slim.parameters)
         result = conclude(subject, metrics, parameters, speeds[0], size, groups, kept, verified)
+        result = result.model_copy(update=reuse.outcome())
         write_report(staged, sources, subject, result, find(sources, subject, dense, slim, speeds, layers))
         save_file({str(site): kept_K for site, kept_K in kept.items()}, output / "kept.safetensors")
         upload(staged)
@@ -129,21 +151,38 @@ def fetch(staged: StagedJob) -> Sources:
     sets = domains.read(staged.task, location)
     others = observed.read(request.observe, location)
     cache = staged.settings.state / "cache"
-    model = models.fetch(request.model, scratch=staged.scratch, cache=cache, roots=roots, on_bytes=staged.on_bytes)
-    adapter = request.model.adapter_uri
+    left, ancestors = left_by_job(staged)
+    model = models.fetch(
+        request.model, scratch=staged.scratch, cache=cache, roots=roots, on_bytes=staged.on_bytes, left=left
+    )
+    uri, adapter = request.model.adapter_uri, None
+    if uri:
+        adapter = models.fetch_adapter(uri, scratch=staged.scratch, roots=roots, on_bytes=staged.on_bytes)
+    parts = {"model": model} | ({"adapter": adapter} if adapter else {})
     return Sources(
         model=model,
-        adapter=models.fetch_adapter(adapter, scratch=staged.scratch, roots=roots, on_bytes=staged.on_bytes)
-        if adapter
-        else None,
+        adapter=adapter,
         calibration=calibration,
         evaluation=evaluation_rows,
         evaluations=sets,
         observed=others,
+        digests={name: reporting.digest_directory(directory) for name, directory in parts.items()},
+        lineage=ancestors,
+        fingerprint=fingerprint(request, Access(staged.storage, staged.job.tenant, True, roots)),
     )
 
 
-def attribute(staged: StagedJob, subject: Subject) -> ScorePath:
+def left_by_job(staged: StagedJob) -> tuple[JobModel | None, list[Ancestor]]:
+    """(the model, the jobs that led to it) where the request names a job of the tenant. Raises InvalidModel."""
+    uri = staged.job.request.model.uri
+    if scheme_of(uri) != JOB:
+        return None, []
+    with blaming("model.uri", InvalidModel):
+        left = job_model(uri, staged.storage, staged.job.tenant)
+        return left, lineage(left)
+
+
+def attribute(staged: StagedJob, subject: Subject, ratios: Sequence[float]) -> ScorePath:
     """Every unit's score on the calibration rows; with several steps, taken anew on what each of them leaves."""
     method, model, architecture = staged.job.request.method, subject.loaded.model, subject.architecture
     groups, count = _groups(staged, subject), len(subject.calibration.examples)
@@ -159,7 +198,7 @@ def attribute(staged: StagedJob, subject: Subject) -> ScorePath:
     def choose(scores: Scores, ratio: float) -> dict[Site, Tensor]:
         return _choose(staged, groups, scores, ratio)
 
-    return follow(model, architecture, schedule(staged.job.request.target.ratio, method.steps), measure, choose)
+    return follow(model, architecture, ratios, measure, choose)
 
 
 def options(staged: StagedJob) -> Options:
@@ -308,8 +347,7 @@ def find(
 
 def write_report(staged: StagedJob, sources: Sources, subject: Subject, result: Result, found: Findings) -> None:
     """Write the report beside the checkpoint, for programs and for people, and the model card into it."""
-    digests = {
-        "model": reporting.digest_directory(sources.model),
+    digests = sources.digests | {
         "calibration": reporting.digest_rows(sources.calibration),
         "evaluation": reporting.digest_rows(sources.evaluation),
         "template": reporting.digest_text(staged.task.template or ""),
@@ -317,8 +355,6 @@ def write_report(staged: StagedJob, sources: Sources, subject: Subject, result: 
     digests |= {f"evaluations {name}": reporting.digest_rows(rows) for name, rows in sources.evaluations.items()}
     for task, rows in zip(staged.job.request.observe, sources.observed, strict=True):
         digests[f"observed {task.title}"] = reporting.digest_rows(rows)
-    if sources.adapter is not None:
-        digests["adapter"] = reporting.digest_directory(sources.adapter)
     report = reporting.build(
         staged.job,
         task=prompts.as_run(subject.wording),
@@ -330,6 +366,7 @@ def write_report(staged: StagedJob, sources: Sources, subject: Subject, result: 
         own_answers=subject.own_answers,
         timings=staged.timings,
         digests=digests,
+        lineage=sources.lineage,
         auto_class=models.AUTO_CLASSES[subject.loaded.family.kind].__name__,
         findings=found,
     )

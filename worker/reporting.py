@@ -10,7 +10,8 @@ from typing import Any
 
 from service.job_record import JobRecord
 from service.layouts import has_own_widths
-from service.schemas import Family, OwnAnswers, Report, Result, StageTiming, TaskWording
+from service.model_files import is_wanted
+from service.schemas import Ancestor, Family, OwnAnswers, Report, Result, StageTiming, TaskWording
 from service.storage import digest_file
 from worker.answers import MAX_CHANGED
 from worker.findings import Findings
@@ -42,6 +43,7 @@ def build(
     own_answers: OwnAnswers | None,
     timings: Sequence[StageTiming],
     digests: dict[str, str],
+    lineage: list[Ancestor],
     auto_class: str,
     findings: Findings,
 ) -> Report:
@@ -60,6 +62,7 @@ def build(
         timings=list(timings),
         versions={"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
         digests=digests,
+        lineage=lineage,
         snippet=_snippet(auto_class, has_own_widths(result)),
         throughput=findings.throughput,
         peak_memory_bytes=findings.peak_memory_bytes,
@@ -77,8 +80,8 @@ def _snippet(auto_class: str, own_widths: bool) -> str:
 
 
 def digest_directory(directory: Path) -> str:
-    """sha256 over the names and contents of a directory's files, in the order of their names."""
-    files = sorted(path for path in directory.iterdir() if path.is_file())
+    """sha256 over the names and contents of those of a directory's files that make up a model, by their names."""
+    files = sorted(path for path in directory.iterdir() if path.is_file() and is_wanted(path.name))
     return _digest([[path.name, digest_file(path)] for path in files])
 
 

@@ -14,8 +14,7 @@ import pyarrow.parquet
 from sklearn.model_selection import train_test_split
 
 from service.errors import InvalidData
-
-EVALUATION_SHARE = 5  # one row in five is set aside where a task names no evaluation rows
+from service.schemas import EVALUATION_SHARE
 
 
 @dataclass(frozen=True)

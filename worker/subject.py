@@ -58,6 +58,7 @@ class Measured:
     metrics: Metrics
     answers: list[str]  # labels, or generated texts, in the order of the rows
     parameters: int
+    scores: evaluation.Scores
 
 
 def load(staged: StagedJob, model: Path, adapter: Path | None) -> LoadedModel:
@@ -125,7 +126,7 @@ def _evaluate(staged: StagedJob, subject: Subject, count: Callable[[int], None])
         given = answers.chosen_labels(scores, list(subject.wording.words))
     if not rows.answered:
         metrics = metrics.model_copy(update={"judged_by": Supervision.none})
-    return Measured(metrics, given, models.count_parameters(model))
+    return Measured(metrics, given, models.count_parameters(model), scores)
 
 
 def device(name: str) -> torch.device:

@@ -13,9 +13,11 @@ from service.accounting import account
 from service.committed import committed_manifest, committed_result, delete_attempts
 from service.connections import WORKER_PATIENCE, connect
 from service.errors import DeadlineExceeded, ScratchFull, StorageUnavailable, TaskslimError
+from service.limits import StoredBytes
 from service.queue import JobQueue
 from service.records import Lease, LeaseLost, Records
 from service.schemas import JobError, JobStatus, Progress, Result, Stage
+from service.scores import ScoreSets
 from service.settings import Settings
 from service.storage import Storage, attempt_prefix, job_prefix
 from worker import pipeline
@@ -91,7 +93,14 @@ class JobRun:
         progress = JobProgress(self._write_progress, self._attempt.check)
         try:
             with scratch_directory() as scratch:
-                return pipeline.run(job, settings=self._settings, storage=storage, progress=progress, scratch=scratch)
+                return pipeline.run(
+                    job,
+                    settings=self._settings,
+                    storage=storage,
+                    progress=progress,
+                    scratch=scratch,
+                    scores=ScoreSets(self._records.redis, storage, StoredBytes(self._records.redis)),
+                )
         except LeaseLost:  # perhaps because an earlier attempt, thought dead, has committed its result meanwhile
             late = committed_result(storage, job.tenant, job.id)
             if late is None:

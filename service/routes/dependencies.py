@@ -12,6 +12,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from redis import Redis
 
 from service.auth import Caller, Keys, Scope, credential, is_cross_site, is_rebindable
+from service.durations import Durations
 from service.errors import Forbidden, NotFound
 from service.idempotency import Idempotency
 from service.job_record import JobRecord
@@ -53,6 +54,7 @@ class State(TypedDict):
     stored: StoredBytes
     uploads: Uploads
     scores: ScoreSets
+    durations: Durations
     submission: Submission
     idempotency: Idempotency
     retention: Retention
@@ -79,6 +81,7 @@ StorageDep = Annotated[Storage, _state("storage")]
 StoredDep = Annotated[StoredBytes, _state("stored")]
 UploadsDep = Annotated[Uploads, _state("uploads")]
 ScoresDep = Annotated[ScoreSets, _state("scores")]
+DurationsDep = Annotated[Durations, _state("durations")]
 SubmissionDep = Annotated[Submission, _state("submission")]
 IdempotencyDep = Annotated[Idempotency, _state("idempotency")]
 RetentionDep = Annotated[Retention, _state("retention")]

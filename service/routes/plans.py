@@ -4,13 +4,15 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body
 
+from service.durations import planned_work
 from service.examples import REQUESTS
+from service.fingerprints import fingerprint
 from service.plans import plan
-from service.routes.dependencies import SettingsDep, StorageDep, Writer
+from service.routes.dependencies import DurationsDep, ScoresDep, SettingsDep, StorageDep, Writer
 from service.routes.guards import StrictRoute
 from service.routes.problems import problem_responses
-from service.schemas import JobRequest, Plan
-from service.submission import access_of
+from service.schemas import JobRequest, Plan, Stage
+from service.submission import access_of, check_webhook
 
 router = APIRouter(tags=["jobs"], route_class=StrictRoute)
 
@@ -27,10 +29,20 @@ def create_plan(
     caller: Writer,
     storage: StorageDep,
     settings: SettingsDep,
+    scores: ScoresDep,
+    durations: DurationsDep,
 ) -> Plan:
-    """Widths, parameters, bytes, cache and runtimes, from the model's config and the headers of its weights.
+    """Widths, parameters, bytes, cache and runtimes, from the model's config and the headers of its weights; whether
+    an earlier job has measured the unit scores, and how long it may take, by the pace of past runs.
 
     A request that a job would refuse is refused alike. A GGUF file cannot be planned: a worker converts it first. Of a
     model on a hub nothing but the headers is fetched, where the local cache does not have it.
     """
-    return plan(request, access_of(caller, settings, storage))
+    check_webhook(request, settings)
+    access = access_of(caller, settings, storage)
+    found = plan(request, access)
+    cached = scores.serves(caller.tenant, fingerprint(request, access))
+    skipped = [Stage.attribute, Stage.evaluate_dense] if cached else []
+    work = planned_work(request, found.family, found.parameters.dense, access)
+    time = durations.estimate(work, skipped) if work else None
+    return found.model_copy(update={"scores_cached": cached, "time": time})

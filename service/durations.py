@@ -1,0 +1,163 @@
+"""How long the stages of past jobs took, and what that says of the next one.
+
+Redis: `slim:durations`, the newest runs first, as JSON.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import cast
+
+from redis import Redis
+
+from service.admission import DATASET, Access
+from service.errors import NotFound
+from service.schemas import EVALUATION_SHARE, DataSource, JobRequest, Method, Repair, Report, Stage, TimeEstimate
+from service.sources import LOCAL, scheme_of
+from service.storage import dataset_key
+
+DURATIONS = "slim:durations"
+MAX_RUNS = 200
+MAX_READ_BYTES = 16 * 2**20  # of a file whose rows are counted while a client waits
+
+# Stages that pass rows through the model; all others go by the size of the model alone.
+CALIBRATING = frozenset({Stage.attribute, Stage.repair})
+EVALUATING = frozenset({Stage.evaluate_dense, Stage.evaluate_slim})
+
+
+@dataclass(frozen=True)
+class Work:
+    """What decides how long a job takes."""
+
+    family: str
+    parameters: int
+    calibration_rows: int
+    evaluation_rows: int
+    steps: int
+    criterion: str
+    repair: str
+
+    def amount(self, stage: str) -> float:
+        """Seconds of a stage are taken to be proportional to this: parameters, times rows that pass through them."""
+        if stage in EVALUATING:
+            return float(self.parameters * self.evaluation_rows)
+        if stage in CALIBRATING:
+            return float(self.parameters * self.calibration_rows * (self.steps if stage == Stage.attribute else 1))
+        return float(self.parameters)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A job that succeeded; `seconds` has the stages that really ran."""
+
+    work: Work
+    seconds: dict[str, float]
+
+
+class Durations:
+    """The runs of all tenants: of them nothing but counts and times is kept."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    def record(self, report: Report) -> None:
+        """Add a job that succeeded."""
+        run = asdict(Run(work_of(report), seconds_of(report)))
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.lpush(DURATIONS, json.dumps(run))
+            pipe.ltrim(DURATIONS, 0, MAX_RUNS - 1)
+            pipe.execute()
+
+    def runs(self) -> list[Run]:
+        """The newest ones first."""
+        found = map(json.loads, cast(list[str], self._redis.lrange(DURATIONS, 0, -1)))
+        return [Run(Work(**entry["work"]), entry["seconds"]) for entry in found]
+
+    def estimate(self, work: Work, skipped: Iterable[str] = ()) -> TimeEstimate | None:
+        """How long `work` may take without the `skipped` stages; None without runs to judge by."""
+        return estimate(self.runs(), work, skipped)
+
+
+def estimate(runs: Sequence[Run], work: Work, skipped: Iterable[str] = ()) -> TimeEstimate | None:
+    """Sum over the stages of amount * median pace. Runs of the same family count, all where there are none.
+
+    Attribution and repair have the pace of the same criterion or repair, where that ever ran. None where no run had a
+    stage that matters.
+    """
+    alike = [run for run in runs if run.work.family == work.family] or list(runs)
+    stages = {stage for run in alike for stage in run.seconds} - set(skipped)
+    needed = {Stage.attribute, Stage.evaluate_dense, Stage.repair} - set(skipped)
+    if work.repair == Repair.none:
+        needed.discard(Stage.repair)
+        stages.discard(Stage.repair)
+    if not alike or needed - stages:
+        return None
+    seconds = sum(work.amount(stage) * _pace(alike, stage, work) for stage in stages)
+    return TimeEstimate(seconds=round(seconds, 1), runs=len(alike))
+
+
+def _pace(runs: Sequence[Run], stage: str, work: Work) -> float:
+    ran = [run for run in runs if stage in run.seconds]
+    if stage == Stage.attribute:
+        ran = [run for run in ran if run.work.criterion == work.criterion] or ran
+    if stage == Stage.repair:
+        ran = [run for run in ran if run.work.repair == work.repair] or ran
+    return median(run.seconds[stage] / run.work.amount(stage) for run in ran)
+
+
+def work_of(report: Report) -> Work:
+    """What a job that succeeded had to do."""
+    parameters, evaluated = report.result.parameters.dense, report.result.metrics.dense.examples
+    return _work(report.family, parameters, report.calibration_examples, evaluated, report.request.method)
+
+
+def seconds_of(report: Report) -> dict[str, float]:
+    """Stage -> seconds, of the stages that did not take their outcome from an earlier job."""
+    reused = {Stage.attribute: report.result.scores_reused, Stage.evaluate_dense: report.result.evaluation_reused}
+    return {timing.stage: timing.seconds for timing in report.timings if not reused.get(timing.stage, False)}
+
+
+def planned_work(request: JobRequest, family: str, parameters: int, access: Access) -> Work | None:
+    """What a request would have to do; None where its rows cannot be counted quickly."""
+    task = request.task
+    calibration = _count(task.calibration, access)
+    evaluation = _count(task.evaluation, access) if task.evaluation else None
+    if calibration is None or (task.evaluation and evaluation is None):
+        return None
+    if evaluation is None:
+        evaluation = -(-calibration // EVALUATION_SHARE)
+        calibration -= evaluation
+    return _work(family, parameters, calibration, evaluation, request.method)
+
+
+def _work(family: str, parameters: int, calibration: int, evaluation: int, method: Method) -> Work:
+    return Work(
+        family=family,
+        parameters=parameters,
+        calibration_rows=calibration,
+        evaluation_rows=evaluation,
+        steps=method.steps,
+        criterion=method.criterion.value,
+        repair=method.repair.value,
+    )
+
+
+def _count(source: DataSource, access: Access) -> int | None:
+    """Rows of a source; of a file that is not JSON Lines, or large, or far away, only where a limit says them."""
+    counted = len(source.rows) if source.rows is not None else _lines(source.uri or "", access)
+    known = [count for count in (counted, source.limit) if count is not None]
+    return min(known, default=None)
+
+
+def _lines(uri: str, access: Access) -> int | None:
+    try:
+        if scheme_of(uri) == DATASET:
+            key = dataset_key(access.tenant, uri.removeprefix("dataset://"))
+            if access.storage.stat(key).size <= MAX_READ_BYTES:
+                return access.storage.get_bytes(key).count(b"\n")
+        if scheme_of(uri) == LOCAL and uri.endswith(".jsonl") and access.path(uri).stat().st_size <= MAX_READ_BYTES:
+            return access.content(uri).rstrip().count(b"\n") + 1
+    except NotFound:
+        return None
+    return None

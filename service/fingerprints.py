@@ -1,0 +1,98 @@
+"""A cheap name for all that a request's unit scores depend on: marks of files in place of their contents.
+
+A worker notes under which fingerprint it has stored or found scores, so that a plan can tell whether they are there
+without reading a model. What the worker itself goes by is the digest over contents, in `worker.reuse`.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from service.admission import DATASET, HUB, RETRY_SECONDS, Access
+from service.datasets import json_lines
+from service.hub import HubFiles
+from service.job_models import JOB, job_model
+from service.model_files import is_wanted
+from service.presets import resolve
+from service.schemas import DataSource, JobRequest, Method, ModelSource, Objective, TaskKind, TaskWording
+from service.sources import LOCAL, file_marks, scheme_of
+from service.storage import dataset_key
+
+MAX_READ_BYTES = 16 * 2**20  # larger data sets go by the mark of their object
+AFTER_SCORING = {"repair"}  # fields of the method that change nothing about the scores
+SELECTING = {"scope", "normalisation", "protect_first", "protect_last"}  # they decide what a step removes
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+def scoring(method: Method, kind: TaskKind | None) -> dict[str, Any]:
+    """The fields of a method that change its unit scores; one that is not known here counts among them."""
+    after = AFTER_SCORING | (SELECTING if method.steps == 1 else set())
+    default = Objective.log_probability if kind is TaskKind.generation else Objective.margin
+    settled = method.model_copy(
+        update={"units": sorted(method.units), "objective": method.objective or default},
+    )
+    return settled.model_dump(mode="json", exclude=after)
+
+
+def wording(task: TaskWording) -> dict[str, Any]:
+    """The fields of a task that change what a model reads."""
+    return task.model_dump(mode="json", include=set(TaskWording.model_fields) - {"name", "preset"})
+
+
+def fingerprint(request: JobRequest, access: Access) -> str:
+    """The fingerprint of a request that is admitted. Raises what reading a source does."""
+    task, output = resolve(request.task), request.output
+    content = {
+        "model": _model_marks(request.model, access),
+        "adapter": _adapter_marks(request.model, access),
+        "task": wording(task),
+        "rows": _rows_mark(task.calibration, access),
+        "is_split": task.evaluation is None,  # a part of the calibration rows is set aside
+        "method": scoring(request.method, task.kind),
+        "path": [request.target.model_dump(), output.round_to, output.layout] if request.method.steps > 1 else None,
+    }
+    return digest(content)
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """sha256 of JSON, the keys in order."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _model_marks(source: ModelSource, access: Access) -> dict[str, str]:
+    if scheme_of(source.uri) == HUB:
+        return {"commit": HubFiles.of(source).commit()}
+    return {name: mark for name, mark in _marks(source.uri, access).items() if is_wanted(name)}
+
+
+def _adapter_marks(source: ModelSource, access: Access) -> dict[str, str] | None:
+    uri = source.adapter_uri
+    if uri is None:
+        return None
+    if scheme_of(uri) == HUB:
+        return {"commit": HubFiles.of(ModelSource(uri=uri)).commit()}
+    marks = _marks(uri, access)
+    return {name: marks[name] for name in ADAPTER_FILES}
+
+
+def _marks(uri: str, access: Access) -> dict[str, str]:
+    if scheme_of(uri) == JOB:
+        return {name: file.sha256 for name, file in job_model(uri, access.storage, access.tenant).files.items()}
+    if scheme_of(uri) == LOCAL:
+        uri = access.path(uri).as_uri()
+    return file_marks(uri, retry_seconds=RETRY_SECONDS)
+
+
+def _rows_mark(source: DataSource, access: Access) -> dict[str, Any]:
+    drawn = source.model_dump(mode="json", exclude={"uri", "rows"})
+    if source.rows is not None:
+        return drawn | {"content": hashlib.sha256(json_lines(source.rows)).hexdigest()}
+    uri = source.uri or ""
+    if scheme_of(uri) != DATASET:
+        return drawn | {"uri": uri, "marks": _marks(uri, access)}
+    key = dataset_key(access.tenant, uri.removeprefix("dataset://"))
+    found = access.storage.stat(key)
+    if found.size > MAX_READ_BYTES:
+        return drawn | {"uri": uri, "size": found.size, "etag": found.etag}
+    return drawn | {"content": hashlib.sha256(access.storage.get_bytes(key)).hexdigest()}

@@ -1,0 +1,21 @@
+"""Which files of a directory make up a model."""
+
+from fnmatch import fnmatch
+
+from service.layouts import MODELLING_FILE
+
+PATTERNS = [
+    "*.safetensors",
+    "*.json",
+    "*.jinja",
+    "*.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    MODELLING_FILE,  # of our own layout; compared, never run
+]
+
+
+def is_wanted(name: str) -> bool:
+    """Whether a file of the directory itself holds weights in safetensors or GGUF, settings or a vocabulary."""
+    return "/" not in name and any(fnmatch(name, pattern) for pattern in (*PATTERNS, "*.gguf"))

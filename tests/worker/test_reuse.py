@@ -1,0 +1,331 @@
+"""What was measured once is taken from the store, as long as nothing that it depends on has changed."""
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from redis import Redis
+from safetensors.torch import load, load_file, save_file
+
+from service import presets
+from service.auth import ANONYMOUS
+from service.fingerprints import fingerprint
+from service.job_record import new_record
+from service.limits import StoredBytes
+from service.schemas import JobRequest, Metrics, Stage
+from service.scores import ScoreSets
+from service.settings import Settings
+from service.storage import Storage, dataset_key, score_key
+from service.submission import access_of
+from tests import checkpoints
+from worker import pipeline
+from worker.evaluation import Scores
+from worker.reuse import Reuse
+from worker.score_files import pack_measured, pack_path, unpack_measured, unpack_path
+from worker.slimming.groups import Site
+from worker.slimming.steps import ScorePath, schedule
+from worker.staging import StagedJob
+from worker.subject import Measured, Subject, ask
+from worker.subject import load as load_subject
+
+LABELS = {"1": "positive", "0": "negative"}
+WORDS = ("good", "bad", "film", "plot", "dog", "fox", "lazy", "quick")
+
+
+class Silence:
+    """Hears nothing of a job's stages."""
+
+    def stage(self, stage: Stage) -> None: ...
+
+    def advance(self, done: int, total: int, unit: str) -> None: ...
+
+
+@dataclass
+class Desk:
+    """A checkpoint, rows and a store, and jobs on them up to where something is measured."""
+
+    root: Path
+    settings: Settings
+    storage: Storage
+    store: ScoreSets
+    measured: int = field(default=0, init=False)
+
+    def rows(self, count: int = 16, name: str = "rows", first: str = "good") -> str:
+        """The URI of a file of rows."""
+        lines = [{"text": f"{WORDS[row % 7]} {WORDS[row % 5]}", "label": row % 2} for row in range(count)]
+        lines[0]["text"] = first
+        path = self.root / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return path.as_uri()
+
+    def request(self, task: dict[str, Any] | None = None, **fields: Any) -> JobRequest:
+        asked = {"template": "{text}:", "labels": LABELS, "calibration": {"uri": self.rows()}} | (task or {})
+        fixed = {"model": {"uri": (self.root / "llama").as_uri()}, "target": {"ratio": 0.3}, "output": {"round_to": 8}}
+        return JobRequest.model_validate(fixed | {"task": asked} | fields)
+
+    def reuse(self, request: JobRequest, tenant: str = "default", **digests: str) -> tuple[Reuse, Subject]:
+        """A job that is about to measure, and its model with the task in tokens."""
+        job = new_record(request, tenant=tenant)
+        scratch = self.root / "scratch" / job.id
+        scratch.mkdir(parents=True)
+        staged = StagedJob(job, presets.resolve(request.task), self.settings, self.storage, Silence(), scratch)
+        sources = pipeline.fetch(staged)
+        loaded = load_subject(staged, sources.model, sources.adapter)
+        subject = ask(staged, loaded, staged.task, sources.calibration, sources.evaluation)
+        return Reuse(staged, sources.digests | digests, sources.fingerprint, self.store), subject
+
+    def path(self, request: JobRequest, **more: Any) -> tuple[Reuse, ScorePath]:
+        """What a job uses as its unit scores; `measured` counts how often they had to be taken."""
+        reuse, subject = self.reuse(request, **more)
+        ratios = schedule(request.target.ratio, request.method.steps)
+
+        def measure() -> ScorePath:
+            self.measured += 1
+            return pipeline.attribute(reuse.staged, subject, ratios)
+
+        return reuse, reuse.path(subject, ratios, measure)
+
+    def digest(self, request: JobRequest, **more: Any) -> str:
+        """The name of the unit scores of a request."""
+        reuse, subject = self.reuse(request, **more)
+        return reuse.units_key(subject, schedule(request.target.ratio, request.method.steps)).digest
+
+
+@pytest.fixture
+def desk(tmp_path: Path, settings: Settings, storage: Storage, redis: Redis) -> Desk:
+    torch.set_num_threads(1)
+    checkpoints.write(tmp_path / "llama", "llama")
+    return Desk(tmp_path, settings, storage, ScoreSets(redis, storage, StoredBytes(redis)))
+
+
+# --- the digest ----------------------------------------------------------------------------------------------------
+
+STEPS: dict[str, Any] = {"steps": 2, "scope": "global"}
+CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "template": ({}, {"task": {"template": "{text}!"}}),
+    "label word": ({}, {"task": {"labels": LABELS | {"1": "fox"}}}),
+    "label name": ({}, {"task": {"labels": {"0": "negative", "1": "positive", "2": "dog"}}}),
+    "words": ({}, {"task": {"max_words": 1}}),
+    "label prefix": ({}, {"task": {"label_prefix": ""}}),
+    "special tokens": ({}, {"task": {"special_tokens": True}}),
+    "kind": ({}, {"task": {"kind": "generation", "labels": None, "calibration": {"uri": "TARGETS"}}}),
+    "rows": ({}, {"task": {"calibration": {"uri": "OTHER"}}}),
+    "limit": ({}, {"task": {"calibration": {"uri": "ROWS", "limit": 12}}}),
+    "seed of the draw": (
+        {"task": {"calibration": {"uri": "ROWS", "limit": 12}}},
+        {"task": {"calibration": {"uri": "ROWS", "limit": 12, "seed": 1}}},
+    ),
+    "split": ({}, {"task": {"evaluation": {"uri": "OTHER"}}}),
+    "criterion": ({}, {"method": {"criterion": "wanda"}}),
+    "units": ({}, {"method": {"units": ["ffn", "heads"]}}),
+    "objective": ({}, {"method": {"objective": "probability"}}),
+    "tokens": ({}, {"method": {"token_reduction": "mean"}}),
+    "sign": ({}, {"method": {"sign": "absolute"}}),
+    "examples": ({}, {"method": {"example_reduction": "sum"}}),
+    "seed": ({}, {"method": {"seed": 1}}),
+    "steps": ({}, {"method": {"steps": 2}}),
+    "ratio of a path": ({"method": STEPS}, {"method": STEPS, "target": {"ratio": 0.4}}),
+    "scope of a path": ({"method": STEPS}, {"method": STEPS | {"scope": "layer"}}),
+    "normalisation of a path": ({"method": STEPS}, {"method": STEPS | {"normalisation": "mean"}}),
+    "first layers of a path": ({"method": STEPS}, {"method": STEPS | {"protect_first": 1}}),
+    "rounding of a path": ({"method": STEPS}, {"method": STEPS, "output": {"round_to": 16}}),
+    "layout of a path": ({"method": STEPS}, {"method": STEPS, "output": {"round_to": 8, "layout": "per-layer"}}),
+}
+SAME: dict[str, dict[str, Any]] = {
+    "ratio": {"target": {"ratio": 0.5}},
+    "rounding": {"output": {"round_to": 16}},
+    "layout": {"method": {"scope": "global"}, "output": {"round_to": 8, "layout": "per-layer"}},
+    "normalisation": {"method": {"normalisation": "mean"}},
+    "protected layers": {"method": {"protect_last": 1}},
+    "repair": {"method": {"repair": "least_squares"}},
+    "the default objective by name": {"method": {"objective": "margin"}},
+    "name": {"task": {"name": "reviews"}},
+    "file of the rows": {"task": {"calibration": {"uri": "COPY"}}},
+    "label prefix of the family by name": {"task": {"label_prefix": " "}},
+    "tags, priority and deadline": {"tags": {"a": "b"}, "priority": "high", "deadline_seconds": 99},
+    "copy of the model": {"model": {"uri": "MODEL"}},
+}
+
+
+def told(desk: Desk, fields: dict[str, Any]) -> JobRequest:
+    """The request with these fields, in which words in capitals stand for files."""
+    files = {
+        "OTHER": desk.rows(name="other", first="bad"),
+        "COPY": desk.rows(name="copy"),
+        "ROWS": desk.rows(),
+        "TARGETS": targets(desk),
+        "MODEL": (desk.root / "llama-copy").as_uri(),
+    }
+    text = json.dumps(fields)
+    for name, uri in files.items():
+        text = text.replace(f'"{name}"', f'"{uri}"')
+    return desk.request(**json.loads(text))
+
+
+def targets(desk: Desk) -> str:
+    path = desk.root / "targets.jsonl"
+    path.write_text("".join(json.dumps({"text": word, "target": word}) + "\n" for word in WORDS * 2))
+    return path.as_uri()
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_the_scores_depend_on_changes_their_digest(desk: Desk, change: str) -> None:
+    before, after = (told(desk, fields) for fields in CHANGES[change])
+    assert desk.digest(before) != desk.digest(after)
+    access = access_of(ANONYMOUS, desk.settings, desk.storage)
+    assert fingerprint(before, access) != fingerprint(after, access)
+
+
+@pytest.mark.parametrize("change", SAME)
+def test_what_the_scores_do_not_depend_on_leaves_their_digest(desk: Desk, change: str) -> None:
+    shutil.copytree(desk.root / "llama", desk.root / "llama-copy")
+    assert desk.digest(told(desk, {})) == desk.digest(told(desk, SAME[change]))
+
+
+def test_the_order_of_the_units_leaves_the_digest(desk: Desk) -> None:
+    orders = (["ffn", "heads"], ["heads", "ffn"])
+    assert len({desk.digest(desk.request(method={"units": units})) for units in orders}) == 1
+
+
+def test_any_file_of_the_model_and_the_adapter_change_the_digest(desk: Desk) -> None:
+    digests = {desk.digest(desk.request())}
+    weights = desk.root / "llama/model.safetensors"
+    tensors = load_file(weights)
+    tensors["model.norm.weight"][0] += 1
+    save_file(tensors, weights, {"format": "pt"})
+    digests.add(desk.digest(desk.request()))
+    config = desk.root / "llama/tokenizer_config.json"
+    config.write_text(config.read_text() + "\n")
+    digests.add(desk.digest(desk.request()))
+    digests.add(desk.digest(desk.request(), adapter="of an adapter"))
+    assert len(digests) == 4
+    (desk.root / "llama/README.md").write_text("not part of the model")
+    assert desk.digest(desk.request()) in digests
+
+
+def test_versions_and_devices_change_the_digest(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = desk.digest(desk.request())
+    monkeypatch.setattr("worker.reuse.version", lambda package: f"{package} of another time")
+    assert desk.digest(desk.request()) != before
+
+
+# --- measured once -------------------------------------------------------------------------------------------------
+
+
+def alike(one: ScorePath, other: ScorePath) -> bool:
+    return one.ratios == other.ratios and all(
+        torch.equal(mine[site], yours[site])
+        for mine, yours in zip(one.scores, other.scores, strict=True)
+        for site in mine.keys() | yours.keys()
+    )
+
+
+@pytest.mark.parametrize("method", [{}, STEPS], ids=["one step", "two steps"])
+def test_a_second_job_takes_the_scores_of_the_first(desk: Desk, method: dict[str, Any]) -> None:
+    first, measured = desk.path(desk.request(method=method))
+    again, taken = desk.path(desk.request(method=method))
+    assert desk.measured == 1
+    assert (first.scores_reused, again.scores_reused) == (False, True)
+    assert first.scores is not None
+    assert first.scores == again.scores
+    assert alike(measured, taken)
+    assert desk.store.get("default", first.scores).job_id == first.staged.job.id
+
+
+def test_another_tenant_measures_for_itself(desk: Desk) -> None:
+    _, measured = desk.path(desk.request(), tenant="search")
+    other, taken = desk.path(desk.request(), tenant="ads")
+    assert desk.measured == 2
+    assert not other.scores_reused
+    assert alike(measured, taken)
+
+
+@pytest.mark.parametrize("loss", ["damaged", "deleted"])
+def test_damaged_or_deleted_scores_are_measured_again(desk: Desk, loss: str) -> None:
+    first, measured = desk.path(desk.request())
+    assert first.scores is not None
+    stored = desk.store.get("default", first.scores)
+    if loss == "damaged":
+        desk.storage.put_bytes(b"x" * stored.size, score_key("default", first.scores, stored.sha256))
+    else:
+        desk.store.delete("default", first.scores)
+    second, again = desk.path(desk.request())
+    third, _ = desk.path(desk.request())
+    assert desk.measured == 2
+    assert (second.scores_reused, third.scores_reused) == (False, True)
+    assert alike(measured, again)
+
+
+def test_the_dense_model_answers_the_same_rows_once(desk: Desk) -> None:
+    first, subject = desk.reuse(desk.request())
+    [measured] = first.evaluate([subject])
+    again, subject = desk.reuse(desk.request(target={"ratio": 0.6}, method={"criterion": "wanda"}))
+    [taken] = again.evaluate([subject])
+    assert (first.evaluation_reused, again.evaluation_reused) == (False, True)
+    assert (taken.metrics, taken.answers, taken.parameters) == (measured.metrics, measured.answers, measured.parameters)
+    assert torch.equal(taken.scores.log_probability_EL, measured.scores.log_probability_EL)
+    assert torch.equal(taken.scores.answer_E, measured.scores.answer_E)
+
+
+def test_only_what_is_not_stored_is_evaluated(desk: Desk) -> None:
+    first, subject = desk.reuse(desk.request())
+    first.evaluate([subject])
+    second, subject = desk.reuse(desk.request())
+    _, other = desk.reuse(desk.request(task={"evaluation": {"uri": desk.rows(name="other", first="bad")}}))
+    [taken, fresh] = second.evaluate([subject, other])
+    assert not second.evaluation_reused
+    assert (len(taken.answers), len(fresh.answers)) == (4, 16)
+
+
+def test_without_a_store_everything_is_measured(desk: Desk) -> None:
+    reuse, subject = desk.reuse(desk.request())
+    reuse.store = None
+    path = reuse.path(subject, (0.0,), lambda: pipeline.attribute(reuse.staged, subject, (0.0,)))
+    assert path.ratios == (0.0,)
+    assert reuse.outcome() == {"scores": None, "scores_reused": False, "evaluation_reused": False}
+    assert desk.store.page("default") == ([], None)
+
+
+def test_a_plan_of_inline_rows_knows_the_job_that_stored_them(desk: Desk) -> None:
+    rows = [{"text": word, "label": index % 2} for index, word in enumerate(WORDS)]
+    inline = desk.request(task={"calibration": {"rows": rows}})
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    desk.storage.put_bytes(lines.encode(), dataset_key("default", "kept"))
+    kept = desk.request(task={"calibration": {"uri": "dataset://kept"}})
+    access = access_of(ANONYMOUS, desk.settings, desk.storage)
+    assert fingerprint(inline, access) == fingerprint(kept, access)
+    assert not desk.store.serves("default", fingerprint(inline, access))
+    reuse, _ = desk.path(kept)
+    assert desk.store.serves("default", fingerprint(inline, access))
+    assert reuse.scores is not None
+    desk.store.delete("default", reuse.scores)
+    assert not desk.store.serves("default", fingerprint(inline, access))
+
+
+# --- the files -----------------------------------------------------------------------------------------------------
+
+
+def test_unit_scores_are_read_without_taskslim() -> None:
+    site = Site("decoder", 3, "ffn")
+    later = torch.tensor([2.0, -torch.inf])
+    content = pack_path(ScorePath((0.0, 0.2), ({site: torch.tensor([1.0, 0.5])}, {site: later})), {"task": {"a": "é"}})
+    tensors = load(content)
+    assert sorted(tensors) == ["0.decoder.3.ffn", "1.decoder.3.ffn"]
+    assert torch.equal(tensors["1.decoder.3.ffn"], later)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    assert header["__metadata__"]["format"] == "taskslim-scores-1"
+    assert json.loads(header["__metadata__"]["ratios"]) == [0.0, 0.2]
+    assert json.loads(header["__metadata__"]["task"]) == {"a": "é"}
+    assert alike(unpack_path(content), ScorePath((0.0, 0.2), ({site: torch.tensor([1.0, 0.5])}, {site: later})))
+
+
+def test_answers_and_figures_come_back_as_they_were() -> None:
+    scores = Scores(torch.tensor([[0.1, -2.0]], dtype=torch.float64), torch.tensor([1]))
+    measured = Measured(Metrics(examples=1, repetition=0.1), ["naïve\n"], 7, scores)
+    back = unpack_measured(pack_measured(measured, {}))
+    assert (back.metrics, back.answers, back.parameters) == (measured.metrics, measured.answers, measured.parameters)
+    assert torch.equal(back.scores.log_probability_EL, scores.log_probability_EL)
