@@ -169,3 +169,32 @@ def test_model_rows_and_artifacts_all_lie_in_an_object_store(
             manifest = Storage("s3://bucket/outputs").list("")
         check_slimmed(dense, tmp_path / "down", job)
     assert any(key.endswith("manifest.json") for key, _ in manifest)
+
+
+OWN_WIDTHS = {"method": {"scope": "global"}, "output": {"round_to": 1, "layout": "per-layer"}}
+
+
+def test_a_second_target_measures_nothing_again_and_its_model_is_slimmed_once_more(
+    settings: Settings, dense: Path, tmp_path: Path
+) -> None:
+    body = request(dense.as_uri(), {"uri": rows_file(tmp_path / "rows.jsonl", ROWS).as_uri()})
+    with deployment(settings) as api:
+        first = finish(api, body, tmp_path / "first")
+        planned = httpx.post(first.links.self.replace(f"jobs/{first.id}", "plans"), json=body).json()
+        second = finish(api, body | OWN_WIDTHS | {"target": {"ratio": 0.3}}, tmp_path / "second")
+        third = finish(api, body | OWN_WIDTHS | {"model": {"uri": f"job://{second.id}"}}, tmp_path / "third")
+        stored = {found.digest: found for found in api.scores(limit=100)}
+    assert first.result is not None
+    assert second.result is not None
+    assert third.result is not None
+    assert planned["scores_cached"] is True
+    assert planned["time"]["seconds"] > 0
+    assert (first.result.scores_reused, first.result.evaluation_reused) == (False, False)
+    assert (second.result.scores_reused, second.result.evaluation_reused) == (True, True)
+    assert first.result.scores == second.result.scores != third.result.scores
+    assert first.result.metrics.dense == second.result.metrics.dense
+    assert {stored[name].job_id for name in (first.result.scores, third.result.scores) if name} == {first.id, third.id}
+    report = Report.model_validate_json((tmp_path / "third/report.json").read_bytes())
+    assert [(entry.job_id, entry.ratio) for entry in report.lineage] == [(second.id, second.result.ratio)]
+    assert third.result.parameters.dense == second.result.parameters.slim > third.result.parameters.slim
+    assert third.result.verified.loader.startswith("PerLayer")

@@ -4,7 +4,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body
 
+from service.admission import Access
 from service.durations import planned_work
+from service.errors import TaskslimError
 from service.examples import REQUESTS
 from service.fingerprints import fingerprint
 from service.plans import plan
@@ -12,6 +14,7 @@ from service.routes.dependencies import DurationsDep, ScoresDep, SettingsDep, St
 from service.routes.guards import StrictRoute
 from service.routes.problems import problem_responses
 from service.schemas import JobRequest, Plan, Stage
+from service.scores import ScoreSets
 from service.submission import access_of, check_webhook
 
 router = APIRouter(tags=["jobs"], route_class=StrictRoute)
@@ -41,8 +44,16 @@ def create_plan(
     check_webhook(request, settings)
     access = access_of(caller, settings, storage)
     found = plan(request, access)
-    cached = scores.serves(caller.tenant, fingerprint(request, access))
+    cached = _are_cached(request, access, scores)
     skipped = [Stage.attribute, Stage.evaluate_dense] if cached else []
     work = planned_work(request, found.family, found.parameters.dense, access)
     time = durations.estimate(work, skipped) if work else None
     return found.model_copy(update={"scores_cached": cached, "time": time})
+
+
+def _are_cached(request: JobRequest, access: Access, scores: ScoreSets) -> bool | None:
+    """Whether there are unit scores for the request; None where a source of it cannot be looked at from here."""
+    try:
+        return scores.serves(access.tenant, fingerprint(request, access))
+    except TaskslimError:
+        return None

@@ -12,19 +12,27 @@ import torch
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
+from redis import Redis
 
 from service.admission import Access
+from service.durations import Durations
 from service.errors import InvalidModel, StorageUnavailable, TargetUnreachable, TaskslimError, UnsupportedUnit
+from service.example_answers import REPORT
 from service.families import FAMILIES
+from service.fingerprints import fingerprint
 from service.job_record import new_record
+from service.limits import StoredBytes
 from service.plans import nearest, plan
 from service.runtimes import runtimes
-from service.schemas import JobRequest, Plan, Stage, Unit
+from service.schemas import JobRequest, Plan, Report, Stage, StageTiming, Unit
+from service.scores import ScoreSets
 from service.settings import Settings
 from service.storage import Storage
 from service.weight_headers import DamagedHeader, file_size, read_header
 from tests import checkpoints
 from tests.models import TINY, causal
+from tests.service.bodies import model_directory
+from tests.service.scored import digest_of, measured, safetensors
 from worker import pipeline
 from worker.mistral import stock_form
 from worker.models import count_parameters
@@ -327,21 +335,111 @@ def test_plans_are_answered_and_nothing_is_queued(client: TestClient, tmp_path: 
     assert client.get("/jobs").json()["data"] == []
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"target": {"ratio": 2}},
-        {"task": {"calibration": {"rows": ROWS}}},
-        {"task": {"preset": "none", "calibration": {"rows": ROWS}}},
-        {"model": {"uri": "file:///no/such/model"}},
-        {"method": {"units": ["head_dims"]}},
-    ],
-)
-def test_impossible_requests_get_the_problem_that_a_job_gets(
-    client: TestClient, tmp_path: Path, fields: dict[str, Any]
-) -> None:
-    checkpoints.write(tmp_path, "llama")
-    body = request_for(tmp_path).model_dump(mode="json") | fields
-    planned, submitted = (client.post(path, json=body) for path in ("/plans", "/jobs"))
+LABELS = {"bad": "bad", "good": "good"}
+PER_LAYER = {
+    "layer_widths": {},
+    "architectures": ["PerLayerLlamaForCausalLM"],
+    "auto_map": {"AutoModelForCausalLM": "modeling_taskslim.PerLayerLlamaForCausalLM"},
+}
+
+
+def task(**fields: Any) -> dict[str, Any]:
+    return {"task": {"template": "{text}:", "labels": LABELS, "calibration": {"rows": ROWS}} | fields}
+
+
+IMPOSSIBLE: dict[str, dict[str, Any]] = {
+    "ratio": {"target": {"ratio": 2}},
+    "no width left": {"target": {"ratio": 0.9}, "output": {"round_to": 64}},
+    "unknown field": {"targets": {"ratio": 0.3}},
+    "no template": {"task": {"calibration": {"rows": ROWS}}},
+    "unknown preset": {"task": {"preset": "none", "calibration": {"rows": ROWS}}},
+    "template of no column": task(template="?"),
+    "labels alike": task(labels={"bad": "x", "good": "x"}),
+    "unnamed label": task(labels={"bad": "bad", "fair": "fair"}),
+    "row without column": task(template="{title}:"),
+    "no such data set": task(calibration={"uri": "dataset://none"}),
+    "no such rows": task(evaluation={"uri": "file:///no/such.jsonl"}),
+    "rows of no format": task(evaluation={"uri": "s3://bucket/rows.txt"}),
+    "rows of no scheme": task(evaluation={"uri": "ftp://host/rows.jsonl"}),
+    "rows twice": task(calibration={"rows": ROWS, "uri": "dataset://none"}),
+    "no such model": {"model": {"uri": "file:///no/such/model"}},
+    "model of no scheme": {"model": {"uri": "/models/tiny"}},
+    "no such job": {"model": {"uri": "job://01KB3ZJ5T8Q6W2E4R9Y7N1M0PX"}},
+    "pickle": {"model": {"uri": "PICKLE"}},
+    "family": {"model": {"uri": "FAMILY"}},
+    "remote code": {"model": {"uri": "CODE"}},
+    "widths of its own": {"model": {"uri": "WIDTHS"}},
+    "damaged weights": {"model": {"uri": "DAMAGED"}},
+    "no such adapter": {"model": {"uri": "MODEL", "adapter_uri": "file:///no/such/adapter"}},
+    "no adapter": {"model": {"uri": "MODEL", "adapter_uri": "MODEL"}},
+    "unit of another family": {"method": {"units": ["head_dims"]}},
+    "unit that the criterion lacks": {"method": {"units": ["layers"], "criterion": "wanda"}},
+    "unit twice": {"method": {"units": ["ffn", "ffn"]}},
+    "margin without labels": task(kind="generation", labels=None, calibration={"rows": [{"text": "a", "target": "b"}]})
+    | {"method": {"objective": "margin"}},
+    "layout without rank": {"output": {"layout": "per-layer"}},
+    "webhook to a private address": {"webhook": {"url": "https://127.0.0.1/"}},
+}
+
+
+def damaged_models(directory: Path) -> dict[str, str]:
+    """Name in the table -> URI, of models that are no good, and of one that is."""
+    configs: dict[str, dict[str, Any]] = {
+        "PICKLE": {},
+        "FAMILY": {"model_type": "mamba"},
+        "CODE": {"auto_map": {"AutoModel": "code.Model"}},
+        "WIDTHS": PER_LAYER,
+        "DAMAGED": {},
+        "MODEL": {},
+    }
+    for name, config in configs.items():
+        names = ("pytorch_model.bin",) if name == "PICKLE" else ("model.safetensors",)
+        model_directory(directory / name, names, **config)
+    (directory / "DAMAGED/model.safetensors").write_bytes(header(b"{"))
+    return {name: (directory / name).as_uri() for name in configs}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+def test_impossible_requests_get_the_problem_that_a_job_gets(client: TestClient, tmp_path: Path, case: str) -> None:
+    checkpoints.write(tmp_path / "llama", "llama")
+    text = json.dumps(request_for(tmp_path / "llama").model_dump(mode="json", exclude_unset=True) | IMPOSSIBLE[case])
+    for name, uri in damaged_models(tmp_path).items():
+        text = text.replace(f'"{name}"', f'"{uri}"')
+    planned, submitted = (client.post(path, json=json.loads(text)) for path in ("/plans", "/jobs"))
     assert planned.status_code == submitted.status_code >= 400
     assert planned.json() | {"instance": "/jobs"} == submitted.json()
+
+
+def test_a_plan_says_whether_scores_are_there_and_how_long_it_may_take(
+    client: TestClient, tmp_path: Path, redis: Redis, storage: Storage
+) -> None:
+    checkpoints.write(tmp_path / "llama", "llama")
+    body = request_for(tmp_path / "llama").model_dump(mode="json", exclude_unset=True)
+    first = client.post("/plans", json=body).json()
+    assert (first["scores_cached"], first["time"]) == (False, None)
+    access = Access(storage, "default", True, ())
+    name = fingerprint(JobRequest.model_validate(body), access)
+    content = safetensors()
+    scores, durations = ScoreSets(redis, storage, StoredBytes(redis)), Durations(redis)
+    scores.add("default", measured(content, digest_of("a")), content, days=1)
+    scores.note("default", name, digest_of("a"), days=1)
+    timings = [
+        StageTiming(stage=stage, seconds=seconds)
+        for stage, seconds in (("evaluate_dense", 5), ("attribute", 20), ("verify", 3))
+    ]
+    durations.record(Report.model_validate(REPORT).model_copy(update={"timings": timings}))
+    cached = client.post("/plans", json=body).json()
+    other = client.post("/plans", json=body | {"method": {"sign": "absolute"}}).json()
+    assert (cached["scores_cached"], other["scores_cached"]) == (True, False)
+    assert cached["time"]["runs"] == other["time"]["runs"] == 1
+    assert cached["time"]["seconds"] <= other["time"]["seconds"]
+    client.delete(f"/scores/{digest_of('a')}")
+    assert client.post("/plans", json=body).json()["scores_cached"] is False
+
+
+def test_a_plan_whose_adapter_nobody_can_look_at_does_not_say_whether_scores_are_there(
+    client: TestClient, hub: Path
+) -> None:
+    body = request_for(hub, model={"uri": hub.as_uri(), "adapter_uri": "hf://owner/adapter"})
+    planned = client.post("/plans", json=body.model_dump(mode="json", exclude_unset=True))
+    assert (planned.status_code, planned.json()["scores_cached"]) == (200, None)

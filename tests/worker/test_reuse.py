@@ -1,5 +1,6 @@
 """What was measured once is taken from the store, as long as nothing that it depends on has changed."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import dataclass, field
@@ -10,16 +11,20 @@ import pytest
 import torch
 from redis import Redis
 from safetensors.torch import load, load_file, save_file
+from ulid import ULID
 
 from service import presets
 from service.auth import ANONYMOUS
+from service.errors import InvalidModel
+from service.example_answers import REPORT
+from service.examples import SUCCEEDED
 from service.fingerprints import fingerprint
 from service.job_record import new_record
 from service.limits import StoredBytes
-from service.schemas import JobRequest, Metrics, Stage
+from service.schemas import JobRequest, Manifest, Metrics, Stage, StoredFile
 from service.scores import ScoreSets
 from service.settings import Settings
-from service.storage import Storage, dataset_key, score_key
+from service.storage import Storage, attempt_prefix, dataset_key, manifest_key, score_key
 from service.submission import access_of
 from tests import checkpoints
 from worker import pipeline
@@ -304,6 +309,48 @@ def test_a_plan_of_inline_rows_knows_the_job_that_stored_them(desk: Desk) -> Non
     assert reuse.scores is not None
     desk.store.delete("default", reuse.scores)
     assert not desk.store.serves("default", fingerprint(inline, access))
+
+
+# --- a model that a job has left ----------------------------------------------------------------------------------
+
+
+def test_a_model_whose_job_was_deleted_while_the_next_one_waited_fails_it_with_its_code(desk: Desk) -> None:
+    with pytest.raises(InvalidModel, match="names no job of yours") as caught:
+        desk.reuse(desk.request(model={"uri": f"job://{ULID()}"}))
+    assert caught.value.param == "model.uri"
+
+
+def test_what_a_job_has_left_is_the_model_that_it_left(desk: Desk) -> None:
+    whole = desk.digest(desk.request())
+    parent = leave(desk, lineage=[ANCESTOR])
+    reuse, subject = desk.reuse(desk.request(model={"uri": f"job://{parent}"}))
+    assert reuse.units_key(subject, (0.0,)).digest == whole
+    sources = pipeline.fetch(reuse.staged)
+    assert [entry.job_id for entry in sources.lineage] == [ANCESTOR["job_id"], parent]
+    assert sources.lineage[1].model == "s3://models/large"
+    assert sources.lineage[1].parameters.slim == SUCCEEDED["result"]["parameters"]["slim"]
+
+
+ANCESTOR: dict[str, Any] = {
+    "job_id": "01KB3ZJ5T8Q6W2E4R9Y7N1M0PX",
+    "model": "hf://owner/name",
+    "ratio": 0.2,
+    "parameters": {"dense": 100, "slim": 80},
+    "widths": [],
+}
+
+
+def leave(desk: Desk, **report: Any) -> str:
+    """A job that has left the checkpoint of the desk; its id."""
+    job_id, files = str(ULID()), []
+    told = REPORT | {"request": REPORT["request"] | {"model": {"uri": "s3://models/large"}}} | report
+    contents = {f"model/{path.name}": path.read_bytes() for path in (desk.root / "llama").iterdir()}
+    for name, content in (contents | {"report.json": json.dumps(told).encode()}).items():
+        desk.storage.put_bytes(content, attempt_prefix("default", job_id, 1) + name)
+        files.append(StoredFile(name=name, size=len(content), sha256=hashlib.sha256(content).hexdigest()))
+    manifest = Manifest(job_id=job_id, attempt=1, files=files)
+    desk.storage.put_bytes(manifest.model_dump_json().encode(), manifest_key("default", job_id))
+    return job_id
 
 
 # --- the files -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,122 @@
+"""What a second job on the same model and task is spared: unit scores and the dense evaluation, through a real server.
+
+    .venv/bin/python benchmarks/reuse.py [--quick] [--shared ../shared]
+
+SmolLM2-135M-Instruct with the multi-task adapter is slimmed for SST-2 by a `taskslim serve` of its own: once for one
+ratio, once for another, and once more for that other ratio after everything stored was deleted. The first two jobs
+differ in nothing but the target, the last two in nothing but what was stored. The last line is one JSON object: seconds
+of `attribute` and `evaluate_dense` in the first and in the second job, the second's share of the first's (aim: less
+than 0.1), bytes of what is stored, and whether the last two jobs kept the very same units.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # a script sees only its own directory
+
+from safetensors import safe_open  # noqa: E402
+
+from service.client import Api  # noqa: E402
+from service.demo.request import find_model  # noqa: E402
+from service.demo.server import running_server  # noqa: E402
+from service.schemas import Job, Report, Stage  # noqa: E402
+
+RESULT = Path(__file__).with_name("reuse.json")
+FIRST, SECOND = 0.3, 0.5
+SPARED = (Stage.evaluate_dense, Stage.attribute)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="64 rows to calibrate and 96 to judge, not 256 and 400")
+    parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared", help="where adapter and rows lie")
+    asked = parser.parse_args()
+    rows = (64, 96) if asked.quick else (256, 400)
+    with tempfile.TemporaryDirectory(prefix="reuse-") as directory, running(Path(directory)) as api:
+        first = slim(api, request(asked.shared.resolve(), *rows, FIRST), Path(directory) / "first")
+        second = slim(api, request(asked.shared.resolve(), *rows, SECOND), Path(directory) / "second")
+        stored = api.scores(limit=100)
+        for found in stored:
+            api.delete_scores(found.digest)
+        third = slim(api, request(asked.shared.resolve(), *rows, SECOND), Path(directory) / "third")
+        same = kept(Path(directory) / "second") == kept(Path(directory) / "third")
+    figures = {
+        "first_seconds": spared_seconds(first),
+        "second_seconds": spared_seconds(second),
+        "share": round(spared_seconds(second) / spared_seconds(first), 4),
+        "again_seconds": spared_seconds(third),
+        "stored_bytes": {found.kind.value: found.size for found in stored},
+        "reused": [report.result.scores_reused for report in (first, second, third)],
+        "same_units": same,
+    }
+    timings = {
+        name: {timing.stage.value: timing.seconds for timing in report.timings}
+        for name, report in (("first", first), ("second", second), ("third", third))
+    }
+    about = {"quick": asked.quick, "calibration_rows": rows[0], "evaluation_rows": rows[1]}
+    RESULT.write_text(json.dumps(about | figures | {"timings": timings}, indent=2) + "\n")
+    print(json.dumps(figures))
+
+
+@contextmanager
+def running(directory: Path) -> Iterator[Api]:
+    """A client of a server with everything of its own."""
+    with running_server(directory / "state") as url, closing(Api(url)) as api:
+        yield api
+
+
+def request(shared: Path, calibration: int, evaluation: int, ratio: float) -> dict[str, Any]:
+    rows = {"calibration": ("train", calibration), "evaluation": ("test", evaluation)}
+    sources = {
+        name: {"uri": (shared / f"data/sst2/{part}.jsonl").as_uri(), "limit": limit}
+        for name, (part, limit) in rows.items()
+    }
+    adapter = shared / "models/smollm2-135m-multitask-lora"
+    return {
+        "model": {"uri": find_model().as_uri(), "adapter_uri": adapter.as_uri()},
+        "task": {"preset": "sst2"} | sources,
+        "target": {"ratio": ratio},
+    }
+
+
+def slim(api: Api, body: dict[str, Any], directory: Path) -> Report:
+    """The report of a job that has succeeded; its report and kept units lie in `directory`."""
+    submitted = api.submit(body)
+    job = [submitted, *api.watch(submitted)][-1]
+    check(job)
+    for artifact in api.artifacts(job.id):
+        if artifact.name in ("report.json", "kept.safetensors"):
+            api.download(job.id, artifact, directory)
+    report = Report.model_validate_json((directory / "report.json").read_bytes())
+    print(f"{job.id}  {spared_seconds(report):.2f} s of {total_seconds(report):.1f} s", flush=True)
+    return report
+
+
+def check(job: Job) -> None:
+    if job.result is None:
+        raise RuntimeError(f"job {job.id} {job.status}: {job.error}")
+
+
+def spared_seconds(report: Report) -> float:
+    return round(sum(timing.seconds for timing in report.timings if timing.stage in SPARED), 3)
+
+
+def total_seconds(report: Report) -> float:
+    return sum(timing.seconds for timing in report.timings)
+
+
+def kept(directory: Path) -> dict[str, list[int]]:
+    """Site -> indices of the units that stay."""
+    with safe_open(directory / "kept.safetensors", framework="np") as file:
+        return {name: file.get_tensor(name).tolist() for name in file.keys()}  # noqa: SIM118
+
+
+if __name__ == "__main__":
+    main()

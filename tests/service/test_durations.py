@@ -1,0 +1,104 @@
+"""What past runs say of the next one's time."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis import Redis
+
+from service.admission import Access
+from service.durations import MAX_RUNS, Durations, Run, Work, estimate, planned_work
+from service.example_answers import REPORT
+from service.schemas import JobRequest, Report, Stage
+from service.storage import Storage, dataset_key
+
+WORK = Work("llama", 1000, 80, 20, 1, "attribution", "none")
+PACE = {Stage.fetch: 1.0, Stage.evaluate_dense: 2.0, Stage.attribute: 8.0, Stage.evaluate_slim: 2.0}
+
+
+def run(work: Work = WORK, **seconds: float) -> Run:
+    return Run(work, {stage.value: value for stage, value in PACE.items()} | seconds)
+
+
+def changed(**fields: Any) -> Work:
+    return Work(**{**vars(WORK), **fields})
+
+
+def test_the_same_work_takes_what_it_took() -> None:
+    found = estimate([run()], WORK)
+    assert found is not None
+    assert (found.seconds, found.runs) == (13.0, 1)
+
+
+@given(
+    parameters=st.integers(1, 10**9),
+    calibration=st.integers(1, 10**5),
+    rows=st.integers(1, 10**5),
+    steps=st.integers(1, 9),
+)
+def test_passes_grow_with_rows_parameters_and_steps(parameters: int, calibration: int, rows: int, steps: int) -> None:
+    work = changed(parameters=parameters, calibration_rows=calibration, evaluation_rows=rows, steps=steps)
+    found = estimate([run()], work)
+    assert found is not None
+    scale = parameters / 1000
+    expected = scale * (1 + 4 * rows / 20 + 8 * steps * calibration / 80)
+    assert found.seconds == pytest.approx(expected, abs=0.051)
+
+
+def test_one_odd_run_does_not_matter() -> None:
+    found = estimate([run(), run(attribute=800.0), run()], WORK)
+    assert found is not None
+    assert found.seconds == 13.0
+
+
+def test_runs_of_the_family_and_the_criterion_come_first() -> None:
+    slow = run(changed(family="t5"), attribute=80.0)
+    gisp = run(changed(criterion="gisp"), attribute=40.0)
+    assert [found and found.seconds for found in (estimate([slow, run()], WORK), estimate([slow], WORK))] == [13, 85]
+    asked = estimate([gisp, run()], changed(criterion="gisp"))
+    assert asked is not None
+    assert asked.seconds == 45.0
+
+
+def test_what_no_run_has_shown_is_not_guessed() -> None:
+    assert estimate([], WORK) is None
+    assert estimate([run()], changed(repair="bias")) is None
+    reused = Run(WORK, {Stage.fetch.value: 1.0, Stage.evaluate_slim.value: 2.0})
+    assert estimate([reused], WORK) is None
+    cached = estimate([reused], WORK, [Stage.attribute, Stage.evaluate_dense])
+    assert cached is not None
+    assert cached.seconds == 3.0
+
+
+def test_runs_are_remembered_without_what_they_reused(redis: Redis) -> None:
+    durations, report = Durations(redis), Report.model_validate(REPORT)
+    durations.record(report)
+    durations.record(report.model_copy(update={"result": report.result.model_copy(update={"scores_reused": True})}))
+    newest, oldest = durations.runs()
+    assert (newest.seconds, oldest.seconds) == ({}, {"attribute": 21.4})
+    assert oldest.work == Work("llama", 134515008, 205, 51, 1, "attribution", "none")
+    for _ in range(MAX_RUNS):
+        durations.record(report)
+    assert len(durations.runs()) == MAX_RUNS
+
+
+def test_rows_are_counted_where_that_is_quick(storage: Storage, tmp_path: Path, body: dict[str, Any]) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n' * 9 + '{"a": 1}')
+    storage.put_bytes(b"{}\n" * 7, dataset_key("default", "rows"))
+    access = Access(storage, "default", True, ())
+
+    def counted(calibration: dict[str, Any], evaluation: dict[str, Any] | None) -> tuple[int, int] | None:
+        task = body["task"] | {"calibration": calibration, "evaluation": evaluation}
+        work = planned_work(JobRequest.model_validate(body | {"task": task}), "llama", 1000, access)
+        return (work.calibration_rows, work.evaluation_rows) if work else None
+
+    file, dataset = {"uri": (tmp_path / "rows.jsonl").as_uri()}, {"uri": "dataset://rows"}
+    far = {"uri": "s3://bucket/rows.jsonl"}
+    assert counted(file, dataset) == (10, 7)
+    assert counted(file, None) == (8, 2)
+    assert counted(file | {"limit": 4}, far | {"limit": 3}) == (4, 3)
+    assert counted({"rows": body["task"]["calibration"]["rows"]}, dataset | {"limit": 100}) == (4, 7)
+    assert counted(far, dataset) is None
+    assert counted(file, {"uri": "dataset://none"}) is None
