@@ -22,6 +22,7 @@ from service.storage import dataset_key
 MAX_READ_BYTES = 16 * 2**20  # larger data sets go by the mark of their object
 AFTER_SCORING = {"repair"}  # fields of the method that change nothing about the scores
 SELECTING = {"scope", "normalisation", "protect_first", "protect_last"}  # they decide what a step removes
+SOURCES = ("calibration", "evaluation", "evaluations")  # fields of a task that name rows
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -46,7 +47,7 @@ def fingerprint(request: JobRequest, access: Access) -> str:
     content = {
         "model": _model_marks(request.model, access),
         "adapter": _adapter_marks(request.model, access),
-        "task": wording(task),
+        "task": wording(task) | task.model_dump(mode="json", exclude={*TaskWording.model_fields, *SOURCES}),
         "rows": _rows_mark(task.calibration, access),
         "is_split": task.evaluation is None,  # a part of the calibration rows is set aside
         "method": scoring(request.method, task.kind),

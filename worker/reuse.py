@@ -85,7 +85,7 @@ class Reuse:
         return self._key(subject, subject.calibration.examples, {"method": method, "path": path})
 
     def _rows_key(self, subject: Subject) -> "Key":
-        return self._key(subject, subject.evaluation.examples, {})
+        return self._key(subject, subject.evaluation.examples, {"answered": subject.evaluation.answered})
 
     def _key(self, subject: Subject, examples: Sequence[Example], more: Mapping[str, Any]) -> "Key":
         about = {

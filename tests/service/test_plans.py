@@ -378,7 +378,7 @@ IMPOSSIBLE: dict[str, dict[str, Any]] = {
     "margin without labels": task(kind="generation", labels=None, calibration={"rows": [{"text": "a", "target": "b"}]})
     | {"method": {"objective": "margin"}},
     "layout without rank": {"output": {"layout": "per-layer"}},
-    "webhook to a private address": {"webhook": {"url": "https://127.0.0.1/"}},
+    "webhook without encryption": {"webhook": {"url": "http://hooks.example/"}},
 }
 
 
