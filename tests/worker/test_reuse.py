@@ -125,8 +125,8 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"task": {"calibration": {"uri": "ROWS", "limit": 12, "seed": 1}}},
     ),
     "balance of the draw": (
-        {"task": {"calibration": {"uri": "ROWS", "limit": 6}}},
-        {"task": {"calibration": {"uri": "ROWS", "limit": 6, "draw": "balanced"}}},
+        {"task": {"calibration": {"uri": "ROWS", "limit": 8}}},
+        {"task": {"calibration": {"uri": "ROWS", "limit": 8, "draw": "balanced"}}},
     ),
     "split": ({}, {"task": {"evaluation": {"uri": "OTHER"}}}),
     "criterion": ({}, {"method": {"criterion": "wanda"}}),
