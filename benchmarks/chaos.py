@@ -117,6 +117,7 @@ def request(number: int, inline: list[dict[str, str]]) -> dict[str, Any]:
             "calibration": {"uri": "s3://chaos/inputs/calibration.jsonl"},
             "evaluation": evaluation,
         },
+        "method": {"seed": number},  # scores of its own: a job that finds them measured could not be killed at it
         "target": {"ratio": 0.95 if number in UNREACHABLE else 0.3},
         "output": {"round_to": 32 if number in UNREACHABLE else 8},
         "tags": {chaos_audit.TAG: str(number)},

@@ -23,10 +23,11 @@ sys.path.insert(0, str(ROOT))  # a script sees only its own directory
 
 from safetensors import safe_open  # noqa: E402
 
+from benchmarks.quality_inputs import Source, smollm2  # noqa: E402
 from service.client import Api  # noqa: E402
-from service.demo.request import find_model  # noqa: E402
 from service.demo.server import running_server  # noqa: E402
 from service.schemas import Job, Report, Stage  # noqa: E402
+from service.settings import Settings  # noqa: E402
 
 RESULT = Path(__file__).with_name("reuse.json")
 FIRST, SECOND = 0.3, 0.5
@@ -38,14 +39,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="64 rows to calibrate and 96 to judge, not 256 and 400")
     parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared", help="where adapter and rows lie")
     asked = parser.parse_args()
-    rows = (64, 96) if asked.quick else (256, 400)
+    rows, shared = (64, 96) if asked.quick else (256, 400), asked.shared.resolve()
+    model = smollm2(shared, Settings().state)
     with tempfile.TemporaryDirectory(prefix="reuse-") as directory, running(Path(directory)) as api:
-        first = slim(api, request(asked.shared.resolve(), *rows, FIRST), Path(directory) / "first")
-        second = slim(api, request(asked.shared.resolve(), *rows, SECOND), Path(directory) / "second")
+        first = slim(api, request(model, shared, *rows, FIRST), Path(directory) / "first")
+        second = slim(api, request(model, shared, *rows, SECOND), Path(directory) / "second")
         stored = api.scores(limit=100)
         for found in stored:
             api.delete_scores(found.digest)
-        third = slim(api, request(asked.shared.resolve(), *rows, SECOND), Path(directory) / "third")
+        third = slim(api, request(model, shared, *rows, SECOND), Path(directory) / "third")
         same = kept(Path(directory) / "second") == kept(Path(directory) / "third")
     figures = {
         "first_seconds": spared_seconds(first),
@@ -72,15 +74,15 @@ def running(directory: Path) -> Iterator[Api]:
         yield api
 
 
-def request(shared: Path, calibration: int, evaluation: int, ratio: float) -> dict[str, Any]:
+def request(model: Source, shared: Path, calibration: int, evaluation: int, ratio: float) -> dict[str, Any]:
     rows = {"calibration": ("train", calibration), "evaluation": ("test", evaluation)}
     sources = {
         name: {"uri": (shared / f"data/sst2/{part}.jsonl").as_uri(), "limit": limit}
         for name, (part, limit) in rows.items()
     }
-    adapter = shared / "models/smollm2-135m-multitask-lora"
+    assert model.adapter is not None
     return {
-        "model": {"uri": find_model().as_uri(), "adapter_uri": adapter.as_uri()},
+        "model": {"uri": model.directory.as_uri(), "adapter_uri": model.adapter.as_uri()},
         "task": {"preset": "sst2"} | sources,
         "target": {"ratio": ratio},
     }

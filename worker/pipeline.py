@@ -103,7 +103,7 @@ def run(
         sets = domains.subjects(staged, subject, sources.evaluations)
         others = observed.subjects(staged, loaded, sources.observed)
     with staged.stage(Stage.evaluate_dense):
-        subject, *sets = supervise(staged, [subject, *sets])
+        subject, *sets = supervise(staged, [subject, *sets], reuse.evaluate)
         dense, *others_dense = reuse.evaluate([subject, *sets, *others])
     with staged.stage(Stage.attribute):
         ratios = schedule(job.request.target.ratio, job.request.method.steps)

@@ -38,9 +38,8 @@ class Reuse:
     digests: Mapping[str, str]  # of the model's and the adapter's files
     fingerprint: str  # of the request, see `service.fingerprints`
     store: ScoreSets | None  # None: everything is measured, and nothing is stored
-    scores: str | None = field(default=None, init=False)  # digest of the unit scores
-    scores_reused: bool = field(default=False, init=False)
-    evaluation_reused: bool = field(default=False, init=False)
+    paths: dict[str, bool] = field(default_factory=dict, init=False)  # digest -> whether it was there, the first first
+    evaluations: list[bool] = field(default_factory=list, init=False)  # whether each was there
 
     def evaluate(self, subjects: Sequence[Subject]) -> list[Measured]:
         """The dense model on the evaluation rows of each subject."""
@@ -48,7 +47,7 @@ class Reuse:
         stored = [self._find(key) for key in keys]
         missing = [subject for subject, content in zip(subjects, stored, strict=True) if content is None]
         fresh = iter(evaluate(self.staged, missing))
-        self.evaluation_reused = not missing
+        self.evaluations += [content is not None for content in stored]
         found = []
         for subject, key, content in zip(subjects, keys, stored, strict=True):
             measured = unpack_measured(content) if content is not None else next(fresh)
@@ -61,18 +60,21 @@ class Reuse:
         """The unit scores on the subject's calibration rows, taken at `ratios`."""
         key = self.units_key(subject, ratios)
         content = self._find(key)
-        self.scores_reused = content is not None
         path = unpack_path(content) if content is not None else measure()
         if content is None:
             self._add(key, pack_path(path, key.about), subject, ScoreKind.units, path.ratios)
         if self.store is not None:
-            self.scores = key.digest
+            self.paths[key.digest] = content is not None
             self.store.note(self._tenant, self.fingerprint, key.digest, days=self._days)
         return path
 
     def outcome(self) -> dict[str, Any]:
-        """The fields of the result that say what was reused."""
-        return {name: getattr(self, name) for name in ("scores", "scores_reused", "evaluation_reused")}
+        """The fields of the result that say what was reused: everything, or not everything."""
+        return {
+            "scores": next(iter(self.paths), None),
+            "scores_reused": bool(self.paths) and all(self.paths.values()),
+            "evaluation_reused": bool(self.evaluations) and all(self.evaluations),
+        }
 
     # --- keys
 

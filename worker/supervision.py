@@ -7,7 +7,7 @@ Shape suffixes as in `worker.slimming.objectives`.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,7 +18,9 @@ from service.schemas import OwnAnswers
 from worker import data, evaluation
 from worker.prompts import Example
 from worker.staging import StagedJob
-from worker.subject import Examples, Subject
+from worker.subject import Examples, Measured, Subject
+
+Evaluate = Callable[[Sequence[Subject]], list[Measured]]
 
 
 @dataclass(frozen=True)
@@ -29,25 +31,26 @@ class Answered:
     confidence_E: Tensor
 
 
-def supervise(staged: StagedJob, subjects: Sequence[Subject]) -> list[Subject]:
+def supervise(staged: StagedJob, subjects: Sequence[Subject], evaluate: Evaluate) -> list[Subject]:
     """The subjects with an answer for every evaluation row that lacks one; the first one, which is to be slimmed, with
     answers to its calibration rows, those below the floor left out.
 
-    Raises UnusableAnswers where the answers to the calibration rows leave a label without a row.
+    `evaluate` measures the dense model on the evaluation rows of subjects, or knows what came of it earlier. Raises
+    UnusableAnswers where the answers to the calibration rows leave a label without a row.
     """
-    subject, *others = [_judged(staged, subject) for subject in subjects]
-    return [subject if subject.calibration.answered else _calibrated_on_answers(staged, subject), *others]
+    subject, *others = [_judged(staged, subject, evaluate) for subject in subjects]
+    return [subject if subject.calibration.answered else _calibrated_on_answers(staged, subject, evaluate), *others]
 
 
-def _judged(staged: StagedJob, subject: Subject) -> Subject:
+def _judged(staged: StagedJob, subject: Subject, evaluate: Evaluate) -> Subject:
     rows = subject.evaluation
     if rows.answered:
         return subject
-    return replace(subject, evaluation=_with(staged, subject, answer(staged, subject, rows).examples, rows))
+    return replace(subject, evaluation=_with(staged, subject, answer(staged, subject, rows, evaluate).examples, rows))
 
 
-def _calibrated_on_answers(staged: StagedJob, subject: Subject) -> Subject:
-    given = answer(staged, subject, subject.calibration)
+def _calibrated_on_answers(staged: StagedJob, subject: Subject, evaluate: Evaluate) -> Subject:
+    given = answer(staged, subject, subject.calibration, evaluate)
     chosen = _confident(given, staged.task.confidence or 0.0)
     answers = Counter(example.answer for example in chosen)
     labels = list(subject.wording.words)
@@ -59,7 +62,7 @@ def _calibrated_on_answers(staged: StagedJob, subject: Subject) -> Subject:
     return replace(subject, calibration=_with(staged, subject, chosen, subject.calibration), own_answers=own)
 
 
-def answer(staged: StagedJob, subject: Subject, rows: Examples) -> Answered:
+def answer(staged: StagedJob, subject: Subject, rows: Examples, evaluate: Evaluate) -> Answered:
     """The model's own answer to each row: its likeliest label, or what it writes.
 
     Its confidence is P(label) among the labels, or the geometric mean of P(token | what precedes it) over the tokens of
@@ -67,8 +70,8 @@ def answer(staged: StagedJob, subject: Subject, rows: Examples) -> Answered:
     """
     if subject.generates:
         return _written(staged, subject, rows)
-    score_EL = evaluation.score(subject.loaded.model, rows.batches, staged.counter(len(rows.examples)))
-    confidence_E, answer_E = score_EL.log_probability_EL.softmax(dim=1).max(dim=1)
+    [measured] = evaluate([replace(subject, evaluation=rows)])
+    confidence_E, answer_E = measured.scores.log_probability_EL.softmax(dim=1).max(dim=1)
     words = list(subject.wording.words.values())
     examples = [
         replace(example, answer=index, text=words[index])

@@ -12,8 +12,10 @@ from service.job_record import new_record
 from service.records import Records
 from service.report_page import count, percent, points, render, size, style_source
 from service.schemas import (
+    Ancestor,
     ChangedAnswer,
     Confusion,
+    DenseSlim,
     Estimate,
     LayerWidth,
     MetricsPair,
@@ -205,3 +207,20 @@ def test_page_opens_from_disk_with_its_style_and_without_complaint(browser: Brow
     assert tab.run("document.documentElement.scrollWidth") == 390
     assert tab.complaints() == []
     assert {request["url"] for request in tab.requests()} == {path.as_uri()}
+
+
+def test_the_page_says_what_came_before_and_what_was_not_measured_again() -> None:
+    parent = Ancestor(
+        job_id="01KB3ZJ5T8Q6W2E4R9Y7N1M0PX",
+        model=f"s3://models/{EVIL}",
+        task="sst2",
+        ratio=0.25,
+        parameters=DenseSlim(dense=1_500_000, slim=1_200_000),
+        widths=[],
+    )
+    reused = result().model_copy(update={"scores_reused": True})
+    page = render(report(lineage=[parent], result=reused))
+    assert EVIL not in page
+    assert "for sst2: 25.0 % of the chosen units' parameters, 1,500,000 → 1,200,000 parameters" in page
+    assert "Unit scores came from an earlier job" in page
+    assert "What came before" not in render(report())

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from worker.slimming.steps import ScorePath, schedule
 from worker.staging import StagedJob
 from worker.subject import Measured, Subject, ask
 from worker.subject import load as load_subject
+from worker.supervision import supervise
 
 LABELS = {"1": "positive", "0": "negative"}
 WORDS = ("good", "bad", "film", "plot", "dog", "fox", "lazy", "quick")
@@ -238,34 +239,33 @@ def test_a_second_job_takes_the_scores_of_the_first(desk: Desk, method: dict[str
     first, measured = desk.path(desk.request(method=method))
     again, taken = desk.path(desk.request(method=method))
     assert desk.measured == 1
-    assert (first.scores_reused, again.scores_reused) == (False, True)
-    assert first.scores is not None
-    assert first.scores == again.scores
+    assert (first.outcome()["scores_reused"], again.outcome()["scores_reused"]) == (False, True)
+    assert first.outcome()["scores"] == again.outcome()["scores"]
     assert alike(measured, taken)
-    assert desk.store.get("default", first.scores).job_id == first.staged.job.id
+    assert desk.store.get("default", first.outcome()["scores"]).job_id == first.staged.job.id
 
 
 def test_another_tenant_measures_for_itself(desk: Desk) -> None:
     _, measured = desk.path(desk.request(), tenant="search")
     other, taken = desk.path(desk.request(), tenant="ads")
     assert desk.measured == 2
-    assert not other.scores_reused
+    assert not other.outcome()["scores_reused"]
     assert alike(measured, taken)
 
 
 @pytest.mark.parametrize("loss", ["damaged", "deleted"])
 def test_damaged_or_deleted_scores_are_measured_again(desk: Desk, loss: str) -> None:
     first, measured = desk.path(desk.request())
-    assert first.scores is not None
-    stored = desk.store.get("default", first.scores)
+    [digest] = first.paths
+    stored = desk.store.get("default", digest)
     if loss == "damaged":
-        desk.storage.put_bytes(b"x" * stored.size, score_key("default", first.scores, stored.sha256))
+        desk.storage.put_bytes(b"x" * stored.size, score_key("default", digest, stored.sha256))
     else:
-        desk.store.delete("default", first.scores)
+        desk.store.delete("default", digest)
     second, again = desk.path(desk.request())
     third, _ = desk.path(desk.request())
     assert desk.measured == 2
-    assert (second.scores_reused, third.scores_reused) == (False, True)
+    assert (second.outcome()["scores_reused"], third.outcome()["scores_reused"]) == (False, True)
     assert alike(measured, again)
 
 
@@ -274,7 +274,7 @@ def test_the_dense_model_answers_the_same_rows_once(desk: Desk) -> None:
     [measured] = first.evaluate([subject])
     again, subject = desk.reuse(desk.request(target={"ratio": 0.6}, method={"criterion": "wanda"}))
     [taken] = again.evaluate([subject])
-    assert (first.evaluation_reused, again.evaluation_reused) == (False, True)
+    assert (first.outcome()["evaluation_reused"], again.outcome()["evaluation_reused"]) == (False, True)
     assert (taken.metrics, taken.answers, taken.parameters) == (measured.metrics, measured.answers, measured.parameters)
     assert torch.equal(taken.scores.log_probability_EL, measured.scores.log_probability_EL)
     assert torch.equal(taken.scores.answer_E, measured.scores.answer_E)
@@ -286,8 +286,21 @@ def test_only_what_is_not_stored_is_evaluated(desk: Desk) -> None:
     second, subject = desk.reuse(desk.request())
     _, other = desk.reuse(desk.request(task={"evaluation": {"uri": desk.rows(name="other", first="bad")}}))
     [taken, fresh] = second.evaluate([subject, other])
-    assert not second.evaluation_reused
+    assert second.evaluations == [True, False]
+    assert not second.outcome()["evaluation_reused"]
     assert (len(taken.answers), len(fresh.answers)) == (4, 16)
+
+
+def test_the_dense_model_is_asked_once_for_its_own_answers(desk: Desk) -> None:
+    request = desk.request(task={"supervision": "none"})
+    answers = []
+    for _ in range(2):
+        reuse, subject = desk.reuse(request)
+        unanswered = replace(subject, calibration=replace(subject.calibration, answered=False))
+        [supervised] = supervise(reuse.staged, [unanswered], reuse.evaluate)
+        answers.append([example.answer for example in supervised.calibration.examples])
+    assert answers[0] == answers[1]
+    assert reuse.evaluations == [True]
 
 
 def test_without_a_store_everything_is_measured(desk: Desk) -> None:
@@ -310,8 +323,8 @@ def test_a_plan_of_inline_rows_knows_the_job_that_stored_them(desk: Desk) -> Non
     assert not desk.store.serves("default", fingerprint(inline, access))
     reuse, _ = desk.path(kept)
     assert desk.store.serves("default", fingerprint(inline, access))
-    assert reuse.scores is not None
-    desk.store.delete("default", reuse.scores)
+    [digest] = reuse.paths
+    desk.store.delete("default", digest)
     assert not desk.store.serves("default", fingerprint(inline, access))
 
 
