@@ -441,7 +441,7 @@ class Result(Schema):
     ratio: float = Field(description="share of the chosen units' parameters that was removed in fact")
     verified: Verified
     scores: str | None = Field(default=None, description="digest of the unit scores, see `GET /scores/{digest}`")
-    scores_reused: bool = Field(default=False, description="an earlier job, or attempt, had measured the unit scores")
+    scores_reused: bool = Field(default=False, description="an earlier job or attempt had measured the unit scores")
     evaluation_reused: bool = Field(
         default=False, description="an earlier job, or attempt, had evaluated the dense model"
     )
