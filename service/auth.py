@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import cast
 
@@ -213,6 +214,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+@lru_cache(maxsize=256)
 def is_rebindable(host_header: str) -> bool:
     """Whether a stranger could own the name in a Host header and let it lead here (DNS rebinding): not an address and
     not a name without a dot. Without a key that is all that tells a web page elsewhere from the user's own client."""

@@ -5,7 +5,7 @@ Records are read and changed by `service.records`.
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from typing import Any
 
@@ -29,6 +29,8 @@ from service.schemas import (
 DEFAULT_TENANT = "default"
 ATTEMPT = "attempt:"  # begins the name of the field of each attempt
 JSON_FIELDS = ("request", "progress", "result", "error")
+TIMES = ("created_at", "started_at", "finished_at", "expires_at")
+EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class UnreadableRecord(Exception):
@@ -93,3 +95,50 @@ def decode(fields: Mapping[str, str]) -> JobRecord:
         return JobRecord.model_validate(flat | nested | {"attempts": sorted(attempts, key=itemgetter("number"))})
     except (ValueError, TypeError, KeyError) as error:  # not JSON, not an attempt, not what the schema says
         raise UnreadableRecord(f"the record of job {fields.get('id')!r} cannot be read") from error
+
+
+def as_json(fields: Mapping[str, str], links: Links) -> str:
+    """`decode(fields).job(links)` as JSON text, for those who ask again and again.
+
+    What is nested lies in the hash as the JSON that was written after validation, so it is put in place and not parsed,
+    validated and written anew. A field that a later version added to it is absent. Raises UnreadableRecord.
+    """
+    try:
+        parts = {
+            "id": json.dumps(fields["id"]),
+            "object": '"job"',
+            "status": json.dumps(fields["status"]),
+            "stage": json.dumps(fields.get("stage") or None),
+            "progress": fields["progress"],
+            "attempt": str(int(fields["attempt"])),
+            "attempts": json.dumps(_attempts(fields)),
+            **{name: json.dumps(_moment(fields.get(name))) for name in TIMES},
+            "request": fields["request"],
+            "tags": json.dumps(json.loads(fields["request"])["tags"]),
+            "result": fields.get("result") or "null",
+            "error": fields.get("error") or "null",
+            "links": links.model_dump_json(),
+        }
+    except (ValueError, TypeError, KeyError) as error:
+        raise UnreadableRecord(f"the record of job {fields.get('id')!r} cannot be read") from error
+    return "{" + ",".join(f'"{name}":{text}' for name, text in parts.items()) + "}"
+
+
+def _attempts(fields: Mapping[str, str]) -> list[dict[str, Any]]:
+    found = [json.loads(value) for name, value in fields.items() if name.startswith(ATTEMPT)]
+    return [
+        {
+            "number": attempt["number"],
+            "started_at": _moment(attempt["started_at"]),
+            "finished_at": _moment(attempt.get("finished_at")),
+            "outcome": attempt.get("outcome"),
+        }
+        for attempt in sorted(found, key=itemgetter("number"))
+    ]
+
+
+def _moment(milliseconds: str | int | None) -> str | None:
+    """Redis' milliseconds as RFC 3339 writes them."""
+    if not milliseconds:
+        return None
+    return (EPOCH + timedelta(milliseconds=int(milliseconds))).isoformat().replace("+00:00", "Z")

@@ -6,6 +6,7 @@ fencing token: it only grows, each number is leased once, and a write by any oth
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -92,10 +93,14 @@ class Records:
 
     def get(self, tenant: str, job_id: str) -> JobRecord:
         """The record; `NotFound` for another tenant's job too."""
-        fields = self.redis.hgetall(job_key(tenant, job_id))
+        return decode(self.fields(tenant, job_id))
+
+    def fields(self, tenant: str, job_id: str) -> Mapping[str, str]:
+        """The record as it lies in Redis; `NotFound` for another tenant's job too."""
+        fields = cast(dict[str, str], self.redis.hgetall(job_key(tenant, job_id)))
         if not fields:
             raise NotFound(f"there is no job {job_id!r}")
-        return decode(cast(Any, fields))
+        return fields
 
     def page(
         self,

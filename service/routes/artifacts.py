@@ -11,9 +11,9 @@ from service.committed import REPORT, committed_manifest
 from service.errors import NotFound
 from service.job_record import JobRecord
 from service.routes.dependencies import (
+    ArtifactsRecord,
+    CallerDep,
     DownloadedRecord,
-    Downloader,
-    FoundRecord,
     JobLinks,
     LinksDep,
     SettingsDep,
@@ -39,7 +39,7 @@ router = APIRouter(tags=["artifacts"])
     responses=problem_responses(404),
 )
 def list_artifacts(
-    record: FoundRecord, caller: Downloader, storage: StorageDep, tickets: TicketsDep, links: LinksDep
+    record: ArtifactsRecord, caller: CallerDep, storage: StorageDep, tickets: TicketsDep, links: LinksDep
 ) -> ArtifactPage:
     """The files of a job that succeeded, each with size and SHA-256; none before that.
 
@@ -88,8 +88,7 @@ def get_artifact(
     },
 )
 def get_report(
-    record: FoundRecord,
-    caller: Downloader,
+    record: ArtifactsRecord,
     storage: StorageDep,
     accept: Annotated[str | None, Header(description="`text/html` asks for a page that needs nothing else")] = None,
 ) -> Response:

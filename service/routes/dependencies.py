@@ -2,20 +2,20 @@
 
 import re
 from asyncio import to_thread
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, TypedDict, cast
 from urllib.parse import quote
 
 import redis.asyncio
-from fastapi import Depends, Path, Query, Request, Security
-from fastapi.security import APIKeyHeader, HTTPBearer
+from fastapi import Depends, Path, Query, Request
 from redis import Redis
 
 from service.auth import Caller, Keys, Scope, credential, is_cross_site, is_rebindable
 from service.durations import Durations
 from service.errors import Forbidden, NotFound
 from service.idempotency import Idempotency
-from service.job_record import JobRecord
+from service.job_record import JobRecord, decode
 from service.limits import RequestLimit, StoredBytes, admit
 from service.metrics import HttpMetrics
 from service.queue import JobQueue
@@ -36,8 +36,6 @@ JOB_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 Cursor = Annotated[
     str | None, Query(pattern="^[0-7][0-9A-HJKMNP-TV-Z]{25}$", description="`next_cursor` of the page before")
 ]
-bearer = HTTPBearer(auto_error=False, scheme_name="bearer", description="An API key: `Authorization: Bearer slim_...`")
-header = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="header", description="The same key")
 
 
 class State(TypedDict):
@@ -91,34 +89,55 @@ WebhooksDep = Annotated[Webhooks, _state("webhooks")]
 MetricsDep = Annotated[HttpMetrics, _state("metrics")]
 
 
-# What every request passes takes its part of the state by itself, since FastAPI's resolving of a dependency costs more
-# than most of them do, and goes to a thread only where it must ask Redis: on a busy machine a change of threads costs
-# as much as the rest of a small request. The schemes are for the OpenAPI document; `credential` reads the headers.
-async def _caller(
-    request: Request, _bearer: Annotated[object, Security(bearer)], _key: Annotated[object, Security(header)]
-) -> Caller:
+# FastAPI resolves a dependency for longer than most of these take, and a change of threads costs as much as the rest of
+# a small request. So what every request passes asks for nothing but the request, is worked out once, and goes to a
+# thread once, only where it must ask Redis. `routes.description` writes the schemes of `credential` into the document.
+def enter(request: Request) -> Caller:
+    """Who asks; the request counts for their tenant. Redis may be asked.
+
+    Raises Unauthorized, Forbidden, TooManyRequests.
+    """
+    known: Caller | None = getattr(request.state, "caller", None)
+    if known is not None:
+        return known
     keys: Keys = request.state.keys
-    text = credential(request.headers.get("authorization"), request.headers.get("x-api-key"))
-    caller = keys.trusted(text)
-    if caller is None:
-        caller = await to_thread(keys.caller, text)
-    host = request.headers.get("host", "")
-    if caller.key_id is None and (is_rebindable(host) or is_cross_site(request.headers.get("origin"), host)):
-        raise Forbidden("without an API key the server answers to localhost and to no web page of another origin")
+    caller = keys.caller(_credential(request))
+    _check_origin(caller, request)
     if caller.key_id is not None:
-        window = await to_thread(request.state.requests.count, caller.tenant)
+        window = request.state.requests.count(caller.tenant)
         request.state.window = window  # for the headers of the answer, whatever it will be
         admit(window)
+    request.state.caller = caller
     return caller
 
 
-CallerDep = Annotated[Caller, Depends(_caller)]
+async def caller_of(request: Request) -> Caller:
+    """The same for a coroutine."""
+    if getattr(request.state, "caller", None) is None:
+        trusted = request.state.keys.trusted(_credential(request))
+        if trusted is None or trusted.key_id is not None:
+            return await to_thread(enter, request)
+    return enter(request)
+
+
+def _credential(request: Request) -> str | None:
+    return credential(request.headers.get("authorization"), request.headers.get("x-api-key"))
+
+
+def _check_origin(caller: Caller, request: Request) -> None:
+    host = request.headers.get("host", "")
+    if caller.key_id is None and (is_rebindable(host) or is_cross_site(request.headers.get("origin"), host)):
+        raise Forbidden("without an API key the server answers to localhost and to no web page of another origin")
+
+
+CallerDep = Annotated[Caller, Depends(caller_of)]
 
 
 def _holding(scope: Scope) -> Any:
     """A dependency that is the caller, who holds `scope`."""
 
-    async def holder(caller: CallerDep) -> Caller:
+    async def holder(request: Request) -> Caller:
+        caller = await caller_of(request)
         caller.require(scope)
         return caller
 
@@ -127,29 +146,40 @@ def _holding(scope: Scope) -> Any:
 
 Reader = Annotated[Caller, _holding(Scope.jobs_read)]
 Writer = Annotated[Caller, _holding(Scope.jobs_write)]
-Canceller = Annotated[Caller, _holding(Scope.jobs_cancel)]
-Downloader = Annotated[Caller, _holding(Scope.artifacts_read)]
 Uploader = Annotated[Caller, _holding(Scope.datasets_write)]
 Administrator = Annotated[Caller, _holding(Scope.admin)]
 
 
-async def _job_id(
-    job_id: Annotated[str, Path(description="the job's `id`", examples=["01KAEXAMPLE0000000000000000"])],
-) -> str:
+JobId = Annotated[str, Path(description="the job's `id`", examples=["01KAEXAMPLE0000000000000000"])]
+
+
+def check_id(job_id: str) -> str:
+    """The id, where it can be one; `NotFound` otherwise."""
     if not JOB_ID.fullmatch(job_id):
         raise NotFound(f"there is no job {job_id!r}")
     return job_id
 
 
-JobId = Annotated[str, Depends(_job_id)]
+def find(request: Request, scope: Scope, job_id: str) -> Mapping[str, str]:
+    """The record, as it lies in Redis, of the job with the id, for a caller who holds `scope`."""
+    caller, records = enter(request), cast(Records, request.state.records)
+    caller.require(scope)
+    return records.fields(caller.tenant, check_id(job_id))
 
 
-async def _record(request: Request, caller: CallerDep, job_id: JobId) -> JobRecord:
-    records: Records = request.state.records
-    return await to_thread(records.get, caller.tenant, job_id)
+def found(scope: Scope) -> Any:
+    """A dependency that is the record of the job in the path, for a caller who holds `scope`."""
+
+    async def record(request: Request, job_id: JobId) -> JobRecord:
+        return decode(await to_thread(find, request, scope, job_id))
+
+    return Depends(record)
 
 
-FoundRecord = Annotated[JobRecord, Depends(_record)]
+FoundRecord = Annotated[JobRecord, found(Scope.jobs_read)]
+CancellableRecord = Annotated[JobRecord, found(Scope.jobs_cancel)]
+DeletableRecord = Annotated[JobRecord, found(Scope.jobs_write)]
+ArtifactsRecord = Annotated[JobRecord, found(Scope.artifacts_read)]
 
 
 def artifact_path(job_id: str, name: str) -> str:
@@ -161,21 +191,19 @@ async def _downloaded_record(
     request: Request,
     job_id: JobId,
     name: str,
-    records: RecordsDep,
-    tickets: TicketsDep,
-    bearer: Annotated[object, Security(bearer)],
-    header: Annotated[object, Security(header)],
     tenant: Annotated[str | None, Query(max_length=63, description="of a signed link")] = None,
     expires: Annotated[int | None, Query(ge=0, le=2**53, description="of a signed link")] = None,
     signature: Annotated[str | None, Query(max_length=64, description="of a signed link")] = None,
 ) -> JobRecord:
     """The job whose file is asked for by a signed link, or by a caller with a key."""
     if tenant is not None and expires is not None and signature is not None:
-        await to_thread(tickets.check, Ticket(tenant, expires, signature), artifact_path(job_id, name))
-        return await to_thread(records.get, tenant, job_id)
-    caller = await _caller(request, bearer, header)
-    caller.require(Scope.artifacts_read)
-    return await to_thread(records.get, caller.tenant, job_id)
+        return await to_thread(_find_by_link, request, Ticket(tenant, expires, signature), job_id, name)
+    return decode(await to_thread(find, request, Scope.artifacts_read, job_id))
+
+
+def _find_by_link(request: Request, ticket: Ticket, job_id: str, name: str) -> JobRecord:
+    request.state.tickets.check(ticket, artifact_path(check_id(job_id), name))
+    return cast(Records, request.state.records).get(ticket.tenant, job_id)
 
 
 DownloadedRecord = Annotated[JobRecord, Depends(_downloaded_record)]
@@ -188,24 +216,21 @@ class Waiter:
     records: Records
     follower: redis.asyncio.Redis
 
-    async def wait(self, record: JobRecord, seconds: int) -> JobRecord:
-        """The record once the job is finished, or after so long."""
-        await wait_for_end(self.follower, record, seconds)
-        return await to_thread(self.records.get, record.tenant, record.id)
+    async def wait(self, tenant: str, job_id: str, seconds: int) -> Mapping[str, str]:
+        """The record, as it lies in Redis, once the job is finished, or after so long."""
+        await wait_for_end(self.follower, tenant, job_id, seconds)
+        return await to_thread(self.records.fields, tenant, job_id)
 
 
-async def _waiter(request: Request) -> Waiter:
+def waiter_of(request: Request) -> Waiter:
     return Waiter(request.state.records, request.state.follower)
 
 
-WaiterDep = Annotated[Waiter, Depends(_waiter)]
-
-
 class JobLinks:
-    """Builds URLs as the client sees the API: SLIM_PUBLIC_URL, else the request's own base."""
+    """Builds URLs as the client sees the API under the base."""
 
-    def __init__(self, request: Request, settings: Settings) -> None:
-        self._base = (settings.public_url or str(request.base_url)).rstrip("/")
+    def __init__(self, base: str) -> None:
+        self._base = base.rstrip("/")
 
     def job(self, job_id: str) -> str:
         return f"{self._base}/jobs/{job_id}"
@@ -220,23 +245,39 @@ class JobLinks:
         """The file of a score set."""
         return f"{self._base}/scores/{digest}/safetensors"
 
+    def of(self, job_id: str) -> Links:
+        """Where everything of a job is."""
+        job = self.job(job_id)
+        return Links(
+            self=job,
+            events=f"{job}/events",
+            deliveries=f"{job}/deliveries",
+            artifacts=f"{job}/artifacts",
+            report=f"{job}/report",
+            cancel=f"{job}/cancel",
+        )
+
     def render(self, record: JobRecord) -> Job:
         """The job as a client sees it."""
-        job = self.job(record.id)
-        return record.job(
-            Links(
-                self=job,
-                events=f"{job}/events",
-                deliveries=f"{job}/deliveries",
-                artifacts=f"{job}/artifacts",
-                report=f"{job}/report",
-                cancel=f"{job}/cancel",
-            )
-        )
+        return record.job(self.of(record.id))
+
+
+def links_of(request: Request) -> JobLinks:
+    """Under SLIM_PUBLIC_URL, else under the request's own base."""
+    settings: Settings = request.state.settings
+    return JobLinks(settings.public_url or base_of(request))
+
+
+def base_of(request: Request) -> str:
+    """What `str(request.base_url)` is, without parsing a URL: scheme, host and the prefix of a proxy."""
+    host = request.headers.get("host")
+    if host is None:
+        return str(request.base_url)
+    return f"{request.scope['scheme']}://{host}{request.scope.get('root_path', '')}"
 
 
 async def _links(request: Request) -> JobLinks:
-    return JobLinks(request, request.state.settings)
+    return links_of(request)
 
 
 LinksDep = Annotated[JobLinks, Depends(_links)]

@@ -29,6 +29,17 @@ TAGS = [
     {"name": "catalog", "description": "What this deployment can do"},
     {"name": "operations", "description": "For those who run the service"},
 ]
+SCHEMES = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key: `Authorization: Bearer slim_...`",
+    },
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key"},
+}
+# {}: without any configured key the server, then on loopback only, asks for none.
+ASKED: list[dict[str, list[str]]] = [{}, {"bearer": []}, {"header": []}]
+OPEN = frozenset({"getHealth", "getReadiness", "getVersion"})  # what an orchestrator asks without a key
 # Status -> the problems that may come with it, by name in the document's components.
 PROBLEM_EXAMPLES = {
     status: {
@@ -72,6 +83,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         _finish_webhook(webhook["post"])
     for unused in ("HTTPValidationError", "ValidationError"):
         found["components"]["schemas"].pop(unused, None)
+    found["components"]["securitySchemes"] = SCHEMES
     found["components"]["examples"] = {
         name: {"summary": problem["title"], "value": problem} for name, problem in PROBLEMS.items()
     }
@@ -79,8 +91,7 @@ def document(app: FastAPI) -> dict[str, Any]:
 
 
 def _finish(operation: dict[str, Any]) -> None:
-    # {}: without any configured key the server, then on loopback only, asks for none.
-    operation["security"] = [{}, *operation["security"]] if "security" in operation else []
+    operation["security"] = [] if operation["operationId"] in OPEN else ASKED
     answers = ANSWERS.get(operation["operationId"], {})
     for status, response in operation["responses"].items():
         content = response.get("content", {})

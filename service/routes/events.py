@@ -10,7 +10,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from service.events import check_id, follow
 from service.job_record import JobRecord
-from service.routes.dependencies import FollowerDep, FoundRecord, Reader, RecordsDep
+from service.routes.dependencies import FollowerDep, FoundRecord, RecordsDep
 from service.routes.problems import problem_responses
 from service.schemas import EventPage
 
@@ -35,7 +35,6 @@ EventId = Annotated[str | None, Query(pattern=EVENT_ID, description="the `id` of
 def list_events(
     request: Request,
     record: FoundRecord,
-    caller: Reader,
     records: RecordsDep,
     follower: FollowerDep,
     after: EventId = None,

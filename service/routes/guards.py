@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from itertools import count
 from typing import Any, NoReturn
 
 import structlog
@@ -26,17 +27,23 @@ log = structlog.get_logger()
 
 
 class RequestIdentity:
-    """Gives each request an id (the client's own, where it sends a plain one) for the log and the answer."""
+    """Gives each request an id (the client's own, where it sends a plain one) for the log and the answer.
+
+    An id has to be unique and nothing more, so one ULID for the process and a number will do: fresh randomness for each
+    request would be a call to the kernel.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
+        self._process = str(ULID())
+        self._numbers = count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         sent = Headers(scope=scope).get("x-request-id", "")
-        request_id = sent if REQUEST_ID.fullmatch(sent) else str(ULID())
+        request_id = sent if REQUEST_ID.fullmatch(sent) else f"{self._process}-{next(self._numbers)}"
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def send_with_headers(message: Message) -> None:
@@ -146,10 +153,12 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 class StrictRoute(APIRoute):
-    """Hands its handler a `StrictRequest`."""
+    """Hands its handler a `StrictRequest` where there is a body to read."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
+        if self.body_field is None:
+            return handle
 
         async def handle_strictly(request: Request) -> Response:
             return await handle(StrictRequest(request.scope, request.receive))

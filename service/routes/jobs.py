@@ -2,31 +2,33 @@
 
 from asyncio import to_thread
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Query, Response, status
+from fastapi import APIRouter, Body, Query, Request, Response, status
 from redis import RedisError
 
-from service.auth import Caller
+from service.auth import Caller, Scope
 from service.errors import TaskslimError
 from service.examples import JOBS, REQUESTS
 from service.idempotency import Answer, Claim, Idempotency, fingerprint_of, parse_key
-from service.job_record import JobRecord
+from service.job_record import JobRecord, as_json, decode
 from service.routes.dependencies import (
-    Canceller,
+    CancellableRecord,
     Cursor,
-    FoundRecord,
-    IdempotencyDep,
+    DeletableRecord,
+    JobId,
     JobLinks,
     LinksDep,
     QueueDep,
     Reader,
     RecordsDep,
     RetentionDep,
-    SubmissionDep,
-    WaiterDep,
     Writer,
+    find,
+    links_of,
+    waiter_of,
 )
 from service.routes.guards import StrictRoute
 from service.routes.preferences import (
@@ -86,10 +88,7 @@ FOUND = {
 async def create_job(
     request: Annotated[JobRequest, Body(openapi_examples=REQUESTS)],
     caller: Writer,
-    submission: SubmissionDep,
-    idempotency: IdempotencyDep,
-    waiter: WaiterDep,
-    links: LinksDep,
+    http: Request,
     idempotency_key: IdempotencyKeyHeader = None,
     prefer: PreferHeader = None,
 ) -> Response:
@@ -98,25 +97,38 @@ async def create_job(
     Inline rows are moved to storage and appear as a `dataset://` URI in the job's `request`. With `Prefer: wait=N` the
     answer is the finished job (200) if it ends in time. With an `Idempotency-Key` the request can be sent again safely.
     """
-    claim = await _claim(idempotency, caller, idempotency_key, request)
-    if isinstance(claim, Answer):
-        return _respond(claim, {"Idempotent-Replayed": "true"})
-    record = await to_thread(_submit, submission, idempotency, claim, request, caller)
+    links = links_of(http)
+    accepted = await to_thread(_accept, http, request, caller, idempotency_key)
+    if isinstance(accepted, Answer):
+        return _respond(accepted, {"Idempotent-Replayed": "true"})
+    record = accepted.record
     answer = _answer(record, links)
     if seconds := wait_seconds(prefer):
-        answer = _answer(await waiter.wait(record, seconds), links)
+        answer = _answer(decode(await waiter_of(http).wait(record.tenant, record.id, seconds)), links)
         answer.headers["Preference-Applied"] = f"wait={seconds}"
-    if claim.slot is not None:
-        await to_thread(idempotency.finish, claim, answer)
+    if accepted.claim.slot is not None:
+        await to_thread(http.state.idempotency.finish, accepted.claim, answer)
     return _respond(answer)
 
 
-async def _claim(idempotency: Idempotency, caller: Caller, header: str | None, request: JobRequest) -> Claim | Answer:
-    """The job id to use, or the answer that the same request got before."""
-    if header is None:
-        return Claim(None, new_job_id())
-    key, fingerprint = parse_key(header), fingerprint_of(request)
-    return await to_thread(idempotency.begin, caller.tenant, key, fingerprint, new_job_id())
+@dataclass(frozen=True)
+class Accepted:
+    """A queued job, and the claim under which it was made."""
+
+    claim: Claim
+    record: JobRecord
+
+
+def _accept(http: Request, request: JobRequest, caller: Caller, header: str | None) -> Accepted | Answer:
+    """The queued job, or the answer that the same request got before; all of it in one change of threads."""
+    idempotency: Idempotency = http.state.idempotency
+    claim: Claim | Answer = Claim(None, new_job_id())
+    if header is not None:
+        key, fingerprint = parse_key(header), fingerprint_of(request)
+        claim = idempotency.begin(caller.tenant, key, fingerprint, new_job_id())
+    if isinstance(claim, Answer):
+        return claim
+    return Accepted(claim, _submit(http.state.submission, idempotency, claim, request, caller))
 
 
 def _submit(
@@ -182,24 +194,21 @@ def list_jobs(
     responses={**problem_responses(404), 200: FOUND, 304: {"description": "Nothing has changed", "headers": ETAG}},
 )
 async def get_job(
-    record: FoundRecord,
-    caller: Reader,
-    waiter: WaiterDep,
-    links: LinksDep,
-    if_none_match: IfNoneMatchHeader = None,
-    prefer: PreferHeader = None,
+    request: Request, job_id: JobId, if_none_match: IfNoneMatchHeader = None, prefer: PreferHeader = None
 ) -> Response:
     """The job as it is now. While it is not finished, `Retry-After` says when it is worth asking again.
 
     With `Prefer: wait=N` the answer comes when the job is finished, or after that time.
     """
+    # This is what clients poll, so it asks for no dependency and makes no object of what it only passes on.
+    fields = await to_thread(find, request, Scope.jobs_read, job_id)
     headers = {}
-    if (seconds := wait_seconds(prefer)) and not record.status.is_terminal:
-        record = await waiter.wait(record, seconds)
+    if (seconds := wait_seconds(prefer)) and not JobStatus(fields["status"]).is_terminal:
+        fields = await waiter_of(request).wait(fields["tenant"], job_id, seconds)
         headers["Preference-Applied"] = f"wait={seconds}"
-    if not record.status.is_terminal:
+    if not JobStatus(fields["status"]).is_terminal:
         headers |= POLL
-    return conditional(links.render(record).model_dump_json(), headers, if_none_match)
+    return conditional(as_json(fields, links_of(request).of(job_id)), headers, if_none_match)
 
 
 @router.post(
@@ -215,7 +224,7 @@ async def get_job(
     },
 )
 def cancel_job(
-    found: FoundRecord, caller: Canceller, records: RecordsDep, queue: QueueDep, links: LinksDep, response: Response
+    found: CancellableRecord, records: RecordsDep, queue: QueueDep, links: LinksDep, response: Response
 ) -> Job:
     """Ask for the end of a job. A queued one is cancelled at once, a running one within seconds.
 
@@ -237,6 +246,6 @@ def cancel_job(
     response_description="The job is gone",
     responses=problem_responses(404, 409),
 )
-def delete_job(record: FoundRecord, caller: Writer, retention: RetentionDep) -> None:
+def delete_job(record: DeletableRecord, retention: RetentionDep) -> None:
     """Remove the record, the artifacts and the inline rows of a job that is finished."""
     retention.delete_job(record)

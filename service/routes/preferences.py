@@ -12,7 +12,6 @@ from pydantic import AwareDatetime, BeforeValidator
 
 from service.events import follow
 from service.idempotency import HEADER
-from service.job_record import JobRecord
 
 MAX_WAIT_SECONDS = 30
 WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?(?:$|[,;\s])", re.IGNORECASE)
@@ -55,11 +54,11 @@ def wait_seconds(prefer: str | None) -> int:
     return min(int(match[1]), MAX_WAIT_SECONDS) if match else 0
 
 
-async def wait_for_end(follower: redis.asyncio.Redis, record: JobRecord, seconds: int) -> None:
+async def wait_for_end(follower: redis.asyncio.Redis, tenant: str, job_id: str, seconds: int) -> None:
     """Return when the job is finished, or after so long."""
     try:
         async with asyncio.timeout(seconds):
-            async for _ in follow(follower, record.tenant, record.id):
+            async for _ in follow(follower, tenant, job_id):
                 pass
     except TimeoutError:
         return

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, status
 
-from service.routes.dependencies import Administrator, FoundRecord, Reader, SecretsDep, WebhooksDep
+from service.routes.dependencies import Administrator, FoundRecord, SecretsDep, WebhooksDep
 from service.routes.problems import problem_responses
 from service.schemas import DeliveryPage, WebhookEvent, WebhookMessage, WebhookSecret
 
@@ -47,7 +47,7 @@ for event, meaning in MEANINGS.items():
     summary="See what was sent to a job's webhook",
     responses=problem_responses(404),
 )
-def list_deliveries(record: FoundRecord, caller: Reader, webhooks: WebhooksDep) -> DeliveryPage:
+def list_deliveries(record: FoundRecord, webhooks: WebhooksDep) -> DeliveryPage:
     """Every attempt to deliver news of the job, oldest first, with the receiver's answer and the time of the next."""
     return DeliveryPage(data=webhooks.deliveries(record.tenant, record.id))
 

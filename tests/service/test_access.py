@@ -9,6 +9,7 @@ from redis import Redis
 
 from service.app import create_app
 from service.auth import Keys, Scope
+from service.examples import INLINE
 from service.limits import StoredBytes
 from service.records import Records
 from service.schemas import Job
@@ -182,3 +183,13 @@ def test_without_keys_a_web_page_elsewhere_cannot_reach_in(client: TestClient, h
 
 def test_the_server_s_own_page_may_ask(client: TestClient) -> None:
     assert client.get("/jobs", headers={"Origin": "http://testserver"}).status_code == 200
+
+
+def test_whatever_the_document_says_to_need_a_key_needs_one_and_nothing_else_does(login: Login) -> None:
+    shut_out = login("search")
+    del shut_out.headers["Authorization"]
+    for path, operations in shut_out.get("/openapi.json").json()["paths"].items():
+        for method, operation in operations.items():
+            url = path.replace("{job_id}", 26 * "0").replace("{dataset_id}", 26 * "0").replace("{name}", "report.json")
+            answer = shut_out.request(method, url, json=INLINE if method == "post" else None)
+            assert (answer.status_code == 401) is bool(operation["security"]), (method, path)
