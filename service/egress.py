@@ -59,7 +59,17 @@ def parse_url(url: str, allowed_hosts: frozenset[str]) -> httpx.URL:
             "a webhook URL uses https and port 443; the deployment can allow more (SLIM_WEBHOOK_HOSTS)",
             param="webhook.url",
         )
+    if not is_allowed(parsed, allowed_hosts) and (address := literal(parsed.host)) and not is_public(address):
+        raise UnsafeUrl(f"{parsed.host} is outside the public internet", param="webhook.url")
     return parsed
+
+
+def literal(host: str) -> Address | None:
+    """The address that a URL names in place of a host."""
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
 
 
 def port_of(url: httpx.URL) -> int:

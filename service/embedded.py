@@ -23,7 +23,7 @@ from redis.retry import Retry
 
 from service.errors import QueueUnavailable
 from service.settings import Settings
-from service.tether import tethered
+from service.tether import end, tethered
 
 OLDEST = (6, 2)  # BLMOVE, without which RQ loses jobs
 MAX_SOCKET_PATH = 107  # bytes; the kernel's limit on Linux, less the closing zero
@@ -56,7 +56,7 @@ def embedded_redis(directory: Path) -> Iterator[str]:
             _wait_until_ready(process, socket, directory / "server.log")
             yield f"unix://{socket}"
         finally:
-            _stop(process)
+            end(process, STOP_SECONDS)
 
 
 def find_server() -> Path:
@@ -145,18 +145,9 @@ def _wait_until_ready(process: subprocess.Popen[bytes], socket: Path, log: Path)
             client.ping()
         except (redis.ConnectionError, redis.TimeoutError) as error:  # not there yet, or still reading its file
             if process.poll() is not None or time.monotonic() > deadline:
-                _stop(process)
+                end(process, STOP_SECONDS)
                 raise QueueUnavailable(f"the embedded Redis did not start; see {log}") from error
             time.sleep(0.02)
         else:
             client.close()
             return
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

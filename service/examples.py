@@ -81,6 +81,8 @@ REQUESTS: dict[str, Any] = {
     "classifier": {"summary": "A model with a classification head", "value": CLASSIFIER},
 }
 
+RECEIVERS: dict[str, Any] = {"receiver": {"value": {"url": "https://ci.example.com/hooks/taskslim"}}}
+
 QUEUED: dict[str, Any] = {
     "id": JOB_ID,
     "object": "job",

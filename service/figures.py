@@ -33,7 +33,9 @@ IN_REDIS: dict[str, Figure] = {
     "slim_job_stage_duration_seconds": Figure("histogram", "One stage of one attempt", ("stage",)),
     "slim_job_attempts": Figure("counter", "Attempts started", ("reason",)),
     "slim_jobs_reclaimed": Figure("counter", "Jobs taken back from a worker that fell silent", ("cause",)),
-    "slim_gpu_memory_peak_bytes": Figure("gauge", "Most GPU memory that the last job on a device held", ("device",)),
+    "slim_gpu_memory_peak_bytes": Figure(
+        "gauge", "Most GPU memory that a forward pass of the last job's dense model held", ("device",)
+    ),
     "slim_params_removed_ratio": Figure("histogram", "Share of the chosen units' parameters removed", (), RATIOS),
     "slim_artifact_bytes": Figure("counter", "Bytes of artifacts stored"),
     "slim_webhook_deliveries": Figure("counter", "Attempts to deliver a webhook", ("outcome",)),

@@ -13,7 +13,7 @@ import structlog
 from redis import Redis, RedisError
 
 from service.datasets import drop_rows
-from service.errors import NotFound, TaskslimError
+from service.errors import NotFound, StorageUnavailable, TaskslimError
 from service.job_record import JobRecord
 from service.limits import StoredBytes
 from service.records import Records, check_finished
@@ -49,6 +49,14 @@ class Retention:
         self.redis.delete(deliveries_key(record.tenant, record.id))
         self.records.delete(record.tenant, record.id)
         self.redis.zrem(EXPIRIES, f"job/{record.tenant}/{record.id}")
+
+    def drop_files(self, record: JobRecord) -> None:
+        """What attempts of a job have left that will have no other. Where that cannot be now, it is when the job
+        expires."""
+        try:
+            self.storage.delete_prefix(job_prefix(record.tenant, record.id))
+        except StorageUnavailable:
+            log.warning("files of the job were left behind", job_id=record.id, exc_info=True)
 
     def run(self, stop: threading.Event) -> None:
         """Sweep until told to stop; an outage only puts the next sweep off."""

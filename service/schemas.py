@@ -642,6 +642,12 @@ class WebhookSecret(Schema):
     secret: str = Field(description="whsec_<base64>, as Standard Webhooks libraries take it")
 
 
+class WebhookUrl(Schema):
+    """A receiver of webhooks."""
+
+    url: Uri
+
+
 class DeliveryOutcome(StrEnum):
     delivered = "delivered"
     retrying = "retrying"

@@ -128,8 +128,16 @@ def fetch_prefix(
         on_bytes(done, total)
 
     for name in sizes:
-        download(store, name, directory / name, count)
+        download(store, name, _below(directory, name), count)
     return directory
+
+
+def _below(directory: Path, name: str) -> Path:
+    """Where a stranger's file of that name goes; never out of the directory."""
+    path = directory / name
+    if not path.resolve().is_relative_to(directory.resolve()):
+        raise ForbiddenPath(f"the object store holds a file named {name!r}, which leads out of its directory")
+    return path
 
 
 def fetch_file(uri: str, directory: Path, *, roots: Sequence[Path] = (), retry_seconds: float = 180) -> Path:
@@ -142,8 +150,9 @@ def fetch_file(uri: str, directory: Path, *, roots: Sequence[Path] = (), retry_s
     parent, name = uri.rsplit("/", 1)
     with translated(uri):
         store = open_store(_remote(parent), retry_seconds=retry_seconds)
-    download(store, name, directory / name)
-    return directory / name
+    path = _below(directory, name)
+    download(store, name, path)
+    return path
 
 
 def _remote(uri: str) -> str:

@@ -19,7 +19,7 @@ import structlog
 
 from service.embedded import redis_url
 from service.settings import Settings
-from service.tether import tethered
+from service.tether import end, tethered
 
 API = (sys.executable, "-m", "service.cli", "api")
 WORKER = (sys.executable, "-m", "worker")
@@ -63,14 +63,8 @@ class Part:
             self.start()
 
     def stop(self) -> None:
-        if self.process is None:
-            return
-        self.process.terminate()
-        try:
-            self.process.wait(self.stop_seconds)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        if self.process is not None:
+            end(self.process, self.stop_seconds)
 
 
 def serve(settings: Settings) -> None:

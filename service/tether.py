@@ -1,4 +1,4 @@
-"""Ties a process to the one that started it: when the parent dies, however it dies, so does the child.
+"""Ties a process to the one that started it: when the parent dies, however it dies, so does the child. And ends one.
 
     python -m service.tether SIGTERM <pid of the parent> valkey-server --port 0
 
@@ -9,6 +9,7 @@ leases of the jobs and by the lock on the state directory.
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -27,6 +28,16 @@ def die_with_parent(parent: int, by: signal.Signals = signal.SIGKILL) -> None:
 def tethered(command: Sequence[str], by: signal.Signals) -> list[str]:
     """The command line that runs `command` tied to the calling process."""
     return [sys.executable, "-m", MODULE, by.name, str(os.getpid()), *command]
+
+
+def end(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Ask a process to end; kill it where it has not after so long."""
+    process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def main() -> None:

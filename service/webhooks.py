@@ -129,6 +129,10 @@ class Webhooks:
         lines = cast(list[str], self._redis.lrange(deliveries_key(tenant, job_id), 0, -1))
         return [Delivery.model_validate_json(line) for line in lines]
 
+    def enable(self, tenant: str, url: str) -> bool:
+        """Call a URL again that answered 410; whether it was off. What was due meanwhile is not sent any more."""
+        return bool(self._redis.delete(gone_key(tenant, url)))
+
     def run(self, stop: threading.Event, *, pause_seconds: float = 1.0) -> None:
         """Send what is due until told to stop. Redis' outages are waited out."""
         while not stop.is_set():

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 
 from service.errors import QueueUnavailable
-from service.tether import tethered
+from service.tether import end, tethered
 
 START_SECONDS = 90.0
 STOP_SECONDS = 45.0  # longer than the server gives its parts
@@ -38,7 +38,7 @@ def running_server(directory: Path) -> Iterator[str]:
             _wait_until_ready(url, process, log)
             yield url
         finally:
-            _stop(process)
+            end(process, STOP_SECONDS)
 
 
 def _serve_command(port: int, directory: Path) -> list[str]:
@@ -67,12 +67,3 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> 
             pass
         time.sleep(0.2)
     raise QueueUnavailable(f"the server did not start; see {log}")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

@@ -92,7 +92,8 @@ class Measured:
     def _record(self, scope: Scope, method: str, route: str, status: int, seconds: float) -> None:
         scope["state"]["metrics"].record(method, route, status, seconds)
         if status >= 400 or method not in READING:
-            told = {"route": route, "status": status, "request_id": scope["state"].get("request_id")}
+            state = scope["state"]
+            told = {"route": route, "status": status, "code": state.get("code"), "request_id": state.get("request_id")}
             log.info("request", method=method, milliseconds=round(seconds * 1000, 1), **told)
 
 
@@ -113,6 +114,7 @@ class BodyLimit:
         detail = f"the body is larger than {max_bytes} bytes; store the rows and give their URI"
         declared = Headers(scope=scope).get("content-length", "0")
         if not declared.isdecimal() or int(declared) > max_bytes:
+            scope["state"]["code"] = BodyTooLarge.code
             await ProblemResponse(problem_of(BodyTooLarge(detail), scope["path"]))(scope, receive, send)
             return
         received = 0

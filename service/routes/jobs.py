@@ -224,7 +224,12 @@ async def get_job(
     },
 )
 def cancel_job(
-    found: CancellableRecord, records: RecordsDep, queue: QueueDep, links: LinksDep, response: Response
+    found: CancellableRecord,
+    records: RecordsDep,
+    queue: QueueDep,
+    retention: RetentionDep,
+    links: LinksDep,
+    response: Response,
 ) -> Job:
     """Ask for the end of a job. A queued one is cancelled at once, a running one within seconds.
 
@@ -233,6 +238,8 @@ def cancel_job(
     record = records.cancel(found.tenant, found.id)
     if found.status is JobStatus.queued:
         queue.withdraw(record)
+        if record.status is JobStatus.cancelled and record.attempt:
+            retention.drop_files(record)
     if record.status.is_terminal:
         response.status_code = 200
     return links.render(record)

@@ -89,18 +89,24 @@ def _problem(
     )
 
 
+def _answer(request: Request, problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    """The problem as an answer; its code is left for the log line of the request."""
+    request.state.code = problem.code
+    return ProblemResponse(problem, headers)
+
+
 def _on_own(request: Request, error: Any) -> Response:
     seconds = error.retry_after_seconds or (RETRY_SECONDS if error.status == 503 else None)
     headers = {"Retry-After": str(seconds)} if seconds else {}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return ProblemResponse(problem_of(error, request.url.path), headers)
+    return _answer(request, problem_of(error, request.url.path), headers)
 
 
 def _on_invalid(request: Request, error: Any) -> Response:
     fields = [_field_problem(entry) for entry in error.errors()[:MAX_FIELD_PROBLEMS]]
     detail = "; ".join(f"{field.param}: {field.message}" for field in fields[:3])
-    return ProblemResponse(problem_of(InvalidRequest(detail), request.url.path, fields))
+    return _answer(request, problem_of(InvalidRequest(detail), request.url.path, fields))
 
 
 def _field_problem(entry: Mapping[str, Any]) -> FieldProblem:
@@ -116,7 +122,7 @@ def _on_router(request: Request, error: Any) -> Response:
     code, title = (own.code, own.title) if own else (phrase.lower().replace(" ", "_"), phrase)
     detail = str(error.detail) if error.detail != phrase else f"{request.method} {request.url.path}: {phrase.lower()}"
     headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
-    return ProblemResponse(_problem(error.status_code, code, title, detail, request.url.path), headers)
+    return _answer(request, _problem(error.status_code, code, title, detail, request.url.path), headers)
 
 
 def _allowed(request: Request) -> str:
@@ -137,7 +143,7 @@ def _on_bug(request: Request, error: Any) -> Response:
     request_id = request.scope.get("state", {}).get("request_id")
     detail = f"something went wrong here, not with the request; quote the request id {request_id}"
     problem = _problem(500, TaskslimError.code, TaskslimError.title, detail, request.url.path)
-    return ProblemResponse(problem, {"X-Request-ID": str(request_id)})
+    return _answer(request, problem, {"X-Request-ID": str(request_id)})
 
 
 def install(app: FastAPI) -> None:

@@ -2,13 +2,15 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, status
+from fastapi import APIRouter, Body, Header, status
 
-from service.routes.dependencies import Administrator, FoundRecord, SecretsDep, WebhooksDep
+from service.examples import RECEIVERS
+from service.routes.dependencies import Administrator, FoundRecord, SecretsDep, WebhooksDep, Writer
+from service.routes.guards import StrictRoute
 from service.routes.problems import problem_responses
-from service.schemas import DeliveryPage, WebhookEvent, WebhookMessage, WebhookSecret
+from service.schemas import DeliveryPage, WebhookEvent, WebhookMessage, WebhookSecret, WebhookUrl
 
-router = APIRouter(tags=["webhooks"])
+router = APIRouter(tags=["webhooks"], route_class=StrictRoute)
 # What the service sends, for the document alone: nobody calls these here.
 sent = APIRouter(tags=["webhooks"])
 MEANINGS = {
@@ -72,3 +74,18 @@ def get_secret(caller: Administrator, secrets: SecretsDep) -> WebhookSecret:
 def rotate_secret(caller: Administrator, secrets: SecretsDep) -> WebhookSecret:
     """A new secret. For a day the old one signs beside it, so that receivers can change over."""
     return WebhookSecret(secret=secrets.rotate(caller.tenant))
+
+
+@router.post(
+    "/webhooks/enable",
+    operation_id="enableWebhook",
+    summary="Call a receiver again that was gone",
+    status_code=status.HTTP_204_NO_CONTENT,
+    response_description="News that comes from now on is sent",
+    responses=problem_responses(413),
+)
+def enable_webhook(
+    receiver: Annotated[WebhookUrl, Body(openapi_examples=RECEIVERS)], caller: Writer, webhooks: WebhooksDep
+) -> None:
+    """A URL that answered 410 Gone is left alone for a week; this ends it. For any other URL it does nothing."""
+    webhooks.enable(caller.tenant, receiver.url)

@@ -76,6 +76,7 @@ def test_every_answer_is_as_the_document_says(case: Any, server: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @schema.parametrize()
 @settings(max_examples=20 * EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 def test_five_thousand_answers_are_as_the_document_says(case: Any, server: str) -> None:

@@ -84,6 +84,8 @@ def test_other_spellings_of_loopback_are_not_called(host: str) -> None:
         "https:///hook",
         "https://example.com:99999/hook",
         "https://[::1/hook",
+        "https://169.254.169.254/latest/meta-data/",
+        "https://[fd00:ec2::254]/latest/meta-data/",
         "file:///etc/passwd",
         "gopher://example.com",
         "example.com/hook",

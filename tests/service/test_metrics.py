@@ -8,12 +8,16 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
+from service.accounting import account
 from service.connections import connect
 from service.figures import IN_REDIS, RATIOS, Figures
 from service.job_record import new_record
 from service.metrics import HttpMetrics, family_of
 from service.records import Records
-from service.schemas import JobError, JobRequest
+from service.schemas import DenseSlim, JobError, JobRequest
+from service.storage import Storage
+from tests.records import report
+from tests.service.finished import finish
 
 REQUEST = JobRequest.model_validate(
     {
@@ -67,6 +71,22 @@ def test_a_job_taken_back_from_a_silent_worker_is_counted(redis: Redis) -> None:
     assert value(redis, "slim_jobs_reclaimed_total", cause="worker_lost") == 1
     assert value(redis, "slim_job_attempts_total", reason="again") == 1
     assert value(redis, "slim_job_queue_wait_seconds_count") == 1
+
+
+def test_what_a_gpu_held_in_the_last_job_is_shown(redis: Redis, storage: Storage) -> None:
+    records = Records(redis)
+    job = records.create(new_record(REQUEST))
+    found = report(job, 1)
+    latency = found.result.latency_ms.model_copy(update={"device": "NVIDIA H100"})
+    content = found.model_copy(
+        update={
+            "peak_memory_bytes": DenseSlim(dense=4096, slim=2048),
+            "result": found.result.model_copy(update={"latency_ms": latency}),
+        }
+    )
+    finish(job, records, storage, {"report.json": content.model_dump_json().encode()})
+    account(redis, storage, job.tenant, job.id)
+    assert value(redis, "slim_gpu_memory_peak_bytes", device="NVIDIA H100") == 4096
 
 
 def measure_and_exit(url: str) -> None:

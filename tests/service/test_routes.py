@@ -13,7 +13,7 @@ from service.job_record import DEFAULT_TENANT
 from service.records import Records
 from service.schemas import Job, JobStatus
 from service.settings import Settings
-from service.storage import Storage, dataset_key
+from service.storage import Storage, attempt_prefix, dataset_key, job_prefix
 from service.transitions import job_key
 from tests.service.finished import FILES, finish
 
@@ -191,3 +191,14 @@ def test_a_width_that_rounding_takes_to_zero_is_refused_at_once(client: TestClie
     assert (answer.status_code, answer.json()["code"]) == (422, "target_unreachable")
     assert "round_to" in answer.json()["detail"]
     assert client.get("/jobs").json()["data"] == []
+
+
+def test_a_job_that_was_put_off_and_is_cancelled_leaves_no_files(
+    client: TestClient, body: dict[str, Any], records: Records, storage: Storage
+) -> None:
+    job = client.post("/jobs", json=body).json()["id"]
+    lease = records.lease("default", job, 1, "the test")
+    storage.put_bytes(b"half", attempt_prefix("default", job, 1) + "model/model.safetensors")
+    records.hand_back(lease)
+    assert client.post(f"/jobs/{job}/cancel").json()["status"] == "cancelled"
+    assert storage.list(job_prefix("default", job)) == []

@@ -1,11 +1,14 @@
 """Webhooks: every message arrives, signed as the standard says, and the job's log tells what happened."""
 
 import json
+import socket
 import threading
 from datetime import timedelta
-from typing import cast
+from typing import Any, cast
 
 import pytest
+import structlog
+from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
@@ -140,6 +143,21 @@ def test_a_receiver_that_is_gone_is_left_alone(redis: Redis) -> None:
     assert not redis.exists(WEBHOOKS)
 
 
+def test_a_receiver_that_was_gone_is_called_again_once_its_tenant_says_so(redis: Redis, client: TestClient) -> None:
+    with receiving((410, {}), (200, {})) as receiver:
+        failed_job(redis, receiver.url)
+        sender(redis, receiver).deliver_due()
+        assert not sender(redis, receiver).enable("ads", receiver.url)
+        assert sender(redis, receiver).enable(TENANT, receiver.url)
+        job = failed_job(redis, receiver.url)
+        sender(redis, receiver).deliver_due()
+    assert len(receiver.calls) == 2
+    assert log(redis, job)[-1].outcome is DeliveryOutcome.delivered
+    redis.set(gone_key("default", receiver.url), "")
+    assert client.post("/webhooks/enable", json={"url": receiver.url}).status_code == 204
+    assert not redis.exists(gone_key("default", receiver.url))
+
+
 def test_a_private_address_is_refused_and_never_tried_again(redis: Redis) -> None:
     with receiving() as receiver:
         job = failed_job(redis, f"https://127.0.0.1:{receiver.port}/hook")
@@ -148,6 +166,30 @@ def test_a_private_address_is_refused_and_never_tried_again(redis: Redis) -> Non
     (entry,) = log(redis, job)
     assert entry.outcome is DeliveryOutcome.refused
     assert not redis.exists(WEBHOOKS)
+
+
+def test_a_name_that_leads_to_the_metadata_address_is_refused_and_logged(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(host: str, port: int, *args: Any, **kwargs: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("169.254.169.254", port))]
+
+    job = failed_job(redis, "https://rebound.example/hook")
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    with structlog.testing.capture_logs() as lines:
+        Webhooks(redis).deliver_due()
+    assert [entry.outcome for entry in log(redis, job)] == ["refused"]
+    assert [(line["event"], line["outcome"]) for line in lines] == [("webhook", "refused")]
+
+
+def test_a_redirect_to_an_inner_address_is_logged_and_not_followed(redis: Redis) -> None:
+    with receiving() as inside, receiving((302, {"location": inside.url})) as outside:
+        job = failed_job(redis, outside.url)
+        with structlog.testing.capture_logs() as lines:
+            sender(redis, outside).deliver_due()
+    assert [(entry.status, entry.outcome) for entry in log(redis, job)] == [(302, "retrying")]
+    assert [line["status"] for line in lines] == [302]
+    assert (len(outside.calls), inside.calls) == (1, [])
 
 
 def test_a_receiver_that_cannot_be_reached_is_tried_again(redis: Redis) -> None:
