@@ -146,6 +146,7 @@ def _holding(scope: Scope) -> Any:
 
 Reader = Annotated[Caller, _holding(Scope.jobs_read)]
 Writer = Annotated[Caller, _holding(Scope.jobs_write)]
+Downloader = Annotated[Caller, _holding(Scope.artifacts_read)]
 Uploader = Annotated[Caller, _holding(Scope.datasets_write)]
 Administrator = Annotated[Caller, _holding(Scope.admin)]
 
