@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from service.effects import check_effects
 from service.errors import (
     ForbiddenPath,
     InvalidData,
@@ -124,6 +125,7 @@ def admit(request: JobRequest, access: Access) -> Family | None:
 
 
 def _check_method(request: JobRequest, task: TaskWording) -> None:
+    check_effects(request)
     if request.method.objective is Objective.margin and task.kind is TaskKind.generation:
         message = "`margin` compares labels and a generation task has none; use `log_probability`"
         raise InvalidRequest(message, param="method.objective")

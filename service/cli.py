@@ -172,6 +172,18 @@ def download(job_id: str, directory: Path, url: Url = HERE) -> None:
     out.print(f"{len(artifacts)} files in {directory}", soft_wrap=True, highlight=False)
 
 
+@app.command()
+def apply(
+    kept: Annotated[Path, typer.Argument(help="kept.safetensors of a job.")],
+    directory: Annotated[Path, typer.Argument(help="Where the checkpoint goes.")],
+    model: Annotated[str | None, typer.Option(help="Directory or URI of the base model; default: the job's.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="The same of the adapter that was merged.")] = None,
+) -> NoReturn:
+    """Make a job's checkpoint from the indices that it kept and its base model."""
+    given = [part for name, place in (("--model", model), ("--adapter", adapter)) if place for part in (name, place)]
+    os.execv(sys.executable, [sys.executable, "-m", "worker.indices", str(kept), str(directory), *given])
+
+
 # --- how -----------------------------------------------------------------------------------------------------------
 
 

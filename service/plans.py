@@ -12,8 +12,9 @@ from functools import lru_cache
 
 from service.admission import Access, admit, check_layout, check_units
 from service.checkpoints import BUFFER, MAX_UNITS, Checkpoint, read_checkpoint
-from service.errors import InvalidModel, TargetUnreachable
+from service.errors import InvalidModel, InvalidRequest, TargetUnreachable
 from service.families import FAMILIES
+from service.layouts import is_per_layer
 from service.runtimes import runtimes
 from service.schemas import DenseSlim, JobRequest, Layout, Method, Plan, Repair, Scope, Unit, Widths
 from service.tensor_names import Shrinking, StackNames
@@ -31,6 +32,11 @@ class Cut:
     dense: int
     slim: int
 
+    @property
+    def share(self) -> float:
+        """What is kept of the dimension that shrinks."""
+        return self.slim / self.dense
+
 
 def plan(request: JobRequest, access: Access) -> Plan:
     """The plan. Raises what `POST /jobs` would."""
@@ -44,6 +50,8 @@ def project(request: JobRequest, access: Access) -> Plan:
     checkpoint = read_checkpoint(request.model, access)
     check_layout(request, checkpoint.config)
     check_units(request, FAMILIES[checkpoint.family])
+    _check_layout(request, checkpoint)
+    _check_repair(request, checkpoint)
     exact = request.method.scope is Scope.layer and request.output.layout is Layout.uniform
     cuts = list(_cuts(request, checkpoint)) if exact else []
     whole, removed = _chosen(request.method, checkpoint, cuts)
@@ -62,6 +70,38 @@ def project(request: JobRequest, access: Access) -> Plan:
         bytes=DenseSlim(dense=checkpoint.stored_bytes, slim=file_size(slim) - gone * BYTES[checkpoint.dtype]),
         cache_bytes_per_token=_cache(checkpoint, cuts),
         runtimes=runtimes(checkpoint.family, *_widths_that_matter(request, checkpoint, cuts), layout=_layout(request)),
+    )
+
+
+def _check_layout(request: JobRequest, checkpoint: Checkpoint) -> None:
+    if is_per_layer(checkpoint.config) and request.output.layout is Layout.uniform:
+        message = "the layers of this model have widths of their own already: ask for the layout `per-layer`"
+        raise InvalidRequest(message, param="output.layout")
+
+
+def _check_repair(request: JobRequest, checkpoint: Checkpoint) -> None:
+    """As the worker's repair `bias`, which needs a bias in a module that reads units, or room for one."""
+    if request.method.repair is not Repair.bias:
+        return
+    stacks = [stack for stack in checkpoint.names.stacks if stack.bias and not checkpoint.config.get(stack.bias)]
+    if stacks and Unit.heads in request.method.units:
+        message = "a Llama with biases cannot be written with any number of heads: choose another repair"
+        raise InvalidRequest(message, param="method.repair")
+    if not any(_holds_bias(request, checkpoint, stack) for stack in checkpoint.names.stacks):
+        message = "the stock config of this family gives these modules no bias: choose another repair"
+        raise InvalidRequest(message, param="method.repair")
+
+
+def _holds_bias(request: JobRequest, checkpoint: Checkpoint, stack: StackNames) -> bool:
+    """Whether any module of the stack that reads units of the request will have a bias."""
+    found = _with_biases(request, checkpoint)
+    readers = [next((row for row in stack.shrinking if row.unit is unit), None) for unit in request.method.units]
+    return any(
+        f"{name.removesuffix('weight')}bias" in found
+        for name in checkpoint.tensors
+        for place in [_place(name, stack)]
+        for row in readers
+        if place and row and name.endswith(".weight") and _matches(row.pattern, place[1])
     )
 
 
@@ -191,14 +231,14 @@ def _chosen(method: Method, checkpoint: Checkpoint, cuts: Sequence[Cut]) -> tupl
         last = kept[stack.name, Unit.layers].slim if (stack.name, Unit.layers) in kept else math.inf
         for layer, path, tensor in _layer_tensors(checkpoint, stack):
             rows = _shrinking(stack, path, tensor, method.units)
+            stays = math.prod(kept[stack.name, row.unit].share for row in rows) if cuts and layer < last else 1.0
             is_shared = path.endswith("relative_attention_bias.weight")  # moves to the next layer
             if layers_chosen:
                 whole += 0 if is_shared else tensor.count
                 removed += tensor.count if layer >= last else 0
             else:
-                whole += tensor.count * len(rows)
-            for cut in (kept[stack.name, row.unit] for row in rows if cuts and layer < last):
-                removed += tensor.count * (cut.dense - cut.slim) / cut.dense
+                whole += tensor.count if rows else 0
+            removed += tensor.count * (1 - stays)
     return whole, removed
 
 

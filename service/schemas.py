@@ -140,6 +140,13 @@ class Layout(StrEnum):
     per_layer = "per-layer"  # each keeps its own, for a class that lies in the checkpoint
 
 
+class Format(StrEnum):
+    """What a job leaves of the slim model."""
+
+    safetensors = "safetensors"  # the checkpoint
+    indices = "indices"  # what `taskslim apply` makes the checkpoint of, with the base model; kilobytes
+
+
 class ModelSource(Schema):
     uri: Uri = Field(description="hf://owner/name, a file://, s3://, gs:// or az:// directory, or job://<id>")
     revision: Name | None = Field(default=None, description="branch, tag or commit of an hf:// model")
@@ -245,6 +252,17 @@ class Method(Schema):
             raise ValueError("`units` names one of them twice")
         return self
 
+    @model_validator(mode="after")
+    def _one_share_for_all_needs_units_apart(self) -> Self:
+        units = set(self.units)
+        nested = (len(units) > 1 and Unit.layers in units) or units >= {Unit.heads, Unit.head_dims}
+        if nested and self.scope is Scope.layer:
+            raise ValueError(
+                "of these `units` one holds parameters of another, and the same share of each is more than the ratio: "
+                "ask for `scope: global`, where they share one budget"
+            )
+        return self
+
 
 class Target(Schema):
     ratio: float = Field(gt=0, le=MAX_RATIO, description="share of the chosen units' parameters to remove")
@@ -253,6 +271,9 @@ class Target(Schema):
 class Output(Schema):
     round_to: int = Field(default=64, gt=0, le=4096, description="kept widths are multiples of this")
     layout: Layout = Field(default=Layout.uniform, description="`per-layer` needs the scope `global`")
+    formats: list[Format] = Field(
+        default=[Format.safetensors], min_length=1, max_length=len(Format), description="`indices` hold no repair"
+    )
 
 
 class WebhookEvent(StrEnum):
@@ -302,6 +323,15 @@ class JobRequest(Schema):
         titles = [task.title for task in self.observe]
         if len(set(titles)) != len(titles):
             raise ValueError("two entries of `observe` are called the same: give them a `name`")
+        return self
+
+    @model_validator(mode="after")
+    def _indices_hold_no_repair(self) -> Self:
+        if Format.indices in self.output.formats and self.method.repair is not Repair.none:
+            raise ValueError(
+                "`output.formats: indices` cannot hold the weights that `method.repair` changes: ask for `safetensors` "
+                "alone, or for the repair `none`"
+            )
         return self
 
     @model_validator(mode="after")

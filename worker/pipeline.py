@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers.utils import logging
 
@@ -21,6 +20,7 @@ from service.records import LeaseLost
 from service.schemas import (
     Ancestor,
     DenseSlim,
+    Format,
     JobMetrics,
     Latency,
     LayerWidth,
@@ -40,15 +40,26 @@ from service.scores import ScoreSets
 from service.settings import Settings
 from service.sources import scheme_of
 from service.storage import Storage, attempt_prefix, digest_file, manifest_key
-from worker import checkpoints, data, domains, findings, models, observed, prompts, reporting, verification
+from worker import (
+    checkpoints,
+    cutting,
+    data,
+    domains,
+    findings,
+    indices,
+    models,
+    observed,
+    prompts,
+    reporting,
+    verification,
+)
 from worker.card import card
 from worker.findings import Findings
+from worker.indices import Origin
 from worker.lineage import lineage
-from worker.mistral import stock_form
-from worker.per_layer import holding_form
 from worker.reuse import Reuse
 from worker.rows import Row
-from worker.slimming import attribution, selection, surgery
+from worker.slimming import attribution, selection
 from worker.slimming import repair as repairs
 from worker.slimming.allocation import Rules, share_removed
 from worker.slimming.criteria import CRITERIA, Options
@@ -121,8 +132,9 @@ def run(
         speeds = time_passes(sources, subject)
     layers = findings.layers(groups, kept, path.at(job.request.target.ratio))
     output = staged.scratch / "output"
+    output.mkdir()
     with staged.stage(Stage.verify):
-        directory = output / "model"
+        directory = (output if Format.safetensors in job.request.output.formats else staged.scratch) / "model"
         models.save(subject.loaded, directory)
         verified = verify(staged, subject, directory)
     with staged.stage(Stage.upload):
@@ -137,7 +149,7 @@ def run(
         result = conclude(subject, metrics, parameters, speeds[0], size, groups, kept, verified)
         result = result.model_copy(update=reuse.outcome())
         write_report(staged, sources, subject, result, find(sources, subject, dense, slim, speeds, layers))
-        save_file({str(site): kept_K for site, kept_K in kept.items()}, output / "kept.safetensors")
+        indices.save(kept, origin(staged, sources, subject, result, directory), output / "kept.safetensors")
         upload(staged)
     return result
 
@@ -269,11 +281,8 @@ def repair(staged: StagedJob, subject: Subject, kept: dict[Site, Tensor]) -> Non
 
 
 def cut(subject: Subject, kept: dict[Site, Tensor], layout: Layout) -> Subject:
-    """The subject with its model cut, as the class that can hold it: a stock one, or ours for layers of own widths."""
-    model, architecture = subject.loaded.model, subject.architecture
-    surgery.cut(model, architecture, kept, layout)
-    model = stock_form(model) if layout is Layout.uniform else holding_form(model, architecture)
-    return replace(subject, loaded=replace(subject.loaded, model=model))
+    """The subject with its model cut, as the class that can hold it."""
+    return replace(subject, loaded=cutting.cut(subject.loaded, kept, layout))
 
 
 def time_passes(sources: Sources, subject: Subject) -> list[tuple[Speed, Speed]]:
@@ -370,9 +379,28 @@ def write_report(staged: StagedJob, sources: Sources, subject: Subject, result: 
         auto_class=models.AUTO_CLASSES[subject.loaded.family.kind].__name__,
         findings=found,
     )
-    (staged.scratch / "output" / "report.json").write_text(report.model_dump_json(indent=2))
-    (staged.scratch / "output" / "report.html").write_text(report_page.render(report))
-    (staged.scratch / "output" / "model" / "README.md").write_text(card(report))
+    output = staged.scratch / "output"
+    (output / "report.json").write_text(report.model_dump_json(indent=2))
+    (output / "report.html").write_text(report_page.render(report))
+    if Format.safetensors in staged.job.request.output.formats:
+        (output / "model" / "README.md").write_text(card(report))
+
+
+def origin(staged: StagedJob, sources: Sources, subject: Subject, result: Result, directory: Path) -> Origin:
+    """What the kept indices are of, and the checkpoint in `directory` that they make of it."""
+    request = staged.job.request
+    return Origin(
+        model=request.model,
+        model_digest=sources.digests["model"],
+        adapter_digest=sources.digests.get("adapter"),
+        family=subject.loaded.family.model_type,
+        units=request.method.units,
+        layout=request.output.layout,
+        repair=request.method.repair,
+        widths=result.widths,
+        weights=indices.digests(directory),
+        versions=reporting.versions(),
+    )
 
 
 def upload(staged: StagedJob) -> None:

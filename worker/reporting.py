@@ -11,7 +11,7 @@ from typing import Any
 from service.job_record import JobRecord
 from service.layouts import has_own_widths
 from service.model_files import is_wanted
-from service.schemas import Ancestor, Family, OwnAnswers, Report, Result, StageTiming, TaskWording
+from service.schemas import Ancestor, Family, Format, OwnAnswers, Report, Result, StageTiming, TaskWording
 from service.storage import digest_file
 from worker.answers import MAX_CHANGED
 from worker.findings import Findings
@@ -23,6 +23,7 @@ PACKAGES = ("taskslim", "torch", "transformers", "tokenizers", "safetensors", "p
 # In a resolved task they are in storage, and stay there.
 ROWS: Any = {"calibration": {"rows"}, "evaluation": {"rows"}, "evaluations": {"__all__": {"rows"}}}
 
+APPLY = "taskslim apply kept.safetensors model"
 SNIPPET = """\
 from transformers import {auto_class}, AutoTokenizer
 
@@ -60,10 +61,10 @@ def build(
         shortened_prompts=shortened_prompts,
         own_answers=own_answers,
         timings=list(timings),
-        versions={"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
+        versions=versions(),
         digests=digests,
         lineage=lineage,
-        snippet=_snippet(auto_class, has_own_widths(result)),
+        snippet=_snippet(job.request.output.formats, auto_class, has_own_widths(result)),
         throughput=findings.throughput,
         peak_memory_bytes=findings.peak_memory_bytes,
         layers=findings.layers,
@@ -74,13 +75,19 @@ def build(
     return report.model_copy(update={"warnings": warnings(report)})
 
 
-def _snippet(auto_class: str, own_widths: bool) -> str:
+def _snippet(formats: Sequence[Format], auto_class: str, own_widths: bool) -> str:
     # The class lies in the checkpoint, which the job itself has written.
-    return SNIPPET.format(auto_class=auto_class, remote_code=", trust_remote_code=True" if own_widths else "")
+    load = SNIPPET.format(auto_class=auto_class, remote_code=", trust_remote_code=True" if own_widths else "")
+    return load if Format.safetensors in formats else f"# First, in a shell: {APPLY}\n{load}"
+
+
+def versions() -> dict[str, str]:
+    """What decides the bits of a checkpoint beside the model: package -> version."""
+    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
 
 
 def digest_directory(directory: Path) -> str:
-    """sha256 over the names and contents of those of a directory's files that make up a model, by their names."""
+    """sha256 over the files that make a model or adapter what it is, by name and content, wherever it lies."""
     files = sorted(path for path in directory.iterdir() if path.is_file() and is_wanted(path.name))
     return _digest([[path.name, digest_file(path)] for path in files])
 

@@ -180,7 +180,7 @@ def test_margin_needs_labels(tmp_path: Path, access: Access) -> None:
 
 
 def test_a_criterion_without_a_formula_for_the_unit_is_refused(tmp_path: Path, access: Access) -> None:
-    body = request_body(tmp_path, method={"criterion": "wanda", "units": ["ffn", "layers"]})
+    body = request_body(tmp_path, method={"criterion": "wanda", "units": ["ffn", "layers"], "scope": "global"})
     refuse(body, access, UnsupportedUnit, "method.units")
 
 
@@ -217,3 +217,41 @@ def test_rows_of_a_named_evaluation_set_are_checked_like_others(tmp_path: Path, 
 def test_settings_of_a_task_that_contradict_each_other_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         JobRequest.model_validate(INLINE | {"task": TASK | fields})
+
+
+@pytest.mark.parametrize("units", [["ffn", "layers"], ["heads", "head_dims"]])
+def test_units_that_hold_each_other_need_one_budget(units: list[str]) -> None:
+    with pytest.raises(ValidationError, match="scope: global"):
+        JobRequest.model_validate(INLINE | {"method": {"units": units}})
+    JobRequest.model_validate(INLINE | {"method": {"units": units, "scope": "global"}})
+
+
+@pytest.mark.parametrize(
+    ("method", "option"),
+    [
+        ({"normalisation": "mean"}, "normalisation"),
+        ({"criterion": "wanda", "objective": "margin"}, "objective"),
+        ({"criterion": "second_moment", "token_reduction": "max"}, "token_reduction"),
+        ({"criterion": "gisp", "sign": "absolute"}, "sign"),
+        ({"criterion": "flap", "example_reduction": "sum"}, "example_reduction"),
+        ({"protect_first": 1}, "protect_first"),
+        ({"protect_last": 1, "scope": "global"}, "protect_last"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(
+    tmp_path: Path, access: Access, method: dict[str, Any], option: str
+) -> None:
+    body = request_body(tmp_path, method=method)
+    assert "has an effect only" in refuse(body, access, InvalidRequest, f"method.{option}")
+
+
+def test_options_that_change_something_are_admitted(tmp_path: Path, access: Access) -> None:
+    method = {"scope": "global", "normalisation": "mean", "protect_first": 1, "sign": "absolute"}
+    body = request_body(tmp_path, method=method, output={"layout": "per-layer"})
+    assert admit(JobRequest.model_validate(body), access) is not None
+
+
+def test_indices_are_refused_beside_a_repair() -> None:
+    fields = {"output": {"formats": ["indices"]}, "method": {"repair": "least_squares"}}
+    with pytest.raises(ValidationError, match="formats: indices"):
+        JobRequest.model_validate(INLINE | fields)

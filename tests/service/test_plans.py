@@ -16,7 +16,14 @@ from redis import Redis
 
 from service.admission import Access
 from service.durations import Durations
-from service.errors import InvalidModel, StorageUnavailable, TargetUnreachable, TaskslimError, UnsupportedUnit
+from service.errors import (
+    InvalidModel,
+    InvalidRequest,
+    StorageUnavailable,
+    TargetUnreachable,
+    TaskslimError,
+    UnsupportedUnit,
+)
 from service.example_answers import REPORT
 from service.families import FAMILIES
 from service.fingerprints import fingerprint
@@ -36,6 +43,7 @@ from tests.service.scored import digest_of, measured, safetensors
 from worker import pipeline
 from worker.mistral import stock_form
 from worker.models import count_parameters
+from worker.per_layer import holding_form
 from worker.slimming import selection, surgery
 from worker.slimming.allocation import WidthUnreachable, share_removed, width
 from worker.slimming.architectures import ARCHITECTURES
@@ -50,10 +58,10 @@ def family_of(name: str) -> str:
 
 
 def unit_sets(name: str) -> list[list[Unit]]:
-    """Every unit of a family alone, and all that go together."""
+    """Every unit of a family alone, and all that can each give up the same share: none holds parameters of another."""
     units = FAMILIES[family_of(name)].units
-    together: list[Unit] = [unit for unit in units if unit in (Unit.ffn, Unit.heads)]
-    return [[unit] for unit in units] + [units] + ([together] if len(together) > 1 else [])
+    together = [[Unit.ffn, unit] for unit in units if unit in (Unit.heads, Unit.head_dims)]
+    return [[unit] for unit in units] + together
 
 
 CASES = [(name, units) for name in TINY for units in unit_sets(name)]
@@ -304,7 +312,7 @@ def test_tensors_of_other_shapes_break_no_plan(tmp_path: Path, access: Access) -
     path = tmp_path / "model.safetensors"
     content = path.read_bytes()
     tensors = read_header(lambda start, end: content[start:end]).tensors
-    request = request_for(tmp_path, method={"units": ["ffn", "heads", "layers"]})
+    requests = [request_for(tmp_path, method={"units": units}) for units in (["ffn", "heads"], ["layers"])]
     for name in tensors:
         for shape in ((), (0,), (7,), (0, 0), (10**9, 10**9), (1, 2, 3)):
             entry = {"dtype": "F32", "shape": shape, "data_offsets": (0, 4 * prod(shape))}
@@ -313,8 +321,9 @@ def test_tensors_of_other_shapes_break_no_plan(tmp_path: Path, access: Access) -
                 for other in tensors
             }
             path.write_bytes(header(json.dumps(described | {name: entry}).encode()))
-            with suppress(TaskslimError):
-                plan(request, access)
+            for request in requests:
+                with suppress(TaskslimError):
+                    plan(request, access)
 
 
 def test_size_of_a_file_is_known_from_its_header(tmp_path: Path) -> None:
@@ -443,3 +452,30 @@ def test_a_plan_whose_adapter_nobody_can_look_at_does_not_say_whether_scores_are
     body = request_for(hub, model={"uri": hub.as_uri(), "adapter_uri": "hf://owner/adapter"})
     planned = client.post("/plans", json=body.model_dump(mode="json", exclude_unset=True))
     assert (planned.status_code, planned.json()["scores_cached"]) == (200, None)
+
+
+def refused(request: JobRequest, access: Access) -> TaskslimError:
+    with pytest.raises(InvalidRequest) as caught:
+        plan(request, access)
+    return caught.value
+
+
+@pytest.mark.parametrize("name", ["mistral", "t5", "qwen2"])
+def test_a_bias_is_refused_where_the_family_has_no_place_for_it(name: str, tmp_path: Path, access: Access) -> None:
+    checkpoints.write(tmp_path, name)
+    assert refused(request_for(tmp_path, method={"repair": "bias"}), access).param == "method.repair"
+
+
+def test_a_llama_with_fewer_heads_has_no_place_for_a_bias(tmp_path: Path, access: Access) -> None:
+    checkpoints.write(tmp_path, "llama")
+    request = request_for(tmp_path, method={"repair": "bias", "units": ["ffn", "heads"]})
+    assert "any number of heads" in refused(request, access).message
+    plan(request_for(tmp_path, method={"repair": "bias"}), access)
+
+
+def test_a_model_with_own_widths_is_refused_a_uniform_layout(tmp_path: Path, access: Access) -> None:
+    model = checkpoints.write(tmp_path, "llama")
+    architecture, kept = ARCHITECTURES["llama"], {Site("decoder", 0, "ffn"): torch.arange(16)}
+    surgery.cut(model, architecture, kept, "per-layer")
+    holding_form(model, architecture).save_pretrained(tmp_path)
+    assert refused(request_for(tmp_path), access).param == "output.layout"

@@ -13,10 +13,11 @@ def test_the_digest_of_rows_follows_their_values_and_order_alone() -> None:
 
 def test_the_digest_of_a_model_follows_names_and_contents(tmp_path: Path) -> None:
     digests = []
-    for number, (name, content) in enumerate([("a", "x"), ("a", "x"), ("b", "x"), ("a", "y")]):
+    for number, (name, content) in enumerate([("a.json", "x"), ("a.json", "x"), ("b.json", "x"), ("a.json", "y")]):
         directory = tmp_path / str(number)
         directory.mkdir()
         (directory / name).write_text(content)
+        (directory / "NOTES").write_text(f"copy {number}")
         digests.append(digest_directory(directory))
     assert digests[0] == digests[1]
     assert len(set(digests)) == 3

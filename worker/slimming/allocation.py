@@ -206,16 +206,24 @@ def share_removed(groups: Sequence[Group], counts: Mapping[Site, int]) -> float:
 
 
 def _all_parameters(groups: Sequence[Group]) -> int:
-    # Layers hold the other units' parameters; where layers are chosen, they are the whole.
-    whole = [group for group in groups if group.kind == "layers"] or groups
-    return sum(group.count * group.parameters for group in whole)
+    # Layers hold the other units' parameters, heads those of their dimensions: those that hold others are the whole.
+    kinds = {group.kind for group in groups}
+    held = {"layers": kinds - {"layers"}, "heads": {"head_dims"}}
+    inside = set().union(*(held.get(kind, set()) for kind in kinds))
+    return sum(group.count * group.parameters for group in groups if group.kind not in inside)
 
 
-def _removed_parameters(counts: Mapping[Site, int], groups: Sequence[Group]) -> int:
-    """Parameters that go: those of removed layers, and in the layers that stay those of removed units."""
+def _removed_parameters(counts: Mapping[Site, int], groups: Sequence[Group]) -> float:
+    """Parameters that go: those of removed layers, and in what stays of layers and heads those of removed units."""
     gone = {group.site[:2] for group in groups if group.kind == "layers" and counts[group.site] == 0}
+    heads = {group.site: counts[group.site] / group.count for group in groups if group.kind == "heads"}
     return sum(
-        (group.count - counts[group.site]) * group.parameters
+        (group.count - counts[group.site]) * group.parameters * heads.get(_heads_of(group.site), 1.0)
         for group in groups
         if group.kind == "layers" or group.site[:2] not in gone
     )
+
+
+def _heads_of(site: Site) -> Site:
+    """The group of the heads that the dimensions of a site are of."""
+    return site._replace(unit=site.unit.removesuffix("query_dims").removesuffix("value_dims") + "heads")

@@ -5,10 +5,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.models import TINY, causal
-from worker.slimming.allocation import NORMALISATIONS, Rules, WidthUnreachable
+from worker.slimming.allocation import NORMALISATIONS, Rules, WidthUnreachable, share_removed
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.groups import Group, Site, locate
 from worker.slimming.selection import select
+from worker.slimming.surgery import cut
 
 PER_LAYER = Rules(scope="global", layout="per-layer")
 FAMILIES_WITH_HEADS = {"llama": ("ffn", "heads"), "t5": ("ffn", "heads", "head_dims")}
@@ -130,3 +131,20 @@ def test_normalisation_keeps_the_order_within_a_group(name: str) -> None:
     normalised = NORMALISATIONS[name](score_U)
     assert normalised.argsort().tolist() == score_U.argsort().tolist()
     assert normalised.isfinite().tolist() == score_U.isfinite().tolist()
+
+
+@pytest.mark.parametrize(
+    "units", [("heads", "head_dims"), ("ffn", "heads", "head_dims"), ("heads", "head_dims", "layers")]
+)
+def test_the_share_removed_is_that_of_the_parameters_that_go(units: tuple[str, ...]) -> None:
+    model = TINY["t5"]()
+    groups = locate(model, ARCHITECTURES["t5"], units)
+    owned = {slab.parameter for group in groups for slab in group.slabs}
+    before = sum(parameter.numel() for parameter in model.parameters())
+    chosen = sum(model.get_parameter(name).numel() for name in owned)
+    kept = select(random_scores(groups), groups, 0.4, 4, Rules(scope="global"))
+    counts = {site: kept_K.numel() for site, kept_K in kept.items()}
+    cut(model, ARCHITECTURES["t5"], kept)
+    gone = before - sum(parameter.numel() for parameter in model.parameters())
+    assert gone / chosen == pytest.approx(0.4, abs=0.15)  # a head is an eighth of what there is
+    assert share_removed(groups, counts) == pytest.approx(gone / chosen, abs=0.01)

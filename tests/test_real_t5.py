@@ -1,0 +1,92 @@
+"""A trained T5: every unit, layout, criterion and repair that an encoder-decoder has, through the pipeline."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from service.families import FAMILIES, UNSERVED
+from service.job_record import new_record
+from service.schemas import Criterion, JobRequest, Repair, Result, Stage, Unit
+from service.settings import Settings
+from service.storage import Storage
+from worker import pipeline
+
+SHARED = Path(__file__).parents[2] / "shared"
+MODEL = SHARED / "models/t5-multitask-tiny"
+
+pytestmark = pytest.mark.skipif(not MODEL.exists(), reason="the trained T5 and its rows are not here")
+
+T5 = FAMILIES["t5"]
+UNITS = [[unit] for unit in T5.units] + [[Unit.ffn, Unit.heads], [Unit.ffn, Unit.head_dims], list(T5.units)]
+CASES: dict[str, dict[str, Any]] = {
+    **{f"{'+'.join(units)} uniform": {"units": units, "scope": "global"} for units in UNITS},
+    **{f"{'+'.join(units)} own": {"units": units, "scope": "global", "layout": "per-layer"} for units in UNITS},
+    **{criterion: {"criterion": criterion, "units": ["ffn"]} for criterion in Criterion},
+    **{
+        f"{criterion} all units": {"criterion": criterion, "units": T5.units, "scope": "global", "steps": 2}
+        for criterion in Criterion
+        if criterion not in UNSERVED
+    },
+    **{
+        f"{repair} {layout}": {"repair": repair, "units": ["ffn", "heads"], "scope": "global", "layout": layout}
+        for repair in (Repair.least_squares, Repair.least_squares_layerwise)
+        for layout in ("uniform", "per-layer")
+    },
+    "two steps, repaired": {"units": ["ffn", "head_dims"], "steps": 2, "repair": "least_squares"},
+}
+
+
+class Silent:
+    """Nobody watches."""
+
+    def stage(self, stage: Stage) -> None: ...
+
+    def advance(self, done: int, total: int, unit: str) -> None: ...
+
+
+def rows(name: str, limit: int) -> dict[str, Any]:
+    return {"uri": (SHARED / f"data/sst2/{name}.jsonl").as_uri(), "limit": limit}
+
+
+def slim(scratch: Path, method: dict[str, Any], task: dict[str, Any], ratio: float = 0.3) -> Result:
+    """The result of a job on the fixture, asked in the words that it was trained on."""
+    own = json.loads((MODEL / "templates.json").read_text())["sst2"]
+    method = dict(method)
+    output = {"round_to": 16, "layout": method.pop("layout", "uniform")}
+    body = {
+        "model": {"uri": MODEL.as_uri()},
+        "task": {"template": own["template"], "labels": own["labels"], "max_words": 40} | task,
+        "method": method,
+        "target": {"ratio": ratio},
+        "output": output,
+    }
+    torch.set_num_threads(1)
+    job = new_record(JobRequest.model_validate(body)).model_copy(update={"attempt": 1})
+    storage = Storage((scratch / "artifacts").as_uri())
+    settings = Settings(state=scratch, device="cpu")
+    return pipeline.run(job, settings=settings, storage=storage, progress=Silent(), scratch=scratch)
+
+
+def check(result: Result) -> None:
+    assert result.parameters.slim < result.parameters.dense
+    assert result.verified.max_abs_logit_difference <= result.verified.tolerance
+    assert result.ratio == pytest.approx(0.3, abs=0.13)  # a layer is a quarter of the fixture's
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_every_setting_makes_a_smaller_model_that_loads(tmp_path: Path, case: str) -> None:
+    few = {"calibration": rows("train", 16), "evaluation": rows("test", 8)}
+    check(slim(tmp_path, CASES[case], few))
+
+
+def test_a_job_without_labels_keeps_what_the_model_can_do(tmp_path: Path) -> None:
+    task = {"supervision": "none", "calibration": rows("train", 64), "evaluation": rows("test", 100)}
+    result = slim(tmp_path, {"units": ["ffn", "heads"], "scope": "global", "repair": "least_squares"}, task)
+    check(result)
+    assert result.metrics.slim.calibrated_accuracy is not None
+    assert result.metrics.slim.majority is not None
+    assert result.metrics.slim.calibrated_accuracy.value > result.metrics.slim.majority + 0.1

@@ -1,0 +1,22 @@
+"""A loaded model cut to the units that stay, as the class that can hold it."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from service.schemas import Layout
+from worker.mistral import stock_form
+from worker.models import LoadedModel
+from worker.per_layer import holding_form
+from worker.slimming import surgery
+from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.groups import Site
+
+
+def cut(loaded: LoadedModel, kept: Mapping[Site, Tensor], layout: Layout) -> LoadedModel:
+    """The model cut in place, as a stock class, or ours where its layers have widths of their own."""
+    model, architecture = loaded.model, ARCHITECTURES[loaded.family.model_type]
+    surgery.cut(model, architecture, kept, layout)
+    slim = stock_form(model) if layout is Layout.uniform else holding_form(model, architecture)
+    return replace(loaded, model=slim)
