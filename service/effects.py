@@ -6,7 +6,13 @@ from typing import NamedTuple
 from service.errors import InvalidRequest
 from service.schemas import Criterion, JobRequest, Layout, Method, Scope, Unit
 
-WITH_OBJECTIVE = (Criterion.attribution, Criterion.reverse, Criterion.second_moment, Criterion.gisp)
+WITH_OBJECTIVE = (
+    Criterion.attribution,
+    Criterion.reverse,
+    Criterion.second_moment,
+    Criterion.surgeon,
+    Criterion.gisp,
+)
 WITH_REDUCTIONS = (Criterion.attribution, Criterion.reverse)
 
 
