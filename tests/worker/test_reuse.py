@@ -148,6 +148,7 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 SAME: dict[str, dict[str, Any]] = {
     "ratio": {"target": {"ratio": 0.5}},
     "rounding": {"output": {"round_to": 16}},
+    "formats": {"output": {"round_to": 8, "formats": ["indices"]}},
     "layout": {"method": {"scope": "global"}, "output": {"round_to": 8, "layout": "per-layer"}},
     "normalisation": {"method": {"normalisation": "mean"}},
     "protected layers": {"method": {"protect_last": 1}},
