@@ -37,9 +37,12 @@ The same class serves both doors: the HTTP handler renders it as a problem docum
 `internal_error`, and the log with its traceback.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from service.schemas import CurvePoint
 
 
 class TaskslimError(Exception):
@@ -121,7 +124,13 @@ class UnsupportedFamily(InvalidModel):
 
 
 class TargetUnreachable(TaskslimError):
+    """`curve` has what was measured before that was clear."""
+
     status, code, title = 422, "target_unreachable", "Target unreachable"
+
+    def __init__(self, message: str, *, param: str | None = None, curve: Sequence["CurvePoint"] = ()) -> None:
+        super().__init__(message, param=param)
+        self.curve = list(curve)
 
 
 class Unauthorized(TaskslimError):

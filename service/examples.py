@@ -72,12 +72,20 @@ UNSUPERVISED = {
     },
     "target": {"ratio": 0.3},
 }
+KEEPING = SST2 | {
+    "method": {"scope": "global", "repair": "least_squares"},
+    "target": {"keep_metric": 0.98, "bytes": 240000000},
+    "output": {"layout": "per-layer", "round_to": 1},
+}
+SWEEP = SST2 | {"target": {"sweep": [0.1, 0.2, 0.3, 0.4, 0.5], "artifacts": [0.2, 0.4]}}
 
 REQUESTS: dict[str, Any] = {
     "sst2": {"summary": "A preset, rows in object storage", "value": SST2},
     "inline": {"summary": "A task of one's own, rows inline", "value": INLINE},
     "generation": {"summary": "A generation task, an adapter merged first", "value": GENERATION},
     "unsupervised": {"summary": "Rows without labels, judged on two domains", "value": UNSUPERVISED},
+    "keep-metric": {"summary": "The smallest model that keeps 98 % of the accuracy and fits", "value": KEEPING},
+    "sweep": {"summary": "A curve, with two checkpoints", "value": SWEEP},
     "classifier": {"summary": "A model with a classification head", "value": CLASSIFIER},
 }
 

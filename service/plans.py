@@ -1,7 +1,7 @@
 """What a request would come to, without running it: from the model's config.json and the headers of its weights.
 
 Scores decide which units go; how many follows from the request alone, except in a global rank, whose figures are those
-of its ratio.
+of its ratio, and for a target that has to be measured, of which only what bounds it is known.
 """
 
 import math
@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from service.admission import Access, admit, check_layout, check_units
+from service.bisection import turning_point
 from service.checkpoints import BUFFER, MAX_UNITS, Checkpoint, read_checkpoint
 from service.errors import InvalidModel, InvalidRequest, TargetUnreachable
 from service.families import FAMILIES
 from service.layouts import is_per_layer
 from service.runtimes import runtimes
-from service.schemas import DenseSlim, JobRequest, Layout, Method, Plan, Repair, Scope, Unit, Widths
+from service.schemas import MAX_RATIO, JobRequest, Layout, Method, Plan, Projected, Repair, Scope, Target, Unit, Widths
 from service.tensor_names import Shrinking, StackNames
 from service.weight_headers import BYTES, Tensors, TensorShape, file_size
 
@@ -38,6 +39,16 @@ class Cut:
         return self.slim / self.dense
 
 
+@dataclass(frozen=True)
+class Removal:
+    """What the removal of a share of the units comes to."""
+
+    cuts: list[Cut]  # empty where scores decide the widths
+    ratio: float
+    parameters: int
+    bytes: int
+
+
 def plan(request: JobRequest, access: Access) -> Plan:
     """The plan. Raises what `POST /jobs` would."""
     admit(request, access)
@@ -45,30 +56,29 @@ def plan(request: JobRequest, access: Access) -> Plan:
 
 
 def project(request: JobRequest, access: Access) -> Plan:
-    """The plan of a request that `admit` has let through. Raises TargetUnreachable where a width would be zero, and
-    InvalidModel where config.json and the weights' headers do not describe a model."""
+    """The plan of a request that `admit` has let through.
+
+    Raises TargetUnreachable where a width would be zero or no model is as small, InvalidRequest where the model is
+    small enough as it is, and InvalidModel where config.json and the weights' headers do not describe a model.
+    """
     checkpoint = read_checkpoint(request.model, access)
     check_layout(request, checkpoint.config)
     check_units(request, FAMILIES[checkpoint.family])
     _check_layout(request, checkpoint)
     _check_repair(request, checkpoint)
-    exact = request.method.scope is Scope.layer and request.output.layout is Layout.uniform
-    cuts = list(_cuts(request, checkpoint)) if exact else []
-    whole, removed = _chosen(request.method, checkpoint, cuts)
-    if whole == 0:
+    if _chosen(request.method, checkpoint, [])[0] == 0:
         raise InvalidModel(f"the weights hold none of the units that {checkpoint.family} has", param="model.uri")
-    ratio = removed / whole if exact else request.target.ratio
-    slim = _slimmed(_with_biases(request, checkpoint), checkpoint, cuts)
-    gone = 0 if exact else round(ratio * whole)
-    parameters = DenseSlim(dense=_count(checkpoint.tensors), slim=_count(slim) - gone)
+    removal = _asked(request, checkpoint)
+    cuts = removal.cuts if removal and not _searches(request.target) else []
+    slim = (removal.parameters, removal.bytes) if removal else (None, None)
     return Plan(
         family=checkpoint.family,
-        exact=exact,
+        exact=_is_counted(request) and not _searches(request.target),
         widths=_widths(cuts),
-        ratio=ratio,
-        parameters=parameters,
-        bytes=DenseSlim(dense=checkpoint.stored_bytes, slim=file_size(slim) - gone * BYTES[checkpoint.dtype]),
-        cache_bytes_per_token=_cache(checkpoint, cuts),
+        ratio=removal.ratio if removal else None,
+        parameters=Projected(dense=_count(checkpoint.tensors), slim=slim[0]),
+        bytes=Projected(dense=checkpoint.stored_bytes, slim=slim[1]),
+        cache_bytes_per_token=_cache(request, checkpoint, cuts),
         runtimes=runtimes(checkpoint.family, *_widths_that_matter(request, checkpoint, cuts), layout=_layout(request)),
     )
 
@@ -105,22 +115,91 @@ def _holds_bias(request: JobRequest, checkpoint: Checkpoint, stack: StackNames) 
     )
 
 
+# --- what is asked for ---------------------------------------------------------------------------------------------
+
+
+def _is_counted(request: JobRequest) -> bool:
+    """Whether a ratio alone decides the widths."""
+    return request.method.scope is Scope.layer and request.output.layout is Layout.uniform
+
+
+def _searches(target: Target) -> bool:
+    """Whether models have to be measured to know which one it is."""
+    return target.is_measured and target.sweep is None
+
+
+def _asked(request: JobRequest, checkpoint: Checkpoint) -> Removal | None:
+    """What the target comes to, or the most that it allows to stay; None where only measurements tell."""
+    target = request.target
+    if target.ratio is not None:
+        return _removal(request, checkpoint, target.ratio)
+    if target.sweep is not None:
+        _removal(request, checkpoint, max(target.sweep))
+        return _removal(request, checkpoint, max(target.artifacts or target.sweep))
+    if target.parameters is not None:
+        return _within(request, checkpoint, "parameters", target.parameters)
+    return None if target.bytes is None else _within(request, checkpoint, "bytes", target.bytes)
+
+
+def _within(request: JobRequest, checkpoint: Checkpoint, name: str, number: int) -> Removal:
+    """The least that has to go for a model with no more than `number` parameters or bytes."""
+    whole = _removal(request, checkpoint, 0.0)
+    if getattr(whole, name) <= number:
+        message = f"the model has no more than {number} {name} as it is: {getattr(whole, name)}"
+        raise InvalidRequest(message, param=f"target.{name}")
+
+    def is_above(ratio: float) -> bool:
+        return int(getattr(_removal(request, checkpoint, ratio), name)) > number
+
+    highest = _highest(request, checkpoint)
+    if is_above(highest):
+        least = getattr(_removal(request, checkpoint, highest), name)
+        message = f"the smallest model that can be made has {least} {name}, more than {number}"
+        raise TargetUnreachable(message, param=f"target.{name}")
+    return _removal(request, checkpoint, turning_point(0.0, highest, is_above)[1])
+
+
+def _highest(request: JobRequest, checkpoint: Checkpoint) -> float:
+    """The highest ratio that leaves a width everywhere."""
+
+    def is_reached(ratio: float) -> bool:
+        try:
+            return not _is_counted(request) or bool(list(_cuts(request, checkpoint, ratio)))
+        except TargetUnreachable:
+            return False
+
+    return MAX_RATIO if is_reached(MAX_RATIO) else turning_point(0.0, MAX_RATIO, is_reached)[0]
+
+
+def _removal(request: JobRequest, checkpoint: Checkpoint, ratio: float) -> Removal:
+    """What a ratio comes to. Raises TargetUnreachable."""
+    cuts = list(_cuts(request, checkpoint, ratio)) if _is_counted(request) else []
+    whole, removed = _chosen(request.method, checkpoint, cuts)
+    reached = removed / whole if _is_counted(request) else ratio
+    slim = _slimmed(_with_biases(request, checkpoint), checkpoint, cuts)
+    gone = 0 if _is_counted(request) else round(ratio * whole)
+    size = file_size(slim) - gone * BYTES[checkpoint.dtype]
+    return Removal(cuts, reached, parameters=_count(slim) - gone, bytes=size)
+
+
 # --- how many stay -------------------------------------------------------------------------------------------------
 
 
-def _cuts(request: JobRequest, checkpoint: Checkpoint) -> Iterator[Cut]:
+def _cuts(request: JobRequest, checkpoint: Checkpoint, ratio: float) -> Iterator[Cut]:
     method = request.method
     for stack in checkpoint.names.stacks:
         for unit in sorted(method.units):
             dense, choices = _choices(request, checkpoint, stack, unit)
-            slim = nearest([0, *choices], (1 - request.target.ratio) * dense)
+            slim = nearest([0, *choices], (1 - ratio) * dense) if ratio else dense
             protected = method.protect_first + method.protect_last if unit is Unit.layers else 0
             if slim < max(1, min(protected, dense)):
                 message = (
-                    f"a ratio of {request.target.ratio:g} leaves {slim} of the {dense} {unit} of the {stack.name}: "
+                    f"a ratio of {ratio:g} leaves {slim} of the {dense} {unit} of the {stack.name}: "
                     "ask for a lower ratio or a smaller round_to"
                 )
-                raise TargetUnreachable(message, param="target.ratio")
+                raise TargetUnreachable(
+                    message, param="target.ratio" if request.target.sweep is None else "target.sweep"
+                )
             yield Cut(stack, unit, dense, slim)
 
 
@@ -285,7 +364,7 @@ def _kept(cuts: Sequence[Cut], unit: Unit, dense: int, stack: str = "decoder") -
     return next((cut.slim for cut in cuts if cut.unit is unit and cut.stack.name == stack), dense)
 
 
-def _cache(checkpoint: Checkpoint, cuts: Sequence[Cut]) -> DenseSlim | None:
+def _cache(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut]) -> Projected | None:
     """2 (key and value) * layers * key-value heads * head size * bytes of a number; of a decoder's own tokens."""
     if FAMILIES[checkpoint.family].kind == "classifier":
         return None
@@ -295,7 +374,9 @@ def _cache(checkpoint: Checkpoint, cuts: Sequence[Cut]) -> DenseSlim | None:
     slim_heads = _kept(cuts, Unit.heads, heads)
     slim_layers, slim_size = _kept(cuts, Unit.layers, layers), _kept(cuts, Unit.head_dims, size)
     number = 2 * BYTES[checkpoint.dtype]
-    return DenseSlim(dense=number * layers * heads * size, slim=number * slim_layers * slim_heads * slim_size)
+    is_known = bool(cuts) or request.method.units == [Unit.ffn]
+    slim = number * slim_layers * slim_heads * slim_size if is_known else None
+    return Projected(dense=number * layers * heads * size, slim=slim)
 
 
 def _layout(request: JobRequest) -> Layout:

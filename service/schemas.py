@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MAX_ROWS = 100_000  # inline in one request
 MAX_RATIO = 0.95
@@ -264,8 +264,74 @@ class Method(Schema):
         return self
 
 
+class LatencyBound(Schema):
+    """The longest that a forward pass may take: its median on the worker's device."""
+
+    value: float = Field(gt=0, allow_inf_nan=False, description="milliseconds")
+    batch: int = Field(default=1, gt=0, le=256, description="rows of the pass")
+    tokens: int = Field(default=64, gt=0, le=8192, description="of each row")
+
+
+def _latency_bound(value: Any) -> Any:
+    return {"value": value} if isinstance(value, int | float) else value
+
+
+def _or_a_number(schema: dict[str, Any]) -> None:
+    schema["anyOf"].append({"type": "number", "exclusiveMinimum": 0})
+
+
+Ratio = Annotated[float, Field(gt=0, le=MAX_RATIO)]
+
+
 class Target(Schema):
-    ratio: float = Field(gt=0, le=MAX_RATIO, description="share of the chosen units' parameters to remove")
+    """How small: one of the fields, or `keep_metric` beside `parameters`, `bytes` or `latency_ms`, and then both hold.
+
+    `artifacts` goes with `sweep`.
+    """
+
+    ratio: Ratio | None = Field(default=None, description="share of the chosen units' parameters to remove")
+    parameters: int | None = Field(default=None, gt=0, description="the largest model with no more parameters")
+    bytes: int | None = Field(default=None, gt=0, description="the largest model whose weights' files are no larger")
+    latency_ms: Annotated[LatencyBound, BeforeValidator(_latency_bound)] | None = Field(
+        default=None,
+        description="the largest model that is as fast, measured on the worker's device; or just the milliseconds",
+        json_schema_extra=_or_a_number,
+    )
+    keep_metric: float | None = Field(
+        default=None, gt=0, le=1, description="the smallest model that keeps this share of the dense model's metric"
+    )
+    sweep: list[Ratio] | None = Field(
+        default=None, min_length=1, max_length=32, description="measure a model at each of these ratios"
+    )
+    artifacts: list[Ratio] = Field(
+        default=[], max_length=32, description="ratios of the sweep whose checkpoints are stored; empty: the highest"
+    )
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        given = {
+            name
+            for name in ("ratio", "parameters", "bytes", "latency_ms", "keep_metric", "sweep")
+            if getattr(self, name) is not None
+        }
+        bounds = given & {"parameters", "bytes", "latency_ms"}
+        if len(given) != 1 and not (len(bounds) == 1 and given == bounds | {"keep_metric"}):
+            raise ValueError(
+                "give one of `ratio`, `parameters`, `bytes`, `latency_ms`, `keep_metric` and `sweep`, or `keep_metric` "
+                "with one of `parameters`, `bytes` and `latency_ms`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _artifacts_are_of_the_sweep(self) -> Self:
+        if not set(self.artifacts) <= set(self.sweep or ()):
+            raise ValueError("`artifacts` names a ratio that `sweep` does not")
+        return self
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether models have to be cut and measured before it is known which one meets it."""
+        return self.keep_metric is not None or self.latency_ms is not None or self.sweep is not None
 
 
 class Output(Schema):
@@ -366,6 +432,7 @@ class Stage(StrEnum):
     load = "load"
     evaluate_dense = "evaluate_dense"
     attribute = "attribute"
+    search = "search"  # for targets that have to be measured, in place of the next three
     select = "select"
     repair = "repair"  # of the whole model: what is fitted needs the units that go
     slice = "slice"
@@ -462,6 +529,34 @@ class Widths(Schema):
     per_layer: list[int] | None = Field(default=None, description="what each layer keeps, where they differ")
 
 
+class CurvePoint(Schema):
+    """A model that a sweep or a search has looked at."""
+
+    ratio: float = Field(description="share of the chosen units' parameters that it lacks")
+    parameters: int
+    bytes: int = Field(description="of its weights' files")
+    examples: int | None = Field(default=None, description="evaluation rows that it was judged on")
+    metric: Estimate | None = Field(default=None, description="on those rows")
+    share: Estimate | None = Field(default=None, description="of the dense model's metric on them, paired by row")
+    latency_ms: float | None = Field(default=None, description="median forward pass, for a target of latency")
+    meets: bool | None = Field(default=None, description="whether it met what was searched for; null in a sweep")
+    artifact: str | None = Field(default=None, description="where its checkpoint lies, such as model-0.3")
+
+
+class KeptMetric(Schema):
+    """How much of the dense metric a search has kept: by the rows that steered it, and by rows that it never saw."""
+
+    metric: Literal["calibrated_accuracy", "token_probability"] = Field(
+        description="token_probability: the geometric mean of the probabilities of the targets' tokens"
+    )
+    floor: float = Field(description="`target.keep_metric`")
+    steering_examples: int
+    steering: Estimate
+    reported_examples: int
+    reported: Estimate
+    seed: int = Field(description="of the split, which has every label on both sides in proportion")
+
+
 class Result(Schema):
     metrics: JobMetrics
     parameters: DenseSlim
@@ -475,12 +570,15 @@ class Result(Schema):
     evaluation_reused: bool = Field(
         default=False, description="an earlier job, or attempt, had evaluated the dense model"
     )
+    curve: list[CurvePoint] = Field(default=[], description="every model that a sweep or a search has measured")
+    kept_metric: KeptMetric | None = Field(default=None, description="for the target `keep_metric`")
 
 
 class JobError(Schema):
     code: str
     message: str
     param: str | None = None
+    curve: list[CurvePoint] = Field(default=[], description="what was measured, where a target was not reached")
 
 
 class AttemptOutcome(StrEnum):
@@ -844,16 +942,26 @@ class TimeEstimate(Schema):
     runs: int = Field(description="past jobs that it was made from: those of the same family, else all")
 
 
+class Projected(Schema):
+    """A count of the model before, and after as far as it is known without a measurement."""
+
+    dense: int
+    slim: int | None
+
+
 class Plan(Schema):
     """What a request would come to, as far as the model's config and the headers of its weights tell."""
 
     family: str
-    exact: bool = Field(description="false where scores decide the widths: then the figures follow from the ratio")
-    widths: list[Widths] = Field(description="empty where scores decide them")
-    ratio: float = Field(description="share of the chosen units' parameters that would go")
-    parameters: DenseSlim
-    bytes: DenseSlim = Field(description="of the weights' files")
-    cache_bytes_per_token: DenseSlim | None = Field(
+    exact: bool = Field(
+        description="false where scores decide the widths: then the figures follow from the ratio; or where the target "
+        "has to be measured: then they are those of the largest model that it allows, or unknown"
+    )
+    widths: list[Widths] = Field(description="empty where scores or measurements decide them")
+    ratio: float | None = Field(description="share of the chosen units' parameters that would go; null if unknown")
+    parameters: Projected
+    bytes: Projected = Field(description="of the weights' files")
+    cache_bytes_per_token: Projected | None = Field(
         default=None, description="keys and values that a decoder keeps for each token; null for a classifier"
     )
     runtimes: list[Runtime]

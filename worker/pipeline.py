@@ -1,8 +1,8 @@
 """The stages of a job, in order, each a function of what the stages before it left."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -12,26 +12,26 @@ from transformers.utils import logging
 
 from service import presets, report_page
 from service.admission import Access, blaming
-from service.errors import InvalidModel, InvalidRequest, TargetUnreachable, UnsupportedUnit
+from service.errors import InvalidModel
 from service.fingerprints import fingerprint
 from service.job_models import JOB, JobModel, job_model
 from service.job_record import JobRecord
 from service.records import LeaseLost
 from service.schemas import (
+    MAX_RATIO,
     Ancestor,
     DenseSlim,
     Format,
     JobMetrics,
+    KeptMetric,
     Latency,
     LayerWidth,
-    Layout,
     Manifest,
-    Objective,
     Repair,
     Result,
     Stage,
     StoredFile,
-    TaskKind,
+    Target,
     Unit,
     Verified,
     Widths,
@@ -42,35 +42,43 @@ from service.sources import scheme_of
 from service.storage import Storage, attempt_prefix, digest_file, manifest_key
 from worker import (
     checkpoints,
-    cutting,
     data,
     domains,
     findings,
     indices,
     models,
     observed,
+    outputs,
     prompts,
     reporting,
-    verification,
+    targets,
+)
+from worker.candidates import (
+    Candidate,
+    Candidates,
+    choose,
+    cut,
+    locate_groups,
+    refusing_repairs,
+    refusing_units,
+    rows_to_fit,
 )
 from worker.card import card
 from worker.findings import Findings
 from worker.indices import Origin
 from worker.lineage import lineage
+from worker.methods import options
 from worker.reuse import Reuse
 from worker.rows import Row
-from worker.slimming import attribution, selection
+from worker.slimming import attribution
 from worker.slimming import repair as repairs
-from worker.slimming.allocation import Rules, share_removed
-from worker.slimming.criteria import CRITERIA, Options
-from worker.slimming.groups import Group, Site, UnitUnavailable, locate
+from worker.slimming.groups import Group, Site
 from worker.slimming.steps import ScorePath, Scores, follow, schedule
-from worker.speed import RUNS, Speed, compare
+from worker.speed import RUNS, SIZES, TOKENS, Speed, compare
 from worker.staging import StagedJob, StageProgress
 from worker.subject import Measured, Subject, ask, evaluate, load
 from worker.supervision import supervise
-
-PROBE_EXAMPLES = 4
+from worker.targets import Reached
 
 
 @dataclass(frozen=True)
@@ -117,28 +125,20 @@ def run(
         subject, *sets = supervise(staged, [subject, *sets], reuse.evaluate)
         dense, *others_dense = reuse.evaluate([subject, *sets, *others])
     with staged.stage(Stage.attribute):
-        ratios = schedule(job.request.target.ratio, job.request.method.steps)
+        ratios = schedule(furthest(job.request.target), job.request.method.steps)
         path = reuse.path(subject, ratios, lambda: attribute(staged, subject, ratios))
-    with staged.stage(Stage.select):
-        groups, kept = select(staged, subject, path)
-    if job.request.method.repair is not Repair.none:
-        with staged.stage(Stage.repair):
-            repair(staged, subject, kept)
-    with staged.stage(Stage.slice):
-        subject = cut(subject, kept, job.request.output.layout)
+    reached = reach(staged, sources, subject, dense, path)
+    subject, dense, kept = reached.subject, reached.dense, reached.candidate.kept
     with staged.stage(Stage.evaluate_slim):
         others = [replace(other, loaded=subject.loaded) for other in (*sets, *others)]
         slim, *others_slim = evaluate(staged, [subject, *others])
-        speeds = time_passes(sources, subject)
-    layers = findings.layers(groups, kept, path.at(job.request.target.ratio))
-    output = staged.scratch / "output"
-    output.mkdir()
+        speeds = time_passes(staged, sources, subject)
+    layers = findings.layers(reached.groups, kept, path.at(reached.candidate.asked))
     with staged.stage(Stage.verify):
-        directory = (output if Format.safetensors in job.request.output.formats else staged.scratch) / "model"
-        models.save(subject.loaded, directory)
-        verified = verify(staged, subject, directory)
+        verified = store(staged, sources, subject, reached.groups, reached.candidate)
     with staged.stage(Stage.upload):
-        size = DenseSlim(dense=checkpoints.weight_bytes(sources.model), slim=checkpoints.weight_bytes(directory))
+        slim_bytes = checkpoints.weight_bytes(outputs.checkpoint(staged, "model"))
+        size = DenseSlim(dense=checkpoints.weight_bytes(sources.model), slim=slim_bytes)
         metrics = JobMetrics(
             dense=dense.metrics,
             slim=slim.metrics,
@@ -146,10 +146,11 @@ def run(
             observed=observed.pairs(job.request.observe, others_dense[len(sets) :], others_slim[len(sets) :]),
         )
         parameters = DenseSlim(dense=dense.parameters, slim=slim.parameters)
-        result = conclude(subject, metrics, parameters, speeds[0], size, groups, kept, verified)
+        kept_metric = targets.kept_metric(staged, reached, slim)
+        result = conclude(reached, metrics, parameters, speeds[0], size, verified, kept_metric)
         result = result.model_copy(update=reuse.outcome())
-        write_report(staged, sources, subject, result, find(sources, subject, dense, slim, speeds, layers))
-        indices.save(kept, origin(staged, sources, subject, result, directory), output / "kept.safetensors")
+        found = find(sources, reached, slim, speeds, layers)
+        write_report(staged, sources, subject, result, found)
         upload(staged)
     return result
 
@@ -197,124 +198,79 @@ def left_by_job(staged: StagedJob) -> tuple[JobModel | None, list[Ancestor]]:
 def attribute(staged: StagedJob, subject: Subject, ratios: Sequence[float]) -> ScorePath:
     """Every unit's score on the calibration rows; with several steps, taken anew on what each of them leaves."""
     method, model, architecture = staged.job.request.method, subject.loaded.model, subject.architecture
-    groups, count = _groups(staged, subject), len(subject.calibration.examples)
+    groups, count = locate_groups(staged, subject), len(subject.calibration.examples)
     counter = staged.counter(count * method.steps)
     measures = (lambda done, step=step: counter(step * count + done) for step in range(method.steps))
 
     def measure() -> Scores:
         batches = (batch.to(model.device) for batch in subject.calibration.batches)
         criterion, told = method.criterion, options(staged)
-        with _refusing_units():
+        with refusing_units():
             return attribution.score(model, architecture, method.units, batches, criterion, told, next(measures))
 
-    def choose(scores: Scores, ratio: float) -> dict[Site, Tensor]:
-        return _choose(staged, groups, scores, ratio)
+    def keep(scores: Scores, ratio: float) -> dict[Site, Tensor]:
+        return choose(staged, groups, scores, ratio)
 
-    return follow(model, architecture, ratios, measure, choose)
-
-
-def options(staged: StagedJob) -> Options:
-    """What the criterion is told. Raises InvalidRequest for an objective that the task cannot serve."""
-    method, kind = staged.job.request.method, staged.task.kind
-    objective = method.objective or (Objective.log_probability if kind is TaskKind.generation else Objective.margin)
-    if objective is Objective.margin and kind is TaskKind.generation:
-        raise InvalidRequest("a generation task has no wrong labels to take a margin to", param="method.objective")
-    asked = Options(
-        objective=objective.value,
-        token_reduction=method.token_reduction.value,
-        sign=method.sign.value,
-        example_reduction=method.example_reduction.value,
-        seed=method.seed,
-    )
-    return CRITERIA[method.criterion].options(asked)
+    return follow(model, architecture, ratios, measure, keep)
 
 
-def select(staged: StagedJob, subject: Subject, path: ScorePath) -> tuple[list[Group], dict[Site, Tensor]]:
-    """(all groups, what stays of each). Raises TargetUnreachable where rounding or a floor forbids the ratio."""
-    groups, ratio = _groups(staged, subject), staged.job.request.target.ratio
-    try:
-        return groups, _choose(staged, groups, path.at(ratio), ratio)
-    except selection.WidthUnreachable as error:
-        raise TargetUnreachable(
-            f"{error}: ask for a lower ratio or a smaller round_to", param="target.ratio"
-        ) from error
+def furthest(target: Target) -> float:
+    """The highest ratio that the path of scores has to serve."""
+    if target.ratio is not None:
+        return target.ratio
+    return max(target.sweep) if target.sweep else MAX_RATIO
 
 
-def _groups(staged: StagedJob, subject: Subject) -> list[Group]:
-    with _refusing_units():
-        return locate(subject.loaded.model, subject.architecture, staged.job.request.method.units)
-
-
-@contextmanager
-def _refusing_units() -> Iterator[None]:
-    try:
-        yield
-    except UnitUnavailable as error:
-        raise UnsupportedUnit(str(error), param="method.units") from error
-
-
-def _choose(staged: StagedJob, groups: list[Group], scores: Scores, ratio: float) -> dict[Site, Tensor]:
-    method, output = staged.job.request.method, staged.job.request.output
-    rules = Rules(
-        scope=method.scope,
-        layout=output.layout,
-        normalisation=method.normalisation,
-        protect_first=method.protect_first,
-        protect_last=method.protect_last,
-    )
-    return selection.select(scores, groups, ratio, output.round_to, rules)
+def reach(staged: StagedJob, sources: Sources, subject: Subject, dense: Measured, path: ScorePath) -> Reached:
+    """The cut model that meets the target. Raises TargetUnreachable."""
+    request = staged.job.request
+    if request.target.is_measured:
+        with staged.stage(Stage.search):
+            return targets.search(staged, subject, dense, path, partial(store, staged, sources))
+    with staged.stage(Stage.select):
+        candidates = Candidates(staged, subject, path)
+        candidate = targets.count(candidates, staged)
+    if request.method.repair is not Repair.none:
+        with staged.stage(Stage.repair):
+            repair(staged, subject, candidate.kept)
+    with staged.stage(Stage.slice):
+        slim = cut(subject, candidate.kept, request.output.layout)
+    return Reached(candidate, candidates.groups, slim, dense, rows=list(range(len(subject.evaluation.examples))))
 
 
 def repair(staged: StagedJob, subject: Subject, kept: dict[Site, Tensor]) -> None:
     """Fit what stays to what goes, on the calibration rows. Raises InvalidRequest where the family has no place."""
-    model = subject.loaded.model
-    batches = [batch.to(model.device) for batch in subject.calibration.batches]
-    rows, method = repairs.Rows(batches, options(staged).objective), staged.job.request.method.repair
+    model, method = subject.loaded.model, staged.job.request.method.repair
 
     def advance(done: int, total: int) -> None:
         staged.progress.advance(done, total, "batches")
 
-    try:
-        repairs.repair(model, subject.architecture, kept, rows, method, advance)
-    except repairs.RepairUnavailable as error:
-        raise InvalidRequest(f"{error}: choose another repair", param="method.repair") from error
+    with refusing_repairs():
+        repairs.repair(model, subject.architecture, kept, rows_to_fit(staged, subject), method, advance)
 
 
-def cut(subject: Subject, kept: dict[Site, Tensor], layout: Layout) -> Subject:
-    """The subject with its model cut, as the class that can hold it."""
-    return replace(subject, loaded=cutting.cut(subject.loaded, kept, layout))
+def time_passes(staged: StagedJob, sources: Sources, subject: Subject) -> list[tuple[Speed, Speed]]:
+    """The model as it came and as it is now, in turn. An adapter is left out: once merged it costs no time.
 
-
-def time_passes(sources: Sources, subject: Subject) -> list[tuple[Speed, Speed]]:
-    """The model as it came and as it is now, in turn. An adapter is left out: once merged it costs no time."""
+    The first of the sizes is that of the target, where it names one.
+    """
     dense = models.load(sources.model, device=torch.device("cpu")).model
-    examples = subject.evaluation.examples
-    return compare(dense, subject.loaded.model, examples, subject.padding, subject.wording.max_tokens)
-
-
-def verify(staged: StagedJob, subject: Subject, directory: Path) -> Verified:
-    """Prove the written checkpoint equal to the model in memory on some of the evaluation rows."""
-    loaded, probe = subject.loaded, staged.scratch / "probe.safetensors"
-    examples = subject.evaluation.examples[:PROBE_EXAMPLES]
-    batch = data.batches(examples, subject.padding, staged.settings.tokens_per_batch)[0]
-    verification.write_probe(loaded.model, batch.inputs, probe)
-    return verification.verify(
-        directory, probe, while_waiting=lambda: staged.progress.advance(0, len(batch.example_B), "rows")
-    )
+    bound = staged.job.request.target.latency_ms
+    tokens = bound.tokens if bound else min(TOKENS, subject.wording.max_tokens or TOKENS)
+    rows = dict.fromkeys([bound.batch, *SIZES] if bound else SIZES)
+    return compare(dense, subject.loaded.model, subject.evaluation.examples, subject.padding, tokens, list(rows))
 
 
 def conclude(
-    subject: Subject,
+    reached: Reached,
     metrics: JobMetrics,
     parameters: DenseSlim,
     speed: tuple[Speed, Speed],
     size: DenseSlim,
-    groups: list[Group],
-    kept: dict[Site, Tensor],
     verified: Verified,
+    kept_metric: KeptMetric | None,
 ) -> Result:
     """What was reached, as it was counted and measured."""
-    counts = {site: kept_K.numel() for site, kept_K in kept.items()}
     return Result(
         metrics=metrics,
         parameters=parameters,
@@ -325,25 +281,27 @@ def conclude(
             batch=speed[0].batch,
             tokens=speed[0].tokens,
             runs=RUNS,
-            device=str(subject.loaded.model.device),
+            device=str(reached.subject.loaded.model.device),
         ),
-        widths=_widths(groups, kept),
-        ratio=share_removed(groups, counts),
+        widths=_widths(reached.groups, reached.candidate.kept),
+        ratio=reached.candidate.ratio,
         verified=verified,
+        curve=reached.curve,
+        kept_metric=kept_metric,
     )
 
 
 def find(
     sources: Sources,
-    subject: Subject,
-    dense: Measured,
+    reached: Reached,
     slim: Measured,
     speeds: list[tuple[Speed, Speed]],
     layers: list[LayerWidth],
 ) -> Findings:
     """What the report shows beside the result."""
+    subject, rows = reached.subject, [sources.evaluation[row] for row in reached.rows]
     confusion, changed = findings.compared(
-        subject.wording, sources.evaluation, subject.evaluation.examples, dense.answers, slim.answers
+        subject.wording, rows, subject.evaluation.examples, reached.dense.answers, slim.answers
     )
     return Findings(
         throughput=findings.throughput(speeds),
@@ -352,6 +310,18 @@ def find(
         confusion=confusion,
         changed=changed,
     )
+
+
+def store(
+    staged: StagedJob, sources: Sources, slim: Subject, groups: list[Group], candidate: Candidate, name: str = ""
+) -> Verified:
+    """Write a cut model's checkpoint and the indices that it keeps, and prove it: `model` and `kept`, with a `name`
+    `model-0.3` and `kept-0.3`. Raises VerificationFailed."""
+    directory = outputs.checkpoint(staged, f"model{name}")
+    verified = outputs.write(staged, slim, directory)
+    made = origin(staged, sources, slim, _widths(groups, candidate.kept), directory)
+    indices.save(candidate.kept, made, outputs.directory(staged) / f"kept{name}.safetensors")
+    return verified
 
 
 def write_report(staged: StagedJob, sources: Sources, subject: Subject, result: Result, found: Findings) -> None:
@@ -386,7 +356,7 @@ def write_report(staged: StagedJob, sources: Sources, subject: Subject, result: 
         (output / "model" / "README.md").write_text(card(report))
 
 
-def origin(staged: StagedJob, sources: Sources, subject: Subject, result: Result, directory: Path) -> Origin:
+def origin(staged: StagedJob, sources: Sources, subject: Subject, widths: list[Widths], directory: Path) -> Origin:
     """What the kept indices are of, and the checkpoint in `directory` that they make of it."""
     request = staged.job.request
     return Origin(
@@ -397,7 +367,7 @@ def origin(staged: StagedJob, sources: Sources, subject: Subject, result: Result
         units=request.method.units,
         layout=request.output.layout,
         repair=request.method.repair,
-        widths=result.widths,
+        widths=widths,
         weights=indices.digests(directory),
         versions=reporting.versions(),
     )

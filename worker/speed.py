@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,16 +37,21 @@ class Pass:
 
 
 def compare(
-    dense: PreTrainedModel, slim: PreTrainedModel, examples: Sequence[Example], padding: Padding, max_tokens: int | None
+    dense: PreTrainedModel,
+    slim: PreTrainedModel,
+    examples: Sequence[Example],
+    padding: Padding,
+    tokens: int,
+    sizes: Sequence[int] = SIZES,
 ) -> list[tuple[Speed, Speed]]:
-    """(dense, slim) for each of SIZES, on the device of `slim`; `dense` may be anywhere and ends on the CPU.
+    """(dense, slim) for each of `sizes`, on the device of `slim`; `dense` may be anywhere and ends on the CPU.
 
     Where a GPU cannot hold both, each is moved there for its pass, which is not timed.
     """
-    tokens, device = min(TOKENS, max_tokens or TOKENS), slim.device
+    device = slim.device
     crowded = device.type == "cuda" and 1.1 * _weight_bytes(dense) > torch.cuda.mem_get_info(device)[0]
     found = []
-    for rows in SIZES:
+    for rows in sizes:
         batch = passing_batch(examples, padding, rows, tokens).to(device)
         rounds = [[_pass(model, batch, device, crowded) for model in (dense, slim)] for _ in range(RUNS + 1)]
         before, now = zip(*rounds[1:], strict=True)  # the first warms up
@@ -54,6 +59,22 @@ def compare(
     nn.Module.to(dense, "cpu")
     nn.Module.to(slim, device)
     return found
+
+
+def alone(
+    model: PreTrainedModel,
+    examples: Sequence[Example],
+    padding: Padding,
+    rows: int,
+    tokens: int,
+    tick: Callable[[], None] = lambda: None,
+) -> float:
+    """Median milliseconds of one size of pass on the device of the model; `tick` is called after each."""
+    batch, passes = passing_batch(examples, padding, rows, tokens).to(model.device), []
+    for _ in range(RUNS + 1):
+        passes.append(_pass(model, batch, model.device, crowded=False))
+        tick()
+    return _speed(rows, tokens, passes[1:]).milliseconds  # the first warms up
 
 
 def passing_batch(examples: Sequence[Example], padding: Padding, rows: int, tokens: int) -> Batch:

@@ -10,6 +10,7 @@ from service.errors import InvalidRequest
 from service.presets import needs_answers
 from service.schemas import Layout, Metrics, OwnAnswers, Supervision, TaskKind, TaskWording
 from worker import answers, data, evaluation, models, prompts
+from worker.evaluation import Scores
 from worker.models import LoadedModel
 from worker.per_layer import is_own
 from worker.prompts import Example, Wording
@@ -58,7 +59,7 @@ class Measured:
     metrics: Metrics
     answers: list[str]  # labels, or generated texts, in the order of the rows
     parameters: int
-    scores: evaluation.Scores
+    scores: Scores
 
 
 def load(staged: StagedJob, model: Path, adapter: Path | None) -> LoadedModel:
@@ -120,13 +121,25 @@ def _evaluate(staged: StagedJob, subject: Subject, count: Callable[[int], None])
             staged.settings.tokens_per_batch,
             lambda done: count(len(rows.examples) + done),
         )
+    else:
+        given = answers.chosen_labels(scores, list(subject.wording.words))
+    return Measured(_metrics(subject, scores, given), given, models.count_parameters(model), scores)
+
+
+def _metrics(subject: Subject, scores: Scores, given: list[str]) -> Metrics:
+    rows = subject.evaluation
+    if subject.generates:
         metrics = evaluation.generation_metrics(scores, rows.examples, given)
     else:
         metrics = evaluation.classification_metrics(scores)
-        given = answers.chosen_labels(scores, list(subject.wording.words))
-    if not rows.answered:
-        metrics = metrics.model_copy(update={"judged_by": Supervision.none})
-    return Measured(metrics, given, models.count_parameters(model), scores)
+    return metrics if rows.answered else metrics.model_copy(update={"judged_by": Supervision.none})
+
+
+def measured_part(whole: Measured, part: Subject, rows: Sequence[int]) -> Measured:
+    """What was measured, on some of the rows: those that are the evaluation rows of `part`."""
+    scores = Scores(whole.scores.log_probability_EL[list(rows)], whole.scores.answer_E[list(rows)])
+    given = [whole.answers[row] for row in rows]
+    return Measured(_metrics(part, scores, given), given, whole.parameters, scores)
 
 
 def device(name: str) -> torch.device:

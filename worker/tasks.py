@@ -12,7 +12,7 @@ from service import tracing
 from service.accounting import account
 from service.committed import committed_manifest, committed_result, delete_attempts
 from service.connections import WORKER_PATIENCE, connect
-from service.errors import DeadlineExceeded, ScratchFull, StorageUnavailable, TaskslimError
+from service.errors import DeadlineExceeded, ScratchFull, StorageUnavailable, TargetUnreachable, TaskslimError
 from service.limits import StoredBytes
 from service.queue import JobQueue
 from service.records import Lease, LeaseLost, Records
@@ -22,7 +22,7 @@ from service.settings import Settings
 from service.storage import Storage, attempt_prefix, job_prefix
 from worker import pipeline
 from worker.attempt import Attempt, Cancelled, Ending, HandedBack, on_sigterm
-from worker.progress import JobProgress
+from worker.progress import JobProgress, skipped_stages
 from worker.scratch import scratch_directory
 
 log = structlog.get_logger()
@@ -90,7 +90,8 @@ class JobRun:
         earlier = committed_result(storage, job.tenant, job.id) if self._lease.attempt > 1 else None
         if earlier is not None:
             return earlier
-        progress = JobProgress(self._write_progress, self._attempt.check)
+        skipped = skipped_stages(self._lease.job.request)
+        progress = JobProgress(self._write_progress, self._attempt.check, skipped=skipped)
         try:
             with scratch_directory() as scratch:
                 return pipeline.run(
@@ -178,7 +179,8 @@ class JobRun:
             case HandedBack():
                 return self._hand_back()
             case TaskslimError():
-                error = JobError(code=ending.code, message=ending.message, param=ending.param)
+                curve = ending.curve if isinstance(ending, TargetUnreachable) else []
+                error = JobError(code=ending.code, message=ending.message, param=ending.param, curve=curve)
                 return self._records.fail(self._lease, error)
 
     def _hand_back(self) -> JobStatus:

@@ -94,11 +94,32 @@ def _repetition(report: Report) -> str | None:
 
 def _rounded(report: Report) -> str | None:
     asked, got = report.request.target.ratio, report.result.ratio
-    if abs(asked - got) <= RATIO_TOLERANCE:
+    if asked is None or abs(asked - got) <= RATIO_TOLERANCE:
         return None
     return (
         f"A ratio of {asked} was asked for and {got:.3f} was removed, since widths are multiples of "
         f"{report.request.output.round_to}. A smaller `output.round_to` comes closer."
+    )
+
+
+def _slow(report: Report) -> str | None:
+    bound, measured = report.request.target.latency_ms, report.result.latency_ms.slim
+    if bound is None or measured <= bound.value:
+        return None
+    return (
+        f"The slim model took {measured:.2f} ms when it was timed again beside the dense one, more than the "
+        f"{bound.value:g} ms that were asked for and that it kept in the search: the machine's speed varies that much."
+    )
+
+
+def _below_floor(report: Report) -> str | None:
+    kept = report.result.kept_metric
+    if kept is None or kept.reported.low >= kept.floor:
+        return None
+    return (
+        f"On the rows that did not steer the search the slim model keeps {_percent(kept.reported.value)} of the dense "
+        f"metric ({_percent(kept.reported.low)} to {_percent(kept.reported.high)}): they do not exclude that it keeps "
+        f"less than {_percent(kept.floor)}."
     )
 
 
@@ -138,5 +159,7 @@ CHECKS: dict[str, Callable[[Report], str | None]] = {
     "unresolved_loss": _unresolved_loss,
     "shortened_prompts": _shortened,
     "ratio_rounded": _rounded,
+    "above_latency": _slow,
+    "below_floor": _below_floor,
     "per_layer_widths": _own_widths,
 }

@@ -6,6 +6,7 @@ import { curlFor } from "./curl.js";
 import { copyButton, element, fill, problemBox } from "./elements.js";
 import { planPart } from "./plan.js";
 import { compose, fieldsOf } from "./request.js";
+import { showTarget, targetFields } from "./target.js";
 import { plain } from "./words.js";
 
 const OWN = "";
@@ -74,7 +75,7 @@ function form({ presets, criteria, repairs, units, limits }, values) {
     group(
       "Size",
       pair(
-        text("target.ratio", "Share to remove", { "target.ratio": "0.3", ...values }, { type: "number", min: 0.01, max: limits.max_ratio, hint: "of the chosen units’ parameters" }),
+        element("div", { className: "target" }, targetFields({ text, choice }, values, limits)),
         text("output.round_to", "Widths are multiples of", values, { type: "number", min: 1, placeholder: "64", hint: "256 suits GGUF K-quants, 128 GPU kernels" }),
       ),
       checks("method.units", "Units to remove", units, values),
@@ -134,6 +135,7 @@ async function loadRows(view, file) {
 function update(view) {
   const preset = view.form.elements["task.preset"].value;
   view.form.querySelector(".own-task").hidden = preset !== OWN;
+  showTarget(view.form);
   clearErrors(view.form);
   const { request, errors } = compose(view.form, view.carried);
   showErrors(view, errors);

@@ -6,18 +6,22 @@ import { bytes, change, count, plain } from "./words.js";
 export function planPart(plan) {
   const { parameters, bytes: size, cache_bytes_per_token: cache } = plan;
   const rows = [
-    row("Parameters", count(parameters.dense), count(parameters.slim), change(parameters.dense, parameters.slim)),
-    row("Weights", bytes(size.dense), bytes(size.slim), change(size.dense, size.slim)),
-    cache && row("Cache per token", bytes(cache.dense), bytes(cache.slim), change(cache.dense, cache.slim)),
+    projected("Parameters", count, parameters),
+    projected("Weights", bytes, size),
+    cache && projected("Cache per token", bytes, cache),
     ...plan.widths.map(({ stack, unit, dense, slim }) => row(`${stack} ${plain(unit)}`, count(dense), count(slim), change(dense, slim))),
   ];
   const heads = ["", "dense", "slim", "change"].map((name, index) => element("th", { scope: "col", className: index ? "number" : "" }, name));
   return [
     element("h2", {}, "Plan"),
     element("table", { className: "plan" }, element("thead", {}, element("tr", {}, heads)), element("tbody", {}, rows.filter((made) => made))),
-    plan.exact ? null : element("p", { className: "note" }, "Scores decide the widths; these figures follow from the share to remove."),
+    plan.exact ? null : element("p", { className: "note" }, plan.ratio === null ? "Measurements decide the size." : "Scores or measurements decide the widths; these figures are those of the share to remove, or of the largest model that fits."),
     element("ul", { className: "runtimes" }, plan.runtimes.map(runtime)),
   ];
+}
+
+function projected(name, shown, { dense, slim }) {
+  return slim === null ? row(name, shown(dense), "open", "") : row(name, shown(dense), shown(slim), change(dense, slim));
 }
 
 function row(name, ...figures) {

@@ -1,6 +1,7 @@
 // Between the form's fields and a JobRequest: what is left empty is left out.
 
 import { withCarried } from "./carried.js";
+import { composeTarget, fieldsOfTarget } from "./target.js";
 
 // Decided by the form as a whole, not by one field of the same name.
 const WHOLE = ["target", "observe"];
@@ -20,7 +21,7 @@ export function compose(form, carried) {
     model: { uri: value("model.uri"), revision: value("model.revision"), adapter_uri: value("model.adapter_uri") },
     task: { ...task, calibration: calibration(value, errors), evaluation: { uri: value("task.evaluation.uri") } },
     method: { criterion: value("method.criterion"), units: checked(form, "method.units"), scope: value("method.scope"), repair: value("method.repair") },
-    target: { ratio: number(value("target.ratio")) },
+    target: composeTarget(value, number, carried.target),
     output: { round_to: number(value("output.round_to")) },
     observe: observe(value("observe"), errors),
     tags: tags(value("tags"), errors),
@@ -121,7 +122,7 @@ export function fieldsOf(request) {
     "task.calibration.uri": task.calibration.uri,
     "task.calibration.limit": task.calibration.limit,
     "task.evaluation.uri": task.evaluation?.uri,
-    "target.ratio": target.ratio,
+    ...fieldsOfTarget(target),
     "method.criterion": method.criterion,
     "method.units": method.units,
     "method.scope": method.scope,

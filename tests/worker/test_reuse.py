@@ -87,7 +87,7 @@ class Desk:
     def path(self, request: JobRequest, **more: Any) -> tuple[Reuse, ScorePath]:
         """What a job uses as its unit scores; `measured` counts how often they had to be taken."""
         reuse, subject = self.reuse(request, **more)
-        ratios = schedule(request.target.ratio, request.method.steps)
+        ratios = schedule(pipeline.furthest(request.target), request.method.steps)
 
         def measure() -> ScorePath:
             self.measured += 1
@@ -98,7 +98,7 @@ class Desk:
     def digest(self, request: JobRequest, **more: Any) -> str:
         """The name of the unit scores of a request."""
         reuse, subject = self.reuse(request, **more)
-        return reuse.units_key(subject, schedule(request.target.ratio, request.method.steps)).digest
+        return reuse.units_key(subject, schedule(pipeline.furthest(request.target), request.method.steps)).digest
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def test_dense_and_slim_take_turns_on_batches_of_the_stated_size(name: str) -> N
     follow(dense, "dense")
     follow(slim, "slim")
     examples = [Example((4, 5, 6), ((0,), (1,)), 0, "")]
-    found = compare(dense, slim, examples, padding(dense, checkpoints.tokenizer(kind), kind), max_tokens=8)
+    found = compare(dense, slim, examples, padding(dense, checkpoints.tokenizer(kind), kind), tokens=8)
     turns = [(label, torch.Size((rows, 8))) for rows in SIZES for _ in range(RUNS + 1) for label in ("dense", "slim")]
     assert seen == turns
     assert [(speed.batch, speed.tokens) for pair in found for speed in pair] == [(1, 8), (1, 8), (8, 8), (8, 8)]

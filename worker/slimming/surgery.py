@@ -5,8 +5,8 @@ Shape suffixes: U units of a group, K kept units, I indices along one dimension 
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from copy import copy
-from typing import Any
+from copy import copy, deepcopy
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from worker.slimming.architectures import Architecture, Stack
 from worker.slimming.groups import Group, Site, head_size, layers_of, locate
 from worker.slimming.ports import Visitor, watch
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
 # Sizes that modules remember, and the config field that each is a copy of.
 REMEMBERED = {
@@ -42,6 +44,12 @@ def cut(model: nn.Module, architecture: Architecture, kept: Mapping[Site, Tensor
     for stack in architecture.stacks:
         _settle_layers(model, stack, sizes, own_configs=layout != "uniform")
         _drop_layers(model, stack, kept)
+
+
+def twin(model: ModelT) -> ModelT:
+    """A copy with modules and configs of its own over the same tensors: to cut it leaves the model whole."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return deepcopy(model, shared)
 
 
 @contextmanager
@@ -96,18 +104,22 @@ def stays(group: Group, kept_K: Tensor) -> Tensor:
 
 
 def _slice(model: nn.Module, groups: Sequence[Group], kept: Mapping[Site, Tensor]) -> None:
-    """An index of a parameter stays where every group that owns it keeps the unit."""
-    staying: dict[tuple[str, int], Tensor] = {}
+    for (name, dim), stays_I in staying(model, groups, kept).items():
+        path, _, leaf = name.rpartition(".")
+        _keep(model.get_submodule(path), leaf, dim, stays_I.nonzero().flatten())
+        _remember_shape(model.get_submodule(path))
+
+
+def staying(model: nn.Module, groups: Sequence[Group], kept: Mapping[Site, Tensor]) -> dict[tuple[str, int], Tensor]:
+    """(parameter, dimension) -> which of its indices stay, bool (I): those whose every owner keeps the unit."""
+    found: dict[tuple[str, int], Tensor] = {}
     for group in groups:
         stays_U = stays(group, kept[group.site])
         for slab in group.slabs:
             length = model.get_parameter(slab.parameter).shape[slab.dim]
-            stays_I = staying.setdefault((slab.parameter, slab.dim), torch.ones(length, dtype=torch.bool))
+            stays_I = found.setdefault((slab.parameter, slab.dim), torch.ones(length, dtype=torch.bool))
             stays_I[slab.start : slab.start + group.count * slab.size] &= stays_U.repeat_interleave(slab.size)
-    for (name, dim), stays_I in staying.items():
-        path, _, leaf = name.rpartition(".")
-        _keep(model.get_submodule(path), leaf, dim, stays_I.nonzero().flatten())
-        _remember_shape(model.get_submodule(path))
+    return found
 
 
 def _keep(module: nn.Module, name: str, dim: int, kept_I: Tensor) -> None:

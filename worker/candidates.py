@@ -1,0 +1,194 @@
+"""The models that a target may end with: each one counted before it is cut, and cut as a copy where it is measured."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from math import prod
+
+import torch
+from torch import Tensor
+
+from service.bisection import turning_point
+from service.errors import InvalidRequest, UnsupportedUnit
+from service.schemas import MAX_RATIO, Layout, Repair
+from service.weight_headers import TensorShape, file_size
+from worker import cutting
+from worker.methods import options
+from worker.slimming import repair as repairs
+from worker.slimming import selection, surgery
+from worker.slimming.allocation import Rules, WidthUnreachable, share_removed
+from worker.slimming.groups import Group, Site, UnitUnavailable, locate
+from worker.slimming.moments import Moments
+from worker.slimming.sizes import shapes_after
+from worker.slimming.steps import ScorePath, Scores
+from worker.staging import StagedJob
+from worker.subject import Subject
+
+STEP = 0.01  # between the ratios of the models that a search looks at
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.bool: "BOOL",
+}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model as it would be: what it keeps, and what that comes to."""
+
+    asked: float  # the ratio that its widths follow from
+    ratio: float  # share of the chosen units' parameters that it lacks
+    kept: dict[Site, Tensor]
+    parameters: int
+    bytes: int  # of the weights' files
+
+
+class Candidates:
+    """Every model along a path of scores. The subject's own model stays whole.
+
+    `tick` is called as long as anything takes, and ends it by raising.
+    """
+
+    def __init__(
+        self, staged: StagedJob, subject: Subject, path: ScorePath, tick: Callable[[], None] = lambda: None
+    ) -> None:
+        self._staged, self._subject, self._path, self._tick = staged, subject, path, tick
+        self._make_room()
+        self.groups = locate_groups(staged, subject)
+        self.at = cache(self._at)
+
+    def _at(self, asked: float) -> Candidate:
+        """The model for a ratio. Raises WidthUnreachable."""
+        self._tick()
+        kept = choose(self._staged, self.groups, self._path.at(asked), asked)
+        subject = self._subject
+        shapes = shapes_after(subject.loaded.model, subject.architecture, self.groups, kept)
+        counts = {site: kept_K.numel() for site, kept_K in kept.items()}
+        dtype = DTYPES[subject.loaded.dtype]
+        stored = {name: TensorShape(dtype, shape) for name, shape in shapes.items()} | self._buffers
+        return Candidate(
+            asked=asked,
+            ratio=share_removed(self.groups, counts),
+            kept=kept,
+            parameters=sum(map(prod, shapes.values())),
+            bytes=file_size(stored),
+        )
+
+    @property
+    def dense(self) -> Candidate:
+        """Nothing removed."""
+        return self.at(0.0)
+
+    @cached_property
+    def highest(self) -> float:
+        """The highest ratio that rounding and floors leave to reach."""
+        return MAX_RATIO if self._reaches(MAX_RATIO) else turning_point(0.0, MAX_RATIO, self._reaches)[0]
+
+    def grid(self, *more: float) -> list[float]:
+        """The ratios that a search looks at, `more` among them, ascending."""
+        steps = (round(STEP * number, 2) for number in range(1, round(MAX_RATIO / STEP) + 1))
+        return sorted({ratio for ratio in steps if ratio < self.highest} | {self.highest, *more})
+
+    def cut(self, candidate: Candidate) -> Subject:
+        """The subject with a repaired and cut copy of its model. Raises InvalidRequest for a repair without a place."""
+        loaded = self._subject.loaded
+        copy = replace(self._subject, loaded=replace(loaded, model=surgery.twin(loaded.model)))
+        self._repair(copy, candidate.kept)
+        return cut(copy, candidate.kept, self._staged.job.request.output.layout)
+
+    def _reaches(self, ratio: float) -> bool:
+        try:
+            return bool(self.at(ratio))
+        except WidthUnreachable:
+            return False
+
+    @cached_property
+    def _buffers(self) -> dict[str, TensorShape]:
+        """What a checkpoint holds beside parameters."""
+        model = self._subject.loaded.model
+        known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        others = ((name, tensor) for name, tensor in model.state_dict().items() if name not in known)
+        return {name: TensorShape(DTYPES[tensor.dtype], tuple(tensor.shape)) for name, tensor in others}
+
+    def _make_room(self) -> None:
+        """The repair `bias` adds parameters, which count."""
+        if self._staged.job.request.method.repair is Repair.bias:
+            groups = locate_groups(self._staged, self._subject)
+            with refusing_repairs():
+                repairs.make_room(self._subject.loaded.model, self._subject.architecture, whole(groups))
+
+    def _repair(self, copy: Subject, kept: dict[Site, Tensor]) -> None:
+        method, model = self._staged.job.request.method.repair, copy.loaded.model
+        if method is Repair.none:
+            return
+        if self._moments is not None:
+            repairs.REFITS[method](model, copy.architecture, kept, self._moments)
+        else:
+            with refusing_repairs():
+                repairs.repair(
+                    model, copy.architecture, kept, rows_to_fit(self._staged, copy), method, lambda *_: self._tick()
+                )
+
+    @cached_property
+    def _moments(self) -> dict[str, Moments] | None:
+        """What the repair needs of the dense model: taken once, for every candidate."""
+        subject, method = self._subject, self._staged.job.request.method.repair
+        model, rows = subject.loaded.model, rows_to_fit(self._staged, subject)
+        return repairs.moments_of(model, subject.architecture, self.groups, rows, method, lambda _: self._tick())
+
+
+def rows_to_fit(staged: StagedJob, subject: Subject) -> repairs.Rows:
+    """The calibration rows, on the model's device, and what tells which of their tokens matter."""
+    batches = [batch.to(subject.loaded.model.device) for batch in subject.calibration.batches]
+    return repairs.Rows(batches, options(staged).objective)
+
+
+def whole(groups: list[Group]) -> dict[Site, Tensor]:
+    """All units of every group."""
+    return {group.site: torch.arange(group.count) for group in groups}
+
+
+def locate_groups(staged: StagedJob, subject: Subject) -> list[Group]:
+    """The groups of the units that the job chooses. Raises UnsupportedUnit."""
+    with refusing_units():
+        return locate(subject.loaded.model, subject.architecture, staged.job.request.method.units)
+
+
+def choose(staged: StagedJob, groups: list[Group], scores: Scores, ratio: float) -> dict[Site, Tensor]:
+    """What stays of each group, by the job's rules. Raises WidthUnreachable."""
+    method, output = staged.job.request.method, staged.job.request.output
+    rules = Rules(
+        scope=method.scope,
+        layout=output.layout,
+        normalisation=method.normalisation,
+        protect_first=method.protect_first,
+        protect_last=method.protect_last,
+    )
+    return selection.select(scores, groups, ratio, output.round_to, rules)
+
+
+def cut(subject: Subject, kept: dict[Site, Tensor], layout: Layout) -> Subject:
+    """The subject with its model cut, as the class that can hold it."""
+    return replace(subject, loaded=cutting.cut(subject.loaded, kept, layout))
+
+
+@contextmanager
+def refusing_units() -> Iterator[None]:
+    """Raise what a family cannot give up as UnsupportedUnit."""
+    try:
+        yield
+    except UnitUnavailable as error:
+        raise UnsupportedUnit(str(error), param="method.units") from error
+
+
+@contextmanager
+def refusing_repairs() -> Iterator[None]:
+    """Raise a repair that a family has no place for as InvalidRequest."""
+    try:
+        yield
+    except repairs.RepairUnavailable as error:
+        raise InvalidRequest(f"{error}: choose another repair", param="method.repair") from error

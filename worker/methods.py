@@ -1,0 +1,22 @@
+"""What a job's method comes to, defaults filled in."""
+
+from service.errors import InvalidRequest
+from service.schemas import Objective, TaskKind
+from worker.slimming.criteria import CRITERIA, Options
+from worker.staging import StagedJob
+
+
+def options(staged: StagedJob) -> Options:
+    """What the criterion is told. Raises InvalidRequest for an objective that the task cannot serve."""
+    method, kind = staged.job.request.method, staged.task.kind
+    objective = method.objective or (Objective.log_probability if kind is TaskKind.generation else Objective.margin)
+    if objective is Objective.margin and kind is TaskKind.generation:
+        raise InvalidRequest("a generation task has no wrong labels to take a margin to", param="method.objective")
+    asked = Options(
+        objective=objective.value,
+        token_reduction=method.token_reduction.value,
+        sign=method.sign.value,
+        example_reduction=method.example_reduction.value,
+        seed=method.seed,
+    )
+    return CRITERIA[method.criterion].options(asked)

@@ -1,0 +1,45 @@
+"""How large a model will be once it is cut, counted without cutting it."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from worker.slimming.architectures import Architecture
+from worker.slimming.groups import Group, Site
+from worker.slimming.surgery import staying
+
+Shape = tuple[int, ...]
+
+
+def shapes_after(
+    model: nn.Module, architecture: Architecture, groups: Sequence[Group], kept: Mapping[Site, Tensor]
+) -> dict[str, Shape]:
+    """Name -> shape of every parameter that `surgery.cut` leaves, in the whole model; shared ones once.
+
+    `groups` are those that `kept` names.
+    """
+    shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    units = [group for group in groups if group.kind != "layers"]
+    for (name, dim), stays_I in staying(model, units, kept).items():
+        shapes[name][dim] = int(stays_I.sum())
+    removed = [group for group in groups if group.kind == "layers" and not kept[group.site].numel()]
+    gone = {slab.parameter for group in removed for slab in group.slabs}
+    numbers = _layer_numbers(architecture, groups, {group.site for group in removed})
+    return {_renumbered(name, numbers): tuple(shape) for name, shape in shapes.items() if name not in gone}
+
+
+def _layer_numbers(architecture: Architecture, groups: Sequence[Group], removed: set[Site]) -> dict[str, str]:
+    """Path of a layer -> its path when those before it are gone; what outlives its layer moves to the first one."""
+    found: dict[str, str] = {}
+    for stack in architecture.stacks:
+        sites = [group.site for group in groups if group.kind == "layers" and group.site.stack == stack.name]
+        stay = [site for site in sites if site not in removed]
+        for site in sites:
+            rank = stay.index(site) if site in stay else 0
+            found[f"{stack.layers}.{site.layer}."] = f"{stack.layers}.{rank}."
+    return found
+
+
+def _renumbered(name: str, numbers: Mapping[str, str]) -> str:
+    old = next((path for path in numbers if name.startswith(path)), "")
+    return numbers.get(old, "") + name.removeprefix(old)
