@@ -16,7 +16,7 @@ from service.job_models import JOB, job_model
 from service.model_files import is_wanted
 from service.presets import resolve
 from service.schemas import DataSource, JobRequest, Method, ModelSource, Objective, TaskKind, TaskWording
-from service.sources import LOCAL, file_marks, scheme_of
+from service.sources import LOCAL, file_mark, file_marks, scheme_of
 from service.storage import dataset_key
 
 MAX_READ_BYTES = 16 * 2**20  # larger data sets go by the mark of their object
@@ -64,6 +64,8 @@ def digest(content: Mapping[str, Any]) -> str:
 def _model_marks(source: ModelSource, access: Access) -> dict[str, str]:
     if scheme_of(source.uri) == HUB:
         return {"commit": HubFiles.of(source).commit()}
+    if source.uri.endswith(".gguf"):
+        return {"gguf": _mark(source.uri, access)}
     return {name: mark for name, mark in _marks(source.uri, access).items() if is_wanted(name)}
 
 
@@ -80,9 +82,16 @@ def _adapter_marks(source: ModelSource, access: Access) -> dict[str, str] | None
 def _marks(uri: str, access: Access) -> dict[str, str]:
     if scheme_of(uri) == JOB:
         return {name: file.sha256 for name, file in job_model(uri, access.storage, access.tenant).files.items()}
-    if scheme_of(uri) == LOCAL:
-        uri = access.path(uri).as_uri()
-    return file_marks(uri, retry_seconds=RETRY_SECONDS)
+    return file_marks(_followed(uri, access), retry_seconds=RETRY_SECONDS)
+
+
+def _mark(uri: str, access: Access) -> str:
+    return file_mark(_followed(uri, access), retry_seconds=RETRY_SECONDS)
+
+
+def _followed(uri: str, access: Access) -> str:
+    """A local path without symbolic links, once it is allowed; any other URI as it is."""
+    return access.path(uri).as_uri() if scheme_of(uri) == LOCAL else uri
 
 
 def _rows_mark(source: DataSource, access: Access) -> dict[str, Any]:
@@ -91,7 +100,7 @@ def _rows_mark(source: DataSource, access: Access) -> dict[str, Any]:
         return drawn | {"content": hashlib.sha256(json_lines(source.rows)).hexdigest()}
     uri = source.uri or ""
     if scheme_of(uri) != DATASET:
-        return drawn | {"uri": uri, "marks": _marks(uri, access)}
+        return drawn | {"uri": uri, "mark": _mark(uri, access)}
     key = dataset_key(access.tenant, uri.removeprefix("dataset://"))
     found = access.storage.stat(key)
     if found.size > MAX_READ_BYTES:

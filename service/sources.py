@@ -5,11 +5,15 @@ hf:// belongs to the worker's hub client, dataset:// and job:// to `service.stor
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import obstore
 
 from service.errors import ForbiddenPath, InvalidRequest, NotFound
 from service.storage import download, open_store, path_of, pieces, translated
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta  # it has no runtime form
 
 LOCAL = "file"
 REMOTE = frozenset({"s3", "gs", "az"})
@@ -57,22 +61,31 @@ def list_names(uri: str, *, retry_seconds: float = 30) -> dict[str, int]:
 
 
 def file_marks(uri: str, *, retry_seconds: float = 30) -> dict[str, str]:
-    """Name -> a mark that changes with the file, of every file in the directory `uri`; of the one file that it is.
-
-    Raises NotFound where nothing lies.
-    """
+    """Name -> a mark that changes with the file, of every file in the directory `uri`. Raises NotFound."""
     if scheme_of(uri) == LOCAL:
-        root = path_of(uri)
         with translated(uri):
-            paths = [root] if root.is_file() else [path for path in root.iterdir() if path.is_file()]
-            stats = {path.name: path.stat() for path in paths}
-        return {name: f"{stat.st_size}-{stat.st_mtime_ns}" for name, stat in stats.items()}
-    parent, _, name = _remote(uri).rpartition("/")
+            return {path.name: _local_mark(path) for path in path_of(uri).iterdir() if path.is_file()}
     with translated(uri):
         store = open_store(_remote(uri), retry_seconds=retry_seconds)
-        found = [meta for chunk in obstore.list(store) for meta in chunk]
-        found = found or [obstore.head(open_store(parent, retry_seconds=retry_seconds), name)]
-    return {meta["path"]: f"{meta['size']}-{meta['e_tag']}" for meta in found}
+        return {meta["path"]: _remote_mark(meta) for chunk in obstore.list(store) for meta in chunk}
+
+
+def file_mark(uri: str, *, retry_seconds: float = 30) -> str:
+    """A mark that changes with the one file `uri`. Raises NotFound."""
+    with translated(uri):
+        if scheme_of(uri) == LOCAL:
+            return _local_mark(path_of(uri))
+        directory, _, name = _remote(uri).rpartition("/")
+        return _remote_mark(obstore.head(open_store(directory, retry_seconds=retry_seconds), name))
+
+
+def _local_mark(path: Path) -> str:
+    found = path.stat()
+    return f"{found.st_size}-{found.st_mtime_ns}"
+
+
+def _remote_mark(meta: "ObjectMeta") -> str:
+    return f"{meta['size']}-{meta['e_tag']}"
 
 
 def read_bytes(uri: str, *, retry_seconds: float = 30) -> bytes:

@@ -6,13 +6,14 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
+import structlog
 import torch
 from torch import Tensor
 from transformers.utils import logging
 
 from service import presets, report_page
 from service.admission import Access, blaming
-from service.errors import InvalidModel
+from service.errors import InvalidModel, TaskslimError
 from service.fingerprints import fingerprint
 from service.job_models import JOB, JobModel, job_model
 from service.job_record import JobRecord
@@ -80,6 +81,8 @@ from worker.subject import Measured, Subject, ask, evaluate, load
 from worker.supervision import supervise
 from worker.targets import Reached
 
+log = structlog.get_logger()
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -93,7 +96,7 @@ class Sources:
     observed: list[list[Row]]
     digests: dict[str, str]  # of model and adapter
     lineage: list[Ancestor]
-    fingerprint: str
+    fingerprint: str | None
 
 
 def run(
@@ -181,8 +184,19 @@ def fetch(staged: StagedJob) -> Sources:
         observed=others,
         digests={name: reporting.digest_directory(directory) for name, directory in parts.items()},
         lineage=ancestors,
-        fingerprint=fingerprint(request, Access(staged.storage, staged.job.tenant, True, roots)),
+        fingerprint=fingerprint_of(staged),
     )
+
+
+def fingerprint_of(staged: StagedJob) -> str | None:
+    """What a plan of the same request will look for; None where a source, fetched once, cannot be looked at again."""
+    try:
+        return fingerprint(
+            staged.job.request, Access(staged.storage, staged.job.tenant, True, staged.settings.local_roots)
+        )
+    except TaskslimError:
+        log.info("no plan will find the scores of this job", exc_info=True)
+        return None
 
 
 def left_by_job(staged: StagedJob) -> tuple[JobModel | None, list[Ancestor]]:

@@ -36,7 +36,7 @@ class Reuse:
 
     staged: StagedJob
     digests: Mapping[str, str]  # of the model's and the adapter's files
-    fingerprint: str  # of the request, see `service.fingerprints`
+    fingerprint: str | None  # of the request, see `service.fingerprints`
     store: ScoreSets | None  # None: everything is measured, and nothing is stored
     paths: dict[str, bool] = field(default_factory=dict, init=False)  # digest -> whether it was there, the first first
     evaluations: list[bool] = field(default_factory=list, init=False)  # whether each was there
@@ -65,7 +65,8 @@ class Reuse:
             self._add(key, pack_path(path, key.about), subject, ScoreKind.units, path.ratios)
         if self.store is not None:
             self.paths[key.digest] = content is not None
-            self.store.note(self._tenant, self.fingerprint, key.digest, days=self._days)
+            if self.fingerprint is not None:
+                self.store.note(self._tenant, self.fingerprint, key.digest, days=self._days)
         return path
 
     def outcome(self) -> dict[str, Any]:
