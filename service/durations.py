@@ -13,7 +13,7 @@ from redis import Redis
 
 from service.admission import DATASET, Access
 from service.errors import NotFound
-from service.schemas import EVALUATION_SHARE, DataSource, JobRequest, Method, Repair, Report, Stage, TimeEstimate
+from service.schemas import EVALUATION_SHARE, DataSource, JobRequest, Repair, Report, Stage, TimeEstimate
 from service.sources import LOCAL, scheme_of
 from service.storage import dataset_key
 
@@ -23,7 +23,8 @@ MAX_READ_BYTES = 16 * 2**20  # of a file whose rows are counted while a client w
 
 # Stages that pass rows through the model; all others go by the size of the model alone.
 CALIBRATING = frozenset({Stage.attribute, Stage.repair})
-EVALUATING = frozenset({Stage.evaluate_dense, Stage.evaluate_slim})
+EVALUATING = frozenset({Stage.evaluate_dense, Stage.search, Stage.evaluate_slim})
+SEARCHED = frozenset({Stage.select, Stage.repair, Stage.slice})  # what a search does in one
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Work:
     steps: int
     criterion: str
     repair: str
+    searches: bool = False  # models are cut and measured before it is known which one meets the target
 
     def amount(self, stage: str) -> float:
         """Seconds of a stage are taken to be proportional to this: parameters, times rows that pass through them."""
@@ -86,14 +88,12 @@ def estimate(runs: Sequence[Run], work: Work, skipped: Iterable[str] = ()) -> Ti
     stage that matters.
     """
     alike = [run for run in runs if run.work.family == work.family] or list(runs)
-    stages = {stage for run in alike for stage in run.seconds} - set(skipped)
-    needed = {Stage.attribute, Stage.evaluate_dense, Stage.repair} - set(skipped)
-    if work.repair == Repair.none:
-        needed.discard(Stage.repair)
-        stages.discard(Stage.repair)
-    if not alike or needed - stages:
+    known = {stage for run in alike for stage in run.seconds}
+    absent = set(skipped) | (SEARCHED if work.searches else {Stage.search})
+    absent |= {Stage.repair} if work.repair == Repair.none else set()
+    if not alike or {Stage.evaluate_dense, Stage.attribute, Stage.search, Stage.repair} - absent - known:
         return None
-    seconds = sum(work.amount(stage) * _pace(alike, stage, work) for stage in stages)
+    seconds = sum(work.amount(stage) * _pace(alike, stage, work) for stage in known - absent)
     return TimeEstimate(seconds=round(seconds, 1), runs=len(alike))
 
 
@@ -109,7 +109,7 @@ def _pace(runs: Sequence[Run], stage: str, work: Work) -> float:
 def work_of(report: Report) -> Work:
     """What a job that succeeded had to do."""
     parameters, evaluated = report.result.parameters.dense, report.result.metrics.dense.examples
-    return _work(report.family, parameters, report.calibration_examples, evaluated, report.request.method)
+    return _work(report.family, parameters, report.calibration_examples, evaluated, report.request)
 
 
 def seconds_of(report: Report) -> dict[str, float]:
@@ -128,10 +128,11 @@ def planned_work(request: JobRequest, family: str, parameters: int, access: Acce
     if evaluation is None:
         evaluation = -(-calibration // EVALUATION_SHARE)
         calibration -= evaluation
-    return _work(family, parameters, calibration, evaluation, request.method)
+    return _work(family, parameters, calibration, evaluation, request)
 
 
-def _work(family: str, parameters: int, calibration: int, evaluation: int, method: Method) -> Work:
+def _work(family: str, parameters: int, calibration: int, evaluation: int, request: JobRequest) -> Work:
+    method = request.method
     return Work(
         family=family,
         parameters=parameters,
@@ -140,6 +141,7 @@ def _work(family: str, parameters: int, calibration: int, evaluation: int, metho
         steps=method.steps,
         criterion=method.criterion.value,
         repair=method.repair.value,
+        searches=request.target.is_measured,
     )
 
 

@@ -72,6 +72,15 @@ def test_what_no_run_has_shown_is_not_guessed() -> None:
     assert cached.seconds == 3.0
 
 
+def test_a_search_takes_the_place_of_what_it_does_itself() -> None:
+    counted = run(changed(repair="bias"), select=1.0, repair=4.0, slice=1.0)
+    searched = run(changed(repair="bias", searches=True), search=30.0)
+    both = [counted, searched]
+    found = [estimate(both, changed(repair="bias", searches=searches)) for searches in (False, True)]
+    assert [entry and entry.seconds for entry in found] == [19.0, 43.0]
+    assert estimate([counted], changed(searches=True)) is None
+
+
 def test_runs_are_remembered_without_what_they_reused(redis: Redis) -> None:
     durations, report = Durations(redis), Report.model_validate(REPORT)
     durations.record(report)
