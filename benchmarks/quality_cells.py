@@ -74,8 +74,8 @@ def grid(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
     """{criterion} x {repair} x {layout} x {task} x {ratio}: what decides most comes first."""
     yield from (dense(model, task) for task in tasks)
     main, others = (OURS, "attribution", *BASELINES), (*RIVALS, *CONTROLS)
-    for ratio in RATIOS:
-        yield from _square(model, tasks, (OURS, "attribution", *BASELINES), ratio, "per-layer", "least_squares")
+    for methods, ratio in product(((OURS,), ("attribution", *BASELINES)), RATIOS):
+        yield from _square(model, tasks, methods, ratio, "per-layer", "least_squares")
     for layout, repair in (("uniform", "least_squares"), ("per-layer", "none"), ("uniform", "none")):
         for ratio in RATIOS:
             yield from _square(model, tasks, main, ratio, layout, repair)

@@ -40,7 +40,6 @@ FAMILIES: dict[str, Family] = {
 
 # What a criterion's formula does not cover; `worker.slimming.criteria` has the formulas.
 UNSERVED: dict[Criterion, tuple[Unit, ...]] = {
-    Criterion.surgeon: (Unit.head_dims, Unit.layers),
     Criterion.wanda: (Unit.head_dims, Unit.layers),
     Criterion.flap: (Unit.head_dims, Unit.layers),
 }

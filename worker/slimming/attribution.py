@@ -9,6 +9,7 @@ Shape suffixes as in criteria.py.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -40,16 +41,30 @@ def score(
     refused = sorted(set(units) & set(row.refused))
     if refused:
         raise UnitUnavailable(f"the criterion {criterion} is not defined for {refused[0]}")
-    tally = Tally(row, row.options(options), locate(model, architecture, units))
-    if row.needs == "moments":
-        return _score_by_moments(model, list(batches), tally, on_examples)
-    if row.needs != "weights":
-        with prepared(model):
-            for batch in batches:
-                _observe(model, batch, tally)
-                on_examples(tally.num_examples)
-    conclude = tally.criterion.conclude
-    return {group.site: conclude(tally.evidence(model, group), tally.options).float().cpu() for group in tally.groups}
+    groups, told = locate(model, architecture, units), row.options(options)
+    if row.needs != "moments":
+        return _score_by_sums(model, batches, Tally(row, told, groups), on_examples)
+    batches = list(batches)
+    read = [group for group in groups if group.port == "input"]
+    others = [group for group in groups if group.port != "input"]
+    passes = Passes(sum(batch.num_examples for batch in batches), len(portions(read)) + bool(others), on_examples)
+    scores = _score_by_moments(model, batches, Tally(row, told, read), passes)
+    if others:
+        scores |= _score_by_sums(model, batches, Tally(row, told, others), passes.following())
+    return {group.site: scores[group.site] for group in groups}
+
+
+class Passes:
+    """Tells of several passes over the same examples as if they were one."""
+
+    def __init__(self, num_examples: int, count: int, on_examples: Callable[[int], None]) -> None:
+        self._num_examples, self._count, self._on_examples = num_examples, count, on_examples
+        self._begun = 0
+
+    def following(self) -> Callable[[int], None]:
+        """Hears how many examples the pass that begins now has done."""
+        before, self._begun = self._begun * self._num_examples, self._begun + 1
+        return lambda done: self._on_examples((before + done) // self._count)
 
 
 class Tally:
@@ -108,19 +123,30 @@ class Tally:
         )
 
 
-def _score_by_moments(
-    model: nn.Module, batches: Sequence[Batch], tally: Tally, on_examples: Callable[[int], None]
+def _score_by_sums(
+    model: nn.Module, batches: Iterable[Batch], tally: Tally, on_examples: Callable[[int], None]
 ) -> dict[Site, Tensor]:
+    if tally.criterion.needs != "weights":
+        with prepared(model):
+            for batch in batches:
+                _observe(model, batch, tally)
+                on_examples(tally.num_examples)
+    conclude = tally.criterion.conclude
+    return {group.site: conclude(tally.evidence(model, group), tally.options).float().cpu() for group in tally.groups}
+
+
+def _score_by_moments(model: nn.Module, batches: Sequence[Batch], tally: Tally, passes: Passes) -> dict[Site, Tensor]:
     """As many groups at a time as there is room for the matrices of."""
     scores: dict[Site, Tensor] = {}
-    parts, examples = portions(tally.groups), sum(batch.num_examples for batch in batches)
-    for number, part in enumerate(parts):
+    examples = list(accumulate(batch.num_examples for batch in batches))
+    for part in portions(tally.groups):
+        follow = passes.following()
 
-        def report(done: int, number: int = number) -> None:
-            on_examples(round(examples * (number + done / len(batches)) / len(parts)))
+        def on_batches(done: int, follow: Callable[[int], None] = follow) -> None:
+            follow(examples[done - 1])
 
         with prepared(model):
-            found = collect(model, part, batches, tally.options.objective, report, effects=True)
+            found = collect(model, part, batches, tally.options.objective, on_batches, effects=True)
         for group in part:
             evidence = replace(tally.evidence(model, group), moments=found[group.watched])
             scores[group.site] = tally.criterion.conclude(evidence, tally.options).float().cpu()
@@ -130,7 +156,7 @@ def _score_by_moments(
 def _observe(model: nn.Module, batch: Batch, tally: Tally) -> None:
     """Run one batch; what every group shows goes to the tally."""
     match tally.criterion.needs:
-        case "gradients":
+        case "gradients" | "moments":
             _observe_activations(model, batch, tally, with_gradients=True)
         case "activations":
             _observe_activations(model, batch, tally, with_gradients=False)

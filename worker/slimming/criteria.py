@@ -75,7 +75,7 @@ class Criterion:
 
     needs: Needs
     conclude: Callable[[Evidence, Options], Tensor]  # -> score (U)
-    observe: Callable[[Observation, Options], Tensor] | None = None  # -> what the batch adds to the sums
+    observe: Callable[[Observation, Options], Tensor] | None = None  # -> what the batch adds to the sums, if they count
     fixed: Mapping[str, Any] = field(default_factory=dict)  # options that are not for the caller to choose
     refused: tuple[str, ...] = ()  # kinds of units that the formula does not cover
 
@@ -157,10 +157,12 @@ def surgeon(evidence: Evidence, options: Options) -> Tensor:
     """E[(dJ/dh_i)^2] * Var(h_i | the units that are left), unit after unit: see `elimination`.
 
     The optimal brain surgeon (Hassibi and Stork, NIPS 1992) with Kronecker factors (Martens and Grosse, 2015), over
-    tokens weighed as in `moments`. Made for a cut that is repaired by least squares, whose fit it foresees.
+    tokens weighed as in `moments`. Made for a cut that is repaired by least squares, whose fit it foresees. For units
+    that no module reads (query dimensions, layers), and that nothing stands in for, that is E[(h_i * dJ/dh_i)^2].
     """
     moments = evidence.moments
-    assert moments is not None
+    if moments is None:
+        return evidence.sums[0] / evidence.num_tokens
     assert moments.effect_OO is not None
     spread_CC = moments.spread_CC
     spread_CC.diagonal().add_(RIDGE * float(spread_CC.diagonal().mean()))
@@ -232,7 +234,7 @@ CRITERIA: dict[str, Criterion] = {
     "attribution": Criterion("gradients", attribution, _attribution_sums),
     "second_moment": Criterion("gradients", attribution, _attribution_sums, fixed=SECOND_MOMENT),
     "reverse": Criterion("gradients", reverse, _attribution_sums),
-    "surgeon": Criterion("moments", surgeon, refused=("head_dims", "layers")),
+    "surgeon": Criterion("moments", surgeon, _attribution_sums, fixed=SECOND_MOMENT),
     "activation": Criterion("activations", activation, _activation_sums),
     "wanda": Criterion("activations", wanda, _activation_sums, refused=("head_dims", "layers")),
     "flap": Criterion("activations", flap, _activation_sums, refused=("head_dims", "layers")),

@@ -69,11 +69,11 @@ class Moments:
 
 def portions(groups: Sequence[Group]) -> list[list[Group]]:
     """The groups in portions whose Gram matrices fit into GRAM_BYTES together."""
-    parts: list[list[Group]] = [[]]
+    parts: list[list[Group]] = []
     used = 0
     for group in groups:
         size = 4 * (group.count * group.size) ** 2
-        if parts[-1] and used + size > GRAM_BYTES:
+        if not parts or used + size > GRAM_BYTES:
             parts.append([])
             used = 0
         parts[-1].append(group)
