@@ -232,7 +232,7 @@ class ObservedTask(TaskWording):
 
 
 class Method(Schema):
-    criterion: Criterion = Criterion.attribution
+    criterion: Criterion = Criterion.surgeon
     units: list[Unit] = Field(default=[Unit.ffn], min_length=1, max_length=len(Unit))
     objective: Objective | None = Field(default=None, description="default: margin; log_probability for generation")
     token_reduction: TokenReduction = TokenReduction.sum
@@ -243,7 +243,7 @@ class Method(Schema):
     steps: int = Field(default=1, ge=1, le=100, description="removals, with the scores taken anew before each")
     protect_first: int = Field(default=0, ge=0, description="first layers of a stack that are never removed")
     protect_last: int = Field(default=0, ge=0, description="last layers of a stack that are never removed")
-    repair: Repair = Repair.none
+    repair: Repair = Repair.least_squares
     seed: int = Field(default=0, ge=0, lt=2**32, description="of the random criterion")
 
     @model_validator(mode="after")

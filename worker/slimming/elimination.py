@@ -19,8 +19,8 @@ import math
 import torch
 from torch import Tensor
 
-BLOCK = 32  # neurons that go between two looks at the costs of all
-CANDIDATES = 4 * BLOCK  # the cheapest at such a look, among which each removal of the block is followed exactly
+BLOCK = 64  # neurons that go between two looks at the costs of all
+CANDIDATES = 128  # the cheapest at such a look, among which each removal of the block is followed exactly
 RISE = 1 + 1e-6  # the least rise from one unit's cost to the next one's, so that ranks tell the order
 
 
@@ -43,22 +43,31 @@ def _risen(cost_U: Tensor) -> Tensor:
 
 def _neurons(weight_OC: Tensor, spread_CC: Tensor, effect_OO: Tensor, _: int) -> tuple[Tensor, Tensor]:
     """Units of one channel each, BLOCK of them at a time (order (U), costs in that order (U))."""
-    inverse_LL = torch.linalg.inv(spread_CC.double()).float()
-    weight_OL, effect_OO = weight_OC.float(), effect_OO.float()
-    left_L = torch.arange(weight_OC.shape[1], device=weight_OC.device)
+    inverse_CC, weight_OC, effect_OO = (
+        torch.linalg.inv(spread_CC.double()),
+        weight_OC.double().clone(),
+        effect_OO.double(),
+    )
+    sensitivity_C = (weight_OC * (effect_OO @ weight_OC)).sum(0)
+    there_C = torch.ones_like(sensitivity_C, dtype=torch.bool)
     order, paid = list[Tensor](), list[float]()
-    while left_L.numel():
-        cost_L = (weight_OL * (effect_OO @ weight_OL)).sum(0) / inverse_LL.diagonal()
-        candidate_D = cost_L.topk(min(CANDIDATES, len(left_L)), largest=False).indices
-        weight_OD = weight_OL[:, candidate_D]
-        cross_DD, inverse_DD = weight_OD.T @ effect_OO @ weight_OD, inverse_LL[candidate_D][:, candidate_D]
-        chosen, costs_B = _cheapest(cross_DD, inverse_DD, min(BLOCK, len(left_L)))
+    while left := int(there_C.sum()):
+        cost_C = (sensitivity_C / inverse_CC.diagonal()).masked_fill(~there_C, torch.inf)
+        candidate_D = cost_C.topk(min(CANDIDATES, left), largest=False).indices
+        weight_OD = weight_OC[:, candidate_D]
+        cross_DD, inverse_DD = weight_OD.T @ effect_OO @ weight_OD, inverse_CC[candidate_D][:, candidate_D]
+        chosen, cost_B = _cheapest(cross_DD, inverse_DD, min(BLOCK, left))
         gone_B = candidate_D[torch.tensor(chosen, device=candidate_D.device)]
-        order.append(left_L[gone_B])
-        paid += costs_B
-        stay_L = torch.ones_like(left_L, dtype=torch.bool).index_fill_(0, gone_B, False)
-        weight_OL, inverse_LL = _without(weight_OL, inverse_LL, gone_B, stay_L.nonzero().flatten())
-        left_L = left_L[stay_L]
+        there_C[gone_B] = False
+        order.append(gone_B)
+        paid += cost_B
+        across_BC = inverse_CC[gone_B]
+        share_BC = torch.linalg.solve(across_BC[:, gone_B], across_BC).masked_fill(~there_C, 0)
+        gone_OB = weight_OC[:, gone_B]
+        pull_BC = (effect_OO @ gone_OB).T @ weight_OC  # w_b^T S w_c
+        sensitivity_C += (share_BC * (pull_BC[:, gone_B] @ share_BC - 2 * pull_BC)).sum(0)
+        weight_OC.addmm_(gone_OB, share_BC, alpha=-1)
+        inverse_CC.addmm_(across_BC.T, share_BC, alpha=-1)
     return torch.cat(order).cpu(), _positive(paid)
 
 
@@ -67,7 +76,7 @@ def _cheapest(cross_DD: Tensor, inverse_DD: Tensor, count: int) -> tuple[list[in
 
     `cross_DD` is W_D^T S W_D. When i goes, w_j becomes w_j - w_i s_j with s = (G^-1)_i / (G^-1)_ii.
     """
-    cross_DD, inverse_DD = cross_DD.double().cpu(), inverse_DD.double().cpu()
+    cross_DD, inverse_DD = cross_DD.cpu(), inverse_DD.cpu()
     there_D = torch.ones(len(cross_DD), dtype=torch.bool)
     chosen, paid = list[int](), list[float]()
     for _ in range(count):
@@ -109,7 +118,7 @@ def _block_cost(weight_OL: Tensor, inverse_LL: Tensor, effect_OO: Tensor, channe
 def _without(weight_OL: Tensor, inverse_LL: Tensor, gone_B: Tensor, stay_K: Tensor) -> tuple[Tensor, Tensor]:
     """W and G^-1 of the channels that stay, when those of `gone_B` are gone and made up for."""
     across_BK = inverse_LL[gone_B][:, stay_K]
-    share_BK = torch.linalg.solve(inverse_LL[gone_B][:, gone_B].double(), across_BK.double()).to(across_BK)
+    share_BK = torch.linalg.solve(inverse_LL[gone_B][:, gone_B], across_BK)
     weight_OK = weight_OL[:, stay_K] - weight_OL[:, gone_B] @ share_BK
     return weight_OK, inverse_LL[stay_K][:, stay_K] - across_BK.T @ share_BK
 
