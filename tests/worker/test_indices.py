@@ -19,9 +19,9 @@ from worker import indices
 
 BOTH = ["safetensors", "indices"]
 JOBS: dict[str, dict[str, Any]] = {
-    "llama": {"output": {"round_to": 8, "formats": BOTH}},
+    "llama": {"method": {"repair": "none"}, "output": {"round_to": 8, "formats": BOTH}},
     "t5": {
-        "method": {"scope": "global", "units": ["ffn", "heads"]},
+        "method": {"scope": "global", "units": ["ffn", "heads"], "repair": "none"},
         "output": {"round_to": 1, "layout": "per-layer", "formats": BOTH},
     },
 }
@@ -70,7 +70,7 @@ def test_indices_hold_layers_of_own_widths_too(deployment: Deployment) -> None:
 
 
 def test_a_job_can_leave_the_indices_alone(deployment: Deployment, files: Path) -> None:
-    alone = left(deployment, "llama", output={"round_to": 8, "formats": ["indices"]})
+    alone = left(deployment, "llama", **JOBS["llama"] | {"output": {"round_to": 8, "formats": ["indices"]}})
     assert {path.name for path in alone.iterdir()} == {"kept.safetensors", "report.json", "report.html"}
     assert indices.read(alone / "kept.safetensors")[1] == indices.read(files / "kept.safetensors")[1]
     report = Report.model_validate_json((alone / "report.json").read_bytes())
