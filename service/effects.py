@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from service.errors import InvalidRequest
-from service.schemas import Criterion, JobRequest, Layout, Method, Scope, Unit
+from service.schemas import Criterion, JobRequest, Layout, Method, Repair, Scope, Unit
 
 WITH_OBJECTIVE = (
     Criterion.attribution,
@@ -28,7 +28,7 @@ def _ranks_globally(request: JobRequest) -> bool:
 
 
 def _has_objective(request: JobRequest) -> bool:
-    return request.method.criterion in WITH_OBJECTIVE
+    return request.method.criterion in WITH_OBJECTIVE or request.method.repair is Repair.least_squares
 
 
 def _reduces(request: JobRequest) -> bool:
@@ -41,7 +41,7 @@ def _tells_layers_apart(request: JobRequest) -> bool:
 
 EFFECTS: dict[str, Effect] = {
     "normalisation": Effect(_ranks_globally, "with the scope `global`"),
-    "objective": Effect(_has_objective, f"for the criteria {', '.join(WITH_OBJECTIVE)}"),
+    "objective": Effect(_has_objective, f"for the criteria {', '.join(WITH_OBJECTIVE)} and the repair `least_squares`"),
     "token_reduction": Effect(_reduces, f"for the criteria {', '.join(WITH_REDUCTIONS)}"),
     "sign": Effect(_reduces, f"for the criteria {', '.join(WITH_REDUCTIONS)}"),
     "example_reduction": Effect(_reduces, f"for the criteria {', '.join(WITH_REDUCTIONS)}"),

@@ -230,7 +230,7 @@ def test_units_that_hold_each_other_need_one_budget(units: list[str]) -> None:
     ("method", "option"),
     [
         ({"normalisation": "mean"}, "normalisation"),
-        ({"criterion": "wanda", "objective": "margin"}, "objective"),
+        ({"criterion": "wanda", "objective": "margin", "repair": "none"}, "objective"),
         ({"criterion": "second_moment", "token_reduction": "max"}, "token_reduction"),
         ({"criterion": "gisp", "sign": "absolute"}, "sign"),
         ({"criterion": "flap", "example_reduction": "sum"}, "example_reduction"),
@@ -246,7 +246,8 @@ def test_an_option_that_would_change_nothing_is_refused(
 
 
 def test_options_that_change_something_are_admitted(tmp_path: Path, access: Access) -> None:
-    method = {"scope": "global", "normalisation": "mean", "protect_first": 1, "sign": "absolute"}
+    method = {"criterion": "attribution", "scope": "global", "normalisation": "mean", "protect_first": 1}
+    method |= {"sign": "absolute"}
     body = request_body(tmp_path, method=method, output={"layout": "per-layer"})
     assert admit(JobRequest.model_validate(body), access) is not None
 

@@ -162,7 +162,12 @@ def test_a_job_leaves_a_smaller_model_that_anyone_loads(finished: Finished) -> N
 
 EVERY_OPTION: dict[str, dict[str, Any]] = {
     "llama": {"criterion": "gisp", "units": ["ffn", "heads", "layers"], "scope": "global", "steps": 2},
-    "t5": {"units": ["ffn", "heads", "head_dims"], "repair": "least_squares", "criterion": "second_moment"},
+    "t5": {
+        "units": ["ffn", "heads", "head_dims"],
+        "scope": "global",
+        "repair": "least_squares",
+        "criterion": "second_moment",
+    },
     "gpt2": {"units": ["ffn"], "repair": "bias", "criterion": "flap", "normalisation": "mean"},
 }
 

@@ -111,6 +111,7 @@ def desk(tmp_path: Path, settings: Settings, storage: Storage, redis: Redis) -> 
 # --- the digest ----------------------------------------------------------------------------------------------------
 
 STEPS: dict[str, Any] = {"steps": 2, "scope": "global"}
+REDUCED: dict[str, Any] = {"criterion": "attribution"}
 CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "template": ({}, {"task": {"template": "{text}!"}}),
     "label word": ({}, {"task": {"labels": LABELS | {"1": "fox"}}}),
@@ -133,9 +134,9 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "criterion": ({}, {"method": {"criterion": "wanda"}}),
     "units": ({}, {"method": {"units": ["ffn", "heads"]}}),
     "objective": ({}, {"method": {"objective": "probability"}}),
-    "tokens": ({}, {"method": {"token_reduction": "mean"}}),
-    "sign": ({}, {"method": {"sign": "absolute"}}),
-    "examples": ({}, {"method": {"example_reduction": "sum"}}),
+    "tokens": ({"method": REDUCED}, {"method": REDUCED | {"token_reduction": "mean"}}),
+    "sign": ({"method": REDUCED}, {"method": REDUCED | {"sign": "absolute"}}),
+    "examples": ({"method": REDUCED}, {"method": REDUCED | {"example_reduction": "sum"}}),
     "seed": ({}, {"method": {"seed": 1}}),
     "steps": ({}, {"method": {"steps": 2}}),
     "ratio of a path": ({"method": STEPS}, {"method": STEPS, "target": {"ratio": 0.4}}),
@@ -148,11 +149,11 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 SAME: dict[str, dict[str, Any]] = {
     "ratio": {"target": {"ratio": 0.5}},
     "rounding": {"output": {"round_to": 16}},
-    "formats": {"output": {"round_to": 8, "formats": ["indices"]}},
+    "formats": {"method": {"repair": "none"}, "output": {"round_to": 8, "formats": ["indices"]}},
     "layout": {"method": {"scope": "global"}, "output": {"round_to": 8, "layout": "per-layer"}},
     "normalisation": {"method": {"normalisation": "mean"}},
     "protected layers": {"method": {"protect_last": 1}},
-    "repair": {"method": {"repair": "least_squares"}},
+    "repair": {"method": {"repair": "none"}},
     "the default objective by name": {"method": {"objective": "margin"}},
     "name": {"task": {"name": "reviews"}},
     "file of the rows": {"task": {"calibration": {"uri": "COPY"}}},
