@@ -2,6 +2,7 @@
 
 import json
 from contextlib import suppress
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -300,8 +301,8 @@ def test_no_config_breaks_a_plan(name: str, value: Any, tmp_path: Path, access: 
     checkpoints.write(tmp_path, name)
     path = tmp_path / "config.json"
     config = json.loads(path.read_text())
-    request = request_for(tmp_path, method={"units": FAMILIES[name].units})
-    for field in config:
+    requests = [request_for(tmp_path, method={"units": units}) for units in unit_sets(name)]
+    for field, request in product(config, requests):
         for changed in (config | {field: value}, {key: config[key] for key in config if key != field}):
             path.write_text(json.dumps(changed))
             with suppress(TaskslimError):
@@ -435,7 +436,7 @@ def test_a_plan_says_whether_scores_are_there_and_how_long_it_may_take(
     scores.note("default", name, digest_of("a"), days=1)
     timings = [
         StageTiming(stage=stage, seconds=seconds)
-        for stage, seconds in (("evaluate_dense", 5), ("attribute", 20), ("verify", 3))
+        for stage, seconds in (("evaluate_dense", 5), ("attribute", 20), ("repair", 4), ("verify", 3))
     ]
     durations.record(Report.model_validate(REPORT).model_copy(update={"timings": timings}))
     cached = client.post("/plans", json=body).json()

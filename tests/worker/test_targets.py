@@ -220,9 +220,11 @@ def test_a_floor_that_no_model_holds_fails_with_what_was_measured(tmp_path: Path
 
 
 def test_two_targets_that_cannot_both_hold_fail_and_say_what_would(tmp_path: Path) -> None:
-    smallest = prepared(tmp_path / "alone", **KEEPING).search().candidate
+    plain = {"criterion": "attribution", "repair": "none"}
+    smallest = prepared(tmp_path / "alone", method=plain, **KEEPING).search().candidate
     bound = smallest.parameters - 600
-    job = prepared(tmp_path / "both", target={"keep_metric": 0.9, "parameters": bound}, output={"round_to": 1})
+    target = {"keep_metric": 0.9, "parameters": bound}
+    job = prepared(tmp_path / "both", method=plain, target=target, output={"round_to": 1})
     with pytest.raises(TargetUnreachable, match="the smallest that was has") as failed:
         job.search()
     [first] = [point for point in failed.value.curve if point.parameters <= bound and not point.meets][:1]
