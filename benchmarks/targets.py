@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["sst2", "ag_news"])
     parser.add_argument("--shared", type=Path, default=SHARED)
     asked = parser.parse_args()
-    calibration, evaluation = (64, 160) if asked.quick else (256, 400)
+    calibration, evaluation = (64, 400) if asked.quick else (256, 1000)
     variants = {"per-layer, least_squares": BEST} if asked.quick else VARIANTS
     source = smollm2(asked.shared, Settings().state)
     found: dict[str, dict[str, Any]] = {}

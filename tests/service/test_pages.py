@@ -224,6 +224,21 @@ def test_form_submits_the_request_that_it_shows(page: str, tab: Tab, body: dict[
     assert job.tags == {"team": "search", "owner": "O'Hara"}
 
 
+def test_form_shows_the_fields_of_the_target_that_is_chosen(page: str, tab: Tab, body: dict[str, Any]) -> None:
+    tab.open(f"{page}#/new")
+    fill_form(tab, body)
+    set_field(tab, "target", "bytes")
+    set_field(tab, "target.bytes", "240000000")
+    set_field(tab, "target.keep_metric", "0.98")
+    request = "JSON.parse(document.querySelector('.preview details pre').textContent).target"
+    visible = "[...document.querySelectorAll('[data-target]')].filter((field) => !field.hidden)"
+    assert tab.run(request) == {"bytes": 240000000, "keep_metric": 0.98}
+    assert tab.run(f"{visible}.map((field) => field.dataset.target)") == ["keep_metric", "bytes"]
+    set_field(tab, "target", "sweep")
+    set_field(tab, "target.sweep", "0.1, 0.3")
+    assert tab.run(request) == {"sweep": [0.1, 0.3]}
+
+
 def test_curl_does_what_the_form_does(page: str, tab: Tab, body: dict[str, Any], records: Records) -> None:
     tab.open(f"{page}#/new")
     fill_form(tab, body)
