@@ -1,10 +1,10 @@
 """The smallest model that keeps 98 % of a task's accuracy, asked for as a user does: jobs sent to `taskslim serve`.
 
-    .venv/bin/python benchmarks/targets.py [--quick] [--tasks sst2 ag_news] [--shared DIRECTORY]
+    .venv/bin/python benchmarks/targets.py [--quick] [--model t5] [--tasks sst2 ag_news] [--shared DIRECTORY]
 
-SmolLM2-135M-Instruct with the multi-task adapter; train rows calibrate, half of the drawn test rows steers the search
-and the other half, which it never sees, gives the figures. A floor counts as held where the interval of the reported
-share reaches it. The last line is one JSON object.
+SmolLM2-135M-Instruct with the multi-task adapter, or the small trained T5; train rows calibrate, half of the drawn test
+rows steers the search and the other half, which it never sees, gives the figures. A floor counts as held where the
+interval of the reported share reaches it. The last line is one JSON object.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality_inputs import Source, smollm2
+from benchmarks.quality_inputs import SOURCES, Source
 from service.client import Api
 from service.demo.server import running_server
 from service.schemas import Job, JobStatus
@@ -32,12 +32,13 @@ VARIANTS: dict[str, dict[str, Any]] = {"per-layer, least_squares": BEST, "defaul
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rows, one setting: at most four minutes")
+    parser.add_argument("--model", choices=SOURCES, default="smollm2")
     parser.add_argument("--tasks", nargs="+", default=["sst2", "ag_news"])
     parser.add_argument("--shared", type=Path, default=SHARED)
     asked = parser.parse_args()
     calibration, evaluation = (64, 400) if asked.quick else (256, 1000)
     variants = {"per-layer, least_squares": BEST} if asked.quick else VARIANTS
-    source = smollm2(asked.shared, Settings().state)
+    source = SOURCES[asked.model](asked.shared, Settings().state)
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as state, running_server(Path(state)) as url:
         api = Api(url)
@@ -47,15 +48,20 @@ def main() -> None:
                 job = run(api, request(source, task, rows, calibration, evaluation) | fields)
                 found[f"{task}, {name}"] = figures(job)
                 print(f"{task}, {name}: {json.dumps(found[f'{task}, {name}'])}")
-    print(json.dumps({"floor": FLOOR, "calibration": calibration, "evaluation": evaluation, "jobs": found}))
+    print(
+        json.dumps(
+            {"model": asked.model, "floor": FLOOR, "calibration": calibration, "evaluation": evaluation, "jobs": found}
+        )
+    )
 
 
 def request(source: Source, task: str, rows: Path, calibration: int, evaluation: int) -> dict[str, Any]:
     """The job as it is posted."""
+    adapter = source.adapter.resolve().as_uri() if source.adapter else None
     return {
-        "model": {"uri": source.directory.as_uri(), "adapter_uri": Path(source.adapter or "").resolve().as_uri()},
+        "model": {"uri": source.directory.resolve().as_uri(), "adapter_uri": adapter},
         "task": {
-            "preset": task,
+            **(source.tasks[task] if source.tasks else {"preset": task}),
             "calibration": {"uri": (rows / "train.jsonl").resolve().as_uri(), "limit": calibration},
             "evaluation": {"uri": (rows / "test.jsonl").resolve().as_uri(), "limit": evaluation},
         },
