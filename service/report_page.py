@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from service.drawings import across, heat_maps, intervals
 from service.layouts import has_own_widths
-from service.schemas import Confusion, Estimate, MetricsPair, Report
+from service.schemas import Confusion, Control, Estimate, MetricsPair, Report
 
 DIRECTORY = Path(__file__).parent / "pages"
 CHANGED_SHOWN = 10  # changed answers; the rest is folded away
@@ -39,6 +39,7 @@ def render(report: Report) -> str:
             heat=list(heat_maps(report.layers)),
             intervals=intervals([("dense", report.result.metrics.dense), ("slim", report.result.metrics.slim)]),
             others=list(_others(report)),
+            controls=list(_controls(report)),
             own_widths=has_own_widths(report.result),
             shown=CHANGED_SHOWN,
             seconds=sum(timing.seconds for timing in report.timings),
@@ -50,8 +51,22 @@ def render(report: Report) -> str:
 def _others(report: Report) -> Iterator[tuple[str, str, dict[str, MetricsPair]]]:
     """(heading, what it says, figures by name) of what was measured beside the job's own evaluation rows."""
     metrics = report.result.metrics
+    if metrics.evaluations:
+        yield "On other rows", "The same task on rows of another origin.", metrics.evaluations
     if metrics.observed:
         yield "What was given up", "Tasks that the model was not slimmed for.", metrics.observed
+
+
+def _controls(report: Report) -> Iterator[tuple[str, Control]]:
+    """Each control under its name."""
+    controls = report.result.metrics.controls
+    if controls is None:
+        return
+    for seed, control in enumerate(controls.random):
+        yield f"Random units, seed {seed}", control
+    yield "Reversed choice", controls.reverse
+    if controls.per_layer is not None:
+        yield "Each layer with its own width", controls.per_layer
 
 
 def style_source() -> str:

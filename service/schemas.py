@@ -245,6 +245,7 @@ class Method(Schema):
     protect_last: int = Field(default=0, ge=0, description="last layers of a stack that are never removed")
     repair: Repair = Repair.least_squares
     seed: int = Field(default=0, ge=0, lt=2**32, description="of the random criterion")
+    controls: bool = Field(default=False, description="measure what random and reversed scores would have kept")
 
     @model_validator(mode="after")
     def _each_unit_once(self) -> Self:
@@ -437,6 +438,7 @@ class Stage(StrEnum):
     repair = "repair"  # of the whole model: what is fitted needs the units that go
     slice = "slice"
     evaluate_slim = "evaluate_slim"
+    controls = "controls"  # where they are asked for
     verify = "verify"
     upload = "upload"
 
@@ -514,7 +516,27 @@ class MetricsPair(Schema):
     slim: Metrics
 
 
+class Control(Schema):
+    """The same cut by other scores, judged on the same rows."""
+
+    ratio: float = Field(description="share of the chosen units' parameters that it removes")
+    metrics: Metrics
+
+
+class Controls(Schema):
+    """What any choice of units keeps, and what a bad one does."""
+
+    random: list[Control] = Field(description="by random scores, three seeds")
+    random_mean: dict[str, float] = Field(description="metric -> its mean over the seeds")
+    reverse: Control = Field(description="by the job's own scores, the highest removed")
+    per_layer: Control | None = Field(
+        default=None,
+        description="by the job's own scores, each layer with a width of its own; null where there is none",
+    )
+
+
 class JobMetrics(MetricsPair):
+    controls: Controls | None = Field(default=None, description="where `method.controls` asked for them")
     evaluations: dict[str, MetricsPair] = Field(default={}, description="on the task's further rows, by name")
     observed: dict[str, MetricsPair] = Field(default={}, description="of the tasks that were observed, by name")
 

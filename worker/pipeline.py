@@ -43,6 +43,7 @@ from service.sources import scheme_of
 from service.storage import Storage, attempt_prefix, digest_file, manifest_key
 from worker import (
     checkpoints,
+    controls,
     data,
     domains,
     findings,
@@ -136,6 +137,12 @@ def run(
         others = [replace(other, loaded=subject.loaded) for other in (*sets, *others)]
         slim, *others_slim = evaluate(staged, [subject, *others])
         speeds = time_passes(staged, sources, subject)
+    measured_controls = None
+    if job.request.method.controls:
+        with staged.stage(Stage.controls):
+            whole = controls.Dense(subject, lambda: load(staged, sources.model, sources.adapter), repair)
+            ratio = reached.candidate.asked
+            measured_controls = controls.measure(staged, whole, path.at(ratio), ratio)
     layers = findings.layers(reached.groups, kept, path.at(reached.candidate.asked))
     with staged.stage(Stage.verify):
         verified = store(staged, sources, subject, reached.groups, reached.candidate)
@@ -145,6 +152,7 @@ def run(
         metrics = JobMetrics(
             dense=dense.metrics,
             slim=slim.metrics,
+            controls=measured_controls,
             evaluations=domains.pairs(sources.evaluations, others_dense[: len(sets)], others_slim[: len(sets)]),
             observed=observed.pairs(job.request.observe, others_dense[len(sets) :], others_slim[len(sets) :]),
         )

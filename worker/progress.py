@@ -16,6 +16,7 @@ WEIGHTS: dict[Stage, float] = {
     Stage.repair: 8,
     Stage.slice: 2,
     Stage.evaluate_slim: 18,
+    Stage.controls: 10,
     Stage.verify: 10,
     Stage.upload: 2,
 }

@@ -164,7 +164,7 @@ def test_every_named_evaluation_set_is_reported(deployment: Deployment) -> None:
     report, _ = left(deployment)
     assert report.result == result
     assert {"evaluations same", "evaluations far-domain"} < set(report.digests)
-    assert "On far-domain" in (deployment.root / deployment.job.id / "report.html").read_text()
+    assert "far-domain" in (deployment.root / deployment.job.id / "report.html").read_text()
 
 
 def test_an_evaluation_set_with_other_labels_is_refused(deployment: Deployment) -> None:

@@ -1,0 +1,115 @@
+"""Controls: what other scores would have kept, cut by the same rules, repaired alike and judged on the same rows.
+
+Each is cut out of a model that is loaded anew, so that no control knows of another, or of the job's own cut.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from torch import Tensor
+
+from service.schemas import Control, Controls, JobRequest, Layout, Metrics, Repair, Scope, Stage, Unit
+from worker.cutting import cut
+from worker.models import LoadedModel
+from worker.slimming import attribution, selection
+from worker.slimming.allocation import Rules, share_removed
+from worker.slimming.criteria import Options
+from worker.slimming.groups import Site, locate
+from worker.slimming.steps import Scores
+from worker.staging import StagedJob, StageProgress
+from worker.subject import Subject, evaluate
+
+SEEDS = (0, 1, 2)
+MEANS = ("accuracy", "calibrated_accuracy", "exact_match")
+
+Kept = dict[Site, Tensor]
+Mend = Callable[[StagedJob, Subject, Kept], None]
+
+
+@dataclass(frozen=True)
+class Dense:
+    """What controls are made of: the task in tokens, the model whole at each call, and the job's repair."""
+
+    subject: Subject
+    load: Callable[[], LoadedModel]
+    mend: Mend
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The progress of one control among all, counted in controls."""
+
+    progress: StageProgress
+    done: int
+    total: int
+
+    def stage(self, stage: Stage) -> None:
+        self.progress.stage(stage)
+
+    def advance(self, done: int, total: int, unit: str) -> None:
+        self.progress.advance(self.done, self.total, "controls")
+
+
+def measure(staged: StagedJob, dense: Dense, scores: Scores, ratio: float) -> Controls:
+    """The controls of a job that removed `ratio` by these scores. Raises what the job's progress does."""
+    request = staged.job.request
+    layout, own_widths = request.output.layout, _may_have_own_widths(request)
+    total = len(SEEDS) + 1 + own_widths
+
+    def control(number: int, rank: Scores | int, layout: Layout) -> Control:
+        turn = replace(staged, progress=Turn(staged.progress, number, total))
+        return _control(turn, dense, rank, ratio, layout)
+
+    random = [control(number, seed, layout) for number, seed in enumerate(SEEDS)]
+    reverse = control(len(SEEDS), reversed_scores(scores), layout)
+    per_layer = None
+    if own_widths:
+        with suppress(selection.WidthUnreachable):  # the floor of the layers forbids the ratio
+            per_layer = control(len(SEEDS) + 1, scores, Layout.per_layer)
+    average = means([each.metrics for each in random])
+    return Controls(random=random, random_mean=average, reverse=reverse, per_layer=per_layer)
+
+
+def reversed_scores(scores: Scores) -> Scores:
+    """The opposite rank. What earlier steps have removed, with a score of -inf, counts as the lowest of all."""
+    lowest = min(float(score_U[score_U.isfinite()].min()) for score_U in scores.values() if score_U.isfinite().any())
+    return {site: -score_U.clamp(min=lowest) for site, score_U in scores.items()}
+
+
+def means(metrics: Sequence[Metrics]) -> dict[str, float]:
+    """The mean of each share that all have."""
+    found = {name: [getattr(each, name) for each in metrics] for name in MEANS}
+    return {name: fmean(share.value for share in shares) for name, shares in found.items() if None not in shares}
+
+
+def _may_have_own_widths(request: JobRequest) -> bool:
+    return request.output.layout is Layout.uniform and bool({Unit.ffn, Unit.heads} & set(request.method.units))
+
+
+def _control(staged: StagedJob, dense: Dense, rank: Scores | int, ratio: float, layout: Layout) -> Control:
+    """By the scores of `rank`, or by random ones of that seed."""
+    request, subject = staged.job.request, replace(dense.subject, loaded=dense.load())
+    model, architecture, units = subject.loaded.model, subject.architecture, request.method.units
+    if isinstance(rank, int):
+        rank = attribution.score(model, architecture, units, (), "random", Options(seed=rank))
+    groups = locate(model, architecture, units)
+    kept = selection.select(rank, groups, ratio, request.output.round_to, _rules(request, layout))
+    if request.method.repair is not Repair.none:
+        dense.mend(staged, subject, kept)
+    [measured] = evaluate(staged, [replace(subject, loaded=cut(subject.loaded, kept, layout))])
+    counts = {site: kept_K.numel() for site, kept_K in kept.items()}
+    return Control(ratio=share_removed(groups, counts), metrics=measured.metrics)
+
+
+def _rules(request: JobRequest, layout: Layout) -> Rules:
+    """The job's, but for a layout that needs the global scope."""
+    method = request.method
+    return Rules(
+        scope=Scope.all if layout is Layout.per_layer else method.scope,
+        layout=layout,
+        normalisation=method.normalisation,
+        protect_first=method.protect_first,
+        protect_last=method.protect_last,
+    )
