@@ -79,6 +79,18 @@ KEEPING = SST2 | {
 }
 SWEEP = SST2 | {"target": {"sweep": [0.1, 0.2, 0.3, 0.4, 0.5], "artifacts": [0.2, 0.4]}}
 
+INDICES = {
+    "model": {"uri": "s3://models/flan-t5-base"},
+    "task": {
+        "preset": "trec",
+        "calibration": {"uri": "s3://datasets/trec/train.jsonl", "limit": 64, "draw": "balanced"},
+        "evaluation": {"uri": "s3://datasets/trec/test.jsonl"},
+    },
+    "method": {"units": ["ffn", "heads", "head_dims"], "scope": "global", "controls": True},
+    "target": {"ratio": 0.3},
+    "output": {"formats": ["indices"]},
+}
+
 REQUESTS: dict[str, Any] = {
     "sst2": {"summary": "A preset, rows in object storage", "value": SST2},
     "inline": {"summary": "A task of one's own, rows inline", "value": INLINE},
@@ -86,6 +98,7 @@ REQUESTS: dict[str, Any] = {
     "unsupervised": {"summary": "Rows without labels, judged on two domains", "value": UNSUPERVISED},
     "keep-metric": {"summary": "The smallest model that keeps 98 % of the accuracy and fits", "value": KEEPING},
     "sweep": {"summary": "A curve, with two checkpoints", "value": SWEEP},
+    "indices": {"summary": "Few rows, several units, controls, and kilobytes to keep", "value": INDICES},
     "classifier": {"summary": "A model with a classification head", "value": CLASSIFIER},
 }
 
