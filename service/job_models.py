@@ -15,6 +15,7 @@ from service.schemas import StoredFile
 from service.storage import Storage, attempt_prefix
 
 JOB = "job"
+MODEL = "model"  # the directory of a job's own checkpoint
 URI = re.compile(r"job://([0-9A-HJKMNP-TV-Z]{26})(?:/(model[a-z0-9.-]*))?/?")
 
 
@@ -69,7 +70,7 @@ def job_model(uri: str, storage: Storage, tenant: str) -> JobModel:
     manifest = committed_manifest(storage, tenant, match[1]) if match else None
     if match is None or manifest is None:
         raise NotFound(f"{uri} names no job of yours that has succeeded")
-    directory = match[2] or "model"
+    directory = match[2] or MODEL
     start = f"{directory}/"
     files = {file.name.removeprefix(start): file for file in manifest.files if file.name.startswith(start)}
     if not files:

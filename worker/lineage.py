@@ -1,8 +1,9 @@
 """The jobs that a model has been through before this one."""
 
 import json
+from typing import Any
 
-from service.job_models import JobModel
+from service.job_models import MODEL, JobModel
 from service.schemas import Ancestor
 
 
@@ -13,6 +14,15 @@ def lineage(model: JobModel) -> list[Ancestor]:
         job_id=model.job_id,
         model=report["request"]["model"]["uri"],
         task=report["task"].get("name") or report["task"].get("preset"),
-        **{name: report["result"][name] for name in ("ratio", "parameters", "widths")},
+        **_removed(report["result"], model.directory),
     )
     return [*(Ancestor.model_validate(entry) for entry in report.get("lineage", [])), parent]
+
+
+def _removed(result: dict[str, Any], directory: str) -> dict[str, Any]:
+    """What the checkpoint in `directory` lacks: the result's own, or one point of a sweep."""
+    for point in result.get("curve", []):
+        if point.get("artifact") == directory != MODEL:
+            parameters = {"dense": result["parameters"]["dense"], "slim": point["parameters"]}
+            return {"ratio": point["ratio"], "parameters": parameters, "widths": []}
+    return {name: result[name] for name in ("ratio", "parameters", "widths")}

@@ -19,6 +19,7 @@ from service.errors import InvalidModel
 from service.example_answers import REPORT
 from service.examples import SUCCEEDED
 from service.fingerprints import fingerprint
+from service.job_models import job_model
 from service.job_record import new_record
 from service.limits import StoredBytes
 from service.schemas import JobRequest, Manifest, Metrics, Stage, StoredFile
@@ -29,6 +30,7 @@ from service.submission import access_of
 from tests import checkpoints
 from worker import pipeline
 from worker.evaluation import Scores
+from worker.lineage import lineage
 from worker.reuse import Reuse
 from worker.score_files import pack_measured, pack_path, unpack_measured, unpack_path
 from worker.slimming.groups import Site
@@ -348,6 +350,15 @@ def test_what_a_job_has_left_is_the_model_that_it_left(desk: Desk) -> None:
     assert [entry.job_id for entry in sources.lineage] == [ANCESTOR["job_id"], parent]
     assert sources.lineage[1].model == "s3://models/large"
     assert sources.lineage[1].parameters.slim == SUCCEEDED["result"]["parameters"]["slim"]
+
+
+def test_a_point_of_a_sweep_has_its_own_figures(desk: Desk) -> None:
+    point = {"ratio": 0.1, "parameters": 90, "bytes": 900, "artifact": "model-0.1"}
+    parent = leave(desk, result=SUCCEEDED["result"] | {"curve": [point]})
+    left = job_model(f"job://{parent}", desk.storage, "default")
+    [entry] = lineage(replace(left, directory="model-0.1"))
+    assert (entry.ratio, entry.parameters.slim, entry.widths) == (0.1, 90, [])
+    assert lineage(left)[0].ratio == SUCCEEDED["result"]["ratio"]
 
 
 ANCESTOR: dict[str, Any] = {
