@@ -82,7 +82,8 @@ def test_a_search_takes_the_place_of_what_it_does_itself() -> None:
 
 
 def test_runs_are_remembered_without_what_they_reused(redis: Redis) -> None:
-    durations, report = Durations(redis), Report.model_validate(REPORT)
+    method = {"method": {"criterion": "attribution", "repair": "none"}}
+    durations, report = Durations(redis), Report.model_validate(REPORT | {"request": REPORT["request"] | method})
     durations.record(report)
     durations.record(report.model_copy(update={"result": report.result.model_copy(update={"scores_reused": True})}))
     newest, oldest = durations.runs()
