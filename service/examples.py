@@ -86,7 +86,7 @@ INDICES = {
         "calibration": {"uri": "s3://datasets/trec/train.jsonl", "limit": 64, "draw": "balanced"},
         "evaluation": {"uri": "s3://datasets/trec/test.jsonl"},
     },
-    "method": {"units": ["ffn", "heads", "head_dims"], "scope": "global", "controls": True},
+    "method": {"units": ["ffn", "heads", "head_dims"], "scope": "global", "repair": "none", "controls": True},
     "target": {"ratio": 0.3},
     "output": {"formats": ["indices"]},
 }
