@@ -1,10 +1,7 @@
 """The README is true: its walk runs as it is written, and its tables name what there is."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -17,27 +14,14 @@ from pydantic import BaseModel
 
 from service.app import create_app
 from service.demo.server import running_server
-from service.schemas import Health, Job, JobRequest, JobStatus, Problem, Result
+from service.schemas import Health, JobRequest, Problem, Result
 from service.settings import Settings
-from tests.checkpoints import tokenizer
-from tests.models import causal
+from tests.walk import README, ROOT, blocks, section, walk, walkable_model
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
 HOME = "~/.local/state/taskslim"
 # What the table tells of in one row, since its fields are those of another.
 LIKE = {"task.evaluation.": "task.calibration.", "observe.": "task."}
 ALIKE = re.compile("|".join(map(re.escape, LIKE)))
-
-
-def section(title: str) -> str:
-    """The text under a heading."""
-    return re.split(r"^## ", README.partition(f"\n## {title}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
-
-
-def blocks(text: str) -> list[tuple[str, str]]:
-    """Language and content of each fenced block."""
-    return re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def table(title: str) -> dict[str, list[str]]:
@@ -51,11 +35,7 @@ def table(title: str) -> dict[str, list[str]]:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A tiny Llama, wide enough for kept widths in multiples of 64."""
-    directory = tmp_path / "model"
-    causal("llama", intermediate_size=192, max_position_embeddings=512).save_pretrained(directory)
-    tokenizer().save_pretrained(directory)
-    return directory
+    return walkable_model(tmp_path / "model")
 
 
 @pytest.fixture
@@ -65,40 +45,8 @@ def server(tmp_path: Path) -> Iterator[str]:
         yield url
 
 
-def walk_script() -> str:
-    """The commands of the walk in their order; Python goes to the interpreter that the commands use."""
-    lines = ["set -euo pipefail"]
-    for language, content in blocks(section("A walk with curl")):
-        if language == "sh":
-            lines.append(content)
-        elif language == "python":
-            lines.append(f"python3 - <<'PYTHON'\n{content}PYTHON")
-    return "\n".join([*lines, "pwd >&3", 'echo "$JOB" >&3'])
-
-
 def test_the_walk_runs_as_it_is_written(server: str, model: Path, tmp_path: Path) -> None:
-    variables = {"URL": server, "MODEL": model.as_uri(), "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    here = Path(sys.executable).parent
-    said = tmp_path / "said"
-    run = subprocess.run(
-        ["bash", "-c", f"exec 3>{said}\n{walk_script()}"],
-        cwd=ROOT,
-        env=os.environ | variables | {"PATH": f"{here}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    directory, job = said.read_text().split()
-    left = Path(directory)
-    assert Job.model_validate_json((left / "job.json").read_bytes()).status is JobStatus.queued
-    assert json.loads((left / "report.json").read_text())["job_id"] == job.rpartition("/")[2]
-    assert "<html" in (left / "report.html").read_text()
-    config = json.loads((left / "config.json").read_text())
-    assert config == json.loads((left / "slim/model/config.json").read_text())
-    assert config["intermediate_size"] == 128
-    assert '"code": "invalid_request"' in run.stdout
-    assert run.stdout.endswith("200\n204\n")
+    job = walk(tmp_path, URL=server, MODEL=model.as_uri())
     assert httpx.get(job).status_code == 404
 
 
