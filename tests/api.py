@@ -36,7 +36,7 @@ def api(settings: Settings, log: Path, **variables: str) -> Iterator[str]:
             stderr=subprocess.STDOUT,
         )
     try:
-        wait_until(lambda: _is_ready(url))
+        wait_until(lambda: _is_ready(url), 180)
         yield url
     finally:
         process.terminate()

@@ -96,6 +96,7 @@ def network(tmp_path: Path) -> Iterator[Network]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_walk_runs_against_everything_that_compose_starts(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -274,6 +274,16 @@ class RecordMachine(RuleBasedStateMachine):
         self.seen[record.id] = record
         return record.id
 
+    @rule(job_id=jobs)
+    def create_again(self, job_id: str) -> None:
+        assert self.records.create(new_record(REQUEST, job_id=job_id)) == self.seen[job_id]
+        self.observe(job_id)
+
+    @rule(job_id=jobs, attempt=st.integers(0, 4))
+    def presume_dead(self, job_id: str, attempt: int) -> None:
+        self.records.presume_dead("default", job_id, attempt)
+        assert self.records.get("default", job_id) == self.seen[job_id]
+
     @rule(target=leases, job_id=jobs, attempt=st.integers(0, 4))
     def lease(self, job_id: str, attempt: int) -> Lease | MultipleResults[Lease]:
         self.workers += 1
