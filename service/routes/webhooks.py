@@ -27,8 +27,10 @@ def receive_news(
     webhook_timestamp: Annotated[int, Header(description="of the attempt, Unix seconds; refuse old ones")],
     webhook_signature: Annotated[str, Header(description="`v1,<base64>`, one for each secret in force")],
 ) -> None:
-    """Answer 2xx within 15 seconds. Anything else is tried again for three days; 410 ends it for this URL, for a week or
-    until `POST /webhooks/enable`."""
+    """Answer 2xx within 15 seconds. Anything else is tried again for three days.
+
+    410 ends it for this URL, for a week or until `POST /webhooks/enable`.
+    """
 
 
 for event, meaning in MEANINGS.items():
