@@ -92,8 +92,8 @@ class Measured:
     def _record(self, scope: Scope, method: str, route: str, status: int, seconds: float) -> None:
         scope["state"]["metrics"].record(method, route, status, seconds)
         if status >= 400 or method not in READING:
-            state = scope["state"]
-            told = {"route": route, "status": status, "code": state.get("code"), "request_id": state.get("request_id")}
+            known = {name: scope["state"][name] for name in ("request_id", "code") if name in scope["state"]}
+            told = {"route": route, "status": status, **known}
             log.info("request", method=method, milliseconds=round(seconds * 1000, 1), **told)
 
 
