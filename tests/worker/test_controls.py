@@ -32,7 +32,7 @@ def controls_of(deployment: Deployment, **method: Any) -> dict[str, Control]:
 
 def test_controls_are_measured_on_the_same_rows_and_change_nothing_about_the_job(deployment: Deployment) -> None:
     progress = Recorder()
-    plain = deployment.run(deployment.request())
+    plain = deployment.run(deployment.request(method={"repair": "none"}))
     asked = deployment.run(deployment.request(method={"controls": True, "repair": "none"}), progress)
     found = asked.metrics.controls
     assert found is not None
