@@ -28,7 +28,7 @@ from service.job_models import JOB, job_model
 from service.layouts import is_per_layer
 from service.presets import ANSWER_COLUMNS, LABEL_COLUMN, needs_answers, resolve, template_fields
 from service.reach import Reach
-from service.schemas import DataSource, Family, JobRequest, Layout, Objective, Row, TaskKind, TaskWording
+from service.schemas import DataSource, Family, JobRequest, Layout, Objective, Row, Task, TaskKind, TaskWording
 from service.sources import LOCAL, REMOTE, list_names, local_path, read_bytes, read_range, scheme_of
 from service.storage import Storage, dataset_key
 
@@ -108,13 +108,10 @@ def blaming(param: str, missing: type[InvalidData] | type[InvalidModel]) -> Iter
 
 def admit(request: JobRequest, access: Access) -> Family | None:
     """The model's family, None where only the worker can tell. Raises the error that the request would meet later."""
-    task = resolve(request.task)
-    _check_method(request, task)
-    for source, param in ((task.calibration, "task.calibration"), (task.evaluation, "task.evaluation")):
-        if source is not None:
-            _check_data(source, task, param, access)
-    for name, source in task.evaluations.items():
-        _check_data(source, task, f"task.evaluations.{name}", access)
+    for place, task in request.placed_tasks.items():
+        with blaming_task(place):
+            _check_task(request, resolve(task), access)
+    _check_kinds(request)
     for index, observed in enumerate(request.observe):
         with blaming_task(f"observe.{index}"):
             _check_data(observed.evaluation, resolve(observed), "task.evaluation", access)
@@ -122,6 +119,22 @@ def admit(request: JobRequest, access: Access) -> Family | None:
     if family is not None:
         check_units(request, family)
     return family
+
+
+def _check_task(request: JobRequest, task: Task, access: Access) -> None:
+    _check_method(request, task)
+    for source, param in ((task.calibration, "task.calibration"), (task.evaluation, "task.evaluation")):
+        if source is not None:
+            _check_data(source, task, param, access)
+    for name, source in task.evaluations.items():
+        _check_data(source, task, f"task.evaluations.{name}", access)
+
+
+def _check_kinds(request: JobRequest) -> None:
+    kinds = {resolve(task).kind for task in request.slimmed_for}
+    if len(kinds) > 1:
+        message = "the scores of classification and of generation tasks are not of one kind: give two jobs"
+        raise InvalidRequest(message, param="tasks")
 
 
 def _check_method(request: JobRequest, task: TaskWording) -> None:

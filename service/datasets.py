@@ -24,8 +24,12 @@ def keep_rows(request: JobRequest, *, tenant: str, job_id: str, storage: Storage
             }
         return task.model_copy(update=kept)
 
-    observe = [keep(task, f"observe-{index}") for index, task in enumerate(request.observe)]
-    return request.model_copy(update={"task": keep(request.task, "task"), "observe": observe})
+    kept: dict[str, object] = {
+        "task": keep(request.task, "task") if request.task else None,
+        "tasks": [keep(task, f"tasks-{index}") for index, task in enumerate(request.tasks)],
+        "observe": [keep(task, f"observe-{index}") for index, task in enumerate(request.observe)],
+    }
+    return request.model_copy(update=kept)
 
 
 def drop_rows(*, tenant: str, job_id: str, storage: Storage) -> None:

@@ -13,7 +13,7 @@ from redis import Redis
 
 from service.admission import DATASET, Access
 from service.errors import NotFound
-from service.schemas import EVALUATION_SHARE, DataSource, JobRequest, Repair, Report, Stage, TimeEstimate
+from service.schemas import EVALUATION_SHARE, DataSource, JobRequest, Repair, Report, Stage, Task, TimeEstimate
 from service.sources import LOCAL, scheme_of
 from service.storage import dataset_key
 
@@ -120,7 +120,16 @@ def seconds_of(report: Report) -> dict[str, float]:
 
 def planned_work(request: JobRequest, family: str, parameters: int, access: Access) -> Work | None:
     """What a request would have to do; None where its rows cannot be counted quickly."""
-    task = request.task
+    counted = [_rows(task, access) for task in request.slimmed_for]
+    known = [rows for rows in counted if rows is not None]
+    if len(known) < len(counted):
+        return None
+    calibration, evaluation = (sum(rows[part] for rows in known) for part in (0, 1))
+    return _work(family, parameters, calibration, evaluation, request)
+
+
+def _rows(task: Task, access: Access) -> tuple[int, int] | None:
+    """Rows to calibrate and to evaluate on."""
     calibration = _count(task.calibration, access)
     evaluation = _count(task.evaluation, access) if task.evaluation else None
     if calibration is None or (task.evaluation and evaluation is None):
@@ -128,7 +137,7 @@ def planned_work(request: JobRequest, family: str, parameters: int, access: Acce
     if evaluation is None:
         evaluation = -(-calibration // EVALUATION_SHARE)
         calibration -= evaluation
-    return _work(family, parameters, calibration, evaluation, request)
+    return calibration, evaluation
 
 
 def _work(family: str, parameters: int, calibration: int, evaluation: int, request: JobRequest) -> Work:

@@ -84,6 +84,7 @@ local function observe(seconds, ...)
   redis.call('HINCRBYFLOAT', figures, name .. '|sum', seconds)
 end
 local function task_of(request)
+  if type(request.task) ~= 'table' then return 'union' end
   return type(request.task.preset) == 'string' and request.task.preset or 'custom'
 end
 """

@@ -15,12 +15,12 @@ from service.hub import HubFiles
 from service.job_models import JOB, job_model
 from service.model_files import is_wanted
 from service.presets import resolve
-from service.schemas import DataSource, JobRequest, Method, ModelSource, Objective, TaskKind, TaskWording
+from service.schemas import DataSource, JobRequest, Method, ModelSource, Objective, Task, TaskKind, TaskWording
 from service.sources import LOCAL, file_mark, file_marks, scheme_of
 from service.storage import dataset_key
 
 MAX_READ_BYTES = 16 * 2**20  # larger data sets go by the mark of their object
-AFTER_SCORING = {"repair", "controls"}  # fields of the method that change nothing about the scores
+AFTER_SCORING = {"repair", "controls", "union"}  # fields of the method that change nothing about the scores
 SELECTING = {"scope", "normalisation", "protect_first", "protect_last"}  # they decide what a step removes
 SOURCES = ("calibration", "evaluation", "evaluations")  # fields of a task that name rows
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -43,17 +43,23 @@ def wording(task: TaskWording) -> dict[str, Any]:
 
 def fingerprint(request: JobRequest, access: Access) -> str:
     """The fingerprint of a request that is admitted. Raises what reading a source does."""
-    task, output = resolve(request.task), request.output
+    tasks, output = [resolve(task) for task in request.slimmed_for], request.output
     content = {
         "model": _model_marks(request.model, access),
         "adapter": _adapter_marks(request.model, access),
-        "task": wording(task) | task.model_dump(mode="json", exclude={*TaskWording.model_fields, *SOURCES}),
-        "rows": _rows_mark(task.calibration, access),
-        "is_split": task.evaluation is None,  # a part of the calibration rows is set aside
-        "method": scoring(request.method, task.kind),
+        "tasks": [_task_mark(task, access) for task in tasks],
+        "method": scoring(request.method, tasks[0].kind),
         "path": [request.target.model_dump(), output.round_to, output.layout] if request.method.steps > 1 else None,
     }
     return digest(content)
+
+
+def _task_mark(task: Task, access: Access) -> dict[str, Any]:
+    return {
+        "task": wording(task) | task.model_dump(mode="json", exclude={*TaskWording.model_fields, *SOURCES}),
+        "rows": _rows_mark(task.calibration, access),
+        "is_split": task.evaluation is None,  # a part of the calibration rows is set aside
+    }
 
 
 def digest(content: Mapping[str, Any]) -> str:

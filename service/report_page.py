@@ -51,6 +51,12 @@ def render(report: Report) -> str:
 def _others(report: Report) -> Iterator[tuple[str, str, dict[str, MetricsPair]]]:
     """(heading, what it says, figures by name) of what was measured beside the job's own evaluation rows."""
     metrics = report.result.metrics
+    if metrics.tasks:
+        yield (
+            "Task by task",
+            "All of these share the model; the figures above are over all of their rows.",
+            metrics.tasks,
+        )
     if metrics.evaluations:
         yield "On other rows", "The same task on rows of another origin.", metrics.evaluations
     if metrics.observed:

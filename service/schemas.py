@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 MAX_ROWS = 100_000  # inline in one request
 MAX_RATIO = 0.95
 EVALUATION_SHARE = 5  # one calibration row in five is set aside where a task names no evaluation rows
+MAX_TASKS = 16
 MAX_OBSERVED = 16
 MAX_EVALUATIONS = 16
 OWN_TASK = "own-task"  # the title of one that has neither name nor preset
@@ -123,6 +124,13 @@ class Draw(StrEnum):
 
     natural = "natural"  # every row is as likely as any other
     balanced = "balanced"  # as many of each label as of any other, or one more
+
+
+class UnionRule(StrEnum):
+    """How the scores of several tasks, each on one scale, become one."""
+
+    sum = "sum"  # what is of most use to all together stays
+    max = "max"  # what any one of them needs stays
 
 
 class Normalisation(StrEnum):
@@ -240,6 +248,7 @@ class Method(Schema):
     example_reduction: ExampleReduction = ExampleReduction.square
     scope: Scope = Scope.layer
     normalisation: Normalisation = Normalisation.none
+    union: UnionRule = Field(default=UnionRule.sum, description="how the scores of several `tasks` become one")
     steps: int = Field(default=1, ge=1, le=100, description="removals, with the scores taken anew before each")
     protect_first: int = Field(default=0, ge=0, description="first layers of a stack that are never removed")
     protect_last: int = Field(default=0, ge=0, description="last layers of a stack that are never removed")
@@ -370,7 +379,10 @@ class Priority(StrEnum):
 
 class JobRequest(Schema):
     model: ModelSource
-    task: Task
+    task: Task | None = Field(default=None, description="what the model must still be able to do")
+    tasks: list[Task] = Field(
+        default=[], max_length=MAX_TASKS, description="in place of `task`: several, all of which it must still do"
+    )
     observe: list[ObservedTask] = Field(
         default=[], max_length=MAX_OBSERVED, description="tasks to measure before and after, beside the job's own"
     )
@@ -385,11 +397,44 @@ class JobRequest(Schema):
     )
     deadline_seconds: int = Field(default=3600, ge=10, le=7 * 86400)
 
+    @property
+    def placed_tasks(self) -> dict[str, Task]:
+        """Where in the request a task stands that the model is slimmed for -> the task."""
+        return {"task": self.task} if self.task else {f"tasks.{index}": task for index, task in enumerate(self.tasks)}
+
+    @property
+    def slimmed_for(self) -> list[Task]:
+        """The task, or the tasks of a union."""
+        return list(self.placed_tasks.values())
+
+    @property
+    def title(self) -> str:
+        """What the task is called, or the tasks together."""
+        return " + ".join(task.title for task in self.slimmed_for)
+
     @model_validator(mode="after")
-    def _observed_tasks_are_told_apart(self) -> Self:
-        titles = [task.title for task in self.observe]
-        if len(set(titles)) != len(titles):
-            raise ValueError("two entries of `observe` are called the same: give them a `name`")
+    def _one_task_or_several(self) -> Self:
+        if (self.task is None) == (not self.tasks) or len(self.tasks) == 1:
+            raise ValueError("give `task`, or `tasks` with at least two entries")
+        return self
+
+    @model_validator(mode="after")
+    def _tasks_are_told_apart(self) -> Self:
+        for name, listed in (("tasks", self.tasks), ("observe", self.observe)):
+            titles = [task.title for task in listed]
+            if len(set(titles)) != len(titles):
+                raise ValueError(f"two entries of `{name}` are called the same: give them a `name`")
+        return self
+
+    @model_validator(mode="after")
+    def _a_union_is_scored_once_and_by_labels(self) -> Self:
+        if not self.tasks:
+            return self
+        if self.method.steps > 1:
+            raise ValueError("with `tasks` each task is scored on the whole model: `method.steps` must be 1")
+        for task in self.tasks:
+            if task.supervision is Supervision.none or task.evaluations:
+                raise ValueError("an entry of `tasks` takes neither `supervision: none` nor `evaluations`")
         return self
 
     @model_validator(mode="after")
@@ -536,7 +581,10 @@ class Controls(Schema):
 
 
 class JobMetrics(MetricsPair):
+    """With several tasks, `dense` and `slim` are over the rows of all of them."""
+
     controls: Controls | None = Field(default=None, description="where `method.controls` asked for them")
+    tasks: dict[str, MetricsPair] = Field(default={}, description="of each task of a union, by name")
     evaluations: dict[str, MetricsPair] = Field(default={}, description="on the task's further rows, by name")
     observed: dict[str, MetricsPair] = Field(default={}, description="of the tasks that were observed, by name")
 
@@ -885,6 +933,7 @@ class Confusion(Schema):
 class ChangedAnswer(Schema):
     """An evaluation row that the slim model answers otherwise than the dense one."""
 
+    task: str | None = Field(default=None, description="which one of a union")
     line: int = Field(description="in the file of rows")
     fields: dict[str, str] = Field(description="the template's columns, long ones shortened")
     right: str
@@ -924,10 +973,11 @@ class Report(Schema):
     attempt: int
     request: JobRequest
     task: dict[str, Any] = Field(description="the task as it was run, preset and defaults filled in")
+    tasks: dict[str, dict[str, Any]] = Field(default={}, description="the same of every task of a union, by name")
     family: str
     result: Result
     options: dict[str, Any] = Field(description="the criterion's options that were in force")
-    calibration_examples: int
+    calibration_examples: int = Field(description="of all tasks")
     own_answers: OwnAnswers | None = Field(default=None, description="null where the rows' labels were used")
     shortened_prompts: int = Field(description="prompts that lost words because the model allows no more tokens")
     timings: list[StageTiming]

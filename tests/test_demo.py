@@ -60,7 +60,7 @@ def test_no_row_comes_from_a_known_data_set() -> None:
 
 
 def test_the_demo_asks_for_what_the_api_accepts() -> None:
-    task = resolve(demo_request().task)
+    task = resolve(demo_request().slimmed_for[0])
     assert task.template == TEMPLATE
     assert task.calibration.rows == CALIBRATION
     assert task.evaluation is not None

@@ -20,7 +20,7 @@ from tests.walk import README, ROOT, blocks, section, walk, walkable_model
 
 HOME = "~/.local/state/taskslim"
 # What the table tells of in one row, since its fields are those of another.
-LIKE = {"task.evaluation.": "task.calibration.", "observe.": "task."}
+LIKE = {"task.evaluation.": "task.calibration.", "tasks.": "task.", "observe.": "task."}
 ALIKE = re.compile("|".join(map(re.escape, LIKE)))
 
 

@@ -1,6 +1,6 @@
 """The model card: README.md in the checkpoint, in the Hub's format, so that it can be pushed to a hub as it is."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -27,8 +27,8 @@ TEMPLATE = """\
 
 # {{ name }}
 
-{{ base }} slimmed for one task: {{ removed }} of its {{ units }} parameters are cut out, which leaves {{ slim }} of
-{{ dense }} parameters ({{ change }}). {{ needs }}
+{{ base }} slimmed for {{ purpose }}: {{ removed }} of its {{ units }} parameters are cut out, which leaves {{ slim }}
+of {{ dense }} parameters ({{ change }}). {{ needs }}
 What the task does not use was removed: expect other abilities of the base model to be gone.
 
 ## Use
@@ -39,11 +39,14 @@ What the task does not use was removed: expect other abilities of the base model
 
 ## Task
 
-{{ kind }}{% if labels %}, with the answers {{ labels }}{% endif %}. The prompt was exactly this, so use it exactly:
+{% for task in tasks %}
+{{ task.name }}{{ task.kind }}{% if task.labels %}, with the answers {{ task.labels }}{% endif %}.
+The prompt was exactly this, so use it exactly:
 
 ~~~~text
-{{ template }}
+{{ task.template }}
 ~~~~
+{% endfor %}
 
 ## Evaluation
 
@@ -86,7 +89,7 @@ def card(report: Report) -> str:
 
 def model_name(report: Report) -> str:
     """`<base model>-<task>-slim`, in characters that a hub allows."""
-    name = f"{_base(report).rsplit('/', 1)[-1]}-{report.request.task.title}-slim"
+    name = f"{_base(report).rsplit('/', 1)[-1]}-{report.request.title}-slim"
     return "".join(
         character if character.isascii() and (character.isalnum() or character in "._-") else "-" for character in name
     )
@@ -99,7 +102,7 @@ def _metadata(report: Report) -> ModelCardData:
         base_model_relation="finetune" if is_hub else None,  # the Hub has no word for a cut one
         library_name="transformers",
         pipeline_tag=PIPELINES[FAMILIES[report.family].kind],
-        tags=["taskslim", "pruned", report.request.task.title],
+        tags=["taskslim", "pruned", *(task.title for task in report.request.slimmed_for)],
         model_name=model_name(report),
         eval_results=list(_results(report)),
     )
@@ -107,7 +110,7 @@ def _metadata(report: Report) -> ModelCardData:
 
 def _results(report: Report) -> Iterator[EvalResult]:
     """The slim model's figures on the task, then on what was measured beside it."""
-    for title, pair in [(report.request.task.title, report.result.metrics), *_others(report)]:
+    for title, pair in [(report.request.title, report.result.metrics), *_others(report)]:
         for metric, name, estimate in _estimates(pair.slim):
             yield EvalResult(
                 task_type=PIPELINES[FAMILIES[report.family].kind],
@@ -120,8 +123,9 @@ def _results(report: Report) -> Iterator[EvalResult]:
 
 
 def _others(report: Report) -> list[tuple[str, MetricsPair]]:
-    """(name, figures) of further tasks."""
-    return list(report.result.metrics.observed.items())
+    """(name, figures) of further rows and tasks."""
+    metrics = report.result.metrics
+    return [*metrics.tasks.items(), *metrics.evaluations.items(), *metrics.observed.items()]
 
 
 def _estimates(metrics: Metrics) -> Iterator[tuple[str, str, Estimate]]:
@@ -141,6 +145,7 @@ def _words(report: Report) -> dict[str, Any]:
     return {
         "name": model_name(report),
         "base": _base(report),
+        "purpose": f"{len(report.tasks)} tasks" if report.tasks else "one task",
         "removed": percent(result.ratio),
         "units": " and ".join(report.request.method.units),
         "slim": count(parameters.slim),
@@ -148,9 +153,7 @@ def _words(report: Report) -> dict[str, Any]:
         "change": change((parameters.dense, parameters.slim)),
         "snippet": report.snippet.strip(),
         "needs": OWN_CLASS if has_own_widths(result) else STOCK_CLASS,
-        "kind": str(report.task.get("kind") or TaskKind.classification).capitalize(),
-        "labels": ", ".join((report.task.get("labels") or {}).values()),
-        "template": report.task.get("template") or "",
+        "tasks": [_wording(f"{name}: ", task) for name, task in report.tasks.items()] or [_wording("", report.task)],
         "examples": slim.examples,
         "majority": percent(slim.majority) if slim.majority is not None else "",
         "figures": [
@@ -168,6 +171,15 @@ def _words(report: Report) -> dict[str, Any]:
         "options": ", ".join(f"{name} {value}" for name, value in report.options.items()),
         "version": report.versions.get("taskslim", ""),
         "job": report.job_id,
+    }
+
+
+def _wording(name: str, task: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "name": name,
+        "kind": str(task.get("kind") or TaskKind.classification).capitalize(),
+        "labels": ", ".join((task.get("labels") or {}).values()),
+        "template": task.get("template") or "",
     }
 
 

@@ -91,7 +91,11 @@ def calibrated(score_EL: Tensor) -> Tensor:
 
 def share(right_E: Tensor) -> Estimate:
     """The share of true entries with its 95 % Wilson interval."""
-    count, total = int(right_E.sum()), right_E.numel()
+    return wilson(int(right_E.sum()), right_E.numel())
+
+
+def wilson(count: int, total: int) -> Estimate:
+    """`count` of `total` as a share with its 95 % Wilson interval."""
     interval = binomtest(count, total).proportion_ci(0.95, method="wilson")
     return Estimate(value=count / total, low=interval.low, high=interval.high)
 

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from service.errors import blaming_task
 from service.presets import resolve
-from service.schemas import MetricsPair, ObservedTask
+from service.schemas import ObservedTask
 from worker import data
 from worker.data import Location
 from worker.models import LoadedModel
 from worker.rows import Row
 from worker.staging import StagedJob
-from worker.subject import Measured, Subject, ask
+from worker.subject import Subject, ask
 
 
 def read(tasks: Sequence[ObservedTask], location: Location) -> list[list[Row]]:
@@ -22,18 +22,10 @@ def read(tasks: Sequence[ObservedTask], location: Location) -> list[list[Row]]:
     return found
 
 
-def subjects(staged: StagedJob, loaded: LoadedModel, rows: Sequence[list[Row]]) -> list[Subject]:
-    """The model with each task in tokens, and nothing to calibrate on. Raises InvalidLabels and its like."""
-    found = []
+def subjects(staged: StagedJob, loaded: LoadedModel, rows: Sequence[list[Row]]) -> dict[str, Subject]:
+    """The model with each task in tokens, and nothing to calibrate on, by title. Raises InvalidLabels and its like."""
+    found = {}
     for index, (task, evaluation_rows) in enumerate(zip(staged.job.request.observe, rows, strict=True)):
         with blaming_task(f"observe.{index}"):
-            found.append(ask(staged, loaded, resolve(task), [], evaluation_rows))
+            found[task.title] = ask(staged, loaded, resolve(task), [], evaluation_rows)
     return found
-
-
-def pairs(tasks: Sequence[ObservedTask], dense: Sequence[Measured], slim: Sequence[Measured]) -> dict[str, MetricsPair]:
-    """What was measured of each task, by its title."""
-    return {
-        task.title: MetricsPair(dense=before.metrics, slim=now.metrics)
-        for task, before, now in zip(tasks, dense, slim, strict=True)
-    }

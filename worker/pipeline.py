@@ -51,10 +51,12 @@ from worker import (
     models,
     observed,
     outputs,
+    partners,
     prompts,
     reporting,
     targets,
 )
+from worker.beside import Beside
 from worker.candidates import (
     Candidate,
     Candidates,
@@ -76,6 +78,7 @@ from worker.slimming import attribution
 from worker.slimming import repair as repairs
 from worker.slimming.groups import Group, Site
 from worker.slimming.steps import ScorePath, Scores, follow, schedule
+from worker.slimming.union import united_paths
 from worker.speed import RUNS, SIZES, TOKENS, Speed, compare
 from worker.staging import StagedJob, StageProgress
 from worker.subject import Measured, Subject, ask, evaluate, load
@@ -93,6 +96,7 @@ class Sources:
     adapter: Path | None
     calibration: list[Row]
     evaluation: list[Row]
+    partners: list[partners.TaskRows]
     evaluations: dict[str, list[Row]]
     observed: list[list[Row]]
     digests: dict[str, str]  # of model and adapter
@@ -116,26 +120,32 @@ def run(
     change, LeaseLost where another attempt has left its manifest, and whatever `progress` raises.
     """
     logging.disable_progress_bar()
-    staged = StagedJob(job, presets.resolve(job.request.task), settings, storage, progress, scratch)
+    staged = StagedJob(job, presets.resolve(job.request.slimmed_for[0]), settings, storage, progress, scratch)
     with staged.stage(Stage.fetch):
         sources = fetch(staged)
     reuse = Reuse(staged, sources.digests, sources.fingerprint, scores)
     with staged.stage(Stage.load):
         loaded = load(staged, sources.model, sources.adapter)
         subject = ask(staged, loaded, staged.task, sources.calibration, sources.evaluation)
-        sets = domains.subjects(staged, subject, sources.evaluations)
-        others = observed.subjects(staged, loaded, sources.observed)
+        beside = Beside(
+            partners=partners.subjects(staged, loaded, sources.partners),
+            evaluations=domains.subjects(staged, subject, sources.evaluations),
+            observed=observed.subjects(staged, loaded, sources.observed),
+        )
     with staged.stage(Stage.evaluate_dense):
-        subject, *sets = supervise(staged, [subject, *sets], reuse.evaluate)
-        dense, *others_dense = reuse.evaluate([subject, *sets, *others])
+        subject, *sets = supervise(staged, [subject, *beside.evaluations.values()], reuse.evaluate)
+        beside = replace(beside, evaluations=dict(zip(beside.evaluations, sets, strict=True)))
+        dense = reuse.evaluate([subject, *beside.subjects])
     with staged.stage(Stage.attribute):
         ratios = schedule(furthest(job.request.target), job.request.method.steps)
-        path = reuse.path(subject, ratios, lambda: attribute(staged, subject, ratios))
-    reached = reach(staged, sources, subject, dense, path)
-    subject, dense, kept = reached.subject, reached.dense, reached.candidate.kept
+        scored = (subject, *beside.partners.values())
+        paths = [reuse.path(each, ratios, partial(attribute, staged, each, ratios)) for each in scored]
+        path = united_paths(paths, job.request.method.union)
+        subject = partners.calibrated_on_all(subject, beside.partners.values())
+    reached = reach(staged, sources, subject, dense[0], path)
+    subject, dense, kept = reached.subject, [reached.dense, *dense[1:]], reached.candidate.kept
     with staged.stage(Stage.evaluate_slim):
-        others = [replace(other, loaded=subject.loaded) for other in (*sets, *others)]
-        slim, *others_slim = evaluate(staged, [subject, *others])
+        slim = evaluate(staged, [subject, *beside.on(subject.loaded)])
         speeds = time_passes(staged, sources, subject)
     measured_controls = None
     if job.request.method.controls:
@@ -149,19 +159,13 @@ def run(
     with staged.stage(Stage.upload):
         slim_bytes = checkpoints.weight_bytes(outputs.checkpoint(staged, "model"))
         size = DenseSlim(dense=checkpoints.weight_bytes(sources.model), slim=slim_bytes)
-        metrics = JobMetrics(
-            dense=dense.metrics,
-            slim=slim.metrics,
-            controls=measured_controls,
-            evaluations=domains.pairs(sources.evaluations, others_dense[: len(sets)], others_slim[: len(sets)]),
-            observed=observed.pairs(job.request.observe, others_dense[len(sets) :], others_slim[len(sets) :]),
-        )
-        parameters = DenseSlim(dense=dense.parameters, slim=slim.parameters)
-        kept_metric = targets.kept_metric(staged, reached, slim)
+        metrics = beside.metrics(staged.task.title, dense, slim).model_copy(update={"controls": measured_controls})
+        parameters = DenseSlim(dense=dense[0].parameters, slim=slim[0].parameters)
+        kept_metric = targets.kept_metric(staged, reached, slim[0])
         result = conclude(reached, metrics, parameters, speeds[0], size, verified, kept_metric)
         result = result.model_copy(update=reuse.outcome())
-        found = find(sources, reached, slim, speeds, layers)
-        write_report(staged, sources, subject, result, found)
+        found = find(sources, reached, beside, dense, slim, speeds, layers)
+        write_report(staged, sources, subject, beside, result, found)
         upload(staged)
     return result
 
@@ -172,6 +176,7 @@ def fetch(staged: StagedJob) -> Sources:
     options(staged)  # refuses what the task cannot serve before anything is fetched
     location = data.Location(staged.storage, staged.job.tenant, staged.scratch / "rows", roots)
     calibration, evaluation_rows = data.load_rows(staged.task, location)
+    others_of_union = partners.read(request.placed_tasks, location)
     sets = domains.read(staged.task, location)
     others = observed.read(request.observe, location)
     cache = staged.settings.state / "cache"
@@ -188,6 +193,7 @@ def fetch(staged: StagedJob) -> Sources:
         adapter=adapter,
         calibration=calibration,
         evaluation=evaluation_rows,
+        partners=others_of_union,
         evaluations=sets,
         observed=others,
         digests={name: reporting.digest_directory(directory) for name, directory in parts.items()},
@@ -316,15 +322,20 @@ def conclude(
 def find(
     sources: Sources,
     reached: Reached,
-    slim: Measured,
+    beside: Beside,
+    dense: list[Measured],
+    slim: list[Measured],
     speeds: list[tuple[Speed, Speed]],
     layers: list[LayerWidth],
 ) -> Findings:
     """What the report shows beside the result."""
-    subject, rows = reached.subject, [sources.evaluation[row] for row in reached.rows]
-    confusion, changed = findings.compared(
-        subject.wording, rows, subject.evaluation.examples, reached.dense.answers, slim.answers
-    )
+    subjects = [reached.subject, *beside.partners.values()]
+    rows = [[sources.evaluation[row] for row in reached.rows], *(partner.evaluation for partner in sources.partners)]
+    compared = [
+        findings.compared(each.wording, of, each.evaluation.examples, before.answers, now.answers)
+        for each, of, before, now in zip(subjects, rows, dense, slim, strict=False)
+    ]
+    confusion, changed = partners.together(compared, [each.wording.task.title for each in subjects])
     return Findings(
         throughput=findings.throughput(speeds),
         peak_memory_bytes=findings.peak_memory(speeds),
@@ -346,24 +357,31 @@ def store(
     return verified
 
 
-def write_report(staged: StagedJob, sources: Sources, subject: Subject, result: Result, found: Findings) -> None:
+def write_report(
+    staged: StagedJob, sources: Sources, subject: Subject, beside: Beside, result: Result, found: Findings
+) -> None:
     """Write the report beside the checkpoint, for programs and for people, and the model card into it."""
     digests = sources.digests | {
         "calibration": reporting.digest_rows(sources.calibration),
         "evaluation": reporting.digest_rows(sources.evaluation),
         "template": reporting.digest_text(staged.task.template or ""),
     }
+    for partner in sources.partners:
+        digests[f"calibration of {partner.task.title}"] = reporting.digest_rows(partner.calibration)
+        digests[f"evaluation of {partner.task.title}"] = reporting.digest_rows(partner.evaluation)
     digests |= {f"evaluations {name}": reporting.digest_rows(rows) for name, rows in sources.evaluations.items()}
     for task, rows in zip(staged.job.request.observe, sources.observed, strict=True):
         digests[f"observed {task.title}"] = reporting.digest_rows(rows)
     report = reporting.build(
         staged.job,
         task=prompts.as_run(subject.wording),
+        tasks={title: prompts.as_run(each.wording) for title, each in beside.tasks(subject).items()},
         family=subject.loaded.family,
         result=result,
         options={"criterion": staged.job.request.method.criterion.value, **vars(options(staged))},
         calibration_examples=len(subject.calibration.examples),
-        shortened_prompts=subject.calibration.shortened + subject.evaluation.shortened,
+        shortened_prompts=subject.calibration.shortened
+        + sum(each.evaluation.shortened for each in (subject, *beside.partners.values())),
         own_answers=subject.own_answers,
         timings=staged.timings,
         digests=digests,

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ def build(
     job: JobRecord,
     *,
     task: TaskWording,
+    tasks: Mapping[str, TaskWording],
     family: Family,
     result: Result,
     options: dict[str, str | int],
@@ -54,6 +55,7 @@ def build(
         attempt=job.attempt,
         request=job.request,
         task=task.model_dump(mode="json", exclude=ROWS),
+        tasks={title: each.model_dump(mode="json", exclude=ROWS) for title, each in tasks.items()},
         family=family.model_type,
         result=result,
         options=dict(options),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from service.errors import blaming_task
 from service.job_record import JobRecord
 from service.schemas import Stage, StageTiming, Task
 from service.settings import Settings
@@ -26,7 +27,10 @@ class StageProgress(Protocol):
 
 @dataclass
 class StagedJob:
-    """A job on its way through the stages: what it may use, and how long its stages took so far."""
+    """A job on its way through the stages: what it may use, and how long its stages took so far.
+
+    `task` is the first of a union; errors that blame it name its place in the request.
+    """
 
     job: JobRecord
     task: Task  # resolved
@@ -41,7 +45,7 @@ class StagedJob:
         """Announces a stage and takes its time."""
         self.progress.stage(stage)
         start = time.monotonic()
-        with stage_span(stage):
+        with stage_span(stage), blaming_task(next(iter(self.job.request.placed_tasks))):
             yield
         self.timings.append(StageTiming(stage=stage, seconds=round(time.monotonic() - start, 3)))
 

@@ -5,8 +5,13 @@ export function withoutDefaults(value, schema, schemas) {
   const { properties = {} } = resolved(schema, schemas);
   const entries = Object.entries(value)
     .filter(([name, member]) => member !== null && !isAlike(member, properties[name]?.default))
-    .map(([name, member]) => [name, isObject(member) ? withoutDefaults(member, properties[name] ?? {}, schemas) : member]);
+    .map(([name, member]) => [name, pruned(member, properties[name] ?? {}, schemas)]);
   return Object.fromEntries(entries);
+}
+
+function pruned(member, schema, schemas) {
+  if (Array.isArray(member)) return member.map((item) => pruned(item, schema.items ?? {}, schemas));
+  return isObject(member) ? withoutDefaults(member, schema, schemas) : member;
 }
 
 /** The schema that a reference, or the first one among alternatives, leads to. */

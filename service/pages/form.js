@@ -5,7 +5,7 @@ import { withoutDefaults } from "./carried.js";
 import { curlFor } from "./curl.js";
 import { copyButton, element, fill, problemBox } from "./elements.js";
 import { planPart } from "./plan.js";
-import { compose, fieldsOf } from "./request.js";
+import { SEVERAL, compose, fieldsOf } from "./request.js";
 import { showTarget, targetFields } from "./target.js";
 import { plain } from "./words.js";
 
@@ -51,7 +51,7 @@ function preview(view) {
 // --- fields ----------------------------------------------------------------------------------------------------
 
 function form({ presets, criteria, repairs, units, limits }, values) {
-  const presetOptions = [[OWN, "a task of my own"], ...presets.map(({ name }) => [name, name])];
+  const presetOptions = [[OWN, "a task of my own"], [SEVERAL, "several tasks at once"], ...presets.map(({ name }) => [name, name])];
   return element(
     "form",
     { className: "request", noValidate: true },
@@ -65,11 +65,12 @@ function form({ presets, criteria, repairs, units, limits }, values) {
       "Task",
       choice("task.preset", "Task", presetOptions, values),
       element("div", { className: "own-task" }, choice("task.kind", "Kind", [["classification", "classification"], ["generation", "generation"]], values), area("task.template", "Template", values, { placeholder: "Review: {text}\nSentiment:", hint: "columns of the rows in braces" }), area("task.labels", "Labels", values, { placeholder: "positive = positive\nnegative = negative", hint: "one a line: label in the rows = answer word" })),
-      text("task.calibration.uri", "Calibration rows", values, { placeholder: "s3://bucket/train.jsonl", hint: "JSON Lines, CSV or Parquet" }),
+      element("div", { className: "several-tasks" }, area("tasks", "Tasks", values, { rows: 8, placeholder: '[{"preset": "sst2", "calibration": {"uri": "s3://…"}}, …]', hint: "JSON array; the model stays good at all of them" })),
+      element("div", { className: "rows" }, text("task.calibration.uri", "Calibration rows", values, { placeholder: "s3://bucket/train.jsonl", hint: "JSON Lines, CSV or Parquet" }),
       area("task.calibration.rows", "… or the rows themselves", values, { placeholder: '{"text": "…", "label": "positive"}', hint: "JSON Lines" }),
       element("label", { className: "field" }, element("span", {}, "… or a JSON Lines file from this machine"), element("input", { type: "file", name: "rows-file", accept: ".jsonl,.json" })),
       pair(text("task.calibration.limit", "Rows to use", values, { type: "number", min: 1, hint: "drawn by seed 0; empty: all" }),
-      text("task.evaluation.uri", "Evaluation rows", values, { hint: "empty: a fifth of the calibration rows" })),
+      text("task.evaluation.uri", "Evaluation rows", values, { hint: "empty: a fifth of the calibration rows" }))),
       area("observe", "Tasks to measure before and after", values, { placeholder: "imdb = s3://bucket/imdb.jsonl", hint: "one a line: preset = rows, or a task as JSON; shows what is given up" }),
     ),
     group(
@@ -136,13 +137,16 @@ function update(view) {
   const preset = view.form.elements["task.preset"].value;
   view.form.querySelector(".own-task").hidden = preset !== OWN;
   showTarget(view.form);
+  view.form.querySelector(".several-tasks").hidden = preset !== SEVERAL;
+  view.form.querySelector(".rows").hidden = preset === SEVERAL;
   clearErrors(view.form);
   const { request, errors } = compose(view.form, view.carried);
   showErrors(view, errors);
   view.json.textContent = JSON.stringify(request, null, 2);
   view.curl.textContent = curlFor(request);
   clearTimeout(view.timer);
-  const complete = request.model.uri && (request.task.calibration.uri || request.task.calibration.rows) && errors.length === 0;
+  const hasRows = request.tasks?.length || request.task?.calibration.uri || request.task?.calibration.rows;
+  const complete = request.model.uri && hasRows && errors.length === 0;
   if (complete) view.timer = setTimeout(() => plan(view, request), WAIT_MS);
   else fill(view.plan);
 }

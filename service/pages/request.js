@@ -4,7 +4,9 @@ import { withCarried } from "./carried.js";
 import { composeTarget, fieldsOfTarget } from "./target.js";
 
 // Decided by the form as a whole, not by one field of the same name.
-const WHOLE = ["target", "observe"];
+const WHOLE = ["target", "observe", "tasks"];
+/** In place of a preset's name: several tasks at once. */
+export const SEVERAL = "*";
 
 /** The request that a form describes, and what is wrong with fields that it cannot read.
  *
@@ -13,23 +15,37 @@ const WHOLE = ["target", "observe"];
 export function compose(form, carried) {
   const errors = [];
   const value = (name) => form.elements[name].value.trim();
+  const several = value("task.preset") === SEVERAL;
   const own = value("task.preset") === "";
   const task = own
     ? { kind: value("task.kind"), template: form.elements["task.template"].value, labels: labels(value("task.labels"), errors) }
     : { preset: value("task.preset") };
   const request = {
     model: { uri: value("model.uri"), revision: value("model.revision"), adapter_uri: value("model.adapter_uri") },
-    task: { ...task, calibration: calibration(value, errors), evaluation: { uri: value("task.evaluation.uri") } },
+    ...(several
+      ? { tasks: tasks(value("tasks"), errors) }
+      : { task: { ...task, calibration: calibration(value, errors), evaluation: { uri: value("task.evaluation.uri") } } }),
     method: { criterion: value("method.criterion"), units: checked(form, "method.units"), scope: value("method.scope"), repair: value("method.repair") },
     target: composeTarget(value, number, carried.target),
     output: { round_to: number(value("output.round_to")) },
     observe: observe(value("observe"), errors),
     tags: tags(value("tags"), errors),
   };
-  const decided = new Set([...WHOLE, ...[...form.elements].map((control) => control.name)]);
+  const decided = new Set([...WHOLE, several ? "task" : "", ...[...form.elements].map((control) => control.name)]);
   const whole = withoutEmpty(withCarried(request, carried, decided), ["model", "task", "target", "calibration"]);
-  if (whole.task.evaluation && !whole.task.evaluation.uri) delete whole.task.evaluation;
+  if (whole.task?.evaluation && !whole.task.evaluation.uri) delete whole.task.evaluation;
   return { request: whole, errors };
+}
+
+function tasks(text, errors) {
+  try {
+    const found = JSON.parse(text || "[]");
+    if (Array.isArray(found)) return found;
+  } catch {
+    // said below
+  }
+  errors.push({ param: "tasks", message: "this is no JSON array of tasks" });
+  return [];
 }
 
 /** One a line: a preset and its rows, or the task as JSON. */
@@ -112,16 +128,10 @@ const isEmpty = (value) => value === undefined || value === null || value === ""
 export function fieldsOf(request) {
   const { model, task, method = {}, target, output = {} } = request;
   const fields = {
+    ...(task ? fieldsOfTask(task) : { "task.preset": SEVERAL, tasks: JSON.stringify(request.tasks, null, 2) }),
     "model.uri": model.uri,
     "model.revision": model.revision,
     "model.adapter_uri": model.adapter_uri,
-    "task.preset": task.preset ?? "",
-    "task.kind": task.kind ?? "classification",
-    "task.template": task.template,
-    "task.labels": Object.entries(task.labels ?? {}).map(([label, word]) => `${label} = ${word}`).join("\n"),
-    "task.calibration.uri": task.calibration.uri,
-    "task.calibration.limit": task.calibration.limit,
-    "task.evaluation.uri": task.evaluation?.uri,
     ...fieldsOfTarget(target),
     "method.criterion": method.criterion,
     "method.units": method.units,
@@ -133,3 +143,13 @@ export function fieldsOf(request) {
   };
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== null && value !== undefined).map(([name, value]) => [name, String(value)]));
 }
+
+const fieldsOfTask = (task) => ({
+  "task.preset": task.preset ?? "",
+  "task.kind": task.kind ?? "classification",
+  "task.template": task.template,
+  "task.labels": Object.entries(task.labels ?? {}).map(([label, word]) => `${label} = ${word}`).join("\n"),
+  "task.calibration.uri": task.calibration.uri,
+  "task.calibration.limit": task.calibration.limit,
+  "task.evaluation.uri": task.evaluation?.uri,
+});

@@ -55,7 +55,9 @@ export const plain = (name) => name.replaceAll("_", " ");
 export const modelName = (request) => request.model.uri.replace(/\/+$/, "").split("/").pop();
 
 /** What the task is called: its preset, else its kind. */
-export const taskName = (request) => request.task.preset ?? `own ${request.task.kind ?? "classification"} task`;
+export const taskName = ({ task, tasks }) => (task ? titleOf(task) : tasks.map(titleOf).join(" + "));
+
+const titleOf = (task) => task.name ?? task.preset ?? `own ${task.kind ?? "classification"} task`;
 
 /** "52 of 128 examples · 12 s left" */
 export function progressNote(job) {

@@ -138,8 +138,10 @@ def test_plan_is_what_the_job_reports(
     rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS * 2))
     request = request_for(tmp_path / "model", method=method)
     planned = plan(request, access)
-    calibration = request.task.calibration.model_copy(update={"rows": None, "uri": rows.as_uri()})
-    job = new_record(request.model_copy(update={"task": request.task.model_copy(update={"calibration": calibration})}))
+    calibration = request.slimmed_for[0].calibration.model_copy(update={"rows": None, "uri": rows.as_uri()})
+    job = new_record(
+        request.model_copy(update={"task": request.slimmed_for[0].model_copy(update={"calibration": calibration})})
+    )
     settings, scratch = Settings(state=tmp_path, device="cpu"), tmp_path / "scratch"
     scratch.mkdir()
     result = pipeline.run(job, settings=settings, storage=storage, progress=Silence(), scratch=scratch)

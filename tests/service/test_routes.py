@@ -42,7 +42,7 @@ def test_inline_rows_go_to_storage_and_never_to_redis(
     job = submit(client, body | {"observe": [observed]})
     other = job.request.observe[0].evaluation
     assert storage.exists(dataset_key(DEFAULT_TENANT, (other.uri or "").removeprefix("dataset://")))
-    source = job.request.task.calibration
+    source = job.request.slimmed_for[0].calibration
     assert source.rows is None
     assert source.uri is not None
     stored = storage.get_bytes(dataset_key(DEFAULT_TENANT, source.uri.removeprefix("dataset://"))).decode()
@@ -57,9 +57,9 @@ def test_inline_rows_go_to_storage_and_never_to_redis(
 
 
 def test_rows_in_storage_serve_other_jobs(client: TestClient, body: dict[str, Any]) -> None:
-    source = submit(client, body).request.task.calibration
+    source = submit(client, body).request.slimmed_for[0].calibration
     again = submit(client, body | {"task": body["task"] | {"calibration": {"uri": source.uri}, "evaluation": None}})
-    assert again.request.task.calibration.uri == source.uri
+    assert again.request.slimmed_for[0].calibration.uri == source.uri
 
 
 def test_a_refused_request_leaves_nothing(client: TestClient, body: dict[str, Any], storage: Storage) -> None:

@@ -80,7 +80,9 @@ class Desk:
         job = new_record(request, tenant=tenant)
         scratch = self.root / "scratch" / job.id
         scratch.mkdir(parents=True)
-        staged = StagedJob(job, presets.resolve(request.task), self.settings, self.storage, Silence(), scratch)
+        staged = StagedJob(
+            job, presets.resolve(request.slimmed_for[0]), self.settings, self.storage, Silence(), scratch
+        )
         sources = pipeline.fetch(staged)
         loaded = load_subject(staged, sources.model, sources.adapter)
         subject = ask(staged, loaded, staged.task, sources.calibration, sources.evaluation)

@@ -62,7 +62,7 @@ def test_an_error_of_the_user_fails_the_job_with_its_code_and_leaves_nothing(
     records: Records, storage: Storage, model: Path
 ) -> None:
     asked = request(model, 40)
-    labels = asked.task.model_copy(update={"labels": {"positive": "positive", "neutral": "film"}})
+    labels = asked.slimmed_for[0].model_copy(update={"labels": {"positive": "positive", "neutral": "film"}})
     job = run(records, asked.model_copy(update={"task": labels}))
     assert job.error is not None
     assert (job.status, job.error.code) == (JobStatus.failed, "unknown_label")
@@ -115,7 +115,7 @@ def stuck(
     os.mkfifo(tmp_path / "rows.jsonl")
     asked = request(model, 40)
     rows = DataSource(uri=(tmp_path / "rows.jsonl").as_uri())
-    task = asked.task.model_copy(update={"calibration": rows})
+    task = asked.slimmed_for[0].model_copy(update={"calibration": rows})
     job = records.create(new_record(asked.model_copy(update={"task": task})))
     impatient = settings.model_copy(update={"cancel_grace_seconds": 0.5})
     with Popen([sys.executable, "-c", RUN_JOB, job.id], env=environment(impatient)) as process:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from worker.slimming.groups import Site
-from worker.slimming.steps import Scores
+from worker.slimming.steps import ScorePath, Scores
 
 RULES: dict[str, Callable[[Tensor], Tensor]] = {
     "sum": lambda scores_TU: scores_TU.sum(0),
@@ -30,6 +30,14 @@ def united(tasks: Sequence[Mapping[Site, Tensor]], rule: str) -> Scores:
         return dict(tasks[0])
     scaled = [normalised(scores) for scores in tasks]
     return {site: RULES[rule](torch.stack([scores[site] for scores in scaled])) for site in scaled[0]}
+
+
+def united_paths(tasks: Sequence[ScorePath], rule: str) -> ScorePath:
+    """One path of one step for all tasks. A path of several steps follows the removals of its own task alone."""
+    if len(tasks) == 1:
+        return tasks[0]
+    assert all(len(path.scores) == 1 for path in tasks)
+    return ScorePath(tasks[0].ratios, (united([path.scores[0] for path in tasks], rule),))
 
 
 def normalised(scores: Mapping[Site, Tensor]) -> Scores:
