@@ -153,6 +153,49 @@ def test_two_observed_tasks_of_one_name_are_told_apart_or_refused() -> None:
     JobRequest.model_validate(INLINE | {"observe": [observed, observed | {"name": "another"}]})
 
 
+ROWS = {"rows": [{"text": "x", "label": "positive", "target": "y"}, {"text": "z", "label": "negative", "target": "y"}]}
+MOOD = {"preset": "sst2", "calibration": ROWS}
+FILMS = MOOD | {"preset": "imdb"}
+WRITING = {"kind": "generation", "template": "{text}", "name": "writing", "calibration": ROWS}
+
+
+def several(tmp_path: Path, *tasks: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """A request with several tasks in place of one."""
+    body = request_body(tmp_path) | {"tasks": list(tasks)} | fields
+    return {name: value for name, value in body.items() if name != "task"}
+
+
+def test_a_fault_of_one_of_several_tasks_names_its_field(tmp_path: Path, access: Access) -> None:
+    admit(JobRequest.model_validate(several(tmp_path, MOOD, FILMS)), access)
+    refuse(several(tmp_path, MOOD, FILMS | {"preset": "no"}), access, UnknownPreset, "tasks.1.preset")
+    refuse(several(tmp_path, MOOD | {"preset": "trec"}, FILMS), access, UnknownLabel, "tasks.0.calibration.rows")
+    missing = FILMS | {"evaluation": {"uri": "file:///nothing.jsonl"}}
+    refuse(several(tmp_path, MOOD, missing), access, InvalidData, "tasks.1.evaluation.uri")
+
+
+def test_scores_of_two_kinds_are_not_united(tmp_path: Path, access: Access) -> None:
+    assert "not of one kind" in refuse(several(tmp_path, MOOD, WRITING), access, InvalidRequest, "tasks")
+
+
+@pytest.mark.parametrize(
+    ("tasks", "fields", "says"),
+    [
+        ((MOOD,), {}, "at least two"),
+        ((), {}, "at least two"),
+        ((MOOD, FILMS), {"task": MOOD}, "at least two"),
+        ((MOOD, MOOD), {}, "give them a `name`"),
+        ((MOOD, FILMS), {"method": {"steps": 3}}, "`method.steps` must be 1"),
+        ((MOOD, FILMS | {"supervision": "none"}), {}, "takes neither"),
+        ((MOOD, FILMS | {"evaluations": {"other": ROWS}}), {}, "takes neither"),
+    ],
+)
+def test_tasks_that_make_no_union_are_refused(
+    tmp_path: Path, tasks: tuple[dict[str, Any], ...], fields: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ValidationError, match=says):
+        JobRequest.model_validate(several(tmp_path, *tasks) | fields)
+
+
 def test_generation_rows_need_a_target(tmp_path: Path, access: Access) -> None:
     task = {"kind": "generation", "template": "{text}", "calibration": {"rows": [{"text": "x"}]}}
     message = refuse(request_body(tmp_path, task=task), access, InvalidData, "task.calibration.rows")
