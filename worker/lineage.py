@@ -13,7 +13,7 @@ def lineage(model: JobModel) -> list[Ancestor]:
     parent = Ancestor(
         job_id=model.job_id,
         model=report["request"]["model"]["uri"],
-        task=report["task"].get("name") or report["task"].get("preset"),
+        task=" + ".join(report.get("tasks", {})) or report["task"].get("name") or report["task"].get("preset"),
         **_removed(report["result"], model.directory),
     )
     return [*(Ancestor.model_validate(entry) for entry in report.get("lineage", [])), parent]
