@@ -1,10 +1,11 @@
 """The report's drawings as figures and places: `pages/report.html` puts them on the page as SVG."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from service.schemas import Estimate, LayerWidth, Metrics
+from service.schemas import CurvePoint, Estimate, LayerWidth, Metrics, Report
 
 LAYERS_PER_MAP = 32
 AXIS_START, AXIS_LENGTH = 12, 440  # of the intervals' axis, from 0 to 1
@@ -98,3 +99,112 @@ def intervals(named: Iterable[tuple[str, Metrics]]) -> list[Interval]:
     found = [(name, metrics.headline) for name, metrics in named]
     present = [(name, estimate) for name, estimate in found if estimate is not None]
     return [Interval(name, estimate, LINE_HEIGHT * row + 30) for row, (name, estimate) in enumerate(present)]
+
+
+# --- accuracy against size -----------------------------------------------------------------------------------------
+
+PLOT_LEFT, PLOT_TOP, PLOT_WIDTH, PLOT_HEIGHT = 52, 14, 410, 190
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A model that was measured: its size across, its figure upwards, the ends of its interval where there is one."""
+
+    x: float
+    y: float
+    low: float | None
+    high: float | None
+    name: str
+    kind: str  # dense, chosen, met, missed or measured
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Measured models by size, with the dense one; ticks are (place, text)."""
+
+    title: str
+    marks: list[Mark]
+    across: list[tuple[float, str]]
+    upwards: list[tuple[float, str]]
+    bound: float | None  # where the line that the target asks for lies
+
+    @property
+    def line(self) -> str:
+        """The points of a polyline through the marks."""
+        return " ".join(f"{mark.x},{mark.y}" for mark in sorted(self.marks, key=lambda mark: mark.x))
+
+
+def curve(report: Report) -> Curve | None:
+    """The models that a sweep or a search has measured; None where there was none."""
+    points = report.result.curve
+    if any(point.metric for point in points):
+        return _metric_curve(report)
+    return _latency_curve(report) if any(point.latency_ms for point in points) else None
+
+
+def _metric_curve(report: Report) -> Curve:
+    """By what judged each model. The dense one is judged on the rows of the report, which may be others."""
+    points = [(point, point.metric) for point in report.result.curve if point.metric is not None]
+    dense, target = report.result.metrics.dense.headline, report.request.target
+    lows = [metric.low for _, metric in points] + ([dense.low] if dense else [])
+    scale = _Scale(math.floor(min(lows) * 10) / 10, 1.0, _largest(report))
+    marks = [scale.mark(point.parameters, metric, _kind(point, report)) for point, metric in points]
+    if dense is not None:
+        marks.append(scale.mark(report.result.parameters.dense, dense, "dense"))
+    floor = target.keep_metric * dense.value if target.keep_metric and dense else None
+    steps = [scale.least + (1 - scale.least) * step / 4 for step in range(5)]
+    upwards = [(scale.y(share), f"{share * 100:.0f} %") for share in steps]
+    bound = scale.y(floor) if floor is not None else None
+    return Curve("Accuracy of the models that were measured", marks, scale.ticks(), upwards, bound)
+
+
+def _latency_curve(report: Report) -> Curve:
+    points = [(point, point.latency_ms) for point in report.result.curve if point.latency_ms is not None]
+    bound = report.request.target.latency_ms
+    most = max([took for _, took in points] + ([bound.value] if bound else []))
+    scale = _Scale(0.0, most, _largest(report))
+    marks = [scale.mark(point.parameters, took, _kind(point, report)) for point, took in points]
+    upwards = [(scale.y(most * step / 4), f"{most * step / 4:.3g} ms") for step in range(5)]
+    return Curve(
+        "Latency of the models that were measured",
+        marks,
+        scale.ticks(),
+        upwards,
+        scale.y(bound.value) if bound else None,
+    )
+
+
+def _largest(report: Report) -> int:
+    return max([report.result.parameters.dense, *(point.parameters for point in report.result.curve)])
+
+
+def _kind(point: CurvePoint, report: Report) -> str:
+    if point.parameters == report.result.parameters.slim:
+        return "chosen"
+    return {None: "measured", True: "met", False: "missed"}[point.meets]
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Parameters from zero to the largest model across, a figure from `least` to `most` upwards."""
+
+    least: float
+    most: float
+    largest: int
+
+    def x(self, parameters: float) -> float:
+        return round(PLOT_LEFT + PLOT_WIDTH * parameters / self.largest, 1)
+
+    def y(self, figure: float) -> float:
+        share = (figure - self.least) / ((self.most - self.least) or 1)
+        return round(PLOT_TOP + PLOT_HEIGHT * (1 - share), 1)
+
+    def mark(self, parameters: int, figure: Estimate | float, kind: str) -> Mark:
+        estimate = figure if isinstance(figure, Estimate) else None
+        value = estimate.value if estimate else float(figure)  # type: ignore[arg-type]
+        low, high = (self.y(estimate.low), self.y(estimate.high)) if estimate else (None, None)
+        shown = f"{value:.1%}" if estimate else f"{value:.3g} ms"
+        return Mark(self.x(parameters), self.y(value), low, high, f"{parameters:,} parameters: {shown}", kind)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        return [(self.x(self.largest * step / 4), f"{step * 25} %") for step in range(5)]

@@ -4,6 +4,8 @@ from fnmatch import fnmatch
 
 from service.layouts import MODELLING_FILE
 
+CARD = "README.md"  # comes along for what it says of the licence; no part of the model
+
 PATTERNS = [
     "*.safetensors",
     "*.json",

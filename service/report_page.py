@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from service.drawings import across, heat_maps, intervals
+from service.drawings import across, curve, heat_maps, intervals
 from service.layouts import has_own_widths
 from service.schemas import Confusion, Control, Estimate, MetricsPair, Report
 
@@ -38,6 +38,7 @@ def render(report: Report) -> str:
             policy=f"default-src 'none'; style-src {style_source()}",
             heat=list(heat_maps(report.layers)),
             intervals=intervals([("dense", report.result.metrics.dense), ("slim", report.result.metrics.slim)]),
+            curve=curve(report),
             others=list(_others(report)),
             controls=list(_controls(report)),
             own_widths=has_own_widths(report.result),

@@ -432,6 +432,8 @@ class JobRequest(Schema):
             return self
         if self.method.steps > 1:
             raise ValueError("with `tasks` each task is scored on the whole model: `method.steps` must be 1")
+        if self.target.keep_metric is not None or self.target.sweep is not None:
+            raise ValueError("`keep_metric` and `sweep` judge models by one task: with `tasks` give another target")
         for task in self.tasks:
             if task.supervision is Supervision.none or task.evaluations:
                 raise ValueError("an entry of `tasks` takes neither `supervision: none` nor `evaluations`")

@@ -81,7 +81,7 @@ def test_the_request_table_names_every_field_and_every_choice() -> None:
     named = table("The request")
     expected = {name: types for name, types in fields(JobRequest).items() if not ALIKE.match(name)}
     alike = {ALIKE.sub(lambda found: LIKE[found[0]], name) for name in fields(JobRequest) if ALIKE.match(name)}
-    assert {name.replace("evaluation", "calibration") for name in alike} <= expected.keys()
+    assert {name.replace("evaluation.", "calibration.") for name in alike} <= expected.keys()
     assert named.keys() == expected.keys() | {f"{name}*" for name in LIKE}
     for name, types in expected.items():
         for choice in (value for part in types if isinstance(part, type) and issubclass(part, Enum) for value in part):

@@ -1,12 +1,16 @@
 """The model card: README.md in the checkpoint, in the Hub's format, so that it can be pushed to a hub as it is."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.repocard import metadata_load
+from yaml import YAMLError
 
 from service.families import FAMILIES
 from service.layouts import MODELLING_FILE, has_own_widths
+from service.model_files import CARD
 from service.report_page import change, count, interval, percent
 from service.schemas import Estimate, Metrics, MetricsPair, Report, TaskKind
 from service.sources import scheme_of
@@ -16,6 +20,9 @@ PIPELINES = {
     "encoder-decoder": "text2text-generation",
     "classifier": "text-classification",
 }
+
+LICENCE_FIELDS = ("license", "license_name", "license_link")
+MAX_CARD_BYTES = 2**20
 
 STOCK_CLASS = "It is an ordinary checkpoint; nothing beside the stock class is needed."
 OWN_CLASS = f"Its layers have widths of their own: the class that holds them is in `{MODELLING_FILE}`."
@@ -77,14 +84,31 @@ Measured beside it (calibrated accuracy; of generated texts the share of exact m
 
 {{ criterion }} scores of every unit on {{ calibration }} examples of the task, those with the lowest removed, after
 [Task-specific Compression for Multi-task Language Models using Attribution-based Pruning](https://arxiv.org/abs/2205.04157).
-Options: {{ options }}. Made by Taskslim {{ version }}, job {{ job }}. The licence is that of the base model.
+Options: {{ options }}. Made by Taskslim {{ version }}, job {{ job }}. The licence is that of the base
+model{% if licence %}, {{ licence }}{% endif %}.
 """
 
 
-def card(report: Report) -> str:
-    """README.md for the checkpoint of a report: metadata with `model-index`, then what a user must know."""
-    made = ModelCard.from_template(_metadata(report), template_str=TEMPLATE, **_words(report))
+def card(report: Report, licence: Mapping[str, str] = {}) -> str:
+    """README.md for the checkpoint of a report: metadata with `model-index`, then what a user must know.
+
+    `licence` is what `licence_of` finds of the model that came in.
+    """
+    words = _words(report) | {"licence": licence.get("license_name") or licence.get("license", "")}
+    made = ModelCard.from_template(_metadata(report, licence), template_str=TEMPLATE, **words)
     return str(made)
+
+
+def licence_of(directory: Path) -> dict[str, str]:
+    """What the card of a model says of its licence, as the Hub's fields; empty where it says nothing readable."""
+    path = directory / CARD
+    if not path.is_file() or path.stat().st_size > MAX_CARD_BYTES:
+        return {}
+    try:
+        data = metadata_load(path) or {}
+    except (ValueError, YAMLError):  # a card of strangers, and no reason to fail
+        return {}
+    return {field: data[field] for field in LICENCE_FIELDS if isinstance(data.get(field), str)}
 
 
 def model_name(report: Report) -> str:
@@ -95,7 +119,7 @@ def model_name(report: Report) -> str:
     )
 
 
-def _metadata(report: Report) -> ModelCardData:
+def _metadata(report: Report, licence: Mapping[str, str]) -> ModelCardData:
     is_hub = scheme_of(report.request.model.uri) == "hf"
     return ModelCardData(
         base_model=_base(report) if is_hub else None,
@@ -105,6 +129,7 @@ def _metadata(report: Report) -> ModelCardData:
         tags=["taskslim", "pruned", *(task.title for task in report.request.slimmed_for)],
         model_name=model_name(report),
         eval_results=list(_results(report)),
+        **licence,
     )
 
 

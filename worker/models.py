@@ -32,7 +32,7 @@ from transformers import (
 
 from service.errors import InvalidModel, NotFound
 from service.job_models import JobModel
-from service.model_files import PATTERNS, is_wanted
+from service.model_files import CARD, PATTERNS, is_wanted
 from service.schemas import Family, ModelSource
 from service.sources import fetch_file, fetch_prefix, scheme_of
 from worker.checkpoints import check, check_safetensors, read_json
@@ -167,13 +167,17 @@ def _fetch(uri: str, revision: str | None, directory: Path, roots: Sequence[Path
         return _fetch_from_hub(uri.removeprefix("hf://"), revision)
     if uri.endswith(".gguf"):
         return fetch_file(uri, directory, roots=roots)
-    return fetch_prefix(uri, directory, roots=roots, wanted=is_wanted, on_bytes=on_bytes)
+    return fetch_prefix(
+        uri, directory, roots=roots, wanted=lambda name: name == CARD or is_wanted(name), on_bytes=on_bytes
+    )
 
 
 def _fetch_from_hub(repository: str, revision: str | None) -> Path:
     """The hub client's own cache serves without network what it holds."""
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=PATTERNS, ignore_patterns="*/*"))
+        return Path(
+            snapshot_download(repository, revision=revision, allow_patterns=[*PATTERNS, CARD], ignore_patterns="*/*")
+        )
     except GatedRepoError as error:
         raise NotFound(f"hf://{repository} is gated: set HF_TOKEN for the worker") from error
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:

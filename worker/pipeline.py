@@ -67,7 +67,7 @@ from worker.candidates import (
     refusing_units,
     rows_to_fit,
 )
-from worker.card import card
+from worker.card import card, licence_of
 from worker.findings import Findings
 from worker.indices import Origin
 from worker.lineage import lineage
@@ -393,7 +393,7 @@ def write_report(
     (output / "report.json").write_text(report.model_dump_json(indent=2))
     (output / "report.html").write_text(report_page.render(report))
     if Format.safetensors in staged.job.request.output.formats:
-        (output / "model" / "README.md").write_text(card(report))
+        (output / "model" / "README.md").write_text(card(report, licence_of(sources.model)))
 
 
 def origin(staged: StagedJob, sources: Sources, subject: Subject, widths: list[Widths], directory: Path) -> Origin:

@@ -3,11 +3,11 @@
 import { ask, read } from "./api.js";
 import { curlFor } from "./curl.js";
 import { copyButton, element, fill, problemBox } from "./elements.js";
-import { progressBar, statusMark, tiles } from "./parts.js";
+import { curveTable, progressBar, statusMark, tiles } from "./parts.js";
 import { after, follow } from "./stream.js";
 import { ago, between, bytes, duration, isFinished, modelName, plain, taskName } from "./words.js";
 
-const STAGES = ["fetch", "load", "evaluate_dense", "attribute", "select", "repair", "slice", "evaluate_slim", "verify", "upload"];
+const STAGES = ["fetch", "load", "evaluate_dense", "attribute", "search", "select", "repair", "slice", "evaluate_slim", "verify", "upload"];
 const MAX_EVENTS = 200;
 
 /** Show a job in `main`, live until it is finished or `signal` says that another view takes its place. */
@@ -93,19 +93,25 @@ function act(view, label, action) {
 // --- state -----------------------------------------------------------------------------------------------------
 
 function stageList(job) {
-  const asked = job.request.method.repair === "none" ? STAGES.filter((stage) => stage !== "repair") : STAGES;
+  const asked = STAGES.filter((stage) => !leftOut(job.request).includes(stage));
   const present = asked.indexOf(job.stage);
   const state = (index) => (index < present ? "done" : index === present ? "now" : "ahead");
   const items = asked.map((stage, index) => element("li", { "data-state": state(index), "aria-current": index === present ? "step" : null }, plain(stage)));
   return element("ol", { className: "stages", "aria-label": "Stages" }, items);
 }
 
+/** A target that has to be measured is searched for, in place of three other stages. */
+function leftOut({ method, target }) {
+  if (target.keep_metric ?? target.latency_ms ?? target.sweep) return ["select", "repair", "slice"];
+  return method.repair === "none" ? ["search", "repair"] : ["search"];
+}
+
 function ending(job) {
   if (job.status === "succeeded") return tiles(job.result);
   if (job.status === "cancelled") return element("p", { className: "empty" }, "Cancelled. Nothing was stored.");
-  const { code, message, param } = job.error;
+  const { code, message, param, curve = [] } = job.error;
   const stage = job.stage ? `Failed at ${plain(job.stage)}` : "Failed";
-  return [problemBox({ title: stage, message, code }), param && element("p", { className: "note" }, "Change ", element("code", {}, param), " and ", element("a", { href: `#/new?from=${job.id}` }, "submit it again"), ".")];
+  return [problemBox({ title: stage, message, code }), param && element("p", { className: "note" }, "Change ", element("code", {}, param), " and ", element("a", { href: `#/new?from=${job.id}` }, "submit it again"), "."), curve.length > 0 && curveTable(curve)];
 }
 
 // --- report and files ------------------------------------------------------------------------------------------

@@ -57,8 +57,23 @@ export function tiles(result) {
     tile("Parameters", count(parameters.dense), count(parameters.slim), change(parameters.dense, parameters.slim)),
     tile("Weights", bytes(size.dense), bytes(size.slim), change(size.dense, size.slim)),
     tile("Latency", `${latency.dense.toFixed(1)} ms`, `${latency.slim.toFixed(1)} ms`, `${change(latency.dense, latency.slim)}, ${place}`),
+    result.kept_metric && keptTile(result.kept_metric),
     ...Object.entries(metrics.observed ?? {}).map(observedTile),
   );
+}
+
+/** What a search for the smallest model has kept, on rows that it never saw. */
+function keptTile({ floor, reported, reported_examples: rows }) {
+  return tile("Kept of the dense metric", `${percent(floor)} asked`, percent(reported.value), `95 % interval ${percent(reported.low)} to ${percent(reported.high)}, ${rows} rows that the search never saw`);
+}
+
+/** The models that a search has measured before it gave up. */
+export function curveTable(points) {
+  const heads = ["Removed", "Parameters", "Metric", "Of the dense one", "Latency"].map((name) => element("th", { scope: "col", className: "number" }, name));
+  const rows = points.map(({ ratio, parameters, metric, share, latency_ms: took }) =>
+    element("tr", {}, [percent(ratio), count(parameters), metric && percent(metric.value), share && `${percent(share.value)} (${percent(share.low)} to ${percent(share.high)})`, took && `${took.toFixed(1)} ms`].map((figure) => element("td", { className: "number" }, figure))),
+  );
+  return element("table", { className: "curve" }, element("caption", { className: "note" }, "What was measured"), element("thead", {}, element("tr", {}, heads)), element("tbody", {}, rows));
 }
 
 /** A task that the model was not slimmed for. */

@@ -184,6 +184,8 @@ def test_scores_of_two_kinds_are_not_united(tmp_path: Path, access: Access) -> N
         ((), {}, "at least two"),
         ((MOOD, FILMS), {"task": MOOD}, "at least two"),
         ((MOOD, MOOD), {}, "give them a `name`"),
+        ((MOOD, FILMS), {"target": {"keep_metric": 0.9}}, "judge models by one task"),
+        ((MOOD, FILMS), {"target": {"sweep": [0.1, 0.2]}}, "judge models by one task"),
         ((MOOD, FILMS), {"method": {"steps": 3}}, "`method.steps` must be 1"),
         ((MOOD, FILMS | {"supervision": "none"}), {}, "takes neither"),
         ((MOOD, FILMS | {"evaluations": {"other": ROWS}}), {}, "takes neither"),

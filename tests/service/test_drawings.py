@@ -1,8 +1,12 @@
 """Where the report's drawings put what they show."""
 
-from service.drawings import Cell, across, heat_maps, intervals
-from service.schemas import LayerWidth, Unit
-from tests.records import result
+from typing import Any
+
+from service.drawings import Cell, across, curve, heat_maps, intervals
+from service.job_record import new_record
+from service.schemas import CurvePoint, LayerWidth, Report, Unit
+from tests.records import report, result
+from tests.requests import plain_request
 
 
 def layers(number: int, stack: str = "decoder", part: str = "ffn") -> list[LayerWidth]:
@@ -42,3 +46,51 @@ def test_an_interval_lies_around_its_estimate() -> None:
     assert (
         intervals([("dense", metrics.dense.model_copy(update={"accuracy": None, "calibrated_accuracy": None}))]) == []
     )
+
+
+def searched(*points: dict[str, Any], **target: Any) -> Report:
+    """A report with what was measured; the model that came of it has 7 parameters of 10."""
+    made = report(new_record(plain_request(target=target)), 1)
+    found = [CurvePoint.model_validate({"ratio": 0.1, "bytes": 1} | point) for point in points]
+    return made.model_copy(update={"result": result().model_copy(update={"curve": found})})
+
+
+def estimate(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 0.05, "high": value + 0.05}
+
+
+def test_a_curve_goes_through_every_model_that_was_measured_and_the_dense_one() -> None:
+    made = searched(
+        {"parameters": 9, "metric": estimate(0.48), "meets": True},
+        {"parameters": 7, "metric": estimate(0.46), "meets": True},
+        {"parameters": 5, "metric": estimate(0.2), "meets": False},
+        keep_metric=0.9,
+    )
+    drawn = curve(made)
+    assert drawn is not None
+    assert sorted((mark.x, mark.kind) for mark in drawn.marks) == [
+        (mark.x, kind)
+        for mark, kind in zip(
+            sorted(drawn.marks, key=lambda mark: mark.x), ("missed", "chosen", "met", "dense"), strict=True
+        )
+    ]
+    best, worst = min(drawn.marks, key=lambda mark: mark.y), max(drawn.marks, key=lambda mark: mark.y)
+    assert (best.kind, worst.kind) == ("dense", "missed")
+    assert best.low is not None
+    assert drawn.bound is not None
+    assert best.y < drawn.bound < worst.y
+    assert len(drawn.line.split()) == 4
+
+
+def test_a_search_for_latency_is_drawn_by_its_milliseconds() -> None:
+    made = searched({"parameters": 9, "latency_ms": 4.0}, {"parameters": 7, "latency_ms": 3.0}, latency_ms=3.5)
+    drawn = curve(made)
+    assert drawn is not None
+    slow, fast = drawn.marks
+    assert drawn.bound is not None
+    assert slow.y < drawn.bound < fast.y
+    assert slow.low is None
+
+
+def test_a_job_without_a_search_has_no_curve() -> None:
+    assert curve(searched(ratio=0.3)) is None

@@ -21,6 +21,7 @@ from service.schemas import (
     MetricsPair,
     Report,
     ReportWarning,
+    Result,
     Stage,
     StageTiming,
     Throughput,
@@ -148,6 +149,31 @@ def test_observed_tasks_are_shown_with_what_they_lost() -> None:
     assert "What was given up" in page
     assert "−40.0 points" in page
     assert sources(page).found == []
+
+
+def test_models_that_were_measured_are_drawn_and_listed() -> None:
+    estimate = {"value": 0.45, "low": 0.4, "high": 0.5}
+    points = [
+        {"ratio": 0.2, "parameters": 8, "bytes": 16, "metric": estimate, "share": estimate, "meets": True},
+        {"ratio": 0.33, "parameters": 7, "bytes": 14, "metric": estimate, "share": estimate, "meets": True},
+    ]
+    kept = {"metric": "calibrated_accuracy", "floor": 0.9, "steering_examples": 10, "steering": estimate}
+    kept |= {"reported_examples": 11, "reported": estimate, "seed": 0}
+    found = Result.model_validate(result().model_dump() | {"curve": points, "kept_metric": kept})
+    page = render(report(result=found, request=plain_request(target={"keep_metric": 0.9})))
+    assert "Models that were measured" in page
+    assert "11 rows that the search never saw" in page
+    assert "meets it" in page
+    assert sources(page).found == []
+    assert sources(page).open == []
+
+
+def test_lineage_names_the_jobs_before() -> None:
+    before = {"job_id": "01OLDER", "model": "hf://owner/base", "task": "imdb", "ratio": 0.25}
+    counts = {"parameters": {"dense": 20, "slim": 10}, "widths": []}
+    page = render(report(lineage=[before | counts]))
+    assert "01OLDER" in page
+    assert "hf://owner/base" in page
 
 
 def test_many_changed_answers_are_folded_away() -> None:

@@ -1,6 +1,7 @@
 """The model card is one that the Hub's own client reads."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from huggingface_hub import ModelCard
 from service.job_record import new_record
 from service.schemas import Estimate, JobRequest, MetricsPair, Report, ReportWarning
 from tests.records import REQUEST, report
-from worker.card import card, model_name
+from worker.card import card, licence_of, model_name
 
 HUB = "hf://HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -47,6 +48,29 @@ def test_tasks_that_were_observed_are_in_the_index_and_in_a_table() -> None:
     assert results["topics | of\nnews", "Calibrated accuracy"] == 0.25
     assert results["sst2", "Calibrated accuracy"] == 0.5
     assert "\n| topics \\| of news | 50.0\N{NO-BREAK SPACE}% (" in card(made)
+
+
+OTHER = "---\nlicense: other\nlicense_name: llama3\nlicense_link: LICENSE\n---\n# A model"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("---\nlicense: apache-2.0\n---\n", {"license": "apache-2.0"}),
+        (OTHER, {"license": "other", "license_name": "llama3", "license_link": "LICENSE"}),
+        ("no metadata", {}),
+        ("---\n- a list\n---\n", {}),
+        ("---\nlicense: [\n---\n", {}),
+        (None, {}),
+    ],
+)
+def test_licence_of_the_base_model_is_carried_over(tmp_path: Path, text: str | None, found: dict[str, str]) -> None:
+    if text is not None:
+        (tmp_path / "README.md").write_text(text)
+    licence = licence_of(tmp_path)
+    assert licence == found
+    data = ModelCard(card(report_for(), licence), ignore_metadata_errors=False).data.to_dict()
+    assert {name: value for name, value in data.items() if name.startswith("license")} == found
 
 
 def test_a_model_that_is_on_no_hub_is_named_without_a_link() -> None:
