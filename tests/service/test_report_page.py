@@ -168,14 +168,6 @@ def test_models_that_were_measured_are_drawn_and_listed() -> None:
     assert sources(page).open == []
 
 
-def test_lineage_names_the_jobs_before() -> None:
-    before = {"job_id": "01OLDER", "model": "hf://owner/base", "task": "imdb", "ratio": 0.25}
-    counts = {"parameters": {"dense": 20, "slim": 10}, "widths": []}
-    page = render(report(lineage=[before | counts]))
-    assert "01OLDER" in page
-    assert "hf://owner/base" in page
-
-
 def test_many_changed_answers_are_folded_away() -> None:
     row = ChangedAnswer(line=1, fields={"text": "so so"}, right="bad", dense="bad", slim="good")
     page = render(report(changed=[row] * 12, num_changed=30))
@@ -247,6 +239,6 @@ def test_the_page_says_what_came_before_and_what_was_not_measured_again() -> Non
     reused = result().model_copy(update={"scores_reused": True})
     page = render(report(lineage=[parent], result=reused))
     assert EVIL not in page
-    assert "for sst2: 25.0 % of the chosen units' parameters, 1,500,000 → 1,200,000 parameters" in page
+    assert "removed 25.0\N{NO-BREAK SPACE}% for sst2, 1.5 M → 1.2 M parameters" in page
     assert "Unit scores came from an earlier job" in page
     assert "What came before" not in render(report())

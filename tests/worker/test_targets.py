@@ -70,10 +70,8 @@ def prepared(root: Path, family: str = "llama", num_rows: int = 80, **fields: An
     job = new_record(deployment.request(family, task, **fields))
     scratch = deployment.root / "scratch" / job.id
     scratch.mkdir(parents=True)
-    resolved, here = (
-        presets.resolve(job.request.slimmed_for[0]),
-        Settings(state=root, device="cpu", tokens_per_batch=512),
-    )
+    resolved = presets.resolve(job.request.slimmed_for[0])
+    here = Settings(state=root, device="cpu", tokens_per_batch=512)
     staged = StagedJob(job, resolved, here, deployment.storage, progress, scratch)
     progress.stage(Stage.search)
     sources = pipeline.fetch(staged)
