@@ -89,7 +89,7 @@ model{% if licence %}, {{ licence }}{% endif %}.
 """
 
 
-def card(report: Report, licence: Mapping[str, str] = {}) -> str:
+def card(report: Report, licence: Mapping[str, Any] = {}) -> str:
     """README.md for the checkpoint of a report: metadata with `model-index`, then what a user must know.
 
     `licence` is what `licence_of` finds of the model that came in.
@@ -119,7 +119,7 @@ def model_name(report: Report) -> str:
     )
 
 
-def _metadata(report: Report, licence: Mapping[str, str]) -> ModelCardData:
+def _metadata(report: Report, licence: Mapping[str, Any]) -> ModelCardData:
     is_hub = scheme_of(report.request.model.uri) == "hf"
     return ModelCardData(
         base_model=_base(report) if is_hub else None,

@@ -69,7 +69,7 @@ def test_licence_of_the_base_model_is_carried_over(tmp_path: Path, text: str | N
         (tmp_path / "README.md").write_text(text)
     licence = licence_of(tmp_path)
     assert licence == found
-    data = ModelCard(card(report_for(), licence), ignore_metadata_errors=False).data.to_dict()
+    data = ModelCard(card(report_for(), licence), ignore_metadata_errors=False).data.to_dict()  # type: ignore[no-untyped-call]
     assert {name: value for name, value in data.items() if name.startswith("license")} == found
 
 
