@@ -434,6 +434,8 @@ class JobRequest(Schema):
             raise ValueError("with `tasks` each task is scored on the whole model: `method.steps` must be 1")
         if self.target.keep_metric is not None or self.target.sweep is not None:
             raise ValueError("`keep_metric` and `sweep` judge models by one task: with `tasks` give another target")
+        if self.method.controls:
+            raise ValueError("`method.controls` are judged by one task: leave them out with `tasks`")
         for task in self.tasks:
             if task.supervision is Supervision.none or task.evaluations:
                 raise ValueError("an entry of `tasks` takes neither `supervision: none` nor `evaluations`")
