@@ -14,6 +14,11 @@ function pruned(member, schema, schemas) {
   return isObject(member) ? withoutDefaults(member, schema, schemas) : member;
 }
 
+/** Name -> default of the fields of a schema that have one. */
+export function defaultsOf({ properties }) {
+  return Object.fromEntries(Object.entries(properties).map(([name, field]) => [name, field.default]));
+}
+
 /** The schema that a reference, or the first one among alternatives, leads to. */
 function resolved(schema, schemas) {
   const reference = schema.$ref ?? schema.anyOf?.find((part) => part.$ref)?.$ref;

@@ -1,11 +1,11 @@
 // Builds a request, shows it as JSON and as curl, says what it would come to, submits it.
 
 import { read } from "./api.js";
-import { withoutDefaults } from "./carried.js";
+import { defaultsOf, withoutDefaults } from "./carried.js";
 import { curlFor } from "./curl.js";
 import { copyButton, element, fill, problemBox } from "./elements.js";
 import { planPart } from "./plan.js";
-import { SEVERAL, compose, fieldsOf } from "./request.js";
+import { SEVERAL, compose, fieldsOf, fieldsOfMethod } from "./request.js";
 import { showTarget, targetFields } from "./target.js";
 import { plain } from "./words.js";
 
@@ -16,9 +16,16 @@ const WAIT_MS = 400;
 export async function showForm(main, parameters, signal) {
   document.title = "New job · Taskslim";
   const from = parameters.get("from");
-  const [capabilities, carried] = await Promise.all([read("capabilities", { signal }), from ? requestOf(from, signal) : {}]);
+  const [capabilities, { components }, job] = await Promise.all([
+    read("capabilities", { signal }),
+    read("openapi.json", { signal }),
+    from ? read(`jobs/${from}`, { signal }) : null,
+  ]);
+  const { JobRequest, Method } = components.schemas;
+  const carried = job ? withoutDefaults(job.request, JobRequest, components.schemas) : {};
+  const method = job?.request.method ?? defaultsOf(Method);
   const view = { signal, capabilities, carried, timer: 0 };
-  view.form = form(capabilities, from ? fieldsOf(carried) : {});
+  view.form = form(capabilities, { ...fieldsOfMethod(method), ...(job ? fieldsOf(carried) : {}) });
   view.json = element("pre", { tabIndex: 0, "aria-label": "Request as JSON" });
   view.curl = element("pre", { tabIndex: 0, "aria-label": "Request as curl" });
   view.plan = element("section", { "aria-label": "Plan", "aria-live": "polite" });
@@ -28,13 +35,6 @@ export async function showForm(main, parameters, signal) {
   view.form.addEventListener("submit", (event) => submit(view, event));
   view.form.querySelector("[name=rows-file]").addEventListener("change", (event) => loadRows(view, event.target.files[0]));
   update(view);
-}
-
-/** What a job was asked, without what would go without saying. */
-async function requestOf(id, signal) {
-  const [job, document] = await Promise.all([read(`jobs/${id}`, { signal }), read("openapi.json", { signal })]);
-  const { schemas } = document.components;
-  return withoutDefaults(job.request, schemas.JobRequest, schemas);
 }
 
 function preview(view) {

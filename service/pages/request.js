@@ -126,23 +126,27 @@ const isEmpty = (value) => value === undefined || value === null || value === ""
 
 /** The form's fields for a request; the reverse of `compose` for what the form knows. */
 export function fieldsOf(request) {
-  const { model, task, method = {}, target, output = {} } = request;
+  const { model, task, target, output = {} } = request;
   const fields = {
     ...(task ? fieldsOfTask(task) : { "task.preset": SEVERAL, tasks: JSON.stringify(request.tasks, null, 2) }),
     "model.uri": model.uri,
     "model.revision": model.revision,
     "model.adapter_uri": model.adapter_uri,
     ...fieldsOfTarget(target),
-    "method.criterion": method.criterion,
-    "method.units": method.units,
-    "method.scope": method.scope,
-    "method.repair": method.repair,
     "output.round_to": output.round_to,
     observe: (request.observe ?? []).map(observedLine).join("\n"),
     tags: Object.entries(request.tags ?? {}).map(([key, value]) => `${key}:${value}`).join(", "),
   };
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== null && value !== undefined).map(([name, value]) => [name, String(value)]));
 }
+
+/** Of a whole method: what the form shows where nothing else is asked for is what the contract has for default. */
+export const fieldsOfMethod = ({ criterion, units, scope, repair }) => ({
+  "method.criterion": criterion,
+  "method.units": String(units),
+  "method.scope": scope,
+  "method.repair": repair,
+});
 
 const fieldsOfTask = (task) => ({
   "task.preset": task.preset ?? "",

@@ -15,7 +15,7 @@ from service.auth import Keys
 from service.job_record import DEFAULT_TENANT, JobRecord, new_record
 from service.records import Records
 from service.routes.pages import DIRECTORY
-from service.schemas import JobError, JobRequest, Progress, Stage
+from service.schemas import JobError, JobRequest, Method, Progress, Stage
 from service.settings import Settings
 from service.storage import Storage
 from tests import checkpoints, jobs
@@ -221,6 +221,7 @@ def test_form_submits_the_request_that_it_shows(page: str, tab: Tab, body: dict[
     tab.wait_for("location.hash.startsWith('#/jobs/') && document.querySelector('.status')")
     [job] = records.page(DEFAULT_TENANT).records
     assert job.request.target.ratio == 0.25
+    assert job.request.method == Method()
     assert job.tags == {"team": "search", "owner": "O'Hara"}
 
 
