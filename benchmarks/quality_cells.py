@@ -93,12 +93,12 @@ def dev(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
     """Candidates for the default, on train rows that no calibration sees; test rows decide nothing."""
     yield from (dense(model, task, "dev") for task in tasks)
     best: dict[str, Any] = {"split": "dev", "layout": "per-layer", "repair": "least_squares"}
-    for method, task in product((OURS, "second_moment"), tasks):
-        yield slim(model, task, method, 0.7, **best)
-    for method, task in product((OURS, "second_moment"), tasks):
-        yield slim(model, task, method, 0.7, steps=4, **best)
-    for method, task in product((OURS, "second_moment"), tasks):
+    for ratio, method, task in product((0.7, 0.5, 0.3), (OURS, "attribution", "second_moment"), tasks):
+        yield slim(model, task, method, ratio, **best)
+    for method, task in product((OURS, "attribution"), tasks):
         yield slim(model, task, method, 0.7, **best | {"repair": "least_squares_layerwise"})
+    for method, task in product((OURS, "attribution"), tasks):
+        yield slim(model, task, method, 0.7, steps=4, **best)
 
 
 def _square(
