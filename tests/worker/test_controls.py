@@ -54,9 +54,8 @@ def test_controls_are_measured_on_the_same_rows_and_change_nothing_about_the_job
     ("criterion", "control"), [("reverse", "reverse"), ("random", "random 0")], ids=["reverse", "random"]
 )
 def test_a_control_is_the_job_that_asks_for_it(deployment: Deployment, criterion: str, control: str) -> None:
-    repaired = {"repair": "least_squares"}
-    controls = controls_of(deployment, **repaired)
-    alone = deployment.run(deployment.request(method={"criterion": criterion} | repaired))
+    controls = controls_of(deployment, criterion="attribution", repair="least_squares")
+    alone = deployment.run(deployment.request(method={"criterion": criterion, "repair": "least_squares"}))
     assert controls[control].metrics == alone.metrics.slim
 
 
