@@ -21,8 +21,11 @@ setup: .venv/.installed ## make .venv with everything that demo, tests and bench
 demo: setup ## slim a real model for review sentiment, end to end
 	$(BIN)/taskslim demo
 
+# A file's tests share servers and models, so that a file goes to one process.
+PARALLEL := --numprocesses 2 --dist loadfile
+
 test: setup ## the fast suite: at most 12 minutes on 2 cores
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 test-all: setup ## the fast suite and the slow tests
 	$(BIN)/python -m pytest

@@ -54,8 +54,8 @@ def test_a_job_is_counted_through_its_life(redis: Redis) -> None:
     records.fail(lease, ERROR)
     records.fail(lease, ERROR)
     assert value(redis, "slim_jobs", status="running") == 0
-    assert value(redis, "slim_jobs_submitted_total", task="sst2", method="attribution") == 1
-    assert value(redis, "slim_jobs_completed_total", task="sst2", method="attribution", outcome="failed") == 1
+    assert value(redis, "slim_jobs_submitted_total", task="sst2", method="surgeon") == 1
+    assert value(redis, "slim_jobs_completed_total", task="sst2", method="surgeon", outcome="failed") == 1
     assert value(redis, "slim_job_duration_seconds_count", task="sst2", outcome="failed") == 1
     assert value(redis, "slim_job_queue_wait_seconds_count") == 1
     assert value(redis, "slim_job_attempts_total", reason="first") == 1
