@@ -29,7 +29,14 @@ and ratio; negative where it trails."""
 
 CHOICES = """\
 Judged on 200 train rows that no calibration sees. The adapter was trained on some of the train rows, so that these
-accuracies are higher than on test rows; they serve to compare choices with each other."""
+accuracies are higher than on test rows; they serve to compare choices with each other.
+
+Before that, on MNLI alone at 70 % with per-layer widths (200 dev rows, one seed), as the correlation of the calibrated
+label scores with the uncut model's, which tells more than the accuracy of 200 rows does: `attribution` with a fit that
+weighs every token alike 0.59, with the weighted fit 0.70; `surgeon` with the plain fit 0.70, with the weighted one
+0.82. After that nothing more was gained by removing in two steps with all of it measured anew on the repaired model
+(0.81), by fitting layer by layer to the dense model's own outputs (0.82), by another ridge (0.001: 0.81), or by
+counting heads at 0.3 or 3 times their score (0.77, 0.66)."""
 
 TASKS = "Calibrated accuracy with its interval, FFN neurons and key-value groups."
 
