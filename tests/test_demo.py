@@ -82,7 +82,13 @@ def test_the_demo_needs_no_torch_in_its_own_process() -> None:
 def test_an_interrupted_demo_leaves_nothing_running(tmp_path: Path, number: signal.Signals) -> None:
     output = tmp_path / "output"
     with output.open("w") as file:
-        demo = subprocess.Popen([str(TASKSLIM), "demo", "--state", str(tmp_path / "state")], stdout=file, stderr=file)
+        demo = subprocess.Popen(
+            [str(TASKSLIM), "demo", "--state", str(tmp_path / "state")],
+            stdout=file,
+            stderr=file,
+            # A shell lets what it runs in the background ignore Ctrl-C, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
     wait_until(lambda: "POST" in output.read_text() or demo.poll() is not None)
     assert demo.poll() is None, output.read_text()
     started = psutil.Process(demo.pid).children(recursive=True)
