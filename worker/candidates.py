@@ -14,10 +14,10 @@ from service.errors import InvalidRequest, UnsupportedUnit
 from service.schemas import MAX_RATIO, Layout, Repair
 from service.weight_headers import TensorShape, file_size
 from worker import cutting
-from worker.methods import options
+from worker.methods import options, rules
 from worker.slimming import repair as repairs
 from worker.slimming import selection, surgery
-from worker.slimming.allocation import Rules, WidthUnreachable, share_removed
+from worker.slimming.allocation import WidthUnreachable, share_removed
 from worker.slimming.groups import Group, Site, UnitUnavailable, locate
 from worker.slimming.moments import Moments
 from worker.slimming.sizes import shapes_after
@@ -160,15 +160,8 @@ def locate_groups(staged: StagedJob, subject: Subject) -> list[Group]:
 
 def choose(staged: StagedJob, groups: list[Group], scores: Scores, ratio: float) -> dict[Site, Tensor]:
     """What stays of each group, by the job's rules. Raises WidthUnreachable."""
-    method, output = staged.job.request.method, staged.job.request.output
-    rules = Rules(
-        scope=method.scope,
-        layout=output.layout,
-        normalisation=method.normalisation,
-        protect_first=method.protect_first,
-        protect_last=method.protect_last,
-    )
-    return selection.select(scores, groups, ratio, output.round_to, rules)
+    request = staged.job.request
+    return selection.select(scores, groups, ratio, request.output.round_to, rules(request, request.output.layout))
 
 
 def cut(subject: Subject, kept: dict[Site, Tensor], layout: Layout) -> Subject:

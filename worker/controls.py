@@ -10,11 +10,12 @@ from statistics import fmean
 
 from torch import Tensor
 
-from service.schemas import Control, Controls, JobRequest, Layout, Metrics, Repair, Scope, Stage, Unit
+from service.schemas import Control, Controls, JobRequest, Layout, Metrics, Repair, Stage, Unit
 from worker.cutting import cut
+from worker.methods import rules
 from worker.models import LoadedModel
 from worker.slimming import attribution, selection
-from worker.slimming.allocation import Rules, share_removed
+from worker.slimming.allocation import share_removed
 from worker.slimming.criteria import Options
 from worker.slimming.groups import Site, locate
 from worker.slimming.steps import Scores
@@ -95,21 +96,9 @@ def _control(staged: StagedJob, dense: Dense, rank: Scores | int, ratio: float, 
     if isinstance(rank, int):
         rank = attribution.score(model, architecture, units, (), "random", Options(seed=rank))
     groups = locate(model, architecture, units)
-    kept = selection.select(rank, groups, ratio, request.output.round_to, _rules(request, layout))
+    kept = selection.select(rank, groups, ratio, request.output.round_to, rules(request, layout))
     if request.method.repair is not Repair.none:
         dense.mend(staged, subject, kept)
     [measured] = evaluate(staged, [replace(subject, loaded=cut(subject.loaded, kept, layout))])
     counts = {site: kept_K.numel() for site, kept_K in kept.items()}
     return Control(ratio=share_removed(groups, counts), metrics=measured.metrics)
-
-
-def _rules(request: JobRequest, layout: Layout) -> Rules:
-    """The job's, but for a layout that needs the global scope."""
-    method = request.method
-    return Rules(
-        scope=Scope.all if layout is Layout.per_layer else method.scope,
-        layout=layout,
-        normalisation=method.normalisation,
-        protect_first=method.protect_first,
-        protect_last=method.protect_last,
-    )

@@ -1,7 +1,8 @@
 """What a job's method comes to, defaults filled in."""
 
 from service.errors import InvalidRequest
-from service.schemas import Objective, TaskKind
+from service.schemas import JobRequest, Layout, Objective, Scope, TaskKind
+from worker.slimming.allocation import Rules
 from worker.slimming.criteria import CRITERIA, Options
 from worker.staging import StagedJob
 
@@ -20,3 +21,15 @@ def options(staged: StagedJob) -> Options:
         seed=method.seed,
     )
     return CRITERIA[method.criterion].options(asked)
+
+
+def rules(request: JobRequest, layout: Layout) -> Rules:
+    """What restricts the job's selection in a layout: widths of each layer's own come of one rank over all."""
+    method = request.method
+    return Rules(
+        scope=Scope.all if layout is Layout.per_layer else method.scope,
+        layout=layout,
+        normalisation=method.normalisation,
+        protect_first=method.protect_first,
+        protect_last=method.protect_last,
+    )
