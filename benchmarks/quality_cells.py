@@ -38,7 +38,7 @@ class Cell:
     calibration: str = ""
     examples: int = 0
     draw: str = "natural"  # or balanced: the same number of every label
-    supervision: str = "labels"
+    supervision: str = "labels"  # or none: the uncut model's own answers to the calibration rows
     seed: int = 0
 
     @property
@@ -74,17 +74,18 @@ def grid(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
     """{criterion} x {repair} x {layout} x {task} x {ratio}: what decides most comes first."""
     yield from (dense(model, task) for task in tasks)
     main, others = (OURS, "attribution", *BASELINES), (*RIVALS, *CONTROLS)
-    for methods, ratio in product(((OURS,), ("attribution", *BASELINES)), RATIOS):
-        yield from _square(model, tasks, methods, ratio, "per-layer", "least_squares")
-    for layout, repair in (("uniform", "least_squares"), ("per-layer", "none"), ("uniform", "none")):
-        for ratio in RATIOS:
-            yield from _square(model, tasks, main, ratio, layout, repair)
-    for ratio in RATIOS:  # what every runtime loads: the service's defaults
-        for repair in ("none", "least_squares"):
-            yield from _square(model, tasks, main, ratio, "uniform", repair, units=("ffn",))
-    for layout, repair in product(("per-layer", "uniform"), ("least_squares", "none")):
-        for ratio in RATIOS:
-            yield from _square(model, tasks, others, ratio, layout, repair)
+    for layout, ratio in product(("per-layer", "uniform"), RATIOS):
+        yield from _square(model, tasks, main, ratio, layout, "least_squares")
+    for ratio in RATIOS:
+        yield from _square(model, tasks, RIVALS, ratio, "per-layer", "least_squares")
+    for ratio, repair in product(
+        (0.5, 0.3, 0.7), ("least_squares", "none")
+    ):  # what every runtime loads: a job's default
+        yield from _square(model, tasks, main, ratio, "uniform", repair, units=("ffn",))
+    for layout, ratio in product(("per-layer", "uniform"), RATIOS):
+        yield from _square(model, tasks, main, ratio, layout, "none")
+    for layout, repair, ratio in product(("per-layer", "uniform"), ("least_squares", "none"), RATIOS):
+        yield from _square(model, tasks, others, ratio, layout, repair)
     for seed, ratio in product((1, 2), RATIOS):
         yield from _square(model, tasks, ("random",), ratio, "per-layer", "least_squares", seed=seed)
 
@@ -119,11 +120,13 @@ def finalists(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
 
 
 def settings(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
-    """The paper's settings: few examples, and rows of another data set with the same labels."""
+    """The paper's settings: rows of another data set with the same labels, few examples, rows without labels."""
     yield from (dense(model, task) for task in tasks)
-    best = {"layout": "per-layer", "repair": "least_squares"}
+    best: dict[str, Any] = {"layout": "per-layer", "repair": "least_squares"}
     for ratio, (calibration, task), method in product((0.5, 0.7), SAME_LABELS, (OURS, "wanda")):
         yield slim(model, task, method, ratio, calibration=calibration, **best)
+    for task, ratio, method in product(tasks, (0.5, 0.7), (OURS, "attribution")):
+        yield slim(model, task, method, ratio, supervision="none", **best)
     for examples, method, task in product((16, 32, 64), (OURS, "wanda"), tasks):
         yield slim(model, task, method, 0.5, examples=examples, draw="balanced", **best)
 

@@ -22,7 +22,7 @@ from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.criteria import CRITERIA, Options
 from worker.slimming.groups import Site, locate
 from worker.slimming.moments import Moments
-from worker.slimming.objectives import Batch
+from worker.slimming.objectives import Batch, answer_log_probabilities, token_log_probabilities
 from worker.slimming.selection import Rules
 
 TOKENS_PER_BATCH = 1024
@@ -63,7 +63,7 @@ class Bench:
         """What quality.json holds of a cell beside its fields."""
         if cell.split == TIMED:
             return {"seconds": round(self._timed(cell), 3)}
-        judged = self.batches(cell.model, cell.task, cell.split, cell.rows, 0, "natural")
+        judged = self.batches(cell.model, cell.task, cell.split, cell.rows, 0, "natural", "labels")
         if cell.method == DENSE:
             return judge(self.loaded(cell.model).model, judged)
         kept, start = self.kept(cell), time.perf_counter()
@@ -164,13 +164,25 @@ class Bench:
         source = self.sources[name]
         return models.load(source.directory, device=torch.device("cpu"), adapter=source.adapter)
 
-    def _batches(self, model: str, task: str, split: str, count: int, seed: int, draw: str) -> list[Batch]:
+    def _batches(
+        self, model: str, task: str, split: str, count: int, seed: int, draw: str, supervision: str
+    ) -> list[Batch]:
         loaded, kind = self.loaded(model), self.loaded(model).family.kind
         asked = quality_inputs.task(self.sources[model], task, self.rows)
         wording = prompts.wording(kind, asked, loaded.tokenizer, loaded.model.config)
         rows = quality_inputs.rows(self.rows / task, split, count, seed, draw)
         examples, _ = prompts.encode(rows, wording)
-        return data.batches(examples, data.padding(loaded.model, loaded.tokenizer, kind), TOKENS_PER_BATCH)
+        batches = data.batches(examples, data.padding(loaded.model, loaded.tokenizer, kind), TOKENS_PER_BATCH)
+        return batches if supervision == "labels" else answered(loaded.model, batches)
+
+
+def answered(model: Any, batches: list[Batch]) -> list[Batch]:
+    """The batches with the model's own answers, its likeliest labels, in place of the right ones."""
+    with torch.no_grad():
+        answers = [
+            answer_log_probabilities(token_log_probabilities(model, batch), batch).argmax(dim=1) for batch in batches
+        ]
+    return [replace(batch, answer_E=answer_E) for batch, answer_E in zip(batches, answers, strict=True)]
 
 
 def judge(model: Any, batches: list[Batch]) -> dict[str, Any]:
@@ -189,15 +201,15 @@ def judge(model: Any, batches: list[Batch]) -> dict[str, Any]:
     }
 
 
-def _calibration(cell: Cell) -> tuple[str, str, int, int, str]:
+def _calibration(cell: Cell) -> tuple[str, str, int, int, str, str]:
     """What the scores and moments depend on beside the method."""
     seed = 0 if cell.method == "random" else cell.seed
-    return cell.model, cell.calibration, cell.examples, seed, cell.draw
+    return cell.model, cell.calibration, cell.examples, seed, cell.draw, cell.supervision
 
 
-def _calibration_rows(cell: Cell) -> tuple[str, str, str, int, int, str]:
-    model, task, count, seed, draw = _calibration(cell)
-    return model, task, "train", count, seed, draw
+def _calibration_rows(cell: Cell) -> tuple[str, str, str, int, int, str, str]:
+    model, task, count, seed, draw, supervision = _calibration(cell)
+    return model, task, "train", count, seed, draw, supervision
 
 
 def _write(result: Pass, path: Path) -> None:

@@ -117,6 +117,19 @@ def _settings(records: Records) -> Iterator[str]:
     if rows := _measured(rows, 1):
         yield "### Few examples, an unseen domain"
         yield table(["setting", OURS, "wanda"], rows)
+    yield from _unlabelled(records)
+
+
+def _unlabelled(records: Records) -> Iterator[str]:
+    names = {"none": "the uncut model's own answers", "labels": "the rows' labels"}
+    methods = (OURS, "attribution")
+    rows = []
+    for ratio, (supervision, name) in product((0.5, 0.7), names.items()):
+        best: dict[str, Any] = {"layout": "per-layer", "repair": "least_squares", "supervision": supervision}
+        rows.append([f"{ratio:.0%} removed, {name}", *(_kept(records, row(m, ratio, **best)) for m in methods)])
+    if rows[0][1] != NOT_YET:
+        yield "### Rows without labels\n\n" + quality_text.UNSUPERVISED
+        yield table(["setting", *methods], rows)
 
 
 def _choices(records: Records) -> Iterator[str]:

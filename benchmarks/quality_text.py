@@ -27,6 +27,10 @@ LEADS = """\
 Points of the uncut model's mean accuracy between `surgeon` and each other criterion with the same repair, layout
 and ratio; negative where it trails."""
 
+UNSUPERVISED = """\
+Calibrated on the same 256 rows, whose labels are replaced by the uncut model's likeliest ones; judged against the
+labels of the test rows."""
+
 CHOICES = """\
 Judged on 200 train rows that no calibration sees. The adapter was trained on some of the train rows, so that these
 accuracies are higher than on test rows; they serve to compare choices with each other.
