@@ -93,12 +93,17 @@ def slim(api: Api, body: dict[str, Any], directory: Path) -> Report:
     submitted = api.submit(body)
     job = [submitted, *api.watch(submitted)][-1]
     check(job)
+    found = report(api, job, directory)
+    print(f"{job.id}  {spared_seconds(found):.2f} s of {total_seconds(found):.1f} s", flush=True)
+    return found
+
+
+def report(api: Api, job: Job, directory: Path) -> Report:
+    """The job's report; it and the kept units lie in `directory`."""
     for artifact in api.artifacts(job.id):
         if artifact.name in ("report.json", "kept.safetensors"):
             api.download(job.id, artifact, directory)
-    report = Report.model_validate_json((directory / "report.json").read_bytes())
-    print(f"{job.id}  {spared_seconds(report):.2f} s of {total_seconds(report):.1f} s", flush=True)
-    return report
+    return Report.model_validate_json((directory / "report.json").read_bytes())
 
 
 def check(job: Job) -> None:
