@@ -48,9 +48,10 @@ def parse_url(url: str, allowed_hosts: frozenset[str]) -> httpx.URL:
     """
     try:
         parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
+        host = parsed.host  # decoded only now, which a name that merely looks encoded ("xn--") does not survive
+    except (httpx.InvalidURL, UnicodeError) as error:
         raise UnsafeUrl("the URL cannot be parsed", param="webhook.url") from error
-    if parsed.scheme not in PORTS or not parsed.host:
+    if parsed.scheme not in PORTS or not host:
         raise UnsafeUrl("a webhook URL begins with https:// and a host", param="webhook.url")
     if parsed.userinfo or parsed.fragment:
         raise UnsafeUrl("a webhook URL has no user name, password or fragment", param="webhook.url")
@@ -59,8 +60,8 @@ def parse_url(url: str, allowed_hosts: frozenset[str]) -> httpx.URL:
             "a webhook URL uses https and port 443; the deployment can allow more (SLIM_WEBHOOK_HOSTS)",
             param="webhook.url",
         )
-    if not is_allowed(parsed, allowed_hosts) and (address := literal(parsed.host)) and not is_public(address):
-        raise UnsafeUrl(f"{parsed.host} is outside the public internet", param="webhook.url")
+    if not is_allowed(parsed, allowed_hosts) and (address := literal(host)) and not is_public(address):
+        raise UnsafeUrl(f"{host} is outside the public internet", param="webhook.url")
     return parsed
 
 
