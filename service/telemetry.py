@@ -18,7 +18,7 @@ SECRET_LOOKS = tuple(
         r"(?i)(\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}",
         r"(\bhf_)[A-Za-z0-9]{8,}",
         r"(\bwhsec_)[A-Za-z0-9+/=]{8,}",
-        r"(\bslim_[a-z]+_[A-Za-z0-9]+_)[A-Za-z0-9_-]{8,}",
+        r"(\bslim_[A-Za-z0-9]+_[A-Za-z0-9]+_)[A-Za-z0-9_-]{8,}",
         r"(?i)([?&](?:x-amz-[a-z-]+|x-goog-[a-z-]+|sig|signature|token)=)[^&\s\"']+",
         r"([a-z][a-z0-9+.-]*://)[^/\s@\"']+(?=@)",
     )

@@ -43,6 +43,7 @@ def test_every_record_is_one_json_line_with_its_context() -> None:
         "hf_SECRETSECRET",
         "whsec_SECRETSECRET",
         "slim_live_ab12_SECRETSECRET",
+        "slim_prod1_first_SECRETSECRET",
         "https://b.s3.amazonaws.com/k?X-Amz-Signature=SECRETSECRET&X-Amz-Credential=SECRETSECRET",
         "http://h/artifacts/a?sig=SECRETSECRET",
         "redis://user:SECRETSECRET@host:6379/0",
