@@ -6,7 +6,7 @@ change. `Collector` exposes these figures; each API process gives the same ones,
 processes. What concerns HTTP is counted in the API process itself.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import cast
 
@@ -14,14 +14,15 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector as CollectorProtocol
 from redis import Redis
-from rq.utils import as_text
 from ulid import ULID
 
 from service.figures import FIGURES, IN_REDIS, Figure
 from service.presence import WORKERS, live_workers
 from service.queue import QUEUE
+from service.schemas import JobStatus
+from service.transitions import OPEN, index_key
 
-RQ_QUEUE = f"rq:queue:{QUEUE}"
+MEMBERS_AT_ONCE = 1000  # of the open jobs; Redis does nothing else while it answers
 
 
 class Collector(CollectorProtocol):
@@ -35,20 +36,32 @@ class Collector(CollectorProtocol):
         samples: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in IN_REDIS}
         for field, value in fields.items():
             name, *labels = field.split("|")
-            samples[name][tuple(labels)] = float(value)
+            if is_known(name, labels):
+                samples[name][tuple(labels)] = float(value)
         for name, figure in IN_REDIS.items():
             yield family_of(name, figure, samples[name])
         yield from self._queue()
         yield from self._workers()
 
     def _queue(self) -> Iterator[Metric]:
-        depth = GaugeMetricFamily("slim_queue_depth", "Attempts that wait", labels=["queue"])
-        depth.add_metric([QUEUE], self._redis.llen(RQ_QUEUE))
+        """Of all queued jobs: also of those that wait outside RQ until their tenant may run more."""
+        count, oldest = self._waiting()
+        depth = GaugeMetricFamily("slim_queue_depth", "Jobs that wait", labels=["queue"])
+        depth.add_metric([QUEUE], count)
         yield depth
-        age = GaugeMetricFamily("slim_queue_oldest_age_seconds", "Age of the job that waits first", labels=["queue"])
-        first = as_text(self._redis.lindex(RQ_QUEUE, 0) or "")
-        age.add_metric([QUEUE], _age(first.partition("-")[0]) if first else 0.0)
+        age = GaugeMetricFamily("slim_queue_oldest_age_seconds", "Age of the oldest job that waits", labels=["queue"])
+        age.add_metric([QUEUE], _age(oldest) if oldest else 0.0)
         yield age
+
+    def _waiting(self) -> tuple[int, str | None]:
+        """How many jobs are queued, and which of them is the oldest."""
+        members = cast(Iterator[tuple[str, float]], self._redis.zscan_iter(OPEN, count=MEMBERS_AT_ONCE))
+        with self._redis.pipeline(transaction=False) as pipe:
+            for tenant in {member.partition("/")[0] for member, _ in members}:
+                pipe.zcard(index_key(tenant, JobStatus.queued))
+                pipe.zrange(index_key(tenant, JobStatus.queued), 0, 0)
+            answers = pipe.execute()
+        return sum(answers[::2]), min((job_id for first in answers[1::2] for job_id in first), default=None)
 
     def _workers(self) -> Iterator[Metric]:
         workers = GaugeMetricFamily("slim_workers", "Worker processes", labels=["state"])
@@ -58,6 +71,12 @@ class Collector(CollectorProtocol):
         newest = cast(list[tuple[str, float]], self._redis.zrevrange(WORKERS, 0, 0, withscores=True))
         heard.add_metric([], newest[0][1] if newest else 0.0)
         yield heard
+
+
+def is_known(name: str, labels: Sequence[str]) -> bool:
+    """Whether this version counts such a figure; after a step back to it, those of a later one stay behind."""
+    figure = IN_REDIS.get(name)
+    return figure is not None and len(labels) == len(figure.labels) + (figure.kind == "histogram")
 
 
 def family_of(name: str, figure: Figure, samples: Mapping[tuple[str, ...], float]) -> Metric:

@@ -1,20 +1,23 @@
 """Metrics: what jobs did is counted once, outlives the process that did it, and can be scraped."""
 
 import multiprocessing
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
+from ulid import ULID
 
 from service.accounting import account
 from service.connections import connect
-from service.figures import IN_REDIS, RATIOS, Figures
+from service.figures import FIGURES, IN_REDIS, RATIOS, Figures
 from service.job_record import new_record
 from service.metrics import HttpMetrics, family_of
+from service.queue import JobQueue
 from service.records import Records
-from service.schemas import DenseSlim, JobError, JobRequest
+from service.schemas import DenseSlim, JobError, JobRequest, Priority
 from service.storage import Storage
 from tests.records import report
 from tests.service.finished import finish
@@ -116,13 +119,35 @@ def test_buckets_count_what_is_at_most_their_bound(redis_server: str, ratios: li
         assert value(redis, "slim_params_removed_ratio_count") == len(ratios)
 
 
-def test_the_depth_and_age_of_the_queue_are_shown(redis: Redis) -> None:
+def test_the_depth_and_age_of_the_queue_are_those_of_all_waiting_jobs(redis: Redis, redis_server: str) -> None:
     assert value(redis, "slim_queue_depth", queue="slim") == 0
-    record = new_record(REQUEST)
-    redis.rpush("rq:queue:slim", f"{record.id}-1")
-    assert value(redis, "slim_queue_depth", queue="slim") == 1
-    assert 0 <= value(redis, "slim_queue_oldest_age_seconds", queue="slim") < 60
+    assert value(redis, "slim_queue_oldest_age_seconds", queue="slim") == 0
+    records, queue = Records(redis), JobQueue(connect(redis_server, decode=False), max_running=1)
+    an_hour_ago = str(ULID.from_timestamp(time.time() - 3600))
+    records.lease("ads", records.create(new_record(REQUEST, tenant="ads")).id, 1, "worker-1")
+    for tenant, job_id, priority in (
+        ("search", None, Priority.high),  # takes the tenant's one slot
+        ("search", an_hour_ago, Priority.low),  # waits outside the queue
+        ("ads", None, Priority.high),  # goes to the head of the queue
+    ):
+        request = REQUEST.model_copy(update={"priority": priority})
+        queue.enqueue(records.create(new_record(request, tenant=tenant, job_id=job_id)))
+    assert queue.depth() == 2
+    assert value(redis, "slim_queue_depth", queue="slim") == 3
+    assert 3600 <= value(redis, "slim_queue_oldest_age_seconds", queue="slim") < 3660
+    records.cancel("search", an_hour_ago)
+    assert value(redis, "slim_queue_depth", queue="slim") == 2
+    assert value(redis, "slim_queue_oldest_age_seconds", queue="slim") < 60
+
+
+def test_no_worker_lives_before_one_came(redis: Redis) -> None:
     assert value(redis, "slim_workers", state="live") == 0
+
+
+def test_figures_of_another_version_are_left_out(redis: Redis) -> None:
+    redis.hset(FIGURES, mapping={"slim_later|x": 1, "slim_jobs": 2, "slim_jobs|queued|gpu": 3, "slim_jobs|failed": 4})
+    assert value(redis, "slim_jobs", status="failed") == 4
+    assert not any("gpu" in sample + str(labels) or "later" in sample for sample, labels in scraped(redis))
 
 
 def test_http_requests_are_counted_by_route(redis: Redis) -> None:
