@@ -15,6 +15,7 @@ from service.idempotency import Idempotency
 from service.limits import RequestLimit, StoredBytes
 from service.metrics import HttpMetrics
 from service.queue import JobQueue
+from service.readiness import Readiness
 from service.reconciler import reconciling
 from service.records import Records
 from service.retention import Retention
@@ -110,4 +111,5 @@ def _state(settings: Settings, redis: Redis, transport: Redis, follower: redis.a
         secrets=WebhookSecrets(redis),
         webhooks=Webhooks(redis, base_url=settings.public_url, allowed_hosts=settings.webhook_hosts),
         metrics=HttpMetrics(redis, package_version()),
+        readiness=Readiness(settings.redis_url, storage),
     )

@@ -1,4 +1,4 @@
-"""Which worker processes live, as they say themselves; `/readyz` and `/metrics` ask."""
+"""Which worker processes live, as they say themselves; readiness and metrics ask."""
 
 from redis import Redis
 

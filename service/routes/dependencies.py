@@ -19,6 +19,7 @@ from service.job_record import JobRecord, decode
 from service.limits import RequestLimit, StoredBytes, admit
 from service.metrics import HttpMetrics
 from service.queue import JobQueue
+from service.readiness import Readiness
 from service.records import Records
 from service.retention import Retention
 from service.routes.preferences import wait_for_end
@@ -60,6 +61,7 @@ class State(TypedDict):
     secrets: WebhookSecrets
     webhooks: Webhooks
     metrics: HttpMetrics
+    readiness: Readiness
 
 
 def _state(name: str) -> Any:
@@ -87,6 +89,7 @@ TicketsDep = Annotated[Tickets, _state("tickets")]
 SecretsDep = Annotated[WebhookSecrets, _state("secrets")]
 WebhooksDep = Annotated[Webhooks, _state("webhooks")]
 MetricsDep = Annotated[HttpMetrics, _state("metrics")]
+ReadinessDep = Annotated[Readiness, _state("readiness")]
 
 
 # FastAPI resolves a dependency for longer than most of these take, and a change of threads costs as much as the rest of

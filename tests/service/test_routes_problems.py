@@ -12,6 +12,7 @@ from service.app import create_app
 from service.presence import announce
 from service.schemas import Problem
 from service.settings import Settings
+from tests.waiting import wait_until
 
 JSON = {"Content-Type": "application/json"}
 
@@ -140,7 +141,7 @@ def test_that_no_worker_lives_is_a_warning(client: TestClient, redis: Redis) -> 
     assert (ready.status_code, ready.json()["ok"]) == (200, True)
     assert "no live worker" in ready.json()["warnings"][0]
     announce(redis, "one")
-    assert client.get("/readyz").json()["warnings"] == []
+    wait_until(lambda: client.get("/readyz").json()["warnings"] == [])
 
 
 def test_capabilities_name_what_a_request_may_name(client: TestClient, settings: Settings) -> None:
