@@ -7,8 +7,8 @@ Every cell is written to quality.json the moment it is measured; a run that was 
 `--quick` write RESULTS.md and its figure from quality.json.
 
 The last line is one JSON object: kept_at_* is the mean over six tasks of the calibrated accuracy as a share of the
-uncut model's, lead_at_* the points of it by which attribution is ahead of the best of random, magnitude, activation,
-wanda and flap with the same repair and layout; null until it is measured.
+uncut model's, lead_at_* the points of it by which the default criterion is ahead of the best of random, magnitude,
+activation, wanda and flap with the same repair and layout; null until it is measured.
 """
 
 import argparse
@@ -26,14 +26,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a script sees only its own directory
 
 from benchmarks import quality_cells, quality_page, quality_summary  # noqa: E402
-from benchmarks.quality_cells import T5_TASKS, TASKS, Cell  # noqa: E402
+from benchmarks.quality_cells import MODEL_TASKS, Cell  # noqa: E402
 from benchmarks.quality_inputs import SOURCES  # noqa: E402
 from benchmarks.quality_measure import Bench  # noqa: E402
 from benchmarks.quality_store import Store  # noqa: E402
 from service.settings import Settings  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "quality.json"
-MODEL_TASKS = {"smollm2": TASKS, "t5": T5_TASKS}
 PLANS: dict[str, Callable[[str, Sequence[str]], list[Cell]]] = {
     "dev": lambda model, tasks: list(quality_cells.dev(model, tasks)),
     "grid": lambda model, tasks: list(quality_cells.grid(model, tasks)),

@@ -34,8 +34,16 @@ def smollm2(shared: Path, state: Path) -> Source:
 
 
 def t5(shared: Path, _: Path) -> Source:
-    """The trained T5, asked in its own words."""
-    directory = shared / "models" / "t5-multitask-tiny"
+    """The small trained T5, asked in its own words."""
+    return _in_own_words(shared / "models" / "t5-multitask-tiny")
+
+
+def larger_t5(_: Path, state: Path) -> Source:
+    """What `train_t5.py` has left in `t5-large` of the state directory."""
+    return _in_own_words(state / "t5-large")
+
+
+def _in_own_words(directory: Path) -> Source:
     own = json.loads((directory / "templates.json").read_text())
     tasks = {
         name: {"template": task["template"], "labels": task["labels"], "max_words": _words(task)}
@@ -49,7 +57,7 @@ def _words(task: dict[str, Any]) -> int:
     return int(task["max_words"]) if "max_words" in task else round(task["max_tokens"] / 1.3)
 
 
-SOURCES: dict[str, Callable[[Path, Path], Source]] = {"smollm2": smollm2, "t5": t5}
+SOURCES: dict[str, Callable[[Path, Path], Source]] = {"smollm2": smollm2, "t5": t5, "t5-large": larger_t5}
 
 
 def task(source: Source, name: str, directory: Path) -> Task:

@@ -32,7 +32,6 @@ ROUND_TO = {"uniform": 64, "per-layer": 1}
 # A method is a criterion with its options.
 METHODS: dict[str, Method] = {name: (name, Options()) for name in CRITERIA} | {
     "attribution_signed": ("attribution", Options(objective="probability", example_reduction="sum")),
-    "attribution_absolute": ("attribution", Options(sign="absolute", example_reduction="sum")),
 }
 # Of these the scale means nothing across layers; each gets what lets it be ranked across them.
 NORMALISATIONS = {"flap": "standard", "wanda": "mean", "activation": "mean", "magnitude": "mean", "random": "mean"}

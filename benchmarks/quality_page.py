@@ -8,11 +8,17 @@ from typing import Any
 
 from benchmarks import quality_text
 from benchmarks.quality_cells import (
+    ALL_RATIOS,
     BASELINES,
+    CONTROLS,
     DENSE,
+    FINALISTS,
+    GISP_STEPS,
+    MODEL_TASKS,
     OURS,
     RIVALS,
     SAME_LABELS,
+    SEEDS,
     T5_TASKS,
     TASKS,
     TIMED,
@@ -21,12 +27,12 @@ from benchmarks.quality_cells import (
     slim,
 )
 from benchmarks.quality_figure import draw
-from benchmarks.quality_summary import Records, half_width, kept, lead, row
+from benchmarks.quality_summary import Records, half_width, kept, lead, mean_accuracy, row
 
 PAGE = "RESULTS.md"
 FIGURE = "quality.svg"
 BEGIN, END = "<!-- quality: written by benchmarks/quality.py -->", "<!-- end of quality -->"
-METHODS = (OURS, *RIVALS, "attribution_absolute", *BASELINES, "attribution_signed", "reverse")
+METHODS = (OURS, *RIVALS, *BASELINES, *CONTROLS)
 RATIOS = (0.3, 0.5, 0.7)
 REPAIRS = ("none", "least_squares")
 LAYOUTS = ("per-layer", "uniform")
@@ -46,7 +52,8 @@ def write(records: Records, directory: Path) -> None:
 def part(records: Records) -> str:
     """Everything between the marks."""
     sections = [quality_text.INTRODUCTION, *_headline(records), *_means(records), *_leads(records)]
-    sections += [*_settings(records), *_choices(records), *_tasks(records), *_t5(records), *_seconds(records)]
+    sections += [*_finalists(records), *_settings(records), *_choices(records), *_tasks(records)]
+    sections += [*_t5(records), *_seconds(records)]
     return "\n\n".join(sections)
 
 
@@ -62,11 +69,23 @@ def _headline(records: Records) -> Iterator[str]:
 
 def _means(records: Records) -> Iterator[str]:
     yield "### Every criterion, with and without the same repair\n\n" + quality_text.MEANS
+    yield from _whole(records, "smollm2", TASKS)
     both = "FFN neurons and key-value groups in one budget"
     yield from _comparison(records, f"Layout `per-layer`, {both}:", layout="per-layer")
     yield from _comparison(records, f"Layout `uniform`, {both}:", layout="uniform")
     alone = "Layout `uniform`, FFN neurons alone, which is what a job does unless told otherwise:"
     yield from _comparison(records, alone, layout="uniform", units=("ffn",))
+
+
+def _whole(records: Records, model: str, tasks: Sequence[str]) -> Iterator[str]:
+    """The lines between which all figures lie."""
+    cells = [dense(model, task) for task in tasks]
+    if (mean := mean_accuracy(records, cells)) is not None:
+        majority = sum(records[cell.key]["majority"] for cell in cells) / len(cells)
+        yield (
+            f"The uncut model's mean is {mean:.3f}; whoever always gives the most frequent label has {majority:.3f}, "
+            f"which is {majority / mean * 100:.1f} of it."
+        )
 
 
 def _comparison(records: Records, title: str, **choices: Any) -> Iterator[str]:
@@ -75,8 +94,17 @@ def _comparison(records: Records, title: str, **choices: Any) -> Iterator[str]:
         [method, *(_kept(records, row(method, ratio, repair=repair, **choices)) for repair, ratio in columns)]
         for method in METHODS
     ]
+    rows += _variants(records, columns, **choices)
     yield title
     yield table(["criterion", *(f"{ratio:.0%}, {repair}" for repair, ratio in columns)], _measured(rows, 1))
+
+
+def _variants(records: Records, columns: Sequence[tuple[str, float]], **choices: Any) -> Iterator[list[str]]:
+    """Criteria in more than one form: drawn with several seeds, or with scores taken anew before each step."""
+    seeds = [[row("random", ratio, repair=repair, seed=seed, **choices) for seed in SEEDS] for repair, ratio in columns]
+    yield [f"random, mean of seeds {SEEDS[0]} to {SEEDS[-1]}", *(_mean_kept(records, each) for each in seeds)]
+    stepped = (row("gisp", ratio, repair=repair, steps=GISP_STEPS, **choices) for repair, ratio in columns)
+    yield [f"gisp, {GISP_STEPS} steps", *(_kept(records, cells) for cells in stepped)]
 
 
 def _leads(records: Records) -> Iterator[str]:
@@ -91,6 +119,14 @@ def _lead_table(records: Records, tasks: Sequence[str], model: str) -> str:
         ours = row(OURS, ratio, tasks, model, layout=layout, repair=repair)
         rows.append([layout, repair, f"{ratio:.0%}", *(_signed(lead(records, ours, [rival])) for rival in rivals)])
     return table(["layout", "repair", "removed", *rivals], _measured(rows, 3))
+
+
+def _finalists(records: Records) -> Iterator[str]:
+    best: dict[str, Any] = {"layout": "per-layer", "repair": "least_squares", "rows": 0}
+    rows = [[name, *(_kept(records, row(name, ratio, **best)) for ratio in ALL_RATIOS)] for name in FINALISTS]
+    if rows := _measured(rows, 1):
+        yield "### The finalists on all test rows\n\n" + quality_text.FINALISTS
+        yield table(["criterion", *(f"{ratio:.0%}" for ratio in ALL_RATIOS)], rows)
 
 
 def _settings(records: Records) -> Iterator[str]:
@@ -137,7 +173,7 @@ def _choices(records: Records) -> Iterator[str]:
     cells = [Cell.of(dict(record)) for record in records.values() if record["split"] == "dev" and record["ratio"]]
     rows = []
     for variant in dict.fromkeys(replace(cell, task="", calibration="") for cell in cells):
-        tasks = {"smollm2": TASKS, "t5": T5_TASKS}[variant.model]
+        tasks = MODEL_TASKS[variant.model]
         share = _kept(records, [replace(variant, task=task, calibration=task) for task in tasks])
         if share != NOT_YET:
             rows.append(
@@ -179,6 +215,8 @@ def _t5(records: Records) -> Iterator[str]:
         yield table(["layout", "repair", "criterion", *(f"{ratio:.0%} removed" for ratio in RATIOS)], rows)
         yield f"By how many points `{OURS}` leads there:"
         yield _lead_table(records, T5_TASKS, "t5")
+        for task in T5_TASKS:
+            yield from _task(records, "t5", task, ("least_squares",))
 
 
 def _seconds(records: Records) -> Iterator[str]:
@@ -207,6 +245,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _kept(records: Records, cells: Sequence[Cell]) -> str:
     share = kept(records, cells)
     return NOT_YET if share is None else f"{share * 100:.1f} ± {half_width(records, cells) * 100:.1f}"
+
+
+def _mean_kept(records: Records, several: Sequence[Sequence[Cell]]) -> str:
+    shares = [kept(records, cells) for cells in several]
+    known = [share for share in shares if share is not None]
+    return f"{sum(known) / len(known) * 100:.1f}" if len(known) == len(shares) else NOT_YET
 
 
 def _accuracy(record: Any) -> str:

@@ -7,6 +7,7 @@ The model is SmolLM2-135M-Instruct with a LoRA adapter that makes it a multi-tas
 neurons and the key-value groups of attention (106M of its 135M parameters; the rest is embeddings), in one budget
 unless a table says otherwise; "70% removed" is 70 % of their parameters. Every cut is calibrated on 256 train rows of
 its task (seed 0) and judged on 200 fixed test rows (seed 0). Nothing was trained, and nothing was chosen on test rows.
+Per-layer widths are exact (`round_to: 1`), uniform ones multiples of 64.
 Accuracy is calibrated: each label's mean log-probability over the judged rows is subtracted, so that a drift of the
 bias towards a label is not taken for a loss of the task; raw accuracy stands beside it in the tables by task.
 Intervals are 95 % (Wilson for an accuracy; for a mean over tasks ± 1.96 standard errors of the rows judged).
@@ -26,6 +27,10 @@ across layers are ranked globally after a normalisation: `flap` standardised, as
 LEADS = """\
 Points of the uncut model's mean accuracy between `surgeon` and each other criterion with the same repair, layout
 and ratio; negative where it trails."""
+
+FINALISTS = """\
+The best of ours, of the rivals and of the baselines of the tables above, per-layer widths, least squares, judged on all
+test rows: 1,000 each of SST-2, AG News, MNLI and QNLI, 700 of IMDB, 408 of MRPC."""
 
 UNSUPERVISED = """\
 Calibrated on the same 256 rows, whose labels are replaced by the uncut model's likeliest ones; judged against the

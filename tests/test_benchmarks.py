@@ -10,6 +10,7 @@ from benchmarks import quality_page
 from benchmarks.quality_cells import (
     BASELINES,
     OURS,
+    SEEDS,
     T5_TASKS,
     TASKS,
     Cell,
@@ -139,11 +140,15 @@ def test_the_page_shows_what_is_measured_and_keeps_what_others_wrote(tmp_path: P
     page = tmp_path / quality_page.PAGE
     page.write_text("# Results\n\nbefore\n")
     known = records((DENSE, 0.8), (row(OURS, 0.5, **BEST), 0.6))
+    known |= records(([dense("smollm2", task, rows=0) for task in TASKS], 0.8), (row(OURS, 0.1, rows=0, **BEST), 0.76))
+    known |= records(*((row("random", 0.7, seed=seed, **BEST), 0.4 + 0.04 * seed) for seed in SEEDS))
     quality_page.write(known, tmp_path)
     page.write_text(page.read_text() + "after\n")
     quality_page.write(known, tmp_path)
     text = page.read_text()
     assert text.count("75.0 ±") == 2
+    assert "| surgeon | 95.0 ±" in text  # the finalists
+    assert "| random, mean of seeds 0 to 2 | · | · | · | · | · | 55.0 |" in text
     assert text.index("before") < text.index("75.0 ±") < text.index("after")
     assert text.count("after\n") == 1
     assert (tmp_path / quality_page.FIGURE).stat().st_size > 1000
