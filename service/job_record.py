@@ -65,6 +65,12 @@ class JobRecord(Schema):
         return self.attempt
 
     @property
+    def log_fields(self) -> dict[str, str | int]:
+        """What each log line about the job says: which it is, whose, at which attempt, made by which request."""
+        made_by = {"request_id": self.request_id} if self.request_id else {}
+        return {"job_id": self.id, "tenant": self.tenant, "attempt": self.attempt, **made_by}
+
+    @property
     def tags(self) -> Tags:
         return self.request.tags
 

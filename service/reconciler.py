@@ -79,12 +79,13 @@ class Reconciler:
 
     def _try(self, record: JobRecord) -> None:
         """One job's trouble is not that of the others; what Redis cannot do now, it can do for none of them."""
-        try:
-            self._reconcile(record)
-        except RedisError:
-            raise
-        except Exception:
-            log.exception("job not reconciled", job_id=record.id)
+        with structlog.contextvars.bound_contextvars(**record.log_fields):
+            try:
+                self._reconcile(record)
+            except RedisError:
+                raise
+            except Exception:
+                log.exception("job not reconciled")
 
     def _reconcile(self, record: JobRecord) -> None:
         if record.status is JobStatus.queued and (self._queue.holds(record) or self._queue.offer(record)):
@@ -94,7 +95,7 @@ class Reconciler:
             if record.attempt and self._finish(record):
                 return
         except StorageUnavailable:
-            log.exception("cannot tell whether the job has a result", job_id=record.id)
+            log.exception("cannot tell whether the job has a result")
             return
         if record.status is not JobStatus.queued:
             self._queue.stop(record)
@@ -113,7 +114,7 @@ class Reconciler:
         delete_attempts(storage, record.tenant, record.id, record.attempt)  # first: later nobody would come back for it
         if not self._records.finish(record, result):
             return False
-        log.warning("finished for a lost worker", job_id=record.id, attempt=record.attempt)
+        log.warning("finished for a lost worker")
         self._delete_if_fruitless(record)
         if self._records.get(record.tenant, record.id).status is JobStatus.succeeded:
             account(self._records.redis, storage, record.tenant, record.id)
@@ -135,7 +136,7 @@ class Reconciler:
         if not self._records.requeue(record):
             return
         now = self._records.get(record.tenant, record.id)
-        log.warning("worker lost", job_id=record.id, attempt=record.attempt, status=now.status)
+        log.warning("worker lost", status=now.status)
         if now.status is JobStatus.queued:
             self._queue.withdraw(now)  # an entry of the same attempt that no worker holds any more
             self._queue.enqueue(now)
@@ -144,7 +145,7 @@ class Reconciler:
 
     def _give_up(self, record: JobRecord, error: TaskslimError) -> None:
         if self._records.give_up(record, JobError(code=error.code, message=error.message, param=error.param)):
-            log.error("job given up", job_id=record.id, attempt=record.attempt, code=error.code)
+            log.error("job given up", code=error.code)
             self._delete_if_fruitless(record)
 
     def _delete_if_fruitless(self, record: JobRecord) -> None:
@@ -154,7 +155,7 @@ class Reconciler:
             try:
                 self._storage().delete_prefix(job_prefix(record.tenant, record.id))
             except StorageUnavailable:
-                log.exception("files of the job were left behind", job_id=record.id)
+                log.exception("files of the job were left behind")
 
     def _storage(self) -> Storage:
         return Storage(self._settings.artifacts_url, retry_seconds=STORAGE_RETRY_SECONDS)

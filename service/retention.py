@@ -56,7 +56,7 @@ class Retention:
         try:
             self.storage.delete_prefix(job_prefix(record.tenant, record.id))
         except StorageUnavailable:
-            log.warning("files of the job were left behind", job_id=record.id, exc_info=True)
+            log.warning("files of the job were left behind", exc_info=True, **record.log_fields)
 
     def run(self, stop: threading.Event) -> None:
         """Sweep until told to stop; an outage only puts the next sweep off."""

@@ -69,8 +69,8 @@ class Submission:
         try:
             self.queue.enqueue(record)
         except RedisError:  # the record stands: the reconciler finds it without an entry in the queue and makes one
-            log.warning("job is recorded and not yet in the queue", job_id=job_id, exc_info=True)
-        log.info("job accepted", job_id=job_id, tenant=caller.tenant, key_id=caller.key_id)
+            log.warning("job is recorded and not yet in the queue", exc_info=True, **record.log_fields)
+        log.info("job accepted", key_id=caller.key_id, **record.log_fields)
         return record
 
     def _check(self, request: JobRequest, caller: Caller) -> None:

@@ -77,10 +77,21 @@ class Message:
     type: WebhookEvent
     request: JobRequest
     webhook: Webhook
+    request_id: str | None
 
     @property
     def id(self) -> str:
         return f"{self.job_id}-{self.event.id}"
+
+    @property
+    def log_fields(self) -> dict[str, str | int | None]:
+        """As those of the job's record, at the attempt that there is news of."""
+        return {
+            "job_id": self.job_id,
+            "tenant": self.tenant,
+            "attempt": self.event.attempt,
+            "request_id": self.request_id,
+        }
 
     def body(self, base_url: str) -> bytes:
         """The same bytes on every attempt: made of the event, which does not change, not of the record, which does."""
@@ -155,13 +166,15 @@ class Webhooks:
     def _read(self, member: str) -> Message | None:
         """The message, or None where nobody waits for it: the job is gone, or the receiver wants other events."""
         tenant, job_id, event_id = member.split("/")
-        request = cast(str | None, self._redis.hget(job_key(tenant, job_id), "request"))
+        request, request_id = cast(
+            list[str | None], self._redis.hmget(job_key(tenant, job_id), ["request", "request_id"])
+        )
         events = parse(cast(Any, self._redis.xrange(events_key(tenant, job_id), event_id, event_id)))
         if request is not None and events:
             asked = JobRequest.model_validate_json(request)
             name = f"job.{events[0].data['status']}"
             if asked.webhook and name in asked.webhook.events:
-                return Message(member, tenant, job_id, events[0], WebhookEvent(name), asked, asked.webhook)
+                return Message(member, tenant, job_id, events[0], WebhookEvent(name), asked, asked.webhook, request_id)
         self._redis.zrem(WEBHOOKS, member)
         return None
 
@@ -199,9 +212,7 @@ class Webhooks:
                 pipe.zadd(WEBHOOKS, {message.member: int(delivery.next_at.timestamp() * 1000)})
             pipe.execute()
         self._figures.count("slim_webhook_deliveries", delivery.outcome)
-        log.info(
-            "webhook", job_id=message.job_id, tenant=message.tenant, outcome=delivery.outcome, status=delivery.status
-        )
+        log.info("webhook", outcome=delivery.outcome, status=delivery.status, **message.log_fields)
 
 
 def judge(message: Message, answer: Response | Exception, *, attempt: int, jitter: float) -> Delivery:

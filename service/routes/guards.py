@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
 from service import tracing
+from service.auth import Caller
 from service.errors import BodyTooLarge
 from service.routes.problems import ProblemResponse, problem_of
 
@@ -92,9 +93,20 @@ class Measured:
     def _record(self, scope: Scope, method: str, route: str, status: int, seconds: float) -> None:
         scope["state"]["metrics"].record(method, route, status, seconds)
         if status >= 400 or method not in READING:
-            known = {name: scope["state"][name] for name in ("request_id", "code") if name in scope["state"]}
-            told = {"route": route, "status": status, **known}
-            log.info("request", method=method, milliseconds=round(seconds * 1000, 1), **told)
+            state = scope["state"]
+            known = {name: state[name] for name in ("request_id", "code") if name in state}
+            told = {"route": route, "status": status, **known, **_whose(state.get("caller"))}
+            log.info("request", method=method, milliseconds=round(seconds * 1000, 1), **told, **_named(scope))
+
+
+def _whose(caller: Caller | None) -> dict[str, str]:
+    return {"tenant": caller.tenant} if caller else {}
+
+
+def _named(scope: Scope) -> dict[str, str]:
+    """The job that the path names."""
+    job_id = scope.get("path_params", {}).get("job_id")
+    return {"job_id": job_id} if job_id else {}
 
 
 class BodyLimit:

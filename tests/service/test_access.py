@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import structlog
 from fastapi.testclient import TestClient
 from redis import Redis
+from structlog.contextvars import merge_contextvars
 
 from service.app import create_app
 from service.auth import Keys, Scope
@@ -46,6 +48,17 @@ def submit(client: TestClient, body: dict[str, Any]) -> Job:
     answer = client.post("/jobs", json=body)
     assert answer.status_code == 202, answer.text
     return Job.model_validate_json(answer.content)
+
+
+def test_what_is_logged_of_a_request_names_its_tenant_its_job_and_itself(login: Login, body: dict[str, Any]) -> None:
+    client = login("search")
+    with structlog.testing.capture_logs([merge_contextvars]) as lines:
+        job = Job.model_validate_json(client.post("/jobs", json=body, headers={"X-Request-ID": "r-1"}).content)
+        client.post(f"/jobs/{job.id}/cancel", headers={"X-Request-ID": "r-2"})
+    accepted, submitted, cancelled = lines
+    assert {"job_id": job.id, "tenant": "search", "attempt": 0, "request_id": "r-1"}.items() <= accepted.items()
+    assert {"event": "request", "tenant": "search", "request_id": "r-1"}.items() <= submitted.items()
+    assert {"job_id": job.id, "tenant": "search", "request_id": "r-2"}.items() <= cancelled.items()
 
 
 def test_another_tenant_s_things_do_not_exist(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import structlog
 from redis import Redis
+from structlog.contextvars import merge_contextvars
 
 from service.connections import connect
 from service.job_record import JobRecord, new_record
@@ -96,9 +97,22 @@ def test_a_job_that_meets_a_bug_does_not_keep_the_others_from_going_on(
     records.lease(older.tenant, older.id, 1, "w")
     storage.put_bytes(b"{}", manifest_key(older.tenant, older.id))
     queue.redis.delete("rq:queue:slim")
-    with structlog.testing.capture_logs() as logs:
+    with structlog.testing.capture_logs([merge_contextvars]) as logs:
         assert (look().status, queue.depth()) == (JobStatus.queued, 1)
     assert [line["job_id"] for line in logs if line["event"] == "job not reconciled"] == [older.id]
+
+
+def test_what_is_logged_of_a_job_names_it_its_tenant_its_attempt_and_its_request(
+    redis: Redis, records: Records, queue: JobQueue, settings: Settings
+) -> None:
+    made = new_record(REQUEST, tenant="search").model_copy(update={"request_id": "r-1"})
+    records.lease("search", records.create(made).id, 1, "w")
+    silence(redis)
+    with structlog.testing.capture_logs([merge_contextvars]) as logs:
+        Reconciler(records, queue, settings).look()
+    (line,) = [line for line in logs if line["event"] == "worker lost"]
+    named = {"job_id": made.id, "tenant": "search", "attempt": 1, "request_id": "r-1"}
+    assert named.items() <= line.items()
 
 
 def test_a_lost_attempt_is_followed_by_another(look: Look, queue: JobQueue, records: Records, job: JobRecord) -> None:

@@ -182,6 +182,17 @@ def test_a_name_that_leads_to_the_metadata_address_is_refused_and_logged(
     assert [(line["event"], line["outcome"]) for line in lines] == [("webhook", "refused")]
 
 
+def test_what_is_logged_names_the_job_its_tenant_its_attempt_and_its_request(redis: Redis) -> None:
+    with receiving() as receiver:
+        record = new_record(request_for(receiver.url, WebhookEvent.job_running), tenant=TENANT)
+        made = Records(redis).create(record.model_copy(update={"request_id": "r-1"}))
+        Records(redis).lease(TENANT, made.id, 1, "worker-1")
+        with structlog.testing.capture_logs() as lines:
+            sender(redis, receiver).deliver_due()
+    (line,) = lines
+    assert {"job_id": made.id, "tenant": TENANT, "attempt": 1, "request_id": "r-1"}.items() <= line.items()
+
+
 def test_a_redirect_to_an_inner_address_is_logged_and_not_followed(redis: Redis) -> None:
     with receiving() as inside, receiving((302, {"location": inside.url})) as outside:
         job = failed_job(redis, outside.url)
