@@ -82,7 +82,8 @@ class JobQueue:
     def enqueue(self, record: JobRecord) -> bool:
         """Puts the next attempt of a queued job in the queue, once: a second call is without effect.
 
-        False where its tenant runs as many jobs as it may: the job waits outside the queue for `offer`.
+        False where its tenant runs as many jobs as it may: the job waits outside the queue for `offer`. Also where the
+        job is not queued any more: then it waits for nothing.
         """
         rank = RANKS[record.request.priority]
         if not self._slots.take(record.tenant, record.id, rank):

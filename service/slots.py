@@ -6,11 +6,13 @@ ends a job), the tenant's first waiting job becomes due for the reconciler, whic
 
 from redis import Redis
 
-from service.transitions import OPEN, open_member, slots_key, waiting_key
+from service.transitions import OPEN, job_key, open_member, slots_key, waiting_key
 
+# A job that is cancelled or gone by now gets no slot and no place in the line: nothing would ever take it out again.
 TAKE = """
-local slots, waiting, open = KEYS[1], KEYS[2], KEYS[3]
+local slots, waiting, open, job = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local id, limit, rank, members = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+if redis.call('HGET', job, 'status') ~= 'queued' then return 0 end
 if redis.call('SISMEMBER', slots, id) == 1 then return 1 end
 redis.call('ZADD', waiting, rank, id)
 if redis.call('SCARD', slots) >= limit or redis.call('ZRANGE', waiting, 0, 0)[1] ~= id then return 0 end
@@ -31,8 +33,9 @@ class Slots:
         self._take = redis.register_script(TAKE)
 
     def take(self, tenant: str, job_id: str, rank: int) -> bool:
-        """A slot for the job, or its old one. False: it waits, behind those of lower rank and earlier ones."""
-        keys = [slots_key(tenant), waiting_key(tenant), OPEN]
+        """A slot for the queued job, or its old one. False: it waits, behind those of lower rank and earlier ones, or
+        is not queued any more."""
+        keys = [slots_key(tenant), waiting_key(tenant), OPEN, job_key(tenant, job_id)]
         return bool(self._take(keys=keys, args=[job_id, self._limit, rank, open_member(tenant, "")]))
 
     def has(self, tenant: str, job_id: str) -> bool:

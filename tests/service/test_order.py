@@ -116,6 +116,31 @@ def test_a_waiting_job_can_be_cancelled(redis: Redis, transport: Redis, settings
     assert queued(redis) == [third.id]
 
 
+@pytest.mark.parametrize("put", [JobQueue.offer, JobQueue.enqueue])
+def test_an_old_view_of_a_cancelled_job_holds_nobody_up(
+    redis: Redis, transport: Redis, settings: Settings, put: Callable[[JobQueue, JobRecord], bool]
+) -> None:
+    records, queue = Records(redis), JobQueue(transport, max_running=1)
+    running, cancelled = add(redis, queue), add(redis, queue)
+    records.cancel("search", cancelled.id)
+    put(queue, cancelled)
+    redis.lpop(LIST)
+    records.fail(records.lease("search", running.id, 1, "worker"), ERROR)
+    put(queue, cancelled)
+    following = add(redis, queue)
+    Reconciler(records, queue, settings).look()
+    assert queued(redis) == [following.id]
+
+
+def test_an_old_view_of_a_running_job_makes_no_second_entry(redis: Redis, transport: Redis) -> None:
+    records, queue = Records(redis), JobQueue(transport)
+    job = add(redis, queue)
+    redis.lpop(LIST)
+    records.lease("search", job.id, 1, "worker")
+    queue.enqueue(records.get("search", job.id))
+    assert queued(redis) == []
+
+
 def hand_back(records: Records, job: JobRecord) -> None:
     records.hand_back(records.lease(job.tenant, job.id, job.attempt + 1, "one"))
 
