@@ -45,7 +45,8 @@ def ends_job(event: Event) -> bool:
 async def follow(redis: Redis, tenant: str, job_id: str, *, after: str | None = None) -> AsyncIterator[Event]:
     """Every event behind `after`, then each new one as it comes, up to the one that ends the job.
 
-    Also ends when the job is deleted, or when `after` is its last event. The job must exist: see `Records.get`.
+    Also ends when the job is deleted, or when its last event is not behind `after`. The job must exist: see
+    `Records.get`.
     """
     key, last, wait = events_key(tenant, job_id), check_id(after or START), None
     while True:
@@ -73,6 +74,12 @@ def _entries(answer: Any) -> Entries:
 
 
 async def _is_over(redis: Redis, key: str, last: str) -> bool:
-    """Whether nothing can follow `last`: the stream is gone, or its newest entry was read and ends the job."""
+    """Whether nothing can follow `last`: the stream is gone, or its newest entry ends the job and is not behind it."""
     newest = parse(cast(Any, await redis.xrevrange(key, count=1)))
-    return not newest or (newest[0].id == last and ends_job(newest[0]))
+    return not newest or (_order(newest[0].id) <= _order(last) and ends_job(newest[0]))
+
+
+def _order(event_id: str) -> tuple[int, int]:
+    """What Redis compares ids by; one without its second number has 0 there."""
+    milliseconds, _, number = event_id.partition("-")
+    return int(milliseconds), int(number or 0)

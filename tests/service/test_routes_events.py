@@ -77,6 +77,18 @@ def test_a_stream_brings_events_as_they_come_and_closes_with_the_job(
     assert rest[-1].data["status"] == "succeeded"
 
 
+@pytest.mark.parametrize("after", ["{milliseconds}", "9999999999999-0", "9999999999999999999-1"])
+def test_a_stream_of_a_finished_job_closes_whatever_was_seen_last(
+    server: str, body: dict[str, Any], records: Records, storage: Storage, after: str
+) -> None:
+    job = httpx.post(f"{server}/jobs", json=body).json()["id"]
+    finish(records.get(DEFAULT_TENANT, job), records, storage)
+    end = records.events(DEFAULT_TENANT, job)[-1].id
+    headers = STREAM | {"Last-Event-ID": after.format(milliseconds=end.partition("-")[0])}
+    answer = httpx.get(f"{server}/jobs/{job}/events", headers=headers, timeout=10)
+    assert [event.id for event in events_of(answer.iter_lines())] in ([], [end])
+
+
 def test_a_stream_resumes_behind_the_last_event_that_was_seen(
     client: TestClient, body: dict[str, Any], records: Records, storage: Storage
 ) -> None:
