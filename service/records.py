@@ -114,7 +114,7 @@ class Records:
         before: datetime | None = None,
     ) -> Page:
         """At most `limit` records older than `cursor`, newest first; where asked, of one status, with one tag, made
-        at `since` or later, made before `before`."""
+        at `since` or later, made before `before`. One that cannot be read is logged and left out."""
         found: list[JobRecord] = []
         ends = ([check_job_id(cursor)] if cursor else []) + ([first_id_at(before)] if before else [])
         newest, oldest = min(ends, default=None), first_id_at(since) if since else None
@@ -271,12 +271,21 @@ class Records:
         with self.redis.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.hgetall(job_key(tenant, job_id))
-            records = [decode(fields) for fields in pipe.execute() if fields]
-        return records, ids[-1] if len(ids) == limit else None
+            found = [_readable(tenant, job_id, fields) for job_id, fields in zip(ids, pipe.execute(), strict=True)]
+        return [record for record in found if record is not None], ids[-1] if len(ids) == limit else None
 
     def _now_ms(self) -> int:
         seconds, microseconds = self.redis.time()
         return seconds * 1000 + microseconds // 1000
+
+
+def _readable(tenant: str, job_id: str, fields: dict[str, str]) -> JobRecord | None:
+    """The record; None where there is none, or one that cannot be read, which is logged."""
+    try:
+        return decode(fields) if fields else None
+    except UnreadableRecord:
+        log.exception("record unreadable", job_id=job_id, tenant=tenant)
+        return None
 
 
 def check_finished(record: JobRecord) -> None:

@@ -25,6 +25,7 @@ from service.webhooks import deliveries_key
 
 SWEEP_SECONDS = 60.0
 AT_ONCE = 100
+PUT_OFF_MS = 3_600_000  # until what cannot be read is tried again, so that those behind it have their turn
 
 log = structlog.get_logger()
 
@@ -59,19 +60,33 @@ class Retention:
             log.warning("files of the job were left behind", exc_info=True, **record.log_fields)
 
     def run(self, stop: threading.Event) -> None:
-        """Sweep until told to stop; an outage only puts the next sweep off."""
+        """Sweep until told to stop; whatever goes wrong in one sweep, the next follows."""
         while not stop.wait(SWEEP_SECONDS):
             try:
                 self.sweep()
             except RedisError:
                 log.warning("sweep broke off", exc_info=True)
+            except Exception:
+                log.exception("sweep broke off")
 
     def sweep(self) -> int:
         """Delete what has expired; how much that was. What cannot be deleted now is tried again in the next sweep."""
         seconds, microseconds = self.redis.time()
         now = seconds * 1000 + microseconds // 1000
         due = cast(list[str], self.redis.zrangebyscore(EXPIRIES, 0, now, start=0, num=AT_ONCE))
-        return sum(self._expire(member) for member in due)
+        return sum(self._try(member, now) for member in due)
+
+    def _try(self, member: str, now: int) -> bool:
+        """One record that cannot be read is put off and holds no other up; what Redis cannot do now, it can do for
+        none of them."""
+        try:
+            return self._expire(member)
+        except RedisError:
+            raise
+        except Exception:
+            log.exception("not deleted, because it cannot be read", item=member)
+            self.redis.zadd(EXPIRIES, {member: now + PUT_OFF_MS}, xx=True)
+            return False
 
     def _expire(self, member: str) -> bool:
         kind, tenant, item = member.split("/")

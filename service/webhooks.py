@@ -11,13 +11,15 @@ import hashlib
 import random
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import httpx
 import structlog
+from pydantic import ValidationError
 from redis import Redis, RedisError
 
 from service.egress import Response, post
@@ -136,35 +138,47 @@ class Webhooks:
         self._claim = redis.register_script(CLAIM)
 
     def deliveries(self, tenant: str, job_id: str) -> list[Delivery]:
-        """Every attempt made for a job, oldest first."""
+        """Every attempt made for a job, oldest first. One that cannot be read is logged and left out."""
         lines = cast(list[str], self._redis.lrange(deliveries_key(tenant, job_id), 0, -1))
-        return [Delivery.model_validate_json(line) for line in lines]
+        found: list[Delivery] = []
+        for line in lines:
+            try:
+                found.append(Delivery.model_validate_json(line))
+            except ValidationError:
+                log.exception("delivery unreadable", job_id=job_id, tenant=tenant)
+        return found
 
     def enable(self, tenant: str, url: str) -> bool:
         """Call a URL again that answered 410; whether it was off. What was due meanwhile is not sent any more."""
         return bool(self._redis.delete(gone_key(tenant, url)))
 
     def run(self, stop: threading.Event, *, pause_seconds: float = 1.0) -> None:
-        """Send what is due until told to stop. Redis' outages are waited out."""
+        """Send what is due until told to stop. Redis' outages are waited out; whatever else goes wrong, it goes on."""
         while not stop.is_set():
+            sent = 0
             try:
                 sent = self.deliver_due()
             except RedisError:
                 log.warning("webhooks wait for Redis", exc_info=True)
-                sent = 0
+            except Exception:
+                log.exception("webhooks broke off")
             if sent < AT_ONCE:
                 stop.wait(pause_seconds)
 
     def deliver_due(self) -> int:
         """Make one attempt for each message that is due, a few at once; how many there were."""
         members = cast(list[str], self._claim(keys=[WEBHOOKS], args=[AT_ONCE, CLAIM_SECONDS * 1000]))
-        messages = [message for member in members if (message := self._read(member))]
+        messages: list[Message] = []
+        for member in members:
+            with _skipping(member):
+                messages += self._read(member)
         for message, answer in zip(messages, asyncio.run(self._send(messages)), strict=True):
-            self._settle(message, answer)
+            with _skipping(message.member):
+                self._settle(message, answer)
         return len(members)
 
-    def _read(self, member: str) -> Message | None:
-        """The message, or None where nobody waits for it: the job is gone, or the receiver wants other events."""
+    def _read(self, member: str) -> list[Message]:
+        """The message, or none where nobody waits for it: the job is gone, or the receiver wants other events."""
         tenant, job_id, event_id = member.split("/")
         request, request_id = cast(
             list[str | None], self._redis.hmget(job_key(tenant, job_id), ["request", "request_id"])
@@ -174,12 +188,23 @@ class Webhooks:
             asked = JobRequest.model_validate_json(request)
             name = f"job.{events[0].data['status']}"
             if asked.webhook and name in asked.webhook.events:
-                return Message(member, tenant, job_id, events[0], WebhookEvent(name), asked, asked.webhook, request_id)
+                event, kind = events[0], WebhookEvent(name)
+                return [Message(member, tenant, job_id, event, kind, asked, asked.webhook, request_id)]
         self._redis.zrem(WEBHOOKS, member)
-        return None
+        return []
 
     async def _send(self, messages: Sequence[Message]) -> list[Response | Exception]:
-        return await asyncio.gather(*map(self._post, messages))
+        return await asyncio.gather(*map(self._attempt, messages))
+
+    async def _attempt(self, message: Message) -> Response | Exception:
+        """What came of one attempt. A bug is that of its message alone, which has as many attempts as any."""
+        try:
+            return await self._post(message)
+        except RedisError:
+            raise
+        except Exception as bug:
+            log.exception("webhook not sent", **message.log_fields)
+            return bug
 
     async def _post(self, message: Message) -> Response | Exception:
         """The receiver's answer, or why there was none."""
@@ -213,6 +238,18 @@ class Webhooks:
             pipe.execute()
         self._figures.count("slim_webhook_deliveries", delivery.outcome)
         log.info("webhook", outcome=delivery.outcome, status=delivery.status, **message.log_fields)
+
+
+@contextmanager
+def _skipping(member: str) -> Iterator[None]:
+    """One message's trouble, such as a record that cannot be read, is not that of the others: it has its turn again
+    after `CLAIM_SECONDS`. What Redis cannot do now, it can do for none of them."""
+    try:
+        yield
+    except RedisError:
+        raise
+    except Exception:
+        log.exception("webhook skipped", message=member)
 
 
 def judge(message: Message, answer: Response | Exception, *, attempt: int, jitter: float) -> Delivery:

@@ -9,13 +9,13 @@ from fastapi.testclient import TestClient
 from redis import Redis
 
 from service.errors import Conflict
-from service.job_record import DEFAULT_TENANT, JobRecord
+from service.job_record import DEFAULT_TENANT, JobRecord, new_record
 from service.limits import StoredBytes
 from service.records import Records
 from service.retention import Retention
 from service.scores import ScoreSets
-from service.storage import Storage
-from service.transitions import EXPIRIES
+from service.storage import Storage, job_prefix
+from service.transitions import EXPIRIES, job_key
 from service.uploads import Content, Uploads
 from tests.service.finished import finish
 
@@ -93,6 +93,36 @@ def test_an_unfinished_job_is_not_deleted(
     record = records.get(DEFAULT_TENANT, client.post("/jobs", json=body).json()["id"])
     with pytest.raises(Conflict):
         retention.delete_job(record)
+
+
+def damage(redis: Redis, job: JobRecord) -> None:
+    redis.hset(job_key(job.tenant, job.id), "request", '{"model": "of another version"}')
+
+
+def test_a_record_that_cannot_be_read_is_put_off_and_the_next_is_deleted(
+    client: TestClient, job: JobRecord, redis: Redis, records: Records, storage: Storage, retention: Retention
+) -> None:
+    other = new_record(job.request, tenant="other")
+    finish(records.create(other), records, storage)
+    damage(redis, job)
+    expire(redis)
+    redis.zadd(EXPIRIES, {"nonsense": 0})
+    assert retention.sweep() == 1
+    assert client.get(f"/jobs/{other.id}").status_code == 404
+    assert storage.list(job_prefix(job.tenant, job.id))
+    assert retention.sweep() == 0
+    assert redis.zscore(EXPIRIES, f"job/{job.tenant}/{job.id}") > 0  # type: ignore[operator]
+
+
+def test_a_record_that_cannot_be_read_is_left_out_of_the_list(
+    client: TestClient, body: dict[str, Any], job: JobRecord, redis: Redis
+) -> None:
+    others = [client.post("/jobs", json=body).json()["id"] for _ in range(2)]
+    damage(redis, job)
+    page = client.get("/jobs", params={"limit": 2}).json()
+    assert [found["id"] for found in page["data"]] == others[::-1]
+    page = client.get("/jobs", params={"limit": 2, "cursor": others[1]}).json()
+    assert [found["id"] for found in page["data"]] == [others[0]]
 
 
 def test_the_sweeper_stops_when_told(retention: Retention) -> None:

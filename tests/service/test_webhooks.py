@@ -19,8 +19,8 @@ from service.job_record import JobRecord, new_record
 from service.records import Records
 from service.schemas import Delivery, DeliveryOutcome, JobError, JobRequest, JobStatus, WebhookEvent
 from service.signing import PREFIX, WebhookSecrets, new_secret
-from service.transitions import WEBHOOKS
-from service.webhooks import PAUSES, Webhooks, gone_key, pause_after
+from service.transitions import WEBHOOKS, events_key, job_key
+from service.webhooks import PAUSES, Webhooks, deliveries_key, gone_key, pause_after
 from tests.receivers import Receiver, receiving
 from tests.waiting import wait_until
 
@@ -59,6 +59,34 @@ def make_due(redis: Redis) -> None:
 
 def log(redis: Redis, job: JobRecord) -> list[Delivery]:
     return Webhooks(redis).deliveries(TENANT, job.id)
+
+
+@pytest.mark.parametrize("damage", ["record", "event", "log", "member"])
+def test_a_record_that_cannot_be_read_holds_up_no_other_message(redis: Redis, damage: str) -> None:
+    with receiving() as receiver:
+        broken, sound = failed_job(redis, receiver.url), failed_job(redis, receiver.url)
+        if damage == "record":
+            redis.hset(job_key(TENANT, broken.id), "request", '{"model": "of another version"}')
+        elif damage == "event":
+            redis.delete(events_key(TENANT, broken.id))
+            redis.xadd(events_key(TENANT, broken.id), {"type": "status", "attempt": 1, "data": "{}"}, id="1-1")
+            redis.zadd(WEBHOOKS, {f"{TENANT}/{broken.id}/1-1": 0})
+        elif damage == "log":
+            redis.rpush(deliveries_key(TENANT, broken.id), "{}")
+        else:
+            redis.zadd(WEBHOOKS, {"nonsense": 0})
+        stop = threading.Event()
+        loop = threading.Thread(target=sender(redis, receiver).run, args=(stop,), kwargs={"pause_seconds": 0.02})
+        loop.start()
+        try:
+            wait_until(lambda: log(redis, sound), 10)
+            assert loop.is_alive()
+        finally:
+            stop.set()
+            loop.join(10)
+    assert [delivery.outcome for delivery in log(redis, sound)] == [DeliveryOutcome.delivered]
+    delivered = [delivery.outcome for delivery in log(redis, broken)]
+    assert delivered == ([] if damage in ("record", "event") else [DeliveryOutcome.delivered])
 
 
 def test_a_message_is_signed_as_standard_webhooks_says(redis: Redis) -> None:
