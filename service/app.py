@@ -7,7 +7,7 @@ import redis.asyncio
 from fastapi import FastAPI
 from redis import Redis
 
-from service.auth import Keys
+from service.auth import Keys, is_loopback
 from service.background import running
 from service.connections import connect, connect_async
 from service.durations import Durations
@@ -98,7 +98,7 @@ def _state(settings: Settings, redis: Redis, transport: Redis, follower: redis.a
         records=records,
         queue=queue,
         storage=storage,
-        keys=Keys(redis),
+        keys=Keys(redis, on_loopback=is_loopback(settings.host)),
         requests=RequestLimit(redis, quota=settings.max_requests, window_seconds=settings.window_seconds),
         stored=stored,
         uploads=uploads,

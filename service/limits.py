@@ -1,6 +1,7 @@
 """What one tenant may use: requests in a window, jobs waiting and running, bytes stored.
 
-Limits hold only for callers with a key: on loopback without one there is nobody to protect from anybody.
+Limits hold only for callers with a key: on loopback without one there is nobody to protect from anybody. How many jobs
+of a tenant run at the same time (`service.slots`) is limited for all: it is how the workers are shared.
 Redis: `slim:{tenant}:requests` counts the present window's requests, `slim:{tenant}:bytes` maps item -> bytes.
 """
 

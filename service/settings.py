@@ -38,9 +38,11 @@ class Settings(BaseSettings):
 
     max_body_bytes: int = Field(default=16 * 2**20, gt=0)
     max_dataset_bytes: int = Field(default=256 * 2**20, gt=0, description="of an uploaded data set")
-    # The next five are limits of one tenant; they hold for callers with a key.
+    max_running_jobs: int = Field(
+        default=8, gt=0, description="of one tenant, handed to workers at the same time; the rest waits"
+    )
+    # The next four are limits of one tenant; they hold for callers with a key.
     max_queued_jobs: int = Field(default=1000, gt=0)
-    max_running_jobs: int = Field(default=8, gt=0, description="handed to workers at the same time; the rest waits")
     max_stored_bytes: int = Field(default=500 * 2**30, gt=0, description="artifacts and data sets")
     max_requests: int = Field(default=600, gt=0, description="in a window of SLIM_WINDOW_SECONDS")
     window_seconds: int = Field(default=60, gt=0)

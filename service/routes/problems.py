@@ -25,7 +25,7 @@ from service.schemas import FieldProblem, Problem
 
 MEDIA_TYPE = "application/problem+json"
 MAX_FIELD_PROBLEMS = 50
-RETRY_SECONDS = 5
+RETRY_SECONDS = {429: 30, 503: 5}  # where the error does not know better: jobs end and outages pass
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 # What the router itself refuses, by status; other statuses take their code from the standard phrase.
 ROUTER_ERRORS: dict[int, type[TaskslimError]] = {404: NotFound, 413: BodyTooLarge, 416: RangeNotSatisfiable}
@@ -96,7 +96,7 @@ def _answer(request: Request, problem: Problem, headers: Mapping[str, str] | Non
 
 
 def _on_own(request: Request, error: Any) -> Response:
-    seconds = error.retry_after_seconds or (RETRY_SECONDS if error.status == 503 else None)
+    seconds = error.retry_after_seconds or RETRY_SECONDS.get(error.status)
     headers = {"Retry-After": str(seconds)} if seconds else {}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"

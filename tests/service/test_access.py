@@ -142,6 +142,7 @@ def test_a_full_queue_takes_no_more_of_this_tenant(
     before = storage.list("")
     refused = client.post("/jobs", json=body, headers={"Idempotency-Key": "one"})
     assert (refused.status_code, refused.json()["code"]) == (429, "limit_exceeded")
+    assert int(refused.headers["retry-after"]) > 0
     assert storage.list("") == before
     submit(login("ads"), body)
     records.cancel("search", first.id)
@@ -154,6 +155,7 @@ def test_a_full_store_takes_no_more_of_this_tenant(login: Login, body: dict[str,
     rows = {"content": b'{"text": "a"}\n', "headers": {"Content-Type": "application/jsonl"}}
     for answer in (client.post("/jobs", json=body), client.post("/datasets", **rows)):  # type: ignore[arg-type]
         assert (answer.status_code, answer.json()["code"]) == (429, "limit_exceeded")
+        assert int(answer.headers["retry-after"]) > 0
     submit(login("ads"), body)
 
 
@@ -184,6 +186,16 @@ def test_a_signed_link_needs_no_key_and_cannot_be_bent(
 def test_without_keys_nothing_is_limited(client: TestClient) -> None:
     assert "ratelimit" not in client.get("/jobs").headers
     assert client.get("/metrics").status_code == 200
+
+
+def test_a_server_that_others_reach_stays_shut_when_its_redis_is_emptied(settings: Settings, redis: Redis) -> None:
+    key = Keys(redis).create("search")[1]
+    with TestClient(create_app(settings.model_copy(update={"host": "0.0.0.0"}))) as client:
+        assert client.get("/jobs", headers={"X-API-Key": key}).status_code == 200
+        redis.flushall()
+        for path in ("/jobs", "/metrics", "/webhooks/secret"):
+            answer = client.get(path)
+            assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized"), path
 
 
 @pytest.mark.parametrize(

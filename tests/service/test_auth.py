@@ -9,9 +9,15 @@ from service.auth import ANONYMOUS, KEY, Keys, Scope, bound_host, credential, is
 from service.errors import Forbidden, InvalidRequest, NotFound, Unauthorized
 
 
-def test_without_any_key_the_caller_is_anonymous(redis: Redis) -> None:
-    assert Keys(redis).caller(None) == ANONYMOUS
-    assert Keys(redis).caller("anything") == ANONYMOUS
+def test_without_any_key_the_caller_on_this_machine_is_anonymous(redis: Redis) -> None:
+    assert Keys(redis, on_loopback=True).caller(None) == ANONYMOUS
+    assert Keys(redis, on_loopback=True).caller("anything") == ANONYMOUS
+
+
+def test_without_any_key_nobody_comes_in_from_elsewhere(redis: Redis) -> None:
+    for text in (None, "anything", f"slim_live_nobody_{'a' * 64}"):
+        with pytest.raises(Unauthorized):
+            Keys(redis).caller(text)
 
 
 def test_a_key_names_its_tenant_and_scopes(redis: Redis) -> None:
@@ -56,9 +62,9 @@ def test_revoking_the_last_key_closes_the_door(redis: Redis) -> None:
     key, text = Keys(redis).create()
     Keys(redis).revoke(key.id)
     with pytest.raises(Unauthorized):
-        Keys(redis).caller(text)
+        Keys(redis, on_loopback=True).caller(text)
     with pytest.raises(Unauthorized):
-        Keys(redis).caller(None)
+        Keys(redis, on_loopback=True).caller(None)
     with pytest.raises(NotFound):
         Keys(redis).revoke("nobody")
 
