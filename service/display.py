@@ -6,14 +6,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
+from service.qualities import qualities
 from service.schemas import DenseSlim, Estimate, Job, JobMetrics, Result
-
-# Row of the table -> field of `Metrics`, as far as the task's kind has it.
-QUALITIES = {
-    "accuracy": "accuracy",
-    "accuracy, calibrated": "calibrated_accuracy",
-    "exact match": "exact_match",
-}
 
 
 def job_bar(console: Console) -> Progress:
@@ -64,10 +58,8 @@ def _change(dense: float, slim: float) -> str:
 
 def _qualities(metrics: JobMetrics) -> Iterator[tuple[str, Estimate, Estimate]]:
     """Name, dense and slim value of the shares that the task's kind has."""
-    for name, field in QUALITIES.items():
-        dense, slim = getattr(metrics.dense, field), getattr(metrics.slim, field)
-        if dense is not None and slim is not None:
-            yield name, dense, slim
+    for (_, name, dense), (_, _, slim) in zip(qualities(metrics.dense), qualities(metrics.slim), strict=True):
+        yield name, dense, slim
 
 
 def _interval(share: Estimate) -> str:

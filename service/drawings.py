@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from service.qualities import searched_name
 from service.schemas import CurvePoint, Estimate, LayerWidth, Metrics, Report
 
 LAYERS_PER_MAP = 32
@@ -123,6 +124,7 @@ class Curve:
     """Measured models by size, with the dense one; ticks are (place, text)."""
 
     title: str
+    metric: str  # what upwards is called
     marks: list[Mark]
     across: list[tuple[float, str]]
     upwards: list[tuple[float, str]]
@@ -143,19 +145,29 @@ def curve(report: Report) -> Curve | None:
 
 
 def _metric_curve(report: Report) -> Curve:
-    """By what judged each model. The dense one is judged on the rows of the report, which may be others."""
+    """By the metric that judged each model, the dense one too."""
     points = [(point, point.metric) for point in report.result.curve if point.metric is not None]
-    dense, target = report.result.metrics.dense.headline, report.request.target
-    lows = [metric.low for _, metric in points] + ([dense.low] if dense else [])
+    dense, target, name = _dense_metric(report.result.curve), report.request.target, searched_name(report)
+    lows = [metric.low for _, metric in points] + ([dense] if dense else [])
     scale = _Scale(math.floor(min(lows) * 10) / 10, 1.0, _largest(report))
     marks = [scale.mark(point.parameters, metric, _kind(point, report)) for point, metric in points]
     if dense is not None:
-        marks.append(scale.mark(report.result.parameters.dense, dense, "dense"))
-    floor = target.keep_metric * dense.value if target.keep_metric and dense else None
+        whole = Estimate(value=dense, low=dense, high=dense)
+        marks.append(scale.mark(report.result.parameters.dense, whole, "dense"))
     steps = [scale.least + (1 - scale.least) * step / 4 for step in range(5)]
     upwards = [(scale.y(share), f"{share * 100:.0f} %") for share in steps]
-    bound = scale.y(floor) if floor is not None else None
-    return Curve("Accuracy of the models that were measured", marks, scale.ticks(), upwards, bound)
+    bound = scale.y(target.keep_metric * dense) if target.keep_metric and dense else None
+    title = f"{name[0].upper()}{name[1:]} of the models that were measured"
+    return Curve(title, name, marks, scale.ticks(), upwards, bound)
+
+
+def _dense_metric(points: Sequence[CurvePoint]) -> float | None:
+    """The dense model's, on the most rows that judged a model: each share is of it, on the same rows."""
+    judged = [point for point in points if point.metric and point.share and point.share.value > 0]
+    if not judged:
+        return None
+    most = max(judged, key=lambda point: point.examples or 0)
+    return most.metric.value / most.share.value if most.metric and most.share else None
 
 
 def _latency_curve(report: Report) -> Curve:
@@ -167,6 +179,7 @@ def _latency_curve(report: Report) -> Curve:
     upwards = [(scale.y(most * step / 4), f"{most * step / 4:.3g} ms") for step in range(5)]
     return Curve(
         "Latency of the models that were measured",
+        "latency",
         marks,
         scale.ticks(),
         upwards,

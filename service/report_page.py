@@ -17,7 +17,8 @@ from markupsafe import Markup
 
 from service.drawings import across, curve, heat_maps, intervals
 from service.layouts import has_own_widths
-from service.schemas import Confusion, Control, Estimate, MetricsPair, Report
+from service.qualities import NAMES, headline_name, searched_name
+from service.schemas import Confusion, Control, Estimate, MetricsPair, Report, Supervision
 
 DIRECTORY = Path(__file__).parent / "pages"
 CHANGED_SHOWN = 10  # changed answers; the rest is folded away
@@ -39,6 +40,9 @@ def render(report: Report) -> str:
             heat=list(heat_maps(report.layers)),
             intervals=intervals([("dense", report.result.metrics.dense), ("slim", report.result.metrics.slim)]),
             curve=curve(report),
+            searched=searched_name(report),
+            names=NAMES[report.result.metrics.slim.judged_by],
+            unlabelled=report.result.metrics.slim.judged_by is Supervision.none,
             others=list(_others(report)),
             controls=list(_controls(report)),
             own_widths=has_own_widths(report.result),
@@ -167,4 +171,5 @@ FILTERS: dict[str, Callable[..., str]] = {
     "signed": signed,
     "span": span,
     "plain": lambda name: name.replace("_", " "),
+    "headline_name": headline_name,
 }

@@ -11,8 +11,9 @@ from yaml import YAMLError
 from service.families import FAMILIES
 from service.layouts import MODELLING_FILE, has_own_widths
 from service.model_files import CARD
+from service.qualities import headline_name, qualities
 from service.report_page import change, count, interval, percent
-from service.schemas import Estimate, Metrics, MetricsPair, Report, TaskKind
+from service.schemas import Metrics, MetricsPair, Report, Supervision, TaskKind
 from service.sources import scheme_of
 
 PIPELINES = {
@@ -57,8 +58,9 @@ The prompt was exactly this, so use it exactly:
 
 ## Evaluation
 
-On {{ examples }} rows that were not used to choose what is removed{% if majority %}; the most frequent label has
-{{ majority }} of them{% endif %}. Intervals are 95 %.
+On {{ examples }} rows that were not used to choose what is removed{% if majority %}; the most frequent {{ answer }} has
+{{ majority }} of them{% endif %}.{% if unlabelled %} They have no labels: the figures say how often
+the slim model answers as the dense one, not how often it is right.{% endif %} Intervals are 95 %.
 
 | | dense | slim |
 | --- | --- | --- |
@@ -66,7 +68,7 @@ On {{ examples }} rows that were not used to choose what is removed{% if majorit
 | {{ row }} |
 {%- endfor %}
 {% if others %}
-Measured beside it (calibrated accuracy; of generated texts the share of exact matches):
+Measured beside it:
 
 | | dense | slim |
 | --- | --- | --- |
@@ -136,13 +138,13 @@ def _metadata(report: Report, licence: Mapping[str, Any]) -> ModelCardData:
 def _results(report: Report) -> Iterator[EvalResult]:
     """The slim model's figures on the task, then on what was measured beside it."""
     for title, pair in [(report.request.title, report.result.metrics), *_others(report)]:
-        for metric, name, estimate in _estimates(pair.slim):
+        for field, name, estimate in qualities(pair.slim):
             yield EvalResult(
                 task_type=PIPELINES[FAMILIES[report.family].kind],
                 dataset_type=title,
                 dataset_name=f"evaluation rows of {title}",
-                metric_type=metric,
-                metric_name=name,
+                metric_type=_hub_metric(pair.slim, field),
+                metric_name=_capital(name),
                 metric_value=round(estimate.value, 4),
             )
 
@@ -153,14 +155,13 @@ def _others(report: Report) -> list[tuple[str, MetricsPair]]:
     return [*metrics.tasks.items(), *metrics.evaluations.items(), *metrics.observed.items()]
 
 
-def _estimates(metrics: Metrics) -> Iterator[tuple[str, str, Estimate]]:
-    """(the Hub's id of a metric, its name, its value) for those that there are."""
-    named = (
-        ("accuracy", "Accuracy", metrics.accuracy),
-        ("accuracy", "Calibrated accuracy", metrics.calibrated_accuracy),
-        ("exact_match", "Exact match", metrics.exact_match),
-    )
-    return ((metric, name, estimate) for metric, name, estimate in named if estimate is not None)
+def _hub_metric(metrics: Metrics, field: str) -> str:
+    """The Hub's id of a figure; it has none for agreement, which must not be taken for one of its own."""
+    return "agreement" if metrics.judged_by is Supervision.none else field.removeprefix("calibrated_")
+
+
+def _capital(name: str) -> str:
+    return name[0].upper() + name[1:]
 
 
 def _words(report: Report) -> dict[str, Any]:
@@ -180,15 +181,17 @@ def _words(report: Report) -> dict[str, Any]:
         "needs": OWN_CLASS if has_own_widths(result) else STOCK_CLASS,
         "tasks": [_wording(f"{name}: ", task) for name, task in report.tasks.items()] or [_wording("", report.task)],
         "examples": slim.examples,
+        "unlabelled": slim.judged_by is Supervision.none,
+        "answer": "answer" if slim.judged_by is Supervision.none else "label",
         "majority": percent(slim.majority) if slim.majority is not None else "",
         "figures": [
-            f"{name} | {interval(before)} | {interval(now)}"
-            for (_, name, before), (_, _, now) in zip(_estimates(dense), _estimates(slim), strict=True)
+            f"{_capital(name)} | {interval(before)} | {interval(now)}"
+            for (_, name, before), (_, _, now) in zip(qualities(dense), qualities(slim), strict=True)
         ],
         "others": [
-            f"{_cell(title)} | {interval(pair.dense.headline)} | {interval(pair.slim.headline)}"
+            f"{_cell(title)}: {headline_name(pair.slim)} | {interval(before)} | {interval(now)}"
             for title, pair in _others(report)
-            if pair.dense.headline and pair.slim.headline
+            if (before := pair.dense.headline) and (now := pair.slim.headline)
         ],
         "warnings": [warning.message for warning in report.warnings],
         "criterion": str(report.options.get("criterion", "attribution")).capitalize(),

@@ -6,7 +6,8 @@ A warning is a fact about this run with its figures and what to do about it. Non
 from collections.abc import Callable
 
 from service.layouts import MODELLING_FILE, has_own_widths
-from service.schemas import Confusion, Report, ReportWarning
+from service.qualities import headline_name
+from service.schemas import Confusion, Report, ReportWarning, Supervision
 
 DAMAGE_SHARE = 0.7  # of the answers that went wrong, in one class
 MIN_DAMAGE = 5  # below it, which class they fall in is chance
@@ -26,9 +27,18 @@ def _at_majority(report: Report) -> str | None:
     if slim.majority is None or accuracy is None or accuracy.low > slim.majority:
         return None
     return (
-        f"The slim model is not better than always giving the most frequent label: its accuracy is "
+        f"The slim model is not better than always giving the most frequent label: its {headline_name(slim)} is "
         f"{_percent(accuracy.value)} ({_percent(accuracy.low)} to {_percent(accuracy.high)}), that label has "
         f"{_percent(slim.majority)} of the rows. Remove less."
+    )
+
+
+def _unlabelled(report: Report) -> str | None:
+    if report.result.metrics.slim.judged_by is Supervision.labels:
+        return None
+    return (
+        "The evaluation rows have no labels: the figures are agreement with the dense model, not accuracy. A slim "
+        "model that is wrong where the dense one is counts as right there. Only rows with labels tell how good it is."
     )
 
 
@@ -152,6 +162,7 @@ def _points(share: float, *, sign: bool = True) -> str:
 
 
 CHECKS: dict[str, Callable[[Report], str | None]] = {
+    "judged_by_dense": _unlabelled,
     "at_majority": _at_majority,
     "one_answer": _one_answer,
     "damage_in_one_class": _damage_in_one_class,

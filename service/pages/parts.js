@@ -1,7 +1,7 @@
 // What the list and a job's page both show: status, progress, outcome.
 
 import { element } from "./elements.js";
-import { bytes, change, count, headline, isFinished, percent, plain, progressNote } from "./words.js";
+import { bytes, change, count, headline, headlineName, isFinished, percent, plain, progressNote } from "./words.js";
 
 /** The status as a mark and a word; the mark's shape says it too, so that nobody depends on its colour. */
 export const statusMark = (job) => element("span", { className: "status", "data-status": job.status }, job.status);
@@ -40,8 +40,7 @@ export function progressOrOutcome(job) {
 
 function accuracyNote({ dense, slim }) {
   const [before, now] = [headline(dense), headline(slim)];
-  const name = before === dense.exact_match ? "exact match" : "accuracy";
-  return `${name} ${percent(before.value)} → ${percent(now.value)}`;
+  return `${headlineName(slim).toLowerCase()} ${percent(before.value)} → ${percent(now.value)}`;
 }
 
 /** Figures before and after, one tile each. */
@@ -53,7 +52,7 @@ export function tiles(result) {
   return element(
     "dl",
     { className: "tiles" },
-    tile(nameOf(now, metrics.slim), percent(before.value), percent(now.value), interval),
+    tile(headlineName(metrics.slim), percent(before.value), percent(now.value), interval),
     tile("Parameters", count(parameters.dense), count(parameters.slim), change(parameters.dense, parameters.slim)),
     tile("Weights", bytes(size.dense), bytes(size.slim), change(size.dense, size.slim)),
     tile("Latency", `${latency.dense.toFixed(1)} ms`, `${latency.slim.toFixed(1)} ms`, `${change(latency.dense, latency.slim)}, ${place}`),
@@ -80,11 +79,6 @@ export function curveTable(points) {
 function observedTile([name, { dense, slim }]) {
   const [before, now] = [headline(dense), headline(slim)];
   return tile(`Given up: ${name}`, percent(before.value), percent(now.value), `95 % interval ${percent(now.low)} to ${percent(now.high)}, ${slim.examples} rows`);
-}
-
-function nameOf(estimate, metrics) {
-  if (estimate === metrics.exact_match) return "Exact match";
-  return estimate === metrics.calibrated_accuracy ? "Calibrated accuracy" : "Accuracy";
 }
 
 function tile(name, before, now, note) {

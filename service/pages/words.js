@@ -70,5 +70,13 @@ export function progressNote(job) {
 
 export const isFinished = (job) => ["succeeded", "failed", "cancelled"].includes(job.status);
 
+const NAMES = {
+  labels: { accuracy: "Accuracy", calibrated_accuracy: "Calibrated accuracy", exact_match: "Exact match" },
+  none: { accuracy: "Agreement with the dense model", calibrated_accuracy: "Calibrated agreement with the dense model", exact_match: "Texts that are the dense model’s" },
+};
+
+/** What the headline is called; rows without labels are judged by the dense model. */
+export const headlineName = (metrics) => NAMES[metrics.judged_by][Object.keys(NAMES.none).find((name) => metrics[name] && metrics[name] === headline(metrics))];
+
 /** The accuracy, or the share of exact matches, as an estimate. */
 export const headline = (metrics) => metrics.calibrated_accuracy ?? metrics.accuracy ?? metrics.exact_match;

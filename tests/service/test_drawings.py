@@ -61,9 +61,9 @@ def estimate(value: float) -> dict[str, float]:
 
 def test_a_curve_goes_through_every_model_that_was_measured_and_the_dense_one() -> None:
     made = searched(
-        {"parameters": 9, "metric": estimate(0.48), "meets": True},
-        {"parameters": 7, "metric": estimate(0.46), "meets": True},
-        {"parameters": 5, "metric": estimate(0.2), "meets": False},
+        {"parameters": 9, "metric": estimate(0.48), "share": estimate(0.96), "meets": True},
+        {"parameters": 7, "metric": estimate(0.46), "share": estimate(0.92), "meets": True},
+        {"parameters": 5, "metric": estimate(0.2), "share": estimate(0.4), "meets": False},
         keep_metric=0.9,
     )
     drawn = curve(made)
@@ -80,6 +80,25 @@ def test_a_curve_goes_through_every_model_that_was_measured_and_the_dense_one() 
     assert drawn.bound is not None
     assert best.y < drawn.bound < worst.y
     assert len(drawn.line.split()) == 4
+
+
+def test_the_dense_mark_and_the_floor_are_of_the_metric_that_judged() -> None:
+    exact = {"examples": 20, "exact_match": estimate(0.9)}
+    made = searched(
+        {"parameters": 9, "metric": estimate(0.36), "share": estimate(0.9), "examples": 40, "meets": True},
+        {"parameters": 5, "metric": estimate(0.2), "share": estimate(0.55), "examples": 16, "meets": False},
+        keep_metric=0.5,
+    )
+    result = made.result.model_dump() | {"metrics": {"dense": exact, "slim": exact}}
+    drawn = curve(Report.model_validate(made.model_dump() | {"task": {"kind": "generation"}, "result": result}))
+    assert drawn is not None
+    dense = next(mark for mark in drawn.marks if mark.kind == "dense")
+    assert dense.name == "10 parameters: 40.0%"
+    met = next(mark for mark in drawn.marks if mark.kind == "met")
+    assert dense.y < met.y
+    assert drawn.bound == max(mark.y for mark in drawn.marks)  # 0.5 of 0.4, where the smallest model lies
+    assert drawn.metric == "probability of a target's token"
+    assert drawn.title.startswith("Probability of a target's token")
 
 
 def test_a_search_for_latency_is_drawn_by_its_milliseconds() -> None:

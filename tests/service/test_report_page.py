@@ -242,3 +242,35 @@ def test_the_page_says_what_came_before_and_what_was_not_measured_again() -> Non
     assert "removed 25.0\N{NO-BREAK SPACE}% for sst2, 1.5 M → 1.2 M parameters" in page
     assert "Unit scores came from an earlier job" in page
     assert "What came before" not in render(report())
+
+
+def test_a_curve_has_the_columns_that_any_of_its_models_has_a_figure_for() -> None:
+    metric = {"value": 0.5, "low": 0.4, "high": 0.6}
+    curve = [
+        {"ratio": 0.1, "parameters": 9, "bytes": 18, "latency_ms": 2.5, "meets": True},
+        {"ratio": 0.3, "parameters": 7, "bytes": 14, "metric": metric, "share": metric, "meets": True},
+    ]
+    page = render(report(result=result().model_dump() | {"curve": curve}))
+    for expected in ('<th scope="col">calibrated accuracy</th>', '<th scope="col">latency</th>', "2.5 ms"):
+        assert expected in page
+
+
+def unlabelled() -> Report:
+    """Of a job whose evaluation rows have no labels."""
+    dumped = result().model_dump()
+    for model in ("dense", "slim"):
+        dumped["metrics"][model]["judged_by"] = "none"
+    return report(result=dumped, own_answers={"given": {"bad": 17, "good": 31}, "left_out": 5})
+
+
+def test_agreement_with_the_dense_model_is_never_called_accuracy() -> None:
+    page = render(unlabelled())
+    assert "Calibrated agreement with the dense model" in page
+    assert "accuracy" not in page.lower()
+    assert "right label" not in page
+
+
+def test_the_dense_models_own_answers_are_counted() -> None:
+    page = render(unlabelled())
+    assert "bad 17, good 31; 5 rows left out" in page
+    assert "own answers" not in render(report())

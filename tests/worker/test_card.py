@@ -47,7 +47,7 @@ def test_tasks_that_were_observed_are_in_the_index_and_in_a_table() -> None:
     results = {(result.dataset_type, result.metric_name): result.metric_value for result in read(made).eval_results}
     assert results["topics | of\nnews", "Calibrated accuracy"] == 0.25
     assert results["sst2", "Calibrated accuracy"] == 0.5
-    assert "\n| topics \\| of news | 50.0\N{NO-BREAK SPACE}% (" in card(made)
+    assert "\n| topics \\| of news: calibrated accuracy | 50.0\N{NO-BREAK SPACE}% (" in card(made)
 
 
 OTHER = "---\nlicense: other\nlicense_name: llama3\nlicense_link: LICENSE\n---\n# A model"
@@ -77,6 +77,19 @@ def test_a_model_that_is_on_no_hub_is_named_without_a_link() -> None:
     made = report_for("file:///models/my model/")
     assert read(made).base_model is None
     assert model_name(made) == "my-model-sst2-slim"
+
+
+def test_agreement_is_not_published_as_accuracy() -> None:
+    made = report_for()
+    dumped = made.result.model_dump()
+    for model in ("dense", "slim"):
+        dumped["metrics"][model]["judged_by"] = "none"
+    made = Report.model_validate(made.model_dump() | {"result": dumped})
+    found = {result.metric_type: result.metric_name for result in read(made).eval_results}
+    assert found == {"agreement": "Calibrated agreement with the dense model"}
+    text = card(made)
+    assert "They have no labels" in text
+    assert "accuracy" not in text.lower()
 
 
 @pytest.mark.parametrize("family", ["llama", "t5", "bert"])

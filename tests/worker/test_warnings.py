@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from service.schemas import Confusion, Metrics, Report
+from service.schemas import Confusion, Metrics, Report, Result
 from tests.records import result
 from tests.requests import plain_request
 from worker.warnings import warnings
@@ -51,6 +51,29 @@ def matrices(dense: list[list[int]], slim: list[list[int]]) -> Confusion:
 
 GENERATED = {"calibrated_accuracy": None, "majority": None, "exact_match": estimate(0.5)}
 
+AGREEMENT = {"judged_by": "none"}
+
+
+def kept(reported: float, low: float) -> dict[str, Any]:
+    steering = {"value": 0.95, "low": 0.92, "high": 0.98}
+    return {
+        "metric": "calibrated_accuracy",
+        "floor": 0.9,
+        "steering_examples": 100,
+        "steering": steering,
+        "reported_examples": 100,
+        "reported": {"value": reported, "low": low, "high": 0.98},
+        "seed": 0,
+    }
+
+
+def asked_for(target: dict[str, Any], **fields: Any) -> Report:
+    """The plain report as that of another target; its pass takes 1 ms."""
+    made = report()
+    changed = Result.model_validate(made.result.model_dump() | fields)
+    return made.model_copy(update={"request": plain_request(target=target), "result": changed})
+
+
 CAUSES: dict[str, Report] = {
     "at_majority": report(slim=0.51),
     "unresolved_loss": report(slim=0.88, half_width=0.05),
@@ -62,6 +85,9 @@ CAUSES: dict[str, Report] = {
     ),
     "ratio_rounded": report(ratio=0.2),
     "shortened_prompts": report(shortened_prompts=400),
+    "judged_by_dense": report(dense_metrics=AGREEMENT, slim_metrics=AGREEMENT),
+    "above_latency": asked_for({"latency_ms": 0.9}),
+    "below_floor": asked_for({"keep_metric": 0.9}, kept_metric=kept(reported=0.91, low=0.89)),
 }
 
 
@@ -77,6 +103,11 @@ def test_a_plain_loss_gives_no_warning() -> None:
 @pytest.mark.parametrize("code", CAUSES)
 def test_a_cause_gives_its_warning(code: str) -> None:
     assert code in codes(CAUSES[code])
+
+
+def test_a_search_that_kept_what_was_asked_gives_no_warning() -> None:
+    assert codes(asked_for({"latency_ms": 1.1})) == set()
+    assert codes(asked_for({"keep_metric": 0.9}, kept_metric=kept(reported=0.93, low=0.9))) == set()
 
 
 def test_lost_answers_in_every_class_are_not_blamed_on_one() -> None:
