@@ -5,7 +5,7 @@
 SmolLM2-135M-Instruct with the multi-task adapter, or the small trained T5; train rows calibrate, half of the drawn test
 rows steers the search and the other half, which it never sees, gives the figures. A floor counts as held where the
 interval of the reported share reaches it. After each search a second job asks for a ratio, with the same method: what
-it was spared by the stored scores stands beside it. The last line is one JSON object, also left in targets.json.
+it was spared by the stored scores stands beside it. The last line is one JSON object, left in targets.json unless `--quick`.
 """
 
 import argparse
@@ -59,11 +59,17 @@ def main() -> None:
                 second = run(api, asked_for | {"target": {"ratio": RATIO}})
                 found[key] = figures(first) | {"scores": reuse(api, (first, second), Path(state) / "reports")}
                 print(f"{key}: {json.dumps(found[key])}", flush=True)
-    about = {"model": model, "quick": asked.quick, "floor": FLOOR}
-    about |= {"calibration_rows": calibration, "evaluation_rows": evaluation}
+    figures_of_model = {
+        "quick": asked.quick,
+        "floor": FLOOR,
+        "calibration_rows": calibration,
+        "evaluation_rows": evaluation,
+        "jobs": found,
+    }
     if not asked.quick:
-        RESULT.write_text(json.dumps(about | {"jobs": found}, indent=2) + "\n")
-    print(json.dumps(about | {"jobs": found}))
+        known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+        RESULT.write_text(json.dumps(known | {model: figures_of_model}, indent=2) + "\n")
+    print(json.dumps({model: figures_of_model}))
 
 
 def request(source: Source, task: str, rows: Path, calibration: int, evaluation: int) -> dict[str, Any]:
