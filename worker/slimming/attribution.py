@@ -33,9 +33,10 @@ def score(
 ) -> dict[Site, Tensor]:
     """Importance of each unit, float32 on the CPU (units), by the named criterion of CRITERIA.
 
-    `on_examples` hears how many examples are done after each batch. The model is left as it was. The results depend on
-    the examples alone, not on how they are batched, up to the rounding of the model's own dtype. Raises
-    UnitUnavailable for a unit that the family or the criterion cannot serve.
+    `on_examples` hears how many examples are done after each batch, and may raise to end it; by a criterion that needs
+    moments half of them count as done when the last batch is, and the others group by group. The model is left as it
+    was. The results depend on the examples alone, not on how they are batched, up to the rounding of the model's own
+    dtype. Raises UnitUnavailable for a unit that the family or the criterion cannot serve.
     """
     row = CRITERIA[criterion]
     refused = sorted(set(units) & set(row.refused))
@@ -47,7 +48,7 @@ def score(
     batches = list(batches)
     read = [group for group in groups if group.port == "input"]
     others = [group for group in groups if group.port != "input"]
-    passes = Passes(sum(batch.num_examples for batch in batches), len(portions(read)) + bool(others), on_examples)
+    passes = Passes(sum(batch.num_examples for batch in batches), 2 * len(portions(read)) + bool(others), on_examples)
     scores = _score_by_moments(model, batches, Tally(row, told, read), passes)
     if others:
         scores |= _score_by_sums(model, batches, Tally(row, told, others), passes.following())
@@ -55,7 +56,7 @@ def score(
 
 
 class Passes:
-    """Tells of several passes over the same examples as if they were one."""
+    """Tells of several passes over the same examples as if they were one; the work after a pass may count as one."""
 
     def __init__(self, num_examples: int, count: int, on_examples: Callable[[int], None]) -> None:
         self._num_examples, self._count, self._on_examples = num_examples, count, on_examples
@@ -147,9 +148,11 @@ def _score_by_moments(model: nn.Module, batches: Sequence[Batch], tally: Tally, 
 
         with prepared(model):
             found = collect(model, part, batches, tally.options.objective, on_batches, effects=True)
-        for group in part:
+        concluded = passes.following()
+        for number, group in enumerate(part, 1):
             evidence = replace(tally.evidence(model, group), moments=found[group.watched])
             scores[group.site] = tally.criterion.conclude(evidence, tally.options).float().cpu()
+            concluded(examples[-1] * number // len(part))
     return scores
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 BLOCK = 64  # neurons that go between two looks at the costs of all
 CANDIDATES = 128  # the cheapest at such a look, among which each removal of the block is followed exactly
+COMPACT = 0.75  # share of the matrices that is still there when what is gone is left out of them
 RISE = 1 + 1e-6  # the least rise from one unit's cost to the next one's, so that ranks tell the order
 
 
@@ -43,32 +44,57 @@ def _risen(cost_U: Tensor) -> Tensor:
 
 def _neurons(weight_OC: Tensor, spread_CC: Tensor, effect_OO: Tensor, _: int) -> tuple[Tensor, Tensor]:
     """Units of one channel each, BLOCK of them at a time (order (U), costs in that order (U))."""
-    inverse_CC, weight_OC, effect_OO = (
-        torch.linalg.inv(spread_CC.double()),
-        weight_OC.double().clone(),
-        effect_OO.double(),
-    )
-    sensitivity_C = (weight_OC * (effect_OO @ weight_OC)).sum(0)
-    there_C = torch.ones_like(sensitivity_C, dtype=torch.bool)
+    left = _Neurons(weight_OC.double().clone(), torch.linalg.inv(spread_CC.double()), effect_OO.double())
     order, paid = list[Tensor](), list[float]()
-    while left := int(there_C.sum()):
-        cost_C = (sensitivity_C / inverse_CC.diagonal()).masked_fill(~there_C, torch.inf)
-        candidate_D = cost_C.topk(min(CANDIDATES, left), largest=False).indices
-        weight_OD = weight_OC[:, candidate_D]
-        cross_DD, inverse_DD = weight_OD.T @ effect_OO @ weight_OD, inverse_CC[candidate_D][:, candidate_D]
-        chosen, cost_B = _cheapest(cross_DD, inverse_DD, min(BLOCK, left))
+    while count := int(left.there_L.sum()):
+        if count <= COMPACT * len(left.there_L):
+            left.compact()
+        candidate_D = left.costs().topk(min(CANDIDATES, count), largest=False).indices
+        chosen, cost_B = _cheapest(*left.among(candidate_D), min(BLOCK, count))
         gone_B = candidate_D[torch.tensor(chosen, device=candidate_D.device)]
-        there_C[gone_B] = False
-        order.append(gone_B)
+        order.append(left.unit_L[gone_B])
         paid += cost_B
-        across_BC = inverse_CC[gone_B]
-        share_BC = torch.linalg.solve(across_BC[:, gone_B], across_BC).masked_fill(~there_C, 0)
-        gone_OB = weight_OC[:, gone_B]
-        pull_BC = (effect_OO @ gone_OB).T @ weight_OC  # w_b^T S w_c
-        sensitivity_C += (share_BC * (pull_BC[:, gone_B] @ share_BC - 2 * pull_BC)).sum(0)
-        weight_OC.addmm_(gone_OB, share_BC, alpha=-1)
-        inverse_CC.addmm_(across_BC.T, share_BC, alpha=-1)
+        left.remove(gone_B)
     return torch.cat(order).cpu(), _positive(paid)
+
+
+class _Neurons:
+    """W, G^-1 and the numerators of the costs, of the neurons that are left and of some that went since `compact`."""
+
+    def __init__(self, weight_OL: Tensor, inverse_LL: Tensor, effect_OO: Tensor) -> None:
+        self.weight_OL, self.inverse_LL, self.effect_OO = weight_OL, inverse_LL, effect_OO
+        self.sensitivity_L = (weight_OL * (effect_OO @ weight_OL)).sum(0)  # w_i^T S w_i
+        self.unit_L = torch.arange(len(inverse_LL), device=inverse_LL.device)
+        self.there_L = torch.ones_like(self.unit_L, dtype=torch.bool)
+
+    def compact(self) -> None:
+        """Leave out what is gone: a copy costs less than to carry it through many removals."""
+        there_L = self.there_L
+        self.weight_OL, self.inverse_LL = self.weight_OL[:, there_L], self.inverse_LL[there_L][:, there_L]
+        self.sensitivity_L, self.unit_L, self.there_L = (
+            self.sensitivity_L[there_L],
+            self.unit_L[there_L],
+            there_L[there_L],
+        )
+
+    def costs(self) -> Tensor:
+        """Of each as the next one; infinite for what is gone (L)."""
+        return (self.sensitivity_L / self.inverse_LL.diagonal()).masked_fill(~self.there_L, torch.inf)
+
+    def among(self, candidate_D: Tensor) -> tuple[Tensor, Tensor]:
+        """W^T S W and G^-1 of the candidates alone (D, D)."""
+        weight_OD = self.weight_OL[:, candidate_D]
+        return weight_OD.T @ self.effect_OO @ weight_OD, self.inverse_LL[candidate_D][:, candidate_D]
+
+    def remove(self, gone_B: Tensor) -> None:
+        """The others make up for these as well as they can."""
+        self.there_L[gone_B] = False
+        across_BL, gone_OB = self.inverse_LL[gone_B], self.weight_OL[:, gone_B]
+        share_BL = torch.linalg.solve(across_BL[:, gone_B], across_BL).masked_fill(~self.there_L, 0)
+        pull_BL = (self.effect_OO @ gone_OB).T @ self.weight_OL  # w_b^T S w_l
+        self.sensitivity_L += (share_BL * (pull_BL[:, gone_B] @ share_BL - 2 * pull_BL)).sum(0)
+        self.weight_OL.addmm_(gone_OB, share_BL, alpha=-1)
+        self.inverse_LL.addmm_(across_BL.T, share_BL, alpha=-1)
 
 
 def _cheapest(cross_DD: Tensor, inverse_DD: Tensor, count: int) -> tuple[list[int], list[float]]:
@@ -93,34 +119,35 @@ def _cheapest(cross_DD: Tensor, inverse_DD: Tensor, count: int) -> tuple[list[in
 
 
 def _blocks(weight_OC: Tensor, spread_CC: Tensor, effect_OO: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Units of `size` channels, one at a time: tr(S W_B ((G^-1)_BB)^-1 W_B^T)."""
-    inverse_LL, weight_OL, effect_OO = torch.linalg.inv(spread_CC.double()), weight_OC.double(), effect_OO.double()
+    """Units of `size` channels, one at a time: tr(W_B^T S W_B ((G^-1)_BB)^-1)."""
+    inverse_LL, weight_OC = torch.linalg.inv(spread_CC.double()), weight_OC.double()
+    cross_LL = weight_OC.T @ effect_OO.double() @ weight_OC
     left, order, paid = list(range(weight_OC.shape[1] // size)), [], []
     while left:
-        cost = [
-            _block_cost(weight_OL, inverse_LL, effect_OO, slice(n * size, (n + 1) * size)) for n in range(len(left))
-        ]
-        cheapest = min(range(len(left)), key=cost.__getitem__)
-        paid.append(cost[cheapest])
-        channels_L = torch.arange(len(left) * size, device=weight_OC.device)
-        goes_L = channels_L // size == cheapest
-        weight_OL, inverse_LL = _without(weight_OL, inverse_LL, channels_L[goes_L], channels_L[~goes_L])
+        cost_U = _block_costs(cross_LL, inverse_LL, size)
+        cheapest = int(cost_U.argmin())
+        paid.append(float(cost_U[cheapest]))
+        goes_L = torch.arange(len(left) * size, device=weight_OC.device) // size == cheapest
+        cross_LL, inverse_LL = _without(cross_LL, inverse_LL, goes_L)
         order.append(left.pop(cheapest))
     return torch.tensor(order), _positive(paid)
 
 
-def _block_cost(weight_OL: Tensor, inverse_LL: Tensor, effect_OO: Tensor, channels: slice) -> float:
-    weight_OB = weight_OL[:, channels]
-    made_up_BO = torch.linalg.solve(inverse_LL[channels, channels], weight_OB.T)
-    return float((effect_OO * (weight_OB @ made_up_BO)).sum())
+def _block_costs(cross_LL: Tensor, inverse_LL: Tensor, size: int) -> Tensor:
+    """Of each unit that is left (U)."""
+    channels = torch.arange(len(cross_LL), device=cross_LL.device).view(-1, size)
+    rows, columns = channels.unsqueeze(2), channels.unsqueeze(1)
+    made_up_UBB = torch.linalg.solve(inverse_LL[rows, columns], cross_LL[rows, columns])
+    return torch.einsum("ubb->u", made_up_UBB)
 
 
-def _without(weight_OL: Tensor, inverse_LL: Tensor, gone_B: Tensor, stay_K: Tensor) -> tuple[Tensor, Tensor]:
-    """W and G^-1 of the channels that stay, when those of `gone_B` are gone and made up for."""
-    across_BK = inverse_LL[gone_B][:, stay_K]
-    share_BK = torch.linalg.solve(inverse_LL[gone_B][:, gone_B], across_BK)
-    weight_OK = weight_OL[:, stay_K] - weight_OL[:, gone_B] @ share_BK
-    return weight_OK, inverse_LL[stay_K][:, stay_K] - across_BK.T @ share_BK
+def _without(cross_LL: Tensor, inverse_LL: Tensor, goes_L: Tensor) -> tuple[Tensor, Tensor]:
+    """W^T S W and G^-1 of the channels that stay, when the others are gone and made up for."""
+    across_BK, pull_BK = inverse_LL[goes_L][:, ~goes_L], cross_LL[goes_L][:, ~goes_L]
+    share_BK = torch.linalg.solve(inverse_LL[goes_L][:, goes_L], across_BK)
+    mixed_KK = (pull_BK - cross_LL[goes_L][:, goes_L] @ share_BK / 2).T @ share_BK
+    cross_KK = cross_LL[~goes_L][:, ~goes_L] - mixed_KK - mixed_KK.T
+    return cross_KK, inverse_LL[~goes_L][:, ~goes_L] - across_BK.T @ share_BK
 
 
 def _positive(paid: list[float]) -> Tensor:

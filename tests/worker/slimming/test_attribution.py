@@ -204,3 +204,20 @@ def test_progress_counts_examples() -> None:
     made = batches("llama", examples(5, longest_candidate=2), 2)
     score(model, ARCHITECTURES["llama"], ["ffn"], made, "attribution", Options(), heard.append)
     assert heard == [2, 4, 5]
+
+
+def test_progress_counts_the_work_after_the_last_example_and_may_end_it() -> None:
+    heard: list[int] = []
+
+    def hear(done: int) -> None:
+        heard.append(done)
+        if done == 9:
+            raise InterruptedError
+
+    model, made = TINY["llama"](), batches("llama", examples(12), 4)
+    arguments = (model, ARCHITECTURES["llama"], ["ffn"], made, "surgeon", Options())
+    score(*arguments, heard.append)
+    assert heard == [2, 4, 6, 9, 12]  # three batches, then two layers
+    with pytest.raises(InterruptedError):
+        score(*arguments, hear)
+    assert heard[5:] == [2, 4, 6, 9]
