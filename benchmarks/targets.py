@@ -5,7 +5,8 @@
 SmolLM2-135M-Instruct with the multi-task adapter, or the small trained T5; train rows calibrate, half of the drawn test
 rows steers the search and the other half, which it never sees, gives the figures. A floor counts as held where the
 interval of the reported share reaches it. After each search a second job asks for a ratio, with the same method: what
-it was spared by the stored scores stands beside it. The last line is one JSON object, left in targets.json unless `--quick`.
+it was spared by the stored scores stands beside it. The last line is one JSON object, which is also left in
+targets.json unless `--quick`.
 """
 
 import argparse
