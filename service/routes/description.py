@@ -91,6 +91,8 @@ def document(app: FastAPI) -> dict[str, Any]:
 
 
 def _finish(operation: dict[str, Any]) -> None:
+    for parameter in operation.get("parameters", []):
+        parameter["schema"] = _without_null(parameter["schema"])
     operation["security"] = [] if operation["operationId"] in OPEN else ASKED
     answers = ANSWERS.get(operation["operationId"], {})
     for status, response in operation["responses"].items():
@@ -101,6 +103,12 @@ def _finish(operation: dict[str, Any]) -> None:
         if content.get(JSON, {}).get("schema", {}).get("$ref", "").endswith("/Problem"):
             content[MEDIA_TYPE] = content.pop(JSON) | {"examples": PROBLEM_EXAMPLES[int(status)]}
             response["headers"] = RETRY_AFTER if status in ("429", "503") else {}
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a parameter, which may be absent; a null is what the text of a URL or a header cannot hold."""
+    kinds = [kind for kind in schema.get("anyOf", []) if kind.get("type") != "null"]
+    return {name: part for name, part in schema.items() if name != "anyOf"} | kinds[0] if len(kinds) == 1 else schema
 
 
 def _finish_webhook(operation: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """A stored file over HTTP: a redirect to a signed URL where the store can sign one, else its bytes, ranges included."""
 
-import mimetypes
 import re
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -42,7 +41,7 @@ def file_responses() -> dict[int | str, dict[str, Any]]:
 
 
 def send(storage: Storage, key: str, file: StoredFile, wanted: Wanted, *, redirect: bool) -> Response:
-    """So much of an object as is wanted; `file` has its size and SHA-256, and a name that tells the media type."""
+    """So much of an object as is wanted; `file` has its size and SHA-256."""
     url = storage.sign(key, LINK_SECONDS) if redirect else None
     if url is not None:
         return RedirectResponse(url)
@@ -77,6 +76,5 @@ def _stream(
     headers |= {"Content-Length": str(end - start), "Content-Disposition": "attachment"}
     if span:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.size}"
-    media_type = mimetypes.guess_type(file.name)[0] or BINARY
     pieces = storage.stream(key, start, end) if span else storage.stream(key)
-    return StreamingResponse(pieces, status_code=206 if span else 200, headers=headers, media_type=media_type)
+    return StreamingResponse(pieces, status_code=206 if span else 200, headers=headers, media_type=BINARY)

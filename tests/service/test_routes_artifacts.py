@@ -38,7 +38,7 @@ def test_every_file_is_listed_and_served_as_it_was_stored(client: TestClient, jo
         assert answer.content == FILES[artifact["name"]]
         assert artifact["sha256"] == hashlib.sha256(answer.content).hexdigest()
         assert int(answer.headers["content-length"]) == artifact["size"] == len(answer.content)
-    assert client.get(f"{job}/artifacts/model/config.json").headers["content-type"] == "application/json"
+    assert client.get(f"{job}/artifacts/model/config.json").headers["content-type"] == "application/octet-stream"
 
 
 def test_a_queued_job_has_no_files(client: TestClient, body: dict[str, Any]) -> None:
