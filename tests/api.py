@@ -23,14 +23,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def api(settings: Settings, log: Path, **variables: str) -> Iterator[str]:
-    """The URL of a server that is ready; `variables` are added to its environment, its log goes to `log`."""
+def api(settings: Settings, log: Path, *options: str, **variables: str) -> Iterator[str]:
+    """The URL of a server that is ready; `options` are added to its command, `variables` to its environment, its log
+    goes to `log`."""
     port = free_port()
     mine = {f"SLIM_{name.upper()}": str(getattr(settings, name)) for name in SHARED}
     url = f"http://127.0.0.1:{port}"
     with log.open("ab") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service.cli", "api", "--port", str(port)],
+            [sys.executable, "-m", "service.cli", "api", "--port", str(port), *options],
             env=os.environ | mine | variables,
             stdout=file,
             stderr=subprocess.STDOUT,

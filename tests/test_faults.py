@@ -1,5 +1,6 @@
 """What breaks, breaks for real: worker processes are killed in the midst of a job."""
 
+import json
 import signal
 import tempfile
 from collections.abc import Callable
@@ -172,3 +173,7 @@ def test_an_entry_that_names_another_function_is_refused(
     assert result is not None
     assert "PermissionError" in (result.exc_string or "")
     assert not proof.exists()
+    lines = [json.loads(line) for line in (settings.state / "worker.log").read_text().splitlines()]
+    (told,) = [line for line in lines if line["level"] == "error"]
+    assert "PermissionError" in told["event"]
+    assert (told["job_id"], told["process"]) == ("intruder", "worker")

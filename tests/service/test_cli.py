@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 from redis import Redis
 
@@ -191,6 +192,22 @@ def test_a_job_without_files_cannot_be_downloaded(taskslim: Taskslim, request_fi
 def test_the_api_alone_needs_a_redis(taskslim: Taskslim, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLIM_REDIS_URL", raising=False)
     assert "SLIM_REDIS_URL" in taskslim("api").err
+
+
+@pytest.mark.parametrize(("has_key", "address"), [(False, "127.0.0.1"), (True, "0.0.0.0")])
+def test_the_api_listens_on_loopback_only_until_there_is_a_key_and_says_so(
+    redis: Redis, settings: Settings, tmp_path: Path, has_key: bool, address: str
+) -> None:
+    if has_key:
+        Keys(redis).create()
+    with api(settings, tmp_path / "log", "--host", "0.0.0.0") as url:
+        port = int(url.rpartition(":")[2])
+        open_doors = [found for found in psutil.net_connections("tcp") if found.status == psutil.CONN_LISTEN]
+        listening = {door.laddr.ip for door in open_doors if door.laddr and door.laddr.port == port}
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    told = [line["asked"] for line in lines if "no API key" in line["event"]]
+    assert (listening, told) == ({address}, [] if has_key else ["0.0.0.0"])
+    assert f"http://{address}:{port}" in [line.get("url") for line in lines]
 
 
 def test_openapi_prints_the_document(taskslim: Taskslim) -> None:

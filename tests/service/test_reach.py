@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import obstore
 import pytest
 from fastapi.testclient import TestClient
 from hypothesis import given
@@ -14,7 +15,7 @@ from service.auth import Keys
 from service.errors import ForbiddenPath
 from service.reach import Reach, canonical
 from service.settings import Settings
-from service.sources import local_path
+from service.sources import fetch_file, fetch_prefix, local_path
 from tests.service.bodies import model_directory
 
 OWN = "s3://bucket/artifacts"
@@ -70,6 +71,23 @@ def test_a_link_in_a_model_s_directory_does_not_lead_out(tmp_path: Path) -> None
     (allowed / "model" / "tokenizer.json").symlink_to(secret)
     with pytest.raises(ForbiddenPath, match=r"tokenizer\.json"):
         local_path((allowed / "model").as_uri(), [allowed])
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/evil", "link/evil", ".."])
+def test_a_name_in_an_object_store_does_not_lead_out_of_the_directory(
+    name: str, tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "model"
+    directory.mkdir()
+    (directory / "link").symlink_to(tmp_path)
+    monkeypatch.setattr(obstore, "list", lambda store: [[{"path": name, "size": 1}]])
+    with pytest.raises(ForbiddenPath, match="leads out"):
+        fetch_prefix("s3://tests/model", directory)
+
+
+def test_the_name_of_a_file_does_not_lead_out_of_the_directory(tmp_path: Path, s3: str) -> None:
+    with pytest.raises(ForbiddenPath, match="leads out"):
+        fetch_file("s3://tests/model/..", tmp_path)
 
 
 def test_over_http_a_tenant_cannot_name_the_storage_of_all(

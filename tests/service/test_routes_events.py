@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from service.app import create_app
 from service.job_record import DEFAULT_TENANT
 from service.records import Records
+from service.routes import events
 from service.schemas import Event, Progress, Stage
 from service.settings import Settings
 from service.storage import Storage
@@ -87,6 +88,17 @@ def test_a_stream_of_a_finished_job_closes_whatever_was_seen_last(
     headers = STREAM | {"Last-Event-ID": after.format(milliseconds=end.partition("-")[0])}
     answer = httpx.get(f"{server}/jobs/{job}/events", headers=headers, timeout=10)
     assert [event.id for event in events_of(answer.iter_lines())] in ([], [end])
+
+
+def test_a_stream_that_has_nothing_to_tell_is_kept_open_by_comments(
+    server: str, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "HEARTBEAT_SECONDS", 0.1)
+    job = httpx.post(f"{server}/jobs", json=body).json()["id"]
+    with httpx.stream("GET", f"{server}/jobs/{job}/events", headers=STREAM, timeout=5) as answer:
+        comments = (line for line in answer.iter_lines() if line.startswith(":"))
+        assert next(comments)
+        assert next(comments)
 
 
 def test_a_stream_resumes_behind_the_last_event_that_was_seen(
