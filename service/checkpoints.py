@@ -103,6 +103,12 @@ def read_checkpoint(source: ModelSource, access: Access) -> Checkpoint:
     return Checkpoint(family, config, once, sum(header.file_bytes for header in headers))
 
 
+def describes_itself(source: ModelSource) -> bool:
+    """Whether a model on a hub has the small files that `read_checkpoint` reads. Raises what asking the hub does."""
+    files = HubFiles.of(source)
+    return files.has("config.json") and (files.has(SINGLE) or files.has(INDEX))
+
+
 def _json(files: Files, name: str) -> dict[str, Any]:
     try:
         content = json.loads(files.content(name))

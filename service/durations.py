@@ -5,9 +5,9 @@ Redis: `slim:durations`, the newest runs first, as JSON.
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from statistics import median
-from typing import cast
+from typing import Any, cast
 
 from redis import Redis
 
@@ -23,8 +23,11 @@ MAX_READ_BYTES = 16 * 2**20  # of a file whose rows are counted while a client w
 
 # Stages that pass rows through the model; all others go by the size of the model alone.
 CALIBRATING = frozenset({Stage.attribute, Stage.repair})
-EVALUATING = frozenset({Stage.evaluate_dense, Stage.search, Stage.evaluate_slim})
+EVALUATING = frozenset({Stage.evaluate_dense, Stage.evaluate_slim})
 SEARCHED = frozenset({Stage.select, Stage.repair, Stage.slice})  # what a search does in one
+# Without one of these in past runs nothing is said of a job that has them.
+TELLING = frozenset({Stage.evaluate_dense, Stage.attribute, Stage.search, Stage.repair, Stage.controls})
+SEARCH_LOOKS = 7  # models that a bisection over hundredths measures
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,19 @@ class Work:
     steps: int
     criterion: str
     repair: str
-    searches: bool = False  # models are cut and measured before it is known which one meets the target
+    search: str = ""  # what models are measured for before it is known which one meets the target
+    models: int = 0  # about how many of them
+    reported_rows: int | None = None  # of the evaluation rows, where a search keeps the others
+    controls: bool = False
 
     def amount(self, stage: str) -> float:
         """Seconds of a stage are taken to be proportional to this: parameters, times rows that pass through them."""
+        if stage == Stage.search:
+            return float(self.parameters * (self.calibration_rows + self.models * self.evaluation_rows))
+        if stage == Stage.controls:
+            return float(self.parameters * (self.calibration_rows + self.evaluation_rows))
+        if stage == Stage.evaluate_slim and self.reported_rows is not None:
+            return float(self.parameters * self.reported_rows)
         if stage in EVALUATING:
             return float(self.parameters * self.evaluation_rows)
         if stage in CALIBRATING:
@@ -74,24 +86,31 @@ class Durations:
     def runs(self) -> list[Run]:
         """The newest ones first."""
         found = map(json.loads, cast(list[str], self._redis.lrange(DURATIONS, 0, -1)))
-        return [Run(Work(**entry["work"]), entry["seconds"]) for entry in found]
+        return [Run(_known(entry["work"]), entry["seconds"]) for entry in found]
 
     def estimate(self, work: Work, skipped: Iterable[str] = ()) -> TimeEstimate | None:
         """How long `work` may take without the `skipped` stages; None without runs to judge by."""
         return estimate(self.runs(), work, skipped)
 
 
+def _known(work: dict[str, Any]) -> Work:
+    """Another version may have counted other things."""
+    names = {field.name for field in fields(Work)}
+    return Work(**{name: value for name, value in work.items() if name in names})
+
+
 def estimate(runs: Sequence[Run], work: Work, skipped: Iterable[str] = ()) -> TimeEstimate | None:
     """Sum over the stages of amount * median pace. Runs of the same family count, all where there are none.
 
-    Attribution and repair have the pace of the same criterion or repair, where that ever ran. None where no run had a
-    stage that matters.
+    Attribution, repair and search have the pace of the same criterion, repair or target, where that ever ran. None
+    where no run had a stage that matters.
     """
     alike = [run for run in runs if run.work.family == work.family] or list(runs)
     known = {stage for run in alike for stage in run.seconds}
-    absent = set(skipped) | (SEARCHED if work.searches else {Stage.search})
+    absent = set(skipped) | (SEARCHED if work.search else {Stage.search})
     absent |= {Stage.repair} if work.repair == Repair.none else set()
-    if not alike or {Stage.evaluate_dense, Stage.attribute, Stage.search, Stage.repair} - absent - known:
+    absent |= set() if work.controls else {Stage.controls}
+    if not alike or TELLING - absent - known:
         return None
     seconds = sum(work.amount(stage) * _pace(alike, stage, work) for stage in known - absent)
     return TimeEstimate(seconds=round(seconds, 1), runs=len(alike))
@@ -103,12 +122,16 @@ def _pace(runs: Sequence[Run], stage: str, work: Work) -> float:
         ran = [run for run in ran if run.work.criterion == work.criterion] or ran
     if stage == Stage.repair:
         ran = [run for run in ran if run.work.repair == work.repair] or ran
+    if stage == Stage.search:
+        ran = [run for run in ran if run.work.search == work.search] or ran
     return median(run.seconds[stage] / run.work.amount(stage) for run in ran)
 
 
 def work_of(report: Report) -> Work:
     """What a job that succeeded had to do."""
     parameters, evaluated = report.result.parameters.dense, report.result.metrics.dense.examples
+    if report.result.kept_metric is not None:
+        evaluated *= 2  # half of the rows, give or take one, have steered the search and are not in the metrics
     return _work(report.family, parameters, report.calibration_examples, evaluated, report.request)
 
 
@@ -141,7 +164,8 @@ def _rows(task: Task, access: Access) -> tuple[int, int] | None:
 
 
 def _work(family: str, parameters: int, calibration: int, evaluation: int, request: JobRequest) -> Work:
-    method = request.method
+    method, target = request.method, request.target
+    searched = [name for name in ("latency_ms", "keep_metric", "sweep") if getattr(target, name) is not None]
     return Work(
         family=family,
         parameters=parameters,
@@ -150,7 +174,10 @@ def _work(family: str, parameters: int, calibration: int, evaluation: int, reque
         steps=method.steps,
         criterion=method.criterion.value,
         repair=method.repair.value,
-        searches=request.target.is_measured,
+        search="+".join(searched),
+        models=len(target.sweep or ()) or SEARCH_LOOKS * len(searched),
+        reported_rows=evaluation // 2 if target.keep_metric is not None else None,
+        controls=method.controls,
     )
 
 

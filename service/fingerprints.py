@@ -7,6 +7,7 @@ without reading a model. What the worker itself goes by is the digest over conte
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from service.admission import DATASET, HUB, RETRY_SECONDS, Access
@@ -41,17 +42,37 @@ def wording(task: TaskWording) -> dict[str, Any]:
     return task.model_dump(mode="json", include=set(TaskWording.model_fields) - {"name", "preset"})
 
 
-def fingerprint(request: JobRequest, access: Access) -> str:
-    """The fingerprint of a request that is admitted. Raises what reading a source does."""
+@dataclass(frozen=True)
+class Fingerprints:
+    """Of what a request measures on the dense model."""
+
+    units: str  # the unit scores
+    rows: str  # the answers to the evaluation rows, further and observed ones among them
+
+
+def fingerprints(request: JobRequest, access: Access) -> Fingerprints:
+    """The fingerprints of a request that is admitted. Raises what reading a source does."""
     tasks, output = [resolve(task) for task in request.slimmed_for], request.output
-    content = {
+    both = {
         "model": _model_marks(request.model, access),
         "adapter": _adapter_marks(request.model, access),
         "tasks": [_task_mark(task, access) for task in tasks],
+    }
+    units = {
         "method": scoring(request.method, tasks[0].kind),
         "path": [request.target.model_dump(), output.round_to, output.layout] if request.method.steps > 1 else None,
     }
-    return digest(content)
+    rows = {
+        "evaluation": [_evaluation_marks(task, access) for task in tasks],
+        "observe": [wording(task) | _rows_mark(task.evaluation, access) for task in map(resolve, request.observe)],
+    }
+    return Fingerprints(units=digest(both | units), rows=digest(both | rows))
+
+
+def _evaluation_marks(task: Task, access: Access) -> dict[str, Any]:
+    """Of rows that are not a part of the calibration rows."""
+    named = task.evaluations | ({"": task.evaluation} if task.evaluation else {})  # no set is called ""
+    return {name: _rows_mark(source, access) for name, source in named.items()}
 
 
 def _task_mark(task: Task, access: Access) -> dict[str, Any]:

@@ -26,6 +26,10 @@ from service.weight_headers import DamagedHeader, Header, TensorShape, file_size
 TIMEOUT_SECONDS = 5  # a client waits for the answer
 
 
+class NotShown(InvalidModel):
+    """The hub does not show it to this process. A worker may have another token."""
+
+
 @dataclass(frozen=True)
 class HubFiles:
     """The files of one revision of a repository."""
@@ -81,12 +85,12 @@ class HubFiles:
         try:
             yield
         except GatedRepoError as error:
-            raise InvalidModel(f"{model} is gated: set HF_TOKEN for the service", param="model.uri") from error
+            raise NotShown(f"{model} is gated: set HF_TOKEN for the service", param="model.uri") from error
         except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
             raise self._unreachable() from error
         except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
             message = f"{model} at revision {self.revision or 'main'} does not exist"
-            raise InvalidModel(message, param="model.uri") from error
+            raise NotShown(message, param="model.uri") from error
         except EntryNotFoundError as error:
             raise NotFound(f"{model} lacks a file that a plan needs") from error
         except SafetensorsParsingError as error:

@@ -141,10 +141,13 @@ def _asked(request: JobRequest, checkpoint: Checkpoint) -> Removal | None:
     return None if target.bytes is None else _within(request, checkpoint, "bytes", target.bytes)
 
 
-def _within(request: JobRequest, checkpoint: Checkpoint, name: str, number: int) -> Removal:
-    """The least that has to go for a model with no more than `number` parameters or bytes."""
+def _within(request: JobRequest, checkpoint: Checkpoint, name: str, number: int) -> Removal | None:
+    """The least that has to go for a model with no more than `number` parameters or bytes; None where a floor under
+    the metric alone decides, since the model is as small already."""
     whole = _removal(request, checkpoint, 0.0)
     if getattr(whole, name) <= number:
+        if request.target.keep_metric is not None:
+            return None
         message = f"the model has no more than {number} {name} as it is: {getattr(whole, name)}"
         raise InvalidRequest(message, param=f"target.{name}")
 

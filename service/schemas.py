@@ -640,6 +640,9 @@ class Result(Schema):
     ratio: float = Field(description="share of the chosen units' parameters that was removed in fact")
     verified: Verified
     scores: str | None = Field(default=None, description="digest of the unit scores, see `GET /scores/{digest}`")
+    task_scores: dict[str, str] = Field(
+        default={}, description="of a union: task -> digest of its unit scores, as `GET /overlap` takes them"
+    )
     scores_reused: bool = Field(default=False, description="an earlier job or attempt had measured the unit scores")
     evaluation_reused: bool = Field(
         default=False, description="an earlier job, or attempt, had evaluated the dense model"

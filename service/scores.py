@@ -3,10 +3,11 @@
 Redis: `slim:{tenant}:scores` (digests, ordered by the microsecond in which they were stored) and
 `slim:{tenant}:scores:{digest}`, which names the file by its SHA-256. The file comes first and the record last, and only
 if there is none: whoever reads a record reads what one writer has written, or finds that it is damaged.
-`slim:{tenant}:fingerprint:{fingerprint}` has the digest for a request that a plan asks about.
+`slim:{tenant}:fingerprint:{fingerprint}` has the digests for a request that a plan asks about, one for each task.
 """
 
 import hashlib
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
@@ -98,14 +99,14 @@ class ScoreSets:
         expiry = datetime.now(UTC) + timedelta(days=days)
         self._redis.zadd(EXPIRIES, {expiry_member(tenant, digest): _milliseconds(expiry)}, xx=True, gt=True)
 
-    def note(self, tenant: str, fingerprint: str, digest: str, *, days: float) -> None:
-        """Remember which set serves requests with this fingerprint (`service.fingerprints`)."""
-        self._redis.set(fingerprint_key(tenant, fingerprint), digest, px=timedelta(days=days))
+    def note(self, tenant: str, fingerprint: str, digests: Sequence[str], *, days: float) -> None:
+        """Remember which sets together serve requests with this fingerprint (`service.fingerprints`)."""
+        self._redis.set(fingerprint_key(tenant, fingerprint), " ".join(digests), px=timedelta(days=days))
 
     def serves(self, tenant: str, fingerprint: str) -> bool:
-        """Whether there is a set for requests with this fingerprint."""
-        digest = cast(str | None, self._redis.get(fingerprint_key(tenant, fingerprint)))
-        return digest is not None and self.exists(tenant, digest)
+        """Whether there is every set that requests with this fingerprint need."""
+        digests = cast(str | None, self._redis.get(fingerprint_key(tenant, fingerprint)))
+        return digests is not None and all(self.exists(tenant, digest) for digest in digests.split())
 
     def page(
         self, tenant: str, *, cursor: str | None = None, limit: int = 20

@@ -10,7 +10,7 @@ import structlog
 from redis import RedisError
 from ulid import ULID
 
-from service.admission import Access, admit
+from service.admission import HUB, Access, admit
 from service.auth import Caller, is_loopback
 from service.datasets import drop_rows, keep_rows
 from service.egress import parse_url
@@ -23,6 +23,7 @@ from service.reach import Reach
 from service.records import Records
 from service.schemas import JobRequest
 from service.settings import Settings
+from service.sources import scheme_of
 from service.storage import Storage
 from service.tracing import traceparent
 
@@ -80,6 +81,8 @@ class Submission:
         access = access_of(caller, self.settings, self.storage)
         if admit(request, access) is not None:
             self.possible.check(request, access)
+        elif scheme_of(request.model.uri) == HUB:
+            self.possible.check_on_hub(request, access)
 
     def _with_defaults(self, request: JobRequest) -> JobRequest:
         """The request with what the deployment decides filled in, so that the job says it."""

@@ -42,7 +42,7 @@ def throughput(speeds: Sequence[tuple[Speed, Speed]]) -> list[Throughput]:
 
 def peak_memory(speeds: Sequence[tuple[Speed, Speed]]) -> DenseSlim | None:
     """Of the largest pass; None where the device does not count it."""
-    dense, slim = (speed.peak_bytes for speed in speeds[-1])
+    dense, slim = (speed.peak_bytes for speed in max(speeds, key=lambda pair: pair[0].batch))
     return DenseSlim(dense=dense, slim=slim) if dense is not None and slim is not None else None
 
 

@@ -14,7 +14,7 @@ from transformers.utils import logging
 from service import presets, report_page
 from service.admission import Access, blaming
 from service.errors import InvalidModel, TaskslimError
-from service.fingerprints import fingerprint
+from service.fingerprints import Fingerprints, fingerprints
 from service.job_models import JOB, JobModel, job_model
 from service.job_record import JobRecord
 from service.records import LeaseLost
@@ -101,7 +101,7 @@ class Sources:
     observed: list[list[Row]]
     digests: dict[str, str]  # of model and adapter
     lineage: list[Ancestor]
-    fingerprint: str | None
+    fingerprints: Fingerprints | None
 
 
 def run(
@@ -123,7 +123,7 @@ def run(
     staged = StagedJob(job, presets.resolve(job.request.slimmed_for[0]), settings, storage, progress, scratch)
     with staged.stage(Stage.fetch):
         sources = fetch(staged)
-    reuse = Reuse(staged, sources.digests, sources.fingerprint, scores)
+    reuse = Reuse(staged, sources.digests, sources.fingerprints, scores)
     with staged.stage(Stage.load):
         loaded = load(staged, sources.model, sources.adapter)
         subject = ask(staged, loaded, staged.task, sources.calibration, sources.evaluation)
@@ -198,14 +198,14 @@ def fetch(staged: StagedJob) -> Sources:
         observed=others,
         digests={name: reporting.digest_directory(directory) for name, directory in parts.items()},
         lineage=ancestors,
-        fingerprint=fingerprint_of(staged),
+        fingerprints=fingerprints_of(staged),
     )
 
 
-def fingerprint_of(staged: StagedJob) -> str | None:
+def fingerprints_of(staged: StagedJob) -> Fingerprints | None:
     """What a plan of the same request will look for; None where a source, fetched once, cannot be looked at again."""
     try:
-        return fingerprint(
+        return fingerprints(
             staged.job.request, Access(staged.storage, staged.job.tenant, True, staged.settings.local_roots)
         )
     except TaskslimError:

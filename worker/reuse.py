@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from service.fingerprints import digest, scoring, wording
+from service.fingerprints import Fingerprints, digest, scoring, wording
 from service.schemas import MeasuredScores, ScoreKind
 from service.scores import ScoreSets
 from worker import prompts
@@ -36,10 +36,12 @@ class Reuse:
 
     staged: StagedJob
     digests: Mapping[str, str]  # of the model's and the adapter's files
-    fingerprint: str | None  # of the request, see `service.fingerprints`
+    fingerprints: Fingerprints | None  # of the request
     store: ScoreSets | None  # None: everything is measured, and nothing is stored
     paths: dict[str, bool] = field(default_factory=dict, init=False)  # digest -> whether it was there, the first first
+    tasks: dict[str, str] = field(default_factory=dict, init=False)  # title of a task -> digest of its unit scores
     evaluations: list[bool] = field(default_factory=list, init=False)  # whether each was there
+    answers: list[str] = field(default_factory=list, init=False)  # the digest of each
 
     def evaluate(self, subjects: Sequence[Subject]) -> list[Measured]:
         """The dense model on the evaluation rows of each subject."""
@@ -48,6 +50,7 @@ class Reuse:
         missing = [subject for subject, content in zip(subjects, stored, strict=True) if content is None]
         fresh = iter(evaluate(self.staged, missing))
         self.evaluations += [content is not None for content in stored]
+        self.answers += [key.digest for key in keys]
         found = []
         for subject, key, content in zip(subjects, keys, stored, strict=True):
             measured = unpack_measured(content) if content is not None else next(fresh)
@@ -65,14 +68,27 @@ class Reuse:
             self._add(key, pack_path(path, key.about), subject, ScoreKind.units, path.ratios)
         if self.store is not None:
             self.paths[key.digest] = content is not None
-            if self.fingerprint is not None:
-                self.store.note(self._tenant, self.fingerprint, key.digest, days=self._days)
+            self.tasks[subject.wording.task.title] = key.digest
+            self._note()
         return path
+
+    def _note(self) -> None:
+        """Tell plans of the sets, once there are those of every task."""
+        if (
+            self.store is None
+            or self.fingerprints is None
+            or len(self.tasks) < len(self.staged.job.request.slimmed_for)
+        ):
+            return
+        self.store.note(self._tenant, self.fingerprints.units, list(self.tasks.values()), days=self._days)
+        if self.answers:
+            self.store.note(self._tenant, self.fingerprints.rows, self.answers, days=self._days)
 
     def outcome(self) -> dict[str, Any]:
         """The fields of the result that say what was reused: everything, or not everything."""
         return {
             "scores": next(iter(self.paths), None),
+            "task_scores": self.tasks if len(self.tasks) > 1 else {},
             "scores_reused": bool(self.paths) and all(self.paths.values()),
             "evaluation_reused": bool(self.evaluations) and all(self.evaluations),
         }

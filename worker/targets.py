@@ -5,11 +5,11 @@ from dataclasses import dataclass, field, replace
 
 from service.bisection import last_that_holds, turning_point
 from service.errors import InvalidRequest, TargetUnreachable
-from service.schemas import CurvePoint, KeptMetric, LatencyBound, TaskKind
+from service.schemas import CurvePoint, KeptMetric, LatencyBound, Target, TaskKind
 from worker import data, speed
 from worker.candidates import Candidate, Candidates
 from worker.judging import Judge, Verdict, in_proportion, part
-from worker.shares import METRICS, kept
+from worker.shares import METRICS, Kept, kept
 from worker.slimming.allocation import WidthUnreachable
 from worker.slimming.groups import Group
 from worker.slimming.steps import ScorePath
@@ -44,16 +44,28 @@ def count(candidates: Candidates, staged: StagedJob) -> Candidate:
         raise TargetUnreachable(message, param="target.ratio") from error
 
 
+def counted_bound(target: Target) -> tuple[str, int]:
+    """(`parameters` or `bytes`, the most that the target allows of them)."""
+    name, number = ("parameters", target.parameters) if target.bytes is None else ("bytes", target.bytes)
+    assert number is not None
+    return name, number
+
+
+def is_within(candidate: Candidate, target: Target) -> bool:
+    """Whether a model is no larger than the target's `parameters` or `bytes`."""
+    name, number = counted_bound(target)
+    return int(getattr(candidate, name)) <= number
+
+
 def largest_within(candidates: Candidates, staged: StagedJob) -> Candidate:
     """The largest model whose `parameters` or `bytes` are not above the target's number."""
     target = staged.job.request.target
-    name, number = ("parameters", target.parameters) if target.bytes is None else ("bytes", target.bytes)
-    assert number is not None
+    name, number = counted_bound(target)
 
     def size(ratio: float) -> int:
         return int(getattr(candidates.at(ratio), name))
 
-    if size(0.0) <= number:
+    if is_within(candidates.dense, target):
         raise InvalidRequest(
             f"the model has no more than {number} {name} as it is: {size(0.0)}", param=f"target.{name}"
         )
@@ -82,7 +94,8 @@ class Search:
         self.staged, self.subject, self.dense, self.store = staged, subject, dense, store
         self.target = staged.job.request.target
         self.candidates = Candidates(staged, subject, path, self.tick)
-        self.points: dict[int, CurvePoint] = {}  # by the number of parameters, which tells nested models apart
+        # By the number of parameters, which tells nested models apart; of a sweep by the ratio that was asked for.
+        self.points: dict[float, CurvePoint] = {}
         self.best: tuple[Candidate, Subject, Verdict | None] | None = None
         self.expected = len(self.target.sweep or ()) or 7
 
@@ -102,11 +115,9 @@ class Search:
         """The largest model within the target's number, if there is one."""
         if self.target.latency_ms is not None:
             return self.fastest_enough(self.target.latency_ms)
-        return (
-            None
-            if self.target.parameters is self.target.bytes is None
-            else largest_within(self.candidates, self.staged)
-        )
+        if (self.target.parameters is self.target.bytes is None) or is_within(self.candidates.dense, self.target):
+            return None
+        return largest_within(self.candidates, self.staged)
 
     # --- sweep
 
@@ -116,17 +127,21 @@ class Search:
             self.judge(list(range(len(self.subject.evaluation.examples)))),
             self.target.artifacts or [max(ratios)],
         )
+        measured: tuple[int, Subject, Kept] | None = None  # with the number of parameters
         for ratio in sorted(ratios):
             candidate = self.reachable(ratio)
-            cut = self.candidates.cut(candidate)
-            found = judge.measure(cut.loaded.model, self.tick)
+            if measured is None or measured[0] != candidate.parameters:  # ratios may round to one width
+                cut = self.candidates.cut(candidate)
+                measured = candidate.parameters, cut, judge.measure(cut.loaded.model, self.tick)
+            _, cut, found = measured
             name = None
             if ratio == max(artifacts):
                 name, self.best = "model", (candidate, cut, None)
             elif ratio in artifacts:
                 name = f"model-{ratio:g}"
                 self.store(cut, self.candidates.groups, candidate, f"-{ratio:g}")
-            self.note(candidate, examples=len(judge.examples), metric=found.metric, share=found.share, artifact=name)
+            judged = {"examples": len(judge.examples), "metric": found.metric, "share": found.share}
+            self.note(candidate, ratio, **judged, artifact=name)
         return self.reached(list(range(len(judge.examples))))
 
     def reachable(self, ratio: float) -> Candidate:
@@ -239,10 +254,10 @@ class Search:
             batched=lambda examples: data.batches(examples, padding, budget),
         )
 
-    def note(self, candidate: Candidate, **found: object) -> None:
-        """Add a model to the curve, or what is newly known of it."""
+    def note(self, candidate: Candidate, asked: float | None = None, **found: object) -> None:
+        """Add a model to the curve, or what is newly known of it; those of a sweep are told apart by what was asked."""
         point = CurvePoint(ratio=candidate.ratio, parameters=candidate.parameters, bytes=candidate.bytes)
-        self.points[candidate.parameters] = point.model_copy(update=found)
+        self.points[candidate.parameters if asked is None else asked] = point.model_copy(update=found)
         self.tick()
 
     @property

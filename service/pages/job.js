@@ -7,7 +7,7 @@ import { curveTable, progressBar, statusMark, tiles } from "./parts.js";
 import { after, follow } from "./stream.js";
 import { ago, between, bytes, duration, isFinished, modelName, plain, taskName } from "./words.js";
 
-const STAGES = ["fetch", "load", "evaluate_dense", "attribute", "search", "select", "repair", "slice", "evaluate_slim", "verify", "upload"];
+const STAGES = ["fetch", "load", "evaluate_dense", "attribute", "search", "select", "repair", "slice", "evaluate_slim", "controls", "verify", "upload"];
 const MAX_EVENTS = 200;
 
 /** Show a job in `main`, live until it is finished or `signal` says that another view takes its place. */
@@ -102,8 +102,9 @@ function stageList(job) {
 
 /** A target that has to be measured is searched for, in place of three other stages. */
 function leftOut({ method, target }) {
-  if (target.keep_metric ?? target.latency_ms ?? target.sweep) return ["select", "repair", "slice"];
-  return method.repair === "none" ? ["search", "repair"] : ["search"];
+  const unasked = [...(method.controls ? [] : ["controls"]), ...(method.repair === "none" ? ["repair"] : [])];
+  if (target.keep_metric ?? target.latency_ms ?? target.sweep) return [...unasked, "select", "repair", "slice"];
+  return [...unasked, "search"];
 }
 
 function ending(job) {

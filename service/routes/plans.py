@@ -8,7 +8,7 @@ from service.admission import Access
 from service.durations import planned_work
 from service.errors import TaskslimError
 from service.examples import REQUESTS
-from service.fingerprints import fingerprint
+from service.fingerprints import fingerprints
 from service.plans import plan
 from service.routes.dependencies import DurationsDep, ScoresDep, SettingsDep, StorageDep, Writer
 from service.routes.guards import StrictRoute
@@ -44,16 +44,18 @@ def create_plan(
     check_webhook(request, settings)
     access = access_of(caller, settings, storage)
     found = plan(request, access)
-    cached = _are_cached(request, access, scores)
-    skipped = [Stage.attribute, Stage.evaluate_dense] if cached else []
+    units, rows = _cached(request, access, scores)
+    skipped = [stage for stage, cached in ((Stage.attribute, units), (Stage.evaluate_dense, rows)) if cached]
     work = planned_work(request, found.family, found.parameters.dense, access)
     time = durations.estimate(work, skipped) if work else None
-    return found.model_copy(update={"scores_cached": cached, "time": time})
+    return found.model_copy(update={"scores_cached": units, "time": time})
 
 
-def _are_cached(request: JobRequest, access: Access, scores: ScoreSets) -> bool | None:
-    """Whether there are unit scores for the request; None where a source of it cannot be looked at from here."""
+def _cached(request: JobRequest, access: Access, scores: ScoreSets) -> tuple[bool | None, bool | None]:
+    """Whether there are unit scores, and the dense model's answers, for the request; None where a source of it cannot
+    be looked at from here."""
     try:
-        return scores.serves(access.tenant, fingerprint(request, access))
+        found = fingerprints(request, access)
     except TaskslimError:
-        return None
+        return None, None
+    return scores.serves(access.tenant, found.units), scores.serves(access.tenant, found.rows)

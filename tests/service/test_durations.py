@@ -1,5 +1,6 @@
 """What past runs say of the next one's time."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from service.admission import Access
-from service.durations import MAX_RUNS, Durations, Run, Work, estimate, planned_work
+from service.durations import DURATIONS, MAX_RUNS, Durations, Run, Work, estimate, planned_work, work_of
 from service.example_answers import REPORT
 from service.schemas import JobRequest, Report, Stage
 from service.storage import Storage, dataset_key
@@ -74,11 +75,59 @@ def test_what_no_run_has_shown_is_not_guessed() -> None:
 
 def test_a_search_takes_the_place_of_what_it_does_itself() -> None:
     counted = run(changed(repair="bias"), select=1.0, repair=4.0, slice=1.0)
-    searched = run(changed(repair="bias", searches=True), search=30.0)
+    searched = run(changed(repair="bias", search="keep_metric", models=7), search=30.0)
     both = [counted, searched]
-    found = [estimate(both, changed(repair="bias", searches=searches)) for searches in (False, True)]
+    found = [
+        estimate(both, changed(repair="bias", search=search, models=models))
+        for search, models in (("", 0), ("keep_metric", 7))
+    ]
     assert [entry and entry.seconds for entry in found] == [19.0, 43.0]
-    assert estimate([counted], changed(searches=True)) is None
+    assert estimate([counted], changed(search="keep_metric", models=7)) is None
+
+
+def test_a_sweep_takes_longer_the_more_models_it_measures() -> None:
+    swept = run(changed(search="sweep", models=32), search=72.0)  # a pass of 80 calibration rows, 32 of 20
+    small = estimate([swept], changed(search="sweep", models=2))
+    assert small is not None
+    assert small.seconds == 13.0 + 72.0 * (80 + 2 * 20) / (80 + 32 * 20)
+
+
+def test_a_search_has_the_pace_of_the_same_target() -> None:
+    timed, judged = (
+        run(changed(search=search, models=7), search=seconds)
+        for search, seconds in (("latency_ms", 10.0), ("keep_metric", 90.0))
+    )
+    found = estimate([timed, judged], changed(search="keep_metric", models=7))
+    assert found is not None
+    assert found.seconds == 103.0
+
+
+def test_controls_count_only_where_they_are_asked_for() -> None:
+    controlled = run(changed(controls=True), controls=50.0)
+    found = [estimate([controlled], changed(controls=controls)) for controls in (False, True)]
+    assert [entry and entry.seconds for entry in found] == [13.0, 63.0]
+    assert estimate([run()], changed(controls=True)) is None
+
+
+def test_a_search_counts_the_rows_that_steered_it_as_its_plan_does(storage: Storage, body: dict[str, Any]) -> None:
+    share = {"value": 0.9, "low": 0.9, "high": 0.9}
+    kept = {"metric": "calibrated_accuracy", "floor": 0.9, "seed": 0, "steering": share, "reported": share}
+    report = Report.model_validate(REPORT)
+    dumped = report.result.model_dump() | {"kept_metric": kept | {"steering_examples": 12, "reported_examples": 51}}
+    asked = {"evaluation": {"uri": "s3://far/rows.jsonl", "limit": 102}, "target": {"keep_metric": 0.9}}
+    task = body["task"] | {"evaluation": asked["evaluation"]}
+    request = JobRequest.model_validate(body | {"task": task, "target": asked["target"]})
+    past = work_of(Report.model_validate(report.model_dump() | {"result": dumped, "request": request.model_dump()}))
+    planned = planned_work(request, "llama", past.parameters, Access(storage, "default", True, ()))
+    assert planned is not None
+    assert past.evaluation_rows == planned.evaluation_rows == 102
+    assert past.amount(Stage.evaluate_slim) == past.parameters * 51
+
+
+def test_runs_of_another_version_are_read_as_far_as_they_go(redis: Redis) -> None:
+    old = {"work": {name: vars(WORK)[name] for name in list(vars(WORK))[:7]} | {"searches": True}, "seconds": {}}
+    redis.lpush(DURATIONS, json.dumps(old))
+    assert Durations(redis).runs() == [Run(WORK, {})]
 
 
 def test_runs_are_remembered_without_what_they_reused(redis: Redis) -> None:

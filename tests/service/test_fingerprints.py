@@ -7,7 +7,7 @@ import pytest
 from ulid import ULID
 
 from service.admission import Access
-from service.fingerprints import MAX_READ_BYTES, fingerprint
+from service.fingerprints import MAX_READ_BYTES, fingerprints
 from service.schemas import JobRequest
 from service.sources import file_mark, file_marks
 from service.storage import Storage, dataset_key
@@ -53,14 +53,14 @@ def test_a_fingerprint_changes_with_model_adapter_and_rows(
     source = {"uri": f"{place}/model", "adapter_uri": f"{place}/adapter"}
     request = JobRequest.model_validate(body | {"task": task, "model": source})
     access = Access(storage, "default", True, ())
-    found = [fingerprint(request, access)]
+    found = [fingerprints(request, access).units]
     for name in ("model/config.json", "adapter/adapter_config.json", "rows.jsonl"):
         put(place, name, b"something else")
-        found.append(fingerprint(request, access))
+        found.append(fingerprints(request, access).units)
     assert len(set(found)) == len(found)
     put(place, "model/README.md", b"no part of the model")
     put(place, "adapter/README.md", b"no part of the adapter")
-    assert fingerprint(request, access) == found[-1]
+    assert fingerprints(request, access).units == found[-1]
 
 
 def test_a_large_data_set_goes_by_its_object(storage: Storage, body: dict[str, Any]) -> None:
@@ -69,5 +69,5 @@ def test_a_large_data_set_goes_by_its_object(storage: Storage, body: dict[str, A
     for content in (b"x" * (MAX_READ_BYTES + 1), b"y" * (MAX_READ_BYTES + 2)):
         storage.put_bytes(content, dataset_key("default", "large"))
         task = body["task"] | {"calibration": {"uri": "dataset://large"}}
-        found.add(fingerprint(JobRequest.model_validate(body | {"task": task}), access))
+        found.add(fingerprints(JobRequest.model_validate(body | {"task": task}), access).units)
     assert len(found) == 2

@@ -93,6 +93,11 @@ def test_files_of_the_page_are_served_and_no_others(client: TestClient) -> None:
         assert client.get(f"/pages/{name}").status_code == 404
 
 
+def test_the_page_knows_every_stage_in_its_order() -> None:
+    [listed] = re.findall(r"const STAGES = (\[.*\]);", (DIRECTORY / "job.js").read_text())
+    assert json.loads(listed) == [stage.value for stage in Stage]
+
+
 def test_files_of_the_page_name_nothing_outside(client: TestClient) -> None:
     for path in DIRECTORY.glob("*.[jc]s*"):
         assert not re.search(

@@ -27,7 +27,7 @@ from service.errors import (
 )
 from service.example_answers import REPORT
 from service.families import FAMILIES
-from service.fingerprints import fingerprint
+from service.fingerprints import fingerprints
 from service.job_record import new_record
 from service.limits import StoredBytes
 from service.plans import nearest, plan
@@ -431,11 +431,11 @@ def test_a_plan_says_whether_scores_are_there_and_how_long_it_may_take(
     first = client.post("/plans", json=body).json()
     assert (first["scores_cached"], first["time"]) == (False, None)
     access = Access(storage, "default", True, ())
-    name = fingerprint(JobRequest.model_validate(body), access)
+    found = fingerprints(JobRequest.model_validate(body), access)
     content = safetensors()
     scores, durations = ScoreSets(redis, storage, StoredBytes(redis)), Durations(redis)
     scores.add("default", measured(content, digest_of("a")), content, days=1)
-    scores.note("default", name, digest_of("a"), days=1)
+    scores.note("default", found.units, [digest_of("a")], days=1)
     timings = [
         StageTiming(stage=stage, seconds=seconds)
         for stage, seconds in (("evaluate_dense", 5), ("attribute", 20), ("repair", 4), ("verify", 3))
@@ -445,7 +445,9 @@ def test_a_plan_says_whether_scores_are_there_and_how_long_it_may_take(
     other = client.post("/plans", json=body | {"method": {"criterion": "wanda"}}).json()
     assert (cached["scores_cached"], other["scores_cached"]) == (True, False)
     assert cached["time"]["runs"] == other["time"]["runs"] == 1
-    assert cached["time"]["seconds"] <= other["time"]["seconds"]
+    assert cached["time"]["seconds"] < other["time"]["seconds"]
+    scores.note("default", found.rows, [digest_of("a")], days=1)
+    assert client.post("/plans", json=body).json()["time"]["seconds"] < cached["time"]["seconds"]
     client.delete(f"/scores/{digest_of('a')}")
     assert client.post("/plans", json=body).json()["scores_cached"] is False
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from service.auth import ANONYMOUS
 from service.errors import InvalidModel
 from service.example_answers import REPORT
 from service.examples import SUCCEEDED
-from service.fingerprints import fingerprint
+from service.fingerprints import fingerprints
 from service.job_models import job_model
 from service.job_record import new_record
 from service.limits import StoredBytes
@@ -86,7 +87,7 @@ class Desk:
         sources = pipeline.fetch(staged)
         loaded = load_subject(staged, sources.model, sources.adapter)
         subject = ask(staged, loaded, staged.task, sources.calibration, sources.evaluation)
-        return Reuse(staged, sources.digests | digests, sources.fingerprint, self.store), subject
+        return Reuse(staged, sources.digests | digests, sources.fingerprints, self.store), subject
 
     def path(self, request: JobRequest, **more: Any) -> tuple[Reuse, ScorePath]:
         """What a job uses as its unit scores; `measured` counts how often they had to be taken."""
@@ -193,7 +194,7 @@ def test_what_the_scores_depend_on_changes_their_digest(desk: Desk, change: str)
     before, after = (told(desk, fields) for fields in CHANGES[change])
     assert desk.digest(before) != desk.digest(after)
     access = access_of(ANONYMOUS, desk.settings, desk.storage)
-    assert fingerprint(before, access) != fingerprint(after, access)
+    assert fingerprints(before, access).units != fingerprints(after, access).units
 
 
 @pytest.mark.parametrize("change", SAME)
@@ -314,7 +315,7 @@ def test_without_a_store_everything_is_measured(desk: Desk) -> None:
     reuse.store = None
     path = reuse.path(subject, (0.0,), lambda: pipeline.attribute(reuse.staged, subject, (0.0,)))
     assert path.ratios == (0.0,)
-    assert reuse.outcome() == {"scores": None, "scores_reused": False, "evaluation_reused": False}
+    assert reuse.outcome() == {"scores": None, "task_scores": {}, "scores_reused": False, "evaluation_reused": False}
     assert desk.store.page("default") == ([], None)
 
 
@@ -325,13 +326,49 @@ def test_a_plan_of_inline_rows_knows_the_job_that_stored_them(desk: Desk) -> Non
     desk.storage.put_bytes(lines.encode(), dataset_key("default", "kept"))
     kept = desk.request(task={"calibration": {"uri": "dataset://kept"}})
     access = access_of(ANONYMOUS, desk.settings, desk.storage)
-    assert fingerprint(inline, access) == fingerprint(kept, access)
-    assert not desk.store.serves("default", fingerprint(inline, access))
+    assert fingerprints(inline, access).units == fingerprints(kept, access).units
+    assert not desk.store.serves("default", fingerprints(inline, access).units)
     reuse, _ = desk.path(kept)
-    assert desk.store.serves("default", fingerprint(inline, access))
+    assert desk.store.serves("default", fingerprints(inline, access).units)
     [digest] = reuse.paths
     desk.store.delete("default", digest)
-    assert not desk.store.serves("default", fingerprint(inline, access))
+    assert not desk.store.serves("default", fingerprints(inline, access).units)
+
+
+def test_a_plan_of_a_union_needs_the_scores_of_every_task(desk: Desk) -> None:
+    labelled = {"template": "{text}:", "labels": LABELS}
+    tasks = [
+        labelled | {"name": name, "calibration": {"uri": desk.rows(name=name, first=first)}}
+        for name, first in (("reviews", "good"), ("mails", "bad"))
+    ]
+    request = desk.request(task=None)
+    union = JobRequest.model_validate(request.model_dump(exclude_unset=True, exclude={"task"}) | {"tasks": tasks})
+    reuse, subject = desk.reuse(union)
+    other = JobRequest.model_validate(request.model_dump(exclude_unset=True) | {"task": tasks[1]})
+    _, partner = desk.reuse(other)
+    units = fingerprints(union, access_of(ANONYMOUS, desk.settings, desk.storage)).units
+    for each in (subject, partner):
+        assert not desk.store.serves("default", units)
+        reuse.path(each, (0.0,), partial(pipeline.attribute, reuse.staged, each, (0.0,)))
+    assert desk.store.serves("default", units)
+    named = reuse.outcome()["task_scores"]
+    assert list(named) == ["reviews", "mails"]
+    assert list(named.values()) == list(reuse.paths)
+    desk.store.delete("default", named["reviews"])
+    assert not desk.store.serves("default", units)
+
+
+def test_a_plan_knows_whether_the_dense_model_was_asked(desk: Desk) -> None:
+    other_rows = desk.request(task={"evaluation": {"uri": desk.rows(name="other", first="bad")}})
+    observing = desk.request(observe=[{"preset": "sst2", "evaluation": {"uri": desk.rows(name="other")}}])
+    smaller, request = desk.request(target={"ratio": 0.5}), desk.request()
+    access = access_of(ANONYMOUS, desk.settings, desk.storage)
+    reuse, subject = desk.reuse(request)
+    reuse.evaluate([subject])
+    reuse.path(subject, (0.0,), partial(pipeline.attribute, reuse.staged, subject, (0.0,)))
+    assert desk.store.serves("default", fingerprints(smaller, access).rows)
+    assert not desk.store.serves("default", fingerprints(other_rows, access).rows)
+    assert not desk.store.serves("default", fingerprints(observing, access).rows)
 
 
 # --- a model that a job has left ----------------------------------------------------------------------------------

@@ -5,11 +5,13 @@ import torch
 from torch import nn
 
 from service.families import FAMILIES
+from service.schemas import DenseSlim
 from tests import checkpoints
 from tests.models import TINY
 from worker.data import padding
+from worker.findings import peak_memory
 from worker.prompts import Example, Kind
-from worker.speed import RUNS, SIZES, compare
+from worker.speed import RUNS, SIZES, Speed, compare
 
 
 @pytest.mark.parametrize("name", ["llama", "t5", "bert"])
@@ -33,3 +35,12 @@ def test_dense_and_slim_take_turns_on_batches_of_the_stated_size(name: str) -> N
     assert seen == turns
     assert [(speed.batch, speed.tokens) for pair in found for speed in pair] == [(1, 8), (1, 8), (8, 8), (8, 8)]
     assert all(speed.milliseconds > 0 and speed.peak_bytes is None for pair in found for speed in pair)
+
+
+def test_peak_memory_is_of_the_largest_pass_whatever_the_order() -> None:
+    def pair(batch: int, peak: int) -> tuple[Speed, Speed]:
+        return Speed(batch, 64, 1.0, peak), Speed(batch, 64, 1.0, peak - 1)
+
+    for sizes in ([1, 8], [8, 1], [32, 1, 8]):
+        found = peak_memory([pair(batch, batch * 100) for batch in sizes])
+        assert found == DenseSlim(dense=max(sizes) * 100, slim=max(sizes) * 100 - 1)

@@ -241,6 +241,14 @@ def test_two_targets_that_both_hold_end_with_the_smallest_model(tmp_path: Path) 
     assert both.candidate.bytes == min(point.bytes for point in both.curve if point.meets) < bound
 
 
+@pytest.mark.parametrize("name", ["parameters", "bytes"])
+def test_a_bound_that_the_whole_model_is_within_leaves_the_floor_to_decide(name: str, tmp_path: Path) -> None:
+    alone = prepared(tmp_path / "alone", **KEEPING).search()
+    target = {"keep_metric": 0.9, name: 10**9}
+    both = prepared(tmp_path / "both", target=target, output={"round_to": 1}).search()
+    assert (both.candidate.parameters, both.curve) == (alone.candidate.parameters, alone.curve)
+
+
 def test_a_generation_task_is_judged_by_its_targets_probability(tmp_path: Path) -> None:
     task = {"kind": "generation", "labels": None}
     reached = prepared(tmp_path, task=task, num_rows=12, target={"keep_metric": 0.5}).search()
@@ -307,6 +315,15 @@ def test_a_sweep_leaves_the_curve_and_the_checkpoints_asked_for(tmp_path: Path) 
         assert model.num_parameters() == point.parameters
         assert (directory / f"{point.artifact}/model.safetensors").stat().st_size == point.bytes
         assert (directory / f"{str(point.artifact).replace('model', 'kept')}.safetensors").exists()
+
+
+def test_ratios_of_a_sweep_that_round_to_one_width_are_all_on_the_curve(tmp_path: Path) -> None:
+    target = {"sweep": [0.30, 0.31, 0.5], "artifacts": [0.30, 0.31]}
+    result, directory = run(tmp_path, target=target, output={"round_to": 8})
+    assert [point.artifact for point in result.curve] == ["model-0.3", "model", None]
+    first, second, _ = result.curve
+    assert first.model_copy(update={"artifact": None}) == second.model_copy(update={"artifact": None})
+    assert (directory / "model-0.3/model.safetensors").stat().st_size == first.bytes
 
 
 def test_a_job_with_a_floor_reports_on_the_rows_that_it_kept_from_the_search(tmp_path: Path) -> None:
