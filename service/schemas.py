@@ -395,7 +395,12 @@ class JobRequest(Schema):
     retention_days: float | None = Field(
         default=None, gt=0, le=3650, description="until the finished job is deleted; null: what the deployment sets"
     )
-    deadline_seconds: int = Field(default=3600, ge=10, le=7 * 86400)
+    deadline_seconds: int = Field(
+        default=3600,
+        ge=10,
+        le=7 * 86400,
+        description="seconds from the job's first start, not from its submission, until it fails if it is not finished",
+    )
 
     @property
     def placed_tasks(self) -> dict[str, Task]:

@@ -1,7 +1,10 @@
 """The README is true: its walk runs as it is written, and its tables name what there is."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -11,11 +14,14 @@ from typing import Any, Union, get_args, get_origin
 import httpx
 import pytest
 from pydantic import BaseModel
+from redis import Redis
 
 from service.app import create_app
 from service.demo.server import running_server
-from service.schemas import Health, JobRequest, Problem, Result
+from service.schemas import Health, JobPage, JobRequest, JobStatus, Problem, Result
 from service.settings import Settings
+from tests.api import api
+from tests.service.bodies import request_body
 from tests.walk import README, ROOT, blocks, section, walk, walkable_model
 
 HOME = "~/.local/state/taskslim"
@@ -48,6 +54,31 @@ def server(tmp_path: Path) -> Iterator[str]:
 def test_the_walk_runs_as_it_is_written(server: str, model: Path, tmp_path: Path) -> None:
     job = walk(tmp_path, URL=server, MODEL=model.as_uri())
     assert httpx.get(job).status_code == 404
+
+
+def test_what_clients_are_told_to_send_works(settings: Settings, redis: Redis, tmp_path: Path) -> None:
+    (tmp_path / "request.json").write_text(json.dumps(request_body(tmp_path)))
+    said = [
+        content for title in ("Clients", "Keys") for language, content in blocks(section(title)) if language == "sh"
+    ]
+    with api(settings, tmp_path / "log") as url:
+        own = {"URL": url, "SLIM_REDIS_URL": settings.redis_url, "COLUMNS": "200"}
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        script = "\n".join(["set -euo pipefail", *said])
+        command, env = ["bash", "-c", script], os.environ | own | {"PATH": path}
+        run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    page = JobPage.model_validate_json((tmp_path / "page.json").read_bytes())
+    assert [job.status for job in page.data] == [JobStatus.cancelled]
+    unchanged, rest = run.stdout.split("\n", 1)
+    assert unchanged == "304"
+    events, rest = rest.split('{"id":"01', 1)
+    assert re.findall(r'"status":"(\w+)"', events) == ["cancelled"]
+    assert '"uri":"dataset://01' in rest
+    assert 'ratelimit: "requests";r=' in rest
+    assert '{"data":[],' in rest
+    assert re.search(r"ci +jobs:read artifacts:read +valid", rest)
+    assert rest.rstrip().endswith("is revoked")
 
 
 def test_the_answers_that_the_readme_shows_are_of_the_present_form() -> None:
