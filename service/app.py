@@ -12,7 +12,7 @@ from service.background import running
 from service.connections import connect, connect_async
 from service.durations import Durations
 from service.idempotency import Idempotency
-from service.limits import RequestLimit, StoredBytes
+from service.limits import Places, RequestLimit, StoredBytes
 from service.metrics import HttpMetrics
 from service.queue import JobQueue
 from service.readiness import Readiness
@@ -38,7 +38,7 @@ from service.routes.guards import BodyLimit, Measured, RequestIdentity
 from service.routes.operations import package_version
 from service.routes.problems import install
 from service.scores import ScoreSets
-from service.settings import Settings
+from service.settings import STREAMS, Settings
 from service.signing import WebhookSecrets
 from service.storage import Storage
 from service.submission import Submission
@@ -71,7 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
 def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextManager[State]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
-        follower = connect_async(settings.redis_url)
+        follower = connect_async(settings.redis_url, connections=STREAMS)
         with connect(settings.redis_url) as redis, connect(settings.redis_url, decode=False) as transport:
             state = _state(settings, redis, transport, follower)
             try:
@@ -95,6 +95,7 @@ def _state(settings: Settings, redis: Redis, transport: Redis, follower: redis.a
         settings=settings,
         redis=redis,
         follower=follower,
+        places=Places(settings.max_streams, STREAMS),
         records=records,
         queue=queue,
         storage=storage,

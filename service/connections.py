@@ -19,10 +19,12 @@ def connect(url: str, *, patience: int = 4, decode: bool = True) -> redis.Redis:
     return redis.Redis.from_url(url, decode_responses=decode, retry=retry, health_check_interval=30)
 
 
-def connect_async(url: str, *, patience: int = 4) -> redis.asyncio.Redis:
-    """The same for coroutines: Server-Sent Events wait in it by the hundred."""
+def connect_async(url: str, *, connections: int, patience: int = 4) -> redis.asyncio.Redis:
+    """The same for coroutines, of which no more than `connections` may wait in it at the same time."""
     retry = AsyncRetry(ExponentialBackoff(cap=5, base=0.5), patience, supported_errors=OUTAGES)
-    return redis.asyncio.Redis.from_url(url, decode_responses=True, retry=retry, health_check_interval=30)
+    return redis.asyncio.Redis.from_url(
+        url, decode_responses=True, retry=retry, health_check_interval=30, max_connections=connections
+    )
 
 
 WORKER_PATIENCE = 60  # retries: about five minutes

@@ -1,10 +1,13 @@
-"""What one tenant may use: requests in a window, jobs waiting and running, bytes stored.
+"""What one tenant may use: requests in a window, jobs waiting and running, bytes stored, streams open.
 
 Limits hold only for callers with a key: on loopback without one there is nobody to protect from anybody. How many jobs
-of a tenant run at the same time (`service.slots`) is limited for all: it is how the workers are shared.
+of a tenant run at the same time (`service.slots`) and how many streams it has open is limited for all: it is how the
+workers and the connections are shared.
 Redis: `slim:{tenant}:requests` counts the present window's requests, `slim:{tenant}:bytes` maps item -> bytes.
 """
 
+import threading
+from collections import Counter
 from dataclasses import dataclass
 from typing import cast
 
@@ -78,6 +81,31 @@ def admit(window: Window) -> None:
             f"send the next in {window.reset_seconds} s",
             retry_after_seconds=window.reset_seconds,
         )
+
+
+class Places:
+    """Of this process: each event stream and each wait takes one as long as it is open. A tenant has at most `each`,
+    all of them together at most `most`."""
+
+    def __init__(self, each: int, most: int) -> None:
+        self._each = each
+        self._most = most
+        self._taken: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def take(self, tenant: str) -> None:
+        """Raise `LimitExceeded` where none is free."""
+        with self._lock:
+            if self._taken[tenant] >= self._each:
+                raise LimitExceeded(f"{self._each} event streams and waits are open, as many as may be; close one")
+            if self._taken.total() >= self._most:
+                raise LimitExceeded("the server has as many event streams and waits open as it can; come back later")
+            self._taken[tenant] += 1
+
+    def give_back(self, tenant: str) -> None:
+        with self._lock:
+            self._taken[tenant] -= 1
+            self._taken += Counter()  # forgets tenants that have none
 
 
 class StoredBytes:

@@ -6,6 +6,10 @@ from typing import Annotated
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+# Event streams and waits of all tenants in one API process. Each takes two file descriptors, its client's and Redis',
+# and a process has 1024 where nobody gave it more.
+STREAMS = 400
+
 
 def default_state() -> Path:
     """Where `taskslim serve` keeps Redis' files, artifacts and caches when nobody says otherwise."""
@@ -40,6 +44,12 @@ class Settings(BaseSettings):
     max_dataset_bytes: int = Field(default=256 * 2**20, gt=0, description="of an uploaded data set")
     max_running_jobs: int = Field(
         default=8, gt=0, description="of one tenant, handed to workers at the same time; the rest waits"
+    )
+    max_streams: int = Field(
+        default=100,
+        gt=0,
+        le=STREAMS,
+        description="of one tenant, event streams and waits that are open at the same time in one API process",
     )
     # The next four are limits of one tenant; they hold for callers with a key.
     max_queued_jobs: int = Field(default=1000, gt=0)

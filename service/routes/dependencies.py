@@ -13,10 +13,10 @@ from redis import Redis
 
 from service.auth import Caller, Keys, Scope, credential, is_cross_site, is_rebindable
 from service.durations import Durations
-from service.errors import Forbidden, NotFound
+from service.errors import Forbidden, LimitExceeded, NotFound
 from service.idempotency import Idempotency
 from service.job_record import JobRecord, decode
-from service.limits import RequestLimit, StoredBytes, admit
+from service.limits import Places, RequestLimit, StoredBytes, admit
 from service.metrics import HttpMetrics
 from service.queue import JobQueue
 from service.readiness import Readiness
@@ -45,6 +45,7 @@ class State(TypedDict):
     settings: Settings
     redis: Redis
     follower: redis.asyncio.Redis
+    places: Places
     records: Records
     queue: JobQueue
     storage: Storage
@@ -75,6 +76,7 @@ def _state(name: str) -> Any:
 
 SettingsDep = Annotated[Settings, _state("settings")]
 FollowerDep = Annotated[redis.asyncio.Redis, _state("follower")]
+PlacesDep = Annotated[Places, _state("places")]
 RecordsDep = Annotated[Records, _state("records")]
 QueueDep = Annotated[JobQueue, _state("queue")]
 StorageDep = Annotated[Storage, _state("storage")]
@@ -219,15 +221,24 @@ class Waiter:
 
     records: Records
     follower: redis.asyncio.Redis
+    places: Places
 
-    async def wait(self, tenant: str, job_id: str, seconds: int) -> Mapping[str, str]:
-        """The record, as it lies in Redis, once the job is finished, or after so long."""
-        await wait_for_end(self.follower, tenant, job_id, seconds)
+    async def wait(self, tenant: str, job_id: str, seconds: int) -> Mapping[str, str] | None:
+        """The record, as it lies in Redis, once the job is finished, or after so long. None at once where the tenant
+        waits as often as it may: a preference can be left, and the job is there."""
+        try:
+            self.places.take(tenant)
+        except LimitExceeded:
+            return None
+        try:
+            await wait_for_end(self.follower, tenant, job_id, seconds)
+        finally:
+            self.places.give_back(tenant)
         return await to_thread(self.records.fields, tenant, job_id)
 
 
 def waiter_of(request: Request) -> Waiter:
-    return Waiter(request.state.records, request.state.follower)
+    return Waiter(request.state.records, request.state.follower, request.state.places)
 
 
 class JobLinks:

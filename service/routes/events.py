@@ -1,16 +1,17 @@
 """A job's history: a list, or a stream of Server-Sent Events up to the job's end."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated
 
 import redis.asyncio
 from fastapi import APIRouter, Header, Query, Request, Response
 from redis import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.types import Receive, Scope, Send
 
 from service.events import check_id, follow
 from service.job_record import JobRecord
-from service.routes.dependencies import FollowerDep, FoundRecord, RecordsDep
+from service.routes.dependencies import FollowerDep, FoundRecord, PlacesDep, RecordsDep
 from service.routes.problems import problem_responses
 from service.schemas import EventPage
 
@@ -37,6 +38,7 @@ def list_events(
     record: FoundRecord,
     records: RecordsDep,
     follower: FollowerDep,
+    places: PlacesDep,
     after: EventId = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="events on a page")] = 100,
     last_event_id: Annotated[
@@ -45,18 +47,34 @@ def list_events(
 ) -> EventPage | Response:
     """A page of events. With `Accept: text/event-stream`: every event and then each new one as it comes.
 
-    The stream closes behind the event that ends the job; one that breaks is resumed with `Last-Event-ID`.
+    The stream closes behind the event that ends the job; one that breaks is resumed with `Last-Event-ID`. A tenant that
+    has as many streams open as it may gets 429 in place of another.
     """
     after = last_event_id or after
     if STREAM in request.headers.get("accept", ""):
         check_id(after or "0-0")
-        return EventSourceResponse(_stream(follower, record, after), ping=HEARTBEAT_SECONDS)
+        places.take(record.tenant)
+        return _Stream(_events(follower, record, after), lambda: places.give_back(record.tenant))
     events = records.events(record.tenant, record.id, after=after, limit=limit)
     full = len(events) == limit
     return EventPage(data=events, next_cursor=events[-1].id if full else None, has_more=full)
 
 
-async def _stream(
+class _Stream(EventSourceResponse):
+    """Calls `closed` when it is over, whoever ended it."""
+
+    def __init__(self, events: AsyncIterator[ServerSentEvent], closed: Callable[[], None]) -> None:
+        super().__init__(events, ping=HEARTBEAT_SECONDS)
+        self._closed = closed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._closed()
+
+
+async def _events(
     follower: redis.asyncio.Redis, record: JobRecord, after: str | None
 ) -> AsyncIterator[ServerSentEvent]:
     try:

@@ -54,7 +54,7 @@ SEE_JOB: dict[str, Any] = {
 HEADERS = {
     "Location": {"description": "The job", "schema": {"type": "string", "format": "uri-reference"}},
     "Retry-After": {"description": "Seconds until it is worth asking", "schema": {"type": "integer"}},
-    "Preference-Applied": {"description": "The wait that was granted", "schema": {"type": "string"}},
+    "Preference-Applied": {"description": "The wait that was granted, if any", "schema": {"type": "string"}},
     "Idempotent-Replayed": {"description": "`true`: the first answer again", "schema": {"type": "string"}},
 }
 ACCEPTED = {
@@ -103,8 +103,9 @@ async def create_job(
         return _respond(accepted, {"Idempotent-Replayed": "true"})
     record = accepted.record
     answer = _answer(record, links)
-    if seconds := wait_seconds(prefer):
-        answer = _answer(decode(await waiter_of(http).wait(record.tenant, record.id, seconds)), links)
+    seconds = wait_seconds(prefer)
+    if seconds and (waited := await waiter_of(http).wait(record.tenant, record.id, seconds)):
+        answer = _answer(decode(waited), links)
         answer.headers["Preference-Applied"] = f"wait={seconds}"
     if accepted.claim.slot is not None:
         await to_thread(http.state.idempotency.finish, accepted.claim, answer)
@@ -204,8 +205,9 @@ async def get_job(
     fields = await to_thread(find, request, Scope.jobs_read, job_id)
     headers = {}
     if (seconds := wait_seconds(prefer)) and not JobStatus(fields["status"]).is_terminal:
-        fields = await waiter_of(request).wait(fields["tenant"], job_id, seconds)
-        headers["Preference-Applied"] = f"wait={seconds}"
+        waited = await waiter_of(request).wait(fields["tenant"], job_id, seconds)
+        if waited is not None:
+            fields, headers["Preference-Applied"] = waited, f"wait={seconds}"
     if not JobStatus(fields["status"]).is_terminal:
         headers |= POLL
     return conditional(as_json(fields, links_of(request).of(job_id)), headers, if_none_match)

@@ -29,7 +29,8 @@ PreferHeader = Annotated[
     str | None,
     Header(
         max_length=256,
-        description=f"`wait=N` holds the answer back until the job is finished, N (at most {MAX_WAIT_SECONDS}) seconds",
+        description=f"`wait=N` holds the answer back until the job is finished, N (at most {MAX_WAIT_SECONDS}) "
+        "seconds; it comes at once, without `Preference-Applied`, while the tenant waits as often as it may",
         examples=["wait=1"],
     ),
 ]

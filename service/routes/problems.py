@@ -39,7 +39,7 @@ MEANINGS = {
     415: "Content-Type names no format that can be read",
     416: "The range begins behind the end",
     422: "The request contradicts itself or the contract; `errors` names the fields",
-    429: "Too many requests, jobs or bytes for this tenant; see Retry-After",
+    429: "Too many requests, jobs, bytes or open streams for this tenant; see Retry-After",
     500: "A bug; the log has its traceback under the request id",
     503: "Redis or the object store does not answer; see Retry-After",
 }

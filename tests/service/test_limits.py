@@ -4,7 +4,7 @@ import pytest
 from redis import Redis
 
 from service.errors import LimitExceeded, TooManyRequests
-from service.limits import RequestLimit, StoredBytes, admit
+from service.limits import Places, RequestLimit, StoredBytes, admit
 
 
 def test_the_request_after_the_last_allowed_one_is_refused_with_the_time_to_wait(redis: Redis) -> None:
@@ -35,6 +35,19 @@ def test_a_window_without_an_end_gets_one(redis: Redis) -> None:
 def test_the_headers_say_quota_rest_and_reset(redis: Redis) -> None:
     window = RequestLimit(redis, quota=10, window_seconds=60).count("search")
     assert window.headers() == {"RateLimit-Policy": '"requests";q=10;w=60', "RateLimit": '"requests";r=9;t=60'}
+
+
+def test_a_place_is_free_again_when_it_is_given_back() -> None:
+    places = Places(each=2, most=3)
+    for tenant in ("search", "search", "ads"):
+        places.take(tenant)
+    for tenant in ("search", "ads", "other"):
+        with pytest.raises(LimitExceeded):
+            places.take(tenant)
+    places.give_back("search")
+    places.take("other")
+    with pytest.raises(LimitExceeded, match="the server"):
+        places.take("search")
 
 
 def test_stored_bytes_are_counted_once_an_item_and_given_back(redis: Redis) -> None:

@@ -222,7 +222,7 @@ def test_a_follower_sees_every_event_up_to_the_end(records: Records, lease: Leas
     job = lease.job
 
     async def watch() -> list[Event]:
-        redis = connect_async(redis_server)
+        redis = connect_async(redis_server, connections=1)
         seen: list[Event] = []
         async for event in follow(redis, job.tenant, job.id):
             seen.append(event)

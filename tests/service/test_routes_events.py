@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from service.schemas import Event, Progress, Stage
 from service.settings import Settings
 from service.storage import Storage
 from tests.service.finished import finish
+from tests.serving import serving
 from tests.waiting import wait_until
 
 STREAM = {"Accept": "text/event-stream"}
@@ -76,6 +78,60 @@ def test_a_stream_brings_events_as_they_come_and_closes_with_the_job(
         finish(records.get(DEFAULT_TENANT, job), records, storage)
         rest = list(events)
     assert rest[-1].data["status"] == "succeeded"
+
+
+def test_more_streams_than_a_tenant_may_have_are_refused_until_one_closes(
+    settings: Settings, body: dict[str, Any]
+) -> None:
+    with serving(settings.model_copy(update={"max_streams": 2})) as server:
+        job = httpx.post(f"{server}jobs", json=body).json()["id"]
+        url = f"{server}jobs/{job}/events"
+        with httpx.stream("GET", url, headers=STREAM) as first, httpx.stream("GET", url, headers=STREAM) as second:
+            assert (first.status_code, second.status_code) == (200, 200)
+            refused = httpx.get(url, headers=STREAM)
+            assert (refused.status_code, refused.json()["code"]) == (429, "limit_exceeded")
+            assert int(refused.headers["retry-after"]) > 0
+            assert httpx.get(url).status_code == 200
+        wait_until(lambda: opens(url), 10)
+
+
+def opens(url: str) -> bool:
+    with httpx.stream("GET", url, headers=STREAM) as answer:
+        return answer.status_code == 200
+
+
+def test_a_wait_for_which_there_is_no_place_is_not_granted_and_the_job_is_there(
+    settings: Settings, body: dict[str, Any]
+) -> None:
+    with serving(settings.model_copy(update={"max_streams": 1})) as server:
+        job = httpx.post(f"{server}jobs", json=body, headers={"Prefer": "wait=1"})
+        assert (job.status_code, job.headers["preference-applied"]) == (202, "wait=1")
+        url = f"{server}jobs/{job.json()['id']}"
+        with httpx.stream("GET", f"{url}/events", headers=STREAM):
+            for answer in (
+                httpx.post(f"{server}jobs", json=body, headers={"Prefer": "wait=30"}),
+                httpx.get(url, headers={"Prefer": "wait=30"}),
+            ):
+                assert (answer.is_success, answer.json()["status"]) == (True, "queued")
+                assert "preference-applied" not in answer.headers
+        assert len(httpx.get(f"{server}jobs").json()["data"]) == 2
+
+
+def test_a_process_holds_more_streams_than_the_pools_of_the_redis_client_do_unasked(
+    settings: Settings, body: dict[str, Any]
+) -> None:
+    many = 110
+    with serving(settings.model_copy(update={"max_streams": many})) as server, ExitStack() as stack:
+        job = httpx.post(f"{server}jobs", json=body).json()["id"]
+        client = stack.enter_context(httpx.Client(limits=httpx.Limits(max_connections=None), headers=STREAM))
+        streams = []
+        for _ in range(many):
+            answer = stack.enter_context(client.stream("GET", f"{server}jobs/{job}/events", timeout=30))
+            streams.append(events_of(answer.iter_lines()))
+            assert next(streams[-1]).data["status"] == "queued"
+        client.post(f"{server}jobs/{job}/cancel")
+        for events in streams:
+            assert next(events).data["status"] == "cancelled"
 
 
 @pytest.mark.parametrize("after", ["{milliseconds}", "9999999999999-0", "9999999999999999999-1"])
