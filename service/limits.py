@@ -30,11 +30,15 @@ ROUND_UP_MS = 999
 
 # The sum is kept beside the items, so that reading it costs the same for one job and for a hundred thousand.
 TOTAL = "total"
+REMEDY = "delete jobs or data sets that you need no longer"
 RECORD_SIZE = """
 local before = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '0')
-local size = tonumber(ARGV[2])
+local used = tonumber(redis.call('HGET', KEYS[1], 'total') or '0')
+local size, quota = tonumber(ARGV[2]), tonumber(ARGV[3])
+if quota and size > before and used + size - before > quota then return {0, used} end
 if size > 0 then redis.call('HSET', KEYS[1], ARGV[1], size) else redis.call('HDEL', KEYS[1], ARGV[1]) end
-return redis.call('HINCRBY', KEYS[1], 'total', size - before)
+redis.call('HINCRBY', KEYS[1], 'total', size - before)
+return {1, used}
 """
 
 
@@ -109,7 +113,8 @@ class Places:
 
 
 class StoredBytes:
-    """How much each tenant has in the object store, item by item: an item is a job's artifacts or a data set."""
+    """How much each tenant has in the object store, item by item: an item is a job's artifacts, its inline rows, a data
+    set or a score set."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -118,15 +123,22 @@ class StoredBytes:
     def used(self, tenant: str) -> int:
         return int(cast(str | None, self._redis.hget(bytes_key(tenant), TOTAL)) or 0)
 
-    def admit(self, tenant: str, quota: int, more: int = 0) -> None:
-        """Raise `LimitExceeded` when the tenant's store is full, or would be with `more` bytes."""
+    def admit(self, tenant: str, quota: int) -> None:
+        """Raise `LimitExceeded` when the tenant's store is full."""
         used = self.used(tenant)
-        if used >= quota or used + more > quota:
-            raise LimitExceeded(f"{used} of {quota} bytes are in use; delete jobs or data sets that you need no longer")
+        if used >= quota:
+            raise LimitExceeded(f"{used} of {quota} bytes are in use; {REMEDY}")
+
+    def reserve(self, tenant: str, item: str, size: int, quota: int | None) -> None:
+        """Record `size` bytes before they are stored. Raises `LimitExceeded`, and records nothing, where they would
+        take the tenant over `quota`; None holds nobody."""
+        done, used = self._record(keys=[bytes_key(tenant)], args=[item, size, "" if quota is None else quota])
+        if not done:
+            raise LimitExceeded(f"{used} of {quota} bytes are in use and {size} more do not fit; {REMEDY}")
 
     def record(self, tenant: str, item: str, size: int) -> None:
         """Say that `item` holds `size` bytes, 0 once it is deleted. Saying it again changes nothing."""
-        self._record(keys=[bytes_key(tenant)], args=[item, size])
+        self.reserve(tenant, item, size, None)
 
 
 def bytes_key(tenant: str) -> str:

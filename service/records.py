@@ -95,6 +95,10 @@ class Records:
         """The record; `NotFound` for another tenant's job too."""
         return decode(self.fields(tenant, job_id))
 
+    def exist(self, tenant: str, job_id: str) -> bool:
+        """Whether there is a record, readable or not."""
+        return bool(self.redis.exists(job_key(tenant, job_id)))
+
     def fields(self, tenant: str, job_id: str) -> Mapping[str, str]:
         """The record as it lies in Redis; `NotFound` for another tenant's job too."""
         fields = cast(dict[str, str], self.redis.hgetall(job_key(tenant, job_id)))

@@ -1,8 +1,8 @@
 """What is deleted, by a user or by time: a job, a data set or a score set, with everything that belongs to it.
 
 Files go first and the record last, so that whatever breaks in between is found again and finished by the next try.
-`slim:expiries` holds what has an end: `job/{tenant}/{id}`, `dataset/{tenant}/{id}` and `scores/{tenant}/{digest}` ->
-Redis' milliseconds.
+`slim:expiries` holds what has an end: `job/{tenant}/{id}`, `dataset/{tenant}/{id}`, `scores/{tenant}/{digest}` and
+`rows/{tenant}/{job id}`, rows whose job was never made, -> Redis' milliseconds.
 """
 
 import threading
@@ -12,7 +12,7 @@ from typing import cast
 import structlog
 from redis import Redis, RedisError
 
-from service.datasets import drop_rows
+from service.datasets import InlineRows
 from service.errors import NotFound, StorageUnavailable, TaskslimError
 from service.job_record import JobRecord
 from service.limits import StoredBytes
@@ -45,11 +45,15 @@ class Retention:
         """Everything of a finished job; `Conflict` while it is not finished."""
         check_finished(record)
         self.storage.delete_prefix(job_prefix(record.tenant, record.id))
-        drop_rows(tenant=record.tenant, job_id=record.id, storage=self.storage)
+        self._rows.drop(record.tenant, record.id)
         self.stored.record(record.tenant, f"job/{record.id}", 0)
         self.redis.delete(deliveries_key(record.tenant, record.id))
         self.records.delete(record.tenant, record.id)
         self.redis.zrem(EXPIRIES, f"job/{record.tenant}/{record.id}")
+
+    @property
+    def _rows(self) -> InlineRows:
+        return InlineRows(self.redis, self.storage, self.stored)
 
     def drop_files(self, record: JobRecord) -> None:
         """What attempts of a job have left that will have no other. Where that cannot be now, it is when the job
@@ -94,10 +98,15 @@ class Retention:
             match kind:
                 case "job":
                     self.delete_job(self.records.get(tenant, item))
+                case "rows" if self.records.exist(tenant, item):  # a repeat of the request was cut short
+                    self.redis.zrem(EXPIRIES, member)
+                    return False
+                case "rows":
+                    self._rows.drop(tenant, item)
                 case "scores":
                     self.scores.delete(tenant, item)
                 case _:
-                    self.uploads.delete(tenant, item)
+                    self.uploads.forget(tenant, item)
         except NotFound:
             self.redis.zrem(EXPIRIES, member)
             return False

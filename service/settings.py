@@ -53,7 +53,11 @@ class Settings(BaseSettings):
     )
     # The next four are limits of one tenant; they hold for callers with a key.
     max_queued_jobs: int = Field(default=1000, gt=0)
-    max_stored_bytes: int = Field(default=500 * 2**30, gt=0, description="artifacts and data sets")
+    max_stored_bytes: int = Field(
+        default=500 * 2**30,
+        gt=0,
+        description="artifacts, data sets and inline rows; a job that was let in may pass it by its artifacts",
+    )
     max_requests: int = Field(default=600, gt=0, description="in a window of SLIM_WINDOW_SECONDS")
     window_seconds: int = Field(default=60, gt=0)
     retention_days: float = Field(default=30, gt=0, description="until finished jobs and data sets are deleted")

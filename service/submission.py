@@ -4,6 +4,7 @@ The record is written before the job is enqueued, so a process that dies in betw
 finds. What was stored for a request that is refused after all is deleted again.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -12,9 +13,9 @@ from ulid import ULID
 
 from service.admission import HUB, Access, admit
 from service.auth import Caller, is_loopback
-from service.datasets import drop_rows, keep_rows
+from service.datasets import InlineRows, take_rows
 from service.egress import parse_url
-from service.errors import TaskslimError
+from service.errors import StorageUnavailable, TaskslimError
 from service.job_record import JobRecord, new_record
 from service.limits import StoredBytes
 from service.possible import Possible
@@ -62,11 +63,10 @@ class Submission:
     def submit(self, request: JobRequest, caller: Caller, job_id: str) -> JobRecord:
         """The queued job. Submitting the same id again gives the job that the first call made."""
         self._check(request, caller)
-        settled = self._with_defaults(request)
-        kept = keep_rows(settled, tenant=caller.tenant, job_id=job_id, storage=self.storage)
+        kept, rows = take_rows(self._with_defaults(request), job_id)
         record = new_record(kept, tenant=caller.tenant, job_id=job_id)
         origin = {"request_id": structlog.contextvars.get_contextvars().get("request_id"), "trace": traceparent()}
-        record = self._record(record.model_copy(update=origin), caller)
+        record = self._record(record.model_copy(update=origin), rows, limited=caller.key_id is not None)
         try:
             self.queue.enqueue(record)
         except RedisError:  # the record stands: the reconciler finds it without an entry in the queue and makes one
@@ -89,10 +89,26 @@ class Submission:
         days = request.retention_days or self.settings.retention_days
         return request.model_copy(update={"retention_days": days})
 
-    def _record(self, record: JobRecord, caller: Caller) -> JobRecord:
-        limit = self.settings.max_queued_jobs if caller.key_id is not None else None
+    def _record(self, record: JobRecord, rows: Mapping[str, bytes], *, limited: bool) -> JobRecord:
+        """Stores the rows and makes the record. After an error of Redis nobody knows whether there is a record, so the
+        rows stay; where there is none, they expire."""
+        max_bytes = self.settings.max_stored_bytes if limited else None
+        max_queued = self.settings.max_queued_jobs if limited else None
         try:
-            return self.records.create(record, max_queued=limit)
-        except (RedisError, TaskslimError):
-            drop_rows(tenant=record.tenant, job_id=record.id, storage=self.storage)
+            self._rows.keep(rows, tenant=record.tenant, job_id=record.id, quota=max_bytes)
+            return self.records.create(record, max_queued=max_queued)
+        except TaskslimError:
+            self._drop_rows(record)
             raise
+
+    @property
+    def _rows(self) -> InlineRows:
+        return InlineRows(self.records.redis, self.storage, self.stored)
+
+    def _drop_rows(self, record: JobRecord) -> None:
+        """Of a refused request, unless it was sent before and made the job then."""
+        try:
+            if not self.records.exist(record.tenant, record.id):
+                self._rows.drop(record.tenant, record.id)
+        except (RedisError, StorageUnavailable):
+            log.warning("rows were left to expire", exc_info=True, **record.log_fields)

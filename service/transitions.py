@@ -39,14 +39,16 @@ EXPIRIES = "slim:expiries"  # kind/tenant/id of what is to be deleted -> when, R
 MAX_EVENTS = 2000  # of one job; the oldest go first
 
 # 0: a record with the id exists and is left as it is, because the same request came twice. -1: the tenant's queue is
-# full.
+# full. Inline rows were stored before, with an expiry that holds as long as there is no record (`service.datasets`).
 CREATE = (
     LUA
     + """
-local job, events, index, open = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-if redis.call('EXISTS', job) == 1 then return 0 end
+local job, events, index, open, expiries = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[6]
 local ask = cjson.decode(ARGV[1])
-if ask.max_queued and redis.call('ZCARD', index .. ':queued') >= ask.max_queued then return -1 end
+local exists = redis.call('EXISTS', job) == 1
+if not exists and ask.max_queued and redis.call('ZCARD', index .. ':queued') >= ask.max_queued then return -1 end
+redis.call('ZREM', expiries, 'rows/' .. ask.member)
+if exists then return 0 end
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 for field, value in pairs(ask.set) do redis.call('HSET', job, field, value) end

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from redis import Redis
 from ulid import ULID
 
-from service.errors import BodyTooLarge, InvalidData, NotFound
+from service.errors import BodyTooLarge, InvalidData, NotFound, TaskslimError
 from service.limits import StoredBytes
 from service.records import check_job_id
 from service.schemas import Dataset, DatasetPage, Row
@@ -49,8 +49,12 @@ class Uploads:
         self._storage = storage
         self._stored = stored
 
-    def add(self, lines: Path, content: Content, tenant: str, *, name: str | None, days: float) -> Dataset:
-        """Store a file that `convert` wrote."""
+    def add(
+        self, lines: Path, content: Content, tenant: str, *, name: str | None, days: float, quota: int | None = None
+    ) -> Dataset:
+        """Store a file that `convert` wrote. Raises `LimitExceeded` where it would take the tenant over `quota` bytes.
+
+        What breaks in between leaves an expiry, by which it is found and deleted."""
         now = datetime.now(UTC)
         dataset_id = str(ULID())
         dataset = Dataset(
@@ -64,12 +68,16 @@ class Uploads:
             created_at=now,
             expires_at=now + timedelta(days=days),
         )
-        self._storage.put_file(lines, dataset_key(tenant, dataset_id))
-        self._stored.record(tenant, f"dataset/{dataset_id}", content.size)
+        self._stored.reserve(tenant, _item(dataset_id), content.size, quota)
+        self._redis.zadd(EXPIRIES, {f"dataset/{tenant}/{dataset_id}": int(dataset.expires_at.timestamp() * 1000)})
+        try:
+            self._storage.put_file(lines, dataset_key(tenant, dataset_id))
+        except TaskslimError:
+            self._stored.record(tenant, _item(dataset_id), 0)
+            raise
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.set(record_key(tenant, dataset_id), dataset.model_dump_json())
             pipe.zadd(index_key(tenant), {dataset_id: 0})
-            pipe.zadd(EXPIRIES, {f"dataset/{tenant}/{dataset_id}": int(dataset.expires_at.timestamp() * 1000)})
             pipe.execute()
         return dataset
 
@@ -90,10 +98,14 @@ class Uploads:
         return DatasetPage(data=data, next_cursor=ids[limit - 1] if more else None, has_more=more)
 
     def delete(self, tenant: str, dataset_id: str) -> None:
-        """Files first, the record last. A job that has not read the rows yet will fail."""
+        """Raises `NotFound`. A job that has not read the rows yet will fail."""
         self.get(tenant, dataset_id)
+        self.forget(tenant, dataset_id)
+
+    def forget(self, tenant: str, dataset_id: str) -> None:
+        """Delete what there is of a data set, files first, the record last."""
         self._storage.delete_prefix(dataset_prefix(tenant, dataset_id))
-        self._stored.record(tenant, f"dataset/{dataset_id}", 0)
+        self._stored.record(tenant, _item(dataset_id), 0)
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.delete(record_key(tenant, dataset_id))
             pipe.zrem(index_key(tenant), dataset_id)
@@ -107,6 +119,10 @@ def index_key(tenant: str) -> str:
 
 def record_key(tenant: str, dataset_id: str) -> str:
     return f"slim:{tenant}:dataset:{dataset_id}"
+
+
+def _item(dataset_id: str) -> str:
+    return f"dataset/{dataset_id}"
 
 
 # --- formats -------------------------------------------------------------------------------------------------------

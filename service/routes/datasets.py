@@ -89,7 +89,8 @@ def _keep(
 ) -> Dataset:
     target = directory / "rows.jsonl"
     content = convert(directory / "body", media_type, target, max_bytes=settings.max_dataset_bytes)
-    return uploads.add(target, content, caller.tenant, name=name, days=settings.retention_days)
+    quota = settings.max_stored_bytes if caller.key_id is not None else None
+    return uploads.add(target, content, caller.tenant, name=name, days=settings.retention_days, quota=quota)
 
 
 @router.get(PATH, operation_id="listDatasets", summary="List data sets, newest first", responses=problem_responses())

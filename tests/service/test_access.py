@@ -159,6 +159,36 @@ def test_a_full_store_takes_no_more_of_this_tenant(login: Login, body: dict[str,
     submit(login("ads"), body)
 
 
+def test_an_upload_that_does_not_fit_is_refused_and_leaves_nothing(
+    login: Login, redis: Redis, storage: Storage
+) -> None:
+    StoredBytes(redis).record("search", "job/1", 9_990)
+    client, headers = login("search"), {"Content-Type": "application/jsonl"}
+    refused = client.post("/datasets", content=b'{"text": "a"}\n', headers=headers)
+    assert (refused.status_code, refused.json()["code"]) == (429, "limit_exceeded")
+    assert (storage.list(""), StoredBytes(redis).used("search")) == ([], 9_990)
+    StoredBytes(redis).record("search", "job/1", 9_986)
+    assert client.post("/datasets", content=b'{"text": "a"}\n', headers=headers).status_code == 201
+    assert StoredBytes(redis).used("search") == 10_000
+
+
+def test_inline_rows_take_room_as_long_as_their_job_is_kept(
+    login: Login, body: dict[str, Any], redis: Redis, storage: Storage
+) -> None:
+    client, stored = login("search"), StoredBytes(redis)
+    job = submit(client, body)
+    size = sum(size for _, size in storage.list("search/"))
+    assert stored.used("search") == size > 0
+    stored.record("search", "job/other", 10_000 - 2 * size + 1)
+    before = storage.list("")
+    refused = client.post("/jobs", json=body)
+    assert (refused.status_code, refused.json()["code"]) == (429, "limit_exceeded")
+    assert storage.list("") == before
+    client.post(f"/jobs/{job.id}/cancel")
+    assert client.delete(f"/jobs/{job.id}").status_code == 204
+    assert stored.used("search") == 10_000 - 2 * size + 1
+
+
 def test_a_signed_link_needs_no_key_and_cannot_be_bent(
     login: Login, body: dict[str, Any], records: Records, storage: Storage
 ) -> None:

@@ -57,9 +57,13 @@ def test_stored_bytes_are_counted_once_an_item_and_given_back(redis: Redis) -> N
     stored.record("search", "dataset-1", 30)
     stored.record("other", "job-9", 500)
     assert stored.used("search") == 90
-    stored.admit("search", 100, 10)
     with pytest.raises(LimitExceeded):
-        stored.admit("search", 100, 11)
+        stored.reserve("search", "dataset-2", 11, 100)
+    assert stored.used("search") == 90
+    stored.reserve("search", "dataset-2", 10, 100)
+    stored.reserve("search", "dataset-2", 10, 100)
+    assert stored.used("search") == 100
+    stored.record("search", "dataset-2", 0)
     stored.record("search", "job-1", 0)
     stored.record("search", "job-1", 0)
     assert stored.used("search") == 30

@@ -6,15 +6,22 @@ from typing import Any, cast
 
 import pytest
 from fastapi.testclient import TestClient
+from redis import ConnectionError as RedisConnectionError
 from redis import Redis
 
+from service.auth import ANONYMOUS
+from service.connections import connect
 from service.errors import Conflict
 from service.job_record import DEFAULT_TENANT, JobRecord, new_record
 from service.limits import StoredBytes
+from service.queue import JobQueue
 from service.records import Records
 from service.retention import Retention
+from service.schemas import JobRequest
 from service.scores import ScoreSets
+from service.settings import Settings
 from service.storage import Storage, job_prefix
+from service.submission import Submission
 from service.transitions import EXPIRIES, job_key
 from service.uploads import Content, Uploads
 from tests.service.finished import finish
@@ -93,6 +100,55 @@ def test_an_unfinished_job_is_not_deleted(
     record = records.get(DEFAULT_TENANT, client.post("/jobs", json=body).json()["id"])
     with pytest.raises(Conflict):
         retention.delete_job(record)
+
+
+class LosesAnswers(Records):
+    """A connection that breaks behind what it was asked for; `done` says whether Redis did it."""
+
+    done = True
+
+    def create(self, record: JobRecord, *, max_queued: int | None = None) -> JobRecord:
+        if self.done:
+            super().create(record, max_queued=max_queued)
+        raise RedisConnectionError("the answer was lost")
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_rows_stay_as_long_as_their_job_may_exist_and_expire_where_it_does_not(
+    settings: Settings,
+    redis: Redis,
+    body: dict[str, Any],
+    storage: Storage,
+    records: Records,
+    retention: Retention,
+    done: bool,
+) -> None:
+    losing = LosesAnswers(redis)
+    losing.done = done
+    with connect(settings.redis_url, decode=False) as transport:
+        submission = Submission(losing, JobQueue(transport), storage, retention.stored, settings)
+        with pytest.raises(RedisConnectionError):
+            submission.submit(JobRequest.model_validate(body), ANONYMOUS, "01KB3ZJ5T8Q6W2E4R9Y7N1M0PX")
+    rows = storage.list("default/datasets/")
+    assert rows
+    assert retention.sweep() == 0
+    expire(redis)
+    assert retention.sweep() == (0 if done else 1)
+    assert storage.list("default/datasets/") == (rows if done else [])
+    assert retention.stored.used(DEFAULT_TENANT) == sum(size for _, size in storage.list(""))
+    assert not redis.exists(EXPIRIES)
+
+
+def test_what_an_interrupted_upload_has_left_expires(
+    redis: Redis, storage: Storage, retention: Retention, tmp_path: Path
+) -> None:
+    lines = tmp_path / "rows.jsonl"
+    lines.write_bytes(b'{"text": "a"}\n')
+    dataset = retention.uploads.add(lines, Content(1, ["text"], 14, ""), "search", name=None, days=1)
+    redis.delete(f"slim:search:dataset:{dataset.id}")
+    expire(redis)
+    retention.sweep()
+    assert (storage.list("search/"), retention.stored.used("search")) == ([], 0)
 
 
 def damage(redis: Redis, job: JobRecord) -> None:
