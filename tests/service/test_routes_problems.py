@@ -9,9 +9,11 @@ from fastapi.testclient import TestClient
 from redis import Redis
 
 from service.app import create_app
+from service.families import DERIVED_SIZE
 from service.presence import announce
 from service.schemas import Problem
 from service.settings import Settings
+from tests.service.bodies import model_directory
 from tests.waiting import wait_until
 
 JSON = {"Content-Type": "application/json"}
@@ -48,6 +50,17 @@ def test_a_model_is_blamed_with_its_own_code(client: TestClient, body: dict[str,
     answer = client.post("/jobs", json=body | {"model": {"uri": "file:///nothing"}})
     found = problem(answer, 422, "invalid_model")
     assert [entry.param for entry in found.errors or ()] == ["model.uri"]
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "bart"])
+def test_heads_that_no_stock_config_can_hold_fewer_of_are_refused_with_the_reason(
+    client: TestClient, body: dict[str, Any], tmp_path: Path, family: str
+) -> None:
+    model = {"uri": model_directory(tmp_path / family, model_type=family)}
+    answer = client.post("/jobs", json=body | {"model": model, "method": {"units": ["heads"]}})
+    found = problem(answer, 422, "unsupported_unit")
+    assert found.detail == f"{family}: {DERIVED_SIZE}"
+    assert [entry.param for entry in found.errors or ()] == ["method.units"]
 
 
 @pytest.mark.parametrize(

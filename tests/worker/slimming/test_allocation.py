@@ -86,6 +86,17 @@ def test_protected_layers_stay_whole() -> None:
     assert [kept[group.site].numel() == group.count for group in groups] == [True, False, False, True]
 
 
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_protected_layers_are_not_among_those_that_go(scope: str) -> None:
+    groups = locate(causal("llama", num_hidden_layers=5), ARCHITECTURES["llama"], ["layers"])
+    scores = {group.site: torch.tensor([value]) for group, value in zip(groups, [0.1, 0.5, 0.3, 0.9, 0.2], strict=True)}
+    rules = Rules(scope=scope, protect_first=1, protect_last=1)
+    kept = select(scores, groups, 0.4, 64, rules)
+    assert [site.layer for site, kept_K in kept.items() if not kept_K.numel()] == [1, 2]
+    with pytest.raises(WidthUnreachable):
+        select(scores, groups, 0.8, 64, rules)
+
+
 def test_uniform_widths_stay_equal_under_one_threshold() -> None:
     for groups in GROUPS.values():
         kept = select(random_scores(groups), groups, 0.4, 4, Rules(scope="global"))

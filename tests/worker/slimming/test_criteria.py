@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from service.families import UNSERVED
 from service.schemas import Criterion
@@ -9,8 +10,9 @@ from tests.worker.slimming.batches import batches, examples
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.attribution import score
 from worker.slimming.criteria import CRITERIA, Options
+from worker.slimming.elimination import costs
 from worker.slimming.groups import Site, UnitUnavailable
-from worker.slimming.objectives import margin, token_log_probabilities
+from worker.slimming.objectives import Batch, margin, token_log_probabilities
 
 FFN = Site("decoder", 1, "ffn")
 HEADS = Site("decoder", 1, "heads")
@@ -68,6 +70,59 @@ def test_a_key_value_group_scores_the_sum_of_its_channels() -> None:
     expected = (hidden_NC.norm(dim=0) * weight_OC.abs().mean(0)).view(2, 16).sum(1)
     scores = scores_of("wanda", units=("heads",))[HEADS]
     torch.testing.assert_close(scores.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def read_and_effect(model: PreTrainedModel, batch: Batch, module: str) -> tuple[Tensor, Tensor]:
+    """What the module reads and the margin's gradient of what it writes, at all tokens of the rows (B, T, C)."""
+    seen: dict[str, Tensor] = {}
+    reader = model.get_submodule(module)
+    reader.register_forward_pre_hook(lambda _, args: seen.update(read=args[0].detach()))
+    reader.register_forward_hook(lambda _, args, output: seen.update(written=output))
+    objective = margin(token_log_probabilities(model, batch), batch).sum()
+    (gradient_BTO,) = torch.autograd.grad(objective, seen["written"])
+    shape = (*batch.inputs["input_ids"].shape, -1)  # OPT flattens the two axes
+    return seen["read"].double().view(shape), gradient_BTO.double().view(shape)
+
+
+@pytest.mark.parametrize(
+    ("family", "path", "centred"),
+    [("llama", "model.layers.1.mlp.down_proj", False), ("opt", "model.decoder.layers.1.fc2", True)],
+    ids=["without a bias", "with a bias"],
+)
+def test_surgeon_is_the_cost_of_a_removal_by_weighed_second_moments(family: str, path: str, centred: bool) -> None:
+    model, (batch,) = TINY[family](), batches(family, examples(6), 6)
+    read_BTC, effect_BTO = read_and_effect(model, batch, path)
+    weight_N, read_N, effect_N = [], [], []
+    for mask_T, read_TC, effect_TO in zip(batch.masks["decoder"], read_BTC, effect_BTO, strict=True):
+        square_T = effect_TO[mask_T].square().sum(1)
+        weight_N.append(0.5 + 0.5 * square_T / square_T.mean())
+        read_N.append(read_TC[mask_T])
+        effect_N.append(effect_TO[mask_T])
+    share_N1 = (torch.cat(weight_N) / torch.cat(weight_N).sum()).unsqueeze(1)
+    read_NC, effect_NO = torch.cat(read_N), torch.cat(effect_N)
+    if centred:
+        read_NC = read_NC - (share_N1 * read_NC).sum(0)
+    spread_CC = (share_N1 * read_NC).T @ read_NC
+    spread_CC += 0.01 * spread_CC.diagonal().mean() * torch.eye(len(spread_CC), dtype=torch.float64)
+    weight_OC = model.get_parameter(f"{path}.weight").detach().double()
+    expected = costs(weight_OC, spread_CC, effect_NO.T @ effect_NO / len(effect_NO), 1)
+    fresh = score(TINY[family](), ARCHITECTURES[family], ["ffn"], [batch], "surgeon", Options())
+    torch.testing.assert_close(fresh[FFN].double(), expected, rtol=1e-3, atol=0)
+
+
+def test_surgeon_scores_a_layer_by_the_mean_square_of_what_it_adds_times_the_gradient() -> None:
+    model, (batch,) = TINY["llama"](), batches("llama", examples(6), 6)
+    before: list[Tensor] = []
+    layer = model.get_submodule("model.layers.1")
+    layer.register_forward_pre_hook(lambda _, args: before.append(args[0].detach()))
+    after: list[Tensor] = []
+    layer.register_forward_hook(lambda _, args, output: after.append(output))
+    objective = margin(token_log_probabilities(model, batch), batch).sum()
+    (gradient_BTO,) = torch.autograd.grad(objective, after[0])
+    product_N = ((after[0].detach() - before[0]) * gradient_BTO).sum(-1)[batch.masks["decoder"]]
+    fresh = score(TINY["llama"](), LLAMA, ["ffn", "layers"], [batch], "surgeon", Options())
+    layer_score = fresh[Site("decoder", 1, "layers")].squeeze()
+    torch.testing.assert_close(layer_score, product_N.square().mean(), rtol=1e-4, atol=0)
 
 
 def test_second_moment_is_one_setting_of_attribution() -> None:
