@@ -136,6 +136,16 @@ def test_a_job_outlives_a_restart_of_redis(settings: Settings, storage: Storage,
             assert parent.is_running()
 
 
+def test_a_job_whose_steps_outlive_its_deadline_fails_and_says_where(settings: Settings, model: Path) -> None:
+    job = submit(settings, request(model, ROWS, deadline_seconds=20, method={"steps": 100}))
+    with worker(settings):
+        wait_until(has_ended(settings, job))
+    ended = records_of(settings).get(job.tenant, job.id)
+    assert ended.error is not None
+    assert (ended.status, ended.error.code) == (JobStatus.failed, "deadline_exceeded")
+    assert ended.error.message == "the job ran longer than its 20 seconds, and was at the stage attribute"
+
+
 def test_a_job_that_outlives_its_deadline_fails(settings: Settings, storage: Storage, model: Path) -> None:
     job = submit(settings, request(model, 50_000, deadline_seconds=10))
     with worker(settings):

@@ -17,7 +17,7 @@ import structlog
 
 from service.errors import DeadlineExceeded, TaskslimError
 from service.records import Lease, LeaseLost, Records
-from service.schemas import JobStatus
+from service.schemas import JobStatus, Stage
 from service.settings import Settings
 
 log = structlog.get_logger()
@@ -43,6 +43,7 @@ class Attempt:
     def __init__(self, records: Records, lease: Lease, settings: Settings, settle: Callable[[Ending], None]) -> None:
         self._records, self._lease, self._settings, self._settle = records, lease, settings, settle
         self._deadline = time.monotonic() + lease.job.request.deadline_seconds - lease.spent_seconds
+        self.stage: Stage | None = None  # what the pipeline is at
         self._ending: Ending | None = None
         self._over = threading.Event()
         self._settling = threading.Lock()  # taken once, by whoever settles the attempt, and never given back
@@ -91,7 +92,8 @@ class Attempt:
             log.warning("no heartbeat", error=str(error))
         if time.monotonic() > self._deadline:
             seconds = self._lease.job.request.deadline_seconds
-            self.end(DeadlineExceeded(f"the job ran longer than its {seconds} seconds", param="deadline_seconds"))
+            at = f", and was at the stage {self.stage}" if self.stage else ""
+            self.end(DeadlineExceeded(f"the job ran longer than its {seconds} seconds{at}", param="deadline_seconds"))
 
     def _abandon(self, ending: Ending) -> None:
         """The main thread is stuck: settles in its place, and takes the process with it."""

@@ -109,6 +109,7 @@ class JobRun:
             return late
 
     def _write_progress(self, stage: Stage, progress: Progress, entered: bool) -> None:
+        self._attempt.stage = stage
         if entered:
             log.info("stage", stage=stage.value)
             status = self._records.set_stage(self._lease, stage, progress)
