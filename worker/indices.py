@@ -21,8 +21,10 @@ from torch import Tensor
 from transformers.utils import logging
 
 from service.errors import InvalidData, InvalidModel, InvalidRequest, TaskslimError, VerificationFailed
+from service.job_models import JOB
 from service.schemas import Layout, ModelSource, Repair, Schema, Unit, Widths
 from service.settings import Settings
+from service.sources import scheme_of
 from service.storage import digest_file
 from worker import models
 from worker.cutting import cut
@@ -135,6 +137,9 @@ def _run(path: Path, directory: Path, model: str | None, adapter: str | None) ->
     adapter_uri = _uri(adapter) if adapter else source.adapter_uri
     if model:
         source = ModelSource(uri=_uri(model))
+    if scheme_of(source.uri) == JOB:
+        message = f"the base model is what {source.uri} has left: download it, and name its directory with --model"
+        raise InvalidRequest(message, param="model.uri")
     with TemporaryDirectory() as scratch:
         base = models.fetch(source, scratch=Path(scratch), cache=Settings().state / "cache")
         merged = models.fetch_adapter(adapter_uri, scratch=Path(scratch)) if adapter_uri else None

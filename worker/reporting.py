@@ -8,10 +8,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from service.job_models import JOB
 from service.job_record import JobRecord
 from service.layouts import has_own_widths
 from service.model_files import is_wanted
-from service.schemas import Ancestor, Family, Format, OwnAnswers, Report, Result, StageTiming, TaskWording
+from service.schemas import Ancestor, Family, Format, JobRequest, OwnAnswers, Report, Result, StageTiming, TaskWording
+from service.sources import scheme_of
 from service.storage import digest_file
 from worker.answers import MAX_CHANGED
 from worker.findings import Findings
@@ -24,6 +26,7 @@ PACKAGES = ("taskslim", "torch", "transformers", "tokenizers", "safetensors", "p
 ROWS: Any = {"calibration": {"rows"}, "evaluation": {"rows"}, "evaluations": {"__all__": {"rows"}}}
 
 APPLY = "taskslim apply kept.safetensors model"
+FROM_A_JOB = " --model DIRECTORY  # the checkpoint that the other job has left, downloaded"
 SNIPPET = """\
 from transformers import {auto_class}, AutoTokenizer
 
@@ -66,7 +69,7 @@ def build(
         versions=versions(),
         digests=digests,
         lineage=lineage,
-        snippet=_snippet(job.request.output.formats, auto_class, has_own_widths(result)),
+        snippet=_snippet(job.request, auto_class, has_own_widths(result)),
         throughput=findings.throughput,
         peak_memory_bytes=findings.peak_memory_bytes,
         layers=findings.layers,
@@ -77,10 +80,13 @@ def build(
     return report.model_copy(update={"warnings": warnings(report)})
 
 
-def _snippet(formats: Sequence[Format], auto_class: str, own_widths: bool) -> str:
+def _snippet(request: JobRequest, auto_class: str, own_widths: bool) -> str:
     # The class lies in the checkpoint, which the job itself has written.
     load = SNIPPET.format(auto_class=auto_class, remote_code=", trust_remote_code=True" if own_widths else "")
-    return load if Format.safetensors in formats else f"# First, in a shell: {APPLY}\n{load}"
+    if Format.safetensors in request.output.formats:
+        return load
+    apply = APPLY + (FROM_A_JOB if scheme_of(request.model.uri) == JOB else "")
+    return f"# First, in a shell: {apply}\n{load}"
 
 
 def versions() -> dict[str, str]:

@@ -69,6 +69,24 @@ def test_indices_hold_layers_of_own_widths_too(deployment: Deployment) -> None:
     assert contents(deployment.root / "own-widths") == contents(files / "model")
 
 
+def test_indices_of_a_model_that_another_job_left_are_applied_to_its_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deployment = Deployment(tmp_path)
+    first = left(deployment, "llama", **JOBS["llama"])
+    asked = {"model": {"uri": f"job://{deployment.job.id}"}, "output": {"round_to": 8, "formats": ["indices"]}}
+    alone = left(deployment, "llama", **JOBS["llama"] | asked)
+    report = Report.model_validate_json((alone / "report.json").read_bytes())
+    assert "taskslim apply kept.safetensors model --model DIRECTORY" in report.snippet
+    command = ["taskslim apply", str(alone / "kept.safetensors"), str(tmp_path / "again")]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit, match=r"job://\S+ has left: download it.* --model"):
+        indices.main()
+    monkeypatch.setattr(sys, "argv", [*command, "--model", str(first / "model")])
+    indices.main()
+    assert capsys.readouterr().out == f"{tmp_path / 'again'}\n"
+
+
 def test_a_job_can_leave_the_indices_alone(deployment: Deployment, files: Path) -> None:
     alone = left(deployment, "llama", **JOBS["llama"] | {"output": {"round_to": 8, "formats": ["indices"]}})
     assert {path.name for path in alone.iterdir()} == {"kept.safetensors", "report.json", "report.html"}
