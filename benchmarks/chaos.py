@@ -104,10 +104,11 @@ def publish(deployment: Deployment, rows: int) -> list[dict[str, Any]]:
         if path.is_file():
             store.put_file(path, str(path.relative_to(local)))
     inline = [json.loads(line) for line in (local / "evaluation.jsonl").read_text().splitlines()]
-    return [request(number, inline) for number in range(JOBS)]
+    return [request(number, inline, rows * 9 // 10) for number in range(JOBS)]
 
 
-def request(number: int, inline: list[dict[str, str]]) -> dict[str, Any]:
+def request(number: int, inline: list[dict[str, str]], limit: int) -> dict[str, Any]:
+    """The request of that number, calibrated on `limit` of the rows."""
     evaluation = {"rows": inline} if number % INLINE_EVERY == 0 else {"uri": "s3://chaos/inputs/evaluation.jsonl"}
     return {
         "model": {"uri": "s3://chaos/inputs/tiny"},
@@ -115,10 +116,10 @@ def request(number: int, inline: list[dict[str, str]]) -> dict[str, Any]:
             "kind": "classification",
             "template": TEMPLATE,
             "labels": {"positive": "positive", "negative": "negative"},
-            "calibration": {"uri": "s3://chaos/inputs/calibration.jsonl"},
+            # Rows of its own make scores of its own: a job that finds them measured could not be killed at it.
+            "calibration": {"uri": "s3://chaos/inputs/calibration.jsonl", "limit": limit, "seed": number},
             "evaluation": evaluation,
         },
-        "method": {"seed": number},  # scores of its own: a job that finds them measured could not be killed at it
         "target": {"keep_metric": 1.0} if number in UNREACHABLE else {"ratio": 0.3},
         "output": {"round_to": 8},
         "tags": {chaos_audit.TAG: str(number)},

@@ -29,7 +29,7 @@ from service.job_models import JOB, job_model
 from service.layouts import is_per_layer
 from service.presets import ANSWER_COLUMNS, LABEL_COLUMN, needs_answers, resolve, template_fields
 from service.reach import Reach
-from service.schemas import DataSource, Family, JobRequest, Layout, Objective, Row, Task, TaskKind, TaskWording
+from service.schemas import DataSource, Family, JobRequest, Layout, Objective, Row, Task, TaskKind, TaskWording, Unit
 from service.sources import LOCAL, REMOTE, list_names, local_path, read_bytes, read_range, scheme_of
 from service.storage import Storage, dataset_key
 
@@ -224,9 +224,13 @@ def _check_model(request: JobRequest, access: Access) -> Family | None:
 
 
 def check_layout(request: JobRequest, config: Mapping[str, Any]) -> None:
-    """Raise InvalidRequest for a layout that cannot hold the model with this config.json."""
+    """Raise InvalidRequest for a layout that cannot hold the model with this config.json, or changes nothing for it."""
     if is_per_layer(config) and request.output.layout is Layout.uniform:
         message = "the layers of this model have widths of their own already: ask for the layout `per-layer`"
+        raise InvalidRequest(message, param="output.layout")
+    whole = not is_per_layer(config) and set(request.method.units) == {Unit.layers}
+    if whole and request.output.layout is Layout.per_layer:
+        message = "the layout `per-layer` has an effect only where other units than `layers` go: leave it out"
         raise InvalidRequest(message, param="output.layout")
 
 

@@ -15,7 +15,6 @@ from service.bisection import turning_point
 from service.checkpoints import BUFFER, MAX_UNITS, Checkpoint, read_checkpoint
 from service.errors import InvalidModel, InvalidRequest, TargetUnreachable
 from service.families import FAMILIES
-from service.layouts import is_per_layer
 from service.runtimes import runtimes
 from service.schemas import MAX_RATIO, JobRequest, Layout, Method, Plan, Projected, Repair, Scope, Target, Unit, Widths
 from service.tensor_names import Shrinking, StackNames
@@ -64,7 +63,6 @@ def project(request: JobRequest, access: Access) -> Plan:
     checkpoint = read_checkpoint(request.model, access)
     check_layout(request, checkpoint.config)
     check_units(request, FAMILIES[checkpoint.family])
-    _check_layout(request, checkpoint)
     _check_repair(request, checkpoint)
     if _chosen(request.method, checkpoint, [])[0] == 0:
         raise InvalidModel(f"the weights hold none of the units that {checkpoint.family} has", param="model.uri")
@@ -81,12 +79,6 @@ def project(request: JobRequest, access: Access) -> Plan:
         cache_bytes_per_token=_cache(request, checkpoint, cuts),
         runtimes=runtimes(checkpoint.family, *_widths_that_matter(request, checkpoint, cuts), layout=_layout(request)),
     )
-
-
-def _check_layout(request: JobRequest, checkpoint: Checkpoint) -> None:
-    if is_per_layer(checkpoint.config) and request.output.layout is Layout.uniform:
-        message = "the layers of this model have widths of their own already: ask for the layout `per-layer`"
-        raise InvalidRequest(message, param="output.layout")
 
 
 def _check_repair(request: JobRequest, checkpoint: Checkpoint) -> None:

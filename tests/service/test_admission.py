@@ -281,6 +281,12 @@ def test_units_that_hold_each_other_need_one_budget(units: list[str]) -> None:
         ({"criterion": "flap", "example_reduction": "sum"}, "example_reduction"),
         ({"protect_first": 1}, "protect_first"),
         ({"protect_last": 1, "scope": "global"}, "protect_last"),
+        ({"seed": 5}, "seed"),
+        ({"union": "max"}, "union"),
+        ({"criterion": "magnitude", "steps": 9}, "steps"),
+        ({"criterion": "random", "steps": 9}, "steps"),
+        ({"units": ["layers"], "repair": "least_squares"}, "repair"),
+        ({"units": ["layers"], "repair": "bias"}, "repair"),
     ],
 )
 def test_an_option_that_would_change_nothing_is_refused(
@@ -290,10 +296,33 @@ def test_an_option_that_would_change_nothing_is_refused(
     assert "has an effect only" in refuse(body, access, InvalidRequest, f"method.{option}")
 
 
-def test_options_that_change_something_are_admitted(tmp_path: Path, access: Access) -> None:
-    method = {"criterion": "attribution", "scope": "global", "normalisation": "mean", "protect_first": 1}
-    method |= {"sign": "absolute"}
-    body = request_body(tmp_path, method=method, output={"layout": "per-layer"})
+@pytest.mark.parametrize(
+    ("method", "output"),
+    [
+        ({"criterion": "attribution", "scope": "global", "sign": "absolute"}, {}),
+        ({"scope": "global", "normalisation": "none", "protect_first": 1}, {"layout": "per-layer"}),
+        ({"criterion": "random", "seed": 5}, {}),
+        ({"controls": True, "seed": 5}, {}),
+        ({"criterion": "magnitude", "scope": "global", "steps": 9}, {}),
+        ({"units": ["layers"]}, {}),
+        ({"units": ["layers"], "repair": "none"}, {}),
+        ({"units": ["layers"], "protect_last": 1}, {}),
+        ({"units": ["ffn", "layers"], "scope": "global", "repair": "least_squares"}, {"layout": "per-layer"}),
+    ],
+)
+def test_options_that_change_something_are_admitted(
+    tmp_path: Path, access: Access, method: dict[str, Any], output: dict[str, Any]
+) -> None:
+    body = request_body(tmp_path, method=method, output=output)
+    assert admit(JobRequest.model_validate(body), access) is not None
+
+
+def test_widths_of_each_layers_own_are_refused_where_whole_layers_go(tmp_path: Path, access: Access) -> None:
+    body = request_body(tmp_path, method={"units": ["layers"], "scope": "global"}, output={"layout": "per-layer"})
+    assert "has an effect only" in refuse(body, access, InvalidRequest, "output.layout")
+    own: dict[str, Any] = {"layer_widths": {}, "architectures": ["PerLayerLlamaForCausalLM"]}
+    own["auto_map"] = {"AutoModelForCausalLM": "modeling_taskslim.PerLayerLlamaForCausalLM"}
+    model_directory(tmp_path / "model", **own)
     assert admit(JobRequest.model_validate(body), access) is not None
 
 
