@@ -33,8 +33,6 @@ ROUND_TO = {"uniform": 64, "per-layer": 1}
 METHODS: dict[str, Method] = {name: (name, Options()) for name in CRITERIA} | {
     "attribution_signed": ("attribution", Options(objective="probability", example_reduction="sum")),
 }
-# Of these the scale means nothing across layers; each gets what lets it be ranked across them.
-NORMALISATIONS = {"flap": "standard", "wanda": "mean", "activation": "mean", "magnitude": "mean", "random": "mean"}
 SHARED = ("surgeon", "attribution", "second_moment", "activation", "wanda", "flap")  # take one pass
 
 
@@ -77,7 +75,7 @@ class Bench:
         model = self.loaded(cell.model).model
         architecture = ARCHITECTURES[model.config.model_type]
         groups = locate(model, architecture, cell.units)
-        rules = Rules("global", cell.layout, NORMALISATIONS.get(cell.method, "none"))
+        rules = Rules("global", cell.layout, CRITERIA[METHODS[cell.method][0]].normalisation)
 
         def choose(scores: Scores, ratio: float) -> dict[Site, Tensor]:
             return selection.select(scores, groups, ratio, ROUND_TO[cell.layout], rules)

@@ -16,7 +16,17 @@ from service.hub import HubFiles
 from service.job_models import JOB, job_model
 from service.model_files import is_wanted
 from service.presets import resolve
-from service.schemas import DataSource, JobRequest, Method, ModelSource, Objective, Task, TaskKind, TaskWording
+from service.schemas import (
+    Criterion,
+    DataSource,
+    JobRequest,
+    Method,
+    ModelSource,
+    Objective,
+    Task,
+    TaskKind,
+    TaskWording,
+)
 from service.sources import LOCAL, file_mark, file_marks, scheme_of
 from service.storage import dataset_key
 
@@ -30,6 +40,7 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 def scoring(method: Method, kind: TaskKind | None) -> dict[str, Any]:
     """The fields of a method that change its unit scores; one that is not known here counts among them."""
     after = AFTER_SCORING | (SELECTING if method.steps == 1 else set())
+    after |= set() if method.criterion is Criterion.random else {"seed"}  # beside others it is of the controls
     default = Objective.log_probability if kind is TaskKind.generation else Objective.margin
     settled = method.model_copy(
         update={"units": sorted(method.units), "objective": method.objective or default},

@@ -41,7 +41,15 @@ class TaskKind(StrEnum):
 
 
 class Criterion(StrEnum):
-    """How important a unit is. `worker.slimming.criteria` has one function for each, with formula and source."""
+    """How important a unit is; h is what it hands on, m the objective. The lowest go.
+
+    surgeon: what the best fit of the others cannot make up for when the unit goes, times how much m minds it.
+    attribution: h · ∂m/∂h, reduced over tokens and then over rows; second_moment: one setting of it, the sum over all
+    tokens of its square; reverse: attribution with the opposite sign, a control. gisp: the sum over the unit's weights
+    of |w · ∂m/∂w|. activation: the mean of |h|. wanda: the norm of h times the mean size of the weights that read it.
+    flap: the variance of h times the square norm of those weights, standardised by layer. magnitude: the norm of the
+    unit's weights. random: drawn by `seed`.
+    """
 
     attribution = "attribution"
     surgeon = "surgeon"
@@ -134,7 +142,7 @@ class UnionRule(StrEnum):
 
 
 class Normalisation(StrEnum):
-    """What each layer's scores are divided by before a global rank."""
+    """What the scores of each layer and kind of unit are divided by before a global rank."""
 
     none = "none"
     mean = "mean"
@@ -247,13 +255,23 @@ class Method(Schema):
     sign: Sign = Sign.signed
     example_reduction: ExampleReduction = ExampleReduction.square
     scope: Scope = Scope.layer
-    normalisation: Normalisation = Normalisation.none
+    normalisation: Normalisation | None = Field(
+        default=None,
+        description="default: by the criterion, whose scale may say nothing across layers and kinds of units: "
+        "standard for flap; mean for wanda, activation, magnitude and random; none for the others",
+    )
     union: UnionRule = Field(default=UnionRule.sum, description="how the scores of several `tasks` become one")
     steps: int = Field(default=1, ge=1, le=100, description="removals, with the scores taken anew before each")
-    protect_first: int = Field(default=0, ge=0, description="first layers of a stack that are never removed")
-    protect_last: int = Field(default=0, ge=0, description="last layers of a stack that are never removed")
+    protect_first: int = Field(
+        default=0, ge=0, description="first layers of a stack that are never removed; per-layer: whole"
+    )
+    protect_last: int = Field(
+        default=0, ge=0, description="last layers of a stack that are never removed; per-layer: whole"
+    )
     repair: Repair = Repair.least_squares
-    seed: int = Field(default=0, ge=0, lt=2**32, description="of the random criterion")
+    seed: int = Field(
+        default=0, ge=0, lt=2**32, description="of the criterion random, and of the first of the three random controls"
+    )
     controls: bool = Field(default=False, description="measure what random and reversed scores would have kept")
 
     @model_validator(mode="after")

@@ -16,13 +16,13 @@ from worker.methods import rules
 from worker.models import LoadedModel
 from worker.slimming import attribution, selection
 from worker.slimming.allocation import share_removed
-from worker.slimming.criteria import Options
+from worker.slimming.criteria import CRITERIA, Options
 from worker.slimming.groups import Site, locate
 from worker.slimming.steps import Scores
 from worker.staging import StagedJob, StageProgress
 from worker.subject import Subject, evaluate
 
-SEEDS = (0, 1, 2)
+SEEDS = 3  # from `method.seed` on
 MEANS = ("accuracy", "calibrated_accuracy", "exact_match")
 
 Kept = dict[Site, Tensor]
@@ -57,18 +57,18 @@ def measure(staged: StagedJob, dense: Dense, scores: Scores, ratio: float) -> Co
     """The controls of a job that removed `ratio` by these scores. Raises what the job's progress does."""
     request = staged.job.request
     layout, own_widths = request.output.layout, _may_have_own_widths(request)
-    total = len(SEEDS) + 1 + own_widths
+    total = SEEDS + 1 + own_widths
 
     def control(number: int, rank: Scores | int, layout: Layout) -> Control:
         turn = replace(staged, progress=Turn(staged.progress, number, total))
         return _control(turn, dense, rank, ratio, layout)
 
-    random = [control(number, seed, layout) for number, seed in enumerate(SEEDS)]
-    reverse = control(len(SEEDS), reversed_scores(scores), layout)
+    random = [control(number, request.method.seed + number, layout) for number in range(SEEDS)]
+    reverse = control(SEEDS, reversed_scores(scores), layout)
     per_layer = None
     if own_widths:
         with suppress(selection.WidthUnreachable):  # the floor of the layers forbids the ratio
-            per_layer = control(len(SEEDS) + 1, scores, Layout.per_layer)
+            per_layer = control(SEEDS + 1, scores, Layout.per_layer)
     average = means([each.metrics for each in random])
     return Controls(random=random, random_mean=average, reverse=reverse, per_layer=per_layer)
 
@@ -90,13 +90,15 @@ def _may_have_own_widths(request: JobRequest) -> bool:
 
 
 def _control(staged: StagedJob, dense: Dense, rank: Scores | int, ratio: float, layout: Layout) -> Control:
-    """By the scores of `rank`, or by random ones of that seed."""
+    """By the scores of `rank`, or by random ones of that seed, which are compared as random scores are."""
     request, subject = staged.job.request, replace(dense.subject, loaded=dense.load())
     model, architecture, units = subject.loaded.model, subject.architecture, request.method.units
+    told = rules(request, layout)
     if isinstance(rank, int):
         rank = attribution.score(model, architecture, units, (), "random", Options(seed=rank))
+        told = replace(told, normalisation=CRITERIA["random"].normalisation)
     groups = locate(model, architecture, units)
-    kept = selection.select(rank, groups, ratio, request.output.round_to, rules(request, layout))
+    kept = selection.select(rank, groups, ratio, request.output.round_to, told)
     if request.method.repair is not Repair.none:
         dense.mend(staged, subject, kept)
     [measured] = evaluate(staged, [replace(subject, loaded=cut(subject.loaded, kept, layout))])

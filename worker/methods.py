@@ -26,10 +26,19 @@ def options(staged: StagedJob) -> Options:
 def rules(request: JobRequest, layout: Layout) -> Rules:
     """What restricts the job's selection in a layout: widths of each layer's own come of one rank over all."""
     method = request.method
+    normalisation = method.normalisation or CRITERIA[method.criterion].normalisation
     return Rules(
         scope=Scope.all if layout is Layout.per_layer else method.scope,
         layout=layout,
-        normalisation=method.normalisation,
+        normalisation=normalisation,
         protect_first=method.protect_first,
         protect_last=method.protect_last,
     )
+
+
+def in_force(staged: StagedJob) -> dict[str, str | int]:
+    """What the report says of the method: the criterion, what it was told, and how groups were compared."""
+    request = staged.job.request
+    told = rules(request, request.output.layout)
+    compared = {"normalisation": told.normalisation} if told.scope == Scope.all else {}
+    return {"criterion": request.method.criterion.value, **vars(options(staged)), **compared}

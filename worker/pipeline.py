@@ -48,6 +48,7 @@ from worker import (
     domains,
     findings,
     indices,
+    methods,
     models,
     observed,
     outputs,
@@ -378,7 +379,7 @@ def write_report(
         tasks={title: prompts.as_run(each.wording) for title, each in beside.tasks(subject).items()},
         family=subject.loaded.family,
         result=result,
-        options={"criterion": staged.job.request.method.criterion.value, **vars(options(staged))},
+        options=methods.in_force(staged),
         calibration_examples=len(subject.calibration.examples),
         shortened_prompts=subject.calibration.shortened
         + sum(each.evaluation.shortened for each in (subject, *beside.partners.values())),

@@ -51,11 +51,20 @@ def test_controls_are_measured_on_the_same_rows_and_change_nothing_about_the_job
 
 
 @pytest.mark.parametrize(
-    ("criterion", "control"), [("reverse", "reverse"), ("random", "random 0")], ids=["reverse", "random"]
+    ("criterion", "control", "shared"),
+    [
+        ("reverse", "reverse", {}),
+        ("random", "random 0", {"seed": 7}),
+        ("random", "random 0", {"seed": 7, "units": ["ffn", "heads"], "scope": "global"}),
+    ],
+    ids=["reverse", "random", "random over two kinds of units"],
 )
-def test_a_control_is_the_job_that_asks_for_it(deployment: Deployment, criterion: str, control: str) -> None:
-    controls = controls_of(deployment, criterion="attribution", repair="least_squares")
-    alone = deployment.run(deployment.request(method={"criterion": criterion, "repair": "least_squares"}))
+def test_a_control_is_the_job_that_asks_for_it(
+    deployment: Deployment, criterion: str, control: str, shared: dict[str, Any]
+) -> None:
+    shared |= {"repair": "least_squares"}
+    controls = controls_of(deployment, criterion="attribution", **shared)
+    alone = deployment.run(deployment.request(method={"criterion": criterion} | shared))
     assert controls[control].metrics == alone.metrics.slim
 
 

@@ -78,6 +78,8 @@ class Criterion:
     observe: Callable[[Observation, Options], Tensor] | None = None  # -> what the batch adds to the sums, if they count
     fixed: Mapping[str, Any] = field(default_factory=dict)  # options that are not for the caller to choose
     refused: tuple[str, ...] = ()  # kinds of units that the formula does not cover
+    # What makes scores comparable across groups whose own scale says nothing there: see `allocation.NORMALISATIONS`.
+    normalisation: str = "none"
 
     def options(self, options: Options) -> Options:
         """The options that are in force."""
@@ -235,10 +237,10 @@ CRITERIA: dict[str, Criterion] = {
     "second_moment": Criterion("gradients", attribution, _attribution_sums, fixed=SECOND_MOMENT),
     "reverse": Criterion("gradients", reverse, _attribution_sums),
     "surgeon": Criterion("moments", surgeon, _attribution_sums, fixed=SECOND_MOMENT),
-    "activation": Criterion("activations", activation, _activation_sums),
-    "wanda": Criterion("activations", wanda, _activation_sums, refused=("head_dims", "layers")),
-    "flap": Criterion("activations", flap, _activation_sums, refused=("head_dims", "layers")),
+    "activation": Criterion("activations", activation, _activation_sums, normalisation="mean"),
+    "wanda": Criterion("activations", wanda, _activation_sums, refused=("head_dims", "layers"), normalisation="mean"),
+    "flap": Criterion("activations", flap, _activation_sums, refused=("head_dims", "layers"), normalisation="standard"),
     "gisp": Criterion("weight gradients", gisp),
-    "random": Criterion("weights", random),
-    "magnitude": Criterion("weights", magnitude),
+    "random": Criterion("weights", random, normalisation="mean"),
+    "magnitude": Criterion("weights", magnitude, normalisation="mean"),
 }
