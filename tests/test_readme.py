@@ -18,7 +18,9 @@ from redis import Redis
 
 from service.app import create_app
 from service.demo.server import running_server
-from service.schemas import Health, JobPage, JobRequest, JobStatus, Problem, Result
+from service.examples import INLINE
+from service.presets import resolve
+from service.schemas import Criterion, Health, JobPage, JobRequest, JobStatus, Problem, Result
 from service.settings import Settings
 from tests.api import api
 from tests.service.bodies import request_body
@@ -117,6 +119,18 @@ def test_the_request_table_names_every_field_and_every_choice() -> None:
     for name, types in expected.items():
         for choice in (value for part in types if isinstance(part, type) and issubclass(part, Enum) for value in part):
             assert f"`{choice.value}`" in named[name][1], name
+
+
+def test_the_list_of_criteria_has_a_sentence_for_each() -> None:
+    listed = re.findall(r"^- \*\*`(\w+)`\*\*: ", section("The request"), flags=re.MULTILINE)
+    assert {name for name in listed if name in set(Criterion)} == set(Criterion)
+
+
+def test_the_fragments_of_requests_are_of_the_present_form() -> None:
+    shown = [json.loads(content) for language, content in blocks(section("The request")) if language == "json"]
+    assert len(shown) == 3
+    for fragment in shown:
+        resolve(JobRequest.model_validate(INLINE | fragment).slimmed_for[0])
 
 
 def test_the_routes_table_names_every_route() -> None:

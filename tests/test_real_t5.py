@@ -9,7 +9,18 @@ import torch
 
 from service.families import FAMILIES, UNSERVED
 from service.job_record import new_record
-from service.schemas import Criterion, JobRequest, Repair, Result, Stage, Unit
+from service.schemas import (
+    Criterion,
+    ExampleReduction,
+    JobRequest,
+    Normalisation,
+    Objective,
+    Repair,
+    Result,
+    Stage,
+    TokenReduction,
+    Unit,
+)
 from service.settings import Settings
 from service.storage import Storage
 from worker import pipeline
@@ -21,6 +32,8 @@ pytestmark = pytest.mark.skipif(not MODEL.exists(), reason="the trained T5 and i
 
 T5 = FAMILIES["t5"]
 UNITS = [[unit] for unit in T5.units] + [[Unit.ffn, Unit.heads], [Unit.ffn, Unit.head_dims], list(T5.units)]
+REDUCED = {"criterion": "attribution", "units": ["ffn"]}
+BUDGET = {"units": ["ffn", "heads"], "scope": "global"}
 CASES: dict[str, dict[str, Any]] = {
     **{f"{'+'.join(units)} uniform": {"units": units, "scope": "global"} for units in UNITS},
     **{f"{'+'.join(units)} own": {"units": units, "scope": "global", "layout": "per-layer"} for units in UNITS},
@@ -35,6 +48,15 @@ CASES: dict[str, dict[str, Any]] = {
         for repair in (Repair.least_squares, Repair.least_squares_layerwise)
         for layout in ("uniform", "per-layer")
     },
+    **{f"objective {each}": REDUCED | {"objective": each} for each in Objective},
+    **{f"tokens {each}": REDUCED | {"token_reduction": each} for each in TokenReduction},
+    **{f"rows {each}": REDUCED | {"example_reduction": each} for each in ExampleReduction},
+    "absolute": REDUCED | {"sign": "absolute"},
+    **{f"normalisation {each}": BUDGET | {"criterion": "attribution", "normalisation": each} for each in Normalisation},
+    "protected layers": {"units": ["layers"], "protect_first": 1, "protect_last": 1},
+    "protected layers of their own width": BUDGET | {"layout": "per-layer", "protect_first": 1, "repair": "none"},
+    "controls": BUDGET | {"controls": True, "repair": "none"},
+    "indices": BUDGET | {"formats": ["indices"], "repair": "none"},
     "two steps, repaired": {"units": ["ffn", "head_dims"], "steps": 2, "repair": "least_squares"},
 }
 
@@ -56,6 +78,7 @@ def slim(scratch: Path, method: dict[str, Any], task: dict[str, Any], ratio: flo
     own = json.loads((MODEL / "templates.json").read_text())["sst2"]
     method = dict(method)
     output = {"round_to": 16, "layout": method.pop("layout", "uniform")}
+    output["formats"] = method.pop("formats", ["safetensors"])
     body = {
         "model": {"uri": MODEL.as_uri()},
         "task": {"template": own["template"], "labels": own["labels"], "max_words": 40} | task,
@@ -74,6 +97,15 @@ def check(result: Result) -> None:
     assert result.parameters.slim < result.parameters.dense
     assert result.verified.max_abs_logit_difference <= result.verified.tolerance
     assert result.ratio == pytest.approx(0.3, abs=0.13)  # a layer is a quarter of the fixture's
+
+
+@pytest.mark.slow
+def test_balanced_rows_and_further_sets_are_drawn_and_reported(tmp_path: Path) -> None:
+    task = {"calibration": rows("train", 16) | {"draw": "balanced"}, "evaluation": rows("test", 8)}
+    task["evaluations"] = {"train": rows("train", 12), "test": rows("test", 12) | {"seed": 1}}
+    result = slim(tmp_path, {"units": ["ffn"]}, task)
+    check(result)
+    assert {name: pair.slim.examples for name, pair in result.metrics.evaluations.items()} == {"train": 12, "test": 12}
 
 
 @pytest.mark.slow
