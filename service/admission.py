@@ -49,7 +49,7 @@ class Access:
     storage: Storage
     tenant: str
     local_paths: bool
-    roots: Sequence[Path]
+    roots: Sequence[Path] = ()
     reach: Reach | None = None
 
     def path(self, uri: str) -> Path:

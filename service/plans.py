@@ -16,7 +16,20 @@ from service.checkpoints import BUFFER, MAX_UNITS, Checkpoint, read_checkpoint
 from service.errors import InvalidModel, InvalidRequest, TargetUnreachable
 from service.families import FAMILIES
 from service.runtimes import runtimes
-from service.schemas import MAX_RATIO, JobRequest, Layout, Method, Plan, Projected, Repair, Scope, Target, Unit, Widths
+from service.schemas import (
+    MAX_RATIO,
+    JobRequest,
+    Layout,
+    Method,
+    Plan,
+    Projected,
+    Repair,
+    Runtime,
+    Scope,
+    Target,
+    Unit,
+    Widths,
+)
 from service.tensor_names import Shrinking, StackNames
 from service.weight_headers import BYTES, Tensors, TensorShape, file_size
 
@@ -79,6 +92,18 @@ def project(request: JobRequest, access: Access) -> Plan:
         cache_bytes_per_token=_cache(request, checkpoint, cuts),
         runtimes=runtimes(checkpoint.family, *_widths_that_matter(request, checkpoint, cuts), layout=_layout(request)),
     )
+
+
+def made_runtimes(checkpoint: Checkpoint, units: Sequence[Unit], layout: Layout) -> list[Runtime]:
+    """Which runtimes load a checkpoint from which `units` have been cut."""
+    if layout is Layout.per_layer:
+        return runtimes(checkpoint.family, [], [], layout=layout)
+    widths = [_ffn_width(checkpoint, stack) for stack in checkpoint.names.stacks]
+    heads, _ = _head_counts(checkpoint)
+    rows = widths if Unit.ffn in units else []
+    if {Unit.heads, Unit.head_dims} & set(units):
+        rows = [*rows, heads * _head_size(checkpoint)]
+    return runtimes(checkpoint.family, rows, [*widths, heads], layout=layout)
 
 
 def _check_repair(request: JobRequest, checkpoint: Checkpoint) -> None:

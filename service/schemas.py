@@ -936,6 +936,18 @@ class Throughput(Schema):
     tokens: int
     dense: float
     slim: float
+    dense_ms: float | None = Field(default=None, description="milliseconds of one pass")
+    slim_ms: float | None = None
+
+
+class Runtime(Schema):
+    """Whether a runtime loads what was made, or would be, and what its widths allow there."""
+
+    name: str
+    loads: bool
+    reason: str | None = Field(default=None, description="why it does not load it, or what its widths rule out")
+    quantisations: list[str] = []
+    tensor_parallel: list[int] = Field(default=[], description="numbers of devices that the widths can be split over")
 
 
 class LayerWidth(Schema):
@@ -1016,6 +1028,7 @@ class Report(Schema):
     lineage: list[Ancestor] = Field(default=[], description="jobs that slimmed the model before, the first one first")
     snippet: str = Field(description="Python that loads the slim model")
     warnings: list[ReportWarning] = []
+    runtimes: list[Runtime] = Field(default=[], description="which of them load the checkpoint, by their own lists")
     throughput: list[Throughput] = []
     peak_memory_bytes: DenseSlim | None = Field(default=None, description="of one forward pass; null on a CPU")
     layers: list[LayerWidth] = []
@@ -1025,16 +1038,6 @@ class Report(Schema):
 
 
 # --- the plan ------------------------------------------------------------------------------------------------------
-
-
-class Runtime(Schema):
-    """Whether a runtime loads what would be made, and what its widths allow there."""
-
-    name: str
-    loads: bool
-    reason: str | None = Field(default=None, description="why it does not load it, or what its widths rule out")
-    quantisations: list[str] = []
-    tensor_parallel: list[int] = Field(default=[], description="numbers of devices that the widths can be split over")
 
 
 class TimeEstimate(Schema):

@@ -13,7 +13,17 @@ from service.layouts import MODELLING_FILE, has_own_widths
 from service.model_files import CARD
 from service.qualities import headline_name, qualities
 from service.report_page import change, count, interval, percent
-from service.schemas import Metrics, MetricsPair, Report, Supervision, TaskKind
+from service.schemas import (
+    Criterion,
+    CurvePoint,
+    DenseSlim,
+    JobMetrics,
+    Metrics,
+    MetricsPair,
+    Report,
+    Supervision,
+    TaskKind,
+)
 from service.sources import scheme_of
 
 PIPELINES = {
@@ -25,6 +35,21 @@ PIPELINES = {
 LICENCE_FIELDS = ("license", "license_name", "license_link")
 MAX_CARD_BYTES = 2**20
 
+YANG = (
+    "[Task-specific Compression for Multi-task Language Models using Attribution-based Pruning]"
+    "(https://arxiv.org/abs/2205.04157)"
+)
+# Where a criterion has its score from, as far as one paper has it.
+SOURCES = {
+    Criterion.attribution: f"after {YANG}",
+    Criterion.activation: "as in [Minitron](https://arxiv.org/abs/2407.14679)",
+    Criterion.wanda: "after [Wanda](https://arxiv.org/abs/2306.11695)",
+    Criterion.flap: "after [FLAP](https://arxiv.org/abs/2312.11983)",
+    Criterion.gisp: "after [GISP](https://arxiv.org/abs/2510.18030)",
+    Criterion.magnitude: "after [Han et al.](https://arxiv.org/abs/1506.02626)",
+    Criterion.surgeon: "the optimal brain surgeon, with [Kronecker factors](https://arxiv.org/abs/1503.05671)",
+}
+
 STOCK_CLASS = "It is an ordinary checkpoint; nothing beside the stock class is needed."
 OWN_CLASS = f"Its layers have widths of their own: the class that holds them is in `{MODELLING_FILE}`."
 
@@ -35,7 +60,7 @@ TEMPLATE = """\
 
 # {{ name }}
 
-{{ base }} slimmed for {{ purpose }}: {{ removed }} of its {{ units }} parameters are cut out, which leaves {{ slim }}
+{{ origin }} slimmed for {{ purpose }}: {{ removed }} of its {{ units }} parameters are cut out, which leaves {{ slim }}
 of {{ dense }} parameters ({{ change }}). {{ needs }}
 What the task does not use was removed: expect other abilities of the base model to be gone.
 
@@ -84,8 +109,11 @@ Measured beside it:
 {% endif %}
 ## Method
 
-{{ criterion }} scores of every unit on {{ calibration }} examples of the task, those with the lowest removed, after
-[Task-specific Compression for Multi-task Language Models using Attribution-based Pruning](https://arxiv.org/abs/2205.04157).
+Every unit was scored on {{ calibration }} examples of the task by the criterion `{{ criterion }}`{% if source %}
+({{ source }}){% endif %}, and those with the lowest scores were removed: ranked by the scope `{{ method.scope }}`,
+{{ "in one step" if method.steps == 1 else "in %d steps" | format(method.steps) }}, with the layout
+`{{ layout }}`. {% if method.repair == "none" %}The weights that stay are untouched.{% else %}What stays was fitted to
+what went by the repair `{{ method.repair }}`, without training.{% endif %}
 Options: {{ options }}. Made by Taskslim {{ version }}, job {{ job }}. The licence is that of the base
 model{% if licence %}, {{ licence }}{% endif %}.
 """
@@ -99,6 +127,23 @@ def card(report: Report, licence: Mapping[str, Any] = {}) -> str:
     words = _words(report) | {"licence": licence.get("license_name") or licence.get("license", "")}
     made = ModelCard.from_template(_metadata(report, licence), template_str=TEMPLATE, **words)
     return str(made)
+
+
+def of_point(report: Report, point: CurvePoint) -> Report:
+    """The report as far as it holds of another checkpoint of its sweep, for that one's card."""
+    result, place = report.result, point.artifact or ""
+    shares = {"accuracy": None, "exact_match": None, "calibrated_accuracy": None}
+    judged = {"calibrated_accuracy": point.metric} if result.metrics.slim.calibrated_accuracy else {}
+    metrics = JobMetrics(
+        dense=result.metrics.dense.model_copy(
+            update=shares | {name: getattr(result.metrics.dense, name) for name in judged}
+        ),
+        slim=result.metrics.slim.model_copy(update=shares | judged),
+    )
+    parameters = DenseSlim(dense=result.parameters.dense, slim=point.parameters)
+    found = result.model_copy(update={"ratio": point.ratio, "parameters": parameters, "metrics": metrics})
+    snippet = report.snippet.replace('"model"', f'"{place}"')
+    return report.model_copy(update={"result": found, "snippet": snippet, "warnings": []})
 
 
 def licence_of(directory: Path) -> dict[str, str]:
@@ -122,7 +167,7 @@ def model_name(report: Report) -> str:
 
 
 def _metadata(report: Report, licence: Mapping[str, Any]) -> ModelCardData:
-    is_hub = scheme_of(report.request.model.uri) == "hf"
+    is_hub = scheme_of(_root(report)) == "hf"
     return ModelCardData(
         base_model=_base(report) if is_hub else None,
         base_model_relation="finetune" if is_hub else None,  # the Hub has no word for a cut one
@@ -170,7 +215,7 @@ def _words(report: Report) -> dict[str, Any]:
     parameters = result.parameters
     return {
         "name": model_name(report),
-        "base": _base(report),
+        "origin": _origin(report),
         "purpose": f"{len(report.tasks)} tasks" if report.tasks else "one task",
         "removed": percent(result.ratio),
         "units": " and ".join(report.request.method.units),
@@ -194,7 +239,10 @@ def _words(report: Report) -> dict[str, Any]:
             if (before := pair.dense.headline) and (now := pair.slim.headline)
         ],
         "warnings": [warning.message for warning in report.warnings],
-        "criterion": str(report.options.get("criterion", "attribution")).capitalize(),
+        "criterion": report.request.method.criterion.value,
+        "source": SOURCES.get(report.request.method.criterion, ""),
+        "method": report.request.method,
+        "layout": report.request.output.layout.value,
         "calibration": report.calibration_examples,
         "options": ", ".join(f"{name} {value}" for name, value in report.options.items()),
         "version": report.versions.get("taskslim", ""),
@@ -216,7 +264,21 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
+def _root(report: Report) -> str:
+    """The URI of the model that was first slimmed, by this job or one before it."""
+    return (report.lineage[0].model if report.lineage else report.request.model.uri).rstrip("/")
+
+
+def _origin(report: Report) -> str:
+    """What was slimmed, in words: the base model, its revision, what was done to it before."""
+    model, before = report.request.model, len(report.lineage)
+    revision = f" at revision {model.revision}" if model.revision else ""
+    adapter = f", with the adapter {model.adapter_uri.removeprefix('hf://')} merged" if model.adapter_uri else ""
+    again = f", which {before} {'job has' if before == 1 else 'jobs have'} slimmed before," if before else ""
+    return f"{_base(report)}{revision}{adapter}{again}"
+
+
 def _base(report: Report) -> str:
-    """The Hub's id of the model that came in, or the last part of its address."""
-    uri = report.request.model.uri.rstrip("/")
+    """The Hub's id of the model that was first slimmed, or the last part of its address."""
+    uri = _root(report)
     return uri.removeprefix("hf://") if scheme_of(uri) == "hf" else uri.rsplit("/", 1)[-1]

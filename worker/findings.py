@@ -35,6 +35,8 @@ def throughput(speeds: Sequence[tuple[Speed, Speed]]) -> list[Throughput]:
             tokens=dense.tokens,
             dense=dense.batch / dense.milliseconds * 1000,
             slim=slim.batch / slim.milliseconds * 1000,
+            dense_ms=dense.milliseconds,
+            slim_ms=slim.milliseconds,
         )
         for dense, slim in speeds
     ]

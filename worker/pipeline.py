@@ -13,10 +13,13 @@ from transformers.utils import logging
 
 from service import presets, report_page
 from service.admission import Access, blaming
+from service.checkpoints import read_checkpoint
 from service.errors import InvalidModel, TaskslimError
 from service.fingerprints import Fingerprints, fingerprints
 from service.job_models import JOB, JobModel, job_model
 from service.job_record import JobRecord
+from service.layouts import has_own_widths
+from service.plans import made_runtimes
 from service.records import LeaseLost
 from service.schemas import (
     MAX_RATIO,
@@ -27,9 +30,12 @@ from service.schemas import (
     KeptMetric,
     Latency,
     LayerWidth,
+    Layout,
     Manifest,
+    ModelSource,
     Repair,
     Result,
+    Runtime,
     Stage,
     StoredFile,
     Target,
@@ -68,7 +74,7 @@ from worker.candidates import (
     refusing_units,
     rows_to_fit,
 )
-from worker.card import card, licence_of
+from worker.card import card, licence_of, of_point
 from worker.findings import Findings
 from worker.indices import Origin
 from worker.lineage import lineage
@@ -389,12 +395,25 @@ def write_report(
         lineage=sources.lineage,
         auto_class=models.AUTO_CLASSES[subject.loaded.family.kind].__name__,
         findings=found,
+        loads=loadable(outputs.checkpoint(staged, "model"), staged, result),
     )
     output = staged.scratch / "output"
     (output / "report.json").write_text(report.model_dump_json(indent=2))
     (output / "report.html").write_text(report_page.render(report))
     if Format.safetensors in staged.job.request.output.formats:
-        (output / "model" / "README.md").write_text(card(report, licence_of(sources.model)))
+        licence = licence_of(sources.model)
+        (output / "model" / "README.md").write_text(card(report, licence))
+        for point in result.curve:
+            if point.artifact not in (None, "model"):
+                (output / str(point.artifact) / "README.md").write_text(card(of_point(report, point), licence))
+
+
+def loadable(directory: Path, staged: StagedJob, result: Result) -> list[Runtime]:
+    """Which runtimes load the checkpoint that was made."""
+    layout = Layout.per_layer if has_own_widths(result) else Layout.uniform
+    access = Access(staged.storage, staged.job.tenant, True)
+    checkpoint = read_checkpoint(ModelSource(uri=directory.resolve().as_uri()), access)
+    return made_runtimes(checkpoint, staged.job.request.method.units, layout)
 
 
 def origin(staged: StagedJob, sources: Sources, subject: Subject, widths: list[Widths], directory: Path) -> Origin:

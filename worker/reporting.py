@@ -12,7 +12,18 @@ from service.job_models import JOB
 from service.job_record import JobRecord
 from service.layouts import has_own_widths
 from service.model_files import is_wanted
-from service.schemas import Ancestor, Family, Format, JobRequest, OwnAnswers, Report, Result, StageTiming, TaskWording
+from service.schemas import (
+    Ancestor,
+    Family,
+    Format,
+    JobRequest,
+    OwnAnswers,
+    Report,
+    Result,
+    Runtime,
+    StageTiming,
+    TaskWording,
+)
 from service.sources import scheme_of
 from service.storage import digest_file
 from worker.answers import MAX_CHANGED
@@ -51,6 +62,7 @@ def build(
     lineage: list[Ancestor],
     auto_class: str,
     findings: Findings,
+    loads: Sequence[Runtime],
 ) -> Report:
     """The report with its warnings; `timings` has the stages that are over by now."""
     report = Report(
@@ -70,6 +82,7 @@ def build(
         digests=digests,
         lineage=lineage,
         snippet=_snippet(job.request, auto_class, has_own_widths(result)),
+        runtimes=list(loads),
         throughput=findings.throughput,
         peak_memory_bytes=findings.peak_memory_bytes,
         layers=findings.layers,

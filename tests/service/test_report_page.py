@@ -274,3 +274,24 @@ def test_the_dense_models_own_answers_are_counted() -> None:
     page = render(unlabelled())
     assert "bad 17, good 31; 5 rows left out" in page
     assert "own answers" not in render(report())
+
+
+def test_runtimes_are_named_with_what_they_do_not_take() -> None:
+    found = [
+        {"name": "vllm", "loads": True, "quantisations": ["FP8"], "tensor_parallel": [1, 2]},
+        {"name": "sglang", "loads": False, "reason": "it has no architecture for t5"},
+    ]
+    page = render(report(runtimes=found))
+    assert "<dt>vllm</dt><dd>loads it, as FP8 too, over 1, 2 devices</dd>" in page
+    assert "does not load it; it has no architecture for t5" in page
+
+
+def test_latency_of_the_other_sizes_memory_and_seeds_are_told() -> None:
+    speed = Throughput(batch=8, tokens=64, dense=20, slim=25, dense_ms=400.0, slim_ms=320.0)
+    page = render(report(throughput=[speed], request=plain_request(method={"criterion": "random", "seed": 4711})))
+    assert "Latency, batch 8" in page
+    assert "320.0 ms" in page
+    assert "<dt>Seed of the method</dt><dd>4711</dd>" in page
+    assert "not measured on a CPU" in page
+    measured = render(report(peak_memory_bytes=DenseSlim(dense=2000, slim=1000)))
+    assert "not measured on a CPU" not in measured

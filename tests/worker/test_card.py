@@ -8,9 +8,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from service.job_record import new_record
-from service.schemas import Estimate, JobRequest, MetricsPair, Report, ReportWarning
+from service.schemas import Ancestor, CurvePoint, Estimate, JobRequest, MetricsPair, Report, ReportWarning
 from tests.records import REQUEST, report
-from worker.card import card, licence_of, model_name
+from worker.card import card, licence_of, model_name, of_point
 
 HUB = "hf://HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -106,7 +106,6 @@ def test_text_says_how_to_use_it_and_what_to_beware_of() -> None:
         "Review: {text}\nAnswer:",
         "good, bad",
         "- No better.",
-        "2205.04157",
     ):
         assert expected in text
 
@@ -115,3 +114,56 @@ def test_tables_have_no_gaps_that_would_end_them() -> None:
     table = re.search(r"\| \| dense \| slim \|\n\| --- .*\n((?:\|.*\n)+)", card(report_for()))
     assert table is not None
     assert table[1].count("\n") == 2
+
+
+def asked(**fields: Any) -> Report:
+    """Of a request with other fields."""
+    made = report_for()
+    request = made.request.model_dump(exclude_unset=True)
+    changed = {name: request.get(name, {}) | value for name, value in fields.items()}
+    return made.model_copy(update={"request": JobRequest.model_validate(request | changed)})
+
+
+@pytest.mark.parametrize(
+    ("criterion", "cited"),
+    [("attribution", "2205.04157"), ("wanda", "2306.11695"), ("surgeon", "1503.05671"), ("random", None)],
+)
+def test_a_criterion_is_cited_by_its_own_source_or_by_none(criterion: str, cited: str | None) -> None:
+    text = card(asked(method={"criterion": criterion}))
+    assert f"criterion `{criterion}`" in text
+    assert re.findall(r"arxiv.org/abs/([\d.]+)", text) == ([cited] if cited else [])
+
+
+def test_the_method_is_told_whole() -> None:
+    method = {"scope": "global", "steps": 3, "repair": "bias"}
+    text = card(asked(method=method, output={"layout": "per-layer"}))
+    for expected in ("`global`", "in 3 steps", "`bias`", "`per-layer`"):
+        assert expected in text
+    assert "weights that stay are untouched" in card(asked(method={"repair": "none"}))
+
+
+def test_adapter_and_revision_are_named() -> None:
+    text = card(asked(model={"revision": "v1.2", "adapter_uri": "hf://owner/reviews-lora"}))
+    assert "SmolLM2-135M-Instruct at revision v1.2, with the adapter owner/reviews-lora merged" in text
+
+
+def test_the_base_of_a_model_that_a_job_has_left_is_where_its_lineage_began() -> None:
+    made = report_for("job://01KB3ZJ5T8Q6W2E4R9Y7N1M0PX")
+    parent = Ancestor(job_id="one", model=HUB, ratio=0.3, parameters=made.result.parameters, widths=[])
+    again = made.model_copy(update={"lineage": [parent]})
+    assert read(again).base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert model_name(again) == "SmolLM2-135M-Instruct-sst2-slim"
+    assert "which 1 job has slimmed before" in card(again)
+
+
+def test_another_checkpoint_of_a_sweep_has_its_own_figures() -> None:
+    made = report_for(snippet='model = load("model")', warnings=[ReportWarning(code="at_majority", message="Bad.")])
+    metric = Estimate(value=0.45, low=0.4, high=0.5)
+    point = CurvePoint(ratio=0.1, parameters=9, bytes=18, examples=20, metric=metric, artifact="model-0.1")
+    text = card(of_point(made, point))
+    assert 'load("model-0.1")' in text
+    assert "10.0\N{NO-BREAK SPACE}% of its ffn parameters are cut out, which leaves 9\nof 10" in text
+    assert "| Calibrated accuracy | 50.0\N{NO-BREAK SPACE}% (40.0" in text
+    assert "45.0\N{NO-BREAK SPACE}% (40.0" in text
+    assert "Bad." not in text
+    assert "| Accuracy" not in text

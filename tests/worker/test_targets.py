@@ -315,6 +315,7 @@ def test_a_sweep_leaves_the_curve_and_the_checkpoints_asked_for(tmp_path: Path) 
         assert model.num_parameters() == point.parameters
         assert (directory / f"{point.artifact}/model.safetensors").stat().st_size == point.bytes
         assert (directory / f"{str(point.artifact).replace('model', 'kept')}.safetensors").exists()
+        assert f'from_pretrained("{point.artifact}")' in (directory / f"{point.artifact}/README.md").read_text()
 
 
 def test_ratios_of_a_sweep_that_round_to_one_width_are_all_on_the_curve(tmp_path: Path) -> None:
@@ -334,6 +335,8 @@ def test_a_job_with_a_floor_reports_on_the_rows_that_it_kept_from_the_search(tmp
     assert kept.steering.low >= 0.9
     assert result.metrics.dense.examples == result.metrics.slim.examples == 40
     report = Report.model_validate_json((directory / "report.json").read_bytes())
+    assert {runtime.name for runtime in report.runtimes if runtime.loads} >= {"transformers", "vllm", "llama.cpp"}
+    assert all(entry.dense_ms and entry.slim_ms for entry in report.throughput)
     assert report.confusion is not None
     assert sum(map(sum, report.confusion.slim)) == 40
     assert [timing.stage for timing in report.timings][4:6] == [Stage.search, Stage.evaluate_slim]
