@@ -411,7 +411,10 @@ class JobRequest(Schema):
     webhook: Webhook | None = None
     priority: Priority = Priority.normal
     retention_days: float | None = Field(
-        default=None, gt=0, le=3650, description="until the finished job is deleted; null: what the deployment sets"
+        default=None,
+        gt=0,
+        le=3650,
+        description="until the finished job is deleted, and the scores that it used; null: what the deployment sets",
     )
     deadline_seconds: int = Field(
         default=3600,

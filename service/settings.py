@@ -56,11 +56,13 @@ class Settings(BaseSettings):
     max_stored_bytes: int = Field(
         default=500 * 2**30,
         gt=0,
-        description="artifacts, data sets and inline rows; a job that was let in may pass it by its artifacts",
+        description="artifacts, data sets, inline rows, score sets; a job that was let in may pass it by its artifacts",
     )
     max_requests: int = Field(default=600, gt=0, description="in a window of SLIM_WINDOW_SECONDS")
     window_seconds: int = Field(default=60, gt=0)
-    retention_days: float = Field(default=30, gt=0, description="until finished jobs and data sets are deleted")
+    retention_days: float = Field(
+        default=30, gt=0, description="until finished jobs, data sets and score sets are deleted"
+    )
     max_attempts: int = Field(default=3, gt=0, description="attempts of a job before it fails with worker_lost")
     lease_seconds: float = Field(default=20, gt=0, description="after this silence of its worker a job is queued again")
     heartbeat_seconds: float = Field(default=4, gt=0)

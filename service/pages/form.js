@@ -81,6 +81,8 @@ function form({ presets, criteria, repairs, units, limits }, values) {
       ),
       checks("method.units", "Units to remove", units, values),
       pair(choice("method.criterion", "Criterion", named(criteria), values), choice("method.repair", "Repair", named(repairs), values)),
+      pair(choice("output.layout", "Widths", [["uniform", "the same in every layer"], ["per-layer", "of each layer’s own; rank units globally"]], values), text("method.steps", "Steps", values, { type: "number", min: 1, max: 100, hint: "scores are taken anew before each" })),
+      check("method.controls", "Measure what other choices of units would have kept", values),
       pair(choice("method.scope", "Rank units", [["layer", "within each layer"], ["global", "all against each other"]], values), text("tags", "Tags", values, { placeholder: "team:search, run:7" })),
     ),
     element("div", { className: "actions" }, element("button", { type: "submit", className: "primary" }, "Submit job")),
@@ -124,6 +126,9 @@ function checks(name, label, options, values) {
   const boxes = options.map((value) => element("label", {}, element("input", { type: "checkbox", name, value, checked: chosen.includes(value) }), plain(value)));
   return element("fieldset", { className: "checks" }, element("legend", {}, label), boxes);
 }
+
+const check = (name, label, values) =>
+  element("div", { className: "checks" }, element("label", {}, element("input", { type: "checkbox", name, checked: values[name] === true }), label));
 
 async function loadRows(view, file) {
   if (!file) return;

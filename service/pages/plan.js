@@ -1,7 +1,7 @@
 // What a request would come to, as POST /plans tells before any work.
 
 import { element } from "./elements.js";
-import { bytes, change, count, plain } from "./words.js";
+import { bytes, change, count, duration, plain } from "./words.js";
 
 export function planPart(plan) {
   const { parameters, bytes: size, cache_bytes_per_token: cache } = plan;
@@ -16,8 +16,17 @@ export function planPart(plan) {
     element("h2", {}, "Plan"),
     element("table", { className: "plan" }, element("thead", {}, element("tr", {}, heads)), element("tbody", {}, rows.filter((made) => made))),
     plan.exact ? null : element("p", { className: "note" }, plan.ratio === null ? "Measurements decide the size." : "Scores or measurements decide the widths; these figures are those of the share to remove, or of the largest model that fits."),
+    expected(plan),
     element("ul", { className: "runtimes" }, plan.runtimes.map(runtime)),
   ];
+}
+
+/** How long it may take, and whether its scores are there. */
+function expected({ time, scores_cached: cached }) {
+  const parts = [];
+  if (time) parts.push(`About ${duration(time.seconds)}, by the pace of ${time.runs} past ${time.runs === 1 ? "job" : "jobs"}.`);
+  if (cached !== null) parts.push(cached ? "An earlier job has measured the scores." : "The scores have to be measured.");
+  return parts.length ? element("p", { className: "note" }, parts.join(" ")) : null;
 }
 
 function projected(name, shown, { dense, slim }) {

@@ -25,9 +25,9 @@ export function compose(form, carried) {
     ...(several
       ? { tasks: tasks(value("tasks"), errors) }
       : { task: { ...task, calibration: calibration(value, errors), evaluation: { uri: value("task.evaluation.uri") } } }),
-    method: { criterion: value("method.criterion"), units: checked(form, "method.units"), scope: value("method.scope"), repair: value("method.repair") },
-    target: composeTarget(value, number, carried.target),
-    output: { round_to: number(value("output.round_to")) },
+    method: { criterion: value("method.criterion"), units: checked(form, "method.units"), scope: value("method.scope"), repair: value("method.repair"), steps: number(value("method.steps")), controls: form.elements["method.controls"].checked || undefined },
+    target: composeTarget(value, number),
+    output: { round_to: number(value("output.round_to")), layout: value("output.layout") },
     observe: observe(value("observe"), errors),
     tags: tags(value("tags"), errors),
   };
@@ -134,6 +134,7 @@ export function fieldsOf(request) {
     "model.adapter_uri": model.adapter_uri,
     ...fieldsOfTarget(target),
     "output.round_to": output.round_to,
+    "output.layout": output.layout,
     observe: (request.observe ?? []).map(observedLine).join("\n"),
     tags: Object.entries(request.tags ?? {}).map(([key, value]) => `${key}:${value}`).join(", "),
   };
@@ -141,7 +142,9 @@ export function fieldsOf(request) {
 }
 
 /** Of a whole method: what the form shows where nothing else is asked for is what the contract has for default. */
-export const fieldsOfMethod = ({ criterion, units, scope, repair }) => ({
+export const fieldsOfMethod = ({ criterion, units, scope, repair, steps, controls }) => ({
+  "method.steps": steps,
+  "method.controls": controls,
   "method.criterion": criterion,
   "method.units": String(units),
   "method.scope": scope,

@@ -7,18 +7,26 @@ const KINDS = [
   ["keep_metric", "keep the task", { label: "Share of the dense metric to keep", options: { type: "number", min: 0, max: 1, placeholder: "0.98", hint: "by the lower bound of a 95 % interval" } }],
   ["parameters", "fit a number of parameters", { label: "Parameters at most", options: { type: "number", min: 1 } }],
   ["bytes", "fit a size", { label: "Bytes of the weights at most", options: { type: "number", min: 1 } }],
-  ["latency_ms", "fit a time", { label: "Milliseconds at most", options: { type: "number", min: 0, hint: "of a pass of 1 × 64 tokens on the worker’s device" } }],
-  ["sweep", "see several shares", { label: "Shares to remove", options: { placeholder: "0.1, 0.2, 0.3, 0.4, 0.5", hint: "the last one’s checkpoint is stored" } }],
+  ["latency_ms", "fit a time", { label: "Milliseconds at most", options: { type: "number", min: 0, hint: "of a pass on the worker’s device" } }],
+  ["sweep", "see several shares", { label: "Shares to remove", options: { placeholder: "0.1, 0.2, 0.3, 0.4, 0.5", hint: "all are measured" } }],
 ];
+// Beside the field of a kind: what else its part of the request has.
+const MORE = {
+  latency_ms: [["batch", "Rows of the pass", { type: "number", min: 1, max: 256, placeholder: "1" }], ["tokens", "Tokens of each row", { type: "number", min: 1, max: 8192, placeholder: "64" }]],
+  sweep: [["artifacts", "Shares whose checkpoints are stored", { placeholder: "0.2, 0.4", hint: "empty: the highest" }]],
+};
 const BOUNDS = ["parameters", "bytes", "latency_ms"];
 
 /** The choice of a kind, and a field for each of them. */
 export function targetFields({ text, choice }, values, limits) {
   const asked = { "target.ratio": "0.3", ...values };
   const fields = KINDS.map(([kind, , { label, options }]) =>
-    element("div", { "data-target": kind }, text(`target.${kind}`, label, asked, kind === "ratio" ? { ...options, max: limits.max_ratio } : options)));
+    element("div", { "data-target": kind }, text(`target.${kind}`, label, asked, kind === "ratio" ? { ...options, max: limits.max_ratio } : options), (MORE[kind] ?? []).map(([name, shown, more]) => text(moreName(kind, name), shown, asked, more))));
   return [choice("target", "Target", KINDS.map(([kind, shown]) => [kind, shown]), values), ...fields];
 }
+
+/** The contract's name of a field beside that of a kind: `artifacts` is the target's own, the others are the bound's. */
+const moreName = (kind, name) => (kind === "latency_ms" ? `target.latency_ms.${name}` : `target.${name}`);
 
 /** Show the fields that the chosen kind has. */
 export function showTarget(form) {
@@ -28,22 +36,28 @@ export function showTarget(form) {
   }
 }
 
-/** The request's `target`; what its fields do not show comes from `carried`, where that is of the same kind. */
-export function composeTarget(value, number, carried = {}) {
+/** The request's `target`. */
+export function composeTarget(value, number) {
   const kind = value("target");
+  const ratios = (name) => value(name).split(",").map((part) => number(part.trim())).filter((ratio) => ratio !== undefined);
   if (kind === "sweep") {
-    const sweep = value("target.sweep").split(",").map(number).filter((ratio) => ratio !== undefined);
-    return { sweep, artifacts: (carried.artifacts ?? []).filter((ratio) => sweep.includes(ratio)) };
+    const artifacts = ratios("target.artifacts");
+    return { sweep: ratios("target.sweep"), artifacts: artifacts.length ? artifacts : undefined };
   }
   const asked = number(value(`target.${kind}`));
-  const whole = kind === "latency_ms" && carried.latency_ms ? { ...carried.latency_ms, value: asked } : asked;
+  const [batch, tokens] = ["batch", "tokens"].map((name) => number(value(`target.latency_ms.${name}`)));
+  const whole = kind === "latency_ms" && (batch ?? tokens) ? { value: asked, batch, tokens } : asked;
   return BOUNDS.includes(kind) ? { [kind]: whole, keep_metric: number(value("target.keep_metric")) } : { [kind]: whole };
 }
 
 /** The fields of a request's `target`. */
 export function fieldsOfTarget(target) {
   const given = KINDS.map(([kind]) => kind).filter((kind) => (target[kind] ?? null) !== null);
+  const { batch, tokens } = target.latency_ms ?? {};
   return {
+    "target.latency_ms.batch": batch,
+    "target.latency_ms.tokens": tokens,
+    "target.artifacts": target.artifacts,
     target: given.find((kind) => kind !== "keep_metric") ?? given[0],
     ...Object.fromEntries(given.map((kind) => [`target.${kind}`, kind === "latency_ms" ? target[kind].value : target[kind]])),
   };

@@ -17,7 +17,13 @@ FILES = {
 RESULT = Result.model_validate(SUCCEEDED["result"])
 
 
-def finish(record: JobRecord, records: Records, storage: Storage, files: Mapping[str, bytes] = FILES) -> None:
+def finish(
+    record: JobRecord,
+    records: Records,
+    storage: Storage,
+    files: Mapping[str, bytes] = FILES,
+    result: Result = RESULT,
+) -> None:
     """Take the job, store its files and their manifest, and say that it succeeded."""
     lease = records.lease(record.tenant, record.id, record.attempt + 1, "the test")
     prefix = attempt_prefix(record.tenant, record.id, lease.attempt)
@@ -29,7 +35,7 @@ def finish(record: JobRecord, records: Records, storage: Storage, files: Mapping
     ]
     manifest = Manifest(job_id=record.id, attempt=lease.attempt, files=stored)
     storage.put_if_absent(manifest.model_dump_json().encode(), manifest_key(record.tenant, record.id))
-    records.succeed(lease, RESULT)
+    records.succeed(lease, result)
 
 
 def fail(record: JobRecord, records: Records, code: str, message: str) -> None:

@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 from redis import Redis
 
 from service.auth import Keys
+from service.durations import Durations
+from service.example_answers import REPORT
 from service.job_record import DEFAULT_TENANT, JobRecord, new_record
 from service.records import Records
 from service.routes.pages import DIRECTORY
-from service.schemas import JobError, JobRequest, Method, Progress, Stage
+from service.schemas import CurvePoint, Estimate, JobError, JobRequest, Method, Progress, Report, Stage, StageTiming
 from service.settings import Settings
 from service.storage import Storage
 from tests import checkpoints, jobs
@@ -202,6 +205,50 @@ def test_unknown_job_is_a_problem_in_words(page: str, tab: Tab) -> None:
     assert "there is no job" in tab.wait_for("document.querySelector('.problem')?.innerText")
 
 
+def test_controls_are_a_stage_of_those_who_ask_for_them(page: str, tab: Tab, records: Records) -> None:
+    states = "[...document.querySelectorAll('.stages li')].map((item) => [item.innerText, item.dataset.state])"
+    shown = []
+    for asked in (True, False):
+        job = new_job(records, method={"controls": asked})
+        lease = records.lease(DEFAULT_TENANT, job.id, 1, "the test")
+        stage = Stage.controls if asked else Stage.evaluate_slim
+        records.set_stage(lease, stage, Progress(fraction=0.8))
+        tab.open(f"{page}#/jobs/{job.id}")
+        wanted = stage.value.replace("_", " ")
+        tab.wait_for(f"document.querySelector('.stages [data-state=now]')?.innerText == '{wanted}'")
+        shown.append(dict(tab.run(states)))
+    assert (shown[0]["evaluate slim"], shown[0]["controls"], shown[0]["verify"]) == ("done", "now", "ahead")
+    assert "controls" not in shown[1]
+
+
+def test_agreement_with_the_dense_model_is_called_so(page: str, tab: Tab, records: Records, storage: Storage) -> None:
+    job = new_job(records)
+    made = report(job, 1).model_dump()
+    for model in ("dense", "slim"):
+        made["result"]["metrics"][model]["judged_by"] = "none"
+    report_of = Report.model_validate(made)
+    finish(job, records, storage, FILES | {"report.json": report_of.model_dump_json().encode()}, report_of.result)
+    tab.open(page)
+    tab.wait_for("document.querySelector('.outcome')?.innerText.includes('agreement with the dense model')")
+    tab.open(f"{page}#/jobs/{job.id}")
+    tab.wait_for("document.querySelector('.tiles')?.innerText.includes('Calibrated agreement with the dense model')")
+    assert "accuracy" not in tab.run("document.querySelector('.tiles').innerText").lower()
+
+
+def test_a_failed_search_shows_what_it_has_measured(page: str, tab: Tab, records: Records) -> None:
+    job = new_job(records, target={"keep_metric": 0.98})
+    lease = records.lease(DEFAULT_TENANT, job.id, 1, "the test")
+    found = Estimate(value=0.625, low=0.5, high=0.75)
+    point = CurvePoint(ratio=0.125, parameters=9, bytes=18, examples=20, metric=found, share=found, meets=False)
+    message = "no smaller model was shown to keep it"
+    records.fail(lease, JobError(code="target_unreachable", message=message, curve=[point]))
+    answer = httpx.get(f"{page}jobs/{job.id}").json()
+    assert answer["error"]["curve"] == [point.model_dump(mode="json")]
+    tab.open(f"{page}#/jobs/{job.id}")
+    tab.wait_for("document.querySelector('.curve')?.innerText.includes('12.5 %')")
+    assert "62.5 % (50.0 % to 75.0 %)" in tab.run("document.querySelector('.curve').innerText")
+
+
 # --- the form ------------------------------------------------------------------------------------------------------
 
 
@@ -243,6 +290,25 @@ def test_form_shows_the_fields_of_the_target_that_is_chosen(page: str, tab: Tab,
     set_field(tab, "target", "sweep")
     set_field(tab, "target.sweep", "0.1, 0.3")
     assert tab.run(request) == {"sweep": [0.1, 0.3]}
+    set_field(tab, "target.artifacts", "0.1")
+    assert tab.run(request) == {"sweep": [0.1, 0.3], "artifacts": [0.1]}
+    set_field(tab, "target", "latency_ms")
+    set_field(tab, "target.latency_ms", "40")
+    assert tab.run(request) == {"latency_ms": 40, "keep_metric": 0.98}
+    set_field(tab, "target.latency_ms.batch", "8")
+    set_field(tab, "target.latency_ms.tokens", "128")
+    assert tab.run(request) == {"latency_ms": {"value": 40, "batch": 8, "tokens": 128}, "keep_metric": 0.98}
+
+
+def test_form_asks_for_layout_steps_and_controls(page: str, tab: Tab, body: dict[str, Any]) -> None:
+    tab.open(f"{page}#/new")
+    fill_form(tab, body)
+    set_field(tab, "output.layout", "per-layer")
+    set_field(tab, "method.steps", "3")
+    tab.run("document.querySelector('[name=\"method.controls\"]').click()")
+    shown = json.loads(tab.run("document.querySelector('.preview details pre').textContent"))
+    assert (shown["output"]["layout"], shown["method"]["steps"]) == ("per-layer", 3)
+    assert shown["method"]["controls"] is True
 
 
 def test_curl_does_what_the_form_does(page: str, tab: Tab, body: dict[str, Any], records: Records) -> None:
@@ -271,13 +337,21 @@ def test_rows_that_are_not_json_are_named_before_anything_is_sent(page: str, tab
     assert "line 2 is not JSON" in tab.text()
 
 
-def test_form_shows_the_plan_of_its_request(page: str, tab: Tab, body: dict[str, Any], tmp_path: Path) -> None:
+def test_form_shows_the_plan_of_its_request(
+    page: str, tab: Tab, body: dict[str, Any], tmp_path: Path, redis: Redis
+) -> None:
+    past = Report.model_validate(REPORT)
+    stages = (Stage.evaluate_dense, Stage.attribute, Stage.repair)
+    timings = [StageTiming(stage=stage, seconds=2) for stage in stages]
+    Durations(redis).record(past.model_copy(update={"timings": timings}))
     checkpoints.write(tmp_path / "tiny", "llama")
     tab.open(f"{page}#/new")
     fill_form(tab, body | {"model": {"uri": (tmp_path / "tiny").as_uri()}})
     set_field(tab, "output.round_to", "8")
     tab.wait_for("document.querySelector('.plan')?.innerText.includes('decoder ffn')")
     assert "llama.cpp loads it" in tab.text()
+    assert "The scores have to be measured." in tab.text()
+    assert "by the pace of 1 past job" in tab.text()
     tab.run("document.querySelector('[name=\"method.units\"][value=heads]').click()")
     tab.wait_for("document.querySelector('.plan')?.innerText.includes('decoder heads')")
     set_field(tab, "output.round_to", "64")
@@ -295,14 +369,18 @@ ELABORATE: dict[str, Any] = {
         {"preset": "imdb", "evaluation": {"uri": "file:///imdb.jsonl"}},
         {"name": "own", "template": "{text}:", "labels": {"a": "b", "c": "d"}, "evaluation": {"uri": "file:///x.csv"}},
     ],
-    "method": {"scope": "global", "normalisation": "mean", "steps": 4, "units": ["ffn", "heads"]},
+    "method": {"scope": "global", "normalisation": "mean", "steps": 4, "units": ["ffn", "heads"], "controls": True},
     "output": {"layout": "per-layer", "round_to": 1},
+    "target": {"latency_ms": {"value": 40, "batch": 8, "tokens": 128}},
     "webhook": {"url": "https://example.com/hook", "events": ["job.failed"]},
     "priority": "low",
 }
 
 
-@pytest.mark.parametrize("fields", [{}, ELABORATE], ids=["plain", "elaborate"])
+SWEEP = {"target": {"sweep": [0.1, 0.3], "artifacts": [0.1]}}
+
+
+@pytest.mark.parametrize("fields", [{}, ELABORATE, SWEEP], ids=["plain", "elaborate", "sweep"])
 def test_form_takes_over_the_request_of_a_job(page: str, tab: Tab, records: Records, fields: dict[str, Any]) -> None:
     job = new_job(records, **fields)
     tab.open(f"{page}#/new?from={job.id}")

@@ -1,5 +1,6 @@
 """Targets on tiny models: counted exactly, searched for with few models, and honest about the rows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from service import presets
 from service.errors import InvalidRequest, TargetUnreachable
@@ -257,6 +258,19 @@ def test_a_generation_task_is_judged_by_its_targets_probability(tmp_path: Path) 
     assert len(reached.dense.answers) == 6
 
 
+@pytest.mark.parametrize(("floor", "holds"), [(0.05, True), (1.5, False)], ids=["far below", "far above"])
+def test_a_clear_answer_needs_a_part_of_the_rows(tmp_path: Path, floor: float, holds: bool) -> None:
+    job = prepared(tmp_path, num_rows=80, task={"kind": "generation", "labels": None})
+    search = targets.Search(job.staged, job.subject, job.dense, job.path, store_nothing)
+    slim = search.candidates.cut(search.candidates.at(0.8)).loaded.model
+    judge = search.judge(list(range(80)))
+    verdict = judge.verdict(slim, floor, lambda: None)
+    assert verdict.holds is holds
+    assert verdict.examples == 20
+    close = judge.verdict(slim, judge.measure(slim, lambda: None).share.low, lambda: None)
+    assert (close.examples, close.holds) == (80, True)
+
+
 def test_a_search_can_be_ended_at_every_model(tmp_path: Path) -> None:
     job = prepared(tmp_path, **KEEPING)
     path = job.path
@@ -281,6 +295,49 @@ def test_a_bound_that_nothing_is_within_fails_with_what_was_timed(tmp_path: Path
         prepared(tmp_path, num_rows=4, target=target).search()
     assert failed.value.curve
     assert not any(point.meets for point in failed.value.curve)
+
+
+def timing_by_size(seen: list[tuple[int, int]]) -> Callable[..., float]:
+    """A clock on which a pass takes a millisecond for each thousand parameters."""
+
+    def alone(model: PreTrainedModel, examples: object, padding: object, rows: int, tokens: int, tick: object) -> float:
+        seen.append((rows, tokens))
+        return models.count_parameters(model) / 1000
+
+    return alone
+
+
+def test_a_bound_in_the_middle_takes_the_largest_model_within_it_by_passes_of_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense = prepared(tmp_path / "dense", num_rows=4, output={"round_to": 1})
+    sizes = {dense.candidates().at(ratio).parameters for ratio in dense.candidates().grid()}
+    bound = {"value": (min(sizes) + max(sizes)) / 2000, "batch": 3, "tokens": 8}
+    job, seen = (
+        prepared(tmp_path / "job", num_rows=4, target={"latency_ms": bound}, output={"round_to": 1}),
+        list[tuple[int, int]](),
+    )
+    monkeypatch.setattr("worker.targets.speed.alone", timing_by_size(seen))
+    reached = job.search()
+    assert reached.candidate.parameters == max(size for size in sizes if size / 1000 <= bound["value"])
+    assert {point.meets for point in reached.curve} == {True, False}
+    assert set(seen) == {(3, 8)}
+
+
+def test_a_bound_on_time_and_a_floor_both_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = prepared(tmp_path / "alone", **KEEPING).search().candidate
+    target = {"keep_metric": 0.9, "latency_ms": (alone.parameters + 300) / 1000}
+    job = prepared(tmp_path / "both", target=target, output={"round_to": 1})
+    monkeypatch.setattr("worker.targets.speed.alone", timing_by_size([]))
+    reached = job.search()
+    assert reached.steering is not None
+    assert reached.steering.holds
+    assert reached.candidate.parameters <= alone.parameters + 300
+    assert reached.candidate.parameters == min(
+        point.parameters for point in reached.curve if point.share and point.meets
+    )
+    assert any(point.latency_ms and point.metric for point in reached.curve)
+    assert any(point.latency_ms and not point.metric for point in reached.curve)
 
 
 def test_a_pass_that_the_model_cannot_make_is_refused(tmp_path: Path) -> None:
