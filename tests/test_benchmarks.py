@@ -127,6 +127,8 @@ def test_the_lead_is_over_the_best_rival_and_waits_for_all() -> None:
     assert figures(known)["lead_at_70"] is None
     assert figures(known)["kept_at_70"] == pytest.approx(0.75)
     assert figures(known)["kept_at_30"] is None
+    known |= records(([dense("smollm2", task, rows=0) for task in TASKS], 0.8), (row(OURS, 0.7, rows=0, **BEST), 0.64))
+    assert figures(known)["kept_at_70"] == pytest.approx(0.8)  # all test rows tell more
 
 
 def test_dev_rows_are_never_calibrated_on() -> None:
