@@ -70,6 +70,24 @@ def test_an_error_of_the_user_fails_the_job_with_its_code_and_leaves_nothing(
     assert storage.list(job_prefix(job.tenant, job.id)) == []
 
 
+def test_what_a_sweep_has_measured_is_in_the_record(records: Records, model: Path) -> None:
+    job = run(records, request(model, 40, target={"sweep": [0.3, 0.5]}))
+    assert job.result is not None
+    assert [(point.examples, point.artifact) for point in job.result.curve] == [(20, None), (20, "model")]
+
+
+def test_what_a_search_has_measured_before_it_gave_up_is_in_the_record(records: Records, model: Path) -> None:
+    job = run(records, request(model, 40, target={"keep_metric": 1.0}))
+    assert job.error is not None
+    assert (job.status, job.error.code, job.error.param) == (
+        JobStatus.failed,
+        "target_unreachable",
+        "target.keep_metric",
+    )
+    assert job.error.curve
+    assert not any(point.meets for point in job.error.curve)
+
+
 def test_a_bug_fails_the_job_without_telling_its_details(
     records: Records, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
