@@ -162,12 +162,12 @@ def _pool_choices(pool: Sequence[Group], round_to: int, rules: Rules, safe: set[
 
 
 def _safe_layers(scores: Mapping[Site, Tensor], groups: Sequence[Group], rules: Rules) -> set[tuple[str, int]]:
-    """(stack, layer) of the protected layers, and of each stack's best layer, so that one is left."""
+    """(stack, layer) of the protected layers, and of the best layer of a stack without any, so that one is left."""
     size = {group.site.stack: group.site.layer + 1 for group in groups}
     safe = {group.site[:2] for group in groups if is_protected(group.site, size[group.site.stack], rules)}
     for stack in size:
         layers = [group.site for group in groups if group.kind == "layers" and group.site.stack == stack]
-        if layers:
+        if layers and not any(site[:2] in safe for site in layers):
             safe.add(max(layers, key=lambda site: (float(scores[site]), -site.layer))[:2])
     return safe
 

@@ -93,6 +93,8 @@ def test_protected_layers_are_not_among_those_that_go(scope: str) -> None:
     rules = Rules(scope=scope, protect_first=1, protect_last=1)
     kept = select(scores, groups, 0.4, 64, rules)
     assert [site.layer for site, kept_K in kept.items() if not kept_K.numel()] == [1, 2]
+    alone = select(scores, groups, 0.6, 64, rules)
+    assert [site.layer for site, kept_K in alone.items() if kept_K.numel()] == [0, 4]
     with pytest.raises(WidthUnreachable):
         select(scores, groups, 0.8, 64, rules)
 
