@@ -438,7 +438,8 @@ def test_a_plan_says_whether_scores_are_there_and_how_long_it_may_take(
     scores.note("default", found.units, [digest_of("a")], days=1)
     timings = [
         StageTiming(stage=stage, seconds=seconds)
-        for stage, seconds in (("evaluate_dense", 5), ("attribute", 20), ("repair", 4), ("verify", 3))
+        # The model planned here is some ten thousand times smaller than that of the report.
+        for stage, seconds in (("evaluate_dense", 5e6), ("attribute", 20e6), ("repair", 4e6), ("verify", 3e6))
     ]
     durations.record(Report.model_validate(REPORT).model_copy(update={"timings": timings}))
     cached = client.post("/plans", json=body).json()
