@@ -35,11 +35,13 @@ def draw(records: Records, path: Path) -> None:
 
 
 def _panel(axis: Axes, records: Records, title: str, choices: dict[str, Any]) -> None:
-    for method in (OURS, *RIVALS, *BASELINES):
+    for number, method in enumerate((OURS, *RIVALS, *BASELINES)):
         shares = [(ratio, kept(records, row(method, ratio, **choices))) for ratio in ALL_RATIOS]
         known = [(ratio, share) for ratio, share in shares if share is not None]
         if known:
             width = 2.5 if method == OURS else 1.2
-            axis.plot(*zip(*known, strict=True), marker="o", linewidth=width, label=method)
+            axis.plot(*zip(*known, strict=True), marker="o", color=f"C{number}", linewidth=width, label=method)
+    if not axis.lines:
+        axis.text(0.5, 0.5, "not measured yet", ha="center", transform=axis.transAxes, color="grey")
     axis.axhline(1, color="grey", linestyle=":", linewidth=1)
     axis.set(title=title, xlabel="share removed", ylabel="kept of dense accuracy", xticks=ALL_RATIOS)
