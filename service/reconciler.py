@@ -88,7 +88,7 @@ class Reconciler:
                 log.exception("job not reconciled")
 
     def _reconcile(self, record: JobRecord) -> None:
-        if record.status is JobStatus.queued and (self._queue.holds(record) or self._queue.offer(record)):
+        if record.status is JobStatus.queued and (self._queue.offer(record) or self._queue.holds(record)):
             self._records.still_waiting(record)
             return
         try:

@@ -1,5 +1,6 @@
 """Which job goes next: by priority, then by age, and no tenant more at once than it may. No entry is ever lost."""
 
+import time
 from collections.abc import Callable, Iterator
 from typing import cast
 
@@ -15,6 +16,7 @@ from service.reconciler import Reconciler
 from service.records import Records
 from service.schemas import AttemptOutcome, JobError, JobStatus, Priority
 from service.settings import Settings
+from service.transitions import OPEN
 from tests.requests import plain_request
 
 LIST = f"rq:queue:{QUEUE}"
@@ -93,6 +95,16 @@ def test_a_free_slot_goes_to_the_first_in_line(redis: Redis, transport: Redis, s
         reconciler.look()
         assert queued(redis) == [following.id]
     assert records.get("search", low.id).lost == 0
+
+
+def test_a_job_that_waits_for_a_slot_is_looked_at_when_one_is_free(redis: Redis, transport: Redis) -> None:
+    records, queue = Records(redis), JobQueue(transport, max_running=1)
+    first, *waiting = (add(redis, queue) for _ in range(4))
+    far = time.time() + records.silence_ms / 1000
+    silent = {member.rpartition("/")[2] for member in cast(list[str], redis.zrangebyscore(OPEN, 0, far * 1000))}
+    assert silent == {first.id}
+    records.cancel("search", first.id)
+    assert [record.id for record in records.overdue()] == [waiting[0].id]
 
 
 def test_several_free_slots_are_filled(redis: Redis, transport: Redis, settings: Settings) -> None:
