@@ -1,8 +1,7 @@
 """What can be refused before any work: everything that follows from the request, its rows and a model's small files.
 
 A model on the hub is looked at where that shows its small files in time (`service.possible`), else by the worker
-alone. No torch here: `config.json` and the names
-of the files say enough.
+alone. No torch here: `config.json` and the names of the files say enough.
 """
 
 import json
