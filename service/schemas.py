@@ -31,6 +31,10 @@ class Schema(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    def __deepcopy__(self, memo: object = None) -> Self:
+        """Itself: nothing changes it. pydantic would copy each default anew, field by field, for every request."""
+        return self
+
 
 # --- the request ---------------------------------------------------------------------------------------------------
 
