@@ -62,8 +62,8 @@ TEMPLATE = """\
 
 # {{ name }}
 
-{{ origin }}, slimmed for {{ purpose }}: {{ removed }} of its {{ units }} parameters are cut out, which leaves {{ slim }}
-of {{ dense }} parameters ({{ change }}). {{ needs }}
+{{ origin }}, slimmed for {{ purpose }}: {{ removed }} of its {{ units }} parameters are cut out, which leaves
+{{ slim }} of {{ dense }} parameters ({{ change }}). {{ needs }}
 What the task does not use was removed: expect other abilities of the base model to be gone.
 
 ## Use

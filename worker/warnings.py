@@ -41,8 +41,8 @@ def _dense_fails(report: Report) -> str | None:
         return None
     if dense.exact_match is not None and found.value == 0:
         return (
-            "The dense model writes none of the targets, so that its exact match says nothing of what was lost: see the "
-            "probability of the targets' tokens, or choose a template and targets that it was trained on."
+            "The dense model writes none of the targets, so that its exact match says nothing of what was lost: see "
+            "the probability of the targets' tokens, or choose a template and targets that it was trained on."
         )
     if dense.majority is None or found.low > dense.majority:
         return None
