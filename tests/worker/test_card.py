@@ -193,7 +193,7 @@ def test_another_checkpoint_of_a_sweep_has_its_own_figures() -> None:
     point = CurvePoint(ratio=0.1, parameters=9, bytes=18, examples=20, metric=metric, artifact="model-0.1")
     text = card(made, point=point)
     assert 'from_pretrained("model-0.1")' in text
-    assert "10.0\N{NO-BREAK SPACE}% of its ffn parameters are cut out, which leaves 9\nof 10" in text
+    assert "10.0\N{NO-BREAK SPACE}% of its ffn parameters are cut out, which leaves\n9 of 10" in text
     assert "| Calibrated accuracy | 50.0\N{NO-BREAK SPACE}% (40.0" in text
     assert "45.0\N{NO-BREAK SPACE}% (40.0" in text
     assert "Bad." not in text
