@@ -24,6 +24,6 @@ def account(redis: Redis, storage: Storage, tenant: str, job_id: str) -> None:
         figures.observe("slim_job_stage_duration_seconds", timing.stage, value=timing.seconds)
     figures.observe("slim_params_removed_ratio", value=report.result.ratio)
     Durations(redis).record(report)
-    if report.peak_memory_bytes is not None:
-        device, peak = report.result.latency_ms.device, report.peak_memory_bytes.dense
-        figures.set("slim_gpu_memory_peak_bytes", device, value=peak)
+    device = report.result.latency_ms.device
+    if report.peak_memory_bytes is not None and device != "cpu":
+        figures.set("slim_gpu_memory_peak_bytes", device, value=report.peak_memory_bytes.dense)

@@ -5,9 +5,11 @@ alone. No torch here: `config.json` and the names of the files say enough.
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -72,7 +74,11 @@ class Access:
         if scheme_of(uri) != LOCAL:
             return set(list_names(uri, retry_seconds=RETRY_SECONDS))
         path = self.path(uri)
-        return {path.name} if path.is_file() else {entry.name for entry in path.iterdir()}
+        try:
+            with os.scandir(path) as entries:
+                return {entry.name for entry in entries}
+        except NotADirectoryError:
+            return {path.name}
 
     def content(self, uri: str) -> bytes:
         """A small file. Raises NotFound, ForbiddenPath."""
@@ -131,8 +137,7 @@ def _check_task(request: JobRequest, task: Task, access: Access) -> None:
 
 
 def _check_kinds(request: JobRequest) -> None:
-    kinds = {resolve(task).kind for task in request.slimmed_for}
-    if len(kinds) > 1:
+    if len(request.slimmed_for) > 1 and len({resolve(task).kind for task in request.slimmed_for}) > 1:
         message = "the scores of classification and of generation tasks are not of one kind: give two jobs"
         raise InvalidRequest(message, param="tasks")
 
@@ -269,12 +274,26 @@ def family_of(config: Mapping[str, Any], uri: str) -> Family:
 def _config(uri: str, access: Access) -> Mapping[str, Any]:
     try:
         with blaming("model.uri", InvalidModel):
-            config = json.loads(access.content(f"{uri.rstrip('/')}/config.json"))
+            config = _parsed(f"{uri.rstrip('/')}/config.json", access)
     except (ValueError, RecursionError) as error:
         raise InvalidModel(f"{uri} has a config.json that is not JSON", param="model.uri") from error
     if not isinstance(config, dict):
         raise InvalidModel(f"{uri} has a config.json that is not an object", param="model.uri")
     return config
+
+
+def _parsed(uri: str, access: Access) -> Any:
+    """The JSON in a small file. Many jobs name the same model, so that of a local one is read once in each state."""
+    if scheme_of(uri) != LOCAL:
+        return json.loads(access.content(uri))
+    path = access.path(uri)
+    found = path.stat()
+    return _parsed_file(path, (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+
+
+@lru_cache(maxsize=64)
+def _parsed_file(path: Path, _state: tuple[int, ...]) -> Any:
+    return json.loads(path.read_bytes())
 
 
 def check_units(request: JobRequest, family: Family) -> None:

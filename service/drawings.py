@@ -148,15 +148,17 @@ def _metric_curve(report: Report) -> Curve:
     """By the metric that judged each model, the dense one too."""
     points = [(point, point.metric) for point in report.result.curve if point.metric is not None]
     dense, target, name = _dense_metric(report.result.curve), report.request.target, searched_name(report)
-    lows = [metric.low for _, metric in points] + ([dense] if dense else [])
-    scale = _Scale(math.floor(min(lows) * 10) / 10, 1.0, _largest(report))
+    floor = target.keep_metric * dense if target.keep_metric and dense else None
+    ends = [end for _, metric in points for end in (metric.low, metric.high)]
+    ends += [end for end in (dense, floor) if end is not None]
+    scale = _Scale(math.floor(min(ends) * 10) / 10, math.ceil(max(ends) * 10) / 10, _largest(report))
     marks = [scale.mark(point.parameters, metric, _kind(point, report)) for point, metric in points]
     if dense is not None:
         whole = Estimate(value=dense, low=dense, high=dense)
         marks.append(scale.mark(report.result.parameters.dense, whole, "dense"))
-    steps = [scale.least + (1 - scale.least) * step / 4 for step in range(5)]
-    upwards = [(scale.y(share), f"{share * 100:.0f} %") for share in steps]
-    bound = scale.y(target.keep_metric * dense) if target.keep_metric and dense else None
+    steps = [scale.least + (scale.most - scale.least) * step / 4 for step in range(5)]
+    upwards = [(scale.y(share), f"{share * 100:.3g} %") for share in steps]
+    bound = None if floor is None else scale.y(floor)
     title = f"{name[0].upper()}{name[1:]} of the models that were measured"
     return Curve(title, name, marks, scale.ticks(), upwards, bound)
 

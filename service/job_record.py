@@ -86,10 +86,10 @@ def new_record(request: JobRequest, *, tenant: str = DEFAULT_TENANT, job_id: str
 
 
 def encode(record: JobRecord) -> dict[str, Any]:
-    """A new record as a hash; what is null has no field."""
-    dumped = record.model_dump(mode="json", exclude={"attempts"})  # each has a field of its own once it starts
-    fields = {name: value for name, value in dumped.items() if value is not None}
-    return fields | {name: json.dumps(fields[name]) for name in JSON_FIELDS if name in fields}
+    """A new record as a hash; what is null has no field, nor has what Redis adds: times and attempts."""
+    fields = record.model_dump(mode="json", exclude={*JSON_FIELDS, *TIMES, "attempts"}, exclude_none=True)
+    nested = {name: getattr(record, name) for name in JSON_FIELDS}
+    return fields | {name: value.model_dump_json() for name, value in nested.items() if value is not None}
 
 
 def decode(fields: Mapping[str, str]) -> JobRecord:

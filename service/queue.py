@@ -17,12 +17,10 @@ from rq.job import Job, JobStatus
 from rq.utils import import_attribute
 
 from service.job_record import JobRecord
-from service.schemas import Priority
-from service.slots import Slots
+from service.slots import RANKS, Slots
 
 QUEUE = "slim"
 UNLIMITED = 2**31
-RANKS = {Priority.high: 0, Priority.normal: 1, Priority.low: 2}
 AHEAD = 0.5  # of the jobs of its rank is one that had its turn and lost its worker
 FUNCTION = "worker.tasks.run_job"
 SERIALIZER = "json"
@@ -85,9 +83,13 @@ class JobQueue:
         False where its tenant runs as many jobs as it may: the job waits outside the queue for `offer`. Also where the
         job is not queued any more: then it waits for nothing.
         """
-        rank = RANKS[record.request.priority]
-        if not self._slots.take(record.tenant, record.id, rank):
+        if not self._slots.take(record.tenant, record.id, record.request.priority):
             return False
+        self.put(record)
+        return True
+
+    def put(self, record: JobRecord) -> None:
+        """`enqueue` for a job that has its slot."""
         attempt = record.attempt + 1
         try:
             self._queue.enqueue_call(
@@ -101,10 +103,10 @@ class JobQueue:
                 description=entry_id(record.id, attempt),
             )
         except DuplicateJobError:
-            return True
+            return
+        rank = RANKS[record.request.priority]
         place = rank - AHEAD if record.attempt or record.lost else rank
         self._place(keys=[self._queue.key], args=[Job.redis_job_namespace_prefix, entry_id(record.id, attempt), place])
-        return True
 
     def offer(self, record: JobRecord) -> bool:
         """Whether a queued job has waited outside the queue; if so it is put there as soon as its tenant may."""

@@ -8,7 +8,7 @@ fencing token: it only grows, each number is leased once, and a write by any oth
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 import structlog
@@ -17,7 +17,7 @@ from ulid import ULID
 
 from service.errors import Conflict, InvalidRequest, LimitExceeded, NotFound
 from service.events import check_id, parse
-from service.job_record import JobRecord, UnreadableRecord, decode, encode
+from service.job_record import EPOCH, JobRecord, UnreadableRecord, decode, encode
 from service.schemas import Event, JobError, JobStatus, Progress, Result, Stage
 from service.transitions import (
     ACKNOWLEDGE,
@@ -33,6 +33,7 @@ from service.transitions import (
     WAIT,
     Moves,
     Transitions,
+    Wish,
     events_key,
     index_key,
     job_key,
@@ -61,6 +62,14 @@ class Lease:
 
 
 @dataclass(frozen=True)
+class Accepted:
+    """A job that is recorded, and whether it has a slot."""
+
+    job: JobRecord
+    has_slot: bool
+
+
+@dataclass(frozen=True)
 class Page:
     """Newest first; `next_cursor` is null on the last page."""
 
@@ -78,18 +87,26 @@ class Records:
 
     # --- the client's side
 
-    def create(self, record: JobRecord, *, max_queued: int | None = None) -> JobRecord:
+    def create(self, record: JobRecord) -> JobRecord:
         """Writes a new record and its first event, at Redis' time; comes before the job is enqueued.
 
         Where a record with this id exists (a request that was sent again), it stays as it is and is returned.
+        """
+        return self.accept(record).job
+
+    def accept(self, record: JobRecord, *, max_queued: int | None = None, wish: Wish | None = None) -> Accepted:
+        """As `create`; takes in the same step the slot with which the job may go to the queue, where there is one.
+
         Raises LimitExceeded where the tenant has `max_queued` queued jobs.
         """
-        done = self._transitions.create(record.tenant, record.id, encode(record), self.silence_ms, max_queued)
+        done, has_slot = self._transitions.create(
+            record.tenant, encode(record), silence_ms=self.silence_ms, max_queued=max_queued, wish=wish
+        )
         if done == "full":
             raise LimitExceeded(f"{max_queued} jobs are queued, as many as may be; wait for some to start")
         if done == "exists":
-            return self.get(record.tenant, record.id)
-        return record.model_copy(update={"created_at": datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=done)})
+            return Accepted(self.get(record.tenant, record.id), has_slot)
+        return Accepted(record.model_copy(update={"created_at": EPOCH + timedelta(milliseconds=done)}), has_slot)
 
     def get(self, tenant: str, job_id: str) -> JobRecord:
         """The record; `NotFound` for another tenant's job too."""

@@ -7,6 +7,7 @@ report from a stranger can be opened without a thought.
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -18,10 +19,11 @@ from markupsafe import Markup
 from service.drawings import across, curve, heat_maps, intervals
 from service.layouts import has_own_widths
 from service.qualities import NAMES, headline_name, searched_name
-from service.schemas import Confusion, Control, Estimate, MetricsPair, Report, Supervision
+from service.schemas import Confusion, Control, Estimate, MetricsPair, Report, Supervision, Target
 
 DIRECTORY = Path(__file__).parent / "pages"
 CHANGED_SHOWN = 10  # changed answers; the rest is folded away
+RUNTIMES = {"transformers": "Transformers", "vllm": "vLLM", "sglang": "SGLang"}  # as they write themselves
 SCALES = ((1e9, "B", "GB"), (1e6, "M", "MB"), (1e3, "k", "kB"))
 
 
@@ -40,6 +42,11 @@ def render(report: Report) -> str:
             heat=list(heat_maps(report.layers)),
             intervals=intervals([("dense", report.result.metrics.dense), ("slim", report.result.metrics.slim)]),
             curve=curve(report),
+            base=base_name(report),
+            adapters=[uri.rstrip("/").rsplit("/", 1)[-1] for uri in merged_adapters(report)],
+            root=report.lineage[0] if report.lineage else report.request.model,
+            target=asked(report.request.target),
+            runtimes=RUNTIMES,
             searched=searched_name(report),
             names=NAMES[report.result.metrics.slim.judged_by],
             unlabelled=report.result.metrics.slim.judged_by is Supervision.none,
@@ -51,6 +58,39 @@ def render(report: Report) -> str:
             request=json.dumps(_without_defaults(report), indent=2, ensure_ascii=False),
         )
     )
+
+
+def root_uri(report: Report) -> str:
+    """The URI of the model that was first slimmed, by this job or one before it."""
+    return (report.lineage[0].model if report.lineage else report.request.model.uri).rstrip("/")
+
+
+def base_name(report: Report) -> str:
+    """The last part of that URI, which is the model's name."""
+    return root_uri(report).rsplit("/", 1)[-1]
+
+
+def merged_adapters(report: Report) -> list[str]:
+    """The adapters that went into the model, in their order."""
+    uris = [*(ancestor.adapter_uri for ancestor in report.lineage), report.request.model.adapter_uri]
+    return [uri for uri in uris if uri]
+
+
+def asked(target: Target) -> str:
+    """What a target asks for, in words."""
+    if target.ratio is not None:
+        return f"{percent(target.ratio)} removed"
+    if target.sweep is not None:
+        return f"models with {', '.join(percent(ratio) for ratio in sorted(target.sweep))} removed"
+    words = {
+        "parameters": target.parameters and f"at most {target.parameters:,} parameters",
+        "bytes": target.bytes and f"weights of at most {size(target.bytes)}",
+        "latency_ms": target.latency_ms
+        and f"at most {target.latency_ms.value:g} ms for {target.latency_ms.batch} × {target.latency_ms.tokens} tokens",
+        "keep_metric": target.keep_metric
+        and f"the smallest model that keeps {percent(target.keep_metric)} of the dense model’s metric",
+    }
+    return ", and ".join(text for text in words.values() if text)
 
 
 def _others(report: Report) -> Iterator[tuple[str, str, dict[str, MetricsPair]]]:
@@ -160,7 +200,7 @@ def points(pair: tuple[float, float]) -> str:
     return f"{'−' if difference < 0 else '+' if difference > 0 else ''}{abs(difference):.1f} points"
 
 
-FILTERS: dict[str, Callable[..., str]] = {
+FILTERS: dict[str, Callable[..., object]] = {
     "percent": percent,
     "count": count,
     "size": size,
@@ -168,6 +208,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     "points": points,
     "decimal": decimal,
     "interval": interval,
+    "likely": math.exp,
     "signed": signed,
     "span": span,
     "plain": lambda name: name.replace("_", " "),

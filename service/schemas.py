@@ -31,6 +31,10 @@ class Schema(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    def __deepcopy__(self, memo: object = None) -> Self:
+        """Itself: nothing changes it. pydantic would copy each default anew, field by field, for every request."""
+        return self
+
 
 # --- the request ---------------------------------------------------------------------------------------------------
 
@@ -941,6 +945,12 @@ class Throughput(Schema):
     slim: float
     dense_ms: float | None = Field(default=None, description="milliseconds of one pass")
     slim_ms: float | None = None
+    peak_memory_bytes: DenseSlim | None = Field(
+        default=None,
+        description="the most that one pass holds at once: the weights, activations and the key-value cache. On a GPU "
+        "by the allocator's count (`torch.cuda.max_memory_allocated`); on a CPU the bytes of all tensors that are "
+        "alive at once, in a pass that is not timed. A process takes more, by its interpreter and libraries",
+    )
 
 
 class Runtime(Schema):
@@ -1005,6 +1015,8 @@ class Ancestor(Schema):
 
     job_id: str
     model: str = Field(description="the URI of the model that it slimmed")
+    revision: str | None = Field(default=None, description="of that model, as the job named it")
+    adapter_uri: str | None = Field(default=None, description="the adapter that the job merged into it")
     task: str | None = Field(default=None, description="its name or preset")
     ratio: float = Field(description="share of its chosen units' parameters that it removed")
     parameters: DenseSlim
@@ -1029,11 +1041,13 @@ class Report(Schema):
     versions: dict[str, str]
     digests: dict[str, str] = Field(description="sha256 of the model's files, the rows and the template")
     lineage: list[Ancestor] = Field(default=[], description="jobs that slimmed the model before, the first one first")
-    snippet: str = Field(description="Python that loads the slim model")
+    snippet: str = Field(description="Python that loads the slim model and, where a few lines can, asks it the task")
     warnings: list[ReportWarning] = []
     runtimes: list[Runtime] = Field(default=[], description="which of them load the checkpoint, by their own lists")
     throughput: list[Throughput] = []
-    peak_memory_bytes: DenseSlim | None = Field(default=None, description="of one forward pass; null on a CPU")
+    peak_memory_bytes: DenseSlim | None = Field(
+        default=None, description="of the pass with the largest batch, see `throughput`; null in older reports of a CPU"
+    )
     layers: list[LayerWidth] = []
     confusion: Confusion | None = Field(default=None, description="null for a generation task")
     num_changed: int = Field(default=0, description="evaluation rows whose answer changed")

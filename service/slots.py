@@ -5,30 +5,22 @@ ends a job), the tenant's first waiting job becomes due for the reconciler, whic
 look at it, so that thousands may wait at no cost.
 """
 
+import json
+
 from redis import Redis
 
-from service.transitions import OPEN, job_key, open_member, slots_key, waiting_key
+from service.schemas import Priority
+from service.transitions import OPEN, TAKE_SLOT, Wish, job_key, slots_key, waiting_key
 
 PUT_OFF_SECONDS = 600  # the next look at a job that waits for a slot, should a slot come free and nobody see it
+RANKS = {Priority.high: 0, Priority.normal: 1, Priority.low: 2}
 
-# A job that is cancelled or gone by now gets no slot and no place in the line: nothing would ever take it out again.
-TAKE = """
-local slots, waiting, open, job = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local id, limit, rank, members = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
-local put_off_seconds = tonumber(ARGV[5])
-if redis.call('HGET', job, 'status') ~= 'queued' then return 0 end
-if redis.call('SISMEMBER', slots, id) == 1 then return 1 end
-redis.call('ZADD', waiting, rank, id)
-if redis.call('SCARD', slots) >= limit or redis.call('ZRANGE', waiting, 0, 0)[1] ~= id then
-  redis.call('ZADD', open, 'XX', (redis.call('TIME')[1] + put_off_seconds) * 1000, members .. id)
-  return 0
-end
-redis.call('SADD', slots, id)
-redis.call('ZREM', waiting, id)
-local following = redis.call('ZRANGE', waiting, 0, 0)[1]
-if following and redis.call('SCARD', slots) < limit then redis.call('ZADD', open, 'XX', 0, members .. following) end
-return 1
-"""
+TAKE = TAKE_SLOT + "return take_slot(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1], ARGV[2], cjson.decode(ARGV[3]))"
+
+
+def wish_for(priority: Priority, limit: int) -> Wish:
+    """What a job of this priority asks for, whose tenant may have `limit` slots."""
+    return Wish(limit=limit, rank=RANKS[priority], put_off_seconds=PUT_OFF_SECONDS)
 
 
 class Slots:
@@ -39,11 +31,11 @@ class Slots:
         self._limit = limit
         self._take = redis.register_script(TAKE)
 
-    def take(self, tenant: str, job_id: str, rank: int) -> bool:
+    def take(self, tenant: str, job_id: str, priority: Priority) -> bool:
         """A slot for the queued job, or its old one. False: it waits, behind those of lower rank and earlier ones, or
         is not queued any more."""
-        keys = [slots_key(tenant), waiting_key(tenant), OPEN, job_key(tenant, job_id)]
-        return bool(self._take(keys=keys, args=[job_id, self._limit, rank, open_member(tenant, ""), PUT_OFF_SECONDS]))
+        keys = [job_key(tenant, job_id), slots_key(tenant), waiting_key(tenant), OPEN]
+        return bool(self._take(keys=keys, args=[tenant, job_id, json.dumps(wish_for(priority, self._limit))]))
 
     def has(self, tenant: str, job_id: str) -> bool:
         return bool(self._redis.sismember(slots_key(tenant), job_id))

@@ -3,6 +3,7 @@
 hf:// belongs to the worker's hub client, dataset:// and job:// to `service.storage`.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,28 +27,37 @@ def scheme_of(uri: str) -> str:
 
 
 def local_path(uri: str, roots: Sequence[Path] = ()) -> Path:
-    """The file or directory of a file:// URI, symbolic links followed.
+    """The file or directory of a file:// URI; with `roots` the place that symbolic links lead to, which must be there.
 
     Raises ForbiddenPath outside `roots` (none: everything is allowed), NotFound where nothing lies.
     """
+    path = path_of(uri)
     try:
-        path = path_of(uri).resolve()
-        exists = path.exists()
+        if roots:
+            path = _inside(path, uri, [root.resolve() for root in roots])
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFound(f"{uri} does not exist on the machine that reads it") from error
     except (OSError, ValueError, RuntimeError) as error:  # no permission, a NUL, a name too long, a loop of links
         raise NotFound(f"{uri} cannot be read") from error
+    return path
+
+
+def _inside(path: Path, uri: str, roots: Sequence[Path]) -> Path:
+    """Where the path leads. Raises ForbiddenPath where that, or a link in that directory, is outside the roots."""
+    path = path.resolve()
     if not _is_inside(path, roots):
         raise ForbiddenPath(f"{uri} is outside the directories that this deployment allows (SLIM_LOCAL_ROOTS)")
-    if not exists:
-        raise NotFound(f"{uri} does not exist on the machine that reads it")
-    if roots and path.is_dir():
-        for entry in path.iterdir():
-            if entry.is_symlink() and not _is_inside(entry.resolve(), roots):
-                raise ForbiddenPath(f"{uri} holds a link, {entry.name}, out of what this deployment allows")
+    if path.is_dir():
+        with os.scandir(path) as entries:
+            for link in [entry for entry in entries if entry.is_symlink()]:
+                if not _is_inside(Path(link).resolve(), roots):
+                    raise ForbiddenPath(f"{uri} holds a link, {link.name}, out of what this deployment allows")
     return path
 
 
 def _is_inside(path: Path, roots: Sequence[Path]) -> bool:
-    return not roots or any(path.is_relative_to(root.resolve()) for root in roots)
+    return any(path.is_relative_to(root) for root in roots)
 
 
 def list_names(uri: str, *, retry_seconds: float = 30) -> dict[str, int]:

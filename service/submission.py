@@ -21,9 +21,10 @@ from service.limits import StoredBytes
 from service.possible import Possible
 from service.queue import JobQueue
 from service.reach import Reach
-from service.records import Records
+from service.records import Accepted, Records
 from service.schemas import JobRequest
 from service.settings import Settings
+from service.slots import wish_for
 from service.sources import scheme_of
 from service.storage import Storage
 from service.tracing import traceparent
@@ -66,9 +67,11 @@ class Submission:
         kept, rows = take_rows(self._with_defaults(request), job_id)
         record = new_record(kept, tenant=caller.tenant, job_id=job_id)
         origin = {"request_id": structlog.contextvars.get_contextvars().get("request_id"), "trace": traceparent()}
-        record = self._record(record.model_copy(update=origin), rows, limited=caller.key_id is not None)
+        accepted = self._record(record.model_copy(update=origin), rows, limited=caller.key_id is not None)
+        record = accepted.job
         try:
-            self.queue.enqueue(record)
+            if accepted.has_slot:
+                self.queue.put(record)
         except RedisError:  # the record stands: the reconciler finds it without an entry in the queue and makes one
             log.warning("job is recorded and not yet in the queue", exc_info=True, **record.log_fields)
         log.info("job accepted", key_id=caller.key_id, **record.log_fields)
@@ -89,14 +92,16 @@ class Submission:
         days = request.retention_days or self.settings.retention_days
         return request.model_copy(update={"retention_days": days})
 
-    def _record(self, record: JobRecord, rows: Mapping[str, bytes], *, limited: bool) -> JobRecord:
+    def _record(self, record: JobRecord, rows: Mapping[str, bytes], *, limited: bool) -> Accepted:
         """Stores the rows and makes the record. After an error of Redis nobody knows whether there is a record, so the
         rows stay; where there is none, they expire."""
         max_bytes = self.settings.max_stored_bytes if limited else None
         max_queued = self.settings.max_queued_jobs if limited else None
         try:
             self._rows.keep(rows, tenant=record.tenant, job_id=record.id, quota=max_bytes)
-            return self.records.create(record, max_queued=max_queued)
+            return self.records.accept(
+                record, max_queued=max_queued, wish=wish_for(record.request.priority, self.settings.max_running_jobs)
+            )
         except TaskslimError:
             self._drop_rows(record)
             raise

@@ -13,7 +13,7 @@ illegal state. A call that Redis has carried out but whose answer was lost can b
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from redis import Redis
 
@@ -38,29 +38,53 @@ WEBHOOKS = "slim:webhooks"  # tenant/id/event of every message to send -> when i
 EXPIRIES = "slim:expiries"  # kind/tenant/id of what is to be deleted -> when, Redis' milliseconds
 MAX_EVENTS = 2000  # of one job; the oldest go first
 
-# 0: a record with the id exists and is left as it is, because the same request came twice. -1: the tenant's queue is
-# full. Inline rows were stored before, with an expiry that holds as long as there is no record (`service.datasets`).
+# 1: the job may go to the workers (`service.slots`). A job that is cancelled or gone by now gets no slot and no place
+# in the line: nothing would ever take it out again.
+TAKE_SLOT = """
+local function take_slot(job, slots, waiting, open, tenant, id, wish)
+  if redis.call('HGET', job, 'status') ~= 'queued' then return 0 end
+  if redis.call('SISMEMBER', slots, id) == 1 then return 1 end
+  redis.call('ZADD', waiting, wish.rank, id)
+  if redis.call('SCARD', slots) >= wish.limit or redis.call('ZRANGE', waiting, 0, 0)[1] ~= id then
+    redis.call('ZADD', open, 'XX', (redis.call('TIME')[1] + wish.put_off_seconds) * 1000, tenant .. '/' .. id)
+    return 0
+  end
+  redis.call('SADD', slots, id)
+  redis.call('ZREM', waiting, id)
+  local following = redis.call('ZRANGE', waiting, 0, 0)[1]
+  if following and redis.call('SCARD', slots) < wish.limit then
+    redis.call('ZADD', open, 'XX', 0, tenant .. '/' .. following)
+  end
+  return 1
+end
+"""
+
+# {when the job was made, whether it has a slot}. 0 in place of the time: a record with the id exists and is left as it
+# is, because the same request came twice. -1: the tenant's queue is full. Inline rows were stored before, with an
+# expiry that holds as long as there is no record (`service.datasets`).
 CREATE = (
     LUA
+    + TAKE_SLOT
     + """
 local job, events, index, open, expiries = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[6]
-local ask = cjson.decode(ARGV[1])
+local ask, id = cjson.decode(ARGV[1]), ARGV[2]
 local exists = redis.call('EXISTS', job) == 1
-if not exists and ask.max_queued and redis.call('ZCARD', index .. ':queued') >= ask.max_queued then return -1 end
+if not exists and ask.max_queued and redis.call('ZCARD', index .. ':queued') >= ask.max_queued then return {-1, 0} end
 redis.call('ZREM', expiries, 'rows/' .. ask.member)
-if exists then return 0 end
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-for field, value in pairs(ask.set) do redis.call('HSET', job, field, value) end
-redis.call('HSET', job, 'created_at', now)
-redis.call('ZADD', index, 0, ask.set.id)
-redis.call('ZADD', index .. ':' .. ask.set.status, 0, ask.set.id)
-redis.call('ZADD', open, now + ask.silence_ms, ask.member)
-redis.call('XADD', events, '*', 'type', 'status', 'attempt', 0, 'data', cjson.encode({status = ask.set.status}))
-count(1, 'slim_jobs', ask.set.status)
-local request = cjson.decode(ask.set.request)
-count(1, 'slim_jobs_submitted', task_of(request), request.method.criterion)
-return now
+local now = 0
+if not exists then
+  local clock = redis.call('TIME')
+  now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+  redis.call('HSET', job, 'id', id, 'status', 'queued', 'created_at', now, 'request', ARGV[3], unpack(ARGV, 4))
+  redis.call('ZADD', index, 0, id)
+  redis.call('ZADD', index .. ':queued', 0, id)
+  redis.call('ZADD', open, now + ask.silence_ms, ask.member)
+  redis.call('XADD', events, '*', 'type', 'status', 'attempt', 0, 'data', '{"status":"queued"}')
+  count(1, 'slim_jobs', 'queued')
+  local request = cjson.decode(ARGV[3])
+  count(1, 'slim_jobs_submitted', task_of(request), request.method.criterion)
+end
+return {now, ask.wish and take_slot(job, KEYS[7], KEYS[8], open, ask.tenant, id, ask.wish) or 0}
 """
 )
 
@@ -169,6 +193,16 @@ count(-1, 'slim_jobs', record[1])
 """
 )
 
+
+class Wish(TypedDict):
+    """For a slot, where the tenant has less than `limit`; else for a place in its line, after those of lower rank and
+    earlier ones. Nobody need look at a job that waits there for so many seconds."""
+
+    limit: int
+    rank: int
+    put_off_seconds: int
+
+
 NOT_CREATED: dict[int, Literal["exists", "full"]] = {0: "exists", -1: "full"}
 Verdict = Literal["done", "missing", "stale", "refused", "early"]
 
@@ -217,14 +251,25 @@ class Transitions:
         self._delete = redis.register_script(DELETE)
 
     def create(
-        self, tenant: str, job_id: str, fields: Mapping[str, Any], silence_ms: int, max_queued: int | None
-    ) -> int | Literal["exists", "full"]:
+        self,
+        tenant: str,
+        fields: Mapping[str, str | int],
+        *,
+        silence_ms: int,
+        max_queued: int | None,
+        wish: Wish | None,
+    ) -> tuple[int | Literal["exists", "full"], bool]:
         """Redis' time, in milliseconds, at which the job is queued; or why it is not: there is one with this id, or the
-        tenant has `max_queued`."""
-        ask = {"set": dict(fields), "silence_ms": silence_ms, "member": open_member(tenant, job_id)}
-        limit = {} if max_queued is None else {"max_queued": max_queued}
-        answer = self._create(keys=self._keys(tenant, job_id), args=[json.dumps(ask | limit)])
-        return NOT_CREATED.get(int(answer), int(answer))
+        tenant has `max_queued`. And whether it has the slot that it wishes for."""
+        rest = dict(fields)
+        job_id, request = str(rest.pop("id")), rest.pop("request")
+        ask = {"silence_ms": silence_ms, "member": open_member(tenant, job_id), "tenant": tenant}
+        options = {"max_queued": max_queued, "wish": wish}
+        ask |= {name: value for name, value in options.items() if value is not None}
+        flat = [part for field in rest.items() for part in field]
+        arguments = [json.dumps(ask), job_id, request, *flat]
+        created, has_slot = self._create(keys=self._keys(tenant, job_id), args=arguments)
+        return NOT_CREATED.get(created, created), bool(has_slot)
 
     def apply(self, tenant: str, job_id: str, moves: Moves, **ask: Any) -> Outcome:
         """One atomic change; `ask` as described above the script."""

@@ -1,6 +1,7 @@
 """The model card: README.md in the checkpoint, in the Hub's format, so that it can be pushed to a hub as it is."""
 
 from collections.abc import Iterator, Mapping
+from math import exp, log
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from yaml import YAMLError
 from service.families import FAMILIES
 from service.layouts import MODELLING_FILE, has_own_widths
 from service.model_files import CARD
-from service.qualities import headline_name, qualities
-from service.report_page import change, count, interval, percent
+from service.qualities import SHARES, headline_name, name_of, qualities
+from service.report_page import change, count, interval, merged_adapters, percent, root_uri
 from service.schemas import (
     Criterion,
     CurvePoint,
     DenseSlim,
+    Estimate,
     JobMetrics,
     Metrics,
     MetricsPair,
@@ -60,8 +62,8 @@ TEMPLATE = """\
 
 # {{ name }}
 
-{{ origin }} slimmed for {{ purpose }}: {{ removed }} of its {{ units }} parameters are cut out, which leaves {{ slim }}
-of {{ dense }} parameters ({{ change }}). {{ needs }}
+{{ origin }}, slimmed for {{ purpose }}: {{ removed }} of its {{ units }} parameters are cut out, which leaves
+{{ slim }} of {{ dense }} parameters ({{ change }}). {{ needs }}
 What the task does not use was removed: expect other abilities of the base model to be gone.
 
 ## Use
@@ -119,30 +121,33 @@ model{% if licence %}, {{ licence }}{% endif %}.
 """
 
 
-def card(report: Report, licence: Mapping[str, Any] = {}) -> str:
+def card(report: Report, licence: Mapping[str, Any] = {}, point: CurvePoint | None = None) -> str:
     """README.md for the checkpoint of a report: metadata with `model-index`, then what a user must know.
 
-    `licence` is what `licence_of` finds of the model that came in.
+    `licence` is what `licence_of` finds of the model that came in; `point` makes it the card of another checkpoint of
+    the report's sweep.
     """
+    report = report if point is None else _of_point(report, point)
     words = _words(report) | {"licence": licence.get("license_name") or licence.get("license", "")}
     made = ModelCard.from_template(_metadata(report, licence), template_str=TEMPLATE, **words)
     return str(made)
 
 
-def of_point(report: Report, point: CurvePoint) -> Report:
-    """The report as far as it holds of another checkpoint of its sweep, for that one's card."""
+def _of_point(report: Report, point: CurvePoint) -> Report:
+    """The report as far as it holds of another checkpoint of its sweep: its size, and the metric that judged it."""
     result, place = report.result, point.artifact or ""
-    shares = {"accuracy": None, "exact_match": None, "calibrated_accuracy": None}
-    judged = {"calibrated_accuracy": point.metric} if result.metrics.slim.calibrated_accuracy else {}
+    dense, slim = (dict[str, Any](dict.fromkeys(SHARES)) for _ in range(2))
+    if calibrated := result.metrics.dense.calibrated_accuracy:
+        dense["calibrated_accuracy"], slim["calibrated_accuracy"] = calibrated, point.metric
+    elif point.metric:
+        slim["token_log_likelihood"] = log(point.metric.value)
     metrics = JobMetrics(
-        dense=result.metrics.dense.model_copy(
-            update=shares | {name: getattr(result.metrics.dense, name) for name in judged}
-        ),
-        slim=result.metrics.slim.model_copy(update=shares | judged),
+        dense=result.metrics.dense.model_copy(update=dense), slim=result.metrics.slim.model_copy(update=slim)
     )
     parameters = DenseSlim(dense=result.parameters.dense, slim=point.parameters)
-    found = result.model_copy(update={"ratio": point.ratio, "parameters": parameters, "metrics": metrics})
-    snippet = report.snippet.replace('"model"', f'"{place}"')
+    changed = {"ratio": point.ratio, "parameters": parameters, "metrics": metrics, "curve": [point]}
+    found = result.model_copy(update=changed)
+    snippet = report.snippet.replace('from_pretrained("model"', f'from_pretrained("{place}"')
     return report.model_copy(update={"result": found, "snippet": snippet, "warnings": []})
 
 
@@ -167,7 +172,7 @@ def model_name(report: Report) -> str:
 
 
 def _metadata(report: Report, licence: Mapping[str, Any]) -> ModelCardData:
-    is_hub = scheme_of(_root(report)) == "hf"
+    is_hub = scheme_of(root_uri(report)) == "hf"
     return ModelCardData(
         base_model=_base(report) if is_hub else None,
         base_model_relation="finetune" if is_hub else None,  # the Hub has no word for a cut one
@@ -183,14 +188,20 @@ def _metadata(report: Report, licence: Mapping[str, Any]) -> ModelCardData:
 def _results(report: Report) -> Iterator[EvalResult]:
     """The slim model's figures on the task, then on what was measured beside it."""
     for title, pair in [(report.request.title, report.result.metrics), *_others(report)]:
-        for field, name, estimate in qualities(pair.slim):
+        figures = [
+            (_hub_metric(pair.slim, field), name, estimate.value) for field, name, estimate in qualities(pair.slim)
+        ]
+        if pair.slim.token_log_likelihood is not None:
+            likely = exp(pair.slim.token_log_likelihood)
+            figures.append(("token_probability", name_of(pair.slim, "token_probability"), likely))
+        for metric, name, value in figures:
             yield EvalResult(
                 task_type=PIPELINES[FAMILIES[report.family].kind],
                 dataset_type=title,
                 dataset_name=f"evaluation rows of {title}",
-                metric_type=_hub_metric(pair.slim, field),
+                metric_type=metric,
                 metric_name=_capital(name),
-                metric_value=round(estimate.value, 4),
+                metric_value=round(value, 4),
             )
 
 
@@ -211,8 +222,7 @@ def _capital(name: str) -> str:
 
 def _words(report: Report) -> dict[str, Any]:
     result = report.result
-    dense, slim = result.metrics.dense, result.metrics.slim
-    parameters = result.parameters
+    slim, parameters = result.metrics.slim, result.parameters
     return {
         "name": model_name(report),
         "origin": _origin(report),
@@ -229,10 +239,7 @@ def _words(report: Report) -> dict[str, Any]:
         "unlabelled": slim.judged_by is Supervision.none,
         "answer": "answer" if slim.judged_by is Supervision.none else "label",
         "majority": percent(slim.majority) if slim.majority is not None else "",
-        "figures": [
-            f"{_capital(name)} | {interval(before)} | {interval(now)}"
-            for (_, name, before), (_, _, now) in zip(qualities(dense), qualities(slim), strict=True)
-        ],
+        "figures": list(_figures(report)),
         "others": [
             f"{_cell(title)}: {headline_name(pair.slim)} | {interval(before)} | {interval(now)}"
             for title, pair in _others(report)
@@ -250,6 +257,25 @@ def _words(report: Report) -> dict[str, Any]:
     }
 
 
+def _figures(report: Report) -> Iterator[str]:
+    """A row for each figure of both models on the task: name, dense, slim."""
+    dense, slim = report.result.metrics.dense, report.result.metrics.slim
+    for (_, name, before), (_, _, now) in zip(qualities(dense), qualities(slim), strict=True):
+        yield f"{_capital(name)} | {interval(before)} | {interval(now)}"
+    if dense.token_log_likelihood is not None and slim.token_log_likelihood is not None:
+        measured = _on_these_rows(report)
+        likely = interval(measured) if measured else percent(exp(slim.token_log_likelihood))
+        yield f"{_capital(name_of(slim, 'token_probability'))} | {percent(exp(dense.token_log_likelihood))} | {likely}"
+
+
+def _on_these_rows(report: Report) -> Estimate | None:
+    """What the curve has of the slim model: in a sweep it is judged by the rows of the card, in a search by others."""
+    if report.request.target.sweep is None:
+        return None
+    size = report.result.parameters.slim
+    return next((point.metric for point in report.result.curve if point.parameters == size), None)
+
+
 def _wording(name: str, task: Mapping[str, Any]) -> dict[str, str]:
     return {
         "name": name,
@@ -264,21 +290,23 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _root(report: Report) -> str:
-    """The URI of the model that was first slimmed, by this job or one before it."""
-    return (report.lineage[0].model if report.lineage else report.request.model.uri).rstrip("/")
-
-
 def _origin(report: Report) -> str:
-    """What was slimmed, in words: the base model, its revision, what was done to it before."""
+    """What was slimmed, in words: the model that was first slimmed, its revision, what was done to it since."""
     model, before = report.request.model, len(report.lineage)
-    revision = f" at revision {model.revision}" if model.revision else ""
-    adapter = f", with the adapter {model.adapter_uri.removeprefix('hf://')} merged" if model.adapter_uri else ""
-    again = f", which {before} {'job has' if before == 1 else 'jobs have'} slimmed before," if before else ""
+    root = report.lineage[0] if report.lineage else model
+    revision = f" at revision {root.revision}" if root.revision else ""
+    merged = merged_adapters(report)
+    names = " and ".join(map(_public_name, merged))
+    adapter = f" with the adapter{'s' if len(merged) > 1 else ''} {names} merged" if merged else ""
+    again = f", which {before} {'job has' if before == 1 else 'jobs have'} slimmed before" if before else ""
     return f"{_base(report)}{revision}{adapter}{again}"
 
 
 def _base(report: Report) -> str:
     """The Hub's id of the model that was first slimmed, or the last part of its address."""
-    uri = _root(report)
-    return uri.removeprefix("hf://") if scheme_of(uri) == "hf" else uri.rsplit("/", 1)[-1]
+    return _public_name(root_uri(report))
+
+
+def _public_name(uri: str) -> str:
+    """The Hub's id, or the last part of an address: where else it lies is nobody's business on a hub."""
+    return uri.removeprefix("hf://") if scheme_of(uri) == "hf" else uri.rstrip("/").rsplit("/", 1)[-1]

@@ -21,14 +21,14 @@ class Findings:
     """See the fields of `service.schemas.Report`."""
 
     throughput: list[Throughput]
-    peak_memory_bytes: DenseSlim | None
+    peak_memory_bytes: DenseSlim
     layers: list[LayerWidth]
     confusion: Confusion | None
     changed: list[ChangedAnswer]
 
 
 def throughput(speeds: Sequence[tuple[Speed, Speed]]) -> list[Throughput]:
-    """Examples a second before and after, for each size."""
+    """Examples a second and memory before and after, for each size."""
     return [
         Throughput(
             batch=dense.batch,
@@ -37,15 +37,16 @@ def throughput(speeds: Sequence[tuple[Speed, Speed]]) -> list[Throughput]:
             slim=slim.batch / slim.milliseconds * 1000,
             dense_ms=dense.milliseconds,
             slim_ms=slim.milliseconds,
+            peak_memory_bytes=DenseSlim(dense=dense.peak_bytes, slim=slim.peak_bytes),
         )
         for dense, slim in speeds
     ]
 
 
-def peak_memory(speeds: Sequence[tuple[Speed, Speed]]) -> DenseSlim | None:
-    """Of the largest pass; None where the device does not count it."""
-    dense, slim = (speed.peak_bytes for speed in max(speeds, key=lambda pair: pair[0].batch))
-    return DenseSlim(dense=dense, slim=slim) if dense is not None and slim is not None else None
+def peak_memory(speeds: Sequence[tuple[Speed, Speed]]) -> DenseSlim:
+    """Bytes before and after, of the largest pass."""
+    dense, slim = max(speeds, key=lambda pair: pair[0].batch)
+    return DenseSlim(dense=dense.peak_bytes, slim=slim.peak_bytes)
 
 
 def layers(

@@ -10,9 +10,12 @@ from service.schemas import Ancestor
 def lineage(model: JobModel) -> list[Ancestor]:
     """The jobs that led to the model of a job, the first one first, that job the last; read from its report."""
     report = json.loads(model.report())
+    source = report["request"]["model"]
     parent = Ancestor(
         job_id=model.job_id,
-        model=report["request"]["model"]["uri"],
+        model=source["uri"],
+        revision=source.get("revision"),
+        adapter_uri=source.get("adapter_uri"),
         task=" + ".join(report.get("tasks", {})) or report["task"].get("name") or report["task"].get("preset"),
         **_removed(report["result"], model.directory),
     )

@@ -27,6 +27,7 @@ from service.schemas import (
     DenseSlim,
     Format,
     JobMetrics,
+    JobRequest,
     KeptMetric,
     Latency,
     LayerWidth,
@@ -61,6 +62,7 @@ from worker import (
     partners,
     prompts,
     reporting,
+    snippets,
     targets,
 )
 from worker.beside import Beside
@@ -74,7 +76,7 @@ from worker.candidates import (
     refusing_units,
     rows_to_fit,
 )
-from worker.card import card, licence_of, of_point
+from worker.card import card, licence_of
 from worker.findings import Findings
 from worker.indices import Origin
 from worker.lineage import lineage
@@ -393,7 +395,7 @@ def write_report(
         timings=staged.timings,
         digests=digests,
         lineage=sources.lineage,
-        auto_class=models.AUTO_CLASSES[subject.loaded.family.kind].__name__,
+        snippet=snippet(staged.job.request, result, subject),
         findings=found,
         loads=loadable(outputs.checkpoint(staged, "model"), staged, result),
     )
@@ -405,7 +407,13 @@ def write_report(
         (output / "model" / "README.md").write_text(card(report, licence))
         for point in result.curve:
             if point.artifact not in (None, "model"):
-                (output / str(point.artifact) / "README.md").write_text(card(of_point(report, point), licence))
+                (output / str(point.artifact) / "README.md").write_text(card(report, licence, point))
+
+
+def snippet(request: JobRequest, result: Result, subject: Subject) -> str:
+    """Python that loads the checkpoint and asks it; of a union, the first of its tasks."""
+    auto_class = models.AUTO_CLASSES[subject.loaded.family.kind].__name__
+    return snippets.snippet(request, auto_class, has_own_widths(result), subject.wording, subject.padding)
 
 
 def loadable(directory: Path, staged: StagedJob, result: Result) -> list[Runtime]:

@@ -8,15 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from service.job_models import JOB
 from service.job_record import JobRecord
-from service.layouts import has_own_widths
 from service.model_files import is_wanted
 from service.schemas import (
     Ancestor,
     Family,
-    Format,
-    JobRequest,
     OwnAnswers,
     Report,
     Result,
@@ -24,7 +20,6 @@ from service.schemas import (
     StageTiming,
     TaskWording,
 )
-from service.sources import scheme_of
 from service.storage import digest_file
 from worker.answers import MAX_CHANGED
 from worker.findings import Findings
@@ -35,15 +30,6 @@ PACKAGES = ("taskslim", "torch", "transformers", "tokenizers", "safetensors", "p
 
 # In a resolved task they are in storage, and stay there.
 ROWS: Any = {"calibration": {"rows"}, "evaluation": {"rows"}, "evaluations": {"__all__": {"rows"}}}
-
-APPLY = "taskslim apply kept.safetensors model"
-FROM_A_JOB = " --model DIRECTORY  # the checkpoint that the other job has left, downloaded"
-SNIPPET = """\
-from transformers import {auto_class}, AutoTokenizer
-
-model = {auto_class}.from_pretrained("model"{remote_code})
-tokenizer = AutoTokenizer.from_pretrained("model")
-"""
 
 
 def build(
@@ -60,7 +46,7 @@ def build(
     timings: Sequence[StageTiming],
     digests: dict[str, str],
     lineage: list[Ancestor],
-    auto_class: str,
+    snippet: str,
     findings: Findings,
     loads: Sequence[Runtime],
 ) -> Report:
@@ -81,7 +67,7 @@ def build(
         versions=versions(),
         digests=digests,
         lineage=lineage,
-        snippet=_snippet(job.request, auto_class, has_own_widths(result)),
+        snippet=snippet,
         runtimes=list(loads),
         throughput=findings.throughput,
         peak_memory_bytes=findings.peak_memory_bytes,
@@ -91,15 +77,6 @@ def build(
         changed=findings.changed[:MAX_CHANGED],
     )
     return report.model_copy(update={"warnings": warnings(report)})
-
-
-def _snippet(request: JobRequest, auto_class: str, own_widths: bool) -> str:
-    # The class lies in the checkpoint, which the job itself has written.
-    load = SNIPPET.format(auto_class=auto_class, remote_code=", trust_remote_code=True" if own_widths else "")
-    if Format.safetensors in request.output.formats:
-        return load
-    apply = APPLY + (FROM_A_JOB if scheme_of(request.model.uri) == JOB else "")
-    return f"# First, in a shell: {apply}\n{load}"
 
 
 def versions() -> dict[str, str]:

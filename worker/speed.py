@@ -1,4 +1,7 @@
-"""How fast a model is before and after: one pass of each in turn, so that a machine that slows down slows both."""
+"""How fast a model is before and after, and how much memory it takes.
+
+One pass of each in turn, so that a machine that slows down slows both.
+"""
 
 import statistics
 import time
@@ -10,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from worker.data import Padding, batches
+from worker.memory import peak_bytes, weight_bytes
 from worker.prompts import Example
 from worker.slimming.objectives import Batch
 
@@ -20,17 +24,17 @@ SIZES = (1, 8)  # rows of a batch; the first is the latency in the result
 
 @dataclass(frozen=True)
 class Speed:
-    """One size of forward pass: median milliseconds, and on a GPU the most memory that it held, weights included."""
+    """One size of forward pass: median milliseconds, and the most memory that it holds at once, weights included."""
 
     batch: int
     tokens: int
     milliseconds: float
-    peak_bytes: int | None
+    peak_bytes: int
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One timed forward pass."""
+    """One timed forward pass, with its memory where the device counts that by itself."""
 
     milliseconds: float
     peak_bytes: int | None
@@ -46,16 +50,17 @@ def compare(
 ) -> list[tuple[Speed, Speed]]:
     """(dense, slim) for each of `sizes`, on the device of `slim`; `dense` may be anywhere and ends on the CPU.
 
-    Where a GPU cannot hold both, each is moved there for its pass, which is not timed.
+    Where a GPU cannot hold both, each is moved there for its pass, which is not timed. On a CPU the memory is that of
+    one more pass of each, so that counting slows none that is timed.
     """
     device = slim.device
-    crowded = device.type == "cuda" and 1.1 * _weight_bytes(dense) > torch.cuda.mem_get_info(device)[0]
+    crowded = device.type == "cuda" and 1.1 * weight_bytes(dense) > torch.cuda.mem_get_info(device)[0]
     found = []
     for rows in sizes:
         batch = passing_batch(examples, padding, rows, tokens).to(device)
         rounds = [[_pass(model, batch, device, crowded) for model in (dense, slim)] for _ in range(RUNS + 1)]
         before, now = zip(*rounds[1:], strict=True)  # the first warms up
-        found.append((_speed(rows, tokens, before), _speed(rows, tokens, now)))
+        found.append((_speed(dense, batch, tokens, before), _speed(slim, batch, tokens, now)))
     nn.Module.to(dense, "cpu")
     nn.Module.to(slim, device)
     return found
@@ -74,7 +79,7 @@ def alone(
     for _ in range(RUNS + 1):
         passes.append(_pass(model, batch, model.device, crowded=False))
         tick()
-    return _speed(rows, tokens, passes[1:]).milliseconds  # the first warms up
+    return _median(passes[1:])  # the first warms up
 
 
 def passing_batch(examples: Sequence[Example], padding: Padding, rows: int, tokens: int) -> Batch:
@@ -98,7 +103,7 @@ def _pass(model: PreTrainedModel, batch: Batch, device: torch.device, crowded: b
 def _on_gpu(model: PreTrainedModel, batch: Batch) -> Pass:
     torch.cuda.synchronize(model.device)
     torch.cuda.reset_peak_memory_stats(model.device)
-    others = torch.cuda.memory_allocated(model.device) - _weight_bytes(model)
+    others = torch.cuda.memory_allocated(model.device) - weight_bytes(model)
     milliseconds = _milliseconds(model, batch)
     return Pass(milliseconds, torch.cuda.max_memory_allocated(model.device) - others)
 
@@ -111,11 +116,10 @@ def _milliseconds(model: PreTrainedModel, batch: Batch) -> float:
     return (time.perf_counter() - start) * 1000
 
 
-def _speed(rows: int, tokens: int, passes: Sequence[Pass]) -> Speed:
-    peaks = [timed.peak_bytes for timed in passes if timed.peak_bytes is not None]
-    median = statistics.median(timed.milliseconds for timed in passes)
-    return Speed(rows, tokens, median, max(peaks, default=None))
+def _speed(model: PreTrainedModel, batch: Batch, tokens: int, passes: Sequence[Pass]) -> Speed:
+    peaks = [timed.peak_bytes for timed in passes if timed.peak_bytes is not None] or [peak_bytes(model, batch)]
+    return Speed(batch.num_examples, tokens, _median(passes), max(peaks))
 
 
-def _weight_bytes(model: nn.Module) -> int:
-    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+def _median(passes: Sequence[Pass]) -> float:
+    return statistics.median(timed.milliseconds for timed in passes)

@@ -33,6 +33,26 @@ def _at_majority(report: Report) -> str | None:
     )
 
 
+def _dense_fails(report: Report) -> str | None:
+    """What a model cannot do it cannot lose: the figures then say nothing of the cut."""
+    dense = report.result.metrics.dense
+    found = dense.headline
+    if found is None:
+        return None
+    if dense.exact_match is not None and found.value == 0:
+        return (
+            "The dense model writes none of the targets, so that its exact match says nothing of what was lost: see "
+            "the probability of the targets' tokens, or choose a template and targets that it was trained on."
+        )
+    if dense.majority is None or found.low > dense.majority:
+        return None
+    return (
+        f"The dense model itself is not better than always giving the most frequent label: its {headline_name(dense)} "
+        f"is {_percent(found.value)} ({_percent(found.low)} to {_percent(found.high)}), that label has "
+        f"{_percent(dense.majority)} of the rows. Nothing that it can do was there to be kept: check the wording."
+    )
+
+
 def _unlabelled(report: Report) -> str | None:
     if report.result.metrics.slim.judged_by is Supervision.labels:
         return None
@@ -50,8 +70,8 @@ def _unresolved_loss(report: Report) -> str | None:
     if abs(loss) >= width:
         return None
     return (
-        f"{report.result.metrics.slim.examples} evaluation rows cannot tell a change of {_points(-loss)} from "
-        f"chance: the 95 % interval alone is {_points(width, sign=False)} wide. "
+        f"The 95 % interval of the figure, {_points(width, sign=False)} wide on {report.result.metrics.slim.examples} "
+        f"evaluation rows, is wider than the change of {_points(-loss)}: how much was lost is known only roughly. "
         "More evaluation rows give a firm figure."
     )
 
@@ -158,11 +178,13 @@ def _percent(share: float) -> str:
 
 
 def _points(share: float, *, sign: bool = True) -> str:
-    return f"{share * 100:{'+' if sign else ''}.1f} points".replace("-", "−")
+    points = round(share * 100, 1)
+    return f"{points:{'+' if sign and points else ''}.1f} points".replace("-", "−") if points else "0.0 points"
 
 
 CHECKS: dict[str, Callable[[Report], str | None]] = {
     "judged_by_dense": _unlabelled,
+    "dense_fails": _dense_fails,
     "at_majority": _at_majority,
     "one_answer": _one_answer,
     "damage_in_one_class": _damage_in_one_class,

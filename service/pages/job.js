@@ -5,10 +5,11 @@ import { curlFor } from "./curl.js";
 import { copyButton, element, fill, problemBox } from "./elements.js";
 import { curveTable, progressBar, statusMark, tiles } from "./parts.js";
 import { after, follow } from "./stream.js";
-import { ago, between, bytes, duration, isFinished, modelName, plain, taskName } from "./words.js";
+import { adapterName, ago, between, bytes, duration, isFinished, modelName, plain, targetWords, taskName } from "./words.js";
 
 const STAGES = ["fetch", "load", "evaluate_dense", "attribute", "search", "select", "repair", "slice", "evaluate_slim", "controls", "verify", "upload"];
 const MAX_EVENTS = 200;
+const FEW_FILES = 12; // more, as of a sweep, would push the report out of sight
 
 /** Show a job in `main`, live until it is finished or `signal` says that another view takes its place. */
 export async function showJob(main, id, signal) {
@@ -51,6 +52,7 @@ function head({ job, facts: line, buttons: actions }) {
   return [
     element("p", { className: "trail" }, element("a", { href: "#/" }, "Jobs"), " / ", element("code", {}, job.id)),
     element("div", { className: "title" }, element("h1", {}, modelName(job.request), element("small", {}, ` for ${taskName(job.request)}`)), actions),
+    element("p", { className: "note" }, adapterName(job.request) && `With the adapter ${adapterName(job.request)}. `, `Asked for: ${targetWords(job.request.target)}.`),
     line,
   ];
 }
@@ -150,7 +152,13 @@ function filesPart(files) {
     element("tr", {}, element("td", { "data-label": "File" }, download(file)), element("td", { className: "number", "data-label": "Size" }, bytes(file.size)), element("td", { "data-label": "SHA-256" }, element("code", { title: file.sha256 }, `${file.sha256.slice(0, 16)}…`))),
   );
   const heads = element("tr", {}, element("th", { scope: "col" }, "File"), element("th", { scope: "col", className: "number" }, "Size"), element("th", { scope: "col" }, "SHA-256"));
-  return [element("h2", {}, "Files"), element("table", { className: "files" }, element("thead", {}, heads), element("tbody", {}, rows))];
+  const whole = files.reduce((sum, file) => sum + file.size, 0);
+  return element(
+    "details",
+    { className: "panel", open: files.length <= FEW_FILES },
+    element("summary", {}, `Files: ${files.length}, ${bytes(whole)}`),
+    element("table", { className: "files" }, element("thead", {}, heads), element("tbody", {}, rows)),
+  );
 }
 
 const download = (file) => element("a", { href: file.url, download: file.name.split("/").pop() }, file.name);

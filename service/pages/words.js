@@ -57,6 +57,22 @@ export const modelName = (request) => request.model.uri.replace(/\/+$/, "").spli
 /** What the task is called: its preset, else its kind. */
 export const taskName = ({ task, tasks }) => (task ? titleOf(task) : tasks.map(titleOf).join(" + "));
 
+/** The adapter that is merged into the model; empty where there is none. */
+export const adapterName = (request) => (request.model.adapter_uri ?? "").replace(/\/+$/, "").split("/").pop();
+
+/** What a target asks for, in words. */
+export function targetWords(target) {
+  if (target.ratio) return `remove ${percent(target.ratio)}`;
+  if (target.sweep) return `models with ${[...target.sweep].sort((a, b) => a - b).map((ratio) => percent(ratio)).join(", ")} removed`;
+  const { parameters, bytes: most, latency_ms: bound, keep_metric: floor } = target;
+  return [
+    parameters && `at most ${count(parameters)} parameters`,
+    most && `weights of at most ${bytes(most)}`,
+    bound && `at most ${bound.value} ms for ${bound.batch} × ${bound.tokens} tokens`,
+    floor && `the smallest that keeps ${percent(floor)} of the dense metric`,
+  ].filter(Boolean).join(", and ");
+}
+
 const titleOf = (task) => task.name ?? task.preset ?? `own ${task.kind ?? "classification"} task`;
 
 /** "52 of 128 examples · 12 s left" */

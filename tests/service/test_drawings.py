@@ -82,6 +82,13 @@ def test_a_curve_goes_through_every_model_that_was_measured_and_the_dense_one() 
     assert len(drawn.line.split()) == 4
 
 
+def test_a_curve_of_low_figures_fills_its_axis() -> None:
+    low = {"metric": {"value": 0.006, "low": 0.005, "high": 0.007}, "share": estimate(0.9)}
+    drawn = curve(searched({"parameters": 9} | low, {"parameters": 7} | low, sweep=[0.1, 0.3]))
+    assert drawn is not None
+    assert drawn.upwards[-1][1] == "10 %"
+
+
 def test_the_dense_mark_and_the_floor_are_of_the_metric_that_judged() -> None:
     exact = {"examples": 20, "exact_match": estimate(0.9)}
     made = searched(

@@ -76,11 +76,14 @@ def test_a_job_taken_back_from_a_silent_worker_is_counted(redis: Redis) -> None:
     assert value(redis, "slim_job_queue_wait_seconds_count") == 1
 
 
-def test_what_a_gpu_held_in_the_last_job_is_shown(redis: Redis, storage: Storage) -> None:
+@pytest.mark.parametrize(("device", "shown"), [("cuda:0", 4096), ("cpu", None)])
+def test_what_a_gpu_held_in_the_last_job_is_shown(
+    redis: Redis, storage: Storage, device: str, shown: int | None
+) -> None:
     records = Records(redis)
     job = records.create(new_record(REQUEST))
     found = report(job, 1)
-    latency = found.result.latency_ms.model_copy(update={"device": "NVIDIA H100"})
+    latency = found.result.latency_ms.model_copy(update={"device": device})
     content = found.model_copy(
         update={
             "peak_memory_bytes": DenseSlim(dense=4096, slim=2048),
@@ -89,7 +92,7 @@ def test_what_a_gpu_held_in_the_last_job_is_shown(redis: Redis, storage: Storage
     )
     finish(job, records, storage, {"report.json": content.model_dump_json().encode()})
     account(redis, storage, job.tenant, job.id)
-    assert value(redis, "slim_gpu_memory_peak_bytes", device="NVIDIA H100") == 4096
+    assert scraped(redis).get(("slim_gpu_memory_peak_bytes", frozenset({("device", device)}))) == shown
 
 
 def measure_and_exit(url: str) -> None:

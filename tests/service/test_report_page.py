@@ -231,6 +231,8 @@ def test_the_page_says_what_came_before_and_what_was_not_measured_again() -> Non
     parent = Ancestor(
         job_id="01KB3ZJ5T8Q6W2E4R9Y7N1M0PX",
         model=f"s3://models/{EVIL}",
+        revision="v1.2",
+        adapter_uri="hf://owner/reviews-lora",
         task="sst2",
         ratio=0.25,
         parameters=DenseSlim(dense=1_500_000, slim=1_200_000),
@@ -239,6 +241,8 @@ def test_the_page_says_what_came_before_and_what_was_not_measured_again() -> Non
     reused = result().model_copy(update={"scores_reused": True})
     page = render(report(lineage=[parent], result=reused))
     assert EVIL not in page
+    assert "at revision v1.2 with the adapter hf://owner/reviews-lora: job" in page
+    assert "At revision v1.2. With the adapter reviews-lora merged. Slimmed by 1 job before this one." in page
     assert "removed 25.0\N{NO-BREAK SPACE}% for sst2, 1.5 M → 1.2 M parameters" in page
     assert "Unit scores came from an earlier job" in page
     assert "What came before" not in render(report())
@@ -282,16 +286,49 @@ def test_runtimes_are_named_with_what_they_do_not_take() -> None:
         {"name": "sglang", "loads": False, "reason": "it has no architecture for t5"},
     ]
     page = render(report(runtimes=found))
-    assert "<dt>vllm</dt><dd>loads it, as FP8 too, over 1, 2 devices</dd>" in page
+    assert "<dt>vLLM</dt><dd>loads it, quantised too (FP8), on 1 or 2 devices</dd>" in page
     assert "does not load it; it has no architecture for t5" in page
 
 
 def test_latency_of_the_other_sizes_memory_and_seeds_are_told() -> None:
-    speed = Throughput(batch=8, tokens=64, dense=20, slim=25, dense_ms=400.0, slim_ms=320.0)
+    held = DenseSlim(dense=2_000_000, slim=1_500_000)
+    speed = Throughput(batch=8, tokens=64, dense=20, slim=25, dense_ms=400.0, slim_ms=320.0, peak_memory_bytes=held)
     page = render(report(throughput=[speed], request=plain_request(method={"criterion": "random", "seed": 4711})))
     assert "Latency, batch 8" in page
     assert "320.0 ms" in page
     assert "<dt>Seed of the method</dt><dd>4711</dd>" in page
-    assert "not measured on a CPU" in page
-    measured = render(report(peak_memory_bytes=DenseSlim(dense=2000, slim=1000)))
-    assert "not measured on a CPU" not in measured
+    assert "Peak memory, batch 8<small>weights and what a pass of 8 × 64 tokens holds at once" in page
+    assert "<td>2.0 MB</td><td>1.5 MB</td><td>−25.0\N{NO-BREAK SPACE}%</td>" in page
+    assert "Peak memory" not in render(report())  # of a version that did not measure it
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ({"ratio": 0.3}, "30.0 % removed"),
+        ({"sweep": [0.4, 0.125]}, "models with 12.5 %, 40.0 % removed"),
+        ({"parameters": 1_000_000}, "at most 1,000,000 parameters"),
+        ({"bytes": 2_000_000}, "weights of at most 2.0 MB"),
+        ({"latency_ms": {"value": 40, "batch": 8}}, "at most 40 ms for 8 × 64 tokens"),
+        ({"keep_metric": 0.98}, "the smallest model that keeps 98.0 % of the dense model’s metric"),
+        (
+            {"keep_metric": 0.9, "bytes": 10},
+            "weights of at most 10 B, and the smallest model that keeps 90.0 % of the dense model’s metric",
+        ),
+    ],
+)
+def test_the_page_begins_with_what_was_asked_for(target: dict[str, Any], words: str) -> None:
+    page = render(report(request=plain_request(target=target)))
+    assert f"Asked for: {words}.".replace(" %", "\N{NO-BREAK SPACE}%") in page
+
+
+def test_accuracies_have_their_intervals_and_controls_the_job_s_own_choice_beside_them() -> None:
+    random = {"ratio": 0.3, "metrics": result().metrics.slim.model_dump()}
+    controls = {"random": [random] * 3, "random_mean": {}, "reverse": random}
+    dumped = result().model_dump()
+    dumped |= {"ratio": 0.3, "metrics": dumped["metrics"] | {"controls": controls}}
+    page = render(report(result=dumped))
+    share = "50.0 %<small>40.0 % to 60.0 %</small>".replace(" %", "\N{NO-BREAK SPACE}%")
+    assert f"<td>{share}</td><td>{share}</td><td>0.0 points</td>" in page
+    own = f"30.0 %</td><td>{share}".replace(" %", "\N{NO-BREAK SPACE}%")
+    assert f'<th scope="row">This job’s choice</th><td>{own}</td>' in page

@@ -15,14 +15,14 @@ from service.errors import Conflict
 from service.job_record import DEFAULT_TENANT, JobRecord, new_record
 from service.limits import StoredBytes
 from service.queue import JobQueue
-from service.records import Records
+from service.records import Accepted, Records
 from service.retention import Retention
 from service.schemas import JobRequest
 from service.scores import ScoreSets
 from service.settings import Settings
 from service.storage import Storage, job_prefix
 from service.submission import Submission
-from service.transitions import EXPIRIES, job_key
+from service.transitions import EXPIRIES, Wish, job_key
 from service.uploads import Content, Uploads
 from tests.service.finished import finish
 
@@ -107,9 +107,9 @@ class LosesAnswers(Records):
 
     done = True
 
-    def create(self, record: JobRecord, *, max_queued: int | None = None) -> JobRecord:
+    def accept(self, record: JobRecord, *, max_queued: int | None = None, wish: Wish | None = None) -> Accepted:
         if self.done:
-            super().create(record, max_queued=max_queued)
+            super().accept(record, max_queued=max_queued, wish=wish)
         raise RedisConnectionError("the answer was lost")
 
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from service.schemas import DataSource, Task, TaskKind
+from service.schemas import DataSource, DenseSlim, Task, TaskKind
 from worker import answers
 from worker.evaluation import Scores, repeats_itself
-from worker.findings import peak_memory, score_kept, throughput
+from worker.findings import score_kept, throughput
 from worker.rows import Row
 from worker.speed import Speed
 
@@ -59,12 +59,6 @@ def test_share_of_scores_kept() -> None:
 
 
 def test_throughput_is_rows_a_second() -> None:
-    [found] = throughput([(Speed(8, 64, 400.0, None), Speed(8, 64, 200.0, None))])
+    [found] = throughput([(Speed(8, 64, 400.0, 9), Speed(8, 64, 200.0, 7))])
     assert (found.dense, found.slim) == (20.0, 40.0)
-
-
-def test_peak_memory_is_null_where_the_device_does_not_count_it() -> None:
-    assert peak_memory([(Speed(1, 64, 1.0, None), Speed(1, 64, 1.0, None))]) is None
-    peak = peak_memory([(Speed(1, 64, 1.0, 10), Speed(1, 64, 1.0, 7))])
-    assert peak is not None
-    assert (peak.dense, peak.slim) == (10, 7)
+    assert found.peak_memory_bytes == DenseSlim(dense=9, slim=7)

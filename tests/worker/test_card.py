@@ -1,6 +1,7 @@
 """The model card is one that the Hub's own client reads."""
 
 import re
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from huggingface_hub import ModelCard
 from service.job_record import new_record
 from service.schemas import Ancestor, CurvePoint, Estimate, JobRequest, MetricsPair, Report, ReportWarning
 from tests.records import REQUEST, report
-from worker.card import card, licence_of, model_name, of_point
+from worker.card import card, licence_of, model_name
 
 HUB = "hf://HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -24,7 +25,11 @@ def report_for(uri: str = HUB, **fields: Any) -> Report:
 
 def read(made: Report) -> Any:
     """The metadata as the Hub's client reads it from a README.md; its `model-index` must be whole."""
-    return ModelCard(card(made), ignore_metadata_errors=False).data
+    return read_card(card(made))
+
+
+def read_card(text: str) -> Any:
+    return ModelCard(text, ignore_metadata_errors=False).data
 
 
 def test_metadata_names_base_task_and_metrics() -> None:
@@ -144,7 +149,13 @@ def test_the_method_is_told_whole() -> None:
 
 def test_adapter_and_revision_are_named() -> None:
     text = card(asked(model={"revision": "v1.2", "adapter_uri": "hf://owner/reviews-lora"}))
-    assert "SmolLM2-135M-Instruct at revision v1.2, with the adapter owner/reviews-lora merged" in text
+    assert "SmolLM2-135M-Instruct at revision v1.2 with the adapter owner/reviews-lora merged, slimmed for" in text
+
+
+def test_a_card_does_not_tell_where_an_adapter_lies_that_is_on_no_hub() -> None:
+    text = card(asked(model={"adapter_uri": "file:///home/someone/reviews-lora/"}))
+    assert "with the adapter reviews-lora merged" in text
+    assert "/home/someone" not in text
 
 
 def test_the_base_of_a_model_that_a_job_has_left_is_where_its_lineage_began() -> None:
@@ -156,14 +167,75 @@ def test_the_base_of_a_model_that_a_job_has_left_is_where_its_lineage_began() ->
     assert "which 1 job has slimmed before" in card(again)
 
 
+def test_revision_and_adapter_of_the_root_are_named_however_many_jobs_it_has_been_through() -> None:
+    made = report_for("job://01KB3ZJ5T8Q6W2E4R9Y7N1M0PX", snippet="")
+    first = Ancestor(
+        job_id="one",
+        model=HUB,
+        revision="v1.2",
+        adapter_uri="hf://owner/reviews-lora",
+        ratio=0.3,
+        parameters=made.result.parameters,
+        widths=[],
+    )
+    second = Ancestor(job_id="two", model="job://one", ratio=0.3, parameters=made.result.parameters, widths=[])
+    text = card(made.model_copy(update={"lineage": [first, second]}))
+    assert (
+        "SmolLM2-135M-Instruct at revision v1.2 with the adapter owner/reviews-lora merged, which 2 jobs have" in text
+    )
+
+
 def test_another_checkpoint_of_a_sweep_has_its_own_figures() -> None:
-    made = report_for(snippet='model = load("model")', warnings=[ReportWarning(code="at_majority", message="Bad.")])
+    made = report_for(
+        snippet='model = load.from_pretrained("model")', warnings=[ReportWarning(code="at_majority", message="Bad.")]
+    )
     metric = Estimate(value=0.45, low=0.4, high=0.5)
     point = CurvePoint(ratio=0.1, parameters=9, bytes=18, examples=20, metric=metric, artifact="model-0.1")
-    text = card(of_point(made, point))
-    assert 'load("model-0.1")' in text
-    assert "10.0\N{NO-BREAK SPACE}% of its ffn parameters are cut out, which leaves 9\nof 10" in text
+    text = card(made, point=point)
+    assert 'from_pretrained("model-0.1")' in text
+    assert "10.0\N{NO-BREAK SPACE}% of its ffn parameters are cut out, which leaves\n9 of 10" in text
     assert "| Calibrated accuracy | 50.0\N{NO-BREAK SPACE}% (40.0" in text
     assert "45.0\N{NO-BREAK SPACE}% (40.0" in text
     assert "Bad." not in text
     assert "| Accuracy" not in text
+
+
+def generated(**fields: Any) -> Report:
+    """Of a sweep whose answers are texts, `fields` those of the point at 0.1."""
+    made = report_for()
+    metrics = {"examples": 20, "exact_match": {"value": 0.5, "low": 0.4, "high": 0.6}, "majority": None}
+    both = [made.result.metrics.dense.model_dump() | metrics for _ in range(2)]
+    for one, likelihood in zip(both, (log(0.8), log(0.4)), strict=True):
+        one |= {"accuracy": None, "calibrated_accuracy": None, "log_likelihood": None}
+        one |= {"token_log_likelihood": likelihood, "repetition": 0.0}
+    result = made.result.model_dump() | {
+        "metrics": {"dense": both[0], "slim": both[1]},
+        "curve": [point.model_dump() for point in (POINT, WHOLE)],
+    }
+    request = made.request.model_dump(exclude_unset=True) | {"target": {"sweep": [0.1, 0.3], "artifacts": [0.1, 0.3]}}
+    return Report.model_validate(made.model_dump() | {"result": result, "request": request} | fields)
+
+
+SPAN = {"low": 0.3, "high": 0.75}
+POINT = CurvePoint(
+    ratio=0.1, parameters=9, bytes=18, examples=20, metric=Estimate(value=0.7, **SPAN), artifact="model-0.1"
+)
+WHOLE = CurvePoint(ratio=0.3, parameters=7, bytes=14, examples=20, metric=Estimate(value=0.4, **SPAN), artifact="model")
+
+
+@pytest.mark.parametrize(
+    ("point", "expected"), [(None, "40.0 % (30.0 % to 75.0 %)"), (POINT, "70.0 % (30.0 % to 75.0 %)")]
+)
+def test_every_checkpoint_of_a_generation_sweep_has_its_figures(point: CurvePoint | None, expected: str) -> None:
+    text = card(generated(), point=point)
+    row = f"| Probability of a target's token | 80.0 % | {expected} |"
+    assert row.replace(" %", "\N{NO-BREAK SPACE}%") in text
+    assert ("| Exact match |" in text) == (point is None)
+    found = {each.metric_type: each.metric_value for each in read_card(text).eval_results}
+    assert found["token_probability"] == pytest.approx(0.7 if point else 0.4)
+
+
+def test_a_search_does_not_lend_the_card_the_figures_of_its_steering_rows() -> None:
+    request = report_for().request.model_dump(exclude_unset=True) | {"target": {"keep_metric": 0.5}}
+    text = card(generated(request=request))
+    assert "| Probability of a target's token | 80.0\N{NO-BREAK SPACE}% | 40.0\N{NO-BREAK SPACE}% |" in text

@@ -388,6 +388,7 @@ def test_what_a_job_has_left_is_the_model_that_it_left(desk: Desk) -> None:
     assert reuse.units_key(subject, (0.0,)).digest == whole
     sources = pipeline.fetch(reuse.staged)
     assert [entry.job_id for entry in sources.lineage] == [ANCESTOR["job_id"], parent]
+    assert (sources.lineage[1].revision, sources.lineage[1].adapter_uri) == ("v1.2", "s3://models/lora")
     assert sources.lineage[1].model == "s3://models/large"
     assert sources.lineage[1].parameters.slim == SUCCEEDED["result"]["parameters"]["slim"]
 
@@ -413,7 +414,8 @@ ANCESTOR: dict[str, Any] = {
 def leave(desk: Desk, **report: Any) -> str:
     """A job that has left the checkpoint of the desk; its id."""
     job_id, files = str(ULID()), []
-    told = REPORT | {"request": REPORT["request"] | {"model": {"uri": "s3://models/large"}}} | report
+    source = {"uri": "s3://models/large", "revision": "v1.2", "adapter_uri": "s3://models/lora"}
+    told = REPORT | {"request": REPORT["request"] | {"model": source}} | report
     contents = {f"model/{path.name}": path.read_bytes() for path in (desk.root / "llama").iterdir()}
     for name, content in (contents | {"report.json": json.dumps(told).encode()}).items():
         desk.storage.put_bytes(content, attempt_prefix("default", job_id, 1) + name)

@@ -7,9 +7,10 @@ from torch import nn
 from service.families import FAMILIES
 from service.schemas import DenseSlim
 from tests import checkpoints
-from tests.models import TINY
+from tests.models import TINY, causal
 from worker.data import padding
 from worker.findings import peak_memory
+from worker.memory import Alive, weight_bytes
 from worker.prompts import Example, Kind
 from worker.speed import RUNS, SIZES, Speed, compare
 
@@ -31,10 +32,43 @@ def test_dense_and_slim_take_turns_on_batches_of_the_stated_size(name: str) -> N
     follow(slim, "slim")
     examples = [Example((4, 5, 6), ((0,), (1,)), 0, "")]
     found = compare(dense, slim, examples, padding(dense, checkpoints.tokenizer(kind), kind), tokens=8)
-    turns = [(label, torch.Size((rows, 8))) for rows in SIZES for _ in range(RUNS + 1) for label in ("dense", "slim")]
+    turns = [(label, torch.Size((rows, 8))) for rows in SIZES for _ in range(RUNS + 2) for label in ("dense", "slim")]
     assert seen == turns
     assert [(speed.batch, speed.tokens) for pair in found for speed in pair] == [(1, 8), (1, 8), (8, 8), (8, 8)]
-    assert all(speed.milliseconds > 0 and speed.peak_bytes is None for pair in found for speed in pair)
+    assert all(speed.milliseconds > 0 for pair in found for speed in pair)
+
+
+def test_a_narrower_model_takes_less_memory_in_every_pass() -> None:
+    torch.set_num_threads(1)
+    dense, slim = causal("llama", intermediate_size=256), causal("llama", intermediate_size=64)
+    examples = [Example((4, 5, 6), ((0,), (1,)), 0, "")]
+    found = compare(dense, slim, examples, padding(dense, checkpoints.tokenizer("causal"), "causal"), tokens=8)
+    saved = weight_bytes(dense) - weight_bytes(slim)
+    assert all(before.peak_bytes - now.peak_bytes > saved for before, now in found)
+    (small, _), (large, _) = found
+    assert large.peak_bytes > small.peak_bytes > weight_bytes(dense)
+
+
+def test_counting_memory_takes_no_part_in_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watched pass is several times slower: it must come after the clock."""
+    model, events = causal("llama"), list[str]()
+    padded = padding(model, checkpoints.tokenizer("causal"), "causal")
+
+    class Clock:
+        @staticmethod
+        def perf_counter() -> float:
+            events.append("clock")
+            return 0.0
+
+    class Watched(Alive):
+        def __init__(self) -> None:
+            events.append("watch")
+            super().__init__()
+
+    monkeypatch.setattr("worker.speed.time", Clock)
+    monkeypatch.setattr("worker.memory.Alive", Watched)
+    compare(model, model, [Example((4, 5, 6), ((0,), (1,)), 0, "")], padded, tokens=8, sizes=[1])
+    assert events == ["clock"] * 4 * (RUNS + 1) + ["watch"] * 2
 
 
 def test_peak_memory_is_of_the_largest_pass_whatever_the_order() -> None:

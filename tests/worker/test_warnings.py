@@ -120,6 +120,22 @@ def test_repetition_of_the_dense_model_is_not_blamed_on_the_slim_one() -> None:
     assert "repetition" not in codes(report(dense_metrics=both, slim_metrics=both))
 
 
+def test_a_dense_model_that_cannot_do_the_task_is_told_from_a_cut_that_harms() -> None:
+    chance = {"calibrated_accuracy": estimate(0.5), "majority": 0.5}
+    assert "dense_fails" in codes(report(dense_metrics=chance))
+    silent = GENERATED | {"exact_match": estimate(0.0)}
+    assert "dense_fails" in codes(report(dense_metrics=silent, slim_metrics=silent))
+    assert "dense_fails" not in codes(report(dense_metrics=GENERATED, slim_metrics=silent))
+
+
+def test_no_change_has_no_sign() -> None:
+    same = report(
+        slim_metrics={"calibrated_accuracy": estimate(0.9)}, dense_metrics={"calibrated_accuracy": estimate(0.9)}
+    )
+    [message] = [each.message for each in warnings(same) if each.code == "unresolved_loss"]
+    assert "the change of 0.0 points" in message
+
+
 def test_messages_carry_their_figures() -> None:
     [warning] = [
         warning for warning in warnings(CAUSES["damage_in_one_class"]) if warning.code == "damage_in_one_class"
