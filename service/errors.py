@@ -20,7 +20,8 @@ TaskslimError                     status  code
 │   └── ForbiddenPath             403     forbidden_path           outside the roots that the deployment allows
 ├── NotFound                      404     not_found
 ├── Conflict                      409     conflict                 the job's status does not allow it
-│   └── IdempotencyKeyInUse       409     idempotency_key_in_use   the first request with the key is still in work
+│   ├── IdempotencyKeyInUse       409     idempotency_key_in_use   the first request with the key is still in work
+│   └── UnreadableRecord          409     unreadable_record        what is kept of a job: damaged, or of another version
 ├── BodyTooLarge                  413     body_too_large
 ├── RangeNotSatisfiable           416     range_not_satisfiable    the range begins behind the end of the file
 ├── LimitExceeded                 429     limit_exceeded           the tenant's jobs or bytes
@@ -155,6 +156,12 @@ class Conflict(TaskslimError):
 
 class IdempotencyKeyInUse(Conflict):
     code, title = "idempotency_key_in_use", "Idempotency key in use"
+
+
+class UnreadableRecord(Conflict):
+    """What stands in Redis is not a record of this version: damaged, or written by another one."""
+
+    code, title = "unreadable_record", "Unreadable record"
 
 
 class BodyTooLarge(TaskslimError):

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import Field
 from ulid import ULID
 
+from service.errors import UnreadableRecord
 from service.schemas import (
     Job,
     JobAttempt,
@@ -31,10 +32,6 @@ ATTEMPT = "attempt:"  # begins the name of the field of each attempt
 JSON_FIELDS = ("request", "progress", "result", "error")
 TIMES = ("created_at", "started_at", "finished_at", "expires_at")
 EPOCH = datetime.fromtimestamp(0, UTC)
-
-
-class UnreadableRecord(Exception):
-    """What stands in Redis is not a record of this version: damaged, or written by another one."""
 
 
 class JobRecord(Schema):
@@ -100,7 +97,22 @@ def decode(fields: Mapping[str, str]) -> JobRecord:
         flat = {name: value for name, value in fields.items() if value and not name.startswith(ATTEMPT)}
         return JobRecord.model_validate(flat | nested | {"attempts": sorted(attempts, key=itemgetter("number"))})
     except (ValueError, TypeError, KeyError) as error:  # not JSON, not an attempt, not what the schema says
-        raise UnreadableRecord(f"the record of job {fields.get('id')!r} cannot be read") from error
+        raise _unreadable(fields) from error
+
+
+def status_of(fields: Mapping[str, str]) -> JobStatus:
+    """The status in a hash. Raises UnreadableRecord."""
+    try:
+        return JobStatus(fields["status"])
+    except (ValueError, KeyError) as error:
+        raise _unreadable(fields) from error
+
+
+def _unreadable(fields: Mapping[str, str]) -> UnreadableRecord:
+    name = fields.get("id", "without an id")
+    return UnreadableRecord(
+        f"the record of job {name} is damaged or of another version; delete the job to be rid of it"
+    )
 
 
 def as_json(fields: Mapping[str, str], links: Links) -> str:
@@ -115,19 +127,25 @@ def as_json(fields: Mapping[str, str], links: Links) -> str:
             "object": '"job"',
             "status": json.dumps(fields["status"]),
             "stage": json.dumps(fields.get("stage") or None),
-            "progress": fields["progress"],
+            "progress": _checked(fields["progress"]),
             "attempt": str(int(fields["attempt"])),
             "attempts": json.dumps(_attempts(fields)),
             **{name: json.dumps(_moment(fields.get(name))) for name in TIMES},
             "request": fields["request"],
             "tags": json.dumps(json.loads(fields["request"])["tags"]),
-            "result": fields.get("result") or "null",
-            "error": fields.get("error") or "null",
+            "result": _checked(fields.get("result") or "null"),
+            "error": _checked(fields.get("error") or "null"),
             "links": links.model_dump_json(),
         }
     except (ValueError, TypeError, KeyError) as error:
-        raise UnreadableRecord(f"the record of job {fields.get('id')!r} cannot be read") from error
+        raise _unreadable(fields) from error
     return "{" + ",".join(f'"{name}":{text}' for name, text in parts.items()) + "}"
+
+
+def _checked(text: str) -> str:
+    """The text, which is JSON."""
+    json.loads(text)
+    return text
 
 
 def _attempts(fields: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -120,6 +120,10 @@ class JobQueue:
         entry = entry_id(record.id, record.attempt + 1)
         return self._queue.get_job_position(entry) is not None or entry in self._starting()
 
+    def runs(self, job_id: str) -> bool:
+        """Whether a living worker has taken any attempt of the job."""
+        return any(entry.rpartition("-")[0] == job_id for entry in self._starting())
+
     def withdraw(self, record: JobRecord) -> None:
         """Takes the next attempt out of the queue, whatever became of it."""
         entry = self._entry(record.id, record.attempt + 1)

@@ -15,9 +15,9 @@ import structlog
 from redis import Redis
 from ulid import ULID
 
-from service.errors import Conflict, InvalidRequest, LimitExceeded, NotFound
+from service.errors import Conflict, InvalidRequest, LimitExceeded, NotFound, UnreadableRecord
 from service.events import check_id, parse
-from service.job_record import EPOCH, JobRecord, UnreadableRecord, decode, encode
+from service.job_record import EPOCH, JobRecord, decode, encode
 from service.schemas import Event, JobError, JobStatus, Progress, Result, Stage
 from service.transitions import (
     ACKNOWLEDGE,
@@ -161,6 +161,10 @@ class Records:
     def delete(self, tenant: str, job_id: str) -> None:
         """Forgets a finished job; `Conflict` while it is not. Its artifacts are the caller's."""
         check_finished(self.get(tenant, job_id))
+        self.forget(tenant, job_id)
+
+    def forget(self, tenant: str, job_id: str) -> None:
+        """Forgets a job whatever its record says; a worker that is at it loses its lease."""
         self._transitions.delete(tenant, job_id)
 
     def events(self, tenant: str, job_id: str, *, after: str | None = None, limit: int = 100) -> list[Event]:

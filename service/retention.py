@@ -13,7 +13,7 @@ import structlog
 from redis import Redis, RedisError
 
 from service.datasets import InlineRows
-from service.errors import NotFound, StorageUnavailable, TaskslimError
+from service.errors import NotFound, StorageUnavailable, TaskslimError, UnreadableRecord
 from service.job_record import JobRecord
 from service.limits import StoredBytes
 from service.records import Records, check_finished
@@ -44,12 +44,16 @@ class Retention:
     def delete_job(self, record: JobRecord) -> None:
         """Everything of a finished job; `Conflict` while it is not finished."""
         check_finished(record)
-        self.storage.delete_prefix(job_prefix(record.tenant, record.id))
-        self._rows.drop(record.tenant, record.id)
-        self.stored.record(record.tenant, f"job/{record.id}", 0)
-        self.redis.delete(deliveries_key(record.tenant, record.id))
-        self.records.delete(record.tenant, record.id)
-        self.redis.zrem(EXPIRIES, f"job/{record.tenant}/{record.id}")
+        self.forget_job(record.tenant, record.id)
+
+    def forget_job(self, tenant: str, job_id: str) -> None:
+        """Everything of a job that no worker will write to any more, whether or not its record can be read."""
+        self.storage.delete_prefix(job_prefix(tenant, job_id))
+        self._rows.drop(tenant, job_id)
+        self.stored.record(tenant, f"job/{job_id}", 0)
+        self.redis.delete(deliveries_key(tenant, job_id))
+        self.records.forget(tenant, job_id)
+        self.redis.zrem(EXPIRIES, f"job/{tenant}/{job_id}")
 
     @property
     def _rows(self) -> InlineRows:
@@ -110,6 +114,8 @@ class Retention:
         except NotFound:
             self.redis.zrem(EXPIRIES, member)
             return False
+        except UnreadableRecord:
+            raise
         except TaskslimError:
             log.warning("could not be deleted", kind=kind, tenant=tenant, item=item, exc_info=True)
             return False

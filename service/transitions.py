@@ -88,6 +88,16 @@ return {now, ask.wish and take_slot(job, KEYS[7], KEYS[8], open, ask.tenant, id,
 """
 )
 
+# The tenant may run one job more: let the reconciler look at the one that has waited for that.
+HAND_ON = """
+local function hand_on(slots, waiting, open, tenant, id)
+  redis.call('SREM', slots, id)
+  redis.call('ZREM', waiting, id)
+  local following = redis.call('ZRANGE', waiting, 0, 0)[1]
+  if following then redis.call('ZADD', open, 'XX', 0, tenant .. '/' .. following) end
+end
+"""
+
 # `ask` is the second half of the contract:
 #   moves     as above                          attempt   the present attempt that the caller believes in (fencing)
 #   take      worker that starts an attempt     overdue   only if nobody was heard of for a lease's time
@@ -96,6 +106,7 @@ return {now, ask.wish and take_slot(job, KEYS[7], KEYS[8], open, ask.tenant, id,
 #   event     type and data of an event; a change of status makes its own, with `news` (status -> data) instead
 CHANGE = (
     LUA
+    + HAND_ON
     + """
 local job, events, index, open, webhooks = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local expiries, slots, waiting = KEYS[6], KEYS[7], KEYS[8]
@@ -158,11 +169,7 @@ if to == 'succeeded' or to == 'failed' or to == 'cancelled' then
       redis.call('HSET', job, 'expires_at', expiry)
       redis.call('ZADD', expiries, expiry, 'job/' .. ask.member)
     end
-    -- The tenant may run one job more: let the reconciler look at the one that has waited for that.
-    redis.call('SREM', slots, id)
-    redis.call('ZREM', waiting, id)
-    local following = redis.call('ZRANGE', waiting, 0, 0)[1]
-    if following then redis.call('ZADD', open, 'XX', now, ask.tenant .. '/' .. following) end
+    hand_on(slots, waiting, open, ask.tenant, id)
   end
   redis.call('ZREM', open, ask.member)
 elseif ask.silence_ms then
@@ -179,17 +186,20 @@ return {'done', to}
 """
 )
 
-# Takes a finished job out of the lists and the gauge, once.
+# Takes a job out of every list and the gauge, once, whatever its record says.
 DELETE = (
     LUA
+    + HAND_ON
     + """
-local job, events, index = KEYS[1], KEYS[2], KEYS[3]
-local record = redis.call('HMGET', job, 'status', 'id')
-if not record[1] then return end
-redis.call('ZREM', index, record[2])
-redis.call('ZREM', index .. ':' .. record[1], record[2])
+local job, events, index, open, slots, waiting = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[7], KEYS[8]
+local tenant, id = ARGV[1], ARGV[2]
+for place = 3, #ARGV do
+  if redis.call('ZREM', index .. ':' .. ARGV[place], id) == 1 then count(-1, 'slim_jobs', ARGV[place]) end
+end
+redis.call('ZREM', index, id)
 redis.call('DEL', job, events)
-count(-1, 'slim_jobs', record[1])
+redis.call('ZREM', open, tenant .. '/' .. id)
+hand_on(slots, waiting, open, tenant, id)
 """
 )
 
@@ -279,7 +289,7 @@ class Transitions:
 
     def delete(self, tenant: str, job_id: str) -> None:
         """Forgets a job and its events."""
-        self._delete(keys=self._keys(tenant, job_id))
+        self._delete(keys=self._keys(tenant, job_id), args=[tenant, job_id, *JobStatus])
 
     def _keys(self, tenant: str, job_id: str) -> list[str]:
         own = [job_key(tenant, job_id), events_key(tenant, job_id), index_key(tenant)]

@@ -36,7 +36,7 @@ router = APIRouter(tags=["artifacts"])
     "/jobs/{job_id}/artifacts",
     operation_id="listArtifacts",
     summary="List a job's files",
-    responses=problem_responses(404),
+    responses=problem_responses(404, 409),
 )
 def list_artifacts(
     record: ArtifactsRecord, caller: CallerDep, storage: StorageDep, tickets: TicketsDep, links: LinksDep
@@ -60,7 +60,7 @@ def list_artifacts(
     operation_id="getArtifact",
     summary="Download a file",
     response_class=Response,
-    responses=file_responses(),
+    responses=file_responses(409),
 )
 def get_artifact(
     name: str,
@@ -83,7 +83,7 @@ def get_artifact(
     summary="Read a job's report",
     response_model=Report,
     responses={
-        **problem_responses(404),
+        **problem_responses(404, 409),
         200: {"description": "The report", "content": {PAGE: {"schema": {"type": "string"}}}},
     },
 )

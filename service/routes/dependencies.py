@@ -156,7 +156,7 @@ Uploader = Annotated[Caller, _holding(Scope.datasets_write)]
 Administrator = Annotated[Caller, _holding(Scope.admin)]
 
 
-JobId = Annotated[str, Path(description="the job's `id`", examples=["01KAEXAMPLE0000000000000000"])]
+JobId = Annotated[str, Path(description="the job's `id`", examples=["01KB3ZJ5T8Q6W2E4R9Y7N1M0PX"])]
 
 
 def check_id(job_id: str) -> str:
@@ -184,7 +184,6 @@ def found(scope: Scope) -> Any:
 
 FoundRecord = Annotated[JobRecord, found(Scope.jobs_read)]
 CancellableRecord = Annotated[JobRecord, found(Scope.jobs_cancel)]
-DeletableRecord = Annotated[JobRecord, found(Scope.jobs_write)]
 ArtifactsRecord = Annotated[JobRecord, found(Scope.artifacts_read)]
 
 

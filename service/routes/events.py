@@ -29,7 +29,7 @@ EventId = Annotated[str | None, Query(pattern=EVENT_ID, description="the `id` of
     summary="Follow a job",
     response_model=EventPage,
     responses={
-        **problem_responses(404),
+        **problem_responses(404, 409),
         200: {"description": "Events, oldest first", "content": {STREAM: {"schema": {"type": "string"}}}},
     },
 )

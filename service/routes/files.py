@@ -28,11 +28,11 @@ class Wanted:
 WantedDep = Annotated[Wanted, Depends()]
 
 
-def file_responses() -> dict[int | str, dict[str, Any]]:
-    """What a route that sends a file declares for the OpenAPI document."""
+def file_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route that sends a file declares for the OpenAPI document; `statuses` beside those of every file."""
     content = {BINARY: {"schema": {"type": "string", "format": "binary"}}}
     return {
-        **problem_responses(404, 416),
+        **problem_responses(404, 416, *statuses),
         200: {"description": "The file", "content": content},
         206: {"description": "A range of it", "content": content},
         304: {"description": "The client has it already"},

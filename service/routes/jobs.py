@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any
 
+import structlog
 from fastapi import APIRouter, Body, Query, Request, Response, status
 from redis import RedisError
 
 from service.auth import Caller, Scope
-from service.errors import TaskslimError
+from service.errors import Conflict, TaskslimError, UnreadableRecord
 from service.examples import JOBS, REQUESTS
 from service.idempotency import Answer, Claim, Idempotency, fingerprint_of, parse_key
-from service.job_record import JobRecord, as_json, decode
+from service.job_record import JobRecord, as_json, decode, status_of
 from service.routes.dependencies import (
     CancellableRecord,
     Cursor,
-    DeletableRecord,
     JobId,
     JobLinks,
     LinksDep,
@@ -44,6 +44,8 @@ from service.schemas import Job, JobPage, JobRequest, JobStatus
 from service.submission import Submission, new_job_id
 
 POLL = {"Retry-After": "2"}
+
+log = structlog.get_logger()
 
 router = APIRouter(tags=["jobs"], route_class=StrictRoute)
 
@@ -192,7 +194,7 @@ def list_jobs(
     operation_id="getJob",
     summary="Look at a job",
     response_model=Job,
-    responses={**problem_responses(404), 200: FOUND, 304: {"description": "Nothing has changed", "headers": ETAG}},
+    responses={**problem_responses(404, 409), 200: FOUND, 304: {"description": "Nothing has changed", "headers": ETAG}},
 )
 async def get_job(
     request: Request, job_id: JobId, if_none_match: IfNoneMatchHeader = None, prefer: PreferHeader = None
@@ -204,11 +206,11 @@ async def get_job(
     # This is what clients poll, so it asks for no dependency and makes no object of what it only passes on.
     fields = await to_thread(find, request, Scope.jobs_read, job_id)
     headers = {}
-    if (seconds := wait_seconds(prefer)) and not JobStatus(fields["status"]).is_terminal:
-        waited = await waiter_of(request).wait(fields["tenant"], job_id, seconds)
+    if (seconds := wait_seconds(prefer)) and not status_of(fields).is_terminal:
+        waited = await waiter_of(request).wait(request.state.caller.tenant, job_id, seconds)
         if waited is not None:
             fields, headers["Preference-Applied"] = waited, f"wait={seconds}"
-    if not JobStatus(fields["status"]).is_terminal:
+    if not status_of(fields).is_terminal:
         headers |= POLL
     return conditional(as_json(fields, links_of(request).of(job_id)), headers, if_none_match)
 
@@ -220,7 +222,7 @@ async def get_job(
     status_code=status.HTTP_202_ACCEPTED,
     response_description="The job is cancelling",
     responses={
-        **problem_responses(404),
+        **problem_responses(404, 409),
         200: {"model": Job, "description": "The job is finished"},
         202: {"links": {"job": SEE_JOB["job"]}},
     },
@@ -255,6 +257,19 @@ def cancel_job(
     response_description="The job is gone",
     responses=problem_responses(404, 409),
 )
-def delete_job(record: DeletableRecord, retention: RetentionDep) -> None:
-    """Remove the record, the artifacts and the inline rows of a job that is finished."""
-    retention.delete_job(record)
+def delete_job(request: Request, job_id: JobId, queue: QueueDep, retention: RetentionDep) -> None:
+    """Remove the record, the artifacts and the inline rows of a job that is finished.
+
+    A job whose record cannot be read is removed in any status, unless a worker is at it.
+    """
+    fields = find(request, Scope.jobs_write, job_id)
+    try:
+        retention.delete_job(decode(fields))
+    except UnreadableRecord as error:
+        if queue.runs(job_id):
+            raise Conflict(
+                "a worker is at the job, whose record cannot be read; delete it once that has ended"
+            ) from error
+        tenant = request.state.caller.tenant
+        retention.forget_job(tenant, job_id)
+        log.warning("job deleted whose record could not be read", tenant=tenant, job_id=job_id)

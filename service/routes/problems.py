@@ -34,7 +34,7 @@ MEANINGS = {
     403: "The key lacks the scope, or the path is outside what the deployment allows",
     404: "There is no such thing, or it belongs to another tenant",
     405: "The path does not know this method",
-    409: "The job's status does not allow it",
+    409: "The job's status does not allow it, or its record cannot be read",
     413: "The body is larger than the deployment allows",
     415: "Content-Type names no format that can be read",
     416: "The range begins behind the end",

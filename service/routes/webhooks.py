@@ -50,7 +50,7 @@ for event, meaning in MEANINGS.items():
     "/jobs/{job_id}/deliveries",
     operation_id="listDeliveries",
     summary="See what was sent to a job's webhook",
-    responses=problem_responses(404),
+    responses=problem_responses(404, 409),
 )
 def list_deliveries(record: FoundRecord, webhooks: WebhooksDep) -> DeliveryPage:
     """Every attempt to deliver news of the job, oldest first, with the receiver's answer and the time of the next."""

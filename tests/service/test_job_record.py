@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.job_record import UnreadableRecord, as_json, decode, encode, new_record
+from service.errors import UnreadableRecord
+from service.job_record import as_json, decode, encode, new_record
 from service.records import Lease, Records
 from service.routes.dependencies import JobLinks
 from service.schemas import JobError, Progress, Stage
@@ -56,7 +57,9 @@ def test_any_tags_and_times_are_the_same(tags: dict[str, str], created_at: datet
     seen_alike(fields | {"created_at": str(milliseconds)})
 
 
-@pytest.mark.parametrize("damage", [{"request": "{"}, {"created_at": "yesterday"}, {"attempt": "first"}])
+@pytest.mark.parametrize(
+    "damage", [{"request": "{"}, {"progress": "{"}, {"created_at": "yesterday"}, {"attempt": "first"}]
+)
 def test_a_damaged_record_cannot_be_read(damage: dict[str, str]) -> None:
     fields = {name: str(value) for name, value in encode(new_record(REQUEST)).items()} | {"created_at": "1"}
     with pytest.raises(UnreadableRecord):
