@@ -1,6 +1,7 @@
 """The public surface: what is committed under openapi/ is what the code serves, and everything in it holds together."""
 
 import json
+import re
 from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel
+from ulid import ULID
 
 from service.app import create_app
 from service.errors import TaskslimError
@@ -16,6 +18,7 @@ from service.examples import FILES, PROBLEMS
 from service.families import FAMILIES
 from service.openapi import DIRECTORY, stale
 from service.presets import resolve
+from service.routes.dependencies import JOB_ID
 from service.schemas import Criterion, Job, JobRequest, Problem, Unit
 from service.settings import Settings
 from worker.slimming.architectures import ARCHITECTURES
@@ -64,6 +67,22 @@ def subclasses(root: type[TaskslimError]) -> Iterator[type[TaskslimError]]:
     yield root
     for child in root.__subclasses__():
         yield from subclasses(child)
+
+
+@pytest.mark.parametrize(
+    "place", ["README.md", "openapi/openapi.json", *(f"openapi/examples/{name}.json" for name in FILES)]
+)
+def test_every_id_that_is_shown_could_be_one(place: str) -> None:
+    for shown in re.findall(r"\b[0-9A-Z]{26}\b|\b01[0-9A-Z]{16,}\b", (ROOT / place).read_text()):
+        assert JOB_ID.fullmatch(shown), shown
+        assert str(ULID.from_str(shown)) == shown
+
+
+def test_every_id_in_a_path_has_an_example(document: dict[str, Any]) -> None:
+    for name, operation in operations(document):
+        for parameter in operation.get("parameters", ()):
+            if parameter["name"] in ("job_id", "dataset_id"):
+                assert [str(ULID.from_str(id_)) for id_ in parameter["schema"]["examples"]], name
 
 
 def test_every_operation_is_described_and_named_once(document: dict[str, Any]) -> None:

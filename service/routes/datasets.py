@@ -104,7 +104,7 @@ def list_datasets(
     return uploads.page(caller.tenant, cursor=cursor, limit=limit)
 
 
-DatasetId = Annotated[str, InPath(description="the data set's `id`", examples=["01KAEXAMPLE0000000000000000"])]
+DatasetId = Annotated[str, InPath(description="the data set's `id`", examples=["01KB3ZJ5T8Q6W2E4R9Y7N1M0PX"])]
 
 
 @router.get(

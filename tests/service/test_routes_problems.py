@@ -34,6 +34,25 @@ def test_an_unknown_field_is_refused_by_its_path(client: TestClient, body: dict[
     assert [entry.param for entry in found.errors or ()] == ["target.percent"]
 
 
+@pytest.mark.parametrize("path", ["/jobs", "/plans"])
+@pytest.mark.parametrize("host", ["xn--", "xn--a", "xn--a.example", "xn--a.xn--zz"])
+def test_a_webhook_at_a_name_that_only_looks_encoded_is_refused(
+    client: TestClient, body: dict[str, Any], path: str, host: str
+) -> None:
+    answer = client.post(path, json=body | {"webhook": {"url": f"https://{host}/hook"}})
+    assert [entry.param for entry in problem(answer, 422, "unsafe_url").errors or ()] == ["webhook.url"]
+    assert client.get("/jobs").json()["data"] == []
+
+
+@pytest.mark.parametrize("host", ["xn--bcher-kva.example", "a.xn--"])  # the other resolves to nothing, later
+def test_a_webhook_at_an_encoded_name_is_taken_and_kept_as_it_was_sent(
+    client: TestClient, body: dict[str, Any], host: str
+) -> None:
+    answer = client.post("/jobs", json=body | {"webhook": {"url": f"https://{host}/hook"}})
+    assert answer.json()["request"]["webhook"]["url"] == f"https://{host}/hook"
+    assert answer.status_code == 202
+
+
 def test_every_wrong_field_is_named(client: TestClient) -> None:
     wrong = {"task": {"calibration": {}}, "target": {"ratio": 2}, "tags": {"k": 7}}
     found = problem(client.post("/jobs", json=wrong), 422, "invalid_request")
