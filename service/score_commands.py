@@ -18,7 +18,7 @@ def list_scores(limit: Annotated[int, typer.Option(min=1, max=100)] = 20, url: U
     with server_at(url) as server:
         found = server.scores(limit)
     for entry in found:
-        measured = f"{entry.kind} of {entry.family}, {entry.rows} rows, {entry.size} bytes"
+        measured = f"{entry.kind} of {entry.family}, {entry.rows} rows, {entry.size} bytes, by job {entry.job_id}"
         line = f"{entry.digest}  {measured}, until {entry.expires_at:%Y-%m-%d}: {entry.model.uri}"
         out.print(line, soft_wrap=True, highlight=False, markup=False)
 

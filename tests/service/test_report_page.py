@@ -297,7 +297,7 @@ def test_latency_of_the_other_sizes_memory_and_seeds_are_told() -> None:
     assert "Latency, batch 8" in page
     assert "320.0 ms" in page
     assert "<dt>Seed of the method</dt><dd>4711</dd>" in page
-    assert "Peak memory, batch 8<small>weights and what a pass of 8 × 64 tokens holds at once" in page
+    assert "Peak memory, batch 8<small>of a pass of 8 × 64 tokens, weights included" in page
     assert "<td>2.0 MB</td><td>1.5 MB</td><td>−25.0\N{NO-BREAK SPACE}%</td>" in page
     assert "Peak memory" not in render(report())  # of a version that did not measure it
 
