@@ -215,10 +215,10 @@ class _Scale:
         return round(PLOT_TOP + PLOT_HEIGHT * (1 - share), 1)
 
     def mark(self, parameters: int, figure: Estimate | float, kind: str) -> Mark:
-        estimate = figure if isinstance(figure, Estimate) else None
-        value = estimate.value if estimate else float(figure)  # type: ignore[arg-type]
-        low, high = (self.y(estimate.low), self.y(estimate.high)) if estimate else (None, None)
-        shown = f"{value:.1%}" if estimate else f"{value:.3g} ms"
+        if isinstance(figure, Estimate):
+            value, low, high, shown = figure.value, self.y(figure.low), self.y(figure.high), f"{figure.value:.1%}"
+        else:
+            value, low, high, shown = figure, None, None, f"{figure:.3g} ms"
         return Mark(self.x(parameters), self.y(value), low, high, f"{parameters:,} parameters: {shown}", kind)
 
     def ticks(self) -> list[tuple[float, str]]:

@@ -87,16 +87,11 @@ class Records:
 
     # --- the client's side
 
-    def create(self, record: JobRecord) -> JobRecord:
-        """Writes a new record and its first event, at Redis' time; comes before the job is enqueued.
+    def accept(self, record: JobRecord, *, max_queued: int | None = None, wish: Wish | None = None) -> Accepted:
+        """Writes a new record and its first event, at Redis' time; comes before the job is enqueued. In the same step
+        it takes the slot with which the job may go to the queue, where there is one.
 
         Where a record with this id exists (a request that was sent again), it stays as it is and is returned.
-        """
-        return self.accept(record).job
-
-    def accept(self, record: JobRecord, *, max_queued: int | None = None, wish: Wish | None = None) -> Accepted:
-        """As `create`; takes in the same step the slot with which the job may go to the queue, where there is one.
-
         Raises LimitExceeded where the tenant has `max_queued` queued jobs.
         """
         done, has_slot = self._transitions.create(

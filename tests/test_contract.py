@@ -54,7 +54,8 @@ def test_every_example_is_what_it_claims_to_be(name: str, document: dict[str, An
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.startswith("request-")])
 def test_every_example_request_names_a_task_that_resolves(name: str) -> None:
-    resolve(JobRequest.model_validate(FILES[name]).slimmed_for[0])
+    task = resolve(JobRequest.model_validate(FILES[name]).slimmed_for[0])
+    assert task.template
 
 
 def test_every_example_problem_has_a_code_of_the_error_tree_or_the_phrase_of_its_status() -> None:

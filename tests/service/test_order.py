@@ -30,7 +30,7 @@ def transport(redis: Redis, redis_server: str) -> Iterator[Redis]:
 
 
 def add(redis: Redis, queue: JobQueue, priority: Priority = Priority.normal, tenant: str = "search") -> JobRecord:
-    record = Records(redis).create(new_record(plain_request(priority=priority), tenant=tenant))
+    record = Records(redis).accept(new_record(plain_request(priority=priority), tenant=tenant)).job
     queue.enqueue(record)
     return record
 
@@ -169,7 +169,7 @@ def cancel(records: Records, job: JobRecord) -> None:
 
 def test_the_record_tells_how_each_attempt_ended(redis: Redis) -> None:
     records = Records(redis, lease_seconds=0)
-    job = records.create(new_record(plain_request(), tenant="search"))
+    job = records.accept(new_record(plain_request(), tenant="search")).job
     steps: list[Callable[[Records, JobRecord], None]] = [hand_back, lose, cancel]
     for step in steps:
         step(records, records.get("search", job.id))
@@ -184,14 +184,14 @@ def test_the_record_tells_how_each_attempt_ended(redis: Redis) -> None:
 
 def test_a_running_attempt_has_no_end_yet(redis: Redis) -> None:
     records = Records(redis)
-    job = records.create(new_record(plain_request(), tenant="search"))
+    job = records.accept(new_record(plain_request(), tenant="search")).job
     (attempt,) = records.lease("search", job.id, 1, "worker").job.attempts
     assert (attempt.finished_at, attempt.outcome) == (None, None)
 
 
 def test_a_job_expires_from_its_end_on(redis: Redis) -> None:
     records = Records(redis)
-    kept = records.create(new_record(plain_request(retention_days=2), tenant="search"))
+    kept = records.accept(new_record(plain_request(retention_days=2), tenant="search")).job
     assert kept.expires_at is None
     records.fail(records.lease("search", kept.id, 1, "worker"), ERROR)
     ended = records.get("search", kept.id)

@@ -23,7 +23,7 @@ def queue(settings: Settings) -> JobQueue:
 
 @pytest.fixture
 def job(redis: Redis) -> JobRecord:
-    return Records(redis).create(new_record(REQUEST))
+    return Records(redis).accept(new_record(REQUEST)).job
 
 
 def test_an_attempt_is_enqueued_once(queue: JobQueue, job: JobRecord) -> None:

@@ -1,6 +1,7 @@
 """How much memory a forward pass takes."""
 
 from itertools import accumulate
+from typing import Any
 
 import pytest
 import torch
@@ -20,9 +21,9 @@ ROWS, TOKENS, WIDTH, INNER = 8, 16, 32, 128
 FLOAT = 4
 
 
-def batch_for(model: nn.Module, rows: int = ROWS) -> Batch:
-    kind = FAMILIES[model.config.model_type].kind  # type: ignore[union-attr, index]
-    padded = padding(model, checkpoints.tokenizer(kind), kind)  # type: ignore[arg-type]
+def batch_for(model: Any, rows: int = ROWS) -> Batch:
+    kind = FAMILIES[model.config.model_type].kind
+    padded = padding(model, checkpoints.tokenizer(kind), kind)
     return passing_batch([Example((4, 5, 6), ((0,), (1,)), 0, "")], padded, rows, TOKENS)
 
 
