@@ -72,12 +72,8 @@ def main() -> None:
         }
         body = request(checkpoint(directory / "model"), 40).model_dump_json(exclude_unset=True).encode()
         measured = compare(apps, body, url, rounds=3 if quick else 9, count=300 if quick else 1000)
-    figures = (
-        {"quick": quick, "connections": CONNECTIONS}
-        | ratios(measured)
-        | {"waiting": ratios(measured, "waiting")}
-        | measured
-    )
+    shares = ratios(measured) | {"waiting": ratios(measured, "waiting")}
+    figures = {"quick": quick, "connections": CONNECTIONS} | shares | measured
     RESULT.write_text(json.dumps(figures, indent=2) + "\n")
     print(json.dumps({name: figures[name] for name in (*shares, "submit", "read")}))
 
