@@ -125,15 +125,16 @@ def as_json(fields: Mapping[str, str], links: Links) -> str:
         parts = {
             "id": json.dumps(fields["id"]),
             "object": '"job"',
-            "status": f'"{JobStatus(fields["status"])}"',
-            "stage": _checked(f'"{fields["stage"]}"') if fields.get("stage") else "null",
+            "status": json.dumps(fields["status"]),
+            "stage": json.dumps(fields.get("stage") or None),
             "progress": _checked(fields["progress"]),
             "attempt": str(int(fields["attempt"])),
             "attempts": json.dumps(_attempts(fields)),
-            **{name: f'"{_moment(fields[name])}"' if fields.get(name) else "null" for name in TIMES},
+            **{name: json.dumps(_moment(fields.get(name))) for name in TIMES},
             "request": fields["request"],
             "tags": json.dumps(json.loads(fields["request"])["tags"]),
-            **{name: _checked(fields[name]) if fields.get(name) else "null" for name in ("result", "error")},
+            "result": _checked(fields.get("result") or "null"),
+            "error": _checked(fields.get("error") or "null"),
             "links": links.model_dump_json(),
         }
     except (ValueError, TypeError, KeyError) as error:

@@ -32,10 +32,10 @@ from service.routes.dependencies import (
 )
 from service.routes.guards import StrictRoute
 from service.routes.preferences import (
-    IF_NONE_MATCH,
-    PREFER,
     IdempotencyKeyHeader,
+    IfNoneMatchHeader,
     Moment,
+    PreferHeader,
     conditional,
     wait_seconds,
 )
@@ -86,25 +86,26 @@ FOUND = {
     response_model=Job,
     response_description="The job is queued",
     responses={**problem_responses(409, 413), 200: WAITED, 202: ACCEPTED},
-    openapi_extra={"parameters": [PREFER.parameter()]},
 )
 async def create_job(
     request: Annotated[JobRequest, Body(openapi_examples=REQUESTS)],
     caller: Writer,
     http: Request,
     idempotency_key: IdempotencyKeyHeader = None,
+    prefer: PreferHeader = None,
 ) -> Response:
     """Queue a job. What can be known from the request, its inline rows and the model's small files is checked first.
 
     Inline rows are moved to storage and appear as a `dataset://` URI in the job's `request`. With `Prefer: wait=N` the
     answer is the finished job (200) if it ends in time. With an `Idempotency-Key` the request can be sent again safely.
     """
-    links, seconds = links_of(http), wait_seconds(PREFER.of(http))
+    links = links_of(http)
     accepted = await to_thread(_accept, http, request, caller, idempotency_key)
     if isinstance(accepted, Answer):
         return _respond(accepted, {"Idempotent-Replayed": "true"})
     record = accepted.record
     answer = _answer(record, links)
+    seconds = wait_seconds(prefer)
     if seconds and (waited := await waiter_of(http).wait(record.tenant, record.id, seconds)):
         answer = _answer(decode(waited), links)
         answer.headers["Preference-Applied"] = f"wait={seconds}"
@@ -194,18 +195,18 @@ def list_jobs(
     summary="Look at a job",
     response_model=Job,
     responses={**problem_responses(404, 409), 200: FOUND, 304: {"description": "Nothing has changed", "headers": ETAG}},
-    openapi_extra={"parameters": [IF_NONE_MATCH.parameter(), PREFER.parameter()]},
 )
-async def get_job(request: Request, job_id: JobId) -> Response:
+async def get_job(
+    request: Request, job_id: JobId, if_none_match: IfNoneMatchHeader = None, prefer: PreferHeader = None
+) -> Response:
     """The job as it is now. While it is not finished, `Retry-After` says when it is worth asking again.
 
     With `Prefer: wait=N` the answer comes when the job is finished, or after that time.
     """
     # This is what clients poll, so it asks for no dependency and makes no object of what it only passes on.
-    seconds, if_none_match = wait_seconds(PREFER.of(request)), IF_NONE_MATCH.of(request)
     fields = await to_thread(find, request, Scope.jobs_read, job_id)
     headers = {}
-    if seconds and not status_of(fields).is_terminal:
+    if (seconds := wait_seconds(prefer)) and not status_of(fields).is_terminal:
         waited = await waiter_of(request).wait(request.state.caller.tenant, job_id, seconds)
         if waited is not None:
             fields, headers["Preference-Applied"] = waited, f"wait={seconds}"

@@ -4,14 +4,12 @@ that it has, nothing from another time."""
 import asyncio
 import hashlib
 import re
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import redis.asyncio
-from fastapi import Header, Request, Response
+from fastapi import Header, Response
 from pydantic import AwareDatetime, BeforeValidator
 
-from service.errors import InvalidRequest
 from service.events import follow
 from service.idempotency import HEADER
 
@@ -27,39 +25,18 @@ IdempotencyKeyHeader = Annotated[
         examples=['"8e03978e-40d5-43e8-bc93-6894a57f9324"'],
     ),
 ]
-
-
-@dataclass(frozen=True)
-class OptionalHeader:
-    """A header that a handler reads itself: FastAPI takes longer over two of them than Redis over the record."""
-
-    name: str
-    max_length: int
-    description: str
-    examples: tuple[str, ...] = ()
-
-    def of(self, request: Request) -> str | None:
-        """The header's value. Raises InvalidRequest where it is too long."""
-        value = request.headers.get(self.name)
-        if value is not None and len(value) > self.max_length:
-            raise InvalidRequest(f"{self.name} has more than {self.max_length} characters", param=self.name)
-        return value
-
-    def parameter(self) -> dict[str, Any]:
-        """What the OpenAPI document says of it."""
-        schema: dict[str, Any] = {"type": "string", "maxLength": self.max_length}
-        schema |= {"examples": list(self.examples)} if self.examples else {}
-        return {"name": self.name, "in": "header", "description": self.description, "schema": schema}
-
-
-PREFER = OptionalHeader(
-    "prefer",
-    256,
-    f"`wait=N` holds the answer back until the job is finished, N (at most {MAX_WAIT_SECONDS}) seconds; it comes at "
-    "once, without `Preference-Applied`, while the tenant waits as often as it may",
-    ("wait=1",),
-)
-IF_NONE_MATCH = OptionalHeader("if-none-match", 1024, "an ETag that the client has; 304 while nothing has changed")
+PreferHeader = Annotated[
+    str | None,
+    Header(
+        max_length=256,
+        description=f"`wait=N` holds the answer back until the job is finished, N (at most {MAX_WAIT_SECONDS}) "
+        "seconds; it comes at once, without `Preference-Applied`, while the tenant waits as often as it may",
+        examples=["wait=1"],
+    ),
+]
+IfNoneMatchHeader = Annotated[
+    str | None, Header(max_length=1024, description="an ETag that the client has; 304 while nothing has changed")
+]
 
 
 def _check_rfc_3339(value: str) -> str:
