@@ -137,7 +137,7 @@ def _check_task(request: JobRequest, task: Task, access: Access) -> None:
 
 
 def _check_kinds(request: JobRequest) -> None:
-    if len(request.slimmed_for) > 1 and len({resolve(task).kind for task in request.slimmed_for}) > 1:
+    if len({resolve(task).kind for task in request.slimmed_for}) > 1:
         message = "the scores of classification and of generation tasks are not of one kind: give two jobs"
         raise InvalidRequest(message, param="tasks")
 

@@ -114,7 +114,7 @@ class Retention:
         except NotFound:
             self.redis.zrem(EXPIRIES, member)
             return False
-        except UnreadableRecord:
+        except UnreadableRecord:  # no sweep will find it otherwise: `_try` puts it off
             raise
         except TaskslimError:
             log.warning("could not be deleted", kind=kind, tenant=tenant, item=item, exc_info=True)
