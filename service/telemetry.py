@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import MutableMapping
 from functools import lru_cache
-from typing import Any, TextIO
+from typing import Any
 
 import structlog
 
@@ -31,19 +31,6 @@ PLAIN = (str, int, float, type(None))
 NOISY = ("httpx", "httpcore", "urllib3", "filelock", "fsspec", "datasets")
 
 
-class Lines:
-    """Writes finished lines to a stream, each in one call, so that those of several threads stay apart."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def msg(self, line: str) -> None:
-        self._stream.write(f"{line}\n")
-        self._stream.flush()
-
-    debug = info = warning = error = critical = msg
-
-
 def configure(process: str, *, level: int = logging.INFO) -> None:
     """Sends structlog's and the standard library's records to standard output, each line marked with `process`."""
     shared: list[structlog.typing.Processor] = [
@@ -57,11 +44,10 @@ def configure(process: str, *, level: int = logging.INFO) -> None:
         redact,
         structlog.processors.JSONRenderer(_as_json),
     ]
-    lines = Lines(sys.stdout)
     structlog.configure(
         processors=[*shared, *final],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: lines,
+        logger_factory=structlog.WriteLoggerFactory(sys.stdout),
         cache_logger_on_first_use=True,
     )
     formatter = structlog.stdlib.ProcessorFormatter(

@@ -140,7 +140,7 @@ def _of_point(report: Report, point: CurvePoint) -> Report:
     if calibrated := result.metrics.dense.calibrated_accuracy:
         dense["calibrated_accuracy"], slim["calibrated_accuracy"] = calibrated, point.metric
     elif point.metric:
-        slim["token_log_likelihood"] = log(point.metric.value)
+        slim["token_log_likelihood"] = log(point.metric.value) if point.metric.value else None  # too small for a float
     metrics = JobMetrics(
         dense=result.metrics.dense.model_copy(update=dense), slim=result.metrics.slim.model_copy(update=slim)
     )

@@ -239,3 +239,10 @@ def test_a_search_does_not_lend_the_card_the_figures_of_its_steering_rows() -> N
     request = report_for().request.model_dump(exclude_unset=True) | {"target": {"keep_metric": 0.5}}
     text = card(generated(request=request))
     assert "| Probability of a target's token | 80.0\N{NO-BREAK SPACE}% | 40.0\N{NO-BREAK SPACE}% |" in text
+
+
+def test_a_probability_too_small_for_a_number_is_left_out_of_the_card() -> None:
+    ruined = POINT.model_copy(update={"metric": Estimate(value=0.0, low=0.0, high=0.1)})
+    text = card(generated(), point=ruined)
+    assert "Probability of a target's token" not in text
+    assert "10.0\N{NO-BREAK SPACE}% of its ffn parameters are cut out" in text
