@@ -105,7 +105,7 @@ def _state(settings: Settings, redis: Redis, transport: Redis, follower: redis.a
         uploads=uploads,
         scores=score_sets,
         durations=Durations(redis),
-        submission=Submission(records, queue, storage, stored, settings),
+        submission=Submission(records, storage, stored, settings),
         idempotency=Idempotency(redis),
         retention=Retention(redis, records, uploads, score_sets, storage, stored),
         tickets=Tickets(redis),

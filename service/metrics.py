@@ -16,9 +16,9 @@ from prometheus_client.registry import Collector as CollectorProtocol
 from redis import Redis
 from ulid import ULID
 
+from service.entries import QUEUE
 from service.figures import FIGURES, IN_REDIS, Figure
 from service.presence import WORKERS, live_workers
-from service.queue import QUEUE
 from service.schemas import JobStatus
 from service.transitions import OPEN, index_key
 

@@ -19,6 +19,7 @@ from service.errors import Conflict, InvalidRequest, LimitExceeded, NotFound, Un
 from service.events import check_id, parse
 from service.job_record import EPOCH, JobRecord, decode, encode
 from service.schemas import Event, JobError, JobStatus, Progress, Result, Stage
+from service.slots import wish_for
 from service.transitions import (
     ACKNOWLEDGE,
     CANCEL,
@@ -33,7 +34,6 @@ from service.transitions import (
     WAIT,
     Moves,
     Transitions,
-    Wish,
     events_key,
     index_key,
     job_key,
@@ -62,14 +62,6 @@ class Lease:
 
 
 @dataclass(frozen=True)
-class Accepted:
-    """A job that is recorded, and whether it has a slot."""
-
-    job: JobRecord
-    has_slot: bool
-
-
-@dataclass(frozen=True)
 class Page:
     """Newest first; `next_cursor` is null on the last page."""
 
@@ -87,21 +79,23 @@ class Records:
 
     # --- the client's side
 
-    def accept(self, record: JobRecord, *, max_queued: int | None = None, wish: Wish | None = None) -> Accepted:
-        """Writes a new record and its first event, at Redis' time; comes before the job is enqueued. In the same step
-        it takes the slot with which the job may go to the queue, where there is one.
+    def accept(self, record: JobRecord, *, max_queued: int | None = None, max_running: int | None = None) -> JobRecord:
+        """Writes a new record and its first event, at Redis' time. In the same step the job goes to the queue of the
+        workers, or waits until less than `max_running` jobs of its tenant are with them; without that, enqueueing it is
+        the caller's.
 
         Where a record with this id exists (a request that was sent again), it stays as it is and is returned.
         Raises LimitExceeded where the tenant has `max_queued` queued jobs.
         """
-        done, has_slot = self._transitions.create(
+        wish = None if max_running is None else wish_for(record, max_running, self.redis)
+        done = self._transitions.create(
             record.tenant, encode(record), silence_ms=self.silence_ms, max_queued=max_queued, wish=wish
         )
         if done == "full":
             raise LimitExceeded(f"{max_queued} jobs are queued, as many as may be; wait for some to start")
         if done == "exists":
-            return Accepted(self.get(record.tenant, record.id), has_slot)
-        return Accepted(record.model_copy(update={"created_at": EPOCH + timedelta(milliseconds=done)}), has_slot)
+            return self.get(record.tenant, record.id)
+        return record.model_copy(update={"created_at": EPOCH + timedelta(milliseconds=done)})
 
     def get(self, tenant: str, job_id: str) -> JobRecord:
         """The record; `NotFound` for another tenant's job too."""

@@ -9,18 +9,18 @@ import json
 
 from redis import Redis
 
-from service.schemas import Priority
-from service.transitions import OPEN, TAKE_SLOT, Wish, job_key, slots_key, waiting_key
+from service.entries import RANKS, next_entry
+from service.job_record import JobRecord
+from service.transitions import HAND_OVER, OPEN, Wish, job_key, slots_key, waiting_key
 
 PUT_OFF_SECONDS = 600  # the next look at a job that waits for a slot, should a slot come free and nobody see it
-RANKS = {Priority.high: 0, Priority.normal: 1, Priority.low: 2}
 
-TAKE = TAKE_SLOT + "return take_slot(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1], ARGV[2], cjson.decode(ARGV[3]))"
+TAKE = HAND_OVER + "return hand_over(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1], ARGV[2], cjson.decode(ARGV[3]), 4)"
 
 
-def wish_for(priority: Priority, limit: int) -> Wish:
-    """What a job of this priority asks for, whose tenant may have `limit` slots."""
-    return Wish(limit=limit, rank=RANKS[priority], put_off_seconds=PUT_OFF_SECONDS)
+def wish_for(record: JobRecord, limit: int, redis: Redis) -> Wish:
+    """What the next attempt of a job asks for, whose tenant may have `limit` slots."""
+    return Wish(limit, RANKS[record.request.priority], PUT_OFF_SECONDS, record.attempt, next_entry(record, redis))
 
 
 class Slots:
@@ -31,11 +31,13 @@ class Slots:
         self._limit = limit
         self._take = redis.register_script(TAKE)
 
-    def take(self, tenant: str, job_id: str, priority: Priority) -> bool:
-        """A slot for the queued job, or its old one. False: it waits, behind those of lower rank and earlier ones, or
-        is not queued any more."""
+    def take(self, record: JobRecord) -> bool:
+        """A slot for the queued job, or its old one, and in the same step its next attempt in RQ's queue. False: it
+        waits, behind those of lower rank and earlier ones, or is not queued any more."""
+        tenant, job_id = record.tenant, record.id
+        wish = wish_for(record, self._limit, self._redis)
         keys = [job_key(tenant, job_id), slots_key(tenant), waiting_key(tenant), OPEN]
-        return bool(self._take(keys=keys, args=[tenant, job_id, json.dumps(wish_for(priority, self._limit))]))
+        return bool(self._take(keys=keys, args=[tenant, job_id, json.dumps(wish.terms), *wish.entry.fields]))
 
     def has(self, tenant: str, job_id: str) -> bool:
         return bool(self._redis.sismember(slots_key(tenant), job_id))

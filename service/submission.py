@@ -1,7 +1,7 @@
-"""From a request to a queued job: checked, counted, recorded, handed on, in an order in which nothing is lost.
+"""From a request to a queued job: checked, counted, recorded and handed on.
 
-The record is written before the job is enqueued, so a process that dies in between leaves a job that the reconciler
-finds. What was stored for a request that is refused after all is deleted again.
+The record and the entry in the queue are written in one step, so a process that dies leaves both or neither. What was
+stored for a request that is refused after all is deleted again.
 """
 
 from collections.abc import Mapping
@@ -19,12 +19,10 @@ from service.errors import StorageUnavailable, TaskslimError
 from service.job_record import JobRecord, new_record
 from service.limits import StoredBytes
 from service.possible import Possible
-from service.queue import JobQueue
 from service.reach import Reach
-from service.records import Accepted, Records
+from service.records import Records
 from service.schemas import JobRequest
 from service.settings import Settings
-from service.slots import wish_for
 from service.sources import scheme_of
 from service.storage import Storage
 from service.tracing import traceparent
@@ -55,7 +53,6 @@ class Submission:
     """What it takes to accept jobs."""
 
     records: Records
-    queue: JobQueue
     storage: Storage
     stored: StoredBytes
     settings: Settings
@@ -67,13 +64,7 @@ class Submission:
         kept, rows = take_rows(self._with_defaults(request), job_id)
         record = new_record(kept, tenant=caller.tenant, job_id=job_id)
         origin = {"request_id": structlog.contextvars.get_contextvars().get("request_id"), "trace": traceparent()}
-        accepted = self._record(record.model_copy(update=origin), rows, limited=caller.key_id is not None)
-        record = accepted.job
-        try:
-            if accepted.has_slot:
-                self.queue.put(record)
-        except RedisError:  # the record stands: the reconciler finds it without an entry in the queue and makes one
-            log.warning("job is recorded and not yet in the queue", exc_info=True, **record.log_fields)
+        record = self._record(record.model_copy(update=origin), rows, limited=caller.key_id is not None)
         log.info("job accepted", key_id=caller.key_id, **record.log_fields)
         return record
 
@@ -92,16 +83,14 @@ class Submission:
         days = request.retention_days or self.settings.retention_days
         return request.model_copy(update={"retention_days": days})
 
-    def _record(self, record: JobRecord, rows: Mapping[str, bytes], *, limited: bool) -> Accepted:
+    def _record(self, record: JobRecord, rows: Mapping[str, bytes], *, limited: bool) -> JobRecord:
         """Stores the rows and makes the record. After an error of Redis nobody knows whether there is a record, so the
         rows stay; where there is none, they expire."""
         max_bytes = self.settings.max_stored_bytes if limited else None
         max_queued = self.settings.max_queued_jobs if limited else None
         try:
             self._rows.keep(rows, tenant=record.tenant, job_id=record.id, quota=max_bytes)
-            return self.records.accept(
-                record, max_queued=max_queued, wish=wish_for(record.request.priority, self.settings.max_running_jobs)
-            )
+            return self.records.accept(record, max_queued=max_queued, max_running=self.settings.max_running_jobs)
         except TaskslimError:
             self._drop_rows(record)
             raise

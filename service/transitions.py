@@ -13,10 +13,11 @@ illegal state. A call that Redis has carried out but whose answer was lost can b
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 from redis import Redis
 
+from service.entries import PUT_ENTRY, Entry
 from service.figures import LUA
 from service.schemas import JobStatus
 
@@ -59,23 +60,38 @@ local function take_slot(job, slots, waiting, open, tenant, id, wish)
 end
 """
 
-# {when the job was made, whether it has a slot}. 0 in place of the time: a record with the id exists and is left as it
-# is, because the same request came twice. -1: the tenant's queue is full. Inline rows were stored before, with an
-# expiry that holds as long as there is no record (`service.datasets`).
+# With the slot goes the entry in the queue: none is without the other. An entry that was made for an older attempt than
+# the job has come to by now is left out.
+HAND_OVER = (
+    PUT_ENTRY
+    + TAKE_SLOT
+    + """
+local function hand_over(job, slots, waiting, open, tenant, id, wish, first)
+  if take_slot(job, slots, waiting, open, tenant, id, wish) == 0 then return 0 end
+  if tonumber(redis.call('HGET', job, 'attempt')) == wish.follows then put_entry(wish.entry, wish.place, first) end
+  return 1
+end
+"""
+)
+
+# When the job was made. 0 in place of the time: a record with the id exists and is left as it is, because the same
+# request came twice. -1: the tenant's queue is full. Inline rows were stored before, with an expiry that holds as long
+# as there is no record (`service.datasets`). A job whose tenant has a slot for it goes to the workers in the same step.
 CREATE = (
     LUA
-    + TAKE_SLOT
+    + HAND_OVER
     + """
 local job, events, index, open, expiries = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[6]
 local ask, id = cjson.decode(ARGV[1]), ARGV[2]
 local exists = redis.call('EXISTS', job) == 1
-if not exists and ask.max_queued and redis.call('ZCARD', index .. ':queued') >= ask.max_queued then return {-1, 0} end
+if not exists and ask.max_queued and redis.call('ZCARD', index .. ':queued') >= ask.max_queued then return -1 end
 redis.call('ZREM', expiries, 'rows/' .. ask.member)
 local now = 0
 if not exists then
   local clock = redis.call('TIME')
   now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-  redis.call('HSET', job, 'id', id, 'status', 'queued', 'created_at', now, 'request', ARGV[3], unpack(ARGV, 4))
+  redis.call('HSET', job, 'id', id, 'status', 'queued', 'created_at', now, 'request', ARGV[3])
+  redis.call('HSET', job, unpack(ARGV, 4, 3 + ask.fields))
   redis.call('ZADD', index, 0, id)
   redis.call('ZADD', index .. ':queued', 0, id)
   redis.call('ZADD', open, now + ask.silence_ms, ask.member)
@@ -84,7 +100,8 @@ if not exists then
   local request = cjson.decode(ARGV[3])
   count(1, 'slim_jobs_submitted', task_of(request), request.method.criterion)
 end
-return {now, ask.wish and take_slot(job, KEYS[7], KEYS[8], open, ask.tenant, id, ask.wish) or 0}
+if ask.wish then hand_over(job, KEYS[7], KEYS[8], open, ask.tenant, id, ask.wish, 4 + ask.fields) end
+return now
 """
 )
 
@@ -204,13 +221,29 @@ hand_on(slots, waiting, open, tenant, id)
 )
 
 
-class Wish(TypedDict):
-    """For a slot, where the tenant has less than `limit`; else for a place in its line, after those of lower rank and
-    earlier ones. Nobody need look at a job that waits there for so many seconds."""
+@dataclass(frozen=True)
+class Wish:
+    """For a slot, where the tenant has less than `limit`, and a place in the queue with it; else for a place in the
+    tenant's line, after those of lower rank and earlier ones, where nobody need look at the job for so many seconds.
+    `entry` is of the attempt that follows `follows`."""
 
     limit: int
     rank: int
     put_off_seconds: int
+    follows: int
+    entry: Entry
+
+    @property
+    def terms(self) -> dict[str, str | float]:
+        """All but RQ's fields, which are not text."""
+        return {
+            "limit": self.limit,
+            "rank": self.rank,
+            "put_off_seconds": self.put_off_seconds,
+            "follows": self.follows,
+            "entry": self.entry.id,
+            "place": self.entry.place,
+        }
 
 
 NOT_CREATED: dict[int, Literal["exists", "full"]] = {0: "exists", -1: "full"}
@@ -268,18 +301,18 @@ class Transitions:
         silence_ms: int,
         max_queued: int | None,
         wish: Wish | None,
-    ) -> tuple[int | Literal["exists", "full"], bool]:
+    ) -> int | Literal["exists", "full"]:
         """Redis' time, in milliseconds, at which the job is queued; or why it is not: there is one with this id, or the
-        tenant has `max_queued`. And whether it has the slot that it wishes for."""
+        tenant has `max_queued`."""
         rest = dict(fields)
         job_id, request = str(rest.pop("id")), rest.pop("request")
-        ask = {"silence_ms": silence_ms, "member": open_member(tenant, job_id), "tenant": tenant}
-        options = {"max_queued": max_queued, "wish": wish}
-        ask |= {name: value for name, value in options.items() if value is not None}
+        ask: dict[str, Any] = {"silence_ms": silence_ms, "member": open_member(tenant, job_id), "tenant": tenant}
         flat = [part for field in rest.items() for part in field]
-        arguments = [json.dumps(ask), job_id, request, *flat]
-        created, has_slot = self._create(keys=self._keys(tenant, job_id), args=arguments)
-        return NOT_CREATED.get(created, created), bool(has_slot)
+        options = {"max_queued": max_queued, "wish": wish and wish.terms, "fields": len(flat)}
+        ask |= {name: value for name, value in options.items() if value is not None}
+        arguments = [json.dumps(ask), job_id, request, *flat, *(wish.entry.fields if wish else ())]
+        created = int(self._create(keys=self._keys(tenant, job_id), args=arguments))
+        return NOT_CREATED.get(created, created)
 
     def apply(self, tenant: str, job_id: str, moves: Moves, **ask: Any) -> Outcome:
         """One atomic change; `ask` as described above the script."""

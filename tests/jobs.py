@@ -66,7 +66,7 @@ def request(model: Path, rows: int, **overrides: Any) -> JobRequest:
 
 def submit(settings: Settings, job: JobRequest) -> JobRecord:
     """Writes the record and puts the job in the queue."""
-    record = records_of(settings).accept(new_record(job)).job
+    record = records_of(settings).accept(new_record(job))
     JobQueue(connect(settings.redis_url, decode=False)).enqueue(record)
     return record
 

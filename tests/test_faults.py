@@ -13,8 +13,9 @@ import pytest
 from service.committed import committed_manifest
 from service.connections import connect
 from service.embedded import embedded_redis
+from service.entries import QUEUE, SERIALIZER, SlimJob
 from service.job_record import JobRecord
-from service.queue import QUEUE, SERIALIZER, JobQueue, SlimJob
+from service.queue import JobQueue
 from service.reconciler import reconciling
 from service.schemas import JobStatus, Stage
 from service.settings import Settings

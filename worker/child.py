@@ -5,7 +5,7 @@ import sys
 from rq.executions import Execution
 
 from service import tracing
-from service.queue import SERIALIZER, SlimJob
+from service.entries import SERIALIZER, SlimJob
 from service.settings import Settings
 from service.telemetry import configure
 from service.tether import die_with_parent

@@ -14,8 +14,8 @@ from rq.queue import Queue
 from rq.worker import SpawnWorker
 
 from service.connections import WORKER_PATIENCE, connect
+from service.entries import QUEUE, SERIALIZER, SlimJob
 from service.presence import announce, leave
-from service.queue import QUEUE, SERIALIZER, SlimJob
 from service.records import Records
 
 CHILD = "worker.child"

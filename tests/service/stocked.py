@@ -33,7 +33,7 @@ KNOWN = {
 def stock(redis: Redis, storage: Storage) -> None:
     """Fill an empty server."""
     records = Records(redis)
-    job = records.accept(new_record(REQUEST, job_id=JOB_ID)).job
+    job = records.accept(new_record(REQUEST, job_id=JOB_ID))
     finish(job, records, storage, FILES | {"report.json": json.dumps(REPORT).encode()})
     redis.rpush(deliveries_key(DEFAULT_TENANT, JOB_ID), Delivery.model_validate(DELIVERY).model_dump_json())
     redis.set(record_key(DEFAULT_TENANT, DATASET_ID), Dataset.model_validate(DATASET).model_dump_json())

@@ -30,7 +30,7 @@ def leave(records: Records, storage: Storage, body: dict[str, Any], tmp_path: Pa
     request = JobRequest.model_validate(body | {"task": body["task"] | {"calibration": {"uri": "dataset://rows"}}})
 
     def make(*names: str, tenant: str = DEFAULT_TENANT) -> str:
-        record = records.accept(new_record(request, tenant=tenant)).job
+        record = records.accept(new_record(request, tenant=tenant))
         files = {f"{name}/{path.name}": path.read_bytes() for name in names for path in (tmp_path / "slim").iterdir()}
         finish(record, records, storage, files | {"report.json": b"{}"})
         return record.id

@@ -38,7 +38,7 @@ def seen_alike(fields: dict[str, str]) -> None:
 def test_a_record_is_the_same_as_text_and_as_an_object_at_every_point_of_its_life(
     records: Records, end: Callable[[Records, Lease], object]
 ) -> None:
-    job = records.accept(new_record(REQUEST.model_copy(update={"retention_days": 1.5}))).job
+    job = records.accept(new_record(REQUEST.model_copy(update={"retention_days": 1.5})))
     seen_alike(dict(records.fields(job.tenant, job.id)))
     lease = records.lease(job.tenant, job.id, 1, "w")
     seen_alike(dict(records.fields(job.tenant, job.id)))

@@ -48,7 +48,7 @@ def value(redis: Redis, name: str, **labels: str) -> float:
 
 def test_a_job_is_counted_through_its_life(redis: Redis) -> None:
     records = Records(redis)
-    record = records.accept(new_record(REQUEST, tenant="search")).job
+    record = records.accept(new_record(REQUEST, tenant="search"))
     records.accept(record)
     assert value(redis, "slim_jobs", status="queued") == 1
     lease = records.lease("search", record.id, 1, "worker-1")
@@ -68,7 +68,7 @@ def test_a_job_is_counted_through_its_life(redis: Redis) -> None:
 
 def test_a_job_taken_back_from_a_silent_worker_is_counted(redis: Redis) -> None:
     records = Records(redis, lease_seconds=0)
-    record = records.accept(new_record(REQUEST, tenant="search")).job
+    record = records.accept(new_record(REQUEST, tenant="search"))
     assert records.requeue(records.lease("search", record.id, 1, "worker-1").job)
     records.lease("search", record.id, 2, "worker-2")
     assert value(redis, "slim_jobs_reclaimed_total", cause="worker_lost") == 1
@@ -81,7 +81,7 @@ def test_what_a_gpu_held_in_the_last_job_is_shown(
     redis: Redis, storage: Storage, device: str, shown: int | None
 ) -> None:
     records = Records(redis)
-    job = records.accept(new_record(REQUEST)).job
+    job = records.accept(new_record(REQUEST))
     found = report(job, 1)
     latency = found.result.latency_ms.model_copy(update={"device": device})
     content = found.model_copy(
@@ -127,14 +127,14 @@ def test_the_depth_and_age_of_the_queue_are_those_of_all_waiting_jobs(redis: Red
     assert value(redis, "slim_queue_oldest_age_seconds", queue="slim") == 0
     records, queue = Records(redis), JobQueue(connect(redis_server, decode=False), max_running=1)
     an_hour_ago = str(ULID.from_timestamp(time.time() - 3600))
-    records.lease("ads", records.accept(new_record(REQUEST, tenant="ads")).job.id, 1, "worker-1")
+    records.lease("ads", records.accept(new_record(REQUEST, tenant="ads")).id, 1, "worker-1")
     for tenant, job_id, priority in (
         ("search", None, Priority.high),  # takes the tenant's one slot
         ("search", an_hour_ago, Priority.low),  # waits outside the queue
         ("ads", None, Priority.high),  # goes to the head of the queue
     ):
         request = REQUEST.model_copy(update={"priority": priority})
-        queue.enqueue(records.accept(new_record(request, tenant=tenant, job_id=job_id)).job)
+        queue.enqueue(records.accept(new_record(request, tenant=tenant, job_id=job_id)))
     assert queue.depth() == 2
     assert value(redis, "slim_queue_depth", queue="slim") == 3
     assert 3600 <= value(redis, "slim_queue_oldest_age_seconds", queue="slim") < 3660

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from service.connections import connect
+from service.entries import QUEUE, entry_id
 from service.job_record import JobRecord, new_record
-from service.queue import QUEUE, JobQueue, entry_id
+from service.queue import JobQueue
 from service.reconciler import Reconciler
 from service.records import Records
 from service.schemas import AttemptOutcome, JobError, JobStatus, Priority
 from service.settings import Settings
+from service.slots import Slots
 from service.transitions import OPEN
 from tests.requests import plain_request
 
@@ -30,7 +32,7 @@ def transport(redis: Redis, redis_server: str) -> Iterator[Redis]:
 
 
 def add(redis: Redis, queue: JobQueue, priority: Priority = Priority.normal, tenant: str = "search") -> JobRecord:
-    record = Records(redis).accept(new_record(plain_request(priority=priority), tenant=tenant)).job
+    record = Records(redis).accept(new_record(plain_request(priority=priority), tenant=tenant))
     queue.enqueue(record)
     return record
 
@@ -71,7 +73,25 @@ def test_a_job_that_a_worker_has_taken_is_not_put_back(redis: Redis, transport: 
     queue = JobQueue(transport)
     job = add(redis, queue)
     redis.lpop(LIST)
-    queue._place(keys=[LIST], args=["rq:job:", entry_id(job.id, 1), 0])
+    queue.enqueue(job)
+    assert queued(redis) == []
+
+
+def test_a_job_is_in_the_queue_as_soon_as_it_is_recorded(redis: Redis, transport: Redis) -> None:
+    records = Records(redis)
+    first, second = (records.accept(new_record(plain_request(), tenant="search"), max_running=1) for _ in range(2))
+    assert queued(redis) == [first.id]
+    assert JobQueue(transport).holds(first)
+    assert not Slots(redis, 1).has("search", second.id)
+
+
+def test_a_request_that_was_sent_again_puts_no_old_attempt_in_the_queue(redis: Redis, transport: Redis) -> None:
+    records, again = Records(redis), new_record(plain_request(), tenant="search")
+    records.accept(again, max_running=1)
+    redis.lpop(LIST)
+    records.hand_back(records.lease("search", again.id, 1, "worker"))
+    redis.delete(f"rq:job:{entry_id(again.id, 1)}")
+    assert records.accept(again, max_running=1).attempt == 1
     assert queued(redis) == []
 
 
@@ -169,7 +189,7 @@ def cancel(records: Records, job: JobRecord) -> None:
 
 def test_the_record_tells_how_each_attempt_ended(redis: Redis) -> None:
     records = Records(redis, lease_seconds=0)
-    job = records.accept(new_record(plain_request(), tenant="search")).job
+    job = records.accept(new_record(plain_request(), tenant="search"))
     steps: list[Callable[[Records, JobRecord], None]] = [hand_back, lose, cancel]
     for step in steps:
         step(records, records.get("search", job.id))
@@ -184,14 +204,14 @@ def test_the_record_tells_how_each_attempt_ended(redis: Redis) -> None:
 
 def test_a_running_attempt_has_no_end_yet(redis: Redis) -> None:
     records = Records(redis)
-    job = records.accept(new_record(plain_request(), tenant="search")).job
+    job = records.accept(new_record(plain_request(), tenant="search"))
     (attempt,) = records.lease("search", job.id, 1, "worker").job.attempts
     assert (attempt.finished_at, attempt.outcome) == (None, None)
 
 
 def test_a_job_expires_from_its_end_on(redis: Redis) -> None:
     records = Records(redis)
-    kept = records.accept(new_record(plain_request(retention_days=2), tenant="search")).job
+    kept = records.accept(new_record(plain_request(retention_days=2), tenant="search"))
     assert kept.expires_at is None
     records.fail(records.lease("search", kept.id, 1, "worker"), ERROR)
     ended = records.get("search", kept.id)

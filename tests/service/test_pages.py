@@ -55,7 +55,7 @@ def tab(browser: Browser) -> Tab:
 
 
 def new_job(records: Records, **fields: Any) -> JobRecord:
-    return records.accept(new_record(JobRequest.model_validate(REQUEST.model_dump() | fields))).job
+    return records.accept(new_record(JobRequest.model_validate(REQUEST.model_dump() | fields)))
 
 
 def finished_job(records: Records, storage: Storage, **fields: Any) -> JobRecord:

@@ -8,9 +8,10 @@ from rq.callbacks import Callback
 from rq.executions import Execution
 
 from service.connections import connect
+from service.entries import QUEUE, SlimJob, entry_id
 from service.job_record import JobRecord, new_record
 from service.presence import announce, leave, live_workers
-from service.queue import QUEUE, JobQueue, SlimJob, entry_id
+from service.queue import JobQueue
 from service.records import Records
 from service.settings import Settings
 from tests.records import REQUEST
@@ -23,7 +24,7 @@ def queue(settings: Settings) -> JobQueue:
 
 @pytest.fixture
 def job(redis: Redis) -> JobRecord:
-    return Records(redis).accept(new_record(REQUEST)).job
+    return Records(redis).accept(new_record(REQUEST))
 
 
 def test_an_attempt_is_enqueued_once(queue: JobQueue, job: JobRecord) -> None:

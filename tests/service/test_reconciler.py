@@ -34,7 +34,7 @@ def queue(settings: Settings) -> JobQueue:
 
 @pytest.fixture
 def job(records: Records, queue: JobQueue) -> JobRecord:
-    record = records.accept(new_record(REQUEST)).job
+    record = records.accept(new_record(REQUEST))
     queue.enqueue(record)
     return record
 
@@ -80,7 +80,7 @@ def test_a_job_that_the_queue_lost_is_enqueued_again(look: Look, queue: JobQueue
 def test_an_unreadable_record_does_not_keep_the_others_from_going_on(
     damage: dict[str, str], look: Look, queue: JobQueue, records: Records, redis: Redis
 ) -> None:
-    older = records.accept(new_record(REQUEST)).job
+    older = records.accept(new_record(REQUEST))
     for field, value in damage.items():
         redis.hset(job_key(older.tenant, older.id), field, value)
     queue.redis.delete("rq:queue:slim")
@@ -93,7 +93,7 @@ def test_an_unreadable_record_does_not_keep_the_others_from_going_on(
 def test_a_job_that_meets_a_bug_does_not_keep_the_others_from_going_on(
     look: Look, queue: JobQueue, records: Records, job: JobRecord, storage: Storage, redis: Redis
 ) -> None:
-    older = records.accept(new_record(REQUEST)).job
+    older = records.accept(new_record(REQUEST))
     records.lease(older.tenant, older.id, 1, "w")
     storage.put_bytes(b"{}", manifest_key(older.tenant, older.id))
     queue.redis.delete("rq:queue:slim")
@@ -106,7 +106,7 @@ def test_what_is_logged_of_a_job_names_it_its_tenant_its_attempt_and_its_request
     redis: Redis, records: Records, queue: JobQueue, settings: Settings
 ) -> None:
     made = new_record(REQUEST, tenant="search").model_copy(update={"request_id": "r-1"})
-    records.lease("search", records.accept(made).job.id, 1, "w")
+    records.lease("search", records.accept(made).id, 1, "w")
     silence(redis)
     with structlog.testing.capture_logs([merge_contextvars]) as logs:
         Reconciler(records, queue, settings).look()

@@ -190,7 +190,7 @@ def test_policy_allows_the_style_that_the_page_carries() -> None:
 
 
 def test_a_report_is_served_as_asked(client: TestClient, records: Records, storage: Storage) -> None:
-    job = records.accept(new_record(REQUEST)).job
+    job = records.accept(new_record(REQUEST))
     finish(job, records, storage, FILES | {"report.json": report(job_id=job.id).model_dump_json().encode()})
     page = client.get(f"/jobs/{job.id}/report", headers={"Accept": "text/html"})
     assert page.headers["content-type"] == "text/html; charset=utf-8"
@@ -201,7 +201,7 @@ def test_a_report_is_served_as_asked(client: TestClient, records: Records, stora
 def test_a_report_of_another_version_is_referred_to_its_own_page(
     client: TestClient, records: Records, storage: Storage
 ) -> None:
-    job = records.accept(new_record(REQUEST)).job
+    job = records.accept(new_record(REQUEST))
     finish(job, records, storage)
     answer = client.get(f"/jobs/{job.id}/report", headers={"Accept": "text/html"})
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")

@@ -10,19 +10,17 @@ from redis import ConnectionError as RedisConnectionError
 from redis import Redis
 
 from service.auth import ANONYMOUS
-from service.connections import connect
 from service.errors import Conflict
 from service.job_record import DEFAULT_TENANT, JobRecord, new_record
 from service.limits import StoredBytes
-from service.queue import JobQueue
-from service.records import Accepted, Records
+from service.records import Records
 from service.retention import Retention
 from service.schemas import JobRequest
 from service.scores import ScoreSets
 from service.settings import Settings
 from service.storage import Storage, job_prefix
 from service.submission import Submission
-from service.transitions import EXPIRIES, Wish, job_key
+from service.transitions import EXPIRIES, job_key
 from service.uploads import Content, Uploads
 from tests.service.finished import finish
 
@@ -107,9 +105,9 @@ class LosesAnswers(Records):
 
     done = True
 
-    def accept(self, record: JobRecord, *, max_queued: int | None = None, wish: Wish | None = None) -> Accepted:
+    def accept(self, record: JobRecord, *, max_queued: int | None = None, max_running: int | None = None) -> JobRecord:
         if self.done:
-            super().accept(record, max_queued=max_queued, wish=wish)
+            super().accept(record, max_queued=max_queued, max_running=max_running)
         raise RedisConnectionError("the answer was lost")
 
 
@@ -125,10 +123,9 @@ def test_rows_stay_as_long_as_their_job_may_exist_and_expire_where_it_does_not(
 ) -> None:
     losing = LosesAnswers(redis)
     losing.done = done
-    with connect(settings.redis_url, decode=False) as transport:
-        submission = Submission(losing, JobQueue(transport), storage, retention.stored, settings)
-        with pytest.raises(RedisConnectionError):
-            submission.submit(JobRequest.model_validate(body), ANONYMOUS, "01KB3ZJ5T8Q6W2E4R9Y7N1M0PX")
+    submission = Submission(losing, storage, retention.stored, settings)
+    with pytest.raises(RedisConnectionError):
+        submission.submit(JobRequest.model_validate(body), ANONYMOUS, "01KB3ZJ5T8Q6W2E4R9Y7N1M0PX")
     rows = storage.list("default/datasets/")
     assert rows
     assert retention.sweep() == 0
@@ -159,7 +156,7 @@ def test_a_record_that_cannot_be_read_is_put_off_and_the_next_is_deleted(
     client: TestClient, job: JobRecord, redis: Redis, records: Records, storage: Storage, retention: Retention
 ) -> None:
     other = new_record(job.request, tenant="other")
-    finish(records.accept(other).job, records, storage)
+    finish(records.accept(other), records, storage)
     damage(redis, job)
     expire(redis)
     redis.zadd(EXPIRIES, {"nonsense": 0})

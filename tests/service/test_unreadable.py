@@ -8,8 +8,8 @@ from redis import Redis
 from rq.executions import Execution
 
 from service.connections import connect
+from service.entries import SlimJob, entry_id
 from service.job_record import DEFAULT_TENANT
-from service.queue import SlimJob, entry_id
 from service.records import Records
 from service.schemas import JobStatus
 from service.settings import Settings

@@ -42,7 +42,7 @@ def request_for(url: str | None, *events: WebhookEvent) -> JobRequest:
 
 def failed_job(redis: Redis, url: str | None, *events: WebhookEvent) -> JobRecord:
     records = Records(redis)
-    record = records.accept(new_record(request_for(url, *events), tenant=TENANT)).job
+    record = records.accept(new_record(request_for(url, *events), tenant=TENANT))
     records.fail(records.lease(TENANT, record.id, 1, "worker-1"), JobError(code="invalid_data", message="line 3"))
     return records.get(TENANT, record.id)
 
@@ -213,7 +213,7 @@ def test_a_name_that_leads_to_the_metadata_address_is_refused_and_logged(
 def test_what_is_logged_names_the_job_its_tenant_its_attempt_and_its_request(redis: Redis) -> None:
     with receiving() as receiver:
         record = new_record(request_for(receiver.url, WebhookEvent.job_running), tenant=TENANT)
-        made = Records(redis).accept(record.model_copy(update={"request_id": "r-1"})).job
+        made = Records(redis).accept(record.model_copy(update={"request_id": "r-1"}))
         Records(redis).lease(TENANT, made.id, 1, "worker-1")
         with structlog.testing.capture_logs() as lines:
             sender(redis, receiver).deliver_due()
@@ -288,7 +288,7 @@ def test_a_deleted_job_sends_nothing_more(redis: Redis) -> None:
 
 def test_a_cancelled_queued_job_is_told_of(redis: Redis) -> None:
     with receiving() as receiver:
-        record = Records(redis).accept(new_record(request_for(receiver.url), tenant=TENANT)).job
+        record = Records(redis).accept(new_record(request_for(receiver.url), tenant=TENANT))
         assert Records(redis).cancel(TENANT, record.id).status is JobStatus.cancelled
         sender(redis, receiver).deliver_due()
     assert [json.loads(call.body)["type"] for call in receiver.calls] == ["job.cancelled"]

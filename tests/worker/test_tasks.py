@@ -44,7 +44,7 @@ def records(redis: Redis) -> Records:
 
 def run(records: Records, job: JobRequest, attempt: int = 1) -> JobRecord:
     """The record after a first attempt."""
-    record = records.accept(new_record(job)).job
+    record = records.accept(new_record(job))
     run_job(record.tenant, record.id, attempt)
     return records.get(record.tenant, record.id)
 
@@ -111,7 +111,7 @@ def test_an_entry_of_a_job_that_is_gone_does_nothing(records: Records) -> None:
 def test_an_attempt_takes_up_the_result_that_an_earlier_one_committed(
     redis: Redis, records: Records, storage: Storage
 ) -> None:
-    job = records.accept(new_record(REQUEST)).job
+    job = records.accept(new_record(REQUEST))
     records.lease(job.tenant, job.id, 1, "w")
     silence(redis)
     records.requeue(records.get(job.tenant, job.id))
@@ -134,7 +134,7 @@ def stuck(
     asked = request(model, 40)
     rows = DataSource(uri=(tmp_path / "rows.jsonl").as_uri())
     task = asked.slimmed_for[0].model_copy(update={"calibration": rows})
-    job = records.accept(new_record(asked.model_copy(update={"task": task}))).job
+    job = records.accept(new_record(asked.model_copy(update={"task": task})))
     impatient = settings.model_copy(update={"cancel_grace_seconds": 0.5})
     with Popen([sys.executable, "-c", RUN_JOB, job.id], env=environment(impatient)) as process:
         wait_until(lambda: records.get(job.tenant, job.id).stage is Stage.fetch)
@@ -170,7 +170,7 @@ def test_an_attempt_whose_disk_is_full_hands_the_job_back_and_says_why(
     (tmp_path / "scratch").mkdir()
     if subprocess.run([*confined, mount], env=variables, check=False).returncode != 0:
         pytest.skip("a small file system needs user namespaces")
-    job = records.accept(new_record(request(model, 40))).job
+    job = records.accept(new_record(request(model, 40)))
     command = [*confined, f'{mount} && exec "$@"', "worker", sys.executable, "-c", RUN_JOB, job.id]
     queue = JobQueue(connect(os.environ["SLIM_REDIS_URL"], decode=False))
     with Popen(command, env=variables) as process:
