@@ -11,11 +11,35 @@ from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.executions import Execution
 from rq.job import Job
 
-from service.entries import QUEUE, SERIALIZER, SlimJob, entry_id
+from service.entries import QUEUE, QUEUE_KEY, SERIALIZER, SlimJob, entry_id
 from service.job_record import JobRecord
 from service.slots import Slots
+from service.transitions import OPEN, job_key
 
 UNLIMITED = 2**31
+AT_ONCE = 1000  # of the silent jobs; Redis does nothing else meanwhile
+
+# {how many silent jobs there were from `place` on, how many of them stay silent}. The queue is read once for all of
+# them: a search of it for each would take Redis longer than everything else that it does for a long queue.
+PUT_OFF = f"""
+local open, silence_ms, place, at_once = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+local waits = {{}}
+for _, entry in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do waits[entry] = true end
+local clock = redis.call('TIME')
+local now, stay = clock[1] * 1000 + math.floor(clock[2] / 1000), 0
+local silent = redis.call('ZRANGEBYSCORE', open, '-inf', now, 'LIMIT', place, at_once)
+for _, member in ipairs(silent) do
+  local tenant, id = string.match(member, '(.*)/(.*)')
+  local known = redis.call('HMGET', string.format('{job_key("%s", "%s")}', tenant, id), 'status', 'attempt')
+  local attempt = tonumber(known[2] or '')
+  if known[1] == 'queued' and attempt and waits[id .. '-' .. (attempt + 1)] then
+    redis.call('ZADD', open, now + silence_ms, member)
+  else
+    stay = stay + 1
+  end
+end
+return {{#silent, stay}}
+"""
 
 
 class JobQueue:
@@ -24,6 +48,7 @@ class JobQueue:
     def __init__(self, redis: Redis, *, max_running: int = UNLIMITED) -> None:
         self.redis = redis
         self._slots = Slots(redis, max_running)
+        self._put_off = redis.register_script(PUT_OFF)
         self._queue = Queue(QUEUE, connection=redis, job_class=SlimJob, serializer=SERIALIZER)
 
     def enqueue(self, record: JobRecord) -> bool:
@@ -45,6 +70,14 @@ class JobQueue:
         """Whether the next attempt of a queued job waits in the queue, or a living worker is about to start it."""
         entry = entry_id(record.id, record.attempt + 1)
         return self._queue.get_job_position(entry) is not None or entry in self._starting()
+
+    def put_off(self, silence_ms: int) -> None:
+        """Puts the reconciler's next look off, for so long, at each queued job whose next attempt waits in the queue:
+        what `holds` and `Records.still_waiting` do for one job, for all at a fraction of the cost."""
+        place, seen = 0, AT_ONCE
+        while seen == AT_ONCE:
+            seen, stay = self._put_off(keys=[OPEN, QUEUE_KEY], args=[silence_ms, place, AT_ONCE])
+            place += stay
 
     def runs(self, job_id: str) -> bool:
         """Whether a living worker has taken any attempt of the job."""

@@ -67,6 +67,7 @@ class Reconciler:
         if not self._lock.acquire():
             return
         try:
+            self._queue.put_off(self._records.silence_ms)
             for record in self._records.overdue():
                 self._try(record)
         finally:

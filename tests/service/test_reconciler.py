@@ -8,6 +8,7 @@ from redis import Redis
 from structlog.contextvars import merge_contextvars
 
 from service.connections import connect
+from service.entries import entry_id
 from service.job_record import JobRecord, new_record
 from service.queue import JobQueue
 from service.reconciler import LOCK, Reconciler, reconciling
@@ -69,6 +70,28 @@ def store(storage: Storage, job: JobRecord, attempt: int, *, committed: bool) ->
 
 def test_a_job_in_the_queue_waits_on(look: Look, queue: JobQueue) -> None:
     assert (look().status, look().lost, queue.depth()) == (JobStatus.queued, 0, 1)
+
+
+def test_jobs_in_a_long_queue_wait_on_and_the_one_among_them_that_it_lost_is_enqueued_again(
+    redis: Redis, records: Records, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.queue.AT_ONCE", 2)
+    jobs = [records.accept(new_record(REQUEST), max_running=9) for _ in range(7)]
+    lease = take(queue, records, jobs[0])
+    queue.redis.lrem("rq:queue:slim", 1, entry_id(jobs[3].id, 1))
+    silence(redis)
+    queue.put_off(records.silence_ms)
+    assert {record.id for record in records.overdue()} == {lease.job.id, jobs[3].id}
+
+
+def test_an_entry_of_an_older_attempt_says_nothing_of_the_job(
+    redis: Redis, records: Records, queue: JobQueue, job: JobRecord
+) -> None:
+    records.hand_back(take(queue, records, job))
+    queue.redis.rpush("rq:queue:slim", entry_id(job.id, 1))
+    silence(redis)
+    queue.put_off(records.silence_ms)
+    assert [record.id for record in records.overdue()] == [job.id]
 
 
 def test_a_job_that_the_queue_lost_is_enqueued_again(look: Look, queue: JobQueue) -> None:
