@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from service.effects import check_effects
@@ -137,7 +137,7 @@ def _check_task(request: JobRequest, task: Task, access: Access) -> None:
 
 
 def _check_kinds(request: JobRequest) -> None:
-    if len({resolve(task).kind for task in request.slimmed_for}) > 1:
+    if len({resolve(task).kind for task in request.tasks}) > 1:
         message = "the scores of classification and of generation tasks are not of one kind: give two jobs"
         raise InvalidRequest(message, param="tasks")
 
@@ -170,7 +170,7 @@ def _check_rows(source: DataSource, task: TaskWording, param: str) -> None:
         _check_row(row, number, columns, task, param)
 
 
-def _check_row(row: Row, number: int, columns: set[str], task: TaskWording, param: str) -> None:
+def _check_row(row: Row, number: int, columns: frozenset[str], task: TaskWording, param: str) -> None:
     for column in sorted(columns):
         if row.get(column) is None:
             raise InvalidData(f"row {number} has no {column!r}", param=f"{param}.rows")
@@ -192,7 +192,7 @@ def _check_source(source: DataSource, param: str, access: Access) -> None:
         raise InvalidData(f"{source.uri} has none of the schemes file, s3, gs, az, dataset", param=param)
     with blaming(param, InvalidData):
         access.check(source.uri)
-    if PurePosixPath(source.uri).suffix.lower() not in ROW_FORMATS:
+    if not source.uri.lower().endswith(ROW_FORMATS):
         raise InvalidData(f"{source.uri} does not end in one of {', '.join(ROW_FORMATS)}", param=param)
     if scheme == LOCAL:
         with blaming(param, InvalidData):

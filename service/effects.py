@@ -72,6 +72,9 @@ EFFECTS: dict[str, Effect] = {
 }
 
 
+DEFAULTS = {name: field.default for name, field in Method.model_fields.items()}
+
+
 def check_effects(request: JobRequest) -> None:
     """Raise InvalidRequest for an option that was set to something and changes nothing."""
     for option, effect in EFFECTS.items():
@@ -80,6 +83,6 @@ def check_effects(request: JobRequest) -> None:
 
 
 def _is_set(options: Method, option: str, effect: Effect) -> bool:
-    if getattr(options, option) != Method.model_fields[option].default:
+    if getattr(options, option) != DEFAULTS[option]:
         return True
     return effect.on_by_default and option in options.model_fields_set

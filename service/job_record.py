@@ -10,6 +10,7 @@ from operator import itemgetter
 from typing import Any
 
 from pydantic import Field
+from pydantic_core import from_json, to_json
 from ulid import ULID
 
 from service.errors import UnreadableRecord
@@ -118,38 +119,32 @@ def _unreadable(fields: Mapping[str, str]) -> UnreadableRecord:
 def as_json(fields: Mapping[str, str], links: Links) -> str:
     """`decode(fields).job(links)` as JSON text, for those who ask again and again.
 
-    What is nested lies in the hash as the JSON that was written after validation, so it is put in place and not parsed,
+    What is nested lies in the hash as the JSON that was written after validation, so it is put in place and not
     validated and written anew. A field that a later version added to it is absent. Raises UnreadableRecord.
     """
     try:
-        parts = {
-            "id": json.dumps(fields["id"]),
-            "object": '"job"',
-            "status": json.dumps(fields["status"]),
-            "stage": json.dumps(fields.get("stage") or None),
-            "progress": _checked(fields["progress"]),
-            "attempt": str(int(fields["attempt"])),
-            "attempts": json.dumps(_attempts(fields)),
-            **{name: json.dumps(_moment(fields.get(name))) for name in TIMES},
-            "request": fields["request"],
-            "tags": json.dumps(json.loads(fields["request"])["tags"]),
-            "result": _checked(fields.get("result") or "null"),
-            "error": _checked(fields.get("error") or "null"),
-            "links": links.model_dump_json(),
+        nested = {"request": fields["request"], "progress": fields["progress"]}
+        nested |= {name: fields.get(name) or "null" for name in ("result", "error")}
+        read = {name: from_json(text) for name, text in nested.items()}
+        flat = {
+            "id": fields["id"],
+            "object": "job",
+            "status": fields["status"],
+            "stage": fields.get("stage") or None,
+            "attempt": int(fields["attempt"]),
+            "attempts": _attempts(fields),
+            **{name: _moment(fields.get(name)) for name in TIMES},
+            "tags": read["request"]["tags"],
+            "links": links,
         }
+        text = to_json(flat).decode()
     except (ValueError, TypeError, KeyError) as error:
         raise _unreadable(fields) from error
-    return "{" + ",".join(f'"{name}":{text}' for name, text in parts.items()) + "}"
-
-
-def _checked(text: str) -> str:
-    """The text, which is JSON."""
-    json.loads(text)
-    return text
+    return text[:-1] + "".join([f',"{name}":{value}' for name, value in nested.items()]) + "}"
 
 
 def _attempts(fields: Mapping[str, str]) -> list[dict[str, Any]]:
-    found = [json.loads(value) for name, value in fields.items() if name.startswith(ATTEMPT)]
+    found = [from_json(value) for name, value in fields.items() if name.startswith(ATTEMPT)]
     return [
         {
             "number": attempt["number"],
@@ -161,8 +156,6 @@ def _attempts(fields: Mapping[str, str]) -> list[dict[str, Any]]:
     ]
 
 
-def _moment(milliseconds: str | int | None) -> str | None:
-    """Redis' milliseconds as RFC 3339 writes them."""
-    if not milliseconds:
-        return None
-    return (EPOCH + timedelta(milliseconds=int(milliseconds))).isoformat().replace("+00:00", "Z")
+def _moment(milliseconds: str | int | None) -> datetime | None:
+    """Redis' milliseconds, which pydantic writes as RFC 3339 does."""
+    return EPOCH + timedelta(milliseconds=int(milliseconds)) if milliseconds else None

@@ -4,6 +4,7 @@ The templates and label words are a contract: adapters are trained on exactly th
 tasks also `text_b`, and `label`.
 """
 
+from functools import lru_cache
 from string import Formatter
 from typing import TypeVar
 
@@ -128,7 +129,8 @@ def needs_answers(task: TaskWording, param: str, has_some: bool) -> bool:
     return param != "task.calibration" and has_some
 
 
-def template_fields(template: str) -> set[str]:
+@lru_cache(maxsize=256)
+def template_fields(template: str) -> frozenset[str]:
     """The columns that a template names. Raises InvalidTemplate for anything but plain `{column}` fields."""
     try:
         parsed = [part for part in Formatter().parse(template) if part[1] is not None]
@@ -141,7 +143,7 @@ def template_fields(template: str) -> set[str]:
                 "write {{ and }} for literal braces",
                 param="task.template",
             )
-    return {name for _, name, _, _ in parsed if name}
+    return frozenset(name for _, name, _, _ in parsed if name)
 
 
 def _find(name: str) -> Preset:

@@ -15,6 +15,7 @@ import structlog
 from redis import Redis
 from ulid import ULID
 
+from service.entries import Entries
 from service.errors import Conflict, InvalidRequest, LimitExceeded, NotFound, UnreadableRecord
 from service.events import check_id, parse
 from service.job_record import EPOCH, JobRecord, decode, encode
@@ -76,6 +77,7 @@ class Records:
         self.redis = redis
         self.silence_ms = int(lease_seconds * 1000)
         self._transitions = Transitions(redis)
+        self._entries = Entries(redis)
 
     # --- the client's side
 
@@ -87,7 +89,7 @@ class Records:
         Where a record with this id exists (a request that was sent again), it stays as it is and is returned.
         Raises LimitExceeded where the tenant has `max_queued` queued jobs.
         """
-        wish = None if max_running is None else wish_for(record, max_running, self.redis)
+        wish = None if max_running is None else wish_for(record, max_running, self._entries)
         done = self._transitions.create(
             record.tenant, encode(record), silence_ms=self.silence_ms, max_queued=max_queued, wish=wish
         )

@@ -66,9 +66,11 @@ HAND_OVER = (
     PUT_ENTRY
     + TAKE_SLOT
     + """
-local function hand_over(job, slots, waiting, open, tenant, id, wish, first)
+local function hand_over(job, slots, waiting, open, tenant, id, wish, data)
   if take_slot(job, slots, waiting, open, tenant, id, wish) == 0 then return 0 end
-  if tonumber(redis.call('HGET', job, 'attempt')) == wish.follows then put_entry(wish.entry, wish.place, first) end
+  if tonumber(redis.call('HGET', job, 'attempt')) == wish.follows then
+    put_entry(wish.entry, wish.place, wish.fields, data)
+  end
   return 1
 end
 """
@@ -91,7 +93,7 @@ if not exists then
   local clock = redis.call('TIME')
   now = clock[1] * 1000 + math.floor(clock[2] / 1000)
   redis.call('HSET', job, 'id', id, 'status', 'queued', 'created_at', now, 'request', ARGV[3])
-  redis.call('HSET', job, unpack(ARGV, 4, 3 + ask.fields))
+  write(job, ask.fields)
   redis.call('ZADD', index, 0, id)
   redis.call('ZADD', index .. ':queued', 0, id)
   redis.call('ZADD', open, now + ask.silence_ms, ask.member)
@@ -100,7 +102,7 @@ if not exists then
   local request = cjson.decode(ARGV[3])
   count(1, 'slim_jobs_submitted', task_of(request), request.method.criterion)
 end
-if ask.wish then hand_over(job, KEYS[7], KEYS[8], open, ask.tenant, id, ask.wish, 4 + ask.fields) end
+if ask.wish then hand_over(job, KEYS[7], KEYS[8], open, ask.tenant, id, ask.wish, ARGV[4]) end
 return now
 """
 )
@@ -234,8 +236,8 @@ class Wish:
     entry: Entry
 
     @property
-    def terms(self) -> dict[str, str | float]:
-        """All but RQ's fields, which are not text."""
+    def terms(self) -> dict[str, Any]:
+        """All but the entry's data, which are not text."""
         return {
             "limit": self.limit,
             "rank": self.rank,
@@ -243,6 +245,7 @@ class Wish:
             "follows": self.follows,
             "entry": self.entry.id,
             "place": self.entry.place,
+            "fields": self.entry.fields,
         }
 
 
@@ -296,7 +299,7 @@ class Transitions:
     def create(
         self,
         tenant: str,
-        fields: Mapping[str, str | int],
+        fields: Mapping[str, Any],
         *,
         silence_ms: int,
         max_queued: int | None,
@@ -305,12 +308,12 @@ class Transitions:
         """Redis' time, in milliseconds, at which the job is queued; or why it is not: there is one with this id, or the
         tenant has `max_queued`."""
         rest = dict(fields)
-        job_id, request = str(rest.pop("id")), rest.pop("request")
-        ask: dict[str, Any] = {"silence_ms": silence_ms, "member": open_member(tenant, job_id), "tenant": tenant}
-        flat = [part for field in rest.items() for part in field]
-        options = {"max_queued": max_queued, "wish": wish and wish.terms, "fields": len(flat)}
+        job_id, request = rest.pop("id"), rest.pop("request")
+        member = open_member(tenant, job_id)
+        ask: dict[str, Any] = {"silence_ms": silence_ms, "member": member, "tenant": tenant, "fields": rest}
+        options = {"max_queued": max_queued, "wish": wish and wish.terms}
         ask |= {name: value for name, value in options.items() if value is not None}
-        arguments = [json.dumps(ask), job_id, request, *flat, *(wish.entry.fields if wish else ())]
+        arguments = [json.dumps(ask), job_id, request, wish.entry.data if wish else b""]
         created = int(self._create(keys=self._keys(tenant, job_id), args=arguments))
         return NOT_CREATED.get(created, created)
 

@@ -54,6 +54,7 @@ def test_what_looks_secret_is_struck_out_at_any_depth(text: str) -> None:
     assert "SECRETSECRET" not in json.dumps(line)
     assert "***" in line["event"]
     assert line["nested"]["list"][1:] == [1, None]
+    assert redact(None, "info", {"event": text}) == {"event": line["event"]}
 
 
 @pytest.mark.parametrize("name", ["authorization", "redis_password", "AWS_SECRET_ACCESS_KEY", "api_key"])
