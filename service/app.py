@@ -51,14 +51,15 @@ STORAGE_RETRY_SECONDS = 5  # a client waits for the answer
 
 def create_app(settings: Settings) -> FastAPI:
     """The API over the Redis and the storage that the settings name; nothing is connected before it starts."""
+    modules = (jobs, events, artifacts, datasets, scores, overlap, webhooks, catalog, operations, pages, plans)
     app = FastAPI(
+        # `include_router` would look each request up once among the routers and again within one
+        routes=[route for module in modules for route in module.router.routes],
         lifespan=_lifespan(settings),
         docs_url=None,  # its pages load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
     )
-    for module in (jobs, events, artifacts, datasets, scores, overlap, webhooks, catalog, operations, pages, plans):
-        app.include_router(module.router)
     app.webhooks.include_router(webhooks.sent)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, larger={datasets.PATH: settings.max_dataset_bytes})
     app.add_middleware(RequestIdentity)

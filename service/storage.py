@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -111,6 +112,7 @@ def open_store(url: str, *, retry_seconds: float, create: bool = False) -> Objec
     )
 
 
+@lru_cache(maxsize=256)  # many jobs name the same model and rows
 def path_of(url: str) -> Path:
     """The path that a file:// URL names; it must be absolute."""
     path = unquote(url.partition("://")[2])

@@ -58,8 +58,8 @@ class RequestIdentity:
                     headers[name] = value
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            await self.app(scope, receive, send_with_headers)
+        structlog.contextvars.bind_contextvars(request_id=request_id)  # each request is a task with its own context
+        await self.app(scope, receive, send_with_headers)
 
 
 class Measured:
