@@ -6,6 +6,7 @@ alone. No torch here: `config.json` and the names of the files say enough.
 
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from service.layouts import is_per_layer
 from service.presets import ANSWER_COLUMNS, LABEL_COLUMN, needs_answers, resolve, template_fields
 from service.reach import Reach
 from service.schemas import DataSource, Family, JobRequest, Layout, Objective, Row, Task, TaskKind, TaskWording, Unit
-from service.sources import LOCAL, REMOTE, list_names, local_path, read_bytes, read_range, scheme_of
+from service.sources import LOCAL, REMOTE, list_names, local_place, read_bytes, read_range, scheme_of
 from service.storage import Storage, dataset_key
 
 HUB = "hf"
@@ -55,12 +56,16 @@ class Access:
 
     def path(self, uri: str) -> Path:
         """The local path of a file:// URI. Raises ForbiddenPath, or NotFound where nothing lies."""
+        return self.place(uri)[0]
+
+    def place(self, uri: str) -> tuple[Path, os.stat_result]:
+        """`path`, and what lies there."""
         if not self.local_paths:
             raise ForbiddenPath("this deployment allows no local paths (SLIM_LOCAL_ROOTS)")
-        path = local_path(uri, self.roots)
+        path, found = local_place(uri, self.roots)
         if self.reach is not None:
             Reach(self.reach.own).check(path.as_uri())
-        return path
+        return path, found
 
     def check(self, uri: str) -> None:
         """Raise ForbiddenPath for what is neither a local path, nor a job of the tenant, nor within reach."""
@@ -196,7 +201,7 @@ def _check_source(source: DataSource, param: str, access: Access) -> None:
         raise InvalidData(f"{source.uri} does not end in one of {', '.join(ROW_FORMATS)}", param=param)
     if scheme == LOCAL:
         with blaming(param, InvalidData):
-            if not access.path(source.uri).is_file():
+            if not stat.S_ISREG(access.place(source.uri)[1].st_mode):
                 raise NotFound(f"{source.uri} is not a file")
 
 
@@ -286,8 +291,7 @@ def _parsed(uri: str, access: Access) -> Any:
     """The JSON in a small file. Many jobs name the same model, so that of a local one is read once in each state."""
     if scheme_of(uri) != LOCAL:
         return json.loads(access.content(uri))
-    path = access.path(uri)
-    found = path.stat()
+    path, found = access.place(uri)
     return _parsed_file(path, (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
 
 

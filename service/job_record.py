@@ -32,6 +32,7 @@ DEFAULT_TENANT = "default"
 ATTEMPT = "attempt:"  # begins the name of the field of each attempt
 JSON_FIELDS = ("request", "progress", "result", "error")
 TIMES = ("created_at", "started_at", "finished_at", "expires_at")
+PUBLIC = tuple(name for name in Job.model_fields if name not in ("object", "links"))
 EPOCH = datetime.fromtimestamp(0, UTC)
 
 
@@ -74,8 +75,7 @@ class JobRecord(Schema):
 
     def job(self, links: Links) -> Job:
         """What a client sees."""
-        public = {name: getattr(self, name) for name in Job.model_fields if name not in ("object", "links")}
-        return Job(**public, links=links)
+        return Job(**{name: getattr(self, name) for name in PUBLIC}, links=links)
 
 
 def new_record(request: JobRequest, *, tenant: str = DEFAULT_TENANT, job_id: str | None = None) -> JobRecord:

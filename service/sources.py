@@ -31,16 +31,21 @@ def local_path(uri: str, roots: Sequence[Path] = ()) -> Path:
 
     Raises ForbiddenPath outside `roots` (none: everything is allowed), NotFound where nothing lies.
     """
+    return local_place(uri, roots)[0]
+
+
+def local_place(uri: str, roots: Sequence[Path] = ()) -> tuple[Path, os.stat_result]:
+    """`local_path`, and what lies there."""
     path = path_of(uri)
     try:
         if roots:
             path = _inside(path, uri, [root.resolve() for root in roots])
-        path.stat()
+        found = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFound(f"{uri} does not exist on the machine that reads it") from error
     except (OSError, ValueError, RuntimeError) as error:  # no permission, a NUL, a name too long, a loop of links
         raise NotFound(f"{uri} cannot be read") from error
-    return path
+    return path, found
 
 
 def _inside(path: Path, uri: str, roots: Sequence[Path]) -> Path:
