@@ -21,7 +21,7 @@ from worker.slimming import attribution, repair, selection, steps, surgery
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.criteria import CRITERIA, Options
 from worker.slimming.groups import Site, locate
-from worker.slimming.moments import Moments
+from worker.slimming.moments import Moments, Rows
 from worker.slimming.objectives import Batch, answer_log_probabilities, token_log_probabilities
 from worker.slimming.selection import Rules
 
@@ -89,11 +89,13 @@ class Bench:
     def cut(self, model: Any, cell: Cell, kept: dict[Site, Tensor]) -> None:
         """Repair and cut the model as the cell says."""
         architecture = ARCHITECTURES[model.config.model_type]
-        if cell.repair == "least_squares":
-            repair.refit(model, architecture, kept, self.passed(*_calibration(cell)).moments)
-        elif cell.repair != "none":
-            rows = repair.Rows(self.batches(*_calibration_rows(cell)), Options().objective)
-            repair.repair(model, architecture, kept, rows, cell.repair)
+        if cell.repair != "none":
+            rows = Rows(self.batches(*_calibration_rows(cell)), Options().objective)
+            if repair.REPAIRS[cell.repair].grams:
+                moments = self.passed(*_calibration(cell)).moments
+                repair.repair_again(model, architecture, kept, rows, cell.repair, moments)
+            else:
+                repair.repair(model, architecture, kept, rows, cell.repair)
         surgery.cut(model, architecture, kept, cell.layout)
 
     def _removed(self, cell: Cell, kept: dict[Site, Tensor]) -> float:
@@ -219,6 +221,8 @@ def _write(result: Pass, path: Path) -> None:
             f"gram {reader}": moments.gram_CC,
             f"sum {reader}": moments.sum_C,
             f"counts {reader}": torch.tensor([moments.centred, moments.num_tokens, moments.weight]).double(),
+            f"weights {reader}": torch.cat(moments.weights_N),
+            f"sizes {reader}": torch.tensor([weight_N.numel() for weight_N in moments.weights_N]),
         }
     save_file(tensors, path)
 
@@ -241,6 +245,7 @@ def _read_moments(tensors: dict[str, Tensor], reader: str) -> Moments:
         sum_C=tensors[f"sum {reader}"],
         gram_CC=tensors[f"gram {reader}"],
         effect_OO=None,
+        weights_N=list(tensors[f"weights {reader}"].split(tensors[f"sizes {reader}"].tolist())),
     )
 
 

@@ -33,7 +33,8 @@ from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.attribution import score
 from worker.slimming.criteria import Options
 from worker.slimming.groups import locate
-from worker.slimming.repair import Rows, refit, repair
+from worker.slimming.moments import Rows
+from worker.slimming.repair import repair, repair_again
 from worker.slimming.selection import select
 
 torch.set_num_threads(1)
@@ -156,8 +157,9 @@ def test_the_page_shows_what_is_measured_and_keeps_what_others_wrote(tmp_path: P
     assert (tmp_path / quality_page.FIGURE).stat().st_size > 1000
 
 
+@pytest.mark.parametrize("method", ["least_squares", "least_squares_layerwise"])
 @pytest.mark.parametrize("family", ["llama", "t5"])
-def test_a_shared_pass_scores_and_repairs_as_separate_ones_do(family: str) -> None:
+def test_a_shared_pass_scores_and_repairs_as_separate_ones_do(family: str, method: str) -> None:
     architecture, units, rows = ARCHITECTURES[family], ["ffn", "heads"], batches(family, examples(12), 4)
     methods = {name: (name, Options()) for name in SHARED}
     model = TINY[family]()
@@ -168,7 +170,7 @@ def test_a_shared_pass_scores_and_repairs_as_separate_ones_do(family: str) -> No
             torch.testing.assert_close(scores[name][site], alone[site], rtol=1e-4, atol=1e-7)
     kept_units = select(scores["wanda"], locate(model, architecture, units), 0.5, 4)
     other = TINY[family]()
-    refit(model, architecture, kept_units, moments)
-    repair(other, architecture, kept_units, Rows(rows, "margin"), "least_squares")
+    repair_again(model, architecture, kept_units, Rows(rows, "margin"), method, moments)
+    repair(other, architecture, kept_units, Rows(rows, "margin"), method)
     for first, second in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-3)

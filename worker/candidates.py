@@ -18,8 +18,9 @@ from worker.methods import options, rules
 from worker.slimming import repair as repairs
 from worker.slimming import selection, surgery
 from worker.slimming.allocation import WidthUnreachable, share_removed
+from worker.slimming.biases import RepairUnavailable, make_room
 from worker.slimming.groups import Group, Site, UnitUnavailable, locate
-from worker.slimming.moments import Moments
+from worker.slimming.moments import Moments, Rows
 from worker.slimming.sizes import shapes_after
 from worker.slimming.steps import ScorePath, Scores
 from worker.staging import StagedJob
@@ -119,19 +120,18 @@ class Candidates:
         if self._staged.job.request.method.repair is Repair.bias:
             groups = locate_groups(self._staged, self._subject)
             with refusing_repairs():
-                repairs.make_room(self._subject.loaded.model, self._subject.architecture, whole(groups))
+                make_room(self._subject.loaded.model, self._subject.architecture, whole(groups))
 
     def _repair(self, copy: Subject, kept: dict[Site, Tensor]) -> None:
         method, model = self._staged.job.request.method.repair, copy.loaded.model
         if method is Repair.none:
             return
+        rows = rows_to_fit(self._staged, copy)
         if self._moments is not None:
-            repairs.REFITS[method](model, copy.architecture, kept, self._moments)
+            repairs.repair_again(model, copy.architecture, kept, rows, method, self._moments)
         else:
             with refusing_repairs():
-                repairs.repair(
-                    model, copy.architecture, kept, rows_to_fit(self._staged, copy), method, lambda *_: self._tick()
-                )
+                repairs.repair(model, copy.architecture, kept, rows, method, lambda *_: self._tick())
 
     @cached_property
     def _moments(self) -> dict[str, Moments] | None:
@@ -141,10 +141,10 @@ class Candidates:
         return repairs.moments_of(model, subject.architecture, self.groups, rows, method, lambda _: self._tick())
 
 
-def rows_to_fit(staged: StagedJob, subject: Subject) -> repairs.Rows:
+def rows_to_fit(staged: StagedJob, subject: Subject) -> Rows:
     """The calibration rows, on the model's device, and what tells which of their tokens matter."""
     batches = [batch.to(subject.loaded.model.device) for batch in subject.calibration.batches]
-    return repairs.Rows(batches, options(staged).objective)
+    return Rows(batches, options(staged).objective)
 
 
 def whole(groups: list[Group]) -> dict[Site, Tensor]:
@@ -183,5 +183,5 @@ def refusing_repairs() -> Iterator[None]:
     """Raise a repair that a family has no place for as InvalidRequest."""
     try:
         yield
-    except repairs.RepairUnavailable as error:
+    except RepairUnavailable as error:
         raise InvalidRequest(f"{error}: choose another repair", param="method.repair") from error

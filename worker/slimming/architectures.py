@@ -40,13 +40,25 @@ class Attention:
 
 @dataclass(frozen=True)
 class Stack:
-    """Layers of one make. The name is also that of the stack's mask in a batch."""
+    """Layers of one make. The name is also that of the stack's mask in a batch.
+
+    A layer adds what `contract` and the attention's `output` write to the residual stream. `stream` is the module of
+    the layer whose input is the stream behind them; "": the layer's output is; None: it is to be seen nowhere, since
+    what they write is normalised before it is added.
+    """
 
     name: str
     layers: str
     layer_count: str  # config field
     feed_forward: FeedForward
     attention: tuple[Attention, ...] = ()  # empty: stock code derives the head size from the head count
+    stream: str | None = ""
+    stream_unless: tuple[str, str] | None = None  # a config field, and the `stream` where that is false
+
+    def stream_behind(self, config: object) -> str | None:
+        """`stream` for a model with this config."""
+        field, otherwise = self.stream_unless or ("", "")
+        return otherwise if field and not getattr(config, field) else self.stream
 
 
 @dataclass(frozen=True)
@@ -75,12 +87,24 @@ LLAMA_QUERIES = replace(GROUPED_QUERIES, divides_where=("attention_bias", "mlp_b
 GEMMA_QUERIES = replace(GROUPED_QUERIES, divides_where=("hidden_size",))
 
 
-def _decoder(layers: str, feed_forward: FeedForward, *attention: Attention, count: str = "num_hidden_layers") -> Stack:
-    return Stack("decoder", layers, count, feed_forward, attention)
+def _decoder(
+    layers: str,
+    feed_forward: FeedForward,
+    *attention: Attention,
+    count: str = "num_hidden_layers",
+    stream: str | None = "",
+) -> Stack:
+    return Stack("decoder", layers, count, feed_forward, attention, stream)
 
 
-def _encoder(layers: str, feed_forward: FeedForward, *attention: Attention, count: str = "num_hidden_layers") -> Stack:
-    return Stack("encoder", layers, count, feed_forward, attention)
+def _encoder(
+    layers: str,
+    feed_forward: FeedForward,
+    *attention: Attention,
+    count: str = "num_hidden_layers",
+    stream: str | None = "",
+) -> Stack:
+    return Stack("encoder", layers, count, feed_forward, attention, stream)
 
 
 def _t5_feed_forward(block: str) -> FeedForward:
@@ -110,7 +134,7 @@ def _t5_attention(block: str, prefix: str = "") -> Attention:
 
 LLAMA = Architecture((_decoder("model.layers", replace(GATED, bias="mlp_bias"), LLAMA_QUERIES),))
 MISTRAL = Architecture((_decoder("model.layers", GATED, GROUPED_QUERIES),))
-GEMMA = Architecture((_decoder("model.layers", GATED, GEMMA_QUERIES),))
+GEMMA = Architecture((_decoder("model.layers", GATED, GEMMA_QUERIES, stream=None),))
 T5 = Architecture(
     (
         _encoder(
@@ -131,6 +155,41 @@ T5 = Architecture(
 GPT2_FEED_FORWARD = FeedForward(("mlp.c_fc",), "mlp.c_proj", "n_inner", transposed=True)
 NEOX_FEED_FORWARD = FeedForward(("mlp.dense_h_to_4h",), "mlp.dense_4h_to_h", "intermediate_size")
 
+OPT = Architecture(
+    (
+        replace(
+            _decoder("model.decoder.layers", FeedForward(("fc1",), "fc2", "ffn_dim")),
+            stream_unless=("do_layer_norm_before", "final_layer_norm"),
+        ),
+    )
+)
+BART = Architecture(
+    (
+        _encoder(
+            "model.encoder.layers",
+            FeedForward(("fc1",), "fc2", "encoder_ffn_dim"),
+            count="encoder_layers",
+            stream="final_layer_norm",
+        ),
+        _decoder(
+            "model.decoder.layers",
+            FeedForward(("fc1",), "fc2", "decoder_ffn_dim"),
+            count="decoder_layers",
+            stream="final_layer_norm",
+        ),
+    )
+)
+DISTILBERT = Architecture(
+    (
+        _encoder(
+            "distilbert.transformer.layer",
+            FeedForward(("ffn.lin1",), "ffn.lin2", "hidden_dim"),
+            count="n_layers",
+            stream="output_layer_norm",
+        ),
+    )
+)
+
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": LLAMA,
     "mistral": MISTRAL,
@@ -140,23 +199,12 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma3_text": GEMMA,
     "phi3": Architecture((_decoder("model.layers", FUSED, FUSED_QUERIES),)),
     "gpt2": Architecture((_decoder("transformer.h", GPT2_FEED_FORWARD, count="n_layer"),)),
-    "opt": Architecture((_decoder("model.decoder.layers", FeedForward(("fc1",), "fc2", "ffn_dim")),)),
+    "opt": OPT,
     "gpt_neox": Architecture((_decoder("gpt_neox.layers", NEOX_FEED_FORWARD),)),
     "t5": T5,
     "mt5": T5,
-    "bart": Architecture(
-        (
-            _encoder("model.encoder.layers", FeedForward(("fc1",), "fc2", "encoder_ffn_dim"), count="encoder_layers"),
-            _decoder("model.decoder.layers", FeedForward(("fc1",), "fc2", "decoder_ffn_dim"), count="decoder_layers"),
-        )
-    ),
-    "bert": Architecture((_encoder("bert.encoder.layer", BERT_LIKE),)),
-    "roberta": Architecture((_encoder("roberta.encoder.layer", BERT_LIKE),)),
-    "distilbert": Architecture(
-        (
-            _encoder(
-                "distilbert.transformer.layer", FeedForward(("ffn.lin1",), "ffn.lin2", "hidden_dim"), count="n_layers"
-            ),
-        )
-    ),
+    "bart": BART,
+    "bert": Architecture((_encoder("bert.encoder.layer", BERT_LIKE, stream="output.LayerNorm"),)),
+    "roberta": Architecture((_encoder("roberta.encoder.layer", BERT_LIKE, stream="output.LayerNorm"),)),
+    "distilbert": DISTILBERT,
 }

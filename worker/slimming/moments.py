@@ -12,8 +12,9 @@ Shape suffixes: B rows of a batch, T positions, N tokens, C channels of a module
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,13 @@ RIDGE = 0.01  # of the mean of a spread's diagonal, for what the rows do not set
 GRAM_BYTES = 4 * 2**30  # of matrices that are held at once; more cost another pass over the data
 
 
+class Rows(NamedTuple):
+    """Calibration rows, and the objective that tells which of their tokens matter (a key of OBJECTIVES)."""
+
+    batches: Sequence[Batch]
+    objective: str
+
+
 @dataclass
 class Moments:
     """Sums over the tokens that one module reads; float64 for vectors, float32 for matrices."""
@@ -37,6 +45,7 @@ class Moments:
     sum_C: Tensor  # weighted
     gram_CC: Tensor | None  # weighted sum of h h^T; a mere mean needs none
     effect_OO: Tensor | None  # sum of g g^T
+    weights_N: list[Tensor] = field(default_factory=list)  # of the tokens, batch by batch; none where each weighs 1
 
     @property
     def mean_C(self) -> Tensor:
@@ -53,9 +62,12 @@ class Moments:
     def add(self, activation_NC: Tensor, weight_N: Tensor | None = None) -> None:
         """Add a batch's tokens, each of weight 1 unless given."""
         self.num_tokens += activation_NC.shape[0]
-        self.weight += activation_NC.shape[0] if weight_N is None else float(weight_N.sum())
         weighted_NC = activation_NC.float()
-        if weight_N is not None:
+        if weight_N is None:
+            self.weight += activation_NC.shape[0]
+        else:
+            self.weight += float(weight_N.sum())
+            self.weights_N.append(weight_N)
             weighted_NC = weighted_NC * weight_N.unsqueeze(1)
         self.sum_C += weighted_NC.sum(0, dtype=torch.float64)
         if self.gram_CC is not None:
@@ -81,10 +93,6 @@ def portions(groups: Sequence[Group]) -> list[list[Group]]:
     return parts
 
 
-class _Reached(Exception):
-    """The last module of interest has been seen: nothing behind it is needed."""
-
-
 def collect(
     model: nn.Module,
     groups: Sequence[Group],
@@ -94,20 +102,19 @@ def collect(
     *,
     grams: bool = True,
     effects: bool = False,
-    stop_after: str = "",
 ) -> dict[str, Moments]:
     """Path of a module -> its moments over all batches, for the modules that read `groups` (ports "input").
 
-    One forward pass, and a backward pass where an `objective` weighs the tokens; with None each weighs 1, and the pass
-    may stop behind the module `stop_after`. Call within `attribution.prepared`. `on_batches` hears how many are done.
+    One forward pass, and a backward pass where an `objective` weighs the tokens; with None each weighs 1. Call within
+    `attribution.prepared`. `on_batches` hears how many are done.
     """
     readers = {group.watched: group for group in groups}
     found = {path: _empty(model, group, grams, effects) for path, group in readers.items()}
     for done, batch in enumerate(batches, 1):
-        with ExitStack() as hooks, torch.set_grad_enabled(objective is not None), suppress(_Reached):
+        with ExitStack() as hooks, torch.set_grad_enabled(objective is not None):
             for path, group in readers.items():
                 watched = _weighing if objective else _counting
-                hooks.enter_context(watched(model, group, batch, found[path], path == stop_after))
+                hooks.enter_context(watched(model, group, batch, found[path]))
             log_probability_M = token_log_probabilities(model, batch)
             if objective:
                 torch.autograd.backward(OBJECTIVES[objective](log_probability_M, batch).sum())
@@ -129,21 +136,19 @@ def _empty(model: nn.Module, group: Group, grams: bool, effects: bool) -> Moment
 
 
 @contextmanager
-def _counting(model: nn.Module, group: Group, batch: Batch, moments: Moments, stop: bool) -> Iterator[None]:
+def _counting(model: nn.Module, group: Group, batch: Batch, moments: Moments) -> Iterator[None]:
     """Every token weighs 1."""
     mask_BT = batch.masks[group.site.stack]
 
     def see(activation: Tensor, _: Tensor | None) -> None:
         moments.add(activation.reshape(*mask_BT.shape, -1)[mask_BT])
-        if stop:
-            raise _Reached
 
     with watch(model, group, see):
         yield
 
 
 @contextmanager
-def _weighing(model: nn.Module, group: Group, batch: Batch, moments: Moments, _: bool) -> Iterator[None]:
+def _weighing(model: nn.Module, group: Group, batch: Batch, moments: Moments) -> Iterator[None]:
     """A token's weight is known when the gradient of what the module wrote there comes."""
     mask_BT = batch.masks[group.site.stack]
     seen: list[Tensor] = []

@@ -9,11 +9,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from service.families import FAMILIES
 from tests.models import TINY
 from tests.worker.slimming.batches import batches, examples
-from worker.slimming import moments
-from worker.slimming import repair as repairs
+from worker.slimming import least_squares, moments
 from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.biases import RepairUnavailable
 from worker.slimming.groups import Site, locate
-from worker.slimming.repair import REPAIRS, RepairUnavailable, Rows, moments_of, refit, repair
+from worker.slimming.moments import Rows
+from worker.slimming.repair import REPAIRS, moments_of, repair, repair_again
 from worker.slimming.selection import select
 from worker.slimming.surgery import cut, masked
 
@@ -79,7 +80,7 @@ def test_the_bias_repair_keeps_the_mean_of_what_is_written(family: str) -> None:
 
 @pytest.mark.parametrize("method", ["least_squares", "least_squares_layerwise"])
 def test_a_neuron_that_another_one_doubles_is_made_up_for(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repairs, "RIDGE", 1e-9)
+    monkeypatch.setattr(least_squares, "RIDGE", 1e-9)
     model = TINY["llama"]()
     for layer in (0, 1):
         for name in ("gate_proj", "up_proj"):
@@ -98,7 +99,7 @@ def test_a_neuron_that_another_one_doubles_is_made_up_for(method: str, monkeypat
 
 
 def test_a_strong_ridge_leaves_the_kept_columns_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repairs, "RIDGE", 1e9)
+    monkeypatch.setattr(least_squares, "RIDGE", 1e9)
     model = TINY["llama"]()
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     repair(model, ARCHITECTURES["llama"], half(model, "ffn", "heads"), rows("llama"), "least_squares")
@@ -106,14 +107,15 @@ def test_a_strong_ridge_leaves_the_kept_columns_as_they_were(monkeypatch: pytest
         torch.testing.assert_close(parameter, before[name], atol=1e-5, rtol=1e-5)
 
 
-def test_known_moments_give_the_same_repair_as_a_pass_over_the_rows() -> None:
+@pytest.mark.parametrize("method", ["least_squares", "least_squares_layerwise"])
+def test_known_moments_give_the_same_repair_as_a_pass_over_the_rows(method: str) -> None:
     models = [TINY["llama"](), TINY["llama"]()]
     kept, architecture = half(models[0], "ffn", "heads"), ARCHITECTURES["llama"]
     groups = locate(models[0], architecture, ["ffn", "heads"])
-    known = moments_of(models[0], architecture, groups, rows("llama"), "least_squares")
+    known = moments_of(models[0], architecture, groups, rows("llama"), method)
     assert known is not None
-    repair(models[0], architecture, kept, rows("llama"), "least_squares")
-    refit(models[1], architecture, kept, known)
+    repair(models[0], architecture, kept, rows("llama"), method)
+    repair_again(models[1], architecture, kept, rows("llama"), method, known)
     for first, second in zip(models[0].parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-5)
 

@@ -1,0 +1,234 @@
+"""Re-fit layer by layer, so that each layer makes up for what the layers before it have lost.
+
+`least_squares` fits every reading module to its own output in the dense model, as if nothing before it had changed.
+Here, after that, one module at a time gets as input what the slim model really hands it, and as target
+
+    t = y + a (x - x'),
+
+y its output in the dense model, x and x' the residual streams of the dense and of the slim model that the output is
+added to. So the stream is led back to the dense one, as far as the kept inputs can tell what is missing; with a = 0 it
+would only be kept from straying further. Much of the stream's error is noise that no input foretells, so that neither
+a = 1 nor a weak ridge does best: both were chosen on train rows that no calibration sees (benchmarks/RESULTS.md).
+
+Where layers add to the stream what a module writes as it is, x - x' = s - s' - sum of (y - y') over this module and the
+later ones of its layer, with s the stream behind them all. Elsewhere a = 0.
+
+Shape suffixes: B rows of a batch, T positions, N tokens of a batch, D hidden size, R readers of a layer, C channels of
+a module's input, K kept ones, O its outputs.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from worker.slimming.architectures import Architecture, Stack
+from worker.slimming.blocks import Entry, enter, run
+from worker.slimming.groups import Site, layers_of
+from worker.slimming.least_squares import Fit, fit_all, passes, refit, solve
+from worker.slimming.moments import Moments, Rows
+from worker.slimming.readers import Reader, bias_of, readers_of, weight_of, write_kept
+from worker.slimming.surgery import masked, twin
+
+MADE_UP = 0.75  # of the stream's error, the a above
+RIDGE = 0.1  # of the mean of the Gram matrix's diagonal, towards what the first fit has left
+
+
+def layerwise(
+    model: nn.Module,
+    architecture: Architecture,
+    kept: Mapping[Site, Tensor],
+    rows: Rows,
+    on_progress: Callable[[int, int], None],
+) -> None:
+    """`least_squares`, and then every reader in turn fitted to the dense model's residual stream."""
+    dense, count = twin(model), len(rows.batches)
+    first = passes(model, architecture, kept) * count
+    total = first + count * sum(len(layers_of(model, stack)) for stack in architecture.stacks)
+    weights = fit_all(model, architecture, kept, rows, lambda done: on_progress(done, total))
+    _fit_streams(model, dense, architecture, kept, rows, weights, lambda done: on_progress(first + done, total))
+
+
+def layerwise_again(
+    model: nn.Module,
+    architecture: Architecture,
+    kept: Mapping[Site, Tensor],
+    rows: Rows,
+    moments: Mapping[str, Moments],
+) -> None:
+    """`layerwise` where the moments are known."""
+    dense = twin(model)
+    refit(model, architecture, kept, rows, moments)
+    weights = {path: known.weights_N for path, known in moments.items()}
+    _fit_streams(model, dense, architecture, kept, rows, weights, lambda _: None)
+
+
+class Seen(NamedTuple):
+    """One batch that went through one layer. Tokens alone, but for the layer's output."""
+
+    output_BTD: Tensor
+    stream_ND: Tensor | None  # behind all that the layer's readers add
+    inputs: dict[str, Tensor]  # path of a reader -> (N, C)
+    outputs: dict[str, Tensor]  # path of a reader -> (N, O)
+
+
+def _fit_streams(
+    model: nn.Module,
+    dense: nn.Module,
+    architecture: Architecture,
+    kept: Mapping[Site, Tensor],
+    rows: Rows,
+    weights: Mapping[str, Sequence[Tensor]],
+    on_batches: Callable[[int], None],
+) -> None:
+    """Fit every reader of `model`, which `least_squares` has repaired, to the streams of its `dense` twin.
+
+    `weights` are those of each reader's tokens, batch by batch. Every layer is passed once in the dense model, and once
+    more than it has readers in the slim one; `on_batches` hears how many batches are through how many layers, summed.
+    Held at once are the hidden states of all rows, in each model and of each reader of a layer.
+    """
+    readers = readers_of(model, architecture, kept)
+    done = 0
+    with masked(model, architecture, kept):
+        for stack in architecture.stacks:
+            masks = [batch.masks[stack.name] for batch in rows.batches]
+            whole, slim = Passage(dense, stack, masks), Passage(model, stack, masks)
+            before = enter(dense, stack, rows.batches)
+            # What comes before the first stack is never cut.
+            now = before if stack is architecture.stacks[0] else enter(model, stack, rows.batches)
+            for layer in range(len(layers_of(model, stack))):
+                own = [reader for reader in readers if _lies_in(reader, stack, layer, kept)]
+                truths = [seen._replace(inputs={}) for seen in whole.through(layer, before, own)]
+                for number, reader in enumerate(own):
+                    seen = slim.through(layer, now, own[number:])
+                    write_kept(model, reader, *_fit(model, own[number:], truths, seen, weights[reader.path]))
+                before = _behind(before, truths)
+                now = _behind(now, slim.through(layer, now, []))
+                done += len(rows.batches)
+                on_batches(done)
+
+
+def _lies_in(reader: Reader, stack: Stack, layer: int, kept: Mapping[Site, Tensor]) -> bool:
+    """Whether the reader is in this layer, and the layer stays."""
+    whole_layer = kept.get(Site(stack.name, layer, "layers"))
+    stays = whole_layer is None or whole_layer.numel() > 0
+    return stays and reader.groups[0].site[:2] == (stack.name, layer)
+
+
+def _behind(entries: Sequence[Entry], seen: Iterator[Seen] | Sequence[Seen]) -> list[Entry]:
+    return [entry._replace(hidden_BTD=each.output_BTD) for entry, each in zip(entries, seen, strict=True)]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """The layers of one stack of a model, and which positions of each batch are tokens."""
+
+    model: nn.Module
+    stack: Stack
+    masks: Sequence[Tensor]  # (B, T), batch by batch
+
+    def through(self, layer: int, entries: Sequence[Entry], readers: Sequence[Reader]) -> Iterator[Seen]:
+        """Each batch through one layer."""
+        module: Any = layers_of(self.model, self.stack)[layer]
+        place = self.stack.stream_behind(self.model.config)
+        watched = {reader.path: self.model.get_submodule(reader.path) for reader in readers}
+        for entry, mask_BT in zip(entries, self.masks, strict=True):
+            with ExitStack() as hooks:
+                noted = {path: hooks.enter_context(_noting(reader)) for path, reader in watched.items()}
+                norm = hooks.enter_context(_noting(module.get_submodule(place))) if place else {}
+                output_BTD = run(module, entry.hidden_BTD, entry.calls[layer])
+            stream_BTD = output_BTD if place == "" else norm.get("input")
+            yield Seen(
+                output_BTD,
+                None if stream_BTD is None else _tokens(stream_BTD, mask_BT),
+                {path: _tokens(each["input"], mask_BT) for path, each in noted.items()},
+                {path: _tokens(each["output"], mask_BT) for path, each in noted.items()},
+            )
+
+
+@contextmanager
+def _noting(module: nn.Module) -> Iterator[dict[str, Tensor]]:
+    noted: dict[str, Tensor] = {}
+    handle = module.register_forward_hook(lambda _, args, output: noted.update(input=args[0], output=output))
+    try:
+        yield noted
+    finally:
+        handle.remove()
+
+
+def _tokens(states: Tensor, mask_BT: Tensor) -> Tensor:
+    """What stands at tokens (N, D); some modules are given all positions in one row."""
+    return states.reshape(*mask_BT.shape, -1)[mask_BT]
+
+
+def _fit(
+    model: nn.Module,
+    readers: Sequence[Reader],
+    truths: Sequence[Seen],
+    seen: Iterator[Seen],
+    weights: Sequence[Tensor],
+) -> Fit:
+    """The first of the `readers` fitted to its targets; the others are those behind it in its layer."""
+    reader, *_ = readers
+    weight_OC = weight_of(model, reader)
+    kept_K = reader.stays_C.nonzero().flatten().to(weight_OC.device)
+    prior_OK = weight_OC[:, kept_K].double()
+    sums = Sums.like(prior_OK)
+    for truth, now, weight_N in zip(truths, seen, weights, strict=True):
+        target_NO = truth.outputs[reader.path] + MADE_UP * _error(truth, now)
+        sums.add(now.inputs[reader.path][:, kept_K], target_NO, weight_N)
+    return sums.fit(prior_OK, centred=bias_of(model, reader) is not None)
+
+
+def _error(truth: Seen, now: Seen) -> Tensor:
+    """x - x' of the first reader that `now` has seen, zeros where the stream cannot be (N, D)."""
+    added_RND = torch.stack([truth.outputs[path] - output_ND for path, output_ND in now.outputs.items()])
+    if truth.stream_ND is None or now.stream_ND is None:
+        return torch.zeros_like(added_RND[0])
+    return truth.stream_ND - now.stream_ND - added_RND.sum(0)
+
+
+@dataclass
+class Sums:
+    """Weighted sums over tokens of inputs h and targets t; float64 for vectors, float32 for matrices."""
+
+    weight: float
+    input_K: Tensor
+    target_O: Tensor
+    gram_KK: Tensor  # of h h^T
+    cross_OK: Tensor  # of t h^T
+
+    @classmethod
+    def like(cls, prior_OK: Tensor) -> Self:
+        """Empty sums for a module with these columns."""
+        (outputs, inputs), single, double = prior_OK.shape, torch.float32, torch.float64
+        return cls(
+            weight=0.0,
+            input_K=prior_OK.new_zeros(inputs, dtype=double),
+            target_O=prior_OK.new_zeros(outputs, dtype=double),
+            gram_KK=prior_OK.new_zeros((inputs, inputs), dtype=single),
+            cross_OK=prior_OK.new_zeros((outputs, inputs), dtype=single),
+        )
+
+    def add(self, input_NK: Tensor, target_NO: Tensor, weight_N: Tensor) -> None:
+        """Add a batch's tokens."""
+        input_NK, target_NO = input_NK.float(), target_NO.float()
+        weighted_NK = input_NK * weight_N.unsqueeze(1)
+        self.weight += float(weight_N.sum())
+        self.input_K += weighted_NK.sum(0, dtype=torch.float64)
+        self.target_O += (target_NO * weight_N.unsqueeze(1)).sum(0, dtype=torch.float64)
+        self.gram_KK.addmm_(weighted_NK.T, input_NK)
+        self.cross_OK.addmm_(target_NO.T, weighted_NK)
+
+    def fit(self, prior_OK: Tensor, *, centred: bool) -> Fit:
+        """argmin over W of E|t - W h|^2 + r |W - P|^2; `centred` with a bias, which takes up the means."""
+        gram_KK, cross_OK = self.gram_KK.double() / self.weight, self.cross_OK.double() / self.weight
+        if not centred:
+            return Fit(solve(gram_KK, cross_OK, prior_OK, RIDGE), None)
+        input_K, target_O = self.input_K / self.weight, self.target_O / self.weight
+        gram_KK, cross_OK = gram_KK - input_K.outer(input_K), cross_OK - target_O.outer(input_K)
+        fitted_OK = solve(gram_KK, cross_OK, prior_OK, RIDGE)
+        return Fit(fitted_OK, target_O - fitted_OK @ input_K)
