@@ -7,7 +7,7 @@ from torch import Tensor
 
 from service.schemas import Layout
 from worker.mistral import stock_form
-from worker.models import LoadedModel
+from worker.models import LoadedModel, settle
 from worker.per_layer import holding_form
 from worker.slimming import surgery
 from worker.slimming.architectures import ARCHITECTURES
@@ -15,8 +15,13 @@ from worker.slimming.groups import Site
 
 
 def cut(loaded: LoadedModel, kept: Mapping[Site, Tensor], layout: Layout) -> LoadedModel:
-    """The model cut in place, as a stock class, or ours where its layers have widths of their own."""
+    """The model cut in place, as a stock class, or ours where its layers have widths of their own.
+
+    Its weights, repaired ones among them, are those that the checkpoint's dtype can hold.
+    """
     model, architecture = loaded.model, ARCHITECTURES[loaded.family.model_type]
     surgery.cut(model, architecture, kept, layout)
     slim = stock_form(model) if layout is Layout.uniform else holding_form(model, architecture)
-    return replace(loaded, model=slim)
+    settled = replace(loaded, model=slim)
+    settle(settled)
+    return settled

@@ -142,14 +142,27 @@ def cast(model: nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:
 
 
 def make_computable(model: PreTrainedModel) -> None:
-    """On a CPU turn float16 to float32: gradients of float16 underflow, and few CPUs have its arithmetic."""
-    if model.device.type == "cpu" and model.dtype == torch.float16:
+    """Turn half precision to float32 where a CPU is to compute: float16 always, since its gradients underflow, and
+    bfloat16 on a CPU that has no instructions for it, where it takes many times as long."""
+    slow = {torch.float16} if has_bfloat16() else {torch.float16, torch.bfloat16}
+    if model.device.type == "cpu" and model.dtype in slow:
         cast(model, dict.fromkeys(weight_dtypes(model), torch.float32))
 
 
+def has_bfloat16() -> bool:
+    """Whether the CPU multiplies matrices of bfloat16 by instructions of its own."""
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def settle(loaded: LoadedModel) -> None:
+    """Round the weights to what the checkpoint's dtype can hold, so that what is measured is what will be written."""
+    computed_in = weight_dtypes(loaded.model)
+    cast(loaded.model, dict.fromkeys(computed_in, loaded.dtype))
+    cast(loaded.model, computed_in)
+
+
 def save(loaded: LoadedModel, directory: Path) -> None:
-    """Write model and tokenizer in the checkpoint's dtype. The model in memory then has the weights that were written,
-    in the dtypes in which it computed before."""
+    """Write model and tokenizer in the checkpoint's dtype. The model in memory stays in those in which it computes."""
     computed_in = weight_dtypes(loaded.model)
     cast(loaded.model, dict.fromkeys(computed_in, loaded.dtype))
     loaded.model.save_pretrained(directory)

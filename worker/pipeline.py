@@ -292,6 +292,7 @@ def time_passes(staged: StagedJob, sources: Sources, subject: Subject) -> list[t
     The first of the sizes is that of the target, where it names one.
     """
     dense = models.load(sources.model, device=torch.device("cpu")).model
+    models.cast(dense, dict.fromkeys(models.weight_dtypes(dense), subject.loaded.model.dtype))  # as on its device
     bound = staged.job.request.target.latency_ms
     tokens = bound.tokens if bound else min(TOKENS, subject.wording.max_tokens or TOKENS)
     rows = dict.fromkeys([bound.batch, *SIZES] if bound else SIZES)

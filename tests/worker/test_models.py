@@ -14,11 +14,13 @@ from torch import Tensor
 from transformers import Gemma3Config, PreTrainedModel
 
 from service.errors import ForbiddenPath, InvalidModel, TaskslimError, UnsupportedFamily
-from service.schemas import ModelSource
+from service.schemas import Layout, ModelSource
 from tests import checkpoints
 from tests.models import TINY, VOCABULARY
 from worker import models
 from worker.checkpoints import WEIGHTS_INDEX
+from worker.cutting import cut
+from worker.slimming.groups import Site
 
 CPU = torch.device("cpu")
 LORA = {"r": 2, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"], "init_lora_weights": False}
@@ -62,8 +64,9 @@ def test_every_family_is_loaded_as_it_was_saved(tmp_path: Path, name: str) -> No
 )
 @pytest.mark.parametrize("name", ["llama", "t5_gated"])
 def test_a_checkpoint_is_saved_in_its_own_dtype_whatever_it_is_computed_in(
-    tmp_path: Path, name: str, dtype: torch.dtype, computed_in: torch.dtype
+    tmp_path: Path, name: str, dtype: torch.dtype, computed_in: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(models, "has_bfloat16", lambda: True)
     checkpoints.write(tmp_path / "model", name, dtype)
     loaded = models.load(tmp_path / "model", device=CPU)
     before = logits(loaded.model)
@@ -73,6 +76,29 @@ def test_a_checkpoint_is_saved_in_its_own_dtype_whatever_it_is_computed_in(
     assert {tensor.dtype for tensor in written.values()} == {dtype}
     assert all(torch.equal(written[key], original[key]) for key in original)
     assert torch.equal(logits(loaded.model), before)
+
+
+def test_a_cpu_without_bfloat16_computes_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "has_bfloat16", lambda: False)
+    checkpoints.write(tmp_path / "model", dtype=torch.bfloat16)
+    loaded = models.load(tmp_path / "model", device=CPU)
+    assert set(models.weight_dtypes(loaded.model).values()) == {torch.float32}
+    assert loaded.dtype is torch.bfloat16
+
+
+def test_a_cut_model_has_the_weights_that_its_checkpoint_will_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "has_bfloat16", lambda: False)
+    checkpoints.write(tmp_path / "model", dtype=torch.bfloat16)
+    loaded = models.load(tmp_path / "model", device=CPU)
+    weight = loaded.model.get_parameter("model.layers.0.mlp.down_proj.weight")
+    weight.add_(1e-5)  # as a repair would
+    slim = cut(loaded, {Site("decoder", layer, "ffn"): torch.arange(16) for layer in (0, 1)}, Layout.uniform)
+    measured = {name: parameter.clone() for name, parameter in slim.model.named_parameters()}
+    models.save(slim, tmp_path / "slim")
+    written = models.load(tmp_path / "slim", device=CPU).model
+    assert all(torch.equal(written.get_parameter(name), value) for name, value in measured.items())
 
 
 def test_casting_leaves_rotary_frequencies_as_they_are(directory: Path) -> None:
