@@ -114,7 +114,7 @@ class Repair(StrEnum):
     none = "none"
     bias = "bias"  # the mean of what goes, folded into a bias where the family's stock config can hold one
     least_squares = "least_squares"  # re-fit of the reading matrices, all from the dense activations
-    least_squares_layerwise = "least_squares_layerwise"  # one after the other, on the slim model's activations
+    least_squares_layerwise = "least_squares_layerwise"  # then layer by layer, to make up for the layers before
 
 
 class Scope(StrEnum):

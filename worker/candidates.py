@@ -126,12 +126,12 @@ class Candidates:
         method, model = self._staged.job.request.method.repair, copy.loaded.model
         if method is Repair.none:
             return
-        rows = rows_to_fit(self._staged, copy)
+        rows, tick = rows_to_fit(self._staged, copy), lambda *_: self._tick()
         if self._moments is not None:
-            repairs.repair_again(model, copy.architecture, kept, rows, method, self._moments)
+            repairs.repair_again(model, copy.architecture, kept, rows, method, self._moments, tick)
         else:
             with refusing_repairs():
-                repairs.repair(model, copy.architecture, kept, rows, method, lambda *_: self._tick())
+                repairs.repair(model, copy.architecture, kept, rows, method, tick)
 
     @cached_property
     def _moments(self) -> dict[str, Moments] | None:

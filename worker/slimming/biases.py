@@ -43,6 +43,7 @@ def fold(
     kept: Mapping[Site, Tensor],
     _: Rows,
     moments: Mapping[str, Moments],
+    __: object = None,
 ) -> None:
     """`bias` where the moments are known, and there is room."""
     for reader in readers_of(model, architecture, kept):

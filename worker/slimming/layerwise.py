@@ -45,9 +45,8 @@ def layerwise(
     on_progress: Callable[[int, int], None],
 ) -> None:
     """`least_squares`, and then every reader in turn fitted to the dense model's residual stream."""
-    dense, count = twin(model), len(rows.batches)
-    first = passes(model, architecture, kept) * count
-    total = first + count * sum(len(layers_of(model, stack)) for stack in architecture.stacks)
+    dense, first = twin(model), passes(model, architecture, kept) * len(rows.batches)
+    total = first + _batches_to_pass(architecture, model, rows)
     weights = fit_all(model, architecture, kept, rows, lambda done: on_progress(done, total))
     _fit_streams(model, dense, architecture, kept, rows, weights, lambda done: on_progress(first + done, total))
 
@@ -58,12 +57,17 @@ def layerwise_again(
     kept: Mapping[Site, Tensor],
     rows: Rows,
     moments: Mapping[str, Moments],
+    on_progress: Callable[[int, int], None],
 ) -> None:
     """`layerwise` where the moments are known."""
-    dense = twin(model)
+    dense, total = twin(model), _batches_to_pass(architecture, model, rows)
     refit(model, architecture, kept, rows, moments)
     weights = {path: known.weights_N for path, known in moments.items()}
-    _fit_streams(model, dense, architecture, kept, rows, weights, lambda _: None)
+    _fit_streams(model, dense, architecture, kept, rows, weights, lambda done: on_progress(done, total))
+
+
+def _batches_to_pass(architecture: Architecture, model: nn.Module, rows: Rows) -> int:
+    return len(rows.batches) * sum(len(layers_of(model, stack)) for stack in architecture.stacks)
 
 
 class Seen(NamedTuple):

@@ -44,6 +44,7 @@ def refit(
     kept: Mapping[Site, Tensor],
     _: Rows,
     moments: Mapping[str, Moments],
+    __: object = None,
 ) -> None:
     """`least_squares` where the moments are known."""
     for reader in readers_of(model, architecture, kept):

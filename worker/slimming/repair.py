@@ -25,7 +25,7 @@ class Repair(NamedTuple):
     """A repair in two forms: with a pass of its own over the rows, and with what such a pass has left."""
 
     fresh: Callable[[nn.Module, Architecture, Mapping[Site, Tensor], Rows, Progress], None]
-    known: Callable[[nn.Module, Architecture, Mapping[Site, Tensor], Rows, Mapping[str, Moments]], None]
+    known: Callable[[nn.Module, Architecture, Mapping[Site, Tensor], Rows, Mapping[str, Moments], Progress], None]
     grams: bool = True  # whether it needs Gram matrices, and gradients that weigh the tokens; else mere means
 
 
@@ -60,10 +60,11 @@ def repair_again(
     rows: Rows,
     method: str,
     moments: Mapping[str, Moments],
+    on_progress: Progress = lambda done, total: None,
 ) -> None:
     """`repair` where `moments_of` the dense model are known: path of a reader -> those of its input."""
     with prepared(model), torch.no_grad():
-        REPAIRS[method].known(model, architecture, kept, rows, moments)
+        REPAIRS[method].known(model, architecture, kept, rows, moments, on_progress)
 
 
 def moments_of(
