@@ -15,8 +15,10 @@ BLOCKS = ("ffn", "heads")
 OURS = "surgeon"
 BASELINES = ("wanda", "flap", "random", "activation", "magnitude")
 RIVALS = ("attribution", "second_moment", "gisp")
+LAYERWISE = (OURS, "wanda", "activation")  # ours and the two baselines that come nearest, for the dearest repair
 FINALISTS = (OURS, "attribution", "activation")  # ours, the best rival and the best baseline of the grid
 GISP_STEPS = 8  # it is made for many small removals
+REFITS = ("least_squares", "least_squares_layerwise")
 CONTROLS = ("attribution_signed", "reverse")
 DENSE = "dense"
 TIMED = "timed"  # in place of a split: nothing is judged, only the time to score is taken
@@ -83,6 +85,8 @@ def grid(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
         yield from _square(model, tasks, main, ratio, layout, "least_squares")
     for ratio in RATIOS:
         yield from _square(model, tasks, RIVALS, ratio, "per-layer", "least_squares")
+    for layout, ratio in product(("uniform", "per-layer"), (0.7, 0.5, 0.3)):
+        yield from _square(model, tasks, LAYERWISE, ratio, layout, "least_squares_layerwise")
     for ratio, repair in product(
         (0.5, 0.3, 0.7), ("least_squares", "none")
     ):  # what every runtime loads: a job's default
@@ -103,8 +107,8 @@ def dev(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
     best: dict[str, Any] = {"split": "dev", "layout": "per-layer", "repair": "least_squares"}
     for ratio, method, task in product((0.7, 0.5, 0.3), (OURS, "attribution", "second_moment"), tasks):
         yield slim(model, task, method, ratio, **best)
-    for method, task in product((OURS, "attribution"), tasks):
-        yield slim(model, task, method, 0.7, **best | {"repair": "least_squares_layerwise"})
+    for layout, ratio, repair, task in product(("uniform", "per-layer"), (0.7, 0.5), REFITS, tasks):
+        yield slim(model, task, OURS, ratio, **best | {"layout": layout, "repair": repair})
     for method, task in product((OURS, "attribution"), tasks):
         yield slim(model, task, method, 0.7, steps=4, **best)
 

@@ -16,6 +16,7 @@ PANELS: dict[str, dict[str, Any]] = {
     "per-layer widths, no repair": {"layout": "per-layer", "repair": "none"},
     "uniform widths, no repair": {"layout": "uniform", "repair": "none"},
     "per-layer widths, repaired, all test rows": {"layout": "per-layer", "repair": "least_squares", "rows": 0},
+    "uniform widths, repaired layer by layer": {"layout": "uniform", "repair": "least_squares_layerwise"},
 }
 
 
@@ -24,8 +25,7 @@ def draw(records: Records, path: Path) -> None:
     mpl.rcParams["svg.hashsalt"] = path.name  # the same figures give the same file
     mpl.rcParams["svg.fonttype"] = "none"  # text stays text
     figure = Figure(figsize=(13, 7), layout="constrained")
-    *axes, spare = figure.subplots(2, 3, sharex=True, sharey=True).flatten(order="F")
-    spare.axis("off")
+    axes = figure.subplots(2, 3, sharex=True, sharey=True).flatten(order="F")
     for axis, (title, choices) in zip(axes, PANELS.items(), strict=True):
         _panel(axis, records, title, choices)
     handles, labels = max((axis.get_legend_handles_labels() for axis in axes), key=lambda pair: len(pair[1]))

@@ -34,7 +34,7 @@ FIGURE = "quality.svg"
 BEGIN, END = "<!-- quality: written by benchmarks/quality.py -->", "<!-- end of quality -->"
 METHODS = (OURS, *RIVALS, *BASELINES, *CONTROLS)
 RATIOS = (0.3, 0.5, 0.7)
-REPAIRS = ("none", "least_squares")
+REPAIRS = {"none": "no repair", "least_squares": "least squares", "least_squares_layerwise": "layer by layer"}
 LAYOUTS = ("per-layer", "uniform")
 NOT_YET = "·"
 
@@ -62,9 +62,9 @@ def _headline(records: Records) -> Iterator[str]:
     rows = []
     for layout, repair in product(LAYOUTS, REPAIRS):
         cells = [row(OURS, ratio, layout=layout, repair=repair) for ratio in RATIOS]
-        rows.append([layout, repair, *(_kept(records, each) for each in cells)])
+        rows.append([layout, REPAIRS[repair], *(_kept(records, each) for each in cells)])
     header = ["layout", "repair", *(f"{ratio:.0%} removed" for ratio in RATIOS)]
-    yield table(header, rows)
+    yield table(header, _measured(rows, 2))
 
 
 def _means(records: Records) -> Iterator[str]:
@@ -89,14 +89,18 @@ def _whole(records: Records, model: str, tasks: Sequence[str]) -> Iterator[str]:
 
 
 def _comparison(records: Records, title: str, **choices: Any) -> Iterator[str]:
-    columns = list(product(REPAIRS, RATIOS))
+    columns = [
+        (repair, ratio)
+        for repair, ratio in product(REPAIRS, RATIOS)
+        if any(_kept(records, row(method, ratio, repair=repair, **choices)) != NOT_YET for method in METHODS)
+    ]
     rows = [
         [method, *(_kept(records, row(method, ratio, repair=repair, **choices)) for repair, ratio in columns)]
         for method in METHODS
     ]
     rows += _variants(records, columns, **choices)
     yield title
-    yield table(["criterion", *(f"{ratio:.0%}, {repair}" for repair, ratio in columns)], _measured(rows, 1))
+    yield table(["criterion", *(f"{ratio:.0%}, {REPAIRS[repair]}" for repair, ratio in columns)], _measured(rows, 1))
 
 
 def _variants(records: Records, columns: Sequence[tuple[str, float]], **choices: Any) -> Iterator[list[str]]:
@@ -117,7 +121,9 @@ def _lead_table(records: Records, tasks: Sequence[str], model: str) -> str:
     rows = []
     for layout, repair, ratio in product(LAYOUTS, REPAIRS, RATIOS):
         ours = row(OURS, ratio, tasks, model, layout=layout, repair=repair)
-        rows.append([layout, repair, f"{ratio:.0%}", *(_signed(lead(records, ours, [rival])) for rival in rivals)])
+        rows.append(
+            [layout, REPAIRS[repair], f"{ratio:.0%}", *(_signed(lead(records, ours, [rival])) for rival in rivals)]
+        )
     return table(["layout", "repair", "removed", *rivals], _measured(rows, 3))
 
 
@@ -177,17 +183,25 @@ def _choices(records: Records) -> Iterator[str]:
         share = _kept(records, [replace(variant, task=task, calibration=task) for task in tasks])
         if share != NOT_YET:
             rows.append(
-                [variant.model, variant.method, variant.repair, str(variant.steps), f"{variant.ratio:.0%}", share]
+                [
+                    variant.model,
+                    variant.layout,
+                    variant.method,
+                    REPAIRS[variant.repair],
+                    str(variant.steps),
+                    f"{variant.ratio:.0%}",
+                    share,
+                ]
             )
     if rows:
         yield "### Choices, made on train rows\n\n" + quality_text.CHOICES
-        yield table(["model", "criterion", "repair", "steps", "removed", "kept"], rows)
+        yield table(["model", "layout", "criterion", "repair", "steps", "removed", "kept"], rows)
 
 
 def _tasks(records: Records) -> Iterator[str]:
     yield "### Task by task\n\n" + quality_text.TASKS
     for task in TASKS:
-        yield from _task(records, "smollm2", task, REPAIRS)
+        yield from _task(records, "smollm2", task, list(REPAIRS))
 
 
 def _task(records: Records, model: str, task: str, repairs: Sequence[str]) -> Iterator[str]:
@@ -200,14 +214,14 @@ def _task(records: Records, model: str, task: str, repairs: Sequence[str]) -> It
         cells = [slim(model, task, method, ratio, layout=layout, repair=repair) for ratio in RATIOS]
         values = [_accuracy(records[cell.key]) if cell.key in records else NOT_YET for cell in cells]
         if set(values) != {NOT_YET}:
-            rows.append([layout, repair, method, *values])
+            rows.append([layout, REPAIRS[repair], method, *values])
     yield table(["layout", "repair", "criterion", *(f"{ratio:.0%} removed" for ratio in RATIOS)], rows)
 
 
 def _t5(records: Records) -> Iterator[str]:
     rows = [
-        [layout, repair, method, *(_kept(records, row(method, ratio, T5_TASKS, "t5", **choices)) for ratio in RATIOS)]
-        for layout, repair, method in product(LAYOUTS, REPAIRS, METHODS)
+        [layout, name, method, *(_kept(records, row(method, ratio, T5_TASKS, "t5", **choices)) for ratio in RATIOS)]
+        for layout, (repair, name), method in product(LAYOUTS, REPAIRS.items(), METHODS)
         for choices in [{"layout": layout, "repair": repair}]
     ]
     if rows := _measured(rows, 3):
