@@ -19,7 +19,7 @@ a module's input, K kept ones, O its outputs.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -30,8 +30,8 @@ from worker.slimming.blocks import Entry, enter, run
 from worker.slimming.groups import Site, layers_of
 from worker.slimming.least_squares import Fit, fit_all, passes, refit, solve
 from worker.slimming.moments import Moments, Rows
-from worker.slimming.readers import Reader, bias_of, readers_of, weight_of, write_kept
-from worker.slimming.surgery import masked, twin
+from worker.slimming.readers import Reader, readers_of, write, write_kept
+from worker.slimming.surgery import cut, twin
 
 MADE_UP = 0.75  # of the stream's error, the a above
 RIDGE = 0.1  # of the mean of the Gram matrix's diagonal, towards what the first fit has left
@@ -75,8 +75,8 @@ class Seen(NamedTuple):
 
     output_BTD: Tensor
     stream_ND: Tensor | None  # behind all that the layer's readers add
-    inputs: dict[str, Tensor]  # path of a reader -> (N, C)
-    outputs: dict[str, Tensor]  # path of a reader -> (N, O)
+    inputs: dict[str, Tensor]  # path of a reader in its layer -> (N, C)
+    outputs: dict[str, Tensor]  # path of a reader in its layer -> (N, O)
 
 
 def _fit_streams(
@@ -91,59 +91,73 @@ def _fit_streams(
     """Fit every reader of `model`, which `least_squares` has repaired, to the streams of its `dense` twin.
 
     `weights` are those of each reader's tokens, batch by batch. Every layer is passed once in the dense model, and once
-    more than it has readers in the slim one; `on_batches` hears how many batches are through how many layers, summed.
+    more than it has readers in a cut one; `on_batches` hears how many batches are through how many layers, summed.
     Held at once are the hidden states of all rows, in each model and of each reader of a layer.
     """
-    readers = readers_of(model, architecture, kept)
-    done = 0
-    with masked(model, architecture, kept):
-        for stack in architecture.stacks:
-            masks = [batch.masks[stack.name] for batch in rows.batches]
-            whole, slim = Passage(dense, stack, masks), Passage(model, stack, masks)
-            before = enter(dense, stack, rows.batches)
-            # What comes before the first stack is never cut.
-            now = before if stack is architecture.stacks[0] else enter(model, stack, rows.batches)
-            for layer in range(len(layers_of(model, stack))):
-                own = [reader for reader in readers if _lies_in(reader, stack, layer, kept)]
-                truths = [seen._replace(inputs={}) for seen in whole.through(layer, before, own)]
+    slim, readers, done = twin(model), readers_of(model, architecture, kept), 0
+    cut(slim, architecture, kept, "per-layer")
+    for stack in architecture.stacks:
+        before, now = _entries(dense, slim, architecture, stack, rows)
+        slim_layers = iter(layers_of(slim, stack))
+        for index, layer in enumerate(layers_of(dense, stack)):
+            own = [reader for reader in readers if reader.groups[0].site[:2] == (stack.name, index)]
+            whole = Passage(layer, index, stack, model.config, rows)
+            truths = [seen._replace(inputs={}) for seen in whole.through(before, own)]
+            before = _behind(before, truths)
+            if _stays(stack, index, kept):
+                narrow = replace(whole, layer=next(slim_layers))
                 for number, reader in enumerate(own):
-                    seen = slim.through(layer, now, own[number:])
-                    write_kept(model, reader, *_fit(model, own[number:], truths, seen, weights[reader.path]))
-                before = _behind(before, truths)
-                now = _behind(now, slim.through(layer, now, []))
-                done += len(rows.batches)
-                on_batches(done)
+                    fit = _fit(narrow, now, own[number:], truths, weights[reader.path])
+                    write(narrow.module(reader), reader, *fit)
+                    write_kept(model, reader, *fit)
+                now = _behind(now, narrow.through(now, []))
+            done += len(rows.batches)
+            on_batches(done)
 
 
-def _lies_in(reader: Reader, stack: Stack, layer: int, kept: Mapping[Site, Tensor]) -> bool:
-    """Whether the reader is in this layer, and the layer stays."""
-    whole_layer = kept.get(Site(stack.name, layer, "layers"))
-    stays = whole_layer is None or whole_layer.numel() > 0
-    return stays and reader.groups[0].site[:2] == (stack.name, layer)
+def _entries(
+    dense: nn.Module, slim: nn.Module, architecture: Architecture, stack: Stack, rows: Rows
+) -> tuple[list[Entry], list[Entry]]:
+    """The batches at the entry of the stack, in each model. Before the only stack of a model nothing is cut, and how
+    its layers are called does not depend on weights."""
+    now = enter(slim, stack, rows.batches)
+    as_many = len(layers_of(dense, stack)) == len(layers_of(slim, stack))
+    alike = as_many and len(architecture.stacks) == 1
+    return (now if alike else enter(dense, stack, rows.batches)), now
+
+
+def _stays(stack: Stack, index: int, kept: Mapping[Site, Tensor]) -> bool:
+    whole_layer = kept.get(Site(stack.name, index, "layers"))
+    return whole_layer is None or whole_layer.numel() > 0
 
 
 def _behind(entries: Sequence[Entry], seen: Iterator[Seen] | Sequence[Seen]) -> list[Entry]:
-    return [entry._replace(hidden_BTD=each.output_BTD) for entry, each in zip(entries, seen, strict=True)]
+    return [Entry(each.output_BTD, entry.calls[1:]) for entry, each in zip(entries, seen, strict=True)]
 
 
 @dataclass(frozen=True)
 class Passage:
-    """The layers of one stack of a model, and which positions of each batch are tokens."""
+    """A layer of a dense or of a cut model, which has been the layer `index` of a stack."""
 
-    model: nn.Module
+    layer: nn.Module
+    index: int
     stack: Stack
-    masks: Sequence[Tensor]  # (B, T), batch by batch
+    config: object
+    rows: Rows
 
-    def through(self, layer: int, entries: Sequence[Entry], readers: Sequence[Reader]) -> Iterator[Seen]:
-        """Each batch through one layer."""
-        module: Any = layers_of(self.model, self.stack)[layer]
-        place = self.stack.stream_behind(self.model.config)
-        watched = {reader.path: self.model.get_submodule(reader.path) for reader in readers}
-        for entry, mask_BT in zip(entries, self.masks, strict=True):
+    def module(self, reader: Reader) -> Any:
+        """The reader in this layer."""
+        return self.layer.get_submodule(reader.path.removeprefix(f"{self.stack.layers}.{self.index}."))
+
+    def through(self, entries: Sequence[Entry], readers: Sequence[Reader]) -> Iterator[Seen]:
+        """Each batch through the layer."""
+        place = self.stack.stream_behind(self.config)
+        for entry, batch in zip(entries, self.rows.batches, strict=True):
+            mask_BT = batch.masks[self.stack.name]
             with ExitStack() as hooks:
-                noted = {path: hooks.enter_context(_noting(reader)) for path, reader in watched.items()}
-                norm = hooks.enter_context(_noting(module.get_submodule(place))) if place else {}
-                output_BTD = run(module, entry.hidden_BTD, entry.calls[layer])
+                noted = {reader.path: hooks.enter_context(_noting(self.module(reader))) for reader in readers}
+                norm = hooks.enter_context(_noting(self.layer.get_submodule(place))) if place else {}
+                output_BTD = run(self.layer, entry.hidden_BTD, entry.calls[0])
             stream_BTD = output_BTD if place == "" else norm.get("input")
             yield Seen(
                 output_BTD,
@@ -169,26 +183,25 @@ def _tokens(states: Tensor, mask_BT: Tensor) -> Tensor:
 
 
 def _fit(
-    model: nn.Module,
+    narrow: Passage,
+    now: Sequence[Entry],
     readers: Sequence[Reader],
     truths: Sequence[Seen],
-    seen: Iterator[Seen],
     weights: Sequence[Tensor],
 ) -> Fit:
     """The first of the `readers` fitted to its targets; the others are those behind it in its layer."""
     reader, *_ = readers
-    weight_OC = weight_of(model, reader)
-    kept_K = reader.stays_C.nonzero().flatten().to(weight_OC.device)
-    prior_OK = weight_OC[:, kept_K].double()
+    module = narrow.module(reader)
+    prior_OK = (module.weight.T if reader.transposed else module.weight).double()
     sums = Sums.like(prior_OK)
-    for truth, now, weight_N in zip(truths, seen, weights, strict=True):
-        target_NO = truth.outputs[reader.path] + MADE_UP * _error(truth, now)
-        sums.add(now.inputs[reader.path][:, kept_K], target_NO, weight_N)
-    return sums.fit(prior_OK, centred=bias_of(model, reader) is not None)
+    for truth, seen, weight_N in zip(truths, narrow.through(now, readers), weights, strict=True):
+        target_NO = truth.outputs[reader.path] + MADE_UP * _error(truth, seen)
+        sums.add(seen.inputs[reader.path], target_NO, weight_N)
+    return sums.fit(prior_OK, centred=module.bias is not None)
 
 
 def _error(truth: Seen, now: Seen) -> Tensor:
-    """x - x' of the first reader that `now` has seen, zeros where the stream cannot be (N, D)."""
+    """x - x' of the first reader that `now` has, zeros where the stream is seen nowhere (N, D)."""
     added_RND = torch.stack([truth.outputs[path] - output_ND for path, output_ND in now.outputs.items()])
     if truth.stream_ND is None or now.stream_ND is None:
         return torch.zeros_like(added_RND[0])

@@ -64,18 +64,22 @@ def write_kept(model: nn.Module, reader: Reader, fitted_OK: Tensor, new_bias_O: 
     """Put new columns in the place of those that stay, and a new bias where one is given."""
     weight_OC = weight_of(model, reader).detach().clone()
     weight_OC[:, reader.stays_C.to(weight_OC.device)] = fitted_OK.to(weight_OC.dtype)
-    _replace(model, f"{reader.path}.weight", (weight_OC.T if reader.transposed else weight_OC).contiguous())
+    write(model.get_submodule(reader.path), reader, weight_OC, new_bias_O)
+
+
+def write(module: nn.Module, reader: Reader, weight_OC: Tensor, new_bias_O: Tensor | None) -> None:
+    """Give the reader's module, of the whole or of a cut model, a new weight, and a new bias where one is given."""
+    _replace(module, "weight", (weight_OC.T if reader.transposed else weight_OC).contiguous())
     if new_bias_O is not None:
-        write_bias(model, reader, new_bias_O)
+        _replace(module, "bias", new_bias_O)
 
 
 def write_bias(model: nn.Module, reader: Reader, new_bias_O: Tensor) -> None:
     """Put a new bias in the place of the old one."""
-    _replace(model, f"{reader.path}.bias", new_bias_O)
+    _replace(model.get_submodule(reader.path), "bias", new_bias_O)
 
 
-def _replace(model: nn.Module, name: str, value: Tensor) -> None:
+def _replace(module: nn.Module, name: str, value: Tensor) -> None:
     """A new parameter in the old one's dtype: a twin of the model may share the old one."""
-    old = model.get_parameter(name)
-    path, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(path), leaf, nn.Parameter(value.to(old.dtype), requires_grad=old.requires_grad))
+    old = module.get_parameter(name)
+    setattr(module, name, nn.Parameter(value.to(old.dtype), requires_grad=old.requires_grad))

@@ -46,16 +46,18 @@ MODELS: dict[str, tuple[str, Callable[[], PreTrainedModel]]] = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "units"), [*((name, ["ffn"]) for name in MODELS), ("llama", ["ffn", "heads"]), ("phi3", ["ffn", "heads"])]
+)
 def test_a_last_layer_that_stays_whole_makes_up_for_the_layers_before_it(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, units: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     family, make = MODELS[name]
     model, given = make(), rows(family)
     architecture = ARCHITECTURES[model.config.model_type]
     kept = {
-        group.site: torch.arange(group.count // 4 if group.site.layer == 0 else group.count)
-        for group in locate(model, architecture, ["ffn"])
+        group.site: torch.arange(-(-group.count // 4) if group.site.layer == 0 else group.count)
+        for group in locate(model, architecture, units)
     }
     dense = answers(model, given)
     monkeypatch.setattr(layerwise, "MADE_UP", 1.0)
