@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from transformers import Cache
 
 from worker.slimming.architectures import Stack
 from worker.slimming.groups import layers_of
@@ -65,5 +64,5 @@ def _noting(layer: nn.Module) -> Iterator[list[tuple[Tensor, Call]]]:
 
 
 def _uncached(value: Any) -> Any:
-    """A layer that runs a second time would find its first keys and values in a cache."""
-    return None if isinstance(value, Cache) else value
+    """A layer that runs a second time would find its first keys and values in a cache of transformers."""
+    return None if hasattr(value, "get_seq_length") else value
