@@ -14,6 +14,7 @@ WITH_OBJECTIVE = (
     Criterion.gisp,
 )
 WITH_REDUCTIONS = (Criterion.attribution, Criterion.reverse)
+FITTED = (Repair.least_squares, Repair.least_squares_layerwise)  # above all at tokens that the objective minds
 WITHOUT_DATA = (Criterion.magnitude, Criterion.random)  # the next step finds the scores of the one before
 
 
@@ -30,7 +31,7 @@ def _ranks_globally(request: JobRequest) -> bool:
 
 
 def _has_objective(request: JobRequest) -> bool:
-    return request.method.criterion in WITH_OBJECTIVE or request.method.repair is Repair.least_squares
+    return request.method.criterion in WITH_OBJECTIVE or request.method.repair in FITTED
 
 
 def _reduces(request: JobRequest) -> bool:
@@ -59,7 +60,9 @@ def _tells_layers_apart(request: JobRequest) -> bool:
 
 EFFECTS: dict[str, Effect] = {
     "normalisation": Effect(_ranks_globally, "with the scope `global`"),
-    "objective": Effect(_has_objective, f"for the criteria {', '.join(WITH_OBJECTIVE)} and the repair `least_squares`"),
+    "objective": Effect(
+        _has_objective, f"for the criteria {', '.join(WITH_OBJECTIVE)} and the repairs {', '.join(FITTED)}"
+    ),
     "token_reduction": Effect(_reduces, f"for the criteria {', '.join(WITH_REDUCTIONS)}"),
     "sign": Effect(_reduces, f"for the criteria {', '.join(WITH_REDUCTIONS)}"),
     "example_reduction": Effect(_reduces, f"for the criteria {', '.join(WITH_REDUCTIONS)}"),

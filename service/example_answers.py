@@ -70,7 +70,7 @@ CAPABILITIES = {
     ],
     "units": ["ffn", "heads", "head_dims", "layers"],
     "criteria": ["attribution", "wanda", "magnitude"],
-    "repairs": ["none", "bias", "least_squares"],
+    "repairs": ["none", "bias", "least_squares", "least_squares_layerwise"],
     "presets": [
         {
             "name": "sst2",

@@ -302,6 +302,7 @@ def test_an_option_that_would_change_nothing_is_refused(
         ({"criterion": "attribution", "scope": "global", "sign": "absolute"}, {}),
         ({"scope": "global", "normalisation": "none", "protect_first": 1}, {"layout": "per-layer"}),
         ({"criterion": "random", "seed": 5}, {}),
+        ({"criterion": "magnitude", "repair": "least_squares_layerwise", "objective": "margin"}, {}),
         ({"controls": True, "seed": 5}, {}),
         ({"criterion": "magnitude", "scope": "global", "steps": 9}, {}),
         ({"units": ["layers"]}, {}),
