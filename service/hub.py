@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import httpx
+import httpx2
 from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -95,7 +95,7 @@ class HubFiles:
             raise NotFound(f"{model} lacks a file that a plan needs") from error
         except SafetensorsParsingError as error:
             raise DamagedHeader(str(error)) from error
-        except (httpx.HTTPError, ConnectionError) as error:
+        except (httpx2.HTTPError, ConnectionError) as error:
             raise self._unreachable() from error
 
     def _unreachable(self) -> StorageUnavailable:

@@ -28,6 +28,7 @@ from service.errors import (
 from service.example_answers import REPORT
 from service.families import FAMILIES
 from service.fingerprints import fingerprints
+from service.hub import HubFiles
 from service.job_record import new_record
 from service.limits import StoredBytes
 from service.plans import nearest, plan
@@ -38,6 +39,7 @@ from service.settings import Settings
 from service.storage import Storage
 from service.weight_headers import DamagedHeader, file_size, read_header
 from tests import checkpoints
+from tests.api import free_port
 from tests.models import TINY, causal
 from tests.service.bodies import model_directory
 from tests.service.scored import digest_of, measured, safetensors
@@ -246,6 +248,14 @@ def test_a_hub_model_is_planned_from_the_local_cache(hub: Path, access: Access, 
 def test_a_hub_that_cannot_be_asked_is_no_verdict_on_the_model(access: Access) -> None:
     with pytest.raises(StorageUnavailable, match="not in the local cache"):
         plan(hub_request(uri="hf://owner/other"), access)
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_hub_that_refuses_the_connection_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(StorageUnavailable, match="the hub does not answer"):
+        HubFiles("owner/other", None).commit()
 
 
 @pytest.mark.usefixtures("hub")
