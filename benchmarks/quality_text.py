@@ -53,15 +53,15 @@ needs. On 200 dev rows each of SST-2 and QNLI (accuracy 0.735 and 0.635 with equ
 uniform helped both: leaving out the 4, 8 or 12 layers with the lowest scores and making the rest wider (0.78, 0.77,
 0.68; 0.55, 0.515, 0.575), two groups and fewer neurons (0.695; 0.575), a fit layer by layer (0.76 on SST-2).
 
-What does help is the repair `least_squares_layerwise`: after `least_squares`, one walk from the first layer to the last
-that fits each output to the dense model's residual stream, so that a layer makes up for what those before it have lost.
-On 400 dev rows at 70 %, as accuracy and as correlation with the uncut model's scores, by a prototype: uniform SST-2 0.763
-and 0.738 become 0.805 and 0.803 where half of the error is made up for with ridge 0.03, and 0.798 and 0.789 where all of
-it is with ridge 0.1; uniform QNLI 0.645 and 0.596 become 0.650 and 0.639 (half, 0.03), 0.648 and 0.652 (three quarters,
-0.1), 0.635 and 0.656 (all, 0.3); per-layer MNLI 0.540 and 0.805 become 0.553 and 0.831 (half, 0.03), 0.550 and 0.835
-(three quarters, 0.1). With none of the error made up for there is no gain, without weights for the tokens less. Three
-quarters and ridge 0.1 are in the product; by it, with the same rows: uniform SST-2 0.755 becomes 0.840; with FFN neurons
-alone 0.835 becomes 0.860 on SST-2 and 0.715 becomes 0.728 on QNLI.
+What does help is the repair `least_squares_layerwise`: after `least_squares`, one walk from the first layer to the
+last that fits each output to the dense model's residual stream, so that a layer makes up for what those before it
+have lost. On 400 dev rows at 70 %, as accuracy and as correlation with the uncut model's scores, by a prototype:
+uniform SST-2 0.763 and 0.738 become 0.805 and 0.803 where half of the error is made up for with ridge 0.03, and 0.798
+and 0.789 where all of it is with ridge 0.1; uniform QNLI 0.645 and 0.596 become 0.650 and 0.639 (half, 0.03), 0.648
+and 0.652 (three quarters, 0.1), 0.635 and 0.656 (all, 0.3); per-layer MNLI 0.540 and 0.805 become 0.553 and 0.831
+(half, 0.03), 0.550 and 0.835 (three quarters, 0.1). With none of the error made up for there is no gain, without
+weights for the tokens less. Three quarters and ridge 0.1 are in the product; by it, with the same rows: uniform SST-2
+0.755 becomes 0.840; with FFN neurons alone 0.835 becomes 0.860 on SST-2 and 0.715 becomes 0.728 on QNLI.
 
 It keeps more and is not the default: it costs about three more passes of the calibration rows, for each model that a
 search looks at, and holds a cut copy of the model and the hidden states of all rows beside the whole one."""
