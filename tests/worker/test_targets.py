@@ -357,9 +357,10 @@ def run(root: Path, **fields: Any) -> tuple[Result, Path]:
     return result, root / "downloaded"
 
 
-def test_a_sweep_leaves_the_curve_and_the_checkpoints_asked_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("repair", ["least_squares", "least_squares_layerwise"])
+def test_a_sweep_leaves_the_curve_and_the_checkpoints_asked_for(tmp_path: Path, repair: str) -> None:
     target = {"sweep": [0.5, 0.2, 0.35], "artifacts": [0.2, 0.35]}
-    result, directory = run(tmp_path, target=target, method={"repair": "least_squares"})
+    result, directory = run(tmp_path, target=target, method={"repair": repair})
     assert [point.artifact for point in result.curve] == ["model-0.2", "model", None]
     assert [point.examples for point in result.curve] == [80] * 3
     assert result.ratio == result.curve[1].ratio
