@@ -22,7 +22,7 @@ demo: setup ## slim a real model for review sentiment, end to end
 	$(BIN)/taskslim demo
 
 # A file's tests share servers and models, so that a file goes to one process.
-PARALLEL := --numprocesses 2 --dist loadfile
+PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: setup ## the fast suite: at most 12 minutes on 2 cores
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)

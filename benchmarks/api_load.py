@@ -35,8 +35,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a script sees only its own directory
 
 from service.embedded import embedded_redis  # noqa: E402
-from tests.api import free_port  # noqa: E402
 from tests.jobs import checkpoint, request  # noqa: E402
+from tests.ports import free_port  # noqa: E402
 from tests.waiting import wait_until  # noqa: E402
 
 RESULT = Path(__file__).with_name("api_load.json")

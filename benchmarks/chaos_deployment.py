@@ -18,8 +18,8 @@ import psutil
 from service.embedded import embedded_redis
 from service.supervisor import API, WORKER, Part, supervise
 from service.tether import tethered
-from tests.api import free_port
-from tests.s3 import credentials, free_ports, s3_server
+from tests.ports import free_port
+from tests.s3 import credentials, s3_ports, s3_server
 from tests.waiting import wait_until
 
 CHILD = "worker.child"
@@ -126,7 +126,7 @@ def _fits(file: int, size: int) -> bool:
 @contextmanager
 def deployed(directory: Path, settings: dict[str, str]) -> Iterator[Deployment]:
     """A running deployment, whose files and logs lie in `directory`; `settings` are added to its environment."""
-    ports, port = free_ports(4), free_port()
+    ports, port = s3_ports(), free_port()
     data = directory / "s3"
     data.mkdir()
     redis = Server(lambda: embedded_redis(directory / "redis"), ("valkey-server", "redis-server"))

@@ -1,7 +1,6 @@
 """The API as a process of its own, as a deployment starts it."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,15 +10,10 @@ from pathlib import Path
 import httpx
 
 from service.settings import Settings
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 SHARED = ("redis_url", "state", "lease_seconds", "heartbeat_seconds", "reconcile_seconds")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 @contextmanager

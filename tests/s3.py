@@ -1,21 +1,20 @@
 """A real S3 server (SeaweedFS, from its wheel) that checks signatures, ranges and conditional writes."""
 
 import json
-import os
 import shutil
-import socket
 import subprocess
 import sysconfig
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 
+from tests.ports import free_ports
 from tests.waiting import wait_until
 
 ACCESS_KEY, SECRET_KEY = "test-key", "test-secret"
-HIGHEST_PORT = 55_000  # each service also listens on its port + 10000
+SECOND = 10_000  # each service also listens so far above its port
 
 
 @contextmanager
@@ -24,7 +23,7 @@ def s3_server(directory: Path, ports: Sequence[int] = ()) -> Iterator[str]:
 
     A server that is to come back where it was has the same four `ports` each time.
     """
-    api, master, volume, filer = ports or free_ports(4)
+    api, master, volume, filer = ports or s3_ports()
     command = [
         _program(),
         "server",
@@ -88,15 +87,6 @@ def _answers(endpoint: str) -> bool:
         return False
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports for the server's services, each with a second one 10000 above it."""
-    ports: list[int] = []
-    start = 20_000 + os.getpid() % 20_000
-    with ExitStack() as stack:
-        for port in range(start, HIGHEST_PORT):
-            probe = stack.enter_context(socket.socket())
-            if probe.connect_ex(("127.0.0.1", port)) != 0 and port + 10_000 not in ports:
-                ports.append(port)
-            if len(ports) == count:
-                return ports
-    raise AssertionError("no free ports")
+def s3_ports() -> list[int]:
+    """Ports for the API, the master, the volumes and the filer of a server."""
+    return free_ports(4, second=SECOND)

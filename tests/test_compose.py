@@ -15,9 +15,9 @@ from redis import Redis
 from service.embedded import find_server
 from service.presence import live_workers
 from service.storage import Storage
-from tests.api import free_port
 from tests.images import COMPOSE, ROOT, SECRETS, TARGETS, environment, last, running, variables
-from tests.s3 import free_ports
+from tests.ports import free_port
+from tests.s3 import s3_ports
 from tests.waiting import wait_until
 from tests.walk import walk, walkable_model
 
@@ -78,7 +78,7 @@ def is_healthy(url: str) -> bool:
 @pytest.fixture
 def network(tmp_path: Path) -> Iterator[Network]:
     """The whole file, up."""
-    s3, *others = free_ports(4)
+    s3, *others = s3_ports()
     network = Network(free_port(), s3, free_port())
     names = ["valkey", "seaweedfs", "api", *(f"worker-{number}" for number in range(WORKERS))]
     for name in names:

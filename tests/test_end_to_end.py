@@ -1,7 +1,6 @@
 """Everything at once: a real Redis, the API and a worker in processes of their own, HTTP from outside."""
 
 import json
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -22,6 +21,7 @@ from service.schemas import Job, JobStatus, Report, Stage
 from service.settings import Settings
 from service.storage import Storage
 from tests.jobs import TEMPLATE, checkpoint, environment, rows_file
+from tests.ports import free_port
 from tests.s3 import credentials, s3_server
 from tests.waiting import wait_until
 from worker.slimming.architectures import ARCHITECTURES
@@ -48,9 +48,7 @@ def running(log: Path, variables: Mapping[str, str], *command: str) -> Iterator[
 def deployment(settings: Settings, **more: str) -> Iterator[Api]:
     """A client of an API that has one worker."""
     settings.state.mkdir(parents=True, exist_ok=True)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
-    variables = environment(settings) | more
+    port, variables = str(free_port()), environment(settings) | more
     taskslim, url = str(Path(sysconfig.get_path("scripts")) / "taskslim"), f"http://127.0.0.1:{port}"
     with (
         running(settings.state / "api.log", variables, taskslim, "api", "--port", port),

@@ -31,7 +31,7 @@ from tests.images import (
     running,
     variables,
 )
-from tests.s3 import free_ports
+from tests.s3 import s3_ports
 from tests.waiting import wait_until
 
 # --- Dockerfile ----------------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def test_the_first_key_that_compose_describes_is_one() -> None:
 def test_the_s3_server_takes_what_our_containers_send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run by SeaweedFS' binary with the arguments of the compose file, on ports and a directory of this test."""
     definition = COMPOSE["seaweedfs"]
-    ports = dict(zip(("master", "volume", "filer", "s3"), free_ports(4), strict=True))
+    ports = dict(zip(("master", "volume", "filer", "s3"), s3_ports(), strict=True))
     private = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={tmp_path}", "-volume.max=4"]
     private += [f"-{name}.port={port}" for name, port in ports.items()]
     program, *options = definition["entrypoint"]

@@ -39,8 +39,8 @@ from service.settings import Settings
 from service.storage import Storage
 from service.weight_headers import DamagedHeader, file_size, read_header
 from tests import checkpoints
-from tests.api import free_port
 from tests.models import TINY, causal
+from tests.ports import free_port
 from tests.service.bodies import model_directory
 from tests.service.scored import digest_of, measured, safetensors
 from worker import pipeline

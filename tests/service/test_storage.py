@@ -10,7 +10,7 @@ from ulid import ULID
 from service.errors import ForbiddenPath, NotFound, StorageUnavailable
 from service.sources import fetch_file, fetch_prefix, list_names, local_path, read_bytes
 from service.storage import Storage, attempt_prefix, dataset_key, digest_file, manifest_key
-from tests.s3 import credentials, free_ports, s3_server
+from tests.s3 import credentials, s3_ports, s3_server
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -174,7 +174,7 @@ def test_a_path_that_cannot_be_one_is_not_found(uri: str) -> None:
 
 
 def test_a_write_outlasts_a_restart_of_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ports = free_ports(4)
+    ports = s3_ports()
     with s3_server(tmp_path, ports) as endpoint:
         for name, value in credentials(endpoint).items():
             monkeypatch.setenv(name, value)

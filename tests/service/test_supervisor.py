@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ import psutil
 
 from service.supervisor import Part, supervise
 from tests.jobs import checkpoint, request
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 MORTAL = """
@@ -22,12 +22,6 @@ import sys, pathlib
 with pathlib.Path(sys.argv[1]).open("a") as file:
     file.write(".")
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
