@@ -48,10 +48,8 @@ class HubFiles:
 
     def content(self, name: str) -> bytes:
         with self._translated():
-            path = self._cached(name) or hf_hub_download(
-                self.repository, name, revision=self.revision, etag_timeout=TIMEOUT_SECONDS
-            )
-        return Path(path).read_bytes()
+            path = self._cached(name) or self._downloaded(name)
+        return path.read_bytes()
 
     def commit(self) -> str:
         """The commit that the revision means: in the local cache, else on the hub."""
@@ -70,6 +68,11 @@ class HubFiles:
     def _cached(self, name: str) -> Path | None:
         found = try_to_load_from_cache(self.repository, name, revision=self.revision)
         return Path(found) if isinstance(found, str) else None
+
+    def _downloaded(self, name: str) -> Path:
+        # The download would ask five times, for half a minute, before it says that the hub is away.
+        HfApi().file_exists(self.repository, name, revision=self.revision)
+        return Path(hf_hub_download(self.repository, name, revision=self.revision, etag_timeout=TIMEOUT_SECONDS))
 
     def _remote_header(self, name: str) -> Header:
         found = HfApi().parse_safetensors_file_metadata(

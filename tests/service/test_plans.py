@@ -1,6 +1,7 @@
 """A plan says what the job will report, for every family and unit, and refuses what a job would refuse."""
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import product
 from math import prod
@@ -239,6 +240,10 @@ def hub_request(**model: Any) -> JobRequest:
     return request_for(Path("/none"), model={"uri": "hf://owner/name"} | model)
 
 
+def no_download(*_: object, **__: object) -> str:
+    raise AssertionError("a hub that is away is not asked for files")
+
+
 @pytest.mark.parametrize("revision", [None, "main", COMMIT])
 def test_a_hub_model_is_planned_from_the_local_cache(hub: Path, access: Access, revision: str | None) -> None:
     assert plan(hub_request(revision=revision), access) == plan(request_for(hub), access)
@@ -251,11 +256,17 @@ def test_a_hub_that_cannot_be_asked_is_no_verdict_on_the_model(access: Access) -
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_hub_that_refuses_the_connection_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "look", [HubFiles.commit, lambda files: files.content("config.json"), lambda files: files.has("config.json")]
+)
+def test_a_hub_that_refuses_the_connection_is_unavailable_at_once(
+    look: Callable[[HubFiles], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.hub.hf_hub_download", no_download)  # it would ask again and again
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{free_port()}")
     with pytest.raises(StorageUnavailable, match="the hub does not answer"):
-        HubFiles("owner/other", None).commit()
+        look(HubFiles("owner/other", None))
 
 
 @pytest.mark.usefixtures("hub")
