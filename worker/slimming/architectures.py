@@ -5,6 +5,7 @@ config fields that stock transformers builds the modules from, since those are w
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 
 @dataclass(frozen=True)
@@ -87,24 +88,19 @@ LLAMA_QUERIES = replace(GROUPED_QUERIES, divides_where=("attention_bias", "mlp_b
 GEMMA_QUERIES = replace(GROUPED_QUERIES, divides_where=("hidden_size",))
 
 
-def _decoder(
+def _stack(
+    name: str,
     layers: str,
     feed_forward: FeedForward,
     *attention: Attention,
     count: str = "num_hidden_layers",
     stream: str | None = "",
+    stream_unless: tuple[str, str] | None = None,
 ) -> Stack:
-    return Stack("decoder", layers, count, feed_forward, attention, stream)
+    return Stack(name, layers, count, feed_forward, attention, stream, stream_unless)
 
 
-def _encoder(
-    layers: str,
-    feed_forward: FeedForward,
-    *attention: Attention,
-    count: str = "num_hidden_layers",
-    stream: str | None = "",
-) -> Stack:
-    return Stack("encoder", layers, count, feed_forward, attention, stream)
+_decoder, _encoder = partial(_stack, "decoder"), partial(_stack, "encoder")
 
 
 def _t5_feed_forward(block: str) -> FeedForward:
@@ -157,8 +153,9 @@ NEOX_FEED_FORWARD = FeedForward(("mlp.dense_h_to_4h",), "mlp.dense_4h_to_h", "in
 
 OPT = Architecture(
     (
-        replace(
-            _decoder("model.decoder.layers", FeedForward(("fc1",), "fc2", "ffn_dim")),
+        _decoder(
+            "model.decoder.layers",
+            FeedForward(("fc1",), "fc2", "ffn_dim"),
             stream_unless=("do_layer_norm_before", "final_layer_norm"),
         ),
     )

@@ -34,7 +34,7 @@ def bias(
     count = len(rows.batches)
     groups = [reader.groups[0] for reader in readers]
     moments = collect(model, groups, rows.batches, None, lambda done: on_progress(done, count), grams=False)
-    fold(model, architecture, kept, rows, moments)
+    fold(model, architecture, kept, rows, moments, on_progress)
 
 
 def fold(
@@ -43,7 +43,7 @@ def fold(
     kept: Mapping[Site, Tensor],
     _: Rows,
     moments: Mapping[str, Moments],
-    __: object = None,
+    __: Callable[[int, int], None],
 ) -> None:
     """`bias` where the moments are known, and there is room."""
     for reader in readers_of(model, architecture, kept):

@@ -17,7 +17,7 @@ Shape suffixes: B rows of a batch, T positions, N tokens of a batch, D hidden si
 a module's input, K kept ones, O its outputs.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
@@ -61,7 +61,7 @@ def layerwise_again(
 ) -> None:
     """`layerwise` where the moments are known."""
     dense, total = twin(model), _batches_to_pass(architecture, model, rows)
-    refit(model, architecture, kept, rows, moments)
+    refit(model, architecture, kept, rows, moments, on_progress)
     weights = {path: known.weights_N for path, known in moments.items()}
     _fit_streams(model, dense, architecture, kept, rows, weights, lambda done: on_progress(done, total))
 
@@ -75,8 +75,8 @@ class Seen(NamedTuple):
 
     output_BTD: Tensor
     stream_ND: Tensor | None  # behind all that the layer's readers add
-    inputs: dict[str, Tensor]  # path of a reader in its layer -> (N, C)
-    outputs: dict[str, Tensor]  # path of a reader in its layer -> (N, O)
+    inputs: dict[str, Tensor]  # path of a reader in the whole model -> (N, C), of a cut one (N, K)
+    outputs: dict[str, Tensor]  # the same -> (N, O)
 
 
 def _fit_streams(
@@ -131,7 +131,8 @@ def _stays(stack: Stack, index: int, kept: Mapping[Site, Tensor]) -> bool:
     return whole_layer is None or whole_layer.numel() > 0
 
 
-def _behind(entries: Sequence[Entry], seen: Iterator[Seen] | Sequence[Seen]) -> list[Entry]:
+def _behind(entries: Sequence[Entry], seen: Iterable[Seen]) -> list[Entry]:
+    """The batches at the entry of the next layer."""
     return [Entry(each.output_BTD, entry.calls[1:]) for entry, each in zip(entries, seen, strict=True)]
 
 

@@ -4,7 +4,6 @@ Shape suffixes: C channels of a reading module's input, K kept ones, O outputs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -44,7 +43,7 @@ def refit(
     kept: Mapping[Site, Tensor],
     _: Rows,
     moments: Mapping[str, Moments],
-    __: object = None,
+    __: Callable[[int, int], None],
 ) -> None:
     """`least_squares` where the moments are known."""
     for reader in readers_of(model, architecture, kept):
@@ -68,14 +67,17 @@ def fit_all(
     fits: dict[str, Fit] = {}
     weights: dict[str, list[Tensor]] = {}
     for number, part in enumerate(_portions(list(readers.values()))):
-        before = number * len(rows.batches)
-        report = partial(lambda before, done: on_batches(before + done), before)
-        found = collect(model, part, rows.batches, rows.objective, report)
+        counted_on = _counting_on(on_batches, number * len(rows.batches))
+        found = collect(model, part, rows.batches, rows.objective, counted_on)
         fits |= {path: fit(model, readers[path], moments) for path, moments in found.items()}
         weights |= {path: moments.weights_N for path, moments in found.items()}
     for path, fitted in fits.items():
         write_kept(model, readers[path], *fitted)
     return weights
+
+
+def _counting_on(on_batches: Callable[[int], None], before: int) -> Callable[[int], None]:
+    return lambda done: on_batches(before + done)
 
 
 def _portions(readers: Sequence[Reader]) -> list[list[Group]]:
@@ -104,5 +106,6 @@ def solve(gram_KK: Tensor, cross_OK: Tensor, prior_OK: Tensor, ridge: float) -> 
     stays as it was, not near zero.
     """
     strength = ridge * float(gram_KK.diagonal().mean())
-    factor = torch.linalg.cholesky(gram_KK + strength * torch.eye(*gram_KK.shape, dtype=gram_KK.dtype).to(gram_KK))
+    ridge_KK = strength * torch.eye(len(gram_KK), dtype=gram_KK.dtype, device=gram_KK.device)
+    factor = torch.linalg.cholesky(gram_KK + ridge_KK)
     return torch.cholesky_solve((cross_OK + strength * prior_OK).T, factor).T
