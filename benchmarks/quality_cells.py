@@ -19,6 +19,7 @@ LAYERWISE = (OURS, "wanda", "activation")  # ours and the two baselines that com
 FINALISTS = (OURS, "attribution", "activation")  # ours, the best rival and the best baseline of the grid
 GISP_STEPS = 8  # it is made for many small removals
 REFITS = ("least_squares", "least_squares_layerwise")
+REFITTED = ((("ffn",), "uniform"), (BLOCKS, "uniform"), (BLOCKS, "per-layer"))  # where they are compared on dev rows
 CONTROLS = ("attribution_signed", "reverse")
 DENSE = "dense"
 TIMED = "timed"  # in place of a split: nothing is judged, only the time to score is taken
@@ -107,8 +108,8 @@ def dev(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
     best: dict[str, Any] = {"split": "dev", "layout": "per-layer", "repair": "least_squares"}
     for ratio, method, task in product((0.7, 0.5, 0.3), (OURS, "attribution", "second_moment"), tasks):
         yield slim(model, task, method, ratio, **best)
-    for layout, ratio, repair, task in product(("uniform", "per-layer"), (0.7, 0.5), REFITS, tasks):
-        yield slim(model, task, OURS, ratio, **best | {"layout": layout, "repair": repair})
+    for (units, layout), ratio, repair, task in product(REFITTED, (0.7, 0.5, 0.3), REFITS, tasks):
+        yield slim(model, task, OURS, ratio, **best | {"units": units, "layout": layout, "repair": repair})
     for method, task in product((OURS, "attribution"), tasks):
         yield slim(model, task, method, 0.7, steps=4, **best)
 

@@ -4,7 +4,7 @@ Shape suffixes: B rows of a batch, T positions, D hidden size.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -28,13 +28,19 @@ class Entry(NamedTuple):
     calls: list[Call]
 
 
+class Entered(Exception):
+    """Ends a pass when the last layer of the stack is called."""
+
+
 def enter(model: nn.Module, stack: Stack, batches: Sequence[Batch]) -> list[Entry]:
-    """Every batch at the entry of the stack. Costs a forward pass; no layer gets a cache."""
+    """Every batch at the entry of the stack. Costs what is before the stack, and its first layer; none gets a cache."""
     entries = []
     for batch in batches:
         with ExitStack() as hooks:
             noted = [hooks.enter_context(_noting(layer)) for layer in layers_of(model, stack)]
-            token_log_probabilities(model, batch)
+            hooks.enter_context(_passing_through(layers_of(model, stack)))
+            with suppress(Entered):
+                token_log_probabilities(model, batch)
         first, *_ = noted
         entries.append(Entry(first[0][0], [call for ((_, call),) in noted]))
     return entries
@@ -45,6 +51,30 @@ def run(layer: nn.Module, hidden_BTD: Tensor, call: Call) -> Tensor:
     output = layer(hidden_BTD, *call.args, **call.kwargs)
     states: Tensor = output[0] if isinstance(output, tuple) else output
     return states
+
+
+@contextmanager
+def _passing_through(layers: nn.ModuleList) -> Iterator[None]:
+    """Layers hand on what the first has made, a position bias for all of them among it; the last ends the pass."""
+    first, *between = list(layers)[:-1] or [layers[-1]]
+    made: list[Any] = []
+    handle = first.register_forward_hook(lambda _, __, output: made.append(output))
+
+    def hand_on(*_: Any, **__: Any) -> Any:
+        return made[-1]
+
+    def end(*_: Any, **__: Any) -> None:
+        raise Entered
+
+    try:
+        for layer in between:
+            layer.forward = hand_on
+        layers[-1].forward = end
+        yield
+    finally:
+        handle.remove()
+        for layer in (*between, layers[-1]):
+            vars(layer).pop("forward", None)
 
 
 @contextmanager

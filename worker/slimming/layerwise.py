@@ -17,19 +17,19 @@ Shape suffixes: B rows of a batch, T positions, N tokens of a batch, D hidden si
 a module's input, K kept ones, O its outputs.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture, Stack
-from worker.slimming.blocks import Entry, enter, run
+from worker.slimming.blocks import Entry, enter
 from worker.slimming.groups import Site, layers_of
 from worker.slimming.least_squares import Fit, fit_all, passes, refit, solve
 from worker.slimming.moments import Moments, Rows
+from worker.slimming.passage import Passage, Seen
 from worker.slimming.readers import Reader, readers_of, write, write_kept
 from worker.slimming.surgery import cut, twin
 
@@ -70,15 +70,6 @@ def _batches_to_pass(architecture: Architecture, model: nn.Module, rows: Rows) -
     return len(rows.batches) * sum(len(layers_of(model, stack)) for stack in architecture.stacks)
 
 
-class Seen(NamedTuple):
-    """One batch that went through one layer. Tokens alone, but for the layer's output."""
-
-    output_BTD: Tensor
-    stream_ND: Tensor | None  # behind all that the layer's readers add
-    inputs: dict[str, Tensor]  # path of a reader in the whole model -> (N, C), of a cut one (N, K)
-    outputs: dict[str, Tensor]  # the same -> (N, O)
-
-
 def _fit_streams(
     model: nn.Module,
     dense: nn.Module,
@@ -91,8 +82,8 @@ def _fit_streams(
     """Fit every reader of `model`, which `least_squares` has repaired, to the streams of its `dense` twin.
 
     `weights` are those of each reader's tokens, batch by batch. Every layer is passed once in the dense model, and once
-    more than it has readers in a cut one; `on_batches` hears how many batches are through how many layers, summed.
-    Held at once are the hidden states of all rows, in each model and of each reader of a layer.
+    for each of its readers in a cut one; `on_batches` hears how many batches are through how many layers, summed. Held
+    at once are the hidden states of all rows, in each model and of each reader of a layer, and one reader's inputs.
     """
     slim, readers, done = twin(model), readers_of(model, architecture, kept), 0
     cut(slim, architecture, kept, "per-layer")
@@ -105,14 +96,29 @@ def _fit_streams(
             truths = [seen._replace(inputs={}) for seen in whole.through(before, own)]
             before = _behind(before, truths)
             if _stays(stack, index, kept):
-                narrow = replace(whole, layer=next(slim_layers))
-                for number, reader in enumerate(own):
-                    fit = _fit(narrow, now, own[number:], truths, weights[reader.path])
-                    write(narrow.module(reader), reader, *fit)
-                    write_kept(model, reader, *fit)
-                now = _behind(now, narrow.through(now, []))
+                now = _fit_layer(model, replace(whole, layer=next(slim_layers)), own, now, truths, weights)
             done += len(rows.batches)
             on_batches(done)
+
+
+def _fit_layer(
+    model: nn.Module,
+    narrow: Passage,
+    readers: Sequence[Reader],
+    now: list[Entry],
+    truths: Sequence[Seen],
+    weights: Mapping[str, Sequence[Tensor]],
+) -> list[Entry]:
+    """Fit the readers of a cut layer one after the other, there and in `model`; the batches behind the fitted layer."""
+    seen: list[Seen] = []
+    for number, reader in enumerate(readers):
+        seen = list(narrow.through(now, readers[number:]))
+        fit = _fit(narrow.module(reader), reader, seen, truths, weights[reader.path])
+        write(narrow.module(reader), reader, *fit)
+        write_kept(model, reader, *fit)
+    if not readers or not narrow.adds_as_written:
+        return _behind(now, narrow.through(now, []))
+    return _behind(now, narrow.rewritten(readers[-1], seen))
 
 
 def _entries(
@@ -136,68 +142,13 @@ def _behind(entries: Sequence[Entry], seen: Iterable[Seen]) -> list[Entry]:
     return [Entry(each.output_BTD, entry.calls[1:]) for entry, each in zip(entries, seen, strict=True)]
 
 
-@dataclass(frozen=True)
-class Passage:
-    """A layer of a dense or of a cut model, which has been the layer `index` of a stack."""
-
-    layer: nn.Module
-    index: int
-    stack: Stack
-    config: object
-    rows: Rows
-
-    def module(self, reader: Reader) -> Any:
-        """The reader in this layer."""
-        return self.layer.get_submodule(reader.path.removeprefix(f"{self.stack.layers}.{self.index}."))
-
-    def through(self, entries: Sequence[Entry], readers: Sequence[Reader]) -> Iterator[Seen]:
-        """Each batch through the layer."""
-        place = self.stack.stream_behind(self.config)
-        for entry, batch in zip(entries, self.rows.batches, strict=True):
-            mask_BT = batch.masks[self.stack.name]
-            with ExitStack() as hooks:
-                noted = {reader.path: hooks.enter_context(_noting(self.module(reader))) for reader in readers}
-                norm = hooks.enter_context(_noting(self.layer.get_submodule(place))) if place else {}
-                output_BTD = run(self.layer, entry.hidden_BTD, entry.calls[0])
-            stream_BTD = output_BTD if place == "" else norm.get("input")
-            yield Seen(
-                output_BTD,
-                None if stream_BTD is None else _tokens(stream_BTD, mask_BT),
-                {path: _tokens(each["input"], mask_BT) for path, each in noted.items()},
-                {path: _tokens(each["output"], mask_BT) for path, each in noted.items()},
-            )
-
-
-@contextmanager
-def _noting(module: nn.Module) -> Iterator[dict[str, Tensor]]:
-    noted: dict[str, Tensor] = {}
-    handle = module.register_forward_hook(lambda _, args, output: noted.update(input=args[0], output=output))
-    try:
-        yield noted
-    finally:
-        handle.remove()
-
-
-def _tokens(states: Tensor, mask_BT: Tensor) -> Tensor:
-    """What stands at tokens (N, D); some modules are given all positions in one row."""
-    return states.reshape(*mask_BT.shape, -1)[mask_BT]
-
-
-def _fit(
-    narrow: Passage,
-    now: Sequence[Entry],
-    readers: Sequence[Reader],
-    truths: Sequence[Seen],
-    weights: Sequence[Tensor],
-) -> Fit:
-    """The first of the `readers` fitted to its targets; the others are those behind it in its layer."""
-    reader, *_ = readers
-    module = narrow.module(reader)
+def _fit(module: Any, reader: Reader, seen: Sequence[Seen], truths: Sequence[Seen], weights: Sequence[Tensor]) -> Fit:
+    """The module fitted to its targets: the first of the readers that `seen` holds, before those behind it."""
     prior_OK = (module.weight.T if reader.transposed else module.weight).double()
     sums = Sums.like(prior_OK)
-    for truth, seen, weight_N in zip(truths, narrow.through(now, readers), weights, strict=True):
-        target_NO = truth.outputs[reader.path] + MADE_UP * _error(truth, seen)
-        sums.add(seen.inputs[reader.path], target_NO, weight_N)
+    for truth, now, weight_N in zip(truths, seen, weights, strict=True):
+        target_NO = truth.outputs[reader.path] + MADE_UP * _error(truth, now)
+        sums.add(now.inputs[reader.path], target_NO, weight_N)
     return sums.fit(prior_OK, centred=module.bias is not None)
 
 
