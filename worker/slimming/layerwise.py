@@ -17,7 +17,7 @@ Shape suffixes: B rows of a batch, T positions, N tokens of a batch, D hidden si
 a module's input, K kept ones, O its outputs.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -83,13 +83,15 @@ def _fit_streams(
 
     `weights` are those of each reader's tokens, batch by batch. Every layer is passed once in the dense model, and once
     for each of its readers in a cut one; `on_batches` hears how many batches are through how many layers, summed. Held
-    at once are the hidden states of all rows, in each model and of each reader of a layer, and one reader's inputs.
+    at once are the hidden states of all rows, in each model and of each reader of a layer, one reader's inputs, every
+    reader's weight before and after, and one cut layer, or of an encoder-decoder all of them.
     """
     slim, readers, done = twin(model), readers_of(model, architecture, kept), 0
-    cut(slim, architecture, kept, "per-layer")
+    if len(architecture.stacks) > 1:  # what one stack hands to another depends on its widths
+        cut(slim, architecture, kept, "per-layer")
     for stack in architecture.stacks:
         before, now = _entries(dense, slim, architecture, stack, rows)
-        slim_layers = iter(layers_of(slim, stack))
+        slim_layers = _cut_layers(model, slim, architecture, stack, kept)
         for index, layer in enumerate(layers_of(dense, stack)):
             own = [reader for reader in readers if reader.groups[0].site[:2] == (stack.name, index)]
             whole = Passage(layer, index, stack, model.config, rows)
@@ -126,10 +128,25 @@ def _entries(
 ) -> tuple[list[Entry], list[Entry]]:
     """The batches at the entry of the stack, in each model. Before the only stack of a model nothing is cut, and how
     its layers are called does not depend on weights."""
-    now = enter(slim, stack, rows.batches)
-    as_many = len(layers_of(dense, stack)) == len(layers_of(slim, stack))
-    alike = as_many and len(architecture.stacks) == 1
-    return (now if alike else enter(dense, stack, rows.batches)), now
+    before = enter(dense, stack, rows.batches)
+    return before, (before if len(architecture.stacks) == 1 else enter(slim, stack, rows.batches))
+
+
+def _cut_layers(
+    model: nn.Module, slim: nn.Module, architecture: Architecture, stack: Stack, kept: Mapping[Site, Tensor]
+) -> Iterator[nn.Module]:
+    """The layers of `slim` that stay, cut. Those of the only stack are cut one at a time, and then give way to what
+    has become of them in the whole `model`, so that no model is held in both sizes."""
+    layers, wholes = layers_of(slim, stack), layers_of(model, stack)
+    if len(architecture.stacks) > 1:
+        yield from layers
+        return
+    for index, layer in enumerate(layers):
+        if _stays(stack, index, kept):
+            own = {site: kept_K for site, kept_K in kept.items() if site.layer == index}
+            cut(slim, architecture, own, "per-layer")
+            yield layer
+            layers[index] = twin(wholes[index])
 
 
 def _stays(stack: Stack, index: int, kept: Mapping[Site, Tensor]) -> bool:
@@ -154,10 +171,10 @@ def _fit(module: Any, reader: Reader, seen: Sequence[Seen], truths: Sequence[See
 
 def _error(truth: Seen, now: Seen) -> Tensor:
     """x - x' of the first reader that `now` has, zeros where the stream is seen nowhere (N, D)."""
-    added_RND = torch.stack([truth.outputs[path] - output_ND for path, output_ND in now.outputs.items()])
+    added_RND = torch.stack([truth.outputs[path].float() - output_ND for path, output_ND in now.outputs.items()])
     if truth.stream_ND is None or now.stream_ND is None:
         return torch.zeros_like(added_RND[0])
-    return truth.stream_ND - now.stream_ND - added_RND.sum(0)
+    return truth.stream_ND.float() - now.stream_ND - added_RND.sum(0)
 
 
 @dataclass

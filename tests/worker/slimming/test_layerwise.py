@@ -7,12 +7,13 @@ from transformers import PreTrainedModel
 
 from tests.models import TINY, causal, opt
 from tests.worker.slimming.batches import batches, examples
+from worker.memory import Alive
 from worker.slimming import layerwise
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.groups import Site, layers_of, locate
 from worker.slimming.moments import Rows
 from worker.slimming.objectives import token_log_probabilities
-from worker.slimming.repair import repair
+from worker.slimming.repair import moments_of, repair, repair_again
 from worker.slimming.surgery import masked
 
 torch.set_num_threads(1)
@@ -84,6 +85,24 @@ def test_what_a_layer_that_goes_has_added_is_made_up_for_behind_it(monkeypatch: 
     repair(model, architecture, kept, given, METHOD)
     with masked(model, architecture, kept):
         assert (answers(model, given) - dense).abs().max() < (without - dense).abs().max() / 50
+
+
+def peak_bytes(method: str, num_layers: int) -> int:
+    """The most that a repair with known moments holds beside the model."""
+    model, given, architecture = causal("llama", num_hidden_layers=num_layers), rows("llama"), ARCHITECTURES["llama"]
+    groups = locate(model, architecture, ["ffn", "heads"])
+    kept = {group.site: torch.arange(-(-group.count * 3 // 4)) for group in groups}
+    moments = moments_of(model, architecture, groups, given, method)
+    assert moments is not None
+    with Alive() as alive:
+        repair_again(model, architecture, kept, given, method, moments)
+    return alive.peak
+
+
+def test_a_longer_decoder_takes_no_more_memory_than_a_fit_of_all_layers_at_once() -> None:
+    grown = {method: peak_bytes(method, 24) - peak_bytes(method, 12) for method in ("least_squares", METHOD)}
+    assert grown["least_squares"] > 0
+    assert grown[METHOD] <= grown["least_squares"] * 1.05
 
 
 def test_every_pass_is_counted() -> None:
