@@ -15,10 +15,11 @@ BLOCKS = ("ffn", "heads")
 OURS = "surgeon"
 BASELINES = ("wanda", "flap", "random", "activation", "magnitude")
 RIVALS = ("attribution", "second_moment", "gisp")
-LAYERWISE = (OURS, "wanda", "activation")  # ours and the two baselines that come nearest, for the dearest repair
+NEAREST = (OURS, "wanda", "activation")  # ours and the two baselines that come nearest, for the dearest repair
 FINALISTS = (OURS, "attribution", "activation")  # ours, the best rival and the best baseline of the grid
 GISP_STEPS = 8  # it is made for many small removals
-REFITS = ("least_squares", "least_squares_layerwise")
+LAYERWISE = "least_squares_layerwise"
+REFITS = ("least_squares", LAYERWISE)
 REFITTED = ((("ffn",), "uniform"), (BLOCKS, "uniform"), (BLOCKS, "per-layer"))  # where they are compared on dev rows
 CONTROLS = ("attribution_signed", "reverse")
 DENSE = "dense"
@@ -86,11 +87,11 @@ def grid(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
         yield from _square(model, tasks, main, ratio, layout, "least_squares")
     for ratio in RATIOS:
         yield from _square(model, tasks, RIVALS, ratio, "per-layer", "least_squares")
-    for layout, ratio in product(("uniform", "per-layer"), (0.7, 0.5, 0.3)):
-        yield from _square(model, tasks, LAYERWISE, ratio, layout, "least_squares_layerwise")
-    for ratio, repair in product(
-        (0.5, 0.3, 0.7), ("least_squares", "none")
-    ):  # what every runtime loads: a job's default
+    for ratio in RATIOS:  # what a job does unless told otherwise
+        yield from _square(model, tasks, (OURS,), ratio, "uniform", LAYERWISE, units=("ffn",))
+    for method, (layout, ratio) in product(NEAREST, product(("per-layer", "uniform"), RATIOS)):
+        yield from _square(model, tasks, (method,), ratio, layout, LAYERWISE)
+    for ratio, repair in product((0.5, 0.3, 0.7), ("least_squares", "none")):  # what every runtime loads
         yield from _square(model, tasks, main, ratio, "uniform", repair, units=("ffn",))
     for layout, ratio in product(("per-layer", "uniform"), RATIOS):
         yield from _square(model, tasks, main, ratio, layout, "none")

@@ -24,9 +24,11 @@ MAX_READ_BYTES = 16 * 2**20  # of a file whose rows are counted while a client w
 # Stages that pass rows through the model; all others go by the size of the model alone.
 CALIBRATING = frozenset({Stage.attribute, Stage.repair})
 EVALUATING = frozenset({Stage.evaluate_dense, Stage.evaluate_slim})
+REPAIRING = frozenset({Stage.repair, Stage.search, Stage.controls})
 SEARCHED = frozenset({Stage.select, Stage.repair, Stage.slice})  # what a search does in one
 # Without one of these in past runs nothing is said of a job that has them.
 TELLING = frozenset({Stage.evaluate_dense, Stage.attribute, Stage.search, Stage.repair, Stage.controls})
+FITTED_ANEW = frozenset({Repair.least_squares_layerwise})  # repairs that pass rows through every model of a search
 SEARCH_LOOKS = 7  # models that a bisection over hundredths measures
 
 
@@ -49,7 +51,8 @@ class Work:
     def amount(self, stage: str) -> float:
         """Seconds of a stage are taken to be proportional to this: parameters, times rows that pass through them."""
         if stage == Stage.search:
-            return float(self.parameters * (self.calibration_rows + self.models * self.evaluation_rows))
+            fitted = self.calibration_rows * (1 + (self.models if self.repair in FITTED_ANEW else 0))
+            return float(self.parameters * (fitted + self.models * self.evaluation_rows))
         if stage == Stage.controls:
             return float(self.parameters * (self.calibration_rows + self.evaluation_rows))
         if stage == Stage.evaluate_slim and self.reported_rows is not None:
@@ -102,8 +105,8 @@ def _known(work: dict[str, Any]) -> Work:
 def estimate(runs: Sequence[Run], work: Work, skipped: Iterable[str] = ()) -> TimeEstimate | None:
     """Sum over the stages of amount * median pace. Runs of the same family count, all where there are none.
 
-    Attribution, repair and search have the pace of the same criterion, repair or target, where that ever ran. None
-    where no run had a stage that matters.
+    Attribution has the pace of the same criterion, a search that of the same target, whatever repairs that of the same
+    repair, where that ever ran. None where no run had a stage that matters.
     """
     alike = [run for run in runs if run.work.family == work.family] or list(runs)
     known = {stage for run in alike for stage in run.seconds}
@@ -120,10 +123,10 @@ def _pace(runs: Sequence[Run], stage: str, work: Work) -> float:
     ran = [run for run in runs if stage in run.seconds]
     if stage == Stage.attribute:
         ran = [run for run in ran if run.work.criterion == work.criterion] or ran
-    if stage == Stage.repair:
-        ran = [run for run in ran if run.work.repair == work.repair] or ran
     if stage == Stage.search:
         ran = [run for run in ran if run.work.search == work.search] or ran
+    if stage in REPAIRING:
+        ran = [run for run in ran if run.work.repair == work.repair] or ran
     return median(run.seconds[stage] / run.work.amount(stage) for run in ran)
 
 

@@ -73,7 +73,7 @@ UNSUPERVISED = {
     "target": {"ratio": 0.3},
 }
 KEEPING = SST2 | {
-    "method": {"scope": "global", "repair": "least_squares"},
+    "method": {"scope": "global"},
     "target": {"keep_metric": 0.98, "bytes": 240000000},
     "output": {"layout": "per-layer", "round_to": 1},
 }

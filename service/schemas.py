@@ -272,7 +272,7 @@ class Method(Schema):
     protect_last: int = Field(
         default=0, ge=0, description="last layers of a stack that are never removed; per-layer: whole"
     )
-    repair: Repair = Repair.least_squares
+    repair: Repair = Repair.least_squares_layerwise
     seed: int = Field(
         default=0, ge=0, lt=2**32, description="of the criterion random, and of the first of the three random controls"
     )

@@ -1,6 +1,7 @@
 """What past runs say of the next one's time."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,14 @@ def test_what_no_run_has_shown_is_not_guessed() -> None:
     cached = estimate([reused], WORK, [Stage.attribute, Stage.evaluate_dense])
     assert cached is not None
     assert cached.seconds == 3.0
+
+
+@pytest.mark.parametrize(("repair", "passes"), [("least_squares", 1), ("least_squares_layerwise", 1 + 7)])
+def test_a_search_goes_by_the_rows_that_it_passes(repair: str, passes: int) -> None:
+    work = changed(repair=repair, search="keep_metric", models=7)
+    found = estimate([run(work, search=30.0)], replace(work, calibration_rows=160))
+    assert found is not None
+    assert found.seconds == pytest.approx(5 + 2 * 8 + 30 * (160 * passes + 7 * 20) / (80 * passes + 7 * 20), abs=0.051)
 
 
 def test_a_search_takes_the_place_of_what_it_does_itself() -> None:
