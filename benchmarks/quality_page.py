@@ -27,7 +27,7 @@ from benchmarks.quality_cells import (
     slim,
 )
 from benchmarks.quality_figure import draw
-from benchmarks.quality_summary import Records, half_width, kept, lead, mean_accuracy, row
+from benchmarks.quality_summary import MAIN, Records, half_width, kept, lead, mean_accuracy, row
 
 PAGE = "RESULTS.md"
 FIGURE = "quality.svg"
@@ -53,7 +53,7 @@ def part(records: Records) -> str:
     """Everything between the marks."""
     sections = [quality_text.INTRODUCTION, *_headline(records), *_means(records), *_leads(records)]
     sections += [*_finalists(records), *_settings(records), *_choices(records), *_tasks(records)]
-    sections += [*_t5(records), *_seconds(records)]
+    sections += [*_seconds(records), *_t5(records)]
     return "\n\n".join(sections)
 
 
@@ -127,75 +127,79 @@ def _lead_table(records: Records, tasks: Sequence[str], model: str) -> str:
     return table(["layout", "repair", "removed", *rivals], _measured(rows, 3))
 
 
-def _finalists(records: Records) -> Iterator[str]:
+def _finalists(records: Records, model: str = MAIN) -> Iterator[str]:
+    tasks = MODEL_TASKS[model]
     best: dict[str, Any] = {"layout": "per-layer", "repair": "least_squares", "rows": 0}
-    rows = [[name, *(_kept(records, row(name, ratio, **best)) for ratio in ALL_RATIOS)] for name in FINALISTS]
+    rows = [
+        [name, *(_kept(records, row(name, ratio, tasks, model, **best)) for ratio in ALL_RATIOS)] for name in FINALISTS
+    ]
     if rows := _measured(rows, 1):
-        yield "### The finalists on all test rows\n\n" + quality_text.FINALISTS
+        yield f"{_heading(model)} The finalists on all test rows\n\n" + quality_text.FINALISTS[model]
         yield table(["criterion", *(f"{ratio:.0%}" for ratio in ALL_RATIOS)], rows)
 
 
-def _settings(records: Records) -> Iterator[str]:
+def _heading(model: str) -> str:
+    """All of the small model is one section."""
+    return "###" if model == MAIN else "####"
+
+
+def _settings(records: Records, model: str = MAIN) -> Iterator[str]:
+    tasks = MODEL_TASKS[model]
     best: dict[str, Any] = {"layout": "per-layer", "repair": "least_squares"}
-    plans: dict[str, dict[str, Any]] = {
-        f"{examples} examples, class-balanced, 50% removed": {"ratio": 0.5, "examples": examples, "draw": "balanced"}
-        for examples in (16, 32, 64)
-    }
-    rows = [
-        [name, *(_kept(records, row(method, **best, **choices)) for method in (OURS, "wanda"))]
-        for name, choices in plans.items()
-    ]
-    rows += [
-        [
-            f"calibrated on {calibration}, judged on {task}, {ratio:.0%} removed",
-            *(
-                _kept(records, [slim("smollm2", task, m, ratio, calibration=calibration, **best)])
-                for m in (OURS, "wanda")
-            ),
-        ]
-        for ratio in (0.5, 0.7)
-        for calibration, task in SAME_LABELS
-    ]
+    rows = []
+    for examples in (16, 32, 64):
+        few: dict[str, Any] = {"examples": examples, "draw": "balanced"}
+        shares = (_kept(records, row(method, 0.5, tasks, model, **best, **few)) for method in (OURS, "wanda"))
+        rows.append([f"{examples} examples, class-balanced, 50% removed", *shares])
+    for ratio, (calibration, task) in product((0.5, 0.7), SAME_LABELS):
+        other: dict[str, Any] = {"calibration": calibration}
+        shares = (_kept(records, [slim(model, task, method, ratio, **best, **other)]) for method in (OURS, "wanda"))
+        rows.append([f"calibrated on {calibration}, judged on {task}, {ratio:.0%} removed", *shares])
     if rows := _measured(rows, 1):
-        yield "### Few examples, an unseen domain"
+        yield f"{_heading(model)} Few examples, an unseen domain"
         yield table(["setting", OURS, "wanda"], rows)
-    yield from _unlabelled(records)
+    yield from _unlabelled(records, model)
 
 
-def _unlabelled(records: Records) -> Iterator[str]:
+def _unlabelled(records: Records, model: str) -> Iterator[str]:
     names = {"none": "the uncut model's own answers", "labels": "the rows' labels"}
     methods = (OURS, "attribution")
     rows = []
     for ratio, (supervision, name) in product((0.5, 0.7), names.items()):
         best: dict[str, Any] = {"layout": "per-layer", "repair": "least_squares", "supervision": supervision}
-        rows.append([f"{ratio:.0%} removed, {name}", *(_kept(records, row(m, ratio, **best)) for m in methods)])
+        shares = (_kept(records, row(method, ratio, MODEL_TASKS[model], model, **best)) for method in methods)
+        rows.append([f"{ratio:.0%} removed, {name}", *shares])
     if rows[0][1] != NOT_YET:
-        yield "### Rows without labels\n\n" + quality_text.UNSUPERVISED
+        yield f"{_heading(model)} Rows without labels\n\n" + quality_text.UNSUPERVISED
         yield table(["setting", *methods], rows)
 
 
 def _choices(records: Records) -> Iterator[str]:
-    """How the defaults were chosen."""
+    """How the defaults were chosen; a comparison may be on some of the tasks."""
     cells = [Cell.of(dict(record)) for record in records.values() if record["split"] == "dev" and record["ratio"]]
-    rows = []
-    for variant in dict.fromkeys(replace(cell, task="", calibration="") for cell in cells):
-        tasks = MODEL_TASKS[variant.model]
-        share = _kept(records, [replace(variant, task=task, calibration=task) for task in tasks])
-        if share != NOT_YET:
-            rows.append(
-                [
-                    variant.model,
-                    variant.layout,
-                    variant.method,
-                    REPAIRS[variant.repair],
-                    str(variant.steps),
-                    f"{variant.ratio:.0%}",
-                    share,
-                ]
-            )
+    judged: dict[Cell, list[Cell]] = {}
+    for cell in sorted(cells, key=lambda cell: (cell.model != MAIN, MODEL_TASKS[cell.model].index(cell.task))):
+        judged.setdefault(replace(cell, task="", calibration=""), []).append(cell)
+    rows = [_choice(records, variant, on) for variant, on in judged.items() if len(on) > 1]
     if rows:
         yield "### Choices, made on train rows\n\n" + quality_text.CHOICES
-        yield table(["model", "layout", "criterion", "repair", "steps", "removed", "kept"], rows)
+        header = ["model", "units", "layout", "removed", "criterion", "steps", "repair", "tasks", "kept"]
+        yield table(header, sorted(rows, key=lambda line: (line[0] != MAIN, *line[:7])))
+
+
+def _choice(records: Records, variant: Cell, cells: Sequence[Cell]) -> list[str]:
+    everywhere = len(cells) == len(MODEL_TASKS[variant.model])
+    return [
+        variant.model,
+        "+".join(variant.units),
+        variant.layout,
+        f"{variant.ratio:.0%}",
+        variant.method,
+        str(variant.steps),
+        REPAIRS[variant.repair],
+        "all" if everywhere else ", ".join(cell.task for cell in cells),
+        _kept(records, cells),
+    ]
 
 
 def _tasks(records: Records) -> Iterator[str]:
@@ -229,14 +233,18 @@ def _t5(records: Records) -> Iterator[str]:
         yield table(["layout", "repair", "criterion", *(f"{ratio:.0%} removed" for ratio in RATIOS)], rows)
         yield f"By how many points `{OURS}` leads there:"
         yield _lead_table(records, T5_TASKS, "t5")
+        yield from _finalists(records, "t5")
+        yield from _settings(records, "t5")
+        yield from _seconds(records, "t5")
         for task in T5_TASKS:
             yield from _task(records, "t5", task, ("least_squares",))
 
 
-def _seconds(records: Records) -> Iterator[str]:
-    timed = {str(record["method"]): record["seconds"] for record in records.values() if record["split"] == TIMED}
+def _seconds(records: Records, model: str = MAIN) -> Iterator[str]:
+    of_model = [record for record in records.values() if (record["split"], record["model"]) == (TIMED, model)]
+    timed = {str(record["method"]): record["seconds"] for record in of_model}
     if DENSE in timed:
-        yield "### Seconds\n\n" + quality_text.SECONDS
+        yield f"{_heading(model)} Seconds\n\n" + quality_text.SECONDS[model]
         floor = timed.pop(DENSE)
         rows = [["a forward pass, nothing else", f"{floor:.2f}", "1.00"]]
         rows += [[name, f"{value:.2f}", f"{value / floor:.2f}"] for name, value in timed.items()]
