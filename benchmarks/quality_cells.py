@@ -22,6 +22,18 @@ LAYERWISE = "least_squares_layerwise"
 REFITS = ("least_squares", LAYERWISE)
 REFITTED = ((("ffn",), "uniform"), (BLOCKS, "uniform"), (BLOCKS, "per-layer"))  # where they are compared on dev rows
 CONTROLS = ("attribution_signed", "reverse")
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # criteria with one option changed, but for the paper's form
+    "attribution_signed": ("attribution", {"objective": "probability", "example_reduction": "sum"}),
+    "attribution_probability": ("attribution", {"objective": "probability"}),
+    "attribution_sequence": ("attribution", {"objective": "sequence_probability"}),
+    "attribution_log_probability": ("attribution", {"objective": "log_probability"}),
+    "attribution_mean_token": ("attribution", {"token_reduction": "mean"}),
+    "attribution_max_token": ("attribution", {"token_reduction": "max"}),
+    "attribution_absolute": ("attribution", {"sign": "absolute"}),
+    "attribution_sum_of_rows": ("attribution", {"example_reduction": "sum"}),
+    "surgeon_probability": ("surgeon", {"objective": "probability"}),
+    "surgeon_log_probability": ("surgeon", {"objective": "log_probability"}),
+}
 DENSE = "dense"
 TIMED = "timed"  # in place of a split: nothing is judged, only the time to score is taken
 TIMED_ROWS = 48
@@ -113,6 +125,8 @@ def dev(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
         yield slim(model, task, OURS, ratio, **best | {"units": units, "layout": layout, "repair": repair})
     for method, task in product((OURS, "attribution"), tasks):
         yield slim(model, task, method, 0.7, steps=4, **best)
+    for method, ratio, task in product(VARIANTS, (0.7, 0.5), tasks):
+        yield slim(model, task, method, ratio, **best)
 
 
 def _square(

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks import quality_inputs
-from benchmarks.quality_cells import BLOCKS, DENSE, TIMED, Cell
+from benchmarks.quality_cells import BLOCKS, DENSE, TIMED, VARIANTS, Cell
 from benchmarks.quality_inputs import Source
 from benchmarks.quality_pass import Method, Scores, score_together
 from worker import data, evaluation, models, prompts
@@ -31,7 +31,7 @@ ROUND_TO = {"uniform": 64, "per-layer": 1}
 
 # A method is a criterion with its options.
 METHODS: dict[str, Method] = {name: (name, Options()) for name in CRITERIA} | {
-    "attribution_signed": ("attribution", Options(objective="probability", example_reduction="sum")),
+    name: (criterion, Options(**told)) for name, (criterion, told) in VARIANTS.items()
 }
 SHARED = ("surgeon", "attribution", "second_moment", "activation", "wanda", "flap")  # take one pass
 

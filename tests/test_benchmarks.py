@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import torch
 from benchmarks import quality_page
 from benchmarks.quality_cells import (
     BASELINES,
+    MODEL_TASKS,
     OURS,
     SEEDS,
     T5_TASKS,
@@ -21,8 +24,8 @@ from benchmarks.quality_cells import (
     settings,
     slim,
 )
-from benchmarks.quality_inputs import DEV_ROWS, divided
-from benchmarks.quality_measure import SHARED
+from benchmarks.quality_inputs import DEV_ROWS, SOURCES, divided
+from benchmarks.quality_measure import SHARED, Bench
 from benchmarks.quality_pass import score_together
 from benchmarks.quality_store import Store
 from benchmarks.quality_summary import figures, half_width, kept, lead, row
@@ -38,6 +41,8 @@ from worker.slimming.repair import repair, repair_again
 from worker.slimming.selection import select
 
 torch.set_num_threads(1)
+ROOT = Path(__file__).parents[1]
+DATA = ROOT.parent / "shared"
 BEST: dict[str, Any] = {"layout": "per-layer", "repair": "least_squares"}
 
 
@@ -174,3 +179,17 @@ def test_a_shared_pass_scores_and_repairs_as_separate_ones_do(family: str, metho
     repair(other, architecture, kept_units, Rows(rows, "margin"), method)
     for first, second in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (DATA / "models").exists(), reason="the trained T5 and its rows are not here")
+def test_a_t5_is_trained_that_the_benchmark_can_ask(tmp_path: Path) -> None:
+    command = [sys.executable, "benchmarks/train_t5.py", str(tmp_path / "t5-large"), "--quick", "--data", str(DATA)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=600)
+    accuracies = json.loads(ran.stdout.splitlines()[-1])
+    assert set(MODEL_TASKS["t5-large"]) <= set(accuracies)
+    bench = Bench({"t5-large": SOURCES["t5-large"](DATA, tmp_path)}, DATA / "data", tmp_path / "scores")
+    for task in MODEL_TASKS["t5-large"]:
+        judged = bench.measure(dense("t5-large", task, rows=8))
+        assert judged["judged"] == 8
+        assert judged["parameters"] == bench.loaded("t5-large").model.num_parameters()
