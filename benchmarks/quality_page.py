@@ -103,12 +103,18 @@ def _comparison(records: Records, title: str, **choices: Any) -> Iterator[str]:
     yield table(["criterion", *(f"{ratio:.0%}, {REPAIRS[repair]}" for repair, ratio in columns)], _measured(rows, 1))
 
 
-def _variants(records: Records, columns: Sequence[tuple[str, float]], **choices: Any) -> Iterator[list[str]]:
+def _variants(
+    records: Records, columns: Sequence[tuple[str, float]], model: str = MAIN, **choices: Any
+) -> Iterator[list[str]]:
     """Criteria in more than one form: drawn with several seeds, or with scores taken anew before each step."""
-    seeds = [[row("random", ratio, repair=repair, seed=seed, **choices) for seed in SEEDS] for repair, ratio in columns]
+
+    def cells(method: str, repair: str, ratio: float, **form: int) -> list[Cell]:
+        return row(method, ratio, MODEL_TASKS[model], model, repair=repair, **choices, **form)
+
+    seeds = [[cells("random", repair, ratio, seed=seed) for seed in SEEDS] for repair, ratio in columns]
     yield [f"random, mean of seeds {SEEDS[0]} to {SEEDS[-1]}", *(_mean_kept(records, each) for each in seeds)]
-    stepped = (row("gisp", ratio, repair=repair, steps=GISP_STEPS, **choices) for repair, ratio in columns)
-    yield [f"gisp, {GISP_STEPS} steps", *(_kept(records, cells) for cells in stepped)]
+    stepped = (cells("gisp", repair, ratio, steps=GISP_STEPS) for repair, ratio in columns)
+    yield [f"gisp, {GISP_STEPS} steps", *(_kept(records, each) for each in stepped)]
 
 
 def _leads(records: Records) -> Iterator[str]:
@@ -227,6 +233,11 @@ def _t5(records: Records) -> Iterator[str]:
         [layout, name, method, *(_kept(records, row(method, ratio, T5_TASKS, "t5", **choices)) for ratio in RATIOS)]
         for layout, (repair, name), method in product(LAYOUTS, REPAIRS.items(), METHODS)
         for choices in [{"layout": layout, "repair": repair}]
+    ]
+    rows += [
+        [layout, REPAIRS[repair], *line]
+        for layout, repair in product(LAYOUTS, REPAIRS)
+        for line in _variants(records, [(repair, ratio) for ratio in RATIOS], "t5", layout=layout)
     ]
     if rows := _measured(rows, 3):
         yield "### The small T5\n\n" + quality_text.T5
