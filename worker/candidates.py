@@ -123,22 +123,36 @@ class Candidates:
                 make_room(self._subject.loaded.model, self._subject.architecture, whole(groups))
 
     def _repair(self, copy: Subject, kept: dict[Site, Tensor]) -> None:
-        method, model = self._staged.job.request.method.repair, copy.loaded.model
-        if method is Repair.none:
-            return
-        rows, tick = rows_to_fit(self._staged, copy), lambda *_: self._tick()
-        if self._moments is not None:
-            repairs.repair_again(model, copy.architecture, kept, rows, method, self._moments, tick)
-        else:
-            with refusing_repairs():
-                repairs.repair(model, copy.architecture, kept, rows, method, tick)
+        if self._staged.job.request.method.repair is not Repair.none:
+            mend(self._staged, copy, kept, self._moments, lambda *_: self._tick())
 
     @cached_property
     def _moments(self) -> dict[str, Moments] | None:
         """What the repair needs of the dense model: taken once, for every candidate."""
         subject, method = self._subject, self._staged.job.request.method.repair
+        if subject.calibration.moments:
+            return subject.calibration.moments
         model, rows = subject.loaded.model, rows_to_fit(self._staged, subject)
         return repairs.moments_of(model, subject.architecture, self.groups, rows, method, lambda _: self._tick())
+
+
+def mend(
+    staged: StagedJob,
+    subject: Subject,
+    kept: dict[Site, Tensor],
+    moments: dict[str, Moments] | None,
+    on_progress: Callable[[int, int], None],
+) -> None:
+    """Fit what stays to what goes, on the calibration rows, whose `moments` may be known.
+
+    Raises InvalidRequest where the family has no place for the repair.
+    """
+    model, method, rows = subject.loaded.model, staged.job.request.method.repair, rows_to_fit(staged, subject)
+    if moments:
+        repairs.repair_again(model, subject.architecture, kept, rows, method, moments, on_progress)
+    else:
+        with refusing_repairs():
+            repairs.repair(model, subject.architecture, kept, rows, method, on_progress)
 
 
 def rows_to_fit(staged: StagedJob, subject: Subject) -> Rows:

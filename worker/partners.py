@@ -50,12 +50,16 @@ def subjects(staged: StagedJob, loaded: LoadedModel, partners: Sequence[TaskRows
 
 def calibrated_on_all(subject: Subject, partners: Iterable[Subject]) -> Subject:
     """The subject with the calibration rows of its partners too, for a repair that serves all of them."""
+    partners = list(partners)
+    if not partners:
+        return subject
     sets = [each.calibration for each in (subject, *partners)]
     together = replace(
         subject.calibration,
         examples=[example for examples in sets for example in examples.examples],
         batches=[batch for examples in sets for batch in examples.batches],
         shortened=sum(examples.shortened for examples in sets),
+        moments={},
     )
     return replace(subject, calibration=together)
 

@@ -72,9 +72,8 @@ from worker.candidates import (
     choose,
     cut,
     locate_groups,
-    refusing_repairs,
+    mend,
     refusing_units,
-    rows_to_fit,
 )
 from worker.card import card, licence_of
 from worker.findings import Findings
@@ -84,8 +83,9 @@ from worker.methods import options
 from worker.reuse import Reuse
 from worker.rows import Row
 from worker.slimming import attribution
-from worker.slimming import repair as repairs
 from worker.slimming.groups import Group, Site
+from worker.slimming.moments import Moments
+from worker.slimming.repair import FITTED
 from worker.slimming.steps import ScorePath, Scores, follow, schedule
 from worker.slimming.union import united_paths
 from worker.speed import RUNS, SIZES, TOKENS, Speed, compare
@@ -239,11 +239,19 @@ def attribute(staged: StagedJob, subject: Subject, ratios: Sequence[float]) -> S
     counter = staged.counter(count * method.steps)
     measures = (lambda done, step=step: counter(step * count + done) for step in range(method.steps))
 
+    def remember(moments: dict[str, Moments]) -> None:
+        """Spare a repair on the same rows its pass; what later steps see is not the dense model."""
+        alone = not staged.job.request.tasks
+        if alone and method.repair in FITTED and not subject.calibration.moments:
+            subject.calibration.moments.update(moments)
+
     def measure() -> Scores:
         batches = (batch.to(model.device) for batch in subject.calibration.batches)
         criterion, told = method.criterion, options(staged)
         with refusing_units():
-            return attribution.score(model, architecture, method.units, batches, criterion, told, next(measures))
+            return attribution.score(
+                model, architecture, method.units, batches, criterion, told, next(measures), remember
+            )
 
     def keep(scores: Scores, ratio: float) -> dict[Site, Tensor]:
         return choose(staged, groups, scores, ratio)
@@ -276,14 +284,12 @@ def reach(staged: StagedJob, sources: Sources, subject: Subject, dense: Measured
 
 
 def repair(staged: StagedJob, subject: Subject, kept: dict[Site, Tensor]) -> None:
-    """Fit what stays to what goes, on the calibration rows. Raises InvalidRequest where the family has no place."""
-    model, method = subject.loaded.model, staged.job.request.method.repair
+    """Fit what stays to what goes. Raises InvalidRequest where the family has no place for it."""
 
     def advance(done: int, total: int) -> None:
         staged.progress.advance(done, total, "batches")
 
-    with refusing_repairs():
-        repairs.repair(model, subject.architecture, kept, rows_to_fit(staged, subject), method, advance)
+    mend(staged, subject, kept, subject.calibration.moments, advance)
 
 
 def time_passes(staged: StagedJob, sources: Sources, subject: Subject) -> list[tuple[Speed, Speed]]:

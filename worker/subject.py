@@ -1,7 +1,7 @@
 """The model that a job slims, its task in tokens, and what is measured of both before and after."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from worker.per_layer import is_own
 from worker.prompts import Example, Wording
 from worker.rows import Row
 from worker.slimming.architectures import ARCHITECTURES, Architecture
+from worker.slimming.moments import Moments
 from worker.slimming.objectives import Batch
 from worker.staging import StagedJob
 
@@ -28,6 +29,7 @@ class Examples:
     batches: list[Batch]
     shortened: int
     answered: bool = True  # false: the rows bring no right answers
+    moments: dict[str, Moments] = field(default_factory=dict)  # of the dense model, once scoring has taken them here
 
 
 @dataclass(frozen=True)

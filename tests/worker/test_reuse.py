@@ -30,6 +30,7 @@ from service.storage import Storage, attempt_prefix, dataset_key, manifest_key, 
 from service.submission import access_of
 from tests import checkpoints
 from worker import pipeline
+from worker.candidates import Candidates
 from worker.evaluation import Scores
 from worker.lineage import lineage
 from worker.reuse import Reuse
@@ -251,6 +252,25 @@ def test_a_second_job_takes_the_scores_of_the_first(desk: Desk, method: dict[str
     assert first.outcome()["scores"] == again.outcome()["scores"]
     assert alike(measured, taken)
     assert desk.store.get("default", first.outcome()["scores"]).job_id == first.staged.job.id
+
+
+@pytest.mark.parametrize("target", [{"ratio": 0.5}, {"sweep": [0.25, 0.5]}], ids=["ratio", "sweep"])
+@pytest.mark.parametrize("method", [{}, STEPS], ids=["one step", "two steps"])
+def test_a_repair_is_the_same_whether_the_job_has_scored_its_rows_or_found_the_scores(
+    desk: Desk, target: dict[str, Any], method: dict[str, Any]
+) -> None:
+    mended = []
+    for _ in range(2):
+        reuse, subject = desk.reuse(desk.request(method=method, target=target))
+        ratios = schedule(pipeline.furthest(reuse.staged.job.request.target), reuse.staged.job.request.method.steps)
+        path = reuse.path(subject, ratios, partial(pipeline.attribute, reuse.staged, subject, ratios))
+        candidates = Candidates(reuse.staged, subject, path)
+        cut = candidates.cut(candidates.at(0.5)).loaded.model
+        mended.append((bool(subject.calibration.moments), reuse.outcome()["scores_reused"], cut.state_dict()))
+    (remembered, _, first), (again, reused, second) = mended
+    assert (remembered, again, reused) == (True, False, True)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_another_tenant_measures_for_itself(desk: Desk) -> None:

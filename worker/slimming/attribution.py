@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from worker.slimming.architectures import Architecture
 from worker.slimming.criteria import CRITERIA, Criterion, Evidence, Observation, Options
 from worker.slimming.groups import Group, Site, UnitUnavailable, locate, weights_UF
-from worker.slimming.moments import collect, portions
+from worker.slimming.moments import Moments, collect, portions
 from worker.slimming.objectives import OBJECTIVES, Batch, token_log_probabilities
 from worker.slimming.ports import watch
 
@@ -30,13 +30,15 @@ def score(
     criterion: str,
     options: Options,
     on_examples: Callable[[int], None] = lambda done: None,
+    on_moments: Callable[[dict[str, Moments]], None] = lambda moments: None,
 ) -> dict[Site, Tensor]:
     """Importance of each unit, float32 on the CPU (units), by the named criterion of CRITERIA.
 
     `on_examples` hears how many examples are done after each batch, and may raise to end it; by a criterion that needs
-    moments half of them count as done when the last batch is, and the others group by group. The model is left as it
-    was. The results depend on the examples alone, not on how they are batched, up to the rounding of the model's own
-    dtype. Raises UnitUnavailable for a unit that the family or the criterion cannot serve.
+    moments half of them count as done when the last batch is, and the others group by group. `on_moments` is given
+    these, as `repair.moments_of` takes them, where all were held at once. The model is left as it was. The results
+    depend on the examples alone, not on how they are batched, up to the rounding of the model's own dtype. Raises
+    UnitUnavailable for a unit that the family or the criterion cannot serve.
     """
     row = CRITERIA[criterion]
     refused = sorted(set(units) & set(row.refused))
@@ -49,7 +51,7 @@ def score(
     read = [group for group in groups if group.port == "input"]
     others = [group for group in groups if group.port != "input"]
     passes = Passes(sum(batch.num_examples for batch in batches), 2 * len(portions(read)) + bool(others), on_examples)
-    scores = _score_by_moments(model, batches, Tally(row, told, read), passes)
+    scores = _score_by_moments(model, batches, Tally(row, told, read), passes, on_moments)
     if others:
         scores |= _score_by_sums(model, batches, Tally(row, told, others), passes.following())
     return {group.site: scores[group.site] for group in groups}
@@ -136,11 +138,18 @@ def _score_by_sums(
     return {group.site: conclude(tally.evidence(model, group), tally.options).float().cpu() for group in tally.groups}
 
 
-def _score_by_moments(model: nn.Module, batches: Sequence[Batch], tally: Tally, passes: Passes) -> dict[Site, Tensor]:
+def _score_by_moments(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    tally: Tally,
+    passes: Passes,
+    on_moments: Callable[[dict[str, Moments]], None],
+) -> dict[Site, Tensor]:
     """As many groups at a time as there is room for the matrices of."""
     scores: dict[Site, Tensor] = {}
     examples = list(accumulate(batch.num_examples for batch in batches))
-    for part in portions(tally.groups):
+    parts = portions(tally.groups)
+    for part in parts:
         follow = passes.following()
 
         def on_batches(done: int, follow: Callable[[int], None] = follow) -> None:
@@ -153,6 +162,8 @@ def _score_by_moments(model: nn.Module, batches: Sequence[Batch], tally: Tally, 
             evidence = replace(tally.evidence(model, group), moments=found[group.watched])
             scores[group.site] = tally.criterion.conclude(evidence, tally.options).float().cpu()
             concluded(examples[-1] * number // len(part))
+        if len(parts) == 1:
+            on_moments({path: replace(moments, effect_OO=None) for path, moments in found.items()})
     return scores
 
 

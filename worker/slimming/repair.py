@@ -34,6 +34,7 @@ REPAIRS: dict[str, Repair] = {
     "least_squares": Repair(least_squares, refit),
     "least_squares_layerwise": Repair(layerwise, layerwise_again),
 }
+FITTED = frozenset(name for name, row in REPAIRS.items() if row.grams)
 
 
 def repair(

@@ -96,7 +96,7 @@ def peak_bytes(method: str, num_layers: int) -> int:
     assert moments is not None
     with Alive() as alive:
         repair_again(model, architecture, kept, given, method, moments)
-    return alive.peak
+    return int(alive.peak)
 
 
 def test_a_longer_decoder_takes_no_more_memory_than_a_fit_of_all_layers_at_once() -> None:

@@ -9,8 +9,9 @@ from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.attribution import prepared, score
 from worker.slimming.criteria import Options
 from worker.slimming.groups import locate
-from worker.slimming.moments import Moments, collect, token_weights
+from worker.slimming.moments import Moments, Rows, collect, token_weights
 from worker.slimming.objectives import margin, token_log_probabilities
+from worker.slimming.repair import moments_of
 
 torch.set_num_threads(1)
 
@@ -35,6 +36,36 @@ def test_the_tokens_of_a_row_weigh_one_on_average_and_half_where_the_objective_d
     torch.testing.assert_close(weight_BT[0].mean(), torch.tensor(1.0))
     torch.testing.assert_close(weight_BT[1, :2].mean(), torch.tensor(1.0))
     assert weight_BT[2].tolist() == [0.5] * 5
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_scoring_hands_on_the_moments_that_a_repair_would_take(family: str) -> None:
+    model, made, architecture = TINY[family](), batches(family, examples(8), 4), ARCHITECTURES[family]
+    units, handed = ["ffn", "heads"], dict[str, Moments]()
+    score(model, architecture, units, made, "surgeon", Options(), on_moments=handed.update)
+    taken = moments_of(model, architecture, locate(model, architecture, units), Rows(made, "margin"), "least_squares")
+    assert taken is not None
+    assert handed.keys() == taken.keys()
+    for path, expected in taken.items():
+        found = handed[path]
+        assert (found.centred, found.num_tokens, found.effect_OO) == (expected.centred, expected.num_tokens, None)
+        assert torch.equal(found.spread_CC, expected.spread_CC)
+        assert all(map(torch.equal, found.weights_N, expected.weights_N))
+
+
+def test_scoring_in_portions_has_no_moments_of_all_to_hand_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moments, "GRAM_BYTES", 1)
+    handed = list[object]()
+    score(
+        TINY["llama"](),
+        ARCHITECTURES["llama"],
+        ["ffn"],
+        batches("llama", examples(4), 4),
+        "surgeon",
+        Options(),
+        on_moments=handed.append,
+    )
+    assert handed == []
 
 
 def test_moments_have_their_closed_forms() -> None:
