@@ -76,9 +76,9 @@ What the options of a criterion do was measured on the T5, where a comparison ta
 `surgeon_...`: with that one option changed; `attribution_signed`: the paper's form). For `attribution` the margin is
 ahead of every other objective by 1.7 points or more, the mean over tokens ahead of the sum by 2.2 and 3.2 (it takes
 away the weight of an encoder's many tokens beside a decoder's one), and what else is changed loses at a half, at 70 %,
-or at both. For `surgeon` the probabilities are ahead at 70 % by 2.0 and 3.5 points, and behind by 0.5 and 1.1 at a half;
-four steps in place of one are ahead by 3.1 at 70 %. None of these is beyond the intervals of both, and the defaults
-stay."""
+or at both. For `surgeon` the probabilities are ahead at 70 % by 2.0 and 3.5 points, and behind by 0.5 and 1.1 at a
+half; four steps in place of one are ahead by 3.1 at 70 %. None of these is beyond the intervals of both, and the
+defaults stay."""
 
 TASKS = "Calibrated accuracy with its interval, FFN neurons and key-value groups."
 
