@@ -17,6 +17,7 @@ Shape suffixes: B rows of a batch, T positions, N tokens of a batch, D hidden si
 a module's input, K kept ones, O its outputs.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -30,11 +31,12 @@ from worker.slimming.groups import Site, layers_of
 from worker.slimming.least_squares import Fit, fit_all, passes, refit, solve
 from worker.slimming.moments import Moments, Rows
 from worker.slimming.passage import Passage, Seen
-from worker.slimming.readers import Reader, readers_of, write, write_kept
+from worker.slimming.readers import Reader, readers_of, weight_of, write, write_kept
 from worker.slimming.surgery import cut, twin
 
 MADE_UP = 0.75  # of the stream's error, the a above
 RIDGE = 0.1  # of the mean of the Gram matrix's diagonal, towards what the first fit has left
+STREAM_BYTES = 4 * 2**30  # of hidden states that are held at once; of more rows a part has to do
 
 
 def layerwise(
@@ -46,7 +48,7 @@ def layerwise(
 ) -> None:
     """`least_squares`, and then every reader in turn fitted to the dense model's residual stream."""
     dense, first = twin(model), passes(model, architecture, kept) * len(rows.batches)
-    total = first + _batches_to_pass(architecture, model, rows)
+    total = first + _batches_to_pass(model, architecture, kept, rows)
     weights = fit_all(model, architecture, kept, rows, lambda done: on_progress(done, total))
     _fit_streams(model, dense, architecture, kept, rows, weights, lambda done: on_progress(first + done, total))
 
@@ -60,14 +62,30 @@ def layerwise_again(
     on_progress: Callable[[int, int], None],
 ) -> None:
     """`layerwise` where the moments are known."""
-    dense, total = twin(model), _batches_to_pass(architecture, model, rows)
+    dense, total = twin(model), _batches_to_pass(model, architecture, kept, rows)
     refit(model, architecture, kept, rows, moments, on_progress)
     weights = {path: known.weights_N for path, known in moments.items()}
     _fit_streams(model, dense, architecture, kept, rows, weights, lambda done: on_progress(done, total))
 
 
-def _batches_to_pass(architecture: Architecture, model: nn.Module, rows: Rows) -> int:
-    return len(rows.batches) * sum(len(layers_of(model, stack)) for stack in architecture.stacks)
+def _batches_to_pass(model: nn.Module, architecture: Architecture, kept: Mapping[Site, Tensor], rows: Rows) -> int:
+    num_layers = sum(len(layers_of(model, stack)) for stack in architecture.stacks)
+    return num_layers * len(rows.batches[_part(model, architecture, kept, rows)])
+
+
+def _part(model: nn.Module, architecture: Architecture, kept: Mapping[Site, Tensor], rows: Rows) -> slice:
+    """As many of the batches as STREAM_BYTES has room for, evenly spaced: they may be sorted by length.
+
+    Of every position there are held, of each model, the state before a layer, behind it and behind what its readers
+    add, what each reader writes, and what one of them reads.
+    """
+    readers = readers_of(model, architecture, kept)
+    sizes = [weight_of(model, reader).shape for reader in readers]
+    most = max(Counter(reader.groups[0].site[:2] for reader in readers).values(), default=0)
+    states = (6 + 2 * most) * max((outputs for outputs, _ in sizes), default=0) + max((c for _, c in sizes), default=0)
+    positions = sum(max(mask_BT.numel() for mask_BT in batch.masks.values()) for batch in rows.batches)
+    needed = positions * states * next(model.parameters()).element_size()
+    return slice(None, None, max(1, -(-needed // STREAM_BYTES)))
 
 
 def _fit_streams(
@@ -81,12 +99,16 @@ def _fit_streams(
 ) -> None:
     """Fit every reader of `model`, which `least_squares` has repaired, to the streams of its `dense` twin.
 
-    `weights` are those of each reader's tokens, batch by batch. Every layer is passed once in the dense model, and once
+    `weights` are those of each reader's tokens, batch by batch, of all rows, a part of which has to do where there are
+    many. Every layer is passed once in the dense model, and once
     for each of its readers in a cut one; `on_batches` hears how many batches are through how many layers, summed. Held
     at once are the hidden states of all rows, in each model and of each reader of a layer, one reader's inputs, every
     reader's weight before and after, and one cut layer, or of an encoder-decoder all of them.
     """
     slim, readers, done = twin(model), readers_of(model, architecture, kept), 0
+    part = _part(model, architecture, kept, rows)
+    rows = Rows(rows.batches[part], rows.objective)
+    weights = {path: weights_N[part] for path, weights_N in weights.items()}
     if len(architecture.stacks) > 1:  # what one stack hands to another depends on its widths
         cut(slim, architecture, kept, "per-layer")
     for stack in architecture.stacks:
@@ -95,7 +117,7 @@ def _fit_streams(
         for index, layer in enumerate(layers_of(dense, stack)):
             own = [reader for reader in readers if reader.groups[0].site[:2] == (stack.name, index)]
             whole = Passage(layer, index, stack, model.config, rows)
-            truths = [seen._replace(inputs={}) for seen in whole.through(before, own)]
+            truths = [seen._replace(input_NC=None) for seen in whole.through(before, own)]
             before = _behind(before, truths)
             if _stays(stack, index, kept):
                 now = _fit_layer(model, replace(whole, layer=next(slim_layers)), own, now, truths, weights)
@@ -165,7 +187,8 @@ def _fit(module: Any, reader: Reader, seen: Sequence[Seen], truths: Sequence[See
     sums = Sums.like(prior_OK)
     for truth, now, weight_N in zip(truths, seen, weights, strict=True):
         target_NO = truth.outputs[reader.path] + MADE_UP * _error(truth, now)
-        sums.add(now.inputs[reader.path], target_NO, weight_N)
+        assert now.input_NC is not None
+        sums.add(now.input_NC, target_NO, weight_N)
     return sums.fit(prior_OK, centred=module.bias is not None)
 
 

@@ -22,8 +22,8 @@ class Seen(NamedTuple):
 
     output_BTD: Tensor
     stream_ND: Tensor | None  # behind all that the layer's readers add
-    inputs: dict[str, Tensor]  # path of a reader in the whole model -> (N, C), of a cut one (N, K)
-    outputs: dict[str, Tensor]  # the same -> (N, O)
+    input_NC: Tensor | None  # of the first of the readers that are looked at; in a cut layer (N, K)
+    outputs: dict[str, Tensor]  # path of a reader in the whole model -> (N, O)
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,19 @@ class Passage:
                 norm = hooks.enter_context(_noting(self.layer.get_submodule(place))) if place else {}
                 output_BTD = run(self.layer, entry.hidden_BTD, entry.calls[0])
             stream_BTD = output_BTD if place == "" else norm.get("input")
+            first = next(iter(noted.values()), {}).get("input")
             yield Seen(
                 output_BTD,
                 None if stream_BTD is None else _tokens(stream_BTD, mask_BT),
-                {path: _tokens(each["input"], mask_BT) for path, each in noted.items()},
+                None if first is None else _tokens(first, mask_BT),
                 {path: _tokens(each["output"], mask_BT) for path, each in noted.items()},
             )
 
     def rewritten(self, reader: Reader, passed: Iterable[Seen]) -> Iterator[Seen]:
         """The batches once the reader, the last that the layer calls, writes anew what it has read."""
         for seen, batch in zip(passed, self.rows.batches, strict=True):
-            change_NO = self.module(reader)(seen.inputs[reader.path]) - seen.outputs[reader.path]
+            assert seen.input_NC is not None
+            change_NO = self.module(reader)(seen.input_NC) - seen.outputs[reader.path]
             mask_BT = batch.masks[self.stack.name]
             seen.output_BTD[mask_BT] += change_NO
             yield seen

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -103,6 +104,40 @@ def test_a_longer_decoder_takes_no_more_memory_than_a_fit_of_all_layers_at_once(
     grown = {method: peak_bytes(method, 24) - peak_bytes(method, 12) for method in ("least_squares", METHOD)}
     assert grown["least_squares"] > 0
     assert grown[METHOD] <= grown["least_squares"] * 1.05
+
+
+def test_of_more_rows_than_there_is_room_for_a_part_is_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+    architecture, given = ARCHITECTURES["llama"], rows("llama", count=12)
+    alone, among, heard = TINY["llama"](), TINY["llama"](), list[tuple[int, int]]()
+    groups = locate(alone, architecture, ["ffn"])
+    kept = {group.site: torch.arange(8) for group in groups}
+    moments = moments_of(alone, architecture, groups, given, METHOD)
+    assert moments is not None
+    first = {path: replace(known, weights_N=known.weights_N[:1]) for path, known in moments.items()}
+    repair_again(alone, architecture, kept, Rows(given.batches[:1], "margin"), METHOD, first)
+    monkeypatch.setattr(layerwise, "STREAM_BYTES", 1)
+    repair_again(among, architecture, kept, given, METHOD, moments, lambda done, total: heard.append((done, total)))
+    assert heard == [(1, 2), (2, 2)]
+    for one, other in zip(alone.parameters(), among.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def walked_bytes(num_rows: int) -> int:
+    architecture, given, model = ARCHITECTURES["llama"], rows("llama", num_rows), TINY["llama"]()
+    groups = locate(model, architecture, ["ffn", "heads"])
+    kept = {group.site: torch.arange(-(-group.count * 3 // 4)) for group in groups}
+    moments = moments_of(model, architecture, groups, given, METHOD)
+    assert moments is not None
+    with Alive() as alive:
+        repair_again(model, architecture, kept, given, METHOD, moments)
+    return int(alive.peak)
+
+
+def test_the_room_that_rows_take_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    some, grown = walked_bytes(40), walked_bytes(160)
+    assert grown > 2 * some
+    monkeypatch.setattr(layerwise, "STREAM_BYTES", some)
+    assert walked_bytes(160) < 2 * some
 
 
 def test_every_pass_is_counted() -> None:
