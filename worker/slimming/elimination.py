@@ -134,11 +134,13 @@ def _blocks(weight_OC: Tensor, spread_CC: Tensor, effect_OO: Tensor, size: int) 
 
 
 def _block_costs(cross_LL: Tensor, inverse_LL: Tensor, size: int) -> Tensor:
-    """Of each unit that is left (U)."""
-    channels = torch.arange(len(cross_LL), device=cross_LL.device).view(-1, size)
-    rows, columns = channels.unsqueeze(2), channels.unsqueeze(1)
-    made_up_UBB = torch.linalg.solve(inverse_LL[rows, columns], cross_LL[rows, columns])
-    return torch.einsum("ubb->u", made_up_UBB)
+    """Of each unit that is left (U).
+
+    One at a time: on several threads torch factorises a batch of large matrices wrongly (pytorch issue 142815).
+    """
+    blocks = (slice(start, start + size) for start in range(0, len(cross_LL), size))
+    made_up = [torch.linalg.solve(inverse_LL[block, block], cross_LL[block, block]).trace() for block in blocks]
+    return torch.stack(made_up)
 
 
 def _without(cross_LL: Tensor, inverse_LL: Tensor, goes_L: Tensor) -> tuple[Tensor, Tensor]:

@@ -95,3 +95,18 @@ def test_many_units_go_in_the_order_of_one_at_a_time(monkeypatch: pytest.MonkeyP
     blockwise = costs(*problem(2), 1).argsort()
     monkeypatch.setattr(elimination, "BLOCK", 1)
     assert torch.equal(costs(*problem(2), 1).argsort(), blockwise)
+
+
+def test_large_blocks_cost_the_same_on_any_number_of_threads() -> None:
+    """Torch fails at a batch of matrices of more than 150 rows, or gives wrong results, as soon as it has two threads."""
+    draw = torch.Generator().manual_seed(0)
+    hidden_NC = torch.randn(900, 3 * 160, generator=draw, dtype=torch.float64)
+    weight_OC, effect_OO = torch.randn(32, 3 * 160, generator=draw), torch.eye(32, dtype=torch.float64)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append(costs(weight_OC, hidden_NC.T @ hidden_NC / 900, effect_OO, 160))
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(*found)
