@@ -98,7 +98,7 @@ def test_many_units_go_in_the_order_of_one_at_a_time(monkeypatch: pytest.MonkeyP
 
 
 def test_large_blocks_cost_the_same_on_any_number_of_threads() -> None:
-    """Torch fails at a batch of matrices of more than 150 rows, or gives wrong results, as soon as it has two threads."""
+    """On two threads torch fails at a batch of matrices of more than 150 rows, or gives wrong results."""
     draw = torch.Generator().manual_seed(0)
     hidden_NC = torch.randn(900, 3 * 160, generator=draw, dtype=torch.float64)
     weight_OC, effect_OO = torch.randn(32, 3 * 160, generator=draw), torch.eye(32, dtype=torch.float64)
