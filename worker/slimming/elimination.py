@@ -44,7 +44,7 @@ def _risen(cost_U: Tensor) -> Tensor:
 
 def _neurons(weight_OC: Tensor, spread_CC: Tensor, effect_OO: Tensor, _: int) -> tuple[Tensor, Tensor]:
     """Units of one channel each, BLOCK of them at a time (order (U), costs in that order (U))."""
-    left = _Neurons(weight_OC.double().clone(), torch.linalg.inv(spread_CC.double()), effect_OO.double())
+    left = _Neurons(weight_OC.double().clone(), _inverse(spread_CC.double()), effect_OO.double())
     order, paid = list[Tensor](), list[float]()
     while count := int(left.there_L.sum()):
         if count <= COMPACT * len(left.there_L):
@@ -56,6 +56,11 @@ def _neurons(weight_OC: Tensor, spread_CC: Tensor, effect_OO: Tensor, _: int) ->
         paid += cost_B
         left.remove(gone_B)
     return torch.cat(order).cpu(), _positive(paid)
+
+
+def _inverse(spread_CC: Tensor) -> Tensor:
+    """Of a positive definite matrix: half the work of LU, and symmetric to the last bit."""
+    return torch.cholesky_inverse(torch.linalg.cholesky(spread_CC))
 
 
 class _Neurons:
@@ -102,7 +107,7 @@ def _cheapest(cross_DD: Tensor, inverse_DD: Tensor, count: int) -> tuple[list[in
 
     `cross_DD` is W_D^T S W_D. When i goes, w_j becomes w_j - w_i s_j with s = (G^-1)_i / (G^-1)_ii.
     """
-    cross_DD, inverse_DD = cross_DD.cpu(), inverse_DD.cpu()
+    cross_DD, inverse_DD = cross_DD.cpu(), inverse_DD.cpu()  # the caller's no more: they change in place
     there_D = torch.ones(len(cross_DD), dtype=torch.bool)
     chosen, paid = list[int](), list[float]()
     for _ in range(count):
@@ -112,15 +117,15 @@ def _cheapest(cross_DD: Tensor, inverse_DD: Tensor, count: int) -> tuple[list[in
         paid.append(float(cost_D[unit]))
         there_D[unit] = False
         share_D = (inverse_DD[unit] / inverse_DD[unit, unit]).masked_fill(~there_D, 0)
-        mixed_DD = share_D.outer(cross_DD[unit])
-        cross_DD = cross_DD - mixed_DD - mixed_DD.T + cross_DD[unit, unit] * share_D.outer(share_D)
-        inverse_DD = inverse_DD - inverse_DD[unit].outer(share_D)
+        pull_D = cross_DD[unit] - cross_DD[unit, unit] / 2 * share_D
+        cross_DD.addr_(share_D, pull_D, alpha=-1).addr_(pull_D, share_D, alpha=-1)
+        inverse_DD.addr_(inverse_DD[unit].clone(), share_D, alpha=-1)
     return chosen, paid
 
 
 def _blocks(weight_OC: Tensor, spread_CC: Tensor, effect_OO: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Units of `size` channels, one at a time: tr(W_B^T S W_B ((G^-1)_BB)^-1)."""
-    inverse_LL, weight_OC = torch.linalg.inv(spread_CC.double()), weight_OC.double()
+    inverse_LL, weight_OC = _inverse(spread_CC.double()), weight_OC.double()
     cross_LL = weight_OC.T @ effect_OO.double() @ weight_OC
     left, order, paid = list(range(weight_OC.shape[1] // size)), [], []
     while left:
