@@ -97,7 +97,8 @@ the decoder alone, the FFN or the heads alone, or with ten or a hundred times th
 SECONDS = {
     "smollm2": """\
 Median time of three to score all units on the same 48 rows of SST-2, one criterion after the other in one process of
-two threads, float32 on a CPU with AVX2 alone.""",
+two threads, float32 on a CPU with AVX2 alone. Of `surgeon`'s time some 22 s followed the removals of the FFN neurons
+one by one, 0.72 s a layer whatever the number of rows (0.56 s since).""",
     "t5": """\
 The same for 48 rows of AG News. The model is so small that what a criterion does beside the passes weighs more.""",
 }
