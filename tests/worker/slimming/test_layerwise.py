@@ -88,15 +88,15 @@ def test_what_a_layer_that_goes_has_added_is_made_up_for_behind_it(monkeypatch: 
         assert (answers(model, given) - dense).abs().max() < (without - dense).abs().max() / 50
 
 
-def peak_bytes(method: str, num_layers: int) -> int:
+def peak_bytes(method: str, num_layers: int = 2, num_rows: int = 4) -> int:
     """The most that a repair with known moments holds beside the model."""
-    model, given, architecture = causal("llama", num_hidden_layers=num_layers), rows("llama"), ARCHITECTURES["llama"]
-    groups = locate(model, architecture, ["ffn", "heads"])
+    model, given = causal("llama", num_hidden_layers=num_layers), rows("llama", num_rows)
+    groups = locate(model, ARCHITECTURES["llama"], ["ffn", "heads"])
     kept = {group.site: torch.arange(-(-group.count * 3 // 4)) for group in groups}
-    moments = moments_of(model, architecture, groups, given, method)
+    moments = moments_of(model, ARCHITECTURES["llama"], groups, given, method)
     assert moments is not None
     with Alive() as alive:
-        repair_again(model, architecture, kept, given, method, moments)
+        repair_again(model, ARCHITECTURES["llama"], kept, given, method, moments)
     return int(alive.peak)
 
 
@@ -122,22 +122,11 @@ def test_of_more_rows_than_there_is_room_for_a_part_is_walked(monkeypatch: pytes
         assert torch.equal(one, other)
 
 
-def walked_bytes(num_rows: int) -> int:
-    architecture, given, model = ARCHITECTURES["llama"], rows("llama", num_rows), TINY["llama"]()
-    groups = locate(model, architecture, ["ffn", "heads"])
-    kept = {group.site: torch.arange(-(-group.count * 3 // 4)) for group in groups}
-    moments = moments_of(model, architecture, groups, given, METHOD)
-    assert moments is not None
-    with Alive() as alive:
-        repair_again(model, architecture, kept, given, METHOD, moments)
-    return int(alive.peak)
-
-
 def test_the_room_that_rows_take_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    some, grown = walked_bytes(20), walked_bytes(80)
+    some, grown = peak_bytes(METHOD, num_rows=20), peak_bytes(METHOD, num_rows=80)
     assert grown > 2 * some
     monkeypatch.setattr(layerwise, "STREAM_BYTES", some)
-    assert walked_bytes(80) < 2 * some
+    assert peak_bytes(METHOD, num_rows=80) < 2 * some
 
 
 def test_every_pass_is_counted() -> None:
