@@ -112,7 +112,7 @@ def _fit_streams(
     if len(architecture.stacks) > 1:  # what one stack hands to another depends on its widths
         cut(slim, architecture, kept, "per-layer")
     for stack in architecture.stacks:
-        before, now = _entries(dense, slim, architecture, stack, rows)
+        before, now = _entries(dense, slim, architecture, stack, kept, rows)
         slim_layers = _cut_layers(model, slim, architecture, stack, kept)
         for index, layer in enumerate(layers_of(dense, stack)):
             own = [reader for reader in readers if reader.groups[0].site[:2] == (stack.name, index)]
@@ -146,12 +146,20 @@ def _fit_layer(
 
 
 def _entries(
-    dense: nn.Module, slim: nn.Module, architecture: Architecture, stack: Stack, rows: Rows
+    dense: nn.Module,
+    slim: nn.Module,
+    architecture: Architecture,
+    stack: Stack,
+    kept: Mapping[Site, Tensor],
+    rows: Rows,
 ) -> tuple[list[Entry], list[Entry]]:
     """The batches at the entry of the stack, in each model. Before the only stack of a model nothing is cut, and how
-    its layers are called does not depend on weights."""
+    the layers that stay are called does not depend on weights."""
     before = enter(dense, stack, rows.batches)
-    return before, (before if len(architecture.stacks) == 1 else enter(slim, stack, rows.batches))
+    if len(architecture.stacks) > 1:
+        return before, enter(slim, stack, rows.batches)
+    stay = [index for index in range(len(layers_of(dense, stack))) if _stays(stack, index, kept)]
+    return before, [entry._replace(calls=[entry.calls[index] for index in stay]) for entry in before]
 
 
 def _cut_layers(

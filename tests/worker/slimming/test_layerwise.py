@@ -3,14 +3,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tests.models import TINY, causal, opt
 from tests.worker.slimming.batches import batches, examples
 from worker.memory import Alive
-from worker.slimming import layerwise
+from worker.slimming import layerwise, passage
 from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.blocks import Call, enter, run
 from worker.slimming.groups import Site, layers_of, locate
 from worker.slimming.moments import Rows
 from worker.slimming.objectives import token_log_probabilities
@@ -86,6 +87,28 @@ def test_what_a_layer_that_goes_has_added_is_made_up_for_behind_it(monkeypatch: 
     repair(model, architecture, kept, given, METHOD)
     with masked(model, architecture, kept):
         assert (answers(model, given) - dense).abs().max() < (without - dense).abs().max() / 50
+
+
+def test_a_layer_behind_one_that_goes_is_called_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, given = causal("gemma2", sliding_window=4), rows("gemma2", count=2)
+    architecture = ARCHITECTURES["gemma2"]
+    (entry,) = enter(model, architecture.stacks[0], given.batches)
+    sliding_BT, full_BT = (call.kwargs["attention_mask"] for call in entry.calls)
+    assert not torch.equal(sliding_BT, full_BT)
+    kept = {group.site: torch.arange(8) for group in locate(model, architecture, ["ffn"])}
+    kept |= {Site("decoder", layer, "layers"): torch.arange(layer) for layer in (0, 1)}
+    masks = list[Tensor]()
+
+    def note(layer: nn.Module, hidden_BTD: Tensor, call: Call) -> Tensor:
+        masks.append(call.kwargs["attention_mask"])
+        return run(layer, hidden_BTD, call)
+
+    monkeypatch.setattr(passage, "run", note)
+    repair(model, architecture, kept, given, METHOD)
+    of_first, *of_second = masks  # both in the dense model, then the one that stays in the cut one
+    assert torch.equal(of_first, sliding_BT)
+    assert len(of_second) > 1
+    assert all(torch.equal(mask_BT, full_BT) for mask_BT in of_second)
 
 
 def peak_bytes(method: str, num_layers: int = 2, num_rows: int = 4) -> int:
