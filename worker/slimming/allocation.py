@@ -6,7 +6,7 @@ parameter decides for all units at once, so that layers and kinds of units give 
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -112,6 +112,12 @@ class _Pool:
         """Units that each member keeps: nearest to the members' mean number of units at or above the threshold."""
         return _nearest(self.choices, float((self.density >= threshold).sum()) / len(self.members))
 
+    @property
+    def open_choices(self) -> list[int]:
+        """Those without units that earlier steps have removed, which score -inf."""
+        left = int(self.density.isfinite().sum()) // len(self.members)
+        return [choice for choice in self.choices if choice <= left]
+
 
 def _by_threshold(
     scores: Mapping[Site, Tensor], groups: Sequence[Group], ratio: float, round_to: int, rules: Rules
@@ -132,8 +138,27 @@ def _by_threshold(
             low = middle + 1
         else:
             high = middle
-    around = [_counts(pools, float(thresholds[index])) for index in {max(low - 1, 0), low}]
-    return min(around, key=lambda counts: abs(_removed_parameters(counts, groups) - target))
+    around = [_counts(pools, float(thresholds[index])) for index in (max(low - 1, 0), low)]
+    nearest, other = sorted(around, key=lambda counts: abs(_removed_parameters(counts, groups) - target))
+    between = _between(pools, nearest, other, groups) if rules.layout == "uniform" else []
+    return min([nearest, *between], key=lambda counts: abs(_removed_parameters(counts, groups) - target))
+
+
+def _between(
+    pools: Sequence[_Pool], nearest: dict[Site, int], other: dict[Site, int], groups: Sequence[Group]
+) -> Iterator[dict[Site, int]]:
+    """Counts that remove more or less than `nearest`, at most half the way to what the `other` threshold removes.
+
+    With equal widths one unit of every layer goes at once. Where that is a large one, a head, and misses the ratio,
+    what another pool keeps makes up for it.
+    """
+    ends = [_removed_parameters(counts, groups) for counts in (nearest, other)]
+    low, high = sorted([ends[0], sum(ends) / 2])
+    for pool in pools:
+        sites = [group.site for group in pool.members]
+        if nearest[sites[0]] == other[sites[0]]:
+            tried = (nearest | dict.fromkeys(sites, count) for count in pool.open_choices)
+            yield from (counts for counts in tried if low <= _removed_parameters(counts, groups) <= high)
 
 
 def _pools(scores: Mapping[Site, Tensor], groups: Sequence[Group], round_to: int, rules: Rules) -> list[_Pool]:

@@ -100,10 +100,10 @@ def _fit_streams(
     """Fit every reader of `model`, which `least_squares` has repaired, to the streams of its `dense` twin.
 
     `weights` are those of each reader's tokens, batch by batch, of all rows, a part of which has to do where there are
-    many. Every layer is passed once in the dense model, and once
-    for each of its readers in a cut one; `on_batches` hears how many batches are through how many layers, summed. Held
-    at once are the hidden states of all rows, in each model and of each reader of a layer, one reader's inputs, every
-    reader's weight before and after, and one cut layer, or of an encoder-decoder all of them.
+    many. Every layer is passed once in the dense model, and once for each of its readers in a cut one; `on_batches`
+    hears how many batches are through how many layers, summed. Held at once are the hidden states of the rows, in each
+    model and of each reader of a layer, one reader's inputs, every reader's weight before and after, and one cut layer,
+    or of an encoder-decoder all of them.
     """
     slim, readers, done = twin(model), readers_of(model, architecture, kept), 0
     part = _part(model, architecture, kept, rows)

@@ -25,7 +25,9 @@ def select(
 
     `ratio` is the share of the groups' parameters that is removed. Feed-forward widths are multiples of `round_to`, the
     nearest to what the ratio leaves; a layer is a large lump, so that with layers among the units the ratio may be
-    missed by half of one. What a higher ratio keeps, a lower one keeps too. Raises WidthUnreachable.
+    missed by half of one. A higher ratio leaves no more parameters than a lower one, and no unit that the lower one
+    does not keep, but where equal widths of several kinds of units share a budget: there one kind makes up for it when
+    a whole head of every layer is more or less than the ratio asks for. Raises WidthUnreachable.
     """
     merged = _tied(scores, groups)
     counts = allocate(merged, groups, ratio, round_to, rules)

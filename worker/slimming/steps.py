@@ -22,7 +22,7 @@ Scores = dict[Site, Tensor]
 class ScorePath:
     """Scores along a path of removals: one entry for each scoring; in scores[k] what earlier steps removed is -inf.
 
-    One path serves every ratio: what a higher ratio keeps, a lower one keeps too.
+    One path serves every ratio: what goes on the way to a ratio is not kept at a higher one.
     """
 
     ratios: tuple[float, ...]  # share removed when the scores were taken; the first is 0.0, ascending

@@ -26,15 +26,46 @@ def removed(groups: list[Group], kept: dict[Site, Tensor]) -> float:
     return gone / sum(group.count * group.parameters for group in groups)
 
 
+def one_kind(groups: list[Group]) -> list[Group]:
+    return [group for group in groups if group.kind == "ffn"]
+
+
 @pytest.mark.parametrize("layout", ["uniform", "per-layer"])
 @pytest.mark.parametrize("family", GROUPS)
 @settings(deadline=None)
 @given(first=st.floats(0.05, 0.6), second=st.floats(0.05, 0.6), seed=st.integers(0, 4))
 def test_global_selections_are_nested(family: str, layout: str, first: float, second: float, seed: int) -> None:
     groups, rules = GROUPS[family], Rules(scope="global", layout=layout)
+    if layout == "uniform":
+        groups = one_kind(groups)
     scores = random_scores(groups, seed)
     few, many = (select(scores, groups, ratio, 4, rules) for ratio in (max(first, second), min(first, second)))
     assert all(set(few[site].tolist()) <= set(many[site].tolist()) for site in few)
+
+
+@pytest.mark.parametrize("family", GROUPS)
+@settings(deadline=None)
+@given(first=st.floats(0.05, 0.6), second=st.floats(0.05, 0.6), seed=st.integers(0, 4))
+def test_a_higher_ratio_leaves_no_more_parameters(family: str, first: float, second: float, seed: int) -> None:
+    groups, rules = GROUPS[family], Rules(scope="global")
+    scores = random_scores(groups, seed)
+    less, more = (
+        share_removed(
+            groups, {site: kept_K.numel() for site, kept_K in select(scores, groups, ratio, 4, rules).items()}
+        )
+        for ratio in sorted([first, second])
+    )
+    assert less <= more
+
+
+@settings(deadline=None)
+@given(ratio=st.floats(0.2, 0.7), seed=st.integers(0, 9))
+def test_equal_widths_make_up_for_the_lump_of_a_head(ratio: float, seed: int) -> None:
+    groups = GROUPS["llama"]
+    kept = select(random_scores(groups, seed), groups, ratio, 1, Rules(scope="global", normalisation="mean"))
+    one_neuron_of_each_layer = sum(group.parameters for group in one_kind(groups))
+    total = sum(group.count * group.parameters for group in groups)
+    assert removed(groups, kept) == pytest.approx(ratio, abs=0.51 * one_neuron_of_each_layer / total)
 
 
 @pytest.mark.parametrize("ratio", [0.2, 0.5, 0.7])

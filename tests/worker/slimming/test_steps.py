@@ -19,11 +19,8 @@ LLAMA = ARCHITECTURES["llama"]
 MODEL = TINY["llama"]()
 GROUPS = locate(MODEL, LLAMA, ["ffn", "heads"])
 NEURONS = [group for group in GROUPS if group.kind == "ffn"]
-RULES = [
-    Rules(),
-    Rules(scope="global", normalisation="mean"),
-    Rules(scope="global", layout="per-layer", normalisation="standard"),
-]
+EQUAL_UNDER_ONE_THRESHOLD = Rules(scope="global", normalisation="mean")
+NESTED = [Rules(), Rules(scope="global", layout="per-layer", normalisation="standard")]
 
 
 def scores_of(seed: int) -> Scores:
@@ -58,7 +55,7 @@ def test_steps_are_scored_on_what_is_left() -> None:
 
 def test_one_step_is_plain_selection() -> None:
     scores = scores_of(0)
-    path = random_path(schedule(0.5, 1), 0, RULES[0])
+    path = random_path(schedule(0.5, 1), 0, Rules())
     assert list(path.ratios) == [0]
     assert all(torch.equal(path.at(0.5)[site], scores[site]) for site in scores)
 
@@ -77,7 +74,7 @@ def test_scores_at_a_ratio_are_those_taken_last_on_the_way_to_it(ratios: list[fl
     steps=st.integers(1, 4),
     seed=st.integers(0, 2**20),
     asked=st.lists(st.floats(0.01, 0.7), min_size=2, max_size=5, unique=True).map(sorted),
-    rules=st.sampled_from(RULES),
+    rules=st.sampled_from(NESTED),
 )
 def test_what_a_higher_ratio_of_a_path_keeps_a_lower_one_keeps_too(
     steps: int, seed: int, asked: list[float], rules: Rules
@@ -91,6 +88,14 @@ def test_what_a_higher_ratio_of_a_path_keeps_a_lower_one_keeps_too(
             break
     for lower, higher in pairwise(kept):
         assert all(set(higher[site].tolist()) <= set(lower[site].tolist()) for site in lower)
+
+
+@given(steps=st.integers(2, 4), seed=st.integers(0, 2**20), asked=st.floats(0.2, 0.7))
+def test_what_earlier_steps_have_removed_never_comes_back(steps: int, seed: int, asked: float) -> None:
+    path = random_path(schedule(0.7, steps), seed, EQUAL_UNDER_ONE_THRESHOLD)
+    scores = path.at(asked)
+    kept = select(scores, GROUPS, asked, 4, EQUAL_UNDER_ONE_THRESHOLD)
+    assert all(scores[site][kept_K].isfinite().all() for site, kept_K in kept.items())
 
 
 def test_a_path_ends_where_no_width_is_left() -> None:
