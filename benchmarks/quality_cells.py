@@ -138,8 +138,10 @@ def _square(
 
 
 def finalists(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
-    """The best of ours, of the rivals and of the baselines on all test rows, at every ratio."""
+    """On all test rows: the defaults, and at every ratio the best of ours, of the rivals and of the baselines."""
     yield from (dense(model, task, rows=0) for task in tasks)
+    for ratio in RATIOS:
+        yield from _square(model, tasks, (OURS,), ratio, "per-layer", LAYERWISE, rows=0)
     ratios = (*RATIOS, *(ratio for ratio in ALL_RATIOS if ratio not in RATIOS))
     for some, method, ratio in product((RATIOS, ratios), FINALISTS, ratios):
         if ratio in some:

@@ -11,6 +11,7 @@ import torch
 from benchmarks import quality_page
 from benchmarks.quality_cells import (
     BASELINES,
+    LAYERWISE,
     MODEL_TASKS,
     OURS,
     SEEDS,
@@ -130,10 +131,19 @@ def test_the_lead_is_over_the_best_rival_and_waits_for_all() -> None:
     for cell in rivals[0]:
         del known[cell.key]
     assert lead(known, ours, BASELINES) is None
-    assert figures(known)["lead_at_70"] is None
+
+
+def test_the_figures_are_those_of_the_defaults() -> None:
+    def defaults(method: str, rows: int = 200) -> list[Cell]:
+        return row(method, 0.7, layout="per-layer", repair=LAYERWISE, rows=rows)
+
+    known = records((DENSE, 0.8), (defaults(OURS), 0.6), (defaults("wanda"), 0.5), (row(OURS, 0.3, **BEST), 0.7))
     assert figures(known)["kept_at_70"] == pytest.approx(0.75)
+    assert figures(known)["lead_at_70"] is None
     assert figures(known)["kept_at_30"] is None
-    known |= records(([dense("smollm2", task, rows=0) for task in TASKS], 0.8), (row(OURS, 0.7, rows=0, **BEST), 0.64))
+    known |= records((defaults("activation"), 0.56))
+    assert figures(known)["lead_at_70"] == pytest.approx(5)
+    known |= records(([dense("smollm2", task, rows=0) for task in TASKS], 0.8), (defaults(OURS, rows=0), 0.64))
     assert figures(known)["kept_at_70"] == pytest.approx(0.8)  # all test rows tell more
 
 
@@ -155,7 +165,7 @@ def test_the_page_shows_what_is_measured_and_keeps_what_others_wrote(tmp_path: P
     quality_page.write(known, tmp_path)
     text = page.read_text()
     assert text.count("75.0 ±") == 2
-    assert "| surgeon | 95.0 ±" in text  # the finalists
+    assert "| surgeon | least squares | 95.0 ±" in text  # the finalists
     assert "| random, mean of seeds 0 to 2 | · | 55.0 |" in text
     assert text.index("before") < text.index("75.0 ±") < text.index("after")
     assert text.count("after\n") == 1
