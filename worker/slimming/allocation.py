@@ -150,13 +150,13 @@ def _between(
     """Counts that remove more or less than `nearest`, at most half the way to what the `other` threshold removes.
 
     With equal widths one unit of every layer goes at once. Where that is a large one, a head, and misses the ratio,
-    what another pool keeps makes up for it.
+    the width of something else makes up for it; whole layers go by their scores alone.
     """
     ends = [_removed_parameters(counts, groups) for counts in (nearest, other)]
     low, high = sorted([ends[0], sum(ends) / 2])
     for pool in pools:
         sites = [group.site for group in pool.members]
-        if nearest[sites[0]] == other[sites[0]]:
+        if pool.members[0].kind != "layers" and nearest[sites[0]] == other[sites[0]]:
             tried = (nearest | dict.fromkeys(sites, count) for count in pool.open_choices)
             yield from (counts for counts in tried if low <= _removed_parameters(counts, groups) <= high)
 

@@ -13,6 +13,7 @@ from worker.slimming.surgery import cut
 
 PER_LAYER = Rules(scope="global", layout="per-layer")
 FAMILIES_WITH_HEADS = {"llama": ("ffn", "heads"), "t5": ("ffn", "heads", "head_dims")}
+DEEP_LLAMA = causal("llama", num_hidden_layers=12)
 GROUPS = {family: locate(TINY[family](), ARCHITECTURES[family], units) for family, units in FAMILIES_WITH_HEADS.items()}
 
 
@@ -153,6 +154,20 @@ def test_t5_keeps_the_same_heads_in_every_layer_of_a_stack(layout: str) -> None:
         first, second = (kept[Site(stack, layer, "heads")].tolist() for layer in (0, 1))
         assert first == second
     assert len({kept[Site("decoder", layer, "cross_heads")].numel() for layer in (0, 1)}) == 1
+
+
+@settings(deadline=None)
+@given(ratio=st.floats(0.1, 0.7), seed=st.integers(0, 9))
+def test_whole_layers_go_by_their_scores_whatever_the_ratio_misses(ratio: float, seed: int) -> None:
+    groups = locate(DEEP_LLAMA, ARCHITECTURES["llama"], ["ffn", "heads", "layers"])
+    scores = {
+        group.site: score_U * group.parameters
+        for group, score_U in zip(groups, random_scores(groups, seed).values(), strict=True)
+    }
+    kept = select(scores, groups, ratio, 4, Rules(scope="global"))
+    layers = [group.site for group in groups if group.kind == "layers"]
+    gone = [float(scores[site]) for site in layers if not kept[site].numel()]
+    assert max(gone, default=0) <= min(float(scores[site]) for site in layers if kept[site].numel())
 
 
 def test_layers_compete_with_the_units_inside_them() -> None:
