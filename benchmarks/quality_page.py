@@ -29,14 +29,13 @@ from benchmarks.quality_cells import (
 )
 from benchmarks.quality_figure import draw
 from benchmarks.quality_summary import MAIN, Records, half_width, kept, lead, mean_accuracy, row
+from benchmarks.quality_text import LAYOUTS, REPAIRS
 
 PAGE = "RESULTS.md"
 FIGURE = "quality.svg"
 BEGIN, END = "<!-- quality: written by benchmarks/quality.py -->", "<!-- end of quality -->"
 METHODS = (OURS, *RIVALS, *BASELINES, *CONTROLS)
 RATIOS = (0.3, 0.5, 0.7)
-REPAIRS = {"none": "no repair", "least_squares": "least squares", "least_squares_layerwise": "layer by layer"}
-LAYOUTS = ("per-layer", "uniform")
 NOT_YET = "·"
 
 

@@ -1,4 +1,7 @@
-"""The words between the tables of RESULTS.md's part on quality."""
+"""The words of RESULTS.md's part on quality: between its tables, and what its rows are called."""
+
+LAYOUTS = ("per-layer", "uniform")
+REPAIRS = {"none": "no repair", "least_squares": "least squares", "least_squares_layerwise": "layer by layer"}
 
 INTRODUCTION = """\
 ## Quality: how much of a task a slimmed model keeps
