@@ -24,6 +24,7 @@ from service.records import LeaseLost
 from service.schemas import (
     MAX_RATIO,
     Ancestor,
+    Controls,
     DenseSlim,
     Format,
     JobMetrics,
@@ -156,12 +157,7 @@ def run(
     with staged.stage(Stage.evaluate_slim):
         slim = evaluate(staged, [subject, *beside.on(subject.loaded)])
         speeds = time_passes(staged, sources, subject)
-    measured_controls = None
-    if job.request.method.controls:
-        with staged.stage(Stage.controls):
-            whole = controls.Dense(subject, lambda: load(staged, sources.model, sources.adapter), repair)
-            ratio = reached.candidate.asked
-            measured_controls = controls.measure(staged, whole, path.at(ratio), ratio)
+    measured_controls = control(staged, sources, subject, path, reached.candidate.asked)
     layers = findings.layers(reached.groups, kept, path.at(reached.candidate.asked))
     with staged.stage(Stage.verify):
         verified = store(staged, sources, subject, reached.groups, reached.candidate)
@@ -290,6 +286,15 @@ def repair(staged: StagedJob, subject: Subject, kept: dict[Site, Tensor]) -> Non
         staged.progress.advance(done, total, "batches")
 
     mend(staged, subject, kept, subject.calibration.moments, advance)
+
+
+def control(staged: StagedJob, sources: Sources, subject: Subject, path: ScorePath, ratio: float) -> Controls | None:
+    """What other choices of the same size would have kept, where the request asks for it."""
+    if not staged.job.request.method.controls:
+        return None
+    with staged.stage(Stage.controls):
+        whole = controls.Dense(subject, lambda: load(staged, sources.model, sources.adapter), repair)
+        return controls.measure(staged, whole, path.at(ratio), ratio)
 
 
 def time_passes(staged: StagedJob, sources: Sources, subject: Subject) -> list[tuple[Speed, Speed]]:
