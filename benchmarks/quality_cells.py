@@ -15,7 +15,7 @@ BLOCKS = ("ffn", "heads")
 OURS = "surgeon"
 BASELINES = ("wanda", "flap", "random", "activation", "magnitude")
 RIVALS = ("attribution", "second_moment", "gisp")
-NEAREST = (OURS, "wanda", "activation")  # ours and the two baselines that come nearest, for the dearest repair
+NEAREST = ("wanda", "activation")  # the baselines that come nearest, which the dearest repair is measured with
 FINALISTS = (OURS, "attribution", "activation")  # ours, the best rival and the best baseline of the grid
 GISP_STEPS = 8  # it is made for many small removals
 LAYERWISE = "least_squares_layerwise"
@@ -101,7 +101,7 @@ def grid(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
         yield from _square(model, tasks, RIVALS, ratio, "per-layer", "least_squares")
     for ratio in RATIOS:  # what a job does unless told otherwise
         yield from _square(model, tasks, (OURS,), ratio, "uniform", LAYERWISE, units=("ffn",))
-    for method, (layout, ratio) in product(NEAREST, product(("per-layer", "uniform"), RATIOS)):
+    for method, (layout, ratio) in product((OURS, *NEAREST), product(("per-layer", "uniform"), RATIOS)):
         yield from _square(model, tasks, (method,), ratio, layout, LAYERWISE)
     for ratio, repair in product((0.5, 0.3, 0.7), ("least_squares", "none")):  # what every runtime loads
         yield from _square(model, tasks, main, ratio, "uniform", repair, units=("ffn",))

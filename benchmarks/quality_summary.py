@@ -61,7 +61,7 @@ def figures(records: Records) -> dict[str, float | None]:
         on_all = kept(records, [replace(cell, rows=0) for cell in cells])
         percent = round(ratio * 100)
         result[f"kept_at_{percent}"] = _rounded(kept(records, cells) if on_all is None else on_all, 4)
-        result[f"lead_at_{percent}"] = _rounded(lead(records, cells, NEAREST[1:]), 2)
+        result[f"lead_at_{percent}"] = _rounded(lead(records, cells, NEAREST), 2)
     return result
 
 
