@@ -3,6 +3,7 @@
 Nothing of a checkpoint is ever executed: safetensors only, no remote code.
 """
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -162,11 +163,16 @@ def settle(loaded: LoadedModel) -> None:
 
 
 def save(loaded: LoadedModel, directory: Path) -> None:
-    """Write model and tokenizer in the checkpoint's dtype. The model in memory stays in those in which it computes."""
+    """Write model and tokenizer in the checkpoint's dtype. The model in memory stays in those in which it computes.
+
+    Whoever may read the config may read the weights, which safetensors leaves to their owner alone.
+    """
     computed_in = weight_dtypes(loaded.model)
     cast(loaded.model, dict.fromkeys(computed_in, loaded.dtype))
     loaded.model.save_pretrained(directory)
     loaded.tokenizer.save_pretrained(directory)
+    for weights in directory.glob("*.safetensors"):
+        shutil.copymode(directory / "config.json", weights)
     cast(loaded.model, computed_in)
 
 

@@ -78,6 +78,13 @@ def test_a_checkpoint_is_saved_in_its_own_dtype_whatever_it_is_computed_in(
     assert torch.equal(logits(loaded.model), before)
 
 
+def test_whoever_may_read_the_config_may_read_the_weights(tmp_path: Path) -> None:
+    checkpoints.write(tmp_path / "model", "llama", torch.float32)
+    models.save(models.load(tmp_path / "model", device=CPU), tmp_path / "again")
+    modes = {(tmp_path / "again" / name).stat().st_mode for name in ("config.json", "model.safetensors")}
+    assert len(modes) == 1
+
+
 def test_a_cpu_without_bfloat16_computes_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "has_bfloat16", lambda: False)
     checkpoints.write(tmp_path / "model", dtype=torch.bfloat16)
