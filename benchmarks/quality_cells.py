@@ -15,7 +15,7 @@ BLOCKS = ("ffn", "heads")
 OURS = "surgeon"
 BASELINES = ("wanda", "flap", "random", "activation", "magnitude")
 RIVALS = ("attribution", "second_moment", "gisp")
-NEAREST = ("wanda", "activation")  # the baselines that come nearest, which the dearest repair is measured with
+NEAREST = ("wanda", "activation")  # baselines: with equal widths the dearest repair is measured with these alone
 FINALISTS = (OURS, "attribution", "activation")  # ours, the best rival and the best baseline of the grid
 GISP_STEPS = 8  # it is made for many small removals
 LAYERWISE = "least_squares_layerwise"
@@ -99,11 +99,11 @@ def grid(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
         yield from _square(model, tasks, main, ratio, layout, "least_squares")
     for ratio in RATIOS:
         yield from _square(model, tasks, RIVALS, ratio, "per-layer", "least_squares")
-    for ratio in RATIOS:  # what a job does unless told otherwise
-        yield from _square(model, tasks, (OURS,), ratio, "uniform", LAYERWISE, units=("ffn",))
-    for method, (layout, ratio) in product((OURS, *NEAREST), product(("per-layer", "uniform"), RATIOS)):
-        yield from _square(model, tasks, (method,), ratio, layout, LAYERWISE)
-    for ratio, repair in product((0.5, 0.3, 0.7), ("least_squares", "none")):  # what every runtime loads
+    for ratio in RATIOS:
+        yield from _square(model, tasks, (OURS, *BASELINES, *RIVALS), ratio, "per-layer", LAYERWISE)
+    for units, ratio in product((BLOCKS, ("ffn",)), RATIOS):
+        yield from _square(model, tasks, (OURS, *NEAREST), ratio, "uniform", LAYERWISE, units=units)
+    for ratio, repair in product(RATIOS, ("least_squares", "none")):  # what every runtime loads
         yield from _square(model, tasks, main, ratio, "uniform", repair, units=("ffn",))
     for layout, ratio in product(("per-layer", "uniform"), RATIOS):
         yield from _square(model, tasks, main, ratio, layout, "none")

@@ -33,8 +33,8 @@ across layers are ranked globally after a normalisation: `flap` standardised, as
 
 LEADS = """\
 Points of the uncut model's mean accuracy between `surgeon` and each other criterion with the same repair, layout
-and ratio; negative where it trails. Layer by layer, the dearest repair, the two baselines that come nearest with
-`least_squares` were measured."""
+and ratio; negative where it trails. With equal widths, `least_squares_layerwise` was measured with the two baselines
+that come nearest."""
 
 FINALISTS = {
     "smollm2": """\

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,7 @@ def test_the_grid_holds_every_combination_once() -> None:
         for task in TASKS
         for method in (OURS, "gisp", "second_moment", *BASELINES)
         for ratio in (0.3, 0.5, 0.7)
-        for layout in ("uniform", "per-layer")
-        for repair in ("none", "least_squares")
+        for layout, repair in [*product(("uniform", "per-layer"), ("none", "least_squares")), ("per-layer", LAYERWISE)]
     }
     assert wanted <= {cell.key for cell in cells}
     assert len({cell.key for cell in cells}) == len(cells)
@@ -141,7 +141,8 @@ def test_the_figures_are_those_of_the_defaults() -> None:
     assert figures(known)["kept_at_70"] == pytest.approx(0.75)
     assert figures(known)["lead_at_70"] is None
     assert figures(known)["kept_at_30"] is None
-    known |= records((defaults("activation"), 0.56))
+    others = [name for name in BASELINES if name not in ("wanda", "activation")]
+    known |= records((defaults("activation"), 0.56), *((defaults(name), 0.4) for name in others))
     assert figures(known)["lead_at_70"] == pytest.approx(5)
     known |= records(([dense("smollm2", task, rows=0) for task in TASKS], 0.8), (defaults(OURS, rows=0), 0.64))
     assert figures(known)["kept_at_70"] == pytest.approx(0.8)  # all test rows tell more
