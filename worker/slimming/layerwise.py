@@ -192,12 +192,12 @@ def _behind(entries: Sequence[Entry], seen: Iterable[Seen]) -> list[Entry]:
 def _fit(module: Any, reader: Reader, seen: Sequence[Seen], truths: Sequence[Seen], weights: Sequence[Tensor]) -> Fit:
     """The module fitted to its targets: the first of the readers that `seen` holds, before those behind it."""
     prior_OK = (module.weight.T if reader.transposed else module.weight).double()
-    sums = Sums.like(prior_OK)
+    sums = Sums.like(prior_OK, centred=module.bias is not None)
     for truth, now, weight_N in zip(truths, seen, weights, strict=True):
         target_NO = truth.outputs[reader.path] + MADE_UP * _error(truth, now)
         assert now.input_NC is not None
         sums.add(now.input_NC, target_NO, weight_N)
-    return sums.fit(prior_OK, centred=module.bias is not None)
+    return sums.fit(prior_OK)
 
 
 def _error(truth: Seen, now: Seen) -> Tensor:
@@ -210,29 +210,42 @@ def _error(truth: Seen, now: Seen) -> Tensor:
 
 @dataclass
 class Sums:
-    """Weighted sums over tokens of inputs h and targets t; float64 for vectors, float32 for matrices."""
+    """Weighted sums over tokens of inputs h and targets t; float64 for vectors, float32 for matrices.
 
+    Where a bias takes up the means, h and t are deviations from those of the first batch: the spread about the mean is
+    then a difference of small numbers, which float32 holds, however far from zero the mean is.
+    """
+
+    centred: bool  # the module has a bias
     weight: float
     input_K: Tensor
     target_O: Tensor
     gram_KK: Tensor  # of h h^T
     cross_OK: Tensor  # of t h^T
+    input_origin_K: Tensor
+    target_origin_O: Tensor
 
     @classmethod
-    def like(cls, prior_OK: Tensor) -> Self:
+    def like(cls, prior_OK: Tensor, *, centred: bool) -> Self:
         """Empty sums for a module with these columns."""
         (outputs, inputs), single, double = prior_OK.shape, torch.float32, torch.float64
         return cls(
+            centred=centred,
             weight=0.0,
             input_K=prior_OK.new_zeros(inputs, dtype=double),
             target_O=prior_OK.new_zeros(outputs, dtype=double),
             gram_KK=prior_OK.new_zeros((inputs, inputs), dtype=single),
             cross_OK=prior_OK.new_zeros((outputs, inputs), dtype=single),
+            input_origin_K=prior_OK.new_zeros(inputs, dtype=single),
+            target_origin_O=prior_OK.new_zeros(outputs, dtype=single),
         )
 
     def add(self, input_NK: Tensor, target_NO: Tensor, weight_N: Tensor) -> None:
         """Add a batch's tokens."""
         input_NK, target_NO = input_NK.float(), target_NO.float()
+        if self.centred and not self.weight:
+            self.input_origin_K, self.target_origin_O = input_NK.mean(0), target_NO.mean(0)
+        input_NK, target_NO = input_NK - self.input_origin_K, target_NO - self.target_origin_O
         weighted_NK = input_NK * weight_N.unsqueeze(1)
         self.weight += float(weight_N.sum())
         self.input_K += weighted_NK.sum(0, dtype=torch.float64)
@@ -240,12 +253,13 @@ class Sums:
         self.gram_KK.addmm_(weighted_NK.T, input_NK)
         self.cross_OK.addmm_(target_NO.T, weighted_NK)
 
-    def fit(self, prior_OK: Tensor, *, centred: bool) -> Fit:
-        """argmin over W of E|t - W h|^2 + r |W - P|^2; `centred` with a bias, which takes up the means."""
+    def fit(self, prior_OK: Tensor) -> Fit:
+        """argmin over W, and over the bias where there is one, of E|t - W h - b|^2 + r |W - P|^2."""
         gram_KK, cross_OK = self.gram_KK.double() / self.weight, self.cross_OK.double() / self.weight
-        if not centred:
+        if not self.centred:
             return Fit(solve(gram_KK, cross_OK, prior_OK, RIDGE), None)
         input_K, target_O = self.input_K / self.weight, self.target_O / self.weight
         gram_KK, cross_OK = gram_KK - input_K.outer(input_K), cross_OK - target_O.outer(input_K)
         fitted_OK = solve(gram_KK, cross_OK, prior_OK, RIDGE)
-        return Fit(fitted_OK, target_O - fitted_OK @ input_K)
+        bias_O = self.target_origin_O + target_O - fitted_OK @ (self.input_origin_K + input_K)
+        return Fit(fitted_OK, bias_O)

@@ -159,3 +159,18 @@ def test_every_pass_is_counted() -> None:
     repair(model, ARCHITECTURES["t5"], kept, given, METHOD, lambda done, total: heard.append((done, total)))
     assert [done for done, _ in heard] == [1, 2, 4, 6, 8, 10]
     assert {total for _, total in heard} == {10}
+
+
+def test_a_fit_with_a_bias_does_not_feel_how_far_from_zero_its_inputs_are() -> None:
+    generator = torch.Generator().manual_seed(0)
+    input_NK, target_NO = (torch.randn(40, size, generator=generator) for size in (6, 3))
+    weight_N, prior_OK = torch.rand(40, generator=generator), torch.zeros(3, 6, dtype=torch.float64)
+    answers = []
+    for offset in (0, 100):
+        inputs_NK, sums = input_NK / 100 + offset, layerwise.Sums.like(prior_OK, centred=True)
+        for batch in (slice(0, 15), slice(15, 40)):
+            sums.add(inputs_NK[batch], target_NO[batch] + offset, weight_N[batch])
+        fit = sums.fit(prior_OK)
+        assert fit.bias_O is not None
+        answers.append(inputs_NK.double() @ fit.weight_OK.T + fit.bias_O - offset)
+    torch.testing.assert_close(answers[1], answers[0], rtol=1e-2, atol=1e-2)
