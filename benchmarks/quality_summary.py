@@ -53,7 +53,7 @@ def figures(records: Records) -> dict[str, float | None]:
     """The line that the benchmark prints last: what the defaults keep with per-layer widths, and by how much they lead.
 
     Kept is what is kept on all test rows once judged, else on 200 a task. Leads are on 200 a task, over the better of
-    the two baselines that are measured with the default repair.
+    the two baselines that come nearest, with the same repair.
     """
     result: dict[str, float | None] = {}
     for ratio in (0.3, 0.5, 0.7):
