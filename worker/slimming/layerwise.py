@@ -222,7 +222,7 @@ class Sums:
     target_O: Tensor
     gram_KK: Tensor  # of h h^T
     cross_OK: Tensor  # of t h^T
-    input_origin_K: Tensor
+    input_origin_K: Tensor  # what h and t are counted from: zero without a bias
     target_origin_O: Tensor
 
     @classmethod
