@@ -29,7 +29,7 @@ from benchmarks.quality_cells import (
 )
 from benchmarks.quality_figure import draw
 from benchmarks.quality_summary import MAIN, Records, half_width, kept, lead, mean_accuracy, row
-from benchmarks.quality_text import LAYOUTS, REPAIRS
+from benchmarks.quality_text import LAYOUTS, REPAIR_NAMES, REPAIRS
 
 PAGE = "RESULTS.md"
 FIGURE = "quality.svg"
@@ -203,7 +203,7 @@ def _choice(records: Records, variant: Cell, cells: Sequence[Cell]) -> list[str]
         f"{variant.ratio:.0%}",
         variant.method,
         str(variant.steps),
-        REPAIRS[variant.repair],
+        REPAIR_NAMES[variant.repair],
         "all" if everywhere else ", ".join(cell.task for cell in cells),
         _kept(records, cells),
     ]

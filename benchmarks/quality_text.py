@@ -2,6 +2,7 @@
 
 LAYOUTS = ("per-layer", "uniform")
 REPAIRS = {"none": "no repair", "least_squares": "least squares", "least_squares_layerwise": "layer by layer"}
+REPAIR_NAMES = REPAIRS | {"bias": "bias"}  # also of those that no criterion is compared with
 
 INTRODUCTION = """\
 ## Quality: how much of a task a slimmed model keeps
