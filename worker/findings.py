@@ -5,15 +5,20 @@ Shape suffixes: U units of a group, K kept ones.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from torch import Tensor
 
-from service.schemas import ChangedAnswer, Confusion, DenseSlim, LayerWidth, TaskKind, Throughput, Unit
-from worker import answers
+from service.schemas import ChangedAnswer, Confusion, DenseSlim, LayerWidth, TaskKind, Throughput, Unit, Widths
+from worker import answers, partners
+from worker.beside import Beside
+from worker.inputs import Sources
 from worker.prompts import Example, Wording
 from worker.rows import Row
 from worker.slimming.groups import Group, Site
 from worker.speed import Speed
+from worker.subject import Measured
+from worker.targets import Reached
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,32 @@ class Findings:
     layers: list[LayerWidth]
     confusion: Confusion | None
     changed: list[ChangedAnswer]
+
+
+def find(
+    sources: Sources,
+    reached: Reached,
+    beside: Beside,
+    dense: Sequence[Measured],
+    slim: Sequence[Measured],
+    speeds: Sequence[tuple[Speed, Speed]],
+    layers: list[LayerWidth],
+) -> Findings:
+    """What the report shows beside the result."""
+    subjects = [reached.subject, *beside.partners.values()]
+    rows = [[sources.evaluation[row] for row in reached.rows], *(partner.evaluation for partner in sources.partners)]
+    answered = [
+        compared(each.wording, of, each.evaluation.examples, before.answers, now.answers)
+        for each, of, before, now in zip(subjects, rows, dense, slim, strict=False)
+    ]
+    confusion, changed = partners.together(answered, [each.wording.task.title for each in subjects])
+    return Findings(
+        throughput=throughput(speeds),
+        peak_memory_bytes=peak_memory(speeds),
+        layers=layers,
+        confusion=confusion,
+        changed=changed,
+    )
 
 
 def throughput(speeds: Sequence[tuple[Speed, Speed]]) -> list[Throughput]:
@@ -65,6 +96,23 @@ def layers(
         )
         for group in groups
     ]
+
+
+def widths(groups: Sequence[Group], kept: Mapping[Site, Tensor]) -> list[Widths]:
+    """One entry for each stack and kind of unit. Of layers, how many there are."""
+    members: dict[tuple[str, str], list[Group]] = {}
+    for group in groups:
+        members.setdefault((group.site.stack, group.kind), []).append(group)
+    return [_width(stack, Unit(kind), pool, kept) for (stack, kind), pool in sorted(members.items())]
+
+
+def _width(stack: str, unit: Unit, pool: Sequence[Group], kept: Mapping[Site, Tensor]) -> Widths:
+    dense = [group.count // group.rows for group in pool]
+    slim = [kept[group.site].numel() // group.rows for group in pool]
+    if unit is Unit.layers:
+        return Widths(stack=stack, unit=unit, dense=sum(dense), slim=sum(slim))
+    own = slim if len(set(slim)) > 1 else None
+    return Widths(stack=stack, unit=unit, dense=round(fmean(dense)), slim=round(fmean(slim)), per_layer=own)
 
 
 def score_kept(score_U: Tensor, kept_K: Tensor) -> float | None:

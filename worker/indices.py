@@ -29,7 +29,7 @@ from service.storage import digest_file
 from worker import models
 from worker.cutting import cut
 from worker.models import LoadedModel
-from worker.reporting import digest_directory
+from worker.provenance import digest_directory
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.groups import Site, locate
 

@@ -1,9 +1,16 @@
-"""Checkpoints that a job leaves: written, and proved to be the model in memory."""
+"""What a job leaves: checkpoints, written and proved to be the model in memory, indices, and all of it in storage."""
 
 from pathlib import Path
 
-from service.schemas import Format, Verified
-from worker import data, models, verification
+from service.records import LeaseLost
+from service.schemas import Format, Manifest, StoredFile, Verified, Widths
+from service.storage import attempt_prefix, digest_file, manifest_key
+from worker import data, findings, indices, models, verification
+from worker.candidates import Candidate
+from worker.indices import Origin
+from worker.inputs import Sources
+from worker.provenance import versions
+from worker.slimming.groups import Group
 from worker.staging import StagedJob
 from worker.subject import Subject
 
@@ -35,3 +42,53 @@ def write(staged: StagedJob, subject: Subject, checkpoint: Path) -> Verified:
     return verification.verify(
         checkpoint, probe, while_waiting=lambda: staged.progress.advance(0, len(batch.example_B), "rows")
     )
+
+
+def store(
+    staged: StagedJob, sources: Sources, slim: Subject, groups: list[Group], candidate: Candidate, name: str = ""
+) -> Verified:
+    """Write a cut model's checkpoint and the indices that it keeps, and prove it: `model` and `kept`, with a `name`
+    `model-0.3` and `kept-0.3`. Raises VerificationFailed."""
+    place = checkpoint(staged, f"model{name}")
+    verified = write(staged, slim, place)
+    made = _origin(staged, sources, slim, findings.widths(groups, candidate.kept), place)
+    indices.save(candidate.kept, made, directory(staged) / f"kept{name}.safetensors")
+    return verified
+
+
+def _origin(staged: StagedJob, sources: Sources, subject: Subject, widths: list[Widths], directory: Path) -> Origin:
+    """What the kept indices are of, and the checkpoint in `directory` that they make of it."""
+    request = staged.job.request
+    return Origin(
+        model=request.model,
+        model_digest=sources.digests["model"],
+        adapter_digest=sources.digests.get("adapter"),
+        family=subject.loaded.family.model_type,
+        units=request.method.units,
+        layout=request.output.layout,
+        repair=request.method.repair,
+        widths=widths,
+        weights=indices.digests(directory),
+        versions=versions(),
+    )
+
+
+def upload(staged: StagedJob) -> None:
+    """Store every file of the output, then the manifest, which makes them the job's result."""
+    root = directory(staged)
+    paths = sorted(path for path in root.rglob("*") if path.is_file())
+    total, done, files = sum(path.stat().st_size for path in paths), 0, []
+    for path in paths:
+        name, size = str(path.relative_to(root)), path.stat().st_size
+        staged.storage.put_file(path, _prefix(staged) + name)
+        files.append(StoredFile(name=name, size=size, sha256=digest_file(path)))
+        done += size
+        staged.on_bytes(done, total)
+    manifest = Manifest(job_id=staged.job.id, attempt=staged.job.attempt, files=files)
+    key = manifest_key(staged.job.tenant, staged.job.id)
+    if not staged.storage.put_if_absent(manifest.model_dump_json().encode(), key):
+        raise LeaseLost(f"another attempt of job {staged.job.id} has left its manifest")
+
+
+def _prefix(staged: StagedJob) -> str:
+    return attempt_prefix(staged.job.tenant, staged.job.id, staged.job.attempt)

@@ -1,103 +1,113 @@
 """The report of a job: what was asked, what was done, what it was done with, and how to use the outcome."""
 
-import hashlib
-import json
-import platform
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from service.job_record import JobRecord
-from service.model_files import is_wanted
-from service.schemas import (
-    Ancestor,
-    Family,
-    OwnAnswers,
-    Report,
-    Result,
-    Runtime,
-    StageTiming,
-    TaskWording,
-)
-from service.storage import digest_file
+from service import report_page
+from service.admission import Access
+from service.checkpoints import read_checkpoint
+from service.layouts import has_own_widths
+from service.plans import made_runtimes
+from service.schemas import Format, Layout, ModelSource, Report, Result, Runtime, TaskWording
+from worker import methods, models, outputs, prompts, snippets
 from worker.answers import MAX_CHANGED
+from worker.beside import Beside
+from worker.card import card, licence_of
 from worker.findings import Findings
-from worker.rows import Row
+from worker.inputs import Sources
+from worker.prompts import Wording
+from worker.provenance import digest_rows, digest_text, versions
+from worker.staging import StagedJob
+from worker.subject import Subject
 from worker.warnings import warnings
-
-PACKAGES = ("taskslim", "torch", "transformers", "tokenizers", "safetensors", "peft")
 
 # In a resolved task they are in storage, and stay there.
 ROWS: Any = {"calibration": {"rows"}, "evaluation": {"rows"}, "evaluations": {"__all__": {"rows"}}}
 
 
+def write(
+    staged: StagedJob, sources: Sources, subject: Subject, beside: Beside, result: Result, found: Findings
+) -> None:
+    """Write the report beside the checkpoint, for programs and for people, and the model card into it."""
+    report = build(staged, sources, subject, beside, result, found)
+    output = outputs.directory(staged)
+    (output / "report.json").write_text(report.model_dump_json(indent=2))
+    (output / "report.html").write_text(report_page.render(report))
+    if Format.safetensors in staged.job.request.output.formats:
+        _write_cards(report, sources, output)
+
+
+def _write_cards(report: Report, sources: Sources, output: Path) -> None:
+    """One into each checkpoint that will be stored."""
+    licence = licence_of(sources.model)
+    (output / "model" / "README.md").write_text(card(report, licence))
+    for point in report.result.curve:
+        if point.artifact not in (None, "model"):
+            (output / str(point.artifact) / "README.md").write_text(card(report, licence, point))
+
+
 def build(
-    job: JobRecord,
-    *,
-    task: TaskWording,
-    tasks: Mapping[str, TaskWording],
-    family: Family,
-    result: Result,
-    options: dict[str, str | int],
-    calibration_examples: int,
-    shortened_prompts: int,
-    own_answers: OwnAnswers | None,
-    timings: Sequence[StageTiming],
-    digests: dict[str, str],
-    lineage: list[Ancestor],
-    snippet: str,
-    findings: Findings,
-    loads: Sequence[Runtime],
+    staged: StagedJob, sources: Sources, subject: Subject, beside: Beside, result: Result, found: Findings
 ) -> Report:
-    """The report with its warnings; `timings` has the stages that are over by now."""
+    """The report with its warnings. `subject` is cut by now; `staged` has the stages that are over."""
+    parts = (subject, *beside.partners.values())
     report = Report(
-        job_id=job.id,
-        attempt=job.attempt,
-        request=job.request,
-        task=task.model_dump(mode="json", exclude=ROWS),
-        tasks={title: each.model_dump(mode="json", exclude=ROWS) for title, each in tasks.items()},
-        family=family.model_type,
+        job_id=staged.job.id,
+        attempt=staged.job.attempt,
+        request=staged.job.request,
+        task=_as_run(subject.wording),
+        tasks={title: _as_run(each.wording) for title, each in beside.tasks(subject).items()},
+        family=subject.loaded.family.model_type,
         result=result,
-        options=dict(options),
-        calibration_examples=calibration_examples,
-        shortened_prompts=shortened_prompts,
-        own_answers=own_answers,
-        timings=list(timings),
+        options=dict(methods.in_force(staged)),
+        calibration_examples=len(subject.calibration.examples),
+        shortened_prompts=subject.calibration.shortened + sum(part.evaluation.shortened for part in parts),
+        own_answers=subject.own_answers,
+        timings=list(staged.timings),
         versions=versions(),
-        digests=digests,
-        lineage=lineage,
-        snippet=snippet,
-        runtimes=list(loads),
-        throughput=findings.throughput,
-        peak_memory_bytes=findings.peak_memory_bytes,
-        layers=findings.layers,
-        confusion=findings.confusion,
-        num_changed=len(findings.changed),
-        changed=findings.changed[:MAX_CHANGED],
+        digests=_digests(staged, sources),
+        lineage=sources.lineage,
+        snippet=_snippet(staged, result, subject),
+        runtimes=_runtimes(staged, result),
+        throughput=found.throughput,
+        peak_memory_bytes=found.peak_memory_bytes,
+        layers=found.layers,
+        confusion=found.confusion,
+        num_changed=len(found.changed),
+        changed=found.changed[:MAX_CHANGED],
     )
     return report.model_copy(update={"warnings": warnings(report)})
 
 
-def versions() -> dict[str, str]:
-    """What decides the bits of a checkpoint beside the model: package -> version."""
-    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
+def _as_run(wording: Wording) -> dict[str, Any]:
+    task: TaskWording = prompts.as_run(wording)
+    return task.model_dump(mode="json", exclude=ROWS)
 
 
-def digest_directory(directory: Path) -> str:
-    """sha256 over the files that make a model or adapter what it is, by name and content, wherever it lies."""
-    files = sorted(path for path in directory.iterdir() if path.is_file() and is_wanted(path.name))
-    return _digest([[path.name, digest_file(path)] for path in files])
+def _digests(staged: StagedJob, sources: Sources) -> dict[str, str]:
+    """sha256 of everything that went in."""
+    rows = {"calibration": sources.calibration, "evaluation": sources.evaluation}
+    for partner in sources.partners:
+        title = partner.task.title
+        rows |= {f"calibration of {title}": partner.calibration, f"evaluation of {title}": partner.evaluation}
+    rows |= {f"evaluations {name}": others for name, others in sources.evaluations.items()}
+    observed = zip(staged.job.request.observe, sources.observed, strict=True)
+    rows |= {f"observed {task.title}": others for task, others in observed}
+    digests = sources.digests | {name: digest_rows(each) for name, each in rows.items()}
+    return digests | {"template": digest_text(staged.task.template or "")}
 
 
-def digest_rows(rows: Sequence[Row]) -> str:
-    """sha256 over the rows in their order."""
-    return _digest([row.values for row in rows])
+def _snippet(staged: StagedJob, result: Result, subject: Subject) -> str:
+    """Python that loads the checkpoint and asks it; of a union, the first of its tasks."""
+    auto_class = models.AUTO_CLASSES[subject.loaded.family.kind].__name__
+    own_widths = has_own_widths(result)
+    return snippets.snippet(staged.job.request, auto_class, own_widths, subject.wording, subject.padding)
 
 
-def digest_text(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _digest(content: object) -> str:
-    return digest_text(json.dumps(content, sort_keys=True, default=str))
+def _runtimes(staged: StagedJob, result: Result) -> list[Runtime]:
+    """Which runtimes load the checkpoint that was made."""
+    directory = outputs.checkpoint(staged, "model")
+    layout = Layout.per_layer if has_own_widths(result) else Layout.uniform
+    access = Access(staged.storage, staged.job.tenant, True)
+    checkpoint = read_checkpoint(ModelSource(uri=directory.resolve().as_uri()), access)
+    return made_runtimes(checkpoint, staged.job.request.method.units, layout)

@@ -29,7 +29,7 @@ from service.settings import Settings
 from service.storage import Storage, attempt_prefix, dataset_key, manifest_key, score_key
 from service.submission import access_of
 from tests import checkpoints
-from worker import pipeline
+from worker import inputs, pipeline
 from worker.candidates import Candidates
 from worker.evaluation import Scores
 from worker.lineage import lineage
@@ -85,7 +85,7 @@ class Desk:
         staged = StagedJob(
             job, presets.resolve(request.slimmed_for[0]), self.settings, self.storage, Silence(), scratch
         )
-        sources = pipeline.fetch(staged)
+        sources = inputs.fetch(staged)
         loaded = load_subject(staged, sources.model, sources.adapter)
         subject = ask(staged, loaded, staged.task, sources.calibration, sources.evaluation)
         return Reuse(staged, sources.digests | digests, sources.fingerprints, self.store), subject
@@ -406,7 +406,7 @@ def test_what_a_job_has_left_is_the_model_that_it_left(desk: Desk) -> None:
     parent = leave(desk, lineage=[ANCESTOR])
     reuse, subject = desk.reuse(desk.request(model={"uri": f"job://{parent}"}))
     assert reuse.units_key(subject, (0.0,)).digest == whole
-    sources = pipeline.fetch(reuse.staged)
+    sources = inputs.fetch(reuse.staged)
     assert [entry.job_id for entry in sources.lineage] == [ANCESTOR["job_id"], parent]
     assert (sources.lineage[1].revision, sources.lineage[1].adapter_uri) == ("v1.2", "s3://models/lora")
     assert sources.lineage[1].model == "s3://models/large"

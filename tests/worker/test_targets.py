@@ -18,7 +18,7 @@ from service.job_record import new_record
 from service.schemas import Report, Result, Stage
 from service.settings import Settings
 from tests.worker.test_pipeline import Deployment, Recorder
-from worker import models, pipeline, targets
+from worker import inputs, models, pipeline, targets
 from worker.candidates import Candidates, locate_groups
 from worker.checkpoints import weight_bytes
 from worker.judging import in_proportion
@@ -75,7 +75,7 @@ def prepared(root: Path, family: str = "llama", num_rows: int = 80, **fields: An
     here = Settings(state=root, device="cpu", tokens_per_batch=512)
     staged = StagedJob(job, resolved, here, deployment.storage, progress, scratch)
     progress.stage(Stage.search)
-    sources = pipeline.fetch(staged)
+    sources = inputs.fetch(staged)
     loaded = load(staged, sources.model, sources.adapter)
     subject = ask(staged, loaded, resolved, sources.calibration, sources.evaluation)
     return Prepared(staged, subject, evaluate(staged, [subject])[0], progress)

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from worker.reporting import digest_directory, digest_rows
+from worker.provenance import digest_directory, digest_rows
 from worker.rows import Row
 
 
