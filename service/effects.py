@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from service.errors import InvalidRequest
-from service.schemas import Criterion, JobRequest, Layout, Method, Repair, Scope, Unit
+from service.schemas import FITTED, Criterion, JobRequest, Layout, Method, Repair, Scope, Unit
 
 WITH_OBJECTIVE = (
     Criterion.attribution,
@@ -14,7 +14,6 @@ WITH_OBJECTIVE = (
     Criterion.gisp,
 )
 WITH_REDUCTIONS = (Criterion.attribution, Criterion.reverse)
-FITTED = (Repair.least_squares, Repair.least_squares_layerwise)  # above all at tokens that the objective minds
 WITHOUT_DATA = (Criterion.magnitude, Criterion.random)  # the next step finds the scores of the one before
 
 

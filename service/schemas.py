@@ -117,6 +117,9 @@ class Repair(StrEnum):
     least_squares_layerwise = "least_squares_layerwise"  # then layer by layer, to make up for the layers before
 
 
+FITTED = (Repair.least_squares, Repair.least_squares_layerwise)  # change the weights of what stays
+
+
 class Scope(StrEnum):
     """Which units are ranked against each other."""
 
@@ -251,8 +254,17 @@ class ObservedTask(TaskWording):
     evaluation: DataSource
 
 
+def _suited_to_the_repair(chosen: dict[str, Any]) -> Criterion:
+    """The criterion that keeps most beside a repair (benchmarks/RESULTS.md): `surgeon` counts on a fit."""
+    return Criterion.surgeon if chosen.get("repair") in FITTED else Criterion.attribution
+
+
 class Method(Schema):
-    criterion: Criterion = Criterion.surgeon
+    repair: Repair = Repair.least_squares_layerwise  # before the criterion, whose default follows from it
+    criterion: Criterion = Field(
+        default_factory=_suited_to_the_repair,
+        description="default: surgeon; attribution with the repairs none and bias, which fit nothing anew",
+    )
     units: list[Unit] = Field(default=[Unit.ffn], min_length=1, max_length=len(Unit))
     objective: Objective | None = Field(default=None, description="default: margin; log_probability for generation")
     token_reduction: TokenReduction = TokenReduction.sum
@@ -272,7 +284,6 @@ class Method(Schema):
     protect_last: int = Field(
         default=0, ge=0, description="last layers of a stack that are never removed; per-layer: whole"
     )
-    repair: Repair = Repair.least_squares_layerwise
     seed: int = Field(
         default=0, ge=0, lt=2**32, description="of the criterion random, and of the first of the three random controls"
     )

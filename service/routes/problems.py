@@ -25,6 +25,7 @@ from service.schemas import FieldProblem, Problem
 
 MEDIA_TYPE = "application/problem+json"
 MAX_FIELD_PROBLEMS = 50
+FOLLOWS = "default_factory_not_called"  # said of a field whose default depends on one that has an error of its own
 RETRY_SECONDS = {429: 30, 503: 5}  # where the error does not know better: jobs end and outages pass
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 # What the router itself refuses, by status; other statuses take their code from the standard phrase.
@@ -104,7 +105,8 @@ def _on_own(request: Request, error: Any) -> Response:
 
 
 def _on_invalid(request: Request, error: Any) -> Response:
-    fields = [_field_problem(entry) for entry in error.errors()[:MAX_FIELD_PROBLEMS]]
+    entries = [entry for entry in error.errors() if entry["type"] != FOLLOWS]
+    fields = [_field_problem(entry) for entry in entries[:MAX_FIELD_PROBLEMS]]
     detail = "; ".join(f"{field.param}: {field.message}" for field in fields[:3])
     return _answer(request, problem_of(InvalidRequest(detail), request.url.path, fields))
 

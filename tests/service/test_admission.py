@@ -264,6 +264,23 @@ def test_settings_of_a_task_that_contradict_each_other_are_refused(fields: dict[
         JobRequest.model_validate(INLINE | {"task": TASK | fields})
 
 
+@pytest.mark.parametrize(
+    ("method", "criterion"),
+    [
+        ({}, "surgeon"),
+        ({"repair": "least_squares"}, "surgeon"),
+        ({"repair": "none"}, "attribution"),
+        ({"repair": "bias"}, "attribution"),
+        ({"repair": "none", "criterion": "surgeon"}, "surgeon"),
+        ({"criterion": "wanda"}, "wanda"),
+    ],
+)
+def test_the_criterion_is_the_one_that_suits_the_repair_unless_another_is_named(
+    method: dict[str, Any], criterion: str
+) -> None:
+    assert JobRequest.model_validate(INLINE | {"method": method}).method.criterion == criterion
+
+
 @pytest.mark.parametrize("units", [["ffn", "layers"], ["heads", "head_dims"]])
 def test_units_that_hold_each_other_need_one_budget(units: list[str]) -> None:
     with pytest.raises(ValidationError, match="scope: global"):

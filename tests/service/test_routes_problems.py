@@ -54,9 +54,10 @@ def test_a_webhook_at_an_encoded_name_is_taken_and_kept_as_it_was_sent(
 
 
 def test_every_wrong_field_is_named(client: TestClient) -> None:
-    wrong = {"task": {"calibration": {}}, "target": {"ratio": 2}, "tags": {"k": 7}}
+    wrong = {"task": {"calibration": {}}, "method": {"repair": "glue"}, "target": {"ratio": 2}, "tags": {"k": 7}}
     found = problem(client.post("/jobs", json=wrong), 422, "invalid_request")
-    assert {entry.param for entry in found.errors or ()} == {"model", "task.calibration", "target.ratio", "tags.k"}
+    named = {entry.param for entry in found.errors or ()}
+    assert named == {"model", "task.calibration", "method.repair", "target.ratio", "tags.k"}
 
 
 @pytest.mark.parametrize("ratio", [0, -0.1, 0.96, 1, "NaN", "a third", None, 1e999])

@@ -152,15 +152,16 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "rounding of a path": ({"method": STEPS}, {"method": STEPS, "output": {"round_to": 16}}),
     "layout of a path": ({"method": STEPS}, {"method": STEPS, "output": {"round_to": 8, "layout": "per-layer"}}),
 }
+UNREPAIRED = {"repair": "none", "criterion": "surgeon"}  # the criterion of a repair by name
 SAME: dict[str, dict[str, Any]] = {
     "ratio": {"target": {"ratio": 0.5}},
     "rounding": {"output": {"round_to": 16}},
-    "formats": {"method": {"repair": "none"}, "output": {"round_to": 8, "formats": ["indices"]}},
+    "formats": {"method": UNREPAIRED, "output": {"round_to": 8, "formats": ["indices"]}},
     "layout": {"method": {"scope": "global"}, "output": {"round_to": 8, "layout": "per-layer"}},
     "normalisation": {"method": {"normalisation": "mean"}},
     "seed of the controls": {"method": {"controls": True, "seed": 1}},
     "protected layers": {"method": {"protect_last": 1}},
-    "repair": {"method": {"repair": "none"}},
+    "repair": {"method": UNREPAIRED},
     "the default objective by name": {"method": {"objective": "margin"}},
     "name": {"task": {"name": "reviews"}},
     "file of the rows": {"task": {"calibration": {"uri": "COPY"}}},
