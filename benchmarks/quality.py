@@ -8,8 +8,8 @@ Every cell is written to quality.json the moment it is measured; a run that was 
 
 The last line is one JSON object, for the default criterion and repair with per-layer widths: kept_at_* is the mean over
 six tasks of the calibrated accuracy as a share of the uncut model's, on all test rows once `--finalists` has judged
-them, else on 200 a task; lead_at_* the points of it by which they are ahead of the better of wanda and activation, of
-the five baselines those that come nearest, with the same repair and layout on 200 rows a task; null until measured.
+them, else on 200 a task; lead_at_* the points of it by which they are ahead of the best of the five baselines with the
+same repair and layout on 200 rows a task; null until measured.
 """
 
 import argparse

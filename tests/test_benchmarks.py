@@ -141,7 +141,9 @@ def test_the_figures_are_those_of_the_defaults() -> None:
     assert figures(known)["kept_at_70"] == pytest.approx(0.75)
     assert figures(known)["lead_at_70"] is None
     assert figures(known)["kept_at_30"] is None
-    known |= records((defaults("activation"), 0.56))
+    known |= records(
+        (defaults("activation"), 0.56), *((defaults(name), 0.4) for name in ("flap", "random", "magnitude"))
+    )
     assert figures(known)["lead_at_70"] == pytest.approx(5)
     known |= records(([dense("smollm2", task, rows=0) for task in TASKS], 0.8), (defaults(OURS, rows=0), 0.64))
     assert figures(known)["kept_at_70"] == pytest.approx(0.8)  # all test rows tell more
