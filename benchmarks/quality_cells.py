@@ -20,8 +20,9 @@ FINALISTS = (OURS, "attribution", "activation")  # ours, the best rival and the 
 GISP_STEPS = 8  # it is made for many small removals
 LAYERWISE = "least_squares_layerwise"
 REFITS = ("least_squares", LAYERWISE)
-REFITTED = ((("ffn",), "uniform"), (BLOCKS, "uniform"), (BLOCKS, "per-layer"))  # where they are compared on dev rows
-UNFITTED = (("none", 0.7), ("none", 0.5), ("none", 0.3), ("bias", 0.5))  # where the criterion cannot count on a fit
+ALONE = (("ffn",), "uniform")  # what a job does unless told otherwise
+WITH_BIAS = ("smollm2",)  # whose family can hold one in feed-forward modules
+REFITTED = (ALONE, (BLOCKS, "uniform"), (BLOCKS, "per-layer"))  # where they are compared on dev rows
 CONTROLS = ("attribution_signed", "reverse")
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # criteria with one option changed, but for the paper's form
     "attribution_signed": ("attribution", {"objective": "probability", "example_reduction": "sum"}),
@@ -124,9 +125,14 @@ def dev(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
         yield slim(model, task, method, ratio, **best)
     for (units, layout), ratio, repair, task in product(REFITTED, (0.7, 0.5, 0.3), REFITS, tasks):
         yield slim(model, task, OURS, ratio, **best | {"units": units, "layout": layout, "repair": repair})
-    for (repair, ratio), (units, layout) in product(UNFITTED, ((BLOCKS, "per-layer"), (("ffn",), "uniform"))):
-        for method, task in product((OURS, "attribution"), tasks):
-            yield slim(model, task, method, ratio, **best | {"units": units, "layout": layout, "repair": repair})
+    for ratio, (units, layout), method, task in product(
+        (0.7, 0.5, 0.3), (ALONE, (BLOCKS, "per-layer")), (OURS, "attribution"), tasks
+    ):
+        yield slim(model, task, method, ratio, **best | {"units": units, "layout": layout, "repair": "none"})
+    if model in WITH_BIAS:
+        units, layout = ALONE
+        for ratio, method, task in product((0.7, 0.5), (OURS, "attribution"), tasks):
+            yield slim(model, task, method, ratio, **best | {"units": units, "layout": layout, "repair": "bias"})
     for method, task in product((OURS, "attribution"), tasks):
         yield slim(model, task, method, 0.7, steps=4, **best)
     for method, ratio, task in product(VARIANTS, (0.7, 0.5), tasks):
