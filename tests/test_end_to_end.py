@@ -170,7 +170,10 @@ def test_model_rows_and_artifacts_all_lie_in_an_object_store(
     assert any(key.endswith("manifest.json") for key, _ in manifest)
 
 
-OWN_WIDTHS = {"method": {"scope": "global"}, "output": {"round_to": 1, "layout": "per-layer"}}
+OWN_WIDTHS = {  # by the scores of the first job, whose repair has another default criterion
+    "method": {"scope": "global", "criterion": "attribution"},
+    "output": {"round_to": 1, "layout": "per-layer"},
+}
 
 
 def test_a_second_target_measures_nothing_again_and_its_model_is_slimmed_once_more(

@@ -47,7 +47,7 @@ def fetch(staged: StagedJob) -> Sources:
     sets = domains.read(staged.task, location)
     others = observed.read(request.observe, location)
     cache = staged.settings.state / "cache"
-    left, ancestors = left_by_job(staged)
+    left, ancestors = _left_by_job(staged)
     model = models.fetch(
         request.model, scratch=staged.scratch, cache=cache, roots=roots, on_bytes=staged.on_bytes, left=left
     )
@@ -65,11 +65,11 @@ def fetch(staged: StagedJob) -> Sources:
         observed=others,
         digests={name: digest_directory(directory) for name, directory in parts.items()},
         lineage=ancestors,
-        fingerprints=fingerprints_of(staged),
+        fingerprints=_fingerprints_of(staged),
     )
 
 
-def fingerprints_of(staged: StagedJob) -> Fingerprints | None:
+def _fingerprints_of(staged: StagedJob) -> Fingerprints | None:
     """What a plan of the same request will look for; None where a source, fetched once, cannot be looked at again."""
     try:
         return fingerprints(
@@ -80,7 +80,7 @@ def fingerprints_of(staged: StagedJob) -> Fingerprints | None:
         return None
 
 
-def left_by_job(staged: StagedJob) -> tuple[JobModel | None, list[Ancestor]]:
+def _left_by_job(staged: StagedJob) -> tuple[JobModel | None, list[Ancestor]]:
     """(the model, the jobs that led to it) where the request names a job of the tenant. Raises InvalidModel."""
     uri = staged.job.request.model.uri
     if scheme_of(uri) != JOB:
