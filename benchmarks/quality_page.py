@@ -58,7 +58,7 @@ def part(records: Records) -> str:
 
 
 def _headline(records: Records) -> Iterator[str]:
-    yield f"### What the default keeps\n\n![kept by ratio]({FIGURE})"
+    yield f"### What the default keeps\n\n{quality_text.HEADLINE}\n\n![kept by ratio]({FIGURE})"
     rows = []
     for layout, repair in product(LAYOUTS, REPAIRS):
         cells = [row(OURS, ratio, layout=layout, repair=repair) for ratio in RATIOS]

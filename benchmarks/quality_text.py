@@ -23,9 +23,13 @@ A dot means: not measured yet.
 
     .venv/bin/python benchmarks/quality.py --grid   # also --dev, --settings, --finalists; goes on where it stopped"""
 
+HEADLINE = """\
+By the criterion `surgeon`, the default with both fits; without a repair the service takes `attribution` (see below)."""
+
 MEANS = """\
 Mean over six tasks (SST-2, IMDB, AG News, MNLI, QNLI, MRPC) of the accuracy, in percent of the uncut model's.
-`surgeon` is the service's default: attribution of what the other units cannot make up for (margin objective).
+`surgeon` is the service's default with a repair that fits what stays anew: attribution of what the other units cannot
+make up for (margin objective). Without such a repair the default is `attribution`, chosen on train rows (below).
 `attribution` squares each example's sum of activation times gradient, with the same objective; `second_moment` sums the
 squares of every token's attribution instead. `attribution_signed` is the form of the paper as far as it is known: the
 probability's gradient, summed with its sign over tokens and examples. Statistics whose scale means nothing

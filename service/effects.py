@@ -74,7 +74,7 @@ EFFECTS: dict[str, Effect] = {
 }
 
 
-DEFAULTS = {name: field.default for name, field in Method.model_fields.items()}
+DEFAULTS = {option: Method.model_fields[option].default for option in EFFECTS}
 
 
 def check_effects(request: JobRequest) -> None:

@@ -117,7 +117,7 @@ class Repair(StrEnum):
     least_squares_layerwise = "least_squares_layerwise"  # then layer by layer, to make up for the layers before
 
 
-FITTED = (Repair.least_squares, Repair.least_squares_layerwise)  # change the weights of what stays
+FITTED = (Repair.least_squares, Repair.least_squares_layerwise)  # fit the weights of what stays anew
 
 
 class Scope(StrEnum):

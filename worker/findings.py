@@ -39,9 +39,9 @@ def find(
     dense: Sequence[Measured],
     slim: Sequence[Measured],
     speeds: Sequence[tuple[Speed, Speed]],
-    layers: list[LayerWidth],
+    scores: Mapping[Site, Tensor],
 ) -> Findings:
-    """What the report shows beside the result."""
+    """What the report shows beside the result; `scores` are those that decided what is kept."""
     subjects = [reached.subject, *beside.partners.values()]
     rows = [[sources.evaluation[row] for row in reached.rows], *(partner.evaluation for partner in sources.partners)]
     answered = [
@@ -52,7 +52,7 @@ def find(
     return Findings(
         throughput=throughput(speeds),
         peak_memory_bytes=peak_memory(speeds),
-        layers=layers,
+        layers=layers(reached.groups, reached.candidate.kept, scores),
         confusion=confusion,
         changed=changed,
     )

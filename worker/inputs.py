@@ -38,7 +38,10 @@ class Sources:
 
 
 def fetch(staged: StagedJob) -> Sources:
-    """Bring model, adapter and rows here; rows first, since they are small and as likely to be wrong."""
+    """Bring model, adapter and rows here; rows first, since they are small and as likely to be wrong.
+
+    Raises the errors of `service.errors` for what is not there or cannot be read, and whatever the job's progress does.
+    """
     request, roots = staged.job.request, staged.settings.local_roots
     options(staged)  # refuses what the task cannot serve before anything is fetched
     location = data.Location(staged.storage, staged.job.tenant, staged.scratch / "rows", roots)

@@ -16,7 +16,6 @@ from service.schemas import (
     Controls,
     DenseSlim,
     JobMetrics,
-    KeptMetric,
     Latency,
     Repair,
     Result,
@@ -97,23 +96,18 @@ def run(
         path = united_paths(paths, job.request.method.union)
         subject = partners.calibrated_on_all(subject, beside.partners.values())
     reached = reach(staged, sources, subject, dense[0], path)
-    subject, dense, kept = reached.subject, [reached.dense, *dense[1:]], reached.candidate.kept
+    subject, dense = reached.subject, [reached.dense, *dense[1:]]
     with staged.stage(Stage.evaluate_slim):
         slim = evaluate(staged, [subject, *beside.on(subject.loaded)])
         speeds = time_passes(staged, sources, subject)
     measured_controls = control(staged, sources, subject, path, reached.candidate.asked)
-    layers = findings.layers(reached.groups, kept, path.at(reached.candidate.asked))
     with staged.stage(Stage.verify):
         verified = outputs.store(staged, sources, subject, reached.groups, reached.candidate)
     with staged.stage(Stage.upload):
-        slim_bytes = checkpoints.weight_bytes(outputs.checkpoint(staged, "model"))
-        size = DenseSlim(dense=checkpoints.weight_bytes(sources.model), slim=slim_bytes)
         metrics = beside.metrics(staged.task.title, dense, slim).model_copy(update={"controls": measured_controls})
-        parameters = DenseSlim(dense=dense[0].parameters, slim=slim[0].parameters)
-        kept_metric = targets.kept_metric(staged, reached, slim[0])
-        result = conclude(reached, metrics, parameters, speeds[0], size, verified, kept_metric)
+        result = conclude(staged, sources, reached, slim[0], metrics, speeds[0], verified)
         result = result.model_copy(update=reuse.outcome())
-        found = findings.find(sources, reached, beside, dense, slim, speeds, layers)
+        found = findings.find(sources, reached, beside, dense, slim, speeds, path.at(reached.candidate.asked))
         reporting.write(staged, sources, subject, beside, result, found)
         outputs.upload(staged)
     return result
@@ -202,19 +196,20 @@ def time_passes(staged: StagedJob, sources: Sources, subject: Subject) -> list[t
 
 
 def conclude(
+    staged: StagedJob,
+    sources: Sources,
     reached: Reached,
+    slim: Measured,
     metrics: JobMetrics,
-    parameters: DenseSlim,
     speed: tuple[Speed, Speed],
-    size: DenseSlim,
     verified: Verified,
-    kept_metric: KeptMetric | None,
 ) -> Result:
     """What was reached, as it was counted and measured."""
+    slim_bytes = checkpoints.weight_bytes(outputs.checkpoint(staged, "model"))
     return Result(
         metrics=metrics,
-        parameters=parameters,
-        bytes=size,
+        parameters=DenseSlim(dense=reached.dense.parameters, slim=slim.parameters),
+        bytes=DenseSlim(dense=checkpoints.weight_bytes(sources.model), slim=slim_bytes),
         latency_ms=Latency(
             dense=speed[0].milliseconds,
             slim=speed[1].milliseconds,
@@ -227,5 +222,5 @@ def conclude(
         ratio=reached.candidate.ratio,
         verified=verified,
         curve=reached.curve,
-        kept_metric=kept_metric,
+        kept_metric=targets.kept_metric(staged, reached, slim),
     )

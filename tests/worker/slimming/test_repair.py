@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from service import schemas
 from service.families import FAMILIES
 from tests.models import TINY
 from tests.worker.slimming.batches import batches, examples
@@ -14,7 +15,7 @@ from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.biases import RepairUnavailable
 from worker.slimming.groups import Site, locate
 from worker.slimming.moments import Rows
-from worker.slimming.repair import REPAIRS, moments_of, repair, repair_again
+from worker.slimming.repair import FITTED, REPAIRS, moments_of, repair, repair_again
 from worker.slimming.selection import select
 from worker.slimming.surgery import cut, masked
 
@@ -178,3 +179,8 @@ def test_a_llama_with_folded_biases_loads_by_the_stock_class(tmp_path: Path) -> 
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     assert reloaded.config.mlp_bias
     torch.testing.assert_close(reloaded(**batch.inputs).logits, model(**batch.inputs).logits)
+
+
+def test_the_contract_knows_which_repairs_there_are_and_which_fit_anew() -> None:
+    assert set(schemas.Repair) == {"none", *REPAIRS}
+    assert set(schemas.FITTED) == FITTED
