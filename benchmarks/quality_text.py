@@ -98,7 +98,8 @@ more memory than the fit of all at once, since one layer is cut at a time.
 Where a repair fits nothing anew, `surgeon` counts on a fit that never comes: without a repair `attribution` keeps 1.5,
 13.7 and 10.6 points more at 30, 50 and 70 % with per-layer widths, 0.8, 1.3 and 10.1 of FFN neurons alone, and with
 `bias` 12.0 at a half (two tasks). It is the default criterion there. On the T5, which loses little without a repair, it
-keeps 1.0 and 0.5 points more at 30 and 50 % with per-layer widths and 3.3 less at 70 %; of FFN neurons alone as much.
+keeps 1.0 and 0.5 points more at 30 and 50 % with per-layer widths and 3.3 less at 70 %; of FFN neurons alone the two
+are level.
 
 What the options of a criterion do was measured on the T5, where a comparison takes seconds (`attribution_...` and
 `surgeon_...`: with that one option changed; `attribution_signed`: the paper's form). For `attribution` the margin is
