@@ -36,7 +36,7 @@ check: setup ## lint, format and types
 	$(BIN)/mypy
 
 openapi: setup ## write openapi/openapi.json from the code
-	$(BIN)/python -m service.openapi --write
+	$(BIN)/python -m service.cli.openapi --write
 
 clean: ## remove .venv and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

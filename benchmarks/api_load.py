@@ -34,10 +34,10 @@ from redis import Redis
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a script sees only its own directory
 
-from service.embedded import embedded_redis  # noqa: E402
-from tests.jobs import checkpoint, request  # noqa: E402
-from tests.ports import free_port  # noqa: E402
-from tests.waiting import wait_until  # noqa: E402
+from service.infrastructure.embedded_redis import embedded_redis  # noqa: E402
+from tests.support.jobs import checkpoint, request  # noqa: E402
+from tests.support.ports import free_port  # noqa: E402
+from tests.support.waiting import wait_until  # noqa: E402
 
 RESULT = Path(__file__).with_name("api_load.json")
 CONNECTIONS = 8
@@ -99,7 +99,7 @@ def compare(
 def measure(server: Server, method: str, path: str, count: int, body: bytes) -> Figures:
     """Of `count` requests by a client process: throughput, latencies, and the server's processor time for each."""
     url, before = server.url + path, server.cpu_seconds()
-    command = [sys.executable, "-m", "benchmarks.api_load_client", method, url, str(count), str(CONNECTIONS)]
+    command = [sys.executable, "-m", "benchmarks.api_load_bench.client", method, url, str(count), str(CONNECTIONS)]
     answer = subprocess.run(command, input=body, capture_output=True, cwd=ROOT, check=False)
     if answer.returncode != 0:
         raise RuntimeError(answer.stderr.decode()[-2000:])
@@ -145,7 +145,9 @@ def job_path(app: str, url: str, body: bytes, redis_url: str) -> str:
 @contextmanager
 def bare(redis_url: str) -> Iterator[Server]:
     port = free_port()
-    with serving(["-m", "benchmarks.api_load_bare", redis_url, str(port)], {}, f"http://127.0.0.1:{port}") as server:
+    with serving(
+        ["-m", "benchmarks.api_load_bench.bare_app", redis_url, str(port)], {}, f"http://127.0.0.1:{port}"
+    ) as server:
         yield server
 
 

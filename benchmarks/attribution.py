@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from service.settings import Settings
-from worker.gguf import converted
-from worker.models import load
+from worker.checkpoints.gguf import converted
+from worker.checkpoints.loading import load
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.attribution import score
-from worker.slimming.criteria import Options
-from worker.slimming.groups import locate
-from worker.slimming.objectives import Batch, margin, token_log_probabilities
+from worker.slimming.scoring.attribution import score
+from worker.slimming.scoring.criteria import Options
+from worker.slimming.scoring.objectives import Batch, margin, token_log_probabilities
+from worker.slimming.units import locate
 
 LLAMA = ARCHITECTURES["llama"]
 ROWS = 16

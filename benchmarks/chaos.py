@@ -25,14 +25,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a script sees only its own directory
 
-from benchmarks import chaos_audit  # noqa: E402
-from benchmarks.chaos_client import Client  # noqa: E402
-from benchmarks.chaos_deployment import Deployment, deployed  # noqa: E402
-from benchmarks.chaos_faults import Fault, hurt  # noqa: E402
-from service.connections import connect  # noqa: E402
-from service.records import Records  # noqa: E402
-from service.storage import Storage  # noqa: E402
-from tests.jobs import TEMPLATE, checkpoint, rows_file  # noqa: E402
+from benchmarks.chaos_bench import audit as chaos_audit  # noqa: E402
+from benchmarks.chaos_bench.client import Client  # noqa: E402
+from benchmarks.chaos_bench.deployment import Deployment, deployed  # noqa: E402
+from benchmarks.chaos_bench.faults import Fault, hurt  # noqa: E402
+from service.infrastructure.redis_client import connect  # noqa: E402
+from service.jobs.store import Records  # noqa: E402
+from service.storage.object_store import Storage  # noqa: E402
+from tests.support.jobs import TEMPLATE, checkpoint, rows_file  # noqa: E402
 
 JOBS = 40
 UNREACHABLE = frozenset({7, 19, 31})  # numbers of the requests whose floor no model can be shown to keep

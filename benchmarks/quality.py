@@ -26,11 +26,12 @@ from transformers.utils import logging
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a script sees only its own directory
 
-from benchmarks import quality_cells, quality_page, quality_summary  # noqa: E402
-from benchmarks.quality_cells import MODEL_TASKS, Cell  # noqa: E402
-from benchmarks.quality_inputs import SOURCES  # noqa: E402
-from benchmarks.quality_measure import Bench  # noqa: E402
-from benchmarks.quality_store import Store  # noqa: E402
+from benchmarks.quality_bench import cells as quality_cells  # noqa: E402
+from benchmarks.quality_bench import page, summary  # noqa: E402
+from benchmarks.quality_bench.cells import MODEL_TASKS, Cell  # noqa: E402
+from benchmarks.quality_bench.inputs import SOURCES  # noqa: E402
+from benchmarks.quality_bench.measure import Bench  # noqa: E402
+from benchmarks.quality_bench.store import Store  # noqa: E402
 from service.settings import Settings  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "quality.json"
@@ -62,9 +63,9 @@ def main() -> None:
         cells = [cell for cell in planned if not arguments.tasks or cell.task in arguments.tasks]
         measure(bench, cells, store)
         if not quick and not arguments.tasks:
-            quality_page.write(store.records, RESULTS.parent)
-        figures = quality_summary.figures(store.records)
-        print(json.dumps(figures | quality_summary.quick_figures(store.records) if quick else figures))
+            page.write(store.records, RESULTS.parent)
+        figures = summary.figures(store.records)
+        print(json.dumps(figures | summary.quick_figures(store.records) if quick else figures))
 
 
 def parse() -> argparse.Namespace:

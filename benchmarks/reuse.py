@@ -23,10 +23,10 @@ sys.path.insert(0, str(ROOT))  # a script sees only its own directory
 
 from safetensors import safe_open  # noqa: E402
 
-from benchmarks.quality_inputs import Source, smollm2  # noqa: E402
-from service.client import Api  # noqa: E402
-from service.demo.server import running_server  # noqa: E402
-from service.schemas import Job, Report, Stage  # noqa: E402
+from benchmarks.quality_bench.inputs import Source, smollm2  # noqa: E402
+from service.cli.client import Api  # noqa: E402
+from service.cli.demo.server import running_server  # noqa: E402
+from service.contract.fields import Job, Report, Stage  # noqa: E402
 from service.settings import Settings  # noqa: E402
 
 RESULT = Path(__file__).with_name("reuse.json")

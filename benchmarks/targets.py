@@ -20,11 +20,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a script sees only its own directory
 
-from benchmarks.quality_inputs import SOURCES, Source  # noqa: E402
+from benchmarks.quality_bench.inputs import SOURCES, Source  # noqa: E402
 from benchmarks.reuse import SPARED, report  # noqa: E402
-from service.client import Api  # noqa: E402
-from service.demo.server import running_server  # noqa: E402
-from service.schemas import Job, JobStatus, Report  # noqa: E402
+from service.cli.client import Api  # noqa: E402
+from service.cli.demo.server import running_server  # noqa: E402
+from service.contract.fields import Job, JobStatus, Report  # noqa: E402
 from service.settings import Settings  # noqa: E402
 
 RESULT = Path(__file__).with_name("targets.json")

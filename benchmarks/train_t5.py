@@ -23,8 +23,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Config, T5For
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a script sees only its own directory
 
-from worker.prompts import first_words, render  # noqa: E402
-from worker.rows import Row, read  # noqa: E402
+from worker.data.prompts import first_words, render  # noqa: E402
+from worker.data.rows import Row, read  # noqa: E402
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_heads": 4, "num_layers": 1},

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 from redis import Redis
 
-from service.connections import connect
-from service.embedded import embedded_redis
+from service.infrastructure.embedded_redis import embedded_redis
+from service.infrastructure.redis_client import connect
 from service.settings import Settings
-from service.storage import Storage
-from tests.browser import Browser, browsing, find_browser
+from service.storage.object_store import Storage
+from tests.support.browser import Browser, browsing, find_browser
 
 # How long a case takes says something of the machine, nothing of the code.
 hypothesis_settings.register_profile("untimed", deadline=None)

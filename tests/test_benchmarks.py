@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import quality_page
-from benchmarks.quality_cells import (
+from benchmarks.quality_bench import page as quality_page
+from benchmarks.quality_bench.cells import (
     BASELINES,
     LAYERWISE,
     MODEL_TASKS,
@@ -26,21 +26,21 @@ from benchmarks.quality_cells import (
     settings,
     slim,
 )
-from benchmarks.quality_inputs import DEV_ROWS, SOURCES, divided
-from benchmarks.quality_measure import SHARED, Bench
-from benchmarks.quality_pass import score_together
-from benchmarks.quality_store import Store
-from benchmarks.quality_summary import figures, half_width, kept, lead, row
-from tests.models import TINY
-from tests.worker.slimming.batches import batches, examples
-from worker.rows import Row
+from benchmarks.quality_bench.inputs import DEV_ROWS, SOURCES, divided
+from benchmarks.quality_bench.measure import SHARED, Bench
+from benchmarks.quality_bench.shared_pass import score_together
+from benchmarks.quality_bench.store import Store
+from benchmarks.quality_bench.summary import figures, half_width, kept, lead, row
+from tests.support.batches import batches, examples
+from tests.support.tiny_models import TINY
+from worker.data.rows import Row
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.attribution import score
-from worker.slimming.criteria import Options
-from worker.slimming.groups import locate
-from worker.slimming.moments import Rows
-from worker.slimming.repair import repair, repair_again
+from worker.slimming.repair.repairs import repair, repair_again
+from worker.slimming.scoring.attribution import score
+from worker.slimming.scoring.criteria import Options
+from worker.slimming.scoring.second_moments import Rows
 from worker.slimming.selection import select
+from worker.slimming.units import locate
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]

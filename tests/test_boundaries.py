@@ -20,7 +20,9 @@ def modules_of(package: str) -> list[str]:
 
 # What the worker and the command line share with the API, although the worker's image has no web framework.
 SHARED = [
-    name for name in modules_of("service") if name.count(".") == 1 and name not in ("service.app", "service.openapi")
+    name
+    for name in modules_of("service")
+    if not name.startswith("service.api") and name not in ("service.cli.openapi", "service.cli.demo.server")
 ]
 
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from service.app import create_app
+from service.api.app import create_app
 from service.settings import Settings
-from tests.api import api
-from tests.service.bodies import request_body
+from tests.support.api_process import api
+from tests.support.job_requests import request_body
 
 REDOCLY = "@redocly/cli@2.77.0"
 # The generator knows JSON and plain bytes; rows of any format are bytes to a client.

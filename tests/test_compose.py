@@ -12,14 +12,14 @@ import httpx
 import pytest
 from redis import Redis
 
-from service.embedded import find_server
-from service.presence import live_workers
-from service.storage import Storage
-from tests.images import COMPOSE, ROOT, SECRETS, TARGETS, environment, last, running, variables
-from tests.ports import free_port
-from tests.s3 import s3_ports
-from tests.waiting import wait_until
-from tests.walk import walk, walkable_model
+from service.infrastructure.embedded_redis import find_server
+from service.infrastructure.worker_registry import live_workers
+from service.storage.object_store import Storage
+from tests.support.images import COMPOSE, ROOT, SECRETS, TARGETS, environment, last, running, variables
+from tests.support.ports import free_port
+from tests.support.s3_server import s3_ports
+from tests.support.waiting import wait_until
+from tests.support.walkthrough import walk, walkable_model
 
 WORKERS = 2
 

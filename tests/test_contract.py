@@ -12,17 +12,17 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 from ulid import ULID
 
-from service.app import create_app
-from service.errors import TaskslimError
-from service.examples import FILES, PROBLEMS
-from service.families import FAMILIES
-from service.openapi import DIRECTORY, stale
-from service.presets import resolve
-from service.routes.dependencies import JOB_ID
-from service.schemas import Criterion, Job, JobRequest, Problem, Unit
+from service.api.app import create_app
+from service.api.dependencies import JOB_ID
+from service.api.openapi.examples import FILES, PROBLEMS
+from service.cli.openapi import DIRECTORY, stale
+from service.contract.errors import TaskslimError
+from service.contract.families import FAMILIES
+from service.contract.fields import Criterion, Job, JobRequest, Problem, Unit
+from service.contract.presets import resolve
 from service.settings import Settings
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.criteria import CRITERIA
+from worker.slimming.scoring.criteria import CRITERIA
 
 ROOT = Path(__file__).parents[1]
 MODELS: dict[str, type[BaseModel]] = {"request": JobRequest, "job": Job, "problem": Problem}
@@ -109,10 +109,11 @@ def test_every_refusal_is_declared_as_a_problem(document: dict[str, Any]) -> Non
 
 
 def test_everything_that_is_sent_or_answered_has_an_example(document: dict[str, Any]) -> None:
-    """Rows of `service.example_answers` and `service.examples`; a body of bytes needs none."""
+    """Rows of `service.api.openapi.response_examples` and `service.api.openapi.examples`; a body of bytes needs
+    none."""
     for name, media in contents(document):
         if media.get("schema", {}).get("format") != "binary":
-            assert examples(media, document), f"{name} needs a row in service/example_answers.py"
+            assert examples(media, document), f"{name} needs a row in service/api/openapi/response_examples.py"
 
 
 def test_every_example_is_of_its_schema(document: dict[str, Any]) -> None:

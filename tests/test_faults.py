@@ -10,18 +10,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service.committed import committed_manifest
-from service.connections import connect
-from service.embedded import embedded_redis
-from service.entries import QUEUE, SERIALIZER, SlimJob
-from service.job_record import JobRecord
-from service.queue import JobQueue
-from service.reconciler import reconciling
-from service.schemas import JobStatus, Stage
+from service.contract.fields import JobStatus, Stage
+from service.infrastructure.embedded_redis import embedded_redis
+from service.infrastructure.redis_client import connect
+from service.jobs.queue import JobQueue
+from service.jobs.reconciler import reconciling
+from service.jobs.record import JobRecord
+from service.jobs.rq_jobs import QUEUE, SERIALIZER, SlimJob
 from service.settings import Settings
-from service.storage import Storage, attempt_prefix, job_prefix
-from tests.jobs import checkpoint, records_of, request, submit, worker
-from tests.waiting import wait_until
+from service.storage.manifests import committed_manifest
+from service.storage.object_store import Storage, attempt_prefix, job_prefix
+from tests.support.jobs import checkpoint, records_of, request, submit, worker
+from tests.support.waiting import wait_until
 
 ROWS = 2500  # `attribute` then takes some seconds
 

@@ -22,16 +22,16 @@ import psutil
 import pytest
 from redis import Redis
 
-from service.auth import Keys
-from service.connections import connect
-from service.embedded import embedded_redis
-from service.records import Records
+from service.infrastructure.embedded_redis import embedded_redis
+from service.infrastructure.redis_client import connect
+from service.jobs.store import Records
 from service.settings import Settings
-from service.storage import Storage
-from tests.api import api
-from tests.jobs import checkpoint, request, worker
-from tests.service.finished import FILES, finish
-from tests.waiting import wait_until
+from service.storage.object_store import Storage
+from service.tenants.api_keys import Keys
+from tests.support.api_process import api
+from tests.support.finished_jobs import FILES, finish
+from tests.support.jobs import checkpoint, request, worker
+from tests.support.waiting import wait_until
 
 GIB, MIB = 2**30, 2**20
 METADATA = "169.254.169.254"

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from service.auth import KEY
-from service.embedded import find_server
-from service.errors import StorageUnavailable
-from service.presence import announce
+from service.contract.errors import StorageUnavailable
+from service.infrastructure.embedded_redis import find_server
+from service.infrastructure.worker_registry import announce
 from service.settings import Settings
-from service.storage import Storage
-from tests.images import (
+from service.storage.object_store import Storage
+from service.tenants.api_keys import KEY
+from tests.support.images import (
     COMPOSE,
     ROOT,
     STAGES,
@@ -31,8 +31,8 @@ from tests.images import (
     running,
     variables,
 )
-from tests.s3 import s3_ports
-from tests.waiting import wait_until
+from tests.support.s3_server import s3_ports
+from tests.support.waiting import wait_until
 
 # --- Dockerfile ----------------------------------------------------------------------------------------------------
 

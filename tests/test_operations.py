@@ -12,10 +12,10 @@ from redis import Redis
 from standardwebhooks import Webhook
 
 from service.settings import Settings
-from tests.api import api
-from tests.jobs import checkpoint, request, worker
-from tests.receivers import Receiver, receiving
-from tests.waiting import wait_until
+from tests.support.api_process import api
+from tests.support.jobs import checkpoint, request, worker
+from tests.support.waiting import wait_until
+from tests.support.webhook_receiver import Receiver, receiving
 
 SECRET = "5ec2e7" * 8
 KEY = f"slim_test_first_{SECRET}"

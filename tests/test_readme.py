@@ -16,15 +16,15 @@ import pytest
 from pydantic import BaseModel
 from redis import Redis
 
-from service.app import create_app
-from service.demo.server import running_server
-from service.examples import INLINE
-from service.presets import resolve
-from service.schemas import Criterion, Health, JobPage, JobRequest, JobStatus, Problem, Result
+from service.api.app import create_app
+from service.api.openapi.examples import INLINE
+from service.cli.demo.server import running_server
+from service.contract.fields import Criterion, Health, JobPage, JobRequest, JobStatus, Problem, Result
+from service.contract.presets import resolve
 from service.settings import Settings
-from tests.api import api
-from tests.service.bodies import request_body
-from tests.walk import README, ROOT, blocks, section, walk, walkable_model
+from tests.support.api_process import api
+from tests.support.job_requests import request_body
+from tests.support.walkthrough import README, ROOT, blocks, section, walk, walkable_model
 
 HOME = "~/.local/state/taskslim"
 # What the table tells of in one row, since its fields are those of another.

@@ -5,26 +5,26 @@ from pathlib import Path
 import pytest
 import torch
 
-from service.demo.request import LABELS, TEMPLATE, find_model, read_rows
-from service.job_record import new_record
-from service.presets import resolve
-from service.schemas import DataSource, JobRequest, Result, Stage, Task
+from service.cli.demo.request import LABELS, TEMPLATE, find_model, read_rows
+from service.contract.fields import DataSource, JobRequest, Result, Stage, Task
+from service.contract.presets import resolve
+from service.jobs.record import new_record
 from service.settings import Settings
-from service.storage import Storage
+from service.storage.object_store import Storage
 from worker import pipeline
-from worker.data import batches, padding
-from worker.evaluation import score as score_answers
-from worker.gguf import converted
-from worker.models import LoadedModel, count_parameters, load
-from worker.prompts import encode, wording
-from worker.rows import Row
-from worker.slimming import attribution
+from worker.checkpoints.gguf import converted
+from worker.checkpoints.loading import LoadedModel, count_parameters, load
+from worker.data.batching import batches, padding
+from worker.data.prompts import encode, wording
+from worker.data.rows import Row
+from worker.evaluation.metrics import score as score_answers
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.criteria import Options
-from worker.slimming.groups import Site, locate
-from worker.slimming.objectives import Batch
+from worker.slimming.scoring import attribution
+from worker.slimming.scoring.criteria import Options
+from worker.slimming.scoring.objectives import Batch
 from worker.slimming.selection import select
 from worker.slimming.surgery import masked
+from worker.slimming.units import Site, locate
 
 SHARED = Path(__file__).parents[2] / "shared"
 ADAPTER = SHARED / "models/smollm2-135m-multitask-lora"

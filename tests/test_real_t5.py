@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from service.families import FAMILIES, UNSERVED
-from service.job_record import new_record
-from service.schemas import (
+from service.contract.families import FAMILIES, UNSERVED
+from service.contract.fields import (
     Criterion,
     ExampleReduction,
     JobRequest,
@@ -21,8 +20,9 @@ from service.schemas import (
     TokenReduction,
     Unit,
 )
+from service.jobs.record import new_record
 from service.settings import Settings
-from service.storage import Storage
+from service.storage.object_store import Storage
 from worker import pipeline
 
 SHARED = Path(__file__).parents[2] / "shared"

@@ -9,9 +9,9 @@ import sys
 
 from ulid import ULID
 
+from service.infrastructure.logs import configure
 from service.settings import Settings
-from service.telemetry import configure
-from worker.spawn import SlimWorker
+from worker.attempts.rq_worker import SlimWorker
 
 
 def main() -> None:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from service import presets
-from service.job_record import JobRecord
-from service.schemas import (
+from service.contract import presets
+from service.contract.fields import (
     MAX_RATIO,
     Controls,
     DenseSlim,
@@ -23,38 +22,30 @@ from service.schemas import (
     Target,
     Verified,
 )
-from service.scores import ScoreSets
+from service.jobs.record import JobRecord
 from service.settings import Settings
-from service.storage import Storage
-from worker import (
-    checkpoints,
-    controls,
-    domains,
-    findings,
-    inputs,
-    models,
-    observed,
-    outputs,
-    partners,
-    reporting,
-    targets,
-)
-from worker.beside import Beside
-from worker.candidates import Candidates, choose, cut, locate_groups, mend, refusing_units
-from worker.inputs import Sources
-from worker.methods import options
-from worker.reuse import Reuse
-from worker.slimming import attribution
-from worker.slimming.groups import Site
-from worker.slimming.moments import Moments
-from worker.slimming.repair import FITTED
-from worker.slimming.steps import ScorePath, Scores, follow, schedule
-from worker.slimming.union import united_paths
-from worker.speed import RUNS, SIZES, TOKENS, Speed, compare
-from worker.staging import StagedJob, StageProgress
-from worker.subject import Measured, Subject, ask, evaluate, load
-from worker.supervision import supervise
-from worker.targets import Reached
+from service.storage.object_store import Storage
+from service.storage.score_sets import ScoreSets
+from worker.checkpoints import loading, validation
+from worker.evaluation.latency import RUNS, SIZES, TOKENS, Speed, compare
+from worker.reporting import artifacts, findings, report
+from worker.search import controls, targets
+from worker.search.candidates import Candidates, choose, cut, locate_groups, mend, refusing_units
+from worker.search.targets import Reached
+from worker.slimming.repair.repairs import FITTED
+from worker.slimming.scoring import attribution
+from worker.slimming.scoring.iterative import ScorePath, Scores, follow, schedule
+from worker.slimming.scoring.multi_task import united_paths
+from worker.slimming.scoring.second_moments import Moments
+from worker.slimming.units import Site
+from worker.stages import domains, inputs, observed, side_tasks
+from worker.stages.beside import Beside
+from worker.stages.context import StagedJob, StageProgress
+from worker.stages.inputs import Sources
+from worker.stages.method import options
+from worker.stages.pseudo_labels import supervise
+from worker.stages.score_cache import Reuse
+from worker.stages.task_model import Measured, Subject, ask, evaluate, load
 
 
 def run(
@@ -69,8 +60,8 @@ def run(
     """Slim the job's model for its task and leave the artifacts in storage, the manifest last.
 
     What `scores` holds is not measured again. `scratch` is an empty directory for this attempt alone. The caller
-    removes it, and what a failed attempt has stored. Raises the errors of `service.errors` for what the user can
-    change, LeaseLost where another attempt has left its manifest, and whatever `progress` raises.
+    removes it, and what a failed attempt has stored. Raises the errors of `service.contract.errors` for what the user
+    can change, LeaseLost where another attempt has left its manifest, and whatever `progress` raises.
     """
     logging.disable_progress_bar()
     staged = StagedJob(job, presets.resolve(job.request.slimmed_for[0]), settings, storage, progress, scratch)
@@ -81,7 +72,7 @@ def run(
         loaded = load(staged, sources.model, sources.adapter)
         subject = ask(staged, loaded, staged.task, sources.calibration, sources.evaluation)
         beside = Beside(
-            partners=partners.subjects(staged, loaded, sources.partners),
+            partners=side_tasks.subjects(staged, loaded, sources.partners),
             evaluations=domains.subjects(staged, subject, sources.evaluations),
             observed=observed.subjects(staged, loaded, sources.observed),
         )
@@ -94,7 +85,7 @@ def run(
         scored = (subject, *beside.partners.values())
         paths = [reuse.path(each, ratios, partial(attribute, staged, each, ratios)) for each in scored]
         path = united_paths(paths, job.request.method.union)
-        subject = partners.calibrated_on_all(subject, beside.partners.values())
+        subject = side_tasks.calibrated_on_all(subject, beside.partners.values())
     reached = reach(staged, sources, subject, dense[0], path)
     subject, dense = reached.subject, [reached.dense, *dense[1:]]
     with staged.stage(Stage.evaluate_slim):
@@ -102,14 +93,14 @@ def run(
         speeds = time_passes(staged, sources, subject)
     measured_controls = control(staged, sources, subject, path, reached.candidate.asked)
     with staged.stage(Stage.verify):
-        verified = outputs.store(staged, sources, subject, reached.groups, reached.candidate)
+        verified = artifacts.store(staged, sources, subject, reached.groups, reached.candidate)
     with staged.stage(Stage.upload):
         metrics = beside.metrics(staged.task.title, dense, slim).model_copy(update={"controls": measured_controls})
         result = conclude(staged, sources, reached, slim[0], metrics, speeds[0], verified)
         result = result.model_copy(update=reuse.outcome())
         found = findings.find(sources, reached, beside, dense, slim, speeds, path.at(reached.candidate.asked))
-        reporting.write(staged, sources, subject, beside, result, found)
-        outputs.upload(staged)
+        report.write(staged, sources, subject, beside, result, found)
+        artifacts.upload(staged)
     return result
 
 
@@ -152,7 +143,7 @@ def reach(staged: StagedJob, sources: Sources, subject: Subject, dense: Measured
     request = staged.job.request
     if request.target.is_measured:
         with staged.stage(Stage.search):
-            return targets.search(staged, subject, dense, path, partial(outputs.store, staged, sources))
+            return targets.search(staged, subject, dense, path, partial(artifacts.store, staged, sources))
     with staged.stage(Stage.select):
         candidates = Candidates(staged, subject, path)
         candidate = targets.count(candidates, staged)
@@ -187,8 +178,8 @@ def time_passes(staged: StagedJob, sources: Sources, subject: Subject) -> list[t
 
     The first of the sizes is that of the target, where it names one.
     """
-    dense = models.load(sources.model, device=torch.device("cpu")).model
-    models.cast(dense, dict.fromkeys(models.weight_dtypes(dense), subject.loaded.model.dtype))  # as on its device
+    dense = loading.load(sources.model, device=torch.device("cpu")).model
+    loading.cast(dense, dict.fromkeys(loading.weight_dtypes(dense), subject.loaded.model.dtype))  # as on its device
     bound = staged.job.request.target.latency_ms
     tokens = bound.tokens if bound else min(TOKENS, subject.wording.max_tokens or TOKENS)
     rows = dict.fromkeys([bound.batch, *SIZES] if bound else SIZES)
@@ -205,11 +196,11 @@ def conclude(
     verified: Verified,
 ) -> Result:
     """What was reached, as it was counted and measured."""
-    slim_bytes = checkpoints.weight_bytes(outputs.checkpoint(staged, "model"))
+    slim_bytes = validation.weight_bytes(artifacts.checkpoint(staged, "model"))
     return Result(
         metrics=metrics,
         parameters=DenseSlim(dense=reached.dense.parameters, slim=slim.parameters),
-        bytes=DenseSlim(dense=checkpoints.weight_bytes(sources.model), slim=slim_bytes),
+        bytes=DenseSlim(dense=validation.weight_bytes(sources.model), slim=slim_bytes),
         latency_ms=Latency(
             dense=speed[0].milliseconds,
             slim=speed[1].milliseconds,

@@ -8,22 +8,22 @@ from redis import RedisError
 from rq.timeouts import JobTimeoutException
 from ulid import ULID
 
-from service import tracing
-from service.accounting import account
-from service.committed import committed_manifest, committed_result, delete_attempts
-from service.connections import WORKER_PATIENCE, connect
-from service.errors import DeadlineExceeded, ScratchFull, StorageUnavailable, TargetUnreachable, TaskslimError
-from service.limits import StoredBytes
-from service.queue import JobQueue
-from service.records import Lease, LeaseLost, Records
-from service.schemas import JobError, JobStatus, Progress, Result, Stage
-from service.scores import ScoreSets
+from service.contract.errors import DeadlineExceeded, ScratchFull, StorageUnavailable, TargetUnreachable, TaskslimError
+from service.contract.fields import JobError, JobStatus, Progress, Result, Stage
+from service.infrastructure import tracing
+from service.infrastructure.redis_client import WORKER_PATIENCE, connect
+from service.jobs.queue import JobQueue
+from service.jobs.store import Lease, LeaseLost, Records
+from service.jobs.usage import account
 from service.settings import Settings
-from service.storage import Storage, attempt_prefix, job_prefix
+from service.storage.manifests import committed_manifest, committed_result, delete_attempts
+from service.storage.object_store import Storage, attempt_prefix, job_prefix
+from service.storage.score_sets import ScoreSets
+from service.tenants.storage_quota import StoredBytes
 from worker import pipeline
-from worker.attempt import Attempt, Cancelled, Ending, HandedBack, on_sigterm
-from worker.progress import JobProgress, skipped_stages
-from worker.scratch import scratch_directory
+from worker.attempts.lease_keeper import Attempt, Cancelled, Ending, HandedBack, on_sigterm
+from worker.attempts.progress import JobProgress, skipped_stages
+from worker.attempts.scratch import scratch_directory
 
 log = structlog.get_logger()
 

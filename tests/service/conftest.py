@@ -8,11 +8,11 @@ import pytest
 from fastapi.testclient import TestClient
 from redis import Redis
 
-from service.app import create_app
-from service.records import Records
+from service.api.app import create_app
+from service.jobs.store import Records
 from service.settings import Settings
-from tests.s3 import credentials, s3_server
-from tests.service.bodies import request_body
+from tests.support.job_requests import request_body
+from tests.support.s3_server import credentials, s3_server
 
 
 @pytest.fixture(scope="session")

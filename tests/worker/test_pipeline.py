@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from service.errors import (
+from service.contract.errors import (
     InvalidData,
     InvalidLabels,
     InvalidModel,
@@ -23,13 +23,13 @@ from service.errors import (
     UnknownLabel,
     UnsupportedFamily,
 )
-from service.job_record import new_record
-from service.records import LeaseLost
-from service.schemas import JobRequest, Manifest, Report, Result, Stage
+from service.contract.fields import JobRequest, Manifest, Report, Result, Stage
+from service.jobs.record import new_record
+from service.jobs.store import LeaseLost
 from service.settings import Settings
-from service.storage import Storage, attempt_prefix, digest_file, manifest_key
-from tests import checkpoints
-from tests.models import FFN_WIDTH
+from service.storage.object_store import Storage, attempt_prefix, digest_file, manifest_key
+from tests.support import checkpoints
+from tests.support.tiny_models import FFN_WIDTH
 from worker import pipeline
 
 LABELS = {"1": "positive", "0": "negative"}

@@ -10,16 +10,16 @@ from subprocess import Popen
 import pytest
 from redis import Redis
 
-from service.connections import connect
-from service.job_record import JobRecord, new_record
-from service.queue import JobQueue
-from service.records import Records
-from service.schemas import DataSource, JobRequest, JobStatus, Manifest, Stage
+from service.contract.fields import DataSource, JobRequest, JobStatus, Manifest, Stage
+from service.infrastructure.redis_client import connect
+from service.jobs.queue import JobQueue
+from service.jobs.record import JobRecord, new_record
+from service.jobs.store import Records
 from service.settings import Settings
-from service.storage import Storage, attempt_prefix, job_prefix, manifest_key
-from tests.jobs import checkpoint, environment, request
-from tests.records import REQUEST, report, silence
-from tests.waiting import wait_until
+from service.storage.object_store import Storage, attempt_prefix, job_prefix, manifest_key
+from tests.support.contract_examples import REQUEST, report, silence
+from tests.support.jobs import checkpoint, environment, request
+from tests.support.waiting import wait_until
 from worker.tasks import run_job
 
 RUN_JOB = "import sys; from worker.tasks import run_job; run_job('default', sys.argv[1], 1)"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worker.slimming.groups import Group, Site
+from worker.slimming.units import Group, Site
 
 # A floor or a choice of widths may leave the target this far off, as a share of it; farther is an error.
 TOLERANCE = 0.02

@@ -83,7 +83,8 @@ GROUPED_QUERIES = Attention(
 FUSED_QUERIES = replace(
     GROUPED_QUERIES, query="self_attn.qkv_proj", key="self_attn.qkv_proj", value="self_attn.qkv_proj", fused=True
 )
-# Stock Llama refuses other head counts. Without biases it equals a Mistral, which takes any; see worker/mistral.py.
+# Stock Llama refuses other head counts. Without biases it equals a Mistral, which takes any; see
+# worker/checkpoints/llama_as_mistral.py.
 LLAMA_QUERIES = replace(GROUPED_QUERIES, divides_where=("attention_bias", "mlp_bias"))
 GEMMA_QUERIES = replace(GROUPED_QUERIES, divides_where=("hidden_size",))
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from worker.slimming.allocation import Rules, WidthUnreachable, allocate
-from worker.slimming.groups import Group, Site
+from worker.slimming.units import Group, Site
 
 __all__ = ["Rules", "WidthUnreachable", "best", "select"]
 

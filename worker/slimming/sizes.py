@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture
-from worker.slimming.groups import Group, Site
 from worker.slimming.surgery import staying
+from worker.slimming.units import Group, Site
 
 Shape = tuple[int, ...]
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture, Stack
-from worker.slimming.groups import Group, Site, head_size, layers_of, locate
-from worker.slimming.ports import Visitor, watch
+from worker.slimming.hooks import Visitor, watch
+from worker.slimming.units import Group, Site, head_size, layers_of, locate
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 

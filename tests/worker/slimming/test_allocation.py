@@ -4,12 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.models import TINY, causal
+from tests.support.tiny_models import TINY, causal
 from worker.slimming.allocation import NORMALISATIONS, Rules, WidthUnreachable, share_removed
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.groups import Group, Site, locate
 from worker.slimming.selection import select
 from worker.slimming.surgery import cut
+from worker.slimming.units import Group, Site, locate
 
 PER_LAYER = Rules(scope="global", layout="per-layer")
 FAMILIES_WITH_HEADS = {"llama": ("ffn", "heads"), "t5": ("ffn", "heads", "head_dims")}

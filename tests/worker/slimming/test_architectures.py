@@ -1,7 +1,7 @@
-from service.families import FAMILIES
-from tests.models import TINY
+from service.contract.families import FAMILIES
+from tests.support.tiny_models import TINY
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.groups import Site
+from worker.slimming.units import Site
 
 
 def test_the_api_and_the_worker_know_the_same_families() -> None:

@@ -3,8 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.slimming.groups import Group, Site
 from worker.slimming.selection import WidthUnreachable, select
+from worker.slimming.units import Group, Site
 
 
 def group(count: int, layer: int = 0) -> Group:

@@ -4,14 +4,14 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from service.families import FAMILIES
-from tests.models import TINY
-from tests.worker.slimming.batches import batches, examples
+from service.contract.families import FAMILIES
+from tests.support.batches import batches, examples
+from tests.support.tiny_models import TINY
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.groups import Site, locate
-from worker.slimming.objectives import Batch
+from worker.slimming.scoring.objectives import Batch
 from worker.slimming.selection import best, select
 from worker.slimming.surgery import cut, masked
+from worker.slimming.units import Site, locate
 
 torch.set_num_threads(1)
 

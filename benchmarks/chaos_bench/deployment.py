@@ -1,0 +1,188 @@
+"""A whole deployment as processes that can be hurt: Redis, an S3 server, the API and two workers.
+
+What dies is started again, as compose would do. A worker's temporary directory is a file system of a fixed size.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import psutil
+
+from service.infrastructure.child_process import tethered
+from service.infrastructure.embedded_redis import embedded_redis
+from service.infrastructure.supervisor import API, WORKER, Part, supervise
+from tests.support.ports import free_port
+from tests.support.s3_server import credentials, s3_ports, s3_server
+from tests.support.waiting import wait_until
+
+CHILD = "worker.attempts.process"
+SCRATCH_SIZE = "48m"
+# A file system of its own in a mount namespace of its own: really full when it is full, for nobody else, and no
+# privilege is needed where user namespaces are allowed. The worker keeps the process id that its supervisor knows.
+CONFINED = (
+    *("unshare", "--user", "--map-root-user", "--mount", "sh", "-c"),
+    f'mount -t tmpfs -o size={SCRATCH_SIZE} scratch "$TMPDIR" && exec "$@"',
+    "worker",
+)
+
+
+class Server:
+    """A server that can be killed and comes back with its data and its address."""
+
+    def __init__(self, start: Callable[[], AbstractContextManager[str]], programs: tuple[str, ...]) -> None:
+        self._start, self._programs, self._stack = start, programs, ExitStack()
+        self.url = ""
+
+    def start(self) -> None:
+        self.url = self._stack.enter_context(self._start())
+
+    def kill(self) -> None:
+        """SIGKILL: nothing is flushed, nobody is told."""
+        for process in psutil.Process().children():
+            if process.name() in self._programs:
+                process.kill()
+        self._stack.close()
+
+    def stop(self) -> None:
+        self._stack.close()
+
+
+@dataclass(frozen=True)
+class Running:
+    """An attempt of a job that runs now."""
+
+    worker: psutil.Process
+    child: psutil.Process
+    entry: str  # job id and attempt
+
+
+@dataclass
+class Deployment:
+    """Where it listens, and its processes."""
+
+    directory: Path
+    url: str
+    redis: Server
+    s3: Server
+    api: Part
+    workers: list[Part]
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def running(self) -> list[Running]:
+        """The attempts that run now."""
+        found = []
+        for part in self.workers:
+            try:
+                worker = psutil.Process(pid_of(part))
+                for child in worker.children():
+                    command = child.cmdline()
+                    if CHILD in command:
+                        found.append(Running(worker, child, command[command.index(CHILD) + 3]))
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+    def fill_scratch(self) -> list[Path]:
+        """Fills the workers' scratch directories to the last byte; the files that do it."""
+        fillers = [Path(f"/proc/{pid_of(part)}/root{scratch_of(part)}/filler") for part in self.workers]
+        return [filler for filler in fillers if fill(filler)]
+
+
+def pid_of(part: Part) -> int:
+    return part.process.pid if part.process else 0
+
+
+def scratch_of(part: Part) -> str:
+    return part.environment["TMPDIR"]
+
+
+def fill(path: Path) -> bool:
+    """Write to the file until nothing more fits. False where there is no such directory: its worker is gone."""
+    try:
+        file = path.open("wb", buffering=0)
+    except OSError:
+        return False
+    with file:
+        for size in (2**20, 2**12, 1):
+            while _fits(file.fileno(), size):
+                pass
+    return True
+
+
+def _fits(file: int, size: int) -> bool:
+    try:
+        return os.write(file, bytes(size)) == size
+    except OSError:
+        return False
+
+
+@contextmanager
+def deployed(directory: Path, settings: dict[str, str]) -> Iterator[Deployment]:
+    """A running deployment, whose files and logs lie in `directory`; `settings` are added to its environment."""
+    ports, port = s3_ports(), free_port()
+    data = directory / "s3"
+    data.mkdir()
+    redis = Server(lambda: embedded_redis(directory / "redis"), ("valkey-server", "redis-server"))
+    s3 = Server(lambda: s3_server(data, ports), ("weed",))
+    with ExitStack() as stack:
+        for server in (redis, s3):
+            server.start()
+            stack.callback(server.stop)
+        names = credentials(s3.url)
+        os.environ.update(names)  # this process looks into the store too
+        environment = os.environ | names | settings | _settings(directory, redis.url, port)
+        workers = [_worker(directory, environment, number) for number in (1, 2)]
+        api = Part("api", logged(list(API), directory / "api.log"), environment, stop_seconds=10)
+        stack.enter_context(_supervised([api, *workers]))
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: is_ready(url))
+        yield Deployment(directory, url, redis, s3, api, workers, environment)
+
+
+def _settings(directory: Path, redis_url: str, port: int) -> dict[str, str]:
+    return {
+        "SLIM_REDIS_URL": redis_url,
+        "SLIM_STORAGE_URL": "s3://chaos/artifacts",
+        "SLIM_STATE": str(directory / "state"),
+        "SLIM_PORT": str(port),
+        "SLIM_DEVICE": "cpu",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def _worker(directory: Path, environment: dict[str, str], number: int) -> Part:
+    scratch = directory / f"scratch-{number}"
+    scratch.mkdir()
+    # Entering the namespace unties the process from this one, so the knot is tied inside.
+    command = logged([*CONFINED, *tethered(WORKER, signal.SIGTERM)], directory / f"worker-{number}.log")
+    return Part(f"worker-{number}", command, environment | {"TMPDIR": str(scratch)}, stop_seconds=30)
+
+
+def logged(command: list[str], path: Path) -> list[str]:
+    return ["sh", "-c", f'exec "$@" >>{path} 2>&1', sys.argv[0], *command]
+
+
+@contextmanager
+def _supervised(parts: list[Part]) -> Iterator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=supervise, args=(parts, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(120)
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=5).is_success
+    except httpx.TransportError:
+        return False

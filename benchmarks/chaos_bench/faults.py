@@ -1,0 +1,112 @@
+"""What breaks, each for real. A fault hurts the deployment, mends it, and answers with the attempts that it ended."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from random import Random
+
+import psutil
+
+from benchmarks.chaos_bench.deployment import Deployment, Running, pid_of
+from service.infrastructure.redis_client import connect
+from service.jobs.record import DEFAULT_TENANT
+from service.jobs.store import Records
+
+SEARCH_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault that happened. Times are Unix seconds; `mended` is when the service could go on."""
+
+    name: str
+    began: float
+    mended: float
+    entries: list[str] = field(default_factory=list)
+
+
+Hurt = Callable[[Deployment, Random, float], list[str]]
+
+
+def child_killed(deployment: Deployment, draw: Random, away_seconds: float) -> list[str]:
+    return _kill(deployment, draw, lambda running: [running.child])
+
+
+def worker_killed(deployment: Deployment, draw: Random, away_seconds: float) -> list[str]:
+    return _kill(deployment, draw, lambda running: [running.worker])
+
+
+def both_killed(deployment: Deployment, draw: Random, away_seconds: float) -> list[str]:
+    return _kill(deployment, draw, lambda running: [running.worker, running.child])
+
+
+def redis_restarted(deployment: Deployment, draw: Random, away_seconds: float) -> list[str]:
+    deployment.redis.kill()
+    deployment.redis.start()
+    return []
+
+
+def redis_away(deployment: Deployment, draw: Random, away_seconds: float) -> list[str]:
+    deployment.redis.kill()
+    time.sleep(away_seconds)
+    deployment.redis.start()
+    return []
+
+
+def s3_away(deployment: Deployment, draw: Random, away_seconds: float) -> list[str]:
+    deployment.s3.kill()
+    time.sleep(away_seconds)
+    deployment.s3.start()
+    return []
+
+
+def api_restarted(deployment: Deployment, draw: Random, away_seconds: float) -> list[str]:
+    psutil.Process(pid_of(deployment.api)).kill()
+    return []
+
+
+def scratch_full(deployment: Deployment, draw: Random, away_seconds: float) -> list[str]:
+    fillers = deployment.fill_scratch()
+    time.sleep(away_seconds)
+    for filler in fillers:
+        filler.unlink(missing_ok=True)
+    return []
+
+
+FAULTS: Mapping[str, Hurt] = {
+    "child_killed": child_killed,
+    "worker_killed": worker_killed,
+    "both_killed": both_killed,
+    "redis_restarted": redis_restarted,
+    "redis_away": redis_away,
+    "s3_away": s3_away,
+    "api_restarted": api_restarted,
+    "scratch_full": scratch_full,
+}
+
+
+def hurt(name: str, deployment: Deployment, draw: Random, away_seconds: float) -> Fault:
+    """Lets a fault happen."""
+    began = time.time()
+    entries = FAULTS[name](deployment, draw, away_seconds)
+    return Fault(name, began, time.time(), entries)
+
+
+def _kill(deployment: Deployment, draw: Random, victims: Callable[[Running], list[psutil.Process]]) -> list[str]:
+    """Kills around a process of an attempt; three in four times one that has begun to work. None where none runs."""
+    begun, end = draw.random() < 0.75, time.monotonic() + SEARCH_SECONDS
+    records = Records(connect(deployment.redis.url))
+    while time.monotonic() < end:
+        if running := [each for each in deployment.running() if not begun or _has_begun(records, each.entry)]:
+            hit = draw.choice(running)
+            for process in victims(hit):
+                if process.is_running():
+                    process.kill()
+            return [hit.entry]
+        time.sleep(0.1)
+    return []
+
+
+def _has_begun(records: Records, entry: str) -> bool:
+    job_id, _, attempt = entry.rpartition("-")
+    return records.get(DEFAULT_TENANT, job_id).attempt == int(attempt)

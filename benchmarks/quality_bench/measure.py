@@ -1,0 +1,257 @@
+"""Measures one cell with the product's own functions: rows, scores, cut, repair, accuracy."""
+
+import copy
+import statistics
+import time
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from benchmarks.quality_bench import inputs
+from benchmarks.quality_bench.cells import BLOCKS, DENSE, TIMED, VARIANTS, Cell
+from benchmarks.quality_bench.inputs import Source
+from benchmarks.quality_bench.shared_pass import Method, Scores, score_together
+from worker.checkpoints import loading
+from worker.data import batching, prompts
+from worker.evaluation import metrics as evaluation
+from worker.slimming import selection, surgery
+from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.repair import repairs
+from worker.slimming.scoring import attribution, iterative
+from worker.slimming.scoring.criteria import CRITERIA, Options
+from worker.slimming.scoring.objectives import Batch, answer_log_probabilities, token_log_probabilities
+from worker.slimming.scoring.second_moments import Moments, Rows
+from worker.slimming.selection import Rules
+from worker.slimming.units import Site, locate
+
+TOKENS_PER_BATCH = 1024
+TIMED_RUNS = 3
+ROUND_TO = {"uniform": 64, "per-layer": 1}
+
+# A method is a criterion with its options.
+METHODS: dict[str, Method] = {name: (name, Options()) for name in CRITERIA} | {
+    name: (criterion, Options(**told)) for name, (criterion, told) in VARIANTS.items()
+}
+SHARED = ("surgeon", "attribution", "second_moment", "activation", "wanda", "flap")  # take one pass
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass over a set of calibration rows has left."""
+
+    scores: dict[str, Scores]
+    moments: dict[str, Moments]
+    seconds: float
+
+
+class Bench:
+    """Models and rows, made on their first use. Scores stay in files, so that a later run need not take them again."""
+
+    def __init__(self, sources: dict[str, Source], rows: Path, scratch: Path) -> None:
+        self.sources = sources
+        self.rows = rows
+        self.scratch = scratch
+        self.loaded = cache(self._loaded)
+        self.batches = cache(self._batches)
+        self.passed = lru_cache(maxsize=2)(self._passed)
+
+    def measure(self, cell: Cell) -> dict[str, Any]:
+        """What quality.json holds of a cell beside its fields."""
+        if cell.split == TIMED:
+            return {"seconds": round(self._timed(cell), 3)}
+        judged = self.batches(cell.model, cell.task, cell.split, cell.rows, 0, "natural", "labels")
+        if cell.method == DENSE:
+            return judge(self.loaded(cell.model).model, judged)
+        kept, start = self.kept(cell), time.perf_counter()
+        model = copy.deepcopy(self.loaded(cell.model).model)
+        self.cut(model, cell, kept)
+        seconds = round(time.perf_counter() - start, 2)
+        removed = self._removed(cell, kept)
+        return judge(model, judged) | {"removed": round(removed, 4), "seconds_to_cut": seconds}
+
+    def kept(self, cell: Cell) -> dict[Site, Tensor]:
+        """The units that stay; with several steps the scores are taken anew before each."""
+        model = self.loaded(cell.model).model
+        architecture = ARCHITECTURES[model.config.model_type]
+        groups = locate(model, architecture, cell.units)
+        rules = Rules("global", cell.layout, CRITERIA[METHODS[cell.method][0]].normalisation)
+
+        def choose(scores: Scores, ratio: float) -> dict[Site, Tensor]:
+            return selection.select(scores, groups, ratio, ROUND_TO[cell.layout], rules)
+
+        if cell.steps == 1:
+            return choose(self.scores(cell), cell.ratio)
+        ratios = iterative.schedule(cell.ratio, cell.steps)
+        path = iterative.follow(model, architecture, ratios, lambda: self._score(cell), choose)
+        return choose(path.at(cell.ratio), cell.ratio)
+
+    def cut(self, model: Any, cell: Cell, kept: dict[Site, Tensor]) -> None:
+        """Repair and cut the model as the cell says."""
+        architecture = ARCHITECTURES[model.config.model_type]
+        if cell.repair != "none":
+            rows = Rows(self.batches(*_calibration_rows(cell)), Options().objective)
+            if repairs.REPAIRS[cell.repair].grams:
+                moments = self.passed(*_calibration(cell)).moments
+                repairs.repair_again(model, architecture, kept, rows, cell.repair, moments)
+            else:
+                repairs.repair(model, architecture, kept, rows, cell.repair)
+        surgery.cut(model, architecture, kept, cell.layout)
+
+    def _removed(self, cell: Cell, kept: dict[Site, Tensor]) -> float:
+        model = self.loaded(cell.model).model
+        groups = locate(model, ARCHITECTURES[model.config.model_type], cell.units)
+        gone = sum((group.count - kept[group.site].numel()) * group.parameters for group in groups)
+        return gone / sum(group.count * group.parameters for group in groups)
+
+    def scores(self, cell: Cell) -> Scores:
+        """Every unit's score by the cell's method."""
+        if cell.method in SHARED:
+            return self.passed(*_calibration(cell)).scores[cell.method]
+        path = self._file(cell, cell.method)
+        if not path.exists():
+            save_file({str(site): score_U for site, score_U in self._score(cell).items()}, path)
+        return {Site.parse(key): score_U for key, score_U in load_file(path).items()}
+
+    def _score(self, cell: Cell) -> Scores:
+        model, (criterion, options) = self.loaded(cell.model).model, METHODS[cell.method]
+        batches = self.batches(*_calibration_rows(cell)) if CRITERIA[criterion].needs != "weights" else []
+        options = replace(options, seed=cell.seed)
+        return attribution.score(model, ARCHITECTURES[model.config.model_type], BLOCKS, batches, criterion, options)
+
+    def _timed(self, cell: Cell) -> float:
+        """Median seconds to score all units, or of a forward pass of the same rows."""
+        model, batches = (
+            self.loaded(cell.model).model,
+            self.batches(*_calibration_rows(replace(cell, calibration=cell.task))),
+        )
+        times = []
+        for _ in range(TIMED_RUNS + 1):
+            start = time.perf_counter()
+            if cell.method == DENSE:
+                evaluation.score(model, batches, lambda done: None)
+            else:
+                self._score(cell)
+            times.append(time.perf_counter() - start)
+        return statistics.median(times[1:])  # the first one warms up
+
+    def _passed(self, *calibration: Any) -> Pass:
+        path = self._path("pass", *calibration)
+        if path.exists():
+            return _read(path)
+        model = self.loaded(calibration[0]).model
+        start = time.perf_counter()
+        scores, moments = score_together(
+            model,
+            ARCHITECTURES[model.config.model_type],
+            BLOCKS,
+            self.batches(calibration[0], calibration[1], "train", *calibration[2:]),
+            {name: METHODS[name] for name in SHARED},
+        )
+        result = Pass(scores, moments, time.perf_counter() - start)
+        _write(result, path)
+        return result
+
+    def _file(self, cell: Cell, what: str) -> Path:
+        return self._path(what, *_calibration(cell))
+
+    def _path(self, *parts: Any) -> Path:
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        return self.scratch / f"{'-'.join(map(str, parts))}.safetensors"
+
+    def _loaded(self, name: str) -> loading.LoadedModel:
+        source = self.sources[name]
+        return loading.load(source.directory, device=torch.device("cpu"), adapter=source.adapter)
+
+    def _batches(
+        self, model: str, task: str, split: str, count: int, seed: int, draw: str, supervision: str
+    ) -> list[Batch]:
+        loaded, kind = self.loaded(model), self.loaded(model).family.kind
+        asked = inputs.task(self.sources[model], task, self.rows)
+        wording = prompts.wording(kind, asked, loaded.tokenizer, loaded.model.config)
+        rows = inputs.rows(self.rows / task, split, count, seed, draw)
+        examples, _ = prompts.encode(rows, wording)
+        batches = batching.batches(examples, batching.padding(loaded.model, loaded.tokenizer, kind), TOKENS_PER_BATCH)
+        return batches if supervision == "labels" else answered(loaded.model, batches)
+
+
+def answered(model: Any, batches: list[Batch]) -> list[Batch]:
+    """The batches with the model's own answers, its likeliest labels, in place of the right ones."""
+    with torch.no_grad():
+        answers = [
+            answer_log_probabilities(token_log_probabilities(model, batch), batch).argmax(dim=1) for batch in batches
+        ]
+    return [replace(batch, answer_E=answer_E) for batch, answer_E in zip(batches, answers, strict=True)]
+
+
+def judge(model: Any, batches: list[Batch]) -> dict[str, Any]:
+    """Accuracy on the rows, with intervals."""
+    start = time.perf_counter()
+    metrics = evaluation.classification_metrics(evaluation.score(model, batches, lambda done: None))
+    assert metrics.accuracy is not None
+    assert metrics.calibrated_accuracy is not None
+    return {
+        "judged": metrics.examples,
+        "accuracy": _rounded(metrics.accuracy.model_dump()),
+        "calibrated": _rounded(metrics.calibrated_accuracy.model_dump()),
+        "majority": round(metrics.majority or 0, 4),
+        "parameters": loading.count_parameters(model),
+        "seconds_to_judge": round(time.perf_counter() - start, 2),
+    }
+
+
+def _calibration(cell: Cell) -> tuple[str, str, int, int, str, str]:
+    """What the scores and moments depend on beside the method."""
+    seed = 0 if cell.method == "random" else cell.seed
+    return cell.model, cell.calibration, cell.examples, seed, cell.draw, cell.supervision
+
+
+def _calibration_rows(cell: Cell) -> tuple[str, str, str, int, int, str, str]:
+    model, task, count, seed, draw, supervision = _calibration(cell)
+    return model, task, "train", count, seed, draw, supervision
+
+
+def _write(result: Pass, path: Path) -> None:
+    tensors: dict[str, Tensor] = {"seconds": torch.tensor(result.seconds)}
+    for name, scores in result.scores.items():
+        tensors |= {f"score {name} {site}": score_U for site, score_U in scores.items()}
+    for reader, moments in result.moments.items():
+        assert moments.gram_CC is not None
+        tensors |= {
+            f"gram {reader}": moments.gram_CC,
+            f"sum {reader}": moments.sum_C,
+            f"counts {reader}": torch.tensor([moments.centred, moments.num_tokens, moments.weight]).double(),
+            f"weights {reader}": torch.cat(moments.weights_N),
+            f"sizes {reader}": torch.tensor([weight_N.numel() for weight_N in moments.weights_N]),
+        }
+    save_file(tensors, path)
+
+
+def _read(path: Path) -> Pass:
+    tensors = load_file(path)
+    scores: dict[str, Scores] = {}
+    for _, name, site in (key.split() for key in tensors if key.startswith("score ")):
+        scores.setdefault(name, {})[Site.parse(site)] = tensors[f"score {name} {site}"]
+    readers = [key.removeprefix("gram ") for key in tensors if key.startswith("gram ")]
+    return Pass(scores, {reader: _read_moments(tensors, reader) for reader in readers}, tensors["seconds"].item())
+
+
+def _read_moments(tensors: dict[str, Tensor], reader: str) -> Moments:
+    centred, num_tokens, weight = tensors[f"counts {reader}"].tolist()
+    return Moments(
+        centred=bool(centred),
+        num_tokens=int(num_tokens),
+        weight=weight,
+        sum_C=tensors[f"sum {reader}"],
+        gram_CC=tensors[f"gram {reader}"],
+        effect_OO=None,
+        weights_N=list(tensors[f"weights {reader}"].split(tensors[f"sizes {reader}"].tolist())),
+    )
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in values.items()}

@@ -1,0 +1,117 @@
+"""The application: its clients, its routes, its one way to say what went wrong."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import redis.asyncio
+from fastapi import FastAPI
+from redis import Redis
+
+from service.api.dependencies import State
+from service.api.metrics import HttpMetrics
+from service.api.middleware import BodyLimit, Measured, RequestIdentity
+from service.api.openapi.document import describe
+from service.api.problems import install
+from service.api.readiness import Readiness
+from service.api.routes import (
+    artifacts,
+    capabilities,
+    datasets,
+    events,
+    health,
+    jobs,
+    overlap,
+    plans,
+    scores,
+    status_page,
+    webhooks,
+)
+from service.api.routes.health import package_version
+from service.infrastructure.background_threads import running
+from service.infrastructure.redis_client import connect, connect_async
+from service.jobs.idempotency import Idempotency
+from service.jobs.queue import JobQueue
+from service.jobs.reconciler import reconciling
+from service.jobs.retention import Retention
+from service.jobs.store import Records
+from service.jobs.submission import Submission
+from service.planning.time_estimate import Durations
+from service.settings import STREAMS, Settings
+from service.storage.datasets import Uploads
+from service.storage.object_store import Storage
+from service.storage.score_sets import ScoreSets
+from service.tenants.api_keys import Keys, is_loopback
+from service.tenants.signed_links import Tickets
+from service.tenants.storage_quota import Places, RequestLimit, StoredBytes
+from service.webhooks.delivery import Webhooks
+from service.webhooks.signing import WebhookSecrets
+
+STORAGE_RETRY_SECONDS = 5  # a client waits for the answer
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The API over the Redis and the storage that the settings name; nothing is connected before it starts."""
+    modules = (jobs, events, artifacts, datasets, scores, overlap, webhooks, capabilities, health, status_page, plans)
+    app = FastAPI(
+        # `include_router` would look each request up once among the routers and again within one
+        routes=[route for module in modules for route in module.router.routes],
+        lifespan=_lifespan(settings),
+        docs_url=None,  # its pages load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.webhooks.include_router(webhooks.sent)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, larger={datasets.PATH: settings.max_dataset_bytes})
+    app.add_middleware(RequestIdentity)
+    app.add_middleware(Measured)
+    install(app)
+    describe(app)
+    return app
+
+
+def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextManager[State]]:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[State]:
+        follower = connect_async(settings.redis_url, connections=STREAMS)
+        with connect(settings.redis_url) as redis, connect(settings.redis_url, decode=False) as transport:
+            state = _state(settings, redis, transport, follower)
+            try:
+                with reconciling(settings), running(state["webhooks"].run, state["retention"].run):
+                    yield state
+            finally:
+                await follower.aclose()
+
+    return lifespan
+
+
+def _state(settings: Settings, redis: Redis, transport: Redis, follower: redis.asyncio.Redis) -> State:
+    """Everything that handlers ask for, over these clients."""
+    storage = Storage(settings.artifacts_url, retry_seconds=STORAGE_RETRY_SECONDS)
+    records = Records(redis, lease_seconds=settings.lease_seconds)
+    queue = JobQueue(transport, max_running=settings.max_running_jobs)
+    stored = StoredBytes(redis)
+    uploads = Uploads(redis, storage, stored)
+    score_sets = ScoreSets(redis, storage, stored)
+    return State(
+        settings=settings,
+        redis=redis,
+        follower=follower,
+        places=Places(settings.max_streams, STREAMS),
+        records=records,
+        queue=queue,
+        storage=storage,
+        keys=Keys(redis, on_loopback=is_loopback(settings.host)),
+        requests=RequestLimit(redis, quota=settings.max_requests, window_seconds=settings.window_seconds),
+        stored=stored,
+        uploads=uploads,
+        scores=score_sets,
+        durations=Durations(redis),
+        submission=Submission(records, storage, stored, settings),
+        idempotency=Idempotency(redis),
+        retention=Retention(redis, records, uploads, score_sets, storage, stored),
+        tickets=Tickets(redis),
+        secrets=WebhookSecrets(redis),
+        webhooks=Webhooks(redis, base_url=settings.public_url, allowed_hosts=settings.webhook_hosts),
+        metrics=HttpMetrics(redis, package_version()),
+        readiness=Readiness(settings.redis_url, storage),
+    )

@@ -1,0 +1,297 @@
+"""What handlers ask for by type: the process' clients, the caller, a job's record, the links of a job."""
+
+import re
+from asyncio import to_thread
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, TypedDict, cast
+from urllib.parse import quote
+
+import redis.asyncio
+from fastapi import Depends, Path, Query, Request
+from redis import Redis
+
+from service.api.metrics import HttpMetrics
+from service.api.readiness import Readiness
+from service.api.request_headers import wait_for_end
+from service.contract.errors import Forbidden, LimitExceeded, NotFound
+from service.contract.fields import Job, Links
+from service.jobs.idempotency import Idempotency
+from service.jobs.queue import JobQueue
+from service.jobs.record import JobRecord, decode
+from service.jobs.retention import Retention
+from service.jobs.store import Records
+from service.jobs.submission import Submission
+from service.planning.time_estimate import Durations
+from service.settings import Settings
+from service.storage.datasets import Uploads
+from service.storage.object_store import Storage
+from service.storage.score_sets import ScoreSets
+from service.tenants.api_keys import Caller, Keys, Scope, credential, is_cross_site, is_rebindable
+from service.tenants.signed_links import Ticket, Tickets
+from service.tenants.storage_quota import Places, RequestLimit, StoredBytes, admit
+from service.webhooks.delivery import Webhooks
+from service.webhooks.signing import WebhookSecrets
+
+JOB_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
+Cursor = Annotated[
+    str | None, Query(pattern="^[0-7][0-9A-HJKMNP-TV-Z]{25}$", description="`next_cursor` of the page before")
+]
+
+
+class State(TypedDict):
+    """Built once by the lifespan of the application."""
+
+    settings: Settings
+    redis: Redis
+    follower: redis.asyncio.Redis
+    places: Places
+    records: Records
+    queue: JobQueue
+    storage: Storage
+    keys: Keys
+    requests: RequestLimit
+    stored: StoredBytes
+    uploads: Uploads
+    scores: ScoreSets
+    durations: Durations
+    submission: Submission
+    idempotency: Idempotency
+    retention: Retention
+    tickets: Tickets
+    secrets: WebhookSecrets
+    webhooks: Webhooks
+    metrics: HttpMetrics
+    readiness: Readiness
+
+
+def _state(name: str) -> Any:
+    """A dependency that hands out one part of the state; a coroutine, because a plain function costs a thread."""
+
+    async def part(request: Request) -> Any:
+        return getattr(request.state, name)
+
+    return Depends(part)
+
+
+SettingsDep = Annotated[Settings, _state("settings")]
+FollowerDep = Annotated[redis.asyncio.Redis, _state("follower")]
+PlacesDep = Annotated[Places, _state("places")]
+RecordsDep = Annotated[Records, _state("records")]
+QueueDep = Annotated[JobQueue, _state("queue")]
+StorageDep = Annotated[Storage, _state("storage")]
+StoredDep = Annotated[StoredBytes, _state("stored")]
+UploadsDep = Annotated[Uploads, _state("uploads")]
+ScoresDep = Annotated[ScoreSets, _state("scores")]
+DurationsDep = Annotated[Durations, _state("durations")]
+SubmissionDep = Annotated[Submission, _state("submission")]
+IdempotencyDep = Annotated[Idempotency, _state("idempotency")]
+RetentionDep = Annotated[Retention, _state("retention")]
+TicketsDep = Annotated[Tickets, _state("tickets")]
+SecretsDep = Annotated[WebhookSecrets, _state("secrets")]
+WebhooksDep = Annotated[Webhooks, _state("webhooks")]
+MetricsDep = Annotated[HttpMetrics, _state("metrics")]
+ReadinessDep = Annotated[Readiness, _state("readiness")]
+
+
+# FastAPI resolves a dependency for longer than most of these take, and a change of threads costs as much as the rest of
+# a small request. So what every request passes asks for nothing but the request, is worked out once, and goes to a
+# thread once, only where it must ask Redis. `routes.description` writes the schemes of `credential` into the document.
+def enter(request: Request) -> Caller:
+    """Who asks; the request counts for their tenant. Redis may be asked.
+
+    Raises Unauthorized, Forbidden, TooManyRequests.
+    """
+    known: Caller | None = getattr(request.state, "caller", None)
+    if known is not None:
+        return known
+    keys: Keys = request.state.keys
+    caller = keys.caller(_credential(request))
+    _check_origin(caller, request)
+    if caller.key_id is not None:
+        window = request.state.requests.count(caller.tenant)
+        request.state.window = window  # for the headers of the answer, whatever it will be
+        admit(window)
+    request.state.caller = caller
+    return caller
+
+
+async def caller_of(request: Request) -> Caller:
+    """The same for a coroutine."""
+    if getattr(request.state, "caller", None) is None:
+        trusted = request.state.keys.trusted(_credential(request))
+        if trusted is None or trusted.key_id is not None:
+            return await to_thread(enter, request)
+    return enter(request)
+
+
+def _credential(request: Request) -> str | None:
+    return credential(request.headers.get("authorization"), request.headers.get("x-api-key"))
+
+
+def _check_origin(caller: Caller, request: Request) -> None:
+    host = request.headers.get("host", "")
+    if caller.key_id is None and (is_rebindable(host) or is_cross_site(request.headers.get("origin"), host)):
+        raise Forbidden("without an API key the server answers to localhost and to no web page of another origin")
+
+
+CallerDep = Annotated[Caller, Depends(caller_of)]
+
+
+def _holding(scope: Scope) -> Any:
+    """A dependency that is the caller, who holds `scope`."""
+
+    async def holder(request: Request) -> Caller:
+        caller = await caller_of(request)
+        caller.require(scope)
+        return caller
+
+    return Depends(holder)
+
+
+Reader = Annotated[Caller, _holding(Scope.jobs_read)]
+Writer = Annotated[Caller, _holding(Scope.jobs_write)]
+Downloader = Annotated[Caller, _holding(Scope.artifacts_read)]
+Uploader = Annotated[Caller, _holding(Scope.datasets_write)]
+Administrator = Annotated[Caller, _holding(Scope.admin)]
+
+
+JobId = Annotated[str, Path(description="the job's `id`", examples=["01KB3ZJ5T8Q6W2E4R9Y7N1M0PX"])]
+
+
+def check_id(job_id: str) -> str:
+    """The id, where it can be one; `NotFound` otherwise."""
+    if not JOB_ID.fullmatch(job_id):
+        raise NotFound(f"there is no job {job_id!r}")
+    return job_id
+
+
+def find(request: Request, scope: Scope, job_id: str) -> Mapping[str, str]:
+    """The record, as it lies in Redis, of the job with the id, for a caller who holds `scope`."""
+    caller, records = enter(request), cast(Records, request.state.records)
+    caller.require(scope)
+    return records.fields(caller.tenant, check_id(job_id))
+
+
+def found(scope: Scope) -> Any:
+    """A dependency that is the record of the job in the path, for a caller who holds `scope`."""
+
+    async def record(request: Request, job_id: JobId) -> JobRecord:
+        return decode(await to_thread(find, request, scope, job_id))
+
+    return Depends(record)
+
+
+FoundRecord = Annotated[JobRecord, found(Scope.jobs_read)]
+CancellableRecord = Annotated[JobRecord, found(Scope.jobs_cancel)]
+ArtifactsRecord = Annotated[JobRecord, found(Scope.artifacts_read)]
+
+
+def artifact_path(job_id: str, name: str) -> str:
+    """What the ticket of an artifact is for."""
+    return f"/jobs/{job_id}/artifacts/{name}"
+
+
+async def _downloaded_record(
+    request: Request,
+    job_id: JobId,
+    name: str,
+    tenant: Annotated[str | None, Query(max_length=63, description="of a signed link")] = None,
+    expires: Annotated[int | None, Query(ge=0, le=2**53, description="of a signed link")] = None,
+    signature: Annotated[str | None, Query(max_length=64, description="of a signed link")] = None,
+) -> JobRecord:
+    """The job whose file is asked for by a signed link, or by a caller with a key."""
+    if tenant is not None and expires is not None and signature is not None:
+        return await to_thread(_find_by_link, request, Ticket(tenant, expires, signature), job_id, name)
+    return decode(await to_thread(find, request, Scope.artifacts_read, job_id))
+
+
+def _find_by_link(request: Request, ticket: Ticket, job_id: str, name: str) -> JobRecord:
+    request.state.tickets.check(ticket, artifact_path(check_id(job_id), name))
+    return cast(Records, request.state.records).get(ticket.tenant, job_id)
+
+
+DownloadedRecord = Annotated[JobRecord, Depends(_downloaded_record)]
+
+
+@dataclass(frozen=True)
+class Waiter:
+    """Waits for the end of a job on behalf of a client."""
+
+    records: Records
+    follower: redis.asyncio.Redis
+    places: Places
+
+    async def wait(self, tenant: str, job_id: str, seconds: int) -> Mapping[str, str] | None:
+        """The record, as it lies in Redis, once the job is finished, or after so long. None at once where the tenant
+        waits as often as it may: a preference can be left, and the job is there."""
+        try:
+            self.places.take(tenant)
+        except LimitExceeded:
+            return None
+        try:
+            await wait_for_end(self.follower, tenant, job_id, seconds)
+        finally:
+            self.places.give_back(tenant)
+        return await to_thread(self.records.fields, tenant, job_id)
+
+
+def waiter_of(request: Request) -> Waiter:
+    return Waiter(request.state.records, request.state.follower, request.state.places)
+
+
+class JobLinks:
+    """Builds URLs as the client sees the API under the base."""
+
+    def __init__(self, base: str) -> None:
+        self._base = base.rstrip("/")
+
+    def job(self, job_id: str) -> str:
+        return f"{self._base}/jobs/{job_id}"
+
+    def artifact(self, job_id: str, name: str) -> str:
+        return f"{self.job(job_id)}/artifacts/{quote(name)}"
+
+    def dataset(self, dataset_id: str) -> str:
+        return f"{self._base}/datasets/{dataset_id}"
+
+    def scores(self, digest: str) -> str:
+        """The file of a score set."""
+        return f"{self._base}/scores/{digest}/safetensors"
+
+    def of(self, job_id: str) -> Links:
+        """Where everything of a job is."""
+        job = self.job(job_id)
+        return Links(
+            self=job,
+            events=f"{job}/events",
+            deliveries=f"{job}/deliveries",
+            artifacts=f"{job}/artifacts",
+            report=f"{job}/report",
+            cancel=f"{job}/cancel",
+        )
+
+    def render(self, record: JobRecord) -> Job:
+        """The job as a client sees it."""
+        return record.job(self.of(record.id))
+
+
+def links_of(request: Request) -> JobLinks:
+    """Under SLIM_PUBLIC_URL, else under the request's own base."""
+    settings: Settings = request.state.settings
+    return JobLinks(settings.public_url or base_of(request))
+
+
+def base_of(request: Request) -> str:
+    """What `str(request.base_url)` is, without parsing a URL: scheme, host and the prefix of a proxy."""
+    host = request.headers.get("host")
+    if host is None:
+        return str(request.base_url)
+    return f"{request.scope['scheme']}://{host}{request.scope.get('root_path', '')}"
+
+
+async def _links(request: Request) -> JobLinks:
+    return links_of(request)
+
+
+LinksDep = Annotated[JobLinks, Depends(_links)]

@@ -1,0 +1,136 @@
+"""Prometheus metrics, all of them in one table.
+
+What concerns jobs is counted in Redis (`slim:figures`), because the process that knows it ends with its job, and
+because a change of status must be counted exactly once: `service.jobs.state_machine` does it in the script that makes
+the change. `Collector` exposes these figures; each API process gives the same ones, so a scraper takes the maximum over
+processes. What concerns HTTP is counted in the API process itself.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import cast
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector as CollectorProtocol
+from redis import Redis
+from ulid import ULID
+
+from service.contract.fields import JobStatus
+from service.infrastructure.counters import FIGURES, IN_REDIS, Figure
+from service.infrastructure.worker_registry import WORKERS, live_workers
+from service.jobs.rq_jobs import QUEUE
+from service.jobs.state_machine import OPEN, index_key
+
+MEMBERS_AT_ONCE = 1000  # of the open jobs; Redis does nothing else while it answers
+
+
+class Collector(CollectorProtocol):
+    """Reads what Redis knows whenever the metrics are asked for."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    def collect(self) -> Iterator[Metric]:
+        fields = cast(dict[str, str], self._redis.hgetall(FIGURES))
+        samples: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in IN_REDIS}
+        for field, value in fields.items():
+            name, *labels = field.split("|")
+            if is_known(name, labels):
+                samples[name][tuple(labels)] = float(value)
+        for name, figure in IN_REDIS.items():
+            yield family_of(name, figure, samples[name])
+        yield from self._queue()
+        yield from self._workers()
+
+    def _queue(self) -> Iterator[Metric]:
+        """Of all queued jobs: also of those that wait outside RQ until their tenant may run more."""
+        count, oldest = self._waiting()
+        depth = GaugeMetricFamily("slim_queue_depth", "Jobs that wait", labels=["queue"])
+        depth.add_metric([QUEUE], count)
+        yield depth
+        age = GaugeMetricFamily("slim_queue_oldest_age_seconds", "Age of the oldest job that waits", labels=["queue"])
+        age.add_metric([QUEUE], _age(oldest) if oldest else 0.0)
+        yield age
+
+    def _waiting(self) -> tuple[int, str | None]:
+        """How many jobs are queued, and which of them is the oldest."""
+        members = cast(Iterator[tuple[str, float]], self._redis.zscan_iter(OPEN, count=MEMBERS_AT_ONCE))
+        with self._redis.pipeline(transaction=False) as pipe:
+            for tenant in {member.partition("/")[0] for member, _ in members}:
+                pipe.zcard(index_key(tenant, JobStatus.queued))
+                pipe.zrange(index_key(tenant, JobStatus.queued), 0, 0)
+            answers = pipe.execute()
+        return sum(answers[::2]), min((job_id for first in answers[1::2] for job_id in first), default=None)
+
+    def _workers(self) -> Iterator[Metric]:
+        workers = GaugeMetricFamily("slim_workers", "Worker processes", labels=["state"])
+        workers.add_metric(["live"], len(live_workers(self._redis)))
+        yield workers
+        heard = GaugeMetricFamily("slim_worker_last_heartbeat_timestamp_seconds", "When any worker was heard of last")
+        newest = cast(list[tuple[str, float]], self._redis.zrevrange(WORKERS, 0, 0, withscores=True))
+        heard.add_metric([], newest[0][1] if newest else 0.0)
+        yield heard
+
+
+def is_known(name: str, labels: Sequence[str]) -> bool:
+    """Whether this version counts such a figure; after a step back to it, those of a later one stay behind."""
+    figure = IN_REDIS.get(name)
+    return figure is not None and len(labels) == len(figure.labels) + (figure.kind == "histogram")
+
+
+def family_of(name: str, figure: Figure, samples: Mapping[tuple[str, ...], float]) -> Metric:
+    """A metric as the client library wants it, of the values of its fields."""
+    if figure.kind == "histogram":
+        return _histogram(name, figure, samples)
+    kind = CounterMetricFamily if figure.kind == "counter" else GaugeMetricFamily
+    family = kind(name, figure.help, labels=list(figure.labels))
+    for labels, value in sorted(samples.items()):
+        family.add_metric(list(labels), value)
+    return family
+
+
+def _histogram(name: str, figure: Figure, samples: Mapping[tuple[str, ...], float]) -> Metric:
+    family = HistogramMetricFamily(name, figure.help, labels=list(figure.labels))
+    for labels in sorted({key[:-1] for key in samples}):
+        in_buckets = [samples.get((*labels, str(bucket)), 0.0) for bucket in range(len(figure.bounds) + 1)]
+        bounds = [*map(str, figure.bounds), "+Inf"]
+        family.add_metric(list(labels), list(zip(bounds, _sums(in_buckets), strict=True)), samples[(*labels, "sum")])
+    return family
+
+
+def _sums(values: Iterable[float]) -> Iterator[float]:
+    total = 0.0
+    for value in values:
+        total += value
+        yield total
+
+
+def _age(job_id: str) -> float:
+    """Seconds since the job was created; its ULID says when."""
+    return max(0.0, (datetime.now(UTC) - ULID.from_str(job_id).datetime).total_seconds())
+
+
+class HttpMetrics:
+    """The registry of an API process: its own requests, and what Redis knows."""
+
+    def __init__(self, redis: Redis, version: str) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(Collector(redis))
+        self.requests = Counter(
+            "slim_http_requests", "HTTP requests", ["method", "route", "status"], registry=self.registry
+        )
+        self.duration = Histogram(
+            "slim_http_request_duration_seconds", "HTTP requests", ["method", "route"], registry=self.registry
+        )
+        build = Gauge("slim_build_info", "The version that runs, as a label", ["version"], registry=self.registry)
+        build.labels(version).set(1)
+
+    def record(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one request; `route` is the template, so that ids make no new series."""
+        self.requests.labels(method, route, str(status)).inc()
+        self.duration.labels(method, route).observe(seconds)
+
+    def text(self) -> bytes:
+        """The exposition format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,180 @@
+"""What stands before every route: request ids, safe headers, the limit of a body, and strict JSON."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from itertools import count
+from typing import Any, NoReturn
+
+import structlog
+from fastapi import HTTPException, Request, Response
+from fastapi.routing import APIRoute
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from ulid import ULID
+
+from service.api.problems import ProblemResponse, problem_of
+from service.contract.errors import BodyTooLarge
+from service.infrastructure import tracing
+from service.tenants.api_keys import Caller
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+READING = frozenset({"GET", "HEAD", "OPTIONS"})  # a log line each would say nothing that the metrics do not
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
+
+log = structlog.get_logger()
+
+
+class RequestIdentity:
+    """Gives each request an id (the client's own, where it sends a plain one) for the log and the answer.
+
+    An id has to be unique and nothing more, so one ULID for the process and a number will do: fresh randomness for each
+    request would be a call to the kernel.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self._process = str(ULID())
+        self._numbers = count(1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        sent = Headers(scope=scope).get("x-request-id", "")
+        request_id = sent if REQUEST_ID.fullmatch(sent) else f"{self._process}-{next(self._numbers)}"
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers.setdefault("Cache-Control", "no-store")
+                window = scope["state"].get("window")
+                for name, value in window.headers().items() if window else ():
+                    headers[name] = value
+            await send(message)
+
+        structlog.contextvars.bind_contextvars(request_id=request_id)  # each request is a task with its own context
+        await self.app(scope, receive, send_with_headers)
+
+
+class Measured:
+    """Counts each request with its route and how long it took."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        status, start = 500, time.perf_counter()
+
+        async def send_noting_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        with tracing.request_span(method, Headers(scope=scope)) as span:
+            try:
+                await self.app(scope, receive, send_noting_status)
+            finally:
+                route = getattr(scope.get("route"), "path", "none")
+                span.update_name(f"{method} {route}")
+                span.set_attributes({"http.route": route, "http.response.status_code": status})
+                self._record(scope, method, route, status, time.perf_counter() - start)
+
+    def _record(self, scope: Scope, method: str, route: str, status: int, seconds: float) -> None:
+        scope["state"]["metrics"].record(method, route, status, seconds)
+        if status >= 400 or method not in READING:
+            state = scope["state"]
+            known = {name: state[name] for name in ("request_id", "code") if name in state}
+            told = {"route": route, "status": status, **known, **_whose(state.get("caller"))}
+            log.info("request", method=method, milliseconds=round(seconds * 1000, 1), **told, **_named(scope))
+
+
+def _whose(caller: Caller | None) -> dict[str, str]:
+    return {"tenant": caller.tenant} if caller else {}
+
+
+def _named(scope: Scope) -> dict[str, str]:
+    """The job that the path names."""
+    job_id = scope.get("path_params", {}).get("job_id")
+    return {"job_id": job_id} if job_id else {}
+
+
+class BodyLimit:
+    """Refuses a body over `max_bytes` (`larger`: path -> more), by its declared length or, where that lies or is
+    absent, as it comes in."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int, larger: Mapping[str, int]) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+        self.larger = larger
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        max_bytes = self.larger.get(scope["path"], self.max_bytes)
+        detail = f"the body is larger than {max_bytes} bytes; store the rows and give their URI"
+        declared = Headers(scope=scope).get("content-length", "0")
+        if not declared.isdecimal() or int(declared) > max_bytes:
+            scope["state"]["code"] = BodyTooLarge.code
+            await ProblemResponse(problem_of(BodyTooLarge(detail), scope["path"]))(scope, receive, send)
+            return
+        received = 0
+
+        async def receive_counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > max_bytes:
+                raise HTTPException(413, detail)
+            return message
+
+        await self.app(scope, receive_counted, send)
+
+
+class StrictRequest(Request):
+    """A request whose JSON is what the standard allows: no NaN, no half characters, no bottomless nesting."""
+
+    async def json(self) -> Any:
+        body = await self.body()
+        try:
+            value = json.loads(body.decode(), parse_constant=_refuse_constant)
+            if HALF_CHARACTER.search(body):
+                json.dumps(value, ensure_ascii=False).encode()
+        except json.JSONDecodeError:
+            raise
+        except UnicodeError as error:
+            raise json.JSONDecodeError("text that is not UTF-8", "", 0) from error
+        except RecursionError as error:
+            raise json.JSONDecodeError("nested too deeply", "", 0) from error
+        except ValueError as error:  # a number of more digits than Python converts
+            raise json.JSONDecodeError("a number is too long", "", 0) from error
+        return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise json.JSONDecodeError(f"{name} is not a JSON number", "", 0)
+
+
+class StrictRoute(APIRoute):
+    """Hands its handler a `StrictRequest` where there is a body to read."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        if self.body_field is None:
+            return handle
+
+        async def handle_strictly(request: Request) -> Response:
+            return await handle(StrictRequest(request.scope, request.receive))
+
+        return handle_strictly

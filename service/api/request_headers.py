@@ -1,0 +1,79 @@
+"""What a client may ask for beside the request itself: to wait for the end (RFC 7240), to get nothing twice, nothing
+that it has, nothing from another time."""
+
+import asyncio
+import hashlib
+import re
+from typing import Annotated
+
+import redis.asyncio
+from fastapi import Header, Response
+from pydantic import AwareDatetime, BeforeValidator
+
+from service.jobs.events import follow
+from service.jobs.idempotency import HEADER
+
+MAX_WAIT_SECONDS = 30
+WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?(?:$|[,;\s])", re.IGNORECASE)
+
+IdempotencyKeyHeader = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        pattern=f"^(?:{HEADER.pattern})$",
+        description="a string of your own; the same request with the same key is carried out once in 24 hours",
+        examples=['"8e03978e-40d5-43e8-bc93-6894a57f9324"'],
+    ),
+]
+PreferHeader = Annotated[
+    str | None,
+    Header(
+        max_length=256,
+        description=f"`wait=N` holds the answer back until the job is finished, N (at most {MAX_WAIT_SECONDS}) "
+        "seconds; it comes at once, without `Preference-Applied`, while the tenant waits as often as it may",
+        examples=["wait=1"],
+    ),
+]
+IfNoneMatchHeader = Annotated[
+    str | None, Header(max_length=1024, description="an ETag that the client has; 304 while nothing has changed")
+]
+
+
+def _check_rfc_3339(value: str) -> str:
+    """pydantic alone would take numbers and other spellings of ISO 8601 too."""
+    if not re.match(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d", value):
+        raise ValueError("a time is written as RFC 3339 does: 2026-11-22T09:30:00Z")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_check_rfc_3339)]
+
+
+def wait_seconds(prefer: str | None) -> int:
+    """How long a `Prefer` header asks to wait; 0 where it does not. What cannot be understood is ignored."""
+    match = WAIT.search(prefer or "")
+    return min(int(match[1]), MAX_WAIT_SECONDS) if match else 0
+
+
+async def wait_for_end(follower: redis.asyncio.Redis, tenant: str, job_id: str, seconds: int) -> None:
+    """Return when the job is finished, or after so long."""
+    try:
+        async with asyncio.timeout(seconds):
+            async for _ in follow(follower, tenant, job_id):
+                pass
+    except TimeoutError:
+        return
+
+
+def etag_of(body: str) -> str:
+    return f'"{hashlib.blake2b(body.encode(), digest_size=16).hexdigest()}"'
+
+
+def conditional(body: str, headers: dict[str, str], if_none_match: str | None) -> Response:
+    """The JSON body with its ETag, or 304 where the client has it already (RFC 9110, 13.1.2: weak comparison)."""
+    etag = etag_of(body)
+    headers = headers | {"ETag": etag, "Cache-Control": "private, no-cache"}
+    known = {candidate.strip().removeprefix("W/") for candidate in (if_none_match or "").split(",")}
+    if known & {etag, "*"}:
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type="application/json", headers=headers)

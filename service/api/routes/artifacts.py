@@ -1,0 +1,126 @@
+"""What a job leaves: the list of its files, each file, and the report."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Response
+from pydantic import ValidationError
+
+from service.api.dependencies import (
+    ArtifactsRecord,
+    CallerDep,
+    DownloadedRecord,
+    JobLinks,
+    LinksDep,
+    SettingsDep,
+    StorageDep,
+    TicketsDep,
+    artifact_path,
+)
+from service.api.file_responses import WantedDep, file_responses, send
+from service.api.problems import problem_responses
+from service.contract.errors import NotFound
+from service.contract.fields import Artifact, ArtifactPage, Report, StoredFile
+from service.jobs.record import JobRecord
+from service.reports import html
+from service.storage.manifests import REPORT, committed_manifest
+from service.storage.object_store import Storage, attempt_prefix
+from service.tenants.api_keys import Caller
+from service.tenants.signed_links import Tickets
+
+PAGE = "text/html"
+
+router = APIRouter(tags=["artifacts"])
+
+
+@router.get(
+    "/jobs/{job_id}/artifacts",
+    operation_id="listArtifacts",
+    summary="List a job's files",
+    responses=problem_responses(404, 409),
+)
+def list_artifacts(
+    record: ArtifactsRecord, caller: CallerDep, storage: StorageDep, tickets: TicketsDep, links: LinksDep
+) -> ArtifactPage:
+    """The files of a job that succeeded, each with size and SHA-256; none before that.
+
+    A caller with a key gets URLs that work without it for an hour.
+    """
+    manifest = committed_manifest(storage, record.tenant, record.id)
+    files = manifest.files if manifest else []
+    return ArtifactPage(
+        data=[
+            Artifact(name=file.name, size=file.size, sha256=file.sha256, url=_url(links, tickets, caller, record, file))
+            for file in files
+        ]
+    )
+
+
+@router.get(
+    "/jobs/{job_id}/artifacts/{name:path}",
+    operation_id="getArtifact",
+    summary="Download a file",
+    response_class=Response,
+    responses=file_responses(409),
+)
+def get_artifact(
+    name: str,
+    record: DownloadedRecord,
+    storage: StorageDep,
+    settings: SettingsDep,
+    wanted: WantedDep,
+) -> Response:
+    """The file itself, or a redirect to a signed URL where the object store can sign one. Takes a key or a signed link.
+
+    The ETag is the file's SHA-256. One range is served; a header that asks for several gets the whole file.
+    """
+    file, key = _find(record, name, storage)
+    return send(storage, key, file, wanted, redirect=settings.redirect_downloads)
+
+
+@router.get(
+    "/jobs/{job_id}/report",
+    operation_id="getReport",
+    summary="Read a job's report",
+    response_model=Report,
+    responses={
+        **problem_responses(404, 409),
+        200: {"description": "The report", "content": {PAGE: {"schema": {"type": "string"}}}},
+    },
+)
+def get_report(
+    record: ArtifactsRecord,
+    storage: StorageDep,
+    accept: Annotated[str | None, Header(description="`text/html` asks for a page that needs nothing else")] = None,
+) -> Response:
+    """Everything that a reader needs in order to trust the result, or to do it again."""
+    manifest = committed_manifest(storage, record.tenant, record.id)
+    if manifest is None:
+        raise NotFound(f"the job is {record.status} and has no report")
+    content = storage.get_bytes(attempt_prefix(record.tenant, record.id, manifest.attempt) + REPORT)
+    if PAGE not in (accept or ""):
+        return Response(content, media_type="application/json")
+    headers = {"Content-Security-Policy": f"default-src 'none'; style-src {html.style_source()}"}
+    return Response(html.render(_parsed(content)), media_type=PAGE, headers=headers)
+
+
+def _parsed(content: bytes) -> Report:
+    try:
+        return Report.model_validate_json(content)
+    except ValidationError as error:
+        message = "another version wrote this report: its page is the artifact report.html"
+        raise NotFound(message) from error
+
+
+def _url(links: JobLinks, tickets: Tickets, caller: Caller, record: JobRecord, file: StoredFile) -> str:
+    url = links.artifact(record.id, file.name)
+    if caller.key_id is None:
+        return url
+    return f"{url}?{tickets.issue(record.tenant, artifact_path(record.id, file.name)).query}"
+
+
+def _find(record: JobRecord, name: str, storage: Storage) -> tuple[StoredFile, str]:
+    manifest = committed_manifest(storage, record.tenant, record.id)
+    for file in manifest.files if manifest else []:
+        if manifest and file.name == name:
+            return file, f"{attempt_prefix(record.tenant, record.id, manifest.attempt)}{name}"
+    raise NotFound(f"the job has no artifact {name!r}")

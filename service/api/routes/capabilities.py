@@ -1,0 +1,31 @@
+"""What this deployment can do."""
+
+from fastapi import APIRouter
+
+from service.api.dependencies import CallerDep, SettingsDep
+from service.api.problems import problem_responses
+from service.api.routes.health import package_version
+from service.contract.families import FAMILIES
+from service.contract.fields import MAX_RATIO, MAX_ROWS, Capabilities, Criterion, Limits, Repair, Unit
+from service.contract.presets import PRESETS
+
+router = APIRouter(tags=["catalog"])
+
+
+@router.get(
+    "/capabilities",
+    operation_id="getCapabilities",
+    summary="See families, units, criteria, presets and limits",
+    responses=problem_responses(),
+)
+def get_capabilities(caller: CallerDep, settings: SettingsDep) -> Capabilities:
+    """Everything that a request may name, and the limits that hold for it."""
+    return Capabilities(
+        version=package_version(),
+        families=list(FAMILIES.values()),
+        units=list(Unit),
+        criteria=list(Criterion),
+        repairs=list(Repair),
+        presets=list(PRESETS.values()),
+        limits=Limits(max_body_bytes=settings.max_body_bytes, max_ratio=MAX_RATIO, max_rows=MAX_ROWS),
+    )

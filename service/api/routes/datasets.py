@@ -1,0 +1,123 @@
+"""Data sets: upload, list, look at, delete."""
+
+import asyncio
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, HTTPException, Query, Request, Response, status
+from fastapi import Path as InPath
+
+from service.api.dependencies import Cursor, LinksDep, Reader, SettingsDep, StoredDep, Uploader, UploadsDep
+from service.api.problems import problem_responses
+from service.contract.fields import Dataset, DatasetPage
+from service.settings import Settings
+from service.storage.datasets import JSON_LINES, READERS, Uploads, convert
+from service.tenants.api_keys import Caller
+
+PATH = "/datasets"
+ROWS = '{"text": "a fine film", "label": "positive"}\n{"text": "dull", "label": "negative"}\n'
+BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "The rows, in the format that Content-Type names",
+        "content": {
+            JSON_LINES[0]: BINARY | {"example": ROWS},
+            "text/csv": BINARY | {"example": "text,label\na fine film,positive\ndull,negative\n"},
+            "application/vnd.apache.parquet": BINARY,
+        },
+    }
+}
+SEE_DATASET: dict[str, Any] = {
+    name: {"operationId": operation, "parameters": {"dataset_id": "$response.body#/id"}}
+    for name, operation in (("dataset", "getDataset"), ("delete", "deleteDataset"))
+}
+
+router = APIRouter(tags=["datasets"])
+
+
+@router.post(
+    PATH,
+    operation_id="createDataset",
+    summary="Upload rows",
+    status_code=status.HTTP_201_CREATED,
+    response_model=Dataset,
+    responses={**problem_responses(413, 415), 201: {"description": "The rows are stored", "links": SEE_DATASET}},
+    openapi_extra=BODY,
+)
+async def create_dataset(
+    request: Request,
+    caller: Uploader,
+    uploads: UploadsDep,
+    stored: StoredDep,
+    settings: SettingsDep,
+    links: LinksDep,
+    response: Response,
+    name: Annotated[str | None, Query(max_length=256, description="a name of your own")] = None,
+) -> Dataset:
+    """Store JSON Lines, CSV or Parquet under a `dataset://` URI. Every row is checked; columns are text or numbers."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in READERS:
+        raise HTTPException(415, f"send one of {', '.join(READERS)}")
+    if caller.key_id is not None:
+        await asyncio.to_thread(stored.admit, caller.tenant, settings.max_stored_bytes)
+    with tempfile.TemporaryDirectory(prefix="taskslim-upload-") as directory:
+        await receive(request, Path(directory) / "body")
+        dataset = await asyncio.to_thread(_keep, Path(directory), media_type, caller, name, uploads, settings)
+    response.headers["Location"] = links.dataset(dataset.id)
+    return dataset
+
+
+async def receive(request: Request, path: Path) -> None:
+    """Write the body to a file as it comes; `BodyLimit` counts it."""
+    with path.open("wb") as file:
+        async for chunk in request.stream():
+            file.write(chunk)
+
+
+def _keep(
+    directory: Path, media_type: str, caller: Caller, name: str | None, uploads: Uploads, settings: Settings
+) -> Dataset:
+    target = directory / "rows.jsonl"
+    content = convert(directory / "body", media_type, target, max_bytes=settings.max_dataset_bytes)
+    quota = settings.max_stored_bytes if caller.key_id is not None else None
+    return uploads.add(target, content, caller.tenant, name=name, days=settings.retention_days, quota=quota)
+
+
+@router.get(PATH, operation_id="listDatasets", summary="List data sets, newest first", responses=problem_responses())
+def list_datasets(
+    caller: Reader,
+    uploads: UploadsDep,
+    cursor: Cursor = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="data sets on a page")] = 20,
+) -> DatasetPage:
+    """The tenant's uploads, a page at a time. Rows that came inline with a job belong to the job and are not listed."""
+    return uploads.page(caller.tenant, cursor=cursor, limit=limit)
+
+
+DatasetId = Annotated[str, InPath(description="the data set's `id`", examples=["01KB3ZJ5T8Q6W2E4R9Y7N1M0PX"])]
+
+
+@router.get(
+    "/datasets/{dataset_id}",
+    operation_id="getDataset",
+    summary="Look at a data set",
+    responses=problem_responses(404),
+)
+def get_dataset(dataset_id: DatasetId, caller: Reader, uploads: UploadsDep) -> Dataset:
+    """How many rows it has, of which columns, and when it will be deleted."""
+    return uploads.get(caller.tenant, dataset_id)
+
+
+@router.delete(
+    "/datasets/{dataset_id}",
+    operation_id="deleteDataset",
+    summary="Delete a data set",
+    status_code=status.HTTP_204_NO_CONTENT,
+    response_description="The data set is gone",
+    responses=problem_responses(404),
+)
+def delete_dataset(dataset_id: DatasetId, caller: Uploader, uploads: UploadsDep) -> None:
+    """Remove the rows. A job that has not read them yet will fail; reports keep their digest."""
+    uploads.delete(caller.tenant, dataset_id)

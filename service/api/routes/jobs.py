@@ -1,0 +1,275 @@
+"""Jobs: submit, list, look at, cancel, delete."""
+
+from asyncio import to_thread
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Annotated, Any
+
+import structlog
+from fastapi import APIRouter, Body, Query, Request, Response, status
+from redis import RedisError
+
+from service.api.dependencies import (
+    CancellableRecord,
+    Cursor,
+    JobId,
+    JobLinks,
+    LinksDep,
+    QueueDep,
+    Reader,
+    RecordsDep,
+    RetentionDep,
+    Writer,
+    find,
+    links_of,
+    waiter_of,
+)
+from service.api.middleware import StrictRoute
+from service.api.openapi.examples import JOBS, REQUESTS
+from service.api.problems import problem_responses
+from service.api.request_headers import (
+    IdempotencyKeyHeader,
+    IfNoneMatchHeader,
+    Moment,
+    PreferHeader,
+    conditional,
+    wait_seconds,
+)
+from service.contract.errors import Conflict, TaskslimError, UnreadableRecord
+from service.contract.fields import Job, JobPage, JobRequest, JobStatus
+from service.jobs.idempotency import Answer, Claim, Idempotency, fingerprint_of, parse_key
+from service.jobs.record import JobRecord, as_json, decode, status_of
+from service.jobs.submission import Submission, new_job_id
+from service.tenants.api_keys import Caller, Scope
+
+POLL = {"Retry-After": "2"}
+
+log = structlog.get_logger()
+
+router = APIRouter(tags=["jobs"], route_class=StrictRoute)
+
+SEE_JOB: dict[str, Any] = {
+    name: {"operationId": operation, "parameters": {"job_id": "$response.body#/id"}}
+    for name, operation in (("job", "getJob"), ("events", "listEvents"), ("cancel", "cancelJob"))
+}
+HEADERS = {
+    "Location": {"description": "The job", "schema": {"type": "string", "format": "uri-reference"}},
+    "Retry-After": {"description": "Seconds until it is worth asking", "schema": {"type": "integer"}},
+    "Preference-Applied": {"description": "The wait that was granted, if any", "schema": {"type": "string"}},
+    "Idempotent-Replayed": {"description": "`true`: the first answer again", "schema": {"type": "string"}},
+}
+ACCEPTED = {
+    "description": "The job is queued",
+    "headers": HEADERS,
+    "links": SEE_JOB,
+}
+WAITED = {
+    "model": Job,
+    "description": "The job was finished within the time that `Prefer: wait` asked for",
+    "headers": HEADERS,
+    "links": SEE_JOB,
+}
+ETAG = {"ETag": {"description": "Changes with the job", "schema": {"type": "string"}}}
+FOUND = {
+    "description": "The job",
+    "headers": ETAG | {"Retry-After": HEADERS["Retry-After"]},
+    "content": {"application/json": {"examples": {name: {"value": job} for name, job in JOBS.items()}}},
+}
+
+
+@router.post(
+    "/jobs",
+    operation_id="createJob",
+    summary="Slim a model for a task",
+    status_code=status.HTTP_202_ACCEPTED,
+    response_model=Job,
+    response_description="The job is queued",
+    responses={**problem_responses(409, 413), 200: WAITED, 202: ACCEPTED},
+)
+async def create_job(
+    request: Annotated[JobRequest, Body(openapi_examples=REQUESTS)],
+    caller: Writer,
+    http: Request,
+    idempotency_key: IdempotencyKeyHeader = None,
+    prefer: PreferHeader = None,
+) -> Response:
+    """Queue a job. What can be known from the request, its inline rows and the model's small files is checked first.
+
+    Inline rows are moved to storage and appear as a `dataset://` URI in the job's `request`. With `Prefer: wait=N` the
+    answer is the finished job (200) if it ends in time. With an `Idempotency-Key` the request can be sent again safely.
+    """
+    links = links_of(http)
+    accepted = await to_thread(_accept, http, request, caller, idempotency_key)
+    if isinstance(accepted, Answer):
+        return _respond(accepted, {"Idempotent-Replayed": "true"})
+    record = accepted.record
+    answer = _answer(record, links)
+    seconds = wait_seconds(prefer)
+    if seconds and (waited := await waiter_of(http).wait(record.tenant, record.id, seconds)):
+        answer = _answer(decode(waited), links)
+        answer.headers["Preference-Applied"] = f"wait={seconds}"
+    if accepted.claim.slot is not None:
+        await to_thread(http.state.idempotency.finish, accepted.claim, answer)
+    return _respond(answer)
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A queued job, and the claim under which it was made."""
+
+    claim: Claim
+    record: JobRecord
+
+
+def _accept(http: Request, request: JobRequest, caller: Caller, header: str | None) -> Accepted | Answer:
+    """The queued job, or the answer that the same request got before; all of it in one change of threads."""
+    idempotency: Idempotency = http.state.idempotency
+    claim: Claim | Answer = Claim(None, new_job_id())
+    if header is not None:
+        key, fingerprint = parse_key(header), fingerprint_of(request)
+        claim = idempotency.begin(caller.tenant, key, fingerprint, new_job_id())
+    if isinstance(claim, Answer):
+        return claim
+    return Accepted(claim, _submit(http.state.submission, idempotency, claim, request, caller))
+
+
+def _submit(
+    submission: Submission, idempotency: Idempotency, claim: Claim, request: JobRequest, caller: Caller
+) -> JobRecord:
+    """The queued job. A refused request frees its key; after any other failure a repeat goes on with the same job."""
+    try:
+        return submission.submit(request, caller, claim.job_id)
+    except TaskslimError:
+        idempotency.release(claim)
+        raise
+    except RedisError:
+        idempotency.reopen(claim)
+        raise
+
+
+def _answer(record: JobRecord, links: JobLinks) -> Answer:
+    headers = {"Location": links.job(record.id)}
+    if record.status.is_terminal:
+        return Answer(status=200, headers=headers, body=links.render(record).model_dump_json())
+    return Answer(status=202, headers=headers | POLL, body=links.render(record).model_dump_json())
+
+
+def _respond(answer: Answer, more: Mapping[str, str] = MappingProxyType({})) -> Response:
+    headers = answer.headers | dict(more)
+    return Response(answer.body, answer.status, headers=headers, media_type="application/json")
+
+
+@router.get("/jobs", operation_id="listJobs", summary="List jobs, newest first", responses=problem_responses())
+def list_jobs(
+    caller: Reader,
+    records: RecordsDep,
+    links: LinksDep,
+    cursor: Cursor = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="jobs on a page")] = 20,
+    status: Annotated[JobStatus | None, Query(description="only jobs of this status")] = None,
+    tag: Annotated[
+        str | None, Query(max_length=321, pattern="^[^:]*:", description="only jobs with this tag, as `key:value`")
+    ] = None,
+    created_since: Annotated[Moment | None, Query(description="only jobs made then or later")] = None,
+    created_before: Annotated[Moment | None, Query(description="only jobs made earlier")] = None,
+) -> JobPage:
+    """The tenant's jobs, a page at a time."""
+    key, colon, value = (tag or "").partition(":")
+    page = records.page(
+        caller.tenant,
+        cursor=cursor,
+        limit=limit,
+        status=status,
+        tag=(key, value) if colon else None,
+        since=created_since,
+        before=created_before,
+    )
+    data = [links.render(record) for record in page.records]
+    return JobPage(data=data, next_cursor=page.next_cursor, has_more=page.next_cursor is not None)
+
+
+@router.get(
+    "/jobs/{job_id}",
+    operation_id="getJob",
+    summary="Look at a job",
+    response_model=Job,
+    responses={**problem_responses(404, 409), 200: FOUND, 304: {"description": "Nothing has changed", "headers": ETAG}},
+)
+async def get_job(
+    request: Request, job_id: JobId, if_none_match: IfNoneMatchHeader = None, prefer: PreferHeader = None
+) -> Response:
+    """The job as it is now. While it is not finished, `Retry-After` says when it is worth asking again.
+
+    With `Prefer: wait=N` the answer comes when the job is finished, or after that time.
+    """
+    # This is what clients poll, so it asks for no dependency and makes no object of what it only passes on.
+    fields = await to_thread(find, request, Scope.jobs_read, job_id)
+    headers = {}
+    if (seconds := wait_seconds(prefer)) and not status_of(fields).is_terminal:
+        waited = await waiter_of(request).wait(request.state.caller.tenant, job_id, seconds)
+        if waited is not None:
+            fields, headers["Preference-Applied"] = waited, f"wait={seconds}"
+    if not status_of(fields).is_terminal:
+        headers |= POLL
+    return conditional(as_json(fields, links_of(request).of(job_id)), headers, if_none_match)
+
+
+@router.post(
+    "/jobs/{job_id}/cancel",
+    operation_id="cancelJob",
+    summary="Cancel a job",
+    status_code=status.HTTP_202_ACCEPTED,
+    response_description="The job is cancelling",
+    responses={
+        **problem_responses(404, 409),
+        200: {"model": Job, "description": "The job is finished"},
+        202: {"links": {"job": SEE_JOB["job"]}},
+    },
+)
+def cancel_job(
+    found: CancellableRecord,
+    records: RecordsDep,
+    queue: QueueDep,
+    retention: RetentionDep,
+    links: LinksDep,
+    response: Response,
+) -> Job:
+    """Ask for the end of a job. A queued one is cancelled at once, a running one within seconds.
+
+    Repeating it is harmless; a finished job stays as it is.
+    """
+    record = records.cancel(found.tenant, found.id)
+    if found.status is JobStatus.queued:
+        queue.withdraw(record)
+        if record.status is JobStatus.cancelled and record.attempt:
+            retention.drop_files(record)
+    if record.status.is_terminal:
+        response.status_code = 200
+    return links.render(record)
+
+
+@router.delete(
+    "/jobs/{job_id}",
+    operation_id="deleteJob",
+    summary="Delete a finished job and its artifacts",
+    status_code=status.HTTP_204_NO_CONTENT,
+    response_description="The job is gone",
+    responses=problem_responses(404, 409),
+)
+def delete_job(request: Request, job_id: JobId, queue: QueueDep, retention: RetentionDep) -> None:
+    """Remove the record, the artifacts and the inline rows of a job that is finished.
+
+    A job whose record cannot be read is removed in any status, unless a worker is at it.
+    """
+    fields = find(request, Scope.jobs_write, job_id)
+    try:
+        retention.delete_job(decode(fields))
+    except UnreadableRecord as error:
+        if queue.runs(job_id):
+            raise Conflict(
+                "a worker is at the job, whose record cannot be read; delete it once that has ended"
+            ) from error
+        tenant = request.state.caller.tenant
+        retention.forget_job(tenant, job_id)
+        log.warning("job deleted whose record could not be read", tenant=tenant, job_id=job_id)

@@ -1,0 +1,35 @@
+"""What two tasks have in common."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from service.api.dependencies import Reader, ScoresDep
+from service.api.problems import problem_responses
+from service.contract.fields import MAX_RATIO, Overlap
+from service.storage import unit_overlap
+
+TWO_DIGESTS = "^[0-9a-f]{64},[0-9a-f]{64}$"
+
+router = APIRouter(tags=["scores"])
+
+
+@router.get(
+    "/overlap",
+    operation_id="getOverlap",
+    summary="See which units two tasks share",
+    responses=problem_responses(404),
+)
+def get_overlap(
+    caller: Reader,
+    sets: ScoresDep,
+    scores: Annotated[
+        str, Query(pattern=TWO_DIGESTS, description="digests of two score sets", examples=["0" * 64 + "," + "1" * 64])
+    ],
+    ratio: Annotated[float, Query(gt=0, le=MAX_RATIO, description="share of every group that each task removes")] = 0.5,
+) -> Overlap:
+    """The share of kept units that two tasks have in common, over all, for each kind of unit and for each layer.
+
+    Read it against `by_chance`, what two choices by lot would share. Both sets must be of the same model and units.
+    """
+    return unit_overlap.overlap(sets, caller.tenant, scores.split(","), ratio)

@@ -1,0 +1,141 @@
+"""What the command line knows of the API: one method for each thing that a user does."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+from pydantic import ValidationError
+
+from service.contract.errors import TaskslimError
+from service.contract.fields import Artifact, ArtifactPage, Job, JobPage, Problem, ScoreSet, ScoreSetPage
+from service.storage.object_store import digest_file
+
+POLL_SECONDS = 0.5
+OUTAGE_SECONDS = 60.0
+CHUNK_BYTES = 2**20
+
+
+class ApiFailed(TaskslimError):
+    """The server refused, or an answer of its cannot be used."""
+
+
+class ApiAway(ApiFailed):
+    """The server does not answer now; it may later."""
+
+
+class Api:
+    """A client of the server at `url`. Every method raises ApiFailed."""
+
+    def __init__(self, url: str, key: str | None = None) -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=60, follow_redirects=True)
+
+    def close(self) -> None:
+        """Give its connections back."""
+        self._http.close()
+
+    def submit(self, request: Any) -> Job:
+        """Post a request as it stands in its file; the server checks it."""
+        return Job.model_validate_json(self._send("POST", "/jobs", json=request))
+
+    def job(self, job_id: str) -> Job:
+        return Job.model_validate_json(self._send("GET", f"/jobs/{job_id}"))
+
+    def jobs(self, limit: int, status: str | None, tag: str | None) -> list[Job]:
+        """The newest jobs first."""
+        asked = {"limit": limit, "status": status, "tag": tag}
+        params = {name: value for name, value in asked.items() if value is not None}
+        return JobPage.model_validate_json(self._send("GET", "/jobs", params=params)).data
+
+    def cancel(self, job_id: str) -> Job:
+        return Job.model_validate_json(self._send("POST", f"/jobs/{job_id}/cancel"))
+
+    def watch(self, job: Job) -> Iterator[Job]:
+        """The job as it goes on, up to its end; a server that is away for less than a minute is waited for."""
+        answered = time.monotonic()
+        while not job.status.is_terminal:
+            time.sleep(POLL_SECONDS)
+            try:
+                job = self.job(job.id)
+            except ApiAway:
+                if time.monotonic() - answered > OUTAGE_SECONDS:
+                    raise
+                continue
+            answered = time.monotonic()
+            yield job
+
+    def artifacts(self, job_id: str) -> list[Artifact]:
+        return ArtifactPage.model_validate_json(self._send("GET", f"/jobs/{job_id}/artifacts")).data
+
+    def download(self, job_id: str, artifact: Artifact, directory: Path) -> Path:
+        """Write an artifact under `directory`, going on where an earlier download stopped; its SHA-256 is checked."""
+        target = directory / artifact.name
+        if not target.resolve().is_relative_to(directory.resolve()):
+            raise ApiFailed(f"the server names a file outside the directory: {artifact.name}")
+        self._download(f"/jobs/{job_id}/artifacts/{artifact.name}", target, artifact.size, artifact.sha256)
+        return target
+
+    def scores(self, limit: int) -> list[ScoreSet]:
+        """The newest score sets first."""
+        return ScoreSetPage.model_validate_json(self._send("GET", "/scores", params={"limit": limit})).data
+
+    def download_scores(self, digest: str, target: Path) -> None:
+        """Write a score set's safetensors to a file, as `download` does."""
+        found = ScoreSet.model_validate_json(self._send("GET", f"/scores/{digest}"))
+        self._download(f"/scores/{digest}/safetensors", target, found.size, found.sha256)
+
+    def delete_scores(self, digest: str) -> None:
+        self._send("DELETE", f"/scores/{digest}")
+
+    def _download(self, path: str, target: Path, size: int, sha256: str) -> None:
+        if target.exists() and digest_file(target) == sha256:
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f"{target.name}.part")
+        self._fetch(path, partial, size)
+        if digest_file(partial) != sha256:
+            partial.unlink()
+            raise ApiFailed(f"{target.name} came damaged: its SHA-256 differs; download it again")
+        partial.replace(target)
+
+    def _fetch(self, path: str, partial: Path, size: int) -> None:
+        done = partial.stat().st_size if partial.exists() else 0
+        if done >= size > 0 or (done == size and partial.exists()):
+            return
+        headers = {"Range": f"bytes={done}-"} if done else {}
+        try:
+            with self._http.stream("GET", path, headers=headers) as answer:
+                if answer.is_error:
+                    answer.read()
+                    raise _failure(answer)
+                with partial.open("ab" if answer.status_code == httpx.codes.PARTIAL_CONTENT else "wb") as file:
+                    for chunk in answer.iter_bytes(CHUNK_BYTES):
+                        file.write(chunk)
+        except httpx.HTTPError as error:
+            raise _unreachable(error) from error
+
+    def _send(self, method: str, path: str, **options: Any) -> bytes:
+        try:
+            answer = self._http.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise _unreachable(error) from error
+        if answer.is_error:
+            raise _failure(answer)
+        return answer.content
+
+
+def _unreachable(error: httpx.HTTPError) -> ApiAway:
+    return ApiAway(f"no answer from {error.request.url}: {error or type(error).__name__}")
+
+
+def _failure(answer: httpx.Response) -> ApiFailed:
+    kind = ApiAway if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else ApiFailed
+    try:
+        problem = Problem.model_validate_json(answer.content)
+    except ValidationError:
+        return kind(f"the server answered {answer.status_code}: {answer.text[:500]}")
+    lines = [f"{problem.title} ({problem.code}): {problem.detail}"]
+    lines += [f"  {entry.param}: {entry.message}" for entry in problem.errors or () if entry.message != problem.detail]
+    return kind("\n".join(lines))

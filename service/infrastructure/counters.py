@@ -1,0 +1,90 @@
+"""What is counted about jobs, in Redis: the process that knows it ends with its job.
+
+`service.api.metrics` exposes it to Prometheus. Fields of the hash `slim:figures` read `name|value of label|...`; a
+histogram has one for each bucket (its index, not cumulative) and one for the sum.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from redis import Redis
+
+FIGURES = "slim:figures"
+SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0)
+RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One metric that lives in Redis. Its fields there are `name|value of label|...`, histograms with `|bucket`."""
+
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = SECONDS
+
+
+IN_REDIS: dict[str, Figure] = {
+    "slim_jobs": Figure("gauge", "Jobs of each status", ("status",)),
+    "slim_jobs_submitted": Figure("counter", "Jobs accepted", ("task", "method")),
+    "slim_jobs_completed": Figure("counter", "Jobs finished", ("task", "method", "outcome")),
+    "slim_job_duration_seconds": Figure("histogram", "From a job's first start to its end", ("task", "outcome")),
+    "slim_job_queue_wait_seconds": Figure("histogram", "From a job's creation to its first start"),
+    "slim_job_stage_duration_seconds": Figure("histogram", "One stage of one attempt", ("stage",)),
+    "slim_job_attempts": Figure("counter", "Attempts started", ("reason",)),
+    "slim_jobs_reclaimed": Figure("counter", "Jobs taken back from a worker that fell silent", ("cause",)),
+    "slim_gpu_memory_peak_bytes": Figure(
+        "gauge", "Most GPU memory that a forward pass of the last job's dense model held", ("device",)
+    ),
+    "slim_params_removed_ratio": Figure("histogram", "Share of the chosen units' parameters removed", (), RATIOS),
+    "slim_artifact_bytes": Figure("counter", "Bytes of artifacts stored"),
+    "slim_webhook_deliveries": Figure("counter", "Attempts to deliver a webhook", ("outcome",)),
+    "slim_idempotent_replays": Figure("counter", "Requests answered as an earlier one with the same key was"),
+}
+
+
+class Figures:
+    """Counts in Redis; for every process."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    def count(self, name: str, *labels: str, by: int = 1) -> None:
+        self._redis.hincrby(FIGURES, field_of(name, *labels), by)
+
+    def set(self, name: str, *labels: str, value: float) -> None:
+        self._redis.hset(FIGURES, field_of(name, *labels), str(value))
+
+    def observe(self, name: str, *labels: str, value: float) -> None:
+        """Add one observation to a histogram."""
+        bucket = sum(value > bound for bound in IN_REDIS[name].bounds)
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hincrby(FIGURES, field_of(name, *labels, str(bucket)), 1)
+            pipe.hincrbyfloat(FIGURES, field_of(name, *labels, "sum"), value)
+            pipe.execute()
+
+
+def field_of(name: str, *labels: str) -> str:
+    return "|".join((name, *labels))
+
+
+def lua_list(values: tuple[float, ...]) -> str:
+    return "{" + ", ".join(map(str, values)) + "}"
+
+
+# The same for scripts: what belongs to a change of a record is counted in the run that makes the change.
+LUA = f"""
+local figures, bounds = '{FIGURES}', {lua_list(SECONDS)}
+local function count(by, ...) redis.call('HINCRBY', figures, table.concat({{...}}, '|'), by) end
+local function observe(seconds, ...)
+  local bucket = 0
+  for index, bound in ipairs(bounds) do if seconds > bound then bucket = index end end
+  local name = table.concat({{...}}, '|')
+  redis.call('HINCRBY', figures, name .. '|' .. bucket, 1)
+  redis.call('HINCRBYFLOAT', figures, name .. '|sum', seconds)
+end
+local function task_of(request)
+  if type(request.task) ~= 'table' then return 'union' end
+  return type(request.task.preset) == 'string' and request.task.preset or 'custom'
+end
+"""

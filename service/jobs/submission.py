@@ -1,0 +1,108 @@
+"""From a request to a queued job: checked, counted, recorded and handed on.
+
+The record and the entry in the queue are written in one step, so a process that dies leaves both or neither. What was
+stored for a request that is refused after all is deleted again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import structlog
+from redis import RedisError
+from ulid import ULID
+
+from service.contract.errors import StorageUnavailable, TaskslimError
+from service.contract.fields import JobRequest
+from service.infrastructure.outbound_http import parse_url
+from service.infrastructure.tracing import traceparent
+from service.jobs.record import JobRecord, new_record
+from service.jobs.store import Records
+from service.planning.admission import HUB, Access, admit
+from service.planning.feasibility import Possible
+from service.settings import Settings
+from service.sources.readers import scheme_of
+from service.sources.uri_policy import Reach
+from service.storage.inline_rows import InlineRows, take_rows
+from service.storage.object_store import Storage
+from service.tenants.api_keys import Caller, is_loopback
+from service.tenants.storage_quota import StoredBytes
+
+log = structlog.get_logger()
+
+
+def new_job_id() -> str:
+    return str(ULID())
+
+
+def access_of(caller: Caller, settings: Settings, storage: Storage) -> Access:
+    """Everything is open to a server that only this machine reaches; otherwise what the deployment allows."""
+    if caller.key_id is None and is_loopback(settings.host):
+        return Access(storage, caller.tenant, True, settings.local_roots)
+    reach = Reach(settings.artifacts_url, settings.allowed_uris)
+    return Access(storage, caller.tenant, bool(settings.local_roots), settings.local_roots, reach)
+
+
+def check_webhook(request: JobRequest, settings: Settings) -> None:
+    """Raise UnsafeUrl for a webhook that must not be called."""
+    if request.webhook is not None:
+        parse_url(request.webhook.url, settings.webhook_hosts)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What it takes to accept jobs."""
+
+    records: Records
+    storage: Storage
+    stored: StoredBytes
+    settings: Settings
+    possible: Possible = field(default_factory=Possible)
+
+    def submit(self, request: JobRequest, caller: Caller, job_id: str) -> JobRecord:
+        """The queued job. Submitting the same id again gives the job that the first call made."""
+        self._check(request, caller)
+        kept, rows = take_rows(self._with_defaults(request), job_id)
+        record = new_record(kept, tenant=caller.tenant, job_id=job_id)
+        origin = {"request_id": structlog.contextvars.get_contextvars().get("request_id"), "trace": traceparent()}
+        record = self._record(record.model_copy(update=origin), rows, limited=caller.key_id is not None)
+        log.info("job accepted", key_id=caller.key_id, **record.log_fields)
+        return record
+
+    def _check(self, request: JobRequest, caller: Caller) -> None:
+        check_webhook(request, self.settings)
+        if caller.key_id is not None:
+            self.stored.admit(caller.tenant, self.settings.max_stored_bytes)
+        access = access_of(caller, self.settings, self.storage)
+        if admit(request, access) is not None:
+            self.possible.check(request, access)
+        elif scheme_of(request.model.uri) == HUB:
+            self.possible.check_on_hub(request, access)
+
+    def _with_defaults(self, request: JobRequest) -> JobRequest:
+        """The request with what the deployment decides filled in, so that the job says it."""
+        days = request.retention_days or self.settings.retention_days
+        return request.model_copy(update={"retention_days": days})
+
+    def _record(self, record: JobRecord, rows: Mapping[str, bytes], *, limited: bool) -> JobRecord:
+        """Stores the rows and makes the record. After an error of Redis nobody knows whether there is a record, so the
+        rows stay; where there is none, they expire."""
+        max_bytes = self.settings.max_stored_bytes if limited else None
+        max_queued = self.settings.max_queued_jobs if limited else None
+        try:
+            self._rows.keep(rows, tenant=record.tenant, job_id=record.id, quota=max_bytes)
+            return self.records.accept(record, max_queued=max_queued, max_running=self.settings.max_running_jobs)
+        except TaskslimError:
+            self._drop_rows(record)
+            raise
+
+    @property
+    def _rows(self) -> InlineRows:
+        return InlineRows(self.records.redis, self.storage, self.stored)
+
+    def _drop_rows(self, record: JobRecord) -> None:
+        """Of a refused request, unless it was sent before and made the job then."""
+        try:
+            if not self.records.exist(record.tenant, record.id):
+                self._rows.drop(record.tenant, record.id)
+        except (RedisError, StorageUnavailable):
+            log.warning("rows were left to expire", exc_info=True, **record.log_fields)

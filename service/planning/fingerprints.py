@@ -1,0 +1,146 @@
+"""A cheap name for all that a request's unit scores depend on: marks of files in place of their contents.
+
+A worker notes under which fingerprint it has stored or found scores, so that a plan can tell whether they are there
+without reading a model. What the worker itself goes by is the digest over contents, in `worker.stages.score_cache`.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from service.contract.fields import (
+    Criterion,
+    DataSource,
+    JobRequest,
+    Method,
+    ModelSource,
+    Objective,
+    Task,
+    TaskKind,
+    TaskWording,
+)
+from service.contract.presets import resolve
+from service.planning.admission import DATASET, HUB, RETRY_SECONDS, Access
+from service.sources.hub import HubFiles
+from service.sources.job_checkpoints import JOB, job_model
+from service.sources.model_files import is_wanted
+from service.sources.readers import LOCAL, file_mark, file_marks, scheme_of
+from service.storage.inline_rows import json_lines
+from service.storage.object_store import dataset_key
+
+MAX_READ_BYTES = 16 * 2**20  # larger data sets go by the mark of their object
+AFTER_SCORING = {"repair", "controls", "union"}  # fields of the method that change nothing about the scores
+SELECTING = {"scope", "normalisation", "protect_first", "protect_last"}  # they decide what a step removes
+SOURCES = ("calibration", "evaluation", "evaluations")  # fields of a task that name rows
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+def scoring(method: Method, kind: TaskKind | None) -> dict[str, Any]:
+    """The fields of a method that change its unit scores; one that is not known here counts among them."""
+    after = AFTER_SCORING | (SELECTING if method.steps == 1 else set())
+    after |= set() if method.criterion is Criterion.random else {"seed"}  # beside others it is of the controls
+    default = Objective.log_probability if kind is TaskKind.generation else Objective.margin
+    settled = method.model_copy(
+        update={"units": sorted(method.units), "objective": method.objective or default},
+    )
+    return settled.model_dump(mode="json", exclude=after)
+
+
+def wording(task: TaskWording) -> dict[str, Any]:
+    """The fields of a task that change what a model reads."""
+    return task.model_dump(mode="json", include=set(TaskWording.model_fields) - {"name", "preset"})
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """Of what a request measures on the dense model."""
+
+    units: str  # the unit scores
+    rows: str  # the answers to the evaluation rows, further and observed ones among them
+
+
+def fingerprints(request: JobRequest, access: Access) -> Fingerprints:
+    """The fingerprints of a request that is admitted. Raises what reading a source does."""
+    tasks, output = [resolve(task) for task in request.slimmed_for], request.output
+    both = {
+        "model": _model_marks(request.model, access),
+        "adapter": _adapter_marks(request.model, access),
+        "tasks": [_task_mark(task, access) for task in tasks],
+    }
+    units = {
+        "method": scoring(request.method, tasks[0].kind),
+        "path": [request.target.model_dump(), output.round_to, output.layout] if request.method.steps > 1 else None,
+    }
+    rows = {
+        "evaluation": [_evaluation_marks(task, access) for task in tasks],
+        "observe": [wording(task) | _rows_mark(task.evaluation, access) for task in map(resolve, request.observe)],
+    }
+    return Fingerprints(units=digest(both | units), rows=digest(both | rows))
+
+
+def _evaluation_marks(task: Task, access: Access) -> dict[str, Any]:
+    """Of rows that are not a part of the calibration rows."""
+    named = task.evaluations | ({"": task.evaluation} if task.evaluation else {})  # no set is called ""
+    return {name: _rows_mark(source, access) for name, source in named.items()}
+
+
+def _task_mark(task: Task, access: Access) -> dict[str, Any]:
+    return {
+        "task": wording(task) | task.model_dump(mode="json", exclude={*TaskWording.model_fields, *SOURCES}),
+        "rows": _rows_mark(task.calibration, access),
+        "is_split": task.evaluation is None,  # a part of the calibration rows is set aside
+    }
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """sha256 of JSON, the keys in order."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _model_marks(source: ModelSource, access: Access) -> dict[str, str]:
+    if scheme_of(source.uri) == HUB:
+        return {"commit": HubFiles.of(source).commit()}
+    if source.uri.endswith(".gguf"):
+        return {"gguf": _mark(source.uri, access)}
+    return {name: mark for name, mark in _marks(source.uri, access).items() if is_wanted(name)}
+
+
+def _adapter_marks(source: ModelSource, access: Access) -> dict[str, str] | None:
+    uri = source.adapter_uri
+    if uri is None:
+        return None
+    if scheme_of(uri) == HUB:
+        return {"commit": HubFiles.of(ModelSource(uri=uri)).commit()}
+    marks = _marks(uri, access)
+    return {name: marks[name] for name in ADAPTER_FILES}
+
+
+def _marks(uri: str, access: Access) -> dict[str, str]:
+    if scheme_of(uri) == JOB:
+        return {name: file.sha256 for name, file in job_model(uri, access.storage, access.tenant).files.items()}
+    return file_marks(_followed(uri, access), retry_seconds=RETRY_SECONDS)
+
+
+def _mark(uri: str, access: Access) -> str:
+    return file_mark(_followed(uri, access), retry_seconds=RETRY_SECONDS)
+
+
+def _followed(uri: str, access: Access) -> str:
+    """A local path without symbolic links, once it is allowed; any other URI as it is."""
+    return access.path(uri).as_uri() if scheme_of(uri) == LOCAL else uri
+
+
+def _rows_mark(source: DataSource, access: Access) -> dict[str, Any]:
+    drawn = source.model_dump(mode="json", exclude={"uri", "rows"})
+    if source.rows is not None:
+        return drawn | {"content": hashlib.sha256(json_lines(source.rows)).hexdigest()}
+    uri = source.uri or ""
+    if scheme_of(uri) != DATASET:
+        return drawn | {"uri": uri, "mark": _mark(uri, access)}
+    key = dataset_key(access.tenant, uri.removeprefix("dataset://"))
+    found = access.storage.stat(key)
+    if found.size > MAX_READ_BYTES:
+        return drawn | {"uri": uri, "size": found.size, "etag": found.etag}
+    return drawn | {"content": hashlib.sha256(access.storage.get_bytes(key)).hexdigest()}

@@ -1,0 +1,90 @@
+"""Options of a method that would change nothing beside the others: refused, so that nobody believes in them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from service.contract.errors import InvalidRequest
+from service.contract.fields import FITTED, Criterion, JobRequest, Layout, Method, Repair, Scope, Unit
+
+WITH_OBJECTIVE = (
+    Criterion.attribution,
+    Criterion.reverse,
+    Criterion.second_moment,
+    Criterion.surgeon,
+    Criterion.gisp,
+)
+WITH_REDUCTIONS = (Criterion.attribution, Criterion.reverse)
+WITHOUT_DATA = (Criterion.magnitude, Criterion.random)  # the next step finds the scores of the one before
+
+
+class Effect(NamedTuple):
+    """When an option changes anything, as a question and in words."""
+
+    holds: Callable[[JobRequest], bool]
+    condition: str
+    on_by_default: bool = False  # the default is to do something, which a request may ask for by name
+
+
+def _ranks_globally(request: JobRequest) -> bool:
+    return request.method.scope is Scope.all
+
+
+def _has_objective(request: JobRequest) -> bool:
+    return request.method.criterion in WITH_OBJECTIVE or request.method.repair in FITTED
+
+
+def _reduces(request: JobRequest) -> bool:
+    return request.method.criterion in WITH_REDUCTIONS
+
+
+def _draws(request: JobRequest) -> bool:
+    return request.method.criterion is Criterion.random or request.method.controls
+
+
+def _scores_anew(request: JobRequest) -> bool:
+    return request.method.criterion not in WITHOUT_DATA or _ranks_globally(request)
+
+
+def _has_several_tasks(request: JobRequest) -> bool:
+    return bool(request.tasks)
+
+
+def _has_something_to_repair(request: JobRequest) -> bool:
+    return request.method.repair is Repair.none or set(request.method.units) != {Unit.layers}
+
+
+def _tells_layers_apart(request: JobRequest) -> bool:
+    return Unit.layers in request.method.units or request.output.layout is Layout.per_layer
+
+
+EFFECTS: dict[str, Effect] = {
+    "normalisation": Effect(_ranks_globally, "with the scope `global`"),
+    "objective": Effect(
+        _has_objective, f"for the criteria {', '.join(WITH_OBJECTIVE)} and the repairs {', '.join(FITTED)}"
+    ),
+    "token_reduction": Effect(_reduces, f"for the criteria {', '.join(WITH_REDUCTIONS)}"),
+    "sign": Effect(_reduces, f"for the criteria {', '.join(WITH_REDUCTIONS)}"),
+    "example_reduction": Effect(_reduces, f"for the criteria {', '.join(WITH_REDUCTIONS)}"),
+    "union": Effect(_has_several_tasks, "with `tasks`"),
+    "steps": Effect(_scores_anew, "for criteria that see data, or with the scope `global`"),
+    "seed": Effect(_draws, "for the criterion random, or with `controls`"),
+    "protect_first": Effect(_tells_layers_apart, "with the layout `per-layer` or the unit `layers`"),
+    "protect_last": Effect(_tells_layers_apart, "with the layout `per-layer` or the unit `layers`"),
+    "repair": Effect(_has_something_to_repair, "where other units than `layers` go", on_by_default=True),
+}
+
+
+DEFAULTS = {option: Method.model_fields[option].default for option in EFFECTS}
+
+
+def check_effects(request: JobRequest) -> None:
+    """Raise InvalidRequest for an option that was set to something and changes nothing."""
+    for option, effect in EFFECTS.items():
+        if _is_set(request.method, option, effect) and not effect.holds(request):
+            raise InvalidRequest(f"`{option}` has an effect only {effect.condition}", param=f"method.{option}")
+
+
+def _is_set(options: Method, option: str, effect: Effect) -> bool:
+    if getattr(options, option) != DEFAULTS[option]:
+        return True
+    return effect.on_by_default and option in options.model_fields_set

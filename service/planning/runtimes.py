@@ -1,0 +1,70 @@
+"""Which runtimes load a slim checkpoint, and which quantisations its widths allow there.
+
+With equal widths a stock architecture is all that they need, so that a runtime loads what it loads of the dense model.
+Only transformers is proved by each job; the others stand here by their own lists of architectures.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from service.contract.fields import Layout, Runtime
+
+TEXT = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "gpt2"})
+ENCODERS = frozenset({"bert", "roberta"})
+DEVICES = (1, 2, 4, 8)
+
+# Rows of GGUF's K-quants are blocks of 256, of the older ones of 32; a row that is neither stays in F16.
+GGUF_BLOCKS = ((256, ("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "Q4_0")), (32, ("Q8_0", "Q4_0")))
+# 4-bit kernels share a scale among 128 weights of a row, FP8 kernels work in tiles of 16.
+GPU_BLOCKS = ((128, ("AWQ", "GPTQ", "FP8")), (16, ("FP8",)))
+ANY_WIDTH = ((1, ("bitsandbytes",)),)
+
+Blocks = Sequence[tuple[int, tuple[str, ...]]]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A runtime: the families that it has an architecture for, and the rows that its quantisations take."""
+
+    families: frozenset[str] | None  # None: all
+    blocks: Blocks
+    splits: bool = False  # a model over several devices, by heads and neurons
+
+
+SERVERS: dict[str, Server] = {
+    "transformers": Server(None, ANY_WIDTH),
+    "vllm": Server(TEXT | ENCODERS | {"opt", "gpt_neox"}, GPU_BLOCKS, splits=True),
+    "sglang": Server(TEXT, GPU_BLOCKS, splits=True),
+    "llama.cpp": Server(TEXT | ENCODERS | {"gpt_neox", "t5", "mt5"}, GGUF_BLOCKS),
+}
+
+
+def runtimes(
+    family: str, rows: Sequence[int], divided: Sequence[int], layout: Layout = Layout.uniform
+) -> list[Runtime]:
+    """What every runtime makes of a checkpoint.
+
+    `rows` are the lengths of the weight rows that the cut has changed, `divided` the counts that a split over devices
+    divides: heads and neurons.
+    """
+    if layout.value != Layout.uniform.value:
+        return [_of_unequal_widths(name) for name in SERVERS]
+    return [_runtime(name, server, family, rows, divided) for name, server in SERVERS.items()]
+
+
+def _of_unequal_widths(name: str) -> Runtime:
+    """No stock architecture holds them; transformers takes the class from a file in the checkpoint."""
+    if name == "transformers":
+        return Runtime(name=name, loads=True, reason="with trust_remote_code=True, for the class in the checkpoint")
+    return Runtime(name=name, loads=False, reason="its architectures have one width for all layers")
+
+
+def _runtime(name: str, server: Server, family: str, rows: Sequence[int], divided: Sequence[int]) -> Runtime:
+    if server.families is not None and family not in server.families:
+        return Runtime(name=name, loads=False, reason=f"it has no architecture for {family}")
+    allowed = next((kinds for block, kinds in server.blocks if not any(row % block for row in rows)), ())
+    best, kinds = server.blocks[0]
+    missing = [kind for kind in kinds if kind not in allowed]
+    reason = f"{', '.join(missing)} would need widths that are multiples of {best}" if missing else None
+    split = [devices for devices in DEVICES if server.splits and not any(count % devices for count in divided)]
+    return Runtime(name=name, loads=True, reason=reason, quantisations=list(allowed), tensor_parallel=split)

@@ -1,0 +1,115 @@
+"""Small files and weight headers of a model on a hub: from the hub client's local cache, else over the network."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import httpx2
+from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    SafetensorsParsingError,
+)
+
+from service.contract.errors import InvalidModel, NotFound, StorageUnavailable
+from service.contract.fields import ModelSource
+from service.sources.safetensors_header import DamagedHeader, Header, TensorShape, file_size, read_header
+
+TIMEOUT_SECONDS = 5  # a client waits for the answer
+
+
+class NotShown(InvalidModel):
+    """The hub does not show it to this process. A worker may have another token."""
+
+
+@dataclass(frozen=True)
+class HubFiles:
+    """The files of one revision of a repository."""
+
+    repository: str
+    revision: str | None
+
+    @classmethod
+    def of(cls, source: ModelSource) -> Self:
+        """The files of an hf:// model."""
+        return cls(source.uri.removeprefix("hf://"), source.revision)
+
+    def has(self, name: str) -> bool:
+        with self._translated():
+            return self._cached(name) is not None or HfApi().file_exists(self.repository, name, revision=self.revision)
+
+    def content(self, name: str) -> bytes:
+        with self._translated():
+            path = self._cached(name) or self._downloaded(name)
+        return path.read_bytes()
+
+    def commit(self) -> str:
+        """The commit that the revision means: in the local cache, else on the hub."""
+        with self._translated():
+            for name in ("config.json", "adapter_config.json"):
+                if cached := self._cached(name):
+                    return cached.parent.name
+            found = HfApi().repo_info(self.repository, revision=self.revision, timeout=TIMEOUT_SECONDS)
+        return str(found.sha)
+
+    def header(self, name: str) -> Header:
+        with self._translated():
+            cached = self._cached(name)
+            return _header_of(cached) if cached else self._remote_header(name)
+
+    def _cached(self, name: str) -> Path | None:
+        found = try_to_load_from_cache(self.repository, name, revision=self.revision)
+        return Path(found) if isinstance(found, str) else None
+
+    def _downloaded(self, name: str) -> Path:
+        # The download would ask five times, for half a minute, before it says that the hub is away.
+        HfApi().file_exists(self.repository, name, revision=self.revision)
+        return Path(hf_hub_download(self.repository, name, revision=self.revision, etag_timeout=TIMEOUT_SECONDS))
+
+    def _remote_header(self, name: str) -> Header:
+        found = HfApi().parse_safetensors_file_metadata(
+            self.repository, name, revision=self.revision, timeout=TIMEOUT_SECONDS
+        )
+        tensors = {name: TensorShape(str(info.dtype), tuple(info.shape)) for name, info in found.tensors.items()}
+        return Header(tensors, file_size(tensors))
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Raise what the hub's client raises as an error of ours."""
+        model = f"hf://{self.repository}"
+        try:
+            yield
+        except GatedRepoError as error:
+            raise NotShown(f"{model} is gated: set HF_TOKEN for the service", param="model.uri") from error
+        except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+            raise self._unreachable() from error
+        except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+            message = f"{model} at revision {self.revision or 'main'} does not exist"
+            raise NotShown(message, param="model.uri") from error
+        except EntryNotFoundError as error:
+            raise NotFound(f"{model} lacks a file that a plan needs") from error
+        except SafetensorsParsingError as error:
+            raise DamagedHeader(str(error)) from error
+        except (httpx2.HTTPError, ConnectionError) as error:
+            raise self._unreachable() from error
+
+    def _unreachable(self) -> StorageUnavailable:
+        return StorageUnavailable(f"hf://{self.repository} is not in the local cache, and the hub does not answer")
+
+
+def _header_of(path: Path) -> Header:
+    with path.open("rb") as file:
+
+        def read(start: int, end: int) -> bytes:
+            file.seek(start)
+            return file.read(end - start)
+
+        return read_header(read)

@@ -1,0 +1,32 @@
+"""What a job left in storage at its point of commit, whoever must still write it into the record."""
+
+from service.contract.errors import NotFound
+from service.contract.fields import Manifest, Report, Result
+from service.storage.object_store import Storage, attempt_prefix, manifest_key
+
+REPORT = "report.json"  # an artifact of every attempt that succeeded
+
+
+def committed_manifest(storage: Storage, tenant: str, job_id: str) -> Manifest | None:
+    """The manifest of the attempt that won, None where none has."""
+    try:
+        return Manifest.model_validate_json(storage.get_bytes(manifest_key(tenant, job_id)))
+    except NotFound:
+        return None
+
+
+def committed_result(storage: Storage, tenant: str, job_id: str) -> Result | None:
+    """The result in the report of the attempt that won, None where none has."""
+    manifest = committed_manifest(storage, tenant, job_id)
+    if manifest is None:
+        return None
+    report = storage.get_bytes(attempt_prefix(tenant, job_id, manifest.attempt) + REPORT)
+    return Report.model_validate_json(report).result
+
+
+def delete_attempts(storage: Storage, tenant: str, job_id: str, last: int) -> None:
+    """Deletes the files of the attempts up to `last`, save those of the one that won."""
+    manifest = committed_manifest(storage, tenant, job_id)
+    for attempt in range(1, last + 1):
+        if manifest is None or attempt != manifest.attempt:
+            storage.delete_prefix(attempt_prefix(tenant, job_id, attempt))

@@ -1,0 +1,263 @@
+"""Artifacts and data sets over obstore: a local directory, s3://, gs:// or az://, one interface for all.
+
+Keys are built by the functions below and nowhere else. What a user's request names (models, rows) is read by
+`service.sources.readers`. Endpoint and credentials of an object store come from its usual variables (AWS_ENDPOINT_URL,
+AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_...).
+
+A job's files lie under its attempt's prefix; the manifest names those of the attempt that won. It is written last and
+only if absent, which makes it the point where a job's result becomes visible, once.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from service.contract.errors import NotFound, StorageUnavailable
+
+if TYPE_CHECKING:
+    from obstore import GetOptions  # these have no runtime form
+    from obstore.store import RetryConfig
+
+CHUNK_BYTES = 2**20
+# Time alone bounds the retries: ten of them, the library's own bound, are over in three seconds.
+RETRY: "RetryConfig" = {
+    "max_retries": 1000,
+    "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=5), "base": 2},
+}
+SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=@+ -]{0,254}")
+
+
+# --- keys ----------------------------------------------------------------------------------------------------------
+
+
+def job_prefix(tenant: str, job_id: str) -> str:
+    """Everything that a job has ever stored."""
+    return f"{tenant}/jobs/{job_id}/"
+
+
+def attempt_prefix(tenant: str, job_id: str, attempt: int) -> str:
+    """The files of one attempt; an artifact named `model/config.json` lies at this prefix plus its name."""
+    return f"{job_prefix(tenant, job_id)}attempt-{attempt}/"
+
+
+def manifest_key(tenant: str, job_id: str) -> str:
+    """The `Manifest` of the attempt that succeeded; written last, by `put_if_absent`."""
+    return f"{job_prefix(tenant, job_id)}manifest.json"
+
+
+def dataset_prefix(tenant: str, dataset_id: str) -> str:
+    return f"{tenant}/datasets/{dataset_id}/"
+
+
+def dataset_key(tenant: str, dataset_id: str) -> str:
+    """The rows of `dataset://{dataset_id}` as JSON Lines."""
+    return f"{dataset_prefix(tenant, dataset_id)}rows.jsonl"
+
+
+def score_prefix(tenant: str, digest: str) -> str:
+    return f"{tenant}/scores/{digest}/"
+
+
+def score_key(tenant: str, digest: str, sha256: str) -> str:
+    """The safetensors file of a score set; named by its content, so that two writers never mix theirs."""
+    return f"{score_prefix(tenant, digest)}{sha256}.safetensors"
+
+
+# --- the store -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ObjectStat:
+    """Size in bytes, and a validator that changes with the content."""
+
+    size: int
+    etag: str | None
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Raise what the object store raises as an error of ours. Its own text may hold URLs: it stays in the cause."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:  # ValueError: the store cannot even hold such a name
+        raise NotFound(f"{what} does not exist") from error
+    except (BaseError, OSError) as error:
+        if "NoSuchBucket" in str(error):  # a listing does not tell it by type
+            raise NotFound(f"the bucket of {what} does not exist") from error
+        raise StorageUnavailable(f"the object store did not serve {what}: {type(error).__name__}") from error
+
+
+def open_store(url: str, *, retry_seconds: float, create: bool = False) -> ObjectStore:
+    """The obstore client for a prefix, which is a directory for file:// and is made if `create` says so."""
+    if url.startswith("file://"):
+        return LocalStore.from_url(url, mkdir=create, automatic_cleanup=create)
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+    plain_http = endpoint.startswith("http://")
+    return from_url(
+        url,
+        client_options={"connect_timeout": "5s", **({"allow_http": True} if plain_http else {})},
+        retry_config=RETRY | {"retry_timeout": timedelta(seconds=retry_seconds)},
+    )
+
+
+@lru_cache(maxsize=256)  # many jobs name the same model and rows
+def path_of(url: str) -> Path:
+    """The path that a file:// URL names; it must be absolute."""
+    path = unquote(url.partition("://")[2])
+    if not path.startswith("/"):
+        raise NotFound(f"{url} is not absolute: write file:///directory")
+    return Path(path)
+
+
+def digest_file(path: Path) -> str:
+    """sha256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Storage:
+    """One prefix of an object store, or one local directory.
+
+    Every method raises StorageUnavailable when the store cannot be reached within `retry_seconds`, and NotFound for
+    a key that does not exist or is not one that a key function above could have built.
+    """
+
+    def __init__(self, url: str, *, retry_seconds: float = 180) -> None:
+        self.url = url
+        self.local_root = path_of(url).resolve() if url.startswith("file://") else None
+        with translated(f"the storage prefix {url.partition('://')[0]}://"):
+            self._store = open_store(url, retry_seconds=retry_seconds, create=True)
+
+    def put_file(self, path: Path, key: str) -> None:
+        """Store a file, in parts where it is large; readers see all of it or nothing."""
+        with self._object(key):
+            obstore.put(self._store, key, path)
+
+    def put_bytes(self, content: bytes, key: str) -> None:
+        with self._object(key):
+            obstore.put(self._store, key, content)
+
+    def put_if_absent(self, content: bytes, key: str) -> bool:
+        """Store `content` unless the key exists; whether it was stored."""
+        with self._object(key):
+            try:
+                obstore.put(self._store, key, content, mode="create")
+            except AlreadyExistsError:
+                return False
+            return True
+
+    def get_bytes(self, key: str) -> bytes:
+        with self._object(key):
+            return bytes(obstore.get(self._store, key).bytes())
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Write an object to `path`, which appears when it is complete."""
+        self._check(key)
+        download(self._store, key, path)
+
+    def stat(self, key: str) -> ObjectStat:
+        with self._object(key):
+            meta = obstore.head(self._store, key)
+            return ObjectStat(size=meta["size"], etag=meta["e_tag"])
+
+    def exists(self, key: str) -> bool:
+        try:
+            self.stat(key)
+        except NotFound:
+            return False
+        return True
+
+    def stream(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """The bytes [start, end) of an object in pieces of about a mebibyte; the first is fetched at once."""
+        with self._object(key):
+            return pieces(self._store, key, None if end is None and start == 0 else (start, end or self.stat(key).size))
+
+    def list(self, prefix: str) -> list[tuple[str, int]]:
+        """(key, size in bytes) of every object under a prefix, sorted by key."""
+        with translated(prefix):
+            found = [(meta["path"], meta["size"]) for chunk in obstore.list(self._store, prefix) for meta in chunk]
+        return sorted((key, size) for key, size in found if self._is_inside(key))
+
+    def delete(self, key: str) -> None:
+        """Delete an object; one that is gone already is fine."""
+        try:
+            with self._object(key):
+                obstore.delete(self._store, key)
+        except NotFound:
+            return
+
+    def delete_prefix(self, prefix: str) -> None:
+        for key, _ in self.list(prefix):
+            self.delete(key)
+
+    def sign(self, key: str, seconds: int) -> str | None:
+        """A URL that serves the object for so long without credentials; None where the store is a directory."""
+        if self.local_root is not None:
+            return None
+        with self._object(key):
+            store: Any = self._store  # every remote store can sign
+            return str(obstore.sign(store, "GET", key, timedelta(seconds=seconds)))
+
+    def check(self) -> None:
+        """Raise StorageUnavailable unless the store answers and takes objects."""
+        try:
+            self.put_bytes(b"", "ready")
+        except NotFound as error:
+            raise StorageUnavailable("the bucket of SLIM_STORAGE_URL does not exist") from error
+
+    @contextmanager
+    def _object(self, key: str) -> Iterator[None]:
+        self._check(key)
+        with translated(key):
+            yield
+
+    def _check(self, key: str) -> None:
+        if not all(SEGMENT.fullmatch(segment) for segment in key.split("/")) or not self._is_inside(key):
+            raise NotFound(f"{key!r} does not exist")
+
+    def _is_inside(self, key: str) -> bool:
+        """Whether the key stays under a local root once symbolic links are followed, which obstore does."""
+        return self.local_root is None or (self.local_root / key).resolve().is_relative_to(self.local_root)
+
+
+def pieces(store: ObjectStore, key: str, span: tuple[int, int] | None = None) -> Iterator[bytes]:
+    """An object's bytes, or those of the span [start, end), as they arrive; the request is made before this returns."""
+    options: GetOptions = {} if span is None else {"range": span}
+    with translated(key):
+        chunks = iter(obstore.get(store, key, options=options).stream(min_chunk_size=CHUNK_BYTES))
+    return _translated_pieces(key, chunks)
+
+
+def _translated_pieces(key: str, chunks: Iterator[Any]) -> Iterator[bytes]:
+    while True:
+        with translated(key):
+            chunk = next(chunks, None)
+        if chunk is None:
+            return
+        yield bytes(chunk)
+
+
+def download(store: ObjectStore, key: str, path: Path, on_bytes: Callable[[int], None] = lambda count: None) -> None:
+    """Write an object to a file beside `path`, then rename it: an interrupted download leaves no half file there.
+
+    `on_bytes` hears how many more bytes have come, about every mebibyte.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.part")
+    with partial.open("wb") as file:
+        for piece in pieces(store, key):
+            file.write(piece)
+            on_bytes(len(piece))
+    partial.replace(path)

@@ -1,0 +1,169 @@
+"""Score sets: what jobs measured and later jobs need not measure again, in object storage, tenant by tenant.
+
+Redis: `slim:{tenant}:scores` (digests, ordered by the microsecond in which they were stored) and
+`slim:{tenant}:scores:{digest}`, which names the file by its SHA-256. The file comes first and the record last, and only
+if there is none: whoever reads a record reads what one writer has written, or finds that it is damaged.
+`slim:{tenant}:fingerprint:{fingerprint}` has the digests for a request that a plan asks about, one for each task.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import cast
+
+import structlog
+from redis import Redis
+
+from service.contract.errors import NotFound
+from service.contract.fields import MeasuredScores
+from service.jobs.state_machine import EXPIRIES
+from service.storage.object_store import Storage, score_key, score_prefix
+from service.tenants.storage_quota import StoredBytes
+
+# A record is forgotten only as long as it is the one that was found damaged: another job may have mended it meanwhile.
+FORGET = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[1])
+redis.call('ZREM', KEYS[2], ARGV[2])
+redis.call('ZREM', KEYS[3], ARGV[3])
+return 1
+"""
+
+log = structlog.get_logger()
+
+
+class ScoreSets:
+    """The score sets of all tenants."""
+
+    def __init__(self, redis: Redis, storage: Storage, stored: StoredBytes) -> None:
+        self._redis = redis
+        self._storage = storage
+        self._stored = stored
+        self._forget = redis.register_script(FORGET)
+
+    def add(self, tenant: str, measured: MeasuredScores, content: bytes, *, days: float) -> None:
+        """Store a set whose `size` and `sha256` are those of `content`; where there is one already, that one stays."""
+        digest, mine = measured.digest, score_key(tenant, measured.digest, measured.sha256)
+        self._storage.put_bytes(content, mine)
+        expiry = datetime.now(UTC) + timedelta(days=days)
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.set(record_key(tenant, digest), measured.model_dump_json(), nx=True)
+            pipe.zadd(index_key(tenant), {digest: _microseconds(measured.created_at)}, nx=True)
+            pipe.zadd(EXPIRIES, {expiry_member(tenant, digest): _milliseconds(expiry)}, gt=True)
+            is_first = bool(pipe.execute()[0])
+        if is_first:
+            self._stored.record(tenant, _item(digest), measured.size)
+        others = [key for key, _ in self._storage.list(score_prefix(tenant, digest)) if key != mine]
+        for key in others if is_first else self._unnamed(tenant, digest, mine):
+            self._storage.delete(key)
+
+    def _unnamed(self, tenant: str, digest: str, key: str) -> list[str]:
+        """`key`, unless it is what the record names."""
+        try:
+            named = score_key(tenant, digest, self.get(tenant, digest).sha256)
+        except NotFound:
+            named = ""
+        return [] if named == key else [key]
+
+    def get(self, tenant: str, digest: str) -> MeasuredScores:
+        """`NotFound` for another tenant's set too."""
+        text = cast(str | None, self._redis.get(record_key(tenant, digest)))
+        if text is None:
+            raise NotFound(f"there are no scores {digest!r}")
+        return MeasuredScores.model_validate_json(text)
+
+    def exists(self, tenant: str, digest: str) -> bool:
+        return bool(self._redis.exists(record_key(tenant, digest)))
+
+    def content(self, tenant: str, digest: str) -> bytes | None:
+        """The file of a set; None where there is no set. One that is damaged is logged, forgotten, and none."""
+        text = cast(str | None, self._redis.get(record_key(tenant, digest)))
+        if text is None:
+            return None
+        sha256 = MeasuredScores.model_validate_json(text).sha256
+        try:
+            content = self._storage.get_bytes(score_key(tenant, digest, sha256))
+        except NotFound:
+            content = b""
+        if hashlib.sha256(content).hexdigest() == sha256:
+            return content
+        log.warning("stored scores are damaged and will be measured again", tenant=tenant, digest=digest)
+        keys = [record_key(tenant, digest), index_key(tenant), EXPIRIES]
+        if self._forget(keys=keys, args=[text, digest, expiry_member(tenant, digest)]):
+            self._storage.delete(score_key(tenant, digest, sha256))
+            self._stored.record(tenant, _item(digest), 0)
+        return None
+
+    def keep(self, tenant: str, digest: str, *, days: float) -> None:
+        """Let a set that is in use live for so long from now."""
+        expiry = datetime.now(UTC) + timedelta(days=days)
+        self._redis.zadd(EXPIRIES, {expiry_member(tenant, digest): _milliseconds(expiry)}, xx=True, gt=True)
+
+    def note(self, tenant: str, fingerprint: str, digests: Sequence[str], *, days: float) -> None:
+        """Remember which sets together serve requests with this fingerprint (`service.planning.fingerprints`)."""
+        self._redis.set(fingerprint_key(tenant, fingerprint), " ".join(digests), px=timedelta(days=days))
+
+    def serves(self, tenant: str, fingerprint: str) -> bool:
+        """Whether there is every set that requests with this fingerprint need."""
+        digests = cast(str | None, self._redis.get(fingerprint_key(tenant, fingerprint)))
+        return digests is not None and all(self.exists(tenant, digest) for digest in digests.split())
+
+    def page(
+        self, tenant: str, *, cursor: str | None = None, limit: int = 20
+    ) -> tuple[list[MeasuredScores], str | None]:
+        """The newest sets first, and the cursor of the page behind them; None at the end."""
+        newest = f"({cursor}" if cursor else "+inf"
+        found = cast(
+            list[tuple[str, float]],
+            self._redis.zrevrangebyscore(index_key(tenant), newest, "-inf", 0, limit + 1, withscores=True),
+        )
+        keys = [record_key(tenant, digest) for digest, _ in found[:limit]]
+        texts = cast(list[str | None], self._redis.mget(keys)) if keys else []
+        sets = [MeasuredScores.model_validate_json(text) for text in texts if text]
+        return sets, str(int(found[limit - 1][1])) if len(found) > limit else None
+
+    def expires_at(self, tenant: str, digest: str) -> datetime:
+        """When the set will be deleted. Raises `NotFound`."""
+        moment = self._redis.zscore(EXPIRIES, expiry_member(tenant, digest))
+        if moment is None:
+            raise NotFound(f"there are no scores {digest!r}")
+        return datetime.fromtimestamp(moment / 1000, UTC)
+
+    def delete(self, tenant: str, digest: str) -> None:
+        """Files first, the record last. A job that would have used them measures again."""
+        self.get(tenant, digest)
+        self._storage.delete_prefix(score_prefix(tenant, digest))
+        self._stored.record(tenant, _item(digest), 0)
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.delete(record_key(tenant, digest))
+            pipe.zrem(index_key(tenant), digest)
+            pipe.zrem(EXPIRIES, expiry_member(tenant, digest))
+            pipe.execute()
+
+
+def index_key(tenant: str) -> str:
+    return f"slim:{tenant}:scores"
+
+
+def record_key(tenant: str, digest: str) -> str:
+    return f"slim:{tenant}:scores:{digest}"
+
+
+def fingerprint_key(tenant: str, fingerprint: str) -> str:
+    return f"slim:{tenant}:fingerprint:{fingerprint}"
+
+
+def expiry_member(tenant: str, digest: str) -> str:
+    return f"scores/{tenant}/{digest}"
+
+
+def _item(digest: str) -> str:
+    return f"scores/{digest}"
+
+
+def _microseconds(moment: datetime) -> int:
+    return int(moment.timestamp() * 1_000_000)
+
+
+def _milliseconds(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)

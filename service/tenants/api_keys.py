@@ -1,0 +1,240 @@
+"""API keys: who is asking, for which tenant, and what they may do.
+
+A key reads `slim_<env>_<id>_<secret>`. The id finds the record; of the secret only the SHA-256 is stored, which is
+enough for 256 random bits. Redis: `slim:keys` (id -> record) and `slim:keys:used` (id -> time of last use).
+Once a key has existed, every request needs one: revoking the last key closes the door and does not open it. A server
+that others can reach asks for one always, also after its Redis was emptied.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import cast
+
+from pydantic import BaseModel, ConfigDict
+from redis import Redis
+
+from service.contract.errors import Forbidden, InvalidRequest, NotFound, Unauthorized
+
+RECORDS = "slim:keys"
+LAST_USED = "slim:keys:used"
+DEFAULT_TENANT = "default"
+# Longest time for which a process may go on trusting what it read; a revocation holds everywhere after it.
+TRUST_SECONDS = 1.0
+MAX_TRUSTED = 1000
+KEY = re.compile(r"slim_([a-z0-9]{1,16})_([a-z0-9]{4,32})_([A-Za-z0-9]{32,128})")
+TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+# Compared with when the id is unknown, so that an unknown id costs the same time as a wrong secret.
+NO_DIGEST = hashlib.sha256(b"no such key").hexdigest()
+
+
+class Scope(StrEnum):
+    """What a key may do. `admin` includes all others."""
+
+    jobs_read = "jobs:read"
+    jobs_write = "jobs:write"
+    jobs_cancel = "jobs:cancel"
+    artifacts_read = "artifacts:read"
+    datasets_write = "datasets:write"
+    admin = "admin"
+
+
+class ApiKey(BaseModel):
+    """The stored record; `digest` is the hex SHA-256 of the secret."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    env: str
+    tenant: str
+    name: str = ""
+    scopes: tuple[Scope, ...]
+    digest: str
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    last_used_at: datetime | None = None
+
+    def is_valid(self, now: datetime) -> bool:
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: the tenant that everything they see and make belongs to, and what they may do with it."""
+
+    tenant: str
+    scopes: frozenset[Scope]
+    key_id: str | None = None
+
+    def require(self, scope: Scope) -> None:
+        """Raise `Forbidden` unless the caller holds `scope`."""
+        if not self.scopes & {scope, Scope.admin}:
+            raise Forbidden(f"this key lacks the scope `{scope}`; create one with `--scope {scope}`")
+
+
+ANONYMOUS = Caller(DEFAULT_TENANT, frozenset(Scope))
+
+
+def digest_of(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def credential(authorization: str | None, x_api_key: str | None) -> str | None:
+    """The key in a request's `Authorization: Bearer` or `X-API-Key` header."""
+    scheme, _, token = (authorization or "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else x_api_key
+
+
+class Keys:
+    """The keys of a deployment, in Redis. `on_loopback`: only this machine reaches the server, which asks for no key as
+    long as none has existed."""
+
+    def __init__(self, redis: Redis, *, on_loopback: bool = False) -> None:
+        self._redis = redis
+        self._on_loopback = on_loopback
+        self._trusted: dict[str, tuple[float, Caller]] = {}
+
+    def create(
+        self,
+        tenant: str = DEFAULT_TENANT,
+        scopes: Iterable[Scope] = (Scope.admin,),
+        *,
+        name: str = "",
+        env: str = "live",
+        expires_at: datetime | None = None,
+    ) -> tuple[ApiKey, str]:
+        """Store a new key; the second value is its text, which nobody can read again."""
+        text = f"slim_{env}_{secrets.token_hex(6)}_{secrets.token_hex(32)}"
+        return self._store(text, tenant, tuple(scopes), name, expires_at), text
+
+    def adopt(self, text: str, tenant: str = DEFAULT_TENANT) -> ApiKey:
+        """Store a key that the deployment chose itself, with every scope. A key that was revoked stays revoked."""
+        match = KEY.fullmatch(text)
+        known = self._find(match[2]) if match else None
+        if match and known and known.digest == digest_of(match[3]):
+            return known
+        return self._store(text, tenant, (Scope.admin,), "from the environment", None)
+
+    def list(self) -> list[ApiKey]:
+        """All keys, oldest first, revoked and expired ones included."""
+        records = cast(dict[str, str], self._redis.hgetall(RECORDS))
+        used = cast(dict[str, str], self._redis.hgetall(LAST_USED))
+        keys = [
+            ApiKey.model_validate_json(record).model_copy(update={"last_used_at": _time(used.get(key_id))})
+            for key_id, record in records.items()
+        ]
+        return sorted(keys, key=lambda key: (key.created_at, key.id))
+
+    def revoke(self, key_id: str) -> ApiKey:
+        """Refuse the key from now on. `NotFound` where there is none."""
+        key = self._find(key_id)
+        if key is None:
+            raise NotFound(f"no API key {key_id}; `taskslim keys list` shows the ids")
+        revoked = key.model_copy(update={"revoked_at": key.revoked_at or datetime.now(UTC)})
+        self._write(revoked)
+        return revoked
+
+    def exist(self) -> bool:
+        """Whether a key was ever configured, and so whether every request needs one."""
+        return bool(self._redis.exists(RECORDS))
+
+    def caller(self, text: str | None) -> Caller:
+        """Who presents `text`. `Unauthorized` for everything but a valid key, in words that tell no more."""
+        if (trusted := self.trusted(text)) is not None:
+            return trusted
+        caller = ANONYMOUS if self._on_loopback and not self.exist() else self._verify(text)
+        if len(self._trusted) >= MAX_TRUSTED:
+            self._trusted.clear()
+        self._trusted[digest_of(text or "")] = (time.monotonic(), caller)
+        return caller
+
+    def trusted(self, text: str | None) -> Caller | None:
+        """Who presents `text`, where that was verified a moment ago; asks nobody."""
+        trusted_at, caller = self._trusted.get(digest_of(text or ""), (-TRUST_SECONDS, ANONYMOUS))
+        return caller if time.monotonic() - trusted_at < TRUST_SECONDS else None
+
+    def _verify(self, text: str | None) -> Caller:
+        if text is None:
+            raise Unauthorized("send an API key as `Authorization: Bearer slim_...`")
+        match = KEY.fullmatch(text)
+        key = self._find(match[2]) if match else None
+        same = hmac.compare_digest(key.digest if key else NO_DIGEST, digest_of(match[3] if match else text))
+        if key is None or not same or not key.is_valid(datetime.now(UTC)):
+            raise Unauthorized("the API key is unknown, revoked or expired")
+        self._redis.hset(LAST_USED, key.id, datetime.now(UTC).isoformat())
+        return Caller(key.tenant, frozenset(key.scopes), key.id)
+
+    def _find(self, key_id: str) -> ApiKey | None:
+        record = cast(str | None, self._redis.hget(RECORDS, key_id))
+        return ApiKey.model_validate_json(record) if record else None
+
+    def _store(
+        self, text: str, tenant: str, scopes: tuple[Scope, ...], name: str, expires_at: datetime | None
+    ) -> ApiKey:
+        match = KEY.fullmatch(text)
+        if match is None:
+            raise InvalidRequest(
+                "an API key reads slim_<env>_<id>_<secret>: env of 1 to 16 and id of 4 to 32 lower-case letters and "
+                "digits, secret of 32 to 128 letters and digits"
+            )
+        if not TENANT.fullmatch(tenant):
+            raise InvalidRequest("a tenant is named by up to 63 lower-case letters, digits and hyphens")
+        key = ApiKey(
+            id=match[2],
+            env=match[1],
+            tenant=tenant,
+            name=name,
+            scopes=scopes,
+            digest=digest_of(match[3]),
+            created_at=datetime.now(UTC),
+            expires_at=expires_at,
+        )
+        self._write(key)
+        return key
+
+    def _write(self, key: ApiKey) -> None:
+        self._redis.hset(RECORDS, key.id, key.model_dump_json(exclude={"last_used_at"}))
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+@lru_cache(maxsize=16)
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on `host`."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@lru_cache(maxsize=256)
+def is_rebindable(host_header: str) -> bool:
+    """Whether a stranger could own the name in a Host header and let it lead here (DNS rebinding): not an address and
+    not a name without a dot. Without a key that is all that tells a web page elsewhere from the user's own client."""
+    host = host_header.rpartition(":")[0] if re.search(r":\d*$", host_header) else host_header
+    try:
+        ip_address(host.strip("[]"))
+    except ValueError:
+        return "." in host.rstrip(".") and not host.endswith(".localhost")
+    return False
+
+
+def is_cross_site(origin: str | None, host_header: str) -> bool:
+    """Whether a browser says that a page of another origin sends the request."""
+    return origin is not None and origin.partition("://")[2] != host_header
+
+
+def bound_host(host: str, keys: Keys) -> str:
+    """The address to listen on: `host`, or loopback as long as no key guards the door."""
+    return host if is_loopback(host) or keys.exist() else "127.0.0.1"

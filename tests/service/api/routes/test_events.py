@@ -1,0 +1,169 @@
+"""A job's history: pages, and a stream that ends with the job."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+
+from service.api.app import create_app
+from service.api.routes import events
+from service.contract.fields import Event, Progress, Stage
+from service.jobs.record import DEFAULT_TENANT
+from service.jobs.store import Records
+from service.settings import Settings
+from service.storage.object_store import Storage
+from tests.support.api_server import serving
+from tests.support.finished_jobs import finish
+from tests.support.waiting import wait_until
+
+STREAM = {"Accept": "text/event-stream"}
+
+
+@pytest.fixture
+def server(settings: Settings) -> Iterator[str]:
+    """The API on a real socket, where a stream comes piece by piece."""
+    config = uvicorn.Config(create_app(settings), port=0, log_config=None, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    wait_until(lambda: server.started)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+def events_of(lines: Iterator[str]) -> Iterator[Event]:
+    for line in lines:
+        if line.startswith("data: "):
+            yield Event.model_validate_json(line.removeprefix("data: "))
+
+
+def test_pages_of_events_follow_each_other(client: TestClient, body: dict[str, Any], records: Records) -> None:
+    job = client.post("/jobs", json=body).json()["id"]
+    lease = records.lease(DEFAULT_TENANT, job, 1, "the test")
+    for stage in Stage:
+        records.set_stage(lease, stage, Progress(fraction=0))
+    whole = client.get(f"/jobs/{job}/events").json()
+    assert not whole["has_more"]
+    seen: list[dict[str, Any]] = []
+    page = client.get(f"/jobs/{job}/events", params={"limit": 5}).json()
+    while page["has_more"]:
+        seen += page["data"]
+        page = client.get(f"/jobs/{job}/events", params={"limit": 5, "after": page["next_cursor"]}).json()
+    assert seen + page["data"] == whole["data"]
+    assert [event["data"]["stage"] for event in whole["data"] if event["type"] == "stage"] == list(Stage)
+
+
+def test_what_is_no_event_is_refused(client: TestClient, body: dict[str, Any]) -> None:
+    job = client.post("/jobs", json=body).json()["id"]
+    for headers in ({}, STREAM):
+        answer = client.get(f"/jobs/{job}/events", params={"after": "yesterday"}, headers=headers)
+        assert (answer.status_code, answer.json()["errors"][0]["param"]) == (422, "after")
+
+
+def test_a_stream_brings_events_as_they_come_and_closes_with_the_job(
+    server: str, body: dict[str, Any], records: Records, storage: Storage
+) -> None:
+    job = httpx.post(f"{server}/jobs", json=body).json()["id"]
+    with httpx.stream("GET", f"{server}/jobs/{job}/events", headers=STREAM, timeout=30) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.headers["cache-control"] == "no-store"
+        events = events_of(answer.iter_lines())
+        assert next(events).data["status"] == "queued"
+        finish(records.get(DEFAULT_TENANT, job), records, storage)
+        rest = list(events)
+    assert rest[-1].data["status"] == "succeeded"
+
+
+def test_more_streams_than_a_tenant_may_have_are_refused_until_one_closes(
+    settings: Settings, body: dict[str, Any]
+) -> None:
+    with serving(settings.model_copy(update={"max_streams": 2})) as server:
+        job = httpx.post(f"{server}jobs", json=body).json()["id"]
+        url = f"{server}jobs/{job}/events"
+        with httpx.stream("GET", url, headers=STREAM) as first, httpx.stream("GET", url, headers=STREAM) as second:
+            assert (first.status_code, second.status_code) == (200, 200)
+            refused = httpx.get(url, headers=STREAM)
+            assert (refused.status_code, refused.json()["code"]) == (429, "limit_exceeded")
+            assert int(refused.headers["retry-after"]) > 0
+            assert httpx.get(url).status_code == 200
+        wait_until(lambda: opens(url), 10)
+
+
+def opens(url: str) -> bool:
+    with httpx.stream("GET", url, headers=STREAM) as answer:
+        return answer.status_code == 200
+
+
+def test_a_wait_for_which_there_is_no_place_is_not_granted_and_the_job_is_there(
+    settings: Settings, body: dict[str, Any]
+) -> None:
+    with serving(settings.model_copy(update={"max_streams": 1})) as server:
+        job = httpx.post(f"{server}jobs", json=body, headers={"Prefer": "wait=1"})
+        assert (job.status_code, job.headers["preference-applied"]) == (202, "wait=1")
+        url = f"{server}jobs/{job.json()['id']}"
+        with httpx.stream("GET", f"{url}/events", headers=STREAM):
+            for answer in (
+                httpx.post(f"{server}jobs", json=body, headers={"Prefer": "wait=30"}),
+                httpx.get(url, headers={"Prefer": "wait=30"}),
+            ):
+                assert (answer.is_success, answer.json()["status"]) == (True, "queued")
+                assert "preference-applied" not in answer.headers
+        assert len(httpx.get(f"{server}jobs").json()["data"]) == 2
+
+
+def test_a_process_holds_more_streams_than_the_pools_of_the_redis_client_do_unasked(
+    settings: Settings, body: dict[str, Any]
+) -> None:
+    many = 110
+    with serving(settings.model_copy(update={"max_streams": many})) as server, ExitStack() as stack:
+        job = httpx.post(f"{server}jobs", json=body).json()["id"]
+        client = stack.enter_context(httpx.Client(limits=httpx.Limits(max_connections=None), headers=STREAM))
+        streams = []
+        for _ in range(many):
+            answer = stack.enter_context(client.stream("GET", f"{server}jobs/{job}/events", timeout=30))
+            streams.append(events_of(answer.iter_lines()))
+            assert next(streams[-1]).data["status"] == "queued"
+        client.post(f"{server}jobs/{job}/cancel")
+        for events in streams:
+            assert next(events).data["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("after", ["{milliseconds}", "9999999999999-0", "9999999999999999999-1"])
+def test_a_stream_of_a_finished_job_closes_whatever_was_seen_last(
+    server: str, body: dict[str, Any], records: Records, storage: Storage, after: str
+) -> None:
+    job = httpx.post(f"{server}/jobs", json=body).json()["id"]
+    finish(records.get(DEFAULT_TENANT, job), records, storage)
+    end = records.events(DEFAULT_TENANT, job)[-1].id
+    headers = STREAM | {"Last-Event-ID": after.format(milliseconds=end.partition("-")[0])}
+    answer = httpx.get(f"{server}/jobs/{job}/events", headers=headers, timeout=10)
+    assert [event.id for event in events_of(answer.iter_lines())] in ([], [end])
+
+
+def test_a_stream_that_has_nothing_to_tell_is_kept_open_by_comments(
+    server: str, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "HEARTBEAT_SECONDS", 0.1)
+    job = httpx.post(f"{server}/jobs", json=body).json()["id"]
+    with httpx.stream("GET", f"{server}/jobs/{job}/events", headers=STREAM, timeout=5) as answer:
+        comments = (line for line in answer.iter_lines() if line.startswith(":"))
+        assert next(comments)
+        assert next(comments)
+
+
+def test_a_stream_resumes_behind_the_last_event_that_was_seen(
+    client: TestClient, body: dict[str, Any], records: Records, storage: Storage
+) -> None:
+    job = client.post("/jobs", json=body).json()["id"]
+    finish(records.get(DEFAULT_TENANT, job), records, storage)
+    whole = list(events_of(client.get(f"/jobs/{job}/events", headers=STREAM).iter_lines()))
+    headers = STREAM | {"Last-Event-ID": whole[0].id}
+    assert list(events_of(client.get(f"/jobs/{job}/events", headers=headers).iter_lines())) == whole[1:]
+    headers = STREAM | {"Last-Event-ID": whole[-1].id}
+    assert list(events_of(client.get(f"/jobs/{job}/events", headers=headers).iter_lines())) == []

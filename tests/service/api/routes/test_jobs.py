@@ -1,0 +1,204 @@
+"""Jobs over HTTP: what a client may rely on."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from redis import Redis
+
+from service.api.app import create_app
+from service.contract.fields import Job, JobStatus
+from service.jobs.record import DEFAULT_TENANT
+from service.jobs.state_machine import job_key
+from service.jobs.store import Records
+from service.settings import Settings
+from service.storage.object_store import Storage, attempt_prefix, dataset_key, job_prefix
+from service.tenants.api_keys import Keys, Scope
+from tests.support.finished_jobs import FILES, finish
+
+
+def submit(client: TestClient, body: dict[str, Any]) -> Job:
+    answer = client.post("/jobs", json=body)
+    assert answer.status_code == 202, answer.text
+    return Job.model_validate_json(answer.content)
+
+
+def test_a_submitted_job_is_accepted_with_its_place_and_waits(client: TestClient, body: dict[str, Any]) -> None:
+    answer = client.post("/jobs", json=body | {"tags": {"team": "search"}})
+    job = Job.model_validate_json(answer.content)
+    assert answer.status_code == 202
+    assert int(answer.headers["Retry-After"]) > 0
+    assert (job.status, job.attempt, job.tags) == (JobStatus.queued, 0, {"team": "search"})
+    assert answer.headers["Location"] == job.links.self
+    assert client.get(answer.headers["Location"]).json() == answer.json()
+
+
+def test_inline_rows_go_to_storage_and_never_to_redis(
+    client: TestClient, body: dict[str, Any], storage: Storage, redis: Redis
+) -> None:
+    rows = body["task"]["evaluation"]["rows"]
+    observed = {"name": "other", "template": "{text}", "labels": body["task"]["labels"], "evaluation": {"rows": rows}}
+    job = submit(client, body | {"observe": [observed]})
+    other = job.request.observe[0].evaluation
+    assert storage.exists(dataset_key(DEFAULT_TENANT, (other.uri or "").removeprefix("dataset://")))
+    source = job.request.slimmed_for[0].calibration
+    assert source.rows is None
+    assert source.uri is not None
+    stored = storage.get_bytes(dataset_key(DEFAULT_TENANT, source.uri.removeprefix("dataset://"))).decode()
+    assert len(stored.splitlines()) == len(body["task"]["calibration"]["rows"])
+    record = str(redis.hgetall(job_key(DEFAULT_TENANT, job.id)))
+    assert source.uri in record
+    assert "parcel" not in record
+    assert client.delete(f"/jobs/{job.id}").status_code == 409
+    assert client.post(f"/jobs/{job.id}/cancel").status_code == 200
+    assert client.delete(f"/jobs/{job.id}").status_code == 204
+    assert storage.list("") == []
+
+
+def test_rows_in_storage_serve_other_jobs(client: TestClient, body: dict[str, Any]) -> None:
+    source = submit(client, body).request.slimmed_for[0].calibration
+    again = submit(client, body | {"task": body["task"] | {"calibration": {"uri": source.uri}, "evaluation": None}})
+    assert again.request.slimmed_for[0].calibration.uri == source.uri
+
+
+def test_a_refused_request_leaves_nothing(client: TestClient, body: dict[str, Any], storage: Storage) -> None:
+    assert client.post("/jobs", json=body | {"model": {"uri": "file:///nothing"}}).status_code == 422
+    assert client.get("/jobs").json() == {"data": [], "next_cursor": None, "has_more": False}
+    assert storage.list("") == []
+
+
+def test_links_follow_the_public_url(settings: Settings, body: dict[str, Any]) -> None:
+    public = settings.model_copy(update={"public_url": "https://slim.example/api/"})
+    with TestClient(create_app(public)) as client:
+        assert submit(client, body).links.self.startswith("https://slim.example/api/jobs/")
+
+
+def test_pages_hold_every_job_once_newest_first(client: TestClient, body: dict[str, Any]) -> None:
+    submitted = [submit(client, body).id for _ in range(5)]
+    seen: list[str] = []
+    cursor: str | None = None
+    while True:
+        page = client.get("/jobs", params={"limit": 2} | ({"cursor": cursor} if cursor else {})).json()
+        seen += [job["id"] for job in page["data"]]
+        cursor = page["next_cursor"]
+        assert page["has_more"] == (cursor is not None)
+        if cursor is None:
+            break
+    assert seen == sorted(submitted, reverse=True)
+
+
+def test_jobs_are_found_by_status_and_tag(client: TestClient, body: dict[str, Any]) -> None:
+    first = submit(client, body | {"tags": {"team": "a:b"}})
+    second = submit(client, body)
+    client.post(f"/jobs/{second.id}/cancel")
+
+    def ids(**params: str) -> list[str]:
+        return [job["id"] for job in client.get("/jobs", params=params).json()["data"]]
+
+    assert ids(tag="team:a:b") == [first.id]
+    assert ids(tag="team:c") == []
+    assert ids(status="cancelled") == [second.id]
+    assert client.get("/jobs", params={"tag": "team"}).json()["errors"][0]["param"] == "tag"
+
+
+def test_a_queued_job_is_cancelled_at_once_and_again_without_harm(client: TestClient, body: dict[str, Any]) -> None:
+    job = submit(client, body)
+    for _ in range(2):
+        answer = client.post(f"/jobs/{job.id}/cancel")
+        assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
+
+
+def test_a_running_job_is_asked_to_end(client: TestClient, body: dict[str, Any], records: Records) -> None:
+    job = submit(client, body)
+    records.lease(DEFAULT_TENANT, job.id, 1, "the test")
+    answer = client.post(f"/jobs/{job.id}/cancel")
+    assert (answer.status_code, answer.json()["status"]) == (202, "cancelling")
+    assert client.delete(f"/jobs/{job.id}").status_code == 409
+
+
+def test_deleting_a_finished_job_removes_its_files_and_rows(
+    client: TestClient, body: dict[str, Any], records: Records, storage: Storage
+) -> None:
+    job = submit(client, body)
+    finish(records.get(DEFAULT_TENANT, job.id), records, storage)
+    assert any(job.id in key for key, _ in storage.list(""))
+    assert client.delete(f"/jobs/{job.id}").status_code == 204
+    assert not any(job.id in key for key, _ in storage.list(""))
+    assert client.get(f"/jobs/{job.id}").status_code == 404
+    assert client.delete(f"/jobs/{job.id}").status_code == 404
+
+
+def test_a_finished_job_needs_no_more_polling(
+    client: TestClient, body: dict[str, Any], records: Records, storage: Storage
+) -> None:
+    job = submit(client, body)
+    assert "Retry-After" in client.get(f"/jobs/{job.id}").headers
+    finish(records.get(DEFAULT_TENANT, job.id), records, storage)
+    answer = client.get(f"/jobs/{job.id}")
+    assert "Retry-After" not in answer.headers
+    assert answer.json()["status"] == "succeeded"
+    assert client.get(f"/jobs/{job.id}/report").content == FILES["report.json"]
+
+
+@pytest.mark.parametrize("path", ["", "/events", "/artifacts", "/artifacts/model/config.json", "/report"])
+@pytest.mark.parametrize("job_id", ["01KB3ZJ5T8Q6W2E4R9Y7N1M0PX", "x", "default:events", "%00", "..%2f..", "é"])
+def test_an_unknown_job_is_not_found(client: TestClient, job_id: str, path: str) -> None:
+    answer = client.get(f"/jobs/{job_id}{path}")
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+def test_another_tenant_s_job_is_not_found(client: TestClient, body: dict[str, Any], redis: Redis) -> None:
+    job = submit(client, body)
+    _, key = Keys(redis).create("other")
+    headers = {"Authorization": f"Bearer {key}"}
+    for path in ("", "/events", "/artifacts", "/report"):
+        assert client.get(f"/jobs/{job.id}{path}", headers=headers).status_code == 404
+    assert client.get("/jobs", headers=headers).json()["data"] == []
+    assert client.post(f"/jobs/{job.id}/cancel", headers=headers).status_code == 404
+
+
+def test_once_there_is_a_key_the_door_needs_one_with_the_scope(
+    settings: Settings, body: dict[str, Any], redis: Redis
+) -> None:
+    _, reader = Keys(redis).create(scopes=[Scope.jobs_read])
+    with TestClient(create_app(settings)) as client:
+        refused = client.get("/jobs")
+        assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized")
+        assert refused.headers["WWW-Authenticate"] == "Bearer"
+        assert client.get("/jobs", headers={"X-API-Key": reader}).status_code == 200
+        answer = client.post("/jobs", json=body, headers={"X-API-Key": reader})
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+        assert client.get("/healthz").status_code == 200
+
+
+def test_with_keys_local_paths_need_roots(settings: Settings, body: dict[str, Any], redis: Redis) -> None:
+    _, key = Keys(redis).create()
+    with TestClient(create_app(settings), headers={"X-API-Key": key}) as client:
+        answer = client.post("/jobs", json=body)
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden_path")
+        assert answer.json()["errors"][0]["param"] == "model.uri"
+    model = Path(body["model"]["uri"].removeprefix("file://"))
+    rooted = settings.model_copy(update={"local_roots": (model.parent,)})
+    with TestClient(create_app(rooted), headers={"X-API-Key": key}) as client:
+        assert client.post("/jobs", json=body).status_code == 202
+        outside = client.post("/jobs", json=body | {"model": {"uri": "file:///etc"}})
+        assert (outside.status_code, outside.json()["code"]) == (403, "forbidden_path")
+
+
+def test_a_width_that_rounding_takes_to_zero_is_refused_at_once(client: TestClient, body: dict[str, Any]) -> None:
+    answer = client.post("/jobs", json=body | {"target": {"ratio": 0.95}, "output": {"round_to": 64}})
+    assert (answer.status_code, answer.json()["code"]) == (422, "target_unreachable")
+    assert "round_to" in answer.json()["detail"]
+    assert client.get("/jobs").json()["data"] == []
+
+
+def test_a_job_that_was_put_off_and_is_cancelled_leaves_no_files(
+    client: TestClient, body: dict[str, Any], records: Records, storage: Storage
+) -> None:
+    job = client.post("/jobs", json=body).json()["id"]
+    lease = records.lease("default", job, 1, "the test")
+    storage.put_bytes(b"half", attempt_prefix("default", job, 1) + "model/model.safetensors")
+    records.hand_back(lease)
+    assert client.post(f"/jobs/{job}/cancel").json()["status"] == "cancelled"
+    assert storage.list(job_prefix("default", job)) == []

@@ -1,0 +1,114 @@
+"""A job whose record cannot be read: each route says so in the same way, and it can be got rid of."""
+
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from redis import Redis
+from rq.executions import Execution
+
+from service.contract.fields import JobStatus
+from service.infrastructure.redis_client import connect
+from service.jobs.record import DEFAULT_TENANT
+from service.jobs.rq_jobs import SlimJob, entry_id
+from service.jobs.state_machine import OPEN, index_key, job_key
+from service.jobs.store import Records
+from service.jobs.tenant_slots import Slots
+from service.settings import Settings
+from service.storage.object_store import Storage
+from tests.support.finished_jobs import finish
+
+DAMAGES = {"request": "{", "attempt": "first", "status": "paused", "progress": "half", "created_at": "yesterday"}
+WAYS = [
+    ("GET", ""),
+    ("GET", "/events"),
+    ("GET", "/artifacts"),
+    ("GET", "/artifacts/model/config.json"),
+    ("GET", "/report"),
+    ("GET", "/deliveries"),
+    ("POST", "/cancel"),
+]
+
+
+def submit(client: TestClient, body: dict[str, Any]) -> str:
+    return str(client.post("/jobs", json=body).json()["id"])
+
+
+def damage(redis: Redis, job_id: str, field: str) -> None:
+    redis.hset(job_key(DEFAULT_TENANT, job_id), field, DAMAGES[field])
+
+
+@pytest.mark.parametrize(("method", "way"), WAYS)
+def test_every_route_of_it_answers_with_the_same_problem(
+    client: TestClient, body: dict[str, Any], redis: Redis, method: str, way: str
+) -> None:
+    job_id = submit(client, body)
+    damage(redis, job_id, "request")
+    answer = client.request(method, f"/jobs/{job_id}{way}")
+    assert (answer.status_code, answer.json()["code"]) == (409, "unreadable_record")
+    assert job_id in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("field", DAMAGES)
+@pytest.mark.parametrize("prefer", ["", "wait=1"])
+def test_whatever_is_damaged_is_no_bug(
+    client: TestClient, body: dict[str, Any], redis: Redis, field: str, prefer: str
+) -> None:
+    job_id = submit(client, body)
+    damage(redis, job_id, field)
+    answer = client.get(f"/jobs/{job_id}", headers={"Prefer": prefer})
+    assert (answer.status_code, answer.json()["code"]) == (409, "unreadable_record")
+
+
+def test_a_lost_status_is_no_bug(client: TestClient, body: dict[str, Any], redis: Redis) -> None:
+    job_id = submit(client, body)
+    redis.hdel(job_key(DEFAULT_TENANT, job_id), "status", "tenant", "id")
+    assert client.get(f"/jobs/{job_id}").json()["code"] == "unreadable_record"
+    assert client.delete(f"/jobs/{job_id}").status_code == 204
+
+
+@pytest.mark.parametrize("field", DAMAGES)
+def test_it_is_deleted_with_all_that_belongs_to_it(
+    client: TestClient, body: dict[str, Any], redis: Redis, records: Records, storage: Storage, field: str
+) -> None:
+    kept = submit(client, body)
+    job_id = submit(client, body)
+    finish(records.get(DEFAULT_TENANT, job_id), records, storage)
+    damage(redis, job_id, field)
+    assert client.delete(f"/jobs/{job_id}").status_code == 204
+    assert client.get(f"/jobs/{job_id}").status_code == 404
+    assert not any(job_id in key for key, _ in storage.list(""))
+    assert not any(job_id in str(key) for key in redis.scan_iter("slim:*"))
+    assert [job["id"] for job in client.get("/jobs").json()["data"]] == [kept]
+    assert redis.hget("slim:figures", f"slim_jobs|{JobStatus.succeeded}") == "0"
+
+
+def test_one_that_is_queued_gives_back_its_slot(
+    client: TestClient, body: dict[str, Any], redis: Redis, settings: Settings
+) -> None:
+    job_id = submit(client, body)
+    damage(redis, job_id, "request")
+    assert Slots(redis, 1).has(DEFAULT_TENANT, job_id)
+    assert client.delete(f"/jobs/{job_id}").status_code == 204
+    assert not Slots(redis, 1).has(DEFAULT_TENANT, job_id)
+    assert redis.zscore(OPEN, f"{DEFAULT_TENANT}/{job_id}") is None
+    assert redis.zcard(index_key(DEFAULT_TENANT, JobStatus.queued)) == 0
+
+
+def test_one_that_a_living_worker_is_at_is_not_deleted(
+    client: TestClient, body: dict[str, Any], redis: Redis, settings: Settings
+) -> None:
+    job_id = submit(client, body)
+    damage(redis, job_id, "request")
+    with connect(settings.redis_url, decode=False) as transport:
+        entry = SlimJob.fetch(entry_id(job_id, 1), connection=transport, serializer="json")
+        with transport.pipeline() as pipe:
+            execution = Execution.create(entry, ttl=60, pipeline=pipe)
+            pipe.execute()
+        answer = client.delete(f"/jobs/{job_id}")
+        assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+        assert "worker" in answer.json()["detail"]
+        with transport.pipeline() as pipe:
+            execution.delete(entry, pipe)
+            pipe.execute()
+    assert client.delete(f"/jobs/{job_id}").status_code == 204

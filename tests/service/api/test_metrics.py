@@ -1,0 +1,166 @@
+"""Metrics: what jobs did is counted once, outlives the process that did it, and can be scraped."""
+
+import multiprocessing
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+from redis import Redis
+from ulid import ULID
+
+from service.api.metrics import HttpMetrics, family_of
+from service.contract.fields import DenseSlim, JobError, JobRequest, Priority
+from service.infrastructure.counters import FIGURES, IN_REDIS, RATIOS, Figures
+from service.infrastructure.redis_client import connect
+from service.jobs.queue import JobQueue
+from service.jobs.record import new_record
+from service.jobs.store import Records
+from service.jobs.usage import account
+from service.storage.object_store import Storage
+from tests.support.contract_examples import report
+from tests.support.finished_jobs import finish
+
+REQUEST = JobRequest.model_validate(
+    {
+        "model": {"uri": "file:///models/one"},
+        "task": {"preset": "sst2", "calibration": {"uri": "file:///rows.jsonl"}},
+        "target": {"ratio": 0.3},
+    }
+)
+ERROR = JobError(code="invalid_data", message="line 3")
+
+
+def scraped(redis: Redis) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """(sample, labels) -> value, of the text that a scraper gets."""
+    text = HttpMetrics(redis, "1.2.3").text().decode()
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(redis: Redis, name: str, **labels: str) -> float:
+    return scraped(redis)[(name, frozenset(labels.items()))]
+
+
+def test_a_job_is_counted_through_its_life(redis: Redis) -> None:
+    records = Records(redis)
+    record = records.accept(new_record(REQUEST, tenant="search"))
+    records.accept(record)
+    assert value(redis, "slim_jobs", status="queued") == 1
+    lease = records.lease("search", record.id, 1, "worker-1")
+    assert value(redis, "slim_jobs", status="queued") == 0
+    assert value(redis, "slim_jobs", status="running") == 1
+    records.fail(lease, ERROR)
+    records.fail(lease, ERROR)
+    assert value(redis, "slim_jobs", status="running") == 0
+    assert value(redis, "slim_jobs_submitted_total", task="sst2", method="surgeon") == 1
+    assert value(redis, "slim_jobs_completed_total", task="sst2", method="surgeon", outcome="failed") == 1
+    assert value(redis, "slim_job_duration_seconds_count", task="sst2", outcome="failed") == 1
+    assert value(redis, "slim_job_queue_wait_seconds_count") == 1
+    assert value(redis, "slim_job_attempts_total", reason="first") == 1
+    records.delete("search", record.id)
+    assert value(redis, "slim_jobs", status="failed") == 0
+
+
+def test_a_job_taken_back_from_a_silent_worker_is_counted(redis: Redis) -> None:
+    records = Records(redis, lease_seconds=0)
+    record = records.accept(new_record(REQUEST, tenant="search"))
+    assert records.requeue(records.lease("search", record.id, 1, "worker-1").job)
+    records.lease("search", record.id, 2, "worker-2")
+    assert value(redis, "slim_jobs_reclaimed_total", cause="worker_lost") == 1
+    assert value(redis, "slim_job_attempts_total", reason="again") == 1
+    assert value(redis, "slim_job_queue_wait_seconds_count") == 1
+
+
+@pytest.mark.parametrize(("device", "shown"), [("cuda:0", 4096), ("cpu", None)])
+def test_what_a_gpu_held_in_the_last_job_is_shown(
+    redis: Redis, storage: Storage, device: str, shown: int | None
+) -> None:
+    records = Records(redis)
+    job = records.accept(new_record(REQUEST))
+    found = report(job, 1)
+    latency = found.result.latency_ms.model_copy(update={"device": device})
+    content = found.model_copy(
+        update={
+            "peak_memory_bytes": DenseSlim(dense=4096, slim=2048),
+            "result": found.result.model_copy(update={"latency_ms": latency}),
+        }
+    )
+    finish(job, records, storage, {"report.json": content.model_dump_json().encode()})
+    account(redis, storage, job.tenant, job.id)
+    assert scraped(redis).get(("slim_gpu_memory_peak_bytes", frozenset({("device", device)}))) == shown
+
+
+def measure_and_exit(url: str) -> None:
+    with connect(url) as redis:
+        Figures(redis).observe("slim_job_stage_duration_seconds", "attribute", value=3.5)
+
+
+def test_figures_survive_the_process_that_measured_them(redis: Redis, redis_server: str) -> None:
+    child = multiprocessing.get_context("spawn").Process(target=measure_and_exit, args=(redis_server,))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert value(redis, "slim_job_stage_duration_seconds_sum", stage="attribute") == 3.5
+    assert value(redis, "slim_job_stage_duration_seconds_bucket", stage="attribute", le="2.0") == 0
+    assert value(redis, "slim_job_stage_duration_seconds_bucket", stage="attribute", le="5.0") == 1
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=5))
+def test_buckets_count_what_is_at_most_their_bound(redis_server: str, ratios: list[float]) -> None:
+    with connect(redis_server) as redis:
+        redis.flushall()
+        for ratio in ratios:
+            Figures(redis).observe("slim_params_removed_ratio", value=ratio)
+        for bound in RATIOS:
+            expected = sum(ratio <= bound for ratio in ratios)
+            assert value(redis, "slim_params_removed_ratio_bucket", le=str(bound)) == expected
+        assert value(redis, "slim_params_removed_ratio_count") == len(ratios)
+
+
+def test_the_depth_and_age_of_the_queue_are_those_of_all_waiting_jobs(redis: Redis, redis_server: str) -> None:
+    assert value(redis, "slim_queue_depth", queue="slim") == 0
+    assert value(redis, "slim_queue_oldest_age_seconds", queue="slim") == 0
+    records, queue = Records(redis), JobQueue(connect(redis_server, decode=False), max_running=1)
+    an_hour_ago = str(ULID.from_timestamp(time.time() - 3600))
+    records.lease("ads", records.accept(new_record(REQUEST, tenant="ads")).id, 1, "worker-1")
+    for tenant, job_id, priority in (
+        ("search", None, Priority.high),  # takes the tenant's one slot
+        ("search", an_hour_ago, Priority.low),  # waits outside the queue
+        ("ads", None, Priority.high),  # goes to the head of the queue
+    ):
+        request = REQUEST.model_copy(update={"priority": priority})
+        queue.enqueue(records.accept(new_record(request, tenant=tenant, job_id=job_id)))
+    assert queue.depth() == 2
+    assert value(redis, "slim_queue_depth", queue="slim") == 3
+    assert 3600 <= value(redis, "slim_queue_oldest_age_seconds", queue="slim") < 3660
+    records.cancel("search", an_hour_ago)
+    assert value(redis, "slim_queue_depth", queue="slim") == 2
+    assert value(redis, "slim_queue_oldest_age_seconds", queue="slim") < 60
+
+
+def test_no_worker_lives_before_one_came(redis: Redis) -> None:
+    assert value(redis, "slim_workers", state="live") == 0
+
+
+def test_figures_of_another_version_are_left_out(redis: Redis) -> None:
+    redis.hset(FIGURES, mapping={"slim_later|x": 1, "slim_jobs": 2, "slim_jobs|queued|gpu": 3, "slim_jobs|failed": 4})
+    assert value(redis, "slim_jobs", status="failed") == 4
+    assert not any("gpu" in sample + str(labels) or "later" in sample for sample, labels in scraped(redis))
+
+
+def test_http_requests_are_counted_by_route(redis: Redis) -> None:
+    metrics = HttpMetrics(redis, "1.2.3")
+    metrics.record("GET", "/jobs/{job_id}", 200, 0.02)
+    text = metrics.text().decode()
+    assert 'slim_http_requests_total{method="GET",route="/jobs/{job_id}",status="200"} 1.0' in text
+    assert 'slim_build_info{version="1.2.3"} 1.0' in text
+
+
+@pytest.mark.parametrize("name", IN_REDIS)
+def test_every_metric_is_shown_before_anything_was_counted(name: str) -> None:
+    assert family_of(name, IN_REDIS[name], {}).name == name

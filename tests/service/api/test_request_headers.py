@@ -1,0 +1,138 @@
+"""Requests that come twice, wait for the end, or ask whether anything has changed."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from redis import Redis
+
+from service.api.request_headers import wait_seconds
+from service.contract.fields import Job
+from service.jobs.record import DEFAULT_TENANT
+from service.jobs.store import Records
+from service.storage.object_store import Storage
+from tests.support.finished_jobs import finish
+from tests.support.waiting import wait_until
+
+KEY = {"Idempotency-Key": '"8e03978e-40d5"'}
+
+
+def jobs_of(client: TestClient) -> list[Any]:
+    jobs: list[Any] = client.get("/jobs").json()["data"]
+    return jobs
+
+
+def test_a_repeated_request_gets_the_first_answer_and_makes_no_second_job(
+    client: TestClient, body: dict[str, Any], redis: Redis
+) -> None:
+    first = client.post("/jobs", json=body, headers=KEY)
+    again = client.post("/jobs", json=body, headers=KEY)
+    assert (again.status_code, again.json(), again.headers["location"]) == (
+        202,
+        first.json(),
+        first.headers["location"],
+    )
+    assert again.headers["idempotent-replayed"] == "true"
+    assert "idempotent-replayed" not in first.headers
+    assert len(jobs_of(client)) == 1
+    assert redis.llen("rq:queue:slim") == 1
+
+
+def test_the_order_of_fields_does_not_make_another_request(client: TestClient, body: dict[str, Any]) -> None:
+    client.post("/jobs", json=body, headers=KEY)
+    again = client.post("/jobs", json=dict(reversed(body.items())), headers=KEY)
+    assert again.headers["idempotent-replayed"] == "true"
+
+
+def test_the_key_with_another_request_is_refused(client: TestClient, body: dict[str, Any]) -> None:
+    client.post("/jobs", json=body, headers=KEY)
+    other = client.post("/jobs", json=body | {"tags": {"team": "other"}}, headers=KEY)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+    assert len(jobs_of(client)) == 1
+
+
+def test_a_refused_request_does_not_use_up_the_key(client: TestClient, body: dict[str, Any]) -> None:
+    refused = client.post("/jobs", json=body | {"model": {"uri": "file:///nothing"}}, headers=KEY)
+    assert refused.status_code == 422
+    assert client.post("/jobs", json=body, headers=KEY).status_code == 202
+
+
+def test_many_at_once_with_one_key_make_one_job(client: TestClient, body: dict[str, Any]) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: client.post("/jobs", json=body, headers=KEY), range(16)))
+    assert {answer.status_code for answer in answers} <= {202, 409}
+    assert len({answer.json()["id"] for answer in answers if answer.status_code == 202}) == 1
+    assert all(answer.headers["retry-after"] for answer in answers if answer.status_code == 409)
+    assert len(jobs_of(client)) == 1
+
+
+def test_a_key_that_is_none_is_refused(client: TestClient, body: dict[str, Any]) -> None:
+    answer = client.post("/jobs", json=body, headers={"Idempotency-Key": '"'})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    ("prefer", "seconds"),
+    [(None, 0), ("wait=5", 5), ('respond-async, wait="7"', 7), ("wait=9999", 30), ("wait=-1", 0), ("await=5", 0)],
+)
+def test_a_wait_is_read_as_rfc_7240_writes_it(prefer: str | None, seconds: int) -> None:
+    assert wait_seconds(prefer) == seconds
+
+
+def test_a_client_that_waits_gets_the_finished_job(
+    client: TestClient, body: dict[str, Any], records: Records, storage: Storage
+) -> None:
+    def finish_the_job() -> None:
+        wait_until(lambda: records.page(DEFAULT_TENANT).records)
+        finish(records.page(DEFAULT_TENANT).records[0], records, storage)
+
+    worker = threading.Thread(target=finish_the_job)
+    worker.start()
+    answer = client.post("/jobs", json=body, headers={"Prefer": "wait=30"})
+    worker.join()
+    assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
+    assert answer.headers["preference-applied"] == "wait=30"
+
+
+def test_a_wait_that_is_too_short_gets_the_job_as_it_is(client: TestClient, body: dict[str, Any]) -> None:
+    answer = client.post("/jobs", json=body, headers={"Prefer": "wait=1"})
+    assert (answer.status_code, answer.json()["status"]) == (202, "queued")
+    looked = client.get(answer.headers["location"], headers={"Prefer": "wait=1"})
+    assert (looked.status_code, looked.headers["preference-applied"]) == (200, "wait=1")
+
+
+def test_an_etag_changes_with_the_job_and_only_then(
+    client: TestClient, body: dict[str, Any], records: Records, storage: Storage
+) -> None:
+    job = Job.model_validate_json(client.post("/jobs", json=body).content)
+    etag = client.get(job.links.self).headers["etag"]
+    for known in (etag, f"W/{etag}", f'"other", {etag}', "*"):
+        unchanged = client.get(job.links.self, headers={"If-None-Match": known})
+        assert (unchanged.status_code, unchanged.content, unchanged.headers["etag"]) == (304, b"", etag)
+    finish(records.get(DEFAULT_TENANT, job.id), records, storage)
+    changed = client.get(job.links.self, headers={"If-None-Match": etag})
+    assert changed.status_code == 200
+    assert changed.headers["etag"] != etag
+
+
+def test_jobs_are_found_by_the_time_when_they_were_made(client: TestClient, body: dict[str, Any]) -> None:
+    ids = []
+    for _ in range(3):
+        ids.append(client.post("/jobs", json=body).json()["id"])
+        last = datetime.now().astimezone()
+        wait_until(lambda last=last: datetime.now().astimezone() > last + timedelta(milliseconds=2))  # type: ignore[misc]
+    middle = client.get(f"/jobs/{ids[1]}").json()["created_at"]
+
+    def found(**times: str) -> list[str]:
+        answer = client.get("/jobs", params=times)
+        assert answer.status_code == 200, answer.text
+        return [job["id"] for job in answer.json()["data"]]
+
+    after = (datetime.fromisoformat(middle) + timedelta(milliseconds=1)).isoformat()
+    assert found(created_since=after) == [ids[2]]
+    assert found(created_before=after) == [ids[1], ids[0]]
+    assert found(created_since="2000-01-01T00:00:00Z", created_before="2001-01-01T00:00:00Z") == []
+    assert client.get("/jobs", params={"created_since": "2000-01-01T00:00:00"}).status_code == 422

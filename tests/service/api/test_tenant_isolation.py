@@ -1,0 +1,250 @@
+"""Several tenants behind keys: nobody sees, changes or uses up what is another's."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import structlog
+from fastapi.testclient import TestClient
+from redis import Redis
+from structlog.contextvars import merge_contextvars
+
+from service.api.app import create_app
+from service.api.openapi.examples import INLINE
+from service.contract.fields import Job
+from service.jobs.store import Records
+from service.settings import Settings
+from service.storage.object_store import Storage
+from service.tenants.api_keys import Keys, Scope
+from service.tenants.storage_quota import StoredBytes
+from tests.support.finished_jobs import FILES, finish
+
+Login = Callable[..., TestClient]
+
+
+@pytest.fixture
+def strict(settings: Settings, tmp_path: Any) -> Settings:
+    """A deployment that others can reach, with narrow limits."""
+    limits = {"max_requests": 40, "max_queued_jobs": 2, "max_stored_bytes": 10_000, "local_roots": (tmp_path,)}
+    return settings.model_copy(update=limits)
+
+
+@pytest.fixture
+def login(strict: Settings, redis: Redis) -> Any:
+    """Clients of one API process, by tenant."""
+    with TestClient(create_app(strict), raise_server_exceptions=False) as shared:
+
+        def client_of(tenant: str, *scopes: Scope) -> TestClient:
+            text = Keys(redis).create(tenant, scopes or (Scope.admin,))[1]
+            client = TestClient(shared.app, raise_server_exceptions=False)
+            client.app_state.update(shared.app_state)
+            client.headers["Authorization"] = f"Bearer {text}"
+            return client
+
+        yield client_of
+
+
+def submit(client: TestClient, body: dict[str, Any]) -> Job:
+    answer = client.post("/jobs", json=body)
+    assert answer.status_code == 202, answer.text
+    return Job.model_validate_json(answer.content)
+
+
+def test_what_is_logged_of_a_request_names_its_tenant_its_job_and_itself(login: Login, body: dict[str, Any]) -> None:
+    client = login("search")
+    with structlog.testing.capture_logs([merge_contextvars]) as lines:
+        job = Job.model_validate_json(client.post("/jobs", json=body, headers={"X-Request-ID": "r-1"}).content)
+        client.post(f"/jobs/{job.id}/cancel", headers={"X-Request-ID": "r-2"})
+    accepted, submitted, cancelled = lines
+    assert {"job_id": job.id, "tenant": "search", "attempt": 0, "request_id": "r-1"}.items() <= accepted.items()
+    assert {"event": "request", "tenant": "search", "request_id": "r-1"}.items() <= submitted.items()
+    assert {"job_id": job.id, "tenant": "search", "request_id": "r-2"}.items() <= cancelled.items()
+
+
+def test_another_tenant_s_things_do_not_exist(
+    login: Login, body: dict[str, Any], records: Records, storage: Storage
+) -> None:
+    owner, stranger = login("search"), login("ads")
+    job = submit(owner, body)
+    finish(records.get("search", job.id), records, storage)
+    dataset = owner.post("/datasets", content=b'{"text": "a"}\n', headers={"Content-Type": "application/jsonl"}).json()
+    path = f"/jobs/{job.id}"
+    for method, url in (
+        ("GET", path),
+        ("DELETE", path),
+        ("POST", f"{path}/cancel"),
+        ("GET", f"{path}/events"),
+        ("GET", f"{path}/artifacts"),
+        ("GET", f"{path}/artifacts/model/config.json"),
+        ("GET", f"{path}/report"),
+        ("GET", f"{path}/deliveries"),
+        ("GET", f"/datasets/{dataset['id']}"),
+        ("DELETE", f"/datasets/{dataset['id']}"),
+    ):
+        answer = stranger.request(method, url)
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), url
+    assert stranger.get("/jobs").json()["data"] == []
+    assert stranger.get("/datasets").json()["data"] == []
+    assert owner.get(path).status_code == 200
+    theirs = body | {"task": body["task"] | {"calibration": {"uri": dataset["uri"]}}}
+    assert stranger.post("/jobs", json=theirs).json()["code"] == "invalid_data"
+
+
+def test_tenants_may_use_the_same_idempotency_key(login: Login, body: dict[str, Any]) -> None:
+    key = {"Idempotency-Key": "one"}
+    jobs = {login(tenant).post("/jobs", json=body, headers=key).json()["id"] for tenant in ("search", "ads")}
+    assert len(jobs) == 2
+
+
+def test_tenants_sign_webhooks_with_secrets_of_their_own(login: Login) -> None:
+    owner = login("search")
+    first = owner.get("/webhooks/secret").json()["secret"]
+    assert login("ads").get("/webhooks/secret").json()["secret"] != first
+    assert owner.post("/webhooks/secret/rotate").json()["secret"] != first
+    assert login("search", Scope.jobs_read).get("/webhooks/secret").status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("scope", "method", "path"),
+    [
+        (Scope.jobs_read, "GET", "/jobs"),
+        (Scope.jobs_write, "POST", "/jobs"),
+        (Scope.datasets_write, "POST", "/datasets"),
+        (Scope.admin, "GET", "/metrics"),
+    ],
+)
+def test_a_route_takes_its_scope_and_no_other(login: Login, scope: Scope, method: str, path: str) -> None:
+    others = [other for other in Scope if other not in (scope, Scope.admin)]
+    assert login("search", *others).request(method, path, json={}).status_code == 403
+    assert login("search", scope).request(method, path, json={}).status_code not in (401, 403)
+
+
+def test_every_answer_tells_the_tenant_what_is_left_until_nothing_is(login: Login) -> None:
+    client, other = login("search"), login("ads")
+    first = client.get("/jobs")
+    assert first.headers["ratelimit-policy"] == '"requests";q=40;w=60'
+    assert first.headers["ratelimit"].startswith('"requests";r=39;t=')
+    assert client.get("/jobs/nothing").headers["ratelimit"].startswith('"requests";r=38;')
+    answers = [client.get("/jobs") for _ in range(39)]
+    assert [answer.status_code for answer in answers] == [200] * 38 + [429]
+    assert answers[-1].json()["code"] == "too_many_requests"
+    assert 0 < int(answers[-1].headers["retry-after"]) <= 60
+    assert answers[-1].headers["ratelimit"].startswith('"requests";r=0;')
+    assert other.get("/jobs").status_code == 200
+
+
+def test_a_full_queue_takes_no_more_of_this_tenant(
+    login: Login, body: dict[str, Any], storage: Storage, records: Records
+) -> None:
+    client = login("search")
+    first = submit(client, body)
+    submit(client, body)
+    before = storage.list("")
+    refused = client.post("/jobs", json=body, headers={"Idempotency-Key": "one"})
+    assert (refused.status_code, refused.json()["code"]) == (429, "limit_exceeded")
+    assert int(refused.headers["retry-after"]) > 0
+    assert storage.list("") == before
+    submit(login("ads"), body)
+    records.cancel("search", first.id)
+    assert client.post("/jobs", json=body, headers={"Idempotency-Key": "one"}).status_code == 202
+
+
+def test_a_full_store_takes_no_more_of_this_tenant(login: Login, body: dict[str, Any], redis: Redis) -> None:
+    StoredBytes(redis).record("search", "job/1", 10_000)
+    client = login("search")
+    rows = {"content": b'{"text": "a"}\n', "headers": {"Content-Type": "application/jsonl"}}
+    for answer in (client.post("/jobs", json=body), client.post("/datasets", **rows)):  # type: ignore[arg-type]
+        assert (answer.status_code, answer.json()["code"]) == (429, "limit_exceeded")
+        assert int(answer.headers["retry-after"]) > 0
+    submit(login("ads"), body)
+
+
+def test_an_upload_that_does_not_fit_is_refused_and_leaves_nothing(
+    login: Login, redis: Redis, storage: Storage
+) -> None:
+    StoredBytes(redis).record("search", "job/1", 9_990)
+    client, headers = login("search"), {"Content-Type": "application/jsonl"}
+    refused = client.post("/datasets", content=b'{"text": "a"}\n', headers=headers)
+    assert (refused.status_code, refused.json()["code"]) == (429, "limit_exceeded")
+    assert (storage.list(""), StoredBytes(redis).used("search")) == ([], 9_990)
+    StoredBytes(redis).record("search", "job/1", 9_986)
+    assert client.post("/datasets", content=b'{"text": "a"}\n', headers=headers).status_code == 201
+    assert StoredBytes(redis).used("search") == 10_000
+
+
+def test_inline_rows_take_room_as_long_as_their_job_is_kept(
+    login: Login, body: dict[str, Any], redis: Redis, storage: Storage
+) -> None:
+    client, stored = login("search"), StoredBytes(redis)
+    job = submit(client, body)
+    size = sum(size for _, size in storage.list("search/"))
+    assert stored.used("search") == size > 0
+    stored.record("search", "job/other", 10_000 - 2 * size + 1)
+    before = storage.list("")
+    refused = client.post("/jobs", json=body)
+    assert (refused.status_code, refused.json()["code"]) == (429, "limit_exceeded")
+    assert storage.list("") == before
+    client.post(f"/jobs/{job.id}/cancel")
+    assert client.delete(f"/jobs/{job.id}").status_code == 204
+    assert stored.used("search") == 10_000 - 2 * size + 1
+
+
+def test_a_signed_link_needs_no_key_and_cannot_be_bent(
+    login: Login, body: dict[str, Any], records: Records, storage: Storage
+) -> None:
+    owner = login("search")
+    job = submit(owner, body)
+    finish(records.get("search", job.id), records, storage)
+    links = {artifact["name"]: artifact["url"] for artifact in owner.get(job.links.artifacts).json()["data"]}
+    stranger = login("ads")
+    del stranger.headers["Authorization"]
+    for name, content in FILES.items():
+        assert stranger.get(links[name]).content == content
+    link = links["model/config.json"]
+    assert stranger.get(link.split("?")[0]).status_code == 401
+    for bent in (
+        link.replace("model/config.json", "report.json"),
+        link.replace("tenant=search", "tenant=ads"),
+        link.replace("expires=", "expires=9"),
+        link[:-1] + ("0" if link[-1] != "0" else "1"),
+        link.split("signature=")[0] + "signature=%00",
+    ):
+        answer = stranger.get(bent)
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), bent
+
+
+def test_without_keys_nothing_is_limited(client: TestClient) -> None:
+    assert "ratelimit" not in client.get("/jobs").headers
+    assert client.get("/metrics").status_code == 200
+
+
+def test_a_server_that_others_reach_stays_shut_when_its_redis_is_emptied(settings: Settings, redis: Redis) -> None:
+    key = Keys(redis).create("search")[1]
+    with TestClient(create_app(settings.model_copy(update={"host": "0.0.0.0"}))) as client:
+        assert client.get("/jobs", headers={"X-API-Key": key}).status_code == 200
+        redis.flushall()
+        for path in ("/jobs", "/metrics", "/webhooks/secret"):
+            answer = client.get(path)
+            assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized"), path
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Host": "evil.example:8000"}, {"Origin": "https://evil.example"}, {"Origin": "null"}]
+)
+def test_without_keys_a_web_page_elsewhere_cannot_reach_in(client: TestClient, headers: dict[str, str]) -> None:
+    answer = client.post("/webhooks/secret/rotate", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+
+
+def test_the_server_s_own_page_may_ask(client: TestClient) -> None:
+    assert client.get("/jobs", headers={"Origin": "http://testserver"}).status_code == 200
+
+
+def test_whatever_the_document_says_to_need_a_key_needs_one_and_nothing_else_does(login: Login) -> None:
+    shut_out = login("search")
+    del shut_out.headers["Authorization"]
+    for path, operations in shut_out.get("/openapi.json").json()["paths"].items():
+        for method, operation in operations.items():
+            url = path.replace("{job_id}", 26 * "0").replace("{dataset_id}", 26 * "0").replace("{name}", "report.json")
+            answer = shut_out.request(method, url, json=INLINE if method == "post" else None)
+            assert (answer.status_code == 401) is bool(operation["security"]), (method, path)

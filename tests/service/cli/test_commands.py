@@ -1,0 +1,229 @@
+"""The command line against a real server: what it prints, where, and the code that it exits with."""
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import pytest
+from redis import Redis
+
+from service.cli.__main__ import main
+from service.jobs.record import DEFAULT_TENANT, JobRecord
+from service.jobs.store import Records
+from service.settings import Settings
+from service.storage.object_store import Storage
+from service.storage.score_sets import ScoreSets
+from service.tenants.api_keys import Keys
+from service.tenants.storage_quota import StoredBytes
+from tests.support.api_process import api
+from tests.support.finished_jobs import FILES, fail, finish
+from tests.support.score_sets import measured, safetensors
+from tests.support.waiting import wait_until
+
+
+class Run(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Taskslim = Callable[..., Run]
+
+
+@pytest.fixture(scope="module")
+def server(redis_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Settings]]:
+    """The URL of a server process, and its settings."""
+    directory = tmp_path_factory.mktemp("cli")
+    settings = Settings(redis_url=redis_server, state=directory / "state", reconcile_seconds=0.5)
+    with api(settings, directory / "log") as url:
+        yield url, settings
+
+
+@pytest.fixture
+def storage(server: tuple[str, Settings]) -> Storage:
+    """The server's artifacts."""
+    return Storage(server[1].artifacts_url)
+
+
+@pytest.fixture
+def taskslim(
+    redis: Redis,
+    server: tuple[str, Settings],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Taskslim:
+    """Runs `taskslim ...` against the server, whose Redis is empty at first."""
+    monkeypatch.setenv("SLIM_URL", server[0])
+
+    def run(*arguments: object) -> Run:
+        monkeypatch.setattr(sys, "argv", ["taskslim", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return Run(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def request_file(tmp_path: Path, body: dict[str, Any]) -> Path:
+    path = tmp_path / "request.json"
+    path.write_text(json.dumps(body))
+    return path
+
+
+def test_submit_prints_the_id_and_show_the_job(taskslim: Taskslim, request_file: Path) -> None:
+    submitted = taskslim("submit", request_file)
+    assert submitted.code == 0
+    job_id = submitted.out.strip()
+    shown = json.loads(taskslim("show", job_id).out)
+    assert (shown["id"], shown["status"]) == (job_id, "queued")
+    listed = taskslim("list").out
+    assert job_id in listed
+    assert "file:///" in listed
+    assert job_id not in taskslim("list", "--status", "failed").out
+    assert taskslim("cancel", job_id).out.strip() == "cancelled"
+
+
+def when_submitted(records: Records, act: Callable[[JobRecord], None]) -> threading.Thread:
+    """Plays the worker for the one job that will be submitted."""
+
+    def wait_and_act() -> None:
+        wait_until(lambda: records.page(DEFAULT_TENANT).records)
+        act(records.page(DEFAULT_TENANT).records[0])
+
+    thread = threading.Thread(target=wait_and_act)
+    thread.start()
+    return thread
+
+
+def test_watching_a_job_that_succeeds_ends_with_its_figures(
+    taskslim: Taskslim, request_file: Path, records: Records, storage: Storage
+) -> None:
+    thread = when_submitted(records, lambda record: finish(record, records, storage))
+    watched = taskslim("submit", request_file, "--watch")
+    thread.join()
+    assert watched.code == 0
+    assert len(watched.out.split()) == 1
+    assert "parameters" in watched.err
+
+
+def test_watching_a_job_that_fails_exits_with_1_and_its_reason(
+    taskslim: Taskslim, request_file: Path, records: Records
+) -> None:
+    thread = when_submitted(records, lambda record: fail(record, records, "invalid_data", "line 3 has no 'text'"))
+    watched = taskslim("submit", request_file, "--watch")
+    thread.join()
+    assert watched.code == 1
+    assert "line 3 has no 'text' (invalid_data)" in watched.err
+
+
+def test_a_refused_request_exits_with_1_and_says_what_to_change(taskslim: Taskslim, tmp_path: Path) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text('{"target": {"ratio": 2}}')
+    refused = taskslim("submit", path)
+    assert refused.code == 1
+    assert "target.ratio" in refused.err
+    path.write_text("{")
+    assert "is not JSON" in taskslim("submit", path).err
+    assert taskslim("show", "nothing").code == 1
+
+
+def test_a_server_that_is_away_is_named(taskslim: Taskslim) -> None:
+    away = taskslim("list", "--url", "http://127.0.0.1:9")
+    assert away.code == 1
+    assert "no answer from http://127.0.0.1:9" in away.err
+
+
+def test_the_key_of_the_environment_is_sent(taskslim: Taskslim, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, key = Keys(redis).create()
+    monkeypatch.setenv("SLIM_API_KEY", key)
+    assert taskslim("list").code == 0
+
+
+@pytest.fixture
+def finished(taskslim: Taskslim, request_file: Path, records: Records, storage: Storage) -> str:
+    """The id of a job that succeeded."""
+    job_id = taskslim("submit", request_file).out.strip()
+    finish(records.get(DEFAULT_TENANT, job_id), records, storage)
+    return job_id
+
+
+def downloaded(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_a_download_is_every_file_as_it_was_stored(taskslim: Taskslim, finished: str, tmp_path: Path) -> None:
+    assert taskslim("download", finished, tmp_path / "out").code == 0
+    assert downloaded(tmp_path / "out") == FILES
+
+
+def test_an_interrupted_download_goes_on_and_a_damaged_one_is_noticed(
+    taskslim: Taskslim, finished: str, tmp_path: Path
+) -> None:
+    weights = FILES["model/model.safetensors"]
+    partial = tmp_path / "out" / "model" / "model.safetensors.part"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(weights[:1000])
+    assert taskslim("download", finished, tmp_path / "out").code == 0
+    assert downloaded(tmp_path / "out") == FILES
+
+    partial.with_suffix("").unlink()
+    partial.write_bytes(b"x" * 1000)
+    damaged = taskslim("download", finished, tmp_path / "out")
+    assert damaged.code == 1
+    assert "SHA-256" in damaged.err
+    assert taskslim("download", finished, tmp_path / "out").code == 0
+    assert downloaded(tmp_path / "out") == FILES
+
+
+def test_a_job_without_files_cannot_be_downloaded(taskslim: Taskslim, request_file: Path, tmp_path: Path) -> None:
+    job_id = taskslim("submit", request_file).out.strip()
+    refused = taskslim("download", job_id, tmp_path / "out")
+    assert refused.code == 1
+    assert "it is queued" in refused.err
+
+
+def test_the_api_alone_needs_a_redis(taskslim: Taskslim, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLIM_REDIS_URL", raising=False)
+    assert "SLIM_REDIS_URL" in taskslim("api").err
+
+
+@pytest.mark.parametrize(("has_key", "address"), [(False, "127.0.0.1"), (True, "0.0.0.0")])
+def test_the_api_listens_on_loopback_only_until_there_is_a_key_and_says_so(
+    redis: Redis, settings: Settings, tmp_path: Path, has_key: bool, address: str
+) -> None:
+    if has_key:
+        Keys(redis).create()
+    with api(settings, tmp_path / "log", "--host", "0.0.0.0") as url:
+        port = int(url.rpartition(":")[2])
+        open_doors = [found for found in psutil.net_connections("tcp") if found.status == psutil.CONN_LISTEN]
+        listening = {door.laddr.ip for door in open_doors if door.laddr and door.laddr.port == port}
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    told = [line["asked"] for line in lines if "no API key" in line["event"]]
+    assert (listening, told) == ({address}, [] if has_key else ["0.0.0.0"])
+    assert f"http://{address}:{port}" in [line.get("url") for line in lines]
+
+
+def test_openapi_prints_the_document(taskslim: Taskslim) -> None:
+    assert json.loads(taskslim("openapi").out)["info"]["title"] == "Taskslim"
+
+
+def test_scores_are_listed_downloaded_and_deleted(
+    taskslim: Taskslim, redis: Redis, storage: Storage, tmp_path: Path
+) -> None:
+    content = safetensors()
+    made = measured(content)
+    ScoreSets(redis, storage, StoredBytes(redis)).add(DEFAULT_TENANT, made, content, days=1)
+    assert made.digest in taskslim("scores", "list").out
+    assert taskslim("scores", "download", made.digest, tmp_path / "scores.safetensors").code == 0
+    assert (tmp_path / "scores.safetensors").read_bytes() == content
+    assert taskslim("scores", "delete", made.digest).code == 0
+    assert made.digest not in taskslim("scores", "list").out
+    gone = taskslim("scores", "delete", made.digest)
+    assert (gone.code, "not_found" in gone.err) == (1, True)

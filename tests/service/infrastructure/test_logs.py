@@ -1,0 +1,67 @@
+"""Logs: JSON lines without secrets."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from service.infrastructure.logs import redact
+
+LOGGING = """
+import logging, structlog
+from service.telemetry import configure
+configure("worker")
+log = structlog.get_logger()
+with structlog.contextvars.bound_contextvars(job_id="j"):
+    log.info("stage", stage="fetch")
+    try:
+        raise ValueError("s3://key:secret@bucket")
+    except ValueError:
+        log.exception("bug")
+logging.getLogger("rq.worker").warning("from %s", "redis://:secret@host")
+logging.getLogger("httpx").info("GET /?sig=secret")
+"""
+
+
+def test_every_record_is_one_json_line_with_its_context() -> None:
+    done = subprocess.run([sys.executable, "-c", LOGGING], capture_output=True, text=True, check=True)
+    stage, bug, foreign = (json.loads(line) for line in done.stdout.splitlines())
+    assert stage | {"ts": ""} == {
+        "event": "stage", "stage": "fetch", "job_id": "j", "level": "info", "process": "worker", "ts": ""
+    }  # fmt: skip
+    assert bug["level"] == "error"
+    assert "Traceback" in bug["exception"]
+    assert (foreign["event"], foreign["level"]) == ("from redis://***@host", "warning")
+    assert "secret" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Authorization: Bearer SECRETSECRET",
+        "hf_SECRETSECRET",
+        "whsec_SECRETSECRET",
+        "slim_live_ab12_SECRETSECRET",
+        "slim_prod1_first_SECRETSECRET",
+        "https://b.s3.amazonaws.com/k?X-Amz-Signature=SECRETSECRET&X-Amz-Credential=SECRETSECRET",
+        "http://h/artifacts/a?sig=SECRETSECRET",
+        "redis://user:SECRETSECRET@host:6379/0",
+    ],
+)
+def test_what_looks_secret_is_struck_out_at_any_depth(text: str) -> None:
+    line = redact(None, "info", {"event": text, "nested": {"list": [text, 1, None]}})
+    assert "SECRETSECRET" not in json.dumps(line)
+    assert "***" in line["event"]
+    assert line["nested"]["list"][1:] == [1, None]
+    assert redact(None, "info", {"event": text}) == {"event": line["event"]}
+
+
+@pytest.mark.parametrize("name", ["authorization", "redis_password", "AWS_SECRET_ACCESS_KEY", "api_key"])
+def test_what_is_named_secret_is_struck_out(name: str) -> None:
+    assert redact(None, "info", {"headers": {name: "x"}}) == {"headers": {name: "***"}}
+
+
+def test_what_is_not_secret_stays() -> None:
+    line = {"event": "stage", "tokens": 12, "url": "s3://bucket/key?versionId=3", "token_reduction": "sum"}
+    assert redact(None, "info", dict(line)) == line

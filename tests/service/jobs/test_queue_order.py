@@ -1,0 +1,220 @@
+"""Which job goes next: by priority, then by age, and no tenant more at once than it may. No entry is ever lost."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis import Redis
+
+from service.contract.fields import AttemptOutcome, JobError, JobStatus, Priority
+from service.infrastructure.redis_client import connect
+from service.jobs.queue import JobQueue
+from service.jobs.reconciler import Reconciler
+from service.jobs.record import JobRecord, new_record
+from service.jobs.rq_jobs import QUEUE, entry_id
+from service.jobs.state_machine import OPEN
+from service.jobs.store import Records
+from service.jobs.tenant_slots import Slots
+from service.settings import Settings
+from tests.support.requests import plain_request
+
+LIST = f"rq:queue:{QUEUE}"
+ERROR = JobError(code="invalid_data", message="line 3")
+
+
+@pytest.fixture
+def transport(redis: Redis, redis_server: str) -> Iterator[Redis]:
+    with connect(redis_server, decode=False) as client:
+        yield client
+
+
+def add(redis: Redis, queue: JobQueue, priority: Priority = Priority.normal, tenant: str = "search") -> JobRecord:
+    record = Records(redis).accept(new_record(plain_request(priority=priority), tenant=tenant))
+    queue.enqueue(record)
+    return record
+
+
+def queued(redis: Redis) -> list[str]:
+    """The ids of the jobs in the queue, the next one first."""
+    return [entry.rpartition("-")[0] for entry in cast(list[str], redis.lrange(LIST, 0, -1))]
+
+
+@given(st.lists(st.sampled_from(list(Priority)), max_size=12))
+def test_the_queue_is_sorted_by_priority_and_age_whatever_comes_in(
+    redis_server: str, priorities: list[Priority]
+) -> None:
+    with connect(redis_server) as redis, connect(redis_server, decode=False) as transport:
+        redis.flushall()
+        queue = JobQueue(transport)
+        jobs = [add(redis, queue, priority) for priority in priorities]
+        order = list(Priority)
+        expected = sorted(jobs, key=lambda job: (order.index(job.request.priority), jobs.index(job)))
+        assert queued(redis) == [job.id for job in expected]
+
+
+def test_a_job_that_lost_its_worker_goes_before_its_equals_and_after_higher_ones(
+    redis: Redis, transport: Redis
+) -> None:
+    queue, records = JobQueue(transport), Records(redis)
+    hurt = add(redis, queue)
+    redis.lpop(LIST)
+    lease = records.lease(hurt.tenant, hurt.id, 1, "w")
+    equal, higher = add(redis, queue), add(redis, queue, Priority.high)
+    records.hand_back(lease)
+    queue.enqueue(records.get(hurt.tenant, hurt.id))
+    later = add(redis, queue)
+    assert queued(redis) == [higher.id, hurt.id, equal.id, later.id]
+
+
+def test_a_job_that_a_worker_has_taken_is_not_put_back(redis: Redis, transport: Redis) -> None:
+    queue = JobQueue(transport)
+    job = add(redis, queue)
+    redis.lpop(LIST)
+    queue.enqueue(job)
+    assert queued(redis) == []
+
+
+def test_a_job_is_in_the_queue_as_soon_as_it_is_recorded(redis: Redis, transport: Redis) -> None:
+    records = Records(redis)
+    first, second = (records.accept(new_record(plain_request(), tenant="search"), max_running=1) for _ in range(2))
+    assert queued(redis) == [first.id]
+    assert JobQueue(transport).holds(first)
+    assert not Slots(redis, 1).has("search", second.id)
+
+
+def test_a_request_that_was_sent_again_puts_no_old_attempt_in_the_queue(redis: Redis, transport: Redis) -> None:
+    records, again = Records(redis), new_record(plain_request(), tenant="search")
+    records.accept(again, max_running=1)
+    redis.lpop(LIST)
+    records.hand_back(records.lease("search", again.id, 1, "worker"))
+    redis.delete(f"rq:job:{entry_id(again.id, 1)}")
+    assert records.accept(again, max_running=1).attempt == 1
+    assert queued(redis) == []
+
+
+def test_a_tenant_has_no_more_jobs_with_the_workers_than_it_may(redis: Redis, transport: Redis) -> None:
+    queue = JobQueue(transport, max_running=2)
+    jobs = [add(redis, queue) for _ in range(4)]
+    other = add(redis, queue, tenant="other")
+    assert queued(redis) == [jobs[0].id, jobs[1].id, other.id]
+
+
+def test_a_free_slot_goes_to_the_first_in_line(redis: Redis, transport: Redis, settings: Settings) -> None:
+    records, queue = Records(redis), JobQueue(transport, max_running=1)
+    first, low, normal, high = (
+        add(redis, queue, priority) for priority in (Priority.normal, Priority.low, Priority.normal, Priority.high)
+    )
+    reconciler = Reconciler(records, queue, settings)
+    for done, following in ((first, high), (high, normal), (normal, low)):
+        assert queued(redis) == [done.id]
+        redis.lpop(LIST)
+        records.fail(records.lease("search", done.id, 1, f"worker of {done.id}"), ERROR)
+        reconciler.look()
+        assert queued(redis) == [following.id]
+    assert records.get("search", low.id).lost == 0
+
+
+def test_a_job_that_waits_for_a_slot_is_looked_at_when_one_is_free(redis: Redis, transport: Redis) -> None:
+    records, queue = Records(redis), JobQueue(transport, max_running=1)
+    first, *waiting = (add(redis, queue) for _ in range(4))
+    far = time.time() + records.silence_ms / 1000
+    silent = {member.rpartition("/")[2] for member in cast(list[str], redis.zrangebyscore(OPEN, 0, far * 1000))}
+    assert silent == {first.id}
+    records.cancel("search", first.id)
+    assert [record.id for record in records.overdue()] == [waiting[0].id]
+
+
+def test_several_free_slots_are_filled(redis: Redis, transport: Redis, settings: Settings) -> None:
+    records, queue = Records(redis), JobQueue(transport, max_running=3)
+    jobs = [add(redis, queue) for _ in range(6)]
+    for job in jobs[:3]:
+        records.cancel("search", job.id)
+        queue.withdraw(records.get("search", job.id))
+    for _ in range(3):
+        Reconciler(records, queue, settings).look()
+    assert sorted(queued(redis)) == [job.id for job in jobs[3:]]
+
+
+def test_a_waiting_job_can_be_cancelled(redis: Redis, transport: Redis, settings: Settings) -> None:
+    records, queue = Records(redis), JobQueue(transport, max_running=1)
+    first, second, third = (add(redis, queue) for _ in range(3))
+    assert records.cancel("search", second.id).status is JobStatus.cancelled
+    redis.lpop(LIST)
+    records.fail(records.lease("search", first.id, 1, "worker"), ERROR)
+    Reconciler(records, queue, settings).look()
+    assert queued(redis) == [third.id]
+
+
+@pytest.mark.parametrize("put", [JobQueue.offer, JobQueue.enqueue])
+def test_an_old_view_of_a_cancelled_job_holds_nobody_up(
+    redis: Redis, transport: Redis, settings: Settings, put: Callable[[JobQueue, JobRecord], bool]
+) -> None:
+    records, queue = Records(redis), JobQueue(transport, max_running=1)
+    running, cancelled = add(redis, queue), add(redis, queue)
+    records.cancel("search", cancelled.id)
+    put(queue, cancelled)
+    redis.lpop(LIST)
+    records.fail(records.lease("search", running.id, 1, "worker"), ERROR)
+    put(queue, cancelled)
+    following = add(redis, queue)
+    Reconciler(records, queue, settings).look()
+    assert queued(redis) == [following.id]
+
+
+def test_an_old_view_of_a_running_job_makes_no_second_entry(redis: Redis, transport: Redis) -> None:
+    records, queue = Records(redis), JobQueue(transport)
+    job = add(redis, queue)
+    redis.lpop(LIST)
+    records.lease("search", job.id, 1, "worker")
+    queue.enqueue(records.get("search", job.id))
+    assert queued(redis) == []
+
+
+def hand_back(records: Records, job: JobRecord) -> None:
+    records.hand_back(records.lease(job.tenant, job.id, job.attempt + 1, "one"))
+
+
+def lose(records: Records, job: JobRecord) -> None:
+    assert records.requeue(records.lease(job.tenant, job.id, job.attempt + 1, "two").job)
+
+
+def cancel(records: Records, job: JobRecord) -> None:
+    lease = records.lease(job.tenant, job.id, job.attempt + 1, "three")
+    records.cancel(job.tenant, job.id)
+    records.acknowledge(lease)
+
+
+def test_the_record_tells_how_each_attempt_ended(redis: Redis) -> None:
+    records = Records(redis, lease_seconds=0)
+    job = records.accept(new_record(plain_request(), tenant="search"))
+    steps: list[Callable[[Records, JobRecord], None]] = [hand_back, lose, cancel]
+    for step in steps:
+        step(records, records.get("search", job.id))
+    attempts = records.get("search", job.id).attempts
+    assert [(attempt.number, attempt.outcome) for attempt in attempts] == [
+        (1, AttemptOutcome.handed_back),
+        (2, AttemptOutcome.lost),
+        (3, AttemptOutcome.cancelled),
+    ]
+    assert all(attempt.finished_at and attempt.finished_at >= attempt.started_at for attempt in attempts)
+
+
+def test_a_running_attempt_has_no_end_yet(redis: Redis) -> None:
+    records = Records(redis)
+    job = records.accept(new_record(plain_request(), tenant="search"))
+    (attempt,) = records.lease("search", job.id, 1, "worker").job.attempts
+    assert (attempt.finished_at, attempt.outcome) == (None, None)
+
+
+def test_a_job_expires_from_its_end_on(redis: Redis) -> None:
+    records = Records(redis)
+    kept = records.accept(new_record(plain_request(retention_days=2), tenant="search"))
+    assert kept.expires_at is None
+    records.fail(records.lease("search", kept.id, 1, "worker"), ERROR)
+    ended = records.get("search", kept.id)
+    assert ended.expires_at is not None
+    assert ended.finished_at is not None
+    assert (ended.expires_at - ended.finished_at).days == 2

@@ -1,0 +1,122 @@
+"""Where the report's drawings put what they show."""
+
+from typing import Any
+
+from service.contract.fields import CurvePoint, LayerWidth, Report, Unit
+from service.jobs.record import new_record
+from service.reports.charts import Cell, across, curve, heat_maps, intervals
+from tests.support.contract_examples import report, result
+from tests.support.requests import plain_request
+
+
+def layers(number: int, stack: str = "decoder", part: str = "ffn") -> list[LayerWidth]:
+    return [
+        LayerWidth(stack=stack, layer=layer, unit=Unit.ffn, part=part, dense=100, slim=70 - layer, score_kept=0.9)
+        for layer in range(number)
+    ]
+
+
+def test_deep_stacks_go_on_in_another_map() -> None:
+    first, second = heat_maps(layers(40))
+    assert [(map.first, map.columns) for map in (first, second)] == [(0, 32), (32, 8)]
+    assert [(row.what, len(row.cells)) for row in second.rows] == [("units", 8), ("score", 8)]
+    assert second.rows[0].cells[0] == Cell(column=0, layer=32, share=0.38)
+
+
+def test_parts_and_stacks_share_the_columns_of_one_map() -> None:
+    [map] = heat_maps([*layers(2), *layers(2, part="cross_heads"), *layers(4, stack="encoder")])
+    named = [(row.name, len(row.cells)) for row in map.rows if row.what == "units"]
+    assert named == [("decoder cross_heads", 2), ("decoder ffn", 2), ("encoder ffn", 4)]
+    assert map.columns == 4
+    assert map.left > 6 * len("decoder cross_heads")
+
+
+def test_scores_that_are_no_shares_have_no_line() -> None:
+    unknown = [layer.model_copy(update={"score_kept": None}) for layer in layers(3)]
+    [map] = heat_maps(unknown)
+    assert [row.what for row in map.rows] == ["units"]
+    assert list(heat_maps([])) == []
+
+
+def test_an_interval_lies_around_its_estimate() -> None:
+    metrics = result().metrics
+    first, second = intervals([("dense", metrics.dense), ("slim", metrics.slim)])
+    assert across(0) < first.low < first.at < first.high < across(1)
+    assert first.y < second.y
+    assert (
+        intervals([("dense", metrics.dense.model_copy(update={"accuracy": None, "calibrated_accuracy": None}))]) == []
+    )
+
+
+def searched(*points: dict[str, Any], **target: Any) -> Report:
+    """A report with what was measured; the model that came of it has 7 parameters of 10."""
+    made = report(new_record(plain_request(target=target)), 1)
+    found = [CurvePoint.model_validate({"ratio": 0.1, "bytes": 1} | point) for point in points]
+    return made.model_copy(update={"result": result().model_copy(update={"curve": found})})
+
+
+def estimate(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 0.05, "high": value + 0.05}
+
+
+def test_a_curve_goes_through_every_model_that_was_measured_and_the_dense_one() -> None:
+    made = searched(
+        {"parameters": 9, "metric": estimate(0.48), "share": estimate(0.96), "meets": True},
+        {"parameters": 7, "metric": estimate(0.46), "share": estimate(0.92), "meets": True},
+        {"parameters": 5, "metric": estimate(0.2), "share": estimate(0.4), "meets": False},
+        keep_metric=0.9,
+    )
+    drawn = curve(made)
+    assert drawn is not None
+    assert sorted((mark.x, mark.kind) for mark in drawn.marks) == [
+        (mark.x, kind)
+        for mark, kind in zip(
+            sorted(drawn.marks, key=lambda mark: mark.x), ("missed", "chosen", "met", "dense"), strict=True
+        )
+    ]
+    best, worst = min(drawn.marks, key=lambda mark: mark.y), max(drawn.marks, key=lambda mark: mark.y)
+    assert (best.kind, worst.kind) == ("dense", "missed")
+    assert best.low is not None
+    assert drawn.bound is not None
+    assert best.y < drawn.bound < worst.y
+    assert len(drawn.line.split()) == 4
+
+
+def test_a_curve_of_low_figures_fills_its_axis() -> None:
+    low = {"metric": {"value": 0.006, "low": 0.005, "high": 0.007}, "share": estimate(0.9)}
+    drawn = curve(searched({"parameters": 9} | low, {"parameters": 7} | low, sweep=[0.1, 0.3]))
+    assert drawn is not None
+    assert drawn.upwards[-1][1] == "10 %"
+
+
+def test_the_dense_mark_and_the_floor_are_of_the_metric_that_judged() -> None:
+    exact = {"examples": 20, "exact_match": estimate(0.9)}
+    made = searched(
+        {"parameters": 9, "metric": estimate(0.36), "share": estimate(0.9), "examples": 40, "meets": True},
+        {"parameters": 5, "metric": estimate(0.2), "share": estimate(0.55), "examples": 16, "meets": False},
+        keep_metric=0.5,
+    )
+    result = made.result.model_dump() | {"metrics": {"dense": exact, "slim": exact}}
+    drawn = curve(Report.model_validate(made.model_dump() | {"task": {"kind": "generation"}, "result": result}))
+    assert drawn is not None
+    dense = next(mark for mark in drawn.marks if mark.kind == "dense")
+    assert dense.name == "10 parameters: 40.0%"
+    met = next(mark for mark in drawn.marks if mark.kind == "met")
+    assert dense.y < met.y
+    assert drawn.bound == max(mark.y for mark in drawn.marks)  # 0.5 of 0.4, where the smallest model lies
+    assert drawn.metric == "probability of a target's token"
+    assert drawn.title.startswith("Probability of a target's token")
+
+
+def test_a_search_for_latency_is_drawn_by_its_milliseconds() -> None:
+    made = searched({"parameters": 9, "latency_ms": 4.0}, {"parameters": 7, "latency_ms": 3.0}, latency_ms=3.5)
+    drawn = curve(made)
+    assert drawn is not None
+    slow, fast = drawn.marks
+    assert drawn.bound is not None
+    assert slow.y < drawn.bound < fast.y
+    assert slow.low is None
+
+
+def test_a_job_without_a_search_has_no_curve() -> None:
+    assert curve(searched(ratio=0.3)) is None

@@ -1,0 +1,311 @@
+"""Webhooks: every message arrives, signed as the standard says, and the job's log tells what happened."""
+
+import json
+import socket
+import threading
+from datetime import timedelta
+from typing import Any, cast
+
+import pytest
+import structlog
+from fastapi.testclient import TestClient
+from hypothesis import given
+from hypothesis import strategies as st
+from redis import Redis
+from standardwebhooks import Webhook as Verifier
+from standardwebhooks import WebhookVerificationError
+
+from service.contract.fields import Delivery, DeliveryOutcome, JobError, JobRequest, JobStatus, WebhookEvent
+from service.jobs.record import JobRecord, new_record
+from service.jobs.state_machine import WEBHOOKS, events_key, job_key
+from service.jobs.store import Records
+from service.webhooks.delivery import PAUSES, Webhooks, deliveries_key, gone_key, pause_after
+from service.webhooks.signing import PREFIX, WebhookSecrets, new_secret
+from tests.support.waiting import wait_until
+from tests.support.webhook_receiver import Receiver, receiving
+
+TENANT = "search"
+
+
+def request_for(url: str | None, *events: WebhookEvent) -> JobRequest:
+    webhook = url and {"url": url, **({"events": events} if events else {})}
+    return JobRequest.model_validate(
+        {
+            "model": {"uri": "file:///models/one"},
+            "task": {"preset": "sst2", "calibration": {"uri": "file:///rows.jsonl"}},
+            "target": {"ratio": 0.3},
+            "tags": {"team": "search"},
+            "webhook": webhook or None,
+        }
+    )
+
+
+def failed_job(redis: Redis, url: str | None, *events: WebhookEvent) -> JobRecord:
+    records = Records(redis)
+    record = records.accept(new_record(request_for(url, *events), tenant=TENANT))
+    records.fail(records.lease(TENANT, record.id, 1, "worker-1"), JobError(code="invalid_data", message="line 3"))
+    return records.get(TENANT, record.id)
+
+
+def sender(redis: Redis, receiver: Receiver) -> Webhooks:
+    return Webhooks(redis, base_url="https://slim.example/", allowed_hosts=receiver.allowed)
+
+
+def make_due(redis: Redis) -> None:
+    """Let the waiting messages be due now instead of in some hours."""
+    for member in cast(list[str], redis.zrange(WEBHOOKS, 0, -1)):
+        redis.zadd(WEBHOOKS, {member: 0})
+
+
+def log(redis: Redis, job: JobRecord) -> list[Delivery]:
+    return Webhooks(redis).deliveries(TENANT, job.id)
+
+
+@pytest.mark.parametrize("damage", ["record", "event", "log", "member"])
+def test_a_record_that_cannot_be_read_holds_up_no_other_message(redis: Redis, damage: str) -> None:
+    with receiving() as receiver:
+        broken, sound = failed_job(redis, receiver.url), failed_job(redis, receiver.url)
+        if damage == "record":
+            redis.hset(job_key(TENANT, broken.id), "request", '{"model": "of another version"}')
+        elif damage == "event":
+            redis.delete(events_key(TENANT, broken.id))
+            redis.xadd(events_key(TENANT, broken.id), {"type": "status", "attempt": 1, "data": "{}"}, id="1-1")
+            redis.zadd(WEBHOOKS, {f"{TENANT}/{broken.id}/1-1": 0})
+        elif damage == "log":
+            redis.rpush(deliveries_key(TENANT, broken.id), "{}")
+        else:
+            redis.zadd(WEBHOOKS, {"nonsense": 0})
+        stop = threading.Event()
+        loop = threading.Thread(target=sender(redis, receiver).run, args=(stop,), kwargs={"pause_seconds": 0.02})
+        loop.start()
+        try:
+            wait_until(lambda: log(redis, sound), 10)
+            assert loop.is_alive()
+        finally:
+            stop.set()
+            loop.join(10)
+    assert [delivery.outcome for delivery in log(redis, sound)] == [DeliveryOutcome.delivered]
+    delivered = [delivery.outcome for delivery in log(redis, broken)]
+    assert delivered == ([] if damage in ("record", "event") else [DeliveryOutcome.delivered])
+
+
+def test_a_message_is_signed_as_standard_webhooks_says(redis: Redis) -> None:
+    with receiving() as receiver:
+        job = failed_job(redis, receiver.url)
+        sender(redis, receiver).deliver_due()
+    (call,) = receiver.calls
+    told = Verifier(WebhookSecrets(redis).current(TENANT)).verify(call.body.decode(), call.headers)
+    assert told["type"] == "job.failed"
+    assert told["data"]["id"] == job.id
+    assert told["data"]["status"] == "failed"
+    assert told["data"]["error"]["code"] == "invalid_data"
+    assert told["data"]["tags"] == {"team": "search"}
+    assert told["data"]["url"] == f"https://slim.example/jobs/{job.id}"
+    assert len(call.body) < 20_000
+    with pytest.raises(WebhookVerificationError):
+        Verifier(new_secret()).verify(call.body.decode(), call.headers)
+    with pytest.raises(WebhookVerificationError):
+        Verifier(WebhookSecrets(redis).current(TENANT)).verify(call.body.decode() + " ", call.headers)
+
+
+def test_an_old_message_that_is_sent_again_by_a_stranger_is_refused_by_its_time(redis: Redis) -> None:
+    with receiving() as receiver:
+        failed_job(redis, receiver.url)
+        sender(redis, receiver).deliver_due()
+    (call,) = receiver.calls
+    replayed = call.headers | {"webhook-timestamp": str(int(call.headers["webhook-timestamp"]) - 3600)}
+    with pytest.raises(WebhookVerificationError):
+        Verifier(WebhookSecrets(redis).current(TENANT)).verify(call.body.decode(), replayed)
+
+
+def test_after_a_rotation_old_and_new_secret_verify(redis: Redis) -> None:
+    secrets = WebhookSecrets(redis)
+    old = secrets.current(TENANT)
+    new = secrets.rotate(TENANT)
+    assert new != old
+    assert new.startswith(PREFIX)
+    with receiving() as receiver:
+        failed_job(redis, receiver.url)
+        sender(redis, receiver).deliver_due()
+    (call,) = receiver.calls
+    for secret in (old, new):
+        Verifier(secret).verify(call.body.decode(), call.headers)
+
+
+def test_a_failed_attempt_is_made_again_with_the_same_message(redis: Redis) -> None:
+    with receiving((500, {}), (200, {})) as receiver:
+        job = failed_job(redis, receiver.url)
+        sender(redis, receiver).deliver_due()
+        assert sender(redis, receiver).deliver_due() == 0
+        make_due(redis)
+        sender(redis, receiver).deliver_due()
+    first, second = receiver.calls
+    assert first.body == second.body
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
+    assert [(entry.attempt, entry.status, entry.outcome) for entry in log(redis, job)] == [
+        (1, 500, DeliveryOutcome.retrying),
+        (2, 200, DeliveryOutcome.delivered),
+    ]
+    assert not redis.exists(WEBHOOKS)
+
+
+def test_a_message_is_given_up_after_the_last_attempt(redis: Redis) -> None:
+    with receiving((500, {})) as receiver:
+        job = failed_job(redis, receiver.url)
+        for _ in range(len(PAUSES) + 5):
+            make_due(redis)
+            sender(redis, receiver).deliver_due()
+    assert len(receiver.calls) == len(PAUSES) + 1
+    assert log(redis, job)[-1].outcome is DeliveryOutcome.abandoned
+    assert not redis.exists(WEBHOOKS)
+
+
+def test_a_receiver_that_is_gone_is_left_alone(redis: Redis) -> None:
+    with receiving((410, {}), (200, {})) as receiver:
+        for _ in range(2):
+            job = failed_job(redis, receiver.url)
+            sender(redis, receiver).deliver_due()
+    assert len(receiver.calls) == 1
+    assert log(redis, job)[-1].outcome is DeliveryOutcome.disabled
+    assert redis.ttl(gone_key(TENANT, receiver.url)) > 0
+    assert not redis.exists(WEBHOOKS)
+
+
+def test_a_receiver_that_was_gone_is_called_again_once_its_tenant_says_so(redis: Redis, client: TestClient) -> None:
+    with receiving((410, {}), (200, {})) as receiver:
+        failed_job(redis, receiver.url)
+        sender(redis, receiver).deliver_due()
+        assert not sender(redis, receiver).enable("ads", receiver.url)
+        assert sender(redis, receiver).enable(TENANT, receiver.url)
+        job = failed_job(redis, receiver.url)
+        sender(redis, receiver).deliver_due()
+    assert len(receiver.calls) == 2
+    assert log(redis, job)[-1].outcome is DeliveryOutcome.delivered
+    redis.set(gone_key("default", receiver.url), "")
+    assert client.post("/webhooks/enable", json={"url": receiver.url}).status_code == 204
+    assert not redis.exists(gone_key("default", receiver.url))
+
+
+def test_a_private_address_is_refused_and_never_tried_again(redis: Redis) -> None:
+    with receiving() as receiver:
+        job = failed_job(redis, f"https://127.0.0.1:{receiver.port}/hook")
+        Webhooks(redis).deliver_due()
+    assert not receiver.calls
+    (entry,) = log(redis, job)
+    assert entry.outcome is DeliveryOutcome.refused
+    assert not redis.exists(WEBHOOKS)
+
+
+def test_a_name_that_leads_to_the_metadata_address_is_refused_and_logged(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(host: str, port: int, *args: Any, **kwargs: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("169.254.169.254", port))]
+
+    job = failed_job(redis, "https://rebound.example/hook")
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    with structlog.testing.capture_logs() as lines:
+        Webhooks(redis).deliver_due()
+    assert [entry.outcome for entry in log(redis, job)] == ["refused"]
+    assert [(line["event"], line["outcome"]) for line in lines] == [("webhook", "refused")]
+
+
+def test_what_is_logged_names_the_job_its_tenant_its_attempt_and_its_request(redis: Redis) -> None:
+    with receiving() as receiver:
+        record = new_record(request_for(receiver.url, WebhookEvent.job_running), tenant=TENANT)
+        made = Records(redis).accept(record.model_copy(update={"request_id": "r-1"}))
+        Records(redis).lease(TENANT, made.id, 1, "worker-1")
+        with structlog.testing.capture_logs() as lines:
+            sender(redis, receiver).deliver_due()
+    (line,) = lines
+    assert {"job_id": made.id, "tenant": TENANT, "attempt": 1, "request_id": "r-1"}.items() <= line.items()
+
+
+def test_a_redirect_to_an_inner_address_is_logged_and_not_followed(redis: Redis) -> None:
+    with receiving() as inside, receiving((302, {"location": inside.url})) as outside:
+        job = failed_job(redis, outside.url)
+        with structlog.testing.capture_logs() as lines:
+            sender(redis, outside).deliver_due()
+    assert [(entry.status, entry.outcome) for entry in log(redis, job)] == [(302, "retrying")]
+    assert [line["status"] for line in lines] == [302]
+    assert (len(outside.calls), inside.calls) == (1, [])
+
+
+def test_a_receiver_that_cannot_be_reached_is_tried_again(redis: Redis) -> None:
+    with receiving() as receiver:
+        pass
+    job = failed_job(redis, receiver.url)
+    sender(redis, receiver).deliver_due()
+    (entry,) = log(redis, job)
+    assert (entry.outcome, entry.status) == (DeliveryOutcome.retrying, None)
+    assert receiver.url not in entry.model_dump_json()
+
+
+def test_only_the_events_that_were_asked_for_are_sent(redis: Redis) -> None:
+    with receiving() as receiver:
+        failed_job(redis, receiver.url, WebhookEvent.job_running)
+        failed_job(redis, receiver.url, WebhookEvent.job_succeeded)
+        failed_job(redis, None)
+        sender(redis, receiver).deliver_due()
+    assert [json.loads(call.body)["type"] for call in receiver.calls] == ["job.running"]
+    assert not redis.exists(WEBHOOKS)
+
+
+def test_the_queue_survives_a_sender_that_dies_between_taking_and_sending(redis: Redis) -> None:
+    with receiving() as receiver:
+        job = failed_job(redis, receiver.url)
+        dying = sender(redis, receiver)
+        dying._claim(keys=[WEBHOOKS], args=[16, 1])  # taken, and never sent
+        wait_until(lambda: sender(redis, receiver).deliver_due() > 0)
+    assert len(receiver.calls) == 1
+    assert log(redis, job)[-1].outcome is DeliveryOutcome.delivered
+
+
+def test_two_senders_do_not_send_the_same_message(redis: Redis) -> None:
+    with receiving() as receiver:
+        for _ in range(40):
+            failed_job(redis, receiver.url)
+        stop = threading.Event()
+        loops = [threading.Thread(target=sender(redis, receiver).run, args=(stop,)) for _ in range(2)]
+        for loop in loops:
+            loop.start()
+        wait_until(lambda: not redis.exists(WEBHOOKS))
+        stop.set()
+        for loop in loops:
+            loop.join()
+    ids = [call.headers["webhook-id"] for call in receiver.calls]
+    assert len(ids) == len(set(ids)) == 40
+
+
+def test_a_deleted_job_sends_nothing_more(redis: Redis) -> None:
+    with receiving() as receiver:
+        job = failed_job(redis, receiver.url)
+        Records(redis).delete(TENANT, job.id)
+        sender(redis, receiver).deliver_due()
+    assert not receiver.calls
+    assert not redis.exists(WEBHOOKS)
+
+
+def test_a_cancelled_queued_job_is_told_of(redis: Redis) -> None:
+    with receiving() as receiver:
+        record = Records(redis).accept(new_record(request_for(receiver.url), tenant=TENANT))
+        assert Records(redis).cancel(TENANT, record.id).status is JobStatus.cancelled
+        sender(redis, receiver).deliver_due()
+    assert [json.loads(call.body)["type"] for call in receiver.calls] == ["job.cancelled"]
+
+
+@given(st.integers(1, len(PAUSES)), st.floats(-1, 1), st.sampled_from([None, "7", "100000", "soon", "-1", "9" * 40]))
+def test_pauses_stay_near_the_plan_and_honour_what_the_receiver_asks(
+    attempt: int, jitter: float, retry_after: str | None
+) -> None:
+    pause = pause_after(attempt, retry_after, jitter)
+    assert pause is not None
+    assert pause >= PAUSES[attempt - 1] * 0.8
+    if retry_after == "100000":
+        assert pause >= timedelta(days=1)
+    elif retry_after != "7":
+        assert pause <= PAUSES[attempt - 1] * 1.2
+
+
+def test_there_is_no_pause_after_the_last_attempt() -> None:
+    assert pause_after(len(PAUSES) + 1, None, 0) is None

@@ -1,0 +1,48 @@
+"""Tiny models with a tokenizer that merges letters to words, as the directories that a request names."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import BpeTrainer
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from service.contract.families import FAMILIES
+from tests.support.tiny_models import TINY, VOCABULARY
+from worker.checkpoints.loading import cast, weight_dtypes
+
+SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+# What the trainer sees most often becomes one token: " positive", " negative", " good", " bad".
+CORPUS = ["the quick brown fox jumps over a lazy dog : ( ) ? ! . , Review Answer [ ] \n"] + [
+    "a positive film\n a negative plot\n good bad positive negative good bad"
+] * 50
+FRAMES = {  # what the tokenizer adds where special tokens are asked for
+    "causal": "<s> $A",
+    "encoder-decoder": "$A </s>",
+    "classifier": "<s> $A </s>",
+}
+
+
+def tokenizer(kind: str = "causal") -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of at most VOCABULARY tokens."""
+    inner = Tokenizer(BPE())
+    inner.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(vocab_size=VOCABULARY, special_tokens=list(SPECIAL.values()), show_progress=False)
+    inner.train_from_iterator(CORPUS, trainer)
+    ends = [(token, inner.token_to_id(token)) for token in ("<s>", "</s>")]
+    inner.post_processor = TemplateProcessing(single=FRAMES[kind], special_tokens=ends)
+    extra = {"sep_token": "</s>", "cls_token": "<s>"} if kind == "classifier" else {}
+    return PreTrainedTokenizerFast(tokenizer_object=inner, **SPECIAL, **extra)
+
+
+def write(directory: Path, name: str = "llama", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Save the tiny model of TINY and its tokenizer; the model as it was saved."""
+    model = TINY[name]()
+    cast(model, dict.fromkeys(weight_dtypes(model), dtype))
+    model.save_pretrained(directory)
+    tokenizer(FAMILIES[model.config.model_type].kind).save_pretrained(directory)
+    return model

@@ -1,0 +1,65 @@
+"""A request, a result and a report as the contract wants them, for tests that run no model."""
+
+from typing import cast
+
+from redis import Redis
+
+from service.contract.fields import JobRequest, Report, Result
+from service.jobs.record import JobRecord
+from service.jobs.state_machine import OPEN
+
+REQUEST = JobRequest.model_validate(
+    {
+        "model": {"uri": "file:///model"},
+        "task": {"preset": "sst2", "calibration": {"uri": "file:///rows.jsonl"}},
+        "target": {"ratio": 0.3},
+        "tags": {"team": "search"},
+    }
+)
+
+
+def result() -> Result:
+    """The least that a result must hold."""
+    estimate = {"value": 0.5, "low": 0.4, "high": 0.6}
+    metrics = {"examples": 20, "accuracy": estimate, "calibrated_accuracy": estimate, "majority": 0.5}
+    return Result.model_validate(
+        {
+            "metrics": {"dense": metrics, "slim": metrics},
+            "parameters": {"dense": 10, "slim": 7},
+            "bytes": {"dense": 20, "slim": 14},
+            "latency_ms": {"dense": 2, "slim": 1, "batch": 4, "tokens": 64, "runs": 5, "device": "cpu"},
+            "widths": [{"stack": "decoder", "unit": "ffn", "dense": 48, "slim": 32}],
+            "ratio": 0.33,
+            "verified": {
+                "loader": "AutoModelForCausalLM",
+                "max_abs_logit_difference": 0,
+                "tolerance": 1e-5,
+                "dtype": "float32",
+            },
+        }
+    )
+
+
+def report(job: JobRecord, attempt: int) -> Report:
+    """What an attempt leaves beside its checkpoint."""
+    return Report(
+        job_id=job.id,
+        attempt=attempt,
+        request=job.request,
+        task={},
+        family="llama",
+        result=result(),
+        options={},
+        calibration_examples=20,
+        shortened_prompts=0,
+        timings=[],
+        versions={},
+        digests={},
+        snippet="",
+    )
+
+
+def silence(redis: Redis) -> None:
+    """As if nobody had been heard of for a lease's time."""
+    for member in cast(list[str], redis.zrange(OPEN, 0, -1)):
+        redis.zadd(OPEN, {member: 0})

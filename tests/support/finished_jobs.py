@@ -1,0 +1,44 @@
+"""A job that a worker finished, without the hours: the record goes through its states, the files lie in storage."""
+
+import hashlib
+from collections.abc import Mapping
+
+from service.api.openapi.examples import SUCCEEDED
+from service.contract.fields import JobError, Manifest, Result, StoredFile
+from service.jobs.record import JobRecord
+from service.jobs.store import Records
+from service.storage.object_store import Storage, attempt_prefix, manifest_key
+
+FILES = {
+    "model/config.json": b'{"model_type": "llama"}',
+    "model/model.safetensors": bytes(range(256)) * 4096,
+    "report.json": b'{"job_id": "of a test"}',
+}
+RESULT = Result.model_validate(SUCCEEDED["result"])
+
+
+def finish(
+    record: JobRecord,
+    records: Records,
+    storage: Storage,
+    files: Mapping[str, bytes] = FILES,
+    result: Result = RESULT,
+) -> None:
+    """Take the job, store its files and their manifest, and say that it succeeded."""
+    lease = records.lease(record.tenant, record.id, record.attempt + 1, "the test")
+    prefix = attempt_prefix(record.tenant, record.id, lease.attempt)
+    for name, content in files.items():
+        storage.put_bytes(content, prefix + name)
+    stored = [
+        StoredFile(name=name, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+        for name, content in files.items()
+    ]
+    manifest = Manifest(job_id=record.id, attempt=lease.attempt, files=stored)
+    storage.put_if_absent(manifest.model_dump_json().encode(), manifest_key(record.tenant, record.id))
+    records.succeed(lease, result)
+
+
+def fail(record: JobRecord, records: Records, code: str, message: str) -> None:
+    """Take the job and say that it failed."""
+    lease = records.lease(record.tenant, record.id, record.attempt + 1, "the test")
+    records.fail(lease, JobError(code=code, message=message))

@@ -1,0 +1,55 @@
+"""Requests that are admitted, and models as far as the API looks at them."""
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from service.api.openapi.examples import INLINE
+
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 4,
+    "intermediate_size": 256,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "vocab_size": 8,
+}
+SHAPES = {
+    "model.embed_tokens.weight": [8, 4],
+    "model.norm.weight": [4],
+    "lm_head.weight": [8, 4],
+    **{f"model.layers.0.self_attn.{name}_proj.weight": [4, 4] for name in "qkvo"},
+    "model.layers.0.mlp.gate_proj.weight": [256, 4],
+    "model.layers.0.mlp.up_proj.weight": [256, 4],
+    "model.layers.0.mlp.down_proj.weight": [4, 256],
+    "model.layers.0.input_layernorm.weight": [4],
+    "model.layers.0.post_attention_layernorm.weight": [4],
+}
+
+
+def model_directory(directory: Path, names: tuple[str, ...] = ("model.safetensors",), **config: Any) -> str:
+    """A model as far as the API looks at it; its URI. Safetensors are those of a Llama of one layer, all zeros."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(CONFIG | config))
+    for name in names:
+        (directory / name).write_bytes(zeros(SHAPES) if name.endswith(".safetensors") else b"")
+    return directory.as_uri()
+
+
+def zeros(shapes: Mapping[str, list[int]]) -> bytes:
+    """A safetensors file with tensors of these shapes."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(end)
+
+
+def request_body(directory: Path, **fields: Any) -> dict[str, Any]:
+    """A request that is admitted, with `fields` in place of its own."""
+    return INLINE | {"model": {"uri": model_directory(directory / "model")}} | fields

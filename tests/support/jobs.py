@@ -1,0 +1,97 @@
+"""A tiny job, and real worker processes that run it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedTokenizerFast
+
+from service.contract.fields import JobRequest
+from service.infrastructure.redis_client import connect
+from service.jobs.queue import JobQueue
+from service.jobs.record import JobRecord, new_record
+from service.jobs.store import Records
+from service.settings import Settings
+from tests.support import tiny_models
+
+TEMPLATE = "review {text} sentiment"
+WORDS = ("good", "bad", "film", "plot", "actor", "scene", "long", "short", "loud", "calm")
+
+
+def checkpoint(directory: Path) -> Path:
+    """A Llama of two layers and a tokenizer whose every word is one token, as files."""
+    words = ["<pad>", "<s>", "</s>", "<unk>", "review", "sentiment", "positive", "negative", *WORDS]
+    tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(directory)
+    tiny_models.causal("llama").save_pretrained(directory)
+    return directory
+
+
+def rows_file(path: Path, count: int) -> Path:
+    """That many reviews of three words; the first word decides the label."""
+    lines = (
+        {
+            "text": f"{WORDS[index % 2]} {WORDS[index % 7]} {WORDS[index % 10]}",
+            "label": ("positive", "negative")[index % 2],
+        }
+        for index in range(count)
+    )
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def request(model: Path, rows: int, **overrides: Any) -> JobRequest:
+    """A job whose `attribute` stage takes as long as its rows are many; the model's directory holds the rows too."""
+    task = {
+        "kind": "classification",
+        "template": TEMPLATE,
+        "labels": {"positive": "positive", "negative": "negative"},
+        "calibration": {"uri": rows_file(model / f"calibration-{rows}.jsonl", rows).as_uri()},
+        "evaluation": {"uri": rows_file(model / "evaluation.jsonl", 20).as_uri()},
+    }
+    fields = {"model": {"uri": model.as_uri()}, "task": task, "target": {"ratio": 0.3}, "output": {"round_to": 8}}
+    return JobRequest.model_validate(fields | overrides)
+
+
+def submit(settings: Settings, job: JobRequest) -> JobRecord:
+    """Writes the record and puts the job in the queue."""
+    record = records_of(settings).accept(new_record(job))
+    JobQueue(connect(settings.redis_url, decode=False)).enqueue(record)
+    return record
+
+
+def records_of(settings: Settings) -> Records:
+    return Records(connect(settings.redis_url), lease_seconds=settings.lease_seconds)
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The variables that give a process these settings."""
+    names = ("redis_url", "state", "lease_seconds", "heartbeat_seconds", "cancel_grace_seconds", "device")
+    mine = {f"SLIM_{name.upper()}": str(getattr(settings, name)) for name in names}
+    # Small batches: a tiny model's stage becomes long by their number.
+    return os.environ | mine | {"SLIM_TOKENS_PER_BATCH": "32", "OMP_NUM_THREADS": "1"}
+
+
+@contextmanager
+def worker(settings: Settings, *options: str) -> Iterator[psutil.Process]:
+    """A worker process, killed at the end of the block with the process of its attempt. Its log is STATE/worker.log."""
+    settings.state.mkdir(parents=True, exist_ok=True)
+    with (settings.state / "worker.log").open("ab") as log:
+        command = [sys.executable, "-m", "worker", *options]
+        process = subprocess.Popen(command, env=environment(settings), stdout=log, stderr=subprocess.STDOUT)
+    try:
+        yield psutil.Process(process.pid)
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,53 @@
+"""A tenant that has one of everything, under ids that are known beforehand."""
+
+import json
+from typing import Any
+
+from redis import Redis
+
+from service.api.openapi.examples import JOB_ID
+from service.api.openapi.response_examples import DATASET, DATASET_ID, DELIVERY, REPORT
+from service.contract.fields import Dataset, Delivery
+from service.jobs.record import DEFAULT_TENANT, new_record
+from service.jobs.store import Records
+from service.storage.datasets import index_key, record_key
+from service.storage.object_store import Storage
+from service.storage.score_sets import ScoreSets
+from service.tenants.storage_quota import StoredBytes
+from service.webhooks.delivery import deliveries_key
+from tests.support.contract_examples import REQUEST
+from tests.support.finished_jobs import FILES, finish
+from tests.support.score_sets import digest_of, measured, safetensors
+
+MINE, THEIRS = digest_of("mine"), digest_of("theirs")
+# Name of a parameter -> what leads somewhere.
+KNOWN = {
+    "job_id": [JOB_ID],
+    "name": [*FILES],
+    "dataset_id": [DATASET_ID],
+    "digest": [MINE, THEIRS],
+    "scores": [f"{MINE},{THEIRS}"],
+}
+
+
+def stock(redis: Redis, storage: Storage) -> None:
+    """Fill an empty server."""
+    records = Records(redis)
+    job = records.accept(new_record(REQUEST, job_id=JOB_ID))
+    finish(job, records, storage, FILES | {"report.json": json.dumps(REPORT).encode()})
+    redis.rpush(deliveries_key(DEFAULT_TENANT, JOB_ID), Delivery.model_validate(DELIVERY).model_dump_json())
+    redis.set(record_key(DEFAULT_TENANT, DATASET_ID), Dataset.model_validate(DATASET).model_dump_json())
+    redis.zadd(index_key(DEFAULT_TENANT), {DATASET_ID: 0})
+    sets, content = ScoreSets(redis, storage, StoredBytes(redis)), safetensors()
+    for digest in (MINE, THEIRS):
+        sets.add(DEFAULT_TENANT, measured(content, digest), content, days=1)
+
+
+def knowing(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with ids that lead somewhere, beside one that does not, in place of the forms of its ids."""
+    for methods in document["paths"].values():
+        for parameter in (parameter for operation in methods.values() for parameter in operation.get("parameters", [])):
+            if parameter["in"] == "path" or parameter["name"] == "scores":
+                known = KNOWN[parameter["name"]]
+                parameter["schema"] = {"type": "string", "enum": [*known, known[0][::-1]]}
+    return document

@@ -1,0 +1,50 @@
+"""What a full scratch directory makes of whatever needed room in it. /dev/full is the kernel's own full disk."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from service.contract.errors import InvalidModel, ScratchFull
+from worker.attempts.scratch import scratch_directory
+
+
+def fill(directory: Path) -> None:
+    (directory / "file").symlink_to("/dev/full")
+    (directory / "file").write_bytes(b"more than fits")
+
+
+def test_a_write_to_a_full_disk_is_a_full_scratch_directory() -> None:
+    with pytest.raises(ScratchFull, match="TMPDIR"), scratch_directory() as directory:
+        fill(directory)
+    assert not directory.exists()
+
+
+def test_an_error_of_ours_that_a_full_disk_caused_is_told_as_what_it_is() -> None:
+    with pytest.raises(ScratchFull), scratch_directory() as directory:
+        load(directory)
+
+
+def load(directory: Path) -> None:
+    try:
+        fill(directory)
+    except OSError as error:
+        raise InvalidModel("the checkpoint cannot be loaded") from error
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EACCES, "no"), InvalidModel("no"), ValueError("no")])
+def test_every_other_error_stays_what_it_is(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, scratch_directory():
+        raise error
+    assert caught.value is error
+
+
+def test_the_directory_lies_where_the_deployment_says_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with scratch_directory() as directory:
+        assert directory.parent == tmp_path
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "absent"))
+    with pytest.raises(FileNotFoundError), scratch_directory():
+        pass

@@ -1,0 +1,156 @@
+"""A job that leaves indices leaves its checkpoint: the base model makes it of them, bit by bit."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+
+from service.contract.errors import InvalidData, InvalidModel, InvalidRequest, TaskslimError, VerificationFailed
+from service.contract.fields import Repair, Report
+from service.storage.object_store import digest_file
+from tests.support import checkpoints
+from tests.worker.test_pipeline import Deployment
+from worker.checkpoints import kept_indices
+
+BOTH = ["safetensors", "indices"]
+JOBS: dict[str, dict[str, Any]] = {
+    "llama": {"method": {"repair": "none"}, "output": {"round_to": 8, "formats": BOTH}},
+    "t5": {
+        "method": {"scope": "global", "units": ["ffn", "heads"], "repair": "none"},
+        "output": {"round_to": 1, "layout": "per-layer", "formats": BOTH},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    torch.set_num_threads(1)
+    return Deployment(tmp_path_factory.mktemp("indices"))
+
+
+def left(deployment: Deployment, family: str, **fields: Any) -> Path:
+    """The files of a job, as they are downloaded."""
+    deployment.run(deployment.request(family, **fields))
+    directory = deployment.root / deployment.job.id
+    deployment.download(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def files(deployment: Deployment) -> Path:
+    """What the job on the Llama left, in both formats."""
+    return left(deployment, "llama", **JOBS["llama"])
+
+
+def contents(directory: Path) -> dict[str, str]:
+    """Name -> digest of a checkpoint's files, the card of the job left out."""
+    return {path.name: digest_file(path) for path in directory.iterdir() if path.name != "README.md"}
+
+
+def test_applied_indices_are_the_checkpoint_bit_by_bit(deployment: Deployment, files: Path) -> None:
+    assert (files / "kept.safetensors").stat().st_size < 8_000
+    again, command = deployment.root / "again", [sys.executable, "-m", "service.cli", "apply"]
+    subprocess.run([*command, files / "kept.safetensors", again], check=True, capture_output=True)
+    assert contents(again) == contents(files / "model")
+    refused = subprocess.run([*command, files / "kept.safetensors", again], check=False, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert "is not empty" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_indices_hold_layers_of_own_widths_too(deployment: Deployment) -> None:
+    files = left(deployment, "t5", **JOBS["t5"])
+    kept_indices.apply(files / "kept.safetensors", deployment.root / "t5", None, deployment.root / "own-widths")
+    assert contents(deployment.root / "own-widths") == contents(files / "model")
+
+
+def test_indices_of_a_model_that_another_job_left_are_applied_to_its_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deployment = Deployment(tmp_path)
+    first = left(deployment, "llama", **JOBS["llama"])
+    asked = {"model": {"uri": f"job://{deployment.job.id}"}, "output": {"round_to": 8, "formats": ["indices"]}}
+    alone = left(deployment, "llama", **JOBS["llama"] | asked)
+    report = Report.model_validate_json((alone / "report.json").read_bytes())
+    assert "taskslim apply kept.safetensors model --model DIRECTORY" in report.snippet
+    command = ["taskslim apply", str(alone / "kept.safetensors"), str(tmp_path / "again")]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit, match=r"job://\S+ has left: download it.* --model"):
+        kept_indices.main()
+    monkeypatch.setattr(sys, "argv", [*command, "--model", str(first / "model")])
+    kept_indices.main()
+    assert capsys.readouterr().out == f"{tmp_path / 'again'}\n"
+
+
+def test_a_job_can_leave_the_indices_alone(deployment: Deployment, files: Path) -> None:
+    alone = left(deployment, "llama", **JOBS["llama"] | {"output": {"round_to": 8, "formats": ["indices"]}})
+    assert {path.name for path in alone.iterdir()} == {"kept.safetensors", "report.json", "report.html"}
+    assert kept_indices.read(alone / "kept.safetensors")[1] == kept_indices.read(files / "kept.safetensors")[1]
+    report = Report.model_validate_json((alone / "report.json").read_bytes())
+    assert report.snippet.startswith("# First, in a shell: taskslim apply kept.safetensors model\n")
+    assert report.result.verified.max_abs_logit_difference == 0
+
+
+def test_a_repair_is_refused_with_indices(deployment: Deployment) -> None:
+    with pytest.raises(ValidationError, match=r"output.formats: indices"):
+        deployment.request(method={"repair": "least_squares"}, output={"formats": BOTH})
+
+
+def damage(files: Path, path: Path, **changes: Any) -> Path:
+    """The job's indices with other statements about where they come from."""
+    kept, origin = kept_indices.read(files / "kept.safetensors")
+    kept_indices.save(kept, origin.model_copy(update=changes), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"repair": Repair.least_squares}, InvalidRequest, "download its safetensors"),
+        ({"model_digest": "0" * 64}, InvalidModel, "not the model"),
+        ({"adapter_digest": "0" * 64}, InvalidModel, "adapter"),
+        ({"weights": {"model.safetensors": "0" * 64}}, VerificationFailed, "versions"),
+    ],
+)
+def test_indices_are_applied_to_nothing_but_what_they_were_taken_of(
+    deployment: Deployment,
+    files: Path,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    error: type[TaskslimError],
+    message: str,
+) -> None:
+    path = damage(files, tmp_path / "kept.safetensors", **changes)
+    with pytest.raises(error, match=message):
+        kept_indices.apply(path, deployment.root / "llama", None, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_another_model_of_the_same_shape_is_refused(files: Path, tmp_path: Path) -> None:
+    model = checkpoints.write(tmp_path / "other")
+    model.lm_head.weight.data[0] += 1
+    model.save_pretrained(tmp_path / "other")
+    with pytest.raises(InvalidModel, match="its files differ"):
+        kept_indices.apply(files / "kept.safetensors", tmp_path / "other", None, tmp_path / "model")
+
+
+@pytest.mark.parametrize("kept", [[0, 48], [3, 3], [-1, 2], [5, 4]])
+def test_indices_that_are_none_of_the_model_are_refused(
+    deployment: Deployment, files: Path, tmp_path: Path, kept: list[int]
+) -> None:
+    _, origin = kept_indices.read(files / "kept.safetensors")
+    tensors = load_file(files / "kept.safetensors") | {"decoder.0.ffn": torch.tensor(kept, dtype=torch.int32)}
+    save_file(tensors, tmp_path / "kept.safetensors", {kept_indices.KEY: origin.model_dump_json()})
+    with pytest.raises(InvalidData, match=r"decoder.0.ffn do not rise from 0 to 47"):
+        kept_indices.apply(tmp_path / "kept.safetensors", deployment.root / "llama", None, tmp_path / "model")
+
+
+def test_a_file_without_an_origin_is_refused(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "kept.safetensors")
+    with pytest.raises(InvalidData, match="does not hold the indices"):
+        kept_indices.read(tmp_path / "kept.safetensors")

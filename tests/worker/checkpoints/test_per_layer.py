@@ -1,0 +1,213 @@
+"""Layers with widths of their own: the checkpoint, both ways to load it, and what of it is refused."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from service.contract.errors import InvalidModel
+from service.contract.families import FAMILIES
+from service.contract.per_layer import CLASS_PREFIX, MODELLING_FILE, MODULE, is_per_layer
+from service.planning.admission import family_of
+from tests.support import checkpoints
+from tests.support.tiny_models import TINY
+from worker.checkpoints import loading, modeling_taskslim, per_layer
+from worker.checkpoints.verification import compare, write_probe
+from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.selection import best
+from worker.slimming.surgery import cut
+from worker.slimming.units import locate
+
+CPU = torch.device("cpu")
+# Run without the product on the path: what a user has is transformers and the directory.
+STRANGER = """
+import sys
+import torch, transformers
+from safetensors.torch import load_file, save_file
+torch.set_num_threads(1)
+for line in sys.stdin.read().splitlines():
+    auto, directory = line.split(" ", 1)
+    model = getattr(transformers, auto).from_pretrained(directory, trust_remote_code=True).eval()
+    with torch.inference_mode():
+        save_file({"logits": model(**load_file(directory + "/inputs")).logits.contiguous()}, directory + "/answer")
+assert not any(name.split(".")[0] in ("worker", "service") for name in sys.modules)
+"""
+
+
+def inputs_of(model: PreTrainedModel) -> dict[str, Tensor]:
+    inputs = {"input_ids": torch.arange(4, 24).view(2, 10)}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = torch.arange(4, 12).view(2, 4)
+    return inputs
+
+
+def logits(model: PreTrainedModel) -> Tensor:
+    with torch.inference_mode():
+        answer: Tensor = model(**inputs_of(model)).logits
+    return answer
+
+
+def unequal(name: str) -> tuple[PreTrainedModel, Tensor]:
+    """The tiny model with half of the units in the first layer and all in the second, and the logits of the cut."""
+    torch.set_num_threads(1)
+    model = TINY[name]()
+    architecture = ARCHITECTURES[model.config.model_type]
+    units = [unit.value for unit in FAMILIES[model.config.model_type].units if unit != "layers"]
+    draw, kept = torch.Generator().manual_seed(1), {}
+    for group in locate(model, architecture, units):
+        count = group.count // 2 if group.level else group.count * (group.site.layer + 1) // 2
+        kept[group.site] = best(torch.rand(group.count, generator=draw), count, group.rows)
+    cut(model, architecture, kept, layout="per-layer")
+    return per_layer.holding_form(model, architecture), logits(model)
+
+
+def write(directory: Path, name: str) -> PreTrainedModel:
+    model, _ = unequal(name)
+    model.save_pretrained(directory)
+    checkpoints.tokenizer(FAMILIES[model.config.model_type].kind).save_pretrained(directory)
+    return model
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    write(tmp_path / "model", "llama")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_class_with_own_widths_answers_as_the_cut_model_does(tmp_path: Path, name: str) -> None:
+    model, expected = unequal(name)
+    assert per_layer.is_own(model)
+    assert torch.equal(logits(model), expected)
+    model.save_pretrained(tmp_path)
+    write_probe(model, inputs_of(model), tmp_path / "probe")
+    verified = compare(tmp_path, tmp_path / "probe")
+    assert verified.max_abs_logit_difference == 0
+    assert verified.loader == type(model).__name__
+
+
+def test_anyone_loads_every_family_from_its_directory_alone(tmp_path: Path) -> None:
+    expected: dict[str, Tensor] = {}
+    for name in TINY:
+        model = write(tmp_path / name, name)
+        expected[name] = logits(model)
+        save_file(inputs_of(model), tmp_path / name / "inputs")
+    autos = {name: json.loads((tmp_path / name / "config.json").read_text())["auto_map"] for name in TINY}
+    lines = "\n".join(f"{next(iter(autos[name]))} {tmp_path / name}" for name in TINY)
+    environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "PATH": os.environ["PATH"]}
+    run = [sys.executable, "-P", "-c", STRANGER]
+    subprocess.run(run, input=lines, text=True, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    for name in TINY:
+        assert torch.equal(load_file(tmp_path / name / "answer")["logits"], expected[name]), name
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "phi3", "t5", "bart"])
+def test_generation_with_a_cache_of_unequal_groups_equals_that_without(name: str) -> None:
+    model, _ = unequal(name)
+    told: dict[str, Any] = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
+    inputs = torch.arange(4, 24).view(2, 10)
+    generate: Any = model.generate
+    assert torch.equal(generate(inputs, **told), generate(inputs, use_cache=False, **told))
+
+
+@pytest.mark.parametrize("name", ["llama", "phi3", "t5"])
+def test_a_model_with_own_widths_is_cut_again(tmp_path: Path, name: str) -> None:
+    write(tmp_path, name)
+    model = loading.load(tmp_path, device=CPU).model
+    architecture = ARCHITECTURES[model.config.model_type]
+    groups = locate(model, architecture, ["ffn"])
+    kept = {group.site: torch.arange(group.count - 4 * (group.site.layer + 1)) for group in groups}
+    cut(model, architecture, kept, layout="per-layer")
+    again = per_layer.holding_form(model, architecture)
+    assert torch.equal(logits(again), logits(model))
+    assert per_layer.layer_widths(again, architecture) == again.config.layer_widths
+
+
+@pytest.mark.parametrize("name", ["llama", "t5", "gpt2"])
+def test_layers_that_turn_out_alike_need_no_class_of_ours(tmp_path: Path, name: str) -> None:
+    model = TINY[name]()
+    architecture = ARCHITECTURES[model.config.model_type]
+    kept = {group.site: torch.arange(24) for group in locate(model, architecture, ["ffn"])}
+    cut(model, architecture, kept, layout="per-layer")
+    stock = per_layer.holding_form(model, architecture)
+    assert type(stock) is type(TINY[name]())
+    stock.save_pretrained(tmp_path)
+    assert torch.equal(logits(type(stock).from_pretrained(tmp_path)), logits(model))
+    assert not (tmp_path / MODELLING_FILE).exists()
+
+
+def test_the_modelling_file_knows_the_families_and_their_layers() -> None:
+    stock = {modeling_taskslim.PREFIX + type(make()).__name__ for make in TINY.values()}
+    assert stock == {modeling_taskslim.PREFIX + name for name in modeling_taskslim.STOCK}
+    for make in TINY.values():
+        model = make()
+        auto, stacks = modeling_taskslim.STOCK[type(model).__name__]
+        architecture = ARCHITECTURES[model.config.model_type]
+        assert stacks == {stack.name: stack.layers for stack in architecture.stacks}
+        assert auto == loading.AUTO_CLASSES[FAMILIES[model.config.model_type].kind].__name__
+
+
+def test_the_stock_class_does_not_take_it(directory: Path) -> None:
+    with pytest.raises(RuntimeError, match="mismatch"):
+        loading.AUTO_CLASSES["causal"].from_pretrained(directory, trust_remote_code=False)
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def test_another_modelling_file_is_refused(directory: Path) -> None:
+    loading.load(directory, device=CPU)
+    (directory / MODELLING_FILE).write_text((directory / MODELLING_FILE).read_text() + "\n")
+    with pytest.raises(InvalidModel, match="auto_map"):
+        loading.load(directory, device=CPU)
+
+
+def test_a_directory_without_the_modelling_file_is_refused(directory: Path) -> None:
+    (directory / MODELLING_FILE).unlink()
+    with pytest.raises(InvalidModel, match="auto_map"):
+        loading.load(directory, device=CPU)
+
+
+LIES: dict[str, dict[str, Any]] = {
+    "another class": {"auto_map": {"AutoModelForCausalLM": "modeling_taskslim.Other"}},
+    "more code": {
+        "auto_map": {"AutoModelForCausalLM": "modeling_taskslim.PerLayerLlamaForCausalLM", "AutoConfig": "x.Y"}
+    },
+    "an unknown class": {
+        "architectures": ["PerLayerMamba"],
+        "auto_map": {"AutoModelForCausalLM": "modeling_taskslim.PerLayerMamba"},
+    },
+    "another family": {"model_type": "mistral"},
+    "no widths": {"layer_widths": None},
+    "no numbers": {"layer_widths": {"decoder": [{"intermediate_size": "wide"}] * 2}},
+    "no width": {"layer_widths": {"decoder": [{"intermediate_size": 0}] * 2}},
+    "another stack": {"layer_widths": {"encoder": []}},
+    "too few layers": {"layer_widths": {"decoder": [{}]}},
+    "other shapes": {"layer_widths": {"decoder": [{"intermediate_size": 8}] * 2}},
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_config_that_lies_about_the_layout_is_refused(directory: Path, lie: str) -> None:
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | LIES[lie]))
+    with pytest.raises(InvalidModel):
+        loading.load(directory, device=CPU)
+
+
+def test_the_service_knows_the_layout_by_what_the_worker_writes(directory: Path) -> None:
+    config = json.loads((directory / "config.json").read_text())
+    assert is_per_layer(config)
+    assert modeling_taskslim.__name__.endswith(f".{MODULE}")
+    assert modeling_taskslim.PREFIX == CLASS_PREFIX
+    assert family_of(config, "file:///model").model_type == "llama"
+    for lie in ("another class", "more code", "no widths"):
+        assert not is_per_layer(config | LIES[lie])

@@ -1,0 +1,103 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+
+from service.contract.errors import VerificationFailed
+from tests.support import checkpoints
+from tests.support.tiny_models import TINY
+from worker.checkpoints.verification import compare, verify, write_probe
+
+
+def inputs_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    inputs = {"input_ids": torch.arange(4, 24).view(2, 10)}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = torch.arange(4, 12).view(2, 4)
+    return inputs
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A checkpoint and, beside it, the probe of the model that it was saved from."""
+    model = checkpoints.write(tmp_path / "model")
+    write_probe(model, inputs_of(model), tmp_path / "probe.safetensors")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def probe(checkpoint: Path) -> Path:
+    return checkpoint.parent / "probe.safetensors"
+
+
+def change(checkpoint: Path, key: str, factor: float | None) -> None:
+    """Scale a tensor of the file, or take it out."""
+    tensors = load_file(checkpoint / "model.safetensors")
+    if factor is None:
+        del tensors[key]
+    else:
+        tensors[key] = tensors[key] * factor
+    save_file(tensors, checkpoint / "model.safetensors", {"format": "pt"})
+
+
+def test_a_fresh_process_finds_the_written_checkpoint_equal(checkpoint: Path, probe: Path) -> None:
+    waited: list[None] = []
+    verified = verify(checkpoint, probe, while_waiting=lambda: waited.append(None))
+    assert verified.loader == "LlamaForCausalLM"
+    assert verified.dtype == "float32"
+    assert verified.max_abs_logit_difference <= verified.tolerance
+    assert waited
+
+
+def test_a_checkpoint_that_does_not_load_fails_the_job_with_the_reason(checkpoint: Path, probe: Path) -> None:
+    change(checkpoint, "model.layers.0.mlp.up_proj.weight", None)
+    with pytest.raises(VerificationFailed, match="missing_keys"):
+        verify(checkpoint, probe)
+
+
+def test_whoever_ends_the_wait_ends_the_process(checkpoint: Path, probe: Path) -> None:
+    def cancel() -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        verify(checkpoint, probe, while_waiting=cancel)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_every_family_is_reloaded_by_its_stock_class(tmp_path: Path, name: str) -> None:
+    torch.set_num_threads(1)
+    model = checkpoints.write(tmp_path / "model", name)
+    write_probe(model, inputs_of(model), tmp_path / "probe.safetensors")
+    verified = compare(tmp_path / "model", tmp_path / "probe.safetensors")
+    assert verified.loader == type(model).__name__
+    assert verified.max_abs_logit_difference <= verified.tolerance
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_small_change_of_one_matrix_is_seen(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = checkpoints.write(tmp_path / "model", dtype=dtype)
+    write_probe(model, inputs_of(model), tmp_path / "probe.safetensors")
+    assert compare(tmp_path / "model", tmp_path / "probe.safetensors").max_abs_logit_difference == 0
+    change(tmp_path / "model", "model.layers.0.mlp.down_proj.weight", 1.05)
+    changed = compare(tmp_path / "model", tmp_path / "probe.safetensors")
+    assert changed.max_abs_logit_difference > changed.tolerance
+
+
+def test_a_weight_too_many_and_a_logit_that_is_no_number_are_refused(checkpoint: Path, probe: Path) -> None:
+    tensors = load_file(checkpoint / "model.safetensors")
+    save_file(tensors | {"model.extra.weight": torch.ones(2)}, checkpoint / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="unexpected_keys"):
+        compare(checkpoint, probe)
+    save_file(tensors, checkpoint / "model.safetensors", {"format": "pt"})
+    change(checkpoint, "model.norm.weight", float("nan"))
+    with pytest.raises(ValueError, match="not finite"):
+        compare(checkpoint, probe)
+
+
+def test_a_width_that_the_config_does_not_say_is_never_papered_over(checkpoint: Path, probe: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"intermediate_size": 40}))
+    with pytest.raises(RuntimeError, match="mismatch"):
+        compare(checkpoint, probe)

@@ -1,0 +1,206 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from service.contract.errors import ForbiddenPath, InvalidData
+from service.contract.families import FAMILIES
+from service.contract.fields import Task
+from service.contract.presets import resolve
+from service.storage.object_store import Storage, dataset_key
+from tests.support import checkpoints
+from tests.support.tiny_models import TINY, VOCABULARY
+from worker.data.batching import Location, Padding, batches, load_rows, pad_left, padding
+from worker.data.prompts import Example, Kind
+from worker.slimming.scoring.objectives import Batch, answer_log_probabilities, token_log_probabilities
+
+FIRST_WORD = 4
+
+
+def kind_of(model: PreTrainedModel) -> Kind:
+    return FAMILIES[model.config.model_type].kind
+
+
+def padding_of(model: PreTrainedModel) -> Padding:
+    kind = kind_of(model)
+    return padding(model, checkpoints.tokenizer(kind), kind)
+
+
+def random_examples(kind: Kind, count: int, *, tokens: int, labels: int = 3) -> list[Example]:
+    """Prompts of 3 to 20 tokens; candidates of up to `tokens` tokens, or the classes of a head."""
+    random = Random(0)
+
+    def draw(length: int) -> tuple[int, ...]:
+        return tuple(random.randrange(FIRST_WORD, VOCABULARY) for _ in range(length))
+
+    classes = tuple((label,) for label in range(labels))
+    return [
+        Example(
+            draw(random.randint(3, 20)),
+            classes if kind == "classifier" else tuple(draw(random.randint(1, tokens)) for _ in range(labels)),
+            random.randrange(labels),
+            "",
+        )
+        for _ in range(count)
+    ]
+
+
+def scores(model: PreTrainedModel, all_batches: list[Batch]) -> Tensor:
+    """log P of every candidate in the order of the examples (E, L)."""
+    with torch.inference_mode():
+        parts = [answer_log_probabilities(token_log_probabilities(model, batch), batch) for batch in all_batches]
+    return torch.cat(parts)[torch.cat([batch.index_E for batch in all_batches]).argsort()]
+
+
+def score_alone(model: PreTrainedModel, example: Example, padding: Padding) -> Tensor:
+    """The same for one example, each candidate in a pass of its own without any padding (L)."""
+    values = []
+    for candidate in example.candidates:
+        prompt, answer = torch.tensor([example.prompt]), torch.tensor([[*padding.decoder_opening, *candidate[:-1]]])
+        if padding.kind == "classifier":
+            values.append(model(input_ids=prompt).logits.log_softmax(-1)[0, candidate[0]])
+            continue
+        if padding.kind == "causal":
+            inputs = {"input_ids": torch.cat([prompt, answer.long()], dim=1)}
+        else:
+            inputs = {"input_ids": prompt, "decoder_input_ids": answer}
+        log_probability_TV = model(**inputs).logits[0].log_softmax(-1)[-len(candidate) :]
+        values.append(log_probability_TV.gather(1, torch.tensor(candidate).unsqueeze(1)).sum())
+    return torch.stack(values)
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_a_batch_scores_what_each_example_scores_alone(name: str, tokens: int) -> None:
+    torch.set_num_threads(1)
+    model = TINY[name]()
+    examples = random_examples(kind_of(model), 7, tokens=tokens)
+    found = scores(model, batches(examples, padding_of(model), tokens_per_batch=200))
+    with torch.inference_mode():
+        alone = torch.stack([score_alone(model, example, padding_of(model)) for example in examples])
+    torch.testing.assert_close(found, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_examples_whose_labels_are_one_token_take_one_row() -> None:
+    model = TINY["llama"]()
+    [short] = batches(random_examples("causal", 5, tokens=1), padding_of(model), 10_000)
+    [long] = batches(random_examples("causal", 5, tokens=4), padding_of(model), 10_000)
+    assert short.example_B.tolist() == [0, 1, 2, 3, 4]
+    assert long.example_B.tolist() == sorted(list(range(5)) * 3)
+
+
+@pytest.mark.parametrize("budget", [1, 30, 64, 1000])
+def test_batches_hold_every_example_once_in_rising_length_under_the_budget(budget: int) -> None:
+    model = TINY["llama"]()
+    examples = random_examples("causal", 40, tokens=2)
+    made = batches(examples, padding_of(model), budget)
+    lengths = [batch.inputs["input_ids"].shape[1] for batch in made]
+    assert sorted(torch.cat([batch.index_E for batch in made]).tolist()) == list(range(40))
+    assert lengths == sorted(lengths)
+    for batch in made:
+        assert batch.num_examples == 1 or batch.inputs["input_ids"].numel() <= budget
+
+
+def test_masks_tell_tokens_from_padding() -> None:
+    model = TINY["t5"]()
+    examples = random_examples("encoder-decoder", 4, tokens=3)
+    [batch] = batches(examples, padding_of(model), 10_000)
+    in_order = [examples[index] for index in batch.index_E.tolist()]
+    rows = [(example, candidate) for example in in_order for candidate in example.candidates]
+    assert batch.masks["encoder"].sum(dim=1).tolist() == [len(example.prompt) for example, _ in rows]
+    assert batch.masks["decoder"].sum(dim=1).tolist() == [len(candidate) for _, candidate in rows]
+
+
+def test_a_decoder_computes_logits_only_where_they_are_scored() -> None:
+    model = TINY["llama"]()
+    [batch] = batches(random_examples("causal", 6, tokens=1), padding_of(model), 10_000)
+    ends = batch.masks["decoder"].sum(dim=1) - 1
+    assert batch.inputs["logits_to_keep"].tolist() == sorted(set(ends.tolist()))
+    assert torch.equal(batch.inputs["logits_to_keep"][batch.position_P], ends)
+
+
+def test_the_forced_first_token_of_bart_is_read_before_the_answer() -> None:
+    model = TINY["bart"]()
+    assert padding_of(model).decoder_opening == (2,)
+    model.generation_config.forced_bos_token_id = 1
+    assert padding_of(model).decoder_opening == (2, 1)
+
+
+def test_the_second_text_of_a_pair_has_bert_s_second_token_type() -> None:
+    tokenizer = checkpoints.tokenizer("classifier")
+    prompt = tuple(tokenizer("good</s>bad film")["input_ids"])
+    end = tokenizer.sep_token_id
+    pair, single = Example(prompt, ((0,), (1,)), 0, ""), Example(prompt[: prompt.index(end) + 1], ((0,), (1,)), 0, "")
+    [batch] = batches([single, pair], padding_of(TINY["bert"]()), 10_000)
+    first = prompt.index(end) + 1
+    assert batch.inputs["token_type_ids"].tolist() == [[0] * len(prompt), [0] * first + [1] * (len(prompt) - first)]
+    [batch] = batches([pair], padding_of(TINY["distilbert"]()), 10_000)
+    assert "token_type_ids" not in batch.inputs
+
+
+def test_padding_on_the_left_mirrors_padding_on_the_right() -> None:
+    tokens_BT, mask_BT = pad_left([(5, 6, 7), (8,)], 0)
+    assert tokens_BT.tolist() == [[5, 6, 7], [0, 0, 8]]
+    assert mask_BT.tolist() == [[True] * 3, [False, False, True]]
+
+
+# --- where rows come from --------------------------------------------------------------------------------------------
+
+
+def lines(count: int) -> bytes:
+    rows = ({"text": f"film {number}", "label": "10"[number % 2]} for number in range(count))
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def task_of(calibration: dict[str, object], **fields: object) -> Task:
+    labels = {"1": "positive", "0": "negative"}
+    raw = {"template": "{text}", "labels": labels, "calibration": calibration} | fields
+    return resolve(Task.model_validate(raw))
+
+
+@pytest.fixture
+def location(tmp_path: Path) -> Location:
+    return Location(Storage((tmp_path / "store").as_uri()), "default", tmp_path / "scratch")
+
+
+def test_a_data_set_of_the_tenant_is_read_from_storage(location: Location) -> None:
+    location.storage.put_bytes(lines(30), dataset_key("default", "abc"))
+    calibration, evaluation = load_rows(task_of({"uri": "dataset://abc"}), location)
+    assert (len(calibration), len(evaluation)) == (24, 6)
+    with pytest.raises(InvalidData, match="dataset://abc does not exist"):
+        load_rows(task_of({"uri": "dataset://abc"}), replace(location, tenant="other"))
+
+
+def test_limit_and_seed_draw_from_a_file(location: Location, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(lines(30))
+    uri = (tmp_path / "rows.jsonl").as_uri()
+    drawn = [
+        load_rows(task_of({"uri": uri, "limit": 10, "seed": seed}, evaluation={"uri": uri}), location)
+        for seed in (1, 1, 2)
+    ]
+    assert [len(calibration) for calibration, _ in drawn] == [10, 10, 10]
+    assert [len(evaluation) for _, evaluation in drawn] == [30, 30, 30]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_errors_name_the_file_and_the_field(location: Location, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(lines(3) + b"{")
+    uri = (tmp_path / "rows.jsonl").as_uri()
+    with pytest.raises(InvalidData, match=f"{uri}: line 4 is not JSON") as caught:
+        load_rows(task_of({"uri": uri}), location)
+    assert caught.value.param == "task.calibration"
+    with pytest.raises(InvalidData, match="does not exist"):
+        load_rows(task_of({"uri": f"{uri}.gone.jsonl"}), location)
+
+
+def test_files_outside_the_allowed_roots_are_refused(location: Location, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(lines(3))
+    with pytest.raises(ForbiddenPath):
+        load_rows(
+            task_of({"uri": (tmp_path / "rows.jsonl").as_uri()}), replace(location, roots=[tmp_path / "elsewhere"])
+        )

@@ -1,0 +1,174 @@
+from typing import Any
+
+import pytest
+from transformers import BertConfig
+
+from service.contract import presets
+from service.contract.errors import InvalidData, InvalidLabels, InvalidTemplate, UnknownLabel
+from service.contract.fields import Task
+from tests.support import checkpoints
+from worker.data.prompts import DEFAULTS, Example, Kind, Wording, check_rows, encode, first_words, row_tokens, wording
+from worker.data.rows import Row
+
+LABELS = {"1": "positive", "0": "negative"}
+TEMPLATE = "Review: {text}\nAnswer:"
+
+
+def task_of(**fields: Any) -> Task:
+    kept = {"template": TEMPLATE, "labels": LABELS, "calibration": {"uri": "file:///rows.jsonl"}} | fields
+    return presets.resolve(Task.model_validate(kept))
+
+
+def wording_for(family: Kind = "causal", max_tokens: int | None = None, **fields: Any) -> Wording:
+    config = BertConfig(max_position_embeddings=max_tokens or 10_000, id2label={0: "negative", 1: "positive"})
+    return wording(family, task_of(**fields), checkpoints.tokenizer(family), config)
+
+
+def generation(max_tokens: int | None = None, family: Kind = "causal") -> Wording:
+    return wording_for(family, max_tokens, kind="generation", labels=None)
+
+
+def row_of(text: str = "a good film", label: str = "1", **more: Any) -> Row:
+    return Row({"text": text, "label": label, **more}, line=7)
+
+
+def spell(tokens: tuple[int, ...]) -> str:
+    decoded = checkpoints.tokenizer().decode(list(tokens))
+    assert isinstance(decoded, str)
+    return decoded
+
+
+def encode_one(wording: Wording, row: Row | None = None) -> Example:
+    [example], _ = encode([row or row_of()], wording)
+    return example
+
+
+def test_prompt_and_candidates_spell_the_template_and_the_label_words() -> None:
+    example = encode_one(wording_for())
+    assert spell(example.prompt) == "Review: a good film\nAnswer:"
+    assert [spell(candidate) for candidate in example.candidates] == [" positive", " negative"]
+    assert example.answer == 0
+
+
+def test_a_label_word_that_the_tokenizer_knows_is_one_token() -> None:
+    assert [len(candidate) for candidate in encode_one(wording_for()).candidates] == [1, 1]
+
+
+@pytest.mark.parametrize("prefix", ["", " ", "pos", "\n"])
+def test_tokens_are_those_of_the_whole_text_wherever_the_tokenizer_merges(prefix: str) -> None:
+    # "pos" and "itive" apart are other tokens than "positive": the boundary has to move.
+    words = {"1": "itive", "0": "negative"}
+    example = encode_one(wording_for(template="{text} " + prefix, label_prefix="", labels=words))
+    for candidate, word in zip(example.candidates, words.values(), strict=True):
+        whole = checkpoints.tokenizer()(f"a good film {prefix}{word}", add_special_tokens=False)["input_ids"]
+        assert [*example.prompt, *candidate] == whole
+
+
+def test_special_tokens_follow_the_family_unless_the_task_says() -> None:
+    for family, (default, _) in DEFAULTS.items():
+        prompts = {special: encode_one(wording_for(family, special_tokens=special)).prompt for special in (False, True)}
+        assert len(prompts[True]) > len(prompts[False])
+        assert encode_one(wording_for(family)).prompt == prompts[default]
+
+
+def test_a_decoder_reads_opening_tokens_and_no_closing_ones() -> None:
+    example = encode_one(wording_for(special_tokens=True))
+    assert spell(example.prompt) == "<s>Review: a good film\nAnswer:"
+    assert spell(example.candidates[0]) == " positive"
+
+
+def test_classes_of_a_head_are_found_by_name() -> None:
+    assert encode_one(wording_for("classifier")).candidates == ((1,), (0,))
+    with pytest.raises(InvalidLabels, match="which the model's head lacks; it has negative, positive"):
+        wording_for("classifier", labels={"1": "positive", "0": "awful"})
+
+
+@pytest.mark.parametrize("family", ["causal", "encoder-decoder"])
+def test_a_generated_target_ends_with_the_end_token(family: Kind) -> None:
+    example = encode_one(generation(family=family), row_of(target="good"))
+    assert len(example.candidates) == 1
+    assert spell(example.candidates[0]).strip() == "good</s>"
+    assert example.text == "good"
+
+
+def test_any_column_fills_the_template_and_its_braces_stay() -> None:
+    example = encode_one(
+        wording_for(template="[ {title} ] {number}: {text}", max_words=1), row_of("{x} y", title="bad", number=3)
+    )
+    assert spell(example.prompt).startswith("[ bad ]")
+    assert "{" not in spell(encode_one(wording_for(), row_of("film")).prompt)
+
+
+@pytest.mark.parametrize(
+    ("limit", "cut"), [(None, " a  b\tc "), (5, " a  b\tc "), (3, " a  b\tc"), (2, " a  b"), (1, " a"), (0, "")]
+)
+def test_a_text_is_cut_to_its_first_words_with_its_white_space(limit: int | None, cut: str) -> None:
+    assert first_words(" a  b\tc ", limit) == cut
+
+
+def test_max_words_cuts_every_field() -> None:
+    wording = wording_for(template="{text} : {text_b}", max_words=2)
+    assert spell(encode_one(wording, row_of("a good film", text_b="a bad lazy dog")).prompt) == "a good : a bad"
+
+
+def test_a_prompt_that_is_too_long_loses_words_of_its_text_and_none_of_the_template() -> None:
+    row = row_of("good " * 50)
+    whole = encode_one(wording_for(), row)
+    for limit in range(len(encode_one(wording_for(), row_of("good")).prompt), len(whole.prompt)):
+        [example], shortened = encode([row], wording_for(max_tokens=limit))
+        words = spell(example.prompt).removeprefix("Review: ").removesuffix("\nAnswer:").split()
+        assert shortened == 1
+        assert limit - 1 <= row_tokens(example, "causal") <= limit
+        assert set(words) == {"good"}
+    assert encode([row], wording_for(max_tokens=len(whole.prompt))) == ([whole], 0)
+
+
+def test_the_longest_field_is_shortened_first() -> None:
+    wording = wording_for(template="{text} : {text_b}", max_tokens=20)
+    example = encode_one(wording, row_of("bad bad", text_b="good " * 50))
+    assert spell(example.prompt).startswith("bad bad : good good good")
+
+
+def test_a_template_that_alone_is_too_long_is_refused() -> None:
+    with pytest.raises(InvalidTemplate, match=r"the template alone takes \d+ tokens .* the model takes 4"):
+        encode_one(wording_for(max_tokens=4))
+
+
+def test_a_target_that_is_too_long_is_refused_with_its_line() -> None:
+    with pytest.raises(InvalidData, match="line 7 has a target of 51 tokens"):
+        encode_one(generation(max_tokens=40), row_of(target="good " * 49 + "good"))
+
+
+def test_labels_with_the_same_tokens_are_refused() -> None:
+    with pytest.raises(InvalidLabels, match="'positive' and 'positiveé' are the same tokens"):
+        encode_one(wording_for(labels={"1": "positive", "0": "positiveé"}))  # the vocabulary lacks é
+
+
+def test_an_answer_without_tokens_is_refused() -> None:
+    with pytest.raises(InvalidLabels, match="nothing of the answer 'é'"):
+        encode_one(wording_for(labels={"1": "positive", "0": "é"}, label_prefix=""))
+
+
+def test_a_label_that_the_task_does_not_name_is_refused_with_its_line() -> None:
+    with pytest.raises(UnknownLabel, match="line 7 has the label 'neutral'"):
+        check_rows([row_of(), row_of(label="neutral")], task_of())
+
+
+def test_a_column_that_no_row_has_is_the_template_s_fault_and_one_row_s_lack_is_the_row_s() -> None:
+    task = task_of(template="{title} {text}")
+    with pytest.raises(InvalidTemplate, match="no row has the template's column 'title'; there are label, text"):
+        check_rows([row_of(), row_of()], task)
+    with pytest.raises(InvalidData, match="line 7 has no 'title'"):
+        check_rows([row_of(title="good"), row_of(title=None)], task)
+
+
+def test_a_row_without_its_answer_is_refused_with_its_line() -> None:
+    with pytest.raises(InvalidData, match="line 7 has no 'label'"):
+        check_rows([Row({"text": "good"}, line=7)], task_of())
+    with pytest.raises(InvalidData, match="line 7 has no 'target'"):
+        check_rows([row_of()], task_of(kind="generation", labels=None))
+
+
+def test_numbers_serve_as_labels_and_texts() -> None:
+    example = encode_one(wording_for(), Row({"text": 3, "label": 0}, line=1))
+    assert example.answer == 1

@@ -1,0 +1,64 @@
+"""Answers of two models side by side."""
+
+import pytest
+import torch
+
+from service.contract.fields import DataSource, DenseSlim, Task, TaskKind
+from worker.data.rows import Row
+from worker.evaluation import answers
+from worker.evaluation.latency import Speed
+from worker.evaluation.metrics import Scores, repeats_itself
+from worker.reporting.findings import score_kept, throughput
+
+LABELS = ["bad", "good"]
+RIGHT = ["bad", "good", "good", "bad"]
+DENSE = ["bad", "good", "bad", "bad"]
+SLIM = ["good", "good", "good", "bad"]
+
+
+def test_the_label_with_the_highest_score_is_the_answer() -> None:
+    scores = Scores(torch.tensor([[-1.0, -2.0], [-3.0, -0.5]]), torch.tensor([0, 0]))
+    assert answers.chosen_labels(scores, LABELS) == LABELS
+
+
+def test_confusion_counts_every_row_once_and_its_diagonal_the_right_answers() -> None:
+    found = answers.confusion(LABELS, RIGHT, DENSE, SLIM)
+    assert found.dense == [[2, 0], [1, 1]]
+    assert found.slim == [[1, 1], [0, 2]]
+
+
+def test_changed_rows_keep_their_line_and_the_template_s_columns_alone() -> None:
+    rows = [Row({"text": word, "other": "x"}, line) for line, word in enumerate(("a", "b", "c" * 1000, "d"), start=1)]
+    task = Task(kind=TaskKind.classification, template="{text}?", calibration=DataSource(uri="file:///rows.jsonl"))
+    found = answers.changed(task, rows, RIGHT, DENSE, SLIM)
+    assert [(row.line, row.right, row.dense, row.slim) for row in found] == [
+        (1, "bad", "bad", "good"),
+        (3, "good", "bad", "good"),
+    ]
+    assert found[0].fields == {"text": "a"}
+    assert len(found[1].fields["text"]) < 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("the cat sat on the mat while the dog ran after the ball", False),
+        ("the end of the end of the end of the end of the end of", True),
+        ("no no no", False),
+    ],
+)
+def test_a_loop_of_words_repeats_itself(text: str, expected: bool) -> None:
+    assert repeats_itself(text) is expected
+
+
+def test_share_of_scores_kept() -> None:
+    score_U = torch.tensor([0.5, 0.25, 0.25, 0.0])
+    assert score_kept(score_U, torch.tensor([0, 1])) == 0.75
+    assert score_kept(score_U, torch.arange(4)) == 1
+    assert score_kept(-score_U, torch.tensor([0])) is None
+
+
+def test_throughput_is_rows_a_second() -> None:
+    [found] = throughput([(Speed(8, 64, 400.0, 9), Speed(8, 64, 200.0, 7))])
+    assert (found.dense, found.slim) == (20.0, 40.0)
+    assert found.peak_memory_bytes == DenseSlim(dense=9, slim=7)

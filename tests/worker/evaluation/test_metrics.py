@@ -1,0 +1,149 @@
+import math
+
+import pytest
+import torch
+from scipy.stats import norm
+from torch import Tensor
+
+from service.contract.errors import InvalidModel
+from service.contract.families import FAMILIES
+from service.contract.fields import Task
+from service.contract.presets import resolve
+from tests.support import checkpoints
+from tests.support.tiny_models import TINY
+from worker.data.batching import batches, padding
+from worker.data.prompts import Example, Kind, Wording, encode, wording
+from worker.data.rows import Row
+from worker.evaluation.metrics import (
+    Scores,
+    calibrated,
+    classification_metrics,
+    generate,
+    generation_metrics,
+    score,
+    share,
+)
+
+TEXTS = ["good film", "a lazy dog jumps", "bad", "the quick brown fox jumps over a bad plot", "film : ( good )"]
+
+
+def ignore(done: int) -> None:
+    """Nobody counts."""
+
+
+def scores_of(right: list[bool]) -> Scores:
+    """Two labels, the first of which is always right."""
+    score_EL = torch.tensor([[-1.0, -2.0] if is_right else [-2.0, -1.0] for is_right in right], dtype=torch.float64)
+    return Scores(score_EL, torch.zeros(len(right), dtype=torch.long))
+
+
+@pytest.mark.parametrize("budget", [1, 40, 4096])
+@pytest.mark.parametrize("name", ["llama", "t5", "bert"])
+def test_scores_do_not_depend_on_how_rows_are_batched(name: str, budget: int) -> None:
+    torch.set_num_threads(1)
+    model = TINY[name]()
+    kind: Kind = FAMILIES[model.config.model_type].kind
+    labels = {"good": "LABEL_0", "bad": "LABEL_2"} if kind == "classifier" else {"good": "good film", "bad": "bad"}
+    rows = [Row({"text": text, "label": "good"}, line) for line, text in enumerate(TEXTS)]
+    task = Task.model_validate({"template": "{text}!", "labels": labels, "calibration": {"uri": "file:///a.jsonl"}})
+    tokenizer = checkpoints.tokenizer(kind)
+    examples, _ = encode(rows, wording(kind, resolve(task), tokenizer, model.config))
+    margins = padding(model, tokenizer, kind)
+    counted: list[int] = []
+    found = score(model, batches(examples, margins, budget), counted.append)
+    alone = [score(model, batches([example], margins, 1), ignore).log_probability_EL for example in examples]
+    torch.testing.assert_close(found.log_probability_EL, torch.cat(alone), atol=1e-5, rtol=1e-5)
+    assert counted[-1] == len(TEXTS)
+
+
+def test_outputs_that_are_not_numbers_are_the_model_s_fault() -> None:
+    model = TINY["llama"]()
+    model.get_output_embeddings().weight.data.fill_(math.nan)
+    examples = [Example((5, 6), ((7,), (8,)), 0, "")]
+    with pytest.raises(InvalidModel, match="not finite"):
+        score(model, batches(examples, padding(model, checkpoints.tokenizer(), "causal"), 10), ignore)
+
+
+def test_accuracy_is_the_share_of_right_labels_beside_the_majority() -> None:
+    scores = scores_of([True, True, True, False])
+    scores.answer_E[3] = 1
+    metrics = classification_metrics(scores)
+    assert metrics.examples == 4
+    assert metrics.accuracy is not None
+    assert metrics.accuracy.value == 1.0
+    assert metrics.majority == 0.75
+    assert metrics.log_likelihood == -1.0
+
+
+def test_calibration_removes_the_bias_towards_a_label() -> None:
+    generator = torch.Generator().manual_seed(0)
+    answer_E = torch.tensor([0, 1] * 50)
+    evidence_EL = torch.nn.functional.one_hot(answer_E, 2) + 0.1 * torch.randn(100, 2, generator=generator)
+    biased = classification_metrics(Scores((evidence_EL + torch.tensor([9.0, 0.0])).double(), answer_E))
+    assert biased.accuracy is not None
+    assert biased.calibrated_accuracy is not None
+    assert biased.accuracy.value == 0.5
+    assert biased.calibrated_accuracy.value == 1.0
+    torch.testing.assert_close(calibrated(evidence_EL).mean(dim=0), torch.zeros(2))
+
+
+@pytest.mark.parametrize(("right", "total"), [(0, 10), (7, 10), (200, 200), (93, 100)])
+def test_the_interval_is_wilson_s(right: int, total: int) -> None:
+    estimate = share(torch.arange(total) < right)
+    z, p = norm.ppf(0.975), right / total
+    middle, scale = (p + z * z / (2 * total)), 1 + z * z / total
+    half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
+    assert estimate.value == p
+    assert estimate.low == pytest.approx(max(0, (middle - half) / scale), abs=1e-12)
+    assert estimate.high == pytest.approx(min(1, (middle + half) / scale), abs=1e-12)
+
+
+def generation(name: str, rows: list[Row]) -> tuple[torch.nn.Module, Wording, list[Example]]:
+    model = TINY[name]()
+    kind: Kind = FAMILIES[model.config.model_type].kind
+    raw = {"kind": "generation", "template": "{text}:", "calibration": {"uri": "file:///a.jsonl"}}
+    asked = wording(kind, resolve(Task.model_validate(raw)), checkpoints.tokenizer(kind), model.config)
+    return model, asked, encode(rows, asked)[0]
+
+
+def greedy(model: torch.nn.Module, example: Example, kind: Kind, opening: tuple[int, ...]) -> list[int]:
+    """The continuation, one token at a time, without padding or cache."""
+    prompt, answer = list(example.prompt), list(opening)
+    while len(answer) - len(opening) < len(example.candidates[0]):
+        if kind == "causal":
+            logits: Tensor = model(input_ids=torch.tensor([prompt + answer])).logits
+        else:
+            logits = model(input_ids=torch.tensor([prompt]), decoder_input_ids=torch.tensor([answer])).logits
+        answer.append(int(logits[0, -1].argmax()))
+        if answer[-1] == 2:
+            break
+    return answer[len(opening) :]
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "t5", "bart"])
+@pytest.mark.parametrize("budget", [1, 4096])
+def test_generation_is_greedy_whatever_shares_its_batch(name: str, budget: int) -> None:
+    torch.set_num_threads(1)
+    rows = [Row({"text": text, "target": "good film " * (1 + line % 3)}, line) for line, text in enumerate(TEXTS)]
+    model, asked, examples = generation(name, rows)
+    margins = padding(model, asked.tokenizer, asked.kind)  # type: ignore[arg-type]
+    counted: list[int] = []
+    texts = generate(model, examples, asked, margins, budget, counted.append)  # type: ignore[arg-type]
+    with torch.inference_mode():
+        alone = [greedy(model, example, asked.kind, margins.decoder_opening) for example in examples]
+    expected = [asked.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in alone]
+    for text, whole in zip(texts, expected, strict=True):
+        assert text.startswith(str(whole))  # a batch's longest target bounds them all
+    assert counted[-1] == len(TEXTS)
+
+
+def test_a_target_that_the_model_gives_is_an_exact_match() -> None:
+    rows = [Row({"text": text, "target": "good"}, line) for line, text in enumerate(TEXTS)]
+    _, _, examples = generation("llama", rows)
+    log_probability_EL = torch.full((5, 1), -3.0, dtype=torch.float64)
+    scores = Scores(log_probability_EL, torch.zeros(5, dtype=torch.long))
+    metrics = generation_metrics(scores, examples, [" good", "good ", "good film", "", "bad"])
+    assert metrics.exact_match is not None
+    assert metrics.exact_match.value == 0.4
+    assert metrics.token_log_likelihood == -1.5  # two tokens a target: the word and its end
+    assert metrics.accuracy is None

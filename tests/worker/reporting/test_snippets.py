@@ -1,0 +1,75 @@
+"""What the report gives to run does what the job did."""
+
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from service.contract.fields import Task
+from service.contract.presets import resolve
+from tests.support import checkpoints
+from tests.support.requests import plain_request
+from worker.checkpoints import loading
+from worker.checkpoints.loading import LoadedModel
+from worker.data import batching, prompts
+from worker.data.prompts import Wording
+from worker.data.rows import Row
+from worker.evaluation import answers, metrics
+from worker.reporting.snippets import asking, snippet
+
+ROW = Row({"text": "...", "label": "0", "target": "good"}, 1)
+CLASSIFY: dict[str, Any] = {"template": "{text}:", "labels": {"0": "positive", "1": "bad"}, "label_prefix": " "}
+CLASSES: dict[str, Any] = CLASSIFY | {"labels": {"0": "LABEL_2", "1": "LABEL_0"}}
+WRITE: dict[str, Any] = {"kind": "generation", "template": "{text}:"}
+CASES = [("llama", CLASSIFY), ("t5", CLASSIFY), ("bart", CLASSIFY), ("bert", CLASSES), ("llama", WRITE), ("t5", WRITE)]
+
+
+def asked(directory: Path, family: str, task: dict[str, Any]) -> tuple[LoadedModel, Wording]:
+    """A tiny model in `model`, as the worker loads it, and how it is asked."""
+    checkpoints.write(directory / "model", family)
+    loaded = loading.load(directory / "model", device=torch.device("cpu"))
+    resolved = resolve(Task.model_validate(task | {"calibration": {"uri": "file:///rows.jsonl"}}))
+    return loaded, prompts.wording(loaded.family.kind, resolved, loaded.tokenizer, loaded.model.config)
+
+
+def run(text: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(directory)
+    with redirect_stdout(StringIO()) as printed:
+        exec(text, {})
+    return printed.getvalue()
+
+
+@pytest.mark.parametrize(("family", "task"), CASES)
+def test_snippet_gives_the_answer_that_the_job_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, task: dict[str, Any]
+) -> None:
+    torch.set_num_threads(1)
+    loaded, wording = asked(tmp_path, family, task)
+    padding = batching.padding(loaded.model, loaded.tokenizer, wording.kind)
+    examples, _ = prompts.encode([ROW], wording)
+    auto_class = loading.AUTO_CLASSES[wording.kind].__name__
+    printed = run(snippet(plain_request(), auto_class, False, wording, padding), tmp_path, monkeypatch)
+    if task is WRITE:
+        [expected] = metrics.generate(loaded.model, examples, wording, padding, 256, lambda done: None)
+        assert expected
+        assert printed.startswith(expected)  # the job stops at the length of the target
+    else:
+        scores = metrics.score(loaded.model, batching.batches(examples, padding, 256), lambda done: None)
+        assert [printed.strip()] == answers.chosen_labels(scores, list(wording.words))
+
+
+def test_labels_of_several_tokens_are_not_told_apart_by_their_first(tmp_path: Path) -> None:
+    loaded, wording = asked(tmp_path, "llama", CLASSIFY | {"labels": {"0": "good", "1": "bad film"}})
+    assert asking(wording, batching.padding(loaded.model, loaded.tokenizer, "causal")) == ""
+
+
+@pytest.mark.parametrize("name", ["class", "text"])
+def test_any_column_and_any_template_make_python_that_compiles(tmp_path: Path, name: str) -> None:
+    template = f'It\'s "{{{name}}}", {{{{really}}}}\n```\n:'
+    loaded, wording = asked(tmp_path, "llama", CLASSIFY | {"template": template})
+    text = asking(wording, batching.padding(loaded.model, loaded.tokenizer, "causal"))
+    compile(text, "snippet", "exec")
+    assert "\n```" not in text  # in a model card it would end the code

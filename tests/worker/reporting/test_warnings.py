@@ -1,0 +1,144 @@
+"""Each warning is there where its figures are, and only there."""
+
+from typing import Any
+
+import pytest
+
+from service.contract.fields import Confusion, Metrics, Report, Result
+from tests.support.contract_examples import result
+from tests.support.requests import plain_request
+from worker.reporting.warnings import warnings
+
+
+def estimate(value: float, half_width: float = 0.02) -> dict[str, float]:
+    return {"value": value, "low": value - half_width, "high": value + half_width}
+
+
+def report(dense: float = 0.9, slim: float = 0.8, half_width: float = 0.02, **fields: Any) -> Report:
+    """A classifier's report without any cause for a warning, changed by `fields`."""
+    metrics = [
+        Metrics.model_validate(
+            {"examples": 1000, "calibrated_accuracy": estimate(value, half_width), "majority": 0.5}
+            | fields.pop(name, {})
+        )
+        for name, value in (("dense_metrics", dense), ("slim_metrics", slim))
+    ]
+    found = result().model_copy(update={"ratio": fields.pop("ratio", 0.3)})
+    found = found.model_copy(
+        update={"metrics": found.metrics.model_copy(update=dict(zip(("dense", "slim"), metrics, strict=True)))}
+    )
+    fixed: dict[str, Any] = {
+        "job_id": "one",
+        "attempt": 1,
+        "request": plain_request(),
+        "task": {},
+        "family": "llama",
+        "result": found,
+        "options": {},
+        "calibration_examples": 100,
+        "shortened_prompts": 0,
+        "timings": [],
+        "versions": {},
+        "digests": {},
+        "snippet": "",
+    }
+    return Report(**fixed | fields)
+
+
+def matrices(dense: list[list[int]], slim: list[list[int]]) -> Confusion:
+    return Confusion(labels=["bad", "good"], dense=dense, slim=slim)
+
+
+GENERATED = {"calibrated_accuracy": None, "majority": None, "exact_match": estimate(0.5)}
+
+AGREEMENT = {"judged_by": "none"}
+
+
+def kept(reported: float, low: float) -> dict[str, Any]:
+    steering = {"value": 0.95, "low": 0.92, "high": 0.98}
+    return {
+        "metric": "calibrated_accuracy",
+        "floor": 0.9,
+        "steering_examples": 100,
+        "steering": steering,
+        "reported_examples": 100,
+        "reported": {"value": reported, "low": low, "high": 0.98},
+        "seed": 0,
+    }
+
+
+def asked_for(target: dict[str, Any], **fields: Any) -> Report:
+    """The plain report as that of another target; its pass takes 1 ms."""
+    made = report()
+    changed = Result.model_validate(made.result.model_dump() | fields)
+    return made.model_copy(update={"request": plain_request(target=target), "result": changed})
+
+
+CAUSES: dict[str, Report] = {
+    "at_majority": report(slim=0.51),
+    "unresolved_loss": report(slim=0.88, half_width=0.05),
+    "damage_in_one_class": report(confusion=matrices([[450, 50], [50, 450]], [[360, 140], [45, 455]])),
+    "one_answer": report(confusion=matrices([[450, 50], [50, 450]], [[60, 440], [30, 470]])),
+    "repetition": report(
+        dense_metrics=GENERATED | {"repetition": 0.02},
+        slim_metrics=GENERATED | {"repetition": 0.4, "exact_match": estimate(0.1)},
+    ),
+    "ratio_rounded": report(ratio=0.2),
+    "shortened_prompts": report(shortened_prompts=400),
+    "judged_by_dense": report(dense_metrics=AGREEMENT, slim_metrics=AGREEMENT),
+    "above_latency": asked_for({"latency_ms": 0.9}),
+    "below_floor": asked_for({"keep_metric": 0.9}, kept_metric=kept(reported=0.91, low=0.89)),
+}
+
+
+def codes(cause: Report) -> set[str]:
+    return {warning.code for warning in warnings(cause)}
+
+
+def test_a_plain_loss_gives_no_warning() -> None:
+    even = matrices([[450, 50], [50, 450]], [[400, 100], [100, 400]])
+    assert codes(report(confusion=even)) == set()
+
+
+@pytest.mark.parametrize("code", CAUSES)
+def test_a_cause_gives_its_warning(code: str) -> None:
+    assert code in codes(CAUSES[code])
+
+
+def test_a_search_that_kept_what_was_asked_gives_no_warning() -> None:
+    assert codes(asked_for({"latency_ms": 1.1})) == set()
+    assert codes(asked_for({"keep_metric": 0.9}, kept_metric=kept(reported=0.93, low=0.9))) == set()
+
+
+def test_lost_answers_in_every_class_are_not_blamed_on_one() -> None:
+    even = matrices([[450, 50], [50, 450]], [[400, 100], [110, 390]])
+    assert "damage_in_one_class" not in codes(report(confusion=even))
+
+
+def test_repetition_of_the_dense_model_is_not_blamed_on_the_slim_one() -> None:
+    both = GENERATED | {"repetition": 0.4}
+    assert "repetition" not in codes(report(dense_metrics=both, slim_metrics=both))
+
+
+def test_a_dense_model_that_cannot_do_the_task_is_told_from_a_cut_that_harms() -> None:
+    chance = {"calibrated_accuracy": estimate(0.5), "majority": 0.5}
+    assert "dense_fails" in codes(report(dense_metrics=chance))
+    silent = GENERATED | {"exact_match": estimate(0.0)}
+    assert "dense_fails" in codes(report(dense_metrics=silent, slim_metrics=silent))
+    assert "dense_fails" not in codes(report(dense_metrics=GENERATED, slim_metrics=silent))
+
+
+def test_no_change_has_no_sign() -> None:
+    same = report(
+        slim_metrics={"calibrated_accuracy": estimate(0.9)}, dense_metrics={"calibrated_accuracy": estimate(0.9)}
+    )
+    [message] = [each.message for each in warnings(same) if each.code == "unresolved_loss"]
+    assert "the change of 0.0 points" in message
+
+
+def test_messages_carry_their_figures() -> None:
+    [warning] = [
+        warning for warning in warnings(CAUSES["damage_in_one_class"]) if warning.code == "damage_in_one_class"
+    ]
+    assert "'bad'" in warning.message
+    assert "of 90 right answers that were lost, 90" in warning.message

@@ -1,0 +1,80 @@
+"""Controls: what random, reversed and per-layer choices of units keep, beside the job's own."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from service.contract.fields import Control, Report, Stage
+from tests.worker.test_pipeline import Deployment, Recorder
+from worker.search.controls import means, reversed_scores
+from worker.slimming.selection import best
+from worker.slimming.units import Site
+
+TASK: dict[str, Any] = {"template": "{text}:"}
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Deployment:
+    torch.set_num_threads(1)
+    return Deployment(tmp_path)
+
+
+def controls_of(deployment: Deployment, **method: Any) -> dict[str, Control]:
+    """The controls of a job by their names."""
+    result = deployment.run(deployment.request(method={"controls": True} | method))
+    found = result.metrics.controls
+    assert found is not None
+    named = {f"random {seed}": control for seed, control in enumerate(found.random)} | {"reverse": found.reverse}
+    return named | ({"per-layer": found.per_layer} if found.per_layer else {})
+
+
+def test_controls_are_measured_on_the_same_rows_and_change_nothing_about_the_job(deployment: Deployment) -> None:
+    progress = Recorder()
+    plain = deployment.run(deployment.request(method={"repair": "none"}))
+    asked = deployment.run(deployment.request(method={"controls": True, "repair": "none"}), progress)
+    found = asked.metrics.controls
+    assert found is not None
+    each = [*found.random, found.reverse, found.per_layer]
+    assert len(each) == 5
+    assert all(control is not None and control.metrics.examples == 6 for control in each)
+    assert all(control.ratio == asked.ratio for control in [*found.random, found.reverse])
+    assert found.random_mean == means([control.metrics for control in found.random])
+    assert plain.metrics == asked.metrics.model_copy(update={"controls": None})
+    counted = [(done, total, unit) for stage, done, total, unit in progress.advances if stage is Stage.controls]
+    assert [counted[0], counted[-1]] == [(0, 5, "controls"), (4, 5, "controls")]
+    directory = deployment.root / "downloaded"
+    deployment.download(directory)
+    assert Report.model_validate_json((directory / "report.json").read_bytes()).result == asked
+    assert "Reversed choice" in (directory / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("criterion", "control", "shared"),
+    [
+        ("reverse", "reverse", {}),
+        ("random", "random 0", {"seed": 7}),
+        ("random", "random 0", {"seed": 7, "units": ["ffn", "heads"], "scope": "global"}),
+    ],
+    ids=["reverse", "random", "random over two kinds of units"],
+)
+def test_a_control_is_the_job_that_asks_for_it(
+    deployment: Deployment, criterion: str, control: str, shared: dict[str, Any]
+) -> None:
+    shared |= {"repair": "least_squares"}
+    controls = controls_of(deployment, criterion="attribution", **shared)
+    alone = deployment.run(deployment.request(method={"criterion": criterion} | shared))
+    assert controls[control].metrics == alone.metrics.slim
+
+
+def test_an_attempt_ends_where_progress_raises_among_the_controls(deployment: Deployment) -> None:
+    with pytest.raises(InterruptedError):
+        deployment.run(deployment.request(method={"controls": True}), Recorder(end_in=Stage.controls))
+
+
+def test_the_reversed_rank_keeps_longest_what_earlier_steps_removed() -> None:
+    scores = {Site("decoder", 0, "ffn"): torch.tensor([3.0, -torch.inf, 1.0, 2.0])}
+    reverse = reversed_scores(scores)[Site("decoder", 0, "ffn")]
+    assert best(reverse, 2).tolist() == [1, 2]
+    assert reverse.isfinite().all()

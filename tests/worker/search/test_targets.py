@@ -1,0 +1,403 @@
+"""Targets on tiny models: counted exactly, searched for with few models, and honest about the rows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from service.contract import presets
+from service.contract.errors import InvalidRequest, TargetUnreachable
+from service.contract.families import FAMILIES
+from service.contract.fields import Report, Result, Stage
+from service.jobs.record import new_record
+from service.settings import Settings
+from tests.worker.test_pipeline import Deployment, Recorder
+from worker import pipeline
+from worker.checkpoints import loading
+from worker.checkpoints.validation import weight_bytes
+from worker.evaluation.sequential_test import in_proportion
+from worker.search import targets
+from worker.search.candidates import Candidates, locate_groups
+from worker.slimming.scoring.iterative import ScorePath, schedule
+from worker.stages import inputs
+from worker.stages.context import StagedJob
+from worker.stages.task_model import Measured, Subject, ask, evaluate, load
+
+KEEPING: dict[str, Any] = {"target": {"keep_metric": 0.9}, "output": {"round_to": 1}}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job as it is before its target is looked for."""
+
+    staged: StagedJob
+    subject: Subject
+    dense: Measured
+    progress: Recorder
+
+    @property
+    def path(self) -> ScorePath:
+        """The job's own scores."""
+        request = self.staged.job.request
+        ratios = schedule(pipeline.furthest(request.target), request.method.steps)
+        return pipeline.attribute(self.staged, self.subject, ratios)
+
+    def candidates(self, seed: int = 0) -> Candidates:
+        """Every model along a path of random scores."""
+        generator = torch.Generator().manual_seed(seed)
+        groups = locate_groups(self.staged, self.subject)
+        scores = {group.site: torch.rand(group.count, generator=generator) for group in groups}
+        return Candidates(self.staged, self.subject, ScorePath((0.0,), (scores,)))
+
+    def search(self) -> targets.Reached:
+        """What the search finds."""
+        return targets.search(self.staged, self.subject, self.dense, self.path, store_nothing)
+
+
+def store_nothing(*_: object) -> None:
+    """For targets other than a sweep."""
+
+
+def prepared(root: Path, family: str = "llama", num_rows: int = 80, **fields: Any) -> Prepared:
+    torch.set_num_threads(1)
+    root.mkdir(exist_ok=True)
+    deployment, progress = Deployment(root), Recorder()
+    classes = {"labels": {"0": "LABEL_0", "1": "LABEL_2"}}
+    task = classes if family in FAMILIES and FAMILIES[family].kind == "classifier" else {}
+    task = task | fields.pop("task", {}) | {"evaluation": {"uri": deployment.rows(num_rows, "evaluation")}}
+    job = new_record(deployment.request(family, task, **fields))
+    scratch = deployment.root / "scratch" / job.id
+    scratch.mkdir(parents=True)
+    resolved = presets.resolve(job.request.slimmed_for[0])
+    here = Settings(state=root, device="cpu", tokens_per_batch=512)
+    staged = StagedJob(job, resolved, here, deployment.storage, progress, scratch)
+    progress.stage(Stage.search)
+    sources = inputs.fetch(staged)
+    loaded = load(staged, sources.model, sources.adapter)
+    subject = ask(staged, loaded, resolved, sources.calibration, sources.evaluation)
+    return Prepared(staged, subject, evaluate(staged, [subject])[0], progress)
+
+
+# --- counting ------------------------------------------------------------------------------------------------------
+
+METHODS: dict[str, dict[str, Any]] = {
+    "llama": {"method": {"units": ["ffn", "heads", "layers"], "scope": "global"}},
+    "gpt2": {"method": {"repair": "bias"}},
+    "opt": {"method": {"scope": "global"}, "output": {"layout": "per-layer", "round_to": 1}},
+    "phi3": {"method": {"units": ["ffn", "heads"]}},
+    "t5": {"method": {"units": ["ffn", "heads", "head_dims"], "scope": "global"}},
+    "t5_gated": {"method": {"units": ["ffn", "heads", "layers"], "scope": "global"}},
+    "bart": {"method": {"repair": "bias"}},
+    "bert": {},
+}
+
+
+@pytest.mark.parametrize("family", METHODS)
+def test_a_model_is_counted_before_it_is_cut(family: str, tmp_path: Path) -> None:
+    job = prepared(tmp_path, family, num_rows=4, **METHODS[family])
+    dense = loading.count_parameters(job.subject.loaded.model)
+    candidates = job.candidates()
+    for ratio in (0.3, 0.5):
+        candidate = candidates.at(ratio)
+        slim = candidates.cut(candidate)
+        loading.save(slim.loaded, tmp_path / f"slim-{ratio}")
+        assert candidate.parameters == loading.count_parameters(slim.loaded.model) < dense
+        assert candidate.bytes == weight_bytes(tmp_path / f"slim-{ratio}")
+    assert loading.count_parameters(job.subject.loaded.model) == dense
+
+
+def test_biases_that_a_repair_adds_are_counted(tmp_path: Path) -> None:
+    job = prepared(tmp_path, num_rows=4, method={"repair": "bias"})
+    candidates = job.candidates()
+    candidate = candidates.at(0.5)
+    assert candidate.parameters == loading.count_parameters(candidates.cut(candidate).loaded.model)
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    method = {"scope": "global", "units": ["ffn", "heads"]}
+    return prepared(tmp_path_factory.mktemp("job"), num_rows=4, method=method, output={"round_to": 1})
+
+
+@settings(max_examples=30)
+@given(ratios=st.lists(st.floats(0.001, 0.9), min_size=2, max_size=6, unique=True).map(sorted), seed=st.integers(0, 99))
+def test_more_removed_is_never_more_left(counted: Prepared, ratios: list[float], seed: int) -> None:
+    candidates = counted.candidates(seed)
+    found = [candidates.at(min(ratio, candidates.highest)) for ratio in ratios]
+    for name in ("ratio", "parameters", "bytes"):
+        values = [getattr(candidate, name) for candidate in found]
+        assert values == sorted(values, reverse=name != "ratio")
+
+
+@pytest.mark.parametrize("name", ["parameters", "bytes"])
+def test_the_largest_model_within_a_number_is_found_without_a_measurement(name: str, tmp_path: Path) -> None:
+    root, output = tmp_path / "whole", {"round_to": 1}
+    everything = prepared(root, num_rows=4, output=output).candidates()
+    sizes = sorted({int(getattr(everything.at(step / 200), name)) for step in range(180)})
+    for number in (sizes[3], sizes[-2], sizes[-2] + 1, sizes[-1] - 1):
+        job = prepared(tmp_path / str(number), num_rows=4, target={name: number}, output=output)
+        found = getattr(targets.largest_within(job.candidates(), job.staged), name)
+        assert found == max(size for size in sizes if size <= number)
+
+
+def test_a_number_that_the_model_is_within_already_is_refused(tmp_path: Path) -> None:
+    job = prepared(tmp_path, num_rows=4, target={"parameters": 10**9})
+    with pytest.raises(InvalidRequest, match="as it is") as refused:
+        targets.largest_within(job.candidates(), job.staged)
+    assert refused.value.param == "target.parameters"
+
+
+def test_a_number_below_the_smallest_model_is_unreachable(tmp_path: Path) -> None:
+    job = prepared(tmp_path, num_rows=4, target={"bytes": 100})
+    with pytest.raises(TargetUnreachable, match="the smallest model") as failed:
+        targets.largest_within(job.candidates(), job.staged)
+    assert failed.value.param == "target.bytes"
+
+
+# --- a floor under the metric --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [{}, {"repair": "least_squares", "scope": "global"}], ids=["plain", "repaired"])
+def test_a_search_finds_the_last_model_that_holds_with_few_of_them(method: dict[str, Any], tmp_path: Path) -> None:
+    job = prepared(tmp_path, method=method, **KEEPING)
+    reached = job.search()
+    smaller = [point for point in reached.curve if point.ratio > reached.candidate.ratio]
+    assert reached.steering is not None
+    assert reached.steering.holds
+    assert [point.meets for point in smaller] == [False] * len(smaller)
+    assert all(point.meets for point in reached.curve if point.ratio <= reached.candidate.ratio)
+    assert len(reached.curve) <= 7
+    # Between the model found and the smallest that failed before it lies none that was not looked at.
+    candidates = Candidates(job.staged, job.subject, job.path)
+    between = {candidates.at(ratio).parameters for ratio in candidates.grid()}
+    next_one = max((size for size in between if size < reached.candidate.parameters), default=None)
+    assert next_one is None or next_one in {point.parameters for point in smaller}
+
+
+def test_a_search_judges_as_every_row_would(tmp_path: Path) -> None:
+    job = prepared(tmp_path, **KEEPING)
+    reached = job.search()
+    steering = sorted(set(range(80)) - set(reached.rows))
+    search = targets.Search(job.staged, job.subject, job.dense, job.path, store_nothing)
+    judge = search.judge(steering)
+    for point in reached.curve:
+        candidate = next(
+            search.candidates.at(ratio)
+            for ratio in search.candidates.grid()
+            if search.candidates.at(ratio).parameters == point.parameters
+        )
+        share = judge.measure(search.candidates.cut(candidate).loaded.model, lambda: None).share
+        assert (share.low >= 0.9) is point.meets
+
+
+def test_the_rows_that_report_are_none_that_steered(tmp_path: Path) -> None:
+    job = prepared(tmp_path, **KEEPING)
+    reached = job.search()
+    order = in_proportion([example.answer for example in job.subject.evaluation.examples], targets.SPLIT_SEED)
+    assert set(order[:40]).isdisjoint(reached.rows)
+    assert len(reached.rows) == reached.dense.metrics.examples == len(reached.subject.evaluation.examples) == 40
+    assert all(point.examples is not None and point.examples <= 40 for point in reached.curve)
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=2, max_size=60), st.integers(0, 2**20))
+def test_both_halves_have_the_labels_in_proportion(labels: list[str], seed: int) -> None:
+    order = in_proportion(labels, seed)
+    assert sorted(order) == list(range(len(labels)))
+    first = [labels[row] for row in order[: len(order) // 2]]
+    for label in set(labels):
+        assert abs(first.count(label) - labels.count(label) / 2) <= len(set(labels))
+    assert order == in_proportion(labels, seed)
+
+
+def test_a_floor_that_no_model_holds_fails_with_what_was_measured(tmp_path: Path) -> None:
+    job = prepared(tmp_path, num_rows=20, target={"keep_metric": 1.0}, output={"round_to": 1})
+    with pytest.raises(TargetUnreachable, match="more evaluation rows") as failed:
+        job.search()
+    assert failed.value.param == "target.keep_metric"
+    assert failed.value.curve
+    assert not any(point.meets for point in failed.value.curve)
+
+
+def test_two_targets_that_cannot_both_hold_fail_and_say_what_would(tmp_path: Path) -> None:
+    plain = {"criterion": "attribution", "repair": "none"}
+    smallest = prepared(tmp_path / "alone", method=plain, **KEEPING).search().candidate
+    bound = smallest.parameters - 600
+    target = {"keep_metric": 0.9, "parameters": bound}
+    job = prepared(tmp_path / "both", method=plain, target=target, output={"round_to": 1})
+    with pytest.raises(TargetUnreachable, match="the smallest that was has") as failed:
+        job.search()
+    [first] = [point for point in failed.value.curve if point.parameters <= bound and not point.meets][:1]
+    assert first.share is not None
+
+
+def test_two_targets_that_both_hold_end_with_the_smallest_model(tmp_path: Path) -> None:
+    alone = prepared(tmp_path / "alone", **KEEPING).search().candidate
+    bound = alone.bytes + 4000
+    both = prepared(tmp_path / "both", target={"keep_metric": 0.9, "bytes": bound}, output={"round_to": 1}).search()
+    assert both.steering is not None
+    assert both.steering.holds
+    assert both.candidate.bytes == min(point.bytes for point in both.curve if point.meets) < bound
+
+
+@pytest.mark.parametrize("name", ["parameters", "bytes"])
+def test_a_bound_that_the_whole_model_is_within_leaves_the_floor_to_decide(name: str, tmp_path: Path) -> None:
+    alone = prepared(tmp_path / "alone", **KEEPING).search()
+    target = {"keep_metric": 0.9, name: 10**9}
+    both = prepared(tmp_path / "both", target=target, output={"round_to": 1}).search()
+    assert (both.candidate.parameters, both.curve) == (alone.candidate.parameters, alone.curve)
+
+
+def test_a_generation_task_is_judged_by_its_targets_probability(tmp_path: Path) -> None:
+    task = {"kind": "generation", "labels": None}
+    reached = prepared(tmp_path, task=task, num_rows=12, target={"keep_metric": 0.5}).search()
+    assert reached.steering is not None
+    assert reached.steering.kept.metric.value <= 1
+    assert len(reached.dense.answers) == 6
+
+
+@pytest.mark.parametrize(("floor", "holds"), [(0.05, True), (1.5, False)], ids=["far below", "far above"])
+def test_a_clear_answer_needs_a_part_of_the_rows(tmp_path: Path, floor: float, holds: bool) -> None:
+    job = prepared(tmp_path, num_rows=80, task={"kind": "generation", "labels": None})
+    search = targets.Search(job.staged, job.subject, job.dense, job.path, store_nothing)
+    slim = search.candidates.cut(search.candidates.at(0.8)).loaded.model
+    judge = search.judge(list(range(80)))
+    verdict = judge.verdict(slim, floor, lambda: None)
+    assert verdict.holds is holds
+    assert verdict.examples == 20
+    close = judge.verdict(slim, judge.measure(slim, lambda: None).share.low, lambda: None)
+    assert (close.examples, close.holds) == (80, True)
+
+
+def test_a_search_can_be_ended_at_every_model(tmp_path: Path) -> None:
+    job = prepared(tmp_path, **KEEPING)
+    path = job.path
+    job.progress.end_in = Stage.search
+    with pytest.raises(InterruptedError):
+        targets.search(job.staged, job.subject, job.dense, path, store_nothing)
+
+
+# --- latency -------------------------------------------------------------------------------------------------------
+
+
+def test_a_bound_that_everything_is_within_takes_the_least(tmp_path: Path) -> None:
+    job = prepared(tmp_path, num_rows=4, target={"latency_ms": 1e6}, output={"round_to": 1})
+    reached = job.search()
+    assert reached.candidate.asked == 0.01
+    assert all(point.meets and point.latency_ms for point in reached.curve)
+
+
+def test_a_bound_that_nothing_is_within_fails_with_what_was_timed(tmp_path: Path) -> None:
+    target = {"latency_ms": {"value": 1e-6, "batch": 2, "tokens": 8}}
+    with pytest.raises(TargetUnreachable, match="the fastest model") as failed:
+        prepared(tmp_path, num_rows=4, target=target).search()
+    assert failed.value.curve
+    assert not any(point.meets for point in failed.value.curve)
+
+
+def timing_by_size(seen: list[tuple[int, int]]) -> Callable[..., float]:
+    """A clock on which a pass takes a millisecond for each thousand parameters."""
+
+    def alone(model: PreTrainedModel, examples: object, padding: object, rows: int, tokens: int, tick: object) -> float:
+        seen.append((rows, tokens))
+        return loading.count_parameters(model) / 1000
+
+    return alone
+
+
+def test_a_bound_in_the_middle_takes_the_largest_model_within_it_by_passes_of_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense = prepared(tmp_path / "dense", num_rows=4, output={"round_to": 1})
+    sizes = {dense.candidates().at(ratio).parameters for ratio in dense.candidates().grid()}
+    bound = {"value": (min(sizes) + max(sizes)) / 2000, "batch": 3, "tokens": 8}
+    job, seen = (
+        prepared(tmp_path / "job", num_rows=4, target={"latency_ms": bound}, output={"round_to": 1}),
+        list[tuple[int, int]](),
+    )
+    monkeypatch.setattr("worker.search.targets.speed.alone", timing_by_size(seen))
+    reached = job.search()
+    assert reached.candidate.parameters == max(size for size in sizes if size / 1000 <= bound["value"])
+    assert {point.meets for point in reached.curve} == {True, False}
+    assert set(seen) == {(3, 8)}
+
+
+def test_a_bound_on_time_and_a_floor_both_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = prepared(tmp_path / "alone", **KEEPING).search().candidate
+    target = {"keep_metric": 0.9, "latency_ms": (alone.parameters + 300) / 1000}
+    job = prepared(tmp_path / "both", target=target, output={"round_to": 1})
+    monkeypatch.setattr("worker.search.targets.speed.alone", timing_by_size([]))
+    reached = job.search()
+    assert reached.steering is not None
+    assert reached.steering.holds
+    assert reached.candidate.parameters <= alone.parameters + 300
+    assert reached.candidate.parameters == min(
+        point.parameters for point in reached.curve if point.share and point.meets
+    )
+    assert any(point.latency_ms and point.metric for point in reached.curve)
+    assert any(point.latency_ms and not point.metric for point in reached.curve)
+
+
+def test_a_pass_that_the_model_cannot_make_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="64 tokens at most"):
+        prepared(tmp_path, num_rows=4, target={"latency_ms": {"value": 1, "tokens": 65}}).search()
+
+
+# --- whole jobs ----------------------------------------------------------------------------------------------------
+
+
+def run(root: Path, **fields: Any) -> tuple[Result, Path]:
+    torch.set_num_threads(1)
+    deployment = Deployment(root)
+    task = {"evaluation": {"uri": deployment.rows(80, "evaluation")}}
+    result = deployment.run(deployment.request(task=task, **fields))
+    deployment.download(root / "downloaded")
+    return result, root / "downloaded"
+
+
+@pytest.mark.parametrize("repair", ["least_squares", "least_squares_layerwise"])
+def test_a_sweep_leaves_the_curve_and_the_checkpoints_asked_for(tmp_path: Path, repair: str) -> None:
+    target = {"sweep": [0.5, 0.2, 0.35], "artifacts": [0.2, 0.35]}
+    result, directory = run(tmp_path, target=target, method={"repair": repair})
+    assert [point.artifact for point in result.curve] == ["model-0.2", "model", None]
+    assert [point.examples for point in result.curve] == [80] * 3
+    assert result.ratio == result.curve[1].ratio
+    assert result.metrics.slim.calibrated_accuracy is not None
+    metric = result.curve[1].metric
+    assert metric is not None
+    assert metric.value == pytest.approx(result.metrics.slim.calibrated_accuracy.value)
+    for point in result.curve[:2]:
+        model = AutoModelForCausalLM.from_pretrained(directory / str(point.artifact))
+        assert model.num_parameters() == point.parameters
+        assert (directory / f"{point.artifact}/model.safetensors").stat().st_size == point.bytes
+        assert (directory / f"{str(point.artifact).replace('model', 'kept')}.safetensors").exists()
+        assert f'from_pretrained("{point.artifact}")' in (directory / f"{point.artifact}/README.md").read_text()
+
+
+def test_ratios_of_a_sweep_that_round_to_one_width_are_all_on_the_curve(tmp_path: Path) -> None:
+    target = {"sweep": [0.30, 0.31, 0.5], "artifacts": [0.30, 0.31]}
+    result, directory = run(tmp_path, target=target, output={"round_to": 8})
+    assert [point.artifact for point in result.curve] == ["model-0.3", "model", None]
+    first, second, _ = result.curve
+    assert first.model_copy(update={"artifact": None}) == second.model_copy(update={"artifact": None})
+    assert (directory / "model-0.3/model.safetensors").stat().st_size == first.bytes
+
+
+def test_a_job_with_a_floor_reports_on_the_rows_that_it_kept_from_the_search(tmp_path: Path) -> None:
+    result, directory = run(tmp_path, **KEEPING)
+    kept = result.kept_metric
+    assert kept is not None
+    assert (kept.metric, kept.floor, kept.reported_examples) == ("calibrated_accuracy", 0.9, 40)
+    assert kept.steering.low >= 0.9
+    assert result.metrics.dense.examples == result.metrics.slim.examples == 40
+    report = Report.model_validate_json((directory / "report.json").read_bytes())
+    assert {runtime.name for runtime in report.runtimes if runtime.loads} >= {"transformers", "vllm", "llama.cpp"}
+    assert all(entry.dense_ms and entry.slim_ms for entry in report.throughput)
+    assert report.confusion is not None
+    assert sum(map(sum, report.confusion.slim)) == 40
+    assert [timing.stage for timing in report.timings][4:6] == [Stage.search, Stage.evaluate_slim]

@@ -1,0 +1,187 @@
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from service.contract import fields
+from service.contract.families import FAMILIES
+from tests.support.batches import batches, examples
+from tests.support.tiny_models import TINY
+from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.repair import least_squares
+from worker.slimming.repair.bias import RepairUnavailable
+from worker.slimming.repair.repairs import FITTED, REPAIRS, moments_of, repair, repair_again
+from worker.slimming.scoring import second_moments
+from worker.slimming.scoring.second_moments import Rows
+from worker.slimming.selection import select
+from worker.slimming.surgery import cut, masked
+from worker.slimming.units import Site, locate
+
+torch.set_num_threads(1)
+
+WITH_BIAS = ("llama", "gpt2", "opt", "gpt_neox", "bart", "bert", "roberta", "distilbert")
+
+
+def rows(family: str, size: int = 8) -> Rows:
+    return Rows(batches(family, examples(24), size), "margin")
+
+
+def half(model: PreTrainedModel, *units: str) -> dict[Site, Tensor]:
+    groups = locate(model, ARCHITECTURES[model.config.model_type], units)
+    draw = torch.Generator().manual_seed(2)
+    return select({group.site: torch.rand(group.count, generator=draw) for group in groups}, groups, 0.5, 4)
+
+
+@torch.no_grad()
+def first_outputs(model: PreTrainedModel, family: str, kept: Mapping[Site, Tensor]) -> Tensor:
+    """What the first repaired module writes for each token, with only `kept` units (N, O)."""
+    architecture = ARCHITECTURES[model.config.model_type]
+    group = locate(model, architecture, ["ffn"])[0]
+    seen: list[Tensor] = []
+    for batch in rows(family).batches:
+        mask = batch.masks[group.site.stack].flatten()
+        module = model.get_submodule(group.watched)
+        handle = module.register_forward_hook(
+            lambda _, args, output, mask=mask: seen.append(output.reshape(-1, output.shape[-1])[mask])
+        )
+        with masked(model, architecture, kept):
+            model(**batch.inputs)
+        handle.remove()
+    return torch.cat(seen)
+
+
+EVERY_REPAIR = [(family, method) for family in TINY for method in REPAIRS if method != "bias" or family in WITH_BIAS]
+
+
+@pytest.mark.parametrize(("family", "method"), EVERY_REPAIR)
+def test_a_repaired_module_writes_nearer_to_what_it_wrote(family: str, method: str) -> None:
+    model = TINY[family]()
+    kept, dense = half(model, "ffn"), first_outputs(model, family, {})
+    cut_only = (first_outputs(model, family, kept) - dense).square().mean()
+    repair(model, ARCHITECTURES[model.config.model_type], kept, rows(family), method)
+    assert (first_outputs(model, family, kept) - dense).square().mean() < 0.99 * cut_only
+
+
+@pytest.mark.parametrize("family", [family for family in TINY if family not in WITH_BIAS])
+def test_a_family_without_biases_refuses_the_bias_repair(family: str) -> None:
+    model = TINY[family]()
+    with pytest.raises(RepairUnavailable, match="no bias"):
+        repair(model, ARCHITECTURES[model.config.model_type], half(model, "ffn"), rows(family), "bias")
+
+
+@pytest.mark.parametrize("family", WITH_BIAS)
+def test_the_bias_repair_keeps_the_mean_of_what_is_written(family: str) -> None:
+    model = TINY[family]()
+    dense, kept = first_outputs(model, family, {}).mean(0), half(model, "ffn")
+    repair(model, ARCHITECTURES[model.config.model_type], kept, rows(family), "bias")
+    torch.testing.assert_close(first_outputs(model, family, kept).mean(0), dense, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["least_squares", "least_squares_layerwise"])
+def test_a_neuron_that_another_one_doubles_is_made_up_for(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(least_squares, "RIDGE", 1e-9)
+    model = TINY["llama"]()
+    for layer in (0, 1):
+        for name in ("gate_proj", "up_proj"):
+            weight = model.get_parameter(f"model.layers.{layer}.mlp.{name}.weight").data
+            weight[24:] = weight[:24]
+    (batch,) = batches("llama", examples(24), 24)
+    with torch.no_grad():
+        dense = model(**batch.inputs).logits
+    kept = {Site("decoder", layer, "ffn"): torch.arange(24) for layer in (0, 1)}
+    repair(model, ARCHITECTURES["llama"], kept, Rows([batch], "margin"), method)
+    cut(model, ARCHITECTURES["llama"], kept)
+    with torch.no_grad():
+        slim = model(**batch.inputs).logits
+    mask = batch.masks["decoder"]
+    torch.testing.assert_close(slim[mask], dense[mask], atol=2e-3, rtol=1e-2)
+
+
+def test_a_strong_ridge_leaves_the_kept_columns_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(least_squares, "RIDGE", 1e9)
+    model = TINY["llama"]()
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    repair(model, ARCHITECTURES["llama"], half(model, "ffn", "heads"), rows("llama"), "least_squares")
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter, before[name], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["least_squares", "least_squares_layerwise"])
+def test_known_moments_give_the_same_repair_as_a_pass_over_the_rows(method: str) -> None:
+    models = [TINY["llama"](), TINY["llama"]()]
+    kept, architecture = half(models[0], "ffn", "heads"), ARCHITECTURES["llama"]
+    groups = locate(models[0], architecture, ["ffn", "heads"])
+    known = moments_of(models[0], architecture, groups, rows("llama"), method)
+    assert known is not None
+    repair(models[0], architecture, kept, rows("llama"), method)
+    repair_again(models[1], architecture, kept, rows("llama"), method, known)
+    for first, second in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-5)
+
+
+EVERY_READER = [
+    (family, unit)
+    for family in TINY
+    for unit in ("heads", "head_dims")
+    if unit in FAMILIES[family.removesuffix("_gated")].units
+]
+
+
+@pytest.mark.parametrize(("family", "unit"), EVERY_READER)
+def test_attention_is_repaired_too(family: str, unit: str) -> None:
+    model = TINY[family]()
+    kept = half(model, unit)
+    watched = {group.watched for group in locate(model, ARCHITECTURES[model.config.model_type], [unit])}
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    repair(model, ARCHITECTURES[model.config.model_type], kept, rows(family), "least_squares")
+    changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    reading = {f"{path}.weight" for path in watched if path.endswith(("o", "o_proj"))}
+    assert changed == reading
+
+
+def test_the_repair_does_not_depend_on_batches() -> None:
+    fitted = []
+    for size in (3, 24):
+        model = TINY["t5"]()
+        repair(model, ARCHITECTURES["t5"], half(model, "ffn", "heads"), rows("t5", size), "least_squares")
+        fitted.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
+    torch.testing.assert_close(fitted[0], fitted[1], atol=2e-3, rtol=1e-3)
+
+
+def test_memory_for_one_matrix_at_a_time_gives_the_same_repair(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted = []
+    for size in (second_moments.GRAM_BYTES, 1):
+        monkeypatch.setattr(second_moments, "GRAM_BYTES", size)
+        model, heard = TINY["llama"](), list[tuple[int, int]]()
+        repair(
+            model,
+            ARCHITECTURES["llama"],
+            half(model, "ffn"),
+            rows("llama"),
+            "least_squares",
+            lambda done, total, heard=heard: heard.append((done, total)),  # type: ignore[misc]
+        )
+        fitted.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
+        assert heard[-1][0] == heard[-1][1]
+    assert heard == [(done, 6) for done in range(1, 7)]
+    assert torch.equal(*fitted)
+
+
+@torch.no_grad()
+def test_a_llama_with_folded_biases_loads_by_the_stock_class(tmp_path: Path) -> None:
+    model, (batch,) = TINY["llama"](), batches("llama", examples(24), 24)
+    kept = half(model, "ffn")
+    repair(model, ARCHITECTURES["llama"], kept, Rows([batch], "margin"), "bias")
+    cut(model, ARCHITECTURES["llama"], kept)
+    model.save_pretrained(tmp_path)
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert reloaded.config.mlp_bias
+    torch.testing.assert_close(reloaded(**batch.inputs).logits, model(**batch.inputs).logits)
+
+
+def test_the_contract_knows_which_repairs_there_are_and_which_fit_anew() -> None:
+    assert set(fields.Repair) == {"none", *REPAIRS}
+    assert set(fields.FITTED) == FITTED

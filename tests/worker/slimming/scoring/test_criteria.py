@@ -1,0 +1,174 @@
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from service.contract.families import UNSERVED
+from service.contract.fields import Criterion
+from tests.support.batches import batches, examples
+from tests.support.tiny_models import TINY
+from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.scoring.attribution import score
+from worker.slimming.scoring.criteria import CRITERIA, Options
+from worker.slimming.scoring.objectives import Batch, margin, token_log_probabilities
+from worker.slimming.scoring.optimal_brain_surgeon import costs
+from worker.slimming.units import Site, UnitUnavailable
+
+FFN = Site("decoder", 1, "ffn")
+HEADS = Site("decoder", 1, "heads")
+LLAMA = ARCHITECTURES["llama"]
+
+
+def scores_of(criterion: str, options: Options = Options(), units: tuple[str, ...] = ("ffn",)) -> dict[Site, Tensor]:  # noqa: B008
+    return score(TINY["llama"](), LLAMA, units, batches("llama", examples(6), 4), criterion, options)
+
+
+@torch.no_grad()
+def activations(module: str) -> Tensor:
+    """The module's inputs at all tokens of the calibration rows (N, C), float64."""
+    model, (batch,) = TINY["llama"](), batches("llama", examples(6), 6)
+    seen: list[Tensor] = []
+    model.get_submodule(module).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    model(**batch.inputs)
+    return seen[0][batch.masks["decoder"]].double()
+
+
+def test_the_contract_names_every_criterion() -> None:
+    assert set(CRITERIA) == set(Criterion)
+
+
+def test_the_api_knows_what_a_criterion_does_not_cover() -> None:
+    assert {Criterion(name): row.refused for name, row in CRITERIA.items() if row.refused} == UNSERVED
+
+
+def test_magnitude_is_the_norm_of_all_weights_of_a_neuron() -> None:
+    model = TINY["phi3"]()
+    scores = score(model, ARCHITECTURES["phi3"], ["ffn"], [], "magnitude", Options())
+    expand, contract = (
+        model.get_parameter(f"model.layers.1.mlp.{name}.weight") for name in ("gate_up_proj", "down_proj")
+    )
+    neuron = torch.cat([expand[7], expand[48 + 7], contract[:, 7]])
+    torch.testing.assert_close(scores[FFN][7], neuron.norm())
+
+
+def test_activation_statistics_have_their_closed_forms() -> None:
+    hidden_NC = activations("model.layers.1.mlp.down_proj")
+    weight_OC = TINY["llama"]().get_parameter("model.layers.1.mlp.down_proj.weight").detach().double()
+    raw_C = hidden_NC.var(0, correction=0) * weight_OC.square().sum(0)
+    expected = {
+        "activation": hidden_NC.abs().mean(0),
+        "wanda": hidden_NC.norm(dim=0) * weight_OC.abs().mean(0),
+        "flap": (raw_C - raw_C.mean()) / raw_C.std(correction=0),
+    }
+    for criterion, score_C in expected.items():
+        torch.testing.assert_close(scores_of(criterion)[FFN].double(), score_C, rtol=1e-4, atol=1e-5)
+
+
+def test_a_key_value_group_scores_the_sum_of_its_channels() -> None:
+    hidden_NC = activations("model.layers.1.self_attn.o_proj")
+    weight_OC = TINY["llama"]().get_parameter("model.layers.1.self_attn.o_proj.weight").detach().double()
+    expected = (hidden_NC.norm(dim=0) * weight_OC.abs().mean(0)).view(2, 16).sum(1)
+    scores = scores_of("wanda", units=("heads",))[HEADS]
+    torch.testing.assert_close(scores.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def read_and_effect(model: PreTrainedModel, batch: Batch, module: str) -> tuple[Tensor, Tensor]:
+    """What the module reads and the margin's gradient of what it writes, at all tokens of the rows (B, T, C)."""
+    seen: dict[str, Tensor] = {}
+    reader = model.get_submodule(module)
+    reader.register_forward_pre_hook(lambda _, args: seen.update(read=args[0].detach()))
+    reader.register_forward_hook(lambda _, args, output: seen.update(written=output))
+    objective = margin(token_log_probabilities(model, batch), batch).sum()
+    (gradient_BTO,) = torch.autograd.grad(objective, seen["written"])
+    shape = (*batch.inputs["input_ids"].shape, -1)  # OPT flattens the two axes
+    return seen["read"].double().view(shape), gradient_BTO.double().view(shape)
+
+
+@pytest.mark.parametrize(
+    ("family", "path", "centred"),
+    [("llama", "model.layers.1.mlp.down_proj", False), ("opt", "model.decoder.layers.1.fc2", True)],
+    ids=["without a bias", "with a bias"],
+)
+def test_surgeon_is_the_cost_of_a_removal_by_weighed_second_moments(family: str, path: str, centred: bool) -> None:
+    model, (batch,) = TINY[family](), batches(family, examples(6), 6)
+    read_BTC, effect_BTO = read_and_effect(model, batch, path)
+    weight_N, read_N, effect_N = [], [], []
+    for mask_T, read_TC, effect_TO in zip(batch.masks["decoder"], read_BTC, effect_BTO, strict=True):
+        square_T = effect_TO[mask_T].square().sum(1)
+        weight_N.append(0.5 + 0.5 * square_T / square_T.mean())
+        read_N.append(read_TC[mask_T])
+        effect_N.append(effect_TO[mask_T])
+    share_N1 = (torch.cat(weight_N) / torch.cat(weight_N).sum()).unsqueeze(1)
+    read_NC, effect_NO = torch.cat(read_N), torch.cat(effect_N)
+    if centred:
+        read_NC = read_NC - (share_N1 * read_NC).sum(0)
+    spread_CC = (share_N1 * read_NC).T @ read_NC
+    spread_CC += 0.01 * spread_CC.diagonal().mean() * torch.eye(len(spread_CC), dtype=torch.float64)
+    weight_OC = model.get_parameter(f"{path}.weight").detach().double()
+    expected = costs(weight_OC, spread_CC, effect_NO.T @ effect_NO / len(effect_NO), 1)
+    fresh = score(TINY[family](), ARCHITECTURES[family], ["ffn"], [batch], "surgeon", Options())
+    torch.testing.assert_close(fresh[FFN].double(), expected, rtol=1e-3, atol=0)
+
+
+def test_surgeon_scores_a_layer_by_the_mean_square_of_what_it_adds_times_the_gradient() -> None:
+    model, (batch,) = TINY["llama"](), batches("llama", examples(6), 6)
+    before: list[Tensor] = []
+    layer = model.get_submodule("model.layers.1")
+    layer.register_forward_pre_hook(lambda _, args: before.append(args[0].detach()))
+    after: list[Tensor] = []
+    layer.register_forward_hook(lambda _, args, output: after.append(output))
+    objective = margin(token_log_probabilities(model, batch), batch).sum()
+    (gradient_BTO,) = torch.autograd.grad(objective, after[0])
+    product_N = ((after[0].detach() - before[0]) * gradient_BTO).sum(-1)[batch.masks["decoder"]]
+    fresh = score(TINY["llama"](), LLAMA, ["ffn", "layers"], [batch], "surgeon", Options())
+    layer_score = fresh[Site("decoder", 1, "layers")].squeeze()
+    torch.testing.assert_close(layer_score, product_N.square().mean(), rtol=1e-4, atol=0)
+
+
+def test_second_moment_is_one_setting_of_attribution() -> None:
+    setting = Options(token_reduction="square", example_reduction="sum")
+    assert torch.equal(scores_of("second_moment")[FFN], scores_of("attribution", setting)[FFN])
+
+
+def test_reverse_removes_first_what_attribution_keeps_longest() -> None:
+    assert torch.equal(scores_of("reverse")[FFN], -scores_of("attribution")[FFN])
+
+
+def test_gisp_is_the_sum_of_weights_times_their_gradients() -> None:
+    model, (batch,) = TINY["llama"](), batches("llama", examples(6), 6)
+    torch.autograd.backward(margin(token_log_probabilities(model, batch), batch).sum())
+    expected = torch.zeros(48)
+    for name, dim in (("gate_proj", 1), ("up_proj", 1), ("down_proj", 0)):
+        weight = model.get_parameter(f"model.layers.1.mlp.{name}.weight")
+        assert weight.grad is not None
+        expected += (weight * weight.grad).abs().sum(dim).detach()
+    torch.testing.assert_close(scores_of("gisp")[FFN], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize(("family", "unit"), [("llama", "heads"), ("t5", "head_dims"), ("t5", "layers")])
+def test_every_criterion_scores_every_unit_or_refuses_it(criterion: str, family: str, unit: str) -> None:
+    model = TINY[family]()
+    made = batches(family, examples(4, longest_candidate=2), 4)  # one decoder position attends to nothing but itself
+    architecture = ARCHITECTURES[family]
+    if unit in CRITERIA[criterion].refused:
+        with pytest.raises(UnitUnavailable, match=f"{criterion} is not defined for {unit}"):
+            score(model, architecture, [unit], made, criterion, Options())
+        return
+    scores = score(model, architecture, [unit], made, criterion, Options())
+    assert all(values.isfinite().all() and values.abs().sum() > 0 for values in scores.values())
+    assert not any(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_the_effect_of_a_layer_is_what_it_adds_times_the_gradient() -> None:
+    model, (batch,) = TINY["llama"](), batches("llama", examples(3), 3)
+    seen: dict[str, Tensor] = {}
+    layer = model.get_submodule("model.layers.1")
+    layer.register_forward_pre_hook(lambda _, args: seen.update(before=args[0]))
+    layer.register_forward_hook(lambda _, args, output: seen.update(after=output))
+    objective = margin(token_log_probabilities(model, batch), batch).sum()
+    (gradient,) = torch.autograd.grad(objective, seen["after"])
+    product_BT = ((seen["after"] - seen["before"]) * gradient).sum(-1) * batch.masks["decoder"]
+    expected = product_BT.sum(1).square().mean()
+    fresh = score(TINY["llama"](), LLAMA, ["layers"], [batch], "attribution", Options())
+    torch.testing.assert_close(fresh[Site("decoder", 1, "layers")].squeeze(), expected.detach(), rtol=1e-4, atol=1e-7)

@@ -1,0 +1,106 @@
+from itertools import pairwise
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.support.batches import batches, examples
+from tests.support.tiny_models import TINY
+from worker.slimming.allocation import Rules, WidthUnreachable
+from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.scoring.attribution import score
+from worker.slimming.scoring.criteria import Options
+from worker.slimming.scoring.iterative import ScorePath, Scores, follow, schedule
+from worker.slimming.selection import select
+from worker.slimming.units import Site, locate
+
+LLAMA = ARCHITECTURES["llama"]
+MODEL = TINY["llama"]()
+GROUPS = locate(MODEL, LLAMA, ["ffn", "heads"])
+NEURONS = [group for group in GROUPS if group.kind == "ffn"]
+EQUAL_UNDER_ONE_THRESHOLD = Rules(scope="global", normalisation="mean")
+NESTED = [Rules(), Rules(scope="global", layout="per-layer", normalisation="standard")]
+
+
+def scores_of(seed: int) -> Scores:
+    generator = torch.Generator().manual_seed(seed)
+    return {group.site: torch.rand(group.count, generator=generator) for group in GROUPS}
+
+
+def random_path(ratios: tuple[float, ...], seed: int, rules: Rules) -> ScorePath:
+    """Scores that are drawn anew at each step: nothing but the masks ties one step to the next."""
+    seeds = iter(range(seed, seed + len(ratios)))
+    return follow(
+        MODEL, LLAMA, ratios, lambda: scores_of(next(seeds)), lambda s, ratio: select(s, GROUPS, ratio, 4, rules)
+    )
+
+
+def test_steps_are_scored_on_what_is_left() -> None:
+    made = batches("llama", examples(6), 3)
+    # Signed scores: what is gone scores zero, and would come back before what scores below.
+    options = Options(example_reduction="sum")
+
+    def measure() -> Scores:
+        return score(MODEL, LLAMA, ["ffn"], made, "attribution", options)
+
+    dense, site = measure(), NEURONS[0].site
+    path = follow(MODEL, LLAMA, schedule(0.75, 3), measure, lambda s, r: select(s, NEURONS, r, 4))
+    assert list(path.ratios) == [0, 0.25, 0.5]
+    assert [int(scores[site].isfinite().sum()) for scores in path.scores] == [48, 36, 24]
+    assert torch.equal(path.scores[0][site], dense[site])
+    left = path.scores[1][site].isfinite()
+    assert not torch.equal(path.scores[1][site][left], dense[site][left])
+
+
+def test_one_step_is_plain_selection() -> None:
+    scores = scores_of(0)
+    path = random_path(schedule(0.5, 1), 0, Rules())
+    assert list(path.ratios) == [0]
+    assert all(torch.equal(path.at(0.5)[site], scores[site]) for site in scores)
+
+
+@given(
+    ratios=st.lists(st.floats(0.01, 0.9), min_size=1, max_size=6, unique=True).map(sorted),
+    asked=st.floats(0.001, 0.95),
+)
+def test_scores_at_a_ratio_are_those_taken_last_on_the_way_to_it(ratios: list[float], asked: float) -> None:
+    taken: tuple[Scores, ...] = tuple({Site("decoder", 0, "ffn"): torch.tensor([ratio])} for ratio in (0, *ratios))
+    [score_U] = ScorePath((0.0, *ratios), taken).at(asked).values()
+    assert score_U.item() == torch.tensor(max(ratio for ratio in (0, *ratios) if ratio < asked)).item()
+
+
+@given(
+    steps=st.integers(1, 4),
+    seed=st.integers(0, 2**20),
+    asked=st.lists(st.floats(0.01, 0.7), min_size=2, max_size=5, unique=True).map(sorted),
+    rules=st.sampled_from(NESTED),
+)
+def test_what_a_higher_ratio_of_a_path_keeps_a_lower_one_keeps_too(
+    steps: int, seed: int, asked: list[float], rules: Rules
+) -> None:
+    path = random_path(schedule(0.7, steps), seed, rules)
+    kept = []
+    for ratio in asked:
+        try:
+            kept.append(select(path.at(ratio), GROUPS, ratio, 4, rules))
+        except WidthUnreachable:
+            break
+    for lower, higher in pairwise(kept):
+        assert all(set(higher[site].tolist()) <= set(lower[site].tolist()) for site in lower)
+
+
+@given(steps=st.integers(2, 4), seed=st.integers(0, 2**20), asked=st.floats(0.2, 0.7))
+def test_what_earlier_steps_have_removed_never_comes_back(steps: int, seed: int, asked: float) -> None:
+    path = random_path(schedule(0.7, steps), seed, EQUAL_UNDER_ONE_THRESHOLD)
+    scores = path.at(asked)
+    kept = select(scores, GROUPS, asked, 4, EQUAL_UNDER_ONE_THRESHOLD)
+    assert all(scores[site][kept_K].isfinite().all() for site, kept_K in kept.items())
+
+
+def test_a_path_ends_where_no_width_is_left() -> None:
+    def choose(scores: Scores, ratio: float) -> dict[Site, Tensor]:
+        return select(scores, NEURONS, ratio, 32)
+
+    path = follow(MODEL, LLAMA, schedule(0.9, 4), lambda: scores_of(0), choose)
+    assert list(path.ratios) == [0, 0.225, 0.45]

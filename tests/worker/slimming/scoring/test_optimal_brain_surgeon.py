@@ -1,0 +1,112 @@
+import pytest
+import torch
+from torch import Tensor
+
+from worker.slimming.scoring import optimal_brain_surgeon
+from worker.slimming.scoring.optimal_brain_surgeon import costs
+
+OUTPUTS, CHANNELS = 6, 24
+
+
+def problem(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """W (O, C), G (C, C) and S (O, O), float64, both positive definite, with channels that resemble each other."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=draw, dtype=torch.float64)
+
+    factors_NF, mixing_FC = normal(200, 8), normal(8, CHANNELS)
+    hidden_NC = factors_NF @ mixing_FC + 0.3 * normal(200, CHANNELS)
+    gradient_NO = normal(50, OUTPUTS)
+    return normal(OUTPUTS, CHANNELS), hidden_NC.T @ hidden_NC / 200, gradient_NO.T @ gradient_NO / 50
+
+
+def loss(weight_OC: Tensor, spread_CC: Tensor, effect_OO: Tensor, kept_K: Tensor) -> Tensor:
+    """tr(S dW G dW^T) of the best W that reads `kept_K` alone."""
+    fitted_OK = torch.linalg.solve(spread_CC[kept_K][:, kept_K], spread_CC[kept_K] @ weight_OC.T).T
+    change_OC = weight_OC.index_add(1, kept_K, -fitted_OK)
+    return torch.trace(effect_OO @ change_OC @ spread_CC @ change_OC.T)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_costs_add_up_to_what_the_best_fit_of_the_rest_loses(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimal_brain_surgeon, "BLOCK", 1)
+    monkeypatch.setattr(optimal_brain_surgeon, "_risen", lambda cost_U: cost_U)
+    weight_OC, spread_CC, effect_OO = problem(0)
+    cost_U = costs(weight_OC, spread_CC, effect_OO, size)
+    order_U, lost = _order(weight_OC, spread_CC, effect_OO, size), 0.0
+    for gone in range(1, len(order_U)):
+        lost += float(cost_U[order_U[gone - 1]])
+        kept_U = order_U[gone:].sort().values
+        kept_K = (kept_U.unsqueeze(1) * size + torch.arange(size)).flatten()
+        torch.testing.assert_close(
+            torch.tensor(lost).double(), loss(weight_OC, spread_CC, effect_OO, kept_K), rtol=1e-4, atol=1e-6
+        )
+
+
+def _order(weight_OC: Tensor, spread_CC: Tensor, effect_OO: Tensor, size: int) -> Tensor:
+    """The greedy order by brute force: whichever unit's loss is the least when the rest is fitted anew (U)."""
+    left, order = list(range(weight_OC.shape[1] // size)), list[int]()
+
+    def without(unit: int) -> float:
+        kept = torch.tensor([index for index in left if index != unit], dtype=torch.long)
+        kept_K = (kept.unsqueeze(1) * size + torch.arange(size)).flatten()
+        return float(loss(weight_OC, spread_CC, effect_OO, kept_K))
+
+    while left:
+        order.append(min(left, key=without))
+        left.remove(order[-1])
+    return torch.tensor(order)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_units_go_in_the_order_that_brute_force_finds(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimal_brain_surgeon, "BLOCK", 1)
+    for seed in range(3):
+        assert torch.equal(costs(*problem(seed), size).argsort(), _order(*problem(seed), size))
+
+
+def test_costs_rise_along_the_order_also_in_float32() -> None:
+    cost_U = costs(*problem(1), 1).float().sort().values
+    assert (cost_U.diff() > 0).all()
+
+
+def test_a_unit_that_two_others_add_up_to_costs_nothing_and_one_alone_costs_its_second_moment() -> None:
+    weight_OC, effect_OO = torch.ones(1, 3, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    alone_CC = torch.diag(torch.tensor([4.0, 9.0, 1.0], dtype=torch.float64))
+    torch.testing.assert_close(costs(weight_OC, alone_CC, effect_OO, 1), alone_CC.diagonal(), rtol=1e-4, atol=0)
+    hidden_NC = torch.tensor([[1.0, 0, 1], [0, 1, 1], [1, 1, 2]], dtype=torch.float64)
+    twice_CC = hidden_NC.T @ hidden_NC + 1e-5 * torch.eye(3, dtype=torch.float64)
+    weight_OC[0] = torch.tensor([1.0, 2, 0])
+    cost_U = costs(weight_OC, twice_CC, effect_OO, 1).sort().values
+    assert cost_U[0] < 1e-4
+    assert cost_U[1] > 0.1
+
+
+def test_units_that_stand_in_for_each_other_do_not_go_together() -> None:
+    weight_OC, spread_CC, effect_OO = problem(2)
+    pairs_CC = torch.cat([torch.cat([spread_CC, spread_CC]), torch.cat([spread_CC, spread_CC])], dim=1)
+    pairs_CC.diagonal().add_(1e-4)
+    first = costs(torch.cat([weight_OC, weight_OC], dim=1), pairs_CC, effect_OO, 1).topk(CHANNELS).indices
+    assert (first % CHANNELS).sort().values.tolist() == list(range(CHANNELS))
+
+
+def test_many_units_go_in_the_order_of_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    blockwise = costs(*problem(2), 1).argsort()
+    monkeypatch.setattr(optimal_brain_surgeon, "BLOCK", 1)
+    assert torch.equal(costs(*problem(2), 1).argsort(), blockwise)
+
+
+def test_large_blocks_cost_the_same_on_any_number_of_threads() -> None:
+    """On two threads torch fails at a batch of matrices of more than 150 rows, or gives wrong results."""
+    draw = torch.Generator().manual_seed(0)
+    hidden_NC = torch.randn(900, 3 * 160, generator=draw, dtype=torch.float64)
+    weight_OC, effect_OO = torch.randn(32, 3 * 160, generator=draw), torch.eye(32, dtype=torch.float64)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append(costs(weight_OC, hidden_NC.T @ hidden_NC / 900, effect_OO, 160))
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(*found)

@@ -1,0 +1,117 @@
+import pytest
+import torch
+from torch import Tensor
+
+from tests.support.batches import batches, examples
+from tests.support.tiny_models import TINY
+from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.repair.repairs import moments_of
+from worker.slimming.scoring import second_moments
+from worker.slimming.scoring.attribution import prepared, score
+from worker.slimming.scoring.criteria import Options
+from worker.slimming.scoring.objectives import margin, token_log_probabilities
+from worker.slimming.scoring.second_moments import Moments, Rows, collect, token_weights
+from worker.slimming.units import locate
+
+torch.set_num_threads(1)
+
+DOWN = "model.layers.1.mlp.down_proj"
+
+
+def collected(
+    family: str, size: int, objective: str | None = "margin", *, extra_padding: int = 0
+) -> dict[str, Moments]:
+    model = TINY[family]()
+    groups = locate(model, ARCHITECTURES[model.config.model_type], ["ffn"])
+    made = batches(family, examples(8, longest_candidate=2), size, extra_padding=extra_padding)
+    with prepared(model):
+        return collect(model, groups, made, objective, effects=objective is not None)
+
+
+def test_the_tokens_of_a_row_weigh_one_on_average_and_half_where_the_objective_does_not_look() -> None:
+    gradient_BTO = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
+    mask_BT = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]]).bool()
+    gradient_BTO[2] = 0
+    weight_BT = token_weights(gradient_BTO, mask_BT)
+    torch.testing.assert_close(weight_BT[0].mean(), torch.tensor(1.0))
+    torch.testing.assert_close(weight_BT[1, :2].mean(), torch.tensor(1.0))
+    assert weight_BT[2].tolist() == [0.5] * 5
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_scoring_hands_on_the_moments_that_a_repair_would_take(family: str) -> None:
+    model, made, architecture = TINY[family](), batches(family, examples(8), 4), ARCHITECTURES[family]
+    units, handed = ["ffn", "heads"], dict[str, Moments]()
+    score(model, architecture, units, made, "surgeon", Options(), on_moments=handed.update)
+    taken = moments_of(model, architecture, locate(model, architecture, units), Rows(made, "margin"), "least_squares")
+    assert taken is not None
+    assert handed.keys() == taken.keys()
+    for path, expected in taken.items():
+        found = handed[path]
+        assert (found.centred, found.num_tokens, found.effect_OO) == (expected.centred, expected.num_tokens, None)
+        assert torch.equal(found.spread_CC, expected.spread_CC)
+        assert all(map(torch.equal, found.weights_N, expected.weights_N))
+
+
+def test_scoring_in_portions_has_no_moments_of_all_to_hand_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(second_moments, "GRAM_BYTES", 1)
+    handed = list[object]()
+    score(
+        TINY["llama"](),
+        ARCHITECTURES["llama"],
+        ["ffn"],
+        batches("llama", examples(4), 4),
+        "surgeon",
+        Options(),
+        on_moments=handed.append,
+    )
+    assert handed == []
+
+
+def test_moments_have_their_closed_forms() -> None:
+    model, (batch,) = TINY["llama"](), batches("llama", examples(6), 6)
+    seen: dict[str, Tensor] = {}
+    handle = model.get_submodule(DOWN).register_forward_hook(
+        lambda _, args, output: seen.update(input=args[0], output=output)
+    )
+    objective = margin(token_log_probabilities(model, batch), batch).sum()
+    (gradient_BTO,) = torch.autograd.grad(objective, seen["output"])
+    handle.remove()
+    mask_BT = batch.masks["decoder"]
+    hidden_NC, gradient_NO = seen["input"].detach()[mask_BT], gradient_BTO[mask_BT]
+    weight_N1 = token_weights(gradient_BTO, mask_BT)[mask_BT].unsqueeze(1)
+    groups = locate(model, ARCHITECTURES["llama"], ["ffn"])
+    with prepared(model):
+        found = collect(model, groups, [batch], "margin", effects=True)[DOWN]
+    assert found.gram_CC is not None
+    assert found.effect_OO is not None
+    torch.testing.assert_close(found.gram_CC, hidden_NC.T @ (weight_N1 * hidden_NC), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found.effect_OO, gradient_NO.T @ gradient_NO, rtol=1e-4, atol=1e-8)
+    assert found.num_tokens == int(mask_BT.sum())
+
+
+@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize("objective", ["margin", None])
+def test_moments_depend_on_the_rows_alone(family: str, objective: str | None) -> None:
+    expected = collected(family, 8, objective)
+    found = collected(family, 3, objective, extra_padding=2)
+    assert expected.keys() == found.keys()
+    for path, one in expected.items():
+        torch.testing.assert_close(found[path].spread_CC, one.spread_CC, rtol=1e-3, atol=1e-5)
+        assert found[path].num_tokens == one.num_tokens
+
+
+def test_a_pass_for_each_matrix_gives_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    def scores() -> tuple[list[Tensor], list[int]]:
+        heard: list[int] = []
+        made = batches("llama", examples(6), 4)
+        model = TINY["llama"]()
+        found = score(model, ARCHITECTURES["llama"], ["ffn", "heads"], made, "surgeon", Options(), heard.append)
+        return list(found.values()), heard
+
+    together, _ = scores()
+    monkeypatch.setattr(second_moments, "GRAM_BYTES", 1)
+    apart, heard = scores()
+    assert all(torch.equal(one, other) for one, other in zip(together, apart, strict=True))
+    assert heard == sorted(heard)
+    assert heard[-1] == 6

@@ -1,0 +1,43 @@
+"""What a job's method comes to where it leaves something open."""
+
+from typing import Any
+
+import pytest
+
+from service.api.openapi.examples import INLINE
+from service.contract.fields import JobRequest, Layout
+from tests.support.tiny_models import causal
+from worker.slimming import selection
+from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.scoring.attribution import score
+from worker.slimming.scoring.criteria import CRITERIA, Options
+from worker.slimming.units import locate
+from worker.stages.method import rules
+
+
+def request_for(**method: Any) -> JobRequest:
+    return JobRequest.model_validate(INLINE | {"method": method})
+
+
+def test_random_scores_take_about_as_much_of_heads_as_of_neurons() -> None:
+    model, llama = causal("llama", num_hidden_layers=8), ARCHITECTURES["llama"]
+    scores = score(model, llama, ["ffn", "heads"], [], "random", Options())
+    told = rules(request_for(criterion="random", units=["ffn", "heads"], scope="global"), Layout.per_layer)
+    groups = locate(model, llama, ["ffn", "heads"])
+    kept = selection.select(scores, groups, 0.3, 1, told)
+    gone = {}
+    for kind in ("ffn", "heads"):
+        members = [group for group in groups if group.kind == kind]
+        left = sum(kept[group.site].numel() for group in members)
+        gone[kind] = 1 - left / sum(group.count for group in members)
+    assert gone["heads"] == pytest.approx(gone["ffn"], abs=0.15)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_scores_are_compared_as_the_criterion_asks_unless_the_request_does(criterion: str) -> None:
+    meaningless = {"random": "mean", "magnitude": "mean", "activation": "mean", "wanda": "mean", "flap": "standard"}
+    by_default, asked = (
+        rules(request_for(criterion=criterion, scope="global", **more), Layout.uniform).normalisation
+        for more in ({}, {"normalisation": "none"})
+    )
+    assert (by_default, asked) == (meaningless.get(criterion, "none"), "none")

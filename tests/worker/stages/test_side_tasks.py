@@ -1,0 +1,115 @@
+"""One model for several tasks: what a union keeps, and how its figures add up."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from service.contract.errors import InvalidLabels, TaskslimError
+from service.contract.fields import Confusion, Estimate, JobRequest, Metrics, Report
+from tests.worker.test_pipeline import Deployment
+from worker.evaluation.metrics import wilson
+from worker.stages.side_tasks import pooled, together
+
+FIRST = {"1": "positive", "0": "negative"}
+SECOND = {"1": "lazy", "0": "quick"}
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Deployment:
+    torch.set_num_threads(1)
+    return Deployment(tmp_path)
+
+
+def several(deployment: Deployment, *changed: dict[str, Any], **fields: Any) -> JobRequest:
+    """Two tasks on the same rows, each asked in its own way."""
+    rows = {"uri": deployment.rows(30)}
+    tasks = [
+        {"name": "mood", "template": "{text}:", "labels": FIRST, "calibration": rows},
+        {"name": "speed", "template": "{text} {text}:", "labels": SECOND, "calibration": rows},
+    ]
+    for task, more in zip(tasks, changed, strict=False):
+        task |= more
+    body = deployment.request(**fields).model_dump(exclude_defaults=True) | {"tasks": tasks}
+    del body["task"]
+    return JobRequest.model_validate(body)
+
+
+def test_every_task_of_a_union_is_measured_and_all_share_one_model(deployment: Deployment) -> None:
+    result = deployment.run(several(deployment, method={"repair": "least_squares"}))
+    alone = deployment.run(deployment.request(task={"labels": SECOND, "template": "{text} {text}:"}))
+    deployment.run(several(deployment))
+    manifest = deployment.download(deployment.root / "downloaded")
+    report = Report.model_validate_json((deployment.root / "downloaded/report.json").read_bytes())
+    assert list(result.metrics.tasks) == ["mood", "speed"]
+    assert result.metrics.tasks["speed"].dense == alone.metrics.dense
+    assert result.metrics.dense.examples == 12
+    assert report.calibration_examples == 48
+    assert report.tasks["speed"]["labels"] == SECOND
+    assert report.confusion is not None
+    assert report.confusion.labels == ["mood: 1", "mood: 0", "speed: 1", "speed: 0"]
+    assert sum(map(sum, report.confusion.slim)) == 12
+    assert {"calibration of speed", "evaluation of speed"} < set(report.digests)
+    assert {row.task for row in report.changed} <= {"mood", "speed"}
+    page = (deployment.root / "downloaded/report.html").read_text()
+    assert "Task by task" in page
+    card = (deployment.root / "downloaded/model/README.md").read_text()
+    assert "slimmed for 2 tasks" in card
+    assert "speed: Classification, with the answers lazy, quick." in card
+    assert "model/README.md" in {file.name for file in manifest.files}
+
+
+def test_a_union_of_one_task_twice_keeps_what_the_task_keeps(deployment: Deployment) -> None:
+    kept = []
+    twice = {"template": "{text}:", "labels": FIRST}
+    for request in (deployment.request(), several(deployment, {}, twice)):
+        deployment.run(request)
+        directory = deployment.root / deployment.job.id
+        deployment.download(directory)
+        kept.append(load_file(directory / "kept.safetensors"))
+    assert all(torch.equal(kept[0][site], kept[1][site]) for site in kept[0])
+
+
+def test_a_fault_of_one_task_names_its_place(deployment: Deployment) -> None:
+    alike = {"labels": {"1": "goodé", "0": "good"}}
+    cases: list[tuple[list[dict[str, Any]], str]] = [([alike], "tasks.0"), ([{}, alike], "tasks.1")]
+    for changed, place in cases:
+        with pytest.raises(InvalidLabels) as caught:
+            deployment.run(several(deployment, *changed))
+        assert caught.value.param == f"{place}.labels"
+    with pytest.raises(TaskslimError) as caught_rows:
+        deployment.run(several(deployment, {}, {"calibration": {"uri": "file:///no/such.jsonl"}}))
+    assert caught_rows.value.param == "tasks.1.calibration"
+
+
+def test_figures_over_all_rows_are_counted() -> None:
+    half, all_right = wilson(5, 10), wilson(30, 30)
+    found = pooled(
+        [
+            Metrics(examples=10, accuracy=half, majority=0.5, log_likelihood=-2.0),
+            Metrics(examples=30, accuracy=all_right, majority=0.9, log_likelihood=-1.0),
+        ]
+    )
+    assert found.accuracy == wilson(35, 40)
+    assert found.examples == 40
+    assert found.majority == pytest.approx(0.8)
+    assert found.log_likelihood == pytest.approx(-1.25)
+    assert found.exact_match is None
+
+
+def test_confusions_of_several_tasks_lie_along_the_diagonal() -> None:
+    one = Confusion(labels=["a", "b"], dense=[[1, 2], [3, 4]], slim=[[1, 0], [0, 1]])
+    other = Confusion(labels=["a"], dense=[[5]], slim=[[6]])
+    confusion, changed = together([(one, []), (other, [])], ["x", "y"])
+    assert confusion is not None
+    assert confusion.labels == ["x: a", "x: b", "y: a"]
+    assert confusion.dense == [[1, 2, 0], [3, 4, 0], [0, 0, 5]]
+    assert changed == []
+    assert together([(one, [])], ["x"])[0] == one
+
+
+def test_one_task_is_reported_as_it_is() -> None:
+    alone = Metrics(examples=3, accuracy=Estimate(value=0.1, low=0.0, high=0.2))
+    assert pooled([alone]) is alone

@@ -1,0 +1,28 @@
+"""The process of one attempt, started by `worker.attempts.rq_worker`: python -m worker.attempts.process PARENT WORKER
+ENTRY EXECUTION"""
+
+import sys
+
+from rq.executions import Execution
+
+from service.infrastructure import tracing
+from service.infrastructure.child_process import die_with_parent
+from service.infrastructure.logs import configure
+from service.jobs.rq_jobs import SERIALIZER, SlimJob
+from service.settings import Settings
+from worker.attempts.rq_worker import SlimWorker
+
+
+def main() -> None:
+    parent, worker_name, entry, execution_id = sys.argv[1:]
+    die_with_parent(int(parent))
+    configure("worker")
+    tracing.configure("worker")
+    worker = SlimWorker(Settings().redis_url, worker_name, prepare_for_work=False)
+    job = SlimJob.fetch(entry, connection=worker.connection, serializer=SERIALIZER)
+    worker.execution = Execution.fetch(execution_id, entry, connection=worker.connection)
+    worker.main_work_horse(job, worker.queues[0])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""What a checkpoint's directory must be before anything of it is loaded."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from service.contract.errors import InvalidModel, UnsupportedFamily
+from service.contract.families import FAMILIES
+from service.contract.fields import Family
+from worker.checkpoints.per_layer import is_sound
+
+WEIGHTS_INDEX = "model.safetensors.index.json"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def check(directory: Path) -> Family:
+    """The family of a checkpoint that is safe and fit to be loaded. Raises InvalidModel or UnsupportedFamily."""
+    config = read_json(directory / "config.json")
+    tokenizer = directory / "tokenizer_config.json"
+    if ("auto_map" in config and not is_sound(config, directory)) or (
+        tokenizer.exists() and "auto_map" in read_json(tokenizer)
+    ):
+        raise InvalidModel(
+            "the model names code of its own (`auto_map`), which is never run: give a checkpoint of the stock class",
+            param="model.uri",
+        )
+    if "quantization_config" in config:
+        raise InvalidModel("the weights are quantised: give the unquantised checkpoint", param="model.uri")
+    check_safetensors(weight_files(directory))
+    return _family(config.get("model_type"))
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The files that hold the weights, as the stock loader would choose them."""
+    if (directory / "model.safetensors").exists():
+        return [directory / "model.safetensors"]
+    if (directory / WEIGHTS_INDEX).exists():
+        weight_map = read_json(directory / WEIGHTS_INDEX).get("weight_map")
+        names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+        if names and all(isinstance(name, str) and Path(name).name == name for name in names):
+            return [directory / name for name in sorted(set(names))]
+        raise InvalidModel(f"{WEIGHTS_INDEX} does not name files of its own directory", param="model.uri")
+    if any(path.suffix in PICKLES for path in directory.iterdir()):
+        raise InvalidModel(
+            "the weights are pickled, and a pickle can run code: save them as safetensors", param="model.uri"
+        )
+    raise InvalidModel("there is no model.safetensors", param="model.uri")
+
+
+def weight_bytes(directory: Path) -> int:
+    """Size of the files that hold a checkpoint's weights."""
+    return sum(path.stat().st_size for path in weight_files(directory))
+
+
+def check_safetensors(paths: Sequence[Path]) -> None:
+    """Opening a file checks its header against its size."""
+    for path in paths:
+        try:
+            with safe_open(path, framework="pt") as file:
+                file.keys()
+        except FileNotFoundError as error:
+            raise InvalidModel(f"{path.name} is missing", param="model.uri") from error
+        except (SafetensorError, OSError) as error:
+            raise InvalidModel(f"{path.name} is damaged: {error}", param="model.uri") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise InvalidModel(f"{path.name} is missing", param="model.uri") from error
+    except (ValueError, RecursionError, OSError) as error:
+        raise InvalidModel(f"{path.name} cannot be read: {error}", param="model.uri") from error
+    if not isinstance(content, dict):
+        raise InvalidModel(f"{path.name} is not a JSON object", param="model.uri")
+    return content
+
+
+def _family(model_type: object) -> Family:
+    if model_type == "gemma3":
+        raise UnsupportedFamily(
+            "this Gemma 3 checkpoint holds a vision tower: give its text model (model_type gemma3_text)",
+            param="model.uri",
+        )
+    if model_type not in FAMILIES:
+        raise UnsupportedFamily(
+            f"model_type {model_type!r} is not supported; these are: {', '.join(sorted(FAMILIES))}", param="model.uri"
+        )
+    return FAMILIES[str(model_type)]

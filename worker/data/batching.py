@@ -1,0 +1,234 @@
+"""A task's rows as batches for a model: examples sorted by length, padded on the right, under a token budget.
+
+Shape suffixes as in `worker.slimming.scoring.objectives`.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from service.contract.errors import InvalidData, NotFound
+from service.contract.fields import DataSource, Draw, Task, TaskKind, TaskWording
+from service.contract.presets import LABEL_COLUMN, needs_answers
+from service.sources.readers import fetch_file, scheme_of
+from service.storage.object_store import Storage, dataset_key
+from worker.data.prompts import Example, Kind, Tokens, check_rows, have_answers, row_tokens
+from worker.data.rows import Row, draw, draw_balanced, read, set_aside
+from worker.slimming.scoring.objectives import Batch
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where the rows that a request names may come from, and the directory for those that must be fetched."""
+
+    storage: Storage
+    tenant: str
+    scratch: Path
+    roots: Sequence[Path] = ()
+
+
+@dataclass(frozen=True)
+class Padding:
+    """What a family reads besides the prompt's tokens."""
+
+    kind: Kind
+    pad: int
+    decoder_opening: Tokens = ()  # what the decoder has read before the answer's first token
+    separator: int | None = None  # tokens after the first one are of the second text (BERT's pairs)
+
+
+@dataclass
+class _Scored:
+    """Grows into the index tensors of a Batch."""
+
+    example_B: list[int] = field(default_factory=list)
+    row_P: list[int] = field(default_factory=list)
+    position_P: list[int] = field(default_factory=list)
+    place_M: list[int] = field(default_factory=list)
+    token_M: list[int] = field(default_factory=list)
+    example_M: list[int] = field(default_factory=list)
+    label_M: list[int] = field(default_factory=list)
+
+
+def load_rows(task: Task, location: Location) -> tuple[list[Row], list[Row]]:
+    """(calibration rows, evaluation rows) of a resolved task, checked to have what the task needs.
+
+    Raises InvalidData, UnknownLabel, InvalidTemplate, ForbiddenPath, StorageUnavailable.
+    """
+    calibration = read_source(task.calibration, "task.calibration", task, location)
+    if task.evaluation is not None:
+        return calibration, read_source(task.evaluation, "task.evaluation", task, location)
+    labelled = task.kind is TaskKind.classification and have_answers(calibration, task)
+    stay, aside = set_aside(calibration, LABEL_COLUMN if labelled else None, task.calibration.seed)
+    check_rows(aside, task, answered=have_answers(aside, task))
+    return stay, aside
+
+
+def read_source(source: DataSource, param: str, task: TaskWording, location: Location) -> list[Row]:
+    """The rows of one source that a request names at `param`, checked as those of `load_rows` are."""
+    try:
+        rows = _drawn(read(_fetch(source.uri or "", location)), source)
+        check_rows(rows, task, answered=needs_answers(task, param, have_answers(rows, task)))
+    except InvalidData as error:
+        raise type(error)(f"{source.uri}: {error.message}", param=error.param or param) from error
+    except NotFound as error:
+        raise InvalidData(f"{source.uri} does not exist", param=param) from error
+    return rows
+
+
+def _drawn(rows: Sequence[Row], source: DataSource) -> list[Row]:
+    if source.draw is Draw.balanced:
+        return draw_balanced(rows, source.limit, source.seed, LABEL_COLUMN)
+    return draw(rows, source.limit, source.seed)
+
+
+def padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: Kind) -> Padding:
+    """What the model's batches are padded with, and what they need besides the prompt."""
+    config = model.config
+    pad = config.pad_token_id if config.pad_token_id is not None else 0
+    if kind == "encoder-decoder":
+        # BART's answers begin with a token that its generation config forces.
+        opening = (config.decoder_start_token_id, model.generation_config.forced_bos_token_id)
+        return Padding(kind, pad, decoder_opening=tuple(token for token in opening if token is not None))
+    pairs = kind == "classifier" and getattr(config, "type_vocab_size", 0) > 1
+    return Padding(kind, pad, separator=tokenizer.sep_token_id if pairs else None)
+
+
+def batches(examples: Sequence[Example], padding: Padding, tokens_per_batch: int) -> list[Batch]:
+    """All examples, the shortest first, at most `tokens_per_batch` padded tokens in a batch of several examples."""
+    order = sorted(range(len(examples)), key=lambda index: (_length(examples[index], padding), index))
+    return [
+        _collate([examples[index] for index in chunk], chunk, padding)
+        for chunk in _chunks(order, examples, padding, tokens_per_batch)
+    ]
+
+
+def pad_right(rows: Sequence[Tokens], pad: int) -> tuple[Tensor, Tensor]:
+    """(tokens, mask of those that are not padding), both (B, T)."""
+    lengths_B = torch.tensor([len(row) for row in rows])
+    longest = int(lengths_B.max())
+    tokens_BT = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows])
+    return tokens_BT, torch.arange(longest) < lengths_B.unsqueeze(1)
+
+
+def pad_left(rows: Sequence[Tokens], pad: int) -> tuple[Tensor, Tensor]:
+    """As `pad_right`, the padding first."""
+    reversed_BT, mask_BT = pad_right([row[::-1] for row in rows], pad)
+    return reversed_BT.flip(1), mask_BT.flip(1)
+
+
+def _fetch(uri: str, location: Location) -> Path:
+    if scheme_of(uri) != "dataset":
+        return fetch_file(uri, location.scratch, roots=location.roots)
+    name = uri.removeprefix("dataset://")
+    path = location.scratch / f"{name}.jsonl"
+    location.storage.get_file(dataset_key(location.tenant, name), path)
+    return path
+
+
+def _length(example: Example, padding: Padding) -> int:
+    """Padded tokens of one of the example's rows, if it were alone."""
+    answer = max(len(candidate) for candidate in example.candidates)
+    decoder = len(padding.decoder_opening) + answer - 1 if padding.kind == "encoder-decoder" else 0
+    return row_tokens(example, padding.kind) + decoder
+
+
+def _num_rows(example: Example) -> int:
+    return 1 if all(len(candidate) == 1 for candidate in example.candidates) else len(example.candidates)
+
+
+def _chunks(
+    order: Iterable[int], examples: Sequence[Example], padding: Padding, tokens_per_batch: int
+) -> Iterator[list[int]]:
+    chunk: list[int] = []
+    rows = 0
+    for index in order:  # rising lengths: the newest example is the longest of its chunk
+        more = _num_rows(examples[index])
+        if chunk and (rows + more) * _length(examples[index], padding) > tokens_per_batch:
+            yield chunk
+            chunk, rows = [], 0
+        chunk.append(index)
+        rows += more
+    if chunk:
+        yield chunk
+
+
+def _collate(examples: Sequence[Example], indices: Sequence[int], padding: Padding) -> Batch:
+    scored, inputs, masks = _Scored(), *INPUTS[padding.kind](examples, padding)
+    for number, example in enumerate(examples):
+        _score_positions(scored, number, example, padding)
+    tensors = {name: torch.tensor(values) for name, values in vars(scored).items()}
+    if padding.kind == "causal":  # only the scored positions need a distribution over the vocabulary
+        inputs["logits_to_keep"], tensors["position_P"] = torch.unique(tensors["position_P"], return_inverse=True)
+    return Batch(
+        inputs=inputs,
+        masks=masks,
+        answer_E=torch.tensor([example.answer for example in examples]),
+        index_E=torch.tensor(indices),
+        num_labels=len(examples[0].candidates),
+        **tensors,
+    )
+
+
+def _score_positions(scored: _Scored, number: int, example: Example, padding: Padding) -> None:
+    """Where the example's candidates are scored: one row for all where each is one token, else one row each."""
+    start = _first_position(example, padding)
+    one_row = _num_rows(example) == 1
+    for label, candidate in enumerate(example.candidates):
+        if label == 0 or not one_row:
+            row = len(scored.example_B)
+            scored.example_B.append(number)
+            scored.row_P += [row] * len(candidate)
+            scored.position_P += range(start, start + len(candidate))
+        scored.place_M += range(len(scored.row_P) - len(candidate), len(scored.row_P))
+        scored.token_M += candidate
+        scored.example_M += [number] * len(candidate)
+        scored.label_M += [label] * len(candidate)
+
+
+def _first_position(example: Example, padding: Padding) -> int:
+    """The position whose distribution is that of an answer's first token."""
+    return {"causal": len(example.prompt), "encoder-decoder": len(padding.decoder_opening), "classifier": 1}[
+        padding.kind
+    ] - 1
+
+
+def _answers_read(example: Example) -> list[Tokens]:
+    """What the model reads of the candidates, one for each row: all but the last token, which is only scored."""
+    return [candidate[:-1] for candidate in example.candidates][: _num_rows(example)]
+
+
+def _causal(examples: Sequence[Example], padding: Padding) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Without an attention mask: padding stands to the right, where causal attention never looks."""
+    rows = [example.prompt + read for example in examples for read in _answers_read(example)]
+    input_ids, mask_BT = pad_right(rows, padding.pad)
+    return {"input_ids": input_ids}, {"decoder": mask_BT}
+
+
+def _encoder_decoder(examples: Sequence[Example], padding: Padding) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    prompts = [example.prompt for example in examples for _ in _answers_read(example)]
+    answers = [padding.decoder_opening + read for example in examples for read in _answers_read(example)]
+    input_ids, encoder_BT = pad_right(prompts, padding.pad)
+    decoder_input_ids, decoder_BT = pad_right(answers, padding.pad)
+    inputs = {
+        "input_ids": input_ids,
+        "attention_mask": encoder_BT.long(),
+        "decoder_input_ids": decoder_input_ids,
+    }
+    return inputs, {"encoder": encoder_BT, "decoder": decoder_BT}
+
+
+def _classifier(examples: Sequence[Example], padding: Padding) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    input_ids, mask_BT = pad_right([example.prompt for example in examples], padding.pad)
+    inputs = {"input_ids": input_ids, "attention_mask": mask_BT.long()}
+    if padding.separator is not None:
+        ends_BT = (input_ids == padding.separator).long()
+        inputs["token_type_ids"] = (ends_BT.cumsum(dim=1) - ends_BT).clamp(max=1) * mask_BT
+    return inputs, {"encoder": mask_BT}
+
+
+INPUTS = {"causal": _causal, "encoder-decoder": _encoder_decoder, "classifier": _classifier}

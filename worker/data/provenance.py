@@ -1,0 +1,38 @@
+"""What a job was done with: inputs by their content, packages by their version."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from service.sources.model_files import is_wanted
+from service.storage.object_store import digest_file
+from worker.data.rows import Row
+
+PACKAGES = ("taskslim", "torch", "transformers", "tokenizers", "safetensors", "peft")
+
+
+def versions() -> dict[str, str]:
+    """What decides the bits of a checkpoint beside the model: package -> version."""
+    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
+
+
+def digest_directory(directory: Path) -> str:
+    """sha256 over the files that make a model or adapter what it is, by name and content, wherever it lies."""
+    files = sorted(path for path in directory.iterdir() if path.is_file() and is_wanted(path.name))
+    return _digest([[path.name, digest_file(path)] for path in files])
+
+
+def digest_rows(rows: Sequence[Row]) -> str:
+    """sha256 over the rows in their order."""
+    return _digest([row.values for row in rows])
+
+
+def digest_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _digest(content: object) -> str:
+    return digest_text(json.dumps(content, sort_keys=True, default=str))

@@ -1,0 +1,168 @@
+"""How well a model does its task.
+
+Shape suffixes as in `worker.slimming.scoring.objectives`.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import binomtest
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
+
+from service.contract.errors import InvalidModel
+from service.contract.fields import Estimate, Metrics
+from worker.data.batching import Padding, pad_left, pad_right
+from worker.data.prompts import Example, Wording
+from worker.slimming.scoring.objectives import Batch, answer_log_probabilities, token_log_probabilities
+
+MIN_WORDS = 8
+NGRAM = 3
+
+
+@dataclass(frozen=True)
+class Scores:
+    """log P(candidate | prompt) of every example's candidates, in the order of the data set, float64 on the CPU."""
+
+    log_probability_EL: Tensor
+    answer_E: Tensor
+
+
+def score(model: PreTrainedModel, batches: Sequence[Batch], on_examples: Callable[[int], None]) -> Scores:
+    """Every example's candidates scored; `on_examples` hears how many examples are done after each batch.
+
+    Raises InvalidModel where an output is not finite.
+    """
+    done, parts = 0, []
+    for batch in batches:
+        with torch.inference_mode():
+            log_probability_M = token_log_probabilities(model, batch.to(model.device))
+            parts.append(answer_log_probabilities(log_probability_M.double().cpu(), batch))
+        done += batch.num_examples
+        on_examples(done)
+    score_EL = torch.cat(parts)
+    if not score_EL.isfinite().all():
+        raise InvalidModel("the model's outputs are not finite numbers", param="model.uri")
+    order_E = torch.cat([batch.index_E for batch in batches]).argsort()
+    answer_E = torch.cat([batch.answer_E for batch in batches])[order_E]
+    return Scores(score_EL[order_E], answer_E)
+
+
+def classification_metrics(scores: Scores) -> Metrics:
+    """Accuracy as it is and with label bias removed, beside the share of the most frequent label."""
+    score_EL, answer_E = scores.log_probability_EL, scores.answer_E
+    return Metrics(
+        examples=answer_E.numel(),
+        accuracy=share(score_EL.argmax(dim=1) == answer_E),
+        calibrated_accuracy=share(calibrated(score_EL).argmax(dim=1) == answer_E),
+        majority=Counter(answer_E.tolist()).most_common(1)[0][1] / answer_E.numel(),
+        log_likelihood=score_EL.gather(1, answer_E.unsqueeze(1)).mean().item(),
+    )
+
+
+def generation_metrics(scores: Scores, examples: Sequence[Example], texts: Sequence[str]) -> Metrics:
+    """Share of generated texts that are the target, and log P of the target's tokens, its end included."""
+    tokens = sum(len(example.candidates[0]) for example in examples)
+    matches = [text.strip() == example.text.strip() for text, example in zip(texts, examples, strict=True)]
+    return Metrics(
+        examples=len(examples),
+        exact_match=share(torch.tensor(matches)),
+        repetition=sum(map(repeats_itself, texts)) / len(texts),
+        token_log_likelihood=scores.log_probability_EL.sum().item() / tokens,
+    )
+
+
+def repeats_itself(text: str) -> bool:
+    """Whether more than half of a text's word trigrams came before in it (rep-3 of Welleck et al., arXiv 1908.04319).
+
+    Texts of fewer than eight words have no chance to.
+    """
+    words = text.split()
+    grams = list(zip(*(words[start:] for start in range(NGRAM)), strict=False))
+    return len(words) >= MIN_WORDS and len(set(grams)) < len(grams) / 2
+
+
+def calibrated(score_EL: Tensor) -> Tensor:
+    """Scores less each label's mean over the rows: what is left of a bias towards a label is not the task's."""
+    return score_EL - score_EL.mean(dim=0)
+
+
+def share(right_E: Tensor) -> Estimate:
+    """The share of true entries with its 95 % Wilson interval."""
+    return wilson(int(right_E.sum()), right_E.numel())
+
+
+def wilson(count: int, total: int) -> Estimate:
+    """`count` of `total` as a share with its 95 % Wilson interval."""
+    interval = binomtest(count, total).proportion_ci(0.95, method="wilson")
+    return Estimate(value=count / total, low=interval.low, high=interval.high)
+
+
+def generate(
+    model: PreTrainedModel,
+    examples: Sequence[Example],
+    wording: Wording,
+    padding: Padding,
+    tokens_per_batch: int,
+    on_examples: Callable[[int], None],
+) -> list[str]:
+    """The greedy continuation of every prompt, as long as the target at most, special tokens left out."""
+    written = write(model, examples, wording, padding, tokens_per_batch, on_examples)
+    return wording.tokenizer.batch_decode(written, skip_special_tokens=True)
+
+
+def write(
+    model: PreTrainedModel,
+    examples: Sequence[Example],
+    wording: Wording,
+    padding: Padding,
+    tokens_per_batch: int,
+    on_examples: Callable[[int], None],
+) -> list[list[int]]:
+    """The tokens of `generate`, the one that ends a text included where it came to an end."""
+    end: int | None = wording.tokenizer.eos_token_id
+    order = sorted(range(len(examples)), key=lambda index: len(examples[index].prompt))
+    written: dict[int, list[int]] = {}
+    for chunk in _even_chunks(order, examples, tokens_per_batch):
+        answers = _continue(model, [examples[index] for index in chunk], padding, end)
+        written |= {index: _up_to(answer, end) for index, answer in zip(chunk, answers, strict=True)}
+        on_examples(len(written))
+    return [written[index] for index in range(len(examples))]
+
+
+def _up_to(tokens: list[int], end: int | None) -> list[int]:
+    return tokens[: tokens.index(end) + 1] if end in tokens else tokens
+
+
+def _even_chunks(order: Sequence[int], examples: Sequence[Example], tokens_per_batch: int) -> list[list[int]]:
+    """Consecutive examples of like length; a chunk's padded prompts and targets keep to the budget."""
+    chunks: list[list[int]] = []
+    for index in order:
+        chunk = [*chunks[-1], index] if chunks else [index]
+        longest = max(len(examples[i].prompt) + len(examples[i].candidates[0]) for i in chunk)
+        if chunks and len(chunk) * longest <= tokens_per_batch:
+            chunks[-1] = chunk
+        else:
+            chunks.append([index])
+    return chunks
+
+
+def _continue(
+    model: PreTrainedModel, examples: Sequence[Example], padding: Padding, end: int | None
+) -> list[list[int]]:
+    """Prompts are padded on the side away from where generation goes on."""
+    pad = pad_left if padding.kind == "causal" else pad_right
+    input_ids, mask_BT = pad([example.prompt for example in examples], padding.pad)
+    longest = max(len(example.candidates[0]) for example in examples)
+    config = GenerationConfig(do_sample=False, max_new_tokens=longest, pad_token_id=padding.pad, eos_token_id=end)
+    inputs = {"input_ids": input_ids, "attention_mask": mask_BT.long()}
+    if padding.kind == "encoder-decoder":
+        inputs["decoder_input_ids"] = torch.tensor([padding.decoder_opening] * len(examples))
+    with torch.inference_mode():
+        output_BT = model.generate(  # type: ignore[operator]
+            **{name: value.to(model.device) for name, value in inputs.items()}, generation_config=config
+        )
+    start = input_ids.shape[1] if padding.kind == "causal" else len(padding.decoder_opening)
+    return [row[start:] for row in output_BT.tolist()]

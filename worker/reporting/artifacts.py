@@ -1,0 +1,96 @@
+"""What a job leaves: checkpoints, written and proved to be the model in memory, indices, and all of it in storage."""
+
+from pathlib import Path
+
+from service.contract.fields import Format, Manifest, StoredFile, Verified, Widths
+from service.jobs.store import LeaseLost
+from service.storage.object_store import attempt_prefix, digest_file, manifest_key
+from worker.checkpoints import kept_indices, loading, verification
+from worker.checkpoints.kept_indices import Origin
+from worker.data import batching
+from worker.data.provenance import versions
+from worker.reporting import findings
+from worker.search.candidates import Candidate
+from worker.slimming.units import Group
+from worker.stages.context import StagedJob
+from worker.stages.inputs import Sources
+from worker.stages.task_model import Subject
+
+PROBE_EXAMPLES = 4
+
+
+def directory(staged: StagedJob) -> Path:
+    """Where what the job will upload lies."""
+    found = staged.scratch / "output"
+    found.mkdir(exist_ok=True)
+    return found
+
+
+def checkpoint(staged: StagedJob, name: str) -> Path:
+    """Where a checkpoint is written: beside what will be uploaded, where the job asks for indices alone."""
+    return (directory(staged) if Format.safetensors in staged.job.request.output.formats else staged.scratch) / name
+
+
+def write(staged: StagedJob, subject: Subject, checkpoint: Path) -> Verified:
+    """Write the checkpoint, and prove it equal to the model in memory on some of the evaluation rows.
+
+    Raises VerificationFailed.
+    """
+    loading.save(subject.loaded, checkpoint)
+    loaded, probe = subject.loaded, staged.scratch / "probe.safetensors"
+    examples = subject.evaluation.examples[:PROBE_EXAMPLES]
+    batch = batching.batches(examples, subject.padding, staged.settings.tokens_per_batch)[0]
+    verification.write_probe(loaded.model, batch.inputs, probe)
+    return verification.verify(
+        checkpoint, probe, while_waiting=lambda: staged.progress.advance(0, len(batch.example_B), "rows")
+    )
+
+
+def store(
+    staged: StagedJob, sources: Sources, slim: Subject, groups: list[Group], candidate: Candidate, name: str = ""
+) -> Verified:
+    """Write a cut model's checkpoint and the indices that it keeps, and prove it: `model` and `kept`, with a `name`
+    `model-0.3` and `kept-0.3`. Raises VerificationFailed."""
+    place = checkpoint(staged, f"model{name}")
+    verified = write(staged, slim, place)
+    made = _origin(staged, sources, slim, findings.widths(groups, candidate.kept), place)
+    kept_indices.save(candidate.kept, made, directory(staged) / f"kept{name}.safetensors")
+    return verified
+
+
+def _origin(staged: StagedJob, sources: Sources, subject: Subject, widths: list[Widths], directory: Path) -> Origin:
+    """What the kept indices are of, and the checkpoint in `directory` that they make of it."""
+    request = staged.job.request
+    return Origin(
+        model=request.model,
+        model_digest=sources.digests["model"],
+        adapter_digest=sources.digests.get("adapter"),
+        family=subject.loaded.family.model_type,
+        units=request.method.units,
+        layout=request.output.layout,
+        repair=request.method.repair,
+        widths=widths,
+        weights=kept_indices.digests(directory),
+        versions=versions(),
+    )
+
+
+def upload(staged: StagedJob) -> None:
+    """Store every file of the output, then the manifest, which makes them the job's result."""
+    root = directory(staged)
+    paths = sorted(path for path in root.rglob("*") if path.is_file())
+    total, done, files = sum(path.stat().st_size for path in paths), 0, []
+    for path in paths:
+        name, size = str(path.relative_to(root)), path.stat().st_size
+        staged.storage.put_file(path, _prefix(staged) + name)
+        files.append(StoredFile(name=name, size=size, sha256=digest_file(path)))
+        done += size
+        staged.on_bytes(done, total)
+    manifest = Manifest(job_id=staged.job.id, attempt=staged.job.attempt, files=files)
+    key = manifest_key(staged.job.tenant, staged.job.id)
+    if not staged.storage.put_if_absent(manifest.model_dump_json().encode(), key):
+        raise LeaseLost(f"another attempt of job {staged.job.id} has left its manifest")
+
+
+def _prefix(staged: StagedJob) -> str:
+    return attempt_prefix(staged.job.tenant, staged.job.id, staged.job.attempt)

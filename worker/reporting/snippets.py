@@ -1,0 +1,67 @@
+"""Python for the report and the model card: loads the slim model and asks it the task."""
+
+from service.contract.fields import Format, JobRequest, TaskKind
+from service.contract.presets import template_fields
+from service.sources.job_checkpoints import JOB
+from service.sources.readers import scheme_of
+from worker.data.batching import Padding
+from worker.data.prompts import TOKENISE, Kind, Wording, render
+
+MAX_TEXT = 256  # tokens of a generated text, as far as a snippet writes one
+
+APPLY = "taskslim apply kept.safetensors model"
+FROM_A_JOB = " --model DIRECTORY  # the checkpoint that the other job has left, downloaded"
+LOAD = """\
+from transformers import {auto_class}, AutoTokenizer
+
+model = {auto_class}.from_pretrained("model"{remote_code})
+tokenizer = AutoTokenizer.from_pretrained("model")
+"""
+PROMPT = """
+prompt = tokenizer({template!r}.format_map({fields}), return_tensors="pt"{special})
+"""
+CHOOSE = """\
+answers = {answers!r}  # each label's {unit}
+scores = model(**prompt{decoder}).logits[{place}]
+print(max(answers, key=lambda label: scores[answers[label]]))
+"""
+WRITE = """\
+text = model.generate(**prompt, do_sample=False, max_new_tokens={tokens})[0{start}]
+print(tokenizer.decode(text, skip_special_tokens=True))
+"""
+PLACES: dict[Kind, str] = {"causal": "0, -1", "encoder-decoder": "0, -1", "classifier": "0"}
+
+
+def snippet(request: JobRequest, auto_class: str, own_widths: bool, wording: Wording, padding: Padding) -> str:
+    """What to run where the artifact lies: the prompt is the task's own, `...` stands for a row's texts."""
+    # The class lies in the checkpoint, which the job itself has written.
+    load = LOAD.format(auto_class=auto_class, remote_code=", trust_remote_code=True" if own_widths else "")
+    load += asking(wording, padding)
+    if Format.safetensors in request.output.formats:
+        return load
+    apply = APPLY + (FROM_A_JOB if scheme_of(request.model.uri) == JOB else "")
+    return f"# First, in a shell: {apply}\n{load}"
+
+
+def asking(wording: Wording, padding: Padding) -> str:
+    """Lines that give the model's answer to one row; none where a few lines cannot give the job's own answer.
+
+    These are labels of several tokens, and prompts that the tokenizer cuts otherwise when an answer follows.
+    """
+    template, labels = wording.task.template or "", list(wording.words)
+    blank = dict.fromkeys(sorted(template_fields(template)), "...")
+    prompt = render(template, blank)
+    tokens, candidates = TOKENISE[wording.kind](prompt, list(wording.words.values()), wording)
+    plain = wording.tokenizer(prompt, add_special_tokens=wording.special_tokens)["input_ids"]
+    if list(tokens) != list(plain) or any(len(candidate) > 1 for candidate in candidates):
+        return ""
+    special = "" if wording.special_tokens else ", add_special_tokens=False"
+    asked = PROMPT.format(template=template, fields=blank, special=special)
+    if wording.task.kind is TaskKind.generation:
+        start = ', prompt["input_ids"].shape[1] :' if wording.kind == "causal" else ""
+        return asked + WRITE.format(tokens=min(MAX_TEXT, wording.max_tokens or MAX_TEXT), start=start)
+    opening = list(padding.decoder_opening)
+    unit = "class" if wording.kind == "classifier" else "token"
+    decoder = f', decoder_input_ids=prompt["input_ids"].new_tensor([{opening}])' if opening else ""
+    answers = {label: token for label, (token,) in zip(labels, candidates, strict=True)}
+    return asked + CHOOSE.format(answers=answers, unit=unit, decoder=decoder, place=PLACES[wording.kind])

@@ -1,0 +1,201 @@
+"""The models that a target may end with: each one counted before it is cut, and cut as a copy where it is measured."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from math import prod
+
+import torch
+from torch import Tensor
+
+from service.contract.errors import InvalidRequest, UnsupportedUnit
+from service.contract.fields import MAX_RATIO, Layout, Repair
+from service.planning.bisection import turning_point
+from service.sources.safetensors_header import TensorShape, file_size
+from worker.checkpoints import cutting
+from worker.slimming import selection, surgery
+from worker.slimming.allocation import WidthUnreachable, share_removed
+from worker.slimming.repair import repairs as repairs
+from worker.slimming.repair.bias import RepairUnavailable, make_room
+from worker.slimming.scoring.iterative import ScorePath, Scores
+from worker.slimming.scoring.second_moments import Moments, Rows
+from worker.slimming.sizes import shapes_after
+from worker.slimming.units import Group, Site, UnitUnavailable, locate
+from worker.stages.context import StagedJob
+from worker.stages.method import options, rules
+from worker.stages.task_model import Subject
+
+STEP = 0.01  # between the ratios of the models that a search looks at
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.bool: "BOOL",
+}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model as it would be: what it keeps, and what that comes to."""
+
+    asked: float  # the ratio that its widths follow from
+    ratio: float  # share of the chosen units' parameters that it lacks
+    kept: dict[Site, Tensor]
+    parameters: int
+    bytes: int  # of the weights' files
+
+
+class Candidates:
+    """Every model along a path of scores. The subject's own model stays whole.
+
+    `tick` is called as long as anything takes, and ends it by raising.
+    """
+
+    def __init__(
+        self, staged: StagedJob, subject: Subject, path: ScorePath, tick: Callable[[], None] = lambda: None
+    ) -> None:
+        self._staged, self._subject, self._path, self._tick = staged, subject, path, tick
+        self._make_room()
+        self.groups = locate_groups(staged, subject)
+        self.at = cache(self._at)
+
+    def _at(self, asked: float) -> Candidate:
+        """The model for a ratio. Raises WidthUnreachable."""
+        self._tick()
+        kept = choose(self._staged, self.groups, self._path.at(asked), asked)
+        subject = self._subject
+        shapes = shapes_after(subject.loaded.model, subject.architecture, self.groups, kept)
+        counts = {site: kept_K.numel() for site, kept_K in kept.items()}
+        dtype = DTYPES[subject.loaded.dtype]
+        stored = {name: TensorShape(dtype, shape) for name, shape in shapes.items()} | self._buffers
+        return Candidate(
+            asked=asked,
+            ratio=share_removed(self.groups, counts),
+            kept=kept,
+            parameters=sum(map(prod, shapes.values())),
+            bytes=file_size(stored),
+        )
+
+    @property
+    def dense(self) -> Candidate:
+        """Nothing removed."""
+        return self.at(0.0)
+
+    @cached_property
+    def highest(self) -> float:
+        """The highest ratio that rounding and floors leave to reach."""
+        return MAX_RATIO if self._reaches(MAX_RATIO) else turning_point(0.0, MAX_RATIO, self._reaches)[0]
+
+    def grid(self, *more: float) -> list[float]:
+        """The ratios that a search looks at, `more` among them, ascending."""
+        steps = (round(STEP * number, 2) for number in range(1, round(MAX_RATIO / STEP) + 1))
+        return sorted({ratio for ratio in steps if ratio < self.highest} | {self.highest, *more})
+
+    def cut(self, candidate: Candidate) -> Subject:
+        """The subject with a repaired and cut copy of its model. Raises InvalidRequest for a repair without a place."""
+        loaded = self._subject.loaded
+        copy = replace(self._subject, loaded=replace(loaded, model=surgery.twin(loaded.model)))
+        self._repair(copy, candidate.kept)
+        return cut(copy, candidate.kept, self._staged.job.request.output.layout)
+
+    def _reaches(self, ratio: float) -> bool:
+        try:
+            return bool(self.at(ratio))
+        except WidthUnreachable:
+            return False
+
+    @cached_property
+    def _buffers(self) -> dict[str, TensorShape]:
+        """What a checkpoint holds beside parameters."""
+        model = self._subject.loaded.model
+        known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        others = ((name, tensor) for name, tensor in model.state_dict().items() if name not in known)
+        return {name: TensorShape(DTYPES[tensor.dtype], tuple(tensor.shape)) for name, tensor in others}
+
+    def _make_room(self) -> None:
+        """The repair `bias` adds parameters, which count."""
+        if self._staged.job.request.method.repair is Repair.bias:
+            groups = locate_groups(self._staged, self._subject)
+            with refusing_repairs():
+                make_room(self._subject.loaded.model, self._subject.architecture, whole(groups))
+
+    def _repair(self, copy: Subject, kept: dict[Site, Tensor]) -> None:
+        if self._staged.job.request.method.repair is not Repair.none:
+            mend(self._staged, copy, kept, self._moments, lambda *_: self._tick())
+
+    @cached_property
+    def _moments(self) -> dict[str, Moments] | None:
+        """What the repair needs of the dense model: taken once, for every candidate."""
+        subject, method = self._subject, self._staged.job.request.method.repair
+        if subject.calibration.moments:
+            return subject.calibration.moments
+        model, rows = subject.loaded.model, rows_to_fit(self._staged, subject)
+        return repairs.moments_of(model, subject.architecture, self.groups, rows, method, lambda _: self._tick())
+
+
+def mend(
+    staged: StagedJob,
+    subject: Subject,
+    kept: dict[Site, Tensor],
+    moments: dict[str, Moments] | None,
+    on_progress: Callable[[int, int], None],
+) -> None:
+    """Fit what stays to what goes, on the calibration rows, whose `moments` may be known.
+
+    Raises InvalidRequest where the family has no place for the repair.
+    """
+    model, method, rows = subject.loaded.model, staged.job.request.method.repair, rows_to_fit(staged, subject)
+    if moments:
+        repairs.repair_again(model, subject.architecture, kept, rows, method, moments, on_progress)
+    else:
+        with refusing_repairs():
+            repairs.repair(model, subject.architecture, kept, rows, method, on_progress)
+
+
+def rows_to_fit(staged: StagedJob, subject: Subject) -> Rows:
+    """The calibration rows, on the model's device, and what tells which of their tokens matter."""
+    batches = [batch.to(subject.loaded.model.device) for batch in subject.calibration.batches]
+    return Rows(batches, options(staged).objective)
+
+
+def whole(groups: list[Group]) -> dict[Site, Tensor]:
+    """All units of every group."""
+    return {group.site: torch.arange(group.count) for group in groups}
+
+
+def locate_groups(staged: StagedJob, subject: Subject) -> list[Group]:
+    """The groups of the units that the job chooses. Raises UnsupportedUnit."""
+    with refusing_units():
+        return locate(subject.loaded.model, subject.architecture, staged.job.request.method.units)
+
+
+def choose(staged: StagedJob, groups: list[Group], scores: Scores, ratio: float) -> dict[Site, Tensor]:
+    """What stays of each group, by the job's rules. Raises WidthUnreachable."""
+    request = staged.job.request
+    return selection.select(scores, groups, ratio, request.output.round_to, rules(request, request.output.layout))
+
+
+def cut(subject: Subject, kept: dict[Site, Tensor], layout: Layout) -> Subject:
+    """The subject with its model cut, as the class that can hold it."""
+    return replace(subject, loaded=cutting.cut(subject.loaded, kept, layout))
+
+
+@contextmanager
+def refusing_units() -> Iterator[None]:
+    """Raise what a family cannot give up as UnsupportedUnit."""
+    try:
+        yield
+    except UnitUnavailable as error:
+        raise UnsupportedUnit(str(error), param="method.units") from error
+
+
+@contextmanager
+def refusing_repairs() -> Iterator[None]:
+    """Raise a repair that a family has no place for as InvalidRequest."""
+    try:
+        yield
+    except RepairUnavailable as error:
+        raise InvalidRequest(f"{error}: choose another repair", param="method.repair") from error

@@ -1,0 +1,27 @@
+"""The task's named evaluation sets: the same task in other places, such as another domain."""
+
+from dataclasses import replace
+
+from service.contract.fields import Task
+from worker.data.batching import Location, read_source
+from worker.data.rows import Row
+from worker.stages.context import StagedJob
+from worker.stages.task_model import Subject, encode
+
+
+def read(task: Task, location: Location) -> dict[str, list[Row]]:
+    """The rows of each set of a resolved task. Raises as `worker.data.batching.load_rows` does."""
+    return {name: read_source(source, _param(name), task, location) for name, source in task.evaluations.items()}
+
+
+def subjects(staged: StagedJob, subject: Subject, sets: dict[str, list[Row]]) -> dict[str, Subject]:
+    """The subject with the rows of each set in place of its evaluation rows."""
+    tokens = staged.settings.tokens_per_batch
+    return {
+        name: replace(subject, evaluation=encode(rows, _param(name), subject.wording, subject.padding, tokens))
+        for name, rows in sets.items()
+    }
+
+
+def _param(name: str) -> str:
+    return f"task.evaluations.{name}"

@@ -1,0 +1,96 @@
+"""What a request names, brought to this machine: model, adapter and rows."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from service.contract.errors import InvalidModel, TaskslimError
+from service.contract.fields import Ancestor
+from service.planning.admission import Access, blaming
+from service.planning.fingerprints import Fingerprints, fingerprints
+from service.sources.job_checkpoints import JOB, JobModel, job_model
+from service.sources.readers import scheme_of
+from worker.checkpoints import loading
+from worker.data import batching
+from worker.data.provenance import digest_directory
+from worker.data.rows import Row
+from worker.stages import domains, observed, side_tasks
+from worker.stages.context import StagedJob
+from worker.stages.lineage import lineage
+from worker.stages.method import options
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the request names, on this machine."""
+
+    model: Path
+    adapter: Path | None
+    calibration: list[Row]
+    evaluation: list[Row]
+    partners: list[side_tasks.TaskRows]
+    evaluations: dict[str, list[Row]]
+    observed: list[list[Row]]
+    digests: dict[str, str]  # of model and adapter
+    lineage: list[Ancestor]
+    fingerprints: Fingerprints | None
+
+
+def fetch(staged: StagedJob) -> Sources:
+    """Bring model, adapter and rows here; rows first, since they are small and as likely to be wrong.
+
+    Raises the errors of `service.contract.errors` for what is not there or cannot be read, and whatever the job's
+    progress does.
+    """
+    request, roots = staged.job.request, staged.settings.local_roots
+    options(staged)  # refuses what the task cannot serve before anything is fetched
+    location = batching.Location(staged.storage, staged.job.tenant, staged.scratch / "rows", roots)
+    calibration, evaluation_rows = batching.load_rows(staged.task, location)
+    others_of_union = side_tasks.read(request.placed_tasks, location)
+    sets = domains.read(staged.task, location)
+    others = observed.read(request.observe, location)
+    cache = staged.settings.state / "cache"
+    left, ancestors = _left_by_job(staged)
+    model = loading.fetch(
+        request.model, scratch=staged.scratch, cache=cache, roots=roots, on_bytes=staged.on_bytes, left=left
+    )
+    uri, adapter = request.model.adapter_uri, None
+    if uri:
+        adapter = loading.fetch_adapter(uri, scratch=staged.scratch, roots=roots, on_bytes=staged.on_bytes)
+    parts = {"model": model} | ({"adapter": adapter} if adapter else {})
+    return Sources(
+        model=model,
+        adapter=adapter,
+        calibration=calibration,
+        evaluation=evaluation_rows,
+        partners=others_of_union,
+        evaluations=sets,
+        observed=others,
+        digests={name: digest_directory(directory) for name, directory in parts.items()},
+        lineage=ancestors,
+        fingerprints=_fingerprints_of(staged),
+    )
+
+
+def _fingerprints_of(staged: StagedJob) -> Fingerprints | None:
+    """What a plan of the same request will look for; None where a source, fetched once, cannot be looked at again."""
+    try:
+        return fingerprints(
+            staged.job.request, Access(staged.storage, staged.job.tenant, True, staged.settings.local_roots)
+        )
+    except TaskslimError:
+        log.info("no plan will find the scores of this job", exc_info=True)
+        return None
+
+
+def _left_by_job(staged: StagedJob) -> tuple[JobModel | None, list[Ancestor]]:
+    """(the model, the jobs that led to it) where the request names a job of the tenant. Raises InvalidModel."""
+    uri = staged.job.request.model.uri
+    if scheme_of(uri) != JOB:
+        return None, []
+    with blaming("model.uri", InvalidModel):
+        left = job_model(uri, staged.storage, staged.job.tenant)
+        return left, lineage(left)

@@ -1,0 +1,71 @@
+"""What was measured as a safetensors file that anything can read, and back.
+
+Unit scores: one float32 tensor (U) for each step and group, `{step}.{stack}.{layer}.{unit}`; groups have the names of
+kept.safetensors, and what earlier steps have removed is -inf. Row scores: `log_probability` (float64, E x L) and
+`answer` (int64, E), the index of the right one. What is no tensor is JSON in the header's metadata.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+from service.contract.fields import Metrics, ScoreKind
+from worker.evaluation.metrics import Scores
+from worker.slimming.scoring.iterative import ScorePath
+from worker.slimming.units import Site
+from worker.stages.task_model import Measured
+
+FORMAT = "taskslim-scores-1"
+
+
+def pack_path(path: ScorePath, about: Mapping[str, Any]) -> bytes:
+    """The file of a path; `about` says in the metadata what it was measured on."""
+    tensors = {f"{step}.{site}": score_U for step, scores in enumerate(path.scores) for site, score_U in scores.items()}
+    return _pack(tensors, dict(about) | {"kind": ScoreKind.units, "ratios": path.ratios})
+
+
+def unpack_path(content: bytes) -> ScorePath:
+    """The path in a file that `pack_path` made."""
+    ratios = _metadata(content)["ratios"]
+    scores: list[dict[Site, Tensor]] = [{} for _ in ratios]
+    for name, score_U in load(content).items():
+        step, _, site = name.partition(".")
+        scores[int(step)][Site.parse(site)] = score_U
+    return ScorePath(tuple(ratios), tuple(scores))
+
+
+def pack_measured(measured: Measured, about: Mapping[str, Any]) -> bytes:
+    """The file of a model's answers to evaluation rows."""
+    tensors = {"log_probability": measured.scores.log_probability_EL, "answer": measured.scores.answer_E}
+    more = {
+        "kind": ScoreKind.rows,
+        "metrics": measured.metrics.model_dump(mode="json"),
+        "answers": measured.answers,
+        "parameters": measured.parameters,
+    }
+    return _pack(tensors, dict(about) | more)
+
+
+def unpack_measured(content: bytes) -> Measured:
+    """What `pack_measured` was given."""
+    tensors, metadata = load(content), _metadata(content)
+    return Measured(
+        metrics=Metrics.model_validate(metadata["metrics"]),
+        answers=metadata["answers"],
+        parameters=metadata["parameters"],
+        scores=Scores(tensors["log_probability"], tensors["answer"]),
+    )
+
+
+def _pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
+    texts = {name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()}
+    return save({name: tensor.contiguous() for name, tensor in tensors.items()}, texts | {"format": FORMAT})
+
+
+def _metadata(content: bytes) -> dict[str, Any]:
+    length = int.from_bytes(content[:8], "little")
+    texts = json.loads(content[8 : 8 + length])["__metadata__"]
+    return {name: json.loads(text) for name, text in texts.items() if name != "format"}

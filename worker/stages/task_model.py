@@ -1,0 +1,154 @@
+"""The model that a job slims, its task in tokens, and what is measured of both before and after."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from service.contract.errors import InvalidRequest
+from service.contract.fields import Layout, Metrics, OwnAnswers, Supervision, TaskKind, TaskWording
+from service.contract.presets import needs_answers
+from worker.checkpoints import loading
+from worker.checkpoints.loading import LoadedModel
+from worker.checkpoints.per_layer import is_own
+from worker.data import batching, prompts
+from worker.data.prompts import Example, Wording
+from worker.data.rows import Row
+from worker.evaluation import answers
+from worker.evaluation import metrics as evaluation
+from worker.evaluation.metrics import Scores
+from worker.slimming.architectures import ARCHITECTURES, Architecture
+from worker.slimming.scoring.objectives import Batch
+from worker.slimming.scoring.second_moments import Moments
+from worker.stages.context import StagedJob
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows as one model reads them."""
+
+    examples: list[Example]
+    batches: list[Batch]
+    shortened: int
+    answered: bool = True  # false: the rows bring no right answers
+    moments: dict[str, Moments] = field(default_factory=dict)  # of the dense model, once scoring has taken them here
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model that is being slimmed, and its task in tokens."""
+
+    loaded: LoadedModel
+    wording: Wording
+    padding: batching.Padding
+    calibration: Examples
+    evaluation: Examples
+    own_answers: OwnAnswers | None = None  # what the dense model gave the calibration rows in place of labels
+
+    @property
+    def generates(self) -> bool:
+        """Whether its answers are texts."""
+        return self.wording.task.kind is TaskKind.generation
+
+    @property
+    def architecture(self) -> Architecture:
+        """Where its family keeps the units."""
+        return ARCHITECTURES[self.loaded.family.model_type]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model on the evaluation rows."""
+
+    metrics: Metrics
+    answers: list[str]  # labels, or generated texts, in the order of the rows
+    parameters: int
+    scores: Scores
+
+
+def load(staged: StagedJob, model: Path, adapter: Path | None) -> LoadedModel:
+    """The model on its device. Raises InvalidRequest for a layout that cannot hold it."""
+    loaded = loading.load(model, device=device(staged.settings.device), adapter=adapter)
+    if is_own(loaded.model) and staged.job.request.output.layout is Layout.uniform:
+        message = "the layers of this model have widths of their own already: ask for the layout `per-layer`"
+        raise InvalidRequest(message, param="output.layout")
+    return loaded
+
+
+def ask(
+    staged: StagedJob, loaded: LoadedModel, task: TaskWording, calibration: list[Row], evaluation_rows: list[Row]
+) -> Subject:
+    """The model with a resolved task in tokens."""
+    kind = loaded.family.kind
+    wording = prompts.wording(kind, task, loaded.tokenizer, loaded.model.config)
+    padding = batching.padding(loaded.model, loaded.tokenizer, kind)
+    tokens = staged.settings.tokens_per_batch
+    calibrating = encode(calibration, "task.calibration", wording, padding, tokens)
+    judging = encode(evaluation_rows, "task.evaluation", wording, padding, tokens)
+    return Subject(loaded, wording, padding, calibrating, judging)
+
+
+def encode(rows: list[Row], param: str, wording: Wording, padding: batching.Padding, tokens_per_batch: int) -> Examples:
+    """The rows that the request names at `param`, as the model reads them."""
+    answered = needs_answers(wording.task, param, prompts.have_answers(rows, wording.task))
+    encoded, shortened = prompts.encode(rows, wording, answered=answered)
+    return Examples(encoded, batching.batches(encoded, padding, tokens_per_batch), shortened, answered)
+
+
+def evaluate(staged: StagedJob, subjects: Sequence[Subject]) -> list[Measured]:
+    """The model as it now is, on the evaluation rows of each subject."""
+    sizes = [_passes(subject) for subject in subjects]
+    count = staged.counter(sum(sizes))
+    starts = [sum(sizes[:index]) for index in range(len(sizes))]
+    return [_evaluate(staged, subject, _ahead(count, start)) for subject, start in zip(subjects, starts, strict=True)]
+
+
+def _ahead(count: Callable[[int], None], start: int) -> Callable[[int], None]:
+    """Counts on from `start`."""
+    return lambda done: count(start + done)
+
+
+def _passes(subject: Subject) -> int:
+    """Examples that an evaluation goes through: those of a generation task once for scores, once for texts."""
+    return len(subject.evaluation.examples) * (2 if subject.generates else 1)
+
+
+def _evaluate(staged: StagedJob, subject: Subject, count: Callable[[int], None]) -> Measured:
+    model, rows = subject.loaded.model, subject.evaluation
+    scores = evaluation.score(model, rows.batches, count)
+    if subject.generates:
+        given = evaluation.generate(
+            model,
+            rows.examples,
+            subject.wording,
+            subject.padding,
+            staged.settings.tokens_per_batch,
+            lambda done: count(len(rows.examples) + done),
+        )
+    else:
+        given = answers.chosen_labels(scores, list(subject.wording.words))
+    return Measured(_metrics(subject, scores, given), given, loading.count_parameters(model), scores)
+
+
+def _metrics(subject: Subject, scores: Scores, given: list[str]) -> Metrics:
+    rows = subject.evaluation
+    if subject.generates:
+        metrics = evaluation.generation_metrics(scores, rows.examples, given)
+    else:
+        metrics = evaluation.classification_metrics(scores)
+    return metrics if rows.answered else metrics.model_copy(update={"judged_by": Supervision.none})
+
+
+def measured_part(whole: Measured, part: Subject, rows: Sequence[int]) -> Measured:
+    """What was measured, on some of the rows: those that are the evaluation rows of `part`."""
+    scores = Scores(whole.scores.log_probability_EL[list(rows)], whole.scores.answer_E[list(rows)])
+    given = [whole.answers[row] for row in rows]
+    return Measured(_metrics(part, scores, given), given, whole.parameters, scores)
+
+
+def device(name: str) -> torch.device:
+    """The device of a setting; `auto` is the first GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
