@@ -26,7 +26,8 @@ from safetensors import safe_open  # noqa: E402
 from benchmarks.quality_bench.inputs import Source, smollm2  # noqa: E402
 from service.cli.client import Api  # noqa: E402
 from service.cli.demo.server import running_server  # noqa: E402
-from service.contract.fields import Job, Report, Stage  # noqa: E402
+from service.contract.job import Job, Stage  # noqa: E402
+from service.contract.report import Report  # noqa: E402
 from service.settings import Settings  # noqa: E402
 
 RESULT = Path(__file__).with_name("reuse.json")

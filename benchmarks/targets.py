@@ -24,7 +24,8 @@ from benchmarks.quality_bench.inputs import SOURCES, Source  # noqa: E402
 from benchmarks.reuse import SPARED, report  # noqa: E402
 from service.cli.client import Api  # noqa: E402
 from service.cli.demo.server import running_server  # noqa: E402
-from service.contract.fields import Job, JobStatus, Report  # noqa: E402
+from service.contract.job import Job, JobStatus  # noqa: E402
+from service.contract.report import Report  # noqa: E402
 from service.settings import Settings  # noqa: E402
 
 RESULT = Path(__file__).with_name("targets.json")

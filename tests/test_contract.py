@@ -13,13 +13,16 @@ from pydantic import BaseModel
 from ulid import ULID
 
 from service.api.app import create_app
-from service.api.dependencies import JOB_ID
 from service.api.openapi.examples import FILES, PROBLEMS
 from service.cli.openapi import DIRECTORY, stale
+from service.contract.catalog import Problem
 from service.contract.errors import TaskslimError
 from service.contract.families import FAMILIES
-from service.contract.fields import Criterion, Job, JobRequest, Problem, Unit
+from service.contract.ids import JOB_ID
+from service.contract.job import Job
+from service.contract.options import Criterion, Unit
 from service.contract.presets import resolve
+from service.contract.request import JobRequest
 from service.settings import Settings
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.scoring.criteria import CRITERIA

@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from service.cli.client import Api
-from service.contract.fields import Job, JobStatus, Report, Stage
+from service.contract.job import Job, JobStatus, Stage
+from service.contract.report import Report
 from service.settings import Settings
 from service.storage.object_store import Storage
 from tests.support.jobs import TEMPLATE, checkpoint, environment, rows_file

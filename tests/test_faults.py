@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service.contract.fields import JobStatus, Stage
+from service.contract.job import JobStatus, Stage
 from service.infrastructure.embedded_redis import embedded_redis
 from service.infrastructure.redis_client import connect
 from service.jobs.queue import JobQueue
@@ -18,8 +18,9 @@ from service.jobs.reconciler import reconciling
 from service.jobs.record import JobRecord
 from service.jobs.rq_jobs import QUEUE, SERIALIZER, SlimJob
 from service.settings import Settings
+from service.storage.keys import attempt_prefix, job_prefix
 from service.storage.manifests import committed_manifest
-from service.storage.object_store import Storage, attempt_prefix, job_prefix
+from service.storage.object_store import Storage
 from tests.support.jobs import checkpoint, records_of, request, submit, worker
 from tests.support.waiting import wait_until
 

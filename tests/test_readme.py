@@ -19,8 +19,12 @@ from redis import Redis
 from service.api.app import create_app
 from service.api.openapi.examples import INLINE
 from service.cli.demo.server import running_server
-from service.contract.fields import Criterion, Health, JobPage, JobRequest, JobStatus, Problem, Result
+from service.contract.catalog import Health, Problem
+from service.contract.job import JobPage, JobStatus
+from service.contract.options import Criterion
 from service.contract.presets import resolve
+from service.contract.request import JobRequest
+from service.contract.result import Result
 from service.settings import Settings
 from tests.support.api_process import api
 from tests.support.job_requests import request_body

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from service.cli.demo.request import LABELS, TEMPLATE, find_model, read_rows
-from service.contract.fields import DataSource, JobRequest, Result, Stage, Task
+from service.contract.job import Stage
 from service.contract.presets import resolve
+from service.contract.request import DataSource, JobRequest, Task
+from service.contract.result import Result
 from service.jobs.record import new_record
 from service.settings import Settings
 from service.storage.object_store import Storage

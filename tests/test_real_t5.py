@@ -8,18 +8,10 @@ import pytest
 import torch
 
 from service.contract.families import FAMILIES, UNSERVED
-from service.contract.fields import (
-    Criterion,
-    ExampleReduction,
-    JobRequest,
-    Normalisation,
-    Objective,
-    Repair,
-    Result,
-    Stage,
-    TokenReduction,
-    Unit,
-)
+from service.contract.job import Stage
+from service.contract.options import Criterion, ExampleReduction, Normalisation, Objective, Repair, TokenReduction, Unit
+from service.contract.request import JobRequest
+from service.contract.result import Result
 from service.jobs.record import new_record
 from service.settings import Settings
 from service.storage.object_store import Storage

@@ -10,18 +10,11 @@ from torch import Tensor
 from transformers.utils import logging
 
 from service.contract import presets
-from service.contract.fields import (
-    MAX_RATIO,
-    Controls,
-    DenseSlim,
-    JobMetrics,
-    Latency,
-    Repair,
-    Result,
-    Stage,
-    Target,
-    Verified,
-)
+from service.contract.fields import MAX_RATIO
+from service.contract.job import Stage
+from service.contract.options import Repair
+from service.contract.request import Target
+from service.contract.result import Controls, DenseSlim, JobMetrics, Latency, Result, Verified
 from service.jobs.record import JobRecord
 from service.settings import Settings
 from service.storage.object_store import Storage
@@ -30,7 +23,7 @@ from worker.checkpoints import loading, validation
 from worker.evaluation.latency import RUNS, SIZES, TOKENS, Speed, compare
 from worker.reporting import artifacts, findings, report
 from worker.search import controls, targets
-from worker.search.candidates import Candidates, choose, cut, locate_groups, mend, refusing_units
+from worker.search.candidates import Candidates
 from worker.search.targets import Reached
 from worker.slimming.repair.repairs import FITTED
 from worker.slimming.scoring import attribution
@@ -40,12 +33,13 @@ from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.units import Site
 from worker.stages import domains, inputs, observed, side_tasks
 from worker.stages.beside import Beside
-from worker.stages.context import StagedJob, StageProgress
+from worker.stages.context import JobContext, StageProgress
 from worker.stages.inputs import Sources
 from worker.stages.method import options
 from worker.stages.pseudo_labels import supervise
-from worker.stages.score_cache import Reuse
-from worker.stages.task_model import Measured, Subject, ask, evaluate, load
+from worker.stages.score_cache import ScoreCache
+from worker.stages.slim import choose, cut, locate_groups, mend, refusing_units
+from worker.stages.task_model import Measured, TaskModel, ask, evaluate, load
 
 
 def run(
@@ -64,10 +58,10 @@ def run(
     can change, LeaseLost where another attempt has left its manifest, and whatever `progress` raises.
     """
     logging.disable_progress_bar()
-    staged = StagedJob(job, presets.resolve(job.request.slimmed_for[0]), settings, storage, progress, scratch)
+    staged = JobContext(job, presets.resolve(job.request.slimmed_for[0]), settings, storage, progress, scratch)
     with staged.stage(Stage.fetch):
         sources = inputs.fetch(staged)
-    reuse = Reuse(staged, sources.digests, sources.fingerprints, scores)
+    reuse = ScoreCache(staged, sources.digests, sources.fingerprints, scores)
     with staged.stage(Stage.load):
         loaded = load(staged, sources.model, sources.adapter)
         subject = ask(staged, loaded, staged.task, sources.calibration, sources.evaluation)
@@ -104,7 +98,7 @@ def run(
     return result
 
 
-def attribute(staged: StagedJob, subject: Subject, ratios: Sequence[float]) -> ScorePath:
+def attribute(staged: JobContext, subject: TaskModel, ratios: Sequence[float]) -> ScorePath:
     """Every unit's score on the calibration rows; with several steps, taken anew on what each of them leaves."""
     method, model, architecture = staged.job.request.method, subject.loaded.model, subject.architecture
     groups, count = locate_groups(staged, subject), len(subject.calibration.examples)
@@ -138,7 +132,7 @@ def furthest(target: Target) -> float:
     return max(target.sweep) if target.sweep else MAX_RATIO
 
 
-def reach(staged: StagedJob, sources: Sources, subject: Subject, dense: Measured, path: ScorePath) -> Reached:
+def reach(staged: JobContext, sources: Sources, subject: TaskModel, dense: Measured, path: ScorePath) -> Reached:
     """The cut model that meets the target. Raises TargetUnreachable."""
     request = staged.job.request
     if request.target.is_measured:
@@ -155,7 +149,7 @@ def reach(staged: StagedJob, sources: Sources, subject: Subject, dense: Measured
     return Reached(candidate, candidates.groups, slim, dense, rows=list(range(len(subject.evaluation.examples))))
 
 
-def repair(staged: StagedJob, subject: Subject, kept: dict[Site, Tensor]) -> None:
+def repair(staged: JobContext, subject: TaskModel, kept: dict[Site, Tensor]) -> None:
     """Fit what stays to what goes. Raises InvalidRequest where the family has no place for it."""
 
     def advance(done: int, total: int) -> None:
@@ -164,7 +158,7 @@ def repair(staged: StagedJob, subject: Subject, kept: dict[Site, Tensor]) -> Non
     mend(staged, subject, kept, subject.calibration.moments, advance)
 
 
-def control(staged: StagedJob, sources: Sources, subject: Subject, path: ScorePath, ratio: float) -> Controls | None:
+def control(staged: JobContext, sources: Sources, subject: TaskModel, path: ScorePath, ratio: float) -> Controls | None:
     """What other choices of the same size would have kept, where the request asks for it."""
     if not staged.job.request.method.controls:
         return None
@@ -173,7 +167,7 @@ def control(staged: StagedJob, sources: Sources, subject: Subject, path: ScorePa
         return controls.measure(staged, whole, path.at(ratio), ratio)
 
 
-def time_passes(staged: StagedJob, sources: Sources, subject: Subject) -> list[tuple[Speed, Speed]]:
+def time_passes(staged: JobContext, sources: Sources, subject: TaskModel) -> list[tuple[Speed, Speed]]:
     """The model as it came and as it is now, in turn. An adapter is left out: once merged it costs no time.
 
     The first of the sizes is that of the target, where it names one.
@@ -187,7 +181,7 @@ def time_passes(staged: StagedJob, sources: Sources, subject: Subject) -> list[t
 
 
 def conclude(
-    staged: StagedJob,
+    staged: JobContext,
     sources: Sources,
     reached: Reached,
     slim: Measured,

@@ -9,15 +9,17 @@ from rq.timeouts import JobTimeoutException
 from ulid import ULID
 
 from service.contract.errors import DeadlineExceeded, ScratchFull, StorageUnavailable, TargetUnreachable, TaskslimError
-from service.contract.fields import JobError, JobStatus, Progress, Result, Stage
+from service.contract.job import JobError, JobStatus, Progress, Stage
+from service.contract.result import Result
 from service.infrastructure import tracing
 from service.infrastructure.redis_client import WORKER_PATIENCE, connect
 from service.jobs.queue import JobQueue
 from service.jobs.store import Lease, LeaseLost, Records
 from service.jobs.usage import account
 from service.settings import Settings
+from service.storage.keys import attempt_prefix, job_prefix
 from service.storage.manifests import committed_manifest, committed_result, delete_attempts
-from service.storage.object_store import Storage, attempt_prefix, job_prefix
+from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
 from service.tenants.storage_quota import StoredBytes
 from worker import pipeline
@@ -115,7 +117,7 @@ class JobRun:
             status = self._records.set_stage(self._lease, stage, progress)
         else:
             status = self._records.progress(self._lease, progress)
-        self._attempt.heed(status)
+        self._attempt.note_status(status)
 
     def _succeed(self, result: Result) -> None:
         status = self._records.succeed(self._lease, result)
@@ -139,7 +141,7 @@ class JobRun:
             if isinstance(ending, LeaseLost):
                 raise ending
             if self._can_wait(ending):
-                status = self._put_off(ending)
+                status = self._defer(ending)
             else:
                 self._clean(JobStatus.running)
                 status = self._write_ending(ending)
@@ -157,7 +159,7 @@ class JobRun:
             return False
         return self._records.seconds_since_start(self._lease.job) < OUTAGE_SECONDS
 
-    def _put_off(self, ending: Ending) -> JobStatus:
+    def _defer(self, ending: Ending) -> JobStatus:
         """Hands the job back, with the reason among its events."""
         self._records.log(self._lease, f"put off: {ending}")
         self._pause_seconds = PAUSE_SECONDS

@@ -11,8 +11,9 @@ from benchmarks.chaos_bench.client import Client
 from benchmarks.chaos_bench.faults import Fault
 from service.jobs.record import DEFAULT_TENANT
 from service.jobs.store import Records
+from service.storage.keys import attempt_prefix, job_prefix, manifest_key
 from service.storage.manifests import committed_manifest
-from service.storage.object_store import Storage, attempt_prefix, job_prefix, manifest_key
+from service.storage.object_store import Storage
 
 TARGET = "target_unreachable"
 TAG = "number"

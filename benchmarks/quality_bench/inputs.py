@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from service.contract.fields import DataSource, Task
 from service.contract.presets import LABEL_COLUMN, resolve
+from service.contract.request import DataSource, Task
 from worker.checkpoints.gguf import converted
 from worker.data.rows import Row, draw, draw_balanced, read
 

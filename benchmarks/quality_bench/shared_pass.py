@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture
 from worker.slimming.hooks import watch
-from worker.slimming.scoring.attribution import Tally, prepared
+from worker.slimming.scoring.attribution import Accumulator, prepared
 from worker.slimming.scoring.criteria import CRITERIA, Options
 from worker.slimming.scoring.objectives import Batch
 from worker.slimming.scoring.second_moments import Moments, collect
@@ -32,7 +32,7 @@ def score_together(
     must share one objective. All groups must be read by a module.
     """
     groups = locate(model, architecture, units)
-    tallies: dict[object, Tally] = {}
+    tallies: dict[object, Accumulator] = {}
     tally_of = {name: tallies.setdefault(_sums(method), _tally(method, groups)) for name, method in methods.items()}
     watching = list(tallies.values())
     current = list[Batch]()
@@ -53,15 +53,15 @@ def _sums(method: Method) -> object:
     return row.observe, (row.options(options) if row.needs == "gradients" else None)
 
 
-def _tally(method: Method, groups: Sequence[Group]) -> Tally:
+def _tally(method: Method, groups: Sequence[Group]) -> Accumulator:
     criterion, options = method
-    return Tally(CRITERIA[criterion], CRITERIA[criterion].options(options), groups)
+    return Accumulator(CRITERIA[criterion], CRITERIA[criterion].options(options), groups)
 
 
 def _concluded(
     model: nn.Module,
     groups: Sequence[Group],
-    tally: Tally,
+    tally: Accumulator,
     moments: Mapping[str, Moments],
     criterion: str,
     options: Options,
@@ -71,13 +71,13 @@ def _concluded(
     return {site: row.conclude(known, row.options(options)).float().cpu() for site, known in evidence.items()}
 
 
-def _objective(tallies: Sequence[Tally]) -> str:
+def _objective(tallies: Sequence[Accumulator]) -> str:
     objectives = {tally.options.objective for tally in tallies if tally.criterion.needs in ("gradients", "moments")}
     assert len(objectives) <= 1, "one backward pass has one objective"
     return objectives.pop() if objectives else "margin"
 
 
-def _announced(batches: Sequence[Batch], current: list[Batch], tallies: Sequence[Tally]) -> Iterator[Batch]:
+def _announced(batches: Sequence[Batch], current: list[Batch], tallies: Sequence[Accumulator]) -> Iterator[Batch]:
     """Each batch is known to the hooks while it runs, and counted afterwards."""
     for batch in batches:
         current[:] = [batch]
@@ -87,7 +87,7 @@ def _announced(batches: Sequence[Batch], current: list[Batch], tallies: Sequence
 
 
 @contextmanager
-def _noting(model: nn.Module, group: Group, tallies: Sequence[Tally], current: list[Batch]) -> Iterator[None]:
+def _noting(model: nn.Module, group: Group, tallies: Sequence[Accumulator], current: list[Batch]) -> Iterator[None]:
     by_gradients = [tally for tally in tallies if tally.criterion.needs == "gradients"]
     by_activations = [tally for tally in tallies if tally.criterion.needs == "activations"]
 

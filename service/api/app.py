@@ -26,9 +26,9 @@ from service.api.routes import (
     status_page,
     webhooks,
 )
-from service.api.routes.health import package_version
 from service.infrastructure.background_threads import running
 from service.infrastructure.redis_client import connect, connect_async
+from service.infrastructure.version import package_version
 from service.jobs.idempotency import Idempotency
 from service.jobs.queue import JobQueue
 from service.jobs.reconciler import reconciling
@@ -40,9 +40,12 @@ from service.settings import STREAMS, Settings
 from service.storage.datasets import Uploads
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
-from service.tenants.api_keys import Keys, is_loopback
+from service.tenants.api_keys import Keys
+from service.tenants.origins import is_loopback
+from service.tenants.rate_limit import RequestLimit
 from service.tenants.signed_links import Tickets
-from service.tenants.storage_quota import Places, RequestLimit, StoredBytes
+from service.tenants.storage_quota import StoredBytes
+from service.tenants.stream_limit import StreamLimit
 from service.webhooks.delivery import Webhooks
 from service.webhooks.signing import WebhookSecrets
 
@@ -96,7 +99,7 @@ def _state(settings: Settings, redis: Redis, transport: Redis, follower: redis.a
         settings=settings,
         redis=redis,
         follower=follower,
-        places=Places(settings.max_streams, STREAMS),
+        places=StreamLimit(settings.max_streams, STREAMS),
         records=records,
         queue=queue,
         storage=storage,

@@ -1,11 +1,9 @@
 """What handlers ask for by type: the process' clients, the caller, a job's record, the links of a job."""
 
-import re
 from asyncio import to_thread
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict, cast
-from urllib.parse import quote
 
 import redis.asyncio
 from fastapi import Depends, Path, Query, Request
@@ -15,7 +13,7 @@ from service.api.metrics import HttpMetrics
 from service.api.readiness import Readiness
 from service.api.request_headers import wait_for_end
 from service.contract.errors import Forbidden, LimitExceeded, NotFound
-from service.contract.fields import Job, Links
+from service.contract.ids import JOB_ID
 from service.jobs.idempotency import Idempotency
 from service.jobs.queue import JobQueue
 from service.jobs.record import JobRecord, decode
@@ -27,13 +25,15 @@ from service.settings import Settings
 from service.storage.datasets import Uploads
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
-from service.tenants.api_keys import Caller, Keys, Scope, credential, is_cross_site, is_rebindable
+from service.tenants.api_keys import Caller, Keys, Scope, credential
+from service.tenants.origins import is_cross_site, is_rebindable
+from service.tenants.rate_limit import RequestLimit, admit
 from service.tenants.signed_links import Ticket, Tickets
-from service.tenants.storage_quota import Places, RequestLimit, StoredBytes, admit
+from service.tenants.storage_quota import StoredBytes
+from service.tenants.stream_limit import StreamLimit
 from service.webhooks.delivery import Webhooks
 from service.webhooks.signing import WebhookSecrets
 
-JOB_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 Cursor = Annotated[
     str | None, Query(pattern="^[0-7][0-9A-HJKMNP-TV-Z]{25}$", description="`next_cursor` of the page before")
 ]
@@ -45,7 +45,7 @@ class State(TypedDict):
     settings: Settings
     redis: Redis
     follower: redis.asyncio.Redis
-    places: Places
+    places: StreamLimit
     records: Records
     queue: JobQueue
     storage: Storage
@@ -76,7 +76,7 @@ def _state(name: str) -> Any:
 
 SettingsDep = Annotated[Settings, _state("settings")]
 FollowerDep = Annotated[redis.asyncio.Redis, _state("follower")]
-PlacesDep = Annotated[Places, _state("places")]
+PlacesDep = Annotated[StreamLimit, _state("places")]
 RecordsDep = Annotated[Records, _state("records")]
 QueueDep = Annotated[JobQueue, _state("queue")]
 StorageDep = Annotated[Storage, _state("storage")]
@@ -220,7 +220,7 @@ class Waiter:
 
     records: Records
     follower: redis.asyncio.Redis
-    places: Places
+    places: StreamLimit
 
     async def wait(self, tenant: str, job_id: str, seconds: int) -> Mapping[str, str] | None:
         """The record, as it lies in Redis, once the job is finished, or after so long. None at once where the tenant
@@ -238,60 +238,3 @@ class Waiter:
 
 def waiter_of(request: Request) -> Waiter:
     return Waiter(request.state.records, request.state.follower, request.state.places)
-
-
-class JobLinks:
-    """Builds URLs as the client sees the API under the base."""
-
-    def __init__(self, base: str) -> None:
-        self._base = base.rstrip("/")
-
-    def job(self, job_id: str) -> str:
-        return f"{self._base}/jobs/{job_id}"
-
-    def artifact(self, job_id: str, name: str) -> str:
-        return f"{self.job(job_id)}/artifacts/{quote(name)}"
-
-    def dataset(self, dataset_id: str) -> str:
-        return f"{self._base}/datasets/{dataset_id}"
-
-    def scores(self, digest: str) -> str:
-        """The file of a score set."""
-        return f"{self._base}/scores/{digest}/safetensors"
-
-    def of(self, job_id: str) -> Links:
-        """Where everything of a job is."""
-        job = self.job(job_id)
-        return Links(
-            self=job,
-            events=f"{job}/events",
-            deliveries=f"{job}/deliveries",
-            artifacts=f"{job}/artifacts",
-            report=f"{job}/report",
-            cancel=f"{job}/cancel",
-        )
-
-    def render(self, record: JobRecord) -> Job:
-        """The job as a client sees it."""
-        return record.job(self.of(record.id))
-
-
-def links_of(request: Request) -> JobLinks:
-    """Under SLIM_PUBLIC_URL, else under the request's own base."""
-    settings: Settings = request.state.settings
-    return JobLinks(settings.public_url or base_of(request))
-
-
-def base_of(request: Request) -> str:
-    """What `str(request.base_url)` is, without parsing a URL: scheme, host and the prefix of a proxy."""
-    host = request.headers.get("host")
-    if host is None:
-        return str(request.base_url)
-    return f"{request.scope['scheme']}://{host}{request.scope.get('root_path', '')}"
-
-
-async def _links(request: Request) -> JobLinks:
-    return links_of(request)
-
-
-LinksDep = Annotated[JobLinks, Depends(_links)]

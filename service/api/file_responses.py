@@ -8,7 +8,7 @@ from fastapi import Depends, Header, HTTPException, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 
 from service.api.problems import problem_responses
-from service.contract.fields import StoredFile
+from service.contract.resources import StoredFile
 from service.storage.object_store import Storage
 
 LINK_SECONDS = 3600

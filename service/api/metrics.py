@@ -16,11 +16,11 @@ from prometheus_client.registry import Collector as CollectorProtocol
 from redis import Redis
 from ulid import ULID
 
-from service.contract.fields import JobStatus
+from service.contract.job import JobStatus
 from service.infrastructure.counters import FIGURES, IN_REDIS, Figure
+from service.infrastructure.redis_keys import OPEN, index_key
 from service.infrastructure.worker_registry import WORKERS, live_workers
 from service.jobs.rq_jobs import QUEUE
-from service.jobs.state_machine import OPEN, index_key
 
 MEMBERS_AT_ONCE = 1000  # of the open jobs; Redis does nothing else while it answers
 

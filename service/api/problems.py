@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
+from service.contract.catalog import FieldProblem, Problem
 from service.contract.errors import (
     BodyTooLarge,
     InvalidRequest,
@@ -21,7 +22,6 @@ from service.contract.errors import (
     RangeNotSatisfiable,
     TaskslimError,
 )
-from service.contract.fields import FieldProblem, Problem
 
 MEDIA_TYPE = "application/problem+json"
 MAX_FIELD_PROBLEMS = 50

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from redis import RedisError
 
+from service.contract.catalog import Check, Health
 from service.contract.errors import StorageUnavailable
-from service.contract.fields import Check, Health
 from service.infrastructure.redis_client import connect
 from service.infrastructure.worker_registry import live_workers
 from service.storage.object_store import Storage

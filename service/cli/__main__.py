@@ -19,10 +19,12 @@ from service.cli.client import Api
 from service.cli.server_option import HERE, Url, server_at
 from service.cli.terminal import describe, job_bar, result_table
 from service.contract.errors import InvalidRequest, QueueUnavailable, TaskslimError
-from service.contract.fields import Artifact, Job, JobStatus
+from service.contract.job import Job, JobStatus
+from service.contract.resources import Artifact
 from service.infrastructure.redis_client import connect
 from service.settings import Settings
-from service.tenants.api_keys import Keys, bound_host
+from service.tenants.api_keys import Keys
+from service.tenants.origins import bound_host
 
 GRACE_SECONDS = 8  # for requests in flight when the API is stopped; event streams end at once
 

@@ -8,8 +8,10 @@ from typing import Any
 import httpx
 from pydantic import ValidationError
 
+from service.contract.catalog import Problem
 from service.contract.errors import TaskslimError
-from service.contract.fields import Artifact, ArtifactPage, Job, JobPage, Problem, ScoreSet, ScoreSetPage
+from service.contract.job import Job, JobPage
+from service.contract.resources import Artifact, ArtifactPage, ScoreSet, ScoreSetPage
 from service.storage.object_store import digest_file
 
 POLL_SECONDS = 0.5

@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from service.contract.fields import DenseSlim, Estimate, Job, JobMetrics, Result
+from service.contract.job import Job
+from service.contract.result import DenseSlim, Estimate, JobMetrics, Result
 from service.reports.metric_names import qualities
 
 

@@ -43,7 +43,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from service.contract.fields import CurvePoint
+    from service.contract.result import CurvePoint
 
 
 class TaskslimError(Exception):

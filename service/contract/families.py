@@ -3,7 +3,13 @@
 `worker.slimming.architectures` says where the tensors are; a test holds the two tables together.
 """
 
-from service.contract.fields import Criterion, Family, Unit
+from collections.abc import Mapping
+from typing import Any
+
+from service.contract.catalog import Family
+from service.contract.errors import InvalidModel, UnsupportedFamily
+from service.contract.options import Criterion, Unit
+from service.contract.per_layer import is_per_layer
 
 WIDTHS = [Unit.ffn, Unit.layers]
 HEADS = [Unit.ffn, Unit.heads, Unit.layers]
@@ -43,3 +49,17 @@ UNSERVED: dict[Criterion, tuple[Unit, ...]] = {
     Criterion.wanda: (Unit.head_dims, Unit.layers),
     Criterion.flap: (Unit.head_dims, Unit.layers),
 }
+
+
+def family_of(config: Mapping[str, Any], uri: str) -> Family:
+    """The family that the config of the model at `uri` names. Raises InvalidModel, UnsupportedFamily."""
+    if "auto_map" in config and not is_per_layer(config):
+        message = f"{uri} asks for code of its own (`auto_map` in config.json), which is never run"
+        raise InvalidModel(message, param="model.uri")
+    if "quantization_config" in config:
+        raise InvalidModel(f"the weights of {uri} are quantised: give the unquantised checkpoint", param="model.uri")
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        message = f"{uri} is of the family {model_type!r}; there are {', '.join(sorted(FAMILIES))}"
+        raise UnsupportedFamily(message, param="model.uri")
+    return FAMILIES[model_type]

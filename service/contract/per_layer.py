@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from service.contract.fields import Result
+from service.contract.result import Result
 
 MODULE = "modeling_taskslim"
 MODELLING_FILE = f"{MODULE}.py"

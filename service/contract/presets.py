@@ -8,8 +8,10 @@ from functools import lru_cache
 from string import Formatter
 from typing import TypeVar
 
+from service.contract.catalog import Preset
 from service.contract.errors import InvalidLabels, InvalidTemplate, UnknownPreset
-from service.contract.fields import Preset, Supervision, Task, TaskKind, TaskWording
+from service.contract.options import Supervision, TaskKind
+from service.contract.request import Task, TaskWording
 
 AnyTask = TypeVar("AnyTask", bound=TaskWording)
 

@@ -8,8 +8,8 @@ from typing import Any, cast
 from redis.asyncio import Redis
 
 from service.contract.errors import InvalidRequest
-from service.contract.fields import Event, JobStatus
-from service.jobs.state_machine import events_key
+from service.contract.job import Event, JobStatus
+from service.infrastructure.redis_keys import events_key
 
 Entries = list[tuple[str, dict[str, str]]]
 START = "0-0"

@@ -16,8 +16,8 @@ from redis import Redis
 
 from service.contract.errors import IdempotencyKeyInUse, IdempotencyKeyReused, InvalidRequest
 from service.infrastructure.counters import Figures
+from service.infrastructure.redis_keys import KEPT_SECONDS
 
-KEPT_SECONDS = 24 * 3600
 IN_WORK_SECONDS = 60
 # The draft asks for a quoted string; clients made for older services send the bare value.
 HEADER = re.compile(r'"([\x20-\x21\x23-\x5b\x5d-\x7e]{1,255})"|([\x21\x23-\x5b\x5d-\x7e]{1,255})')

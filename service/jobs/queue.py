@@ -11,9 +11,9 @@ from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.executions import Execution
 from rq.job import Job
 
+from service.infrastructure.redis_keys import OPEN, job_key
 from service.jobs.record import JobRecord
 from service.jobs.rq_jobs import QUEUE, QUEUE_KEY, SERIALIZER, SlimJob, entry_id
-from service.jobs.state_machine import OPEN, job_key
 from service.jobs.tenant_slots import Slots
 
 UNLIMITED = 2**31
@@ -71,7 +71,7 @@ class JobQueue:
         entry = entry_id(record.id, record.attempt + 1)
         return self._queue.get_job_position(entry) is not None or entry in self._starting()
 
-    def put_off(self, silence_ms: int) -> None:
+    def defer(self, silence_ms: int) -> None:
         """Puts the reconciler's next look off, for so long, at each queued job whose next attempt waits in the queue:
         what `holds` and `Records.still_waiting` do for one job, for all at a fraction of the cost."""
         place, seen = 0, AT_ONCE

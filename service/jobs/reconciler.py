@@ -13,15 +13,16 @@ import structlog
 from redis import RedisError
 
 from service.contract.errors import DeadlineExceeded, StorageUnavailable, TaskslimError, WorkerLost
-from service.contract.fields import JobError, JobStatus
+from service.contract.job import JobError, JobStatus
 from service.infrastructure.redis_client import connect
 from service.jobs.queue import JobQueue
 from service.jobs.record import JobRecord
 from service.jobs.store import Records
 from service.jobs.usage import account
 from service.settings import Settings
+from service.storage.keys import job_prefix
 from service.storage.manifests import committed_result, delete_attempts
-from service.storage.object_store import Storage, job_prefix
+from service.storage.object_store import Storage
 
 LOCK = "slim:reconciler"
 LOCK_SECONDS = 60
@@ -67,7 +68,7 @@ class Reconciler:
         if not self._lock.acquire():
             return
         try:
-            self._queue.put_off(self._records.silence_ms)
+            self._queue.defer(self._records.silence_ms)
             for record in self._records.overdue():
                 self._try(record)
         finally:

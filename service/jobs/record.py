@@ -14,19 +14,10 @@ from pydantic_core import from_json, to_json
 from ulid import ULID
 
 from service.contract.errors import UnreadableRecord
-from service.contract.fields import (
-    Job,
-    JobAttempt,
-    JobError,
-    JobRequest,
-    JobStatus,
-    Links,
-    Progress,
-    Result,
-    Schema,
-    Stage,
-    Tags,
-)
+from service.contract.fields import Schema, Tags
+from service.contract.job import Job, JobAttempt, JobError, JobStatus, Links, Progress, Stage
+from service.contract.request import JobRequest
+from service.contract.result import Result
 
 DEFAULT_TENANT = "default"
 ATTEMPT = "attempt:"  # begins the name of the field of each attempt

@@ -13,15 +13,15 @@ import structlog
 from redis import Redis, RedisError
 
 from service.contract.errors import NotFound, StorageUnavailable, TaskslimError, UnreadableRecord
+from service.infrastructure.redis_keys import EXPIRIES, deliveries_key
 from service.jobs.record import JobRecord
-from service.jobs.state_machine import EXPIRIES
 from service.jobs.store import Records, check_finished
 from service.storage.datasets import Uploads
 from service.storage.inline_rows import InlineRows
-from service.storage.object_store import Storage, job_prefix
+from service.storage.keys import job_prefix
+from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
 from service.tenants.storage_quota import StoredBytes
-from service.webhooks.delivery import deliveries_key
 
 SWEEP_SECONDS = 60.0
 AT_ONCE = 100

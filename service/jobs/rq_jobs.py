@@ -14,7 +14,7 @@ from rq import Queue
 from rq.job import Job, JobStatus
 from rq.utils import import_attribute, now
 
-from service.contract.fields import Priority
+from service.contract.request import Priority
 from service.jobs.record import JobRecord
 
 QUEUE = "slim"

@@ -17,8 +17,19 @@ from typing import Any, Literal
 
 from redis import Redis
 
-from service.contract.fields import JobStatus
+from service.contract.job import JobStatus
 from service.infrastructure.counters import LUA
+from service.infrastructure.redis_keys import (
+    EXPIRIES,
+    OPEN,
+    WEBHOOKS,
+    events_key,
+    index_key,
+    job_key,
+    open_member,
+    slots_key,
+    waiting_key,
+)
 from service.jobs.rq_jobs import PUT_ENTRY, Entry
 
 Moves = Mapping[str, str]
@@ -34,9 +45,6 @@ CANCEL: Moves = {"queued": "cancelled", "running": "cancelling"}
 REQUEUE: Moves = {"queued": "queued", "running": "queued", "cancelling": "cancelled"}
 GIVE_UP: Moves = {"queued": "failed", "running": "failed", "cancelling": "cancelled"}
 
-OPEN = "slim:open"  # tenant/id of every unfinished job -> when the reconciler must look at it, Redis' milliseconds
-WEBHOOKS = "slim:webhooks"  # tenant/id/event of every message to send -> when it is due, Redis' milliseconds
-EXPIRIES = "slim:expiries"  # kind/tenant/id of what is to be deleted -> when, Redis' milliseconds
 MAX_EVENTS = 2000  # of one job; the oldest go first
 
 # 1: the job may go to the workers (`service.jobs.tenant_slots`). A job that is cancelled or gone by now gets no slot
@@ -110,7 +118,7 @@ return now
 
 # The tenant may run one job more: let the reconciler look at the one that has waited for that.
 HAND_ON = """
-local function hand_on(slots, waiting, open, tenant, id)
+local function release_slot(slots, waiting, open, tenant, id)
   redis.call('SREM', slots, id)
   redis.call('ZREM', waiting, id)
   local following = redis.call('ZRANGE', waiting, 0, 0)[1]
@@ -189,7 +197,7 @@ if to == 'succeeded' or to == 'failed' or to == 'cancelled' then
       redis.call('HSET', job, 'expires_at', expiry)
       redis.call('ZADD', expiries, expiry, 'job/' .. ask.member)
     end
-    hand_on(slots, waiting, open, ask.tenant, id)
+    release_slot(slots, waiting, open, ask.tenant, id)
   end
   redis.call('ZREM', open, ask.member)
 elseif ask.silence_ms then
@@ -219,13 +227,13 @@ end
 redis.call('ZREM', index, id)
 redis.call('DEL', job, events)
 redis.call('ZREM', open, tenant .. '/' .. id)
-hand_on(slots, waiting, open, tenant, id)
+release_slot(slots, waiting, open, tenant, id)
 """
 )
 
 
 @dataclass(frozen=True)
-class Wish:
+class SlotRequest:
     """For a slot, where the tenant has less than `limit`, and a place in the queue with it; else for a place in the
     tenant's line, after those of lower rank and earlier ones, where nobody need look at the job for so many seconds.
     `entry` is of the attempt that follows `follows`."""
@@ -262,33 +270,6 @@ class Outcome:
     status: JobStatus | None
 
 
-def job_key(tenant: str, job_id: str) -> str:
-    return f"slim:{tenant}:job:{job_id}"
-
-
-def events_key(tenant: str, job_id: str) -> str:
-    return f"slim:{tenant}:events:{job_id}"
-
-
-def index_key(tenant: str, status: JobStatus | None = None) -> str:
-    """All jobs of a tenant, or those of one status: members with equal scores, hence ordered by their ULID."""
-    return f"slim:{tenant}:jobs" + (f":{status}" if status else "")
-
-
-def slots_key(tenant: str) -> str:
-    """Jobs of a tenant that were handed to workers: in the queue or running."""
-    return f"slim:{tenant}:slots"
-
-
-def waiting_key(tenant: str) -> str:
-    """Jobs of a tenant that wait until it may run more, scored by rank, hence ordered by rank and age."""
-    return f"slim:{tenant}:waiting"
-
-
-def open_member(tenant: str, job_id: str) -> str:
-    return f"{tenant}/{job_id}"
-
-
 class Transitions:
     """Runs the scripts against one Redis."""
 
@@ -304,7 +285,7 @@ class Transitions:
         *,
         silence_ms: int,
         max_queued: int | None,
-        wish: Wish | None,
+        wish: SlotRequest | None,
     ) -> int | Literal["exists", "full"]:
         """Redis' time, in milliseconds, at which the job is queued; or why it is not: there is one with this id, or the
         tenant has `max_queued`."""

@@ -13,10 +13,12 @@ from typing import Any, cast
 
 import structlog
 from redis import Redis
-from ulid import ULID
 
-from service.contract.errors import Conflict, InvalidRequest, LimitExceeded, NotFound, UnreadableRecord
-from service.contract.fields import Event, JobError, JobStatus, Progress, Result, Stage
+from service.contract.errors import Conflict, LimitExceeded, NotFound, UnreadableRecord
+from service.contract.ids import check_job_id, first_id_at
+from service.contract.job import Event, JobError, JobStatus, Progress, Stage
+from service.contract.result import Result
+from service.infrastructure.redis_keys import OPEN, events_key, index_key, job_key
 from service.jobs.events import check_id, parse
 from service.jobs.record import EPOCH, JobRecord, decode, encode
 from service.jobs.rq_jobs import Entries
@@ -28,17 +30,13 @@ from service.jobs.state_machine import (
     HAND_BACK,
     KEEP,
     LEASE,
-    OPEN,
     REQUEUE,
     SUCCEED,
     WAIT,
     Moves,
     Transitions,
-    events_key,
-    index_key,
-    job_key,
 )
-from service.jobs.tenant_slots import wish_for
+from service.jobs.tenant_slots import slot_request_for
 
 MAX_LOG_LENGTH = 2000
 
@@ -90,7 +88,7 @@ class Records:
         Where a record with this id exists (a request that was sent again), it stays as it is and is returned.
         Raises LimitExceeded where the tenant has `max_queued` queued jobs.
         """
-        wish = None if max_running is None else wish_for(record, max_running, self._entries)
+        wish = None if max_running is None else slot_request_for(record, max_running, self._entries)
         done = self._transitions.create(
             record.tenant, encode(record), silence_ms=self.silence_ms, max_queued=max_queued, wish=wish
         )
@@ -310,20 +308,6 @@ def check_finished(record: JobRecord) -> None:
     """`Conflict` for a job that is not finished."""
     if not record.status.is_terminal:
         raise Conflict(f"the job is {record.status}; cancel it first")
-
-
-def check_job_id(cursor: str) -> str:
-    """A cursor is the id of the last job of a page; `InvalidRequest` for anything else."""
-    try:
-        return str(ULID.from_str(cursor))
-    except ValueError as error:
-        raise InvalidRequest("the cursor is not one that this API gave", param="cursor") from error
-
-
-def first_id_at(moment: datetime) -> str:
-    """The smallest id of a job made at that time; ids begin with their time."""
-    milliseconds = min(max(0, int(moment.timestamp() * 1000)), 2**48 - 1)
-    return str(ULID(milliseconds.to_bytes(6, "big") + bytes(10)))
 
 
 def _failure(error: JobError) -> dict[str, Any]:

@@ -12,19 +12,21 @@ from redis import RedisError
 from ulid import ULID
 
 from service.contract.errors import StorageUnavailable, TaskslimError
-from service.contract.fields import JobRequest
+from service.contract.request import JobRequest
 from service.infrastructure.outbound_http import parse_url
 from service.infrastructure.tracing import traceparent
 from service.jobs.record import JobRecord, new_record
 from service.jobs.store import Records
-from service.planning.admission import HUB, Access, admit
-from service.planning.feasibility import Possible
+from service.planning.admission import admit
+from service.planning.feasibility import Feasibility
 from service.settings import Settings
+from service.sources.access import HUB, Access
 from service.sources.readers import scheme_of
-from service.sources.uri_policy import Reach
+from service.sources.uri_policy import UriPolicy
 from service.storage.inline_rows import InlineRows, take_rows
 from service.storage.object_store import Storage
-from service.tenants.api_keys import Caller, is_loopback
+from service.tenants.api_keys import Caller
+from service.tenants.origins import is_loopback
 from service.tenants.storage_quota import StoredBytes
 
 log = structlog.get_logger()
@@ -38,7 +40,7 @@ def access_of(caller: Caller, settings: Settings, storage: Storage) -> Access:
     """Everything is open to a server that only this machine reaches; otherwise what the deployment allows."""
     if caller.key_id is None and is_loopback(settings.host):
         return Access(storage, caller.tenant, True, settings.local_roots)
-    reach = Reach(settings.artifacts_url, settings.allowed_uris)
+    reach = UriPolicy(settings.artifacts_url, settings.allowed_uris)
     return Access(storage, caller.tenant, bool(settings.local_roots), settings.local_roots, reach)
 
 
@@ -56,7 +58,7 @@ class Submission:
     storage: Storage
     stored: StoredBytes
     settings: Settings
-    possible: Possible = field(default_factory=Possible)
+    possible: Feasibility = field(default_factory=Feasibility)
 
     def submit(self, request: JobRequest, caller: Caller, job_id: str) -> JobRecord:
         """The queued job. Submitting the same id again gives the job that the first call made."""

@@ -9,9 +9,10 @@ import json
 
 from redis import Redis
 
+from service.infrastructure.redis_keys import OPEN, job_key, slots_key, waiting_key
 from service.jobs.record import JobRecord
 from service.jobs.rq_jobs import RANKS, Entries
-from service.jobs.state_machine import HAND_OVER, OPEN, Wish, job_key, slots_key, waiting_key
+from service.jobs.state_machine import HAND_OVER, SlotRequest
 
 PUT_OFF_SECONDS = 600  # the next look at a job that waits for a slot, should a slot come free and nobody see it
 
@@ -25,9 +26,9 @@ return hand_over(job, slots, waiting, open, tenant, id, wish, data)
 )
 
 
-def wish_for(record: JobRecord, limit: int, entries: Entries) -> Wish:
+def slot_request_for(record: JobRecord, limit: int, entries: Entries) -> SlotRequest:
     """What the next attempt of a job asks for, whose tenant may have `limit` slots."""
-    return Wish(limit, RANKS[record.request.priority], PUT_OFF_SECONDS, record.attempt, entries.next(record))
+    return SlotRequest(limit, RANKS[record.request.priority], PUT_OFF_SECONDS, record.attempt, entries.next(record))
 
 
 class Slots:
@@ -43,7 +44,7 @@ class Slots:
         """A slot for the queued job, or its old one, and in the same step its next attempt in RQ's queue. False: it
         waits, behind those of lower rank and earlier ones, or is not queued any more."""
         tenant, job_id = record.tenant, record.id
-        wish = wish_for(record, self._limit, self._entries)
+        wish = slot_request_for(record, self._limit, self._entries)
         keys = [job_key(tenant, job_id), slots_key(tenant), waiting_key(tenant), OPEN]
         return bool(self._take(keys=keys, args=[tenant, job_id, json.dumps(wish.terms), wish.entry.data]))
 

@@ -2,11 +2,12 @@
 
 from redis import Redis
 
-from service.contract.fields import Report
+from service.contract.report import Report
 from service.infrastructure.counters import Figures
 from service.planning.time_estimate import Durations
+from service.storage.keys import attempt_prefix
 from service.storage.manifests import REPORT, committed_manifest
-from service.storage.object_store import Storage, attempt_prefix
+from service.storage.object_store import Storage
 from service.tenants.storage_quota import StoredBytes
 
 

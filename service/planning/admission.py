@@ -5,127 +5,37 @@ worker alone. No torch here: `config.json` and the names of the files say enough
 """
 
 import json
-import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from service.contract.catalog import Family
 from service.contract.errors import (
-    ForbiddenPath,
     InvalidData,
     InvalidModel,
     InvalidRequest,
     NotFound,
     UnknownLabel,
-    UnsupportedFamily,
     UnsupportedUnit,
     blaming_task,
 )
-from service.contract.families import FAMILIES, UNSERVED
-from service.contract.fields import (
-    DataSource,
-    Family,
-    JobRequest,
-    Layout,
-    Objective,
-    Row,
-    Task,
-    TaskKind,
-    TaskWording,
-    Unit,
-)
+from service.contract.families import UNSERVED, family_of
+from service.contract.fields import Row
+from service.contract.options import Layout, Objective, TaskKind, Unit
 from service.contract.per_layer import is_per_layer
 from service.contract.presets import ANSWER_COLUMNS, LABEL_COLUMN, needs_answers, resolve, template_fields
+from service.contract.request import DataSource, JobRequest, Task, TaskWording
 from service.planning.idle_options import check_effects
-from service.sources.job_checkpoints import JOB, job_model
-from service.sources.readers import LOCAL, REMOTE, list_names, local_place, read_bytes, read_range, scheme_of
-from service.sources.uri_policy import Reach
-from service.storage.object_store import Storage, dataset_key
+from service.sources.access import DATASET, HUB, Access, blaming
+from service.sources.job_checkpoints import JOB
+from service.sources.readers import LOCAL, REMOTE, scheme_of
+from service.storage.keys import dataset_key
 
-HUB = "hf"
-DATASET = "dataset"
-RETRY_SECONDS = 5  # a client waits for the answer
 SAFE = (".safetensors", ".gguf")
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 ROW_FORMATS = (".jsonl", ".csv", ".parquet")
-
-
-@dataclass(frozen=True)
-class Access:
-    """What a caller may name: data sets of the tenant, local paths under `roots` (empty: all) where at all, and, for a
-    caller that is not trusted with everything, what lies in `reach`."""
-
-    storage: Storage
-    tenant: str
-    local_paths: bool
-    roots: Sequence[Path] = ()
-    reach: Reach | None = None
-
-    def path(self, uri: str) -> Path:
-        """The local path of a file:// URI. Raises ForbiddenPath, or NotFound where nothing lies."""
-        return self.place(uri)[0]
-
-    def place(self, uri: str) -> tuple[Path, os.stat_result]:
-        """`path`, and what lies there."""
-        if not self.local_paths:
-            raise ForbiddenPath("this deployment allows no local paths (SLIM_LOCAL_ROOTS)")
-        path, found = local_place(uri, self.roots)
-        if self.reach is not None:
-            Reach(self.reach.own).check(path.as_uri())
-        return path, found
-
-    def check(self, uri: str) -> None:
-        """Raise ForbiddenPath for what is neither a local path, nor a job of the tenant, nor within reach."""
-        if self.reach is not None and scheme_of(uri) not in (LOCAL, JOB):
-            self.reach.check(uri)
-
-    def names(self, uri: str) -> set[str]:
-        """The names in a directory; the one name of a file. Raises NotFound, ForbiddenPath."""
-        if scheme_of(uri) == JOB:
-            return set(job_model(uri, self.storage, self.tenant).files)
-        if scheme_of(uri) != LOCAL:
-            return set(list_names(uri, retry_seconds=RETRY_SECONDS))
-        path = self.path(uri)
-        try:
-            with os.scandir(path) as entries:
-                return {entry.name for entry in entries}
-        except NotADirectoryError:
-            return {path.name}
-
-    def content(self, uri: str) -> bytes:
-        """A small file. Raises NotFound, ForbiddenPath."""
-        if scheme_of(uri) == JOB:
-            parent, _, name = uri.rpartition("/")
-            return job_model(parent, self.storage, self.tenant).content(name)
-        if scheme_of(uri) == LOCAL:
-            return self.path(uri).read_bytes()
-        return read_bytes(uri, retry_seconds=RETRY_SECONDS)
-
-    def piece(self, uri: str, start: int, end: int) -> bytes:
-        """The bytes [start, end) of a file. Raises NotFound, ForbiddenPath."""
-        if scheme_of(uri) == JOB:
-            parent, _, name = uri.rpartition("/")
-            return job_model(parent, self.storage, self.tenant).piece(name, start, end)
-        if scheme_of(uri) == LOCAL:
-            uri = self.path(uri).as_uri()
-        return read_range(uri, start, end, retry_seconds=RETRY_SECONDS)
-
-
-@contextmanager
-def blaming(param: str, missing: type[InvalidData] | type[InvalidModel]) -> Iterator[None]:
-    """Say which field named the path that is missing or forbidden."""
-    try:
-        yield
-    except NotFound as error:
-        raise missing(error.message, param=param) from error
-    except ForbiddenPath as error:
-        raise ForbiddenPath(error.message, param=param) from error
-    except PermissionError as error:
-        raise missing(f"{error.filename} cannot be read", param=param) from error
 
 
 def admit(request: JobRequest, access: Access) -> Family | None:
@@ -271,20 +181,6 @@ def _check_weights(uri: str, names: set[str]) -> None:
         message = f"{uri} has its weights in a pickle, which can run code; save them as safetensors"
         raise InvalidModel(message, param="model.uri")
     raise InvalidModel(f"{uri} holds neither safetensors nor GGUF files", param="model.uri")
-
-
-def family_of(config: Mapping[str, Any], uri: str) -> Family:
-    """The family that the config of the model at `uri` names. Raises InvalidModel, UnsupportedFamily."""
-    if "auto_map" in config and not is_per_layer(config):
-        message = f"{uri} asks for code of its own (`auto_map` in config.json), which is never run"
-        raise InvalidModel(message, param="model.uri")
-    if "quantization_config" in config:
-        raise InvalidModel(f"the weights of {uri} are quantised: give the unquantised checkpoint", param="model.uri")
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str) or model_type not in FAMILIES:
-        message = f"{uri} is of the family {model_type!r}; there are {', '.join(sorted(FAMILIES))}"
-        raise UnsupportedFamily(message, param="model.uri")
-    return FAMILIES[model_type]
 
 
 def _config(uri: str, access: Access) -> Mapping[str, Any]:

@@ -8,9 +8,10 @@ from pathlib import PurePosixPath
 from typing import Any, Protocol
 
 from service.contract.errors import InvalidModel
-from service.contract.fields import ModelSource
-from service.planning.admission import HUB, Access, blaming, family_of
+from service.contract.families import family_of
+from service.contract.request import ModelSource
 from service.planning.tensor_names import FAMILY_NAMES, FamilyNames
+from service.sources.access import HUB, Access, blaming
 from service.sources.hub import HubFiles
 from service.sources.readers import scheme_of
 from service.sources.safetensors_header import FLOATS, DamagedHeader, Header, Tensors, TensorShape, read_header

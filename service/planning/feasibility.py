@@ -10,10 +10,10 @@ from threading import Thread
 import structlog
 
 from service.contract.errors import StorageUnavailable
-from service.contract.fields import JobRequest
-from service.planning.admission import Access
+from service.contract.request import JobRequest
 from service.planning.checkpoint import describes_itself
 from service.planning.plan import project
+from service.sources.access import Access
 from service.sources.hub import NotShown
 
 KNOWN_SECONDS = 60.0
@@ -24,7 +24,7 @@ HUB_REST_SECONDS = 60.0  # a hub that did not answer is left alone for so long
 log = structlog.get_logger()
 
 
-class Possible:
+class Feasibility:
     """Checks the widths that requests ask for; one for each process."""
 
     def __init__(self) -> None:

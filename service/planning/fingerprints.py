@@ -10,25 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from service.contract.fields import (
-    Criterion,
-    DataSource,
-    JobRequest,
-    Method,
-    ModelSource,
-    Objective,
-    Task,
-    TaskKind,
-    TaskWording,
-)
+from service.contract.options import Criterion, Objective, TaskKind
 from service.contract.presets import resolve
-from service.planning.admission import DATASET, HUB, RETRY_SECONDS, Access
+from service.contract.request import DataSource, JobRequest, Method, ModelSource, Task, TaskWording
+from service.sources.access import DATASET, HUB, RETRY_SECONDS, Access
 from service.sources.hub import HubFiles
 from service.sources.job_checkpoints import JOB, job_model
 from service.sources.model_files import is_wanted
 from service.sources.readers import LOCAL, file_mark, file_marks, scheme_of
 from service.storage.inline_rows import json_lines
-from service.storage.object_store import dataset_key
+from service.storage.keys import dataset_key
 
 MAX_READ_BYTES = 16 * 2**20  # larger data sets go by the mark of their object
 AFTER_SCORING = {"repair", "controls", "union"}  # fields of the method that change nothing about the scores

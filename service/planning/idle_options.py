@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from service.contract.errors import InvalidRequest
-from service.contract.fields import FITTED, Criterion, JobRequest, Layout, Method, Repair, Scope, Unit
+from service.contract.options import FITTED, Criterion, Layout, Repair, Scope, Unit
+from service.contract.request import JobRequest, Method
 
 WITH_OBJECTIVE = (
     Criterion.attribution,

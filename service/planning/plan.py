@@ -10,27 +10,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from service.contract.catalog import Plan, Projected
 from service.contract.errors import InvalidModel, InvalidRequest, TargetUnreachable
 from service.contract.families import FAMILIES
-from service.contract.fields import (
-    MAX_RATIO,
-    JobRequest,
-    Layout,
-    Method,
-    Plan,
-    Projected,
-    Repair,
-    Runtime,
-    Scope,
-    Target,
-    Unit,
-    Widths,
-)
-from service.planning.admission import Access, admit, check_layout, check_units
+from service.contract.fields import MAX_RATIO
+from service.contract.options import Layout, Repair, Scope, Unit
+from service.contract.report import Runtime
+from service.contract.request import JobRequest, Method, Target
+from service.contract.result import Widths
+from service.planning.admission import admit, check_layout, check_units
 from service.planning.bisection import turning_point
 from service.planning.checkpoint import BUFFER, MAX_UNITS, Checkpoint, read_checkpoint
 from service.planning.runtimes import runtimes
 from service.planning.tensor_names import Shrinking, StackNames
+from service.sources.access import Access
 from service.sources.safetensors_header import BYTES, Tensors, TensorShape, file_size
 
 NAMES_KNOWN = 2**14

@@ -7,7 +7,8 @@ Only transformers is proved by each job; the others stand here by their own list
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.contract.fields import Layout, Runtime
+from service.contract.options import Layout
+from service.contract.report import Runtime
 
 TEXT = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "gpt2"})
 ENCODERS = frozenset({"bert", "roberta"})

@@ -6,7 +6,7 @@ two together by planning every family and slimming it.
 
 from dataclasses import dataclass, replace
 
-from service.contract.fields import Unit
+from service.contract.options import Unit
 
 LINEAR = r"\.(weight|bias)"
 

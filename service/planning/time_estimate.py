@@ -11,11 +11,16 @@ from typing import Any, cast
 
 from redis import Redis
 
+from service.contract.catalog import TimeEstimate
 from service.contract.errors import NotFound
-from service.contract.fields import EVALUATION_SHARE, DataSource, JobRequest, Repair, Report, Stage, Task, TimeEstimate
-from service.planning.admission import DATASET, Access
+from service.contract.fields import EVALUATION_SHARE
+from service.contract.job import Stage
+from service.contract.options import Repair
+from service.contract.report import Report
+from service.contract.request import DataSource, JobRequest, Task
+from service.sources.access import DATASET, Access
 from service.sources.readers import LOCAL, scheme_of
-from service.storage.object_store import dataset_key
+from service.storage.keys import dataset_key
 
 DURATIONS = "slim:durations"
 MAX_RUNS = 200

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from service.contract.fields import CurvePoint, Estimate, LayerWidth, Metrics, Report
+from service.contract.report import LayerWidth, Report
+from service.contract.result import CurvePoint, Estimate, Metrics
 from service.reports.metric_names import searched_name
 
 LAYERS_PER_MAP = 32

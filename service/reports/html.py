@@ -16,15 +16,19 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from service.contract.fields import Confusion, Control, Estimate, MetricsPair, Report, Supervision, Target
+from service.contract.options import Supervision
 from service.contract.per_layer import has_own_widths
+from service.contract.report import Confusion, Report
+from service.contract.request import Target
+from service.contract.result import Control, MetricsPair
 from service.reports.charts import across, curve, heat_maps, intervals
+from service.reports.formatting import change, count, decimal, interval, percent, points, signed, size, span
 from service.reports.metric_names import NAMES, headline_name, searched_name
+from service.reports.model_origin import base_name, merged_adapters
 
 DIRECTORY = Path(__file__).parent
 CHANGED_SHOWN = 10  # changed answers; the rest is folded away
 RUNTIMES = {"transformers": "Transformers", "vllm": "vLLM", "sglang": "SGLang"}  # as they write themselves
-SCALES = ((1e9, "B", "GB"), (1e6, "M", "MB"), (1e3, "k", "kB"))
 
 
 def render(report: Report) -> str:
@@ -58,22 +62,6 @@ def render(report: Report) -> str:
             request=json.dumps(_without_defaults(report), indent=2, ensure_ascii=False),
         )
     )
-
-
-def root_uri(report: Report) -> str:
-    """The URI of the model that was first slimmed, by this job or one before it."""
-    return (report.lineage[0].model if report.lineage else report.request.model.uri).rstrip("/")
-
-
-def base_name(report: Report) -> str:
-    """The last part of that URI, which is the model's name."""
-    return root_uri(report).rsplit("/", 1)[-1]
-
-
-def merged_adapters(report: Report) -> list[str]:
-    """The adapters that went into the model, in their order."""
-    uris = [*(ancestor.adapter_uri for ancestor in report.lineage), report.request.model.adapter_uri]
-    return [uri for uri in uris if uri]
 
 
 def asked(target: Target) -> str:
@@ -152,52 +140,6 @@ def _environment() -> Environment:
 
 
 # --- figures as people read them -----------------------------------------------------------------------------------
-
-
-def percent(share: float, digits: int = 1) -> str:
-    return f"{share * 100:.{digits}f}\N{NO-BREAK SPACE}%"
-
-
-def count(number: int) -> str:
-    """134515008 -> 134.5 M"""
-    return next((f"{number / scale:.1f} {unit}" for scale, unit, _ in SCALES if number >= max(scale, 1e4)), f"{number}")
-
-
-def size(number: int) -> str:
-    """269030016 -> 269.0 MB"""
-    return next((f"{number / scale:.1f} {unit}" for scale, _, unit in SCALES if number >= scale), f"{number} B")
-
-
-def span(estimate: Estimate) -> str:
-    return f"{percent(estimate.low)} to {percent(estimate.high)}"
-
-
-def interval(estimate: Estimate) -> str:
-    """89.2 % (82.3 % to 93.6 %)"""
-    return f"{percent(estimate.value)} ({span(estimate)})"
-
-
-def decimal(number: float) -> str:
-    return f"{number:.3f}".replace("-", "−")
-
-
-def signed(number: float) -> str:
-    return f"{number:+.3f}".replace("-", "−")
-
-
-def change(pair: tuple[float, float]) -> str:
-    """(4, 3) -> −25.0 %"""
-    before, now = pair
-    if before == 0:
-        return ""
-    share = now / before - 1
-    return f"{'−' if share < 0 else '+'}{percent(abs(share))}"
-
-
-def points(pair: tuple[float, float]) -> str:
-    """(0.90, 0.88) -> −2.0 points"""
-    difference = round((pair[1] - pair[0]) * 100, 1)
-    return f"{'−' if difference < 0 else '+' if difference > 0 else ''}{abs(difference):.1f} points"
 
 
 FILTERS: dict[str, Callable[..., object]] = {

@@ -5,7 +5,9 @@ The names begin in lower case, for tables and sentences alike.
 
 from collections.abc import Iterator
 
-from service.contract.fields import Estimate, Metrics, Report, Supervision, TaskKind
+from service.contract.options import Supervision, TaskKind
+from service.contract.report import Report
+from service.contract.result import Estimate, Metrics
 
 LABELLED = {
     "accuracy": "accuracy",

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.contract.errors import InvalidModel, NotFound
-from service.contract.fields import StoredFile
+from service.contract.resources import StoredFile
+from service.storage.keys import attempt_prefix
 from service.storage.manifests import REPORT, committed_manifest
-from service.storage.object_store import Storage, attempt_prefix
+from service.storage.object_store import Storage
 
 JOB = "job"
 MODEL = "model"  # the directory of a job's own checkpoint

@@ -13,7 +13,7 @@ MAX_DECODINGS = 5
 
 
 @dataclass(frozen=True)
-class Reach:
+class UriPolicy:
     """`own`: the deployment's storage, where other tenants' things lie too. `prefixes`: what is allowed; empty: all."""
 
     own: str

@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 
 from redis import Redis
 
-from service.contract.fields import DataSource, JobRequest, Row, Task
+from service.contract.fields import Row
 from service.contract.presets import AnyTask
-from service.jobs.idempotency import KEPT_SECONDS
-from service.jobs.state_machine import EXPIRIES
-from service.storage.object_store import Storage, dataset_key, dataset_prefix
+from service.contract.request import DataSource, JobRequest, Task
+from service.infrastructure.redis_keys import EXPIRIES, KEPT_SECONDS
+from service.storage.keys import dataset_key, dataset_prefix
+from service.storage.object_store import Storage
 from service.tenants.storage_quota import StoredBytes
 
 PARTS = ("calibration", "evaluation")

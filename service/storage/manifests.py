@@ -1,8 +1,11 @@
 """What a job left in storage at its point of commit, whoever must still write it into the record."""
 
 from service.contract.errors import NotFound
-from service.contract.fields import Manifest, Report, Result
-from service.storage.object_store import Storage, attempt_prefix, manifest_key
+from service.contract.report import Report
+from service.contract.resources import Manifest
+from service.contract.result import Result
+from service.storage.keys import attempt_prefix, manifest_key
+from service.storage.object_store import Storage
 
 REPORT = "report.json"  # an artifact of every attempt that succeeded
 

@@ -15,9 +15,10 @@ import structlog
 from redis import Redis
 
 from service.contract.errors import NotFound
-from service.contract.fields import MeasuredScores
-from service.jobs.state_machine import EXPIRIES
-from service.storage.object_store import Storage, score_key, score_prefix
+from service.contract.resources import MeasuredScores
+from service.infrastructure.redis_keys import EXPIRIES
+from service.storage.keys import score_key, score_prefix
+from service.storage.object_store import Storage
 from service.tenants.storage_quota import StoredBytes
 
 # A record is forgotten only as long as it is the one that was found damaged: another job may have mended it meanwhile.

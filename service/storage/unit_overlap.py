@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from service.contract.errors import NotComparable, NotFound
-from service.contract.fields import MeasuredScores, Overlap, ScoreKind, SharedUnits
+from service.contract.resources import MeasuredScores, Overlap, ScoreKind, SharedUnits
 from service.storage.score_sets import ScoreSets
 
 LAYERS = "layers"  # units that compete over a whole stack: one score in each layer

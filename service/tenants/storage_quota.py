@@ -6,27 +6,11 @@ is how the workers and the connections are shared. Redis: `slim:{tenant}:request
 `slim:{tenant}:bytes` maps item -> bytes.
 """
 
-import threading
-from collections import Counter
-from dataclasses import dataclass
 from typing import cast
 
 from redis import Redis
 
-from service.contract.errors import LimitExceeded, TooManyRequests
-
-# The window starts with its first request and ends with the key. A key without an end would shut a tenant out for
-# ever, so one that lost it (a copied or hand-edited database) gets a new one.
-COUNT = """
-local used = redis.call('INCR', KEYS[1])
-local left = redis.call('PTTL', KEYS[1])
-if left < 0 then
-  redis.call('PEXPIRE', KEYS[1], ARGV[1])
-  left = tonumber(ARGV[1])
-end
-return {used, left}
-"""
-ROUND_UP_MS = 999
+from service.contract.errors import LimitExceeded
 
 # The sum is kept beside the items, so that reading it costs the same for one job and for a hundred thousand.
 TOTAL = "total"
@@ -40,76 +24,6 @@ if size > 0 then redis.call('HSET', KEYS[1], ARGV[1], size) else redis.call('HDE
 redis.call('HINCRBY', KEYS[1], 'total', size - before)
 return {1, used}
 """
-
-
-@dataclass(frozen=True)
-class Window:
-    """The state of a tenant's present window, and the headers that tell a client about it."""
-
-    quota: int
-    window_seconds: int
-    used: int
-    reset_seconds: int
-
-    @property
-    def remaining(self) -> int:
-        return max(0, self.quota - self.used)
-
-    def headers(self) -> dict[str, str]:
-        """The RateLimit fields of the IETF draft "RateLimit header fields for HTTP" (revision 8 and later)."""
-        return {
-            "RateLimit-Policy": f'"requests";q={self.quota};w={self.window_seconds}',
-            "RateLimit": f'"requests";r={self.remaining};t={self.reset_seconds}',
-        }
-
-
-class RequestLimit:
-    """At most `quota` requests of a tenant in a window of `window_seconds`."""
-
-    def __init__(self, redis: Redis, *, quota: int, window_seconds: int) -> None:
-        self._quota = quota
-        self._window_seconds = window_seconds
-        self._count = redis.register_script(COUNT)
-
-    def count(self, tenant: str) -> Window:
-        """Count one request, over the quota or not."""
-        used, left_ms = self._count(keys=[f"slim:{tenant}:requests"], args=[self._window_seconds * 1000])
-        return Window(self._quota, self._window_seconds, used, (left_ms + ROUND_UP_MS) // 1000)
-
-
-def admit(window: Window) -> None:
-    """Raise `TooManyRequests` for a request over the quota."""
-    if window.used > window.quota:
-        raise TooManyRequests(
-            f"{window.quota} requests in {window.window_seconds} s are allowed; "
-            f"send the next in {window.reset_seconds} s",
-            retry_after_seconds=window.reset_seconds,
-        )
-
-
-class Places:
-    """Of this process: each event stream and each wait takes one as long as it is open. A tenant has at most `each`,
-    all of them together at most `most`."""
-
-    def __init__(self, each: int, most: int) -> None:
-        self._each = each
-        self._most = most
-        self._taken: Counter[str] = Counter()
-        self._lock = threading.Lock()
-
-    def take(self, tenant: str) -> None:
-        """Raise `LimitExceeded` where none is free."""
-        with self._lock:
-            if self._taken[tenant] >= self._each:
-                raise LimitExceeded(f"{self._each} event streams and waits are open, as many as may be; close one")
-            if self._taken.total() >= self._most:
-                raise LimitExceeded("the server has as many event streams and waits open as it can; come back later")
-            self._taken[tenant] += 1
-
-    def give_back(self, tenant: str) -> None:
-        with self._lock:
-            self._taken[tenant] -= 1
-            self._taken += Counter()  # forgets tenants that have none
 
 
 class StoredBytes:

@@ -7,9 +7,7 @@ it. Receivers tell repeats by `webhook-id`. The log of attempts is `slim:{tenant
 """
 
 import asyncio
-import hashlib
 import random
-import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,34 +21,19 @@ from pydantic import ValidationError
 from redis import Redis, RedisError
 
 from service.contract.errors import UnsafeUrl
-from service.contract.fields import (
-    Delivery,
-    DeliveryOutcome,
-    Event,
-    JobNews,
-    JobRequest,
-    JobStatus,
-    Webhook,
-    WebhookEvent,
-    WebhookMessage,
-)
+from service.contract.job import Event, JobStatus
+from service.contract.request import JobRequest, Webhook, WebhookEvent
+from service.contract.resources import Delivery, DeliveryOutcome, JobNews, WebhookMessage
 from service.infrastructure.counters import Figures
 from service.infrastructure.outbound_http import Response, post
+from service.infrastructure.redis_keys import WEBHOOKS, deliveries_key, events_key, gone_key, job_key
 from service.jobs.events import parse
-from service.jobs.state_machine import WEBHOOKS, events_key, job_key
+from service.webhooks.retries import pause_after
 from service.webhooks.signing import WebhookSecrets, signed_headers
 
 SEND_SECONDS = 15.0  # for one attempt, from the name's resolution to the answer's headers
 CLAIM_SECONDS = 60
 AT_ONCE = 16
-# Pauses after each failed attempt; with the first, ten attempts over a good three days.
-PAUSES = tuple(
-    timedelta(seconds=seconds)
-    for seconds in (5, 300, 1800, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
-)
-JITTER = 0.2
-SECONDS = re.compile(r"[0-9]{1,8}")
-MAX_RETRY_AFTER = timedelta(days=1)
 THROTTLED = frozenset({429, 502, 503, 504})
 GONE = 410
 GONE_SECONDS = 7 * 86400  # a URL that answered 410 is left alone for so long
@@ -106,24 +89,6 @@ class Message:
             url=f"{base_url}/jobs/{self.job_id}",
         )
         return WebhookMessage(type=self.type, timestamp=self.event.at, data=news).model_dump_json().encode()
-
-
-def deliveries_key(tenant: str, job_id: str) -> str:
-    return f"slim:{tenant}:deliveries:{job_id}"
-
-
-def gone_key(tenant: str, url: str) -> str:
-    return f"slim:{tenant}:webhook-gone:{hashlib.sha256(url.encode()).hexdigest()}"
-
-
-def pause_after(attempt: int, retry_after: str | None, jitter: float) -> timedelta | None:
-    """How long to wait after failed attempt number `attempt` (from 1); None after the last. `jitter` is in [-1, 1]."""
-    if attempt > len(PAUSES):
-        return None
-    pause = PAUSES[attempt - 1] * (1 + JITTER * jitter)
-    if retry_after is None or not SECONDS.fullmatch(retry_after):
-        return pause
-    return max(pause, min(timedelta(seconds=int(retry_after)), MAX_RETRY_AFTER))
 
 
 class Webhooks:

@@ -4,9 +4,11 @@ from typing import cast
 
 from redis import Redis
 
-from service.contract.fields import JobRequest, Report, Result
+from service.contract.report import Report
+from service.contract.request import JobRequest
+from service.contract.result import Result
+from service.infrastructure.redis_keys import OPEN
 from service.jobs.record import JobRecord
-from service.jobs.state_machine import OPEN
 
 REQUEST = JobRequest.model_validate(
     {

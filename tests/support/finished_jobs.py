@@ -4,10 +4,13 @@ import hashlib
 from collections.abc import Mapping
 
 from service.api.openapi.examples import SUCCEEDED
-from service.contract.fields import JobError, Manifest, Result, StoredFile
+from service.contract.job import JobError
+from service.contract.resources import Manifest, StoredFile
+from service.contract.result import Result
 from service.jobs.record import JobRecord
 from service.jobs.store import Records
-from service.storage.object_store import Storage, attempt_prefix, manifest_key
+from service.storage.keys import attempt_prefix, manifest_key
+from service.storage.object_store import Storage
 
 FILES = {
     "model/config.json": b'{"model_type": "llama"}',

@@ -6,7 +6,7 @@ import struct
 from datetime import UTC, datetime
 from typing import Any
 
-from service.contract.fields import MeasuredScores, ScoreKind
+from service.contract.resources import MeasuredScores, ScoreKind
 
 TENSORS = {"0.decoder.0.ffn": [4.0, 1.0, 3.0, 2.0], "0.decoder.1.ffn": [0.5, 2.5, 1.5, 3.5]}
 

@@ -7,14 +7,14 @@ from redis import Redis
 
 from service.api.openapi.examples import JOB_ID
 from service.api.openapi.response_examples import DATASET, DATASET_ID, DELIVERY, REPORT
-from service.contract.fields import Dataset, Delivery
+from service.contract.resources import Dataset, Delivery
+from service.infrastructure.redis_keys import deliveries_key
 from service.jobs.record import DEFAULT_TENANT, new_record
 from service.jobs.store import Records
 from service.storage.datasets import index_key, record_key
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
 from service.tenants.storage_quota import StoredBytes
-from service.webhooks.delivery import deliveries_key
 from tests.support.contract_examples import REQUEST
 from tests.support.finished_jobs import FILES, finish
 from tests.support.score_sets import digest_of, measured, safetensors

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from service.contract.fields import Job, JobStatus
+from service.contract.job import Job, JobStatus
 from tests.support.checkpoints import tokenizer
 from tests.support.tiny_models import causal
 

@@ -23,11 +23,16 @@ from service.contract.errors import (
     UnknownLabel,
     UnsupportedFamily,
 )
-from service.contract.fields import JobRequest, Manifest, Report, Result, Stage
+from service.contract.job import Stage
+from service.contract.report import Report
+from service.contract.request import JobRequest
+from service.contract.resources import Manifest
+from service.contract.result import Result
 from service.jobs.record import new_record
 from service.jobs.store import LeaseLost
 from service.settings import Settings
-from service.storage.object_store import Storage, attempt_prefix, digest_file, manifest_key
+from service.storage.keys import attempt_prefix, manifest_key
+from service.storage.object_store import Storage, digest_file
 from tests.support import checkpoints
 from tests.support.tiny_models import FFN_WIDTH
 from worker import pipeline

@@ -10,13 +10,16 @@ from subprocess import Popen
 import pytest
 from redis import Redis
 
-from service.contract.fields import DataSource, JobRequest, JobStatus, Manifest, Stage
+from service.contract.job import JobStatus, Stage
+from service.contract.request import DataSource, JobRequest
+from service.contract.resources import Manifest
 from service.infrastructure.redis_client import connect
 from service.jobs.queue import JobQueue
 from service.jobs.record import JobRecord, new_record
 from service.jobs.store import Records
 from service.settings import Settings
-from service.storage.object_store import Storage, attempt_prefix, job_prefix, manifest_key
+from service.storage.keys import attempt_prefix, job_prefix, manifest_key
+from service.storage.object_store import Storage
 from tests.support.contract_examples import REQUEST, report, silence
 from tests.support.jobs import checkpoint, environment, request
 from tests.support.waiting import wait_until

@@ -16,7 +16,7 @@ import redis
 import structlog
 
 from service.contract.errors import DeadlineExceeded, TaskslimError
-from service.contract.fields import JobStatus, Stage
+from service.contract.job import JobStatus, Stage
 from service.jobs.store import Lease, LeaseLost, Records
 from service.settings import Settings
 
@@ -58,7 +58,7 @@ class Attempt:
         if self._ending is None or isinstance(ending, LeaseLost):
             self._ending = ending
 
-    def heed(self, status: JobStatus) -> None:
+    def note_status(self, status: JobStatus) -> None:
         """Takes notice of the status that a write answered with."""
         if status is JobStatus.cancelling:
             self.end(Cancelled("the job was cancelled"))
@@ -85,7 +85,7 @@ class Attempt:
 
     def _beat(self) -> None:
         try:
-            self.heed(self._records.heartbeat(self._lease))
+            self.note_status(self._records.heartbeat(self._lease))
         except LeaseLost as lost:
             self.end(lost)
         except redis.RedisError as error:

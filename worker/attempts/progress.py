@@ -3,7 +3,9 @@
 import time
 from collections.abc import Callable, Collection
 
-from service.contract.fields import JobRequest, Progress, Repair, Stage
+from service.contract.job import Progress, Stage
+from service.contract.options import Repair
+from service.contract.request import JobRequest
 
 # Share of a typical job's time, in any unit; a job has either `search` or the three stages after it.
 WEIGHTS: dict[Stage, float] = {

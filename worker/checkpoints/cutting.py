@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from service.contract.fields import Layout
+from service.contract.options import Layout
 from worker.checkpoints.llama_as_mistral import stock_form
 from worker.checkpoints.loading import LoadedModel, settle
 from worker.checkpoints.per_layer import holding_form

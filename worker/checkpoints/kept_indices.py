@@ -22,7 +22,10 @@ from torch import Tensor
 from transformers.utils import logging
 
 from service.contract.errors import InvalidData, InvalidModel, InvalidRequest, TaskslimError, VerificationFailed
-from service.contract.fields import Layout, ModelSource, Repair, Schema, Unit, Widths
+from service.contract.fields import Schema
+from service.contract.options import Layout, Repair, Unit
+from service.contract.request import ModelSource
+from service.contract.result import Widths
 from service.settings import Settings
 from service.sources.job_checkpoints import JOB
 from service.sources.readers import scheme_of

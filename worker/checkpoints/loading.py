@@ -31,8 +31,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from service.contract.catalog import Family
 from service.contract.errors import InvalidModel, NotFound
-from service.contract.fields import Family, ModelSource
+from service.contract.request import ModelSource
 from service.sources.job_checkpoints import JobModel
 from service.sources.model_files import CARD, PATTERNS, is_wanted
 from service.sources.readers import fetch_file, fetch_prefix, scheme_of

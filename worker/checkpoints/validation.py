@@ -7,9 +7,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from service.contract.catalog import Family
 from service.contract.errors import InvalidModel, UnsupportedFamily
 from service.contract.families import FAMILIES
-from service.contract.fields import Family
 from worker.checkpoints.per_layer import is_sound
 
 WEIGHTS_INDEX = "model.safetensors.index.json"

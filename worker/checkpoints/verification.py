@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from service.contract.errors import VerificationFailed
 from service.contract.families import FAMILIES
-from service.contract.fields import Verified
+from service.contract.result import Verified
 from service.infrastructure.child_process import die_with_parent
 from worker.checkpoints.loading import AUTO_CLASSES
 from worker.checkpoints.per_layer import class_of

@@ -9,8 +9,9 @@ from typing import Any, Literal
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from service.contract.errors import InvalidData, InvalidLabels, InvalidTemplate, UnknownLabel
-from service.contract.fields import TaskKind, TaskWording
+from service.contract.options import TaskKind
 from service.contract.presets import ANSWER_COLUMNS, LABEL_COLUMN, TARGET_COLUMN, template_fields
+from service.contract.request import TaskWording
 from worker.data.rows import Row
 
 Kind = Literal["causal", "encoder-decoder", "classifier"]

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from service.contract.fields import ChangedAnswer, Confusion, TaskWording
 from service.contract.presets import template_fields
+from service.contract.report import ChangedAnswer, Confusion
+from service.contract.request import TaskWording
 from worker.data.prompts import Example
 from worker.data.rows import Row
 from worker.evaluation.metrics import Scores

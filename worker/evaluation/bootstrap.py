@@ -14,7 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from service.contract.fields import Estimate, TaskKind
+from service.contract.options import TaskKind
+from service.contract.result import Estimate
 from worker.data.prompts import Example
 from worker.evaluation.metrics import Scores, calibrated
 

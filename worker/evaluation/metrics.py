@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from service.contract.errors import InvalidModel
-from service.contract.fields import Estimate, Metrics
+from service.contract.result import Estimate, Metrics
 from worker.data.batching import Padding, pad_left, pad_right
 from worker.data.prompts import Example, Wording
 from worker.slimming.scoring.objectives import Batch, answer_log_probabilities, token_log_probabilities

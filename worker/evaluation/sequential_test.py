@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from service.contract.fields import TaskKind
+from service.contract.options import TaskKind
 from worker.data.prompts import Example
 from worker.evaluation import metrics
 from worker.evaluation.bootstrap import METRICS, Kept, kept
@@ -31,7 +31,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Judge:
+class SequentialTest:
     """Rows in the order in which models see them, and the dense model's scores of the same."""
 
     kind: TaskKind

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
-from service.contract.fields import Format, Manifest, StoredFile, Verified, Widths
+from service.contract.options import Format
+from service.contract.resources import Manifest, StoredFile
+from service.contract.result import Verified, Widths
 from service.jobs.store import LeaseLost
-from service.storage.object_store import attempt_prefix, digest_file, manifest_key
+from service.storage.keys import attempt_prefix, manifest_key
+from service.storage.object_store import digest_file
 from worker.checkpoints import kept_indices, loading, verification
 from worker.checkpoints.kept_indices import Origin
 from worker.data import batching
@@ -12,26 +15,26 @@ from worker.data.provenance import versions
 from worker.reporting import findings
 from worker.search.candidates import Candidate
 from worker.slimming.units import Group
-from worker.stages.context import StagedJob
+from worker.stages.context import JobContext
 from worker.stages.inputs import Sources
-from worker.stages.task_model import Subject
+from worker.stages.task_model import TaskModel
 
 PROBE_EXAMPLES = 4
 
 
-def directory(staged: StagedJob) -> Path:
+def directory(staged: JobContext) -> Path:
     """Where what the job will upload lies."""
     found = staged.scratch / "output"
     found.mkdir(exist_ok=True)
     return found
 
 
-def checkpoint(staged: StagedJob, name: str) -> Path:
+def checkpoint(staged: JobContext, name: str) -> Path:
     """Where a checkpoint is written: beside what will be uploaded, where the job asks for indices alone."""
     return (directory(staged) if Format.safetensors in staged.job.request.output.formats else staged.scratch) / name
 
 
-def write(staged: StagedJob, subject: Subject, checkpoint: Path) -> Verified:
+def write(staged: JobContext, subject: TaskModel, checkpoint: Path) -> Verified:
     """Write the checkpoint, and prove it equal to the model in memory on some of the evaluation rows.
 
     Raises VerificationFailed.
@@ -47,7 +50,7 @@ def write(staged: StagedJob, subject: Subject, checkpoint: Path) -> Verified:
 
 
 def store(
-    staged: StagedJob, sources: Sources, slim: Subject, groups: list[Group], candidate: Candidate, name: str = ""
+    staged: JobContext, sources: Sources, slim: TaskModel, groups: list[Group], candidate: Candidate, name: str = ""
 ) -> Verified:
     """Write a cut model's checkpoint and the indices that it keeps, and prove it: `model` and `kept`, with a `name`
     `model-0.3` and `kept-0.3`. Raises VerificationFailed."""
@@ -58,7 +61,7 @@ def store(
     return verified
 
 
-def _origin(staged: StagedJob, sources: Sources, subject: Subject, widths: list[Widths], directory: Path) -> Origin:
+def _origin(staged: JobContext, sources: Sources, subject: TaskModel, widths: list[Widths], directory: Path) -> Origin:
     """What the kept indices are of, and the checkpoint in `directory` that they make of it."""
     request = staged.job.request
     return Origin(
@@ -75,7 +78,7 @@ def _origin(staged: StagedJob, sources: Sources, subject: Subject, widths: list[
     )
 
 
-def upload(staged: StagedJob) -> None:
+def upload(staged: JobContext) -> None:
     """Store every file of the output, then the manifest, which makes them the job's result."""
     root = directory(staged)
     paths = sorted(path for path in root.rglob("*") if path.is_file())
@@ -92,5 +95,5 @@ def upload(staged: StagedJob) -> None:
         raise LeaseLost(f"another attempt of job {staged.job.id} has left its manifest")
 
 
-def _prefix(staged: StagedJob) -> str:
+def _prefix(staged: JobContext) -> str:
     return attempt_prefix(staged.job.tenant, staged.job.id, staged.job.attempt)

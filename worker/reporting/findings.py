@@ -9,7 +9,9 @@ from statistics import fmean
 
 from torch import Tensor
 
-from service.contract.fields import ChangedAnswer, Confusion, DenseSlim, LayerWidth, TaskKind, Throughput, Unit, Widths
+from service.contract.options import TaskKind, Unit
+from service.contract.report import ChangedAnswer, Confusion, LayerWidth, Throughput
+from service.contract.result import DenseSlim, Widths
 from worker.data.prompts import Example, Wording
 from worker.data.rows import Row
 from worker.evaluation import answers

@@ -10,21 +10,13 @@ from huggingface_hub.repocard import metadata_load
 from yaml import YAMLError
 
 from service.contract.families import FAMILIES
-from service.contract.fields import (
-    Criterion,
-    CurvePoint,
-    DenseSlim,
-    Estimate,
-    JobMetrics,
-    Metrics,
-    MetricsPair,
-    Report,
-    Supervision,
-    TaskKind,
-)
+from service.contract.options import Criterion, Supervision, TaskKind
 from service.contract.per_layer import MODELLING_FILE, has_own_widths
-from service.reports.html import change, count, interval, merged_adapters, percent, root_uri
+from service.contract.report import Report
+from service.contract.result import CurvePoint, DenseSlim, Estimate, JobMetrics, Metrics, MetricsPair
+from service.reports.formatting import change, count, interval, percent
 from service.reports.metric_names import SHARES, headline_name, name_of, qualities
+from service.reports.model_origin import merged_adapters, root_uri
 from service.sources.model_files import CARD
 from service.sources.readers import scheme_of
 

@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from service.contract.fields import Format, Layout, ModelSource, Report, Result, Runtime, TaskWording
+from service.contract.options import Format, Layout
 from service.contract.per_layer import has_own_widths
-from service.planning.admission import Access
+from service.contract.report import Report, Runtime
+from service.contract.request import ModelSource, TaskWording
+from service.contract.result import Result
 from service.planning.checkpoint import read_checkpoint
 from service.planning.plan import made_runtimes
 from service.reports import html
+from service.sources.access import Access
 from worker.checkpoints import loading
 from worker.data import prompts
 from worker.data.prompts import Wording
@@ -20,16 +23,16 @@ from worker.reporting.model_card import card, licence_of
 from worker.reporting.warnings import warnings
 from worker.stages import method
 from worker.stages.beside import Beside
-from worker.stages.context import StagedJob
+from worker.stages.context import JobContext
 from worker.stages.inputs import Sources
-from worker.stages.task_model import Subject
+from worker.stages.task_model import TaskModel
 
 # In a resolved task they are in storage, and stay there.
 ROWS: Any = {"calibration": {"rows"}, "evaluation": {"rows"}, "evaluations": {"__all__": {"rows"}}}
 
 
 def write(
-    staged: StagedJob, sources: Sources, subject: Subject, beside: Beside, result: Result, found: Findings
+    staged: JobContext, sources: Sources, subject: TaskModel, beside: Beside, result: Result, found: Findings
 ) -> None:
     """Write the report beside the checkpoint, for programs and for people, and the model card into it."""
     report = build(staged, sources, subject, beside, result, found)
@@ -50,7 +53,7 @@ def _write_cards(report: Report, sources: Sources, output: Path) -> None:
 
 
 def build(
-    staged: StagedJob, sources: Sources, subject: Subject, beside: Beside, result: Result, found: Findings
+    staged: JobContext, sources: Sources, subject: TaskModel, beside: Beside, result: Result, found: Findings
 ) -> Report:
     """The report with its warnings. `subject` is cut by now; `staged` has the stages that are over."""
     parts = (subject, *beside.partners.values())
@@ -87,7 +90,7 @@ def _as_run(wording: Wording) -> dict[str, Any]:
     return task.model_dump(mode="json", exclude=ROWS)
 
 
-def _digests(staged: StagedJob, sources: Sources) -> dict[str, str]:
+def _digests(staged: JobContext, sources: Sources) -> dict[str, str]:
     """sha256 of everything that went in."""
     rows = {"calibration": sources.calibration, "evaluation": sources.evaluation}
     for partner in sources.partners:
@@ -100,14 +103,14 @@ def _digests(staged: StagedJob, sources: Sources) -> dict[str, str]:
     return digests | {"template": digest_text(staged.task.template or "")}
 
 
-def _snippet(staged: StagedJob, result: Result, subject: Subject) -> str:
+def _snippet(staged: JobContext, result: Result, subject: TaskModel) -> str:
     """Python that loads the checkpoint and asks it; of a union, the first of its tasks."""
     auto_class = loading.AUTO_CLASSES[subject.loaded.family.kind].__name__
     own_widths = has_own_widths(result)
     return snippets.snippet(staged.job.request, auto_class, own_widths, subject.wording, subject.padding)
 
 
-def _runtimes(staged: StagedJob, result: Result) -> list[Runtime]:
+def _runtimes(staged: JobContext, result: Result) -> list[Runtime]:
     """Which runtimes load the checkpoint that was made."""
     directory = artifacts.checkpoint(staged, "model")
     layout = Layout.per_layer if has_own_widths(result) else Layout.uniform

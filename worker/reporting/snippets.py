@@ -1,7 +1,8 @@
 """Python for the report and the model card: loads the slim model and asks it the task."""
 
-from service.contract.fields import Format, JobRequest, TaskKind
+from service.contract.options import Format, TaskKind
 from service.contract.presets import template_fields
+from service.contract.request import JobRequest
 from service.sources.job_checkpoints import JOB
 from service.sources.readers import scheme_of
 from worker.data.batching import Padding

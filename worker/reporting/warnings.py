@@ -5,8 +5,9 @@ A warning is a fact about this run with its figures and what to do about it. Non
 
 from collections.abc import Callable
 
-from service.contract.fields import Confusion, Report, ReportWarning, Supervision
+from service.contract.options import Supervision
 from service.contract.per_layer import MODELLING_FILE, has_own_widths
+from service.contract.report import Confusion, Report, ReportWarning
 from service.reports.metric_names import headline_name
 
 DAMAGE_SHARE = 0.7  # of the answers that went wrong, in one class

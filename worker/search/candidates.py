@@ -1,7 +1,6 @@
 """The models that a target may end with: each one counted before it is cut, and cut as a copy where it is measured."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from math import prod
@@ -9,22 +8,21 @@ from math import prod
 import torch
 from torch import Tensor
 
-from service.contract.errors import InvalidRequest, UnsupportedUnit
-from service.contract.fields import MAX_RATIO, Layout, Repair
+from service.contract.fields import MAX_RATIO
+from service.contract.options import Repair
 from service.planning.bisection import turning_point
 from service.sources.safetensors_header import TensorShape, file_size
-from worker.checkpoints import cutting
-from worker.slimming import selection, surgery
+from worker.slimming import surgery
 from worker.slimming.allocation import WidthUnreachable, share_removed
 from worker.slimming.repair import repairs as repairs
-from worker.slimming.repair.bias import RepairUnavailable, make_room
-from worker.slimming.scoring.iterative import ScorePath, Scores
-from worker.slimming.scoring.second_moments import Moments, Rows
+from worker.slimming.repair.bias import make_room
+from worker.slimming.scoring.iterative import ScorePath
+from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.sizes import shapes_after
-from worker.slimming.units import Group, Site, UnitUnavailable, locate
-from worker.stages.context import StagedJob
-from worker.stages.method import options, rules
-from worker.stages.task_model import Subject
+from worker.slimming.units import Site
+from worker.stages.context import JobContext
+from worker.stages.slim import choose, cut, locate_groups, mend, refusing_repairs, rows_to_fit, whole
+from worker.stages.task_model import TaskModel
 
 STEP = 0.01  # between the ratios of the models that a search looks at
 DTYPES = {
@@ -55,7 +53,7 @@ class Candidates:
     """
 
     def __init__(
-        self, staged: StagedJob, subject: Subject, path: ScorePath, tick: Callable[[], None] = lambda: None
+        self, staged: JobContext, subject: TaskModel, path: ScorePath, tick: Callable[[], None] = lambda: None
     ) -> None:
         self._staged, self._subject, self._path, self._tick = staged, subject, path, tick
         self._make_room()
@@ -94,7 +92,7 @@ class Candidates:
         steps = (round(STEP * number, 2) for number in range(1, round(MAX_RATIO / STEP) + 1))
         return sorted({ratio for ratio in steps if ratio < self.highest} | {self.highest, *more})
 
-    def cut(self, candidate: Candidate) -> Subject:
+    def cut(self, candidate: Candidate) -> TaskModel:
         """The subject with a repaired and cut copy of its model. Raises InvalidRequest for a repair without a place."""
         loaded = self._subject.loaded
         copy = replace(self._subject, loaded=replace(loaded, model=surgery.twin(loaded.model)))
@@ -122,7 +120,7 @@ class Candidates:
             with refusing_repairs():
                 make_room(self._subject.loaded.model, self._subject.architecture, whole(groups))
 
-    def _repair(self, copy: Subject, kept: dict[Site, Tensor]) -> None:
+    def _repair(self, copy: TaskModel, kept: dict[Site, Tensor]) -> None:
         if self._staged.job.request.method.repair is not Repair.none:
             mend(self._staged, copy, kept, self._moments, lambda *_: self._tick())
 
@@ -134,68 +132,3 @@ class Candidates:
             return subject.calibration.moments
         model, rows = subject.loaded.model, rows_to_fit(self._staged, subject)
         return repairs.moments_of(model, subject.architecture, self.groups, rows, method, lambda _: self._tick())
-
-
-def mend(
-    staged: StagedJob,
-    subject: Subject,
-    kept: dict[Site, Tensor],
-    moments: dict[str, Moments] | None,
-    on_progress: Callable[[int, int], None],
-) -> None:
-    """Fit what stays to what goes, on the calibration rows, whose `moments` may be known.
-
-    Raises InvalidRequest where the family has no place for the repair.
-    """
-    model, method, rows = subject.loaded.model, staged.job.request.method.repair, rows_to_fit(staged, subject)
-    if moments:
-        repairs.repair_again(model, subject.architecture, kept, rows, method, moments, on_progress)
-    else:
-        with refusing_repairs():
-            repairs.repair(model, subject.architecture, kept, rows, method, on_progress)
-
-
-def rows_to_fit(staged: StagedJob, subject: Subject) -> Rows:
-    """The calibration rows, on the model's device, and what tells which of their tokens matter."""
-    batches = [batch.to(subject.loaded.model.device) for batch in subject.calibration.batches]
-    return Rows(batches, options(staged).objective)
-
-
-def whole(groups: list[Group]) -> dict[Site, Tensor]:
-    """All units of every group."""
-    return {group.site: torch.arange(group.count) for group in groups}
-
-
-def locate_groups(staged: StagedJob, subject: Subject) -> list[Group]:
-    """The groups of the units that the job chooses. Raises UnsupportedUnit."""
-    with refusing_units():
-        return locate(subject.loaded.model, subject.architecture, staged.job.request.method.units)
-
-
-def choose(staged: StagedJob, groups: list[Group], scores: Scores, ratio: float) -> dict[Site, Tensor]:
-    """What stays of each group, by the job's rules. Raises WidthUnreachable."""
-    request = staged.job.request
-    return selection.select(scores, groups, ratio, request.output.round_to, rules(request, request.output.layout))
-
-
-def cut(subject: Subject, kept: dict[Site, Tensor], layout: Layout) -> Subject:
-    """The subject with its model cut, as the class that can hold it."""
-    return replace(subject, loaded=cutting.cut(subject.loaded, kept, layout))
-
-
-@contextmanager
-def refusing_units() -> Iterator[None]:
-    """Raise what a family cannot give up as UnsupportedUnit."""
-    try:
-        yield
-    except UnitUnavailable as error:
-        raise UnsupportedUnit(str(error), param="method.units") from error
-
-
-@contextmanager
-def refusing_repairs() -> Iterator[None]:
-    """Raise a repair that a family has no place for as InvalidRequest."""
-    try:
-        yield
-    except RepairUnavailable as error:
-        raise InvalidRequest(f"{error}: choose another repair", param="method.repair") from error

@@ -10,7 +10,10 @@ from statistics import fmean
 
 from torch import Tensor
 
-from service.contract.fields import Control, Controls, JobRequest, Layout, Metrics, Repair, Stage, Unit
+from service.contract.job import Stage
+from service.contract.options import Layout, Repair, Unit
+from service.contract.request import JobRequest
+from service.contract.result import Control, Controls, Metrics
 from worker.checkpoints.cutting import cut
 from worker.checkpoints.loading import LoadedModel
 from worker.slimming import selection
@@ -19,28 +22,28 @@ from worker.slimming.scoring import attribution
 from worker.slimming.scoring.criteria import CRITERIA, Options
 from worker.slimming.scoring.iterative import Scores
 from worker.slimming.units import Site, locate
-from worker.stages.context import StagedJob, StageProgress
+from worker.stages.context import JobContext, StageProgress
 from worker.stages.method import rules
-from worker.stages.task_model import Subject, evaluate
+from worker.stages.task_model import TaskModel, evaluate
 
 SEEDS = 3  # from `method.seed` on
 MEANS = ("accuracy", "calibrated_accuracy", "exact_match")
 
 Kept = dict[Site, Tensor]
-Mend = Callable[[StagedJob, Subject, Kept], None]
+Mend = Callable[[JobContext, TaskModel, Kept], None]
 
 
 @dataclass(frozen=True)
 class Dense:
     """What controls are made of: the task in tokens, the model whole at each call, and the job's repair."""
 
-    subject: Subject
+    subject: TaskModel
     load: Callable[[], LoadedModel]
     mend: Mend
 
 
 @dataclass(frozen=True)
-class Turn:
+class ControlProgress:
     """The progress of one control among all, counted in controls."""
 
     progress: StageProgress
@@ -54,14 +57,14 @@ class Turn:
         self.progress.advance(self.done, self.total, "controls")
 
 
-def measure(staged: StagedJob, dense: Dense, scores: Scores, ratio: float) -> Controls:
+def measure(staged: JobContext, dense: Dense, scores: Scores, ratio: float) -> Controls:
     """The controls of a job that removed `ratio` by these scores. Raises what the job's progress does."""
     request = staged.job.request
     layout, own_widths = request.output.layout, _may_have_own_widths(request)
     total = SEEDS + 1 + own_widths
 
     def control(number: int, rank: Scores | int, layout: Layout) -> Control:
-        turn = replace(staged, progress=Turn(staged.progress, number, total))
+        turn = replace(staged, progress=ControlProgress(staged.progress, number, total))
         return _control(turn, dense, rank, ratio, layout)
 
     random = [control(number, request.method.seed + number, layout) for number in range(SEEDS)]
@@ -90,7 +93,7 @@ def _may_have_own_widths(request: JobRequest) -> bool:
     return request.output.layout is Layout.uniform and bool({Unit.ffn, Unit.heads} & set(request.method.units))
 
 
-def _control(staged: StagedJob, dense: Dense, rank: Scores | int, ratio: float, layout: Layout) -> Control:
+def _control(staged: JobContext, dense: Dense, rank: Scores | int, ratio: float, layout: Layout) -> Control:
     """By the scores of `rank`, or by random ones of that seed, which are compared as random scores are."""
     request, subject = staged.job.request, replace(dense.subject, loaded=dense.load())
     model, architecture, units = subject.loaded.model, subject.architecture, request.method.units

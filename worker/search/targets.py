@@ -4,18 +4,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from service.contract.errors import InvalidRequest, TargetUnreachable
-from service.contract.fields import CurvePoint, KeptMetric, LatencyBound, Target, TaskKind
+from service.contract.options import TaskKind
+from service.contract.request import LatencyBound, Target
+from service.contract.result import CurvePoint, KeptMetric
 from service.planning.bisection import last_that_holds, turning_point
 from worker.data import batching
 from worker.evaluation import latency
 from worker.evaluation.bootstrap import METRICS, Kept, kept
-from worker.evaluation.sequential_test import Judge, Verdict, in_proportion, part
+from worker.evaluation.sequential_test import SequentialTest, Verdict, in_proportion, part
 from worker.search.candidates import Candidate, Candidates
 from worker.slimming.allocation import WidthUnreachable
 from worker.slimming.scoring.iterative import ScorePath
 from worker.slimming.units import Group
-from worker.stages.context import StagedJob
-from worker.stages.task_model import Measured, Subject, measured_part
+from worker.stages.context import JobContext
+from worker.stages.task_model import Measured, TaskModel, measured_part
 
 SPLIT_SEED = 0
 
@@ -26,14 +28,14 @@ class Reached:
 
     candidate: Candidate
     groups: list[Group]
-    subject: Subject  # cut; its evaluation rows are those that report
+    subject: TaskModel  # cut; its evaluation rows are those that report
     dense: Measured  # on those rows
     rows: list[int]  # which of the evaluation rows they are
     curve: list[CurvePoint] = field(default_factory=list)
     steering: Verdict | None = None
 
 
-def count(candidates: Candidates, staged: StagedJob) -> Candidate:
+def count(candidates: Candidates, staged: JobContext) -> Candidate:
     """The model of a target that needs no measurement. Raises TargetUnreachable."""
     target = staged.job.request.target
     if target.ratio is None:
@@ -58,7 +60,7 @@ def is_within(candidate: Candidate, target: Target) -> bool:
     return int(getattr(candidate, name)) <= number
 
 
-def largest_within(candidates: Candidates, staged: StagedJob) -> Candidate:
+def largest_within(candidates: Candidates, staged: JobContext) -> Candidate:
     """The largest model whose `parameters` or `bytes` are not above the target's number."""
     target = staged.job.request.target
     name, number = counted_bound(target)
@@ -77,10 +79,10 @@ def largest_within(candidates: Candidates, staged: StagedJob) -> Candidate:
 
 
 # Stores a cut model's checkpoint under "model" and a suffix.
-Store = Callable[[Subject, list[Group], Candidate, str], object]
+Store = Callable[[TaskModel, list[Group], Candidate, str], object]
 
 
-def search(staged: StagedJob, subject: Subject, dense: Measured, path: ScorePath, store: Store) -> Reached:
+def search(staged: JobContext, subject: TaskModel, dense: Measured, path: ScorePath, store: Store) -> Reached:
     """The model of a target that is measured; `store` is given those of a sweep that are asked for beside it.
 
     Raises TargetUnreachable, with the curve.
@@ -91,13 +93,13 @@ def search(staged: StagedJob, subject: Subject, dense: Measured, path: ScorePath
 class Search:
     """Looks for one target's model. What it has measured it does not measure again."""
 
-    def __init__(self, staged: StagedJob, subject: Subject, dense: Measured, path: ScorePath, store: Store) -> None:
+    def __init__(self, staged: JobContext, subject: TaskModel, dense: Measured, path: ScorePath, store: Store) -> None:
         self.staged, self.subject, self.dense, self.store = staged, subject, dense, store
         self.target = staged.job.request.target
         self.candidates = Candidates(staged, subject, path, self.tick)
         # By the number of parameters, which tells nested models apart; of a sweep by the ratio that was asked for.
         self.points: dict[float, CurvePoint] = {}
-        self.best: tuple[Candidate, Subject, Verdict | None] | None = None
+        self.best: tuple[Candidate, TaskModel, Verdict | None] | None = None
         self.expected = len(self.target.sweep or ()) or 7
 
     def tick(self) -> None:
@@ -128,7 +130,7 @@ class Search:
             self.judge(list(range(len(self.subject.evaluation.examples)))),
             self.target.artifacts or [max(ratios)],
         )
-        measured: tuple[int, Subject, Kept] | None = None  # with the number of parameters
+        measured: tuple[int, TaskModel, Kept] | None = None  # with the number of parameters
         for ratio in sorted(ratios):
             candidate = self.reachable(ratio)
             if measured is None or measured[0] != candidate.parameters:  # ratios may round to one width
@@ -210,7 +212,7 @@ class Search:
             raise self.unreachable(self.what_fails(floor, judge, bound), "keep_metric")
         return self.reached(reported)
 
-    def holds(self, candidate: Candidate, floor: float, judge: Judge) -> bool:
+    def holds(self, candidate: Candidate, floor: float, judge: SequentialTest) -> bool:
         """Whether a model keeps the floor; the smallest that does is remembered whole."""
         known = self.points.get(candidate.parameters)
         if known is not None and known.share is not None:
@@ -231,7 +233,7 @@ class Search:
             self.best = (candidate, cut, verdict)
         return verdict.holds
 
-    def what_fails(self, floor: float, judge: Judge, bound: Candidate | None) -> str:
+    def what_fails(self, floor: float, judge: SequentialTest, bound: Candidate | None) -> str:
         """In words, with what would hold."""
         name, rows = METRICS[judge.kind].name.replace("_", " "), len(judge.examples)
         asked = f"{floor:g} of the dense model's {name} by the lower bound on {rows} steering rows"
@@ -245,10 +247,10 @@ class Search:
 
     # --- all of them
 
-    def judge(self, rows: list[int]) -> Judge:
+    def judge(self, rows: list[int]) -> SequentialTest:
         """Judges by these evaluation rows, in their order."""
         padding, budget = self.subject.padding, self.staged.settings.tokens_per_batch
-        return Judge(
+        return SequentialTest(
             kind=self.subject.wording.task.kind or TaskKind.classification,
             examples=[self.subject.evaluation.examples[row] for row in rows],
             dense=part(self.dense.scores, rows),
@@ -288,7 +290,7 @@ class Search:
         )
 
 
-def kept_metric(staged: StagedJob, reached: Reached, slim: Measured) -> KeptMetric | None:
+def kept_metric(staged: JobContext, reached: Reached, slim: Measured) -> KeptMetric | None:
     """What a search has kept, by both parts of the rows; None where it did not ask for a floor."""
     floor, steering = staged.job.request.target.keep_metric, reached.steering
     if floor is None or steering is None:

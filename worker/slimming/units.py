@@ -37,7 +37,7 @@ class Site(NamedTuple):
         return cls(stack, int(layer), unit)
 
 
-class Slab(NamedTuple):
+class ParameterSlice(NamedTuple):
     """A unit's share of a parameter: `size` neighbouring indices along `dim`, unit after unit from `start` on."""
 
     parameter: str
@@ -58,7 +58,7 @@ class Group:
     kind: str  # the unit as the API names it
     count: int  # units
     parameters: int  # weights and biases that leave with one unit
-    slabs: tuple[Slab, ...]
+    slabs: tuple[ParameterSlice, ...]
     watched: str  # the module that shows what the units do
     port: Literal["input", "output", "residual"]  # residual: what a layer adds to its input
     size: int  # channels of a unit at the port
@@ -116,7 +116,7 @@ def _neurons(model: nn.Module, stack: Stack, layer: int) -> list[Group]:
     reading, writing = (0, 1) if row.transposed else (1, 0)
     contract = f"{block}.{row.contract}"
     count = model.get_parameter(f"{contract}.weight").shape[reading]
-    slabs = [Slab(f"{contract}.weight", reading, 1)]
+    slabs = [ParameterSlice(f"{contract}.weight", reading, 1)]
     for path in _expand(row, model.config):
         for half in range(2 if row.fused else 1):
             slabs += _rows(model, f"{block}.{path}", writing, 1, start=half * count)
@@ -139,15 +139,15 @@ def _expand(row: FeedForward, config: Any) -> tuple[str, ...]:
     return row.expand_gated if row.expand_gated and config.is_gated_act else row.expand
 
 
-def _rows(model: nn.Module, path: str, dim: int, size: int, start: int = 0) -> list[Slab]:
+def _rows(model: nn.Module, path: str, dim: int, size: int, start: int = 0) -> list[ParameterSlice]:
     """The slabs of units that are outputs of a linear module: of its weight, and of its bias if it has one."""
-    slabs = [Slab(f"{path}.weight", dim, size, start)]
+    slabs = [ParameterSlice(f"{path}.weight", dim, size, start)]
     if model.get_submodule(path).bias is not None:
-        slabs.append(Slab(f"{path}.bias", 0, size, start))
+        slabs.append(ParameterSlice(f"{path}.bias", 0, size, start))
     return slabs
 
 
-def _parameters(model: nn.Module, slabs: Sequence[Slab]) -> int:
+def _parameters(model: nn.Module, slabs: Sequence[ParameterSlice]) -> int:
     parameters = ((slab, model.get_parameter(slab.parameter)) for slab in slabs)
     return sum(parameter.numel() // parameter.shape[slab.dim] * slab.size for slab, parameter in parameters)
 
@@ -170,13 +170,13 @@ def _head_group(model: nn.Module, stack: Stack, layer: int, row: Attention) -> G
     block, config = f"{stack.layers}.{layer}", model.config
     size, heads, count = _head_counts(model, block, row)
     shared = heads // count
-    slabs = [Slab(f"{block}.{row.output}.weight", 1, shared * size)]
+    slabs = [ParameterSlice(f"{block}.{row.output}.weight", 1, shared * size)]
     start = 0
     for path, width in ((row.query, shared * size), (row.key, size), (row.value, size)):
         slabs += _rows(model, f"{block}.{path}", 0, width, start)
         start += count * width if row.fused else 0
     if row.position_bias and layer == 0:
-        slabs.append(Slab(f"{block}.{row.position_bias}.weight", 1, 1))
+        slabs.append(ParameterSlice(f"{block}.{row.position_bias}.weight", 1, 1))
     fields = {row.key_value_heads: 1} | {row.heads: shared}
     return Group(
         site=Site(stack.name, layer, f"{row.prefix}heads"),
@@ -229,7 +229,7 @@ def _dimension_group(model: nn.Module, stack: Stack, layer: int, row: Attention,
     if role == "query":
         slabs = [*_rows(model, query, 0, 1), *_rows(model, key, 0, 1)]
     else:
-        slabs = [Slab(f"{output}.weight", 1, 1), *_rows(model, value, 0, 1)]
+        slabs = [ParameterSlice(f"{output}.weight", 1, 1), *_rows(model, value, 0, 1)]
     return Group(
         site=Site(stack.name, layer, f"{row.prefix}{role}_dims"),
         kind="head_dims",
@@ -253,7 +253,7 @@ def _layers(model: nn.Module, stack: Stack, layer: int) -> list[Group]:
     block, config = f"{stack.layers}.{layer}", _config(model)
     shared = tuple(row.position_bias for row in stack.attention if row.position_bias)  # moves to the next layer
     names = [name for name, _ in model.get_submodule(block).named_parameters() if not name.startswith(shared)]
-    slabs = tuple(Slab(f"{block}.{name}", 0, 1) for name in names)
+    slabs = tuple(ParameterSlice(f"{block}.{name}", 0, 1) for name in names)
     return [
         Group(
             site=Site(stack.name, layer, "layers"),

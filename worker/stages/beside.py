@@ -3,30 +3,30 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from service.contract.fields import JobMetrics, MetricsPair
+from service.contract.result import JobMetrics, MetricsPair
 from worker.checkpoints.loading import LoadedModel
 from worker.stages import side_tasks
-from worker.stages.task_model import Measured, Subject
+from worker.stages.task_model import Measured, TaskModel
 
 
 @dataclass(frozen=True)
 class Beside:
     """Subjects by name. They share the model with the subject that is slimmed."""
 
-    partners: Mapping[str, Subject]  # the other tasks of a union
-    evaluations: Mapping[str, Subject]  # the task on further rows
-    observed: Mapping[str, Subject]  # tasks that the model is not slimmed for
+    partners: Mapping[str, TaskModel]  # the other tasks of a union
+    evaluations: Mapping[str, TaskModel]  # the task on further rows
+    observed: Mapping[str, TaskModel]  # tasks that the model is not slimmed for
 
     @property
-    def subjects(self) -> list[Subject]:
+    def subjects(self) -> list[TaskModel]:
         """All of them, in the order in which `metrics` takes what was measured."""
         return [*self.partners.values(), *self.evaluations.values(), *self.observed.values()]
 
-    def on(self, loaded: LoadedModel) -> list[Subject]:
+    def on(self, loaded: LoadedModel) -> list[TaskModel]:
         """All of them with another model."""
         return [replace(subject, loaded=loaded) for subject in self.subjects]
 
-    def tasks(self, subject: Subject) -> dict[str, Subject]:
+    def tasks(self, subject: TaskModel) -> dict[str, TaskModel]:
         """The tasks of a union by title, the subject's own first; none where there is one task."""
         return {subject.wording.task.title: subject, **self.partners} if self.partners else {}
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from service.contract.errors import blaming_task
-from service.contract.fields import Stage, StageTiming, Task
+from service.contract.job import Stage
+from service.contract.report import StageTiming
+from service.contract.request import Task
 from service.infrastructure.tracing import stage_span
 from service.jobs.record import JobRecord
 from service.settings import Settings
@@ -26,7 +28,7 @@ class StageProgress(Protocol):
 
 
 @dataclass
-class StagedJob:
+class JobContext:
     """A job on its way through the stages: what it may use, and how long its stages took so far.
 
     `task` is the first of a union; errors that blame it name its place in the request.

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from service.contract.fields import Task
-from worker.data.batching import Location, read_source
+from service.contract.request import Task
+from worker.data.loading import Location, read_source
 from worker.data.rows import Row
-from worker.stages.context import StagedJob
-from worker.stages.task_model import Subject, encode
+from worker.stages.context import JobContext
+from worker.stages.task_model import TaskModel, encode
 
 
 def read(task: Task, location: Location) -> dict[str, list[Row]]:
@@ -14,7 +14,7 @@ def read(task: Task, location: Location) -> dict[str, list[Row]]:
     return {name: read_source(source, _param(name), task, location) for name, source in task.evaluations.items()}
 
 
-def subjects(staged: StagedJob, subject: Subject, sets: dict[str, list[Row]]) -> dict[str, Subject]:
+def subjects(staged: JobContext, subject: TaskModel, sets: dict[str, list[Row]]) -> dict[str, TaskModel]:
     """The subject with the rows of each set in place of its evaluation rows."""
     tokens = staged.settings.tokens_per_batch
     return {

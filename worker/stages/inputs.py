@@ -6,17 +6,17 @@ from pathlib import Path
 import structlog
 
 from service.contract.errors import InvalidModel, TaskslimError
-from service.contract.fields import Ancestor
-from service.planning.admission import Access, blaming
+from service.contract.report import Ancestor
 from service.planning.fingerprints import Fingerprints, fingerprints
+from service.sources.access import Access, blaming
 from service.sources.job_checkpoints import JOB, JobModel, job_model
 from service.sources.readers import scheme_of
 from worker.checkpoints import loading
-from worker.data import batching
+from worker.data.loading import Location, load_rows
 from worker.data.provenance import digest_directory
 from worker.data.rows import Row
 from worker.stages import domains, observed, side_tasks
-from worker.stages.context import StagedJob
+from worker.stages.context import JobContext
 from worker.stages.lineage import lineage
 from worker.stages.method import options
 
@@ -39,7 +39,7 @@ class Sources:
     fingerprints: Fingerprints | None
 
 
-def fetch(staged: StagedJob) -> Sources:
+def fetch(staged: JobContext) -> Sources:
     """Bring model, adapter and rows here; rows first, since they are small and as likely to be wrong.
 
     Raises the errors of `service.contract.errors` for what is not there or cannot be read, and whatever the job's
@@ -47,8 +47,8 @@ def fetch(staged: StagedJob) -> Sources:
     """
     request, roots = staged.job.request, staged.settings.local_roots
     options(staged)  # refuses what the task cannot serve before anything is fetched
-    location = batching.Location(staged.storage, staged.job.tenant, staged.scratch / "rows", roots)
-    calibration, evaluation_rows = batching.load_rows(staged.task, location)
+    location = Location(staged.storage, staged.job.tenant, staged.scratch / "rows", roots)
+    calibration, evaluation_rows = load_rows(staged.task, location)
     others_of_union = side_tasks.read(request.placed_tasks, location)
     sets = domains.read(staged.task, location)
     others = observed.read(request.observe, location)
@@ -75,7 +75,7 @@ def fetch(staged: StagedJob) -> Sources:
     )
 
 
-def _fingerprints_of(staged: StagedJob) -> Fingerprints | None:
+def _fingerprints_of(staged: JobContext) -> Fingerprints | None:
     """What a plan of the same request will look for; None where a source, fetched once, cannot be looked at again."""
     try:
         return fingerprints(
@@ -86,7 +86,7 @@ def _fingerprints_of(staged: StagedJob) -> Fingerprints | None:
         return None
 
 
-def _left_by_job(staged: StagedJob) -> tuple[JobModel | None, list[Ancestor]]:
+def _left_by_job(staged: JobContext) -> tuple[JobModel | None, list[Ancestor]]:
     """(the model, the jobs that led to it) where the request names a job of the tenant. Raises InvalidModel."""
     uri = staged.job.request.model.uri
     if scheme_of(uri) != JOB:

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from service.contract.fields import Ancestor
+from service.contract.report import Ancestor
 from service.sources.job_checkpoints import MODEL, JobModel
 
 

@@ -1,13 +1,14 @@
 """What a job's method comes to, defaults filled in."""
 
 from service.contract.errors import InvalidRequest
-from service.contract.fields import JobRequest, Layout, Objective, Scope, TaskKind
+from service.contract.options import Layout, Objective, Scope, TaskKind
+from service.contract.request import JobRequest
 from worker.slimming.allocation import Rules
 from worker.slimming.scoring.criteria import CRITERIA, Options
-from worker.stages.context import StagedJob
+from worker.stages.context import JobContext
 
 
-def options(staged: StagedJob) -> Options:
+def options(staged: JobContext) -> Options:
     """What the criterion is told. Raises InvalidRequest for an objective that the task cannot serve."""
     method, kind = staged.job.request.method, staged.task.kind
     objective = method.objective or (Objective.log_probability if kind is TaskKind.generation else Objective.margin)
@@ -36,7 +37,7 @@ def rules(request: JobRequest, layout: Layout) -> Rules:
     )
 
 
-def in_force(staged: StagedJob) -> dict[str, str | int]:
+def in_force(staged: JobContext) -> dict[str, str | int]:
     """What the report says of the method: the criterion, what it was told, and how groups were compared."""
     request = staged.job.request
     told = rules(request, request.output.layout)

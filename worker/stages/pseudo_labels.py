@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from service.contract.errors import UnusableAnswers
-from service.contract.fields import OwnAnswers
+from service.contract.report import OwnAnswers
 from worker.data import batching
 from worker.data.prompts import Example
 from worker.evaluation import metrics
-from worker.stages.context import StagedJob
-from worker.stages.task_model import Examples, Measured, Subject
+from worker.stages.context import JobContext
+from worker.stages.task_model import Examples, Measured, TaskModel
 
-Evaluate = Callable[[Sequence[Subject]], list[Measured]]
+Evaluate = Callable[[Sequence[TaskModel]], list[Measured]]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Answered:
     confidence_E: Tensor
 
 
-def supervise(staged: StagedJob, subjects: Sequence[Subject], evaluate: Evaluate) -> list[Subject]:
+def supervise(staged: JobContext, subjects: Sequence[TaskModel], evaluate: Evaluate) -> list[TaskModel]:
     """The subjects with an answer for every evaluation row that lacks one; the first one, which is to be slimmed, with
     answers to its calibration rows, those below the floor left out.
 
@@ -43,14 +43,14 @@ def supervise(staged: StagedJob, subjects: Sequence[Subject], evaluate: Evaluate
     return [subject if subject.calibration.answered else _calibrated_on_answers(staged, subject, evaluate), *others]
 
 
-def _judged(staged: StagedJob, subject: Subject, evaluate: Evaluate) -> Subject:
+def _judged(staged: JobContext, subject: TaskModel, evaluate: Evaluate) -> TaskModel:
     rows = subject.evaluation
     if rows.answered:
         return subject
     return replace(subject, evaluation=_with(staged, subject, answer(staged, subject, rows, evaluate).examples, rows))
 
 
-def _calibrated_on_answers(staged: StagedJob, subject: Subject, evaluate: Evaluate) -> Subject:
+def _calibrated_on_answers(staged: JobContext, subject: TaskModel, evaluate: Evaluate) -> TaskModel:
     given = answer(staged, subject, subject.calibration, evaluate)
     chosen = _confident(given, staged.task.confidence or 0.0)
     answers = Counter(example.answer for example in chosen)
@@ -63,7 +63,7 @@ def _calibrated_on_answers(staged: StagedJob, subject: Subject, evaluate: Evalua
     return replace(subject, calibration=_with(staged, subject, chosen, subject.calibration), own_answers=own)
 
 
-def answer(staged: StagedJob, subject: Subject, rows: Examples, evaluate: Evaluate) -> Answered:
+def answer(staged: JobContext, subject: TaskModel, rows: Examples, evaluate: Evaluate) -> Answered:
     """The model's own answer to each row: its likeliest label, or what it writes.
 
     Its confidence is P(label) among the labels, or the geometric mean of P(token | what precedes it) over the tokens of
@@ -81,7 +81,7 @@ def answer(staged: StagedJob, subject: Subject, rows: Examples, evaluate: Evalua
     return Answered(examples, confidence_E)
 
 
-def _written(staged: StagedJob, subject: Subject, rows: Examples) -> Answered:
+def _written(staged: JobContext, subject: TaskModel, rows: Examples) -> Answered:
     model, wording, padding = subject.loaded.model, subject.wording, subject.padding
     budget, count = staged.settings.tokens_per_batch, staged.counter(2 * len(rows.examples))
     written = metrics.write(model, rows.examples, wording, padding, budget, count)
@@ -123,6 +123,6 @@ def _check(own: OwnAnswers, given: Answered, chosen: Sequence[Example], labels: 
         )
 
 
-def _with(staged: StagedJob, subject: Subject, examples: list[Example], rows: Examples) -> Examples:
+def _with(staged: JobContext, subject: TaskModel, examples: list[Example], rows: Examples) -> Examples:
     batches = batching.batches(examples, subject.padding, staged.settings.tokens_per_batch)
     return replace(rows, examples=examples, batches=batches)

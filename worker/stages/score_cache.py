@@ -15,15 +15,15 @@ from typing import Any
 
 import structlog
 
-from service.contract.fields import MeasuredScores, ScoreKind
+from service.contract.resources import MeasuredScores, ScoreKind
 from service.planning.fingerprints import Fingerprints, digest, scoring, wording
 from service.storage.score_sets import ScoreSets
 from worker.data import prompts
 from worker.data.prompts import Example
 from worker.slimming.scoring.iterative import ScorePath
-from worker.stages.context import StagedJob
+from worker.stages.context import JobContext
 from worker.stages.score_files import FORMAT, pack_measured, pack_path, unpack_measured, unpack_path
-from worker.stages.task_model import Measured, Subject, evaluate
+from worker.stages.task_model import Measured, TaskModel, evaluate
 
 PACKAGES = ("taskslim", "torch", "transformers", "tokenizers", "peft")
 
@@ -31,10 +31,10 @@ log = structlog.get_logger()
 
 
 @dataclass
-class Reuse:
+class ScoreCache:
     """The measurements of one job."""
 
-    staged: StagedJob
+    staged: JobContext
     digests: Mapping[str, str]  # of the model's and the adapter's files
     fingerprints: Fingerprints | None  # of the request
     store: ScoreSets | None  # None: everything is measured, and nothing is stored
@@ -43,7 +43,7 @@ class Reuse:
     evaluations: list[bool] = field(default_factory=list, init=False)  # whether each was there
     answers: list[str] = field(default_factory=list, init=False)  # the digest of each
 
-    def evaluate(self, subjects: Sequence[Subject]) -> list[Measured]:
+    def evaluate(self, subjects: Sequence[TaskModel]) -> list[Measured]:
         """The dense model on the evaluation rows of each subject."""
         keys = [self._rows_key(subject) for subject in subjects]
         stored = [self._find(key) for key in keys]
@@ -59,7 +59,7 @@ class Reuse:
             found.append(measured)
         return found
 
-    def path(self, subject: Subject, ratios: Sequence[float], measure: Callable[[], ScorePath]) -> ScorePath:
+    def path(self, subject: TaskModel, ratios: Sequence[float], measure: Callable[[], ScorePath]) -> ScorePath:
         """The unit scores on the subject's calibration rows, taken at `ratios`."""
         key = self.units_key(subject, ratios)
         content = self._find(key)
@@ -95,7 +95,7 @@ class Reuse:
 
     # --- keys
 
-    def units_key(self, subject: Subject, ratios: Sequence[float]) -> "Key":
+    def units_key(self, subject: TaskModel, ratios: Sequence[float]) -> "Key":
         request = self.staged.job.request
         method = scoring(request.method, self.staged.task.kind)
         output = request.output
@@ -103,10 +103,10 @@ class Reuse:
         path = [list(ratios), output.round_to, output.layout] if len(ratios) > 1 else None
         return self._key(subject, subject.calibration.examples, {"method": method, "path": path})
 
-    def _rows_key(self, subject: Subject) -> "Key":
+    def _rows_key(self, subject: TaskModel) -> "Key":
         return self._key(subject, subject.evaluation.examples, {"answered": subject.evaluation.answered})
 
-    def _key(self, subject: Subject, examples: Sequence[Example], more: Mapping[str, Any]) -> "Key":
+    def _key(self, subject: TaskModel, examples: Sequence[Example], more: Mapping[str, Any]) -> "Key":
         about = {
             "task": wording(prompts.as_run(subject.wording)),
             "digests": dict(self.digests) | {"rows": digest_examples(examples)},
@@ -127,7 +127,9 @@ class Reuse:
             log.info("scores reused", digest=key.digest)
         return content
 
-    def _add(self, key: "Key", content: bytes, subject: Subject, kind: ScoreKind, ratios: Sequence[float] = ()) -> None:
+    def _add(
+        self, key: "Key", content: bytes, subject: TaskModel, kind: ScoreKind, ratios: Sequence[float] = ()
+    ) -> None:
         if self.store is None:
             return
         measured = MeasuredScores(

@@ -12,7 +12,8 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-from service.contract.fields import Metrics, ScoreKind
+from service.contract.resources import ScoreKind
+from service.contract.result import Metrics
 from worker.evaluation.metrics import Scores
 from worker.slimming.scoring.iterative import ScorePath
 from worker.slimming.units import Site

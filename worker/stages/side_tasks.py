@@ -4,15 +4,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from service.contract.errors import blaming_task
-from service.contract.fields import ChangedAnswer, Confusion, Estimate, Metrics, Task
 from service.contract.presets import resolve
+from service.contract.report import ChangedAnswer, Confusion
+from service.contract.request import Task
+from service.contract.result import Estimate, Metrics
 from worker.checkpoints.loading import LoadedModel
-from worker.data import batching
-from worker.data.batching import Location
+from worker.data import loading
+from worker.data.loading import Location
 from worker.data.rows import Row
 from worker.evaluation.metrics import wilson
-from worker.stages.context import StagedJob
-from worker.stages.task_model import Subject, ask
+from worker.stages.context import JobContext
+from worker.stages.task_model import TaskModel, ask
 
 # Both models' answers by label, and those that changed.
 Compared = tuple[Confusion | None, list[ChangedAnswer]]
@@ -29,16 +31,16 @@ class TaskRows:
 
 
 def read(tasks: Mapping[str, Task], location: Location) -> list[TaskRows]:
-    """The rows of each task but the first. Raises as `worker.data.batching.load_rows` does."""
+    """The rows of each task but the first. Raises as `worker.data.loading.load_rows` does."""
     found = []
     for place, task in list(tasks.items())[1:]:
         with blaming_task(place):
             resolved = resolve(task)
-            found.append(TaskRows(place, resolved, *batching.load_rows(resolved, location)))
+            found.append(TaskRows(place, resolved, *loading.load_rows(resolved, location)))
     return found
 
 
-def subjects(staged: StagedJob, loaded: LoadedModel, partners: Sequence[TaskRows]) -> dict[str, Subject]:
+def subjects(staged: JobContext, loaded: LoadedModel, partners: Sequence[TaskRows]) -> dict[str, TaskModel]:
     """The model with each task in tokens, by title. Raises InvalidLabels and its like."""
     found = {}
     for partner in partners:
@@ -48,7 +50,7 @@ def subjects(staged: StagedJob, loaded: LoadedModel, partners: Sequence[TaskRows
     return found
 
 
-def calibrated_on_all(subject: Subject, partners: Iterable[Subject]) -> Subject:
+def calibrated_on_all(subject: TaskModel, partners: Iterable[TaskModel]) -> TaskModel:
     """The subject with the calibration rows of its partners too, for a repair that serves all of them."""
     partners = list(partners)
     if not partners:

@@ -7,8 +7,11 @@ from pathlib import Path
 import torch
 
 from service.contract.errors import InvalidRequest
-from service.contract.fields import Layout, Metrics, OwnAnswers, Supervision, TaskKind, TaskWording
+from service.contract.options import Layout, Supervision, TaskKind
 from service.contract.presets import needs_answers
+from service.contract.report import OwnAnswers
+from service.contract.request import TaskWording
+from service.contract.result import Metrics
 from worker.checkpoints import loading
 from worker.checkpoints.loading import LoadedModel
 from worker.checkpoints.per_layer import is_own
@@ -21,7 +24,7 @@ from worker.evaluation.metrics import Scores
 from worker.slimming.architectures import ARCHITECTURES, Architecture
 from worker.slimming.scoring.objectives import Batch
 from worker.slimming.scoring.second_moments import Moments
-from worker.stages.context import StagedJob
+from worker.stages.context import JobContext
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Examples:
 
 
 @dataclass(frozen=True)
-class Subject:
+class TaskModel:
     """The model that is being slimmed, and its task in tokens."""
 
     loaded: LoadedModel
@@ -67,7 +70,7 @@ class Measured:
     scores: Scores
 
 
-def load(staged: StagedJob, model: Path, adapter: Path | None) -> LoadedModel:
+def load(staged: JobContext, model: Path, adapter: Path | None) -> LoadedModel:
     """The model on its device. Raises InvalidRequest for a layout that cannot hold it."""
     loaded = loading.load(model, device=device(staged.settings.device), adapter=adapter)
     if is_own(loaded.model) and staged.job.request.output.layout is Layout.uniform:
@@ -77,8 +80,8 @@ def load(staged: StagedJob, model: Path, adapter: Path | None) -> LoadedModel:
 
 
 def ask(
-    staged: StagedJob, loaded: LoadedModel, task: TaskWording, calibration: list[Row], evaluation_rows: list[Row]
-) -> Subject:
+    staged: JobContext, loaded: LoadedModel, task: TaskWording, calibration: list[Row], evaluation_rows: list[Row]
+) -> TaskModel:
     """The model with a resolved task in tokens."""
     kind = loaded.family.kind
     wording = prompts.wording(kind, task, loaded.tokenizer, loaded.model.config)
@@ -86,7 +89,7 @@ def ask(
     tokens = staged.settings.tokens_per_batch
     calibrating = encode(calibration, "task.calibration", wording, padding, tokens)
     judging = encode(evaluation_rows, "task.evaluation", wording, padding, tokens)
-    return Subject(loaded, wording, padding, calibrating, judging)
+    return TaskModel(loaded, wording, padding, calibrating, judging)
 
 
 def encode(rows: list[Row], param: str, wording: Wording, padding: batching.Padding, tokens_per_batch: int) -> Examples:
@@ -96,7 +99,7 @@ def encode(rows: list[Row], param: str, wording: Wording, padding: batching.Padd
     return Examples(encoded, batching.batches(encoded, padding, tokens_per_batch), shortened, answered)
 
 
-def evaluate(staged: StagedJob, subjects: Sequence[Subject]) -> list[Measured]:
+def evaluate(staged: JobContext, subjects: Sequence[TaskModel]) -> list[Measured]:
     """The model as it now is, on the evaluation rows of each subject."""
     sizes = [_passes(subject) for subject in subjects]
     count = staged.counter(sum(sizes))
@@ -109,12 +112,12 @@ def _ahead(count: Callable[[int], None], start: int) -> Callable[[int], None]:
     return lambda done: count(start + done)
 
 
-def _passes(subject: Subject) -> int:
+def _passes(subject: TaskModel) -> int:
     """Examples that an evaluation goes through: those of a generation task once for scores, once for texts."""
     return len(subject.evaluation.examples) * (2 if subject.generates else 1)
 
 
-def _evaluate(staged: StagedJob, subject: Subject, count: Callable[[int], None]) -> Measured:
+def _evaluate(staged: JobContext, subject: TaskModel, count: Callable[[int], None]) -> Measured:
     model, rows = subject.loaded.model, subject.evaluation
     scores = evaluation.score(model, rows.batches, count)
     if subject.generates:
@@ -131,7 +134,7 @@ def _evaluate(staged: StagedJob, subject: Subject, count: Callable[[int], None])
     return Measured(_metrics(subject, scores, given), given, loading.count_parameters(model), scores)
 
 
-def _metrics(subject: Subject, scores: Scores, given: list[str]) -> Metrics:
+def _metrics(subject: TaskModel, scores: Scores, given: list[str]) -> Metrics:
     rows = subject.evaluation
     if subject.generates:
         metrics = evaluation.generation_metrics(scores, rows.examples, given)
@@ -140,7 +143,7 @@ def _metrics(subject: Subject, scores: Scores, given: list[str]) -> Metrics:
     return metrics if rows.answered else metrics.model_copy(update={"judged_by": Supervision.none})
 
 
-def measured_part(whole: Measured, part: Subject, rows: Sequence[int]) -> Measured:
+def measured_part(whole: Measured, part: TaskModel, rows: Sequence[int]) -> Measured:
     """What was measured, on some of the rows: those that are the evaluation rows of `part`."""
     scores = Scores(whole.scores.log_probability_EL[list(rows)], whole.scores.answer_E[list(rows)])
     given = [whole.answers[row] for row in rows]

@@ -8,7 +8,7 @@ from fastapi.openapi.utils import get_openapi
 from service.api.openapi.examples import PROBLEMS
 from service.api.openapi.response_examples import ANSWERS, JSON, NEWS
 from service.api.problems import MEDIA_TYPE
-from service.api.routes.health import package_version
+from service.infrastructure.version import package_version
 
 DESCRIPTION = """\
 Slims a multi-task language model for one task, on demand: post a model and a task, get back a smaller ordinary

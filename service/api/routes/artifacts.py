@@ -9,21 +9,22 @@ from service.api.dependencies import (
     ArtifactsRecord,
     CallerDep,
     DownloadedRecord,
-    JobLinks,
-    LinksDep,
     SettingsDep,
     StorageDep,
     TicketsDep,
     artifact_path,
 )
 from service.api.file_responses import WantedDep, file_responses, send
+from service.api.links import JobLinks, LinksDep
 from service.api.problems import problem_responses
 from service.contract.errors import NotFound
-from service.contract.fields import Artifact, ArtifactPage, Report, StoredFile
+from service.contract.report import Report
+from service.contract.resources import Artifact, ArtifactPage, StoredFile
 from service.jobs.record import JobRecord
 from service.reports import html
+from service.storage.keys import attempt_prefix
 from service.storage.manifests import REPORT, committed_manifest
-from service.storage.object_store import Storage, attempt_prefix
+from service.storage.object_store import Storage
 from service.tenants.api_keys import Caller
 from service.tenants.signed_links import Tickets
 

@@ -4,10 +4,12 @@ from fastapi import APIRouter
 
 from service.api.dependencies import CallerDep, SettingsDep
 from service.api.problems import problem_responses
-from service.api.routes.health import package_version
+from service.contract.catalog import Capabilities, Limits
 from service.contract.families import FAMILIES
-from service.contract.fields import MAX_RATIO, MAX_ROWS, Capabilities, Criterion, Limits, Repair, Unit
+from service.contract.fields import MAX_RATIO, MAX_ROWS
+from service.contract.options import Criterion, Repair, Unit
 from service.contract.presets import PRESETS
+from service.infrastructure.version import package_version
 
 router = APIRouter(tags=["catalog"])
 

@@ -8,11 +8,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Query, Request, Response, status
 from fastapi import Path as InPath
 
-from service.api.dependencies import Cursor, LinksDep, Reader, SettingsDep, StoredDep, Uploader, UploadsDep
+from service.api.dependencies import Cursor, Reader, SettingsDep, StoredDep, Uploader, UploadsDep
+from service.api.links import LinksDep
 from service.api.problems import problem_responses
-from service.contract.fields import Dataset, DatasetPage
+from service.contract.resources import Dataset, DatasetPage
 from service.settings import Settings
-from service.storage.datasets import JSON_LINES, READERS, Uploads, convert
+from service.storage.datasets import Uploads
+from service.storage.row_formats import JSON_LINES, READERS, convert
 from service.tenants.api_keys import Caller
 
 PATH = "/datasets"

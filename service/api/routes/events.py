@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.api.dependencies import FollowerDep, FoundRecord, PlacesDep, RecordsDep
 from service.api.problems import problem_responses
-from service.contract.fields import EventPage
+from service.contract.job import EventPage
 from service.jobs.events import check_id, follow
 from service.jobs.record import JobRecord
 

@@ -1,19 +1,14 @@
 """For those who run the service: is it up, can it work, which version is it."""
 
-from importlib.metadata import version
-
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.api.dependencies import Administrator, MetricsDep, ReadinessDep
 from service.api.problems import only_problems, problem_responses
-from service.contract.fields import Health, Version
+from service.contract.catalog import Health, Version
+from service.infrastructure.version import package_version
 
 router = APIRouter(tags=["operations"])
-
-
-def package_version() -> str:
-    return version("taskslim")
 
 
 @router.get("/healthz", operation_id="getHealth", summary="Is the process up?", responses=only_problems(413))

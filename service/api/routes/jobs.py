@@ -14,17 +14,15 @@ from service.api.dependencies import (
     CancellableRecord,
     Cursor,
     JobId,
-    JobLinks,
-    LinksDep,
     QueueDep,
     Reader,
     RecordsDep,
     RetentionDep,
     Writer,
     find,
-    links_of,
     waiter_of,
 )
+from service.api.links import JobLinks, LinksDep, links_of
 from service.api.middleware import StrictRoute
 from service.api.openapi.examples import JOBS, REQUESTS
 from service.api.problems import problem_responses
@@ -37,7 +35,8 @@ from service.api.request_headers import (
     wait_seconds,
 )
 from service.contract.errors import Conflict, TaskslimError, UnreadableRecord
-from service.contract.fields import Job, JobPage, JobRequest, JobStatus
+from service.contract.job import Job, JobPage, JobStatus
+from service.contract.request import JobRequest
 from service.jobs.idempotency import Answer, Claim, Idempotency, fingerprint_of, parse_key
 from service.jobs.record import JobRecord, as_json, decode, status_of
 from service.jobs.submission import Submission, new_job_id

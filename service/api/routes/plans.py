@@ -8,13 +8,15 @@ from service.api.dependencies import DurationsDep, ScoresDep, SettingsDep, Stora
 from service.api.middleware import StrictRoute
 from service.api.openapi.examples import REQUESTS
 from service.api.problems import problem_responses
+from service.contract.catalog import Plan
 from service.contract.errors import TaskslimError
-from service.contract.fields import JobRequest, Plan, Stage
+from service.contract.job import Stage
+from service.contract.request import JobRequest
 from service.jobs.submission import access_of, check_webhook
-from service.planning.admission import Access
 from service.planning.fingerprints import fingerprints
 from service.planning.plan import plan
 from service.planning.time_estimate import planned_work
+from service.sources.access import Access
 from service.storage.score_sets import ScoreSets
 
 router = APIRouter(tags=["jobs"], route_class=StrictRoute)

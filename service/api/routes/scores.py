@@ -4,11 +4,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response, status
 
-from service.api.dependencies import Downloader, JobLinks, LinksDep, Reader, ScoresDep, SettingsDep, StorageDep, Writer
+from service.api.dependencies import Downloader, Reader, ScoresDep, SettingsDep, StorageDep, Writer
 from service.api.file_responses import WantedDep, file_responses, send
+from service.api.links import JobLinks, LinksDep
 from service.api.problems import problem_responses
-from service.contract.fields import MeasuredScores, ScoreSet, ScoreSetPage, StoredFile
-from service.storage.object_store import score_key
+from service.contract.resources import MeasuredScores, ScoreSet, ScoreSetPage, StoredFile
+from service.storage.keys import score_key
 from service.storage.score_sets import ScoreSets
 
 NAME = "scores.safetensors"

@@ -8,7 +8,8 @@ from service.api.dependencies import Administrator, FoundRecord, SecretsDep, Web
 from service.api.middleware import StrictRoute
 from service.api.openapi.examples import RECEIVERS
 from service.api.problems import problem_responses
-from service.contract.fields import DeliveryPage, WebhookEvent, WebhookMessage, WebhookSecret, WebhookUrl
+from service.contract.request import WebhookEvent
+from service.contract.resources import DeliveryPage, WebhookMessage, WebhookSecret, WebhookUrl
 
 router = APIRouter(tags=["webhooks"], route_class=StrictRoute)
 # What the service sends, for the document alone: nobody calls these here.

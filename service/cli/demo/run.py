@@ -17,10 +17,12 @@ from service.cli.demo.request import LABELS, RATIO, TEMPLATE, demo_request
 from service.cli.demo.server import running_server
 from service.cli.terminal import describe, job_bar, result_table
 from service.contract.errors import Conflict, TaskslimError
-from service.contract.fields import Job, Result
+from service.contract.job import Job
+from service.contract.result import Result
 from service.jobs.record import DEFAULT_TENANT
 from service.settings import Settings
-from service.storage.object_store import attempt_prefix, path_of
+from service.storage.keys import attempt_prefix
+from service.storage.object_store import path_of
 
 SNIPPET = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer

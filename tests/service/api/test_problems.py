@@ -9,8 +9,8 @@ from fastapi.testclient import TestClient
 from redis import Redis
 
 from service.api.app import create_app
+from service.contract.catalog import Problem
 from service.contract.families import DERIVED_SIZE
-from service.contract.fields import Problem
 from service.infrastructure.worker_registry import announce
 from service.settings import Settings
 from tests.support.job_requests import model_directory

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from redis import Redis
 
 from service.api.request_headers import wait_seconds
-from service.contract.fields import Job
+from service.contract.job import Job
 from service.jobs.record import DEFAULT_TENANT
 from service.jobs.store import Records
 from service.storage.object_store import Storage

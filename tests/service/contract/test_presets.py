@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from service.contract.errors import InvalidLabels, InvalidTemplate, TaskslimError, UnknownPreset
-from service.contract.fields import Task, TaskKind
+from service.contract.options import TaskKind
 from service.contract.presets import PRESETS, resolve, template_fields
+from service.contract.request import Task
 
 ROWS = {"uri": "file:///rows.jsonl"}
 LABELS = {"0": "no", "1": "yes"}

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from service.contract.errors import IdempotencyKeyInUse, IdempotencyKeyReused, InvalidRequest
-from service.jobs.idempotency import KEPT_SECONDS, Answer, Claim, Idempotency, parse_key, slot_of
+from service.infrastructure.redis_keys import KEPT_SECONDS
+from service.jobs.idempotency import Answer, Claim, Idempotency, parse_key, slot_of
 
 ANSWER = Answer(status=202, headers={"location": "/jobs/1"}, body="{}")
 

@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
 
-from service.contract.fields import AttemptOutcome, JobError, JobStatus, Priority
+from service.contract.job import AttemptOutcome, JobError, JobStatus
+from service.contract.request import Priority
 from service.infrastructure.redis_client import connect
+from service.infrastructure.redis_keys import OPEN
 from service.jobs.queue import JobQueue
 from service.jobs.reconciler import Reconciler
 from service.jobs.record import JobRecord, new_record
 from service.jobs.rq_jobs import QUEUE, entry_id
-from service.jobs.state_machine import OPEN
 from service.jobs.store import Records
 from service.jobs.tenant_slots import Slots
 from service.settings import Settings

@@ -7,16 +7,18 @@ import structlog
 from redis import Redis
 from structlog.contextvars import merge_contextvars
 
-from service.contract.fields import JobStatus, Manifest
+from service.contract.job import JobStatus
+from service.contract.resources import Manifest
 from service.infrastructure.redis_client import connect
+from service.infrastructure.redis_keys import OPEN, job_key
 from service.jobs.queue import JobQueue
 from service.jobs.reconciler import LOCK, Reconciler, reconciling
 from service.jobs.record import JobRecord, new_record
 from service.jobs.rq_jobs import entry_id
-from service.jobs.state_machine import OPEN, job_key
 from service.jobs.store import Lease, LeaseLost, Records
 from service.settings import Settings
-from service.storage.object_store import Storage, attempt_prefix, job_prefix, manifest_key
+from service.storage.keys import attempt_prefix, job_prefix, manifest_key
+from service.storage.object_store import Storage
 from tests.support.contract_examples import REQUEST, report, silence
 from tests.support.waiting import wait_until
 
@@ -80,7 +82,7 @@ def test_jobs_in_a_long_queue_wait_on_and_the_one_among_them_that_it_lost_is_enq
     lease = take(queue, records, jobs[0])
     queue.redis.lrem("rq:queue:slim", 1, entry_id(jobs[3].id, 1))
     silence(redis)
-    queue.put_off(records.silence_ms)
+    queue.defer(records.silence_ms)
     assert {record.id for record in records.overdue()} == {lease.job.id, jobs[3].id}
 
 
@@ -90,7 +92,7 @@ def test_an_entry_of_an_older_attempt_says_nothing_of_the_job(
     records.hand_back(take(queue, records, job))
     queue.redis.rpush("rq:queue:slim", entry_id(job.id, 1))
     silence(redis)
-    queue.put_off(records.silence_ms)
+    queue.defer(records.silence_ms)
     assert [record.id for record in records.overdue()] == [job.id]
 
 

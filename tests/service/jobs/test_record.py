@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.dependencies import JobLinks
+from service.api.links import JobLinks
 from service.contract.errors import UnreadableRecord
-from service.contract.fields import JobError, Progress, Stage
+from service.contract.job import JobError, Progress, Stage
 from service.jobs.record import as_json, decode, encode, new_record
 from service.jobs.store import Lease, Records
 from tests.support.contract_examples import REQUEST, result

@@ -10,15 +10,17 @@ from redis import ConnectionError as RedisConnectionError
 from redis import Redis
 
 from service.contract.errors import Conflict
-from service.contract.fields import JobRequest
+from service.contract.request import JobRequest
+from service.infrastructure.redis_keys import EXPIRIES, job_key
 from service.jobs.record import DEFAULT_TENANT, JobRecord, new_record
 from service.jobs.retention import Retention
-from service.jobs.state_machine import EXPIRIES, job_key
 from service.jobs.store import Records
 from service.jobs.submission import Submission
 from service.settings import Settings
-from service.storage.datasets import Content, Uploads
-from service.storage.object_store import Storage, job_prefix
+from service.storage.datasets import Uploads
+from service.storage.keys import job_prefix
+from service.storage.object_store import Storage
+from service.storage.row_formats import Content
 from service.storage.score_sets import ScoreSets
 from service.tenants.api_keys import ANONYMOUS
 from service.tenants.storage_quota import StoredBytes

@@ -19,11 +19,11 @@ from hypothesis.stateful import (
 from redis import Redis
 
 from service.contract.errors import Conflict, InvalidRequest, NotFound
-from service.contract.fields import Event, JobError, JobStatus, Progress, Stage
+from service.contract.job import Event, JobError, JobStatus, Progress, Stage
 from service.infrastructure.redis_client import connect, connect_async
+from service.infrastructure.redis_keys import OPEN
 from service.jobs.events import follow
 from service.jobs.record import JobRecord, new_record
-from service.jobs.state_machine import OPEN
 from service.jobs.store import Lease, LeaseLost, Records
 from tests.support.contract_examples import REQUEST, result, silence
 

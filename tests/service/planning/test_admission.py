@@ -19,8 +19,9 @@ from service.contract.errors import (
     UnsupportedFamily,
     UnsupportedUnit,
 )
-from service.contract.fields import JobRequest
-from service.planning.admission import Access, admit
+from service.contract.request import JobRequest
+from service.planning.admission import admit
+from service.sources.access import Access
 from service.storage.object_store import Storage
 from tests.support.job_requests import model_directory, request_body
 

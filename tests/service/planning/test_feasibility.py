@@ -9,9 +9,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.contract.errors import TargetUnreachable
-from service.contract.fields import JobRequest, ModelSource
-from service.planning.admission import Access
-from service.planning.feasibility import Possible
+from service.contract.request import JobRequest, ModelSource
+from service.planning.feasibility import Feasibility
+from service.sources.access import Access
 from service.storage.object_store import Storage
 from tests.support import checkpoints
 from tests.support.requests import plain_request
@@ -30,7 +30,7 @@ def asking(model: Path, ratio: float) -> JobRequest:
 
 def test_a_second_request_for_the_same_widths_reads_no_headers(access: Access, tmp_path: Path) -> None:
     checkpoints.write(tmp_path / "model", "llama")
-    possible = Possible()
+    possible = Feasibility()
     possible.check(asking(tmp_path / "model", 0.3), access)
     for path in (tmp_path / "model").iterdir():
         path.unlink()
@@ -39,7 +39,7 @@ def test_a_second_request_for_the_same_widths_reads_no_headers(access: Access, t
 
 def test_other_widths_are_looked_at_and_a_refusal_is_not_remembered(access: Access, tmp_path: Path) -> None:
     checkpoints.write(tmp_path / "model", "llama")
-    possible = Possible()
+    possible = Feasibility()
     possible.check(asking(tmp_path / "model", 0.3), access)
     for _ in range(2):
         with pytest.raises(TargetUnreachable):
@@ -81,7 +81,7 @@ def test_a_hub_is_waited_for_no_longer_than_a_client_would(access: Access, monke
 
     monkeypatch.setattr("service.planning.feasibility.HUB_SECONDS", 0.01)
     monkeypatch.setattr("service.planning.feasibility.describes_itself", keep_waiting)
-    possible, request = Possible(), plain_request(model={"uri": "hf://owner/name"})
+    possible, request = Feasibility(), plain_request(model={"uri": "hf://owner/name"})
     try:
         for _ in range(2):
             possible.check_on_hub(request, access)

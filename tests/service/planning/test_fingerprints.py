@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from ulid import ULID
 
-from service.contract.fields import JobRequest
-from service.planning.admission import Access
+from service.contract.request import JobRequest
 from service.planning.fingerprints import MAX_READ_BYTES, fingerprints
+from service.sources.access import Access
 from service.sources.readers import file_mark, file_marks
-from service.storage.object_store import Storage, dataset_key
+from service.storage.keys import dataset_key
+from service.storage.object_store import Storage
 from tests.support.job_requests import model_directory
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from service.api.openapi.response_examples import REPORT
+from service.contract.catalog import Plan
 from service.contract.errors import (
     InvalidModel,
     InvalidRequest,
@@ -26,14 +27,17 @@ from service.contract.errors import (
     UnsupportedUnit,
 )
 from service.contract.families import FAMILIES
-from service.contract.fields import JobRequest, Plan, Report, Stage, StageTiming, Unit
+from service.contract.job import Stage
+from service.contract.options import Unit
+from service.contract.report import Report, StageTiming
+from service.contract.request import JobRequest
 from service.jobs.record import new_record
-from service.planning.admission import Access
 from service.planning.fingerprints import fingerprints
 from service.planning.plan import nearest, plan
 from service.planning.runtimes import runtimes
 from service.planning.time_estimate import Durations
 from service.settings import Settings
+from service.sources.access import Access
 from service.sources.hub import HubFiles
 from service.sources.safetensors_header import DamagedHeader, file_size, read_header
 from service.storage.object_store import Storage

@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from service.api.openapi.response_examples import REPORT
-from service.contract.fields import JobRequest, Report, Stage
-from service.planning.admission import Access
+from service.contract.job import Stage
+from service.contract.report import Report
+from service.contract.request import JobRequest
 from service.planning.time_estimate import DURATIONS, MAX_RUNS, Durations, Run, Work, estimate, planned_work, work_of
-from service.storage.object_store import Storage, dataset_key
+from service.sources.access import Access
+from service.storage.keys import dataset_key
+from service.storage.object_store import Storage
 
 WORK = Work("llama", 1000, 80, 20, 1, "attribution", "none")
 PACE = {Stage.fetch: 1.0, Stage.evaluate_dense: 2.0, Stage.attribute: 8.0, Stage.evaluate_slim: 2.0}

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from service.contract.fields import CurvePoint, LayerWidth, Report, Unit
+from service.contract.options import Unit
+from service.contract.report import LayerWidth, Report
+from service.contract.result import CurvePoint
 from service.jobs.record import new_record
 from service.reports.charts import Cell, across, curve, heat_maps, intervals
 from tests.support.contract_examples import report, result

@@ -8,25 +8,23 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from service.contract.fields import (
+from service.contract.job import Stage
+from service.contract.options import Unit
+from service.contract.report import (
     Ancestor,
     ChangedAnswer,
     Confusion,
-    DenseSlim,
-    Estimate,
     LayerWidth,
-    MetricsPair,
     Report,
     ReportWarning,
-    Result,
-    Stage,
     StageTiming,
     Throughput,
-    Unit,
 )
+from service.contract.result import DenseSlim, Estimate, MetricsPair, Result
 from service.jobs.record import new_record
 from service.jobs.store import Records
-from service.reports.html import count, percent, points, render, size, style_source
+from service.reports.formatting import count, percent, points, size
+from service.reports.html import render, style_source
 from service.storage.object_store import Storage
 from tests.support.browser import Browser, Tab
 from tests.support.contract_examples import REQUEST, result

@@ -10,7 +10,7 @@ from redis import Redis
 
 from service.api.app import create_app
 from service.contract.errors import InvalidModel, NotFound
-from service.contract.fields import JobRequest
+from service.contract.request import JobRequest
 from service.jobs.record import DEFAULT_TENANT, new_record
 from service.jobs.store import Records
 from service.settings import Settings

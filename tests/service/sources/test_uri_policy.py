@@ -14,7 +14,7 @@ from service.api.app import create_app
 from service.contract.errors import ForbiddenPath
 from service.settings import Settings
 from service.sources.readers import fetch_file, fetch_prefix, local_path
-from service.sources.uri_policy import Reach, canonical
+from service.sources.uri_policy import UriPolicy, canonical
 from service.tenants.api_keys import Keys
 from tests.support.job_requests import model_directory
 
@@ -38,13 +38,13 @@ OWN = "s3://bucket/artifacts"
 )
 def test_the_deployment_s_own_storage_is_out_of_reach(uri: str) -> None:
     with pytest.raises(ForbiddenPath):
-        Reach(OWN).check(uri)
+        UriPolicy(OWN).check(uri)
 
 
 def test_other_places_are_within_reach_unless_prefixes_say_otherwise() -> None:
     for uri in ("s3://bucket/artifacts2/x", "s3://other/artifacts", "hf://owner/name", "gs://bucket/artifacts/x"):
-        Reach(OWN).check(uri)
-    narrow = Reach(OWN, ["hf://owner/", "s3://models"])
+        UriPolicy(OWN).check(uri)
+    narrow = UriPolicy(OWN, ["hf://owner/", "s3://models"])
     narrow.check("hf://owner/name")
     narrow.check("s3://models/a/b")
     for uri in ("hf://owner2/name", "hf://own", "s3://models2/a", "s3://models/../bucket2/a"):

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from service.contract.errors import BodyTooLarge, InvalidData, InvalidRequest, NotFound
-from service.jobs.state_machine import EXPIRIES
-from service.storage.datasets import Content, Uploads, convert
-from service.storage.object_store import Storage, dataset_key
+from service.infrastructure.redis_keys import EXPIRIES
+from service.storage.datasets import Uploads
+from service.storage.keys import dataset_key
+from service.storage.object_store import Storage
+from service.storage.row_formats import Content, convert
 from service.tenants.storage_quota import StoredBytes
 
 LINES, CSV, PARQUET = "application/jsonl", "text/csv", "application/vnd.apache.parquet"

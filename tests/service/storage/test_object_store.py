@@ -9,7 +9,8 @@ from ulid import ULID
 
 from service.contract.errors import ForbiddenPath, NotFound, StorageUnavailable
 from service.sources.readers import fetch_file, fetch_prefix, list_names, local_path, read_bytes
-from service.storage.object_store import Storage, attempt_prefix, dataset_key, digest_file, manifest_key
+from service.storage.keys import attempt_prefix, dataset_key, manifest_key
+from service.storage.object_store import Storage, digest_file
 from tests.support.s3_server import credentials, s3_ports, s3_server
 
 

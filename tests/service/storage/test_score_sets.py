@@ -8,8 +8,9 @@ from redis import Redis
 from ulid import ULID
 
 from service.contract.errors import NotFound
-from service.jobs.state_machine import EXPIRIES
-from service.storage.object_store import Storage, score_key, score_prefix
+from service.infrastructure.redis_keys import EXPIRIES
+from service.storage.keys import score_key, score_prefix
+from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
 from service.tenants.storage_quota import StoredBytes
 from tests.support.score_sets import digest_of, measured, safetensors

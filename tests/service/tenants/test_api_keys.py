@@ -6,7 +6,8 @@ import pytest
 from redis import Redis
 
 from service.contract.errors import Forbidden, InvalidRequest, NotFound, Unauthorized
-from service.tenants.api_keys import ANONYMOUS, KEY, Keys, Scope, bound_host, credential, is_rebindable
+from service.tenants.api_keys import ANONYMOUS, KEY, Keys, Scope, credential
+from service.tenants.origins import bound_host, is_rebindable
 
 
 def test_without_any_key_the_caller_on_this_machine_is_anonymous(redis: Redis) -> None:

@@ -4,7 +4,9 @@ import pytest
 from redis import Redis
 
 from service.contract.errors import LimitExceeded, TooManyRequests
-from service.tenants.storage_quota import Places, RequestLimit, StoredBytes, admit
+from service.tenants.rate_limit import RequestLimit, admit
+from service.tenants.storage_quota import StoredBytes
+from service.tenants.stream_limit import StreamLimit
 
 
 def test_the_request_after_the_last_allowed_one_is_refused_with_the_time_to_wait(redis: Redis) -> None:
@@ -38,7 +40,7 @@ def test_the_headers_say_quota_rest_and_reset(redis: Redis) -> None:
 
 
 def test_a_place_is_free_again_when_it_is_given_back() -> None:
-    places = Places(each=2, most=3)
+    places = StreamLimit(each=2, most=3)
     for tenant in ("search", "search", "ads"):
         places.take(tenant)
     for tenant in ("search", "ads", "other"):

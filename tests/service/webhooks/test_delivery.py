@@ -15,11 +15,14 @@ from redis import Redis
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 
-from service.contract.fields import Delivery, DeliveryOutcome, JobError, JobRequest, JobStatus, WebhookEvent
+from service.contract.job import JobError, JobStatus
+from service.contract.request import JobRequest, WebhookEvent
+from service.contract.resources import Delivery, DeliveryOutcome
+from service.infrastructure.redis_keys import WEBHOOKS, deliveries_key, events_key, gone_key, job_key
 from service.jobs.record import JobRecord, new_record
-from service.jobs.state_machine import WEBHOOKS, events_key, job_key
 from service.jobs.store import Records
-from service.webhooks.delivery import PAUSES, Webhooks, deliveries_key, gone_key, pause_after
+from service.webhooks.delivery import Webhooks
+from service.webhooks.retries import PAUSES, pause_after
 from service.webhooks.signing import PREFIX, WebhookSecrets, new_secret
 from tests.support.waiting import wait_until
 from tests.support.webhook_receiver import Receiver, receiving

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from service.contract.errors import InvalidData, InvalidModel, InvalidRequest, TaskslimError, VerificationFailed
-from service.contract.fields import Repair, Report
+from service.contract.options import Repair
+from service.contract.report import Report
 from service.storage.object_store import digest_file
 from tests.support import checkpoints
 from tests.worker.test_pipeline import Deployment

@@ -14,9 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from service.contract.errors import InvalidModel
-from service.contract.families import FAMILIES
+from service.contract.families import FAMILIES, family_of
 from service.contract.per_layer import CLASS_PREFIX, MODELLING_FILE, MODULE, is_per_layer
-from service.planning.admission import family_of
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY
 from worker.checkpoints import loading, modeling_taskslim, per_layer

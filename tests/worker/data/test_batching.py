@@ -10,12 +10,14 @@ from transformers import PreTrainedModel
 
 from service.contract.errors import ForbiddenPath, InvalidData
 from service.contract.families import FAMILIES
-from service.contract.fields import Task
 from service.contract.presets import resolve
-from service.storage.object_store import Storage, dataset_key
+from service.contract.request import Task
+from service.storage.keys import dataset_key
+from service.storage.object_store import Storage
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, VOCABULARY
-from worker.data.batching import Location, Padding, batches, load_rows, pad_left, padding
+from worker.data.batching import Padding, batches, pad_left, padding
+from worker.data.loading import Location, load_rows
 from worker.data.prompts import Example, Kind
 from worker.slimming.scoring.objectives import Batch, answer_log_probabilities, token_log_probabilities
 

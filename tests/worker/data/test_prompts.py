@@ -5,7 +5,7 @@ from transformers import BertConfig
 
 from service.contract import presets
 from service.contract.errors import InvalidData, InvalidLabels, InvalidTemplate, UnknownLabel
-from service.contract.fields import Task
+from service.contract.request import Task
 from tests.support import checkpoints
 from worker.data.prompts import DEFAULTS, Example, Kind, Wording, check_rows, encode, first_words, row_tokens, wording
 from worker.data.rows import Row

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from service.contract.fields import DataSource, DenseSlim, Task, TaskKind
+from service.contract.options import TaskKind
+from service.contract.request import DataSource, Task
+from service.contract.result import DenseSlim
 from worker.data.rows import Row
 from worker.evaluation import answers
 from worker.evaluation.latency import Speed

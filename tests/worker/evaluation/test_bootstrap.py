@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from service.contract.fields import TaskKind
+from service.contract.options import TaskKind
 from worker.data.prompts import Example
 from worker.evaluation.bootstrap import METRICS, kept, resampled
 from worker.evaluation.metrics import Scores

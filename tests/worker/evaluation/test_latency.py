@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from service.contract.families import FAMILIES
-from service.contract.fields import DenseSlim
+from service.contract.result import DenseSlim
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, causal
 from worker.data.batching import padding

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from service.contract.errors import InvalidModel
 from service.contract.families import FAMILIES
-from service.contract.fields import Task
 from service.contract.presets import resolve
+from service.contract.request import Task
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY
 from worker.data.batching import batches, padding

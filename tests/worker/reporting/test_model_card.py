@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from service.contract.fields import Ancestor, CurvePoint, Estimate, JobRequest, MetricsPair, Report, ReportWarning
+from service.contract.report import Ancestor, Report, ReportWarning
+from service.contract.request import JobRequest
+from service.contract.result import CurvePoint, Estimate, MetricsPair
 from service.jobs.record import new_record
 from tests.support.contract_examples import REQUEST, report
 from worker.reporting.model_card import card, licence_of, model_name

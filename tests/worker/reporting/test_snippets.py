@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from service.contract.fields import Task
 from service.contract.presets import resolve
+from service.contract.request import Task
 from tests.support import checkpoints
 from tests.support.requests import plain_request
 from worker.checkpoints import loading

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from service.contract.fields import Confusion, Metrics, Report, Result
+from service.contract.report import Confusion, Report
+from service.contract.result import Metrics, Result
 from tests.support.contract_examples import result
 from tests.support.requests import plain_request
 from worker.reporting.warnings import warnings

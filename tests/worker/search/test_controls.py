@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from service.contract.fields import Control, Report, Stage
+from service.contract.job import Stage
+from service.contract.report import Report
+from service.contract.result import Control
 from tests.worker.test_pipeline import Deployment, Recorder
 from worker.search.controls import means, reversed_scores
 from worker.slimming.selection import best

@@ -14,7 +14,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from service.contract import presets
 from service.contract.errors import InvalidRequest, TargetUnreachable
 from service.contract.families import FAMILIES
-from service.contract.fields import Report, Result, Stage
+from service.contract.job import Stage
+from service.contract.report import Report
+from service.contract.result import Result
 from service.jobs.record import new_record
 from service.settings import Settings
 from tests.worker.test_pipeline import Deployment, Recorder
@@ -23,11 +25,12 @@ from worker.checkpoints import loading
 from worker.checkpoints.validation import weight_bytes
 from worker.evaluation.sequential_test import in_proportion
 from worker.search import targets
-from worker.search.candidates import Candidates, locate_groups
+from worker.search.candidates import Candidates
 from worker.slimming.scoring.iterative import ScorePath, schedule
 from worker.stages import inputs
-from worker.stages.context import StagedJob
-from worker.stages.task_model import Measured, Subject, ask, evaluate, load
+from worker.stages.context import JobContext
+from worker.stages.slim import locate_groups
+from worker.stages.task_model import Measured, TaskModel, ask, evaluate, load
 
 KEEPING: dict[str, Any] = {"target": {"keep_metric": 0.9}, "output": {"round_to": 1}}
 
@@ -36,8 +39,8 @@ KEEPING: dict[str, Any] = {"target": {"keep_metric": 0.9}, "output": {"round_to"
 class Prepared:
     """A job as it is before its target is looked for."""
 
-    staged: StagedJob
-    subject: Subject
+    staged: JobContext
+    subject: TaskModel
     dense: Measured
     progress: Recorder
 
@@ -76,7 +79,7 @@ def prepared(root: Path, family: str = "llama", num_rows: int = 80, **fields: An
     scratch.mkdir(parents=True)
     resolved = presets.resolve(job.request.slimmed_for[0])
     here = Settings(state=root, device="cpu", tokens_per_batch=512)
-    staged = StagedJob(job, resolved, here, deployment.storage, progress, scratch)
+    staged = JobContext(job, resolved, here, deployment.storage, progress, scratch)
     progress.stage(Stage.search)
     sources = inputs.fetch(staged)
     loaded = load(staged, sources.model, sources.adapter)

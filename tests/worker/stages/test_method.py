@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from service.api.openapi.examples import INLINE
-from service.contract.fields import JobRequest, Layout
+from service.contract.options import Layout
+from service.contract.request import JobRequest
 from tests.support.tiny_models import causal
 from worker.slimming import selection
 from worker.slimming.architectures import ARCHITECTURES

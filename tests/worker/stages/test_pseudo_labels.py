@@ -9,7 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from service.contract.errors import InvalidData, InvalidRequest, UnknownLabel
-from service.contract.fields import Report, Result, Supervision
+from service.contract.options import Supervision
+from service.contract.report import Report
+from service.contract.result import Result
 from tests.worker.test_pipeline import LABELS, WORDS, Deployment
 
 UNSUPERVISED = {"supervision": "none"}

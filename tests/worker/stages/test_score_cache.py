@@ -18,13 +18,17 @@ from service.api.openapi.examples import SUCCEEDED
 from service.api.openapi.response_examples import REPORT
 from service.contract import presets
 from service.contract.errors import InvalidModel
-from service.contract.fields import JobRequest, Manifest, Metrics, Stage, StoredFile
+from service.contract.job import Stage
+from service.contract.request import JobRequest
+from service.contract.resources import Manifest, StoredFile
+from service.contract.result import Metrics
 from service.jobs.record import new_record
 from service.jobs.submission import access_of
 from service.planning.fingerprints import fingerprints
 from service.settings import Settings
 from service.sources.job_checkpoints import job_model
-from service.storage.object_store import Storage, attempt_prefix, dataset_key, manifest_key, score_key
+from service.storage.keys import attempt_prefix, dataset_key, manifest_key, score_key
+from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
 from service.tenants.api_keys import ANONYMOUS
 from service.tenants.storage_quota import StoredBytes
@@ -35,12 +39,12 @@ from worker.search.candidates import Candidates
 from worker.slimming.scoring.iterative import ScorePath, schedule
 from worker.slimming.units import Site
 from worker.stages import inputs
-from worker.stages.context import StagedJob
+from worker.stages.context import JobContext
 from worker.stages.lineage import lineage
 from worker.stages.pseudo_labels import supervise
-from worker.stages.score_cache import Reuse
+from worker.stages.score_cache import ScoreCache
 from worker.stages.score_files import pack_measured, pack_path, unpack_measured, unpack_path
-from worker.stages.task_model import Measured, Subject, ask
+from worker.stages.task_model import Measured, TaskModel, ask
 from worker.stages.task_model import load as load_subject
 
 LABELS = {"1": "positive", "0": "negative"}
@@ -78,20 +82,20 @@ class Desk:
         fixed = {"model": {"uri": (self.root / "llama").as_uri()}, "target": {"ratio": 0.3}, "output": {"round_to": 8}}
         return JobRequest.model_validate(fixed | {"task": asked} | fields)
 
-    def reuse(self, request: JobRequest, tenant: str = "default", **digests: str) -> tuple[Reuse, Subject]:
+    def reuse(self, request: JobRequest, tenant: str = "default", **digests: str) -> tuple[ScoreCache, TaskModel]:
         """A job that is about to measure, and its model with the task in tokens."""
         job = new_record(request, tenant=tenant)
         scratch = self.root / "scratch" / job.id
         scratch.mkdir(parents=True)
-        staged = StagedJob(
+        staged = JobContext(
             job, presets.resolve(request.slimmed_for[0]), self.settings, self.storage, Silence(), scratch
         )
         sources = inputs.fetch(staged)
         loaded = load_subject(staged, sources.model, sources.adapter)
         subject = ask(staged, loaded, staged.task, sources.calibration, sources.evaluation)
-        return Reuse(staged, sources.digests | digests, sources.fingerprints, self.store), subject
+        return ScoreCache(staged, sources.digests | digests, sources.fingerprints, self.store), subject
 
-    def path(self, request: JobRequest, **more: Any) -> tuple[Reuse, ScorePath]:
+    def path(self, request: JobRequest, **more: Any) -> tuple[ScoreCache, ScorePath]:
         """What a job uses as its unit scores; `measured` counts how often they had to be taken."""
         reuse, subject = self.reuse(request, **more)
         ratios = schedule(pipeline.furthest(request.target), request.method.steps)

@@ -8,7 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from service.contract.errors import InvalidLabels, TaskslimError
-from service.contract.fields import Confusion, Estimate, JobRequest, Metrics, Report
+from service.contract.report import Confusion, Report
+from service.contract.request import JobRequest
+from service.contract.result import Estimate, Metrics
 from tests.worker.test_pipeline import Deployment
 from worker.evaluation.metrics import wilson
 from worker.stages.side_tasks import pooled, together

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture
 from worker.slimming.hooks import watch
-from worker.slimming.scoring.criteria import CRITERIA, Criterion, Evidence, Observation, Options
+from worker.slimming.scoring.criteria import CRITERIA, Criterion, Observation, Options, Statistics
 from worker.slimming.scoring.objectives import OBJECTIVES, Batch, token_log_probabilities
 from worker.slimming.scoring.second_moments import Moments, collect, portions
 from worker.slimming.units import Group, Site, UnitUnavailable, locate, weights_UF
@@ -46,14 +46,14 @@ def score(
         raise UnitUnavailable(f"the criterion {criterion} is not defined for {refused[0]}")
     groups, told = locate(model, architecture, units), row.options(options)
     if row.needs != "moments":
-        return _score_by_sums(model, batches, Tally(row, told, groups), on_examples)
+        return _score_by_sums(model, batches, Accumulator(row, told, groups), on_examples)
     batches = list(batches)
     read = [group for group in groups if group.port == "input"]
     others = [group for group in groups if group.port != "input"]
     passes = Passes(sum(batch.num_examples for batch in batches), 2 * len(portions(read)) + bool(others), on_examples)
-    scores = _score_by_moments(model, batches, Tally(row, told, read), passes, on_moments)
+    scores = _score_by_moments(model, batches, Accumulator(row, told, read), passes, on_moments)
     if others:
-        scores |= _score_by_sums(model, batches, Tally(row, told, others), passes.following())
+        scores |= _score_by_sums(model, batches, Accumulator(row, told, others), passes.following())
     return {group.site: scores[group.site] for group in groups}
 
 
@@ -70,7 +70,7 @@ class Passes:
         return lambda done: self._on_examples((before + done) // self._count)
 
 
-class Tally:
+class Accumulator:
     """What has been added up so far."""
 
     def __init__(self, criterion: Criterion, options: Options, groups: Sequence[Group]) -> None:
@@ -111,10 +111,10 @@ class Tally:
         for stack in self.num_tokens:
             self.num_tokens[stack] += int(batch.masks[stack].sum())
 
-    def evidence(self, model: nn.Module, group: Group) -> Evidence:
+    def evidence(self, model: nn.Module, group: Group) -> Statistics:
         """All that is known of `group`."""
         gradients = self.weight_gradients
-        return Evidence(
+        return Statistics(
             site=group.site,
             count=group.count,
             size=group.size,
@@ -127,7 +127,7 @@ class Tally:
 
 
 def _score_by_sums(
-    model: nn.Module, batches: Iterable[Batch], tally: Tally, on_examples: Callable[[int], None]
+    model: nn.Module, batches: Iterable[Batch], tally: Accumulator, on_examples: Callable[[int], None]
 ) -> dict[Site, Tensor]:
     if tally.criterion.needs != "weights":
         with prepared(model):
@@ -141,7 +141,7 @@ def _score_by_sums(
 def _score_by_moments(
     model: nn.Module,
     batches: Sequence[Batch],
-    tally: Tally,
+    tally: Accumulator,
     passes: Passes,
     on_moments: Callable[[dict[str, Moments]], None],
 ) -> dict[Site, Tensor]:
@@ -167,7 +167,7 @@ def _score_by_moments(
     return scores
 
 
-def _observe(model: nn.Module, batch: Batch, tally: Tally) -> None:
+def _observe(model: nn.Module, batch: Batch, tally: Accumulator) -> None:
     """Run one batch; what every group shows goes to the tally."""
     match tally.criterion.needs:
         case "gradients" | "moments":
@@ -179,7 +179,7 @@ def _observe(model: nn.Module, batch: Batch, tally: Tally) -> None:
     tally.close(batch)
 
 
-def _observe_activations(model: nn.Module, batch: Batch, tally: Tally, *, with_gradients: bool) -> None:
+def _observe_activations(model: nn.Module, batch: Batch, tally: Accumulator, *, with_gradients: bool) -> None:
     with ExitStack() as hooks, torch.set_grad_enabled(with_gradients):
         for group in tally.groups:
             hooks.enter_context(watch(model, group, _seer(group, batch, tally, with_gradients=with_gradients)))
@@ -189,7 +189,7 @@ def _observe_activations(model: nn.Module, batch: Batch, tally: Tally, *, with_g
 
 
 def _seer(
-    group: Group, batch: Batch, tally: Tally, *, with_gradients: bool
+    group: Group, batch: Batch, tally: Accumulator, *, with_gradients: bool
 ) -> Callable[[Tensor, Tensor | None], Tensor | None]:
     """What to do with an activation at the group's port: note it now, or when its gradient comes."""
     shape = (*batch.masks[group.site.stack].shape, -1)  # some families flatten rows and positions into one axis
@@ -207,7 +207,7 @@ def _seer(
     return see
 
 
-def _observe_weight_gradients(model: nn.Module, batch: Batch, tally: Tally) -> None:
+def _observe_weight_gradients(model: nn.Module, batch: Batch, tally: Accumulator) -> None:
     names = {slab.parameter for group in tally.groups for slab in group.slabs}
     parameters = {name: model.get_parameter(name) for name in names}
     for parameter in parameters.values():

@@ -46,7 +46,7 @@ class Observation:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Statistics:
     """What is known of one group when all batches have been seen."""
 
     site: Site
@@ -74,7 +74,7 @@ class Criterion:
     """One way to score. Units with the lowest scores are removed."""
 
     needs: Needs
-    conclude: Callable[[Evidence, Options], Tensor]  # -> score (U)
+    conclude: Callable[[Statistics, Options], Tensor]  # -> score (U)
     observe: Callable[[Observation, Options], Tensor] | None = None  # -> what the batch adds to the sums, if they count
     fixed: Mapping[str, Any] = field(default_factory=dict)  # options that are not for the caller to choose
     refused: tuple[str, ...] = ()  # kinds of units that the formula does not cover
@@ -138,7 +138,7 @@ EXAMPLE_REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def attribution(evidence: Evidence, options: Options) -> Tensor:
+def attribution(evidence: Statistics, options: Options) -> Tensor:
     """A_i = h_i * dJ/dh_i, reduced over tokens and then over examples (Yang et al., arXiv 2205.04157).
 
     With the example reduction `square` the mean of A_i^2, which neurons on both sides of the decision survive: a
@@ -147,7 +147,7 @@ def attribution(evidence: Evidence, options: Options) -> Tensor:
     return evidence.sums[0] if options.example_reduction == "sum" else evidence.sums[0] / evidence.num_examples
 
 
-def reverse(evidence: Evidence, options: Options) -> Tensor:
+def reverse(evidence: Statistics, options: Options) -> Tensor:
     """-attribution: removes first what attribution keeps longest. A control: anything else has to beat it."""
     return -attribution(evidence, options)
 
@@ -155,7 +155,7 @@ def reverse(evidence: Evidence, options: Options) -> Tensor:
 # --- attribution of what the others cannot make up for ---------------------------------------------------------------
 
 
-def surgeon(evidence: Evidence, options: Options) -> Tensor:
+def surgeon(evidence: Statistics, options: Options) -> Tensor:
     """E[(dJ/dh_i)^2] * Var(h_i | the units that are left), unit after unit: see `elimination`.
 
     The optimal brain surgeon (Hassibi and Stork, NIPS 1992) with Kronecker factors (Martens and Grosse, 2015), over
@@ -181,17 +181,17 @@ def _activation_sums(seen: Observation, options: Options) -> Tensor:
     return torch.stack([activation_NC.abs().sum(0), activation_NC.sum(0), activation_NC.square().sum(0)])
 
 
-def activation(evidence: Evidence, options: Options) -> Tensor:
+def activation(evidence: Statistics, options: Options) -> Tensor:
     """Mean over tokens of |h_c|, summed over the unit's channels (as Minitron, arXiv 2407.14679)."""
     return evidence.per_unit(evidence.sums[0] / evidence.num_tokens)
 
 
-def wanda(evidence: Evidence, options: Options) -> Tensor:
+def wanda(evidence: Statistics, options: Options) -> Tensor:
     """||h_c||_2 * mean over outputs of |W_oc| (Wanda, arXiv 2306.11695, with its weights summed over the structure)."""
     return evidence.per_unit(evidence.sums[2].sqrt() * evidence.reading_CO.abs().mean(1))
 
 
-def flap(evidence: Evidence, options: Options) -> Tensor:
+def flap(evidence: Statistics, options: Options) -> Tensor:
     """Var(h_c) * ||W_:c||_2^2, standardised over the group (FLAP's WIFV, arXiv 2312.11983).
 
     The standardisation changes no rank within a group; it is how FLAP compares the layers of a global rank.
@@ -205,7 +205,7 @@ def flap(evidence: Evidence, options: Options) -> Tensor:
 # --- weights and their gradients -----------------------------------------------------------------------------------
 
 
-def gisp(evidence: Evidence, options: Options) -> Tensor:
+def gisp(evidence: Statistics, options: Options) -> Tensor:
     """Sum over the unit's weights of |w * dJ/dw|, the first-order change of J when one of them goes (GISP, 2510.18030).
 
     J is the sum over all examples of the objective, the margin if nothing else is asked for. Made for many small steps
@@ -218,13 +218,13 @@ def gisp(evidence: Evidence, options: Options) -> Tensor:
 # --- controls that see no data -------------------------------------------------------------------------------------
 
 
-def random(evidence: Evidence, options: Options) -> Tensor:
+def random(evidence: Statistics, options: Options) -> Tensor:
     """Uniform in [0, 1), by seed and site: the control that every criterion has to beat."""
     generator = torch.Generator().manual_seed(crc32(f"{options.seed} {evidence.site}".encode()))
     return torch.rand(evidence.count, generator=generator)
 
 
-def magnitude(evidence: Evidence, options: Options) -> Tensor:
+def magnitude(evidence: Statistics, options: Options) -> Tensor:
     """||w_i||_2 over all weights of the unit (Han et al., arXiv 1506.02626, summed over the structure)."""
     return torch.cat(evidence.weights_UF, dim=1).float().square().sum(1).sqrt()
 

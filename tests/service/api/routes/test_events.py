@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from service.api.app import create_app
 from service.api.routes import events
-from service.contract.fields import Event, Progress, Stage
+from service.contract.job import Event, Progress, Stage
 from service.jobs.record import DEFAULT_TENANT
 from service.jobs.store import Records
 from service.settings import Settings

@@ -8,12 +8,13 @@ from fastapi.testclient import TestClient
 from redis import Redis
 
 from service.api.app import create_app
-from service.contract.fields import Job, JobStatus
+from service.contract.job import Job, JobStatus
+from service.infrastructure.redis_keys import job_key
 from service.jobs.record import DEFAULT_TENANT
-from service.jobs.state_machine import job_key
 from service.jobs.store import Records
 from service.settings import Settings
-from service.storage.object_store import Storage, attempt_prefix, dataset_key, job_prefix
+from service.storage.keys import attempt_prefix, dataset_key, job_prefix
+from service.storage.object_store import Storage
 from service.tenants.api_keys import Keys, Scope
 from tests.support.finished_jobs import FILES, finish
 

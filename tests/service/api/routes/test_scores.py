@@ -7,8 +7,8 @@ import pytest
 from fastapi.testclient import TestClient
 from redis import Redis
 
+from service.infrastructure.redis_keys import EXPIRIES
 from service.jobs.retention import Retention
-from service.jobs.state_machine import EXPIRIES
 from service.jobs.store import Records
 from service.storage.datasets import Uploads
 from service.storage.object_store import Storage

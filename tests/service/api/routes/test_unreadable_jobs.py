@@ -7,11 +7,11 @@ from fastapi.testclient import TestClient
 from redis import Redis
 from rq.executions import Execution
 
-from service.contract.fields import JobStatus
+from service.contract.job import JobStatus
 from service.infrastructure.redis_client import connect
+from service.infrastructure.redis_keys import OPEN, index_key, job_key
 from service.jobs.record import DEFAULT_TENANT
 from service.jobs.rq_jobs import SlimJob, entry_id
-from service.jobs.state_machine import OPEN, index_key, job_key
 from service.jobs.store import Records
 from service.jobs.tenant_slots import Slots
 from service.settings import Settings

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from service.contract import fields
+from service.contract import options
 from service.contract.families import FAMILIES
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY
@@ -183,5 +183,5 @@ def test_a_llama_with_folded_biases_loads_by_the_stock_class(tmp_path: Path) -> 
 
 
 def test_the_contract_knows_which_repairs_there_are_and_which_fit_anew() -> None:
-    assert set(fields.Repair) == {"none", *REPAIRS}
-    assert set(fields.FITTED) == FITTED
+    assert set(options.Repair) == {"none", *REPAIRS}
+    assert set(options.FITTED) == FITTED

@@ -1,0 +1,95 @@
+"""What one tenant may read: the locations that its requests name."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.contract.errors import ForbiddenPath, InvalidData, InvalidModel, NotFound
+from service.sources.job_checkpoints import JOB, job_model
+from service.sources.readers import LOCAL, list_names, local_place, read_bytes, read_range, scheme_of
+from service.sources.uri_policy import UriPolicy
+from service.storage.object_store import Storage
+
+HUB = "hf"
+
+
+DATASET = "dataset"
+
+
+RETRY_SECONDS = 5  # a client waits for the answer
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a caller may name: data sets of the tenant, local paths under `roots` (empty: all) where at all, and, for a
+    caller that is not trusted with everything, what lies in `reach`."""
+
+    storage: Storage
+    tenant: str
+    local_paths: bool
+    roots: Sequence[Path] = ()
+    reach: UriPolicy | None = None
+
+    def path(self, uri: str) -> Path:
+        """The local path of a file:// URI. Raises ForbiddenPath, or NotFound where nothing lies."""
+        return self.place(uri)[0]
+
+    def place(self, uri: str) -> tuple[Path, os.stat_result]:
+        """`path`, and what lies there."""
+        if not self.local_paths:
+            raise ForbiddenPath("this deployment allows no local paths (SLIM_LOCAL_ROOTS)")
+        path, found = local_place(uri, self.roots)
+        if self.reach is not None:
+            UriPolicy(self.reach.own).check(path.as_uri())
+        return path, found
+
+    def check(self, uri: str) -> None:
+        """Raise ForbiddenPath for what is neither a local path, nor a job of the tenant, nor within reach."""
+        if self.reach is not None and scheme_of(uri) not in (LOCAL, JOB):
+            self.reach.check(uri)
+
+    def names(self, uri: str) -> set[str]:
+        """The names in a directory; the one name of a file. Raises NotFound, ForbiddenPath."""
+        if scheme_of(uri) == JOB:
+            return set(job_model(uri, self.storage, self.tenant).files)
+        if scheme_of(uri) != LOCAL:
+            return set(list_names(uri, retry_seconds=RETRY_SECONDS))
+        path = self.path(uri)
+        try:
+            with os.scandir(path) as entries:
+                return {entry.name for entry in entries}
+        except NotADirectoryError:
+            return {path.name}
+
+    def content(self, uri: str) -> bytes:
+        """A small file. Raises NotFound, ForbiddenPath."""
+        if scheme_of(uri) == JOB:
+            parent, _, name = uri.rpartition("/")
+            return job_model(parent, self.storage, self.tenant).content(name)
+        if scheme_of(uri) == LOCAL:
+            return self.path(uri).read_bytes()
+        return read_bytes(uri, retry_seconds=RETRY_SECONDS)
+
+    def piece(self, uri: str, start: int, end: int) -> bytes:
+        """The bytes [start, end) of a file. Raises NotFound, ForbiddenPath."""
+        if scheme_of(uri) == JOB:
+            parent, _, name = uri.rpartition("/")
+            return job_model(parent, self.storage, self.tenant).piece(name, start, end)
+        if scheme_of(uri) == LOCAL:
+            uri = self.path(uri).as_uri()
+        return read_range(uri, start, end, retry_seconds=RETRY_SECONDS)
+
+
+@contextmanager
+def blaming(param: str, missing: type[InvalidData] | type[InvalidModel]) -> Iterator[None]:
+    """Say which field named the path that is missing or forbidden."""
+    try:
+        yield
+    except NotFound as error:
+        raise missing(error.message, param=param) from error
+    except ForbiddenPath as error:
+        raise ForbiddenPath(error.message, param=param) from error
+    except PermissionError as error:
+        raise missing(f"{error.filename} cannot be read", param=param) from error

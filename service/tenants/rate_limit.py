@@ -1,0 +1,67 @@
+"""The limit on requests of one tenant in a window of time."""
+
+from dataclasses import dataclass
+
+from redis import Redis
+
+from service.contract.errors import TooManyRequests
+
+# The window starts with its first request and ends with the key. A key without an end would shut a tenant out for
+# ever, so one that lost it (a copied or hand-edited database) gets a new one.
+COUNT = """
+local used = redis.call('INCR', KEYS[1])
+local left = redis.call('PTTL', KEYS[1])
+if left < 0 then
+  redis.call('PEXPIRE', KEYS[1], ARGV[1])
+  left = tonumber(ARGV[1])
+end
+return {used, left}
+"""
+
+
+ROUND_UP_MS = 999
+
+
+@dataclass(frozen=True)
+class Window:
+    """The state of a tenant's present window, and the headers that tell a client about it."""
+
+    quota: int
+    window_seconds: int
+    used: int
+    reset_seconds: int
+
+    @property
+    def remaining(self) -> int:
+        return max(0, self.quota - self.used)
+
+    def headers(self) -> dict[str, str]:
+        """The RateLimit fields of the IETF draft "RateLimit header fields for HTTP" (revision 8 and later)."""
+        return {
+            "RateLimit-Policy": f'"requests";q={self.quota};w={self.window_seconds}',
+            "RateLimit": f'"requests";r={self.remaining};t={self.reset_seconds}',
+        }
+
+
+class RequestLimit:
+    """At most `quota` requests of a tenant in a window of `window_seconds`."""
+
+    def __init__(self, redis: Redis, *, quota: int, window_seconds: int) -> None:
+        self._quota = quota
+        self._window_seconds = window_seconds
+        self._count = redis.register_script(COUNT)
+
+    def count(self, tenant: str) -> Window:
+        """Count one request, over the quota or not."""
+        used, left_ms = self._count(keys=[f"slim:{tenant}:requests"], args=[self._window_seconds * 1000])
+        return Window(self._quota, self._window_seconds, used, (left_ms + ROUND_UP_MS) // 1000)
+
+
+def admit(window: Window) -> None:
+    """Raise `TooManyRequests` for a request over the quota."""
+    if window.used > window.quota:
+        raise TooManyRequests(
+            f"{window.quota} requests in {window.window_seconds} s are allowed; "
+            f"send the next in {window.reset_seconds} s",
+            retry_after_seconds=window.reset_seconds,
+        )

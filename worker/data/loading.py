@@ -1,0 +1,66 @@
+"""Loads the rows that a request names."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.contract.errors import InvalidData, NotFound
+from service.contract.options import Draw, TaskKind
+from service.contract.presets import LABEL_COLUMN, needs_answers
+from service.contract.request import DataSource, Task, TaskWording
+from service.sources.readers import fetch_file, scheme_of
+from service.storage.keys import dataset_key
+from service.storage.object_store import Storage
+from worker.data.prompts import check_rows, have_answers
+from worker.data.rows import Row, draw, draw_balanced, read, set_aside
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where the rows that a request names may come from, and the directory for those that must be fetched."""
+
+    storage: Storage
+    tenant: str
+    scratch: Path
+    roots: Sequence[Path] = ()
+
+
+def load_rows(task: Task, location: Location) -> tuple[list[Row], list[Row]]:
+    """(calibration rows, evaluation rows) of a resolved task, checked to have what the task needs.
+
+    Raises InvalidData, UnknownLabel, InvalidTemplate, ForbiddenPath, StorageUnavailable.
+    """
+    calibration = read_source(task.calibration, "task.calibration", task, location)
+    if task.evaluation is not None:
+        return calibration, read_source(task.evaluation, "task.evaluation", task, location)
+    labelled = task.kind is TaskKind.classification and have_answers(calibration, task)
+    stay, aside = set_aside(calibration, LABEL_COLUMN if labelled else None, task.calibration.seed)
+    check_rows(aside, task, answered=have_answers(aside, task))
+    return stay, aside
+
+
+def read_source(source: DataSource, param: str, task: TaskWording, location: Location) -> list[Row]:
+    """The rows of one source that a request names at `param`, checked as those of `load_rows` are."""
+    try:
+        rows = _drawn(read(_fetch(source.uri or "", location)), source)
+        check_rows(rows, task, answered=needs_answers(task, param, have_answers(rows, task)))
+    except InvalidData as error:
+        raise type(error)(f"{source.uri}: {error.message}", param=error.param or param) from error
+    except NotFound as error:
+        raise InvalidData(f"{source.uri} does not exist", param=param) from error
+    return rows
+
+
+def _drawn(rows: Sequence[Row], source: DataSource) -> list[Row]:
+    if source.draw is Draw.balanced:
+        return draw_balanced(rows, source.limit, source.seed, LABEL_COLUMN)
+    return draw(rows, source.limit, source.seed)
+
+
+def _fetch(uri: str, location: Location) -> Path:
+    if scheme_of(uri) != "dataset":
+        return fetch_file(uri, location.scratch, roots=location.roots)
+    name = uri.removeprefix("dataset://")
+    path = location.scratch / f"{name}.jsonl"
+    location.storage.get_file(dataset_key(location.tenant, name), path)
+    return path
