@@ -38,8 +38,8 @@ from worker.stages.inputs import Sources
 from worker.stages.method import options
 from worker.stages.pseudo_labels import supervise
 from worker.stages.score_cache import ScoreCache
-from worker.stages.slim import choose, cut, locate_groups, mend, refusing_units
-from worker.stages.task_model import Measured, TaskModel, ask, evaluate, load
+from worker.stages.slim import choose, cut, locate_groups, refusing_units, repair_model
+from worker.stages.task_model import Measured, TaskModel, encode_task, evaluate, load
 
 
 def run(
@@ -58,69 +58,69 @@ def run(
     can change, LeaseLost where another attempt has left its manifest, and whatever `progress` raises.
     """
     logging.disable_progress_bar()
-    staged = JobContext(job, presets.resolve(job.request.slimmed_for[0]), settings, storage, progress, scratch)
-    with staged.stage(Stage.fetch):
-        sources = inputs.fetch(staged)
-    reuse = ScoreCache(staged, sources.digests, sources.fingerprints, scores)
-    with staged.stage(Stage.load):
-        loaded = load(staged, sources.model, sources.adapter)
-        subject = ask(staged, loaded, staged.task, sources.calibration, sources.evaluation)
+    context = JobContext(job, presets.resolve(job.request.slimmed_for[0]), settings, storage, progress, scratch)
+    with context.stage(Stage.fetch):
+        sources = inputs.fetch(context)
+    reuse = ScoreCache(context, sources.digests, sources.fingerprints, scores)
+    with context.stage(Stage.load):
+        loaded = load(context, sources.model, sources.adapter)
+        task_model = encode_task(context, loaded, context.task, sources.calibration, sources.evaluation)
         beside = Beside(
-            partners=side_tasks.subjects(staged, loaded, sources.partners),
-            evaluations=domains.subjects(staged, subject, sources.evaluations),
-            observed=observed.subjects(staged, loaded, sources.observed),
+            partners=side_tasks.task_models(context, loaded, sources.partners),
+            evaluations=domains.task_models(context, task_model, sources.evaluations),
+            observed=observed.task_models(context, loaded, sources.observed),
         )
-    with staged.stage(Stage.evaluate_dense):
-        subject, *sets = supervise(staged, [subject, *beside.evaluations.values()], reuse.evaluate)
+    with context.stage(Stage.evaluate_dense):
+        task_model, *sets = supervise(context, [task_model, *beside.evaluations.values()], reuse.evaluate)
         beside = replace(beside, evaluations=dict(zip(beside.evaluations, sets, strict=True)))
-        dense = reuse.evaluate([subject, *beside.subjects])
-    with staged.stage(Stage.attribute):
+        dense = reuse.evaluate([task_model, *beside.task_models])
+    with context.stage(Stage.attribute):
         ratios = schedule(furthest(job.request.target), job.request.method.steps)
-        scored = (subject, *beside.partners.values())
-        paths = [reuse.path(each, ratios, partial(attribute, staged, each, ratios)) for each in scored]
+        scored = (task_model, *beside.partners.values())
+        paths = [reuse.path(each, ratios, partial(attribute, context, each, ratios)) for each in scored]
         path = united_paths(paths, job.request.method.union)
-        subject = side_tasks.calibrated_on_all(subject, beside.partners.values())
-    reached = reach(staged, sources, subject, dense[0], path)
-    subject, dense = reached.subject, [reached.dense, *dense[1:]]
-    with staged.stage(Stage.evaluate_slim):
-        slim = evaluate(staged, [subject, *beside.on(subject.loaded)])
-        speeds = time_passes(staged, sources, subject)
-    measured_controls = control(staged, sources, subject, path, reached.candidate.asked)
-    with staged.stage(Stage.verify):
-        verified = artifacts.store(staged, sources, subject, reached.groups, reached.candidate)
-    with staged.stage(Stage.upload):
-        metrics = beside.metrics(staged.task.title, dense, slim).model_copy(update={"controls": measured_controls})
-        result = conclude(staged, sources, reached, slim[0], metrics, speeds[0], verified)
+        task_model = side_tasks.calibrated_on_all(task_model, beside.partners.values())
+    reached = reach(context, sources, task_model, dense[0], path)
+    task_model, dense = reached.task_model, [reached.dense, *dense[1:]]
+    with context.stage(Stage.evaluate_slim):
+        slim = evaluate(context, [task_model, *beside.on(task_model.loaded)])
+        speeds = time_passes(context, sources, task_model)
+    measured_controls = control(context, sources, task_model, path, reached.candidate.asked)
+    with context.stage(Stage.verify):
+        verified = artifacts.store(context, sources, task_model, reached.groups, reached.candidate)
+    with context.stage(Stage.upload):
+        metrics = beside.metrics(context.task.title, dense, slim).model_copy(update={"controls": measured_controls})
+        result = conclude(context, sources, reached, slim[0], metrics, speeds[0], verified)
         result = result.model_copy(update=reuse.outcome())
         found = findings.find(sources, reached, beside, dense, slim, speeds, path.at(reached.candidate.asked))
-        report.write(staged, sources, subject, beside, result, found)
-        artifacts.upload(staged)
+        report.write(context, sources, task_model, beside, result, found)
+        artifacts.upload(context)
     return result
 
 
-def attribute(staged: JobContext, subject: TaskModel, ratios: Sequence[float]) -> ScorePath:
+def attribute(context: JobContext, task_model: TaskModel, ratios: Sequence[float]) -> ScorePath:
     """Every unit's score on the calibration rows; with several steps, taken anew on what each of them leaves."""
-    method, model, architecture = staged.job.request.method, subject.loaded.model, subject.architecture
-    groups, count = locate_groups(staged, subject), len(subject.calibration.examples)
-    counter = staged.counter(count * method.steps)
+    method, model, architecture = context.job.request.method, task_model.loaded.model, task_model.architecture
+    groups, count = locate_groups(context, task_model), len(task_model.calibration.examples)
+    counter = context.counter(count * method.steps)
     measures = (lambda done, step=step: counter(step * count + done) for step in range(method.steps))
 
     def remember(moments: dict[str, Moments]) -> None:
         """Spare a repair on the same rows its pass; what later steps see is not the dense model."""
-        alone = not staged.job.request.tasks
-        if alone and method.repair in FITTED and not subject.calibration.moments:
-            subject.calibration.moments.update(moments)
+        alone = not context.job.request.tasks
+        if alone and method.repair in FITTED and not task_model.calibration.moments:
+            task_model.calibration.moments.update(moments)
 
     def measure() -> Scores:
-        batches = (batch.to(model.device) for batch in subject.calibration.batches)
-        criterion, told = method.criterion, options(staged)
+        batches = (batch.to(model.device) for batch in task_model.calibration.batches)
+        criterion, told = method.criterion, options(context)
         with refusing_units():
             return attribution.score(
                 model, architecture, method.units, batches, criterion, told, next(measures), remember
             )
 
     def keep(scores: Scores, ratio: float) -> dict[Site, Tensor]:
-        return choose(staged, groups, scores, ratio)
+        return choose(context, groups, scores, ratio)
 
     return follow(model, architecture, ratios, measure, keep)
 
@@ -132,56 +132,60 @@ def furthest(target: Target) -> float:
     return max(target.sweep) if target.sweep else MAX_RATIO
 
 
-def reach(staged: JobContext, sources: Sources, subject: TaskModel, dense: Measured, path: ScorePath) -> Reached:
+def reach(context: JobContext, sources: Sources, task_model: TaskModel, dense: Measured, path: ScorePath) -> Reached:
     """The cut model that meets the target. Raises TargetUnreachable."""
-    request = staged.job.request
+    request = context.job.request
     if request.target.is_measured:
-        with staged.stage(Stage.search):
-            return targets.search(staged, subject, dense, path, partial(artifacts.store, staged, sources))
-    with staged.stage(Stage.select):
-        candidates = Candidates(staged, subject, path)
-        candidate = targets.count(candidates, staged)
+        with context.stage(Stage.search):
+            return targets.search(context, task_model, dense, path, partial(artifacts.store, context, sources))
+    with context.stage(Stage.select):
+        candidates = Candidates(context, task_model, path)
+        candidate = targets.count(candidates, context)
     if request.method.repair is not Repair.none:
-        with staged.stage(Stage.repair):
-            repair(staged, subject, candidate.kept)
-    with staged.stage(Stage.slice):
-        slim = cut(subject, candidate.kept, request.output.layout)
-    return Reached(candidate, candidates.groups, slim, dense, rows=list(range(len(subject.evaluation.examples))))
+        with context.stage(Stage.repair):
+            repair(context, task_model, candidate.kept)
+    with context.stage(Stage.slice):
+        slim = cut(task_model, candidate.kept, request.output.layout)
+    return Reached(candidate, candidates.groups, slim, dense, rows=list(range(len(task_model.evaluation.examples))))
 
 
-def repair(staged: JobContext, subject: TaskModel, kept: dict[Site, Tensor]) -> None:
+def repair(context: JobContext, task_model: TaskModel, kept: dict[Site, Tensor]) -> None:
     """Fit what stays to what goes. Raises InvalidRequest where the family has no place for it."""
 
     def advance(done: int, total: int) -> None:
-        staged.progress.advance(done, total, "batches")
+        context.progress.advance(done, total, "batches")
 
-    mend(staged, subject, kept, subject.calibration.moments, advance)
+    repair_model(context, task_model, kept, task_model.calibration.moments, advance)
 
 
-def control(staged: JobContext, sources: Sources, subject: TaskModel, path: ScorePath, ratio: float) -> Controls | None:
+def control(
+    context: JobContext, sources: Sources, task_model: TaskModel, path: ScorePath, ratio: float
+) -> Controls | None:
     """What other choices of the same size would have kept, where the request asks for it."""
-    if not staged.job.request.method.controls:
+    if not context.job.request.method.controls:
         return None
-    with staged.stage(Stage.controls):
-        whole = controls.Dense(subject, lambda: load(staged, sources.model, sources.adapter), repair)
-        return controls.measure(staged, whole, path.at(ratio), ratio)
+    with context.stage(Stage.controls):
+        whole = controls.Dense(task_model, lambda: load(context, sources.model, sources.adapter), repair)
+        return controls.measure(context, whole, path.at(ratio), ratio)
 
 
-def time_passes(staged: JobContext, sources: Sources, subject: TaskModel) -> list[tuple[Speed, Speed]]:
+def time_passes(context: JobContext, sources: Sources, task_model: TaskModel) -> list[tuple[Speed, Speed]]:
     """The model as it came and as it is now, in turn. An adapter is left out: once merged it costs no time.
 
     The first of the sizes is that of the target, where it names one.
     """
     dense = loading.load(sources.model, device=torch.device("cpu")).model
-    loading.cast(dense, dict.fromkeys(loading.weight_dtypes(dense), subject.loaded.model.dtype))  # as on its device
-    bound = staged.job.request.target.latency_ms
-    tokens = bound.tokens if bound else min(TOKENS, subject.wording.max_tokens or TOKENS)
+    loading.cast(dense, dict.fromkeys(loading.weight_dtypes(dense), task_model.loaded.model.dtype))  # as on its device
+    bound = context.job.request.target.latency_ms
+    tokens = bound.tokens if bound else min(TOKENS, task_model.wording.max_tokens or TOKENS)
     rows = dict.fromkeys([bound.batch, *SIZES] if bound else SIZES)
-    return compare(dense, subject.loaded.model, subject.evaluation.examples, subject.padding, tokens, list(rows))
+    return compare(
+        dense, task_model.loaded.model, task_model.evaluation.examples, task_model.padding, tokens, list(rows)
+    )
 
 
 def conclude(
-    staged: JobContext,
+    context: JobContext,
     sources: Sources,
     reached: Reached,
     slim: Measured,
@@ -190,7 +194,7 @@ def conclude(
     verified: Verified,
 ) -> Result:
     """What was reached, as it was counted and measured."""
-    slim_bytes = validation.weight_bytes(artifacts.checkpoint(staged, "model"))
+    slim_bytes = validation.weight_bytes(artifacts.checkpoint(context, "model"))
     return Result(
         metrics=metrics,
         parameters=DenseSlim(dense=reached.dense.parameters, slim=slim.parameters),
@@ -201,11 +205,11 @@ def conclude(
             batch=speed[0].batch,
             tokens=speed[0].tokens,
             runs=RUNS,
-            device=str(reached.subject.loaded.model.device),
+            device=str(reached.task_model.loaded.model.device),
         ),
         widths=findings.widths(reached.groups, reached.candidate.kept),
         ratio=reached.candidate.ratio,
         verified=verified,
         curve=reached.curve,
-        kept_metric=targets.kept_metric(staged, reached, slim),
+        kept_metric=targets.kept_metric(context, reached, slim),
     )

@@ -45,13 +45,13 @@ def find(
     scores: Mapping[Site, Tensor],
 ) -> Findings:
     """What the report shows beside the result; `scores` are those that decided what is kept."""
-    subjects = [reached.subject, *beside.partners.values()]
+    task_models = [reached.task_model, *beside.partners.values()]
     rows = [[sources.evaluation[row] for row in reached.rows], *(partner.evaluation for partner in sources.partners)]
     answered = [
         compared(each.wording, of, each.evaluation.examples, before.answers, now.answers)
-        for each, of, before, now in zip(subjects, rows, dense, slim, strict=False)
+        for each, of, before, now in zip(task_models, rows, dense, slim, strict=False)
     ]
-    confusion, changed = side_tasks.together(answered, [each.wording.task.title for each in subjects])
+    confusion, changed = side_tasks.together(answered, [each.wording.task.title for each in task_models])
     return Findings(
         throughput=throughput(speeds),
         peak_memory_bytes=peak_memory(speeds),

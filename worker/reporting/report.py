@@ -32,14 +32,14 @@ ROWS: Any = {"calibration": {"rows"}, "evaluation": {"rows"}, "evaluations": {"_
 
 
 def write(
-    staged: JobContext, sources: Sources, subject: TaskModel, beside: Beside, result: Result, found: Findings
+    context: JobContext, sources: Sources, task_model: TaskModel, beside: Beside, result: Result, found: Findings
 ) -> None:
     """Write the report beside the checkpoint, for programs and for people, and the model card into it."""
-    report = build(staged, sources, subject, beside, result, found)
-    output = artifacts.directory(staged)
+    report = build(context, sources, task_model, beside, result, found)
+    output = artifacts.directory(context)
     (output / "report.json").write_text(report.model_dump_json(indent=2))
     (output / "report.html").write_text(html.render(report))
-    if Format.safetensors in staged.job.request.output.formats:
+    if Format.safetensors in context.job.request.output.formats:
         _write_cards(report, sources, output)
 
 
@@ -53,28 +53,28 @@ def _write_cards(report: Report, sources: Sources, output: Path) -> None:
 
 
 def build(
-    staged: JobContext, sources: Sources, subject: TaskModel, beside: Beside, result: Result, found: Findings
+    context: JobContext, sources: Sources, task_model: TaskModel, beside: Beside, result: Result, found: Findings
 ) -> Report:
-    """The report with its warnings. `subject` is cut by now; `staged` has the stages that are over."""
-    parts = (subject, *beside.partners.values())
+    """The report with its warnings. `task_model` is the cut one; `context` has the timings of the finished stages."""
+    parts = (task_model, *beside.partners.values())
     report = Report(
-        job_id=staged.job.id,
-        attempt=staged.job.attempt,
-        request=staged.job.request,
-        task=_as_run(subject.wording),
-        tasks={title: _as_run(each.wording) for title, each in beside.tasks(subject).items()},
-        family=subject.loaded.family.model_type,
+        job_id=context.job.id,
+        attempt=context.job.attempt,
+        request=context.job.request,
+        task=_as_run(task_model.wording),
+        tasks={title: _as_run(each.wording) for title, each in beside.tasks(task_model).items()},
+        family=task_model.loaded.family.model_type,
         result=result,
-        options=dict(method.in_force(staged)),
-        calibration_examples=len(subject.calibration.examples),
-        shortened_prompts=subject.calibration.shortened + sum(part.evaluation.shortened for part in parts),
-        own_answers=subject.own_answers,
-        timings=list(staged.timings),
+        options=dict(method.in_force(context)),
+        calibration_examples=len(task_model.calibration.examples),
+        shortened_prompts=task_model.calibration.shortened + sum(part.evaluation.shortened for part in parts),
+        own_answers=task_model.own_answers,
+        timings=list(context.timings),
         versions=versions(),
-        digests=_digests(staged, sources),
+        digests=_digests(context, sources),
         lineage=sources.lineage,
-        snippet=_snippet(staged, result, subject),
-        runtimes=_runtimes(staged, result),
+        snippet=_snippet(context, result, task_model),
+        runtimes=_runtimes(context, result),
         throughput=found.throughput,
         peak_memory_bytes=found.peak_memory_bytes,
         layers=found.layers,
@@ -90,30 +90,30 @@ def _as_run(wording: Wording) -> dict[str, Any]:
     return task.model_dump(mode="json", exclude=ROWS)
 
 
-def _digests(staged: JobContext, sources: Sources) -> dict[str, str]:
+def _digests(context: JobContext, sources: Sources) -> dict[str, str]:
     """sha256 of everything that went in."""
     rows = {"calibration": sources.calibration, "evaluation": sources.evaluation}
     for partner in sources.partners:
         title = partner.task.title
         rows |= {f"calibration of {title}": partner.calibration, f"evaluation of {title}": partner.evaluation}
     rows |= {f"evaluations {name}": others for name, others in sources.evaluations.items()}
-    observed = zip(staged.job.request.observe, sources.observed, strict=True)
+    observed = zip(context.job.request.observe, sources.observed, strict=True)
     rows |= {f"observed {task.title}": others for task, others in observed}
     digests = sources.digests | {name: digest_rows(each) for name, each in rows.items()}
-    return digests | {"template": digest_text(staged.task.template or "")}
+    return digests | {"template": digest_text(context.task.template or "")}
 
 
-def _snippet(staged: JobContext, result: Result, subject: TaskModel) -> str:
+def _snippet(context: JobContext, result: Result, task_model: TaskModel) -> str:
     """Python that loads the checkpoint and asks it; of a union, the first of its tasks."""
-    auto_class = loading.AUTO_CLASSES[subject.loaded.family.kind].__name__
+    auto_class = loading.AUTO_CLASSES[task_model.loaded.family.kind].__name__
     own_widths = has_own_widths(result)
-    return snippets.snippet(staged.job.request, auto_class, own_widths, subject.wording, subject.padding)
+    return snippets.snippet(context.job.request, auto_class, own_widths, task_model.wording, task_model.padding)
 
 
-def _runtimes(staged: JobContext, result: Result) -> list[Runtime]:
+def _runtimes(context: JobContext, result: Result) -> list[Runtime]:
     """Which runtimes load the checkpoint that was made."""
-    directory = artifacts.checkpoint(staged, "model")
+    directory = artifacts.checkpoint(context, "model")
     layout = Layout.per_layer if has_own_widths(result) else Layout.uniform
-    access = Access(staged.storage, staged.job.tenant, True)
+    access = Access(context.storage, context.job.tenant, True)
     checkpoint = read_checkpoint(ModelSource(uri=directory.resolve().as_uri()), access)
-    return made_runtimes(checkpoint, staged.job.request.method.units, layout)
+    return made_runtimes(checkpoint, context.job.request.method.units, layout)

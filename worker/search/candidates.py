@@ -21,7 +21,7 @@ from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.sizes import shapes_after
 from worker.slimming.units import Site
 from worker.stages.context import JobContext
-from worker.stages.slim import choose, cut, locate_groups, mend, refusing_repairs, rows_to_fit, whole
+from worker.stages.slim import choose, cut, locate_groups, refusing_repairs, repair_model, rows_to_fit, whole
 from worker.stages.task_model import TaskModel
 
 STEP = 0.01  # between the ratios of the models that a search looks at
@@ -53,21 +53,21 @@ class Candidates:
     """
 
     def __init__(
-        self, staged: JobContext, subject: TaskModel, path: ScorePath, tick: Callable[[], None] = lambda: None
+        self, context: JobContext, task_model: TaskModel, path: ScorePath, tick: Callable[[], None] = lambda: None
     ) -> None:
-        self._staged, self._subject, self._path, self._tick = staged, subject, path, tick
+        self._context, self._task_model, self._path, self._tick = context, task_model, path, tick
         self._make_room()
-        self.groups = locate_groups(staged, subject)
+        self.groups = locate_groups(context, task_model)
         self.at = cache(self._at)
 
     def _at(self, asked: float) -> Candidate:
         """The model for a ratio. Raises WidthUnreachable."""
         self._tick()
-        kept = choose(self._staged, self.groups, self._path.at(asked), asked)
-        subject = self._subject
-        shapes = shapes_after(subject.loaded.model, subject.architecture, self.groups, kept)
+        kept = choose(self._context, self.groups, self._path.at(asked), asked)
+        task_model = self._task_model
+        shapes = shapes_after(task_model.loaded.model, task_model.architecture, self.groups, kept)
         counts = {site: kept_K.numel() for site, kept_K in kept.items()}
-        dtype = DTYPES[subject.loaded.dtype]
+        dtype = DTYPES[task_model.loaded.dtype]
         stored = {name: TensorShape(dtype, shape) for name, shape in shapes.items()} | self._buffers
         return Candidate(
             asked=asked,
@@ -94,10 +94,10 @@ class Candidates:
 
     def cut(self, candidate: Candidate) -> TaskModel:
         """The subject with a repaired and cut copy of its model. Raises InvalidRequest for a repair without a place."""
-        loaded = self._subject.loaded
-        copy = replace(self._subject, loaded=replace(loaded, model=surgery.twin(loaded.model)))
+        loaded = self._task_model.loaded
+        copy = replace(self._task_model, loaded=replace(loaded, model=surgery.twin(loaded.model)))
         self._repair(copy, candidate.kept)
-        return cut(copy, candidate.kept, self._staged.job.request.output.layout)
+        return cut(copy, candidate.kept, self._context.job.request.output.layout)
 
     def _reaches(self, ratio: float) -> bool:
         try:
@@ -108,27 +108,27 @@ class Candidates:
     @cached_property
     def _buffers(self) -> dict[str, TensorShape]:
         """What a checkpoint holds beside parameters."""
-        model = self._subject.loaded.model
+        model = self._task_model.loaded.model
         known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         others = ((name, tensor) for name, tensor in model.state_dict().items() if name not in known)
         return {name: TensorShape(DTYPES[tensor.dtype], tuple(tensor.shape)) for name, tensor in others}
 
     def _make_room(self) -> None:
         """The repair `bias` adds parameters, which count."""
-        if self._staged.job.request.method.repair is Repair.bias:
-            groups = locate_groups(self._staged, self._subject)
+        if self._context.job.request.method.repair is Repair.bias:
+            groups = locate_groups(self._context, self._task_model)
             with refusing_repairs():
-                make_room(self._subject.loaded.model, self._subject.architecture, whole(groups))
+                make_room(self._task_model.loaded.model, self._task_model.architecture, whole(groups))
 
     def _repair(self, copy: TaskModel, kept: dict[Site, Tensor]) -> None:
-        if self._staged.job.request.method.repair is not Repair.none:
-            mend(self._staged, copy, kept, self._moments, lambda *_: self._tick())
+        if self._context.job.request.method.repair is not Repair.none:
+            repair_model(self._context, copy, kept, self._moments, lambda *_: self._tick())
 
     @cached_property
     def _moments(self) -> dict[str, Moments] | None:
         """What the repair needs of the dense model: taken once, for every candidate."""
-        subject, method = self._subject, self._staged.job.request.method.repair
-        if subject.calibration.moments:
-            return subject.calibration.moments
-        model, rows = subject.loaded.model, rows_to_fit(self._staged, subject)
-        return repairs.moments_of(model, subject.architecture, self.groups, rows, method, lambda _: self._tick())
+        task_model, method = self._task_model, self._context.job.request.method.repair
+        if task_model.calibration.moments:
+            return task_model.calibration.moments
+        model, rows = task_model.loaded.model, rows_to_fit(self._context, task_model)
+        return repairs.moments_of(model, task_model.architecture, self.groups, rows, method, lambda _: self._tick())

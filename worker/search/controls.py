@@ -37,9 +37,9 @@ Mend = Callable[[JobContext, TaskModel, Kept], None]
 class Dense:
     """What controls are made of: the task in tokens, the model whole at each call, and the job's repair."""
 
-    subject: TaskModel
+    task_model: TaskModel
     load: Callable[[], LoadedModel]
-    mend: Mend
+    repair_model: Mend
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ class ControlProgress:
         self.progress.advance(self.done, self.total, "controls")
 
 
-def measure(staged: JobContext, dense: Dense, scores: Scores, ratio: float) -> Controls:
+def measure(context: JobContext, dense: Dense, scores: Scores, ratio: float) -> Controls:
     """The controls of a job that removed `ratio` by these scores. Raises what the job's progress does."""
-    request = staged.job.request
+    request = context.job.request
     layout, own_widths = request.output.layout, _may_have_own_widths(request)
     total = SEEDS + 1 + own_widths
 
     def control(number: int, rank: Scores | int, layout: Layout) -> Control:
-        turn = replace(staged, progress=ControlProgress(staged.progress, number, total))
+        turn = replace(context, progress=ControlProgress(context.progress, number, total))
         return _control(turn, dense, rank, ratio, layout)
 
     random = [control(number, request.method.seed + number, layout) for number in range(SEEDS)]
@@ -93,10 +93,10 @@ def _may_have_own_widths(request: JobRequest) -> bool:
     return request.output.layout is Layout.uniform and bool({Unit.ffn, Unit.heads} & set(request.method.units))
 
 
-def _control(staged: JobContext, dense: Dense, rank: Scores | int, ratio: float, layout: Layout) -> Control:
+def _control(context: JobContext, dense: Dense, rank: Scores | int, ratio: float, layout: Layout) -> Control:
     """By the scores of `rank`, or by random ones of that seed, which are compared as random scores are."""
-    request, subject = staged.job.request, replace(dense.subject, loaded=dense.load())
-    model, architecture, units = subject.loaded.model, subject.architecture, request.method.units
+    request, task_model = context.job.request, replace(dense.task_model, loaded=dense.load())
+    model, architecture, units = task_model.loaded.model, task_model.architecture, request.method.units
     told = rules(request, layout)
     if isinstance(rank, int):
         rank = attribution.score(model, architecture, units, (), "random", Options(seed=rank))
@@ -104,7 +104,7 @@ def _control(staged: JobContext, dense: Dense, rank: Scores | int, ratio: float,
     groups = locate(model, architecture, units)
     kept = selection.select(rank, groups, ratio, request.output.round_to, told)
     if request.method.repair is not Repair.none:
-        dense.mend(staged, subject, kept)
-    [measured] = evaluate(staged, [replace(subject, loaded=cut(subject.loaded, kept, layout))])
+        dense.repair_model(context, task_model, kept)
+    [measured] = evaluate(context, [replace(task_model, loaded=cut(task_model.loaded, kept, layout))])
     counts = {site: kept_K.numel() for site, kept_K in kept.items()}
     return Control(ratio=share_removed(groups, counts), metrics=measured.metrics)

@@ -28,18 +28,18 @@ class Reached:
 
     candidate: Candidate
     groups: list[Group]
-    subject: TaskModel  # cut; its evaluation rows are those that report
+    task_model: TaskModel  # cut; its evaluation rows are those that report
     dense: Measured  # on those rows
     rows: list[int]  # which of the evaluation rows they are
     curve: list[CurvePoint] = field(default_factory=list)
     steering: Verdict | None = None
 
 
-def count(candidates: Candidates, staged: JobContext) -> Candidate:
+def count(candidates: Candidates, context: JobContext) -> Candidate:
     """The model of a target that needs no measurement. Raises TargetUnreachable."""
-    target = staged.job.request.target
+    target = context.job.request.target
     if target.ratio is None:
-        return largest_within(candidates, staged)
+        return largest_within(candidates, context)
     try:
         return candidates.at(target.ratio)
     except WidthUnreachable as error:
@@ -60,9 +60,9 @@ def is_within(candidate: Candidate, target: Target) -> bool:
     return int(getattr(candidate, name)) <= number
 
 
-def largest_within(candidates: Candidates, staged: JobContext) -> Candidate:
+def largest_within(candidates: Candidates, context: JobContext) -> Candidate:
     """The largest model whose `parameters` or `bytes` are not above the target's number."""
-    target = staged.job.request.target
+    target = context.job.request.target
     name, number = counted_bound(target)
 
     def size(ratio: float) -> int:
@@ -82,21 +82,23 @@ def largest_within(candidates: Candidates, staged: JobContext) -> Candidate:
 Store = Callable[[TaskModel, list[Group], Candidate, str], object]
 
 
-def search(staged: JobContext, subject: TaskModel, dense: Measured, path: ScorePath, store: Store) -> Reached:
+def search(context: JobContext, task_model: TaskModel, dense: Measured, path: ScorePath, store: Store) -> Reached:
     """The model of a target that is measured; `store` is given those of a sweep that are asked for beside it.
 
     Raises TargetUnreachable, with the curve.
     """
-    return Search(staged, subject, dense, path, store).run()
+    return Search(context, task_model, dense, path, store).run()
 
 
 class Search:
     """Looks for one target's model. What it has measured it does not measure again."""
 
-    def __init__(self, staged: JobContext, subject: TaskModel, dense: Measured, path: ScorePath, store: Store) -> None:
-        self.staged, self.subject, self.dense, self.store = staged, subject, dense, store
-        self.target = staged.job.request.target
-        self.candidates = Candidates(staged, subject, path, self.tick)
+    def __init__(
+        self, context: JobContext, task_model: TaskModel, dense: Measured, path: ScorePath, store: Store
+    ) -> None:
+        self.context, self.task_model, self.dense, self.store = context, task_model, dense, store
+        self.target = context.job.request.target
+        self.candidates = Candidates(context, task_model, path, self.tick)
         # By the number of parameters, which tells nested models apart; of a sweep by the ratio that was asked for.
         self.points: dict[float, CurvePoint] = {}
         self.best: tuple[Candidate, TaskModel, Verdict | None] | None = None
@@ -105,7 +107,7 @@ class Search:
     def tick(self) -> None:
         """A sign of life; may raise in order to end the attempt."""
         done = len(self.points)
-        self.staged.progress.advance(done, max(done, self.expected), "models")
+        self.context.progress.advance(done, max(done, self.expected), "models")
 
     def run(self) -> Reached:
         """Dispatch by the kind of the target."""
@@ -120,14 +122,14 @@ class Search:
             return self.fastest_enough(self.target.latency_ms)
         if (self.target.parameters is self.target.bytes is None) or is_within(self.candidates.dense, self.target):
             return None
-        return largest_within(self.candidates, self.staged)
+        return largest_within(self.candidates, self.context)
 
     # --- sweep
 
     def sweep(self, ratios: list[float]) -> Reached:
         """A model at each ratio, all on all evaluation rows; the smallest one with artifacts is the job's own."""
         judge, artifacts = (
-            self.judge(list(range(len(self.subject.evaluation.examples)))),
+            self.judge(list(range(len(self.task_model.evaluation.examples)))),
             self.target.artifacts or [max(ratios)],
         )
         measured: tuple[int, TaskModel, Kept] | None = None  # with the number of parameters
@@ -173,7 +175,7 @@ class Search:
 
     def check_tokens(self, bound: LatencyBound) -> None:
         """Raise InvalidRequest for a pass that the model cannot make."""
-        most = self.subject.wording.max_tokens
+        most = self.task_model.wording.max_tokens
         if most is not None and bound.tokens > most:
             raise InvalidRequest(f"the model takes {most} tokens at most", param="target.latency_ms.tokens")
 
@@ -183,7 +185,7 @@ class Search:
         if known is not None and known.latency_ms is not None:
             return known.latency_ms
         cut = self.candidates.cut(candidate)
-        examples, padding = self.subject.evaluation.examples, self.subject.padding
+        examples, padding = self.task_model.evaluation.examples, self.task_model.padding
         took = latency.alone(cut.loaded.model, examples, padding, bound.batch, bound.tokens, self.tick)
         self.note(candidate, latency_ms=took, meets=took <= bound.value)
         return took
@@ -192,13 +194,13 @@ class Search:
         """The model of a target of latency alone."""
         assert bound is not None
         self.best = (bound, self.candidates.cut(bound), None)
-        return self.reached(list(range(len(self.subject.evaluation.examples))))
+        return self.reached(list(range(len(self.task_model.evaluation.examples))))
 
     # --- a floor under the metric
 
     def keeping(self, floor: float, bound: Candidate | None) -> Reached:
         """The smallest model that keeps `floor` of the dense metric, and is within `bound` where there is one."""
-        order = in_proportion([example.answer for example in self.subject.evaluation.examples], SPLIT_SEED)
+        order = in_proportion([example.answer for example in self.task_model.evaluation.examples], SPLIT_SEED)
         steering, reported = order[: len(order) // 2], sorted(order[len(order) // 2 :])
         if not steering:
             raise InvalidRequest("`keep_metric` needs at least two evaluation rows", param="task.evaluation")
@@ -249,10 +251,10 @@ class Search:
 
     def judge(self, rows: list[int]) -> SequentialTest:
         """Judges by these evaluation rows, in their order."""
-        padding, budget = self.subject.padding, self.staged.settings.tokens_per_batch
+        padding, budget = self.task_model.padding, self.context.settings.tokens_per_batch
         return SequentialTest(
-            kind=self.subject.wording.task.kind or TaskKind.classification,
-            examples=[self.subject.evaluation.examples[row] for row in rows],
+            kind=self.task_model.wording.task.kind or TaskKind.classification,
+            examples=[self.task_model.evaluation.examples[row] for row in rows],
             dense=part(self.dense.scores, rows),
             batched=lambda examples: batching.batches(examples, padding, budget),
         )
@@ -275,14 +277,16 @@ class Search:
         """The best model found, to be reported on these evaluation rows."""
         assert self.best is not None
         candidate, cut, verdict = self.best
-        whole, budget = self.subject.evaluation, self.staged.settings.tokens_per_batch
+        whole, budget = self.task_model.evaluation, self.context.settings.tokens_per_batch
         examples = [whole.examples[row] for row in rows]
-        reporting = replace(whole, examples=examples, batches=batching.batches(examples, self.subject.padding, budget))
+        reporting = replace(
+            whole, examples=examples, batches=batching.batches(examples, self.task_model.padding, budget)
+        )
         slim = replace(cut, evaluation=reporting)
         return Reached(
             candidate=candidate,
             groups=self.candidates.groups,
-            subject=slim,
+            task_model=slim,
             dense=measured_part(self.dense, slim, rows),
             rows=rows,
             curve=self.curve,
@@ -290,13 +294,13 @@ class Search:
         )
 
 
-def kept_metric(staged: JobContext, reached: Reached, slim: Measured) -> KeptMetric | None:
+def kept_metric(context: JobContext, reached: Reached, slim: Measured) -> KeptMetric | None:
     """What a search has kept, by both parts of the rows; None where it did not ask for a floor."""
-    floor, steering = staged.job.request.target.keep_metric, reached.steering
+    floor, steering = context.job.request.target.keep_metric, reached.steering
     if floor is None or steering is None:
         return None
-    metric = METRICS[reached.subject.wording.task.kind or TaskKind.classification]
-    reported = kept(metric, slim.scores, reached.dense.scores, reached.subject.evaluation.examples)
+    metric = METRICS[reached.task_model.wording.task.kind or TaskKind.classification]
+    reported = kept(metric, slim.scores, reached.dense.scores, reached.task_model.evaluation.examples)
     return KeptMetric(
         metric=metric.name,
         floor=floor,

@@ -18,17 +18,17 @@ class Beside:
     observed: Mapping[str, TaskModel]  # tasks that the model is not slimmed for
 
     @property
-    def subjects(self) -> list[TaskModel]:
+    def task_models(self) -> list[TaskModel]:
         """All of them, in the order in which `metrics` takes what was measured."""
         return [*self.partners.values(), *self.evaluations.values(), *self.observed.values()]
 
     def on(self, loaded: LoadedModel) -> list[TaskModel]:
         """All of them with another model."""
-        return [replace(subject, loaded=loaded) for subject in self.subjects]
+        return [replace(task_model, loaded=loaded) for task_model in self.task_models]
 
-    def tasks(self, subject: TaskModel) -> dict[str, TaskModel]:
+    def tasks(self, task_model: TaskModel) -> dict[str, TaskModel]:
         """The tasks of a union by title, the subject's own first; none where there is one task."""
-        return {subject.wording.task.title: subject, **self.partners} if self.partners else {}
+        return {task_model.wording.task.title: task_model, **self.partners} if self.partners else {}
 
     def metrics(self, title: str, dense: Sequence[Measured], slim: Sequence[Measured]) -> JobMetrics:
         """The figures of the task called `title`, which come first, and of all that was measured beside it."""

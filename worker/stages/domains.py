@@ -14,11 +14,11 @@ def read(task: Task, location: Location) -> dict[str, list[Row]]:
     return {name: read_source(source, _param(name), task, location) for name, source in task.evaluations.items()}
 
 
-def subjects(staged: JobContext, subject: TaskModel, sets: dict[str, list[Row]]) -> dict[str, TaskModel]:
+def task_models(context: JobContext, task_model: TaskModel, sets: dict[str, list[Row]]) -> dict[str, TaskModel]:
     """The subject with the rows of each set in place of its evaluation rows."""
-    tokens = staged.settings.tokens_per_batch
+    tokens = context.settings.tokens_per_batch
     return {
-        name: replace(subject, evaluation=encode(rows, _param(name), subject.wording, subject.padding, tokens))
+        name: replace(task_model, evaluation=encode(rows, _param(name), task_model.wording, task_model.padding, tokens))
         for name, rows in sets.items()
     }
 

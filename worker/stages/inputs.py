@@ -39,27 +39,27 @@ class Sources:
     fingerprints: Fingerprints | None
 
 
-def fetch(staged: JobContext) -> Sources:
+def fetch(context: JobContext) -> Sources:
     """Bring model, adapter and rows here; rows first, since they are small and as likely to be wrong.
 
     Raises the errors of `service.contract.errors` for what is not there or cannot be read, and whatever the job's
     progress does.
     """
-    request, roots = staged.job.request, staged.settings.local_roots
-    options(staged)  # refuses what the task cannot serve before anything is fetched
-    location = Location(staged.storage, staged.job.tenant, staged.scratch / "rows", roots)
-    calibration, evaluation_rows = load_rows(staged.task, location)
+    request, roots = context.job.request, context.settings.local_roots
+    options(context)  # refuses what the task cannot serve before anything is fetched
+    location = Location(context.storage, context.job.tenant, context.scratch / "rows", roots)
+    calibration, evaluation_rows = load_rows(context.task, location)
     others_of_union = side_tasks.read(request.placed_tasks, location)
-    sets = domains.read(staged.task, location)
+    sets = domains.read(context.task, location)
     others = observed.read(request.observe, location)
-    cache = staged.settings.state / "cache"
-    left, ancestors = _left_by_job(staged)
+    cache = context.settings.state / "cache"
+    left, ancestors = _left_by_job(context)
     model = loading.fetch(
-        request.model, scratch=staged.scratch, cache=cache, roots=roots, on_bytes=staged.on_bytes, left=left
+        request.model, scratch=context.scratch, cache=cache, roots=roots, on_bytes=context.on_bytes, left=left
     )
     uri, adapter = request.model.adapter_uri, None
     if uri:
-        adapter = loading.fetch_adapter(uri, scratch=staged.scratch, roots=roots, on_bytes=staged.on_bytes)
+        adapter = loading.fetch_adapter(uri, scratch=context.scratch, roots=roots, on_bytes=context.on_bytes)
     parts = {"model": model} | ({"adapter": adapter} if adapter else {})
     return Sources(
         model=model,
@@ -71,26 +71,26 @@ def fetch(staged: JobContext) -> Sources:
         observed=others,
         digests={name: digest_directory(directory) for name, directory in parts.items()},
         lineage=ancestors,
-        fingerprints=_fingerprints_of(staged),
+        fingerprints=_fingerprints_of(context),
     )
 
 
-def _fingerprints_of(staged: JobContext) -> Fingerprints | None:
+def _fingerprints_of(context: JobContext) -> Fingerprints | None:
     """What a plan of the same request will look for; None where a source, fetched once, cannot be looked at again."""
     try:
         return fingerprints(
-            staged.job.request, Access(staged.storage, staged.job.tenant, True, staged.settings.local_roots)
+            context.job.request, Access(context.storage, context.job.tenant, True, context.settings.local_roots)
         )
     except TaskslimError:
         log.info("no plan will find the scores of this job", exc_info=True)
         return None
 
 
-def _left_by_job(staged: JobContext) -> tuple[JobModel | None, list[Ancestor]]:
+def _left_by_job(context: JobContext) -> tuple[JobModel | None, list[Ancestor]]:
     """(the model, the jobs that led to it) where the request names a job of the tenant. Raises InvalidModel."""
-    uri = staged.job.request.model.uri
+    uri = context.job.request.model.uri
     if scheme_of(uri) != JOB:
         return None, []
     with blaming("model.uri", InvalidModel):
-        left = job_model(uri, staged.storage, staged.job.tenant)
+        left = job_model(uri, context.storage, context.job.tenant)
         return left, lineage(left)

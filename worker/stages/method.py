@@ -8,9 +8,9 @@ from worker.slimming.scoring.criteria import CRITERIA, Options
 from worker.stages.context import JobContext
 
 
-def options(staged: JobContext) -> Options:
+def options(context: JobContext) -> Options:
     """What the criterion is told. Raises InvalidRequest for an objective that the task cannot serve."""
-    method, kind = staged.job.request.method, staged.task.kind
+    method, kind = context.job.request.method, context.task.kind
     objective = method.objective or (Objective.log_probability if kind is TaskKind.generation else Objective.margin)
     if objective is Objective.margin and kind is TaskKind.generation:
         raise InvalidRequest("a generation task has no wrong labels to take a margin to", param="method.objective")
@@ -37,9 +37,9 @@ def rules(request: JobRequest, layout: Layout) -> Rules:
     )
 
 
-def in_force(staged: JobContext) -> dict[str, str | int]:
+def in_force(context: JobContext) -> dict[str, str | int]:
     """What the report says of the method: the criterion, what it was told, and how groups were compared."""
-    request = staged.job.request
+    request = context.job.request
     told = rules(request, request.output.layout)
     compared = {"normalisation": told.normalisation} if told.scope == Scope.all else {}
-    return {"criterion": request.method.criterion.value, **vars(options(staged)), **compared}
+    return {"criterion": request.method.criterion.value, **vars(options(context)), **compared}

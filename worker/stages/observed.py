@@ -10,7 +10,7 @@ from worker.data import loading
 from worker.data.loading import Location
 from worker.data.rows import Row
 from worker.stages.context import JobContext
-from worker.stages.task_model import TaskModel, ask
+from worker.stages.task_model import TaskModel, encode_task
 
 
 def read(tasks: Sequence[ObservedTask], location: Location) -> list[list[Row]]:
@@ -22,10 +22,10 @@ def read(tasks: Sequence[ObservedTask], location: Location) -> list[list[Row]]:
     return found
 
 
-def subjects(staged: JobContext, loaded: LoadedModel, rows: Sequence[list[Row]]) -> dict[str, TaskModel]:
+def task_models(context: JobContext, loaded: LoadedModel, rows: Sequence[list[Row]]) -> dict[str, TaskModel]:
     """The model with each task in tokens, and nothing to calibrate on, by title. Raises InvalidLabels and its like."""
     found = {}
-    for index, (task, evaluation_rows) in enumerate(zip(staged.job.request.observe, rows, strict=True)):
+    for index, (task, evaluation_rows) in enumerate(zip(context.job.request.observe, rows, strict=True)):
         with blaming_task(f"observe.{index}"):
-            found[task.title] = ask(staged, loaded, resolve(task), [], evaluation_rows)
+            found[task.title] = encode_task(context, loaded, resolve(task), [], evaluation_rows)
     return found

@@ -32,48 +32,53 @@ class Answered:
     confidence_E: Tensor
 
 
-def supervise(staged: JobContext, subjects: Sequence[TaskModel], evaluate: Evaluate) -> list[TaskModel]:
+def supervise(context: JobContext, task_models: Sequence[TaskModel], evaluate: Evaluate) -> list[TaskModel]:
     """The subjects with an answer for every evaluation row that lacks one; the first one, which is to be slimmed, with
     answers to its calibration rows, those below the floor left out.
 
     `evaluate` measures the dense model on the evaluation rows of subjects, or knows what came of it earlier. Raises
     UnusableAnswers where the answers to the calibration rows leave a label without a row.
     """
-    subject, *others = [_judged(staged, subject, evaluate) for subject in subjects]
-    return [subject if subject.calibration.answered else _calibrated_on_answers(staged, subject, evaluate), *others]
+    task_model, *others = [_judged(context, task_model, evaluate) for task_model in task_models]
+    return [
+        task_model if task_model.calibration.answered else _calibrated_on_answers(context, task_model, evaluate),
+        *others,
+    ]
 
 
-def _judged(staged: JobContext, subject: TaskModel, evaluate: Evaluate) -> TaskModel:
-    rows = subject.evaluation
+def _judged(context: JobContext, task_model: TaskModel, evaluate: Evaluate) -> TaskModel:
+    rows = task_model.evaluation
     if rows.answered:
-        return subject
-    return replace(subject, evaluation=_with(staged, subject, answer(staged, subject, rows, evaluate).examples, rows))
+        return task_model
+    return replace(
+        task_model, evaluation=_with(context, task_model, answer(context, task_model, rows, evaluate).examples, rows)
+    )
 
 
-def _calibrated_on_answers(staged: JobContext, subject: TaskModel, evaluate: Evaluate) -> TaskModel:
-    given = answer(staged, subject, subject.calibration, evaluate)
-    chosen = _confident(given, staged.task.confidence or 0.0)
+def _calibrated_on_answers(context: JobContext, task_model: TaskModel, evaluate: Evaluate) -> TaskModel:
+    given = answer(context, task_model, task_model.calibration, evaluate)
+    chosen = _confident(given, context.task.confidence or 0.0)
     answers = Counter(example.answer for example in chosen)
-    labels = list(subject.wording.words)
+    labels = list(task_model.wording.words)
     own = OwnAnswers(
         given={label: answers[index] for index, label in enumerate(labels)},
         left_out=len(given.examples) - len(chosen),
     )
     _check(own, given, chosen, labels)
-    return replace(subject, calibration=_with(staged, subject, chosen, subject.calibration), own_answers=own)
+    return replace(task_model, calibration=_with(context, task_model, chosen, task_model.calibration), own_answers=own)
 
 
-def answer(staged: JobContext, subject: TaskModel, rows: Examples, evaluate: Evaluate) -> Answered:
+def answer(context: JobContext, task_model: TaskModel, rows: Examples, evaluate: Evaluate) -> Answered:
     """The model's own answer to each row: its likeliest label, or what it writes.
 
     Its confidence is P(label) among the labels, or the geometric mean of P(token | what precedes it) over the tokens of
     a text, so that a long text is not less certain for its length.
     """
-    if subject.generates:
-        return _written(staged, subject, rows)
-    [measured] = evaluate([replace(subject, evaluation=rows)])
+    if task_model.generates:
+        return _written(context, task_model, rows)
+    [measured] = evaluate([replace(task_model, evaluation=rows)])
     confidence_E, answer_E = measured.scores.log_probability_EL.softmax(dim=1).max(dim=1)
-    words = list(subject.wording.words.values())
+    words = list(task_model.wording.words.values())
     examples = [
         replace(example, answer=index, text=words[index])
         for example, index in zip(rows.examples, answer_E.tolist(), strict=True)
@@ -81,9 +86,9 @@ def answer(staged: JobContext, subject: TaskModel, rows: Examples, evaluate: Eva
     return Answered(examples, confidence_E)
 
 
-def _written(staged: JobContext, subject: TaskModel, rows: Examples) -> Answered:
-    model, wording, padding = subject.loaded.model, subject.wording, subject.padding
-    budget, count = staged.settings.tokens_per_batch, staged.counter(2 * len(rows.examples))
+def _written(context: JobContext, task_model: TaskModel, rows: Examples) -> Answered:
+    model, wording, padding = task_model.loaded.model, task_model.wording, task_model.padding
+    budget, count = context.settings.tokens_per_batch, context.counter(2 * len(rows.examples))
     written = metrics.write(model, rows.examples, wording, padding, budget, count)
     texts = wording.tokenizer.batch_decode(written, skip_special_tokens=True)
     examples = [
@@ -123,6 +128,6 @@ def _check(own: OwnAnswers, given: Answered, chosen: Sequence[Example], labels: 
         )
 
 
-def _with(staged: JobContext, subject: TaskModel, examples: list[Example], rows: Examples) -> Examples:
-    batches = batching.batches(examples, subject.padding, staged.settings.tokens_per_batch)
+def _with(context: JobContext, task_model: TaskModel, examples: list[Example], rows: Examples) -> Examples:
+    batches = batching.batches(examples, task_model.padding, context.settings.tokens_per_batch)
     return replace(rows, examples=examples, batches=batches)

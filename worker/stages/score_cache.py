@@ -34,7 +34,7 @@ log = structlog.get_logger()
 class ScoreCache:
     """The measurements of one job."""
 
-    staged: JobContext
+    context: JobContext
     digests: Mapping[str, str]  # of the model's and the adapter's files
     fingerprints: Fingerprints | None  # of the request
     store: ScoreSets | None  # None: everything is measured, and nothing is stored
@@ -43,32 +43,32 @@ class ScoreCache:
     evaluations: list[bool] = field(default_factory=list, init=False)  # whether each was there
     answers: list[str] = field(default_factory=list, init=False)  # the digest of each
 
-    def evaluate(self, subjects: Sequence[TaskModel]) -> list[Measured]:
+    def evaluate(self, task_models: Sequence[TaskModel]) -> list[Measured]:
         """The dense model on the evaluation rows of each subject."""
-        keys = [self._rows_key(subject) for subject in subjects]
+        keys = [self._rows_key(task_model) for task_model in task_models]
         stored = [self._find(key) for key in keys]
-        missing = [subject for subject, content in zip(subjects, stored, strict=True) if content is None]
-        fresh = iter(evaluate(self.staged, missing))
+        missing = [task_model for task_model, content in zip(task_models, stored, strict=True) if content is None]
+        fresh = iter(evaluate(self.context, missing))
         self.evaluations += [content is not None for content in stored]
         self.answers += [key.digest for key in keys]
         found = []
-        for subject, key, content in zip(subjects, keys, stored, strict=True):
+        for task_model, key, content in zip(task_models, keys, stored, strict=True):
             measured = unpack_measured(content) if content is not None else next(fresh)
             if content is None:
-                self._add(key, pack_measured(measured, key.about), subject, ScoreKind.rows)
+                self._add(key, pack_measured(measured, key.about), task_model, ScoreKind.rows)
             found.append(measured)
         return found
 
-    def path(self, subject: TaskModel, ratios: Sequence[float], measure: Callable[[], ScorePath]) -> ScorePath:
+    def path(self, task_model: TaskModel, ratios: Sequence[float], measure: Callable[[], ScorePath]) -> ScorePath:
         """The unit scores on the subject's calibration rows, taken at `ratios`."""
-        key = self.units_key(subject, ratios)
+        key = self.units_key(task_model, ratios)
         content = self._find(key)
         path = unpack_path(content) if content is not None else measure()
         if content is None:
-            self._add(key, pack_path(path, key.about), subject, ScoreKind.units, path.ratios)
+            self._add(key, pack_path(path, key.about), task_model, ScoreKind.units, path.ratios)
         if self.store is not None:
             self.paths[key.digest] = content is not None
-            self.tasks[subject.wording.task.title] = key.digest
+            self.tasks[task_model.wording.task.title] = key.digest
             self._note()
         return path
 
@@ -77,7 +77,7 @@ class ScoreCache:
         if (
             self.store is None
             or self.fingerprints is None
-            or len(self.tasks) < len(self.staged.job.request.slimmed_for)
+            or len(self.tasks) < len(self.context.job.request.slimmed_for)
         ):
             return
         self.store.note(self._tenant, self.fingerprints.units, list(self.tasks.values()), days=self._days)
@@ -95,23 +95,23 @@ class ScoreCache:
 
     # --- keys
 
-    def units_key(self, subject: TaskModel, ratios: Sequence[float]) -> "Key":
-        request = self.staged.job.request
-        method = scoring(request.method, self.staged.task.kind)
+    def units_key(self, task_model: TaskModel, ratios: Sequence[float]) -> "Key":
+        request = self.context.job.request
+        method = scoring(request.method, self.context.task.kind)
         output = request.output
         # With several steps the selection decides what the later scores see.
         path = [list(ratios), output.round_to, output.layout] if len(ratios) > 1 else None
-        return self._key(subject, subject.calibration.examples, {"method": method, "path": path})
+        return self._key(task_model, task_model.calibration.examples, {"method": method, "path": path})
 
-    def _rows_key(self, subject: TaskModel) -> "Key":
-        return self._key(subject, subject.evaluation.examples, {"answered": subject.evaluation.answered})
+    def _rows_key(self, task_model: TaskModel) -> "Key":
+        return self._key(task_model, task_model.evaluation.examples, {"answered": task_model.evaluation.answered})
 
-    def _key(self, subject: TaskModel, examples: Sequence[Example], more: Mapping[str, Any]) -> "Key":
+    def _key(self, task_model: TaskModel, examples: Sequence[Example], more: Mapping[str, Any]) -> "Key":
         about = {
-            "task": wording(prompts.as_run(subject.wording)),
+            "task": wording(prompts.as_run(task_model.wording)),
             "digests": dict(self.digests) | {"rows": digest_examples(examples)},
             "versions": {package: version(package) for package in PACKAGES},
-            "device": subject.loaded.model.device.type,
+            "device": task_model.loaded.model.device.type,
             **more,
         }
         return Key(digest({"format": FORMAT} | about), about, len(examples))
@@ -128,17 +128,17 @@ class ScoreCache:
         return content
 
     def _add(
-        self, key: "Key", content: bytes, subject: TaskModel, kind: ScoreKind, ratios: Sequence[float] = ()
+        self, key: "Key", content: bytes, task_model: TaskModel, kind: ScoreKind, ratios: Sequence[float] = ()
     ) -> None:
         if self.store is None:
             return
         measured = MeasuredScores(
             digest=key.digest,
             kind=kind,
-            job_id=self.staged.job.id,
-            model=self.staged.job.request.model,
-            family=subject.loaded.family.model_type,
-            method=self.staged.job.request.method if kind is ScoreKind.units else None,
+            job_id=self.context.job.id,
+            model=self.context.job.request.model,
+            family=task_model.loaded.family.model_type,
+            method=self.context.job.request.method if kind is ScoreKind.units else None,
             ratios=list(ratios),
             rows=key.rows,
             size=len(content),
@@ -150,11 +150,11 @@ class ScoreCache:
 
     @property
     def _tenant(self) -> str:
-        return self.staged.job.tenant
+        return self.context.job.tenant
 
     @property
     def _days(self) -> float:
-        return self.staged.job.request.retention_days or self.staged.settings.retention_days
+        return self.context.job.request.retention_days or self.context.settings.retention_days
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from worker.data.loading import Location
 from worker.data.rows import Row
 from worker.evaluation.metrics import wilson
 from worker.stages.context import JobContext
-from worker.stages.task_model import TaskModel, ask
+from worker.stages.task_model import TaskModel, encode_task
 
 # Both models' answers by label, and those that changed.
 Compared = tuple[Confusion | None, list[ChangedAnswer]]
@@ -40,30 +40,30 @@ def read(tasks: Mapping[str, Task], location: Location) -> list[TaskRows]:
     return found
 
 
-def subjects(staged: JobContext, loaded: LoadedModel, partners: Sequence[TaskRows]) -> dict[str, TaskModel]:
+def task_models(context: JobContext, loaded: LoadedModel, partners: Sequence[TaskRows]) -> dict[str, TaskModel]:
     """The model with each task in tokens, by title. Raises InvalidLabels and its like."""
     found = {}
     for partner in partners:
         with blaming_task(partner.place):
-            asked = ask(staged, loaded, partner.task, partner.calibration, partner.evaluation)
+            asked = encode_task(context, loaded, partner.task, partner.calibration, partner.evaluation)
             found[partner.task.title] = asked
     return found
 
 
-def calibrated_on_all(subject: TaskModel, partners: Iterable[TaskModel]) -> TaskModel:
+def calibrated_on_all(task_model: TaskModel, partners: Iterable[TaskModel]) -> TaskModel:
     """The subject with the calibration rows of its partners too, for a repair that serves all of them."""
     partners = list(partners)
     if not partners:
-        return subject
-    sets = [each.calibration for each in (subject, *partners)]
+        return task_model
+    sets = [each.calibration for each in (task_model, *partners)]
     together = replace(
-        subject.calibration,
+        task_model.calibration,
         examples=[example for examples in sets for example in examples.examples],
         batches=[batch for examples in sets for batch in examples.batches],
         shortened=sum(examples.shortened for examples in sets),
         moments={},
     )
-    return replace(subject, calibration=together)
+    return replace(task_model, calibration=together)
 
 
 def pooled(metrics: Sequence[Metrics]) -> Metrics:

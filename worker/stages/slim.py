@@ -21,9 +21,9 @@ from worker.stages.method import options, rules
 from worker.stages.task_model import TaskModel
 
 
-def mend(
-    staged: JobContext,
-    subject: TaskModel,
+def repair_model(
+    context: JobContext,
+    task_model: TaskModel,
     kept: dict[Site, Tensor],
     moments: dict[str, Moments] | None,
     on_progress: Callable[[int, int], None],
@@ -32,18 +32,18 @@ def mend(
 
     Raises InvalidRequest where the family has no place for the repair.
     """
-    model, method, rows = subject.loaded.model, staged.job.request.method.repair, rows_to_fit(staged, subject)
+    model, method, rows = task_model.loaded.model, context.job.request.method.repair, rows_to_fit(context, task_model)
     if moments:
-        repairs.repair_again(model, subject.architecture, kept, rows, method, moments, on_progress)
+        repairs.repair_again(model, task_model.architecture, kept, rows, method, moments, on_progress)
     else:
         with refusing_repairs():
-            repairs.repair(model, subject.architecture, kept, rows, method, on_progress)
+            repairs.repair(model, task_model.architecture, kept, rows, method, on_progress)
 
 
-def rows_to_fit(staged: JobContext, subject: TaskModel) -> Rows:
+def rows_to_fit(context: JobContext, task_model: TaskModel) -> Rows:
     """The calibration rows, on the model's device, and what tells which of their tokens matter."""
-    batches = [batch.to(subject.loaded.model.device) for batch in subject.calibration.batches]
-    return Rows(batches, options(staged).objective)
+    batches = [batch.to(task_model.loaded.model.device) for batch in task_model.calibration.batches]
+    return Rows(batches, options(context).objective)
 
 
 def whole(groups: list[Group]) -> dict[Site, Tensor]:
@@ -51,21 +51,21 @@ def whole(groups: list[Group]) -> dict[Site, Tensor]:
     return {group.site: torch.arange(group.count) for group in groups}
 
 
-def locate_groups(staged: JobContext, subject: TaskModel) -> list[Group]:
+def locate_groups(context: JobContext, task_model: TaskModel) -> list[Group]:
     """The groups of the units that the job chooses. Raises UnsupportedUnit."""
     with refusing_units():
-        return locate(subject.loaded.model, subject.architecture, staged.job.request.method.units)
+        return locate(task_model.loaded.model, task_model.architecture, context.job.request.method.units)
 
 
-def choose(staged: JobContext, groups: list[Group], scores: Scores, ratio: float) -> dict[Site, Tensor]:
+def choose(context: JobContext, groups: list[Group], scores: Scores, ratio: float) -> dict[Site, Tensor]:
     """What stays of each group, by the job's rules. Raises WidthUnreachable."""
-    request = staged.job.request
+    request = context.job.request
     return selection.select(scores, groups, ratio, request.output.round_to, rules(request, request.output.layout))
 
 
-def cut(subject: TaskModel, kept: dict[Site, Tensor], layout: Layout) -> TaskModel:
+def cut(task_model: TaskModel, kept: dict[Site, Tensor], layout: Layout) -> TaskModel:
     """The subject with its model cut, as the class that can hold it."""
-    return replace(subject, loaded=cutting.cut(subject.loaded, kept, layout))
+    return replace(task_model, loaded=cutting.cut(task_model.loaded, kept, layout))
 
 
 @contextmanager

@@ -70,23 +70,23 @@ class Measured:
     scores: Scores
 
 
-def load(staged: JobContext, model: Path, adapter: Path | None) -> LoadedModel:
+def load(context: JobContext, model: Path, adapter: Path | None) -> LoadedModel:
     """The model on its device. Raises InvalidRequest for a layout that cannot hold it."""
-    loaded = loading.load(model, device=device(staged.settings.device), adapter=adapter)
-    if is_own(loaded.model) and staged.job.request.output.layout is Layout.uniform:
+    loaded = loading.load(model, device=device(context.settings.device), adapter=adapter)
+    if is_own(loaded.model) and context.job.request.output.layout is Layout.uniform:
         message = "the layers of this model have widths of their own already: ask for the layout `per-layer`"
         raise InvalidRequest(message, param="output.layout")
     return loaded
 
 
-def ask(
-    staged: JobContext, loaded: LoadedModel, task: TaskWording, calibration: list[Row], evaluation_rows: list[Row]
+def encode_task(
+    context: JobContext, loaded: LoadedModel, task: TaskWording, calibration: list[Row], evaluation_rows: list[Row]
 ) -> TaskModel:
     """The model with a resolved task in tokens."""
     kind = loaded.family.kind
     wording = prompts.wording(kind, task, loaded.tokenizer, loaded.model.config)
     padding = batching.padding(loaded.model, loaded.tokenizer, kind)
-    tokens = staged.settings.tokens_per_batch
+    tokens = context.settings.tokens_per_batch
     calibrating = encode(calibration, "task.calibration", wording, padding, tokens)
     judging = encode(evaluation_rows, "task.evaluation", wording, padding, tokens)
     return TaskModel(loaded, wording, padding, calibrating, judging)
@@ -99,12 +99,15 @@ def encode(rows: list[Row], param: str, wording: Wording, padding: batching.Padd
     return Examples(encoded, batching.batches(encoded, padding, tokens_per_batch), shortened, answered)
 
 
-def evaluate(staged: JobContext, subjects: Sequence[TaskModel]) -> list[Measured]:
+def evaluate(context: JobContext, task_models: Sequence[TaskModel]) -> list[Measured]:
     """The model as it now is, on the evaluation rows of each subject."""
-    sizes = [_passes(subject) for subject in subjects]
-    count = staged.counter(sum(sizes))
+    sizes = [_passes(task_model) for task_model in task_models]
+    count = context.counter(sum(sizes))
     starts = [sum(sizes[:index]) for index in range(len(sizes))]
-    return [_evaluate(staged, subject, _ahead(count, start)) for subject, start in zip(subjects, starts, strict=True)]
+    return [
+        _evaluate(context, task_model, _ahead(count, start))
+        for task_model, start in zip(task_models, starts, strict=True)
+    ]
 
 
 def _ahead(count: Callable[[int], None], start: int) -> Callable[[int], None]:
@@ -112,31 +115,31 @@ def _ahead(count: Callable[[int], None], start: int) -> Callable[[int], None]:
     return lambda done: count(start + done)
 
 
-def _passes(subject: TaskModel) -> int:
+def _passes(task_model: TaskModel) -> int:
     """Examples that an evaluation goes through: those of a generation task once for scores, once for texts."""
-    return len(subject.evaluation.examples) * (2 if subject.generates else 1)
+    return len(task_model.evaluation.examples) * (2 if task_model.generates else 1)
 
 
-def _evaluate(staged: JobContext, subject: TaskModel, count: Callable[[int], None]) -> Measured:
-    model, rows = subject.loaded.model, subject.evaluation
+def _evaluate(context: JobContext, task_model: TaskModel, count: Callable[[int], None]) -> Measured:
+    model, rows = task_model.loaded.model, task_model.evaluation
     scores = evaluation.score(model, rows.batches, count)
-    if subject.generates:
+    if task_model.generates:
         given = evaluation.generate(
             model,
             rows.examples,
-            subject.wording,
-            subject.padding,
-            staged.settings.tokens_per_batch,
+            task_model.wording,
+            task_model.padding,
+            context.settings.tokens_per_batch,
             lambda done: count(len(rows.examples) + done),
         )
     else:
-        given = answers.chosen_labels(scores, list(subject.wording.words))
-    return Measured(_metrics(subject, scores, given), given, loading.count_parameters(model), scores)
+        given = answers.chosen_labels(scores, list(task_model.wording.words))
+    return Measured(_metrics(task_model, scores, given), given, loading.count_parameters(model), scores)
 
 
-def _metrics(subject: TaskModel, scores: Scores, given: list[str]) -> Metrics:
-    rows = subject.evaluation
-    if subject.generates:
+def _metrics(task_model: TaskModel, scores: Scores, given: list[str]) -> Metrics:
+    rows = task_model.evaluation
+    if task_model.generates:
         metrics = evaluation.generation_metrics(scores, rows.examples, given)
     else:
         metrics = evaluation.classification_metrics(scores)

@@ -30,7 +30,7 @@ from worker.slimming.scoring.iterative import ScorePath, schedule
 from worker.stages import inputs
 from worker.stages.context import JobContext
 from worker.stages.slim import locate_groups
-from worker.stages.task_model import Measured, TaskModel, ask, evaluate, load
+from worker.stages.task_model import Measured, TaskModel, encode_task, evaluate, load
 
 KEEPING: dict[str, Any] = {"target": {"keep_metric": 0.9}, "output": {"round_to": 1}}
 
@@ -39,28 +39,28 @@ KEEPING: dict[str, Any] = {"target": {"keep_metric": 0.9}, "output": {"round_to"
 class Prepared:
     """A job as it is before its target is looked for."""
 
-    staged: JobContext
-    subject: TaskModel
+    context: JobContext
+    task_model: TaskModel
     dense: Measured
     progress: Recorder
 
     @property
     def path(self) -> ScorePath:
         """The job's own scores."""
-        request = self.staged.job.request
+        request = self.context.job.request
         ratios = schedule(pipeline.furthest(request.target), request.method.steps)
-        return pipeline.attribute(self.staged, self.subject, ratios)
+        return pipeline.attribute(self.context, self.task_model, ratios)
 
     def candidates(self, seed: int = 0) -> Candidates:
         """Every model along a path of random scores."""
         generator = torch.Generator().manual_seed(seed)
-        groups = locate_groups(self.staged, self.subject)
+        groups = locate_groups(self.context, self.task_model)
         scores = {group.site: torch.rand(group.count, generator=generator) for group in groups}
-        return Candidates(self.staged, self.subject, ScorePath((0.0,), (scores,)))
+        return Candidates(self.context, self.task_model, ScorePath((0.0,), (scores,)))
 
     def search(self) -> targets.Reached:
         """What the search finds."""
-        return targets.search(self.staged, self.subject, self.dense, self.path, store_nothing)
+        return targets.search(self.context, self.task_model, self.dense, self.path, store_nothing)
 
 
 def store_nothing(*_: object) -> None:
@@ -79,12 +79,12 @@ def prepared(root: Path, family: str = "llama", num_rows: int = 80, **fields: An
     scratch.mkdir(parents=True)
     resolved = presets.resolve(job.request.slimmed_for[0])
     here = Settings(state=root, device="cpu", tokens_per_batch=512)
-    staged = JobContext(job, resolved, here, deployment.storage, progress, scratch)
+    context = JobContext(job, resolved, here, deployment.storage, progress, scratch)
     progress.stage(Stage.search)
-    sources = inputs.fetch(staged)
-    loaded = load(staged, sources.model, sources.adapter)
-    subject = ask(staged, loaded, resolved, sources.calibration, sources.evaluation)
-    return Prepared(staged, subject, evaluate(staged, [subject])[0], progress)
+    sources = inputs.fetch(context)
+    loaded = load(context, sources.model, sources.adapter)
+    task_model = encode_task(context, loaded, resolved, sources.calibration, sources.evaluation)
+    return Prepared(context, task_model, evaluate(context, [task_model])[0], progress)
 
 
 # --- counting ------------------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ METHODS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("family", METHODS)
 def test_a_model_is_counted_before_it_is_cut(family: str, tmp_path: Path) -> None:
     job = prepared(tmp_path, family, num_rows=4, **METHODS[family])
-    dense = loading.count_parameters(job.subject.loaded.model)
+    dense = loading.count_parameters(job.task_model.loaded.model)
     candidates = job.candidates()
     for ratio in (0.3, 0.5):
         candidate = candidates.at(ratio)
@@ -112,7 +112,7 @@ def test_a_model_is_counted_before_it_is_cut(family: str, tmp_path: Path) -> Non
         loading.save(slim.loaded, tmp_path / f"slim-{ratio}")
         assert candidate.parameters == loading.count_parameters(slim.loaded.model) < dense
         assert candidate.bytes == weight_bytes(tmp_path / f"slim-{ratio}")
-    assert loading.count_parameters(job.subject.loaded.model) == dense
+    assert loading.count_parameters(job.task_model.loaded.model) == dense
 
 
 def test_biases_that_a_repair_adds_are_counted(tmp_path: Path) -> None:
@@ -145,21 +145,21 @@ def test_the_largest_model_within_a_number_is_found_without_a_measurement(name: 
     sizes = sorted({int(getattr(everything.at(step / 200), name)) for step in range(180)})
     for number in (sizes[3], sizes[-2], sizes[-2] + 1, sizes[-1] - 1):
         job = prepared(tmp_path / str(number), num_rows=4, target={name: number}, output=output)
-        found = getattr(targets.largest_within(job.candidates(), job.staged), name)
+        found = getattr(targets.largest_within(job.candidates(), job.context), name)
         assert found == max(size for size in sizes if size <= number)
 
 
 def test_a_number_that_the_model_is_within_already_is_refused(tmp_path: Path) -> None:
     job = prepared(tmp_path, num_rows=4, target={"parameters": 10**9})
     with pytest.raises(InvalidRequest, match="as it is") as refused:
-        targets.largest_within(job.candidates(), job.staged)
+        targets.largest_within(job.candidates(), job.context)
     assert refused.value.param == "target.parameters"
 
 
 def test_a_number_below_the_smallest_model_is_unreachable(tmp_path: Path) -> None:
     job = prepared(tmp_path, num_rows=4, target={"bytes": 100})
     with pytest.raises(TargetUnreachable, match="the smallest model") as failed:
-        targets.largest_within(job.candidates(), job.staged)
+        targets.largest_within(job.candidates(), job.context)
     assert failed.value.param == "target.bytes"
 
 
@@ -177,7 +177,7 @@ def test_a_search_finds_the_last_model_that_holds_with_few_of_them(method: dict[
     assert all(point.meets for point in reached.curve if point.ratio <= reached.candidate.ratio)
     assert len(reached.curve) <= 7
     # Between the model found and the smallest that failed before it lies none that was not looked at.
-    candidates = Candidates(job.staged, job.subject, job.path)
+    candidates = Candidates(job.context, job.task_model, job.path)
     between = {candidates.at(ratio).parameters for ratio in candidates.grid()}
     next_one = max((size for size in between if size < reached.candidate.parameters), default=None)
     assert next_one is None or next_one in {point.parameters for point in smaller}
@@ -187,7 +187,7 @@ def test_a_search_judges_as_every_row_would(tmp_path: Path) -> None:
     job = prepared(tmp_path, **KEEPING)
     reached = job.search()
     steering = sorted(set(range(80)) - set(reached.rows))
-    search = targets.Search(job.staged, job.subject, job.dense, job.path, store_nothing)
+    search = targets.Search(job.context, job.task_model, job.dense, job.path, store_nothing)
     judge = search.judge(steering)
     for point in reached.curve:
         candidate = next(
@@ -202,9 +202,9 @@ def test_a_search_judges_as_every_row_would(tmp_path: Path) -> None:
 def test_the_rows_that_report_are_none_that_steered(tmp_path: Path) -> None:
     job = prepared(tmp_path, **KEEPING)
     reached = job.search()
-    order = in_proportion([example.answer for example in job.subject.evaluation.examples], targets.SPLIT_SEED)
+    order = in_proportion([example.answer for example in job.task_model.evaluation.examples], targets.SPLIT_SEED)
     assert set(order[:40]).isdisjoint(reached.rows)
-    assert len(reached.rows) == reached.dense.metrics.examples == len(reached.subject.evaluation.examples) == 40
+    assert len(reached.rows) == reached.dense.metrics.examples == len(reached.task_model.evaluation.examples) == 40
     assert all(point.examples is not None and point.examples <= 40 for point in reached.curve)
 
 
@@ -267,7 +267,7 @@ def test_a_generation_task_is_judged_by_its_targets_probability(tmp_path: Path) 
 @pytest.mark.parametrize(("floor", "holds"), [(0.05, True), (1.5, False)], ids=["far below", "far above"])
 def test_a_clear_answer_needs_a_part_of_the_rows(tmp_path: Path, floor: float, holds: bool) -> None:
     job = prepared(tmp_path, num_rows=80, task={"kind": "generation", "labels": None})
-    search = targets.Search(job.staged, job.subject, job.dense, job.path, store_nothing)
+    search = targets.Search(job.context, job.task_model, job.dense, job.path, store_nothing)
     slim = search.candidates.cut(search.candidates.at(0.8)).loaded.model
     judge = search.judge(list(range(80)))
     verdict = judge.verdict(slim, floor, lambda: None)
@@ -282,7 +282,7 @@ def test_a_search_can_be_ended_at_every_model(tmp_path: Path) -> None:
     path = job.path
     job.progress.end_in = Stage.search
     with pytest.raises(InterruptedError):
-        targets.search(job.staged, job.subject, job.dense, path, store_nothing)
+        targets.search(job.context, job.task_model, job.dense, path, store_nothing)
 
 
 # --- latency -------------------------------------------------------------------------------------------------------

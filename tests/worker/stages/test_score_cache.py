@@ -44,7 +44,7 @@ from worker.stages.lineage import lineage
 from worker.stages.pseudo_labels import supervise
 from worker.stages.score_cache import ScoreCache
 from worker.stages.score_files import pack_measured, pack_path, unpack_measured, unpack_path
-from worker.stages.task_model import Measured, TaskModel, ask
+from worker.stages.task_model import Measured, TaskModel, encode_task
 from worker.stages.task_model import load as load_subject
 
 LABELS = {"1": "positive", "0": "negative"}
@@ -87,29 +87,29 @@ class Desk:
         job = new_record(request, tenant=tenant)
         scratch = self.root / "scratch" / job.id
         scratch.mkdir(parents=True)
-        staged = JobContext(
+        context = JobContext(
             job, presets.resolve(request.slimmed_for[0]), self.settings, self.storage, Silence(), scratch
         )
-        sources = inputs.fetch(staged)
-        loaded = load_subject(staged, sources.model, sources.adapter)
-        subject = ask(staged, loaded, staged.task, sources.calibration, sources.evaluation)
-        return ScoreCache(staged, sources.digests | digests, sources.fingerprints, self.store), subject
+        sources = inputs.fetch(context)
+        loaded = load_subject(context, sources.model, sources.adapter)
+        task_model = encode_task(context, loaded, context.task, sources.calibration, sources.evaluation)
+        return ScoreCache(context, sources.digests | digests, sources.fingerprints, self.store), task_model
 
     def path(self, request: JobRequest, **more: Any) -> tuple[ScoreCache, ScorePath]:
         """What a job uses as its unit scores; `measured` counts how often they had to be taken."""
-        reuse, subject = self.reuse(request, **more)
+        reuse, task_model = self.reuse(request, **more)
         ratios = schedule(pipeline.furthest(request.target), request.method.steps)
 
         def measure() -> ScorePath:
             self.measured += 1
-            return pipeline.attribute(reuse.staged, subject, ratios)
+            return pipeline.attribute(reuse.context, task_model, ratios)
 
-        return reuse, reuse.path(subject, ratios, measure)
+        return reuse, reuse.path(task_model, ratios, measure)
 
     def digest(self, request: JobRequest, **more: Any) -> str:
         """The name of the unit scores of a request."""
-        reuse, subject = self.reuse(request, **more)
-        return reuse.units_key(subject, schedule(pipeline.furthest(request.target), request.method.steps)).digest
+        reuse, task_model = self.reuse(request, **more)
+        return reuse.units_key(task_model, schedule(pipeline.furthest(request.target), request.method.steps)).digest
 
 
 @pytest.fixture
@@ -257,7 +257,7 @@ def test_a_second_job_takes_the_scores_of_the_first(desk: Desk, method: dict[str
     assert (first.outcome()["scores_reused"], again.outcome()["scores_reused"]) == (False, True)
     assert first.outcome()["scores"] == again.outcome()["scores"]
     assert alike(measured, taken)
-    assert desk.store.get("default", first.outcome()["scores"]).job_id == first.staged.job.id
+    assert desk.store.get("default", first.outcome()["scores"]).job_id == first.context.job.id
 
 
 @pytest.mark.parametrize("target", [{"ratio": 0.5}, {"sweep": [0.25, 0.5]}], ids=["ratio", "sweep"])
@@ -267,12 +267,12 @@ def test_a_repair_is_the_same_whether_the_job_has_scored_its_rows_or_found_the_s
 ) -> None:
     mended = []
     for _ in range(2):
-        reuse, subject = desk.reuse(desk.request(method=method, target=target))
-        ratios = schedule(pipeline.furthest(reuse.staged.job.request.target), reuse.staged.job.request.method.steps)
-        path = reuse.path(subject, ratios, partial(pipeline.attribute, reuse.staged, subject, ratios))
-        candidates = Candidates(reuse.staged, subject, path)
+        reuse, task_model = desk.reuse(desk.request(method=method, target=target))
+        ratios = schedule(pipeline.furthest(reuse.context.job.request.target), reuse.context.job.request.method.steps)
+        path = reuse.path(task_model, ratios, partial(pipeline.attribute, reuse.context, task_model, ratios))
+        candidates = Candidates(reuse.context, task_model, path)
         cut = candidates.cut(candidates.at(0.5)).loaded.model
-        mended.append((bool(subject.calibration.moments), reuse.outcome()["scores_reused"], cut.state_dict()))
+        mended.append((bool(task_model.calibration.moments), reuse.outcome()["scores_reused"], cut.state_dict()))
     (remembered, _, first), (again, reused, second) = mended
     assert (remembered, again, reused) == (True, False, True)
     assert first.keys() == second.keys()
@@ -304,10 +304,10 @@ def test_damaged_or_deleted_scores_are_measured_again(desk: Desk, loss: str) -> 
 
 
 def test_the_dense_model_answers_the_same_rows_once(desk: Desk) -> None:
-    first, subject = desk.reuse(desk.request())
-    [measured] = first.evaluate([subject])
-    again, subject = desk.reuse(desk.request(target={"ratio": 0.6}, method={"criterion": "wanda"}))
-    [taken] = again.evaluate([subject])
+    first, task_model = desk.reuse(desk.request())
+    [measured] = first.evaluate([task_model])
+    again, task_model = desk.reuse(desk.request(target={"ratio": 0.6}, method={"criterion": "wanda"}))
+    [taken] = again.evaluate([task_model])
     assert (first.outcome()["evaluation_reused"], again.outcome()["evaluation_reused"]) == (False, True)
     assert (taken.metrics, taken.answers, taken.parameters) == (measured.metrics, measured.answers, measured.parameters)
     assert torch.equal(taken.scores.log_probability_EL, measured.scores.log_probability_EL)
@@ -315,11 +315,11 @@ def test_the_dense_model_answers_the_same_rows_once(desk: Desk) -> None:
 
 
 def test_only_what_is_not_stored_is_evaluated(desk: Desk) -> None:
-    first, subject = desk.reuse(desk.request())
-    first.evaluate([subject])
-    second, subject = desk.reuse(desk.request())
+    first, task_model = desk.reuse(desk.request())
+    first.evaluate([task_model])
+    second, task_model = desk.reuse(desk.request())
     _, other = desk.reuse(desk.request(task={"evaluation": {"uri": desk.rows(name="other", first="bad")}}))
-    [taken, fresh] = second.evaluate([subject, other])
+    [taken, fresh] = second.evaluate([task_model, other])
     assert second.evaluations == [True, False]
     assert not second.outcome()["evaluation_reused"]
     assert (len(taken.answers), len(fresh.answers)) == (4, 16)
@@ -329,18 +329,18 @@ def test_the_dense_model_is_asked_once_for_its_own_answers(desk: Desk) -> None:
     request = desk.request(task={"supervision": "none"})
     answers = []
     for _ in range(2):
-        reuse, subject = desk.reuse(request)
-        unanswered = replace(subject, calibration=replace(subject.calibration, answered=False))
-        [supervised] = supervise(reuse.staged, [unanswered], reuse.evaluate)
+        reuse, task_model = desk.reuse(request)
+        unanswered = replace(task_model, calibration=replace(task_model.calibration, answered=False))
+        [supervised] = supervise(reuse.context, [unanswered], reuse.evaluate)
         answers.append([example.answer for example in supervised.calibration.examples])
     assert answers[0] == answers[1]
     assert reuse.evaluations == [True]
 
 
 def test_without_a_store_everything_is_measured(desk: Desk) -> None:
-    reuse, subject = desk.reuse(desk.request())
+    reuse, task_model = desk.reuse(desk.request())
     reuse.store = None
-    path = reuse.path(subject, (0.0,), lambda: pipeline.attribute(reuse.staged, subject, (0.0,)))
+    path = reuse.path(task_model, (0.0,), lambda: pipeline.attribute(reuse.context, task_model, (0.0,)))
     assert path.ratios == (0.0,)
     assert reuse.outcome() == {"scores": None, "task_scores": {}, "scores_reused": False, "evaluation_reused": False}
     assert desk.store.page("default") == ([], None)
@@ -370,13 +370,13 @@ def test_a_plan_of_a_union_needs_the_scores_of_every_task(desk: Desk) -> None:
     ]
     request = desk.request(task=None)
     union = JobRequest.model_validate(request.model_dump(exclude_unset=True, exclude={"task"}) | {"tasks": tasks})
-    reuse, subject = desk.reuse(union)
+    reuse, task_model = desk.reuse(union)
     other = JobRequest.model_validate(request.model_dump(exclude_unset=True) | {"task": tasks[1]})
     _, partner = desk.reuse(other)
     units = fingerprints(union, access_of(ANONYMOUS, desk.settings, desk.storage)).units
-    for each in (subject, partner):
+    for each in (task_model, partner):
         assert not desk.store.serves("default", units)
-        reuse.path(each, (0.0,), partial(pipeline.attribute, reuse.staged, each, (0.0,)))
+        reuse.path(each, (0.0,), partial(pipeline.attribute, reuse.context, each, (0.0,)))
     assert desk.store.serves("default", units)
     named = reuse.outcome()["task_scores"]
     assert list(named) == ["reviews", "mails"]
@@ -390,9 +390,9 @@ def test_a_plan_knows_whether_the_dense_model_was_asked(desk: Desk) -> None:
     observing = desk.request(observe=[{"preset": "sst2", "evaluation": {"uri": desk.rows(name="other")}}])
     smaller, request = desk.request(target={"ratio": 0.5}), desk.request()
     access = access_of(ANONYMOUS, desk.settings, desk.storage)
-    reuse, subject = desk.reuse(request)
-    reuse.evaluate([subject])
-    reuse.path(subject, (0.0,), partial(pipeline.attribute, reuse.staged, subject, (0.0,)))
+    reuse, task_model = desk.reuse(request)
+    reuse.evaluate([task_model])
+    reuse.path(task_model, (0.0,), partial(pipeline.attribute, reuse.context, task_model, (0.0,)))
     assert desk.store.serves("default", fingerprints(smaller, access).rows)
     assert not desk.store.serves("default", fingerprints(other_rows, access).rows)
     assert not desk.store.serves("default", fingerprints(observing, access).rows)
@@ -410,9 +410,9 @@ def test_a_model_whose_job_was_deleted_while_the_next_one_waited_fails_it_with_i
 def test_what_a_job_has_left_is_the_model_that_it_left(desk: Desk) -> None:
     whole = desk.digest(desk.request())
     parent = leave(desk, lineage=[ANCESTOR])
-    reuse, subject = desk.reuse(desk.request(model={"uri": f"job://{parent}"}))
-    assert reuse.units_key(subject, (0.0,)).digest == whole
-    sources = inputs.fetch(reuse.staged)
+    reuse, task_model = desk.reuse(desk.request(model={"uri": f"job://{parent}"}))
+    assert reuse.units_key(task_model, (0.0,)).digest == whole
+    sources = inputs.fetch(reuse.context)
     assert [entry.job_id for entry in sources.lineage] == [ANCESTOR["job_id"], parent]
     assert (sources.lineage[1].revision, sources.lineage[1].adapter_uri) == ("v1.2", "s3://models/lora")
     assert sources.lineage[1].model == "s3://models/large"
