@@ -33,7 +33,7 @@ FLOOR, RATIO = 0.98, 0.5
 SHARED = ROOT.parent / "shared"
 BEST = {
     "method": {"units": ["ffn", "heads"], "scope": "global", "repair": "least_squares"},
-    "output": {"layout": "per-layer", "round_to": 1},
+    "output": {"layout": "per_layer", "round_to": 1},
 }
 VARIANTS: dict[str, dict[str, Any]] = {"per-layer, least_squares": BEST, "defaults": {}}
 

@@ -45,7 +45,7 @@ from worker.slimming.units import locate
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared"
-BEST: dict[str, Any] = {"layout": "per-layer", "repair": "least_squares"}
+BEST: dict[str, Any] = {"layout": "per_layer", "repair": "least_squares"}
 
 
 def record(accuracy: float) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def test_the_grid_holds_every_combination_once() -> None:
         for task in TASKS
         for method in (OURS, "gisp", "second_moment", *BASELINES)
         for ratio in (0.3, 0.5, 0.7)
-        for layout, repair in [*product(("uniform", "per-layer"), ("none", "least_squares")), ("per-layer", LAYERWISE)]
+        for layout, repair in [*product(("uniform", "per_layer"), ("none", "least_squares")), ("per_layer", LAYERWISE)]
     }
     assert wanted <= {cell.key for cell in cells}
     assert len({cell.key for cell in cells}) == len(cells)
@@ -135,7 +135,7 @@ def test_the_lead_is_over_the_best_rival_and_waits_for_all() -> None:
 
 def test_the_figures_are_those_of_the_defaults() -> None:
     def defaults(method: str, rows: int = 200) -> list[Cell]:
-        return row(method, 0.7, layout="per-layer", repair=LAYERWISE, rows=rows)
+        return row(method, 0.7, layout="per_layer", repair=LAYERWISE, rows=rows)
 
     known = records((DENSE, 0.8), (defaults(OURS), 0.6), (defaults("wanda"), 0.5), (row(OURS, 0.3, **BEST), 0.7))
     assert figures(known)["kept_at_70"] == pytest.approx(0.75)

@@ -173,7 +173,7 @@ def test_model_rows_and_artifacts_all_lie_in_an_object_store(
 
 OWN_WIDTHS = {  # by the scores of the first job, whose repair has another default criterion
     "method": {"scope": "global", "criterion": "attribution"},
-    "output": {"round_to": 1, "layout": "per-layer"},
+    "output": {"round_to": 1, "layout": "per_layer"},
 }
 
 

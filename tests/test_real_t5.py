@@ -28,7 +28,7 @@ REDUCED = {"criterion": "attribution", "units": ["ffn"]}
 BUDGET = {"units": ["ffn", "heads"], "scope": "global"}
 CASES: dict[str, dict[str, Any]] = {
     **{f"{'+'.join(units)} uniform": {"units": units, "scope": "global"} for units in UNITS},
-    **{f"{'+'.join(units)} own": {"units": units, "scope": "global", "layout": "per-layer"} for units in UNITS},
+    **{f"{'+'.join(units)} own": {"units": units, "scope": "global", "layout": "per_layer"} for units in UNITS},
     **{criterion: {"criterion": criterion, "units": ["ffn"]} for criterion in Criterion},
     **{
         f"{criterion} all units": {"criterion": criterion, "units": T5.units, "scope": "global", "steps": 2}
@@ -38,7 +38,7 @@ CASES: dict[str, dict[str, Any]] = {
     **{
         f"{repair} {layout}": {"repair": repair, "units": ["ffn", "heads"], "scope": "global", "layout": layout}
         for repair in (Repair.least_squares, Repair.least_squares_layerwise)
-        for layout in ("uniform", "per-layer")
+        for layout in ("uniform", "per_layer")
     },
     **{f"objective {each}": REDUCED | {"objective": each} for each in Objective},
     **{f"tokens {each}": REDUCED | {"token_reduction": each} for each in TokenReduction},
@@ -46,7 +46,7 @@ CASES: dict[str, dict[str, Any]] = {
     "absolute": REDUCED | {"sign": "absolute"},
     **{f"normalisation {each}": BUDGET | {"criterion": "attribution", "normalisation": each} for each in Normalisation},
     "protected layers": {"units": ["layers"], "scope": "global", "protect_first": 1},
-    "protected layers of their own width": REDUCED | {"scope": "global", "layout": "per-layer", "protect_last": 1},
+    "protected layers of their own width": REDUCED | {"scope": "global", "layout": "per_layer", "protect_last": 1},
     "controls": BUDGET | {"controls": True, "repair": "none"},
     "indices": BUDGET | {"formats": ["indices"], "repair": "none"},
     "two steps, repaired": {"units": ["ffn", "head_dims"], "steps": 2, "repair": "least_squares"},

@@ -22,7 +22,7 @@ LAYERWISE = "least_squares_layerwise"
 REFITS = ("least_squares", LAYERWISE)
 ALONE = (("ffn",), "uniform")  # what a job does unless told otherwise
 WITH_BIAS = ("smollm2",)  # whose family can hold one in feed-forward modules
-REFITTED = (ALONE, (BLOCKS, "uniform"), (BLOCKS, "per-layer"))  # where they are compared on dev rows
+REFITTED = (ALONE, (BLOCKS, "uniform"), (BLOCKS, "per_layer"))  # where they are compared on dev rows
 CONTROLS = ("attribution_signed", "reverse")
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # criteria with one option changed, but for the paper's form
     "attribution_signed": ("attribution", {"objective": "probability", "example_reduction": "sum"}),
@@ -97,36 +97,36 @@ def grid(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
     """{criterion} x {repair} x {layout} x {task} x {ratio}: what decides most comes first."""
     yield from (dense(model, task) for task in tasks)
     main, others = (OURS, "attribution", *BASELINES), (*RIVALS, *CONTROLS)
-    for layout, ratio in product(("per-layer", "uniform"), RATIOS):
+    for layout, ratio in product(("per_layer", "uniform"), RATIOS):
         yield from _square(model, tasks, main, ratio, layout, "least_squares")
     for ratio in RATIOS:
-        yield from _square(model, tasks, RIVALS, ratio, "per-layer", "least_squares")
+        yield from _square(model, tasks, RIVALS, ratio, "per_layer", "least_squares")
     for ratio in RATIOS:
-        yield from _square(model, tasks, (OURS, *BASELINES, *RIVALS), ratio, "per-layer", LAYERWISE)
+        yield from _square(model, tasks, (OURS, *BASELINES, *RIVALS), ratio, "per_layer", LAYERWISE)
     for units, ratio in product((BLOCKS, ("ffn",)), RATIOS):
         yield from _square(model, tasks, (OURS, *NEAREST), ratio, "uniform", LAYERWISE, units=units)
     for ratio, repair in product(RATIOS, ("least_squares", "none")):  # what every runtime loads
         yield from _square(model, tasks, main, ratio, "uniform", repair, units=("ffn",))
-    for layout, ratio in product(("per-layer", "uniform"), RATIOS):
+    for layout, ratio in product(("per_layer", "uniform"), RATIOS):
         yield from _square(model, tasks, main, ratio, layout, "none")
-    for layout, repair, ratio in product(("per-layer", "uniform"), ("least_squares", "none"), RATIOS):
+    for layout, repair, ratio in product(("per_layer", "uniform"), ("least_squares", "none"), RATIOS):
         yield from _square(model, tasks, others, ratio, layout, repair)
     for seed, ratio in product(SEEDS[1:], RATIOS):
-        yield from _square(model, tasks, ("random",), ratio, "per-layer", "least_squares", seed=seed)
+        yield from _square(model, tasks, ("random",), ratio, "per_layer", "least_squares", seed=seed)
     for ratio in (0.5, 0.7):
-        yield from _square(model, tasks, ("gisp",), ratio, "per-layer", "least_squares", steps=GISP_STEPS)
+        yield from _square(model, tasks, ("gisp",), ratio, "per_layer", "least_squares", steps=GISP_STEPS)
 
 
 def dev(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
     """Candidates for the default, on train rows that no calibration sees; test rows decide nothing."""
     yield from (dense(model, task, "dev") for task in tasks)
-    best: dict[str, Any] = {"split": "dev", "layout": "per-layer", "repair": "least_squares"}
+    best: dict[str, Any] = {"split": "dev", "layout": "per_layer", "repair": "least_squares"}
     for ratio, method, task in product((0.7, 0.5, 0.3), (OURS, "attribution", "second_moment"), tasks):
         yield slim(model, task, method, ratio, **best)
     for (units, layout), ratio, repair, task in product(REFITTED, (0.7, 0.5, 0.3), REFITS, tasks):
         yield slim(model, task, OURS, ratio, **best | {"units": units, "layout": layout, "repair": repair})
     for ratio, (units, layout), method, task in product(
-        (0.7, 0.5, 0.3), (ALONE, (BLOCKS, "per-layer")), (OURS, "attribution"), tasks
+        (0.7, 0.5, 0.3), (ALONE, (BLOCKS, "per_layer")), (OURS, "attribution"), tasks
     ):
         yield slim(model, task, method, ratio, **best | {"units": units, "layout": layout, "repair": "none"})
     if model in WITH_BIAS:
@@ -151,17 +151,17 @@ def finalists(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
     """On all test rows: the defaults, and at every ratio the best of ours, of the rivals and of the baselines."""
     yield from (dense(model, task, rows=0) for task in tasks)
     for ratio in RATIOS:
-        yield from _square(model, tasks, (OURS,), ratio, "per-layer", LAYERWISE, rows=0)
+        yield from _square(model, tasks, (OURS,), ratio, "per_layer", LAYERWISE, rows=0)
     ratios = (*RATIOS, *(ratio for ratio in ALL_RATIOS if ratio not in RATIOS))
     for some, method, ratio in product((RATIOS, ratios), FINALISTS, ratios):
         if ratio in some:
-            yield from _square(model, tasks, (method,), ratio, "per-layer", "least_squares", rows=0)
+            yield from _square(model, tasks, (method,), ratio, "per_layer", "least_squares", rows=0)
 
 
 def settings(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
     """The paper's settings: rows of another data set with the same labels, few examples, rows without labels."""
     yield from (dense(model, task) for task in tasks)
-    best: dict[str, Any] = {"layout": "per-layer", "repair": "least_squares"}
+    best: dict[str, Any] = {"layout": "per_layer", "repair": "least_squares"}
     for ratio, (calibration, task), method in product((0.5, 0.7), SAME_LABELS, (OURS, "wanda")):
         yield slim(model, task, method, ratio, calibration=calibration, **best)
     for task, ratio, method in product(tasks, (0.5, 0.7), (OURS, "attribution")):

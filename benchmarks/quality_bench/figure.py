@@ -13,7 +13,7 @@ from benchmarks.quality_bench.summary import Records, kept, row
 from benchmarks.quality_bench.text import LAYOUTS, REPAIRS
 
 PANELS: dict[str, dict[str, Any]] = {
-    f"{layout} widths, {name}": {"layout": layout, "repair": repair}
+    f"{layout.replace('_', '-')} widths, {name}": {"layout": layout, "repair": repair}
     for layout, (repair, name) in product(LAYOUTS, REPAIRS.items())
 }
 

@@ -31,7 +31,7 @@ from worker.slimming.units import Site, locate
 
 TOKENS_PER_BATCH = 1024
 TIMED_RUNS = 3
-ROUND_TO = {"uniform": 64, "per-layer": 1}
+ROUND_TO = {"uniform": 64, "per_layer": 1}
 
 # A method is a criterion with its options.
 METHODS: dict[str, Method] = {name: (name, Options()) for name in CRITERIA} | {

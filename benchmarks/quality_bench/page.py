@@ -71,7 +71,7 @@ def _means(records: Records) -> Iterator[str]:
     yield "### Every criterion, with and without the same repair\n\n" + quality_text.MEANS
     yield from _whole(records, "smollm2", TASKS)
     both = "FFN neurons and key-value groups in one budget"
-    yield from _comparison(records, f"Layout `per-layer`, {both}:", layout="per-layer")
+    yield from _comparison(records, f"Layout `per_layer`, {both}:", layout="per_layer")
     yield from _comparison(records, f"Layout `uniform`, {both}:", layout="uniform")
     alone = "Layout `uniform`, FFN neurons alone, which is what a job does unless told otherwise:"
     yield from _comparison(records, alone, layout="uniform", units=("ffn",))
@@ -137,7 +137,7 @@ def _finalists(records: Records, model: str = MAIN) -> Iterator[str]:
     tasks, pairs = MODEL_TASKS[model], [(OURS, LAYERWISE), *((name, "least_squares") for name in FINALISTS)]
     rows = []
     for name, repair in pairs:
-        whole: dict[str, Any] = {"layout": "per-layer", "repair": repair, "rows": 0}
+        whole: dict[str, Any] = {"layout": "per_layer", "repair": repair, "rows": 0}
         shares = (_kept(records, row(name, ratio, tasks, model, **whole)) for ratio in ALL_RATIOS)
         rows.append([name, REPAIRS[repair], *shares])
     if rows := _measured(rows, 2):
@@ -152,7 +152,7 @@ def _heading(model: str) -> str:
 
 def _settings(records: Records, model: str = MAIN) -> Iterator[str]:
     tasks = MODEL_TASKS[model]
-    best: dict[str, Any] = {"layout": "per-layer", "repair": "least_squares"}
+    best: dict[str, Any] = {"layout": "per_layer", "repair": "least_squares"}
     rows = []
     for examples in (16, 32, 64):
         few: dict[str, Any] = {"examples": examples, "draw": "balanced"}
@@ -173,7 +173,7 @@ def _unlabelled(records: Records, model: str) -> Iterator[str]:
     methods = (OURS, "attribution")
     rows = []
     for ratio, (supervision, name) in product((0.5, 0.7), names.items()):
-        best: dict[str, Any] = {"layout": "per-layer", "repair": "least_squares", "supervision": supervision}
+        best: dict[str, Any] = {"layout": "per_layer", "repair": "least_squares", "supervision": supervision}
         shares = (_kept(records, row(method, ratio, MODEL_TASKS[model], model, **best)) for method in methods)
         rows.append([f"{ratio:.0%} removed, {name}", *shares])
     if rows[0][1] != NOT_YET:

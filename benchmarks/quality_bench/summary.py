@@ -57,7 +57,7 @@ def figures(records: Records) -> dict[str, float | None]:
     """
     result: dict[str, float | None] = {}
     for ratio in (0.3, 0.5, 0.7):
-        cells = row(OURS, ratio, layout="per-layer", repair=LAYERWISE)
+        cells = row(OURS, ratio, layout="per_layer", repair=LAYERWISE)
         on_all = kept(records, [replace(cell, rows=0) for cell in cells])
         percent = round(ratio * 100)
         result[f"kept_at_{percent}"] = _rounded(kept(records, cells) if on_all is None else on_all, 4)

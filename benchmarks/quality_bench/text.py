@@ -1,6 +1,6 @@
 """The words of RESULTS.md's part on quality: between its tables, and what its rows are called."""
 
-LAYOUTS = ("per-layer", "uniform")
+LAYOUTS = ("per_layer", "uniform")
 REPAIRS = {"none": "no repair", "least_squares": "least squares", "least_squares_layerwise": "layer by layer"}
 REPAIR_NAMES = REPAIRS | {"bias": "bias"}  # also of those that no criterion is compared with
 

@@ -48,7 +48,7 @@ class Plan(Schema):
 
 class Family(Schema):
     model_type: str
-    kind: Literal["causal", "encoder-decoder", "classifier"]
+    kind: Literal["causal", "encoder_decoder", "classifier"]
     units: list[Unit]
     refused: dict[str, str] = Field(default={}, description="unit -> why this family cannot hold fewer of them")
 

@@ -124,7 +124,7 @@ class Layout(StrEnum):
     """How widths may differ from layer to layer in the checkpoint."""
 
     uniform = "uniform"  # every layer of a stack keeps the same width, which is all that stock runtimes load
-    per_layer = "per-layer"  # each keeps its own, for a class that lies in the checkpoint
+    per_layer = "per_layer"  # each keeps its own, for a class that lies in the checkpoint
 
 
 class Format(StrEnum):

@@ -1,4 +1,4 @@
-"""What marks a checkpoint whose layers have widths of their own (`output.layout: "per-layer"`)."""
+"""What marks a checkpoint whose layers have widths of their own (`output.layout: "per_layer"`)."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -148,10 +148,14 @@ class Method(Schema):
     union: UnionRule = Field(default=UnionRule.sum, description="how the scores of several `tasks` become one")
     steps: int = Field(default=1, ge=1, le=100, description="removals, with the scores taken anew before each")
     protect_first: int = Field(
-        default=0, ge=0, description="first layers of a stack that are never removed; per-layer: whole"
+        default=0,
+        ge=0,
+        description="first layers of a stack that are never removed; with the layout `per_layer` they stay whole",
     )
     protect_last: int = Field(
-        default=0, ge=0, description="last layers of a stack that are never removed; per-layer: whole"
+        default=0,
+        ge=0,
+        description="last layers of a stack that are never removed; with the layout `per_layer` they stay whole",
     )
     seed: int = Field(
         default=0, ge=0, lt=2**32, description="of the criterion random, and of the first of the three random controls"
@@ -248,7 +252,7 @@ class Target(Schema):
 
 class Output(Schema):
     round_to: int = Field(default=64, gt=0, le=4096, description="kept widths are multiples of this")
-    layout: Layout = Field(default=Layout.uniform, description="`per-layer` needs the scope `global`")
+    layout: Layout = Field(default=Layout.uniform, description="`per_layer` needs the scope `global`")
     formats: list[Format] = Field(
         default=[Format.safetensors], min_length=1, max_length=len(Format), description="`indices` hold no repair"
     )
@@ -364,6 +368,6 @@ class JobRequest(Schema):
     def _own_widths_need_one_rank(self) -> Self:
         if self.output.layout is Layout.per_layer and self.method.scope is not Scope.all:
             raise ValueError(
-                "`output.layout: per-layer` needs `method.scope: global`: within one layer all keep the same share"
+                "`output.layout: per_layer` needs `method.scope: global`: within one layer all keep the same share"
             )
         return self

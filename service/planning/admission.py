@@ -156,11 +156,11 @@ def _check_model(request: JobRequest, access: Access) -> Family | None:
 def check_layout(request: JobRequest, config: Mapping[str, Any]) -> None:
     """Raise InvalidRequest for a layout that cannot hold the model with this config.json, or changes nothing for it."""
     if is_per_layer(config) and request.output.layout is Layout.uniform:
-        message = "the layers of this model have widths of their own already: ask for the layout `per-layer`"
+        message = "the layers of this model have widths of their own already: ask for the layout `per_layer`"
         raise InvalidRequest(message, param="output.layout")
     whole = not is_per_layer(config) and set(request.method.units) == {Unit.layers}
     if whole and request.output.layout is Layout.per_layer:
-        message = "the layout `per-layer` has an effect only where other units than `layers` go: leave it out"
+        message = "the layout `per_layer` has an effect only where other units than `layers` go: leave it out"
         raise InvalidRequest(message, param="output.layout")
 
 

@@ -69,8 +69,8 @@ EFFECTS: dict[str, Effect] = {
     "union": Effect(_has_several_tasks, "with `tasks`"),
     "steps": Effect(_scores_anew, "for criteria that see data, or with the scope `global`"),
     "seed": Effect(_draws, "for the criterion random, or with `controls`"),
-    "protect_first": Effect(_tells_layers_apart, "with the layout `per-layer` or the unit `layers`"),
-    "protect_last": Effect(_tells_layers_apart, "with the layout `per-layer` or the unit `layers`"),
+    "protect_first": Effect(_tells_layers_apart, "with the layout `per_layer` or the unit `layers`"),
+    "protect_last": Effect(_tells_layers_apart, "with the layout `per_layer` or the unit `layers`"),
     "repair": Effect(_has_something_to_repair, "where other units than `layers` go", on_by_default=True),
 }
 

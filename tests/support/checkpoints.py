@@ -21,7 +21,7 @@ CORPUS = ["the quick brown fox jumps over a lazy dog : ( ) ? ! . , Review Answer
 ] * 50
 FRAMES = {  # what the tokenizer adds where special tokens are asked for
     "causal": "<s> $A",
-    "encoder-decoder": "$A </s>",
+    "encoder_decoder": "$A </s>",
     "classifier": "<s> $A </s>",
 }
 

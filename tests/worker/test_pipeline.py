@@ -192,7 +192,7 @@ def test_units_steps_and_repairs_make_a_model_that_anyone_loads(deployment: Depl
 
 PER_LAYER: dict[str, Any] = {
     "method": {"scope": "global", "repair": "least_squares", "normalisation": "mean"},
-    "output": {"round_to": 1, "layout": "per-layer"},
+    "output": {"round_to": 1, "layout": "per_layer"},
 }
 
 
@@ -213,7 +213,7 @@ def test_layers_of_own_widths_make_a_model_that_is_verified_and_slimmed_again(
     assert "per_layer_widths" in {warning.code for warning in report.warnings}
     assert "trust_remote_code=True" in report.snippet
     (directory / "model").rename(deployment.root / "again")
-    with pytest.raises(InvalidRequest, match="per-layer"):
+    with pytest.raises(InvalidRequest, match="per_layer"):
         deployment.run(deployment.request("again"))
     again = deployment.run(deployment.request("again", **PER_LAYER))
     assert again.parameters.dense == result.parameters.slim > again.parameters.slim
@@ -222,7 +222,7 @@ def test_layers_of_own_widths_make_a_model_that_is_verified_and_slimmed_again(
 
 def test_own_widths_are_refused_where_each_layer_is_ranked_alone(deployment: Deployment) -> None:
     with pytest.raises(ValidationError, match=r"method.scope: global"):
-        deployment.request(output={"layout": "per-layer"})
+        deployment.request(output={"layout": "per_layer"})
 
 
 @pytest.mark.parametrize(

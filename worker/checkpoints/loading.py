@@ -44,7 +44,7 @@ from worker.checkpoints.validation import check, check_safetensors, read_json
 OnBytes = Callable[[int, int], None]
 AUTO_CLASSES: dict[str, Any] = {
     "causal": AutoModelForCausalLM,
-    "encoder-decoder": AutoModelForSeq2SeqLM,
+    "encoder_decoder": AutoModelForSeq2SeqLM,
     "classifier": AutoModelForSequenceClassification,
 }
 LOCAL_STOCK = {"trust_remote_code": False, "local_files_only": True}

@@ -1,4 +1,4 @@
-"""Models whose layers have widths of their own, as Taskslim writes them with `output.layout: "per-layer"`.
+"""Models whose layers have widths of their own, as Taskslim writes them with `output.layout: "per_layer"`.
 
 This file lies in the checkpoint too, so that `from_pretrained(..., trust_remote_code=True)` finds the class there;
 Taskslim itself loads the checkpoint by its own copy. It needs transformers alone. `config.layer_widths` has, for each

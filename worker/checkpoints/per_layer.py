@@ -1,4 +1,4 @@
-"""The layout "per-layer": a cut model as the class that can hold it, and how such a checkpoint is known and loaded.
+"""The layout "per_layer": a cut model as the class that can hold it, and how such a checkpoint is known and loaded.
 
 The class and the file that goes into the checkpoint are one source, `worker.checkpoints.modeling_taskslim`.
 """

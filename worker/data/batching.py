@@ -41,7 +41,7 @@ def padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: Ki
     """What the model's batches are padded with, and what they need besides the prompt."""
     config = model.config
     pad = config.pad_token_id if config.pad_token_id is not None else 0
-    if kind == "encoder-decoder":
+    if kind == "encoder_decoder":
         # BART's answers begin with a token that its generation config forces.
         opening = (config.decoder_start_token_id, model.generation_config.forced_bos_token_id)
         return Padding(kind, pad, decoder_opening=tuple(token for token in opening if token is not None))
@@ -75,7 +75,7 @@ def pad_left(rows: Sequence[Tokens], pad: int) -> tuple[Tensor, Tensor]:
 def _length(example: Example, padding: Padding) -> int:
     """Padded tokens of one of the example's rows, if it were alone."""
     answer = max(len(candidate) for candidate in example.candidates)
-    decoder = len(padding.decoder_opening) + answer - 1 if padding.kind == "encoder-decoder" else 0
+    decoder = len(padding.decoder_opening) + answer - 1 if padding.kind == "encoder_decoder" else 0
     return row_tokens(example, padding.kind) + decoder
 
 
@@ -134,7 +134,7 @@ def _score_positions(scored: _Scored, number: int, example: Example, padding: Pa
 
 def _first_position(example: Example, padding: Padding) -> int:
     """The position whose distribution is that of an answer's first token."""
-    return {"causal": len(example.prompt), "encoder-decoder": len(padding.decoder_opening), "classifier": 1}[
+    return {"causal": len(example.prompt), "encoder_decoder": len(padding.decoder_opening), "classifier": 1}[
         padding.kind
     ] - 1
 
@@ -173,4 +173,4 @@ def _classifier(examples: Sequence[Example], padding: Padding) -> tuple[dict[str
     return inputs, {"encoder": mask_BT}
 
 
-INPUTS = {"causal": _causal, "encoder-decoder": _encoder_decoder, "classifier": _classifier}
+INPUTS = {"causal": _causal, "encoder_decoder": _encoder_decoder, "classifier": _classifier}

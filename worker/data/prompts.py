@@ -14,13 +14,13 @@ from service.contract.presets import ANSWER_COLUMNS, LABEL_COLUMN, TARGET_COLUMN
 from service.contract.request import TaskWording
 from worker.data.rows import Row
 
-Kind = Literal["causal", "encoder-decoder", "classifier"]
+Kind = Literal["causal", "encoder_decoder", "classifier"]
 Tokens = tuple[int, ...]
 
 # kind of family -> whether the tokenizer adds its special tokens, what stands between prompt and answer word
 DEFAULTS: dict[Kind, tuple[bool, str]] = {
     "causal": (False, " "),
-    "encoder-decoder": (True, ""),
+    "encoder_decoder": (True, ""),
     "classifier": (True, ""),
 }
 OWN_ANSWER_TOKENS = 64  # that a model may write where a row brings no answer
@@ -206,7 +206,7 @@ def _tokenise_classifier(prompt: str, answers: Sequence[str], wording: Wording) 
 
 TOKENISE: dict[Kind, Callable[[str, Sequence[str], Wording], tuple[Tokens, tuple[Tokens, ...]]]] = {
     "causal": _tokenise_causal,
-    "encoder-decoder": _tokenise_encoder_decoder,
+    "encoder_decoder": _tokenise_encoder_decoder,
     "classifier": _tokenise_classifier,
 }
 

@@ -158,7 +158,7 @@ def _continue(
     longest = max(len(example.candidates[0]) for example in examples)
     config = GenerationConfig(do_sample=False, max_new_tokens=longest, pad_token_id=padding.pad, eos_token_id=end)
     inputs = {"input_ids": input_ids, "attention_mask": mask_BT.long()}
-    if padding.kind == "encoder-decoder":
+    if padding.kind == "encoder_decoder":
         inputs["decoder_input_ids"] = torch.tensor([padding.decoder_opening] * len(examples))
     with torch.inference_mode():
         output_BT = model.generate(  # type: ignore[operator]

@@ -22,7 +22,7 @@ from service.sources.readers import scheme_of
 
 PIPELINES = {
     "causal": "text-generation",
-    "encoder-decoder": "text2text-generation",
+    "encoder_decoder": "text2text-generation",
     "classifier": "text-classification",
 }
 

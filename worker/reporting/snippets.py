@@ -30,7 +30,7 @@ WRITE = """\
 text = model.generate(**prompt, do_sample=False, max_new_tokens={tokens})[0{start}]
 print(tokenizer.decode(text, skip_special_tokens=True))
 """
-PLACES: dict[Kind, str] = {"causal": "0, -1", "encoder-decoder": "0, -1", "classifier": "0"}
+PLACES: dict[Kind, str] = {"causal": "0, -1", "encoder_decoder": "0, -1", "classifier": "0"}
 
 
 def snippet(request: JobRequest, auto_class: str, own_widths: bool, wording: Wording, padding: Padding) -> str:

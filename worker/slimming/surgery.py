@@ -30,7 +30,7 @@ def cut(model: nn.Module, architecture: Architecture, kept: Mapping[Site, Tensor
     """Slice the model in place to the `kept` units and set its config, so that a stock class loads what is saved.
 
     Sites that `kept` does not name stay whole. With the layout "uniform", widths that a config holds once must be
-    equal: raises ValueError. With "per-layer" only those of one level must; the config of every layer's modules then
+    equal: raises ValueError. With "per_layer" only those of one level must; the config of every layer's modules then
     holds its own widths, and the model's config of the other fields what it was.
     """
     groups = groups_of(model, architecture, kept)

@@ -74,7 +74,7 @@ def load(context: JobContext, model: Path, adapter: Path | None) -> LoadedModel:
     """The model on its device. Raises InvalidRequest for a layout that cannot hold it."""
     loaded = loading.load(model, device=device(context.settings.device), adapter=adapter)
     if is_own(loaded.model) and context.job.request.output.layout is Layout.uniform:
-        message = "the layers of this model have widths of their own already: ask for the layout `per-layer`"
+        message = "the layers of this model have widths of their own already: ask for the layout `per_layer`"
         raise InvalidRequest(message, param="output.layout")
     return loaded
 

@@ -75,7 +75,7 @@ UNSUPERVISED = {
 KEEPING = SST2 | {
     "method": {"scope": "global"},
     "target": {"keep_metric": 0.98, "bytes": 240000000},
-    "output": {"layout": "per-layer", "round_to": 1},
+    "output": {"layout": "per_layer", "round_to": 1},
 }
 SWEEP = SST2 | {"target": {"sweep": [0.1, 0.2, 0.3, 0.4, 0.5], "artifacts": [0.2, 0.4]}}
 

@@ -81,7 +81,7 @@ function form({ presets, criteria, repairs, units, limits }, values) {
       ),
       checks("method.units", "Units to remove", units, values),
       pair(choice("method.criterion", "Criterion", [["", "the one that suits the repair"], ...named(criteria)], values), choice("method.repair", "Repair", named(repairs), values)),
-      pair(choice("output.layout", "Widths", [["uniform", "the same in every layer"], ["per-layer", "of each layer’s own; rank units globally"]], values), text("method.steps", "Steps", values, { type: "number", min: 1, max: 100, hint: "scores are taken anew before each" })),
+      pair(choice("output.layout", "Widths", [["uniform", "the same in every layer"], ["per_layer", "of each layer’s own; rank units globally"]], values), text("method.steps", "Steps", values, { type: "number", min: 1, max: 100, hint: "scores are taken anew before each" })),
       check("method.controls", "Measure what other choices of units would have kept", values),
       pair(choice("method.scope", "Rank units", [["layer", "within each layer"], ["global", "all against each other"]], values), text("tags", "Tags", values, { placeholder: "team:search, run:7" })),
     ),

@@ -318,7 +318,7 @@ def test_an_option_that_would_change_nothing_is_refused(
     ("method", "output"),
     [
         ({"criterion": "attribution", "scope": "global", "sign": "absolute"}, {}),
-        ({"scope": "global", "normalisation": "none", "protect_first": 1}, {"layout": "per-layer"}),
+        ({"scope": "global", "normalisation": "none", "protect_first": 1}, {"layout": "per_layer"}),
         ({"criterion": "random", "seed": 5}, {}),
         ({"criterion": "magnitude", "repair": "least_squares_layerwise", "objective": "margin"}, {}),
         ({"controls": True, "seed": 5}, {}),
@@ -326,7 +326,7 @@ def test_an_option_that_would_change_nothing_is_refused(
         ({"units": ["layers"]}, {}),
         ({"units": ["layers"], "repair": "none"}, {}),
         ({"units": ["layers"], "protect_last": 1}, {}),
-        ({"units": ["ffn", "layers"], "scope": "global", "repair": "least_squares"}, {"layout": "per-layer"}),
+        ({"units": ["ffn", "layers"], "scope": "global", "repair": "least_squares"}, {"layout": "per_layer"}),
     ],
 )
 def test_options_that_change_something_are_admitted(
@@ -337,7 +337,7 @@ def test_options_that_change_something_are_admitted(
 
 
 def test_widths_of_each_layers_own_are_refused_where_whole_layers_go(tmp_path: Path, access: Access) -> None:
-    body = request_body(tmp_path, method={"units": ["layers"], "scope": "global"}, output={"layout": "per-layer"})
+    body = request_body(tmp_path, method={"units": ["layers"], "scope": "global"}, output={"layout": "per_layer"})
     assert "has an effect only" in refuse(body, access, InvalidRequest, "output.layout")
     own: dict[str, Any] = {"layer_widths": {}, "architectures": ["PerLayerLlamaForCausalLM"]}
     own["auto_map"] = {"AutoModelForCausalLM": "modeling_taskslim.PerLayerLlamaForCausalLM"}

@@ -415,7 +415,7 @@ IMPOSSIBLE: dict[str, dict[str, Any]] = {
     "unit twice": {"method": {"units": ["ffn", "ffn"]}},
     "margin without labels": task(kind="generation", labels=None, calibration={"rows": [{"text": "a", "target": "b"}]})
     | {"method": {"objective": "margin"}},
-    "layout without rank": {"output": {"layout": "per-layer"}},
+    "layout without rank": {"output": {"layout": "per_layer"}},
     "webhook without encryption": {"webhook": {"url": "http://hooks.example/"}},
 }
 
@@ -508,6 +508,6 @@ def test_a_llama_with_fewer_heads_has_no_place_for_a_bias(tmp_path: Path, access
 def test_a_model_with_own_widths_is_refused_a_uniform_layout(tmp_path: Path, access: Access) -> None:
     model = checkpoints.write(tmp_path, "llama")
     architecture, kept = ARCHITECTURES["llama"], {Site("decoder", 0, "ffn"): torch.arange(16)}
-    surgery.cut(model, architecture, kept, "per-layer")
+    surgery.cut(model, architecture, kept, "per_layer")
     holding_form(model, architecture).save_pretrained(tmp_path)
     assert refused(request_for(tmp_path), access).param == "output.layout"

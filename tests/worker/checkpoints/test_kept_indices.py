@@ -23,7 +23,7 @@ JOBS: dict[str, dict[str, Any]] = {
     "llama": {"method": {"repair": "none"}, "output": {"round_to": 8, "formats": BOTH}},
     "t5": {
         "method": {"scope": "global", "units": ["ffn", "heads"], "repair": "none"},
-        "output": {"round_to": 1, "layout": "per-layer", "formats": BOTH},
+        "output": {"round_to": 1, "layout": "per_layer", "formats": BOTH},
     },
 }
 

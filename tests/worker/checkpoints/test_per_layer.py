@@ -64,7 +64,7 @@ def unequal(name: str) -> tuple[PreTrainedModel, Tensor]:
     for group in locate(model, architecture, units):
         count = group.count // 2 if group.level else group.count * (group.site.layer + 1) // 2
         kept[group.site] = best(torch.rand(group.count, generator=draw), count, group.rows)
-    cut(model, architecture, kept, layout="per-layer")
+    cut(model, architecture, kept, layout="per_layer")
     return per_layer.holding_form(model, architecture), logits(model)
 
 
@@ -124,7 +124,7 @@ def test_a_model_with_own_widths_is_cut_again(tmp_path: Path, name: str) -> None
     architecture = ARCHITECTURES[model.config.model_type]
     groups = locate(model, architecture, ["ffn"])
     kept = {group.site: torch.arange(group.count - 4 * (group.site.layer + 1)) for group in groups}
-    cut(model, architecture, kept, layout="per-layer")
+    cut(model, architecture, kept, layout="per_layer")
     again = per_layer.holding_form(model, architecture)
     assert torch.equal(logits(again), logits(model))
     assert per_layer.layer_widths(again, architecture) == again.config.layer_widths
@@ -135,7 +135,7 @@ def test_layers_that_turn_out_alike_need_no_class_of_ours(tmp_path: Path, name: 
     model = TINY[name]()
     architecture = ARCHITECTURES[model.config.model_type]
     kept = {group.site: torch.arange(24) for group in locate(model, architecture, ["ffn"])}
-    cut(model, architecture, kept, layout="per-layer")
+    cut(model, architecture, kept, layout="per_layer")
     stock = per_layer.holding_form(model, architecture)
     assert type(stock) is type(TINY[name]())
     stock.save_pretrained(tmp_path)

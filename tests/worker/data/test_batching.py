@@ -110,7 +110,7 @@ def test_batches_hold_every_example_once_in_rising_length_under_the_budget(budge
 
 def test_masks_tell_tokens_from_padding() -> None:
     model = TINY["t5"]()
-    examples = random_examples("encoder-decoder", 4, tokens=3)
+    examples = random_examples("encoder_decoder", 4, tokens=3)
     [batch] = batches(examples, padding_of(model), 10_000)
     in_order = [examples[index] for index in batch.index_E.tolist()]
     rows = [(example, candidate) for example in in_order for candidate in example.candidates]

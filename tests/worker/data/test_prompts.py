@@ -83,7 +83,7 @@ def test_classes_of_a_head_are_found_by_name() -> None:
         wording_for("classifier", labels={"1": "positive", "0": "awful"})
 
 
-@pytest.mark.parametrize("family", ["causal", "encoder-decoder"])
+@pytest.mark.parametrize("family", ["causal", "encoder_decoder"])
 def test_a_generated_target_ends_with_the_end_token(family: Kind) -> None:
     example = encode_one(generation(family=family), row_of(target="good"))
     assert len(example.candidates) == 1

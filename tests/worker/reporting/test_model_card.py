@@ -143,8 +143,8 @@ def test_a_criterion_is_cited_by_its_own_source_or_by_none(criterion: str, cited
 
 def test_the_method_is_told_whole() -> None:
     method = {"scope": "global", "steps": 3, "repair": "bias"}
-    text = card(asked(method=method, output={"layout": "per-layer"}))
-    for expected in ("`global`", "in 3 steps", "`bias`", "`per-layer`"):
+    text = card(asked(method=method, output={"layout": "per_layer"}))
+    for expected in ("`global`", "in 3 steps", "`bias`", "`per_layer`"):
         assert expected in text
     assert "weights that stay are untouched" in card(asked(method={"repair": "none"}))
 

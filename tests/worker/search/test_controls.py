@@ -29,7 +29,7 @@ def controls_of(deployment: Deployment, **method: Any) -> dict[str, Control]:
     found = result.metrics.controls
     assert found is not None
     named = {f"random {seed}": control for seed, control in enumerate(found.random)} | {"reverse": found.reverse}
-    return named | ({"per-layer": found.per_layer} if found.per_layer else {})
+    return named | ({"per_layer": found.per_layer} if found.per_layer else {})
 
 
 def test_controls_are_measured_on_the_same_rows_and_change_nothing_about_the_job(deployment: Deployment) -> None:

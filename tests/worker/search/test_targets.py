@@ -92,7 +92,7 @@ def prepared(root: Path, family: str = "llama", num_rows: int = 80, **fields: An
 METHODS: dict[str, dict[str, Any]] = {
     "llama": {"method": {"units": ["ffn", "heads", "layers"], "scope": "global"}},
     "gpt2": {"method": {"repair": "bias"}},
-    "opt": {"method": {"scope": "global"}, "output": {"layout": "per-layer", "round_to": 1}},
+    "opt": {"method": {"scope": "global"}, "output": {"layout": "per_layer", "round_to": 1}},
     "phi3": {"method": {"units": ["ffn", "heads"]}},
     "t5": {"method": {"units": ["ffn", "heads", "head_dims"], "scope": "global"}},
     "t5_gated": {"method": {"units": ["ffn", "heads", "layers"], "scope": "global"}},

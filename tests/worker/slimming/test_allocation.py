@@ -11,7 +11,7 @@ from worker.slimming.selection import select
 from worker.slimming.surgery import cut
 from worker.slimming.units import Group, Site, locate
 
-PER_LAYER = Rules(scope="global", layout="per-layer")
+PER_LAYER = Rules(scope="global", layout="per_layer")
 FAMILIES_WITH_HEADS = {"llama": ("ffn", "heads"), "t5": ("ffn", "heads", "head_dims")}
 DEEP_LLAMA = causal("llama", num_hidden_layers=12)
 GROUPS = {family: locate(TINY[family](), ARCHITECTURES[family], units) for family, units in FAMILIES_WITH_HEADS.items()}
@@ -31,7 +31,7 @@ def one_kind(groups: list[Group]) -> list[Group]:
     return [group for group in groups if group.kind == "ffn"]
 
 
-@pytest.mark.parametrize("layout", ["uniform", "per-layer"])
+@pytest.mark.parametrize("layout", ["uniform", "per_layer"])
 @pytest.mark.parametrize("family", GROUPS)
 @settings(deadline=None)
 @given(first=st.floats(0.05, 0.6), second=st.floats(0.05, 0.6), seed=st.integers(0, 4))
@@ -83,14 +83,14 @@ def test_width_goes_where_the_scores_are() -> None:
     kept = select(scores, groups, 0.4, 4, PER_LAYER)
     assert kept[groups[1].site].numel() == groups[1].count
     assert kept[groups[0].site].numel() == 8
-    by_mean = Rules(scope="global", layout="per-layer", normalisation="mean")
+    by_mean = Rules(scope="global", layout="per_layer", normalisation="mean")
     even = select(scores, groups, 0.4, 4, by_mean)
     assert even[groups[0].site].numel() > kept[groups[0].site].numel()
 
 
 def test_normalised_heads_and_neurons_give_up_alike() -> None:
     groups = locate(causal("llama", num_hidden_layers=12), ARCHITECTURES["llama"], ["ffn", "heads"])
-    rules = Rules(scope="global", layout="per-layer", normalisation="mean", floor=0)
+    rules = Rules(scope="global", layout="per_layer", normalisation="mean", floor=0)
     kept = select(random_scores(groups), groups, 0.3, 1, rules)
     for kind in ("ffn", "heads"):
         assert removed([group for group in groups if group.kind == kind], kept) == pytest.approx(0.3, abs=0.1)
@@ -100,7 +100,7 @@ def test_every_group_keeps_its_floor() -> None:
     groups = [group for group in GROUPS["llama"] if group.kind == "ffn"]
     scores = random_scores(groups)
     scores[groups[0].site] = scores[groups[0].site] * 1e-9
-    rules = Rules(scope="global", layout="per-layer", floor=0.25)
+    rules = Rules(scope="global", layout="per_layer", floor=0.25)
     assert select(scores, groups, 0.3, 4, rules)[groups[0].site].numel() == 20
     assert select(scores, groups, 0.5, 4, rules)[groups[0].site].numel() == 12
 
@@ -108,12 +108,12 @@ def test_every_group_keeps_its_floor() -> None:
 def test_a_budget_that_the_floors_forbid_is_refused() -> None:
     groups = GROUPS["llama"]
     with pytest.raises(WidthUnreachable, match="more than the floors"):
-        select(random_scores(groups), groups, 0.9, 4, Rules(scope="global", layout="per-layer", floor=0.5))
+        select(random_scores(groups), groups, 0.9, 4, Rules(scope="global", layout="per_layer", floor=0.5))
 
 
 def test_protected_layers_stay_whole() -> None:
     groups = locate(causal("llama", num_hidden_layers=4), ARCHITECTURES["llama"], ["ffn"])
-    rules = Rules(scope="global", layout="per-layer", protect_first=1, protect_last=1)
+    rules = Rules(scope="global", layout="per_layer", protect_first=1, protect_last=1)
     kept = select(random_scores(groups), groups, 0.4, 4, rules)
     assert [kept[group.site].numel() == group.count for group in groups] == [True, False, False, True]
 
@@ -146,7 +146,7 @@ def test_a_stack_gives_up_its_lowest_layers(scope: str) -> None:
     assert [site.layer for site, kept_K in kept.items() if not kept_K.numel()] == [1, 3]
 
 
-@pytest.mark.parametrize("layout", ["uniform", "per-layer"])
+@pytest.mark.parametrize("layout", ["uniform", "per_layer"])
 def test_t5_keeps_the_same_heads_in_every_layer_of_a_stack(layout: str) -> None:
     groups = [group for group in GROUPS["t5"] if group.kind == "heads"]
     kept = select(random_scores(groups), groups, 0.5, 64, Rules(scope="global", layout=layout))

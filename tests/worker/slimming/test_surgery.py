@@ -127,5 +127,5 @@ def test_slicing_equals_masking_when_every_layer_keeps_another_width(family: str
             kept[group.site] = best(torch.rand(group.count, generator=draw), count)
     with masked(model, architecture, kept):
         expected = logits(model, batch)
-    cut(model, architecture, kept, layout="per-layer")
+    cut(model, architecture, kept, layout="per_layer")
     torch.testing.assert_close(logits(model, batch), expected, atol=1e-5, rtol=1e-4)

@@ -155,14 +155,14 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "normalisation of a path": ({"method": STEPS}, {"method": STEPS | {"normalisation": "mean"}}),
     "first layers of a path": ({"method": STEPS}, {"method": STEPS | {"protect_first": 1}}),
     "rounding of a path": ({"method": STEPS}, {"method": STEPS, "output": {"round_to": 16}}),
-    "layout of a path": ({"method": STEPS}, {"method": STEPS, "output": {"round_to": 8, "layout": "per-layer"}}),
+    "layout of a path": ({"method": STEPS}, {"method": STEPS, "output": {"round_to": 8, "layout": "per_layer"}}),
 }
 UNREPAIRED = {"repair": "none", "criterion": "surgeon"}  # the criterion of a repair by name
 SAME: dict[str, dict[str, Any]] = {
     "ratio": {"target": {"ratio": 0.5}},
     "rounding": {"output": {"round_to": 16}},
     "formats": {"method": UNREPAIRED, "output": {"round_to": 8, "formats": ["indices"]}},
-    "layout": {"method": {"scope": "global"}, "output": {"round_to": 8, "layout": "per-layer"}},
+    "layout": {"method": {"scope": "global"}, "output": {"round_to": 8, "layout": "per_layer"}},
     "normalisation": {"method": {"normalisation": "mean"}},
     "seed of the controls": {"method": {"controls": True, "seed": 1}},
     "protected layers": {"method": {"protect_last": 1}},

@@ -110,7 +110,7 @@ def _fit_streams(
     rows = Rows(rows.batches[part], rows.objective)
     weights = {path: weights_N[part] for path, weights_N in weights.items()}
     if len(architecture.stacks) > 1:  # what one stack hands to another depends on its widths
-        cut(slim, architecture, kept, "per-layer")
+        cut(slim, architecture, kept, "per_layer")
     for stack in architecture.stacks:
         before, now = _entries(dense, slim, architecture, stack, kept, rows)
         slim_layers = _cut_layers(model, slim, architecture, stack, kept)
@@ -174,7 +174,7 @@ def _cut_layers(
     for index, layer in enumerate(layers):
         if _stays(stack, index, kept):
             own = {site: kept_K for site, kept_K in kept.items() if site.layer == index}
-            cut(slim, architecture, own, "per-layer")
+            cut(slim, architecture, own, "per_layer")
             yield layer
             layers[index] = twin(wholes[index])
 

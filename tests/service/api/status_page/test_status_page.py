@@ -306,11 +306,11 @@ def test_form_shows_the_fields_of_the_target_that_is_chosen(page: str, tab: Tab,
 def test_form_asks_for_layout_steps_and_controls(page: str, tab: Tab, body: dict[str, Any]) -> None:
     tab.open(f"{page}#/new")
     fill_form(tab, body)
-    set_field(tab, "output.layout", "per-layer")
+    set_field(tab, "output.layout", "per_layer")
     set_field(tab, "method.steps", "3")
     tab.run("document.querySelector('[name=\"method.controls\"]').click()")
     shown = json.loads(tab.run("document.querySelector('.preview details pre').textContent"))
-    assert (shown["output"]["layout"], shown["method"]["steps"]) == ("per-layer", 3)
+    assert (shown["output"]["layout"], shown["method"]["steps"]) == ("per_layer", 3)
     assert shown["method"]["controls"] is True
 
 
@@ -373,7 +373,7 @@ ELABORATE: dict[str, Any] = {
         {"name": "own", "template": "{text}:", "labels": {"a": "b", "c": "d"}, "evaluation": {"uri": "file:///x.csv"}},
     ],
     "method": {"scope": "global", "normalisation": "mean", "steps": 4, "units": ["ffn", "heads"], "controls": True},
-    "output": {"layout": "per-layer", "round_to": 1},
+    "output": {"layout": "per_layer", "round_to": 1},
     "target": {"latency_ms": {"value": 40, "batch": 8, "tokens": 128}},
     "webhook": {"url": "https://example.com/hook", "events": ["job.failed"]},
     "priority": "low",

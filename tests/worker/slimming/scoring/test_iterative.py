@@ -20,7 +20,7 @@ MODEL = TINY["llama"]()
 GROUPS = locate(MODEL, LLAMA, ["ffn", "heads"])
 NEURONS = [group for group in GROUPS if group.kind == "ffn"]
 EQUAL_UNDER_ONE_THRESHOLD = Rules(scope="global", normalisation="mean")
-NESTED = [Rules(), Rules(scope="global", layout="per-layer", normalisation="standard")]
+NESTED = [Rules(), Rules(scope="global", layout="per_layer", normalisation="standard")]
 
 
 def scores_of(seed: int) -> Scores:
