@@ -1,5 +1,6 @@
-"""What each package loads, seen in a fresh interpreter: the import boundaries are the architecture."""
+"""The packages import one way: each knows only the packages below it. A fresh interpreter shows what is loaded."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,31 @@ TORCH = {"torch", "transformers", "worker"}
 WEB = {"fastapi", "starlette", "uvicorn"}
 SERVICES = {"redis", "rq", "obstore", "transformers", "service", "pydantic", "structlog"}
 
+# From the ground up: a package imports those before it, and none of its own line.
+SERVICE_LAYERS = (
+    {"contract", "settings"},
+    {"infrastructure", "tenants", "reports"},
+    {"storage"},
+    {"sources"},
+    {"planning"},
+    {"jobs"},
+    {"webhooks"},
+    {"api"},
+    {"cli"},
+)
+# Modules of one package may import each other; of these packages of the worker each imports those before it.
+WORKER_LAYERS = (
+    {"slimming"},
+    {"data"},
+    {"checkpoints", "evaluation"},
+    {"stages"},
+    {"search"},
+    {"reporting"},
+    {"pipeline"},
+    {"attempts"},
+    {"tasks", "__main__"},
+)
+
 
 def modules_of(package: str) -> list[str]:
     """Every module of a package, by its files."""
@@ -18,8 +44,67 @@ def modules_of(package: str) -> list[str]:
     return [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in paths]
 
 
-# What the worker and the command line share with the API, although the worker's image has no web framework.
-SHARED = [
+def package_of(module: str) -> tuple[str, str]:
+    """("service", "jobs") of "service.jobs.store"."""
+    top, _, rest = module.partition(".")
+    return top, rest.partition(".")[0]
+
+
+def imports_between(top: str) -> set[tuple[str, tuple[str, str], str]]:
+    """(package, imported package, the module that imports it) of all modules under `top`."""
+    found = set()
+    for path in (ROOT / top).rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                continue
+            for name in names:
+                found.add((package_of(module)[1], package_of(name), module))
+    return found
+
+
+def allowed(layers: tuple[set[str], ...], package: str) -> set[str]:
+    """The packages before the one of `package`, and itself."""
+    index = next(index for index, layer in enumerate(layers) if package in layer)
+    return set().union(*layers[:index], {package})
+
+
+def test_service_packages_import_only_packages_below_them() -> None:
+    wrong = {
+        (module, target)
+        for package, (top, target), module in imports_between("service")
+        if package and (top == "worker" or (top == "service" and target not in allowed(SERVICE_LAYERS, package)))
+    }
+    assert not wrong
+
+
+def test_worker_packages_import_only_packages_below_them() -> None:
+    wrong = {
+        (module, target)
+        for package, (top, target), module in imports_between("worker")
+        if package and top == "worker" and target not in allowed(WORKER_LAYERS, package)
+    }
+    assert not wrong
+
+
+def test_every_package_has_a_layer() -> None:
+    for top, layers in (("service", SERVICE_LAYERS), ("worker", WORKER_LAYERS)):
+        entries = {path.stem for path in (ROOT / top).iterdir() if path.suffix == ".py" or list(path.glob("*.py"))}
+        assert entries - {"__init__"} == set().union(*layers)
+
+
+def test_only_the_api_package_imports_fastapi() -> None:
+    web = {module for _, (top, _), module in imports_between("service") if top in WEB}
+    assert {package_of(module)[1] for module in web} <= {"api", "cli"}
+    assert {module for module in web if package_of(module)[1] == "cli"} <= {"service.cli.__main__"}  # starts uvicorn
+
+
+# Modules of the service that the worker's image must import without a web framework.
+WITHOUT_WEB = [
     name
     for name in modules_of("service")
     if not name.startswith("service.api") and name not in ("service.cli.openapi", "service.cli.demo.server")
@@ -30,18 +115,13 @@ SHARED = [
     ("modules", "forbidden"),
     [
         (modules_of("service"), TORCH),
-        (SHARED, WEB),
+        (WITHOUT_WEB, WEB),
         (["worker.__main__", "worker.tasks"], WEB),
         (modules_of("worker/slimming"), SERVICES),
     ],
-    ids=[
-        "service knows no torch",
-        "only the door knows fastapi",
-        "the worker needs no fastapi",
-        "slimming knows torch",
-    ],
+    ids=["service and torch", "service below the API and fastapi", "worker and fastapi", "slimming and services"],
 )
-def test_a_package_loads_only_what_it_may(modules: list[str], forbidden: set[str]) -> None:
+def test_package_does_not_load_what_it_may_not(modules: list[str], forbidden: set[str]) -> None:
     code = f"import {', '.join(modules)}, sys; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
     loaded = {name.partition(".")[0] for name in run.stdout.split()}

@@ -15,6 +15,7 @@ from redis import Redis
 from service.infrastructure.embedded_redis import find_server
 from service.infrastructure.worker_registry import live_workers
 from service.storage.object_store import Storage
+from tests.support import http
 from tests.support.images import COMPOSE, ROOT, SECRETS, TARGETS, environment, last, running, variables
 from tests.support.ports import free_port
 from tests.support.s3_server import s3_ports
@@ -70,7 +71,7 @@ def start_stores(stack: ExitStack, network: Network, others: list[int], director
 
 def is_healthy(url: str) -> bool:
     try:
-        return httpx.get(url, timeout=5).is_success
+        return http.get(url, timeout=5).is_success
     except httpx.TransportError:
         return False
 
@@ -108,7 +109,7 @@ def test_the_walk_runs_against_everything_that_compose_starts(
         store.put_file(path, f"{path.parent.name}/{path.name}")
     key = SECRETS["SLIM_API_KEY"]
     url = f"http://127.0.0.1:{network.api}"
-    assert httpx.get(f"{url}/jobs").status_code == 401
+    assert http.get(f"{url}/jobs").status_code == 401
     (tmp_path / ".curlrc").write_text(f'header = "Authorization: Bearer {key}"\n')
 
     job = walk(
@@ -120,4 +121,4 @@ def test_the_walk_runs_against_everything_that_compose_starts(
         SLIM_API_KEY=key,
     )
 
-    assert httpx.get(job, headers={"Authorization": f"Bearer {key}"}).status_code == 404
+    assert http.get(job, headers={"Authorization": f"Bearer {key}"}).status_code == 404

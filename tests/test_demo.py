@@ -16,7 +16,8 @@ from service.cli.demo.request import LABELS, TEMPLATE, demo_request, find_model,
 from service.contract.errors import InvalidModel
 from service.contract.fields import Row
 from service.contract.presets import resolve
-from tests.support.waiting import wait_until
+from tests.support.processes import has_ended
+from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 CALIBRATION, EVALUATION = read_rows("calibration"), read_rows("evaluation")
@@ -94,8 +95,8 @@ def test_an_interrupted_demo_leaves_nothing_running(tmp_path: Path, number: sign
     started = psutil.Process(demo.pid).children(recursive=True)
     assert len(started) >= 4, "the server, Redis, the API and a worker"
     demo.send_signal(number)
-    assert demo.wait(60) != 0
-    wait_until(lambda: not any(process.is_running() for process in started))
+    assert demo.wait(DEADLINE_SECONDS) != 0
+    wait_until(lambda: all(has_ended(process) for process in started))
 
 
 @pytest.mark.slow

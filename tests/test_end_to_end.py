@@ -21,6 +21,7 @@ from service.contract.job import Job, JobStatus, Stage
 from service.contract.report import Report
 from service.settings import Settings
 from service.storage.object_store import Storage
+from tests.support import http
 from tests.support.jobs import TEMPLATE, checkpoint, environment, rows_file
 from tests.support.ports import free_port
 from tests.support.s3_server import credentials, s3_server
@@ -62,7 +63,7 @@ def deployment(settings: Settings, **more: str) -> Iterator[Api]:
 
 def is_ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/readyz", timeout=1).status_code == 200
+        return http.get(f"{url}/readyz", timeout=1).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -124,7 +125,7 @@ def test_a_posted_model_comes_back_smaller(settings: Settings, dense: Path, tmp_
     with deployment(settings) as api:
         job = finish(api, request(dense.as_uri(), {"rows": [json.loads(line) for line in lines]}), tmp_path / "down")
         check_slimmed(dense, tmp_path / "down", job)
-        events = httpx.get(job.links.events, params={"limit": 100}).json()["data"]
+        events = http.get(job.links.events, params={"limit": 100}).json()["data"]
     stages = [event["data"]["stage"] for event in events if event["type"] == "stage"]
     assert stages == [stage for stage in Stage if stage not in (Stage.search, Stage.repair, Stage.controls)]
     assert [event["data"]["status"] for event in events if event["type"] == "status"] == [
@@ -183,7 +184,7 @@ def test_a_second_target_measures_nothing_again_and_its_model_is_slimmed_once_mo
     body = request(dense.as_uri(), {"uri": rows_file(tmp_path / "rows.jsonl", ROWS).as_uri()})
     with deployment(settings) as api:
         first = finish(api, body, tmp_path / "first")
-        planned = httpx.post(first.links.self.replace(f"jobs/{first.id}", "plans"), json=body).json()
+        planned = http.post(first.links.self.replace(f"jobs/{first.id}", "plans"), json=body).json()
         second = finish(api, body | OWN_WIDTHS | {"target": {"ratio": 0.3}}, tmp_path / "second")
         third = finish(api, body | OWN_WIDTHS | {"model": {"uri": f"job://{second.id}"}}, tmp_path / "third")
         stored = {found.digest: found for found in api.scores(limit=100)}

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-import psutil
 import pytest
 
 from service.contract.job import JobStatus, Stage
@@ -22,7 +21,9 @@ from service.storage.keys import attempt_prefix, job_prefix
 from service.storage.manifests import committed_manifest
 from service.storage.object_store import Storage
 from tests.support.jobs import checkpoint, records_of, request, submit, worker
-from tests.support.waiting import wait_until
+from tests.support.processes import find_child, kill_all, wait_for_child
+from tests.support.processes import has_ended as process_has_ended
+from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 ROWS = 2500  # `attribute` then takes some seconds
 
@@ -71,10 +72,9 @@ def test_a_job_whose_worker_is_killed_succeeds_on_its_second_attempt(
 ) -> None:
     with reconciling(settings), worker(settings) as first:
         wait_until(is_attributing(settings, job))
-        for process in (first, *first.children(recursive=True)):
-            process.kill()
+        kill_all(first)
         with worker(settings):
-            wait_until(has_ended(settings, job), 100)
+            wait_until(has_ended(settings, job))
     check_succeeded_once(settings, storage, job, attempt=2)
 
 
@@ -83,11 +83,11 @@ def test_the_process_of_an_attempt_dies_with_its_worker_and_shows_no_password(
 ) -> None:
     with worker(settings) as parent:
         wait_until(is_attributing(settings, job))
-        (child,) = parent.children()
+        child = wait_for_child(parent)
         assert child.environ()["SLIM_REDIS_URL"] == settings.redis_url
         assert settings.redis_url.removeprefix("unix://") not in " ".join(child.cmdline() + parent.cmdline())
         parent.kill()
-        wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 10)
+        wait_until(lambda: process_has_ended(child))
 
 
 def test_a_job_whose_process_alone_is_killed_goes_on_in_the_same_worker(
@@ -95,8 +95,8 @@ def test_a_job_whose_process_alone_is_killed_goes_on_in_the_same_worker(
 ) -> None:
     with reconciling(settings), worker(settings) as parent:
         wait_until(is_attributing(settings, job))
-        parent.children()[0].kill()
-        wait_until(has_ended(settings, job), 100)
+        wait_for_child(parent).kill()
+        wait_until(has_ended(settings, job))
     check_succeeded_once(settings, storage, job, attempt=2)
 
 
@@ -105,7 +105,7 @@ def test_a_job_is_cancelled_while_it_runs(settings: Settings, storage: Storage, 
         wait_until(is_attributing(settings, job))
         assert records_of(settings).cancel(job.tenant, job.id).status is JobStatus.cancelling
         wait_until(has_ended(settings, job))
-        wait_until(lambda: not parent.children())
+        wait_until(lambda: find_child(parent) is None)
     ended = records_of(settings).get(job.tenant, job.id)
     assert (ended.status, ended.result) == (JobStatus.cancelled, None)
     assert storage.list(job_prefix(job.tenant, job.id)) == []
@@ -117,7 +117,7 @@ def test_a_worker_that_is_told_to_stop_hands_its_job_back(settings: Settings, st
     with worker(settings) as first:
         wait_until(is_attributing(settings, job))
         first.send_signal(signal.SIGTERM)
-        first.wait(30)
+        first.wait(DEADLINE_SECONDS)
     waiting = records_of(settings).get(job.tenant, job.id)
     assert (waiting.status, waiting.lost) == (JobStatus.queued, 0)
     with worker(settings, "--burst"):
@@ -179,7 +179,7 @@ def test_an_entry_that_names_another_function_is_refused(
     redis.sadd("rq:queues", f"rq:queue:{QUEUE}")
     redis.rpush(f"rq:queue:{QUEUE}", entry.id)
     with worker(settings, "--burst") as process:
-        process.wait(60)
+        process.wait(DEADLINE_SECONDS)
     assert JobQueue(redis).depth() == 0
     result = SlimJob.fetch("intruder", connection=redis, serializer=SERIALIZER).latest_result()
     assert result is not None

@@ -28,10 +28,12 @@ from service.jobs.store import Records
 from service.settings import Settings
 from service.storage.object_store import Storage
 from service.tenants.api_keys import Keys
+from tests.support import http
 from tests.support.api_process import api
 from tests.support.finished_jobs import FILES, finish
 from tests.support.jobs import checkpoint, request, worker
-from tests.support.waiting import wait_until
+from tests.support.processes import wait_for_child
+from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 GIB, MIB = 2**30, 2**20
 METADATA = "169.254.169.254"
@@ -205,7 +207,7 @@ def test_a_body_of_two_gigabytes_is_refused_by_count_and_fills_neither_memory_no
     door: Door, path: str, kind: str
 ) -> None:
     port = str(door.http.base_url.port)
-    server = next(process for process in psutil.Process().children() if port in process.cmdline())
+    server = wait_for_child(psutil.Process(), lambda command: port in command)
     before = server.memory_info().rss
     answer, sent = send_chunks(door, path, kind, 2 * GIB)
     assert answer.startswith(b"HTTP/1.1 413 ")
@@ -224,7 +226,7 @@ def connection_to(door: Door, path: str, kind: str, *lines: str) -> Iterator[soc
     url = door.http.base_url
     head = [f"POST {path} HTTP/1.1", f"Host: {url.host}", f"Authorization: {door.http.headers['Authorization']}"]
     head += [f"Content-Type: {kind}", "Connection: close", *lines]
-    with socket.create_connection((url.host, url.port or 80), timeout=60) as connection:
+    with socket.create_connection((url.host, url.port or 80), timeout=DEADLINE_SECONDS) as connection:
         connection.sendall(("\r\n".join(head) + "\r\n\r\n").encode())
         yield connection
 
@@ -299,7 +301,7 @@ def test_no_name_leads_out_of_its_place(door: Door, body: dict[str, Any]) -> Non
 def test_a_link_that_was_bent_or_has_expired_opens_nothing(door: Door, body: dict[str, Any]) -> None:
     job = finished_job(door, body)
     link = httpx.URL(door.http.get(f"/jobs/{job}/artifacts").json()["data"][0]["url"])
-    assert httpx.get(link).content == FILES["model/config.json"]
+    assert http.get(link).content == FILES["model/config.json"]
     for bent in (
         link.copy_set_param("expires", str(int(link.params["expires"]) + 1)),
         link.copy_set_param("expires", "1"),
@@ -307,7 +309,7 @@ def test_a_link_that_was_bent_or_has_expired_opens_nothing(door: Door, body: dic
         link.copy_set_param("signature", link.params["signature"][::-1]),
         link.copy_with(path=link.path.replace("config.json", "model.safetensors")),
     ):
-        door.refused(403, "forbidden", httpx.get(bent))
+        door.refused(403, "forbidden", http.get(bent))
 
 
 # --- addresses -------------------------------------------------------------------------------------------------------

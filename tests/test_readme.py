@@ -11,7 +11,6 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
-import httpx
 import pytest
 from pydantic import BaseModel
 from redis import Redis
@@ -26,6 +25,7 @@ from service.contract.presets import resolve
 from service.contract.request import JobRequest
 from service.contract.result import Result
 from service.settings import Settings
+from tests.support import http
 from tests.support.api_process import api
 from tests.support.job_requests import request_body
 from tests.support.walkthrough import README, ROOT, blocks, section, walk, walkable_model
@@ -59,7 +59,7 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 def test_the_walk_runs_as_it_is_written(server: str, model: Path, tmp_path: Path) -> None:
     job = walk(tmp_path, URL=server, MODEL=model.as_uri())
-    assert httpx.get(job).status_code == 404
+    assert http.get(job).status_code == 404
 
 
 def test_what_clients_are_told_to_send_works(settings: Settings, redis: Redis, tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import httpx
 
 from service.settings import Settings
+from tests.support import http
 from tests.support.ports import free_port
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 SHARED = ("redis_url", "state", "lease_seconds", "heartbeat_seconds", "reconcile_seconds")
 
@@ -31,15 +32,16 @@ def api(settings: Settings, log: Path, *options: str, **variables: str) -> Itera
             stderr=subprocess.STDOUT,
         )
     try:
-        wait_until(lambda: _is_ready(url), 180)
+        wait_until(lambda: process.poll() is not None or _is_ready(url))
+        assert process.poll() is None, log.read_text()
         yield url
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(DEADLINE_SECONDS)
 
 
 def _is_ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/readyz").is_success
+        return http.get(f"{url}/readyz").is_success
     except httpx.TransportError:
         return False

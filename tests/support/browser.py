@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.support.waiting import DEADLINE_SECONDS
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
     "--headless=new",
@@ -24,7 +26,7 @@ FLAGS = (
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 )
-ANSWER_SECONDS = 60
+ANSWER_SECONDS = 120
 
 
 def find_browser() -> str | None:
@@ -88,7 +90,7 @@ class Tab:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait_for(self, expression: str, deadline_seconds: float = 60) -> Any:
+    def wait_for(self, expression: str, deadline_seconds: float = DEADLINE_SECONDS) -> Any:
         """The first value of `expression` that counts as true (an element is True); fails when none does in time."""
         end = time.monotonic() + deadline_seconds
         while not (value := self.run(f"(found => found?.nodeType ? true : found)({expression})")):

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 
 from tests.support.ports import free_ports
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 ACCESS_KEY, SECRET_KEY = "test-key", "test-secret"
 SECOND = 10_000  # each service also listens so far above its port
@@ -51,7 +51,7 @@ def s3_server(directory: Path, ports: Sequence[int] = ()) -> Iterator[str]:
         yield endpoint
     finally:
         process.kill()  # its graceful end takes half a minute
-        process.wait(30)
+        process.wait(DEADLINE_SECONDS)
 
 
 def credentials(endpoint: str) -> dict[str, str]:

@@ -36,8 +36,8 @@ def test_what_is_away_and_comes_back_is_seen_soon(storage: Storage) -> None:
         readiness = Readiness(f"unix://{directory}/redis.sock", storage)
         assert not is_ready(readiness)
         with embedded_redis(Path(directory)):
-            wait_until(lambda: is_ready(readiness), 5)
-        wait_until(lambda: not is_ready(readiness), 5)
+            wait_until(lambda: is_ready(readiness))
+        wait_until(lambda: not is_ready(readiness))
 
 
 def is_ready(readiness: Readiness) -> bool:

@@ -61,7 +61,7 @@ def test_it_dies_with_its_owner(tmp_path: Path) -> None:
         url = owner.stdout.readline().strip()
         assert answers(url)
         owner.kill()
-    wait_until(lambda: not answers(url), 10)
+    wait_until(lambda: not answers(url))
 
 
 def test_a_directory_has_one_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,11 @@ import httpx
 import psutil
 
 from service.infrastructure.supervisor import Part, supervise
+from tests.support import http
 from tests.support.jobs import checkpoint, request
 from tests.support.ports import free_port
-from tests.support.waiting import wait_until
+from tests.support.processes import wait_for_child
+from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 MORTAL = """
 import sys, pathlib
@@ -37,8 +39,8 @@ def server(state: Path, port: int) -> Iterator[psutil.Process]:
         yield process
         parts = process.children(recursive=True)
         popen.send_signal(signal.SIGINT)
-        assert popen.wait(60) == 0
-        assert psutil.wait_procs(parts, 10)[1] == []
+        assert popen.wait(DEADLINE_SECONDS) == 0
+        assert psutil.wait_procs(parts, DEADLINE_SECONDS)[1] == []
     finally:
         popen.kill()
         popen.wait()
@@ -46,31 +48,28 @@ def server(state: Path, port: int) -> Iterator[psutil.Process]:
 
 def ready(port: int) -> bool:
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+        return http.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
     except httpx.TransportError:
         return False
 
 
-def worker_of(process: psutil.Process) -> psutil.Process | None:
-    """The worker part of a server, once it runs as such."""
-    parts = ((part, part.as_dict(["cmdline"], ad_value=[])) for part in process.children())  # a zombie has none
-    return next((part for part, info in parts if info["cmdline"][1:] == ["-m", "worker"]), None)
+def is_worker(command: list[str]) -> bool:
+    """Whether it is the command line of the worker part, once the process runs as such."""
+    return command[1:] == ["-m", "worker"]
 
 
 def test_a_dead_worker_is_started_again_and_jobs_survive_a_restart(tmp_path: Path) -> None:
     port = free_port()
     jobs = f"http://127.0.0.1:{port}/jobs"
     with server(tmp_path / "state", port) as process:
-        wait_until(lambda: worker_of(process))
-        first = worker_of(process)
-        assert first is not None
+        first = wait_for_child(process, is_worker)
         first.kill()
-        wait_until(lambda: (second := worker_of(process)) is not None and second.pid != first.pid)
+        wait_for_child(process, is_worker, other_than=first.pid)
         asked = request(checkpoint(tmp_path / "model"), 1000)
-        answer = httpx.post(jobs, json=asked.model_dump(mode="json", exclude_defaults=True))
+        answer = http.post(jobs, json=asked.model_dump(mode="json", exclude_defaults=True))
         assert answer.status_code == 202, answer.text
     with server(tmp_path / "state", port):
-        assert [job["id"] for job in httpx.get(jobs).json()["data"]] == [answer.json()["id"]]
+        assert [job["id"] for job in http.get(jobs).json()["data"]] == [answer.json()["id"]]
 
 
 def test_a_part_that_keeps_ending_is_started_again_after_ever_longer_pauses(tmp_path: Path) -> None:

@@ -220,4 +220,4 @@ def test_the_thread_looks_by_itself_and_goes_on_after_a_failure(
         wait_until(lambda: any(line["event"] == "reconciliation failed" for line in lines))
         redis.rename("aside", OPEN)
         silence(redis)
-        wait_until(lambda: records.get(job.tenant, job.id).status is JobStatus.queued, 10)
+        wait_until(lambda: records.get(job.tenant, job.id).status is JobStatus.queued)

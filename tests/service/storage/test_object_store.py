@@ -3,7 +3,6 @@
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
-import httpx
 import pytest
 from ulid import ULID
 
@@ -11,6 +10,7 @@ from service.contract.errors import ForbiddenPath, NotFound, StorageUnavailable
 from service.sources.readers import fetch_file, fetch_prefix, list_names, local_path, read_bytes
 from service.storage.keys import attempt_prefix, dataset_key, manifest_key
 from service.storage.object_store import Storage, digest_file
+from tests.support import http
 from tests.support.s3_server import credentials, s3_ports, s3_server
 
 
@@ -106,9 +106,9 @@ def test_a_signed_url_serves_without_credentials_and_cannot_be_altered(s3: str) 
     store.put_bytes(b"content", "default/file")
     url = store.sign("default/file", 60)
     assert url is not None
-    assert httpx.get(url).content == b"content"
-    assert httpx.get(url.replace("default/file", "default/other")).status_code == 403
-    assert httpx.get(url.partition("?")[0]).status_code == 403
+    assert http.get(url).content == b"content"
+    assert http.get(url.replace("default/file", "default/other")).status_code == 403
+    assert http.get(url.partition("?")[0]).status_code == 403
 
 
 def test_a_directory_signs_nothing(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_record_that_cannot_be_read_holds_up_no_other_message(redis: Redis, da
         loop = threading.Thread(target=sender(redis, receiver).run, args=(stop,), kwargs={"pause_seconds": 0.02})
         loop.start()
         try:
-            wait_until(lambda: log(redis, sound), 10)
+            wait_until(lambda: log(redis, sound))
             assert loop.is_alive()
         finally:
             stop.set()

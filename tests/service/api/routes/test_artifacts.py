@@ -3,7 +3,6 @@
 import hashlib
 from typing import Any
 
-import httpx
 import pytest
 from fastapi.testclient import TestClient
 from hypothesis import given
@@ -17,6 +16,7 @@ from service.jobs.record import DEFAULT_TENANT
 from service.jobs.store import Records
 from service.settings import Settings
 from service.storage.object_store import Storage
+from tests.support import http
 from tests.support.finished_jobs import FILES, finish
 
 WEIGHTS = FILES["model/model.safetensors"]
@@ -109,7 +109,7 @@ def test_an_object_store_serves_itself_where_clients_reach_it(
         answer = client.get(f"/jobs/{job_id}/artifacts/model/model.safetensors", headers={"Range": "bytes=5-9"})
     if redirect:
         assert answer.status_code == 307
-        served = httpx.get(answer.headers["location"], headers={"Range": "bytes=5-9"})
+        served = http.get(answer.headers["location"], headers={"Range": "bytes=5-9"})
         assert (served.status_code, served.content) == (206, WEIGHTS[5:10])
     else:
         assert (answer.status_code, answer.content) == (206, WEIGHTS[5:10])

@@ -17,6 +17,7 @@ from service.jobs.record import DEFAULT_TENANT
 from service.jobs.store import Records
 from service.settings import Settings
 from service.storage.object_store import Storage
+from tests.support import http
 from tests.support.api_server import serving
 from tests.support.finished_jobs import finish
 from tests.support.waiting import wait_until
@@ -69,8 +70,8 @@ def test_what_is_no_event_is_refused(client: TestClient, body: dict[str, Any]) -
 def test_a_stream_brings_events_as_they_come_and_closes_with_the_job(
     server: str, body: dict[str, Any], records: Records, storage: Storage
 ) -> None:
-    job = httpx.post(f"{server}/jobs", json=body).json()["id"]
-    with httpx.stream("GET", f"{server}/jobs/{job}/events", headers=STREAM, timeout=30) as answer:
+    job = http.post(f"{server}/jobs", json=body).json()["id"]
+    with http.stream("GET", f"{server}/jobs/{job}/events", headers=STREAM, timeout=30) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         assert answer.headers["cache-control"] == "no-store"
         events = events_of(answer.iter_lines())
@@ -84,19 +85,19 @@ def test_more_streams_than_a_tenant_may_have_are_refused_until_one_closes(
     settings: Settings, body: dict[str, Any]
 ) -> None:
     with serving(settings.model_copy(update={"max_streams": 2})) as server:
-        job = httpx.post(f"{server}jobs", json=body).json()["id"]
+        job = http.post(f"{server}jobs", json=body).json()["id"]
         url = f"{server}jobs/{job}/events"
-        with httpx.stream("GET", url, headers=STREAM) as first, httpx.stream("GET", url, headers=STREAM) as second:
+        with http.stream("GET", url, headers=STREAM) as first, http.stream("GET", url, headers=STREAM) as second:
             assert (first.status_code, second.status_code) == (200, 200)
-            refused = httpx.get(url, headers=STREAM)
+            refused = http.get(url, headers=STREAM)
             assert (refused.status_code, refused.json()["code"]) == (429, "limit_exceeded")
             assert int(refused.headers["retry-after"]) > 0
-            assert httpx.get(url).status_code == 200
-        wait_until(lambda: opens(url), 10)
+            assert http.get(url).status_code == 200
+        wait_until(lambda: opens(url))
 
 
 def opens(url: str) -> bool:
-    with httpx.stream("GET", url, headers=STREAM) as answer:
+    with http.stream("GET", url, headers=STREAM) as answer:
         return answer.status_code == 200
 
 
@@ -104,17 +105,17 @@ def test_a_wait_for_which_there_is_no_place_is_not_granted_and_the_job_is_there(
     settings: Settings, body: dict[str, Any]
 ) -> None:
     with serving(settings.model_copy(update={"max_streams": 1})) as server:
-        job = httpx.post(f"{server}jobs", json=body, headers={"Prefer": "wait=1"})
+        job = http.post(f"{server}jobs", json=body, headers={"Prefer": "wait=1"})
         assert (job.status_code, job.headers["preference-applied"]) == (202, "wait=1")
         url = f"{server}jobs/{job.json()['id']}"
-        with httpx.stream("GET", f"{url}/events", headers=STREAM):
+        with http.stream("GET", f"{url}/events", headers=STREAM):
             for answer in (
-                httpx.post(f"{server}jobs", json=body, headers={"Prefer": "wait=30"}),
-                httpx.get(url, headers={"Prefer": "wait=30"}),
+                http.post(f"{server}jobs", json=body, headers={"Prefer": "wait=30"}),
+                http.get(url, headers={"Prefer": "wait=30"}),
             ):
                 assert (answer.is_success, answer.json()["status"]) == (True, "queued")
                 assert "preference-applied" not in answer.headers
-        assert len(httpx.get(f"{server}jobs").json()["data"]) == 2
+        assert len(http.get(f"{server}jobs").json()["data"]) == 2
 
 
 def test_a_process_holds_more_streams_than_the_pools_of_the_redis_client_do_unasked(
@@ -122,8 +123,8 @@ def test_a_process_holds_more_streams_than_the_pools_of_the_redis_client_do_unas
 ) -> None:
     many = 110
     with serving(settings.model_copy(update={"max_streams": many})) as server, ExitStack() as stack:
-        job = httpx.post(f"{server}jobs", json=body).json()["id"]
-        client = stack.enter_context(httpx.Client(limits=httpx.Limits(max_connections=None), headers=STREAM))
+        job = http.post(f"{server}jobs", json=body).json()["id"]
+        client = stack.enter_context(http.Client(limits=httpx.Limits(max_connections=None), headers=STREAM))
         streams = []
         for _ in range(many):
             answer = stack.enter_context(client.stream("GET", f"{server}jobs/{job}/events", timeout=30))
@@ -138,11 +139,11 @@ def test_a_process_holds_more_streams_than_the_pools_of_the_redis_client_do_unas
 def test_a_stream_of_a_finished_job_closes_whatever_was_seen_last(
     server: str, body: dict[str, Any], records: Records, storage: Storage, after: str
 ) -> None:
-    job = httpx.post(f"{server}/jobs", json=body).json()["id"]
+    job = http.post(f"{server}/jobs", json=body).json()["id"]
     finish(records.get(DEFAULT_TENANT, job), records, storage)
     end = records.events(DEFAULT_TENANT, job)[-1].id
     headers = STREAM | {"Last-Event-ID": after.format(milliseconds=end.partition("-")[0])}
-    answer = httpx.get(f"{server}/jobs/{job}/events", headers=headers, timeout=10)
+    answer = http.get(f"{server}/jobs/{job}/events", headers=headers, timeout=10)
     assert [event.id for event in events_of(answer.iter_lines())] in ([], [end])
 
 
@@ -150,8 +151,8 @@ def test_a_stream_that_has_nothing_to_tell_is_kept_open_by_comments(
     server: str, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "HEARTBEAT_SECONDS", 0.1)
-    job = httpx.post(f"{server}/jobs", json=body).json()["id"]
-    with httpx.stream("GET", f"{server}/jobs/{job}/events", headers=STREAM, timeout=5) as answer:
+    job = http.post(f"{server}/jobs", json=body).json()["id"]
+    with http.stream("GET", f"{server}/jobs/{job}/events", headers=STREAM, timeout=5) as answer:
         comments = (line for line in answer.iter_lines() if line.startswith(":"))
         assert next(comments)
         assert next(comments)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from fastapi.testclient import TestClient
 from redis import Redis
@@ -24,7 +23,7 @@ from service.planning.time_estimate import Durations
 from service.settings import Settings
 from service.storage.object_store import Storage
 from service.tenants.api_keys import Keys
-from tests.support import checkpoints, jobs
+from tests.support import checkpoints, http, jobs
 from tests.support.api_server import serving
 from tests.support.browser import Browser, Tab
 from tests.support.contract_examples import REQUEST, report
@@ -245,7 +244,7 @@ def test_a_failed_search_shows_what_it_has_measured(page: str, tab: Tab, records
     point = CurvePoint(ratio=0.125, parameters=9, bytes=18, examples=20, metric=found, share=found, meets=False)
     message = "no smaller model was shown to keep it"
     records.fail(lease, JobError(code="target_unreachable", message=message, curve=[point]))
-    answer = httpx.get(f"{page}jobs/{job.id}").json()
+    answer = http.get(f"{page}jobs/{job.id}").json()
     assert answer["error"]["curve"] == [point.model_dump(mode="json")]
     tab.open(f"{page}#/jobs/{job.id}")
     tab.wait_for("document.querySelector('.curve')?.innerText.includes('12.5 %')")
