@@ -1,30 +1,33 @@
-"""What the quality benchmark measures: its cells, and the order in which they are worth measuring."""
+"""The cells of the quality benchmark, and its plans: lists of cells in the order in which they are measured.
 
-from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+A cell is one combination of model, task, method, ratio and options. `OURS` is the criterion that this project adds.
+"""
+
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import astuple, dataclass, replace
 from itertools import product
-from typing import Any, Self
+from typing import Any
 
 TASKS = ("sst2", "imdb", "ag_news", "mnli", "qnli", "mrpc")
 T5_TASKS = ("ag_news", "trec", "subj", "sst2", "imdb")
 MODEL_TASKS = {"smollm2": TASKS, "t5": T5_TASKS, "t5-large": TASKS}
-RATIOS = (0.5, 0.7, 0.3)  # the most telling first
+RATIOS = (0.5, 0.7, 0.3)  # in the order of the plans: the most informative first
 ALL_RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 SEEDS = (0, 1, 2)  # of the random criterion
 BLOCKS = ("ffn", "heads")
 OURS = "surgeon"
 BASELINES = ("wanda", "flap", "random", "activation", "magnitude")
 RIVALS = ("attribution", "second_moment", "gisp")
-NEAREST = ("wanda", "activation")  # the baselines that come nearest; with equal widths the dearest repair has no other
-FINALISTS = (OURS, "attribution", "activation")  # ours, the best rival and the best baseline of the grid
-GISP_STEPS = 8  # it is made for many small removals
+NEAREST = ("wanda", "activation")  # the best baselines: the only ones measured with LAYERWISE and uniform widths
+FINALISTS = (OURS, "attribution", "activation")  # this project's, the best rival and the best baseline of the grid
+GISP_STEPS = 8  # the paper of `gisp` removes units in many small steps
 LAYERWISE = "least_squares_layerwise"
 REFITS = ("least_squares", LAYERWISE)
-ALONE = (("ffn",), "uniform")  # what a job does unless told otherwise
-WITH_BIAS = ("smollm2",)  # whose family can hold one in feed-forward modules
-REFITTED = (ALONE, (BLOCKS, "uniform"), (BLOCKS, "per_layer"))  # where they are compared on dev rows
+ALONE = (("ffn",), "uniform")  # the default units and layout of a job
+WITH_BIAS = ("smollm2",)  # models whose feed-forward modules can have a bias
+REFITTED = (ALONE, (BLOCKS, "uniform"), (BLOCKS, "per_layer"))  # units and layouts with which REFITS are compared
 CONTROLS = ("attribution_signed", "reverse")
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # criteria with one option changed, but for the paper's form
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # a criterion with other options than its defaults
     "attribution_signed": ("attribution", {"objective": "probability", "example_reduction": "sum"}),
     "attribution_probability": ("attribution", {"objective": "probability"}),
     "attribution_sequence": ("attribution", {"objective": "sequence_probability"}),
@@ -37,21 +40,24 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # criteria with one option 
     "surgeon_log_probability": ("surgeon", {"objective": "log_probability"}),
 }
 DENSE = "dense"
-TIMED = "timed"  # in place of a split: nothing is judged, only the time to score is taken
+TIMED = "timed"  # in place of a split: only the time to score the units is measured
 TIMED_ROWS = 48
-SAME_LABELS = (("imdb", "sst2"), ("sst2", "imdb"))  # calibrated on, judged on
+SAME_LABELS = (("imdb", "sst2"), ("sst2", "imdb"))  # (calibration task, evaluated task) with the same labels
 CALIBRATION_ROWS = 256
 TEST_ROWS = 200
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One measurement. `task` is judged; `calibration` is the task whose train rows the scores were taken on."""
+    """One combination to measure.
+
+    The model is evaluated on rows of `task`; the units are scored on train rows of the task `calibration`.
+    """
 
     model: str
     task: str
-    split: str  # test: test rows; dev: train rows that no calibration sees
-    rows: int  # of the split; 0: all of it
+    split: str  # test: test rows; dev: train rows that are never used for calibration; or TIMED
+    rows: int  # how many rows of the split; 0: all
     method: str
     units: tuple[str, ...] = ()
     layout: str = "uniform"
@@ -60,29 +66,23 @@ class Cell:
     steps: int = 1
     calibration: str = ""
     examples: int = 0
-    draw: str = "natural"  # or balanced: the same number of every label
-    supervision: str = "labels"  # or none: the uncut model's own answers to the calibration rows
+    draw: str = "natural"  # or balanced: the same number of rows for each label
+    supervision: str = "labels"  # or none: the dense model's answers replace the labels of the calibration rows
     seed: int = 0
 
     @property
     def key(self) -> str:
-        """Names the cell in quality.json."""
+        """The name of the cell: its fields, joined by slashes."""
         return "/".join("+".join(value) if isinstance(value, tuple) else str(value) for value in astuple(self))
-
-    @classmethod
-    def of(cls, record: dict[str, Any]) -> Self:
-        """The cell of a record of quality.json, whose other fields are the measurement."""
-        named = {field.name: record[field.name] for field in fields(cls)}
-        return cls(**named | {"units": tuple(named["units"])})
 
 
 def dense(model: str, task: str, split: str = "test", rows: int = TEST_ROWS) -> Cell:
-    """The uncut model."""
+    """The cell of the dense model, which is not cut."""
     return Cell(model, task, split, rows, DENSE)
 
 
 def slim(model: str, task: str, method: str, ratio: float, **choices: Any) -> Cell:
-    """A cut model, calibrated on its own task unless `choices` say otherwise."""
+    """The cell of a slim model, on test rows and calibrated on the same task unless `choices` say otherwise."""
     fixed: dict[str, Any] = {
         "split": "test",
         "rows": TEST_ROWS,
@@ -94,31 +94,31 @@ def slim(model: str, task: str, method: str, ratio: float, **choices: Any) -> Ce
 
 
 def grid(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
-    """{criterion} x {repair} x {layout} x {task} x {ratio}: what decides most comes first."""
+    """Criterion x repair x layout x task x ratio, in the order of importance."""
     yield from (dense(model, task) for task in tasks)
     main, others = (OURS, "attribution", *BASELINES), (*RIVALS, *CONTROLS)
     for layout, ratio in product(("per_layer", "uniform"), RATIOS):
-        yield from _square(model, tasks, main, ratio, layout, "least_squares")
+        yield from _methods_by_tasks(model, tasks, main, ratio, layout, "least_squares")
     for ratio in RATIOS:
-        yield from _square(model, tasks, RIVALS, ratio, "per_layer", "least_squares")
+        yield from _methods_by_tasks(model, tasks, RIVALS, ratio, "per_layer", "least_squares")
     for ratio in RATIOS:
-        yield from _square(model, tasks, (OURS, *BASELINES, *RIVALS), ratio, "per_layer", LAYERWISE)
+        yield from _methods_by_tasks(model, tasks, (OURS, *BASELINES, *RIVALS), ratio, "per_layer", LAYERWISE)
     for units, ratio in product((BLOCKS, ("ffn",)), RATIOS):
-        yield from _square(model, tasks, (OURS, *NEAREST), ratio, "uniform", LAYERWISE, units=units)
-    for ratio, repair in product(RATIOS, ("least_squares", "none")):  # what every runtime loads
-        yield from _square(model, tasks, main, ratio, "uniform", repair, units=("ffn",))
+        yield from _methods_by_tasks(model, tasks, (OURS, *NEAREST), ratio, "uniform", LAYERWISE, units=units)
+    for ratio, repair in product(RATIOS, ("least_squares", "none")):  # the form that every runtime loads
+        yield from _methods_by_tasks(model, tasks, main, ratio, "uniform", repair, units=("ffn",))
     for layout, ratio in product(("per_layer", "uniform"), RATIOS):
-        yield from _square(model, tasks, main, ratio, layout, "none")
+        yield from _methods_by_tasks(model, tasks, main, ratio, layout, "none")
     for layout, repair, ratio in product(("per_layer", "uniform"), ("least_squares", "none"), RATIOS):
-        yield from _square(model, tasks, others, ratio, layout, repair)
+        yield from _methods_by_tasks(model, tasks, others, ratio, layout, repair)
     for seed, ratio in product(SEEDS[1:], RATIOS):
-        yield from _square(model, tasks, ("random",), ratio, "per_layer", "least_squares", seed=seed)
+        yield from _methods_by_tasks(model, tasks, ("random",), ratio, "per_layer", "least_squares", seed=seed)
     for ratio in (0.5, 0.7):
-        yield from _square(model, tasks, ("gisp",), ratio, "per_layer", "least_squares", steps=GISP_STEPS)
+        yield from _methods_by_tasks(model, tasks, ("gisp",), ratio, "per_layer", "least_squares", steps=GISP_STEPS)
 
 
 def dev(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
-    """Candidates for the default, on train rows that no calibration sees; test rows decide nothing."""
+    """Candidates for the defaults, evaluated on dev rows, so that no default is chosen on test rows."""
     yield from (dense(model, task, "dev") for task in tasks)
     best: dict[str, Any] = {"split": "dev", "layout": "per_layer", "repair": "least_squares"}
     for ratio, method, task in product((0.7, 0.5, 0.3), (OURS, "attribution", "second_moment"), tasks):
@@ -139,27 +139,27 @@ def dev(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
         yield slim(model, task, method, ratio, **best)
 
 
-def _square(
+def _methods_by_tasks(
     model: str, tasks: Sequence[str], methods: Sequence[str], ratio: float, layout: str, repair: str, **choices: Any
 ) -> Iterator[Cell]:
-    """A method is done on all tasks before the next begins."""
+    """Each method on each task; a method is complete on all tasks before the next one starts."""
     for method, task in product(methods, tasks):
         yield slim(model, task, method, ratio, layout=layout, repair=repair, **choices)
 
 
 def finalists(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
-    """On all test rows: the defaults, and at every ratio the best of ours, of the rivals and of the baselines."""
+    """All test rows: the defaults, and at every ratio the best method of each group."""
     yield from (dense(model, task, rows=0) for task in tasks)
     for ratio in RATIOS:
-        yield from _square(model, tasks, (OURS,), ratio, "per_layer", LAYERWISE, rows=0)
+        yield from _methods_by_tasks(model, tasks, (OURS,), ratio, "per_layer", LAYERWISE, rows=0)
     ratios = (*RATIOS, *(ratio for ratio in ALL_RATIOS if ratio not in RATIOS))
     for some, method, ratio in product((RATIOS, ratios), FINALISTS, ratios):
         if ratio in some:
-            yield from _square(model, tasks, (method,), ratio, "per_layer", "least_squares", rows=0)
+            yield from _methods_by_tasks(model, tasks, (method,), ratio, "per_layer", "least_squares", rows=0)
 
 
 def settings(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
-    """The paper's settings: rows of another data set with the same labels, few examples, rows without labels."""
+    """Calibration on another data set with the same labels, on few examples, and on rows without labels."""
     yield from (dense(model, task) for task in tasks)
     best: dict[str, Any] = {"layout": "per_layer", "repair": "least_squares"}
     for ratio, (calibration, task), method in product((0.5, 0.7), SAME_LABELS, (OURS, "wanda")):
@@ -171,21 +171,20 @@ def settings(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
 
 
 def seconds(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
-    """How long each criterion takes to score the same rows, beside a mere forward pass of them."""
+    """The time that each criterion takes to score the units on the same rows, and that of a forward pass of them."""
     yield replace(dense(model, tasks[0], TIMED), examples=TIMED_ROWS)
     for method in (OURS, *RIVALS, *BASELINES):
-        yield slim(model, tasks[0], method, 0, split=TIMED, rows=0, examples=TIMED_ROWS)
+        yield slim(model, tasks[0], method, 0.0, split=TIMED, rows=0, examples=TIMED_ROWS)
 
 
 def quick(model: str) -> list[Cell]:
-    """Two tasks, few rows, one ratio."""
+    """Two tasks, 40 rows each, one ratio, two methods."""
     small: dict[str, Any] = {"rows": 40, "examples": 24, "units": ("ffn",)}
     tasks = ("sst2", "ag_news")
     cells = [dense(model, task, rows=40) for task in tasks]
     return cells + [slim(model, task, method, 0.5, **small) for task in tasks for method in (OURS, "random")]
 
 
-def left(cells: Sequence[Cell], measured: set[str]) -> list[Cell]:
-    """The cells still to be measured, each once, in order."""
-    unique = {cell.key: cell for cell in cells}
-    return [cell for key, cell in unique.items() if key not in measured]
+def unmeasured(cells: Sequence[Cell], measured: Container[Cell]) -> list[Cell]:
+    """The cells that are not in `measured`, each once, in order."""
+    return [cell for cell in dict.fromkeys(cells) if cell not in measured]

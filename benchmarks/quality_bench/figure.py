@@ -1,4 +1,4 @@
-"""The figure of RESULTS.md's part on quality."""
+"""The figure of the quality benchmark: accuracy kept by share removed, as SVG."""
 
 from itertools import product
 from pathlib import Path
@@ -8,9 +8,10 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.quality_bench.captions import LAYOUTS, REPAIRS
 from benchmarks.quality_bench.cells import BASELINES, OURS, RATIOS, RIVALS
-from benchmarks.quality_bench.summary import Records, kept, row
-from benchmarks.quality_bench.text import LAYOUTS, REPAIRS
+from benchmarks.quality_bench.measurement import Measurements
+from benchmarks.quality_bench.summary import kept, row
 
 PANELS: dict[str, dict[str, Any]] = {
     f"{layout.replace('_', '-')} widths, {name}": {"layout": layout, "repair": repair}
@@ -18,23 +19,23 @@ PANELS: dict[str, dict[str, Any]] = {
 }
 
 
-def draw(records: Records, path: Path) -> None:
-    """One panel for each layout and repair: the mean over six tasks by the share removed."""
-    mpl.rcParams["svg.hashsalt"] = path.name  # the same figures give the same file
-    mpl.rcParams["svg.fonttype"] = "none"  # text stays text
+def draw(measured: Measurements, path: Path) -> None:
+    """Write the figure: one panel for each layout and repair, each with one line for each method."""
+    mpl.rcParams["svg.hashsalt"] = path.name  # equal measurements give an equal file
+    mpl.rcParams["svg.fonttype"] = "none"  # text is not turned into paths
     figure = Figure(figsize=(13, 7), layout="constrained")
     axes = figure.subplots(2, 3, sharex=True, sharey=True).flatten()
     for axis, (title, choices) in zip(axes, PANELS.items(), strict=True):
-        _panel(axis, records, title, choices)
+        _panel(axis, measured, title, choices)
     handles, labels = max((axis.get_legend_handles_labels() for axis in axes), key=lambda pair: len(pair[1]))
     if labels:
         figure.legend(handles, labels, loc="outside right center", frameon=False)
     figure.savefig(path, metadata={"Date": None})
 
 
-def _panel(axis: Axes, records: Records, title: str, choices: dict[str, Any]) -> None:
+def _panel(axis: Axes, measured: Measurements, title: str, choices: dict[str, Any]) -> None:
     for number, method in enumerate((OURS, *RIVALS, *BASELINES)):
-        shares = [(ratio, kept(records, row(method, ratio, **choices))) for ratio in sorted(RATIOS)]
+        shares = [(ratio, kept(measured, row(method, ratio, **choices))) for ratio in sorted(RATIOS)]
         known = [(ratio, share) for ratio, share in shares if share is not None]
         if known:
             width = 2.5 if method == OURS else 1.2

@@ -15,7 +15,9 @@ from torch import Tensor
 from benchmarks.quality_bench import inputs
 from benchmarks.quality_bench.cells import BLOCKS, DENSE, TIMED, VARIANTS, Cell
 from benchmarks.quality_bench.inputs import Source
+from benchmarks.quality_bench.measurement import Measurement
 from benchmarks.quality_bench.shared_pass import Method, Scores, score_together
+from service.contract.result import Estimate
 from worker.checkpoints import loading
 from worker.data import batching, prompts
 from worker.evaluation import metrics as evaluation
@@ -60,10 +62,10 @@ class Bench:
         self.batches = cache(self._batches)
         self.passed = lru_cache(maxsize=2)(self._passed)
 
-    def measure(self, cell: Cell) -> dict[str, Any]:
-        """What quality.json holds of a cell beside its fields."""
+    def measure(self, cell: Cell) -> Measurement:
+        """The figures of a cell."""
         if cell.split == TIMED:
-            return {"seconds": round(self._timed(cell), 3)}
+            return Measurement(seconds=round(self._timed(cell), 3))
         judged = self.batches(cell.model, cell.task, cell.split, cell.rows, 0, "natural", "labels")
         if cell.method == DENSE:
             return judge(self.loaded(cell.model).model, judged)
@@ -71,8 +73,8 @@ class Bench:
         model = copy.deepcopy(self.loaded(cell.model).model)
         self.cut(model, cell, kept)
         seconds = round(time.perf_counter() - start, 2)
-        removed = self._removed(cell, kept)
-        return judge(model, judged) | {"removed": round(removed, 4), "seconds_to_cut": seconds}
+        removed = round(self._removed(cell, kept), 4)
+        return replace(judge(model, judged), removed=removed, seconds_to_cut=seconds)
 
     def kept(self, cell: Cell) -> dict[Site, Tensor]:
         """The units that stay; with several steps the scores are taken anew before each."""
@@ -188,20 +190,20 @@ def answered(model: Any, batches: list[Batch]) -> list[Batch]:
     return [replace(batch, answer_E=answer_E) for batch, answer_E in zip(batches, answers, strict=True)]
 
 
-def judge(model: Any, batches: list[Batch]) -> dict[str, Any]:
-    """Accuracy on the rows, with intervals."""
+def judge(model: Any, batches: list[Batch]) -> Measurement:
+    """The accuracy on the rows, with 95 % intervals."""
     start = time.perf_counter()
     metrics = evaluation.classification_metrics(evaluation.score(model, batches, lambda done: None))
     assert metrics.accuracy is not None
     assert metrics.calibrated_accuracy is not None
-    return {
-        "judged": metrics.examples,
-        "accuracy": _rounded(metrics.accuracy.model_dump()),
-        "calibrated": _rounded(metrics.calibrated_accuracy.model_dump()),
-        "majority": round(metrics.majority or 0, 4),
-        "parameters": loading.count_parameters(model),
-        "seconds_to_judge": round(time.perf_counter() - start, 2),
-    }
+    return Measurement(
+        judged=metrics.examples,
+        accuracy=_rounded(metrics.accuracy),
+        calibrated=_rounded(metrics.calibrated_accuracy),
+        majority=round(metrics.majority or 0, 4),
+        parameters=loading.count_parameters(model),
+        seconds_to_judge=round(time.perf_counter() - start, 2),
+    )
 
 
 def _calibration(cell: Cell) -> tuple[str, str, int, int, str, str]:
@@ -253,5 +255,5 @@ def _read_moments(tensors: dict[str, Tensor], reader: str) -> Moments:
     )
 
 
-def _rounded(values: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in values.items()}
+def _rounded(estimate: Estimate) -> Estimate:
+    return Estimate(value=round(estimate.value, 4), low=round(estimate.low, 4), high=round(estimate.high, 4))

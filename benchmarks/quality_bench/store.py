@@ -1,50 +1,60 @@
-"""quality.json: one record for each measured cell, written the moment it is measured."""
+"""The file of the quality benchmark: a CSV compressed by gzip, with one row for each measured cell."""
 
+import csv
 import fcntl
-import json
+import gzip
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from benchmarks.quality_bench.cells import Cell
-
-Record = dict[str, Any]
+from benchmarks.quality_bench.measurement import Measurement, Measurements, as_row, columns, from_row
 
 
 class Store:
-    """The records of a file by their cell's key. An interrupted run leaves every finished cell.
+    """The measurements in a file. Each is written when it is taken, so that an interrupted run loses none.
 
-    Several runs may share the file: each adds to what the others have written by then.
+    Several runs may write to one file at the same time: each keeps the rows of the others.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.records = self._read()
+        self.measurements = self._read()
 
     def has(self, cell: Cell) -> bool:
-        """Whether the cell is measured, by this run or by one beside it."""
-        self.records = self._read()
-        return cell.key in self.records
+        """Whether the file has the cell now, measured by this run or by another one."""
+        self.measurements = self._read()
+        return cell in self.measurements
 
-    def put(self, cell: Cell, measurement: Record) -> None:
-        """Add one cell; the file is replaced as a whole, so that no reader sees half of it."""
+    def put(self, cell: Cell, measurement: Measurement) -> None:
+        """Add one measurement. The file is replaced as a whole, so that a reader never sees a part of it."""
         with _locked(self.path.parent):
-            self.records = self._read() | {cell.key: {**vars(cell), **measurement}}
-            lines = ",\n".join(json.dumps(self.records[key]) for key in sorted(self.records))
+            self.measurements = self._read() | {cell: measurement}
             partial = self.path.with_suffix(".partial")
-            partial.write_text(f'{{"cells": [\n{lines}\n]}}\n')
+            partial.write_bytes(compressed(self.measurements))
             partial.replace(self.path)
 
-    def _read(self) -> dict[str, Record]:
+    def _read(self) -> dict[Cell, Measurement]:
         if not self.path.exists():
             return {}
-        return {Cell.of(record).key: record for record in json.loads(self.path.read_text())["cells"]}
+        with gzip.open(self.path, "rt", encoding="utf-8", newline="") as file:
+            return dict(map(from_row, csv.DictReader(file)))
+
+
+def compressed(measurements: Measurements) -> bytes:
+    """The content of the file: rows in the order of their cells' keys; equal measurements give equal bytes."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(as_row(cell, measurements[cell]) for cell in sorted(measurements, key=lambda cell: cell.key))
+    return gzip.compress(text.getvalue().encode(), mtime=0)
 
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
+    """Hold the lock of the directory, so that no two runs replace a file in it at the same time."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -1,0 +1,48 @@
+"""The text of the quality benchmark's tables: names of layouts and repairs, and one caption for each table."""
+
+LAYOUTS = ("per_layer", "uniform")
+REPAIRS = {"none": "no repair", "least_squares": "least squares", "least_squares_layerwise": "layer by layer"}
+REPAIR_NAMES = REPAIRS | {"bias": "bias"}
+
+INTRODUCTION = """\
+## Quality: how much of a task a slim model keeps
+
+Models: SmolLM2-135M-Instruct with a multi-task LoRA adapter merged into it, and a small T5. Units: FFN neurons and
+key-value groups of attention in one budget, unless a table says otherwise. Calibration: 256 train rows of the task,
+seed 0. Evaluation: 200 test rows, seed 0. Widths are multiples of 1 (layout `per_layer`) or 64 (`uniform`).
+"70% removed" means 70 % of the parameters of the units. Accuracy is calibrated: each label's mean log-probability over
+the evaluation rows is subtracted. Intervals are 95 %. A dot marks what is not measured."""
+
+HEADLINE = "By the criterion `surgeon`, the default with a repair that fits weights."
+
+MEANS = """\
+Mean accuracy over six tasks (SST-2, IMDB, AG News, MNLI, QNLI, MRPC), in percent of the dense model's.
+`attribution_signed` is the form of the paper: the gradient of the probability, summed with its sign over tokens and
+examples. Scores are normalised by layer for `flap` (standardised), `wanda`, `activation`, `magnitude` and `random`
+(divided by their mean)."""
+
+LEADS = """\
+Difference between `surgeon` and each other criterion with the same repair, layout and ratio, in percent of the dense
+model's mean accuracy; negative where `surgeon` is worse."""
+
+FINALISTS = {
+    "smollm2": """\
+All test rows: 1,000 each of SST-2, AG News, MNLI and QNLI, 700 of IMDB, 408 of MRPC; per-layer widths.""",
+    "t5": "All test rows of the five tasks; per-layer widths.",
+}
+
+UNSUPERVISED = """\
+The labels of the 256 calibration rows are replaced by the dense model's answers; the evaluation rows keep theirs."""
+
+CHOICES = "Comparisons for the choice of the defaults, on 200 train rows that are never used for calibration."
+
+TASKS = "Calibrated accuracy with its interval, FFN neurons and key-value groups."
+
+T5 = """\
+The small T5 (4.9M parameters, five tasks), FFN neurons and heads: mean over its five tasks in percent of the dense
+model's."""
+
+SECONDS = {
+    "smollm2": "Median time of three runs to score all units on the same 48 rows of SST-2, float32, two threads.",
+    "t5": "Median time of three runs to score all units on the same 48 rows of AG News, float32, two threads.",
+}
