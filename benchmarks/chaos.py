@@ -30,7 +30,7 @@ from benchmarks.chaos_bench.client import Client  # noqa: E402
 from benchmarks.chaos_bench.deployment import Deployment, deployed  # noqa: E402
 from benchmarks.chaos_bench.faults import Fault, hurt  # noqa: E402
 from service.infrastructure.redis_client import connect  # noqa: E402
-from service.jobs.store import Records  # noqa: E402
+from service.jobs.store import JobStore  # noqa: E402
 from service.storage.object_store import Storage  # noqa: E402
 from tests.support.jobs import TEMPLATE, checkpoint, rows_file  # noqa: E402
 
@@ -138,9 +138,9 @@ def settle(client: Client, start: float, limit_seconds: float) -> None:
 
 def figures(deployment: Deployment, client: Client, faults: list[Fault], seconds: float) -> dict[str, Any]:
     jobs = {job["id"]: job for job in client.jobs()}
-    records, storage = Records(connect(deployment.redis.url)), Storage("s3://chaos/artifacts")
-    audit = chaos_audit.audit(client, jobs, storage, records, UNREACHABLE)
-    recovered = chaos_audit.recoveries(faults, jobs, records)
+    job_store, storage = JobStore(connect(deployment.redis.url)), Storage("s3://chaos/artifacts")
+    audit = chaos_audit.audit(client, jobs, storage, job_store, UNREACHABLE)
+    recovered = chaos_audit.recoveries(faults, jobs, job_store)
     outcomes = Counter(attempt["outcome"] for job in jobs.values() for attempt in job["attempts"])
     return {
         "lost": len(audit.lost) + len(client.refused),

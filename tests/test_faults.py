@@ -15,7 +15,7 @@ from service.infrastructure.redis_client import connect
 from service.jobs.queue import JobQueue
 from service.jobs.reconciler import reconciling
 from service.jobs.record import JobRecord
-from service.jobs.rq_jobs import QUEUE, SERIALIZER, SlimJob
+from service.jobs.rq_jobs import QUEUE, SERIALIZER, RqJob
 from service.settings import Settings
 from service.storage.keys import attempt_prefix, job_prefix
 from service.storage.manifests import committed_manifest
@@ -172,7 +172,7 @@ def test_an_entry_that_names_another_function_is_refused(
     proof = tmp_path / "proof"
     redis = connect(settings.redis_url, decode=False)
     name, instance, arguments, options = payload
-    entry = SlimJob.create("x.y", id="intruder", connection=redis, serializer=SERIALIZER, origin=QUEUE)
+    entry = RqJob.create("x.y", id="intruder", connection=redis, serializer=SERIALIZER, origin=QUEUE)
     entry.data = entry.serializer.dumps([name, instance, [text.format(proof=proof) for text in arguments], options])
     entry._success_callback_name = entry._failure_callback_name = "os.getcwd"
     entry.save()
@@ -181,7 +181,7 @@ def test_an_entry_that_names_another_function_is_refused(
     with worker(settings, "--burst") as process:
         process.wait(DEADLINE_SECONDS)
     assert JobQueue(redis).depth() == 0
-    result = SlimJob.fetch("intruder", connection=redis, serializer=SERIALIZER).latest_result()
+    result = RqJob.fetch("intruder", connection=redis, serializer=SERIALIZER).latest_result()
     assert result is not None
     assert "PermissionError" in (result.exc_string or "")
     assert not proof.exists()

@@ -24,10 +24,10 @@ from redis import Redis
 
 from service.infrastructure.embedded_redis import embedded_redis
 from service.infrastructure.redis_client import connect
-from service.jobs.store import Records
+from service.jobs.store import JobStore
 from service.settings import Settings
 from service.storage.object_store import Storage
-from service.tenants.api_keys import Keys
+from service.tenants.api_keys import ApiKeys
 from tests.support import http
 from tests.support.api_process import api
 from tests.support.finished_jobs import FILES, finish
@@ -78,7 +78,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     }
     with embedded_redis(directory / "redis") as redis_url:
         settings = Settings(redis_url=redis_url, state=directory / "state", device="cpu")
-        key = Keys(connect(redis_url)).create("stranger")[1]
+        key = ApiKeys(connect(redis_url)).create("stranger")[1]
         headers = {"Authorization": f"Bearer {key}"}
         with api(settings, log, **limits) as url, httpx.Client(base_url=url, headers=headers, timeout=60) as http:
             yield Door(http, allowed, log, settings)
@@ -264,8 +264,8 @@ def test_json_without_a_bottom_is_refused(door: Door) -> None:
 def finished_job(door: Door, body: dict[str, Any]) -> str:
     """The id of a job that left its files."""
     job: str = door.http.post("/jobs", json=body).json()["id"]
-    records = Records(door.redis)
-    finish(records.get("stranger", job), records, Storage(door.settings.artifacts_url))
+    job_store = JobStore(door.redis)
+    finish(job_store.get("stranger", job), job_store, Storage(door.settings.artifacts_url))
     return job
 
 

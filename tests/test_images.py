@@ -14,7 +14,7 @@ from redis import Redis
 
 from service.contract.errors import StorageUnavailable
 from service.infrastructure.embedded_redis import find_server
-from service.infrastructure.worker_registry import announce
+from service.infrastructure.worker_registry import register_worker
 from service.settings import Settings
 from service.storage.object_store import Storage
 from service.tenants.api_keys import KEY
@@ -87,7 +87,7 @@ def test_what_the_images_copy_is_not_ignored() -> None:
 def test_the_worker_image_is_healthy_only_while_its_worker_speaks(redis: Redis, redis_server: str) -> None:
     _, *arguments = json.loads(last("worker", "HEALTHCHECK").partition("CMD ")[2])
     assert check_health(arguments, redis_server) == 1
-    announce(redis, f"{socket.gethostname()}-01")
+    register_worker(redis, f"{socket.gethostname()}-01")
     assert check_health(arguments, redis_server) == 0
 
 

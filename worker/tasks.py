@@ -14,8 +14,8 @@ from service.contract.result import Result
 from service.infrastructure import tracing
 from service.infrastructure.redis_client import WORKER_PATIENCE, connect
 from service.jobs.queue import JobQueue
-from service.jobs.store import Lease, LeaseLost, Records
-from service.jobs.usage import account
+from service.jobs.store import JobStore, Lease, LeaseLost
+from service.jobs.usage import record_usage
 from service.settings import Settings
 from service.storage.keys import attempt_prefix, job_prefix
 from service.storage.manifests import committed_manifest, committed_result, delete_attempts
@@ -41,25 +41,25 @@ def run_job(tenant: str, job_id: str, attempt: int) -> None:
     Returns without a trace where the attempt may not start: a repeated or outdated entry of the queue.
     """
     settings = Settings()
-    records = Records(connect(settings.redis_url, patience=WORKER_PATIENCE), lease_seconds=settings.lease_seconds)
+    job_store = JobStore(connect(settings.redis_url, patience=WORKER_PATIENCE), lease_seconds=settings.lease_seconds)
     structlog.contextvars.bind_contextvars(tenant=tenant, job_id=job_id, attempt=attempt)
     try:
-        lease = records.lease(tenant, job_id, attempt, worker=str(ULID()))
+        lease = job_store.lease(tenant, job_id, attempt, worker=str(ULID()))
     except LeaseLost as refused:
         log.info("attempt not started", reason=str(refused))
         return
     structlog.contextvars.bind_contextvars(request_id=lease.job.request_id)
     with tracing.attempt_span(job_id, attempt, lease.job.trace):
-        JobRun(settings, records, lease).run()
+        JobRun(settings, job_store, lease).run()
     tracing.flush()
 
 
 class JobRun:
     """One attempt that holds its lease."""
 
-    def __init__(self, settings: Settings, records: Records, lease: Lease) -> None:
-        self._settings, self._records, self._lease = settings, records, lease
-        pulse = Records(connect(settings.redis_url, patience=PULSE_PATIENCE), lease_seconds=settings.lease_seconds)
+    def __init__(self, settings: Settings, job_store: JobStore, lease: Lease) -> None:
+        self._settings, self._job_store, self._lease = settings, job_store, lease
+        pulse = JobStore(connect(settings.redis_url, patience=PULSE_PATIENCE), lease_seconds=settings.lease_seconds)
         self._attempt = Attempt(pulse, lease, settings, self._settle)
         self._pause_seconds = 0.0
 
@@ -102,7 +102,7 @@ class JobRun:
                     storage=storage,
                     progress=progress,
                     scratch=scratch,
-                    scores=ScoreSets(self._records.redis, storage, StoredBytes(self._records.redis)),
+                    scores=ScoreSets(self._job_store.redis, storage, StoredBytes(self._job_store.redis)),
                 )
         except LeaseLost:  # perhaps because an earlier attempt, thought dead, has committed its result meanwhile
             late = committed_result(storage, job.tenant, job.id)
@@ -114,13 +114,13 @@ class JobRun:
         self._attempt.stage = stage
         if entered:
             log.info("stage", stage=stage.value)
-            status = self._records.set_stage(self._lease, stage, progress)
+            status = self._job_store.set_stage(self._lease, stage, progress)
         else:
-            status = self._records.progress(self._lease, progress)
+            status = self._job_store.progress(self._lease, progress)
         self._attempt.note_status(status)
 
     def _succeed(self, result: Result) -> None:
-        status = self._records.succeed(self._lease, result)
+        status = self._job_store.succeed(self._lease, result)
         log.info("attempt over", status=status)
         if status is JobStatus.succeeded:
             self._account()
@@ -130,7 +130,7 @@ class JobRun:
     def _account(self) -> None:
         job = self._lease.job
         try:
-            account(self._records.redis, self._storage, job.tenant, job.id)
+            record_usage(self._job_store.redis, self._storage, job.tenant, job.id)
         except (StorageUnavailable, RedisError):
             log.exception("the job's figures were not counted")
 
@@ -157,11 +157,11 @@ class JobRun:
         """Whether the attempt met what may be over by the next one: a full disk, or a store that does not answer."""
         if not isinstance(ending, ScratchFull | StorageUnavailable) or isinstance(ending.__cause__, REFUSED):
             return False
-        return self._records.seconds_since_start(self._lease.job) < OUTAGE_SECONDS
+        return self._job_store.seconds_since_start(self._lease.job) < OUTAGE_SECONDS
 
     def _defer(self, ending: Ending) -> JobStatus:
         """Hands the job back, with the reason among its events."""
-        self._records.log(self._lease, f"put off: {ending}")
+        self._job_store.log(self._lease, f"put off: {ending}")
         self._pause_seconds = PAUSE_SECONDS
         return self._hand_back()
 
@@ -178,19 +178,19 @@ class JobRun:
     def _write_ending(self, ending: Cancelled | HandedBack | TaskslimError) -> JobStatus:
         match ending:
             case Cancelled():
-                return self._records.acknowledge(self._lease)
+                return self._job_store.confirm_cancelled(self._lease)
             case HandedBack():
                 return self._hand_back()
             case TaskslimError():
                 curve = ending.curve if isinstance(ending, TargetUnreachable) else []
                 error = JobError(code=ending.code, message=ending.message, param=ending.param, curve=curve)
-                return self._records.fail(self._lease, error)
+                return self._job_store.fail(self._lease, error)
 
     def _hand_back(self) -> JobStatus:
-        status = self._records.hand_back(self._lease)
+        status = self._job_store.hand_back(self._lease)
         if status is JobStatus.queued:
             redis = connect(self._settings.redis_url, patience=WORKER_PATIENCE, decode=False)
-            JobQueue(redis).enqueue(self._records.get(self._lease.job.tenant, self._lease.job.id))
+            JobQueue(redis).enqueue(self._job_store.get(self._lease.job.tenant, self._lease.job.id))
         return status
 
     def _clean(self, status: JobStatus) -> None:

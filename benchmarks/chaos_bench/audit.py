@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.chaos_bench.client import Client
 from benchmarks.chaos_bench.faults import Fault
 from service.jobs.record import DEFAULT_TENANT
-from service.jobs.store import Records
+from service.jobs.store import JobStore
 from service.storage.keys import attempt_prefix, job_prefix, manifest_key
 from service.storage.manifests import committed_manifest
 from service.storage.object_store import Storage
@@ -29,7 +29,7 @@ class Audit:
 
 
 def audit(
-    client: Client, jobs: Mapping[str, dict[str, Any]], storage: Storage, records: Records, unreachable: Set[int]
+    client: Client, jobs: Mapping[str, dict[str, Any]], storage: Storage, job_store: JobStore, unreachable: Set[int]
 ) -> Audit:
     """Holds every accepted job to what it was promised; requests in `unreachable` ask for what cannot be."""
     lost, stuck, doubled = {}, {}, {}
@@ -42,7 +42,7 @@ def audit(
             stuck[number] = f"{job['status']} in {job['stage']}"
         elif wrong := _wrong_end(job, number in unreachable):
             lost[number] = wrong
-        elif wrong := _doubled(job, storage, records):
+        elif wrong := _doubled(job, storage, job_store):
             doubled[number] = wrong
         if made[number] > 1:
             doubled[number] = f"{made[number]} jobs for one idempotency key"
@@ -57,9 +57,9 @@ def _wrong_end(job: dict[str, Any], unreachable: bool) -> str | None:
     return None if right else f"{job['status']}: {job['error']}"
 
 
-def _doubled(job: dict[str, Any], storage: Storage, records: Records) -> str | None:
+def _doubled(job: dict[str, Any], storage: Storage, job_store: JobStore) -> str | None:
     """Why the job's traces are not those of one result: files of several attempts, or more than one end."""
-    ends = [event for event in records.events(DEFAULT_TENANT, job["id"], limit=2000) if _is_end(event.data)]
+    ends = [event for event in job_store.events(DEFAULT_TENANT, job["id"], limit=2000) if _is_end(event.data)]
     if len(ends) != 1:
         return f"{len(ends)} ends in its history"
     won = [attempt["number"] for attempt in job["attempts"] if attempt["outcome"] == "succeeded"]
@@ -98,13 +98,13 @@ class Recovery:
     running: float | None
 
 
-def recoveries(faults: Sequence[Fault], jobs: Mapping[str, dict[str, Any]], records: Records) -> list[Recovery]:
+def recoveries(faults: Sequence[Fault], jobs: Mapping[str, dict[str, Any]], job_store: JobStore) -> list[Recovery]:
     """One for each attempt that a fault ended."""
     found = []
     for fault in faults:
         for job_id in (entry.rpartition("-")[0] for entry in fault.entries):
             if job_id in jobs:
-                events = records.events(DEFAULT_TENANT, job_id, limit=2000)
+                events = job_store.events(DEFAULT_TENANT, job_id, limit=2000)
                 queued = [event.at for event in events if event.data.get("status") == "queued"]
                 started = [datetime.fromisoformat(attempt["started_at"]) for attempt in jobs[job_id]["attempts"]]
                 again, known = _first(started, fault.mended), _first(queued, fault.mended)

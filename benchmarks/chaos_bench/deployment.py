@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from service.infrastructure.child_process import tethered
+from service.infrastructure.child_process import child_command
 from service.infrastructure.embedded_redis import embedded_redis
 from service.infrastructure.supervisor import API, WORKER, Part, supervise
 from tests.support.ports import free_port
@@ -161,7 +161,7 @@ def _worker(directory: Path, environment: dict[str, str], number: int) -> Part:
     scratch = directory / f"scratch-{number}"
     scratch.mkdir()
     # Entering the namespace unties the process from this one, so the knot is tied inside.
-    command = logged([*CONFINED, *tethered(WORKER, signal.SIGTERM)], directory / f"worker-{number}.log")
+    command = logged([*CONFINED, *child_command(WORKER, signal.SIGTERM)], directory / f"worker-{number}.log")
     return Part(f"worker-{number}", command, environment | {"TMPDIR": str(scratch)}, stop_seconds=30)
 
 

@@ -10,7 +10,7 @@ import psutil
 from benchmarks.chaos_bench.deployment import Deployment, Running, pid_of
 from service.infrastructure.redis_client import connect
 from service.jobs.record import DEFAULT_TENANT
-from service.jobs.store import Records
+from service.jobs.store import JobStore
 
 SEARCH_SECONDS = 60.0
 
@@ -95,9 +95,9 @@ def hurt(name: str, deployment: Deployment, draw: Random, away_seconds: float) -
 def _kill(deployment: Deployment, draw: Random, victims: Callable[[Running], list[psutil.Process]]) -> list[str]:
     """Kills around a process of an attempt; three in four times one that has begun to work. None where none runs."""
     begun, end = draw.random() < 0.75, time.monotonic() + SEARCH_SECONDS
-    records = Records(connect(deployment.redis.url))
+    job_store = JobStore(connect(deployment.redis.url))
     while time.monotonic() < end:
-        if running := [each for each in deployment.running() if not begun or _has_begun(records, each.entry)]:
+        if running := [each for each in deployment.running() if not begun or _has_begun(job_store, each.entry)]:
             hit = draw.choice(running)
             for process in victims(hit):
                 if process.is_running():
@@ -107,6 +107,6 @@ def _kill(deployment: Deployment, draw: Random, victims: Callable[[Running], lis
     return []
 
 
-def _has_begun(records: Records, entry: str) -> bool:
+def _has_begun(job_store: JobStore, entry: str) -> bool:
     job_id, _, attempt = entry.rpartition("-")
-    return records.get(DEFAULT_TENANT, job_id).attempt == int(attempt)
+    return job_store.get(DEFAULT_TENANT, job_id).attempt == int(attempt)

@@ -33,17 +33,17 @@ from service.jobs.idempotency import Idempotency
 from service.jobs.queue import JobQueue
 from service.jobs.reconciler import reconciling
 from service.jobs.retention import Retention
-from service.jobs.store import Records
+from service.jobs.store import JobStore
 from service.jobs.submission import Submission
 from service.planning.time_estimate import Durations
 from service.settings import STREAMS, Settings
 from service.storage.datasets import Uploads
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
-from service.tenants.api_keys import Keys
+from service.tenants.api_keys import ApiKeys
 from service.tenants.origins import is_loopback
 from service.tenants.rate_limit import RequestLimit
-from service.tenants.signed_links import Tickets
+from service.tenants.signed_links import SignedLinks
 from service.tenants.storage_quota import StoredBytes
 from service.tenants.stream_limit import StreamLimit
 from service.webhooks.delivery import Webhooks
@@ -90,7 +90,7 @@ def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextMan
 def _state(settings: Settings, redis: Redis, transport: Redis, follower: redis.asyncio.Redis) -> State:
     """Everything that handlers ask for, over these clients."""
     storage = Storage(settings.artifacts_url, retry_seconds=STORAGE_RETRY_SECONDS)
-    records = Records(redis, lease_seconds=settings.lease_seconds)
+    job_store = JobStore(redis, lease_seconds=settings.lease_seconds)
     queue = JobQueue(transport, max_running=settings.max_running_jobs)
     stored = StoredBytes(redis)
     uploads = Uploads(redis, storage, stored)
@@ -99,20 +99,20 @@ def _state(settings: Settings, redis: Redis, transport: Redis, follower: redis.a
         settings=settings,
         redis=redis,
         follower=follower,
-        places=StreamLimit(settings.max_streams, STREAMS),
-        records=records,
+        stream_limit=StreamLimit(settings.max_streams, STREAMS),
+        job_store=job_store,
         queue=queue,
         storage=storage,
-        keys=Keys(redis, on_loopback=is_loopback(settings.host)),
+        keys=ApiKeys(redis, on_loopback=is_loopback(settings.host)),
         requests=RequestLimit(redis, quota=settings.max_requests, window_seconds=settings.window_seconds),
         stored=stored,
         uploads=uploads,
         scores=score_sets,
         durations=Durations(redis),
-        submission=Submission(records, storage, stored, settings),
+        submission=Submission(job_store, storage, stored, settings),
         idempotency=Idempotency(redis),
-        retention=Retention(redis, records, uploads, score_sets, storage, stored),
-        tickets=Tickets(redis),
+        retention=Retention(redis, job_store, uploads, score_sets, storage, stored),
+        signed_links=SignedLinks(redis),
         secrets=WebhookSecrets(redis),
         webhooks=Webhooks(redis, base_url=settings.public_url, allowed_hosts=settings.webhook_hosts),
         metrics=HttpMetrics(redis, package_version()),

@@ -18,17 +18,17 @@ from service.jobs.idempotency import Idempotency
 from service.jobs.queue import JobQueue
 from service.jobs.record import JobRecord, decode
 from service.jobs.retention import Retention
-from service.jobs.store import Records
+from service.jobs.store import JobStore
 from service.jobs.submission import Submission
 from service.planning.time_estimate import Durations
 from service.settings import Settings
 from service.storage.datasets import Uploads
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
-from service.tenants.api_keys import Caller, Keys, Scope, credential
+from service.tenants.api_keys import ApiKeys, Caller, KeyScope, credential
 from service.tenants.origins import is_cross_site, is_rebindable
-from service.tenants.rate_limit import RequestLimit, admit
-from service.tenants.signed_links import Ticket, Tickets
+from service.tenants.rate_limit import RequestLimit, check_request_limit
+from service.tenants.signed_links import SignedLink, SignedLinks
 from service.tenants.storage_quota import StoredBytes
 from service.tenants.stream_limit import StreamLimit
 from service.webhooks.delivery import Webhooks
@@ -45,11 +45,11 @@ class State(TypedDict):
     settings: Settings
     redis: Redis
     follower: redis.asyncio.Redis
-    places: StreamLimit
-    records: Records
+    stream_limit: StreamLimit
+    job_store: JobStore
     queue: JobQueue
     storage: Storage
-    keys: Keys
+    keys: ApiKeys
     requests: RequestLimit
     stored: StoredBytes
     uploads: Uploads
@@ -58,7 +58,7 @@ class State(TypedDict):
     submission: Submission
     idempotency: Idempotency
     retention: Retention
-    tickets: Tickets
+    signed_links: SignedLinks
     secrets: WebhookSecrets
     webhooks: Webhooks
     metrics: HttpMetrics
@@ -76,8 +76,8 @@ def _state(name: str) -> Any:
 
 SettingsDep = Annotated[Settings, _state("settings")]
 FollowerDep = Annotated[redis.asyncio.Redis, _state("follower")]
-PlacesDep = Annotated[StreamLimit, _state("places")]
-RecordsDep = Annotated[Records, _state("records")]
+StreamLimitDep = Annotated[StreamLimit, _state("stream_limit")]
+JobStoreDep = Annotated[JobStore, _state("job_store")]
 QueueDep = Annotated[JobQueue, _state("queue")]
 StorageDep = Annotated[Storage, _state("storage")]
 StoredDep = Annotated[StoredBytes, _state("stored")]
@@ -87,7 +87,7 @@ DurationsDep = Annotated[Durations, _state("durations")]
 SubmissionDep = Annotated[Submission, _state("submission")]
 IdempotencyDep = Annotated[Idempotency, _state("idempotency")]
 RetentionDep = Annotated[Retention, _state("retention")]
-TicketsDep = Annotated[Tickets, _state("tickets")]
+SignedLinksDep = Annotated[SignedLinks, _state("signed_links")]
 SecretsDep = Annotated[WebhookSecrets, _state("secrets")]
 WebhooksDep = Annotated[Webhooks, _state("webhooks")]
 MetricsDep = Annotated[HttpMetrics, _state("metrics")]
@@ -105,13 +105,13 @@ def enter(request: Request) -> Caller:
     known: Caller | None = getattr(request.state, "caller", None)
     if known is not None:
         return known
-    keys: Keys = request.state.keys
-    caller = keys.caller(_credential(request))
+    keys: ApiKeys = request.state.keys
+    caller = keys.authenticate(_credential(request))
     _check_origin(caller, request)
     if caller.key_id is not None:
-        window = request.state.requests.count(caller.tenant)
+        window = request.state.requests.count_request(caller.tenant)
         request.state.window = window  # for the headers of the answer, whatever it will be
-        admit(window)
+        check_request_limit(window)
     request.state.caller = caller
     return caller
 
@@ -119,7 +119,7 @@ def enter(request: Request) -> Caller:
 async def caller_of(request: Request) -> Caller:
     """The same for a coroutine."""
     if getattr(request.state, "caller", None) is None:
-        trusted = request.state.keys.trusted(_credential(request))
+        trusted = request.state.keys.cached_caller(_credential(request))
         if trusted is None or trusted.key_id is not None:
             return await to_thread(enter, request)
     return enter(request)
@@ -138,7 +138,7 @@ def _check_origin(caller: Caller, request: Request) -> None:
 CallerDep = Annotated[Caller, Depends(caller_of)]
 
 
-def _holding(scope: Scope) -> Any:
+def _holding(scope: KeyScope) -> Any:
     """A dependency that is the caller, who holds `scope`."""
 
     async def holder(request: Request) -> Caller:
@@ -149,11 +149,11 @@ def _holding(scope: Scope) -> Any:
     return Depends(holder)
 
 
-Reader = Annotated[Caller, _holding(Scope.jobs_read)]
-Writer = Annotated[Caller, _holding(Scope.jobs_write)]
-Downloader = Annotated[Caller, _holding(Scope.artifacts_read)]
-Uploader = Annotated[Caller, _holding(Scope.datasets_write)]
-Administrator = Annotated[Caller, _holding(Scope.admin)]
+Reader = Annotated[Caller, _holding(KeyScope.jobs_read)]
+Writer = Annotated[Caller, _holding(KeyScope.jobs_write)]
+Downloader = Annotated[Caller, _holding(KeyScope.artifacts_read)]
+Uploader = Annotated[Caller, _holding(KeyScope.datasets_write)]
+Administrator = Annotated[Caller, _holding(KeyScope.admin)]
 
 
 JobId = Annotated[str, Path(description="the job's `id`", examples=["01KB3ZJ5T8Q6W2E4R9Y7N1M0PX"])]
@@ -166,14 +166,14 @@ def check_id(job_id: str) -> str:
     return job_id
 
 
-def find(request: Request, scope: Scope, job_id: str) -> Mapping[str, str]:
+def find(request: Request, scope: KeyScope, job_id: str) -> Mapping[str, str]:
     """The record, as it lies in Redis, of the job with the id, for a caller who holds `scope`."""
-    caller, records = enter(request), cast(Records, request.state.records)
+    caller, job_store = enter(request), cast(JobStore, request.state.job_store)
     caller.require(scope)
-    return records.fields(caller.tenant, check_id(job_id))
+    return job_store.get_fields(caller.tenant, check_id(job_id))
 
 
-def found(scope: Scope) -> Any:
+def found(scope: KeyScope) -> Any:
     """A dependency that is the record of the job in the path, for a caller who holds `scope`."""
 
     async def record(request: Request, job_id: JobId) -> JobRecord:
@@ -182,9 +182,9 @@ def found(scope: Scope) -> Any:
     return Depends(record)
 
 
-FoundRecord = Annotated[JobRecord, found(Scope.jobs_read)]
-CancellableRecord = Annotated[JobRecord, found(Scope.jobs_cancel)]
-ArtifactsRecord = Annotated[JobRecord, found(Scope.artifacts_read)]
+FoundRecord = Annotated[JobRecord, found(KeyScope.jobs_read)]
+CancellableRecord = Annotated[JobRecord, found(KeyScope.jobs_cancel)]
+ArtifactsRecord = Annotated[JobRecord, found(KeyScope.artifacts_read)]
 
 
 def artifact_path(job_id: str, name: str) -> str:
@@ -202,13 +202,13 @@ async def _downloaded_record(
 ) -> JobRecord:
     """The job whose file is asked for by a signed link, or by a caller with a key."""
     if tenant is not None and expires is not None and signature is not None:
-        return await to_thread(_find_by_link, request, Ticket(tenant, expires, signature), job_id, name)
-    return decode(await to_thread(find, request, Scope.artifacts_read, job_id))
+        return await to_thread(_find_by_link, request, SignedLink(tenant, expires, signature), job_id, name)
+    return decode(await to_thread(find, request, KeyScope.artifacts_read, job_id))
 
 
-def _find_by_link(request: Request, ticket: Ticket, job_id: str, name: str) -> JobRecord:
-    request.state.tickets.check(ticket, artifact_path(check_id(job_id), name))
-    return cast(Records, request.state.records).get(ticket.tenant, job_id)
+def _find_by_link(request: Request, ticket: SignedLink, job_id: str, name: str) -> JobRecord:
+    request.state.signed_links.check(ticket, artifact_path(check_id(job_id), name))
+    return cast(JobStore, request.state.job_store).get(ticket.tenant, job_id)
 
 
 DownloadedRecord = Annotated[JobRecord, Depends(_downloaded_record)]
@@ -218,23 +218,23 @@ DownloadedRecord = Annotated[JobRecord, Depends(_downloaded_record)]
 class Waiter:
     """Waits for the end of a job on behalf of a client."""
 
-    records: Records
+    job_store: JobStore
     follower: redis.asyncio.Redis
-    places: StreamLimit
+    stream_limit: StreamLimit
 
     async def wait(self, tenant: str, job_id: str, seconds: int) -> Mapping[str, str] | None:
         """The record, as it lies in Redis, once the job is finished, or after so long. None at once where the tenant
         waits as often as it may: a preference can be left, and the job is there."""
         try:
-            self.places.take(tenant)
+            self.stream_limit.acquire(tenant)
         except LimitExceeded:
             return None
         try:
             await wait_for_end(self.follower, tenant, job_id, seconds)
         finally:
-            self.places.give_back(tenant)
-        return await to_thread(self.records.fields, tenant, job_id)
+            self.stream_limit.release(tenant)
+        return await to_thread(self.job_store.get_fields, tenant, job_id)
 
 
 def waiter_of(request: Request) -> Waiter:
-    return Waiter(request.state.records, request.state.follower, request.state.places)
+    return Waiter(request.state.job_store, request.state.follower, request.state.stream_limit)

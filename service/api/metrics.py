@@ -17,7 +17,7 @@ from redis import Redis
 from ulid import ULID
 
 from service.contract.job import JobStatus
-from service.infrastructure.counters import FIGURES, IN_REDIS, Figure
+from service.infrastructure.counters import COUNTERS, METRICS, StoredMetric
 from service.infrastructure.redis_keys import OPEN, index_key
 from service.infrastructure.worker_registry import WORKERS, live_workers
 from service.jobs.rq_jobs import QUEUE
@@ -32,13 +32,13 @@ class Collector(CollectorProtocol):
         self._redis = redis
 
     def collect(self) -> Iterator[Metric]:
-        fields = cast(dict[str, str], self._redis.hgetall(FIGURES))
-        samples: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in IN_REDIS}
+        fields = cast(dict[str, str], self._redis.hgetall(COUNTERS))
+        samples: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in METRICS}
         for field, value in fields.items():
             name, *labels = field.split("|")
             if is_known(name, labels):
                 samples[name][tuple(labels)] = float(value)
-        for name, figure in IN_REDIS.items():
+        for name, figure in METRICS.items():
             yield family_of(name, figure, samples[name])
         yield from self._queue()
         yield from self._workers()
@@ -75,11 +75,11 @@ class Collector(CollectorProtocol):
 
 def is_known(name: str, labels: Sequence[str]) -> bool:
     """Whether this version counts such a figure; after a step back to it, those of a later one stay behind."""
-    figure = IN_REDIS.get(name)
+    figure = METRICS.get(name)
     return figure is not None and len(labels) == len(figure.labels) + (figure.kind == "histogram")
 
 
-def family_of(name: str, figure: Figure, samples: Mapping[tuple[str, ...], float]) -> Metric:
+def family_of(name: str, figure: StoredMetric, samples: Mapping[tuple[str, ...], float]) -> Metric:
     """A metric as the client library wants it, of the values of its fields."""
     if figure.kind == "histogram":
         return _histogram(name, figure, samples)
@@ -90,7 +90,7 @@ def family_of(name: str, figure: Figure, samples: Mapping[tuple[str, ...], float
     return family
 
 
-def _histogram(name: str, figure: Figure, samples: Mapping[tuple[str, ...], float]) -> Metric:
+def _histogram(name: str, figure: StoredMetric, samples: Mapping[tuple[str, ...], float]) -> Metric:
     family = HistogramMetricFamily(name, figure.help, labels=list(figure.labels))
     for labels in sorted({key[:-1] for key in samples}):
         in_buckets = [samples.get((*labels, str(bucket)), 0.0) for bucket in range(len(figure.bounds) + 1)]

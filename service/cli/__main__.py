@@ -23,7 +23,7 @@ from service.contract.job import Job, JobStatus
 from service.contract.resources import Artifact
 from service.infrastructure.redis_client import connect
 from service.settings import Settings
-from service.tenants.api_keys import Keys
+from service.tenants.api_keys import ApiKeys
 from service.tenants.origins import bound_host
 
 GRACE_SECONDS = 8  # for requests in flight when the API is stopped; event streams end at once
@@ -199,7 +199,7 @@ def _settings(**given: Any) -> Settings:
 def _open_address(settings: Settings) -> str:
     """The address to listen on: loopback as long as no key guards the door. Takes up the deployment's first key."""
     with connect(settings.redis_url) as redis:
-        keys = Keys(redis)
+        keys = ApiKeys(redis)
         if settings.api_key is not None:
             keys.adopt(settings.api_key.get_secret_value())
         host = bound_host(settings.host, keys)

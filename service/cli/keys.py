@@ -14,7 +14,7 @@ from rich.table import Table
 from service.infrastructure.embedded_redis import redis_url
 from service.infrastructure.redis_client import connect
 from service.settings import Settings
-from service.tenants.api_keys import DEFAULT_TENANT, ApiKey, Keys, Scope
+from service.tenants.api_keys import DEFAULT_TENANT, ApiKey, ApiKeys, KeyScope
 
 State = Annotated[
     Path | None, typer.Option(help="The directory of `taskslim serve`, where there is no SLIM_REDIS_URL.")
@@ -28,7 +28,7 @@ err = Console(stderr=True)
 @app.command()
 def create(
     tenant: Annotated[str, typer.Option(help="Who uses it; tenants never see each other's things.")] = DEFAULT_TENANT,
-    scope: Annotated[list[Scope] | None, typer.Option(help="What it may do; repeat it. Without one: admin.")] = None,
+    scope: Annotated[list[KeyScope] | None, typer.Option(help="What it may do; repeat it. Without one: admin.")] = None,
     name: Annotated[str, typer.Option(help="What it is for, for `list`.")] = "",
     env: Annotated[str, typer.Option(help="Part of the key's text, such as live or test.")] = "live",
     days: Annotated[float | None, typer.Option(min=0, help="Until it expires; without it: never.")] = None,
@@ -37,7 +37,7 @@ def create(
     """Make a key and print it, this once; only its digest is stored. From now on every request needs a key."""
     expires_at = datetime.now(UTC) + timedelta(days=days) if days is not None else None
     with _keys(state) as keys:
-        key, text = keys.create(tenant, scope or [Scope.admin], name=name, env=env, expires_at=expires_at)
+        key, text = keys.create(tenant, scope or [KeyScope.admin], name=name, env=env, expires_at=expires_at)
     err.print(f"key {key.id} of tenant {key.tenant}; it is shown only now")
     out.print(text, highlight=False, soft_wrap=True)
 
@@ -62,14 +62,14 @@ def revoke(key_id: str, state: State = None) -> None:
 
 
 @contextmanager
-def _keys(state: Path | None) -> Iterator[Keys]:
+def _keys(state: Path | None) -> Iterator[ApiKeys]:
     """The keys of the deployment; of the one in `state` also while nobody serves it."""
     settings = Settings(state=state.resolve()) if state else Settings()
     running = f"unix://{settings.state / 'redis' / 'redis.sock'}"
     if not settings.redis_url and _answers(running):
         settings = settings.model_copy(update={"redis_url": running})
     with redis_url(settings) as url, connect(url) as redis:
-        yield Keys(redis)
+        yield ApiKeys(redis)
 
 
 def _answers(url: str) -> bool:

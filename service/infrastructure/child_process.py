@@ -25,7 +25,7 @@ def die_with_parent(parent: int, by: signal.Signals = signal.SIGKILL) -> None:
         os._exit(1)
 
 
-def tethered(command: Sequence[str], by: signal.Signals) -> list[str]:
+def child_command(command: Sequence[str], by: signal.Signals) -> list[str]:
     """The command line that runs `command` tied to the calling process."""
     return [sys.executable, "-m", MODULE, by.name, str(os.getpid()), *command]
 

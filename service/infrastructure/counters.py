@@ -9,13 +9,13 @@ from typing import Literal
 
 from redis import Redis
 
-FIGURES = "slim:figures"
+COUNTERS = "slim:figures"
 SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0)
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 @dataclass(frozen=True)
-class Figure:
+class StoredMetric:
     """One metric that lives in Redis. Its fields there are `name|value of label|...`, histograms with `|bucket`."""
 
     kind: Literal["counter", "gauge", "histogram"]
@@ -24,43 +24,43 @@ class Figure:
     bounds: tuple[float, ...] = SECONDS
 
 
-IN_REDIS: dict[str, Figure] = {
-    "slim_jobs": Figure("gauge", "Jobs of each status", ("status",)),
-    "slim_jobs_submitted": Figure("counter", "Jobs accepted", ("task", "method")),
-    "slim_jobs_completed": Figure("counter", "Jobs finished", ("task", "method", "outcome")),
-    "slim_job_duration_seconds": Figure("histogram", "From a job's first start to its end", ("task", "outcome")),
-    "slim_job_queue_wait_seconds": Figure("histogram", "From a job's creation to its first start"),
-    "slim_job_stage_duration_seconds": Figure("histogram", "One stage of one attempt", ("stage",)),
-    "slim_job_attempts": Figure("counter", "Attempts started", ("reason",)),
-    "slim_jobs_reclaimed": Figure("counter", "Jobs taken back from a worker that fell silent", ("cause",)),
-    "slim_gpu_memory_peak_bytes": Figure(
+METRICS: dict[str, StoredMetric] = {
+    "slim_jobs": StoredMetric("gauge", "Jobs of each status", ("status",)),
+    "slim_jobs_submitted": StoredMetric("counter", "Jobs accepted", ("task", "method")),
+    "slim_jobs_completed": StoredMetric("counter", "Jobs finished", ("task", "method", "outcome")),
+    "slim_job_duration_seconds": StoredMetric("histogram", "From a job's first start to its end", ("task", "outcome")),
+    "slim_job_queue_wait_seconds": StoredMetric("histogram", "From a job's creation to its first start"),
+    "slim_job_stage_duration_seconds": StoredMetric("histogram", "One stage of one attempt", ("stage",)),
+    "slim_job_attempts": StoredMetric("counter", "Attempts started", ("reason",)),
+    "slim_jobs_reclaimed": StoredMetric("counter", "Jobs taken back from a worker that fell silent", ("cause",)),
+    "slim_gpu_memory_peak_bytes": StoredMetric(
         "gauge", "Most GPU memory that a forward pass of the last job's dense model held", ("device",)
     ),
-    "slim_params_removed_ratio": Figure("histogram", "Share of the chosen units' parameters removed", (), RATIOS),
-    "slim_artifact_bytes": Figure("counter", "Bytes of artifacts stored"),
-    "slim_webhook_deliveries": Figure("counter", "Attempts to deliver a webhook", ("outcome",)),
-    "slim_idempotent_replays": Figure("counter", "Requests answered as an earlier one with the same key was"),
+    "slim_params_removed_ratio": StoredMetric("histogram", "Share of the chosen units' parameters removed", (), RATIOS),
+    "slim_artifact_bytes": StoredMetric("counter", "Bytes of artifacts stored"),
+    "slim_webhook_deliveries": StoredMetric("counter", "Attempts to deliver a webhook", ("outcome",)),
+    "slim_idempotent_replays": StoredMetric("counter", "Requests answered as an earlier one with the same key was"),
 }
 
 
-class Figures:
+class Counters:
     """Counts in Redis; for every process."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
     def count(self, name: str, *labels: str, by: int = 1) -> None:
-        self._redis.hincrby(FIGURES, field_of(name, *labels), by)
+        self._redis.hincrby(COUNTERS, field_of(name, *labels), by)
 
     def set(self, name: str, *labels: str, value: float) -> None:
-        self._redis.hset(FIGURES, field_of(name, *labels), str(value))
+        self._redis.hset(COUNTERS, field_of(name, *labels), str(value))
 
     def observe(self, name: str, *labels: str, value: float) -> None:
         """Add one observation to a histogram."""
-        bucket = sum(value > bound for bound in IN_REDIS[name].bounds)
+        bucket = sum(value > bound for bound in METRICS[name].bounds)
         with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hincrby(FIGURES, field_of(name, *labels, str(bucket)), 1)
-            pipe.hincrbyfloat(FIGURES, field_of(name, *labels, "sum"), value)
+            pipe.hincrby(COUNTERS, field_of(name, *labels, str(bucket)), 1)
+            pipe.hincrbyfloat(COUNTERS, field_of(name, *labels, "sum"), value)
             pipe.execute()
 
 
@@ -74,7 +74,7 @@ def lua_list(values: tuple[float, ...]) -> str:
 
 # The same for scripts: what belongs to a change of a record is counted in the run that makes the change.
 LUA = f"""
-local figures, bounds = '{FIGURES}', {lua_list(SECONDS)}
+local figures, bounds = '{COUNTERS}', {lua_list(SECONDS)}
 local function count(by, ...) redis.call('HINCRBY', figures, table.concat({{...}}, '|'), by) end
 local function observe(seconds, ...)
   local bucket = 0

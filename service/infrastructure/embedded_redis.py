@@ -22,7 +22,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from service.contract.errors import QueueUnavailable
-from service.infrastructure.child_process import end, tethered
+from service.infrastructure.child_process import child_command, end
 from service.settings import Settings
 
 OLDEST = (6, 2)  # BLMOVE, without which RQ loses jobs
@@ -129,7 +129,7 @@ def _start(program: Path, directory: Path, socket: Path, lock: IO[str]) -> subpr
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
     # A session of its own, so that Ctrl-C in a terminal does not stop the server before those who still write to it.
     return subprocess.Popen(
-        tethered([str(program), *arguments], signal.SIGTERM),
+        child_command([str(program), *arguments], signal.SIGTERM),
         pass_fds=[lock.fileno()],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -17,7 +17,7 @@ from types import FrameType
 
 import structlog
 
-from service.infrastructure.child_process import end, tethered
+from service.infrastructure.child_process import child_command, end
 from service.infrastructure.embedded_redis import redis_url
 from service.settings import Settings
 
@@ -46,7 +46,7 @@ class Part:
         self.started_at = time.monotonic()
         # Only the process itself is signalled and dies with us; a session of its own keeps Ctrl-C away from it.
         self.process = subprocess.Popen(
-            tethered(self.command, signal.SIGTERM), env=self.environment, start_new_session=True
+            child_command(self.command, signal.SIGTERM), env=self.environment, start_new_session=True
         )
         log.info("started", part=self.name, pid=self.process.pid)
 

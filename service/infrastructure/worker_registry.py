@@ -6,7 +6,7 @@ WORKERS = "slim:workers"  # name -> when it was last heard of, Redis' seconds
 LIVE_SECONDS = 45  # an idle worker speaks every 15 seconds, a busy one every 5
 
 
-def announce(redis: Redis, worker: str) -> None:
+def register_worker(redis: Redis, worker: str) -> None:
     """Says that `worker` lives, and forgets those that have been silent for a day."""
     now = redis.time()[0]
     redis.zadd(WORKERS, {worker: now})

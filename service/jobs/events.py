@@ -46,7 +46,7 @@ async def follow(redis: Redis, tenant: str, job_id: str, *, after: str | None = 
     """Every event behind `after`, then each new one as it comes, up to the one that ends the job.
 
     Also ends when the job is deleted, or when its last event is not behind `after`. The job must exist: see
-    `Records.get`.
+    `JobStore.get`.
     """
     key, last, wait = events_key(tenant, job_id), check_id(after or START), None
     while True:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from redis import Redis
 
 from service.contract.errors import IdempotencyKeyInUse, IdempotencyKeyReused, InvalidRequest
-from service.infrastructure.counters import Figures
+from service.infrastructure.counters import Counters
 from service.infrastructure.redis_keys import KEPT_SECONDS
 
 IN_WORK_SECONDS = 60
@@ -76,7 +76,7 @@ class Idempotency:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._figures = Figures(redis)
+        self._counters = Counters(redis)
         self._begin = redis.register_script(BEGIN)
 
     def begin(self, tenant: str, key: str, fingerprint: str, job_id: str) -> Claim | Answer:
@@ -92,7 +92,7 @@ class Idempotency:
         if outcome == "claimed":
             return Claim(slot, value)
         if outcome == "answered":
-            self._figures.count("slim_idempotent_replays")
+            self._counters.count("slim_idempotent_replays")
             return Answer.model_validate_json(value)
         if outcome == "reused":
             raise IdempotencyKeyReused("this Idempotency-Key came before with another request; use a new one")

@@ -15,7 +15,7 @@ from redis import Redis, RedisError
 from service.contract.errors import NotFound, StorageUnavailable, TaskslimError, UnreadableRecord
 from service.infrastructure.redis_keys import EXPIRIES, deliveries_key
 from service.jobs.record import JobRecord
-from service.jobs.store import Records, check_finished
+from service.jobs.store import JobStore, check_finished
 from service.storage.datasets import Uploads
 from service.storage.inline_rows import InlineRows
 from service.storage.keys import job_prefix
@@ -35,7 +35,7 @@ class Retention:
     """Deletes."""
 
     redis: Redis
-    records: Records
+    job_store: JobStore
     uploads: Uploads
     scores: ScoreSets
     storage: Storage
@@ -52,7 +52,7 @@ class Retention:
         self._rows.drop(tenant, job_id)
         self.stored.record(tenant, f"job/{job_id}", 0)
         self.redis.delete(deliveries_key(tenant, job_id))
-        self.records.forget(tenant, job_id)
+        self.job_store.remove(tenant, job_id)
         self.redis.zrem(EXPIRIES, f"job/{tenant}/{job_id}")
 
     @property
@@ -101,8 +101,8 @@ class Retention:
         try:
             match kind:
                 case "job":
-                    self.delete_job(self.records.get(tenant, item))
-                case "rows" if self.records.exist(tenant, item):  # a repeat of the request was cut short
+                    self.delete_job(self.job_store.get(tenant, item))
+                case "rows" if self.job_store.exists(tenant, item):  # a repeat of the request was cut short
                     self.redis.zrem(EXPIRIES, member)
                     return False
                 case "rows":

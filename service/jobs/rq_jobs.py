@@ -57,7 +57,7 @@ end
 """
 
 
-class SlimJob(Job):
+class RqJob(Job):
     """An RQ job that can run one function only. Callbacks and webhooks in its payload are dead letters."""
 
     @property
@@ -93,7 +93,7 @@ class Entry:
     data: bytes
 
 
-def entry_id(job_id: str, attempt: int) -> str:
+def rq_job_id(job_id: str, attempt: int) -> str:
     """RQ's id of an attempt."""
     return f"{job_id}-{attempt}"
 
@@ -102,7 +102,7 @@ class Entries:
     """Makes entries. Nothing is asked of Redis: an RQ job wants a client to be made at all."""
 
     def __init__(self, redis: Redis) -> None:
-        self._blank = SlimJob.create(  # RQ takes longer to make a job than to write it down, so it makes one
+        self._blank = RqJob.create(  # RQ takes longer to make a job than to write it down, so it makes one
             FUNCTION,
             origin=QUEUE,
             status=JobStatus.QUEUED,
@@ -117,7 +117,7 @@ class Entries:
         attempt, rank = record.attempt + 1, RANKS[record.request.priority]
         job = copy(self._blank)
         job.kwargs = {"tenant": record.tenant, "job_id": record.id, "attempt": attempt}
-        job.description = entry_id(record.id, attempt)
+        job.description = rq_job_id(record.id, attempt)
         job.timeout = record.request.deadline_seconds + TIMEOUT_MARGIN_SECONDS
         job.created_at = job.enqueued_at = now()
         fields = job.to_dict()

@@ -105,7 +105,7 @@ if not exists then
   write(job, ask.fields)
   redis.call('ZADD', index, 0, id)
   redis.call('ZADD', index .. ':queued', 0, id)
-  redis.call('ZADD', open, now + ask.silence_ms, ask.member)
+  redis.call('ZADD', open, now + ask.check_after_ms, ask.member)
   redis.call('XADD', events, '*', 'type', 'status', 'attempt', 0, 'data', '{"status":"queued"}')
   count(1, 'slim_jobs', 'queued')
   local request = cjson.decode(ARGV[3])
@@ -129,7 +129,7 @@ end
 # `ask` is the second half of the contract:
 #   moves     as above                          attempt   the present attempt that the caller believes in (fencing)
 #   take      worker that starts an attempt     overdue   only if nobody was heard of for a lease's time
-#   lost      count the attempt as lost         silence_ms  how long nobody need be heard of from now on
+#   lost      count the attempt as lost         check_after_ms  how long nobody need be heard of from now on
 #   set       status -> fields to write when that is where the job comes to be
 #   event     type and data of an event; a change of status makes its own, with `news` (status -> data) instead
 CHANGE = (
@@ -200,8 +200,8 @@ if to == 'succeeded' or to == 'failed' or to == 'cancelled' then
     release_slot(slots, waiting, open, ask.tenant, id)
   end
   redis.call('ZREM', open, ask.member)
-elseif ask.silence_ms then
-  redis.call('ZADD', open, now + ask.silence_ms, ask.member)
+elseif ask.check_after_ms then
+  redis.call('ZADD', open, now + ask.check_after_ms, ask.member)
 end
 if event then
   local fields = {'type', event.type, 'attempt', attempt, 'data', event.data}
@@ -270,7 +270,7 @@ class Outcome:
     status: JobStatus | None
 
 
-class Transitions:
+class StateMachine:
     """Runs the scripts against one Redis."""
 
     def __init__(self, redis: Redis) -> None:
@@ -283,7 +283,7 @@ class Transitions:
         tenant: str,
         fields: Mapping[str, Any],
         *,
-        silence_ms: int,
+        check_after_ms: int,
         max_queued: int | None,
         wish: SlotRequest | None,
     ) -> int | Literal["exists", "full"]:
@@ -292,7 +292,7 @@ class Transitions:
         rest = dict(fields)
         job_id, request = rest.pop("id"), rest.pop("request")
         member = open_member(tenant, job_id)
-        ask: dict[str, Any] = {"silence_ms": silence_ms, "member": member, "tenant": tenant, "fields": rest}
+        ask: dict[str, Any] = {"check_after_ms": check_after_ms, "member": member, "tenant": tenant, "fields": rest}
         options = {"max_queued": max_queued, "wish": wish and wish.terms}
         ask |= {name: value for name, value in options.items() if value is not None}
         arguments = [json.dumps(ask), job_id, request, wish.entry.data if wish else b""]

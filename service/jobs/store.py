@@ -34,7 +34,7 @@ from service.jobs.state_machine import (
     SUCCEED,
     WAIT,
     Moves,
-    Transitions,
+    StateMachine,
 )
 from service.jobs.tenant_slots import slot_request_for
 
@@ -68,14 +68,14 @@ class Page:
     next_cursor: str | None
 
 
-class Records:
+class JobStore:
     """Reads and changes records. Needs a client that decodes responses
     (`service.infrastructure.redis_client.connect`)."""
 
     def __init__(self, redis: Redis, *, lease_seconds: float = 20) -> None:
         self.redis = redis
-        self.silence_ms = int(lease_seconds * 1000)
-        self._transitions = Transitions(redis)
+        self.check_after_ms = int(lease_seconds * 1000)
+        self._transitions = StateMachine(redis)
         self._entries = Entries(redis)
 
     # --- the client's side
@@ -90,7 +90,7 @@ class Records:
         """
         wish = None if max_running is None else slot_request_for(record, max_running, self._entries)
         done = self._transitions.create(
-            record.tenant, encode(record), silence_ms=self.silence_ms, max_queued=max_queued, wish=wish
+            record.tenant, encode(record), check_after_ms=self.check_after_ms, max_queued=max_queued, wish=wish
         )
         if done == "full":
             raise LimitExceeded(f"{max_queued} jobs are queued, as many as may be; wait for some to start")
@@ -100,13 +100,13 @@ class Records:
 
     def get(self, tenant: str, job_id: str) -> JobRecord:
         """The record; `NotFound` for another tenant's job too."""
-        return decode(self.fields(tenant, job_id))
+        return decode(self.get_fields(tenant, job_id))
 
-    def exist(self, tenant: str, job_id: str) -> bool:
+    def exists(self, tenant: str, job_id: str) -> bool:
         """Whether there is a record, readable or not."""
         return bool(self.redis.exists(job_key(tenant, job_id)))
 
-    def fields(self, tenant: str, job_id: str) -> Mapping[str, str]:
+    def get_fields(self, tenant: str, job_id: str) -> Mapping[str, str]:
         """The record as it lies in Redis; `NotFound` for another tenant's job too."""
         fields = cast(dict[str, str], self.redis.hgetall(job_key(tenant, job_id)))
         if not fields:
@@ -151,9 +151,9 @@ class Records:
     def delete(self, tenant: str, job_id: str) -> None:
         """Forgets a finished job; `Conflict` while it is not. Its artifacts are the caller's."""
         check_finished(self.get(tenant, job_id))
-        self.forget(tenant, job_id)
+        self.remove(tenant, job_id)
 
-    def forget(self, tenant: str, job_id: str) -> None:
+    def remove(self, tenant: str, job_id: str) -> None:
         """Forgets a job whatever its record says; a worker that is at it loses its lease."""
         self._transitions.delete(tenant, job_id)
 
@@ -175,7 +175,7 @@ class Records:
         `LeaseLost` where the attempt was started before, or the job is finished, cancelled or gone.
         """
         blank = {"progress": Progress(fraction=0).model_dump_json(), "stage": ""}
-        ask = {"take": worker, "set": {"running": blank}, "silence_ms": self.silence_ms}
+        ask = {"take": worker, "set": {"running": blank}, "check_after_ms": self.check_after_ms}
         outcome = self._transitions.apply(tenant, job_id, LEASE, attempt=attempt - 1, **ask)
         if outcome.verdict != "done":
             raise LeaseLost(f"attempt {attempt} of job {job_id} cannot start: {outcome.verdict}, {outcome.status}")
@@ -184,7 +184,7 @@ class Records:
 
     def heartbeat(self, lease: Lease) -> JobStatus:
         """Says that the worker lives. Answers `running`, or `cancelling` when the attempt is to end."""
-        return self._write(lease, KEEP, silence_ms=self.silence_ms)
+        return self._write(lease, KEEP, check_after_ms=self.check_after_ms)
 
     def set_stage(self, lease: Lease, stage: Stage, progress: Progress) -> JobStatus:
         """Enters a stage; answers as `heartbeat` does."""
@@ -212,13 +212,13 @@ class Records:
         """Ends the job as `failed`; as `cancelled`, without error, when that was asked for in time."""
         return self._write(lease, FAIL, **_failure(error))
 
-    def acknowledge(self, lease: Lease) -> JobStatus:
+    def confirm_cancelled(self, lease: Lease) -> JobStatus:
         """Ends a job that is cancelling as `cancelled`."""
         return self._write(lease, ACKNOWLEDGE)
 
     def hand_back(self, lease: Lease) -> JobStatus:
         """Puts the job back in the queue, not counted as lost; enqueueing the next attempt is the caller's."""
-        return self._write(lease, HAND_BACK, silence_ms=self.silence_ms)
+        return self._write(lease, HAND_BACK, check_after_ms=self.check_after_ms)
 
     def seconds_since_start(self, record: JobRecord) -> float:
         """How long ago the job's first attempt began; 0 before that."""
@@ -236,23 +236,23 @@ class Records:
             found = [self._overdue(member, fields) for member, fields in zip(members, pipe.execute(), strict=True)]
         return [record for record in found if record is not None]
 
-    def presume_dead(self, tenant: str, job_id: str, attempt: int) -> None:
+    def expire_lease(self, tenant: str, job_id: str, attempt: int) -> None:
         """Makes the lease of `attempt` end now: its worker saw its process die."""
-        self._transitions.apply(tenant, job_id, KEEP, attempt=attempt, silence_ms=0)
+        self._transitions.apply(tenant, job_id, KEEP, attempt=attempt, check_after_ms=0)
 
-    def still_waiting(self, record: JobRecord) -> bool:
+    def defer_overdue(self, record: JobRecord) -> bool:
         """Puts off the next look at a queued job whose entry is in the queue. False: it has moved on meanwhile."""
-        return self._if_overdue(record, WAIT, silence_ms=self.silence_ms)
+        return self._if_overdue(record, WAIT, check_after_ms=self.check_after_ms)
 
-    def requeue(self, record: JobRecord) -> bool:
+    def requeue_overdue(self, record: JobRecord) -> bool:
         """Puts an overdue job back in the queue and counts the attempt as lost; a cancelling one is cancelled."""
-        return self._if_overdue(record, REQUEUE, lost=True, silence_ms=self.silence_ms)
+        return self._if_overdue(record, REQUEUE, lost=True, check_after_ms=self.check_after_ms)
 
-    def give_up(self, record: JobRecord, error: JobError) -> bool:
+    def fail_overdue(self, record: JobRecord, error: JobError) -> bool:
         """Fails an overdue job; a cancelling one is cancelled."""
         return self._if_overdue(record, GIVE_UP, **_failure(error))
 
-    def finish(self, record: JobRecord, result: Result) -> bool:
+    def succeed_overdue(self, record: JobRecord, result: Result) -> bool:
         """Ends an overdue job as `succeeded`: its manifest was written, its worker died before it could say so."""
         return self._if_overdue(record, SUCCEED, set={"succeeded": {"result": result.model_dump_json()}})
 
@@ -264,7 +264,7 @@ class Records:
             return decode(fields) if fields else None
         except UnreadableRecord:
             log.exception("record unreadable", job=member)
-            self.redis.zadd(OPEN, {member: self._now_ms() + self.silence_ms}, xx=True)
+            self.redis.zadd(OPEN, {member: self._now_ms() + self.check_after_ms}, xx=True)
             return None
 
     def _write(self, lease: Lease, moves: Moves, **ask: Any) -> JobStatus:

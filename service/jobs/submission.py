@@ -16,7 +16,7 @@ from service.contract.request import JobRequest
 from service.infrastructure.outbound_http import parse_url
 from service.infrastructure.tracing import traceparent
 from service.jobs.record import JobRecord, new_record
-from service.jobs.store import Records
+from service.jobs.store import JobStore
 from service.planning.admission import admit
 from service.planning.feasibility import Feasibility
 from service.settings import Settings
@@ -54,7 +54,7 @@ def check_webhook(request: JobRequest, settings: Settings) -> None:
 class Submission:
     """What it takes to accept jobs."""
 
-    records: Records
+    job_store: JobStore
     storage: Storage
     stored: StoredBytes
     settings: Settings
@@ -73,7 +73,7 @@ class Submission:
     def _check(self, request: JobRequest, caller: Caller) -> None:
         check_webhook(request, self.settings)
         if caller.key_id is not None:
-            self.stored.admit(caller.tenant, self.settings.max_stored_bytes)
+            self.stored.check_quota(caller.tenant, self.settings.max_stored_bytes)
         access = access_of(caller, self.settings, self.storage)
         if admit(request, access) is not None:
             self.possible.check(request, access)
@@ -92,19 +92,19 @@ class Submission:
         max_queued = self.settings.max_queued_jobs if limited else None
         try:
             self._rows.keep(rows, tenant=record.tenant, job_id=record.id, quota=max_bytes)
-            return self.records.accept(record, max_queued=max_queued, max_running=self.settings.max_running_jobs)
+            return self.job_store.accept(record, max_queued=max_queued, max_running=self.settings.max_running_jobs)
         except TaskslimError:
             self._drop_rows(record)
             raise
 
     @property
     def _rows(self) -> InlineRows:
-        return InlineRows(self.records.redis, self.storage, self.stored)
+        return InlineRows(self.job_store.redis, self.storage, self.stored)
 
     def _drop_rows(self, record: JobRecord) -> None:
         """Of a refused request, unless it was sent before and made the job then."""
         try:
-            if not self.records.exist(record.tenant, record.id):
+            if not self.job_store.exists(record.tenant, record.id):
                 self._rows.drop(record.tenant, record.id)
         except (RedisError, StorageUnavailable):
             log.warning("rows were left to expire", exc_info=True, **record.log_fields)

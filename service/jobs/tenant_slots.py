@@ -31,7 +31,7 @@ def slot_request_for(record: JobRecord, limit: int, entries: Entries) -> SlotReq
     return SlotRequest(limit, RANKS[record.request.priority], PUT_OFF_SECONDS, record.attempt, entries.next(record))
 
 
-class Slots:
+class TenantSlots:
     """The slots of all tenants, each of which has `limit`."""
 
     def __init__(self, redis: Redis, limit: int) -> None:

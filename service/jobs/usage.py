@@ -3,7 +3,7 @@
 from redis import Redis
 
 from service.contract.report import Report
-from service.infrastructure.counters import Figures
+from service.infrastructure.counters import Counters
 from service.planning.time_estimate import Durations
 from service.storage.keys import attempt_prefix
 from service.storage.manifests import REPORT, committed_manifest
@@ -11,20 +11,20 @@ from service.storage.object_store import Storage
 from service.tenants.storage_quota import StoredBytes
 
 
-def account(redis: Redis, storage: Storage, tenant: str, job_id: str) -> None:
+def record_usage(redis: Redis, storage: Storage, tenant: str, job_id: str) -> None:
     """To be called once, by whoever made the job `succeeded`."""
     manifest = committed_manifest(storage, tenant, job_id)
     if manifest is None:
         return
     size = sum(file.size for file in manifest.files)
-    figures = Figures(redis)
+    counters = Counters(redis)
     StoredBytes(redis).record(tenant, f"job/{job_id}", size)
-    figures.count("slim_artifact_bytes", by=size)
+    counters.count("slim_artifact_bytes", by=size)
     report = Report.model_validate_json(storage.get_bytes(attempt_prefix(tenant, job_id, manifest.attempt) + REPORT))
     for timing in report.timings:
-        figures.observe("slim_job_stage_duration_seconds", timing.stage, value=timing.seconds)
-    figures.observe("slim_params_removed_ratio", value=report.result.ratio)
+        counters.observe("slim_job_stage_duration_seconds", timing.stage, value=timing.seconds)
+    counters.observe("slim_params_removed_ratio", value=report.result.ratio)
     Durations(redis).record(report)
     device = report.result.latency_ms.device
     if report.peak_memory_bytes is not None and device != "cpu":
-        figures.set("slim_gpu_memory_peak_bytes", device, value=report.peak_memory_bytes.dense)
+        counters.set("slim_gpu_memory_peak_bytes", device, value=report.peak_memory_bytes.dense)

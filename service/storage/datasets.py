@@ -47,7 +47,7 @@ class Uploads:
             created_at=now,
             expires_at=now + timedelta(days=days),
         )
-        self._stored.reserve(tenant, _item(dataset_id), content.size, quota)
+        self._stored.reserve_bytes(tenant, _item(dataset_id), content.size, quota)
         self._redis.zadd(EXPIRIES, {f"dataset/{tenant}/{dataset_id}": int(dataset.expires_at.timestamp() * 1000)})
         try:
             self._storage.put_file(lines, dataset_key(tenant, dataset_id))

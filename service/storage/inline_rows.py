@@ -62,7 +62,7 @@ class InlineRows:
         """Store what `take_rows` took for a job. Raises `LimitExceeded` where it does not fit in the tenant's store."""
         if not files:
             return
-        self.stored.reserve(tenant, _item(job_id), sum(map(len, files.values())), quota)
+        self.stored.reserve_bytes(tenant, _item(job_id), sum(map(len, files.values())), quota)
         expiry = datetime.now(UTC).timestamp() + ORPHANED_SECONDS
         self.redis.zadd(EXPIRIES, {expiry_member(tenant, job_id): int(expiry * 1000)})
         for dataset_id, lines in files.items():

@@ -34,7 +34,7 @@ TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 NO_DIGEST = hashlib.sha256(b"no such key").hexdigest()
 
 
-class Scope(StrEnum):
+class KeyScope(StrEnum):
     """What a key may do. `admin` includes all others."""
 
     jobs_read = "jobs:read"
@@ -54,7 +54,7 @@ class ApiKey(BaseModel):
     env: str
     tenant: str
     name: str = ""
-    scopes: tuple[Scope, ...]
+    scopes: tuple[KeyScope, ...]
     digest: str
     created_at: datetime
     expires_at: datetime | None = None
@@ -70,16 +70,16 @@ class Caller:
     """Who asks: the tenant that everything they see and make belongs to, and what they may do with it."""
 
     tenant: str
-    scopes: frozenset[Scope]
+    scopes: frozenset[KeyScope]
     key_id: str | None = None
 
-    def require(self, scope: Scope) -> None:
+    def require(self, scope: KeyScope) -> None:
         """Raise `Forbidden` unless the caller holds `scope`."""
-        if not self.scopes & {scope, Scope.admin}:
+        if not self.scopes & {scope, KeyScope.admin}:
             raise Forbidden(f"this key lacks the scope `{scope}`; create one with `--scope {scope}`")
 
 
-ANONYMOUS = Caller(DEFAULT_TENANT, frozenset(Scope))
+ANONYMOUS = Caller(DEFAULT_TENANT, frozenset(KeyScope))
 
 
 def digest_of(secret: str) -> str:
@@ -92,7 +92,7 @@ def credential(authorization: str | None, x_api_key: str | None) -> str | None:
     return token.strip() if scheme.lower() == "bearer" else x_api_key
 
 
-class Keys:
+class ApiKeys:
     """The keys of a deployment, in Redis. `on_loopback`: only this machine reaches the server, which asks for no key as
     long as none has existed."""
 
@@ -104,7 +104,7 @@ class Keys:
     def create(
         self,
         tenant: str = DEFAULT_TENANT,
-        scopes: Iterable[Scope] = (Scope.admin,),
+        scopes: Iterable[KeyScope] = (KeyScope.admin,),
         *,
         name: str = "",
         env: str = "live",
@@ -120,7 +120,7 @@ class Keys:
         known = self._find(match[2]) if match else None
         if match and known and known.digest == digest_of(match[3]):
             return known
-        return self._store(text, tenant, (Scope.admin,), "from the environment", None)
+        return self._store(text, tenant, (KeyScope.admin,), "from the environment", None)
 
     def list(self) -> list[ApiKey]:
         """All keys, oldest first, revoked and expired ones included."""
@@ -145,9 +145,9 @@ class Keys:
         """Whether a key was ever configured, and so whether every request needs one."""
         return bool(self._redis.exists(RECORDS))
 
-    def caller(self, text: str | None) -> Caller:
+    def authenticate(self, text: str | None) -> Caller:
         """Who presents `text`. `Unauthorized` for everything but a valid key, in words that tell no more."""
-        if (trusted := self.trusted(text)) is not None:
+        if (trusted := self.cached_caller(text)) is not None:
             return trusted
         caller = ANONYMOUS if self._on_loopback and not self.exist() else self._verify(text)
         if len(self._trusted) >= MAX_TRUSTED:
@@ -155,7 +155,7 @@ class Keys:
         self._trusted[digest_of(text or "")] = (time.monotonic(), caller)
         return caller
 
-    def trusted(self, text: str | None) -> Caller | None:
+    def cached_caller(self, text: str | None) -> Caller | None:
         """Who presents `text`, where that was verified a moment ago; asks nobody."""
         trusted_at, caller = self._trusted.get(digest_of(text or ""), (-TRUST_SECONDS, ANONYMOUS))
         return caller if time.monotonic() - trusted_at < TRUST_SECONDS else None
@@ -176,7 +176,7 @@ class Keys:
         return ApiKey.model_validate_json(record) if record else None
 
     def _store(
-        self, text: str, tenant: str, scopes: tuple[Scope, ...], name: str, expires_at: datetime | None
+        self, text: str, tenant: str, scopes: tuple[KeyScope, ...], name: str, expires_at: datetime | None
     ) -> ApiKey:
         match = KEY.fullmatch(text)
         if match is None:

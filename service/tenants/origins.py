@@ -4,7 +4,7 @@ import re
 from functools import lru_cache
 from ipaddress import ip_address
 
-from service.tenants.api_keys import Keys
+from service.tenants.api_keys import ApiKeys
 
 
 @lru_cache(maxsize=16)
@@ -33,6 +33,6 @@ def is_cross_site(origin: str | None, host_header: str) -> bool:
     return origin is not None and origin.partition("://")[2] != host_header
 
 
-def bound_host(host: str, keys: Keys) -> str:
+def bound_host(host: str, keys: ApiKeys) -> str:
     """The address to listen on: `host`, or loopback as long as no key guards the door."""
     return host if is_loopback(host) or keys.exist() else "127.0.0.1"

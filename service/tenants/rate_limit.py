@@ -51,13 +51,13 @@ class RequestLimit:
         self._window_seconds = window_seconds
         self._count = redis.register_script(COUNT)
 
-    def count(self, tenant: str) -> Window:
+    def count_request(self, tenant: str) -> Window:
         """Count one request, over the quota or not."""
         used, left_ms = self._count(keys=[f"slim:{tenant}:requests"], args=[self._window_seconds * 1000])
         return Window(self._quota, self._window_seconds, used, (left_ms + ROUND_UP_MS) // 1000)
 
 
-def admit(window: Window) -> None:
+def check_request_limit(window: Window) -> None:
     """Raise `TooManyRequests` for a request over the quota."""
     if window.used > window.quota:
         raise TooManyRequests(

@@ -21,7 +21,7 @@ MAX_TIME = 2**53
 
 
 @dataclass(frozen=True)
-class Ticket:
+class SignedLink:
     """The query of a signed link."""
 
     tenant: str
@@ -33,19 +33,19 @@ class Ticket:
         return urlencode({"tenant": self.tenant, "expires": self.expires, "signature": self.signature})
 
 
-class Tickets:
+class SignedLinks:
     """Makes and checks signed links."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._key: bytes | None = None
 
-    def issue(self, tenant: str, path: str, *, seconds: int = LINK_SECONDS) -> Ticket:
+    def issue(self, tenant: str, path: str, *, seconds: int = LINK_SECONDS) -> SignedLink:
         """A ticket to GET `path` of `tenant` for so long."""
         expires = int(time.time()) + seconds
-        return Ticket(tenant, expires, self._sign(tenant, path, expires))
+        return SignedLink(tenant, expires, self._sign(tenant, path, expires))
 
-    def check(self, ticket: Ticket, path: str) -> None:
+    def check(self, ticket: SignedLink, path: str) -> None:
         """Raise `Forbidden` unless we issued the ticket for this path and its time has not run out."""
         right = self._sign(ticket.tenant, path, ticket.expires)
         if not hmac.compare_digest(right.encode(), ticket.signature.encode()):

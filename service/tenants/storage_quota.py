@@ -37,13 +37,13 @@ class StoredBytes:
     def used(self, tenant: str) -> int:
         return int(cast(str | None, self._redis.hget(bytes_key(tenant), TOTAL)) or 0)
 
-    def admit(self, tenant: str, quota: int) -> None:
+    def check_quota(self, tenant: str, quota: int) -> None:
         """Raise `LimitExceeded` when the tenant's store is full."""
         used = self.used(tenant)
         if used >= quota:
             raise LimitExceeded(f"{used} of {quota} bytes are in use; {REMEDY}")
 
-    def reserve(self, tenant: str, item: str, size: int, quota: int | None) -> None:
+    def reserve_bytes(self, tenant: str, item: str, size: int, quota: int | None) -> None:
         """Record `size` bytes before they are stored. Raises `LimitExceeded`, and records nothing, where they would
         take the tenant over `quota`; None holds nobody."""
         done, used = self._record(keys=[bytes_key(tenant)], args=[item, size, "" if quota is None else quota])
@@ -52,7 +52,7 @@ class StoredBytes:
 
     def record(self, tenant: str, item: str, size: int) -> None:
         """Say that `item` holds `size` bytes, 0 once it is deleted. Saying it again changes nothing."""
-        self.reserve(tenant, item, size, None)
+        self.reserve_bytes(tenant, item, size, None)
 
 
 def bytes_key(tenant: str) -> str:

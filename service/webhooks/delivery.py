@@ -24,7 +24,7 @@ from service.contract.errors import UnsafeUrl
 from service.contract.job import Event, JobStatus
 from service.contract.request import JobRequest, Webhook, WebhookEvent
 from service.contract.resources import Delivery, DeliveryOutcome, JobNews, WebhookMessage
-from service.infrastructure.counters import Figures
+from service.infrastructure.counters import Counters
 from service.infrastructure.outbound_http import Response, post
 from service.infrastructure.redis_keys import WEBHOOKS, deliveries_key, events_key, gone_key, job_key
 from service.jobs.events import parse
@@ -99,7 +99,7 @@ class Webhooks:
         self._base_url = base_url.rstrip("/")
         self._allowed_hosts = allowed_hosts
         self._secrets = WebhookSecrets(redis)
-        self._figures = Figures(redis)
+        self._counters = Counters(redis)
         self._claim = redis.register_script(CLAIM)
 
     def deliveries(self, tenant: str, job_id: str) -> list[Delivery]:
@@ -201,7 +201,7 @@ class Webhooks:
             else:
                 pipe.zadd(WEBHOOKS, {message.member: int(delivery.next_at.timestamp() * 1000)})
             pipe.execute()
-        self._figures.count("slim_webhook_deliveries", delivery.outcome)
+        self._counters.count("slim_webhook_deliveries", delivery.outcome)
         log.info("webhook", outcome=delivery.outcome, status=delivery.status, **message.log_fields)
 
 

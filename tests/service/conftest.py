@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from redis import Redis
 
 from service.api.app import create_app
-from service.jobs.store import Records
+from service.jobs.store import JobStore
 from service.settings import Settings
 from tests.support.job_requests import request_body
 from tests.support.s3_server import credentials, s3_server
@@ -44,6 +44,6 @@ def body(tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def records(redis: Redis, settings: Settings) -> Records:
+def job_store(redis: Redis, settings: Settings) -> JobStore:
     """The records that the API reads."""
-    return Records(redis, lease_seconds=settings.lease_seconds)
+    return JobStore(redis, lease_seconds=settings.lease_seconds)

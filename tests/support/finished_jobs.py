@@ -8,7 +8,7 @@ from service.contract.job import JobError
 from service.contract.resources import Manifest, StoredFile
 from service.contract.result import Result
 from service.jobs.record import JobRecord
-from service.jobs.store import Records
+from service.jobs.store import JobStore
 from service.storage.keys import attempt_prefix, manifest_key
 from service.storage.object_store import Storage
 
@@ -22,13 +22,13 @@ RESULT = Result.model_validate(SUCCEEDED["result"])
 
 def finish(
     record: JobRecord,
-    records: Records,
+    job_store: JobStore,
     storage: Storage,
     files: Mapping[str, bytes] = FILES,
     result: Result = RESULT,
 ) -> None:
     """Take the job, store its files and their manifest, and say that it succeeded."""
-    lease = records.lease(record.tenant, record.id, record.attempt + 1, "the test")
+    lease = job_store.lease(record.tenant, record.id, record.attempt + 1, "the test")
     prefix = attempt_prefix(record.tenant, record.id, lease.attempt)
     for name, content in files.items():
         storage.put_bytes(content, prefix + name)
@@ -38,10 +38,10 @@ def finish(
     ]
     manifest = Manifest(job_id=record.id, attempt=lease.attempt, files=stored)
     storage.put_if_absent(manifest.model_dump_json().encode(), manifest_key(record.tenant, record.id))
-    records.succeed(lease, result)
+    job_store.succeed(lease, result)
 
 
-def fail(record: JobRecord, records: Records, code: str, message: str) -> None:
+def fail(record: JobRecord, job_store: JobStore, code: str, message: str) -> None:
     """Take the job and say that it failed."""
-    lease = records.lease(record.tenant, record.id, record.attempt + 1, "the test")
-    records.fail(lease, JobError(code=code, message=message))
+    lease = job_store.lease(record.tenant, record.id, record.attempt + 1, "the test")
+    job_store.fail(lease, JobError(code=code, message=message))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from service.infrastructure.child_process import tethered
+from service.infrastructure.child_process import child_command
 
 ROOT = Path(__file__).parents[2]
 TARGETS = {"api": "service", "worker": "worker"}  # compose service -> stage of the Dockerfile
@@ -86,7 +86,7 @@ def running(command: list[str], variables: Mapping[str, str], directory: Path) -
     log = directory / "output.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            tethered(command, signal.SIGTERM), env=dict(variables), cwd=directory, stdout=output, stderr=output
+            child_command(command, signal.SIGTERM), env=dict(variables), cwd=directory, stdout=output, stderr=output
         )
         try:
             yield

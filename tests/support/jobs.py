@@ -19,7 +19,7 @@ from service.contract.request import JobRequest
 from service.infrastructure.redis_client import connect
 from service.jobs.queue import JobQueue
 from service.jobs.record import JobRecord, new_record
-from service.jobs.store import Records
+from service.jobs.store import JobStore
 from service.settings import Settings
 from tests.support import tiny_models
 
@@ -71,8 +71,8 @@ def submit(settings: Settings, job: JobRequest) -> JobRecord:
     return record
 
 
-def records_of(settings: Settings) -> Records:
-    return Records(connect(settings.redis_url), lease_seconds=settings.lease_seconds)
+def records_of(settings: Settings) -> JobStore:
+    return JobStore(connect(settings.redis_url), lease_seconds=settings.lease_seconds)
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -10,7 +10,7 @@ from service.api.openapi.response_examples import DATASET, DATASET_ID, DELIVERY,
 from service.contract.resources import Dataset, Delivery
 from service.infrastructure.redis_keys import deliveries_key
 from service.jobs.record import DEFAULT_TENANT, new_record
-from service.jobs.store import Records
+from service.jobs.store import JobStore
 from service.storage.datasets import index_key, record_key
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
@@ -32,9 +32,9 @@ KNOWN = {
 
 def stock(redis: Redis, storage: Storage) -> None:
     """Fill an empty server."""
-    records = Records(redis)
-    job = records.accept(new_record(REQUEST, job_id=JOB_ID))
-    finish(job, records, storage, FILES | {"report.json": json.dumps(REPORT).encode()})
+    job_store = JobStore(redis)
+    job = job_store.accept(new_record(REQUEST, job_id=JOB_ID))
+    finish(job, job_store, storage, FILES | {"report.json": json.dumps(REPORT).encode()})
     redis.rpush(deliveries_key(DEFAULT_TENANT, JOB_ID), Delivery.model_validate(DELIVERY).model_dump_json())
     redis.set(record_key(DEFAULT_TENANT, DATASET_ID), Dataset.model_validate(DATASET).model_dump_json())
     redis.zadd(index_key(DEFAULT_TENANT), {DATASET_ID: 0})

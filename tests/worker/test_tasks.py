@@ -16,7 +16,7 @@ from service.contract.resources import Manifest
 from service.infrastructure.redis_client import connect
 from service.jobs.queue import JobQueue
 from service.jobs.record import JobRecord, new_record
-from service.jobs.store import Records
+from service.jobs.store import JobStore
 from service.settings import Settings
 from service.storage.keys import attempt_prefix, job_prefix, manifest_key
 from service.storage.object_store import Storage
@@ -41,46 +41,48 @@ def deployment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def records(redis: Redis) -> Records:
-    return Records(redis)
+def job_store(redis: Redis) -> JobStore:
+    return JobStore(redis)
 
 
-def run(records: Records, job: JobRequest, attempt: int = 1) -> JobRecord:
+def run(job_store: JobStore, job: JobRequest, attempt: int = 1) -> JobRecord:
     """The record after a first attempt."""
-    record = records.accept(new_record(job))
+    record = job_store.accept(new_record(job))
     run_job(record.tenant, record.id, attempt)
-    return records.get(record.tenant, record.id)
+    return job_store.get(record.tenant, record.id)
 
 
-def test_a_job_succeeds_with_every_stage_told(records: Records, storage: Storage, model: Path) -> None:
-    job = run(records, request(model, 40))
+def test_a_job_succeeds_with_every_stage_told(job_store: JobStore, storage: Storage, model: Path) -> None:
+    job = run(job_store, request(model, 40))
     assert (job.status, job.error, job.progress.fraction) == (JobStatus.succeeded, None, 1)
     assert storage.exists(manifest_key(job.tenant, job.id))
-    stages = [event.data["stage"] for event in records.events(job.tenant, job.id, limit=1000) if event.type == "stage"]
+    stages = [
+        event.data["stage"] for event in job_store.events(job.tenant, job.id, limit=1000) if event.type == "stage"
+    ]
     assert stages[0] == "fetch"
     assert stages[-1] == "upload"
 
 
 def test_an_error_of_the_user_fails_the_job_with_its_code_and_leaves_nothing(
-    records: Records, storage: Storage, model: Path
+    job_store: JobStore, storage: Storage, model: Path
 ) -> None:
     asked = request(model, 40)
     labels = asked.slimmed_for[0].model_copy(update={"labels": {"positive": "positive", "neutral": "film"}})
-    job = run(records, asked.model_copy(update={"task": labels}))
+    job = run(job_store, asked.model_copy(update={"task": labels}))
     assert job.error is not None
     assert (job.status, job.error.code) == (JobStatus.failed, "unknown_label")
     assert "negative" in job.error.message
     assert storage.list(job_prefix(job.tenant, job.id)) == []
 
 
-def test_what_a_sweep_has_measured_is_in_the_record(records: Records, model: Path) -> None:
-    job = run(records, request(model, 40, target={"sweep": [0.3, 0.5]}))
+def test_what_a_sweep_has_measured_is_in_the_record(job_store: JobStore, model: Path) -> None:
+    job = run(job_store, request(model, 40, target={"sweep": [0.3, 0.5]}))
     assert job.result is not None
     assert [(point.examples, point.artifact) for point in job.result.curve] == [(20, None), (20, "model")]
 
 
-def test_what_a_search_has_measured_before_it_gave_up_is_in_the_record(records: Records, model: Path) -> None:
-    job = run(records, request(model, 40, target={"keep_metric": 1.0}))
+def test_what_a_search_has_measured_before_it_gave_up_is_in_the_record(job_store: JobStore, model: Path) -> None:
+    job = run(job_store, request(model, 40, target={"keep_metric": 1.0}))
     assert job.error is not None
     assert (job.status, job.error.code, job.error.param) == (
         JobStatus.failed,
@@ -92,97 +94,97 @@ def test_what_a_search_has_measured_before_it_gave_up_is_in_the_record(records: 
 
 
 def test_a_bug_fails_the_job_without_telling_its_details(
-    records: Records, model: Path, monkeypatch: pytest.MonkeyPatch
+    job_store: JobStore, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLIM_DEVICE", "no-such-device")
-    job = run(records, request(model, 40))
+    job = run(job_store, request(model, 40))
     assert job.error is not None
     assert (job.status, job.error.code) == (JobStatus.failed, "internal_error")
     assert "device" not in job.error.message
 
 
 @pytest.mark.parametrize("attempt", [0, 2])
-def test_an_entry_of_another_attempt_does_nothing(records: Records, attempt: int) -> None:
-    assert run(records, REQUEST, attempt).status is JobStatus.queued
+def test_an_entry_of_another_attempt_does_nothing(job_store: JobStore, attempt: int) -> None:
+    assert run(job_store, REQUEST, attempt).status is JobStatus.queued
 
 
-def test_an_entry_of_a_job_that_is_gone_does_nothing(records: Records) -> None:
+def test_an_entry_of_a_job_that_is_gone_does_nothing(job_store: JobStore) -> None:
     run_job("default", "01ARZ3NDEKTSV4RRFFQ69G5FAV", 1)
-    assert records.page("default").records == []
+    assert job_store.page("default").records == []
 
 
 def test_an_attempt_takes_up_the_result_that_an_earlier_one_committed(
-    redis: Redis, records: Records, storage: Storage
+    redis: Redis, job_store: JobStore, storage: Storage
 ) -> None:
-    job = records.accept(new_record(REQUEST))
-    records.lease(job.tenant, job.id, 1, "w")
+    job = job_store.accept(new_record(REQUEST))
+    job_store.lease(job.tenant, job.id, 1, "w")
     silence(redis)
-    records.requeue(records.get(job.tenant, job.id))
+    job_store.requeue_overdue(job_store.get(job.tenant, job.id))
     prefix = attempt_prefix(job.tenant, job.id, 1)
     storage.put_bytes(report(job, 1).model_dump_json().encode(), f"{prefix}report.json")
     manifest = Manifest(job_id=job.id, attempt=1, files=[])
     storage.put_if_absent(manifest.model_dump_json().encode(), manifest_key(job.tenant, job.id))
     run_job(job.tenant, job.id, 2)
-    ended = records.get(job.tenant, job.id)
+    ended = job_store.get(job.tenant, job.id)
     assert (ended.status, ended.attempt, ended.result) == (JobStatus.succeeded, 2, report(job, 1).result)
     assert storage.exists(f"{prefix}report.json")
 
 
 @pytest.fixture
 def stuck(
-    settings: Settings, records: Records, model: Path, tmp_path: Path
+    settings: Settings, job_store: JobStore, model: Path, tmp_path: Path
 ) -> Iterator[tuple[JobRecord, Popen[bytes]]]:
     """A running job and its process, which hangs: its rows are a pipe into which nobody writes."""
     os.mkfifo(tmp_path / "rows.jsonl")
     asked = request(model, 40)
     rows = DataSource(uri=(tmp_path / "rows.jsonl").as_uri())
     task = asked.slimmed_for[0].model_copy(update={"calibration": rows})
-    job = records.accept(new_record(asked.model_copy(update={"task": task})))
+    job = job_store.accept(new_record(asked.model_copy(update={"task": task})))
     impatient = settings.model_copy(update={"cancel_grace_seconds": 0.5})
     with Popen([sys.executable, "-c", RUN_JOB, job.id], env=environment(impatient)) as process:
-        wait_until(lambda: records.get(job.tenant, job.id).stage is Stage.fetch)
+        wait_until(lambda: job_store.get(job.tenant, job.id).stage is Stage.fetch)
         yield job, process
         process.kill()
 
 
 def test_a_cancelled_attempt_that_is_stuck_is_ended_with_its_process(
-    records: Records, stuck: tuple[JobRecord, Popen[bytes]]
+    job_store: JobStore, stuck: tuple[JobRecord, Popen[bytes]]
 ) -> None:
     job, process = stuck
-    records.cancel(job.tenant, job.id)
+    job_store.cancel(job.tenant, job.id)
     assert process.wait(60) == 1
-    assert records.get(job.tenant, job.id).status is JobStatus.cancelled
+    assert job_store.get(job.tenant, job.id).status is JobStatus.cancelled
 
 
 def test_a_stuck_attempt_hands_its_job_back_when_its_worker_stops(
-    settings: Settings, records: Records, stuck: tuple[JobRecord, Popen[bytes]]
+    settings: Settings, job_store: JobStore, stuck: tuple[JobRecord, Popen[bytes]]
 ) -> None:
     job, process = stuck
     process.terminate()
     assert process.wait(60) == 1
-    after = records.get(job.tenant, job.id)
+    after = job_store.get(job.tenant, job.id)
     assert (after.status, after.lost) == (JobStatus.queued, 0)
-    assert JobQueue(connect(settings.redis_url, decode=False)).holds(after)
+    assert JobQueue(connect(settings.redis_url, decode=False)).contains(after)
 
 
 def test_an_attempt_whose_disk_is_full_hands_the_job_back_and_says_why(
-    records: Records, model: Path, tmp_path: Path
+    job_store: JobStore, model: Path, tmp_path: Path
 ) -> None:
     confined = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     mount, variables = 'mount -t tmpfs -o size=4k scratch "$TMPDIR"', os.environ | {"TMPDIR": str(tmp_path / "scratch")}
     (tmp_path / "scratch").mkdir()
     if subprocess.run([*confined, mount], env=variables, check=False).returncode != 0:
         pytest.skip("a small file system needs user namespaces")
-    job = records.accept(new_record(request(model, 40)))
+    job = job_store.accept(new_record(request(model, 40)))
     command = [*confined, f'{mount} && exec "$@"', "worker", sys.executable, "-c", RUN_JOB, job.id]
     queue = JobQueue(connect(os.environ["SLIM_REDIS_URL"], decode=False))
     with Popen(command, env=variables) as process:
         wait_until(lambda: queue.depth() == 1, 150)
         process.kill()
-    after = records.get(job.tenant, job.id)
+    after = job_store.get(job.tenant, job.id)
     assert (after.status, after.attempt, after.lost) == (JobStatus.queued, 1, 0)
     assert after.attempts[0].outcome == "handed_back"
-    logs = [event.data["message"] for event in records.events(job.tenant, job.id) if event.type == "log"]
+    logs = [event.data["message"] for event in job_store.events(job.tenant, job.id) if event.type == "log"]
     assert len(logs) == 1
     assert "no room" in logs[0]
-    assert queue.holds(after)
+    assert queue.contains(after)

@@ -17,7 +17,7 @@ import structlog
 
 from service.contract.errors import DeadlineExceeded, TaskslimError
 from service.contract.job import JobStatus, Stage
-from service.jobs.store import Lease, LeaseLost, Records
+from service.jobs.store import JobStore, Lease, LeaseLost
 from service.settings import Settings
 
 log = structlog.get_logger()
@@ -40,8 +40,8 @@ class Attempt:
     `records` should not wait long for Redis: the deadline is minded by the same thread.
     """
 
-    def __init__(self, records: Records, lease: Lease, settings: Settings, settle: Callable[[Ending], None]) -> None:
-        self._records, self._lease, self._settings, self._settle = records, lease, settings, settle
+    def __init__(self, job_store: JobStore, lease: Lease, settings: Settings, settle: Callable[[Ending], None]) -> None:
+        self._job_store, self._lease, self._settings, self._settle = job_store, lease, settings, settle
         self._deadline = time.monotonic() + lease.job.request.deadline_seconds - lease.spent_seconds
         self.stage: Stage | None = None  # what the pipeline is at
         self._ending: Ending | None = None
@@ -85,7 +85,7 @@ class Attempt:
 
     def _beat(self) -> None:
         try:
-            self.note_status(self._records.heartbeat(self._lease))
+            self.note_status(self._job_store.heartbeat(self._lease))
         except LeaseLost as lost:
             self.end(lost)
         except redis.RedisError as error:

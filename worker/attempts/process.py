@@ -8,7 +8,7 @@ from rq.executions import Execution
 from service.infrastructure import tracing
 from service.infrastructure.child_process import die_with_parent
 from service.infrastructure.logs import configure
-from service.jobs.rq_jobs import SERIALIZER, SlimJob
+from service.jobs.rq_jobs import SERIALIZER, RqJob
 from service.settings import Settings
 from worker.attempts.rq_worker import SlimWorker
 
@@ -19,7 +19,7 @@ def main() -> None:
     configure("worker")
     tracing.configure("worker")
     worker = SlimWorker(Settings().redis_url, worker_name, prepare_for_work=False)
-    job = SlimJob.fetch(entry, connection=worker.connection, serializer=SERIALIZER)
+    job = RqJob.fetch(entry, connection=worker.connection, serializer=SERIALIZER)
     worker.execution = Execution.fetch(execution_id, entry, connection=worker.connection)
     worker.main_work_horse(job, worker.queues[0])
 

@@ -14,9 +14,9 @@ from rq.queue import Queue
 from rq.worker import SpawnWorker
 
 from service.infrastructure.redis_client import WORKER_PATIENCE, connect
-from service.infrastructure.worker_registry import announce, leave
-from service.jobs.rq_jobs import QUEUE, SERIALIZER, SlimJob
-from service.jobs.store import Records
+from service.infrastructure.worker_registry import leave, register_worker
+from service.jobs.rq_jobs import QUEUE, SERIALIZER, RqJob
+from service.jobs.store import JobStore
 
 CHILD = "worker.attempts.process"
 WORKER_TTL_SECONDS = 30  # an idle worker speaks this often, less 15 seconds
@@ -32,12 +32,12 @@ class SlimWorker(SpawnWorker):
 
     def __init__(self, url: str, name: str, **options: Any) -> None:
         redis = connect(url, patience=WORKER_PATIENCE, decode=False)
-        self._records = Records(connect(url, patience=WORKER_PATIENCE))
+        self._job_store = JobStore(connect(url, patience=WORKER_PATIENCE))
         super().__init__(
-            [Queue(QUEUE, connection=redis, job_class=SlimJob, serializer=SERIALIZER)],
+            [Queue(QUEUE, connection=redis, job_class=RqJob, serializer=SERIALIZER)],
             name=name,
             connection=redis,
-            job_class=SlimJob,
+            job_class=RqJob,
             serializer=SERIALIZER,
             worker_ttl=WORKER_TTL_SECONDS,
             job_monitoring_interval=MONITORING_SECONDS,
@@ -67,12 +67,12 @@ class SlimWorker(SpawnWorker):
         """The attempt's process died: its lease need not be waited for."""
         super().handle_work_horse_killed(job, retpid, ret_val, rusage)  # type: ignore[no-untyped-call]
         if job.kwargs.keys() == {"tenant", "job_id", "attempt"}:
-            self._records.presume_dead(**job.kwargs)
+            self._job_store.expire_lease(**job.kwargs)
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
         super().heartbeat(timeout, pipeline)
         if not self.is_horse:
-            announce(self.connection, self.name)
+            register_worker(self.connection, self.name)
 
     def register_death(self) -> None:
         super().register_death()  # type: ignore[no-untyped-call]

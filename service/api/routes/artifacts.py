@@ -10,8 +10,8 @@ from service.api.dependencies import (
     CallerDep,
     DownloadedRecord,
     SettingsDep,
+    SignedLinksDep,
     StorageDep,
-    TicketsDep,
     artifact_path,
 )
 from service.api.file_responses import WantedDep, file_responses, send
@@ -26,7 +26,7 @@ from service.storage.keys import attempt_prefix
 from service.storage.manifests import REPORT, committed_manifest
 from service.storage.object_store import Storage
 from service.tenants.api_keys import Caller
-from service.tenants.signed_links import Tickets
+from service.tenants.signed_links import SignedLinks
 
 PAGE = "text/html"
 
@@ -40,7 +40,7 @@ router = APIRouter(tags=["artifacts"])
     responses=problem_responses(404, 409),
 )
 def list_artifacts(
-    record: ArtifactsRecord, caller: CallerDep, storage: StorageDep, tickets: TicketsDep, links: LinksDep
+    record: ArtifactsRecord, caller: CallerDep, storage: StorageDep, signed_links: SignedLinksDep, links: LinksDep
 ) -> ArtifactPage:
     """The files of a job that succeeded, each with size and SHA-256; none before that.
 
@@ -50,7 +50,9 @@ def list_artifacts(
     files = manifest.files if manifest else []
     return ArtifactPage(
         data=[
-            Artifact(name=file.name, size=file.size, sha256=file.sha256, url=_url(links, tickets, caller, record, file))
+            Artifact(
+                name=file.name, size=file.size, sha256=file.sha256, url=_url(links, signed_links, caller, record, file)
+            )
             for file in files
         ]
     )
@@ -112,11 +114,11 @@ def _parsed(content: bytes) -> Report:
         raise NotFound(message) from error
 
 
-def _url(links: JobLinks, tickets: Tickets, caller: Caller, record: JobRecord, file: StoredFile) -> str:
+def _url(links: JobLinks, signed_links: SignedLinks, caller: Caller, record: JobRecord, file: StoredFile) -> str:
     url = links.artifact(record.id, file.name)
     if caller.key_id is None:
         return url
-    return f"{url}?{tickets.issue(record.tenant, artifact_path(record.id, file.name)).query}"
+    return f"{url}?{signed_links.issue(record.tenant, artifact_path(record.id, file.name)).query}"
 
 
 def _find(record: JobRecord, name: str, storage: Storage) -> tuple[StoredFile, str]:

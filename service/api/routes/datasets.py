@@ -63,7 +63,7 @@ async def create_dataset(
     if media_type not in READERS:
         raise HTTPException(415, f"send one of {', '.join(READERS)}")
     if caller.key_id is not None:
-        await asyncio.to_thread(stored.admit, caller.tenant, settings.max_stored_bytes)
+        await asyncio.to_thread(stored.check_quota, caller.tenant, settings.max_stored_bytes)
     with tempfile.TemporaryDirectory(prefix="taskslim-upload-") as directory:
         await receive(request, Path(directory) / "body")
         dataset = await asyncio.to_thread(_keep, Path(directory), media_type, caller, name, uploads, settings)

@@ -9,7 +9,7 @@ from redis import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.types import Receive, Scope, Send
 
-from service.api.dependencies import FollowerDep, FoundRecord, PlacesDep, RecordsDep
+from service.api.dependencies import FollowerDep, FoundRecord, JobStoreDep, StreamLimitDep
 from service.api.problems import problem_responses
 from service.contract.job import EventPage
 from service.jobs.events import check_id, follow
@@ -36,9 +36,9 @@ EventId = Annotated[str | None, Query(pattern=EVENT_ID, description="the `id` of
 def list_events(
     request: Request,
     record: FoundRecord,
-    records: RecordsDep,
+    job_store: JobStoreDep,
     follower: FollowerDep,
-    places: PlacesDep,
+    stream_limit: StreamLimitDep,
     after: EventId = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="events on a page")] = 100,
     last_event_id: Annotated[
@@ -53,9 +53,9 @@ def list_events(
     after = last_event_id or after
     if STREAM in request.headers.get("accept", ""):
         check_id(after or "0-0")
-        places.take(record.tenant)
-        return _Stream(_events(follower, record, after), lambda: places.give_back(record.tenant))
-    events = records.events(record.tenant, record.id, after=after, limit=limit)
+        stream_limit.acquire(record.tenant)
+        return _Stream(_events(follower, record, after), lambda: stream_limit.release(record.tenant))
+    events = job_store.events(record.tenant, record.id, after=after, limit=limit)
     full = len(events) == limit
     return EventPage(data=events, next_cursor=events[-1].id if full else None, has_more=full)
 

@@ -14,9 +14,9 @@ from service.api.dependencies import (
     CancellableRecord,
     Cursor,
     JobId,
+    JobStoreDep,
     QueueDep,
     Reader,
-    RecordsDep,
     RetentionDep,
     Writer,
     find,
@@ -40,7 +40,7 @@ from service.contract.request import JobRequest
 from service.jobs.idempotency import Answer, Claim, Idempotency, fingerprint_of, parse_key
 from service.jobs.record import JobRecord, as_json, decode, status_of
 from service.jobs.submission import Submission, new_job_id
-from service.tenants.api_keys import Caller, Scope
+from service.tenants.api_keys import Caller, KeyScope
 
 POLL = {"Retry-After": "2"}
 
@@ -162,7 +162,7 @@ def _respond(answer: Answer, more: Mapping[str, str] = MappingProxyType({})) -> 
 @router.get("/jobs", operation_id="listJobs", summary="List jobs, newest first", responses=problem_responses())
 def list_jobs(
     caller: Reader,
-    records: RecordsDep,
+    job_store: JobStoreDep,
     links: LinksDep,
     cursor: Cursor = None,
     limit: Annotated[int, Query(ge=1, le=100, description="jobs on a page")] = 20,
@@ -175,7 +175,7 @@ def list_jobs(
 ) -> JobPage:
     """The tenant's jobs, a page at a time."""
     key, colon, value = (tag or "").partition(":")
-    page = records.page(
+    page = job_store.page(
         caller.tenant,
         cursor=cursor,
         limit=limit,
@@ -203,7 +203,7 @@ async def get_job(
     With `Prefer: wait=N` the answer comes when the job is finished, or after that time.
     """
     # This is what clients poll, so it asks for no dependency and makes no object of what it only passes on.
-    fields = await to_thread(find, request, Scope.jobs_read, job_id)
+    fields = await to_thread(find, request, KeyScope.jobs_read, job_id)
     headers = {}
     if (seconds := wait_seconds(prefer)) and not status_of(fields).is_terminal:
         waited = await waiter_of(request).wait(request.state.caller.tenant, job_id, seconds)
@@ -228,7 +228,7 @@ async def get_job(
 )
 def cancel_job(
     found: CancellableRecord,
-    records: RecordsDep,
+    job_store: JobStoreDep,
     queue: QueueDep,
     retention: RetentionDep,
     links: LinksDep,
@@ -238,9 +238,9 @@ def cancel_job(
 
     Repeating it is harmless; a finished job stays as it is.
     """
-    record = records.cancel(found.tenant, found.id)
+    record = job_store.cancel(found.tenant, found.id)
     if found.status is JobStatus.queued:
-        queue.withdraw(record)
+        queue.remove(record)
         if record.status is JobStatus.cancelled and record.attempt:
             retention.drop_files(record)
     if record.status.is_terminal:
@@ -261,11 +261,11 @@ def delete_job(request: Request, job_id: JobId, queue: QueueDep, retention: Rete
 
     A job whose record cannot be read is removed in any status, unless a worker is at it.
     """
-    fields = find(request, Scope.jobs_write, job_id)
+    fields = find(request, KeyScope.jobs_write, job_id)
     try:
         retention.delete_job(decode(fields))
     except UnreadableRecord as error:
-        if queue.runs(job_id):
+        if queue.is_started(job_id):
             raise Conflict(
                 "a worker is at the job, whose record cannot be read; delete it once that has ended"
             ) from error

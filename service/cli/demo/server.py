@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 
 from service.contract.errors import QueueUnavailable
-from service.infrastructure.child_process import end, tethered
+from service.infrastructure.child_process import child_command, end
 
 START_SECONDS = 90.0
 STOP_SECONDS = 45.0  # longer than the server gives its parts
@@ -26,7 +26,7 @@ def running_server(directory: Path) -> Iterator[str]:
     port, log = _free_port(), directory / "server.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            tethered(_serve_command(port, directory), signal.SIGTERM),
+            child_command(_serve_command(port, directory), signal.SIGTERM),
             env=_clean_environment(),
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -14,12 +14,12 @@ from service.api.metrics import HttpMetrics, family_of
 from service.contract.job import JobError
 from service.contract.request import JobRequest, Priority
 from service.contract.result import DenseSlim
-from service.infrastructure.counters import FIGURES, IN_REDIS, RATIOS, Figures
+from service.infrastructure.counters import COUNTERS, METRICS, RATIOS, Counters
 from service.infrastructure.redis_client import connect
 from service.jobs.queue import JobQueue
 from service.jobs.record import new_record
-from service.jobs.store import Records
-from service.jobs.usage import account
+from service.jobs.store import JobStore
+from service.jobs.usage import record_usage
 from service.storage.object_store import Storage
 from tests.support.contract_examples import report
 from tests.support.finished_jobs import finish
@@ -49,30 +49,30 @@ def value(redis: Redis, name: str, **labels: str) -> float:
 
 
 def test_a_job_is_counted_through_its_life(redis: Redis) -> None:
-    records = Records(redis)
-    record = records.accept(new_record(REQUEST, tenant="search"))
-    records.accept(record)
+    job_store = JobStore(redis)
+    record = job_store.accept(new_record(REQUEST, tenant="search"))
+    job_store.accept(record)
     assert value(redis, "slim_jobs", status="queued") == 1
-    lease = records.lease("search", record.id, 1, "worker-1")
+    lease = job_store.lease("search", record.id, 1, "worker-1")
     assert value(redis, "slim_jobs", status="queued") == 0
     assert value(redis, "slim_jobs", status="running") == 1
-    records.fail(lease, ERROR)
-    records.fail(lease, ERROR)
+    job_store.fail(lease, ERROR)
+    job_store.fail(lease, ERROR)
     assert value(redis, "slim_jobs", status="running") == 0
     assert value(redis, "slim_jobs_submitted_total", task="sst2", method="surgeon") == 1
     assert value(redis, "slim_jobs_completed_total", task="sst2", method="surgeon", outcome="failed") == 1
     assert value(redis, "slim_job_duration_seconds_count", task="sst2", outcome="failed") == 1
     assert value(redis, "slim_job_queue_wait_seconds_count") == 1
     assert value(redis, "slim_job_attempts_total", reason="first") == 1
-    records.delete("search", record.id)
+    job_store.delete("search", record.id)
     assert value(redis, "slim_jobs", status="failed") == 0
 
 
 def test_a_job_taken_back_from_a_silent_worker_is_counted(redis: Redis) -> None:
-    records = Records(redis, lease_seconds=0)
-    record = records.accept(new_record(REQUEST, tenant="search"))
-    assert records.requeue(records.lease("search", record.id, 1, "worker-1").job)
-    records.lease("search", record.id, 2, "worker-2")
+    job_store = JobStore(redis, lease_seconds=0)
+    record = job_store.accept(new_record(REQUEST, tenant="search"))
+    assert job_store.requeue_overdue(job_store.lease("search", record.id, 1, "worker-1").job)
+    job_store.lease("search", record.id, 2, "worker-2")
     assert value(redis, "slim_jobs_reclaimed_total", cause="worker_lost") == 1
     assert value(redis, "slim_job_attempts_total", reason="again") == 1
     assert value(redis, "slim_job_queue_wait_seconds_count") == 1
@@ -82,8 +82,8 @@ def test_a_job_taken_back_from_a_silent_worker_is_counted(redis: Redis) -> None:
 def test_what_a_gpu_held_in_the_last_job_is_shown(
     redis: Redis, storage: Storage, device: str, shown: int | None
 ) -> None:
-    records = Records(redis)
-    job = records.accept(new_record(REQUEST))
+    job_store = JobStore(redis)
+    job = job_store.accept(new_record(REQUEST))
     found = report(job, 1)
     latency = found.result.latency_ms.model_copy(update={"device": device})
     content = found.model_copy(
@@ -92,14 +92,14 @@ def test_what_a_gpu_held_in_the_last_job_is_shown(
             "result": found.result.model_copy(update={"latency_ms": latency}),
         }
     )
-    finish(job, records, storage, {"report.json": content.model_dump_json().encode()})
-    account(redis, storage, job.tenant, job.id)
+    finish(job, job_store, storage, {"report.json": content.model_dump_json().encode()})
+    record_usage(redis, storage, job.tenant, job.id)
     assert scraped(redis).get(("slim_gpu_memory_peak_bytes", frozenset({("device", device)}))) == shown
 
 
 def measure_and_exit(url: str) -> None:
     with connect(url) as redis:
-        Figures(redis).observe("slim_job_stage_duration_seconds", "attribute", value=3.5)
+        Counters(redis).observe("slim_job_stage_duration_seconds", "attribute", value=3.5)
 
 
 def test_figures_survive_the_process_that_measured_them(redis: Redis, redis_server: str) -> None:
@@ -117,7 +117,7 @@ def test_buckets_count_what_is_at_most_their_bound(redis_server: str, ratios: li
     with connect(redis_server) as redis:
         redis.flushall()
         for ratio in ratios:
-            Figures(redis).observe("slim_params_removed_ratio", value=ratio)
+            Counters(redis).observe("slim_params_removed_ratio", value=ratio)
         for bound in RATIOS:
             expected = sum(ratio <= bound for ratio in ratios)
             assert value(redis, "slim_params_removed_ratio_bucket", le=str(bound)) == expected
@@ -127,20 +127,20 @@ def test_buckets_count_what_is_at_most_their_bound(redis_server: str, ratios: li
 def test_the_depth_and_age_of_the_queue_are_those_of_all_waiting_jobs(redis: Redis, redis_server: str) -> None:
     assert value(redis, "slim_queue_depth", queue="slim") == 0
     assert value(redis, "slim_queue_oldest_age_seconds", queue="slim") == 0
-    records, queue = Records(redis), JobQueue(connect(redis_server, decode=False), max_running=1)
+    job_store, queue = JobStore(redis), JobQueue(connect(redis_server, decode=False), max_running=1)
     an_hour_ago = str(ULID.from_timestamp(time.time() - 3600))
-    records.lease("ads", records.accept(new_record(REQUEST, tenant="ads")).id, 1, "worker-1")
+    job_store.lease("ads", job_store.accept(new_record(REQUEST, tenant="ads")).id, 1, "worker-1")
     for tenant, job_id, priority in (
         ("search", None, Priority.high),  # takes the tenant's one slot
         ("search", an_hour_ago, Priority.low),  # waits outside the queue
         ("ads", None, Priority.high),  # goes to the head of the queue
     ):
         request = REQUEST.model_copy(update={"priority": priority})
-        queue.enqueue(records.accept(new_record(request, tenant=tenant, job_id=job_id)))
+        queue.enqueue(job_store.accept(new_record(request, tenant=tenant, job_id=job_id)))
     assert queue.depth() == 2
     assert value(redis, "slim_queue_depth", queue="slim") == 3
     assert 3600 <= value(redis, "slim_queue_oldest_age_seconds", queue="slim") < 3660
-    records.cancel("search", an_hour_ago)
+    job_store.cancel("search", an_hour_ago)
     assert value(redis, "slim_queue_depth", queue="slim") == 2
     assert value(redis, "slim_queue_oldest_age_seconds", queue="slim") < 60
 
@@ -150,7 +150,7 @@ def test_no_worker_lives_before_one_came(redis: Redis) -> None:
 
 
 def test_figures_of_another_version_are_left_out(redis: Redis) -> None:
-    redis.hset(FIGURES, mapping={"slim_later|x": 1, "slim_jobs": 2, "slim_jobs|queued|gpu": 3, "slim_jobs|failed": 4})
+    redis.hset(COUNTERS, mapping={"slim_later|x": 1, "slim_jobs": 2, "slim_jobs|queued|gpu": 3, "slim_jobs|failed": 4})
     assert value(redis, "slim_jobs", status="failed") == 4
     assert not any("gpu" in sample + str(labels) or "later" in sample for sample, labels in scraped(redis))
 
@@ -163,6 +163,6 @@ def test_http_requests_are_counted_by_route(redis: Redis) -> None:
     assert 'slim_build_info{version="1.2.3"} 1.0' in text
 
 
-@pytest.mark.parametrize("name", IN_REDIS)
+@pytest.mark.parametrize("name", METRICS)
 def test_every_metric_is_shown_before_anything_was_counted(name: str) -> None:
-    assert family_of(name, IN_REDIS[name], {}).name == name
+    assert family_of(name, METRICS[name], {}).name == name

@@ -11,7 +11,7 @@ from redis import Redis
 from service.api.app import create_app
 from service.contract.catalog import Problem
 from service.contract.families import DERIVED_SIZE
-from service.infrastructure.worker_registry import announce
+from service.infrastructure.worker_registry import register_worker
 from service.settings import Settings
 from tests.support.job_requests import model_directory
 from tests.support.waiting import wait_until
@@ -173,7 +173,7 @@ def test_that_no_worker_lives_is_a_warning(client: TestClient, redis: Redis) -> 
     ready = client.get("/readyz")
     assert (ready.status_code, ready.json()["ok"]) == (200, True)
     assert "no live worker" in ready.json()["warnings"][0]
-    announce(redis, "one")
+    register_worker(redis, "one")
     wait_until(lambda: client.get("/readyz").json()["warnings"] == [])
 
 

@@ -12,7 +12,7 @@ from redis import Redis
 from service.api.request_headers import wait_seconds
 from service.contract.job import Job
 from service.jobs.record import DEFAULT_TENANT
-from service.jobs.store import Records
+from service.jobs.store import JobStore
 from service.storage.object_store import Storage
 from tests.support.finished_jobs import finish
 from tests.support.waiting import wait_until
@@ -83,11 +83,11 @@ def test_a_wait_is_read_as_rfc_7240_writes_it(prefer: str | None, seconds: int) 
 
 
 def test_a_client_that_waits_gets_the_finished_job(
-    client: TestClient, body: dict[str, Any], records: Records, storage: Storage
+    client: TestClient, body: dict[str, Any], job_store: JobStore, storage: Storage
 ) -> None:
     def finish_the_job() -> None:
-        wait_until(lambda: records.page(DEFAULT_TENANT).records)
-        finish(records.page(DEFAULT_TENANT).records[0], records, storage)
+        wait_until(lambda: job_store.page(DEFAULT_TENANT).records)
+        finish(job_store.page(DEFAULT_TENANT).records[0], job_store, storage)
 
     worker = threading.Thread(target=finish_the_job)
     worker.start()
@@ -105,14 +105,14 @@ def test_a_wait_that_is_too_short_gets_the_job_as_it_is(client: TestClient, body
 
 
 def test_an_etag_changes_with_the_job_and_only_then(
-    client: TestClient, body: dict[str, Any], records: Records, storage: Storage
+    client: TestClient, body: dict[str, Any], job_store: JobStore, storage: Storage
 ) -> None:
     job = Job.model_validate_json(client.post("/jobs", json=body).content)
     etag = client.get(job.links.self).headers["etag"]
     for known in (etag, f"W/{etag}", f'"other", {etag}', "*"):
         unchanged = client.get(job.links.self, headers={"If-None-Match": known})
         assert (unchanged.status_code, unchanged.content, unchanged.headers["etag"]) == (304, b"", etag)
-    finish(records.get(DEFAULT_TENANT, job.id), records, storage)
+    finish(job_store.get(DEFAULT_TENANT, job.id), job_store, storage)
     changed = client.get(job.links.self, headers={"If-None-Match": etag})
     assert changed.status_code == 200
     assert changed.headers["etag"] != etag

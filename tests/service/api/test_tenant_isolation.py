@@ -12,10 +12,10 @@ from structlog.contextvars import merge_contextvars
 from service.api.app import create_app
 from service.api.openapi.examples import INLINE
 from service.contract.job import Job
-from service.jobs.store import Records
+from service.jobs.store import JobStore
 from service.settings import Settings
 from service.storage.object_store import Storage
-from service.tenants.api_keys import Keys, Scope
+from service.tenants.api_keys import ApiKeys, KeyScope
 from service.tenants.storage_quota import StoredBytes
 from tests.support.finished_jobs import FILES, finish
 
@@ -34,8 +34,8 @@ def login(strict: Settings, redis: Redis) -> Any:
     """Clients of one API process, by tenant."""
     with TestClient(create_app(strict), raise_server_exceptions=False) as shared:
 
-        def client_of(tenant: str, *scopes: Scope) -> TestClient:
-            text = Keys(redis).create(tenant, scopes or (Scope.admin,))[1]
+        def client_of(tenant: str, *scopes: KeyScope) -> TestClient:
+            text = ApiKeys(redis).create(tenant, scopes or (KeyScope.admin,))[1]
             client = TestClient(shared.app, raise_server_exceptions=False)
             client.app_state.update(shared.app_state)
             client.headers["Authorization"] = f"Bearer {text}"
@@ -62,11 +62,11 @@ def test_what_is_logged_of_a_request_names_its_tenant_its_job_and_itself(login: 
 
 
 def test_another_tenant_s_things_do_not_exist(
-    login: Login, body: dict[str, Any], records: Records, storage: Storage
+    login: Login, body: dict[str, Any], job_store: JobStore, storage: Storage
 ) -> None:
     owner, stranger = login("search"), login("ads")
     job = submit(owner, body)
-    finish(records.get("search", job.id), records, storage)
+    finish(job_store.get("search", job.id), job_store, storage)
     dataset = owner.post("/datasets", content=b'{"text": "a"}\n', headers={"Content-Type": "application/jsonl"}).json()
     path = f"/jobs/{job.id}"
     for method, url in (
@@ -101,20 +101,20 @@ def test_tenants_sign_webhooks_with_secrets_of_their_own(login: Login) -> None:
     first = owner.get("/webhooks/secret").json()["secret"]
     assert login("ads").get("/webhooks/secret").json()["secret"] != first
     assert owner.post("/webhooks/secret/rotate").json()["secret"] != first
-    assert login("search", Scope.jobs_read).get("/webhooks/secret").status_code == 403
+    assert login("search", KeyScope.jobs_read).get("/webhooks/secret").status_code == 403
 
 
 @pytest.mark.parametrize(
     ("scope", "method", "path"),
     [
-        (Scope.jobs_read, "GET", "/jobs"),
-        (Scope.jobs_write, "POST", "/jobs"),
-        (Scope.datasets_write, "POST", "/datasets"),
-        (Scope.admin, "GET", "/metrics"),
+        (KeyScope.jobs_read, "GET", "/jobs"),
+        (KeyScope.jobs_write, "POST", "/jobs"),
+        (KeyScope.datasets_write, "POST", "/datasets"),
+        (KeyScope.admin, "GET", "/metrics"),
     ],
 )
-def test_a_route_takes_its_scope_and_no_other(login: Login, scope: Scope, method: str, path: str) -> None:
-    others = [other for other in Scope if other not in (scope, Scope.admin)]
+def test_a_route_takes_its_scope_and_no_other(login: Login, scope: KeyScope, method: str, path: str) -> None:
+    others = [other for other in KeyScope if other not in (scope, KeyScope.admin)]
     assert login("search", *others).request(method, path, json={}).status_code == 403
     assert login("search", scope).request(method, path, json={}).status_code not in (401, 403)
 
@@ -134,7 +134,7 @@ def test_every_answer_tells_the_tenant_what_is_left_until_nothing_is(login: Logi
 
 
 def test_a_full_queue_takes_no_more_of_this_tenant(
-    login: Login, body: dict[str, Any], storage: Storage, records: Records
+    login: Login, body: dict[str, Any], storage: Storage, job_store: JobStore
 ) -> None:
     client = login("search")
     first = submit(client, body)
@@ -145,7 +145,7 @@ def test_a_full_queue_takes_no_more_of_this_tenant(
     assert int(refused.headers["retry-after"]) > 0
     assert storage.list("") == before
     submit(login("ads"), body)
-    records.cancel("search", first.id)
+    job_store.cancel("search", first.id)
     assert client.post("/jobs", json=body, headers={"Idempotency-Key": "one"}).status_code == 202
 
 
@@ -190,11 +190,11 @@ def test_inline_rows_take_room_as_long_as_their_job_is_kept(
 
 
 def test_a_signed_link_needs_no_key_and_cannot_be_bent(
-    login: Login, body: dict[str, Any], records: Records, storage: Storage
+    login: Login, body: dict[str, Any], job_store: JobStore, storage: Storage
 ) -> None:
     owner = login("search")
     job = submit(owner, body)
-    finish(records.get("search", job.id), records, storage)
+    finish(job_store.get("search", job.id), job_store, storage)
     links = {artifact["name"]: artifact["url"] for artifact in owner.get(job.links.artifacts).json()["data"]}
     stranger = login("ads")
     del stranger.headers["Authorization"]
@@ -219,7 +219,7 @@ def test_without_keys_nothing_is_limited(client: TestClient) -> None:
 
 
 def test_a_server_that_others_reach_stays_shut_when_its_redis_is_emptied(settings: Settings, redis: Redis) -> None:
-    key = Keys(redis).create("search")[1]
+    key = ApiKeys(redis).create("search")[1]
     with TestClient(create_app(settings.model_copy(update={"host": "0.0.0.0"}))) as client:
         assert client.get("/jobs", headers={"X-API-Key": key}).status_code == 200
         redis.flushall()

@@ -13,11 +13,11 @@ from redis import Redis
 
 from service.cli.__main__ import main
 from service.jobs.record import DEFAULT_TENANT, JobRecord
-from service.jobs.store import Records
+from service.jobs.store import JobStore
 from service.settings import Settings
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
-from service.tenants.api_keys import Keys
+from service.tenants.api_keys import ApiKeys
 from service.tenants.storage_quota import StoredBytes
 from tests.support.api_process import api
 from tests.support.finished_jobs import FILES, fail, finish
@@ -90,12 +90,12 @@ def test_submit_prints_the_id_and_show_the_job(taskslim: Taskslim, request_file:
     assert taskslim("cancel", job_id).out.strip() == "cancelled"
 
 
-def when_submitted(records: Records, act: Callable[[JobRecord], None]) -> threading.Thread:
+def when_submitted(job_store: JobStore, act: Callable[[JobRecord], None]) -> threading.Thread:
     """Plays the worker for the one job that will be submitted."""
 
     def wait_and_act() -> None:
-        wait_until(lambda: records.page(DEFAULT_TENANT).records)
-        act(records.page(DEFAULT_TENANT).records[0])
+        wait_until(lambda: job_store.page(DEFAULT_TENANT).records)
+        act(job_store.page(DEFAULT_TENANT).records[0])
 
     thread = threading.Thread(target=wait_and_act)
     thread.start()
@@ -103,9 +103,9 @@ def when_submitted(records: Records, act: Callable[[JobRecord], None]) -> thread
 
 
 def test_watching_a_job_that_succeeds_ends_with_its_figures(
-    taskslim: Taskslim, request_file: Path, records: Records, storage: Storage
+    taskslim: Taskslim, request_file: Path, job_store: JobStore, storage: Storage
 ) -> None:
-    thread = when_submitted(records, lambda record: finish(record, records, storage))
+    thread = when_submitted(job_store, lambda record: finish(record, job_store, storage))
     watched = taskslim("submit", request_file, "--watch")
     thread.join()
     assert watched.code == 0
@@ -114,9 +114,9 @@ def test_watching_a_job_that_succeeds_ends_with_its_figures(
 
 
 def test_watching_a_job_that_fails_exits_with_1_and_its_reason(
-    taskslim: Taskslim, request_file: Path, records: Records
+    taskslim: Taskslim, request_file: Path, job_store: JobStore
 ) -> None:
-    thread = when_submitted(records, lambda record: fail(record, records, "invalid_data", "line 3 has no 'text'"))
+    thread = when_submitted(job_store, lambda record: fail(record, job_store, "invalid_data", "line 3 has no 'text'"))
     watched = taskslim("submit", request_file, "--watch")
     thread.join()
     assert watched.code == 1
@@ -141,16 +141,16 @@ def test_a_server_that_is_away_is_named(taskslim: Taskslim) -> None:
 
 
 def test_the_key_of_the_environment_is_sent(taskslim: Taskslim, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, key = Keys(redis).create()
+    _, key = ApiKeys(redis).create()
     monkeypatch.setenv("SLIM_API_KEY", key)
     assert taskslim("list").code == 0
 
 
 @pytest.fixture
-def finished(taskslim: Taskslim, request_file: Path, records: Records, storage: Storage) -> str:
+def finished(taskslim: Taskslim, request_file: Path, job_store: JobStore, storage: Storage) -> str:
     """The id of a job that succeeded."""
     job_id = taskslim("submit", request_file).out.strip()
-    finish(records.get(DEFAULT_TENANT, job_id), records, storage)
+    finish(job_store.get(DEFAULT_TENANT, job_id), job_store, storage)
     return job_id
 
 
@@ -199,7 +199,7 @@ def test_the_api_listens_on_loopback_only_until_there_is_a_key_and_says_so(
     redis: Redis, settings: Settings, tmp_path: Path, has_key: bool, address: str
 ) -> None:
     if has_key:
-        Keys(redis).create()
+        ApiKeys(redis).create()
     with api(settings, tmp_path / "log", "--host", "0.0.0.0") as url:
         port = int(url.rpartition(":")[2])
         open_doors = [found for found in psutil.net_connections("tcp") if found.status == psutil.CONN_LISTEN]

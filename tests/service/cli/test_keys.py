@@ -10,7 +10,7 @@ from service.cli.__main__ import app
 from service.contract.errors import Unauthorized
 from service.infrastructure.embedded_redis import embedded_redis
 from service.infrastructure.redis_client import connect
-from service.tenants.api_keys import Keys, Scope
+from service.tenants.api_keys import ApiKeys, KeyScope
 
 
 def run(*arguments: str) -> str:
@@ -28,21 +28,21 @@ def at_redis(redis: Redis, redis_server: str, monkeypatch: pytest.MonkeyPatch) -
 def test_a_printed_key_opens_the_door_until_it_is_revoked(at_redis: Redis) -> None:
     options = ("--tenant", "search", "--scope", "jobs:read", "--scope", "jobs:write", "--days", "7")
     text = run("create", *options).strip()
-    caller = Keys(at_redis).caller(text)
-    assert (caller.tenant, caller.scopes) == ("search", frozenset({Scope.jobs_read, Scope.jobs_write}))
+    caller = ApiKeys(at_redis).authenticate(text)
+    assert (caller.tenant, caller.scopes) == ("search", frozenset({KeyScope.jobs_read, KeyScope.jobs_write}))
     assert caller.key_id is not None
     assert run("revoke", caller.key_id) == f"key {caller.key_id} is revoked\n"
     with pytest.raises(Unauthorized):
-        Keys(at_redis).caller(text)
+        ApiKeys(at_redis).authenticate(text)
 
 
 def test_the_list_shows_every_key_and_no_secret(at_redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     texts = [run("create", "--name", name).strip() for name in ("first", "second")]
-    revoked = Keys(at_redis).list()[0].id
+    revoked = ApiKeys(at_redis).list()[0].id
     run("revoke", revoked)
     listed = run("list")
-    assert [line.split()[0] for line in listed.splitlines()[1:]] == [key.id for key in Keys(at_redis).list()]
+    assert [line.split()[0] for line in listed.splitlines()[1:]] == [key.id for key in ApiKeys(at_redis).list()]
     assert "revoked" in listed
     assert not any(text.rpartition("_")[2] in listed for text in texts)
 
@@ -53,4 +53,4 @@ def test_keys_of_a_server_that_runs_or_does_not_are_the_same(tmp_path: Path, mon
     with embedded_redis(tmp_path / "redis") as url, connect(url) as redis:
         second = run("create", "--state", str(tmp_path)).strip()
         for text in (first, second):
-            assert Keys(redis).caller(text).key_id is not None
+            assert ApiKeys(redis).authenticate(text).key_id is not None

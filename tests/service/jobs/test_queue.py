@@ -8,11 +8,11 @@ from rq.callbacks import Callback
 from rq.executions import Execution
 
 from service.infrastructure.redis_client import connect
-from service.infrastructure.worker_registry import announce, leave, live_workers
+from service.infrastructure.worker_registry import leave, live_workers, register_worker
 from service.jobs.queue import JobQueue
 from service.jobs.record import JobRecord, new_record
-from service.jobs.rq_jobs import QUEUE, SlimJob, entry_id
-from service.jobs.store import Records
+from service.jobs.rq_jobs import QUEUE, RqJob, rq_job_id
+from service.jobs.store import JobStore
 from service.settings import Settings
 from tests.support.contract_examples import REQUEST
 
@@ -24,20 +24,20 @@ def queue(settings: Settings) -> JobQueue:
 
 @pytest.fixture
 def job(redis: Redis) -> JobRecord:
-    return Records(redis).accept(new_record(REQUEST))
+    return JobStore(redis).accept(new_record(REQUEST))
 
 
 def test_an_attempt_is_enqueued_once(queue: JobQueue, job: JobRecord) -> None:
-    assert not queue.holds(job)
+    assert not queue.contains(job)
     queue.enqueue(job)
     queue.enqueue(job)
     assert queue.depth() == 1
-    assert queue.holds(job)
+    assert queue.contains(job)
 
 
 def test_an_entry_names_the_attempt_and_nothing_else(queue: JobQueue, job: JobRecord) -> None:
     queue.enqueue(job)
-    entry = SlimJob.fetch(entry_id(job.id, 1), connection=queue.redis, serializer="json")
+    entry = RqJob.fetch(rq_job_id(job.id, 1), connection=queue.redis, serializer="json")
     assert json.loads(entry.data) == [
         "worker.tasks.run_job",
         None,
@@ -50,37 +50,37 @@ def test_an_entry_names_the_attempt_and_nothing_else(queue: JobQueue, job: JobRe
 
 
 def test_a_withdrawn_attempt_is_gone_and_can_be_enqueued_anew(queue: JobQueue, job: JobRecord) -> None:
-    queue.withdraw(job)
+    queue.remove(job)
     queue.enqueue(job)
-    queue.withdraw(job)
+    queue.remove(job)
     assert queue.depth() == 0
-    assert not queue.holds(job)
+    assert not queue.contains(job)
     queue.enqueue(job)
     assert queue.depth() == 1
 
 
 def test_an_attempt_whose_execution_has_expired_can_be_withdrawn(queue: JobQueue, job: JobRecord) -> None:
     queue.enqueue(job)
-    entry = SlimJob.fetch(entry_id(job.id, 1), connection=queue.redis, serializer="json")
+    entry = RqJob.fetch(rq_job_id(job.id, 1), connection=queue.redis, serializer="json")
     with queue.redis.pipeline() as pipe:
         execution = Execution.create(entry, ttl=60, pipeline=pipe)
         pipe.execute()
     queue.redis.delete(execution.key)
-    queue.withdraw(job)
+    queue.remove(job)
     assert queue.depth() == 0
     assert not queue.redis.exists(entry.key)
 
 
 def test_stopping_what_does_not_run_is_harmless(queue: JobQueue, job: JobRecord) -> None:
-    queue.stop(job)
+    queue.kill(job)
     queue.enqueue(job)
-    queue.stop(job.model_copy(update={"attempt": 1}))
+    queue.kill(job.model_copy(update={"attempt": 1}))
     assert queue.depth() == 1
 
 
 @pytest.mark.parametrize("name", ["os.system", "worker.tasks.JobRun", "builtins.exec", ""])
 def test_a_job_gives_no_other_function_and_no_callback(redis: Redis, name: str) -> None:
-    entry = SlimJob.create("x.y", connection=redis, serializer="json", origin=QUEUE, on_success=Callback("os.getcwd"))
+    entry = RqJob.create("x.y", connection=redis, serializer="json", origin=QUEUE, on_success=Callback("os.getcwd"))
     entry.data = json.dumps([name, None, [], {}]).encode()
     with pytest.raises(PermissionError):
         _ = entry.func
@@ -91,8 +91,8 @@ def test_a_job_gives_no_other_function_and_no_callback(redis: Redis, name: str) 
 
 
 def test_a_worker_is_live_from_its_announcement_until_it_leaves(redis: Redis) -> None:
-    announce(redis, "a")
-    announce(redis, "b")
+    register_worker(redis, "a")
+    register_worker(redis, "b")
     redis.zincrby("slim:workers", -60, "b")
     assert live_workers(redis) == ["a"]
     leave(redis, "a")

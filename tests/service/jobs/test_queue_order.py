@@ -16,9 +16,9 @@ from service.infrastructure.redis_keys import OPEN
 from service.jobs.queue import JobQueue
 from service.jobs.reconciler import Reconciler
 from service.jobs.record import JobRecord, new_record
-from service.jobs.rq_jobs import QUEUE, entry_id
-from service.jobs.store import Records
-from service.jobs.tenant_slots import Slots
+from service.jobs.rq_jobs import QUEUE, rq_job_id
+from service.jobs.store import JobStore
+from service.jobs.tenant_slots import TenantSlots
 from service.settings import Settings
 from tests.support.requests import plain_request
 
@@ -33,7 +33,7 @@ def transport(redis: Redis, redis_server: str) -> Iterator[Redis]:
 
 
 def add(redis: Redis, queue: JobQueue, priority: Priority = Priority.normal, tenant: str = "search") -> JobRecord:
-    record = Records(redis).accept(new_record(plain_request(priority=priority), tenant=tenant))
+    record = JobStore(redis).accept(new_record(plain_request(priority=priority), tenant=tenant))
     queue.enqueue(record)
     return record
 
@@ -59,13 +59,13 @@ def test_the_queue_is_sorted_by_priority_and_age_whatever_comes_in(
 def test_a_job_that_lost_its_worker_goes_before_its_equals_and_after_higher_ones(
     redis: Redis, transport: Redis
 ) -> None:
-    queue, records = JobQueue(transport), Records(redis)
+    queue, job_store = JobQueue(transport), JobStore(redis)
     hurt = add(redis, queue)
     redis.lpop(LIST)
-    lease = records.lease(hurt.tenant, hurt.id, 1, "w")
+    lease = job_store.lease(hurt.tenant, hurt.id, 1, "w")
     equal, higher = add(redis, queue), add(redis, queue, Priority.high)
-    records.hand_back(lease)
-    queue.enqueue(records.get(hurt.tenant, hurt.id))
+    job_store.hand_back(lease)
+    queue.enqueue(job_store.get(hurt.tenant, hurt.id))
     later = add(redis, queue)
     assert queued(redis) == [higher.id, hurt.id, equal.id, later.id]
 
@@ -79,20 +79,20 @@ def test_a_job_that_a_worker_has_taken_is_not_put_back(redis: Redis, transport: 
 
 
 def test_a_job_is_in_the_queue_as_soon_as_it_is_recorded(redis: Redis, transport: Redis) -> None:
-    records = Records(redis)
-    first, second = (records.accept(new_record(plain_request(), tenant="search"), max_running=1) for _ in range(2))
+    job_store = JobStore(redis)
+    first, second = (job_store.accept(new_record(plain_request(), tenant="search"), max_running=1) for _ in range(2))
     assert queued(redis) == [first.id]
-    assert JobQueue(transport).holds(first)
-    assert not Slots(redis, 1).has("search", second.id)
+    assert JobQueue(transport).contains(first)
+    assert not TenantSlots(redis, 1).has("search", second.id)
 
 
 def test_a_request_that_was_sent_again_puts_no_old_attempt_in_the_queue(redis: Redis, transport: Redis) -> None:
-    records, again = Records(redis), new_record(plain_request(), tenant="search")
-    records.accept(again, max_running=1)
+    job_store, again = JobStore(redis), new_record(plain_request(), tenant="search")
+    job_store.accept(again, max_running=1)
     redis.lpop(LIST)
-    records.hand_back(records.lease("search", again.id, 1, "worker"))
-    redis.delete(f"rq:job:{entry_id(again.id, 1)}")
-    assert records.accept(again, max_running=1).attempt == 1
+    job_store.hand_back(job_store.lease("search", again.id, 1, "worker"))
+    redis.delete(f"rq:job:{rq_job_id(again.id, 1)}")
+    assert job_store.accept(again, max_running=1).attempt == 1
     assert queued(redis) == []
 
 
@@ -104,97 +104,97 @@ def test_a_tenant_has_no_more_jobs_with_the_workers_than_it_may(redis: Redis, tr
 
 
 def test_a_free_slot_goes_to_the_first_in_line(redis: Redis, transport: Redis, settings: Settings) -> None:
-    records, queue = Records(redis), JobQueue(transport, max_running=1)
+    job_store, queue = JobStore(redis), JobQueue(transport, max_running=1)
     first, low, normal, high = (
         add(redis, queue, priority) for priority in (Priority.normal, Priority.low, Priority.normal, Priority.high)
     )
-    reconciler = Reconciler(records, queue, settings)
+    reconciler = Reconciler(job_store, queue, settings)
     for done, following in ((first, high), (high, normal), (normal, low)):
         assert queued(redis) == [done.id]
         redis.lpop(LIST)
-        records.fail(records.lease("search", done.id, 1, f"worker of {done.id}"), ERROR)
+        job_store.fail(job_store.lease("search", done.id, 1, f"worker of {done.id}"), ERROR)
         reconciler.look()
         assert queued(redis) == [following.id]
-    assert records.get("search", low.id).lost == 0
+    assert job_store.get("search", low.id).lost == 0
 
 
 def test_a_job_that_waits_for_a_slot_is_looked_at_when_one_is_free(redis: Redis, transport: Redis) -> None:
-    records, queue = Records(redis), JobQueue(transport, max_running=1)
+    job_store, queue = JobStore(redis), JobQueue(transport, max_running=1)
     first, *waiting = (add(redis, queue) for _ in range(4))
-    far = time.time() + records.silence_ms / 1000
+    far = time.time() + job_store.check_after_ms / 1000
     silent = {member.rpartition("/")[2] for member in cast(list[str], redis.zrangebyscore(OPEN, 0, far * 1000))}
     assert silent == {first.id}
-    records.cancel("search", first.id)
-    assert [record.id for record in records.overdue()] == [waiting[0].id]
+    job_store.cancel("search", first.id)
+    assert [record.id for record in job_store.overdue()] == [waiting[0].id]
 
 
 def test_several_free_slots_are_filled(redis: Redis, transport: Redis, settings: Settings) -> None:
-    records, queue = Records(redis), JobQueue(transport, max_running=3)
+    job_store, queue = JobStore(redis), JobQueue(transport, max_running=3)
     jobs = [add(redis, queue) for _ in range(6)]
     for job in jobs[:3]:
-        records.cancel("search", job.id)
-        queue.withdraw(records.get("search", job.id))
+        job_store.cancel("search", job.id)
+        queue.remove(job_store.get("search", job.id))
     for _ in range(3):
-        Reconciler(records, queue, settings).look()
+        Reconciler(job_store, queue, settings).look()
     assert sorted(queued(redis)) == [job.id for job in jobs[3:]]
 
 
 def test_a_waiting_job_can_be_cancelled(redis: Redis, transport: Redis, settings: Settings) -> None:
-    records, queue = Records(redis), JobQueue(transport, max_running=1)
+    job_store, queue = JobStore(redis), JobQueue(transport, max_running=1)
     first, second, third = (add(redis, queue) for _ in range(3))
-    assert records.cancel("search", second.id).status is JobStatus.cancelled
+    assert job_store.cancel("search", second.id).status is JobStatus.cancelled
     redis.lpop(LIST)
-    records.fail(records.lease("search", first.id, 1, "worker"), ERROR)
-    Reconciler(records, queue, settings).look()
+    job_store.fail(job_store.lease("search", first.id, 1, "worker"), ERROR)
+    Reconciler(job_store, queue, settings).look()
     assert queued(redis) == [third.id]
 
 
-@pytest.mark.parametrize("put", [JobQueue.offer, JobQueue.enqueue])
+@pytest.mark.parametrize("put", [JobQueue.enqueue_waiting, JobQueue.enqueue])
 def test_an_old_view_of_a_cancelled_job_holds_nobody_up(
     redis: Redis, transport: Redis, settings: Settings, put: Callable[[JobQueue, JobRecord], bool]
 ) -> None:
-    records, queue = Records(redis), JobQueue(transport, max_running=1)
+    job_store, queue = JobStore(redis), JobQueue(transport, max_running=1)
     running, cancelled = add(redis, queue), add(redis, queue)
-    records.cancel("search", cancelled.id)
+    job_store.cancel("search", cancelled.id)
     put(queue, cancelled)
     redis.lpop(LIST)
-    records.fail(records.lease("search", running.id, 1, "worker"), ERROR)
+    job_store.fail(job_store.lease("search", running.id, 1, "worker"), ERROR)
     put(queue, cancelled)
     following = add(redis, queue)
-    Reconciler(records, queue, settings).look()
+    Reconciler(job_store, queue, settings).look()
     assert queued(redis) == [following.id]
 
 
 def test_an_old_view_of_a_running_job_makes_no_second_entry(redis: Redis, transport: Redis) -> None:
-    records, queue = Records(redis), JobQueue(transport)
+    job_store, queue = JobStore(redis), JobQueue(transport)
     job = add(redis, queue)
     redis.lpop(LIST)
-    records.lease("search", job.id, 1, "worker")
-    queue.enqueue(records.get("search", job.id))
+    job_store.lease("search", job.id, 1, "worker")
+    queue.enqueue(job_store.get("search", job.id))
     assert queued(redis) == []
 
 
-def hand_back(records: Records, job: JobRecord) -> None:
-    records.hand_back(records.lease(job.tenant, job.id, job.attempt + 1, "one"))
+def hand_back(job_store: JobStore, job: JobRecord) -> None:
+    job_store.hand_back(job_store.lease(job.tenant, job.id, job.attempt + 1, "one"))
 
 
-def lose(records: Records, job: JobRecord) -> None:
-    assert records.requeue(records.lease(job.tenant, job.id, job.attempt + 1, "two").job)
+def lose(job_store: JobStore, job: JobRecord) -> None:
+    assert job_store.requeue_overdue(job_store.lease(job.tenant, job.id, job.attempt + 1, "two").job)
 
 
-def cancel(records: Records, job: JobRecord) -> None:
-    lease = records.lease(job.tenant, job.id, job.attempt + 1, "three")
-    records.cancel(job.tenant, job.id)
-    records.acknowledge(lease)
+def cancel(job_store: JobStore, job: JobRecord) -> None:
+    lease = job_store.lease(job.tenant, job.id, job.attempt + 1, "three")
+    job_store.cancel(job.tenant, job.id)
+    job_store.confirm_cancelled(lease)
 
 
 def test_the_record_tells_how_each_attempt_ended(redis: Redis) -> None:
-    records = Records(redis, lease_seconds=0)
-    job = records.accept(new_record(plain_request(), tenant="search"))
-    steps: list[Callable[[Records, JobRecord], None]] = [hand_back, lose, cancel]
+    job_store = JobStore(redis, lease_seconds=0)
+    job = job_store.accept(new_record(plain_request(), tenant="search"))
+    steps: list[Callable[[JobStore, JobRecord], None]] = [hand_back, lose, cancel]
     for step in steps:
-        step(records, records.get("search", job.id))
-    attempts = records.get("search", job.id).attempts
+        step(job_store, job_store.get("search", job.id))
+    attempts = job_store.get("search", job.id).attempts
     assert [(attempt.number, attempt.outcome) for attempt in attempts] == [
         (1, AttemptOutcome.handed_back),
         (2, AttemptOutcome.lost),
@@ -204,18 +204,18 @@ def test_the_record_tells_how_each_attempt_ended(redis: Redis) -> None:
 
 
 def test_a_running_attempt_has_no_end_yet(redis: Redis) -> None:
-    records = Records(redis)
-    job = records.accept(new_record(plain_request(), tenant="search"))
-    (attempt,) = records.lease("search", job.id, 1, "worker").job.attempts
+    job_store = JobStore(redis)
+    job = job_store.accept(new_record(plain_request(), tenant="search"))
+    (attempt,) = job_store.lease("search", job.id, 1, "worker").job.attempts
     assert (attempt.finished_at, attempt.outcome) == (None, None)
 
 
 def test_a_job_expires_from_its_end_on(redis: Redis) -> None:
-    records = Records(redis)
-    kept = records.accept(new_record(plain_request(retention_days=2), tenant="search"))
+    job_store = JobStore(redis)
+    kept = job_store.accept(new_record(plain_request(retention_days=2), tenant="search"))
     assert kept.expires_at is None
-    records.fail(records.lease("search", kept.id, 1, "worker"), ERROR)
-    ended = records.get("search", kept.id)
+    job_store.fail(job_store.lease("search", kept.id, 1, "worker"), ERROR)
+    ended = job_store.get("search", kept.id)
     assert ended.expires_at is not None
     assert ended.finished_at is not None
     assert (ended.expires_at - ended.finished_at).days == 2

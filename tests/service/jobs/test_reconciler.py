@@ -14,8 +14,8 @@ from service.infrastructure.redis_keys import OPEN, job_key
 from service.jobs.queue import JobQueue
 from service.jobs.reconciler import LOCK, Reconciler, reconciling
 from service.jobs.record import JobRecord, new_record
-from service.jobs.rq_jobs import entry_id
-from service.jobs.store import Lease, LeaseLost, Records
+from service.jobs.rq_jobs import rq_job_id
+from service.jobs.store import JobStore, Lease, LeaseLost
 from service.settings import Settings
 from service.storage.keys import attempt_prefix, job_prefix, manifest_key
 from service.storage.object_store import Storage
@@ -26,8 +26,8 @@ Look = Callable[[], JobRecord]
 
 
 @pytest.fixture
-def records(redis: Redis, settings: Settings) -> Records:
-    return Records(redis, lease_seconds=settings.lease_seconds)
+def job_store(redis: Redis, settings: Settings) -> JobStore:
+    return JobStore(redis, lease_seconds=settings.lease_seconds)
 
 
 @pytest.fixture
@@ -36,29 +36,29 @@ def queue(settings: Settings) -> JobQueue:
 
 
 @pytest.fixture
-def job(records: Records, queue: JobQueue) -> JobRecord:
-    record = records.accept(new_record(REQUEST))
+def job(job_store: JobStore, queue: JobQueue) -> JobRecord:
+    record = job_store.accept(new_record(REQUEST))
     queue.enqueue(record)
     return record
 
 
 @pytest.fixture
-def look(redis: Redis, records: Records, queue: JobQueue, settings: Settings, job: JobRecord) -> Look:
+def look(redis: Redis, job_store: JobStore, queue: JobQueue, settings: Settings, job: JobRecord) -> Look:
     """One look after a lease's time of silence, and what the job is then."""
-    reconciler = Reconciler(records, queue, settings)
+    reconciler = Reconciler(job_store, queue, settings)
 
     def look() -> JobRecord:
         silence(redis)
         reconciler.look()
-        return records.get(job.tenant, job.id)
+        return job_store.get(job.tenant, job.id)
 
     return look
 
 
-def take(queue: JobQueue, records: Records, job: JobRecord, attempt: int = 1) -> Lease:
+def take(queue: JobQueue, job_store: JobStore, job: JobRecord, attempt: int = 1) -> Lease:
     """As a worker does: the entry leaves the queue, the attempt is leased."""
     queue.redis.lpop("rq:queue:slim")
-    return records.lease(job.tenant, job.id, attempt, f"w{attempt}")
+    return job_store.lease(job.tenant, job.id, attempt, f"w{attempt}")
 
 
 def store(storage: Storage, job: JobRecord, attempt: int, *, committed: bool) -> None:
@@ -75,25 +75,25 @@ def test_a_job_in_the_queue_waits_on(look: Look, queue: JobQueue) -> None:
 
 
 def test_jobs_in_a_long_queue_wait_on_and_the_one_among_them_that_it_lost_is_enqueued_again(
-    redis: Redis, records: Records, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+    redis: Redis, job_store: JobStore, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.jobs.queue.AT_ONCE", 2)
-    jobs = [records.accept(new_record(REQUEST), max_running=9) for _ in range(7)]
-    lease = take(queue, records, jobs[0])
-    queue.redis.lrem("rq:queue:slim", 1, entry_id(jobs[3].id, 1))
+    jobs = [job_store.accept(new_record(REQUEST), max_running=9) for _ in range(7)]
+    lease = take(queue, job_store, jobs[0])
+    queue.redis.lrem("rq:queue:slim", 1, rq_job_id(jobs[3].id, 1))
     silence(redis)
-    queue.defer(records.silence_ms)
-    assert {record.id for record in records.overdue()} == {lease.job.id, jobs[3].id}
+    queue.defer_checks(job_store.check_after_ms)
+    assert {record.id for record in job_store.overdue()} == {lease.job.id, jobs[3].id}
 
 
 def test_an_entry_of_an_older_attempt_says_nothing_of_the_job(
-    redis: Redis, records: Records, queue: JobQueue, job: JobRecord
+    redis: Redis, job_store: JobStore, queue: JobQueue, job: JobRecord
 ) -> None:
-    records.hand_back(take(queue, records, job))
-    queue.redis.rpush("rq:queue:slim", entry_id(job.id, 1))
+    job_store.hand_back(take(queue, job_store, job))
+    queue.redis.rpush("rq:queue:slim", rq_job_id(job.id, 1))
     silence(redis)
-    queue.defer(records.silence_ms)
-    assert [record.id for record in records.overdue()] == [job.id]
+    queue.defer_checks(job_store.check_after_ms)
+    assert [record.id for record in job_store.overdue()] == [job.id]
 
 
 def test_a_job_that_the_queue_lost_is_enqueued_again(look: Look, queue: JobQueue) -> None:
@@ -103,23 +103,23 @@ def test_a_job_that_the_queue_lost_is_enqueued_again(look: Look, queue: JobQueue
 
 @pytest.mark.parametrize("damage", [{"request": "{"}, {"request": "{}"}, {"status": "odd"}, {"attempt:1": "1"}])
 def test_an_unreadable_record_does_not_keep_the_others_from_going_on(
-    damage: dict[str, str], look: Look, queue: JobQueue, records: Records, redis: Redis
+    damage: dict[str, str], look: Look, queue: JobQueue, job_store: JobStore, redis: Redis
 ) -> None:
-    older = records.accept(new_record(REQUEST))
+    older = job_store.accept(new_record(REQUEST))
     for field, value in damage.items():
         redis.hset(job_key(older.tenant, older.id), field, value)
     queue.redis.delete("rq:queue:slim")
     with structlog.testing.capture_logs() as logs:
         assert (look().status, queue.depth()) == (JobStatus.queued, 1)
     assert [line["job"] for line in logs if line["event"] == "record unreadable"] == [f"{older.tenant}/{older.id}"]
-    assert records.overdue() == []
+    assert job_store.overdue() == []
 
 
 def test_a_job_that_meets_a_bug_does_not_keep_the_others_from_going_on(
-    look: Look, queue: JobQueue, records: Records, job: JobRecord, storage: Storage, redis: Redis
+    look: Look, queue: JobQueue, job_store: JobStore, job: JobRecord, storage: Storage, redis: Redis
 ) -> None:
-    older = records.accept(new_record(REQUEST))
-    records.lease(older.tenant, older.id, 1, "w")
+    older = job_store.accept(new_record(REQUEST))
+    job_store.lease(older.tenant, older.id, 1, "w")
     storage.put_bytes(b"{}", manifest_key(older.tenant, older.id))
     queue.redis.delete("rq:queue:slim")
     with structlog.testing.capture_logs([merge_contextvars]) as logs:
@@ -128,32 +128,32 @@ def test_a_job_that_meets_a_bug_does_not_keep_the_others_from_going_on(
 
 
 def test_what_is_logged_of_a_job_names_it_its_tenant_its_attempt_and_its_request(
-    redis: Redis, records: Records, queue: JobQueue, settings: Settings
+    redis: Redis, job_store: JobStore, queue: JobQueue, settings: Settings
 ) -> None:
     made = new_record(REQUEST, tenant="search").model_copy(update={"request_id": "r-1"})
-    records.lease("search", records.accept(made).id, 1, "w")
+    job_store.lease("search", job_store.accept(made).id, 1, "w")
     silence(redis)
     with structlog.testing.capture_logs([merge_contextvars]) as logs:
-        Reconciler(records, queue, settings).look()
+        Reconciler(job_store, queue, settings).look()
     (line,) = [line for line in logs if line["event"] == "worker lost"]
     named = {"job_id": made.id, "tenant": "search", "attempt": 1, "request_id": "r-1"}
     assert named.items() <= line.items()
 
 
-def test_a_lost_attempt_is_followed_by_another(look: Look, queue: JobQueue, records: Records, job: JobRecord) -> None:
-    lease = take(queue, records, job)
+def test_lost_attempt_is_followed_by_another(look: Look, queue: JobQueue, job_store: JobStore, job: JobRecord) -> None:
+    lease = take(queue, job_store, job)
     after = look()
     assert (after.status, after.attempt, after.lost, queue.depth()) == (JobStatus.queued, 1, 1, 1)
     with pytest.raises(LeaseLost):
-        records.heartbeat(lease)
-    assert take(queue, records, job, attempt=2).attempt == 2
+        job_store.heartbeat(lease)
+    assert take(queue, job_store, job, attempt=2).attempt == 2
 
 
 def test_a_job_that_loses_every_worker_fails_and_leaves_nothing(
-    look: Look, queue: JobQueue, records: Records, job: JobRecord, storage: Storage, settings: Settings
+    look: Look, queue: JobQueue, job_store: JobStore, job: JobRecord, storage: Storage, settings: Settings
 ) -> None:
     for attempt in range(1, settings.max_attempts + 1):
-        take(queue, records, job, attempt)
+        take(queue, job_store, job, attempt)
         store(storage, job, attempt, committed=False)
         after = look()
     assert after.error is not None
@@ -163,9 +163,9 @@ def test_a_job_that_loses_every_worker_fails_and_leaves_nothing(
 
 
 def test_a_job_whose_manifest_is_written_succeeds_without_another_attempt(
-    look: Look, queue: JobQueue, records: Records, job: JobRecord, storage: Storage
+    look: Look, queue: JobQueue, job_store: JobStore, job: JobRecord, storage: Storage
 ) -> None:
-    take(queue, records, job)
+    take(queue, job_store, job)
     store(storage, job, 1, committed=True)
     after = look()
     assert (after.status, after.result) == (JobStatus.succeeded, report(job, 1).result)
@@ -173,20 +173,20 @@ def test_a_job_whose_manifest_is_written_succeeds_without_another_attempt(
 
 
 def test_a_cancelling_job_whose_worker_is_gone_is_cancelled(
-    look: Look, queue: JobQueue, records: Records, job: JobRecord, storage: Storage
+    look: Look, queue: JobQueue, job_store: JobStore, job: JobRecord, storage: Storage
 ) -> None:
-    take(queue, records, job)
+    take(queue, job_store, job)
     store(storage, job, 1, committed=True)
-    records.cancel(job.tenant, job.id)
+    job_store.cancel(job.tenant, job.id)
     after = look()
     assert (after.status, after.result, queue.depth()) == (JobStatus.cancelled, None, 0)
     assert storage.list(job_prefix(job.tenant, job.id)) == []
 
 
 def test_a_job_past_its_deadline_gets_no_further_attempt(
-    look: Look, redis: Redis, queue: JobQueue, records: Records, job: JobRecord
+    look: Look, redis: Redis, queue: JobQueue, job_store: JobStore, job: JobRecord
 ) -> None:
-    take(queue, records, job)
+    take(queue, job_store, job)
     redis.hincrby(f"slim:{job.tenant}:job:{job.id}", "started_at", -4_000_000)
     error = look().error
     assert error is not None
@@ -194,13 +194,13 @@ def test_a_job_past_its_deadline_gets_no_further_attempt(
 
 
 def test_a_worker_that_speaks_is_left_alone(
-    redis: Redis, records: Records, queue: JobQueue, settings: Settings, job: JobRecord
+    redis: Redis, job_store: JobStore, queue: JobQueue, settings: Settings, job: JobRecord
 ) -> None:
-    lease = take(queue, records, job)
+    lease = take(queue, job_store, job)
     silence(redis)
-    records.heartbeat(lease)
-    Reconciler(records, queue, settings).look()
-    assert records.get(job.tenant, job.id) == lease.job
+    job_store.heartbeat(lease)
+    Reconciler(job_store, queue, settings).look()
+    assert job_store.get(job.tenant, job.id) == lease.job
 
 
 def test_nobody_looks_while_another_does(look: Look, redis: Redis, queue: JobQueue) -> None:
@@ -211,13 +211,13 @@ def test_nobody_looks_while_another_does(look: Look, redis: Redis, queue: JobQue
 
 
 def test_the_thread_looks_by_itself_and_goes_on_after_a_failure(
-    redis: Redis, records: Records, queue: JobQueue, settings: Settings, job: JobRecord
+    redis: Redis, job_store: JobStore, queue: JobQueue, settings: Settings, job: JobRecord
 ) -> None:
-    take(queue, records, job)
+    take(queue, job_store, job)
     redis.rename(OPEN, "aside")
     redis.set(OPEN, "not a sorted set")
     with structlog.testing.capture_logs() as lines, reconciling(settings):
         wait_until(lambda: any(line["event"] == "reconciliation failed" for line in lines))
         redis.rename("aside", OPEN)
         silence(redis)
-        wait_until(lambda: records.get(job.tenant, job.id).status is JobStatus.queued)
+        wait_until(lambda: job_store.get(job.tenant, job.id).status is JobStatus.queued)

@@ -12,7 +12,7 @@ from service.api.links import JobLinks
 from service.contract.errors import UnreadableRecord
 from service.contract.job import JobError, Progress, Stage
 from service.jobs.record import as_json, decode, encode, new_record
-from service.jobs.store import Lease, Records
+from service.jobs.store import JobStore, Lease
 from tests.support.contract_examples import REQUEST, result
 
 LINKS = JobLinks("http://127.0.0.1:8000")
@@ -28,22 +28,22 @@ def seen_alike(fields: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     "end",
     [
-        lambda records, lease: records.succeed(lease, result()),
-        lambda records, lease: records.fail(lease, ERROR),
-        lambda records, lease: records.hand_back(lease),
-        lambda records, lease: records.set_stage(lease, Stage.slice, Progress(fraction=0.25, eta_seconds=7.5)),
-        lambda records, lease: records.cancel(lease.job.tenant, lease.job.id),
+        lambda job_store, lease: job_store.succeed(lease, result()),
+        lambda job_store, lease: job_store.fail(lease, ERROR),
+        lambda job_store, lease: job_store.hand_back(lease),
+        lambda job_store, lease: job_store.set_stage(lease, Stage.slice, Progress(fraction=0.25, eta_seconds=7.5)),
+        lambda job_store, lease: job_store.cancel(lease.job.tenant, lease.job.id),
     ],
 )
 def test_a_record_is_the_same_as_text_and_as_an_object_at_every_point_of_its_life(
-    records: Records, end: Callable[[Records, Lease], object]
+    job_store: JobStore, end: Callable[[JobStore, Lease], object]
 ) -> None:
-    job = records.accept(new_record(REQUEST.model_copy(update={"retention_days": 1.5})))
-    seen_alike(dict(records.fields(job.tenant, job.id)))
-    lease = records.lease(job.tenant, job.id, 1, "w")
-    seen_alike(dict(records.fields(job.tenant, job.id)))
-    end(records, lease)
-    seen_alike(dict(records.fields(job.tenant, job.id)))
+    job = job_store.accept(new_record(REQUEST.model_copy(update={"retention_days": 1.5})))
+    seen_alike(dict(job_store.get_fields(job.tenant, job.id)))
+    lease = job_store.lease(job.tenant, job.id, 1, "w")
+    seen_alike(dict(job_store.get_fields(job.tenant, job.id)))
+    end(job_store, lease)
+    seen_alike(dict(job_store.get_fields(job.tenant, job.id)))
 
 
 @given(

@@ -14,7 +14,7 @@ from service.contract.request import JobRequest
 from service.infrastructure.redis_keys import EXPIRIES, job_key
 from service.jobs.record import DEFAULT_TENANT, JobRecord, new_record
 from service.jobs.retention import Retention
-from service.jobs.store import Records
+from service.jobs.store import JobStore
 from service.jobs.submission import Submission
 from service.settings import Settings
 from service.storage.datasets import Uploads
@@ -31,19 +31,19 @@ LASTING = {"slim:figures", "slim:default:bytes", "slim:reconciler"}
 
 
 @pytest.fixture
-def retention(redis: Redis, records: Records, storage: Storage) -> Retention:
+def retention(redis: Redis, job_store: JobStore, storage: Storage) -> Retention:
     stored = StoredBytes(redis)
     uploads, scores = Uploads(redis, storage, stored), ScoreSets(redis, storage, stored)
-    return Retention(redis, records, uploads, scores, storage, stored)
+    return Retention(redis, job_store, uploads, scores, storage, stored)
 
 
 @pytest.fixture
-def job(client: TestClient, body: dict[str, Any], records: Records, storage: Storage) -> JobRecord:
+def job(client: TestClient, body: dict[str, Any], job_store: JobStore, storage: Storage) -> JobRecord:
     """A job that has succeeded, with inline rows, a webhook and files."""
     webhook = {"url": "https://hooks.example/"}
-    record = records.get(DEFAULT_TENANT, client.post("/jobs", json=body | {"webhook": webhook}).json()["id"])
-    finish(record, records, storage)
-    return records.get(DEFAULT_TENANT, record.id)
+    record = job_store.get(DEFAULT_TENANT, client.post("/jobs", json=body | {"webhook": webhook}).json()["id"])
+    finish(record, job_store, storage)
+    return job_store.get(DEFAULT_TENANT, record.id)
 
 
 def expire(redis: Redis) -> None:
@@ -86,23 +86,23 @@ def test_a_job_that_was_deleted_by_hand_is_forgotten(client: TestClient, job: Jo
 
 
 def test_an_expiry_whose_job_is_gone_is_forgotten(
-    job: JobRecord, redis: Redis, retention: Retention, records: Records
+    job: JobRecord, redis: Redis, retention: Retention, job_store: JobStore
 ) -> None:
     expire(redis)
-    records.delete(job.tenant, job.id)
+    job_store.delete(job.tenant, job.id)
     assert retention.sweep() == 0
     assert not redis.exists(EXPIRIES)
 
 
 def test_an_unfinished_job_is_not_deleted(
-    client: TestClient, body: dict[str, Any], records: Records, retention: Retention
+    client: TestClient, body: dict[str, Any], job_store: JobStore, retention: Retention
 ) -> None:
-    record = records.get(DEFAULT_TENANT, client.post("/jobs", json=body).json()["id"])
+    record = job_store.get(DEFAULT_TENANT, client.post("/jobs", json=body).json()["id"])
     with pytest.raises(Conflict):
         retention.delete_job(record)
 
 
-class LosesAnswers(Records):
+class LosesAnswers(JobStore):
     """A connection that breaks behind what it was asked for; `done` says whether Redis did it."""
 
     done = True
@@ -119,7 +119,7 @@ def test_rows_stay_as_long_as_their_job_may_exist_and_expire_where_it_does_not(
     redis: Redis,
     body: dict[str, Any],
     storage: Storage,
-    records: Records,
+    job_store: JobStore,
     retention: Retention,
     done: bool,
 ) -> None:
@@ -155,10 +155,10 @@ def damage(redis: Redis, job: JobRecord) -> None:
 
 
 def test_a_record_that_cannot_be_read_is_put_off_and_the_next_is_deleted(
-    client: TestClient, job: JobRecord, redis: Redis, records: Records, storage: Storage, retention: Retention
+    client: TestClient, job: JobRecord, redis: Redis, job_store: JobStore, storage: Storage, retention: Retention
 ) -> None:
     other = new_record(job.request, tenant="other")
-    finish(records.accept(other), records, storage)
+    finish(job_store.accept(other), job_store, storage)
     damage(redis, job)
     expire(redis)
     redis.zadd(EXPIRIES, {"nonsense": 0})

@@ -24,7 +24,7 @@ from service.infrastructure.redis_client import connect, connect_async
 from service.infrastructure.redis_keys import OPEN
 from service.jobs.events import follow
 from service.jobs.record import JobRecord, new_record
-from service.jobs.store import Lease, LeaseLost, Records
+from service.jobs.store import JobStore, Lease, LeaseLost
 from tests.support.contract_examples import REQUEST, result, silence
 
 ERROR = JobError(code="invalid_data", message="line 3 is no JSON", param="task.calibration")
@@ -37,48 +37,48 @@ LEGAL = {
 
 
 @pytest.fixture
-def records(redis: Redis) -> Records:
-    return Records(redis)
+def job_store(redis: Redis) -> JobStore:
+    return JobStore(redis)
 
 
 @pytest.fixture
-def job(records: Records) -> JobRecord:
-    return records.accept(new_record(REQUEST))
+def job(job_store: JobStore) -> JobRecord:
+    return job_store.accept(new_record(REQUEST))
 
 
 @pytest.fixture
-def lease(records: Records, job: JobRecord) -> Lease:
-    return records.lease(job.tenant, job.id, 1, "w")
+def lease(job_store: JobStore, job: JobRecord) -> Lease:
+    return job_store.lease(job.tenant, job.id, 1, "w")
 
 
-def test_a_new_job_is_queued_at_redis_time(records: Records, job: JobRecord) -> None:
-    assert records.get(job.tenant, job.id) == job
+def test_a_new_job_is_queued_at_redis_time(job_store: JobStore, job: JobRecord) -> None:
+    assert job_store.get(job.tenant, job.id) == job
     assert (job.status, job.attempt, job.request) == (JobStatus.queued, 0, REQUEST)
     assert job.created_at.tzinfo == UTC or job.created_at.utcoffset() == datetime.now(UTC).utcoffset()
 
 
-def test_creating_a_job_again_changes_nothing(records: Records, lease: Lease) -> None:
+def test_creating_a_job_again_changes_nothing(job_store: JobStore, lease: Lease) -> None:
     again = new_record(REQUEST, job_id=lease.job.id)
-    assert records.accept(again) == lease.job
-    assert len(records.events(lease.job.tenant, lease.job.id)) == 2
+    assert job_store.accept(again) == lease.job
+    assert len(job_store.events(lease.job.tenant, lease.job.id)) == 2
 
 
-def test_another_tenants_job_does_not_exist(records: Records, job: JobRecord) -> None:
-    for ask in (records.get, records.events, records.cancel, records.delete):
+def test_another_tenants_job_does_not_exist(job_store: JobStore, job: JobRecord) -> None:
+    for ask in (job_store.get, job_store.events, job_store.cancel, job_store.delete):
         with pytest.raises(NotFound):
             ask("other", job.id)
 
 
-def test_a_job_runs_and_succeeds(records: Records, lease: Lease) -> None:
+def test_a_job_runs_and_succeeds(job_store: JobStore, lease: Lease) -> None:
     job = lease.job
-    assert records.set_stage(lease, Stage.attribute, Progress(fraction=0.4)) is JobStatus.running
-    records.progress(lease, Progress(fraction=0.5, done=1, total=2, unit="examples", eta_seconds=3))
-    assert records.get(job.tenant, job.id).progress.eta_seconds == 3
-    assert records.succeed(lease, result()) is JobStatus.succeeded
-    ended = records.get(job.tenant, job.id)
+    assert job_store.set_stage(lease, Stage.attribute, Progress(fraction=0.4)) is JobStatus.running
+    job_store.progress(lease, Progress(fraction=0.5, done=1, total=2, unit="examples", eta_seconds=3))
+    assert job_store.get(job.tenant, job.id).progress.eta_seconds == 3
+    assert job_store.succeed(lease, result()) is JobStatus.succeeded
+    ended = job_store.get(job.tenant, job.id)
     assert (ended.result, ended.progress.fraction, ended.error) == (result(), 1, None)
     assert ended.created_at <= (ended.started_at or ended.created_at) <= (ended.finished_at or ended.created_at)
-    events = records.events(job.tenant, job.id)
+    events = job_store.events(job.tenant, job.id)
     assert [event.type for event in events] == ["status", "status", "stage", "progress", "status"]
     assert [event.data.get("status") for event in events if event.type == "status"] == [
         "queued",
@@ -87,96 +87,96 @@ def test_a_job_runs_and_succeeds(records: Records, lease: Lease) -> None:
     ]
 
 
-def test_a_failure_says_why(records: Records, lease: Lease) -> None:
-    assert records.fail(lease, ERROR) is JobStatus.failed
-    assert records.get(lease.job.tenant, lease.job.id).error == ERROR
-    assert records.events(lease.job.tenant, lease.job.id)[-1].data["error"]["code"] == "invalid_data"
+def test_a_failure_says_why(job_store: JobStore, lease: Lease) -> None:
+    assert job_store.fail(lease, ERROR) is JobStatus.failed
+    assert job_store.get(lease.job.tenant, lease.job.id).error == ERROR
+    assert job_store.events(lease.job.tenant, lease.job.id)[-1].data["error"]["code"] == "invalid_data"
 
 
-def test_an_answer_that_was_lost_can_be_asked_for_again(records: Records, job: JobRecord) -> None:
+def test_an_answer_that_was_lost_can_be_asked_for_again(job_store: JobStore, job: JobRecord) -> None:
     for _ in range(2):
-        lease = records.lease(job.tenant, job.id, 1, "w")
+        lease = job_store.lease(job.tenant, job.id, 1, "w")
     for _ in range(2):
-        assert records.succeed(lease, result()) is JobStatus.succeeded
-    assert len(records.events(job.tenant, job.id)) == 3
+        assert job_store.succeed(lease, result()) is JobStatus.succeeded
+    assert len(job_store.events(job.tenant, job.id)) == 3
 
 
-def test_an_attempt_is_leased_once_and_in_turn(records: Records, lease: Lease) -> None:
+def test_an_attempt_is_leased_once_and_in_turn(job_store: JobStore, lease: Lease) -> None:
     for attempt in (0, 1, 2):
         with pytest.raises(LeaseLost):
-            records.lease(lease.job.tenant, lease.job.id, attempt, "another")
+            job_store.lease(lease.job.tenant, lease.job.id, attempt, "another")
 
 
-def test_a_stale_attempt_writes_nothing(redis: Redis, records: Records, lease: Lease) -> None:
+def test_a_stale_attempt_writes_nothing(redis: Redis, job_store: JobStore, lease: Lease) -> None:
     job = lease.job
     silence(redis)
-    assert records.requeue(records.get(job.tenant, job.id))
+    assert job_store.requeue_overdue(job_store.get(job.tenant, job.id))
     writes: list[Callable[[], object]] = [
-        lambda: records.heartbeat(lease),
-        lambda: records.progress(lease, Progress(fraction=1)),
-        lambda: records.set_stage(lease, Stage.upload, Progress(fraction=1)),
-        lambda: records.log(lease, "still here"),
-        lambda: records.succeed(lease, result()),
-        lambda: records.fail(lease, ERROR),
-        lambda: records.hand_back(lease),
+        lambda: job_store.heartbeat(lease),
+        lambda: job_store.progress(lease, Progress(fraction=1)),
+        lambda: job_store.set_stage(lease, Stage.upload, Progress(fraction=1)),
+        lambda: job_store.log(lease, "still here"),
+        lambda: job_store.succeed(lease, result()),
+        lambda: job_store.fail(lease, ERROR),
+        lambda: job_store.hand_back(lease),
     ]
-    queued = records.get(job.tenant, job.id)
+    queued = job_store.get(job.tenant, job.id)
     assert (queued.status, queued.lost) == (JobStatus.queued, 1)
     for write in writes[:-1]:  # to hand back what is in the queue already is no change
         with pytest.raises(LeaseLost):
             write()
-    assert records.get(job.tenant, job.id) == queued
-    second = records.lease(job.tenant, job.id, 2, "w2").job
+    assert job_store.get(job.tenant, job.id) == queued
+    second = job_store.lease(job.tenant, job.id, 2, "w2").job
     for write in writes:
         with pytest.raises(LeaseLost):
             write()
-    assert records.get(job.tenant, job.id) == second
+    assert job_store.get(job.tenant, job.id) == second
 
 
-def test_cancelling_a_queued_job_ends_it(records: Records, job: JobRecord) -> None:
-    assert records.cancel(job.tenant, job.id).status is JobStatus.cancelled
-    assert records.cancel(job.tenant, job.id).status is JobStatus.cancelled
+def test_cancelling_a_queued_job_ends_it(job_store: JobStore, job: JobRecord) -> None:
+    assert job_store.cancel(job.tenant, job.id).status is JobStatus.cancelled
+    assert job_store.cancel(job.tenant, job.id).status is JobStatus.cancelled
     with pytest.raises(LeaseLost):
-        records.lease(job.tenant, job.id, 1, "w")
+        job_store.lease(job.tenant, job.id, 1, "w")
 
 
-def test_cancelling_a_running_job_tells_its_worker(records: Records, lease: Lease) -> None:
+def test_cancelling_a_running_job_tells_its_worker(job_store: JobStore, lease: Lease) -> None:
     job = lease.job
-    assert records.cancel(job.tenant, job.id).status is JobStatus.cancelling
-    assert records.heartbeat(lease) is JobStatus.cancelling
-    assert records.succeed(lease, result()) is JobStatus.cancelled
-    assert records.get(job.tenant, job.id).result is None
-    assert records.cancel(job.tenant, job.id).status is JobStatus.cancelled
+    assert job_store.cancel(job.tenant, job.id).status is JobStatus.cancelling
+    assert job_store.heartbeat(lease) is JobStatus.cancelling
+    assert job_store.succeed(lease, result()) is JobStatus.cancelled
+    assert job_store.get(job.tenant, job.id).result is None
+    assert job_store.cancel(job.tenant, job.id).status is JobStatus.cancelled
 
 
-def test_only_a_finished_job_can_be_deleted(records: Records, lease: Lease) -> None:
+def test_only_a_finished_job_can_be_deleted(job_store: JobStore, lease: Lease) -> None:
     job = lease.job
     with pytest.raises(Conflict):
-        records.delete(job.tenant, job.id)
-    records.fail(lease, ERROR)
-    records.delete(job.tenant, job.id)
+        job_store.delete(job.tenant, job.id)
+    job_store.fail(lease, ERROR)
+    job_store.delete(job.tenant, job.id)
     with pytest.raises(NotFound):
-        records.get(job.tenant, job.id)
-    assert records.page(job.tenant).records == []
+        job_store.get(job.tenant, job.id)
+    assert job_store.page(job.tenant).records == []
 
 
 def test_a_job_is_overdue_after_a_leases_time_without_a_heartbeat(redis: Redis, lease: Lease) -> None:
     job = lease.job
-    records = Records(redis)
-    assert records.overdue() == []
-    assert not records.requeue(job)
-    records.presume_dead(job.tenant, job.id, 1)
-    assert [record.id for record in records.overdue()] == [job.id]
-    records.heartbeat(lease)
-    assert records.overdue() == []
+    job_store = JobStore(redis)
+    assert job_store.overdue() == []
+    assert not job_store.requeue_overdue(job)
+    job_store.expire_lease(job.tenant, job.id, 1)
+    assert [record.id for record in job_store.overdue()] == [job.id]
+    job_store.heartbeat(lease)
+    assert job_store.overdue() == []
 
 
-def test_pages_go_from_new_to_old_and_miss_none(records: Records) -> None:
-    jobs = sorted((records.accept(new_record(REQUEST)).id for _ in range(7)), reverse=True)
+def test_pages_go_from_new_to_old_and_miss_none(job_store: JobStore) -> None:
+    jobs = sorted((job_store.accept(new_record(REQUEST)).id for _ in range(7)), reverse=True)
     found: list[str] = []
     cursor: str | None = None
     while True:
-        page = records.page("default", cursor=cursor, limit=3)
+        page = job_store.page("default", cursor=cursor, limit=3)
         found += [record.id for record in page.records]
         cursor = page.next_cursor
         if cursor is None:
@@ -184,41 +184,41 @@ def test_pages_go_from_new_to_old_and_miss_none(records: Records) -> None:
     assert found == jobs
 
 
-def test_pages_are_filtered_by_status_and_tag(records: Records, job: JobRecord) -> None:
-    running = records.accept(new_record(REQUEST.model_copy(update={"tags": {"team": "ads"}})))
-    records.lease(running.tenant, running.id, 1, "w")
+def test_pages_are_filtered_by_status_and_tag(job_store: JobStore, job: JobRecord) -> None:
+    running = job_store.accept(new_record(REQUEST.model_copy(update={"tags": {"team": "ads"}})))
+    job_store.lease(running.tenant, running.id, 1, "w")
 
     def ids(**filters: object) -> list[str]:
-        return [record.id for record in records.page("default", limit=1, **filters).records]  # type: ignore[arg-type]
+        return [record.id for record in job_store.page("default", limit=1, **filters).records]  # type: ignore[arg-type]
 
     assert ids(status=JobStatus.queued) == [job.id]
     assert ids(status=JobStatus.running) == [running.id]
     assert ids(tag=("team", "search")) == [job.id]
     assert ids(tag=("team", "none")) == []
-    assert records.counts("default")[JobStatus.queued] == 1
+    assert job_store.counts("default")[JobStatus.queued] == 1
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "1" * 40, "(+"])
-def test_a_cursor_that_is_none_of_ours_is_refused(records: Records, cursor: str) -> None:
+def test_a_cursor_that_is_none_of_ours_is_refused(job_store: JobStore, cursor: str) -> None:
     if cursor:
         with pytest.raises(InvalidRequest):
-            records.page("default", cursor=cursor)
+            job_store.page("default", cursor=cursor)
 
 
 @pytest.mark.parametrize("after", ["x", "1-2-3", "-", "9" * 30])
-def test_an_event_id_that_is_none_is_refused(records: Records, job: JobRecord, after: str) -> None:
+def test_an_event_id_that_is_none_is_refused(job_store: JobStore, job: JobRecord, after: str) -> None:
     with pytest.raises(InvalidRequest):
-        records.events(job.tenant, job.id, after=after)
+        job_store.events(job.tenant, job.id, after=after)
 
 
-def test_events_are_resumed_behind_the_last_one(records: Records, lease: Lease) -> None:
+def test_events_are_resumed_behind_the_last_one(job_store: JobStore, lease: Lease) -> None:
     job = lease.job
-    records.fail(lease, ERROR)
-    first, *rest = records.events(job.tenant, job.id)
-    assert records.events(job.tenant, job.id, after=first.id) == rest
+    job_store.fail(lease, ERROR)
+    first, *rest = job_store.events(job.tenant, job.id)
+    assert job_store.events(job.tenant, job.id, after=first.id) == rest
 
 
-def test_a_follower_sees_every_event_up_to_the_end(records: Records, lease: Lease, redis_server: str) -> None:
+def test_a_follower_sees_every_event_up_to_the_end(job_store: JobStore, lease: Lease, redis_server: str) -> None:
     job = lease.job
 
     async def watch() -> list[Event]:
@@ -227,13 +227,13 @@ def test_a_follower_sees_every_event_up_to_the_end(records: Records, lease: Leas
         async for event in follow(redis, job.tenant, job.id):
             seen.append(event)
             if len(seen) == 2:  # all that has happened so far; the rest comes while it waits
-                await asyncio.to_thread(records.log, lease, "half way")
-                await asyncio.to_thread(records.fail, lease, ERROR)
+                await asyncio.to_thread(job_store.log, lease, "half way")
+                await asyncio.to_thread(job_store.fail, lease, ERROR)
         behind_the_end = [event async for event in follow(redis, job.tenant, job.id, after=seen[-1].id)]
         await redis.aclose()
         return seen + behind_the_end
 
-    assert asyncio.run(watch()) == records.events(job.tenant, job.id)
+    assert asyncio.run(watch()) == job_store.events(job.tenant, job.id)
 
 
 class RecordMachine(RuleBasedStateMachine):
@@ -247,7 +247,7 @@ class RecordMachine(RuleBasedStateMachine):
         super().__init__()
         self.redis = connect(self.url)
         self.redis.flushall()
-        self.records = Records(self.redis)
+        self.job_store = JobStore(self.redis)
         self.seen: dict[str, JobRecord] = {}
         self.workers = 0
 
@@ -256,7 +256,7 @@ class RecordMachine(RuleBasedStateMachine):
 
     def observe(self, job_id: str, writer: Lease | None = None) -> None:
         """The move that was made is legal, and a stale attempt has made none."""
-        before, after = self.seen[job_id], self.records.get("default", job_id)
+        before, after = self.seen[job_id], self.job_store.get("default", job_id)
         if writer is not None and writer.attempt != before.attempt:
             assert after == before
         if after.status is not before.status:
@@ -270,26 +270,26 @@ class RecordMachine(RuleBasedStateMachine):
 
     @rule(target=jobs)
     def create(self) -> str:
-        record = self.records.accept(new_record(REQUEST))
+        record = self.job_store.accept(new_record(REQUEST))
         self.seen[record.id] = record
         return record.id
 
     @rule(job_id=jobs)
     def create_again(self, job_id: str) -> None:
-        assert self.records.accept(new_record(REQUEST, job_id=job_id)) == self.seen[job_id]
+        assert self.job_store.accept(new_record(REQUEST, job_id=job_id)) == self.seen[job_id]
         self.observe(job_id)
 
     @rule(job_id=jobs, attempt=st.integers(0, 4))
-    def presume_dead(self, job_id: str, attempt: int) -> None:
-        self.records.presume_dead("default", job_id, attempt)
-        assert self.records.get("default", job_id) == self.seen[job_id]
+    def expire_lease(self, job_id: str, attempt: int) -> None:
+        self.job_store.expire_lease("default", job_id, attempt)
+        assert self.job_store.get("default", job_id) == self.seen[job_id]
 
     @rule(target=leases, job_id=jobs, attempt=st.integers(0, 4))
     def lease(self, job_id: str, attempt: int) -> Lease | MultipleResults[Lease]:
         self.workers += 1
         expected = self.seen[job_id].status is JobStatus.queued and attempt == self.seen[job_id].attempt + 1
         try:
-            lease = self.records.lease("default", job_id, attempt, f"w{self.workers}")
+            lease = self.job_store.lease("default", job_id, attempt, f"w{self.workers}")
         except LeaseLost:
             assert not expected
             self.observe(job_id)
@@ -311,26 +311,30 @@ class RecordMachine(RuleBasedStateMachine):
         }
         before = self.seen[lease.job.id]
         try:
-            status = getattr(self.records, write)(lease, *extra.get(write, ()))
+            status = getattr(self.job_store, write)(lease, *extra.get(write, ()))
         except LeaseLost:
-            assert self.records.get("default", lease.job.id) == before
+            assert self.job_store.get("default", lease.job.id) == before
         else:
             assert lease.attempt == before.attempt
-            assert status is self.records.get("default", lease.job.id).status
+            assert status is self.job_store.get("default", lease.job.id).status
         self.observe(lease.job.id, lease)
 
     @rule(job_id=jobs)
     def cancel(self, job_id: str) -> None:
-        self.records.cancel("default", job_id)
+        self.job_store.cancel("default", job_id)
         self.observe(job_id)
 
-    @rule(job_id=jobs, stale=st.booleans(), step=st.sampled_from(["requeue", "give_up", "finish", "still_waiting"]))
+    @rule(
+        job_id=jobs,
+        stale=st.booleans(),
+        step=st.sampled_from(["requeue_overdue", "fail_overdue", "succeed_overdue", "defer_overdue"]),
+    )
     def reconcile(self, job_id: str, stale: bool, step: str) -> None:
         if stale:
             silence(self.redis)
         before = self.seen[job_id]
-        extra: dict[str, tuple[object, ...]] = {"give_up": (ERROR,), "finish": (result(),)}
-        getattr(self.records, step)(before, *extra.get(step, ()))
+        extra: dict[str, tuple[object, ...]] = {"fail_overdue": (ERROR,), "succeed_overdue": (result(),)}
+        getattr(self.job_store, step)(before, *extra.get(step, ()))
         self.observe(job_id)
 
     @invariant()
@@ -339,10 +343,10 @@ class RecordMachine(RuleBasedStateMachine):
             return
         unfinished = {f"default/{job_id}" for job_id, record in self.seen.items() if record.status not in TERMINAL}
         assert set(self.redis.zrange(OPEN, 0, -1)) == unfinished
-        counts = self.records.counts("default")
+        counts = self.job_store.counts("default")
         assert sum(counts.values()) == len(self.seen)
         for record in self.seen.values():
-            last = self.records.events("default", record.id, limit=2000)
+            last = self.job_store.events("default", record.id, limit=2000)
             statuses = [event.data["status"] for event in last if event.type == "status"]
             assert statuses[-1] == record.status
 

@@ -22,7 +22,7 @@ from service.contract.report import (
 )
 from service.contract.result import DenseSlim, Estimate, MetricsPair, Result
 from service.jobs.record import new_record
-from service.jobs.store import Records
+from service.jobs.store import JobStore
 from service.reports.formatting import count, percent, points, size
 from service.reports.html import render, style_source
 from service.storage.object_store import Storage
@@ -187,9 +187,9 @@ def test_policy_allows_the_style_that_the_page_carries() -> None:
     assert style_source().strip("'") in page
 
 
-def test_a_report_is_served_as_asked(client: TestClient, records: Records, storage: Storage) -> None:
-    job = records.accept(new_record(REQUEST))
-    finish(job, records, storage, FILES | {"report.json": report(job_id=job.id).model_dump_json().encode()})
+def test_a_report_is_served_as_asked(client: TestClient, job_store: JobStore, storage: Storage) -> None:
+    job = job_store.accept(new_record(REQUEST))
+    finish(job, job_store, storage, FILES | {"report.json": report(job_id=job.id).model_dump_json().encode()})
     page = client.get(f"/jobs/{job.id}/report", headers={"Accept": "text/html"})
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert style_source() in page.headers["content-security-policy"]
@@ -197,10 +197,10 @@ def test_a_report_is_served_as_asked(client: TestClient, records: Records, stora
 
 
 def test_a_report_of_another_version_is_referred_to_its_own_page(
-    client: TestClient, records: Records, storage: Storage
+    client: TestClient, job_store: JobStore, storage: Storage
 ) -> None:
-    job = records.accept(new_record(REQUEST))
-    finish(job, records, storage)
+    job = job_store.accept(new_record(REQUEST))
+    finish(job, job_store, storage)
     answer = client.get(f"/jobs/{job.id}/report", headers={"Accept": "text/html"})
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
     assert "report.html" in answer.json()["detail"]

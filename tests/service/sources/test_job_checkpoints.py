@@ -12,11 +12,11 @@ from service.api.app import create_app
 from service.contract.errors import InvalidModel, NotFound
 from service.contract.request import JobRequest
 from service.jobs.record import DEFAULT_TENANT, new_record
-from service.jobs.store import Records
+from service.jobs.store import JobStore
 from service.settings import Settings
 from service.sources.job_checkpoints import job_model
 from service.storage.object_store import Storage
-from service.tenants.api_keys import Keys
+from service.tenants.api_keys import ApiKeys
 from tests.support.finished_jobs import finish
 from tests.support.job_requests import model_directory
 
@@ -24,15 +24,15 @@ Leave = Callable[..., str]
 
 
 @pytest.fixture
-def leave(records: Records, storage: Storage, body: dict[str, Any], tmp_path: Path) -> Leave:
+def leave(job_store: JobStore, storage: Storage, body: dict[str, Any], tmp_path: Path) -> Leave:
     """Makes a job that has succeeded and left a checkpoint under each of these names; its id."""
     model_directory(tmp_path / "slim")
     request = JobRequest.model_validate(body | {"task": body["task"] | {"calibration": {"uri": "dataset://rows"}}})
 
     def make(*names: str, tenant: str = DEFAULT_TENANT) -> str:
-        record = records.accept(new_record(request, tenant=tenant))
+        record = job_store.accept(new_record(request, tenant=tenant))
         files = {f"{name}/{path.name}": path.read_bytes() for name in names for path in (tmp_path / "slim").iterdir()}
-        finish(record, records, storage, files | {"report.json": b"{}"})
+        finish(record, job_store, storage, files | {"report.json": b"{}"})
         return record.id
 
     return make
@@ -90,7 +90,7 @@ def test_a_job_is_within_reach_of_a_key_whatever_prefixes_are_allowed(
     settings: Settings, body: dict[str, Any], leave: Leave, redis: Redis
 ) -> None:
     narrow = settings.model_copy(update={"allowed_uris": ("hf://owner/",)})
-    _, key = Keys(redis).create()
+    _, key = ApiKeys(redis).create()
     rows = {"rows": body["task"]["calibration"]["rows"]}
     asked = naming(body, f"job://{leave('model')}") | {"task": body["task"] | {"calibration": rows}}
     with TestClient(create_app(narrow), headers={"Authorization": f"Bearer {key}"}) as client:

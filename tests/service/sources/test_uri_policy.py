@@ -15,7 +15,7 @@ from service.contract.errors import ForbiddenPath
 from service.settings import Settings
 from service.sources.readers import fetch_file, fetch_prefix, local_path
 from service.sources.uri_policy import UriPolicy, canonical
-from service.tenants.api_keys import Keys
+from service.tenants.api_keys import ApiKeys
 from tests.support.job_requests import model_directory
 
 OWN = "s3://bucket/artifacts"
@@ -93,7 +93,7 @@ def test_the_name_of_a_file_does_not_lead_out_of_the_directory(tmp_path: Path, s
 def test_over_http_a_tenant_cannot_name_the_storage_of_all(
     settings: Settings, body: dict[str, Any], redis: Redis, tmp_path: Path
 ) -> None:
-    text = Keys(redis).create("search")[1]
+    text = ApiKeys(redis).create("search")[1]
     rooted = settings.model_copy(update={"local_roots": (tmp_path,)})
     with TestClient(create_app(rooted)) as client:
         client.headers["Authorization"] = f"Bearer {text}"

@@ -6,38 +6,38 @@ import pytest
 from redis import Redis
 
 from service.contract.errors import Forbidden, InvalidRequest, NotFound, Unauthorized
-from service.tenants.api_keys import ANONYMOUS, KEY, Keys, Scope, credential
+from service.tenants.api_keys import ANONYMOUS, KEY, ApiKeys, KeyScope, credential
 from service.tenants.origins import bound_host, is_rebindable
 
 
 def test_without_any_key_the_caller_on_this_machine_is_anonymous(redis: Redis) -> None:
-    assert Keys(redis, on_loopback=True).caller(None) == ANONYMOUS
-    assert Keys(redis, on_loopback=True).caller("anything") == ANONYMOUS
+    assert ApiKeys(redis, on_loopback=True).authenticate(None) == ANONYMOUS
+    assert ApiKeys(redis, on_loopback=True).authenticate("anything") == ANONYMOUS
 
 
 def test_without_any_key_nobody_comes_in_from_elsewhere(redis: Redis) -> None:
     for text in (None, "anything", f"slim_live_nobody_{'a' * 64}"):
         with pytest.raises(Unauthorized):
-            Keys(redis).caller(text)
+            ApiKeys(redis).authenticate(text)
 
 
 def test_a_key_names_its_tenant_and_scopes(redis: Redis) -> None:
-    key, text = Keys(redis).create("search", [Scope.jobs_read])
-    caller = Keys(redis).caller(text)
-    assert (caller.tenant, caller.scopes, caller.key_id) == ("search", frozenset({Scope.jobs_read}), key.id)
+    key, text = ApiKeys(redis).create("search", [KeyScope.jobs_read])
+    caller = ApiKeys(redis).authenticate(text)
+    assert (caller.tenant, caller.scopes, caller.key_id) == ("search", frozenset({KeyScope.jobs_read}), key.id)
 
 
 def test_a_missing_scope_is_forbidden_and_admin_holds_all(redis: Redis) -> None:
-    keys = Keys(redis)
-    reader = keys.caller(keys.create("search", [Scope.jobs_read])[1])
-    reader.require(Scope.jobs_read)
+    keys = ApiKeys(redis)
+    reader = keys.authenticate(keys.create("search", [KeyScope.jobs_read])[1])
+    reader.require(KeyScope.jobs_read)
     with pytest.raises(Forbidden, match="jobs:write"):
-        reader.require(Scope.jobs_write)
-    keys.caller(keys.create("search", [Scope.admin])[1]).require(Scope.jobs_write)
+        reader.require(KeyScope.jobs_write)
+    keys.authenticate(keys.create("search", [KeyScope.admin])[1]).require(KeyScope.jobs_write)
 
 
 def test_only_the_very_key_is_accepted(redis: Redis) -> None:
-    keys = Keys(redis)
+    keys = ApiKeys(redis)
     _, text = keys.create()
     other = "0" if text[-1] != "0" else "1"
     for wrong in (
@@ -49,29 +49,29 @@ def test_only_the_very_key_is_accepted(redis: Redis) -> None:
         f"slim_live_nobody_{'a' * 64}",
     ):
         with pytest.raises(Unauthorized):
-            Keys(redis).caller(wrong)
+            ApiKeys(redis).authenticate(wrong)
 
 
 def test_an_expired_key_is_refused(redis: Redis) -> None:
-    keys = Keys(redis)
+    keys = ApiKeys(redis)
     _, text = keys.create(expires_at=datetime.now(UTC) - timedelta(seconds=1))
     with pytest.raises(Unauthorized):
-        keys.caller(text)
+        keys.authenticate(text)
 
 
 def test_revoking_the_last_key_closes_the_door(redis: Redis) -> None:
-    key, text = Keys(redis).create()
-    Keys(redis).revoke(key.id)
+    key, text = ApiKeys(redis).create()
+    ApiKeys(redis).revoke(key.id)
     with pytest.raises(Unauthorized):
-        Keys(redis, on_loopback=True).caller(text)
+        ApiKeys(redis, on_loopback=True).authenticate(text)
     with pytest.raises(Unauthorized):
-        Keys(redis, on_loopback=True).caller(None)
+        ApiKeys(redis, on_loopback=True).authenticate(None)
     with pytest.raises(NotFound):
-        Keys(redis).revoke("nobody")
+        ApiKeys(redis).revoke("nobody")
 
 
 def test_no_secret_is_stored(redis: Redis) -> None:
-    _, text = Keys(redis).create()
+    _, text = ApiKeys(redis).create()
     match = KEY.fullmatch(text)
     assert match is not None
     stored = str([redis.hgetall(name) for name in redis.scan_iter()])
@@ -80,9 +80,9 @@ def test_no_secret_is_stored(redis: Redis) -> None:
 
 
 def test_the_list_shows_when_a_key_was_used(redis: Redis) -> None:
-    keys = Keys(redis)
+    keys = ApiKeys(redis)
     unused, (used, text) = keys.create(name="first")[0], keys.create(name="second")
-    keys.caller(text)
+    keys.authenticate(text)
     listed = {key.id: key.last_used_at for key in keys.list()}
     assert listed[unused.id] is None
     assert listed[used.id] is not None
@@ -91,25 +91,25 @@ def test_the_list_shows_when_a_key_was_used(redis: Redis) -> None:
 
 def test_a_key_from_the_environment_opens_the_door_until_it_is_revoked(redis: Redis) -> None:
     text = f"slim_prod_first_{'5a' * 32}"
-    adopted = Keys(redis).adopt(text)
-    assert Keys(redis).adopt(text) == adopted
-    assert Keys(redis).caller(text).key_id == "first"
-    Keys(redis).revoke("first")
-    Keys(redis).adopt(text)
+    adopted = ApiKeys(redis).adopt(text)
+    assert ApiKeys(redis).adopt(text) == adopted
+    assert ApiKeys(redis).authenticate(text).key_id == "first"
+    ApiKeys(redis).revoke("first")
+    ApiKeys(redis).adopt(text)
     with pytest.raises(Unauthorized):
-        Keys(redis).caller(text)
+        ApiKeys(redis).authenticate(text)
 
 
 def test_a_weak_or_misshapen_key_is_not_adopted(redis: Redis) -> None:
     for text in ("secret", "slim_prod_first_short", f"slim_PROD_first_{'5a' * 32}"):
         with pytest.raises(InvalidRequest):
-            Keys(redis).adopt(text)
+            ApiKeys(redis).adopt(text)
 
 
 def test_a_tenant_name_that_could_leave_its_prefix_is_refused(redis: Redis) -> None:
     for tenant in ("", "../other", "a:b", "a/b", "A"):
         with pytest.raises(InvalidRequest):
-            Keys(redis).create(tenant)
+            ApiKeys(redis).create(tenant)
 
 
 def test_both_headers_carry_a_key() -> None:
@@ -120,7 +120,7 @@ def test_both_headers_carry_a_key() -> None:
 
 
 def test_without_a_key_the_server_listens_on_loopback_only(redis: Redis) -> None:
-    keys = Keys(redis)
+    keys = ApiKeys(redis)
     assert bound_host("0.0.0.0", keys) == "127.0.0.1"
     assert bound_host("::1", keys) == "::1"
     keys.create()

@@ -4,7 +4,7 @@ import pytest
 from redis import Redis
 
 from service.contract.errors import LimitExceeded, TooManyRequests
-from service.tenants.rate_limit import RequestLimit, admit
+from service.tenants.rate_limit import RequestLimit, check_request_limit
 from service.tenants.storage_quota import StoredBytes
 from service.tenants.stream_limit import StreamLimit
 
@@ -12,44 +12,44 @@ from service.tenants.stream_limit import StreamLimit
 def test_the_request_after_the_last_allowed_one_is_refused_with_the_time_to_wait(redis: Redis) -> None:
     first, second = (RequestLimit(redis, quota=3, window_seconds=60) for _ in range(2))
     for limit in (first, second, first):
-        admit(limit.count("search"))
+        check_request_limit(limit.count_request("search"))
     with pytest.raises(TooManyRequests) as refused:
-        admit(second.count("search"))
+        check_request_limit(second.count_request("search"))
     assert 0 < (refused.value.retry_after_seconds or 0) <= 60
-    admit(first.count("other"))
+    check_request_limit(first.count_request("other"))
 
 
 def test_a_window_ends(redis: Redis) -> None:
     limit = RequestLimit(redis, quota=1, window_seconds=60)
-    admit(limit.count("search"))
+    check_request_limit(limit.count_request("search"))
     redis.pexpire("slim:search:requests", 1)
     while redis.exists("slim:search:requests"):
         pass
-    admit(limit.count("search"))
+    check_request_limit(limit.count_request("search"))
 
 
 def test_a_window_without_an_end_gets_one(redis: Redis) -> None:
     redis.set("slim:search:requests", 5)
-    assert RequestLimit(redis, quota=9, window_seconds=60).count("search").reset_seconds == 60
+    assert RequestLimit(redis, quota=9, window_seconds=60).count_request("search").reset_seconds == 60
     assert redis.ttl("slim:search:requests") == 60
 
 
 def test_the_headers_say_quota_rest_and_reset(redis: Redis) -> None:
-    window = RequestLimit(redis, quota=10, window_seconds=60).count("search")
+    window = RequestLimit(redis, quota=10, window_seconds=60).count_request("search")
     assert window.headers() == {"RateLimit-Policy": '"requests";q=10;w=60', "RateLimit": '"requests";r=9;t=60'}
 
 
 def test_a_place_is_free_again_when_it_is_given_back() -> None:
-    places = StreamLimit(each=2, most=3)
+    stream_limit = StreamLimit(per_tenant=2, in_all=3)
     for tenant in ("search", "search", "ads"):
-        places.take(tenant)
+        stream_limit.acquire(tenant)
     for tenant in ("search", "ads", "other"):
         with pytest.raises(LimitExceeded):
-            places.take(tenant)
-    places.give_back("search")
-    places.take("other")
+            stream_limit.acquire(tenant)
+    stream_limit.release("search")
+    stream_limit.acquire("other")
     with pytest.raises(LimitExceeded, match="the server"):
-        places.take("search")
+        stream_limit.acquire("search")
 
 
 def test_stored_bytes_are_counted_once_an_item_and_given_back(redis: Redis) -> None:
@@ -60,10 +60,10 @@ def test_stored_bytes_are_counted_once_an_item_and_given_back(redis: Redis) -> N
     stored.record("other", "job-9", 500)
     assert stored.used("search") == 90
     with pytest.raises(LimitExceeded):
-        stored.reserve("search", "dataset-2", 11, 100)
+        stored.reserve_bytes("search", "dataset-2", 11, 100)
     assert stored.used("search") == 90
-    stored.reserve("search", "dataset-2", 10, 100)
-    stored.reserve("search", "dataset-2", 10, 100)
+    stored.reserve_bytes("search", "dataset-2", 10, 100)
+    stored.reserve_bytes("search", "dataset-2", 10, 100)
     assert stored.used("search") == 100
     stored.record("search", "dataset-2", 0)
     stored.record("search", "job-1", 0)
@@ -75,4 +75,4 @@ def test_a_full_store_admits_nothing(redis: Redis) -> None:
     stored = StoredBytes(redis)
     stored.record("search", "job-1", 100)
     with pytest.raises(LimitExceeded):
-        stored.admit("search", 100)
+        stored.check_quota("search", 100)

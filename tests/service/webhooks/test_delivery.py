@@ -20,7 +20,7 @@ from service.contract.request import JobRequest, WebhookEvent
 from service.contract.resources import Delivery, DeliveryOutcome
 from service.infrastructure.redis_keys import WEBHOOKS, deliveries_key, events_key, gone_key, job_key
 from service.jobs.record import JobRecord, new_record
-from service.jobs.store import Records
+from service.jobs.store import JobStore
 from service.webhooks.delivery import Webhooks
 from service.webhooks.retries import PAUSES, pause_after
 from service.webhooks.signing import PREFIX, WebhookSecrets, new_secret
@@ -44,10 +44,10 @@ def request_for(url: str | None, *events: WebhookEvent) -> JobRequest:
 
 
 def failed_job(redis: Redis, url: str | None, *events: WebhookEvent) -> JobRecord:
-    records = Records(redis)
-    record = records.accept(new_record(request_for(url, *events), tenant=TENANT))
-    records.fail(records.lease(TENANT, record.id, 1, "worker-1"), JobError(code="invalid_data", message="line 3"))
-    return records.get(TENANT, record.id)
+    job_store = JobStore(redis)
+    record = job_store.accept(new_record(request_for(url, *events), tenant=TENANT))
+    job_store.fail(job_store.lease(TENANT, record.id, 1, "worker-1"), JobError(code="invalid_data", message="line 3"))
+    return job_store.get(TENANT, record.id)
 
 
 def sender(redis: Redis, receiver: Receiver) -> Webhooks:
@@ -216,8 +216,8 @@ def test_a_name_that_leads_to_the_metadata_address_is_refused_and_logged(
 def test_what_is_logged_names_the_job_its_tenant_its_attempt_and_its_request(redis: Redis) -> None:
     with receiving() as receiver:
         record = new_record(request_for(receiver.url, WebhookEvent.job_running), tenant=TENANT)
-        made = Records(redis).accept(record.model_copy(update={"request_id": "r-1"}))
-        Records(redis).lease(TENANT, made.id, 1, "worker-1")
+        made = JobStore(redis).accept(record.model_copy(update={"request_id": "r-1"}))
+        JobStore(redis).lease(TENANT, made.id, 1, "worker-1")
         with structlog.testing.capture_logs() as lines:
             sender(redis, receiver).deliver_due()
     (line,) = lines
@@ -283,7 +283,7 @@ def test_two_senders_do_not_send_the_same_message(redis: Redis) -> None:
 def test_a_deleted_job_sends_nothing_more(redis: Redis) -> None:
     with receiving() as receiver:
         job = failed_job(redis, receiver.url)
-        Records(redis).delete(TENANT, job.id)
+        JobStore(redis).delete(TENANT, job.id)
         sender(redis, receiver).deliver_due()
     assert not receiver.calls
     assert not redis.exists(WEBHOOKS)
@@ -291,8 +291,8 @@ def test_a_deleted_job_sends_nothing_more(redis: Redis) -> None:
 
 def test_a_cancelled_queued_job_is_told_of(redis: Redis) -> None:
     with receiving() as receiver:
-        record = Records(redis).accept(new_record(request_for(receiver.url), tenant=TENANT))
-        assert Records(redis).cancel(TENANT, record.id).status is JobStatus.cancelled
+        record = JobStore(redis).accept(new_record(request_for(receiver.url), tenant=TENANT))
+        assert JobStore(redis).cancel(TENANT, record.id).status is JobStatus.cancelled
         sender(redis, receiver).deliver_due()
     assert [json.loads(call.body)["type"] for call in receiver.calls] == ["job.cancelled"]
 

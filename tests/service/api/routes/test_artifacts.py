@@ -13,7 +13,7 @@ from ulid import ULID
 from service.api.app import create_app
 from service.api.file_responses import parse_range
 from service.jobs.record import DEFAULT_TENANT
-from service.jobs.store import Records
+from service.jobs.store import JobStore
 from service.settings import Settings
 from service.storage.object_store import Storage
 from tests.support import http
@@ -23,10 +23,10 @@ WEIGHTS = FILES["model/model.safetensors"]
 
 
 @pytest.fixture
-def job(client: TestClient, body: dict[str, Any], records: Records, storage: Storage) -> str:
+def job(client: TestClient, body: dict[str, Any], job_store: JobStore, storage: Storage) -> str:
     """The path of a job that succeeded."""
     job_id = client.post("/jobs", json=body).json()["id"]
-    finish(records.get(DEFAULT_TENANT, job_id), records, storage)
+    finish(job_store.get(DEFAULT_TENANT, job_id), job_store, storage)
     return f"/jobs/{job_id}"
 
 
@@ -100,12 +100,12 @@ def test_a_header_that_is_not_one_range_is_ignored(header: str) -> None:
 
 @pytest.mark.parametrize("redirect", [True, False])
 def test_an_object_store_serves_itself_where_clients_reach_it(
-    s3: str, settings: Settings, body: dict[str, Any], records: Records, redirect: bool
+    s3: str, settings: Settings, body: dict[str, Any], job_store: JobStore, redirect: bool
 ) -> None:
     remote = settings.model_copy(update={"storage_url": f"s3://tests/{ULID()}", "redirect_downloads": redirect})
     with TestClient(create_app(remote), follow_redirects=False) as client:
         job_id = client.post("/jobs", json=body).json()["id"]
-        finish(records.get(DEFAULT_TENANT, job_id), records, Storage(remote.storage_url))
+        finish(job_store.get(DEFAULT_TENANT, job_id), job_store, Storage(remote.storage_url))
         answer = client.get(f"/jobs/{job_id}/artifacts/model/model.safetensors", headers={"Range": "bytes=5-9"})
     if redirect:
         assert answer.status_code == 307

@@ -14,7 +14,7 @@ from service.api.app import create_app
 from service.api.routes import events
 from service.contract.job import Event, Progress, Stage
 from service.jobs.record import DEFAULT_TENANT
-from service.jobs.store import Records
+from service.jobs.store import JobStore
 from service.settings import Settings
 from service.storage.object_store import Storage
 from tests.support import http
@@ -44,11 +44,11 @@ def events_of(lines: Iterator[str]) -> Iterator[Event]:
             yield Event.model_validate_json(line.removeprefix("data: "))
 
 
-def test_pages_of_events_follow_each_other(client: TestClient, body: dict[str, Any], records: Records) -> None:
+def test_pages_of_events_follow_each_other(client: TestClient, body: dict[str, Any], job_store: JobStore) -> None:
     job = client.post("/jobs", json=body).json()["id"]
-    lease = records.lease(DEFAULT_TENANT, job, 1, "the test")
+    lease = job_store.lease(DEFAULT_TENANT, job, 1, "the test")
     for stage in Stage:
-        records.set_stage(lease, stage, Progress(fraction=0))
+        job_store.set_stage(lease, stage, Progress(fraction=0))
     whole = client.get(f"/jobs/{job}/events").json()
     assert not whole["has_more"]
     seen: list[dict[str, Any]] = []
@@ -68,7 +68,7 @@ def test_what_is_no_event_is_refused(client: TestClient, body: dict[str, Any]) -
 
 
 def test_a_stream_brings_events_as_they_come_and_closes_with_the_job(
-    server: str, body: dict[str, Any], records: Records, storage: Storage
+    server: str, body: dict[str, Any], job_store: JobStore, storage: Storage
 ) -> None:
     job = http.post(f"{server}/jobs", json=body).json()["id"]
     with http.stream("GET", f"{server}/jobs/{job}/events", headers=STREAM, timeout=30) as answer:
@@ -76,7 +76,7 @@ def test_a_stream_brings_events_as_they_come_and_closes_with_the_job(
         assert answer.headers["cache-control"] == "no-store"
         events = events_of(answer.iter_lines())
         assert next(events).data["status"] == "queued"
-        finish(records.get(DEFAULT_TENANT, job), records, storage)
+        finish(job_store.get(DEFAULT_TENANT, job), job_store, storage)
         rest = list(events)
     assert rest[-1].data["status"] == "succeeded"
 
@@ -137,11 +137,11 @@ def test_a_process_holds_more_streams_than_the_pools_of_the_redis_client_do_unas
 
 @pytest.mark.parametrize("after", ["{milliseconds}", "9999999999999-0", "9999999999999999999-1"])
 def test_a_stream_of_a_finished_job_closes_whatever_was_seen_last(
-    server: str, body: dict[str, Any], records: Records, storage: Storage, after: str
+    server: str, body: dict[str, Any], job_store: JobStore, storage: Storage, after: str
 ) -> None:
     job = http.post(f"{server}/jobs", json=body).json()["id"]
-    finish(records.get(DEFAULT_TENANT, job), records, storage)
-    end = records.events(DEFAULT_TENANT, job)[-1].id
+    finish(job_store.get(DEFAULT_TENANT, job), job_store, storage)
+    end = job_store.events(DEFAULT_TENANT, job)[-1].id
     headers = STREAM | {"Last-Event-ID": after.format(milliseconds=end.partition("-")[0])}
     answer = http.get(f"{server}/jobs/{job}/events", headers=headers, timeout=10)
     assert [event.id for event in events_of(answer.iter_lines())] in ([], [end])
@@ -159,10 +159,10 @@ def test_a_stream_that_has_nothing_to_tell_is_kept_open_by_comments(
 
 
 def test_a_stream_resumes_behind_the_last_event_that_was_seen(
-    client: TestClient, body: dict[str, Any], records: Records, storage: Storage
+    client: TestClient, body: dict[str, Any], job_store: JobStore, storage: Storage
 ) -> None:
     job = client.post("/jobs", json=body).json()["id"]
-    finish(records.get(DEFAULT_TENANT, job), records, storage)
+    finish(job_store.get(DEFAULT_TENANT, job), job_store, storage)
     whole = list(events_of(client.get(f"/jobs/{job}/events", headers=STREAM).iter_lines()))
     headers = STREAM | {"Last-Event-ID": whole[0].id}
     assert list(events_of(client.get(f"/jobs/{job}/events", headers=headers).iter_lines())) == whole[1:]

@@ -11,11 +11,11 @@ from service.api.app import create_app
 from service.contract.job import Job, JobStatus
 from service.infrastructure.redis_keys import job_key
 from service.jobs.record import DEFAULT_TENANT
-from service.jobs.store import Records
+from service.jobs.store import JobStore
 from service.settings import Settings
 from service.storage.keys import attempt_prefix, dataset_key, job_prefix
 from service.storage.object_store import Storage
-from service.tenants.api_keys import Keys, Scope
+from service.tenants.api_keys import ApiKeys, KeyScope
 from tests.support.finished_jobs import FILES, finish
 
 
@@ -110,19 +110,19 @@ def test_a_queued_job_is_cancelled_at_once_and_again_without_harm(client: TestCl
         assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
 
 
-def test_a_running_job_is_asked_to_end(client: TestClient, body: dict[str, Any], records: Records) -> None:
+def test_a_running_job_is_asked_to_end(client: TestClient, body: dict[str, Any], job_store: JobStore) -> None:
     job = submit(client, body)
-    records.lease(DEFAULT_TENANT, job.id, 1, "the test")
+    job_store.lease(DEFAULT_TENANT, job.id, 1, "the test")
     answer = client.post(f"/jobs/{job.id}/cancel")
     assert (answer.status_code, answer.json()["status"]) == (202, "cancelling")
     assert client.delete(f"/jobs/{job.id}").status_code == 409
 
 
 def test_deleting_a_finished_job_removes_its_files_and_rows(
-    client: TestClient, body: dict[str, Any], records: Records, storage: Storage
+    client: TestClient, body: dict[str, Any], job_store: JobStore, storage: Storage
 ) -> None:
     job = submit(client, body)
-    finish(records.get(DEFAULT_TENANT, job.id), records, storage)
+    finish(job_store.get(DEFAULT_TENANT, job.id), job_store, storage)
     assert any(job.id in key for key, _ in storage.list(""))
     assert client.delete(f"/jobs/{job.id}").status_code == 204
     assert not any(job.id in key for key, _ in storage.list(""))
@@ -131,11 +131,11 @@ def test_deleting_a_finished_job_removes_its_files_and_rows(
 
 
 def test_a_finished_job_needs_no_more_polling(
-    client: TestClient, body: dict[str, Any], records: Records, storage: Storage
+    client: TestClient, body: dict[str, Any], job_store: JobStore, storage: Storage
 ) -> None:
     job = submit(client, body)
     assert "Retry-After" in client.get(f"/jobs/{job.id}").headers
-    finish(records.get(DEFAULT_TENANT, job.id), records, storage)
+    finish(job_store.get(DEFAULT_TENANT, job.id), job_store, storage)
     answer = client.get(f"/jobs/{job.id}")
     assert "Retry-After" not in answer.headers
     assert answer.json()["status"] == "succeeded"
@@ -151,7 +151,7 @@ def test_an_unknown_job_is_not_found(client: TestClient, job_id: str, path: str)
 
 def test_another_tenant_s_job_is_not_found(client: TestClient, body: dict[str, Any], redis: Redis) -> None:
     job = submit(client, body)
-    _, key = Keys(redis).create("other")
+    _, key = ApiKeys(redis).create("other")
     headers = {"Authorization": f"Bearer {key}"}
     for path in ("", "/events", "/artifacts", "/report"):
         assert client.get(f"/jobs/{job.id}{path}", headers=headers).status_code == 404
@@ -162,7 +162,7 @@ def test_another_tenant_s_job_is_not_found(client: TestClient, body: dict[str, A
 def test_once_there_is_a_key_the_door_needs_one_with_the_scope(
     settings: Settings, body: dict[str, Any], redis: Redis
 ) -> None:
-    _, reader = Keys(redis).create(scopes=[Scope.jobs_read])
+    _, reader = ApiKeys(redis).create(scopes=[KeyScope.jobs_read])
     with TestClient(create_app(settings)) as client:
         refused = client.get("/jobs")
         assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized")
@@ -174,7 +174,7 @@ def test_once_there_is_a_key_the_door_needs_one_with_the_scope(
 
 
 def test_with_keys_local_paths_need_roots(settings: Settings, body: dict[str, Any], redis: Redis) -> None:
-    _, key = Keys(redis).create()
+    _, key = ApiKeys(redis).create()
     with TestClient(create_app(settings), headers={"X-API-Key": key}) as client:
         answer = client.post("/jobs", json=body)
         assert (answer.status_code, answer.json()["code"]) == (403, "forbidden_path")
@@ -195,11 +195,11 @@ def test_a_width_that_rounding_takes_to_zero_is_refused_at_once(client: TestClie
 
 
 def test_a_job_that_was_put_off_and_is_cancelled_leaves_no_files(
-    client: TestClient, body: dict[str, Any], records: Records, storage: Storage
+    client: TestClient, body: dict[str, Any], job_store: JobStore, storage: Storage
 ) -> None:
     job = client.post("/jobs", json=body).json()["id"]
-    lease = records.lease("default", job, 1, "the test")
+    lease = job_store.lease("default", job, 1, "the test")
     storage.put_bytes(b"half", attempt_prefix("default", job, 1) + "model/model.safetensors")
-    records.hand_back(lease)
+    job_store.hand_back(lease)
     assert client.post(f"/jobs/{job}/cancel").json()["status"] == "cancelled"
     assert storage.list(job_prefix("default", job)) == []

@@ -9,11 +9,11 @@ from redis import Redis
 
 from service.infrastructure.redis_keys import EXPIRIES
 from service.jobs.retention import Retention
-from service.jobs.store import Records
+from service.jobs.store import JobStore
 from service.storage.datasets import Uploads
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets, expiry_member
-from service.tenants.api_keys import Keys, Scope
+from service.tenants.api_keys import ApiKeys, KeyScope
 from service.tenants.storage_quota import StoredBytes
 from tests.support.score_sets import digest_of, measured, safetensors
 
@@ -66,7 +66,7 @@ def test_what_is_not_there_is_not_found_and_what_is_no_digest_is_refused(client:
 
 def test_a_foreign_set_is_not_found(client: TestClient, add: Add, redis: Redis) -> None:
     mine, theirs = add("mine", "search"), add("theirs", "ads")
-    _, key = Keys(redis).create("search")
+    _, key = ApiKeys(redis).create("search")
     headers = {"Authorization": f"Bearer {key}"}
     assert [entry["digest"] for entry in client.get("/scores", headers=headers).json()["data"]] == [mine]
     for method, path in (("GET", ""), ("GET", "/safetensors"), ("DELETE", "")):
@@ -76,17 +76,17 @@ def test_a_foreign_set_is_not_found(client: TestClient, add: Add, redis: Redis) 
 
 def test_a_key_that_may_only_read_deletes_no_scores(client: TestClient, add: Add, redis: Redis) -> None:
     digest = add()
-    _, key = Keys(redis).create(scopes=[Scope.jobs_read])
+    _, key = ApiKeys(redis).create(scopes=[KeyScope.jobs_read])
     headers = {"Authorization": f"Bearer {key}"}
     assert client.get(f"/scores/{digest}", headers=headers).status_code == 200
     assert client.get(f"/scores/{digest}/safetensors", headers=headers).json()["code"] == "forbidden"
     assert client.delete(f"/scores/{digest}", headers=headers).json()["code"] == "forbidden"
 
 
-def test_expired_scores_are_swept(add: Add, redis: Redis, storage: Storage, records: Records) -> None:
+def test_expired_scores_are_swept(add: Add, redis: Redis, storage: Storage, job_store: JobStore) -> None:
     digest, stored = add(), StoredBytes(redis)
     uploads, scores = Uploads(redis, storage, stored), ScoreSets(redis, storage, stored)
-    retention = Retention(redis, records, uploads, scores, storage, stored)
+    retention = Retention(redis, job_store, uploads, scores, storage, stored)
     assert retention.sweep() == 0
     redis.zadd(EXPIRIES, {expiry_member("default", digest): 0})
     assert retention.sweep() == 1

@@ -11,9 +11,9 @@ from service.contract.job import JobStatus
 from service.infrastructure.redis_client import connect
 from service.infrastructure.redis_keys import OPEN, index_key, job_key
 from service.jobs.record import DEFAULT_TENANT
-from service.jobs.rq_jobs import SlimJob, entry_id
-from service.jobs.store import Records
-from service.jobs.tenant_slots import Slots
+from service.jobs.rq_jobs import RqJob, rq_job_id
+from service.jobs.store import JobStore
+from service.jobs.tenant_slots import TenantSlots
 from service.settings import Settings
 from service.storage.object_store import Storage
 from tests.support.finished_jobs import finish
@@ -69,11 +69,11 @@ def test_a_lost_status_is_no_bug(client: TestClient, body: dict[str, Any], redis
 
 @pytest.mark.parametrize("field", DAMAGES)
 def test_it_is_deleted_with_all_that_belongs_to_it(
-    client: TestClient, body: dict[str, Any], redis: Redis, records: Records, storage: Storage, field: str
+    client: TestClient, body: dict[str, Any], redis: Redis, job_store: JobStore, storage: Storage, field: str
 ) -> None:
     kept = submit(client, body)
     job_id = submit(client, body)
-    finish(records.get(DEFAULT_TENANT, job_id), records, storage)
+    finish(job_store.get(DEFAULT_TENANT, job_id), job_store, storage)
     damage(redis, job_id, field)
     assert client.delete(f"/jobs/{job_id}").status_code == 204
     assert client.get(f"/jobs/{job_id}").status_code == 404
@@ -88,9 +88,9 @@ def test_one_that_is_queued_gives_back_its_slot(
 ) -> None:
     job_id = submit(client, body)
     damage(redis, job_id, "request")
-    assert Slots(redis, 1).has(DEFAULT_TENANT, job_id)
+    assert TenantSlots(redis, 1).has(DEFAULT_TENANT, job_id)
     assert client.delete(f"/jobs/{job_id}").status_code == 204
-    assert not Slots(redis, 1).has(DEFAULT_TENANT, job_id)
+    assert not TenantSlots(redis, 1).has(DEFAULT_TENANT, job_id)
     assert redis.zscore(OPEN, f"{DEFAULT_TENANT}/{job_id}") is None
     assert redis.zcard(index_key(DEFAULT_TENANT, JobStatus.queued)) == 0
 
@@ -101,7 +101,7 @@ def test_one_that_a_living_worker_is_at_is_not_deleted(
     job_id = submit(client, body)
     damage(redis, job_id, "request")
     with connect(settings.redis_url, decode=False) as transport:
-        entry = SlimJob.fetch(entry_id(job_id, 1), connection=transport, serializer="json")
+        entry = RqJob.fetch(rq_job_id(job_id, 1), connection=transport, serializer="json")
         with transport.pipeline() as pipe:
             execution = Execution.create(entry, ttl=60, pipeline=pipe)
             pipe.execute()

@@ -18,11 +18,11 @@ from service.contract.report import Report, StageTiming
 from service.contract.request import JobRequest, Method
 from service.contract.result import CurvePoint, Estimate
 from service.jobs.record import DEFAULT_TENANT, JobRecord, new_record
-from service.jobs.store import Records
+from service.jobs.store import JobStore
 from service.planning.time_estimate import Durations
 from service.settings import Settings
 from service.storage.object_store import Storage
-from service.tenants.api_keys import Keys
+from service.tenants.api_keys import ApiKeys
 from tests.support import checkpoints, http, jobs
 from tests.support.api_server import serving
 from tests.support.browser import Browser, Tab
@@ -45,8 +45,8 @@ def page(patient: Settings) -> Iterator[str]:
 
 
 @pytest.fixture
-def records(redis: Redis, patient: Settings) -> Records:
-    return Records(redis, lease_seconds=patient.lease_seconds)
+def job_store(redis: Redis, patient: Settings) -> JobStore:
+    return JobStore(redis, lease_seconds=patient.lease_seconds)
 
 
 @pytest.fixture
@@ -56,14 +56,14 @@ def tab(browser: Browser) -> Tab:
     return tab
 
 
-def new_job(records: Records, **fields: Any) -> JobRecord:
-    return records.accept(new_record(JobRequest.model_validate(REQUEST.model_dump() | fields)))
+def new_job(job_store: JobStore, **fields: Any) -> JobRecord:
+    return job_store.accept(new_record(JobRequest.model_validate(REQUEST.model_dump() | fields)))
 
 
-def finished_job(records: Records, storage: Storage, **fields: Any) -> JobRecord:
+def finished_job(job_store: JobStore, storage: Storage, **fields: Any) -> JobRecord:
     """A job that succeeded."""
-    job = new_job(records, **fields)
-    finish(job, records, storage, files_of(job))
+    job = new_job(job_store, **fields)
+    finish(job, job_store, storage, files_of(job))
     return job
 
 
@@ -121,27 +121,27 @@ def test_empty_list_says_what_to_do(page: str, tab: Tab) -> None:
     assert tab.complaints() == []
 
 
-def test_list_follows_a_running_job_to_its_end(page: str, tab: Tab, records: Records, storage: Storage) -> None:
-    job = new_job(records)
-    lease = records.lease(DEFAULT_TENANT, job.id, 1, "the test")
-    records.set_stage(lease, Stage.attribute, Progress(fraction=0.25))
+def test_list_follows_a_running_job_to_its_end(page: str, tab: Tab, job_store: JobStore, storage: Storage) -> None:
+    job = new_job(job_store)
+    lease = job_store.lease(DEFAULT_TENANT, job.id, 1, "the test")
+    job_store.set_stage(lease, Stage.attribute, Progress(fraction=0.25))
     tab.open(page)
     tab.wait_for("document.querySelector('progress')?.value == 0.25")
     tab.run("document.querySelector('tbody a').focus()")
-    records.progress(lease, Progress(fraction=0.5, done=52, total=128, unit="examples", eta_seconds=12.4))
+    job_store.progress(lease, Progress(fraction=0.5, done=52, total=128, unit="examples", eta_seconds=12.4))
     tab.wait_for("document.querySelector('progress').value == 0.5")
     assert "52 of 128 examples · 12 s left" in tab.text()
     assert tab.run("document.activeElement === document.querySelector('tbody a')")
-    records.fail(lease, JobError(code="unknown_label", message="line 17 has the label 'neutral'"))
+    job_store.fail(lease, JobError(code="unknown_label", message="line 17 has the label 'neutral'"))
     tab.wait_for("document.querySelector('.status')?.dataset.status == 'failed'")
     assert "line 17 has the label 'neutral'" in tab.text()
     assert tab.complaints() == []
 
 
-def test_filters_narrow_the_list_and_stay_in_the_address(page: str, tab: Tab, records: Records) -> None:
-    new_job(records, tags={"team": "search"})
-    cancelled = new_job(records, tags={"team": "ads"})
-    records.cancel(DEFAULT_TENANT, cancelled.id)
+def test_filters_narrow_the_list_and_stay_in_the_address(page: str, tab: Tab, job_store: JobStore) -> None:
+    new_job(job_store, tags={"team": "search"})
+    cancelled = new_job(job_store, tags={"team": "ads"})
+    job_store.cancel(DEFAULT_TENANT, cancelled.id)
     tab.open(page)
     tab.wait_for(f"{ROWS} == 2")
     tab.run("document.querySelector('[name=status]').value = 'cancelled'")
@@ -154,9 +154,9 @@ def test_filters_narrow_the_list_and_stay_in_the_address(page: str, tab: Tab, re
     tab.wait_for("document.querySelector('.empty')?.innerText.includes('No job matches')")
 
 
-def test_more_jobs_than_a_page_holds_are_shown_on_demand(page: str, tab: Tab, records: Records) -> None:
+def test_more_jobs_than_a_page_holds_are_shown_on_demand(page: str, tab: Tab, job_store: JobStore) -> None:
     for _ in range(21):
-        new_job(records)
+        new_job(job_store)
     tab.open(page)
     tab.wait_for(f"{ROWS} == 20")
     tab.run("[...document.querySelectorAll('button')].find((button) => button.innerText == 'Show more').click()")
@@ -166,8 +166,8 @@ def test_more_jobs_than_a_page_holds_are_shown_on_demand(page: str, tab: Tab, re
 # --- a job ---------------------------------------------------------------------------------------------------------
 
 
-def test_finished_job_shows_report_and_files(page: str, tab: Tab, records: Records, storage: Storage) -> None:
-    job = finished_job(records, storage)
+def test_finished_job_shows_report_and_files(page: str, tab: Tab, job_store: JobStore, storage: Storage) -> None:
+    job = finished_job(job_store, storage)
     tab.open(f"{page}#/jobs/{job.id}")
     inside = "document.querySelector('iframe')?.contentDocument"
     tab.wait_for(f"{inside}?.querySelector('.figures')")
@@ -180,26 +180,26 @@ def test_finished_job_shows_report_and_files(page: str, tab: Tab, records: Recor
 
 
 def test_job_page_goes_from_progress_to_result_without_a_reload(
-    page: str, tab: Tab, records: Records, storage: Storage
+    page: str, tab: Tab, job_store: JobStore, storage: Storage
 ) -> None:
-    job = new_job(records)
+    job = new_job(job_store)
     tab.open(f"{page}#/jobs/{job.id}")
     tab.wait_for("document.querySelector('.status')?.dataset.status == 'queued'")
     tab.run("document.querySelector('h1').tabIndex = -1, document.querySelector('h1').focus()")
-    finish(job, records, storage, files_of(job))
+    finish(job, job_store, storage, files_of(job))
     tab.wait_for("document.querySelector('.tiles')")
     assert tab.run("document.querySelector('.status').dataset.status") == "succeeded"
     assert tab.run("document.activeElement.tagName") == "H1"
 
 
-def test_job_can_be_cancelled(page: str, tab: Tab, records: Records) -> None:
-    job = new_job(records)
+def test_job_can_be_cancelled(page: str, tab: Tab, job_store: JobStore) -> None:
+    job = new_job(job_store)
     tab.open(f"{page}#/jobs/{job.id}")
     button = "[...document.querySelectorAll('button')].find((button) => button.innerText == 'Cancel')"
     tab.wait_for(button + " !== undefined")
     tab.run(f"{button}.click()")
     tab.wait_for("document.querySelector('.status').dataset.status == 'cancelled'")
-    assert records.get(DEFAULT_TENANT, job.id).status == "cancelled"
+    assert job_store.get(DEFAULT_TENANT, job.id).status == "cancelled"
 
 
 def test_unknown_job_is_a_problem_in_words(page: str, tab: Tab) -> None:
@@ -207,14 +207,14 @@ def test_unknown_job_is_a_problem_in_words(page: str, tab: Tab) -> None:
     assert "there is no job" in tab.wait_for("document.querySelector('.problem')?.innerText")
 
 
-def test_controls_are_a_stage_of_those_who_ask_for_them(page: str, tab: Tab, records: Records) -> None:
+def test_controls_are_a_stage_of_those_who_ask_for_them(page: str, tab: Tab, job_store: JobStore) -> None:
     states = "[...document.querySelectorAll('.stages li')].map((item) => [item.innerText, item.dataset.state])"
     shown = []
     for asked in (True, False):
-        job = new_job(records, method={"controls": asked})
-        lease = records.lease(DEFAULT_TENANT, job.id, 1, "the test")
+        job = new_job(job_store, method={"controls": asked})
+        lease = job_store.lease(DEFAULT_TENANT, job.id, 1, "the test")
         stage = Stage.controls if asked else Stage.evaluate_slim
-        records.set_stage(lease, stage, Progress(fraction=0.8))
+        job_store.set_stage(lease, stage, Progress(fraction=0.8))
         tab.open(f"{page}#/jobs/{job.id}")
         wanted = stage.value.replace("_", " ")
         tab.wait_for(f"document.querySelector('.stages [data-state=now]')?.innerText == '{wanted}'")
@@ -223,13 +223,13 @@ def test_controls_are_a_stage_of_those_who_ask_for_them(page: str, tab: Tab, rec
     assert "controls" not in shown[1]
 
 
-def test_agreement_with_the_dense_model_is_called_so(page: str, tab: Tab, records: Records, storage: Storage) -> None:
-    job = new_job(records)
+def test_agreement_with_the_dense_model_is_named_so(page: str, tab: Tab, job_store: JobStore, storage: Storage) -> None:
+    job = new_job(job_store)
     made = report(job, 1).model_dump()
     for model in ("dense", "slim"):
         made["result"]["metrics"][model]["judged_by"] = "none"
     report_of = Report.model_validate(made)
-    finish(job, records, storage, FILES | {"report.json": report_of.model_dump_json().encode()}, report_of.result)
+    finish(job, job_store, storage, FILES | {"report.json": report_of.model_dump_json().encode()}, report_of.result)
     tab.open(page)
     tab.wait_for("document.querySelector('.outcome')?.innerText.includes('agreement with the dense model')")
     tab.open(f"{page}#/jobs/{job.id}")
@@ -237,13 +237,13 @@ def test_agreement_with_the_dense_model_is_called_so(page: str, tab: Tab, record
     assert "accuracy" not in tab.run("document.querySelector('.tiles').innerText").lower()
 
 
-def test_a_failed_search_shows_what_it_has_measured(page: str, tab: Tab, records: Records) -> None:
-    job = new_job(records, target={"keep_metric": 0.98})
-    lease = records.lease(DEFAULT_TENANT, job.id, 1, "the test")
+def test_a_failed_search_shows_what_it_has_measured(page: str, tab: Tab, job_store: JobStore) -> None:
+    job = new_job(job_store, target={"keep_metric": 0.98})
+    lease = job_store.lease(DEFAULT_TENANT, job.id, 1, "the test")
     found = Estimate(value=0.625, low=0.5, high=0.75)
     point = CurvePoint(ratio=0.125, parameters=9, bytes=18, examples=20, metric=found, share=found, meets=False)
     message = "no smaller model was shown to keep it"
-    records.fail(lease, JobError(code="target_unreachable", message=message, curve=[point]))
+    job_store.fail(lease, JobError(code="target_unreachable", message=message, curve=[point]))
     answer = http.get(f"{page}jobs/{job.id}").json()
     assert answer["error"]["curve"] == [point.model_dump(mode="json")]
     tab.open(f"{page}#/jobs/{job.id}")
@@ -265,7 +265,7 @@ def fill_form(tab: Tab, body: dict[str, Any]) -> None:
     set_field(tab, "tags", "team:search, owner:O'Hara")
 
 
-def test_form_submits_the_request_that_it_shows(page: str, tab: Tab, body: dict[str, Any], records: Records) -> None:
+def test_form_submits_the_request_that_it_shows(page: str, tab: Tab, body: dict[str, Any], job_store: JobStore) -> None:
     tab.open(f"{page}#/new")
     fill_form(tab, body)
     shown = json.loads(tab.run("document.querySelector('.preview details pre').textContent"))
@@ -273,7 +273,7 @@ def test_form_submits_the_request_that_it_shows(page: str, tab: Tab, body: dict[
     assert shown["task"]["calibration"]["rows"] == body["task"]["calibration"]["rows"]
     tab.run("document.querySelector('form.request').requestSubmit()")
     tab.wait_for("location.hash.startsWith('#/jobs/') && document.querySelector('.status')")
-    [job] = records.page(DEFAULT_TENANT).records
+    [job] = job_store.page(DEFAULT_TENANT).records
     assert job.request.target.ratio == 0.25
     assert job.request.method == Method()
     assert job.tags == {"team": "search", "owner": "O'Hara"}
@@ -313,13 +313,13 @@ def test_form_asks_for_layout_steps_and_controls(page: str, tab: Tab, body: dict
     assert shown["method"]["controls"] is True
 
 
-def test_curl_does_what_the_form_does(page: str, tab: Tab, body: dict[str, Any], records: Records) -> None:
+def test_curl_does_what_the_form_does(page: str, tab: Tab, body: dict[str, Any], job_store: JobStore) -> None:
     tab.open(f"{page}#/new")
     fill_form(tab, body)
     command = tab.run("document.querySelector('[aria-label=\"Request as curl\"]').textContent")
     answer = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True, timeout=60)
     assert json.loads(answer.stdout)["status"] == "queued", answer.stdout
-    assert len(records.page(DEFAULT_TENANT).records) == 1
+    assert len(job_store.page(DEFAULT_TENANT).records) == 1
 
 
 def test_refusal_is_shown_beside_its_field(page: str, tab: Tab, body: dict[str, Any]) -> None:
@@ -383,8 +383,8 @@ SWEEP = {"target": {"sweep": [0.1, 0.3], "artifacts": [0.1]}}
 
 
 @pytest.mark.parametrize("fields", [{}, ELABORATE, SWEEP], ids=["plain", "elaborate", "sweep"])
-def test_form_takes_over_the_request_of_a_job(page: str, tab: Tab, records: Records, fields: dict[str, Any]) -> None:
-    job = new_job(records, **fields)
+def test_form_takes_over_the_request_of_a_job(page: str, tab: Tab, job_store: JobStore, fields: dict[str, Any]) -> None:
+    job = new_job(job_store, **fields)
     tab.open(f"{page}#/new?from={job.id}")
     tab.wait_for("document.querySelector('form.request')")
     shown = json.loads(tab.run("document.querySelector('.preview details pre').textContent"))
@@ -421,17 +421,17 @@ def test_job_runs_from_the_form_to_its_report(page: str, tab: Tab, patient: Sett
 
 
 def test_key_is_asked_for_kept_in_memory_and_sent_to_the_stream(
-    page: str, tab: Tab, records: Records, redis: Redis
+    page: str, tab: Tab, job_store: JobStore, redis: Redis
 ) -> None:
-    _, key = Keys(redis).create()
-    job = new_job(records)
+    _, key = ApiKeys(redis).create()
+    job = new_job(job_store)
     tab.open(f"{page}#/jobs/{job.id}")
     tab.wait_for("document.getElementById('key-dialog')?.open")
     tab.type(key)
     tab.press("Enter")
     tab.wait_for("document.querySelector('.status')?.dataset.status == 'queued'")
-    lease = records.lease(DEFAULT_TENANT, job.id, 1, "the test")
-    records.set_stage(lease, Stage.attribute, Progress(fraction=0.5))
+    lease = job_store.lease(DEFAULT_TENANT, job.id, 1, "the test")
+    job_store.set_stage(lease, Stage.attribute, Progress(fraction=0.5))
     tab.wait_for("document.querySelector('progress')?.value == 0.5")
     assert tab.run("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
     assert key not in tab.run("document.documentElement.outerHTML + location.href")
@@ -439,8 +439,8 @@ def test_key_is_asked_for_kept_in_memory_and_sent_to_the_stream(
     tab.wait_for("document.getElementById('key-dialog')?.open")
 
 
-def test_page_works_by_keyboard(page: str, tab: Tab, records: Records) -> None:
-    job = new_job(records)
+def test_page_works_by_keyboard(page: str, tab: Tab, job_store: JobStore) -> None:
+    job = new_job(job_store)
     tab.open(page)
     tab.wait_for(f"{ROWS} == 1")
     tab.press("Tab")
@@ -455,9 +455,9 @@ def test_page_works_by_keyboard(page: str, tab: Tab, records: Records) -> None:
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_every_view_fits_a_phone(
-    page: str, tab: Tab, records: Records, storage: Storage, dark: bool, tmp_path: Path
+    page: str, tab: Tab, job_store: JobStore, storage: Storage, dark: bool, tmp_path: Path
 ) -> None:
-    done, waiting = finished_job(records, storage), new_job(records, tags={"a-rather-long-key": "x" * 60})
+    done, waiting = finished_job(job_store, storage), new_job(job_store, tags={"a-rather-long-key": "x" * 60})
     tab.resize(360, 740, dark=dark)
     views = {
         "#/": "tbody tr",
