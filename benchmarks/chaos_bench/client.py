@@ -14,12 +14,11 @@ AGAIN = frozenset({409, 429, 500, 502, 503, 504})
 
 @dataclass
 class Client:
-    """`accepted`: number of a request -> id of its job; `refused`: -> status and code; `sends`: requests sent."""
+    """`accepted`: number of a request -> id of its job; `refused`: -> status and code."""
 
     url: str
     accepted: dict[int, str] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
-    sends: int = 0
     failures: int = 0
 
     def submit_all(self, requests: list[dict[str, Any]], gap_seconds: float) -> threading.Thread:
@@ -60,7 +59,6 @@ class Client:
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         end = time.monotonic() + PATIENCE_SECONDS
         while True:
-            self.sends += 1
             try:
                 response = httpx.request(method, self.url + path, timeout=40, **options)
                 if response.status_code not in AGAIN or time.monotonic() > end:
