@@ -1,4 +1,4 @@
-"""Everything at once: a real Redis, the API and a worker in processes of their own, HTTP from outside."""
+"""Whole jobs through real processes: Redis, the API, a worker, and an HTTP client."""
 
 import json
 import subprocess
@@ -31,7 +31,6 @@ from worker.slimming.surgery import masked
 from worker.slimming.units import Site
 
 ROWS = 60
-DEADLINE_SECONDS = 120
 
 
 @contextmanager
@@ -48,7 +47,7 @@ def running(log: Path, variables: Mapping[str, str], *command: str) -> Iterator[
 
 @contextmanager
 def deployment(settings: Settings, **more: str) -> Iterator[Api]:
-    """A client of an API that has one worker."""
+    """A client of a running API with one worker."""
     settings.state.mkdir(parents=True, exist_ok=True)
     port, variables = str(free_port()), environment(settings) | more
     taskslim, url = str(Path(sysconfig.get_path("scripts")) / "taskslim"), f"http://127.0.0.1:{port}"
@@ -80,9 +79,9 @@ def request(model: str, rows: dict[str, Any]) -> dict[str, Any]:
 
 
 def finish(api: Api, body: dict[str, Any], directory: Path) -> Job:
-    """The job after its end, its files downloaded."""
+    """Submit the request, wait for the end of the job and download its artifacts."""
     submitted = api.submit(body)
-    wait_until(lambda: api.job(submitted.id).status.is_terminal, DEADLINE_SECONDS)
+    wait_until(lambda: api.job(submitted.id).status.is_terminal)
     job = api.job(submitted.id)
     assert job.status is JobStatus.succeeded, job.error
     for artifact in api.artifacts(job.id):
@@ -120,7 +119,7 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoint(tmp_path_factory.mktemp("dense"))
 
 
-def test_a_posted_model_comes_back_smaller(settings: Settings, dense: Path, tmp_path: Path) -> None:
+def test_job_returns_the_dense_model_without_the_removed_units(settings: Settings, dense: Path, tmp_path: Path) -> None:
     lines = rows_file(tmp_path / "rows.jsonl", ROWS).read_text().splitlines()
     with deployment(settings) as api:
         job = finish(api, request(dense.as_uri(), {"rows": [json.loads(line) for line in lines]}), tmp_path / "down")
@@ -135,14 +134,14 @@ def test_a_posted_model_comes_back_smaller(settings: Settings, dense: Path, tmp_
     ]
 
 
-def test_a_job_that_cannot_be_done_fails_with_its_code_and_leaves_nothing(
+def test_failed_job_has_an_error_code_and_leaves_no_files(
     settings: Settings, storage: Storage, dense: Path, tmp_path: Path
 ) -> None:
     rows = rows_file(tmp_path / "rows.jsonl", ROWS)
     rows.write_text(rows.read_text() + '{"text": "good film", "label": "mixed"}\n')
     with deployment(settings) as api:
         submitted = api.submit(request(dense.as_uri(), {"uri": rows.as_uri()}))
-        wait_until(lambda: api.job(submitted.id).status.is_terminal, DEADLINE_SECONDS)
+        wait_until(lambda: api.job(submitted.id).status.is_terminal)
         job = api.job(submitted.id)
     assert job.status is JobStatus.failed
     assert job.error is not None
@@ -151,7 +150,7 @@ def test_a_job_that_cannot_be_done_fails_with_its_code_and_leaves_nothing(
     assert not [key for key, _ in storage.list("") if submitted.id in key]
 
 
-def test_model_rows_and_artifacts_all_lie_in_an_object_store(
+def test_job_reads_from_and_writes_to_an_object_store(
     settings: Settings, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "s3").mkdir()
@@ -178,7 +177,7 @@ OWN_WIDTHS = {  # by the scores of the first job, whose repair has another defau
 }
 
 
-def test_a_second_target_measures_nothing_again_and_its_model_is_slimmed_once_more(
+def test_second_job_reuses_scores_and_its_model_can_be_slimmed_again(
     settings: Settings, dense: Path, tmp_path: Path
 ) -> None:
     body = request(dense.as_uri(), {"uri": rows_file(tmp_path / "rows.jsonl", ROWS).as_uri()})

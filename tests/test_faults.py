@@ -1,4 +1,4 @@
-"""What breaks, breaks for real: worker processes are killed in the midst of a job."""
+"""Faults of real processes while a job runs: killed workers, a restarted Redis, deadlines, forged queue entries."""
 
 import json
 import signal
@@ -40,7 +40,7 @@ def job(settings: Settings, model: Path) -> JobRecord:
 
 
 def is_attributing(settings: Settings, job: JobRecord) -> Callable[[], bool]:
-    """Whether the job is in the midst of `attribute`."""
+    """A function that says whether the job is in the stage `attribute` and has begun to count."""
 
     def check() -> bool:
         now = records_of(settings).get(job.tenant, job.id)
@@ -67,7 +67,7 @@ def check_succeeded_once(settings: Settings, storage: Storage, job: JobRecord, a
     assert keys == {prefix + file.name for file in manifest.files} | {f"{job_prefix(job.tenant, job.id)}manifest.json"}
 
 
-def test_a_job_whose_worker_is_killed_succeeds_on_its_second_attempt(
+def test_job_of_a_killed_worker_succeeds_on_its_second_attempt(
     settings: Settings, storage: Storage, job: JobRecord
 ) -> None:
     with reconciling(settings), worker(settings) as first:
@@ -78,9 +78,7 @@ def test_a_job_whose_worker_is_killed_succeeds_on_its_second_attempt(
     check_succeeded_once(settings, storage, job, attempt=2)
 
 
-def test_the_process_of_an_attempt_dies_with_its_worker_and_shows_no_password(
-    settings: Settings, job: JobRecord
-) -> None:
+def test_attempt_process_dies_with_its_worker_and_shows_no_password(settings: Settings, job: JobRecord) -> None:
     with worker(settings) as parent:
         wait_until(is_attributing(settings, job))
         child = wait_for_child(parent)
@@ -90,7 +88,7 @@ def test_the_process_of_an_attempt_dies_with_its_worker_and_shows_no_password(
         wait_until(lambda: process_has_ended(child))
 
 
-def test_a_job_whose_process_alone_is_killed_goes_on_in_the_same_worker(
+def test_job_of_a_killed_attempt_process_goes_on_in_the_same_worker(
     settings: Settings, storage: Storage, job: JobRecord
 ) -> None:
     with reconciling(settings), worker(settings) as parent:
@@ -100,7 +98,7 @@ def test_a_job_whose_process_alone_is_killed_goes_on_in_the_same_worker(
     check_succeeded_once(settings, storage, job, attempt=2)
 
 
-def test_a_job_is_cancelled_while_it_runs(settings: Settings, storage: Storage, job: JobRecord) -> None:
+def test_running_job_is_cancelled(settings: Settings, storage: Storage, job: JobRecord) -> None:
     with worker(settings) as parent:
         wait_until(is_attributing(settings, job))
         assert records_of(settings).cancel(job.tenant, job.id).status is JobStatus.cancelling
@@ -113,7 +111,7 @@ def test_a_job_is_cancelled_while_it_runs(settings: Settings, storage: Storage, 
     assert (last.type, last.data) == ("status", {"status": "cancelled"})
 
 
-def test_a_worker_that_is_told_to_stop_hands_its_job_back(settings: Settings, storage: Storage, job: JobRecord) -> None:
+def test_stopped_worker_hands_its_job_back(settings: Settings, storage: Storage, job: JobRecord) -> None:
     with worker(settings) as first:
         wait_until(is_attributing(settings, job))
         first.send_signal(signal.SIGTERM)
@@ -125,7 +123,7 @@ def test_a_worker_that_is_told_to_stop_hands_its_job_back(settings: Settings, st
     check_succeeded_once(settings, storage, job, attempt=2)
 
 
-def test_a_job_outlives_a_restart_of_redis(settings: Settings, storage: Storage, model: Path) -> None:
+def test_job_survives_a_restart_of_redis(settings: Settings, storage: Storage, model: Path) -> None:
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:  # short: the socket keeps its path
         with embedded_redis(Path(directory)) as url:
             settings = settings.model_copy(update={"redis_url": url})
@@ -138,7 +136,7 @@ def test_a_job_outlives_a_restart_of_redis(settings: Settings, storage: Storage,
             assert parent.is_running()
 
 
-def test_a_job_whose_steps_outlive_its_deadline_fails_and_says_where(settings: Settings, model: Path) -> None:
+def test_deadline_error_names_the_stage(settings: Settings, model: Path) -> None:
     job = submit(settings, request(model, ROWS, deadline_seconds=20, method={"steps": 100}))
     with worker(settings):
         wait_until(has_ended(settings, job))
@@ -148,7 +146,7 @@ def test_a_job_whose_steps_outlive_its_deadline_fails_and_says_where(settings: S
     assert ended.error.message == "the job ran longer than its 20 seconds, and was at the stage attribute"
 
 
-def test_a_job_that_outlives_its_deadline_fails(settings: Settings, storage: Storage, model: Path) -> None:
+def test_job_fails_at_its_deadline(settings: Settings, storage: Storage, model: Path) -> None:
     job = submit(settings, request(model, 50_000, deadline_seconds=10))
     with worker(settings):
         wait_until(has_ended(settings, job))
@@ -166,7 +164,7 @@ def test_a_job_that_outlives_its_deadline_fails(settings: Settings, storage: Sto
         ("run_job", "worker.tasks", [], {}),
     ],
 )
-def test_an_entry_that_names_another_function_is_refused(
+def test_queue_entry_for_another_function_is_refused(
     settings: Settings, tmp_path: Path, payload: tuple[str, str | None, list[str], dict[str, str]]
 ) -> None:
     proof = tmp_path / "proof"

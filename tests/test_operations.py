@@ -1,4 +1,4 @@
-"""A deployment of real processes behind a key: what it logs, measures and sends while a job runs."""
+"""Logs, metrics and webhooks of a deployment of real processes with an API key, while a job runs."""
 
 import json
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ TOKEN = "p1anted70ken"
 
 @dataclass(frozen=True)
 class Deployment:
-    """What a job left: its last state, the receiver's calls, the metrics, the secret, and the lines of both logs."""
+    """The observations after one job: its last state, webhook calls, metrics, the webhook secret, the log lines."""
 
     job: dict[str, Any]
     receiver: Receiver
@@ -76,7 +76,7 @@ def deployment(settings: Settings, redis: Redis, tmp_path: Path) -> Deployment:
     return Deployment(**found.__dict__ | {"raw": raw, "lines": [json.loads(line) for line in raw.splitlines()]})
 
 
-def test_a_job_behind_a_key_is_told_of_measured_and_logged_without_a_secret(deployment: Deployment) -> None:
+def test_job_is_logged_measured_and_announced_without_a_secret(deployment: Deployment) -> None:
     job, metrics = deployment.job, deployment.metrics
     assert job["status"] == "succeeded", job["error"]
     assert [attempt["outcome"] for attempt in job["attempts"]] == ["succeeded"]
