@@ -23,8 +23,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Config, T5For
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a script sees only its own directory
 
+from service.contract.rows import Row  # noqa: E402
+from service.storage.row_formats import read_file  # noqa: E402
 from worker.data.prompts import first_words, render  # noqa: E402
-from worker.data.rows import Row, read  # noqa: E402
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_heads": 4, "num_layers": 1},
@@ -106,7 +107,7 @@ def encoded(
             [*answers[row.text("label")], tokenizer.sep_token_id],
             rivals,
         )
-        for row in read(data / "data" / name / f"{split}.jsonl")[:limit]
+        for row in read_file(data / "data" / name / f"{split}.jsonl")[:limit]
     ]
 
 

@@ -36,9 +36,9 @@ from benchmarks.quality_bench.shared_pass import score_together
 from benchmarks.quality_bench.store import Store, compressed
 from benchmarks.quality_bench.summary import figures, half_width, kept, lead, row
 from service.contract.result import Estimate
+from service.contract.rows import Row
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY
-from worker.data.rows import Row
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.repair.repairs import repair, repair_again
 from worker.slimming.scoring.attribution import score

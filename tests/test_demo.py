@@ -14,7 +14,7 @@ import pytest
 
 from service.cli.demo.request import LABELS, TEMPLATE, demo_request, find_model, read_rows
 from service.contract.errors import InvalidModel
-from service.contract.fields import Row
+from service.contract.fields import RowValues
 from service.contract.presets import resolve
 from tests.support.processes import has_ended
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
@@ -34,7 +34,7 @@ def overlap(one: frozenset[str], other: frozenset[str]) -> float:
 
 
 @pytest.mark.parametrize(("rows", "least"), [(CALIBRATION, 160), (EVALUATION, 120)], ids=["calibration", "evaluation"])
-def test_the_rows_are_many_balanced_and_of_every_length(rows: list[Row], least: int) -> None:
+def test_the_rows_are_many_balanced_and_of_every_length(rows: list[RowValues], least: int) -> None:
     counts = Counter(row["label"] for row in rows)
     lengths = [len(str(row["text"]).split()) for row in rows]
     assert len(rows) >= least

@@ -10,6 +10,7 @@ from service.contract.job import Stage
 from service.contract.presets import resolve
 from service.contract.request import DataSource, JobRequest, Task
 from service.contract.result import Result
+from service.contract.rows import Row
 from service.jobs.record import new_record
 from service.settings import Settings
 from service.storage.object_store import Storage
@@ -18,7 +19,6 @@ from worker.checkpoints.gguf import converted
 from worker.checkpoints.loading import LoadedModel, count_parameters, load
 from worker.data.batching import batches, padding
 from worker.data.prompts import encode, wording
-from worker.data.rows import Row
 from worker.evaluation.metrics import score as score_answers
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.scoring import attribution

@@ -21,7 +21,6 @@ from service.storage.keys import attempt_prefix, job_prefix
 from service.storage.manifests import committed_manifest, committed_result, delete_attempts
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
-from service.tenants.storage_quota import StoredBytes
 from worker import pipeline
 from worker.attempts.lease_keeper import Attempt, Cancelled, Ending, HandedBack, on_sigterm
 from worker.attempts.progress import JobProgress, skipped_stages
@@ -102,7 +101,7 @@ class JobRun:
                     storage=storage,
                     progress=progress,
                     scratch=scratch,
-                    scores=ScoreSets(self._job_store.redis, storage, StoredBytes(self._job_store.redis)),
+                    scores=ScoreSets(self._job_store.redis, storage),
                 )
         except LeaseLost:  # perhaps because an earlier attempt, thought dead, has committed its result meanwhile
             late = committed_result(storage, job.tenant, job.id)

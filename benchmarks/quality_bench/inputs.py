@@ -9,8 +9,10 @@ from typing import Any
 
 from service.contract.presets import LABEL_COLUMN, resolve
 from service.contract.request import DataSource, Task
+from service.contract.rows import Row
+from service.storage.row_formats import read_file
 from worker.checkpoints.gguf import converted
-from worker.data.rows import Row, draw, draw_balanced, read
+from worker.data.sampling import draw, draw_balanced
 
 DEV_ROWS = 400  # of the train rows, kept from every calibration
 
@@ -69,8 +71,8 @@ def task(source: Source, name: str, directory: Path) -> Task:
 def rows(directory: Path, split: str, count: int, seed: int, how: str) -> list[Row]:
     """`count` rows (0: all) of a split: `test`, or of the train rows `dev` (never calibrated on) or `train`."""
     if split == "test":
-        return draw(read(directory / "test.jsonl"), count or None, seed)
-    dev, train = divided(read(directory / "train.jsonl"))
+        return draw(read_file(directory / "test.jsonl"), count or None, seed)
+    dev, train = divided(read_file(directory / "train.jsonl"))
     chosen = dev if split == "dev" else train
     if how == "balanced":
         return draw_balanced(chosen, count or None, seed, LABEL_COLUMN)

@@ -94,7 +94,7 @@ def _state(settings: Settings, redis: Redis, transport: Redis, follower: redis.a
     queue = JobQueue(transport, max_running=settings.max_running_jobs)
     stored = StoredBytes(redis)
     uploads = Uploads(redis, storage, stored)
-    score_sets = ScoreSets(redis, storage, stored)
+    score_sets = ScoreSets(redis, storage)
     return State(
         settings=settings,
         redis=redis,

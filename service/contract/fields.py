@@ -21,7 +21,7 @@ Tag = Annotated[str, Field(max_length=256)]
 Tags = Annotated[dict[Annotated[str, Field(max_length=64)], Tag], Field(max_length=16)]
 # A row is whatever the template and the label need; other columns of a file are ignored.
 Number = Annotated[float, Field(allow_inf_nan=False)]
-Row = dict[str, str | int | Number | bool | None]
+RowValues = dict[str, str | int | Number | bool | None]
 
 
 class Schema(BaseModel):

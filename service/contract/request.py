@@ -13,7 +13,7 @@ from service.contract.fields import (
     MAX_TASKS,
     OWN_TASK,
     Name,
-    Row,
+    RowValues,
     Schema,
     SetName,
     Tags,
@@ -48,7 +48,7 @@ class DataSource(Schema):
     """Rows: inline, or a JSON Lines, CSV or Parquet. Once stored, inline rows are a `dataset://` URI."""
 
     uri: Uri | None = None
-    rows: list[Row] | None = Field(default=None, min_length=1, max_length=MAX_ROWS)
+    rows: list[RowValues] | None = Field(default=None, min_length=1, max_length=MAX_ROWS)
     limit: int | None = Field(default=None, gt=0, description="use this many rows, drawn by `seed`")
     seed: int = Field(default=0, ge=0, lt=2**32)
     draw: Draw = Field(default=Draw.natural, description="`balanced`: as many rows of each label, or one more")

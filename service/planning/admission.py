@@ -22,7 +22,7 @@ from service.contract.errors import (
     blaming_task,
 )
 from service.contract.families import UNSERVED, family_of
-from service.contract.fields import Row
+from service.contract.fields import RowValues
 from service.contract.options import Layout, Objective, TaskKind, Unit
 from service.contract.per_layer import is_per_layer
 from service.contract.presets import ANSWER_COLUMNS, LABEL_COLUMN, needs_answers, resolve, template_fields
@@ -96,7 +96,7 @@ def _check_rows(source: DataSource, task: TaskWording, param: str) -> None:
         _check_row(row, number, columns, task, param)
 
 
-def _check_row(row: Row, number: int, columns: frozenset[str], task: TaskWording, param: str) -> None:
+def _check_row(row: RowValues, number: int, columns: frozenset[str], task: TaskWording, param: str) -> None:
     for column in sorted(columns):
         if row.get(column) is None:
             raise InvalidData(f"row {number} has no {column!r}", param=f"{param}.rows")

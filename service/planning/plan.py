@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from service.contract.bisection import turning_point
 from service.contract.catalog import Plan, Projected
 from service.contract.errors import InvalidModel, InvalidRequest, TargetUnreachable
 from service.contract.families import FAMILIES
@@ -19,7 +20,6 @@ from service.contract.report import Runtime
 from service.contract.request import JobRequest, Method, Target
 from service.contract.result import Widths
 from service.planning.admission import admit, check_layout, check_units
-from service.planning.bisection import turning_point
 from service.planning.checkpoint import BUFFER, MAX_UNITS, Checkpoint, read_checkpoint
 from service.planning.runtimes import runtimes
 from service.planning.tensor_names import Shrinking, StackNames

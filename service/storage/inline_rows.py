@@ -4,19 +4,19 @@ They are stored before their job's record is made. In between, and for good wher
 died or Redis' answer was lost, `slim:expiries` has `rows/{tenant}/{job id}`; making the record takes it out.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from redis import Redis
 
-from service.contract.fields import Row
+from service.contract.fields import RowValues
 from service.contract.presets import AnyTask
 from service.contract.request import DataSource, JobRequest, Task
 from service.infrastructure.redis_keys import EXPIRIES, KEPT_SECONDS
 from service.storage.keys import dataset_key, dataset_prefix
 from service.storage.object_store import Storage
+from service.storage.row_formats import json_line
 from service.tenants.storage_quota import StoredBytes
 
 PARTS = ("calibration", "evaluation")
@@ -83,5 +83,6 @@ def _item(job_id: str) -> str:
     return f"rows/{job_id}"
 
 
-def json_lines(rows: list[Row]) -> bytes:
-    return "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode()
+def json_lines(rows: list[RowValues]) -> bytes:
+    """The rows as JSON Lines."""
+    return b"".join(map(json_line, rows))

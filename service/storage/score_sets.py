@@ -36,10 +36,10 @@ log = structlog.get_logger()
 class ScoreSets:
     """The score sets of all tenants."""
 
-    def __init__(self, redis: Redis, storage: Storage, stored: StoredBytes) -> None:
+    def __init__(self, redis: Redis, storage: Storage) -> None:
         self._redis = redis
         self._storage = storage
-        self._stored = stored
+        self._stored = StoredBytes(redis)
         self._forget = redis.register_script(FORGET)
 
     def add(self, tenant: str, measured: MeasuredScores, content: bytes, *, days: float) -> None:
@@ -101,7 +101,7 @@ class ScoreSets:
         self._redis.zadd(EXPIRIES, {expiry_member(tenant, digest): _milliseconds(expiry)}, xx=True, gt=True)
 
     def note(self, tenant: str, fingerprint: str, digests: Sequence[str], *, days: float) -> None:
-        """Remember which sets together serve requests with this fingerprint (`service.planning.fingerprints`)."""
+        """Remember which sets together serve requests with this fingerprint (`service.sources.fingerprints`)."""
         self._redis.set(fingerprint_key(tenant, fingerprint), " ".join(digests), px=timedelta(days=days))
 
     def serves(self, tenant: str, fingerprint: str) -> bool:

@@ -14,7 +14,6 @@ from service.jobs.store import JobStore
 from service.storage.datasets import index_key, record_key
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
-from service.tenants.storage_quota import StoredBytes
 from tests.support.contract_examples import REQUEST
 from tests.support.finished_jobs import FILES, finish
 from tests.support.score_sets import digest_of, measured, safetensors
@@ -38,7 +37,7 @@ def stock(redis: Redis, storage: Storage) -> None:
     redis.rpush(deliveries_key(DEFAULT_TENANT, JOB_ID), Delivery.model_validate(DELIVERY).model_dump_json())
     redis.set(record_key(DEFAULT_TENANT, DATASET_ID), Dataset.model_validate(DATASET).model_dump_json())
     redis.zadd(index_key(DEFAULT_TENANT), {DATASET_ID: 0})
-    sets, content = ScoreSets(redis, storage, StoredBytes(redis)), safetensors()
+    sets, content = ScoreSets(redis, storage), safetensors()
     for digest in (MINE, THEIRS):
         sets.add(DEFAULT_TENANT, measured(content, digest), content, days=1)
 

@@ -8,16 +8,18 @@ from service.contract.errors import InvalidData, NotFound
 from service.contract.options import Draw, TaskKind
 from service.contract.presets import LABEL_COLUMN, needs_answers
 from service.contract.request import DataSource, Task, TaskWording
+from service.contract.rows import Row, check_rows, have_answers
+from service.sources.access import DATASET
 from service.sources.readers import fetch_file, scheme_of
 from service.storage.keys import dataset_key
 from service.storage.object_store import Storage
-from worker.data.prompts import check_rows, have_answers
-from worker.data.rows import Row, draw, draw_balanced, read, set_aside
+from service.storage.row_formats import read_file
+from worker.data.sampling import draw, draw_balanced, set_aside
 
 
 @dataclass(frozen=True)
 class Location:
-    """Where the rows that a request names may come from, and the directory for those that must be fetched."""
+    """The places that rows may be read from, and the directory that remote files are downloaded to."""
 
     storage: Storage
     tenant: str
@@ -26,7 +28,8 @@ class Location:
 
 
 def load_rows(task: Task, location: Location) -> tuple[list[Row], list[Row]]:
-    """(calibration rows, evaluation rows) of a resolved task, checked to have what the task needs.
+    """(calibration rows, evaluation rows) of a resolved task. A task without evaluation rows gives up a fifth of the
+    calibration rows.
 
     Raises InvalidData, UnknownLabel, InvalidTemplate, ForbiddenPath, StorageUnavailable.
     """
@@ -40,9 +43,9 @@ def load_rows(task: Task, location: Location) -> tuple[list[Row], list[Row]]:
 
 
 def read_source(source: DataSource, param: str, task: TaskWording, location: Location) -> list[Row]:
-    """The rows of one source that a request names at `param`, checked as those of `load_rows` are."""
+    """The drawn and checked rows of a source that the field `param` of the request names. Raises as `load_rows`."""
     try:
-        rows = _drawn(read(_fetch(source.uri or "", location)), source)
+        rows = _drawn(read_file(_fetch(source.uri or "", location)), source)
         check_rows(rows, task, answered=needs_answers(task, param, have_answers(rows, task)))
     except InvalidData as error:
         raise type(error)(f"{source.uri}: {error.message}", param=error.param or param) from error
@@ -58,7 +61,8 @@ def _drawn(rows: Sequence[Row], source: DataSource) -> list[Row]:
 
 
 def _fetch(uri: str, location: Location) -> Path:
-    if scheme_of(uri) != "dataset":
+    """A local file with the rows at a URI; uploaded rows are downloaded from the tenant's storage."""
+    if scheme_of(uri) != DATASET:
         return fetch_file(uri, location.scratch, roots=location.roots)
     name = uri.removeprefix("dataset://")
     path = location.scratch / f"{name}.jsonl"

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from service.contract.errors import InvalidData, InvalidLabels, InvalidTemplate, UnknownLabel
+from service.contract.errors import InvalidData, InvalidLabels, InvalidTemplate
 from service.contract.options import TaskKind
-from service.contract.presets import ANSWER_COLUMNS, LABEL_COLUMN, TARGET_COLUMN, template_fields
+from service.contract.presets import LABEL_COLUMN, TARGET_COLUMN, template_fields
 from service.contract.request import TaskWording
-from worker.data.rows import Row
+from service.contract.rows import Row
 
 Kind = Literal["causal", "encoder_decoder", "classifier"]
 Tokens = tuple[int, ...]
@@ -81,36 +81,6 @@ def as_run(wording: Wording) -> TaskWording:
     return wording.task.model_copy(
         update={"special_tokens": wording.special_tokens, "label_prefix": wording.label_prefix}
     )
-
-
-def have_answers(rows: Sequence[Row], task: TaskWording) -> bool:
-    """Whether any row has its right answer."""
-    column = ANSWER_COLUMNS[task.kind or TaskKind.classification]
-    return any(row.values.get(column) is not None for row in rows)
-
-
-def check_rows(rows: Sequence[Row], task: TaskWording, *, answered: bool = True) -> None:
-    """Raise InvalidTemplate, InvalidData or UnknownLabel unless every row has what the resolved task needs of it.
-
-    Where they are not `answered`, whatever they hold in place of a right answer is not looked at.
-    """
-    columns = sorted(template_fields(task.template or ""))
-    for column in columns:
-        if all(row.values.get(column) is None for row in rows):
-            there = ", ".join(sorted(rows[0].values))
-            raise InvalidTemplate(
-                f"no row has the template's column {column!r}; there are {there}", param="task.template"
-            )
-    answer = ANSWER_COLUMNS[task.kind or TaskKind.classification]
-    for row in rows:
-        for column in (*columns, answer) if answered else columns:
-            row.text(column)
-        if answered and task.labels is not None and row.text(answer) not in task.labels:
-            raise UnknownLabel(
-                f"line {row.line} has the label {row.text(answer)!r}, which the task does not name; "
-                f"it names {', '.join(task.labels)}",
-                param="task.labels",
-            )
 
 
 def encode(rows: Sequence[Row], wording: Wording, *, answered: bool = True) -> tuple[list[Example], int]:

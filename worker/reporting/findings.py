@@ -12,8 +12,8 @@ from torch import Tensor
 from service.contract.options import TaskKind, Unit
 from service.contract.report import ChangedAnswer, Confusion, LayerWidth, Throughput
 from service.contract.result import DenseSlim, Widths
+from service.contract.rows import Row
 from worker.data.prompts import Example, Wording
-from worker.data.rows import Row
 from worker.evaluation import answers
 from worker.evaluation.latency import Speed
 from worker.search.targets import Reached

@@ -8,9 +8,9 @@ from math import prod
 import torch
 from torch import Tensor
 
+from service.contract.bisection import turning_point
 from service.contract.fields import MAX_RATIO
 from service.contract.options import Repair
-from service.planning.bisection import turning_point
 from service.sources.safetensors_header import TensorShape, file_size
 from worker.slimming import surgery
 from worker.slimming.allocation import WidthUnreachable, share_removed

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from service.contract.bisection import last_that_holds, turning_point
 from service.contract.errors import InvalidRequest, TargetUnreachable
 from service.contract.options import TaskKind
 from service.contract.request import LatencyBound, Target
 from service.contract.result import CurvePoint, KeptMetric
-from service.planning.bisection import last_that_holds, turning_point
 from worker.data import batching
 from worker.evaluation import latency
 from worker.evaluation.bootstrap import METRICS, Kept, kept

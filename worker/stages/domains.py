@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from service.contract.request import Task
+from service.contract.rows import Row
 from worker.data.loading import Location, read_source
-from worker.data.rows import Row
 from worker.stages.context import JobContext
 from worker.stages.task_model import TaskModel, encode
 

@@ -7,14 +7,14 @@ import structlog
 
 from service.contract.errors import InvalidModel, TaskslimError
 from service.contract.report import Ancestor
-from service.planning.fingerprints import Fingerprints, fingerprints
+from service.contract.rows import Row
 from service.sources.access import Access, blaming
+from service.sources.fingerprints import Fingerprints, fingerprints
 from service.sources.job_checkpoints import JOB, JobModel, job_model
 from service.sources.readers import scheme_of
 from worker.checkpoints import loading
 from worker.data.loading import Location, load_rows
 from worker.data.provenance import digest_directory
-from worker.data.rows import Row
 from worker.stages import domains, observed, side_tasks
 from worker.stages.context import JobContext
 from worker.stages.lineage import lineage

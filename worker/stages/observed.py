@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from service.contract.errors import blaming_task
 from service.contract.presets import resolve
 from service.contract.request import ObservedTask
+from service.contract.rows import Row
 from worker.checkpoints.loading import LoadedModel
 from worker.data import loading
 from worker.data.loading import Location
-from worker.data.rows import Row
 from worker.stages.context import JobContext
 from worker.stages.task_model import TaskModel, encode_task
 

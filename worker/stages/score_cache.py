@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from service.contract.resources import MeasuredScores, ScoreKind
-from service.planning.fingerprints import Fingerprints, digest, scoring, wording
+from service.sources.fingerprints import Fingerprints, digest, scoring, wording
 from service.storage.score_sets import ScoreSets
 from worker.data import prompts
 from worker.data.prompts import Example

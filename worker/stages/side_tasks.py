@@ -8,10 +8,10 @@ from service.contract.presets import resolve
 from service.contract.report import ChangedAnswer, Confusion
 from service.contract.request import Task
 from service.contract.result import Estimate, Metrics
+from service.contract.rows import Row
 from worker.checkpoints.loading import LoadedModel
 from worker.data import loading
 from worker.data.loading import Location
-from worker.data.rows import Row
 from worker.evaluation.metrics import wilson
 from worker.stages.context import JobContext
 from worker.stages.task_model import TaskModel, encode_task

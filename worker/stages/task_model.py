@@ -12,12 +12,12 @@ from service.contract.presets import needs_answers
 from service.contract.report import OwnAnswers
 from service.contract.request import TaskWording
 from service.contract.result import Metrics
+from service.contract.rows import Row, have_answers
 from worker.checkpoints import loading
 from worker.checkpoints.loading import LoadedModel
 from worker.checkpoints.per_layer import is_own
 from worker.data import batching, prompts
 from worker.data.prompts import Example, Wording
-from worker.data.rows import Row
 from worker.evaluation import answers
 from worker.evaluation import metrics as evaluation
 from worker.evaluation.metrics import Scores
@@ -94,7 +94,7 @@ def encode_task(
 
 def encode(rows: list[Row], param: str, wording: Wording, padding: batching.Padding, tokens_per_batch: int) -> Examples:
     """The rows that the request names at `param`, as the model reads them."""
-    answered = needs_answers(wording.task, param, prompts.have_answers(rows, wording.task))
+    answered = needs_answers(wording.task, param, have_answers(rows, wording.task))
     encoded, shortened = prompts.encode(rows, wording, answered=answered)
     return Examples(encoded, batching.batches(encoded, padding, tokens_per_batch), shortened, answered)
 

@@ -14,7 +14,7 @@ from service.api.problems import problem_responses
 from service.contract.resources import Dataset, DatasetPage
 from service.settings import Settings
 from service.storage.datasets import Uploads
-from service.storage.row_formats import JSON_LINES, READERS, convert
+from service.storage.row_formats import FORMAT_BY_MEDIA_TYPE, RowFormat, convert
 from service.tenants.api_keys import Caller
 
 PATH = "/datasets"
@@ -25,7 +25,7 @@ BODY: dict[str, Any] = {
         "required": True,
         "description": "The rows, in the format that Content-Type names",
         "content": {
-            JSON_LINES[0]: BINARY | {"example": ROWS},
+            "application/jsonl": BINARY | {"example": ROWS},
             "text/csv": BINARY | {"example": "text,label\na fine film,positive\ndull,negative\n"},
             "application/vnd.apache.parquet": BINARY,
         },
@@ -60,13 +60,14 @@ async def create_dataset(
 ) -> Dataset:
     """Store JSON Lines, CSV or Parquet under a `dataset://` URI. Every row is checked; columns are text or numbers."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type not in READERS:
-        raise HTTPException(415, f"send one of {', '.join(READERS)}")
+    row_format = FORMAT_BY_MEDIA_TYPE.get(media_type)
+    if row_format is None:
+        raise HTTPException(415, f"Content-Type is not a format of rows: send one of {', '.join(FORMAT_BY_MEDIA_TYPE)}")
     if caller.key_id is not None:
         await asyncio.to_thread(stored.check_quota, caller.tenant, settings.max_stored_bytes)
     with tempfile.TemporaryDirectory(prefix="taskslim-upload-") as directory:
         await receive(request, Path(directory) / "body")
-        dataset = await asyncio.to_thread(_keep, Path(directory), media_type, caller, name, uploads, settings)
+        dataset = await asyncio.to_thread(_keep, Path(directory), row_format, caller, name, uploads, settings)
     response.headers["Location"] = links.dataset(dataset.id)
     return dataset
 
@@ -79,10 +80,10 @@ async def receive(request: Request, path: Path) -> None:
 
 
 def _keep(
-    directory: Path, media_type: str, caller: Caller, name: str | None, uploads: Uploads, settings: Settings
+    directory: Path, row_format: RowFormat, caller: Caller, name: str | None, uploads: Uploads, settings: Settings
 ) -> Dataset:
     target = directory / "rows.jsonl"
-    content = convert(directory / "body", media_type, target, max_bytes=settings.max_dataset_bytes)
+    content = convert(directory / "body", row_format, target, max_bytes=settings.max_dataset_bytes)
     quota = settings.max_stored_bytes if caller.key_id is not None else None
     return uploads.add(target, content, caller.tenant, name=name, days=settings.retention_days, quota=quota)
 

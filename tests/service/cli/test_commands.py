@@ -18,7 +18,6 @@ from service.settings import Settings
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
 from service.tenants.api_keys import ApiKeys
-from service.tenants.storage_quota import StoredBytes
 from tests.support.api_process import api
 from tests.support.finished_jobs import FILES, fail, finish
 from tests.support.score_sets import measured, safetensors
@@ -219,7 +218,7 @@ def test_scores_are_listed_downloaded_and_deleted(
 ) -> None:
     content = safetensors()
     made = measured(content)
-    ScoreSets(redis, storage, StoredBytes(redis)).add(DEFAULT_TENANT, made, content, days=1)
+    ScoreSets(redis, storage).add(DEFAULT_TENANT, made, content, days=1)
     assert made.digest in taskslim("scores", "list").out
     assert taskslim("scores", "download", made.digest, tmp_path / "scores.safetensors").code == 0
     assert (tmp_path / "scores.safetensors").read_bytes() == content

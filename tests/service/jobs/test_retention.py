@@ -33,7 +33,7 @@ LASTING = {"slim:figures", "slim:default:bytes", "slim:reconciler"}
 @pytest.fixture
 def retention(redis: Redis, job_store: JobStore, storage: Storage) -> Retention:
     stored = StoredBytes(redis)
-    uploads, scores = Uploads(redis, storage, stored), ScoreSets(redis, storage, stored)
+    uploads, scores = Uploads(redis, storage, stored), ScoreSets(redis, storage)
     return Retention(redis, job_store, uploads, scores, storage, stored)
 
 

@@ -32,17 +32,16 @@ from service.contract.options import Unit
 from service.contract.report import Report, StageTiming
 from service.contract.request import JobRequest
 from service.jobs.record import new_record
-from service.planning.fingerprints import fingerprints
 from service.planning.plan import nearest, plan
 from service.planning.runtimes import runtimes
 from service.planning.time_estimate import Durations
 from service.settings import Settings
 from service.sources.access import Access
+from service.sources.fingerprints import fingerprints
 from service.sources.hub import HubFiles
 from service.sources.safetensors_header import DamagedHeader, file_size, read_header
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
-from service.tenants.storage_quota import StoredBytes
 from tests.support import checkpoints
 from tests.support.job_requests import model_directory
 from tests.support.ports import free_port
@@ -458,7 +457,7 @@ def test_a_plan_says_whether_scores_are_there_and_how_long_it_may_take(
     access = Access(storage, "default", True, ())
     found = fingerprints(JobRequest.model_validate(body), access)
     content = safetensors()
-    scores, durations = ScoreSets(redis, storage, StoredBytes(redis)), Durations(redis)
+    scores, durations = ScoreSets(redis, storage), Durations(redis)
     scores.add("default", measured(content, digest_of("a")), content, days=1)
     scores.note("default", found.units, [digest_of("a")], days=1)
     timings = [

@@ -40,7 +40,7 @@ def store(request: pytest.FixtureRequest) -> Storage:
 
 @pytest.fixture
 def scores(redis: Redis, store: Storage) -> ScoreSets:
-    return ScoreSets(redis, store, StoredBytes(redis))
+    return ScoreSets(redis, store)
 
 
 def test_what_was_stored_is_what_is_read(scores: ScoreSets, redis: Redis) -> None:

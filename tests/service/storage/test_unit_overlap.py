@@ -10,7 +10,6 @@ from service.contract.resources import Overlap
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
 from service.storage.unit_overlap import best, step_for
-from service.tenants.storage_quota import StoredBytes
 from tests.support.score_sets import digest_of, measured, safetensors
 
 A, B = digest_of("a"), digest_of("b")
@@ -30,7 +29,7 @@ def highest(values: list[float], number: int) -> set[int]:
 
 @pytest.fixture
 def scores(redis: Redis, storage: Storage) -> ScoreSets:
-    return ScoreSets(redis, storage, StoredBytes(redis))
+    return ScoreSets(redis, storage)
 
 
 def add(scores: ScoreSets, digest: str, tensors: dict[str, list[float]], **fields: object) -> None:

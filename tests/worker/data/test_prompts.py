@@ -4,11 +4,11 @@ import pytest
 from transformers import BertConfig
 
 from service.contract import presets
-from service.contract.errors import InvalidData, InvalidLabels, InvalidTemplate, UnknownLabel
+from service.contract.errors import InvalidData, InvalidLabels, InvalidTemplate
 from service.contract.request import Task
+from service.contract.rows import Row
 from tests.support import checkpoints
-from worker.data.prompts import DEFAULTS, Example, Kind, Wording, check_rows, encode, first_words, row_tokens, wording
-from worker.data.rows import Row
+from worker.data.prompts import DEFAULTS, Example, Kind, Wording, encode, first_words, row_tokens, wording
 
 LABELS = {"1": "positive", "0": "negative"}
 TEMPLATE = "Review: {text}\nAnswer:"
@@ -147,26 +147,6 @@ def test_labels_with_the_same_tokens_are_refused() -> None:
 def test_an_answer_without_tokens_is_refused() -> None:
     with pytest.raises(InvalidLabels, match="nothing of the answer 'é'"):
         encode_one(wording_for(labels={"1": "positive", "0": "é"}, label_prefix=""))
-
-
-def test_a_label_that_the_task_does_not_name_is_refused_with_its_line() -> None:
-    with pytest.raises(UnknownLabel, match="line 7 has the label 'neutral'"):
-        check_rows([row_of(), row_of(label="neutral")], task_of())
-
-
-def test_a_column_that_no_row_has_is_the_template_s_fault_and_one_row_s_lack_is_the_row_s() -> None:
-    task = task_of(template="{title} {text}")
-    with pytest.raises(InvalidTemplate, match="no row has the template's column 'title'; there are label, text"):
-        check_rows([row_of(), row_of()], task)
-    with pytest.raises(InvalidData, match="line 7 has no 'title'"):
-        check_rows([row_of(title="good"), row_of(title=None)], task)
-
-
-def test_a_row_without_its_answer_is_refused_with_its_line() -> None:
-    with pytest.raises(InvalidData, match="line 7 has no 'label'"):
-        check_rows([Row({"text": "good"}, line=7)], task_of())
-    with pytest.raises(InvalidData, match="line 7 has no 'target'"):
-        check_rows([row_of()], task_of(kind="generation", labels=None))
 
 
 def test_numbers_serve_as_labels_and_texts() -> None:

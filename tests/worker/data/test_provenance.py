@@ -1,7 +1,7 @@
 from pathlib import Path
 
+from service.contract.rows import Row
 from worker.data.provenance import digest_directory, digest_rows
-from worker.data.rows import Row
 
 
 def test_the_digest_of_rows_follows_their_values_and_order_alone() -> None:

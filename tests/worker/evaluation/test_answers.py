@@ -6,7 +6,7 @@ import torch
 from service.contract.options import TaskKind
 from service.contract.request import DataSource, Task
 from service.contract.result import DenseSlim
-from worker.data.rows import Row
+from service.contract.rows import Row
 from worker.evaluation import answers
 from worker.evaluation.latency import Speed
 from worker.evaluation.metrics import Scores, repeats_itself

@@ -9,11 +9,11 @@ from service.contract.errors import InvalidModel
 from service.contract.families import FAMILIES
 from service.contract.presets import resolve
 from service.contract.request import Task
+from service.contract.rows import Row
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY
 from worker.data.batching import batches, padding
 from worker.data.prompts import Example, Kind, Wording, encode, wording
-from worker.data.rows import Row
 from worker.evaluation.metrics import (
     Scores,
     calibrated,

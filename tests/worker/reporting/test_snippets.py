@@ -10,13 +10,13 @@ import torch
 
 from service.contract.presets import resolve
 from service.contract.request import Task
+from service.contract.rows import Row
 from tests.support import checkpoints
 from tests.support.requests import plain_request
 from worker.checkpoints import loading
 from worker.checkpoints.loading import LoadedModel
 from worker.data import batching, prompts
 from worker.data.prompts import Wording
-from worker.data.rows import Row
 from worker.evaluation import answers, metrics
 from worker.reporting.snippets import asking, snippet
 

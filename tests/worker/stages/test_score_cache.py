@@ -24,14 +24,13 @@ from service.contract.resources import Manifest, StoredFile
 from service.contract.result import Metrics
 from service.jobs.record import new_record
 from service.jobs.submission import access_of
-from service.planning.fingerprints import fingerprints
 from service.settings import Settings
+from service.sources.fingerprints import fingerprints
 from service.sources.job_checkpoints import job_model
 from service.storage.keys import attempt_prefix, dataset_key, manifest_key, score_key
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
 from service.tenants.api_keys import ANONYMOUS
-from service.tenants.storage_quota import StoredBytes
 from tests.support import checkpoints
 from worker import pipeline
 from worker.evaluation.metrics import Scores
@@ -116,7 +115,7 @@ class Desk:
 def desk(tmp_path: Path, settings: Settings, storage: Storage, redis: Redis) -> Desk:
     torch.set_num_threads(1)
     checkpoints.write(tmp_path / "llama", "llama")
-    return Desk(tmp_path, settings, storage, ScoreSets(redis, storage, StoredBytes(redis)))
+    return Desk(tmp_path, settings, storage, ScoreSets(redis, storage))
 
 
 # --- the digest ----------------------------------------------------------------------------------------------------

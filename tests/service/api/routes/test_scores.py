@@ -26,7 +26,7 @@ Add = Callable[..., str]
 @pytest.fixture
 def add(redis: Redis, storage: Storage) -> Add:
     """Stores a score set for a tenant and names it."""
-    scores = ScoreSets(redis, storage, StoredBytes(redis))
+    scores = ScoreSets(redis, storage)
 
     def store(name: str = "scores", tenant: str = "default", age: float = 0) -> str:
         made = measured(FILE, digest_of(name), created_at=datetime.now(UTC) - timedelta(seconds=age))
@@ -85,7 +85,7 @@ def test_a_key_that_may_only_read_deletes_no_scores(client: TestClient, add: Add
 
 def test_expired_scores_are_swept(add: Add, redis: Redis, storage: Storage, job_store: JobStore) -> None:
     digest, stored = add(), StoredBytes(redis)
-    uploads, scores = Uploads(redis, storage, stored), ScoreSets(redis, storage, stored)
+    uploads, scores = Uploads(redis, storage, stored), ScoreSets(redis, storage)
     retention = Retention(redis, job_store, uploads, scores, storage, stored)
     assert retention.sweep() == 0
     redis.zadd(EXPIRIES, {expiry_member("default", digest): 0})

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.planning.bisection import PRECISION, last_that_holds, turning_point
+from service.contract.bisection import PRECISION, last_that_holds, turning_point
 
 
 @given(data=st.data(), count=st.integers(0, 300))

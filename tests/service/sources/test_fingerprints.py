@@ -7,8 +7,8 @@ import pytest
 from ulid import ULID
 
 from service.contract.request import JobRequest
-from service.planning.fingerprints import MAX_READ_BYTES, fingerprints
 from service.sources.access import Access
+from service.sources.fingerprints import MAX_READ_BYTES, fingerprints
 from service.sources.readers import file_mark, file_marks
 from service.storage.keys import dataset_key
 from service.storage.object_store import Storage

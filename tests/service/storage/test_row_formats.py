@@ -1,0 +1,168 @@
+"""Rows of JSON Lines, CSV and Parquet: an upload and the worker read the same rows and refuse the same files."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.contract.errors import BodyTooLarge, InvalidData
+from service.contract.presets import resolve
+from service.contract.request import DataSource, Task
+from service.storage.keys import dataset_key
+from service.storage.object_store import Storage
+from service.storage.row_formats import FORMAT_BY_ENDING, FORMAT_BY_MEDIA_TYPE, Content, convert, read_file
+from worker.data.loading import Location, read_source
+
+ROWS = [{"text": "a fine film", "label": "positive"}, {"text": 'not, "really"\ngrün', "label": "negative"}]
+CSV = 'text,label\na fine film,positive\n"not, ""really""\ngrün",negative\n'
+VALUES = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+
+
+def parquet(columns: dict[str, list[Any]]) -> bytes:
+    """A Parquet file with these columns."""
+    return table_bytes(pyarrow.table(columns))
+
+
+def table_bytes(table: pyarrow.Table) -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(table, sink)
+    return bytes(sink.getvalue())
+
+
+def converted(directory: Path, body: bytes, ending: str, max_bytes: int = 10**6) -> tuple[Content, list[Any]]:
+    """What `convert` says of a file, and the rows that it writes."""
+    source, target = directory / "source", directory / "target"
+    source.write_bytes(body)
+    content = convert(source, FORMAT_BY_ENDING[ending], target, max_bytes=max_bytes)
+    return content, [json.loads(line) for line in target.read_text().split("\n") if line]
+
+
+GOOD = {
+    ".jsonl": "".join(json.dumps(row) + "\r\n" for row in ROWS).encode(),
+    ".csv": CSV.encode(),
+    ".parquet": table_bytes(pyarrow.Table.from_pylist(ROWS)),
+}
+
+
+@pytest.mark.parametrize("ending", GOOD)
+def test_all_formats_give_the_same_rows(ending: str, tmp_path: Path) -> None:
+    content, rows = converted(tmp_path, GOOD[ending], ending)
+    assert rows == ROWS
+    assert (content.rows, content.columns) == (2, ["text", "label"])
+    assert content.size == (tmp_path / "target").stat().st_size
+    (tmp_path / f"rows{ending}").write_bytes(GOOD[ending])
+    assert [row.values for row in read_file(tmp_path / f"rows{ending}")] == ROWS
+
+
+@given(
+    rows=st.lists(
+        st.dictionaries(
+            st.text(st.characters(codec="utf-8")), VALUES | st.text(st.characters(codec="utf-8")), min_size=1
+        ),
+        min_size=1,
+    )
+)
+def test_rows_of_json_lines_stay_the_same_when_converted(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Any]
+) -> None:
+    body = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    _, found = converted(tmp_path_factory.mktemp("rows"), body, ".jsonl")
+    assert found == rows
+
+
+def test_parquet_that_unpacks_to_more_than_the_limit_is_refused(tmp_path: Path) -> None:
+    body = parquet({"text": ["a" * 1000] * 5000})
+    assert len(body) < 100_000
+    with pytest.raises(BodyTooLarge):
+        converted(tmp_path, body, ".parquet")
+
+
+def test_a_file_with_another_ending_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidData, match=r"does not end in one of \.jsonl, \.csv, \.parquet"):
+        read_file(tmp_path / "rows.txt")
+
+
+# --- uploads and the worker ----------------------------------------------------------------------------------------
+
+# name -> (ending, content, the rows or a part of the message)
+FILES: dict[str, tuple[str, bytes, list[Any] | str]] = {
+    "JSON Lines with blank lines": (".jsonl", b'\n{"text": "a"}\n\n \n{"text": "b"}', [{"text": "a"}, {"text": "b"}]),
+    "JSON Lines with a byte order mark": (".jsonl", b'\xef\xbb\xbf{"text": "a"}\n', [{"text": "a"}]),
+    "JSON Lines without rows": (".jsonl", b"\n\n", "holds no rows"),
+    "an empty file": (".jsonl", b"", "holds no rows"),
+    "a JSON array on a line": (".jsonl", b'{"text": "a"}\n[1]\n', "line 2 is not a JSON object"),
+    "half an object": (".jsonl", b'{"text": "a"}\n\n{"text": \n', "line 3 is not JSON"),
+    "NaN in JSON Lines": (".jsonl", b'{"text": "a", "number": NaN}', "line 1 is not JSON"),
+    "a list in JSON Lines": (".jsonl", b'{"text": "a", "other": [1]}', "line 1: the value of the column 'other'"),
+    "an object in JSON Lines": (".jsonl", b'{"text": "a", "b": {}}', "line 1: the value of the column 'b'"),
+    "JSON Lines in Latin-1": (".jsonl", '{"text": "grün"}'.encode("latin-1"), "line 1 is not JSON in UTF-8"),
+    "half a surrogate pair": (".jsonl", b'{"text": "\\ud800"}', "line 1 holds"),
+    "deeply nested JSON": (".jsonl", b'{"text": ' * 100_000, "line 1"),
+    "a line of more than a mebibyte": (".jsonl", b'{"text": "' + b"x" * 2**20 + b'"}', "line 1 is longer"),
+    "CSV with blank lines": (".csv", b"text\n\na\n\nb\n", [{"text": "a"}, {"text": "b"}]),
+    "CSV with a byte order mark": (".csv", b"\xef\xbb\xbftext\na\n", [{"text": "a"}]),
+    "CSV without rows": (".csv", b"text,label\n", "holds no rows"),
+    "a short CSV row": (".csv", b"text,label\none,two\none\n", "line 3 has more or fewer columns"),
+    "a long CSV row": (".csv", b"text,label\none,two,three\n", "line 2 has more or fewer columns"),
+    "a CSV column twice": (".csv", b"text,text\none,two\n", "more than one column with the name 'text'"),
+    "CSV in Latin-1": (".csv", "text\ngrün\n".encode("latin-1"), "is not CSV in UTF-8"),
+    "an open quotation mark": (".csv", b'text\n"open', "is not CSV"),
+    "a CSV field of more than 131072 characters": (".csv", b"text\n" + b"x" * 2**20 + b"\n", "field larger"),
+    "no Parquet": (".parquet", b"PAR1 and then nothing PAR1", "not a complete Parquet file"),
+    "half of Parquet": (".parquet", GOOD[".parquet"][:200], "not a complete Parquet file"),
+    "a list in Parquet": (".parquet", parquet({"text": ["a"], "other": [[1]]}), "row 1: the value of the column"),
+    "bytes in Parquet": (".parquet", parquet({"text": ["a", "b"], "other": [b"1", b"\xff"]}), "row 1: the value"),
+    "infinity in Parquet": (".parquet", parquet({"text": ["a"], "other": [math.inf]}), "row 1: the value"),
+    "a Parquet column twice": (
+        ".parquet",
+        table_bytes(pyarrow.table([["a"], ["b"]], names=["text", "text"])),
+        "more than one column with the name 'text'",
+    ),
+}
+
+
+def uploaded(client: TestClient, storage: Storage, ending: str, content: bytes) -> list[Any] | str:
+    """The rows that an upload stores, or the detail of the problem that refuses it."""
+    media_type = FORMAT_BY_ENDING[ending].media_types[0]
+    answer = client.post("/datasets", content=content, headers={"Content-Type": media_type})
+    if answer.status_code != 201:
+        assert answer.json()["code"] == "invalid_data"
+        return str(answer.json()["detail"])
+    lines = storage.get_bytes(dataset_key("default", answer.json()["id"])).decode()
+    return [json.loads(line) for line in lines.split("\n") if line]
+
+
+def read_by_worker(path: Path, storage: Storage, content: bytes) -> list[Any] | str:
+    """The rows that the worker reads from a file, or the message with which it refuses the file."""
+    path.write_bytes(content)
+    task = resolve(Task.model_validate({"preset": "sst2", "supervision": "none", "calibration": {"uri": "file:///x"}}))
+    location = Location(storage, "default", path.parent)
+    try:
+        rows = read_source(DataSource(uri=path.as_uri()), "task.calibration", task, location)
+    except InvalidData as error:
+        return error.message.removeprefix(f"{path.as_uri()}: ")
+    return [row.values for row in rows]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_upload_and_the_worker_give_the_same_answer(
+    name: str, client: TestClient, storage: Storage, tmp_path: Path
+) -> None:
+    ending, content, expected = FILES[name]
+    answer = uploaded(client, storage, ending, content)
+    assert read_by_worker(tmp_path / f"rows{ending}", storage, content) == answer
+    if isinstance(expected, str):
+        assert expected in answer
+    else:
+        assert answer == expected
+
+
+def test_every_media_type_names_one_format() -> None:
+    assert set(FORMAT_BY_MEDIA_TYPE.values()) == set(FORMAT_BY_ENDING.values())
