@@ -78,7 +78,7 @@ def run(
         ratios = schedule(furthest(job.request.target), job.request.method.steps)
         scored = (task_model, *beside.partners.values())
         paths = [reuse.path(each, ratios, partial(attribute, context, each, ratios)) for each in scored]
-        path = united_paths(paths)
+        path = united_paths(paths, job.request.method.union)
         task_model = side_tasks.calibrated_on_all(task_model, beside.partners.values())
     reached = reach(context, sources, task_model, dense[0], path)
     task_model, dense = reached.task_model, [reached.dense, *dense[1:]]

@@ -105,6 +105,13 @@ class Draw(StrEnum):
     balanced = "balanced"  # as many of each label as of any other, or one more
 
 
+class UnionRule(StrEnum):
+    """How the scores of several tasks, each on one scale, become one."""
+
+    sum = "sum"  # what is of most use to all together stays
+    max = "max"  # what any one of them needs stays
+
+
 class Normalisation(StrEnum):
     """What the scores of each layer and kind of unit are divided by before a global rank."""
 

@@ -34,6 +34,7 @@ from service.contract.options import (
     Supervision,
     TaskKind,
     TokenReduction,
+    UnionRule,
     Unit,
 )
 
@@ -144,6 +145,7 @@ class Method(Schema):
         description="default: by the criterion, whose scale may say nothing across layers and kinds of units: "
         "standard for flap; mean for wanda, activation, magnitude and random; none for the others",
     )
+    union: UnionRule = Field(default=UnionRule.sum, description="how the scores of several `tasks` become one")
     steps: int = Field(default=1, ge=1, le=100, description="removals, with the scores taken anew before each")
     protect_first: int = Field(
         default=0,

@@ -46,6 +46,10 @@ def _scores_anew(request: JobRequest) -> bool:
     return request.method.criterion not in WITHOUT_DATA or _ranks_globally(request)
 
 
+def _has_several_tasks(request: JobRequest) -> bool:
+    return bool(request.tasks)
+
+
 def _has_something_to_repair(request: JobRequest) -> bool:
     return request.method.repair is Repair.none or set(request.method.units) != {Unit.layers}
 
@@ -62,6 +66,7 @@ EFFECTS: dict[str, Effect] = {
     "token_reduction": Effect(_reduces, f"for the criteria {', '.join(WITH_REDUCTIONS)}"),
     "sign": Effect(_reduces, f"for the criteria {', '.join(WITH_REDUCTIONS)}"),
     "example_reduction": Effect(_reduces, f"for the criteria {', '.join(WITH_REDUCTIONS)}"),
+    "union": Effect(_has_several_tasks, "with `tasks`"),
     "steps": Effect(_scores_anew, "for criteria that see data, or with the scope `global`"),
     "seed": Effect(_draws, "for the criterion random, or with `controls`"),
     "protect_first": Effect(_tells_layers_apart, "with the layout `per_layer` or the unit `layers`"),

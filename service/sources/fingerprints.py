@@ -22,7 +22,7 @@ from service.storage.inline_rows import json_lines
 from service.storage.keys import dataset_key
 
 MAX_READ_BYTES = 16 * 2**20  # larger data sets go by the mark of their object
-AFTER_SCORING = {"repair", "controls"}  # fields of the method that change nothing about the scores
+AFTER_SCORING = {"repair", "controls", "union"}  # fields of the method that change nothing about the scores
 SELECTING = {"scope", "normalisation", "protect_first", "protect_last"}  # they decide what a step removes
 SOURCES = ("calibration", "evaluation", "evaluations")  # fields of a task that name rows
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")

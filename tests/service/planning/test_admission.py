@@ -300,6 +300,7 @@ def test_units_that_hold_each_other_need_one_budget(units: list[str]) -> None:
         ({"protect_first": 1}, "protect_first"),
         ({"protect_last": 1, "scope": "global"}, "protect_last"),
         ({"seed": 5}, "seed"),
+        ({"union": "max"}, "union"),
         ({"criterion": "magnitude", "steps": 9}, "steps"),
         ({"criterion": "random", "steps": 9}, "steps"),
         ({"units": ["layers"], "repair": "least_squares"}, "repair"),
