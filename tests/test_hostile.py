@@ -29,6 +29,7 @@ from service.storage.object_store import Storage
 from service.tenants.api_keys import ApiKeys
 from tests.support import http
 from tests.support.api_process import api
+from tests.support.checkpoints import write_wrong_offsets
 from tests.support.finished_jobs import FILES, finish
 from tests.support.jobs import checkpoint, request, worker
 from tests.support.processes import wait_for_child
@@ -128,17 +129,6 @@ def remote_code(model: Path, proof: Path) -> None:
     change_json(model / "config.json", auto_map={"AutoConfig": "mine.Mine", "AutoModelForCausalLM": "mine.Mine"})
 
 
-def wrong_offsets(model: Path, proof: Path) -> None:
-    path = model / "model.safetensors"
-    content = path.read_bytes()
-    size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + size])
-    name = next(key for key in header if key != "__metadata__")
-    header[name]["data_offsets"][1] += 2**40
-    lie = json.dumps(header).encode()
-    path.write_bytes(len(lie).to_bytes(8, "little") + lie + content[8 + size :])
-
-
 def linked_weights(model: Path, proof: Path) -> None:
     (model / "model.safetensors").rename(model.parents[1] / "elsewhere.safetensors")
     (model / "model.safetensors").symlink_to(model.parents[1] / "elsewhere.safetensors")
@@ -153,7 +143,7 @@ REFUSED_MODELS: dict[str, tuple[Callable[[Path, Path], None], int, str]] = {
     "pickle": (pickled_weights, 422, "invalid_model"),
     "zip": (zipped_weights, 422, "invalid_model"),
     "auto_map": (remote_code, 422, "invalid_model"),
-    "offsets": (wrong_offsets, 422, "invalid_model"),
+    "offsets": (lambda model, proof: write_wrong_offsets(model), 422, "invalid_model"),
     "linked file": (linked_weights, 403, "forbidden_path"),
     "linked directory": (linked_directory, 403, "forbidden_path"),
 }

@@ -1,5 +1,6 @@
 """Tiny models with a tokenizer that merges letters to words, as the directories that a request names."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -46,3 +47,15 @@ def write(directory: Path, name: str = "llama", dtype: torch.dtype = torch.float
     model.save_pretrained(directory)
     tokenizer(FAMILIES[model.config.model_type].kind).save_pretrained(directory)
     return model
+
+
+def write_wrong_offsets(directory: Path) -> None:
+    """Change the header of model.safetensors so that a tensor ends behind the end of the file."""
+    path = directory / "model.safetensors"
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    name = next(key for key in header if key != "__metadata__")
+    header[name]["data_offsets"][1] += 2**40
+    changed = json.dumps(header).encode()
+    path.write_bytes(len(changed).to_bytes(8, "little") + changed + content[8 + size :])

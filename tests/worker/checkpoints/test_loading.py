@@ -140,17 +140,6 @@ def tokenizer_with_code(directory: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": {"AutoTokenizer": "code.Mine"}}))
 
 
-def lying_offsets(directory: Path) -> None:
-    path = directory / "model.safetensors"
-    content = path.read_bytes()
-    size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + size])
-    name = next(key for key in header if key != "__metadata__")
-    header[name]["data_offsets"][1] += 2**40
-    lie = json.dumps(header).encode()
-    path.write_bytes(len(lie).to_bytes(8, "little") + lie + content[8 + size :])
-
-
 def truncated(directory: Path) -> None:
     path = directory / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
@@ -187,7 +176,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], type[TaskslimError], str]] = {
         UnsupportedFamily,
         "vision tower",
     ),
-    "offsets": (lying_offsets, InvalidModel, "model.safetensors is damaged"),
+    "offsets": (checkpoints.write_wrong_offsets, InvalidModel, "model.safetensors is damaged"),
     "truncated": (truncated, InvalidModel, "model.safetensors is damaged"),
     "index": (index_that_points_outside, InvalidModel, "does not name files of its own directory"),
 }
