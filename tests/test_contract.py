@@ -16,11 +16,12 @@ from service.api.app import create_app
 from service.api.openapi.examples import FILES, PROBLEMS
 from service.cli.openapi import DIRECTORY, stale
 from service.contract.catalog import Problem
+from service.contract.criteria import Criterion
 from service.contract.errors import TaskslimError
 from service.contract.families import FAMILIES
 from service.contract.ids import JOB_ID
 from service.contract.job import Job
-from service.contract.options import Criterion, Unit
+from service.contract.options import Unit
 from service.contract.presets import resolve
 from service.contract.request import JobRequest
 from service.settings import Settings

@@ -19,8 +19,8 @@ from service.api.app import create_app
 from service.api.openapi.examples import INLINE
 from service.cli.demo.server import running_server
 from service.contract.catalog import Health, Problem
+from service.contract.criteria import Criterion
 from service.contract.job import JobPage, JobStatus
-from service.contract.options import Criterion
 from service.contract.presets import resolve
 from service.contract.request import JobRequest
 from service.contract.result import Result

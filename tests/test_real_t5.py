@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from service.contract.families import FAMILIES, UNSERVED
+from service.contract.criteria import CRITERIA, Criterion
+from service.contract.families import FAMILIES
 from service.contract.job import Stage
-from service.contract.options import Criterion, ExampleReduction, Normalisation, Objective, Repair, TokenReduction, Unit
+from service.contract.options import ExampleReduction, Normalisation, Objective, Repair, TokenReduction, Unit
 from service.contract.request import JobRequest
 from service.contract.result import Result
 from service.jobs.record import new_record
@@ -33,7 +34,7 @@ CASES: dict[str, dict[str, Any]] = {
     **{
         f"{criterion} all units": {"criterion": criterion, "units": T5.units, "scope": "global", "steps": 2}
         for criterion in Criterion
-        if criterion not in UNSERVED
+        if not CRITERIA[criterion].unserved
     },
     **{
         f"{repair} {layout}": {"repair": repair, "units": ["ffn", "heads"], "scope": "global", "layout": layout}

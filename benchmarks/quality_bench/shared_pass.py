@@ -68,7 +68,7 @@ def _concluded(
 ) -> Scores:
     row = CRITERIA[criterion]
     evidence = {group.site: replace(tally.evidence(model, group), moments=moments[group.watched]) for group in groups}
-    return {site: row.conclude(known, row.options(options)).float().cpu() for site, known in evidence.items()}
+    return {site: row.finalize(known, row.options(options)).float().cpu() for site, known in evidence.items()}
 
 
 def _objective(tallies: Sequence[Accumulator]) -> str:

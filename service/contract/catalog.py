@@ -4,8 +4,9 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from service.contract.criteria import Criterion
 from service.contract.fields import Name, Schema
-from service.contract.options import Criterion, Repair, TaskKind, Unit
+from service.contract.options import Repair, TaskKind, Unit
 from service.contract.report import Runtime
 from service.contract.result import Widths
 

@@ -1,58 +1,180 @@
-"""The model families that can be slimmed, as far as the API must know them: data, not code.
+"""The model families that can be slimmed: one row for each `model_type`.
 
-`worker.slimming.architectures` says where the tensors are; a test holds the two tables together.
+The row holds what the API and the worker have to know of a family. `worker.slimming.architectures` has one more row for
+each, with the modules of a loaded model, since that package may import torch alone; a test compares the two.
+docs/contributing.md lists the steps that add a family.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from service.contract.catalog import Family
+from service.contract import catalog
 from service.contract.errors import InvalidModel, UnsupportedFamily
-from service.contract.options import Criterion, Unit
+from service.contract.options import Unit
 from service.contract.per_layer import is_per_layer
+from service.contract.tensor_names import CheckpointNames, Shrinking, StackNames, attention, feed_forward
 
-WIDTHS = [Unit.ffn, Unit.layers]
-HEADS = [Unit.ffn, Unit.heads, Unit.layers]
-T5 = [Unit.ffn, Unit.heads, Unit.head_dims, Unit.layers]
+Kind = Literal["causal", "encoder_decoder", "classifier"]
+RuntimeName = Literal["vllm", "sglang", "llama.cpp"]
+
+# The Auto class of transformers that loads a model of each kind with its task head.
+AUTO_CLASSES: dict[Kind, str] = {
+    "causal": "AutoModelForCausalLM",
+    "encoder_decoder": "AutoModelForSeq2SeqLM",
+    "classifier": "AutoModelForSequenceClassification",
+}
+
+
+@dataclass(frozen=True)
+class ModelFamily:
+    """A family of models: all whose config.json says the same `model_type`."""
+
+    model_type: str
+    kind: Kind
+    model_class: str  # the class of transformers with the task head
+    names: CheckpointNames
+    refused: Mapping[Unit, str] = field(default_factory=dict)  # unit -> why a stock config cannot hold fewer of them
+    runtimes: tuple[RuntimeName, ...] = ()  # beside transformers: those with an architecture for the family
+    gguf: str = ""  # `general.architecture` of the GGUF files that transformers converts to this family
+
+    @property
+    def units(self) -> list[Unit]:
+        """The units that can be removed."""
+        return [unit for unit in Unit if unit not in self.refused]
+
+    @property
+    def auto_class(self) -> str:
+        """The Auto class of transformers that loads the family with its task head."""
+        return AUTO_CLASSES[self.kind]
+
+    @property
+    def described(self) -> catalog.Family:
+        """The family as `GET /capabilities` shows it."""
+        refused = {unit.value: reason for unit, reason in self.refused.items()}
+        return catalog.Family(model_type=self.model_type, kind=self.kind, units=self.units, refused=refused)
+
+
+# --- units that a family does not have -----------------------------------------------------------------------------
 
 DERIVED_SIZE = (
     "a stock config derives the size of a head from hidden size and head count, so it cannot hold fewer heads"
 )
 TIED_DIMENSIONS = "rotary positions or a stock config tie the dimensions of a head to each other"
-NO_DIMENSIONS = {"head_dims": TIED_DIMENSIONS}
-NO_HEADS = NO_DIMENSIONS | {"heads": DERIVED_SIZE}
+NO_DIMENSIONS = {Unit.head_dims: TIED_DIMENSIONS}
+NO_HEADS = {Unit.heads: DERIVED_SIZE, Unit.head_dims: TIED_DIMENSIONS}
 
-FAMILIES: dict[str, Family] = {
+# --- tensors -------------------------------------------------------------------------------------------------------
+
+GATED_FEED_FORWARD = feed_forward(r"mlp\.down_proj", r"mlp\.(gate|up)_proj")
+GATED = StackNames("decoder", "layers", GATED_FEED_FORWARD + attention(r"self_attn\.o_proj", r"self_attn\.[qkv]_proj"))
+GATED_WITH_BIAS = StackNames("decoder", "layers", GATED.shrinking, bias="mlp_bias")
+FUSED = StackNames(
+    "decoder",
+    "layers",
+    feed_forward(r"mlp\.down_proj", r"mlp\.gate_up_proj") + attention(r"self_attn\.o_proj", r"self_attn\.qkv_proj"),
+)
+GPT2 = StackNames(
+    "decoder",
+    "h",
+    (
+        Shrinking(Unit.ffn, r"mlp\.c_proj\.weight", 0),
+        Shrinking(Unit.ffn, r"mlp\.c_fc\.weight", 1),
+        Shrinking(Unit.ffn, r"mlp\.c_fc\.bias", 0),
+    ),
+)
+OPT = StackNames("decoder", "decoder.layers", feed_forward("fc2", "fc1"))
+NEOX = StackNames("decoder", "layers", feed_forward(r"mlp\.dense_4h_to_h", r"mlp\.dense_h_to_4h"))
+BERT = StackNames("encoder", "encoder.layer", feed_forward(r"output\.dense", r"intermediate\.dense"))
+DISTILBERT = StackNames("encoder", "transformer.layer", feed_forward(r"ffn\.lin2", r"ffn\.lin1"))
+BART_ENCODER = StackNames("encoder", "encoder.layers", feed_forward("fc2", "fc1"))
+T5_ATTENTION = (r"layer\.\d\.(SelfAttention|EncDecAttention)\.o", r"layer\.\d\.(SelfAttention|EncDecAttention)\.[qkv]")
+T5_SHRINKING = (
+    *feed_forward(r"layer\.\d\.DenseReluDense\.wo", r"layer\.\d\.DenseReluDense\.wi(_\d)?"),
+    *attention(*T5_ATTENTION),
+    Shrinking(Unit.heads, r"layer\.0\.SelfAttention\.relative_attention_bias\.weight", 1),
+    *attention(*T5_ATTENTION, unit=Unit.head_dims),
+)
+EMBEDDINGS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+
+LLAMA_NAMES = CheckpointNames((GATED_WITH_BIAS,), head_counts_divide=("attention_bias", "mlp_bias"))
+MISTRAL_NAMES = CheckpointNames((GATED,))
+GEMMA_NAMES = CheckpointNames((GATED,), head_counts_divide=("hidden_size",), tied_by_default=True)
+BERT_NAMES = CheckpointNames((BERT,), tied=())
+T5_NAMES = CheckpointNames(
+    (StackNames("encoder", "encoder.block", T5_SHRINKING), StackNames("decoder", "decoder.block", T5_SHRINKING)),
+    heads="num_heads",
+    key_value_heads="num_heads",
+    head_size="d_kv",
+    hidden_size="d_model",
+    tied_by_default=True,
+    repeated=EMBEDDINGS,
+)
+BART_NAMES = CheckpointNames(
+    (BART_ENCODER, OPT),
+    heads="decoder_attention_heads",
+    hidden_size="d_model",
+    tied_by_default=True,
+    repeated=EMBEDDINGS,
+)
+
+# --- the families --------------------------------------------------------------------------------------------------
+
+ALL_RUNTIMES: tuple[RuntimeName, ...] = ("vllm", "sglang", "llama.cpp")
+NO_SGLANG: tuple[RuntimeName, ...] = ("vllm", "llama.cpp")
+
+FAMILIES: dict[str, ModelFamily] = {
     family.model_type: family
     for family in (
-        Family(model_type="llama", kind="causal", units=HEADS, refused=NO_DIMENSIONS),
-        Family(model_type="mistral", kind="causal", units=HEADS, refused=NO_DIMENSIONS),
-        Family(model_type="qwen2", kind="causal", units=HEADS, refused=NO_DIMENSIONS),
-        Family(model_type="qwen3", kind="causal", units=HEADS, refused=NO_DIMENSIONS),
-        Family(model_type="gemma2", kind="causal", units=HEADS, refused=NO_DIMENSIONS),
-        Family(model_type="gemma3_text", kind="causal", units=HEADS, refused=NO_DIMENSIONS),
-        Family(model_type="phi3", kind="causal", units=HEADS, refused=NO_DIMENSIONS),
-        Family(model_type="gpt2", kind="causal", units=WIDTHS, refused=NO_HEADS),
-        Family(model_type="opt", kind="causal", units=WIDTHS, refused=NO_HEADS),
-        Family(model_type="gpt_neox", kind="causal", units=WIDTHS, refused=NO_HEADS),
-        Family(model_type="t5", kind="encoder_decoder", units=T5),
-        Family(model_type="mt5", kind="encoder_decoder", units=T5),
-        Family(model_type="bart", kind="encoder_decoder", units=WIDTHS, refused=NO_HEADS),
-        Family(model_type="bert", kind="classifier", units=WIDTHS, refused=NO_HEADS),
-        Family(model_type="roberta", kind="classifier", units=WIDTHS, refused=NO_HEADS),
-        Family(model_type="distilbert", kind="classifier", units=WIDTHS, refused=NO_HEADS),
+        ModelFamily("llama", "causal", "LlamaForCausalLM", LLAMA_NAMES, NO_DIMENSIONS, ALL_RUNTIMES, gguf="llama"),
+        ModelFamily("mistral", "causal", "MistralForCausalLM", MISTRAL_NAMES, NO_DIMENSIONS, ALL_RUNTIMES),
+        ModelFamily("qwen2", "causal", "Qwen2ForCausalLM", MISTRAL_NAMES, NO_DIMENSIONS, ALL_RUNTIMES, gguf="qwen2"),
+        ModelFamily("qwen3", "causal", "Qwen3ForCausalLM", MISTRAL_NAMES, NO_DIMENSIONS, ALL_RUNTIMES, gguf="qwen3"),
+        ModelFamily("gemma2", "causal", "Gemma2ForCausalLM", GEMMA_NAMES, NO_DIMENSIONS, ALL_RUNTIMES, gguf="gemma2"),
+        ModelFamily(
+            "gemma3_text", "causal", "Gemma3ForCausalLM", GEMMA_NAMES, NO_DIMENSIONS, ALL_RUNTIMES, gguf="gemma3"
+        ),
+        ModelFamily(
+            "phi3", "causal", "Phi3ForCausalLM", CheckpointNames((FUSED,)), NO_DIMENSIONS, ALL_RUNTIMES, gguf="phi3"
+        ),
+        ModelFamily(
+            "gpt2",
+            "causal",
+            "GPT2LMHeadModel",
+            CheckpointNames((GPT2,), heads="n_head", hidden_size="n_embd", tied_by_default=True),
+            NO_HEADS,
+            ALL_RUNTIMES,
+            gguf="gpt2",
+        ),
+        ModelFamily(
+            "opt", "causal", "OPTForCausalLM", CheckpointNames((OPT,), tied_by_default=True), NO_HEADS, ("vllm",)
+        ),
+        ModelFamily(
+            "gpt_neox",
+            "causal",
+            "GPTNeoXForCausalLM",
+            CheckpointNames((NEOX,), tied=("embed_out.weight",)),
+            NO_HEADS,
+            NO_SGLANG,
+        ),
+        ModelFamily("t5", "encoder_decoder", "T5ForConditionalGeneration", T5_NAMES, runtimes=("llama.cpp",)),
+        ModelFamily("mt5", "encoder_decoder", "MT5ForConditionalGeneration", T5_NAMES, runtimes=("llama.cpp",)),
+        ModelFamily("bart", "encoder_decoder", "BartForConditionalGeneration", BART_NAMES, NO_HEADS),
+        ModelFamily("bert", "classifier", "BertForSequenceClassification", BERT_NAMES, NO_HEADS, NO_SGLANG),
+        ModelFamily("roberta", "classifier", "RobertaForSequenceClassification", BERT_NAMES, NO_HEADS, NO_SGLANG),
+        ModelFamily(
+            "distilbert",
+            "classifier",
+            "DistilBertForSequenceClassification",
+            CheckpointNames((DISTILBERT,), heads="n_heads", hidden_size="dim", tied=()),
+            NO_HEADS,
+        ),
     )
 }
 
-# What a criterion's formula does not cover; `worker.slimming.scoring.criteria` has the formulas.
-UNSERVED: dict[Criterion, tuple[Unit, ...]] = {
-    Criterion.wanda: (Unit.head_dims, Unit.layers),
-    Criterion.flap: (Unit.head_dims, Unit.layers),
-}
 
-
-def family_of(config: Mapping[str, Any], uri: str) -> Family:
-    """The family that the config of the model at `uri` names. Raises InvalidModel, UnsupportedFamily."""
+def family_of(config: Mapping[str, Any], uri: str) -> ModelFamily:
+    """The family that the config.json of the model at `uri` names. Raises InvalidModel, UnsupportedFamily."""
     if "auto_map" in config and not is_per_layer(config):
         message = f"{uri} asks for code of its own (`auto_map` in config.json), which is never run"
         raise InvalidModel(message, param="model.uri")

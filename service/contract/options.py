@@ -8,29 +8,6 @@ class TaskKind(StrEnum):
     generation = "generation"
 
 
-class Criterion(StrEnum):
-    """How important a unit is; h is what it hands on, m the objective. The lowest go.
-
-    surgeon: what the best fit of the others cannot make up for when the unit goes, times how much m minds it.
-    attribution: h · ∂m/∂h, reduced over tokens and then over rows; second_moment: one setting of it, the sum over all
-    tokens of its square; reverse: attribution with the opposite sign, a control. gisp: the sum over the unit's weights
-    of |w · ∂m/∂w|. activation: the mean of |h|. wanda: the norm of h times the mean size of the weights that read it.
-    flap: the variance of h times the square norm of those weights, standardised by layer. magnitude: the norm of the
-    unit's weights. random: drawn by `seed`.
-    """
-
-    attribution = "attribution"
-    surgeon = "surgeon"
-    second_moment = "second_moment"
-    activation = "activation"
-    wanda = "wanda"
-    flap = "flap"
-    gisp = "gisp"
-    magnitude = "magnitude"
-    random = "random"
-    reverse = "reverse"
-
-
 class Unit(StrEnum):
     """What is removed as a whole."""
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from service.contract.criteria import Criterion, criteria_in_words, default_criterion, normalisations_in_words
 from service.contract.fields import (
     MAX_EVALUATIONS,
     MAX_OBSERVED,
@@ -20,8 +21,6 @@ from service.contract.fields import (
     Uri,
 )
 from service.contract.options import (
-    FITTED,
-    Criterion,
     Draw,
     ExampleReduction,
     Format,
@@ -123,16 +122,11 @@ class ObservedTask(TaskWording):
     evaluation: DataSource
 
 
-def _suited_to_the_repair(chosen: dict[str, Any]) -> Criterion:
-    """The criterion that keeps most beside a repair (benchmarks/RESULTS.md): `surgeon` counts on a fit."""
-    return Criterion.surgeon if chosen.get("repair") in FITTED else Criterion.attribution
-
-
 class Method(Schema):
     repair: Repair = Repair.least_squares_layerwise  # before the criterion, whose default follows from it
     criterion: Criterion = Field(
-        default_factory=_suited_to_the_repair,
-        description="default: surgeon; attribution with the repairs none and bias, which fit nothing anew",
+        default_factory=lambda chosen: default_criterion(chosen.get("repair", Repair.none)),
+        description=criteria_in_words(),
     )
     units: list[Unit] = Field(default=[Unit.ffn], min_length=1, max_length=len(Unit))
     objective: Objective | None = Field(default=None, description="default: margin; log_probability for generation")
@@ -142,8 +136,7 @@ class Method(Schema):
     scope: Scope = Scope.layer
     normalisation: Normalisation | None = Field(
         default=None,
-        description="default: by the criterion, whose scale may say nothing across layers and kinds of units: "
-        "standard for flap; mean for wanda, activation, magnitude and random; none for the others",
+        description=f"what scores are divided by before a global rank. Default: {normalisations_in_words()}",
     )
     union: UnionRule = Field(default=UnionRule.sum, description="how the scores of several `tasks` become one")
     steps: int = Field(default=1, ge=1, le=100, description="removals, with the scores taken anew before each")

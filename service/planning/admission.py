@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from service.contract.catalog import Family
+from service.contract.criteria import CRITERIA
 from service.contract.errors import (
     InvalidData,
     InvalidModel,
@@ -21,7 +21,7 @@ from service.contract.errors import (
     UnsupportedUnit,
     blaming_task,
 )
-from service.contract.families import UNSERVED, family_of
+from service.contract.families import ModelFamily, family_of
 from service.contract.fields import RowValues
 from service.contract.options import Layout, Objective, TaskKind, Unit
 from service.contract.per_layer import is_per_layer
@@ -38,7 +38,7 @@ PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 ROW_FORMATS = (".jsonl", ".csv", ".parquet")
 
 
-def admit(request: JobRequest, access: Access) -> Family | None:
+def admit(request: JobRequest, access: Access) -> ModelFamily | None:
     """The model's family, None where only the worker can tell. Raises the error that the request would meet later."""
     for place, task in request.placed_tasks.items():
         with blaming_task(place):
@@ -74,7 +74,7 @@ def _check_method(request: JobRequest, task: TaskWording) -> None:
         message = "`margin` compares labels and a generation task has none; use `log_probability`"
         raise InvalidRequest(message, param="method.objective")
     for unit in request.method.units:
-        if unit in UNSERVED.get(request.method.criterion, ()):
+        if unit in CRITERIA[request.method.criterion].unserved:
             message = f"the criterion {request.method.criterion} is not defined for {unit}"
             raise UnsupportedUnit(message, param="method.units")
 
@@ -129,7 +129,7 @@ def _check_source(source: DataSource, param: str, access: Access) -> None:
 # --- the model -----------------------------------------------------------------------------------------------------
 
 
-def _check_model(request: JobRequest, access: Access) -> Family | None:
+def _check_model(request: JobRequest, access: Access) -> ModelFamily | None:
     """The model's family; None where only the worker can tell."""
     model = request.model
     for uri, param in ((model.uri, "model.uri"), (model.adapter_uri, "model.adapter_uri")):
@@ -207,7 +207,7 @@ def _parsed_file(path: Path, _state: tuple[int, ...]) -> Any:
     return json.loads(path.read_bytes())
 
 
-def check_units(request: JobRequest, family: Family) -> None:
+def check_units(request: JobRequest, family: ModelFamily) -> None:
     """Raise UnsupportedUnit for a unit that the family's stock config cannot hold fewer of."""
     for unit in request.method.units:
         if unit in family.refused:

@@ -8,9 +8,9 @@ from pathlib import PurePosixPath
 from typing import Any, Protocol
 
 from service.contract.errors import InvalidModel
-from service.contract.families import family_of
+from service.contract.families import FAMILIES, family_of
 from service.contract.request import ModelSource
-from service.planning.tensor_names import FAMILY_NAMES, FamilyNames
+from service.contract.tensor_names import CheckpointNames
 from service.sources.access import HUB, Access, blaming
 from service.sources.hub import HubFiles
 from service.sources.readers import scheme_of
@@ -34,8 +34,8 @@ class Checkpoint:
     stored_bytes: int  # of the files that hold the weights
 
     @property
-    def names(self) -> FamilyNames:
-        return FAMILY_NAMES[self.family]
+    def names(self) -> CheckpointNames:
+        return FAMILIES[self.family].names
 
     @property
     def dtype(self) -> str:
@@ -100,7 +100,7 @@ def read_checkpoint(source: ModelSource, access: Access) -> Checkpoint:
         family = family_of(config, source.uri).model_type
         headers = [_header(files, name) for name in _weight_files(files)]
     tensors = {name: tensor for header in headers for name, tensor in header.tensors.items()}
-    once = _each_once(tensors, FAMILY_NAMES[family], config)
+    once = _each_once(tensors, FAMILIES[family].names, config)
     return Checkpoint(family, config, once, sum(header.file_bytes for header in headers))
 
 
@@ -139,7 +139,7 @@ def _header(files: Files, name: str) -> Header:
         raise InvalidModel(f"{name} is damaged: {error}", param="model.uri") from error
 
 
-def _each_once(tensors: Tensors, names: FamilyNames, config: Mapping[str, Any]) -> dict[str, TensorShape]:
+def _each_once(tensors: Tensors, names: CheckpointNames, config: Mapping[str, Any]) -> dict[str, TensorShape]:
     """Without tensors that repeat the input embedding."""
     tied = config.get("tie_word_embeddings", names.tied_by_default)
     repeats = names.repeated + (names.tied if tied else ())

@@ -3,19 +3,14 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from service.contract.criteria import CRITERIA
 from service.contract.errors import InvalidRequest
-from service.contract.options import FITTED, Criterion, Layout, Repair, Scope, Unit
+from service.contract.options import FITTED, Layout, Repair, Scope, Unit
 from service.contract.request import JobRequest, Method
 
-WITH_OBJECTIVE = (
-    Criterion.attribution,
-    Criterion.reverse,
-    Criterion.second_moment,
-    Criterion.surgeon,
-    Criterion.gisp,
-)
-WITH_REDUCTIONS = (Criterion.attribution, Criterion.reverse)
-WITHOUT_DATA = (Criterion.magnitude, Criterion.random)  # the next step finds the scores of the one before
+WITH_OBJECTIVE = tuple(name for name, row in CRITERIA.items() if row.has_objective)
+WITH_REDUCTIONS = tuple(name for name, row in CRITERIA.items() if row.has_reductions)
+WITH_SEED = tuple(name for name, row in CRITERIA.items() if row.has_seed)
 
 
 class Effect(NamedTuple):
@@ -39,11 +34,11 @@ def _reduces(request: JobRequest) -> bool:
 
 
 def _draws(request: JobRequest) -> bool:
-    return request.method.criterion is Criterion.random or request.method.controls
+    return request.method.criterion in WITH_SEED or request.method.controls
 
 
 def _scores_anew(request: JobRequest) -> bool:
-    return request.method.criterion not in WITHOUT_DATA or _ranks_globally(request)
+    return CRITERIA[request.method.criterion].reads_data or _ranks_globally(request)
 
 
 def _has_several_tasks(request: JobRequest) -> bool:
@@ -68,7 +63,7 @@ EFFECTS: dict[str, Effect] = {
     "example_reduction": Effect(_reduces, f"for the criteria {', '.join(WITH_REDUCTIONS)}"),
     "union": Effect(_has_several_tasks, "with `tasks`"),
     "steps": Effect(_scores_anew, "for criteria that see data, or with the scope `global`"),
-    "seed": Effect(_draws, "for the criterion random, or with `controls`"),
+    "seed": Effect(_draws, f"for the criterion {', '.join(WITH_SEED)}, or with `controls`"),
     "protect_first": Effect(_tells_layers_apart, "with the layout `per_layer` or the unit `layers`"),
     "protect_last": Effect(_tells_layers_apart, "with the layout `per_layer` or the unit `layers`"),
     "repair": Effect(_has_something_to_repair, "where other units than `layers` go", on_by_default=True),

@@ -19,10 +19,10 @@ from service.contract.options import Layout, Repair, Scope, Unit
 from service.contract.report import Runtime
 from service.contract.request import JobRequest, Method, Target
 from service.contract.result import Widths
+from service.contract.tensor_names import Shrinking, StackNames
 from service.planning.admission import admit, check_layout, check_units
 from service.planning.checkpoint import BUFFER, MAX_UNITS, Checkpoint, read_checkpoint
 from service.planning.runtimes import runtimes
-from service.planning.tensor_names import Shrinking, StackNames
 from service.sources.access import Access
 from service.sources.safetensors_header import BYTES, Tensors, TensorShape, file_size
 

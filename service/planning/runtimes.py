@@ -7,11 +7,10 @@ Only transformers is proved by each job; the others stand here by their own list
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from service.contract.families import FAMILIES
 from service.contract.options import Layout
 from service.contract.report import Runtime
 
-TEXT = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "gpt2"})
-ENCODERS = frozenset({"bert", "roberta"})
 DEVICES = (1, 2, 4, 8)
 
 # Rows of GGUF's K-quants are blocks of 256, of the older ones of 32; a row that is neither stays in F16.
@@ -25,18 +24,17 @@ Blocks = Sequence[tuple[int, tuple[str, ...]]]
 
 @dataclass(frozen=True)
 class Server:
-    """A runtime: the families that it has an architecture for, and the rows that its quantisations take."""
+    """A runtime: the lengths of weight rows that its quantisations take, and whether it splits a model."""
 
-    families: frozenset[str] | None  # None: all
     blocks: Blocks
     splits: bool = False  # a model over several devices, by heads and neurons
 
 
 SERVERS: dict[str, Server] = {
-    "transformers": Server(None, ANY_WIDTH),
-    "vllm": Server(TEXT | ENCODERS | {"opt", "gpt_neox"}, GPU_BLOCKS, splits=True),
-    "sglang": Server(TEXT, GPU_BLOCKS, splits=True),
-    "llama.cpp": Server(TEXT | ENCODERS | {"gpt_neox", "t5", "mt5"}, GGUF_BLOCKS),
+    "transformers": Server(ANY_WIDTH),
+    "vllm": Server(GPU_BLOCKS, splits=True),
+    "sglang": Server(GPU_BLOCKS, splits=True),
+    "llama.cpp": Server(GGUF_BLOCKS),
 }
 
 
@@ -61,7 +59,7 @@ def _of_unequal_widths(name: str) -> Runtime:
 
 
 def _runtime(name: str, server: Server, family: str, rows: Sequence[int], divided: Sequence[int]) -> Runtime:
-    if server.families is not None and family not in server.families:
+    if name not in ("transformers", *FAMILIES[family].runtimes):
         return Runtime(name=name, loads=False, reason=f"it has no architecture for {family}")
     allowed = next((kinds for block, kinds in server.blocks if not any(row % block for row in rows)), ())
     best, kinds = server.blocks[0]

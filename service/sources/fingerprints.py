@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from service.contract.options import Criterion, Objective, TaskKind
+from service.contract.criteria import Criterion
+from service.contract.options import Objective, TaskKind
 from service.contract.presets import resolve
 from service.contract.request import DataSource, JobRequest, Method, ModelSource, Task, TaskWording
 from service.sources.access import DATASET, HUB, RETRY_SECONDS, Access

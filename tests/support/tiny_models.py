@@ -12,6 +12,8 @@ from transformers import (
     PreTrainedModel,
 )
 
+from service.contract.families import FAMILIES, ModelFamily
+
 VOCABULARY = 128
 FFN_WIDTH = 48
 
@@ -90,6 +92,11 @@ def bart() -> PreTrainedModel:
 def distilbert() -> PreTrainedModel:
     sizes = {"dim": 32, "hidden_dim": FFN_WIDTH, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 64}
     return _model(AutoModelForSequenceClassification, "distilbert", TOKENS | sizes | {"num_labels": 3})
+
+
+def family_of(name: str) -> ModelFamily:
+    """The family of a tiny model of `TINY`."""
+    return FAMILIES[name.removesuffix("_gated")]
 
 
 TINY: dict[str, Callable[[], PreTrainedModel]] = {

@@ -9,9 +9,10 @@ from gguf import GGMLQuantizationType, GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 
 from service.contract.errors import InvalidModel, UnsupportedFamily
+from service.contract.families import FAMILIES
 from service.storage.object_store import digest_file
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt2")
+ARCHITECTURES = tuple(family.gguf for family in FAMILIES.values() if family.gguf)
 FORMAT = 1  # of what lies in the cache; raise it when the conversion changes
 # Quantised weights become bfloat16: its rounding is far below that of any quantisation.
 FLOATS = {GGMLQuantizationType.F32: torch.float32, GGMLQuantizationType.F16: torch.float16}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -22,17 +23,11 @@ from huggingface_hub.errors import (
 )
 from peft import PeftModel
 from torch import nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from service.contract.catalog import Family
 from service.contract.errors import InvalidModel, NotFound
+from service.contract.families import AUTO_CLASSES as AUTO_CLASS_NAMES
+from service.contract.families import ModelFamily
 from service.contract.request import ModelSource
 from service.sources.job_checkpoints import JobModel
 from service.sources.model_files import CARD, PATTERNS, is_wanted
@@ -42,11 +37,7 @@ from worker.checkpoints.per_layer import class_of
 from worker.checkpoints.validation import check, check_safetensors, read_json
 
 OnBytes = Callable[[int, int], None]
-AUTO_CLASSES: dict[str, Any] = {
-    "causal": AutoModelForCausalLM,
-    "encoder_decoder": AutoModelForSeq2SeqLM,
-    "classifier": AutoModelForSequenceClassification,
-}
+AUTO_CLASSES: dict[str, Any] = {kind: getattr(transformers, name) for kind, name in AUTO_CLASS_NAMES.items()}
 LOCAL_STOCK = {"trust_remote_code": False, "local_files_only": True}
 
 
@@ -56,7 +47,7 @@ class LoadedModel:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    family: Family
+    family: ModelFamily
     dtype: torch.dtype
 
 
@@ -238,7 +229,7 @@ def _load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _load_stock(directory: Path, family: Family) -> PreTrainedModel:
+def _load_stock(directory: Path, family: ModelFamily) -> PreTrainedModel:
     with _reading("checkpoint"):
         loader = class_of(read_json(directory / "config.json"), AUTO_CLASSES[family.kind])
         model, info = loader.from_pretrained(

@@ -7,16 +7,15 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from service.contract.catalog import Family
 from service.contract.errors import InvalidModel, UnsupportedFamily
-from service.contract.families import FAMILIES
+from service.contract.families import FAMILIES, ModelFamily
 from worker.checkpoints.per_layer import is_sound
 
 WEIGHTS_INDEX = "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
-def check(directory: Path) -> Family:
+def check(directory: Path) -> ModelFamily:
     """The family of a checkpoint that is safe and fit to be loaded. Raises InvalidModel or UnsupportedFamily."""
     config = read_json(directory / "config.json")
     tokenizer = directory / "tokenizer_config.json"
@@ -79,7 +78,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _family(model_type: object) -> Family:
+def _family(model_type: object) -> ModelFamily:
     if model_type == "gemma3":
         raise UnsupportedFamily(
             "this Gemma 3 checkpoint holds a vision tower: give its text model (model_type gemma3_text)",

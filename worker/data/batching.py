@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from worker.data.prompts import Example, Kind, Tokens, row_tokens
+from service.contract.families import Kind
+from worker.data.prompts import Example, Tokens, row_tokens
 from worker.slimming.scoring.objectives import Batch
 
 

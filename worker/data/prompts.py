@@ -4,17 +4,17 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from service.contract.errors import InvalidData, InvalidLabels, InvalidTemplate
+from service.contract.families import Kind
 from service.contract.options import TaskKind
 from service.contract.presets import LABEL_COLUMN, TARGET_COLUMN, template_fields
 from service.contract.request import TaskWording
 from service.contract.rows import Row
 
-Kind = Literal["causal", "encoder_decoder", "classifier"]
 Tokens = tuple[int, ...]
 
 # kind of family -> whether the tokenizer adds its special tokens, what stands between prompt and answer word
@@ -31,7 +31,7 @@ WORD = re.compile(r"\S+")
 class Example:
     """A prompt and the answers that compete for it, as tokens; `answer` is the index of the right one.
 
-    For a decoder-only model a candidate continues the prompt; for an encoder-decoder it is what the decoder says; for
+    For a decoder-only model a candidate continues the prompt; for an encoder_decoder it is what the decoder says; for
     a classification head it is the index of one class.
     """
 

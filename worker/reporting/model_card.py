@@ -9,8 +9,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard import metadata_load
 from yaml import YAMLError
 
+from service.contract.criteria import CRITERIA
 from service.contract.families import FAMILIES
-from service.contract.options import Criterion, Supervision, TaskKind
+from service.contract.options import Supervision, TaskKind
 from service.contract.per_layer import MODELLING_FILE, has_own_widths
 from service.contract.report import Report
 from service.contract.result import CurvePoint, DenseSlim, Estimate, JobMetrics, Metrics, MetricsPair
@@ -28,21 +29,6 @@ PIPELINES = {
 
 LICENCE_FIELDS = ("license", "license_name", "license_link")
 MAX_CARD_BYTES = 2**20
-
-YANG = (
-    "[Task-specific Compression for Multi-task Language Models using Attribution-based Pruning]"
-    "(https://arxiv.org/abs/2205.04157)"
-)
-# Where a criterion has its score from, as far as one paper has it.
-SOURCES = {
-    Criterion.attribution: f"after {YANG}",
-    Criterion.activation: "as in [Minitron](https://arxiv.org/abs/2407.14679)",
-    Criterion.wanda: "after [Wanda](https://arxiv.org/abs/2306.11695)",
-    Criterion.flap: "after [FLAP](https://arxiv.org/abs/2312.11983)",
-    Criterion.gisp: "after [GISP](https://arxiv.org/abs/2510.18030)",
-    Criterion.magnitude: "after [Han et al.](https://arxiv.org/abs/1506.02626)",
-    Criterion.surgeon: "the optimal brain surgeon, with [Kronecker factors](https://arxiv.org/abs/1503.05671)",
-}
 
 STOCK_CLASS = "It is an ordinary checkpoint; nothing beside the stock class is needed."
 OWN_CLASS = f"Its layers have widths of their own: the class that holds them is in `{MODELLING_FILE}`."
@@ -239,7 +225,7 @@ def _words(report: Report) -> dict[str, Any]:
         ],
         "warnings": [warning.message for warning in report.warnings],
         "criterion": report.request.method.criterion.value,
-        "source": SOURCES.get(report.request.method.criterion, ""),
+        "source": CRITERIA[report.request.method.criterion].source,
         "method": report.request.method,
         "layout": report.request.output.layout.value,
         "calibration": report.calibration_examples,

@@ -1,12 +1,13 @@
 """Python for the report and the model card: loads the slim model and asks it the task."""
 
+from service.contract.families import Kind
 from service.contract.options import Format, TaskKind
 from service.contract.presets import template_fields
 from service.contract.request import JobRequest
 from service.sources.job_checkpoints import JOB
 from service.sources.readers import scheme_of
 from worker.data.batching import Padding
-from worker.data.prompts import TOKENISE, Kind, Wording, render
+from worker.data.prompts import TOKENISE, Wording, render
 
 MAX_TEXT = 256  # tokens of a generated text, as far as a snippet writes one
 

@@ -5,9 +5,10 @@ from fastapi import APIRouter
 from service.api.dependencies import CallerDep, SettingsDep
 from service.api.problems import problem_responses
 from service.contract.catalog import Capabilities, Limits
+from service.contract.criteria import Criterion
 from service.contract.families import FAMILIES
 from service.contract.fields import MAX_RATIO, MAX_ROWS
-from service.contract.options import Criterion, Repair, Unit
+from service.contract.options import Repair, Unit
 from service.contract.presets import PRESETS
 from service.infrastructure.version import package_version
 
@@ -24,7 +25,7 @@ def get_capabilities(caller: CallerDep, settings: SettingsDep) -> Capabilities:
     """Everything that a request may name, and the limits that hold for it."""
     return Capabilities(
         version=package_version(),
-        families=list(FAMILIES.values()),
+        families=[family.described for family in FAMILIES.values()],
         units=list(Unit),
         criteria=list(Criterion),
         repairs=list(Repair),

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from service.contract.errors import ForbiddenPath, InvalidData
-from service.contract.families import FAMILIES
+from service.contract.families import FAMILIES, Kind
 from service.contract.presets import resolve
 from service.contract.request import Task
 from service.storage.keys import dataset_key
@@ -18,7 +18,7 @@ from tests.support import checkpoints
 from tests.support.tiny_models import TINY, VOCABULARY
 from worker.data.batching import Padding, batches, pad_left, padding
 from worker.data.loading import Location, load_rows
-from worker.data.prompts import Example, Kind
+from worker.data.prompts import Example
 from worker.slimming.scoring.objectives import Batch, answer_log_probabilities, token_log_probabilities
 
 FIRST_WORD = 4

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from service.contract.families import FAMILIES
+from service.contract.families import FAMILIES, Kind
 from service.contract.result import DenseSlim
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, causal
 from worker.data.batching import padding
-from worker.data.prompts import Example, Kind
+from worker.data.prompts import Example
 from worker.evaluation.latency import RUNS, SIZES, Speed, compare
 from worker.evaluation.memory import Alive, weight_bytes
 from worker.reporting.findings import peak_memory

@@ -6,14 +6,14 @@ from scipy.stats import norm
 from torch import Tensor
 
 from service.contract.errors import InvalidModel
-from service.contract.families import FAMILIES
+from service.contract.families import FAMILIES, Kind
 from service.contract.presets import resolve
 from service.contract.request import Task
 from service.contract.rows import Row
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY
 from worker.data.batching import batches, padding
-from worker.data.prompts import Example, Kind, Wording, encode, wording
+from worker.data.prompts import Example, Wording, encode, wording
 from worker.evaluation.metrics import (
     Scores,
     calibrated,

@@ -1,18 +1,78 @@
+"""The rows of `worker.slimming.architectures`, and those of the contract that describe the same families."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from torch import nn
+from transformers import PreTrainedModel
+
 from service.contract.families import FAMILIES
-from tests.support.tiny_models import TINY
+from service.contract.options import Unit
+from service.contract.tensor_names import StackNames
+from tests.support.tiny_models import TINY, family_of
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.units import Site
+from worker.slimming.units import Site, UnitUnavailable, locate
 
 
-def test_the_api_and_the_worker_know_the_same_families() -> None:
+def test_contract_and_worker_have_a_row_for_the_same_families() -> None:
     assert set(ARCHITECTURES) == set(FAMILIES)
 
 
 def test_every_family_has_a_tiny_model() -> None:
-    assert {make().config.model_type for make in TINY.values()} == set(ARCHITECTURES)
+    assert {family_of(name).model_type for name in TINY} == set(FAMILIES)
 
 
-def test_a_site_survives_its_string_form() -> None:
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_model_is_of_the_class_that_the_row_names(name: str) -> None:
+    assert type(TINY[name]()).__name__ == family_of(name).model_class
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_family_refuses_the_units_that_its_architecture_lacks(name: str) -> None:
+    model, family = TINY[name](), family_of(name)
+    assert {unit for unit in Unit if not has_unit(model, unit)} == set(family.refused)
+
+
+def has_unit(model: PreTrainedModel, unit: Unit) -> bool:
+    try:
+        return bool(locate(model, ARCHITECTURES[model.config.model_type], [unit]))
+    except UnitUnavailable:
+        return False
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_contract_and_architecture_name_the_same_tensors(name: str) -> None:
+    model, family = TINY[name](), family_of(name)
+    units = [unit.value for unit in family.units if unit is not Unit.layers]
+    groups = locate(model, ARCHITECTURES[family.model_type], units)
+    located = {(group.kind, slab.parameter, slab.dim) for group in groups for slab in group.slabs}
+    assert located == {found for stack in family.names.stacks for found in named_tensors(model, stack, units)}
+
+
+def named_tensors(model: nn.Module, stack: StackNames, units: list[str]) -> Iterator[tuple[str, str, int]]:
+    """(unit, parameter, dimension) of every parameter that a row of the stack matches."""
+    layer = re.compile(rf"(?:.*\.)?{re.escape(stack.layers)}\.\d+\.(.*)")
+    for parameter, tensor in model.named_parameters():
+        found = layer.fullmatch(parameter)
+        for row in stack.shrinking if found else ():
+            if row.unit in units and re.fullmatch(row.pattern, found[1]) and row.dim < tensor.dim():
+                yield row.unit.value, parameter, row.dim
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_contract_and_architecture_name_the_same_config_fields(model_type: str) -> None:
+    names, architecture = FAMILIES[model_type].names, ARCHITECTURES[model_type]
+    for in_files, in_model in zip(names.stacks, architecture.stacks, strict=True):
+        assert in_files.name == in_model.name
+        assert in_model.layers.endswith(in_files.layers)
+        assert in_files.bias == in_model.feed_forward.bias
+        for attention in in_model.attention:
+            fields = (attention.heads, attention.key_value_heads, attention.head_size, attention.divides_where)
+            assert fields == (names.heads, names.key_value_heads, names.head_size, names.head_counts_divide)
+
+
+def test_site_survives_its_string_form() -> None:
     site = Site("decoder", 11, "ffn")
     assert str(site) == "decoder.11.ffn"
     assert Site.parse(str(site)) == site

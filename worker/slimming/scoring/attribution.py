@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture
 from worker.slimming.hooks import watch
-from worker.slimming.scoring.criteria import CRITERIA, Criterion, Observation, Options, Statistics
+from worker.slimming.scoring.criteria import CRITERIA, Formula, Observation, Options, Statistics
 from worker.slimming.scoring.objectives import OBJECTIVES, Batch, token_log_probabilities
 from worker.slimming.scoring.second_moments import Moments, collect, portions
 from worker.slimming.units import Group, Site, UnitUnavailable, locate, weights_UF
@@ -41,7 +41,7 @@ def score(
     UnitUnavailable for a unit that the family or the criterion cannot serve.
     """
     row = CRITERIA[criterion]
-    refused = sorted(set(units) & set(row.refused))
+    refused = sorted(set(units) & set(row.unserved))
     if refused:
         raise UnitUnavailable(f"the criterion {criterion} is not defined for {refused[0]}")
     groups, told = locate(model, architecture, units), row.options(options)
@@ -73,7 +73,7 @@ class Passes:
 class Accumulator:
     """What has been added up so far."""
 
-    def __init__(self, criterion: Criterion, options: Options, groups: Sequence[Group]) -> None:
+    def __init__(self, criterion: Formula, options: Options, groups: Sequence[Group]) -> None:
         self.criterion = criterion
         self.options = options
         self.groups = groups
@@ -134,8 +134,8 @@ def _score_by_sums(
             for batch in batches:
                 _observe(model, batch, tally)
                 on_examples(tally.num_examples)
-    conclude = tally.criterion.conclude
-    return {group.site: conclude(tally.evidence(model, group), tally.options).float().cpu() for group in tally.groups}
+    finalize = tally.criterion.finalize
+    return {group.site: finalize(tally.evidence(model, group), tally.options).float().cpu() for group in tally.groups}
 
 
 def _score_by_moments(
@@ -160,7 +160,7 @@ def _score_by_moments(
         concluded = passes.following()
         for number, group in enumerate(part, 1):
             evidence = replace(tally.evidence(model, group), moments=found[group.watched])
-            scores[group.site] = tally.criterion.conclude(evidence, tally.options).float().cpu()
+            scores[group.site] = tally.criterion.finalize(evidence, tally.options).float().cpu()
             concluded(examples[-1] * number // len(part))
         if len(parts) == 1:
             on_moments({path: replace(moments, effect_OO=None) for path, moments in found.items()})

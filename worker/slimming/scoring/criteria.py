@@ -4,7 +4,7 @@ Shape suffixes: B rows of a batch, T positions, E examples, U units of a group, 
 activation (C = U * size), O outputs, F parameters of one unit, S statistics.
 
 A criterion says what it has to see, adds up over data what a batch shows (`observe`), and turns the sums and the
-weights into scores (`conclude`). Sums are float64, so that neither the batches nor their order change a score.
+weights into scores (`finalize`). Sums are float64, so that neither the batches nor their order change a score.
 """
 
 from collections.abc import Callable, Mapping
@@ -70,14 +70,14 @@ class Statistics:
 
 
 @dataclass(frozen=True)
-class Criterion:
+class Formula:
     """One way to score. Units with the lowest scores are removed."""
 
     needs: Needs
-    conclude: Callable[[Statistics, Options], Tensor]  # -> score (U)
+    finalize: Callable[[Statistics, Options], Tensor]  # -> score (U)
     observe: Callable[[Observation, Options], Tensor] | None = None  # -> what the batch adds to the sums, if they count
     fixed: Mapping[str, Any] = field(default_factory=dict)  # options that are not for the caller to choose
-    refused: tuple[str, ...] = ()  # kinds of units that the formula does not cover
+    unserved: tuple[str, ...] = ()  # kinds of units that the formula does not cover
     # What makes scores comparable across groups whose own scale says nothing there: see `allocation.NORMALISATIONS`.
     normalisation: str = "none"
 
@@ -232,15 +232,15 @@ def magnitude(evidence: Statistics, options: Options) -> Tensor:
 # Of SCAR (arXiv 2604.23475) the score, the second moment of h * dJ/dh over tokens, is one setting of attribution.
 SECOND_MOMENT = {"token_reduction": "square", "example_reduction": "sum", "sign": "signed"}
 
-CRITERIA: dict[str, Criterion] = {
-    "attribution": Criterion("gradients", attribution, _attribution_sums),
-    "second_moment": Criterion("gradients", attribution, _attribution_sums, fixed=SECOND_MOMENT),
-    "reverse": Criterion("gradients", reverse, _attribution_sums),
-    "surgeon": Criterion("moments", surgeon, _attribution_sums, fixed=SECOND_MOMENT),
-    "activation": Criterion("activations", activation, _activation_sums, normalisation="mean"),
-    "wanda": Criterion("activations", wanda, _activation_sums, refused=("head_dims", "layers"), normalisation="mean"),
-    "flap": Criterion("activations", flap, _activation_sums, refused=("head_dims", "layers"), normalisation="standard"),
-    "gisp": Criterion("weight gradients", gisp),
-    "random": Criterion("weights", random, normalisation="mean"),
-    "magnitude": Criterion("weights", magnitude, normalisation="mean"),
+CRITERIA: dict[str, Formula] = {
+    "attribution": Formula("gradients", attribution, _attribution_sums),
+    "second_moment": Formula("gradients", attribution, _attribution_sums, fixed=SECOND_MOMENT),
+    "reverse": Formula("gradients", reverse, _attribution_sums),
+    "surgeon": Formula("moments", surgeon, _attribution_sums, fixed=SECOND_MOMENT),
+    "activation": Formula("activations", activation, _activation_sums, normalisation="mean"),
+    "wanda": Formula("activations", wanda, _activation_sums, unserved=("head_dims", "layers"), normalisation="mean"),
+    "flap": Formula("activations", flap, _activation_sums, unserved=("head_dims", "layers"), normalisation="standard"),
+    "gisp": Formula("weight gradients", gisp),
+    "random": Formula("weights", random, normalisation="mean"),
+    "magnitude": Formula("weights", magnitude, normalisation="mean"),
 }

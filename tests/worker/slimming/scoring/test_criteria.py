@@ -3,8 +3,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from service.contract.families import UNSERVED
-from service.contract.options import Criterion
+from service.contract import criteria as contract
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY
 from worker.slimming.architectures import ARCHITECTURES
@@ -33,12 +32,32 @@ def activations(module: str) -> Tensor:
     return seen[0][batch.masks["decoder"]].double()
 
 
-def test_the_contract_names_every_criterion() -> None:
-    assert set(CRITERIA) == set(Criterion)
+def test_contract_and_worker_have_a_row_for_the_same_criteria() -> None:
+    assert set(CRITERIA) == set(contract.CRITERIA)
 
 
-def test_the_api_knows_what_a_criterion_does_not_cover() -> None:
-    assert {Criterion(name): row.refused for name, row in CRITERIA.items() if row.refused} == UNSERVED
+@pytest.mark.parametrize("criterion", contract.CRITERIA)
+def test_contract_and_formula_agree_on_units_data_and_normalisation(criterion: contract.Criterion) -> None:
+    row, formula = contract.CRITERIA[criterion], CRITERIA[criterion]
+    assert row.unserved == formula.unserved
+    assert row.reads_data == (formula.needs != "weights")
+    assert row.normalisation == formula.normalisation
+
+
+SETTINGS = {
+    "has_objective": Options(objective="log_probability"),
+    "has_reductions": Options(token_reduction="mean", sign="absolute", example_reduction="sum"),
+    "has_seed": Options(seed=1),
+}
+
+
+@pytest.mark.parametrize("criterion", contract.CRITERIA)
+@pytest.mark.parametrize("option", SETTINGS)
+def test_option_changes_the_scores_of_the_criteria_that_the_contract_names(
+    criterion: contract.Criterion, option: str
+) -> None:
+    usual, other = scores_of(criterion)[FFN], scores_of(criterion, SETTINGS[option])[FFN]
+    assert getattr(contract.CRITERIA[criterion], option) == (not torch.equal(usual, other))
 
 
 def test_magnitude_is_the_norm_of_all_weights_of_a_neuron() -> None:
@@ -151,7 +170,7 @@ def test_every_criterion_scores_every_unit_or_refuses_it(criterion: str, family:
     model = TINY[family]()
     made = batches(family, examples(4, longest_candidate=2), 4)  # one decoder position attends to nothing but itself
     architecture = ARCHITECTURES[family]
-    if unit in CRITERIA[criterion].refused:
+    if unit in CRITERIA[criterion].unserved:
         with pytest.raises(UnitUnavailable, match=f"{criterion} is not defined for {unit}"):
             score(model, architecture, [unit], made, criterion, Options())
         return

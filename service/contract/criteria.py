@@ -1,0 +1,131 @@
+"""The criteria: the ways to measure how important a unit is, one row for each.
+
+The row holds what the API, the documents and the reports have to know of a criterion; its formula is in
+`worker.slimming.scoring.criteria`, and a test compares the two. docs/contributing.md lists the steps that add one.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from service.contract.options import FITTED, Normalisation, Repair, Unit
+
+
+class Criterion(StrEnum):
+    """How the importance of a unit is measured. The units with the lowest scores are removed."""
+
+    attribution = "attribution"
+    surgeon = "surgeon"
+    second_moment = "second_moment"
+    activation = "activation"
+    wanda = "wanda"
+    flap = "flap"
+    gisp = "gisp"
+    magnitude = "magnitude"
+    random = "random"
+    reverse = "reverse"
+
+
+@dataclass(frozen=True)
+class CriterionProperties:
+    """What the other options of a method, and a reader, have to know of a criterion.
+
+    In `summary`, h is the activation of a unit and m the objective of an example. `source` names the paper that the
+    score is from, in Markdown, for the sentence "scored by the criterion (...)".
+    """
+
+    summary: str
+    source: str = ""
+    reads_data: bool = True  # false: the scores follow from the weights alone, and the next step finds the same ones
+    has_objective: bool = False  # `method.objective` changes the scores
+    has_reductions: bool = False  # `method.token_reduction`, `sign` and `example_reduction` change the scores
+    has_seed: bool = False  # `method.seed` changes the scores
+    unserved: tuple[Unit, ...] = ()  # units that the formula does not cover
+    normalisation: Normalisation = Normalisation.none  # the default of `method.normalisation`
+    default_for: tuple[Repair, ...] = ()  # repairs beside which it is the criterion of a request that names none
+
+
+ACTIVATIONS_ALONE = (Unit.head_dims, Unit.layers)  # no module reads them, so that no weights of a reader weigh them
+
+CRITERIA: dict[Criterion, CriterionProperties] = {
+    Criterion.attribution: CriterionProperties(
+        summary="h · ∂m/∂h, reduced over the tokens of an example and then over the examples",
+        source="after [Task-specific Compression for Multi-task Language Models using Attribution-based Pruning]"
+        "(https://arxiv.org/abs/2205.04157)",
+        has_objective=True,
+        has_reductions=True,
+        default_for=(Repair.none, Repair.bias),
+    ),
+    Criterion.surgeon: CriterionProperties(
+        summary="the part of h that the best fit of the other units cannot replace, times the squared gradient of m",
+        source="the optimal brain surgeon, with [Kronecker factors](https://arxiv.org/abs/1503.05671)",
+        has_objective=True,
+        default_for=FITTED,
+    ),
+    Criterion.second_moment: CriterionProperties(
+        summary="the sum over all tokens of the square of h · ∂m/∂h: one setting of attribution",
+        has_objective=True,
+    ),
+    Criterion.activation: CriterionProperties(
+        summary="the mean of |h|",
+        source="as in [Minitron](https://arxiv.org/abs/2407.14679)",
+        normalisation=Normalisation.mean,
+    ),
+    Criterion.wanda: CriterionProperties(
+        summary="the norm of h times the mean size of the weights that read it",
+        source="after [Wanda](https://arxiv.org/abs/2306.11695)",
+        unserved=ACTIVATIONS_ALONE,
+        normalisation=Normalisation.mean,
+    ),
+    Criterion.flap: CriterionProperties(
+        summary="the variance of h times the squared norm of the weights that read it, standardised within each layer",
+        source="after [FLAP](https://arxiv.org/abs/2312.11983)",
+        unserved=ACTIVATIONS_ALONE,
+        normalisation=Normalisation.standard,
+    ),
+    Criterion.gisp: CriterionProperties(
+        summary="the sum over the unit's weights w of |w · ∂m/∂w|; made for many steps",
+        source="after [GISP](https://arxiv.org/abs/2510.18030)",
+        has_objective=True,
+    ),
+    Criterion.magnitude: CriterionProperties(
+        summary="the norm of the unit's weights",
+        source="after [Han et al.](https://arxiv.org/abs/1506.02626)",
+        reads_data=False,
+        normalisation=Normalisation.mean,
+    ),
+    Criterion.random: CriterionProperties(
+        summary="drawn at random by `seed`: a control",
+        reads_data=False,
+        has_seed=True,
+        normalisation=Normalisation.mean,
+    ),
+    Criterion.reverse: CriterionProperties(
+        summary="attribution with the opposite sign: a control",
+        has_objective=True,
+        has_reductions=True,
+    ),
+}
+
+
+def default_criterion(repair: Repair) -> Criterion:
+    """The criterion of a request that names none: the one that keeps most beside its repair (benchmarks/RESULTS.md)."""
+    return next(name for name, row in CRITERIA.items() if repair in row.default_for)
+
+
+def criteria_in_words() -> str:
+    """The criteria as one text, for the documents: what each measures, and which is the default when."""
+    lines = [f"`{name.value}`: {row.summary}." for name, row in CRITERIA.items()]
+    defaults = [
+        f"`{name.value}` with the repairs {', '.join(f'`{repair.value}`' for repair in row.default_for)}"
+        for name, row in CRITERIA.items()
+        if row.default_for
+    ]
+    return f"How important a unit is. Default: {'; '.join(defaults)}. {' '.join(lines)}"
+
+
+def normalisations_in_words() -> str:
+    """The default of `method.normalisation` for each criterion, as one text."""
+    stated: dict[Normalisation, list[str]] = {}
+    for name, row in CRITERIA.items():
+        stated.setdefault(row.normalisation, []).append(f"`{name.value}`")
+    return "; ".join(f"`{normalisation.value}` for {', '.join(names)}" for normalisation, names in stated.items())

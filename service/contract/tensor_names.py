@@ -1,0 +1,58 @@
+"""Which tensors of a checkpoint become smaller when units of a kind are removed: the types of the rows in `families`.
+
+Tensors are named as in the files of a checkpoint. `worker.slimming.architectures` names the same tensors by the modules
+of a loaded model; tests/worker/slimming/test_architectures.py compares the two.
+"""
+
+from dataclasses import dataclass
+
+from service.contract.options import Unit
+
+LINEAR = r"\.(weight|bias)"
+
+
+@dataclass(frozen=True)
+class Shrinking:
+    """Tensors of a layer that lose slices along the dimension `dim` when a unit of the kind is removed."""
+
+    unit: Unit
+    pattern: str  # regular expression that matches the path of such a tensor within its layer
+    dim: int
+
+
+@dataclass(frozen=True)
+class StackNames:
+    """The tensors of a stack of layers, named `...{layers}.{index}.{path in the layer}`.
+
+    The size of the first row of a unit shows how many units a layer has.
+    """
+
+    name: str
+    layers: str
+    shrinking: tuple[Shrinking, ...]
+    bias: str = ""  # config field that gives the feed-forward modules biases, which the repair `bias` needs
+
+
+@dataclass(frozen=True)
+class CheckpointNames:
+    """The names of a family's tensors, and of the config fields that hold its sizes."""
+
+    stacks: tuple[StackNames, ...]
+    heads: str = "num_attention_heads"
+    key_value_heads: str = "num_key_value_heads"
+    head_size: str = "head_dim"
+    hidden_size: str = "hidden_size"
+    head_counts_divide: tuple[str, ...] = ()  # where one of these fields is set, heads must divide the hidden size
+    tied_by_default: bool = False  # whether a config that does not say so ties output and input embedding
+    tied: tuple[str, ...] = ("lm_head.weight",)  # tensors that repeat the input embedding where the two are tied
+    repeated: tuple[str, ...] = ()  # tensors that always repeat the input embedding
+
+
+def feed_forward(reading: str, writing: str) -> tuple[Shrinking, ...]:
+    """Neurons are columns of the weight that reads them and rows of the modules that write them."""
+    return (Shrinking(Unit.ffn, rf"{reading}\.weight", 1), Shrinking(Unit.ffn, writing + LINEAR, 0))
+
+
+def attention(output: str, projections: str, unit: Unit = Unit.heads) -> tuple[Shrinking, ...]:
+    """Heads are columns of the output projection and rows of the query, key and value projections."""
+    return (Shrinking(unit, rf"{output}\.weight", 1), Shrinking(unit, projections + LINEAR, 0))
