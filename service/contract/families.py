@@ -61,12 +61,15 @@ DERIVED_SIZE = (
     "a stock config derives the size of a head from hidden size and head count, so it cannot hold fewer heads"
 )
 TIED_DIMENSIONS = "rotary positions or a stock config tie the dimensions of a head to each other"
+JOINT_NORM = "the norms of queries and keys span all heads, so that a model with fewer heads would compute another mean"
 NO_DIMENSIONS = {Unit.head_dims: TIED_DIMENSIONS}
 NO_HEADS = {Unit.heads: DERIVED_SIZE, Unit.head_dims: TIED_DIMENSIONS}
+NO_HEADS_UNDER_A_JOINT_NORM = {Unit.heads: JOINT_NORM, Unit.head_dims: TIED_DIMENSIONS}
 
 # --- tensors -------------------------------------------------------------------------------------------------------
 
 GATED_FEED_FORWARD = feed_forward(r"mlp\.down_proj", r"mlp\.(gate|up)_proj")
+GATED_WITHOUT_HEADS = StackNames("decoder", "layers", GATED_FEED_FORWARD)
 GATED = StackNames("decoder", "layers", GATED_FEED_FORWARD + attention(r"self_attn\.o_proj", r"self_attn\.[qkv]_proj"))
 GATED_WITH_BIAS = StackNames("decoder", "layers", GATED.shrinking, bias="mlp_bias")
 FUSED = StackNames(
@@ -136,6 +139,14 @@ FAMILIES: dict[str, ModelFamily] = {
         ),
         ModelFamily(
             "phi3", "causal", "Phi3ForCausalLM", CheckpointNames((FUSED,)), NO_DIMENSIONS, ALL_RUNTIMES, gguf="phi3"
+        ),
+        ModelFamily(
+            "olmo2",
+            "causal",
+            "Olmo2ForCausalLM",
+            CheckpointNames((GATED_WITHOUT_HEADS,)),
+            NO_HEADS_UNDER_A_JOINT_NORM,
+            ALL_RUNTIMES,
         ),
         ModelFamily(
             "gpt2",

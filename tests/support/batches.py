@@ -7,7 +7,7 @@ from random import Random
 import torch
 from torch import Tensor
 
-from tests.support.tiny_models import VOCABULARY, family_of
+from tests.support.tiny_models import VOCABULARY, tiny_family
 from worker.slimming.scoring.objectives import Batch
 
 FIRST_WORD = 3  # below it lie the special tokens
@@ -39,14 +39,14 @@ def _batch(family: str, items: Sequence[Example], first: int, extra_padding: int
     rows: list[tuple[list[int], list[int]]] = []  # (prompt, tokens that the candidate's own need before them)
     scored: list[tuple[int, int, int, int, int]] = []  # row, position, token, example, label
     example_B: list[int] = []
-    single = family_of(family).kind == "classifier" or all(len(c) == 1 for item in items for c in item.candidates)
+    single = tiny_family(family).kind == "classifier" or all(len(c) == 1 for item in items for c in item.candidates)
     for index, item in enumerate(items):
         for label, candidate in enumerate(item.candidates):
             if label == 0 or not single:
                 rows.append((item.prompt, [] if single else candidate[:-1]))
                 example_B.append(index)
-            tokens = [label] if family_of(family).kind == "classifier" else candidate
-            start = len(item.prompt) - 1 if family_of(family).kind == "causal" else 0
+            tokens = [label] if tiny_family(family).kind == "classifier" else candidate
+            start = len(item.prompt) - 1 if tiny_family(family).kind == "causal" else 0
             scored += [(len(rows) - 1, start + i, token, index, label) for i, token in enumerate(tokens)]
     places = {place: i for i, place in enumerate(dict.fromkeys(entry[:2] for entry in scored))}
     inputs, masks = _inputs(family, rows, extra_padding)
@@ -69,10 +69,10 @@ def _batch(family: str, items: Sequence[Example], first: int, extra_padding: int
 def _inputs(
     family: str, rows: Sequence[tuple[list[int], list[int]]], extra_padding: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    if family_of(family).kind in ("causal", "classifier"):
+    if tiny_family(family).kind in ("causal", "classifier"):
         ids, mask = _padded([prompt + answer for prompt, answer in rows], extra_padding)
         return {"input_ids": ids, "attention_mask": mask.long()}, {
-            "decoder" if family_of(family).kind == "causal" else "encoder": mask
+            "decoder" if tiny_family(family).kind == "causal" else "encoder": mask
         }
     ids, mask = _padded([prompt for prompt, _ in rows], extra_padding)
     decoder_ids, decoder_mask = _padded([[0, *answer] for _, answer in rows], extra_padding)

@@ -94,7 +94,7 @@ def distilbert() -> PreTrainedModel:
     return _model(AutoModelForSequenceClassification, "distilbert", TOKENS | sizes | {"num_labels": 3})
 
 
-def family_of(name: str) -> ModelFamily:
+def tiny_family(name: str) -> ModelFamily:
     """The family of a tiny model of `TINY`."""
     return FAMILIES[name.removesuffix("_gated")]
 
@@ -107,6 +107,7 @@ TINY: dict[str, Callable[[], PreTrainedModel]] = {
     "gemma2": lambda: causal("gemma2"),
     "gemma3_text": lambda: causal("gemma3_text"),
     "phi3": lambda: causal("phi3"),
+    "olmo2": lambda: causal("olmo2"),
     "gpt2": gpt2,
     "opt": opt,
     "gpt_neox": lambda: causal("gpt_neox"),

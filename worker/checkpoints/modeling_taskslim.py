@@ -1,7 +1,7 @@
-"""Models whose layers have widths of their own, as Taskslim writes them with `output.layout: "per_layer"`.
+"""Models whose layers have different widths, as Taskslim writes them with `output.layout: "per_layer"`.
 
-This file lies in the checkpoint too, so that `from_pretrained(..., trust_remote_code=True)` finds the class there;
-Taskslim itself loads the checkpoint by its own copy. It needs transformers alone. `config.layer_widths` has, for each
+A copy of this file is in the checkpoint, so that `from_pretrained(..., trust_remote_code=True)` finds the class there;
+Taskslim itself loads the checkpoint with its own copy. It needs transformers alone. `config.layer_widths` has, for each
 stack, the config fields of each of its layers: {"decoder": [{"intermediate_size": 640}, {"intermediate_size": 1024}]}.
 """
 
@@ -11,44 +11,44 @@ from functools import cache
 from typing import Any
 
 import transformers
+from torch import nn
+from transformers.models.auto import modeling_auto
 
 PREFIX = "PerLayer"
-DECODER, ENCODER, SEQ2SEQ = "AutoModelForCausalLM", "AutoModelForSequenceClassification", "AutoModelForSeq2SeqLM"
-T5_STACKS = {"encoder": "encoder.block", "decoder": "decoder.block"}
 
-# Stock class -> (Auto class that finds it, stack -> path of its layers).
-STOCK: dict[str, tuple[str, dict[str, str]]] = {
-    "LlamaForCausalLM": (DECODER, {"decoder": "model.layers"}),
-    "MistralForCausalLM": (DECODER, {"decoder": "model.layers"}),
-    "Qwen2ForCausalLM": (DECODER, {"decoder": "model.layers"}),
-    "Qwen3ForCausalLM": (DECODER, {"decoder": "model.layers"}),
-    "Gemma2ForCausalLM": (DECODER, {"decoder": "model.layers"}),
-    "Gemma3ForCausalLM": (DECODER, {"decoder": "model.layers"}),
-    "Phi3ForCausalLM": (DECODER, {"decoder": "model.layers"}),
-    "GPT2LMHeadModel": (DECODER, {"decoder": "transformer.h"}),
-    "OPTForCausalLM": (DECODER, {"decoder": "model.decoder.layers"}),
-    "GPTNeoXForCausalLM": (DECODER, {"decoder": "gpt_neox.layers"}),
-    "T5ForConditionalGeneration": (SEQ2SEQ, T5_STACKS),
-    "MT5ForConditionalGeneration": (SEQ2SEQ, T5_STACKS),
-    "BartForConditionalGeneration": (
-        SEQ2SEQ,
-        {"encoder": "model.encoder.layers", "decoder": "model.decoder.layers"},
-    ),
-    "BertForSequenceClassification": (ENCODER, {"encoder": "bert.encoder.layer"}),
-    "RobertaForSequenceClassification": (ENCODER, {"encoder": "roberta.encoder.layer"}),
-    "DistilBertForSequenceClassification": (ENCODER, {"encoder": "distilbert.transformer.layer"}),
+# Auto class -> the stock classes that it finds, by model_type.
+AUTO_CLASSES: dict[str, Any] = {
+    "AutoModelForCausalLM": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    "AutoModelForSeq2SeqLM": modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    "AutoModelForSequenceClassification": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 }
 
 
 class PerLayer:
-    """Before a stock class: builds its layers anew, each from a config with the widths of that layer."""
+    """Comes before a stock class: builds each layer again, from a config with the widths of that layer."""
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
-        for stack, path in type(self).STACKS.items():  # type: ignore[attr-defined]
+        stacks = _stacks(self, config.layer_widths)
+        for name, path in stacks.items():
             owner = self.get_submodule(path.rpartition(".")[0])  # type: ignore[attr-defined]
-            _rebuild(self.get_submodule(path), getattr(owner, "config", config), config.layer_widths[stack])  # type: ignore[attr-defined]
+            _rebuild(self.get_submodule(path), getattr(owner, "config", config), config.layer_widths[name])  # type: ignore[attr-defined]
         self.post_init()  # type: ignore[attr-defined]
+
+
+def _stacks(model: Any, names: Any) -> dict[str, str]:
+    """Stack -> path of its layers: the outermost module lists of the model.
+
+    Where there are two, the name of the stack is a part of the path.
+    """
+    lists = [path for path, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    outermost = [path for path in lists if not any(path.startswith(f"{other}.") for other in lists)]
+    if len(outermost) == len(names) == 1:
+        return dict(zip(names, outermost, strict=True))
+    found = {name: path for name in names for path in outermost if name in path.split(".")}
+    if len(found) != len(outermost):
+        raise ValueError(f"layer_widths has the stacks {sorted(names)}, the model {outermost}")
+    return found
 
 
 def _rebuild(layers: Any, config: Any, widths: list[dict[str, int]]) -> None:
@@ -59,21 +59,21 @@ def _rebuild(layers: Any, config: Any, widths: list[dict[str, int]]) -> None:
         for field, value in fields.items():
             setattr(own, field, value)
         kind = type(layers[index])
-        # T5 computes the positions' bias in the first layer, for all.
+        # T5 computes the position bias in the first layer, for all layers.
         known = {"config": own, "layer_idx": index, "has_relative_attention_bias": index == 0}
         layers[index] = kind(**{name: known[name] for name in inspect.signature(kind).parameters if name in known})
 
 
 @cache
 def _class(stock: str) -> type:
-    auto, stacks = STOCK[stock]
-    # transformers writes this file and `auto_map` beside the weights of a class that has an `_auto_class`.
-    body = {"__module__": __name__, "_auto_class": auto, "STACKS": stacks}
+    auto_class = next(auto for auto, classes in AUTO_CLASSES.items() if stock in classes.values())
+    # transformers copies this file into the checkpoint, and writes `auto_map`, for a class that has an `_auto_class`.
+    body = {"__module__": __name__, "_auto_class": auto_class}
     return type(PREFIX + stock, (PerLayer, getattr(transformers, stock)), body)
 
 
 def __getattr__(name: str) -> type:
     stock = name.removeprefix(PREFIX)
-    if stock == name or stock not in STOCK:
+    if stock == name or not any(stock in classes.values() for classes in AUTO_CLASSES.values()):
         raise AttributeError(name)
     return _class(stock)

@@ -93,12 +93,12 @@ def is_sound(config: Mapping[str, Any], directory: Path) -> bool:
     """
     if not is_per_layer(config):
         return False
-    stock = config["architectures"][0].removeprefix(modeling_taskslim.PREFIX)
-    if stock not in modeling_taskslim.STOCK or own_class(stock).config_class.model_type != config.get("model_type"):
+    family = FAMILIES.get(str(config.get("model_type")))
+    if family is None or config["architectures"][0] != modeling_taskslim.PREFIX + family.model_class:
         return False
     widths, file = config["layer_widths"], directory / MODELLING_FILE
     return (
-        widths.keys() == own_class(stock).STACKS.keys()
+        widths.keys() == {stack.name for stack in family.names.stacks}
         and all(_are_widths(layers) for layers in widths.values())
         and file.is_file()
         and file.read_bytes() == Path(modeling_taskslim.__file__).read_bytes()

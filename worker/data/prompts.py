@@ -31,7 +31,7 @@ WORD = re.compile(r"\S+")
 class Example:
     """A prompt and the answers that compete for it, as tokens; `answer` is the index of the right one.
 
-    For a decoder-only model a candidate continues the prompt; for an encoder_decoder it is what the decoder says; for
+    For a decoder-only model a candidate continues the prompt; for an encoder-decoder it is what the decoder says; for
     a classification head it is the index of one class.
     """
 

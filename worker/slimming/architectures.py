@@ -196,6 +196,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma2": GEMMA,
     "gemma3_text": GEMMA,
     "phi3": Architecture((_decoder("model.layers", FUSED, FUSED_QUERIES),)),
+    "olmo2": Architecture((_decoder("model.layers", GATED, stream=None),)),
     "gpt2": Architecture((_decoder("transformer.h", GPT2_FEED_FORWARD, count="n_layer"),)),
     "opt": OPT,
     "gpt_neox": Architecture((_decoder("gpt_neox.layers", NEOX_FEED_FORWARD),)),

@@ -161,7 +161,7 @@ def _heads(model: nn.Module, stack: Stack, layer: int) -> list[Group]:
 
 def _attention(stack: Stack) -> tuple[Attention, ...]:
     if not stack.attention:
-        raise UnitUnavailable("stock configs of this family derive the size of a head from the number of heads")
+        raise UnitUnavailable("a stock config of this family cannot hold fewer heads")
     return stack.attention
 
 

@@ -17,7 +17,7 @@ from service.contract.errors import InvalidModel
 from service.contract.families import FAMILIES, family_of
 from service.contract.per_layer import CLASS_PREFIX, MODELLING_FILE, MODULE, is_per_layer
 from tests.support import checkpoints
-from tests.support.tiny_models import TINY
+from tests.support.tiny_models import TINY, tiny_family
 from worker.checkpoints import loading, modeling_taskslim, per_layer
 from worker.checkpoints.verification import compare, write_probe
 from worker.slimming.architectures import ARCHITECTURES
@@ -143,15 +143,13 @@ def test_layers_that_turn_out_alike_need_no_class_of_ours(tmp_path: Path, name: 
     assert not (tmp_path / MODELLING_FILE).exists()
 
 
-def test_the_modelling_file_knows_the_families_and_their_layers() -> None:
-    stock = {modeling_taskslim.PREFIX + type(make()).__name__ for make in TINY.values()}
-    assert stock == {modeling_taskslim.PREFIX + name for name in modeling_taskslim.STOCK}
-    for make in TINY.values():
-        model = make()
-        auto, stacks = modeling_taskslim.STOCK[type(model).__name__]
-        architecture = ARCHITECTURES[model.config.model_type]
-        assert stacks == {stack.name: stack.layers for stack in architecture.stacks}
-        assert auto == loading.AUTO_CLASSES[FAMILIES[model.config.model_type].kind].__name__
+@pytest.mark.parametrize("name", TINY)
+def test_modelling_file_finds_the_loader_and_the_layers_of_every_family(name: str) -> None:
+    model, family = TINY[name](), tiny_family(name)
+    architecture = ARCHITECTURES[family.model_type]
+    stacks = {stack.name: stack.layers for stack in architecture.stacks}
+    assert modeling_taskslim._stacks(model, list(stacks)) == stacks
+    assert per_layer.own_class(family.model_class)._auto_class == family.auto_class
 
 
 def test_the_stock_class_does_not_take_it(directory: Path) -> None:

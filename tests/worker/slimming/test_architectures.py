@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from service.contract.families import FAMILIES
 from service.contract.options import Unit
 from service.contract.tensor_names import StackNames
-from tests.support.tiny_models import TINY, family_of
+from tests.support.tiny_models import TINY, tiny_family
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.units import Site, UnitUnavailable, locate
 
@@ -20,17 +20,17 @@ def test_contract_and_worker_have_a_row_for_the_same_families() -> None:
 
 
 def test_every_family_has_a_tiny_model() -> None:
-    assert {family_of(name).model_type for name in TINY} == set(FAMILIES)
+    assert {tiny_family(name).model_type for name in TINY} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_tiny_model_is_of_the_class_that_the_row_names(name: str) -> None:
-    assert type(TINY[name]()).__name__ == family_of(name).model_class
+    assert type(TINY[name]()).__name__ == tiny_family(name).model_class
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_family_refuses_the_units_that_its_architecture_lacks(name: str) -> None:
-    model, family = TINY[name](), family_of(name)
+    model, family = TINY[name](), tiny_family(name)
     assert {unit for unit in Unit if not has_unit(model, unit)} == set(family.refused)
 
 
@@ -43,7 +43,7 @@ def has_unit(model: PreTrainedModel, unit: Unit) -> bool:
 
 @pytest.mark.parametrize("name", TINY)
 def test_contract_and_architecture_name_the_same_tensors(name: str) -> None:
-    model, family = TINY[name](), family_of(name)
+    model, family = TINY[name](), tiny_family(name)
     units = [unit.value for unit in family.units if unit is not Unit.layers]
     groups = locate(model, ARCHITECTURES[family.model_type], units)
     located = {(group.kind, slab.parameter, slab.dim) for group in groups for slab in group.slabs}
