@@ -53,10 +53,10 @@ def test_contract_and_architecture_name_the_same_tensors(name: str) -> None:
 def named_tensors(model: nn.Module, stack: StackNames, units: list[str]) -> Iterator[tuple[str, str, int]]:
     """(unit, parameter, dimension) of every parameter that a row of the stack matches."""
     layer = re.compile(rf"(?:.*\.)?{re.escape(stack.layers)}\.\d+\.(.*)")
-    for parameter, tensor in model.named_parameters():
-        found = layer.fullmatch(parameter)
-        for row in stack.shrinking if found else ():
-            if row.unit in units and re.fullmatch(row.pattern, found[1]) and row.dim < tensor.dim():
+    parameters = [(name, layer.fullmatch(name), tensor.dim()) for name, tensor in model.named_parameters()]
+    for parameter, in_layer, dims in parameters:
+        for row in stack.shrinking:
+            if in_layer and row.unit in units and re.fullmatch(row.pattern, in_layer[1]) and row.dim < dims:
                 yield row.unit.value, parameter, row.dim
 
 
