@@ -1,7 +1,6 @@
-"""The stages of a job, in order, each a function of what the stages before it left."""
+"""The pipeline of a job: its stages in order, each a function of the results of the stages before it."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -31,15 +30,14 @@ from worker.slimming.scoring.iterative import ScorePath, Scores, follow, schedul
 from worker.slimming.scoring.multi_task import united_paths
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.units import Site
-from worker.stages import domains, inputs, observed, side_tasks
-from worker.stages.beside import Beside
+from worker.stages import evaluation_sets, inputs, pseudo_labels
 from worker.stages.context import JobContext, StageProgress
+from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, having_role, job_metrics, own, task_models
 from worker.stages.inputs import Sources
 from worker.stages.method import options
-from worker.stages.pseudo_labels import supervise
 from worker.stages.score_cache import ScoreCache
 from worker.stages.slim import choose, cut, locate_groups, refusing_units, repair_model
-from worker.stages.task_model import Measured, TaskModel, encode_task, evaluate, load
+from worker.stages.task_model import Measured, TaskModel, evaluate_all, load
 
 
 def run(
@@ -51,55 +49,57 @@ def run(
     scratch: Path,
     scores: ScoreSets | None = None,
 ) -> Result:
-    """Slim the job's model for its task and leave the artifacts in storage, the manifest last.
+    """Slim the job's model for its task and store the artifacts, the manifest last.
 
-    What `scores` holds is not measured again. `scratch` is an empty directory for this attempt alone. The caller
-    removes it, and what a failed attempt has stored. Raises the errors of `service.contract.errors` for what the user
-    can change, LeaseLost where another attempt has left its manifest, and whatever `progress` raises.
+    Measurements that `scores` holds are not taken again. `scratch` is an empty directory of this attempt. The caller
+    deletes it, and the files that a failed attempt has stored. Raises the errors of `service.contract.errors` for
+    faults that the user can correct, LeaseLost where another attempt has stored its manifest, and whatever `progress`
+    raises.
     """
     logging.disable_progress_bar()
     context = JobContext(job, presets.resolve(job.request.slimmed_for[0]), settings, storage, progress, scratch)
     with context.stage(Stage.fetch):
         sources = inputs.fetch(context)
-    reuse = ScoreCache(context, sources.digests, sources.fingerprints, scores)
+    cache = ScoreCache(context, sources.digests, sources.fingerprints, scores)
     with context.stage(Stage.load):
         loaded = load(context, sources.model, sources.adapter)
-        task_model = encode_task(context, loaded, context.task, sources.calibration, sources.evaluation)
-        beside = Beside(
-            partners=side_tasks.task_models(context, loaded, sources.partners),
-            evaluations=domains.task_models(context, task_model, sources.evaluations),
-            observed=observed.task_models(context, loaded, sources.observed),
-        )
+        sets = evaluation_sets.build(context, loaded, sources.rows)
     with context.stage(Stage.evaluate_dense):
-        task_model, *sets = supervise(context, [task_model, *beside.evaluations.values()], reuse.evaluate)
-        beside = replace(beside, evaluations=dict(zip(beside.evaluations, sets, strict=True)))
-        dense = reuse.evaluate([task_model, *beside.task_models])
+        sets = pseudo_labels.label(context, sets, cache.evaluate)
+        dense = cache.evaluate_all(task_models(sets))
     with context.stage(Stage.attribute):
-        ratios = schedule(furthest(job.request.target), job.request.method.steps)
-        scored = (task_model, *beside.partners.values())
-        paths = [reuse.path(each, ratios, partial(attribute, context, each, ratios)) for each in scored]
-        path = united_paths(paths, job.request.method.union)
-        task_model = side_tasks.calibrated_on_all(task_model, beside.partners.values())
-    reached = reach(context, sources, task_model, dense[0], path)
-    task_model, dense = reached.task_model, [reached.dense, *dense[1:]]
+        path = score_tasks(context, sets, cache)
+        task_model = evaluation_sets.calibrated_on_all_tasks(sets)
+    reached = reach(context, sources, task_model, dense[own(sets).key], path)
+    sets = evaluation_sets.with_slim_model(sets, reached.task_model, reached.rows)
+    dense |= {own(sets).key: reached.dense}
     with context.stage(Stage.evaluate_slim):
-        slim = evaluate(context, [task_model, *beside.on(task_model.loaded)])
-        speeds = time_passes(context, sources, task_model)
-    measured_controls = control(context, sources, task_model, path, reached.candidate.asked)
+        slim = evaluate_all(context, task_models(sets))
+        speeds = time_passes(context, sources, reached.task_model)
+    measured_controls = control(context, sources, reached, path)
     with context.stage(Stage.verify):
-        verified = artifacts.store(context, sources, task_model, reached.groups, reached.candidate)
+        verified = artifacts.store(context, sources, reached.task_model, reached.groups, reached.candidate)
     with context.stage(Stage.upload):
-        metrics = beside.metrics(context.task.title, dense, slim).model_copy(update={"controls": measured_controls})
-        result = conclude(context, sources, reached, slim[0], metrics, speeds[0], verified)
-        result = result.model_copy(update=reuse.outcome())
-        found = findings.find(sources, reached, beside, dense, slim, speeds, path.at(reached.candidate.asked))
-        report.write(context, sources, task_model, beside, result, found)
+        metrics = job_metrics(sets, dense, slim).model_copy(update={"controls": measured_controls})
+        result = conclude(context, sources, reached, slim[own(sets).key], metrics, speeds[0], verified)
+        result = result.model_copy(update=cache.outcome())
+        found = findings.find(reached, sets, dense, slim, speeds, path.at(reached.candidate.asked))
+        report.write(context, sources, sets, result, found)
         artifacts.upload(context)
     return result
 
 
+def score_tasks(context: JobContext, sets: Sequence[EvaluationSet], cache: ScoreCache) -> ScorePath:
+    """The unit scores of the task, or of all tasks of a union together."""
+    method = context.job.request.method
+    ratios = schedule(furthest(context.job.request.target), method.steps)
+    scored = [each.task_model for each in having_role(sets, *SLIMMED_FOR)]
+    paths = [cache.path(each, ratios, partial(attribute, context, each, ratios)) for each in scored]
+    return united_paths(paths, method.union)
+
+
 def attribute(context: JobContext, task_model: TaskModel, ratios: Sequence[float]) -> ScorePath:
-    """Every unit's score on the calibration rows; with several steps, taken anew on what each of them leaves."""
+    """The score of every unit on the calibration rows; with several steps, of the units that each step keeps."""
     method, model, architecture = context.job.request.method, task_model.loaded.model, task_model.architecture
     groups, count = locate_groups(context, task_model), len(task_model.calibration.examples)
     counter = context.counter(count * method.steps)
@@ -126,14 +126,14 @@ def attribute(context: JobContext, task_model: TaskModel, ratios: Sequence[float
 
 
 def furthest(target: Target) -> float:
-    """The highest ratio that the path of scores has to serve."""
+    """The highest ratio that a search may choose, and that the path of scores must therefore lead to."""
     if target.ratio is not None:
         return target.ratio
     return max(target.sweep) if target.sweep else MAX_RATIO
 
 
 def reach(context: JobContext, sources: Sources, task_model: TaskModel, dense: Measured, path: ScorePath) -> Reached:
-    """The cut model that meets the target. Raises TargetUnreachable."""
+    """The cut model that meets the target. Raises TargetUnreachable where there is none."""
     request = context.job.request
     if request.target.is_measured:
         with context.stage(Stage.search):
@@ -150,7 +150,7 @@ def reach(context: JobContext, sources: Sources, task_model: TaskModel, dense: M
 
 
 def repair(context: JobContext, task_model: TaskModel, kept: dict[Site, Tensor]) -> None:
-    """Fit what stays to what goes. Raises InvalidRequest where the family has no place for it."""
+    """Repair the model for a cut to `kept`. Raises InvalidRequest where the family does not support the repair."""
 
     def advance(done: int, total: int) -> None:
         context.progress.advance(done, total, "batches")
@@ -158,21 +158,21 @@ def repair(context: JobContext, task_model: TaskModel, kept: dict[Site, Tensor])
     repair_model(context, task_model, kept, task_model.calibration.moments, advance)
 
 
-def control(
-    context: JobContext, sources: Sources, task_model: TaskModel, path: ScorePath, ratio: float
-) -> Controls | None:
-    """What other choices of the same size would have kept, where the request asks for it."""
+def control(context: JobContext, sources: Sources, reached: Reached, path: ScorePath) -> Controls | None:
+    """The metrics of models cut to the same ratio by other scores, where the request asks for them."""
     if not context.job.request.method.controls:
         return None
     with context.stage(Stage.controls):
-        whole = controls.Dense(task_model, lambda: load(context, sources.model, sources.adapter), repair)
-        return controls.measure(context, whole, path.at(ratio), ratio)
+        ratio = reached.candidate.asked
+        dense = controls.Dense(reached.task_model, lambda: load(context, sources.model, sources.adapter), repair)
+        return controls.measure(context, dense, path.at(ratio), ratio)
 
 
 def time_passes(context: JobContext, sources: Sources, task_model: TaskModel) -> list[tuple[Speed, Speed]]:
-    """The model as it came and as it is now, in turn. An adapter is left out: once merged it costs no time.
+    """Time and memory of a forward pass of (the dense, the slim) model, for each batch size.
 
-    The first of the sizes is that of the target, where it names one.
+    The first size is that of a target of latency, where there is one. The dense model has no adapter, which costs no
+    time once it is merged.
     """
     dense = loading.load(sources.model, device=torch.device("cpu")).model
     loading.cast(dense, dict.fromkeys(loading.weight_dtypes(dense), task_model.loaded.model.dtype))  # as on its device
@@ -193,7 +193,7 @@ def conclude(
     speed: tuple[Speed, Speed],
     verified: Verified,
 ) -> Result:
-    """What was reached, as it was counted and measured."""
+    """The result of the job from what its stages have counted and measured."""
     slim_bytes = validation.weight_bytes(artifacts.checkpoint(context, "model"))
     return Result(
         metrics=metrics,

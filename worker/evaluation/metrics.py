@@ -109,11 +109,11 @@ def generate(
     on_examples: Callable[[int], None],
 ) -> list[str]:
     """The greedy continuation of every prompt, as long as the target at most, special tokens left out."""
-    written = write(model, examples, wording, padding, tokens_per_batch, on_examples)
+    written = generate_tokens(model, examples, wording, padding, tokens_per_batch, on_examples)
     return wording.tokenizer.batch_decode(written, skip_special_tokens=True)
 
 
-def write(
+def generate_tokens(
     model: PreTrainedModel,
     examples: Sequence[Example],
     wording: Wording,

@@ -1,4 +1,4 @@
-"""What the report shows beside the result: layer by layer, answer by answer, at several batch sizes.
+"""The findings that the report shows besides the result: widths by layer, changed answers, speed by batch size.
 
 Shape suffixes: U units of a group, K kept ones.
 """
@@ -9,24 +9,20 @@ from statistics import fmean
 
 from torch import Tensor
 
-from service.contract.options import TaskKind, Unit
+from service.contract.options import Unit
 from service.contract.report import ChangedAnswer, Confusion, LayerWidth, Throughput
 from service.contract.result import DenseSlim, Widths
-from service.contract.rows import Row
-from worker.data.prompts import Example, Wording
 from worker.evaluation import answers
 from worker.evaluation.latency import Speed
+from worker.evaluation.pooling import ComparedAnswers, pooled_answers
 from worker.search.targets import Reached
 from worker.slimming.units import Group, Site
-from worker.stages import side_tasks
-from worker.stages.beside import Beside
-from worker.stages.inputs import Sources
-from worker.stages.task_model import Measured
+from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, Measurements, having_role
 
 
 @dataclass(frozen=True)
 class Findings:
-    """See the fields of `service.contract.fields.Report`."""
+    """The fields of the same names in `service.contract.report.Report`."""
 
     throughput: list[Throughput]
     peak_memory_bytes: DenseSlim
@@ -36,22 +32,19 @@ class Findings:
 
 
 def find(
-    sources: Sources,
     reached: Reached,
-    beside: Beside,
-    dense: Sequence[Measured],
-    slim: Sequence[Measured],
+    sets: Sequence[EvaluationSet],
+    dense: Measurements,
+    slim: Measurements,
     speeds: Sequence[tuple[Speed, Speed]],
     scores: Mapping[Site, Tensor],
 ) -> Findings:
-    """What the report shows beside the result; `scores` are those that decided what is kept."""
-    task_models = [reached.task_model, *beside.partners.values()]
-    rows = [[sources.evaluation[row] for row in reached.rows], *(partner.evaluation for partner in sources.partners)]
-    answered = [
-        compared(each.wording, of, each.evaluation.examples, before.answers, now.answers)
-        for each, of, before, now in zip(task_models, rows, dense, slim, strict=False)
-    ]
-    confusion, changed = side_tasks.together(answered, [each.wording.task.title for each in task_models])
+    """The findings from the measurements of both models; `scores` are those that decided which units are kept."""
+    answers_by_task = {
+        each.name: compared(each, dense[each.key].answers, slim[each.key].answers)
+        for each in having_role(sets, *SLIMMED_FOR)
+    }
+    confusion, changed = pooled_answers(answers_by_task)
     return Findings(
         throughput=throughput(speeds),
         peak_memory_bytes=peak_memory(speeds),
@@ -62,7 +55,7 @@ def find(
 
 
 def throughput(speeds: Sequence[tuple[Speed, Speed]]) -> list[Throughput]:
-    """Examples a second and memory before and after, for each size."""
+    """Examples per second and memory of both models, for each batch size."""
     return [
         Throughput(
             batch=dense.batch,
@@ -78,7 +71,7 @@ def throughput(speeds: Sequence[tuple[Speed, Speed]]) -> list[Throughput]:
 
 
 def peak_memory(speeds: Sequence[tuple[Speed, Speed]]) -> DenseSlim:
-    """Bytes before and after, of the largest pass."""
+    """Peak memory of both models in bytes, at the largest batch size."""
     dense, slim = max(speeds, key=lambda pair: pair[0].batch)
     return DenseSlim(dense=dense.peak_bytes, slim=slim.peak_bytes)
 
@@ -86,7 +79,7 @@ def peak_memory(speeds: Sequence[tuple[Speed, Speed]]) -> DenseSlim:
 def layers(
     groups: Sequence[Group], kept: Mapping[Site, Tensor], scores: Mapping[Site, Tensor] | None
 ) -> list[LayerWidth]:
-    """What each layer keeps of each unit, and of their scores where there are any."""
+    """How many units each layer keeps, and their share of the layer's scores where there are scores."""
     return [
         LayerWidth(
             stack=group.site.stack,
@@ -102,7 +95,7 @@ def layers(
 
 
 def widths(groups: Sequence[Group], kept: Mapping[Site, Tensor]) -> list[Widths]:
-    """One entry for each stack and kind of unit. Of layers, how many there are."""
+    """The widths of each stack and kind of unit; for the unit `layers`, the number of layers."""
     members: dict[tuple[str, str], list[Group]] = {}
     for group in groups:
         members.setdefault((group.site.stack, group.kind), []).append(group)
@@ -119,21 +112,20 @@ def _width(stack: str, unit: Unit, pool: Sequence[Group], kept: Mapping[Site, Te
 
 
 def score_kept(score_U: Tensor, kept_K: Tensor) -> float | None:
-    """sum of the kept units' scores / sum of all; None where some are negative or all are zero, and it is no share."""
+    """Sum of the kept units' scores / sum of all scores; None where some score is negative or all are zero."""
     total = score_U.double().sum().item()
     if total <= 0 or (score_U < 0).any():
         return None
     return float(score_U.double()[kept_K].sum().item() / total)
 
 
-def compared(
-    wording: Wording, rows: Sequence[Row], examples: Sequence[Example], dense: Sequence[str], slim: Sequence[str]
-) -> tuple[Confusion | None, list[ChangedAnswer]]:
-    """(both models' answers by label, every answer that changed)."""
-    if wording.task.kind is TaskKind.generation:
-        right = [example.text for example in examples]
-        return None, answers.changed(wording.task, rows, right, dense, slim)
+def compared(evaluation_set: EvaluationSet, dense: Sequence[str], slim: Sequence[str]) -> ComparedAnswers:
+    """(the confusion matrices of both models' answers, the answers that changed)."""
+    wording, examples = evaluation_set.task_model.wording, evaluation_set.task_model.evaluation.examples
     labels = list(wording.words)
-    right = answers.right_labels(examples, labels)
-    matrix = answers.confusion(labels, right, dense, slim)
-    return matrix, answers.changed(wording.task, rows, right, dense, slim)
+    if evaluation_set.task_model.generates:
+        matrices, right = None, [example.text for example in examples]
+    else:
+        right = answers.right_labels(examples, labels)
+        matrices = answers.confusion(labels, right, dense, slim)
+    return matrices, answers.changed(wording.task, evaluation_set.rows, right, dense, slim)

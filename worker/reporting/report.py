@@ -1,7 +1,8 @@
-"""The report of a job: what was asked, what was done, what it was done with, and how to use the outcome."""
+"""The report of a job: the request, the result, versions and digests, and how to use the checkpoint."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from service.contract.options import Format, Layout
 from service.contract.per_layer import has_own_widths
@@ -22,20 +23,35 @@ from worker.reporting.findings import Findings
 from worker.reporting.model_card import card, licence_of
 from worker.reporting.warnings import warnings
 from worker.stages import method
-from worker.stages.beside import Beside
 from worker.stages.context import JobContext
+from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, Role, having_role, own
 from worker.stages.inputs import Sources
 from worker.stages.task_model import TaskModel
 
-# In a resolved task they are in storage, and stay there.
+# Inline rows of a task. They are in storage, and the report does not repeat them.
 ROWS: Any = {"calibration": {"rows"}, "evaluation": {"rows"}, "evaluations": {"__all__": {"rows"}}}
 
 
+class RowNames(NamedTuple):
+    """What the report calls the rows of an evaluation set; `{}` stands for the name of the set."""
+
+    evaluation: str
+    calibration: str | None = None
+
+
+ROW_NAMES = {
+    Role.task: RowNames("evaluation", "calibration"),
+    Role.union_task: RowNames("evaluation of {}", "calibration of {}"),
+    Role.further_rows: RowNames("evaluations {}"),
+    Role.observed_task: RowNames("observed {}"),
+}
+
+
 def write(
-    context: JobContext, sources: Sources, task_model: TaskModel, beside: Beside, result: Result, found: Findings
+    context: JobContext, sources: Sources, sets: Sequence[EvaluationSet], result: Result, found: Findings
 ) -> None:
-    """Write the report beside the checkpoint, for programs and for people, and the model card into it."""
-    report = build(context, sources, task_model, beside, result, found)
+    """Write the report as JSON and as HTML beside the checkpoint, and the model card into the checkpoint."""
+    report = build(context, sources, sets, result, found)
     output = artifacts.directory(context)
     (output / "report.json").write_text(report.model_dump_json(indent=2))
     (output / "report.html").write_text(html.render(report))
@@ -44,7 +60,7 @@ def write(
 
 
 def _write_cards(report: Report, sources: Sources, output: Path) -> None:
-    """One into each checkpoint that will be stored."""
+    """Write a model card into each checkpoint that will be stored."""
     licence = licence_of(sources.model)
     (output / "model" / "README.md").write_text(card(report, licence))
     for point in report.result.curve:
@@ -53,21 +69,22 @@ def _write_cards(report: Report, sources: Sources, output: Path) -> None:
 
 
 def build(
-    context: JobContext, sources: Sources, task_model: TaskModel, beside: Beside, result: Result, found: Findings
+    context: JobContext, sources: Sources, sets: Sequence[EvaluationSet], result: Result, found: Findings
 ) -> Report:
-    """The report with its warnings. `task_model` is the cut one; `context` has the timings of the finished stages."""
-    parts = (task_model, *beside.partners.values())
+    """The report with its warnings. The models of `sets` are cut; `context` has the timings of the past stages."""
+    task_model, tasks = own(sets).task_model, having_role(sets, *SLIMMED_FOR)
     report = Report(
         job_id=context.job.id,
         attempt=context.job.attempt,
         request=context.job.request,
         task=_as_run(task_model.wording),
-        tasks={title: _as_run(each.wording) for title, each in beside.tasks(task_model).items()},
+        tasks={each.name: _as_run(each.task_model.wording) for each in tasks} if len(tasks) > 1 else {},
         family=task_model.loaded.family.model_type,
         result=result,
         options=dict(method.in_force(context)),
         calibration_examples=len(task_model.calibration.examples),
-        shortened_prompts=task_model.calibration.shortened + sum(part.evaluation.shortened for part in parts),
+        shortened_prompts=task_model.calibration.shortened
+        + sum(each.task_model.evaluation.shortened for each in tasks),
         own_answers=task_model.own_answers,
         timings=list(context.timings),
         versions=versions(),
@@ -91,27 +108,25 @@ def _as_run(wording: Wording) -> dict[str, Any]:
 
 
 def _digests(context: JobContext, sources: Sources) -> dict[str, str]:
-    """sha256 of everything that went in."""
-    rows = {"calibration": sources.calibration, "evaluation": sources.evaluation}
-    for partner in sources.partners:
-        title = partner.task.title
-        rows |= {f"calibration of {title}": partner.calibration, f"evaluation of {title}": partner.evaluation}
-    rows |= {f"evaluations {name}": others for name, others in sources.evaluations.items()}
-    observed = zip(context.job.request.observe, sources.observed, strict=True)
-    rows |= {f"observed {task.title}": others for task, others in observed}
-    digests = sources.digests | {name: digest_rows(each) for name, each in rows.items()}
+    """The SHA-256 of every input: model, adapter, rows and template."""
+    digests = dict(sources.digests)
+    for each in sources.rows:
+        names = ROW_NAMES[each.role]
+        digests[names.evaluation.format(each.name)] = digest_rows(each.evaluation)
+        if names.calibration is not None:
+            digests[names.calibration.format(each.name)] = digest_rows(each.calibration)
     return digests | {"template": digest_text(context.task.template or "")}
 
 
 def _snippet(context: JobContext, result: Result, task_model: TaskModel) -> str:
-    """Python that loads the checkpoint and asks it; of a union, the first of its tasks."""
+    """Python that loads the checkpoint and asks it the task; of a union, the first task."""
     auto_class = loading.AUTO_CLASSES[task_model.loaded.family.kind].__name__
     own_widths = has_own_widths(result)
     return snippets.snippet(context.job.request, auto_class, own_widths, task_model.wording, task_model.padding)
 
 
 def _runtimes(context: JobContext, result: Result) -> list[Runtime]:
-    """Which runtimes load the checkpoint that was made."""
+    """The runtimes, and whether each of them loads the checkpoint."""
     directory = artifacts.checkpoint(context, "model")
     layout = Layout.per_layer if has_own_widths(result) else Layout.uniform
     access = Access(context.storage, context.job.tenant, True)

@@ -105,6 +105,6 @@ def _control(context: JobContext, dense: Dense, rank: Scores | int, ratio: float
     kept = selection.select(rank, groups, ratio, request.output.round_to, told)
     if request.method.repair is not Repair.none:
         dense.repair_model(context, task_model, kept)
-    [measured] = evaluate(context, [replace(task_model, loaded=cut(task_model.loaded, kept, layout))])
+    measured = evaluate(context, replace(task_model, loaded=cut(task_model.loaded, kept, layout)))
     counts = {site: kept_K.numel() for site, kept_K in kept.items()}
     return Control(ratio=share_removed(groups, counts), metrics=measured.metrics)

@@ -1,4 +1,4 @@
-"""A job on its way through the stages: what it may use, where it reports, how long it took."""
+"""The context of a running job: its request, the services that its stages use, and how long the stages took."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +18,10 @@ from service.storage.object_store import Storage
 
 
 class StageProgress(Protocol):
-    """Where a running job is. Every method may raise in order to end the attempt: cancelled, lease lost, deadline."""
+    """Receives the progress of a running job.
+
+    Every method may raise to end the attempt: the job was cancelled, its lease was lost or its deadline has passed.
+    """
 
     def stage(self, stage: Stage) -> None:
         """A stage begins."""
@@ -29,13 +32,10 @@ class StageProgress(Protocol):
 
 @dataclass
 class JobContext:
-    """A job on its way through the stages: what it may use, and how long its stages took so far.
-
-    `task` is the first of a union; errors that blame it name its place in the request.
-    """
+    """A running job: its record, the services and directories that its stages use, and the timings of past stages."""
 
     job: JobRecord
-    task: Task  # resolved
+    task: Task  # the job's own task, resolved; of a union, the first
     settings: Settings
     storage: Storage
     progress: StageProgress
@@ -44,7 +44,10 @@ class JobContext:
 
     @contextmanager
     def stage(self, stage: Stage) -> Iterator[None]:
-        """Announces a stage and takes its time."""
+        """Reports the beginning of a stage and records its duration.
+
+        Errors within that blame a field of `task` name the task's place in the request.
+        """
         self.progress.stage(stage)
         start = time.monotonic()
         with stage_span(stage), blaming_task(next(iter(self.job.request.placed_tasks))):
@@ -52,9 +55,9 @@ class JobContext:
         self.timings.append(StageTiming(stage=stage, seconds=round(time.monotonic() - start, 3)))
 
     def counter(self, total: int) -> Callable[[int], None]:
-        """Hears how many of `total` examples are done."""
+        """A callback that reports how many of `total` examples are done."""
         return lambda done: self.progress.advance(done, total, "examples")
 
     def on_bytes(self, done: int, total: int) -> None:
-        """Hears how many of how many bytes have come or gone."""
+        """Reports how many bytes of a download or an upload are done."""
         self.progress.advance(done, total, "bytes")

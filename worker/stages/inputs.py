@@ -1,4 +1,4 @@
-"""What a request names, brought to this machine: model, adapter and rows."""
+"""Fetches the model, the adapter and the rows that a request names."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,16 +7,16 @@ import structlog
 
 from service.contract.errors import InvalidModel, TaskslimError
 from service.contract.report import Ancestor
-from service.contract.rows import Row
 from service.sources.access import Access, blaming
 from service.sources.fingerprints import Fingerprints, fingerprints
 from service.sources.job_checkpoints import JOB, JobModel, job_model
 from service.sources.readers import scheme_of
 from worker.checkpoints import loading
-from worker.data.loading import Location, load_rows
+from worker.data.loading import Location
 from worker.data.provenance import digest_directory
-from worker.stages import domains, observed, side_tasks
+from worker.stages import evaluation_sets
 from worker.stages.context import JobContext
+from worker.stages.evaluation_sets import RequestedRows
 from worker.stages.lineage import lineage
 from worker.stages.method import options
 
@@ -25,37 +25,30 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Sources:
-    """What the request names, on this machine."""
+    """The model, the adapter and the rows of a request, on this machine."""
 
     model: Path
     adapter: Path | None
-    calibration: list[Row]
-    evaluation: list[Row]
-    partners: list[side_tasks.TaskRows]
-    evaluations: dict[str, list[Row]]
-    observed: list[list[Row]]
-    digests: dict[str, str]  # of model and adapter
-    lineage: list[Ancestor]
+    rows: list[RequestedRows]  # of each evaluation set, those of the job's own task first
+    digests: dict[str, str]  # of the files of `model` and `adapter`
+    lineage: list[Ancestor]  # the jobs that made the model, the first one first
     fingerprints: Fingerprints | None
 
 
 def fetch(context: JobContext) -> Sources:
-    """Bring model, adapter and rows here; rows first, since they are small and as likely to be wrong.
+    """Fetch the rows, the model and the adapter; the rows first, since they are small and as likely to be wrong.
 
-    Raises the errors of `service.contract.errors` for what is not there or cannot be read, and whatever the job's
-    progress does.
+    Raises the errors of `service.contract.errors` for a source that is missing or cannot be read, and whatever the
+    progress of the job raises.
     """
     request, roots = context.job.request, context.settings.local_roots
-    options(context)  # refuses what the task cannot serve before anything is fetched
+    options(context)  # raises before anything is fetched where the objective does not suit the task
     location = Location(context.storage, context.job.tenant, context.scratch / "rows", roots)
-    calibration, evaluation_rows = load_rows(context.task, location)
-    others_of_union = side_tasks.read(request.placed_tasks, location)
-    sets = domains.read(context.task, location)
-    others = observed.read(request.observe, location)
+    rows = evaluation_sets.read(request, context.task, location)
     cache = context.settings.state / "cache"
-    left, ancestors = _left_by_job(context)
+    job_checkpoint, ancestors = _model_of_job(context)
     model = loading.fetch(
-        request.model, scratch=context.scratch, cache=cache, roots=roots, on_bytes=context.on_bytes, left=left
+        request.model, scratch=context.scratch, cache=cache, roots=roots, on_bytes=context.on_bytes, left=job_checkpoint
     )
     uri, adapter = request.model.adapter_uri, None
     if uri:
@@ -64,11 +57,7 @@ def fetch(context: JobContext) -> Sources:
     return Sources(
         model=model,
         adapter=adapter,
-        calibration=calibration,
-        evaluation=evaluation_rows,
-        partners=others_of_union,
-        evaluations=sets,
-        observed=others,
+        rows=rows,
         digests={name: digest_directory(directory) for name, directory in parts.items()},
         lineage=ancestors,
         fingerprints=_fingerprints_of(context),
@@ -76,21 +65,27 @@ def fetch(context: JobContext) -> Sources:
 
 
 def _fingerprints_of(context: JobContext) -> Fingerprints | None:
-    """What a plan of the same request will look for; None where a source, fetched once, cannot be looked at again."""
+    """The fingerprints under which a plan of the same request looks for scores.
+
+    None where a source cannot be read a second time.
+    """
     try:
         return fingerprints(
             context.job.request, Access(context.storage, context.job.tenant, True, context.settings.local_roots)
         )
     except TaskslimError:
-        log.info("no plan will find the scores of this job", exc_info=True)
+        log.info("plans cannot find the scores of this job: a source could not be read again", exc_info=True)
         return None
 
 
-def _left_by_job(context: JobContext) -> tuple[JobModel | None, list[Ancestor]]:
-    """(the model, the jobs that led to it) where the request names a job of the tenant. Raises InvalidModel."""
+def _model_of_job(context: JobContext) -> tuple[JobModel | None, list[Ancestor]]:
+    """(the model, the jobs that made it) where the request names a job of the tenant; else (None, []).
+
+    Raises InvalidModel.
+    """
     uri = context.job.request.model.uri
     if scheme_of(uri) != JOB:
         return None, []
     with blaming("model.uri", InvalidModel):
-        left = job_model(uri, context.storage, context.job.tenant)
-        return left, lineage(left)
+        model = job_model(uri, context.storage, context.job.tenant)
+        return model, lineage(model)

@@ -1,4 +1,4 @@
-"""The jobs that a model has been through before this one."""
+"""The lineage of a model: the jobs that made it."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ from service.sources.job_checkpoints import MODEL, JobModel
 
 
 def lineage(model: JobModel) -> list[Ancestor]:
-    """The jobs that led to the model of a job, the first one first, that job the last; read from its report."""
+    """The jobs that made the model of a job, oldest first, ending with that job; read from the report of the job."""
     report = json.loads(model.report())
     source = report["request"]["model"]
     parent = Ancestor(
@@ -23,7 +23,7 @@ def lineage(model: JobModel) -> list[Ancestor]:
 
 
 def _removed(result: dict[str, Any], directory: str) -> dict[str, Any]:
-    """What the checkpoint in `directory` lacks: the result's own, or one point of a sweep."""
+    """Ratio, parameters and widths of the checkpoint in `directory`: the result's own, or one of a sweep."""
     for point in result.get("curve", []):
         if point.get("artifact") == directory != MODEL:
             parameters = {"dense": result["parameters"]["dense"], "slim": point["parameters"]}

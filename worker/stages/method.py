@@ -1,4 +1,4 @@
-"""What a job's method comes to, defaults filled in."""
+"""A job's method with its defaults filled in, as the slimming code takes it."""
 
 from service.contract.errors import InvalidRequest
 from service.contract.options import Layout, Objective, Scope, TaskKind
@@ -9,23 +9,26 @@ from worker.stages.context import JobContext
 
 
 def options(context: JobContext) -> Options:
-    """What the criterion is told. Raises InvalidRequest for an objective that the task cannot serve."""
+    """The options of the criterion. Raises InvalidRequest where the objective does not suit the task."""
     method, kind = context.job.request.method, context.task.kind
     objective = method.objective or (Objective.log_probability if kind is TaskKind.generation else Objective.margin)
     if objective is Objective.margin and kind is TaskKind.generation:
-        raise InvalidRequest("a generation task has no wrong labels to take a margin to", param="method.objective")
-    asked = Options(
+        raise InvalidRequest(
+            "the objective `margin` needs a task with labels: choose another for generation",
+            param="method.objective",
+        )
+    chosen = Options(
         objective=objective.value,
         token_reduction=method.token_reduction.value,
         sign=method.sign.value,
         example_reduction=method.example_reduction.value,
         seed=method.seed,
     )
-    return CRITERIA[method.criterion].options(asked)
+    return CRITERIA[method.criterion].options(chosen)
 
 
 def rules(request: JobRequest, layout: Layout) -> Rules:
-    """What restricts the job's selection in a layout: widths of each layer's own come of one rank over all."""
+    """The rules of the job's selection in a layout. `per_layer` ranks the units of all layers together."""
     method = request.method
     normalisation = method.normalisation or CRITERIA[method.criterion].normalisation
     return Rules(
@@ -38,8 +41,8 @@ def rules(request: JobRequest, layout: Layout) -> Rules:
 
 
 def in_force(context: JobContext) -> dict[str, str | int]:
-    """What the report says of the method: the criterion, what it was told, and how groups were compared."""
+    """The criterion, its options and, where groups were ranked together, their normalisation, for the report."""
     request = context.job.request
-    told = rules(request, request.output.layout)
-    compared = {"normalisation": told.normalisation} if told.scope == Scope.all else {}
-    return {"criterion": request.method.criterion.value, **vars(options(context)), **compared}
+    selection = rules(request, request.output.layout)
+    normalisation = {"normalisation": selection.normalisation} if selection.scope == Scope.all else {}
+    return {"criterion": request.method.criterion.value, **vars(options(context)), **normalisation}

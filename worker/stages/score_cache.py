@@ -1,8 +1,8 @@
-"""What earlier jobs have measured: taken from the tenant's score sets where it is there, else measured and stored.
+"""A cache of measurements in the tenant's score sets: found there they are reused, else taken and stored.
 
-A digest names a measurement by everything that it depends on: the contents of the model's and the adapter's files, the
+A measurement has a digest of everything that it depends on: the contents of the model's and the adapter's files, the
 rows as the model reads them (tokens and right answers), the wording, the method as far as it changes scores, the kind
-of device, and the versions of what computes. Neither the target nor the repair is among them.
+of device, and the versions of the packages that compute. It does not depend on the target or the repair.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from worker.data.prompts import Example
 from worker.slimming.scoring.iterative import ScorePath
 from worker.stages.context import JobContext
 from worker.stages.score_files import FORMAT, pack_measured, pack_path, unpack_measured, unpack_path
-from worker.stages.task_model import Measured, TaskModel, evaluate
+from worker.stages.task_model import K, Measured, TaskModel, evaluate_all
 
 PACKAGES = ("taskslim", "torch", "transformers", "tokenizers", "peft")
 
@@ -32,35 +32,34 @@ log = structlog.get_logger()
 
 @dataclass
 class ScoreCache:
-    """The measurements of one job."""
+    """The measurements of one job: unit scores, and the dense model's answers to evaluation rows."""
 
     context: JobContext
     digests: Mapping[str, str]  # of the model's and the adapter's files
     fingerprints: Fingerprints | None  # of the request
-    store: ScoreSets | None  # None: everything is measured, and nothing is stored
-    paths: dict[str, bool] = field(default_factory=dict, init=False)  # digest -> whether it was there, the first first
+    store: ScoreSets | None  # None: every measurement is taken, and none is stored
+    paths: dict[str, bool] = field(default_factory=dict, init=False)  # digest of unit scores -> whether they were found
     tasks: dict[str, str] = field(default_factory=dict, init=False)  # title of a task -> digest of its unit scores
-    evaluations: list[bool] = field(default_factory=list, init=False)  # whether each was there
-    answers: list[str] = field(default_factory=list, init=False)  # the digest of each
+    evaluations: dict[str, bool] = field(default_factory=dict, init=False)  # digest of answers -> whether found
 
-    def evaluate(self, task_models: Sequence[TaskModel]) -> list[Measured]:
-        """The dense model on the evaluation rows of each subject."""
-        keys = [self._rows_key(task_model) for task_model in task_models]
-        stored = [self._find(key) for key in keys]
-        missing = [task_model for task_model, content in zip(task_models, stored, strict=True) if content is None]
-        fresh = iter(evaluate(self.context, missing))
-        self.evaluations += [content is not None for content in stored]
-        self.answers += [key.digest for key in keys]
-        found = []
-        for task_model, key, content in zip(task_models, keys, stored, strict=True):
-            measured = unpack_measured(content) if content is not None else next(fresh)
-            if content is None:
-                self._add(key, pack_measured(measured, key.about), task_model, ScoreKind.rows)
-            found.append(measured)
-        return found
+    def evaluate(self, task_model: TaskModel) -> Measured:
+        """The dense model on its evaluation rows."""
+        return self.evaluate_all({None: task_model})[None]
+
+    def evaluate_all(self, task_models: Mapping[K, TaskModel]) -> dict[K, Measured]:
+        """Each dense model on its evaluation rows, under the key of the model."""
+        keys = {key: self._rows_key(task_model) for key, task_model in task_models.items()}
+        found = {key: content for key, name in keys.items() if (content := self._find(name)) is not None}
+        missing = {key: task_model for key, task_model in task_models.items() if key not in found}
+        taken = evaluate_all(self.context, missing)
+        for key, measured in taken.items():
+            self._add(keys[key], pack_measured(measured, keys[key].about), missing[key], ScoreKind.rows)
+        for key, name in keys.items():
+            self.evaluations.setdefault(name.digest, key in found)
+        return {key: unpack_measured(found[key]) if key in found else taken[key] for key in task_models}
 
     def path(self, task_model: TaskModel, ratios: Sequence[float], measure: Callable[[], ScorePath]) -> ScorePath:
-        """The unit scores on the subject's calibration rows, taken at `ratios`."""
+        """The unit scores on the calibration rows of the task, taken at `ratios`; `measure` takes them."""
         key = self.units_key(task_model, ratios)
         content = self._find(key)
         path = unpack_path(content) if content is not None else measure()
@@ -73,7 +72,7 @@ class ScoreCache:
         return path
 
     def _note(self) -> None:
-        """Tell plans of the sets, once there are those of every task."""
+        """Record under the request's fingerprints which score sets serve it, once those of every task are stored."""
         if (
             self.store is None
             or self.fingerprints is None
@@ -81,16 +80,16 @@ class ScoreCache:
         ):
             return
         self.store.note(self._tenant, self.fingerprints.units, list(self.tasks.values()), days=self._days)
-        if self.answers:
-            self.store.note(self._tenant, self.fingerprints.rows, self.answers, days=self._days)
+        if self.evaluations:
+            self.store.note(self._tenant, self.fingerprints.rows, list(self.evaluations), days=self._days)
 
     def outcome(self) -> dict[str, Any]:
-        """The fields of the result that say what was reused: everything, or not everything."""
+        """The fields of the result about reuse; a union's scores count as reused where those of every task are."""
         return {
             "scores": next(iter(self.paths), None),
             "task_scores": self.tasks if len(self.tasks) > 1 else {},
             "scores_reused": bool(self.paths) and all(self.paths.values()),
-            "evaluation_reused": bool(self.evaluations) and all(self.evaluations),
+            "evaluation_reused": bool(self.evaluations) and all(self.evaluations.values()),
         }
 
     # --- keys
@@ -99,7 +98,7 @@ class ScoreCache:
         request = self.context.job.request
         method = scoring(request.method, self.context.task.kind)
         output = request.output
-        # With several steps the selection decides what the later scores see.
+        # With several steps the selection decides on which units the later scores are taken.
         path = [list(ratios), output.round_to, output.layout] if len(ratios) > 1 else None
         return self._key(task_model, task_model.calibration.examples, {"method": method, "path": path})
 
@@ -124,7 +123,7 @@ class ScoreCache:
         content = self.store.content(self._tenant, key.digest)
         if content is not None:
             self.store.keep(self._tenant, key.digest, days=self._days)
-            log.info("scores reused", digest=key.digest)
+            log.info("reusing stored scores", digest=key.digest)
         return content
 
     def _add(
@@ -159,7 +158,7 @@ class ScoreCache:
 
 @dataclass(frozen=True)
 class Key:
-    """The name of a measurement, and what it was made of."""
+    """The digest of a measurement, and what the digest was made of."""
 
     digest: str
     about: Mapping[str, Any]

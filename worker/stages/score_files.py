@@ -1,8 +1,8 @@
-"""What was measured as a safetensors file that anything can read, and back.
+"""The safetensors files of unit scores and of a model's answers to evaluation rows.
 
 Unit scores: one float32 tensor (U) for each step and group, `{step}.{stack}.{layer}.{unit}`; groups have the names of
-kept.safetensors, and what earlier steps have removed is -inf. Row scores: `log_probability` (float64, E x L) and
-`answer` (int64, E), the index of the right one. What is no tensor is JSON in the header's metadata.
+kept.safetensors, and the units that earlier steps removed have -inf. Answers: `log_probability` (float64, E x L) and
+`answer` (int64, E), the index of the right one. All other values are JSON in the header's metadata.
 """
 
 import json
@@ -23,7 +23,7 @@ FORMAT = "taskslim-scores-1"
 
 
 def pack_path(path: ScorePath, about: Mapping[str, Any]) -> bytes:
-    """The file of a path; `about` says in the metadata what it was measured on."""
+    """The file of a path; `about` is metadata on what the scores were taken from."""
     tensors = {f"{step}.{site}": score_U for step, scores in enumerate(path.scores) for site, score_U in scores.items()}
     return _pack(tensors, dict(about) | {"kind": ScoreKind.units, "ratios": path.ratios})
 
@@ -39,7 +39,7 @@ def unpack_path(content: bytes) -> ScorePath:
 
 
 def pack_measured(measured: Measured, about: Mapping[str, Any]) -> bytes:
-    """The file of a model's answers to evaluation rows."""
+    """The file of a model's answers to evaluation rows; `about` is metadata on what they were taken from."""
     tensors = {"log_probability": measured.scores.log_probability_EL, "answer": measured.scores.answer_E}
     more = {
         "kind": ScoreKind.rows,
@@ -51,7 +51,7 @@ def pack_measured(measured: Measured, about: Mapping[str, Any]) -> bytes:
 
 
 def unpack_measured(content: bytes) -> Measured:
-    """What `pack_measured` was given."""
+    """The answers in a file that `pack_measured` made."""
     tensors, metadata = load(content), _metadata(content)
     return Measured(
         metrics=Metrics.model_validate(metadata["metrics"]),

@@ -1,8 +1,9 @@
-"""The model that a job slims, its task in tokens, and what is measured of both before and after."""
+"""A model with a task in tokens, and what is measured of the two."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -19,50 +20,52 @@ from worker.checkpoints.per_layer import is_own
 from worker.data import batching, prompts
 from worker.data.prompts import Example, Wording
 from worker.evaluation import answers
-from worker.evaluation import metrics as evaluation
+from worker.evaluation import metrics as scoring
 from worker.evaluation.metrics import Scores
 from worker.slimming.architectures import ARCHITECTURES, Architecture
 from worker.slimming.scoring.objectives import Batch
 from worker.slimming.scoring.second_moments import Moments
 from worker.stages.context import JobContext
 
+K = TypeVar("K", bound=Hashable)
+
 
 @dataclass(frozen=True)
 class Examples:
-    """Rows as one model reads them."""
+    """Rows in tokens, as one model reads them."""
 
     examples: list[Example]
     batches: list[Batch]
-    shortened: int
-    answered: bool = True  # false: the rows bring no right answers
+    shortened: int  # how many of the prompts were too long for the model and lost words
+    answered: bool = True  # whether the rows came with right answers
     moments: dict[str, Moments] = field(default_factory=dict)  # of the dense model, once scoring has taken them here
 
 
 @dataclass(frozen=True)
 class TaskModel:
-    """The model that is being slimmed, and its task in tokens."""
+    """A model and one of its tasks in tokens."""
 
     loaded: LoadedModel
     wording: Wording
     padding: batching.Padding
     calibration: Examples
     evaluation: Examples
-    own_answers: OwnAnswers | None = None  # what the dense model gave the calibration rows in place of labels
+    own_answers: OwnAnswers | None = None  # of the dense model to the calibration rows, where those have no labels
 
     @property
     def generates(self) -> bool:
-        """Whether its answers are texts."""
+        """Whether the model answers with generated text."""
         return self.wording.task.kind is TaskKind.generation
 
     @property
     def architecture(self) -> Architecture:
-        """Where its family keeps the units."""
+        """Where the modules of the model's family hold the units."""
         return ARCHITECTURES[self.loaded.family.model_type]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A model on the evaluation rows."""
+    """What a model answers on evaluation rows, and the metrics of its answers."""
 
     metrics: Metrics
     answers: list[str]  # labels, or generated texts, in the order of the rows
@@ -71,7 +74,7 @@ class Measured:
 
 
 def load(context: JobContext, model: Path, adapter: Path | None) -> LoadedModel:
-    """The model on its device. Raises InvalidRequest for a layout that cannot hold it."""
+    """The model on its device. Raises InvalidRequest for a layout that the model's widths do not fit."""
     loaded = loading.load(model, device=device(context.settings.device), adapter=adapter)
     if is_own(loaded.model) and context.job.request.output.layout is Layout.uniform:
         message = "the layers of this model have widths of their own already: ask for the layout `per_layer`"
@@ -80,51 +83,59 @@ def load(context: JobContext, model: Path, adapter: Path | None) -> LoadedModel:
 
 
 def encode_task(
-    context: JobContext, loaded: LoadedModel, task: TaskWording, calibration: list[Row], evaluation_rows: list[Row]
+    context: JobContext, loaded: LoadedModel, task: TaskWording, calibration: list[Row], evaluation: list[Row]
 ) -> TaskModel:
-    """The model with a resolved task in tokens."""
+    """The model with a resolved task in tokens. Raises InvalidLabels, InvalidTemplate or UnknownLabel."""
     kind = loaded.family.kind
     wording = prompts.wording(kind, task, loaded.tokenizer, loaded.model.config)
     padding = batching.padding(loaded.model, loaded.tokenizer, kind)
     tokens = context.settings.tokens_per_batch
-    calibrating = encode(calibration, "task.calibration", wording, padding, tokens)
-    judging = encode(evaluation_rows, "task.evaluation", wording, padding, tokens)
-    return TaskModel(loaded, wording, padding, calibrating, judging)
+    return TaskModel(
+        loaded,
+        wording,
+        padding,
+        calibration=encode(calibration, "task.calibration", wording, padding, tokens),
+        evaluation=encode(evaluation, "task.evaluation", wording, padding, tokens),
+    )
 
 
 def encode(rows: list[Row], param: str, wording: Wording, padding: batching.Padding, tokens_per_batch: int) -> Examples:
-    """The rows that the request names at `param`, as the model reads them."""
+    """The rows that the request names at `param`, in tokens."""
     answered = needs_answers(wording.task, param, have_answers(rows, wording.task))
     encoded, shortened = prompts.encode(rows, wording, answered=answered)
     return Examples(encoded, batching.batches(encoded, padding, tokens_per_batch), shortened, answered)
 
 
-def evaluate(context: JobContext, task_models: Sequence[TaskModel]) -> list[Measured]:
-    """The model as it now is, on the evaluation rows of each subject."""
-    sizes = [_passes(task_model) for task_model in task_models]
-    count = context.counter(sum(sizes))
-    starts = [sum(sizes[:index]) for index in range(len(sizes))]
-    return [
-        _evaluate(context, task_model, _ahead(count, start))
-        for task_model, start in zip(task_models, starts, strict=True)
-    ]
+def evaluate(context: JobContext, task_model: TaskModel) -> Measured:
+    """The model on its evaluation rows."""
+    return _evaluate(context, task_model, context.counter(_num_passes(task_model)))
 
 
-def _ahead(count: Callable[[int], None], start: int) -> Callable[[int], None]:
-    """Counts on from `start`."""
+def evaluate_all(context: JobContext, task_models: Mapping[K, TaskModel]) -> dict[K, Measured]:
+    """Each model on its evaluation rows, under the key of the model. The progress counts the rows of all of them."""
+    count = context.counter(sum(map(_num_passes, task_models.values())))
+    measured: dict[K, Measured] = {}
+    before = 0
+    for key, task_model in task_models.items():
+        measured[key] = _evaluate(context, task_model, _counting_from(before, count))
+        before += _num_passes(task_model)
+    return measured
+
+
+def _counting_from(start: int, count: Callable[[int], None]) -> Callable[[int], None]:
     return lambda done: count(start + done)
 
 
-def _passes(task_model: TaskModel) -> int:
-    """Examples that an evaluation goes through: those of a generation task once for scores, once for texts."""
+def _num_passes(task_model: TaskModel) -> int:
+    """Forward passes that an evaluation counts: one for each row, and one more for each text that is generated."""
     return len(task_model.evaluation.examples) * (2 if task_model.generates else 1)
 
 
 def _evaluate(context: JobContext, task_model: TaskModel, count: Callable[[int], None]) -> Measured:
     model, rows = task_model.loaded.model, task_model.evaluation
-    scores = evaluation.score(model, rows.batches, count)
+    scores = scoring.score(model, rows.batches, count)
     if task_model.generates:
-        given = evaluation.generate(
+        given = scoring.generate(
             model,
             rows.examples,
             task_model.wording,
@@ -140,21 +151,21 @@ def _evaluate(context: JobContext, task_model: TaskModel, count: Callable[[int],
 def _metrics(task_model: TaskModel, scores: Scores, given: list[str]) -> Metrics:
     rows = task_model.evaluation
     if task_model.generates:
-        metrics = evaluation.generation_metrics(scores, rows.examples, given)
+        metrics = scoring.generation_metrics(scores, rows.examples, given)
     else:
-        metrics = evaluation.classification_metrics(scores)
+        metrics = scoring.classification_metrics(scores)
     return metrics if rows.answered else metrics.model_copy(update={"judged_by": Supervision.none})
 
 
 def measured_part(whole: Measured, part: TaskModel, rows: Sequence[int]) -> Measured:
-    """What was measured, on some of the rows: those that are the evaluation rows of `part`."""
+    """The part of a measurement that the evaluation rows of `part` have, which are the given rows of the whole."""
     scores = Scores(whole.scores.log_probability_EL[list(rows)], whole.scores.answer_E[list(rows)])
     given = [whole.answers[row] for row in rows]
     return Measured(_metrics(part, scores, given), given, whole.parameters, scores)
 
 
 def device(name: str) -> torch.device:
-    """The device of a setting; `auto` is the first GPU where there is one."""
+    """The device that a setting names; `auto` means the first GPU, or the CPU where there is none."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)

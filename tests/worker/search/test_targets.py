@@ -27,10 +27,10 @@ from worker.evaluation.sequential_test import in_proportion
 from worker.search import targets
 from worker.search.candidates import Candidates
 from worker.slimming.scoring.iterative import ScorePath, schedule
-from worker.stages import inputs
+from worker.stages import evaluation_sets, inputs
 from worker.stages.context import JobContext
 from worker.stages.slim import locate_groups
-from worker.stages.task_model import Measured, TaskModel, encode_task, evaluate, load
+from worker.stages.task_model import Measured, TaskModel, evaluate, load
 
 KEEPING: dict[str, Any] = {"target": {"keep_metric": 0.9}, "output": {"round_to": 1}}
 
@@ -83,8 +83,8 @@ def prepared(root: Path, family: str = "llama", num_rows: int = 80, **fields: An
     progress.stage(Stage.search)
     sources = inputs.fetch(context)
     loaded = load(context, sources.model, sources.adapter)
-    task_model = encode_task(context, loaded, resolved, sources.calibration, sources.evaluation)
-    return Prepared(context, task_model, evaluate(context, [task_model])[0], progress)
+    task_model = evaluation_sets.own(evaluation_sets.build(context, loaded, sources.rows)).task_model
+    return Prepared(context, task_model, evaluate(context, task_model), progress)
 
 
 # --- counting ------------------------------------------------------------------------------------------------------

@@ -112,11 +112,11 @@ def test_answers_below_the_confidence_are_left_out_and_counted(deployment: Deplo
     ("family", "fields", "message", "param"),
     [
         ("llama", {"confidence": 0.999}, "none of the model's 24 answers", "task.confidence"),
-        ("t5", {"confidence": 0.9999}, "never answers '1' with the confidence", "task.confidence"),
+        ("t5", {"confidence": 0.9999}, "does not answer '1' to any calibration row with", "task.confidence"),
         (
             "bert",
             {"template": "{text}", "labels": {"0": "LABEL_0", "1": "LABEL_2"}},
-            "never answers '0' to any",
+            "does not answer '0' to any calibration row, so",
             "task.supervision",
         ),
     ],

@@ -37,14 +37,14 @@ from worker.evaluation.metrics import Scores
 from worker.search.candidates import Candidates
 from worker.slimming.scoring.iterative import ScorePath, schedule
 from worker.slimming.units import Site
-from worker.stages import inputs
+from worker.stages import evaluation_sets, inputs, pseudo_labels
 from worker.stages.context import JobContext
+from worker.stages.evaluation_sets import EvaluationSet, Role
 from worker.stages.lineage import lineage
-from worker.stages.pseudo_labels import supervise
 from worker.stages.score_cache import ScoreCache
 from worker.stages.score_files import pack_measured, pack_path, unpack_measured, unpack_path
-from worker.stages.task_model import Measured, TaskModel, encode_task
-from worker.stages.task_model import load as load_subject
+from worker.stages.task_model import Measured, TaskModel
+from worker.stages.task_model import load as load_model
 
 LABELS = {"1": "positive", "0": "negative"}
 WORDS = ("good", "bad", "film", "plot", "dog", "fox", "lazy", "quick")
@@ -90,8 +90,8 @@ class Desk:
             job, presets.resolve(request.slimmed_for[0]), self.settings, self.storage, Silence(), scratch
         )
         sources = inputs.fetch(context)
-        loaded = load_subject(context, sources.model, sources.adapter)
-        task_model = encode_task(context, loaded, context.task, sources.calibration, sources.evaluation)
+        loaded = load_model(context, sources.model, sources.adapter)
+        task_model = evaluation_sets.own(evaluation_sets.build(context, loaded, sources.rows[:1])).task_model
         return ScoreCache(context, sources.digests | digests, sources.fingerprints, self.store), task_model
 
     def path(self, request: JobRequest, **more: Any) -> tuple[ScoreCache, ScorePath]:
@@ -304,9 +304,9 @@ def test_damaged_or_deleted_scores_are_measured_again(desk: Desk, loss: str) -> 
 
 def test_the_dense_model_answers_the_same_rows_once(desk: Desk) -> None:
     first, task_model = desk.reuse(desk.request())
-    [measured] = first.evaluate([task_model])
+    measured = first.evaluate(task_model)
     again, task_model = desk.reuse(desk.request(target={"ratio": 0.6}, method={"criterion": "wanda"}))
-    [taken] = again.evaluate([task_model])
+    taken = again.evaluate(task_model)
     assert (first.outcome()["evaluation_reused"], again.outcome()["evaluation_reused"]) == (False, True)
     assert (taken.metrics, taken.answers, taken.parameters) == (measured.metrics, measured.answers, measured.parameters)
     assert torch.equal(taken.scores.log_probability_EL, measured.scores.log_probability_EL)
@@ -315,13 +315,13 @@ def test_the_dense_model_answers_the_same_rows_once(desk: Desk) -> None:
 
 def test_only_what_is_not_stored_is_evaluated(desk: Desk) -> None:
     first, task_model = desk.reuse(desk.request())
-    first.evaluate([task_model])
+    first.evaluate(task_model)
     second, task_model = desk.reuse(desk.request())
     _, other = desk.reuse(desk.request(task={"evaluation": {"uri": desk.rows(name="other", first="bad")}}))
-    [taken, fresh] = second.evaluate([task_model, other])
-    assert second.evaluations == [True, False]
+    found = second.evaluate_all({"stored": task_model, "other": other})
+    assert list(second.evaluations.values()) == [True, False]
     assert not second.outcome()["evaluation_reused"]
-    assert (len(taken.answers), len(fresh.answers)) == (4, 16)
+    assert {key: len(measured.answers) for key, measured in found.items()} == {"stored": 4, "other": 16}
 
 
 def test_the_dense_model_is_asked_once_for_its_own_answers(desk: Desk) -> None:
@@ -330,10 +330,11 @@ def test_the_dense_model_is_asked_once_for_its_own_answers(desk: Desk) -> None:
     for _ in range(2):
         reuse, task_model = desk.reuse(request)
         unanswered = replace(task_model, calibration=replace(task_model.calibration, answered=False))
-        [supervised] = supervise(reuse.context, [unanswered], reuse.evaluate)
-        answers.append([example.answer for example in supervised.calibration.examples])
+        unlabelled = EvaluationSet(Role.task, "reviews", [], unanswered)
+        [labelled] = pseudo_labels.label(reuse.context, [unlabelled], reuse.evaluate)
+        answers.append([example.answer for example in labelled.task_model.calibration.examples])
     assert answers[0] == answers[1]
-    assert reuse.evaluations == [True]
+    assert list(reuse.evaluations.values()) == [True]
 
 
 def test_without_a_store_everything_is_measured(desk: Desk) -> None:
@@ -390,7 +391,7 @@ def test_a_plan_knows_whether_the_dense_model_was_asked(desk: Desk) -> None:
     smaller, request = desk.request(target={"ratio": 0.5}), desk.request()
     access = access_of(ANONYMOUS, desk.settings, desk.storage)
     reuse, task_model = desk.reuse(request)
-    reuse.evaluate([task_model])
+    reuse.evaluate(task_model)
     reuse.path(task_model, (0.0,), partial(pipeline.attribute, reuse.context, task_model, (0.0,)))
     assert desk.store.serves("default", fingerprints(smaller, access).rows)
     assert not desk.store.serves("default", fingerprints(other_rows, access).rows)

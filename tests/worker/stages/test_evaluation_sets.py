@@ -1,4 +1,4 @@
-"""One model for several tasks: what a union keeps, and how its figures add up."""
+"""Unions: one model that is slimmed for several tasks and measured on each of them."""
 
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from service.contract.errors import InvalidLabels, TaskslimError
-from service.contract.report import Confusion, Report
+from service.contract.report import Report
 from service.contract.request import JobRequest
-from service.contract.result import Estimate, Metrics
 from tests.worker.test_pipeline import Deployment
-from worker.evaluation.metrics import wilson
-from worker.stages.side_tasks import pooled, together
 
 FIRST = {"1": "positive", "0": "negative"}
 SECOND = {"1": "lazy", "0": "quick"}
@@ -84,34 +81,3 @@ def test_a_fault_of_one_task_names_its_place(deployment: Deployment) -> None:
     with pytest.raises(TaskslimError) as caught_rows:
         deployment.run(several(deployment, {}, {"calibration": {"uri": "file:///no/such.jsonl"}}))
     assert caught_rows.value.param == "tasks.1.calibration"
-
-
-def test_figures_over_all_rows_are_counted() -> None:
-    half, all_right = wilson(5, 10), wilson(30, 30)
-    found = pooled(
-        [
-            Metrics(examples=10, accuracy=half, majority=0.5, log_likelihood=-2.0),
-            Metrics(examples=30, accuracy=all_right, majority=0.9, log_likelihood=-1.0),
-        ]
-    )
-    assert found.accuracy == wilson(35, 40)
-    assert found.examples == 40
-    assert found.majority == pytest.approx(0.8)
-    assert found.log_likelihood == pytest.approx(-1.25)
-    assert found.exact_match is None
-
-
-def test_confusions_of_several_tasks_lie_along_the_diagonal() -> None:
-    one = Confusion(labels=["a", "b"], dense=[[1, 2], [3, 4]], slim=[[1, 0], [0, 1]])
-    other = Confusion(labels=["a"], dense=[[5]], slim=[[6]])
-    confusion, changed = together([(one, []), (other, [])], ["x", "y"])
-    assert confusion is not None
-    assert confusion.labels == ["x: a", "x: b", "y: a"]
-    assert confusion.dense == [[1, 2, 0], [3, 4, 0], [0, 0, 5]]
-    assert changed == []
-    assert together([(one, [])], ["x"])[0] == one
-
-
-def test_one_task_is_reported_as_it_is() -> None:
-    alone = Metrics(examples=3, accuracy=Estimate(value=0.1, low=0.0, high=0.2))
-    assert pooled([alone]) is alone
