@@ -143,7 +143,10 @@ def test_deadline_error_names_the_stage(settings: Settings, model: Path) -> None
     ended = records_of(settings).get(job.tenant, job.id)
     assert ended.error is not None
     assert (ended.status, ended.error.code) == (JobStatus.failed, "deadline_exceeded")
-    assert ended.error.message == "the job ran longer than its 20 seconds, and was at the stage attribute"
+    assert ended.error.message == (
+        "the job ran longer than its deadline of 20 seconds and was in the stage attribute: "
+        "set a higher `deadline_seconds`"
+    )
 
 
 def test_job_fails_at_its_deadline(settings: Settings, storage: Storage, model: Path) -> None:

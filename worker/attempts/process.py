@@ -1,5 +1,8 @@
-"""The process of one attempt, started by `worker.attempts.rq_worker`: python -m worker.attempts.process PARENT WORKER
-ENTRY EXECUTION"""
+"""The process of one attempt, which `worker.attempts.rq_worker` starts.
+
+Usage: python -m worker.attempts.process PARENT WORKER ENTRY EXECUTION, with the process id of the worker, its name, and
+the ids of RQ's job and execution.
+"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""How far a job is: stages and units become one fraction that never falls, and an estimate of the time left."""
+"""The progress of a job: one fraction over all stages, which never decreases, and an estimate of the remaining time."""
 
 import time
 from collections.abc import Callable, Collection
@@ -7,7 +7,7 @@ from service.contract.job import Progress, Stage
 from service.contract.options import Repair
 from service.contract.request import JobRequest
 
-# Share of a typical job's time, in any unit; a job has either `search` or the three stages after it.
+# The time that each stage takes in a typical job, in any unit. A job has either `search` or the three stages after it.
 WEIGHTS: dict[Stage, float] = {
     Stage.fetch: 4,
     Stage.load: 4,
@@ -26,38 +26,38 @@ WRITE_SECONDS = 0.5
 WRITE_FRACTION = 0.01
 ETA_AFTER_SECONDS = 5.0
 ETA_AFTER_SAMPLES = 3
-SMOOTHING = 0.3  # least weight of the newest estimate of the end
+SMOOTHING = 0.3  # the smallest weight of the newest estimate in the running mean
 
 
-class Pace:
-    """When the job will end, judged by the stage's own speed and, for the stages ahead, by that of those behind."""
+class TimeEstimator:
+    """Estimates when a job ends: the present stage by its own speed, later stages by that of the stages before them."""
 
-    def __init__(self, now: float, whole: float) -> None:
-        self._started, self._whole = now, whole
+    def __init__(self, now: float, total_weight: float) -> None:
+        self._started, self._total_weight = now, total_weight
         self._samples = 0
         self._end: float | None = None
 
     def eta_seconds(self, now: float, stage_started: float, weight: float, share: float, ahead: float) -> float | None:
-        """Seconds left, smoothed; None until there is something to judge by.
+        """The remaining seconds, smoothed; None while there are too few samples.
 
-        weight: of the present stage; share: of it that is done; ahead: weight of the stages after it.
+        weight: weight of the present stage; share: the share of it that is done; ahead: weight of the stages after it.
         """
         self._samples += 1
         elapsed = now - self._started
         if share <= 0 or self._samples < ETA_AFTER_SAMPLES or elapsed < ETA_AFTER_SECONDS:
             return None
         left = (now - stage_started) * (1 - share) / share
-        behind = self._whole - weight - ahead
+        behind = self._total_weight - weight - ahead
         end = now + left + ahead * (elapsed + left) / (behind + weight)
-        newest = max(SMOOTHING, (behind + weight * share) / self._whole)  # the end is close: nothing old may blur it
+        newest = max(SMOOTHING, (behind + weight * share) / self._total_weight)  # near the end the newest counts most
         self._end = end if self._end is None else self._end + newest * (end - self._end)
         return max(0.0, self._end - now)
 
 
 class JobProgress:
-    """What the pipeline reports to. Each call first asks `check`, which raises when the attempt must end.
+    """Receives the progress of the pipeline. Every call first calls `check`, which raises when the attempt must end.
 
-    `write` is called at each new stage, and otherwise at most every half second or hundredth of the job. `skipped` are
+    `write` is called with each new stage, and then after WRITE_SECONDS or WRITE_FRACTION of the job. `skipped` are the
     stages that the job does not have.
     """
 
@@ -69,19 +69,19 @@ class JobProgress:
         skipped: Collection[Stage] = (),
     ) -> None:
         self._weights = {stage: 0.0 if stage in skipped else weight for stage, weight in WEIGHTS.items()}
-        self._whole = sum(self._weights.values())
+        self._total_weight = sum(self._weights.values())
         self._write, self._check, self._clock = write, check, clock
         self._stage: Stage | None = None
         self._stage_started = self._written_at = clock()
-        self._pace = Pace(self._stage_started, self._whole)
+        self._estimator = TimeEstimator(self._stage_started, self._total_weight)
         self._fraction = self._written_fraction = 0.0
 
     def stage(self, stage: Stage) -> None:
         """A stage begins."""
         self._check()
         self._stage, self._stage_started = stage, self._clock()
-        self._fraction = max(self._fraction, self._before(stage) / self._whole)
-        self._put(stage, Progress(fraction=self._fraction), entered=True)
+        self._fraction = max(self._fraction, self._before(stage) / self._total_weight)
+        self._send(stage, Progress(fraction=self._fraction), entered=True)
 
     def advance(self, done: int, total: int, unit: str) -> None:
         """`done` of `total` units of the present stage are done."""
@@ -90,18 +90,19 @@ class JobProgress:
             raise RuntimeError("a stage must begin before it can advance")
         now, weight, before = self._clock(), self._weights[self._stage], self._before(self._stage)
         share = min(1.0, done / total) if total else 1.0
-        self._fraction = max(self._fraction, (before + weight * share) / self._whole)
-        eta = self._pace.eta_seconds(now, self._stage_started, weight, share, self._whole - before - weight)
+        self._fraction = max(self._fraction, (before + weight * share) / self._total_weight)
+        ahead = self._total_weight - before - weight
+        eta = self._estimator.eta_seconds(now, self._stage_started, weight, share, ahead)
         if now - self._written_at >= WRITE_SECONDS or self._fraction - self._written_fraction >= WRITE_FRACTION:
             progress = Progress(fraction=self._fraction, done=done, total=total, unit=unit, eta_seconds=eta)
-            self._put(self._stage, progress, entered=False)
+            self._send(self._stage, progress, entered=False)
 
     def _before(self, stage: Stage) -> float:
-        """Weight of the stages that come before this one."""
+        """The weight of the stages before this one."""
         order = list(Stage)
         return sum(self._weights[earlier] for earlier in order[: order.index(stage)])
 
-    def _put(self, stage: Stage, progress: Progress, *, entered: bool) -> None:
+    def _send(self, stage: Stage, progress: Progress, *, entered: bool) -> None:
         self._written_at, self._written_fraction = self._clock(), progress.fraction
         self._write(stage, progress, entered)
 

@@ -1,7 +1,8 @@
-"""The RQ worker: waits for entries without ever loading torch, and gives each attempt a process of its own.
+"""The RQ worker: waits for entries of the queue without loading torch, and starts a new process for each attempt.
 
-A fresh interpreter for each job means a clean CUDA context, all its memory back at the end, and a crash that takes
-nothing else along. The process learns of Redis by its environment: RQ would put the password in its command line.
+A new interpreter for each attempt has a clean CUDA context, frees all memory at its end, and may crash without an
+effect on the worker. The process reads the URL of Redis from its environment: RQ would put the password in the command
+line.
 """
 
 import os
@@ -19,16 +20,16 @@ from service.jobs.rq_jobs import QUEUE, SERIALIZER, RqJob
 from service.jobs.store import JobStore
 
 CHILD = "worker.attempts.process"
-WORKER_TTL_SECONDS = 30  # an idle worker speaks this often, less 15 seconds
-MONITORING_SECONDS = 5  # a busy one
+WORKER_TTL_SECONDS = 30  # an idle worker sends a heartbeat 15 seconds before this has passed
+MONITORING_SECONDS = 5  # between the heartbeats of a busy worker
 MAINTENANCE_SECONDS = 60
-# By default OpenMP's threads spin while they wait for each other. Where other processes want the same cores, or a
-# container's quota ends, the spinning takes the time from the one that works: a pass was seen to take 15 times as long.
-PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive"}
+# By default OpenMP's threads spin while they wait for each other. Where other processes use the same cores, or a
+# container has a CPU quota, spinning threads take time from the working one: one pass took 15 times longer.
+OPENMP_VARIABLES = {"OMP_WAIT_POLICY": "passive"}
 
 
 class SlimWorker(SpawnWorker):
-    """Listens to the one queue of the Redis at `url`."""
+    """Takes entries from the only queue of the Redis at `url`."""
 
     def __init__(self, url: str, name: str, **options: Any) -> None:
         redis = connect(url, patience=WORKER_PATIENCE, decode=False)
@@ -47,33 +48,34 @@ class SlimWorker(SpawnWorker):
         )
 
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
-        """Starts the process of an attempt. SIGTERM waits until the attempt can take it
-        (`worker.attempts.lease_keeper`)."""
+        """Start the process of an attempt. It blocks SIGTERM until it has a handler (`worker.attempts.signals`)."""
         execution = self.execution
         if execution is None:
-            raise RuntimeError("RQ starts a process for an execution that it has prepared")
+            raise RuntimeError("RQ must prepare an execution before it starts a process")
         arguments = [sys.executable, "-m", CHILD, str(os.getpid()), self.name, job.id, execution.id]
         self._horse_pid = os.posix_spawn(
-            sys.executable, arguments, PATIENT_THREADS | os.environ, setpgroup=0, setsigmask=[signal.SIGTERM]
+            sys.executable, arguments, OPENMP_VARIABLES | os.environ, setpgroup=0, setsigmask=[signal.SIGTERM]
         )
 
     def handle_warm_shutdown_request(self) -> None:
-        """SIGTERM to the worker reaches the attempt, which hands its job back."""
+        """Pass SIGTERM on to the process of the attempt, which hands its job back."""
         super().handle_warm_shutdown_request()  # type: ignore[no-untyped-call]
         if self.horse_pid:
             os.kill(self.horse_pid, signal.SIGTERM)
 
     def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
-        """The attempt's process died: its lease need not be waited for."""
+        """End the lease of an attempt whose process has died, so that the job need not wait for it to expire."""
         super().handle_work_horse_killed(job, retpid, ret_val, rusage)  # type: ignore[no-untyped-call]
         if job.kwargs.keys() == {"tenant", "job_id", "attempt"}:
             self._job_store.expire_lease(**job.kwargs)
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
+        """Renew RQ's own key of the worker, and the entry that the API counts workers by."""
         super().heartbeat(timeout, pipeline)
         if not self.is_horse:
             register_worker(self.connection, self.name)
 
     def register_death(self) -> None:
+        """Delete RQ's own key of the worker, and the entry that the API counts workers by."""
         super().register_death()  # type: ignore[no-untyped-call]
         leave(self.connection, self.name)

@@ -1,4 +1,4 @@
-"""The directory in which an attempt works, and what it means when that is full."""
+"""The temporary directory of an attempt, and the error for a full disk."""
 
 import errno
 import os
@@ -12,14 +12,16 @@ from safetensors import SafetensorError
 from service.contract.errors import InvalidData, InvalidModel, ScratchFull
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-FULL_IN_RUST = f"os error {errno.ENOSPC}"  # safetensors tells it in words only
+FULL_IN_RUST = f"os error {errno.ENOSPC}"  # safetensors reports it in the text of its error alone
 
 
 @contextmanager
 def scratch_directory() -> Iterator[Path]:
-    """An empty directory in TMPDIR, deleted at the end. Raises ScratchFull for whatever a lack of room has stopped.
+    """An empty directory in TMPDIR or /tmp, deleted after the block.
 
-    TMPDIR or /tmp, never another place: Python by itself would go on in the working directory when these are full.
+    Raises ScratchFull for an error within the block that a full disk has caused.
+
+    No other directory is used: `tempfile` would choose the working directory where these are full.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="taskslim-", dir=os.environ.get("TMPDIR") or "/tmp") as directory:
@@ -27,11 +29,12 @@ def scratch_directory() -> Iterator[Path]:
     except (OSError, SafetensorError, InvalidModel, InvalidData) as error:
         if not lacks_room(error):
             raise
-        raise ScratchFull("the worker's scratch directory (TMPDIR) has no room for this job; give it more") from error
+        message = "the worker's scratch directory (TMPDIR) has no room for this job: set TMPDIR to a larger disk"
+        raise ScratchFull(message) from error
 
 
 def lacks_room(error: BaseException | None) -> bool:
-    """Whether a full disk is the error or the reason for it."""
+    """Whether a full disk is the error or its cause."""
     if error is None:
         return False
     if isinstance(error, OSError) and error.errno in FULL:

@@ -1,0 +1,82 @@
+"""The reasons for which an attempt ends without a result, and what each of them writes to the job's record."""
+
+import structlog
+from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+from service.contract.errors import ScratchFull, StorageUnavailable, TargetUnreachable, TaskslimError
+from service.contract.job import JobError, JobStatus
+from service.infrastructure.redis_client import WORKER_PATIENCE, connect
+from service.jobs.queue import JobQueue
+from service.jobs.store import JobStore, Lease, LeaseLost
+from service.settings import Settings
+from worker.attempts.files import AttemptFiles
+
+log = structlog.get_logger()
+
+OUTAGE_SECONDS = 600  # from the first start of a job, for which its attempts are deferred while a resource is missing
+ACCESS_DENIED = (PermissionDeniedError, UnauthenticatedError)  # errors of storage that waiting does not end
+
+
+class Cancelled(Exception):
+    """The client has cancelled the job."""
+
+
+class HandedBack(Exception):
+    """The worker was told to stop, and another worker is to run the job."""
+
+
+Ending = Cancelled | HandedBack | LeaseLost | TaskslimError
+
+
+class EndingWriter:
+    """Writes how an attempt without a result ended to the job's record, and deletes the files that it leaves."""
+
+    def __init__(self, settings: Settings, job_store: JobStore, lease: Lease, files: AttemptFiles) -> None:
+        self._settings, self._job_store, self._lease, self._files = settings, job_store, lease, files
+
+    def write(self, ending: Ending) -> bool:
+        """Write an ending. Returns whether the attempt was deferred: the job waits for a resource that is missing."""
+        try:
+            if isinstance(ending, LeaseLost):
+                raise ending
+            deferred = self._can_be_deferred(ending)
+            status = self._defer(ending) if deferred else self._end(ending)
+        except LeaseLost as lost:
+            log.warning("lease lost", reason=str(lost))
+            self._files.delete_own()
+            return False
+        log.info("attempt over", status=status, reason=type(ending).__name__)
+        if status is not JobStatus.queued:
+            self._files.delete_leftovers(status)
+        return deferred
+
+    def _can_be_deferred(self, ending: Ending) -> bool:
+        """Whether the next attempt may find what this one lacked: room on the disk, or storage that responds."""
+        if not isinstance(ending, ScratchFull | StorageUnavailable) or isinstance(ending.__cause__, ACCESS_DENIED):
+            return False
+        return self._job_store.seconds_since_start(self._lease.job) < OUTAGE_SECONDS
+
+    def _defer(self, ending: Ending) -> JobStatus:
+        """Return the job to the queue and log the reason among its events. The next attempt deletes the files."""
+        self._job_store.log(self._lease, f"The attempt is deferred: {ending}")
+        return self._hand_back()
+
+    def _end(self, ending: Cancelled | HandedBack | TaskslimError) -> JobStatus:
+        # Before the record changes: if this process dies in between, the next attempt or the reconciler goes on.
+        self._files.delete_leftovers(JobStatus.running)
+        match ending:
+            case Cancelled():
+                return self._job_store.confirm_cancelled(self._lease)
+            case HandedBack():
+                return self._hand_back()
+            case TaskslimError():
+                curve = ending.curve if isinstance(ending, TargetUnreachable) else []
+                error = JobError(code=ending.code, message=ending.message, param=ending.param, curve=curve)
+                return self._job_store.fail(self._lease, error)
+
+    def _hand_back(self) -> JobStatus:
+        status = self._job_store.hand_back(self._lease)
+        if status is JobStatus.queued:
+            redis = connect(self._settings.redis_url, patience=WORKER_PATIENCE, decode=False)
+            JobQueue(redis).enqueue(self._job_store.get(self._lease.job.tenant, self._lease.job.id))
+        return status

@@ -1,0 +1,119 @@
+"""The lifecycle of one attempt: it runs the pipeline under its lease and ends in exactly one way.
+
+The lifecycle owns the keeper of the lease and the writer of endings; neither of them knows the lifecycle.
+"""
+
+import time
+
+import structlog
+from redis import RedisError
+from rq.timeouts import JobTimeoutException
+
+from service.contract.errors import DeadlineExceeded, StorageUnavailable, TaskslimError
+from service.contract.job import JobStatus, Progress, Stage
+from service.contract.result import Result
+from service.infrastructure.redis_client import connect
+from service.jobs.store import JobStore, Lease, LeaseLost
+from service.jobs.usage import record_usage
+from service.settings import Settings
+from service.storage.score_sets import ScoreSets
+from worker import pipeline
+from worker.attempts.endings import Cancelled, EndingWriter, HandedBack
+from worker.attempts.files import AttemptFiles
+from worker.attempts.lease_keeper import LeaseKeeper
+from worker.attempts.progress import JobProgress, skipped_stages
+from worker.attempts.scratch import scratch_directory
+from worker.attempts.signals import on_sigterm
+
+log = structlog.get_logger()
+
+HEARTBEAT_PATIENCE = 1  # retries of a heartbeat; the next heartbeat is sent soon
+DEFERRAL_PAUSE_SECONDS = 15.0  # for which a worker takes no other job after it has deferred one
+
+
+class AttemptLifecycle:
+    """One attempt that holds its lease."""
+
+    def __init__(self, settings: Settings, job_store: JobStore, lease: Lease) -> None:
+        self._settings, self._job_store, self._lease = settings, job_store, lease
+        self._files = AttemptFiles(settings.artifacts_url, lease)
+        self._endings = EndingWriter(settings, job_store, lease, self._files)
+        redis = connect(settings.redis_url, patience=HEARTBEAT_PATIENCE)
+        heartbeat_store = JobStore(redis, lease_seconds=settings.lease_seconds)
+        self._keeper = LeaseKeeper(heartbeat_store, lease, settings, self._endings)
+
+    def run(self) -> None:
+        """Run the pipeline and write the outcome of the attempt. SIGTERM hands the job back."""
+        with on_sigterm(lambda: self._keeper.request_end(HandedBack("the worker was told to stop"))):
+            deferred = self._run_to_an_end()
+        if deferred:
+            time.sleep(DEFERRAL_PAUSE_SECONDS)
+
+    def _run_to_an_end(self) -> bool:
+        """Whether the attempt was deferred.
+
+        A bug is logged and fails the job. It is not raised, because RQ would store its traceback, which may contain
+        secrets, in Redis.
+        """
+        try:
+            with self._keeper.heartbeats():
+                result = self._result()
+                self._files.delete_leftovers(JobStatus.running)  # before the job ends: later no process would do it
+            self._succeed(result)
+        except (Cancelled, HandedBack, LeaseLost, TaskslimError) as ending:
+            return self._endings.write(ending)
+        except JobTimeoutException:
+            log.exception("the job did not stop at its deadline")
+            message = "the job did not stop when its deadline had passed"
+            return self._endings.write(DeadlineExceeded(message, param="deadline_seconds"))
+        except Exception:
+            log.exception("the job failed because of a bug")
+            message = "the job failed because of a bug; the worker's log has the details"
+            return self._endings.write(TaskslimError(message))
+        return False
+
+    def _result(self) -> Result:
+        """The result of the pipeline, or of an earlier attempt that stored its manifest and died before it ended."""
+        earlier = self._files.committed_result() if self._lease.attempt > 1 else None
+        if earlier is not None:
+            return earlier
+        try:
+            return self._run_pipeline()
+        except LeaseLost:  # an earlier attempt that was presumed dead may have stored its manifest in the meantime
+            late = self._files.committed_result()
+            if late is None:
+                raise
+            return late
+
+    def _run_pipeline(self) -> Result:
+        job, storage = self._lease.job, self._files.storage
+        progress = JobProgress(self._write_progress, self._keeper.check, skipped=skipped_stages(job.request))
+        scores = ScoreSets(self._job_store.redis, storage)
+        with scratch_directory() as scratch:
+            return pipeline.run(
+                job, settings=self._settings, storage=storage, progress=progress, scratch=scratch, scores=scores
+            )
+
+    def _write_progress(self, stage: Stage, progress: Progress, entered: bool) -> None:
+        self._keeper.stage = stage
+        if entered:
+            log.info("stage", stage=stage.value)
+            status = self._job_store.set_stage(self._lease, stage, progress)
+        else:
+            status = self._job_store.progress(self._lease, progress)
+        self._keeper.note_status(status)
+
+    def _succeed(self, result: Result) -> None:
+        status = self._job_store.succeed(self._lease, result)
+        log.info("attempt over", status=status)
+        if status is JobStatus.succeeded:
+            self._count_usage()
+        else:
+            self._files.delete_leftovers(status)
+
+    def _count_usage(self) -> None:
+        job = self._lease.job
+        try:
+            record_usage(self._job_store.redis, self._files.storage, job.tenant, job.id)
+        except (StorageUnavailable, RedisError):
+            log.exception("the usage of the job was not counted")
