@@ -66,25 +66,3 @@ class Counters:
 
 def field_of(name: str, *labels: str) -> str:
     return "|".join((name, *labels))
-
-
-def lua_list(values: tuple[float, ...]) -> str:
-    return "{" + ", ".join(map(str, values)) + "}"
-
-
-# The same for scripts: what belongs to a change of a record is counted in the run that makes the change.
-LUA = f"""
-local figures, bounds = '{COUNTERS}', {lua_list(SECONDS)}
-local function count(by, ...) redis.call('HINCRBY', figures, table.concat({{...}}, '|'), by) end
-local function observe(seconds, ...)
-  local bucket = 0
-  for index, bound in ipairs(bounds) do if seconds > bound then bucket = index end end
-  local name = table.concat({{...}}, '|')
-  redis.call('HINCRBY', figures, name .. '|' .. bucket, 1)
-  redis.call('HINCRBYFLOAT', figures, name .. '|sum', seconds)
-end
-local function task_of(request)
-  if type(request.task) ~= 'table' then return 'union' end
-  return type(request.task.preset) == 'string' and request.task.preset or 'custom'
-end
-"""

@@ -17,27 +17,11 @@ from redis import Redis
 from service.contract.errors import IdempotencyKeyInUse, IdempotencyKeyReused, InvalidRequest
 from service.infrastructure.counters import Counters
 from service.infrastructure.redis_keys import KEPT_SECONDS
+from service.infrastructure.redis_scripts import load_script
 
 IN_WORK_SECONDS = 60
 # The draft asks for a quoted string; clients made for older services send the bare value.
 HEADER = re.compile(r'"([\x20-\x21\x23-\x5b\x5d-\x7e]{1,255})"|([\x21\x23-\x5b\x5d-\x7e]{1,255})')
-
-BEGIN = """
-local fingerprint, job_id, in_work_ms, kept_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local known = redis.call('HMGET', KEYS[1], 'fingerprint', 'job_id', 'until', 'answer')
-if not known[1] then
-  redis.call('HSET', KEYS[1], 'fingerprint', fingerprint, 'job_id', job_id, 'until', now + in_work_ms)
-  redis.call('PEXPIRE', KEYS[1], kept_ms)
-  return {'claimed', job_id}
-end
-if known[1] ~= fingerprint then return {'reused', ''} end
-if known[4] then return {'answered', known[4]} end
-if tonumber(known[3]) > now then return {'in work', tostring(tonumber(known[3]) - now)} end
-redis.call('HSET', KEYS[1], 'until', now + in_work_ms)
-return {'claimed', known[2]}
-"""
 
 
 class Answer(BaseModel):
@@ -77,7 +61,7 @@ class Idempotency:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._counters = Counters(redis)
-        self._begin = redis.register_script(BEGIN)
+        self._begin = load_script(redis, "service.jobs", "claim_idempotency_key")
 
     def begin(self, tenant: str, key: str, fingerprint: str, job_id: str) -> Claim | Answer:
         """Claim the key for a request that would make `job_id`, or learn how it was answered before.

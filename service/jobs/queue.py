@@ -1,7 +1,7 @@
-"""RQ as transport: which attempt of which job a worker takes next, and nothing else.
+"""RQ's queue: which attempt of which job a worker takes next.
 
-Every worker process listens to this one queue alone, so that RQ moves an entry with BLMOVE and never drops it between
-queue and worker.
+Every worker process listens to this one queue, so that RQ moves an RQ job with BLMOVE and none is lost on its way from
+the queue to the worker.
 """
 
 from redis import Redis
@@ -12,111 +12,94 @@ from rq.executions import Execution
 from rq.job import Job
 
 from service.infrastructure.redis_keys import OPEN, job_key
+from service.infrastructure.redis_scripts import load_script
 from service.jobs.record import JobRecord
 from service.jobs.rq_jobs import QUEUE, QUEUE_KEY, SERIALIZER, RqJob, rq_job_id
+from service.jobs.state_machine import PACKAGE
 from service.jobs.tenant_slots import TenantSlots
 
 UNLIMITED = 2**31
-AT_ONCE = 1000  # of the silent jobs; Redis does nothing else meanwhile
-
-# {how many silent jobs there were from `place` on, how many of them stay silent}. The queue is read once for all of
-# them: a search of it for each would take Redis longer than everything else that it does for a long queue.
-PUT_OFF = f"""
-local open, check_after_ms, place, at_once = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
-local waits = {{}}
-for _, entry in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do waits[entry] = true end
-local clock = redis.call('TIME')
-local now, stay = clock[1] * 1000 + math.floor(clock[2] / 1000), 0
-local silent = redis.call('ZRANGEBYSCORE', open, '-inf', now, 'LIMIT', place, at_once)
-for _, member in ipairs(silent) do
-  local tenant, id = string.match(member, '(.*)/(.*)')
-  local known = redis.call('HMGET', string.format('{job_key("%s", "%s")}', tenant, id), 'status', 'attempt')
-  local attempt = tonumber(known[2] or '')
-  if known[1] == 'queued' and attempt and waits[id .. '-' .. (attempt + 1)] then
-    redis.call('ZADD', open, now + check_after_ms, member)
-  else
-    stay = stay + 1
-  end
-end
-return {{#silent, stay}}
-"""
+DEFER_AT_ONCE = 1000  # jobs in one run of the script, during which Redis does nothing else
 
 
 class JobQueue:
-    """Needs a client that answers with bytes: `connect(url, decode=False)`."""
+    """The queue of the workers. Needs a client that returns bytes: `connect(url, decode=False)`."""
 
     def __init__(self, redis: Redis, *, max_running: int = UNLIMITED) -> None:
         self.redis = redis
         self._slots = TenantSlots(redis, max_running)
-        self._put_off = redis.register_script(PUT_OFF)
+        self._defer_checks = load_script(redis, PACKAGE, "defer_checks")
         self._queue = Queue(QUEUE, connection=redis, job_class=RqJob, serializer=SERIALIZER)
 
     def enqueue(self, record: JobRecord) -> bool:
-        """Puts the next attempt of a queued job in the queue, once: a second call is without effect.
+        """Enqueue the next attempt of a queued job; a second call has no effect.
 
-        False where its tenant runs as many jobs as it may: the job waits outside the queue for `offer`. Also where the
-        job is not queued any more: then it waits for nothing.
+        False where the tenant's slots are taken, so that the job waits outside the queue for `enqueue_waiting`. Also
+        where the job is not queued any more: then it waits for nothing.
         """
         return self._slots.take(record)
 
     def enqueue_waiting(self, record: JobRecord) -> bool:
-        """Whether a queued job has waited outside the queue; if so it is put there as soon as its tenant may."""
+        """Whether a queued job waits outside the queue; if so it is enqueued where its tenant has a free slot."""
         if self._slots.has(record.tenant, record.id):
             return False
         self.enqueue(record)
         return True
 
     def contains(self, record: JobRecord) -> bool:
-        """Whether the next attempt of a queued job waits in the queue, or a living worker is about to start it."""
-        entry = rq_job_id(record.id, record.attempt + 1)
-        return self._queue.get_job_position(entry) is not None or entry in self._starting()
+        """Whether the next attempt of a queued job is in the queue, or with a live worker that is about to start it."""
+        attempt = rq_job_id(record.id, record.attempt + 1)
+        return self._queue.get_job_position(attempt) is not None or attempt in self._started()
 
     def defer_checks(self, check_after_ms: int) -> None:
-        """Puts the reconciler's next look off, for so long, at each queued job whose next attempt waits in the queue:
-        what `contains` and `JobStore.defer_overdue` do for one job, for all at a fraction of the cost."""
-        place, seen = 0, AT_ONCE
-        while seen == AT_ONCE:
-            seen, stay = self._put_off(keys=[OPEN, QUEUE_KEY], args=[check_after_ms, place, AT_ONCE])
-            place += stay
+        """Defer the reconciler's check of each queued job whose next attempt is in the queue.
+
+        Does for all jobs what `contains` and `JobStore.defer_overdue` do for one, at a fraction of the cost.
+        """
+        offset, seen = 0, DEFER_AT_ONCE
+        while seen == DEFER_AT_ONCE:
+            arguments: list[str | int] = [check_after_ms, offset, DEFER_AT_ONCE, job_key("%s", "%s")]
+            seen, still_due = self._defer_checks(keys=[OPEN, QUEUE_KEY], args=arguments)
+            offset += still_due
 
     def is_started(self, job_id: str) -> bool:
-        """Whether a living worker has taken any attempt of the job."""
-        return any(entry.rpartition("-")[0] == job_id for entry in self._starting())
+        """Whether a live worker has taken any attempt of the job."""
+        return any(attempt.rpartition("-")[0] == job_id for attempt in self._started())
 
     def remove(self, record: JobRecord) -> None:
-        """Takes the next attempt out of the queue, whatever became of it."""
-        entry = self._entry(record.id, record.attempt + 1)
-        if entry is not None:
-            self._queue.intermediate_queue.remove(entry.id)
-            self._forget_expired_executions(entry)
-            entry.delete()
+        """Remove the next attempt from the queue and from RQ's records."""
+        rq_job = self._fetch(record.id, record.attempt + 1)
+        if rq_job is not None:
+            self._queue.intermediate_queue.remove(rq_job.id)
+            self._remove_expired_executions(rq_job)
+            rq_job.delete()
 
     def kill(self, record: JobRecord) -> None:
-        """Kills the process that runs the present attempt, if a worker has one: it no longer answers otherwise."""
+        """Kill the process of the present attempt, if a worker still has one that no longer renews its lease."""
         try:
             send_stop_job_command(self.redis, rq_job_id(record.id, record.attempt), serializer=SERIALIZER)
         except (NoSuchJobError, InvalidJobOperation):
             return
 
     def depth(self) -> int:
-        """Entries that wait."""
+        """The number of attempts in the queue."""
         return self._queue.count
 
-    def _starting(self) -> list[str]:
-        """Entries that a worker has taken, as long as it keeps saying so."""
-        running: list[str] = self._queue.started_job_registry.get_job_ids(cleanup=True)
-        return running
+    def _started(self) -> list[str]:
+        """The attempts that a worker has taken, as long as the worker keeps saying so."""
+        started: list[str] = self._queue.started_job_registry.get_job_ids(cleanup=True)
+        return started
 
-    def _forget_expired_executions(self, entry: Job) -> None:
-        """A worker that died leaves an execution that expires before the list of executions does; RQ, when it deletes
-        the entry, takes that for an error."""
-        for execution_id in entry.execution_registry.get_execution_ids():
+    def _remove_expired_executions(self, rq_job: Job) -> None:
+        """Remove executions that a dead worker left: they expire before the list that names them, and RQ fails to
+        delete an RQ job whose list names an expired one."""
+        for execution_id in rq_job.execution_registry.get_execution_ids():
             try:
-                Execution.fetch(execution_id, entry.id, connection=self.redis)
+                Execution.fetch(execution_id, rq_job.id, connection=self.redis)
             except ValueError:
-                self.redis.zrem(entry.execution_registry.key, execution_id)
+                self.redis.zrem(rq_job.execution_registry.key, execution_id)
 
-    def _entry(self, job_id: str, attempt: int) -> Job | None:
+    def _fetch(self, job_id: str, attempt: int) -> Job | None:
         try:
             return RqJob.fetch(rq_job_id(job_id, attempt), connection=self.redis, serializer=SERIALIZER)
         except NoSuchJobError:

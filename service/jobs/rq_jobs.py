@@ -1,7 +1,7 @@
-"""An attempt as it lies in RQ's queue: what RQ wants to know of it, and the part of the scripts that puts it there.
+"""RQ's view of an attempt: an RQ job that names the job and the attempt. Everything else is in the job's record.
 
-An entry names the job and the attempt; all the rest stands in the record. What an entry may run is fixed here: the JSON
-serializer alone would still import and call any function whose name stands in Redis.
+The function that an RQ job may run is fixed here. The JSON serializer alone would import and call any function whose
+name is in Redis.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,46 +19,17 @@ from service.jobs.record import JobRecord
 
 QUEUE = "slim"
 QUEUE_KEY = Queue.redis_queue_namespace_prefix + QUEUE
-RANKS = {Priority.high: 0, Priority.normal: 1, Priority.low: 2}
-AHEAD = 0.5  # of the jobs of its rank is one that had its turn and lost its worker
+RANKS = {Priority.high: 0, Priority.normal: 1, Priority.low: 2}  # lower ranks go first
+RETRY_RANK_BONUS = 0.5  # a job that was started before goes before the new jobs of its priority
 FUNCTION = "worker.tasks.run_job"
 SERIALIZER = "json"
-TIMEOUT_MARGIN_SECONDS = 120  # the worker ends a job at its deadline; RQ's time-out is for one that is stuck
+TIMEOUT_MARGIN_SECONDS = 120  # the worker ends a job at its deadline; RQ's time-out ends one that hangs
 RESULT_SECONDS = 60
 FAILURE_SECONDS = 86400
 
-# What RQ's own unique enqueueing does, and one thing more: RQ knows priorities as several queues, which a worker takes
-# from without the safety of BLMOVE. Here they are places in the one queue: an entry goes before those of higher rank.
-PUT_ENTRY = f"""
-local function write(key, fields)
-  local flat = {{}}
-  for name, value in pairs(fields) do
-    flat[#flat + 1] = name
-    flat[#flat + 1] = value
-  end
-  redis.call('HSET', key, unpack(flat))
-end
-
-local jobs, queue = '{Job.redis_job_namespace_prefix}', '{QUEUE_KEY}'
-local function put_entry(entry, place, fields, data)
-  if redis.call('EXISTS', jobs .. entry) == 1 then return end
-  write(jobs .. entry, fields)
-  redis.call('HSET', jobs .. entry, 'data', data, 'slim_rank', place)
-  redis.call('SADD', '{Queue.redis_queues_keys}', queue)
-  local at, ahead = -1, redis.call('LINDEX', queue, -1)
-  while ahead and tonumber(redis.call('HGET', jobs .. ahead, 'slim_rank') or '1') > place do
-    at = at - 1
-    ahead = redis.call('LINDEX', queue, at)
-  end
-  if at == -1 then redis.call('RPUSH', queue, entry)
-  elseif ahead then redis.call('LINSERT', queue, 'AFTER', ahead, entry)
-  else redis.call('LPUSH', queue, entry) end
-end
-"""
-
 
 class RqJob(Job):
-    """An RQ job that can run one function only. Callbacks and webhooks in its payload are dead letters."""
+    """An RQ job that can run one function only. Callbacks and webhooks in its payload are ignored."""
 
     @property
     def func(self) -> Callable[..., Any]:
@@ -79,18 +50,29 @@ class RqJob(Job):
         return None
 
     def send_webhooks(self, status: str | JobStatus, *, exc_string: str | None = None) -> None:
-        """Ours are sent by `service.webhooks.delivery`."""
+        """Send nothing: `service.webhooks.delivery` sends the webhooks of jobs."""
 
 
 @dataclass(frozen=True)
-class Entry:
-    """An attempt on its way to the queue: its id, its place among the others, and what RQ wants to know of it, of which
-    `data`, the call, is not text."""
+class RqJobHash:
+    """An RQ job as the hash that RQ reads: id, rank in the queue, fields, and `data`, the serialized call."""
 
     id: str
-    place: float
+    rank: float
     fields: Mapping[str, str | float]
     data: bytes
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What `enqueue_rq_job` of the scripts' preamble takes as JSON, beside `data`, which is not text."""
+        return {
+            "id": self.id,
+            "rank": self.rank,
+            "fields": self.fields,
+            "prefix": Job.redis_job_namespace_prefix,
+            "queue": QUEUE_KEY,
+            "queues": Queue.redis_queues_keys,
+        }
 
 
 def rq_job_id(job_id: str, attempt: int) -> str:
@@ -98,11 +80,12 @@ def rq_job_id(job_id: str, attempt: int) -> str:
     return f"{job_id}-{attempt}"
 
 
-class Entries:
-    """Makes entries. Nothing is asked of Redis: an RQ job wants a client to be made at all."""
+class RqJobFactory:
+    """Makes the RQ jobs of attempts. It sends nothing to Redis: RQ's constructor wants a client."""
 
     def __init__(self, redis: Redis) -> None:
-        self._blank = RqJob.create(  # RQ takes longer to make a job than to write it down, so it makes one
+        # To construct an RQ job takes longer than to store it, so each attempt is a copy of one template.
+        self._template = RqJob.create(
             FUNCTION,
             origin=QUEUE,
             status=JobStatus.QUEUED,
@@ -112,14 +95,15 @@ class Entries:
             connection=redis,
         )
 
-    def next(self, record: JobRecord) -> Entry:
-        """The entry of the attempt that follows."""
+    def next_attempt(self, record: JobRecord) -> RqJobHash:
+        """The RQ job of the attempt that follows the present one."""
         attempt, rank = record.attempt + 1, RANKS[record.request.priority]
-        job = copy(self._blank)
-        job.kwargs = {"tenant": record.tenant, "job_id": record.id, "attempt": attempt}
-        job.description = rq_job_id(record.id, attempt)
-        job.timeout = record.request.deadline_seconds + TIMEOUT_MARGIN_SECONDS
-        job.created_at = job.enqueued_at = now()
-        fields = job.to_dict()
+        rq_job = copy(self._template)
+        rq_job.kwargs = {"tenant": record.tenant, "job_id": record.id, "attempt": attempt}
+        rq_job.description = rq_job_id(record.id, attempt)
+        rq_job.timeout = record.request.deadline_seconds + TIMEOUT_MARGIN_SECONDS
+        rq_job.created_at = rq_job.enqueued_at = now()
+        fields = rq_job.to_dict()
         data = fields.pop("data")
-        return Entry(job.description, rank - AHEAD if record.attempt or record.lost else rank, fields, data)
+        is_retry = record.attempt > 0 or record.lost > 0
+        return RqJobHash(rq_job.description, rank - RETRY_RANK_BONUS if is_retry else rank, fields, data)

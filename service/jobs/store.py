@@ -21,19 +21,19 @@ from service.contract.result import Result
 from service.infrastructure.redis_keys import OPEN, events_key, index_key, job_key
 from service.jobs.events import check_id, parse
 from service.jobs.record import EPOCH, JobRecord, decode, encode
-from service.jobs.rq_jobs import Entries
+from service.jobs.rq_jobs import RqJobFactory
 from service.jobs.state_machine import (
-    ACKNOWLEDGE,
     CANCEL,
+    CONFIRM_CANCELLED,
+    DEFER,
     FAIL,
     GIVE_UP,
     HAND_BACK,
-    KEEP,
     LEASE,
+    RENEW,
     REQUEUE,
     SUCCEED,
-    WAIT,
-    Moves,
+    Operation,
     StateMachine,
 )
 from service.jobs.tenant_slots import slot_request_for
@@ -75,8 +75,8 @@ class JobStore:
     def __init__(self, redis: Redis, *, lease_seconds: float = 20) -> None:
         self.redis = redis
         self.check_after_ms = int(lease_seconds * 1000)
-        self._transitions = StateMachine(redis)
-        self._entries = Entries(redis)
+        self._state_machine = StateMachine(redis)
+        self._rq_jobs = RqJobFactory(redis)
 
     # --- the client's side
 
@@ -88,15 +88,19 @@ class JobStore:
         Where a record with this id exists (a request that was sent again), it stays as it is and is returned.
         Raises LimitExceeded where the tenant has `max_queued` queued jobs.
         """
-        wish = None if max_running is None else slot_request_for(record, max_running, self._entries)
-        done = self._transitions.create(
-            record.tenant, encode(record), check_after_ms=self.check_after_ms, max_queued=max_queued, wish=wish
+        slot_request = None if max_running is None else slot_request_for(record, max_running, self._rq_jobs)
+        created = self._state_machine.create(
+            record.tenant,
+            encode(record),
+            check_after_ms=self.check_after_ms,
+            max_queued=max_queued,
+            slot_request=slot_request,
         )
-        if done == "full":
+        if created == "full":
             raise LimitExceeded(f"{max_queued} jobs are queued, as many as may be; wait for some to start")
-        if done == "exists":
+        if created == "exists":
             return self.get(record.tenant, record.id)
-        return record.model_copy(update={"created_at": EPOCH + timedelta(milliseconds=done)})
+        return record.model_copy(update={"created_at": EPOCH + timedelta(milliseconds=created)})
 
     def get(self, tenant: str, job_id: str) -> JobRecord:
         """The record; `NotFound` for another tenant's job too."""
@@ -145,7 +149,7 @@ class JobStore:
 
         One that is cancelling or finished stays as it is. Its entry in the queue is the caller's (`Queue.withdraw`).
         """
-        self._transitions.apply(tenant, job_id, CANCEL)
+        self._state_machine.apply(tenant, job_id, CANCEL)
         return self.get(tenant, job_id)
 
     def delete(self, tenant: str, job_id: str) -> None:
@@ -155,7 +159,7 @@ class JobStore:
 
     def remove(self, tenant: str, job_id: str) -> None:
         """Forgets a job whatever its record says; a worker that is at it loses its lease."""
-        self._transitions.delete(tenant, job_id)
+        self._state_machine.delete(tenant, job_id)
 
     def events(self, tenant: str, job_id: str, *, after: str | None = None, limit: int = 100) -> list[Event]:
         """At most `limit` events that follow the event `after`, oldest first; `service.jobs.events.follow` waits for
@@ -175,8 +179,8 @@ class JobStore:
         `LeaseLost` where the attempt was started before, or the job is finished, cancelled or gone.
         """
         blank = {"progress": Progress(fraction=0).model_dump_json(), "stage": ""}
-        ask = {"take": worker, "set": {"running": blank}, "check_after_ms": self.check_after_ms}
-        outcome = self._transitions.apply(tenant, job_id, LEASE, attempt=attempt - 1, **ask)
+        options = {"worker": worker, "fields": {"running": blank}, "check_after_ms": self.check_after_ms}
+        outcome = self._state_machine.apply(tenant, job_id, LEASE, attempt=attempt - 1, **options)
         if outcome.verdict != "done":
             raise LeaseLost(f"attempt {attempt} of job {job_id} cannot start: {outcome.verdict}, {outcome.status}")
         record = self.get(tenant, job_id)
@@ -184,29 +188,29 @@ class JobStore:
 
     def heartbeat(self, lease: Lease) -> JobStatus:
         """Says that the worker lives. Answers `running`, or `cancelling` when the attempt is to end."""
-        return self._write(lease, KEEP, check_after_ms=self.check_after_ms)
+        return self._write(lease, RENEW, check_after_ms=self.check_after_ms)
 
     def set_stage(self, lease: Lease, stage: Stage, progress: Progress) -> JobStatus:
         """Enters a stage; answers as `heartbeat` does."""
         fields = {"stage": stage.value, "progress": progress.model_dump_json()}
         event = {"type": "stage", "data": json.dumps({"stage": stage.value, "fraction": progress.fraction})}
-        return self._write(lease, KEEP, set=dict.fromkeys(KEEP, fields), event=event)
+        return self._write(lease, RENEW, fields=dict.fromkeys(RENEW, fields), event=event)
 
     def progress(self, lease: Lease, progress: Progress) -> JobStatus:
         """Records how far the stage is; answers as `heartbeat` does. Thinning calls out is the caller's."""
         fields = {"progress": progress.model_dump_json()}
         event = {"type": "progress", "data": progress.model_dump_json()}
-        return self._write(lease, KEEP, set=dict.fromkeys(KEEP, fields), event=event)
+        return self._write(lease, RENEW, fields=dict.fromkeys(RENEW, fields), event=event)
 
     def log(self, lease: Lease, message: str) -> JobStatus:
         """Adds a line for the user to the events; answers as `heartbeat` does."""
         event = {"type": "log", "data": json.dumps({"message": message[:MAX_LOG_LENGTH]})}
-        return self._write(lease, KEEP, event=event)
+        return self._write(lease, RENEW, event=event)
 
     def succeed(self, lease: Lease, result: Result) -> JobStatus:
         """Ends the job as `succeeded`; as `cancelled`, without result, when that was asked for in time."""
         full = Progress(fraction=1, eta_seconds=0).model_dump_json()
-        return self._write(lease, SUCCEED, set={"succeeded": {"result": result.model_dump_json(), "progress": full}})
+        return self._write(lease, SUCCEED, fields={"succeeded": {"result": result.model_dump_json(), "progress": full}})
 
     def fail(self, lease: Lease, error: JobError) -> JobStatus:
         """Ends the job as `failed`; as `cancelled`, without error, when that was asked for in time."""
@@ -214,7 +218,7 @@ class JobStore:
 
     def confirm_cancelled(self, lease: Lease) -> JobStatus:
         """Ends a job that is cancelling as `cancelled`."""
-        return self._write(lease, ACKNOWLEDGE)
+        return self._write(lease, CONFIRM_CANCELLED)
 
     def hand_back(self, lease: Lease) -> JobStatus:
         """Puts the job back in the queue, not counted as lost; enqueueing the next attempt is the caller's."""
@@ -238,15 +242,15 @@ class JobStore:
 
     def expire_lease(self, tenant: str, job_id: str, attempt: int) -> None:
         """Makes the lease of `attempt` end now: its worker saw its process die."""
-        self._transitions.apply(tenant, job_id, KEEP, attempt=attempt, check_after_ms=0)
+        self._state_machine.apply(tenant, job_id, RENEW, attempt=attempt, check_after_ms=0)
 
     def defer_overdue(self, record: JobRecord) -> bool:
         """Puts off the next look at a queued job whose entry is in the queue. False: it has moved on meanwhile."""
-        return self._if_overdue(record, WAIT, check_after_ms=self.check_after_ms)
+        return self._if_overdue(record, DEFER, check_after_ms=self.check_after_ms)
 
     def requeue_overdue(self, record: JobRecord) -> bool:
         """Puts an overdue job back in the queue and counts the attempt as lost; a cancelling one is cancelled."""
-        return self._if_overdue(record, REQUEUE, lost=True, check_after_ms=self.check_after_ms)
+        return self._if_overdue(record, REQUEUE, count_lost=True, check_after_ms=self.check_after_ms)
 
     def fail_overdue(self, record: JobRecord, error: JobError) -> bool:
         """Fails an overdue job; a cancelling one is cancelled."""
@@ -254,7 +258,7 @@ class JobStore:
 
     def succeed_overdue(self, record: JobRecord, result: Result) -> bool:
         """Ends an overdue job as `succeeded`: its manifest was written, its worker died before it could say so."""
-        return self._if_overdue(record, SUCCEED, set={"succeeded": {"result": result.model_dump_json()}})
+        return self._if_overdue(record, SUCCEED, fields={"succeeded": {"result": result.model_dump_json()}})
 
     # --- how
 
@@ -267,15 +271,15 @@ class JobStore:
             self.redis.zadd(OPEN, {member: self._now_ms() + self.check_after_ms}, xx=True)
             return None
 
-    def _write(self, lease: Lease, moves: Moves, **ask: Any) -> JobStatus:
-        outcome = self._transitions.apply(lease.job.tenant, lease.job.id, moves, attempt=lease.token, **ask)
+    def _write(self, lease: Lease, operation: Operation, **options: Any) -> JobStatus:
+        outcome = self._state_machine.apply(lease.job.tenant, lease.job.id, operation, attempt=lease.token, **options)
         if outcome.verdict != "done" or outcome.status is None:
             raise LeaseLost(f"attempt {lease.attempt} of job {lease.job.id}: {outcome.verdict}, {outcome.status}")
         return outcome.status
 
-    def _if_overdue(self, record: JobRecord, moves: Moves, **ask: Any) -> bool:
-        ask |= {"attempt": record.attempt, "overdue": True}
-        return self._transitions.apply(record.tenant, record.id, moves, **ask).verdict == "done"
+    def _if_overdue(self, record: JobRecord, operation: Operation, **options: Any) -> bool:
+        options |= {"attempt": record.attempt, "overdue": True}
+        return self._state_machine.apply(record.tenant, record.id, operation, **options).verdict == "done"
 
     def _older(
         self, index: str, tenant: str, span: tuple[str | None, str | None], limit: int
@@ -314,4 +318,4 @@ def _failure(error: JobError) -> dict[str, Any]:
     """The fields and the event of a job that fails."""
     text = error.model_dump_json()
     news = json.dumps({"status": JobStatus.failed, "error": error.model_dump()})
-    return {"set": {"failed": {"error": text}}, "news": {"failed": news}}
+    return {"fields": {"failed": {"error": text}}, "status_events": {"failed": news}}

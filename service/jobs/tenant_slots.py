@@ -1,52 +1,47 @@
-"""How many jobs of a tenant may be with the workers, in the queue or running, at the same time.
+"""A tenant's slots: how many of its jobs may be with the workers, in RQ's queue or running, at the same time.
 
-A job without a slot stays `queued` outside RQ. When a slot comes free (`service.jobs.state_machine` sees to it in the
-run that ends a job), the tenant's first waiting job becomes due for the reconciler, which hands it on. Until then
-nobody need look at it, so that thousands may wait at no cost.
+A job without a slot stays `queued` outside RQ. The script that ends a job gives its slot back and makes the tenant's
+first waiting job due for the reconciler, which enqueues it. Until then nothing looks at waiting jobs, so thousands of
+them cost nothing.
 """
 
 import json
 
 from redis import Redis
 
-from service.infrastructure.redis_keys import OPEN, job_key, slots_key, waiting_key
+from service.infrastructure.redis_keys import slots_key
+from service.infrastructure.redis_scripts import load_script
 from service.jobs.record import JobRecord
-from service.jobs.rq_jobs import RANKS, Entries
-from service.jobs.state_machine import HAND_OVER, SlotRequest
+from service.jobs.rq_jobs import RANKS, RqJobFactory
+from service.jobs.state_machine import PACKAGE, SlotRequest, keys_of
 
-PUT_OFF_SECONDS = 600  # the next look at a job that waits for a slot, should a slot come free and nobody see it
-
-TAKE = (
-    HAND_OVER
-    + """
-local job, slots, waiting, open = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local tenant, id, wish, data = ARGV[1], ARGV[2], cjson.decode(ARGV[3]), ARGV[4]
-return hand_over(job, slots, waiting, open, tenant, id, wish, data)
-"""
-)
+CHECK_AFTER_MS = 600_000  # of a waiting job; a free slot makes it due at once
 
 
-def slot_request_for(record: JobRecord, limit: int, entries: Entries) -> SlotRequest:
-    """What the next attempt of a job asks for, whose tenant may have `limit` slots."""
-    return SlotRequest(limit, RANKS[record.request.priority], PUT_OFF_SECONDS, record.attempt, entries.next(record))
+def slot_request_for(record: JobRecord, limit: int, rq_jobs: RqJobFactory) -> SlotRequest:
+    """The request of the job's next attempt, whose tenant has `limit` slots."""
+    rank = RANKS[record.request.priority]
+    return SlotRequest(limit, rank, CHECK_AFTER_MS, record.attempt, rq_jobs.next_attempt(record))
 
 
 class TenantSlots:
-    """The slots of all tenants, each of which has `limit`."""
+    """The slots of all tenants, `limit` for each."""
 
     def __init__(self, redis: Redis, limit: int) -> None:
         self._redis = redis
         self._limit = limit
-        self._entries = Entries(redis)
-        self._take = redis.register_script(TAKE)
+        self._rq_jobs = RqJobFactory(redis)
+        self._enqueue_attempt = load_script(redis, PACKAGE, "enqueue_attempt")
 
     def take(self, record: JobRecord) -> bool:
-        """A slot for the queued job, or its old one, and in the same step its next attempt in RQ's queue. False: it
-        waits, behind those of lower rank and earlier ones, or is not queued any more."""
-        tenant, job_id = record.tenant, record.id
-        wish = slot_request_for(record, self._limit, self._entries)
-        keys = [job_key(tenant, job_id), slots_key(tenant), waiting_key(tenant), OPEN]
-        return bool(self._take(keys=keys, args=[tenant, job_id, json.dumps(wish.terms), wish.entry.data]))
+        """Take a slot for a queued job, unless it has one, and enqueue its next attempt in the same step.
+
+        False where the job has to wait for a slot, or is not queued any more.
+        """
+        request = slot_request_for(record, self._limit, self._rq_jobs)
+        arguments: list[str | bytes] = [record.tenant, record.id, json.dumps(request.arguments), request.rq_job.data]
+        return bool(self._enqueue_attempt(keys=keys_of(record.tenant, record.id), args=arguments))
 
     def has(self, tenant: str, job_id: str) -> bool:
+        """Whether the job has a slot."""
         return bool(self._redis.sismember(slots_key(tenant), job_id))

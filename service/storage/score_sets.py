@@ -17,18 +17,10 @@ from redis import Redis
 from service.contract.errors import NotFound
 from service.contract.resources import MeasuredScores
 from service.infrastructure.redis_keys import EXPIRIES
+from service.infrastructure.redis_scripts import load_script
 from service.storage.keys import score_key, score_prefix
 from service.storage.object_store import Storage
 from service.tenants.storage_quota import StoredBytes
-
-# A record is forgotten only as long as it is the one that was found damaged: another job may have mended it meanwhile.
-FORGET = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('DEL', KEYS[1])
-redis.call('ZREM', KEYS[2], ARGV[2])
-redis.call('ZREM', KEYS[3], ARGV[3])
-return 1
-"""
 
 log = structlog.get_logger()
 
@@ -40,7 +32,7 @@ class ScoreSets:
         self._redis = redis
         self._storage = storage
         self._stored = StoredBytes(redis)
-        self._forget = redis.register_script(FORGET)
+        self._forget = load_script(redis, "service.storage", "delete_score_record")
 
     def add(self, tenant: str, measured: MeasuredScores, content: bytes, *, days: float) -> None:
         """Store a set whose `size` and `sha256` are those of `content`; where there is one already, that one stays."""

@@ -5,19 +5,7 @@ from dataclasses import dataclass
 from redis import Redis
 
 from service.contract.errors import TooManyRequests
-
-# The window starts with its first request and ends with the key. A key without an end would shut a tenant out for
-# ever, so one that lost it (a copied or hand-edited database) gets a new one.
-COUNT = """
-local used = redis.call('INCR', KEYS[1])
-local left = redis.call('PTTL', KEYS[1])
-if left < 0 then
-  redis.call('PEXPIRE', KEYS[1], ARGV[1])
-  left = tonumber(ARGV[1])
-end
-return {used, left}
-"""
-
+from service.infrastructure.redis_scripts import load_script
 
 ROUND_UP_MS = 999
 
@@ -49,7 +37,7 @@ class RequestLimit:
     def __init__(self, redis: Redis, *, quota: int, window_seconds: int) -> None:
         self._quota = quota
         self._window_seconds = window_seconds
-        self._count = redis.register_script(COUNT)
+        self._count = load_script(redis, "service.tenants", "count_request")
 
     def count_request(self, tenant: str) -> Window:
         """Count one request, over the quota or not."""

@@ -11,19 +11,11 @@ from typing import cast
 from redis import Redis
 
 from service.contract.errors import LimitExceeded
+from service.infrastructure.redis_scripts import load_script
 
 # The sum is kept beside the items, so that reading it costs the same for one job and for a hundred thousand.
 TOTAL = "total"
 REMEDY = "delete jobs or data sets that you need no longer"
-RECORD_SIZE = """
-local before = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '0')
-local used = tonumber(redis.call('HGET', KEYS[1], 'total') or '0')
-local size, quota = tonumber(ARGV[2]), tonumber(ARGV[3])
-if quota and size > before and used + size - before > quota then return {0, used} end
-if size > 0 then redis.call('HSET', KEYS[1], ARGV[1], size) else redis.call('HDEL', KEYS[1], ARGV[1]) end
-redis.call('HINCRBY', KEYS[1], 'total', size - before)
-return {1, used}
-"""
 
 
 class StoredBytes:
@@ -32,7 +24,7 @@ class StoredBytes:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._record = redis.register_script(RECORD_SIZE)
+        self._record = load_script(redis, "service.tenants", "record_bytes")
 
     def used(self, tenant: str) -> int:
         return int(cast(str | None, self._redis.hget(bytes_key(tenant), TOTAL)) or 0)

@@ -27,6 +27,7 @@ from service.contract.resources import Delivery, DeliveryOutcome, JobNews, Webho
 from service.infrastructure.counters import Counters
 from service.infrastructure.outbound_http import Response, post
 from service.infrastructure.redis_keys import WEBHOOKS, deliveries_key, events_key, gone_key, job_key
+from service.infrastructure.redis_scripts import load_script
 from service.jobs.events import parse
 from service.webhooks.retries import pause_after
 from service.webhooks.signing import WebhookSecrets, signed_headers
@@ -39,14 +40,6 @@ GONE = 410
 GONE_SECONDS = 7 * 86400  # a URL that answered 410 is left alone for so long
 MAX_DELIVERIES = 200  # entries of a job's log
 LOG_SECONDS = 30 * 86400  # in case the job is deleted while an attempt is under way
-
-CLAIM = """
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
-for _, message in ipairs(due) do redis.call('ZADD', KEYS[1], now + ARGV[2], message) end
-return due
-"""
 
 log = structlog.get_logger()
 
@@ -100,7 +93,7 @@ class Webhooks:
         self._allowed_hosts = allowed_hosts
         self._secrets = WebhookSecrets(redis)
         self._counters = Counters(redis)
-        self._claim = redis.register_script(CLAIM)
+        self._claim = load_script(redis, "service.webhooks", "claim_messages")
 
     def deliveries(self, tenant: str, job_id: str) -> list[Delivery]:
         """Every attempt made for a job, oldest first. One that cannot be read is logged and left out."""

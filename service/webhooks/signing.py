@@ -13,16 +13,11 @@ from typing import cast
 
 from redis import Redis
 
+from service.infrastructure.redis_scripts import load_script
+
 SECRET_BYTES = 32
 PREFIX = "whsec_"
 OVERLAP_SECONDS = 24 * 3600
-
-ROTATE = """
-local before = redis.call('GET', KEYS[1])
-if before then redis.call('SET', KEYS[2], before, 'EX', ARGV[2]) end
-redis.call('SET', KEYS[1], ARGV[1])
-return ARGV[1]
-"""
 
 
 def new_secret() -> str:
@@ -51,7 +46,7 @@ class WebhookSecrets:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._rotate = redis.register_script(ROTATE)
+        self._rotate = load_script(redis, "service.webhooks", "rotate_secret")
 
     def current(self, tenant: str) -> str:
         self._redis.set(secret_key(tenant), new_secret(), nx=True)

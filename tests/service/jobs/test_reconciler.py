@@ -77,7 +77,7 @@ def test_a_job_in_the_queue_waits_on(look: Look, queue: JobQueue) -> None:
 def test_jobs_in_a_long_queue_wait_on_and_the_one_among_them_that_it_lost_is_enqueued_again(
     redis: Redis, job_store: JobStore, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.jobs.queue.AT_ONCE", 2)
+    monkeypatch.setattr("service.jobs.queue.DEFER_AT_ONCE", 2)
     jobs = [job_store.accept(new_record(REQUEST), max_running=9) for _ in range(7)]
     lease = take(queue, job_store, jobs[0])
     queue.redis.lrem("rq:queue:slim", 1, rq_job_id(jobs[3].id, 1))

@@ -300,7 +300,9 @@ class RecordMachine(RuleBasedStateMachine):
 
     @rule(
         lease=leases,
-        write=st.sampled_from(["heartbeat", "progress", "set_stage", "succeed", "fail", "hand_back", "acknowledge"]),
+        write=st.sampled_from(
+            ["heartbeat", "progress", "set_stage", "succeed", "fail", "hand_back", "confirm_cancelled"]
+        ),
     )
     def write(self, lease: Lease, write: str) -> None:
         extra: dict[str, tuple[object, ...]] = {
