@@ -15,7 +15,8 @@ SERVICES = {"redis", "rq", "obstore", "transformers", "service", "pydantic", "st
 # From the ground up: a package imports those before it, and none of its own line.
 SERVICE_LAYERS = (
     {"contract", "settings"},
-    {"infrastructure", "tenants", "reports"},
+    {"infrastructure"},
+    {"tenants", "reports"},
     {"storage"},
     {"sources"},
     {"planning"},
