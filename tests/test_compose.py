@@ -20,7 +20,7 @@ from tests.support.images import COMPOSE, ROOT, SECRETS, TARGETS, environment, l
 from tests.support.ports import free_port
 from tests.support.s3_server import s3_ports
 from tests.support.waiting import wait_until
-from tests.support.walkthrough import walk, walkable_model
+from tests.support.walkthrough import run_walkthrough, tiny_llama
 
 WORKERS = 2
 
@@ -104,15 +104,15 @@ def test_the_walk_runs_against_everything_that_compose_starts(
     for name, value in network.here(environment("api")).items():
         monkeypatch.setenv(name, value)
     store = Storage("s3://walk/inputs", retry_seconds=30)
-    rows = [ROOT / "service/demo" / name for name in ("calibration.jsonl", "evaluation.jsonl")]
-    for path in [*walkable_model(tmp_path / "model").iterdir(), *rows]:
+    rows = [ROOT / "service/cli/demo" / name for name in ("calibration.jsonl", "evaluation.jsonl")]
+    for path in [*tiny_llama(tmp_path / "model").iterdir(), *rows]:
         store.put_file(path, f"{path.parent.name}/{path.name}")
     key = SECRETS["SLIM_API_KEY"]
     url = f"http://127.0.0.1:{network.api}"
     assert http.get(f"{url}/jobs").status_code == 401
     (tmp_path / ".curlrc").write_text(f'header = "Authorization: Bearer {key}"\n')
 
-    job = walk(
+    job = run_walkthrough(
         tmp_path,
         URL=url,
         MODEL="s3://walk/inputs/model",

@@ -1,0 +1,301 @@
+"""README.md, docs/ and benchmarks/RESULTS.md: their commands run, and their tables name what the code has."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import BaseModel
+from redis import Redis
+
+from service.api.app import create_app
+from service.api.openapi.examples import INLINE
+from service.cli.demo.server import running_server
+from service.contract.catalog import Health, Problem
+from service.contract.errors import TaskslimError
+from service.contract.job import JobPage, JobStatus
+from service.contract.options import Criterion
+from service.contract.presets import resolve
+from service.contract.request import JobRequest
+from service.contract.result import Result
+from service.settings import Settings
+from tests.support.api_process import api
+from tests.support.documents import COMMAND, PATHS, RESULTS, ROOT, SCRIPT, blocks, read, section, table
+from tests.support.job_requests import request_body
+from tests.support.walkthrough import PAGE, run_walkthrough, tiny_llama
+
+STATE = "~/.local/state/taskslim"
+MAX_LINES = {"README.md": 200, RESULTS: 250}
+# Documents whose `sh` blocks a test of this module runs.
+RUN = {"README.md", PAGE, "docs/api.md"}
+# The start of a command in a `console` block -> why it is not run as it is.
+NOT_RUN = {
+    "make ": "installs packages or runs the whole suite; the targets are compared with the Makefile",
+    ".venv/bin/taskslim serve": "runs until it is stopped; every test of the walkthrough starts it",
+    ".venv/bin/python benchmarks/": "takes minutes to hours; tests/test_benchmarks.py runs the code",
+    "export ": "sets the variables of the commands below it",
+    "docker compose ": "needs a container engine; tests/test_compose.py runs the same commands as processes",
+    "taskslim api --host 0.0.0.0": "runs until it is stopped; tests/test_compose.py starts it",
+    "CUDA_VISIBLE_DEVICES=": "needs a GPU; tests/test_compose.py starts the same command",
+    "taskslim keys create --tenant search": "belongs to the deployment above it; docs/api.md runs the command",
+    'echo \'{"content_type_overrides"': "writes the configuration that tests/test_clients.py uses",
+    "openapi-python-client ": "tests/test_clients.py runs the generator",
+}
+# Fields that stand in one row of the tables because they have the fields of another.
+LIKE = {"task.evaluation.": "task.calibration.", "tasks.": "task.", "observe.": "task."}
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return create_app(Settings()).openapi()
+
+
+# --- commands ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of `taskslim serve` with a directory of its own."""
+    with running_server(tmp_path_factory.mktemp("server") / "state") as url:
+        yield url
+
+
+def test_the_walkthrough_runs_as_it_is_written(server: str, model: Path, tmp_path: Path) -> None:
+    job = run_walkthrough(tmp_path, URL=server, MODEL=model.as_uri())
+    assert httpx.get(job).status_code == 404
+
+
+def test_the_commands_of_the_readme_run_with_another_model(server: str, model: Path, tmp_path: Path) -> None:
+    (script,) = [block.content for block in blocks(read("README.md"), SCRIPT)]
+    for shown, used in (
+        ("http://127.0.0.1:8000", server),
+        ("hf://HuggingFaceTB/SmolLM2-135M-Instruct", model.as_uri()),
+        ("'\"$PWD\"'", str(ROOT)),
+    ):
+        assert shown in script
+        script = script.replace(shown, used)
+    assert len(re.findall(r"^curl ", script, re.MULTILINE)) == 6
+    output = run_script(script, tmp_path)
+    assert '{"ok":true' in output
+    assert '"status":"succeeded"' in output
+    assert '"intermediate_size": 128' in output
+    assert "<html" in (tmp_path / "report.html").read_text()
+
+
+def test_the_commands_of_the_api_page_run(settings: Settings, redis: Redis, tmp_path: Path) -> None:
+    (tmp_path / "request.json").write_text(json.dumps(request_body(tmp_path)))
+    script = "\n".join(block.content for block in blocks(read("docs/api.md"), SCRIPT))
+    with api(settings, tmp_path / "log") as url:
+        output = run_script(script, tmp_path, URL=url, SLIM_REDIS_URL=settings.redis_url, COLUMNS="200")
+    page = JobPage.model_validate_json((tmp_path / "page.json").read_bytes())
+    assert [job.status for job in page.data] == [JobStatus.cancelled]
+    unchanged, rest = output.split("\n", 1)
+    assert unchanged == "304"
+    events, rest = rest.split('{"id":"01', 1)
+    assert re.findall(r'"status":"(\w+)"', events) == ["cancelled"]
+    assert '"uri":"dataset://01' in rest
+    assert 'ratelimit: "requests";r=' in rest
+    assert '{"data":[],' in rest
+    assert re.search(r"ci +jobs:read artifacts:read +valid", rest)
+    assert rest.rstrip().endswith("is revoked")
+
+
+def run_script(script: str, directory: Path, **variables: str) -> str:
+    """The output of a script that succeeds; `taskslim` is that of this environment."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    run = subprocess.run(
+        ["bash", "-c", f"set -euo pipefail\n{script}"],
+        cwd=directory,
+        env=os.environ | {"PATH": path} | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
+
+
+@pytest.mark.parametrize("path", [*PATHS, RESULTS])
+def test_a_command_is_run_or_listed_with_the_reason(path: str) -> None:
+    text = read(path)
+    assert not blocks(text, "", "bash", "shell"), f"mark commands as `{SCRIPT}` or `{COMMAND}`"
+    assert path in RUN or not blocks(text, SCRIPT), "no test runs the commands of this page"
+    for block in blocks(text, COMMAND):
+        for command in re.split(r"\n(?! )", block.content.strip()):
+            assert command.startswith(tuple(NOT_RUN)), command
+
+
+def test_a_reason_for_not_running_a_command_belongs_to_a_command() -> None:
+    shown = [block.content for path in [*PATHS, RESULTS] for block in blocks(read(path), COMMAND)]
+    for start in NOT_RUN:
+        assert any(line.startswith(start) for content in shown for line in content.splitlines()), start
+
+
+@pytest.mark.parametrize("path", [*PATHS, RESULTS])
+def test_make_targets_and_benchmarks_that_are_shown_exist(path: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", read(path), re.MULTILINE)) <= targets
+    for script, options in re.findall(r"(benchmarks/\w+\.py)((?: \[?--\w+\]?)*)", read(path)):
+        source = (ROOT / script).read_text()
+        for option in re.findall(r"\w+", options):
+            assert option in source, f"{script} --{option}"
+
+
+# --- what is shown -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("path", "most"), MAX_LINES.items())
+def test_a_document_is_short(path: str, most: int) -> None:
+    assert len(read(path).splitlines()) <= most
+
+
+def test_the_answers_of_the_walkthrough_are_valid() -> None:
+    shown = [json.loads(block.content) for block in blocks(read(PAGE), "json")]
+    schemas: tuple[type[BaseModel], ...] = (Health, Result, Problem)
+    for example, schema in zip(shown, schemas, strict=True):
+        schema.model_validate(example)
+
+
+def test_the_requests_that_are_shown_are_valid() -> None:
+    shown = [value for block in blocks(read("docs/request.md"), "json") for value in json_values(block.content)]
+    assert shown
+    for fragment in shown:
+        resolve(JobRequest.model_validate(INLINE | fragment).slimmed_for[0])
+
+
+def json_values(text: str) -> Iterator[Any]:
+    """The JSON values of a text, which stand one after the other."""
+    decoder, position = json.JSONDecoder(), 0
+    while position < len(text.rstrip()):
+        value, position = decoder.raw_decode(text, position)
+        position += len(text[position:]) - len(text[position:].lstrip())
+        yield value
+
+
+@pytest.mark.parametrize("path", [*PATHS, RESULTS, "CHANGELOG.md"])
+def test_a_link_leads_to_a_file_and_a_heading(path: str) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", read(path)):
+        file = (ROOT / path).parent / target if target else ROOT / path
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, anchor
+
+
+# --- tables --------------------------------------------------------------------------------------------------------
+
+
+def fields(schema: dict[str, Any], document: dict[str, Any], prefix: str = "") -> dict[str, set[str]]:
+    """Dotted name -> values of its enumeration, for every field of an object schema."""
+    found: dict[str, set[str]] = {}
+    for name, field in schema["properties"].items():
+        parts = [resolved(part, document) for part in alternatives(field)]
+        inner = next((part for part in parts if "properties" in part and name != "latency_ms"), None)
+        if inner is not None:
+            found |= fields(inner, document, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = {value for part in parts for value in part.get("enum", ())}
+    return found
+
+
+def alternatives(field: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The schemas that a field may have, those of the entries of a list included."""
+    for part in field.get("anyOf", [field]):
+        yield from alternatives(part["items"]) if "items" in part else [part]
+
+
+def resolved(schema: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
+    name = schema.get("$ref", "").rpartition("/")[2]
+    found: dict[str, Any] = document["components"]["schemas"][name] if name else schema
+    return found
+
+
+def test_the_request_page_names_every_field_once_with_its_values(document: dict[str, Any]) -> None:
+    page = read("docs/request.md")
+    rows = table(section(page, "Common fields")) + table(section(page, "Expert fields"))
+    every = fields(document["components"]["schemas"]["JobRequest"], document)
+    own = {name: values for name, values in every.items() if not name.startswith(tuple(LIKE))}
+    assert Counter(name for name, _ in rows) == Counter([*own, *(f"{name}*" for name in LIKE)])
+    for name in every.keys() - own.keys():
+        prefix = next(start for start in LIKE if name.startswith(start))
+        shared = name.replace(prefix, LIKE[prefix], 1).replace(".evaluation.", ".calibration.")
+        assert shared in own, name
+    for name, (_, meaning, *_) in rows:
+        missing = {value for value in own.get(name, ()) if f"`{value}`" not in meaning}
+        assert not missing, (name, missing)
+
+
+def test_the_request_page_gives_the_defaults(document: dict[str, Any]) -> None:
+    page = read("docs/request.md")
+    for name, (shown, *_) in table(section(page, "Common fields")) + table(section(page, "Expert fields")):
+        if not name.endswith("*") and shown != "*required*":
+            default = default_of(JobRequest, name.split("."))
+            values = default if isinstance(default, list) else [default]
+            expected = [str(value).lower() for value in values if value not in (None, {}, [])]
+            assert re.findall(r"`([^`]+)`", shown) == expected, name
+
+
+def default_of(schema: type[BaseModel], names: list[str]) -> Any:
+    """The default of a field of a nested model; None where there is none or it depends on others."""
+    field = schema.model_fields[names[0]]
+    if len(names) > 1:
+        inner = next(part for part in (field.annotation, *getattr(field.annotation, "__args__", ())) if is_model(part))
+        return default_of(inner, names[1:])
+    return None if field.is_required() or field.default_factory else field.default
+
+
+def is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def test_the_request_page_describes_every_criterion() -> None:
+    listed = re.findall(r"^- \*\*`(\w+)`\*\*: ", section(read("docs/request.md"), "Criteria"), flags=re.MULTILINE)
+    assert Counter(listed) == Counter(Criterion)
+
+
+def test_the_api_page_names_every_route_once(document: dict[str, Any]) -> None:
+    served = [f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods]
+    listed = [name for name, _ in table(section(read("docs/api.md"), "Routes"))]
+    assert Counter(listed) == Counter([*served, "GET /"])
+
+
+def test_the_api_page_names_every_problem_code_once_with_its_status() -> None:
+    expected = {error.code: error.status for error in errors(TaskslimError)}
+    expected |= {status.phrase.lower().replace(" ", "_"): status for status in HTTPStatus if status in (405, 415)}
+    rows = table(section(read("docs/api.md"), "Errors"))
+    assert Counter(code for code, _ in rows) == Counter(expected.keys())
+    assert {code: int(status) for code, (status, *_) in rows} == expected
+
+
+def errors(root: type[TaskslimError]) -> Iterator[type[TaskslimError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from errors(child)
+
+
+def test_the_operations_page_names_every_setting_once_with_its_default() -> None:
+    rows = table(section(read("docs/operations.md"), "Settings"))
+    assert Counter(name for name, _ in rows) == Counter(f"SLIM_{name.upper()}" for name in Settings.model_fields)
+    plain = Settings(state=Path(STATE))
+    for variable, (default, *_) in rows:
+        value = getattr(plain, variable.removeprefix("SLIM_").lower())
+        shown = f"{value:g}" if isinstance(value, float) else str(value).lower()
+        assert default == (f"`{shown}`" if value or value is False else ""), variable
+
+
+def test_the_glossary_has_each_word_once() -> None:
+    words = re.findall(r"^\| ([^|]+) \|", section(read("docs/design.md"), "Glossary"), flags=re.MULTILINE)[2:]
+    assert words == sorted(set(words))
