@@ -1,11 +1,11 @@
-# Two images from one source: `service` is the HTTP door and has no torch, `worker` runs the jobs.
+# Two images from one source: `service` is the API and has no torch, `worker` runs the jobs.
 #
 #   docker build --target service --tag taskslim-service .
 #   docker build --target worker --tag taskslim-worker .
 #
-# TORCH_INDEX names one more package index, for a build of torch that is not the default of the platform:
+# TORCH_INDEX is an additional package index, for a build of torch other than the platform's default:
 #   --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu      small, no CUDA libraries
-#   --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130    CUDA 13; choose what the driver supports
+#   --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130    CUDA 13; the driver must support it
 
 FROM python:3.11-slim-bookworm AS python
 ENV PATH=/opt/taskslim/bin:$PATH \
@@ -15,7 +15,7 @@ ENV PATH=/opt/taskslim/bin:$PATH \
     PYTHONUNBUFFERED=1
 
 
-# Packages are installed around an empty project first, so that a change of the source does not install them again.
+# Dependencies are installed with an empty project first: a change of the source then reuses their layer.
 FROM python AS build
 WORKDIR /src
 RUN python -m venv /opt/taskslim && mkdir service worker && touch README.md LICENSE service/__init__.py worker/__init__.py
@@ -58,7 +58,7 @@ CMD ["taskslim", "api"]
 FROM runtime AS worker
 COPY --from=build-worker /opt/taskslim /opt/taskslim
 ENV HF_HOME=/var/lib/taskslim/huggingface
-# A worker is healthy as long as it tells Redis that it lives, which it does under a name that starts with its host's.
+# A worker is healthy while it is registered in Redis. Its name starts with the host name.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s \
     CMD ["python", "-c", "import socket; from service.infrastructure.redis_client import connect; from service.infrastructure.worker_registry import live_workers; from service.settings import Settings; redis = connect(Settings().redis_url, patience=0); exit(not any(name.startswith(socket.gethostname() + '-') for name in live_workers(redis)))"]
 CMD ["taskslim", "worker"]

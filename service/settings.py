@@ -17,7 +17,7 @@ def default_state() -> Path:
 
 
 class Settings(BaseSettings):
-    """Every field `name` is the variable `SLIM_NAME`; see the README's table."""
+    """Every field `name` is the variable `SLIM_NAME`; docs/operations.md has the table."""
 
     model_config = SettingsConfigDict(env_prefix="SLIM_", frozen=True, extra="ignore")
 

@@ -1,5 +1,5 @@
-"""The compose file brought up without a container engine: each service's command with the environment that the file
-gives it, as plain processes on loopback, and the README's walk against them."""
+"""The services of the compose file as processes on loopback, with their commands and environments, and the walkthrough
+against them. No container engine is needed."""
 
 import json
 import sys
@@ -27,46 +27,47 @@ WORKERS = 2
 
 @dataclass(frozen=True)
 class Network:
-    """Where the names of the file are on this machine."""
+    """Loopback ports of the services."""
 
     valkey: int
     s3: int
     api: int
 
-    def here(self, texts: Mapping[str, str]) -> dict[str, str]:
-        """The same with loopback in place of the services' names."""
-        places = {"valkey:6379": f"127.0.0.1:{self.valkey}", "seaweedfs:8333": f"127.0.0.1:{self.s3}"}
-        found = dict(texts)
-        for name, place in places.items():
-            found = {key: text.replace(name, place) for key, text in found.items()}
+    def on_loopback(self, variables: Mapping[str, str]) -> dict[str, str]:
+        """The variables with loopback addresses in place of service names."""
+        addresses = {"valkey:6379": f"127.0.0.1:{self.valkey}", "seaweedfs:8333": f"127.0.0.1:{self.s3}"}
+        found = dict(variables)
+        for name, address in addresses.items():
+            found = {variable: text.replace(name, address) for variable, text in found.items()}
         return found
 
 
-def our_command(service: str) -> list[str]:
-    """What the image of the service starts."""
+def command_of(service: str) -> list[str]:
+    """The command of the image of the API or the worker."""
     program, *arguments = json.loads(last(TARGETS[service], "CMD"))
     return [str(Path(sys.executable).with_name(program)), *arguments]
 
 
-def our_environment(service: str, network: Network, directory: Path) -> dict[str, str]:
-    """What image and file give the service, with a directory and a port of this machine, and nothing else of it."""
-    given = variables(TARGETS[service]) | environment(service)
+def environment_of(service: str, network: Network, directory: Path) -> dict[str, str]:
+    """The environment from the image and the compose file, with a directory and ports of this machine."""
+    configured = variables(TARGETS[service]) | environment(service)
     local = {"HOME": str(directory), "SLIM_STATE": str(directory), "SLIM_PORT": str(network.api)}
     local |= {"PATH": str(Path(sys.executable).parent), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return network.here(given) | local
+    return network.on_loopback(configured) | local
 
 
-def start_stores(stack: ExitStack, network: Network, others: list[int], directory: Path) -> None:
+def start_stores(stack: ExitStack, network: Network, other_ports: list[int], directory: Path) -> None:
+    """Start Valkey and SeaweedFS in subdirectories of `directory`; `other_ports` are for SeaweedFS' inner servers."""
     _, *options = COMPOSE["valkey"]["command"]
     private = ["--port", str(network.valkey), "--bind", "127.0.0.1", "--dir", str(directory / "valkey")]
     stack.enter_context(running([str(find_server()), *options, *private], environment("valkey"), directory / "valkey"))
-    ports = dict(zip(("s3", "master", "volume", "filer"), (network.s3, *others), strict=True))
+    ports = dict(zip(("s3", "master", "volume", "filer"), (network.s3, *other_ports), strict=True))
     program, *options = COMPOSE["seaweedfs"]["entrypoint"]
     private = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={directory / 'seaweedfs'}", "-volume.max=20"]
     private += [f"-{name}.port={port}" for name, port in ports.items()]
     command = [str(Path(sys.executable).with_name(program)), *options, *COMPOSE["seaweedfs"]["command"], *private]
     stack.enter_context(running(command, environment("seaweedfs"), directory / "seaweedfs"))
-    wait_until(lambda: is_healthy(f"http://127.0.0.1:{network.s3}/healthz"))  # as the file's own check asks
+    wait_until(lambda: is_healthy(f"http://127.0.0.1:{network.s3}/healthz"))  # the health check of the compose file
 
 
 def is_healthy(url: str) -> bool:
@@ -78,18 +79,18 @@ def is_healthy(url: str) -> bool:
 
 @pytest.fixture
 def network(tmp_path: Path) -> Iterator[Network]:
-    """The whole file, up."""
-    s3, *others = s3_ports()
+    """All services of the file, with two workers, while the test runs."""
+    s3, *other_ports = s3_ports()
     network = Network(free_port(), s3, free_port())
     names = ["valkey", "seaweedfs", "api", *(f"worker-{number}" for number in range(WORKERS))]
     for name in names:
         (tmp_path / name).mkdir()
     with ExitStack() as stack:
-        start_stores(stack, network, others, tmp_path)
+        start_stores(stack, network, other_ports, tmp_path)
         for name in names[2:]:
             service = name.partition("-")[0]
             directory = tmp_path / name
-            stack.enter_context(running(our_command(service), our_environment(service, network, directory), directory))
+            stack.enter_context(running(command_of(service), environment_of(service, network, directory), directory))
         wait_until(lambda: is_healthy(f"http://127.0.0.1:{network.api}/readyz"))
         with Redis(port=network.valkey) as redis:
             wait_until(lambda: len(live_workers(redis)) == WORKERS)
@@ -98,10 +99,10 @@ def network(tmp_path: Path) -> Iterator[Network]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_the_walk_runs_against_everything_that_compose_starts(
+def test_the_walkthrough_runs_against_the_services_of_the_compose_file(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in network.here(environment("api")).items():
+    for name, value in network.on_loopback(environment("api")).items():
         monkeypatch.setenv(name, value)
     store = Storage("s3://walk/inputs", retry_seconds=30)
     rows = [ROOT / "service/cli/demo" / name for name in ("calibration.jsonl", "evaluation.jsonl")]

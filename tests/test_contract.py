@@ -25,6 +25,7 @@ from service.contract.options import Unit
 from service.contract.presets import resolve
 from service.contract.request import JobRequest
 from service.settings import Settings
+from tests.support.documents import PATHS
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.scoring.criteria import CRITERIA
 
@@ -75,7 +76,7 @@ def subclasses(root: type[TaskslimError]) -> Iterator[type[TaskslimError]]:
 
 
 @pytest.mark.parametrize(
-    "place", ["README.md", "openapi/openapi.json", *(f"openapi/examples/{name}.json" for name in FILES)]
+    "place", [*PATHS, "openapi/openapi.json", *(f"openapi/examples/{name}.json" for name in FILES)]
 )
 def test_every_id_that_is_shown_could_be_one(place: str) -> None:
     for shown in re.findall(r"\b[0-9A-Z]{26}\b|\b01[0-9A-Z]{16,}\b", (ROOT / place).read_text()):

@@ -1,4 +1,4 @@
-"""The images and the compose file, as far as they can be judged without a container engine."""
+"""Static checks of the Dockerfile and the compose file, and runs of their commands as processes; no container engine."""
 
 import json
 import re
@@ -42,33 +42,33 @@ def test_images_start_from_a_pinned_debian() -> None:
     assert bases == {"python:3.11-slim-bookworm"}
 
 
-def test_the_service_image_installs_no_torch_and_says_so_at_build_time() -> None:
+def test_the_service_image_installs_no_torch_and_its_build_checks_that() -> None:
     runs = [instruction.text for instruction in lineage("build-service") if instruction.name == "RUN"]
     installs = [text for text in runs if "pip install" in text]
     assert not any("torch" in text or "[worker]" in text for text in installs)
     assert any("find_spec" in text and "torch" in text for text in runs)
 
 
-def test_the_worker_image_takes_torch_from_the_constraints() -> None:
+def test_the_worker_image_installs_the_torch_version_of_the_constraints() -> None:
     pinned = re.search(r"^torch==\S+", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert pinned is not None
     assert any(pinned[0] in instruction.text for instruction in STAGES["build-worker"].instructions)
 
 
 @pytest.mark.parametrize("stage", TARGETS.values())
-def test_an_image_runs_as_nobody_special_and_can_be_asked_for_its_health(stage: str) -> None:
+def test_an_image_runs_as_an_unprivileged_user_and_has_a_health_check(stage: str) -> None:
     user = last(stage, "USER")
-    assert re.fullmatch(r"[1-9]\d+:[1-9]\d+", user), "Kubernetes' runAsNonRoot wants a number"
+    assert re.fullmatch(r"[1-9]\d+:[1-9]\d+", user), "runAsNonRoot of Kubernetes needs a numeric user"
     assert json.loads(last(stage, "HEALTHCHECK").partition("CMD ")[2])
 
 
 @pytest.mark.parametrize("stage", TARGETS.values())
-def test_an_image_sets_only_variables_that_exist(stage: str) -> None:
+def test_an_image_sets_only_existing_settings(stage: str) -> None:
     assert slim_fields(variables(stage)) <= Settings.model_fields.keys()
 
 
 @pytest.mark.parametrize("stage", TARGETS.values())
-def test_an_image_starts_a_command_that_exists(stage: str) -> None:
+def test_the_command_of_an_image_exists(stage: str) -> None:
     program, *arguments = json.loads(last(stage, "CMD"))
     run = subprocess.run(
         [Path(sys.executable).with_name(program), *arguments, "--help"], capture_output=True, text=True, check=False
@@ -76,7 +76,7 @@ def test_an_image_starts_a_command_that_exists(stage: str) -> None:
     assert run.returncode == 0, run.stderr
 
 
-def test_what_the_images_copy_is_not_ignored() -> None:
+def test_dockerignore_keeps_the_files_that_the_images_copy() -> None:
     ignored, *kept = (ROOT / ".dockerignore").read_text().split()
     assert ignored == "*"
     for name in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "service", "worker"):
@@ -84,7 +84,7 @@ def test_what_the_images_copy_is_not_ignored() -> None:
         assert any(fnmatch(name, pattern.removeprefix("!")) for pattern in kept if pattern.startswith("!"))
 
 
-def test_the_worker_image_is_healthy_only_while_its_worker_speaks(redis: Redis, redis_server: str) -> None:
+def test_the_worker_image_is_healthy_only_while_its_worker_is_registered(redis: Redis, redis_server: str) -> None:
     _, *arguments = json.loads(last("worker", "HEALTHCHECK").partition("CMD ")[2])
     assert check_health(arguments, redis_server) == 1
     register_worker(redis, f"{socket.gethostname()}-01")
@@ -103,7 +103,7 @@ def slim_fields(names: Mapping[str, str]) -> set[str]:
 
 
 @pytest.mark.parametrize("service", COMPOSE)
-def test_a_container_may_do_little_and_comes_back(service: str) -> None:
+def test_a_container_is_hardened_and_restarts(service: str) -> None:
     definition = COMPOSE[service]
     assert definition["restart"] == "unless-stopped"
     assert definition["read_only"] is True
@@ -113,17 +113,17 @@ def test_a_container_may_do_little_and_comes_back(service: str) -> None:
 
 
 @pytest.mark.parametrize("service", STORES)
-def test_a_store_is_checked_keeps_its_data_and_is_not_root(service: str) -> None:
+def test_a_store_has_a_health_check_a_volume_and_an_unprivileged_user(service: str) -> None:
     definition = COMPOSE[service]
     assert definition["healthcheck"]["test"][0] == "CMD"
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", definition["user"])
-    assert re.search(r":[\d.]+", definition["image"]), "a tag that says which version"
+    assert re.search(r":[\d.]+", definition["image"]), "the tag must name a version"
     assert any(volume.endswith(":/data") for volume in definition["volumes"])
-    assert definition["networks"] == ["inside"], "a store is not to be reached from outside"
+    assert definition["networks"] == ["inside"], "a store must not be reachable from outside"
 
 
 @pytest.mark.parametrize(("service", "target"), TARGETS.items())
-def test_our_containers_are_built_from_their_stage_and_wait_for_the_stores(service: str, target: str) -> None:
+def test_api_and_worker_are_built_from_their_stages_and_wait_for_the_stores(service: str, target: str) -> None:
     definition = COMPOSE[service]
     assert definition["build"]["target"] == target
     assert {name: needed["condition"] for name, needed in definition["depends_on"].items()} == dict.fromkeys(
@@ -132,9 +132,7 @@ def test_our_containers_are_built_from_their_stage_and_wait_for_the_stores(servi
 
 
 @pytest.mark.parametrize("service", TARGETS)
-def test_compose_sets_only_variables_that_exist_to_values_that_are_valid(
-    service: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compose_sets_only_existing_settings_to_valid_values(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
     given = environment(service)
     assert slim_fields(given) <= Settings.model_fields.keys()
     for name, value in given.items():
@@ -144,7 +142,7 @@ def test_compose_sets_only_variables_that_exist_to_values_that_are_valid(
     assert settings.artifacts_url.startswith("s3://")
 
 
-def test_the_worker_runs_on_cpu_unless_the_override_gives_it_one_gpu() -> None:
+def test_the_worker_runs_on_cpu_and_the_override_gives_it_one_gpu() -> None:
     override = read_compose("docker-compose.gpu.yml")
     assert environment("worker")["SLIM_DEVICE"] == "cpu"
     assert override.keys() == {"worker"}
@@ -153,7 +151,7 @@ def test_the_worker_runs_on_cpu_unless_the_override_gives_it_one_gpu() -> None:
     assert device["device_ids"] == ["0"]
 
 
-def test_valkey_accepts_its_command_line(tmp_path: Path) -> None:
+def test_valkey_accepts_the_options_of_the_compose_file(tmp_path: Path) -> None:
     program, *arguments = COMPOSE["valkey"]["command"]
     assert program == "valkey-server"
     address = tmp_path / "s"
@@ -167,14 +165,16 @@ def test_valkey_accepts_its_command_line(tmp_path: Path) -> None:
         assert redis.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
 
 
-def test_the_first_key_that_compose_describes_is_one() -> None:
+def test_the_api_key_in_the_comment_of_compose_is_valid() -> None:
     described = re.search(r"SLIM_API_KEY=(\w+)\$\(openssl rand -hex 32\)", (ROOT / "docker-compose.yml").read_text())
     assert described is not None
     assert KEY.fullmatch(described[1] + "0" * 64)
 
 
-def test_the_s3_server_takes_what_our_containers_send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run by SeaweedFS' binary with the arguments of the compose file, on ports and a directory of this test."""
+def test_the_s3_server_accepts_the_credentials_of_the_containers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SeaweedFS runs with the arguments of the compose file, on ports and in a directory of the test."""
     definition = COMPOSE["seaweedfs"]
     ports = dict(zip(("master", "volume", "filer", "s3"), s3_ports(), strict=True))
     private = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={tmp_path}", "-volume.max=4"]
