@@ -20,9 +20,9 @@ from service.api.app import create_app
 from service.api.openapi.examples import INLINE
 from service.cli.demo.server import running_server
 from service.contract.catalog import Health, Problem
+from service.contract.criteria import Criterion
 from service.contract.errors import TaskslimError
 from service.contract.job import JobPage, JobStatus
-from service.contract.options import Criterion
 from service.contract.presets import resolve
 from service.contract.request import JobRequest
 from service.contract.result import Result
@@ -40,7 +40,6 @@ RUN = {"README.md", PAGE, "docs/api.md"}
 NOT_RUN = {
     "make ": "installs packages or runs the whole suite; the targets are compared with the Makefile",
     ".venv/bin/taskslim serve": "runs until it is stopped; every test of the walkthrough starts it",
-    ".venv/bin/python benchmarks/": "takes minutes to hours; tests/test_benchmarks.py runs the code",
     "export ": "sets the variables of the commands below it",
     "docker compose ": "needs a container engine; tests/test_compose.py runs the same commands as processes",
     "taskslim api --host 0.0.0.0": "runs until it is stopped; tests/test_compose.py starts it",

@@ -1,4 +1,4 @@
-"""Static checks of the Dockerfile and the compose file, and runs of their commands as processes; no container engine."""
+"""Static checks of the Dockerfile and the compose file, and runs of their commands without a container engine."""
 
 import json
 import re
