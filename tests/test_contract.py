@@ -19,17 +19,25 @@ from service.contract.catalog import Problem
 from service.contract.criteria import Criterion
 from service.contract.errors import TaskslimError
 from service.contract.families import FAMILIES
+from service.contract.fields import groups
 from service.contract.ids import JOB_ID
 from service.contract.job import Job
+from service.contract.method import LatencyBound, Method, Output, Target
 from service.contract.options import Unit
 from service.contract.presets import resolve
-from service.contract.request import JobRequest
+from service.contract.request import JobRequest, Webhook, WebhookEvent
+from service.contract.task import DataSource, ModelSource, Task, TaskWording
 from service.settings import Settings
 from tests.support.documents import PATHS
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.scoring.criteria import CRITERIA
 
 ROOT = Path(__file__).parents[1]
+SNAKE_CASE = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
+# Values of enumerations that a standard spells otherwise -> the standard.
+NOT_SNAKE_CASE = {event.value: "Standard Webhooks 1.0.0: event types are dotted" for event in WebhookEvent}
+# The models of a request, but for `Task`, whose own fields come after those of `TaskWording`.
+COMMON_FIRST = (ModelSource, DataSource, TaskWording, Method, Target, LatencyBound, Output, Webhook, JobRequest)
 MODELS: dict[str, type[BaseModel]] = {"request": JobRequest, "job": Job, "problem": Problem}
 
 
@@ -147,6 +155,61 @@ def examples(media: dict[str, Any], document: dict[str, Any]) -> list[Any]:
         for example in media.get("examples", {}).values()
     ]
     return [example["value"] for example in named] + ([media["example"]] if "example" in media else [])
+
+
+def enumerated(schema: Any) -> Iterator[str]:
+    """Every value of an enumeration in the document."""
+    if isinstance(schema, dict):
+        listed = schema.get("enum", [])
+        yield from (value for value in [*listed, schema.get("const")] if isinstance(value, str))
+    for part in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        yield from enumerated(part)
+
+
+def test_enum_values_are_spelled_in_snake_case(document: dict[str, Any]) -> None:
+    found = set(enumerated(document))
+    assert {"per_layer", "succeeded", "head_dims"} <= found
+    assert {value for value in found if not SNAKE_CASE.fullmatch(value)} == NOT_SNAKE_CASE.keys()
+
+
+def test_document_marks_the_expert_fields_of_a_request(document: dict[str, Any]) -> None:
+    for path, group in groups(JobRequest).items():
+        marks = marks_on_the_way(path, document["components"]["schemas"])
+        assert ("expert" in marks) is (group == "expert"), path
+
+
+def marks_on_the_way(path: str, schemas: dict[str, Any]) -> list[str]:
+    """The `x-group` of a field of a request and of the fields that contain it."""
+    schema, marks = schemas["JobRequest"], []
+    for name in path.split("."):
+        field = schema["properties"][name]
+        marks += [field["x-group"]] if "x-group" in field else []
+        references = re.findall(r"#/components/schemas/(\w+)", json.dumps(field))
+        schema = schemas[references[0]] if references else field
+    return marks
+
+
+def test_common_fields_of_a_request_come_first() -> None:
+    for model in COMMON_FIRST:
+        is_expert = [group == "expert" for path, group in groups(model).items() if "." not in path]
+        assert is_expert == sorted(is_expert), model.__name__
+
+
+def test_required_fields_of_a_request_are_common() -> None:
+    for model in (
+        ModelSource,
+        DataSource,
+        TaskWording,
+        Task,
+        Method,
+        Target,
+        LatencyBound,
+        Output,
+        Webhook,
+        JobRequest,
+    ):
+        for name, field in model.model_fields.items():
+            assert not field.is_required() or groups(model)[name] == "common", (model.__name__, name)
 
 
 def test_links_lead_to_operations(document: dict[str, Any]) -> None:

@@ -8,9 +8,10 @@ import torch
 from service.cli.demo.request import LABELS, TEMPLATE, find_model, read_rows
 from service.contract.job import Stage
 from service.contract.presets import resolve
-from service.contract.request import DataSource, JobRequest, Task
+from service.contract.request import JobRequest
 from service.contract.result import Result
 from service.contract.rows import Row
+from service.contract.task import DataSource, Task
 from service.jobs.record import new_record
 from service.settings import Settings
 from service.storage.object_store import Storage

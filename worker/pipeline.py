@@ -11,8 +11,8 @@ from transformers.utils import logging
 from service.contract import presets
 from service.contract.fields import MAX_RATIO
 from service.contract.job import Stage
+from service.contract.method import Target
 from service.contract.options import Repair
-from service.contract.request import Target
 from service.contract.result import Controls, DenseSlim, JobMetrics, Latency, Result, Verified
 from service.jobs.record import JobRecord
 from service.settings import Settings

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from service.contract.presets import LABEL_COLUMN, resolve
-from service.contract.request import DataSource, Task
 from service.contract.rows import Row
+from service.contract.task import DataSource, Task
 from service.storage.row_formats import read_file
 from worker.checkpoints.gguf import converted
 from worker.data.sampling import draw, draw_balanced

@@ -1,11 +1,12 @@
-"""The contract: what a client sends, what it gets back, and what both sides of the queue agree on.
+"""Types and limits that several models of the contract share.
 
-pydantic only. A name here is the name everywhere: in the API, the code, the Redis keys, the logs and the tests.
+The contract imports pydantic only. A name here is the name everywhere: in the API, the code, the Redis keys, the logs
+and the tests.
 """
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 MAX_ROWS = 100_000  # inline in one request
 MAX_RATIO = 0.95
@@ -13,37 +14,48 @@ EVALUATION_SHARE = 5  # one calibration row in five is set aside where a task na
 MAX_TASKS = 16
 MAX_OBSERVED = 16
 MAX_EVALUATIONS = 16
-OWN_TASK = "own-task"  # the title of one that has neither name nor preset
+OWN_TASK = "own-task"  # the title of a task that has neither name nor preset
 Uri = Annotated[str, Field(min_length=1, max_length=2048)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 SetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Tag = Annotated[str, Field(max_length=256)]
 Tags = Annotated[dict[Annotated[str, Field(max_length=64)], Tag], Field(max_length=16)]
-# A row is whatever the template and the label need; other columns of a file are ignored.
+# A field of a request is common, or declared with `json_schema_extra=EXPERT`: most requests leave it at its default.
+# The OpenAPI document, the form of the status page and docs/request.md show the groups from this mark.
+Group = Literal["common", "expert"]
+EXPERT: dict[str, JsonValue] = {"x-group": "expert"}
+# A row has the columns that the template and the label need; other columns are ignored.
 Number = Annotated[float, Field(allow_inf_nan=False)]
 RowValues = dict[str, str | int | Number | bool | None]
 
 
 class Schema(BaseModel):
-    """Unknown fields are refused: a typing mistake in a request must never be silently dropped."""
+    """A frozen model that refuses unknown fields, so that a misspelt field of a request is never ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def __deepcopy__(self, memo: object = None) -> Self:
-        """Itself: nothing changes it. pydantic would copy each default anew, field by field, for every request."""
+        """The model itself: it is frozen. pydantic would otherwise copy every default for every request."""
         return self
 
 
-# --- the request ---------------------------------------------------------------------------------------------------
+def groups(model: type[BaseModel], prefix: str = "", *, expert: bool = False) -> dict[str, Group]:
+    """Dotted path of every field of the model and of the models in it -> its group.
+
+    An entry of a list or of a mapping has the path of the list or mapping. Fields within an expert field are expert.
+    """
+    found: dict[str, Group] = {}
+    for name, field in model.model_fields.items():
+        path = f"{prefix}{name}"
+        is_expert = expert or field.json_schema_extra == EXPERT
+        found[path] = "expert" if is_expert else "common"
+        for inner in _models(field.annotation):
+            found |= groups(inner, f"{path}.", expert=is_expert)
+    return found
 
 
-# --- the job -------------------------------------------------------------------------------------------------------
-
-
-# --- the report ----------------------------------------------------------------------------------------------------
-
-
-# --- the plan ------------------------------------------------------------------------------------------------------
-
-
-# --- the catalogue and the problem document --------------------------------------------------------------------------
+def _models(annotation: object) -> list[type[BaseModel]]:
+    """The models that an annotation names."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]

@@ -4,21 +4,23 @@ from enum import StrEnum
 
 
 class TaskKind(StrEnum):
+    """What the model answers: one of a fixed set of labels, or a text."""
+
     classification = "classification"
     generation = "generation"
 
 
 class Unit(StrEnum):
-    """What is removed as a whole."""
+    """A kind of unit, the smallest part of a model that is removed as a whole."""
 
     ffn = "ffn"  # feed-forward neurons
     heads = "heads"  # attention heads; with grouped queries, whole key-value groups
-    head_dims = "head_dims"  # dimensions of every head, as many in each
-    layers = "layers"  # whole blocks
+    head_dims = "head_dims"  # dimensions of the heads, the same number in every head
+    layers = "layers"  # whole transformer blocks
 
 
 class Objective(StrEnum):
-    """The scalar of an example whose gradient attribution takes."""
+    """The scalar of an example whose gradient the criterion uses."""
 
     probability = "probability"  # sum over the answer's tokens of P(token)
     sequence_probability = "sequence_probability"  # P(answer), the product over its tokens
@@ -27,7 +29,7 @@ class Objective(StrEnum):
 
 
 class TokenReduction(StrEnum):
-    """How the activation-times-gradient products of an example's tokens become one number."""
+    """How the products h · ∂m/∂h of an example's tokens are reduced to one number."""
 
     sum = "sum"
     mean = "mean"
@@ -36,76 +38,76 @@ class TokenReduction(StrEnum):
 
 
 class Sign(StrEnum):
-    """Whether products that push against the answer count as negative or by their size."""
+    """Whether the products h · ∂m/∂h keep their sign or count by their absolute value."""
 
     signed = "signed"
     absolute = "absolute"
 
 
 class ExampleReduction(StrEnum):
-    """How the numbers of all examples become a unit's score."""
+    """How the numbers of all examples are reduced to the score of a unit."""
 
     sum = "sum"
     square = "square"  # mean of squares
 
 
 class Repair(StrEnum):
-    """What the kept units do for those that go, without training."""
+    """How the weights of the kept units are changed to replace the removed ones, without training."""
 
     none = "none"
-    bias = "bias"  # the mean of what goes, folded into a bias where the family's stock config can hold one
-    least_squares = "least_squares"  # re-fit of the reading matrices, all from the dense activations
-    least_squares_layerwise = "least_squares_layerwise"  # then layer by layer, to make up for the layers before
+    bias = "bias"  # the mean of what is removed is added to a bias, where the family's stock config has one
+    least_squares = "least_squares"  # the matrices that read the units are refitted, from the dense activations
+    least_squares_layerwise = "least_squares_layerwise"  # then layer by layer, from those of the cut model
 
 
-FITTED = (Repair.least_squares, Repair.least_squares_layerwise)  # fit the weights of what stays anew
+FITTED = (Repair.least_squares, Repair.least_squares_layerwise)  # the repairs that refit weights
 
 
 class Scope(StrEnum):
     """Which units are ranked against each other."""
 
-    layer = "layer"  # those of one layer: every layer gives up the same share
-    all = "global"  # all, by score per parameter: kinds of units share one budget
+    layer = "layer"  # the units of one layer: the same share is removed from every layer
+    all = "global"  # all units, by score per parameter: all kinds of units share one budget
 
 
 class Supervision(StrEnum):
     """Where the right answers of the calibration rows come from."""
 
     labels = "labels"  # the rows
-    none = "none"  # the dense model: what it answers
+    none = "none"  # the dense model's own answers
 
 
 class Draw(StrEnum):
     """How rows are drawn from a data set."""
 
-    natural = "natural"  # every row is as likely as any other
-    balanced = "balanced"  # as many of each label as of any other, or one more
+    natural = "natural"  # every row with the same probability
+    balanced = "balanced"  # the same number of rows for each label, up to one
 
 
 class UnionRule(StrEnum):
-    """How the scores of several tasks, each on one scale, become one."""
+    """How the normalised scores of several tasks are combined."""
 
-    sum = "sum"  # what is of most use to all together stays
-    max = "max"  # what any one of them needs stays
+    sum = "sum"  # units that are of use to all tasks together rank highest
+    max = "max"  # units that any one task needs rank highest
 
 
 class Normalisation(StrEnum):
-    """What the scores of each layer and kind of unit are divided by before a global rank."""
+    """What the scores of each layer and kind of unit are divided by before they are ranked globally."""
 
     none = "none"
     mean = "mean"
-    standard = "standard"  # minus the mean, by the standard deviation
+    standard = "standard"  # the standard deviation, after the mean is subtracted
 
 
 class Layout(StrEnum):
-    """How widths may differ from layer to layer in the checkpoint."""
+    """How the widths of the checkpoint may differ between layers."""
 
-    uniform = "uniform"  # every layer of a stack keeps the same width, which is all that stock runtimes load
-    per_layer = "per_layer"  # each keeps its own, for a class that lies in the checkpoint
+    uniform = "uniform"  # the same width in every layer of a stack; the only layout that stock runtimes load
+    per_layer = "per_layer"  # a width for each layer; loaded by a model class that the checkpoint contains
 
 
 class Format(StrEnum):
-    """What a job leaves of the slim model."""
+    """In which form the slim model is stored."""
 
     safetensors = "safetensors"  # the checkpoint
-    indices = "indices"  # what `taskslim apply` makes the checkpoint of, with the base model; kilobytes
+    indices = "indices"  # kilobytes, from which `taskslim apply` and the base model make the checkpoint

@@ -11,7 +11,7 @@ from typing import TypeVar
 from service.contract.catalog import Preset
 from service.contract.errors import InvalidLabels, InvalidTemplate, UnknownPreset
 from service.contract.options import Supervision, TaskKind
-from service.contract.request import Task, TaskWording
+from service.contract.task import Task, TaskWording
 
 AnyTask = TypeVar("AnyTask", bound=TaskWording)
 

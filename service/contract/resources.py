@@ -8,7 +8,9 @@ from pydantic import Field
 
 from service.contract.fields import Name, Schema, Tags, Uri
 from service.contract.job import JobError, JobStatus
-from service.contract.request import Method, ModelSource, WebhookEvent
+from service.contract.method import Method
+from service.contract.request import WebhookEvent
+from service.contract.task import ModelSource
 
 
 class Artifact(Schema):

@@ -7,7 +7,7 @@ from service.contract.errors import InvalidData, InvalidTemplate, UnknownLabel
 from service.contract.fields import RowValues
 from service.contract.options import TaskKind
 from service.contract.presets import ANSWER_COLUMNS, LABEL_COLUMN, template_fields
-from service.contract.request import TaskWording
+from service.contract.task import TaskWording
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from service.contract.fields import RowValues
 from service.contract.options import Layout, Objective, TaskKind, Unit
 from service.contract.per_layer import is_per_layer
 from service.contract.presets import ANSWER_COLUMNS, LABEL_COLUMN, needs_answers, resolve, template_fields
-from service.contract.request import DataSource, JobRequest, Task, TaskWording
+from service.contract.request import JobRequest
+from service.contract.task import DataSource, Task, TaskWording
 from service.planning.idle_options import check_effects
 from service.sources.access import DATASET, HUB, Access, blaming
 from service.sources.job_checkpoints import JOB

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from service.contract.errors import InvalidModel
 from service.contract.families import FAMILIES, family_of
-from service.contract.request import ModelSource
+from service.contract.task import ModelSource
 from service.contract.tensor_names import CheckpointNames
 from service.sources.access import HUB, Access, blaming
 from service.sources.hub import HubFiles

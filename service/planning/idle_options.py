@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 from service.contract.criteria import CRITERIA
 from service.contract.errors import InvalidRequest
+from service.contract.method import Method
 from service.contract.options import FITTED, Layout, Repair, Scope, Unit
-from service.contract.request import JobRequest, Method
+from service.contract.request import JobRequest
 
 WITH_OBJECTIVE = tuple(name for name, row in CRITERIA.items() if row.has_objective)
 WITH_REDUCTIONS = tuple(name for name, row in CRITERIA.items() if row.has_reductions)

@@ -15,9 +15,10 @@ from service.contract.catalog import Plan, Projected
 from service.contract.errors import InvalidModel, InvalidRequest, TargetUnreachable
 from service.contract.families import FAMILIES
 from service.contract.fields import MAX_RATIO
+from service.contract.method import Method, Target
 from service.contract.options import Layout, Repair, Scope, Unit
 from service.contract.report import Runtime
-from service.contract.request import JobRequest, Method, Target
+from service.contract.request import JobRequest
 from service.contract.result import Widths
 from service.contract.tensor_names import Shrinking, StackNames
 from service.planning.admission import admit, check_layout, check_units

@@ -17,7 +17,8 @@ from service.contract.fields import EVALUATION_SHARE
 from service.contract.job import Stage
 from service.contract.options import Repair
 from service.contract.report import Report
-from service.contract.request import DataSource, JobRequest, Task
+from service.contract.request import JobRequest
+from service.contract.task import DataSource, Task
 from service.sources.access import DATASET, Access
 from service.sources.readers import LOCAL, scheme_of
 from service.storage.keys import dataset_key

@@ -16,10 +16,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from service.contract.method import Target
 from service.contract.options import Supervision
 from service.contract.per_layer import has_own_widths
 from service.contract.report import Confusion, Report
-from service.contract.request import Target
 from service.contract.result import Control, MetricsPair
 from service.reports.charts import across, curve, heat_maps, intervals
 from service.reports.formatting import change, count, decimal, interval, percent, points, signed, size, span

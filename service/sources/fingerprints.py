@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.contract.criteria import Criterion
+from service.contract.method import Method
 from service.contract.options import Objective, TaskKind
 from service.contract.presets import resolve
-from service.contract.request import DataSource, JobRequest, Method, ModelSource, Task, TaskWording
+from service.contract.request import JobRequest
+from service.contract.task import DataSource, ModelSource, Task, TaskWording
 from service.sources.access import DATASET, HUB, RETRY_SECONDS, Access
 from service.sources.hub import HubFiles
 from service.sources.job_checkpoints import JOB, job_model

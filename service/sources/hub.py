@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 )
 
 from service.contract.errors import InvalidModel, NotFound, StorageUnavailable
-from service.contract.request import ModelSource
+from service.contract.task import ModelSource
 from service.sources.safetensors_header import DamagedHeader, Header, TensorShape, file_size, read_header
 
 TIMEOUT_SECONDS = 5  # a client waits for the answer

@@ -12,7 +12,8 @@ from redis import Redis
 
 from service.contract.fields import RowValues
 from service.contract.presets import AnyTask
-from service.contract.request import DataSource, JobRequest, Task
+from service.contract.request import JobRequest
+from service.contract.task import DataSource, Task
 from service.infrastructure.redis_keys import EXPIRIES, KEPT_SECONDS
 from service.storage.keys import dataset_key, dataset_prefix
 from service.storage.object_store import Storage

@@ -11,8 +11,9 @@ import pytest
 from redis import Redis
 
 from service.contract.job import JobStatus, Stage
-from service.contract.request import DataSource, JobRequest
+from service.contract.request import JobRequest
 from service.contract.resources import Manifest
+from service.contract.task import DataSource
 from service.infrastructure.redis_client import connect
 from service.jobs.queue import JobQueue
 from service.jobs.record import JobRecord, new_record

@@ -24,8 +24,8 @@ from transformers.utils import logging
 from service.contract.errors import InvalidData, InvalidModel, InvalidRequest, TaskslimError, VerificationFailed
 from service.contract.fields import Schema
 from service.contract.options import Layout, Repair, Unit
-from service.contract.request import ModelSource
 from service.contract.result import Widths
+from service.contract.task import ModelSource
 from service.settings import Settings
 from service.sources.job_checkpoints import JOB
 from service.sources.readers import scheme_of

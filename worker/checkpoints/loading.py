@@ -28,7 +28,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from service.contract.errors import InvalidModel, NotFound
 from service.contract.families import AUTO_CLASSES as AUTO_CLASS_NAMES
 from service.contract.families import ModelFamily
-from service.contract.request import ModelSource
+from service.contract.task import ModelSource
 from service.sources.job_checkpoints import JobModel
 from service.sources.model_files import CARD, PATTERNS, is_wanted
 from service.sources.readers import fetch_file, fetch_prefix, scheme_of

@@ -7,8 +7,8 @@ from pathlib import Path
 from service.contract.errors import InvalidData, NotFound
 from service.contract.options import Draw, TaskKind
 from service.contract.presets import LABEL_COLUMN, needs_answers
-from service.contract.request import DataSource, Task, TaskWording
 from service.contract.rows import Row, check_rows, have_answers
+from service.contract.task import DataSource, Task, TaskWording
 from service.sources.access import DATASET
 from service.sources.readers import fetch_file, scheme_of
 from service.storage.keys import dataset_key

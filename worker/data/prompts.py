@@ -12,8 +12,8 @@ from service.contract.errors import InvalidData, InvalidLabels, InvalidTemplate
 from service.contract.families import Kind
 from service.contract.options import TaskKind
 from service.contract.presets import LABEL_COLUMN, TARGET_COLUMN, template_fields
-from service.contract.request import TaskWording
 from service.contract.rows import Row
+from service.contract.task import TaskWording
 
 Tokens = tuple[int, ...]
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from service.contract.presets import template_fields
 from service.contract.report import ChangedAnswer, Confusion
-from service.contract.request import TaskWording
 from service.contract.rows import Row
+from service.contract.task import TaskWording
 from worker.data.prompts import Example
 from worker.evaluation.metrics import Scores
 

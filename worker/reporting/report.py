@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from service.contract.options import Format, Layout
 from service.contract.per_layer import has_own_widths
 from service.contract.report import Report, Runtime
-from service.contract.request import ModelSource, TaskWording
 from service.contract.result import Result
+from service.contract.task import ModelSource, TaskWording
 from service.planning.checkpoint import read_checkpoint
 from service.planning.plan import made_runtimes
 from service.reports import html

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 
 from service.contract.bisection import last_that_holds, turning_point
 from service.contract.errors import InvalidRequest, TargetUnreachable
+from service.contract.method import LatencyBound, Target
 from service.contract.options import TaskKind
-from service.contract.request import LatencyBound, Target
 from service.contract.result import CurvePoint, KeptMetric
 from worker.data import batching
 from worker.evaluation import latency

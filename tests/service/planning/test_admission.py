@@ -149,7 +149,7 @@ def test_a_fault_of_an_observed_task_names_its_field(tmp_path: Path, access: Acc
 
 def test_two_observed_tasks_of_one_name_are_told_apart_or_refused() -> None:
     observed = {"preset": "sst2", "evaluation": {"uri": "file:///rows.jsonl"}}
-    with pytest.raises(ValidationError, match="give them a `name`"):
+    with pytest.raises(ValidationError, match="give each a different `name`"):
         JobRequest.model_validate(INLINE | {"observe": [observed, observed]})
     JobRequest.model_validate(INLINE | {"observe": [observed, observed | {"name": "another"}]})
 
@@ -184,9 +184,9 @@ def test_scores_of_two_kinds_are_not_united(tmp_path: Path, access: Access) -> N
         ((MOOD,), {}, "at least two"),
         ((), {}, "at least two"),
         ((MOOD, FILMS), {"task": MOOD}, "at least two"),
-        ((MOOD, MOOD), {}, "give them a `name`"),
-        ((MOOD, FILMS), {"target": {"keep_metric": 0.9}}, "judge models by one task"),
-        ((MOOD, FILMS), {"target": {"sweep": [0.1, 0.2]}}, "judge models by one task"),
+        ((MOOD, MOOD), {}, "give each a different `name`"),
+        ((MOOD, FILMS), {"target": {"keep_metric": 0.9}}, "need a single task"),
+        ((MOOD, FILMS), {"target": {"sweep": [0.1, 0.2]}}, "need a single task"),
         ((MOOD, FILMS), {"method": {"steps": 3}}, "`method.steps` must be 1"),
         ((MOOD, FILMS | {"supervision": "none"}), {}, "takes neither"),
         ((MOOD, FILMS | {"evaluations": {"other": ROWS}}), {}, "takes neither"),

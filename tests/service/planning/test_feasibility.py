@@ -9,7 +9,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.contract.errors import TargetUnreachable
-from service.contract.request import JobRequest, ModelSource
+from service.contract.request import JobRequest
+from service.contract.task import ModelSource
 from service.planning.feasibility import Feasibility
 from service.sources.access import Access
 from service.storage.object_store import Storage

@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
 from service.contract.errors import InvalidRequest, TargetUnreachable
-from service.contract.request import LatencyBound, Target
+from service.contract.method import LatencyBound, Target
 from service.planning.plan import plan
 from tests.service.planning.test_plan import access, request_for
 from tests.support import checkpoints

@@ -15,7 +15,7 @@ from transformers import Gemma3Config, PreTrainedModel
 
 from service.contract.errors import ForbiddenPath, InvalidModel, TaskslimError, UnsupportedFamily
 from service.contract.options import Layout
-from service.contract.request import ModelSource
+from service.contract.task import ModelSource
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, VOCABULARY
 from worker.checkpoints import loading

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from service.contract.errors import ForbiddenPath, InvalidData
 from service.contract.families import FAMILIES, Kind
 from service.contract.presets import resolve
-from service.contract.request import Task
+from service.contract.task import Task
 from service.storage.keys import dataset_key
 from service.storage.object_store import Storage
 from tests.support import checkpoints

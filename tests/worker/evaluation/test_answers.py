@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from service.contract.options import TaskKind
-from service.contract.request import DataSource, Task
 from service.contract.result import DenseSlim
 from service.contract.rows import Row
+from service.contract.task import DataSource, Task
 from worker.evaluation import answers
 from worker.evaluation.latency import Speed
 from worker.evaluation.metrics import Scores, repeats_itself

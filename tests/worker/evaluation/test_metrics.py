@@ -8,8 +8,8 @@ from torch import Tensor
 from service.contract.errors import InvalidModel
 from service.contract.families import FAMILIES, Kind
 from service.contract.presets import resolve
-from service.contract.request import Task
 from service.contract.rows import Row
+from service.contract.task import Task
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY
 from worker.data.batching import batches, padding

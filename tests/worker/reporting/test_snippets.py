@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from service.contract.presets import resolve
-from service.contract.request import Task
 from service.contract.rows import Row
+from service.contract.task import Task
 from tests.support import checkpoints
 from tests.support.requests import plain_request
 from worker.checkpoints import loading

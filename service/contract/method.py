@@ -1,0 +1,214 @@
+"""How a model is slimmed: the method, the target and the output of a request."""
+
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from service.contract.criteria import Criterion, criteria_in_words, default_criterion, normalisations_in_words
+from service.contract.fields import EXPERT, MAX_RATIO, Schema
+from service.contract.options import (
+    ExampleReduction,
+    Format,
+    Layout,
+    Normalisation,
+    Objective,
+    Repair,
+    Scope,
+    Sign,
+    TokenReduction,
+    UnionRule,
+    Unit,
+)
+
+
+class Method(Schema):
+    """How units are scored, selected and repaired."""
+
+    units: list[Unit] = Field(
+        default=[Unit.ffn], min_length=1, max_length=len(Unit), description="kinds of units to remove"
+    )
+    # before the criterion, whose default depends on it
+    repair: Repair = Field(
+        default=Repair.least_squares_layerwise,
+        description="how the kept weights are changed to replace the removed ones",
+        json_schema_extra=EXPERT,
+    )
+    criterion: Criterion = Field(
+        default_factory=lambda data: default_criterion(data.get("repair", Repair.none)),
+        description=criteria_in_words(),
+        json_schema_extra=EXPERT,
+    )
+    scope: Scope = Field(
+        default=Scope.layer,
+        description="`global`: all units share one budget; `layer`: the same share is removed from every layer",
+        json_schema_extra=EXPERT,
+    )
+    steps: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="number of removals; the scores are computed again before each",
+        json_schema_extra=EXPERT,
+    )
+    objective: Objective | None = Field(
+        default=None,
+        description="scalar whose gradient the criterion uses; default: margin, log_probability for generation",
+        json_schema_extra=EXPERT,
+    )
+    token_reduction: TokenReduction = Field(
+        default=TokenReduction.sum, description="over the tokens of an example", json_schema_extra=EXPERT
+    )
+    sign: Sign = Field(
+        default=Sign.signed, description="whether the products keep their sign", json_schema_extra=EXPERT
+    )
+    example_reduction: ExampleReduction = Field(
+        default=ExampleReduction.square, description="over the examples", json_schema_extra=EXPERT
+    )
+    normalisation: Normalisation | None = Field(
+        default=None,
+        description=f"what scores are divided by before a global rank. Default: {normalisations_in_words()}",
+        json_schema_extra=EXPERT,
+    )
+    union: UnionRule = Field(
+        default=UnionRule.sum, description="how the scores of several `tasks` are combined", json_schema_extra=EXPERT
+    )
+    protect_first: int = Field(
+        default=0,
+        ge=0,
+        description="first layers of a stack that are never removed; with the layout `per_layer` they stay whole",
+        json_schema_extra=EXPERT,
+    )
+    protect_last: int = Field(
+        default=0,
+        ge=0,
+        description="last layers of a stack that are never removed; with the layout `per_layer` they stay whole",
+        json_schema_extra=EXPERT,
+    )
+    controls: bool = Field(
+        default=False,
+        description="also evaluate models that are cut by random and by reversed scores",
+        json_schema_extra=EXPERT,
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**32,
+        description="seed of the criterion random, and of the first of the three random controls",
+        json_schema_extra=EXPERT,
+    )
+
+    @model_validator(mode="after")
+    def _check_units_differ(self) -> Self:
+        if len(set(self.units)) != len(self.units):
+            raise ValueError("`units` has an entry twice: give each kind of unit once")
+        return self
+
+    @model_validator(mode="after")
+    def _check_scope_of_nested_units(self) -> Self:
+        units = set(self.units)
+        nested = (len(units) > 1 and Unit.layers in units) or units >= {Unit.heads, Unit.head_dims}
+        if nested and self.scope is Scope.layer:
+            raise ValueError(
+                "one of these `units` contains parameters of another, so the same share of each removes more than the "
+                "ratio: give `scope: global`, where all units share one budget"
+            )
+        return self
+
+
+class LatencyBound(Schema):
+    """The longest time that a forward pass may take: the median on the worker's device."""
+
+    value: float = Field(gt=0, allow_inf_nan=False, description="milliseconds")
+    batch: int = Field(default=1, gt=0, le=256, description="rows of the pass", json_schema_extra=EXPERT)
+    tokens: int = Field(default=64, gt=0, le=8192, description="tokens of each row", json_schema_extra=EXPERT)
+
+
+def _latency_bound(value: Any) -> Any:
+    return {"value": value} if isinstance(value, int | float) else value
+
+
+def _or_a_number(schema: dict[str, Any]) -> None:
+    schema["anyOf"].append({"type": "number", "exclusiveMinimum": 0})
+
+
+Ratio = Annotated[float, Field(gt=0, le=MAX_RATIO)]
+
+
+class Target(Schema):
+    """How small the model has to be.
+
+    Exactly one of the fields, or `keep_metric` together with `parameters`, `bytes` or `latency_ms`: then the model has
+    to satisfy both. `artifacts` is given with `sweep` only.
+    """
+
+    ratio: Ratio | None = Field(default=None, description="share of the chosen units' parameters to remove")
+    parameters: int | None = Field(default=None, gt=0, description="the largest model that has no more parameters")
+    bytes: int | None = Field(default=None, gt=0, description="the largest model whose weight files are no larger")
+    latency_ms: Annotated[LatencyBound, BeforeValidator(_latency_bound)] | None = Field(
+        default=None,
+        description="the largest model whose forward pass is at most this long on the worker's device; a number is "
+        "milliseconds",
+        json_schema_extra=_or_a_number,
+    )
+    keep_metric: float | None = Field(
+        default=None, gt=0, le=1, description="the smallest model that keeps this share of the dense model's metric"
+    )
+    sweep: list[Ratio] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=32,
+        description="evaluate a model at each of these ratios",
+        json_schema_extra=EXPERT,
+    )
+    artifacts: list[Ratio] = Field(
+        default=[],
+        max_length=32,
+        description="ratios of the sweep whose checkpoints are stored; empty: the highest",
+        json_schema_extra=EXPERT,
+    )
+
+    @model_validator(mode="after")
+    def _check_one_target(self) -> Self:
+        given = {
+            name
+            for name in ("ratio", "parameters", "bytes", "latency_ms", "keep_metric", "sweep")
+            if getattr(self, name) is not None
+        }
+        bounds = given & {"parameters", "bytes", "latency_ms"}
+        if len(given) != 1 and not (len(bounds) == 1 and given == bounds | {"keep_metric"}):
+            raise ValueError(
+                "give one of `ratio`, `parameters`, `bytes`, `latency_ms`, `keep_metric` and `sweep`, or `keep_metric` "
+                "with one of `parameters`, `bytes` and `latency_ms`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_artifacts(self) -> Self:
+        if not set(self.artifacts) <= set(self.sweep or ()):
+            raise ValueError("`artifacts` has a ratio that `sweep` lacks: give ratios of the sweep only")
+        return self
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether candidates have to be cut and measured before the final model is known."""
+        return self.keep_metric is not None or self.latency_ms is not None or self.sweep is not None
+
+
+class Output(Schema):
+    """What is stored of the slim model."""
+
+    round_to: int = Field(
+        default=64, gt=0, le=4096, description="kept widths are multiples of this", json_schema_extra=EXPERT
+    )
+    layout: Layout = Field(
+        default=Layout.uniform,
+        description="`per_layer`: every layer keeps a width of its own; needs the scope `global`",
+        json_schema_extra=EXPERT,
+    )
+    formats: list[Format] = Field(
+        default=[Format.safetensors],
+        min_length=1,
+        max_length=len(Format),
+        description="forms in which the model is stored; `indices` needs the repair `none`",
+        json_schema_extra=EXPERT,
+    )

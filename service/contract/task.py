@@ -1,0 +1,129 @@
+"""What a model is slimmed for: the model, its tasks and their rows."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from service.contract.fields import EXPERT, MAX_EVALUATIONS, MAX_ROWS, OWN_TASK, Name, RowValues, Schema, SetName, Uri
+from service.contract.options import Draw, Supervision, TaskKind
+
+
+class ModelSource(Schema):
+    """The dense model."""
+
+    uri: Uri = Field(description="hf://owner/name, a file://, s3://, gs:// or az:// directory, or job://<id>")
+    revision: Name | None = Field(
+        default=None, description="branch, tag or commit of an hf:// model", json_schema_extra=EXPERT
+    )
+    adapter_uri: Uri | None = Field(
+        default=None, description="PEFT LoRA adapter that is merged before slimming", json_schema_extra=EXPERT
+    )
+
+
+class DataSource(Schema):
+    """Rows: a JSON Lines, CSV or Parquet file, or inline. The service stores inline rows as a `dataset://` URI."""
+
+    uri: Uri | None = Field(default=None, description="file://, s3://, gs:// or az:// file, or dataset://<id>")
+    rows: list[RowValues] | None = Field(
+        default=None, min_length=1, max_length=MAX_ROWS, description="the rows themselves, in place of `uri`"
+    )
+    limit: int | None = Field(default=None, gt=0, description="use this many rows, drawn with `seed`")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of the draw", json_schema_extra=EXPERT)
+    draw: Draw = Field(
+        default=Draw.natural,
+        description="`balanced`: the same number of rows for each label, up to one",
+        json_schema_extra=EXPERT,
+    )
+
+    @model_validator(mode="after")
+    def _check_one_source(self) -> Self:
+        if (self.uri is None) == (self.rows is None):
+            raise ValueError("give exactly one of `uri` and `rows`")
+        return self
+
+
+class TaskWording(Schema):
+    """How a row becomes a prompt and an answer. Fields given beside a preset override those of the preset."""
+
+    preset: Name | None = Field(default=None, description="a task of `GET /capabilities`")
+    kind: TaskKind | None = Field(default=None, description="default: classification")
+    template: str | None = Field(
+        default=None, min_length=1, max_length=20_000, description="the prompt, with columns of the row as {column}"
+    )
+    labels: dict[Name, Name] | None = Field(
+        default=None,
+        min_length=2,
+        max_length=1000,
+        description="label in the rows -> answer word; with a classification head: -> class name",
+    )
+    name: Name | None = Field(
+        default=None, description="title of the task in results; default: the preset", json_schema_extra=EXPERT
+    )
+    max_words: int | None = Field(
+        default=None, gt=0, description="cut every column of a row to its first words", json_schema_extra=EXPERT
+    )
+    special_tokens: bool | None = Field(
+        default=None,
+        description="whether the tokenizer adds its special tokens to a prompt; default: by the family",
+        json_schema_extra=EXPERT,
+    )
+    label_prefix: str | None = Field(
+        default=None,
+        max_length=16,
+        description="text before each label word, such as a space; default: by the family",
+        json_schema_extra=EXPERT,
+    )
+
+    @property
+    def title(self) -> str:
+        """The name of the task in results: its own, or that of its preset."""
+        return self.name or self.preset or OWN_TASK
+
+
+class Task(TaskWording):
+    """A task that the slim model must still be able to do."""
+
+    calibration: DataSource = Field(description="rows that the scores are computed on")
+    evaluation: DataSource | None = Field(
+        default=None,
+        description="rows that both models are evaluated on; default: a stratified fifth of the calibration rows",
+    )
+    evaluations: dict[SetName, DataSource] = Field(
+        default={},
+        max_length=MAX_EVALUATIONS,
+        description="name -> further evaluation rows with the same labels, for example of another domain",
+        json_schema_extra=EXPERT,
+    )
+    supervision: Supervision = Field(
+        default=Supervision.labels,
+        description="`none`: the dense model's own answers to the calibration rows are used as labels",
+        json_schema_extra=EXPERT,
+    )
+    confidence: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="leave out own answers with a lower probability; only with `supervision: none`",
+        json_schema_extra=EXPERT,
+    )
+
+    @model_validator(mode="after")
+    def _check_supervision(self) -> Self:
+        if self.confidence is not None and self.supervision is not Supervision.none:
+            raise ValueError("`confidence` applies to the model's own answers only: it needs `supervision: none`")
+        if self.supervision is Supervision.none and self.calibration.draw is Draw.balanced:
+            raise ValueError("with `supervision: none` the calibration rows have no labels: `draw` must be `natural`")
+        return self
+
+    @model_validator(mode="after")
+    def _check_draw(self) -> Self:
+        draws = [source.draw for source in (self.calibration, self.evaluation, *self.evaluations.values()) if source]
+        if self.kind is TaskKind.generation and Draw.balanced in draws:
+            raise ValueError("the rows of a generation task have no labels: `draw` must be `natural`")
+        return self
+
+
+class ObservedTask(TaskWording):
+    """A task that both models are evaluated on although the model is not slimmed for it."""
+
+    evaluation: DataSource = Field(description="rows that both models are evaluated on")
