@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -22,11 +23,13 @@ from service.cli.demo.server import running_server
 from service.contract.catalog import Health, Problem
 from service.contract.criteria import Criterion
 from service.contract.errors import TaskslimError
+from service.contract.fields import groups
 from service.contract.job import JobPage, JobStatus
 from service.contract.presets import resolve
 from service.contract.request import JobRequest
 from service.contract.result import Result
 from service.settings import Settings
+from service.webhooks.signing import new_secret, signed_headers
 from tests.support.api_process import api
 from tests.support.documents import COMMAND, PATHS, RESULTS, ROOT, SCRIPT, blocks, read, section, table
 from tests.support.job_requests import request_body
@@ -36,6 +39,7 @@ STATE = "~/.local/state/taskslim"
 MAX_LINES = {"README.md": 200, RESULTS: 250}
 # Documents whose `sh` blocks a test of this module runs.
 RUN = {"README.md", PAGE, "docs/api.md"}
+RUN_PYTHON = {PAGE, "docs/api.md"}
 # The start of a command in a `console` block -> why it is not run as it is.
 NOT_RUN = {
     "make ": "installs packages or runs the whole suite; the targets are compared with the Makefile",
@@ -112,6 +116,14 @@ def test_the_commands_of_the_api_page_run(settings: Settings, redis: Redis, tmp_
     assert rest.rstrip().endswith("is revoked")
 
 
+def test_the_python_of_the_api_page_verifies_a_webhook() -> None:
+    (snippet,) = blocks(read("docs/api.md"), "python")
+    secret, body = new_secret(), b'{"type": "job.succeeded"}'
+    variables = {"secret": secret, "body": body, "headers": signed_headers("one", int(time.time()), body, [secret])}
+    exec(snippet.content, variables)
+    assert variables["message"] == {"type": "job.succeeded"}
+
+
 def run_script(script: str, directory: Path, **variables: str) -> str:
     """The output of a script that succeeds; `taskslim` is that of this environment."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -132,6 +144,7 @@ def test_a_command_is_run_or_listed_with_the_reason(path: str) -> None:
     text = read(path)
     assert not blocks(text, "", "bash", "shell"), f"mark commands as `{SCRIPT}` or `{COMMAND}`"
     assert path in RUN or not blocks(text, SCRIPT), "no test runs the commands of this page"
+    assert path in RUN_PYTHON or not blocks(text, "python"), "no test runs the Python of this page"
     for block in blocks(text, COMMAND):
         for command in re.split(r"\n(?! )", block.content.strip()):
             assert command.startswith(tuple(NOT_RUN)), command
@@ -235,6 +248,13 @@ def test_the_request_page_names_every_field_once_with_its_values(document: dict[
     for name, (_, meaning, *_) in rows:
         missing = {value for value in own.get(name, ()) if f"`{value}`" not in meaning}
         assert not missing, (name, missing)
+
+
+def test_the_request_page_groups_the_fields_as_the_contract() -> None:
+    group_of = groups(JobRequest)
+    for title, group in (("Common fields", "common"), ("Expert fields", "expert")):
+        for name, _ in table(section(read("docs/request.md"), title)):
+            assert group_of[name.removesuffix(".*")] == group, name
 
 
 def test_the_request_page_gives_the_defaults(document: dict[str, Any]) -> None:
