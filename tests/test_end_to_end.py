@@ -27,7 +27,7 @@ from tests.support.ports import free_port
 from tests.support.s3_server import credentials, s3_server
 from tests.support.waiting import wait_until
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.surgery import masked
+from worker.slimming.masking import masked
 from worker.slimming.units import Site
 
 ROWS = 60

@@ -22,11 +22,11 @@ from worker.data.batching import batches, padding
 from worker.data.prompts import encode, wording
 from worker.evaluation.metrics import score as score_answers
 from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.masking import masked
 from worker.slimming.scoring import attribution
 from worker.slimming.scoring.criteria import Options
 from worker.slimming.scoring.objectives import Batch
 from worker.slimming.selection import select
-from worker.slimming.surgery import masked
 from worker.slimming.units import Site, locate
 
 SHARED = Path(__file__).parents[2] / "shared"

@@ -23,7 +23,8 @@ from worker.data import batching, prompts
 from worker.evaluation import metrics as evaluation
 from worker.slimming import selection, surgery
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.repair import repairs
+from worker.slimming.repair.inputs import RepairInput
+from worker.slimming.repair.repairs import FITTED, repair
 from worker.slimming.scoring import attribution, iterative
 from worker.slimming.scoring.criteria import CRITERIA, Options
 from worker.slimming.scoring.objectives import Batch, answer_log_probabilities, token_log_probabilities
@@ -97,11 +98,8 @@ class Bench:
         architecture = ARCHITECTURES[model.config.model_type]
         if cell.repair != "none":
             rows = Rows(self.batches(*_calibration_rows(cell)), Options().objective)
-            if repairs.REPAIRS[cell.repair].grams:
-                moments = self.passed(*_calibration(cell)).moments
-                repairs.repair_again(model, architecture, kept, rows, cell.repair, moments)
-            else:
-                repairs.repair(model, architecture, kept, rows, cell.repair)
+            moments = self.passed(*_calibration(cell)).moments if cell.repair in FITTED else None
+            repair(RepairInput(model, architecture, kept, rows, moments), cell.repair)
         surgery.cut(model, architecture, kept, cell.layout)
 
     def _removed(self, cell: Cell, kept: dict[Site, Tensor]) -> float:

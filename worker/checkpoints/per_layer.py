@@ -16,7 +16,7 @@ from service.contract.per_layer import MODELLING_FILE, is_per_layer
 from worker.checkpoints import modeling_taskslim
 from worker.checkpoints.llama_as_mistral import stock_form
 from worker.slimming.architectures import Architecture
-from worker.slimming.surgery import field_values
+from worker.slimming.config_sizes import field_values
 from worker.slimming.units import locate
 
 Widths = dict[str, list[dict[str, int]]]
@@ -67,7 +67,7 @@ def layer_widths(model: PreTrainedModel, architecture: Architecture) -> Widths:
         layers = found[group.site.stack]
         layers += [{}] * (group.site.layer + 1 - len(layers))
         if not group.level:  # the config holds once what every layer has in common
-            layers[group.site.layer] = layers[group.site.layer] | field_values(group, torch.arange(group.count))
+            layers[group.site.layer] = layers[group.site.layer] | field_values(group, group.count)
     return found
 
 

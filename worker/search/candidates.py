@@ -14,14 +14,14 @@ from service.contract.options import Repair
 from service.sources.safetensors_header import TensorShape, file_size
 from worker.slimming import surgery
 from worker.slimming.allocation import WidthUnreachable, share_removed
-from worker.slimming.repair import repairs as repairs
-from worker.slimming.repair.bias import make_room
+from worker.slimming.repair.bias import add_zero_biases
+from worker.slimming.repair.repairs import measure_moments
 from worker.slimming.scoring.iterative import ScorePath
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.sizes import shapes_after
 from worker.slimming.units import Site
 from worker.stages.context import JobContext
-from worker.stages.slim import choose, cut, locate_groups, refusing_repairs, repair_model, rows_to_fit, whole
+from worker.stages.slim import choose, cut, locate_groups, refusing_repairs, repair_input, repair_model, whole
 from worker.stages.task_model import TaskModel
 
 STEP = 0.01  # between the ratios of the models that a search looks at
@@ -95,7 +95,7 @@ class Candidates:
     def cut(self, candidate: Candidate) -> TaskModel:
         """The subject with a repaired and cut copy of its model. Raises InvalidRequest for a repair without a place."""
         loaded = self._task_model.loaded
-        copy = replace(self._task_model, loaded=replace(loaded, model=surgery.twin(loaded.model)))
+        copy = replace(self._task_model, loaded=replace(loaded, model=surgery.copy_sharing_tensors(loaded.model)))
         self._repair(copy, candidate.kept)
         return cut(copy, candidate.kept, self._context.job.request.output.layout)
 
@@ -118,11 +118,11 @@ class Candidates:
         if self._context.job.request.method.repair is Repair.bias:
             groups = locate_groups(self._context, self._task_model)
             with refusing_repairs():
-                make_room(self._task_model.loaded.model, self._task_model.architecture, whole(groups))
+                add_zero_biases(self._task_model.loaded.model, self._task_model.architecture, whole(groups))
 
     def _repair(self, copy: TaskModel, kept: dict[Site, Tensor]) -> None:
         if self._context.job.request.method.repair is not Repair.none:
-            repair_model(self._context, copy, kept, self._moments, lambda *_: self._tick())
+            repair_model(self._context, copy, kept, self._moments, lambda done, total: self._tick())
 
     @cached_property
     def _moments(self) -> dict[str, Moments] | None:
@@ -130,5 +130,5 @@ class Candidates:
         task_model, method = self._task_model, self._context.job.request.method.repair
         if task_model.calibration.moments:
             return task_model.calibration.moments
-        model, rows = task_model.loaded.model, rows_to_fit(self._context, task_model)
-        return repairs.moments_of(model, task_model.architecture, self.groups, rows, method, lambda _: self._tick())
+        given = repair_input(self._context, task_model, whole(self.groups))
+        return measure_moments(replace(given, on_progress=lambda done, total: self._tick()), method)

@@ -1,6 +1,6 @@
 """Chooses the units that stay, cuts the rest and repairs the model."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -11,10 +11,12 @@ from service.contract.errors import InvalidRequest, UnsupportedUnit
 from service.contract.options import Layout
 from worker.checkpoints import cutting
 from worker.slimming import selection
-from worker.slimming.repair import repairs as repairs
 from worker.slimming.repair.bias import RepairUnavailable
+from worker.slimming.repair.inputs import Progress, RepairInput
+from worker.slimming.repair.repairs import repair
 from worker.slimming.scoring.iterative import Scores
 from worker.slimming.scoring.second_moments import Moments, Rows
+from worker.slimming.surgery import Kept
 from worker.slimming.units import Group, Site, UnitUnavailable, locate
 from worker.stages.context import JobContext
 from worker.stages.method import options, rules
@@ -24,26 +26,24 @@ from worker.stages.task_model import TaskModel
 def repair_model(
     context: JobContext,
     task_model: TaskModel,
-    kept: dict[Site, Tensor],
-    moments: dict[str, Moments] | None,
-    on_progress: Callable[[int, int], None],
+    kept: Kept,
+    moments: Mapping[str, Moments] | None,
+    on_progress: Progress,
 ) -> None:
-    """Fit what stays to what goes, on the calibration rows, whose `moments` may be known.
+    """Repair the whole model for a cut to `kept` on the calibration rows, by the job's method.
 
     Raises InvalidRequest where the family has no place for the repair.
     """
-    model, method, rows = task_model.loaded.model, context.job.request.method.repair, rows_to_fit(context, task_model)
-    if moments:
-        repairs.repair_again(model, task_model.architecture, kept, rows, method, moments, on_progress)
-    else:
-        with refusing_repairs():
-            repairs.repair(model, task_model.architecture, kept, rows, method, on_progress)
+    given = replace(repair_input(context, task_model, kept), moments=moments or None, on_progress=on_progress)
+    with refusing_repairs():
+        repair(given, context.job.request.method.repair)
 
 
-def rows_to_fit(context: JobContext, task_model: TaskModel) -> Rows:
-    """The calibration rows, on the model's device, and what tells which of their tokens matter."""
-    batches = [batch.to(task_model.loaded.model.device) for batch in task_model.calibration.batches]
-    return Rows(batches, options(context).objective)
+def repair_input(context: JobContext, task_model: TaskModel, kept: Kept) -> RepairInput:
+    """The model and its calibration rows as a repair takes them, on the model's device."""
+    model = task_model.loaded.model
+    batches = [batch.to(model.device) for batch in task_model.calibration.batches]
+    return RepairInput(model, task_model.architecture, kept, Rows(batches, options(context).objective))
 
 
 def whole(groups: list[Group]) -> dict[Site, Tensor]:

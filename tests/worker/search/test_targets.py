@@ -323,7 +323,7 @@ def test_a_bound_in_the_middle_takes_the_largest_model_within_it_by_passes_of_it
         prepared(tmp_path / "job", num_rows=4, target={"latency_ms": bound}, output={"round_to": 1}),
         list[tuple[int, int]](),
     )
-    monkeypatch.setattr("worker.search.targets.speed.alone", timing_by_size(seen))
+    monkeypatch.setattr("worker.search.targets.latency.alone", timing_by_size(seen))
     reached = job.search()
     assert reached.candidate.parameters == max(size for size in sizes if size / 1000 <= bound["value"])
     assert {point.meets for point in reached.curve} == {True, False}
@@ -334,7 +334,7 @@ def test_a_bound_on_time_and_a_floor_both_hold(tmp_path: Path, monkeypatch: pyte
     alone = prepared(tmp_path / "alone", **KEEPING).search().candidate
     target = {"keep_metric": 0.9, "latency_ms": (alone.parameters + 300) / 1000}
     job = prepared(tmp_path / "both", target=target, output={"round_to": 1})
-    monkeypatch.setattr("worker.search.targets.speed.alone", timing_by_size([]))
+    monkeypatch.setattr("worker.search.targets.latency.alone", timing_by_size([]))
     reached = job.search()
     assert reached.steering is not None
     assert reached.steering.holds

@@ -8,9 +8,10 @@ from service.contract.families import FAMILIES
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY
 from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.masking import masked
 from worker.slimming.scoring.objectives import Batch
 from worker.slimming.selection import best, select
-from worker.slimming.surgery import cut, masked
+from worker.slimming.surgery import cut
 from worker.slimming.units import Site, locate
 
 torch.set_num_threads(1)

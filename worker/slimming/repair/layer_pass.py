@@ -1,7 +1,7 @@
-"""One layer on its own: the batches that go through it, and what its readers are given and write.
+"""Passes the batches through one layer of a model and records the inputs and outputs of its consumers.
 
-Shape suffixes: B rows of a batch, T positions, N tokens of a batch, D hidden size, C channels of a reader's input, K
-kept ones, O its outputs.
+Shape suffixes: B rows of a batch, T positions, N tokens of a batch, D hidden size, C input channels of a consumer, K
+input channels that stay, O output channels.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,77 +12,81 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from worker.slimming.architectures import Stack
-from worker.slimming.repair.layer_runner import Entry, run
-from worker.slimming.repair.linear_readers import Reader
+from worker.slimming.repair.consumers import Consumer
+from worker.slimming.repair.layer_runner import LayerInput, run_layer
 from worker.slimming.scoring.second_moments import Rows
 
 
-class Seen(NamedTuple):
-    """One batch that went through one layer: tokens alone, but for the layer's output."""
+class LayerRecord(NamedTuple):
+    """One batch that passed through one layer. All but the layer's output holds tokens alone, without padding."""
 
     output_BTD: Tensor
-    stream_ND: Tensor | None  # behind all that the layer's readers add
-    input_NC: Tensor | None  # of the first of the readers that are looked at; in a cut layer (N, K)
-    outputs: dict[str, Tensor]  # path of a reader in the whole model -> (N, O)
+    stream_ND: Tensor | None  # the residual stream behind all that the consumers add; None where it cannot be observed
+    input_NC: Tensor | None  # of the first of the recorded consumers; in a cut layer (N, K)
+    outputs: dict[str, Tensor]  # path of a consumer in the whole model -> (N, O)
 
 
 @dataclass(frozen=True)
-class Passage:
-    """A layer of a dense or of a cut model, which has been the layer `index` of a stack."""
+class LayerPass:
+    """A layer of the dense or of a cut model, and the rows to pass through it."""
 
     layer: nn.Module
-    index: int
+    index: int  # of the layer in the dense model's stack
     stack: Stack
     config: object
     rows: Rows
 
-    def module(self, reader: Reader) -> Any:
-        """The reader in this layer."""
-        return self.layer.get_submodule(reader.path.removeprefix(f"{self.stack.layers}.{self.index}."))
+    def module(self, consumer: Consumer) -> Any:
+        """The consumer's module in this layer."""
+        return self.layer.get_submodule(consumer.path.removeprefix(f"{self.stack.layers}.{self.index}."))
 
     @property
-    def adds_as_written(self) -> bool:
-        """Whether the layer's output is a sum with what its readers write as a term."""
+    def output_is_stream(self) -> bool:
+        """Whether the layer's output is the residual stream, to which the consumers' outputs are added as they are."""
         return self.stack.stream_behind(self.config) == ""
 
-    def through(self, entries: Sequence[Entry], readers: Sequence[Reader]) -> Iterator[Seen]:
-        """Each batch through the layer."""
+    def run(self, inputs: Sequence[LayerInput], consumers: Sequence[Consumer]) -> Iterator[LayerRecord]:
+        """Pass each batch through the layer."""
         place = self.stack.stream_behind(self.config)
-        for entry, batch in zip(entries, self.rows.batches, strict=True):
+        for each, batch in zip(inputs, self.rows.batches, strict=True):
             mask_BT = batch.masks[self.stack.name]
             with ExitStack() as hooks:
-                noted = {reader.path: hooks.enter_context(_noting(self.module(reader))) for reader in readers}
-                norm = hooks.enter_context(_noting(self.layer.get_submodule(place))) if place else {}
-                output_BTD = run(self.layer, entry.hidden_BTD, entry.calls[0])
+                seen = {consumer.path: hooks.enter_context(_recorded(self.module(consumer))) for consumer in consumers}
+                norm = hooks.enter_context(_recorded(self.layer.get_submodule(place))) if place else {}
+                output_BTD = run_layer(self.layer, each.hidden_BTD, each.calls[0])
             stream_BTD = output_BTD if place == "" else norm.get("input")
-            first = next(iter(noted.values()), {}).get("input")
-            yield Seen(
+            first = next(iter(seen.values()), {}).get("input")
+            yield LayerRecord(
                 output_BTD,
                 None if stream_BTD is None else _tokens(stream_BTD, mask_BT),
                 None if first is None else _tokens(first, mask_BT),
-                {path: _tokens(each["output"], mask_BT) for path, each in noted.items()},
+                {path: _tokens(recorded["output"], mask_BT) for path, recorded in seen.items()},
             )
 
-    def rewritten(self, reader: Reader, passed: Iterable[Seen]) -> Iterator[Seen]:
-        """The batches once the reader, the last that the layer calls, writes anew what it has read."""
-        for seen, batch in zip(passed, self.rows.batches, strict=True):
-            assert seen.input_NC is not None
-            change_NO = self.module(reader)(seen.input_NC) - seen.outputs[reader.path]
+    def with_new_output(self, consumer: Consumer, records: Iterable[LayerRecord]) -> Iterator[LayerRecord]:
+        """The records, their layer output changed in place to that of the layer with the consumer's present weight.
+
+        Holds where `output_is_stream`, for the last consumer that the layer calls, if each record has its input.
+        """
+        for record, batch in zip(records, self.rows.batches, strict=True):
+            assert record.input_NC is not None
+            change_NO = self.module(consumer)(record.input_NC) - record.outputs[consumer.path]
             mask_BT = batch.masks[self.stack.name]
-            seen.output_BTD[mask_BT] += change_NO
-            yield seen
+            record.output_BTD[mask_BT] += change_NO
+            yield record
 
 
 @contextmanager
-def _noting(module: nn.Module) -> Iterator[dict[str, Tensor]]:
-    noted: dict[str, Tensor] = {}
-    handle = module.register_forward_hook(lambda _, args, output: noted.update(input=args[0], output=output))
+def _recorded(module: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Within the context the module's last "input" and "output" are entries of the dictionary."""
+    recorded: dict[str, Tensor] = {}
+    handle = module.register_forward_hook(lambda _, args, output: recorded.update(input=args[0], output=output))
     try:
-        yield noted
+        yield recorded
     finally:
         handle.remove()
 
 
 def _tokens(states: Tensor, mask_BT: Tensor) -> Tensor:
-    """What stands at tokens (N, D); some modules are given all positions in one row."""
+    """The states at tokens (N, D); some modules are called with all positions in one row."""
     return states.reshape(*mask_BT.shape, -1)[mask_BT]

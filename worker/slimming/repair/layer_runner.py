@@ -1,4 +1,4 @@
-"""Runs the layers of a stack one at a time, for models that are to be compared layer by layer.
+"""Runs the layers of a stack one at a time, so that two models can be compared layer by layer.
 
 Shape suffixes: B rows of a batch, T positions, D hidden size.
 """
@@ -14,62 +14,67 @@ from worker.slimming.scoring.objectives import Batch, token_log_probabilities
 from worker.slimming.units import layers_of
 
 
-class Call(NamedTuple):
-    """How a model calls a layer, but for the hidden states."""
+class LayerCall(NamedTuple):
+    """The arguments with which a model calls a layer, apart from the hidden states."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
 
-class Entry(NamedTuple):
-    """A batch on its way into a stack: the first layer's input, and how each layer is called."""
+class LayerInput(NamedTuple):
+    """A batch in front of a layer: its hidden states, and the calls of this layer and of those after it."""
 
     hidden_BTD: Tensor
-    calls: list[Call]
+    calls: list[LayerCall]
 
 
-class Entered(Exception):
-    """Ends a pass when the last layer of the stack is called."""
+class LastLayerCalled(Exception):
+    """Ends a forward pass of the model when it calls the last layer of the stack."""
 
 
-def enter(model: nn.Module, stack: Stack, batches: Sequence[Batch]) -> list[Entry]:
-    """Every batch at the entry of the stack. Costs what is before the stack, and its first layer; none gets a cache."""
-    entries = []
+def stack_inputs(model: nn.Module, stack: Stack, batches: Sequence[Batch]) -> list[LayerInput]:
+    """Every batch in front of the first layer of the stack.
+
+    Computes what precedes the stack and its first layer alone. The calls hold no key-value cache.
+    """
+    inputs = []
+    layers = layers_of(model, stack)
     for batch in batches:
         with ExitStack() as hooks:
-            noted = [hooks.enter_context(_noting(layer)) for layer in layers_of(model, stack)]
-            hooks.enter_context(_passing_through(layers_of(model, stack)))
-            with suppress(Entered):
+            recorded = [hooks.enter_context(_recorded_calls(layer)) for layer in layers]
+            hooks.enter_context(_only_first_computed(layers))
+            with suppress(LastLayerCalled):
                 token_log_probabilities(model, batch)
-        first, *_ = noted
-        entries.append(Entry(first[0][0], [call for ((_, call),) in noted]))
-    return entries
+        first, *_ = recorded
+        inputs.append(LayerInput(first[0][0], [call for ((_, call),) in recorded]))
+    return inputs
 
 
-def run(layer: nn.Module, hidden_BTD: Tensor, call: Call) -> Tensor:
-    """What the layer makes of the hidden states (B, T, D)."""
+def run_layer(layer: nn.Module, hidden_BTD: Tensor, call: LayerCall) -> Tensor:
+    """The hidden states behind the layer (B, T, D)."""
     output = layer(hidden_BTD, *call.args, **call.kwargs)
     states: Tensor = output[0] if isinstance(output, tuple) else output
     return states
 
 
 @contextmanager
-def _passing_through(layers: nn.ModuleList) -> Iterator[None]:
-    """Layers hand on what the first has made, a position bias for all of them among it; the last ends the pass."""
+def _only_first_computed(layers: nn.ModuleList) -> Iterator[None]:
+    """Within the context the layers after the first return the first one's output, the position bias that T5 computes
+    there for all layers included; the last layer raises LastLayerCalled."""
     first, *between = list(layers)[:-1] or [layers[-1]]
-    made: list[Any] = []
-    handle = first.register_forward_hook(lambda _, __, output: made.append(output))
+    outputs: list[Any] = []
+    handle = first.register_forward_hook(lambda layer, args, output: outputs.append(output))
 
-    def hand_on(*_: Any, **__: Any) -> Any:
-        return made[-1]
+    def return_first_output(*args: Any, **kwargs: Any) -> Any:
+        return outputs[-1]
 
-    def end(*_: Any, **__: Any) -> None:
-        raise Entered
+    def end_pass(*args: Any, **kwargs: Any) -> None:
+        raise LastLayerCalled
 
     try:
         for layer in between:
-            layer.forward = hand_on
-        layers[-1].forward = end
+            layer.forward = return_first_output
+        layers[-1].forward = end_pass
         yield
     finally:
         handle.remove()
@@ -78,21 +83,22 @@ def _passing_through(layers: nn.ModuleList) -> Iterator[None]:
 
 
 @contextmanager
-def _noting(layer: nn.Module) -> Iterator[list[tuple[Tensor, Call]]]:
-    noted: list[tuple[Tensor, Call]] = []
+def _recorded_calls(layer: nn.Module) -> Iterator[list[tuple[Tensor, LayerCall]]]:
+    """Within the context every call of the layer is appended to the list."""
+    recorded: list[tuple[Tensor, LayerCall]] = []
 
-    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden, *others = args if args else (kwargs["hidden_states"],)
-        others_named = {name: _uncached(value) for name, value in kwargs.items() if name != "hidden_states"}
-        noted.append((hidden.detach(), Call(tuple(map(_uncached, others)), others_named)))
+        named = {name: _without_cache(value) for name, value in kwargs.items() if name != "hidden_states"}
+        recorded.append((hidden.detach(), LayerCall(tuple(map(_without_cache, others)), named)))
 
-    handle = layer.register_forward_pre_hook(note, with_kwargs=True)
+    handle = layer.register_forward_pre_hook(record, with_kwargs=True)
     try:
-        yield noted
+        yield recorded
     finally:
         handle.remove()
 
 
-def _uncached(value: Any) -> Any:
-    """A layer that runs a second time would find its first keys and values in a cache of transformers."""
+def _without_cache(value: Any) -> Any:
+    """None in place of a cache of transformers: a second run of the layer would find the first run's keys in it."""
     return None if hasattr(value, "get_seq_length") else value

@@ -1,97 +1,97 @@
-"""Re-fit of every module that reads units, at once: W h is to stay what it was, h from the dense model.
+"""Least squares: fit the kept columns of every consumer to what it wrote in the dense model.
 
-Shape suffixes: C channels of a reading module's input, K kept ones, O outputs.
+A consumer computes y = W h + b. With K the input channels that stay, its kept columns become
+
+    argmin over W' of  E|W h - W' h_K|^2 + r |W' - W_K|^2,
+
+ridge regression towards the old columns (reconstruction by linear least squares: He, Zhang and Sun, ICCV 2017, arXiv
+1707.06168), with h from the dense model and E the weighted mean over the tokens of the calibration rows.
+`second_moments` has the weights: the tokens that the objective depends on count most. A bias takes up the means.
+
+Shape suffixes: C input channels of a consumer, K input channels that stay, O output channels, N tokens of a batch.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from worker.slimming.architectures import Architecture
-from worker.slimming.repair.linear_readers import Reader, bias_of, readers_of, weight_of, write_kept
-from worker.slimming.scoring.second_moments import RIDGE, Moments, Rows, collect, portions
-from worker.slimming.units import Group, Site
+from worker.slimming.repair.consumers import Consumer, bias_of, replace_kept_columns, weight_of
+from worker.slimming.repair.inputs import RepairInput
+from worker.slimming.scoring.second_moments import RIDGE, Moments, collect, portions
+from worker.slimming.units import Group
 
 
 class Fit(NamedTuple):
-    """What a reader becomes: its kept columns (O, K), and its bias (O) where it has one."""
+    """The fitted columns of a consumer, and its bias where it has one."""
 
     weight_OK: Tensor
     bias_O: Tensor | None
 
 
-def least_squares(
-    model: nn.Module,
-    architecture: Architecture,
-    kept: Mapping[Site, Tensor],
-    rows: Rows,
-    on_progress: Callable[[int, int], None],
-) -> None:
-    """argmin over W' of E|W h - W' h_K|^2 + r |W' - W_K|^2, for every reader at once, with h of the dense model.
+def least_squares(given: RepairInput) -> None:
+    """Fit every consumer to its output in the dense model."""
+    total = num_passes(given) * len(given.rows.batches)
+    fit_consumers(given, lambda done: given.on_progress(done, total))
 
-    The tokens of the mean are weighed as in `moments`: those count most that the objective depends on.
+
+def num_passes(given: RepairInput) -> int:
+    """Passes over the rows that `fit_consumers` takes: one for each portion of Gram matrices; none with moments."""
+    return 0 if given.moments is not None else len(_portions(given.consumers))
+
+
+def fit_consumers(given: RepairInput, on_batches: Callable[[int], None]) -> dict[str, list[Tensor]]:
+    """Fit every consumer; returns the weights of the tokens: path of a consumer -> one tensor (N) for each batch.
+
+    `on_batches` is called with the number of batches done, over all passes.
     """
-    total = passes(model, architecture, kept) * len(rows.batches)
-    fit_all(model, architecture, kept, rows, lambda done: on_progress(done, total))
-
-
-def refit(
-    model: nn.Module,
-    architecture: Architecture,
-    kept: Mapping[Site, Tensor],
-    _: Rows,
-    moments: Mapping[str, Moments],
-    __: Callable[[int, int], None],
-) -> None:
-    """`least_squares` where the moments are known."""
-    for reader in readers_of(model, architecture, kept):
-        write_kept(model, reader, *fit(model, reader, moments[reader.path]))
-
-
-def passes(model: nn.Module, architecture: Architecture, kept: Mapping[Site, Tensor]) -> int:
-    """Passes over the rows that `fit_all` needs: one for each portion of Gram matrices."""
-    return len(_portions(readers_of(model, architecture, kept)))
-
-
-def fit_all(
-    model: nn.Module,
-    architecture: Architecture,
-    kept: Mapping[Site, Tensor],
-    rows: Rows,
-    on_batches: Callable[[int], None],
-) -> dict[str, list[Tensor]]:
-    """`least_squares`; what is given back is, for each reader's path, the weights of its tokens batch by batch."""
-    readers = {reader.path: reader for reader in readers_of(model, architecture, kept)}
-    fits: dict[str, Fit] = {}
+    fits: Iterable[tuple[Consumer, list[Tensor], Fit]] = _fits(given, on_batches)
+    if given.moments is None:
+        fits = list(fits)  # each pass has to run the dense model: replace nothing before the last one
     weights: dict[str, list[Tensor]] = {}
-    for number, part in enumerate(_portions(list(readers.values()))):
-        counted_on = _counting_on(on_batches, number * len(rows.batches))
-        found = collect(model, part, rows.batches, rows.objective, counted_on)
-        fits |= {path: fit(model, readers[path], moments) for path, moments in found.items()}
-        weights |= {path: moments.weights_N for path, moments in found.items()}
-    for path, fitted in fits.items():
-        write_kept(model, readers[path], *fitted)
+    for consumer, weights_N, fitted in fits:
+        replace_kept_columns(given.model, consumer, *fitted)
+        weights[consumer.path] = weights_N
     return weights
 
 
-def _counting_on(on_batches: Callable[[int], None], before: int) -> Callable[[int], None]:
+def _fits(given: RepairInput, on_batches: Callable[[int], None]) -> Iterator[tuple[Consumer, list[Tensor], Fit]]:
+    """(consumer, weights of its tokens, its fit) of each consumer."""
+    consumers = {consumer.path: consumer for consumer in given.consumers}
+    for moments in _moments(given, on_batches):
+        for path, known in moments.items():
+            yield consumers[path], known.weights_N, fit(given.model, consumers[path], known)
+
+
+def _moments(given: RepairInput, on_batches: Callable[[int], None]) -> Iterator[Mapping[str, Moments]]:
+    """The moments of the consumers' inputs: the given ones at once, or those of each pass over the rows."""
+    if given.moments is not None:
+        yield {consumer.path: given.moments[consumer.path] for consumer in given.consumers}
+        return
+    rows = given.rows
+    for number, portion in enumerate(_portions(given.consumers)):
+        yield collect(
+            given.model, portion, rows.batches, rows.objective, _offset(on_batches, number * len(rows.batches))
+        )
+
+
+def _offset(on_batches: Callable[[int], None], before: int) -> Callable[[int], None]:
     return lambda done: on_batches(before + done)
 
 
-def _portions(readers: Sequence[Reader]) -> list[list[Group]]:
-    return portions([reader.groups[0] for reader in readers])
+def _portions(consumers: Sequence[Consumer]) -> list[list[Group]]:
+    return portions([consumer.groups[0] for consumer in consumers])
 
 
-def fit(model: nn.Module, reader: Reader, moments: Moments) -> Fit:
-    """The reader fitted to what it writes for inputs of these moments, with all of them.
+def fit(model: nn.Module, consumer: Consumer, moments: Moments) -> Fit:
+    """The kept columns and the bias that come nearest to the consumer's output for inputs of these moments.
 
     Where there is a bias, the moments are those of the deviations from the mean, and the bias takes up the means.
     """
-    gram_CC, mean_C, old_bias_O = moments.spread_CC, moments.mean_C, bias_of(model, reader)
-    kept_K = reader.stays_C.nonzero().flatten().to(gram_CC.device)
-    weight_OC = weight_of(model, reader).double()
+    gram_CC, mean_C, old_bias_O = moments.spread_CC, moments.mean_C, bias_of(model, consumer)
+    kept_K = consumer.stays_C.nonzero().flatten().to(gram_CC.device)
+    weight_OC = weight_of(model, consumer).double()
     gram_KK = gram_CC[kept_K][:, kept_K]
     fitted_OK = solve(gram_KK, weight_OC @ gram_CC[:, kept_K], weight_OC[:, kept_K], RIDGE)
     if old_bias_O is None:
@@ -102,8 +102,8 @@ def fit(model: nn.Module, reader: Reader, moments: Moments) -> Fit:
 def solve(gram_KK: Tensor, cross_OK: Tensor, prior_OK: Tensor, ridge: float) -> Tensor:
     """argmin over W of E|t - W h|^2 + r |W - P|^2 = (C + r P)(G + r I)^-1, in float64 (O, K).
 
-    G = E h h^T, C = E t h^T, P the prior, and r = `ridge` times the mean of G's diagonal: what the rows do not settle
-    stays as it was, not near zero.
+    G = E[h h^T], C = E[t h^T], P the prior, and r = `ridge` times the mean of G's diagonal: directions that the rows
+    do not determine stay at the prior instead of near zero.
     """
     strength = ridge * float(gram_KK.diagonal().mean())
     ridge_KK = strength * torch.eye(len(gram_KK), dtype=gram_KK.dtype, device=gram_KK.device)

@@ -1,88 +1,68 @@
-"""What the kept units can do for those that go, without training: the repairs by name.
+"""The repairs by name: training-free corrections that let the units that stay compensate for those that go.
 
-A module that reads units computes y = W h + b. Its kept columns K are changed so that y stays as near as it can to what
-it was on the calibration rows, or the residual stream behind it to what that was.
+A consumer is a linear module y = W h + b that takes units as its input. A repair changes the columns of W that
+stay, or b, so that on the calibration rows y stays near its value in the dense model, or the residual stream does.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from worker.slimming.architectures import Architecture
-from worker.slimming.repair.bias import bias, fold
-from worker.slimming.repair.layerwise import layerwise, layerwise_again
-from worker.slimming.repair.least_squares import least_squares, refit
+from worker.slimming.repair.bias import compensate_bias
+from worker.slimming.repair.inputs import RepairInput
+from worker.slimming.repair.layerwise import least_squares_layerwise
+from worker.slimming.repair.least_squares import least_squares
 from worker.slimming.scoring.attribution import prepared
-from worker.slimming.scoring.second_moments import Moments, Rows, collect, portions
-from worker.slimming.units import Group, Site
-
-Progress = Callable[[int, int], None]
+from worker.slimming.scoring.second_moments import Moments, collect, portions
+from worker.slimming.surgery import groups_of
 
 
 class Repair(NamedTuple):
-    """A repair in two forms: with a pass of its own over the rows, and with what such a pass has left."""
+    """A repair: the function that changes the model in place, and whether it fits weights or a bias alone."""
 
-    fresh: Callable[[nn.Module, Architecture, Mapping[Site, Tensor], Rows, Progress], None]
-    known: Callable[[nn.Module, Architecture, Mapping[Site, Tensor], Rows, Mapping[str, Moments], Progress], None]
-    grams: bool = True  # whether it needs Gram matrices, and gradients that weigh the tokens; else mere means
+    apply: Callable[[RepairInput], None]
+    # Needs Gram matrices, and gradients that weigh the tokens, instead of mean inputs alone.
+    fits_weights: bool = True
 
 
 REPAIRS: dict[str, Repair] = {
-    "bias": Repair(bias, fold, grams=False),
-    "least_squares": Repair(least_squares, refit),
-    "least_squares_layerwise": Repair(layerwise, layerwise_again),
+    "bias": Repair(compensate_bias, fits_weights=False),
+    "least_squares": Repair(least_squares),
+    "least_squares_layerwise": Repair(least_squares_layerwise),
 }
-FITTED = frozenset(name for name, row in REPAIRS.items() if row.grams)
+FITTED = frozenset(name for name, row in REPAIRS.items() if row.fits_weights)
 
 
-def repair(
-    model: nn.Module,
-    architecture: Architecture,
-    kept: Mapping[Site, Tensor],
-    rows: Rows,
-    method: str,
-    on_progress: Progress = lambda done, total: None,
-) -> None:
-    """Repair the whole `model` in place for a cut to `kept`, by the named method of REPAIRS.
+def repair(given: RepairInput, method: str) -> nn.Module:
+    """Repair the whole model in place for a cut to `given.kept`, by a method of REPAIRS; returns the model.
 
-    Groups that no module reads linearly (query dimensions, layers) are left alone. `on_progress` hears how many of how
-    many batches are done, all passes together. Raises RepairUnavailable.
+    Units without a consumer (query dimensions, layers) need no repair of their own. Raises RepairUnavailable.
     """
-    with prepared(model), torch.no_grad():
-        REPAIRS[method].fresh(model, architecture, kept, rows, on_progress)
+    with prepared(given.model), torch.no_grad():
+        REPAIRS[method].apply(given)
+    return given.model
 
 
-def repair_again(
-    model: nn.Module,
-    architecture: Architecture,
-    kept: Mapping[Site, Tensor],
-    rows: Rows,
-    method: str,
-    moments: Mapping[str, Moments],
-    on_progress: Progress = lambda done, total: None,
-) -> None:
-    """`repair` where `moments_of` the dense model are known: path of a reader -> those of its input."""
-    with prepared(model), torch.no_grad():
-        REPAIRS[method].known(model, architecture, kept, rows, moments, on_progress)
+def measure_moments(given: RepairInput, method: str) -> dict[str, Moments] | None:
+    """Path of a consumer -> moments of its input in the dense model, as a later `repair` takes them.
 
-
-def moments_of(
-    model: nn.Module,
-    architecture: Architecture,
-    groups: Sequence[Group],
-    rows: Rows,
-    method: str,
-    on_batches: Callable[[int], None] = lambda done: None,
-) -> dict[str, Moments] | None:
-    """What `repair_again` needs of every module that reads units of `groups`, from one pass over the batches.
-
-    It holds for every choice of units, so that one pass serves as many cuts as are to be compared. None where the Gram
-    matrices would not fit: then `repair` has to be called for each cut.
+    One pass over the rows. The moments do not depend on which units of the groups in `given.kept` stay, so that one
+    pass serves all cuts that are to be compared. None where the Gram matrices do not fit into memory together: each
+    repair then has to measure them itself, portion by portion.
     """
-    read, grams = [group for group in groups if group.port == "input"], REPAIRS[method].grams
-    if grams and len(portions(read)) > 1:
+    groups = [group for group in groups_of(given.model, given.architecture, given.kept) if group.port == "input"]
+    fits_weights, batches = REPAIRS[method].fits_weights, given.rows.batches
+    if fits_weights and len(portions(groups)) > 1:
         return None
-    with prepared(model):
-        return collect(model, read, rows.batches, rows.objective if grams else None, on_batches, grams=grams)
+    objective = given.rows.objective if fits_weights else None
+    with prepared(given.model):
+        return collect(
+            given.model,
+            groups,
+            batches,
+            objective,
+            lambda done: given.on_progress(done, len(batches)),
+            grams=fits_weights,
+        )

@@ -36,7 +36,7 @@ def score(
 
     `on_examples` hears how many examples are done after each batch, and may raise to end it; by a criterion that needs
     moments half of them count as done when the last batch is, and the others group by group. `on_moments` is given
-    these, as `repair.moments_of` takes them, where all were held at once. The model is left as it was. The results
+    these, as `repair.measure_moments` takes them, where all were held at once. The model is left as it was. The results
     depend on the examples alone, not on how they are batched, up to the rounding of the model's own dtype. Raises
     UnitUnavailable for a unit that the family or the criterion cannot serve.
     """

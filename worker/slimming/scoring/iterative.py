@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from worker.slimming.allocation import WidthUnreachable
 from worker.slimming.architectures import Architecture
-from worker.slimming.surgery import masked
+from worker.slimming.masking import masked
 from worker.slimming.units import Site
 
 Scores = dict[Site, Tensor]

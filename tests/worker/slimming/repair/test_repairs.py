@@ -1,4 +1,6 @@
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,13 +13,15 @@ from service.contract.families import FAMILIES
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY
 from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.masking import masked
 from worker.slimming.repair import least_squares
 from worker.slimming.repair.bias import RepairUnavailable
-from worker.slimming.repair.repairs import FITTED, REPAIRS, moments_of, repair, repair_again
+from worker.slimming.repair.inputs import RepairInput
+from worker.slimming.repair.repairs import FITTED, REPAIRS, measure_moments, repair
 from worker.slimming.scoring import second_moments
 from worker.slimming.scoring.second_moments import Rows
 from worker.slimming.selection import select
-from worker.slimming.surgery import cut, masked
+from worker.slimming.surgery import cut
 from worker.slimming.units import Site, locate
 
 torch.set_num_threads(1)
@@ -29,6 +33,10 @@ def rows(family: str, size: int = 8) -> Rows:
     return Rows(batches(family, examples(24), size), "margin")
 
 
+def given(model: PreTrainedModel, family: str, kept: Mapping[Site, Tensor]) -> RepairInput:
+    return RepairInput(model, ARCHITECTURES[model.config.model_type], kept, rows(family))
+
+
 def half(model: PreTrainedModel, *units: str) -> dict[Site, Tensor]:
     groups = locate(model, ARCHITECTURES[model.config.model_type], units)
     draw = torch.Generator().manual_seed(2)
@@ -37,51 +45,51 @@ def half(model: PreTrainedModel, *units: str) -> dict[Site, Tensor]:
 
 @torch.no_grad()
 def first_outputs(model: PreTrainedModel, family: str, kept: Mapping[Site, Tensor]) -> Tensor:
-    """What the first repaired module writes for each token, with only `kept` units (N, O)."""
+    """The output of the first repaired module for each token, with only the `kept` units (N, O)."""
     architecture = ARCHITECTURES[model.config.model_type]
     group = locate(model, architecture, ["ffn"])[0]
-    seen: list[Tensor] = []
+    outputs: list[Tensor] = []
     for batch in rows(family).batches:
         mask = batch.masks[group.site.stack].flatten()
         module = model.get_submodule(group.watched)
         handle = module.register_forward_hook(
-            lambda _, args, output, mask=mask: seen.append(output.reshape(-1, output.shape[-1])[mask])
+            lambda _, args, output, mask=mask: outputs.append(output.reshape(-1, output.shape[-1])[mask])
         )
         with masked(model, architecture, kept):
             model(**batch.inputs)
         handle.remove()
-    return torch.cat(seen)
+    return torch.cat(outputs)
 
 
 EVERY_REPAIR = [(family, method) for family in TINY for method in REPAIRS if method != "bias" or family in WITH_BIAS]
 
 
 @pytest.mark.parametrize(("family", "method"), EVERY_REPAIR)
-def test_a_repaired_module_writes_nearer_to_what_it_wrote(family: str, method: str) -> None:
+def test_a_repair_brings_the_output_nearer_to_the_dense_one(family: str, method: str) -> None:
     model = TINY[family]()
     kept, dense = half(model, "ffn"), first_outputs(model, family, {})
     cut_only = (first_outputs(model, family, kept) - dense).square().mean()
-    repair(model, ARCHITECTURES[model.config.model_type], kept, rows(family), method)
+    assert repair(given(model, family, kept), method) is model
     assert (first_outputs(model, family, kept) - dense).square().mean() < 0.99 * cut_only
 
 
 @pytest.mark.parametrize("family", [family for family in TINY if family not in WITH_BIAS])
-def test_a_family_without_biases_refuses_the_bias_repair(family: str) -> None:
+def test_the_bias_repair_is_refused_for_a_family_without_biases(family: str) -> None:
     model = TINY[family]()
     with pytest.raises(RepairUnavailable, match="no bias"):
-        repair(model, ARCHITECTURES[model.config.model_type], half(model, "ffn"), rows(family), "bias")
+        repair(given(model, family, half(model, "ffn")), "bias")
 
 
 @pytest.mark.parametrize("family", WITH_BIAS)
-def test_the_bias_repair_keeps_the_mean_of_what_is_written(family: str) -> None:
+def test_the_bias_repair_keeps_the_mean_output(family: str) -> None:
     model = TINY[family]()
     dense, kept = first_outputs(model, family, {}).mean(0), half(model, "ffn")
-    repair(model, ARCHITECTURES[model.config.model_type], kept, rows(family), "bias")
+    repair(given(model, family, kept), "bias")
     torch.testing.assert_close(first_outputs(model, family, kept).mean(0), dense, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("method", ["least_squares", "least_squares_layerwise"])
-def test_a_neuron_that_another_one_doubles_is_made_up_for(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_removing_duplicate_neurons_changes_no_logits(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(least_squares, "RIDGE", 1e-9)
     model = TINY["llama"]()
     for layer in (0, 1):
@@ -92,7 +100,7 @@ def test_a_neuron_that_another_one_doubles_is_made_up_for(method: str, monkeypat
     with torch.no_grad():
         dense = model(**batch.inputs).logits
     kept = {Site("decoder", layer, "ffn"): torch.arange(24) for layer in (0, 1)}
-    repair(model, ARCHITECTURES["llama"], kept, Rows([batch], "margin"), method)
+    repair(RepairInput(model, ARCHITECTURES["llama"], kept, Rows([batch], "margin")), method)
     cut(model, ARCHITECTURES["llama"], kept)
     with torch.no_grad():
         slim = model(**batch.inputs).logits
@@ -104,25 +112,24 @@ def test_a_strong_ridge_leaves_the_kept_columns_as_they_were(monkeypatch: pytest
     monkeypatch.setattr(least_squares, "RIDGE", 1e9)
     model = TINY["llama"]()
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    repair(model, ARCHITECTURES["llama"], half(model, "ffn", "heads"), rows("llama"), "least_squares")
+    repair(given(model, "llama", half(model, "ffn", "heads")), "least_squares")
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter, before[name], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["least_squares", "least_squares_layerwise"])
-def test_known_moments_give_the_same_repair_as_a_pass_over_the_rows(method: str) -> None:
+def test_a_repair_with_known_moments_equals_one_that_measures_them(method: str) -> None:
     models = [TINY["llama"](), TINY["llama"]()]
-    kept, architecture = half(models[0], "ffn", "heads"), ARCHITECTURES["llama"]
-    groups = locate(models[0], architecture, ["ffn", "heads"])
-    known = moments_of(models[0], architecture, groups, rows("llama"), method)
-    assert known is not None
-    repair(models[0], architecture, kept, rows("llama"), method)
-    repair_again(models[1], architecture, kept, rows("llama"), method, known)
+    kept = half(models[0], "ffn", "heads")
+    moments = measure_moments(given(models[0], "llama", kept), method)
+    assert moments is not None
+    repair(given(models[0], "llama", kept), method)
+    repair(replace(given(models[1], "llama", kept), moments=moments), method)
     for first, second in zip(models[0].parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-5)
 
 
-EVERY_READER = [
+EVERY_CONSUMER = [
     (family, unit)
     for family in TINY
     for unit in ("heads", "head_dims")
@@ -130,51 +137,50 @@ EVERY_READER = [
 ]
 
 
-@pytest.mark.parametrize(("family", "unit"), EVERY_READER)
-def test_attention_is_repaired_too(family: str, unit: str) -> None:
+@pytest.mark.parametrize(("family", "unit"), EVERY_CONSUMER)
+def test_least_squares_changes_the_output_projections_of_attention_alone(family: str, unit: str) -> None:
     model = TINY[family]()
     kept = half(model, unit)
     watched = {group.watched for group in locate(model, ARCHITECTURES[model.config.model_type], [unit])}
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    repair(model, ARCHITECTURES[model.config.model_type], kept, rows(family), "least_squares")
+    repair(given(model, family, kept), "least_squares")
     changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
-    reading = {f"{path}.weight" for path in watched if path.endswith(("o", "o_proj"))}
-    assert changed == reading
+    consumers = {f"{path}.weight" for path in watched if path.endswith(("o", "o_proj"))}
+    assert changed == consumers
 
 
-def test_the_repair_does_not_depend_on_batches() -> None:
+def test_least_squares_does_not_depend_on_the_batch_size() -> None:
     fitted = []
     for size in (3, 24):
         model = TINY["t5"]()
-        repair(model, ARCHITECTURES["t5"], half(model, "ffn", "heads"), rows("t5", size), "least_squares")
+        kept = half(model, "ffn", "heads")
+        repair(RepairInput(model, ARCHITECTURES["t5"], kept, rows("t5", size)), "least_squares")
         fitted.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
     torch.testing.assert_close(fitted[0], fitted[1], atol=2e-3, rtol=1e-3)
 
 
-def test_memory_for_one_matrix_at_a_time_gives_the_same_repair(monkeypatch: pytest.MonkeyPatch) -> None:
+def _append(progress: list[tuple[int, int]], done: int, total: int) -> None:
+    progress.append((done, total))
+
+
+def test_a_repair_with_one_gram_matrix_at_a_time_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     fitted = []
     for size in (second_moments.GRAM_BYTES, 1):
         monkeypatch.setattr(second_moments, "GRAM_BYTES", size)
-        model, heard = TINY["llama"](), list[tuple[int, int]]()
-        repair(
-            model,
-            ARCHITECTURES["llama"],
-            half(model, "ffn"),
-            rows("llama"),
-            "least_squares",
-            lambda done, total, heard=heard: heard.append((done, total)),  # type: ignore[misc]
-        )
+        model, progress = TINY["llama"](), list[tuple[int, int]]()
+        count = partial(_append, progress)
+        repair(replace(given(model, "llama", half(model, "ffn")), on_progress=count), "least_squares")
         fitted.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
-        assert heard[-1][0] == heard[-1][1]
-    assert heard == [(done, 6) for done in range(1, 7)]
+        assert progress[-1][0] == progress[-1][1]
+    assert progress == [(done, 6) for done in range(1, 7)]
     assert torch.equal(*fitted)
 
 
 @torch.no_grad()
-def test_a_llama_with_folded_biases_loads_by_the_stock_class(tmp_path: Path) -> None:
+def test_a_llama_with_compensated_biases_loads_by_the_stock_class(tmp_path: Path) -> None:
     model, (batch,) = TINY["llama"](), batches("llama", examples(24), 24)
     kept = half(model, "ffn")
-    repair(model, ARCHITECTURES["llama"], kept, Rows([batch], "margin"), "bias")
+    repair(RepairInput(model, ARCHITECTURES["llama"], kept, Rows([batch], "margin")), "bias")
     cut(model, ARCHITECTURES["llama"], kept)
     model.save_pretrained(tmp_path)
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
@@ -182,6 +188,6 @@ def test_a_llama_with_folded_biases_loads_by_the_stock_class(tmp_path: Path) -> 
     torch.testing.assert_close(reloaded(**batch.inputs).logits, model(**batch.inputs).logits)
 
 
-def test_the_contract_knows_which_repairs_there_are_and_which_fit_anew() -> None:
+def test_the_contract_lists_the_repairs_and_those_that_fit_weights() -> None:
     assert set(options.Repair) == {"none", *REPAIRS}
     assert set(options.FITTED) == FITTED

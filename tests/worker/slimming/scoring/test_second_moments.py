@@ -5,7 +5,8 @@ from torch import Tensor
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.repair.repairs import moments_of
+from worker.slimming.repair.inputs import RepairInput
+from worker.slimming.repair.repairs import measure_moments
 from worker.slimming.scoring import second_moments
 from worker.slimming.scoring.attribution import prepared, score
 from worker.slimming.scoring.criteria import Options
@@ -43,7 +44,8 @@ def test_scoring_hands_on_the_moments_that_a_repair_would_take(family: str) -> N
     model, made, architecture = TINY[family](), batches(family, examples(8), 4), ARCHITECTURES[family]
     units, handed = ["ffn", "heads"], dict[str, Moments]()
     score(model, architecture, units, made, "surgeon", Options(), on_moments=handed.update)
-    taken = moments_of(model, architecture, locate(model, architecture, units), Rows(made, "margin"), "least_squares")
+    whole = {group.site: torch.arange(group.count) for group in locate(model, architecture, units)}
+    taken = measure_moments(RepairInput(model, architecture, whole, Rows(made, "margin")), "least_squares")
     assert taken is not None
     assert handed.keys() == taken.keys()
     for path, expected in taken.items():

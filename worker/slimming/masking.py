@@ -1,0 +1,31 @@
+"""Masking: removes the contribution of units for the duration of a context, without changing the model.
+
+A masked model computes exactly what `surgery.cut` makes of it.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from torch import Tensor, nn
+
+from worker.slimming.architectures import Architecture
+from worker.slimming.hooks import Visitor, watch
+from worker.slimming.surgery import Kept, groups_of, stays
+from worker.slimming.units import Group
+
+
+@contextmanager
+def masked(model: nn.Module, architecture: Architecture, kept: Kept) -> Iterator[None]:
+    """Within the context the units that are not in `kept` contribute nothing; groups that it omits are whole."""
+    with ExitStack() as hooks:
+        for group in groups_of(model, architecture, kept):
+            hooks.enter_context(watch(model, group, _mask(group, kept[group.site])))
+        yield
+
+
+def _mask(group: Group, kept_K: Tensor) -> Visitor:
+    """Zeroes the channels of the units that go (C); of a layer that goes, puts its input in the place of its output."""
+    if group.port == "residual":
+        return lambda activation, before: activation if kept_K.numel() else before
+    gone_C = ~stays(group, kept_K).repeat_interleave(group.size)
+    return lambda activation, before: activation.masked_fill(gone_C.to(activation.device), 0)
