@@ -1,4 +1,4 @@
-// What a request holds beyond the form's fields: carried over from the job that the form was filled from.
+// Reads the schema of a request, and carries over the fields that the form lacks from the job that fills it.
 
 /** A request of the API without its nulls and without what the contract's defaults say anyway. */
 export function withoutDefaults(value, schema, schemas) {
@@ -18,6 +18,20 @@ function pruned(member, schema, schemas) {
 export function defaultsOf({ properties }) {
   return Object.fromEntries(Object.entries(properties).map(([name, field]) => [name, field.default]));
 }
+
+/** Whether the contract marks the field of a request with this dotted name, or a field that contains it, as expert. */
+export function isExpert(name, schema, schemas) {
+  let found = schema;
+  for (const part of name.split(".")) {
+    found = resolved(found, schemas).properties?.[part];
+    if (!found) return false;
+    if (found["x-group"] === "expert") return true;
+  }
+  return false;
+}
+
+/** Whether a request has a field with this dotted name. */
+export const has = (request, name) => name.split(".").reduce((value, part) => value?.[part], request) !== undefined;
 
 /** The schema that a reference, or the first one among alternatives, leads to. */
 function resolved(schema, schemas) {

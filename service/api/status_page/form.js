@@ -1,7 +1,7 @@
-// Builds a request, shows it as JSON and as curl, says what it would come to, submits it.
+// The form of a new job: shows its request as JSON and as curl, shows the plan of it, submits it.
 
 import { read } from "./api.js";
-import { defaultsOf, withoutDefaults } from "./carried.js";
+import { defaultsOf, has, isExpert, withoutDefaults } from "./carried.js";
 import { curlFor } from "./curl.js";
 import { copyButton, element, fill, problemBox } from "./elements.js";
 import { planPart } from "./plan.js";
@@ -25,7 +25,7 @@ export async function showForm(main, parameters, signal) {
   const carried = job ? withoutDefaults(job.request, JobRequest, components.schemas) : {};
   const method = job?.request.method ?? defaultsOf(Method);
   const view = { signal, capabilities, carried, timer: 0 };
-  view.form = form(capabilities, { ...fieldsOfMethod(method), ...(job ? fieldsOf(carried) : {}) });
+  view.form = form(capabilities, { ...fieldsOfMethod(method), ...(job ? fieldsOf(carried) : {}) }, splitter(components.schemas, carried));
   view.json = element("pre", { tabIndex: 0, "aria-label": "Request as JSON" });
   view.curl = element("pre", { tabIndex: 0, "aria-label": "Request as curl" });
   view.plan = element("section", { "aria-label": "Plan", "aria-live": "polite" });
@@ -50,43 +50,68 @@ function preview(view) {
 
 // --- fields ----------------------------------------------------------------------------------------------------
 
-function form({ presets, criteria, repairs, units, limits }, values) {
+function form({ presets, criteria, repairs, units, limits }, values, split) {
   const presetOptions = [[OWN, "a task of my own"], [SEVERAL, "several tasks at once"], ...presets.map(({ name }) => [name, name])];
   return element(
     "form",
     { className: "request", noValidate: true },
     group(
       "Model",
-      text("model.uri", "URI", values, { placeholder: "hf://HuggingFaceTB/SmolLM2-135M-Instruct", hint: "hf://, file://, s3://, gs:// or az:// directory with safetensors", required: true }),
-      pair(text("model.revision", "Revision", values, { placeholder: "main", hint: "branch, tag or commit on the hub" }),
-      text("model.adapter_uri", "Adapter URI", values, { hint: "LoRA adapter that is merged first" })),
+      split(
+        text("model.uri", "URI", values, { placeholder: "hf://HuggingFaceTB/SmolLM2-135M-Instruct", hint: "hf://, file://, s3://, gs:// or az:// directory with safetensors", required: true }),
+        text("model.revision", "Revision", values, { placeholder: "main", hint: "branch, tag or commit on the hub" }),
+        text("model.adapter_uri", "Adapter URI", values, { hint: "LoRA adapter that is merged first" }),
+      ),
     ),
     group(
       "Task",
-      choice("task.preset", "Task", presetOptions, values),
-      element("div", { className: "own-task" }, choice("task.kind", "Kind", [["classification", "classification"], ["generation", "generation"]], values), area("task.template", "Template", values, { placeholder: "Review: {text}\nSentiment:", hint: "columns of the rows in braces" }), area("task.labels", "Labels", values, { placeholder: "positive = positive\nnegative = negative", hint: "one a line: label in the rows = answer word" })),
-      element("div", { className: "several-tasks" }, area("tasks", "Tasks", values, { rows: 8, placeholder: '[{"preset": "sst2", "calibration": {"uri": "s3://…"}}, …]', hint: "JSON array; the model stays good at all of them" })),
-      element("div", { className: "rows" }, text("task.calibration.uri", "Calibration rows", values, { placeholder: "s3://bucket/train.jsonl", hint: "JSON Lines, CSV or Parquet" }),
-      area("task.calibration.rows", "… or the rows themselves", values, { placeholder: '{"text": "…", "label": "positive"}', hint: "JSON Lines" }),
-      element("label", { className: "field" }, element("span", {}, "… or a JSON Lines file from this machine"), element("input", { type: "file", name: "rows-file", accept: ".jsonl,.json" })),
-      pair(text("task.calibration.limit", "Rows to use", values, { type: "number", min: 1, hint: "drawn by seed 0; empty: all" }),
-      text("task.evaluation.uri", "Evaluation rows", values, { hint: "empty: a fifth of the calibration rows" }))),
-      area("observe", "Tasks to measure before and after", values, { placeholder: "imdb = s3://bucket/imdb.jsonl", hint: "one a line: preset = rows, or a task as JSON; shows what is given up" }),
+      split(
+        choice("task.preset", "Task", presetOptions, values),
+        element("div", { className: "own-task" }, choice("task.kind", "Kind", [["classification", "classification"], ["generation", "generation"]], values), area("task.template", "Template", values, { placeholder: "Review: {text}\nSentiment:", hint: "columns of the rows in braces" }), area("task.labels", "Labels", values, { placeholder: "positive = positive\nnegative = negative", hint: "one a line: label in the rows = answer word" })),
+        element("div", { className: "several-tasks" }, area("tasks", "Tasks", values, { rows: 8, placeholder: '[{"preset": "sst2", "calibration": {"uri": "s3://…"}}, …]', hint: "JSON array of tasks that the slim model must still be able to do" })),
+        element("div", { className: "rows" }, text("task.calibration.uri", "Calibration rows", values, { placeholder: "s3://bucket/train.jsonl", hint: "JSON Lines, CSV or Parquet" }), area("task.calibration.rows", "Calibration rows, inline", values, { placeholder: '{"text": "…", "label": "positive"}', hint: "JSON Lines, in place of the URI" }), element("label", { className: "field" }, element("span", {}, "Calibration rows from a file of this machine"), element("input", { type: "file", name: "rows-file", accept: ".jsonl,.json" })), pair(text("task.calibration.limit", "Rows to use", values, { type: "number", min: 1, hint: "empty: all" }), text("task.evaluation.uri", "Evaluation rows", values, { hint: "empty: a fifth of the calibration rows" }))),
+        area("observe", "Tasks to evaluate without slimming for them", values, { placeholder: "imdb = s3://bucket/imdb.jsonl", hint: "one a line: preset = rows, or a task as JSON" }),
+      ),
     ),
     group(
       "Size",
-      pair(
+      split(
         element("div", { className: "target" }, targetFields({ text, choice }, values, limits)),
+        checks("method.units", "Units to remove", units, values),
+        choice("method.criterion", "Criterion", [["", "the default for the repair"], ...named(criteria)], values),
+        choice("method.repair", "Repair", named(repairs), values),
+        choice("method.scope", "Rank units", [["layer", "within each layer"], ["global", "across all layers"]], values),
+        text("method.steps", "Steps", values, { type: "number", min: 1, max: 100, hint: "scores are computed again before each" }),
+        choice("output.layout", "Widths", [["uniform", "the same in every layer"], ["per_layer", "one for each layer; needs a rank across all layers"]], values),
         text("output.round_to", "Widths are multiples of", values, { type: "number", min: 1, placeholder: "64", hint: "256 suits GGUF K-quants, 128 GPU kernels" }),
+        check("method.controls", "Also evaluate models that are cut by random and by reversed scores", values),
       ),
-      checks("method.units", "Units to remove", units, values),
-      pair(choice("method.criterion", "Criterion", [["", "the one that suits the repair"], ...named(criteria)], values), choice("method.repair", "Repair", named(repairs), values)),
-      pair(choice("output.layout", "Widths", [["uniform", "the same in every layer"], ["per_layer", "of each layer’s own; rank units globally"]], values), text("method.steps", "Steps", values, { type: "number", min: 1, max: 100, hint: "scores are taken anew before each" })),
-      check("method.controls", "Measure what other choices of units would have kept", values),
-      pair(choice("method.scope", "Rank units", [["layer", "within each layer"], ["global", "all against each other"]], values), text("tags", "Tags", values, { placeholder: "team:search, run:7" })),
+    ),
+    group(
+      "Job",
+      split(
+        text("tags", "Tags", values, { placeholder: "team:search, run:7" }),
+        text("webhook.url", "Webhook URL", values, { hint: "https address that receives a message when the job ends" }),
+        text("deadline_seconds", "Deadline in seconds", values, { type: "number", min: 10, placeholder: "3600", hint: "from the start of the job" }),
+      ),
     ),
     element("div", { className: "actions" }, element("button", { type: "submit", className: "primary" }, "Submit job")),
   );
+}
+
+/** Splits the parts of a group: those of common fields, then a closed section with those of expert fields.
+ *
+ * The section is open where `carried`, the request that fills the form, has one of its fields.
+ */
+function splitter(schemas, carried) {
+  const isForExperts = (part) => part.matches(".field, .checks") && isExpert(part.querySelector("[name]").name, schemas.JobRequest, schemas);
+  const isCarried = (part) => has(carried, part.querySelector("[name]").name);
+  return (...parts) => {
+    const expert = parts.filter(isForExperts);
+    const common = parts.filter((part) => !expert.includes(part));
+    if (expert.length === 0) return common;
+    return [...common, element("details", { className: "expert", open: expert.some(isCarried) }, element("summary", {}, "Expert options"), element("div", { className: "pair" }, expert))];
+  };
 }
 
 const pair = (...fields) => element("div", { className: "pair" }, fields);
@@ -136,7 +161,7 @@ async function loadRows(view, file) {
   update(view);
 }
 
-// --- what they come to -----------------------------------------------------------------------------------------
+// --- preview, plan, submission -----------------------------------------------------------------------------------------
 
 function update(view) {
   const preset = view.form.elements["task.preset"].value;
@@ -188,11 +213,13 @@ function refuse(view, problem) {
   showErrors(view, problem.fields, true);
 }
 
-/** Beside the field that an error names, or the nearest one above it in the request. */
+/** Show each error at the field that it names, or at the nearest field that contains it in the request. */
 function showErrors(view, errors, focus = false) {
   const shown = errors.map(({ param, message }) => [controlOf(view.form, param), message]).filter(([control]) => control);
   for (const [control, message] of shown) {
     control.setAttribute("aria-invalid", "true");
+    const section = control.closest("details");
+    if (section) section.open = true;
     const note = document.getElementById(`${control.id}-error`) ?? view.outcome.appendChild(element("p", { className: "error" }));
     note.textContent = message;
     note.hidden = false;

@@ -30,10 +30,13 @@ export function compose(form, carried) {
     output: { round_to: number(value("output.round_to")), layout: value("output.layout") },
     observe: observe(value("observe"), errors),
     tags: tags(value("tags"), errors),
+    webhook: { url: value("webhook.url") },
+    deadline_seconds: number(value("deadline_seconds")),
   };
   const decided = new Set([...WHOLE, several ? "task" : "", ...[...form.elements].map((control) => control.name)]);
   const whole = withoutEmpty(withCarried(request, carried, decided), ["model", "task", "target", "calibration"]);
   if (whole.task?.evaluation && !whole.task.evaluation.uri) delete whole.task.evaluation;
+  if (whole.webhook && !whole.webhook.url) delete whole.webhook;
   return { request: whole, errors };
 }
 
@@ -136,6 +139,8 @@ export function fieldsOf(request) {
     "output.round_to": output.round_to,
     "output.layout": output.layout,
     observe: (request.observe ?? []).map(observedLine).join("\n"),
+    "webhook.url": request.webhook?.url,
+    deadline_seconds: request.deadline_seconds,
     tags: Object.entries(request.tags ?? {}).map(([key, value]) => `${key}:${value}`).join(", "),
   };
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== null && value !== undefined).map(([name, value]) => [name, String(value)]));

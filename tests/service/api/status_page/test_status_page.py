@@ -13,6 +13,7 @@ from redis import Redis
 
 from service.api.openapi.response_examples import REPORT
 from service.api.routes.status_page import DIRECTORY
+from service.contract.fields import groups
 from service.contract.job import JobError, Progress, Stage
 from service.contract.method import Method
 from service.contract.report import Report, StageTiming
@@ -303,6 +304,38 @@ def test_form_shows_the_fields_of_the_target_that_is_chosen(page: str, tab: Tab,
     assert tab.run(request) == {"latency_ms": {"value": 40, "batch": 8, "tokens": 128}, "keep_metric": 0.98}
 
 
+def test_form_folds_the_expert_fields_of_the_contract(page: str, tab: Tab) -> None:
+    tab.open(f"{page}#/new")
+    tab.wait_for("document.querySelector('form.request')")
+    folded = set(tab.run("[...document.querySelectorAll('details.expert [name]')].map((control) => control.name)"))
+    shown = (
+        set(tab.run("[...document.querySelectorAll('form.request [name]')].map((control) => control.name)")) - folded
+    )
+    group = groups(JobRequest)
+    assert {group[name] for name in folded} == {"expert"}
+    # `tasks` and the fields of a target are shown where the form's choice of a task or target asks for them
+    asked_for = {name for name in shown if name == "tasks" or name.startswith("target.")}
+    assert {name for name in shown - asked_for if group.get(name) == "expert"} == set()
+    assert {"model.uri", "task.preset", "target.ratio", "method.units", "tags", "webhook.url"} <= shown
+    assert tab.run("document.querySelectorAll('details.expert[open]').length") == 0
+
+
+def test_error_of_an_expert_field_opens_its_section(page: str, tab: Tab, body: dict[str, Any]) -> None:
+    tab.open(f"{page}#/new")
+    fill_form(tab, body)
+    set_field(tab, "method.steps", "1000")
+    tab.run("document.querySelector('form.request').requestSubmit()")
+    tab.wait_for("document.querySelector('details.expert[open] [name=\"method.steps\"]')")
+    assert tab.run("document.activeElement.name") == "method.steps"
+
+
+def test_form_of_a_job_opens_the_expert_fields_that_the_job_has(page: str, tab: Tab, job_store: JobStore) -> None:
+    job = new_job(job_store, model={"uri": "hf://owner/name", "revision": "v1"})
+    tab.open(f"{page}#/new?from={job.id}")
+    tab.wait_for("document.querySelector('details.expert[open] [name=\"model.revision\"]')?.value == 'v1'")
+    assert tab.run("document.querySelector('[name=observe]').closest('details').open") is False
+
+
 def test_form_asks_for_layout_steps_and_controls(page: str, tab: Tab, body: dict[str, Any]) -> None:
     tab.open(f"{page}#/new")
     fill_form(tab, body)
@@ -396,6 +429,8 @@ def test_form_takes_over_the_request_of_a_job(page: str, tab: Tab, job_store: Jo
     changed = json.loads(tab.run("document.querySelector('.preview details pre').textContent"))
     assert changed["observe"] == [{"preset": "trec", "evaluation": {"uri": "file:///trec.jsonl"}}]
     assert "evaluation" not in changed["task"]
+    set_field(tab, "webhook.url", "")
+    assert "webhook" not in json.loads(tab.run("document.querySelector('.preview details pre').textContent"))
     set_field(tab, "observe", "trec")
     assert "neither “preset = URI” nor JSON" in tab.text()
 
@@ -469,6 +504,7 @@ def test_every_view_fits_a_phone(
     for view, sign in views.items():
         tab.open(page + view)
         tab.wait_for(f"document.querySelector('{sign}') !== null")
+        tab.run("document.querySelectorAll('details.expert').forEach((section) => (section.open = true))")
         assert tab.run("document.documentElement.scrollWidth") == 360, view
     colour = tab.run("getComputedStyle(document.body).backgroundColor")
     assert (int(re.findall(r"\d+", colour)[0]) < 128) is dark
