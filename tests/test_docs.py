@@ -17,6 +17,8 @@ import pytest
 from pydantic import BaseModel
 from redis import Redis
 
+from benchmarks.quality_bench import tables
+from benchmarks.quality_bench.store import Store
 from service.api.app import create_app
 from service.api.openapi.examples import INLINE
 from service.cli.demo.server import running_server
@@ -205,6 +207,16 @@ def test_a_link_leads_to_a_file_and_a_heading(path: str) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, anchor
+
+
+def test_the_quality_tables_of_the_results_are_those_of_the_measurements() -> None:
+    printed = tables.document(Store(ROOT / "benchmarks/quality.csv.gz").measurements).splitlines()
+    page = read(RESULTS)
+    for title in ("Every criterion with the same repair", "Finalists on all test rows"):
+        rows = re.findall(r"^\| .*±.*\|$", section(page, title), re.MULTILINE)
+        assert rows
+        for row in rows:
+            assert re.sub(r"^\| (SmolLM2|T5) ", "", row) in printed
 
 
 # --- tables --------------------------------------------------------------------------------------------------------
