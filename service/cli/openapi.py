@@ -1,4 +1,7 @@
-"""Writes openapi/: `python -m service.cli.openapi --write`; `--check` fails where it differs from the code."""
+"""Writes the OpenAPI document and the examples to openapi/.
+
+python -m service.cli.openapi --write   # or --check, which fails where a file differs from the code
+"""
 
 import argparse
 import json
@@ -14,7 +17,7 @@ DIRECTORY = Path("openapi")
 
 
 def files() -> dict[Path, str]:
-    """Path under openapi/ -> content, of the document and of every example."""
+    """Path under openapi/ -> content: the document and every example."""
     contents: dict[str, Any] = {"openapi.json": create_app(Settings()).openapi()}
     contents |= {f"examples/{name}.json": example for name, example in FILES.items()}
     return {Path(name): _text(content) for name, content in contents.items()}
@@ -25,7 +28,7 @@ def _text(content: Any) -> str:
 
 
 def stale(directory: Path) -> list[Path]:
-    """The files under `directory` that are not what `files` gives, and those that it no longer gives."""
+    """The files under `directory` that differ from `files`, are missing, or do not belong there."""
     wanted = files()
     present = {path.relative_to(directory) for path in directory.rglob("*.json")}
     differing = {name for name in wanted.keys() & present if (directory / name).read_text() != wanted[name]}
@@ -33,6 +36,7 @@ def stale(directory: Path) -> list[Path]:
 
 
 def write(directory: Path) -> None:
+    """Bring `directory` up to date."""
     for name in stale(directory):
         if name in (wanted := files()):
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +46,7 @@ def write(directory: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--write", action="store_true")
     action.add_argument("--check", action="store_true")

@@ -1,4 +1,4 @@
-"""`taskslim scores`: what a server keeps of what jobs have measured."""
+"""The commands `taskslim scores`: list, download and delete the score sets of a server."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,15 +6,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from service.cli.server_option import HERE, Url, server_at
+from service.cli.server_option import DEFAULT_URL, Url, server_at
 
-app = typer.Typer(no_args_is_help=True, help="List, download and delete what jobs have measured.")
+app = typer.Typer(no_args_is_help=True, help="List, download and delete the score sets that jobs have measured.")
 out = Console()
 
 
 @app.command("list")
-def list_scores(limit: Annotated[int, typer.Option(min=1, max=100)] = 20, url: Url = HERE) -> None:
-    """List the newest score sets, one a line: a digest leaves a table no room."""
+def list_scores(limit: Annotated[int, typer.Option(min=1, max=100)] = 20, url: Url = DEFAULT_URL) -> None:
+    """List score sets, newest first, one per line."""
     with server_at(url) as server:
         found = server.scores(limit)
     for entry in found:
@@ -24,16 +24,16 @@ def list_scores(limit: Annotated[int, typer.Option(min=1, max=100)] = 20, url: U
 
 
 @app.command()
-def download(digest: str, file: Path, url: Url = HERE) -> None:
-    """Download scores as safetensors, going on where an earlier download stopped, and check their SHA-256."""
+def download(digest: str, file: Path, url: Url = DEFAULT_URL) -> None:
+    """Download a score set as safetensors and check its SHA-256. An interrupted download is continued."""
     with server_at(url) as server:
         server.download_scores(digest, file)
     out.print(str(file), soft_wrap=True, highlight=False)
 
 
 @app.command()
-def delete(digest: str, url: Url = HERE) -> None:
-    """Delete scores; the next job that needs them measures them again."""
+def delete(digest: str, url: Url = DEFAULT_URL) -> None:
+    """Delete a score set. The next job that needs it measures it again."""
     with server_at(url) as server:
         server.delete_scores(digest)
-    out.print(f"scores {digest} are deleted", highlight=False, soft_wrap=True)
+    out.print(f"deleted score set {digest}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The server that a command uses: the option that names it, and a client of it."""
+"""The option `--url` of the commands that use a server, and the client that they use."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -9,13 +9,13 @@ import typer
 from service.cli.client import Api
 from service.settings import Settings
 
-Url = Annotated[str, typer.Option(envvar="SLIM_URL", help="The server.")]
-HERE = "http://127.0.0.1:8000"
+Url = Annotated[str, typer.Option(envvar="SLIM_URL", help="URL of the server.")]
+DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 @contextmanager
 def server_at(url: str) -> Iterator[Api]:
-    """The server at `url`, asked with SLIM_API_KEY where that is set."""
+    """A client of the server at `url`, with the key of SLIM_API_KEY if it is set."""
     key = Settings().api_key
     with closing(Api(url, key.get_secret_value() if key else None)) as server:
         yield server

@@ -22,7 +22,19 @@ from service.contract.per_layer import has_own_widths
 from service.contract.report import Confusion, Report
 from service.contract.result import Control, MetricsPair
 from service.reports.charts import across, curve, heat_maps, intervals
-from service.reports.formatting import change, count, decimal, interval, percent, points, signed, size, span
+from service.reports.formatting import (
+    change,
+    count,
+    decimal,
+    duration,
+    interval,
+    milliseconds,
+    percent,
+    points,
+    signed,
+    size,
+    span,
+)
 from service.reports.metric_names import NAMES, headline_name, searched_name
 from service.reports.model_origin import base_name, merged_adapters
 
@@ -149,6 +161,8 @@ FILTERS: dict[str, Callable[..., object]] = {
     "change": change,
     "points": points,
     "decimal": decimal,
+    "duration": duration,
+    "milliseconds": milliseconds,
     "interval": interval,
     "likely": math.exp,
     "signed": signed,

@@ -5,7 +5,8 @@ import { curlFor } from "./curl.js";
 import { copyButton, element, fill, problemBox } from "./elements.js";
 import { curveTable, progressBar, statusMark, tiles } from "./parts.js";
 import { after, follow } from "./stream.js";
-import { adapterName, ago, between, bytes, duration, isFinished, modelName, plain, targetWords, taskName } from "./words.js";
+import { duration, size } from "./formatting.js";
+import { adapterName, ago, between, isFinished, modelName, plain, targetWords, taskName } from "./words.js";
 
 const STAGES = ["fetch", "load", "evaluate_dense", "attribute", "search", "select", "repair", "slice", "evaluate_slim", "controls", "verify", "upload"];
 const MAX_EVENTS = 200;
@@ -149,14 +150,14 @@ function reportPart(html) {
 
 function filesPart(files) {
   const rows = files.map((file) =>
-    element("tr", {}, element("td", { "data-label": "File" }, download(file)), element("td", { className: "number", "data-label": "Size" }, bytes(file.size)), element("td", { "data-label": "SHA-256" }, element("code", { title: file.sha256 }, `${file.sha256.slice(0, 16)}…`))),
+    element("tr", {}, element("td", { "data-label": "File" }, download(file)), element("td", { className: "number", "data-label": "Size" }, size(file.size)), element("td", { "data-label": "SHA-256" }, element("code", { title: file.sha256 }, `${file.sha256.slice(0, 16)}…`))),
   );
   const heads = element("tr", {}, element("th", { scope: "col" }, "File"), element("th", { scope: "col", className: "number" }, "Size"), element("th", { scope: "col" }, "SHA-256"));
   const whole = files.reduce((sum, file) => sum + file.size, 0);
   return element(
     "details",
     { className: "panel", open: files.length <= FEW_FILES },
-    element("summary", {}, `Files: ${files.length}, ${bytes(whole)}`),
+    element("summary", {}, `Files: ${files.length}, ${size(whole)}`),
     element("table", { className: "files" }, element("thead", {}, heads), element("tbody", {}, rows)),
   );
 }

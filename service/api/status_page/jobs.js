@@ -4,7 +4,8 @@ import { read } from "./api.js";
 import { element, fill, problemBox } from "./elements.js";
 import { progressOrOutcome, statusMark } from "./parts.js";
 import { after, follow } from "./stream.js";
-import { ago, between, duration, isFinished, modelName, taskName } from "./words.js";
+import { duration } from "./formatting.js";
+import { ago, between, isFinished, modelName, taskName } from "./words.js";
 
 const STATUSES = ["queued", "running", "cancelling", "succeeded", "failed", "cancelled"];
 const COLUMNS = ["Status", "Model and task", "Progress or outcome", "Created", "Took"];

@@ -1,7 +1,8 @@
 // What the list and a job's page both show: status, progress, outcome.
 
 import { element } from "./elements.js";
-import { bytes, change, count, headline, headlineName, isFinished, percent, plain, progressNote } from "./words.js";
+import { change, count, interval, milliseconds, percent, size, span } from "./formatting.js";
+import { headline, headlineName, isFinished, plain, progressNote } from "./words.js";
 
 /** The status as a mark and a word; the mark's shape says it too, so that nobody depends on its colour. */
 export const statusMark = (job) => element("span", { className: "status", "data-status": job.status }, job.status);
@@ -45,17 +46,17 @@ function accuracyNote({ dense, slim }) {
 
 /** Figures before and after, one tile each. */
 export function tiles(result) {
-  const { metrics, parameters, bytes: size, latency_ms: latency } = result;
+  const { metrics, parameters, bytes: weights, latency_ms: latency } = result;
   const [before, now] = [headline(metrics.dense), headline(metrics.slim)];
-  const interval = `95 % interval ${percent(now.low)} to ${percent(now.high)}, ${metrics.slim.examples} rows`;
+  const note = `95 % interval ${span(now)}, ${metrics.slim.examples} rows`;
   const place = `batch ${latency.batch}, ${latency.tokens} tokens, ${latency.device}`;
   return element(
     "dl",
     { className: "tiles" },
-    tile(headlineName(metrics.slim), percent(before.value), percent(now.value), interval),
+    tile(headlineName(metrics.slim), percent(before.value), percent(now.value), note),
     tile("Parameters", count(parameters.dense), count(parameters.slim), change(parameters.dense, parameters.slim)),
-    tile("Weights", bytes(size.dense), bytes(size.slim), change(size.dense, size.slim)),
-    tile("Latency", `${latency.dense.toFixed(1)} ms`, `${latency.slim.toFixed(1)} ms`, `${change(latency.dense, latency.slim)}, ${place}`),
+    tile("Weights", size(weights.dense), size(weights.slim), change(weights.dense, weights.slim)),
+    tile("Latency", milliseconds(latency.dense), milliseconds(latency.slim), `${change(latency.dense, latency.slim)}, ${place}`),
     result.kept_metric && keptTile(result.kept_metric),
     ...Object.entries(metrics.observed ?? {}).map(observedTile),
   );
@@ -63,14 +64,14 @@ export function tiles(result) {
 
 /** What a search for the smallest model has kept, on rows that it never saw. */
 function keptTile({ floor, reported, reported_examples: rows }) {
-  return tile("Kept of the dense metric", `${percent(floor)} asked`, percent(reported.value), `95 % interval ${percent(reported.low)} to ${percent(reported.high)}, ${rows} rows that the search never saw`);
+  return tile("Kept of the dense metric", `${percent(floor)} asked`, percent(reported.value), `95 % interval ${span(reported)}, ${rows} rows that the search never saw`);
 }
 
 /** The models that a search has measured before it gave up. */
 export function curveTable(points) {
   const heads = ["Removed", "Parameters", "Metric", "Of the dense one", "Latency"].map((name) => element("th", { scope: "col", className: "number" }, name));
   const rows = points.map(({ ratio, parameters, metric, share, latency_ms: took }) =>
-    element("tr", {}, [percent(ratio), count(parameters), metric && percent(metric.value), share && `${percent(share.value)} (${percent(share.low)} to ${percent(share.high)})`, took && `${took.toFixed(1)} ms`].map((figure) => element("td", { className: "number" }, figure))),
+    element("tr", {}, [percent(ratio), count(parameters), metric && percent(metric.value), share && interval(share), took && milliseconds(took)].map((figure) => element("td", { className: "number" }, figure))),
   );
   return element("table", { className: "curve" }, element("caption", { className: "note" }, "What was measured"), element("thead", {}, element("tr", {}, heads)), element("tbody", {}, rows));
 }
@@ -78,7 +79,7 @@ export function curveTable(points) {
 /** A task that the model was not slimmed for. */
 function observedTile([name, { dense, slim }]) {
   const [before, now] = [headline(dense), headline(slim)];
-  return tile(`Given up: ${name}`, percent(before.value), percent(now.value), `95 % interval ${percent(now.low)} to ${percent(now.high)}, ${slim.examples} rows`);
+  return tile(`Given up: ${name}`, percent(before.value), percent(now.value), `95 % interval ${span(now)}, ${slim.examples} rows`);
 }
 
 function tile(name, before, now, note) {

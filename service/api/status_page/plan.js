@@ -1,14 +1,15 @@
 // What a request would come to, as POST /plans tells before any work.
 
 import { element } from "./elements.js";
-import { bytes, change, count, duration, plain } from "./words.js";
+import { change, count, duration, size } from "./formatting.js";
+import { plain } from "./words.js";
 
 export function planPart(plan) {
-  const { parameters, bytes: size, cache_bytes_per_token: cache } = plan;
+  const { parameters, bytes: weights, cache_bytes_per_token: cache } = plan;
   const rows = [
     projected("Parameters", count, parameters),
-    projected("Weights", bytes, size),
-    cache && projected("Cache per token", bytes, cache),
+    projected("Weights", size, weights),
+    cache && projected("Cache per token", size, cache),
     ...plan.widths.map(({ stack, unit, dense, slim }) => row(`${stack} ${plain(unit)}`, count(dense), count(slim), change(dense, slim))),
   ];
   const heads = ["", "dense", "slim", "change"].map((name, index) => element("th", { scope: "col", className: index ? "number" : "" }, name));

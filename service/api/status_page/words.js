@@ -1,40 +1,6 @@
-// Figures and names as people read them.
+// Names and phrases of a job: its model, task, target and progress.
 
-const whole = new Intl.NumberFormat("en");
-
-/** 134515008 -> "134.5 M" */
-export function count(number) {
-  for (const [scale, unit] of [[1e9, "B"], [1e6, "M"], [1e4, "k"]]) {
-    if (number >= scale) return `${(number / (unit === "k" ? 1e3 : scale)).toFixed(1)} ${unit}`;
-  }
-  return whole.format(number);
-}
-
-/** 269030016 -> "269.0 MB" */
-export function bytes(number) {
-  for (const [scale, unit] of [[1e9, "GB"], [1e6, "MB"], [1e3, "kB"]]) {
-    if (number >= scale) return `${(number / scale).toFixed(1)} ${unit}`;
-  }
-  return `${number} B`;
-}
-
-/** 0.3041 -> "30.4 %" */
-export const percent = (share, digits = 1) => `${(share * 100).toFixed(digits)} %`;
-
-/** Change of a figure, with its sign. */
-export function change(before, after) {
-  const share = after / before - 1;
-  return `${share < 0 ? "−" : "+"}${percent(Math.abs(share))}`;
-}
-
-/** 75.2 -> "1 min 15 s" */
-export function duration(seconds) {
-  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
-  const rounded = Math.round(seconds);
-  if (rounded < 60) return `${rounded} s`;
-  if (rounded < 3600) return `${Math.floor(rounded / 60)} min ${rounded % 60} s`;
-  return `${Math.floor(rounded / 3600)} h ${Math.floor((rounded % 3600) / 60)} min`;
-}
+import { count, duration, percent, size } from "./formatting.js";
 
 /** Seconds between two RFC 3339 times; up to now without the second. */
 export const between = (start, end) => ((end ? Date.parse(end) : Date.now()) - Date.parse(start)) / 1000;
@@ -67,7 +33,7 @@ export function targetWords(target) {
   const { parameters, bytes: most, latency_ms: bound, keep_metric: floor } = target;
   return [
     parameters && `at most ${count(parameters)} parameters`,
-    most && `weights of at most ${bytes(most)}`,
+    most && `weights of at most ${size(most)}`,
     bound && `at most ${bound.value} ms for ${bound.batch} × ${bound.tokens} tokens`,
     floor && `the smallest that keeps ${percent(floor)} of the dense metric`,
   ].filter(Boolean).join(", and ");
@@ -79,7 +45,7 @@ const titleOf = (task) => task.name ?? task.preset ?? `own ${task.kind ?? "class
 export function progressNote(job) {
   const { done, total, unit, eta_seconds: left } = job.progress;
   const parts = [];
-  if (total) parts.push(unit === "bytes" ? `${bytes(done)} of ${bytes(total)}` : `${done} of ${total} ${unit ?? ""}`.trim());
+  if (total) parts.push(unit === "bytes" ? `${size(done)} of ${size(total)}` : `${done} of ${total} ${unit ?? ""}`.trim());
   if (left !== null && left !== undefined) parts.push(`${duration(left)} left`);
   return parts.join(" · ");
 }

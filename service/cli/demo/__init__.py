@@ -1,1 +1,1 @@
-"""`taskslim demo`: the whole service, once, on a real model. The rows beside this file were written for it."""
+"""The command `taskslim demo`: one job on a real model. The rows in this package were written for it."""

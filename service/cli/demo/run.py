@@ -1,4 +1,4 @@
-"""The demo, start to end: a server of its own, one job over HTTP, the figures, and nothing left running."""
+"""Runs the demo: starts a server, submits one job over HTTP, prints the result and stops the server."""
 
 import fcntl
 import os
@@ -20,6 +20,7 @@ from service.contract.errors import Conflict, TaskslimError
 from service.contract.job import Job
 from service.contract.result import Result
 from service.jobs.record import DEFAULT_TENANT
+from service.reports.formatting import percent
 from service.settings import Settings
 from service.storage.keys import attempt_prefix
 from service.storage.object_store import path_of
@@ -37,16 +38,17 @@ class DemoFailed(TaskslimError):
 
 
 def run_demo(state: Path | None = None) -> None:
-    """Slim the demo's model and print what came of it. Nothing that was started here outlives the call.
+    """Slim the demo's model and print the result. All processes are stopped before the call returns.
 
-    `state` keeps what the server writes; by default a directory in the user's cache, emptied first but for the
-    converted model. Raises InvalidModel, Conflict, QueueUnavailable or DemoFailed.
+    `state` is the directory for the server's files. By default it is a directory in the user's cache, from which the
+    files of the last run are removed, but not the converted model. Raises InvalidModel, Conflict, QueueUnavailable or
+    DemoFailed.
     """
     console = Console()
     request = demo_request()
-    with _stopped_by_sigterm(), _held(state or default_directory()) as directory:
+    with _exit_on_sigterm(), _locked(state or default_directory()) as directory:
         if state is None:
-            _forget_last_run(directory)
+            _remove_last_run(directory)
         console.print(f"Starting Redis, the API and a worker over {directory}", soft_wrap=True)
         with running_server(directory) as url:
             server = Api(url)
@@ -62,25 +64,25 @@ def default_directory() -> Path:
 
 
 def model_directory(job: Job, directory: Path) -> Path:
-    """Where the slim checkpoint of the demo's job lies."""
+    """The directory of the slim checkpoint of the demo's job."""
     artifacts = path_of(Settings(storage_url="", state=directory).artifacts_url)
     return artifacts / attempt_prefix(DEFAULT_TENANT, job.id, job.attempt) / "model"
 
 
 def snippet(model: Path) -> str:
-    """Five lines of Python that load the checkpoint and ask it about one review."""
+    """Five lines of Python that load the checkpoint and classify one review."""
     prompt = TEMPLATE.format(text="Even my mother liked it.")
     return SNIPPET.format(path=str(model), prompt=prompt, words=[f" {word}" for word in LABELS.values()])
 
 
 @contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that what it started is stopped."""
+def _exit_on_sigterm() -> Iterator[None]:
+    """Within the block, SIGTERM raises SystemExit, so that all processes are stopped."""
 
-    def leave(number: int, _: FrameType | None) -> None:
+    def exit_process(number: int, _: FrameType | None) -> None:
         sys.exit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    before = signal.signal(signal.SIGTERM, exit_process)
     try:
         yield
     finally:
@@ -88,25 +90,25 @@ def _stopped_by_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def _held(directory: Path) -> Iterator[Path]:
-    """The directory, made where it is missing, and held against a second demo."""
+def _locked(directory: Path) -> Iterator[Path]:
+    """The directory, created if it is missing, and locked against a second demo. Raises Conflict."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "demo.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Conflict(f"another demo runs in {directory}; choose another directory with --state") from error
+            raise Conflict(f"another demo is running in {directory}: choose another directory with --state") from error
         yield directory.resolve()
 
 
-def _forget_last_run(directory: Path) -> None:
+def _remove_last_run(directory: Path) -> None:
     for name in ("redis", "artifacts"):
         shutil.rmtree(directory / name, ignore_errors=True)
 
 
 def _follow(server: Api, job: Job, console: Console) -> tuple[Job, Result]:
     """Show the job's progress until it ends. Raises DemoFailed unless it succeeds."""
-    console.print(f"Removing {RATIO:.0%} of the feed-forward neurons of a model with 135 million parameters")
+    console.print(f"Removing {percent(RATIO, 0)} of the feed-forward neurons of a model with 135 million parameters")
     with job_bar(console) as bar:
         line = bar.add_task(describe(job), total=1.0)
         for now in server.watch(job):
@@ -119,5 +121,5 @@ def _follow(server: Api, job: Job, console: Console) -> tuple[Job, Result]:
 
 def _show(result: Result, model: Path, console: Console) -> None:
     console.print(result_table(result))
-    console.print(f"\nThe slim checkpoint lies in\n{model}\n\nLoad it:\n", soft_wrap=True)
+    console.print(f"\nThe slim checkpoint is in\n{model}\n\nLoad it:\n", soft_wrap=True)
     console.print(snippet(model), markup=False, highlight=False, soft_wrap=True)

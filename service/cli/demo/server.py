@@ -1,4 +1,4 @@
-"""`taskslim serve` as the demo's own: on a free port, over one directory, gone after the block."""
+"""A `taskslim serve` process on a free port, which the demo and the benchmarks start and stop."""
 
 import os
 import signal
@@ -16,12 +16,12 @@ from service.contract.errors import QueueUnavailable
 from service.infrastructure.child_process import child_command, end
 
 START_SECONDS = 90.0
-STOP_SECONDS = 45.0  # longer than the server gives its parts
+STOP_SECONDS = 45.0  # more than the server waits for its own processes
 
 
 @contextmanager
 def running_server(directory: Path) -> Iterator[str]:
-    """The URL of a server over `directory`, which is gone after the block. Raises QueueUnavailable."""
+    """The URL of a server with the state directory `directory`, stopped after the block. Raises QueueUnavailable."""
     directory.mkdir(parents=True, exist_ok=True)
     port, log = _free_port(), directory / "server.log"
     with log.open("w") as output:
@@ -31,7 +31,7 @@ def running_server(directory: Path) -> Iterator[str]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for us; we stop the server in order
+            start_new_session=True,  # Ctrl-C reaches this process alone, which then stops the server
         )
         try:
             url = f"http://127.0.0.1:{port}"
@@ -46,7 +46,7 @@ def _serve_command(port: int, directory: Path) -> list[str]:
 
 
 def _clean_environment() -> dict[str, str]:
-    """The demo is the same everywhere: nobody's Redis, storage or keys, whatever SLIM_ variables say."""
+    """The environment without SLIM_ variables, so that the server uses no other Redis, storage or keys."""
     return {name: value for name, value in os.environ.items() if not name.startswith("SLIM_")}
 
 
@@ -66,4 +66,4 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> 
         except httpx.TransportError:
             pass
         time.sleep(0.2)
-    raise QueueUnavailable(f"the server did not start; see {log}")
+    raise QueueUnavailable(f"the server did not start: see {log}")

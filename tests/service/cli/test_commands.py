@@ -1,4 +1,4 @@
-"""The command line against a real server: what it prints, where, and the code that it exits with."""
+"""The command line with a real server: its output and its exit codes."""
 
 import json
 import sys
@@ -55,7 +55,7 @@ def taskslim(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Taskslim:
-    """Runs `taskslim ...` against the server, whose Redis is empty at first."""
+    """Runs `taskslim ...` with the server, whose Redis is empty at first."""
     monkeypatch.setenv("SLIM_URL", server[0])
 
     def run(*arguments: object) -> Run:
@@ -90,7 +90,7 @@ def test_submit_prints_the_id_and_show_the_job(taskslim: Taskslim, request_file:
 
 
 def when_submitted(job_store: JobStore, act: Callable[[JobRecord], None]) -> threading.Thread:
-    """Plays the worker for the one job that will be submitted."""
+    """Takes the part of the worker for the one job that the test submits."""
 
     def wait_and_act() -> None:
         wait_until(lambda: job_store.page(DEFAULT_TENANT).records)
@@ -101,7 +101,7 @@ def when_submitted(job_store: JobStore, act: Callable[[JobRecord], None]) -> thr
     return thread
 
 
-def test_watching_a_job_that_succeeds_ends_with_its_figures(
+def test_watch_prints_the_result_of_a_succeeded_job(
     taskslim: Taskslim, request_file: Path, job_store: JobStore, storage: Storage
 ) -> None:
     thread = when_submitted(job_store, lambda record: finish(record, job_store, storage))
@@ -112,7 +112,7 @@ def test_watching_a_job_that_succeeds_ends_with_its_figures(
     assert "parameters" in watched.err
 
 
-def test_watching_a_job_that_fails_exits_with_1_and_its_reason(
+def test_watch_of_a_failed_job_exits_with_1_and_prints_the_error(
     taskslim: Taskslim, request_file: Path, job_store: JobStore
 ) -> None:
     thread = when_submitted(job_store, lambda record: fail(record, job_store, "invalid_data", "line 3 has no 'text'"))
@@ -122,7 +122,7 @@ def test_watching_a_job_that_fails_exits_with_1_and_its_reason(
     assert "line 3 has no 'text' (invalid_data)" in watched.err
 
 
-def test_a_refused_request_exits_with_1_and_says_what_to_change(taskslim: Taskslim, tmp_path: Path) -> None:
+def test_refused_request_exits_with_1_and_prints_the_problem(taskslim: Taskslim, tmp_path: Path) -> None:
     path = tmp_path / "bad.json"
     path.write_text('{"target": {"ratio": 2}}')
     refused = taskslim("submit", path)
@@ -133,13 +133,13 @@ def test_a_refused_request_exits_with_1_and_says_what_to_change(taskslim: Tasksl
     assert taskslim("show", "nothing").code == 1
 
 
-def test_a_server_that_is_away_is_named(taskslim: Taskslim) -> None:
+def test_unreachable_server_is_named(taskslim: Taskslim) -> None:
     away = taskslim("list", "--url", "http://127.0.0.1:9")
     assert away.code == 1
     assert "no answer from http://127.0.0.1:9" in away.err
 
 
-def test_the_key_of_the_environment_is_sent(taskslim: Taskslim, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_of_the_environment_is_sent(taskslim: Taskslim, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     _, key = ApiKeys(redis).create()
     monkeypatch.setenv("SLIM_API_KEY", key)
     assert taskslim("list").code == 0
@@ -157,12 +157,12 @@ def downloaded(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
-def test_a_download_is_every_file_as_it_was_stored(taskslim: Taskslim, finished: str, tmp_path: Path) -> None:
+def test_download_writes_every_file_unchanged(taskslim: Taskslim, finished: str, tmp_path: Path) -> None:
     assert taskslim("download", finished, tmp_path / "out").code == 0
     assert downloaded(tmp_path / "out") == FILES
 
 
-def test_an_interrupted_download_goes_on_and_a_damaged_one_is_noticed(
+def test_download_continues_after_an_interruption_and_detects_damage(
     taskslim: Taskslim, finished: str, tmp_path: Path
 ) -> None:
     weights = FILES["model/model.safetensors"]
@@ -181,31 +181,31 @@ def test_an_interrupted_download_goes_on_and_a_damaged_one_is_noticed(
     assert downloaded(tmp_path / "out") == FILES
 
 
-def test_a_job_without_files_cannot_be_downloaded(taskslim: Taskslim, request_file: Path, tmp_path: Path) -> None:
+def test_job_without_files_cannot_be_downloaded(taskslim: Taskslim, request_file: Path, tmp_path: Path) -> None:
     job_id = taskslim("submit", request_file).out.strip()
     refused = taskslim("download", job_id, tmp_path / "out")
     assert refused.code == 1
-    assert "it is queued" in refused.err
+    assert "its status is queued" in refused.err
 
 
-def test_the_api_alone_needs_a_redis(taskslim: Taskslim, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_api_command_needs_a_redis(taskslim: Taskslim, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLIM_REDIS_URL", raising=False)
     assert "SLIM_REDIS_URL" in taskslim("api").err
 
 
 @pytest.mark.parametrize(("has_key", "address"), [(False, "127.0.0.1"), (True, "0.0.0.0")])
-def test_the_api_listens_on_loopback_only_until_there_is_a_key_and_says_so(
+def test_api_listens_on_loopback_only_until_there_is_a_key(
     redis: Redis, settings: Settings, tmp_path: Path, has_key: bool, address: str
 ) -> None:
     if has_key:
         ApiKeys(redis).create()
     with api(settings, tmp_path / "log", "--host", "0.0.0.0") as url:
         port = int(url.rpartition(":")[2])
-        open_doors = [found for found in psutil.net_connections("tcp") if found.status == psutil.CONN_LISTEN]
-        listening = {door.laddr.ip for door in open_doors if door.laddr and door.laddr.port == port}
+        sockets = [found for found in psutil.net_connections("tcp") if found.status == psutil.CONN_LISTEN]
+        listening = {found.laddr.ip for found in sockets if found.laddr and found.laddr.port == port}
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    told = [line["asked"] for line in lines if "no API key" in line["event"]]
-    assert (listening, told) == ({address}, [] if has_key else ["0.0.0.0"])
+    warned = [line["requested"] for line in lines if "no API key" in line["event"]]
+    assert (listening, warned) == ({address}, [] if has_key else ["0.0.0.0"])
     assert f"http://{address}:{port}" in [line.get("url") for line in lines]
 
 

@@ -1,4 +1,4 @@
-"""`taskslim keys`: what it prints opens the door, what it revokes does not."""
+"""The commands `taskslim keys`: a created key is accepted, a revoked key is refused."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def at_redis(redis: Redis, redis_server: str, monkeypatch: pytest.MonkeyPatch) -
     return redis
 
 
-def test_a_printed_key_opens_the_door_until_it_is_revoked(at_redis: Redis) -> None:
+def test_created_key_is_accepted_until_it_is_revoked(at_redis: Redis) -> None:
     options = ("--tenant", "search", "--scope", "jobs:read", "--scope", "jobs:write", "--days", "7")
     text = run("create", *options).strip()
     caller = ApiKeys(at_redis).authenticate(text)
@@ -36,7 +36,7 @@ def test_a_printed_key_opens_the_door_until_it_is_revoked(at_redis: Redis) -> No
         ApiKeys(at_redis).authenticate(text)
 
 
-def test_the_list_shows_every_key_and_no_secret(at_redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_shows_every_key_and_no_secret(at_redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     texts = [run("create", "--name", name).strip() for name in ("first", "second")]
     revoked = ApiKeys(at_redis).list()[0].id
@@ -47,7 +47,7 @@ def test_the_list_shows_every_key_and_no_secret(at_redis: Redis, monkeypatch: py
     assert not any(text.rpartition("_")[2] in listed for text in texts)
 
 
-def test_keys_of_a_server_that_runs_or_does_not_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_are_the_same_whether_the_server_runs_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLIM_REDIS_URL", raising=False)
     first = run("create", "--state", str(tmp_path)).strip()
     with embedded_redis(tmp_path / "redis") as url, connect(url) as redis:

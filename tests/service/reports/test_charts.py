@@ -1,4 +1,4 @@
-"""Where the report's drawings put what they show."""
+"""The coordinates and texts of the report's charts."""
 
 from typing import Any
 
@@ -18,29 +18,28 @@ def layers(number: int, stack: str = "decoder", part: str = "ffn") -> list[Layer
     ]
 
 
-def test_deep_stacks_go_on_in_another_map() -> None:
-    first, second = heat_maps(layers(40))
-    assert [(map.first, map.columns) for map in (first, second)] == [(0, 32), (32, 8)]
-    assert [(row.what, len(row.cells)) for row in second.rows] == [("units", 8), ("score", 8)]
-    assert second.rows[0].cells[0] == Cell(column=0, layer=32, share=0.38)
+def test_heat_map_has_a_cell_for_each_layer() -> None:
+    units, score = heat_maps(layers(40))
+    assert [(map.name, map.quantity, len(map.cells)) for map in (units, score)] == [
+        ("decoder ffn", "units", 40),
+        ("decoder ffn", "score", 40),
+    ]
+    assert units.cells[32] == Cell(layer=32, share=0.38)
 
 
-def test_parts_and_stacks_share_the_columns_of_one_map() -> None:
-    [map] = heat_maps([*layers(2), *layers(2, part="cross_heads"), *layers(4, stack="encoder")])
-    named = [(row.name, len(row.cells)) for row in map.rows if row.what == "units"]
+def test_each_stack_and_kind_of_unit_has_a_heat_map() -> None:
+    maps = heat_maps([*layers(2), *layers(2, part="cross_heads"), *layers(4, stack="encoder")])
+    named = [(map.name, len(map.cells)) for map in maps if map.quantity == "units"]
     assert named == [("decoder cross_heads", 2), ("decoder ffn", 2), ("encoder ffn", 4)]
-    assert map.columns == 4
-    assert map.left > 6 * len("decoder cross_heads")
 
 
-def test_scores_that_are_no_shares_have_no_line() -> None:
+def test_scores_without_a_known_share_have_no_heat_map() -> None:
     unknown = [layer.model_copy(update={"score_kept": None}) for layer in layers(3)]
-    [map] = heat_maps(unknown)
-    assert [row.what for row in map.rows] == ["units"]
+    assert [map.quantity for map in heat_maps(unknown)] == ["units"]
     assert list(heat_maps([])) == []
 
 
-def test_an_interval_lies_around_its_estimate() -> None:
+def test_interval_encloses_its_estimate() -> None:
     metrics = result().metrics
     first, second = intervals([("dense", metrics.dense), ("slim", metrics.slim)])
     assert across(0) < first.low < first.at < first.high < across(1)
@@ -51,7 +50,7 @@ def test_an_interval_lies_around_its_estimate() -> None:
 
 
 def searched(*points: dict[str, Any], **target: Any) -> Report:
-    """A report with what was measured; the model that came of it has 7 parameters of 10."""
+    """A report of a search with these points; the final model has 7 of 10 parameters."""
     made = report(new_record(plain_request(target=target)), 1)
     found = [CurvePoint.model_validate({"ratio": 0.1, "bytes": 1} | point) for point in points]
     return made.model_copy(update={"result": result().model_copy(update={"curve": found})})
@@ -61,7 +60,7 @@ def estimate(value: float) -> dict[str, float]:
     return {"value": value, "low": value - 0.05, "high": value + 0.05}
 
 
-def test_a_curve_goes_through_every_model_that_was_measured_and_the_dense_one() -> None:
+def test_curve_has_a_mark_for_each_measured_model_and_the_dense_one() -> None:
     made = searched(
         {"parameters": 9, "metric": estimate(0.48), "share": estimate(0.96), "meets": True},
         {"parameters": 7, "metric": estimate(0.46), "share": estimate(0.92), "meets": True},
@@ -84,14 +83,14 @@ def test_a_curve_goes_through_every_model_that_was_measured_and_the_dense_one() 
     assert len(drawn.line.split()) == 4
 
 
-def test_a_curve_of_low_figures_fills_its_axis() -> None:
+def test_y_axis_of_low_metrics_ends_at_ten_percent() -> None:
     low = {"metric": {"value": 0.006, "low": 0.005, "high": 0.007}, "share": estimate(0.9)}
     drawn = curve(searched({"parameters": 9} | low, {"parameters": 7} | low, sweep=[0.1, 0.3]))
     assert drawn is not None
-    assert drawn.upwards[-1][1] == "10 %"
+    assert drawn.y_ticks[-1][1] == "10 %"
 
 
-def test_the_dense_mark_and_the_floor_are_of_the_metric_that_judged() -> None:
+def test_dense_mark_and_bound_use_the_metric_of_the_search() -> None:
     exact = {"examples": 20, "exact_match": estimate(0.9)}
     made = searched(
         {"parameters": 9, "metric": estimate(0.36), "share": estimate(0.9), "examples": 40, "meets": True},
@@ -102,7 +101,7 @@ def test_the_dense_mark_and_the_floor_are_of_the_metric_that_judged() -> None:
     drawn = curve(Report.model_validate(made.model_dump() | {"task": {"kind": "generation"}, "result": result}))
     assert drawn is not None
     dense = next(mark for mark in drawn.marks if mark.kind == "dense")
-    assert dense.name == "10 parameters: 40.0%"
+    assert dense.name == "10 parameters: 40.0\N{NO-BREAK SPACE}%"
     met = next(mark for mark in drawn.marks if mark.kind == "met")
     assert dense.y < met.y
     assert drawn.bound == max(mark.y for mark in drawn.marks)  # 0.5 of 0.4, where the smallest model lies
@@ -110,7 +109,7 @@ def test_the_dense_mark_and_the_floor_are_of_the_metric_that_judged() -> None:
     assert drawn.title.startswith("Probability of a target's token")
 
 
-def test_a_search_for_latency_is_drawn_by_its_milliseconds() -> None:
+def test_curve_of_a_latency_search_shows_milliseconds() -> None:
     made = searched({"parameters": 9, "latency_ms": 4.0}, {"parameters": 7, "latency_ms": 3.0}, latency_ms=3.5)
     drawn = curve(made)
     assert drawn is not None
@@ -120,5 +119,5 @@ def test_a_search_for_latency_is_drawn_by_its_milliseconds() -> None:
     assert slow.low is None
 
 
-def test_a_job_without_a_search_has_no_curve() -> None:
+def test_job_without_a_search_has_no_curve() -> None:
     assert curve(searched(ratio=0.3)) is None

@@ -23,7 +23,6 @@ from service.contract.report import (
 from service.contract.result import DenseSlim, Estimate, MetricsPair, Result
 from service.jobs.record import new_record
 from service.jobs.store import JobStore
-from service.reports.formatting import count, percent, points, size
 from service.reports.html import render, style_source
 from service.storage.object_store import Storage
 from tests.support.browser import Browser, Tab
@@ -94,13 +93,13 @@ def sources(page: str) -> Sources:
     return found
 
 
-def test_page_loads_and_runs_nothing_and_closes_every_element() -> None:
+def test_page_has_no_scripts_or_links_and_closes_every_element() -> None:
     found = sources(render(report()))
     assert found.found == []
     assert found.open == []
 
 
-def test_texts_from_outside_are_escaped() -> None:
+def test_texts_of_the_request_and_the_rows_are_escaped() -> None:
     row = ChangedAnswer(line=1, fields={"text": EVIL}, right=EVIL, dense=EVIL, slim=EVIL)
     page = render(report(changed=[row], snippet=EVIL, task={"template": EVIL}, request=plain_request(tags={"x": EVIL})))
     assert sources(page).found == []
@@ -126,11 +125,11 @@ def test_texts_from_outside_are_escaped() -> None:
         "123, drawn by seed 0",
     ],
 )
-def test_page_says_what_the_report_holds(expected: str) -> None:
+def test_page_shows_every_part_of_the_report(expected: str) -> None:
     assert expected in render(report())
 
 
-def test_page_of_a_generation_task_leaves_out_what_it_has_not() -> None:
+def test_page_of_a_generation_task_has_no_sections_for_labels() -> None:
     metrics = {"examples": 20, "exact_match": {"value": 0.5, "low": 0.4, "high": 0.6}, "repetition": 0.1}
     found = result().model_dump() | {"metrics": {"dense": metrics, "slim": metrics}}
     page = render(report(result=found, confusion=None, changed=[], num_changed=0, layers=[]))
@@ -139,7 +138,7 @@ def test_page_of_a_generation_task_leaves_out_what_it_has_not() -> None:
     assert "same answer to every evaluation row" in page
 
 
-def test_observed_tasks_are_shown_with_what_they_lost() -> None:
+def test_observed_tasks_are_shown_with_both_metrics() -> None:
     metrics = result().metrics
     better = metrics.dense.model_copy(update={"calibrated_accuracy": Estimate(value=0.9, low=0.8, high=0.95)})
     seen = metrics.model_copy(update={"observed": {EVIL: MetricsPair(dense=better, slim=metrics.slim)}})
@@ -149,7 +148,7 @@ def test_observed_tasks_are_shown_with_what_they_lost() -> None:
     assert sources(page).found == []
 
 
-def test_models_that_were_measured_are_drawn_and_listed() -> None:
+def test_measured_models_are_shown_as_a_chart_and_a_table() -> None:
     estimate = {"value": 0.45, "low": 0.4, "high": 0.5}
     points = [
         {"ratio": 0.2, "parameters": 8, "bytes": 16, "metric": estimate, "share": estimate, "meets": True},
@@ -166,7 +165,7 @@ def test_models_that_were_measured_are_drawn_and_listed() -> None:
     assert sources(page).open == []
 
 
-def test_many_changed_answers_are_folded_away() -> None:
+def test_changed_answers_after_the_tenth_are_folded() -> None:
     row = ChangedAnswer(line=1, fields={"text": "so so"}, right="bad", dense="bad", slim="good")
     page = render(report(changed=[row] * 12, num_changed=30))
     assert "30 of 20 rows; the first 12 are shown" in page
@@ -175,19 +174,19 @@ def test_many_changed_answers_are_folded_away() -> None:
     assert sources(page).open == []
 
 
-def test_proof_says_whose_class_has_loaded_the_checkpoint() -> None:
+def test_verification_names_the_class_that_loaded_the_checkpoint() -> None:
     assert "the stock class" in render(report())
     proof = result().verified.model_copy(update={"loader": "PerLayerLlamaForCausalLM"})
     assert "that lies in it" in render(report(result=result().model_copy(update={"verified": proof})))
 
 
-def test_policy_allows_the_style_that_the_page_carries() -> None:
+def test_content_security_policy_allows_the_style_of_the_page() -> None:
     page = render(report())
     assert re.search(r'content="default-src &#39;none&#39;; style-src &#39;sha256-', page)
     assert style_source().strip("'") in page
 
 
-def test_a_report_is_served_as_asked(client: TestClient, job_store: JobStore, storage: Storage) -> None:
+def test_report_is_served_in_the_accepted_media_type(client: TestClient, job_store: JobStore, storage: Storage) -> None:
     job = job_store.accept(new_record(REQUEST))
     finish(job, job_store, storage, FILES | {"report.json": report(job_id=job.id).model_dump_json().encode()})
     page = client.get(f"/jobs/{job.id}/report", headers={"Accept": "text/html"})
@@ -196,7 +195,7 @@ def test_a_report_is_served_as_asked(client: TestClient, job_store: JobStore, st
     assert page.text == render(Report.model_validate(client.get(f"/jobs/{job.id}/report").json()))
 
 
-def test_a_report_of_another_version_is_referred_to_its_own_page(
+def test_report_of_another_version_is_not_rendered_but_its_stored_page_is_named(
     client: TestClient, job_store: JobStore, storage: Storage
 ) -> None:
     job = job_store.accept(new_record(REQUEST))
@@ -206,26 +205,32 @@ def test_a_report_of_another_version_is_referred_to_its_own_page(
     assert "report.html" in answer.json()["detail"]
 
 
-def test_figures_read_well() -> None:
-    assert (count(1536), count(134515008), size(812), size(221252736)) == ("1536", "134.5 M", "812 B", "221.3 MB")
-    assert percent(0.302, 0) == "30\N{NO-BREAK SPACE}%"
-    assert (points((0.5, 0.5001)), points((0.5, 0.4))) == ("0.0 points", "−10.0 points")
-
-
-def test_page_opens_from_disk_with_its_style_and_without_complaint(browser: Browser, tmp_path: Path) -> None:
+def test_page_opens_from_disk_with_its_style_and_without_errors(browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text(render(report()))
     tab = Tab(browser)
-    tab.resize(390, 844)
     tab.open(path.as_uri())
     assert tab.wait_for("document.querySelector('h1')?.innerText") == "one for sst2"
     assert tab.run("getComputedStyle(document.querySelector('.warnings')).listStyleType") == "none"
-    assert tab.run("document.documentElement.scrollWidth") == 390
     assert tab.complaints() == []
     assert {request["url"] for request in tab.requests()} == {path.as_uri()}
 
 
-def test_the_page_says_what_came_before_and_what_was_not_measured_again() -> None:
+def test_page_of_a_deep_model_fits_the_width_of_a_phone(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(render(report(layers=layers(64))))
+    tab = Tab(browser)
+    tab.resize(375, 812)
+    tab.open(path.as_uri())
+    tab.wait_for("document.querySelector('.cells')")
+    assert tab.run("innerWidth") == 375
+    assert tab.run("document.documentElement.scrollWidth") <= 375
+    sizes = tab.run("[...document.querySelectorAll('.cells')].map(map => [map.scrollWidth, map.clientWidth])")
+    assert len(sizes) == 2
+    assert all(content <= width for content, width in sizes), "a heat map scrolls sideways"
+
+
+def test_page_shows_earlier_jobs_and_reused_scores() -> None:
     parent = Ancestor(
         job_id="01KB3ZJ5T8Q6W2E4R9Y7N1M0PX",
         model=f"s3://models/{EVIL}",
@@ -246,7 +251,7 @@ def test_the_page_says_what_came_before_and_what_was_not_measured_again() -> Non
     assert "What came before" not in render(report())
 
 
-def test_a_curve_has_the_columns_that_any_of_its_models_has_a_figure_for() -> None:
+def test_curve_table_has_no_empty_columns() -> None:
     metric = {"value": 0.5, "low": 0.4, "high": 0.6}
     curve = [
         {"ratio": 0.1, "parameters": 9, "bytes": 18, "latency_ms": 2.5, "meets": True},
@@ -265,20 +270,20 @@ def unlabelled() -> Report:
     return report(result=dumped, own_answers={"given": {"bad": 17, "good": 31}, "left_out": 5})
 
 
-def test_agreement_with_the_dense_model_is_never_called_accuracy() -> None:
+def test_page_of_rows_without_labels_does_not_say_accuracy() -> None:
     page = render(unlabelled())
     assert "Calibrated agreement with the dense model" in page
     assert "accuracy" not in page.lower()
     assert "right label" not in page
 
 
-def test_the_dense_models_own_answers_are_counted() -> None:
+def test_page_counts_the_pseudo_labels() -> None:
     page = render(unlabelled())
     assert "bad 17, good 31; 5 rows left out" in page
     assert "own answers" not in render(report())
 
 
-def test_runtimes_are_named_with_what_they_do_not_take() -> None:
+def test_runtimes_are_shown_with_their_limits() -> None:
     found = [
         {"name": "vllm", "loads": True, "quantisations": ["FP8"], "tensor_parallel": [1, 2]},
         {"name": "sglang", "loads": False, "reason": "it has no architecture for t5"},
@@ -288,7 +293,7 @@ def test_runtimes_are_named_with_what_they_do_not_take() -> None:
     assert "does not load it; it has no architecture for t5" in page
 
 
-def test_latency_of_the_other_sizes_memory_and_seeds_are_told() -> None:
+def test_page_shows_latency_by_batch_size_memory_and_seeds() -> None:
     held = DenseSlim(dense=2_000_000, slim=1_500_000)
     speed = Throughput(batch=8, tokens=64, dense=20, slim=25, dense_ms=400.0, slim_ms=320.0, peak_memory_bytes=held)
     page = render(report(throughput=[speed], request=plain_request(method={"criterion": "random", "seed": 4711})))
@@ -315,12 +320,12 @@ def test_latency_of_the_other_sizes_memory_and_seeds_are_told() -> None:
         ),
     ],
 )
-def test_the_page_begins_with_what_was_asked_for(target: dict[str, Any], words: str) -> None:
+def test_page_starts_with_the_target(target: dict[str, Any], words: str) -> None:
     page = render(report(request=plain_request(target=target)))
     assert f"Asked for: {words}.".replace(" %", "\N{NO-BREAK SPACE}%") in page
 
 
-def test_accuracies_have_their_intervals_and_controls_the_job_s_own_choice_beside_them() -> None:
+def test_accuracies_have_intervals_and_controls_are_compared_with_the_job() -> None:
     random = {"ratio": 0.3, "metrics": result().metrics.slim.model_dump()}
     controls = {"random": [random] * 3, "random_mean": {}, "reverse": random}
     dumped = result().model_dump()

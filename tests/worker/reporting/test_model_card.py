@@ -1,4 +1,4 @@
-"""The model card is one that the Hub's own client reads."""
+"""The model card: its metadata, read by the Hub's client, and its text."""
 
 import re
 from math import log
@@ -34,7 +34,7 @@ def read_card(text: str) -> Any:
     return ModelCard(text, ignore_metadata_errors=False).data
 
 
-def test_metadata_names_base_task_and_metrics() -> None:
+def test_metadata_names_base_model_task_and_metrics() -> None:
     data = read(report_for())
     assert data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert (data.library_name, data.pipeline_tag) == ("transformers", "text-generation")
@@ -45,7 +45,7 @@ def test_metadata_names_base_task_and_metrics() -> None:
     assert found == {(rows, "Accuracy"): 0.5, (rows, "Calibrated accuracy"): 0.5}
 
 
-def test_tasks_that_were_observed_are_in_the_index_and_in_a_table() -> None:
+def test_observed_tasks_are_in_the_model_index_and_in_a_table() -> None:
     made = report_for()
     worse = made.result.metrics.slim.model_copy(update={"calibrated_accuracy": Estimate(value=0.25, low=0.2, high=0.3)})
     pair = MetricsPair(dense=made.result.metrics.dense, slim=worse)
@@ -71,7 +71,7 @@ OTHER = "---\nlicense: other\nlicense_name: llama3\nlicense_link: LICENSE\n---\n
         (None, {}),
     ],
 )
-def test_licence_of_the_base_model_is_carried_over(tmp_path: Path, text: str | None, found: dict[str, str]) -> None:
+def test_licence_of_the_base_model_is_kept(tmp_path: Path, text: str | None, found: dict[str, str]) -> None:
     if text is not None:
         (tmp_path / "README.md").write_text(text)
     licence = licence_of(tmp_path)
@@ -80,7 +80,7 @@ def test_licence_of_the_base_model_is_carried_over(tmp_path: Path, text: str | N
     assert {name: value for name, value in data.items() if name.startswith("license")} == found
 
 
-def test_a_model_that_is_on_no_hub_is_named_without_a_link() -> None:
+def test_model_outside_the_hub_is_named_without_a_link() -> None:
     made = report_for("file:///models/my model/")
     assert read(made).base_model is None
     assert model_name(made) == "my-model-sst2-slim"
@@ -100,12 +100,12 @@ def test_agreement_is_not_published_as_accuracy() -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "t5", "bert"])
-def test_every_kind_of_family_has_its_pipeline(family: str) -> None:
+def test_every_kind_of_family_has_a_pipeline_tag(family: str) -> None:
     pipelines = {"llama": "text-generation", "t5": "text2text-generation", "bert": "text-classification"}
     assert read(report_for(family=family)).pipeline_tag == pipelines[family]
 
 
-def test_text_says_how_to_use_it_and_what_to_beware_of() -> None:
+def test_text_has_the_snippet_and_the_warnings() -> None:
     made = report_for(snippet="model = load()\n", warnings=[ReportWarning(code="at_majority", message="No better.")])
     text = card(made)
     for expected in (
@@ -117,7 +117,7 @@ def test_text_says_how_to_use_it_and_what_to_beware_of() -> None:
         assert expected in text
 
 
-def test_tables_have_no_gaps_that_would_end_them() -> None:
+def test_tables_have_no_empty_lines() -> None:
     table = re.search(r"\| \| dense \| slim \|\n\| --- .*\n((?:\|.*\n)+)", card(report_for()))
     assert table is not None
     assert table[1].count("\n") == 2
@@ -135,13 +135,13 @@ def asked(**fields: Any) -> Report:
     ("criterion", "cited"),
     [("attribution", "2205.04157"), ("wanda", "2306.11695"), ("surgeon", "1503.05671"), ("random", None)],
 )
-def test_a_criterion_is_cited_by_its_own_source_or_by_none(criterion: str, cited: str | None) -> None:
+def test_criterion_is_cited_with_its_own_source(criterion: str, cited: str | None) -> None:
     text = card(asked(method={"criterion": criterion}))
     assert f"criterion `{criterion}`" in text
     assert re.findall(r"arxiv.org/abs/([\d.]+)", text) == ([cited] if cited else [])
 
 
-def test_the_method_is_told_whole() -> None:
+def test_text_describes_the_whole_method() -> None:
     method = {"scope": "global", "steps": 3, "repair": "bias"}
     text = card(asked(method=method, output={"layout": "per_layer"}))
     for expected in ("`global`", "in 3 steps", "`bias`", "`per_layer`"):
@@ -149,18 +149,18 @@ def test_the_method_is_told_whole() -> None:
     assert "weights that stay are untouched" in card(asked(method={"repair": "none"}))
 
 
-def test_adapter_and_revision_are_named() -> None:
+def test_text_names_adapter_and_revision() -> None:
     text = card(asked(model={"revision": "v1.2", "adapter_uri": "hf://owner/reviews-lora"}))
     assert "SmolLM2-135M-Instruct at revision v1.2 with the adapter owner/reviews-lora merged, slimmed for" in text
 
 
-def test_a_card_does_not_tell_where_an_adapter_lies_that_is_on_no_hub() -> None:
+def test_path_of_an_adapter_outside_the_hub_is_not_published() -> None:
     text = card(asked(model={"adapter_uri": "file:///home/someone/reviews-lora/"}))
     assert "with the adapter reviews-lora merged" in text
     assert "/home/someone" not in text
 
 
-def test_the_base_of_a_model_that_a_job_has_left_is_where_its_lineage_began() -> None:
+def test_base_model_of_a_slimmed_model_is_the_first_of_its_lineage() -> None:
     made = report_for("job://01KB3ZJ5T8Q6W2E4R9Y7N1M0PX")
     parent = Ancestor(job_id="one", model=HUB, ratio=0.3, parameters=made.result.parameters, widths=[])
     again = made.model_copy(update={"lineage": [parent]})
@@ -169,7 +169,7 @@ def test_the_base_of_a_model_that_a_job_has_left_is_where_its_lineage_began() ->
     assert "which 1 job has slimmed before" in card(again)
 
 
-def test_revision_and_adapter_of_the_root_are_named_however_many_jobs_it_has_been_through() -> None:
+def test_text_names_revision_and_adapters_over_several_jobs() -> None:
     made = report_for("job://01KB3ZJ5T8Q6W2E4R9Y7N1M0PX", snippet="")
     first = Ancestor(
         job_id="one",
@@ -187,7 +187,7 @@ def test_revision_and_adapter_of_the_root_are_named_however_many_jobs_it_has_bee
     )
 
 
-def test_another_checkpoint_of_a_sweep_has_its_own_figures() -> None:
+def test_each_checkpoint_of_a_sweep_has_its_own_figures() -> None:
     made = report_for(
         snippet='model = load.from_pretrained("model")', warnings=[ReportWarning(code="at_majority", message="Bad.")]
     )
@@ -228,7 +228,7 @@ WHOLE = CurvePoint(ratio=0.3, parameters=7, bytes=14, examples=20, metric=Estima
 @pytest.mark.parametrize(
     ("point", "expected"), [(None, "40.0 % (30.0 % to 75.0 %)"), (POINT, "70.0 % (30.0 % to 75.0 %)")]
 )
-def test_every_checkpoint_of_a_generation_sweep_has_its_figures(point: CurvePoint | None, expected: str) -> None:
+def test_each_checkpoint_of_a_generation_sweep_has_its_own_figures(point: CurvePoint | None, expected: str) -> None:
     text = card(generated(), point=point)
     row = f"| Probability of a target's token | 80.0 % | {expected} |"
     assert row.replace(" %", "\N{NO-BREAK SPACE}%") in text
@@ -237,13 +237,13 @@ def test_every_checkpoint_of_a_generation_sweep_has_its_figures(point: CurvePoin
     assert found["token_probability"] == pytest.approx(0.7 if point else 0.4)
 
 
-def test_a_search_does_not_lend_the_card_the_figures_of_its_steering_rows() -> None:
+def test_card_of_a_search_has_no_figures_of_the_steering_rows() -> None:
     request = report_for().request.model_dump(exclude_unset=True) | {"target": {"keep_metric": 0.5}}
     text = card(generated(request=request))
     assert "| Probability of a target's token | 80.0\N{NO-BREAK SPACE}% | 40.0\N{NO-BREAK SPACE}% |" in text
 
 
-def test_a_probability_too_small_for_a_number_is_left_out_of_the_card() -> None:
+def test_probability_that_underflows_is_left_out() -> None:
     ruined = POINT.model_copy(update={"metric": Estimate(value=0.0, low=0.0, high=0.1)})
     text = card(generated(), point=ruined)
     assert "Probability of a target's token" not in text

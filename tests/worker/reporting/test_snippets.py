@@ -1,4 +1,4 @@
-"""What the report gives to run does what the job did."""
+"""The Python snippet of a report gives the answers that the job measured."""
 
 from contextlib import redirect_stdout
 from io import StringIO
@@ -28,7 +28,7 @@ CASES = [("llama", CLASSIFY), ("t5", CLASSIFY), ("bart", CLASSIFY), ("bert", CLA
 
 
 def asked(directory: Path, family: str, task: dict[str, Any]) -> tuple[LoadedModel, Wording]:
-    """A tiny model in `model`, as the worker loads it, and how it is asked."""
+    """A tiny model in the directory `model`, as the worker loads it, and the wording of its task."""
     checkpoints.write(directory / "model", family)
     loaded = loading.load(directory / "model", device=torch.device("cpu"))
     resolved = resolve(Task.model_validate(task | {"calibration": {"uri": "file:///rows.jsonl"}}))
@@ -61,13 +61,13 @@ def test_snippet_gives_the_answer_that_the_job_measures(
         assert [printed.strip()] == answers.chosen_labels(scores, list(wording.words))
 
 
-def test_labels_of_several_tokens_are_not_told_apart_by_their_first(tmp_path: Path) -> None:
+def test_snippet_for_labels_of_several_tokens_only_loads_the_model(tmp_path: Path) -> None:
     loaded, wording = asked(tmp_path, "llama", CLASSIFY | {"labels": {"0": "good", "1": "bad film"}})
     assert asking(wording, batching.padding(loaded.model, loaded.tokenizer, "causal")) == ""
 
 
 @pytest.mark.parametrize("name", ["class", "text"])
-def test_any_column_and_any_template_make_python_that_compiles(tmp_path: Path, name: str) -> None:
+def test_snippet_compiles_for_any_column_and_template(tmp_path: Path, name: str) -> None:
     template = f'It\'s "{{{name}}}", {{{{really}}}}\n```\n:'
     loaded, wording = asked(tmp_path, "llama", CLASSIFY | {"template": template})
     text = asking(wording, batching.padding(loaded.model, loaded.tokenizer, "causal"))

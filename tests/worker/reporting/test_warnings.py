@@ -1,4 +1,4 @@
-"""Each warning is there where its figures are, and only there."""
+"""The warnings of a report: each is given for the figures that cause it, and for no others."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def estimate(value: float, half_width: float = 0.02) -> dict[str, float]:
 
 
 def report(dense: float = 0.9, slim: float = 0.8, half_width: float = 0.02, **fields: Any) -> Report:
-    """A classifier's report without any cause for a warning, changed by `fields`."""
+    """The report of a classification job without a warning, changed by `fields`."""
     metrics = [
         Metrics.model_validate(
             {"examples": 1000, "calibrated_accuracy": estimate(value, half_width), "majority": 0.5}
@@ -68,8 +68,8 @@ def kept(reported: float, low: float) -> dict[str, Any]:
     }
 
 
-def asked_for(target: dict[str, Any], **fields: Any) -> Report:
-    """The plain report as that of another target; its pass takes 1 ms."""
+def with_target(target: dict[str, Any], **fields: Any) -> Report:
+    """The report of a job with another target; the slim model takes 1 ms."""
     made = report()
     changed = Result.model_validate(made.result.model_dump() | fields)
     return made.model_copy(update={"request": plain_request(target=target), "result": changed})
@@ -87,8 +87,8 @@ CAUSES: dict[str, Report] = {
     "ratio_rounded": report(ratio=0.2),
     "shortened_prompts": report(shortened_prompts=400),
     "judged_by_dense": report(dense_metrics=AGREEMENT, slim_metrics=AGREEMENT),
-    "above_latency": asked_for({"latency_ms": 0.9}),
-    "below_floor": asked_for({"keep_metric": 0.9}, kept_metric=kept(reported=0.91, low=0.89)),
+    "above_latency": with_target({"latency_ms": 0.9}),
+    "below_floor": with_target({"keep_metric": 0.9}, kept_metric=kept(reported=0.91, low=0.89)),
 }
 
 
@@ -96,32 +96,32 @@ def codes(cause: Report) -> set[str]:
     return {warning.code for warning in warnings(cause)}
 
 
-def test_a_plain_loss_gives_no_warning() -> None:
+def test_even_loss_gives_no_warning() -> None:
     even = matrices([[450, 50], [50, 450]], [[400, 100], [100, 400]])
     assert codes(report(confusion=even)) == set()
 
 
 @pytest.mark.parametrize("code", CAUSES)
-def test_a_cause_gives_its_warning(code: str) -> None:
+def test_each_cause_gives_its_warning(code: str) -> None:
     assert code in codes(CAUSES[code])
 
 
-def test_a_search_that_kept_what_was_asked_gives_no_warning() -> None:
-    assert codes(asked_for({"latency_ms": 1.1})) == set()
-    assert codes(asked_for({"keep_metric": 0.9}, kept_metric=kept(reported=0.93, low=0.9))) == set()
+def test_search_that_meets_its_target_gives_no_warning() -> None:
+    assert codes(with_target({"latency_ms": 1.1})) == set()
+    assert codes(with_target({"keep_metric": 0.9}, kept_metric=kept(reported=0.93, low=0.9))) == set()
 
 
-def test_lost_answers_in_every_class_are_not_blamed_on_one() -> None:
+def test_loss_in_every_class_gives_no_warning_of_one_class() -> None:
     even = matrices([[450, 50], [50, 450]], [[400, 100], [110, 390]])
     assert "damage_in_one_class" not in codes(report(confusion=even))
 
 
-def test_repetition_of_the_dense_model_is_not_blamed_on_the_slim_one() -> None:
+def test_repetition_of_both_models_gives_no_warning() -> None:
     both = GENERATED | {"repetition": 0.4}
     assert "repetition" not in codes(report(dense_metrics=both, slim_metrics=both))
 
 
-def test_a_dense_model_that_cannot_do_the_task_is_told_from_a_cut_that_harms() -> None:
+def test_dense_model_that_fails_the_task_gives_a_warning() -> None:
     chance = {"calibrated_accuracy": estimate(0.5), "majority": 0.5}
     assert "dense_fails" in codes(report(dense_metrics=chance))
     silent = GENERATED | {"exact_match": estimate(0.0)}
@@ -129,7 +129,7 @@ def test_a_dense_model_that_cannot_do_the_task_is_told_from_a_cut_that_harms() -
     assert "dense_fails" not in codes(report(dense_metrics=GENERATED, slim_metrics=silent))
 
 
-def test_no_change_has_no_sign() -> None:
+def test_change_of_zero_has_no_sign() -> None:
     same = report(
         slim_metrics={"calibrated_accuracy": estimate(0.9)}, dense_metrics={"calibrated_accuracy": estimate(0.9)}
     )
@@ -137,7 +137,7 @@ def test_no_change_has_no_sign() -> None:
     assert "the change of 0.0 points" in message
 
 
-def test_messages_carry_their_figures() -> None:
+def test_message_contains_its_figures() -> None:
     [warning] = [
         warning for warning in warnings(CAUSES["damage_in_one_class"]) if warning.code == "damage_in_one_class"
     ]

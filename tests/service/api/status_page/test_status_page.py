@@ -249,8 +249,9 @@ def test_a_failed_search_shows_what_it_has_measured(page: str, tab: Tab, job_sto
     answer = http.get(f"{page}jobs/{job.id}").json()
     assert answer["error"]["curve"] == [point.model_dump(mode="json")]
     tab.open(f"{page}#/jobs/{job.id}")
-    tab.wait_for("document.querySelector('.curve')?.innerText.includes('12.5 %')")
-    assert "62.5 % (50.0 % to 75.0 %)" in tab.run("document.querySelector('.curve').innerText")
+    tab.wait_for("document.querySelector('.curve')?.innerText.includes('12.5\\u00a0%')")
+    shown = tab.run("document.querySelector('.curve').innerText").replace("\N{NO-BREAK SPACE}", " ")
+    assert "62.5 % (50.0 % to 75.0 %)" in shown
 
 
 # --- the form ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,27 @@
+"""What the command line shows of a job and its result."""
+
+import re
+
+from rich.console import Console
+
+from service.cli.terminal import describe, result_table
+from service.contract.job import Job, JobStatus, Progress, Stage
+from tests.support.contract_examples import result
+
+
+def test_result_table_shows_both_models_and_the_change() -> None:
+    console = Console(width=100, record=True, quiet=True)
+    console.print(result_table(result()))
+    lines = console.export_text().replace("\N{NO-BREAK SPACE}", " ").splitlines()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    assert ["parameters", "10", "7", "−30.0 %"] in rows
+    assert ["bytes", "20 B", "14 B", "−30.0 %"] in rows
+    assert ["calibrated accuracy", "50.0 %", "50.0 %", "0.0 points"] in rows
+    assert ["95 % interval", "40.0 % to 60.0 %", "40.0 % to 60.0 %", ""] in rows
+    assert ["latency", "2.0 ms", "1.0 ms", "−50.0 %"] in rows
+
+
+def test_description_of_a_running_job_has_stage_count_and_time_left() -> None:
+    progress = Progress(fraction=0.41, done=52, total=128, unit="examples", eta_seconds=75.2)
+    job = Job.model_construct(status=JobStatus.running, stage=Stage.attribute, progress=progress)
+    assert re.split(" {2,}", describe(job)) == ["attribute", "52/128 examples", "1 min 15 s left"]
