@@ -1,18 +1,20 @@
 """What the command line shows of a job and its result."""
 
 import re
+from datetime import UTC, datetime
+from io import StringIO
 
 from rich.console import Console
 
 from service.cli.terminal import describe, result_table
-from service.contract.job import Job, JobStatus, Progress, Stage
-from tests.support.contract_examples import result
+from service.contract.job import Job, JobStatus, Links, Progress, Stage
+from tests.support.contract_examples import REQUEST, result
 
 
 def test_result_table_shows_both_models_and_the_change() -> None:
-    console = Console(width=100, record=True, quiet=True)
-    console.print(result_table(result()))
-    lines = console.export_text().replace("\N{NO-BREAK SPACE}", " ").splitlines()
+    output = StringIO()
+    Console(width=100, file=output).print(result_table(result()))
+    lines = output.getvalue().replace("\N{NO-BREAK SPACE}", " ").splitlines()
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
     assert ["parameters", "10", "7", "−30.0 %"] in rows
     assert ["bytes", "20 B", "14 B", "−30.0 %"] in rows
@@ -23,5 +25,15 @@ def test_result_table_shows_both_models_and_the_change() -> None:
 
 def test_description_of_a_running_job_has_stage_count_and_time_left() -> None:
     progress = Progress(fraction=0.41, done=52, total=128, unit="examples", eta_seconds=75.2)
-    job = Job.model_construct(status=JobStatus.running, stage=Stage.attribute, progress=progress)
+    job = Job(
+        id="01KB3ZJ5T8Q6W2E4R9Y7N1M0PX",
+        status=JobStatus.running,
+        stage=Stage.attribute,
+        progress=progress,
+        attempt=1,
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        request=REQUEST,
+        tags={},
+        links=Links(self="", events="", deliveries="", artifacts="", report="", cancel=""),
+    )
     assert re.split(" {2,}", describe(job)) == ["attribute", "52/128 examples", "1 min 15 s left"]
