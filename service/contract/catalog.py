@@ -1,4 +1,4 @@
-"""What the service offers and how it is doing: plans, capabilities, problems, health, version."""
+"""The answers of the routes that are not about one job: plans, capabilities, problems, health, version."""
 
 from typing import Literal
 
@@ -12,46 +12,52 @@ from service.contract.result import Widths
 
 
 class TimeEstimate(Schema):
-    """How long the stages of a job may take, judged by the pace of past runs: an estimate, no promise."""
+    """An estimate of the run time of a job, from the pace of past jobs."""
 
     seconds: float
-    runs: int = Field(description="past jobs that it was made from: those of the same family, else all")
+    runs: int = Field(
+        description="number of past jobs it is computed from: those of the same family, or all if there are none"
+    )
 
 
 class Projected(Schema):
-    """A count of the model before, and after as far as it is known without a measurement."""
+    """A size of the dense and of the slim model. `slim` is null if only a measurement can tell."""
 
     dense: int
     slim: int | None
 
 
 class Plan(Schema):
-    """What a request would come to, as far as the model's config and the headers of its weights tell."""
+    """What a job for the request would produce, computed from the model's config and the headers of its weights."""
 
     family: str
     exact: bool = Field(
-        description="false where scores decide the widths: then the figures follow from the ratio; or where the target "
-        "has to be measured: then they are those of the largest model that it allows, or unknown"
+        description="false if scores decide the widths: then the figures are computed from the ratio; also if the "
+        "target has to be measured: then they are those of the largest model that the target allows, or null"
     )
-    widths: list[Widths] = Field(description="empty where scores or measurements decide them")
-    ratio: float | None = Field(description="share of the chosen units' parameters that would go; null if unknown")
+    widths: list[Widths] = Field(description="empty if scores or measurements decide them")
+    ratio: float | None = Field(description="share of the chosen units' parameters that is removed; null if unknown")
     parameters: Projected
-    bytes: Projected = Field(description="of the weights' files")
+    bytes: Projected = Field(description="size of the files with the weights")
     cache_bytes_per_token: Projected | None = Field(
-        default=None, description="keys and values that a decoder keeps for each token; null for a classifier"
+        default=None,
+        description="size of the keys and values that a decoder caches for each token; null for a classifier",
     )
     runtimes: list[Runtime]
     scores_cached: bool | None = Field(
-        default=None, description="an earlier job has stored the unit scores that this one needs; null: cannot be told"
+        default=None,
+        description="whether an earlier job has stored the unit scores that this one needs; null if unknown",
     )
-    time: TimeEstimate | None = Field(default=None, description="null where no past runs tell")
+    time: TimeEstimate | None = Field(default=None, description="null without past jobs")
 
 
 class Family(Schema):
     model_type: str
     kind: Literal["causal", "encoder_decoder", "classifier"]
     units: list[Unit]
-    refused: dict[str, str] = Field(default={}, description="unit -> why this family cannot hold fewer of them")
+    refused: dict[str, str] = Field(
+        default={}, description="unit -> the reason why a model of this family cannot have fewer of them"
+    )
 
 
 class Preset(Schema):

@@ -120,7 +120,8 @@ def criteria_in_words() -> str:
         for name, row in CRITERIA.items()
         if row.default_for
     ]
-    return f"How important a unit is. Default: {'; '.join(defaults)}. {' '.join(lines)}"
+    symbols = "h is the activation of a unit, m the objective of an example"
+    return f"How the importance of a unit is measured. Default: {'; '.join(defaults)}. {' '.join(lines)} Here {symbols}."
 
 
 def normalisations_in_words() -> str:

@@ -1,4 +1,4 @@
-"""What marks a checkpoint whose layers have widths of their own (`output.layout: "per_layer"`)."""
+"""How to recognise a checkpoint whose layers have different widths (`output.layout: "per_layer"`)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,12 +11,15 @@ CLASS_PREFIX = "PerLayer"
 
 
 def has_own_widths(result: Result) -> bool:
-    """Whether a job's checkpoint is for a class of ours."""
+    """Whether the layers of a job's checkpoint have different widths, so that a class of Taskslim has to load it."""
     return result.verified.loader.startswith(CLASS_PREFIX)
 
 
 def is_per_layer(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is of our own layout, the one with an `auto_map` that is taken; its code is not run."""
+    """Whether a config.json is of a checkpoint with the per-layer layout.
+
+    No other checkpoint with an `auto_map` is accepted. The code that the `auto_map` names is not run.
+    """
     match config:
         case {"layer_widths": dict(), "architectures": [str(name)], "auto_map": {**entries}}:
             return name.startswith(CLASS_PREFIX) and list(entries.values()) == [f"{MODULE}.{name}"]

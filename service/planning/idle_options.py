@@ -1,4 +1,4 @@
-"""Options of a method that would change nothing beside the others: refused, so that nobody believes in them."""
+"""Options of a method that have no effect together with the other options. A request that sets one is refused."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,11 +15,11 @@ WITH_SEED = tuple(name for name, row in CRITERIA.items() if row.has_seed)
 
 
 class Effect(NamedTuple):
-    """When an option changes anything, as a question and in words."""
+    """The condition under which an option has an effect: as a function and in words."""
 
     holds: Callable[[JobRequest], bool]
     condition: str
-    on_by_default: bool = False  # the default is to do something, which a request may ask for by name
+    on_by_default: bool = False  # whether the default has an effect too, so that asking for it explicitly is checked
 
 
 def _ranks_globally(request: JobRequest) -> bool:
@@ -30,15 +30,15 @@ def _has_objective(request: JobRequest) -> bool:
     return request.method.criterion in WITH_OBJECTIVE or request.method.repair in FITTED
 
 
-def _reduces(request: JobRequest) -> bool:
+def _has_reductions(request: JobRequest) -> bool:
     return request.method.criterion in WITH_REDUCTIONS
 
 
-def _draws(request: JobRequest) -> bool:
+def _draws_at_random(request: JobRequest) -> bool:
     return request.method.criterion in WITH_SEED or request.method.controls
 
 
-def _scores_anew(request: JobRequest) -> bool:
+def _scores_change_between_steps(request: JobRequest) -> bool:
     return CRITERIA[request.method.criterion].reads_data or _ranks_globally(request)
 
 
@@ -50,7 +50,7 @@ def _has_something_to_repair(request: JobRequest) -> bool:
     return request.method.repair is Repair.none or set(request.method.units) != {Unit.layers}
 
 
-def _tells_layers_apart(request: JobRequest) -> bool:
+def _treats_layers_differently(request: JobRequest) -> bool:
     return Unit.layers in request.method.units or request.output.layout is Layout.per_layer
 
 
@@ -59,15 +59,15 @@ EFFECTS: dict[str, Effect] = {
     "objective": Effect(
         _has_objective, f"for the criteria {', '.join(WITH_OBJECTIVE)} and the repairs {', '.join(FITTED)}"
     ),
-    "token_reduction": Effect(_reduces, f"for the criteria {', '.join(WITH_REDUCTIONS)}"),
-    "sign": Effect(_reduces, f"for the criteria {', '.join(WITH_REDUCTIONS)}"),
-    "example_reduction": Effect(_reduces, f"for the criteria {', '.join(WITH_REDUCTIONS)}"),
+    "token_reduction": Effect(_has_reductions, f"for the criteria {', '.join(WITH_REDUCTIONS)}"),
+    "sign": Effect(_has_reductions, f"for the criteria {', '.join(WITH_REDUCTIONS)}"),
+    "example_reduction": Effect(_has_reductions, f"for the criteria {', '.join(WITH_REDUCTIONS)}"),
     "union": Effect(_has_several_tasks, "with `tasks`"),
-    "steps": Effect(_scores_anew, "for criteria that see data, or with the scope `global`"),
-    "seed": Effect(_draws, f"for the criterion {', '.join(WITH_SEED)}, or with `controls`"),
-    "protect_first": Effect(_tells_layers_apart, "with the layout `per_layer` or the unit `layers`"),
-    "protect_last": Effect(_tells_layers_apart, "with the layout `per_layer` or the unit `layers`"),
-    "repair": Effect(_has_something_to_repair, "where other units than `layers` go", on_by_default=True),
+    "steps": Effect(_scores_change_between_steps, "for criteria that read data, or with the scope `global`"),
+    "seed": Effect(_draws_at_random, f"for the criterion {', '.join(WITH_SEED)}, or with `controls`"),
+    "protect_first": Effect(_treats_layers_differently, "with the layout `per_layer` or the unit `layers`"),
+    "protect_last": Effect(_treats_layers_differently, "with the layout `per_layer` or the unit `layers`"),
+    "repair": Effect(_has_something_to_repair, "if other units than `layers` are removed", on_by_default=True),
 }
 
 
@@ -75,7 +75,7 @@ DEFAULTS = {option: Method.model_fields[option].default for option in EFFECTS}
 
 
 def check_effects(request: JobRequest) -> None:
-    """Raise InvalidRequest for an option that was set to something and changes nothing."""
+    """Raise InvalidRequest for an option that the request sets and that has no effect."""
     for option, effect in EFFECTS.items():
         if _is_set(request.method, option, effect) and not effect.holds(request):
             raise InvalidRequest(f"`{option}` has an effect only {effect.condition}", param=f"method.{option}")

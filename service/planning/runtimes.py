@@ -1,7 +1,7 @@
 """Which runtimes load a slim checkpoint, and which quantisations its widths allow there.
 
-With equal widths a stock architecture is all that they need, so that a runtime loads what it loads of the dense model.
-Only transformers is proved by each job; the others stand here by their own lists of architectures.
+With equal widths a checkpoint needs a stock architecture alone, so that a runtime loads it if it loads the dense model.
+Each job verifies this for transformers; for the other runtimes it follows from their lists of architectures.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from service.contract.report import Runtime
 
 DEVICES = (1, 2, 4, 8)
 
-# Rows of GGUF's K-quants are blocks of 256, of the older ones of 32; a row that is neither stays in F16.
+# GGUF's K-quants need rows in blocks of 256, its older types in blocks of 32; other rows stay in F16.
 GGUF_BLOCKS = ((256, ("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "Q4_0")), (32, ("Q8_0", "Q4_0")))
-# 4-bit kernels share a scale among 128 weights of a row, FP8 kernels work in tiles of 16.
+# 4-bit kernels share a scale among 128 weights of a row; FP8 kernels work in tiles of 16.
 GPU_BLOCKS = ((128, ("AWQ", "GPTQ", "FP8")), (16, ("FP8",)))
 ANY_WIDTH = ((1, ("bitsandbytes",)),)
 
@@ -27,7 +27,7 @@ class Server:
     """A runtime: the lengths of weight rows that its quantisations take, and whether it splits a model."""
 
     blocks: Blocks
-    splits: bool = False  # a model over several devices, by heads and neurons
+    splits: bool = False  # whether it can split a model over several devices, by heads and neurons
 
 
 SERVERS: dict[str, Server] = {
@@ -41,10 +41,10 @@ SERVERS: dict[str, Server] = {
 def runtimes(
     family: str, rows: Sequence[int], divided: Sequence[int], layout: Layout = Layout.uniform
 ) -> list[Runtime]:
-    """What every runtime makes of a checkpoint.
+    """For every runtime: whether it loads a checkpoint, with which quantisations, and over how many devices.
 
-    `rows` are the lengths of the weight rows that the cut has changed, `divided` the counts that a split over devices
-    divides: heads and neurons.
+    `rows` are the lengths of the weight rows that the cut has changed, `divided` the numbers of heads and neurons,
+    which a split over devices divides.
     """
     if layout.value != Layout.uniform.value:
         return [_of_unequal_widths(name) for name in SERVERS]
@@ -52,7 +52,7 @@ def runtimes(
 
 
 def _of_unequal_widths(name: str) -> Runtime:
-    """No stock architecture holds them; transformers takes the class from a file in the checkpoint."""
+    """The answer for unequal widths: only transformers loads them, with the class from a file in the checkpoint."""
     if name == "transformers":
         return Runtime(name=name, loads=True, reason="with trust_remote_code=True, for the class in the checkpoint")
     return Runtime(name=name, loads=False, reason="its architectures have one width for all layers")

@@ -10,7 +10,7 @@ from torch import Tensor
 from tests.support.tiny_models import VOCABULARY, tiny_family
 from worker.slimming.scoring.objectives import Batch
 
-FIRST_WORD = 3  # below it lie the special tokens
+FIRST_WORD = 3  # smaller ids are special tokens
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ def examples(count: int, *, longest_candidate: int = 1, num_labels: int = 3, see
 
 
 def batches(family: str, items: Sequence[Example], size: int, *, extra_padding: int = 0) -> list[Batch]:
-    """`items` in batches of `size`, in the given order."""
+    """Batches of `size` examples, in the given order."""
     return [_batch(family, items[i : i + size], i, extra_padding) for i in range(0, len(items), size)]
 
 
 def _batch(family: str, items: Sequence[Example], first: int, extra_padding: int) -> Batch:
-    rows: list[tuple[list[int], list[int]]] = []  # (prompt, tokens that the candidate's own need before them)
+    rows: list[tuple[list[int], list[int]]] = []  # (prompt, tokens of the candidate that are inputs)
     scored: list[tuple[int, int, int, int, int]] = []  # row, position, token, example, label
     example_B: list[int] = []
     single = tiny_family(family).kind == "classifier" or all(len(c) == 1 for item in items for c in item.candidates)

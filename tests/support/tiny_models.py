@@ -1,4 +1,4 @@
-"""A tiny random model of every family: two layers, made in milliseconds, no downloads."""
+"""Small random models, one or more for every family: two layers each, built in milliseconds without downloads."""
 
 from collections.abc import Callable
 from typing import Any
@@ -45,7 +45,7 @@ def _model(auto: Any, model_type: str, settings: dict[str, Any], seed: int = 0) 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model: PreTrainedModel = auto.from_config(AutoConfig.for_model(model_type, **settings))
-        # Initial biases are zeros and normalisation weights ones: a cut that mixed them up would go unnoticed.
+        # Initial biases are all zero and norm weights all one, which would hide a cut of the wrong indices.
         for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.data.add_(torch.randn_like(parameter) * 0.1)
@@ -56,7 +56,7 @@ def _model(auto: Any, model_type: str, settings: dict[str, Any], seed: int = 0) 
 
 
 def causal(model_type: str, **settings: Any) -> PreTrainedModel:
-    """A decoder; `settings` override or extend those of a Llama."""
+    """A decoder-only model; `settings` override or extend those of a Llama."""
     return _model(AutoModelForCausalLM, model_type, LLAMA | settings)
 
 

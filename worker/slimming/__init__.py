@@ -1,13 +1,15 @@
-"""The mathematics: tensors and modules in, tensors and modules out.
+"""The mathematics of slimming: functions of tensors and modules.
 
-It knows only torch: no Redis, storage, files, settings, logging, clock or transformers, so that it runs wherever a
-model runs. The questions stay apart, each in its own module:
+This package imports torch alone: no Redis, storage, files, settings, logging, clock or transformers. Each module
+answers one question:
 
-- where are the units?            `architectures`: a table, one row a model family
-- how important is each?          `criteria`: a table of functions
-- what is its gradient taken of?  `objectives`: the scalar of an example
-- how is it accumulated?          `attribution`: hooks and running sums over the data
-- which stay?                     `selection`: scores and a ratio to kept indices
-- how are the tensors cut?        `surgery`: kept indices to smaller modules
-- what mends the rest?            `repair`: training-free corrections of what stays
+- `architectures`: which modules hold the units? One row for each model family.
+- `units`: which units does a loaded model have?
+- `scoring.criteria`: how important is a unit? One formula for each criterion.
+- `scoring.objectives`: of which scalar is the gradient taken?
+- `scoring.attribution`: how are the scores accumulated over data?
+- `allocation`: how many units does each group keep?
+- `selection`: which units are kept?
+- `surgery`: how are the tensors cut?
+- `repair`: how are the kept weights changed to make up for the removed units, without training?
 """

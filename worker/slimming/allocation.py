@@ -1,7 +1,7 @@
-"""How many units every group keeps: a ratio in, counts out.
+"""Allocation: from a ratio to the number of units that each group keeps.
 
-Two rules. Within the scope "layer" every group gives up the same share. With "global" one threshold on the score per
-parameter decides for all units at once, so that layers and kinds of units give up what they need least.
+In the scope "layer" the same share of every group is removed. In the scope "global" all units are ranked together by
+their score per parameter, and one threshold decides which are removed.
 """
 
 import math
@@ -14,30 +14,30 @@ from torch import Tensor
 
 from worker.slimming.units import Group, Site
 
-# A floor or a choice of widths may leave the target this far off, as a share of it; farther is an error.
+# The largest share of the target by which floors and rounding may miss it; to miss it by more is an error.
 TOLERANCE = 0.02
 
 
 class WidthUnreachable(ValueError):
-    """Rounding or a floor stands between the ratio and the widths that it asks for."""
+    """Raised where rounding, a floor or protected layers do not allow the widths that the ratio needs."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What restricts a selection; names as in the contract's Method and Output."""
+    """The rules of a selection, named as the fields of `method` and `output` in a request."""
 
     scope: str = "layer"
     layout: str = "uniform"
-    normalisation: str = "none"  # of a group's scores before groups are compared; a key of NORMALISATIONS
-    floor: float = 0.05  # share of its units that every group keeps in a global rank
-    protect_first: int = 0  # layers of each stack that stay whole
+    normalisation: str = "none"  # of the scores of a group before groups are compared; a key of NORMALISATIONS
+    floor: float = 0.05  # least share of its units that every group keeps in a global rank
+    protect_first: int = 0  # first layers of each stack from which nothing is removed
     protect_last: int = 0
 
 
 def allocate(
     scores: Mapping[Site, Tensor], groups: Sequence[Group], ratio: float, round_to: int, rules: Rules
 ) -> dict[Site, int]:
-    """Units that each group keeps. Raises WidthUnreachable."""
+    """The number of units that each group keeps. Raises WidthUnreachable."""
     if ratio == 0:
         return {group.site: group.count for group in groups}
     if rules.scope == "global":
@@ -51,7 +51,7 @@ def allocate(
 
 
 def width(group: Group, ratio: float, round_to: int) -> int:
-    """Units that `group` keeps: of those counts that it may keep, the one nearest to what the ratio leaves."""
+    """The number of units that `group` keeps: of those that it may keep, the nearest to what the ratio leaves."""
     asked = (1 - ratio) * group.count
     kept = _nearest([0, *_choices(group, round_to)], asked)
     if kept == 0:
@@ -63,7 +63,7 @@ def width(group: Group, ratio: float, round_to: int) -> int:
 
 
 def _choices(group: Group, round_to: int) -> list[int]:
-    """Counts above zero that the group may keep, ascending."""
+    """The numbers of units above zero that the group may keep, ascending."""
     if group.kind == "ffn":
         return list(range(round_to, group.count + 1, round_to))
     if group.allowed:
@@ -72,14 +72,14 @@ def _choices(group: Group, round_to: int) -> list[int]:
 
 
 def _nearest(choices: Sequence[int], asked: float) -> int:
-    """Of two that are as near, the larger."""
+    """The choice that is nearest to `asked`; of two that are equally near, the larger."""
     return min(choices, key=lambda choice: (abs(choice - asked), -choice))
 
 
 def _lowest_layers(
     scores: Mapping[Site, Tensor], layers: Sequence[Group], ratio: float, rules: Rules
 ) -> dict[Site, int]:
-    """Each stack gives up the share `ratio` of its layers, those with the lowest scores."""
+    """Remove the share `ratio` of the layers of each stack, those with the lowest scores."""
     counts: dict[Site, int] = {}
     for stack in dict.fromkeys(group.site.stack for group in layers):
         members = [group.site for group in layers if group.site.stack == stack]
@@ -93,7 +93,7 @@ def _lowest_layers(
 
 
 def is_protected(site: Site, num_layers: int, rules: Rules) -> bool:
-    """Whether the rules keep this layer whole."""
+    """Whether the rules forbid to remove anything from this layer."""
     return site.layer < rules.protect_first or site.layer >= num_layers - rules.protect_last
 
 
@@ -102,19 +102,19 @@ def is_protected(site: Site, num_layers: int, rules: Rules) -> bool:
 
 @dataclass(frozen=True)
 class _Pool:
-    """Groups that must keep as many units each."""
+    """Groups that must keep the same number of units."""
 
     members: tuple[Group, ...]
     density: Tensor  # score per parameter of every unit of every member
     choices: tuple[int, ...]
 
     def count_at(self, threshold: float) -> int:
-        """Units that each member keeps: nearest to the members' mean number of units at or above the threshold."""
+        """The number that each member keeps: the choice nearest to the mean number of units not below the threshold."""
         return _nearest(self.choices, float((self.density >= threshold).sum()) / len(self.members))
 
     @property
     def open_choices(self) -> list[int]:
-        """Those without units that earlier steps have removed, which score -inf."""
+        """The choices that need none of the units that earlier steps have removed; these have the score -inf."""
         left = int(self.density.isfinite().sum()) // len(self.members)
         return [choice for choice in self.choices if choice <= left]
 
@@ -132,7 +132,7 @@ def _by_threshold(
             f"a ratio of {ratio:g} is more than the floors, protected layers and rounding leave to remove: "
             f"{ratio * most / target:.3f}"
         )
-    while low < high:  # what is removed grows with the threshold
+    while low < high:  # bisection, since the number of removed parameters grows with the threshold
         middle = (low + high) // 2
         if _removed_parameters(_counts(pools, float(thresholds[middle])), groups) < target:
             low = middle + 1
@@ -147,10 +147,10 @@ def _by_threshold(
 def _between(
     pools: Sequence[_Pool], nearest: dict[Site, int], other: dict[Site, int], groups: Sequence[Group]
 ) -> Iterator[dict[Site, int]]:
-    """Counts that remove more or less than `nearest`, at most half the way to what the `other` threshold removes.
+    """Counts that remove an amount between that of `nearest` and the middle of `nearest` and `other`.
 
-    With equal widths one unit of every layer goes at once. Where that is a large one, a head, and misses the ratio,
-    the width of something else makes up for it; whole layers go by their scores alone.
+    With equal widths, one unit of every layer is removed at once. If the unit is large, such as a head, this may miss
+    the ratio, and the width of another kind of unit can make up the difference. Layers are removed by score alone.
     """
     ends = [_removed_parameters(counts, groups) for counts in (nearest, other)]
     low, high = sorted([ends[0], sum(ends) / 2])
@@ -187,7 +187,7 @@ def _pool_choices(pool: Sequence[Group], round_to: int, rules: Rules, safe: set[
 
 
 def _safe_layers(scores: Mapping[Site, Tensor], groups: Sequence[Group], rules: Rules) -> set[tuple[str, int]]:
-    """(stack, layer) of the protected layers, and of the best layer of a stack without any, so that one is left."""
+    """(stack, layer) of the layers that must be kept: protected ones, or the best one of a stack without any."""
     size = {group.site.stack: group.site.layer + 1 for group in groups}
     safe = {group.site[:2] for group in groups if is_protected(group.site, size[group.site.stack], rules)}
     for stack in size:
@@ -198,12 +198,12 @@ def _safe_layers(scores: Mapping[Site, Tensor], groups: Sequence[Group], rules: 
 
 
 def _density(scores: Mapping[Site, Tensor], group: Group, rules: Rules) -> Tensor:
-    # Per parameter first: a head's few scores, normalised, stand beside a neuron's as they are.
+    # Scores are divided by the number of parameters first, so that units of different size are comparable.
     return NORMALISATIONS[rules.normalisation](scores[group.site].double() / group.parameters)
 
 
 def _by_mean(score_U: Tensor) -> Tensor:
-    # Units that earlier steps have removed score -inf.
+    # Units that earlier steps have removed have the score -inf.
     mean = score_U[score_U.isfinite()].abs().mean()
     return score_U / mean if mean > 0 else score_U
 
@@ -226,12 +226,12 @@ def _counts(pools: Sequence[_Pool], threshold: float) -> dict[Site, int]:
 
 
 def share_removed(groups: Sequence[Group], counts: Mapping[Site, int]) -> float:
-    """The share of the groups' parameters that goes when each keeps its count: the ratio that was reached."""
+    """The share of the groups' parameters that is removed if each keeps its count: the ratio that is reached."""
     return _removed_parameters(counts, groups) / _all_parameters(groups)
 
 
 def _all_parameters(groups: Sequence[Group]) -> int:
-    # Layers hold the other units' parameters, heads those of their dimensions: those that hold others are the whole.
+    # A layer contains the parameters of the other units, and a head those of its dimensions: count those only once.
     kinds = {group.kind for group in groups}
     held = {"layers": kinds - {"layers"}, "heads": {"head_dims"}}
     inside = set().union(*(held.get(kind, set()) for kind in kinds))
@@ -239,7 +239,7 @@ def _all_parameters(groups: Sequence[Group]) -> int:
 
 
 def _removed_parameters(counts: Mapping[Site, int], groups: Sequence[Group]) -> float:
-    """Parameters that go: those of removed layers, and in what stays of layers and heads those of removed units."""
+    """Removed parameters: those of removed layers, and of removed units within the layers and heads that stay."""
     gone = {group.site[:2] for group in groups if group.kind == "layers" and counts[group.site] == 0}
     heads = {group.site: counts[group.site] / group.count for group in groups if group.kind == "heads"}
     return sum(
@@ -250,5 +250,5 @@ def _removed_parameters(counts: Mapping[Site, int], groups: Sequence[Group]) -> 
 
 
 def _heads_of(site: Site) -> Site:
-    """The group of the heads that the dimensions of a site are of."""
+    """The site of the heads to which the dimensions at a site belong."""
     return site._replace(unit=site.unit.removesuffix("query_dims").removesuffix("value_dims") + "heads")

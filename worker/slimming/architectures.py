@@ -1,7 +1,8 @@
-"""Where a family keeps its units: pure data, one row for each `model_type`.
+"""The modules of a model that hold its units: one row for each `model_type`.
 
 Paths of modules are relative to a layer, paths of layer lists to the model with its task head. Sizes are named by the
-config fields that stock transformers builds the modules from, since those are what a smaller checkpoint has to change.
+config fields from which stock transformers builds the modules; a cut changes the values of these fields.
+`service.contract.families` describes the same families for the API.
 """
 
 from dataclasses import dataclass, replace
@@ -10,60 +11,65 @@ from functools import partial
 
 @dataclass(frozen=True)
 class FeedForward:
-    """The neurons of a block: rows of the `expand` weights, columns of the `contract` weight."""
+    """The feed-forward block of a layer. Its neurons are rows of the `expand` weights and columns of `contract`."""
 
     expand: tuple[str, ...]
     contract: str
     width: str  # config field
-    expand_gated: tuple[str, ...] = ()  # in place of `expand` where the config says `is_gated_act`
-    fused: bool = False  # gate and up are one matrix: neuron j is rows j and j + width
+    expand_gated: tuple[str, ...] = ()  # replaces `expand` where the config says `is_gated_act`
+    fused: bool = False  # gate and up projection are one matrix: neuron j has the rows j and j + width
     transposed: bool = False  # weights are stored (in, out)
-    bias: str = ""  # config field that gives every matrix of the block a bias, where stock code can be asked for one
+    bias: str = ""  # config field that gives every matrix of the block a bias, if stock code has such a field
 
 
 @dataclass(frozen=True)
 class Attention:
-    """Heads whose number a stock config can hold: rows of `query`, `key` and `value`, columns of `output`."""
+    """The attention of a layer, for families whose stock config can hold fewer heads.
+
+    Heads are rows of `query`, `key` and `value` and columns of `output`.
+    """
 
     query: str
     key: str
     value: str
     output: str
     heads: str  # config field
-    key_value_heads: str  # config field; a group of heads that share one is cut as a whole
+    key_value_heads: str  # config field; query heads that share a key-value head are removed together
     head_size: str  # config field
-    prefix: str = ""  # of the unit in a site: an encoder-decoder's decoder has two kinds of attention
-    fused: bool = False  # one matrix: all query rows, then all key rows, then all value rows
-    divides_where: tuple[str, ...] = ()  # config fields: where one is set, the head count must divide the hidden size
-    position_bias: str = ""  # in the first layer; its column i belongs to head i of every layer
-    free_size: bool = False  # stock code lets every head keep other dimensions, if as many
+    prefix: str = ""  # of the unit's name: the decoder of an encoder-decoder has two kinds of attention
+    fused: bool = False  # the three projections are one matrix: all query rows, then all key rows, then all value rows
+    divides_where: tuple[str, ...] = ()  # config fields: if one is set, the head count must divide the hidden size
+    position_bias: str = ""  # embedding in the first layer whose column i belongs to head i of every layer
+    free_size: bool = False  # heads may keep different dimensions, if each keeps as many
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Layers of one make. The name is also that of the stack's mask in a batch.
+    """A list of layers of one kind. Its name is also that of its mask in a batch.
 
-    A layer adds what `contract` and the attention's `output` write to the residual stream. `stream` is the module of
-    the layer whose input is the stream behind them; "": the layer's output is; None: it is to be seen nowhere, since
-    what they write is normalised before it is added.
+    A layer adds the outputs of its attention and feed-forward block to the residual stream. `stream` says where the
+    stream after these additions can be observed: the input of this module of the layer; "" means the output of the
+    layer; None means nowhere, since the outputs are normalised before they are added.
     """
 
     name: str
     layers: str
     layer_count: str  # config field
     feed_forward: FeedForward
-    attention: tuple[Attention, ...] = ()  # empty: stock code derives the head size from the head count
+    attention: tuple[Attention, ...] = ()  # empty: a stock config cannot hold fewer heads
     stream: str | None = ""
-    stream_unless: tuple[str, str] | None = None  # a config field, and the `stream` where that is false
+    stream_unless: tuple[str, str] | None = None  # a config field, and the value of `stream` if that field is false
 
     def stream_behind(self, config: object) -> str | None:
-        """`stream` for a model with this config."""
+        """`stream` of a model with this config."""
         field, otherwise = self.stream_unless or ("", "")
         return otherwise if field and not getattr(config, field) else self.stream
 
 
 @dataclass(frozen=True)
 class Architecture:
+    """The stacks of layers of a family, the encoder first."""
+
     stacks: tuple[Stack, ...]
 
 
@@ -83,7 +89,7 @@ GROUPED_QUERIES = Attention(
 FUSED_QUERIES = replace(
     GROUPED_QUERIES, query="self_attn.qkv_proj", key="self_attn.qkv_proj", value="self_attn.qkv_proj", fused=True
 )
-# Stock Llama refuses other head counts. Without biases it equals a Mistral, which takes any; see
+# With biases only. Without them a Llama with any head count is written as the equal Mistral: see
 # worker/checkpoints/llama_as_mistral.py.
 LLAMA_QUERIES = replace(GROUPED_QUERIES, divides_where=("attention_bias", "mlp_bias"))
 GEMMA_QUERIES = replace(GROUPED_QUERIES, divides_where=("hidden_size",))
@@ -105,7 +111,7 @@ _decoder, _encoder = partial(_stack, "decoder"), partial(_stack, "encoder")
 
 
 def _t5_feed_forward(block: str) -> FeedForward:
-    # v1.0 has one expanding matrix, v1.1 and Flan two; a Flan checkpoint has the same model_type.
+    # T5 v1.0 has one expanding matrix, v1.1 and Flan-T5 have two; the model_type is the same.
     return FeedForward(
         expand=(f"{block}.wi",),
         expand_gated=(f"{block}.wi_0", f"{block}.wi_1"),

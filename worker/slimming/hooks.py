@@ -1,4 +1,4 @@
-"""Where a group's units show: the input or output of a module, or what a layer adds to its input."""
+"""Forward hooks at the activation of a group: the input or output of a module, or what a layer adds to its input."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from worker.slimming.units import Group
 
-# (activation, what it was before the layer if the port is residual) -> what takes the activation's place, if anything
+# (activation, input of the layer if the port is "residual") -> a replacement of the activation, or None
 Visitor = Callable[[Tensor, Tensor | None], Tensor | None]
 
 
 @contextmanager
 def watch(model: nn.Module, group: Group, visit: Visitor) -> Iterator[None]:
-    """Within the context `visit` sees, and may replace, the activation at the group's port in each forward pass."""
+    """Within the context, call `visit` with the activation of the group in each forward pass; it may replace it."""
     module = model.get_submodule(group.watched)
     if group.port == "input":
         handle = module.register_forward_pre_hook(_at_input(visit))
@@ -39,7 +39,7 @@ def _at_input(visit: Visitor) -> Callable[[nn.Module, Any], Any]:
 def _around_layer(visit: Visitor) -> Callable[[nn.Module, Any, Any, Any], Any]:
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         before = args[0] if args else kwargs["hidden_states"]
-        # Some layers return the hidden states alone, some with what later layers need beside them.
+        # Some layers return the hidden states, others a tuple that begins with them.
         after = output[0] if isinstance(output, tuple) else output
         replacement = visit(after, before)
         if replacement is None:

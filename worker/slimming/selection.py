@@ -1,4 +1,4 @@
-"""Which units stay: scores and a ratio in, kept indices out.
+"""Selection: from scores and a ratio to the indices of the units that are kept.
 
 Shape suffixes: U units of a group, R rows, K kept units.
 """
@@ -21,13 +21,13 @@ def select(
     round_to: int = 64,
     rules: Rules = Rules(),  # noqa: B008
 ) -> dict[Site, Tensor]:
-    """The units of every group that stay, int64, sorted: those with the highest scores; of equals, the lowest index.
+    """The units of every group that are kept, int64 and sorted: those with the highest scores, then the lowest index.
 
-    `ratio` is the share of the groups' parameters that is removed. Feed-forward widths are multiples of `round_to`, the
-    nearest to what the ratio leaves; a layer is a large lump, so that with layers among the units the ratio may be
-    missed by half of one. A higher ratio leaves no more parameters than a lower one, and no unit that the lower one
-    does not keep, but where equal widths of several kinds of units share a budget: there one kind makes up for it when
-    a whole head of every layer is more or less than the ratio asks for. Raises WidthUnreachable.
+    `ratio` is the share of the groups' parameters that is removed. Feed-forward widths are the multiples of `round_to`
+    that are nearest to what the ratio leaves. With layers among the units, the ratio may be missed by half a layer. A
+    higher ratio keeps a subset of what a lower ratio keeps. The exception is a global rank with equal widths of several
+    kinds of units: where the ratio would need a fraction of a head in every layer, the width of another kind makes up
+    the difference. Raises WidthUnreachable.
     """
     merged = _tied(scores, groups)
     counts = allocate(merged, groups, ratio, round_to, rules)
@@ -35,7 +35,7 @@ def select(
 
 
 def best(score_U: Tensor, num_kept: int, rows: int = 1) -> Tensor:
-    """Sorted indices of the `num_kept` highest scores, the same number in each of the `rows` (K)."""
+    """The sorted indices of the `num_kept` highest scores, the same number in each of the `rows` (K)."""
     per_row = num_kept // rows
     order_RU = score_U.view(rows, -1).sort(dim=1, descending=True, stable=True).indices[:, :per_row]
     offset_R = torch.arange(rows).unsqueeze(1) * (score_U.numel() // rows)
@@ -43,7 +43,7 @@ def best(score_U: Tensor, num_kept: int, rows: int = 1) -> Tensor:
 
 
 def _tied(scores: Mapping[Site, Tensor], groups: Sequence[Group]) -> dict[Site, Tensor]:
-    """Groups that must keep the same indices are ranked by the sum of their scores."""
+    """The scores, with those of groups that must keep the same indices replaced by their sum."""
     merged = dict(scores)
     for tie in {group.tie for group in groups if group.tie}:
         sites = [group.site for group in groups if group.tie == tie]

@@ -1,4 +1,4 @@
-"""How large a model will be once it is cut, counted without cutting it."""
+"""The shapes that the parameters of a model will have after a cut, computed without cutting it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,9 +14,9 @@ Shape = tuple[int, ...]
 def shapes_after(
     model: nn.Module, architecture: Architecture, groups: Sequence[Group], kept: Mapping[Site, Tensor]
 ) -> dict[str, Shape]:
-    """Name -> shape of every parameter that `surgery.cut` leaves, in the whole model; shared ones once.
+    """Name -> shape of every parameter of the model after `surgery.cut`; shared parameters are listed once.
 
-    `groups` are those that `kept` names.
+    `groups` must be the groups of the sites in `kept`.
     """
     shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
     units = [group for group in groups if group.kind != "layers"]
@@ -29,7 +29,10 @@ def shapes_after(
 
 
 def _layer_numbers(architecture: Architecture, groups: Sequence[Group], removed: set[Site]) -> dict[str, str]:
-    """Path of a layer -> its path when those before it are gone; what outlives its layer moves to the first one."""
+    """Path of a layer -> its path after the removal of layers before it.
+
+    A removed layer is mapped to the first layer, which takes over the parameters that outlive it.
+    """
     found: dict[str, str] = {}
     for stack in architecture.stacks:
         sites = [group.site for group in groups if group.kind == "layers" and group.site.stack == stack.name]

@@ -1,7 +1,7 @@
-"""The groups of units of a real model: the rows of `architectures` resolved to its modules.
+"""The units of a loaded model, in groups: finds the modules that a row of `architectures` names.
 
-A group is the set of units that compete for one width: the neurons of one layer, say. Every unit of it owns a slab of
-each of some parameters; to remove the unit is to remove its slabs.
+A group is the set of units that share one width, for example the neurons of one layer. A unit is a slice of each of
+several parameters, and is removed by removing these slices.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,13 +14,13 @@ from worker.slimming.architectures import Architecture, Attention, FeedForward, 
 
 
 class UnitUnavailable(ValueError):
-    """The family's stock config cannot hold fewer units of this kind."""
+    """Raised for a unit of which a stock config of the family cannot hold fewer."""
 
 
 class Site(NamedTuple):
-    """Names a group. `str(site)` is the key of its tensor in files: "decoder.3.ffn".
+    """The name of a group. `str(site)`, such as "decoder.3.ffn", is the key of its tensor in files.
 
-    `unit` is finer than the API's where units of one kind compete apart: "cross_heads" beside "heads".
+    `unit` tells apart groups of one kind in a layer: "heads" and "cross_heads" are both of the API's unit `heads`.
     """
 
     stack: str
@@ -32,13 +32,16 @@ class Site(NamedTuple):
 
     @classmethod
     def parse(cls, key: str) -> Self:
-        """The site of which `key` is the string form."""
+        """The site whose string form is `key`."""
         stack, layer, unit = key.split(".")
         return cls(stack, int(layer), unit)
 
 
 class ParameterSlice(NamedTuple):
-    """A unit's share of a parameter: `size` neighbouring indices along `dim`, unit after unit from `start` on."""
+    """The part of a parameter that belongs to the units of a group.
+
+    Unit i has the indices from `start + i * size` to `start + (i + 1) * size` along `dim`.
+    """
 
     parameter: str
     dim: int
@@ -48,29 +51,30 @@ class ParameterSlice(NamedTuple):
 
 @dataclass(frozen=True)
 class Group:
-    """The units of one site, each of which can be removed alone. Paths are absolute in the model.
+    """The units of one site, each of which can be removed alone. Paths are relative to the model.
 
-    `slabs` begin with the weight that reads (`ffn`, heads, value dimensions) or writes (query dimensions) the watched
-    activation. Groups that share `fields` keep as many units each, in a checkpoint that stock transformers loads.
+    The activation of the units is the input or the output of the module `watched`, or what a layer adds to the residual
+    stream (`port`). The first of `slabs` is the weight of that module. In a checkpoint for stock transformers, groups
+    with the same `fields` keep the same number of units.
     """
 
     site: Site
-    kind: str  # the unit as the API names it
+    kind: str  # the unit of the API: ffn, heads, head_dims or layers
     count: int  # units
-    parameters: int  # weights and biases that leave with one unit
+    parameters: int  # weights and biases of one unit
     slabs: tuple[ParameterSlice, ...]
-    watched: str  # the module that shows what the units do
-    port: Literal["input", "output", "residual"]  # residual: what a layer adds to its input
-    size: int  # channels of a unit at the port
-    fields: tuple[tuple[str, int], ...]  # config field, and how much of it a kept unit stands for
-    rows: int = 1  # the units form so many rows, each of which keeps as many
-    tie: str = ""  # groups of one tie keep the same indices
-    level: str = ""  # groups of one level keep as many units in every layout
-    allowed: tuple[int, ...] = ()  # counts that the config can hold; empty: all
+    watched: str  # path of the module at which the activation is observed
+    port: Literal["input", "output", "residual"]  # "residual": output minus input of a layer
+    size: int  # channels of the activation of a unit
+    fields: tuple[tuple[str, int], ...]  # config fields, and what one kept unit adds to the value of each
+    rows: int = 1  # the units form this many rows of equal length, and each row keeps the same number
+    tie: str = ""  # groups with the same tie keep the same indices
+    level: str = ""  # groups with the same level keep the same number of units in every layout
+    allowed: tuple[int, ...] = ()  # numbers of units that the config can hold; empty: every number
 
 
 def locate(model: nn.Module, architecture: Architecture, units: Sequence[str]) -> list[Group]:
-    """The groups of `units` in `model`, in the order of its layers. Raises UnitUnavailable."""
+    """The groups of the given units in the model, layer by layer. Raises UnitUnavailable."""
     return [
         group
         for stack in architecture.stacks
@@ -81,12 +85,12 @@ def locate(model: nn.Module, architecture: Architecture, units: Sequence[str]) -
 
 
 def num_layers(model: nn.Module, stack: Stack) -> int:
-    """Layers in the stack."""
+    """The number of layers in the stack."""
     return len(layers_of(model, stack))
 
 
 def layers_of(model: nn.Module, stack: Stack) -> nn.ModuleList:
-    """The stack's layers."""
+    """The layers of the stack."""
     layers = model.get_submodule(stack.layers)
     assert isinstance(layers, nn.ModuleList)
     return layers
@@ -97,7 +101,7 @@ def _config(model: nn.Module) -> Any:
 
 
 def weights_UF(group: Group, parameters: Callable[[str], Tensor]) -> tuple[Tensor, ...]:
-    """What belongs to each unit of the matrices that `parameters` finds by name, in the order of the slabs."""
+    """The weights of each unit, one tensor per matrix in the order of the slabs; `parameters` maps name to tensor."""
     if group.port == "residual":
         return tuple(parameters(slab.parameter).reshape(1, -1) for slab in group.slabs)
     matrices = ((slab, parameters(slab.parameter)) for slab in group.slabs)
@@ -140,7 +144,7 @@ def _expand(row: FeedForward, config: Any) -> tuple[str, ...]:
 
 
 def _rows(model: nn.Module, path: str, dim: int, size: int, start: int = 0) -> list[ParameterSlice]:
-    """The slabs of units that are outputs of a linear module: of its weight, and of its bias if it has one."""
+    """The slices of units that are outputs of a linear module: of its weight, and of its bias if it has one."""
     slabs = [ParameterSlice(f"{path}.weight", dim, size, start)]
     if model.get_submodule(path).bias is not None:
         slabs.append(ParameterSlice(f"{path}.bias", 0, size, start))
@@ -166,7 +170,7 @@ def _attention(stack: Stack) -> tuple[Attention, ...]:
 
 
 def _head_group(model: nn.Module, stack: Stack, layer: int, row: Attention) -> Group:
-    """Heads, or with grouped queries the key-value groups: one key-value head and the query heads that share it."""
+    """The heads of a layer; with grouped queries a unit is a key-value head and the query heads that share it."""
     block, config = f"{stack.layers}.{layer}", model.config
     size, heads, count = _head_counts(model, block, row)
     shared = heads // count
@@ -188,7 +192,7 @@ def _head_group(model: nn.Module, stack: Stack, layer: int, row: Attention) -> G
         port="input",
         size=shared * size,
         fields=tuple(fields.items()),
-        # T5 computes the bias of all layers' attention scores in the first layer, and for cross-attention a zero one.
+        # T5 computes the position bias of all layers in the first layer; cross-attention has none.
         tie=f"{stack.name}.heads" if row.position_bias else "",
         level=row.heads if row.free_size else "",
         allowed=tuple(kept for kept in range(1, count + 1) if _holds(config, row, kept * shared)),
@@ -196,7 +200,7 @@ def _head_group(model: nn.Module, stack: Stack, layer: int, row: Attention) -> G
 
 
 def _head_counts(model: nn.Module, block: str, row: Attention) -> tuple[int, int, int]:
-    """(size of a head, query heads, key-value heads) of one layer, by the shapes of its matrices."""
+    """(size of a head, query heads, key-value heads) of one layer, from the shapes of its matrices."""
     size = head_size(model.config, row)
     query = model.get_parameter(f"{block}.{row.output}.weight").shape[1]
     key = model.get_parameter(f"{block}.{row.key}.weight").shape[0]
@@ -204,7 +208,7 @@ def _head_counts(model: nn.Module, block: str, row: Attention) -> tuple[int, int
 
 
 def head_size(config: Any, row: Attention) -> int:
-    """Dimensions of a head; most configs need not name what hidden size and head count say."""
+    """The number of dimensions of a head; configs may leave it out where it is hidden size by head count."""
     size = getattr(config, row.head_size, None) or config.hidden_size // getattr(config, row.heads)
     return int(size)
 
@@ -222,7 +226,7 @@ def _head_dims(model: nn.Module, stack: Stack, layer: int) -> list[Group]:
 
 
 def _dimension_group(model: nn.Module, stack: Stack, layer: int, row: Attention, role: str) -> Group:
-    """Dimensions in which queries meet keys, or in which values reach the output: as many in every head."""
+    """The dimensions of all heads of a layer, of queries and keys or of values; every head keeps the same number."""
     block = f"{stack.layers}.{layer}"
     size, heads, _ = _head_counts(model, block, row)
     query, key, value, output = (f"{block}.{path}" for path in (row.query, row.key, row.value, row.output))
@@ -249,9 +253,11 @@ def _dimension_group(model: nn.Module, stack: Stack, layer: int, row: Attention,
 
 
 def _layers(model: nn.Module, stack: Stack, layer: int) -> list[Group]:
-    """A group of one: a layer competes with the other layers of its stack."""
+    """A layer as a group of one unit; it is ranked against the other layers of its stack."""
     block, config = f"{stack.layers}.{layer}", _config(model)
-    shared = tuple(row.position_bias for row in stack.attention if row.position_bias)  # moves to the next layer
+    shared = tuple(
+        row.position_bias for row in stack.attention if row.position_bias
+    )  # not removed with the layer, but moved to the next one
     names = [name for name, _ in model.get_submodule(block).named_parameters() if not name.startswith(shared)]
     slabs = tuple(ParameterSlice(f"{block}.{name}", 0, 1) for name in names)
     return [

@@ -35,7 +35,9 @@ def one_kind(groups: list[Group]) -> list[Group]:
 @pytest.mark.parametrize("family", GROUPS)
 @settings(deadline=None)
 @given(first=st.floats(0.05, 0.6), second=st.floats(0.05, 0.6), seed=st.integers(0, 4))
-def test_global_selections_are_nested(family: str, layout: str, first: float, second: float, seed: int) -> None:
+def test_global_selection_at_a_higher_ratio_keeps_a_subset(
+    family: str, layout: str, first: float, second: float, seed: int
+) -> None:
     groups, rules = GROUPS[family], Rules(scope="global", layout=layout)
     if layout == "uniform":
         groups = one_kind(groups)
@@ -47,7 +49,7 @@ def test_global_selections_are_nested(family: str, layout: str, first: float, se
 @pytest.mark.parametrize("family", GROUPS)
 @settings(deadline=None)
 @given(first=st.floats(0.05, 0.6), second=st.floats(0.05, 0.6), seed=st.integers(0, 4))
-def test_a_higher_ratio_leaves_no_more_parameters(family: str, first: float, second: float, seed: int) -> None:
+def test_higher_ratio_keeps_no_more_parameters(family: str, first: float, second: float, seed: int) -> None:
     groups, rules = GROUPS[family], Rules(scope="global")
     scores = random_scores(groups, seed)
     less, more = (
@@ -61,7 +63,7 @@ def test_a_higher_ratio_leaves_no_more_parameters(family: str, first: float, sec
 
 @settings(deadline=None)
 @given(ratio=st.floats(0.2, 0.7), seed=st.integers(0, 9))
-def test_equal_widths_make_up_for_the_lump_of_a_head(ratio: float, seed: int) -> None:
+def test_equal_neuron_widths_make_up_for_the_size_of_a_head(ratio: float, seed: int) -> None:
     groups = GROUPS["llama"]
     kept = select(random_scores(groups, seed), groups, ratio, 1, Rules(scope="global", normalisation="mean"))
     one_neuron_of_each_layer = sum(group.parameters for group in one_kind(groups))
@@ -76,7 +78,7 @@ def test_per_layer_widths_meet_the_budget(ratio: float) -> None:
     assert removed(groups, kept) == pytest.approx(ratio, abs=0.02)
 
 
-def test_width_goes_where_the_scores_are() -> None:
+def test_layer_with_high_scores_keeps_more_units() -> None:
     groups = [group for group in GROUPS["llama"] if group.kind == "ffn"]
     scores = random_scores(groups)
     scores[groups[1].site] = scores[groups[1].site] * 100 + 10
@@ -88,7 +90,7 @@ def test_width_goes_where_the_scores_are() -> None:
     assert even[groups[0].site].numel() > kept[groups[0].site].numel()
 
 
-def test_normalised_heads_and_neurons_give_up_alike() -> None:
+def test_normalised_heads_and_neurons_lose_the_same_share() -> None:
     groups = locate(causal("llama", num_hidden_layers=12), ARCHITECTURES["llama"], ["ffn", "heads"])
     rules = Rules(scope="global", layout="per_layer", normalisation="mean", floor=0)
     kept = select(random_scores(groups), groups, 0.3, 1, rules)
@@ -105,7 +107,7 @@ def test_every_group_keeps_its_floor() -> None:
     assert select(scores, groups, 0.5, 4, rules)[groups[0].site].numel() == 12
 
 
-def test_a_budget_that_the_floors_forbid_is_refused() -> None:
+def test_ratio_above_what_the_floors_allow_is_refused() -> None:
     groups = GROUPS["llama"]
     with pytest.raises(WidthUnreachable, match="more than the floors"):
         select(random_scores(groups), groups, 0.9, 4, Rules(scope="global", layout="per_layer", floor=0.5))
@@ -119,7 +121,7 @@ def test_protected_layers_stay_whole() -> None:
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
-def test_protected_layers_are_not_among_those_that_go(scope: str) -> None:
+def test_protected_layers_are_not_removed(scope: str) -> None:
     groups = locate(causal("llama", num_hidden_layers=5), ARCHITECTURES["llama"], ["layers"])
     scores = {group.site: torch.tensor([value]) for group, value in zip(groups, [0.1, 0.5, 0.3, 0.9, 0.2], strict=True)}
     rules = Rules(scope=scope, protect_first=1, protect_last=1)
@@ -139,7 +141,7 @@ def test_uniform_widths_stay_equal_under_one_threshold() -> None:
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
-def test_a_stack_gives_up_its_lowest_layers(scope: str) -> None:
+def test_layers_with_the_lowest_scores_are_removed(scope: str) -> None:
     groups = locate(causal("llama", num_hidden_layers=5), ARCHITECTURES["llama"], ["layers"])
     scores = {group.site: torch.tensor([value]) for group, value in zip(groups, [0.5, 0.1, 0.9, 0.2, 0.4], strict=True)}
     kept = select(scores, groups, 0.4, 64, Rules(scope=scope))
@@ -158,7 +160,7 @@ def test_t5_keeps_the_same_heads_in_every_layer_of_a_stack(layout: str) -> None:
 
 @settings(deadline=None)
 @given(ratio=st.floats(0.1, 0.7), seed=st.integers(0, 9))
-def test_whole_layers_go_by_their_scores_whatever_the_ratio_misses(ratio: float, seed: int) -> None:
+def test_layers_are_removed_by_score_even_if_the_ratio_is_missed(ratio: float, seed: int) -> None:
     groups = locate(DEEP_LLAMA, ARCHITECTURES["llama"], ["ffn", "heads", "layers"])
     scores = {
         group.site: score_U * group.parameters
@@ -170,7 +172,7 @@ def test_whole_layers_go_by_their_scores_whatever_the_ratio_misses(ratio: float,
     assert max(gone, default=0) <= min(float(scores[site]) for site in layers if kept[site].numel())
 
 
-def test_layers_compete_with_the_units_inside_them() -> None:
+def test_layers_are_ranked_against_the_units_inside_them() -> None:
     groups = locate(causal("llama", num_hidden_layers=4), ARCHITECTURES["llama"], ["ffn", "layers"])
     scores = random_scores(groups)
     scores |= {Site("decoder", layer, "layers"): torch.tensor([0.0 if layer == 2 else 1e6]) for layer in range(4)}
@@ -195,7 +197,7 @@ def test_normalisation_keeps_the_order_within_a_group(name: str) -> None:
 @pytest.mark.parametrize(
     "units", [("heads", "head_dims"), ("ffn", "heads", "head_dims"), ("heads", "head_dims", "layers")]
 )
-def test_the_share_removed_is_that_of_the_parameters_that_go(units: tuple[str, ...]) -> None:
+def test_share_removed_is_the_share_of_removed_parameters(units: tuple[str, ...]) -> None:
     model = TINY["t5"]()
     groups = locate(model, ARCHITECTURES["t5"], units)
     owned = {slab.parameter for group in groups for slab in group.slabs}
@@ -205,5 +207,5 @@ def test_the_share_removed_is_that_of_the_parameters_that_go(units: tuple[str, .
     counts = {site: kept_K.numel() for site, kept_K in kept.items()}
     cut(model, ARCHITECTURES["t5"], kept)
     gone = before - sum(parameter.numel() for parameter in model.parameters())
-    assert gone / chosen == pytest.approx(0.4, abs=0.15)  # a head is an eighth of what there is
+    assert gone / chosen == pytest.approx(0.4, abs=0.15)  # one head holds an eighth of the parameters
     assert share_removed(groups, counts) == pytest.approx(gone / chosen, abs=0.01)

@@ -25,7 +25,7 @@ ratios = st.floats(0, 0.95)
 
 
 @given(st.integers(64, 300), ratios, ratios, st.sampled_from([1, 8, 64]), st.integers(0, 5))
-def test_a_higher_ratio_keeps_a_subset(count: int, first: float, second: float, round_to: int, seed: int) -> None:
+def test_higher_ratio_keeps_a_subset(count: int, first: float, second: float, round_to: int, seed: int) -> None:
     groups = [group(count, layer) for layer in range(3)]
     draw = torch.Generator().manual_seed(seed)
     scores = {g.site: torch.randint(0, 20, (count,), generator=draw).float() for g in groups}
@@ -38,7 +38,7 @@ def test_a_higher_ratio_keeps_a_subset(count: int, first: float, second: float, 
 
 
 @given(st.integers(1, 500), ratios, st.sampled_from([1, 2, 7, 32]))
-def test_widths_are_multiples_nearest_to_what_the_ratio_leaves(count: int, ratio: float, round_to: int) -> None:
+def test_width_is_the_multiple_nearest_to_the_ratio(count: int, ratio: float, round_to: int) -> None:
     try:
         kept = select({group(count).site: torch.rand(count)}, [group(count)], ratio, round_to)[group(count).site]
     except WidthUnreachable:
@@ -53,11 +53,11 @@ def test_widths_are_multiples_nearest_to_what_the_ratio_leaves(count: int, ratio
         assert abs(kept.numel() - (1 - ratio) * count) <= round_to / 2 or kept.numel() == count // round_to * round_to
 
 
-def test_the_highest_scores_stay_and_of_equals_the_lowest_index() -> None:
+def test_highest_scores_are_kept_and_ties_go_to_the_lowest_index() -> None:
     scores = {group(6).site: torch.tensor([1.0, 5.0, 1.0, 9.0, 1.0, 0.0])}
     assert select(scores, [group(6)], 0.5, 1)[group(6).site].tolist() == [0, 1, 3]
 
 
-def test_a_width_of_zero_is_refused_with_the_reason() -> None:
+def test_width_of_zero_is_refused_with_the_reason() -> None:
     with pytest.raises(WidthUnreachable, match=r"leaves 10 of the 100 units of decoder\.0\.ffn"):
         select({group(100).site: torch.rand(100)}, [group(100)], 0.9, 64)

@@ -1,7 +1,7 @@
-"""Scores of every unit of every layer, accumulated over data: the expensive part of slimming.
+"""Scores of every unit by a criterion, accumulated over batches.
 
-One forward and one backward pass of a batch serve all layers. The backward pass computes gradients of activations
-alone (weights only for a criterion that asks for theirs) and ends at the first group: its activation is the leaf.
+One forward and one backward pass of a batch serve all layers. The backward pass computes gradients of activations, and
+of weights only for a criterion that needs them; it ends at the activation of the first group, which is the leaf.
 
 Shape suffixes as in criteria.py.
 """
@@ -32,13 +32,14 @@ def score(
     on_examples: Callable[[int], None] = lambda done: None,
     on_moments: Callable[[dict[str, Moments]], None] = lambda moments: None,
 ) -> dict[Site, Tensor]:
-    """Importance of each unit, float32 on the CPU (units), by the named criterion of CRITERIA.
+    """The score of every unit, float32 on the CPU (U), by the named criterion of CRITERIA.
 
-    `on_examples` hears how many examples are done after each batch, and may raise to end it; by a criterion that needs
-    moments half of them count as done when the last batch is, and the others group by group. `on_moments` is given
-    these, as `repair.measure_moments` takes them, where all were held at once. The model is left as it was. The results
-    depend on the examples alone, not on how they are batched, up to the rounding of the model's own dtype. Raises
-    UnitUnavailable for a unit that the family or the criterion cannot serve.
+    `on_examples` is called with the number of examples that are done; an exception that it raises ends the scoring.
+    A criterion that needs moments counts half of the examples while it reads batches, the other half while it computes
+    scores group by group. `on_moments` is called with the moments if all of them were in memory at once, so that a
+    repair can use them again. The model is left unchanged. Scores depend on the examples alone, not on how they are
+    batched, up to rounding in the dtype of the model. Raises UnitUnavailable for a unit that the family or the
+    criterion does not have.
     """
     row = CRITERIA[criterion]
     refused = sorted(set(units) & set(row.unserved))
@@ -58,20 +59,23 @@ def score(
 
 
 class Passes:
-    """Tells of several passes over the same examples as if they were one; the work after a pass may count as one."""
+    """Progress of several passes over the same examples, reported as that of one pass.
+
+    Work that follows a pass may count as a pass too.
+    """
 
     def __init__(self, num_examples: int, count: int, on_examples: Callable[[int], None]) -> None:
         self._num_examples, self._count, self._on_examples = num_examples, count, on_examples
         self._begun = 0
 
     def following(self) -> Callable[[int], None]:
-        """Hears how many examples the pass that begins now has done."""
+        """Begin the next pass: a function to call with the number of examples that it has done."""
         before, self._begun = self._begun * self._num_examples, self._begun + 1
         return lambda done: self._on_examples((before + done) // self._count)
 
 
 class Accumulator:
-    """What has been added up so far."""
+    """The sums of a formula over the batches so far, for each group."""
 
     def __init__(self, criterion: Formula, options: Options, groups: Sequence[Group]) -> None:
         self.criterion = criterion
@@ -83,7 +87,7 @@ class Accumulator:
         self.num_tokens = dict.fromkeys((group.site.stack for group in groups), 0)
 
     def add(self, group: Group, batch: Batch, activation_BTC: Tensor, gradient_BTC: Tensor | None) -> None:
-        """Add what `group` shows of `batch`."""
+        """Add the activation of `group` on `batch`, and its gradient if the formula needs it."""
         assert self.criterion.observe is not None
         seen = Observation(
             activation_BTC=activation_BTC,
@@ -98,7 +102,7 @@ class Accumulator:
         self.sums[group.site] = sums if known is None else known.add_(sums)
 
     def add_weight_gradients(self, parameters: dict[str, nn.Parameter]) -> None:
-        """Move the gradients that a backward pass has left into float32 sums."""
+        """Add the gradients of a backward pass to float32 sums, and clear them."""
         for name, parameter in parameters.items():
             if parameter.grad is not None:
                 known = self.weight_gradients.setdefault(name, torch.zeros_like(parameter, dtype=torch.float32))
@@ -111,8 +115,8 @@ class Accumulator:
         for stack in self.num_tokens:
             self.num_tokens[stack] += int(batch.masks[stack].sum())
 
-    def evidence(self, model: nn.Module, group: Group) -> Statistics:
-        """All that is known of `group`."""
+    def statistics(self, model: nn.Module, group: Group) -> Statistics:
+        """What the scores of `group` are computed from."""
         gradients = self.weight_gradients
         return Statistics(
             site=group.site,
@@ -127,28 +131,31 @@ class Accumulator:
 
 
 def _score_by_sums(
-    model: nn.Module, batches: Iterable[Batch], tally: Accumulator, on_examples: Callable[[int], None]
+    model: nn.Module, batches: Iterable[Batch], accumulator: Accumulator, on_examples: Callable[[int], None]
 ) -> dict[Site, Tensor]:
-    if tally.criterion.needs != "weights":
+    if accumulator.criterion.needs != "weights":
         with prepared(model):
             for batch in batches:
-                _observe(model, batch, tally)
-                on_examples(tally.num_examples)
-    finalize = tally.criterion.finalize
-    return {group.site: finalize(tally.evidence(model, group), tally.options).float().cpu() for group in tally.groups}
+                _observe(model, batch, accumulator)
+                on_examples(accumulator.num_examples)
+    finalize = accumulator.criterion.finalize
+    return {
+        group.site: finalize(accumulator.statistics(model, group), accumulator.options).float().cpu()
+        for group in accumulator.groups
+    }
 
 
 def _score_by_moments(
     model: nn.Module,
     batches: Sequence[Batch],
-    tally: Accumulator,
+    accumulator: Accumulator,
     passes: Passes,
     on_moments: Callable[[dict[str, Moments]], None],
 ) -> dict[Site, Tensor]:
-    """As many groups at a time as there is room for the matrices of."""
+    """Scores from second moments, for as many groups at a time as `second_moments.GRAM_BYTES` allows."""
     scores: dict[Site, Tensor] = {}
     examples = list(accumulate(batch.num_examples for batch in batches))
-    parts = portions(tally.groups)
+    parts = portions(accumulator.groups)
     for part in parts:
         follow = passes.following()
 
@@ -156,70 +163,72 @@ def _score_by_moments(
             follow(examples[done - 1])
 
         with prepared(model):
-            found = collect(model, part, batches, tally.options.objective, on_batches, effects=True)
+            found = collect(model, part, batches, accumulator.options.objective, on_batches, effects=True)
         concluded = passes.following()
         for number, group in enumerate(part, 1):
-            evidence = replace(tally.evidence(model, group), moments=found[group.watched])
-            scores[group.site] = tally.criterion.finalize(evidence, tally.options).float().cpu()
+            statistics = replace(accumulator.statistics(model, group), moments=found[group.watched])
+            scores[group.site] = accumulator.criterion.finalize(statistics, accumulator.options).float().cpu()
             concluded(examples[-1] * number // len(part))
         if len(parts) == 1:
             on_moments({path: replace(moments, effect_OO=None) for path, moments in found.items()})
     return scores
 
 
-def _observe(model: nn.Module, batch: Batch, tally: Accumulator) -> None:
-    """Run one batch; what every group shows goes to the tally."""
-    match tally.criterion.needs:
+def _observe(model: nn.Module, batch: Batch, accumulator: Accumulator) -> None:
+    """Run one batch, and add what the formula needs of every group to the accumulator."""
+    match accumulator.criterion.needs:
         case "gradients" | "moments":
-            _observe_activations(model, batch, tally, with_gradients=True)
+            _observe_activations(model, batch, accumulator, with_gradients=True)
         case "activations":
-            _observe_activations(model, batch, tally, with_gradients=False)
+            _observe_activations(model, batch, accumulator, with_gradients=False)
         case "weight gradients":
-            _observe_weight_gradients(model, batch, tally)
-    tally.close(batch)
+            _observe_weight_gradients(model, batch, accumulator)
+    accumulator.close(batch)
 
 
-def _observe_activations(model: nn.Module, batch: Batch, tally: Accumulator, *, with_gradients: bool) -> None:
+def _observe_activations(model: nn.Module, batch: Batch, accumulator: Accumulator, *, with_gradients: bool) -> None:
     with ExitStack() as hooks, torch.set_grad_enabled(with_gradients):
-        for group in tally.groups:
-            hooks.enter_context(watch(model, group, _seer(group, batch, tally, with_gradients=with_gradients)))
+        for group in accumulator.groups:
+            hooks.enter_context(watch(model, group, _visitor(group, batch, accumulator, with_gradients=with_gradients)))
         log_probability_M = token_log_probabilities(model, batch)
         if with_gradients:
-            torch.autograd.backward(OBJECTIVES[tally.options.objective](log_probability_M, batch).sum())
+            torch.autograd.backward(OBJECTIVES[accumulator.options.objective](log_probability_M, batch).sum())
 
 
-def _seer(
-    group: Group, batch: Batch, tally: Accumulator, *, with_gradients: bool
+def _visitor(
+    group: Group, batch: Batch, accumulator: Accumulator, *, with_gradients: bool
 ) -> Callable[[Tensor, Tensor | None], Tensor | None]:
-    """What to do with an activation at the group's port: note it now, or when its gradient comes."""
+    """A function for `watch` that adds the activation to the accumulator, at once or when its gradient is computed."""
     shape = (*batch.masks[group.site.stack].shape, -1)  # some families flatten rows and positions into one axis
 
-    def see(activation: Tensor, before: Tensor | None) -> Tensor | None:
+    def visit(activation: Tensor, before: Tensor | None) -> Tensor | None:
         effect = activation.detach() if before is None else (activation - before).detach()
         if not with_gradients:
-            tally.add(group, batch, effect.view(shape), None)
+            accumulator.add(group, batch, effect.view(shape), None)
             return None
-        # Nothing before the first group asks for a gradient, so that the pass back ends at its activation.
+        # No tensor before the first group requires a gradient, so that the backward pass ends at its activation.
         followed = activation if activation.requires_grad else activation.detach().requires_grad_()
-        followed.register_hook(lambda gradient: tally.add(group, batch, effect.view(shape), gradient.reshape(shape)))
+        followed.register_hook(
+            lambda gradient: accumulator.add(group, batch, effect.view(shape), gradient.reshape(shape))
+        )
         return followed
 
-    return see
+    return visit
 
 
-def _observe_weight_gradients(model: nn.Module, batch: Batch, tally: Accumulator) -> None:
-    names = {slab.parameter for group in tally.groups for slab in group.slabs}
+def _observe_weight_gradients(model: nn.Module, batch: Batch, accumulator: Accumulator) -> None:
+    names = {slab.parameter for group in accumulator.groups for slab in group.slabs}
     parameters = {name: model.get_parameter(name) for name in names}
     for parameter in parameters.values():
         parameter.requires_grad_()
     log_probability_M = token_log_probabilities(model, batch)
-    torch.autograd.backward(OBJECTIVES[tally.options.objective](log_probability_M, batch).sum())
-    tally.add_weight_gradients(parameters)
+    torch.autograd.backward(OBJECTIVES[accumulator.options.objective](log_probability_M, batch).sum())
+    accumulator.add_weight_gradients(parameters)
 
 
 @contextmanager
 def prepared(model: nn.Module) -> Iterator[None]:
-    """No dropout and no gradients of weights within the context."""
+    """Within the context the model is in evaluation mode and no weight requires a gradient."""
     was_training = {module: module.training for module in model.modules()}
     asked = {parameter: parameter.requires_grad for parameter in model.parameters()}
     model.eval().requires_grad_(False)

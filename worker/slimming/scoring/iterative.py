@@ -1,6 +1,7 @@
-"""Removal in several steps, with the scores taken anew on what each step leaves.
+"""Removal in several steps: the scores are computed again after each step, on what it leaves.
 
-The model stays whole: what is removed already is masked, so that indices always mean units of the dense model.
+The model is not cut between the steps. Units that are removed are masked, so that indices are always those of the dense
+model.
 """
 
 from bisect import bisect_left
@@ -20,21 +21,21 @@ Scores = dict[Site, Tensor]
 
 @dataclass(frozen=True)
 class ScorePath:
-    """Scores along a path of removals: one entry for each scoring; in scores[k] what earlier steps removed is -inf.
+    """The scores of every step. In `scores[k]` the units that earlier steps removed have the score -inf.
 
-    One path serves every ratio: what goes on the way to a ratio is not kept at a higher one.
+    One path serves every ratio: a unit that is removed at a ratio is removed at every higher ratio.
     """
 
-    ratios: tuple[float, ...]  # share removed when the scores were taken; the first is 0.0, ascending
+    ratios: tuple[float, ...]  # share that was removed when the scores were computed: ascending, the first is 0.0
     scores: tuple[Scores, ...]
 
     def at(self, ratio: float) -> Scores:
-        """The scores that decide what a removal of `ratio` keeps: those taken last on the way to it."""
+        """The scores by which units are selected at `ratio`: those of the last step before it."""
         return self.scores[max(bisect_left(self.ratios, ratio) - 1, 0)]
 
 
 def schedule(ratio: float, steps: int) -> tuple[float, ...]:
-    """The ratios at which the scores are taken on the way to `ratio`: equal shares of the dense model apart."""
+    """The ratios at which scores are computed on the way to `ratio`, equally spaced, starting at zero."""
     return tuple(ratio * step / steps for step in range(steps))
 
 
@@ -45,9 +46,10 @@ def follow(
     measure: Callable[[], Scores],
     choose: Callable[[Scores, float], dict[Site, Tensor]],
 ) -> ScorePath:
-    """`measure` the model at each of the rising `ratios`, the first of them zero; `choose` says what stays there.
+    """Compute the scores at each of the rising `ratios`, the first of which is zero.
 
-    The path ends before the first ratio at which `choose` raises WidthUnreachable.
+    `measure` returns the scores of the model as it is masked; `choose` returns the units that are kept at a ratio. The
+    path ends before the first ratio at which `choose` raises WidthUnreachable.
     """
     found: list[Scores] = []
     for ratio in ratios:
@@ -61,7 +63,7 @@ def follow(
 
 
 def without_removed(scores: Mapping[Site, Tensor], kept: Mapping[Site, Tensor]) -> Scores:
-    """The scores, with -inf for every unit that is gone already."""
+    """The scores, with -inf for every unit that is not kept."""
     return {site: _only(score_U, kept[site]) if site in kept else score_U for site, score_U in scores.items()}
 
 

@@ -1,13 +1,13 @@
-"""One ranking for several tasks: the scores of each on one scale, then summed or maxed.
+"""One score for several tasks: the scores of each task are brought to one scale, then summed or maximised.
 
 With s_t(u) the score that task t gives unit u, and the mean over all units of all groups:
 
-    s'_t(u) = s_t(u) / mean_v |s_t(v)|     no task outvotes another by the size of its gradients
-    sum:  S(u) = sum over t of s'_t(u)     what is of most use to all together
-    max:  S(u) = max over t of s'_t(u)     what any one of them needs
+    s'_t(u) = s_t(u) / mean_v |s_t(v)|     tasks with large gradients do not outweigh the others
+    sum:  S(u) = sum over t of s'_t(u)     keeps the units that are important to all tasks together
+    max:  S(u) = max over t of s'_t(u)     keeps the units that are important to any task
 
-One factor for each task leaves the proportions between its groups as they are, which a global rank lives by.
-Shape suffix: U units of a group.
+There is one factor for each task, so that the proportions between groups, which decide a global rank, stay as they are.
+Shape suffixes: T tasks, U units of a group.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ RULES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def united(tasks: Sequence[Mapping[Site, Tensor]], rule: str) -> Scores:
-    """The scores of all tasks together, by a rule of RULES; those of a single task as they are."""
+    """The scores for all tasks, by a rule of RULES. The scores of a single task are returned unchanged."""
     if len(tasks) == 1:
         return dict(tasks[0])
     scaled = [normalised(scores) for scores in tasks]
@@ -33,7 +33,10 @@ def united(tasks: Sequence[Mapping[Site, Tensor]], rule: str) -> Scores:
 
 
 def united_paths(tasks: Sequence[ScorePath], rule: str) -> ScorePath:
-    """One path of one step for all tasks. A path of several steps follows the removals of its own task alone."""
+    """One path of one step for all tasks.
+
+    With several tasks every path must have one step, since later steps depend on what their own task removed.
+    """
     if len(tasks) == 1:
         return tasks[0]
     assert all(len(path.scores) == 1 for path in tasks)
@@ -41,7 +44,7 @@ def united_paths(tasks: Sequence[ScorePath], rule: str) -> ScorePath:
 
 
 def normalised(scores: Mapping[Site, Tensor]) -> Scores:
-    """The scores over the mean of their sizes; scores that are all zero stay so."""
+    """The scores divided by the mean of their absolute values; scores that are all zero are returned unchanged."""
     all_U = torch.cat([score_U.flatten() for score_U in scores.values()]).double()
     mean = all_U.abs().mean()
     return {site: (score_U.double() / mean).float() if mean > 0 else score_U for site, score_U in scores.items()}

@@ -1,9 +1,9 @@
-"""The scalar of an example that attribution differentiates, and the scores of its candidate answers.
+"""Objectives: the scalar of an example whose gradient is taken, and the scores of its candidate answers.
 
 Shape suffixes: B rows of a batch, T positions, V vocabulary entries or classes, E examples, L labels,
 P scored positions (where a next-token distribution is needed), M scored tokens (one per token of every candidate).
-A row belongs to one example. An example has one row when each of its candidates is one token long (the same
-distribution scores them all), and one row per candidate otherwise.
+A row belongs to one example. An example has one row if each of its candidates is one token long, since one distribution
+scores them all, and one row per candidate otherwise.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples padded on the right to one length, and where their candidate answers are scored.
+    """Examples padded on the right to one length, and the positions at which their candidate answers are scored.
 
-    `inputs` are the model's keyword arguments. `masks` tell tokens from padding: stack name -> bool (B, T).
+    `inputs` are the keyword arguments of the model. `masks` has, for each stack, a mask of the tokens that are not
+    padding: bool (B, T).
     """
 
     inputs: dict[str, Tensor]
@@ -31,7 +32,7 @@ class Batch:
     example_M: Tensor
     label_M: Tensor
     answer_E: Tensor  # index of the right label
-    index_E: Tensor  # the example's place in the data set: batches are sorted by length
+    index_E: Tensor  # index of the example in the data set; batches are sorted by length
     num_labels: int
 
     @property
@@ -39,7 +40,7 @@ class Batch:
         return self.answer_E.numel()
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch with every tensor on `device`."""
+        """The batch with every tensor on `device`."""
         moved: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
@@ -51,18 +52,19 @@ class Batch:
 
 
 def token_log_probabilities(model: nn.Module, batch: Batch) -> Tensor:
-    """log P(token | what precedes it) of every scored token, float32 (M)."""
+    """log P(token | the tokens before it) of every scored token, float32 (M)."""
     log_probability_PV = _scored_logits(model, batch).float().log_softmax(dim=-1)
     return log_probability_PV[batch.place_M, batch.token_M]
 
 
 def _scored_logits(model: Any, batch: Batch) -> Tensor:
-    """The logits at the scored positions (P, V), the only ones that are computed.
+    """The logits at the scored positions (P, V). No others are computed.
 
-    A vocabulary's logits at every position would cost a third of a small model's pass and most of its memory.
+    The logits of a vocabulary at every position would take a third of the time of a small model's forward pass, and
+    most of its memory.
     """
     vocabulary_head = model.get_output_embeddings()
-    if vocabulary_head is None:  # a classification head: one distribution a row
+    if vocabulary_head is None:  # a classification head: one distribution per row
         class_logits: Tensor = model(**batch.inputs).logits
         return class_logits[batch.row_P]
     handle = vocabulary_head.register_forward_pre_hook(lambda _, args: args[0][batch.row_P, batch.position_P])
@@ -87,7 +89,7 @@ def _of_right_answer(value_M: Tensor, batch: Batch) -> Tensor:
 
 
 def probability(log_probability_M: Tensor, batch: Batch) -> Tensor:
-    """Sum over the answer's tokens of P(token), the form of the paper as far as it is known (E)."""
+    """Sum over the answer's tokens of P(token), as in the paper, as far as it says (arXiv 2205.04157) (E)."""
     return _of_right_answer(log_probability_M.exp(), batch)
 
 
@@ -104,8 +106,8 @@ def sequence_probability(log_probability_M: Tensor, batch: Batch) -> Tensor:
 def margin(log_probability_M: Tensor, batch: Batch) -> Tensor:
     """log P(right label) - max over wrong labels of log P(label) (E); needs two labels or more.
 
-    The term that both share, log of the sum over the vocabulary, cancels: its gradient says how the *choice* is made,
-    not how likely the answer format is.
+    The logarithm of the sum over the vocabulary cancels, so that the gradient depends on the choice between the labels
+    and not on how likely the answer format is.
     """
     score_EL = answer_log_probabilities(log_probability_M, batch)
     right_EL = torch.nn.functional.one_hot(batch.answer_E, batch.num_labels).bool()

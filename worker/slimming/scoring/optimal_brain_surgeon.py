@@ -1,17 +1,17 @@
-"""Takes units from a module that reads them, each time those whose loss the others can best make up for.
+"""The optimal brain surgeon: removes the inputs of a linear module one by one, always the one with the lowest cost.
 
-The module computes y = W h. What a change of W does to the objective is, to first order, g^T dW h for a token with the
-gradient g = dJ/dy; its mean square is tr(S dW G dW^T) with G = E[h h^T], S = E[g g^T], if g and h are taken for
-independent (the Kronecker factors of Martens and Grosse, arXiv 1503.05671). Of all W that do without the unit i the
-best is W - w_i (G^-1)_i / (G^-1)_ii, and costs
+The module computes y = W h. A change dW changes the objective, to first order, by g^T dW h for a token with the
+gradient g = dJ/dy. If g and h are independent, the mean square of this is tr(S dW G dW^T) with G = E[h h^T] and
+S = E[g g^T] (the Kronecker factors of Martens and Grosse, arXiv 1503.05671). Among all weights without the unit i, the
+change is least for W - w_i (G^-1)_i / (G^-1)_ii. It is the cost of the unit:
 
     (w_i^T S w_i) / (G^-1)_ii
 
-(the optimal brain surgeon of Hassibi and Stork, NIPS 1992): the mean square of dJ/dh_i, times the part of h_i that the
-others cannot tell. For units that nothing stands in for that is the second moment of attribution, h_i * dJ/dh_i.
+(Hassibi and Stork, NIPS 1992): the mean square of dJ/dh_i, times the part of h_i that is not a linear function of the
+other units. Where that is all of h_i, the cost is the second moment of the attribution h_i * dJ/dh_i.
 
-Shape suffixes: U units, C channels (C = U * size), O outputs, L channels that are left, D candidates to go next,
-B channels that go, K channels that stay.
+Shape suffixes: U units, C channels (C = U * size), O outputs, L channels that are left, D candidates for removal,
+B channels that are removed, K channels that stay.
 """
 
 import math
@@ -19,17 +19,17 @@ import math
 import torch
 from torch import Tensor
 
-BLOCK = 64  # neurons that go between two looks at the costs of all
-CANDIDATES = 128  # the cheapest at such a look, among which each removal of the block is followed exactly
-COMPACT = 0.75  # share of the matrices that is still there when what is gone is left out of them
-RISE = 1 + 1e-6  # the least rise from one unit's cost to the next one's, so that ranks tell the order
+BLOCK = 64  # neurons that are removed before the costs of all are computed again
+CANDIDATES = 128  # the cheapest of all, among which the costs are exact after each removal of the block
+COMPACT = 0.75  # share of channels that is left when the matrices are reduced to those
+RISE = 1 + 1e-6  # the least factor between the costs of consecutive units, so that no two are equal
 
 
 def costs(weight_OC: Tensor, spread_CC: Tensor, effect_OO: Tensor, size: int) -> Tensor:
-    """What the objective's mean square changes by when the unit goes, in the order in which units go (U), float64.
+    """The cost of each unit at its removal: the mean square change of the objective (U), float64.
 
-    `spread_CC` must be positive definite. Costs rise along the order, so that the units above any threshold are
-    those that are left at some point of it.
+    `spread_CC` is G and must be positive definite, `effect_OO` is S. Costs rise in the order of removal, so that the
+    units above any threshold are those that are left at some point of the removal.
     """
     eliminate = _neurons if size == 1 else _blocks
     order_U, cost_U = eliminate(weight_OC, spread_CC, effect_OO, size)
@@ -37,13 +37,13 @@ def costs(weight_OC: Tensor, spread_CC: Tensor, effect_OO: Tensor, size: int) ->
 
 
 def _risen(cost_U: Tensor) -> Tensor:
-    """The least costs that are no lower than these and rise by the factor RISE at every step (U)."""
+    """The smallest costs that are not below these and rise by the factor RISE at every step (U)."""
     slope_U = torch.arange(len(cost_U), dtype=torch.float64) * math.log(RISE)
     return ((cost_U.log() - slope_U).cummax(0).values + slope_U).exp()
 
 
 def _neurons(weight_OC: Tensor, spread_CC: Tensor, effect_OO: Tensor, _: int) -> tuple[Tensor, Tensor]:
-    """Units of one channel each, BLOCK of them at a time (order (U), costs in that order (U))."""
+    """Remove units of one channel, BLOCK of them at a time: the order (U), and the costs in that order (U)."""
     left = _Neurons(weight_OC.double().clone(), _inverse(spread_CC.double()), effect_OO.double())
     order, paid = list[Tensor](), list[float]()
     while count := int(left.there_L.sum()):
@@ -59,12 +59,15 @@ def _neurons(weight_OC: Tensor, spread_CC: Tensor, effect_OO: Tensor, _: int) ->
 
 
 def _inverse(spread_CC: Tensor) -> Tensor:
-    """Of a positive definite matrix: half the work of LU, and symmetric to the last bit."""
+    """The inverse of a positive definite matrix, by Cholesky: half the work of LU, and exactly symmetric."""
     return torch.cholesky_inverse(torch.linalg.cholesky(spread_CC))
 
 
 class _Neurons:
-    """W, G^-1 and the numerators of the costs, of the neurons that are left and of some that went since `compact`."""
+    """W, G^-1 and the numerators of the costs of the neurons that are left.
+
+    Neurons that were removed since the last `compact` are still in the matrices, and masked by `there_L`.
+    """
 
     def __init__(self, weight_OL: Tensor, inverse_LL: Tensor, effect_OO: Tensor) -> None:
         self.weight_OL, self.inverse_LL, self.effect_OO = weight_OL, inverse_LL, effect_OO
@@ -73,7 +76,7 @@ class _Neurons:
         self.there_L = torch.ones_like(self.unit_L, dtype=torch.bool)
 
     def compact(self) -> None:
-        """Leave out what is gone: a copy costs less than to carry it through many removals."""
+        """Drop the removed neurons from the matrices, which makes every later removal cheaper."""
         there_L = self.there_L
         self.weight_OL, self.inverse_LL = self.weight_OL[:, there_L], self.inverse_LL[there_L][:, there_L]
         self.sensitivity_L, self.unit_L, self.there_L = (
@@ -83,16 +86,16 @@ class _Neurons:
         )
 
     def costs(self) -> Tensor:
-        """Of each as the next one; infinite for what is gone (L)."""
+        """The cost of each neuron as the next one; infinite if it is removed already (L)."""
         return (self.sensitivity_L / self.inverse_LL.diagonal()).masked_fill(~self.there_L, torch.inf)
 
     def among(self, candidate_D: Tensor) -> tuple[Tensor, Tensor]:
-        """W^T S W and G^-1 of the candidates alone (D, D)."""
+        """W^T S W and G^-1, restricted to the candidates (D, D)."""
         weight_OD = self.weight_OL[:, candidate_D]
         return weight_OD.T @ self.effect_OO @ weight_OD, self.inverse_LL[candidate_D][:, candidate_D]
 
     def remove(self, gone_B: Tensor) -> None:
-        """The others make up for these as well as they can."""
+        """Remove neurons, and change the weights of the others so that the objective changes least."""
         self.there_L[gone_B] = False
         across_BL, gone_OB = self.inverse_LL[gone_B], self.weight_OL[:, gone_B]
         share_BL = torch.linalg.solve(across_BL[:, gone_B], across_BL).masked_fill(~self.there_L, 0)
@@ -103,11 +106,14 @@ class _Neurons:
 
 
 def _cheapest(cross_DD: Tensor, inverse_DD: Tensor, count: int) -> tuple[list[int], list[float]]:
-    """`count` of the candidates, one after the other, each time the cheapest, with its cost.
+    """The first `count` candidates to remove, always the cheapest that is left, and their costs.
 
-    `cross_DD` is W_D^T S W_D. When i goes, w_j becomes w_j - w_i s_j with s = (G^-1)_i / (G^-1)_ii.
+    `cross_DD` is W_D^T S W_D. The removal of i changes w_j to w_j - w_i s_j with s = (G^-1)_i / (G^-1)_ii.
     """
-    cross_DD, inverse_DD = cross_DD.cpu(), inverse_DD.cpu()  # the caller's no more: they change in place
+    cross_DD, inverse_DD = (
+        cross_DD.cpu(),
+        inverse_DD.cpu(),
+    )  # changed in place below; the caller does not use them again
     there_D = torch.ones(len(cross_DD), dtype=torch.bool)
     chosen, paid = list[int](), list[float]()
     for _ in range(count):
@@ -124,7 +130,7 @@ def _cheapest(cross_DD: Tensor, inverse_DD: Tensor, count: int) -> tuple[list[in
 
 
 def _blocks(weight_OC: Tensor, spread_CC: Tensor, effect_OO: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Units of `size` channels, one at a time: tr(W_B^T S W_B ((G^-1)_BB)^-1)."""
+    """Remove units of `size` channels one at a time; the cost of one is tr(W_B^T S W_B ((G^-1)_BB)^-1)."""
     inverse_LL, weight_OC = _inverse(spread_CC.double()), weight_OC.double()
     cross_LL = weight_OC.T @ effect_OO.double() @ weight_OC
     left, order, paid = list(range(weight_OC.shape[1] // size)), [], []
@@ -139,9 +145,10 @@ def _blocks(weight_OC: Tensor, spread_CC: Tensor, effect_OO: Tensor, size: int) 
 
 
 def _block_costs(cross_LL: Tensor, inverse_LL: Tensor, size: int) -> Tensor:
-    """Of each unit that is left (U).
+    """The cost of each unit that is left (U).
 
-    One at a time: on several threads torch factorises a batch of large matrices wrongly (pytorch issue 142815).
+    Units are computed one at a time, since on several threads torch factorises a batch of large matrices wrongly
+    (pytorch issue 142815).
     """
     blocks = (slice(start, start + size) for start in range(0, len(cross_LL), size))
     made_up = [torch.linalg.solve(inverse_LL[block, block], cross_LL[block, block]).trace() for block in blocks]
@@ -149,7 +156,7 @@ def _block_costs(cross_LL: Tensor, inverse_LL: Tensor, size: int) -> Tensor:
 
 
 def _without(cross_LL: Tensor, inverse_LL: Tensor, goes_L: Tensor) -> tuple[Tensor, Tensor]:
-    """W^T S W and G^-1 of the channels that stay, when the others are gone and made up for."""
+    """W^T S W and G^-1 of the channels that stay, after the removal of the others has changed their weights."""
     across_BK, pull_BK = inverse_LL[goes_L][:, ~goes_L], cross_LL[goes_L][:, ~goes_L]
     share_BK = torch.linalg.solve(inverse_LL[goes_L][:, goes_L], across_BK)
     mixed_KK = (pull_BK - cross_LL[goes_L][:, goes_L] @ share_BK / 2).T @ share_BK
@@ -158,5 +165,5 @@ def _without(cross_LL: Tensor, inverse_LL: Tensor, goes_L: Tensor) -> tuple[Tens
 
 
 def _positive(paid: list[float]) -> Tensor:
-    """Costs in float64; rounding may leave one that is nothing below zero (U)."""
+    """Costs in float64, raised to the smallest positive float32 where rounding made them zero or negative (U)."""
     return torch.tensor(paid, dtype=torch.float64).clamp_min(torch.finfo(torch.float32).tiny)

@@ -1,12 +1,12 @@
-"""What calibration rows say of the modules that read units: how their inputs vary together, and how much it matters.
+"""Second moments of the inputs and of the output gradients of linear modules, over the tokens of calibration rows.
 
-A module reads units h and writes y = W h + b. Of its inputs the second moments over tokens are kept, which tell how far
-some units can stand in for others; of its outputs, on request, those of the gradient g = dJ/dy, which tell how much the
-objective J minds a change of y. The sums are small beside the activations and are added up batch by batch.
+A module computes y = W h + b from the units h. The second moments of h show how well some units can be predicted from
+others. Those of the gradient g = dJ/dy, computed on request, show how much the objective J depends on y. They are added
+up batch by batch, so that no activations have to be stored.
 
-Not every token matters as much: what is written behind most of a prompt's words never reaches the answer. A token
-weighs 1/2 + 1/2 * |g|^2 / (mean of |g|^2 over its row), so that half of a fit goes to what the answer depends on and
-half to what the model computes anyway, and every row counts by its length.
+Tokens have weights, since the output at most words of a prompt hardly influences the answer. The weight of a token is
+1/2 + 1/2 * |g|^2 / (mean of |g|^2 over its row). The first half is the same for all tokens, the second is larger where
+the answer depends on the token, and the weight of a row is its length.
 
 Shape suffixes: B rows of a batch, T positions, N tokens, C channels of a module's input, O of its output.
 """
@@ -23,9 +23,11 @@ from worker.slimming.hooks import watch
 from worker.slimming.scoring.objectives import OBJECTIVES, Batch, token_log_probabilities
 from worker.slimming.units import Group
 
-BY_GRADIENT = 0.5  # share of a token's weight that its gradient decides
-RIDGE = 0.01  # of the mean of a spread's diagonal, for what the rows do not settle
-GRAM_BYTES = 4 * 2**30  # of matrices that are held at once; more cost another pass over the data
+BY_GRADIENT = 0.5  # share of a token's weight that depends on its gradient
+RIDGE = 0.01  # added to the diagonal of a spread, as a share of the diagonal's mean, so that it can be inverted
+GRAM_BYTES = (
+    4 * 2**30
+)  # limit of the matrices that are in memory at once; more matrices take another pass over the data
 
 
 class Rows(NamedTuple):
@@ -37,15 +39,17 @@ class Rows(NamedTuple):
 
 @dataclass
 class Moments:
-    """Sums over the tokens that one module reads; float64 for vectors, float32 for matrices."""
+    """Sums over the input tokens of one module: vectors in float64, matrices in float32."""
 
-    centred: bool  # the module has a bias, which takes up the means
+    centred: bool  # whether the module has a bias, which can absorb the means
     num_tokens: int
-    weight: float  # of all tokens together
+    weight: float  # sum of the weights of all tokens
     sum_C: Tensor  # weighted
-    gram_CC: Tensor | None  # weighted sum of h h^T; a mere mean needs none
+    gram_CC: Tensor | None  # weighted sum of h h^T; None if only the mean is needed
     effect_OO: Tensor | None  # sum of g g^T
-    weights_N: list[Tensor] = field(default_factory=list)  # of the tokens, batch by batch; none where each weighs 1
+    weights_N: list[Tensor] = field(
+        default_factory=list
+    )  # the weights of the tokens, batch by batch; empty if each is 1
 
     @property
     def mean_C(self) -> Tensor:
@@ -54,13 +58,13 @@ class Moments:
 
     @property
     def spread_CC(self) -> Tensor:
-        """Weighted mean of h h^T, of the deviations from the mean where a bias takes up the mean; float64."""
+        """Weighted mean of h h^T, or the weighted covariance of h if the module has a bias; float64."""
         assert self.gram_CC is not None
         mean_CC = self.gram_CC.double() / self.weight
         return mean_CC - self.mean_C.outer(self.mean_C) if self.centred else mean_CC
 
     def add(self, activation_NC: Tensor, weight_N: Tensor | None = None) -> None:
-        """Add a batch's tokens, each of weight 1 unless given."""
+        """Add the tokens of a batch, each with weight 1 unless weights are given."""
         self.num_tokens += activation_NC.shape[0]
         weighted_NC = activation_NC.float()
         if weight_N is None:
@@ -74,13 +78,13 @@ class Moments:
             self.gram_CC.addmm_(weighted_NC.T, activation_NC.float())
 
     def add_effects(self, gradient_NO: Tensor) -> None:
-        """Add the gradients of tokens that `add` has counted."""
+        """Add the output gradients of the tokens of the last `add`."""
         if self.effect_OO is not None:
             self.effect_OO.addmm_(gradient_NO.float().T, gradient_NO.float())
 
 
 def portions(groups: Sequence[Group]) -> list[list[Group]]:
-    """The groups in portions whose Gram matrices fit into GRAM_BYTES together."""
+    """The groups in portions, so that the Gram matrices of each portion fit into GRAM_BYTES."""
     parts: list[list[Group]] = []
     used = 0
     for group in groups:
@@ -103,10 +107,10 @@ def collect(
     grams: bool = True,
     effects: bool = False,
 ) -> dict[str, Moments]:
-    """Path of a module -> its moments over all batches, for the modules that read `groups` (ports "input").
+    """Path of a module -> its moments over all batches, for the modules whose inputs are the units of `groups`.
 
-    One forward pass, and a backward pass where an `objective` weighs the tokens; with None each weighs 1. Call within
-    `attribution.prepared`. `on_batches` hears how many are done.
+    A batch takes one forward pass, and one backward pass if an `objective` weights the tokens; with None the weight of
+    each is 1. Call it within `attribution.prepared`. `on_batches` is called with the number of batches that are done.
     """
     readers = {group.watched: group for group in groups}
     found = {path: _empty(model, group, grams, effects) for path, group in readers.items()}
@@ -137,7 +141,7 @@ def _empty(model: nn.Module, group: Group, grams: bool, effects: bool) -> Moment
 
 @contextmanager
 def _counting(model: nn.Module, group: Group, batch: Batch, moments: Moments) -> Iterator[None]:
-    """Every token weighs 1."""
+    """Add the inputs of the module with weight 1 for every token."""
     mask_BT = batch.masks[group.site.stack]
 
     def see(activation: Tensor, _: Tensor | None) -> None:
@@ -149,13 +153,13 @@ def _counting(model: nn.Module, group: Group, batch: Batch, moments: Moments) ->
 
 @contextmanager
 def _weighing(model: nn.Module, group: Group, batch: Batch, moments: Moments) -> Iterator[None]:
-    """A token's weight is known when the gradient of what the module wrote there comes."""
+    """Add the inputs of the module with the weights that follow from the gradients of its output."""
     mask_BT = batch.masks[group.site.stack]
     seen: list[Tensor] = []
 
     def see(activation: Tensor, _: Tensor | None) -> Tensor:
         seen[:] = [activation.detach().reshape(*mask_BT.shape, -1)[mask_BT]]
-        # Nothing before the first module asks for a gradient, so that the pass back ends at its input.
+        # No tensor before the first module requires a gradient, so that the backward pass ends at its input.
         return activation if activation.requires_grad else activation.detach().requires_grad_()
 
     def weigh(gradient: Tensor) -> None:
@@ -175,7 +179,7 @@ def _weighing(model: nn.Module, group: Group, batch: Batch, moments: Moments) ->
 
 
 def token_weights(gradient_BTO: Tensor, mask_BT: Tensor) -> Tensor:
-    """1/2 + 1/2 * |g|^2 / (mean of |g|^2 over the row's tokens); 1/2 in a row that J does not depend on (B, T)."""
+    """1/2 + 1/2 * |g|^2 / (mean of |g|^2 over the row's tokens); 1/2 in a row with zero gradient (B, T)."""
     square_BT = gradient_BTO.float().square().sum(-1).masked_fill(~mask_BT, 0)
     mean_B1 = square_BT.sum(1, keepdim=True) / mask_BT.sum(1, keepdim=True)
     return 1 - BY_GRADIENT + BY_GRADIENT * square_BT / mean_B1.clamp_min(torch.finfo(torch.float32).tiny)

@@ -34,7 +34,7 @@ def assert_equal(left: dict[Site, Tensor], right: dict[Site, Tensor]) -> None:
         torch.testing.assert_close(left[site], expected, rtol=2e-4, atol=float(expected.abs().max()) * 2e-5)
 
 
-def test_attribution_is_captums_gradient_times_activation() -> None:
+def test_attribution_equals_captums_gradient_times_activation() -> None:
     model = TINY["llama"]()
     (batch,) = batches("llama", examples(6), 6)
 
@@ -57,7 +57,7 @@ def test_attribution_is_captums_gradient_times_activation() -> None:
 
 
 class LinearNetwork(nn.Module):
-    """logits = W2 (W1 x) at every position: the attribution of neuron n has a closed form."""
+    """A network with logits = W2 (W1 x) at every position, so that the attribution of a neuron has a closed form."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ def linear_batch() -> Batch:
     )
 
 
-def test_attribution_of_a_linear_network_has_its_closed_form() -> None:
+def test_attribution_of_a_linear_network_equals_its_closed_form() -> None:
     model, batch = LinearNetwork(), linear_batch()
     up_NH, down_VN = (parameter.detach() for parameter in list(model.parameters())[:2])
     hidden_EN = (batch.inputs["x"] @ up_NH.T).sum(1)
@@ -154,7 +154,7 @@ def test_scores_do_not_depend_on_batches_order_or_padding(family: str) -> None:
 
 
 @pytest.mark.parametrize("options", REDUCTIONS, ids=str)
-def test_no_reduction_counts_padding(options: Options) -> None:
+def test_reductions_ignore_padding(options: Options) -> None:
     model, items = TINY["t5"](), examples(4, longest_candidate=2)
     plain, padded = (batches("t5", items, 4, extra_padding=extra) for extra in (0, 5))
     expected = score(model, ARCHITECTURES["t5"], ["ffn"], plain, "attribution", options)
@@ -162,7 +162,7 @@ def test_no_reduction_counts_padding(options: Options) -> None:
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
-def test_the_same_seed_gives_the_same_bits(criterion: str) -> None:
+def test_same_seed_gives_identical_scores(criterion: str) -> None:
     model = TINY["llama"]()
     first, second = (
         score(model, ARCHITECTURES["llama"], ["ffn"], batches("llama", examples(5), 2), criterion, Options(seed=4))
@@ -171,21 +171,21 @@ def test_the_same_seed_gives_the_same_bits(criterion: str) -> None:
     assert all(torch.equal(first[site], second[site]) for site in first)
 
 
-def test_another_seed_gives_other_random_scores_and_no_two_layers_share_them() -> None:
+def test_random_scores_differ_by_seed_and_by_layer() -> None:
     model = TINY["llama"]()
     drawn = [score(model, ARCHITECTURES["llama"], ["ffn"], [], "random", Options(seed=seed)) for seed in (0, 1)]
     rows = [scores for draw in drawn for scores in draw.values()]
     assert len({tuple(row.tolist()) for row in rows}) == len(rows)
 
 
-def test_a_neuron_without_effect_scores_zero() -> None:
+def test_neuron_without_effect_has_score_zero() -> None:
     model = TINY["llama"]()
     model.get_parameter("model.layers.1.mlp.down_proj.weight").data[:, 5] = 0
     scores = score(model, ARCHITECTURES["llama"], ["ffn"], batches("llama", examples(3), 3), "attribution", Options())
     assert (scores[Site("decoder", 1, "ffn")] == 0).nonzero().flatten().tolist() == [5]
 
 
-def test_the_model_is_left_as_it_was() -> None:
+def test_scoring_leaves_the_model_unchanged() -> None:
     model = TINY["llama"]().train()
     frozen = model.get_submodule("model.layers.0")
     frozen.requires_grad_(False).eval()
@@ -206,7 +206,7 @@ def test_progress_counts_examples() -> None:
     assert heard == [2, 4, 5]
 
 
-def test_progress_counts_the_work_after_the_last_example_and_may_end_it() -> None:
+def test_progress_includes_the_work_after_the_last_example_and_can_end_it() -> None:
     heard: list[int] = []
 
     def hear(done: int) -> None:

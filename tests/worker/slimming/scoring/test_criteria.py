@@ -24,7 +24,7 @@ def scores_of(criterion: str, options: Options = Options(), units: tuple[str, ..
 
 @torch.no_grad()
 def activations(module: str) -> Tensor:
-    """The module's inputs at all tokens of the calibration rows (N, C), float64."""
+    """The inputs of a module at all tokens of the calibration rows (N, C), float64."""
     model, (batch,) = TINY["llama"](), batches("llama", examples(6), 6)
     seen: list[Tensor] = []
     model.get_submodule(module).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -70,7 +70,7 @@ def test_magnitude_is_the_norm_of_all_weights_of_a_neuron() -> None:
     torch.testing.assert_close(scores[FFN][7], neuron.norm())
 
 
-def test_activation_statistics_have_their_closed_forms() -> None:
+def test_activation_criteria_equal_their_closed_forms() -> None:
     hidden_NC = activations("model.layers.1.mlp.down_proj")
     weight_OC = TINY["llama"]().get_parameter("model.layers.1.mlp.down_proj.weight").detach().double()
     raw_C = hidden_NC.var(0, correction=0) * weight_OC.square().sum(0)
@@ -83,7 +83,7 @@ def test_activation_statistics_have_their_closed_forms() -> None:
         torch.testing.assert_close(scores_of(criterion)[FFN].double(), score_C, rtol=1e-4, atol=1e-5)
 
 
-def test_a_key_value_group_scores_the_sum_of_its_channels() -> None:
+def test_score_of_a_key_value_group_is_the_sum_over_its_channels() -> None:
     hidden_NC = activations("model.layers.1.self_attn.o_proj")
     weight_OC = TINY["llama"]().get_parameter("model.layers.1.self_attn.o_proj.weight").detach().double()
     expected = (hidden_NC.norm(dim=0) * weight_OC.abs().mean(0)).view(2, 16).sum(1)
@@ -92,14 +92,14 @@ def test_a_key_value_group_scores_the_sum_of_its_channels() -> None:
 
 
 def read_and_effect(model: PreTrainedModel, batch: Batch, module: str) -> tuple[Tensor, Tensor]:
-    """What the module reads and the margin's gradient of what it writes, at all tokens of the rows (B, T, C)."""
+    """The input of a module, and the gradient of the margin with respect to its output, at all tokens (B, T, C)."""
     seen: dict[str, Tensor] = {}
     reader = model.get_submodule(module)
     reader.register_forward_pre_hook(lambda _, args: seen.update(read=args[0].detach()))
     reader.register_forward_hook(lambda _, args, output: seen.update(written=output))
     objective = margin(token_log_probabilities(model, batch), batch).sum()
     (gradient_BTO,) = torch.autograd.grad(objective, seen["written"])
-    shape = (*batch.inputs["input_ids"].shape, -1)  # OPT flattens the two axes
+    shape = (*batch.inputs["input_ids"].shape, -1)  # OPT flattens rows and positions into one axis
     return seen["read"].double().view(shape), gradient_BTO.double().view(shape)
 
 
@@ -108,7 +108,7 @@ def read_and_effect(model: PreTrainedModel, batch: Batch, module: str) -> tuple[
     [("llama", "model.layers.1.mlp.down_proj", False), ("opt", "model.decoder.layers.1.fc2", True)],
     ids=["without a bias", "with a bias"],
 )
-def test_surgeon_is_the_cost_of_a_removal_by_weighed_second_moments(family: str, path: str, centred: bool) -> None:
+def test_surgeon_is_the_cost_of_a_removal_by_weighted_second_moments(family: str, path: str, centred: bool) -> None:
     model, (batch,) = TINY[family](), batches(family, examples(6), 6)
     read_BTC, effect_BTO = read_and_effect(model, batch, path)
     weight_N, read_N, effect_N = [], [], []
@@ -129,7 +129,7 @@ def test_surgeon_is_the_cost_of_a_removal_by_weighed_second_moments(family: str,
     torch.testing.assert_close(fresh[FFN].double(), expected, rtol=1e-3, atol=0)
 
 
-def test_surgeon_scores_a_layer_by_the_mean_square_of_what_it_adds_times_the_gradient() -> None:
+def test_surgeon_score_of_a_layer_is_the_mean_square_of_its_attribution() -> None:
     model, (batch,) = TINY["llama"](), batches("llama", examples(6), 6)
     before: list[Tensor] = []
     layer = model.get_submodule("model.layers.1")
@@ -149,7 +149,7 @@ def test_second_moment_is_one_setting_of_attribution() -> None:
     assert torch.equal(scores_of("second_moment")[FFN], scores_of("attribution", setting)[FFN])
 
 
-def test_reverse_removes_first_what_attribution_keeps_longest() -> None:
+def test_reverse_is_the_negative_of_attribution() -> None:
     assert torch.equal(scores_of("reverse")[FFN], -scores_of("attribution")[FFN])
 
 
@@ -168,7 +168,9 @@ def test_gisp_is_the_sum_of_weights_times_their_gradients() -> None:
 @pytest.mark.parametrize(("family", "unit"), [("llama", "heads"), ("t5", "head_dims"), ("t5", "layers")])
 def test_every_criterion_scores_every_unit_or_refuses_it(criterion: str, family: str, unit: str) -> None:
     model = TINY[family]()
-    made = batches(family, examples(4, longest_candidate=2), 4)  # one decoder position attends to nothing but itself
+    made = batches(
+        family, examples(4, longest_candidate=2), 4
+    )  # candidates of two tokens, since a single decoder position attends only to itself
     architecture = ARCHITECTURES[family]
     if unit in CRITERIA[criterion].unserved:
         with pytest.raises(UnitUnavailable, match=f"{criterion} is not defined for {unit}"):
@@ -179,7 +181,7 @@ def test_every_criterion_scores_every_unit_or_refuses_it(criterion: str, family:
     assert not any(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_the_effect_of_a_layer_is_what_it_adds_times_the_gradient() -> None:
+def test_activation_of_a_layer_is_what_it_adds_to_the_stream() -> None:
     model, (batch,) = TINY["llama"](), batches("llama", examples(3), 3)
     seen: dict[str, Tensor] = {}
     layer = model.get_submodule("model.layers.1")

@@ -29,16 +29,16 @@ def scores_of(seed: int) -> Scores:
 
 
 def random_path(ratios: tuple[float, ...], seed: int, rules: Rules) -> ScorePath:
-    """Scores that are drawn anew at each step: nothing but the masks ties one step to the next."""
+    """Scores that are drawn again at each step, so that only the masks relate one step to the next."""
     seeds = iter(range(seed, seed + len(ratios)))
     return follow(
         MODEL, LLAMA, ratios, lambda: scores_of(next(seeds)), lambda s, ratio: select(s, GROUPS, ratio, 4, rules)
     )
 
 
-def test_steps_are_scored_on_what_is_left() -> None:
+def test_each_step_is_scored_on_the_units_that_are_left() -> None:
     made = batches("llama", examples(6), 3)
-    # Signed scores: what is gone scores zero, and would come back before what scores below.
+    # With signed scores a removed unit scores zero, which is more than a negative score: it must still stay removed.
     options = Options(example_reduction="sum")
 
     def measure() -> Scores:
@@ -53,7 +53,7 @@ def test_steps_are_scored_on_what_is_left() -> None:
     assert not torch.equal(path.scores[1][site][left], dense[site][left])
 
 
-def test_one_step_is_plain_selection() -> None:
+def test_one_step_equals_a_selection_without_steps() -> None:
     scores = scores_of(0)
     path = random_path(schedule(0.5, 1), 0, Rules())
     assert list(path.ratios) == [0]
@@ -64,7 +64,7 @@ def test_one_step_is_plain_selection() -> None:
     ratios=st.lists(st.floats(0.01, 0.9), min_size=1, max_size=6, unique=True).map(sorted),
     asked=st.floats(0.001, 0.95),
 )
-def test_scores_at_a_ratio_are_those_taken_last_on_the_way_to_it(ratios: list[float], asked: float) -> None:
+def test_scores_at_a_ratio_are_those_of_the_last_step_before_it(ratios: list[float], asked: float) -> None:
     taken: tuple[Scores, ...] = tuple({Site("decoder", 0, "ffn"): torch.tensor([ratio])} for ratio in (0, *ratios))
     [score_U] = ScorePath((0.0, *ratios), taken).at(asked).values()
     assert score_U.item() == torch.tensor(max(ratio for ratio in (0, *ratios) if ratio < asked)).item()
@@ -76,9 +76,7 @@ def test_scores_at_a_ratio_are_those_taken_last_on_the_way_to_it(ratios: list[fl
     asked=st.lists(st.floats(0.01, 0.7), min_size=2, max_size=5, unique=True).map(sorted),
     rules=st.sampled_from(NESTED),
 )
-def test_what_a_higher_ratio_of_a_path_keeps_a_lower_one_keeps_too(
-    steps: int, seed: int, asked: list[float], rules: Rules
-) -> None:
+def test_higher_ratio_of_a_path_keeps_a_subset(steps: int, seed: int, asked: list[float], rules: Rules) -> None:
     path = random_path(schedule(0.7, steps), seed, rules)
     kept = []
     for ratio in asked:
@@ -91,14 +89,14 @@ def test_what_a_higher_ratio_of_a_path_keeps_a_lower_one_keeps_too(
 
 
 @given(steps=st.integers(2, 4), seed=st.integers(0, 2**20), asked=st.floats(0.2, 0.7))
-def test_what_earlier_steps_have_removed_never_comes_back(steps: int, seed: int, asked: float) -> None:
+def test_units_removed_by_earlier_steps_stay_removed(steps: int, seed: int, asked: float) -> None:
     path = random_path(schedule(0.7, steps), seed, EQUAL_UNDER_ONE_THRESHOLD)
     scores = path.at(asked)
     kept = select(scores, GROUPS, asked, 4, EQUAL_UNDER_ONE_THRESHOLD)
     assert all(scores[site][kept_K].isfinite().all() for site, kept_K in kept.items())
 
 
-def test_a_path_ends_where_no_width_is_left() -> None:
+def test_path_ends_at_the_first_ratio_without_valid_widths() -> None:
     def choose(scores: Scores, ratio: float) -> dict[Site, Tensor]:
         return select(scores, NEURONS, ratio, 32)
 

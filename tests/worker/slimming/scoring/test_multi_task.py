@@ -1,4 +1,4 @@
-"""Several tasks, one ranking."""
+"""The scores of several tasks as one."""
 
 import pytest
 import torch
@@ -20,38 +20,38 @@ def scaled(scores: dict[Site, Tensor], factor: float) -> dict[Site, Tensor]:
 
 
 @pytest.mark.parametrize("rule", ["sum", "max"])
-def test_no_task_outvotes_another_by_its_scale(rule: str) -> None:
+def test_united_scores_do_not_depend_on_the_scale_of_a_task(rule: str) -> None:
     mine, theirs = drawn(1), drawn(2)
     together, loud = united([mine, theirs], rule), united([scaled(mine, 1000), theirs], rule)
     for site in SITES:
         torch.testing.assert_close(together[site], loud[site])
 
 
-def test_sum_and_max_are_what_they_say() -> None:
+def test_rules_are_the_sum_and_the_maximum() -> None:
     mine, theirs = normalised(drawn(1)), normalised(drawn(2))
     for site in SITES:
         torch.testing.assert_close(united([drawn(1), drawn(2)], "sum")[site], mine[site] + theirs[site])
         torch.testing.assert_close(united([drawn(1), drawn(2)], "max")[site], torch.maximum(mine[site], theirs[site]))
 
 
-def test_proportions_between_groups_stay() -> None:
+def test_normalisation_keeps_proportions_between_groups() -> None:
     scores = normalised(drawn(1))
     ratio = scores[SITES[0]].abs().sum() / scores[SITES[1]].abs().sum()
     torch.testing.assert_close(ratio, drawn(1)[SITES[0]].abs().sum() / drawn(1)[SITES[1]].abs().sum())
     assert torch.cat(list(scores.values())).abs().mean() == pytest.approx(1)
 
 
-def test_one_task_alone_is_as_it_was() -> None:
+def test_scores_of_a_single_task_are_unchanged() -> None:
     assert all(torch.equal(united([drawn(1)], "max")[site], drawn(1)[site]) for site in SITES)
 
 
-def test_a_unit_that_one_task_needs_survives_the_max() -> None:
+def test_maximum_keeps_a_unit_that_one_task_needs() -> None:
     needed, useless = torch.tensor([9.0, 0.0, 1.0, 1.0]), torch.tensor([0.0, 0.0, 1.0, 1.0])
     both = united([{SITES[0]: needed}, {SITES[0]: useless}], "max")[SITES[0]]
     assert both.argmax() == 0
     assert both.argmin() == 1
 
 
-def test_scores_that_are_all_zero_take_no_part() -> None:
+def test_task_with_zero_scores_does_not_change_the_others() -> None:
     zero = {site: torch.zeros(6) for site in SITES}
     assert all(torch.equal(united([zero, drawn(1)], "sum")[site], normalised(drawn(1))[site]) for site in SITES)

@@ -9,7 +9,7 @@ OUTPUTS, CHANNELS = 6, 24
 
 
 def problem(seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """W (O, C), G (C, C) and S (O, O), float64, both positive definite, with channels that resemble each other."""
+    """W (O, C), and positive definite G (C, C) and S (O, O) of correlated channels, all float64."""
     draw = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -22,14 +22,14 @@ def problem(seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def loss(weight_OC: Tensor, spread_CC: Tensor, effect_OO: Tensor, kept_K: Tensor) -> Tensor:
-    """tr(S dW G dW^T) of the best W that reads `kept_K` alone."""
+    """tr(S dW G dW^T) of the best W that uses the channels `kept_K` alone."""
     fitted_OK = torch.linalg.solve(spread_CC[kept_K][:, kept_K], spread_CC[kept_K] @ weight_OC.T).T
     change_OC = weight_OC.index_add(1, kept_K, -fitted_OK)
     return torch.trace(effect_OO @ change_OC @ spread_CC @ change_OC.T)
 
 
 @pytest.mark.parametrize("size", [1, 4])
-def test_costs_add_up_to_what_the_best_fit_of_the_rest_loses(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_costs_add_up_to_the_loss_of_the_best_fit(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimal_brain_surgeon, "BLOCK", 1)
     monkeypatch.setattr(optimal_brain_surgeon, "_risen", lambda cost_U: cost_U)
     weight_OC, spread_CC, effect_OO = problem(0)
@@ -45,7 +45,7 @@ def test_costs_add_up_to_what_the_best_fit_of_the_rest_loses(size: int, monkeypa
 
 
 def _order(weight_OC: Tensor, spread_CC: Tensor, effect_OO: Tensor, size: int) -> Tensor:
-    """The greedy order by brute force: whichever unit's loss is the least when the rest is fitted anew (U)."""
+    """The greedy order by brute force: always the unit whose removal costs least after a fit of the others (U)."""
     left, order = list(range(weight_OC.shape[1] // size)), list[int]()
 
     def without(unit: int) -> float:
@@ -60,18 +60,18 @@ def _order(weight_OC: Tensor, spread_CC: Tensor, effect_OO: Tensor, size: int) -
 
 
 @pytest.mark.parametrize("size", [1, 4])
-def test_units_go_in_the_order_that_brute_force_finds(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_order_of_removal_equals_that_of_brute_force(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimal_brain_surgeon, "BLOCK", 1)
     for seed in range(3):
         assert torch.equal(costs(*problem(seed), size).argsort(), _order(*problem(seed), size))
 
 
-def test_costs_rise_along_the_order_also_in_float32() -> None:
+def test_costs_rise_in_the_order_of_removal_also_in_float32() -> None:
     cost_U = costs(*problem(1), 1).float().sort().values
     assert (cost_U.diff() > 0).all()
 
 
-def test_a_unit_that_two_others_add_up_to_costs_nothing_and_one_alone_costs_its_second_moment() -> None:
+def test_cost_is_zero_for_a_sum_of_units_and_the_second_moment_for_an_independent_one() -> None:
     weight_OC, effect_OO = torch.ones(1, 3, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
     alone_CC = torch.diag(torch.tensor([4.0, 9.0, 1.0], dtype=torch.float64))
     torch.testing.assert_close(costs(weight_OC, alone_CC, effect_OO, 1), alone_CC.diagonal(), rtol=1e-4, atol=0)
@@ -83,7 +83,7 @@ def test_a_unit_that_two_others_add_up_to_costs_nothing_and_one_alone_costs_its_
     assert cost_U[1] > 0.1
 
 
-def test_units_that_stand_in_for_each_other_do_not_go_together() -> None:
+def test_of_two_equal_units_only_one_is_cheap_to_remove() -> None:
     weight_OC, spread_CC, effect_OO = problem(2)
     pairs_CC = torch.cat([torch.cat([spread_CC, spread_CC]), torch.cat([spread_CC, spread_CC])], dim=1)
     pairs_CC.diagonal().add_(1e-4)
@@ -91,14 +91,14 @@ def test_units_that_stand_in_for_each_other_do_not_go_together() -> None:
     assert (first % CHANNELS).sort().values.tolist() == list(range(CHANNELS))
 
 
-def test_many_units_go_in_the_order_of_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_order_of_blocks_equals_that_of_single_units(monkeypatch: pytest.MonkeyPatch) -> None:
     blockwise = costs(*problem(2), 1).argsort()
     monkeypatch.setattr(optimal_brain_surgeon, "BLOCK", 1)
     assert torch.equal(costs(*problem(2), 1).argsort(), blockwise)
 
 
 def test_large_blocks_cost_the_same_on_any_number_of_threads() -> None:
-    """On two threads torch fails at a batch of matrices of more than 150 rows, or gives wrong results."""
+    """On two threads, torch fails or is wrong for a batch of matrices with more than 150 rows."""
     draw = torch.Generator().manual_seed(0)
     hidden_NC = torch.randn(900, 3 * 160, generator=draw, dtype=torch.float64)
     weight_OC, effect_OO = torch.randn(32, 3 * 160, generator=draw), torch.eye(32, dtype=torch.float64)

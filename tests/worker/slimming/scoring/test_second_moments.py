@@ -29,7 +29,7 @@ def collected(
         return collect(model, groups, made, objective, effects=objective is not None)
 
 
-def test_the_tokens_of_a_row_weigh_one_on_average_and_half_where_the_objective_does_not_look() -> None:
+def test_token_weights_average_one_and_are_half_without_a_gradient() -> None:
     gradient_BTO = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
     mask_BT = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]]).bool()
     gradient_BTO[2] = 0
@@ -40,7 +40,7 @@ def test_the_tokens_of_a_row_weigh_one_on_average_and_half_where_the_objective_d
 
 
 @pytest.mark.parametrize("family", ["llama", "t5"])
-def test_scoring_hands_on_the_moments_that_a_repair_would_take(family: str) -> None:
+def test_scoring_returns_the_moments_that_a_repair_needs(family: str) -> None:
     model, made, architecture = TINY[family](), batches(family, examples(8), 4), ARCHITECTURES[family]
     units, handed = ["ffn", "heads"], dict[str, Moments]()
     score(model, architecture, units, made, "surgeon", Options(), on_moments=handed.update)
@@ -55,7 +55,7 @@ def test_scoring_hands_on_the_moments_that_a_repair_would_take(family: str) -> N
         assert all(map(torch.equal, found.weights_N, expected.weights_N))
 
 
-def test_scoring_in_portions_has_no_moments_of_all_to_hand_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scoring_in_portions_returns_no_moments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(second_moments, "GRAM_BYTES", 1)
     handed = list[object]()
     score(
@@ -70,7 +70,7 @@ def test_scoring_in_portions_has_no_moments_of_all_to_hand_on(monkeypatch: pytes
     assert handed == []
 
 
-def test_moments_have_their_closed_forms() -> None:
+def test_moments_equal_their_closed_forms() -> None:
     model, (batch,) = TINY["llama"](), batches("llama", examples(6), 6)
     seen: dict[str, Tensor] = {}
     handle = model.get_submodule(DOWN).register_forward_hook(
@@ -103,7 +103,7 @@ def test_moments_depend_on_the_rows_alone(family: str, objective: str | None) ->
         assert found[path].num_tokens == one.num_tokens
 
 
-def test_a_pass_for_each_matrix_gives_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_do_not_depend_on_the_number_of_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     def scores() -> tuple[list[Tensor], list[int]]:
         heard: list[int] = []
         made = batches("llama", examples(6), 4)
