@@ -110,7 +110,7 @@ def backward(model: nn.Module, item: Batch, log_probabilities: Callable[[nn.Modu
 
 @contextmanager
 def first_activation_as_leaf(model: nn.Module) -> Iterator[None]:
-    contract = model.get_submodule(locate(model, LLAMA, ["ffn"])[0].watched)
+    contract = model.get_submodule(locate(model, LLAMA, ["ffn"])[0].module)
     handle = contract.register_forward_pre_hook(lambda _, args: (args[0].detach().requires_grad_(),))
     try:
         yield

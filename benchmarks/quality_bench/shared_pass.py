@@ -67,7 +67,7 @@ def _concluded(
     options: Options,
 ) -> Scores:
     row = CRITERIA[criterion]
-    evidence = {group.site: replace(tally.statistics(model, group), moments=moments[group.watched]) for group in groups}
+    evidence = {group.site: replace(tally.statistics(model, group), moments=moments[group.module]) for group in groups}
     return {site: row.finalize(known, row.options(options)).float().cpu() for site, known in evidence.items()}
 
 

@@ -121,7 +121,9 @@ def criteria_in_words() -> str:
         if row.default_for
     ]
     symbols = "h is the activation of a unit, m the objective of an example"
-    return f"How the importance of a unit is measured. Default: {'; '.join(defaults)}. {' '.join(lines)} Here {symbols}."
+    return (
+        f"How the importance of a unit is measured. Default: {'; '.join(defaults)}. {' '.join(lines)} Here {symbols}."
+    )
 
 
 def normalisations_in_words() -> str:

@@ -8,17 +8,17 @@ from torch import Tensor, nn
 
 from worker.slimming.units import Group
 
-# (activation, input of the layer if the port is "residual") -> a replacement of the activation, or None
+# (activation, input of the layer if the hook point is "residual") -> a replacement of the activation, or None
 Visitor = Callable[[Tensor, Tensor | None], Tensor | None]
 
 
 @contextmanager
 def watch(model: nn.Module, group: Group, visit: Visitor) -> Iterator[None]:
     """Within the context, call `visit` with the activation of the group in each forward pass; it may replace it."""
-    module = model.get_submodule(group.watched)
-    if group.port == "input":
+    module = model.get_submodule(group.module)
+    if group.hook_point == "input":
         handle = module.register_forward_pre_hook(_at_input(visit))
-    elif group.port == "output":
+    elif group.hook_point == "output":
         handle = module.register_forward_hook(lambda _, args, output: visit(output, None))
     else:
         handle = module.register_forward_hook(_around_layer(visit), with_kwargs=True)

@@ -25,7 +25,7 @@ def masked(model: nn.Module, architecture: Architecture, kept: Kept) -> Iterator
 
 def _mask(group: Group, kept_K: Tensor) -> Visitor:
     """Zeroes the channels of the units that go (C); of a layer that goes, puts its input in the place of its output."""
-    if group.port == "residual":
+    if group.hook_point == "residual":
         return lambda activation, before: activation if kept_K.numel() else before
     gone_C = ~stays(group, kept_K).repeat_interleave(group.size)
     return lambda activation, before: activation.masked_fill(gone_C.to(activation.device), 0)

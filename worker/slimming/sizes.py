@@ -23,7 +23,7 @@ def shapes_after(
     for (name, dim), stays_I in staying(model, units, kept).items():
         shapes[name][dim] = int(stays_I.sum())
     removed = [group for group in groups if group.kind == "layers" and not kept[group.site].numel()]
-    gone = {slab.parameter for group in removed for slab in group.slabs}
+    gone = {part.parameter for group in removed for part in group.slices}
     numbers = _layer_numbers(architecture, groups, {group.site for group in removed})
     return {_renumbered(name, numbers): tuple(shape) for name, shape in shapes.items() if name not in gone}
 

@@ -71,7 +71,7 @@ def staying(model: nn.Module, groups: Sequence[Group], kept: Kept) -> dict[tuple
     found: dict[tuple[str, int], Tensor] = {}
     for group in groups:
         stays_U = stays(group, kept[group.site])
-        for part in group.slabs:
+        for part in group.slices:
             length = model.get_parameter(part.parameter).shape[part.dim]
             stays_I = found.setdefault((part.parameter, part.dim), torch.ones(length, dtype=torch.bool))
             stays_I[part.start : part.start + group.count * part.size] &= stays_U.repeat_interleave(part.size)

@@ -53,18 +53,18 @@ class ParameterSlice(NamedTuple):
 class Group:
     """The units of one site, each of which can be removed alone. Paths are relative to the model.
 
-    The activation of the units is the input or the output of the module `watched`, or what a layer adds to the residual
-    stream (`port`). The first of `slabs` is the weight of that module. In a checkpoint for stock transformers, groups
-    with the same `fields` keep the same number of units.
+    The activation of the units is observed at `module`, as `hook_point` says: the input or the output of the module, or
+    what a layer adds to the residual stream. The first of `slices` is a part of the weight of that module. In a
+    checkpoint for stock transformers, groups with the same `fields` keep the same number of units.
     """
 
     site: Site
     kind: str  # the unit of the API: ffn, heads, head_dims or layers
     count: int  # units
     parameters: int  # weights and biases of one unit
-    slabs: tuple[ParameterSlice, ...]
-    watched: str  # path of the module at which the activation is observed
-    port: Literal["input", "output", "residual"]  # "residual": output minus input of a layer
+    slices: tuple[ParameterSlice, ...]
+    module: str  # path of the module at which the activation is observed
+    hook_point: Literal["input", "output", "residual"]  # "residual": output minus input of a layer
     size: int  # channels of the activation of a unit
     fields: tuple[tuple[str, int], ...]  # config fields, and what one kept unit adds to the value of each
     rows: int = 1  # the units form this many rows of equal length, and each row keeps the same number
@@ -101,13 +101,13 @@ def _config(model: nn.Module) -> Any:
 
 
 def weights_UF(group: Group, parameters: Callable[[str], Tensor]) -> tuple[Tensor, ...]:
-    """The weights of each unit, one tensor per matrix in the order of the slabs; `parameters` maps name to tensor."""
-    if group.port == "residual":
-        return tuple(parameters(slab.parameter).reshape(1, -1) for slab in group.slabs)
-    matrices = ((slab, parameters(slab.parameter)) for slab in group.slabs)
+    """The weights of each unit, one tensor per matrix in the order of the slices; `parameters` maps name to tensor."""
+    if group.hook_point == "residual":
+        return tuple(parameters(part.parameter).reshape(1, -1) for part in group.slices)
+    matrices = ((part, parameters(part.parameter)) for part in group.slices)
     return tuple(
-        matrix.movedim(slab.dim, 0)[slab.start : slab.start + group.count * slab.size].reshape(group.count, -1)
-        for slab, matrix in matrices
+        matrix.movedim(part.dim, 0)[part.start : part.start + group.count * part.size].reshape(group.count, -1)
+        for part, matrix in matrices
         if matrix.dim() > 1
     )
 
@@ -120,19 +120,19 @@ def _neurons(model: nn.Module, stack: Stack, layer: int) -> list[Group]:
     reading, writing = (0, 1) if row.transposed else (1, 0)
     contract = f"{block}.{row.contract}"
     count = model.get_parameter(f"{contract}.weight").shape[reading]
-    slabs = [ParameterSlice(f"{contract}.weight", reading, 1)]
+    slices = [ParameterSlice(f"{contract}.weight", reading, 1)]
     for path in _expand(row, model.config):
         for half in range(2 if row.fused else 1):
-            slabs += _rows(model, f"{block}.{path}", writing, 1, start=half * count)
+            slices += _rows(model, f"{block}.{path}", writing, 1, start=half * count)
     return [
         Group(
             site=Site(stack.name, layer, "ffn"),
             kind="ffn",
             count=count,
-            parameters=_parameters(model, slabs),
-            slabs=tuple(slabs),
-            watched=contract,
-            port="input",
+            parameters=_parameters(model, slices),
+            slices=tuple(slices),
+            module=contract,
+            hook_point="input",
             size=1,
             fields=((row.width, 1),),
         )
@@ -145,15 +145,15 @@ def _expand(row: FeedForward, config: Any) -> tuple[str, ...]:
 
 def _rows(model: nn.Module, path: str, dim: int, size: int, start: int = 0) -> list[ParameterSlice]:
     """The slices of units that are outputs of a linear module: of its weight, and of its bias if it has one."""
-    slabs = [ParameterSlice(f"{path}.weight", dim, size, start)]
+    slices = [ParameterSlice(f"{path}.weight", dim, size, start)]
     if model.get_submodule(path).bias is not None:
-        slabs.append(ParameterSlice(f"{path}.bias", 0, size, start))
-    return slabs
+        slices.append(ParameterSlice(f"{path}.bias", 0, size, start))
+    return slices
 
 
-def _parameters(model: nn.Module, slabs: Sequence[ParameterSlice]) -> int:
-    parameters = ((slab, model.get_parameter(slab.parameter)) for slab in slabs)
-    return sum(parameter.numel() // parameter.shape[slab.dim] * slab.size for slab, parameter in parameters)
+def _parameters(model: nn.Module, slices: Sequence[ParameterSlice]) -> int:
+    parameters = ((part, model.get_parameter(part.parameter)) for part in slices)
+    return sum(parameter.numel() // parameter.shape[part.dim] * part.size for part, parameter in parameters)
 
 
 # --- attention -----------------------------------------------------------------------------------------------------
@@ -174,22 +174,22 @@ def _head_group(model: nn.Module, stack: Stack, layer: int, row: Attention) -> G
     block, config = f"{stack.layers}.{layer}", model.config
     size, heads, count = _head_counts(model, block, row)
     shared = heads // count
-    slabs = [ParameterSlice(f"{block}.{row.output}.weight", 1, shared * size)]
+    slices = [ParameterSlice(f"{block}.{row.output}.weight", 1, shared * size)]
     start = 0
     for path, width in ((row.query, shared * size), (row.key, size), (row.value, size)):
-        slabs += _rows(model, f"{block}.{path}", 0, width, start)
+        slices += _rows(model, f"{block}.{path}", 0, width, start)
         start += count * width if row.fused else 0
     if row.position_bias and layer == 0:
-        slabs.append(ParameterSlice(f"{block}.{row.position_bias}.weight", 1, 1))
+        slices.append(ParameterSlice(f"{block}.{row.position_bias}.weight", 1, 1))
     fields = {row.key_value_heads: 1} | {row.heads: shared}
     return Group(
         site=Site(stack.name, layer, f"{row.prefix}heads"),
         kind="heads",
         count=count,
-        parameters=_parameters(model, slabs),
-        slabs=tuple(slabs),
-        watched=f"{block}.{row.output}",
-        port="input",
+        parameters=_parameters(model, slices),
+        slices=tuple(slices),
+        module=f"{block}.{row.output}",
+        hook_point="input",
         size=shared * size,
         fields=tuple(fields.items()),
         # T5 computes the position bias of all layers in the first layer; cross-attention has none.
@@ -231,17 +231,17 @@ def _dimension_group(model: nn.Module, stack: Stack, layer: int, row: Attention,
     size, heads, _ = _head_counts(model, block, row)
     query, key, value, output = (f"{block}.{path}" for path in (row.query, row.key, row.value, row.output))
     if role == "query":
-        slabs = [*_rows(model, query, 0, 1), *_rows(model, key, 0, 1)]
+        slices = [*_rows(model, query, 0, 1), *_rows(model, key, 0, 1)]
     else:
-        slabs = [ParameterSlice(f"{output}.weight", 1, 1), *_rows(model, value, 0, 1)]
+        slices = [ParameterSlice(f"{output}.weight", 1, 1), *_rows(model, value, 0, 1)]
     return Group(
         site=Site(stack.name, layer, f"{row.prefix}{role}_dims"),
         kind="head_dims",
         count=heads * size,
-        parameters=_parameters(model, slabs),
-        slabs=tuple(slabs),
-        watched=query if role == "query" else output,
-        port="output" if role == "query" else "input",
+        parameters=_parameters(model, slices),
+        slices=tuple(slices),
+        module=query if role == "query" else output,
+        hook_point="output" if role == "query" else "input",
         size=1,
         fields=((row.head_size, 1),),
         rows=heads,
@@ -259,16 +259,16 @@ def _layers(model: nn.Module, stack: Stack, layer: int) -> list[Group]:
         row.position_bias for row in stack.attention if row.position_bias
     )  # not removed with the layer, but moved to the next one
     names = [name for name, _ in model.get_submodule(block).named_parameters() if not name.startswith(shared)]
-    slabs = tuple(ParameterSlice(f"{block}.{name}", 0, 1) for name in names)
+    slices = tuple(ParameterSlice(f"{block}.{name}", 0, 1) for name in names)
     return [
         Group(
             site=Site(stack.name, layer, "layers"),
             kind="layers",
             count=1,
-            parameters=sum(model.get_parameter(slab.parameter).numel() for slab in slabs),
-            slabs=slabs,
-            watched=block,
-            port="residual",
+            parameters=sum(model.get_parameter(part.parameter).numel() for part in slices),
+            slices=slices,
+            module=block,
+            hook_point="residual",
             size=int(config.hidden_size),
             fields=((stack.layer_count, 1),),
         )

@@ -200,7 +200,7 @@ def test_normalisation_keeps_the_order_within_a_group(name: str) -> None:
 def test_share_removed_is_the_share_of_removed_parameters(units: tuple[str, ...]) -> None:
     model = TINY["t5"]()
     groups = locate(model, ARCHITECTURES["t5"], units)
-    owned = {slab.parameter for group in groups for slab in group.slabs}
+    owned = {part.parameter for group in groups for part in group.slices}
     before = sum(parameter.numel() for parameter in model.parameters())
     chosen = sum(model.get_parameter(name).numel() for name in owned)
     kept = select(random_scores(groups), groups, 0.4, 4, Rules(scope="global"))

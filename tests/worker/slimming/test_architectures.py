@@ -46,7 +46,7 @@ def test_contract_and_architecture_name_the_same_tensors(name: str) -> None:
     model, family = TINY[name](), tiny_family(name)
     units = [unit.value for unit in family.units if unit is not Unit.layers]
     groups = locate(model, ARCHITECTURES[family.model_type], units)
-    located = {(group.kind, slab.parameter, slab.dim) for group in groups for slab in group.slabs}
+    located = {(group.kind, part.parameter, part.dim) for group in groups for part in group.slices}
     assert located == {found for stack in family.names.stacks for found in named_tensors(model, stack, units)}
 
 

@@ -13,9 +13,9 @@ def group(count: int, layer: int = 0) -> Group:
         kind="ffn",
         count=count,
         parameters=12,
-        slabs=(),
-        watched="down",
-        port="input",
+        slices=(),
+        module="down",
+        hook_point="input",
         size=1,
         fields=(("intermediate_size", 1),),
     )

@@ -34,11 +34,11 @@ def consumers_of(model: nn.Module, architecture: Architecture, kept: Kept) -> li
     """
     groups: dict[str, list[Group]] = {}
     for group in groups_of(model, architecture, kept):
-        if group.port == "input":
-            groups.setdefault(group.watched, []).append(group)
+        if group.hook_point == "input":
+            groups.setdefault(group.module, []).append(group)
     order = {name: rank for rank, (name, _) in enumerate(model.named_modules())}
     return [
-        Consumer(path, members[0].slabs[0].dim == 0, tuple(members), _staying_channels(members, kept))
+        Consumer(path, members[0].slices[0].dim == 0, tuple(members), _staying_channels(members, kept))
         for path, members in sorted(groups.items(), key=lambda item: order[item[0]])
     ]
 

@@ -52,7 +52,7 @@ def measure_moments(given: RepairInput, method: str) -> dict[str, Moments] | Non
     pass serves all cuts that are to be compared. None where the Gram matrices do not fit into memory together: each
     repair then has to measure them itself, portion by portion.
     """
-    groups = [group for group in groups_of(given.model, given.architecture, given.kept) if group.port == "input"]
+    groups = [group for group in groups_of(given.model, given.architecture, given.kept) if group.hook_point == "input"]
     fits_weights, batches = REPAIRS[method].fits_weights, given.rows.batches
     if fits_weights and len(portions(groups)) > 1:
         return None

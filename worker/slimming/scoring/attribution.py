@@ -49,8 +49,8 @@ def score(
     if row.needs != "moments":
         return _score_by_sums(model, batches, Accumulator(row, told, groups), on_examples)
     batches = list(batches)
-    read = [group for group in groups if group.port == "input"]
-    others = [group for group in groups if group.port != "input"]
+    read = [group for group in groups if group.hook_point == "input"]
+    others = [group for group in groups if group.hook_point != "input"]
     passes = Passes(sum(batch.num_examples for batch in batches), 2 * len(portions(read)) + bool(others), on_examples)
     scores = _score_by_moments(model, batches, Accumulator(row, told, read), passes, on_moments)
     if others:
@@ -166,7 +166,7 @@ def _score_by_moments(
             found = collect(model, part, batches, accumulator.options.objective, on_batches, effects=True)
         concluded = passes.following()
         for number, group in enumerate(part, 1):
-            statistics = replace(accumulator.statistics(model, group), moments=found[group.watched])
+            statistics = replace(accumulator.statistics(model, group), moments=found[group.module])
             scores[group.site] = accumulator.criterion.finalize(statistics, accumulator.options).float().cpu()
             concluded(examples[-1] * number // len(part))
         if len(parts) == 1:
@@ -217,7 +217,7 @@ def _visitor(
 
 
 def _observe_weight_gradients(model: nn.Module, batch: Batch, accumulator: Accumulator) -> None:
-    names = {slab.parameter for group in accumulator.groups for slab in group.slabs}
+    names = {part.parameter for group in accumulator.groups for part in group.slices}
     parameters = {name: model.get_parameter(name) for name in names}
     for parameter in parameters.values():
         parameter.requires_grad_()

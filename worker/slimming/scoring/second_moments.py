@@ -112,13 +112,13 @@ def collect(
     A batch takes one forward pass, and one backward pass if an `objective` weights the tokens; with None the weight of
     each is 1. Call it within `attribution.prepared`. `on_batches` is called with the number of batches that are done.
     """
-    readers = {group.watched: group for group in groups}
+    readers = {group.module: group for group in groups}
     found = {path: _empty(model, group, grams, effects) for path, group in readers.items()}
     for done, batch in enumerate(batches, 1):
         with ExitStack() as hooks, torch.set_grad_enabled(objective is not None):
             for path, group in readers.items():
-                watched = _weighing if objective else _counting
-                hooks.enter_context(watched(model, group, batch, found[path]))
+                record = _weighing if objective else _counting
+                hooks.enter_context(record(model, group, batch, found[path]))
             log_probability_M = token_log_probabilities(model, batch)
             if objective:
                 torch.autograd.backward(OBJECTIVES[objective](log_probability_M, batch).sum())
@@ -127,10 +127,10 @@ def collect(
 
 
 def _empty(model: nn.Module, group: Group, grams: bool, effects: bool) -> Moments:
-    weight, inputs = model.get_parameter(f"{group.watched}.weight"), group.slabs[0].dim
+    weight, inputs = model.get_parameter(f"{group.module}.weight"), group.slices[0].dim
     num_in, num_out = weight.shape[inputs], weight.shape[1 - inputs]
     return Moments(
-        centred=isinstance(model.get_submodule(group.watched).bias, Tensor),
+        centred=isinstance(model.get_submodule(group.module).bias, Tensor),
         num_tokens=0,
         weight=0.0,
         sum_C=weight.new_zeros(num_in, dtype=torch.float64),
@@ -170,7 +170,7 @@ def _weighing(model: nn.Module, group: Group, batch: Batch, moments: Moments) ->
     def follow(_: nn.Module, __: object, output: Tensor) -> None:
         output.register_hook(weigh)
 
-    handle = model.get_submodule(group.watched).register_forward_hook(follow)
+    handle = model.get_submodule(group.module).register_forward_hook(follow)
     try:
         with watch(model, group, see):
             yield

@@ -51,7 +51,7 @@ def first_outputs(model: PreTrainedModel, family: str, kept: Mapping[Site, Tenso
     outputs: list[Tensor] = []
     for batch in rows(family).batches:
         mask = batch.masks[group.site.stack].flatten()
-        module = model.get_submodule(group.watched)
+        module = model.get_submodule(group.module)
         handle = module.register_forward_hook(
             lambda _, args, output, mask=mask: outputs.append(output.reshape(-1, output.shape[-1])[mask])
         )
@@ -141,7 +141,7 @@ EVERY_CONSUMER = [
 def test_least_squares_changes_the_output_projections_of_attention_alone(family: str, unit: str) -> None:
     model = TINY[family]()
     kept = half(model, unit)
-    watched = {group.watched for group in locate(model, ARCHITECTURES[model.config.model_type], [unit])}
+    watched = {group.module for group in locate(model, ARCHITECTURES[model.config.model_type], [unit])}
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     repair(given(model, family, kept), "least_squares")
     changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
