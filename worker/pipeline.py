@@ -1,6 +1,7 @@
 """The pipeline of a job: its stages in order, each a function of the results of the stages before it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from worker.slimming.scoring import attribution
 from worker.slimming.scoring.iterative import ScorePath, Scores, follow, schedule
 from worker.slimming.scoring.multi_task import united_paths
 from worker.slimming.scoring.second_moments import Moments
+from worker.slimming.surgery import Kept
 from worker.slimming.units import Site
 from worker.stages import evaluation_sets, inputs, pseudo_labels
 from worker.stages.context import JobContext, StageProgress
@@ -105,24 +107,27 @@ def attribute(context: JobContext, task_model: TaskModel, ratios: Sequence[float
     counter = context.counter(count * method.steps)
     measures = (lambda done, step=step: counter(step * count + done) for step in range(method.steps))
 
-    def remember(moments: dict[str, Moments]) -> None:
-        """Spare a repair on the same rows its pass; what later steps see is not the dense model."""
-        alone = not context.job.request.tasks
-        if alone and method.repair in FITTED and not task_model.calibration.moments:
-            task_model.calibration.moments.update(moments)
+    dense_moments: list[dict[str, Moments]] = []
+
+    def keep_moments(moments: dict[str, Moments]) -> None:
+        """Keep those of the first step, which runs the dense model, for a repair on the same rows."""
+        repaired_on_same_rows = method.repair in FITTED and not context.job.request.tasks
+        if repaired_on_same_rows and not dense_moments:
+            dense_moments.append(moments)
 
     def measure() -> Scores:
         batches = (batch.to(model.device) for batch in task_model.calibration.batches)
         criterion, told = method.criterion, options(context)
         with refusing_units():
             return attribution.score(
-                model, architecture, method.units, batches, criterion, told, next(measures), remember
+                model, architecture, method.units, batches, criterion, told, next(measures), keep_moments
             )
 
     def keep(scores: Scores, ratio: float) -> dict[Site, Tensor]:
         return choose(context, groups, scores, ratio)
 
-    return follow(model, architecture, ratios, measure, keep)
+    path = follow(model, architecture, ratios, measure, keep)
+    return replace(path, moments=dense_moments[0]) if dense_moments else path
 
 
 def furthest(target: Target) -> float:
@@ -143,19 +148,19 @@ def reach(context: JobContext, sources: Sources, task_model: TaskModel, dense: M
         candidate = targets.count(candidates, context)
     if request.method.repair is not Repair.none:
         with context.stage(Stage.repair):
-            repair(context, task_model, candidate.kept)
+            repair(context, task_model, candidate.kept, path.moments)
     with context.stage(Stage.slice):
         slim = cut(task_model, candidate.kept, request.output.layout)
     return Reached(candidate, candidates.groups, slim, dense, rows=list(range(len(task_model.evaluation.examples))))
 
 
-def repair(context: JobContext, task_model: TaskModel, kept: dict[Site, Tensor]) -> None:
+def repair(context: JobContext, task_model: TaskModel, kept: Kept, moments: Mapping[str, Moments] | None) -> None:
     """Repair the model for a cut to `kept`. Raises InvalidRequest where the family does not support the repair."""
 
     def advance(done: int, total: int) -> None:
         context.progress.advance(done, total, "batches")
 
-    repair_model(context, task_model, kept, task_model.calibration.moments, advance)
+    repair_model(context, task_model, kept, moments, advance)
 
 
 def control(context: JobContext, sources: Sources, reached: Reached, path: ScorePath) -> Controls | None:
@@ -164,7 +169,11 @@ def control(context: JobContext, sources: Sources, reached: Reached, path: Score
         return None
     with context.stage(Stage.controls):
         ratio = reached.candidate.asked
-        dense = controls.Dense(reached.task_model, lambda: load(context, sources.model, sources.adapter), repair)
+        dense = controls.Dense(
+            reached.task_model,
+            lambda: load(context, sources.model, sources.adapter),
+            partial(repair, moments=path.moments),
+        )
         return controls.measure(context, dense, path.at(ratio), ratio)
 
 

@@ -1,6 +1,6 @@
 """The models that a target may end with: each one counted before it is cut, and cut as a copy where it is measured."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from math import prod
@@ -125,10 +125,10 @@ class Candidates:
             repair_model(self._context, copy, kept, self._moments, lambda done, total: self._tick())
 
     @cached_property
-    def _moments(self) -> dict[str, Moments] | None:
+    def _moments(self) -> Mapping[str, Moments] | None:
         """What the repair needs of the dense model: taken once, for every candidate."""
         task_model, method = self._task_model, self._context.job.request.method.repair
-        if task_model.calibration.moments:
-            return task_model.calibration.moments
+        if self._path.moments is not None:
+            return self._path.moments
         given = repair_input(self._context, task_model, whole(self.groups))
         return measure_moments(replace(given, on_progress=lambda done, total: self._tick()), method)

@@ -159,7 +159,6 @@ def calibrated_on_all_tasks(sets: Sequence[EvaluationSet]) -> TaskModel:
         examples=[example for each in calibrations for example in each.examples],
         batches=[batch for each in calibrations for batch in each.batches],
         shortened=sum(each.shortened for each in calibrations),
-        moments={},
     )
     return replace(first, calibration=joined)
 

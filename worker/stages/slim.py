@@ -34,7 +34,7 @@ def repair_model(
 
     Raises InvalidRequest where the family has no place for the repair.
     """
-    given = replace(repair_input(context, task_model, kept), moments=moments or None, on_progress=on_progress)
+    given = replace(repair_input(context, task_model, kept), moments=moments, on_progress=on_progress)
     with refusing_repairs():
         repair(given, context.job.request.method.repair)
 

@@ -1,7 +1,7 @@
 """A model with a task in tokens, and what is measured of the two."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,7 +24,6 @@ from worker.evaluation import metrics as scoring
 from worker.evaluation.metrics import Scores
 from worker.slimming.architectures import ARCHITECTURES, Architecture
 from worker.slimming.scoring.objectives import Batch
-from worker.slimming.scoring.second_moments import Moments
 from worker.stages.context import JobContext
 
 K = TypeVar("K", bound=Hashable)
@@ -38,7 +37,6 @@ class Examples:
     batches: list[Batch]
     shortened: int  # how many of the prompts were too long for the model and lost words
     answered: bool = True  # whether the rows came with right answers
-    moments: dict[str, Moments] = field(default_factory=dict)  # of the dense model, once scoring has taken them here
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from worker.slimming.allocation import WidthUnreachable
 from worker.slimming.architectures import Architecture
 from worker.slimming.masking import masked
+from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.units import Site
 
 Scores = dict[Site, Tensor]
@@ -28,6 +29,8 @@ class ScorePath:
 
     ratios: tuple[float, ...]  # share that was removed when the scores were computed: ascending, the first is 0.0
     scores: tuple[Scores, ...]
+    # Path of a consumer -> moments of its input in the dense model, where the scoring has measured them for a repair.
+    moments: Mapping[str, Moments] | None = None
 
     def at(self, ratio: float) -> Scores:
         """The scores by which units are selected at `ratio`: those of the last step before it."""
