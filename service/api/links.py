@@ -1,17 +1,16 @@
-"""The links that a job's representation carries."""
+"""URLs of the API, as its answers contain them."""
 
 from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import Depends, Request
 
-from service.contract.job import Job, Links
-from service.jobs.record import JobRecord
+from service.contract.job import Links
 from service.settings import Settings
 
 
 class JobLinks:
-    """Builds URLs as the client sees the API under the base."""
+    """Builds URLs under the base URL at which the client reaches the API."""
 
     def __init__(self, base: str) -> None:
         self._base = base.rstrip("/")
@@ -26,11 +25,11 @@ class JobLinks:
         return f"{self._base}/datasets/{dataset_id}"
 
     def scores(self, digest: str) -> str:
-        """The file of a score set."""
+        """The URL of the file of a score set."""
         return f"{self._base}/scores/{digest}/safetensors"
 
     def of(self, job_id: str) -> Links:
-        """Where everything of a job is."""
+        """The links of a job."""
         job = self.job(job_id)
         return Links(
             self=job,
@@ -41,19 +40,15 @@ class JobLinks:
             cancel=f"{job}/cancel",
         )
 
-    def render(self, record: JobRecord) -> Job:
-        """The job as a client sees it."""
-        return record.job(self.of(record.id))
-
 
 def links_of(request: Request) -> JobLinks:
-    """Under SLIM_PUBLIC_URL, else under the request's own base."""
+    """URLs under SLIM_PUBLIC_URL, or under the base URL of the request where that is not set."""
     settings: Settings = request.state.settings
     return JobLinks(settings.public_url or base_of(request))
 
 
 def base_of(request: Request) -> str:
-    """What `str(request.base_url)` is, without parsing a URL: scheme, host and the prefix of a proxy."""
+    """The value of `str(request.base_url)`, made without parsing a URL: scheme, host and the prefix of a proxy."""
     host = request.headers.get("host")
     if host is None:
         return str(request.base_url)

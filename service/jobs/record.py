@@ -5,17 +5,16 @@ Records are read and changed by `service.jobs.store`.
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any
 
 from pydantic import Field
-from pydantic_core import from_json, to_json
 from ulid import ULID
 
 from service.contract.errors import UnreadableRecord
 from service.contract.fields import Schema, Tags
-from service.contract.job import Job, JobAttempt, JobError, JobStatus, Links, Progress, Stage
+from service.contract.job import JobAttempt, JobError, JobStatus, Progress, Stage
 from service.contract.request import JobRequest
 from service.contract.result import Result
 
@@ -23,7 +22,6 @@ DEFAULT_TENANT = "default"
 ATTEMPT = "attempt:"  # begins the name of the field of each attempt
 JSON_FIELDS = ("request", "progress", "result", "error")
 TIMES = ("created_at", "started_at", "finished_at", "expires_at")
-PUBLIC = tuple(name for name in Job.model_fields if name not in ("object", "links"))
 EPOCH = datetime.fromtimestamp(0, UTC)
 
 
@@ -64,10 +62,6 @@ class JobRecord(Schema):
     def tags(self) -> Tags:
         return self.request.tags
 
-    def job(self, links: Links) -> Job:
-        """What a client sees."""
-        return Job(**{name: getattr(self, name) for name in PUBLIC}, links=links)
-
 
 def new_record(request: JobRequest, *, tenant: str = DEFAULT_TENANT, job_id: str | None = None) -> JobRecord:
     """A queued record, by default with a fresh ULID. Inline rows must have been moved to storage before."""
@@ -75,10 +69,26 @@ def new_record(request: JobRequest, *, tenant: str = DEFAULT_TENANT, job_id: str
 
 
 def encode(record: JobRecord) -> dict[str, Any]:
-    """A new record as a hash; what is null has no field, nor has what Redis adds: times and attempts."""
+    """The hash of a new record, without the times and attempts, which Redis adds. A null value has no field."""
     fields = record.model_dump(mode="json", exclude={*JSON_FIELDS, *TIMES, "attempts"}, exclude_none=True)
     nested = {name: getattr(record, name) for name in JSON_FIELDS}
     return fields | {name: value.model_dump_json() for name, value in nested.items() if value is not None}
+
+
+def encode_whole(record: JobRecord) -> dict[str, str]:
+    """The hash of a record that has been in Redis, with its times and attempts: the reverse of `decode`."""
+    times = {name: _milliseconds(value) for name in TIMES if (value := getattr(record, name))}
+    attempts = {f"{ATTEMPT}{attempt.number}": json.dumps(_encode_attempt(attempt)) for attempt in record.attempts}
+    return {name: str(value) for name, value in (encode(record) | times | attempts).items()}
+
+
+def _encode_attempt(attempt: JobAttempt) -> dict[str, Any]:
+    times = {name: _milliseconds(value) for name in TIMES if (value := getattr(attempt, name, None))}
+    return {"number": attempt.number, **times, **({"outcome": attempt.outcome} if attempt.outcome else {})}
+
+
+def _milliseconds(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)
 
 
 def decode(fields: Mapping[str, str]) -> JobRecord:
@@ -89,7 +99,7 @@ def decode(fields: Mapping[str, str]) -> JobRecord:
         flat = {name: value for name, value in fields.items() if value and not name.startswith(ATTEMPT)}
         return JobRecord.model_validate(flat | nested | {"attempts": sorted(attempts, key=itemgetter("number"))})
     except (ValueError, TypeError, KeyError) as error:  # not JSON, not an attempt, not what the schema says
-        raise _unreadable(fields) from error
+        raise unreadable(fields) from error
 
 
 def status_of(fields: Mapping[str, str]) -> JobStatus:
@@ -97,56 +107,12 @@ def status_of(fields: Mapping[str, str]) -> JobStatus:
     try:
         return JobStatus(fields["status"])
     except (ValueError, KeyError) as error:
-        raise _unreadable(fields) from error
+        raise unreadable(fields) from error
 
 
-def _unreadable(fields: Mapping[str, str]) -> UnreadableRecord:
+def unreadable(fields: Mapping[str, str]) -> UnreadableRecord:
+    """The error for a hash that is not a record of this version."""
     name = fields.get("id", "without an id")
     return UnreadableRecord(
-        f"the record of job {name} is damaged or of another version; delete the job to be rid of it"
+        f"the record of job {name} is damaged or was written by another version; delete the job to remove it"
     )
-
-
-def as_json(fields: Mapping[str, str], links: Links) -> str:
-    """`decode(fields).job(links)` as JSON text, for those who ask again and again.
-
-    What is nested lies in the hash as the JSON that was written after validation, so it is put in place and not
-    validated and written anew. A field that a later version added to it is absent. Raises UnreadableRecord.
-    """
-    try:
-        nested = {"request": fields["request"], "progress": fields["progress"]}
-        nested |= {name: fields.get(name) or "null" for name in ("result", "error")}
-        read = {name: from_json(text) for name, text in nested.items()}
-        flat = {
-            "id": fields["id"],
-            "object": "job",
-            "status": fields["status"],
-            "stage": fields.get("stage") or None,
-            "attempt": int(fields["attempt"]),
-            "attempts": _attempts(fields),
-            **{name: _moment(fields.get(name)) for name in TIMES},
-            "tags": read["request"]["tags"],
-            "links": links,
-        }
-        text = to_json(flat).decode()
-    except (ValueError, TypeError, KeyError) as error:
-        raise _unreadable(fields) from error
-    return text[:-1] + "".join([f',"{name}":{value}' for name, value in nested.items()]) + "}"
-
-
-def _attempts(fields: Mapping[str, str]) -> list[dict[str, Any]]:
-    found = [from_json(value) for name, value in fields.items() if name.startswith(ATTEMPT)]
-    return [
-        {
-            "number": attempt["number"],
-            "started_at": _moment(attempt["started_at"]),
-            "finished_at": _moment(attempt.get("finished_at")),
-            "outcome": attempt.get("outcome"),
-        }
-        for attempt in sorted(found, key=itemgetter("number"))
-    ]
-
-
-def _moment(milliseconds: str | int | None) -> datetime | None:
-    """Redis' milliseconds, which pydantic writes as RFC 3339 does."""
-    return EPOCH + timedelta(milliseconds=int(milliseconds)) if milliseconds else None

@@ -38,10 +38,12 @@ from service.contract.errors import Conflict, TaskslimError, UnreadableRecord
 from service.contract.job import Job, JobPage, JobStatus
 from service.contract.request import JobRequest
 from service.jobs.idempotency import Answer, Claim, Idempotency, fingerprint_of, parse_key
-from service.jobs.record import JobRecord, as_json, decode, status_of
+from service.jobs.record import JobRecord, decode, status_of
+from service.jobs.representation import job_json, page_json
 from service.jobs.submission import Submission, new_job_id
 from service.tenants.api_keys import Caller, KeyScope
 
+JSON = "application/json"
 POLL = {"Retry-After": "2"}
 
 log = structlog.get_logger()
@@ -73,7 +75,7 @@ ETAG = {"ETag": {"description": "Changes with the job", "schema": {"type": "stri
 FOUND = {
     "description": "The job",
     "headers": ETAG | {"Retry-After": HEADERS["Retry-After"]},
-    "content": {"application/json": {"examples": {name: {"value": job} for name, job in JOBS.items()}}},
+    "content": {JSON: {"examples": {name: {"value": job} for name, job in JOBS.items()}}},
 }
 
 
@@ -148,18 +150,24 @@ def _submit(
 
 
 def _answer(record: JobRecord, links: JobLinks) -> Answer:
-    headers = {"Location": links.job(record.id)}
+    headers, body = {"Location": links.job(record.id)}, job_json(record, links.of(record.id))
     if record.status.is_terminal:
-        return Answer(status=200, headers=headers, body=links.render(record).model_dump_json())
-    return Answer(status=202, headers=headers | POLL, body=links.render(record).model_dump_json())
+        return Answer(status=200, headers=headers, body=body)
+    return Answer(status=202, headers=headers | POLL, body=body)
 
 
 def _respond(answer: Answer, more: Mapping[str, str] = MappingProxyType({})) -> Response:
     headers = answer.headers | dict(more)
-    return Response(answer.body, answer.status, headers=headers, media_type="application/json")
+    return Response(answer.body, answer.status, headers=headers, media_type=JSON)
 
 
-@router.get("/jobs", operation_id="listJobs", summary="List jobs, newest first", responses=problem_responses())
+@router.get(
+    "/jobs",
+    operation_id="listJobs",
+    summary="List jobs, newest first",
+    response_model=JobPage,
+    responses=problem_responses(),
+)
 def list_jobs(
     caller: Reader,
     job_store: JobStoreDep,
@@ -172,7 +180,7 @@ def list_jobs(
     ] = None,
     created_since: Annotated[Moment | None, Query(description="only jobs made then or later")] = None,
     created_before: Annotated[Moment | None, Query(description="only jobs made earlier")] = None,
-) -> JobPage:
+) -> Response:
     """The tenant's jobs, a page at a time."""
     key, colon, value = (tag or "").partition(":")
     page = job_store.page(
@@ -184,8 +192,8 @@ def list_jobs(
         since=created_since,
         before=created_before,
     )
-    data = [links.render(record) for record in page.records]
-    return JobPage(data=data, next_cursor=page.next_cursor, has_more=page.next_cursor is not None)
+    jobs = [job_json(record, links.of(record.id)) for record in page.records]
+    return Response(page_json(jobs, page.next_cursor), media_type=JSON)
 
 
 @router.get(
@@ -211,7 +219,7 @@ async def get_job(
             fields, headers["Preference-Applied"] = waited, f"wait={seconds}"
     if not status_of(fields).is_terminal:
         headers |= POLL
-    return conditional(as_json(fields, links_of(request).of(job_id)), headers, if_none_match)
+    return conditional(job_json(fields, links_of(request).of(job_id)), headers, if_none_match)
 
 
 @router.post(
@@ -219,6 +227,7 @@ async def get_job(
     operation_id="cancelJob",
     summary="Cancel a job",
     status_code=status.HTTP_202_ACCEPTED,
+    response_model=Job,
     response_description="The job is cancelling",
     responses={
         **problem_responses(404, 409),
@@ -232,8 +241,7 @@ def cancel_job(
     queue: QueueDep,
     retention: RetentionDep,
     links: LinksDep,
-    response: Response,
-) -> Job:
+) -> Response:
     """Ask for the end of a job. A queued one is cancelled at once, a running one within seconds.
 
     Repeating it is harmless; a finished job stays as it is.
@@ -243,9 +251,7 @@ def cancel_job(
         queue.remove(record)
         if record.status is JobStatus.cancelled and record.attempt:
             retention.drop_files(record)
-    if record.status.is_terminal:
-        response.status_code = 200
-    return links.render(record)
+    return Response(job_json(record, links.of(record.id)), 200 if record.status.is_terminal else 202, media_type=JSON)
 
 
 @router.delete(

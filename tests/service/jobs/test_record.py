@@ -1,4 +1,4 @@
-"""A record as JSON text is the record: what polls get is what everybody else gets."""
+"""The hash of a job in Redis, and the JSON that clients get of it."""
 
 import json
 from collections.abc import Callable
@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from service.api.links import JobLinks
 from service.contract.errors import UnreadableRecord
-from service.contract.job import JobError, Progress, Stage
-from service.jobs.record import as_json, decode, encode, new_record
+from service.contract.job import Job, JobError, Progress, Stage
+from service.jobs.record import decode, encode, encode_whole, new_record
+from service.jobs.representation import job_json
 from service.jobs.store import JobStore, Lease
 from tests.support.contract_examples import REQUEST, result
 
@@ -19,10 +20,15 @@ LINKS = JobLinks("http://127.0.0.1:8000")
 ERROR = JobError(code="invalid_data", message='line 3 says "ä"', param="task.calibration")
 
 
-def seen_alike(fields: dict[str, str]) -> None:
+def check_representation(fields: dict[str, str]) -> None:
+    """Compare the JSON of a hash with the record in it, and with the JSON of that record."""
     record = decode(fields)
-    links = LINKS.of(record.id)
-    assert json.loads(as_json(fields, links)) == json.loads(record.job(links).model_dump_json())
+    assert decode(encode_whole(record)) == record
+    text = job_json(fields, LINKS.of(record.id))
+    assert json.loads(text) == json.loads(job_json(record, LINKS.of(record.id)))
+    job = Job.model_validate_json(text)
+    for name in Job.model_fields.keys() - {"object", "links"}:
+        assert getattr(job, name) == getattr(record, name), name
 
 
 @pytest.mark.parametrize(
@@ -35,32 +41,32 @@ def seen_alike(fields: dict[str, str]) -> None:
         lambda job_store, lease: job_store.cancel(lease.job.tenant, lease.job.id),
     ],
 )
-def test_a_record_is_the_same_as_text_and_as_an_object_at_every_point_of_its_life(
+def test_json_of_a_job_equals_its_record_in_every_status(
     job_store: JobStore, end: Callable[[JobStore, Lease], object]
 ) -> None:
     job = job_store.accept(new_record(REQUEST.model_copy(update={"retention_days": 1.5})))
-    seen_alike(dict(job_store.get_fields(job.tenant, job.id)))
+    check_representation(dict(job_store.get_fields(job.tenant, job.id)))
     lease = job_store.lease(job.tenant, job.id, 1, "w")
-    seen_alike(dict(job_store.get_fields(job.tenant, job.id)))
+    check_representation(dict(job_store.get_fields(job.tenant, job.id)))
     end(job_store, lease)
-    seen_alike(dict(job_store.get_fields(job.tenant, job.id)))
+    check_representation(dict(job_store.get_fields(job.tenant, job.id)))
 
 
 @given(
     tags=st.dictionaries(st.text(max_size=64), st.text(max_size=256), max_size=16),
     created_at=st.datetimes(datetime(2001, 1, 1), datetime(2199, 1, 1), timezones=st.just(UTC)),
 )
-def test_any_tags_and_times_are_the_same(tags: dict[str, str], created_at: datetime) -> None:
+def test_json_of_a_job_keeps_any_tags_and_times(tags: dict[str, str], created_at: datetime) -> None:
     milliseconds = int(created_at.timestamp() * 1000)
     request = REQUEST.model_copy(update={"tags": tags})
     fields = {name: str(value) for name, value in encode(new_record(request)).items()}
-    seen_alike(fields | {"created_at": str(milliseconds)})
+    check_representation(fields | {"created_at": str(milliseconds)})
 
 
 @pytest.mark.parametrize(
     "damage", [{"request": "{"}, {"progress": "{"}, {"created_at": "yesterday"}, {"attempt": "first"}]
 )
-def test_a_damaged_record_cannot_be_read(damage: dict[str, str]) -> None:
+def test_json_of_a_damaged_record_is_refused(damage: dict[str, str]) -> None:
     fields = {name: str(value) for name, value in encode(new_record(REQUEST)).items()} | {"created_at": "1"}
     with pytest.raises(UnreadableRecord):
-        as_json(fields | damage, LINKS.of("x"))
+        job_json(fields | damage, LINKS.of("x"))
