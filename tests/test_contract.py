@@ -16,21 +16,16 @@ from service.api.app import create_app
 from service.api.openapi.examples import FILES, PROBLEMS
 from service.cli.openapi import DIRECTORY, stale
 from service.contract.catalog import Problem
-from service.contract.criteria import Criterion
 from service.contract.errors import TaskslimError
-from service.contract.families import FAMILIES
 from service.contract.fields import groups
 from service.contract.ids import JOB_ID
 from service.contract.job import Job
 from service.contract.method import LatencyBound, Method, Output, Target
-from service.contract.options import Unit
 from service.contract.presets import resolve
 from service.contract.request import JobRequest, Webhook, WebhookEvent
 from service.contract.task import DataSource, ModelSource, Task, TaskWording
 from service.settings import Settings
 from tests.support.documents import PATHS
-from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.scoring.criteria import CRITERIA
 
 ROOT = Path(__file__).parents[1]
 SNAKE_CASE = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
@@ -221,10 +216,3 @@ def test_links_lead_to_operations(document: dict[str, Any]) -> None:
         for link in response.get("links", {}).values()
     }
     assert {"getJob", "listEvents", "cancelJob", "getDataset"} <= links <= ids
-
-
-def test_the_api_and_the_worker_know_the_same_criteria_families_and_units() -> None:
-    assert set(CRITERIA) == {criterion.value for criterion in Criterion}
-    assert set(FAMILIES) == set(ARCHITECTURES)
-    for family in FAMILIES.values():
-        assert set(family.units) | set(family.refused) == {unit.value for unit in Unit}, family.model_type

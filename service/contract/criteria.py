@@ -27,28 +27,30 @@ class Criterion(StrEnum):
 
 @dataclass(frozen=True)
 class CriterionProperties:
-    """What the other options of a method, and a reader, have to know of a criterion.
+    """What the API, the documents and the reports say of a criterion, and which options it can be used with.
 
-    In `summary`, h is the activation of a unit and m the objective of an example. `source` names the paper that the
-    score is from, in Markdown, for the sentence "scored by the criterion (...)".
+    `summary` and `source` are Markdown. In the summary, `h` is the activation of a unit, `m` the objective. The source
+    names the paper that defines the score, and completes the sentence "scored by the criterion (...)".
     """
 
     summary: str
     source: str = ""
-    reads_data: bool = True  # false: the scores follow from the weights alone, and the next step finds the same ones
+    reads_data: bool = True  # false: scores depend on the weights alone, so that every step computes the same ones
     has_objective: bool = False  # `method.objective` changes the scores
     has_reductions: bool = False  # `method.token_reduction`, `sign` and `example_reduction` change the scores
     has_seed: bool = False  # `method.seed` changes the scores
     unserved: tuple[Unit, ...] = ()  # units that the formula does not cover
     normalisation: Normalisation = Normalisation.none  # the default of `method.normalisation`
-    default_for: tuple[Repair, ...] = ()  # repairs beside which it is the criterion of a request that names none
+    default_for: tuple[Repair, ...] = ()  # the repairs with which a request without a criterion gets this one
 
 
-ACTIVATIONS_ALONE = (Unit.head_dims, Unit.layers)  # no module reads them, so that no weights of a reader weigh them
+# Units that are not the input of a linear module: formulas with the weights of that module do not cover them.
+WITHOUT_CONSUMER = (Unit.head_dims, Unit.layers)
 
 CRITERIA: dict[Criterion, CriterionProperties] = {
     Criterion.attribution: CriterionProperties(
-        summary="h · ∂m/∂h, reduced over the tokens of an example and then over the examples",
+        summary="`h · ∂m/∂h`, reduced over the tokens of a row and then over rows as `token_reduction`, `sign` and "
+        "`example_reduction` say",
         source="after [Task-specific Compression for Multi-task Language Models using Attribution-based Pruning]"
         "(https://arxiv.org/abs/2205.04157)",
         has_objective=True,
@@ -56,51 +58,53 @@ CRITERIA: dict[Criterion, CriterionProperties] = {
         default_for=(Repair.none, Repair.bias),
     ),
     Criterion.surgeon: CriterionProperties(
-        summary="the part of h that the best fit of the other units cannot replace, times the squared gradient of m",
+        summary="the mean squared change of `m` if the unit is removed and the best linear fit of the other units "
+        "takes its place (optimal brain surgeon, with Kronecker factors from the same backward pass)",
         source="the optimal brain surgeon, with [Kronecker factors](https://arxiv.org/abs/1503.05671)",
         has_objective=True,
         default_for=FITTED,
     ),
     Criterion.second_moment: CriterionProperties(
-        summary="the sum over all tokens of the square of h · ∂m/∂h: one setting of attribution",
+        summary="the sum over all tokens of the squared attribution",
         has_objective=True,
     ),
     Criterion.activation: CriterionProperties(
-        summary="the mean of |h|",
+        summary="the mean of `|h|` over tokens",
         source="as in [Minitron](https://arxiv.org/abs/2407.14679)",
         normalisation=Normalisation.mean,
     ),
     Criterion.wanda: CriterionProperties(
-        summary="the norm of h times the mean size of the weights that read it",
+        summary="the norm of `h` over tokens times the mean size of the weights that read it",
         source="after [Wanda](https://arxiv.org/abs/2306.11695)",
-        unserved=ACTIVATIONS_ALONE,
+        unserved=WITHOUT_CONSUMER,
         normalisation=Normalisation.mean,
     ),
     Criterion.flap: CriterionProperties(
-        summary="the variance of h times the squared norm of the weights that read it, standardised within each layer",
+        summary="the variance of `h` over tokens times the squared norm of the weights that read it, standardised per "
+        "layer",
         source="after [FLAP](https://arxiv.org/abs/2312.11983)",
-        unserved=ACTIVATIONS_ALONE,
+        unserved=WITHOUT_CONSUMER,
         normalisation=Normalisation.standard,
     ),
     Criterion.gisp: CriterionProperties(
-        summary="the sum over the unit's weights w of |w · ∂m/∂w|; made for many steps",
+        summary="the sum over the unit's weights of `|w · ∂m/∂w|`; designed for many steps",
         source="after [GISP](https://arxiv.org/abs/2510.18030)",
         has_objective=True,
     ),
     Criterion.magnitude: CriterionProperties(
-        summary="the norm of the unit's weights",
+        summary="the norm of the unit's weights; uses no rows",
         source="after [Han et al.](https://arxiv.org/abs/1506.02626)",
         reads_data=False,
         normalisation=Normalisation.mean,
     ),
     Criterion.random: CriterionProperties(
-        summary="drawn at random by `seed`: a control",
+        summary="random scores from `seed`; a control",
         reads_data=False,
         has_seed=True,
         normalisation=Normalisation.mean,
     ),
     Criterion.reverse: CriterionProperties(
-        summary="attribution with the opposite sign: a control",
+        summary="`attribution` with the opposite sign; a control",
         has_objective=True,
         has_reductions=True,
     ),
@@ -108,26 +112,26 @@ CRITERIA: dict[Criterion, CriterionProperties] = {
 
 
 def default_criterion(repair: Repair) -> Criterion:
-    """The criterion of a request that names none: the one that keeps most beside its repair (benchmarks/RESULTS.md)."""
+    """The criterion of a request that names none: the one that keeps most with its repair (benchmarks/RESULTS.md)."""
     return next(name for name, row in CRITERIA.items() if repair in row.default_for)
 
 
 def criteria_in_words() -> str:
-    """The criteria as one text, for the documents: what each measures, and which is the default when."""
+    """A text for the API document: what each criterion measures, and the default for each repair."""
     lines = [f"`{name.value}`: {row.summary}." for name, row in CRITERIA.items()]
     defaults = [
         f"`{name.value}` with the repairs {', '.join(f'`{repair.value}`' for repair in row.default_for)}"
         for name, row in CRITERIA.items()
         if row.default_for
     ]
-    symbols = "h is the activation of a unit, m the objective of an example"
+    symbols = "`h` is the activation of a unit and `m` the objective"
     return (
         f"How the importance of a unit is measured. Default: {'; '.join(defaults)}. {' '.join(lines)} Here {symbols}."
     )
 
 
 def normalisations_in_words() -> str:
-    """The default of `method.normalisation` for each criterion, as one text."""
+    """A text for the API document: the default of `method.normalisation` for each criterion."""
     stated: dict[Normalisation, list[str]] = {}
     for name, row in CRITERIA.items():
         stated.setdefault(row.normalisation, []).append(f"`{name.value}`")

@@ -1,0 +1,35 @@
+"""The rows of the model families. tests/worker/slimming/test_architectures.py compares them with loaded models."""
+
+import pytest
+
+from service.contract.families import FAMILIES, ModelFamily
+from service.contract.options import Unit
+from service.planning.runtimes import SERVERS, runtimes
+
+families = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+
+
+@families
+def test_family_has_or_refuses_every_unit(family: ModelFamily) -> None:
+    assert set(family.units) | set(family.refused) == set(Unit)
+    assert not set(family.units) & set(family.refused)
+    assert all(family.refused.values())
+
+
+@families
+def test_every_unit_but_layers_has_tensors(family: ModelFamily) -> None:
+    for stack in family.names.stacks:
+        assert {row.unit for row in stack.shrinking} | {Unit.layers} == set(family.units)
+
+
+@families
+def test_plan_shows_the_runtimes_of_the_row(family: ModelFamily) -> None:
+    assert set(family.runtimes) <= set(SERVERS)
+    loading = {runtime.name for runtime in runtimes(family.model_type, [256], [8]) if runtime.loads}
+    assert loading == {"transformers", *family.runtimes}
+
+
+@families
+def test_capabilities_show_units_and_refusals(family: ModelFamily) -> None:
+    assert family.described.units == family.units
+    assert family.described.refused == dict(family.refused)
