@@ -26,13 +26,13 @@ from service.api.routes import (
     status_page,
     webhooks,
 )
-from service.infrastructure.background_threads import running
+from service.infrastructure.background_threads import repeating
 from service.infrastructure.redis_client import connect, connect_async
 from service.infrastructure.version import package_version
 from service.jobs.idempotency import Idempotency
 from service.jobs.queue import JobQueue
 from service.jobs.reconciler import reconciling
-from service.jobs.retention import Retention
+from service.jobs.retention import SWEEP_SECONDS, Retention
 from service.jobs.store import JobStore
 from service.jobs.submission import Submission
 from service.planning.time_estimate import Durations
@@ -46,7 +46,7 @@ from service.tenants.rate_limit import RequestLimit
 from service.tenants.signed_links import SignedLinks
 from service.tenants.storage_quota import StoredBytes
 from service.tenants.stream_limit import StreamLimit
-from service.webhooks.delivery import Webhooks
+from service.webhooks.delivery import POLL_SECONDS, Webhooks
 from service.webhooks.signing import WebhookSecrets
 
 STORAGE_RETRY_SECONDS = 5  # a client waits for the answer
@@ -79,7 +79,11 @@ def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextMan
         with connect(settings.redis_url) as redis, connect(settings.redis_url, decode=False) as transport:
             state = _state(settings, redis, transport, follower)
             try:
-                with reconciling(settings), running(state["webhooks"].run, state["retention"].run):
+                with (
+                    reconciling(settings),
+                    repeating("webhooks", state["webhooks"].deliver_due, POLL_SECONDS),
+                    repeating("retention", state["retention"].sweep, SWEEP_SECONDS),
+                ):
                     yield state
             finally:
                 await follower.aclose()

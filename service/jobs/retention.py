@@ -5,7 +5,6 @@ Files go first and the record last, so that whatever breaks in between is found 
 `rows/{tenant}/{job id}`, rows whose job was never made, -> Redis' milliseconds.
 """
 
-import threading
 from dataclasses import dataclass
 from typing import cast
 
@@ -66,16 +65,6 @@ class Retention:
             self.storage.delete_prefix(job_prefix(record.tenant, record.id))
         except StorageUnavailable:
             log.warning("files of the job were left behind", exc_info=True, **record.log_fields)
-
-    def run(self, stop: threading.Event) -> None:
-        """Sweep until told to stop; whatever goes wrong in one sweep, the next follows."""
-        while not stop.wait(SWEEP_SECONDS):
-            try:
-                self.sweep()
-            except RedisError:
-                log.warning("sweep broke off", exc_info=True)
-            except Exception:
-                log.exception("sweep broke off")
 
     def sweep(self) -> int:
         """Delete what has expired; how much that was. What cannot be deleted now is tried again in the next sweep."""

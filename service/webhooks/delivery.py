@@ -8,7 +8,6 @@ it. Receivers tell repeats by `webhook-id`. The log of attempts is `slim:{tenant
 
 import asyncio
 import random
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from service.jobs.events import parse
 from service.webhooks.retries import pause_after
 from service.webhooks.signing import WebhookSecrets, signed_headers
 
+POLL_SECONDS = 1.0
 SEND_SECONDS = 15.0  # for one attempt, from the name's resolution to the answer's headers
 CLAIM_SECONDS = 60
 AT_ONCE = 16
@@ -109,19 +109,6 @@ class Webhooks:
     def enable(self, tenant: str, url: str) -> bool:
         """Call a URL again that answered 410; whether it was off. What was due meanwhile is not sent any more."""
         return bool(self._redis.delete(gone_key(tenant, url)))
-
-    def run(self, stop: threading.Event, *, pause_seconds: float = 1.0) -> None:
-        """Send what is due until told to stop. Redis' outages are waited out; whatever else goes wrong, it goes on."""
-        while not stop.is_set():
-            sent = 0
-            try:
-                sent = self.deliver_due()
-            except RedisError:
-                log.warning("webhooks wait for Redis", exc_info=True)
-            except Exception:
-                log.exception("webhooks broke off")
-            if sent < AT_ONCE:
-                stop.wait(pause_seconds)
 
     def deliver_due(self) -> int:
         """Make one attempt for each message that is due, a few at once; how many there were."""

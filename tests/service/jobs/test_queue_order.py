@@ -113,7 +113,7 @@ def test_a_free_slot_goes_to_the_first_in_line(redis: Redis, transport: Redis, s
         assert queued(redis) == [done.id]
         redis.lpop(LIST)
         job_store.fail(job_store.lease("search", done.id, 1, f"worker of {done.id}"), ERROR)
-        reconciler.look()
+        reconciler.check_due_jobs()
         assert queued(redis) == [following.id]
     assert job_store.get("search", low.id).lost == 0
 
@@ -135,7 +135,7 @@ def test_several_free_slots_are_filled(redis: Redis, transport: Redis, settings:
         job_store.cancel("search", job.id)
         queue.remove(job_store.get("search", job.id))
     for _ in range(3):
-        Reconciler(job_store, queue, settings).look()
+        Reconciler(job_store, queue, settings).check_due_jobs()
     assert sorted(queued(redis)) == [job.id for job in jobs[3:]]
 
 
@@ -145,7 +145,7 @@ def test_a_waiting_job_can_be_cancelled(redis: Redis, transport: Redis, settings
     assert job_store.cancel("search", second.id).status is JobStatus.cancelled
     redis.lpop(LIST)
     job_store.fail(job_store.lease("search", first.id, 1, "worker"), ERROR)
-    Reconciler(job_store, queue, settings).look()
+    Reconciler(job_store, queue, settings).check_due_jobs()
     assert queued(redis) == [third.id]
 
 
@@ -161,7 +161,7 @@ def test_an_old_view_of_a_cancelled_job_holds_nobody_up(
     job_store.fail(job_store.lease("search", running.id, 1, "worker"), ERROR)
     put(queue, cancelled)
     following = add(redis, queue)
-    Reconciler(job_store, queue, settings).look()
+    Reconciler(job_store, queue, settings).check_due_jobs()
     assert queued(redis) == [following.id]
 
 

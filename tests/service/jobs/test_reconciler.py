@@ -1,6 +1,11 @@
 """What becomes of jobs that nobody speaks for."""
 
-from collections.abc import Callable
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 
 import pytest
 import structlog
@@ -20,6 +25,7 @@ from service.settings import Settings
 from service.storage.keys import attempt_prefix, job_prefix, manifest_key
 from service.storage.object_store import Storage
 from tests.support.contract_examples import REQUEST, report, silence
+from tests.support.s3_server import credentials
 from tests.support.waiting import wait_until
 
 Look = Callable[[], JobRecord]
@@ -49,7 +55,7 @@ def look(redis: Redis, job_store: JobStore, queue: JobQueue, settings: Settings,
 
     def look() -> JobRecord:
         silence(redis)
-        reconciler.look()
+        reconciler.check_due_jobs()
         return job_store.get(job.tenant, job.id)
 
     return look
@@ -134,7 +140,7 @@ def test_what_is_logged_of_a_job_names_it_its_tenant_its_attempt_and_its_request
     job_store.lease("search", job_store.accept(made).id, 1, "w")
     silence(redis)
     with structlog.testing.capture_logs([merge_contextvars]) as logs:
-        Reconciler(job_store, queue, settings).look()
+        Reconciler(job_store, queue, settings).check_due_jobs()
     (line,) = [line for line in logs if line["event"] == "worker lost"]
     named = {"job_id": made.id, "tenant": "search", "attempt": 1, "request_id": "r-1"}
     assert named.items() <= line.items()
@@ -199,7 +205,7 @@ def test_a_worker_that_speaks_is_left_alone(
     lease = take(queue, job_store, job)
     silence(redis)
     job_store.heartbeat(lease)
-    Reconciler(job_store, queue, settings).look()
+    Reconciler(job_store, queue, settings).check_due_jobs()
     assert job_store.get(job.tenant, job.id) == lease.job
 
 
@@ -210,6 +216,83 @@ def test_nobody_looks_while_another_does(look: Look, redis: Redis, queue: JobQue
     assert look().lost == 1
 
 
+@dataclass
+class SilentServer:
+    """A server that accepts connections and answers none until it is closed."""
+
+    listener: socket.socket
+    connections: list[socket.socket]
+
+    def accept(self) -> None:
+        with suppress(OSError):  # closed
+            while True:
+                self.connections.append(self.listener.accept()[0])
+
+    def close(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        for connection in self.connections:
+            connection.close()
+
+
+@pytest.fixture
+def slow_storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[SilentServer]:
+    """The server behind `s3://slow`."""
+    server = SilentServer(socket.create_server(("127.0.0.1", 0)), [])
+    port = server.listener.getsockname()[1]
+    for name, value in credentials(f"http://127.0.0.1:{port}").items():
+        monkeypatch.setenv(name, value)
+    thread = threading.Thread(target=server.accept)
+    thread.start()
+    yield server
+    with suppress(OSError):  # closed by the test
+        server.close()
+    thread.join()
+
+
+def test_two_reconcilers_never_work_at_once_when_storage_is_slow(
+    redis: Redis,
+    job_store: JobStore,
+    queue: JobQueue,
+    settings: Settings,
+    slow_storage: SilentServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.jobs.reconciler.LOCK_SECONDS", 3.0)
+    started, waiting = (job_store.accept(new_record(REQUEST)) for _ in range(2))
+    job_store.lease(started.tenant, started.id, 1, "w")
+    silence(redis)
+    slow = Reconciler(job_store, queue, settings.model_copy(update={"storage_url": "s3://slow"}))
+    other = Reconciler(JobStore(redis), queue, settings)
+    with structlog.testing.capture_logs() as lines, ThreadPoolExecutor(1) as pool:
+        working = pool.submit(slow.check_due_jobs)
+        wait_until(lambda: slow_storage.connections)
+        end = redis.time()[0] + 4  # longer than the lock would last without renewal
+        while redis.time()[0] <= end:
+            other.check_due_jobs()
+            assert queue.depth() == 0
+        slow_storage.close()
+        working.result(60)
+    assert [line["event"] for line in lines] == ["storage does not say whether the job has a result"]
+    assert queue.contains(waiting)
+
+
+def test_storage_that_fails_is_asked_once_in_a_check_of_all_jobs(
+    redis: Redis, job_store: JobStore, queue: JobQueue, settings: Settings, slow_storage: SilentServer
+) -> None:
+    slow_storage.close()
+    started = [job_store.accept(new_record(REQUEST)) for _ in range(5)]
+    for job in started:
+        job_store.lease(job.tenant, job.id, 1, job.id)
+    waiting = job_store.accept(new_record(REQUEST))
+    silence(redis)
+    with structlog.testing.capture_logs() as lines:
+        Reconciler(job_store, queue, settings.model_copy(update={"storage_url": "s3://slow"})).check_due_jobs()
+    assert len([line for line in lines if line["event"] == "storage does not say whether the job has a result"]) == 1
+    assert {job_store.get(job.tenant, job.id).status for job in started} == {JobStatus.running}
+    assert queue.contains(waiting)
+
+
 def test_the_thread_looks_by_itself_and_goes_on_after_a_failure(
     redis: Redis, job_store: JobStore, queue: JobQueue, settings: Settings, job: JobRecord
 ) -> None:
@@ -217,7 +300,7 @@ def test_the_thread_looks_by_itself_and_goes_on_after_a_failure(
     redis.rename(OPEN, "aside")
     redis.set(OPEN, "not a sorted set")
     with structlog.testing.capture_logs() as lines, reconciling(settings):
-        wait_until(lambda: any(line["event"] == "reconciliation failed" for line in lines))
+        wait_until(lambda: any(line["event"] == "background step failed" for line in lines))
         redis.rename("aside", OPEN)
         silence(redis)
         wait_until(lambda: job_store.get(job.tenant, job.id).status is JobStatus.queued)

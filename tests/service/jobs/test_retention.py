@@ -1,6 +1,5 @@
 """What has expired is deleted with everything that belongs to it; what is in use is not."""
 
-import threading
 from pathlib import Path
 from typing import Any, cast
 
@@ -178,12 +177,3 @@ def test_a_record_that_cannot_be_read_is_left_out_of_the_list(
     assert [found["id"] for found in page["data"]] == others[::-1]
     page = client.get("/jobs", params={"limit": 2, "cursor": others[1]}).json()
     assert [found["id"] for found in page["data"]] == [others[0]]
-
-
-def test_the_sweeper_stops_when_told(retention: Retention) -> None:
-    stop = threading.Event()
-    loop = threading.Thread(target=retention.run, args=(stop,))
-    loop.start()
-    stop.set()
-    loop.join(10)
-    assert not loop.is_alive()

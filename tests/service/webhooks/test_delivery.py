@@ -2,7 +2,6 @@
 
 import json
 import socket
-import threading
 from datetime import timedelta
 from typing import Any, cast
 
@@ -18,6 +17,7 @@ from standardwebhooks import WebhookVerificationError
 from service.contract.job import JobError, JobStatus
 from service.contract.request import JobRequest, WebhookEvent
 from service.contract.resources import Delivery, DeliveryOutcome
+from service.infrastructure.background_threads import repeating
 from service.infrastructure.redis_keys import WEBHOOKS, deliveries_key, events_key, gone_key, job_key
 from service.jobs.record import JobRecord, new_record
 from service.jobs.store import JobStore
@@ -78,15 +78,8 @@ def test_a_record_that_cannot_be_read_holds_up_no_other_message(redis: Redis, da
             redis.rpush(deliveries_key(TENANT, broken.id), "{}")
         else:
             redis.zadd(WEBHOOKS, {"nonsense": 0})
-        stop = threading.Event()
-        loop = threading.Thread(target=sender(redis, receiver).run, args=(stop,), kwargs={"pause_seconds": 0.02})
-        loop.start()
-        try:
+        with repeating("webhooks", sender(redis, receiver).deliver_due, 0.02):
             wait_until(lambda: log(redis, sound))
-            assert loop.is_alive()
-        finally:
-            stop.set()
-            loop.join(10)
     assert [delivery.outcome for delivery in log(redis, sound)] == [DeliveryOutcome.delivered]
     delivered = [delivery.outcome for delivery in log(redis, broken)]
     assert delivered == ([] if damage in ("record", "event") else [DeliveryOutcome.delivered])
@@ -268,14 +261,9 @@ def test_two_senders_do_not_send_the_same_message(redis: Redis) -> None:
     with receiving() as receiver:
         for _ in range(40):
             failed_job(redis, receiver.url)
-        stop = threading.Event()
-        loops = [threading.Thread(target=sender(redis, receiver).run, args=(stop,)) for _ in range(2)]
-        for loop in loops:
-            loop.start()
-        wait_until(lambda: not redis.exists(WEBHOOKS))
-        stop.set()
-        for loop in loops:
-            loop.join()
+        first, second = (repeating(name, sender(redis, receiver).deliver_due, 0.02) for name in ("one", "two"))
+        with first, second:
+            wait_until(lambda: not redis.exists(WEBHOOKS))
     ids = [call.headers["webhook-id"] for call in receiver.calls]
     assert len(ids) == len(set(ids)) == 40
 
