@@ -17,11 +17,10 @@ from service.infrastructure.outbound_http import parse_url
 from service.infrastructure.tracing import traceparent
 from service.jobs.record import JobRecord, new_record
 from service.jobs.store import JobStore
-from service.planning.admission import admit
+from service.planning.admission import check_request
 from service.planning.feasibility import Feasibility
 from service.settings import Settings
-from service.sources.access import HUB, Access
-from service.sources.readers import scheme_of
+from service.sources.access import Access
 from service.sources.uri_policy import UriPolicy
 from service.storage.inline_rows import InlineRows, take_rows
 from service.storage.object_store import Storage
@@ -58,7 +57,7 @@ class Submission:
     storage: Storage
     stored: StoredBytes
     settings: Settings
-    possible: Feasibility = field(default_factory=Feasibility)
+    feasibility: Feasibility = field(default_factory=Feasibility)
 
     def submit(self, request: JobRequest, caller: Caller, job_id: str) -> JobRecord:
         """The queued job. Submitting the same id again gives the job that the first call made."""
@@ -75,10 +74,7 @@ class Submission:
         if caller.key_id is not None:
             self.stored.check_quota(caller.tenant, self.settings.max_stored_bytes)
         access = access_of(caller, self.settings, self.storage)
-        if admit(request, access) is not None:
-            self.possible.check(request, access)
-        elif scheme_of(request.model.uri) == HUB:
-            self.possible.check_on_hub(request, access)
+        self.feasibility.check(request, check_request(request, access))
 
     def _with_defaults(self, request: JobRequest) -> JobRequest:
         """The request with what the deployment decides filled in, so that the job says it."""

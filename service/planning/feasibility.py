@@ -1,7 +1,4 @@
-"""Which widths were found possible a moment ago, so that many jobs on one model do not read its headers each.
-
-What it remembers only spares a check that the worker makes again: a model that changed meanwhile fails its job there.
-"""
+"""Whether a model can be slimmed as a request asks, judged by its config and the shapes of its tensors."""
 
 import time
 from concurrent.futures import Future
@@ -9,58 +6,111 @@ from threading import Thread
 
 import structlog
 
-from service.contract.errors import StorageUnavailable
+from service.contract.errors import InvalidModel, InvalidRequest, StorageUnavailable
+from service.contract.families import FAMILIES
+from service.contract.options import Repair, Unit
 from service.contract.request import JobRequest
-from service.planning.checkpoint import describes_itself
-from service.planning.plan import project
-from service.sources.access import Access
+from service.planning.model_checks import check_layout, check_units
+from service.planning.removal import count_chosen, has_bias
+from service.planning.targets import check_target
+from service.sources.checkpoint import Checkpoint, read_checkpoint
 from service.sources.hub import NotShown
+from service.sources.model_directory import ModelDirectory
 
 KNOWN_SECONDS = 60.0
 MAX_KNOWN = 1000
 HUB_SECONDS = 5.0  # a client waits for the answer
-HUB_REST_SECONDS = 60.0  # a hub that did not answer is left alone for so long
+HUB_PAUSE_SECONDS = 60.0  # after a hub did not answer, it is not asked again for this time
 
 log = structlog.get_logger()
 
 
+def check_feasible(request: JobRequest, checkpoint: Checkpoint) -> None:
+    """Check everything that the config and the headers of the weights decide.
+
+    Raises InvalidModel, UnsupportedUnit, InvalidRequest for an option that the model has no place for, and
+    TargetUnreachable where a width would be zero or no model is as small.
+    """
+    check_options(request, checkpoint)
+    check_target(request, checkpoint)
+
+
+def check_options(request: JobRequest, checkpoint: Checkpoint) -> None:
+    """As `check_feasible`, without the target."""
+    check_layout(request, checkpoint.config)
+    check_units(request, FAMILIES[checkpoint.family])
+    _check_repair(request, checkpoint)
+    if count_chosen(request.method, checkpoint, [])[0] == 0:
+        message = f"the weights hold none of the units {', '.join(request.method.units)}"
+        raise InvalidModel(message, param="model.uri")
+
+
+def _check_repair(request: JobRequest, checkpoint: Checkpoint) -> None:
+    """Raise InvalidRequest for the repair `bias` where the slim model could not hold the biases."""
+    if request.method.repair is not Repair.bias:
+        return
+    stacks = [stack for stack in checkpoint.names.stacks if stack.bias and not checkpoint.config.get(stack.bias)]
+    if stacks and Unit.heads in request.method.units:
+        message = "a Llama with biases cannot be written with any number of heads: choose another repair"
+        raise InvalidRequest(message, param="method.repair")
+    if not any(has_bias(request, checkpoint, stack) for stack in checkpoint.names.stacks):
+        message = "the stock config of this family gives these modules no bias: choose another repair"
+        raise InvalidRequest(message, param="method.repair")
+
+
 class Feasibility:
-    """Checks the widths that requests ask for; one for each process."""
+    """Checks requests, and remembers for a minute which were feasible, so that many jobs on one model read it once.
+
+    One object serves a process. A model that changes within the minute is refused by the worker, which checks again.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[str, float] = {}  # what decides the widths -> when they were found possible
-        self._rests_until = 0.0
+        self._known: dict[str, float] = {}  # the fields that decide -> the time when they were found feasible
+        self._paused_until = 0.0
 
-    def check(self, request: JobRequest, access: Access) -> None:
-        """Raise what `project` raises for a request that `admit` has let through."""
+    def check(self, request: JobRequest, model: ModelDirectory) -> None:
+        """Raise as `check_feasible` for a request that `check_request` has accepted.
+
+        A model that only the worker can read is not checked: GGUF, or one on a hub that does not answer in time.
+        """
         parts = (request.model, request.method, request.target, request.output)
-        decides = "".join(part.model_dump_json() for part in parts)
-        if time.monotonic() - self._known.get(decides, -KNOWN_SECONDS) < KNOWN_SECONDS:
+        deciding = "".join(part.model_dump_json() for part in parts)
+        if time.monotonic() - self._known.get(deciding, -KNOWN_SECONDS) < KNOWN_SECONDS:
             return
-        project(request, access)
-        if len(self._known) >= MAX_KNOWN:
-            self._known.clear()
-        self._known[decides] = time.monotonic()
+        is_checked = self._check_on_hub(request, model) if model.is_on_hub else _check(request, model)
+        if is_checked:
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            self._known[deciding] = time.monotonic()
 
-    def check_on_hub(self, request: JobRequest, access: Access) -> None:
-        """As `check`, for a model on a hub, where that shows the model's small files in time."""
-        if time.monotonic() < self._rests_until:
-            return
-        looked = Future[None]()
-        # A daemon, so that a hub which keeps it waiting does not keep the process from its end.
-        Thread(target=self._look, args=(request, access, looked), daemon=True).start()
+    def _check_on_hub(self, request: JobRequest, model: ModelDirectory) -> bool:
+        """As `_check`; false too where the hub does not answer in time or does not show the model."""
+        if time.monotonic() < self._paused_until:
+            return False
+        checked = Future[bool]()
+        # A daemon thread, so that a hub that does not answer cannot keep the process from its end.
+        Thread(target=_check_in_thread, args=(request, model, checked), daemon=True).start()
         try:
-            looked.result(HUB_SECONDS)
+            return checked.result(HUB_SECONDS)
         except (StorageUnavailable, TimeoutError):
-            self._rests_until = time.monotonic() + HUB_REST_SECONDS
-            log.info("the hub does not answer: what it holds is left to the worker")
+            self._paused_until = time.monotonic() + HUB_PAUSE_SECONDS
+            log.info("the hub does not answer: the worker checks the model")
         except NotShown as error:
-            log.info("left to the worker", reason=error.message)
+            log.info("the hub does not show the model: the worker checks it", reason=error.message)
+        return False
 
-    def _look(self, request: JobRequest, access: Access, looked: Future[None]) -> None:
-        try:
-            if describes_itself(request.model):
-                self.check(request, access)
-            looked.set_result(None)
-        except BaseException as error:
-            looked.set_exception(error)
+
+def _check(request: JobRequest, model: ModelDirectory) -> bool:
+    """Raise as `check_feasible`; false for a model that only a worker can read."""
+    if not model.can_be_planned:
+        return False
+    model.check_tokenizer()
+    check_feasible(request, read_checkpoint(model))
+    return True
+
+
+def _check_in_thread(request: JobRequest, model: ModelDirectory, checked: Future[bool]) -> None:
+    try:
+        checked.set_result(_check(request, model))
+    except BaseException as error:
+        checked.set_exception(error)

@@ -1,6 +1,7 @@
 """What one tenant may read: the locations that its requests name."""
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from service.contract.errors import ForbiddenPath, InvalidData, InvalidModel, NotFound
 from service.sources.job_checkpoints import JOB, job_model
-from service.sources.readers import LOCAL, list_names, local_place, read_bytes, read_range, scheme_of
+from service.sources.readers import LOCAL, list_sizes, local_place, read_bytes, read_range, scheme_of
 from service.sources.uri_policy import UriPolicy
 from service.storage.object_store import Storage
 
@@ -51,17 +52,20 @@ class Access:
             self.reach.check(uri)
 
     def names(self, uri: str) -> set[str]:
-        """The names in a directory; the one name of a file. Raises NotFound, ForbiddenPath."""
+        """The names of the files in a directory; the one name of a file. Raises NotFound, ForbiddenPath."""
+        return set(self.sizes(uri))
+
+    def sizes(self, uri: str) -> dict[str, int]:
+        """Name -> size in bytes of the files in a directory, or of the one file. Raises NotFound, ForbiddenPath."""
         if scheme_of(uri) == JOB:
-            return set(job_model(uri, self.storage, self.tenant).files)
+            return {name: file.size for name, file in job_model(uri, self.storage, self.tenant).files.items()}
         if scheme_of(uri) != LOCAL:
-            return set(list_names(uri, retry_seconds=RETRY_SECONDS))
-        path = self.path(uri)
-        try:
-            with os.scandir(path) as entries:
-                return {entry.name for entry in entries}
-        except NotADirectoryError:
-            return {path.name}
+            return list_sizes(uri, retry_seconds=RETRY_SECONDS)
+        path, found = self.place(uri)
+        if not stat.S_ISDIR(found.st_mode):
+            return {path.name: found.st_size}
+        with os.scandir(path) as entries:
+            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
 
     def content(self, uri: str) -> bytes:
         """A small file. Raises NotFound, ForbiddenPath."""

@@ -65,7 +65,7 @@ def _is_inside(path: Path, roots: Sequence[Path]) -> bool:
     return any(path.is_relative_to(root) for root in roots)
 
 
-def list_names(uri: str, *, retry_seconds: float = 30) -> dict[str, int]:
+def list_sizes(uri: str, *, retry_seconds: float = 30) -> dict[str, int]:
     """Name, relative to the directory `uri`, -> size in bytes of every file in it."""
     if scheme_of(uri) == LOCAL:
         root = path_of(uri)

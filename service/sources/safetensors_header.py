@@ -1,16 +1,19 @@
-"""Headers of safetensors files: names, types and shapes of a checkpoint's tensors, without their values.
+"""Headers of safetensors files: names, dtypes and shapes of the tensors, read without their values.
 
-The format (https://huggingface.co/docs/safetensors): eight bytes of length, little-endian, then a JSON object, padded
-with spaces to a multiple of eight, then the values.
+A file starts with eight bytes that hold the length of the header (little-endian), then comes the header, a JSON object
+padded with spaces to a multiple of eight, then the values (https://huggingface.co/docs/safetensors). The library
+`safetensors` reads whole files only; this module reads the header alone, from a disk or over the network.
 """
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 from typing import Any
 
 LENGTH_BYTES = 8
+FIRST_BYTES = 100_000  # of the first request; the headers of most models are shorter
 MAX_HEADER_BYTES = 32 * 2**20
 MAX_TENSORS = 100_000
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
@@ -18,18 +21,19 @@ FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 class DamagedHeader(ValueError):
-    """What lies there is no header of a safetensors file that can be planned with."""
+    """The bytes are not the header of a safetensors file, or a header with tensors that cannot be planned with."""
 
 
 @dataclass(frozen=True)
 class TensorShape:
-    """One tensor of a file."""
+    """Dtype and shape of a tensor."""
 
-    dtype: str  # in the format's words: "BF16"
+    dtype: str  # as the format spells it: "BF16"
     shape: tuple[int, ...]
 
     @property
     def count(self) -> int:
+        """Number of values."""
         return prod(self.shape)
 
     @property
@@ -38,7 +42,7 @@ class TensorShape:
         return self.count * BYTES[self.dtype]
 
     def cast(self, dtype: str) -> "TensorShape":
-        """The same in another type; whole numbers stay what they are."""
+        """The tensor in another floating-point dtype; a tensor of integers keeps its own."""
         return replace(self, dtype=dtype) if self.dtype in FLOATS else self
 
 
@@ -47,25 +51,33 @@ Tensors = Mapping[str, TensorShape]
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself."""
+    """The tensors of a file, and the size of the file that they are described to fill."""
 
     tensors: Tensors
-    file_bytes: int  # of the whole file
+    file_bytes: int
 
 
 def read_header(read: Callable[[int, int], bytes]) -> Header:
-    """The header of a file whose bytes [start, end) `read` gives. Raises DamagedHeader."""
-    length = int.from_bytes(read(0, LENGTH_BYTES), "little")
+    """The header of a file whose bytes [start, end) `read` returns; fewer where the file ends before.
+
+    A short header takes one call of `read`, a longer one two. Raises DamagedHeader.
+    """
+    first = read(0, FIRST_BYTES)
+    length = int.from_bytes(first[:LENGTH_BYTES], "little")
     if not 0 < length <= MAX_HEADER_BYTES:
-        raise DamagedHeader(f"its header would have {length} bytes")
+        raise DamagedHeader(f"its header would have {length} bytes; the most are {MAX_HEADER_BYTES}")
+    end = LENGTH_BYTES + length
+    content = first[:end] if end <= FIRST_BYTES else first + read(FIRST_BYTES, end)
     try:
-        entries = json.loads(read(LENGTH_BYTES, LENGTH_BYTES + length))
+        entries = json.loads(content[LENGTH_BYTES:])
     except (ValueError, RecursionError) as error:
         raise DamagedHeader("its header is not JSON") from error
     if not isinstance(entries, dict) or len(entries) > MAX_TENSORS:
         raise DamagedHeader(f"its header is not an object of at most {MAX_TENSORS} tensors")
-    tensors = {name: _tensor(name, entry) for name, entry in entries.items() if name != "__metadata__"}
-    return Header(tensors, LENGTH_BYTES + length + sum(tensor.size for tensor in tensors.values()))
+    described = {name: entry for name, entry in entries.items() if name != "__metadata__"}
+    tensors = {name: _tensor(name, entry) for name, entry in described.items()}
+    _check_offsets([entry["data_offsets"] for entry in described.values()])
+    return Header(tensors, end + sum(tensor.size for tensor in tensors.values()))
 
 
 def file_size(tensors: Tensors) -> int:
@@ -79,13 +91,21 @@ def _tensor(name: str, entry: Any) -> TensorShape:
         start, end = entry["data_offsets"]
         fits = all(type(size) is int and size >= 0 for size in tensor.shape) and end - start == tensor.size
     except (KeyError, TypeError, ValueError) as error:
-        raise DamagedHeader(f"its tensor {name!r} is not described as the format wants it") from error
+        raise DamagedHeader(f"its tensor {name!r} lacks a known dtype, a shape or offsets") from error
     if not fits:
         raise DamagedHeader(f"its tensor {name!r} does not have the size of its shape")
     return tensor
 
 
+def _check_offsets(spans: list[tuple[int, int]]) -> None:
+    """Raise DamagedHeader unless the tensors fill the file from the start of the values, without gaps and overlaps."""
+    ordered = [(0, 0), *sorted((start, end) for start, end in spans)]
+    if any(start != end for (_, end), (start, _) in pairwise(ordered)):
+        raise DamagedHeader("its tensors do not lie one after another")
+
+
 def _header_size(tensors: Tensors) -> int:
+    """Bytes of the header that safetensors writes: tensors by size of their dtype, then by name."""
     order = sorted(tensors.items(), key=lambda item: (-BYTES[item[1].dtype], item[0]))
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0

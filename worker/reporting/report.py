@@ -8,11 +8,13 @@ from service.contract.options import Format, Layout
 from service.contract.per_layer import has_own_widths
 from service.contract.report import Report, Runtime
 from service.contract.result import Result
+from service.contract.runtimes import runtimes, runtimes_after
 from service.contract.task import ModelSource, TaskWording
-from service.planning.checkpoint import read_checkpoint
-from service.planning.plan import made_runtimes
 from service.reports import html
 from service.sources.access import Access
+from service.sources.checkpoint import read_checkpoint
+from service.sources.dimensions import ffn_width, head_counts, head_size
+from service.sources.model_directory import ModelDirectory
 from worker.checkpoints import loading
 from worker.data import prompts
 from worker.data.prompts import Wording
@@ -130,5 +132,13 @@ def _runtimes(context: JobContext, result: Result) -> list[Runtime]:
     directory = artifacts.checkpoint(context, "model")
     layout = Layout.per_layer if has_own_widths(result) else Layout.uniform
     access = Access(context.storage, context.job.tenant, True)
-    checkpoint = read_checkpoint(ModelSource(uri=directory.resolve().as_uri()), access)
-    return made_runtimes(checkpoint, context.job.request.method.units, layout)
+    checkpoint = read_checkpoint(ModelDirectory.of(ModelSource(uri=directory.resolve().as_uri()), access))
+    if layout is Layout.per_layer:
+        return runtimes(checkpoint.family, [], [], layout)
+    return runtimes_after(
+        context.job.request.method.units,
+        checkpoint.family,
+        widths=[ffn_width(checkpoint, stack) for stack in checkpoint.names.stacks],
+        heads=head_counts(checkpoint)[0],
+        head_size=head_size(checkpoint),
+    )

@@ -20,7 +20,7 @@ from service.contract.errors import (
     UnsupportedUnit,
 )
 from service.contract.request import JobRequest
-from service.planning.admission import admit
+from service.planning.admission import check_request
 from service.sources.access import Access
 from service.storage.object_store import Storage
 from tests.support.job_requests import model_directory, request_body
@@ -34,20 +34,18 @@ def access(tmp_path: Path) -> Access:
 def refuse(body: dict[str, Any], access: Access, error: type[TaskslimError], param: str) -> str:
     """The message with which the request is refused."""
     with pytest.raises(error) as caught:
-        admit(JobRequest.model_validate(body), access)
+        check_request(JobRequest.model_validate(body), access)
     assert type(caught.value) is error
     assert caught.value.param == param
     return caught.value.message
 
 
 def test_a_sound_request_is_admitted(tmp_path: Path, access: Access) -> None:
-    family = admit(JobRequest.model_validate(request_body(tmp_path)), access)
-    assert family is not None
-    assert family.model_type == "llama"
+    assert check_request(JobRequest.model_validate(request_body(tmp_path)), access).family.model_type == "llama"
 
 
 def test_a_hub_model_is_the_worker_s_to_check(access: Access) -> None:
-    assert admit(JobRequest.model_validate(INLINE | {"model": {"uri": "hf://owner/name"}}), access) is None
+    assert check_request(JobRequest.model_validate(INLINE | {"model": {"uri": "hf://owner/name"}}), access).is_on_hub
 
 
 def test_a_model_that_is_missing_is_refused(tmp_path: Path, access: Access) -> None:
@@ -124,9 +122,9 @@ def task(calibration: dict[str, Any], **fields: Any) -> dict[str, Any]:
     ("row", "error", "says"),
     [
         ({"text": "x", "label": "neutral"}, UnknownLabel, "row 2 has the label 'neutral'"),
-        ({"text": "x"}, InvalidData, "row 2 has no 'label'"),
-        ({"label": "positive"}, InvalidData, "row 2 has no 'text'"),
-        ({"text": None, "label": "positive"}, InvalidData, "row 2 has no 'text'"),
+        ({"text": "x"}, InvalidData, "row 2 has no value in the column 'label'"),
+        ({"label": "positive"}, InvalidData, "row 2 has no value in the column 'text'"),
+        ({"text": None, "label": "positive"}, InvalidData, "row 2 has no value in the column 'text'"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(
@@ -167,7 +165,7 @@ def several(tmp_path: Path, *tasks: dict[str, Any], **fields: Any) -> dict[str, 
 
 
 def test_a_fault_of_one_of_several_tasks_names_its_field(tmp_path: Path, access: Access) -> None:
-    admit(JobRequest.model_validate(several(tmp_path, MOOD, FILMS)), access)
+    check_request(JobRequest.model_validate(several(tmp_path, MOOD, FILMS)), access)
     refuse(several(tmp_path, MOOD, FILMS | {"preset": "no"}), access, UnknownPreset, "tasks.1.preset")
     refuse(several(tmp_path, MOOD | {"preset": "trec"}, FILMS), access, UnknownLabel, "tasks.0.calibration.rows")
     missing = FILMS | {"evaluation": {"uri": "file:///nothing.jsonl"}}
@@ -175,7 +173,7 @@ def test_a_fault_of_one_of_several_tasks_names_its_field(tmp_path: Path, access:
 
 
 def test_scores_of_two_kinds_are_not_united(tmp_path: Path, access: Access) -> None:
-    assert "not of one kind" in refuse(several(tmp_path, MOOD, WRITING), access, InvalidRequest, "tasks")
+    assert "cannot be united" in refuse(several(tmp_path, MOOD, WRITING), access, InvalidRequest, "tasks")
 
 
 @pytest.mark.parametrize(
@@ -237,9 +235,9 @@ UNSUPERVISED = TASK | {"supervision": "none"}
 def test_calibration_rows_need_no_labels_without_supervision(tmp_path: Path, access: Access) -> None:
     rows = {"rows": [{"text": "I was charged twice."}, {"text": "Where is it?"}]}
     body = request_body(tmp_path, task=UNSUPERVISED | {"calibration": rows, "evaluations": {"plain": rows}})
-    assert admit(JobRequest.model_validate(body), access) is not None
+    check_request(JobRequest.model_validate(body), access)
     body = request_body(tmp_path, task=TASK | {"calibration": rows})
-    assert refuse(body, access, InvalidData, "task.calibration.rows") == "row 1 has no 'label'"
+    assert refuse(body, access, InvalidData, "task.calibration.rows") == "row 1 has no value in the column 'label'"
 
 
 def test_rows_of_a_named_evaluation_set_are_checked_like_others(tmp_path: Path, access: Access) -> None:
@@ -333,7 +331,7 @@ def test_options_that_change_something_are_admitted(
     tmp_path: Path, access: Access, method: dict[str, Any], output: dict[str, Any]
 ) -> None:
     body = request_body(tmp_path, method=method, output=output)
-    assert admit(JobRequest.model_validate(body), access) is not None
+    check_request(JobRequest.model_validate(body), access)
 
 
 def test_widths_of_each_layers_own_are_refused_where_whole_layers_go(tmp_path: Path, access: Access) -> None:
@@ -342,7 +340,7 @@ def test_widths_of_each_layers_own_are_refused_where_whole_layers_go(tmp_path: P
     own: dict[str, Any] = {"layer_widths": {}, "architectures": ["PerLayerLlamaForCausalLM"]}
     own["auto_map"] = {"AutoModelForCausalLM": "modeling_taskslim.PerLayerLlamaForCausalLM"}
     model_directory(tmp_path / "model", **own)
-    assert admit(JobRequest.model_validate(body), access) is not None
+    check_request(JobRequest.model_validate(body), access)
 
 
 def test_indices_are_refused_beside_a_repair() -> None:

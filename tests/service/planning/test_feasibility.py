@@ -1,91 +1,148 @@
-"""What is remembered of a model's widths, and for which requests."""
+"""Checks of a model's config and headers, and which of them are remembered."""
 
 import threading
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.constants
 import pytest
+import torch
 from fastapi.testclient import TestClient
 
-from service.contract.errors import TargetUnreachable
+from service.contract.errors import InvalidModel, InvalidRequest, TargetUnreachable, TaskslimError
 from service.contract.request import JobRequest
-from service.contract.task import ModelSource
 from service.planning.feasibility import Feasibility
 from service.sources.access import Access
+from service.sources.model_directory import ModelDirectory
+from service.sources.safetensors_header import Header
 from service.storage.object_store import Storage
 from tests.support import checkpoints
+from tests.support.hub_cache import cache_hub_model
+from tests.support.planning import request_for
 from tests.support.requests import plain_request
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from worker.checkpoints.per_layer import holding_form
+from worker.slimming import surgery
+from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.units import Site
 
 
 @pytest.fixture
 def access(storage: Storage) -> Access:
+    """Access of a caller who may name every local path."""
     return Access(storage, "default", True, ())
 
 
-def asking(model: Path, ratio: float) -> JobRequest:
-    return plain_request(model={"uri": model.as_uri()}, target={"ratio": ratio}, output={"round_to": 8})
+def check(feasibility: Feasibility, request: JobRequest, access: Access) -> None:
+    feasibility.check(request, ModelDirectory.of(request.model, access))
 
 
-def test_a_second_request_for_the_same_widths_reads_no_headers(access: Access, tmp_path: Path) -> None:
-    checkpoints.write(tmp_path / "model", "llama")
-    possible = Feasibility()
-    possible.check(asking(tmp_path / "model", 0.3), access)
-    for path in (tmp_path / "model").iterdir():
-        path.unlink()
-    possible.check(asking(tmp_path / "model", 0.3), access)
+def test_a_feasible_request_is_not_checked_again(access: Access, tmp_path: Path) -> None:
+    checkpoints.write(tmp_path, "llama")
+    feasibility = Feasibility()
+    check(feasibility, request_for(tmp_path, 0.3), access)
+    (tmp_path / "model.safetensors").write_bytes(b"{")
+    check(feasibility, request_for(tmp_path, 0.3), access)
+    with pytest.raises(InvalidModel):
+        check(feasibility, request_for(tmp_path, 0.4), access)
 
 
-def test_other_widths_are_looked_at_and_a_refusal_is_not_remembered(access: Access, tmp_path: Path) -> None:
-    checkpoints.write(tmp_path / "model", "llama")
-    possible = Feasibility()
-    possible.check(asking(tmp_path / "model", 0.3), access)
+def test_a_refusal_is_not_remembered(access: Access, tmp_path: Path) -> None:
+    checkpoints.write(tmp_path, "llama")
+    feasibility = Feasibility()
+    check(feasibility, request_for(tmp_path, 0.3), access)
     for _ in range(2):
         with pytest.raises(TargetUnreachable):
-            possible.check(asking(tmp_path / "model", 0.95), access)
+            check(feasibility, request_for(tmp_path, 0.95), access)
+
+
+def test_weights_that_end_too_early_are_refused(access: Access, tmp_path: Path) -> None:
+    checkpoints.write(tmp_path, "llama")
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    with pytest.raises(InvalidModel, match="its header describes"):
+        check(Feasibility(), request_for(tmp_path), access)
+
+
+def test_a_tokenizer_with_code_of_its_own_is_refused(access: Access, tmp_path: Path) -> None:
+    checkpoints.write(tmp_path, "llama")
+    (tmp_path / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["own.Tokenizer", null]}}')
+    with pytest.raises(InvalidModel, match="tokenizer with code of its own"):
+        check(Feasibility(), request_for(tmp_path), access)
+
+
+def refusal(request: JobRequest, access: Access) -> TaskslimError:
+    with pytest.raises(InvalidRequest) as caught:
+        check(Feasibility(), request, access)
+    return caught.value
+
+
+@pytest.mark.parametrize("name", ["mistral", "t5", "qwen2"])
+def test_a_bias_is_refused_where_the_family_has_no_place_for_it(name: str, tmp_path: Path, access: Access) -> None:
+    checkpoints.write(tmp_path, name)
+    assert refusal(request_for(tmp_path, method={"repair": "bias"}), access).param == "method.repair"
+
+
+def test_a_bias_is_refused_in_a_llama_that_loses_heads(tmp_path: Path, access: Access) -> None:
+    checkpoints.write(tmp_path, "llama")
+    request = request_for(tmp_path, method={"repair": "bias", "units": ["ffn", "heads"]})
+    assert "any number of heads" in refusal(request, access).message
+    check(Feasibility(), request_for(tmp_path, method={"repair": "bias"}), access)
+
+
+def test_the_uniform_layout_is_refused_for_a_model_with_widths_per_layer(tmp_path: Path, access: Access) -> None:
+    model = checkpoints.write(tmp_path, "llama")
+    architecture, kept = ARCHITECTURES["llama"], {Site("decoder", 0, "ffn"): torch.arange(16)}
+    surgery.cut(model, architecture, kept, "per_layer")
+    holding_form(model, architecture).save_pretrained(tmp_path)
+    assert refusal(request_for(tmp_path), access).param == "output.layout"
+
+
+# --- models on a hub -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The hub client's local cache with the model hf://owner/name, and no network."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    repository = tmp_path / "hub/models--owner--name"
-    checkpoints.write(repository / "snapshots" / COMMIT, "llama")
-    (repository / "refs").mkdir()
-    (repository / "refs/main").write_text(COMMIT)
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    return cache_hub_model(monkeypatch, tmp_path)
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_job_on_a_hub_model_is_refused_what_its_plan_is(client: TestClient, body: dict[str, Any]) -> None:
-    impossible = body | {"model": {"uri": "hf://owner/name"}, "target": {"ratio": 0.95}, "output": {"round_to": 8}}
-    answers = [client.post(path, json=impossible) for path in ("/plans", "/jobs")]
+def test_a_plan_and_a_job_refuse_the_same_hub_model(client: TestClient, body: dict[str, Any]) -> None:
+    unreachable = body | {"model": {"uri": "hf://owner/name"}, "target": {"ratio": 0.95}, "output": {"round_to": 8}}
+    answers = [client.post(path, json=unreachable) for path in ("/plans", "/jobs")]
     assert [answer.status_code for answer in answers] == [422, 422]
     assert len({(answer.json()["code"], answer.json()["detail"]) for answer in answers}) == 1
-    assert client.post("/jobs", json=impossible | {"target": {"ratio": 0.3}}).status_code == 202
+    assert client.post("/jobs", json=unreachable | {"target": {"ratio": 0.3}}).status_code == 202
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_hub_that_does_not_answer_is_left_to_the_worker(client: TestClient, body: dict[str, Any]) -> None:
+def test_a_job_is_accepted_while_the_hub_does_not_answer(client: TestClient, body: dict[str, Any]) -> None:
     unknown = body | {"model": {"uri": "hf://owner/other"}, "target": {"ratio": 0.95}}
     assert client.post("/jobs", json=unknown).status_code == 202
 
 
-def test_a_hub_is_waited_for_no_longer_than_a_client_would(access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
-    answered, asked = threading.Event(), list[ModelSource]()
+class SilentHub:
+    """A directory on a hub that answers only when it is told to."""
 
-    def keep_waiting(source: ModelSource) -> bool:
-        asked.append(source)
-        return answered.wait(30)
+    def __init__(self) -> None:
+        self.released, self.questions = threading.Event(), list[str]()
 
+    def has(self, name: str) -> bool:
+        self.questions.append(name)
+        self.released.wait(30)
+        return False
+
+    def content(self, name: str) -> bytes:
+        raise AssertionError(name)
+
+    def header(self, name: str) -> Header:
+        raise AssertionError(name)
+
+
+def test_a_silent_hub_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.planning.feasibility.HUB_SECONDS", 0.01)
-    monkeypatch.setattr("service.planning.feasibility.describes_itself", keep_waiting)
-    possible, request = Feasibility(), plain_request(model={"uri": "hf://owner/name"})
+    hub, feasibility, request = SilentHub(), Feasibility(), plain_request(model={"uri": "hf://owner/name"})
     try:
         for _ in range(2):
-            possible.check_on_hub(request, access)
+            feasibility.check(request, ModelDirectory(request.model, hub))
+        assert len(hub.questions) == 1
     finally:
-        answered.set()
-    assert len(asked) == 1
+        hub.released.set()

@@ -1,26 +1,21 @@
 """A plan says what the job will report, for every family and unit, and refuses what a job would refuse."""
 
 import json
-from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from itertools import product
-from math import prod
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.constants
 import pytest
 import torch
 from fastapi.testclient import TestClient
-from hypothesis import given
-from hypothesis import strategies as st
 from redis import Redis
 
 from service.api.openapi.response_examples import REPORT
 from service.contract.catalog import Plan
 from service.contract.errors import (
     InvalidModel,
-    InvalidRequest,
     StorageUnavailable,
     TargetUnreachable,
     TaskslimError,
@@ -32,32 +27,29 @@ from service.contract.options import Unit
 from service.contract.report import Report, StageTiming
 from service.contract.request import JobRequest
 from service.jobs.record import new_record
-from service.planning.plan import nearest, plan
-from service.planning.runtimes import runtimes
+from service.planning.plan import plan, plan_for
 from service.planning.time_estimate import Durations
 from service.settings import Settings
 from service.sources.access import Access
+from service.sources.checkpoint import read_checkpoint
 from service.sources.fingerprints import fingerprints
-from service.sources.hub import HubFiles
-from service.sources.safetensors_header import DamagedHeader, file_size, read_header
+from service.sources.model_directory import ModelDirectory
+from service.sources.safetensors_header import TensorShape
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
 from tests.support import checkpoints
+from tests.support.hub_cache import COMMIT, cache_hub_model
 from tests.support.job_requests import model_directory
-from tests.support.ports import free_port
+from tests.support.planning import LABELS, ROWS, request_for
 from tests.support.score_sets import digest_of, measured, safetensors
-from tests.support.tiny_models import TINY, causal
+from tests.support.tiny_models import TINY
 from worker import pipeline
 from worker.checkpoints.llama_as_mistral import stock_form
 from worker.checkpoints.loading import count_parameters
-from worker.checkpoints.per_layer import holding_form
 from worker.slimming import selection, surgery
-from worker.slimming.allocation import WidthUnreachable, share_removed, width
+from worker.slimming.allocation import share_removed
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.units import Group, Site, locate
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-ROWS = [{"text": f"good film {number}", "label": ("bad", "good")[number % 2]} for number in range(12)]
 
 
 def family_of(name: str) -> str:
@@ -78,17 +70,6 @@ CASES = [(name, units) for name in TINY for units in unit_sets(name)]
 def access(storage: Storage) -> Access:
     """Of a caller who may name every local path."""
     return Access(storage, "default", True, ())
-
-
-def request_for(directory: Path, ratio: float = 0.3, round_to: int = 8, **fields: Any) -> JobRequest:
-    task = {"template": "{text}:", "labels": {"bad": "bad", "good": "good"}, "calibration": {"rows": ROWS}}
-    fixed = {
-        "model": {"uri": directory.as_uri()},
-        "task": task,
-        "target": {"ratio": ratio},
-        "output": {"round_to": round_to},
-    }
-    return JobRequest.model_validate(fixed | fields)
 
 
 @pytest.mark.parametrize(("name", "units"), CASES, ids=[f"{name}-{'+'.join(units)}" for name, units in CASES])
@@ -157,17 +138,6 @@ def test_plan_is_what_the_job_reports(
     assert planned.ratio == pytest.approx(result.ratio)
 
 
-@given(count=st.integers(1, 4096), ratio=st.floats(0.01, 0.95), round_to=st.integers(1, 300))
-def test_neurons_kept_are_those_that_the_worker_keeps(count: int, ratio: float, round_to: int) -> None:
-    group = locate(causal("llama", num_hidden_layers=1), ARCHITECTURES["llama"], ["ffn"])[0]
-    group = type(group)(**{**vars(group), "count": count})
-    try:
-        expected = width(group, ratio, round_to)
-    except WidthUnreachable:
-        expected = 0
-    assert nearest([0, *range(round_to, count + 1, round_to)], (1 - ratio) * count) == expected
-
-
 def test_a_global_rank_has_the_figures_of_its_ratio(tmp_path: Path, access: Access) -> None:
     checkpoints.write(tmp_path, "llama")
     planned = plan(request_for(tmp_path, method={"scope": "global", "units": ["ffn", "heads"]}), access)
@@ -201,50 +171,16 @@ def test_a_classifier_keeps_no_cache(tmp_path: Path, access: Access) -> None:
     assert plan(request_for(tmp_path), access).cache_bytes_per_token is None
 
 
-@pytest.mark.parametrize(
-    ("rows", "gguf", "gpu"),
-    [
-        ([256], {"Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "Q4_0"}, {"AWQ", "GPTQ", "FP8"}),
-        ([256, 96], {"Q8_0", "Q4_0"}, {"FP8"}),
-        ([100], set(), set()),
-    ],
-)
-def test_widths_decide_the_quantisations(rows: list[int], gguf: set[str], gpu: set[str]) -> None:
-    found = {runtime.name: runtime for runtime in runtimes("llama", rows, [12])}
-    assert set(found["llama.cpp"].quantisations) == gguf
-    assert set(found["vllm"].quantisations) == gpu
-    assert found["vllm"].tensor_parallel == [1, 2, 4]
-    assert (found["llama.cpp"].reason is None) is (rows == [256])
-
-
-def test_a_runtime_without_the_family_says_so() -> None:
-    found = {runtime.name: runtime for runtime in runtimes("distilbert", [64], [4])}
-    assert found["transformers"].loads
-    assert not found["vllm"].loads
-    assert "distilbert" in (found["vllm"].reason or "")
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    return cache_hub_model(monkeypatch, tmp_path)
 
 
 # --- the hub -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The hub client's local cache with the model hf://owner/name, and no network."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    repository = tmp_path / "hub/models--owner--name"
-    checkpoints.write(repository / "snapshots" / COMMIT, "llama")
-    (repository / "refs").mkdir()
-    (repository / "refs/main").write_text(COMMIT)
-    return repository / "snapshots" / COMMIT
-
-
 def hub_request(**model: Any) -> JobRequest:
     return request_for(Path("/none"), model={"uri": "hf://owner/name"} | model)
-
-
-def no_download(*_: object, **__: object) -> str:
-    raise AssertionError("a hub that is away is not asked for files")
 
 
 @pytest.mark.parametrize("revision", [None, "main", COMMIT])
@@ -256,20 +192,6 @@ def test_a_hub_model_is_planned_from_the_local_cache(hub: Path, access: Access, 
 def test_a_hub_that_cannot_be_asked_is_no_verdict_on_the_model(access: Access) -> None:
     with pytest.raises(StorageUnavailable, match="not in the local cache"):
         plan(hub_request(uri="hf://owner/other"), access)
-
-
-@pytest.mark.usefixtures("hub")
-@pytest.mark.parametrize(
-    "look", [HubFiles.commit, lambda files: files.content("config.json"), lambda files: files.has("config.json")]
-)
-def test_a_hub_that_refuses_the_connection_is_unavailable_at_once(
-    look: Callable[[HubFiles], object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("service.sources.hub.hf_hub_download", no_download)  # it would ask again and again
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(StorageUnavailable, match="the hub does not answer"):
-        look(HubFiles("owner/other", None))
 
 
 @pytest.mark.usefixtures("hub")
@@ -294,29 +216,9 @@ def test_a_width_of_zero_is_unreachable(tmp_path: Path, access: Access) -> None:
     assert caught.value.param == "target.ratio"
 
 
-def header(content: bytes) -> bytes:
-    return len(content).to_bytes(8, "little") + content
-
-
-@pytest.mark.parametrize(
-    "damaged",
-    [
-        b"",
-        b"\xff" * 8,
-        header(b"[]"),
-        header(b"{"),
-        header(b'{"a": 1}'),
-        header(b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}'),
-        header(b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}}'),
-        header(b'{"a": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}'),
-        header(b"[" * 100_000),
-    ],
-)
-def test_a_damaged_header_is_named(damaged: bytes, tmp_path: Path, access: Access) -> None:
-    with pytest.raises(DamagedHeader):
-        read_header(lambda start, end: damaged[start:end])
+def test_damaged_weights_are_named(tmp_path: Path, access: Access) -> None:
     checkpoints.write(tmp_path, "llama")
-    (tmp_path / "model.safetensors").write_bytes(damaged)
+    (tmp_path / "model.safetensors").write_bytes(b"\xff" * 8)
     with pytest.raises(InvalidModel, match=r"model\.safetensors is damaged"):
         plan(request_for(tmp_path), access)
 
@@ -337,28 +239,13 @@ def test_no_config_breaks_a_plan(name: str, value: Any, tmp_path: Path, access: 
 
 def test_tensors_of_other_shapes_break_no_plan(tmp_path: Path, access: Access) -> None:
     checkpoints.write(tmp_path, "llama")
-    path = tmp_path / "model.safetensors"
-    content = path.read_bytes()
-    tensors = read_header(lambda start, end: content[start:end]).tensors
     requests = [request_for(tmp_path, method={"units": units}) for units in (["ffn", "heads"], ["layers"])]
-    for name in tensors:
-        for shape in ((), (0,), (7,), (0, 0), (10**9, 10**9), (1, 2, 3)):
-            entry = {"dtype": "F32", "shape": shape, "data_offsets": (0, 4 * prod(shape))}
-            described = {
-                other: {"dtype": "F32", "shape": tensors[other].shape, "data_offsets": (0, tensors[other].size)}
-                for other in tensors
-            }
-            path.write_bytes(header(json.dumps(described | {name: entry}).encode()))
-            for request in requests:
-                with suppress(TaskslimError):
-                    plan(request, access)
-
-
-def test_size_of_a_file_is_known_from_its_header(tmp_path: Path) -> None:
-    checkpoints.write(tmp_path, "bart", torch.float16)
-    content = (tmp_path / "model.safetensors").read_bytes()
-    header = read_header(lambda start, end: content[start:end])
-    assert file_size(header.tensors) == header.file_bytes == len(content)
+    checkpoint = read_checkpoint(ModelDirectory.of(requests[0].model, access))
+    shapes: list[tuple[int, ...]] = [(), (0,), (7,), (0, 0), (10**9, 10**9), (1, 2, 3)]
+    for name, shape, request in product(checkpoint.tensors, shapes, requests):
+        tensors = {**checkpoint.tensors, name: TensorShape("F32", shape)}
+        with suppress(TaskslimError):
+            plan_for(request, replace(checkpoint, tensors=tensors))
 
 
 # --- over HTTP -----------------------------------------------------------------------------------------------------
@@ -372,7 +259,6 @@ def test_plans_are_answered_and_nothing_is_queued(client: TestClient, tmp_path: 
     assert client.get("/jobs").json()["data"] == []
 
 
-LABELS = {"bad": "bad", "good": "good"}
 PER_LAYER = {
     "layer_widths": {},
     "architectures": ["PerLayerLlamaForCausalLM"],
@@ -432,7 +318,7 @@ def damaged_models(directory: Path) -> dict[str, str]:
     for name, config in configs.items():
         names = ("pytorch_model.bin",) if name == "PICKLE" else ("model.safetensors",)
         model_directory(directory / name, names, **config)
-    (directory / "DAMAGED/model.safetensors").write_bytes(header(b"{"))
+    (directory / "DAMAGED/model.safetensors").write_bytes(b"{")
     return {name: (directory / name).as_uri() for name in configs}
 
 
@@ -483,30 +369,3 @@ def test_a_plan_whose_adapter_nobody_can_look_at_does_not_say_whether_scores_are
     body = request_for(hub, model={"uri": hub.as_uri(), "adapter_uri": "hf://owner/adapter"})
     planned = client.post("/plans", json=body.model_dump(mode="json", exclude_unset=True))
     assert (planned.status_code, planned.json()["scores_cached"]) == (200, None)
-
-
-def refused(request: JobRequest, access: Access) -> TaskslimError:
-    with pytest.raises(InvalidRequest) as caught:
-        plan(request, access)
-    return caught.value
-
-
-@pytest.mark.parametrize("name", ["mistral", "t5", "qwen2"])
-def test_a_bias_is_refused_where_the_family_has_no_place_for_it(name: str, tmp_path: Path, access: Access) -> None:
-    checkpoints.write(tmp_path, name)
-    assert refused(request_for(tmp_path, method={"repair": "bias"}), access).param == "method.repair"
-
-
-def test_a_llama_with_fewer_heads_has_no_place_for_a_bias(tmp_path: Path, access: Access) -> None:
-    checkpoints.write(tmp_path, "llama")
-    request = request_for(tmp_path, method={"repair": "bias", "units": ["ffn", "heads"]})
-    assert "any number of heads" in refused(request, access).message
-    plan(request_for(tmp_path, method={"repair": "bias"}), access)
-
-
-def test_a_model_with_own_widths_is_refused_a_uniform_layout(tmp_path: Path, access: Access) -> None:
-    model = checkpoints.write(tmp_path, "llama")
-    architecture, kept = ARCHITECTURES["llama"], {Site("decoder", 0, "ffn"): torch.arange(16)}
-    surgery.cut(model, architecture, kept, "per_layer")
-    holding_form(model, architecture).save_pretrained(tmp_path)
-    assert refused(request_for(tmp_path), access).param == "output.layout"

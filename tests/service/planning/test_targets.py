@@ -10,11 +10,17 @@ from pydantic import ValidationError
 from service.contract.errors import InvalidRequest, TargetUnreachable
 from service.contract.method import LatencyBound, Target
 from service.planning.plan import plan
-from tests.service.planning.test_plan import access, request_for
+from service.sources.access import Access
+from service.storage.object_store import Storage
 from tests.support import checkpoints
+from tests.support.planning import request_for
 from worker.checkpoints.validation import weight_bytes
 
-__all__ = ["access"]
+
+@pytest.fixture
+def access(storage: Storage) -> Access:
+    """Access of a caller who may name every local path."""
+    return Access(storage, "default", True, ())
 
 
 @pytest.mark.parametrize(
@@ -78,7 +84,7 @@ def test_a_refused_combination_names_the_field(client: TestClient, tmp_path: Pat
 # --- plans ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_number_is_planned_exactly(tmp_path: Path, access: Any) -> None:
+def test_a_number_is_planned_exactly(tmp_path: Path, access: Access) -> None:
     checkpoints.write(tmp_path, "llama")
     ratios = [step / 100 for step in range(10, 80)]
     made = [plan(request_for(tmp_path, ratio), access) for ratio in ratios]
@@ -91,7 +97,7 @@ def test_a_number_is_planned_exactly(tmp_path: Path, access: Any) -> None:
                 assert getattr(planned, name).slim == size
 
 
-def test_a_global_rank_is_planned_to_the_number(tmp_path: Path, access: Any) -> None:
+def test_a_global_rank_is_planned_to_the_number(tmp_path: Path, access: Access) -> None:
     checkpoints.write(tmp_path, "llama")
     dense = plan(request_for(tmp_path), access).parameters.dense
     planned = plan(request_for(tmp_path, method={"scope": "global"}, target={"parameters": dense - 2000}), access)
@@ -101,16 +107,16 @@ def test_a_global_rank_is_planned_to_the_number(tmp_path: Path, access: Any) -> 
 
 
 @pytest.mark.parametrize("name", ["parameters", "bytes"])
-def test_a_number_that_is_no_target_is_refused_before_any_work(name: str, tmp_path: Path, access: Any) -> None:
+def test_a_number_that_is_no_target_is_refused_before_any_work(name: str, tmp_path: Path, access: Access) -> None:
     checkpoints.write(tmp_path, "llama")
     with pytest.raises(TargetUnreachable, match="the smallest model"):
         plan(request_for(tmp_path, target={name: 10}), access)
-    with pytest.raises(InvalidRequest, match="as it is"):
+    with pytest.raises(InvalidRequest, match="ask for fewer"):
         plan(request_for(tmp_path, target={name: weight_bytes(tmp_path)}), access)
 
 
 @pytest.mark.parametrize("target", [{"keep_metric": 0.98}, {"latency_ms": 40}, {"latency_ms": 4, "keep_metric": 0.9}])
-def test_what_has_to_be_measured_is_left_open(target: dict[str, Any], tmp_path: Path, access: Any) -> None:
+def test_what_has_to_be_measured_is_left_open(target: dict[str, Any], tmp_path: Path, access: Access) -> None:
     checkpoints.write(tmp_path, "llama")
     planned = plan(request_for(tmp_path, target=target), access)
     assert (planned.exact, planned.ratio, planned.widths) == (False, None, [])
@@ -118,7 +124,7 @@ def test_what_has_to_be_measured_is_left_open(target: dict[str, Any], tmp_path: 
     assert planned.runtimes
 
 
-def test_a_bound_beside_a_floor_is_the_most_that_a_plan_knows(tmp_path: Path, access: Any) -> None:
+def test_a_bound_beside_a_floor_is_the_most_that_a_plan_knows(tmp_path: Path, access: Access) -> None:
     checkpoints.write(tmp_path, "llama")
     dense = plan(request_for(tmp_path), access).parameters.dense
     alone, both = (
@@ -129,7 +135,7 @@ def test_a_bound_beside_a_floor_is_the_most_that_a_plan_knows(tmp_path: Path, ac
     assert (both.exact, both.widths) == (False, [])
 
 
-def test_a_sweep_is_planned_by_the_model_that_it_ends_with(tmp_path: Path, access: Any) -> None:
+def test_a_sweep_is_planned_by_the_model_that_it_ends_with(tmp_path: Path, access: Access) -> None:
     checkpoints.write(tmp_path, "llama")
     swept = plan(request_for(tmp_path, target={"sweep": [0.1, 0.3, 0.5], "artifacts": [0.1, 0.3]}), access)
     assert swept == plan(request_for(tmp_path, 0.3), access)

@@ -7,7 +7,7 @@ import pytest
 from ulid import ULID
 
 from service.contract.errors import ForbiddenPath, NotFound, StorageUnavailable
-from service.sources.readers import fetch_file, fetch_prefix, list_names, local_path, read_bytes
+from service.sources.readers import fetch_file, fetch_prefix, list_sizes, local_path, read_bytes
 from service.storage.keys import attempt_prefix, dataset_key, manifest_key
 from service.storage.object_store import Storage, digest_file
 from tests.support import http
@@ -126,7 +126,7 @@ def test_a_store_that_does_not_answer_is_unavailable(s3: str, monkeypatch: pytes
 
 def test_a_bucket_that_does_not_exist_is_not_found(s3: str) -> None:
     with pytest.raises(NotFound, match="bucket"):
-        list_names("s3://no-such-bucket/model")
+        list_sizes("s3://no-such-bucket/model")
 
 
 def test_wrong_credentials_are_not_a_missing_object(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_wrong_credentials_are_not_a_missing_object(s3: str, monkeypatch: pytest
 def test_a_directory_and_a_file_are_fetched_from_any_store(url: str, store: Storage, tmp_path: Path) -> None:
     store.put_bytes(b"{}", "models/m/config.json")
     store.put_bytes(b"w", "models/m/sub/model.safetensors")
-    assert list_names(f"{url}/models/m") == {"config.json": 2, "sub/model.safetensors": 1}
+    assert list_sizes(f"{url}/models/m") == {"config.json": 2, "sub/model.safetensors": 1}
     assert read_bytes(f"{url}/models/m/config.json") == b"{}"
     directory = fetch_prefix(f"{url}/models/m", tmp_path / "scratch")
     assert (directory / "sub" / "model.safetensors").read_bytes() == b"w"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.contract.families import FAMILIES
-from service.contract.options import Layout
+from service.contract.options import Layout, Unit
 from service.contract.report import Runtime
 
 DEVICES = (1, 2, 4, 8)
@@ -36,6 +36,24 @@ SERVERS: dict[str, Server] = {
     "sglang": Server(GPU_BLOCKS, splits=True),
     "llama.cpp": Server(GGUF_BLOCKS),
 }
+
+
+def runtimes_after(
+    units: Sequence[Unit],
+    family: str,
+    *,
+    widths: Sequence[int],
+    heads: int,
+    head_size: int,
+) -> list[Runtime]:
+    """The runtimes for a checkpoint of uniform layout from which `units` were removed.
+
+    `widths` are the feed-forward neurons that each stack has left, `heads` and `head_size` those of the decoder.
+    """
+    rows = list(widths) if Unit.ffn in units else []
+    if {Unit.heads, Unit.head_dims} & set(units):
+        rows.append(heads * head_size)
+    return runtimes(family, rows, [*widths, heads])
 
 
 def runtimes(

@@ -1,0 +1,91 @@
+"""How many units each stack keeps at a ratio, where the ratio alone decides it."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from service.contract.errors import TargetUnreachable
+from service.contract.options import Layout, Scope, Unit
+from service.contract.request import JobRequest
+from service.contract.result import Widths
+from service.contract.tensor_names import StackNames
+from service.sources.checkpoint import Checkpoint
+from service.sources.dimensions import ffn_width, head_counts, num_layers
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How many units of one kind a stack has and keeps."""
+
+    stack: StackNames
+    unit: Unit
+    dense: int
+    slim: int
+
+    @property
+    def share(self) -> float:
+        """The share of the units that is kept."""
+        return self.slim / self.dense
+
+
+def is_set_by_ratio(request: JobRequest) -> bool:
+    """Whether a ratio alone decides the widths. In a global rank and with widths of each layer's own, scores do."""
+    return request.method.scope is Scope.layer and request.output.layout is Layout.uniform
+
+
+def cuts_at(request: JobRequest, checkpoint: Checkpoint, ratio: float) -> list[Cut]:
+    """The cut of every stack and unit at a ratio; none where scores decide. Raises TargetUnreachable."""
+    return list(_cuts(request, checkpoint, ratio)) if is_set_by_ratio(request) else []
+
+
+def _cuts(request: JobRequest, checkpoint: Checkpoint, ratio: float) -> Iterator[Cut]:
+    method = request.method
+    for stack in checkpoint.names.stacks:
+        for unit in sorted(method.units):
+            dense, choices = _choices(request, checkpoint, stack, unit)
+            slim = nearest([0, *choices], (1 - ratio) * dense) if ratio else dense
+            protected = method.protect_first + method.protect_last if unit is Unit.layers else 0
+            if slim < max(1, min(protected, dense)):
+                raise _too_few(request, Cut(stack, unit, dense, slim), ratio)
+            yield Cut(stack, unit, dense, slim)
+
+
+def _too_few(request: JobRequest, cut: Cut, ratio: float) -> TargetUnreachable:
+    message = (
+        f"a ratio of {ratio:g} leaves {cut.slim} of the {cut.dense} {cut.unit} of the {cut.stack.name}: "
+        "ask for a lower ratio or a smaller round_to"
+    )
+    return TargetUnreachable(message, param="target.ratio" if request.target.sweep is None else "target.sweep")
+
+
+def _choices(request: JobRequest, checkpoint: Checkpoint, stack: StackNames, unit: Unit) -> tuple[int, Sequence[int]]:
+    """(units that a stack has, the counts above zero that it may keep)."""
+    names = checkpoint.names
+    if unit is Unit.layers:
+        dense = num_layers(checkpoint, stack)
+        return dense, range(1, dense + 1)
+    if unit is Unit.ffn:
+        dense = ffn_width(checkpoint, stack)
+        return dense, range(request.output.round_to, dense + 1, request.output.round_to)
+    if unit is Unit.head_dims:
+        dense = checkpoint.number(names.head_size)
+        return dense, range(1, dense + 1)
+    heads, dense = head_counts(checkpoint)
+    must_divide = any(checkpoint.config.get(field) for field in names.head_counts_divide)
+    hidden, shared = checkpoint.number(names.hidden_size), heads // dense
+    return dense, [kept for kept in range(1, dense + 1) if not must_divide or hidden % (kept * shared) == 0]
+
+
+def nearest(choices: Iterable[int], wanted: float) -> int:
+    """The choice nearest to a number, the larger one of two that are equally near, as the worker's selection rounds."""
+    return min(choices, key=lambda choice: (abs(choice - wanted), -choice))
+
+
+def kept(cuts: Sequence[Cut], unit: Unit, dense: int, stack: str = "decoder") -> int:
+    """How many units a stack keeps; `dense` where the unit is not cut."""
+    return next((cut.slim for cut in cuts if cut.unit is unit and cut.stack.name == stack), dense)
+
+
+def described(cuts: Sequence[Cut]) -> list[Widths]:
+    """The cuts as a plan shows them, ordered by stack and unit."""
+    found = [Widths(stack=cut.stack.name, unit=cut.unit, dense=cut.dense, slim=cut.slim) for cut in cuts]
+    return sorted(found, key=lambda widths: (widths.stack, widths.unit))

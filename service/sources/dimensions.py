@@ -1,0 +1,85 @@
+"""How many layers, neurons and heads a checkpoint has, read from its config and the shapes of its tensors."""
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+from service.contract.errors import InvalidModel
+from service.contract.options import Unit
+from service.contract.tensor_names import Shrinking, StackNames
+from service.sources.checkpoint import MAX_UNITS, Checkpoint
+from service.sources.safetensors_header import TensorShape
+
+CACHED_NAMES = 2**14  # tensor names are few, and each submission looks at them several times
+
+
+def num_layers(checkpoint: Checkpoint, stack: StackNames) -> int:
+    """Layers of a stack. Raises InvalidModel if the weights hold none."""
+    layers = {layer for layer, _, _ in layer_tensors(checkpoint, stack)}
+    if not layers:
+        message = f"the weights hold no layers of the {stack.name}, which the family {checkpoint.family} needs"
+        raise InvalidModel(message, param="model.uri")
+    return len(layers)
+
+
+def ffn_width(checkpoint: Checkpoint, stack: StackNames) -> int:
+    """Feed-forward neurons in each layer of a stack. Raises InvalidModel if the layers differ."""
+    row = stack.shrinking[0]
+    widths = {
+        tensor.shape[row.dim]
+        for _, path, tensor in layer_tensors(checkpoint, stack)
+        if row in shrinking_rows(stack, path, tensor, [Unit.ffn])
+    }
+    if len(widths) != 1 or max(widths) > MAX_UNITS:
+        message = f"the layers of the {stack.name} do not have one width of at most {MAX_UNITS}"
+        raise InvalidModel(message, param="model.uri")
+    return widths.pop()
+
+
+def head_counts(checkpoint: Checkpoint) -> tuple[int, int]:
+    """(query heads, key-value heads) of a layer. Raises InvalidModel if the second does not divide the first."""
+    names = checkpoint.names
+    heads = checkpoint.number(names.heads)
+    groups = heads if checkpoint.config.get(names.key_value_heads) is None else checkpoint.number(names.key_value_heads)
+    if heads % groups:
+        message = f"config.json has {heads} heads and {groups} key-value heads, which do not divide them"
+        raise InvalidModel(message, param="model.uri")
+    return heads, groups
+
+
+def head_size(checkpoint: Checkpoint) -> int:
+    """Dimensions of an attention head."""
+    names = checkpoint.names
+    if checkpoint.config.get(names.head_size) is not None:
+        return checkpoint.number(names.head_size)
+    return checkpoint.number(names.hidden_size) // checkpoint.number(names.heads)
+
+
+def layer_tensors(checkpoint: Checkpoint, stack: StackNames) -> Iterator[tuple[int, str, TensorShape]]:
+    """(layer, path in the layer, tensor) of every tensor in the layers of a stack."""
+    for name, tensor in checkpoint.tensors.items():
+        if position := layer_position(name, stack):
+            yield *position, tensor
+
+
+def layer_position(name: str, stack: StackNames) -> tuple[int, str] | None:
+    """(layer, path in the layer) of a tensor; None if it is in no layer of the stack."""
+    return _position_below(stack.layers, name)
+
+
+def shrinking_rows(stack: StackNames, path: str, tensor: TensorShape, units: Iterable[Unit]) -> list[Shrinking]:
+    """The rows of the family's table that say in which dimension a tensor shrinks with the units."""
+    rows = (row for row in stack.shrinking if row.unit in units and row.dim < len(tensor.shape))
+    return [row for row in rows if matches(row.pattern, path)]
+
+
+@lru_cache(maxsize=CACHED_NAMES)
+def matches(pattern: str, path: str) -> bool:
+    """Whether the pattern matches the whole path."""
+    return re.fullmatch(pattern, path) is not None
+
+
+@lru_cache(maxsize=CACHED_NAMES)
+def _position_below(layers: str, name: str) -> tuple[int, str] | None:
+    match = re.fullmatch(rf"(?:.*\.)?{re.escape(layers)}\.(\d{{1,4}})\.(.+)", name)
+    return (int(match[1]), match[2]) if match else None
