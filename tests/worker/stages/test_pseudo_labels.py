@@ -152,7 +152,7 @@ def test_evaluation_rows_have_all_a_label_or_none(deployment: Deployment) -> Non
         "calibration": unlabelled(deployment),
         "evaluation": rows_at(deployment.root / "s.jsonl", some),
     }
-    with pytest.raises(InvalidData, match="line 1 has no 'label'"):
+    with pytest.raises(InvalidData, match="line 1 has no value in the column 'label'"):
         deployment.run(deployment.request(task=task))
 
 
