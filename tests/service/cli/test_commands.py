@@ -115,11 +115,11 @@ def test_watch_prints_the_result_of_a_succeeded_job(
 def test_watch_of_a_failed_job_exits_with_1_and_prints_the_error(
     taskslim: Taskslim, request_file: Path, job_store: JobStore
 ) -> None:
-    thread = when_submitted(job_store, lambda record: fail(record, job_store, "invalid_data", "line 3 has no value in the column 'text'"))
+    thread = when_submitted(job_store, lambda record: fail(record, job_store, "invalid_data", "line 3 has no 'text'"))
     watched = taskslim("submit", request_file, "--watch")
     thread.join()
     assert watched.code == 1
-    assert "line 3 has no value in the column 'text' (invalid_data)" in watched.err
+    assert "line 3 has no 'text' (invalid_data)" in watched.err
 
 
 def test_refused_request_exits_with_1_and_prints_the_problem(taskslim: Taskslim, tmp_path: Path) -> None:

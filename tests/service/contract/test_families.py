@@ -4,7 +4,7 @@ import pytest
 
 from service.contract.families import FAMILIES, ModelFamily
 from service.contract.options import Unit
-from service.planning.runtimes import SERVERS, runtimes
+from service.contract.runtimes import SERVERS, runtimes
 
 families = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 
