@@ -1,5 +1,6 @@
 """README.md, docs/ and benchmarks/RESULTS.md: their commands run, and their tables name what the code has."""
 
+import io
 import json
 import os
 import re
@@ -16,19 +17,21 @@ import httpx
 import pytest
 from pydantic import BaseModel
 from redis import Redis
+from rich.console import Console
 
 from benchmarks.quality_bench import tables
 from benchmarks.quality_bench.store import Store
 from service.api.app import create_app
 from service.api.openapi.examples import INLINE
 from service.cli.demo.server import running_server
+from service.cli.terminal import result_table
 from service.contract.catalog import Health, Problem
 from service.contract.errors import TaskslimError
 from service.contract.fields import groups
 from service.contract.job import JobPage, JobStatus
 from service.contract.presets import resolve
 from service.contract.request import JobRequest
-from service.contract.result import Result
+from service.contract.result import Estimate, Metrics, Result
 from service.settings import Settings
 from service.webhooks.signing import new_secret, signed_headers
 from tests.support.api_process import api
@@ -180,6 +183,26 @@ def test_the_answers_of_the_walkthrough_are_valid() -> None:
     schemas: tuple[type[BaseModel], ...] = (Health, Result, Problem)
     for example, schema in zip(shown, schemas, strict=True):
         schema.model_validate(example)
+
+
+def test_the_readme_shows_the_table_that_the_demo_prints() -> None:
+    shown = Result.model_validate_json(blocks(read(PAGE), "json")[1].content)
+    dense = metrics_of_the_demo(shown.metrics.dense, (124 / 156, 0.725, 0.851), (121 / 156, 0.704, 0.834))
+    slim = metrics_of_the_demo(shown.metrics.slim, (120 / 156, 0.697, 0.828), (117 / 156, 0.677, 0.811))
+    metrics = shown.metrics.model_copy(update={"dense": dense, "slim": slim})
+    latency = shown.latency_ms.model_copy(update={"dense": 185.2, "slim": 154.3})
+    result = shown.model_copy(update={"metrics": metrics, "latency_ms": latency})
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(result_table(result))
+    printed = re.sub(r" +$", "", console.export_text().replace("\N{NO-BREAK SPACE}", " "), flags=re.MULTILINE)
+    assert blocks(read("README.md"), "text")[0].content == printed
+
+
+def metrics_of_the_demo(shown: Metrics, accuracy: tuple[float, ...], calibrated: tuple[float, ...]) -> Metrics:
+    """The metrics with other accuracies, each as its value and the ends of its interval."""
+    names = ("value", "low", "high")
+    estimates = (Estimate(**dict(zip(names, figures, strict=True))) for figures in (accuracy, calibrated))
+    return shown.model_copy(update=dict(zip(("accuracy", "calibrated_accuracy"), estimates, strict=True)))
 
 
 def test_the_requests_that_are_shown_are_valid() -> None:
