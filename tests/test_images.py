@@ -25,8 +25,8 @@ from tests.support.images import (
     STORES,
     TARGETS,
     environment,
+    instructions_of,
     last,
-    lineage,
     read_compose,
     running,
     variables,
@@ -43,7 +43,7 @@ def test_images_start_from_a_pinned_debian() -> None:
 
 
 def test_the_service_image_installs_no_torch_and_its_build_checks_that() -> None:
-    runs = [instruction.text for instruction in lineage("build-service") if instruction.name == "RUN"]
+    runs = [instruction.text for instruction in instructions_of("build-service") if instruction.name == "RUN"]
     installs = [text for text in runs if "pip install" in text]
     assert not any("torch" in text or "[worker]" in text for text in installs)
     assert any("find_spec" in text and "torch" in text for text in runs)

@@ -1,4 +1,4 @@
-"""The Dockerfile and the compose file as data, and what they describe as plain processes."""
+"""The Dockerfile and the compose file as data, and their commands as processes."""
 
 import re
 import signal
@@ -28,7 +28,7 @@ class Stage(NamedTuple):
 
 
 def read_dockerfile() -> dict[str, Stage]:
-    """The stages by name."""
+    """The stages of the Dockerfile by name."""
     text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     stages: dict[str, Stage] = {}
@@ -45,18 +45,20 @@ def read_dockerfile() -> dict[str, Stage]:
 STAGES = read_dockerfile()
 
 
-def lineage(stage: str) -> list[Instruction]:
-    """What makes a stage, its bases first."""
+def instructions_of(stage: str) -> list[Instruction]:
+    """The instructions of a stage, after those of the stages that it is based on."""
     found = STAGES.get(stage)
-    return lineage(found.base) + found.instructions if found else []
+    return instructions_of(found.base) + found.instructions if found else []
 
 
 def last(stage: str, name: str) -> str:
-    return [instruction.text for instruction in lineage(stage) if instruction.name == name][-1]
+    """The text of the last instruction of that name, which is the one in force."""
+    return [instruction.text for instruction in instructions_of(stage) if instruction.name == name][-1]
 
 
 def variables(stage: str) -> dict[str, str]:
-    texts = [instruction.text for instruction in lineage(stage) if instruction.name == "ENV"]
+    """The environment variables that an image sets."""
+    texts = [instruction.text for instruction in instructions_of(stage) if instruction.name == "ENV"]
     return dict(part.split("=", 1) for text in texts for part in text.split())
 
 
@@ -72,7 +74,7 @@ SECRETS = {"SLIM_API_KEY": f"slim_live_first_{'a' * 32}", "S3_SECRET": "s" * 32}
 
 
 def filled_in(value: object) -> str:
-    """A compose value with its ${VARIABLES} set: the secrets to these, others to their defaults."""
+    """A value of the compose file with its ${VARIABLES} replaced: secrets by `SECRETS`, others by their defaults."""
     return re.sub(r"\$\{(\w+):[-?]([^}]*)\}", lambda match: SECRETS.get(match[1], match[2]), str(value))
 
 
@@ -82,7 +84,7 @@ def environment(service: str) -> dict[str, str]:
 
 @contextmanager
 def running(command: list[str], variables: Mapping[str, str], directory: Path) -> Iterator[None]:
-    """The process while the block runs; its output is in the assertion when it ends early."""
+    """Run a process during the block. Fails with its output if it ends early."""
     log = directory / "output.log"
     with log.open("w") as output:
         process = subprocess.Popen(
