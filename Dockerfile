@@ -60,5 +60,5 @@ COPY --from=build-worker /opt/taskslim /opt/taskslim
 ENV HF_HOME=/var/lib/taskslim/huggingface
 # A worker is healthy while it is registered in Redis. Its name starts with the host name.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s \
-    CMD ["python", "-c", "import socket; from service.infrastructure.redis_client import connect; from service.infrastructure.worker_registry import live_workers; from service.settings import Settings; redis = connect(Settings().redis_url, patience=0); exit(not any(name.startswith(socket.gethostname() + '-') for name in live_workers(redis)))"]
+    CMD ["python", "-c", "import socket; from service.infrastructure.redis_client import connect; from service.infrastructure.worker_registry import live_workers; from service.settings import Settings; redis = connect(Settings().redis_url, retries=0); exit(not any(name.startswith(socket.gethostname() + '-') for name in live_workers(redis)))"]
 CMD ["taskslim", "worker"]

@@ -6,9 +6,9 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ def test_the_commands_of_the_api_page_run(settings: Settings, redis: Redis, tmp_
 def test_the_python_of_the_api_page_verifies_a_webhook() -> None:
     (snippet,) = blocks(read("docs/api.md"), "python")
     secret, body = new_secret(), b'{"type": "job.succeeded"}'
-    variables = {"secret": secret, "body": body, "headers": signed_headers("one", int(time.time()), body, [secret])}
+    variables = {"secret": secret, "body": body, "headers": signed_headers("one", datetime.now(UTC), body, [secret])}
     exec(snippet.content, variables)
     assert variables["message"] == {"type": "job.succeeded"}
 

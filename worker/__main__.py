@@ -7,8 +7,7 @@ import argparse
 import socket
 import sys
 
-from ulid import ULID
-
+from service.contract.ids import new_id
 from service.infrastructure.logs import configure
 from service.settings import Settings
 from worker.attempts.rq_worker import SlimWorker
@@ -22,7 +21,7 @@ def main() -> None:
     if not settings.redis_url:
         sys.exit("a worker needs SLIM_REDIS_URL; `taskslim serve` runs one with a Redis of its own")
     configure("worker")
-    SlimWorker(settings.redis_url, name=f"{socket.gethostname()}-{ULID()}").work(burst=burst)
+    SlimWorker(settings.redis_url, name=f"{socket.gethostname()}-{new_id()}").work(burst=burst)
 
 
 if __name__ == "__main__":

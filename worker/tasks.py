@@ -1,10 +1,10 @@
 """run_job: the only function that RQ may call, in a new process for each attempt."""
 
 import structlog
-from ulid import ULID
 
+from service.contract.ids import new_id
 from service.infrastructure import tracing
-from service.infrastructure.redis_client import WORKER_PATIENCE, connect
+from service.infrastructure.redis_client import WORKER_RETRIES, connect
 from service.jobs.store import JobStore, LeaseLost
 from service.settings import Settings
 from worker.attempts.lifecycle import AttemptLifecycle
@@ -18,10 +18,10 @@ def run_job(tenant: str, job_id: str, attempt: int) -> None:
     Does nothing where the attempt cannot be leased, because its entry in the queue is outdated or a duplicate.
     """
     settings = Settings()
-    job_store = JobStore(connect(settings.redis_url, patience=WORKER_PATIENCE), lease_seconds=settings.lease_seconds)
+    job_store = JobStore(connect(settings.redis_url, retries=WORKER_RETRIES), lease_seconds=settings.lease_seconds)
     structlog.contextvars.bind_contextvars(tenant=tenant, job_id=job_id, attempt=attempt)
     try:
-        lease = job_store.lease(tenant, job_id, attempt, worker=str(ULID()))
+        lease = job_store.lease(tenant, job_id, attempt, worker=new_id())
     except LeaseLost as refused:
         log.info("attempt not started", reason=str(refused))
         return

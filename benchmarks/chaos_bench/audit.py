@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.chaos_bench.client import Client
 from benchmarks.chaos_bench.faults import Fault
-from service.jobs.record import DEFAULT_TENANT
+from service.contract.ids import DEFAULT_TENANT
 from service.jobs.store import JobStore
 from service.storage.keys import attempt_prefix, job_prefix, manifest_key
 from service.storage.manifests import committed_manifest

@@ -8,8 +8,8 @@ from random import Random
 import psutil
 
 from benchmarks.chaos_bench.deployment import Deployment, Running, pid_of
+from service.contract.ids import DEFAULT_TENANT
 from service.infrastructure.redis_client import connect
-from service.jobs.record import DEFAULT_TENANT
 from service.jobs.store import JobStore
 
 SEARCH_SECONDS = 60.0

@@ -1,6 +1,6 @@
 """Prometheus metrics, all of them in one table.
 
-What concerns jobs is counted in Redis (`slim:figures`), because the process that knows it ends with its job, and
+What concerns jobs is counted in Redis (`slim:counters`), because the process that knows it ends with its job, and
 because a change of status must be counted exactly once: `service.jobs.state_machine` does it in the script that makes
 the change. `Collector` exposes these figures; each API process gives the same ones, so a scraper takes the maximum over
 processes. What concerns HTTP is counted in the API process itself.
@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector as CollectorProtocol
 from redis import Redis
-from ulid import ULID
 
+from service.contract.ids import time_of
 from service.contract.job import JobStatus
 from service.infrastructure.counters import COUNTERS, METRICS, StoredMetric
 from service.infrastructure.redis_keys import OPEN, index_key
@@ -107,8 +107,8 @@ def _sums(values: Iterable[float]) -> Iterator[float]:
 
 
 def _age(job_id: str) -> float:
-    """Seconds since the job was created; its ULID says when."""
-    return max(0.0, (datetime.now(UTC) - ULID.from_str(job_id).datetime).total_seconds())
+    """Seconds since the job was created."""
+    return max(0.0, (datetime.now(UTC) - time_of(job_id)).total_seconds())
 
 
 class HttpMetrics:

@@ -12,10 +12,10 @@ from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from ulid import ULID
 
 from service.api.problems import ProblemResponse, problem_of
 from service.contract.errors import BodyTooLarge
+from service.contract.ids import new_id
 from service.infrastructure import tracing
 from service.tenants.api_keys import Caller
 
@@ -36,7 +36,7 @@ class RequestIdentity:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self._process = str(ULID())
+        self._process = new_id()
         self._numbers = count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

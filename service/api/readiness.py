@@ -35,7 +35,7 @@ class Readiness:
             return self._health
 
     def _ask(self) -> Health:
-        with connect(self._redis_url, patience=0) as redis:  # a probe wants an answer now
+        with connect(self._redis_url, retries=0) as redis:  # a probe wants an answer now
             checks = {"redis": _check(redis.ping), "storage": _check(self._storage.check)}
             idle = checks["redis"].ok and not live_workers(redis)
         warnings = ["no live worker: jobs wait in the queue"] if idle else []

@@ -11,10 +11,11 @@ from redis import Redis, RedisError
 from rich.console import Console
 from rich.table import Table
 
+from service.contract.ids import DEFAULT_TENANT
 from service.infrastructure.embedded_redis import redis_url
 from service.infrastructure.redis_client import connect
 from service.settings import Settings
-from service.tenants.api_keys import DEFAULT_TENANT, ApiKey, ApiKeys, KeyScope
+from service.tenants.api_keys import ApiKey, ApiKeys, KeyScope
 
 State = Annotated[
     Path | None, typer.Option(help="The --state directory of `taskslim serve`; not used if SLIM_REDIS_URL is set.")

@@ -1,4 +1,4 @@
-"""The form of job ids, and what follows from it: an id contains its time."""
+"""Ids of jobs, data sets and processes: ULIDs, which begin with the time at which they were made."""
 
 import re
 from datetime import datetime
@@ -7,9 +7,22 @@ from ulid import ULID
 
 from service.contract.errors import InvalidRequest
 
+JOB_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
+DEFAULT_TENANT = "default"  # of callers without an API key
+
+
+def new_id() -> str:
+    """A fresh ULID."""
+    return str(ULID())
+
+
+def time_of(ulid: str) -> datetime:
+    """When an id was made."""
+    return ULID.from_str(ulid).datetime
+
 
 def check_job_id(cursor: str) -> str:
-    """A cursor is the id of the last job of a page; `InvalidRequest` for anything else."""
+    """The cursor of a page, which is the id of its last job. Raises InvalidRequest for anything else."""
     try:
         return str(ULID.from_str(cursor))
     except ValueError as error:
@@ -17,9 +30,6 @@ def check_job_id(cursor: str) -> str:
 
 
 def first_id_at(moment: datetime) -> str:
-    """The smallest id of a job made at that time; ids begin with their time."""
+    """The smallest id that can be made at a time."""
     milliseconds = min(max(0, int(moment.timestamp() * 1000)), 2**48 - 1)
     return str(ULID(milliseconds.to_bytes(6, "big") + bytes(10)))
-
-
-JOB_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")

@@ -1,6 +1,6 @@
 """What is counted about jobs, in Redis: the process that knows it ends with its job.
 
-`service.api.metrics` exposes it to Prometheus. Fields of the hash `slim:figures` read `name|value of label|...`; a
+`service.api.metrics` exposes it to Prometheus. Fields of the hash `slim:counters` read `name|value of label|...`; a
 histogram has one for each bucket (its index, not cumulative) and one for the sum.
 """
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 from redis import Redis
 
-COUNTERS = "slim:figures"
+COUNTERS = "slim:counters"
 SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0)
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 

@@ -1,4 +1,4 @@
-"""Redis clients that outlive a short outage."""
+"""Redis clients that wait out a short outage, and Redis' clock."""
 
 import redis
 import redis.asyncio
@@ -7,24 +7,28 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 OUTAGES = (redis.ConnectionError, redis.TimeoutError)
+API_RETRIES = 4  # then the API answers 503
+WORKER_RETRIES = 60  # about five minutes
 
 
-def connect(url: str, *, patience: int = 4, decode: bool = True) -> redis.Redis:
-    """A client whose every command is tried again `patience` times, with pauses of half a second up to five.
+def connect(url: str, *, retries: int = API_RETRIES, decode: bool = True) -> redis.Redis:
+    """A client that tries each command again `retries` times, with pauses of half a second up to five.
 
-    The API keeps the default and answers 503 soon; a worker passes `WORKER_PATIENCE` and waits for minutes.
     `decode` gives text instead of bytes; RQ wants bytes.
     """
-    retry = Retry(ExponentialBackoff(cap=5, base=0.5), patience, supported_errors=OUTAGES)
+    retry = Retry(ExponentialBackoff(cap=5, base=0.5), retries, supported_errors=OUTAGES)
     return redis.Redis.from_url(url, decode_responses=decode, retry=retry, health_check_interval=30)
 
 
-def connect_async(url: str, *, connections: int, patience: int = 4) -> redis.asyncio.Redis:
-    """The same for coroutines, of which no more than `connections` may wait in it at the same time."""
-    retry = AsyncRetry(ExponentialBackoff(cap=5, base=0.5), patience, supported_errors=OUTAGES)
+def connect_async(url: str, *, connections: int, retries: int = API_RETRIES) -> redis.asyncio.Redis:
+    """The same for coroutines, of which at most `connections` can wait for Redis at the same time."""
+    retry = AsyncRetry(ExponentialBackoff(cap=5, base=0.5), retries, supported_errors=OUTAGES)
     return redis.asyncio.Redis.from_url(
         url, decode_responses=True, retry=retry, health_check_interval=30, max_connections=connections
     )
 
 
-WORKER_PATIENCE = 60  # retries: about five minutes
+def now_ms(client: redis.Redis) -> int:
+    """Redis' clock in milliseconds since 1970, which all times in Redis come from (`now_ms` of the Lua scripts)."""
+    seconds, microseconds = client.time()
+    return seconds * 1000 + microseconds // 1000

@@ -48,4 +48,4 @@ def gone_key(tenant: str, url: str) -> str:
     return f"slim:{tenant}:webhook-gone:{hashlib.sha256(url.encode()).hexdigest()}"
 
 
-KEPT_SECONDS = 24 * 3600
+IDEMPOTENCY_SECONDS = 24 * 3600

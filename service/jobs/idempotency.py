@@ -16,7 +16,7 @@ from redis import Redis
 
 from service.contract.errors import IdempotencyKeyInUse, IdempotencyKeyReused, InvalidRequest
 from service.infrastructure.counters import Counters
-from service.infrastructure.redis_keys import KEPT_SECONDS
+from service.infrastructure.redis_keys import IDEMPOTENCY_SECONDS
 from service.infrastructure.redis_scripts import load_script
 
 IN_WORK_SECONDS = 60
@@ -71,7 +71,7 @@ class Idempotency:
         """
         slot = slot_of(tenant, key)
         outcome, value = self._begin(
-            keys=[slot], args=[fingerprint, job_id, IN_WORK_SECONDS * 1000, KEPT_SECONDS * 1000]
+            keys=[slot], args=[fingerprint, job_id, IN_WORK_SECONDS * 1000, IDEMPOTENCY_SECONDS * 1000]
         )
         if outcome == "claimed":
             return Claim(slot, value)

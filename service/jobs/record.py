@@ -10,15 +10,14 @@ from operator import itemgetter
 from typing import Any
 
 from pydantic import Field
-from ulid import ULID
 
 from service.contract.errors import UnreadableRecord
 from service.contract.fields import Schema, Tags
+from service.contract.ids import DEFAULT_TENANT, new_id
 from service.contract.job import JobAttempt, JobError, JobStatus, Progress, Stage
 from service.contract.request import JobRequest
 from service.contract.result import Result
 
-DEFAULT_TENANT = "default"
 ATTEMPT = "attempt:"  # begins the name of the field of each attempt
 JSON_FIELDS = ("request", "progress", "result", "error")
 TIMES = ("created_at", "started_at", "finished_at", "expires_at")
@@ -65,7 +64,7 @@ class JobRecord(Schema):
 
 def new_record(request: JobRequest, *, tenant: str = DEFAULT_TENANT, job_id: str | None = None) -> JobRecord:
     """A queued record, by default with a fresh ULID. Inline rows must have been moved to storage before."""
-    return JobRecord(id=job_id or str(ULID()), tenant=tenant, created_at=datetime.now(UTC), request=request)
+    return JobRecord(id=job_id or new_id(), tenant=tenant, created_at=datetime.now(UTC), request=request)
 
 
 def encode(record: JobRecord) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import structlog
 from redis import Redis, RedisError
 
 from service.contract.errors import NotFound, StorageUnavailable, TaskslimError, UnreadableRecord
+from service.infrastructure.redis_client import now_ms
 from service.infrastructure.redis_keys import EXPIRIES, deliveries_key
 from service.jobs.record import JobRecord
 from service.jobs.store import JobStore, check_finished
@@ -68,8 +69,7 @@ class Retention:
 
     def sweep(self) -> int:
         """Delete what has expired; how much that was. What cannot be deleted now is tried again in the next sweep."""
-        seconds, microseconds = self.redis.time()
-        now = seconds * 1000 + microseconds // 1000
+        now = now_ms(self.redis)
         due = cast(list[str], self.redis.zrangebyscore(EXPIRIES, 0, now, start=0, num=AT_ONCE))
         return sum(self._try(member, now) for member in due)
 

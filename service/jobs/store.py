@@ -18,6 +18,7 @@ from service.contract.errors import Conflict, LimitExceeded, NotFound, Unreadabl
 from service.contract.ids import check_job_id, first_id_at
 from service.contract.job import Event, JobError, JobStatus, Progress, Stage
 from service.contract.result import Result
+from service.infrastructure.redis_client import now_ms
 from service.infrastructure.redis_keys import OPEN, events_key, index_key, job_key
 from service.jobs.events import check_id, parse
 from service.jobs.record import EPOCH, JobRecord, decode, encode
@@ -227,13 +228,13 @@ class JobStore:
     def seconds_since_start(self, record: JobRecord) -> float:
         """How long ago the job's first attempt began; 0 before that."""
         started = record.started_at
-        return self._now_ms() / 1000 - started.timestamp() if started else 0.0
+        return now_ms(self.redis) / 1000 - started.timestamp() if started else 0.0
 
     # --- the reconciler's side
 
     def overdue(self, limit: int = 1000) -> list[JobRecord]:
         """Unfinished jobs that nobody was heard of for a lease's time: leases that ran out, and queued jobs."""
-        members = cast(list[str], self.redis.zrangebyscore(OPEN, 0, self._now_ms(), start=0, num=limit))
+        members = cast(list[str], self.redis.zrangebyscore(OPEN, 0, now_ms(self.redis), start=0, num=limit))
         with self.redis.pipeline(transaction=False) as pipe:
             for member in members:
                 pipe.hgetall(job_key(*member.split("/")))
@@ -268,7 +269,7 @@ class JobStore:
             return decode(fields) if fields else None
         except UnreadableRecord:
             log.exception("record unreadable", job=member)
-            self.redis.zadd(OPEN, {member: self._now_ms() + self.check_after_ms}, xx=True)
+            self.redis.zadd(OPEN, {member: now_ms(self.redis) + self.check_after_ms}, xx=True)
             return None
 
     def _write(self, lease: Lease, operation: Operation, **options: Any) -> JobStatus:
@@ -293,10 +294,6 @@ class JobStore:
                 pipe.hgetall(job_key(tenant, job_id))
             found = [_readable(tenant, job_id, fields) for job_id, fields in zip(ids, pipe.execute(), strict=True)]
         return [record for record in found if record is not None], ids[-1] if len(ids) == limit else None
-
-    def _now_ms(self) -> int:
-        seconds, microseconds = self.redis.time()
-        return seconds * 1000 + microseconds // 1000
 
 
 def _readable(tenant: str, job_id: str, fields: dict[str, str]) -> JobRecord | None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import structlog
 from redis import RedisError
-from ulid import ULID
 
 from service.contract.errors import StorageUnavailable, TaskslimError
 from service.contract.request import JobRequest
@@ -29,10 +28,6 @@ from service.tenants.origins import is_loopback
 from service.tenants.storage_quota import StoredBytes
 
 log = structlog.get_logger()
-
-
-def new_job_id() -> str:
-    return str(ULID())
 
 
 def access_of(caller: Caller, settings: Settings, storage: Storage) -> Access:

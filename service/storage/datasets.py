@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import cast
 
 from redis import Redis
-from ulid import ULID
 
 from service.contract.errors import NotFound, TaskslimError
-from service.contract.ids import check_job_id
+from service.contract.ids import check_job_id, new_id
 from service.contract.resources import Dataset, DatasetPage
 from service.infrastructure.redis_keys import EXPIRIES
 from service.storage.keys import dataset_key, dataset_prefix
@@ -35,7 +34,7 @@ class Uploads:
 
         What breaks in between leaves an expiry, by which it is found and deleted."""
         now = datetime.now(UTC)
-        dataset_id = str(ULID())
+        dataset_id = new_id()
         dataset = Dataset(
             id=dataset_id,
             uri=f"dataset://{dataset_id}",

@@ -14,14 +14,14 @@ from service.contract.fields import RowValues
 from service.contract.presets import AnyTask
 from service.contract.request import JobRequest
 from service.contract.task import DataSource, Task
-from service.infrastructure.redis_keys import EXPIRIES, KEPT_SECONDS
+from service.infrastructure.redis_keys import EXPIRIES, IDEMPOTENCY_SECONDS
 from service.storage.keys import dataset_key, dataset_prefix
 from service.storage.object_store import Storage
 from service.storage.row_formats import json_line
 from service.tenants.storage_quota import StoredBytes
 
 PARTS = ("calibration", "evaluation")
-ORPHANED_SECONDS = KEPT_SECONDS  # after it no repeated request can make the job
+ORPHANED_SECONDS = IDEMPOTENCY_SECONDS  # after it no repeated request can make the job
 
 
 def take_rows(request: JobRequest, job_id: str) -> tuple[JobRequest, dict[str, bytes]]:

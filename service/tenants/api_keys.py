@@ -21,10 +21,10 @@ from pydantic import BaseModel, ConfigDict
 from redis import Redis
 
 from service.contract.errors import Forbidden, InvalidRequest, NotFound, Unauthorized
+from service.contract.ids import DEFAULT_TENANT
 
 RECORDS = "slim:keys"
 LAST_USED = "slim:keys:used"
-DEFAULT_TENANT = "default"
 # Longest time for which a process may go on trusting what it read; a revocation holds everywhere after it.
 TRUST_SECONDS = 1.0
 MAX_TRUSTED = 1000

@@ -155,9 +155,9 @@ class Webhooks:
         """The receiver's answer, or why there was none."""
         if await asyncio.to_thread(self._redis.exists, gone_key(message.tenant, message.webhook.url)):
             return Response(GONE, None)
-        body, timestamp = message.body(self._base_url), int(datetime.now(UTC).timestamp())
+        body = message.body(self._base_url)
         keys = await asyncio.to_thread(self._secrets.in_force, message.tenant)
-        headers = signed_headers(message.id, timestamp, body, keys)
+        headers = signed_headers(message.id, datetime.now(UTC), body, keys)
         try:
             return await post(
                 message.webhook.url, body, headers, allowed_hosts=self._allowed_hosts, seconds=SEND_SECONDS

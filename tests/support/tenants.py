@@ -7,9 +7,10 @@ from redis import Redis
 
 from service.api.openapi.examples import JOB_ID
 from service.api.openapi.response_examples import DATASET, DATASET_ID, DELIVERY, REPORT
+from service.contract.ids import DEFAULT_TENANT
 from service.contract.resources import Dataset, Delivery
 from service.infrastructure.redis_keys import deliveries_key
-from service.jobs.record import DEFAULT_TENANT, new_record
+from service.jobs.record import new_record
 from service.jobs.store import JobStore
 from service.storage.datasets import index_key, record_key
 from service.storage.object_store import Storage

@@ -5,7 +5,7 @@ from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
 from service.contract.errors import ScratchFull, StorageUnavailable, TargetUnreachable, TaskslimError
 from service.contract.job import JobError, JobStatus
-from service.infrastructure.redis_client import WORKER_PATIENCE, connect
+from service.infrastructure.redis_client import WORKER_RETRIES, connect
 from service.jobs.queue import JobQueue
 from service.jobs.store import JobStore, Lease, LeaseLost
 from service.settings import Settings
@@ -77,6 +77,6 @@ class EndingWriter:
     def _hand_back(self) -> JobStatus:
         status = self._job_store.hand_back(self._lease)
         if status is JobStatus.queued:
-            redis = connect(self._settings.redis_url, patience=WORKER_PATIENCE, decode=False)
+            redis = connect(self._settings.redis_url, retries=WORKER_RETRIES, decode=False)
             JobQueue(redis).enqueue(self._job_store.get(self._lease.job.tenant, self._lease.job.id))
         return status

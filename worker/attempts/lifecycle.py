@@ -38,7 +38,7 @@ class AttemptLifecycle:
         self._settings, self._job_store, self._lease = settings, job_store, lease
         self._files = AttemptFiles(settings.artifacts_url, lease)
         self._endings = EndingWriter(settings, job_store, lease, self._files)
-        redis = connect(settings.redis_url, patience=HEARTBEAT_PATIENCE)
+        redis = connect(settings.redis_url, retries=HEARTBEAT_PATIENCE)
         heartbeat_store = JobStore(redis, lease_seconds=settings.lease_seconds)
         self._keeper = LeaseKeeper(heartbeat_store, lease, settings, self._endings)
 

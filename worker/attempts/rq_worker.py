@@ -14,8 +14,8 @@ from rq.job import Job
 from rq.queue import Queue
 from rq.worker import SpawnWorker
 
-from service.infrastructure.redis_client import WORKER_PATIENCE, connect
-from service.infrastructure.worker_registry import leave, register_worker
+from service.infrastructure.redis_client import WORKER_RETRIES, connect
+from service.infrastructure.worker_registry import register_worker, unregister_worker
 from service.jobs.rq_jobs import QUEUE, SERIALIZER, RqJob
 from service.jobs.store import JobStore
 
@@ -32,8 +32,8 @@ class SlimWorker(SpawnWorker):
     """Takes entries from the only queue of the Redis at `url`."""
 
     def __init__(self, url: str, name: str, **options: Any) -> None:
-        redis = connect(url, patience=WORKER_PATIENCE, decode=False)
-        self._job_store = JobStore(connect(url, patience=WORKER_PATIENCE))
+        redis = connect(url, retries=WORKER_RETRIES, decode=False)
+        self._job_store = JobStore(connect(url, retries=WORKER_RETRIES))
         super().__init__(
             [Queue(QUEUE, connection=redis, job_class=RqJob, serializer=SERIALIZER)],
             name=name,
@@ -78,4 +78,4 @@ class SlimWorker(SpawnWorker):
     def register_death(self) -> None:
         """Delete RQ's own key of the worker, and the entry that the API counts workers by."""
         super().register_death()  # type: ignore[no-untyped-call]
-        leave(self.connection, self.name)
+        unregister_worker(self.connection, self.name)

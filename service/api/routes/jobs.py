@@ -35,12 +35,13 @@ from service.api.request_headers import (
     wait_seconds,
 )
 from service.contract.errors import Conflict, TaskslimError, UnreadableRecord
+from service.contract.ids import new_id
 from service.contract.job import Job, JobPage, JobStatus
 from service.contract.request import JobRequest
 from service.jobs.idempotency import Answer, Claim, Idempotency, fingerprint_of, parse_key
 from service.jobs.record import JobRecord, decode, status_of
 from service.jobs.representation import job_json, page_json
-from service.jobs.submission import Submission, new_job_id
+from service.jobs.submission import Submission
 from service.tenants.api_keys import Caller, KeyScope
 
 JSON = "application/json"
@@ -126,10 +127,10 @@ class Accepted:
 def _accept(http: Request, request: JobRequest, caller: Caller, header: str | None) -> Accepted | Answer:
     """The queued job, or the answer that the same request got before; all of it in one change of threads."""
     idempotency: Idempotency = http.state.idempotency
-    claim: Claim | Answer = Claim(None, new_job_id())
+    claim: Claim | Answer = Claim(None, new_id())
     if header is not None:
         key, fingerprint = parse_key(header), fingerprint_of(request)
-        claim = idempotency.begin(caller.tenant, key, fingerprint, new_job_id())
+        claim = idempotency.begin(caller.tenant, key, fingerprint, new_id())
     if isinstance(claim, Answer):
         return claim
     return Accepted(claim, _submit(http.state.submission, idempotency, claim, request, caller))

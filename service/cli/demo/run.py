@@ -17,9 +17,9 @@ from service.cli.demo.request import LABELS, RATIO, TEMPLATE, demo_request
 from service.cli.demo.server import running_server
 from service.cli.terminal import describe, job_bar, result_table
 from service.contract.errors import Conflict, TaskslimError
+from service.contract.ids import DEFAULT_TENANT
 from service.contract.job import Job
 from service.contract.result import Result
-from service.jobs.record import DEFAULT_TENANT
 from service.reports.formatting import percent
 from service.settings import Settings
 from service.storage.keys import attempt_prefix

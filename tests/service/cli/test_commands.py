@@ -12,7 +12,8 @@ import pytest
 from redis import Redis
 
 from service.cli.__main__ import main
-from service.jobs.record import DEFAULT_TENANT, JobRecord
+from service.contract.ids import DEFAULT_TENANT
+from service.jobs.record import JobRecord
 from service.jobs.store import JobStore
 from service.settings import Settings
 from service.storage.object_store import Storage

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from service.contract.errors import IdempotencyKeyInUse, IdempotencyKeyReused, InvalidRequest
-from service.infrastructure.redis_keys import KEPT_SECONDS
+from service.infrastructure.redis_keys import IDEMPOTENCY_SECONDS
 from service.jobs.idempotency import Answer, Claim, Idempotency, parse_key, slot_of
 
 ANSWER = Answer(status=202, headers={"location": "/jobs/1"}, body="{}")
@@ -69,7 +69,7 @@ def test_tenants_do_not_share_keys(redis: Redis) -> None:
 
 def test_a_key_is_forgotten_after_a_day(redis: Redis) -> None:
     Idempotency(redis).finish(claim(redis), ANSWER)
-    assert 0 < redis.ttl(slot_of("search", "a")) <= KEPT_SECONDS
+    assert 0 < redis.ttl(slot_of("search", "a")) <= IDEMPOTENCY_SECONDS
 
 
 def test_quoted_and_bare_keys_are_the_same() -> None:

@@ -8,7 +8,7 @@ from rq.callbacks import Callback
 from rq.executions import Execution
 
 from service.infrastructure.redis_client import connect
-from service.infrastructure.worker_registry import leave, live_workers, register_worker
+from service.infrastructure.worker_registry import live_workers, register_worker, unregister_worker
 from service.jobs.queue import JobQueue
 from service.jobs.record import JobRecord, new_record
 from service.jobs.rq_jobs import QUEUE, RqJob, rq_job_id
@@ -90,10 +90,10 @@ def test_a_job_gives_no_other_function_and_no_callback(redis: Redis, name: str) 
     assert (entry.success_callback, entry.failure_callback, entry.stopped_callback) == (None, None, None)
 
 
-def test_a_worker_is_live_from_its_announcement_until_it_leaves(redis: Redis) -> None:
+def test_worker_is_live_from_its_registration_to_its_end(redis: Redis) -> None:
     register_worker(redis, "a")
     register_worker(redis, "b")
     redis.zincrby("slim:workers", -60, "b")
     assert live_workers(redis) == ["a"]
-    leave(redis, "a")
+    unregister_worker(redis, "a")
     assert live_workers(redis) == []

@@ -9,9 +9,10 @@ from redis import ConnectionError as RedisConnectionError
 from redis import Redis
 
 from service.contract.errors import Conflict
+from service.contract.ids import DEFAULT_TENANT
 from service.contract.request import JobRequest
 from service.infrastructure.redis_keys import EXPIRIES, job_key
-from service.jobs.record import DEFAULT_TENANT, JobRecord, new_record
+from service.jobs.record import JobRecord, new_record
 from service.jobs.retention import Retention
 from service.jobs.store import JobStore
 from service.jobs.submission import Submission
@@ -26,7 +27,7 @@ from service.tenants.storage_quota import StoredBytes
 from tests.support.finished_jobs import finish
 
 # What stays when every job and data set is gone: not about any of them.
-LASTING = {"slim:figures", "slim:default:bytes", "slim:reconciler"}
+LASTING = {"slim:counters", "slim:default:bytes", "slim:reconciler"}
 
 
 @pytest.fixture

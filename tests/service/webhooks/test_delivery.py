@@ -2,7 +2,7 @@
 
 import json
 import socket
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
@@ -23,7 +23,7 @@ from service.jobs.record import JobRecord, new_record
 from service.jobs.store import JobStore
 from service.webhooks.delivery import Webhooks
 from service.webhooks.retries import PAUSES, pause_after
-from service.webhooks.signing import PREFIX, WebhookSecrets, new_secret
+from service.webhooks.signing import PREFIX, WebhookSecrets, new_secret, signed_headers
 from tests.support.waiting import wait_until
 from tests.support.webhook_receiver import Receiver, receiving
 
@@ -102,6 +102,15 @@ def test_a_message_is_signed_as_standard_webhooks_says(redis: Redis) -> None:
         Verifier(new_secret()).verify(call.body.decode(), call.headers)
     with pytest.raises(WebhookVerificationError):
         Verifier(WebhookSecrets(redis).current(TENANT)).verify(call.body.decode() + " ", call.headers)
+
+
+def test_signature_is_that_of_a_known_message() -> None:
+    """The example of Svix, whose signatures Standard Webhooks took over."""
+    sent_at = datetime.fromtimestamp(1614265330, UTC)
+    key = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    headers = signed_headers("msg_p5jXN8AQM9LWM0D4loKWxJek", sent_at, b'{"test": 2432232314}', [key])
+    assert headers["webhook-timestamp"] == "1614265330"
+    assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
 def test_an_old_message_that_is_sent_again_by_a_stranger_is_refused_by_its_time(redis: Redis) -> None:

@@ -12,7 +12,7 @@ from ulid import ULID
 
 from service.api.app import create_app
 from service.api.file_responses import parse_range
-from service.jobs.record import DEFAULT_TENANT
+from service.contract.ids import DEFAULT_TENANT
 from service.jobs.store import JobStore
 from service.settings import Settings
 from service.storage.object_store import Storage

@@ -12,8 +12,8 @@ from fastapi.testclient import TestClient
 
 from service.api.app import create_app
 from service.api.routes import events
+from service.contract.ids import DEFAULT_TENANT
 from service.contract.job import Event, Progress, Stage
-from service.jobs.record import DEFAULT_TENANT
 from service.jobs.store import JobStore
 from service.settings import Settings
 from service.storage.object_store import Storage

@@ -7,10 +7,10 @@ from fastapi.testclient import TestClient
 from redis import Redis
 from rq.executions import Execution
 
+from service.contract.ids import DEFAULT_TENANT
 from service.contract.job import JobStatus
 from service.infrastructure.redis_client import connect
 from service.infrastructure.redis_keys import OPEN, index_key, job_key
-from service.jobs.record import DEFAULT_TENANT
 from service.jobs.rq_jobs import RqJob, rq_job_id
 from service.jobs.store import JobStore
 from service.jobs.tenant_slots import TenantSlots
@@ -80,7 +80,7 @@ def test_it_is_deleted_with_all_that_belongs_to_it(
     assert not any(job_id in key for key, _ in storage.list(""))
     assert not any(job_id in str(key) for key in redis.scan_iter("slim:*"))
     assert [job["id"] for job in client.get("/jobs").json()["data"]] == [kept]
-    assert redis.hget("slim:figures", f"slim_jobs|{JobStatus.succeeded}") == "0"
+    assert redis.hget("slim:counters", f"slim_jobs|{JobStatus.succeeded}") == "0"
 
 
 def test_one_that_is_queued_gives_back_its_slot(

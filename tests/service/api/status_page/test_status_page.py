@@ -14,12 +14,13 @@ from redis import Redis
 from service.api.openapi.response_examples import REPORT
 from service.api.routes.status_page import DIRECTORY
 from service.contract.fields import groups
+from service.contract.ids import DEFAULT_TENANT
 from service.contract.job import JobError, Progress, Stage
 from service.contract.method import Method
 from service.contract.report import Report, StageTiming
 from service.contract.request import JobRequest
 from service.contract.result import CurvePoint, Estimate
-from service.jobs.record import DEFAULT_TENANT, JobRecord, new_record
+from service.jobs.record import JobRecord, new_record
 from service.jobs.store import JobStore
 from service.planning.time_estimate import Durations
 from service.settings import Settings
