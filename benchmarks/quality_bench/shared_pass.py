@@ -1,4 +1,4 @@
-"""One pass over the calibration rows for all that is to be compared: scores by several criteria, and moments."""
+"""One pass over the calibration rows for several criteria and for the moments of a repair."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,85 +26,89 @@ def score_together(
     batches: Sequence[Batch],
     methods: Mapping[str, Method],
 ) -> tuple[dict[str, Scores], dict[str, Moments]]:
-    """(scores by method, moments by reading module); each method's scores are those that `attribution.score` gives.
+    """(scores by method, moments by module). The scores of each method equal those of `attribution.score`.
 
-    The pass is that of `moments.collect`; what the other methods need is noted beside it. Methods that need gradients
-    must share one objective. All groups must be read by a module.
+    The pass is that of `second_moments.collect`, with further hooks for what the other methods need. Methods that need
+    gradients must have the same objective. The units of all groups must be inputs of a linear module.
     """
     groups = locate(model, architecture, units)
-    tallies: dict[object, Accumulator] = {}
-    tally_of = {name: tallies.setdefault(_sums(method), _tally(method, groups)) for name, method in methods.items()}
-    watching = list(tallies.values())
+    by_key: dict[object, Accumulator] = {}
+    sums_of = {name: by_key.setdefault(_key(method), _accumulator(method, groups)) for name, method in methods.items()}
+    sums = list(by_key.values())
     current = list[Batch]()
     with prepared(model), ExitStack() as hooks:
         for group in groups:
-            hooks.enter_context(_noting(model, group, watching, current))
-        moments = collect(model, groups, _announced(batches, current, watching), _objective(watching), effects=True)
-    scores = {name: _concluded(model, groups, tally_of[name], moments, *methods[name]) for name in methods}
+            hooks.enter_context(_recording(model, group, sums, current))
+        moments = collect(model, groups, _counted(batches, current, sums), _objective(sums), effects=True)
+    scores = {name: _finalized(model, groups, sums_of[name], moments, *methods[name]) for name in methods}
     for known in moments.values():
-        known.effect_OO = None  # a repair needs none
+        known.effect_OO = None  # not needed for a repair
     return scores, moments
 
 
-def _sums(method: Method) -> object:
-    """Methods for which this is equal add up the same."""
+def _key(method: Method) -> object:
+    """A key that is equal for methods with the same sums."""
     criterion, options = method
-    row = CRITERIA[criterion]
-    return row.observe, (row.options(options) if row.needs == "gradients" else None)
+    formula = CRITERIA[criterion]
+    return formula.observe, (formula.options(options) if formula.needs == "gradients" else None)
 
 
-def _tally(method: Method, groups: Sequence[Group]) -> Accumulator:
+def _accumulator(method: Method, groups: Sequence[Group]) -> Accumulator:
     criterion, options = method
     return Accumulator(CRITERIA[criterion], CRITERIA[criterion].options(options), groups)
 
 
-def _concluded(
+def _finalized(
     model: nn.Module,
     groups: Sequence[Group],
-    tally: Accumulator,
+    accumulator: Accumulator,
     moments: Mapping[str, Moments],
     criterion: str,
     options: Options,
 ) -> Scores:
-    row = CRITERIA[criterion]
-    evidence = {group.site: replace(tally.statistics(model, group), moments=moments[group.module]) for group in groups}
-    return {site: row.finalize(known, row.options(options)).float().cpu() for site, known in evidence.items()}
+    formula = CRITERIA[criterion]
+    statistics = {
+        group.site: replace(accumulator.statistics(model, group), moments=moments[group.module]) for group in groups
+    }
+    return {site: formula.finalize(known, formula.options(options)).float().cpu() for site, known in statistics.items()}
 
 
-def _objective(tallies: Sequence[Accumulator]) -> str:
-    objectives = {tally.options.objective for tally in tallies if tally.criterion.needs in ("gradients", "moments")}
+def _objective(sums: Sequence[Accumulator]) -> str:
+    objectives = {
+        accumulator.options.objective for accumulator in sums if accumulator.formula.needs in ("gradients", "moments")
+    }
     assert len(objectives) <= 1, "one backward pass has one objective"
     return objectives.pop() if objectives else "margin"
 
 
-def _announced(batches: Sequence[Batch], current: list[Batch], tallies: Sequence[Accumulator]) -> Iterator[Batch]:
-    """Each batch is known to the hooks while it runs, and counted afterwards."""
+def _counted(batches: Sequence[Batch], current: list[Batch], sums: Sequence[Accumulator]) -> Iterator[Batch]:
+    """The batches; each is in `current` while it runs, for the hooks, and is counted afterwards."""
     for batch in batches:
         current[:] = [batch]
         yield batch
-        for tally in tallies:
-            tally.close(batch)
+        for accumulator in sums:
+            accumulator.close(batch)
 
 
 @contextmanager
-def _noting(model: nn.Module, group: Group, tallies: Sequence[Accumulator], current: list[Batch]) -> Iterator[None]:
-    by_gradients = [tally for tally in tallies if tally.criterion.needs == "gradients"]
-    by_activations = [tally for tally in tallies if tally.criterion.needs == "activations"]
+def _recording(model: nn.Module, group: Group, sums: Sequence[Accumulator], current: list[Batch]) -> Iterator[None]:
+    by_gradients = [accumulator for accumulator in sums if accumulator.formula.needs == "gradients"]
+    by_activations = [accumulator for accumulator in sums if accumulator.formula.needs == "activations"]
 
-    def see(activation: Tensor, _: Tensor | None) -> Tensor:
+    def visit(activation: Tensor, _: Tensor | None) -> Tensor:
         [batch] = current
         mask_BT = batch.masks[group.site.stack]
         seen: Any = activation.detach().view(*mask_BT.shape, -1)
-        for tally in by_activations:
-            tally.add(group, batch, seen, None)
+        for accumulator in by_activations:
+            accumulator.add(group, batch, seen, None)
 
-        def see_gradient(gradient: Tensor) -> None:
-            for tally in by_gradients:
-                tally.add(group, batch, seen, gradient.reshape(seen.shape))
+        def visit_gradient(gradient: Tensor) -> None:
+            for accumulator in by_gradients:
+                accumulator.add(group, batch, seen, gradient.reshape(seen.shape))
 
         followed = activation if activation.requires_grad else activation.detach().requires_grad_()
-        followed.register_hook(see_gradient)
+        followed.register_hook(visit_gradient)
         return followed
 
-    with watch(model, group, see):
+    with watch(model, group, visit):
         yield

@@ -35,7 +35,9 @@ class ModelFamily:
     model_class: str  # the class of transformers with the task head
     names: CheckpointNames
     refused: Mapping[Unit, str] = field(default_factory=dict)  # unit -> why a stock config cannot hold fewer of them
-    runtimes: tuple[RuntimeName, ...] = ()  # beside transformers: those with an architecture for the family
+    runtimes: tuple[
+        RuntimeName, ...
+    ] = ()  # those with an architecture for the family, without transformers, which has all
     gguf: str = ""  # `general.architecture` of the GGUF files that transformers converts to this family
 
     @property
@@ -184,15 +186,25 @@ FAMILIES: dict[str, ModelFamily] = {
 }
 
 
+# What to send in place of a model whose family is not in the table, but whose text model is.
+ALTERNATIVES = {"gemma3": "it holds a vision tower: give its text model, with the model_type gemma3_text"}
+
+
 def family_of(config: Mapping[str, Any], uri: str) -> ModelFamily:
     """The family that the config.json of the model at `uri` names. Raises InvalidModel, UnsupportedFamily."""
     if "auto_map" in config and not is_per_layer(config):
-        message = f"{uri} asks for code of its own (`auto_map` in config.json), which is never run"
-        raise InvalidModel(message, param="model.uri")
+        raise own_code(uri)
     if "quantization_config" in config:
         raise InvalidModel(f"the weights of {uri} are quantised: give the unquantised checkpoint", param="model.uri")
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
-        message = f"{uri} is of the family {model_type!r}; there are {', '.join(sorted(FAMILIES))}"
+        instead = ALTERNATIVES.get(str(model_type), f"these are: {', '.join(sorted(FAMILIES))}")
+        message = f"the model_type of {uri}, {model_type!r}, is not supported; {instead}"
         raise UnsupportedFamily(message, param="model.uri")
     return FAMILIES[model_type]
+
+
+def own_code(uri: str) -> InvalidModel:
+    """The error for a model whose files name Python code to run."""
+    message = f"{uri} names code of its own (`auto_map`), which is never run: give a checkpoint of a stock class"
+    return InvalidModel(message, param="model.uri")

@@ -7,8 +7,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from service.contract.errors import InvalidModel, UnsupportedFamily
-from service.contract.families import FAMILIES, ModelFamily
+from service.contract.errors import InvalidModel
+from service.contract.families import ModelFamily, family_of, own_code
 from worker.checkpoints.per_layer import is_sound
 
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -16,20 +16,16 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def check(directory: Path) -> ModelFamily:
-    """The family of a checkpoint that is safe and fit to be loaded. Raises InvalidModel or UnsupportedFamily."""
+    """The family of a checkpoint whose files can be loaded safely. Raises InvalidModel or UnsupportedFamily."""
     config = read_json(directory / "config.json")
+    family = family_of(config, "the model")
     tokenizer = directory / "tokenizer_config.json"
     if ("auto_map" in config and not is_sound(config, directory)) or (
         tokenizer.exists() and "auto_map" in read_json(tokenizer)
     ):
-        raise InvalidModel(
-            "the model names code of its own (`auto_map`), which is never run: give a checkpoint of the stock class",
-            param="model.uri",
-        )
-    if "quantization_config" in config:
-        raise InvalidModel("the weights are quantised: give the unquantised checkpoint", param="model.uri")
+        raise own_code("the model")
     check_safetensors(weight_files(directory))
-    return _family(config.get("model_type"))
+    return family
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -76,16 +72,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InvalidModel(f"{path.name} is not a JSON object", param="model.uri")
     return content
-
-
-def _family(model_type: object) -> ModelFamily:
-    if model_type == "gemma3":
-        raise UnsupportedFamily(
-            "this Gemma 3 checkpoint holds a vision tower: give its text model (model_type gemma3_text)",
-            param="model.uri",
-        )
-    if model_type not in FAMILIES:
-        raise UnsupportedFamily(
-            f"model_type {model_type!r} is not supported; these are: {', '.join(sorted(FAMILIES))}", param="model.uri"
-        )
-    return FAMILIES[str(model_type)]

@@ -52,11 +52,11 @@ def allocate(
 
 def width(group: Group, ratio: float, round_to: int) -> int:
     """The number of units that `group` keeps: of those that it may keep, the nearest to what the ratio leaves."""
-    asked = (1 - ratio) * group.count
-    kept = _nearest([0, *_choices(group, round_to)], asked)
+    target = (1 - ratio) * group.count
+    kept = _nearest([0, *_choices(group, round_to)], target)
     if kept == 0:
         raise WidthUnreachable(
-            f"a ratio of {ratio:g} leaves {asked:.0f} of the {group.count} units of {group.site}, which rounds to zero"
+            f"a ratio of {ratio:g} leaves {target:.0f} of the {group.count} units of {group.site}, which rounds to zero"
             + (f" in multiples of {round_to}" if group.kind == "ffn" else "")
         )
     return kept
@@ -71,9 +71,9 @@ def _choices(group: Group, round_to: int) -> list[int]:
     return list(range(group.rows, group.count + 1, group.rows))
 
 
-def _nearest(choices: Sequence[int], asked: float) -> int:
-    """The choice that is nearest to `asked`; of two that are equally near, the larger."""
-    return min(choices, key=lambda choice: (abs(choice - asked), -choice))
+def _nearest(choices: Sequence[int], target: float) -> int:
+    """The choice that is nearest to `target`; of two that are equally near, the larger."""
+    return min(choices, key=lambda choice: (abs(choice - target), -choice))
 
 
 def _lowest_layers(
@@ -240,12 +240,12 @@ def _all_parameters(groups: Sequence[Group]) -> int:
 
 def _removed_parameters(counts: Mapping[Site, int], groups: Sequence[Group]) -> float:
     """Removed parameters: those of removed layers, and of removed units within the layers and heads that stay."""
-    gone = {group.site[:2] for group in groups if group.kind == "layers" and counts[group.site] == 0}
+    removed = {group.site[:2] for group in groups if group.kind == "layers" and counts[group.site] == 0}
     heads = {group.site: counts[group.site] / group.count for group in groups if group.kind == "heads"}
     return sum(
         (group.count - counts[group.site]) * group.parameters * heads.get(_heads_of(group.site), 1.0)
         for group in groups
-        if group.kind == "layers" or group.site[:2] not in gone
+        if group.kind == "layers" or group.site[:2] not in removed
     )
 
 

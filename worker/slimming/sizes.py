@@ -23,9 +23,9 @@ def shapes_after(
     for (name, dim), stays_I in staying(model, units, kept).items():
         shapes[name][dim] = int(stays_I.sum())
     removed = [group for group in groups if group.kind == "layers" and not kept[group.site].numel()]
-    gone = {part.parameter for group in removed for part in group.slices}
+    removed_names = {part.parameter for group in removed for part in group.slices}
     numbers = _layer_numbers(architecture, groups, {group.site for group in removed})
-    return {_renumbered(name, numbers): tuple(shape) for name, shape in shapes.items() if name not in gone}
+    return {_renumbered(name, numbers): tuple(shape) for name, shape in shapes.items() if name not in removed_names}
 
 
 def _layer_numbers(architecture: Architecture, groups: Sequence[Group], removed: set[Site]) -> dict[str, str]:
@@ -36,9 +36,9 @@ def _layer_numbers(architecture: Architecture, groups: Sequence[Group], removed:
     found: dict[str, str] = {}
     for stack in architecture.stacks:
         sites = [group.site for group in groups if group.kind == "layers" and group.site.stack == stack.name]
-        stay = [site for site in sites if site not in removed]
+        staying_sites = [site for site in sites if site not in removed]
         for site in sites:
-            rank = stay.index(site) if site in stay else 0
+            rank = staying_sites.index(site) if site in staying_sites else 0
             found[f"{stack.layers}.{site.layer}."] = f"{stack.layers}.{rank}."
     return found
 

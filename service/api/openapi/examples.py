@@ -231,7 +231,7 @@ PROBLEMS: dict[str, Any] = {
         422,
         "unsupported_family",
         "Unsupported family",
-        "file:///models/mamba is of the family 'mamba'; there are llama, mistral, qwen2",
+        "the model_type of file:///models/mamba, 'mamba', is not supported; these are: llama, mistral, qwen2",
         "model.uri",
     ),
     "not_found": _problem(404, "not_found", "Not found", f"there is no job '{JOB_ID}'"),

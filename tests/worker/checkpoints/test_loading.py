@@ -169,8 +169,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], type[TaskslimError], str]] = {
         InvalidModel,
         "quantised",
     ),
-    "family": (lambda path: change_config(path, model_type="mamba"), UnsupportedFamily, "'mamba' is not supported"),
-    "no family": (lambda path: change_config(path, model_type=None), UnsupportedFamily, "None is not supported"),
+    "family": (lambda path: change_config(path, model_type="mamba"), UnsupportedFamily, "'mamba', is not supported"),
+    "no family": (lambda path: change_config(path, model_type=None), UnsupportedFamily, "None, is not supported"),
     "multimodal": (
         lambda path: change_config(path, **Gemma3Config().to_dict()),
         UnsupportedFamily,

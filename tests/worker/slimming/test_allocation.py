@@ -23,8 +23,8 @@ def random_scores(groups: list[Group], seed: int = 0) -> dict[Site, Tensor]:
 
 
 def removed(groups: list[Group], kept: dict[Site, Tensor]) -> float:
-    gone = sum((group.count - kept[group.site].numel()) * group.parameters for group in groups)
-    return gone / sum(group.count * group.parameters for group in groups)
+    num_removed = sum((group.count - kept[group.site].numel()) * group.parameters for group in groups)
+    return num_removed / sum(group.count * group.parameters for group in groups)
 
 
 def one_kind(groups: list[Group]) -> list[Group]:
@@ -168,8 +168,8 @@ def test_layers_are_removed_by_score_even_if_the_ratio_is_missed(ratio: float, s
     }
     kept = select(scores, groups, ratio, 4, Rules(scope="global"))
     layers = [group.site for group in groups if group.kind == "layers"]
-    gone = [float(scores[site]) for site in layers if not kept[site].numel()]
-    assert max(gone, default=0) <= min(float(scores[site]) for site in layers if kept[site].numel())
+    removed_scores = [float(scores[site]) for site in layers if not kept[site].numel()]
+    assert max(removed_scores, default=0) <= min(float(scores[site]) for site in layers if kept[site].numel())
 
 
 def test_layers_are_ranked_against_the_units_inside_them() -> None:
@@ -180,10 +180,10 @@ def test_layers_are_ranked_against_the_units_inside_them() -> None:
     assert kept[Site("decoder", 2, "layers")].numel() == 0
     layers = [group for group in groups if group.kind == "layers"]
     in_layers_that_stay = [g for g in groups if g.kind == "ffn" and g.site.layer != 2]
-    gone = layers[2].parameters + sum(
+    num_removed = layers[2].parameters + sum(
         (group.count - kept[group.site].numel()) * group.parameters for group in in_layers_that_stay
     )
-    assert gone / sum(group.parameters for group in layers) == pytest.approx(0.4, abs=0.05)
+    assert num_removed / sum(group.parameters for group in layers) == pytest.approx(0.4, abs=0.05)
 
 
 @pytest.mark.parametrize("name", NORMALISATIONS)
@@ -206,6 +206,6 @@ def test_share_removed_is_the_share_of_removed_parameters(units: tuple[str, ...]
     kept = select(random_scores(groups), groups, 0.4, 4, Rules(scope="global"))
     counts = {site: kept_K.numel() for site, kept_K in kept.items()}
     cut(model, ARCHITECTURES["t5"], kept)
-    gone = before - sum(parameter.numel() for parameter in model.parameters())
-    assert gone / chosen == pytest.approx(0.4, abs=0.15)  # one head holds an eighth of the parameters
-    assert share_removed(groups, counts) == pytest.approx(gone / chosen, abs=0.01)
+    num_removed = before - sum(parameter.numel() for parameter in model.parameters())
+    assert num_removed / chosen == pytest.approx(0.4, abs=0.15)  # one head holds an eighth of the parameters
+    assert share_removed(groups, counts) == pytest.approx(num_removed / chosen, abs=0.01)

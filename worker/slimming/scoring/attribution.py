@@ -41,20 +41,20 @@ def score(
     batched, up to rounding in the dtype of the model. Raises UnitUnavailable for a unit that the family or the
     criterion does not have.
     """
-    row = CRITERIA[criterion]
-    refused = sorted(set(units) & set(row.unserved))
-    if refused:
-        raise UnitUnavailable(f"the criterion {criterion} is not defined for {refused[0]}")
-    groups, told = locate(model, architecture, units), row.options(options)
-    if row.needs != "moments":
-        return _score_by_sums(model, batches, Accumulator(row, told, groups), on_examples)
+    formula = CRITERIA[criterion]
+    unserved = sorted(set(units) & set(formula.unserved))
+    if unserved:
+        raise UnitUnavailable(f"the criterion {criterion} is not defined for {unserved[0]}")
+    groups, effective = locate(model, architecture, units), formula.options(options)
+    if formula.needs != "moments":
+        return _score_by_sums(model, batches, Accumulator(formula, effective, groups), on_examples)
     batches = list(batches)
     read = [group for group in groups if group.hook_point == "input"]
     others = [group for group in groups if group.hook_point != "input"]
     passes = Passes(sum(batch.num_examples for batch in batches), 2 * len(portions(read)) + bool(others), on_examples)
-    scores = _score_by_moments(model, batches, Accumulator(row, told, read), passes, on_moments)
+    scores = _score_by_moments(model, batches, Accumulator(formula, effective, read), passes, on_moments)
     if others:
-        scores |= _score_by_sums(model, batches, Accumulator(row, told, others), passes.following())
+        scores |= _score_by_sums(model, batches, Accumulator(formula, effective, others), passes.following())
     return {group.site: scores[group.site] for group in groups}
 
 
@@ -77,8 +77,8 @@ class Passes:
 class Accumulator:
     """The sums of a formula over the batches so far, for each group."""
 
-    def __init__(self, criterion: Formula, options: Options, groups: Sequence[Group]) -> None:
-        self.criterion = criterion
+    def __init__(self, formula: Formula, options: Options, groups: Sequence[Group]) -> None:
+        self.formula = formula
         self.options = options
         self.groups = groups
         self.sums: dict[Site, Tensor] = {}
@@ -88,7 +88,7 @@ class Accumulator:
 
     def add(self, group: Group, batch: Batch, activation_BTC: Tensor, gradient_BTC: Tensor | None) -> None:
         """Add the activation of `group` on `batch`, and its gradient if the formula needs it."""
-        assert self.criterion.observe is not None
+        assert self.formula.observe is not None
         seen = Observation(
             activation_BTC=activation_BTC,
             gradient_BTC=gradient_BTC,
@@ -97,7 +97,7 @@ class Accumulator:
             num_examples=batch.num_examples,
             size=group.size,
         )
-        sums = self.criterion.observe(seen, self.options)
+        sums = self.formula.observe(seen, self.options)
         known = self.sums.get(group.site)
         self.sums[group.site] = sums if known is None else known.add_(sums)
 
@@ -133,12 +133,12 @@ class Accumulator:
 def _score_by_sums(
     model: nn.Module, batches: Iterable[Batch], accumulator: Accumulator, on_examples: Callable[[int], None]
 ) -> dict[Site, Tensor]:
-    if accumulator.criterion.needs != "weights":
+    if accumulator.formula.needs != "weights":
         with prepared(model):
             for batch in batches:
                 _observe(model, batch, accumulator)
                 on_examples(accumulator.num_examples)
-    finalize = accumulator.criterion.finalize
+    finalize = accumulator.formula.finalize
     return {
         group.site: finalize(accumulator.statistics(model, group), accumulator.options).float().cpu()
         for group in accumulator.groups
@@ -167,7 +167,7 @@ def _score_by_moments(
         concluded = passes.following()
         for number, group in enumerate(part, 1):
             statistics = replace(accumulator.statistics(model, group), moments=found[group.module])
-            scores[group.site] = accumulator.criterion.finalize(statistics, accumulator.options).float().cpu()
+            scores[group.site] = accumulator.formula.finalize(statistics, accumulator.options).float().cpu()
             concluded(examples[-1] * number // len(part))
         if len(parts) == 1:
             on_moments({path: replace(moments, effect_OO=None) for path, moments in found.items()})
@@ -176,7 +176,7 @@ def _score_by_moments(
 
 def _observe(model: nn.Module, batch: Batch, accumulator: Accumulator) -> None:
     """Run one batch, and add what the formula needs of every group to the accumulator."""
-    match accumulator.criterion.needs:
+    match accumulator.formula.needs:
         case "gradients" | "moments":
             _observe_activations(model, batch, accumulator, with_gradients=True)
         case "activations":
@@ -230,12 +230,12 @@ def _observe_weight_gradients(model: nn.Module, batch: Batch, accumulator: Accum
 def prepared(model: nn.Module) -> Iterator[None]:
     """Within the context the model is in evaluation mode and no weight requires a gradient."""
     was_training = {module: module.training for module in model.modules()}
-    asked = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    required = {parameter: parameter.requires_grad for parameter in model.parameters()}
     model.eval().requires_grad_(False)
     try:
         yield
     finally:
         for module, training in was_training.items():
             module.training = training
-        for parameter, requires_grad in asked.items():
+        for parameter, requires_grad in required.items():
             parameter.requires_grad_(requires_grad)

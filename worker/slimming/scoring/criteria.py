@@ -212,7 +212,7 @@ def flap(statistics: Statistics, options: Options) -> Tensor:
 
 
 def gisp(statistics: Statistics, options: Options) -> Tensor:
-    """Sum over the unit's weights of |w * dJ/dw|, the first-order change of J when one of them goes (GISP, 2510.18030).
+    """Sum over the unit's weights of |w * dJ/dw|, the first-order change of J if w becomes zero (GISP, 2510.18030).
 
     J is the sum of the objective over all examples. The paper removes units in many small steps and computes the
     scores again before each (`iterative`).

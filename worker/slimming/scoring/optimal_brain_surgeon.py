@@ -33,10 +33,10 @@ def costs(weight_OC: Tensor, spread_CC: Tensor, effect_OO: Tensor, size: int) ->
     """
     eliminate = _neurons if size == 1 else _blocks
     order_U, cost_U = eliminate(weight_OC, spread_CC, effect_OO, size)
-    return torch.empty_like(cost_U).index_copy_(0, order_U, _risen(cost_U))
+    return torch.empty_like(cost_U).index_copy_(0, order_U, _rising(cost_U))
 
 
-def _risen(cost_U: Tensor) -> Tensor:
+def _rising(cost_U: Tensor) -> Tensor:
     """The smallest costs that are not below these and rise by the factor RISE at every step (U)."""
     slope_U = torch.arange(len(cost_U), dtype=torch.float64) * math.log(RISE)
     return ((cost_U.log() - slope_U).cummax(0).values + slope_U).exp()
@@ -45,17 +45,17 @@ def _risen(cost_U: Tensor) -> Tensor:
 def _neurons(weight_OC: Tensor, spread_CC: Tensor, effect_OO: Tensor, _: int) -> tuple[Tensor, Tensor]:
     """Remove units of one channel, BLOCK of them at a time: the order (U), and the costs in that order (U)."""
     left = _Neurons(weight_OC.double().clone(), _inverse(spread_CC.double()), effect_OO.double())
-    order, paid = list[Tensor](), list[float]()
-    while count := int(left.there_L.sum()):
-        if count <= COMPACT * len(left.there_L):
+    order, removal_costs = list[Tensor](), list[float]()
+    while count := int(left.present_L.sum()):
+        if count <= COMPACT * len(left.present_L):
             left.compact()
         candidate_D = left.costs().topk(min(CANDIDATES, count), largest=False).indices
         chosen, cost_B = _cheapest(*left.among(candidate_D), min(BLOCK, count))
         gone_B = candidate_D[torch.tensor(chosen, device=candidate_D.device)]
         order.append(left.unit_L[gone_B])
-        paid += cost_B
+        removal_costs += cost_B
         left.remove(gone_B)
-    return torch.cat(order).cpu(), _positive(paid)
+    return torch.cat(order).cpu(), _positive(removal_costs)
 
 
 def _inverse(spread_CC: Tensor) -> Tensor:
@@ -66,28 +66,28 @@ def _inverse(spread_CC: Tensor) -> Tensor:
 class _Neurons:
     """W, G^-1 and the numerators of the costs of the neurons that are left.
 
-    Neurons that were removed since the last `compact` are still in the matrices, and masked by `there_L`.
+    Neurons that were removed since the last `compact` are still in the matrices, and masked by `present_L`.
     """
 
     def __init__(self, weight_OL: Tensor, inverse_LL: Tensor, effect_OO: Tensor) -> None:
         self.weight_OL, self.inverse_LL, self.effect_OO = weight_OL, inverse_LL, effect_OO
         self.sensitivity_L = (weight_OL * (effect_OO @ weight_OL)).sum(0)  # w_i^T S w_i
         self.unit_L = torch.arange(len(inverse_LL), device=inverse_LL.device)
-        self.there_L = torch.ones_like(self.unit_L, dtype=torch.bool)
+        self.present_L = torch.ones_like(self.unit_L, dtype=torch.bool)
 
     def compact(self) -> None:
         """Drop the removed neurons from the matrices, which makes every later removal cheaper."""
-        there_L = self.there_L
-        self.weight_OL, self.inverse_LL = self.weight_OL[:, there_L], self.inverse_LL[there_L][:, there_L]
-        self.sensitivity_L, self.unit_L, self.there_L = (
-            self.sensitivity_L[there_L],
-            self.unit_L[there_L],
-            there_L[there_L],
+        present_L = self.present_L
+        self.weight_OL, self.inverse_LL = self.weight_OL[:, present_L], self.inverse_LL[present_L][:, present_L]
+        self.sensitivity_L, self.unit_L, self.present_L = (
+            self.sensitivity_L[present_L],
+            self.unit_L[present_L],
+            present_L[present_L],
         )
 
     def costs(self) -> Tensor:
         """The cost of each neuron as the next one; infinite if it is removed already (L)."""
-        return (self.sensitivity_L / self.inverse_LL.diagonal()).masked_fill(~self.there_L, torch.inf)
+        return (self.sensitivity_L / self.inverse_LL.diagonal()).masked_fill(~self.present_L, torch.inf)
 
     def among(self, candidate_D: Tensor) -> tuple[Tensor, Tensor]:
         """W^T S W and G^-1, restricted to the candidates (D, D)."""
@@ -96,9 +96,9 @@ class _Neurons:
 
     def remove(self, gone_B: Tensor) -> None:
         """Remove neurons, and change the weights of the others so that the objective changes least."""
-        self.there_L[gone_B] = False
+        self.present_L[gone_B] = False
         across_BL, gone_OB = self.inverse_LL[gone_B], self.weight_OL[:, gone_B]
-        share_BL = torch.linalg.solve(across_BL[:, gone_B], across_BL).masked_fill(~self.there_L, 0)
+        share_BL = torch.linalg.solve(across_BL[:, gone_B], across_BL).masked_fill(~self.present_L, 0)
         pull_BL = (self.effect_OO @ gone_OB).T @ self.weight_OL  # w_b^T S w_l
         self.sensitivity_L += (share_BL * (pull_BL[:, gone_B] @ share_BL - 2 * pull_BL)).sum(0)
         self.weight_OL.addmm_(gone_OB, share_BL, alpha=-1)
@@ -114,34 +114,34 @@ def _cheapest(cross_DD: Tensor, inverse_DD: Tensor, count: int) -> tuple[list[in
         cross_DD.cpu(),
         inverse_DD.cpu(),
     )  # changed in place below; the caller does not use them again
-    there_D = torch.ones(len(cross_DD), dtype=torch.bool)
-    chosen, paid = list[int](), list[float]()
+    present_D = torch.ones(len(cross_DD), dtype=torch.bool)
+    chosen, removal_costs = list[int](), list[float]()
     for _ in range(count):
-        cost_D = (cross_DD.diagonal() / inverse_DD.diagonal()).masked_fill(~there_D, torch.inf)
+        cost_D = (cross_DD.diagonal() / inverse_DD.diagonal()).masked_fill(~present_D, torch.inf)
         unit = int(cost_D.argmin())
         chosen.append(unit)
-        paid.append(float(cost_D[unit]))
-        there_D[unit] = False
-        share_D = (inverse_DD[unit] / inverse_DD[unit, unit]).masked_fill(~there_D, 0)
+        removal_costs.append(float(cost_D[unit]))
+        present_D[unit] = False
+        share_D = (inverse_DD[unit] / inverse_DD[unit, unit]).masked_fill(~present_D, 0)
         pull_D = cross_DD[unit] - cross_DD[unit, unit] / 2 * share_D
         cross_DD.addr_(share_D, pull_D, alpha=-1).addr_(pull_D, share_D, alpha=-1)
         inverse_DD.addr_(inverse_DD[unit].clone(), share_D, alpha=-1)
-    return chosen, paid
+    return chosen, removal_costs
 
 
 def _blocks(weight_OC: Tensor, spread_CC: Tensor, effect_OO: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Remove units of `size` channels one at a time; the cost of one is tr(W_B^T S W_B ((G^-1)_BB)^-1)."""
     inverse_LL, weight_OC = _inverse(spread_CC.double()), weight_OC.double()
     cross_LL = weight_OC.T @ effect_OO.double() @ weight_OC
-    left, order, paid = list(range(weight_OC.shape[1] // size)), [], []
+    left, order, removal_costs = list(range(weight_OC.shape[1] // size)), [], []
     while left:
         cost_U = _block_costs(cross_LL, inverse_LL, size)
         cheapest = int(cost_U.argmin())
-        paid.append(float(cost_U[cheapest]))
+        removal_costs.append(float(cost_U[cheapest]))
         goes_L = torch.arange(len(left) * size, device=weight_OC.device) // size == cheapest
         cross_LL, inverse_LL = _without(cross_LL, inverse_LL, goes_L)
         order.append(left.pop(cheapest))
-    return torch.tensor(order), _positive(paid)
+    return torch.tensor(order), _positive(removal_costs)
 
 
 def _block_costs(cross_LL: Tensor, inverse_LL: Tensor, size: int) -> Tensor:
@@ -164,6 +164,6 @@ def _without(cross_LL: Tensor, inverse_LL: Tensor, goes_L: Tensor) -> tuple[Tens
     return cross_KK, inverse_LL[~goes_L][:, ~goes_L] - across_BK.T @ share_BK
 
 
-def _positive(paid: list[float]) -> Tensor:
+def _positive(removal_costs: list[float]) -> Tensor:
     """Costs in float64, raised to the smallest positive float32 where rounding made them zero or negative (U)."""
-    return torch.tensor(paid, dtype=torch.float64).clamp_min(torch.finfo(torch.float32).tiny)
+    return torch.tensor(removal_costs, dtype=torch.float64).clamp_min(torch.finfo(torch.float32).tiny)

@@ -24,8 +24,8 @@ REDUCTIONS = [
 
 def scores_of(family: str, options: Options, size: int = 4, **kind: int) -> dict[Site, Tensor]:
     model = TINY[family]()
-    made = batches(family, examples(6, longest_candidate=kind.get("longest_candidate", 1)), size)
-    return score(model, ARCHITECTURES[model.config.model_type], ["ffn"], made, "attribution", options)
+    data = batches(family, examples(6, longest_candidate=kind.get("longest_candidate", 1)), size)
+    return score(model, ARCHITECTURES[model.config.model_type], ["ffn"], data, "attribution", options)
 
 
 def assert_equal(left: dict[Site, Tensor], right: dict[Site, Tensor]) -> None:
@@ -112,10 +112,10 @@ def test_attribution_of_a_linear_network_equals_its_closed_form() -> None:
 @pytest.mark.parametrize("options", REDUCTIONS, ids=str)
 def test_every_reduction_equals_a_slow_loop(options: Options) -> None:
     model = TINY["llama"]()
-    made = batches("llama", examples(4, longest_candidate=2), 1)
-    ours = score(model, ARCHITECTURES["llama"], ["ffn"], made, "attribution", options)[Site("decoder", 0, "ffn")]
+    data = batches("llama", examples(4, longest_candidate=2), 1)
+    ours = score(model, ARCHITECTURES["llama"], ["ffn"], data, "attribution", options)[Site("decoder", 0, "ffn")]
     expected = torch.zeros(48, dtype=torch.float64)
-    for batch in made:
+    for batch in data:
         captured: list[Tensor] = []
         contract = model.get_submodule("model.layers.0.mlp.down_proj")
         hook = contract.register_forward_pre_hook(lambda _, args, captured=captured: captured.append(args[0]))
@@ -139,7 +139,7 @@ def test_every_reduction_equals_a_slow_loop(options: Options) -> None:
             "max": product_TN.amax(0),
             "square": product_TN.square().sum(0),
         }[options.token_reduction]
-        expected += reduced_N if options.example_reduction == "sum" else reduced_N.square() / len(made)
+        expected += reduced_N if options.example_reduction == "sum" else reduced_N.square() / len(data)
     torch.testing.assert_close(ours.double(), expected, rtol=1e-4, atol=float(expected.abs().max()) * 1e-5)
 
 
@@ -189,9 +189,9 @@ def test_scoring_leaves_the_model_unchanged() -> None:
     model = TINY["llama"]().train()
     frozen = model.get_submodule("model.layers.0")
     frozen.requires_grad_(False).eval()
-    asked = [parameter.requires_grad for parameter in model.parameters()]
+    required = [parameter.requires_grad for parameter in model.parameters()]
     score(model, ARCHITECTURES["llama"], ["ffn"], batches("llama", examples(3), 3), "attribution", Options())
-    assert asked == [parameter.requires_grad for parameter in model.parameters()]
+    assert required == [parameter.requires_grad for parameter in model.parameters()]
     assert model.training
     assert not frozen.training
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -199,25 +199,25 @@ def test_scoring_leaves_the_model_unchanged() -> None:
 
 
 def test_progress_counts_examples() -> None:
-    heard: list[int] = []
+    reported: list[int] = []
     model = TINY["llama"]()
-    made = batches("llama", examples(5, longest_candidate=2), 2)
-    score(model, ARCHITECTURES["llama"], ["ffn"], made, "attribution", Options(), heard.append)
-    assert heard == [2, 4, 5]
+    data = batches("llama", examples(5, longest_candidate=2), 2)
+    score(model, ARCHITECTURES["llama"], ["ffn"], data, "attribution", Options(), reported.append)
+    assert reported == [2, 4, 5]
 
 
 def test_progress_includes_the_work_after_the_last_example_and_can_end_it() -> None:
-    heard: list[int] = []
+    reported: list[int] = []
 
     def hear(done: int) -> None:
-        heard.append(done)
+        reported.append(done)
         if done == 9:
             raise InterruptedError
 
-    model, made = TINY["llama"](), batches("llama", examples(12), 4)
-    arguments = (model, ARCHITECTURES["llama"], ["ffn"], made, "surgeon", Options())
-    score(*arguments, heard.append)
-    assert heard == [2, 4, 6, 9, 12]  # three batches, then two layers
+    model, data = TINY["llama"](), batches("llama", examples(12), 4)
+    arguments = (model, ARCHITECTURES["llama"], ["ffn"], data, "surgeon", Options())
+    score(*arguments, reported.append)
+    assert reported == [2, 4, 6, 9, 12]  # three batches, then two layers
     with pytest.raises(InterruptedError):
         score(*arguments, hear)
-    assert heard[5:] == [2, 4, 6, 9]
+    assert reported[5:] == [2, 4, 6, 9]

@@ -168,15 +168,15 @@ def test_gisp_is_the_sum_of_weights_times_their_gradients() -> None:
 @pytest.mark.parametrize(("family", "unit"), [("llama", "heads"), ("t5", "head_dims"), ("t5", "layers")])
 def test_every_criterion_scores_every_unit_or_refuses_it(criterion: str, family: str, unit: str) -> None:
     model = TINY[family]()
-    made = batches(
+    data = batches(
         family, examples(4, longest_candidate=2), 4
     )  # candidates of two tokens, since a single decoder position attends only to itself
     architecture = ARCHITECTURES[family]
     if unit in CRITERIA[criterion].unserved:
         with pytest.raises(UnitUnavailable, match=f"{criterion} is not defined for {unit}"):
-            score(model, architecture, [unit], made, criterion, Options())
+            score(model, architecture, [unit], data, criterion, Options())
         return
-    scores = score(model, architecture, [unit], made, criterion, Options())
+    scores = score(model, architecture, [unit], data, criterion, Options())
     assert all(values.isfinite().all() and values.abs().sum() > 0 for values in scores.values())
     assert not any(parameter.grad is not None for parameter in model.parameters())
 

@@ -37,12 +37,12 @@ def random_path(ratios: tuple[float, ...], seed: int, rules: Rules) -> ScorePath
 
 
 def test_each_step_is_scored_on_the_units_that_are_left() -> None:
-    made = batches("llama", examples(6), 3)
+    data = batches("llama", examples(6), 3)
     # With signed scores a removed unit scores zero, which is more than a negative score: it must still stay removed.
     options = Options(example_reduction="sum")
 
     def measure() -> Scores:
-        return score(MODEL, LLAMA, ["ffn"], made, "attribution", options)
+        return score(MODEL, LLAMA, ["ffn"], data, "attribution", options)
 
     dense, site = measure(), NEURONS[0].site
     path = follow(MODEL, LLAMA, schedule(0.75, 3), measure, lambda s, r: select(s, NEURONS, r, 4))
@@ -62,24 +62,24 @@ def test_one_step_equals_a_selection_without_steps() -> None:
 
 @given(
     ratios=st.lists(st.floats(0.01, 0.9), min_size=1, max_size=6, unique=True).map(sorted),
-    asked=st.floats(0.001, 0.95),
+    target=st.floats(0.001, 0.95),
 )
-def test_scores_at_a_ratio_are_those_of_the_last_step_before_it(ratios: list[float], asked: float) -> None:
+def test_scores_at_a_ratio_are_those_of_the_last_step_before_it(ratios: list[float], target: float) -> None:
     taken: tuple[Scores, ...] = tuple({Site("decoder", 0, "ffn"): torch.tensor([ratio])} for ratio in (0, *ratios))
-    [score_U] = ScorePath((0.0, *ratios), taken).at(asked).values()
-    assert score_U.item() == torch.tensor(max(ratio for ratio in (0, *ratios) if ratio < asked)).item()
+    [score_U] = ScorePath((0.0, *ratios), taken).at(target).values()
+    assert score_U.item() == torch.tensor(max(ratio for ratio in (0, *ratios) if ratio < target)).item()
 
 
 @given(
     steps=st.integers(1, 4),
     seed=st.integers(0, 2**20),
-    asked=st.lists(st.floats(0.01, 0.7), min_size=2, max_size=5, unique=True).map(sorted),
+    target=st.lists(st.floats(0.01, 0.7), min_size=2, max_size=5, unique=True).map(sorted),
     rules=st.sampled_from(NESTED),
 )
-def test_higher_ratio_of_a_path_keeps_a_subset(steps: int, seed: int, asked: list[float], rules: Rules) -> None:
+def test_higher_ratio_of_a_path_keeps_a_subset(steps: int, seed: int, target: list[float], rules: Rules) -> None:
     path = random_path(schedule(0.7, steps), seed, rules)
     kept = []
-    for ratio in asked:
+    for ratio in target:
         try:
             kept.append(select(path.at(ratio), GROUPS, ratio, 4, rules))
         except WidthUnreachable:
@@ -88,11 +88,11 @@ def test_higher_ratio_of_a_path_keeps_a_subset(steps: int, seed: int, asked: lis
         assert all(set(higher[site].tolist()) <= set(lower[site].tolist()) for site in lower)
 
 
-@given(steps=st.integers(2, 4), seed=st.integers(0, 2**20), asked=st.floats(0.2, 0.7))
-def test_units_removed_by_earlier_steps_stay_removed(steps: int, seed: int, asked: float) -> None:
+@given(steps=st.integers(2, 4), seed=st.integers(0, 2**20), target=st.floats(0.2, 0.7))
+def test_units_removed_by_earlier_steps_stay_removed(steps: int, seed: int, target: float) -> None:
     path = random_path(schedule(0.7, steps), seed, EQUAL_UNDER_ONE_THRESHOLD)
-    scores = path.at(asked)
-    kept = select(scores, GROUPS, asked, 4, EQUAL_UNDER_ONE_THRESHOLD)
+    scores = path.at(target)
+    kept = select(scores, GROUPS, target, 4, EQUAL_UNDER_ONE_THRESHOLD)
     assert all(scores[site][kept_K].isfinite().all() for site, kept_K in kept.items())
 
 

@@ -21,17 +21,17 @@ def scaled(scores: dict[Site, Tensor], factor: float) -> dict[Site, Tensor]:
 
 @pytest.mark.parametrize("rule", ["sum", "max"])
 def test_united_scores_do_not_depend_on_the_scale_of_a_task(rule: str) -> None:
-    mine, theirs = drawn(1), drawn(2)
-    together, loud = united([mine, theirs], rule), united([scaled(mine, 1000), theirs], rule)
+    first, second = drawn(1), drawn(2)
+    together, rescaled = united([first, second], rule), united([scaled(first, 1000), second], rule)
     for site in SITES:
-        torch.testing.assert_close(together[site], loud[site])
+        torch.testing.assert_close(together[site], rescaled[site])
 
 
 def test_rules_are_the_sum_and_the_maximum() -> None:
-    mine, theirs = normalised(drawn(1)), normalised(drawn(2))
+    first, second = normalised(drawn(1)), normalised(drawn(2))
     for site in SITES:
-        torch.testing.assert_close(united([drawn(1), drawn(2)], "sum")[site], mine[site] + theirs[site])
-        torch.testing.assert_close(united([drawn(1), drawn(2)], "max")[site], torch.maximum(mine[site], theirs[site]))
+        torch.testing.assert_close(united([drawn(1), drawn(2)], "sum")[site], first[site] + second[site])
+        torch.testing.assert_close(united([drawn(1), drawn(2)], "max")[site], torch.maximum(first[site], second[site]))
 
 
 def test_normalisation_keeps_proportions_between_groups() -> None:

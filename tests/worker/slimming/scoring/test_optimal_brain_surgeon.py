@@ -31,13 +31,13 @@ def loss(weight_OC: Tensor, spread_CC: Tensor, effect_OO: Tensor, kept_K: Tensor
 @pytest.mark.parametrize("size", [1, 4])
 def test_costs_add_up_to_the_loss_of_the_best_fit(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimal_brain_surgeon, "BLOCK", 1)
-    monkeypatch.setattr(optimal_brain_surgeon, "_risen", lambda cost_U: cost_U)
+    monkeypatch.setattr(optimal_brain_surgeon, "_rising", lambda cost_U: cost_U)
     weight_OC, spread_CC, effect_OO = problem(0)
     cost_U = costs(weight_OC, spread_CC, effect_OO, size)
     order_U, lost = _order(weight_OC, spread_CC, effect_OO, size), 0.0
-    for gone in range(1, len(order_U)):
-        lost += float(cost_U[order_U[gone - 1]])
-        kept_U = order_U[gone:].sort().values
+    for num_removed in range(1, len(order_U)):
+        lost += float(cost_U[order_U[num_removed - 1]])
+        kept_U = order_U[num_removed:].sort().values
         kept_K = (kept_U.unsqueeze(1) * size + torch.arange(size)).flatten()
         torch.testing.assert_close(
             torch.tensor(lost).double(), loss(weight_OC, spread_CC, effect_OO, kept_K), rtol=1e-4, atol=1e-6

@@ -24,9 +24,9 @@ def collected(
 ) -> dict[str, Moments]:
     model = TINY[family]()
     groups = locate(model, ARCHITECTURES[model.config.model_type], ["ffn"])
-    made = batches(family, examples(8, longest_candidate=2), size, extra_padding=extra_padding)
+    data = batches(family, examples(8, longest_candidate=2), size, extra_padding=extra_padding)
     with prepared(model):
-        return collect(model, groups, made, objective, effects=objective is not None)
+        return collect(model, groups, data, objective, effects=objective is not None)
 
 
 def test_token_weights_average_one_and_are_half_without_a_gradient() -> None:
@@ -41,15 +41,15 @@ def test_token_weights_average_one_and_are_half_without_a_gradient() -> None:
 
 @pytest.mark.parametrize("family", ["llama", "t5"])
 def test_scoring_returns_the_moments_that_a_repair_needs(family: str) -> None:
-    model, made, architecture = TINY[family](), batches(family, examples(8), 4), ARCHITECTURES[family]
-    units, handed = ["ffn", "heads"], dict[str, Moments]()
-    score(model, architecture, units, made, "surgeon", Options(), on_moments=handed.update)
+    model, data, architecture = TINY[family](), batches(family, examples(8), 4), ARCHITECTURES[family]
+    units, returned = ["ffn", "heads"], dict[str, Moments]()
+    score(model, architecture, units, data, "surgeon", Options(), on_moments=returned.update)
     whole = {group.site: torch.arange(group.count) for group in locate(model, architecture, units)}
-    taken = measure_moments(RepairInput(model, architecture, whole, Rows(made, "margin")), "least_squares")
+    taken = measure_moments(RepairInput(model, architecture, whole, Rows(data, "margin")), "least_squares")
     assert taken is not None
-    assert handed.keys() == taken.keys()
+    assert returned.keys() == taken.keys()
     for path, expected in taken.items():
-        found = handed[path]
+        found = returned[path]
         assert (found.centred, found.num_tokens, found.effect_OO) == (expected.centred, expected.num_tokens, None)
         assert torch.equal(found.spread_CC, expected.spread_CC)
         assert all(map(torch.equal, found.weights_N, expected.weights_N))
@@ -57,7 +57,7 @@ def test_scoring_returns_the_moments_that_a_repair_needs(family: str) -> None:
 
 def test_scoring_in_portions_returns_no_moments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(second_moments, "GRAM_BYTES", 1)
-    handed = list[object]()
+    returned = list[object]()
     score(
         TINY["llama"](),
         ARCHITECTURES["llama"],
@@ -65,9 +65,9 @@ def test_scoring_in_portions_returns_no_moments(monkeypatch: pytest.MonkeyPatch)
         batches("llama", examples(4), 4),
         "surgeon",
         Options(),
-        on_moments=handed.append,
+        on_moments=returned.append,
     )
-    assert handed == []
+    assert returned == []
 
 
 def test_moments_equal_their_closed_forms() -> None:
@@ -105,15 +105,15 @@ def test_moments_depend_on_the_rows_alone(family: str, objective: str | None) ->
 
 def test_scores_do_not_depend_on_the_number_of_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     def scores() -> tuple[list[Tensor], list[int]]:
-        heard: list[int] = []
-        made = batches("llama", examples(6), 4)
+        reported: list[int] = []
+        data = batches("llama", examples(6), 4)
         model = TINY["llama"]()
-        found = score(model, ARCHITECTURES["llama"], ["ffn", "heads"], made, "surgeon", Options(), heard.append)
-        return list(found.values()), heard
+        found = score(model, ARCHITECTURES["llama"], ["ffn", "heads"], data, "surgeon", Options(), reported.append)
+        return list(found.values()), reported
 
     together, _ = scores()
     monkeypatch.setattr(second_moments, "GRAM_BYTES", 1)
-    apart, heard = scores()
+    apart, reported = scores()
     assert all(torch.equal(one, other) for one, other in zip(together, apart, strict=True))
-    assert heard == sorted(heard)
-    assert heard[-1] == 6
+    assert reported == sorted(reported)
+    assert reported[-1] == 6
