@@ -1,41 +1,40 @@
-"""Every error that a user can meet, in one tree.
+"""The errors that users see, in one tree.
 
 TaskslimError                     status  code
-├── InvalidRequest                422     invalid_request          the request contradicts itself or the contract
+├── InvalidRequest                422     invalid_request          the request is not valid
 │   ├── UnknownPreset             422     unknown_preset
 │   ├── InvalidTemplate           422     invalid_template         no template, or a field that it needs is missing
-│   ├── InvalidLabels             422     invalid_labels           labels that cannot be told apart, or none
+│   ├── InvalidLabels             422     invalid_labels           no labels, or labels with the same word
 │   ├── NotComparable             422     not_comparable           scores of different models or units
 │   ├── UnusableAnswers           422     unusable_answers         the model's own answers cannot stand for labels
-│   ├── UnsupportedUnit           422     unsupported_unit         the family or criterion cannot serve it
-│   ├── IdempotencyKeyReused      422     idempotency_key_reused   the key came before with another request
+│   ├── UnsupportedUnit           422     unsupported_unit         the family or criterion has no such unit
+│   ├── IdempotencyKeyReused      422     idempotency_key_reused   the key was sent before with another request
 │   └── UnsafeUrl                 422     unsafe_url               a webhook URL that the service must not call
 ├── InvalidData                   422     invalid_data             rows that cannot be read or used, with the line
-│   └── UnknownLabel              422     unknown_label            a row's label that the task does not name
+│   └── UnknownLabel              422     unknown_label            a row has a label that the task does not have
 ├── InvalidModel                  422     invalid_model            missing, pickle-only, `auto_map`, damaged
 │   └── UnsupportedFamily         422     unsupported_family       `model_type` is not in the table
-├── TargetUnreachable             422     target_unreachable       a width would be zero; the target cannot be met
-├── Unauthorized                  401     unauthorized             no API key, or one that is not valid (any more)
+├── TargetUnreachable             422     target_unreachable       no model meets the target, or a width would be zero
+├── Unauthorized                  401     unauthorized             no API key, or an invalid, revoked or expired one
 ├── Forbidden                     403     forbidden                the key lacks the scope; the link is bad or expired
 │   └── ForbiddenPath             403     forbidden_path           outside the roots that the deployment allows
 ├── NotFound                      404     not_found
 ├── Conflict                      409     conflict                 the job's status does not allow it
-│   ├── IdempotencyKeyInUse       409     idempotency_key_in_use   the first request with the key is still in work
-│   └── UnreadableRecord          409     unreadable_record        what is kept of a job: damaged, or of another version
+│   ├── IdempotencyKeyInUse       409     idempotency_key_in_use   the first request with the key has not ended
+│   └── UnreadableRecord          409     unreadable_record        the stored job is damaged or of another version
 ├── BodyTooLarge                  413     body_too_large
-├── RangeNotSatisfiable           416     range_not_satisfiable    the range begins behind the end of the file
+├── RangeNotSatisfiable           416     range_not_satisfiable    the range begins after the end of the file
 ├── LimitExceeded                 429     limit_exceeded           the tenant's jobs or bytes
-│   └── TooManyRequests           429     too_many_requests        the tenant's requests in the present window
-├── VerificationFailed            500     verification_failed      the checkpoint does not equal the model in memory
+│   └── TooManyRequests           429     too_many_requests        the tenant's requests in the current window
+├── VerificationFailed            500     verification_failed      the checkpoint differs from the model in memory
 ├── StorageUnavailable            503     storage_unavailable
 ├── QueueUnavailable              503     queue_unavailable
 ├── DeadlineExceeded              504     deadline_exceeded
 ├── ScratchFull                   507     scratch_full             the worker's disk has no room for the job
 └── WorkerLost                    500     worker_lost              the worker died on every attempt
 
-The same class serves both doors: the HTTP handler renders it as a problem document (RFC 9457), the worker stores
-`code`, `message` and `param` in the job's record. Anything else that is raised is a bug: it reaches the user as
-`internal_error`, and the log with its traceback.
+The API answers with the error as a problem document (RFC 9457). The worker stores its `code`, `message` and `param` in
+the record of the job. Any other exception is a bug: users see `internal_error`, and the log has the traceback.
 """
 
 from collections.abc import Iterator, Sequence
@@ -47,8 +46,11 @@ if TYPE_CHECKING:
 
 
 class TaskslimError(Exception):
-    """The root. `param` is the field of the request that is to be changed, as a dotted path; `retry_after_seconds`
-    becomes the Retry-After header."""
+    """The root of all errors.
+
+    `param` is the field of the request to change, as a dotted path; `retry_after_seconds` becomes the Retry-After
+    header.
+    """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
@@ -63,7 +65,7 @@ class TaskslimError(Exception):
 
 @contextmanager
 def blaming_task(place: str) -> Iterator[None]:
-    """Errors within that blame `task` or a field of it blame the task at `place`, such as `observe.1`, instead."""
+    """Replace `task` by `place`, such as `observe.1`, in the `param` of errors raised within the context."""
     try:
         yield
     except TaskslimError as error:
@@ -125,7 +127,7 @@ class UnsupportedFamily(InvalidModel):
 
 
 class TargetUnreachable(TaskslimError):
-    """`curve` has what was measured before that was clear."""
+    """`curve` has the models that were measured before the error."""
 
     status, code, title = 422, "target_unreachable", "Target unreachable"
 
@@ -159,7 +161,7 @@ class IdempotencyKeyInUse(Conflict):
 
 
 class UnreadableRecord(Conflict):
-    """What stands in Redis is not a record of this version: damaged, or written by another one."""
+    """The stored job is damaged or was written by another version."""
 
     code, title = "unreadable_record", "Unreadable record"
 

@@ -1,4 +1,4 @@
-"""The job as the API returns it, its attempts and its events."""
+"""A job as the API returns it, its attempts and its events."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -12,6 +12,8 @@ from service.contract.result import CurvePoint, Result
 
 
 class JobStatus(StrEnum):
+    """The status of a job; the last three are final."""
+
     queued = "queued"
     running = "running"
     cancelling = "cancelling"
@@ -21,6 +23,7 @@ class JobStatus(StrEnum):
 
     @property
     def is_terminal(self) -> bool:
+        """Whether the job has ended."""
         return self in (JobStatus.succeeded, JobStatus.failed, JobStatus.cancelled)
 
 
@@ -31,49 +34,57 @@ class Stage(StrEnum):
     load = "load"
     evaluate_dense = "evaluate_dense"
     attribute = "attribute"
-    search = "search"  # for targets that have to be measured, in place of the next three
+    search = "search"  # in place of the next three, for targets that have to be measured
     select = "select"
-    repair = "repair"  # of the whole model: what is fitted needs the units that go
+    repair = "repair"  # of the dense model: a refit needs the activations of the removed units
     slice = "slice"
     evaluate_slim = "evaluate_slim"
-    controls = "controls"  # where they are asked for
+    controls = "controls"  # where `method.controls` asks for them
     verify = "verify"
     upload = "upload"
 
 
 class Progress(Schema):
-    fraction: float = Field(ge=0, le=1, description="of the whole job; never falls within an attempt")
-    done: int | None = None
-    total: int | None = None
-    unit: str | None = Field(default=None, description="what `done` and `total` count in the present stage")
-    eta_seconds: float | None = Field(default=None, ge=0, description="null until there is something to judge by")
+    """How far a job is."""
+
+    fraction: float = Field(ge=0, le=1, description="share of the whole job; never decreases within an attempt")
+    done: int | None = Field(default=None, description="items of the current stage that are done")
+    total: int | None = Field(default=None, description="items of the current stage")
+    unit: str | None = Field(default=None, description="what `done` and `total` count")
+    eta_seconds: float | None = Field(default=None, ge=0, description="estimated time to the end; null: not known yet")
 
 
 class JobError(Schema):
-    code: str
-    message: str
-    param: str | None = None
-    curve: list[CurvePoint] = Field(default=[], description="what was measured, where a target was not reached")
+    """Why a job failed."""
+
+    code: str = Field(description="stable, for programs; the same codes as in problem documents")
+    message: str = Field(description="what is wrong and what to send instead")
+    param: str | None = Field(default=None, description="field of the request to change, as a dotted path")
+    curve: list[CurvePoint] = Field(default=[], description="the models that were measured where no target was reached")
 
 
 class AttemptOutcome(StrEnum):
+    """How an attempt ended."""
+
     succeeded = "succeeded"
     failed = "failed"
     cancelled = "cancelled"
-    lost = "lost"  # its worker fell silent
-    handed_back = "handed_back"  # its worker was told to stop
+    lost = "lost"  # its worker stopped renewing the lease
+    handed_back = "handed_back"  # its worker was shut down; another attempt follows
 
 
 class JobAttempt(Schema):
-    """One attempt of a job; the last one may still be running."""
+    """One attempt of a job. The last one may still be running."""
 
-    number: int
+    number: int = Field(description="1 for the first attempt")
     started_at: datetime
     finished_at: datetime | None = None
     outcome: AttemptOutcome | None = None
 
 
 class Links(Schema):
+    """URLs of a job and of what belongs to it."""
+
     self: str
     events: str
     deliveries: str
@@ -83,18 +94,20 @@ class Links(Schema):
 
 
 class Job(Schema):
+    """A job: its request, its state, and its result or error once it has ended."""
+
     id: str
     object: Literal["job"] = "job"
     status: JobStatus
     stage: Stage | None = None
     progress: Progress
-    attempt: int = Field(description="0 until a worker has taken the job")
-    attempts: list[JobAttempt] = Field(default=[], description="every attempt so far, the first one first")
+    attempt: int = Field(description="number of the current attempt; 0 until a worker has started the job")
+    attempts: list[JobAttempt] = Field(default=[], description="all attempts so far, oldest first")
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
-    expires_at: datetime | None = Field(default=None, description="when the finished job will be deleted")
-    request: JobRequest
+    expires_at: datetime | None = Field(default=None, description="when the ended job will be deleted")
+    request: JobRequest = Field(description="the request with its defaults; inline rows are a dataset:// URI")
     tags: Tags
     result: Result | None = None
     error: JobError | None = None
@@ -102,9 +115,9 @@ class Job(Schema):
 
 
 class Event(Schema):
-    """One line of a job's history. `id` is what `Last-Event-ID` takes."""
+    """A change of a job, in the order in which changes happened."""
 
-    id: str
+    id: str = Field(description="position in the history, for `after` and `Last-Event-ID`")
     type: Literal["status", "stage", "progress", "log"]
     at: datetime
     attempt: int
@@ -112,12 +125,16 @@ class Event(Schema):
 
 
 class JobPage(Schema):
+    """A page of jobs, newest first."""
+
     data: list[Job]
     next_cursor: str | None
     has_more: bool
 
 
 class EventPage(Schema):
+    """A page of a job's events, oldest first."""
+
     data: list[Event]
     next_cursor: str | None
     has_more: bool

@@ -1,7 +1,7 @@
-"""Built-in tasks, as data, and the one function that fills in what a request leaves out.
+"""The presets, which are built-in tasks, and the function that completes a task with its preset.
 
-The templates and label words are a contract: adapters are trained on exactly these strings. Rows carry `text`, pair
-tasks also `text_b`, and `label`.
+Templates and label words must not change: adapters are trained on exactly these strings. Rows have the columns `text`
+and `label`; rows of tasks on pairs also have `text_b`.
 """
 
 from functools import lru_cache
@@ -27,7 +27,7 @@ def _preset(name: str, max_words: int, template: str, **labels: str) -> Preset:
 
 
 def _same(*words: str) -> dict[str, str]:
-    """Labels whose answer word is the label itself."""
+    """Labels that are their own answer words."""
     return {word: word for word in words}
 
 
@@ -106,9 +106,10 @@ PRESETS: dict[str, Preset] = {
 
 
 def resolve(task: AnyTask) -> AnyTask:
-    """The task with its preset's fields under its own, and checked; what depends on the model's family stays open.
+    """The task completed with the fields of its preset, and checked.
 
-    Raises UnknownPreset, InvalidTemplate or InvalidLabels. The preset's name stays, for the report.
+    Fields that depend on the model's family stay null. The name of the preset stays, for the report. Raises
+    UnknownPreset, InvalidTemplate or InvalidLabels.
     """
     fields: dict[str, object] = {"kind": TaskKind.classification}
     if task.preset is not None:
@@ -122,9 +123,9 @@ def resolve(task: AnyTask) -> AnyTask:
 
 
 def needs_answers(task: TaskWording, param: str, has_some: bool) -> bool:
-    """Whether every row of the source that the request names at `param` must have its right answer.
+    """Whether every row of the source at `param` of the request must have its right answer.
 
-    Without supervision calibration rows need none, and evaluation rows all have one or none of them.
+    With `supervision: none` calibration rows need none, and evaluation rows need one if some have one (`has_some`).
     """
     if not isinstance(task, Task) or task.supervision is Supervision.labels:
         return True
@@ -133,15 +134,17 @@ def needs_answers(task: TaskWording, param: str, has_some: bool) -> bool:
 
 @lru_cache(maxsize=256)
 def template_fields(template: str) -> frozenset[str]:
-    """The columns that a template names. Raises InvalidTemplate for anything but plain `{column}` fields."""
+    """The columns of a template. Raises InvalidTemplate unless all fields have the form `{column}`."""
     try:
         parsed = [part for part in Formatter().parse(template) if part[1] is not None]
     except ValueError as error:
-        raise InvalidTemplate(f"the template cannot be read: {error}", param="task.template") from error
+        raise InvalidTemplate(
+            f"the template has wrong braces: {error}; write {{{{ and }}}} for literal braces", param="task.template"
+        ) from error
     for _, name, form, conversion in parsed:
         if form or conversion or not (name or "").isidentifier():
             raise InvalidTemplate(
-                f"the template's field {{{name}}} is not a plain column name such as {{text}}; "
+                f"the template's field {{{name}}} is not a column name such as {{text}}; "
                 "write {{ and }} for literal braces",
                 param="task.template",
             )
@@ -150,7 +153,9 @@ def template_fields(template: str) -> frozenset[str]:
 
 def _find(name: str) -> Preset:
     if name not in PRESETS:
-        raise UnknownPreset(f"no preset {name!r}; there are {', '.join(sorted(PRESETS))}", param="task.preset")
+        raise UnknownPreset(
+            f"there is no preset {name!r}; give one of {', '.join(sorted(PRESETS))}", param="task.preset"
+        )
     return PRESETS[name]
 
 
@@ -159,23 +164,33 @@ def _check_template(task: TaskWording) -> None:
         raise InvalidTemplate("give `preset`, or `template` with a {column} field", param="task.template")
     columns = template_fields(task.template)
     if not columns:
-        raise InvalidTemplate("the template names no column, such as {text}", param="task.template")
+        raise InvalidTemplate("the template has no column: give at least one, such as {text}", param="task.template")
     answer = ANSWER_COLUMNS[task.kind or TaskKind.classification]
     if answer in columns:
-        raise InvalidTemplate(f"the template holds the answer, {{{answer}}}", param="task.template")
+        raise InvalidTemplate(
+            f"the template contains the answer: remove the column {{{answer}}}", param="task.template"
+        )
 
 
 def _check_labels(task: TaskWording) -> None:
     if task.kind is TaskKind.generation:
         if task.labels is not None:
-            raise InvalidLabels("a generation task has no labels; its rows carry `target`", param="task.labels")
+            raise InvalidLabels(
+                "a generation task has no labels: leave `labels` out; its rows have the column `target`",
+                param="task.labels",
+            )
         return
     if task.labels is None:
-        raise InvalidLabels("a classification task needs `labels`: label in the rows -> word", param="task.labels")
+        raise InvalidLabels(
+            "a classification task needs `labels`: label in the rows -> answer word", param="task.labels"
+        )
     label_of: dict[str, str] = {}
     for label, word in task.labels.items():
         if not word.strip():
-            raise InvalidLabels(f"label {label!r} has an empty word", param="task.labels")
+            raise InvalidLabels(f"the label {label!r} has an empty answer word: give one", param="task.labels")
         other = label_of.setdefault(word.strip(), label)
         if other != label:
-            raise InvalidLabels(f"labels {other!r} and {label!r} have the same word {word!r}", param="task.labels")
+            raise InvalidLabels(
+                f"the labels {other!r} and {label!r} have the same answer word {word!r}: give different words",
+                param="task.labels",
+            )

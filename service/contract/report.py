@@ -1,4 +1,4 @@
-"""The report of a finished job."""
+"""The report of a succeeded job."""
 
 from typing import Any
 
@@ -12,53 +12,60 @@ from service.contract.result import DenseSlim, Result, Widths
 
 
 class StageTiming(Schema):
+    """How long a stage took."""
+
     stage: Stage
     seconds: float
 
 
 class Throughput(Schema):
-    """Examples a second in forward passes of one size, on the worker's device."""
+    """Examples per second in forward passes of one size, on the worker's device."""
 
-    batch: int
-    tokens: int
+    batch: int = Field(description="rows of a pass")
+    tokens: int = Field(description="tokens of each row")
     dense: float
     slim: float
-    dense_ms: float | None = Field(default=None, description="milliseconds of one pass")
-    slim_ms: float | None = None
+    dense_ms: float | None = Field(default=None, description="milliseconds of one pass of the dense model")
+    slim_ms: float | None = Field(default=None, description="milliseconds of one pass of the slim model")
     peak_memory_bytes: DenseSlim | None = Field(
         default=None,
-        description="the most that one pass holds at once: the weights, activations and the key-value cache. On a GPU "
-        "by the allocator's count (`torch.cuda.max_memory_allocated`); on a CPU the bytes of all tensors that are "
-        "alive at once, in a pass that is not timed. A process takes more, by its interpreter and libraries",
+        description="peak memory of one pass: weights, activations and key-value cache. On a GPU as the allocator "
+        "counts it (`torch.cuda.max_memory_allocated`); on a CPU the bytes of all tensors that are alive at the same "
+        "time, in a pass that is not timed. The process needs more, for its interpreter and libraries",
     )
 
 
 class Runtime(Schema):
-    """Whether a runtime loads what was made, or would be, and what its widths allow there."""
+    """Whether a runtime loads the checkpoint, and which features its widths allow there."""
 
     name: str
     loads: bool
-    reason: str | None = Field(default=None, description="why it does not load it, or what its widths rule out")
-    quantisations: list[str] = []
-    tensor_parallel: list[int] = Field(default=[], description="numbers of devices that the widths can be split over")
+    reason: str | None = Field(
+        default=None, description="why it does not load the checkpoint, or which features the widths exclude"
+    )
+    quantisations: list[str] = Field(default=[], description="quantisations that the widths allow")
+    tensor_parallel: list[int] = Field(
+        default=[], description="numbers of devices that the widths can be divided among"
+    )
 
 
 class LayerWidth(Schema):
-    """What one layer keeps."""
+    """How many units one layer keeps."""
 
     stack: Name
     layer: int
     unit: Unit
-    part: Name = Field(description="which of the layer's groups of that unit, such as cross_heads; `ffn` has one")
+    part: Name = Field(description="group of units within the layer, such as cross_heads")
     dense: int
     slim: int
     score_kept: float | None = Field(
-        default=None, description="share of the layer's scores that the kept units hold; null where scores are negative"
+        default=None,
+        description="share of the sum of the layer's scores that the kept units have; null where scores are negative",
     )
 
 
 class Confusion(Schema):
-    """Evaluation rows by right label (row of the matrix) and the model's answer (column)."""
+    """Confusion matrices: evaluation rows by right label (row of the matrix) and answer of the model (column)."""
 
     labels: list[str]
     dense: list[list[int]]
@@ -66,69 +73,76 @@ class Confusion(Schema):
 
 
 class ChangedAnswer(Schema):
-    """An evaluation row that the slim model answers otherwise than the dense one."""
+    """An evaluation row that the two models answer differently."""
 
-    task: str | None = Field(default=None, description="which one of a union")
-    line: int = Field(description="in the file of rows")
-    fields: dict[str, str] = Field(description="the template's columns, long ones shortened")
+    task: str | None = Field(default=None, description="title of the task, where the model is slimmed for several")
+    line: int = Field(description="line in the file of rows")
+    fields: dict[str, str] = Field(description="columns of the template -> value, cut where it is long")
     right: str
     dense: str
     slim: str
 
 
 class ReportWarning(Schema):
-    """What a reader must not overlook; `code` is stable."""
+    """A limitation of the result; `code` is stable."""
 
     code: str
     message: str
 
 
 class OwnAnswers(Schema):
-    """The dense model's own answers to the calibration rows, in place of labels."""
+    """The dense model's answers to the calibration rows, used as labels."""
 
-    given: dict[str, int] = Field(description="label -> rows that it was the answer to; empty for generation")
-    left_out: int = Field(description="rows whose answer is less likely than `task.confidence`")
+    given: dict[str, int] = Field(description="label -> number of rows with that answer; empty for generation")
+    left_out: int = Field(description="number of rows whose answer has a lower probability than `task.confidence`")
 
 
 class Ancestor(Schema):
-    """A job whose slim model came before."""
+    """An earlier job, whose slim model this job or a later ancestor has slimmed again."""
 
     job_id: str
-    model: str = Field(description="the URI of the model that it slimmed")
-    revision: str | None = Field(default=None, description="of that model, as the job named it")
-    adapter_uri: str | None = Field(default=None, description="the adapter that the job merged into it")
-    task: str | None = Field(default=None, description="its name or preset")
-    ratio: float = Field(description="share of its chosen units' parameters that it removed")
+    model: str = Field(description="URI of the model that it slimmed")
+    revision: str | None = Field(default=None, description="revision of that model, as requested")
+    adapter_uri: str | None = Field(default=None, description="adapter that it merged into the model")
+    task: str | None = Field(default=None, description="title of its task")
+    ratio: float = Field(description="share of the chosen units' parameters that it removed")
     parameters: DenseSlim
     widths: list[Widths]
 
 
 class Report(Schema):
-    """Everything that a reader needs in order to trust the result, or to do it again."""
+    """What is needed to judge the result of a job and to reproduce it."""
 
     job_id: str
     attempt: int
     request: JobRequest
-    task: dict[str, Any] = Field(description="the task as it was run, preset and defaults filled in")
-    tasks: dict[str, dict[str, Any]] = Field(default={}, description="the same of every task of a union, by name")
+    task: dict[str, Any] = Field(description="the task with the fields of its preset and its defaults")
+    tasks: dict[str, dict[str, Any]] = Field(
+        default={}, description="with several tasks: title -> the task in the same form"
+    )
     family: str
     result: Result
-    options: dict[str, Any] = Field(description="the criterion's options that were in force")
-    calibration_examples: int = Field(description="of all tasks")
-    own_answers: OwnAnswers | None = Field(default=None, description="null where the rows' labels were used")
-    shortened_prompts: int = Field(description="prompts that lost words because the model allows no more tokens")
+    options: dict[str, Any] = Field(description="options of the criterion that were used")
+    calibration_examples: int = Field(description="number of calibration rows of all tasks")
+    own_answers: OwnAnswers | None = Field(default=None, description="null where the labels of the rows were used")
+    shortened_prompts: int = Field(description="number of prompts that were cut to the model's maximum length")
     timings: list[StageTiming]
-    versions: dict[str, str]
-    digests: dict[str, str] = Field(description="sha256 of the model's files, the rows and the template")
-    lineage: list[Ancestor] = Field(default=[], description="jobs that slimmed the model before, the first one first")
-    snippet: str = Field(description="Python that loads the slim model and, where a few lines can, asks it the task")
+    versions: dict[str, str] = Field(description="package -> version that ran the job")
+    digests: dict[str, str] = Field(description="SHA-256 of the model's files, the rows and the template")
+    lineage: list[Ancestor] = Field(default=[], description="earlier jobs that slimmed the model, oldest first")
+    snippet: str = Field(
+        description="Python code that loads the slim model and, where that takes a few lines, runs the task"
+    )
     warnings: list[ReportWarning] = []
-    runtimes: list[Runtime] = Field(default=[], description="which of them load the checkpoint, by their own lists")
+    runtimes: list[Runtime] = Field(
+        default=[], description="which runtimes load the checkpoint, by their lists of architectures"
+    )
     throughput: list[Throughput] = []
     peak_memory_bytes: DenseSlim | None = Field(
-        default=None, description="of the pass with the largest batch, see `throughput`; null in older reports of a CPU"
+        default=None,
+        description="peak memory of the pass with the largest batch, see `throughput`; null in older reports of a CPU",
     )
     layers: list[LayerWidth] = []
     confusion: Confusion | None = Field(default=None, description="null for a generation task")
-    num_changed: int = Field(default=0, description="evaluation rows whose answer changed")
-    changed: list[ChangedAnswer] = Field(default=[], description="the first of them")
+    num_changed: int = Field(default=0, description="number of evaluation rows that the two models answer differently")
+    changed: list[ChangedAnswer] = Field(default=[], description="the first of those rows")

@@ -1,4 +1,4 @@
-"""Data sets, score sets, artifacts and webhooks as the API returns them."""
+"""Artifacts, data sets, score sets, overlaps and webhook deliveries as the API returns them."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -14,14 +14,16 @@ from service.contract.task import ModelSource
 
 
 class Artifact(Schema):
-    name: str = Field(description="a path such as model/config.json")
-    size: int
+    """A file of a succeeded job."""
+
+    name: str = Field(description="path such as model/config.json")
+    size: int = Field(description="bytes")
     sha256: str
-    url: str
+    url: str = Field(description="where the file is downloaded")
 
 
 class StoredFile(Schema):
-    """A file of an attempt; `name` is its path under the attempt's prefix."""
+    """A file in the object store; `name` is its path under the prefix of the attempt."""
 
     name: str
     size: int
@@ -29,7 +31,10 @@ class StoredFile(Schema):
 
 
 class Manifest(Schema):
-    """What the winning attempt left. Written last and only if absent: it is the point of commit."""
+    """The files of the attempt that succeeded.
+
+    The manifest is written last and only if there is none, so that exactly one attempt can commit its files.
+    """
 
     job_id: str
     attempt: int
@@ -37,48 +42,52 @@ class Manifest(Schema):
 
 
 class Dataset(Schema):
-    """Uploaded rows; a task names them by `uri`."""
+    """Uploaded rows. A task refers to them by `uri`."""
 
     id: str
     object: Literal["dataset"] = "dataset"
     uri: str = Field(description="dataset://<id>")
-    name: str | None = None
+    name: str | None = Field(default=None, description="as given at the upload")
     rows: int
     columns: list[str]
-    size: int = Field(description="bytes as stored, JSON Lines")
-    sha256: str = Field(description="of the stored bytes")
+    size: int = Field(description="bytes of the stored JSON Lines file")
+    sha256: str = Field(description="of the stored file")
     created_at: datetime
     expires_at: datetime
 
 
 class DatasetPage(Schema):
+    """A page of data sets, newest first."""
+
     data: list[Dataset]
     next_cursor: str | None
     has_more: bool
 
 
 class ScoreKind(StrEnum):
-    """What the scores of a set are about."""
+    """What a score set holds."""
 
-    units = "units"  # how important each unit is, along the path of the steps
+    units = "units"  # the importance of each unit, at each step
     rows = "rows"  # the dense model's log-probability of every answer to every evaluation row
 
 
 class MeasuredScores(Schema):
-    """What a job measured and later jobs need not measure again, and everything that it depends on."""
+    """Scores that a job has computed, with everything that they depend on. Later jobs use them again."""
 
-    digest: str = Field(description="of all that the scores depend on; the set's name")
+    digest: str = Field(description="of everything that the scores depend on; identifies the set")
     object: Literal["score_set"] = "score_set"
     kind: ScoreKind
-    job_id: str = Field(description="the job that measured them")
+    job_id: str = Field(description="job that computed them")
     model: ModelSource
     family: str
-    task: dict[str, Any] = Field(description="the wording, preset and defaults filled in")
-    method: Method | None = Field(default=None, description="null for the scores of rows")
-    ratios: list[float] = Field(default=[], description="share that was removed when the scores of a step were taken")
-    rows: int = Field(description="that they were measured on")
-    digests: dict[str, str] = Field(description="sha256 of the model's files, the adapter's and the rows")
-    versions: dict[str, str]
+    task: dict[str, Any] = Field(description="the task with the fields of its preset and its defaults")
+    method: Method | None = Field(default=None, description="null for scores of the kind `rows`")
+    ratios: list[float] = Field(
+        default=[], description="for each step: share that was removed before its scores were computed"
+    )
+    rows: int = Field(description="rows that they were computed on")
+    digests: dict[str, str] = Field(description="SHA-256 of the files of the model, of the adapter and of the rows")
+    versions: dict[str, str] = Field(description="package -> version that computed them")
     device: str
     size: int = Field(description="bytes of the safetensors file")
     sha256: str = Field(description="of the safetensors file")
@@ -86,55 +95,57 @@ class MeasuredScores(Schema):
 
 
 class ScoreSet(MeasuredScores):
-    """Stored scores; `url` serves them as safetensors."""
+    """A score set as the API returns it."""
 
-    expires_at: datetime = Field(description="later with each job that uses them")
-    url: str
+    expires_at: datetime = Field(description="when the set will be deleted; each job that uses it extends the time")
+    url: str = Field(description="where the safetensors file is downloaded")
 
 
 class ScoreSetPage(Schema):
+    """A page of score sets, newest first."""
+
     data: list[ScoreSet]
     next_cursor: str | None
     has_more: bool
 
 
 class SharedUnits(Schema):
-    """Units of one part that two tasks keep."""
+    """How many units of one part of the model two tasks both keep."""
 
     stack: Name
-    part: Name = Field(description="kind of unit within a layer, such as cross_heads")
-    layer: int | None = Field(default=None, description="null: all layers together")
-    kept: int = Field(description="by each task")
-    shared: int = Field(description="by both")
-    jaccard: float = Field(description="share of the units that one of them keeps which both keep")
+    part: Name = Field(description="group of units within a layer, such as cross_heads")
+    layer: int | None = Field(default=None, description="null: all layers")
+    kept: int = Field(description="units that each task keeps")
+    shared: int = Field(description="units that both keep")
+    jaccard: float = Field(description="Jaccard index: units that both keep, divided by units that at least one keeps")
 
 
 class Overlap(Schema):
-    """What two tasks have in common."""
+    """How many units two tasks both keep, by their score sets."""
 
     scores: list[str] = Field(description="digests of the two score sets")
-    ratio: float = Field(description="share of every group of units that each task removes")
-    kept: int = Field(description="units, by each task")
-    shared: int = Field(description="units, by both")
-    jaccard: float = Field(description="share of the units that one of them keeps which both keep")
-    by_chance: float = Field(description="the same of two choices by lot")
+    ratio: float = Field(description="share of each group of units that each task removes")
+    kept: int = Field(description="units that each task keeps")
+    shared: int = Field(description="units that both keep")
+    jaccard: float = Field(description="Jaccard index: units that both keep, divided by units that at least one keeps")
+    by_chance: float = Field(description="expected Jaccard index of two random choices")
     parts: list[SharedUnits]
     layers: list[SharedUnits]
 
 
 class JobNews(Schema):
-    """A job at the moment that a webhook tells of."""
+    """The job in a webhook message, as it was when its status changed."""
 
     id: str
     status: JobStatus
     attempt: int
     tags: Tags
     error: JobError | None = None
-    url: str = Field(description="the job; relative where the deployment has no public URL")
+    url: str = Field(description="URL of the job; a path where the deployment has no public URL")
 
 
 class WebhookMessage(Schema):
-    """The body of a webhook. The headers webhook-id, webhook-timestamp and webhook-signature come with it."""
+    """The body of a webhook message. Its headers are webhook-id, webhook-timestamp and webhook-signature."""
 
     type: WebhookEvent
     timestamp: datetime = Field(description="when the job's status changed")
@@ -142,45 +153,51 @@ class WebhookMessage(Schema):
 
 
 class WebhookSecret(Schema):
-    """The tenant's signing secret."""
+    """The secret that signs the tenant's webhook messages."""
 
-    secret: str = Field(description="whsec_<base64>, as Standard Webhooks libraries take it")
+    secret: str = Field(description="whsec_<base64>, the form of Standard Webhooks libraries")
 
 
 class WebhookUrl(Schema):
-    """A receiver of webhooks."""
+    """The URL of a webhook receiver."""
 
     url: Uri
 
 
 class DeliveryOutcome(StrEnum):
+    """How an attempt to deliver a webhook message ended."""
+
     delivered = "delivered"
-    retrying = "retrying"
+    retrying = "retrying"  # another attempt follows
     abandoned = "abandoned"  # the last attempt failed
-    refused = "refused"  # an address that must not be called
-    disabled = "disabled"  # the receiver answered 410 Gone, now or earlier
+    refused = "refused"  # the address is not public and not allowed
+    disabled = "disabled"  # the receiver answered 410 Gone to this message or to an earlier one
 
 
 class Delivery(Schema):
-    """One attempt to deliver a webhook."""
+    """One attempt to deliver a webhook message."""
 
-    message_id: str = Field(description="the webhook-id header; the same on every attempt")
+    message_id: str = Field(description="the webhook-id header; the same for every attempt")
     type: WebhookEvent
     at: datetime
     attempt: int
     outcome: DeliveryOutcome
-    status: int | None = Field(default=None, description="of the receiver's answer")
-    error: str | None = Field(default=None, description="why there was no answer")
-    next_at: datetime | None = None
+    status: int | None = Field(default=None, description="HTTP status of the receiver's response")
+    error: str | None = Field(default=None, description="why there was no response")
+    next_at: datetime | None = Field(default=None, description="time of the next attempt")
 
 
 class DeliveryPage(Schema):
+    """The attempts to deliver a job's webhook messages, oldest first."""
+
     data: list[Delivery]
     next_cursor: str | None = None
     has_more: bool = False
 
 
 class ArtifactPage(Schema):
+    """The files of a job."""
+
     data: list[Artifact]
     next_cursor: str | None = None
     has_more: bool = False

@@ -9,7 +9,7 @@ from service.contract.options import Supervision, Unit
 
 
 class Estimate(Schema):
-    """A share with its 95 % interval."""
+    """A share with its 95 % confidence interval."""
 
     value: float
     low: float
@@ -17,25 +17,30 @@ class Estimate(Schema):
 
 
 class Metrics(Schema):
-    """Of one model on the evaluation rows. Classification has the first four, generation the last two."""
+    """Metrics of one model on the evaluation rows; null where the metric does not apply to the kind of task."""
 
-    examples: int
+    examples: int = Field(description="evaluation rows")
     judged_by: Supervision = Field(
-        default=Supervision.labels, description="`none`: the rows have no labels; agreement with the dense model"
+        default=Supervision.labels,
+        description="`none`: the rows have no labels, so metrics are agreement with the dense model",
     )
-    accuracy: Estimate | None = Field(default=None, description="arg max over the labels' log-probabilities")
+    accuracy: Estimate | None = Field(
+        default=None, description="share of rows whose right label has the highest log-probability"
+    )
     calibrated_accuracy: Estimate | None = Field(
-        default=None, description="the same after subtracting each label's mean log-probability over these rows"
+        default=None, description="accuracy after each label's mean log-probability over these rows is subtracted"
     )
     majority: float | None = Field(default=None, description="share of the most frequent label")
     log_likelihood: float | None = Field(default=None, description="mean log-probability of the right answer")
-    exact_match: Estimate | None = None
-    token_log_likelihood: float | None = Field(default=None, description="mean over the target's tokens")
-    repetition: float | None = Field(default=None, description="share of generated answers that repeat themselves")
+    exact_match: Estimate | None = Field(default=None, description="share of generated answers that equal the target")
+    token_log_likelihood: float | None = Field(default=None, description="mean log-probability of the target's tokens")
+    repetition: float | None = Field(
+        default=None, description="share of generated answers in which more than half of the word trigrams are repeated"
+    )
 
     @property
     def headline(self) -> Estimate | None:
-        """The figure that sums a model up: calibrated accuracy, or the share of exact matches."""
+        """The main metric: calibrated accuracy, accuracy or the share of exact matches, the first that is not null."""
         return self.calibrated_accuracy or self.accuracy or self.exact_match
 
 
@@ -47,7 +52,7 @@ class DenseSlim(Schema):
 
 
 class Latency(Schema):
-    """Median time of one forward pass on the worker's device, dense and slim in turn, milliseconds."""
+    """Median time in milliseconds of one forward pass on the worker's device; both models are timed in turn."""
 
     dense: float
     slim: float
@@ -58,102 +63,112 @@ class Latency(Schema):
 
 
 class Verified(Schema):
-    """The checkpoint was reloaded in a fresh process and compared with the model in memory."""
+    """The comparison of the checkpoint, reloaded in a new process, with the model in memory."""
 
-    loader: str = Field(description="the class that loaded it")
+    loader: str = Field(description="class that loaded the checkpoint")
     max_abs_logit_difference: float
     tolerance: float
     dtype: str
 
 
 class MetricsPair(Schema):
-    """Of both models on the same rows."""
+    """Metrics of both models on the same rows."""
 
     dense: Metrics
     slim: Metrics
 
 
 class Control(Schema):
-    """The same cut by other scores, judged on the same rows."""
+    """A model that is cut in the same way by other scores, evaluated on the same rows."""
 
-    ratio: float = Field(description="share of the chosen units' parameters that it removes")
+    ratio: float = Field(description="share of the chosen units' parameters that is removed")
     metrics: Metrics
 
 
 class Controls(Schema):
-    """What any choice of units keeps, and what a bad one does."""
+    """Models that are cut by random and by reversed scores, for comparison with the slim model."""
 
-    random: list[Control] = Field(description="by random scores, three seeds")
-    random_mean: dict[str, float] = Field(description="metric -> its mean over the seeds")
-    reverse: Control = Field(description="by the job's own scores, the highest removed")
+    random: list[Control] = Field(description="cut by random scores, with three seeds")
+    random_mean: dict[str, float] = Field(description="metric -> mean over the seeds")
+    reverse: Control = Field(description="cut by the job's scores, the highest removed")
     per_layer: Control | None = Field(
         default=None,
-        description="by the job's own scores, each layer with a width of its own; null where there is none",
+        description="cut by the job's scores with the layout `per_layer`; null where it does not apply",
     )
 
 
 class JobMetrics(MetricsPair):
-    """With several tasks, `dense` and `slim` are over the rows of all of them."""
+    """Metrics of both models; with several tasks, `dense` and `slim` are over the rows of all of them."""
 
-    controls: Controls | None = Field(default=None, description="where `method.controls` asked for them")
-    tasks: dict[str, MetricsPair] = Field(default={}, description="of each task of a union, by name")
-    evaluations: dict[str, MetricsPair] = Field(default={}, description="on the task's further rows, by name")
-    observed: dict[str, MetricsPair] = Field(default={}, description="of the tasks that were observed, by name")
+    controls: Controls | None = Field(default=None, description="null unless `method.controls` is set")
+    tasks: dict[str, MetricsPair] = Field(default={}, description="with several tasks: title -> metrics on its rows")
+    evaluations: dict[str, MetricsPair] = Field(
+        default={}, description="name in `task.evaluations` -> metrics on those rows"
+    )
+    observed: dict[str, MetricsPair] = Field(
+        default={}, description="title of a task in `observe` -> metrics on its rows"
+    )
 
 
 class Widths(Schema):
-    """Units in every layer of one stack; where layers keep different numbers, their mean."""
+    """Number of units in each layer of a stack; the mean where layers keep different numbers."""
 
     stack: Name
     unit: Unit
     dense: int
     slim: int
-    per_layer: list[int] | None = Field(default=None, description="what each layer keeps, where they differ")
+    per_layer: list[int] | None = Field(default=None, description="units that each layer keeps, where they differ")
 
 
 class CurvePoint(Schema):
-    """A model that a sweep or a search has looked at."""
+    """A model that a sweep or a search has cut and measured."""
 
-    ratio: float = Field(description="share of the chosen units' parameters that it lacks")
+    ratio: float = Field(description="share of the chosen units' parameters that is removed")
     parameters: int
-    bytes: int = Field(description="of its weights' files")
-    examples: int | None = Field(default=None, description="evaluation rows that it was judged on")
-    metric: Estimate | None = Field(default=None, description="on those rows")
-    share: Estimate | None = Field(default=None, description="of the dense model's metric on them, paired by row")
-    latency_ms: float | None = Field(default=None, description="median forward pass, for a target of latency")
-    meets: bool | None = Field(default=None, description="whether it met what was searched for; null in a sweep")
-    artifact: str | None = Field(default=None, description="where its checkpoint lies, such as model-0.3")
+    bytes: int = Field(description="size of its weight files")
+    examples: int | None = Field(default=None, description="evaluation rows that it was evaluated on")
+    metric: Estimate | None = Field(default=None, description="its metric on those rows")
+    share: Estimate | None = Field(
+        default=None, description="share of the dense model's metric on those rows, paired by row"
+    )
+    latency_ms: float | None = Field(default=None, description="median time of a forward pass, for a target of latency")
+    meets: bool | None = Field(default=None, description="whether it meets the target; null in a sweep")
+    artifact: str | None = Field(
+        default=None, description="directory of its checkpoint among the artifacts, such as model-0.3"
+    )
 
 
 class KeptMetric(Schema):
-    """How much of the dense metric a search has kept: by the rows that steered it, and by rows that it never saw."""
+    """Share of the dense metric that a search has kept, on the rows that steered it and on rows held out from it."""
 
     metric: Literal["calibrated_accuracy", "token_probability"] = Field(
-        description="token_probability: the geometric mean of the probabilities of the targets' tokens"
+        description="`token_probability`: geometric mean of the probabilities of the targets' tokens"
     )
     floor: float = Field(description="`target.keep_metric`")
-    steering_examples: int
-    steering: Estimate
-    reported_examples: int
-    reported: Estimate
-    seed: int = Field(description="of the split, which has every label on both sides in proportion")
+    steering_examples: int = Field(description="rows that the search used")
+    steering: Estimate = Field(description="share that is kept on them")
+    reported_examples: int = Field(description="rows held out from the search")
+    reported: Estimate = Field(description="share that is kept on them")
+    seed: int = Field(description="seed of the split, which is stratified by label")
 
 
 class Result(Schema):
+    """What a succeeded job has measured of the dense and the slim model."""
+
     metrics: JobMetrics
     parameters: DenseSlim
     bytes: DenseSlim
     latency_ms: Latency
     widths: list[Widths]
-    ratio: float = Field(description="share of the chosen units' parameters that was removed in fact")
+    ratio: float = Field(description="share of the chosen units' parameters that was removed")
     verified: Verified
-    scores: str | None = Field(default=None, description="digest of the unit scores, see `GET /scores/{digest}`")
+    scores: str | None = Field(default=None, description="digest of the unit scores, for `GET /scores/{digest}`")
     task_scores: dict[str, str] = Field(
-        default={}, description="of a union: task -> digest of its unit scores, as `GET /overlap` takes them"
+        default={}, description="with several tasks: title -> digest of its unit scores, for `GET /overlap`"
     )
-    scores_reused: bool = Field(default=False, description="an earlier job or attempt had measured the unit scores")
+    scores_reused: bool = Field(default=False, description="the unit scores were taken from an earlier job or attempt")
     evaluation_reused: bool = Field(
-        default=False, description="an earlier job, or attempt, had evaluated the dense model"
+        default=False, description="the dense model's evaluation was taken from an earlier job or attempt"
     )
-    curve: list[CurvePoint] = Field(default=[], description="every model that a sweep or a search has measured")
-    kept_metric: KeptMetric | None = Field(default=None, description="for the target `keep_metric`")
+    curve: list[CurvePoint] = Field(default=[], description="all models that a sweep or a search has measured")
+    kept_metric: KeptMetric | None = Field(default=None, description="null unless `target.keep_metric` is set")
