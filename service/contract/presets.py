@@ -144,7 +144,7 @@ def template_fields(template: str) -> frozenset[str]:
     for _, name, form, conversion in parsed:
         if form or conversion or not (name or "").isidentifier():
             raise InvalidTemplate(
-                f"the template's field {{{name}}} is not a column name such as {{text}}; "
+                f"the template's field {{{name}}} must be a plain column name such as {{text}}, without a format; "
                 "write {{ and }} for literal braces",
                 param="task.template",
             )

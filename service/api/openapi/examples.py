@@ -225,7 +225,11 @@ PROBLEMS: dict[str, Any] = {
         422, "invalid_request", "Invalid request", "Extra inputs are not permitted", "target.percent"
     ),
     "invalid_labels": _problem(
-        422, "invalid_labels", "Invalid labels", "labels 'good' and 'great' have the same word 'yes'", "task.labels"
+        422,
+        "invalid_labels",
+        "Invalid labels",
+        "the labels 'good' and 'great' have the same answer word 'yes': give different words",
+        "task.labels",
     ),
     "unsupported_family": _problem(
         422,

@@ -1,4 +1,4 @@
-"""Tasks: presets are a contract, and what contradicts itself is refused with the field to change."""
+"""Presets, and the completion of a task by its preset."""
 
 import json
 from pathlib import Path
@@ -20,8 +20,8 @@ def task(**fields: Any) -> Task:
     return Task.model_validate({"calibration": ROWS, **fields})
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the trained adapter's templates lie outside the repository")
-def test_presets_are_the_strings_that_the_adapter_was_trained_on() -> None:
+@pytest.mark.skipif(not SHARED.exists(), reason="the trained adapter's templates are not part of the repository")
+def test_presets_equal_the_templates_of_the_trained_adapter() -> None:
     trained = json.loads(SHARED.read_text())
     assert {
         name: {"template": preset.template, "labels": preset.labels, "max_words": preset.max_words}
@@ -30,7 +30,7 @@ def test_presets_are_the_strings_that_the_adapter_was_trained_on() -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_resolves_to_a_whole_task(name: str) -> None:
+def test_preset_resolves_to_a_complete_task(name: str) -> None:
     resolved = resolve(task(preset=name))
     assert resolved.kind is TaskKind.classification
     assert resolved.template is not None
@@ -39,7 +39,7 @@ def test_every_preset_resolves_to_a_whole_task(name: str) -> None:
     assert resolved.max_words == PRESETS[name].max_words
 
 
-def test_a_task_s_own_fields_win_over_its_preset() -> None:
+def test_fields_of_a_task_override_its_preset() -> None:
     resolved = resolve(task(preset="sst2", labels=LABELS, max_words=5, label_prefix="", special_tokens=False))
     assert (resolved.labels, resolved.max_words, resolved.label_prefix, resolved.special_tokens) == (
         LABELS,
@@ -50,12 +50,12 @@ def test_a_task_s_own_fields_win_over_its_preset() -> None:
     assert resolved.template == PRESETS["sst2"].template
 
 
-def test_resolving_twice_changes_nothing() -> None:
+def test_resolving_a_resolved_task_changes_nothing() -> None:
     once = resolve(task(preset="mnli"))
     assert resolve(Task.model_validate_json(once.model_dump_json())) == once
 
 
-def test_a_generation_task_takes_no_labels() -> None:
+def test_generation_task_takes_no_labels() -> None:
     assert resolve(task(kind="generation", template="{text}")).labels is None
     with pytest.raises(InvalidLabels, match="generation"):
         resolve(task(kind="generation", template="{text}", labels=LABELS))
@@ -68,7 +68,7 @@ def test_a_generation_task_takes_no_labels() -> None:
         ({"preset": "sst3"}, UnknownPreset, "sst2"),
         ({"template": "{text}"}, InvalidLabels, "labels"),
         ({"template": "no column", "labels": LABELS}, InvalidTemplate, "column"),
-        ({"template": "{text", "labels": LABELS}, InvalidTemplate, "cannot be read"),
+        ({"template": "{text", "labels": LABELS}, InvalidTemplate, "wrong braces"),
         ({"template": "{}", "labels": LABELS}, InvalidTemplate, "plain"),
         ({"template": "{0}", "labels": LABELS}, InvalidTemplate, "plain"),
         ({"template": "{text.__class__}", "labels": LABELS}, InvalidTemplate, "plain"),
@@ -76,12 +76,12 @@ def test_a_generation_task_takes_no_labels() -> None:
         ({"template": "{text:{width}}", "labels": LABELS}, InvalidTemplate, "plain"),
         ({"template": "{text} {label}", "labels": LABELS}, InvalidTemplate, "answer"),
         ({"template": "{text} {target}", "kind": "generation"}, InvalidTemplate, "answer"),
-        ({"template": "{text}", "labels": {"a": "yes", "b": "yes"}}, InvalidLabels, "same word"),
-        ({"template": "{text}", "labels": {"a": "yes", "b": " yes"}}, InvalidLabels, "same word"),
+        ({"template": "{text}", "labels": {"a": "yes", "b": "yes"}}, InvalidLabels, "same answer word"),
+        ({"template": "{text}", "labels": {"a": "yes", "b": " yes"}}, InvalidLabels, "same answer word"),
         ({"template": "{text}", "labels": {"a": "yes", "b": " "}}, InvalidLabels, "empty"),
     ],
 )
-def test_a_task_that_contradicts_itself_is_refused(
+def test_invalid_task_is_refused_with_the_field_to_change(
     fields: dict[str, Any], error: type[TaskslimError], says: str
 ) -> None:
     with pytest.raises(error, match=says) as caught:
@@ -89,5 +89,5 @@ def test_a_task_that_contradicts_itself_is_refused(
     assert str(caught.value.param).startswith("task.")
 
 
-def test_doubled_braces_are_literal() -> None:
+def test_doubled_braces_in_a_template_are_literal() -> None:
     assert template_fields("{{json}} {text}") == {"text"}
