@@ -1,7 +1,6 @@
-"""A report as one HTML page that needs nothing else: no script, no network, styles inside, drawings as SVG.
+"""A report as one HTML page without scripts and without references to other files; charts are inline SVG.
 
-The page forbids itself everything but its own style by a Content-Security-Policy with the style's hash, so that a
-report from a stranger can be opened without a thought.
+A Content-Security-Policy in the page allows its own style alone, so that a page from an untrusted source is harmless.
 """
 
 import base64
@@ -39,77 +38,98 @@ from service.reports.metric_names import NAMES, headline_name, searched_name
 from service.reports.model_origin import base_name, merged_adapters
 
 DIRECTORY = Path(__file__).parent
-CHANGED_SHOWN = 10  # changed answers; the rest is folded away
-RUNTIMES = {"transformers": "Transformers", "vllm": "vLLM", "sglang": "SGLang"}  # as they write themselves
+CHANGED_SHOWN = 10  # changed answers; the others are in a closed <details>
+RUNTIMES = {"transformers": "Transformers", "vllm": "vLLM", "sglang": "SGLang"}  # name in the contract -> on the page
 
 
 def render(report: Report) -> str:
     """The page. Texts from the request and the rows are escaped."""
-    return (
-        _environment()
-        .get_template("report.html")
-        .render(
-            report=report,
-            result=report.result,
-            dense=report.result.metrics.dense,
-            slim=report.result.metrics.slim,
-            style=Markup(_style()),
-            policy=f"default-src 'none'; style-src {style_source()}",
-            heat=list(heat_maps(report.layers)),
-            intervals=intervals([("dense", report.result.metrics.dense), ("slim", report.result.metrics.slim)]),
-            curve=curve(report),
-            base=base_name(report),
-            adapters=[uri.rstrip("/").rsplit("/", 1)[-1] for uri in merged_adapters(report)],
-            root=report.lineage[0] if report.lineage else report.request.model,
-            target=asked(report.request.target),
-            runtimes=RUNTIMES,
-            searched=searched_name(report),
-            names=NAMES[report.result.metrics.slim.judged_by],
-            unlabelled=report.result.metrics.slim.judged_by is Supervision.none,
-            others=list(_others(report)),
-            controls=list(_controls(report)),
-            own_widths=has_own_widths(report.result),
-            shown=CHANGED_SHOWN,
-            seconds=sum(timing.seconds for timing in report.timings),
-            request=json.dumps(_without_defaults(report), indent=2, ensure_ascii=False),
-        )
-    )
+    context = _header(report) | _metrics(report) | _charts(report) | _details(report)
+    return _environment().get_template("report.html").render(report=report, result=report.result, **context)
 
 
-def asked(target: Target) -> str:
-    """What a target asks for, in words."""
+def _header(report: Report) -> dict[str, Any]:
+    """The policy, the style, and what the first lines name: the model, its adapters and the target."""
+    return {
+        "style": Markup(_style()),
+        "policy": f"default-src 'none'; style-src {style_source()}",
+        "base": base_name(report),
+        "adapters": [uri.rstrip("/").rsplit("/", 1)[-1] for uri in merged_adapters(report)],
+        "root": report.lineage[0] if report.lineage else report.request.model,
+        "target": target_text(report.request.target),
+    }
+
+
+def _metrics(report: Report) -> dict[str, Any]:
+    """The metrics of both models, with their names."""
+    metrics = report.result.metrics
+    return {
+        "dense": metrics.dense,
+        "slim": metrics.slim,
+        "names": NAMES[metrics.slim.judged_by],
+        "searched": searched_name(report),
+        "unlabelled": metrics.slim.judged_by is Supervision.none,
+        "others": list(_other_evaluations(report)),
+        "controls": list(_controls(report)),
+    }
+
+
+def _charts(report: Report) -> dict[str, Any]:
+    metrics = report.result.metrics
+    return {
+        "heat": list(heat_maps(report.layers)),
+        "intervals": intervals([("dense", metrics.dense), ("slim", metrics.slim)]),
+        "curve": curve(report),
+    }
+
+
+def _details(report: Report) -> dict[str, Any]:
+    """What the sections on the checkpoint, the request and the run show."""
+    return {
+        "runtimes": RUNTIMES,
+        "own_widths": has_own_widths(report.result),
+        "shown": CHANGED_SHOWN,
+        "seconds": sum(timing.seconds for timing in report.timings),
+        "request": json.dumps(
+            report.request.model_dump(mode="json", exclude_defaults=True), indent=2, ensure_ascii=False
+        ),
+    }
+
+
+def target_text(target: Target) -> str:
+    """The target in words, such as `30.0 % removed`."""
     if target.ratio is not None:
         return f"{percent(target.ratio)} removed"
     if target.sweep is not None:
         return f"models with {', '.join(percent(ratio) for ratio in sorted(target.sweep))} removed"
-    words = {
-        "parameters": target.parameters and f"at most {target.parameters:,} parameters",
-        "bytes": target.bytes and f"weights of at most {size(target.bytes)}",
-        "latency_ms": target.latency_ms
-        and f"at most {target.latency_ms.value:g} ms for {target.latency_ms.batch} × {target.latency_ms.tokens} tokens",
-        "keep_metric": target.keep_metric
+    bound = target.latency_ms
+    texts = (
+        target.parameters and f"at most {target.parameters:,} parameters",
+        target.bytes and f"weights of at most {size(target.bytes)}",
+        bound and f"at most {bound.value:g} ms for {bound.batch} × {bound.tokens} tokens",
+        target.keep_metric
         and f"the smallest model that keeps {percent(target.keep_metric)} of the dense model’s metric",
-    }
-    return ", and ".join(text for text in words.values() if text)
+    )
+    return ", and ".join(text for text in texts if text)
 
 
-def _others(report: Report) -> Iterator[tuple[str, str, dict[str, MetricsPair]]]:
-    """(heading, what it says, figures by name) of what was measured beside the job's own evaluation rows."""
+def _other_evaluations(report: Report) -> Iterator[tuple[str, str, dict[str, MetricsPair]]]:
+    """(heading, note, metrics by name) of each kind of evaluation besides that of the task."""
     metrics = report.result.metrics
     if metrics.tasks:
         yield (
             "Task by task",
-            "All of these share the model; the figures above are over all of their rows.",
+            "The model was slimmed for all of these; the metrics above are over all.",
             metrics.tasks,
         )
     if metrics.evaluations:
-        yield "On other rows", "The same task on rows of another origin.", metrics.evaluations
+        yield "Further rows", "The same task on rows of another origin.", metrics.evaluations
     if metrics.observed:
-        yield "What was given up", "Tasks that the model was not slimmed for.", metrics.observed
+        yield "Observed tasks", "Tasks that the model was not slimmed for.", metrics.observed
 
 
 def _controls(report: Report) -> Iterator[tuple[str, Control]]:
-    """Each control under its name."""
+    """(name, control) of each control."""
     controls = report.result.metrics.controls
     if controls is None:
         return
@@ -121,19 +141,15 @@ def _controls(report: Report) -> Iterator[tuple[str, Control]]:
 
 
 def style_source() -> str:
-    """The page's style as a source of a Content-Security-Policy."""
+    """The source of the page's style for a Content-Security-Policy: its SHA-256."""
     digest = hashlib.sha256(_style().encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 def recall(confusion: Confusion, index: int, which: str) -> float | None:
-    """Share of a label's rows that a model answers rightly; None for a label without rows."""
+    """The recall of the label at `index` by the model `which` (dense or slim); None for a label without rows."""
     row: list[int] = getattr(confusion, which)[index]
     return row[index] / sum(row) if sum(row) else None
-
-
-def _without_defaults(report: Report) -> dict[str, Any]:
-    return report.request.model_dump(mode="json", exclude_defaults=True)
 
 
 @cache
@@ -151,9 +167,6 @@ def _environment() -> Environment:
     return environment
 
 
-# --- figures as people read them -----------------------------------------------------------------------------------
-
-
 FILTERS: dict[str, Callable[..., object]] = {
     "percent": percent,
     "count": count,
@@ -164,7 +177,7 @@ FILTERS: dict[str, Callable[..., object]] = {
     "duration": duration,
     "milliseconds": milliseconds,
     "interval": interval,
-    "likely": math.exp,
+    "exp": math.exp,
     "signed": signed,
     "span": span,
     "plain": lambda name: name.replace("_", " "),

@@ -1,4 +1,4 @@
-"""What a job leaves: checkpoints, written and proved to be the model in memory, indices, and all of it in storage."""
+"""The artifacts of a job: writes and verifies checkpoints and kept indices, and uploads them."""
 
 from pathlib import Path
 
@@ -19,23 +19,23 @@ from worker.stages.context import JobContext
 from worker.stages.inputs import Sources
 from worker.stages.task_model import TaskModel
 
-PROBE_EXAMPLES = 4
+PROBE_EXAMPLES = 4  # whose logits the verification compares
 
 
 def directory(context: JobContext) -> Path:
-    """Where what the job will upload lies."""
+    """The directory of the files that the job will upload."""
     found = context.scratch / "output"
     found.mkdir(exist_ok=True)
     return found
 
 
 def checkpoint(context: JobContext, name: str) -> Path:
-    """Where a checkpoint is written: beside what will be uploaded, where the job asks for indices alone."""
+    """The directory of a checkpoint: among the files to upload if the job requests safetensors, else in the scratch."""
     return (directory(context) if Format.safetensors in context.job.request.output.formats else context.scratch) / name
 
 
 def write(context: JobContext, task_model: TaskModel, checkpoint: Path) -> Verified:
-    """Write the checkpoint, and prove it equal to the model in memory on some of the evaluation rows.
+    """Write a checkpoint, and compare its logits with those of the model in memory on some evaluation rows.
 
     Raises VerificationFailed.
     """
@@ -52,19 +52,21 @@ def write(context: JobContext, task_model: TaskModel, checkpoint: Path) -> Verif
 def store(
     context: JobContext, sources: Sources, slim: TaskModel, groups: list[Group], candidate: Candidate, name: str = ""
 ) -> Verified:
-    """Write a cut model's checkpoint and the indices that it keeps, and prove it: `model` and `kept`, with a `name`
-    `model-0.3` and `kept-0.3`. Raises VerificationFailed."""
-    place = checkpoint(context, f"model{name}")
-    verified = write(context, slim, place)
-    made = _origin(context, sources, slim, findings.widths(groups, candidate.kept), place)
-    kept_indices.save(candidate.kept, made, directory(context) / f"kept{name}.safetensors")
+    """Write and verify the checkpoint of a cut model, and write its kept indices. Raises VerificationFailed.
+
+    `name` is a suffix of both names, such as `-0.3` for `model-0.3` and `kept-0.3.safetensors`.
+    """
+    written = checkpoint(context, f"model{name}")
+    verified = write(context, slim, written)
+    origin = _origin(context, sources, slim, findings.widths(groups, candidate.kept), written)
+    kept_indices.save(candidate.kept, origin, directory(context) / f"kept{name}.safetensors")
     return verified
 
 
 def _origin(
     context: JobContext, sources: Sources, task_model: TaskModel, widths: list[Widths], directory: Path
 ) -> Origin:
-    """What the kept indices are of, and the checkpoint in `directory` that they make of it."""
+    """The model that the kept indices belong to, and the digests of the checkpoint in `directory`."""
     request = context.job.request
     return Origin(
         model=request.model,
@@ -81,7 +83,7 @@ def _origin(
 
 
 def upload(context: JobContext) -> None:
-    """Store every file of the output, then the manifest, which makes them the job's result."""
+    """Store every file of the output, then the manifest, which commits them as the result. Raises LeaseLost."""
     root = directory(context)
     paths = sorted(path for path in root.rglob("*") if path.is_file())
     total, done, files = sum(path.stat().st_size for path in paths), 0, []
@@ -94,7 +96,7 @@ def upload(context: JobContext) -> None:
     manifest = Manifest(job_id=context.job.id, attempt=context.job.attempt, files=files)
     key = manifest_key(context.job.tenant, context.job.id)
     if not context.storage.put_if_absent(manifest.model_dump_json().encode(), key):
-        raise LeaseLost(f"another attempt of job {context.job.id} has left its manifest")
+        raise LeaseLost(f"another attempt of job {context.job.id} has committed its manifest")
 
 
 def _prefix(context: JobContext) -> str:

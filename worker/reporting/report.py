@@ -21,8 +21,9 @@ from worker.data.prompts import Wording
 from worker.data.provenance import digest_rows, digest_text, versions
 from worker.evaluation.answers import MAX_CHANGED
 from worker.reporting import artifacts, snippets
+from worker.reporting.card_metadata import licence_of
 from worker.reporting.findings import Findings
-from worker.reporting.model_card import card, licence_of
+from worker.reporting.model_card import card
 from worker.reporting.warnings import warnings
 from worker.stages import method
 from worker.stages.context import JobContext

@@ -1,4 +1,4 @@
-"""Python for the report and the model card: loads the slim model and asks it the task."""
+"""The Python snippet of the report and the model card: loads the slim model and runs the task on one row."""
 
 from service.contract.families import Kind
 from service.contract.options import Format, TaskKind
@@ -9,10 +9,10 @@ from service.sources.readers import scheme_of
 from worker.data.batching import Padding
 from worker.data.prompts import TOKENISE, Wording, render
 
-MAX_TEXT = 256  # tokens of a generated text, as far as a snippet writes one
+MAX_NEW_TOKENS = 256  # in the snippet of a generation task
 
 APPLY = "taskslim apply kept.safetensors model"
-FROM_A_JOB = " --model DIRECTORY  # the checkpoint that the other job has left, downloaded"
+FROM_A_JOB = " --model DIRECTORY  # the downloaded checkpoint of the other job"
 LOAD = """\
 from transformers import {auto_class}, AutoTokenizer
 
@@ -35,20 +35,20 @@ PLACES: dict[Kind, str] = {"causal": "0, -1", "encoder_decoder": "0, -1", "class
 
 
 def snippet(request: JobRequest, auto_class: str, own_widths: bool, wording: Wording, padding: Padding) -> str:
-    """What to run where the artifact lies: the prompt is the task's own, `...` stands for a row's texts."""
-    # The class lies in the checkpoint, which the job itself has written.
+    """The snippet, to run in the directory of the artifacts. The columns of the row are `...` in it."""
+    # The class is in the checkpoint, and the job wrote it: its code is trusted.
     load = LOAD.format(auto_class=auto_class, remote_code=", trust_remote_code=True" if own_widths else "")
-    load += asking(wording, padding)
+    load += answer_lines(wording, padding)
     if Format.safetensors in request.output.formats:
         return load
     apply = APPLY + (FROM_A_JOB if scheme_of(request.model.uri) == JOB else "")
     return f"# First, in a shell: {apply}\n{load}"
 
 
-def asking(wording: Wording, padding: Padding) -> str:
-    """Lines that give the model's answer to one row; none where a few lines cannot give the job's own answer.
+def answer_lines(wording: Wording, padding: Padding) -> str:
+    """The lines that print the model's answer to one row; empty where a few lines cannot give the answer of the job.
 
-    These are labels of several tokens, and prompts that the tokenizer cuts otherwise when an answer follows.
+    That is so for labels of several tokens, and for prompts whose tokens differ when an answer follows.
     """
     template, labels = wording.task.template or "", list(wording.words)
     blank = dict.fromkeys(sorted(template_fields(template)), "...")
@@ -58,12 +58,12 @@ def asking(wording: Wording, padding: Padding) -> str:
     if list(tokens) != list(plain) or any(len(candidate) > 1 for candidate in candidates):
         return ""
     special = "" if wording.special_tokens else ", add_special_tokens=False"
-    asked = PROMPT.format(template=template, fields=blank, special=special)
+    lines = PROMPT.format(template=template, fields=blank, special=special)
     if wording.task.kind is TaskKind.generation:
         start = ', prompt["input_ids"].shape[1] :' if wording.kind == "causal" else ""
-        return asked + WRITE.format(tokens=min(MAX_TEXT, wording.max_tokens or MAX_TEXT), start=start)
+        return lines + WRITE.format(tokens=min(MAX_NEW_TOKENS, wording.max_tokens or MAX_NEW_TOKENS), start=start)
     opening = list(padding.decoder_opening)
     unit = "class" if wording.kind == "classifier" else "token"
     decoder = f', decoder_input_ids=prompt["input_ids"].new_tensor([{opening}])' if opening else ""
     answers = {label: token for label, (token,) in zip(labels, candidates, strict=True)}
-    return asked + CHOOSE.format(answers=answers, unit=unit, decoder=decoder, place=PLACES[wording.kind])
+    return lines + CHOOSE.format(answers=answers, unit=unit, decoder=decoder, place=PLACES[wording.kind])

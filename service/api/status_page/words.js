@@ -54,7 +54,7 @@ export const isFinished = (job) => ["succeeded", "failed", "cancelled"].includes
 
 const NAMES = {
   labels: { accuracy: "Accuracy", calibrated_accuracy: "Calibrated accuracy", exact_match: "Exact match" },
-  none: { accuracy: "Agreement with the dense model", calibrated_accuracy: "Calibrated agreement with the dense model", exact_match: "Texts that are the dense model’s" },
+  none: { accuracy: "Agreement with the dense model", calibrated_accuracy: "Calibrated agreement with the dense model", exact_match: "Texts equal to the dense model’s" },
 };
 
 /** What the headline is called; rows without labels are judged by the dense model. */

@@ -143,7 +143,7 @@ def test_observed_tasks_are_shown_with_both_metrics() -> None:
     better = metrics.dense.model_copy(update={"calibrated_accuracy": Estimate(value=0.9, low=0.8, high=0.95)})
     seen = metrics.model_copy(update={"observed": {EVIL: MetricsPair(dense=better, slim=metrics.slim)}})
     page = render(report(result=result().model_copy(update={"metrics": seen})))
-    assert "What was given up" in page
+    assert "Observed tasks" in page
     assert "−40.0 points" in page
     assert sources(page).found == []
 
@@ -158,8 +158,8 @@ def test_measured_models_are_shown_as_a_chart_and_a_table() -> None:
     kept |= {"reported_examples": 11, "reported": estimate, "seed": 0}
     found = Result.model_validate(result().model_dump() | {"curve": points, "kept_metric": kept})
     page = render(report(result=found, request=plain_request(target={"keep_metric": 0.9})))
-    assert "Models that were measured" in page
-    assert "11 rows that the search never saw" in page
+    assert "Measured models" in page
+    assert "11 rows that it did not use" in page
     assert "meets it" in page
     assert sources(page).found == []
     assert sources(page).open == []
@@ -177,7 +177,9 @@ def test_changed_answers_after_the_tenth_are_folded() -> None:
 def test_verification_names_the_class_that_loaded_the_checkpoint() -> None:
     assert "the stock class" in render(report())
     proof = result().verified.model_copy(update={"loader": "PerLayerLlamaForCausalLM"})
-    assert "that lies in it" in render(report(result=result().model_copy(update={"verified": proof})))
+    assert "copy of the class in the checkpoint" in render(
+        report(result=result().model_copy(update={"verified": proof}))
+    )
 
 
 def test_content_security_policy_allows_the_style_of_the_page() -> None:
@@ -248,7 +250,7 @@ def test_page_shows_earlier_jobs_and_reused_scores() -> None:
     assert "At revision v1.2. With the adapter reviews-lora merged. Slimmed by 1 job before this one." in page
     assert "removed 25.0\N{NO-BREAK SPACE}% for sst2, 1.5 M → 1.2 M parameters" in page
     assert "Unit scores came from an earlier job" in page
-    assert "What came before" not in render(report())
+    assert "Earlier jobs" not in render(report())
 
 
 def test_curve_table_has_no_empty_columns() -> None:
@@ -322,7 +324,7 @@ def test_page_shows_latency_by_batch_size_memory_and_seeds() -> None:
 )
 def test_page_starts_with_the_target(target: dict[str, Any], words: str) -> None:
     page = render(report(request=plain_request(target=target)))
-    assert f"Asked for: {words}.".replace(" %", "\N{NO-BREAK SPACE}%") in page
+    assert f"Target: {words}.".replace(" %", "\N{NO-BREAK SPACE}%") in page
 
 
 def test_accuracies_have_intervals_and_controls_are_compared_with_the_job() -> None:

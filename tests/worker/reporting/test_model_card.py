@@ -13,7 +13,8 @@ from service.contract.request import JobRequest
 from service.contract.result import CurvePoint, Estimate, MetricsPair
 from service.jobs.record import new_record
 from tests.support.contract_examples import REQUEST, report
-from worker.reporting.model_card import card, licence_of, model_name
+from worker.reporting.card_metadata import licence_of, model_name
+from worker.reporting.model_card import card
 
 HUB = "hf://HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -26,7 +27,7 @@ def report_for(uri: str = HUB, **fields: Any) -> Report:
 
 
 def read(made: Report) -> Any:
-    """The metadata as the Hub's client reads it from a README.md; its `model-index` must be whole."""
+    """The metadata of a report's card, as the Hub's client reads it; an invalid `model-index` is an error."""
     return read_card(card(made))
 
 
@@ -95,7 +96,7 @@ def test_agreement_is_not_published_as_accuracy() -> None:
     found = {result.metric_type: result.metric_name for result in read(made).eval_results}
     assert found == {"agreement": "Calibrated agreement with the dense model"}
     text = card(made)
-    assert "They have no labels" in text
+    assert "The rows have no labels" in text
     assert "accuracy" not in text.lower()
 
 
@@ -123,8 +124,8 @@ def test_tables_have_no_empty_lines() -> None:
     assert table[1].count("\n") == 2
 
 
-def asked(**fields: Any) -> Report:
-    """Of a request with other fields."""
+def report_with(**fields: Any) -> Report:
+    """The report of a request with other fields."""
     made = report_for()
     request = made.request.model_dump(exclude_unset=True)
     changed = {name: request.get(name, {}) | value for name, value in fields.items()}
@@ -136,26 +137,26 @@ def asked(**fields: Any) -> Report:
     [("attribution", "2205.04157"), ("wanda", "2306.11695"), ("surgeon", "1503.05671"), ("random", None)],
 )
 def test_criterion_is_cited_with_its_own_source(criterion: str, cited: str | None) -> None:
-    text = card(asked(method={"criterion": criterion}))
+    text = card(report_with(method={"criterion": criterion}))
     assert f"criterion `{criterion}`" in text
     assert re.findall(r"arxiv.org/abs/([\d.]+)", text) == ([cited] if cited else [])
 
 
 def test_text_describes_the_whole_method() -> None:
     method = {"scope": "global", "steps": 3, "repair": "bias"}
-    text = card(asked(method=method, output={"layout": "per_layer"}))
+    text = card(report_with(method=method, output={"layout": "per_layer"}))
     for expected in ("`global`", "in 3 steps", "`bias`", "`per_layer`"):
         assert expected in text
-    assert "weights that stay are untouched" in card(asked(method={"repair": "none"}))
+    assert "weights that stay are unchanged" in card(report_with(method={"repair": "none"}))
 
 
 def test_text_names_adapter_and_revision() -> None:
-    text = card(asked(model={"revision": "v1.2", "adapter_uri": "hf://owner/reviews-lora"}))
+    text = card(report_with(model={"revision": "v1.2", "adapter_uri": "hf://owner/reviews-lora"}))
     assert "SmolLM2-135M-Instruct at revision v1.2 with the adapter owner/reviews-lora merged, slimmed for" in text
 
 
 def test_path_of_an_adapter_outside_the_hub_is_not_published() -> None:
-    text = card(asked(model={"adapter_uri": "file:///home/someone/reviews-lora/"}))
+    text = card(report_with(model={"adapter_uri": "file:///home/someone/reviews-lora/"}))
     assert "with the adapter reviews-lora merged" in text
     assert "/home/someone" not in text
 
@@ -203,7 +204,7 @@ def test_each_checkpoint_of_a_sweep_has_its_own_figures() -> None:
 
 
 def generated(**fields: Any) -> Report:
-    """Of a sweep whose answers are texts, `fields` those of the point at 0.1."""
+    """The report of a sweep of a generation task, changed by `fields`."""
     made = report_for()
     metrics = {"examples": 20, "exact_match": {"value": 0.5, "low": 0.4, "high": 0.6}, "majority": None}
     both = [made.result.metrics.dense.model_dump() | metrics for _ in range(2)]

@@ -18,7 +18,7 @@ from worker.checkpoints.loading import LoadedModel
 from worker.data import batching, prompts
 from worker.data.prompts import Wording
 from worker.evaluation import answers, metrics
-from worker.reporting.snippets import asking, snippet
+from worker.reporting.snippets import answer_lines, snippet
 
 ROW = Row({"text": "...", "label": "0", "target": "good"}, 1)
 CLASSIFY: dict[str, Any] = {"template": "{text}:", "labels": {"0": "positive", "1": "bad"}, "label_prefix": " "}
@@ -63,13 +63,13 @@ def test_snippet_gives_the_answer_that_the_job_measures(
 
 def test_snippet_for_labels_of_several_tokens_only_loads_the_model(tmp_path: Path) -> None:
     loaded, wording = asked(tmp_path, "llama", CLASSIFY | {"labels": {"0": "good", "1": "bad film"}})
-    assert asking(wording, batching.padding(loaded.model, loaded.tokenizer, "causal")) == ""
+    assert answer_lines(wording, batching.padding(loaded.model, loaded.tokenizer, "causal")) == ""
 
 
 @pytest.mark.parametrize("name", ["class", "text"])
 def test_snippet_compiles_for_any_column_and_template(tmp_path: Path, name: str) -> None:
     template = f'It\'s "{{{name}}}", {{{{really}}}}\n```\n:'
     loaded, wording = asked(tmp_path, "llama", CLASSIFY | {"template": template})
-    text = asking(wording, batching.padding(loaded.model, loaded.tokenizer, "causal"))
+    text = answer_lines(wording, batching.padding(loaded.model, loaded.tokenizer, "causal"))
     compile(text, "snippet", "exec")
     assert "\n```" not in text  # in a model card it would end the code

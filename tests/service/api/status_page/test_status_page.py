@@ -450,7 +450,7 @@ def test_job_runs_from_the_form_to_its_report(page: str, tab: Tab, patient: Sett
         tab.run("document.querySelector('form.request').requestSubmit()")
         tab.wait_for("document.querySelector('iframe')?.contentDocument?.querySelector('.figures')", 180)
     tab.wait_for("document.body.innerText.includes('model/README.md')")  # the list of files may come later
-    assert "What each layer keeps" in tab.run("document.querySelector('iframe').contentDocument.body.innerText")
+    assert "Kept share by layer" in tab.run("document.querySelector('iframe').contentDocument.body.innerText")
     assert tab.run("document.querySelectorAll('.events li').length") > len(Stage) - 1
     assert tab.complaints() == []
 
