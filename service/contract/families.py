@@ -13,7 +13,7 @@ from service.contract import catalog
 from service.contract.errors import InvalidModel, UnsupportedFamily
 from service.contract.options import Unit
 from service.contract.per_layer import is_per_layer
-from service.contract.tensor_names import CheckpointNames, Shrinking, StackNames, attention, feed_forward
+from service.contract.tensor_names import CheckpointNames, StackNames, UnitTensors, attention, feed_forward
 
 Kind = Literal["causal", "encoder_decoder", "classifier"]
 RuntimeName = Literal["vllm", "sglang", "llama.cpp"]
@@ -73,7 +73,7 @@ NO_HEADS_UNDER_A_JOINT_NORM = {Unit.heads: JOINT_NORM, Unit.head_dims: TIED_DIME
 GATED_FEED_FORWARD = feed_forward(r"mlp\.down_proj", r"mlp\.(gate|up)_proj")
 GATED_WITHOUT_HEADS = StackNames("decoder", "layers", GATED_FEED_FORWARD)
 GATED = StackNames("decoder", "layers", GATED_FEED_FORWARD + attention(r"self_attn\.o_proj", r"self_attn\.[qkv]_proj"))
-GATED_WITH_BIAS = StackNames("decoder", "layers", GATED.shrinking, bias="mlp_bias")
+GATED_WITH_BIAS = StackNames("decoder", "layers", GATED.unit_tensors, bias="mlp_bias")
 FUSED = StackNames(
     "decoder",
     "layers",
@@ -83,9 +83,9 @@ GPT2 = StackNames(
     "decoder",
     "h",
     (
-        Shrinking(Unit.ffn, r"mlp\.c_proj\.weight", 0),
-        Shrinking(Unit.ffn, r"mlp\.c_fc\.weight", 1),
-        Shrinking(Unit.ffn, r"mlp\.c_fc\.bias", 0),
+        UnitTensors(Unit.ffn, r"mlp\.c_proj\.weight", 0),
+        UnitTensors(Unit.ffn, r"mlp\.c_fc\.weight", 1),
+        UnitTensors(Unit.ffn, r"mlp\.c_fc\.bias", 0),
     ),
 )
 OPT = StackNames("decoder", "decoder.layers", feed_forward("fc2", "fc1"))
@@ -94,10 +94,10 @@ BERT = StackNames("encoder", "encoder.layer", feed_forward(r"output\.dense", r"i
 DISTILBERT = StackNames("encoder", "transformer.layer", feed_forward(r"ffn\.lin2", r"ffn\.lin1"))
 BART_ENCODER = StackNames("encoder", "encoder.layers", feed_forward("fc2", "fc1"))
 T5_ATTENTION = (r"layer\.\d\.(SelfAttention|EncDecAttention)\.o", r"layer\.\d\.(SelfAttention|EncDecAttention)\.[qkv]")
-T5_SHRINKING = (
+T5_TENSORS = (
     *feed_forward(r"layer\.\d\.DenseReluDense\.wo", r"layer\.\d\.DenseReluDense\.wi(_\d)?"),
     *attention(*T5_ATTENTION),
-    Shrinking(Unit.heads, r"layer\.0\.SelfAttention\.relative_attention_bias\.weight", 1),
+    UnitTensors(Unit.heads, r"layer\.0\.SelfAttention\.relative_attention_bias\.weight", 1),
     *attention(*T5_ATTENTION, unit=Unit.head_dims),
 )
 EMBEDDINGS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
@@ -107,7 +107,7 @@ MISTRAL_NAMES = CheckpointNames((GATED,))
 GEMMA_NAMES = CheckpointNames((GATED,), head_counts_divide=("hidden_size",), tied_by_default=True)
 BERT_NAMES = CheckpointNames((BERT,), tied=())
 T5_NAMES = CheckpointNames(
-    (StackNames("encoder", "encoder.block", T5_SHRINKING), StackNames("decoder", "decoder.block", T5_SHRINKING)),
+    (StackNames("encoder", "encoder.block", T5_TENSORS), StackNames("decoder", "decoder.block", T5_TENSORS)),
     heads="num_heads",
     key_value_heads="num_heads",
     head_size="d_kv",

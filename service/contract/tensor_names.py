@@ -12,8 +12,8 @@ LINEAR = r"\.(weight|bias)"
 
 
 @dataclass(frozen=True)
-class Shrinking:
-    """Tensors of a layer that lose slices along the dimension `dim` when a unit of the kind is removed."""
+class UnitTensors:
+    """Tensors of a layer that lose slices along the dimension `dim` when a unit of this kind is removed."""
 
     unit: Unit
     pattern: str  # regular expression that matches the path of such a tensor within its layer
@@ -24,12 +24,12 @@ class Shrinking:
 class StackNames:
     """The tensors of a stack of layers, named `...{layers}.{index}.{path in the layer}`.
 
-    The size of the first row of a unit shows how many units a layer has.
+    The first entry of a unit is the tensor whose size shows how many units a layer has.
     """
 
     name: str
     layers: str
-    shrinking: tuple[Shrinking, ...]
+    unit_tensors: tuple[UnitTensors, ...]
     bias: str = ""  # config field that gives the feed-forward modules biases, which the repair `bias` needs
 
 
@@ -48,11 +48,11 @@ class CheckpointNames:
     repeated: tuple[str, ...] = ()  # tensors that always repeat the input embedding
 
 
-def feed_forward(reading: str, writing: str) -> tuple[Shrinking, ...]:
-    """Neurons are columns of the weight that reads them and rows of the modules that write them."""
-    return (Shrinking(Unit.ffn, rf"{reading}\.weight", 1), Shrinking(Unit.ffn, writing + LINEAR, 0))
+def feed_forward(down: str, up: str) -> tuple[UnitTensors, ...]:
+    """Neurons are columns of the down projection and rows of the up (and gate) projection."""
+    return (UnitTensors(Unit.ffn, rf"{down}\.weight", 1), UnitTensors(Unit.ffn, up + LINEAR, 0))
 
 
-def attention(output: str, projections: str, unit: Unit = Unit.heads) -> tuple[Shrinking, ...]:
+def attention(output: str, projections: str, unit: Unit = Unit.heads) -> tuple[UnitTensors, ...]:
     """Heads are columns of the output projection and rows of the query, key and value projections."""
-    return (Shrinking(unit, rf"{output}\.weight", 1), Shrinking(unit, projections + LINEAR, 0))
+    return (UnitTensors(unit, rf"{output}\.weight", 1), UnitTensors(unit, projections + LINEAR, 0))

@@ -10,7 +10,7 @@ from service.contract.request import JobRequest
 from service.contract.tensor_names import StackNames
 from service.planning.widths import Cut, cuts_at, is_set_by_ratio
 from service.sources.checkpoint import BUFFER, Checkpoint
-from service.sources.dimensions import layer_position, layer_tensors, matches, shrinking_rows
+from service.sources.dimensions import layer_position, layer_tensors, matches, unit_tensors_of
 from service.sources.safetensors_header import BYTES, Tensors, TensorShape, file_size
 
 
@@ -49,7 +49,7 @@ def _count_in_stack(
     of_stack = {cut.unit: cut for cut in cuts if cut.stack.name == stack.name}
     layers_left = of_stack[Unit.layers].slim if Unit.layers in of_stack else math.inf
     for layer, path, tensor in layer_tensors(checkpoint, stack):
-        rows = shrinking_rows(stack, path, tensor, method.units)
+        rows = unit_tensors_of(stack, path, tensor, method.units)
         kept_share = math.prod(of_stack[row.unit].share for row in rows) if cuts and layer < layers_left else 1.0
         if Unit.layers in method.units:
             moves_on = path.endswith("relative_attention_bias.weight")  # to the next layer, when its own is removed
@@ -69,7 +69,7 @@ def count_parameters(tensors: Tensors) -> int:
 def has_bias(request: JobRequest, checkpoint: Checkpoint, stack: StackNames) -> bool:
     """Whether a module of the stack that reads units of the request has a bias once the repair has given it one."""
     tensors = _with_biases(request, checkpoint)
-    consumers = [next((row for row in stack.shrinking if row.unit is unit), None) for unit in request.method.units]
+    consumers = [next((row for row in stack.unit_tensors if row.unit is unit), None) for unit in request.method.units]
     return any(
         f"{name.removesuffix('weight')}bias" in tensors
         for name in checkpoint.tensors
@@ -99,7 +99,7 @@ def _slim_shape(name: str, tensor: TensorShape, cuts: Sequence[Cut]) -> tuple[in
         layer, path = position
         if cut.unit is Unit.layers and layer >= cut.slim:
             return None
-        for row in shrinking_rows(cut.stack, path, tensor, [cut.unit]):
+        for row in unit_tensors_of(cut.stack, path, tensor, [cut.unit]):
             shape[row.dim] = shape[row.dim] * cut.slim // cut.dense
     return tuple(shape)
 
@@ -114,6 +114,6 @@ def _with_biases(request: JobRequest, checkpoint: Checkpoint) -> dict[str, Tenso
             continue
         for name, tensor in checkpoint.tensors.items():
             position = layer_position(name, stack)
-            if position and name.endswith(".weight") and shrinking_rows(stack, position[1], tensor, [Unit.ffn]):
+            if position and name.endswith(".weight") and unit_tensors_of(stack, position[1], tensor, [Unit.ffn]):
                 found[f"{name.removesuffix('weight')}bias"] = TensorShape(tensor.dtype, tensor.shape[:1])
     return found

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from service.contract.errors import InvalidModel
 from service.contract.options import Unit
-from service.contract.tensor_names import Shrinking, StackNames
+from service.contract.tensor_names import StackNames, UnitTensors
 from service.sources.checkpoint import MAX_UNITS, Checkpoint
 from service.sources.safetensors_header import TensorShape
 
@@ -24,11 +24,11 @@ def num_layers(checkpoint: Checkpoint, stack: StackNames) -> int:
 
 def ffn_width(checkpoint: Checkpoint, stack: StackNames) -> int:
     """Feed-forward neurons in each layer of a stack. Raises InvalidModel if the layers differ."""
-    row = stack.shrinking[0]
+    row = stack.unit_tensors[0]
     widths = {
         tensor.shape[row.dim]
         for _, path, tensor in layer_tensors(checkpoint, stack)
-        if row in shrinking_rows(stack, path, tensor, [Unit.ffn])
+        if row in unit_tensors_of(stack, path, tensor, [Unit.ffn])
     }
     if len(widths) != 1 or max(widths) > MAX_UNITS:
         message = f"the layers of the {stack.name} do not have one width of at most {MAX_UNITS}"
@@ -67,9 +67,9 @@ def layer_position(name: str, stack: StackNames) -> tuple[int, str] | None:
     return _position_below(stack.layers, name)
 
 
-def shrinking_rows(stack: StackNames, path: str, tensor: TensorShape, units: Iterable[Unit]) -> list[Shrinking]:
+def unit_tensors_of(stack: StackNames, path: str, tensor: TensorShape, units: Iterable[Unit]) -> list[UnitTensors]:
     """The rows of the family's table that say in which dimension a tensor shrinks with the units."""
-    rows = (row for row in stack.shrinking if row.unit in units and row.dim < len(tensor.shape))
+    rows = (row for row in stack.unit_tensors if row.unit in units and row.dim < len(tensor.shape))
     return [row for row in rows if matches(row.pattern, path)]
 
 

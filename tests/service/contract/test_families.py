@@ -19,7 +19,7 @@ def test_family_has_or_refuses_every_unit(family: ModelFamily) -> None:
 @families
 def test_every_unit_but_layers_has_tensors(family: ModelFamily) -> None:
     for stack in family.names.stacks:
-        assert {row.unit for row in stack.shrinking} | {Unit.layers} == set(family.units)
+        assert {row.unit for row in stack.unit_tensors} | {Unit.layers} == set(family.units)
 
 
 @families

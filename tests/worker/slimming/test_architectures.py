@@ -55,7 +55,7 @@ def named_tensors(model: nn.Module, stack: StackNames, units: list[str]) -> Iter
     layer = re.compile(rf"(?:.*\.)?{re.escape(stack.layers)}\.\d+\.(.*)")
     parameters = [(name, layer.fullmatch(name), tensor.dim()) for name, tensor in model.named_parameters()]
     for parameter, in_layer, dims in parameters:
-        for row in stack.shrinking:
+        for row in stack.unit_tensors:
             if in_layer and row.unit in units and re.fullmatch(row.pattern, in_layer[1]) and row.dim < dims:
                 yield row.unit.value, parameter, row.dim
 
