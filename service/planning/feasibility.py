@@ -10,7 +10,7 @@ from service.contract.errors import InvalidModel, InvalidRequest, StorageUnavail
 from service.contract.families import FAMILIES
 from service.contract.options import Repair, Unit
 from service.contract.request import JobRequest
-from service.planning.model_checks import check_layout, check_units
+from service.planning.model_checks import check_config
 from service.planning.removal import count_chosen, has_bias
 from service.planning.targets import check_target
 from service.sources.checkpoint import Checkpoint, read_checkpoint
@@ -28,7 +28,7 @@ log = structlog.get_logger()
 def check_feasible(request: JobRequest, checkpoint: Checkpoint) -> None:
     """Check everything that the config and the headers of the weights decide.
 
-    Raises InvalidModel, UnsupportedUnit, InvalidRequest for an option that the model has no place for, and
+    Raises InvalidModel, what `check_config` raises, InvalidRequest for an option that the model has no place for, and
     TargetUnreachable where a width would be zero or no model is as small.
     """
     check_options(request, checkpoint)
@@ -37,8 +37,7 @@ def check_feasible(request: JobRequest, checkpoint: Checkpoint) -> None:
 
 def check_options(request: JobRequest, checkpoint: Checkpoint) -> None:
     """As `check_feasible`, without the target."""
-    check_layout(request, checkpoint.config)
-    check_units(request, FAMILIES[checkpoint.family])
+    check_config(request, FAMILIES[checkpoint.family], checkpoint.config)
     _check_repair(request, checkpoint)
     if count_chosen(request.method, checkpoint, [])[0] == 0:
         message = f"the weights hold none of the units {', '.join(request.method.units)}"

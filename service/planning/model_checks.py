@@ -3,25 +3,28 @@
 from collections.abc import Mapping
 from typing import Any
 
-from service.contract.errors import InvalidModel, InvalidRequest, UnsupportedUnit
+from service.contract.errors import InvalidModel, InvalidRequest, UnsupportedUnit, blaming_task
 from service.contract.families import ModelFamily
+from service.contract.head_classes import head_classes
 from service.contract.options import Layout, Unit
 from service.contract.per_layer import is_per_layer
+from service.contract.presets import resolve
 from service.contract.request import JobRequest
 from service.sources.access import HUB, Access, blaming
 from service.sources.job_checkpoints import JOB
-from service.sources.model_directory import CONFIG, ModelDirectory
+from service.sources.model_directory import CONFIG, ModelDirectory, StoredDirectory, read_json
 from service.sources.readers import LOCAL, REMOTE, scheme_of
 
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-ADAPTER_FILES = frozenset({"adapter_config.json", "adapter_model.safetensors"})
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILES = frozenset({ADAPTER_CONFIG, "adapter_model.safetensors"})
 
 
 def check_model(request: JobRequest, access: Access) -> ModelDirectory:
     """The directory of the model, checked as far as the names of its files and its config.json tell.
 
     Nothing is read of a model on a hub, and of GGUF nothing but its name. Raises InvalidModel, UnsupportedFamily,
-    UnsupportedUnit, ForbiddenPath, and InvalidRequest for a layout that the model cannot have.
+    ForbiddenPath, and what `check_config` raises.
     """
     source, model = request.model, ModelDirectory.of(request.model, access)
     _check_uri(source.uri, "model.uri", access)
@@ -31,13 +34,26 @@ def check_model(request: JobRequest, access: Access) -> ModelDirectory:
     if not model.is_on_hub:
         _check_names(source.uri, model.names)
         if CONFIG in model.names:
-            check_units(request, model.family)
-            check_layout(request, model.config)
+            check_config(request, model.family, model.config)
     return model
 
 
-def check_layout(request: JobRequest, config: Mapping[str, Any]) -> None:
-    """Raise InvalidRequest for a layout that the model with this config.json cannot have, or that changes nothing."""
+def check_config(request: JobRequest, family: ModelFamily, config: Mapping[str, Any]) -> None:
+    """Check what config.json decides.
+
+    Raises UnsupportedUnit for a unit that the family's stock config cannot hold fewer of, InvalidRequest for a layout
+    or a number of tokens that the model cannot have, InvalidLabels for labels that its classification head lacks.
+    """
+    for unit in request.method.units:
+        if unit in family.refused:
+            raise UnsupportedUnit(f"{family.model_type}: {family.refused[unit]}", param="method.units")
+    _check_layout(request, config)
+    _check_tokens(request, config)
+    if family.kind == "classifier":
+        _check_classes(request, config)
+
+
+def _check_layout(request: JobRequest, config: Mapping[str, Any]) -> None:
     if is_per_layer(config) and request.output.layout is Layout.uniform:
         message = "the layers of this model have different widths already: ask for the layout `per_layer`"
         raise InvalidRequest(message, param="output.layout")
@@ -47,11 +63,24 @@ def check_layout(request: JobRequest, config: Mapping[str, Any]) -> None:
         raise InvalidRequest(message, param="output.layout")
 
 
-def check_units(request: JobRequest, family: ModelFamily) -> None:
-    """Raise UnsupportedUnit for a unit that the stock config of the family cannot hold fewer of."""
-    for unit in request.method.units:
-        if unit in family.refused:
-            raise UnsupportedUnit(f"{family.model_type}: {family.refused[unit]}", param="method.units")
+def _check_tokens(request: JobRequest, config: Mapping[str, Any]) -> None:
+    bound, positions = request.target.latency_ms, config.get("max_position_embeddings")
+    if bound is not None and type(positions) is int and bound.tokens > positions:
+        message = f"the model takes {positions} tokens at most: ask for the latency of fewer"
+        raise InvalidRequest(message, param="target.latency_ms.tokens")
+
+
+def _check_classes(request: JobRequest, config: Mapping[str, Any]) -> None:
+    """A config.json without `id2label`, or with one that cannot be read, is left to the worker."""
+    id2label = config.get("id2label")
+    if not isinstance(id2label, dict) or not all(str(index).isdecimal() for index in id2label):
+        return
+    for place, task in request.placed_tasks.items():
+        with blaming_task(place):
+            head_classes(resolve(task), id2label)
+    for index, observed in enumerate(request.observe):
+        with blaming_task(f"observe.{index}"):
+            head_classes(resolve(observed), id2label)
 
 
 def _check_uri(uri: str, param: str, access: Access) -> None:
@@ -63,13 +92,18 @@ def _check_uri(uri: str, param: str, access: Access) -> None:
 
 
 def _check_adapter(uri: str, access: Access) -> None:
+    """Raise InvalidModel unless a directory holds a LoRA adapter. One on a hub is left to the worker."""
     if scheme_of(uri) == HUB:
         return
-    with blaming("model.adapter_uri", InvalidModel):
-        names = access.names(uri)
-    if not names >= ADAPTER_FILES:
-        message = f"{uri} has no {' or no '.join(sorted(ADAPTER_FILES - names))}: give the directory of a LoRA adapter"
-        raise InvalidModel(message, param="model.adapter_uri")
+    param, directory = "model.adapter_uri", StoredDirectory(uri, access)
+    with blaming(param, InvalidModel):
+        missing = ADAPTER_FILES - directory.sizes.keys()
+    if missing:
+        message = f"{uri} has no {' and no '.join(sorted(missing))}: give the directory of a LoRA adapter"
+        raise InvalidModel(message, param=param)
+    kind = read_json(directory, ADAPTER_CONFIG, uri, param).get("peft_type")
+    if kind != "LORA":
+        raise InvalidModel(f"{uri} is an adapter of the type {kind}; only LoRA adapters are merged", param=param)
 
 
 def _check_names(uri: str, names: set[str]) -> None:

@@ -79,7 +79,7 @@ class HubFiles:
             self.repository, name, revision=self.revision, timeout=TIMEOUT_SECONDS
         )
         tensors = {name: TensorShape(str(info.dtype), tuple(info.shape)) for name, info in found.tensors.items()}
-        return Header(tensors, file_size(tensors))
+        return Header(tensors, file_size(tensors), found.metadata)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

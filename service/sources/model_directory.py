@@ -131,14 +131,7 @@ class ModelDirectory:
             return self.files.has(name)
 
     def _json(self, name: str) -> dict[str, Any]:
-        try:
-            with blaming("model.uri", InvalidModel):
-                content = json.loads(self.files.content(name))
-        except (ValueError, RecursionError) as error:
-            raise InvalidModel(f"{self.source.uri} has a {name} that is not JSON", param="model.uri") from error
-        if not isinstance(content, dict):
-            raise InvalidModel(f"{self.source.uri} has a {name} that is not a JSON object", param="model.uri")
-        return content
+        return read_json(self.files, name, self.source.uri, "model.uri")
 
     def _weight_files(self) -> list[str]:
         if self._has(SINGLE):
@@ -157,3 +150,15 @@ class ModelDirectory:
                 return self.files.header(name)
         except DamagedHeader as error:
             raise InvalidModel(f"{name} is damaged: {error}", param="model.uri") from error
+
+
+def read_json(files: Directory, name: str, uri: str, param: str) -> dict[str, Any]:
+    """The object in a small JSON file of the directory `uri`, which the field `param` names. Raises InvalidModel."""
+    try:
+        with blaming(param, InvalidModel):
+            content = json.loads(files.content(name))
+    except (ValueError, RecursionError) as error:
+        raise InvalidModel(f"{uri} has a {name} that is not JSON", param=param) from error
+    if not isinstance(content, dict):
+        raise InvalidModel(f"{uri} has a {name} that is not a JSON object", param=param)
+    return content

@@ -51,10 +51,11 @@ Tensors = Mapping[str, TensorShape]
 
 @dataclass(frozen=True)
 class Header:
-    """The tensors of a file, and the size of the file that they are described to fill."""
+    """The tensors of a file, the size of the file that they are described to fill, and its texts."""
 
     tensors: Tensors
     file_bytes: int
+    metadata: Mapping[str, str]
 
 
 def read_header(read: Callable[[int, int], bytes]) -> Header:
@@ -77,7 +78,8 @@ def read_header(read: Callable[[int, int], bytes]) -> Header:
     described = {name: entry for name, entry in entries.items() if name != "__metadata__"}
     tensors = {name: _tensor(name, entry) for name, entry in described.items()}
     _check_offsets([entry["data_offsets"] for entry in described.values()])
-    return Header(tensors, end + sum(tensor.size for tensor in tensors.values()))
+    file_bytes = end + sum(tensor.size for tensor in tensors.values())
+    return Header(tensors, file_bytes, entries.get("__metadata__") or {})
 
 
 def file_size(tensors: Tensors) -> int:

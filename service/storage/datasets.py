@@ -1,4 +1,4 @@
-"""Uploaded data sets: read row by row, checked, and stored as JSON Lines, whatever the format they came in.
+"""Uploaded data sets, stored as JSON Lines.
 
 Redis: `slim:{tenant}:datasets` (ids, ordered by their ULID) and `slim:{tenant}:dataset:{id}`.
 """
@@ -20,7 +20,7 @@ from service.tenants.storage_quota import StoredBytes
 
 
 class Uploads:
-    """The data sets of all tenants."""
+    """The uploaded data sets of all tenants."""
 
     def __init__(self, redis: Redis, storage: Storage, stored: StoredBytes) -> None:
         self._redis = redis
@@ -30,9 +30,10 @@ class Uploads:
     def add(
         self, lines: Path, content: Content, tenant: str, *, name: str | None, days: float, quota: int | None = None
     ) -> Dataset:
-        """Store a file that `convert` wrote. Raises `LimitExceeded` where it would take the tenant over `quota` bytes.
+        """Store a file that `convert` wrote. Raises LimitExceeded if the tenant would store more than `quota` bytes.
 
-        What breaks in between leaves an expiry, by which it is found and deleted."""
+        The expiry is written first: it lets the retention sweep delete what an interrupted upload leaves behind.
+        """
         now = datetime.now(UTC)
         dataset_id = new_id()
         dataset = Dataset(
@@ -60,14 +61,14 @@ class Uploads:
         return dataset
 
     def get(self, tenant: str, dataset_id: str) -> Dataset:
-        """`NotFound` for another tenant's data set too."""
+        """The record of a data set. Raises NotFound, also for a data set of another tenant."""
         text = cast(str | None, self._redis.get(record_key(tenant, dataset_id)))
         if text is None:
             raise NotFound(f"there is no data set {dataset_id!r}")
         return Dataset.model_validate_json(text)
 
     def page(self, tenant: str, *, cursor: str | None, limit: int) -> DatasetPage:
-        """Newest first."""
+        """A page of the tenant's data sets, the newest first."""
         newest = f"({check_job_id(cursor)}" if cursor else "+"
         ids = cast(list[str], self._redis.zrevrangebylex(index_key(tenant), newest, "-", start=0, num=limit + 1))
         texts = self._redis.mget([record_key(tenant, dataset_id) for dataset_id in ids[:limit]]) if ids else []
@@ -76,12 +77,12 @@ class Uploads:
         return DatasetPage(data=data, next_cursor=ids[limit - 1] if more else None, has_more=more)
 
     def delete(self, tenant: str, dataset_id: str) -> None:
-        """Raises `NotFound`. A job that has not read the rows yet will fail."""
+        """Delete a data set. A job that has not read its rows yet will fail. Raises NotFound."""
         self.get(tenant, dataset_id)
         self.forget(tenant, dataset_id)
 
     def forget(self, tenant: str, dataset_id: str) -> None:
-        """Delete what there is of a data set, files first, the record last."""
+        """Delete what is left of a data set: its files first, then its record."""
         self._storage.delete_prefix(dataset_prefix(tenant, dataset_id))
         self._stored.record(tenant, _item(dataset_id), 0)
         with self._redis.pipeline(transaction=True) as pipe:
@@ -92,15 +93,15 @@ class Uploads:
 
 
 def index_key(tenant: str) -> str:
+    """The Redis key of the sorted set of a tenant's data set ids."""
     return f"slim:{tenant}:datasets"
 
 
 def record_key(tenant: str, dataset_id: str) -> str:
+    """The Redis key of the record of a data set."""
     return f"slim:{tenant}:dataset:{dataset_id}"
 
 
 def _item(dataset_id: str) -> str:
+    """The name of a data set among the tenant's stored bytes."""
     return f"dataset/{dataset_id}"
-
-
-# --- formats -------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""Rows that came in a request: kept in object storage as JSON Lines, for as long as their job is kept.
+"""Rows that a request contains. They are stored as JSON Lines in object storage, as long as their job.
 
-They are stored before their job's record is made. In between, and for good where no record follows because a process
-died or Redis' answer was lost, `slim:expiries` has `rows/{tenant}/{job id}`; making the record takes it out.
+The rows are stored before the record of the job is written. Until then `slim:expiries` has the member
+`rows/{tenant}/{job id}`, by which the rows of a job that was never recorded are deleted; writing the record removes it.
 """
 
 from collections.abc import Mapping
@@ -21,11 +21,11 @@ from service.storage.row_formats import json_line
 from service.tenants.storage_quota import StoredBytes
 
 PARTS = ("calibration", "evaluation")
-ORPHANED_SECONDS = IDEMPOTENCY_SECONDS  # after it no repeated request can make the job
+ORPHANED_SECONDS = IDEMPOTENCY_SECONDS  # a request that is repeated later than this cannot create the job
 
 
 def take_rows(request: JobRequest, job_id: str) -> tuple[JobRequest, dict[str, bytes]]:
-    """The request with `dataset://` URIs in place of its inline rows, and those: id of the data set -> JSON Lines."""
+    """(the request with `dataset://` URIs in place of its inline rows, data set id -> these rows as JSON Lines)."""
     files: dict[str, bytes] = {}
 
     def take(source: DataSource, dataset_id: str) -> DataSource:
@@ -53,14 +53,14 @@ def take_rows(request: JobRequest, job_id: str) -> tuple[JobRequest, dict[str, b
 
 @dataclass(frozen=True)
 class InlineRows:
-    """The rows of all jobs. Storage's errors and Redis' pass through."""
+    """Stores the inline rows of jobs. Errors of the object store and of Redis are passed on."""
 
     redis: Redis
     storage: Storage
     stored: StoredBytes
 
     def keep(self, files: Mapping[str, bytes], *, tenant: str, job_id: str, quota: int | None) -> None:
-        """Store what `take_rows` took for a job. Raises `LimitExceeded` where it does not fit in the tenant's store."""
+        """Store what `take_rows` took out. Raises LimitExceeded if the tenant would store more than `quota` bytes."""
         if not files:
             return
         self.stored.reserve_bytes(tenant, _item(job_id), sum(map(len, files.values())), quota)
@@ -70,17 +70,19 @@ class InlineRows:
             self.storage.put_bytes(lines, dataset_key(tenant, dataset_id))
 
     def drop(self, tenant: str, job_id: str) -> None:
-        """Delete what `keep` stored for a job, or a part of it."""
+        """Delete the rows that `keep` stored for a job, also where it stored only a part of them."""
         self.storage.delete_prefix(dataset_prefix(tenant, job_id))
         self.stored.record(tenant, _item(job_id), 0)
         self.redis.zrem(EXPIRIES, expiry_member(tenant, job_id))
 
 
 def expiry_member(tenant: str, job_id: str) -> str:
+    """The member of `slim:expiries` that stands for the rows of a job."""
     return f"rows/{tenant}/{job_id}"
 
 
 def _item(job_id: str) -> str:
+    """The name of a job's rows among the tenant's stored bytes."""
     return f"rows/{job_id}"
 
 

@@ -1,22 +1,23 @@
-"""The keys of the objects in storage."""
+"""The keys of the objects in the store. No other module builds them."""
 
 
 def job_prefix(tenant: str, job_id: str) -> str:
-    """Everything that a job has ever stored."""
+    """The prefix of everything that a job stores."""
     return f"{tenant}/jobs/{job_id}/"
 
 
 def attempt_prefix(tenant: str, job_id: str, attempt: int) -> str:
-    """The files of one attempt; an artifact named `model/config.json` lies at this prefix plus its name."""
+    """The prefix of the files of an attempt; an artifact's key is this prefix and its name, as `model/config.json`."""
     return f"{job_prefix(tenant, job_id)}attempt-{attempt}/"
 
 
 def manifest_key(tenant: str, job_id: str) -> str:
-    """The `Manifest` of the attempt that succeeded; written last, by `put_if_absent`."""
+    """The `Manifest` of the attempt that succeeded. It is written last, by `put_if_absent`."""
     return f"{job_prefix(tenant, job_id)}manifest.json"
 
 
 def dataset_prefix(tenant: str, dataset_id: str) -> str:
+    """The prefix of the files of a data set."""
     return f"{tenant}/datasets/{dataset_id}/"
 
 
@@ -26,9 +27,10 @@ def dataset_key(tenant: str, dataset_id: str) -> str:
 
 
 def score_prefix(tenant: str, digest: str) -> str:
+    """The prefix of the files of a score set."""
     return f"{tenant}/scores/{digest}/"
 
 
 def score_key(tenant: str, digest: str, sha256: str) -> str:
-    """The safetensors file of a score set; named by its content, so that two writers never mix theirs."""
+    """The safetensors file of a score set. Its name is its digest, so that two writers never overwrite each other."""
     return f"{score_prefix(tenant, digest)}{sha256}.safetensors"

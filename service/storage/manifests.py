@@ -1,4 +1,4 @@
-"""What a job left in storage at its point of commit, whoever must still write it into the record."""
+"""The manifest of a job in storage: writing it commits the result, before the record in Redis says so."""
 
 from service.contract.errors import NotFound
 from service.contract.report import Report
@@ -11,7 +11,7 @@ REPORT = "report.json"  # an artifact of every attempt that succeeded
 
 
 def committed_manifest(storage: Storage, tenant: str, job_id: str) -> Manifest | None:
-    """The manifest of the attempt that won, None where none has."""
+    """The manifest of the attempt that succeeded; None if none has."""
     try:
         return Manifest.model_validate_json(storage.get_bytes(manifest_key(tenant, job_id)))
     except NotFound:
@@ -19,7 +19,7 @@ def committed_manifest(storage: Storage, tenant: str, job_id: str) -> Manifest |
 
 
 def committed_result(storage: Storage, tenant: str, job_id: str) -> Result | None:
-    """The result in the report of the attempt that won, None where none has."""
+    """The result in the report of the attempt that succeeded; None if none has."""
     manifest = committed_manifest(storage, tenant, job_id)
     if manifest is None:
         return None
@@ -28,7 +28,7 @@ def committed_result(storage: Storage, tenant: str, job_id: str) -> Result | Non
 
 
 def delete_attempts(storage: Storage, tenant: str, job_id: str, last: int) -> None:
-    """Deletes the files of the attempts up to `last`, save those of the one that won."""
+    """Delete the files of the attempts up to `last`, except those of the attempt that succeeded."""
     manifest = committed_manifest(storage, tenant, job_id)
     for attempt in range(1, last + 1):
         if manifest is None or attempt != manifest.attempt:

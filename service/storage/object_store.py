@@ -1,11 +1,11 @@
-"""Artifacts and data sets over obstore: a local directory, s3://, gs:// or az://, one interface for all.
+"""The object store of the deployment, over obstore: a local directory, s3://, gs:// or az://.
 
-Keys are built by the functions below and nowhere else. What a user's request names (models, rows) is read by
-`service.sources.readers`. Endpoint and credentials of an object store come from its usual variables (AWS_ENDPOINT_URL,
-AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_...).
+`service.storage.keys` builds the keys. Endpoint and credentials of an object store come from its usual environment
+variables (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS,
+AZURE_STORAGE_...).
 
-A job's files lie under its attempt's prefix; the manifest names those of the attempt that won. It is written last and
-only if absent, which makes it the point where a job's result becomes visible, once.
+The files of a job have the prefix of their attempt, and the manifest names the files of the attempt that succeeded. The
+manifest is written last and only if there is none, so that the result of a job becomes visible once.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from obstore.store import RetryConfig
 
 CHUNK_BYTES = 2**20
-# Time alone bounds the retries: ten of them, the library's own bound, are over in three seconds.
+# The retries are bounded by time alone: ten of them, the default of the library, take three seconds.
 RETRY: "RetryConfig" = {
     "max_retries": 1000,
     "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=5), "base": 2},
@@ -39,15 +39,9 @@ RETRY: "RetryConfig" = {
 SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=@+ -]{0,254}")
 
 
-# --- keys ----------------------------------------------------------------------------------------------------------
-
-
-# --- the store -----------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class ObjectStat:
-    """Size in bytes, and a validator that changes with the content."""
+    """Size of an object in bytes, and its ETag, which changes with the content."""
 
     size: int
     etag: str | None
@@ -55,19 +49,19 @@ class ObjectStat:
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Raise what the object store raises as an error of ours. Its own text may hold URLs: it stays in the cause."""
+    """Raise errors of obstore as NotFound or StorageUnavailable. Their texts may hold URLs and stay in the cause."""
     try:
         yield
-    except (FileNotFoundError, ValueError) as error:  # ValueError: the store cannot even hold such a name
+    except (FileNotFoundError, ValueError) as error:  # ValueError: no object of the store can have such a name
         raise NotFound(f"{what} does not exist") from error
     except (BaseError, OSError) as error:
-        if "NoSuchBucket" in str(error):  # a listing does not tell it by type
+        if "NoSuchBucket" in str(error):  # a listing raises no error type of its own for it
             raise NotFound(f"the bucket of {what} does not exist") from error
         raise StorageUnavailable(f"the object store did not serve {what}: {type(error).__name__}") from error
 
 
 def open_store(url: str, *, retry_seconds: float, create: bool = False) -> ObjectStore:
-    """The obstore client for a prefix, which is a directory for file:// and is made if `create` says so."""
+    """The obstore client for a prefix. With `create`, a directory at file:// is made if there is none."""
     if url.startswith("file://"):
         return LocalStore.from_url(url, mkdir=create, automatic_cleanup=create)
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
@@ -97,8 +91,8 @@ def digest_file(path: Path) -> str:
 class Storage:
     """One prefix of an object store, or one local directory.
 
-    Every method raises StorageUnavailable when the store cannot be reached within `retry_seconds`, and NotFound for
-    a key that does not exist or is not one that a key function above could have built.
+    Every method raises StorageUnavailable if the store does not answer within `retry_seconds`, and NotFound for a key
+    that does not exist or that `service.storage.keys` could not have built.
     """
 
     def __init__(self, url: str, *, retry_seconds: float = 180) -> None:
@@ -108,7 +102,7 @@ class Storage:
             self._store = open_store(url, retry_seconds=retry_seconds, create=True)
 
     def put_file(self, path: Path, key: str) -> None:
-        """Store a file, in parts where it is large; readers see all of it or nothing."""
+        """Store a file, a large one in parts. Readers see the whole object or none."""
         with self._object(key):
             obstore.put(self._store, key, path)
 
@@ -117,7 +111,7 @@ class Storage:
             obstore.put(self._store, key, content)
 
     def put_if_absent(self, content: bytes, key: str) -> bool:
-        """Store `content` unless the key exists; whether it was stored."""
+        """Store `content` unless the key exists; return whether it was stored."""
         with self._object(key):
             try:
                 obstore.put(self._store, key, content, mode="create")
@@ -130,7 +124,7 @@ class Storage:
             return bytes(obstore.get(self._store, key).bytes())
 
     def get_file(self, key: str, path: Path) -> None:
-        """Write an object to `path`, which appears when it is complete."""
+        """Download an object to `path`. The file appears when it is complete."""
         self._check(key)
         download(self._store, key, path)
 
@@ -147,7 +141,7 @@ class Storage:
         return True
 
     def stream(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """The bytes [start, end) of an object in pieces of about a mebibyte; the first is fetched at once."""
+        """The bytes [start, end) of an object in chunks of about a mebibyte. The request is sent at once."""
         with self._object(key):
             return pieces(self._store, key, None if end is None and start == 0 else (start, end or self.stat(key).size))
 
@@ -158,7 +152,7 @@ class Storage:
         return sorted((key, size) for key, size in found if self._is_inside(key))
 
     def delete(self, key: str) -> None:
-        """Delete an object; one that is gone already is fine."""
+        """Delete an object, if it exists."""
         try:
             with self._object(key):
                 obstore.delete(self._store, key)
@@ -166,11 +160,12 @@ class Storage:
             return
 
     def delete_prefix(self, prefix: str) -> None:
+        """Delete every object under a prefix."""
         for key, _ in self.list(prefix):
             self.delete(key)
 
     def sign(self, key: str, seconds: int) -> str | None:
-        """A URL that serves the object for so long without credentials; None where the store is a directory."""
+        """A URL that serves the object without credentials for `seconds`; None if the store is a directory."""
         if self.local_root is not None:
             return None
         with self._object(key):
@@ -178,7 +173,7 @@ class Storage:
             return str(obstore.sign(store, "GET", key, timedelta(seconds=seconds)))
 
     def check(self) -> None:
-        """Raise StorageUnavailable unless the store answers and takes objects."""
+        """Raise StorageUnavailable unless an object can be written."""
         try:
             self.put_bytes(b"", "ready")
         except NotFound as error:
@@ -195,12 +190,12 @@ class Storage:
             raise NotFound(f"{key!r} does not exist")
 
     def _is_inside(self, key: str) -> bool:
-        """Whether the key stays under a local root once symbolic links are followed, which obstore does."""
+        """Whether the key stays inside a local store when symbolic links are followed, as obstore follows them."""
         return self.local_root is None or (self.local_root / key).resolve().is_relative_to(self.local_root)
 
 
 def pieces(store: ObjectStore, key: str, span: tuple[int, int] | None = None) -> Iterator[bytes]:
-    """An object's bytes, or those of the span [start, end), as they arrive; the request is made before this returns."""
+    """The bytes of an object, or of the span [start, end), as they arrive. The request is sent before this returns."""
     options: GetOptions = {} if span is None else {"range": span}
     with translated(key):
         chunks = iter(obstore.get(store, key, options=options).stream(min_chunk_size=CHUNK_BYTES))
@@ -217,9 +212,9 @@ def _translated_pieces(key: str, chunks: Iterator[Any]) -> Iterator[bytes]:
 
 
 def download(store: ObjectStore, key: str, path: Path, on_bytes: Callable[[int], None] = lambda count: None) -> None:
-    """Write an object to a file beside `path`, then rename it: an interrupted download leaves no half file there.
+    """Download an object to a temporary file and rename it to `path`, so that `path` is never incomplete.
 
-    `on_bytes` hears how many more bytes have come, about every mebibyte.
+    `on_bytes` is called about every mebibyte with the number of new bytes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.part")

@@ -1,9 +1,9 @@
-"""Score sets: what jobs measured and later jobs need not measure again, in object storage, tenant by tenant.
+"""Score sets: the unit scores and the model's answers that jobs measured, stored for later jobs of the same tenant.
 
 Redis: `slim:{tenant}:scores` (digests, ordered by the microsecond in which they were stored) and
-`slim:{tenant}:scores:{digest}`, which names the file by its SHA-256. The file comes first and the record last, and only
-if there is none: whoever reads a record reads what one writer has written, or finds that it is damaged.
-`slim:{tenant}:fingerprint:{fingerprint}` has the digests for a request that a plan asks about, one for each task.
+`slim:{tenant}:scores:{digest}`, which names the file by its SHA-256. The file is written first, then the record, unless
+there is one: a reader finds the file of one writer, or a file whose digest is wrong.
+`slim:{tenant}:fingerprint:{fingerprint}` has the digests that serve a planned request, one for each task.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ class ScoreSets:
         self._forget = load_script(redis, "service.storage", "delete_score_record")
 
     def add(self, tenant: str, measured: MeasuredScores, content: bytes, *, days: float) -> None:
-        """Store a set whose `size` and `sha256` are those of `content`; where there is one already, that one stays."""
+        """Store a set; `measured` has the size and the SHA-256 of `content`. A set that is stored already stays."""
         digest, mine = measured.digest, score_key(tenant, measured.digest, measured.sha256)
         self._storage.put_bytes(content, mine)
         expiry = datetime.now(UTC) + timedelta(days=days)
@@ -51,7 +51,7 @@ class ScoreSets:
             self._storage.delete(key)
 
     def _unnamed(self, tenant: str, digest: str, key: str) -> list[str]:
-        """`key`, unless it is what the record names."""
+        """[key], unless the record names this key; then an empty list."""
         try:
             named = score_key(tenant, digest, self.get(tenant, digest).sha256)
         except NotFound:
@@ -59,17 +59,18 @@ class ScoreSets:
         return [] if named == key else [key]
 
     def get(self, tenant: str, digest: str) -> MeasuredScores:
-        """`NotFound` for another tenant's set too."""
+        """The record of a set. Raises NotFound, also for a set of another tenant."""
         text = cast(str | None, self._redis.get(record_key(tenant, digest)))
         if text is None:
             raise NotFound(f"there are no scores {digest!r}")
         return MeasuredScores.model_validate_json(text)
 
     def exists(self, tenant: str, digest: str) -> bool:
+        """Whether the tenant has the set."""
         return bool(self._redis.exists(record_key(tenant, digest)))
 
     def content(self, tenant: str, digest: str) -> bytes | None:
-        """The file of a set; None where there is no set. One that is damaged is logged, forgotten, and none."""
+        """The file of a set; None if there is none. A damaged set is deleted, with a warning in the log."""
         text = cast(str | None, self._redis.get(record_key(tenant, digest)))
         if text is None:
             return None
@@ -88,23 +89,23 @@ class ScoreSets:
         return None
 
     def keep(self, tenant: str, digest: str, *, days: float) -> None:
-        """Let a set that is in use live for so long from now."""
+        """Keep a set that was used for at least `days` from now."""
         expiry = datetime.now(UTC) + timedelta(days=days)
         self._redis.zadd(EXPIRIES, {expiry_member(tenant, digest): _milliseconds(expiry)}, xx=True, gt=True)
 
     def note(self, tenant: str, fingerprint: str, digests: Sequence[str], *, days: float) -> None:
-        """Remember which sets together serve requests with this fingerprint (`service.sources.fingerprints`)."""
+        """Store which sets serve requests with this fingerprint (`service.sources.fingerprints`)."""
         self._redis.set(fingerprint_key(tenant, fingerprint), " ".join(digests), px=timedelta(days=days))
 
     def serves(self, tenant: str, fingerprint: str) -> bool:
-        """Whether there is every set that requests with this fingerprint need."""
+        """Whether every set is stored that requests with this fingerprint need."""
         digests = cast(str | None, self._redis.get(fingerprint_key(tenant, fingerprint)))
         return digests is not None and all(self.exists(tenant, digest) for digest in digests.split())
 
     def page(
         self, tenant: str, *, cursor: str | None = None, limit: int = 20
     ) -> tuple[list[MeasuredScores], str | None]:
-        """The newest sets first, and the cursor of the page behind them; None at the end."""
+        """(a page of sets, the newest first; the cursor of the next page, None on the last one)."""
         newest = f"({cursor}" if cursor else "+inf"
         found = cast(
             list[tuple[str, float]],
@@ -116,14 +117,14 @@ class ScoreSets:
         return sets, str(int(found[limit - 1][1])) if len(found) > limit else None
 
     def expires_at(self, tenant: str, digest: str) -> datetime:
-        """When the set will be deleted. Raises `NotFound`."""
+        """The time when the set will be deleted. Raises NotFound."""
         moment = self._redis.zscore(EXPIRIES, expiry_member(tenant, digest))
         if moment is None:
             raise NotFound(f"there are no scores {digest!r}")
         return datetime.fromtimestamp(moment / 1000, UTC)
 
     def delete(self, tenant: str, digest: str) -> None:
-        """Files first, the record last. A job that would have used them measures again."""
+        """Delete a set: its files first, then its record. A job that needs it measures again. Raises NotFound."""
         self.get(tenant, digest)
         self._storage.delete_prefix(score_prefix(tenant, digest))
         self._stored.record(tenant, _item(digest), 0)
@@ -135,22 +136,27 @@ class ScoreSets:
 
 
 def index_key(tenant: str) -> str:
+    """The Redis key of the sorted set of a tenant's digests."""
     return f"slim:{tenant}:scores"
 
 
 def record_key(tenant: str, digest: str) -> str:
+    """The Redis key of the record of a set."""
     return f"slim:{tenant}:scores:{digest}"
 
 
 def fingerprint_key(tenant: str, fingerprint: str) -> str:
+    """The Redis key of the digests that serve a fingerprint."""
     return f"slim:{tenant}:fingerprint:{fingerprint}"
 
 
 def expiry_member(tenant: str, digest: str) -> str:
+    """The member of `slim:expiries` that stands for a set."""
     return f"scores/{tenant}/{digest}"
 
 
 def _item(digest: str) -> str:
+    """The name of a set among the tenant's stored bytes."""
     return f"scores/{digest}"
 
 

@@ -1,68 +1,70 @@
-"""Which units two tasks have in common, as far as their stored scores tell: no torch, no worker.
+"""Compares the units that two tasks keep, by their stored unit scores.
 
-Of each group of units (the neurons of one layer, say) a task keeps the share with the highest scores. What two tasks
-share is |A ∩ B| / |A ∪ B| of the units that they keep (Jaccard). Two choices by lot would share k²/n of n units of
-which each keeps k, which is what an overlap must be read against.
+Of each group of units (such as the neurons of a layer) a task keeps the share with the highest scores. The overlap of
+two tasks is |A ∩ B| / |A ∪ B| of the units that they keep (Jaccard index). Two random choices of k out of n units share
+k²/n of them on average, the value that an overlap has to be compared with.
 """
 
-import json
 from array import array
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from safetensors import deserialize
 
 from service.contract.errors import NotComparable, NotFound
 from service.contract.resources import MeasuredScores, Overlap, ScoreKind, SharedUnits
 from service.storage.score_sets import ScoreSets
 
-LAYERS = "layers"  # units that compete over a whole stack: one score in each layer
+LAYERS = "layers"  # one score in each layer: all layers of a stack are ranked together
 
 
-class Site(NamedTuple):
-    """Names a group of units, as the tensors of a score file do: `{stack}.{layer}.{part}`."""
+class UnitGroup(NamedTuple):
+    """A group of units that are ranked together, named as in a score file: `{stack}.{layer}.{part}`."""
 
     stack: str
     layer: int
     part: str
 
 
-UnitScores = Mapping[Site, Sequence[float]]
+UnitScores = Mapping[UnitGroup, Sequence[float]]
 
 
 @dataclass(frozen=True)
-class Common:
-    """What two tasks keep of one pool of units: `kept` each, of which both keep `shared`."""
+class GroupOverlap:
+    """How many units of a group each of two tasks keeps, and how many both keep."""
 
-    site: Site
+    group: UnitGroup
     count: int
     kept: int
     shared: int
 
 
 def overlap(sets: ScoreSets, tenant: str, digests: Sequence[str], ratio: float) -> Overlap:
-    """How many kept units two score sets share when each removes `ratio` of every group.
+    """How many kept units two score sets share if each removes `ratio` of every group.
 
-    Raises NotFound, or NotComparable for sets of different models or units.
+    Raises NotFound, and NotComparable for score sets of different models or units.
     """
     first, second = (sets.get(tenant, digest) for digest in digests)
-    _check_alike(first, second)
-    mine, theirs = (_read(sets, tenant, measured, ratio) for measured in (first, second))
-    if {site: len(scores) for site, scores in mine.items()} != {site: len(scores) for site, scores in theirs.items()}:
+    _check_comparable(first, second)
+    one, other = (_read(sets, tenant, measured, ratio) for measured in (first, second))
+    if {group: len(scores) for group, scores in one.items()} != {group: len(scores) for group, scores in other.items()}:
         raise NotComparable("the two score sets do not score the same groups of units", param="scores")
-    pools = [_common(site, mine[site], theirs[site], ratio) for site in sorted(mine)]
+    overlaps = [_compare(group, one[group], other[group], ratio) for group in sorted(one)]
+    by_layer = [each for each in overlaps if each.group.part != LAYERS]
     return Overlap(
         scores=list(digests),
         ratio=ratio,
-        **_together(pools),
-        by_chance=_jaccard(sum(pool.kept for pool in pools), sum(pool.kept**2 / pool.count for pool in pools)),
-        parts=[_shared(key[0], key[1], None, members) for key, members in _by_part(pools)],
-        layers=[_shared(*pool.site[::2], pool.site.layer, [pool]) for pool in pools if pool.site.part != LAYERS],
+        **_sum(overlaps),
+        by_chance=_jaccard(sum(each.kept for each in overlaps), sum(each.kept**2 / each.count for each in overlaps)),
+        parts=[_shared(stack, part, None, members) for (stack, part), members in _by_part(overlaps)],
+        layers=[_shared(each.group.stack, each.group.part, each.group.layer, [each]) for each in by_layer],
     )
 
 
-def _check_alike(first: MeasuredScores, second: MeasuredScores) -> None:
+def _check_comparable(first: MeasuredScores, second: MeasuredScores) -> None:
     for measured in (first, second):
         if measured.kind is not ScoreKind.units:
             message = f"{measured.digest} holds scores of rows: only scores of units can be compared"
@@ -75,72 +77,71 @@ def _check_alike(first: MeasuredScores, second: MeasuredScores) -> None:
         raise NotComparable(f"the scores are of different units: {units[0]} and {units[1]}", param="scores")
 
 
-# --- the file ------------------------------------------------------------------------------------------------------
+# --- the score file ------------------------------------------------------------------------------------------------
 
 
 def _read(sets: ScoreSets, tenant: str, measured: MeasuredScores, ratio: float) -> UnitScores:
     content = sets.content(tenant, measured.digest)
     if content is None:
-        raise NotFound(f"the scores {measured.digest!r} are damaged or gone")
-    return _pooled(unit_scores(content, step_for(measured.ratios, ratio)))
+        raise NotFound(f"the scores {measured.digest!r} are damaged or no longer stored")
+    return _with_layers_together(unit_scores(content, step_for(measured.ratios, ratio)))
 
 
 def step_for(ratios: Sequence[float], ratio: float) -> int:
-    """The step whose scores decide what a removal of `ratio` keeps: the last one on the way to it."""
+    """The step whose scores decide what a removal of `ratio` keeps: the last step that starts below `ratio`."""
     return max(bisect_left(ratios, ratio) - 1, 0)
 
 
 def unit_scores(content: bytes, step: int) -> UnitScores:
     """The float32 vectors of one step in a score file: safetensors with the names `{step}.{stack}.{layer}.{part}`."""
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    found: dict[Site, Sequence[float]] = {}
-    for name, entry in header.items():
+    found: dict[UnitGroup, Sequence[float]] = {}
+    tensors: list[tuple[str, dict[str, Any]]] = deserialize(content)  # type: ignore[no-untyped-call]
+    for name, tensor in tensors:
         if name.startswith(f"{step}."):
             _, stack, layer, part = name.split(".")
-            start, end = (8 + length + offset for offset in entry["data_offsets"])
-            found[Site(stack, int(layer), part)] = array("f", content[start:end])
+            found[UnitGroup(stack, int(layer), part)] = array("f", bytes(tensor["data"]))
     return found
 
 
-def _pooled(scores: UnitScores) -> UnitScores:
-    """The scores with the layers of a stack as one group."""
-    found = {site: values for site, values in scores.items() if site.part != LAYERS}
-    for site in sorted(scores.keys() - found.keys()):
-        stack = Site(site.stack, 0, LAYERS)
-        found[stack] = [*found.get(stack, []), *scores[site]]
+def _with_layers_together(scores: UnitScores) -> UnitScores:
+    """The scores with the layers of each stack as one group."""
+    found = {group: values for group, values in scores.items() if group.part != LAYERS}
+    for group in sorted(scores.keys() - found.keys()):
+        stack = UnitGroup(group.stack, 0, LAYERS)
+        found[stack] = [*found.get(stack, []), *scores[group]]
     return found
 
 
-# --- what is kept --------------------------------------------------------------------------------------------------
+# --- kept units ----------------------------------------------------------------------------------------------------
 
 
-def _common(site: Site, mine: Sequence[float], theirs: Sequence[float], ratio: float) -> Common:
-    kept = max(1, round((1 - ratio) * len(mine)))
-    return Common(site, len(mine), kept, len(best(mine, kept) & best(theirs, kept)))
+def _compare(group: UnitGroup, one: Sequence[float], other: Sequence[float], ratio: float) -> GroupOverlap:
+    kept = max(1, round((1 - ratio) * len(one)))
+    return GroupOverlap(group, len(one), kept, len(best(one, kept) & best(other, kept)))
 
 
 def best(scores: Sequence[float], num_kept: int) -> set[int]:
-    """Indices of the highest scores; of equals, the lowest, as the worker's selection has it."""
+    """Indices of the highest scores. Of equal scores the lower index comes first, as in the worker's selection."""
     return set(sorted(range(len(scores)), key=lambda unit: (-scores[unit], unit))[:num_kept])
 
 
-def _by_part(pools: Iterable[Common]) -> Iterator[tuple[tuple[str, str], list[Common]]]:
-    members: dict[tuple[str, str], list[Common]] = defaultdict(list)
-    for pool in pools:
-        members[pool.site.stack, pool.site.part].append(pool)
+def _by_part(overlaps: Iterable[GroupOverlap]) -> Iterator[tuple[tuple[str, str], list[GroupOverlap]]]:
+    """(stack, part) -> the overlaps of its layers."""
+    members: dict[tuple[str, str], list[GroupOverlap]] = defaultdict(list)
+    for each in overlaps:
+        members[each.group.stack, each.group.part].append(each)
     yield from members.items()
 
 
-def _shared(stack: str, part: str, layer: int | None, pools: Sequence[Common]) -> SharedUnits:
-    return SharedUnits(stack=stack, part=part, layer=layer, **_together(pools))
+def _shared(stack: str, part: str, layer: int | None, overlaps: Sequence[GroupOverlap]) -> SharedUnits:
+    return SharedUnits(stack=stack, part=part, layer=layer, **_sum(overlaps))
 
 
-def _together(pools: Sequence[Common]) -> dict[str, float]:
-    kept, shared = sum(pool.kept for pool in pools), sum(pool.shared for pool in pools)
+def _sum(overlaps: Sequence[GroupOverlap]) -> dict[str, float]:
+    kept, shared = sum(each.kept for each in overlaps), sum(each.shared for each in overlaps)
     return {"kept": kept, "shared": shared, "jaccard": _jaccard(kept, shared)}
 
 
 def _jaccard(kept: float, shared: float) -> float:
-    """|A ∩ B| / |A ∪ B| of two sets of `kept` members each."""
+    """|A ∩ B| / |A ∪ B| of two sets with `kept` members each, `shared` of them in both."""
     return shared / (2 * kept - shared)

@@ -4,12 +4,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from service.contract.errors import InvalidData, InvalidLabels, InvalidTemplate
 from service.contract.families import Kind
+from service.contract.head_classes import head_classes
 from service.contract.options import TaskKind
 from service.contract.presets import LABEL_COLUMN, TARGET_COLUMN, template_fields
 from service.contract.rows import Row
@@ -72,7 +72,7 @@ def wording(kind: Kind, task: TaskWording, tokenizer: PreTrainedTokenizerBase, c
         max_tokens=_max_tokens(tokenizer, config),
         special_tokens=special_tokens if task.special_tokens is None else task.special_tokens,
         label_prefix=label_prefix if task.label_prefix is None else task.label_prefix,
-        classes=_classes(task, config) if kind == "classifier" else {},
+        classes=head_classes(task, config.id2label or {}) if kind == "classifier" else {},
     )
 
 
@@ -265,17 +265,3 @@ def _max_tokens(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) ->
         # RoBERTa counts its positions from the padding token's index on.
         limits.append(positions - (config.pad_token_id + 1 if config.model_type == "roberta" else 0))
     return min(limits, default=None)
-
-
-def _classes(task: TaskWording, config: Any) -> dict[str, int]:
-    if task.kind is TaskKind.generation:
-        raise InvalidLabels("a model with a classification head generates no text", param="task.kind")
-    classes = {str(name): int(index) for index, name in config.id2label.items()}
-    for label, word in (task.labels or {}).items():
-        if word not in classes:
-            raise InvalidLabels(
-                f"label {label!r} stands for the class {word!r}, which the model's head lacks; it has "
-                f"{', '.join(classes)}",
-                param="task.labels",
-            )
-    return classes

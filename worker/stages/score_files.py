@@ -14,6 +14,7 @@ from torch import Tensor
 
 from service.contract.resources import ScoreKind
 from service.contract.result import Metrics
+from service.sources.safetensors_header import read_header
 from worker.evaluation.metrics import Scores
 from worker.slimming.scoring.iterative import ScorePath
 from worker.slimming.units import Site
@@ -67,6 +68,5 @@ def _pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
 
 
 def _metadata(content: bytes) -> dict[str, Any]:
-    length = int.from_bytes(content[:8], "little")
-    texts = json.loads(content[8 : 8 + length])["__metadata__"]
+    texts = read_header(lambda start, end: content[start:end]).metadata
     return {name: json.loads(text) for name, text in texts.items() if name != "format"}

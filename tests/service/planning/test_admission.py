@@ -11,6 +11,7 @@ from service.api.openapi.examples import INLINE
 from service.contract.errors import (
     ForbiddenPath,
     InvalidData,
+    InvalidLabels,
     InvalidModel,
     InvalidRequest,
     TaskslimError,
@@ -87,6 +88,55 @@ def test_an_adapter_is_looked_at(tmp_path: Path, access: Access) -> None:
     (tmp_path / "adapter" / "adapter_model.bin").touch()
     body = INLINE | {"model": {"uri": uri, "adapter_uri": (tmp_path / "adapter").as_uri()}}
     assert "adapter_model.safetensors" in refuse(body, access, InvalidModel, "model.adapter_uri")
+
+
+def test_an_adapter_of_another_type_than_lora_is_refused(tmp_path: Path, access: Access) -> None:
+    body = request_body(tmp_path)
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_model.safetensors").touch()
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "IA3"}')
+    body["model"] |= {"adapter_uri": (tmp_path / "adapter").as_uri()}
+    assert "only LoRA" in refuse(body, access, InvalidModel, "model.adapter_uri")
+    (tmp_path / "adapter" / "adapter_config.json").write_text("[]")
+    assert "not a JSON object" in refuse(body, access, InvalidModel, "model.adapter_uri")
+
+
+def test_safetensors_without_a_config_are_refused(tmp_path: Path, access: Access) -> None:
+    body = request_body(tmp_path)
+    (tmp_path / "model" / "config.json").unlink()
+    assert "no config.json" in refuse(body, access, InvalidModel, "model.uri")
+
+
+def test_one_of_several_gguf_files_must_be_named(tmp_path: Path, access: Access) -> None:
+    uri = model_directory(tmp_path / "m", ("a.gguf", "b.gguf"))
+    assert "name one of them" in refuse(INLINE | {"model": {"uri": uri}}, access, InvalidModel, "model.uri")
+
+
+HEAD: dict[str, Any] = {"model_type": "bert", "id2label": {"0": "delivery", "1": "refund"}}
+
+
+def test_labels_that_the_classification_head_lacks_are_refused(tmp_path: Path, access: Access) -> None:
+    uri = model_directory(tmp_path / "m", **HEAD)
+    rows = {"rows": [{"text": "x", "label": "negative"}, {"text": "y", "label": "positive"}]}
+    body = INLINE | {"model": {"uri": uri}, "task": {"preset": "sst2", "calibration": rows}}
+    assert "which the model's head does not have" in refuse(body, access, InvalidLabels, "task.labels")
+    labels = {"negative": "delivery", "positive": "refund"}
+    check_request(JobRequest.model_validate(body | {"task": body["task"] | {"labels": labels}}), access)
+    observed = [{"preset": "sst2", "evaluation": rows}]
+    body |= {"task": body["task"] | {"labels": labels}, "observe": observed}
+    refuse(body, access, InvalidLabels, "observe.0.labels")
+
+
+def test_a_generation_task_is_refused_for_a_classification_head(tmp_path: Path, access: Access) -> None:
+    uri = model_directory(tmp_path / "m", **HEAD)
+    task = {"kind": "generation", "template": "{text}", "calibration": {"rows": [{"text": "x", "target": "y"}]}}
+    refuse(INLINE | {"model": {"uri": uri}, "task": task}, access, InvalidLabels, "task.kind")
+
+
+def test_a_latency_of_more_tokens_than_the_model_takes_is_refused(tmp_path: Path, access: Access) -> None:
+    uri = model_directory(tmp_path / "m", max_position_embeddings=64)
+    body = INLINE | {"model": {"uri": uri}, "target": {"latency_ms": {"value": 40, "tokens": 65}}}
+    assert "64 tokens at most" in refuse(body, access, InvalidRequest, "target.latency_ms.tokens")
 
 
 @pytest.mark.parametrize("uri", ["ftp://host/m", "relative", "model", "file://[", "http://127.0.0.1/m", "dataset://x"])

@@ -80,7 +80,7 @@ def test_a_decoder_reads_opening_tokens_and_no_closing_ones() -> None:
 
 def test_classes_of_a_head_are_found_by_name() -> None:
     assert encode_one(wording_for("classifier")).candidates == ((1,), (0,))
-    with pytest.raises(InvalidLabels, match="which the model's head lacks; it has negative, positive"):
+    with pytest.raises(InvalidLabels, match="which the model's head does not have; it has negative, positive"):
         wording_for("classifier", labels={"1": "positive", "0": "awful"})
 
 
