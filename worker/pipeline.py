@@ -14,17 +14,19 @@ from service.contract.fields import MAX_RATIO
 from service.contract.job import Stage
 from service.contract.method import Target
 from service.contract.options import Repair
-from service.contract.result import Controls, DenseSlim, JobMetrics, Latency, Result, Verified
+from service.contract.result import Controls, DenseSlim, JobMetrics, Latency, Quartiles, Result, Verified
 from service.jobs.record import JobRecord
 from service.settings import Settings
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
 from worker.checkpoints import loading, validation
-from worker.evaluation.latency import RUNS, SIZES, TOKENS, Speed, compare
+from worker.evaluation.latency import RUNS, SIZES, TOKENS, PassProfile, profile_in_turns
 from worker.reporting import artifacts, findings, report
-from worker.search import controls, targets
+from worker.search import controls
 from worker.search.candidates import Candidates
-from worker.search.targets import Reached
+from worker.search.chosen import ChosenModel, kept_metric
+from worker.search.counted import counted_candidate
+from worker.search.search import search
 from worker.slimming.repair.repairs import FITTED
 from worker.slimming.scoring import attribution
 from worker.slimming.scoring.iterative import ScorePath, Scores, follow, schedule
@@ -72,20 +74,20 @@ def run(
     with context.stage(Stage.attribute):
         path = score_tasks(context, sets, cache)
         task_model = evaluation_sets.calibrated_on_all_tasks(sets)
-    reached = reach(context, sources, task_model, dense[own(sets).key], path)
-    sets = evaluation_sets.with_slim_model(sets, reached.task_model, reached.rows)
-    dense |= {own(sets).key: reached.dense}
+    chosen = choose_model(context, sources, task_model, dense[own(sets).key], path)
+    sets = evaluation_sets.with_slim_model(sets, chosen.task_model, chosen.rows)
+    dense |= {own(sets).key: chosen.dense}
     with context.stage(Stage.evaluate_slim):
         slim = evaluate_all(context, task_models(sets))
-        speeds = time_passes(context, sources, reached.task_model)
-    measured_controls = control(context, sources, reached, path)
+        profiles = profile_passes(context, sources, chosen.task_model)
+    measured_controls = control(context, sources, chosen, path)
     with context.stage(Stage.verify):
-        verified = artifacts.store(context, sources, reached.task_model, reached.groups, reached.candidate)
+        verified = artifacts.store(context, sources, chosen.task_model, chosen.groups, chosen.candidate)
     with context.stage(Stage.upload):
         metrics = job_metrics(sets, dense, slim).model_copy(update={"controls": measured_controls})
-        result = conclude(context, sources, reached, slim[own(sets).key], metrics, speeds[0], verified)
+        result = conclude(context, sources, chosen, slim[own(sets).key], metrics, profiles[0], verified)
         result = result.model_copy(update=cache.outcome())
-        found = findings.find(reached, sets, dense, slim, speeds, path.at(reached.candidate.asked))
+        found = findings.find(chosen, sets, dense, slim, profiles, path.at(chosen.candidate.requested_ratio))
         report.write(context, sources, sets, result, found)
         artifacts.upload(context)
     return result
@@ -137,21 +139,23 @@ def furthest(target: Target) -> float:
     return max(target.sweep) if target.sweep else MAX_RATIO
 
 
-def reach(context: JobContext, sources: Sources, task_model: TaskModel, dense: Measured, path: ScorePath) -> Reached:
+def choose_model(
+    context: JobContext, sources: Sources, task_model: TaskModel, dense: Measured, path: ScorePath
+) -> ChosenModel:
     """The cut model that meets the target. Raises TargetUnreachable where there is none."""
     request = context.job.request
     if request.target.is_measured:
         with context.stage(Stage.search):
-            return targets.search(context, task_model, dense, path, partial(artifacts.store, context, sources))
+            return search(context, task_model, dense, path, partial(artifacts.store, context, sources))
     with context.stage(Stage.select):
         candidates = Candidates(context, task_model, path)
-        candidate = targets.count(candidates, context)
+        candidate = counted_candidate(candidates, request.target)
     if request.method.repair is not Repair.none:
         with context.stage(Stage.repair):
             repair(context, task_model, candidate.kept, path.moments)
     with context.stage(Stage.slice):
         slim = cut(task_model, candidate.kept, request.output.layout)
-    return Reached(candidate, candidates.groups, slim, dense, rows=list(range(len(task_model.evaluation.examples))))
+    return ChosenModel(candidate, candidates.groups, slim, dense, rows=list(range(len(task_model.evaluation.examples))))
 
 
 def repair(context: JobContext, task_model: TaskModel, kept: Kept, moments: Mapping[str, Moments] | None) -> None:
@@ -163,21 +167,23 @@ def repair(context: JobContext, task_model: TaskModel, kept: Kept, moments: Mapp
     repair_model(context, task_model, kept, moments, advance)
 
 
-def control(context: JobContext, sources: Sources, reached: Reached, path: ScorePath) -> Controls | None:
+def control(context: JobContext, sources: Sources, chosen: ChosenModel, path: ScorePath) -> Controls | None:
     """The metrics of models cut to the same ratio by other scores, where the request asks for them."""
     if not context.job.request.method.controls:
         return None
     with context.stage(Stage.controls):
-        ratio = reached.candidate.asked
-        dense = controls.Dense(
-            reached.task_model,
+        ratio = chosen.candidate.requested_ratio
+        control_inputs = controls.ControlInputs(
+            chosen.task_model,
             lambda: load(context, sources.model, sources.adapter),
             partial(repair, moments=path.moments),
         )
-        return controls.measure(context, dense, path.at(ratio), ratio)
+        return controls.measure(context, control_inputs, path.at(ratio), ratio)
 
 
-def time_passes(context: JobContext, sources: Sources, task_model: TaskModel) -> list[tuple[Speed, Speed]]:
+def profile_passes(
+    context: JobContext, sources: Sources, task_model: TaskModel
+) -> list[tuple[PassProfile, PassProfile]]:
     """Time and memory of a forward pass of (the dense, the slim) model, for each batch size.
 
     The first size is that of a target of latency, where there is one. The dense model has no adapter, which costs no
@@ -188,7 +194,7 @@ def time_passes(context: JobContext, sources: Sources, task_model: TaskModel) ->
     bound = context.job.request.target.latency_ms
     tokens = bound.tokens if bound else min(TOKENS, task_model.wording.max_tokens or TOKENS)
     rows = dict.fromkeys([bound.batch, *SIZES] if bound else SIZES)
-    return compare(
+    return profile_in_turns(
         dense, task_model.loaded.model, task_model.evaluation.examples, task_model.padding, tokens, list(rows)
     )
 
@@ -196,29 +202,35 @@ def time_passes(context: JobContext, sources: Sources, task_model: TaskModel) ->
 def conclude(
     context: JobContext,
     sources: Sources,
-    reached: Reached,
+    chosen: ChosenModel,
     slim: Measured,
     metrics: JobMetrics,
-    speed: tuple[Speed, Speed],
+    profiles: tuple[PassProfile, PassProfile],
     verified: Verified,
 ) -> Result:
     """The result of the job from what its stages have counted and measured."""
     slim_bytes = validation.weight_bytes(artifacts.checkpoint(context, "model"))
     return Result(
         metrics=metrics,
-        parameters=DenseSlim(dense=reached.dense.parameters, slim=slim.parameters),
+        parameters=DenseSlim(dense=chosen.dense.parameters, slim=slim.parameters),
         bytes=DenseSlim(dense=validation.weight_bytes(sources.model), slim=slim_bytes),
-        latency_ms=Latency(
-            dense=speed[0].milliseconds,
-            slim=speed[1].milliseconds,
-            batch=speed[0].batch,
-            tokens=speed[0].tokens,
-            runs=RUNS,
-            device=str(reached.task_model.loaded.model.device),
-        ),
-        widths=findings.widths(reached.groups, reached.candidate.kept),
-        ratio=reached.candidate.ratio,
+        latency_ms=_latency(*profiles, str(chosen.task_model.loaded.model.device)),
+        widths=findings.widths(chosen.groups, chosen.candidate.kept),
+        ratio=chosen.candidate.ratio,
         verified=verified,
-        curve=reached.curve,
-        kept_metric=targets.kept_metric(context, reached, slim),
+        curve=chosen.curve,
+        kept_metric=kept_metric(context, chosen, slim),
+    )
+
+
+def _latency(dense: PassProfile, slim: PassProfile, device: str) -> Latency:
+    return Latency(
+        dense=dense.milliseconds,
+        slim=slim.milliseconds,
+        dense_quartiles=Quartiles(first=dense.quartiles[0], third=dense.quartiles[1]),
+        slim_quartiles=Quartiles(first=slim.quartiles[0], third=slim.quartiles[1]),
+        batch=dense.batch,
+        tokens=dense.tokens,
+        runs=RUNS,
+        device=device,
     )

@@ -51,11 +51,20 @@ class DenseSlim(Schema):
     slim: int
 
 
+class Quartiles(Schema):
+    """The spread of repeated measurements: a quarter of them are below `first`, a quarter above `third`."""
+
+    first: float
+    third: float
+
+
 class Latency(Schema):
     """Median time in milliseconds of one forward pass on the worker's device; both models are timed in turn."""
 
     dense: float
     slim: float
+    dense_quartiles: Quartiles | None = Field(default=None, description="of the runs of the dense model")
+    slim_quartiles: Quartiles | None = Field(default=None, description="of the runs of the slim model")
     batch: int
     tokens: int
     runs: int

@@ -162,6 +162,11 @@ def test_a_job_leaves_a_smaller_model_that_anyone_loads(finished: Finished) -> N
     assert result.bytes.slim == (directory / "model.safetensors").stat().st_size < result.bytes.dense
     assert result.ratio == pytest.approx(1 - 32 / FFN_WIDTH)
     assert result.verified.loader == "LlamaForCausalLM"
+    latency = result.latency_ms
+    assert latency.dense_quartiles is not None
+    assert latency.dense_quartiles.first <= latency.dense <= latency.dense_quartiles.third
+    assert latency.slim_quartiles is not None
+    assert latency.slim_quartiles.first <= latency.slim <= latency.slim_quartiles.third
     assert torch.equal(logits(directory), logits(finished.deployment.scratch / "output/model"))
 
 

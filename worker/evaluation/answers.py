@@ -1,4 +1,4 @@
-"""What a model answers on the evaluation rows, and where the slim model's answers differ from the dense one's."""
+"""A model's answers to evaluation rows, and the differences between the answers of two models."""
 
 from collections.abc import Sequence
 
@@ -7,30 +7,31 @@ from service.contract.report import ChangedAnswer, Confusion
 from service.contract.rows import Row
 from service.contract.task import TaskWording
 from worker.data.prompts import Example
-from worker.evaluation.metrics import Scores
+from worker.evaluation.metrics import AnswerScores
 
 MAX_CHANGED = 50
 MAX_FIELD_LENGTH = 600
 
 
-def chosen_labels(scores: Scores, labels: Sequence[str]) -> list[str]:
-    """The label with the highest log-probability, of every example."""
+def chosen_labels(scores: AnswerScores, labels: Sequence[str]) -> list[str]:
+    """The label with the highest log-probability, for every example."""
     return [labels[index] for index in scores.log_probability_EL.argmax(dim=1).tolist()]
 
 
 def right_labels(examples: Sequence[Example], labels: Sequence[str]) -> list[str]:
+    """The right label of every example."""
     return [labels[example.answer] for example in examples]
 
 
 def confusion(labels: Sequence[str], right: Sequence[str], dense: Sequence[str], slim: Sequence[str]) -> Confusion:
-    """Both models' answers counted by right label and answer."""
+    """The confusion matrices of both models: rows are right labels, columns are answers."""
     return Confusion(labels=list(labels), dense=_matrix(labels, right, dense), slim=_matrix(labels, right, slim))
 
 
 def changed(
     task: TaskWording, rows: Sequence[Row], right: Sequence[str], dense: Sequence[str], slim: Sequence[str]
 ) -> list[ChangedAnswer]:
-    """Every row whose answer changed, in the order of the data set."""
+    """The rows that the models answer differently, in the order of the data set."""
     columns = sorted(template_fields(task.template or ""))
     return [
         ChangedAnswer(

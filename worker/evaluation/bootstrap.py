@@ -1,8 +1,8 @@
-"""How much of the dense model's metric a slim model keeps, with a paired bootstrap interval.
+"""The share of the dense model's metric that a slim model retains, with a paired bootstrap interval.
 
-Both models answer the same rows, so that the rows which both get right or both get wrong add nothing to the interval:
-what is resampled is the pair. A row counts as (slim, dense, size), and the metric of a model is `link` of the sum of
-its column divided by the sum of the sizes.
+Both models answer the same rows, and rows are resampled with the outcomes of both models, so that a row with equal
+outcomes does not widen the interval. The outcome of a row is (slim, dense, size). The metric of a model is `link` of
+(the sum of its column / the sum of the sizes).
 
 Shape suffixes: E examples, C distinct outcomes, B resamples, S the three columns.
 """
@@ -17,42 +17,42 @@ from numpy.typing import NDArray
 from service.contract.options import TaskKind
 from service.contract.result import Estimate
 from worker.data.prompts import Example
-from worker.evaluation.metrics import Scores, calibrated
+from worker.evaluation.metrics import AnswerScores, calibrated
 
 Array = NDArray[np.float64]
 
 CONFIDENCE = 0.95
 RESAMPLES = 4000
-CHUNK = 2**22  # counts that are drawn at once
+CHUNK = 2**22  # counts drawn at once
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One way to sum a model up: what a row counts as, and how the sums become the metric."""
+    """A metric of a model: the outcome of each row, and the function of the sums of outcomes that is the metric."""
 
     name: Literal["calibrated_accuracy", "token_probability"]
-    outcome_ES: Callable[[Scores, Scores, Sequence[Example]], Array]
+    outcome_ES: Callable[[AnswerScores, AnswerScores, Sequence[Example]], Array]
     link: Callable[[Array], Array]
-    prior_CS: Array  # outcomes that are added, half of one each
+    prior_CS: Array  # outcomes that are added to those of the rows, with a weight of one half each
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A slim model beside the dense one on the same rows."""
+class Retention:
+    """The metric of a slim model, and its share of the dense model's metric on the same rows."""
 
     metric: Estimate  # of the slim model
     share: Estimate  # of the dense model's
 
 
-def _rightness_ES(slim: Scores, dense: Scores, _: Sequence[Example]) -> Array:
-    """1 where the calibrated answer is right; each model is calibrated on these very rows."""
+def _correct_ES(slim: AnswerScores, dense: AnswerScores, _: Sequence[Example]) -> Array:
+    """1 for each model whose calibrated answer is right; both models are calibrated on these rows."""
     right = [calibrated(scores.log_probability_EL).argmax(dim=1) == scores.answer_E for scores in (slim, dense)]
     columns = [right_E.double().numpy() for right_E in right]
     return np.stack([*columns, np.ones_like(columns[0])], axis=1)
 
 
-def _likelihood_ES(slim: Scores, dense: Scores, examples: Sequence[Example]) -> Array:
-    """log P of the target's tokens, its end included, and how many they are."""
+def _likelihood_ES(slim: AnswerScores, dense: AnswerScores, examples: Sequence[Example]) -> Array:
+    """The log-probability of the target's tokens, the end token included, and their number."""
     tokens = [float(len(example.candidates[0])) for example in examples]
     columns = [scores.log_probability_EL[:, 0].numpy() for scores in (slim, dense)]
     return np.stack([*columns, np.array(tokens)], axis=1)
@@ -61,20 +61,20 @@ def _likelihood_ES(slim: Scores, dense: Scores, examples: Sequence[Example]) -> 
 METRICS: dict[TaskKind, Metric] = {
     TaskKind.classification: Metric(
         "calibrated_accuracy",
-        _rightness_ES,
+        _correct_ES,
         link=lambda mean: mean,
-        # Rows that all agree would have an interval of no width, however few they are: half a row is added to each of
-        # the four outcomes, as Agresti & Min do for the difference of paired shares (doi 10.1002/sim.1781).
+        # Without a prior, few rows with equal outcomes would have an interval of no width. Half a row is added to each
+        # of the four outcomes, as Agresti & Min do for the difference of paired shares (doi 10.1002/sim.1781).
         prior_CS=np.array([[slim, dense, 1.0] for slim in (0.0, 1.0) for dense in (0.0, 1.0)]),
     ),
     TaskKind.generation: Metric("token_probability", _likelihood_ES, link=np.exp, prior_CS=np.empty((0, 3))),
 }
 
 
-def kept(
-    metric: Metric, slim: Scores, dense: Scores, examples: Sequence[Example], confidence: float = CONFIDENCE
-) -> Kept:
-    """The slim model's metric and its share of the dense one's, each with its interval."""
+def retention(
+    metric: Metric, slim: AnswerScores, dense: AnswerScores, examples: Sequence[Example], confidence: float = CONFIDENCE
+) -> Retention:
+    """The slim model's metric and its share of the dense model's, each with its interval."""
     outcome_ES = metric.outcome_ES(slim, dense, examples)
     weight_E = np.ones(len(outcome_ES))
     sum_BS = resampled(
@@ -83,19 +83,19 @@ def kept(
         len(outcome_ES),
     )
     figures = [_figures(metric, sums) for sums in (outcome_ES.sum(axis=0, keepdims=True), sum_BS)]
-    return Kept(*(_estimate(float(value[0]), drawn, confidence) for value, drawn in zip(*figures, strict=True)))
+    return Retention(*(_estimate(float(value[0]), drawn, confidence) for value, drawn in zip(*figures, strict=True)))
 
 
 def _figures(metric: Metric, sum_BS: Array) -> tuple[Array, Array]:
-    """(metric of the slim model, its share of the dense one's); a dense model that gets nothing right keeps nothing."""
+    """(the slim model's metric, its share of the dense model's), for each row of sums. The share of zero is zero."""
     slim_B, dense_B = metric.link(sum_BS[:, 0] / sum_BS[:, 2]), metric.link(sum_BS[:, 1] / sum_BS[:, 2])
     return slim_B, np.divide(slim_B, dense_B, out=np.zeros_like(slim_B), where=dense_B > 0)
 
 
 def resampled(outcome_CS: Array, weight_C: Array, size: int, resamples: int = RESAMPLES, seed: int = 0) -> Array:
-    """Column sums of `resamples` samples of `size` rows each, an outcome drawn as often as its weight says (B, S).
+    """The column sums (B, S) of `resamples` samples with `size` rows each, drawn with probabilities by weight.
 
-    Equal outcomes are drawn together: a sample is their counts, which are multinomial.
+    Equal outcomes are counted together: the counts of a sample have a multinomial distribution.
     """
     outcome_CS, index_C = np.unique(outcome_CS, axis=0, return_inverse=True)
     probability_C = np.bincount(index_C.ravel(), weight_C) / weight_C.sum()

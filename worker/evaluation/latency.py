@@ -1,6 +1,6 @@
-"""How fast a model is before and after, and how much memory it takes.
+"""Measures the latency and the memory of a forward pass.
 
-One pass of each in turn, so that a machine that slows down slows both.
+The dense and the slim model pass in turns, so that a machine that becomes slower during the measurement affects both.
 """
 
 import statistics
@@ -19,71 +19,78 @@ from worker.slimming.scoring.objectives import Batch
 
 RUNS = 7
 TOKENS = 64
-SIZES = (1, 8)  # rows of a batch; the first is the latency in the result
+SIZES = (1, 8)  # batch sizes; the first one is that of the result's latency
 
 
 @dataclass(frozen=True)
-class Speed:
-    """One size of forward pass: median milliseconds, and the most memory that it holds at once, weights included."""
-
-    batch: int
-    tokens: int
-    milliseconds: float
-    peak_bytes: int
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One timed forward pass, with its memory where the device counts that by itself."""
+class LatencySample:
+    """One timed forward pass, and its peak memory where the device counts that itself."""
 
     milliseconds: float
     peak_bytes: int | None
 
 
-def compare(
+@dataclass(frozen=True)
+class PassProfile:
+    """The latency of a forward pass over several runs, and the most memory that it holds, weights included."""
+
+    batch: int
+    tokens: int
+    milliseconds: float  # median
+    peak_bytes: int
+    quartiles: tuple[float, float]  # first and third, milliseconds
+
+
+def profile_in_turns(
     dense: PreTrainedModel,
     slim: PreTrainedModel,
     examples: Sequence[Example],
     padding: Padding,
     tokens: int,
     sizes: Sequence[int] = SIZES,
-) -> list[tuple[Speed, Speed]]:
-    """(dense, slim) for each of `sizes`, on the device of `slim`; `dense` may be anywhere and ends on the CPU.
+) -> list[tuple[PassProfile, PassProfile]]:
+    """(dense, slim) for each of the batch `sizes`, on the device of `slim`. `dense` may be on any device, and is moved
+    to the CPU at the end.
 
-    Where a GPU cannot hold both, each is moved there for its pass, which is not timed. On a CPU the memory is that of
-    one more pass of each, so that counting slows none that is timed.
+    Where a GPU cannot hold both models, each one is moved there for its pass; the move is not timed. On a CPU the
+    memory is counted in one more pass of each model, because counting slows a pass down.
     """
     device = slim.device
-    crowded = device.type == "cuda" and 1.1 * weight_bytes(dense) > torch.cuda.mem_get_info(device)[0]
+    too_small_for_both = device.type == "cuda" and 1.1 * weight_bytes(dense) > torch.cuda.mem_get_info(device)[0]
     found = []
     for rows in sizes:
-        batch = passing_batch(examples, padding, rows, tokens).to(device)
-        rounds = [[_pass(model, batch, device, crowded) for model in (dense, slim)] for _ in range(RUNS + 1)]
-        before, now = zip(*rounds[1:], strict=True)  # the first warms up
-        found.append((_speed(dense, batch, tokens, before), _speed(slim, batch, tokens, now)))
+        batch = repeated_prompt(examples, padding, rows, tokens).to(device)
+        rounds = [
+            [_sample(model, batch, device, too_small_for_both) for model in (dense, slim)] for _ in range(RUNS + 1)
+        ]
+        dense_samples, slim_samples = zip(*rounds[1:], strict=True)  # the first round warms up
+        found.append((_profile(dense, batch, tokens, dense_samples), _profile(slim, batch, tokens, slim_samples)))
     nn.Module.to(dense, "cpu")
     nn.Module.to(slim, device)
     return found
 
 
-def alone(
+def measure_latency(
     model: PreTrainedModel,
     examples: Sequence[Example],
     padding: Padding,
     rows: int,
     tokens: int,
-    tick: Callable[[], None] = lambda: None,
+    on_pass: Callable[[], None] = lambda: None,
 ) -> float:
-    """Median milliseconds of one size of pass on the device of the model; `tick` is called after each."""
-    batch, passes = passing_batch(examples, padding, rows, tokens).to(model.device), []
+    """The median milliseconds of a forward pass with `rows` prompts of `tokens` tokens, on the device of the model.
+
+    `on_pass` is called after each pass.
+    """
+    batch, samples = repeated_prompt(examples, padding, rows, tokens).to(model.device), []
     for _ in range(RUNS + 1):
-        passes.append(_pass(model, batch, model.device, crowded=False))
-        tick()
-    return _median(passes[1:])  # the first warms up
+        samples.append(_sample(model, batch, model.device, move=False))
+        on_pass()
+    return statistics.median(sample.milliseconds for sample in samples[1:])  # the first pass warms up
 
 
-def passing_batch(examples: Sequence[Example], padding: Padding, rows: int, tokens: int) -> Batch:
-    """`rows` prompts of `tokens` tokens each, made of the longest prompt's tokens over and over."""
+def repeated_prompt(examples: Sequence[Example], padding: Padding, rows: int, tokens: int) -> Batch:
+    """A batch of `rows` prompts with `tokens` tokens each, which repeat the tokens of the longest prompt."""
     longest = max(examples, key=lambda example: len(example.prompt))
     repeated = longest.prompt * -(-tokens // len(longest.prompt))
     example = Example(repeated[:tokens], (longest.candidates[0][:1],), 0, longest.text)
@@ -91,24 +98,26 @@ def passing_batch(examples: Sequence[Example], padding: Padding, rows: int, toke
     return batch
 
 
-def _pass(model: PreTrainedModel, batch: Batch, device: torch.device, crowded: bool) -> Pass:
+def _sample(model: PreTrainedModel, batch: Batch, device: torch.device, move: bool) -> LatencySample:
+    """One forward pass on the device; with `move` the model is moved back to the CPU after it."""
     nn.Module.to(model, device)
     with torch.inference_mode():
-        timed = _on_gpu(model, batch) if device.type == "cuda" else Pass(_milliseconds(model, batch), None)
-    if crowded:
+        sample = _gpu_sample(model, batch) if device.type == "cuda" else LatencySample(_timed(model, batch), None)
+    if move:
         nn.Module.to(model, "cpu")
-    return timed
+    return sample
 
 
-def _on_gpu(model: PreTrainedModel, batch: Batch) -> Pass:
+def _gpu_sample(model: PreTrainedModel, batch: Batch) -> LatencySample:
     torch.cuda.synchronize(model.device)
     torch.cuda.reset_peak_memory_stats(model.device)
     others = torch.cuda.memory_allocated(model.device) - weight_bytes(model)
-    milliseconds = _milliseconds(model, batch)
-    return Pass(milliseconds, torch.cuda.max_memory_allocated(model.device) - others)
+    milliseconds = _timed(model, batch)
+    return LatencySample(milliseconds, torch.cuda.max_memory_allocated(model.device) - others)
 
 
-def _milliseconds(model: PreTrainedModel, batch: Batch) -> float:
+def _timed(model: PreTrainedModel, batch: Batch) -> float:
+    """The milliseconds of one forward pass."""
     start = time.perf_counter()
     model(**batch.inputs)
     if model.device.type == "cuda":
@@ -116,10 +125,7 @@ def _milliseconds(model: PreTrainedModel, batch: Batch) -> float:
     return (time.perf_counter() - start) * 1000
 
 
-def _speed(model: PreTrainedModel, batch: Batch, tokens: int, passes: Sequence[Pass]) -> Speed:
-    peaks = [timed.peak_bytes for timed in passes if timed.peak_bytes is not None] or [peak_bytes(model, batch)]
-    return Speed(batch.num_examples, tokens, _median(passes), max(peaks))
-
-
-def _median(passes: Sequence[Pass]) -> float:
-    return statistics.median(timed.milliseconds for timed in passes)
+def _profile(model: PreTrainedModel, batch: Batch, tokens: int, samples: Sequence[LatencySample]) -> PassProfile:
+    peaks = [sample.peak_bytes for sample in samples if sample.peak_bytes is not None] or [peak_bytes(model, batch)]
+    first, median, third = statistics.quantiles([sample.milliseconds for sample in samples], n=4, method="inclusive")
+    return PassProfile(batch.num_examples, tokens, median, max(peaks), quartiles=(first, third))

@@ -1,6 +1,6 @@
-"""How much memory a forward pass takes: the weights, and beside them the most that it holds at once.
+"""The memory of a forward pass: the weights and the peak size of all other tensors.
 
-The interpreter, its libraries and the pages that an allocator keeps for later are not part of it.
+The interpreter, its libraries and the pages that an allocator caches are not counted.
 """
 
 import weakref
@@ -16,24 +16,24 @@ from worker.slimming.scoring.objectives import Batch
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Bytes of the parameters and buffers, shared ones counted once."""
+    """Bytes of the parameters and buffers. Shared ones count once."""
     return sum(tensor.nbytes for tensors in (model.parameters(), model.buffers()) for tensor in tensors)
 
 
 def peak_bytes(model: nn.Module, batch: Batch) -> int:
-    """The most bytes that the model and one forward pass of `batch` hold at once, by the tensors that are alive.
+    """The peak bytes of the model's weights and of the live tensors of one forward pass of `batch`.
 
-    The same for every run, and what `torch.cuda.max_memory_allocated` counts on a GPU, less what a kernel takes for
-    itself until it returns. The pass is several times slower than one that is not watched.
+    The number is the same for every run. It is what `torch.cuda.max_memory_allocated` counts on a GPU, without the
+    temporary memory of kernels. Counting makes the pass several times slower.
     """
-    alive = Alive()
-    with torch.inference_mode(), alive:
+    live = LiveStorages()
+    with torch.inference_mode(), live:
         model(**batch.inputs)
-    return weight_bytes(model) + alive.peak
+    return weight_bytes(model) + live.peak
 
 
-class Alive(TorchDispatchMode):
-    """Adds up the storages that operations make, from their first tensor until the last one is gone."""
+class LiveStorages(TorchDispatchMode):
+    """Adds up the bytes of the storages that operations allocate, until the last tensor of each is freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -41,14 +41,16 @@ class Alive(TorchDispatchMode):
         self._storages: set[int] = set()
 
     def __torch_dispatch__(
-        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+        self, function: Callable[..., Any], _types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = function(*args, **(kwargs or {}))
         given = {
             tensor.untyped_storage()._cdata for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)
         }
         for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in given:  # a view is no new one
+            if (
+                isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in given
+            ):  # a view shares the storage of its input
                 self._add(tensor.untyped_storage())
         return result
 

@@ -1,4 +1,4 @@
-"""How well a model does its task.
+"""The metrics of a model on a task.
 
 Shape suffixes as in `worker.slimming.scoring.objectives`.
 """
@@ -23,17 +23,20 @@ NGRAM = 3
 
 
 @dataclass(frozen=True)
-class Scores:
-    """log P(candidate | prompt) of every example's candidates, in the order of the data set, float64 on the CPU."""
+class AnswerScores:
+    """log P(candidate | prompt) of the candidates of every example (E, L), and the index of the right one (E).
+
+    The examples are in the order of the data set, the tensors in float64 and int64 on the CPU.
+    """
 
     log_probability_EL: Tensor
     answer_E: Tensor
 
 
-def score(model: PreTrainedModel, batches: Sequence[Batch], on_examples: Callable[[int], None]) -> Scores:
-    """Every example's candidates scored; `on_examples` hears how many examples are done after each batch.
+def score(model: PreTrainedModel, batches: Sequence[Batch], on_examples: Callable[[int], None]) -> AnswerScores:
+    """The scores of every example's candidates. `on_examples` is called after each batch with the number done.
 
-    Raises InvalidModel where an output is not finite.
+    Raises InvalidModel where an output of the model is not finite.
     """
     done, parts = 0, []
     for batch in batches:
@@ -47,11 +50,11 @@ def score(model: PreTrainedModel, batches: Sequence[Batch], on_examples: Callabl
         raise InvalidModel("the model's outputs are not finite numbers", param="model.uri")
     order_E = torch.cat([batch.index_E for batch in batches]).argsort()
     answer_E = torch.cat([batch.answer_E for batch in batches])[order_E]
-    return Scores(score_EL[order_E], answer_E)
+    return AnswerScores(score_EL[order_E], answer_E)
 
 
-def classification_metrics(scores: Scores) -> Metrics:
-    """Accuracy as it is and with label bias removed, beside the share of the most frequent label."""
+def classification_metrics(scores: AnswerScores) -> Metrics:
+    """Accuracy with and without calibration, and the share of the most frequent label."""
     score_EL, answer_E = scores.log_probability_EL, scores.answer_E
     return Metrics(
         examples=answer_E.numel(),
@@ -62,8 +65,8 @@ def classification_metrics(scores: Scores) -> Metrics:
     )
 
 
-def generation_metrics(scores: Scores, examples: Sequence[Example], texts: Sequence[str]) -> Metrics:
-    """Share of generated texts that are the target, and log P of the target's tokens, its end included."""
+def generation_metrics(scores: AnswerScores, examples: Sequence[Example], texts: Sequence[str]) -> Metrics:
+    """The share of generated texts that equal the target, and the mean log P of the target's tokens, end included."""
     tokens = sum(len(example.candidates[0]) for example in examples)
     matches = [text.strip() == example.text.strip() for text, example in zip(texts, examples, strict=True)]
     return Metrics(
@@ -75,9 +78,9 @@ def generation_metrics(scores: Scores, examples: Sequence[Example], texts: Seque
 
 
 def repeats_itself(text: str) -> bool:
-    """Whether more than half of a text's word trigrams came before in it (rep-3 of Welleck et al., arXiv 1908.04319).
+    """Whether more than half of a text's word trigrams occur earlier in it (rep-3 of Welleck et al., arXiv 1908.04319).
 
-    Texts of fewer than eight words have no chance to.
+    False for texts of fewer than eight words.
     """
     words = text.split()
     grams = list(zip(*(words[start:] for start in range(NGRAM)), strict=False))
@@ -85,7 +88,7 @@ def repeats_itself(text: str) -> bool:
 
 
 def calibrated(score_EL: Tensor) -> Tensor:
-    """Scores less each label's mean over the rows: what is left of a bias towards a label is not the task's."""
+    """The scores (E, L) less the mean of each label over the rows, which removes a bias towards a label."""
     return score_EL - score_EL.mean(dim=0)
 
 
@@ -108,9 +111,9 @@ def generate(
     tokens_per_batch: int,
     on_examples: Callable[[int], None],
 ) -> list[str]:
-    """The greedy continuation of every prompt, as long as the target at most, special tokens left out."""
-    written = generate_tokens(model, examples, wording, padding, tokens_per_batch, on_examples)
-    return wording.tokenizer.batch_decode(written, skip_special_tokens=True)
+    """The greedy continuation of every prompt, at most as long as its target, without special tokens."""
+    generated = generate_tokens(model, examples, wording, padding, tokens_per_batch, on_examples)
+    return wording.tokenizer.batch_decode(generated, skip_special_tokens=True)
 
 
 def generate_tokens(
@@ -121,7 +124,7 @@ def generate_tokens(
     tokens_per_batch: int,
     on_examples: Callable[[int], None],
 ) -> list[list[int]]:
-    """The tokens of `generate`, the one that ends a text included where it came to an end."""
+    """The tokens of `generate`, including the end token where the model generated it."""
     end: int | None = wording.tokenizer.eos_token_id
     order = sorted(range(len(examples)), key=lambda index: len(examples[index].prompt))
     written: dict[int, list[int]] = {}
@@ -137,7 +140,7 @@ def _up_to(tokens: list[int], end: int | None) -> list[int]:
 
 
 def _even_chunks(order: Sequence[int], examples: Sequence[Example], tokens_per_batch: int) -> list[list[int]]:
-    """Consecutive examples of like length; a chunk's padded prompts and targets keep to the budget."""
+    """Chunks of consecutive examples of `order`, each with at most `tokens_per_batch` tokens, padding included."""
     chunks: list[list[int]] = []
     for index in order:
         chunk = [*chunks[-1], index] if chunks else [index]
@@ -152,7 +155,7 @@ def _even_chunks(order: Sequence[int], examples: Sequence[Example], tokens_per_b
 def _continue(
     model: PreTrainedModel, examples: Sequence[Example], padding: Padding, end: int | None
 ) -> list[list[int]]:
-    """Prompts are padded on the side away from where generation goes on."""
+    """The generated tokens of a chunk. A decoder-only model has its prompts padded on the left."""
     pad = pad_left if padding.kind == "causal" else pad_right
     input_ids, mask_BT = pad([example.prompt for example in examples], padding.pad)
     longest = max(len(example.candidates[0]) for example in examples)

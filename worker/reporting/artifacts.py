@@ -1,5 +1,6 @@
-"""The artifacts of a job: writes and verifies checkpoints and kept indices, and uploads them."""
+"""The artifacts of a job: writes and verifies its checkpoints, saves the kept indices, and stores every file."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from service.contract.options import Format
@@ -23,50 +24,55 @@ PROBE_EXAMPLES = 4  # whose logits the verification compares
 
 
 def directory(context: JobContext) -> Path:
-    """The directory of the files that the job will upload."""
+    """The directory of the files that the job uploads."""
     found = context.scratch / "output"
     found.mkdir(exist_ok=True)
     return found
 
 
 def checkpoint(context: JobContext, name: str) -> Path:
-    """The directory of a checkpoint: among the files to upload if the job requests safetensors, else in the scratch."""
+    """The directory of a checkpoint. It is not uploaded where the job asks for kept indices alone."""
     return (directory(context) if Format.safetensors in context.job.request.output.formats else context.scratch) / name
 
 
-def write(context: JobContext, task_model: TaskModel, checkpoint: Path) -> Verified:
-    """Write a checkpoint, and compare its logits with those of the model in memory on some evaluation rows.
+def write(context: JobContext, task_model: TaskModel, checkpoint: Path, while_waiting: Callable[[], None]) -> Verified:
+    """Write the checkpoint, and verify in a new process that it gives the logits of the model in memory on some rows.
 
-    Raises VerificationFailed.
+    `while_waiting` is called until the process has ended. Raises VerificationFailed.
     """
     loading.save(task_model.loaded, checkpoint)
     loaded, probe = task_model.loaded, context.scratch / "probe.safetensors"
     examples = task_model.evaluation.examples[:PROBE_EXAMPLES]
     batch = batching.batches(examples, task_model.padding, context.settings.tokens_per_batch)[0]
     verification.write_probe(loaded.model, batch.inputs, probe)
-    return verification.verify(
-        checkpoint, probe, while_waiting=lambda: context.progress.advance(0, len(batch.example_B), "rows")
-    )
+    return verification.verify(checkpoint, probe, while_waiting=while_waiting)
 
 
 def store(
-    context: JobContext, sources: Sources, slim: TaskModel, groups: list[Group], candidate: Candidate, name: str = ""
+    context: JobContext,
+    sources: Sources,
+    slim: TaskModel,
+    groups: list[Group],
+    candidate: Candidate,
+    suffix: str = "",
+    while_waiting: Callable[[], None] | None = None,
 ) -> Verified:
-    """Write and verify the checkpoint of a cut model, and write its kept indices. Raises VerificationFailed.
+    """Write and verify the checkpoint of a cut model, and save the indices of the units that it keeps.
 
-    `name` is a suffix of both names, such as `-0.3` for `model-0.3` and `kept-0.3.safetensors`.
+    Their names are `model` and `kept` with the suffix, such as `model-0.3`. `while_waiting` is called during the
+    verification, and by default reports the progress of one checkpoint. Raises VerificationFailed.
     """
-    written = checkpoint(context, f"model{name}")
-    verified = write(context, slim, written)
-    origin = _origin(context, sources, slim, findings.widths(groups, candidate.kept), written)
-    kept_indices.save(candidate.kept, origin, directory(context) / f"kept{name}.safetensors")
+    place = checkpoint(context, f"model{suffix}")
+    verified = write(context, slim, place, while_waiting or (lambda: context.progress.advance(0, 1, "checkpoints")))
+    origin = _origin(context, sources, slim, findings.widths(groups, candidate.kept), place)
+    kept_indices.save(candidate.kept, origin, directory(context) / f"kept{suffix}.safetensors")
     return verified
 
 
 def _origin(
     context: JobContext, sources: Sources, task_model: TaskModel, widths: list[Widths], directory: Path
 ) -> Origin:
-    """The model that the kept indices belong to, and the digests of the checkpoint in `directory`."""
+    """The model that kept indices belong to, and the digests of the checkpoint in `directory` that they give."""
     request = context.job.request
     return Origin(
         model=request.model,
@@ -83,7 +89,10 @@ def _origin(
 
 
 def upload(context: JobContext) -> None:
-    """Store every file of the output, then the manifest, which commits them as the result. Raises LeaseLost."""
+    """Store every file of the output, and then the manifest, which makes them the result of the job.
+
+    Raises LeaseLost where another attempt has stored its manifest.
+    """
     root = directory(context)
     paths = sorted(path for path in root.rglob("*") if path.is_file())
     total, done, files = sum(path.stat().st_size for path in paths), 0, []
@@ -96,7 +105,7 @@ def upload(context: JobContext) -> None:
     manifest = Manifest(job_id=context.job.id, attempt=context.job.attempt, files=files)
     key = manifest_key(context.job.tenant, context.job.id)
     if not context.storage.put_if_absent(manifest.model_dump_json().encode(), key):
-        raise LeaseLost(f"another attempt of job {context.job.id} has committed its manifest")
+        raise LeaseLost(f"another attempt of job {context.job.id} has stored its manifest")
 
 
 def _prefix(context: JobContext) -> str:

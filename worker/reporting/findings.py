@@ -13,9 +13,9 @@ from service.contract.options import Unit
 from service.contract.report import ChangedAnswer, Confusion, LayerWidth, Throughput
 from service.contract.result import DenseSlim, Widths
 from worker.evaluation import answers
-from worker.evaluation.latency import Speed
+from worker.evaluation.latency import PassProfile
 from worker.evaluation.pooling import ComparedAnswers, pooled_answers
-from worker.search.targets import Reached
+from worker.search.chosen import ChosenModel
 from worker.slimming.units import Group, Site
 from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, Measurements, having_role
 
@@ -32,11 +32,11 @@ class Findings:
 
 
 def find(
-    reached: Reached,
+    chosen: ChosenModel,
     sets: Sequence[EvaluationSet],
     dense: Measurements,
     slim: Measurements,
-    speeds: Sequence[tuple[Speed, Speed]],
+    profiles: Sequence[tuple[PassProfile, PassProfile]],
     scores: Mapping[Site, Tensor],
 ) -> Findings:
     """The findings from the measurements of both models; `scores` are those that decided which units are kept."""
@@ -46,15 +46,15 @@ def find(
     }
     confusion, changed = pooled_answers(answers_by_task)
     return Findings(
-        throughput=throughput(speeds),
-        peak_memory_bytes=peak_memory(speeds),
-        layers=layers(reached.groups, reached.candidate.kept, scores),
+        throughput=throughput(profiles),
+        peak_memory_bytes=peak_memory(profiles),
+        layers=layers(chosen.groups, chosen.candidate.kept, scores),
         confusion=confusion,
         changed=changed,
     )
 
 
-def throughput(speeds: Sequence[tuple[Speed, Speed]]) -> list[Throughput]:
+def throughput(profiles: Sequence[tuple[PassProfile, PassProfile]]) -> list[Throughput]:
     """Examples per second and memory of both models, for each batch size."""
     return [
         Throughput(
@@ -66,13 +66,13 @@ def throughput(speeds: Sequence[tuple[Speed, Speed]]) -> list[Throughput]:
             slim_ms=slim.milliseconds,
             peak_memory_bytes=DenseSlim(dense=dense.peak_bytes, slim=slim.peak_bytes),
         )
-        for dense, slim in speeds
+        for dense, slim in profiles
     ]
 
 
-def peak_memory(speeds: Sequence[tuple[Speed, Speed]]) -> DenseSlim:
+def peak_memory(profiles: Sequence[tuple[PassProfile, PassProfile]]) -> DenseSlim:
     """Peak memory of both models in bytes, at the largest batch size."""
-    dense, slim = max(speeds, key=lambda pair: pair[0].batch)
+    dense, slim = max(profiles, key=lambda pair: pair[0].batch)
     return DenseSlim(dense=dense.peak_bytes, slim=slim.peak_bytes)
 
 

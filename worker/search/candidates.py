@@ -1,4 +1,4 @@
-"""The models that a target may end with: each one counted before it is cut, and cut as a copy where it is measured."""
+"""The candidates of a search: models along a path of scores, counted before they are cut and cut as copies."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ from worker.stages.context import JobContext
 from worker.stages.slim import choose, cut, locate_groups, refusing_repairs, repair_input, repair_model, whole
 from worker.stages.task_model import TaskModel
 
-STEP = 0.01  # between the ratios of the models that a search looks at
+STEP = 0.01  # between the ratios of a search's grid
 DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -37,69 +37,75 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model as it would be: what it keeps, and what that comes to."""
+    """A model that a target may choose: the units that it keeps, and its size."""
 
-    asked: float  # the ratio that its widths follow from
-    ratio: float  # share of the chosen units' parameters that it lacks
+    requested_ratio: float  # from which the widths follow
+    ratio: float  # share of the chosen units' parameters that is removed
     kept: dict[Site, Tensor]
     parameters: int
-    bytes: int  # of the weights' files
+    bytes: int  # of the files with the weights
 
 
 class Candidates:
-    """Every model along a path of scores. The subject's own model stays whole.
+    """All candidates along a path of scores. The given model stays whole.
 
-    `tick` is called as long as anything takes, and ends it by raising.
+    `on_progress` is called during every longer computation, and may raise to end it.
     """
 
     def __init__(
-        self, context: JobContext, task_model: TaskModel, path: ScorePath, tick: Callable[[], None] = lambda: None
+        self,
+        context: JobContext,
+        task_model: TaskModel,
+        path: ScorePath,
+        on_progress: Callable[[], None] = lambda: None,
     ) -> None:
-        self._context, self._task_model, self._path, self._tick = context, task_model, path, tick
-        self._make_room()
+        self._context, self._task_model, self._path, self._on_progress = context, task_model, path, on_progress
+        self._add_biases()
         self.groups = locate_groups(context, task_model)
         self.at = cache(self._at)
 
-    def _at(self, asked: float) -> Candidate:
-        """The model for a ratio. Raises WidthUnreachable."""
-        self._tick()
-        kept = choose(self._context, self.groups, self._path.at(asked), asked)
-        task_model = self._task_model
-        shapes = shapes_after(task_model.loaded.model, task_model.architecture, self.groups, kept)
-        counts = {site: kept_K.numel() for site, kept_K in kept.items()}
-        dtype = DTYPES[task_model.loaded.dtype]
-        stored = {name: TensorShape(dtype, shape) for name, shape in shapes.items()} | self._buffers
+    def _at(self, ratio: float) -> Candidate:
+        """The candidate for a ratio. Raises WidthUnreachable where a layer cannot be so narrow."""
+        self._on_progress()
+        kept = choose(self._context, self.groups, self._path.at(ratio), ratio)
+        loaded, architecture = self._task_model.loaded, self._task_model.architecture
+        shapes = shapes_after(loaded.model, architecture, self.groups, kept)
+        dtype = DTYPES[loaded.dtype]
+        tensors = {name: TensorShape(dtype, shape) for name, shape in shapes.items()} | self._buffers
         return Candidate(
-            asked=asked,
-            ratio=share_removed(self.groups, counts),
+            requested_ratio=ratio,
+            ratio=share_removed(self.groups, {site: kept_K.numel() for site, kept_K in kept.items()}),
             kept=kept,
             parameters=sum(map(prod, shapes.values())),
-            bytes=file_size(stored),
+            bytes=file_size(tensors),
         )
 
     @property
     def dense(self) -> Candidate:
-        """Nothing removed."""
+        """The whole model."""
         return self.at(0.0)
 
     @cached_property
-    def highest(self) -> float:
-        """The highest ratio that rounding and floors leave to reach."""
-        return MAX_RATIO if self._reaches(MAX_RATIO) else turning_point(0.0, MAX_RATIO, self._reaches)[0]
+    def highest_ratio(self) -> float:
+        """The highest ratio that rounding and the least widths of the layers allow."""
+        return MAX_RATIO if self._is_reachable(MAX_RATIO) else turning_point(0.0, MAX_RATIO, self._is_reachable)[0]
 
-    def grid(self, *more: float) -> list[float]:
-        """The ratios that a search looks at, `more` among them, ascending."""
+    def grid(self, *extra: float) -> list[float]:
+        """The ratios that a search may choose, ascending: multiples of STEP, the highest one, and `extra`."""
         steps = (round(STEP * number, 2) for number in range(1, round(MAX_RATIO / STEP) + 1))
-        return sorted({ratio for ratio in steps if ratio < self.highest} | {self.highest, *more})
+        return sorted({ratio for ratio in steps if ratio < self.highest_ratio} | {self.highest_ratio, *extra})
 
     def cut(self, candidate: Candidate) -> TaskModel:
-        """The subject with a repaired and cut copy of its model. Raises InvalidRequest for a repair without a place."""
+        """A copy of the model, repaired and cut to the candidate.
+
+        Raises InvalidRequest where the family does not support the repair.
+        """
         loaded = self._task_model.loaded
         copy = replace(self._task_model, loaded=replace(loaded, model=surgery.copy_sharing_tensors(loaded.model)))
         self._repair(copy, candidate.kept)
         return cut(copy, candidate.kept, self._context.job.request.output.layout)
 
-    def _reaches(self, ratio: float) -> bool:
+    def _is_reachable(self, ratio: float) -> bool:
         try:
             return bool(self.at(ratio))
         except WidthUnreachable:
@@ -107,14 +113,14 @@ class Candidates:
 
     @cached_property
     def _buffers(self) -> dict[str, TensorShape]:
-        """What a checkpoint holds beside parameters."""
+        """The tensors of a checkpoint that are no parameters."""
         model = self._task_model.loaded.model
-        known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-        others = ((name, tensor) for name, tensor in model.state_dict().items() if name not in known)
-        return {name: TensorShape(DTYPES[tensor.dtype], tuple(tensor.shape)) for name, tensor in others}
+        parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        buffers = ((name, tensor) for name, tensor in model.state_dict().items() if name not in parameters)
+        return {name: TensorShape(DTYPES[tensor.dtype], tuple(tensor.shape)) for name, tensor in buffers}
 
-    def _make_room(self) -> None:
-        """The repair `bias` adds parameters, which count."""
+    def _add_biases(self) -> None:
+        """Add the parameters that the repair `bias` needs, so that they are counted."""
         if self._context.job.request.method.repair is Repair.bias:
             groups = locate_groups(self._context, self._task_model)
             with refusing_repairs():
@@ -122,13 +128,13 @@ class Candidates:
 
     def _repair(self, copy: TaskModel, kept: dict[Site, Tensor]) -> None:
         if self._context.job.request.method.repair is not Repair.none:
-            repair_model(self._context, copy, kept, self._moments, lambda done, total: self._tick())
+            repair_model(self._context, copy, kept, self._moments, lambda done, total: self._on_progress())
 
     @cached_property
     def _moments(self) -> Mapping[str, Moments] | None:
-        """What the repair needs of the dense model: taken once, for every candidate."""
+        """The moments of the dense model that the repair of every candidate uses, taken once."""
         task_model, method = self._task_model, self._context.job.request.method.repair
         if self._path.moments is not None:
             return self._path.moments
-        given = repair_input(self._context, task_model, whole(self.groups))
-        return measure_moments(replace(given, on_progress=lambda done, total: self._tick()), method)
+        dense = repair_input(self._context, task_model, whole(self.groups))
+        return measure_moments(replace(dense, on_progress=lambda done, total: self._on_progress()), method)

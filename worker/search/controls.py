@@ -1,6 +1,6 @@
-"""Controls: what other scores would have kept, cut by the same rules, repaired alike and judged on the same rows.
+"""Controls: models cut to the same ratio by other scores, with the same rules, the same repair and the same rows.
 
-Each is cut out of a model that is loaded anew, so that no control knows of another, or of the job's own cut.
+Each control is cut from a newly loaded model, so that it does not depend on other controls or on the job's own cut.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,85 +26,89 @@ from worker.stages.context import JobContext, StageProgress
 from worker.stages.method import rules
 from worker.stages.task_model import TaskModel, evaluate
 
-SEEDS = 3  # from `method.seed` on
+SEEDS = 3  # of random scores: `method.seed` and the two after it
 MEANS = ("accuracy", "calibrated_accuracy", "exact_match")
 
-Kept = dict[Site, Tensor]
-Mend = Callable[[JobContext, TaskModel, Kept], None]
+RepairModel = Callable[[JobContext, TaskModel, dict[Site, Tensor]], None]
 
 
 @dataclass(frozen=True)
-class Dense:
-    """What controls are made of: the task in tokens, the model whole at each call, and the job's repair."""
+class ControlInputs:
+    """What controls are made of: the task in tokens, a function that loads the dense model, and the job's repair."""
 
     task_model: TaskModel
     load: Callable[[], LoadedModel]
-    repair_model: Mend
+    repair: RepairModel
 
 
 @dataclass(frozen=True)
 class ControlProgress:
-    """The progress of one control among all, counted in controls."""
+    """Reports the progress within one control as the number of controls that are done."""
 
     progress: StageProgress
     done: int
     total: int
 
     def stage(self, stage: Stage) -> None:
+        """A stage begins."""
         self.progress.stage(stage)
 
     def advance(self, done: int, total: int, unit: str) -> None:
+        """A step within the control is done, which leaves the number of controls as it is."""
         self.progress.advance(self.done, self.total, "controls")
 
 
-def measure(context: JobContext, dense: Dense, scores: Scores, ratio: float) -> Controls:
-    """The controls of a job that removed `ratio` by these scores. Raises what the job's progress does."""
+def measure(context: JobContext, inputs: ControlInputs, scores: Scores, ratio: float) -> Controls:
+    """The controls of a job that removed `ratio` by the given scores. Raises what the progress of the job raises."""
     request = context.job.request
-    layout, own_widths = request.output.layout, _may_have_own_widths(request)
-    total = SEEDS + 1 + own_widths
+    layout, with_per_layer = request.output.layout, _may_differ_per_layer(request)
+    total = SEEDS + 1 + with_per_layer
 
-    def control(number: int, rank: Scores | int, layout: Layout) -> Control:
-        turn = replace(context, progress=ControlProgress(context.progress, number, total))
-        return _control(turn, dense, rank, ratio, layout)
+    def control(number: int, ranking: Scores | int, layout: Layout) -> Control:
+        control_context = replace(context, progress=ControlProgress(context.progress, number, total))
+        return _control(control_context, inputs, ranking, ratio, layout)
 
     random = [control(number, request.method.seed + number, layout) for number in range(SEEDS)]
     reverse = control(SEEDS, reversed_scores(scores), layout)
     per_layer = None
-    if own_widths:
-        with suppress(selection.WidthUnreachable):  # the floor of the layers forbids the ratio
+    if with_per_layer:
+        with suppress(selection.WidthUnreachable):  # no selection with a width for each layer has the ratio
             per_layer = control(SEEDS + 1, scores, Layout.per_layer)
     average = means([each.metrics for each in random])
     return Controls(random=random, random_mean=average, reverse=reverse, per_layer=per_layer)
 
 
 def reversed_scores(scores: Scores) -> Scores:
-    """The opposite rank. What earlier steps have removed, with a score of -inf, counts as the lowest of all."""
+    """The scores with the opposite ranking. Units that earlier steps removed (-inf) count as the lowest of all."""
     lowest = min(float(score_U[score_U.isfinite()].min()) for score_U in scores.values() if score_U.isfinite().any())
     return {site: -score_U.clamp(min=lowest) for site, score_U in scores.items()}
 
 
 def means(metrics: Sequence[Metrics]) -> dict[str, float]:
-    """The mean of each share that all have."""
-    found = {name: [getattr(each, name) for each in metrics] for name in MEANS}
-    return {name: fmean(share.value for share in shares) for name, shares in found.items() if None not in shares}
+    """The mean of each metric of MEANS that all of `metrics` have."""
+    estimates = {name: [getattr(each, name) for each in metrics] for name in MEANS}
+    return {name: fmean(each.value for each in found) for name, found in estimates.items() if None not in found}
 
 
-def _may_have_own_widths(request: JobRequest) -> bool:
+def _may_differ_per_layer(request: JobRequest) -> bool:
+    """Whether a control with a width for each layer differs from the job's own selection."""
     return request.output.layout is Layout.uniform and bool({Unit.ffn, Unit.heads} & set(request.method.units))
 
 
-def _control(context: JobContext, dense: Dense, rank: Scores | int, ratio: float, layout: Layout) -> Control:
-    """By the scores of `rank`, or by random ones of that seed, which are compared as random scores are."""
-    request, task_model = context.job.request, replace(dense.task_model, loaded=dense.load())
+def _control(
+    context: JobContext, inputs: ControlInputs, ranking: Scores | int, ratio: float, layout: Layout
+) -> Control:
+    """The control of the scores in `ranking`, or of random scores with `ranking` as their seed."""
+    request, task_model = context.job.request, replace(inputs.task_model, loaded=inputs.load())
     model, architecture, units = task_model.loaded.model, task_model.architecture, request.method.units
-    told = rules(request, layout)
-    if isinstance(rank, int):
-        rank = attribution.score(model, architecture, units, (), "random", Options(seed=rank))
-        told = replace(told, normalisation=CRITERIA["random"].normalisation)
+    selection_rules = rules(request, layout)
+    if isinstance(ranking, int):
+        ranking = attribution.score(model, architecture, units, (), "random", Options(seed=ranking))
+        selection_rules = replace(selection_rules, normalisation=CRITERIA["random"].normalisation)
     groups = locate(model, architecture, units)
-    kept = selection.select(rank, groups, ratio, request.output.round_to, told)
+    kept = selection.select(ranking, groups, ratio, request.output.round_to, selection_rules)
     if request.method.repair is not Repair.none:
-        dense.repair_model(context, task_model, kept)
+        inputs.repair(context, task_model, kept)
     measured = evaluate(context, replace(task_model, loaded=cut(task_model.loaded, kept, layout)))
     counts = {site: kept_K.numel() for site, kept_K in kept.items()}
     return Control(ratio=share_removed(groups, counts), metrics=measured.metrics)

@@ -15,7 +15,7 @@ from torch import Tensor
 from service.contract.resources import ScoreKind
 from service.contract.result import Metrics
 from service.sources.safetensors_header import read_header
-from worker.evaluation.metrics import Scores
+from worker.evaluation.metrics import AnswerScores
 from worker.slimming.scoring.iterative import ScorePath
 from worker.slimming.units import Site
 from worker.stages.task_model import Measured
@@ -58,7 +58,7 @@ def unpack_measured(content: bytes) -> Measured:
         metrics=Metrics.model_validate(metadata["metrics"]),
         answers=metadata["answers"],
         parameters=metadata["parameters"],
-        scores=Scores(tensors["log_probability"], tensors["answer"]),
+        scores=AnswerScores(tensors["log_probability"], tensors["answer"]),
     )
 
 

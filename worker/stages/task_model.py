@@ -21,7 +21,7 @@ from worker.data import batching, prompts
 from worker.data.prompts import Example, Wording
 from worker.evaluation import answers
 from worker.evaluation import metrics as scoring
-from worker.evaluation.metrics import Scores
+from worker.evaluation.metrics import AnswerScores
 from worker.slimming.architectures import ARCHITECTURES, Architecture
 from worker.slimming.scoring.objectives import Batch
 from worker.stages.context import JobContext
@@ -68,7 +68,7 @@ class Measured:
     metrics: Metrics
     answers: list[str]  # labels, or generated texts, in the order of the rows
     parameters: int
-    scores: Scores
+    scores: AnswerScores
 
 
 def load(context: JobContext, model: Path, adapter: Path | None) -> LoadedModel:
@@ -146,7 +146,7 @@ def _evaluate(context: JobContext, task_model: TaskModel, count: Callable[[int],
     return Measured(_metrics(task_model, scores, given), given, loading.count_parameters(model), scores)
 
 
-def _metrics(task_model: TaskModel, scores: Scores, given: list[str]) -> Metrics:
+def _metrics(task_model: TaskModel, scores: AnswerScores, given: list[str]) -> Metrics:
     rows = task_model.evaluation
     if task_model.generates:
         metrics = scoring.generation_metrics(scores, rows.examples, given)
@@ -157,7 +157,7 @@ def _metrics(task_model: TaskModel, scores: Scores, given: list[str]) -> Metrics
 
 def measured_part(whole: Measured, part: TaskModel, rows: Sequence[int]) -> Measured:
     """The part of a measurement that the evaluation rows of `part` have, which are the given rows of the whole."""
-    scores = Scores(whole.scores.log_probability_EL[list(rows)], whole.scores.answer_E[list(rows)])
+    scores = AnswerScores(whole.scores.log_probability_EL[list(rows)], whole.scores.answer_E[list(rows)])
     given = [whole.answers[row] for row in rows]
     return Measured(_metrics(part, scores, given), given, whole.parameters, scores)
 

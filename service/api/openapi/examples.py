@@ -170,7 +170,16 @@ SUCCEEDED = RUNNING | {
         },
         "parameters": {"dense": 134515008, "slim": 110626368},
         "bytes": {"dense": 269030016, "slim": 221252736},
-        "latency_ms": {"dense": 92.4, "slim": 78.1, "batch": 1, "tokens": 128, "runs": 20, "device": "cpu"},
+        "latency_ms": {
+            "dense": 92.4,
+            "slim": 78.1,
+            "dense_quartiles": {"first": 91.6, "third": 93.8},
+            "slim_quartiles": {"first": 77.5, "third": 79.2},
+            "batch": 1,
+            "tokens": 128,
+            "runs": 20,
+            "device": "cpu",
+        },
         "widths": [{"stack": "decoder", "unit": "ffn", "dense": 1536, "slim": 1088}],
         "ratio": 0.292,
         "verified": {

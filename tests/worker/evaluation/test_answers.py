@@ -8,8 +8,8 @@ from service.contract.result import DenseSlim
 from service.contract.rows import Row
 from service.contract.task import DataSource, Task
 from worker.evaluation import answers
-from worker.evaluation.latency import Speed
-from worker.evaluation.metrics import Scores, repeats_itself
+from worker.evaluation.latency import PassProfile
+from worker.evaluation.metrics import AnswerScores, repeats_itself
 from worker.reporting.findings import score_kept, throughput
 
 LABELS = ["bad", "good"]
@@ -19,7 +19,7 @@ SLIM = ["good", "good", "good", "bad"]
 
 
 def test_the_label_with_the_highest_score_is_the_answer() -> None:
-    scores = Scores(torch.tensor([[-1.0, -2.0], [-3.0, -0.5]]), torch.tensor([0, 0]))
+    scores = AnswerScores(torch.tensor([[-1.0, -2.0], [-3.0, -0.5]]), torch.tensor([0, 0]))
     assert answers.chosen_labels(scores, LABELS) == LABELS
 
 
@@ -61,6 +61,6 @@ def test_share_of_scores_kept() -> None:
 
 
 def test_throughput_is_rows_a_second() -> None:
-    [found] = throughput([(Speed(8, 64, 400.0, 9), Speed(8, 64, 200.0, 7))])
+    [found] = throughput([(PassProfile(8, 64, 400.0, 9, (0.0, 0.0)), PassProfile(8, 64, 200.0, 7, (0.0, 0.0)))])
     assert (found.dense, found.slim) == (20.0, 40.0)
     assert found.peak_memory_bytes == DenseSlim(dense=9, slim=7)

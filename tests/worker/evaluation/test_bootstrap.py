@@ -9,18 +9,18 @@ from scipy import stats
 
 from service.contract.options import TaskKind
 from worker.data.prompts import Example
-from worker.evaluation.bootstrap import METRICS, kept, resampled
-from worker.evaluation.metrics import Scores
+from worker.evaluation.bootstrap import METRICS, resampled, retention
+from worker.evaluation.metrics import AnswerScores
 
 ACCURACY, PROBABILITY = METRICS[TaskKind.classification], METRICS[TaskKind.generation]
 
 
-def answers(right: list[bool]) -> Scores:
-    """Scores of two labels whose calibrated answer is right where `right` says so, whatever the rows are."""
+def answers(right: list[bool]) -> AnswerScores:
+    """AnswerScores of two labels whose calibrated answer is right where `right` says so, whatever the rows are."""
     answer_E = torch.arange(len(right)) % 2
     chosen_E = torch.where(torch.tensor(right), answer_E, 1 - answer_E)
     score_EL = torch.nn.functional.one_hot(chosen_E, 2).double() * 100
-    return Scores(score_EL, answer_E)
+    return AnswerScores(score_EL, answer_E)
 
 
 def examples(tokens: list[int]) -> list[Example]:
@@ -59,9 +59,10 @@ def test_token_probability_is_resampled_as_scipy_does() -> None:
     dense = -generator.random(150) * tokens
     slim = dense - generator.random(150) * 0.2 * tokens
     slim_scores, dense_scores = (
-        Scores(torch.from_numpy(column).unsqueeze(1), torch.zeros(150, dtype=torch.long)) for column in (slim, dense)
+        AnswerScores(torch.from_numpy(column).unsqueeze(1), torch.zeros(150, dtype=torch.long))
+        for column in (slim, dense)
     )
-    share = kept(PROBABILITY, slim_scores, dense_scores, examples(tokens.tolist())).share
+    share = retention(PROBABILITY, slim_scores, dense_scores, examples(tokens.tolist())).share
     theirs = stats.bootstrap(
         (slim - dense, tokens),
         lambda gap, tokens, axis: np.exp(gap.sum(axis=axis) / tokens.sum(axis=axis)),
@@ -77,15 +78,15 @@ def test_token_probability_is_resampled_as_scipy_does() -> None:
 
 def test_pairing_makes_the_interval_narrow_where_the_models_agree() -> None:
     slim, dense = rightness(400, lost=4, gained=4, wrong=40)
-    paired = kept(ACCURACY, answers(slim), answers(dense), []).share
-    shuffled = kept(ACCURACY, answers(slim), answers(dense[200:] + dense[:200]), []).share
+    paired = retention(ACCURACY, answers(slim), answers(dense), []).share
+    shuffled = retention(ACCURACY, answers(slim), answers(dense[200:] + dense[:200]), []).share
     assert paired.value == shuffled.value == 1
     assert paired.high - paired.low < (shuffled.high - shuffled.low) / 2
 
 
 @pytest.mark.parametrize(("count", "holds"), [(20, False), (100, False), (400, True)])
 def test_few_rows_that_all_agree_show_little(count: int, holds: bool) -> None:
-    share = kept(ACCURACY, answers([True] * count), answers([True] * count), []).share
+    share = retention(ACCURACY, answers([True] * count), answers([True] * count), []).share
     assert share.value == 1
     assert (share.low >= 0.99) is holds
 
@@ -93,7 +94,7 @@ def test_few_rows_that_all_agree_show_little(count: int, holds: bool) -> None:
 @given(lost=st.integers(0, 40), gained=st.integers(0, 40), wrong=st.integers(0, 40))
 def test_the_share_is_that_of_the_counts_and_lies_in_its_interval(lost: int, gained: int, wrong: int) -> None:
     slim, dense = rightness(200, lost, gained, wrong)
-    found = kept(ACCURACY, answers(slim), answers(dense), [])
+    found = retention(ACCURACY, answers(slim), answers(dense), [])
     assert found.metric.value == pytest.approx(sum(slim) / 200)
     assert found.share.value == pytest.approx(sum(slim) / sum(dense))
     assert found.share.low <= found.share.value <= found.share.high
@@ -102,17 +103,19 @@ def test_the_share_is_that_of_the_counts_and_lies_in_its_interval(lost: int, gai
 
 def test_the_same_rows_give_the_same_interval() -> None:
     slim, dense = rightness(200, 9, 3, 20)
-    assert kept(ACCURACY, answers(slim), answers(dense), []) == kept(ACCURACY, answers(slim), answers(dense), [])
+    assert retention(ACCURACY, answers(slim), answers(dense), []) == retention(
+        ACCURACY, answers(slim), answers(dense), []
+    )
 
 
 def test_more_confidence_is_a_wider_interval() -> None:
     slim, dense = rightness(200, 9, 3, 20)
-    usual, sure = (kept(ACCURACY, answers(slim), answers(dense), [], level).share for level in (0.95, 0.999))
+    usual, sure = (retention(ACCURACY, answers(slim), answers(dense), [], level).share for level in (0.95, 0.999))
     assert sure.low < usual.low < usual.high < sure.high
 
 
 def test_of_a_dense_model_that_gets_nothing_right_nothing_is_kept() -> None:
-    share = kept(ACCURACY, answers([True] * 20), answers([False] * 20), []).share
+    share = retention(ACCURACY, answers([True] * 20), answers([False] * 20), []).share
     assert share.value == 0
 
 
@@ -122,6 +125,6 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     for _ in range(200):
         lost, gained, wrong, _both = generator.multinomial(300, [0.02, 0.01, 0.09, 0.88])
         slim, dense = rightness(300, lost, gained, wrong)
-        share = kept(ACCURACY, answers(slim), answers(dense), []).share
+        share = retention(ACCURACY, answers(slim), answers(dense), []).share
         covered += share.low <= 0.89 / 0.90 <= share.high
     assert covered >= 0.9 * 200

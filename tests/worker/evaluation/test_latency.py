@@ -10,8 +10,8 @@ from tests.support import checkpoints
 from tests.support.tiny_models import TINY, causal
 from worker.data.batching import padding
 from worker.data.prompts import Example
-from worker.evaluation.latency import RUNS, SIZES, Speed, compare
-from worker.evaluation.memory import Alive, weight_bytes
+from worker.evaluation.latency import RUNS, SIZES, PassProfile, profile_in_turns
+from worker.evaluation.memory import LiveStorages, weight_bytes
 from worker.reporting.findings import peak_memory
 
 
@@ -31,18 +31,20 @@ def test_dense_and_slim_take_turns_on_batches_of_the_stated_size(name: str) -> N
     follow(dense, "dense")
     follow(slim, "slim")
     examples = [Example((4, 5, 6), ((0,), (1,)), 0, "")]
-    found = compare(dense, slim, examples, padding(dense, checkpoints.tokenizer(kind), kind), tokens=8)
+    found = profile_in_turns(dense, slim, examples, padding(dense, checkpoints.tokenizer(kind), kind), tokens=8)
     turns = [(label, torch.Size((rows, 8))) for rows in SIZES for _ in range(RUNS + 2) for label in ("dense", "slim")]
     assert seen == turns
     assert [(speed.batch, speed.tokens) for pair in found for speed in pair] == [(1, 8), (1, 8), (8, 8), (8, 8)]
-    assert all(speed.milliseconds > 0 for pair in found for speed in pair)
+    for profile in (profile for pair in found for profile in pair):
+        first, third = profile.quartiles
+        assert 0 < first <= profile.milliseconds <= third
 
 
 def test_a_narrower_model_takes_less_memory_in_every_pass() -> None:
     torch.set_num_threads(1)
     dense, slim = causal("llama", intermediate_size=256), causal("llama", intermediate_size=64)
     examples = [Example((4, 5, 6), ((0,), (1,)), 0, "")]
-    found = compare(dense, slim, examples, padding(dense, checkpoints.tokenizer("causal"), "causal"), tokens=8)
+    found = profile_in_turns(dense, slim, examples, padding(dense, checkpoints.tokenizer("causal"), "causal"), tokens=8)
     saved = weight_bytes(dense) - weight_bytes(slim)
     assert all(before.peak_bytes - now.peak_bytes > saved for before, now in found)
     (small, _), (large, _) = found
@@ -60,20 +62,20 @@ def test_counting_memory_takes_no_part_in_the_time(monkeypatch: pytest.MonkeyPat
             events.append("clock")
             return 0.0
 
-    class Watched(Alive):
+    class Watched(LiveStorages):
         def __init__(self) -> None:
             events.append("watch")
             super().__init__()
 
     monkeypatch.setattr("worker.evaluation.latency.time", Clock)
-    monkeypatch.setattr("worker.evaluation.memory.Alive", Watched)
-    compare(model, model, [Example((4, 5, 6), ((0,), (1,)), 0, "")], padded, tokens=8, sizes=[1])
+    monkeypatch.setattr("worker.evaluation.memory.LiveStorages", Watched)
+    profile_in_turns(model, model, [Example((4, 5, 6), ((0,), (1,)), 0, "")], padded, tokens=8, sizes=[1])
     assert events == ["clock"] * 4 * (RUNS + 1) + ["watch"] * 2
 
 
 def test_peak_memory_is_of_the_largest_pass_whatever_the_order() -> None:
-    def pair(batch: int, peak: int) -> tuple[Speed, Speed]:
-        return Speed(batch, 64, 1.0, peak), Speed(batch, 64, 1.0, peak - 1)
+    def pair(batch: int, peak: int) -> tuple[PassProfile, PassProfile]:
+        return PassProfile(batch, 64, 1.0, peak, (0.0, 0.0)), PassProfile(batch, 64, 1.0, peak - 1, (0.0, 0.0))
 
     for sizes in ([1, 8], [8, 1], [32, 1, 8]):
         found = peak_memory([pair(batch, batch * 100) for batch in sizes])

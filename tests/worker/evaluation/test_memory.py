@@ -13,7 +13,7 @@ from tests.support import checkpoints
 from tests.support.tiny_models import TINY, causal
 from worker.data.batching import padding
 from worker.data.prompts import Example
-from worker.evaluation.latency import passing_batch
+from worker.evaluation.latency import repeated_prompt
 from worker.evaluation.memory import peak_bytes, weight_bytes
 from worker.slimming.scoring.objectives import Batch
 
@@ -24,7 +24,7 @@ FLOAT = 4
 def batch_for(model: Any, rows: int = ROWS) -> Batch:
     kind = FAMILIES[model.config.model_type].kind
     padded = padding(model, checkpoints.tokenizer(kind), kind)
-    return passing_batch([Example((4, 5, 6), ((0,), (1,)), 0, "")], padded, rows, TOKENS)
+    return repeated_prompt([Example((4, 5, 6), ((0,), (1,)), 0, "")], padded, rows, TOKENS)
 
 
 class Block(nn.Module):

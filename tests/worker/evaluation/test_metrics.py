@@ -15,7 +15,7 @@ from tests.support.tiny_models import TINY
 from worker.data.batching import batches, padding
 from worker.data.prompts import Example, Wording, encode, wording
 from worker.evaluation.metrics import (
-    Scores,
+    AnswerScores,
     calibrated,
     classification_metrics,
     generate,
@@ -31,10 +31,10 @@ def ignore(done: int) -> None:
     """Nobody counts."""
 
 
-def scores_of(right: list[bool]) -> Scores:
+def scores_of(right: list[bool]) -> AnswerScores:
     """Two labels, the first of which is always right."""
     score_EL = torch.tensor([[-1.0, -2.0] if is_right else [-2.0, -1.0] for is_right in right], dtype=torch.float64)
-    return Scores(score_EL, torch.zeros(len(right), dtype=torch.long))
+    return AnswerScores(score_EL, torch.zeros(len(right), dtype=torch.long))
 
 
 @pytest.mark.parametrize("budget", [1, 40, 4096])
@@ -79,7 +79,7 @@ def test_calibration_removes_the_bias_towards_a_label() -> None:
     generator = torch.Generator().manual_seed(0)
     answer_E = torch.tensor([0, 1] * 50)
     evidence_EL = torch.nn.functional.one_hot(answer_E, 2) + 0.1 * torch.randn(100, 2, generator=generator)
-    biased = classification_metrics(Scores((evidence_EL + torch.tensor([9.0, 0.0])).double(), answer_E))
+    biased = classification_metrics(AnswerScores((evidence_EL + torch.tensor([9.0, 0.0])).double(), answer_E))
     assert biased.accuracy is not None
     assert biased.calibrated_accuracy is not None
     assert biased.accuracy.value == 0.5
@@ -141,7 +141,7 @@ def test_a_target_that_the_model_gives_is_an_exact_match() -> None:
     rows = [Row({"text": text, "target": "good"}, line) for line, text in enumerate(TEXTS)]
     _, _, examples = generation("llama", rows)
     log_probability_EL = torch.full((5, 1), -3.0, dtype=torch.float64)
-    scores = Scores(log_probability_EL, torch.zeros(5, dtype=torch.long))
+    scores = AnswerScores(log_probability_EL, torch.zeros(5, dtype=torch.long))
     metrics = generation_metrics(scores, examples, [" good", "good ", "good film", "", "bad"])
     assert metrics.exact_match is not None
     assert metrics.exact_match.value == 0.4

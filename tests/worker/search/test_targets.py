@@ -23,9 +23,12 @@ from tests.worker.test_pipeline import Deployment, Recorder
 from worker import pipeline
 from worker.checkpoints import loading
 from worker.checkpoints.validation import weight_bytes
-from worker.evaluation.sequential_test import in_proportion
-from worker.search import targets
+from worker.evaluation.sequential_test import stratified_order
 from worker.search.candidates import Candidates
+from worker.search.chosen import SPLIT_SEED, ChosenModel
+from worker.search.counted import largest_within
+from worker.search.search import search
+from worker.search.search_context import SearchContext
 from worker.slimming.scoring.iterative import ScorePath, schedule
 from worker.stages import evaluation_sets, inputs
 from worker.stages.context import JobContext
@@ -58,9 +61,9 @@ class Prepared:
         scores = {group.site: torch.rand(group.count, generator=generator) for group in groups}
         return Candidates(self.context, self.task_model, ScorePath((0.0,), (scores,)))
 
-    def search(self) -> targets.Reached:
+    def search(self) -> ChosenModel:
         """What the search finds."""
-        return targets.search(self.context, self.task_model, self.dense, self.path, store_nothing)
+        return search(self.context, self.task_model, self.dense, self.path, store_nothing)
 
 
 def store_nothing(*_: object) -> None:
@@ -132,7 +135,7 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 @given(ratios=st.lists(st.floats(0.001, 0.9), min_size=2, max_size=6, unique=True).map(sorted), seed=st.integers(0, 99))
 def test_more_removed_is_never_more_left(counted: Prepared, ratios: list[float], seed: int) -> None:
     candidates = counted.candidates(seed)
-    found = [candidates.at(min(ratio, candidates.highest)) for ratio in ratios]
+    found = [candidates.at(min(ratio, candidates.highest_ratio)) for ratio in ratios]
     for name in ("ratio", "parameters", "bytes"):
         values = [getattr(candidate, name) for candidate in found]
         assert values == sorted(values, reverse=name != "ratio")
@@ -145,21 +148,21 @@ def test_the_largest_model_within_a_number_is_found_without_a_measurement(name: 
     sizes = sorted({int(getattr(everything.at(step / 200), name)) for step in range(180)})
     for number in (sizes[3], sizes[-2], sizes[-2] + 1, sizes[-1] - 1):
         job = prepared(tmp_path / str(number), num_rows=4, target={name: number}, output=output)
-        found = getattr(targets.largest_within(job.candidates(), job.context), name)
+        found = getattr(largest_within(job.candidates(), job.context.job.request.target), name)
         assert found == max(size for size in sizes if size <= number)
 
 
 def test_a_number_that_the_model_is_within_already_is_refused(tmp_path: Path) -> None:
     job = prepared(tmp_path, num_rows=4, target={"parameters": 10**9})
     with pytest.raises(InvalidRequest, match="as it is") as refused:
-        targets.largest_within(job.candidates(), job.context)
+        largest_within(job.candidates(), job.context.job.request.target)
     assert refused.value.param == "target.parameters"
 
 
 def test_a_number_below_the_smallest_model_is_unreachable(tmp_path: Path) -> None:
     job = prepared(tmp_path, num_rows=4, target={"bytes": 100})
     with pytest.raises(TargetUnreachable, match="the smallest model") as failed:
-        targets.largest_within(job.candidates(), job.context)
+        largest_within(job.candidates(), job.context.job.request.target)
     assert failed.value.param == "target.bytes"
 
 
@@ -169,53 +172,53 @@ def test_a_number_below_the_smallest_model_is_unreachable(tmp_path: Path) -> Non
 @pytest.mark.parametrize("method", [{}, {"repair": "least_squares", "scope": "global"}], ids=["plain", "repaired"])
 def test_a_search_finds_the_last_model_that_holds_with_few_of_them(method: dict[str, Any], tmp_path: Path) -> None:
     job = prepared(tmp_path, method=method, **KEEPING)
-    reached = job.search()
-    smaller = [point for point in reached.curve if point.ratio > reached.candidate.ratio]
-    assert reached.steering is not None
-    assert reached.steering.holds
+    chosen = job.search()
+    smaller = [point for point in chosen.curve if point.ratio > chosen.candidate.ratio]
+    assert chosen.steering is not None
+    assert chosen.steering.holds
     assert [point.meets for point in smaller] == [False] * len(smaller)
-    assert all(point.meets for point in reached.curve if point.ratio <= reached.candidate.ratio)
-    assert len(reached.curve) <= 7
+    assert all(point.meets for point in chosen.curve if point.ratio <= chosen.candidate.ratio)
+    assert len(chosen.curve) <= 7
     # Between the model found and the smallest that failed before it lies none that was not looked at.
     candidates = Candidates(job.context, job.task_model, job.path)
     between = {candidates.at(ratio).parameters for ratio in candidates.grid()}
-    next_one = max((size for size in between if size < reached.candidate.parameters), default=None)
+    next_one = max((size for size in between if size < chosen.candidate.parameters), default=None)
     assert next_one is None or next_one in {point.parameters for point in smaller}
 
 
 def test_a_search_judges_as_every_row_would(tmp_path: Path) -> None:
     job = prepared(tmp_path, **KEEPING)
-    reached = job.search()
-    steering = sorted(set(range(80)) - set(reached.rows))
-    search = targets.Search(job.context, job.task_model, job.dense, job.path, store_nothing)
-    judge = search.judge(steering)
-    for point in reached.curve:
+    chosen = job.search()
+    steering = sorted(set(range(80)) - set(chosen.rows))
+    running = SearchContext.begin(job.context, job.task_model, job.dense, job.path)
+    test = running.test_on(steering)
+    for point in chosen.curve:
         candidate = next(
-            search.candidates.at(ratio)
-            for ratio in search.candidates.grid()
-            if search.candidates.at(ratio).parameters == point.parameters
+            running.candidates.at(ratio)
+            for ratio in running.candidates.grid()
+            if running.candidates.at(ratio).parameters == point.parameters
         )
-        share = judge.measure(search.candidates.cut(candidate).loaded.model, lambda: None).share
+        share = test.measure(running.candidates.cut(candidate).loaded.model, lambda: None).share
         assert (share.low >= 0.9) is point.meets
 
 
 def test_the_rows_that_report_are_none_that_steered(tmp_path: Path) -> None:
     job = prepared(tmp_path, **KEEPING)
-    reached = job.search()
-    order = in_proportion([example.answer for example in job.task_model.evaluation.examples], targets.SPLIT_SEED)
-    assert set(order[:40]).isdisjoint(reached.rows)
-    assert len(reached.rows) == reached.dense.metrics.examples == len(reached.task_model.evaluation.examples) == 40
-    assert all(point.examples is not None and point.examples <= 40 for point in reached.curve)
+    chosen = job.search()
+    order = stratified_order([example.answer for example in job.task_model.evaluation.examples], SPLIT_SEED)
+    assert set(order[:40]).isdisjoint(chosen.rows)
+    assert len(chosen.rows) == chosen.dense.metrics.examples == len(chosen.task_model.evaluation.examples) == 40
+    assert all(point.examples is not None and point.examples <= 40 for point in chosen.curve)
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=2, max_size=60), st.integers(0, 2**20))
-def test_both_halves_have_the_labels_in_proportion(labels: list[str], seed: int) -> None:
-    order = in_proportion(labels, seed)
+def test_both_halves_have_the_labels_stratified_order(labels: list[str], seed: int) -> None:
+    order = stratified_order(labels, seed)
     assert sorted(order) == list(range(len(labels)))
     first = [labels[row] for row in order[: len(order) // 2]]
     for label in set(labels):
         assert abs(first.count(label) - labels.count(label) / 2) <= len(set(labels))
-    assert order == in_proportion(labels, seed)
+    assert order == stratified_order(labels, seed)
 
 
 def test_a_floor_that_no_model_holds_fails_with_what_was_measured(tmp_path: Path) -> None:
@@ -258,22 +261,22 @@ def test_a_bound_that_the_whole_model_is_within_leaves_the_floor_to_decide(name:
 
 def test_a_generation_task_is_judged_by_its_targets_probability(tmp_path: Path) -> None:
     task = {"kind": "generation", "labels": None}
-    reached = prepared(tmp_path, task=task, num_rows=12, target={"keep_metric": 0.5}).search()
-    assert reached.steering is not None
-    assert reached.steering.kept.metric.value <= 1
-    assert len(reached.dense.answers) == 6
+    chosen = prepared(tmp_path, task=task, num_rows=12, target={"keep_metric": 0.5}).search()
+    assert chosen.steering is not None
+    assert chosen.steering.retention.metric.value <= 1
+    assert len(chosen.dense.answers) == 6
 
 
 @pytest.mark.parametrize(("floor", "holds"), [(0.05, True), (1.5, False)], ids=["far below", "far above"])
 def test_a_clear_answer_needs_a_part_of_the_rows(tmp_path: Path, floor: float, holds: bool) -> None:
     job = prepared(tmp_path, num_rows=80, task={"kind": "generation", "labels": None})
-    search = targets.Search(job.context, job.task_model, job.dense, job.path, store_nothing)
-    slim = search.candidates.cut(search.candidates.at(0.8)).loaded.model
-    judge = search.judge(list(range(80)))
-    verdict = judge.verdict(slim, floor, lambda: None)
+    running = SearchContext.begin(job.context, job.task_model, job.dense, job.path)
+    slim = running.candidates.cut(running.candidates.at(0.8)).loaded.model
+    test = running.test_on(list(range(80)))
+    verdict = test.verdict(slim, floor, lambda: None)
     assert verdict.holds is holds
     assert verdict.examples == 20
-    close = judge.verdict(slim, judge.measure(slim, lambda: None).share.low, lambda: None)
+    close = test.verdict(slim, test.measure(slim, lambda: None).share.low, lambda: None)
     assert (close.examples, close.holds) == (80, True)
 
 
@@ -282,7 +285,7 @@ def test_a_search_can_be_ended_at_every_model(tmp_path: Path) -> None:
     path = job.path
     job.progress.end_in = Stage.search
     with pytest.raises(InterruptedError):
-        targets.search(job.context, job.task_model, job.dense, path, store_nothing)
+        search(job.context, job.task_model, job.dense, path, store_nothing)
 
 
 # --- latency -------------------------------------------------------------------------------------------------------
@@ -290,9 +293,9 @@ def test_a_search_can_be_ended_at_every_model(tmp_path: Path) -> None:
 
 def test_a_bound_that_everything_is_within_takes_the_least(tmp_path: Path) -> None:
     job = prepared(tmp_path, num_rows=4, target={"latency_ms": 1e6}, output={"round_to": 1})
-    reached = job.search()
-    assert reached.candidate.asked == 0.01
-    assert all(point.meets and point.latency_ms for point in reached.curve)
+    chosen = job.search()
+    assert chosen.candidate.requested_ratio == 0.01
+    assert all(point.meets and point.latency_ms for point in chosen.curve)
 
 
 def test_a_bound_that_nothing_is_within_fails_with_what_was_timed(tmp_path: Path) -> None:
@@ -306,11 +309,13 @@ def test_a_bound_that_nothing_is_within_fails_with_what_was_timed(tmp_path: Path
 def timing_by_size(seen: list[tuple[int, int]]) -> Callable[..., float]:
     """A clock on which a pass takes a millisecond for each thousand parameters."""
 
-    def alone(model: PreTrainedModel, examples: object, padding: object, rows: int, tokens: int, tick: object) -> float:
+    def measure(
+        model: PreTrainedModel, examples: object, padding: object, rows: int, tokens: int, on_pass: object
+    ) -> float:
         seen.append((rows, tokens))
         return loading.count_parameters(model) / 1000
 
-    return alone
+    return measure
 
 
 def test_a_bound_in_the_middle_takes_the_largest_model_within_it_by_passes_of_its_size(
@@ -323,10 +328,10 @@ def test_a_bound_in_the_middle_takes_the_largest_model_within_it_by_passes_of_it
         prepared(tmp_path / "job", num_rows=4, target={"latency_ms": bound}, output={"round_to": 1}),
         list[tuple[int, int]](),
     )
-    monkeypatch.setattr("worker.search.targets.latency.alone", timing_by_size(seen))
-    reached = job.search()
-    assert reached.candidate.parameters == max(size for size in sizes if size / 1000 <= bound["value"])
-    assert {point.meets for point in reached.curve} == {True, False}
+    monkeypatch.setattr("worker.search.latency_bound.measure_latency", timing_by_size(seen))
+    chosen = job.search()
+    assert chosen.candidate.parameters == max(size for size in sizes if size / 1000 <= bound["value"])
+    assert {point.meets for point in chosen.curve} == {True, False}
     assert set(seen) == {(3, 8)}
 
 
@@ -334,16 +339,14 @@ def test_a_bound_on_time_and_a_floor_both_hold(tmp_path: Path, monkeypatch: pyte
     alone = prepared(tmp_path / "alone", **KEEPING).search().candidate
     target = {"keep_metric": 0.9, "latency_ms": (alone.parameters + 300) / 1000}
     job = prepared(tmp_path / "both", target=target, output={"round_to": 1})
-    monkeypatch.setattr("worker.search.targets.latency.alone", timing_by_size([]))
-    reached = job.search()
-    assert reached.steering is not None
-    assert reached.steering.holds
-    assert reached.candidate.parameters <= alone.parameters + 300
-    assert reached.candidate.parameters == min(
-        point.parameters for point in reached.curve if point.share and point.meets
-    )
-    assert any(point.latency_ms and point.metric for point in reached.curve)
-    assert any(point.latency_ms and not point.metric for point in reached.curve)
+    monkeypatch.setattr("worker.search.latency_bound.measure_latency", timing_by_size([]))
+    chosen = job.search()
+    assert chosen.steering is not None
+    assert chosen.steering.holds
+    assert chosen.candidate.parameters <= alone.parameters + 300
+    assert chosen.candidate.parameters == min(point.parameters for point in chosen.curve if point.share and point.meets)
+    assert any(point.latency_ms and point.metric for point in chosen.curve)
+    assert any(point.latency_ms and not point.metric for point in chosen.curve)
 
 
 def test_a_pass_that_the_model_cannot_make_is_refused(tmp_path: Path) -> None:
@@ -354,11 +357,11 @@ def test_a_pass_that_the_model_cannot_make_is_refused(tmp_path: Path) -> None:
 # --- whole jobs ----------------------------------------------------------------------------------------------------
 
 
-def run(root: Path, **fields: Any) -> tuple[Result, Path]:
+def run(root: Path, progress: Recorder | None = None, **fields: Any) -> tuple[Result, Path]:
     torch.set_num_threads(1)
     deployment = Deployment(root)
     task = {"evaluation": {"uri": deployment.rows(80, "evaluation")}}
-    result = deployment.run(deployment.request(task=task, **fields))
+    result = deployment.run(deployment.request(task=task, **fields), progress)
     deployment.download(root / "downloaded")
     return result, root / "downloaded"
 
@@ -366,7 +369,11 @@ def run(root: Path, **fields: Any) -> tuple[Result, Path]:
 @pytest.mark.parametrize("repair", ["least_squares", "least_squares_layerwise"])
 def test_a_sweep_leaves_the_curve_and_the_checkpoints_asked_for(tmp_path: Path, repair: str) -> None:
     target = {"sweep": [0.5, 0.2, 0.35], "artifacts": [0.2, 0.35]}
-    result, directory = run(tmp_path, target=target, method={"repair": repair})
+    progress = Recorder()
+    result, directory = run(tmp_path, progress, target=target, method={"repair": repair})
+    counted = [(done, total, unit) for stage, done, total, unit in progress.advances if stage is Stage.search]
+    assert {unit for _, _, unit in counted} == {"models"}
+    assert (counted[0], counted[-1]) == ((0, 3, "models"), (3, 3, "models"))
     assert [point.artifact for point in result.curve] == ["model-0.2", "model", None]
     assert [point.examples for point in result.curve] == [80] * 3
     assert result.ratio == result.curve[1].ratio

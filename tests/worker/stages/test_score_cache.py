@@ -33,7 +33,7 @@ from service.storage.score_sets import ScoreSets
 from service.tenants.api_keys import ANONYMOUS
 from tests.support import checkpoints
 from worker import pipeline
-from worker.evaluation.metrics import Scores
+from worker.evaluation.metrics import AnswerScores
 from worker.search.candidates import Candidates
 from worker.slimming.scoring.iterative import ScorePath, schedule
 from worker.slimming.units import Site
@@ -469,7 +469,7 @@ def test_unit_scores_are_read_without_taskslim() -> None:
 
 
 def test_answers_and_figures_come_back_as_they_were() -> None:
-    scores = Scores(torch.tensor([[0.1, -2.0]], dtype=torch.float64), torch.tensor([1]))
+    scores = AnswerScores(torch.tensor([[0.1, -2.0]], dtype=torch.float64), torch.tensor([1]))
     measured = Measured(Metrics(examples=1, repetition=0.1), ["naïve\n"], 7, scores)
     back = unpack_measured(pack_measured(measured, {}))
     assert (back.metrics, back.answers, back.parameters) == (measured.metrics, measured.answers, measured.parameters)

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY, causal, opt, tiny_family
-from worker.evaluation.memory import Alive
+from worker.evaluation.memory import LiveStorages
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.masking import masked
 from worker.slimming.repair import layer_pass, layerwise, stream_fit
@@ -124,7 +124,7 @@ def peak_bytes(method: str, num_layers: int = 2, num_rows: int = 4) -> int:
     repair_input = RepairInput(model, ARCHITECTURES["llama"], kept, given)
     moments = measure_moments(repair_input, method)
     assert moments is not None
-    with Alive() as alive:
+    with LiveStorages() as alive:
         repair(replace(repair_input, moments=moments), method)
     return int(alive.peak)
 

@@ -1,0 +1,45 @@
+"""The model that meets a job's target, and the part of the dense metric that it keeps."""
+
+from dataclasses import dataclass, field
+
+from service.contract.options import TaskKind
+from service.contract.result import CurvePoint, KeptMetric
+from worker.evaluation.bootstrap import METRICS, retention
+from worker.evaluation.sequential_test import Verdict
+from worker.search.candidates import Candidate
+from worker.slimming.units import Group
+from worker.stages.context import JobContext
+from worker.stages.task_model import Measured, TaskModel
+
+SPLIT_SEED = 0  # of the split into rows that steer a search and rows that report its result
+
+
+@dataclass(frozen=True)
+class ChosenModel:
+    """The model that meets the target, and what was measured to choose it."""
+
+    candidate: Candidate
+    groups: list[Group]
+    task_model: TaskModel  # cut, with the evaluation rows that the result is reported on
+    dense: Measured  # the dense model on the same rows
+    rows: list[int]  # indices of the same rows among all evaluation rows
+    curve: list[CurvePoint] = field(default_factory=list)  # the candidates that were measured
+    steering: Verdict | None = None  # of the rows that steered a search for a floor
+
+
+def kept_metric(context: JobContext, chosen: ChosenModel, slim: Measured) -> KeptMetric | None:
+    """The share of the dense metric on the steering and on the reported rows; None for a target without a floor."""
+    floor, steering = context.job.request.target.keep_metric, chosen.steering
+    if floor is None or steering is None:
+        return None
+    metric = METRICS[chosen.task_model.wording.task.kind or TaskKind.classification]
+    reported = retention(metric, slim.scores, chosen.dense.scores, chosen.task_model.evaluation.examples)
+    return KeptMetric(
+        metric=metric.name,
+        floor=floor,
+        steering_examples=steering.examples,
+        steering=steering.retention.share,
+        reported_examples=len(chosen.rows),
+        reported=reported.share,
+        seed=SPLIT_SEED,
+    )

@@ -1,0 +1,44 @@
+"""The curve of a search: the candidates that it has measured so far, which are its progress as well."""
+
+from service.contract.errors import TargetUnreachable
+from service.contract.result import CurvePoint
+from worker.search.candidates import Candidate
+from worker.stages.context import StageProgress
+
+
+class Curve:
+    """The measured candidates of one search.
+
+    A search keeps one point for each number of parameters, which identifies a candidate. A sweep keeps one for each
+    requested ratio, because several ratios may round to the same widths.
+    """
+
+    def __init__(self, progress: StageProgress, expected: int) -> None:
+        self._progress = progress
+        self._points: dict[float, CurvePoint] = {}
+        self.expected = expected  # number of models that will be measured
+
+    def report_progress(self) -> None:
+        """Report how many models are measured. May raise to end the attempt."""
+        done = len(self._points)
+        self._progress.advance(done, max(done, self.expected), "models")
+
+    def find(self, candidate: Candidate) -> CurvePoint | None:
+        """The point of a candidate that was measured before."""
+        return self._points.get(candidate.parameters)
+
+    def add(self, candidate: Candidate, requested_ratio: float | None = None, **measured: object) -> None:
+        """Add a candidate, or replace its point. With `requested_ratio` it is a point of a sweep."""
+        point = CurvePoint(ratio=candidate.ratio, parameters=candidate.parameters, bytes=candidate.bytes)
+        key = candidate.parameters if requested_ratio is None else requested_ratio
+        self._points[key] = point.model_copy(update=measured)
+        self.report_progress()
+
+    @property
+    def points(self) -> list[CurvePoint]:
+        """The points from the largest model to the smallest."""
+        return sorted(self._points.values(), key=lambda point: point.ratio)
+
+    def unreachable(self, message: str, field: str) -> TargetUnreachable:
+        """The error for a field of the target that no candidate meets, with the points measured so far."""
+        return TargetUnreachable(message, param=f"target.{field}", curve=self.points)

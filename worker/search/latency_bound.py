@@ -1,0 +1,48 @@
+"""Search for the largest model whose forward pass is fast enough, by timing candidates that are cut."""
+
+from service.contract.bisection import last_that_holds
+from service.contract.errors import InvalidRequest
+from service.contract.method import LatencyBound
+from worker.evaluation.latency import measure_latency
+from worker.search.candidates import Candidate
+from worker.search.search_context import SearchContext
+
+
+def largest_within_latency(search: SearchContext, bound: LatencyBound) -> Candidate:
+    """The largest candidate whose median forward pass takes at most `bound.value` milliseconds.
+
+    Raises InvalidRequest for a pass with more tokens than the model takes, TargetUnreachable where no candidate is fast
+    enough.
+    """
+    _check_tokens(search, bound)
+    ratios = search.candidates.grid()
+
+    def is_too_slow(number: int) -> bool:
+        return _milliseconds(search, search.candidates.at(ratios[number - 1]), bound) > bound.value
+
+    too_slow = last_that_holds(len(ratios), is_too_slow)
+    if too_slow == len(ratios):
+        least = min(point.latency_ms for point in search.curve.points if point.latency_ms is not None)
+        message = f"the fastest model that can be made takes {least:.2f} ms, more than the target of {bound.value:g} ms"
+        raise search.curve.unreachable(message, "latency_ms")
+    return search.candidates.at(ratios[too_slow])
+
+
+def _check_tokens(search: SearchContext, bound: LatencyBound) -> None:
+    most = search.task_model.wording.max_tokens
+    if most is not None and bound.tokens > most:
+        raise InvalidRequest(f"the model takes {most} tokens at most", param="target.latency_ms.tokens")
+
+
+def _milliseconds(search: SearchContext, candidate: Candidate, bound: LatencyBound) -> float:
+    """The median time of the cut candidate's forward pass, measured once for each candidate."""
+    known = search.curve.find(candidate)
+    if known is not None and known.latency_ms is not None:
+        return known.latency_ms
+    slim = search.candidates.cut(candidate)
+    examples, padding = search.task_model.evaluation.examples, search.task_model.padding
+    milliseconds = measure_latency(
+        slim.loaded.model, examples, padding, bound.batch, bound.tokens, search.curve.report_progress
+    )
+    search.curve.add(candidate, latency_ms=milliseconds, meets=milliseconds <= bound.value)
+    return milliseconds

@@ -1,0 +1,77 @@
+"""Search for the smallest model that keeps a share of the dense model's metric.
+
+Half of the evaluation rows steer the search. The result is reported on the other half, which no candidate has seen.
+"""
+
+from service.contract.bisection import last_that_holds
+from service.contract.errors import InvalidRequest
+from worker.evaluation.bootstrap import METRICS
+from worker.evaluation.sequential_test import SequentialTest, Verdict, stratified_order
+from worker.search.candidates import Candidate
+from worker.search.chosen import SPLIT_SEED, ChosenModel
+from worker.search.search_context import SearchContext
+from worker.stages.task_model import TaskModel
+
+
+def smallest_keeping(search: SearchContext, floor: float, bound: Candidate | None) -> ChosenModel:
+    """The smallest candidate that keeps `floor` of the dense metric, and is no larger than `bound` if there is one.
+
+    Raises InvalidRequest for fewer than two evaluation rows, TargetUnreachable where no candidate meets the target.
+    """
+    answers = [example.answer for example in search.task_model.evaluation.examples]
+    order = stratified_order(answers, SPLIT_SEED)
+    steering, reported = order[: len(order) // 2], sorted(order[len(order) // 2 :])
+    if not steering:
+        raise InvalidRequest("`keep_metric` needs at least two evaluation rows", param="task.evaluation")
+    ratios = search.candidates.grid(*([bound.requested_ratio] if bound else []))
+    search.curve.expected = max(1, len(ratios).bit_length())
+    first = ratios.index(bound.requested_ratio) + 1 if bound else None
+    floor_search = FloorSearch(search, floor, search.test_on(steering))
+    last = last_that_holds(
+        len(ratios), lambda number: floor_search.holds(search.candidates.at(ratios[number - 1])), first
+    )
+    if last == 0 or (first is not None and last < first):
+        raise search.curve.unreachable(floor_search.failure(bound), "keep_metric")
+    assert floor_search.smallest is not None
+    candidate, slim, verdict = floor_search.smallest
+    return search.chosen(candidate, slim, reported, verdict)
+
+
+class FloorSearch:
+    """Tests candidates against a floor under the metric, each once, and remembers the smallest one that holds it."""
+
+    def __init__(self, search: SearchContext, floor: float, test: SequentialTest) -> None:
+        self._search, self._floor, self._test = search, floor, test
+        self.smallest: tuple[Candidate, TaskModel, Verdict] | None = None  # with the cut model
+
+    def holds(self, candidate: Candidate) -> bool:
+        """Whether the candidate keeps the floor."""
+        curve = self._search.curve
+        known = curve.find(candidate)
+        if known is not None and known.share is not None:
+            return bool(known.meets)
+        slim = self._search.candidates.cut(candidate)
+        verdict = self._test.verdict(slim.loaded.model, self._floor, curve.report_progress)
+        curve.add(
+            candidate,
+            examples=verdict.examples,
+            metric=verdict.retention.metric,
+            share=verdict.retention.share,
+            latency_ms=known.latency_ms if known else None,
+            meets=verdict.holds,
+        )
+        if verdict.holds and (self.smallest is None or candidate.parameters < self.smallest[0].parameters):
+            self.smallest = (candidate, slim, verdict)
+        return verdict.holds
+
+    def failure(self, bound: Candidate | None) -> str:
+        """The message for a target that no candidate meets, with the nearest one that could be met."""
+        name, rows = METRICS[self._test.kind].name.replace("_", " "), len(self._test.examples)
+        floor = f"{self._floor:g} of the dense model's {name} by the lower bound on {rows} steering rows"
+        if bound is None or self.smallest is None:
+            return f"no smaller model was shown to keep {floor}: ask for less, or give more evaluation rows"
+        smallest = self.smallest[0]
+        return (
+            f"no model of at most {bound.parameters} parameters was shown to keep {floor}; the smallest that was has "
+            f"{smallest.parameters} parameters, {smallest.bytes} bytes"
+        )

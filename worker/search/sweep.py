@@ -1,0 +1,49 @@
+"""A sweep: a model at each of the requested ratios, all measured on all evaluation rows."""
+
+from collections.abc import Callable
+
+from worker.evaluation.bootstrap import Retention
+from worker.search.candidates import Candidate
+from worker.search.chosen import ChosenModel
+from worker.search.search_context import SearchContext
+from worker.slimming.allocation import WidthUnreachable
+from worker.slimming.units import Group
+from worker.stages.task_model import TaskModel
+
+# Stores the checkpoint of a cut model under "model" with a suffix. It calls the last argument while it waits.
+Store = Callable[[TaskModel, list[Group], Candidate, str, Callable[[], None]], object]
+
+
+def sweep(search: SearchContext, ratios: list[float], store: Store) -> ChosenModel:
+    """Measure a model at each ratio. The one with the highest ratio among `target.artifacts` is the job's own model;
+    `store` is called with the others of them.
+
+    Raises TargetUnreachable for a ratio that no model has.
+    """
+    test = search.test_on(search.all_rows)
+    artifacts = search.context.job.request.target.artifacts or [max(ratios)]
+    chosen: tuple[Candidate, TaskModel] | None = None
+    last: tuple[int, TaskModel, Retention] | None = None  # (parameters, cut model, retention)
+    for ratio in sorted(ratios):
+        candidate = _candidate_at(search, ratio)
+        if last is None or last[0] != candidate.parameters:  # several ratios may round to the same widths
+            slim = search.candidates.cut(candidate)
+            last = candidate.parameters, slim, test.measure(slim.loaded.model, search.curve.report_progress)
+        _, slim, retention = last
+        name = None
+        if ratio == max(artifacts):
+            name, chosen = "model", (candidate, slim)
+        elif ratio in artifacts:
+            name = f"model-{ratio:g}"
+            store(slim, search.candidates.groups, candidate, f"-{ratio:g}", search.curve.report_progress)
+        measured = {"examples": len(test.examples), "metric": retention.metric, "share": retention.share}
+        search.curve.add(candidate, ratio, **measured, artifact=name)
+    assert chosen is not None
+    return search.chosen(*chosen, search.all_rows)
+
+
+def _candidate_at(search: SearchContext, ratio: float) -> Candidate:
+    try:
+        return search.candidates.at(ratio)
+    except WidthUnreachable as error:
+        raise search.curve.unreachable(f"{error}: sweep over lower ratios", "sweep") from error
