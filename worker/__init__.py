@@ -1,5 +1,4 @@
-"""The process that does the work: one RQ worker per device, one fresh interpreter per job.
+"""The worker: one RQ worker for each device, and a new interpreter for each attempt of a job.
 
-A job runs in an interpreter of its own so that CUDA is initialised once and all of its memory goes back at the end,
-whatever happened in between.
+An interpreter of its own initialises CUDA once, and frees all memory of the device at its end, however it ends.
 """

@@ -1,6 +1,6 @@
-"""python -m worker [--burst]: one worker process for one device, against SLIM_REDIS_URL and SLIM_STORAGE_URL.
+"""python -m worker [--burst]: runs one worker process for one device, with the settings SLIM_REDIS_URL and others.
 
-Run several side by side for several devices, each with its own CUDA_VISIBLE_DEVICES. SIGTERM hands the job back.
+For several devices, start one process for each with its own CUDA_VISIBLE_DEVICES. SIGTERM hands the job back.
 """
 
 import argparse
@@ -14,12 +14,13 @@ from worker.attempts.rq_worker import SlimWorker
 
 
 def main() -> None:
+    """Run a worker until it is stopped, or with --burst until the queue is empty."""
     parser = argparse.ArgumentParser(prog="python -m worker", description="Takes jobs from the queue, one at a time.")
     parser.add_argument("--burst", action="store_true", help="end when the queue is empty")
     burst = parser.parse_args().burst
     settings = Settings()
     if not settings.redis_url:
-        sys.exit("a worker needs SLIM_REDIS_URL; `taskslim serve` runs one with a Redis of its own")
+        sys.exit("a worker needs SLIM_REDIS_URL: set it, or run `taskslim serve`, which starts a Redis of its own")
     configure("worker")
     SlimWorker(settings.redis_url, name=f"{socket.gethostname()}-{new_id()}").work(burst=burst)
 

@@ -1,18 +1,14 @@
 """The pipeline of a job: its stages in order, each a function of the results of the stages before it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from transformers.utils import logging
 
 from service.contract import presets
-from service.contract.fields import MAX_RATIO
 from service.contract.job import Stage
-from service.contract.method import Target
 from service.contract.options import Repair
 from service.contract.result import Controls, DenseSlim, JobMetrics, Latency, Quartiles, Result, Verified
 from service.jobs.record import JobRecord
@@ -27,20 +23,17 @@ from worker.search.candidates import Candidates
 from worker.search.chosen import ChosenModel, kept_metric
 from worker.search.counted import counted_candidate
 from worker.search.search import search
-from worker.slimming.repair.repairs import FITTED
-from worker.slimming.scoring import attribution
-from worker.slimming.scoring.iterative import ScorePath, Scores, follow, schedule
+from worker.slimming.scoring.iterative import ScorePath, schedule
 from worker.slimming.scoring.multi_task import united_paths
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.surgery import Kept
-from worker.slimming.units import Site
 from worker.stages import evaluation_sets, inputs, pseudo_labels
+from worker.stages.attribution import attribute, highest_ratio
 from worker.stages.context import JobContext, StageProgress
 from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, having_role, job_metrics, own, task_models
 from worker.stages.inputs import Sources
-from worker.stages.method import options
 from worker.stages.score_cache import ScoreCache
-from worker.stages.slim import choose, cut, locate_groups, refusing_units, repair_model
+from worker.stages.slim import cut, repair_model
 from worker.stages.task_model import Measured, TaskModel, evaluate_all, load
 
 
@@ -96,47 +89,10 @@ def run(
 def score_tasks(context: JobContext, sets: Sequence[EvaluationSet], cache: ScoreCache) -> ScorePath:
     """The unit scores of the task, or of all tasks of a union together."""
     method = context.job.request.method
-    ratios = schedule(furthest(context.job.request.target), method.steps)
+    ratios = schedule(highest_ratio(context.job.request.target), method.steps)
     scored = [each.task_model for each in having_role(sets, *SLIMMED_FOR)]
     paths = [cache.path(each, ratios, partial(attribute, context, each, ratios)) for each in scored]
     return united_paths(paths, method.union)
-
-
-def attribute(context: JobContext, task_model: TaskModel, ratios: Sequence[float]) -> ScorePath:
-    """The score of every unit on the calibration rows; with several steps, of the units that each step keeps."""
-    method, model, architecture = context.job.request.method, task_model.loaded.model, task_model.architecture
-    groups, count = locate_groups(context, task_model), len(task_model.calibration.examples)
-    counter = context.counter(count * method.steps)
-    measures = (lambda done, step=step: counter(step * count + done) for step in range(method.steps))
-
-    dense_moments: list[dict[str, Moments]] = []
-
-    def keep_moments(moments: dict[str, Moments]) -> None:
-        """Keep those of the first step, which runs the dense model, for a repair on the same rows."""
-        repaired_on_same_rows = method.repair in FITTED and not context.job.request.tasks
-        if repaired_on_same_rows and not dense_moments:
-            dense_moments.append(moments)
-
-    def measure() -> Scores:
-        batches = (batch.to(model.device) for batch in task_model.calibration.batches)
-        criterion, told = method.criterion, options(context)
-        with refusing_units():
-            return attribution.score(
-                model, architecture, method.units, batches, criterion, told, next(measures), keep_moments
-            )
-
-    def keep(scores: Scores, ratio: float) -> dict[Site, Tensor]:
-        return choose(context, groups, scores, ratio)
-
-    path = follow(model, architecture, ratios, measure, keep)
-    return replace(path, moments=dense_moments[0]) if dense_moments else path
-
-
-def furthest(target: Target) -> float:
-    """The highest ratio that a search may choose, and that the path of scores must therefore lead to."""
-    if target.ratio is not None:
-        return target.ratio
-    return max(target.sweep) if target.sweep else MAX_RATIO
 
 
 def choose_model(

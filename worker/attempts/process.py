@@ -17,6 +17,7 @@ from worker.attempts.rq_worker import SlimWorker
 
 
 def main() -> None:
+    """Run the RQ job of the entry, and end with the worker that started this process."""
     parent, worker_name, entry, execution_id = sys.argv[1:]
     die_with_parent(int(parent))
     configure("worker")

@@ -1,4 +1,4 @@
-"""Chooses the units that stay, cuts the rest and repairs the model."""
+"""Selects the units that a model keeps, repairs the model and cuts it."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ def repair_model(
 ) -> None:
     """Repair the whole model for a cut to `kept` on the calibration rows, by the job's method.
 
-    Raises InvalidRequest where the family has no place for the repair.
+    Raises InvalidRequest where the family does not support the repair.
     """
     given = replace(repair_input(context, task_model, kept), moments=moments, on_progress=on_progress)
     with refusing_repairs():
@@ -58,19 +58,19 @@ def locate_groups(context: JobContext, task_model: TaskModel) -> list[Group]:
 
 
 def choose(context: JobContext, groups: list[Group], scores: Scores, ratio: float) -> dict[Site, Tensor]:
-    """What stays of each group, by the job's rules. Raises WidthUnreachable."""
+    """The units that each group keeps, by the rules of the job. Raises WidthUnreachable."""
     request = context.job.request
     return selection.select(scores, groups, ratio, request.output.round_to, rules(request, request.output.layout))
 
 
 def cut(task_model: TaskModel, kept: dict[Site, Tensor], layout: Layout) -> TaskModel:
-    """The subject with its model cut, as the class that can hold it."""
+    """The task model with its model cut in place, as a class that can hold the widths."""
     return replace(task_model, loaded=cutting.cut(task_model.loaded, kept, layout))
 
 
 @contextmanager
 def refusing_units() -> Iterator[None]:
-    """Raise what a family cannot give up as UnsupportedUnit."""
+    """Raise UnsupportedUnit for a unit that the family or the criterion does not support."""
     try:
         yield
     except UnitUnavailable as error:
@@ -79,7 +79,7 @@ def refusing_units() -> Iterator[None]:
 
 @contextmanager
 def refusing_repairs() -> Iterator[None]:
-    """Raise a repair that a family has no place for as InvalidRequest."""
+    """Raise InvalidRequest for a repair that the family does not support."""
     try:
         yield
     except RepairUnavailable as error:

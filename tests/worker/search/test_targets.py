@@ -20,7 +20,6 @@ from service.contract.result import Result
 from service.jobs.record import new_record
 from service.settings import Settings
 from tests.worker.test_pipeline import Deployment, Recorder
-from worker import pipeline
 from worker.checkpoints import loading
 from worker.checkpoints.validation import weight_bytes
 from worker.evaluation.sequential_test import stratified_order
@@ -31,6 +30,7 @@ from worker.search.search import search
 from worker.search.search_context import SearchContext
 from worker.slimming.scoring.iterative import ScorePath, schedule
 from worker.stages import evaluation_sets, inputs
+from worker.stages.attribution import attribute, highest_ratio
 from worker.stages.context import JobContext
 from worker.stages.slim import locate_groups
 from worker.stages.task_model import Measured, TaskModel, evaluate, load
@@ -51,8 +51,8 @@ class Prepared:
     def path(self) -> ScorePath:
         """The job's own scores."""
         request = self.context.job.request
-        ratios = schedule(pipeline.furthest(request.target), request.method.steps)
-        return pipeline.attribute(self.context, self.task_model, ratios)
+        ratios = schedule(highest_ratio(request.target), request.method.steps)
+        return attribute(self.context, self.task_model, ratios)
 
     def candidates(self, seed: int = 0) -> Candidates:
         """Every model along a path of random scores."""

@@ -32,12 +32,12 @@ from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
 from service.tenants.api_keys import ANONYMOUS
 from tests.support import checkpoints
-from worker import pipeline
 from worker.evaluation.metrics import AnswerScores
 from worker.search.candidates import Candidates
 from worker.slimming.scoring.iterative import ScorePath, schedule
 from worker.slimming.units import Site
 from worker.stages import evaluation_sets, inputs, pseudo_labels
+from worker.stages.attribution import attribute, highest_ratio
 from worker.stages.context import JobContext
 from worker.stages.evaluation_sets import EvaluationSet, Role
 from worker.stages.lineage import lineage
@@ -97,18 +97,18 @@ class Desk:
     def path(self, request: JobRequest, **more: Any) -> tuple[ScoreCache, ScorePath]:
         """What a job uses as its unit scores; `measured` counts how often they had to be taken."""
         reuse, task_model = self.reuse(request, **more)
-        ratios = schedule(pipeline.furthest(request.target), request.method.steps)
+        ratios = schedule(highest_ratio(request.target), request.method.steps)
 
         def measure() -> ScorePath:
             self.measured += 1
-            return pipeline.attribute(reuse.context, task_model, ratios)
+            return attribute(reuse.context, task_model, ratios)
 
         return reuse, reuse.path(task_model, ratios, measure)
 
     def digest(self, request: JobRequest, **more: Any) -> str:
         """The name of the unit scores of a request."""
         reuse, task_model = self.reuse(request, **more)
-        return reuse.units_key(task_model, schedule(pipeline.furthest(request.target), request.method.steps)).digest
+        return reuse.units_key(task_model, schedule(highest_ratio(request.target), request.method.steps)).digest
 
 
 @pytest.fixture
@@ -267,8 +267,8 @@ def test_a_repair_is_the_same_whether_the_job_has_scored_its_rows_or_found_the_s
     mended = []
     for _ in range(2):
         reuse, task_model = desk.reuse(desk.request(method=method, target=target))
-        ratios = schedule(pipeline.furthest(reuse.context.job.request.target), reuse.context.job.request.method.steps)
-        path = reuse.path(task_model, ratios, partial(pipeline.attribute, reuse.context, task_model, ratios))
+        ratios = schedule(highest_ratio(reuse.context.job.request.target), reuse.context.job.request.method.steps)
+        path = reuse.path(task_model, ratios, partial(attribute, reuse.context, task_model, ratios))
         candidates = Candidates(reuse.context, task_model, path)
         cut = candidates.cut(candidates.at(0.5)).loaded.model
         mended.append((path.moments is not None, reuse.outcome()["scores_reused"], cut.state_dict()))
@@ -340,7 +340,7 @@ def test_the_dense_model_is_asked_once_for_its_own_answers(desk: Desk) -> None:
 def test_without_a_store_everything_is_measured(desk: Desk) -> None:
     reuse, task_model = desk.reuse(desk.request())
     reuse.store = None
-    path = reuse.path(task_model, (0.0,), lambda: pipeline.attribute(reuse.context, task_model, (0.0,)))
+    path = reuse.path(task_model, (0.0,), lambda: attribute(reuse.context, task_model, (0.0,)))
     assert path.ratios == (0.0,)
     assert reuse.outcome() == {"scores": None, "task_scores": {}, "scores_reused": False, "evaluation_reused": False}
     assert desk.store.page("default") == ([], None)
@@ -376,7 +376,7 @@ def test_a_plan_of_a_union_needs_the_scores_of_every_task(desk: Desk) -> None:
     units = fingerprints(union, access_of(ANONYMOUS, desk.settings, desk.storage)).units
     for each in (task_model, partner):
         assert not desk.store.serves("default", units)
-        reuse.path(each, (0.0,), partial(pipeline.attribute, reuse.context, each, (0.0,)))
+        reuse.path(each, (0.0,), partial(attribute, reuse.context, each, (0.0,)))
     assert desk.store.serves("default", units)
     named = reuse.outcome()["task_scores"]
     assert list(named) == ["reviews", "mails"]
@@ -392,7 +392,7 @@ def test_a_plan_knows_whether_the_dense_model_was_asked(desk: Desk) -> None:
     access = access_of(ANONYMOUS, desk.settings, desk.storage)
     reuse, task_model = desk.reuse(request)
     reuse.evaluate(task_model)
-    reuse.path(task_model, (0.0,), partial(pipeline.attribute, reuse.context, task_model, (0.0,)))
+    reuse.path(task_model, (0.0,), partial(attribute, reuse.context, task_model, (0.0,)))
     assert desk.store.serves("default", fingerprints(smaller, access).rows)
     assert not desk.store.serves("default", fingerprints(other_rows, access).rows)
     assert not desk.store.serves("default", fingerprints(observing, access).rows)
