@@ -1,4 +1,4 @@
-"""The stages on tiny models: what a job leaves, and what each bad input makes of it."""
+"""The pipeline on tiny models: the artifacts of a job, and the errors of bad inputs."""
 
 import json
 from dataclasses import dataclass, field
@@ -44,7 +44,7 @@ STAGES = [stage for stage in Stage if stage not in (Stage.search, Stage.repair, 
 
 @dataclass
 class Recorder:
-    """Remembers what is reported, and ends the attempt at a stage if told to."""
+    """Records the reported progress, and ends the attempt at the stage `end_in`."""
 
     stages: list[Stage] = field(default_factory=list)
     advances: list[tuple[Stage, int, int, str]] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Recorder:
 
 @dataclass
 class Deployment:
-    """A store, a checkpoint and rows in a directory of its own."""
+    """An object store, a checkpoint and rows in a directory of its own."""
 
     root: Path
     tokens_per_batch: int = 256
@@ -71,7 +71,7 @@ class Deployment:
         return Storage((self.root / "artifacts").as_uri())
 
     def rows(self, count: int, name: str = "rows") -> str:
-        """The URI of that many rows; the first word decides the label."""
+        """The URI of a file with `count` rows, whose first word decides the label."""
         lines = [
             {
                 "text": f"{WORDS[row % 2]} {WORDS[row % 7]} {WORDS[row % 5]}",
@@ -102,7 +102,7 @@ class Deployment:
         )
 
     def download(self, directory: Path) -> Manifest:
-        """Every file of the last job's manifest, under its name."""
+        """Download every file in the manifest of the last job."""
         manifest = Manifest.model_validate_json(self.storage.get_bytes(manifest_key("default", self.job.id)))
         for file in manifest.files:
             (directory / file.name).parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ class Deployment:
 
 @dataclass
 class Finished:
-    """A job that succeeded, and its files as a client would download them."""
+    """A job that succeeded, and its downloaded files."""
 
     deployment: Deployment
     progress: Recorder
@@ -146,14 +146,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 def logits(directory: Path) -> Tensor:
-    """What the checkpoint answers to fixed tokens."""
+    """The logits of the checkpoint for fixed tokens."""
     model = AutoModelForCausalLM.from_pretrained(directory).eval()
     with torch.inference_mode():
         answer: Tensor = model(input_ids=torch.arange(4, 24).view(2, 10)).logits
     return answer
 
 
-def test_a_job_leaves_a_smaller_model_that_anyone_loads(finished: Finished) -> None:
+def test_job_stores_a_smaller_model_that_transformers_loads(finished: Finished) -> None:
     result, directory = finished.result, finished.directory / "model"
     model = AutoModelForCausalLM.from_pretrained(directory)
     AutoTokenizer.from_pretrained(directory)
@@ -183,7 +183,7 @@ EVERY_OPTION: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("family", EVERY_OPTION)
-def test_units_steps_and_repairs_make_a_model_that_anyone_loads(deployment: Deployment, family: str) -> None:
+def test_every_unit_step_and_repair_makes_a_verified_model(deployment: Deployment, family: str) -> None:
     method, progress = EVERY_OPTION[family], Recorder()
     result = deployment.run(deployment.request(family, method=method), progress)
     assert result.parameters.slim < result.parameters.dense
@@ -202,9 +202,7 @@ PER_LAYER: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("family", ["llama", "t5"])
-def test_layers_of_own_widths_make_a_model_that_is_verified_and_slimmed_again(
-    deployment: Deployment, family: str
-) -> None:
+def test_per_layer_model_is_verified_and_slimmed_again(deployment: Deployment, family: str) -> None:
     units = ["ffn", "heads"]
     asked = PER_LAYER | {"method": PER_LAYER["method"] | {"units": units}}
     result = deployment.run(deployment.request(family, **asked))
@@ -225,7 +223,7 @@ def test_layers_of_own_widths_make_a_model_that_is_verified_and_slimmed_again(
     assert again.verified.max_abs_logit_difference <= again.verified.tolerance
 
 
-def test_own_widths_are_refused_where_each_layer_is_ranked_alone(deployment: Deployment) -> None:
+def test_per_layer_widths_are_refused_with_the_scope_layer(deployment: Deployment) -> None:
     with pytest.raises(ValidationError, match=r"method.scope: global"):
         deployment.request(output={"layout": "per_layer"})
 
@@ -237,15 +235,13 @@ def test_own_widths_are_refused_where_each_layer_is_ranked_alone(deployment: Dep
         ({"repair": "bias", "criterion": "random"}, "invalid_request"),
     ],
 )
-def test_what_a_criterion_or_family_cannot_serve_is_refused(
-    deployment: Deployment, method: dict[str, Any], code: str
-) -> None:
+def test_unsupported_units_and_repairs_are_refused(deployment: Deployment, method: dict[str, Any], code: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         deployment.run(deployment.request("qwen2", method=method))
     assert refused.value.code == code
 
 
-def test_the_manifest_has_size_and_digest_of_every_file(finished: Finished) -> None:
+def test_manifest_has_size_and_digest_of_every_file(finished: Finished) -> None:
     names = {file.name for file in finished.manifest.files}
     assert {"report.json", "kept.safetensors", "model/config.json", "model/model.safetensors"} < names
     for file in finished.manifest.files:
@@ -253,7 +249,7 @@ def test_the_manifest_has_size_and_digest_of_every_file(finished: Finished) -> N
         assert (finished.directory / file.name).stat().st_size == file.size
 
 
-def test_what_was_cut_is_what_kept_does_not_name(finished: Finished) -> None:
+def test_slim_weights_are_the_kept_rows_of_the_dense_weights(finished: Finished) -> None:
     kept = finished.kept
     assert sorted(kept) == ["decoder.0.ffn", "decoder.1.ffn"]
     directories = (finished.deployment.root / "llama", finished.directory / "model")
@@ -265,7 +261,7 @@ def test_what_was_cut_is_what_kept_does_not_name(finished: Finished) -> None:
         assert torch.equal(slim[down], dense[down][:, rows])
 
 
-def test_the_report_says_how_the_result_came_about(finished: Finished) -> None:
+def test_report_has_request_result_and_digests(finished: Finished) -> None:
     report = Report.model_validate_json((finished.directory / "report.json").read_bytes())
     assert report.result == finished.result
     assert report.job_id == finished.deployment.job.id
@@ -279,7 +275,7 @@ def test_the_report_says_how_the_result_came_about(finished: Finished) -> None:
     assert set(report.digests) == {"model", "calibration", "evaluation", "template"}
 
 
-def test_the_report_s_snippet_loads_the_model(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snippet_of_the_report_loads_the_model(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     report = Report.model_validate_json((finished.directory / "report.json").read_bytes())
     monkeypatch.chdir(finished.directory)
     names: dict[str, Any] = {}
@@ -287,7 +283,7 @@ def test_the_report_s_snippet_loads_the_model(finished: Finished, monkeypatch: p
     assert names["model"].config.intermediate_size == 32
 
 
-def test_progress_names_every_stage_and_counts_examples_and_bytes_to_their_ends(finished: Finished) -> None:
+def test_progress_counts_examples_and_bytes_of_every_stage(finished: Finished) -> None:
     last = {stage: (done, total, unit) for stage, done, total, unit in finished.progress.advances}
     assert finished.progress.stages == STAGES
     assert last[Stage.evaluate_dense] == last[Stage.evaluate_slim] == (6, 6, "examples")
@@ -297,15 +293,15 @@ def test_progress_names_every_stage_and_counts_examples_and_bytes_to_their_ends(
 
 
 @pytest.mark.parametrize("stage", [Stage.attribute, Stage.verify, Stage.upload])
-def test_an_attempt_ends_where_progress_raises_and_commits_nothing(deployment: Deployment, stage: Stage) -> None:
+def test_attempt_ends_where_progress_raises(deployment: Deployment, stage: Stage) -> None:
     with pytest.raises(InterruptedError):
         deployment.run(deployment.request(), Recorder(end_in=stage))
     assert not deployment.storage.exists(manifest_key("default", deployment.job.id))
 
 
-def test_the_second_manifest_of_a_job_loses(deployment: Deployment) -> None:
+def test_second_manifest_of_a_job_is_refused(deployment: Deployment) -> None:
     class Rival(Recorder):
-        """Another attempt of the job commits while this one uploads."""
+        """Stores the manifest of another attempt while this one uploads."""
 
         def stage(self, stage: Stage) -> None:
             super().stage(stage)
@@ -316,7 +312,7 @@ def test_the_second_manifest_of_a_job_loses(deployment: Deployment) -> None:
         deployment.run(deployment.request(), Rival())
 
 
-def test_the_same_units_are_kept_whatever_the_batches(deployment: Deployment, finished: Finished) -> None:
+def test_kept_units_do_not_depend_on_the_batches(deployment: Deployment, finished: Finished) -> None:
     deployment.tokens_per_batch = 1
     deployment.run(deployment.request(method=PLAIN))
     deployment.download(deployment.root / "downloaded")
@@ -330,7 +326,7 @@ def test_both_stacks_of_an_encoder_decoder_are_cut(deployment: Deployment) -> No
     assert result.verified.max_abs_logit_difference <= result.verified.tolerance
 
 
-def test_a_classifier_is_told_its_classes(deployment: Deployment) -> None:
+def test_classifier_is_slimmed_by_its_classes(deployment: Deployment) -> None:
     result = deployment.run(
         deployment.request("bert", task={"template": "{text}", "labels": {"0": "LABEL_0", "1": "LABEL_2"}})
     )
@@ -339,7 +335,7 @@ def test_a_classifier_is_told_its_classes(deployment: Deployment) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "t5"])
-def test_a_generation_task_is_judged_by_its_targets(deployment: Deployment, family: str) -> None:
+def test_generation_task_is_measured_by_its_targets(deployment: Deployment, family: str) -> None:
     task = {"kind": "generation", "labels": None}
     metrics = deployment.run(deployment.request(family, task)).metrics.slim
     assert metrics.accuracy is None
@@ -350,7 +346,7 @@ def test_a_generation_task_is_judged_by_its_targets(deployment: Deployment, fami
         deployment.run(deployment.request(family, task, method={"objective": "margin"}))
 
 
-def test_observed_tasks_are_measured_before_and_after(deployment: Deployment) -> None:
+def test_observed_tasks_are_measured_with_both_models(deployment: Deployment) -> None:
     asked = {"labels": {"1": "lazy", "0": "quick"}, "template": "{text} {text}:"}
     task = {"name": "reversed", "evaluation": {"uri": deployment.rows(10, "other")}} | asked
     writing = {"kind": "generation", "name": "writing", "template": "{text}:", "evaluation": task["evaluation"]}
@@ -366,7 +362,7 @@ def test_observed_tasks_are_measured_before_and_after(deployment: Deployment) ->
     assert counted[-1] == (6 + 10 + 2 * 10,) * 2
 
 
-def test_a_fault_of_an_observed_task_names_it(deployment: Deployment) -> None:
+def test_error_of_an_observed_task_names_its_place_in_the_request(deployment: Deployment) -> None:
     good = {"name": "fine", "template": "{text}:", "labels": LABELS, "evaluation": {"uri": deployment.rows(10)}}
     for bad, param in (
         ({"evaluation": {"uri": "file:///no/such.jsonl"}}, "observe.1.evaluation"),
@@ -396,7 +392,7 @@ BAD: dict[str, tuple[dict[str, Any], type[TaskslimError], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_ends_the_job_with_its_code_and_the_field(deployment: Deployment, case: str) -> None:
+def test_bad_input_fails_with_its_code_and_field(deployment: Deployment, case: str) -> None:
     fields, error, param = BAD[case]
     (deployment.root / "empty.jsonl").write_text("\n")
     (deployment.root / "broken.jsonl").write_text('{"text": "good", "label": 1}\n{"text":')

@@ -1,4 +1,4 @@
-"""run_job, as RQ calls it, in this process: how an attempt ends and what it leaves."""
+"""run_job as RQ calls it, in this process: the ending of an attempt and the files that it leaves."""
 
 import os
 import subprocess
@@ -36,7 +36,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def deployment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """run_job reads its settings from the environment."""
+    """Set the environment variables that run_job reads its settings from."""
     for name, value in environment(settings).items():
         monkeypatch.setenv(name, value)
 
@@ -47,13 +47,13 @@ def job_store(redis: Redis) -> JobStore:
 
 
 def run(job_store: JobStore, job: JobRequest, attempt: int = 1) -> JobRecord:
-    """The record after a first attempt."""
+    """Run an attempt of a new job, and return its record."""
     record = job_store.accept(new_record(job))
     run_job(record.tenant, record.id, attempt)
     return job_store.get(record.tenant, record.id)
 
 
-def test_a_job_succeeds_with_every_stage_told(job_store: JobStore, storage: Storage, model: Path) -> None:
+def test_successful_job_has_an_event_for_every_stage(job_store: JobStore, storage: Storage, model: Path) -> None:
     job = run(job_store, request(model, 40))
     assert (job.status, job.error, job.progress.fraction) == (JobStatus.succeeded, None, 1)
     assert storage.exists(manifest_key(job.tenant, job.id))
@@ -64,7 +64,7 @@ def test_a_job_succeeds_with_every_stage_told(job_store: JobStore, storage: Stor
     assert stages[-1] == "upload"
 
 
-def test_an_error_of_the_user_fails_the_job_with_its_code_and_leaves_nothing(
+def test_error_of_the_user_fails_the_job_and_deletes_its_files(
     job_store: JobStore, storage: Storage, model: Path
 ) -> None:
     asked = request(model, 40)
@@ -76,13 +76,13 @@ def test_an_error_of_the_user_fails_the_job_with_its_code_and_leaves_nothing(
     assert storage.list(job_prefix(job.tenant, job.id)) == []
 
 
-def test_what_a_sweep_has_measured_is_in_the_record(job_store: JobStore, model: Path) -> None:
+def test_record_has_the_curve_of_a_sweep(job_store: JobStore, model: Path) -> None:
     job = run(job_store, request(model, 40, target={"sweep": [0.3, 0.5]}))
     assert job.result is not None
     assert [(point.examples, point.artifact) for point in job.result.curve] == [(20, None), (20, "model")]
 
 
-def test_what_a_search_has_measured_before_it_gave_up_is_in_the_record(job_store: JobStore, model: Path) -> None:
+def test_record_has_the_curve_of_a_failed_search(job_store: JobStore, model: Path) -> None:
     job = run(job_store, request(model, 40, target={"keep_metric": 1.0}))
     assert job.error is not None
     assert (job.status, job.error.code, job.error.param) == (
@@ -94,7 +94,7 @@ def test_what_a_search_has_measured_before_it_gave_up_is_in_the_record(job_store
     assert not any(point.meets for point in job.error.curve)
 
 
-def test_a_bug_fails_the_job_without_telling_its_details(
+def test_bug_fails_the_job_without_its_details(
     job_store: JobStore, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLIM_DEVICE", "no-such-device")
@@ -105,16 +105,16 @@ def test_a_bug_fails_the_job_without_telling_its_details(
 
 
 @pytest.mark.parametrize("attempt", [0, 2])
-def test_an_entry_of_another_attempt_does_nothing(job_store: JobStore, attempt: int) -> None:
+def test_entry_of_another_attempt_is_ignored(job_store: JobStore, attempt: int) -> None:
     assert run(job_store, REQUEST, attempt).status is JobStatus.queued
 
 
-def test_an_entry_of_a_job_that_is_gone_does_nothing(job_store: JobStore) -> None:
+def test_entry_of_a_deleted_job_is_ignored(job_store: JobStore) -> None:
     run_job("default", "01ARZ3NDEKTSV4RRFFQ69G5FAV", 1)
     assert job_store.page("default").records == []
 
 
-def test_an_attempt_takes_up_the_result_that_an_earlier_one_committed(
+def test_attempt_uses_the_committed_result_of_an_earlier_one(
     redis: Redis, job_store: JobStore, storage: Storage
 ) -> None:
     job = job_store.accept(new_record(REQUEST))
@@ -135,7 +135,7 @@ def test_an_attempt_takes_up_the_result_that_an_earlier_one_committed(
 def stuck(
     settings: Settings, job_store: JobStore, model: Path, tmp_path: Path
 ) -> Iterator[tuple[JobRecord, Popen[bytes]]]:
-    """A running job and its process, which hangs: its rows are a pipe into which nobody writes."""
+    """A running job and its process, which hangs: its rows are a named pipe without a writer."""
     os.mkfifo(tmp_path / "rows.jsonl")
     asked = request(model, 40)
     rows = DataSource(uri=(tmp_path / "rows.jsonl").as_uri())
@@ -148,16 +148,14 @@ def stuck(
         process.kill()
 
 
-def test_a_cancelled_attempt_that_is_stuck_is_ended_with_its_process(
-    job_store: JobStore, stuck: tuple[JobRecord, Popen[bytes]]
-) -> None:
+def test_stuck_attempt_of_a_cancelled_job_is_ended(job_store: JobStore, stuck: tuple[JobRecord, Popen[bytes]]) -> None:
     job, process = stuck
     job_store.cancel(job.tenant, job.id)
     assert process.wait(60) == 1
     assert job_store.get(job.tenant, job.id).status is JobStatus.cancelled
 
 
-def test_a_stuck_attempt_hands_its_job_back_when_its_worker_stops(
+def test_stuck_attempt_hands_its_job_back_on_sigterm(
     settings: Settings, job_store: JobStore, stuck: tuple[JobRecord, Popen[bytes]]
 ) -> None:
     job, process = stuck
@@ -168,9 +166,7 @@ def test_a_stuck_attempt_hands_its_job_back_when_its_worker_stops(
     assert JobQueue(connect(settings.redis_url, decode=False)).contains(after)
 
 
-def test_an_attempt_whose_disk_is_full_hands_the_job_back_and_says_why(
-    job_store: JobStore, model: Path, tmp_path: Path
-) -> None:
+def test_attempt_with_a_full_disk_hands_its_job_back(job_store: JobStore, model: Path, tmp_path: Path) -> None:
     confined = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     mount, variables = 'mount -t tmpfs -o size=4k scratch "$TMPDIR"', os.environ | {"TMPDIR": str(tmp_path / "scratch")}
     (tmp_path / "scratch").mkdir()

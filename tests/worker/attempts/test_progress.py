@@ -1,4 +1,4 @@
-"""Fraction and time left, on a clock that the test moves."""
+"""The fraction and the remaining time of a job, with a clock that the test sets."""
 
 from collections.abc import Collection
 from typing import Any
@@ -15,7 +15,7 @@ STAGES = list(Stage)
 
 
 class Recorder:
-    """What was written, and a clock."""
+    """Records the written progress, and has a clock."""
 
     def __init__(self, skipped: Collection[Stage] = ()) -> None:
         self.now = 0.0
@@ -31,7 +31,7 @@ def test_every_stage_has_a_weight() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(STAGES), st.integers(0, 120), st.floats(0, 5)), min_size=1))
-def test_the_fraction_never_falls_and_the_time_left_is_never_negative(
+def test_fraction_never_decreases_and_eta_is_never_negative(
     steps: list[tuple[Stage, int, float]],
 ) -> None:
     recorder = Recorder()
@@ -45,7 +45,7 @@ def test_the_fraction_never_falls_and_the_time_left_is_never_negative(
     assert all((progress.eta_seconds or 0) >= 0 for _, progress, _ in recorder.writes)
 
 
-def test_writes_are_thinned_out_but_every_stage_is_one() -> None:
+def test_writes_are_limited_except_for_new_stages() -> None:
     recorder = Recorder()
     recorder.progress.stage(Stage.attribute)
     for done in range(10_000):
@@ -63,7 +63,7 @@ TARGETS = [{"ratio": 0.3}, {"keep_metric": 0.98}, {"bytes": 1000}, {"sweep": [0.
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
-def test_the_time_left_approaches_the_truth_at_constant_speed(target: dict[str, Any]) -> None:
+def test_eta_approaches_the_true_time_at_constant_speed(target: dict[str, Any]) -> None:
     skipped = skipped_stages(plain_request(target=target))
     stages = [stage for stage in STAGES if stage not in skipped]
     recorder, whole = Recorder(skipped), sum(WEIGHTS[stage] for stage in stages)
@@ -79,7 +79,7 @@ def test_the_time_left_approaches_the_truth_at_constant_speed(target: dict[str, 
                 assert left == pytest.approx(whole - recorder.now, abs=0.05 * whole)
 
 
-def test_what_check_raises_ends_the_pipeline() -> None:
+def test_progress_raises_the_error_of_check() -> None:
     def check() -> None:
         raise InterruptedError("cancelled")
 

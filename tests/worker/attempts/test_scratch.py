@@ -1,4 +1,4 @@
-"""What a full scratch directory makes of whatever needed room in it. /dev/full is the kernel's own full disk."""
+"""Errors of a full scratch directory. The device /dev/full of the kernel stands for a full disk."""
 
 import errno
 from pathlib import Path
@@ -14,13 +14,13 @@ def fill(directory: Path) -> None:
     (directory / "file").write_bytes(b"more than fits")
 
 
-def test_a_write_to_a_full_disk_is_a_full_scratch_directory() -> None:
+def test_write_to_a_full_disk_raises_scratch_full() -> None:
     with pytest.raises(ScratchFull, match="TMPDIR"), scratch_directory() as directory:
         fill(directory)
     assert not directory.exists()
 
 
-def test_an_error_of_ours_that_a_full_disk_caused_is_told_as_what_it_is() -> None:
+def test_error_caused_by_a_full_disk_raises_scratch_full() -> None:
     with pytest.raises(ScratchFull), scratch_directory() as directory:
         load(directory)
 
@@ -33,15 +33,13 @@ def load(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EACCES, "no"), InvalidModel("no"), ValueError("no")])
-def test_every_other_error_stays_what_it_is(error: Exception) -> None:
+def test_other_errors_are_raised_unchanged(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, scratch_directory():
         raise error
     assert caught.value is error
 
 
-def test_the_directory_lies_where_the_deployment_says_and_nowhere_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scratch_directory_lies_in_tmpdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with scratch_directory() as directory:
         assert directory.parent == tmp_path

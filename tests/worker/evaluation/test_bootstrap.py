@@ -1,4 +1,4 @@
-"""The paired bootstrap, against scipy's and against what is known of it."""
+"""The paired bootstrap, compared with that of scipy and with its known properties."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ ACCURACY, PROBABILITY = METRICS[TaskKind.classification], METRICS[TaskKind.gener
 
 
 def answers(right: list[bool]) -> AnswerScores:
-    """AnswerScores of two labels whose calibrated answer is right where `right` says so, whatever the rows are."""
+    """Scores of two labels, whose calibrated answer is right where `right` is true."""
     answer_E = torch.arange(len(right)) % 2
     chosen_E = torch.where(torch.tensor(right), answer_E, 1 - answer_E)
     score_EL = torch.nn.functional.one_hot(chosen_E, 2).double() * 100
@@ -28,14 +28,14 @@ def examples(tokens: list[int]) -> list[Example]:
 
 
 def rightness(count: int, lost: int, gained: int, wrong: int) -> tuple[list[bool], list[bool]]:
-    """(slim, dense) of `count` rows, in an order that leaves both labels as frequent among each kind."""
+    """Right answers (slim, dense) of `count` rows, ordered so that both labels are equally frequent in each group."""
     rows = [(False, True)] * lost + [(True, False)] * gained + [(False, False)] * wrong
     rows += [(True, True)] * (count - len(rows))
     slim, dense = zip(*rows, strict=True)
     return list(slim), list(dense)
 
 
-def test_rows_are_resampled_in_pairs_as_scipy_does() -> None:
+def test_accuracy_interval_agrees_with_scipy() -> None:
     generator = np.random.default_rng(1)
     slim, dense = generator.random(200) < 0.85, generator.random(200) < 0.9
     outcome = np.stack([slim, dense, np.ones(200)], axis=1).astype(float)
@@ -53,7 +53,7 @@ def test_rows_are_resampled_in_pairs_as_scipy_does() -> None:
     assert ours == pytest.approx([theirs.low, theirs.high], abs=0.004)
 
 
-def test_token_probability_is_resampled_as_scipy_does() -> None:
+def test_token_probability_interval_agrees_with_scipy() -> None:
     generator = np.random.default_rng(3)
     tokens = generator.integers(1, 9, 150)
     dense = -generator.random(150) * tokens
@@ -76,7 +76,7 @@ def test_token_probability_is_resampled_as_scipy_does() -> None:
     assert [share.low, share.high] == pytest.approx([theirs.low, theirs.high], abs=0.004)
 
 
-def test_pairing_makes_the_interval_narrow_where_the_models_agree() -> None:
+def test_paired_interval_is_narrower_where_the_models_agree() -> None:
     slim, dense = rightness(400, lost=4, gained=4, wrong=40)
     paired = retention(ACCURACY, answers(slim), answers(dense), []).share
     shuffled = retention(ACCURACY, answers(slim), answers(dense[200:] + dense[:200]), []).share
@@ -85,14 +85,14 @@ def test_pairing_makes_the_interval_narrow_where_the_models_agree() -> None:
 
 
 @pytest.mark.parametrize(("count", "holds"), [(20, False), (100, False), (400, True)])
-def test_few_rows_that_all_agree_show_little(count: int, holds: bool) -> None:
+def test_few_equal_rows_have_a_wide_interval(count: int, holds: bool) -> None:
     share = retention(ACCURACY, answers([True] * count), answers([True] * count), []).share
     assert share.value == 1
     assert (share.low >= 0.99) is holds
 
 
 @given(lost=st.integers(0, 40), gained=st.integers(0, 40), wrong=st.integers(0, 40))
-def test_the_share_is_that_of_the_counts_and_lies_in_its_interval(lost: int, gained: int, wrong: int) -> None:
+def test_share_of_the_counts_lies_in_its_interval(lost: int, gained: int, wrong: int) -> None:
     slim, dense = rightness(200, lost, gained, wrong)
     found = retention(ACCURACY, answers(slim), answers(dense), [])
     assert found.metric.value == pytest.approx(sum(slim) / 200)
@@ -101,25 +101,25 @@ def test_the_share_is_that_of_the_counts_and_lies_in_its_interval(lost: int, gai
     assert found.metric.low <= found.metric.value <= found.metric.high
 
 
-def test_the_same_rows_give_the_same_interval() -> None:
+def test_interval_is_reproducible() -> None:
     slim, dense = rightness(200, 9, 3, 20)
     assert retention(ACCURACY, answers(slim), answers(dense), []) == retention(
         ACCURACY, answers(slim), answers(dense), []
     )
 
 
-def test_more_confidence_is_a_wider_interval() -> None:
+def test_interval_widens_with_the_confidence() -> None:
     slim, dense = rightness(200, 9, 3, 20)
     usual, sure = (retention(ACCURACY, answers(slim), answers(dense), [], level).share for level in (0.95, 0.999))
     assert sure.low < usual.low < usual.high < sure.high
 
 
-def test_of_a_dense_model_that_gets_nothing_right_nothing_is_kept() -> None:
+def test_share_of_a_dense_metric_of_zero_is_zero() -> None:
     share = retention(ACCURACY, answers([True] * 20), answers([False] * 20), []).share
     assert share.value == 0
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+def test_interval_covers_the_true_share() -> None:
     """Simulated: 2 % of 300 rows are lost and 1 % gained; the true share is (0.9 - 0.02 + 0.01) / 0.9."""
     generator, covered = np.random.default_rng(0), 0
     for _ in range(200):

@@ -1,4 +1,4 @@
-"""How fast the model is before and after."""
+"""The latency and the memory of forward passes."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from worker.reporting.findings import peak_memory
 
 
 @pytest.mark.parametrize("name", ["llama", "t5", "bert"])
-def test_dense_and_slim_take_turns_on_batches_of_the_stated_size(name: str) -> None:
+def test_dense_and_slim_model_pass_in_turns(name: str) -> None:
     torch.set_num_threads(1)
     dense, slim = TINY[name](), TINY[name]()
     kind: Kind = FAMILIES[dense.config.model_type].kind
@@ -40,7 +40,7 @@ def test_dense_and_slim_take_turns_on_batches_of_the_stated_size(name: str) -> N
         assert 0 < first <= profile.milliseconds <= third
 
 
-def test_a_narrower_model_takes_less_memory_in_every_pass() -> None:
+def test_narrower_model_takes_less_memory() -> None:
     torch.set_num_threads(1)
     dense, slim = causal("llama", intermediate_size=256), causal("llama", intermediate_size=64)
     examples = [Example((4, 5, 6), ((0,), (1,)), 0, "")]
@@ -51,8 +51,8 @@ def test_a_narrower_model_takes_less_memory_in_every_pass() -> None:
     assert large.peak_bytes > small.peak_bytes > weight_bytes(dense)
 
 
-def test_counting_memory_takes_no_part_in_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The watched pass is several times slower: it must come after the clock."""
+def test_memory_is_counted_outside_the_timed_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pass in which memory is counted is several times slower."""
     model, events = causal("llama"), list[str]()
     padded = padding(model, checkpoints.tokenizer("causal"), "causal")
 
@@ -73,7 +73,7 @@ def test_counting_memory_takes_no_part_in_the_time(monkeypatch: pytest.MonkeyPat
     assert events == ["clock"] * 4 * (RUNS + 1) + ["watch"] * 2
 
 
-def test_peak_memory_is_of_the_largest_pass_whatever_the_order() -> None:
+def test_peak_memory_is_that_of_the_largest_batch() -> None:
     def pair(batch: int, peak: int) -> tuple[PassProfile, PassProfile]:
         return PassProfile(batch, 64, 1.0, peak, (0.0, 0.0)), PassProfile(batch, 64, 1.0, peak - 1, (0.0, 0.0))
 

@@ -1,4 +1,4 @@
-"""How much memory a forward pass takes."""
+"""The memory of a forward pass."""
 
 from itertools import accumulate
 from typing import Any
@@ -45,7 +45,7 @@ class Block(nn.Module):
         return down
 
 
-def test_peak_is_the_weights_and_what_is_alive_at_once() -> None:
+def test_peak_is_the_weights_and_the_live_tensors() -> None:
     block = Block()
     weights = (10 * WIDTH + 2 * WIDTH * INNER + 5) * FLOAT
     activations = ROWS * TOKENS * (WIDTH + 2 * INNER) * FLOAT
@@ -53,14 +53,14 @@ def test_peak_is_the_weights_and_what_is_alive_at_once() -> None:
     assert peak_bytes(block, batch_for(causal("llama"))) == weights + activations
 
 
-def test_weights_that_are_tied_count_once() -> None:
+def test_tied_weights_count_once() -> None:
     tied, untied = causal("llama", tie_word_embeddings=True), causal("llama", tie_word_embeddings=False)
     assert weight_bytes(untied) - weight_bytes(tied) == tied.lm_head.weight.nbytes
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_peak_agrees_with_the_allocations_that_torch_reports(name: str) -> None:
-    """But for what a kernel takes for itself, it is the allocator's own account."""
+def test_peak_agrees_with_the_allocations_of_torch(name: str) -> None:
+    """The two differ by the temporary memory of kernels alone."""
     torch.set_num_threads(1)
     model = TINY[name]()
     batch = batch_for(model)
@@ -74,7 +74,7 @@ def test_peak_agrees_with_the_allocations_that_torch_reports(name: str) -> None:
     assert 0.98 * allocated <= found <= allocated
 
 
-def test_memory_of_a_pass_grows_with_its_rows_and_falls_with_the_width() -> None:
+def test_memory_grows_with_the_rows_and_the_width() -> None:
     wide, narrow = causal("llama", intermediate_size=256), causal("llama", intermediate_size=64)
     small, large = batch_for(wide, 1), batch_for(wide, 8)
     assert peak_bytes(wide, small) == peak_bytes(wide, small)

@@ -28,18 +28,18 @@ TEXTS = ["good film", "a lazy dog jumps", "bad", "the quick brown fox jumps over
 
 
 def ignore(done: int) -> None:
-    """Nobody counts."""
+    """Progress that is not recorded."""
 
 
 def scores_of(right: list[bool]) -> AnswerScores:
-    """Two labels, the first of which is always right."""
+    """Scores of two labels, the first of which is right for every row."""
     score_EL = torch.tensor([[-1.0, -2.0] if is_right else [-2.0, -1.0] for is_right in right], dtype=torch.float64)
     return AnswerScores(score_EL, torch.zeros(len(right), dtype=torch.long))
 
 
 @pytest.mark.parametrize("budget", [1, 40, 4096])
 @pytest.mark.parametrize("name", ["llama", "t5", "bert"])
-def test_scores_do_not_depend_on_how_rows_are_batched(name: str, budget: int) -> None:
+def test_scores_do_not_depend_on_the_batches(name: str, budget: int) -> None:
     torch.set_num_threads(1)
     model = TINY[name]()
     kind: Kind = FAMILIES[model.config.model_type].kind
@@ -56,7 +56,7 @@ def test_scores_do_not_depend_on_how_rows_are_batched(name: str, budget: int) ->
     assert counted[-1] == len(TEXTS)
 
 
-def test_outputs_that_are_not_numbers_are_the_model_s_fault() -> None:
+def test_non_finite_outputs_are_an_invalid_model() -> None:
     model = TINY["llama"]()
     model.get_output_embeddings().weight.data.fill_(math.nan)
     examples = [Example((5, 6), ((7,), (8,)), 0, "")]
@@ -64,7 +64,7 @@ def test_outputs_that_are_not_numbers_are_the_model_s_fault() -> None:
         score(model, batches(examples, padding(model, checkpoints.tokenizer(), "causal"), 10), ignore)
 
 
-def test_accuracy_is_the_share_of_right_labels_beside_the_majority() -> None:
+def test_accuracy_is_the_share_of_right_labels() -> None:
     scores = scores_of([True, True, True, False])
     scores.answer_E[3] = 1
     metrics = classification_metrics(scores)
@@ -75,7 +75,7 @@ def test_accuracy_is_the_share_of_right_labels_beside_the_majority() -> None:
     assert metrics.log_likelihood == -1.0
 
 
-def test_calibration_removes_the_bias_towards_a_label() -> None:
+def test_calibration_removes_a_bias_towards_a_label() -> None:
     generator = torch.Generator().manual_seed(0)
     answer_E = torch.tensor([0, 1] * 50)
     evidence_EL = torch.nn.functional.one_hot(answer_E, 2) + 0.1 * torch.randn(100, 2, generator=generator)
@@ -88,7 +88,7 @@ def test_calibration_removes_the_bias_towards_a_label() -> None:
 
 
 @pytest.mark.parametrize(("right", "total"), [(0, 10), (7, 10), (200, 200), (93, 100)])
-def test_the_interval_is_wilson_s(right: int, total: int) -> None:
+def test_interval_of_a_share_is_the_wilson_interval(right: int, total: int) -> None:
     estimate = share(torch.arange(total) < right)
     z, p = norm.ppf(0.975), right / total
     middle, scale = (p + z * z / (2 * total)), 1 + z * z / total
@@ -107,7 +107,7 @@ def generation(name: str, rows: list[Row]) -> tuple[torch.nn.Module, Wording, li
 
 
 def greedy(model: torch.nn.Module, example: Example, kind: Kind, opening: tuple[int, ...]) -> list[int]:
-    """The continuation, one token at a time, without padding or cache."""
+    """The greedy continuation, one token at a time, without padding or cache."""
     prompt, answer = list(example.prompt), list(opening)
     while len(answer) - len(opening) < len(example.candidates[0]):
         if kind == "causal":
@@ -122,7 +122,7 @@ def greedy(model: torch.nn.Module, example: Example, kind: Kind, opening: tuple[
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "t5", "bart"])
 @pytest.mark.parametrize("budget", [1, 4096])
-def test_generation_is_greedy_whatever_shares_its_batch(name: str, budget: int) -> None:
+def test_generation_is_greedy_in_every_batch(name: str, budget: int) -> None:
     torch.set_num_threads(1)
     rows = [Row({"text": text, "target": "good film " * (1 + line % 3)}, line) for line, text in enumerate(TEXTS)]
     model, asked, examples = generation(name, rows)
@@ -137,7 +137,7 @@ def test_generation_is_greedy_whatever_shares_its_batch(name: str, budget: int) 
     assert counted[-1] == len(TEXTS)
 
 
-def test_a_target_that_the_model_gives_is_an_exact_match() -> None:
+def test_generated_target_is_an_exact_match() -> None:
     rows = [Row({"text": text, "target": "good"}, line) for line, text in enumerate(TEXTS)]
     _, _, examples = generation("llama", rows)
     log_probability_EL = torch.full((5, 1), -3.0, dtype=torch.float64)

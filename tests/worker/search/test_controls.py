@@ -1,4 +1,4 @@
-"""Controls: what random, reversed and per-layer choices of units keep, beside the job's own."""
+"""Controls: models cut by random, reversed and per-layer selections."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def deployment(tmp_path: Path) -> Deployment:
 
 
 def controls_of(deployment: Deployment, **method: Any) -> dict[str, Control]:
-    """The controls of a job by their names."""
+    """The controls of a job, by name."""
     result = deployment.run(deployment.request(method={"controls": True} | method))
     found = result.metrics.controls
     assert found is not None
@@ -32,7 +32,7 @@ def controls_of(deployment: Deployment, **method: Any) -> dict[str, Control]:
     return named | ({"per_layer": found.per_layer} if found.per_layer else {})
 
 
-def test_controls_are_measured_on_the_same_rows_and_change_nothing_about_the_job(deployment: Deployment) -> None:
+def test_controls_leave_the_result_of_the_job_unchanged(deployment: Deployment) -> None:
     progress = Recorder()
     plain = deployment.run(deployment.request(method={"repair": "none"}))
     asked = deployment.run(deployment.request(method={"controls": True, "repair": "none"}), progress)
@@ -61,7 +61,7 @@ def test_controls_are_measured_on_the_same_rows_and_change_nothing_about_the_job
     ],
     ids=["reverse", "random", "random over two kinds of units"],
 )
-def test_a_control_is_the_job_that_asks_for_it(
+def test_control_has_the_metrics_of_a_job_with_its_criterion(
     deployment: Deployment, criterion: str, control: str, shared: dict[str, Any]
 ) -> None:
     shared |= {"repair": "least_squares"}
@@ -70,12 +70,12 @@ def test_a_control_is_the_job_that_asks_for_it(
     assert controls[control].metrics == alone.metrics.slim
 
 
-def test_an_attempt_ends_where_progress_raises_among_the_controls(deployment: Deployment) -> None:
+def test_controls_end_where_progress_raises(deployment: Deployment) -> None:
     with pytest.raises(InterruptedError):
         deployment.run(deployment.request(method={"controls": True}), Recorder(end_in=Stage.controls))
 
 
-def test_the_reversed_rank_keeps_longest_what_earlier_steps_removed() -> None:
+def test_reversed_scores_rank_removed_units_highest() -> None:
     scores = {Site("decoder", 0, "ffn"): torch.tensor([3.0, -torch.inf, 1.0, 2.0])}
     reverse = reversed_scores(scores)[Site("decoder", 0, "ffn")]
     assert best(reverse, 2).tolist() == [1, 2]

@@ -1,4 +1,4 @@
-"""Targets on tiny models: counted exactly, searched for with few models, and honest about the rows."""
+"""Targets on tiny models: counted candidates, searches for a floor or a latency, and sweeps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ KEEPING: dict[str, Any] = {"target": {"keep_metric": 0.9}, "output": {"round_to"
 
 @dataclass(frozen=True)
 class Prepared:
-    """A job as it is before its target is looked for."""
+    """A job before the search for its target."""
 
     context: JobContext
     task_model: TaskModel
@@ -49,25 +49,25 @@ class Prepared:
 
     @property
     def path(self) -> ScorePath:
-        """The job's own scores."""
+        """The unit scores of the job."""
         request = self.context.job.request
         ratios = schedule(highest_ratio(request.target), request.method.steps)
         return attribute(self.context, self.task_model, ratios)
 
     def candidates(self, seed: int = 0) -> Candidates:
-        """Every model along a path of random scores."""
+        """The candidates along a path of random scores."""
         generator = torch.Generator().manual_seed(seed)
         groups = locate_groups(self.context, self.task_model)
         scores = {group.site: torch.rand(group.count, generator=generator) for group in groups}
         return Candidates(self.context, self.task_model, ScorePath((0.0,), (scores,)))
 
     def search(self) -> ChosenModel:
-        """What the search finds."""
+        """The model that the search chooses."""
         return search(self.context, self.task_model, self.dense, self.path, store_nothing)
 
 
 def store_nothing(*_: object) -> None:
-    """For targets other than a sweep."""
+    """The `store` of a search that is not a sweep, and does not call it."""
 
 
 def prepared(root: Path, family: str = "llama", num_rows: int = 80, **fields: Any) -> Prepared:
@@ -105,7 +105,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("family", METHODS)
-def test_a_model_is_counted_before_it_is_cut(family: str, tmp_path: Path) -> None:
+def test_counted_candidate_has_the_size_of_the_cut_model(family: str, tmp_path: Path) -> None:
     job = prepared(tmp_path, family, num_rows=4, **METHODS[family])
     dense = loading.count_parameters(job.task_model.loaded.model)
     candidates = job.candidates()
@@ -118,7 +118,7 @@ def test_a_model_is_counted_before_it_is_cut(family: str, tmp_path: Path) -> Non
     assert loading.count_parameters(job.task_model.loaded.model) == dense
 
 
-def test_biases_that_a_repair_adds_are_counted(tmp_path: Path) -> None:
+def test_biases_of_a_repair_are_counted(tmp_path: Path) -> None:
     job = prepared(tmp_path, num_rows=4, method={"repair": "bias"})
     candidates = job.candidates()
     candidate = candidates.at(0.5)
@@ -133,7 +133,7 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 @settings(max_examples=30)
 @given(ratios=st.lists(st.floats(0.001, 0.9), min_size=2, max_size=6, unique=True).map(sorted), seed=st.integers(0, 99))
-def test_more_removed_is_never_more_left(counted: Prepared, ratios: list[float], seed: int) -> None:
+def test_candidates_shrink_as_the_ratio_grows(counted: Prepared, ratios: list[float], seed: int) -> None:
     candidates = counted.candidates(seed)
     found = [candidates.at(min(ratio, candidates.highest_ratio)) for ratio in ratios]
     for name in ("ratio", "parameters", "bytes"):
@@ -142,7 +142,7 @@ def test_more_removed_is_never_more_left(counted: Prepared, ratios: list[float],
 
 
 @pytest.mark.parametrize("name", ["parameters", "bytes"])
-def test_the_largest_model_within_a_number_is_found_without_a_measurement(name: str, tmp_path: Path) -> None:
+def test_largest_candidate_within_a_number_is_found_by_counting(name: str, tmp_path: Path) -> None:
     root, output = tmp_path / "whole", {"round_to": 1}
     everything = prepared(root, num_rows=4, output=output).candidates()
     sizes = sorted({int(getattr(everything.at(step / 200), name)) for step in range(180)})
@@ -152,14 +152,14 @@ def test_the_largest_model_within_a_number_is_found_without_a_measurement(name: 
         assert found == max(size for size in sizes if size <= number)
 
 
-def test_a_number_that_the_model_is_within_already_is_refused(tmp_path: Path) -> None:
+def test_number_above_the_size_of_the_model_is_refused(tmp_path: Path) -> None:
     job = prepared(tmp_path, num_rows=4, target={"parameters": 10**9})
     with pytest.raises(InvalidRequest, match="as it is") as refused:
         largest_within(job.candidates(), job.context.job.request.target)
     assert refused.value.param == "target.parameters"
 
 
-def test_a_number_below_the_smallest_model_is_unreachable(tmp_path: Path) -> None:
+def test_number_below_the_smallest_candidate_is_unreachable(tmp_path: Path) -> None:
     job = prepared(tmp_path, num_rows=4, target={"bytes": 100})
     with pytest.raises(TargetUnreachable, match="the smallest model") as failed:
         largest_within(job.candidates(), job.context.job.request.target)
@@ -170,7 +170,7 @@ def test_a_number_below_the_smallest_model_is_unreachable(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("method", [{}, {"repair": "least_squares", "scope": "global"}], ids=["plain", "repaired"])
-def test_a_search_finds_the_last_model_that_holds_with_few_of_them(method: dict[str, Any], tmp_path: Path) -> None:
+def test_search_finds_the_smallest_candidate_that_holds_the_floor(method: dict[str, Any], tmp_path: Path) -> None:
     job = prepared(tmp_path, method=method, **KEEPING)
     chosen = job.search()
     smaller = [point for point in chosen.curve if point.ratio > chosen.candidate.ratio]
@@ -186,7 +186,7 @@ def test_a_search_finds_the_last_model_that_holds_with_few_of_them(method: dict[
     assert next_one is None or next_one in {point.parameters for point in smaller}
 
 
-def test_a_search_judges_as_every_row_would(tmp_path: Path) -> None:
+def test_early_verdicts_agree_with_all_steering_rows(tmp_path: Path) -> None:
     job = prepared(tmp_path, **KEEPING)
     chosen = job.search()
     steering = sorted(set(range(80)) - set(chosen.rows))
@@ -202,7 +202,7 @@ def test_a_search_judges_as_every_row_would(tmp_path: Path) -> None:
         assert (share.low >= 0.9) is point.meets
 
 
-def test_the_rows_that_report_are_none_that_steered(tmp_path: Path) -> None:
+def test_reported_rows_are_not_steering_rows(tmp_path: Path) -> None:
     job = prepared(tmp_path, **KEEPING)
     chosen = job.search()
     order = stratified_order([example.answer for example in job.task_model.evaluation.examples], SPLIT_SEED)
@@ -212,7 +212,7 @@ def test_the_rows_that_report_are_none_that_steered(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=2, max_size=60), st.integers(0, 2**20))
-def test_both_halves_have_the_labels_stratified_order(labels: list[str], seed: int) -> None:
+def test_both_halves_have_the_labels_in_proportion(labels: list[str], seed: int) -> None:
     order = stratified_order(labels, seed)
     assert sorted(order) == list(range(len(labels)))
     first = [labels[row] for row in order[: len(order) // 2]]
@@ -221,7 +221,7 @@ def test_both_halves_have_the_labels_stratified_order(labels: list[str], seed: i
     assert order == stratified_order(labels, seed)
 
 
-def test_a_floor_that_no_model_holds_fails_with_what_was_measured(tmp_path: Path) -> None:
+def test_unreachable_floor_fails_with_the_curve(tmp_path: Path) -> None:
     job = prepared(tmp_path, num_rows=20, target={"keep_metric": 1.0}, output={"round_to": 1})
     with pytest.raises(TargetUnreachable, match="more evaluation rows") as failed:
         job.search()
@@ -230,7 +230,7 @@ def test_a_floor_that_no_model_holds_fails_with_what_was_measured(tmp_path: Path
     assert not any(point.meets for point in failed.value.curve)
 
 
-def test_two_targets_that_cannot_both_hold_fail_and_say_what_would(tmp_path: Path) -> None:
+def test_floor_and_bound_that_exclude_each_other_name_the_smallest_model(tmp_path: Path) -> None:
     plain = {"criterion": "attribution", "repair": "none"}
     smallest = prepared(tmp_path / "alone", method=plain, **KEEPING).search().candidate
     bound = smallest.parameters - 600
@@ -242,7 +242,7 @@ def test_two_targets_that_cannot_both_hold_fail_and_say_what_would(tmp_path: Pat
     assert first.share is not None
 
 
-def test_two_targets_that_both_hold_end_with_the_smallest_model(tmp_path: Path) -> None:
+def test_floor_and_bound_choose_the_smallest_model(tmp_path: Path) -> None:
     alone = prepared(tmp_path / "alone", **KEEPING).search().candidate
     bound = alone.bytes + 4000
     both = prepared(tmp_path / "both", target={"keep_metric": 0.9, "bytes": bound}, output={"round_to": 1}).search()
@@ -252,14 +252,14 @@ def test_two_targets_that_both_hold_end_with_the_smallest_model(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["parameters", "bytes"])
-def test_a_bound_that_the_whole_model_is_within_leaves_the_floor_to_decide(name: str, tmp_path: Path) -> None:
+def test_bound_above_the_whole_model_is_ignored_beside_a_floor(name: str, tmp_path: Path) -> None:
     alone = prepared(tmp_path / "alone", **KEEPING).search()
     target = {"keep_metric": 0.9, name: 10**9}
     both = prepared(tmp_path / "both", target=target, output={"round_to": 1}).search()
     assert (both.candidate.parameters, both.curve) == (alone.candidate.parameters, alone.curve)
 
 
-def test_a_generation_task_is_judged_by_its_targets_probability(tmp_path: Path) -> None:
+def test_floor_of_a_generation_task_is_a_token_probability(tmp_path: Path) -> None:
     task = {"kind": "generation", "labels": None}
     chosen = prepared(tmp_path, task=task, num_rows=12, target={"keep_metric": 0.5}).search()
     assert chosen.steering is not None
@@ -268,7 +268,7 @@ def test_a_generation_task_is_judged_by_its_targets_probability(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("floor", "holds"), [(0.05, True), (1.5, False)], ids=["far below", "far above"])
-def test_a_clear_answer_needs_a_part_of_the_rows(tmp_path: Path, floor: float, holds: bool) -> None:
+def test_clear_verdict_needs_a_part_of_the_rows(tmp_path: Path, floor: float, holds: bool) -> None:
     job = prepared(tmp_path, num_rows=80, task={"kind": "generation", "labels": None})
     running = SearchContext.begin(job.context, job.task_model, job.dense, job.path)
     slim = running.candidates.cut(running.candidates.at(0.8)).loaded.model
@@ -280,7 +280,7 @@ def test_a_clear_answer_needs_a_part_of_the_rows(tmp_path: Path, floor: float, h
     assert (close.examples, close.holds) == (80, True)
 
 
-def test_a_search_can_be_ended_at_every_model(tmp_path: Path) -> None:
+def test_search_ends_where_progress_raises(tmp_path: Path) -> None:
     job = prepared(tmp_path, **KEEPING)
     path = job.path
     job.progress.end_in = Stage.search
@@ -291,14 +291,14 @@ def test_a_search_can_be_ended_at_every_model(tmp_path: Path) -> None:
 # --- latency -------------------------------------------------------------------------------------------------------
 
 
-def test_a_bound_that_everything_is_within_takes_the_least(tmp_path: Path) -> None:
+def test_latency_bound_above_every_model_removes_the_least(tmp_path: Path) -> None:
     job = prepared(tmp_path, num_rows=4, target={"latency_ms": 1e6}, output={"round_to": 1})
     chosen = job.search()
     assert chosen.candidate.requested_ratio == 0.01
     assert all(point.meets and point.latency_ms for point in chosen.curve)
 
 
-def test_a_bound_that_nothing_is_within_fails_with_what_was_timed(tmp_path: Path) -> None:
+def test_latency_bound_below_every_model_fails_with_the_curve(tmp_path: Path) -> None:
     target = {"latency_ms": {"value": 1e-6, "batch": 2, "tokens": 8}}
     with pytest.raises(TargetUnreachable, match="the fastest model") as failed:
         prepared(tmp_path, num_rows=4, target=target).search()
@@ -307,7 +307,7 @@ def test_a_bound_that_nothing_is_within_fails_with_what_was_timed(tmp_path: Path
 
 
 def timing_by_size(seen: list[tuple[int, int]]) -> Callable[..., float]:
-    """A clock on which a pass takes a millisecond for each thousand parameters."""
+    """A latency of one millisecond for each thousand parameters."""
 
     def measure(
         model: PreTrainedModel, examples: object, padding: object, rows: int, tokens: int, on_pass: object
@@ -318,9 +318,7 @@ def timing_by_size(seen: list[tuple[int, int]]) -> Callable[..., float]:
     return measure
 
 
-def test_a_bound_in_the_middle_takes_the_largest_model_within_it_by_passes_of_its_size(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_latency_bound_chooses_the_largest_model_within_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dense = prepared(tmp_path / "dense", num_rows=4, output={"round_to": 1})
     sizes = {dense.candidates().at(ratio).parameters for ratio in dense.candidates().grid()}
     bound = {"value": (min(sizes) + max(sizes)) / 2000, "batch": 3, "tokens": 8}
@@ -335,7 +333,7 @@ def test_a_bound_in_the_middle_takes_the_largest_model_within_it_by_passes_of_it
     assert set(seen) == {(3, 8)}
 
 
-def test_a_bound_on_time_and_a_floor_both_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latency_bound_and_floor_both_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = prepared(tmp_path / "alone", **KEEPING).search().candidate
     target = {"keep_metric": 0.9, "latency_ms": (alone.parameters + 300) / 1000}
     job = prepared(tmp_path / "both", target=target, output={"round_to": 1})
@@ -349,7 +347,7 @@ def test_a_bound_on_time_and_a_floor_both_hold(tmp_path: Path, monkeypatch: pyte
     assert any(point.latency_ms and not point.metric for point in chosen.curve)
 
 
-def test_a_pass_that_the_model_cannot_make_is_refused(tmp_path: Path) -> None:
+def test_latency_bound_with_too_many_tokens_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="64 tokens at most"):
         prepared(tmp_path, num_rows=4, target={"latency_ms": {"value": 1, "tokens": 65}}).search()
 
@@ -367,7 +365,7 @@ def run(root: Path, progress: Recorder | None = None, **fields: Any) -> tuple[Re
 
 
 @pytest.mark.parametrize("repair", ["least_squares", "least_squares_layerwise"])
-def test_a_sweep_leaves_the_curve_and_the_checkpoints_asked_for(tmp_path: Path, repair: str) -> None:
+def test_sweep_stores_the_curve_and_the_requested_checkpoints(tmp_path: Path, repair: str) -> None:
     target = {"sweep": [0.5, 0.2, 0.35], "artifacts": [0.2, 0.35]}
     progress = Recorder()
     result, directory = run(tmp_path, progress, target=target, method={"repair": repair})
@@ -389,7 +387,7 @@ def test_a_sweep_leaves_the_curve_and_the_checkpoints_asked_for(tmp_path: Path, 
         assert f'from_pretrained("{point.artifact}")' in (directory / f"{point.artifact}/README.md").read_text()
 
 
-def test_ratios_of_a_sweep_that_round_to_one_width_are_all_on_the_curve(tmp_path: Path) -> None:
+def test_ratios_that_round_to_one_width_are_all_on_the_curve(tmp_path: Path) -> None:
     target = {"sweep": [0.30, 0.31, 0.5], "artifacts": [0.30, 0.31]}
     result, directory = run(tmp_path, target=target, output={"round_to": 8})
     assert [point.artifact for point in result.curve] == ["model-0.3", "model", None]
@@ -398,7 +396,7 @@ def test_ratios_of_a_sweep_that_round_to_one_width_are_all_on_the_curve(tmp_path
     assert (directory / "model-0.3/model.safetensors").stat().st_size == first.bytes
 
 
-def test_a_job_with_a_floor_reports_on_the_rows_that_it_kept_from_the_search(tmp_path: Path) -> None:
+def test_job_with_a_floor_reports_on_the_other_half_of_the_rows(tmp_path: Path) -> None:
     result, directory = run(tmp_path, **KEEPING)
     kept = result.kept_metric
     assert kept is not None

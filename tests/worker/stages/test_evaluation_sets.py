@@ -23,7 +23,7 @@ def deployment(tmp_path: Path) -> Deployment:
 
 
 def several(deployment: Deployment, *changed: dict[str, Any], **fields: Any) -> JobRequest:
-    """Two tasks on the same rows, each asked in its own way."""
+    """A request for two tasks on the same rows with different templates and labels."""
     rows = {"uri": deployment.rows(30)}
     tasks = [
         {"name": "mood", "template": "{text}:", "labels": FIRST, "calibration": rows},
@@ -36,7 +36,7 @@ def several(deployment: Deployment, *changed: dict[str, Any], **fields: Any) -> 
     return JobRequest.model_validate(body)
 
 
-def test_every_task_of_a_union_is_measured_and_all_share_one_model(deployment: Deployment) -> None:
+def test_every_task_of_a_union_is_measured_on_one_model(deployment: Deployment) -> None:
     result = deployment.run(several(deployment, method={"repair": "least_squares"}))
     alone = deployment.run(deployment.request(task={"labels": SECOND, "template": "{text} {text}:"}))
     deployment.run(several(deployment))
@@ -60,7 +60,7 @@ def test_every_task_of_a_union_is_measured_and_all_share_one_model(deployment: D
     assert "model/README.md" in {file.name for file in manifest.files}
 
 
-def test_a_union_of_one_task_twice_keeps_what_the_task_keeps(deployment: Deployment) -> None:
+def test_union_of_one_task_twice_keeps_the_units_of_the_task(deployment: Deployment) -> None:
     kept = []
     twice = {"template": "{text}:", "labels": FIRST}
     for request in (deployment.request(), several(deployment, {}, twice)):
@@ -71,7 +71,7 @@ def test_a_union_of_one_task_twice_keeps_what_the_task_keeps(deployment: Deploym
     assert all(torch.equal(kept[0][site], kept[1][site]) for site in kept[0])
 
 
-def test_a_fault_of_one_task_names_its_place(deployment: Deployment) -> None:
+def test_error_of_a_union_task_names_its_place_in_the_request(deployment: Deployment) -> None:
     alike = {"labels": {"1": "goodé", "0": "good"}}
     cases: list[tuple[list[dict[str, Any]], str]] = [([alike], "tasks.0"), ([{}, alike], "tasks.1")]
     for changed, place in cases:

@@ -1,4 +1,4 @@
-"""What a job's method comes to where it leaves something open."""
+"""The defaults of a job's method."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def request_for(**method: Any) -> JobRequest:
     return JobRequest.model_validate(INLINE | {"method": method})
 
 
-def test_random_scores_take_about_as_much_of_heads_as_of_neurons() -> None:
+def test_random_scores_remove_similar_shares_of_heads_and_neurons() -> None:
     model, llama = causal("llama", num_hidden_layers=8), ARCHITECTURES["llama"]
     scores = score(model, llama, ["ffn", "heads"], [], "random", Options())
     told = rules(request_for(criterion="random", units=["ffn", "heads"], scope="global"), Layout.per_layer)
@@ -35,7 +35,7 @@ def test_random_scores_take_about_as_much_of_heads_as_of_neurons() -> None:
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
-def test_scores_are_compared_as_the_criterion_asks_unless_the_request_does(criterion: str) -> None:
+def test_normalisation_defaults_to_that_of_the_criterion(criterion: str) -> None:
     meaningless = {"random": "mean", "magnitude": "mean", "activation": "mean", "wanda": "mean", "flap": "standard"}
     by_default, asked = (
         rules(request_for(criterion=criterion, scope="global", **more), Layout.uniform).normalisation

@@ -1,4 +1,4 @@
-"""Rows without labels: the dense model answers them, and what it says is used as labels would be."""
+"""Pseudo-labels: the dense model's answers in place of missing labels."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def unlabelled(deployment: Deployment, count: int = 24) -> dict[str, str]:
 
 
 def left(deployment: Deployment) -> tuple[Report, dict[str, torch.Tensor]]:
-    """The report of the last job, and what it kept."""
+    """The report of the last job, and the indices of the units that it kept."""
     directory = deployment.root / deployment.job.id
     deployment.download(directory)
     report = Report.model_validate_json((directory / "report.json").read_bytes())
@@ -49,7 +49,7 @@ def judged(result: Result) -> set[Supervision]:
     return {result.metrics.dense.judged_by, result.metrics.slim.judged_by}
 
 
-def test_own_answers_keep_what_the_same_answers_as_labels_keep(deployment: Deployment) -> None:
+def test_pseudo_labels_keep_the_same_units_as_equal_labels(deployment: Deployment) -> None:
     task = UNSUPERVISED | {"calibration": unlabelled(deployment), "evaluation": {"uri": deployment.rows(10, "judge")}}
     result = deployment.run(deployment.request("t5", task))
     report, kept = left(deployment)
@@ -83,7 +83,7 @@ def test_own_answers_keep_what_the_same_answers_as_labels_keep(deployment: Deplo
 
 
 def _answer(deployment: Deployment, text: str) -> str:
-    """What the dense T5 answers to one row, computed without any code of the service."""
+    """The answer of the dense T5 to one row, computed without any code of the service."""
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
     directory = deployment.root / "t5"
@@ -99,7 +99,7 @@ def _answer(deployment: Deployment, text: str) -> str:
     return max(likelihood, key=lambda label: likelihood[label])
 
 
-def test_answers_below_the_confidence_are_left_out_and_counted(deployment: Deployment) -> None:
+def test_answers_below_the_confidence_are_counted_and_left_out(deployment: Deployment) -> None:
     task = UNSUPERVISED | {"calibration": unlabelled(deployment), "evaluation": {"uri": deployment.rows(10)}}
     deployment.run(deployment.request(task=task | {"confidence": 0.6}))
     report, _ = left(deployment)
@@ -121,7 +121,7 @@ def test_answers_below_the_confidence_are_left_out_and_counted(deployment: Deplo
         ),
     ],
 )
-def test_answers_that_cannot_stand_for_labels_fail_the_job(
+def test_unusable_answers_fail_the_job(
     deployment: Deployment, family: str, fields: dict[str, Any], message: str, param: str
 ) -> None:
     task = UNSUPERVISED | {"calibration": unlabelled(deployment), "evaluation": {"uri": deployment.rows(10)}} | fields
@@ -133,9 +133,7 @@ def test_answers_that_cannot_stand_for_labels_fail_the_job(
 
 
 @pytest.mark.parametrize("family", ["llama", "t5"])
-def test_a_generation_task_takes_what_the_dense_model_writes_for_its_target(
-    deployment: Deployment, family: str
-) -> None:
+def test_generated_text_is_the_target_of_an_unlabelled_row(deployment: Deployment, family: str) -> None:
     task = UNSUPERVISED | {"kind": "generation", "labels": None, "calibration": unlabelled(deployment, 12)}
     result = deployment.run(deployment.request(family, task))
     assert judged(result) == {Supervision.none}
@@ -146,7 +144,7 @@ def test_a_generation_task_takes_what_the_dense_model_writes_for_its_target(
     assert (report.own_answers.given, report.own_answers.left_out) == ({}, 0)
 
 
-def test_evaluation_rows_have_all_a_label_or_none(deployment: Deployment) -> None:
+def test_partly_labelled_evaluation_rows_are_refused(deployment: Deployment) -> None:
     some = [{"text": text} for text in texts(4)] + [{"text": "good", "label": "1"}]
     task = UNSUPERVISED | {
         "calibration": unlabelled(deployment),
@@ -156,7 +154,7 @@ def test_evaluation_rows_have_all_a_label_or_none(deployment: Deployment) -> Non
         deployment.run(deployment.request(task=task))
 
 
-def test_every_named_evaluation_set_is_reported(deployment: Deployment) -> None:
+def test_every_set_of_further_rows_is_reported(deployment: Deployment) -> None:
     sets = {"same": {"uri": deployment.rows(10, "judge")}, "far-domain": {"uri": deployment.rows(7, "far")}}
     result = deployment.run(deployment.request(task={"evaluation": sets["same"], "evaluations": sets}))
     found = result.metrics.evaluations
@@ -169,13 +167,13 @@ def test_every_named_evaluation_set_is_reported(deployment: Deployment) -> None:
     assert "far-domain" in (deployment.root / deployment.job.id / "report.html").read_text()
 
 
-def test_an_evaluation_set_with_other_labels_is_refused(deployment: Deployment) -> None:
+def test_further_rows_with_an_unknown_label_are_refused(deployment: Deployment) -> None:
     other = rows_at(deployment.root / "other.jsonl", [{"text": "good", "label": "1"}, {"text": "bad", "label": "2"}])
     with pytest.raises(UnknownLabel, match=r"other.jsonl: line 2 has the label '2'"):
         deployment.run(deployment.request(task={"evaluations": {"other": other}}))
 
 
-def test_a_balanced_draw_decides_which_rows_are_calibrated_on(deployment: Deployment) -> None:
+def test_balanced_draw_limits_the_calibration_rows(deployment: Deployment) -> None:
     rows = [{"text": text, "label": str(int(row % 8 == 0))} for row, text in enumerate(texts(40))]
     source = rows_at(deployment.root / "skewed.jsonl", rows) | {"limit": 8, "draw": "balanced"}
     deployment.run(deployment.request(task={"calibration": source, "evaluation": {"uri": deployment.rows(6)}}))

@@ -1,4 +1,4 @@
-"""What was measured once is taken from the store, as long as nothing that it depends on has changed."""
+"""The score cache: digests, reuse of stored measurements, plans that find them, and their files."""
 
 import hashlib
 import json
@@ -51,7 +51,7 @@ WORDS = ("good", "bad", "film", "plot", "dog", "fox", "lazy", "quick")
 
 
 class Silence:
-    """Hears nothing of a job's stages."""
+    """Progress of a job that is not recorded."""
 
     def stage(self, stage: Stage) -> None: ...
 
@@ -59,8 +59,8 @@ class Silence:
 
 
 @dataclass
-class Desk:
-    """A checkpoint, rows and a store, and jobs on them up to where something is measured."""
+class ScoringJobs:
+    """A checkpoint, rows and a store of scores, with jobs that use them up to their first measurement."""
 
     root: Path
     settings: Settings
@@ -81,8 +81,8 @@ class Desk:
         fixed = {"model": {"uri": (self.root / "llama").as_uri()}, "target": {"ratio": 0.3}, "output": {"round_to": 8}}
         return JobRequest.model_validate(fixed | {"task": asked} | fields)
 
-    def reuse(self, request: JobRequest, tenant: str = "default", **digests: str) -> tuple[ScoreCache, TaskModel]:
-        """A job that is about to measure, and its model with the task in tokens."""
+    def cache(self, request: JobRequest, tenant: str = "default", **digests: str) -> tuple[ScoreCache, TaskModel]:
+        """The score cache of a new job, and its model with the task in tokens."""
         job = new_record(request, tenant=tenant)
         scratch = self.root / "scratch" / job.id
         scratch.mkdir(parents=True)
@@ -95,27 +95,27 @@ class Desk:
         return ScoreCache(context, sources.digests | digests, sources.fingerprints, self.store), task_model
 
     def path(self, request: JobRequest, **more: Any) -> tuple[ScoreCache, ScorePath]:
-        """What a job uses as its unit scores; `measured` counts how often they had to be taken."""
-        reuse, task_model = self.reuse(request, **more)
+        """The unit scores of a job; `measured` counts how often they were not found in the store."""
+        cache, task_model = self.cache(request, **more)
         ratios = schedule(highest_ratio(request.target), request.method.steps)
 
         def measure() -> ScorePath:
             self.measured += 1
-            return attribute(reuse.context, task_model, ratios)
+            return attribute(cache.context, task_model, ratios)
 
-        return reuse, reuse.path(task_model, ratios, measure)
+        return cache, cache.path(task_model, ratios, measure)
 
     def digest(self, request: JobRequest, **more: Any) -> str:
-        """The name of the unit scores of a request."""
-        reuse, task_model = self.reuse(request, **more)
-        return reuse.units_key(task_model, schedule(highest_ratio(request.target), request.method.steps)).digest
+        """The digest of the unit scores of a request."""
+        cache, task_model = self.cache(request, **more)
+        return cache.units_key(task_model, schedule(highest_ratio(request.target), request.method.steps)).digest
 
 
 @pytest.fixture
-def desk(tmp_path: Path, settings: Settings, storage: Storage, redis: Redis) -> Desk:
+def jobs(tmp_path: Path, settings: Settings, storage: Storage, redis: Redis) -> ScoringJobs:
     torch.set_num_threads(1)
     checkpoints.write(tmp_path / "llama", "llama")
-    return Desk(tmp_path, settings, storage, ScoreSets(redis, storage))
+    return ScoringJobs(tmp_path, settings, storage, ScoreSets(redis, storage))
 
 
 # --- the digest ----------------------------------------------------------------------------------------------------
@@ -175,66 +175,66 @@ SAME: dict[str, dict[str, Any]] = {
 }
 
 
-def told(desk: Desk, fields: dict[str, Any]) -> JobRequest:
-    """The request with these fields, in which words in capitals stand for files."""
+def request_with(jobs: ScoringJobs, fields: dict[str, Any]) -> JobRequest:
+    """A request with these fields, in which words in capitals stand for the URIs of files."""
     files = {
-        "OTHER": desk.rows(name="other", first="bad"),
-        "COPY": desk.rows(name="copy"),
-        "ROWS": desk.rows(),
-        "TARGETS": targets(desk),
-        "MODEL": (desk.root / "llama-copy").as_uri(),
+        "OTHER": jobs.rows(name="other", first="bad"),
+        "COPY": jobs.rows(name="copy"),
+        "ROWS": jobs.rows(),
+        "TARGETS": targets(jobs),
+        "MODEL": (jobs.root / "llama-copy").as_uri(),
     }
     text = json.dumps(fields)
     for name, uri in files.items():
         text = text.replace(f'"{name}"', f'"{uri}"')
-    return desk.request(**json.loads(text))
+    return jobs.request(**json.loads(text))
 
 
-def targets(desk: Desk) -> str:
-    path = desk.root / "targets.jsonl"
+def targets(jobs: ScoringJobs) -> str:
+    path = jobs.root / "targets.jsonl"
     path.write_text("".join(json.dumps({"text": word, "target": word}) + "\n" for word in WORDS * 2))
     return path.as_uri()
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_the_scores_depend_on_changes_their_digest(desk: Desk, change: str) -> None:
-    before, after = (told(desk, fields) for fields in CHANGES[change])
-    assert desk.digest(before) != desk.digest(after)
-    access = access_of(ANONYMOUS, desk.settings, desk.storage)
+def test_digest_changes_with_every_value_that_scores_depend_on(jobs: ScoringJobs, change: str) -> None:
+    before, after = (request_with(jobs, fields) for fields in CHANGES[change])
+    assert jobs.digest(before) != jobs.digest(after)
+    access = access_of(ANONYMOUS, jobs.settings, jobs.storage)
     assert fingerprints(before, access).units != fingerprints(after, access).units
 
 
 @pytest.mark.parametrize("change", SAME)
-def test_what_the_scores_do_not_depend_on_leaves_their_digest(desk: Desk, change: str) -> None:
-    shutil.copytree(desk.root / "llama", desk.root / "llama-copy")
-    assert desk.digest(told(desk, {})) == desk.digest(told(desk, SAME[change]))
+def test_digest_ignores_values_that_scores_do_not_depend_on(jobs: ScoringJobs, change: str) -> None:
+    shutil.copytree(jobs.root / "llama", jobs.root / "llama-copy")
+    assert jobs.digest(request_with(jobs, {})) == jobs.digest(request_with(jobs, SAME[change]))
 
 
-def test_the_order_of_the_units_leaves_the_digest(desk: Desk) -> None:
+def test_digest_ignores_the_order_of_the_units(jobs: ScoringJobs) -> None:
     orders = (["ffn", "heads"], ["heads", "ffn"])
-    assert len({desk.digest(desk.request(method={"units": units})) for units in orders}) == 1
+    assert len({jobs.digest(jobs.request(method={"units": units})) for units in orders}) == 1
 
 
-def test_any_file_of_the_model_and_the_adapter_change_the_digest(desk: Desk) -> None:
-    digests = {desk.digest(desk.request())}
-    weights = desk.root / "llama/model.safetensors"
+def test_digest_changes_with_the_files_of_model_and_adapter(jobs: ScoringJobs) -> None:
+    digests = {jobs.digest(jobs.request())}
+    weights = jobs.root / "llama/model.safetensors"
     tensors = load_file(weights)
     tensors["model.norm.weight"][0] += 1
     save_file(tensors, weights, {"format": "pt"})
-    digests.add(desk.digest(desk.request()))
-    config = desk.root / "llama/tokenizer_config.json"
+    digests.add(jobs.digest(jobs.request()))
+    config = jobs.root / "llama/tokenizer_config.json"
     config.write_text(config.read_text() + "\n")
-    digests.add(desk.digest(desk.request()))
-    digests.add(desk.digest(desk.request(), adapter="of an adapter"))
+    digests.add(jobs.digest(jobs.request()))
+    digests.add(jobs.digest(jobs.request(), adapter="of an adapter"))
     assert len(digests) == 4
-    (desk.root / "llama/README.md").write_text("not part of the model")
-    assert desk.digest(desk.request()) in digests
+    (jobs.root / "llama/README.md").write_text("not part of the model")
+    assert jobs.digest(jobs.request()) in digests
 
 
-def test_versions_and_devices_change_the_digest(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = desk.digest(desk.request())
+def test_digest_changes_with_the_versions_of_packages(jobs: ScoringJobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = jobs.digest(jobs.request())
     monkeypatch.setattr("worker.stages.score_cache.version", lambda package: f"{package} of another time")
-    assert desk.digest(desk.request()) != before
+    assert jobs.digest(jobs.request()) != before
 
 
 # --- measured once -------------------------------------------------------------------------------------------------
@@ -249,63 +249,63 @@ def alike(one: ScorePath, other: ScorePath) -> bool:
 
 
 @pytest.mark.parametrize("method", [{}, STEPS], ids=["one step", "two steps"])
-def test_a_second_job_takes_the_scores_of_the_first(desk: Desk, method: dict[str, Any]) -> None:
-    first, measured = desk.path(desk.request(method=method))
-    again, taken = desk.path(desk.request(method=method))
-    assert desk.measured == 1
+def test_second_job_reuses_the_scores_of_the_first(jobs: ScoringJobs, method: dict[str, Any]) -> None:
+    first, measured = jobs.path(jobs.request(method=method))
+    again, taken = jobs.path(jobs.request(method=method))
+    assert jobs.measured == 1
     assert (first.outcome()["scores_reused"], again.outcome()["scores_reused"]) == (False, True)
     assert first.outcome()["scores"] == again.outcome()["scores"]
     assert alike(measured, taken)
-    assert desk.store.get("default", first.outcome()["scores"]).job_id == first.context.job.id
+    assert jobs.store.get("default", first.outcome()["scores"]).job_id == first.context.job.id
 
 
 @pytest.mark.parametrize("target", [{"ratio": 0.5}, {"sweep": [0.25, 0.5]}], ids=["ratio", "sweep"])
 @pytest.mark.parametrize("method", [{}, STEPS], ids=["one step", "two steps"])
-def test_a_repair_is_the_same_whether_the_job_has_scored_its_rows_or_found_the_scores(
-    desk: Desk, target: dict[str, Any], method: dict[str, Any]
+def test_repair_is_the_same_with_measured_and_with_reused_scores(
+    jobs: ScoringJobs, target: dict[str, Any], method: dict[str, Any]
 ) -> None:
-    mended = []
+    repaired = []
     for _ in range(2):
-        reuse, task_model = desk.reuse(desk.request(method=method, target=target))
-        ratios = schedule(highest_ratio(reuse.context.job.request.target), reuse.context.job.request.method.steps)
-        path = reuse.path(task_model, ratios, partial(attribute, reuse.context, task_model, ratios))
-        candidates = Candidates(reuse.context, task_model, path)
+        cache, task_model = jobs.cache(jobs.request(method=method, target=target))
+        ratios = schedule(highest_ratio(cache.context.job.request.target), cache.context.job.request.method.steps)
+        path = cache.path(task_model, ratios, partial(attribute, cache.context, task_model, ratios))
+        candidates = Candidates(cache.context, task_model, path)
         cut = candidates.cut(candidates.at(0.5)).loaded.model
-        mended.append((path.moments is not None, reuse.outcome()["scores_reused"], cut.state_dict()))
-    (remembered, _, first), (again, reused, second) = mended
+        repaired.append((path.moments is not None, cache.outcome()["scores_reused"], cut.state_dict()))
+    (remembered, _, first), (again, reused, second) = repaired
     assert (remembered, again, reused) == (True, False, True)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_another_tenant_measures_for_itself(desk: Desk) -> None:
-    _, measured = desk.path(desk.request(), tenant="search")
-    other, taken = desk.path(desk.request(), tenant="ads")
-    assert desk.measured == 2
+def test_tenants_do_not_share_scores(jobs: ScoringJobs) -> None:
+    _, measured = jobs.path(jobs.request(), tenant="search")
+    other, taken = jobs.path(jobs.request(), tenant="ads")
+    assert jobs.measured == 2
     assert not other.outcome()["scores_reused"]
     assert alike(measured, taken)
 
 
 @pytest.mark.parametrize("loss", ["damaged", "deleted"])
-def test_damaged_or_deleted_scores_are_measured_again(desk: Desk, loss: str) -> None:
-    first, measured = desk.path(desk.request())
+def test_damaged_or_deleted_scores_are_measured_again(jobs: ScoringJobs, loss: str) -> None:
+    first, measured = jobs.path(jobs.request())
     [digest] = first.paths
-    stored = desk.store.get("default", digest)
+    stored = jobs.store.get("default", digest)
     if loss == "damaged":
-        desk.storage.put_bytes(b"x" * stored.size, score_key("default", digest, stored.sha256))
+        jobs.storage.put_bytes(b"x" * stored.size, score_key("default", digest, stored.sha256))
     else:
-        desk.store.delete("default", digest)
-    second, again = desk.path(desk.request())
-    third, _ = desk.path(desk.request())
-    assert desk.measured == 2
+        jobs.store.delete("default", digest)
+    second, again = jobs.path(jobs.request())
+    third, _ = jobs.path(jobs.request())
+    assert jobs.measured == 2
     assert (second.outcome()["scores_reused"], third.outcome()["scores_reused"]) == (False, True)
     assert alike(measured, again)
 
 
-def test_the_dense_model_answers_the_same_rows_once(desk: Desk) -> None:
-    first, task_model = desk.reuse(desk.request())
+def test_dense_evaluation_is_reused(jobs: ScoringJobs) -> None:
+    first, task_model = jobs.cache(jobs.request())
     measured = first.evaluate(task_model)
-    again, task_model = desk.reuse(desk.request(target={"ratio": 0.6}, method={"criterion": "wanda"}))
+    again, task_model = jobs.cache(jobs.request(target={"ratio": 0.6}, method={"criterion": "wanda"}))
     taken = again.evaluate(task_model)
     assert (first.outcome()["evaluation_reused"], again.outcome()["evaluation_reused"]) == (False, True)
     assert (taken.metrics, taken.answers, taken.parameters) == (measured.metrics, measured.answers, measured.parameters)
@@ -313,116 +313,116 @@ def test_the_dense_model_answers_the_same_rows_once(desk: Desk) -> None:
     assert torch.equal(taken.scores.answer_E, measured.scores.answer_E)
 
 
-def test_only_what_is_not_stored_is_evaluated(desk: Desk) -> None:
-    first, task_model = desk.reuse(desk.request())
+def test_only_missing_evaluations_are_measured(jobs: ScoringJobs) -> None:
+    first, task_model = jobs.cache(jobs.request())
     first.evaluate(task_model)
-    second, task_model = desk.reuse(desk.request())
-    _, other = desk.reuse(desk.request(task={"evaluation": {"uri": desk.rows(name="other", first="bad")}}))
+    second, task_model = jobs.cache(jobs.request())
+    _, other = jobs.cache(jobs.request(task={"evaluation": {"uri": jobs.rows(name="other", first="bad")}}))
     found = second.evaluate_all({"stored": task_model, "other": other})
     assert list(second.evaluations.values()) == [True, False]
     assert not second.outcome()["evaluation_reused"]
     assert {key: len(measured.answers) for key, measured in found.items()} == {"stored": 4, "other": 16}
 
 
-def test_the_dense_model_is_asked_once_for_its_own_answers(desk: Desk) -> None:
-    request = desk.request(task={"supervision": "none"})
+def test_answers_for_pseudo_labels_are_reused(jobs: ScoringJobs) -> None:
+    request = jobs.request(task={"supervision": "none"})
     answers = []
     for _ in range(2):
-        reuse, task_model = desk.reuse(request)
+        cache, task_model = jobs.cache(request)
         unanswered = replace(task_model, calibration=replace(task_model.calibration, answered=False))
         unlabelled = EvaluationSet(Role.task, "reviews", [], unanswered)
-        [labelled] = pseudo_labels.label(reuse.context, [unlabelled], reuse.evaluate)
+        [labelled] = pseudo_labels.label(cache.context, [unlabelled], cache.evaluate)
         answers.append([example.answer for example in labelled.task_model.calibration.examples])
     assert answers[0] == answers[1]
-    assert list(reuse.evaluations.values()) == [True]
+    assert list(cache.evaluations.values()) == [True]
 
 
-def test_without_a_store_everything_is_measured(desk: Desk) -> None:
-    reuse, task_model = desk.reuse(desk.request())
-    reuse.store = None
-    path = reuse.path(task_model, (0.0,), lambda: attribute(reuse.context, task_model, (0.0,)))
+def test_cache_without_a_store_measures_everything(jobs: ScoringJobs) -> None:
+    cache, task_model = jobs.cache(jobs.request())
+    cache.store = None
+    path = cache.path(task_model, (0.0,), lambda: attribute(cache.context, task_model, (0.0,)))
     assert path.ratios == (0.0,)
-    assert reuse.outcome() == {"scores": None, "task_scores": {}, "scores_reused": False, "evaluation_reused": False}
-    assert desk.store.page("default") == ([], None)
+    assert cache.outcome() == {"scores": None, "task_scores": {}, "scores_reused": False, "evaluation_reused": False}
+    assert jobs.store.page("default") == ([], None)
 
 
-def test_a_plan_of_inline_rows_knows_the_job_that_stored_them(desk: Desk) -> None:
+def test_plan_of_inline_rows_finds_the_scores_of_a_job(jobs: ScoringJobs) -> None:
     rows = [{"text": word, "label": index % 2} for index, word in enumerate(WORDS)]
-    inline = desk.request(task={"calibration": {"rows": rows}})
+    inline = jobs.request(task={"calibration": {"rows": rows}})
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    desk.storage.put_bytes(lines.encode(), dataset_key("default", "kept"))
-    kept = desk.request(task={"calibration": {"uri": "dataset://kept"}})
-    access = access_of(ANONYMOUS, desk.settings, desk.storage)
+    jobs.storage.put_bytes(lines.encode(), dataset_key("default", "kept"))
+    kept = jobs.request(task={"calibration": {"uri": "dataset://kept"}})
+    access = access_of(ANONYMOUS, jobs.settings, jobs.storage)
     assert fingerprints(inline, access).units == fingerprints(kept, access).units
-    assert not desk.store.serves("default", fingerprints(inline, access).units)
-    reuse, _ = desk.path(kept)
-    assert desk.store.serves("default", fingerprints(inline, access).units)
-    [digest] = reuse.paths
-    desk.store.delete("default", digest)
-    assert not desk.store.serves("default", fingerprints(inline, access).units)
+    assert not jobs.store.serves("default", fingerprints(inline, access).units)
+    cache, _ = jobs.path(kept)
+    assert jobs.store.serves("default", fingerprints(inline, access).units)
+    [digest] = cache.paths
+    jobs.store.delete("default", digest)
+    assert not jobs.store.serves("default", fingerprints(inline, access).units)
 
 
-def test_a_plan_of_a_union_needs_the_scores_of_every_task(desk: Desk) -> None:
+def test_plan_of_a_union_needs_the_scores_of_every_task(jobs: ScoringJobs) -> None:
     labelled = {"template": "{text}:", "labels": LABELS}
     tasks = [
-        labelled | {"name": name, "calibration": {"uri": desk.rows(name=name, first=first)}}
+        labelled | {"name": name, "calibration": {"uri": jobs.rows(name=name, first=first)}}
         for name, first in (("reviews", "good"), ("mails", "bad"))
     ]
-    request = desk.request(task=None)
+    request = jobs.request(task=None)
     union = JobRequest.model_validate(request.model_dump(exclude_unset=True, exclude={"task"}) | {"tasks": tasks})
-    reuse, task_model = desk.reuse(union)
+    cache, task_model = jobs.cache(union)
     other = JobRequest.model_validate(request.model_dump(exclude_unset=True) | {"task": tasks[1]})
-    _, partner = desk.reuse(other)
-    units = fingerprints(union, access_of(ANONYMOUS, desk.settings, desk.storage)).units
+    _, partner = jobs.cache(other)
+    units = fingerprints(union, access_of(ANONYMOUS, jobs.settings, jobs.storage)).units
     for each in (task_model, partner):
-        assert not desk.store.serves("default", units)
-        reuse.path(each, (0.0,), partial(attribute, reuse.context, each, (0.0,)))
-    assert desk.store.serves("default", units)
-    named = reuse.outcome()["task_scores"]
+        assert not jobs.store.serves("default", units)
+        cache.path(each, (0.0,), partial(attribute, cache.context, each, (0.0,)))
+    assert jobs.store.serves("default", units)
+    named = cache.outcome()["task_scores"]
     assert list(named) == ["reviews", "mails"]
-    assert list(named.values()) == list(reuse.paths)
-    desk.store.delete("default", named["reviews"])
-    assert not desk.store.serves("default", units)
+    assert list(named.values()) == list(cache.paths)
+    jobs.store.delete("default", named["reviews"])
+    assert not jobs.store.serves("default", units)
 
 
-def test_a_plan_knows_whether_the_dense_model_was_asked(desk: Desk) -> None:
-    other_rows = desk.request(task={"evaluation": {"uri": desk.rows(name="other", first="bad")}})
-    observing = desk.request(observe=[{"preset": "sst2", "evaluation": {"uri": desk.rows(name="other")}}])
-    smaller, request = desk.request(target={"ratio": 0.5}), desk.request()
-    access = access_of(ANONYMOUS, desk.settings, desk.storage)
-    reuse, task_model = desk.reuse(request)
-    reuse.evaluate(task_model)
-    reuse.path(task_model, (0.0,), partial(attribute, reuse.context, task_model, (0.0,)))
-    assert desk.store.serves("default", fingerprints(smaller, access).rows)
-    assert not desk.store.serves("default", fingerprints(other_rows, access).rows)
-    assert not desk.store.serves("default", fingerprints(observing, access).rows)
+def test_plan_finds_the_dense_evaluation_of_a_job(jobs: ScoringJobs) -> None:
+    other_rows = jobs.request(task={"evaluation": {"uri": jobs.rows(name="other", first="bad")}})
+    observing = jobs.request(observe=[{"preset": "sst2", "evaluation": {"uri": jobs.rows(name="other")}}])
+    smaller, request = jobs.request(target={"ratio": 0.5}), jobs.request()
+    access = access_of(ANONYMOUS, jobs.settings, jobs.storage)
+    cache, task_model = jobs.cache(request)
+    cache.evaluate(task_model)
+    cache.path(task_model, (0.0,), partial(attribute, cache.context, task_model, (0.0,)))
+    assert jobs.store.serves("default", fingerprints(smaller, access).rows)
+    assert not jobs.store.serves("default", fingerprints(other_rows, access).rows)
+    assert not jobs.store.serves("default", fingerprints(observing, access).rows)
 
 
 # --- a model that a job has left ----------------------------------------------------------------------------------
 
 
-def test_a_model_whose_job_was_deleted_while_the_next_one_waited_fails_it_with_its_code(desk: Desk) -> None:
+def test_model_of_a_deleted_job_is_refused(jobs: ScoringJobs) -> None:
     with pytest.raises(InvalidModel, match="names no job of yours") as caught:
-        desk.reuse(desk.request(model={"uri": f"job://{ULID()}"}))
+        jobs.cache(jobs.request(model={"uri": f"job://{ULID()}"}))
     assert caught.value.param == "model.uri"
 
 
-def test_what_a_job_has_left_is_the_model_that_it_left(desk: Desk) -> None:
-    whole = desk.digest(desk.request())
-    parent = leave(desk, lineage=[ANCESTOR])
-    reuse, task_model = desk.reuse(desk.request(model={"uri": f"job://{parent}"}))
-    assert reuse.units_key(task_model, (0.0,)).digest == whole
-    sources = inputs.fetch(reuse.context)
+def test_model_of_a_job_is_its_checkpoint(jobs: ScoringJobs) -> None:
+    whole = jobs.digest(jobs.request())
+    parent = leave(jobs, lineage=[ANCESTOR])
+    cache, task_model = jobs.cache(jobs.request(model={"uri": f"job://{parent}"}))
+    assert cache.units_key(task_model, (0.0,)).digest == whole
+    sources = inputs.fetch(cache.context)
     assert [entry.job_id for entry in sources.lineage] == [ANCESTOR["job_id"], parent]
     assert (sources.lineage[1].revision, sources.lineage[1].adapter_uri) == ("v1.2", "s3://models/lora")
     assert sources.lineage[1].model == "s3://models/large"
     assert sources.lineage[1].parameters.slim == SUCCEEDED["result"]["parameters"]["slim"]
 
 
-def test_a_point_of_a_sweep_has_its_own_figures(desk: Desk) -> None:
+def test_lineage_has_the_figures_of_a_point_of_a_sweep(jobs: ScoringJobs) -> None:
     point = {"ratio": 0.1, "parameters": 90, "bytes": 900, "artifact": "model-0.1"}
-    parent = leave(desk, result=SUCCEEDED["result"] | {"curve": [point]})
-    left = job_model(f"job://{parent}", desk.storage, "default")
+    parent = leave(jobs, result=SUCCEEDED["result"] | {"curve": [point]})
+    left = job_model(f"job://{parent}", jobs.storage, "default")
     [entry] = lineage(replace(left, directory="model-0.1"))
     assert (entry.ratio, entry.parameters.slim, entry.widths) == (0.1, 90, [])
     assert lineage(left)[0].ratio == SUCCEEDED["result"]["ratio"]
@@ -437,24 +437,24 @@ ANCESTOR: dict[str, Any] = {
 }
 
 
-def leave(desk: Desk, **report: Any) -> str:
-    """A job that has left the checkpoint of the desk; its id."""
+def leave(jobs: ScoringJobs, **report: Any) -> str:
+    """Store the checkpoint as the model of a finished job, and return the id of the job."""
     job_id, files = str(ULID()), []
     source = {"uri": "s3://models/large", "revision": "v1.2", "adapter_uri": "s3://models/lora"}
-    told = REPORT | {"request": REPORT["request"] | {"model": source}} | report
-    contents = {f"model/{path.name}": path.read_bytes() for path in (desk.root / "llama").iterdir()}
-    for name, content in (contents | {"report.json": json.dumps(told).encode()}).items():
-        desk.storage.put_bytes(content, attempt_prefix("default", job_id, 1) + name)
+    request_with = REPORT | {"request": REPORT["request"] | {"model": source}} | report
+    contents = {f"model/{path.name}": path.read_bytes() for path in (jobs.root / "llama").iterdir()}
+    for name, content in (contents | {"report.json": json.dumps(request_with).encode()}).items():
+        jobs.storage.put_bytes(content, attempt_prefix("default", job_id, 1) + name)
         files.append(StoredFile(name=name, size=len(content), sha256=hashlib.sha256(content).hexdigest()))
     manifest = Manifest(job_id=job_id, attempt=1, files=files)
-    desk.storage.put_bytes(manifest.model_dump_json().encode(), manifest_key("default", job_id))
+    jobs.storage.put_bytes(manifest.model_dump_json().encode(), manifest_key("default", job_id))
     return job_id
 
 
 # --- the files -----------------------------------------------------------------------------------------------------
 
 
-def test_unit_scores_are_read_without_taskslim() -> None:
+def test_file_of_unit_scores_is_plain_safetensors() -> None:
     site = Site("decoder", 3, "ffn")
     later = torch.tensor([2.0, -torch.inf])
     content = pack_path(ScorePath((0.0, 0.2), ({site: torch.tensor([1.0, 0.5])}, {site: later})), {"task": {"a": "é"}})
@@ -468,7 +468,7 @@ def test_unit_scores_are_read_without_taskslim() -> None:
     assert alike(unpack_path(content), ScorePath((0.0, 0.2), ({site: torch.tensor([1.0, 0.5])}, {site: later})))
 
 
-def test_answers_and_figures_come_back_as_they_were() -> None:
+def test_packed_answers_are_unpacked_unchanged() -> None:
     scores = AnswerScores(torch.tensor([[0.1, -2.0]], dtype=torch.float64), torch.tensor([1]))
     measured = Measured(Metrics(examples=1, repetition=0.1), ["naïve\n"], 7, scores)
     back = unpack_measured(pack_measured(measured, {}))
