@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from torch import Tensor
+
 from service.contract.fields import MAX_RATIO
 from service.contract.method import Target
 from worker.slimming.repair.repairs import FITTED
 from worker.slimming.scoring import attribution
 from worker.slimming.scoring.iterative import ScorePath, Scores, follow
 from worker.slimming.scoring.second_moments import Moments
-from worker.slimming.surgery import Kept
+from worker.slimming.units import Site
 from worker.stages.context import JobContext
 from worker.stages.method import options
 from worker.stages.slim import choose, locate_groups, refusing_units
@@ -41,7 +43,7 @@ def attribute(context: JobContext, task_model: TaskModel, ratios: Sequence[float
                 model, architecture, method.units, batches, criterion, criterion_options, on_examples, keep_moments
             )
 
-    def keep(scores: Scores, ratio: float) -> Kept:
+    def keep(scores: Scores, ratio: float) -> dict[Site, Tensor]:
         return choose(context, groups, scores, ratio)
 
     path = follow(model, architecture, ratios, measure, keep)
