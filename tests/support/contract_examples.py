@@ -29,7 +29,16 @@ def result() -> Result:
             "metrics": {"dense": metrics, "slim": metrics},
             "parameters": {"dense": 10, "slim": 7},
             "bytes": {"dense": 20, "slim": 14},
-            "latency_ms": {"dense": 2, "slim": 1, "batch": 4, "tokens": 64, "runs": 5, "device": "cpu"},
+            "latency_ms": {
+                "dense": 2,
+                "slim": 1,
+                "dense_quartiles": {"first": 1.9, "third": 2.2},
+                "slim_quartiles": {"first": 0.9, "third": 1.1},
+                "batch": 4,
+                "tokens": 64,
+                "runs": 5,
+                "device": "cpu",
+            },
             "widths": [{"stack": "decoder", "unit": "ffn", "dense": 48, "slim": 32}],
             "ratio": 0.33,
             "verified": {
