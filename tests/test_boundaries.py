@@ -25,6 +25,7 @@ SERVICE_LAYERS = (
     {"api"},
     {"cli"},
 )
+FOR_WORKER = {"contract", "settings", "infrastructure", "storage", "sources", "jobs", "reports"}
 # Modules of one package may import each other; of these packages of the worker each imports those before it.
 WORKER_LAYERS = (
     {"slimming"},
@@ -88,6 +89,15 @@ def test_worker_packages_import_only_packages_below_them() -> None:
         (module, target)
         for package, (top, target), module in imports_between("worker")
         if package and top == "worker" and target not in allowed(WORKER_LAYERS, package)
+    }
+    assert not wrong
+
+
+def test_worker_imports_only_its_share_of_the_service() -> None:
+    wrong = {
+        (module, target)
+        for _, (top, target), module in imports_between("worker")
+        if top == "service" and target not in FOR_WORKER
     }
     assert not wrong
 
