@@ -5,7 +5,8 @@ import structlog
 from service.contract.ids import new_id
 from service.infrastructure import tracing
 from service.infrastructure.redis_client import WORKER_RETRIES, connect
-from service.jobs.store import JobStore, LeaseLost
+from service.jobs.leases import LeaseLost
+from service.jobs.store import JobStore
 from service.settings import Settings
 from worker.attempts.lifecycle import AttemptLifecycle
 

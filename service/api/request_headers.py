@@ -10,7 +10,7 @@ import redis.asyncio
 from fastapi import Header, Response
 from pydantic import AwareDatetime, BeforeValidator
 
-from service.jobs.events import follow
+from service.jobs.events import follow_events
 from service.jobs.idempotency import HEADER
 
 MAX_WAIT_SECONDS = 30
@@ -59,7 +59,7 @@ async def wait_for_end(follower: redis.asyncio.Redis, tenant: str, job_id: str, 
     """Return when the job is finished, or after so long."""
     try:
         async with asyncio.timeout(seconds):
-            async for _ in follow(follower, tenant, job_id):
+            async for _ in follow_events(follower, tenant, job_id):
                 pass
     except TimeoutError:
         return

@@ -1,4 +1,4 @@
-"""A job's history: a Redis stream, bounded, whose last entry is always the end of the job."""
+"""The history of a job: events in a Redis stream of bounded length. The last event of a finished job is its end."""
 
 import json
 from collections.abc import AsyncIterator
@@ -11,13 +11,13 @@ from service.contract.errors import InvalidRequest
 from service.contract.job import Event, JobStatus
 from service.infrastructure.redis_keys import events_key
 
-Entries = list[tuple[str, dict[str, str]]]
+StreamEntries = list[tuple[str, dict[str, str]]]
 START = "0-0"
-WAIT_MS = 2000  # below the time-out of the socket, which is 5 seconds
+WAIT_MS = 2000  # less than the time-out of the socket, which is 5 seconds
 
 
-def parse(entries: Entries) -> list[Event]:
-    """Entries of a job's stream, as `XRANGE` and `XREAD` give them."""
+def parse_events(entries: StreamEntries) -> list[Event]:
+    """The events of the entries that `XRANGE` and `XREAD` return."""
     return [
         Event(
             id=entry_id,
@@ -30,10 +30,10 @@ def parse(entries: Entries) -> list[Event]:
     ]
 
 
-def check_id(after: str) -> str:
-    """`InvalidRequest` for what is not the id of an event, such as `1762000000000-0`."""
+def check_event_id(after: str) -> str:
+    """The id of an event, such as `1762000000000-0`. Raises InvalidRequest for anything else."""
     if not all(part.isascii() and part.isdigit() and len(part) < 20 for part in after.split("-", 1)):
-        raise InvalidRequest("`after` is not the id of an event", param="after")
+        raise InvalidRequest("`after` is not the id of an event, such as 1762000000000-0", param="after")
     return after
 
 
@@ -42,15 +42,15 @@ def ends_job(event: Event) -> bool:
     return event.type == "status" and JobStatus(event.data["status"]).is_terminal
 
 
-async def follow(redis: Redis, tenant: str, job_id: str, *, after: str | None = None) -> AsyncIterator[Event]:
-    """Every event behind `after`, then each new one as it comes, up to the one that ends the job.
+async def follow_events(redis: Redis, tenant: str, job_id: str, *, after: str | None = None) -> AsyncIterator[Event]:
+    """Yield the events after `after`, then each new one, up to the event that ends the job.
 
-    Also ends when the job is deleted, or when its last event is not behind `after`. The job must exist: see
-    `JobStore.get`.
+    Returns as well when the job is deleted, or when the job has ended and has no event after `after`. The caller checks
+    that the job exists.
     """
-    key, last, wait = events_key(tenant, job_id), check_id(after or START), None
+    key, last, wait = events_key(tenant, job_id), check_event_id(after or START), None
     while True:
-        events = parse(_entries(await redis.xread({key: last}, count=100, block=wait)))
+        events = parse_events(_entries(await redis.xread({key: last}, count=100, block=wait)))
         for event in events:
             yield event
             if ends_job(event):
@@ -63,23 +63,23 @@ async def follow(redis: Redis, tenant: str, job_id: str, *, after: str | None = 
             wait = WAIT_MS
 
 
-def _entries(answer: Any) -> Entries:
-    """The entries of the one stream that was read; RESP2 answers with pairs, RESP3 with a mapping."""
+def _entries(answer: Any) -> StreamEntries:
+    """The entries of the one stream that was read. RESP2 returns pairs, RESP3 a mapping."""
     if not answer:
         return []
     if isinstance(answer, dict):
         (entries,) = answer.values()
-        return cast(Entries, entries[0] if entries and isinstance(entries[0], list) else entries)
-    return cast(Entries, answer[0][1])
+        return cast(StreamEntries, entries[0] if entries and isinstance(entries[0], list) else entries)
+    return cast(StreamEntries, answer[0][1])
 
 
 async def _is_over(redis: Redis, key: str, last: str) -> bool:
-    """Whether nothing can follow `last`: the stream is gone, or its newest entry ends the job and is not behind it."""
-    newest = parse(cast(Any, await redis.xrevrange(key, count=1)))
+    """Whether no event can follow `last`: the stream was deleted, or its newest event ends the job and is not later."""
+    newest = parse_events(cast(Any, await redis.xrevrange(key, count=1)))
     return not newest or (_order(newest[0].id) <= _order(last) and ends_job(newest[0]))
 
 
 def _order(event_id: str) -> tuple[int, int]:
-    """What Redis compares ids by; one without its second number has 0 there."""
+    """The two numbers by which Redis orders ids; the second is 0 where an id lacks it."""
     milliseconds, _, number = event_id.partition("-")
     return int(milliseconds), int(number or 0)

@@ -1,6 +1,6 @@
-"""All that is known of a job, and its form in Redis: a hash, with JSON for what is nested and a field for each attempt.
+"""The record of a job, and its form in Redis: a hash with JSON for nested values and one field for each attempt.
 
-Records are read and changed by `service.jobs.store`.
+`service.jobs.store` reads and changes records.
 """
 
 import json
@@ -18,14 +18,14 @@ from service.contract.job import JobAttempt, JobError, JobStatus, Progress, Stag
 from service.contract.request import JobRequest
 from service.contract.result import Result
 
-ATTEMPT = "attempt:"  # begins the name of the field of each attempt
+ATTEMPT = "attempt:"  # prefix of the fields of attempts
 JSON_FIELDS = ("request", "progress", "result", "error")
 TIMES = ("created_at", "started_at", "finished_at", "expires_at")
 EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class JobRecord(Schema):
-    """All that is known of a job: the public `Job`, and what only the service needs."""
+    """The public `Job`, and what only the service needs."""
 
     id: str
     tenant: str
@@ -35,9 +35,9 @@ class JobRecord(Schema):
     attempt: int = 0
     attempts: list[JobAttempt] = Field(default_factory=list)
     lost: int = Field(default=0, description="attempts whose worker died")
-    request_id: str | None = Field(default=None, description="of the request that made the job, for the logs")
-    trace: str | None = Field(default=None, description="traceparent of the same request, for its trace")
-    worker: str | None = Field(default=None, description="who holds the lease, or held the last one")
+    request_id: str | None = Field(default=None, description="id of the HTTP request that created the job")
+    trace: str | None = Field(default=None, description="traceparent of the same HTTP request")
+    worker: str | None = Field(default=None, description="the worker that holds the lease, or held the last one")
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
@@ -47,13 +47,8 @@ class JobRecord(Schema):
     error: JobError | None = None
 
     @property
-    def token(self) -> int:
-        """The fencing token that a write must carry."""
-        return self.attempt
-
-    @property
     def log_fields(self) -> dict[str, str | int]:
-        """What each log line about the job says: which it is, whose, at which attempt, made by which request."""
+        """The fields of each log line about the job."""
         made_by = {"request_id": self.request_id} if self.request_id else {}
         return {"job_id": self.id, "tenant": self.tenant, "attempt": self.attempt, **made_by}
 
@@ -63,7 +58,7 @@ class JobRecord(Schema):
 
 
 def new_record(request: JobRequest, *, tenant: str = DEFAULT_TENANT, job_id: str | None = None) -> JobRecord:
-    """A queued record, by default with a fresh ULID. Inline rows must have been moved to storage before."""
+    """A queued record, by default with a fresh id. Inline rows must have been moved to storage before."""
     return JobRecord(id=job_id or new_id(), tenant=tenant, created_at=datetime.now(UTC), request=request)
 
 
@@ -91,7 +86,7 @@ def _milliseconds(moment: datetime) -> int:
 
 
 def decode(fields: Mapping[str, str]) -> JobRecord:
-    """The record in a hash. Raises UnreadableRecord."""
+    """The record of a hash. Raises UnreadableRecord."""
     try:
         nested = {name: json.loads(value) for name, value in fields.items() if name in JSON_FIELDS}
         attempts = [json.loads(value) for name, value in fields.items() if name.startswith(ATTEMPT)]
@@ -102,7 +97,7 @@ def decode(fields: Mapping[str, str]) -> JobRecord:
 
 
 def status_of(fields: Mapping[str, str]) -> JobStatus:
-    """The status in a hash. Raises UnreadableRecord."""
+    """The status of a hash. Raises UnreadableRecord."""
     try:
         return JobStatus(fields["status"])
     except (ValueError, KeyError) as error:

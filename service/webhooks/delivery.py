@@ -27,7 +27,7 @@ from service.infrastructure.counters import Counters
 from service.infrastructure.outbound_http import Response, post
 from service.infrastructure.redis_keys import WEBHOOKS, deliveries_key, events_key, gone_key, job_key
 from service.infrastructure.redis_scripts import load_script
-from service.jobs.events import parse
+from service.jobs.events import parse_events
 from service.webhooks.retries import pause_after
 from service.webhooks.signing import WebhookSecrets, signed_headers
 
@@ -128,7 +128,7 @@ class Webhooks:
         request, request_id = cast(
             list[str | None], self._redis.hmget(job_key(tenant, job_id), ["request", "request_id"])
         )
-        events = parse(cast(Any, self._redis.xrange(events_key(tenant, job_id), event_id, event_id)))
+        events = parse_events(cast(Any, self._redis.xrange(events_key(tenant, job_id), event_id, event_id)))
         if request is not None and events:
             asked = JobRequest.model_validate_json(request)
             name = f"job.{events[0].data['status']}"

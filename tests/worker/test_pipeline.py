@@ -28,8 +28,8 @@ from service.contract.report import Report
 from service.contract.request import JobRequest
 from service.contract.resources import Manifest
 from service.contract.result import Result
+from service.jobs.leases import LeaseLost
 from service.jobs.record import new_record
-from service.jobs.store import LeaseLost
 from service.settings import Settings
 from service.storage.keys import attempt_prefix, manifest_key
 from service.storage.object_store import Storage, digest_file

@@ -6,8 +6,9 @@ from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 from service.contract.errors import ScratchFull, StorageUnavailable, TargetUnreachable, TaskslimError
 from service.contract.job import JobError, JobStatus
 from service.infrastructure.redis_client import WORKER_RETRIES, connect
+from service.jobs.leases import Lease, LeaseLost
 from service.jobs.queue import JobQueue
-from service.jobs.store import JobStore, Lease, LeaseLost
+from service.jobs.store import JobStore
 from service.settings import Settings
 from worker.attempts.files import AttemptFiles
 

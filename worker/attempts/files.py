@@ -5,7 +5,7 @@ import structlog
 from service.contract.errors import StorageUnavailable
 from service.contract.job import JobStatus
 from service.contract.result import Result
-from service.jobs.store import Lease
+from service.jobs.leases import Lease
 from service.storage.keys import attempt_prefix, job_prefix
 from service.storage.manifests import committed_manifest, committed_result, delete_attempts
 from service.storage.object_store import Storage

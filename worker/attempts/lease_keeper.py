@@ -15,7 +15,8 @@ import structlog
 
 from service.contract.errors import DeadlineExceeded
 from service.contract.job import JobStatus, Stage
-from service.jobs.store import JobStore, Lease, LeaseLost
+from service.jobs.leases import Lease, LeaseLost
+from service.jobs.store import JobStore
 from service.settings import Settings
 from worker.attempts.endings import Cancelled, Ending, EndingWriter
 

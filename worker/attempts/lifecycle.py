@@ -13,7 +13,8 @@ from service.contract.errors import DeadlineExceeded, StorageUnavailable, Tasksl
 from service.contract.job import JobStatus, Progress, Stage
 from service.contract.result import Result
 from service.infrastructure.redis_client import connect
-from service.jobs.store import JobStore, Lease, LeaseLost
+from service.jobs.leases import Lease, LeaseLost
+from service.jobs.store import JobStore
 from service.jobs.usage import record_usage
 from service.settings import Settings
 from service.storage.score_sets import ScoreSets

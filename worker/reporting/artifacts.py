@@ -6,7 +6,7 @@ from pathlib import Path
 from service.contract.options import Format
 from service.contract.resources import Manifest, StoredFile
 from service.contract.result import Verified, Widths
-from service.jobs.store import LeaseLost
+from service.jobs.leases import LeaseLost
 from service.storage.keys import attempt_prefix, manifest_key
 from service.storage.object_store import digest_file
 from worker.checkpoints import kept_indices, loading, verification

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from service.api.dependencies import FollowerDep, FoundRecord, JobStoreDep, StreamLimitDep
 from service.api.problems import problem_responses
 from service.contract.job import EventPage
-from service.jobs.events import check_id, follow
+from service.jobs.events import check_event_id, follow_events
 from service.jobs.record import JobRecord
 
 HEARTBEAT_SECONDS = 15  # proxies close a connection that is silent for half a minute
@@ -52,7 +52,7 @@ def list_events(
     """
     after = last_event_id or after
     if STREAM in request.headers.get("accept", ""):
-        check_id(after or "0-0")
+        check_event_id(after or "0-0")
         stream_limit.acquire(record.tenant)
         return _Stream(_events(follower, record, after), lambda: stream_limit.release(record.tenant))
     events = job_store.events(record.tenant, record.id, after=after, limit=limit)
@@ -78,7 +78,7 @@ async def _events(
     follower: redis.asyncio.Redis, record: JobRecord, after: str | None
 ) -> AsyncIterator[ServerSentEvent]:
     try:
-        async for event in follow(follower, record.tenant, record.id, after=after):
+        async for event in follow_events(follower, record.tenant, record.id, after=after):
             yield ServerSentEvent(event.model_dump_json(), id=event.id, event=event.type)
     except RedisError:
         return  # the client resumes with Last-Event-ID, as after any break

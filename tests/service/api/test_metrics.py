@@ -64,7 +64,7 @@ def test_a_job_is_counted_through_its_life(redis: Redis) -> None:
     assert value(redis, "slim_job_duration_seconds_count", task="sst2", outcome="failed") == 1
     assert value(redis, "slim_job_queue_wait_seconds_count") == 1
     assert value(redis, "slim_job_attempts_total", reason="first") == 1
-    job_store.delete("search", record.id)
+    job_store.remove("search", record.id)
     assert value(redis, "slim_jobs", status="failed") == 0
 
 

@@ -16,11 +16,12 @@ from service.contract.job import JobStatus
 from service.contract.resources import Manifest
 from service.infrastructure.redis_client import connect
 from service.infrastructure.redis_keys import OPEN, job_key
+from service.jobs.leases import Lease, LeaseLost
 from service.jobs.queue import JobQueue
 from service.jobs.reconciler import LOCK, Reconciler, reconciling
 from service.jobs.record import JobRecord, new_record
 from service.jobs.rq_jobs import rq_job_id
-from service.jobs.store import JobStore, Lease, LeaseLost
+from service.jobs.store import JobStore
 from service.settings import Settings
 from service.storage.keys import attempt_prefix, job_prefix, manifest_key
 from service.storage.object_store import Storage

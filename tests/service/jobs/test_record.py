@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from service.api.links import JobLinks
 from service.contract.errors import UnreadableRecord
 from service.contract.job import Job, JobError, Progress, Stage
+from service.jobs.leases import Lease
 from service.jobs.record import decode, encode, encode_whole, new_record
 from service.jobs.representation import job_json
-from service.jobs.store import JobStore, Lease
+from service.jobs.store import JobStore
 from tests.support.contract_examples import REQUEST, result
 
 LINKS = JobLinks("http://127.0.0.1:8000")

@@ -89,7 +89,7 @@ def test_an_expiry_whose_job_is_gone_is_forgotten(
     job: JobRecord, redis: Redis, retention: Retention, job_store: JobStore
 ) -> None:
     expire(redis)
-    job_store.delete(job.tenant, job.id)
+    job_store.remove(job.tenant, job.id)
     assert retention.sweep() == 0
     assert not redis.exists(EXPIRIES)
 

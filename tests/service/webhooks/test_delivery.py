@@ -280,7 +280,7 @@ def test_two_senders_do_not_send_the_same_message(redis: Redis) -> None:
 def test_a_deleted_job_sends_nothing_more(redis: Redis) -> None:
     with receiving() as receiver:
         job = failed_job(redis, receiver.url)
-        JobStore(redis).delete(TENANT, job.id)
+        JobStore(redis).remove(TENANT, job.id)
         sender(redis, receiver).deliver_due()
     assert not receiver.calls
     assert not redis.exists(WEBHOOKS)
