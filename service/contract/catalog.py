@@ -52,6 +52,8 @@ class Plan(Schema):
 
 
 class Family(Schema):
+    """A model family that can be slimmed, and which of its units."""
+
     model_type: str
     kind: Literal["causal", "encoder_decoder", "classifier"]
     units: list[Unit]
@@ -61,6 +63,8 @@ class Family(Schema):
 
 
 class Preset(Schema):
+    """A named task: the template and the answer words that a request may refer to."""
+
     name: str
     kind: TaskKind
     template: str
@@ -69,12 +73,16 @@ class Preset(Schema):
 
 
 class Limits(Schema):
+    """The largest request that this deployment takes."""
+
     max_body_bytes: int
     max_ratio: float
     max_rows: int
 
 
 class Capabilities(Schema):
+    """Everything that a request may name, and the limits of this deployment."""
+
     version: str
     families: list[Family]
     units: list[Unit]
@@ -85,6 +93,8 @@ class Capabilities(Schema):
 
 
 class FieldProblem(Schema):
+    """What is wrong with one field of a request; `param` is its dotted path."""
+
     param: str
     message: str
 
@@ -102,16 +112,22 @@ class Problem(BaseModel):
 
 
 class Check(Schema):
+    """The state of one dependency, such as Redis or the object store."""
+
     ok: bool
     reason: str | None = None
 
 
 class Health(Schema):
+    """Whether the service can take requests, and the checks that say so."""
+
     ok: bool
     checks: dict[str, Check] = {}
     warnings: list[str] = []
 
 
 class Version(Schema):
+    """The name and the version of the service."""
+
     name: str
     version: str

@@ -178,6 +178,12 @@ EVERY_OPTION: dict[str, dict[str, Any]] = {
         "repair": "least_squares",
         "criterion": "second_moment",
     },
+    "olmo2": {
+        "units": ["ffn", "layers"],
+        "scope": "global",
+        "repair": "least_squares_layerwise",
+        "criterion": "surgeon",
+    },
     "gpt2": {"units": ["ffn"], "repair": "bias", "criterion": "flap", "normalisation": "mean"},
 }
 
