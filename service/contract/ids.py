@@ -26,7 +26,8 @@ def check_job_id(cursor: str) -> str:
     try:
         return str(ULID.from_str(cursor))
     except ValueError as error:
-        raise InvalidRequest("the cursor is invalid: send the `next_cursor` of an earlier page", param="cursor") from error
+        message = "the cursor is invalid: send the `next_cursor` of an earlier page"
+        raise InvalidRequest(message, param="cursor") from error
 
 
 def first_id_at(moment: datetime) -> str:
