@@ -46,5 +46,5 @@ def _check_uri(uri: str, param: str, access: Access) -> None:
         raise InvalidData(f"{uri} does not end in one of {', '.join(FORMAT_BY_ENDING)}", param=param)
     if scheme == LOCAL:
         with blaming(param, InvalidData):
-            if not stat.S_ISREG(access.place(uri)[1].st_mode):
+            if not stat.S_ISREG(access.locate(uri)[1].st_mode):
                 raise NotFound(f"{uri} is not a file")

@@ -1,6 +1,6 @@
-"""How long the stages of past jobs took, and what that says of the next one.
+"""Estimates how long a job takes, from the durations of the stages of past jobs.
 
-Redis: `slim:durations`, the newest runs first, as JSON.
+Redis: the list `slim:durations` has the past jobs as JSON, the newest first.
 """
 
 import json
@@ -27,20 +27,20 @@ DURATIONS = "slim:durations"
 MAX_RUNS = 200
 MAX_READ_BYTES = 16 * 2**20  # of a file whose rows are counted while a client waits
 
-# Stages that pass rows through the model; all others go by the size of the model alone.
+# Stages that pass rows through the model. The time of all others depends on the size of the model alone.
 CALIBRATING = frozenset({Stage.attribute, Stage.repair})
 EVALUATING = frozenset({Stage.evaluate_dense, Stage.evaluate_slim})
 REPAIRING = frozenset({Stage.repair, Stage.search, Stage.controls})
-SEARCHED = frozenset({Stage.select, Stage.repair, Stage.slice})  # what a search does in one
-# Without one of these in past runs nothing is said of a job that has them.
-TELLING = frozenset({Stage.evaluate_dense, Stage.attribute, Stage.search, Stage.repair, Stage.controls})
-FITTED_ANEW = frozenset({Repair.least_squares_layerwise})  # repairs that pass rows through every model of a search
-SEARCH_LOOKS = 7  # models that a bisection over hundredths measures
+SEARCHED = frozenset({Stage.select, Stage.repair, Stage.slice})  # stages that are a part of the stage `search`
+# A job that has one of these stages is estimated only if a past job had it too.
+DECISIVE = frozenset({Stage.evaluate_dense, Stage.attribute, Stage.search, Stage.repair, Stage.controls})
+FITTED_ANEW = frozenset({Repair.least_squares_layerwise})  # repairs that pass rows through every model of a search anew
+SEARCHED_MODELS = 7  # that a bisection over hundredths of a ratio measures
 
 
 @dataclass(frozen=True)
 class Work:
-    """What decides how long a job takes."""
+    """The properties of a job that decide how long it takes."""
 
     family: str
     parameters: int
@@ -49,13 +49,13 @@ class Work:
     steps: int
     criterion: str
     repair: str
-    search: str = ""  # what models are measured for before it is known which one meets the target
-    models: int = 0  # about how many of them
-    reported_rows: int | None = None  # of the evaluation rows, where a search keeps the others
+    search: str = ""  # the target that models are measured for, such as `keep_metric`
+    models: int = 0  # about how many models are measured
+    reported_rows: int | None = None  # the evaluation rows that the report counts, where a search uses the others
     controls: bool = False
 
     def amount(self, stage: str) -> float:
-        """Seconds of a stage are taken to be proportional to this: parameters, times rows that pass through them."""
+        """Parameters times the rows that pass through them in a stage, to which its seconds are proportional."""
         if stage == Stage.search:
             fitted = self.calibration_rows * (1 + (self.models if self.repair in FITTED_ANEW else 0))
             return float(self.parameters * (fitted + self.models * self.evaluation_rows))
@@ -72,14 +72,14 @@ class Work:
 
 @dataclass(frozen=True)
 class Run:
-    """A job that succeeded; `seconds` has the stages that really ran."""
+    """A job that succeeded, and the seconds of the stages that ran; a stage whose result was reused is left out."""
 
     work: Work
     seconds: dict[str, float]
 
 
 class Durations:
-    """The runs of all tenants: of them nothing but counts and times is kept."""
+    """The past jobs of all tenants. Only counts and times of them are stored."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -93,33 +93,34 @@ class Durations:
             pipe.execute()
 
     def runs(self) -> list[Run]:
-        """The newest ones first."""
+        """The past jobs, the newest first."""
         found = map(json.loads, cast(list[str], self._redis.lrange(DURATIONS, 0, -1)))
         return [Run(_known(entry["work"]), entry["seconds"]) for entry in found]
 
     def estimate(self, work: Work, skipped: Iterable[str] = ()) -> TimeEstimate | None:
-        """How long `work` may take without the `skipped` stages; None without runs to judge by."""
+        """The seconds that `work` takes without the `skipped` stages. Returns None as `estimate` does."""
         return estimate(self.runs(), work, skipped)
 
 
 def _known(work: dict[str, Any]) -> Work:
-    """Another version may have counted other things."""
+    """The work with the fields that this version knows; another version may have stored others."""
     names = {field.name for field in fields(Work)}
     return Work(**{name: value for name, value in work.items() if name in names})
 
 
 def estimate(runs: Sequence[Run], work: Work, skipped: Iterable[str] = ()) -> TimeEstimate | None:
-    """Sum over the stages of amount * median pace. Runs of the same family count, all where there are none.
+    """The sum over the stages of amount times median pace (seconds for each unit of amount).
 
-    Attribution has the pace of the same criterion, a search that of the same target, whatever repairs that of the same
-    repair, where that ever ran. None where no run had a stage that matters.
+    Runs of the same family count, or all runs if there is none. Among these, the pace of attribution is that of runs
+    with the same criterion, of a search that of runs with the same target, and of repairing stages that of runs with
+    the same repair, if there are such runs. Returns None if no run had one of the decisive stages of the job.
     """
     alike = [run for run in runs if run.work.family == work.family] or list(runs)
     known = {stage for run in alike for stage in run.seconds}
     absent = set(skipped) | (SEARCHED if work.search else {Stage.search})
     absent |= {Stage.repair} if work.repair == Repair.none else set()
     absent |= set() if work.controls else {Stage.controls}
-    if not alike or TELLING - absent - known:
+    if not alike or DECISIVE - absent - known:
         return None
     seconds = sum(work.amount(stage) * _pace(alike, stage, work) for stage in known - absent)
     return TimeEstimate(seconds=round(seconds, 1), runs=len(alike))
@@ -137,21 +138,21 @@ def _pace(runs: Sequence[Run], stage: str, work: Work) -> float:
 
 
 def work_of(report: Report) -> Work:
-    """What a job that succeeded had to do."""
+    """The work of a job that succeeded."""
     parameters, evaluated = report.result.parameters.dense, report.result.metrics.dense.examples
     if report.result.kept_metric is not None:
-        evaluated *= 2  # half of the rows, give or take one, have steered the search and are not in the metrics
+        evaluated *= 2  # the search used the other half of the rows, which the metrics do not count
     return _work(report.family, parameters, report.calibration_examples, evaluated, report.request)
 
 
 def seconds_of(report: Report) -> dict[str, float]:
-    """Stage -> seconds, of the stages that did not take their outcome from an earlier job."""
+    """Stage -> seconds, without the stages whose result came from an earlier job."""
     reused = {Stage.attribute: report.result.scores_reused, Stage.evaluate_dense: report.result.evaluation_reused}
     return {timing.stage: timing.seconds for timing in report.timings if not reused.get(timing.stage, False)}
 
 
 def planned_work(request: JobRequest, family: str, parameters: int, access: Access) -> Work | None:
-    """What a request would have to do; None where its rows cannot be counted quickly."""
+    """The work of a request; None if its rows cannot be counted quickly."""
     counted = [_rows(task, access) for task in request.slimmed_for]
     known = [rows for rows in counted if rows is not None]
     if len(known) < len(counted):
@@ -161,7 +162,7 @@ def planned_work(request: JobRequest, family: str, parameters: int, access: Acce
 
 
 def _rows(task: Task, access: Access) -> tuple[int, int] | None:
-    """Rows to calibrate and to evaluate on."""
+    """(calibration rows, evaluation rows) of a task; None if they cannot be counted quickly."""
     calibration = _count(task.calibration, access)
     evaluation = _count(task.evaluation, access) if task.evaluation else None
     if calibration is None or (task.evaluation and evaluation is None):
@@ -184,14 +185,14 @@ def _work(family: str, parameters: int, calibration: int, evaluation: int, reque
         criterion=method.criterion.value,
         repair=method.repair.value,
         search="+".join(searched),
-        models=len(target.sweep or ()) or SEARCH_LOOKS * len(searched),
+        models=len(target.sweep or ()) or SEARCHED_MODELS * len(searched),
         reported_rows=evaluation // 2 if target.keep_metric is not None else None,
         controls=method.controls,
     )
 
 
 def _count(source: DataSource, access: Access) -> int | None:
-    """Rows of a source; of a file that is not JSON Lines, or large, or far away, only where a limit says them."""
+    """Rows of a source. A file that is not JSON Lines, that is large or remote is counted only by its `limit`."""
     counted = len(source.rows) if source.rows is not None else _lines(source.uri or "", access)
     known = [count for count in (counted, source.limit) if count is not None]
     return min(known, default=None)

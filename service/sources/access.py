@@ -1,4 +1,4 @@
-"""What one tenant may read: the locations that its requests name."""
+"""Reads the files that a request of a tenant names, where the tenant is allowed to."""
 
 import os
 import stat
@@ -9,47 +9,47 @@ from pathlib import Path
 
 from service.contract.errors import ForbiddenPath, InvalidData, InvalidModel, NotFound
 from service.sources.job_checkpoints import JOB, job_model
-from service.sources.readers import LOCAL, list_sizes, local_place, read_bytes, read_range, scheme_of
+from service.sources.readers import LOCAL, list_sizes, locate, read_bytes, read_range, scheme_of
 from service.sources.uri_policy import UriPolicy
 from service.storage.object_store import Storage
 
 HUB = "hf"
-
-
 DATASET = "dataset"
-
-
 RETRY_SECONDS = 5  # a client waits for the answer
 
 
 @dataclass(frozen=True)
 class Access:
-    """What a caller may name: data sets of the tenant, local paths under `roots` (empty: all) where at all, and, for a
-    caller that is not trusted with everything, what lies in `reach`."""
+    """The files that a tenant may read.
+
+    Local paths must be allowed at all (`local_paths`) and lie under one of the `roots` (empty: anywhere). The URIs of a
+    caller who is not trusted with everything must satisfy `uri_policy`.
+    """
 
     storage: Storage
     tenant: str
     local_paths: bool
     roots: Sequence[Path] = ()
-    reach: UriPolicy | None = None
+    uri_policy: UriPolicy | None = None
 
     def path(self, uri: str) -> Path:
-        """The local path of a file:// URI. Raises ForbiddenPath, or NotFound where nothing lies."""
-        return self.place(uri)[0]
+        """The local path of a file:// URI. Raises ForbiddenPath, and NotFound if the path does not exist."""
+        return self.locate(uri)[0]
 
-    def place(self, uri: str) -> tuple[Path, os.stat_result]:
-        """`path`, and what lies there."""
+    def locate(self, uri: str) -> tuple[Path, os.stat_result]:
+        """(path, its status) of a file:// URI. Raises as `path`."""
         if not self.local_paths:
-            raise ForbiddenPath("this deployment allows no local paths (SLIM_LOCAL_ROOTS)")
-        path, found = local_place(uri, self.roots)
-        if self.reach is not None:
-            UriPolicy(self.reach.own).check(path.as_uri())
+            message = "this deployment allows no local paths: name an object store, or have SLIM_LOCAL_ROOTS set"
+            raise ForbiddenPath(message)
+        path, found = locate(uri, self.roots)
+        if self.uri_policy is not None:
+            UriPolicy(self.uri_policy.own).check(path.as_uri())
         return path, found
 
     def check(self, uri: str) -> None:
-        """Raise ForbiddenPath for what is neither a local path, nor a job of the tenant, nor within reach."""
-        if self.reach is not None and scheme_of(uri) not in (LOCAL, JOB):
-            self.reach.check(uri)
+        """Raise ForbiddenPath for a URI that `uri_policy` forbids. Local paths and jobs are checked when read."""
+        if self.uri_policy is not None and scheme_of(uri) not in (LOCAL, JOB):
+            self.uri_policy.check(uri)
 
     def names(self, uri: str) -> set[str]:
         """The names of the files in a directory; the one name of a file. Raises NotFound, ForbiddenPath."""
@@ -61,14 +61,14 @@ class Access:
             return {name: file.size for name, file in job_model(uri, self.storage, self.tenant).files.items()}
         if scheme_of(uri) != LOCAL:
             return list_sizes(uri, retry_seconds=RETRY_SECONDS)
-        path, found = self.place(uri)
+        path, found = self.locate(uri)
         if not stat.S_ISDIR(found.st_mode):
             return {path.name: found.st_size}
         with os.scandir(path) as entries:
             return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
 
     def content(self, uri: str) -> bytes:
-        """A small file. Raises NotFound, ForbiddenPath."""
+        """The bytes of a small file. Raises NotFound, ForbiddenPath."""
         if scheme_of(uri) == JOB:
             parent, _, name = uri.rpartition("/")
             return job_model(parent, self.storage, self.tenant).content(name)
@@ -88,7 +88,7 @@ class Access:
 
 @contextmanager
 def blaming(param: str, missing: type[InvalidData] | type[InvalidModel]) -> Iterator[None]:
-    """Say which field named the path that is missing or forbidden."""
+    """Raise NotFound as `missing`, and name the field `param` in this error and in ForbiddenPath."""
     try:
         yield
     except NotFound as error:

@@ -1,7 +1,7 @@
-"""A cheap name for all that a request's unit scores depend on: marks of files in place of their contents.
+"""Fingerprints: digests of everything that the measurements of a request depend on, with marks in place of contents.
 
-A worker notes under which fingerprint it has stored or found scores, so that a plan can tell whether they are there
-without reading a model. What the worker itself goes by is the digest over contents, in `worker.stages.score_cache`.
+A worker stores which score sets serve a fingerprint, so that a plan can say whether they exist without reading a model.
+The worker itself uses digests of the contents (`worker.stages.score_cache`).
 """
 
 import hashlib
@@ -24,22 +24,23 @@ from service.sources.readers import LOCAL, file_mark, file_marks, scheme_of
 from service.storage.inline_rows import json_lines
 from service.storage.keys import dataset_key
 
-MAX_READ_BYTES = 16 * 2**20  # larger data sets go by the mark of their object
-AFTER_SCORING = {"repair", "controls", "union"}  # fields of the method that change nothing about the scores
+MAX_READ_BYTES = 16 * 2**20  # a larger data set is named by its size and ETag
+AFTER_SCORING = {"repair", "controls", "union"}  # fields of the method that do not change the scores
 SELECTING = {"scope", "normalisation", "protect_first", "protect_last"}  # they decide what a step removes
 SOURCES = ("calibration", "evaluation", "evaluations")  # fields of a task that name rows
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def scoring(method: Method, kind: TaskKind | None) -> dict[str, Any]:
-    """The fields of a method that change its unit scores; one that is not known here counts among them."""
-    after = AFTER_SCORING | (SELECTING if method.steps == 1 else set())
-    after |= set() if method.criterion is Criterion.random else {"seed"}  # beside others it is of the controls
+    """The fields of a method that change its unit scores. A field that this module does not name is one of them."""
+    ignored = AFTER_SCORING | (SELECTING if method.steps == 1 else set())
+    if method.criterion is not Criterion.random:
+        ignored |= {"seed"}  # only the controls of the other criteria use it
     default = Objective.log_probability if kind is TaskKind.generation else Objective.margin
-    settled = method.model_copy(
+    complete = method.model_copy(
         update={"units": sorted(method.units), "objective": method.objective or default},
     )
-    return settled.model_dump(mode="json", exclude=after)
+    return complete.model_dump(mode="json", exclude=ignored)
 
 
 def wording(task: TaskWording) -> dict[str, Any]:
@@ -49,14 +50,14 @@ def wording(task: TaskWording) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Of what a request measures on the dense model."""
+    """The fingerprints of the two measurements on the dense model."""
 
     units: str  # the unit scores
-    rows: str  # the answers to the evaluation rows, further and observed ones among them
+    rows: str  # the answers to all evaluation rows
 
 
 def fingerprints(request: JobRequest, access: Access) -> Fingerprints:
-    """The fingerprints of a request that is admitted. Raises what reading a source does."""
+    """The fingerprints of a checked request. Raises NotFound, ForbiddenPath, StorageUnavailable."""
     tasks, output = [resolve(task) for task in request.slimmed_for], request.output
     both = {
         "model": _model_marks(request.model, access),
@@ -75,7 +76,7 @@ def fingerprints(request: JobRequest, access: Access) -> Fingerprints:
 
 
 def _evaluation_marks(task: Task, access: Access) -> dict[str, Any]:
-    """Of rows that are not a part of the calibration rows."""
+    """Name -> mark of the evaluation rows that are not set aside from the calibration rows."""
     named = task.evaluations | ({"": task.evaluation} if task.evaluation else {})  # no set is called ""
     return {name: _rows_mark(source, access) for name, source in named.items()}
 
@@ -89,7 +90,7 @@ def _task_mark(task: Task, access: Access) -> dict[str, Any]:
 
 
 def digest(content: Mapping[str, Any]) -> str:
-    """sha256 of JSON, the keys in order."""
+    """SHA-256 of the content as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
@@ -122,7 +123,7 @@ def _mark(uri: str, access: Access) -> str:
 
 
 def _followed(uri: str, access: Access) -> str:
-    """A local path without symbolic links, once it is allowed; any other URI as it is."""
+    """The URI of an allowed local path with symbolic links resolved; any other URI unchanged."""
     return access.path(uri).as_uri() if scheme_of(uri) == LOCAL else uri
 
 

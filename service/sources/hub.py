@@ -1,4 +1,4 @@
-"""Small files and weight headers of a model on a hub: from the hub client's local cache, else over the network."""
+"""Reads the small files of a model on a hub: from the local cache of the hub's client, else over the network."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ TIMEOUT_SECONDS = 5  # a client waits for the answer
 
 
 class NotShown(InvalidModel):
-    """The hub does not show it to this process. A worker may have another token."""
+    """The hub does not show the model to this process. A worker may have another token."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,18 @@ class HubFiles:
         return cls(source.uri.removeprefix("hf://"), source.revision)
 
     def has(self, name: str) -> bool:
+        """Whether the repository has the file."""
         with self._translated():
             return self._cached(name) is not None or HfApi().file_exists(self.repository, name, revision=self.revision)
 
     def content(self, name: str) -> bytes:
+        """The bytes of a small file, which is then in the local cache. Raises NotFound."""
         with self._translated():
             path = self._cached(name) or self._downloaded(name)
         return path.read_bytes()
 
     def commit(self) -> str:
-        """The commit that the revision means: in the local cache, else on the hub."""
+        """The commit that the revision names, from the local cache, else from the hub."""
         with self._translated():
             for name in ("config.json", "adapter_config.json"):
                 if cached := self._cached(name):
@@ -61,6 +63,7 @@ class HubFiles:
         return str(found.sha)
 
     def header(self, name: str) -> Header:
+        """The header of a safetensors file. Raises DamagedHeader."""
         with self._translated():
             cached = self._cached(name)
             return _header_of(cached) if cached else self._remote_header(name)
@@ -70,7 +73,7 @@ class HubFiles:
         return Path(found) if isinstance(found, str) else None
 
     def _downloaded(self, name: str) -> Path:
-        # The download would ask five times, for half a minute, before it says that the hub is away.
+        # A hub that cannot be reached fails here at once; the download would retry for half a minute.
         HfApi().file_exists(self.repository, name, revision=self.revision)
         return Path(hf_hub_download(self.repository, name, revision=self.revision, etag_timeout=TIMEOUT_SECONDS))
 
@@ -83,7 +86,7 @@ class HubFiles:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Raise what the hub's client raises as an error of ours."""
+        """Raise the errors of the hub's client as NotShown, NotFound, DamagedHeader or StorageUnavailable."""
         model = f"hf://{self.repository}"
         try:
             yield
@@ -95,7 +98,7 @@ class HubFiles:
             message = f"{model} at revision {self.revision or 'main'} does not exist"
             raise NotShown(message, param="model.uri") from error
         except EntryNotFoundError as error:
-            raise NotFound(f"{model} lacks a file that a plan needs") from error
+            raise NotFound(f"{model} has no file that a plan needs") from error
         except SafetensorsParsingError as error:
             raise DamagedHeader(str(error)) from error
         except (httpx2.HTTPError, ConnectionError) as error:

@@ -1,6 +1,6 @@
-"""`job://<id>`: the checkpoint that a job has left, as the model of the next one.
+"""Checkpoints that jobs have stored, named `job://<id>` as the model of a later job.
 
-`job://<id>/<directory>` names one of several that a sweep has left, such as `model-0.3`; without it, `model`.
+`job://<id>/<directory>` names one of several that a sweep has stored, such as `model-0.3`. The default is `model`.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ URI = re.compile(r"job://([0-9A-HJKMNP-TV-Z]{26})(?:/(model[a-z0-9.-]*))?/?")
 
 @dataclass(frozen=True)
 class JobModel:
-    """The files of a checkpoint by their names in it; `prefix` is where the job's attempt has left its files."""
+    """A checkpoint of a job: its files by their names in it, and the `prefix` of the attempt that stored them."""
 
     job_id: str
     storage: Storage
@@ -31,7 +31,7 @@ class JobModel:
     files: Mapping[str, StoredFile]
 
     def content(self, name: str) -> bytes:
-        """A small file. Raises NotFound."""
+        """The bytes of a small file. Raises NotFound."""
         return self.storage.get_bytes(self._key(name))
 
     def piece(self, name: str, start: int, end: int) -> bytes:
@@ -39,12 +39,15 @@ class JobModel:
         return b"".join(self.storage.stream(self._key(name), start, end))
 
     def report(self) -> bytes:
-        """The report of the job that left it. Raises NotFound."""
+        """The report of the job. Raises NotFound."""
         return self.storage.get_bytes(self.prefix + REPORT)
 
     def download(self, directory: Path, on_bytes: Callable[[int, int], None]) -> Path:
-        """The directory, with every file in it, checked. Raises NotFound where the job is deleted meanwhile, and
-        InvalidModel for a file that is not what the job has left."""
+        """Download every file into the directory, and return the directory.
+
+        Raises NotFound if the job is deleted meanwhile, and InvalidModel for a file whose SHA-256 is not the one in the
+        manifest.
+        """
         done, total = 0, sum(file.size for file in self.files.values())
         for name, file in self.files.items():
             content, path = hashlib.sha256(), directory / name
@@ -61,19 +64,19 @@ class JobModel:
 
     def _key(self, name: str) -> str:
         if name not in self.files:
-            raise NotFound(f"job {self.job_id} has left no {name}")
+            raise NotFound(f"job {self.job_id} has no file {name}")
         return f"{self.prefix}{self.directory}/{name}"
 
 
 def job_model(uri: str, storage: Storage, tenant: str) -> JobModel:
-    """What `uri` names among the jobs of a tenant. Raises NotFound, for another tenant's job too."""
+    """The checkpoint that a job:// URI names. Raises NotFound, also for a job of another tenant."""
     match = URI.fullmatch(uri)
     manifest = committed_manifest(storage, tenant, match[1]) if match else None
     if match is None or manifest is None:
-        raise NotFound(f"{uri} names no job of yours that has succeeded")
+        raise NotFound(f"{uri} names no job of this tenant that has succeeded")
     directory = match[2] or MODEL
     start = f"{directory}/"
     files = {file.name.removeprefix(start): file for file in manifest.files if file.name.startswith(start)}
     if not files:
-        raise NotFound(f"job {match[1]} has left no checkpoint {directory!r}")
+        raise NotFound(f"job {match[1]} has no checkpoint {directory!r}")
     return JobModel(match[1], storage, attempt_prefix(tenant, match[1], manifest.attempt), directory, files)

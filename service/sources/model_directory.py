@@ -66,7 +66,6 @@ class StoredDirectory:
         return f"{self.uri.rstrip('/')}/{name}"
 
 
-@dataclass(frozen=True)
 class ModelDirectory:
     """The small files of the model of one request: config.json and the headers of the weights.
 
@@ -74,8 +73,10 @@ class ModelDirectory:
     InvalidModel, UnsupportedFamily, ForbiddenPath, and StorageUnavailable where the store or the hub does not answer.
     """
 
-    source: ModelSource
-    files: Directory
+    def __init__(self, source: ModelSource, files: Directory) -> None:
+        self.source = source
+        self.files = files
+        self._found: dict[str, bool] = {}  # name -> whether there is such a file; a hub is asked once for each
 
     @classmethod
     def of(cls, source: ModelSource, access: Access) -> Self:
@@ -86,6 +87,7 @@ class ModelDirectory:
 
     @property
     def is_on_hub(self) -> bool:
+        """Whether the model is on a hub, which may be slow to answer or not answer at all."""
         return scheme_of(self.source.uri) == HUB
 
     @cached_property
@@ -127,8 +129,10 @@ class ModelDirectory:
             raise InvalidModel(message, param="model.uri")
 
     def _has(self, name: str) -> bool:
-        with blaming("model.uri", InvalidModel):
-            return self.files.has(name)
+        if name not in self._found:
+            with blaming("model.uri", InvalidModel):
+                self._found[name] = self.files.has(name)
+        return self._found[name]
 
     def _json(self, name: str) -> dict[str, Any]:
         return read_json(self.files, name, self.source.uri, "model.uri")

@@ -4,7 +4,7 @@ from fnmatch import fnmatch
 
 from service.contract.per_layer import MODELLING_FILE
 
-CARD = "README.md"  # comes along for what it says of the licence; no part of the model
+CARD = "README.md"  # is downloaded for the licence that it names, and is no part of the model
 
 PATTERNS = [
     "*.safetensors",
@@ -14,10 +14,10 @@ PATTERNS = [
     "tokenizer.model",
     "spiece.model",
     "sentencepiece.bpe.model",
-    MODELLING_FILE,  # of our own layout; compared, never run
+    MODELLING_FILE,  # of the layout `per_layer`; it is compared, never run
 ]
 
 
 def is_wanted(name: str) -> bool:
-    """Whether a file of the directory itself holds weights in safetensors or GGUF, settings or a vocabulary."""
+    """Whether a file is in the directory itself and holds weights (safetensors, GGUF), settings or a vocabulary."""
     return "/" not in name and any(fnmatch(name, pattern) for pattern in (*PATTERNS, "*.gguf"))

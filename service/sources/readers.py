@@ -1,6 +1,7 @@
-"""Reads what a request names: model directories, adapters, files of rows, at file://, s3://, gs:// or az://.
+"""Reads files and directories at file://, s3://, gs:// and az:// URIs.
 
-hf:// belongs to the worker's hub client, dataset:// and job:// to `service.storage.object_store`.
+`service.sources.hub` reads hf://, `service.sources.job_checkpoints` reads job://. The rows of dataset:// URIs are in
+the deployment's own store.
 """
 
 import os
@@ -21,21 +22,22 @@ REMOTE = frozenset({"s3", "gs", "az"})
 
 
 def scheme_of(uri: str) -> str:
-    """`s3` of `s3://bucket/prefix`; empty where there is none."""
+    """The scheme of a URI, such as `s3` of `s3://bucket/prefix`; empty if it has none."""
     scheme, separator, _ = uri.partition("://")
     return scheme.lower() if separator else ""
 
 
 def local_path(uri: str, roots: Sequence[Path] = ()) -> Path:
-    """The file or directory of a file:// URI; with `roots` the place that symbolic links lead to, which must be there.
+    """The path of a file:// URI, with symbolic links resolved if there are `roots`.
 
-    Raises ForbiddenPath outside `roots` (none: everything is allowed), NotFound where nothing lies.
+    Raises ForbiddenPath if the path is under none of the `roots` (empty: all paths are allowed), and NotFound if there
+    is no such path.
     """
-    return local_place(uri, roots)[0]
+    return locate(uri, roots)[0]
 
 
-def local_place(uri: str, roots: Sequence[Path] = ()) -> tuple[Path, os.stat_result]:
-    """`local_path`, and what lies there."""
+def locate(uri: str, roots: Sequence[Path] = ()) -> tuple[Path, os.stat_result]:
+    """(path, its status) of a file:// URI. Raises as `local_path`."""
     path = path_of(uri)
     try:
         if roots:
@@ -49,7 +51,7 @@ def local_place(uri: str, roots: Sequence[Path] = ()) -> tuple[Path, os.stat_res
 
 
 def _inside(path: Path, uri: str, roots: Sequence[Path]) -> Path:
-    """Where the path leads. Raises ForbiddenPath where that, or a link in that directory, is outside the roots."""
+    """The resolved path. Raises ForbiddenPath if it, or a link in the directory, leads out of the roots."""
     path = path.resolve()
     if not _is_inside(path, roots):
         raise ForbiddenPath(f"{uri} is outside the directories that this deployment allows (SLIM_LOCAL_ROOTS)")
@@ -57,7 +59,9 @@ def _inside(path: Path, uri: str, roots: Sequence[Path]) -> Path:
         with os.scandir(path) as entries:
             for link in [entry for entry in entries if entry.is_symlink()]:
                 if not _is_inside(Path(link).resolve(), roots):
-                    raise ForbiddenPath(f"{uri} holds a link, {link.name}, out of what this deployment allows")
+                    raise ForbiddenPath(
+                        f"{uri} has the link {link.name}, which leads out of the directories that are allowed"
+                    )
     return path
 
 
@@ -66,7 +70,7 @@ def _is_inside(path: Path, roots: Sequence[Path]) -> bool:
 
 
 def list_sizes(uri: str, *, retry_seconds: float = 30) -> dict[str, int]:
-    """Name, relative to the directory `uri`, -> size in bytes of every file in it."""
+    """Name -> size in bytes of every file below the directory `uri`; names are relative to it."""
     if scheme_of(uri) == LOCAL:
         root = path_of(uri)
         return {str(path.relative_to(root)): path.stat().st_size for path in root.rglob("*") if path.is_file()}
@@ -76,7 +80,7 @@ def list_sizes(uri: str, *, retry_seconds: float = 30) -> dict[str, int]:
 
 
 def file_marks(uri: str, *, retry_seconds: float = 30) -> dict[str, str]:
-    """Name -> a mark that changes with the file, of every file in the directory `uri`. Raises NotFound."""
+    """Name -> mark of every file in the directory `uri`. A mark changes with the file. Raises NotFound."""
     if scheme_of(uri) == LOCAL:
         with translated(uri):
             return {path.name: _local_mark(path) for path in path_of(uri).iterdir() if path.is_file()}
@@ -86,7 +90,7 @@ def file_marks(uri: str, *, retry_seconds: float = 30) -> dict[str, str]:
 
 
 def file_mark(uri: str, *, retry_seconds: float = 30) -> str:
-    """A mark that changes with the one file `uri`. Raises NotFound."""
+    """The mark of one file: its size and its time of change or ETag. Raises NotFound."""
     with translated(uri):
         if scheme_of(uri) == LOCAL:
             return _local_mark(path_of(uri))
@@ -104,7 +108,7 @@ def _remote_mark(meta: "ObjectMeta") -> str:
 
 
 def read_bytes(uri: str, *, retry_seconds: float = 30) -> bytes:
-    """A small file, such as a model's config.json. Raises NotFound."""
+    """The bytes of a small file. Raises NotFound."""
     if scheme_of(uri) == LOCAL:
         with translated(uri):
             return path_of(uri).read_bytes()
@@ -135,10 +139,10 @@ def fetch_prefix(
     on_bytes: Callable[[int, int], None] = lambda done, total: None,
     retry_seconds: float = 180,
 ) -> Path:
-    """A local directory with the files of the directory `uri`: file:// as it lies, others downloaded to `directory`.
+    """A local directory with the files of the directory `uri`: a file:// directory itself, or `directory` with a copy.
 
-    Only the files whose names are `wanted` are downloaded; `on_bytes` hears how many bytes of how many have come.
-    Raises NotFound where none is, ForbiddenPath, StorageUnavailable.
+    Files whose names are not `wanted` are not downloaded. `on_bytes` is called with the bytes that were downloaded and
+    the bytes in all. Raises NotFound if no file is wanted, ForbiddenPath, StorageUnavailable.
     """
     if scheme_of(uri) == LOCAL:
         return local_path(uri, roots)
@@ -147,7 +151,7 @@ def fetch_prefix(
         found = {meta["path"]: meta["size"] for chunk in obstore.list(store) for meta in chunk}
     sizes = {name: size for name, size in found.items() if wanted(name)}
     if not sizes:
-        raise NotFound(f"{uri} holds no files that could be used")
+        raise NotFound(f"{uri} holds no file of a model")
     done, total = 0, sum(sizes.values())
 
     def count(more: int) -> None:
@@ -161,7 +165,7 @@ def fetch_prefix(
 
 
 def _below(directory: Path, name: str) -> Path:
-    """Where a stranger's file of that name goes; never out of the directory."""
+    """The path for a downloaded file. Raises ForbiddenPath for a name that leads out of the directory."""
     path = directory / name
     if not path.resolve().is_relative_to(directory.resolve()):
         raise ForbiddenPath(f"the object store holds a file named {name!r}, which leads out of its directory")
@@ -169,7 +173,7 @@ def _below(directory: Path, name: str) -> Path:
 
 
 def fetch_file(uri: str, directory: Path, *, roots: Sequence[Path] = (), retry_seconds: float = 180) -> Path:
-    """A local copy of the one file `uri`: file:// as it lies, others downloaded under their name to `directory`.
+    """The path of the file `uri` on this machine: a file:// path itself, or a copy under its name in `directory`.
 
     Raises NotFound, ForbiddenPath, StorageUnavailable.
     """

@@ -1,6 +1,6 @@
-"""A task's rows as batches for a model: examples sorted by length, padded on the right, under a token budget.
+"""Makes batches for a model from the examples of a task: sorted by length and padded on the right.
 
-Shape suffixes as in `worker.slimming.scoring.objectives`.
+A batch holds no more tokens than a budget allows. Shape suffixes are those of `worker.slimming.scoring.objectives`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,17 +17,17 @@ from worker.slimming.scoring.objectives import Batch
 
 @dataclass(frozen=True)
 class Padding:
-    """What a family reads besides the prompt's tokens."""
+    """How the batches of a model are padded, and the special tokens that its inputs need besides the prompt."""
 
     kind: Kind
     pad: int
-    decoder_opening: Tokens = ()  # what the decoder has read before the answer's first token
-    separator: int | None = None  # tokens after the first one are of the second text (BERT's pairs)
+    decoder_opening: Tokens = ()  # tokens that the decoder reads before the first token of the answer
+    separator: int | None = None  # tokens after the first separator belong to the second text (BERT)
 
 
 @dataclass
 class _Scored:
-    """Grows into the index tensors of a Batch."""
+    """The index tensors of a Batch as lists, while they are built."""
 
     example_B: list[int] = field(default_factory=list)
     row_P: list[int] = field(default_factory=list)
@@ -39,11 +39,11 @@ class _Scored:
 
 
 def padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: Kind) -> Padding:
-    """What the model's batches are padded with, and what they need besides the prompt."""
+    """The padding of a model's batches."""
     config = model.config
     pad = config.pad_token_id if config.pad_token_id is not None else 0
     if kind == "encoder_decoder":
-        # BART's answers begin with a token that its generation config forces.
+        # The answers of BART begin with a token that its generation config forces.
         opening = (config.decoder_start_token_id, model.generation_config.forced_bos_token_id)
         return Padding(kind, pad, decoder_opening=tuple(token for token in opening if token is not None))
     pairs = kind == "classifier" and getattr(config, "type_vocab_size", 0) > 1
@@ -51,7 +51,7 @@ def padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: Ki
 
 
 def batches(examples: Sequence[Example], padding: Padding, tokens_per_batch: int) -> list[Batch]:
-    """All examples, the shortest first, at most `tokens_per_batch` padded tokens in a batch of several examples."""
+    """Batches of all examples, the shortest first. Only a batch of one example exceeds `tokens_per_batch`."""
     order = sorted(range(len(examples)), key=lambda index: (_length(examples[index], padding), index))
     return [
         _collate([examples[index] for index in chunk], chunk, padding)
@@ -60,7 +60,7 @@ def batches(examples: Sequence[Example], padding: Padding, tokens_per_batch: int
 
 
 def pad_right(rows: Sequence[Tokens], pad: int) -> tuple[Tensor, Tensor]:
-    """(tokens, mask of those that are not padding), both (B, T)."""
+    """(tokens, mask that is true where there is no padding), both (B, T); the padding is on the right."""
     lengths_B = torch.tensor([len(row) for row in rows])
     longest = int(lengths_B.max())
     tokens_BT = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows])
@@ -68,13 +68,13 @@ def pad_right(rows: Sequence[Tokens], pad: int) -> tuple[Tensor, Tensor]:
 
 
 def pad_left(rows: Sequence[Tokens], pad: int) -> tuple[Tensor, Tensor]:
-    """As `pad_right`, the padding first."""
+    """As `pad_right`, with the padding on the left."""
     reversed_BT, mask_BT = pad_right([row[::-1] for row in rows], pad)
     return reversed_BT.flip(1), mask_BT.flip(1)
 
 
 def _length(example: Example, padding: Padding) -> int:
-    """Padded tokens of one of the example's rows, if it were alone."""
+    """Tokens of one input row of the example in a batch of its own."""
     answer = max(len(candidate) for candidate in example.candidates)
     decoder = len(padding.decoder_opening) + answer - 1 if padding.kind == "encoder_decoder" else 0
     return row_tokens(example, padding.kind) + decoder
@@ -89,7 +89,7 @@ def _chunks(
 ) -> Iterator[list[int]]:
     chunk: list[int] = []
     rows = 0
-    for index in order:  # rising lengths: the newest example is the longest of its chunk
+    for index in order:  # lengths rise, so that the last example of a chunk is the longest
         more = _num_rows(examples[index])
         if chunk and (rows + more) * _length(examples[index], padding) > tokens_per_batch:
             yield chunk
@@ -105,7 +105,7 @@ def _collate(examples: Sequence[Example], indices: Sequence[int], padding: Paddi
     for number, example in enumerate(examples):
         _score_positions(scored, number, example, padding)
     tensors = {name: torch.tensor(values) for name, values in vars(scored).items()}
-    if padding.kind == "causal":  # only the scored positions need a distribution over the vocabulary
+    if padding.kind == "causal":  # logits are computed at the scored positions only
         inputs["logits_to_keep"], tensors["position_P"] = torch.unique(tensors["position_P"], return_inverse=True)
     return Batch(
         inputs=inputs,
@@ -118,7 +118,7 @@ def _collate(examples: Sequence[Example], indices: Sequence[int], padding: Paddi
 
 
 def _score_positions(scored: _Scored, number: int, example: Example, padding: Padding) -> None:
-    """Where the example's candidates are scored: one row for all where each is one token, else one row each."""
+    """Add the positions where the candidates are scored: in one row if each is one token, else in a row for each."""
     start = _first_position(example, padding)
     one_row = _num_rows(example) == 1
     for label, candidate in enumerate(example.candidates):
@@ -134,19 +134,19 @@ def _score_positions(scored: _Scored, number: int, example: Example, padding: Pa
 
 
 def _first_position(example: Example, padding: Padding) -> int:
-    """The position whose distribution is that of an answer's first token."""
+    """The position whose logits predict the first token of an answer."""
     return {"causal": len(example.prompt), "encoder_decoder": len(padding.decoder_opening), "classifier": 1}[
         padding.kind
     ] - 1
 
 
 def _answers_read(example: Example) -> list[Tokens]:
-    """What the model reads of the candidates, one for each row: all but the last token, which is only scored."""
+    """The tokens of the candidates that the model reads, for each row: all but the last one, which is only scored."""
     return [candidate[:-1] for candidate in example.candidates][: _num_rows(example)]
 
 
 def _causal(examples: Sequence[Example], padding: Padding) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Without an attention mask: padding stands to the right, where causal attention never looks."""
+    """Inputs without an attention mask: causal attention does not read padding on the right."""
     rows = [example.prompt + read for example in examples for read in _answers_read(example)]
     input_ids, mask_BT = pad_right(rows, padding.pad)
     return {"input_ids": input_ids}, {"decoder": mask_BT}

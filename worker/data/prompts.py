@@ -1,4 +1,4 @@
-"""Rows to token sequences: the prompt of an example and its candidate answers."""
+"""Turns rows into token sequences: the prompt of an example and its candidate answers."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,41 +17,41 @@ from service.contract.task import TaskWording
 
 Tokens = tuple[int, ...]
 
-# kind of family -> whether the tokenizer adds its special tokens, what stands between prompt and answer word
+# kind of family -> (whether the tokenizer adds its special tokens, the text between prompt and answer)
 DEFAULTS: dict[Kind, tuple[bool, str]] = {
     "causal": (False, " "),
     "encoder_decoder": (True, ""),
     "classifier": (True, ""),
 }
-OWN_ANSWER_TOKENS = 64  # that a model may write where a row brings no answer
+OWN_ANSWER_TOKENS = 64  # at most, of an answer that the model itself gives to a row without one
 WORD = re.compile(r"\S+")
 
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt and the answers that compete for it, as tokens; `answer` is the index of the right one.
+    """A prompt and its candidate answers as tokens; `answer` is the index of the right one.
 
-    For a decoder-only model a candidate continues the prompt; for an encoder-decoder it is what the decoder says; for
-    a classification head it is the index of one class.
+    For a decoder-only model a candidate continues the prompt; for an encoder-decoder it is the decoder's output; for a
+    classification head it is the index of a class.
     """
 
     prompt: Tokens
     candidates: tuple[Tokens, ...]
     answer: int
-    text: str  # the right answer in words
+    text: str  # the right answer as text
 
 
 @dataclass(frozen=True)
 class Wording:
-    """How one model is asked one task."""
+    """How the prompts and answers of a task are written for a model."""
 
     kind: Kind
     task: TaskWording  # resolved
     tokenizer: PreTrainedTokenizerBase
-    max_tokens: int | None  # that the model takes; None: any number
+    max_tokens: int | None  # of prompt and answer; None: any number
     special_tokens: bool
     label_prefix: str
-    classes: Mapping[str, int] = field(default_factory=dict)  # of a classification head
+    classes: Mapping[str, int] = field(default_factory=dict)  # class name -> index, of a classification head
 
     @property
     def words(self) -> Mapping[str, str]:
@@ -77,17 +77,17 @@ def wording(kind: Kind, task: TaskWording, tokenizer: PreTrainedTokenizerBase, c
 
 
 def as_run(wording: Wording) -> TaskWording:
-    """The task with what this model's family makes of the fields that were left open."""
+    """The task with the defaults of the model's family in the fields that the request left open."""
     return wording.task.model_copy(
         update={"special_tokens": wording.special_tokens, "label_prefix": wording.label_prefix}
     )
 
 
 def encode(rows: Sequence[Row], wording: Wording, *, answered: bool = True) -> tuple[list[Example], int]:
-    """The examples of checked rows, and how many prompts lost words because the model takes no more tokens.
+    """(examples of checked rows, number of prompts that were shortened to the tokens that the model takes).
 
-    Such a prompt loses words of its longest field from the end, never a word of the template. Rows that are not
-    `answered` become examples that lack their answer: `worker.stages.pseudo_labels` fills it in. Raises InvalidData,
+    A prompt is shortened by cutting words from the end of its longest fields; the template stays whole. Rows that are
+    not `answered` give examples without an answer, which `worker.stages.pseudo_labels` fills in. Raises InvalidData,
     InvalidLabels, InvalidTemplate.
     """
     make = _example if answered else _open_example
@@ -104,7 +104,7 @@ def encode(rows: Sequence[Row], wording: Wording, *, answered: bool = True) -> t
 
 
 def first_words(text: str, limit: int | None) -> str:
-    """The text up to the end of its `limit`-th word, white space as it was."""
+    """The first `limit` words of a text with the white space between them; the whole text if `limit` is None."""
     ends = [word.end() for word in islice(WORD.finditer(text), limit)]
     if limit is None or len(ends) < limit:
         return text
@@ -112,12 +112,12 @@ def first_words(text: str, limit: int | None) -> str:
 
 
 def render(template: str, fields: Mapping[str, str]) -> str:
-    """The template with its {column} fields filled in; `template_fields` has checked that it holds nothing else."""
+    """The template with its {column} fields filled in. `template_fields` has checked that there are no others."""
     return template.format_map(fields)
 
 
 def row_tokens(example: Example, kind: Kind) -> int:
-    """Tokens of the longest input row that the example needs; an answer's last token is scored, never read."""
+    """Tokens of the longest input row of an example; the last token of an answer is scored and not read."""
     answer = max(len(candidate) for candidate in example.candidates)
     return len(example.prompt) + (answer - 1 if kind == "causal" else 0)
 
@@ -134,7 +134,7 @@ def _example(row: Row, fields: Mapping[str, str], wording: Wording) -> Example:
 
 
 def _open_example(row: Row, fields: Mapping[str, str], wording: Wording) -> Example:
-    """An example that lacks its answer: the first label stands in, or room for a text of a generation task."""
+    """An example without its answer. The first label takes its place, or empty tokens for a generated text."""
     prompt = render(wording.task.template or "", fields)
     answers = list(wording.words.values())
     tokens, candidates = TOKENISE[wording.kind](prompt, answers, wording)
@@ -145,18 +145,20 @@ def _open_example(row: Row, fields: Mapping[str, str], wording: Wording) -> Exam
 
 
 def _room(wording: Wording) -> int:
-    """Tokens that an answer of the model's own may have."""
+    """Tokens that an answer of the model itself may have."""
     return OWN_ANSWER_TOKENS if wording.max_tokens is None else min(OWN_ANSWER_TOKENS, wording.max_tokens // 2)
 
 
 def _tokenise_causal(prompt: str, answers: Sequence[str], wording: Wording) -> tuple[Tokens, tuple[Tokens, ...]]:
-    """The prompt ends where all candidates still agree with it, since a tokenizer may merge across the boundary."""
+    """The prompt ends where the candidates differ, because a tokenizer may merge tokens across the boundary."""
     opening = _opening_tokens(wording) if wording.special_tokens else ()
     prompt_ids = _ids(prompt, wording)
     whole = [_ids(prompt + wording.label_prefix + answer, wording) for answer in answers]
     shared = _shared([prompt_ids, *whole])
     if not opening and not shared:
-        raise InvalidTemplate("the template leaves no token before the answer", param="task.template")
+        raise InvalidTemplate(
+            "the prompt has no token before the answer: add text to the template", param="task.template"
+        )
     closing = _closing_tokens(wording)
     return opening + tuple(prompt_ids[:shared]), tuple(tuple(ids[shared:]) + closing for ids in whole)
 
@@ -187,7 +189,7 @@ def _ids(text: str, wording: Wording, *, special: bool = False) -> list[int]:
 
 
 def _shared(sequences: Sequence[Sequence[int]]) -> int:
-    """How many tokens all sequences begin with alike."""
+    """Number of tokens at the start that all sequences have in common."""
     return next(
         (index for index, column in enumerate(zip(*sequences, strict=False)) if len(set(column)) > 1),
         min(map(len, sequences)),
@@ -195,14 +197,14 @@ def _shared(sequences: Sequence[Sequence[int]]) -> int:
 
 
 def _opening_tokens(wording: Wording) -> Tokens:
-    """What the tokenizer puts before any text, such as a beginning-of-sequence token."""
+    """The tokens that the tokenizer puts before a text, such as a beginning-of-sequence token."""
     bare, whole = _ids("a", wording), _ids("a", wording, special=True)
     starts = (start for start in range(len(whole)) if whole[start : start + len(bare)] == bare)
     return tuple(whole[: next(starts, 0)])
 
 
 def _closing_tokens(wording: Wording) -> Tokens:
-    """A generated text must also end; a label need not, as its rivals end after as many words."""
+    """The end token of a generated text. Labels have none: they compete as they are."""
     end: int | None = wording.tokenizer.eos_token_id
     return (end,) if wording.task.kind is TaskKind.generation and end is not None else ()
 
@@ -228,7 +230,7 @@ def _fits(example: Example, wording: Wording) -> bool:
 
 
 def _shorten(row: Row, fields: Mapping[str, str], wording: Wording, make: Maker) -> Example:
-    """The example with the longest fields cut to the greatest common number of words that fits (bisection)."""
+    """The example with its fields cut to the largest number of words that fits, found by bisection."""
     low, high = 0, max(len(WORD.findall(text)) for text in fields.values())
     best = _capped(row, fields, 0, wording, make)
     if not _fits(best, wording):
@@ -248,7 +250,7 @@ def _too_long(row: Row, example: Example, wording: Wording) -> InvalidData | Inv
     answer = max(len(candidate) for candidate in example.candidates)
     if wording.task.kind is TaskKind.generation and answer > len(example.prompt):
         return InvalidData(
-            f"line {row.line} has a target of {answer} tokens; with its prompt the model takes {wording.max_tokens}"
+            f"{row.position} has a target of {answer} tokens; with its prompt the model takes {wording.max_tokens}"
         )
     return InvalidTemplate(
         f"the template alone takes {row_tokens(example, wording.kind)} tokens with its answer; "
@@ -258,10 +260,10 @@ def _too_long(row: Row, example: Example, wording: Wording) -> InvalidData | Inv
 
 
 def _max_tokens(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> int | None:
-    """The lesser of what tokenizer and position embeddings allow; relative positions allow any number."""
+    """The smaller limit of tokenizer and position embeddings; None with relative positions, which have no limit."""
     limits = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < 10**9 else []
     positions: int | None = getattr(config, "max_position_embeddings", None)
     if positions is not None:
-        # RoBERTa counts its positions from the padding token's index on.
+        # RoBERTa numbers its positions from the index of the padding token on.
         limits.append(positions - (config.pad_token_id + 1 if config.model_type == "roberta" else 0))
     return min(limits, default=None)

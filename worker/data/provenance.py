@@ -1,4 +1,4 @@
-"""What a job was done with: inputs by their content, packages by their version."""
+"""Digests of a job's inputs, and versions of the packages that compute with them."""
 
 import hashlib
 import json
@@ -15,22 +15,23 @@ PACKAGES = ("taskslim", "torch", "transformers", "tokenizers", "safetensors", "p
 
 
 def versions() -> dict[str, str]:
-    """What decides the bits of a checkpoint beside the model: package -> version."""
+    """Package -> version, of the packages that decide the bits of a checkpoint."""
     return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
 
 
 def digest_directory(directory: Path) -> str:
-    """sha256 over the files that make a model or adapter what it is, by name and content, wherever it lies."""
+    """SHA-256 over the names and contents of the files that make up a model or an adapter."""
     files = sorted(path for path in directory.iterdir() if path.is_file() and is_wanted(path.name))
     return _digest([[path.name, digest_file(path)] for path in files])
 
 
 def digest_rows(rows: Sequence[Row]) -> str:
-    """sha256 over the rows in their order."""
+    """SHA-256 over the rows in their order."""
     return _digest([row.values for row in rows])
 
 
 def digest_text(text: str) -> str:
+    """SHA-256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -402,7 +402,7 @@ def test_plan_finds_the_dense_evaluation_of_a_job(jobs: ScoringJobs) -> None:
 
 
 def test_model_of_a_deleted_job_is_refused(jobs: ScoringJobs) -> None:
-    with pytest.raises(InvalidModel, match="names no job of yours") as caught:
+    with pytest.raises(InvalidModel, match="names no job of this tenant") as caught:
         jobs.cache(jobs.request(model={"uri": f"job://{ULID()}"}))
     assert caught.value.param == "model.uri"
 
