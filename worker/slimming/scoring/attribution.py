@@ -54,7 +54,7 @@ def score(
     passes = Passes(sum(batch.num_examples for batch in batches), 2 * len(portions(read)) + bool(others), on_examples)
     scores = _score_by_moments(model, batches, Accumulator(formula, effective, read), passes, on_moments)
     if others:
-        scores |= _score_by_sums(model, batches, Accumulator(formula, effective, others), passes.following())
+        scores |= _score_by_sums(model, batches, Accumulator(formula, effective, others), passes.next_pass())
     return {group.site: scores[group.site] for group in groups}
 
 
@@ -66,11 +66,11 @@ class Passes:
 
     def __init__(self, num_examples: int, count: int, on_examples: Callable[[int], None]) -> None:
         self._num_examples, self._count, self._on_examples = num_examples, count, on_examples
-        self._begun = 0
+        self._started = 0
 
-    def following(self) -> Callable[[int], None]:
+    def next_pass(self) -> Callable[[int], None]:
         """Begin the next pass: a function to call with the number of examples that it has done."""
-        before, self._begun = self._begun * self._num_examples, self._begun + 1
+        before, self._started = self._started * self._num_examples, self._started + 1
         return lambda done: self._on_examples((before + done) // self._count)
 
 
@@ -157,18 +157,18 @@ def _score_by_moments(
     examples = list(accumulate(batch.num_examples for batch in batches))
     parts = portions(accumulator.groups)
     for part in parts:
-        follow = passes.following()
+        on_examples = passes.next_pass()
 
-        def on_batches(done: int, follow: Callable[[int], None] = follow) -> None:
-            follow(examples[done - 1])
+        def on_batches(done: int, on_examples: Callable[[int], None] = on_examples) -> None:
+            on_examples(examples[done - 1])
 
         with prepared(model):
             found = collect(model, part, batches, accumulator.options.objective, on_batches, effects=True)
-        concluded = passes.following()
+        on_scored = passes.next_pass()
         for number, group in enumerate(part, 1):
             statistics = replace(accumulator.statistics(model, group), moments=found[group.module])
             scores[group.site] = accumulator.formula.finalize(statistics, accumulator.options).float().cpu()
-            concluded(examples[-1] * number // len(part))
+            on_scored(examples[-1] * number // len(part))
         if len(parts) == 1:
             on_moments({path: replace(moments, effect_OO=None) for path, moments in found.items()})
     return scores
