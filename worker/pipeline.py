@@ -49,9 +49,8 @@ def run(
     """Slim the job's model for its task and store the artifacts, the manifest last.
 
     Measurements that `scores` holds are not taken again. `scratch` is an empty directory of this attempt. The caller
-    deletes it, and the files that a failed attempt has stored. Raises the errors of `service.contract.errors` for
-    faults that the user can correct, LeaseLost where another attempt has stored its manifest, and whatever `progress`
-    raises.
+    deletes it, and the files that a failed attempt has stored. Raises the errors of `service.contract.errors`,
+    LeaseLost where another attempt has stored its manifest, and whatever `progress` raises.
     """
     logging.disable_progress_bar()
     context = JobContext(job, presets.resolve(job.request.slimmed_for[0]), settings, storage, progress, scratch)
@@ -59,8 +58,7 @@ def run(
         sources = inputs.fetch(context)
     cache = ScoreCache(context, sources.digests, sources.fingerprints, scores)
     with context.stage(Stage.load):
-        loaded = load(context, sources.model, sources.adapter)
-        sets = evaluation_sets.build(context, loaded, sources.rows)
+        sets = evaluation_sets.build(context, load(context, sources.model, sources.adapter), sources.rows)
     with context.stage(Stage.evaluate_dense):
         sets = pseudo_labels.label(context, sets, cache.evaluate)
         dense = cache.evaluate_all(task_models(sets))

@@ -15,7 +15,7 @@ from service.contract.options import Repair
 from service.contract.report import Report
 from service.storage.object_store import digest_file
 from tests.support import checkpoints
-from tests.worker.test_pipeline import Deployment
+from tests.support.pipeline_jobs import Deployment
 from worker.checkpoints import kept_indices
 
 BOTH = ["safetensors", "indices"]

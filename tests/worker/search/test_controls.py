@@ -9,7 +9,7 @@ import torch
 from service.contract.job import Stage
 from service.contract.report import Report
 from service.contract.result import Control
-from tests.worker.test_pipeline import Deployment, Recorder
+from tests.support.pipeline_jobs import Deployment, Recorder
 from worker.search.controls import means, reversed_scores
 from worker.slimming.selection import best
 from worker.slimming.units import Site

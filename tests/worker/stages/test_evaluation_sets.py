@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from service.contract.errors import InvalidLabels, TaskslimError
 from service.contract.report import Report
 from service.contract.request import JobRequest
-from tests.worker.test_pipeline import Deployment
+from tests.support.pipeline_jobs import Deployment
 
 FIRST = {"1": "positive", "0": "negative"}
 SECOND = {"1": "lazy", "0": "quick"}

@@ -12,7 +12,7 @@ from service.contract.errors import InvalidData, InvalidRequest, UnknownLabel
 from service.contract.options import Supervision
 from service.contract.report import Report
 from service.contract.result import Result
-from tests.worker.test_pipeline import LABELS, WORDS, Deployment
+from tests.support.pipeline_jobs import LABELS, WORDS, Deployment
 
 UNSUPERVISED = {"supervision": "none"}
 
