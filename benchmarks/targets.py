@@ -1,12 +1,12 @@
-"""The smallest model that keeps 98 % of a task's accuracy, asked for as a user does: jobs sent to `taskslim serve`.
+"""The smallest model that keeps 98 % of a task's accuracy, by jobs that are sent to `taskslim serve`.
 
     .venv/bin/python benchmarks/targets.py [--quick] [--model t5] [--tasks sst2 ag_news] [--shared DIRECTORY]
 
-SmolLM2-135M-Instruct with the multi-task adapter, or the small trained T5; train rows calibrate, half of the drawn test
-rows steers the search and the other half, which it never sees, gives the figures. A floor counts as held where the
-interval of the reported share reaches it. After each search a second job asks for a ratio, with the same method: what
-it was spared by the stored scores stands beside it. The last line is one JSON object, which is also left in
-targets.json unless `--quick`.
+The models are SmolLM2-135M-Instruct with the multi-task adapter and the small trained T5. Calibration is on train rows.
+Half of the test rows steer the search; the figures are on the other half, which the search does not use. The floor
+counts as kept if the interval of the reported share reaches it. After each search a second job with the same method
+and a ratio as its target shows the time that stored scores save. The last line is one JSON object, which is also
+written to targets.json unless `--quick`.
 """
 
 import argparse
@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # a script sees only its own directory
+sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
 from benchmarks.quality_bench.inputs import SOURCES, Source  # noqa: E402
-from benchmarks.reuse import SPARED, report  # noqa: E402
+from benchmarks.quality_bench.measurement import rounded  # noqa: E402
+from benchmarks.reuse import SKIPPABLE, report  # noqa: E402
 from service.cli.client import Api  # noqa: E402
 from service.cli.demo.server import running_server  # noqa: E402
 from service.contract.job import Job, JobStatus  # noqa: E402
@@ -40,42 +41,42 @@ VARIANTS: dict[str, dict[str, Any]] = {"per-layer, least_squares": BEST, "defaul
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the small T5, fewer rows, one setting")
+    parser.add_argument("--quick", action="store_true", help="the small T5, fewer rows, one variant")
     parser.add_argument("--model", choices=SOURCES)
     parser.add_argument("--tasks", nargs="+", default=["sst2", "ag_news"])
     parser.add_argument("--shared", type=Path, default=SHARED)
-    asked = parser.parse_args()
-    calibration, evaluation = (64, 400) if asked.quick else (256, 1000)
-    variants = {"per-layer, least_squares": BEST} if asked.quick else VARIANTS
-    model = asked.model or ("t5" if asked.quick else "smollm2")
-    source = SOURCES[model](asked.shared, Settings().state)
+    options = parser.parse_args()
+    calibration, evaluation = (64, 400) if options.quick else (256, 1000)
+    variants = {"per-layer, least_squares": BEST} if options.quick else VARIANTS
+    model = options.model or ("t5" if options.quick else "smollm2")
+    source = SOURCES[model](options.shared, Settings().state)
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as state, running_server(Path(state)) as url:
         api = Api(url)
-        for task in asked.tasks:
-            rows = asked.shared / "data" / task
+        for task in options.tasks:
+            rows = options.shared / "data" / task
             for name, fields in variants.items():
-                asked_for = request(source, task, rows, calibration, evaluation) | fields
+                body = request(source, task, rows, calibration, evaluation) | fields
                 key = f"{task}, {name}"
-                first = run(api, asked_for | {"target": {"keep_metric": FLOOR}})
-                second = run(api, asked_for | {"target": {"ratio": RATIO}})
+                first = run(api, body | {"target": {"keep_metric": FLOOR}})
+                second = run(api, body | {"target": {"ratio": RATIO}})
                 found[key] = figures(first) | {"scores": reuse(api, (first, second), Path(state) / "reports")}
                 print(f"{key}: {json.dumps(found[key])}", flush=True)
     figures_of_model = {
-        "quick": asked.quick,
+        "quick": options.quick,
         "floor": FLOOR,
         "calibration_rows": calibration,
         "evaluation_rows": evaluation,
         "jobs": found,
     }
-    if not asked.quick:
+    if not options.quick:
         known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
         RESULT.write_text(json.dumps(known | {model: figures_of_model}, indent=2) + "\n")
     print(json.dumps({model: figures_of_model}))
 
 
 def request(source: Source, task: str, rows: Path, calibration: int, evaluation: int) -> dict[str, Any]:
-    """The job as it is posted."""
+    """The request of a job, without its target."""
     adapter = source.adapter.resolve().as_uri() if source.adapter else None
     return {
         "model": {"uri": source.directory.resolve().as_uri(), "adapter_uri": adapter},
@@ -88,9 +89,9 @@ def request(source: Source, task: str, rows: Path, calibration: int, evaluation:
     }
 
 
-def run(api: Api, asked: dict[str, Any]) -> Job:
-    """The job when it is over, with its progress on the way."""
-    job, stage = api.submit(asked), None
+def run(api: Api, body: dict[str, Any]) -> Job:
+    """The job after its end; its stages are printed to standard error."""
+    job, stage = api.submit(body), None
     for now in api.watch(job):
         if now.stage != stage:
             print(f"  {now.stage}", file=sys.stderr)
@@ -99,7 +100,7 @@ def run(api: Api, asked: dict[str, Any]) -> Job:
 
 
 def figures(job: Job) -> dict[str, Any]:
-    """What the JSON holds of a job."""
+    """The figures of a job in the JSON object."""
     assert job.started_at is not None
     assert job.finished_at is not None
     seconds = round((job.finished_at - job.started_at).total_seconds(), 1)
@@ -111,8 +112,8 @@ def figures(job: Job) -> dict[str, Any]:
     return {
         "status": job.status,
         "holds": kept.reported.high >= FLOOR,
-        "reported": rounded(kept.reported.model_dump()),
-        "steering": rounded(kept.steering.model_dump()),
+        "reported": rounded(kept.reported).model_dump(),
+        "steering": rounded(kept.steering).model_dump(),
         "dense": result.metrics.dense.calibrated_accuracy and result.metrics.dense.calibrated_accuracy.value,
         "slim": result.metrics.slim.calibrated_accuracy and result.metrics.slim.calibrated_accuracy.value,
         "rows": kept.reported_examples,
@@ -125,18 +126,14 @@ def figures(job: Job) -> dict[str, Any]:
 
 
 def reuse(api: Api, jobs: Sequence[Job], directory: Path) -> list[dict[str, Any]]:
-    """Whether each job had its scores from an earlier one, and its seconds of what a reuse spares."""
+    """For each job: whether it reused stored scores, and the seconds of the stages that a reuse skips."""
     reports = [report(api, job, directory / job.id) for job in jobs if job.result]
-    return [{"reused": each.result.scores_reused, "seconds": seconds_spared(each)} for each in reports]
+    return [{"reused": each.result.scores_reused, "seconds": skippable_seconds(each)} for each in reports]
 
 
-def seconds_spared(found: Report) -> dict[str, float]:
-    """What a second job need not spend again, by stage."""
-    return {timing.stage.value: timing.seconds for timing in found.timings if timing.stage in SPARED}
-
-
-def rounded(estimate: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in estimate.items()}
+def skippable_seconds(found: Report) -> dict[str, float]:
+    """Stage -> seconds, for the stages that a reuse skips."""
+    return {timing.stage.value: timing.seconds for timing in found.timings if timing.stage in SKIPPABLE}
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Trains a T5 for several tasks at once, from nothing, in the form of the small fixture that the tests use.
+"""Trains a T5 on several tasks from random weights, with the architecture of the small T5 of the tests.
 
     .venv/bin/python benchmarks/train_t5.py OUTPUT [--quick] [--size small|large] [--epochs 12] [--seed 0]
 
-Rows, templates and the tokenizer come from `--data` (a directory with data/ and models/t5-multitask-tiny). OUTPUT gets
-a checkpoint of the stock class, its tokenizer and templates.json. On a GPU where there is one; `--quick` takes a tiny
-configuration and a few steps, to see that everything runs. The last line is one JSON object: test accuracy by task.
+Rows, templates and the tokenizer are read from `--data`, a directory with data/ and models/t5-multitask-tiny. A
+checkpoint, its tokenizer and templates.json are written to OUTPUT. Training is on a GPU if there is one. `--quick`
+trains a tiny configuration for a few steps, as a test. The last line is one JSON object: test accuracy by task.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # a script sees only its own directory
+sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
 from service.contract.rows import Row  # noqa: E402
 from service.storage.row_formats import read_file  # noqa: E402
@@ -34,7 +34,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 PEAK_RATE = 1e-3
 WARM_UP = 0.05  # of all steps
-LONGEST = 160  # tokens of a prompt
+MAX_PROMPT_TOKENS = 160
 PAIR_WORDS, SINGLE_WORDS = 60, 80
 
 
@@ -80,7 +80,7 @@ def parse() -> argparse.Namespace:
 
 
 def templates(data: Path) -> dict[str, dict[str, Any]]:
-    """Every task's wording. The task's name opens the prompt, so that one model can tell its tasks apart."""
+    """The wording of every task. The prompt starts with the name of the task, by which the model distinguishes them."""
     tasks = json.loads((data / "data" / "templates.json").read_text())
     return {
         name: {
@@ -97,13 +97,13 @@ def templates(data: Path) -> dict[str, dict[str, Any]]:
 def encoded(
     data: Path, name: str, task: dict[str, Any], split: str, tokenizer: PreTrainedTokenizerBase, limit: int | None
 ) -> list[Example]:
-    """The rows of one split."""
+    """The examples of one split."""
     answers = {label: _ids(tokenizer, word, special=False) for label, word in task["labels"].items()}
     rivals = [ids[0] for ids in answers.values()]
-    assert len(set(rivals)) == len(rivals), f"the answers of {name} begin alike"
+    assert len(set(rivals)) == len(rivals), f"two answers of {name} have the same first token"
     return [
         Example(
-            _ids(tokenizer, _prompt(row, task), special=True)[:LONGEST],
+            _ids(tokenizer, _prompt(row, task), special=True)[:MAX_PROMPT_TOKENS],
             [*answers[row.text("label")], tokenizer.sep_token_id],
             rivals,
         )
@@ -122,7 +122,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> lis
 
 
 def built(size: str, tokenizer: PreTrainedTokenizerBase) -> T5ForConditionalGeneration:
-    """A fresh model with the fixture's make: gated GELU, tied embeddings."""
+    """A model with random weights: gated GELU, tied embeddings."""
     settings: dict[str, Any] = {
         **SIZES[size],
         "num_decoder_layers": SIZES[size]["num_layers"],
@@ -137,7 +137,7 @@ def built(size: str, tokenizer: PreTrainedTokenizerBase) -> T5ForConditionalGene
 
 
 def fit(model: T5ForConditionalGeneration, examples: Sequence[Example], arguments: argparse.Namespace) -> None:
-    """AdamW with a warm-up and a linear fall; bfloat16 arithmetic on a GPU, float32 weights."""
+    """Train with AdamW, a warm-up and a linear decay; float32 weights, on a GPU with bfloat16 autocast."""
     steps = arguments.epochs * -(-len(examples) // arguments.batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=0.01)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
@@ -164,7 +164,7 @@ def _rate(step: int, steps: int) -> float:
 
 
 def batches(examples: Sequence[Example], size: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
-    """Consecutive examples, padded; what the loss must not see of the answers is -100."""
+    """Batches of consecutive examples, padded; padding of the labels is -100, which the loss ignores."""
     for start in range(0, len(examples), size):
         chunk = examples[start : start + size]
         prompts, labels = _padded([e.prompt for e in chunk], 0), _padded([e.answer for e in chunk], -100)
@@ -178,7 +178,7 @@ def _padded(rows: Sequence[list[int]], pad: int) -> Tensor:
 
 
 def accuracy(model: T5ForConditionalGeneration, examples: Sequence[Example], size: int) -> float:
-    """Share of examples whose answer's first token is the likeliest of the task's."""
+    """The share of examples for which the first token of the right answer has the highest logit of all answers."""
     right, rivals = 0, torch.tensor(examples[0].rivals, device=model.device)
     with torch.inference_mode():
         for inputs in batches(examples, size, model.device):
@@ -193,7 +193,7 @@ def save(
     tasks: dict[str, dict[str, Any]],
     directory: Path,
 ) -> None:
-    """The checkpoint in bfloat16 with all that is needed to ask it."""
+    """Write the checkpoint in bfloat16, the tokenizer and the wordings of the tasks."""
     rounded = T5ForConditionalGeneration(model.config)
     rounded.load_state_dict(model.state_dict())
     rounded.bfloat16().save_pretrained(directory)

@@ -1,4 +1,4 @@
-"""The least that a service over RQ can be: POST /jobs enqueues the body, GET /jobs/{id} answers with one Redis hash.
+"""The minimal app to compare with: POST /jobs enqueues the body in RQ, GET /jobs/{id} returns one Redis hash.
 
 python -m benchmarks.api_load_bench.bare_app REDIS_URL PORT
 """
@@ -13,7 +13,7 @@ from rq import Queue
 
 
 def bare_app(url: str) -> FastAPI:
-    """Plain functions and default clients, as the documentation of both libraries shows them."""
+    """The app, written as in the documentation of FastAPI and RQ."""
     queue = Queue("bare", connection=Redis.from_url(url), serializer="json")
     redis = Redis.from_url(url, decode_responses=True)
     app = FastAPI()

@@ -1,8 +1,8 @@
-"""One client process: sends a number of requests over kept connections and prints when each was answered, as JSON.
+"""The client process: sends requests over persistent connections and prints their latencies as JSON.
 
     python -m benchmarks.api_load_bench.client METHOD URL COUNT CONNECTIONS < body
 
-Plain sockets: a client library would cost more than the server that it measures.
+It uses plain sockets, because a client library would take more processor time than the server.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ async def run(method: str, url: str, count: int, connections: int, body: bytes) 
     """{"seconds": from the first request to the last answer, "latencies": seconds of each request}."""
     message, parts = _message(method, url, body), urlsplit(url)
     latencies: list[float] = []
-    left = iter(range(count))
+    remaining = iter(range(count))
 
     async def work() -> None:
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-        for _ in left:
+        for _ in remaining:
             start = time.perf_counter()
             writer.write(message)
             await _answer(reader)

@@ -1,4 +1,4 @@
-"""What became of every job, read from the API, the records and the object store."""
+"""Checks the outcome of every job, from the API, the job records and the object store."""
 
 import hashlib
 from collections import Counter
@@ -21,7 +21,7 @@ TAG = "number"
 
 @dataclass(frozen=True)
 class Audit:
-    """Jobs by what is wrong with them: number of the request -> what was found."""
+    """The faulty jobs by kind of fault: number of the request -> description."""
 
     lost: dict[int, str]
     stuck: dict[int, str]
@@ -31,13 +31,13 @@ class Audit:
 def audit(
     client: Client, jobs: Mapping[str, dict[str, Any]], storage: Storage, job_store: JobStore, unreachable: Set[int]
 ) -> Audit:
-    """Holds every accepted job to what it was promised; requests in `unreachable` ask for what cannot be."""
+    """Check every accepted job; requests in `unreachable` have a target that no model meets."""
     lost, stuck, doubled = {}, {}, {}
     made = Counter(int(job["tags"][TAG]) for job in jobs.values())
     for number, job_id in client.accepted.items():
         job = jobs.get(job_id)
         if job is None:
-            lost[number] = "accepted, and not known any more"
+            lost[number] = "accepted, but unknown now"
         elif job["finished_at"] is None:
             stuck[number] = f"{job['status']} in {job['stage']}"
         elif wrong := _wrong_end(job, number in unreachable):
@@ -58,21 +58,21 @@ def _wrong_end(job: dict[str, Any], unreachable: bool) -> str | None:
 
 
 def _doubled(job: dict[str, Any], storage: Storage, job_store: JobStore) -> str | None:
-    """Why the job's traces are not those of one result: files of several attempts, or more than one end."""
+    """How the job differs from one with one result: more than one final event, or files of several attempts."""
     ends = [event for event in job_store.events(DEFAULT_TENANT, job["id"], limit=2000) if _is_end(event.data)]
     if len(ends) != 1:
-        return f"{len(ends)} ends in its history"
+        return f"{len(ends)} final events"
     won = [attempt["number"] for attempt in job["attempts"] if attempt["outcome"] == "succeeded"]
     stored = {key for key, _ in storage.list(job_prefix(DEFAULT_TENANT, job["id"]))}
     if job["status"] != "succeeded":
-        return f"failed, and left {sorted(stored)}" if stored or won else None
+        return f"failed, but stored {sorted(stored)}" if stored or won else None
     manifest = committed_manifest(storage, DEFAULT_TENANT, job["id"])
     if manifest is None:
         return "succeeded without a manifest"
     prefix = attempt_prefix(DEFAULT_TENANT, job["id"], manifest.attempt)
     expected = {prefix + file.name for file in manifest.files} | {manifest_key(DEFAULT_TENANT, job["id"])}
     if stored != expected:
-        return f"files beside those of the manifest: {sorted(stored ^ expected)}"
+        return f"files that differ from the manifest: {sorted(stored ^ expected)}"
     if len(won) != 1:
         return f"attempts {won} succeeded"
     damaged = [file.name for file in manifest.files if _sha256(storage, prefix + file.name) != file.sha256]
@@ -89,9 +89,11 @@ def _sha256(storage: Storage, key: str) -> str:
 
 @dataclass(frozen=True)
 class Recovery:
-    """Of a job whose processes were killed, seconds from then on: until it was known and the job queued again (null:
-    its process had not come as far as to start the attempt, so that the job was queued all the time), and until an
-    attempt started, with the time that it waited behind other jobs."""
+    """Seconds from the kill of a job's processes until the job was queued again and until its next attempt started.
+
+    `queued` is None where the killed process had not started the attempt, so that the job stayed in the queue. The time
+    in `running` includes the wait for other jobs.
+    """
 
     fault: str
     queued: float | None
@@ -99,7 +101,7 @@ class Recovery:
 
 
 def recoveries(faults: Sequence[Fault], jobs: Mapping[str, dict[str, Any]], job_store: JobStore) -> list[Recovery]:
-    """One for each attempt that a fault ended."""
+    """The recovery of each attempt that a fault ended."""
     found = []
     for fault in faults:
         for job_id in (entry.rpartition("-")[0] for entry in fault.entries):
@@ -107,7 +109,7 @@ def recoveries(faults: Sequence[Fault], jobs: Mapping[str, dict[str, Any]], job_
                 events = job_store.events(DEFAULT_TENANT, job_id, limit=2000)
                 queued = [event.at for event in events if event.data.get("status") == "queued"]
                 started = [datetime.fromisoformat(attempt["started_at"]) for attempt in jobs[job_id]["attempts"]]
-                again, known = _first(started, fault.mended), _first(queued, fault.mended)
+                again, known = _first(started, fault.ended), _first(queued, fault.ended)
                 is_of_this_fault = known is not None and (again is None or known <= again)
                 found.append(Recovery(fault.name, known if is_of_this_fault else None, again))
     return found

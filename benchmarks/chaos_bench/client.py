@@ -1,4 +1,4 @@
-"""A client as it should be: every request has an idempotency key, and is sent again until it is answered."""
+"""A client that sends every submission with an idempotency key, and repeats requests that fail."""
 
 import threading
 import time
@@ -8,13 +8,17 @@ from typing import Any
 import httpx
 
 PAUSE_SECONDS = 1.0
-PATIENCE_SECONDS = 300.0
-AGAIN = frozenset({409, 429, 500, 502, 503, 504})
+RETRY_SECONDS = 300.0
+RETRIED_STATUSES = frozenset({409, 429, 500, 502, 503, 504})
 
 
 @dataclass
 class Client:
-    """`accepted`: number of a request -> id of its job; `refused`: -> status and code."""
+    """The submissions so far.
+
+    `accepted` maps the number of a request to the id of its job, `refused` to the status and body of the answer;
+    `failures` counts the requests that were repeated.
+    """
 
     url: str
     accepted: dict[int, str] = field(default_factory=dict)
@@ -22,7 +26,7 @@ class Client:
     failures: int = 0
 
     def submit_all(self, requests: list[dict[str, Any]], gap_seconds: float) -> threading.Thread:
-        """Submits in a thread, one request after another, at equal distances as far as outages allow."""
+        """Submit the requests in a thread, one every `gap_seconds`, or later during an outage."""
 
         def run() -> None:
             start = time.monotonic()
@@ -35,12 +39,12 @@ class Client:
         return thread
 
     def get(self, path: str) -> dict[str, Any]:
-        """The JSON at a path, asked for until it comes; empty for 404."""
+        """The JSON at a path, requested until there is an answer; empty for 404."""
         response = self._send("GET", path)
         return {} if response.status_code == 404 else response.raise_for_status().json()
 
     def jobs(self) -> list[dict[str, Any]]:
-        """Every job of the service."""
+        """All jobs of the service."""
         jobs, cursor = [], ""
         while True:
             page = self.get(f"/jobs?limit=100{cursor}")
@@ -57,11 +61,11 @@ class Client:
             self.refused[number] = f"{response.status_code} {response.text}"
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        end = time.monotonic() + PATIENCE_SECONDS
+        end = time.monotonic() + RETRY_SECONDS
         while True:
             try:
                 response = httpx.request(method, self.url + path, timeout=40, **options)
-                if response.status_code not in AGAIN or time.monotonic() > end:
+                if response.status_code not in RETRIED_STATUSES or time.monotonic() > end:
                     return response
             except httpx.TransportError:
                 if time.monotonic() > end:

@@ -1,6 +1,7 @@
-"""A whole deployment as processes that can be hurt: Redis, an S3 server, the API and two workers.
+"""A deployment of processes that faults can break: Redis, an S3 server, the API and two workers.
 
-What dies is started again, as compose would do. A worker's temporary directory is a file system of a fixed size.
+A process that exits is started again, as Docker Compose does. The temporary directory of a worker is a file system of
+a fixed size.
 """
 
 import os
@@ -24,8 +25,8 @@ from tests.support.waiting import wait_until
 
 CHILD = "worker.attempts.process"
 SCRATCH_SIZE = "48m"
-# A file system of its own in a mount namespace of its own: really full when it is full, for nobody else, and no
-# privilege is needed where user namespaces are allowed. The worker keeps the process id that its supervisor knows.
+# A tmpfs in a separate mount namespace: it can be filled without an effect on other processes, and needs no privilege
+# where user namespaces are allowed. `exec` keeps the process id that the supervisor knows.
 CONFINED = (
     *("unshare", "--user", "--map-root-user", "--mount", "sh", "-c"),
     f'mount -t tmpfs -o size={SCRATCH_SIZE} scratch "$TMPDIR" && exec "$@"',
@@ -34,7 +35,7 @@ CONFINED = (
 
 
 class Server:
-    """A server that can be killed and comes back with its data and its address."""
+    """A server that can be killed and started again with the same data and address."""
 
     def __init__(self, start: Callable[[], AbstractContextManager[str]], programs: tuple[str, ...]) -> None:
         self._start, self._programs, self._stack = start, programs, ExitStack()
@@ -44,7 +45,7 @@ class Server:
         self.url = self._stack.enter_context(self._start())
 
     def kill(self) -> None:
-        """SIGKILL: nothing is flushed, nobody is told."""
+        """Kill its processes by SIGKILL."""
         for process in psutil.Process().children():
             if process.name() in self._programs:
                 process.kill()
@@ -56,7 +57,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Running:
-    """An attempt of a job that runs now."""
+    """A running attempt of a job."""
 
     worker: psutil.Process
     child: psutil.Process
@@ -65,7 +66,7 @@ class Running:
 
 @dataclass
 class Deployment:
-    """Where it listens, and its processes."""
+    """The URL and the processes of a deployment."""
 
     directory: Path
     url: str
@@ -76,7 +77,7 @@ class Deployment:
     environment: dict[str, str] = field(default_factory=dict)
 
     def running(self) -> list[Running]:
-        """The attempts that run now."""
+        """The running attempts."""
         found = []
         for part in self.workers:
             try:
@@ -90,7 +91,7 @@ class Deployment:
         return found
 
     def fill_scratch(self) -> list[Path]:
-        """Fills the workers' scratch directories to the last byte; the files that do it."""
+        """Fill the scratch directories of the workers to the last byte, and return the files that were written."""
         fillers = [Path(f"/proc/{pid_of(part)}/root{scratch_of(part)}/filler") for part in self.workers]
         return [filler for filler in fillers if fill(filler)]
 
@@ -104,7 +105,7 @@ def scratch_of(part: Part) -> str:
 
 
 def fill(path: Path) -> bool:
-    """Write to the file until nothing more fits. False where there is no such directory: its worker is gone."""
+    """Write to the file until the file system is full. False without its directory: the worker has exited."""
     try:
         file = path.open("wb", buffering=0)
     except OSError:
@@ -125,7 +126,7 @@ def _fits(file: int, size: int) -> bool:
 
 @contextmanager
 def deployed(directory: Path, settings: dict[str, str]) -> Iterator[Deployment]:
-    """A running deployment, whose files and logs lie in `directory`; `settings` are added to its environment."""
+    """A running deployment with its files and logs in `directory`; `settings` are added to its environment."""
     ports, port = s3_ports(), free_port()
     data = directory / "s3"
     data.mkdir()
@@ -136,7 +137,7 @@ def deployed(directory: Path, settings: dict[str, str]) -> Iterator[Deployment]:
             server.start()
             stack.callback(server.stop)
         names = credentials(s3.url)
-        os.environ.update(names)  # this process looks into the store too
+        os.environ.update(names)  # this process reads the object store too
         environment = os.environ | names | settings | _settings(directory, redis.url, port)
         workers = [_worker(directory, environment, number) for number in (1, 2)]
         api = Part("api", logged(list(API), directory / "api.log"), environment, stop_seconds=10)
@@ -160,7 +161,7 @@ def _settings(directory: Path, redis_url: str, port: int) -> dict[str, str]:
 def _worker(directory: Path, environment: dict[str, str], number: int) -> Part:
     scratch = directory / f"scratch-{number}"
     scratch.mkdir()
-    # Entering the namespace unties the process from this one, so the knot is tied inside.
+    # Entering the namespace clears the parent-death signal, so it is set inside.
     command = logged([*CONFINED, *child_command(WORKER, signal.SIGTERM)], directory / f"worker-{number}.log")
     return Part(f"worker-{number}", command, environment | {"TMPDIR": str(scratch)}, stop_seconds=30)
 

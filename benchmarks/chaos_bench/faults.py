@@ -1,4 +1,4 @@
-"""What breaks, each for real. A fault hurts the deployment, mends it, and answers with the attempts that it ended."""
+"""The faults: each breaks a part of a deployment, repairs it, and returns the entries of the attempts that it ended."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -17,15 +17,15 @@ SEARCH_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault that happened. Times are Unix seconds; `mended` is when the service could go on."""
+    """One injected fault. `began` and `ended` are Unix times in seconds; from `ended` on, the service can continue."""
 
     name: str
     began: float
-    mended: float
+    ended: float
     entries: list[str] = field(default_factory=list)
 
 
-Hurt = Callable[[Deployment, Random, float], list[str]]
+Inject = Callable[[Deployment, Random, float], list[str]]
 
 
 def child_killed(deployment: Deployment, draw: Random, away_seconds: float) -> list[str]:
@@ -73,7 +73,7 @@ def scratch_full(deployment: Deployment, draw: Random, away_seconds: float) -> l
     return []
 
 
-FAULTS: Mapping[str, Hurt] = {
+FAULTS: Mapping[str, Inject] = {
     "child_killed": child_killed,
     "worker_killed": worker_killed,
     "both_killed": both_killed,
@@ -85,15 +85,18 @@ FAULTS: Mapping[str, Hurt] = {
 }
 
 
-def hurt(name: str, deployment: Deployment, draw: Random, away_seconds: float) -> Fault:
-    """Lets a fault happen."""
+def inject(name: str, deployment: Deployment, draw: Random, away_seconds: float) -> Fault:
+    """Inject the fault of that name; an outage lasts `away_seconds`."""
     began = time.time()
     entries = FAULTS[name](deployment, draw, away_seconds)
     return Fault(name, began, time.time(), entries)
 
 
 def _kill(deployment: Deployment, draw: Random, victims: Callable[[Running], list[psutil.Process]]) -> list[str]:
-    """Kills around a process of an attempt; three in four times one that has begun to work. None where none runs."""
+    """Kill processes of a random running attempt, in three of four cases one that has started its work.
+
+    Returns the entry of that attempt; nothing where none runs within SEARCH_SECONDS.
+    """
     begun, end = draw.random() < 0.75, time.monotonic() + SEARCH_SECONDS
     job_store = JobStore(connect(deployment.redis.url))
     while time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""Measures one cell with the product's own functions: rows, scores, cut, repair, accuracy."""
+"""Measures a cell with the functions of the worker: rows, scores, selection, repair, cut and accuracy."""
 
 import copy
 import statistics
@@ -15,9 +15,8 @@ from torch import Tensor
 from benchmarks.quality_bench import inputs
 from benchmarks.quality_bench.cells import BLOCKS, DENSE, TIMED, VARIANTS, Cell
 from benchmarks.quality_bench.inputs import Source
-from benchmarks.quality_bench.measurement import Measurement
+from benchmarks.quality_bench.measurement import Measurement, rounded
 from benchmarks.quality_bench.shared_pass import Method, Scores, score_together
-from service.contract.result import Estimate
 from worker.checkpoints import loading
 from worker.data import batching, prompts
 from worker.evaluation import metrics as evaluation
@@ -36,16 +35,16 @@ TOKENS_PER_BATCH = 1024
 TIMED_RUNS = 3
 ROUND_TO = {"uniform": 64, "per_layer": 1}
 
-# A method is a criterion with its options.
+# Method -> criterion and options.
 METHODS: dict[str, Method] = {name: (name, Options()) for name in CRITERIA} | {
-    name: (criterion, Options(**told)) for name, (criterion, told) in VARIANTS.items()
+    name: (criterion, Options(**options)) for name, (criterion, options) in VARIANTS.items()
 }
-SHARED = ("surgeon", "attribution", "second_moment", "activation", "wanda", "flap")  # take one pass
+SHARED = ("surgeon", "attribution", "second_moment", "activation", "wanda", "flap")  # scored in one pass
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What one pass over a set of calibration rows has left."""
+    """The results of one pass over calibration rows."""
 
     scores: dict[str, Scores]
     moments: dict[str, Moments]
@@ -53,7 +52,7 @@ class Pass:
 
 
 class Bench:
-    """Models and rows, made on their first use. Scores stay in files, so that a later run need not take them again."""
+    """Models and rows, loaded at their first use. Scores are stored in files and reused by later runs."""
 
     def __init__(self, sources: dict[str, Source], rows: Path, scratch: Path) -> None:
         self.sources = sources
@@ -78,7 +77,7 @@ class Bench:
         return replace(judge(model, judged), removed=removed, seconds_to_cut=seconds)
 
     def kept(self, cell: Cell) -> dict[Site, Tensor]:
-        """The units that stay; with several steps the scores are taken anew before each."""
+        """The units that stay; with several steps, the scores are measured again before each step."""
         model = self.loaded(cell.model).model
         architecture = ARCHITECTURES[model.config.model_type]
         groups = locate(model, architecture, cell.units)
@@ -94,7 +93,7 @@ class Bench:
         return choose(path.at(cell.ratio), cell.ratio)
 
     def cut(self, model: Any, cell: Cell, kept: dict[Site, Tensor]) -> None:
-        """Repair and cut the model as the cell says."""
+        """Repair and cut the model with the cell's repair, ratio and layout."""
         architecture = ARCHITECTURES[model.config.model_type]
         if cell.repair != "none":
             rows = Rows(self.batches(*_calibration_rows(cell)), Options().objective)
@@ -109,7 +108,7 @@ class Bench:
         return gone / sum(group.count * group.parameters for group in groups)
 
     def scores(self, cell: Cell) -> Scores:
-        """Every unit's score by the cell's method."""
+        """The scores of all units by the cell's method."""
         if cell.method in SHARED:
             return self.passed(*_calibration(cell)).scores[cell.method]
         path = self._file(cell, cell.method)
@@ -124,7 +123,7 @@ class Bench:
         return attribution.score(model, ARCHITECTURES[model.config.model_type], BLOCKS, batches, criterion, options)
 
     def _timed(self, cell: Cell) -> float:
-        """Median seconds to score all units, or of a forward pass of the same rows."""
+        """Median time in seconds to score all units; for DENSE, of a forward pass of the same rows."""
         model, batches = (
             self.loaded(cell.model).model,
             self.batches(*_calibration_rows(replace(cell, calibration=cell.task))),
@@ -137,7 +136,7 @@ class Bench:
             else:
                 self._score(cell)
             times.append(time.perf_counter() - start)
-        return statistics.median(times[1:])  # the first one warms up
+        return statistics.median(times[1:])  # without the first, which is a warm-up
 
     def _passed(self, *calibration: Any) -> Pass:
         path = self._path("pass", *calibration)
@@ -171,8 +170,8 @@ class Bench:
         self, model: str, task: str, split: str, count: int, seed: int, draw: str, supervision: str
     ) -> list[Batch]:
         loaded, kind = self.loaded(model), self.loaded(model).family.kind
-        asked = inputs.task(self.sources[model], task, self.rows)
-        wording = prompts.wording(kind, asked, loaded.tokenizer, loaded.model.config)
+        resolved = inputs.task(self.sources[model], task, self.rows)
+        wording = prompts.wording(kind, resolved, loaded.tokenizer, loaded.model.config)
         rows = inputs.rows(self.rows / task, split, count, seed, draw)
         examples, _ = prompts.encode(rows, wording)
         batches = batching.batches(examples, batching.padding(loaded.model, loaded.tokenizer, kind), TOKENS_PER_BATCH)
@@ -180,7 +179,7 @@ class Bench:
 
 
 def answered(model: Any, batches: list[Batch]) -> list[Batch]:
-    """The batches with the model's own answers, its likeliest labels, in place of the right ones."""
+    """The batches with the labels that the model gives the highest probability in place of the right ones."""
     with torch.no_grad():
         answers = [
             answer_log_probabilities(token_log_probabilities(model, batch), batch).argmax(dim=1) for batch in batches
@@ -196,8 +195,8 @@ def judge(model: Any, batches: list[Batch]) -> Measurement:
     assert metrics.calibrated_accuracy is not None
     return Measurement(
         judged=metrics.examples,
-        accuracy=_rounded(metrics.accuracy),
-        calibrated=_rounded(metrics.calibrated_accuracy),
+        accuracy=rounded(metrics.accuracy),
+        calibrated=rounded(metrics.calibrated_accuracy),
         majority=round(metrics.majority or 0, 4),
         parameters=loading.count_parameters(model),
         seconds_to_judge=round(time.perf_counter() - start, 2),
@@ -205,7 +204,7 @@ def judge(model: Any, batches: list[Batch]) -> Measurement:
 
 
 def _calibration(cell: Cell) -> tuple[str, str, int, int, str, str]:
-    """What the scores and moments depend on beside the method."""
+    """What the scores and moments depend on, apart from the method."""
     seed = 0 if cell.method == "random" else cell.seed
     return cell.model, cell.calibration, cell.examples, seed, cell.draw, cell.supervision
 
@@ -251,7 +250,3 @@ def _read_moments(tensors: dict[str, Tensor], reader: str) -> Moments:
         effect_OO=None,
         weights_N=list(tensors[f"weights {reader}"].split(tensors[f"sizes {reader}"].tolist())),
     )
-
-
-def _rounded(estimate: Estimate) -> Estimate:
-    return Estimate(value=round(estimate.value, 4), low=round(estimate.low, 4), high=round(estimate.high, 4))

@@ -31,6 +31,11 @@ class Measurement:
 Measurements = Mapping[Cell, Measurement]
 
 
+def rounded(estimate: Estimate) -> Estimate:
+    """The estimate with four decimals."""
+    return Estimate(value=round(estimate.value, 4), low=round(estimate.low, 4), high=round(estimate.high, 4))
+
+
 def columns() -> list[str]:
     """The names of the columns: the fields of a cell, then those of its measurement."""
     of_measurement = [

@@ -105,7 +105,7 @@ class Curve:
     marks: list[Mark]
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
-    bound: float | None  # the y coordinate of what the target asks for
+    bound: float | None  # the y coordinate of the target
 
     @property
     def line(self) -> str:

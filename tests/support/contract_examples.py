@@ -1,4 +1,4 @@
-"""A request, a result and a report as the contract wants them, for tests that run no model."""
+"""A valid request, result and report for tests that run no model."""
 
 from typing import cast
 
@@ -21,7 +21,7 @@ REQUEST = JobRequest.model_validate(
 
 
 def result() -> Result:
-    """The least that a result must hold."""
+    """A result with its required fields."""
     estimate = {"value": 0.5, "low": 0.4, "high": 0.6}
     metrics = {"examples": 20, "accuracy": estimate, "calibrated_accuracy": estimate, "majority": 0.5}
     return Result.model_validate(
@@ -52,7 +52,7 @@ def result() -> Result:
 
 
 def report(job: JobRecord, attempt: int) -> Report:
-    """What an attempt leaves beside its checkpoint."""
+    """The report of an attempt."""
     return Report(
         job_id=job.id,
         attempt=attempt,
@@ -71,6 +71,6 @@ def report(job: JobRecord, attempt: int) -> Report:
 
 
 def silence(redis: Redis) -> None:
-    """As if nobody had been heard of for a lease's time."""
+    """Set the time of the last sign of every open job to 0, so that the reconciler examines all of them."""
     for member in cast(list[str], redis.zrange(OPEN, 0, -1)):
         redis.zadd(OPEN, {member: 0})

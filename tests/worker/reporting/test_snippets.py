@@ -27,7 +27,7 @@ WRITE: dict[str, Any] = {"kind": "generation", "template": "{text}:"}
 CASES = [("llama", CLASSIFY), ("t5", CLASSIFY), ("bart", CLASSIFY), ("bert", CLASSES), ("llama", WRITE), ("t5", WRITE)]
 
 
-def asked(directory: Path, family: str, task: dict[str, Any]) -> tuple[LoadedModel, Wording]:
+def loaded_with_wording(directory: Path, family: str, task: dict[str, Any]) -> tuple[LoadedModel, Wording]:
     """A tiny model in the directory `model`, as the worker loads it, and the wording of its task."""
     checkpoints.write(directory / "model", family)
     loaded = loading.load(directory / "model", device=torch.device("cpu"))
@@ -47,7 +47,7 @@ def test_snippet_gives_the_answer_that_the_job_measures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, task: dict[str, Any]
 ) -> None:
     torch.set_num_threads(1)
-    loaded, wording = asked(tmp_path, family, task)
+    loaded, wording = loaded_with_wording(tmp_path, family, task)
     padding = batching.padding(loaded.model, loaded.tokenizer, wording.kind)
     examples, _ = prompts.encode([ROW], wording)
     auto_class = loading.AUTO_CLASSES[wording.kind].__name__
@@ -62,14 +62,14 @@ def test_snippet_gives_the_answer_that_the_job_measures(
 
 
 def test_snippet_for_labels_of_several_tokens_only_loads_the_model(tmp_path: Path) -> None:
-    loaded, wording = asked(tmp_path, "llama", CLASSIFY | {"labels": {"0": "good", "1": "bad film"}})
+    loaded, wording = loaded_with_wording(tmp_path, "llama", CLASSIFY | {"labels": {"0": "good", "1": "bad film"}})
     assert answer_lines(wording, batching.padding(loaded.model, loaded.tokenizer, "causal")) == ""
 
 
 @pytest.mark.parametrize("name", ["class", "text"])
 def test_snippet_compiles_for_any_column_and_template(tmp_path: Path, name: str) -> None:
     template = f'It\'s "{{{name}}}", {{{{really}}}}\n```\n:'
-    loaded, wording = asked(tmp_path, "llama", CLASSIFY | {"template": template})
+    loaded, wording = loaded_with_wording(tmp_path, "llama", CLASSIFY | {"template": template})
     text = answer_lines(wording, batching.padding(loaded.model, loaded.tokenizer, "causal"))
     compile(text, "snippet", "exec")
     assert "\n```" not in text  # in a model card it would end the code
