@@ -1,4 +1,4 @@
-"""The application: its clients, its routes, its one way to say what went wrong."""
+"""The FastAPI application: its routes, middleware, error handlers and the clients of the process."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -9,9 +9,9 @@ from redis import Redis
 
 from service.api.dependencies import State
 from service.api.metrics import HttpMetrics
-from service.api.middleware import BodyLimit, Measured, RequestIdentity
+from service.api.middleware import BodyLimit, RequestId, RequestMetrics
 from service.api.openapi.document import describe
-from service.api.problems import install
+from service.api.problems import add_error_handlers
 from service.api.readiness import Readiness
 from service.api.routes import (
     artifacts,
@@ -49,25 +49,25 @@ from service.tenants.stream_limit import StreamLimit
 from service.webhooks.delivery import POLL_SECONDS, Webhooks
 from service.webhooks.signing import WebhookSecrets
 
-STORAGE_RETRY_SECONDS = 5  # a client waits for the answer
+STORAGE_RETRY_SECONDS = 5  # a client waits for the response
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The API over the Redis and the storage that the settings name; nothing is connected before it starts."""
+    """The application for these settings. It connects to Redis and the object store when it starts, not before."""
     modules = (jobs, events, artifacts, datasets, scores, overlap, webhooks, capabilities, health, status_page, plans)
     app = FastAPI(
-        # `include_router` would look each request up once among the routers and again within one
+        # not `include_router`, with which each request is matched twice: among the routers and within one
         routes=[route for module in modules for route in module.router.routes],
         lifespan=_lifespan(settings),
-        docs_url=None,  # its pages load scripts from elsewhere
+        docs_url=None,  # its pages load scripts from other servers
         redoc_url=None,
         redirect_slashes=False,
     )
     app.webhooks.include_router(webhooks.sent)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, larger={datasets.PATH: settings.max_dataset_bytes})
-    app.add_middleware(RequestIdentity)
-    app.add_middleware(Measured)
-    install(app)
+    app.add_middleware(RequestId)
+    app.add_middleware(RequestMetrics)
+    add_error_handlers(app)
     describe(app)
     return app
 
@@ -75,9 +75,9 @@ def create_app(settings: Settings) -> FastAPI:
 def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextManager[State]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
-        follower = connect_async(settings.redis_url, connections=STREAMS)
+        async_redis = connect_async(settings.redis_url, connections=STREAMS)
         with connect(settings.redis_url) as redis, connect(settings.redis_url, decode=False) as transport:
-            state = _state(settings, redis, transport, follower)
+            state = _state(settings, redis, transport, async_redis)
             try:
                 with (
                     reconciling(settings),
@@ -86,13 +86,13 @@ def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextMan
                 ):
                     yield state
             finally:
-                await follower.aclose()
+                await async_redis.aclose()
 
     return lifespan
 
 
-def _state(settings: Settings, redis: Redis, transport: Redis, follower: redis.asyncio.Redis) -> State:
-    """Everything that handlers ask for, over these clients."""
+def _state(settings: Settings, redis: Redis, transport: Redis, async_redis: redis.asyncio.Redis) -> State:
+    """The state of the application over these clients."""
     storage = Storage(settings.artifacts_url, retry_seconds=STORAGE_RETRY_SECONDS)
     job_store = JobStore(redis, lease_seconds=settings.lease_seconds)
     queue = JobQueue(transport, max_running=settings.max_running_jobs)
@@ -102,7 +102,7 @@ def _state(settings: Settings, redis: Redis, transport: Redis, follower: redis.a
     return State(
         settings=settings,
         redis=redis,
-        follower=follower,
+        async_redis=async_redis,
         stream_limit=StreamLimit(settings.max_streams, STREAMS),
         job_store=job_store,
         queue=queue,

@@ -1,4 +1,4 @@
-"""What handlers ask for by type: the process' clients, the caller, a job's record, the links of a job."""
+"""Dependencies of the route handlers: the clients of the process, the caller and the record of a job."""
 
 from asyncio import to_thread
 from collections.abc import Mapping
@@ -35,16 +35,16 @@ from service.webhooks.delivery import Webhooks
 from service.webhooks.signing import WebhookSecrets
 
 Cursor = Annotated[
-    str | None, Query(pattern="^[0-7][0-9A-HJKMNP-TV-Z]{25}$", description="`next_cursor` of the page before")
+    str | None, Query(pattern="^[0-7][0-9A-HJKMNP-TV-Z]{25}$", description="`next_cursor` of the previous page")
 ]
 
 
 class State(TypedDict):
-    """Built once by the lifespan of the application."""
+    """The clients and stores of the process, built once by the lifespan of the application."""
 
     settings: Settings
     redis: Redis
-    follower: redis.asyncio.Redis
+    async_redis: redis.asyncio.Redis
     stream_limit: StreamLimit
     job_store: JobStore
     queue: JobQueue
@@ -66,7 +66,7 @@ class State(TypedDict):
 
 
 def _state(name: str) -> Any:
-    """A dependency that hands out one part of the state; a coroutine, because a plain function costs a thread."""
+    """A dependency on one entry of the state. It is a coroutine because FastAPI runs plain functions in a thread."""
 
     async def part(request: Request) -> Any:
         return getattr(request.state, name)
@@ -75,7 +75,7 @@ def _state(name: str) -> Any:
 
 
 SettingsDep = Annotated[Settings, _state("settings")]
-FollowerDep = Annotated[redis.asyncio.Redis, _state("follower")]
+AsyncRedisDep = Annotated[redis.asyncio.Redis, _state("async_redis")]
 StreamLimitDep = Annotated[StreamLimit, _state("stream_limit")]
 JobStoreDep = Annotated[JobStore, _state("job_store")]
 QueueDep = Annotated[JobQueue, _state("queue")]
@@ -92,13 +92,13 @@ MetricsDep = Annotated[HttpMetrics, _state("metrics")]
 ReadinessDep = Annotated[Readiness, _state("readiness")]
 
 
-# FastAPI resolves a dependency for longer than most of these take, and a change of threads costs as much as the rest of
-# a small request. So what every request passes asks for nothing but the request, is worked out once, and goes to a
-# thread once, only where it must ask Redis. `routes.description` writes the schemes of `credential` into the document.
-def enter(request: Request) -> Caller:
-    """Who asks; the request counts for their tenant. Redis may be asked.
+# FastAPI takes longer to resolve a dependency than most of these functions take to run, and a change of threads costs
+# as much as the rest of a small request. So authentication depends on the request alone, runs once for each request,
+# and uses a thread only where it has to read Redis. `service.api.openapi.document` describes the headers that it reads.
+def authenticate(request: Request) -> Caller:
+    """The caller of a request, by its API key; counts the request for the tenant's rate limit. May read Redis.
 
-    Raises Unauthorized, Forbidden, TooManyRequests.
+    Raises Unauthorized, Forbidden or TooManyRequests.
     """
     known: Caller | None = getattr(request.state, "caller", None)
     if known is not None:
@@ -108,19 +108,19 @@ def enter(request: Request) -> Caller:
     _check_origin(caller, request)
     if caller.key_id is not None:
         window = request.state.requests.count_request(caller.tenant)
-        request.state.window = window  # for the headers of the answer, whatever it will be
+        request.state.window = window  # for the rate-limit headers of the response
         check_request_limit(window)
     request.state.caller = caller
     return caller
 
 
-async def caller_of(request: Request) -> Caller:
-    """The same for a coroutine."""
+async def authenticate_async(request: Request) -> Caller:
+    """`authenticate` without blocking the event loop."""
     if getattr(request.state, "caller", None) is None:
         trusted = request.state.keys.cached_caller(_credential(request))
         if trusted is None or trusted.key_id is not None:
-            return await to_thread(enter, request)
-    return enter(request)
+            return await to_thread(authenticate, request)
+    return authenticate(request)
 
 
 def _credential(request: Request) -> str | None:
@@ -130,63 +130,68 @@ def _credential(request: Request) -> str | None:
 def _check_origin(caller: Caller, request: Request) -> None:
     host = request.headers.get("host", "")
     if caller.key_id is None and (is_rebindable(host) or is_cross_site(request.headers.get("origin"), host)):
-        raise Forbidden("without an API key the server answers to localhost and to no web page of another origin")
+        raise Forbidden(
+            "without an API key only requests from localhost are allowed, and none from web pages of another origin"
+        )
 
 
-CallerDep = Annotated[Caller, Depends(caller_of)]
+CallerDep = Annotated[Caller, Depends(authenticate_async)]
 
 
-def _holding(scope: KeyScope) -> Any:
-    """A dependency that is the caller, who holds `scope`."""
+def _caller_with_scope(scope: KeyScope) -> Any:
+    """A dependency on the caller. Raises Forbidden unless the caller's key has the scope."""
 
     async def holder(request: Request) -> Caller:
-        caller = await caller_of(request)
+        caller = await authenticate_async(request)
         caller.require(scope)
         return caller
 
     return Depends(holder)
 
 
-Reader = Annotated[Caller, _holding(KeyScope.jobs_read)]
-Writer = Annotated[Caller, _holding(KeyScope.jobs_write)]
-Downloader = Annotated[Caller, _holding(KeyScope.artifacts_read)]
-Uploader = Annotated[Caller, _holding(KeyScope.datasets_write)]
-Administrator = Annotated[Caller, _holding(KeyScope.admin)]
+Reader = Annotated[Caller, _caller_with_scope(KeyScope.jobs_read)]
+Writer = Annotated[Caller, _caller_with_scope(KeyScope.jobs_write)]
+Downloader = Annotated[Caller, _caller_with_scope(KeyScope.artifacts_read)]
+Uploader = Annotated[Caller, _caller_with_scope(KeyScope.datasets_write)]
+Administrator = Annotated[Caller, _caller_with_scope(KeyScope.admin)]
 
 
 JobId = Annotated[str, Path(description="the job's `id`", examples=["01KB3ZJ5T8Q6W2E4R9Y7N1M0PX"])]
 
 
 def check_id(job_id: str) -> str:
-    """The id, where it can be one; `NotFound` otherwise."""
+    """The id itself. Raises NotFound where it is not a ULID."""
     if not JOB_ID.fullmatch(job_id):
         raise NotFound(f"there is no job {job_id!r}")
     return job_id
 
 
-def find(request: Request, scope: KeyScope, job_id: str) -> Mapping[str, str]:
-    """The record, as it lies in Redis, of the job with the id, for a caller who holds `scope`."""
-    caller, job_store = enter(request), cast(JobStore, request.state.job_store)
+def job_fields_for(request: Request, scope: KeyScope, job_id: str) -> Mapping[str, str]:
+    """The hash of a job in Redis.
+
+    Raises NotFound, and Forbidden unless the caller's key has the scope.
+    """
+    caller, job_store = authenticate(request), cast(JobStore, request.state.job_store)
     caller.require(scope)
     return job_store.get_fields(caller.tenant, check_id(job_id))
 
 
-def found(scope: KeyScope) -> Any:
-    """A dependency that is the record of the job in the path, for a caller who holds `scope`."""
+def job_record_for(scope: KeyScope) -> Any:
+    """A dependency on the record of the job in the path. Raises as `job_fields_for`."""
 
     async def record(request: Request, job_id: JobId) -> JobRecord:
-        return decode(await to_thread(find, request, scope, job_id))
+        return decode(await to_thread(job_fields_for, request, scope, job_id))
 
     return Depends(record)
 
 
-FoundRecord = Annotated[JobRecord, found(KeyScope.jobs_read)]
-CancellableRecord = Annotated[JobRecord, found(KeyScope.jobs_cancel)]
-ArtifactsRecord = Annotated[JobRecord, found(KeyScope.artifacts_read)]
+ReadableRecord = Annotated[JobRecord, job_record_for(KeyScope.jobs_read)]
+CancellableRecord = Annotated[JobRecord, job_record_for(KeyScope.jobs_cancel)]
+ArtifactsRecord = Annotated[JobRecord, job_record_for(KeyScope.artifacts_read)]
 
 
 def artifact_path(job_id: str, name: str) -> str:
-    """What the ticket of an artifact is for."""
+    """The path that the signed link of an artifact is valid for."""
     return f"/jobs/{job_id}/artifacts/{name}"
 
 
@@ -194,19 +199,19 @@ async def _downloaded_record(
     request: Request,
     job_id: JobId,
     name: str,
-    tenant: Annotated[str | None, Query(max_length=63, description="of a signed link")] = None,
-    expires: Annotated[int | None, Query(ge=0, le=2**53, description="of a signed link")] = None,
-    signature: Annotated[str | None, Query(max_length=64, description="of a signed link")] = None,
+    tenant: Annotated[str | None, Query(max_length=63, description="part of a signed link")] = None,
+    expires: Annotated[int | None, Query(ge=0, le=2**53, description="part of a signed link")] = None,
+    signature: Annotated[str | None, Query(max_length=64, description="part of a signed link")] = None,
 ) -> JobRecord:
-    """The job whose file is asked for by a signed link, or by a caller with a key."""
+    """The record of the job of a download, for a signed link or a caller with a key."""
     if tenant is not None and expires is not None and signature is not None:
-        return await to_thread(_find_by_link, request, SignedLink(tenant, expires, signature), job_id, name)
-    return decode(await to_thread(find, request, KeyScope.artifacts_read, job_id))
+        return await to_thread(_record_by_link, request, SignedLink(tenant, expires, signature), job_id, name)
+    return decode(await to_thread(job_fields_for, request, KeyScope.artifacts_read, job_id))
 
 
-def _find_by_link(request: Request, ticket: SignedLink, job_id: str, name: str) -> JobRecord:
-    request.state.signed_links.check(ticket, artifact_path(check_id(job_id), name))
-    return cast(JobStore, request.state.job_store).get(ticket.tenant, job_id)
+def _record_by_link(request: Request, link: SignedLink, job_id: str, name: str) -> JobRecord:
+    request.state.signed_links.check(link, artifact_path(check_id(job_id), name))
+    return cast(JobStore, request.state.job_store).get(link.tenant, job_id)
 
 
 DownloadedRecord = Annotated[JobRecord, Depends(_downloaded_record)]
@@ -214,25 +219,28 @@ DownloadedRecord = Annotated[JobRecord, Depends(_downloaded_record)]
 
 @dataclass(frozen=True)
 class Waiter:
-    """Waits for the end of a job on behalf of a client."""
+    """Waits for the end of a job, for `Prefer: wait`."""
 
     job_store: JobStore
-    follower: redis.asyncio.Redis
+    async_redis: redis.asyncio.Redis
     stream_limit: StreamLimit
 
     async def wait(self, tenant: str, job_id: str, seconds: int) -> Mapping[str, str] | None:
-        """The record, as it lies in Redis, once the job is finished, or after so long. None at once where the tenant
-        waits as often as it may: a preference can be left, and the job is there."""
+        """The hash of the job once it has ended, or after `seconds`.
+
+        None without waiting where the tenant has as many waits and streams open as it may: a preference is optional.
+        """
         try:
             self.stream_limit.acquire(tenant)
         except LimitExceeded:
             return None
         try:
-            await wait_for_end(self.follower, tenant, job_id, seconds)
+            await wait_for_end(self.async_redis, tenant, job_id, seconds)
         finally:
             self.stream_limit.release(tenant)
         return await to_thread(self.job_store.get_fields, tenant, job_id)
 
 
 def waiter_of(request: Request) -> Waiter:
-    return Waiter(request.state.job_store, request.state.follower, request.state.stream_limit)
+    """A waiter over the clients of the process."""
+    return Waiter(request.state.job_store, request.state.async_redis, request.state.stream_limit)

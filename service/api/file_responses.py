@@ -1,4 +1,4 @@
-"""A stored file over HTTP: a redirect to a signed URL where the store can sign one, else its bytes, ranges included."""
+"""Responses with a stored file: a redirect to a signed URL where the store supports them, else its bytes."""
 
 import re
 from dataclasses import dataclass
@@ -17,31 +17,31 @@ BINARY = "application/octet-stream"
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """The headers that say how much of a file a client wants."""
+class DownloadHeaders:
+    """The request headers of a download."""
 
-    range: Annotated[str | None, Header(description="one range, such as `bytes=0-1023`")] = None
-    if_range: Annotated[str | None, Header(description="an ETag; another file is sent whole")] = None
-    if_none_match: Annotated[str | None, Header(description="an ETag; the same file is not sent")] = None
+    range: Annotated[str | None, Header(description="a single range, such as `bytes=0-1023`")] = None
+    if_range: Annotated[str | None, Header(description="an ETag; the whole file is sent if it has another")] = None
+    if_none_match: Annotated[str | None, Header(description="an ETag; 304 if the file has it")] = None
 
 
-WantedDep = Annotated[Wanted, Depends()]
+DownloadHeadersDep = Annotated[DownloadHeaders, Depends()]
 
 
 def file_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What a route that sends a file declares for the OpenAPI document; `statuses` beside those of every file."""
+    """The responses of a route that sends a file, for the OpenAPI document; `statuses` are further errors."""
     content = {BINARY: {"schema": {"type": "string", "format": "binary"}}}
     return {
         **problem_responses(404, 416, *statuses),
         200: {"description": "The file", "content": content},
-        206: {"description": "A range of it", "content": content},
-        304: {"description": "The client has it already"},
+        206: {"description": "The range of the file", "content": content},
+        304: {"description": "The client has the file"},
         307: {"description": "A signed URL in `Location` serves the file"},
     }
 
 
-def send(storage: Storage, key: str, file: StoredFile, wanted: Wanted, *, redirect: bool) -> Response:
-    """So much of an object as is wanted; `file` has its size and SHA-256."""
+def send(storage: Storage, key: str, file: StoredFile, wanted: DownloadHeaders, *, redirect: bool) -> Response:
+    """The object at `key`, or the range of it that the request asks for; `file` has its size and SHA-256."""
     url = storage.sign(key, LINK_SECONDS) if redirect else None
     if url is not None:
         return RedirectResponse(url)
@@ -54,7 +54,10 @@ def send(storage: Storage, key: str, file: StoredFile, wanted: Wanted, *, redire
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """The span [start, end) that a Range header asks for; None: the whole file. 416 for a start behind the end."""
+    """The span [start, end) of a Range header; None for the whole file.
+
+    Raises HTTPException 416 for a start after the end of the file.
+    """
     match = RANGE.fullmatch(header.replace(" ", "")) if header else None
     if match is None or match[1] == match[2] == "":
         return None
@@ -63,9 +66,11 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
     else:
         start, end = int(match[1]), min(size, int(match[2]) + 1) if match[2] else size
         if match[2] and int(match[2]) < int(match[1]):
-            return None  # not a valid range: RFC 9110 has it ignored
+            return None  # an invalid range is ignored (RFC 9110, 14.2)
     if start >= end:
-        raise HTTPException(416, f"the file has {size} bytes", {"Content-Range": f"bytes */{size}"})
+        raise HTTPException(
+            416, f"the range begins after the end: the file has {size} bytes", {"Content-Range": f"bytes */{size}"}
+        )
     return start, end
 
 

@@ -1,9 +1,8 @@
-"""Prometheus metrics, all of them in one table.
+"""The Prometheus metrics of an API process.
 
-What concerns jobs is counted in Redis (`slim:counters`), because the process that knows it ends with its job, and
-because a change of status must be counted exactly once: `service.jobs.state_machine` does it in the script that makes
-the change. `Collector` exposes these figures; each API process gives the same ones, so a scraper takes the maximum over
-processes. What concerns HTTP is counted in the API process itself.
+Metrics of jobs are counted in Redis, because the process that runs a job ends with it, and because the script that
+changes a status also counts the change, exactly once (`service.jobs.state_machine`). Every API process exposes the same
+values of them, so a query takes the maximum over processes. Metrics of HTTP requests are counted in the process.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,11 +21,11 @@ from service.infrastructure.redis_keys import OPEN, index_key
 from service.infrastructure.worker_registry import WORKERS, live_workers
 from service.jobs.rq_jobs import QUEUE
 
-MEMBERS_AT_ONCE = 1000  # of the open jobs; Redis does nothing else while it answers
+MEMBERS_AT_ONCE = 1000  # of the set of open jobs in one call, which blocks Redis
 
 
 class Collector(CollectorProtocol):
-    """Reads what Redis knows whenever the metrics are asked for."""
+    """Reads the metrics of jobs, queue and workers from Redis at every scrape."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -44,17 +43,17 @@ class Collector(CollectorProtocol):
         yield from self._workers()
 
     def _queue(self) -> Iterator[Metric]:
-        """Of all queued jobs: also of those that wait outside RQ until their tenant may run more."""
+        """Metrics of all queued jobs, including those that are not in RQ yet because of their tenant's limit."""
         count, oldest = self._waiting()
-        depth = GaugeMetricFamily("slim_queue_depth", "Jobs that wait", labels=["queue"])
+        depth = GaugeMetricFamily("slim_queue_depth", "Queued jobs", labels=["queue"])
         depth.add_metric([QUEUE], count)
         yield depth
-        age = GaugeMetricFamily("slim_queue_oldest_age_seconds", "Age of the oldest job that waits", labels=["queue"])
+        age = GaugeMetricFamily("slim_queue_oldest_age_seconds", "Age of the oldest queued job", labels=["queue"])
         age.add_metric([QUEUE], _age(oldest) if oldest else 0.0)
         yield age
 
     def _waiting(self) -> tuple[int, str | None]:
-        """How many jobs are queued, and which of them is the oldest."""
+        """The number of queued jobs, and the id of the oldest."""
         members = cast(Iterator[tuple[str, float]], self._redis.zscan_iter(OPEN, count=MEMBERS_AT_ONCE))
         with self._redis.pipeline(transaction=False) as pipe:
             for tenant in {member.partition("/")[0] for member, _ in members}:
@@ -67,20 +66,22 @@ class Collector(CollectorProtocol):
         workers = GaugeMetricFamily("slim_workers", "Worker processes", labels=["state"])
         workers.add_metric(["live"], len(live_workers(self._redis)))
         yield workers
-        heard = GaugeMetricFamily("slim_worker_last_heartbeat_timestamp_seconds", "When any worker was heard of last")
+        heard = GaugeMetricFamily(
+            "slim_worker_last_heartbeat_timestamp_seconds", "Time of the last heartbeat of any worker"
+        )
         newest = cast(list[tuple[str, float]], self._redis.zrevrange(WORKERS, 0, 0, withscores=True))
         heard.add_metric([], newest[0][1] if newest else 0.0)
         yield heard
 
 
 def is_known(name: str, labels: Sequence[str]) -> bool:
-    """Whether this version counts such a figure; after a step back to it, those of a later one stay behind."""
+    """Whether this version has the metric with these labels; Redis may hold metrics of a later version."""
     figure = METRICS.get(name)
     return figure is not None and len(labels) == len(figure.labels) + (figure.kind == "histogram")
 
 
 def family_of(name: str, figure: StoredMetric, samples: Mapping[tuple[str, ...], float]) -> Metric:
-    """A metric as the client library wants it, of the values of its fields."""
+    """A metric of the Prometheus client library, from its values in Redis."""
     if figure.kind == "histogram":
         return _histogram(name, figure, samples)
     kind = CounterMetricFamily if figure.kind == "counter" else GaugeMetricFamily
@@ -107,12 +108,12 @@ def _sums(values: Iterable[float]) -> Iterator[float]:
 
 
 def _age(job_id: str) -> float:
-    """Seconds since the job was created."""
+    """Seconds since the job was created, by the time in its id."""
     return max(0.0, (datetime.now(UTC) - time_of(job_id)).total_seconds())
 
 
 class HttpMetrics:
-    """The registry of an API process: its own requests, and what Redis knows."""
+    """The registry of an API process: metrics of its requests and those in Redis."""
 
     def __init__(self, redis: Redis, version: str) -> None:
         self.registry = CollectorRegistry()
@@ -123,14 +124,14 @@ class HttpMetrics:
         self.duration = Histogram(
             "slim_http_request_duration_seconds", "HTTP requests", ["method", "route"], registry=self.registry
         )
-        build = Gauge("slim_build_info", "The version that runs, as a label", ["version"], registry=self.registry)
+        build = Gauge("slim_build_info", "The version of the service, as a label", ["version"], registry=self.registry)
         build.labels(version).set(1)
 
     def record(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one request; `route` is the template, so that ids make no new series."""
+        """Count one request. `route` is the path template, so that ids do not create time series."""
         self.requests.labels(method, route, str(status)).inc()
         self.duration.labels(method, route).observe(seconds)
 
     def text(self) -> bytes:
-        """The exposition format."""
+        """The metrics in the Prometheus exposition format."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""What stands before every route: request ids, safe headers, the limit of a body, and strict JSON."""
+"""Middleware for request ids, response headers, metrics and body size, and the route class for strict JSON."""
 
 import json
 import re
@@ -20,18 +20,17 @@ from service.infrastructure import tracing
 from service.tenants.api_keys import Caller
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-READING = frozenset({"GET", "HEAD", "OPTIONS"})  # a log line each would say nothing that the metrics do not
+READING = frozenset({"GET", "HEAD", "OPTIONS"})  # successful reads are counted, not logged
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
+LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 log = structlog.get_logger()
 
 
-class RequestIdentity:
-    """Gives each request an id (the client's own, where it sends a plain one) for the log and the answer.
+class RequestId:
+    """Gives each request an id, for the log and the response: that of the client, or a new one.
 
-    An id has to be unique and nothing more, so one ULID for the process and a number will do: fresh randomness for each
-    request would be a call to the kernel.
+    A new id is a ULID of the process and a number, because random bytes for each request would need a system call.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -62,8 +61,8 @@ class RequestIdentity:
         await self.app(scope, receive, send_with_headers)
 
 
-class Measured:
-    """Counts each request with its route and how long it took."""
+class RequestMetrics:
+    """Counts each request and its duration by route, and logs errors and requests that change something."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -95,23 +94,26 @@ class Measured:
         if status >= 400 or method not in READING:
             state = scope["state"]
             known = {name: state[name] for name in ("request_id", "code") if name in state}
-            told = {"route": route, "status": status, **known, **_whose(state.get("caller"))}
-            log.info("request", method=method, milliseconds=round(seconds * 1000, 1), **told, **_named(scope))
+            told = {"route": route, "status": status, **known, **_tenant_field(state.get("caller"))}
+            log.info("request", method=method, milliseconds=round(seconds * 1000, 1), **told, **_job_field(scope))
 
 
-def _whose(caller: Caller | None) -> dict[str, str]:
+def _tenant_field(caller: Caller | None) -> dict[str, str]:
+    """The tenant of the caller, for the log."""
     return {"tenant": caller.tenant} if caller else {}
 
 
-def _named(scope: Scope) -> dict[str, str]:
-    """The job that the path names."""
+def _job_field(scope: Scope) -> dict[str, str]:
+    """The job id in the path, for the log."""
     job_id = scope.get("path_params", {}).get("job_id")
     return {"job_id": job_id} if job_id else {}
 
 
 class BodyLimit:
-    """Refuses a body over `max_bytes` (`larger`: path -> more), by its declared length or, where that lies or is
-    absent, as it comes in."""
+    """Refuses a body of more than `max_bytes` (`larger`: path -> its own limit).
+
+    The declared length is checked first, and the received bytes are counted, because it may be wrong or absent.
+    """
 
     def __init__(self, app: ASGIApp, max_bytes: int, larger: Mapping[str, int]) -> None:
         self.app = app
@@ -123,7 +125,7 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         max_bytes = self.larger.get(scope["path"], self.max_bytes)
-        detail = f"the body is larger than {max_bytes} bytes; store the rows and give their URI"
+        detail = f"the body is larger than {max_bytes} bytes: store the rows and send their URI"
         declared = Headers(scope=scope).get("content-length", "0")
         if not declared.isdecimal() or int(declared) > max_bytes:
             scope["state"]["code"] = BodyTooLarge.code
@@ -143,21 +145,24 @@ class BodyLimit:
 
 
 class StrictRequest(Request):
-    """A request whose JSON is what the standard allows: no NaN, no half characters, no bottomless nesting."""
+    """A request that refuses JSON which Python reads but the standard does not allow.
+
+    Such JSON has NaN or Infinity, lone surrogates, too deep nesting or too long numbers.
+    """
 
     async def json(self) -> Any:
         body = await self.body()
         try:
             value = json.loads(body.decode(), parse_constant=_refuse_constant)
-            if HALF_CHARACTER.search(body):
+            if LONE_SURROGATE.search(body):
                 json.dumps(value, ensure_ascii=False).encode()
         except json.JSONDecodeError:
             raise
         except UnicodeError as error:
-            raise json.JSONDecodeError("text that is not UTF-8", "", 0) from error
+            raise json.JSONDecodeError("the text is not UTF-8", "", 0) from error
         except RecursionError as error:
-            raise json.JSONDecodeError("nested too deeply", "", 0) from error
-        except ValueError as error:  # a number of more digits than Python converts
+            raise json.JSONDecodeError("the nesting is too deep", "", 0) from error
+        except ValueError as error:  # a number with more digits than Python converts
             raise json.JSONDecodeError("a number is too long", "", 0) from error
         return value
 
@@ -167,7 +172,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 class StrictRoute(APIRoute):
-    """Hands its handler a `StrictRequest` where there is a body to read."""
+    """A route that reads its body as a `StrictRequest`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()

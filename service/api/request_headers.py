@@ -1,5 +1,4 @@
-"""What a client may ask for beside the request itself: to wait for the end (RFC 7240), to get nothing twice, nothing
-that it has, nothing from another time."""
+"""Request headers and times: `Prefer: wait` (RFC 7240), `Idempotency-Key`, `If-None-Match` and RFC 3339 times."""
 
 import asyncio
 import hashlib
@@ -21,7 +20,7 @@ IdempotencyKeyHeader = Annotated[
     Header(
         alias="Idempotency-Key",
         pattern=f"^(?:{HEADER.pattern})$",
-        description="a string of your own; the same request with the same key is carried out once in 24 hours",
+        description="a string of your choice; a request with the same key is carried out once in 24 hours",
         examples=['"8e03978e-40d5-43e8-bc93-6894a57f9324"'],
     ),
 ]
@@ -29,20 +28,20 @@ PreferHeader = Annotated[
     str | None,
     Header(
         max_length=256,
-        description=f"`wait=N` holds the answer back until the job is finished, N (at most {MAX_WAIT_SECONDS}) "
-        "seconds; it comes at once, without `Preference-Applied`, while the tenant waits as often as it may",
+        description=f"`wait=N`: respond when the job has ended, or after N seconds (at most {MAX_WAIT_SECONDS}); while "
+        "the tenant has the maximum number of open waits, the response comes at once, without `Preference-Applied`",
         examples=["wait=1"],
     ),
 ]
 IfNoneMatchHeader = Annotated[
-    str | None, Header(max_length=1024, description="an ETag that the client has; 304 while nothing has changed")
+    str | None, Header(max_length=1024, description="an ETag that the client has; 304 while the job has not changed")
 ]
 
 
 def _check_rfc_3339(value: str) -> str:
-    """pydantic alone would take numbers and other spellings of ISO 8601 too."""
+    """Refuse numbers and other forms of ISO 8601, which pydantic accepts."""
     if not re.match(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d", value):
-        raise ValueError("a time is written as RFC 3339 does: 2026-11-22T09:30:00Z")
+        raise ValueError("send a time in the form of RFC 3339, such as 2026-11-22T09:30:00Z")
     return value
 
 
@@ -50,27 +49,28 @@ Moment = Annotated[AwareDatetime, BeforeValidator(_check_rfc_3339)]
 
 
 def wait_seconds(prefer: str | None) -> int:
-    """How long a `Prefer` header asks to wait; 0 where it does not. What cannot be understood is ignored."""
+    """The seconds of `wait=N` in a `Prefer` header, limited to the maximum; 0 without it. Other parts are ignored."""
     match = WAIT.search(prefer or "")
     return min(int(match[1]), MAX_WAIT_SECONDS) if match else 0
 
 
-async def wait_for_end(follower: redis.asyncio.Redis, tenant: str, job_id: str, seconds: int) -> None:
-    """Return when the job is finished, or after so long."""
+async def wait_for_end(async_redis: redis.asyncio.Redis, tenant: str, job_id: str, seconds: int) -> None:
+    """Return when the job has ended, or after `seconds`."""
     try:
         async with asyncio.timeout(seconds):
-            async for _ in follow_events(follower, tenant, job_id):
+            async for _ in follow_events(async_redis, tenant, job_id):
                 pass
     except TimeoutError:
         return
 
 
 def etag_of(body: str) -> str:
+    """The ETag of a body: a digest."""
     return f'"{hashlib.blake2b(body.encode(), digest_size=16).hexdigest()}"'
 
 
 def conditional(body: str, headers: dict[str, str], if_none_match: str | None) -> Response:
-    """The JSON body with its ETag, or 304 where the client has it already (RFC 9110, 13.1.2: weak comparison)."""
+    """The JSON body with its ETag, or 304 where the client has the body (RFC 9110, 13.1.2: weak comparison)."""
     etag = etag_of(body)
     headers = headers | {"ETag": etag, "Cache-Control": "private, no-cache"}
     known = {candidate.strip().removeprefix("W/") for candidate in (if_none_match or "").split(",")}

@@ -11,23 +11,25 @@ from service.api.problems import MEDIA_TYPE
 from service.infrastructure.version import package_version
 
 DESCRIPTION = """\
-Slims a multi-task language model for one task, on demand: post a model and a task, get back a smaller ordinary
-Hugging Face checkpoint.
+Slims a multi-task language model for one task, on demand: send a model and a task, and get a smaller Hugging Face
+checkpoint.
 
-Attribution measures which neurons the task uses; the rest is cut out physically, the result is checked and stored.
-Jobs are asynchronous: `POST /jobs` answers 202, `GET /jobs/{job_id}` and its event stream say how far the job is.
+Attribution scores the neurons of the model by their importance for the task. Those with the lowest scores are removed
+from the weights, and the checkpoint is verified and stored. Jobs are asynchronous: `POST /jobs` responds with 202, and
+`GET /jobs/{job_id}` and its event stream show the progress.
 
-Errors are problem documents (RFC 9457) with a stable `code`. Unknown fields in a request are refused; clients must
-tolerate new fields and new values of enumerations in answers. Times are RFC 3339 in UTC.
+Fields of a request that are marked `x-group: expert` have a default that suits most jobs. Unknown fields of a request
+are refused. Clients must accept new fields and new values of enumerations in responses. Errors are problem
+documents (RFC 9457) with a stable `code`. Times are RFC 3339 in UTC.
 """
 TAGS = [
     {"name": "jobs", "description": "Submit, follow, cancel and delete jobs"},
-    {"name": "artifacts", "description": "What a job leaves"},
-    {"name": "datasets", "description": "Upload rows that tasks name as `dataset://` URIs"},
-    {"name": "scores", "description": "What was measured and need not be measured again"},
-    {"name": "webhooks", "description": "News of jobs, sent and signed"},
-    {"name": "catalog", "description": "What this deployment can do"},
-    {"name": "operations", "description": "For those who run the service"},
+    {"name": "artifacts", "description": "List and download the files of a job, read its report"},
+    {"name": "datasets", "description": "Upload rows, which tasks refer to by `dataset://` URIs"},
+    {"name": "scores", "description": "Scores that jobs have stored and later jobs use again"},
+    {"name": "webhooks", "description": "Signed messages about changes of jobs"},
+    {"name": "catalog", "description": "What the deployment supports"},
+    {"name": "operations", "description": "For operators of the service"},
 ]
 SCHEMES = {
     "bearer": {
@@ -35,12 +37,17 @@ SCHEMES = {
         "scheme": "bearer",
         "description": "An API key: `Authorization: Bearer slim_...`",
     },
-    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key"},
+    "header": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-API-Key",
+        "description": "An API key in a header of its own",
+    },
 }
-# {}: without any configured key the server, then on loopback only, asks for none.
+# {}: without configured keys the server listens on loopback only and needs no key.
 ASKED: list[dict[str, list[str]]] = [{}, {"bearer": []}, {"header": []}]
-OPEN = frozenset({"getHealth", "getReadiness", "getVersion"})  # what an orchestrator asks without a key
-# Status -> the problems that may come with it, by name in the document's components.
+OPEN = frozenset({"getHealth", "getReadiness", "getVersion"})  # for orchestrators, without a key
+# Status -> the example problems with that status, by name in the components of the document.
 PROBLEM_EXAMPLES = {
     status: {
         name: {"$ref": f"#/components/examples/{name}"}
@@ -49,7 +56,9 @@ PROBLEM_EXAMPLES = {
     }
     for status in {problem["status"] for problem in PROBLEMS.values()}
 }
-RETRY_AFTER = {"Retry-After": {"description": "Seconds until it is worth asking again", "schema": {"type": "integer"}}}
+RETRY_AFTER = {
+    "Retry-After": {"description": "Seconds after which to send the request again", "schema": {"type": "integer"}}
+}
 
 
 def describe(app: FastAPI) -> None:
@@ -63,7 +72,7 @@ def _remember(app: FastAPI) -> dict[str, Any]:
 
 
 def document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI 3.1 document: what FastAPI emits, with problems under their media type and optional security."""
+    """The OpenAPI 3.1 document of FastAPI, with the media type of problems, optional security and examples."""
     found = get_openapi(
         title="Taskslim",
         version=package_version(),
@@ -72,7 +81,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
         webhooks=app.webhooks.routes,
         tags=TAGS,
-        servers=[{"url": "/", "description": "The server that gives this document"}],
+        servers=[{"url": "/", "description": "The server of this document"}],
         contact={"name": "Taskslim", "url": "https://pypi.org/project/taskslim/"},
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
@@ -106,13 +115,13 @@ def _finish(operation: dict[str, Any]) -> None:
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a parameter, which may be absent; a null is what the text of a URL or a header cannot hold."""
+    """The schema of an optional parameter without null, which a URL or a header cannot contain."""
     kinds = [kind for kind in schema.get("anyOf", []) if kind.get("type") != "null"]
     return {name: part for name, part in schema.items() if name != "anyOf"} | kinds[0] if len(kinds) == 1 else schema
 
 
 def _finish_webhook(operation: dict[str, Any]) -> None:
-    # What a receiver answers to a body that it cannot read is its own affair.
+    # FastAPI adds 422 for a body that cannot be read; here the receiver decides.
     operation["responses"].pop("422", None)
     operation["security"] = []
     operation["requestBody"]["content"][JSON]["example"] = NEWS[operation["operationId"]]

@@ -1,7 +1,4 @@
-"""Example requests, jobs and problems: shown in the OpenAPI document and written to openapi/examples/.
-
-The figures of the jobs are there to be read, they are not measurements.
-"""
+"""Example requests, jobs and problems, for the OpenAPI document and openapi/examples/. Their figures are made up."""
 
 from typing import Any
 
@@ -92,13 +89,16 @@ INDICES = {
 }
 
 REQUESTS: dict[str, Any] = {
-    "sst2": {"summary": "A preset, rows in object storage", "value": SST2},
-    "inline": {"summary": "A task of one's own, rows inline", "value": INLINE},
-    "generation": {"summary": "A generation task, an adapter merged first", "value": GENERATION},
-    "unsupervised": {"summary": "Rows without labels, judged on two domains", "value": UNSUPERVISED},
-    "keep-metric": {"summary": "The smallest model that keeps 98 % of the accuracy and fits", "value": KEEPING},
-    "sweep": {"summary": "A curve, with two checkpoints", "value": SWEEP},
-    "indices": {"summary": "Few rows, several units, controls, and kilobytes to keep", "value": INDICES},
+    "sst2": {"summary": "A preset, with rows in object storage", "value": SST2},
+    "inline": {"summary": "A task without a preset, with inline rows", "value": INLINE},
+    "generation": {"summary": "A generation task on a model with an adapter", "value": GENERATION},
+    "unsupervised": {"summary": "Calibration rows without labels, evaluated on two domains", "value": UNSUPERVISED},
+    "keep-metric": {
+        "summary": "The smallest model that keeps 98 % of the accuracy, with a maximum size",
+        "value": KEEPING,
+    },
+    "sweep": {"summary": "A sweep over five ratios, with two checkpoints", "value": SWEEP},
+    "indices": {"summary": "Several kinds of units, with controls, stored as indices", "value": INDICES},
     "classifier": {"summary": "A model with a classification head", "value": CLASSIFIER},
 }
 
@@ -252,7 +252,7 @@ PROBLEMS: dict[str, Any] = {
         413,
         "body_too_large",
         "Body too large",
-        "the body is larger than 16777216 bytes; store the rows and give their URI",
+        "the body is larger than 16777216 bytes: store the rows and send their URI",
     ),
     "unauthorized": _problem(401, "unauthorized", "Unauthorized", "the API key is unknown, revoked or expired"),
     "forbidden": _problem(
@@ -260,9 +260,14 @@ PROBLEMS: dict[str, Any] = {
     ),
     "conflict": _problem(409, "conflict", "Conflict", "the job is running; cancel it first"),
     "unsupported_media_type": _problem(
-        415, "unsupported_media_type", "Unsupported Media Type", "send one of application/jsonl, text/csv"
+        415,
+        "unsupported_media_type",
+        "Unsupported Media Type",
+        "Content-Type is not a format of rows: send one of application/jsonl, text/csv",
     ),
-    "range_not_satisfiable": _problem(416, "range_not_satisfiable", "Range not satisfiable", "the file has 818 bytes"),
+    "range_not_satisfiable": _problem(
+        416, "range_not_satisfiable", "Range not satisfiable", "the range begins after the end: the file has 818 bytes"
+    ),
     "too_many_requests": _problem(
         429, "too_many_requests", "Too many requests", "600 requests in 60 s are allowed; send the next in 12 s"
     ),
@@ -270,10 +275,10 @@ PROBLEMS: dict[str, Any] = {
         500,
         "internal_error",
         "Internal error",
-        "something went wrong here, not with the request; quote the request id 01KB3ZJ5T8Q6W2E4R9Y7N1M0PX",
+        "an error in the service, not in the request: report it with the request id 01KB3ZJ5T8Q6W2E4R9Y7N1M0PX",
     ),
     "queue_unavailable": _problem(
-        503, "queue_unavailable", "Queue unavailable", "Redis does not answer; the request can be repeated"
+        503, "queue_unavailable", "Queue unavailable", "Redis does not answer: send the request again later"
     ),
 }
 

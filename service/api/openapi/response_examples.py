@@ -1,7 +1,7 @@
-"""An example of what each operation answers, and of what each webhook carries: operation id -> content.
+"""Example responses of each operation and example messages of each webhook, by operation id.
 
-`service.api.openapi.document` puts them into the OpenAPI document. An operation without a row fails a test.
-The figures are there to be read, they are not measurements.
+`service.api.openapi.document` adds them to the OpenAPI document; a test fails for an operation without a row. Their
+figures are made up.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a job leaves: the list of its files, each file, and the report."""
+"""Routes that list and download the files of a job and read its report."""
 
 from typing import Annotated
 
@@ -14,7 +14,7 @@ from service.api.dependencies import (
     StorageDep,
     artifact_path,
 )
-from service.api.file_responses import WantedDep, file_responses, send
+from service.api.file_responses import DownloadHeadersDep, file_responses, send
 from service.api.links import JobLinks, LinksDep
 from service.api.problems import problem_responses
 from service.contract.errors import NotFound
@@ -42,9 +42,9 @@ router = APIRouter(tags=["artifacts"])
 def list_artifacts(
     record: ArtifactsRecord, caller: CallerDep, storage: StorageDep, signed_links: SignedLinksDep, links: LinksDep
 ) -> ArtifactPage:
-    """The files of a job that succeeded, each with size and SHA-256; none before that.
+    """The files of a succeeded job, each with its size and SHA-256; empty for any other job.
 
-    A caller with a key gets URLs that work without it for an hour.
+    With an API key, the URLs of the files work without the key for an hour.
     """
     manifest = committed_manifest(storage, record.tenant, record.id)
     files = manifest.files if manifest else []
@@ -70,13 +70,14 @@ def get_artifact(
     record: DownloadedRecord,
     storage: StorageDep,
     settings: SettingsDep,
-    wanted: WantedDep,
+    wanted: DownloadHeadersDep,
 ) -> Response:
-    """The file itself, or a redirect to a signed URL where the object store can sign one. Takes a key or a signed link.
+    """The content of a file, or a redirect to a signed URL where the object store supports them.
 
-    The ETag is the file's SHA-256. One range is served; a header that asks for several gets the whole file.
+    The request needs an API key or a signed link. The ETag is the file's SHA-256. A `Range` header with several ranges
+    gets the whole file.
     """
-    file, key = _find(record, name, storage)
+    file, key = _find_file(record, name, storage)
     return send(storage, key, file, wanted, redirect=settings.redirect_downloads)
 
 
@@ -93,24 +94,24 @@ def get_artifact(
 def get_report(
     record: ArtifactsRecord,
     storage: StorageDep,
-    accept: Annotated[str | None, Header(description="`text/html` asks for a page that needs nothing else")] = None,
+    accept: Annotated[str | None, Header(description="`text/html`: the report as a self-contained page")] = None,
 ) -> Response:
-    """Everything that a reader needs in order to trust the result, or to do it again."""
+    """What is needed to judge the result of a job and to reproduce it, as JSON or as an HTML page."""
     manifest = committed_manifest(storage, record.tenant, record.id)
     if manifest is None:
-        raise NotFound(f"the job is {record.status} and has no report")
+        raise NotFound(f"the job is {record.status}: only a succeeded job has a report")
     content = storage.get_bytes(attempt_prefix(record.tenant, record.id, manifest.attempt) + REPORT)
     if PAGE not in (accept or ""):
         return Response(content, media_type="application/json")
     headers = {"Content-Security-Policy": f"default-src 'none'; style-src {html.style_source()}"}
-    return Response(html.render(_parsed(content)), media_type=PAGE, headers=headers)
+    return Response(html.render(_parse_report(content)), media_type=PAGE, headers=headers)
 
 
-def _parsed(content: bytes) -> Report:
+def _parse_report(content: bytes) -> Report:
     try:
         return Report.model_validate_json(content)
     except ValidationError as error:
-        message = "another version wrote this report: its page is the artifact report.html"
+        message = "the report was written by another version: download the artifact report.html instead"
         raise NotFound(message) from error
 
 
@@ -121,9 +122,9 @@ def _url(links: JobLinks, signed_links: SignedLinks, caller: Caller, record: Job
     return f"{url}?{signed_links.issue(record.tenant, artifact_path(record.id, file.name)).query}"
 
 
-def _find(record: JobRecord, name: str, storage: Storage) -> tuple[StoredFile, str]:
+def _find_file(record: JobRecord, name: str, storage: Storage) -> tuple[StoredFile, str]:
     manifest = committed_manifest(storage, record.tenant, record.id)
     for file in manifest.files if manifest else []:
         if manifest and file.name == name:
             return file, f"{attempt_prefix(record.tenant, record.id, manifest.attempt)}{name}"
-    raise NotFound(f"the job has no artifact {name!r}")
+    raise NotFound(f"the job has no artifact {name!r}: `GET /jobs/{record.id}/artifacts` lists its files")

@@ -1,4 +1,4 @@
-"""What this deployment can do."""
+"""The route that describes what the deployment supports."""
 
 from fastapi import APIRouter
 
@@ -18,11 +18,11 @@ router = APIRouter(tags=["catalog"])
 @router.get(
     "/capabilities",
     operation_id="getCapabilities",
-    summary="See families, units, criteria, presets and limits",
+    summary="List families, units, criteria, presets and limits",
     responses=problem_responses(),
 )
 def get_capabilities(caller: CallerDep, settings: SettingsDep) -> Capabilities:
-    """Everything that a request may name, and the limits that hold for it."""
+    """The values that a request may use, and the limits of the deployment."""
     return Capabilities(
         version=package_version(),
         families=[family.described for family in FAMILIES.values()],

@@ -1,4 +1,4 @@
-"""Data sets: upload, list, look at, delete."""
+"""Routes that upload, list, read and delete data sets."""
 
 import asyncio
 import tempfile
@@ -23,7 +23,7 @@ BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "The rows, in the format that Content-Type names",
+        "description": "The rows, in the format of the Content-Type header",
         "content": {
             "application/jsonl": BINARY | {"example": ROWS},
             "text/csv": BINARY | {"example": "text,label\na fine film,positive\ndull,negative\n"},
@@ -56,9 +56,12 @@ async def create_dataset(
     settings: SettingsDep,
     links: LinksDep,
     response: Response,
-    name: Annotated[str | None, Query(max_length=256, description="a name of your own")] = None,
+    name: Annotated[str | None, Query(max_length=256, description="a name for the data set")] = None,
 ) -> Dataset:
-    """Store JSON Lines, CSV or Parquet under a `dataset://` URI. Every row is checked; columns are text or numbers."""
+    """Store rows in JSON Lines, CSV or Parquet under a `dataset://` URI.
+
+    Every row is checked. Values must be texts, numbers, booleans or null.
+    """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     row_format = FORMAT_BY_MEDIA_TYPE.get(media_type)
     if row_format is None:
@@ -73,7 +76,7 @@ async def create_dataset(
 
 
 async def receive(request: Request, path: Path) -> None:
-    """Write the body to a file as it comes; `BodyLimit` counts it."""
+    """Write the body to a file while it is received; `BodyLimit` limits its size."""
     with path.open("wb") as file:
         async for chunk in request.stream():
             file.write(chunk)
@@ -93,9 +96,9 @@ def list_datasets(
     caller: Reader,
     uploads: UploadsDep,
     cursor: Cursor = None,
-    limit: Annotated[int, Query(ge=1, le=100, description="data sets on a page")] = 20,
+    limit: Annotated[int, Query(ge=1, le=100, description="number of data sets on a page")] = 20,
 ) -> DatasetPage:
-    """The tenant's uploads, a page at a time. Rows that came inline with a job belong to the job and are not listed."""
+    """A page of the tenant's uploads. Inline rows of a job belong to the job and are not listed."""
     return uploads.page(caller.tenant, cursor=cursor, limit=limit)
 
 
@@ -105,11 +108,11 @@ DatasetId = Annotated[str, InPath(description="the data set's `id`", examples=["
 @router.get(
     "/datasets/{dataset_id}",
     operation_id="getDataset",
-    summary="Look at a data set",
+    summary="Read a data set",
     responses=problem_responses(404),
 )
 def get_dataset(dataset_id: DatasetId, caller: Reader, uploads: UploadsDep) -> Dataset:
-    """How many rows it has, of which columns, and when it will be deleted."""
+    """The number of rows, the columns and the time of deletion of a data set."""
     return uploads.get(caller.tenant, dataset_id)
 
 
@@ -118,9 +121,9 @@ def get_dataset(dataset_id: DatasetId, caller: Reader, uploads: UploadsDep) -> D
     operation_id="deleteDataset",
     summary="Delete a data set",
     status_code=status.HTTP_204_NO_CONTENT,
-    response_description="The data set is gone",
+    response_description="The data set is deleted",
     responses=problem_responses(404),
 )
 def delete_dataset(dataset_id: DatasetId, caller: Uploader, uploads: UploadsDep) -> None:
-    """Remove the rows. A job that has not read them yet will fail; reports keep their digest."""
+    """Delete the rows. A job that has not read them yet will fail; reports keep their digest."""
     uploads.delete(caller.tenant, dataset_id)

@@ -1,4 +1,4 @@
-"""A job's history: a list, or a stream of Server-Sent Events up to the job's end."""
+"""The route for the events of a job: a list, or a stream of Server-Sent Events until the job has ended."""
 
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated
@@ -9,18 +9,18 @@ from redis import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.types import Receive, Scope, Send
 
-from service.api.dependencies import FollowerDep, FoundRecord, JobStoreDep, StreamLimitDep
+from service.api.dependencies import AsyncRedisDep, JobStoreDep, ReadableRecord, StreamLimitDep
 from service.api.problems import problem_responses
 from service.contract.job import EventPage
 from service.jobs.events import check_event_id, follow_events
 from service.jobs.record import JobRecord
 
-HEARTBEAT_SECONDS = 15  # proxies close a connection that is silent for half a minute
+HEARTBEAT_SECONDS = 15  # proxies close a connection without data for half a minute
 STREAM = "text/event-stream"
 
 router = APIRouter(tags=["jobs"])
 EVENT_ID = "^[0-9]{1,19}(-[0-9]{1,19})?$"
-EventId = Annotated[str | None, Query(pattern=EVENT_ID, description="the `id` of the last event that was seen")]
+EventId = Annotated[str | None, Query(pattern=EVENT_ID, description="`id` of the last event that the client has seen")]
 
 
 @router.get(
@@ -35,33 +35,33 @@ EventId = Annotated[str | None, Query(pattern=EVENT_ID, description="the `id` of
 )
 def list_events(
     request: Request,
-    record: FoundRecord,
+    record: ReadableRecord,
     job_store: JobStoreDep,
-    follower: FollowerDep,
+    async_redis: AsyncRedisDep,
     stream_limit: StreamLimitDep,
     after: EventId = None,
-    limit: Annotated[int, Query(ge=1, le=1000, description="events on a page")] = 100,
+    limit: Annotated[int, Query(ge=1, le=1000, description="number of events on a page")] = 100,
     last_event_id: Annotated[
-        str | None, Header(pattern=EVENT_ID, description="as `after`, set by a client that resumes")
+        str | None, Header(pattern=EVENT_ID, description="the same as `after`; sent by a client that resumes a stream")
     ] = None,
 ) -> EventPage | Response:
-    """A page of events. With `Accept: text/event-stream`: every event and then each new one as it comes.
+    """A page of events; with `Accept: text/event-stream` a stream of all events, past and new.
 
-    The stream closes behind the event that ends the job; one that breaks is resumed with `Last-Event-ID`. A tenant that
-    has as many streams open as it may gets 429 in place of another.
+    The stream closes after the event that ends the job. A broken stream is resumed with `Last-Event-ID`. A tenant with
+    the maximum number of open streams gets 429.
     """
     after = last_event_id or after
     if STREAM in request.headers.get("accept", ""):
         check_event_id(after or "0-0")
         stream_limit.acquire(record.tenant)
-        return _Stream(_events(follower, record, after), lambda: stream_limit.release(record.tenant))
+        return _Stream(_events(async_redis, record, after), lambda: stream_limit.release(record.tenant))
     events = job_store.events(record.tenant, record.id, after=after, limit=limit)
     full = len(events) == limit
     return EventPage(data=events, next_cursor=events[-1].id if full else None, has_more=full)
 
 
 class _Stream(EventSourceResponse):
-    """Calls `closed` when it is over, whoever ended it."""
+    """A stream of Server-Sent Events that calls `closed` when it ends, on either side."""
 
     def __init__(self, events: AsyncIterator[ServerSentEvent], closed: Callable[[], None]) -> None:
         super().__init__(events, ping=HEARTBEAT_SECONDS)
@@ -75,10 +75,10 @@ class _Stream(EventSourceResponse):
 
 
 async def _events(
-    follower: redis.asyncio.Redis, record: JobRecord, after: str | None
+    async_redis: redis.asyncio.Redis, record: JobRecord, after: str | None
 ) -> AsyncIterator[ServerSentEvent]:
     try:
-        async for event in follow_events(follower, record.tenant, record.id, after=after):
+        async for event in follow_events(async_redis, record.tenant, record.id, after=after):
             yield ServerSentEvent(event.model_dump_json(), id=event.id, event=event.type)
     except RedisError:
-        return  # the client resumes with Last-Event-ID, as after any break
+        return  # the client resumes with Last-Event-ID, as after any broken connection

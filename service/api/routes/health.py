@@ -1,4 +1,4 @@
-"""For those who run the service: is it up, can it work, which version is it."""
+"""Routes for operators: liveness, readiness, version and metrics."""
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -11,45 +11,52 @@ from service.infrastructure.version import package_version
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/healthz", operation_id="getHealth", summary="Is the process up?", responses=only_problems(413))
+@router.get(
+    "/healthz", operation_id="getHealth", summary="Check that the process is alive", responses=only_problems(413)
+)
 def get_health() -> Health:
-    """Answers as long as the process can; asks nobody else."""
+    """Always 200 while the process runs; checks nothing else."""
     return Health(ok=True)
 
 
 @router.get(
     "/readyz",
     operation_id="getReadiness",
-    summary="Can it take and serve jobs?",
+    summary="Check that the service can accept jobs",
     responses={
         **only_problems(413),
-        503: {"model": Health, "description": "Something that it needs is away; `checks` says what"},
+        503: {"model": Health, "description": "Redis or the object store does not answer; `checks` says which"},
     },
 )
 async def get_readiness(readiness: ReadinessDep, response: Response) -> Health:
-    """Whether Redis and the object store answer, as of a few seconds ago. That no worker lives is a warning: jobs are
-    accepted and wait."""
+    """Whether Redis and the object store answered at the last check, at most a few seconds ago.
+
+    Without a live worker jobs are accepted and wait, so that is a warning only.
+    """
     health = await readiness.health()
     response.status_code = 200 if health.ok else 503
     return health
 
 
-@router.get("/version", operation_id="getVersion", summary="Which version is it?", responses=only_problems(413))
+@router.get("/version", operation_id="getVersion", summary="Read the version", responses=only_problems(413))
 def get_version() -> Version:
-    """The version of the package that answers."""
+    """The version of the service."""
     return Version(name="taskslim", version=package_version())
 
 
 @router.get(
     "/metrics",
     operation_id="getMetrics",
-    summary="Figures for Prometheus",
+    summary="Read the Prometheus metrics",
     response_class=Response,
     responses={
         **problem_responses(),
-        200: {"description": "Exposition format", "content": {"text/plain": {"schema": {"type": "string"}}}},
+        200: {
+            "description": "Metrics in the Prometheus exposition format",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        },
     },
 )
 def get_metrics(caller: Administrator, metrics: MetricsDep) -> Response:
-    """What this process and, through Redis, all workers have counted. With keys configured it takes an `admin` key."""
+    """The metrics of this process and, through Redis, of all workers. Needs the scope `admin`, if there are keys."""
     return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -1,4 +1,4 @@
-"""Jobs: submit, list, look at, cancel, delete."""
+"""Routes that submit, list, read, cancel and delete jobs."""
 
 from asyncio import to_thread
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from service.api.dependencies import (
     Reader,
     RetentionDep,
     Writer,
-    find,
+    job_fields_for,
     waiter_of,
 )
 from service.api.links import JobLinks, LinksDep, links_of
@@ -56,10 +56,13 @@ SEE_JOB: dict[str, Any] = {
     for name, operation in (("job", "getJob"), ("events", "listEvents"), ("cancel", "cancelJob"))
 }
 HEADERS = {
-    "Location": {"description": "The job", "schema": {"type": "string", "format": "uri-reference"}},
-    "Retry-After": {"description": "Seconds until it is worth asking", "schema": {"type": "integer"}},
-    "Preference-Applied": {"description": "The wait that was granted, if any", "schema": {"type": "string"}},
-    "Idempotent-Replayed": {"description": "`true`: the first answer again", "schema": {"type": "string"}},
+    "Location": {"description": "URL of the job", "schema": {"type": "string", "format": "uri-reference"}},
+    "Retry-After": {"description": "Seconds after which to ask again", "schema": {"type": "integer"}},
+    "Preference-Applied": {"description": "`wait=N`, if the response waited", "schema": {"type": "string"}},
+    "Idempotent-Replayed": {
+        "description": "`true`: this is the response to the first request with the key",
+        "schema": {"type": "string"},
+    },
 }
 ACCEPTED = {
     "description": "The job is queued",
@@ -68,11 +71,11 @@ ACCEPTED = {
 }
 WAITED = {
     "model": Job,
-    "description": "The job was finished within the time that `Prefer: wait` asked for",
+    "description": "The job ended within the time of `Prefer: wait`",
     "headers": HEADERS,
     "links": SEE_JOB,
 }
-ETAG = {"ETag": {"description": "Changes with the job", "schema": {"type": "string"}}}
+ETAG = {"ETag": {"description": "Changes whenever the job changes", "schema": {"type": "string"}}}
 FOUND = {
     "description": "The job",
     "headers": ETAG | {"Retry-After": HEADERS["Retry-After"]},
@@ -96,10 +99,11 @@ async def create_job(
     idempotency_key: IdempotencyKeyHeader = None,
     prefer: PreferHeader = None,
 ) -> Response:
-    """Queue a job. What can be known from the request, its inline rows and the model's small files is checked first.
+    """Queue a job, after a check of the request, its inline rows and the model's config and file headers.
 
     Inline rows are moved to storage and appear as a `dataset://` URI in the job's `request`. With `Prefer: wait=N` the
-    answer is the finished job (200) if it ends in time. With an `Idempotency-Key` the request can be sent again safely.
+    response is the ended job (200) if it ends in that time. A request with an `Idempotency-Key` can be sent again
+    without creating a second job.
     """
     links = links_of(http)
     accepted = await to_thread(_accept, http, request, caller, idempotency_key)
@@ -118,14 +122,14 @@ async def create_job(
 
 @dataclass(frozen=True)
 class Accepted:
-    """A queued job, and the claim under which it was made."""
+    """A queued job, and the claim on its idempotency key."""
 
     claim: Claim
     record: JobRecord
 
 
 def _accept(http: Request, request: JobRequest, caller: Caller, header: str | None) -> Accepted | Answer:
-    """The queued job, or the answer that the same request got before; all of it in one change of threads."""
+    """Submit the job, or return the answer to an earlier request with the same key. Runs in one thread call."""
     idempotency: Idempotency = http.state.idempotency
     claim: Claim | Answer = Claim(None, new_id())
     if header is not None:
@@ -139,7 +143,7 @@ def _accept(http: Request, request: JobRequest, caller: Caller, header: str | No
 def _submit(
     submission: Submission, idempotency: Idempotency, claim: Claim, request: JobRequest, caller: Caller
 ) -> JobRecord:
-    """The queued job. A refused request frees its key; after any other failure a repeat goes on with the same job."""
+    """Submit the job. A refused request releases its key; after a Redis error a repeat continues with the same job."""
     try:
         return submission.submit(request, caller, claim.job_id)
     except TaskslimError:
@@ -174,15 +178,15 @@ def list_jobs(
     job_store: JobStoreDep,
     links: LinksDep,
     cursor: Cursor = None,
-    limit: Annotated[int, Query(ge=1, le=100, description="jobs on a page")] = 20,
-    status: Annotated[JobStatus | None, Query(description="only jobs of this status")] = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="number of jobs on a page")] = 20,
+    status: Annotated[JobStatus | None, Query(description="only jobs with this status")] = None,
     tag: Annotated[
         str | None, Query(max_length=321, pattern="^[^:]*:", description="only jobs with this tag, as `key:value`")
     ] = None,
-    created_since: Annotated[Moment | None, Query(description="only jobs made then or later")] = None,
-    created_before: Annotated[Moment | None, Query(description="only jobs made earlier")] = None,
+    created_since: Annotated[Moment | None, Query(description="only jobs created at this time or later")] = None,
+    created_before: Annotated[Moment | None, Query(description="only jobs created before this time")] = None,
 ) -> Response:
-    """The tenant's jobs, a page at a time."""
+    """A page of the tenant's jobs."""
     key, colon, value = (tag or "").partition(":")
     page = job_store.page(
         caller.tenant,
@@ -200,19 +204,23 @@ def list_jobs(
 @router.get(
     "/jobs/{job_id}",
     operation_id="getJob",
-    summary="Look at a job",
+    summary="Read a job",
     response_model=Job,
-    responses={**problem_responses(404, 409), 200: FOUND, 304: {"description": "Nothing has changed", "headers": ETAG}},
+    responses={
+        **problem_responses(404, 409),
+        200: FOUND,
+        304: {"description": "The job has not changed", "headers": ETAG},
+    },
 )
 async def get_job(
     request: Request, job_id: JobId, if_none_match: IfNoneMatchHeader = None, prefer: PreferHeader = None
 ) -> Response:
-    """The job as it is now. While it is not finished, `Retry-After` says when it is worth asking again.
+    """The current state of the job. Until it ends, `Retry-After` says after how many seconds to ask again.
 
-    With `Prefer: wait=N` the answer comes when the job is finished, or after that time.
+    With `Prefer: wait=N` the response comes when the job has ended, or after N seconds.
     """
-    # This is what clients poll, so it asks for no dependency and makes no object of what it only passes on.
-    fields = await to_thread(find, request, KeyScope.jobs_read, job_id)
+    # Clients poll this route, so it uses no FastAPI dependency and builds no model of the job.
+    fields = await to_thread(job_fields_for, request, KeyScope.jobs_read, job_id)
     headers = {}
     if (seconds := wait_seconds(prefer)) and not status_of(fields).is_terminal:
         waited = await waiter_of(request).wait(request.state.caller.tenant, job_id, seconds)
@@ -229,52 +237,50 @@ async def get_job(
     summary="Cancel a job",
     status_code=status.HTTP_202_ACCEPTED,
     response_model=Job,
-    response_description="The job is cancelling",
+    response_description="The running job is being cancelled",
     responses={
         **problem_responses(404, 409),
-        200: {"model": Job, "description": "The job is finished"},
+        200: {"model": Job, "description": "The job has ended"},
         202: {"links": {"job": SEE_JOB["job"]}},
     },
 )
 def cancel_job(
-    found: CancellableRecord,
+    record: CancellableRecord,
     job_store: JobStoreDep,
     queue: QueueDep,
     retention: RetentionDep,
     links: LinksDep,
 ) -> Response:
-    """Ask for the end of a job. A queued one is cancelled at once, a running one within seconds.
-
-    Repeating it is harmless; a finished job stays as it is.
-    """
-    record = job_store.cancel(found.tenant, found.id)
-    if found.status is JobStatus.queued:
-        queue.remove(record)
-        if record.status is JobStatus.cancelled and record.attempt:
-            retention.drop_files(record)
-    return Response(job_json(record, links.of(record.id)), 200 if record.status.is_terminal else 202, media_type=JSON)
+    """Cancel a queued job at once, or a running one within seconds. A job that has ended does not change."""
+    cancelled = job_store.cancel(record.tenant, record.id)
+    if record.status is JobStatus.queued:
+        queue.remove(cancelled)
+        if cancelled.status is JobStatus.cancelled and cancelled.attempt:
+            retention.drop_files(cancelled)
+    status_code = 200 if cancelled.status.is_terminal else 202
+    return Response(job_json(cancelled, links.of(cancelled.id)), status_code, media_type=JSON)
 
 
 @router.delete(
     "/jobs/{job_id}",
     operation_id="deleteJob",
-    summary="Delete a finished job and its artifacts",
+    summary="Delete an ended job and its artifacts",
     status_code=status.HTTP_204_NO_CONTENT,
-    response_description="The job is gone",
+    response_description="The job is deleted",
     responses=problem_responses(404, 409),
 )
 def delete_job(request: Request, job_id: JobId, queue: QueueDep, retention: RetentionDep) -> None:
-    """Remove the record, the artifacts and the inline rows of a job that is finished.
+    """Delete the record, the artifacts and the inline rows of a job that has ended.
 
-    A job whose record cannot be read is removed in any status, unless a worker is at it.
+    A job whose record cannot be read is deleted in any status, unless a worker is running it.
     """
-    fields = find(request, KeyScope.jobs_write, job_id)
+    fields = job_fields_for(request, KeyScope.jobs_write, job_id)
     try:
         retention.delete_job(decode(fields))
     except UnreadableRecord as error:
         if queue.is_started(job_id):
             raise Conflict(
-                "a worker is at the job, whose record cannot be read; delete it once that has ended"
+                "a worker is running the job, whose record cannot be read: delete the job after that has ended"
             ) from error
         tenant = request.state.caller.tenant
         retention.forget_job(tenant, job_id)

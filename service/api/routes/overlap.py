@@ -1,4 +1,4 @@
-"""What two tasks have in common."""
+"""The route that compares the units that two tasks keep."""
 
 from typing import Annotated
 
@@ -18,7 +18,7 @@ router = APIRouter(tags=["scores"])
 @router.get(
     "/overlap",
     operation_id="getOverlap",
-    summary="See which units two tasks share",
+    summary="Compare the units that two tasks keep",
     responses=problem_responses(404),
 )
 def get_overlap(
@@ -27,10 +27,12 @@ def get_overlap(
     scores: Annotated[
         str, Query(pattern=TWO_DIGESTS, description="digests of two score sets", examples=["0" * 64 + "," + "1" * 64])
     ],
-    ratio: Annotated[float, Query(gt=0, le=MAX_RATIO, description="share of every group that each task removes")] = 0.5,
+    ratio: Annotated[
+        float, Query(gt=0, le=MAX_RATIO, description="share of each group of units that each task removes")
+    ] = 0.5,
 ) -> Overlap:
-    """The share of kept units that two tasks have in common, over all, for each kind of unit and for each layer.
+    """How many units two tasks both keep: in the whole model, for each kind of unit and for each layer.
 
-    Read it against `by_chance`, what two choices by lot would share. Both sets must be of the same model and units.
+    `by_chance` is the value for two random choices. Both score sets must be of the same model and units.
     """
     return unit_overlap.overlap(sets, caller.tenant, scores.split(","), ratio)

@@ -1,4 +1,4 @@
-"""What a request would come to, before anything is spent on it."""
+"""The route that plans a request without running it."""
 
 from typing import Annotated
 
@@ -25,8 +25,8 @@ router = APIRouter(tags=["jobs"], route_class=StrictRoute)
 @router.post(
     "/plans",
     operation_id="createPlan",
-    summary="See what a request would come to",
-    response_description="Nothing was queued and nothing is kept",
+    summary="Plan a request without running it",
+    response_description="The plan; nothing is queued or stored",
     responses=problem_responses(413),
 )
 def create_plan(
@@ -37,11 +37,11 @@ def create_plan(
     scores: ScoresDep,
     durations: DurationsDep,
 ) -> Plan:
-    """Widths, parameters, bytes, cache and runtimes, from the model's config and the headers of its weights; whether
-    an earlier job has measured the unit scores, and how long it may take, by the pace of past runs.
+    """The widths, sizes and runtimes of the slim model, from the config and the tensor headers of the dense model.
 
-    A request that a job would refuse is refused alike. A GGUF file cannot be planned: a worker converts it first. Of a
-    model on a hub nothing but the headers is fetched, where the local cache does not have it.
+    The plan also says whether the unit scores of an earlier job can be used, and estimates the time from past jobs.
+    A request that `POST /jobs` refuses is refused with the same problem. A GGUF model cannot be planned, because a
+    worker has to convert it first. Of a model on a hub only the headers are fetched.
     """
     check_webhook(request, settings)
     access = access_of(caller, settings, storage)
@@ -54,8 +54,8 @@ def create_plan(
 
 
 def _cached(request: JobRequest, access: Access, scores: ScoreSets) -> tuple[bool | None, bool | None]:
-    """Whether there are unit scores, and the dense model's answers, for the request; None where a source of it cannot
-    be looked at from here."""
+    """Whether the unit scores and the dense model's evaluation of the request are stored; None where a source of the
+    request cannot be read here."""
     try:
         found = fingerprints(request, access)
     except TaskslimError:

@@ -1,11 +1,11 @@
-"""Score sets: list, look at, download, delete."""
+"""Routes that list, read, download and delete score sets."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response, status
 
 from service.api.dependencies import Downloader, Reader, ScoresDep, SettingsDep, StorageDep, Writer
-from service.api.file_responses import WantedDep, file_responses, send
+from service.api.file_responses import DownloadHeadersDep, file_responses, send
 from service.api.links import JobLinks, LinksDep
 from service.api.problems import problem_responses
 from service.contract.resources import MeasuredScores, ScoreSet, ScoreSetPage, StoredFile
@@ -28,24 +28,22 @@ def list_scores(
     scores: ScoresDep,
     links: LinksDep,
     cursor: Annotated[
-        str | None, Query(pattern="^[0-9]{1,16}$", description="`next_cursor` of the page before")
+        str | None, Query(pattern="^[0-9]{1,16}$", description="`next_cursor` of the previous page")
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=100, description="score sets on a page")] = 20,
+    limit: Annotated[int, Query(ge=1, le=100, description="number of score sets on a page")] = 20,
 ) -> ScoreSetPage:
-    """What the tenant's jobs have measured: scores of units, and the dense models' answers to evaluation rows.
+    """A page of the tenant's score sets: scores of units, and the dense models' answers to evaluation rows.
 
-    A job that depends on the same model, rows, wording and method takes them instead of measuring again.
+    A job with the same model, rows, task and method uses them instead of computing them again.
     """
     sets, following = scores.page(caller.tenant, cursor=cursor, limit=limit)
     data = [_shown(measured, caller.tenant, scores, links) for measured in sets]
     return ScoreSetPage(data=data, next_cursor=following, has_more=following is not None)
 
 
-@router.get(
-    "/scores/{digest}", operation_id="getScores", summary="Look at a score set", responses=problem_responses(404)
-)
+@router.get("/scores/{digest}", operation_id="getScores", summary="Read a score set", responses=problem_responses(404))
 def get_scores(digest: Digest, caller: Reader, scores: ScoresDep, links: LinksDep) -> ScoreSet:
-    """What was scored, on what, and when it will be deleted. A job's result names the scores of its units."""
+    """The inputs of a score set and the time of its deletion. The result of a job has the digest of its unit scores."""
     return _shown(scores.get(caller.tenant, digest), caller.tenant, scores, links)
 
 
@@ -62,12 +60,13 @@ def download_scores(
     scores: ScoresDep,
     storage: StorageDep,
     settings: SettingsDep,
-    wanted: WantedDep,
+    wanted: DownloadHeadersDep,
 ) -> Response:
-    """The scores as safetensors, or a redirect to a signed URL where the object store can sign one.
+    """The scores as a safetensors file, or a redirect to a signed URL where the object store supports them.
 
-    Of units: a float32 tensor `{step}.{stack}.{layer}.{unit}` for each step and group. Of rows: `log_probability`
-    (float64, rows x answers) and `answer` (int64, the right one). The header's metadata say the rest.
+    The kind `units` has a float32 tensor `{step}.{stack}.{layer}.{unit}` for each step and group of units. The kind
+    `rows` has `log_probability` (float64, rows x answers) and `answer` (int64, the index of the right answer). The
+    metadata in the header describe the set.
     """
     measured = scores.get(caller.tenant, digest)
     file = StoredFile(name=NAME, size=measured.size, sha256=measured.sha256)
@@ -80,11 +79,11 @@ def download_scores(
     operation_id="deleteScores",
     summary="Delete a score set",
     status_code=status.HTTP_204_NO_CONTENT,
-    response_description="The scores are gone",
+    response_description="The scores are deleted",
     responses=problem_responses(404),
 )
 def delete_scores(digest: Digest, caller: Writer, scores: ScoresDep) -> None:
-    """Remove the scores. The next job that needs them measures them again; results that came of them stay."""
+    """Delete the scores. The next job that needs them computes them again; results of earlier jobs stay."""
     scores.delete(caller.tenant, digest)
 
 

@@ -1,4 +1,4 @@
-"""The status page: one HTML document and its files, which load nothing from elsewhere."""
+"""Routes of the status page: an HTML document, its scripts and its style, all served from here."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ router = APIRouter(include_in_schema=False)
 
 
 def headers() -> dict[str, str]:
-    """No script or style inside the document but the report's own, nothing from elsewhere, nobody frames it."""
+    """Headers that allow only scripts and styles of this server, the style of the report, and no framing."""
     policy = (
         "default-src 'none'",
         "script-src 'self'",
@@ -36,13 +36,13 @@ def headers() -> dict[str, str]:
 
 @router.get("/")
 def get_page() -> FileResponse:
-    """The page itself; it asks the API for everything that it shows."""
+    """The HTML document. Its scripts read everything from the API."""
     return FileResponse(DIRECTORY / "index.html", headers=headers())
 
 
 @router.get("/pages/{name}")
 def get_page_file(name: str) -> FileResponse:
-    """A script, style or image of the page."""
+    """A script, style sheet or image of the page."""
     path = DIRECTORY / name
     if path.suffix not in ASSETS or path.parent != DIRECTORY or not path.is_file():
         raise NotFound(f"there is no page file {name!r}")

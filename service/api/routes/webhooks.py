@@ -1,10 +1,10 @@
-"""Webhooks: what was sent for a job, and the secret that signs it."""
+"""Routes for the deliveries of webhook messages and the secret that signs them."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Header, status
 
-from service.api.dependencies import Administrator, FoundRecord, SecretsDep, WebhooksDep, Writer
+from service.api.dependencies import Administrator, ReadableRecord, SecretsDep, WebhooksDep, Writer
 from service.api.middleware import StrictRoute
 from service.api.openapi.examples import RECEIVERS
 from service.api.problems import problem_responses
@@ -12,7 +12,7 @@ from service.contract.request import WebhookEvent
 from service.contract.resources import DeliveryPage, WebhookMessage, WebhookSecret, WebhookUrl
 
 router = APIRouter(tags=["webhooks"], route_class=StrictRoute)
-# What the service sends, for the document alone: nobody calls these here.
+# The messages that the service sends, for the OpenAPI document only: the app does not serve these routes.
 sent = APIRouter(tags=["webhooks"])
 MEANINGS = {
     WebhookEvent.job_running: "A worker has started the job",
@@ -24,13 +24,13 @@ MEANINGS = {
 
 def receive_news(
     message: WebhookMessage,
-    webhook_id: Annotated[str, Header(description="the same on every attempt; tells repeats")],
-    webhook_timestamp: Annotated[int, Header(description="of the attempt, Unix seconds; refuse old ones")],
-    webhook_signature: Annotated[str, Header(description="`v1,<base64>`, one for each secret in force")],
+    webhook_id: Annotated[str, Header(description="the same for every attempt, so that repeats can be ignored")],
+    webhook_timestamp: Annotated[int, Header(description="Unix time of the attempt in seconds; refuse old ones")],
+    webhook_signature: Annotated[str, Header(description="`v1,<base64>`, one for each valid secret")],
 ) -> None:
-    """Answer 2xx within 15 seconds. Anything else is tried again for three days.
+    """Respond with 2xx within 15 seconds; after any other response the message is sent again, for up to three days.
 
-    410 ends it for this URL, for a week or until `POST /webhooks/enable`.
+    After 410 nothing is sent to this URL for a week, or until `POST /webhooks/enable`.
     """
 
 
@@ -43,18 +43,18 @@ for event, meaning in MEANINGS.items():
         operation_id="receive" + "".join(part.capitalize() for part in event.value.split(".")),
         summary=meaning,
         status_code=status.HTTP_204_NO_CONTENT,
-        response_description="Taken",
+        response_description="The message is accepted",
     )
 
 
 @router.get(
     "/jobs/{job_id}/deliveries",
     operation_id="listDeliveries",
-    summary="See what was sent to a job's webhook",
+    summary="List the deliveries of a job's webhook messages",
     responses=problem_responses(404, 409),
 )
-def list_deliveries(record: FoundRecord, webhooks: WebhooksDep) -> DeliveryPage:
-    """Every attempt to deliver news of the job, oldest first, with the receiver's answer and the time of the next."""
+def list_deliveries(record: ReadableRecord, webhooks: WebhooksDep) -> DeliveryPage:
+    """All attempts to deliver messages about the job, oldest first, each with the receiver's response."""
     return DeliveryPage(data=webhooks.deliveries(record.tenant, record.id))
 
 
@@ -65,31 +65,31 @@ def list_deliveries(record: FoundRecord, webhooks: WebhooksDep) -> DeliveryPage:
     responses=problem_responses(),
 )
 def get_secret(caller: Administrator, secrets: SecretsDep) -> WebhookSecret:
-    """The secret that signs the tenant's webhooks, for a Standard Webhooks library at the receiver."""
+    """The secret that signs the tenant's webhook messages, in the form of Standard Webhooks libraries."""
     return WebhookSecret(secret=secrets.current(caller.tenant))
 
 
 @router.post(
     "/webhooks/secret/rotate",
     operation_id="rotateWebhookSecret",
-    summary="Make a new signing secret",
+    summary="Replace the signing secret",
     responses=problem_responses(),
 )
 def rotate_secret(caller: Administrator, secrets: SecretsDep) -> WebhookSecret:
-    """A new secret. For a day the old one signs beside it, so that receivers can change over."""
+    """Make a new secret. For a day messages are signed with the old one too, so that receivers can change over."""
     return WebhookSecret(secret=secrets.rotate(caller.tenant))
 
 
 @router.post(
     "/webhooks/enable",
     operation_id="enableWebhook",
-    summary="Call a receiver again that was gone",
+    summary="Enable a disabled receiver",
     status_code=status.HTTP_204_NO_CONTENT,
-    response_description="News that comes from now on is sent",
+    response_description="Messages are sent to the URL again",
     responses=problem_responses(413),
 )
 def enable_webhook(
     receiver: Annotated[WebhookUrl, Body(openapi_examples=RECEIVERS)], caller: Writer, webhooks: WebhooksDep
 ) -> None:
-    """A URL that answered 410 Gone is left alone for a week; this ends it. For any other URL it does nothing."""
+    """Send messages again to a URL that responded with 410 Gone. For any other URL this does nothing."""
     webhooks.enable(caller.tenant, receiver.url)

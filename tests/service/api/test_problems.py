@@ -91,8 +91,8 @@ def test_heads_that_no_stock_config_can_hold_fewer_of_are_refused_with_the_reaso
         (b"\xff\xfe", "UTF-8"),
         (b'{"\\ud800": 1}', "UTF-8"),
         (b'{"target": NaN}', "NaN"),
-        (b"[" * 200_000, "too deeply"),
-        (b'{"a":' * 200_000, "too deeply"),
+        (b"[" * 200_000, "too deep"),
+        (b'{"a":' * 200_000, "too deep"),
         (b"1" * 5000, "too long"),
     ],
 )
