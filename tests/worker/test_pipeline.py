@@ -219,6 +219,7 @@ def test_progress_counts_examples_and_bytes_of_every_stage(finished: Finished) -
     assert finished.progress.stages == STAGES
     assert last[Stage.evaluate_dense] == last[Stage.evaluate_slim] == (6, 6, "examples")
     assert last[Stage.attribute] == (24, 24, "examples")
+    assert last[Stage.verify] == (0, 1, "checkpoints")
     done, total, unit = last[Stage.upload]
     assert (done, unit) == (total, "bytes")
 

@@ -48,9 +48,8 @@ class LiveStorages(TorchDispatchMode):
             tensor.untyped_storage()._cdata for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)
         }
         for tensor in tree_leaves(result):
-            if (
-                isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in given
-            ):  # a view shares the storage of its input
+            # A view shares the storage of its input.
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in given:
                 self._add(tensor.untyped_storage())
         return result
 

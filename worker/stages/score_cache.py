@@ -95,6 +95,7 @@ class ScoreCache:
     # --- keys
 
     def units_key(self, task_model: TaskModel, ratios: Sequence[float]) -> "Key":
+        """The key of the unit scores on the calibration rows, taken at `ratios`."""
         request = self.context.job.request
         method = scoring(request.method, self.context.task.kind)
         output = request.output
