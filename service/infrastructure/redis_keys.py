@@ -1,16 +1,13 @@
-"""The names of the keys in Redis that more than one module uses."""
+"""Keys in Redis that more than one module uses."""
 
 import hashlib
 
 from service.contract.job import JobStatus
 
-OPEN = "slim:open"  # tenant/id of every unfinished job -> when the reconciler must look at it, Redis' milliseconds
-
-
-WEBHOOKS = "slim:webhooks"  # tenant/id/event of every message to send -> when it is due, Redis' milliseconds
-
-
-EXPIRIES = "slim:expiries"  # kind/tenant/id of what is to be deleted -> when, Redis' milliseconds
+OPEN = "slim:open"  # tenant/id of each unfinished job -> time of the reconciler's next check, milliseconds
+WEBHOOKS = "slim:webhooks"  # tenant/id/event of each message to send -> time at which it is due, milliseconds
+EXPIRIES = "slim:expiries"  # kind/tenant/id of each item that expires -> time of expiry, milliseconds
+IDEMPOTENCY_SECONDS = 24 * 3600  # how long idempotency keys are kept
 
 
 def job_key(tenant: str, job_id: str) -> str:
@@ -22,17 +19,17 @@ def events_key(tenant: str, job_id: str) -> str:
 
 
 def index_key(tenant: str, status: JobStatus | None = None) -> str:
-    """All jobs of a tenant, or those of one status: members with equal scores, hence ordered by their ULID."""
+    """The sorted set of a tenant's jobs, or of those of one status; with equal scores, so ordered by id."""
     return f"slim:{tenant}:jobs" + (f":{status}" if status else "")
 
 
 def slots_key(tenant: str) -> str:
-    """Jobs of a tenant that were handed to workers: in the queue or running."""
+    """The set of a tenant's jobs that have a slot: they are in RQ's queue or running."""
     return f"slim:{tenant}:slots"
 
 
 def waiting_key(tenant: str) -> str:
-    """Jobs of a tenant that wait until it may run more, scored by rank, hence ordered by rank and age."""
+    """The sorted set of a tenant's jobs that wait for a slot, ordered by rank and age."""
     return f"slim:{tenant}:waiting"
 
 
@@ -46,6 +43,3 @@ def deliveries_key(tenant: str, job_id: str) -> str:
 
 def gone_key(tenant: str, url: str) -> str:
     return f"slim:{tenant}:webhook-gone:{hashlib.sha256(url.encode()).hexdigest()}"
-
-
-IDEMPOTENCY_SECONDS = 24 * 3600

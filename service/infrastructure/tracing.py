@@ -1,8 +1,8 @@
-"""Traces: spans of requests, attempts and stages, by OpenTelemetry.
+"""Traces of requests, attempts and stages by OpenTelemetry.
 
-Its API is a dependency and by itself does nothing. With the extra `tracing` installed and OTEL_EXPORTER_OTLP_ENDPOINT
-set, spans are exported; the other OTEL_ variables hold too. A job waits in the queue for any length of time, so an
-attempt is a trace of its own that is linked to the request's span.
+Without the extra `tracing` the API of OpenTelemetry does nothing. With it, and with OTEL_EXPORTER_OTLP_ENDPOINT set,
+spans are exported; the other OTEL_ variables apply too. A job may wait in the queue for long, so an attempt is a trace
+of its own, linked to the span of the request.
 """
 
 import os
@@ -18,7 +18,10 @@ TRACEPARENT = "traceparent"
 
 
 def configure(process: str) -> None:
-    """Export this process' spans if the environment names a collector. ImportError without the extra `tracing`."""
+    """Export the spans of this process if the environment names a collector.
+
+    Raises ImportError without the extra `tracing`.
+    """
     if not any(name in os.environ for name in ENDPOINTS):
         return
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -32,14 +35,14 @@ def configure(process: str) -> None:
 
 
 def flush() -> None:
-    """Send what has not been sent: for a process that is about to end."""
+    """Export the spans that are left, before the process ends."""
     force = getattr(trace.get_tracer_provider(), "force_flush", None)
     if force is not None:
         force()
 
 
 def traceparent() -> str | None:
-    """The present span as W3C Trace Context writes it."""
+    """The present span as a `traceparent` of W3C Trace Context; None without one."""
     carrier: dict[str, str] = {}
     inject(carrier)
     return carrier.get(TRACEPARENT)
@@ -47,8 +50,8 @@ def traceparent() -> str | None:
 
 @contextmanager
 def request_span(method: str, headers: Mapping[str, str]) -> Iterator[Span]:
-    """Around one HTTP request, within the trace of the client where it sends one."""
-    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):  # nobody configured one: spare the work
+    """The span of one HTTP request, in the trace of the client where it sends a `traceparent`."""
+    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):  # no exporter: save the work
         yield trace.INVALID_SPAN
         return
     tracer = trace.get_tracer("taskslim")
@@ -59,7 +62,7 @@ def request_span(method: str, headers: Mapping[str, str]) -> Iterator[Span]:
 
 @contextmanager
 def attempt_span(job_id: str, attempt: int, producer: str | None) -> Iterator[None]:
-    """Around one attempt of a job; `producer` is the traceparent of the request that made the job."""
+    """The span of one attempt of a job. `producer` is the traceparent of the request that created the job."""
     linked = trace.get_current_span(extract({TRACEPARENT: producer or ""})).get_span_context()
     links = [Link(linked)] if linked.is_valid else []
     attributes: dict[str, str | int] = {
@@ -74,6 +77,6 @@ def attempt_span(job_id: str, attempt: int, producer: str | None) -> Iterator[No
 
 @contextmanager
 def stage_span(stage: str) -> Iterator[None]:
-    """Around one stage of an attempt."""
+    """The span of one stage of an attempt."""
     with trace.get_tracer("taskslim").start_as_current_span(stage):
         yield

@@ -1,8 +1,8 @@
-"""What is deleted, by a user or by time: a job, a data set or a score set, with everything that belongs to it.
+"""Retention: deletes jobs, data sets and score sets with all their files, on request or when they expire.
 
-Files go first and the record last, so that whatever breaks in between is found again and finished by the next try.
-`slim:expiries` holds what has an end: `job/{tenant}/{id}`, `dataset/{tenant}/{id}`, `scores/{tenant}/{digest}` and
-`rows/{tenant}/{job id}`, rows whose job was never made, -> Redis' milliseconds.
+Files are deleted first and the record last, so that the next try finds and finishes a deletion that broke off.
+`slim:expiries` maps `job/{tenant}/{id}`, `dataset/{tenant}/{id}`, `scores/{tenant}/{digest}` and `rows/{tenant}/{job
+id}` (inline rows whose job was never created) to the time of expiry by Redis' clock, in milliseconds.
 """
 
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ from service.tenants.storage_quota import StoredBytes
 
 SWEEP_SECONDS = 60.0
 AT_ONCE = 100
-PUT_OFF_MS = 3_600_000  # until what cannot be read is tried again, so that those behind it have their turn
+UNREADABLE_RETRY_MS = 3_600_000  # an item that cannot be read is tried again after the others
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
 class Retention:
-    """Deletes."""
+    """Deletes jobs, data sets and score sets."""
 
     redis: Redis
     job_store: JobStore
@@ -42,12 +42,12 @@ class Retention:
     stored: StoredBytes
 
     def delete_job(self, record: JobRecord) -> None:
-        """Everything of a finished job; `Conflict` while it is not finished."""
+        """Delete a finished job. Raises Conflict where it is not finished."""
         check_finished(record)
         self.forget_job(record.tenant, record.id)
 
     def forget_job(self, tenant: str, job_id: str) -> None:
-        """Everything of a job that no worker will write to any more, whether or not its record can be read."""
+        """Delete a job that no worker runs, whether or not its record can be read."""
         self.storage.delete_prefix(job_prefix(tenant, job_id))
         self._rows.drop(tenant, job_id)
         self.stored.record(tenant, f"job/{job_id}", 0)
@@ -60,29 +60,27 @@ class Retention:
         return InlineRows(self.redis, self.storage, self.stored)
 
     def drop_files(self, record: JobRecord) -> None:
-        """What attempts of a job have left that will have no other. Where that cannot be now, it is when the job
-        expires."""
+        """Delete the files of a job that gets no further attempt. If storage fails, they stay until it expires."""
         try:
             self.storage.delete_prefix(job_prefix(record.tenant, record.id))
         except StorageUnavailable:
-            log.warning("files of the job were left behind", exc_info=True, **record.log_fields)
+            log.warning("files of the job were left in storage", exc_info=True, **record.log_fields)
 
     def sweep(self) -> int:
-        """Delete what has expired; how much that was. What cannot be deleted now is tried again in the next sweep."""
+        """Delete what has expired and return the number of items. The next sweep tries again what failed."""
         now = now_ms(self.redis)
         due = cast(list[str], self.redis.zrangebyscore(EXPIRIES, 0, now, start=0, num=AT_ONCE))
         return sum(self._try(member, now) for member in due)
 
     def _try(self, member: str, now: int) -> bool:
-        """One record that cannot be read is put off and holds no other up; what Redis cannot do now, it can do for
-        none of them."""
+        """Delete one item. One that cannot be read is deferred behind the others; errors of Redis are raised."""
         try:
             return self._expire(member)
         except RedisError:
             raise
         except Exception:
-            log.exception("not deleted, because it cannot be read", item=member)
-            self.redis.zadd(EXPIRIES, {member: now + PUT_OFF_MS}, xx=True)
+            log.exception("expired item not deleted: it cannot be read", item=member)
+            self.redis.zadd(EXPIRIES, {member: now + UNREADABLE_RETRY_MS}, xx=True)
             return False
 
     def _expire(self, member: str) -> bool:
@@ -91,7 +89,7 @@ class Retention:
             match kind:
                 case "job":
                     self.delete_job(self.job_store.get(tenant, item))
-                case "rows" if self.job_store.exists(tenant, item):  # a repeat of the request was cut short
+                case "rows" if self.job_store.exists(tenant, item):  # a repeated request stored them and then broke off
                     self.redis.zrem(EXPIRIES, member)
                     return False
                 case "rows":
@@ -103,10 +101,10 @@ class Retention:
         except NotFound:
             self.redis.zrem(EXPIRIES, member)
             return False
-        except UnreadableRecord:  # no sweep will find it otherwise: `_try` puts it off
+        except UnreadableRecord:  # `_try` defers it
             raise
         except TaskslimError:
-            log.warning("could not be deleted", kind=kind, tenant=tenant, item=item, exc_info=True)
+            log.warning("expired item not deleted", kind=kind, tenant=tenant, item=item, exc_info=True)
             return False
         log.info("expired", kind=kind, tenant=tenant, item=item)
         return True

@@ -1,7 +1,7 @@
-"""From a request to a queued job: checked, counted, recorded and handed on.
+"""Submission: checks a request, stores its inline rows, and creates the queued job.
 
-The record and the entry in the queue are written in one step, so a process that dies leaves both or neither. What was
-stored for a request that is refused after all is deleted again.
+The record and the RQ job are written in one step, so a process that dies leaves both or neither. Rows of a request that
+is refused after they were stored are deleted again.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 
 def access_of(caller: Caller, settings: Settings, storage: Storage) -> Access:
-    """Everything is open to a server that only this machine reaches; otherwise what the deployment allows."""
+    """The sources that a caller may name: all on a server that only this machine reaches, else the allowed ones."""
     if caller.key_id is None and is_loopback(settings.host):
         return Access(storage, caller.tenant, True, settings.local_roots)
     reach = UriPolicy(settings.artifacts_url, settings.allowed_uris)
@@ -39,14 +39,14 @@ def access_of(caller: Caller, settings: Settings, storage: Storage) -> Access:
 
 
 def check_webhook(request: JobRequest, settings: Settings) -> None:
-    """Raise UnsafeUrl for a webhook that must not be called."""
+    """Raise UnsafeUrl for a webhook's URL that the deployment does not allow."""
     if request.webhook is not None:
         parse_url(request.webhook.url, settings.webhook_hosts)
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What it takes to accept jobs."""
+    """Accepts requests for jobs."""
 
     job_store: JobStore
     storage: Storage
@@ -55,7 +55,7 @@ class Submission:
     feasibility: Feasibility = field(default_factory=Feasibility)
 
     def submit(self, request: JobRequest, caller: Caller, job_id: str) -> JobRecord:
-        """The queued job. Submitting the same id again gives the job that the first call made."""
+        """Create the queued job. A second call with the same id returns the job of the first."""
         self._check(request, caller)
         kept, rows = take_rows(self._with_defaults(request), job_id)
         record = new_record(kept, tenant=caller.tenant, job_id=job_id)
@@ -72,13 +72,15 @@ class Submission:
         self.feasibility.check(request, check_request(request, access))
 
     def _with_defaults(self, request: JobRequest) -> JobRequest:
-        """The request with what the deployment decides filled in, so that the job says it."""
+        """The request with the deployment's defaults filled in, so that the job's record has them."""
         days = request.retention_days or self.settings.retention_days
         return request.model_copy(update={"retention_days": days})
 
     def _record(self, record: JobRecord, rows: Mapping[str, bytes], *, limited: bool) -> JobRecord:
-        """Stores the rows and makes the record. After an error of Redis nobody knows whether there is a record, so the
-        rows stay; where there is none, they expire."""
+        """Store the rows and create the record.
+
+        After an error of Redis the record may or may not exist, so the rows stay. Without a record they expire.
+        """
         max_bytes = self.settings.max_stored_bytes if limited else None
         max_queued = self.settings.max_queued_jobs if limited else None
         try:
@@ -93,9 +95,9 @@ class Submission:
         return InlineRows(self.job_store.redis, self.storage, self.stored)
 
     def _drop_rows(self, record: JobRecord) -> None:
-        """Of a refused request, unless it was sent before and made the job then."""
+        """Delete the rows of a refused request, unless the request was sent before and created the job."""
         try:
             if not self.job_store.exists(record.tenant, record.id):
                 self._rows.drop(record.tenant, record.id)
         except (RedisError, StorageUnavailable):
-            log.warning("rows were left to expire", exc_info=True, **record.log_fields)
+            log.warning("inline rows were left to expire", exc_info=True, **record.log_fields)

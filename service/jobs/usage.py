@@ -1,4 +1,4 @@
-"""What a job that succeeded adds to the figures and to its tenant's use of storage, read off what it committed."""
+"""The usage of a job that succeeded: its part of the counters and of its tenant's storage, read from its report."""
 
 from redis import Redis
 
@@ -12,7 +12,7 @@ from service.tenants.storage_quota import StoredBytes
 
 
 def record_usage(redis: Redis, storage: Storage, tenant: str, job_id: str) -> None:
-    """To be called once, by whoever made the job `succeeded`."""
+    """Record the usage of a job. The caller that made the job `succeeded` calls this once."""
     manifest = committed_manifest(storage, tenant, job_id)
     if manifest is None:
         return

@@ -1,9 +1,9 @@
-"""API keys: who is asking, for which tenant, and what they may do.
+"""API keys: which tenant a request belongs to, and what its caller may do.
 
-A key reads `slim_<env>_<id>_<secret>`. The id finds the record; of the secret only the SHA-256 is stored, which is
+The form of a key is `slim_<env>_<id>_<secret>`. The id finds the record, which has the SHA-256 of the secret; that is
 enough for 256 random bits. Redis: `slim:keys` (id -> record) and `slim:keys:used` (id -> time of last use).
-Once a key has existed, every request needs one: revoking the last key closes the door and does not open it. A server
-that others can reach asks for one always, also after its Redis was emptied.
+Once a key has existed, every request needs one, even after the last key was revoked. A server that other machines can
+reach always wants one, even after its Redis was emptied.
 """
 
 import hashlib
@@ -25,12 +25,12 @@ from service.contract.ids import DEFAULT_TENANT
 
 RECORDS = "slim:keys"
 LAST_USED = "slim:keys:used"
-# Longest time for which a process may go on trusting what it read; a revocation holds everywhere after it.
-TRUST_SECONDS = 1.0
-MAX_TRUSTED = 1000
+# How long a process remembers a verified key; after that time a revocation holds in every process.
+CACHE_SECONDS = 1.0
+MAX_CACHED = 1000
 KEY = re.compile(r"slim_([a-z0-9]{1,16})_([a-z0-9]{4,32})_([A-Za-z0-9]{32,128})")
 TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-# Compared with when the id is unknown, so that an unknown id costs the same time as a wrong secret.
+# Compared with for an unknown id, so that it takes as long as a wrong secret.
 NO_DIGEST = hashlib.sha256(b"no such key").hexdigest()
 
 
@@ -46,7 +46,7 @@ class KeyScope(StrEnum):
 
 
 class ApiKey(BaseModel):
-    """The stored record; `digest` is the hex SHA-256 of the secret."""
+    """The record of a key. `digest` is the SHA-256 of the secret in hex."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -67,14 +67,14 @@ class ApiKey(BaseModel):
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: the tenant that everything they see and make belongs to, and what they may do with it."""
+    """The caller of a request: its tenant, what it may do, and the id of its key (None without a key)."""
 
     tenant: str
     scopes: frozenset[KeyScope]
     key_id: str | None = None
 
     def require(self, scope: KeyScope) -> None:
-        """Raise `Forbidden` unless the caller holds `scope`."""
+        """Raise Forbidden unless the caller has `scope`."""
         if not self.scopes & {scope, KeyScope.admin}:
             raise Forbidden(f"this key lacks the scope `{scope}`; create one with `--scope {scope}`")
 
@@ -93,13 +93,15 @@ def credential(authorization: str | None, x_api_key: str | None) -> str | None:
 
 
 class ApiKeys:
-    """The keys of a deployment, in Redis. `on_loopback`: only this machine reaches the server, which asks for no key as
-    long as none has existed."""
+    """The API keys of a deployment.
+
+    With `on_loopback` only this machine reaches the server, which needs no key as long as none has existed.
+    """
 
     def __init__(self, redis: Redis, *, on_loopback: bool = False) -> None:
         self._redis = redis
         self._on_loopback = on_loopback
-        self._trusted: dict[str, tuple[float, Caller]] = {}
+        self._cached: dict[str, tuple[float, Caller]] = {}
 
     def create(
         self,
@@ -110,12 +112,12 @@ class ApiKeys:
         env: str = "live",
         expires_at: datetime | None = None,
     ) -> tuple[ApiKey, str]:
-        """Store a new key; the second value is its text, which nobody can read again."""
+        """Store a new key. Returns its record and its text, which is not stored."""
         text = f"slim_{env}_{secrets.token_hex(6)}_{secrets.token_hex(32)}"
         return self._store(text, tenant, tuple(scopes), name, expires_at), text
 
     def adopt(self, text: str, tenant: str = DEFAULT_TENANT) -> ApiKey:
-        """Store a key that the deployment chose itself, with every scope. A key that was revoked stays revoked."""
+        """Store a key that the deployment chose, with every scope. A key that was revoked stays revoked."""
         match = KEY.fullmatch(text)
         known = self._find(match[2]) if match else None
         if match and known and known.digest == digest_of(match[3]):
@@ -123,7 +125,7 @@ class ApiKeys:
         return self._store(text, tenant, (KeyScope.admin,), "from the environment", None)
 
     def list(self) -> list[ApiKey]:
-        """All keys, oldest first, revoked and expired ones included."""
+        """All keys, oldest first, with revoked and expired ones."""
         records = cast(dict[str, str], self._redis.hgetall(RECORDS))
         used = cast(dict[str, str], self._redis.hgetall(LAST_USED))
         keys = [
@@ -133,7 +135,7 @@ class ApiKeys:
         return sorted(keys, key=lambda key: (key.created_at, key.id))
 
     def revoke(self, key_id: str) -> ApiKey:
-        """Refuse the key from now on. `NotFound` where there is none."""
+        """Revoke a key. Raises NotFound where there is none of this id."""
         key = self._find(key_id)
         if key is None:
             raise NotFound(f"no API key {key_id}; `taskslim keys list` shows the ids")
@@ -142,23 +144,23 @@ class ApiKeys:
         return revoked
 
     def exist(self) -> bool:
-        """Whether a key was ever configured, and so whether every request needs one."""
+        """Whether a key has ever existed, so that every request needs one."""
         return bool(self._redis.exists(RECORDS))
 
     def authenticate(self, text: str | None) -> Caller:
-        """Who presents `text`. `Unauthorized` for everything but a valid key, in words that tell no more."""
-        if (trusted := self.cached_caller(text)) is not None:
-            return trusted
+        """The caller whose key is `text`. Raises Unauthorized, without a reason, for everything but a valid key."""
+        if (cached := self.cached_caller(text)) is not None:
+            return cached
         caller = ANONYMOUS if self._on_loopback and not self.exist() else self._verify(text)
-        if len(self._trusted) >= MAX_TRUSTED:
-            self._trusted.clear()
-        self._trusted[digest_of(text or "")] = (time.monotonic(), caller)
+        if len(self._cached) >= MAX_CACHED:
+            self._cached.clear()
+        self._cached[digest_of(text or "")] = (time.monotonic(), caller)
         return caller
 
     def cached_caller(self, text: str | None) -> Caller | None:
-        """Who presents `text`, where that was verified a moment ago; asks nobody."""
-        trusted_at, caller = self._trusted.get(digest_of(text or ""), (-TRUST_SECONDS, ANONYMOUS))
-        return caller if time.monotonic() - trusted_at < TRUST_SECONDS else None
+        """The caller whose key is `text`, if it was verified less than CACHE_SECONDS ago; does not ask Redis."""
+        verified_at, caller = self._cached.get(digest_of(text or ""), (-CACHE_SECONDS, ANONYMOUS))
+        return caller if time.monotonic() - verified_at < CACHE_SECONDS else None
 
     def _verify(self, text: str | None) -> Caller:
         if text is None:
@@ -181,11 +183,11 @@ class ApiKeys:
         match = KEY.fullmatch(text)
         if match is None:
             raise InvalidRequest(
-                "an API key reads slim_<env>_<id>_<secret>: env of 1 to 16 and id of 4 to 32 lower-case letters and "
-                "digits, secret of 32 to 128 letters and digits"
+                "an API key has the form slim_<env>_<id>_<secret>: env of 1 to 16 and id of 4 to 32 lower-case letters "
+                "and digits, secret of 32 to 128 letters and digits"
             )
         if not TENANT.fullmatch(tenant):
-            raise InvalidRequest("a tenant is named by up to 63 lower-case letters, digits and hyphens")
+            raise InvalidRequest("the name of a tenant must have at most 63 lower-case letters, digits and hyphens")
         key = ApiKey(
             id=match[2],
             env=match[1],

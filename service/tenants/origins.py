@@ -1,4 +1,4 @@
-"""Which hosts and origins a request may come from."""
+"""Checks of hosts and origins: which requests may come from a web page of another site."""
 
 import re
 from functools import lru_cache
@@ -18,8 +18,11 @@ def is_loopback(host: str) -> bool:
 
 @lru_cache(maxsize=256)
 def is_rebindable(host_header: str) -> bool:
-    """Whether a stranger could own the name in a Host header and let it lead here (DNS rebinding): not an address and
-    not a name without a dot. Without a key that is all that tells a web page elsewhere from the user's own client."""
+    """Whether the name in a Host header could belong to a stranger who lets it resolve to this server (DNS rebinding).
+
+    True for every name with a dot that is not an address. On a server without keys, this alone tells a web page of
+    another site from the user's own client.
+    """
     host = host_header.rpartition(":")[0] if re.search(r":\d*$", host_header) else host_header
     try:
         ip_address(host.strip("[]"))
@@ -29,10 +32,10 @@ def is_rebindable(host_header: str) -> bool:
 
 
 def is_cross_site(origin: str | None, host_header: str) -> bool:
-    """Whether a browser says that a page of another origin sends the request."""
+    """Whether the Origin header says that a page of another site sends the request."""
     return origin is not None and origin.partition("://")[2] != host_header
 
 
 def bound_host(host: str, keys: ApiKeys) -> str:
-    """The address to listen on: `host`, or loopback as long as no key guards the door."""
+    """The address to listen on: `host`, or loopback as long as there is no API key."""
     return host if is_loopback(host) or keys.exist() else "127.0.0.1"

@@ -1,6 +1,6 @@
-"""Links that work without an API key until they expire: what an object store calls a signed URL, for a local store.
+"""Signed links, which work without an API key until they expire: the signed URLs of a local store.
 
-The signature covers tenant, path and time of expiry; the key is the deployment's, in Redis at `slim:link-key`.
+The signature covers tenant, path and time of expiry. Its key belongs to the deployment (`slim:link-key` in Redis).
 """
 
 import hashlib
@@ -34,27 +34,27 @@ class SignedLink:
 
 
 class SignedLinks:
-    """Makes and checks signed links."""
+    """Creates and checks signed links."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._key: bytes | None = None
 
     def issue(self, tenant: str, path: str, *, seconds: int = LINK_SECONDS) -> SignedLink:
-        """A ticket to GET `path` of `tenant` for so long."""
+        """A link to GET `path` of `tenant` that is valid for `seconds`."""
         expires = int(time.time()) + seconds
         return SignedLink(tenant, expires, self._sign(tenant, path, expires))
 
-    def check(self, ticket: SignedLink, path: str) -> None:
-        """Raise `Forbidden` unless we issued the ticket for this path and its time has not run out."""
-        right = self._sign(ticket.tenant, path, ticket.expires)
-        if not hmac.compare_digest(right.encode(), ticket.signature.encode()):
+    def check(self, link: SignedLink, path: str) -> None:
+        """Raise Forbidden unless the link was issued for this path and has not expired."""
+        right = self._sign(link.tenant, path, link.expires)
+        if not hmac.compare_digest(right.encode(), link.signature.encode()):
             raise Forbidden("the link's signature is not valid")
-        if not time.time() < ticket.expires < MAX_TIME:
+        if not time.time() < link.expires < MAX_TIME:
             raise Forbidden("the link has expired; list the artifacts again for a new one")
 
     def _sign(self, tenant: str, path: str, expires: int) -> str:
-        # Lengths first, so that no other split of the same characters has the same signature.
+        # With lengths, so that no other division of the same characters has the same signature.
         message = f"{len(tenant)}:{tenant}{len(path)}:{path}{expires}"
         return hmac.digest(self._link_key(), message.encode("utf-8", "surrogatepass"), hashlib.sha256).hex()
 

@@ -1,9 +1,8 @@
-"""What one tenant may use: requests in a window, jobs waiting and running, bytes stored, streams open.
+"""The limit on the bytes that a tenant has in the object store.
 
-Limits hold only for callers with a key: on loopback without one there is nobody to protect from anybody. How many jobs
-of a tenant run at the same time (`service.jobs.tenant_slots`) and how many streams it has open is limited for all: it
-is how the workers and the connections are shared. Redis: `slim:{tenant}:requests` counts the present window's requests,
-`slim:{tenant}:bytes` maps item -> bytes.
+Redis: `slim:{tenant}:bytes` maps each item to its bytes, and `total` to their sum. Limits of tenants hold for callers
+with a key; only slots (`service.jobs.tenant_slots`) and streams (`stream_limit`), which share workers and connections,
+are limited for all.
 """
 
 from typing import cast
@@ -13,37 +12,36 @@ from redis import Redis
 from service.contract.errors import LimitExceeded
 from service.infrastructure.redis_scripts import load_script
 
-# The sum is kept beside the items, so that reading it costs the same for one job and for a hundred thousand.
-TOTAL = "total"
-REMEDY = "delete jobs or data sets that you need no longer"
+TOTAL = "total"  # field of the sum of all items
+REMEDY = "delete jobs or data sets that are no longer needed"
 
 
 class StoredBytes:
-    """How much each tenant has in the object store, item by item: an item is a job's artifacts, its inline rows, a data
-    set or a score set."""
+    """The bytes of each item of a tenant: a job's artifacts, a job's inline rows, a data set or a score set."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._record = load_script(redis, "service.tenants", "record_bytes")
 
     def used(self, tenant: str) -> int:
+        """The sum of all items of a tenant."""
         return int(cast(str | None, self._redis.hget(bytes_key(tenant), TOTAL)) or 0)
 
     def check_quota(self, tenant: str, quota: int) -> None:
-        """Raise `LimitExceeded` when the tenant's store is full."""
+        """Raise LimitExceeded where the tenant has used its quota."""
         used = self.used(tenant)
         if used >= quota:
             raise LimitExceeded(f"{used} of {quota} bytes are in use; {REMEDY}")
 
     def reserve_bytes(self, tenant: str, item: str, size: int, quota: int | None) -> None:
-        """Record `size` bytes before they are stored. Raises `LimitExceeded`, and records nothing, where they would
-        take the tenant over `quota`; None holds nobody."""
+        """Record the size of an item before it is stored. Raises LimitExceeded where that passes `quota` (None: no
+        quota); then nothing is recorded."""
         done, used = self._record(keys=[bytes_key(tenant)], args=[item, size, "" if quota is None else quota])
         if not done:
             raise LimitExceeded(f"{used} of {quota} bytes are in use and {size} more do not fit; {REMEDY}")
 
     def record(self, tenant: str, item: str, size: int) -> None:
-        """Say that `item` holds `size` bytes, 0 once it is deleted. Saying it again changes nothing."""
+        """Record the size of an item, 0 after its deletion. A second call with the same size changes nothing."""
         self.reserve_bytes(tenant, item, size, None)
 
 

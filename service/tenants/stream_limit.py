@@ -1,4 +1,4 @@
-"""The limit on event streams and waits of one tenant that are open at the same time."""
+"""The limit on the event streams and waits that are open at the same time."""
 
 import threading
 from collections import Counter
@@ -7,8 +7,7 @@ from service.contract.errors import LimitExceeded
 
 
 class StreamLimit:
-    """Of this process: each event stream and each wait takes one as long as it is open. A tenant has at most `each`,
-    all of them together at most `most`."""
+    """Counts the event streams and waits that are open in this process: at most `per_tenant`, and `in_all` together."""
 
     def __init__(self, per_tenant: int, in_all: int) -> None:
         self._per_tenant = per_tenant
@@ -17,17 +16,20 @@ class StreamLimit:
         self._lock = threading.Lock()
 
     def acquire(self, tenant: str) -> None:
-        """Raise `LimitExceeded` where none is free."""
+        """Count one more. Raises LimitExceeded where that passes a limit."""
         with self._lock:
             if self._taken[tenant] >= self._per_tenant:
                 raise LimitExceeded(
                     f"{self._per_tenant} event streams and waits of this tenant are open, the most allowed; close one"
                 )
             if self._taken.total() >= self._in_all:
-                raise LimitExceeded("the server has as many event streams and waits open as it can; come back later")
+                raise LimitExceeded(
+                    "the server has the most event streams and waits open that it allows; try again later"
+                )
             self._taken[tenant] += 1
 
     def release(self, tenant: str) -> None:
+        """Count one less."""
         with self._lock:
             self._taken[tenant] -= 1
-            self._taken += Counter()  # forgets tenants that have none
+            self._taken += Counter()  # drops tenants that have none

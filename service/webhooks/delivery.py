@@ -1,9 +1,10 @@
-"""Sends news of jobs to the URLs that their requests name: at least once, signed, with patience.
+"""Delivery of webhooks: sends each change of a job's status to the URL in its request, at least once and signed.
 
-Every change of status puts a message in `slim:webhooks` in the same run of the script that changes the record
-(`service.jobs.state_machine`), so none is lost. A message is `{tenant}/{job id}/{event id}`, its score the time when it
-is due in Redis' milliseconds. Whoever takes it puts its time off by `CLAIM_SECONDS`: if the process dies, another sends
-it. Receivers tell repeats by `webhook-id`. The log of attempts is `slim:{tenant}:deliveries:{job id}`.
+The script that changes the status (`service.jobs.state_machine`) puts a message in `slim:webhooks` in the same step, so
+none is lost. A message is `{tenant}/{job id}/{event id}`; its score is the time at which it is due, in milliseconds.
+The process that claims a message defers it by `CLAIM_SECONDS`: if the process dies, another sends the message.
+Receivers recognise a repeated message by its `webhook-id`. The log of attempts is
+`slim:{tenant}:deliveries:{job id}`.
 """
 
 import asyncio
@@ -32,21 +33,21 @@ from service.webhooks.retries import pause_after
 from service.webhooks.signing import WebhookSecrets, signed_headers
 
 POLL_SECONDS = 1.0
-SEND_SECONDS = 15.0  # for one attempt, from the name's resolution to the answer's headers
+SEND_SECONDS = 15.0  # for one attempt, from the resolution of the host to the headers of the response
 CLAIM_SECONDS = 60
 AT_ONCE = 16
 THROTTLED = frozenset({429, 502, 503, 504})
 GONE = 410
-GONE_SECONDS = 7 * 86400  # a URL that answered 410 is left alone for so long
-MAX_DELIVERIES = 200  # entries of a job's log
-LOG_SECONDS = 30 * 86400  # in case the job is deleted while an attempt is under way
+GONE_SECONDS = 7 * 86400  # a URL that answered 410 is not called for so long
+MAX_DELIVERIES = 200  # in the log of a job
+LOG_SECONDS = 30 * 86400  # the log expires, in case the job is deleted during an attempt
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
 class Message:
-    """One piece of news for one receiver. `member` is its place in the queue."""
+    """A message about one event of a job. `member` is its name in `slim:webhooks`."""
 
     member: str
     tenant: str
@@ -63,7 +64,7 @@ class Message:
 
     @property
     def log_fields(self) -> dict[str, str | int | None]:
-        """As those of the job's record, at the attempt that there is news of."""
+        """The fields of each log line about the message, named as those of `JobRecord.log_fields`."""
         return {
             "job_id": self.job_id,
             "tenant": self.tenant,
@@ -72,7 +73,7 @@ class Message:
         }
 
     def body(self, base_url: str) -> bytes:
-        """The same bytes on every attempt: made of the event, which does not change, not of the record, which does."""
+        """The body, the same on every attempt: it is made of the event, which does not change, not of the record."""
         news = JobNews(
             id=self.job_id,
             status=JobStatus(self.event.data["status"]),
@@ -85,7 +86,7 @@ class Message:
 
 
 class Webhooks:
-    """The queue of messages and the log of attempts."""
+    """The messages that are due, and the log of attempts to deliver them."""
 
     def __init__(self, redis: Redis, *, base_url: str = "", allowed_hosts: frozenset[str] = frozenset()) -> None:
         self._redis = redis
@@ -96,7 +97,7 @@ class Webhooks:
         self._claim = load_script(redis, "service.webhooks", "claim_messages")
 
     def deliveries(self, tenant: str, job_id: str) -> list[Delivery]:
-        """Every attempt made for a job, oldest first. One that cannot be read is logged and left out."""
+        """The log of a job's attempts, oldest first. An entry that cannot be read is logged and left out."""
         lines = cast(list[str], self._redis.lrange(deliveries_key(tenant, job_id), 0, -1))
         found: list[Delivery] = []
         for line in lines:
@@ -107,11 +108,11 @@ class Webhooks:
         return found
 
     def enable(self, tenant: str, url: str) -> bool:
-        """Call a URL again that answered 410; whether it was off. What was due meanwhile is not sent any more."""
+        """Call a URL again that answered 410. False where it was not disabled. Messages of that time are not sent."""
         return bool(self._redis.delete(gone_key(tenant, url)))
 
     def deliver_due(self) -> int:
-        """Make one attempt for each message that is due, a few at once; how many there were."""
+        """Make an attempt for each of at most AT_ONCE messages that are due, and return their number."""
         members = cast(list[str], self._claim(keys=[WEBHOOKS], args=[AT_ONCE, CLAIM_SECONDS * 1000]))
         messages: list[Message] = []
         for member in members:
@@ -119,11 +120,11 @@ class Webhooks:
                 messages += self._read(member)
         for message, answer in zip(messages, asyncio.run(self._send(messages)), strict=True):
             with _skipping(message.member):
-                self._settle(message, answer)
+                self._record(message, answer)
         return len(members)
 
     def _read(self, member: str) -> list[Message]:
-        """The message, or none where nobody waits for it: the job is gone, or the receiver wants other events."""
+        """The message, or none where the job was deleted or its webhook is for other events."""
         tenant, job_id, event_id = member.split("/")
         request, request_id = cast(
             list[str | None], self._redis.hmget(job_key(tenant, job_id), ["request", "request_id"])
@@ -142,7 +143,7 @@ class Webhooks:
         return await asyncio.gather(*map(self._attempt, messages))
 
     async def _attempt(self, message: Message) -> Response | Exception:
-        """What came of one attempt. A bug is that of its message alone, which has as many attempts as any."""
+        """The response or the error of one attempt. An unexpected error concerns this message alone."""
         try:
             return await self._post(message)
         except RedisError:
@@ -152,7 +153,7 @@ class Webhooks:
             return bug
 
     async def _post(self, message: Message) -> Response | Exception:
-        """The receiver's answer, or why there was none."""
+        """The receiver's response, or the error of the request."""
         if await asyncio.to_thread(self._redis.exists, gone_key(message.tenant, message.webhook.url)):
             return Response(GONE, None)
         body = message.body(self._base_url)
@@ -165,11 +166,11 @@ class Webhooks:
         except (UnsafeUrl, OSError, httpx.HTTPError) as error:
             return error
 
-    def _settle(self, message: Message, answer: Response | Exception) -> None:
-        """Write the attempt to the job's log, and put the message off or out of the queue."""
+    def _record(self, message: Message, answer: Response | Exception) -> None:
+        """Add the attempt to the job's log, and defer the message or remove it."""
         attempts = deliveries_key(message.tenant, message.job_id)
         earlier = [entry for entry in self.deliveries(message.tenant, message.job_id) if entry.message_id == message.id]
-        delivery = judge(message, answer, attempt=len(earlier) + 1, jitter=random.uniform(-1, 1))
+        delivery = delivery_of(message, answer, attempt=len(earlier) + 1, jitter=random.uniform(-1, 1))
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.rpush(attempts, delivery.model_dump_json(exclude_none=True))
             pipe.ltrim(attempts, -MAX_DELIVERIES, -1)
@@ -187,8 +188,10 @@ class Webhooks:
 
 @contextmanager
 def _skipping(member: str) -> Iterator[None]:
-    """One message's trouble, such as a record that cannot be read, is not that of the others: it has its turn again
-    after `CLAIM_SECONDS`. What Redis cannot do now, it can do for none of them."""
+    """Log an error that concerns one message, such as a record that cannot be read, and go on with the others.
+
+    The message is due again after `CLAIM_SECONDS`. Errors of Redis concern all messages and are raised.
+    """
     try:
         yield
     except RedisError:
@@ -197,8 +200,8 @@ def _skipping(member: str) -> Iterator[None]:
         log.exception("webhook skipped", message=member)
 
 
-def judge(message: Message, answer: Response | Exception, *, attempt: int, jitter: float) -> Delivery:
-    """The log entry of an attempt: what came of it, and when the next one is due."""
+def delivery_of(message: Message, answer: Response | Exception, *, attempt: int, jitter: float) -> Delivery:
+    """The log entry of an attempt: its outcome, and when the next attempt is due."""
     now = datetime.now(UTC)
     status = answer.status if isinstance(answer, Response) else None
     pause: timedelta | None = None
@@ -225,7 +228,7 @@ def judge(message: Message, answer: Response | Exception, *, attempt: int, jitte
 
 
 def reason_of(answer: Response | Exception) -> str | None:
-    """Why no answer came, without the URL, which may carry a secret."""
+    """Why there is no response; without the URL, which may contain a secret."""
     if isinstance(answer, Response):
         return None
-    return answer.message if isinstance(answer, UnsafeUrl) else f"no answer: {type(answer).__name__}"
+    return answer.message if isinstance(answer, UnsafeUrl) else f"no response: {type(answer).__name__}"

@@ -38,7 +38,7 @@ from service.contract.errors import Conflict, TaskslimError, UnreadableRecord
 from service.contract.ids import new_id
 from service.contract.job import Job, JobPage, JobStatus
 from service.contract.request import JobRequest
-from service.jobs.idempotency import Answer, Claim, Idempotency, fingerprint_of, parse_key
+from service.jobs.idempotency import Claim, Idempotency, StoredResponse, fingerprint_of, parse_key
 from service.jobs.record import JobRecord, decode, status_of
 from service.jobs.representation import job_json, page_json
 from service.jobs.submission import Submission
@@ -107,7 +107,7 @@ async def create_job(
     """
     links = links_of(http)
     accepted = await to_thread(_accept, http, request, caller, idempotency_key)
-    if isinstance(accepted, Answer):
+    if isinstance(accepted, StoredResponse):
         return _respond(accepted, {"Idempotent-Replayed": "true"})
     record = accepted.record
     answer = _answer(record, links)
@@ -115,7 +115,7 @@ async def create_job(
     if seconds and (waited := await waiter_of(http).wait(record.tenant, record.id, seconds)):
         answer = _answer(decode(waited), links)
         answer.headers["Preference-Applied"] = f"wait={seconds}"
-    if accepted.claim.slot is not None:
+    if accepted.claim.redis_key is not None:
         await to_thread(http.state.idempotency.finish, accepted.claim, answer)
     return _respond(answer)
 
@@ -128,14 +128,14 @@ class Accepted:
     record: JobRecord
 
 
-def _accept(http: Request, request: JobRequest, caller: Caller, header: str | None) -> Accepted | Answer:
+def _accept(http: Request, request: JobRequest, caller: Caller, header: str | None) -> Accepted | StoredResponse:
     """Submit the job, or return the answer to an earlier request with the same key. Runs in one thread call."""
     idempotency: Idempotency = http.state.idempotency
-    claim: Claim | Answer = Claim(None, new_id())
+    claim: Claim | StoredResponse = Claim(None, new_id())
     if header is not None:
         key, fingerprint = parse_key(header), fingerprint_of(request)
         claim = idempotency.begin(caller.tenant, key, fingerprint, new_id())
-    if isinstance(claim, Answer):
+    if isinstance(claim, StoredResponse):
         return claim
     return Accepted(claim, _submit(http.state.submission, idempotency, claim, request, caller))
 
@@ -154,14 +154,14 @@ def _submit(
         raise
 
 
-def _answer(record: JobRecord, links: JobLinks) -> Answer:
+def _answer(record: JobRecord, links: JobLinks) -> StoredResponse:
     headers, body = {"Location": links.job(record.id)}, job_json(record, links.of(record.id))
     if record.status.is_terminal:
-        return Answer(status=200, headers=headers, body=body)
-    return Answer(status=202, headers=headers | POLL, body=body)
+        return StoredResponse(status=200, headers=headers, body=body)
+    return StoredResponse(status=202, headers=headers | POLL, body=body)
 
 
-def _respond(answer: Answer, more: Mapping[str, str] = MappingProxyType({})) -> Response:
+def _respond(answer: StoredResponse, more: Mapping[str, str] = MappingProxyType({})) -> Response:
     headers = answer.headers | dict(more)
     return Response(answer.body, answer.status, headers=headers, media_type=JSON)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 
 from service.contract.errors import QueueUnavailable
-from service.infrastructure.child_process import child_command, end
+from service.infrastructure.child_process import child_command, terminate
 
 START_SECONDS = 90.0
 STOP_SECONDS = 45.0  # more than the server waits for its own processes
@@ -38,7 +38,7 @@ def running_server(directory: Path) -> Iterator[str]:
             _wait_until_ready(url, process, log)
             yield url
         finally:
-            end(process, STOP_SECONDS)
+            terminate(process, STOP_SECONDS)
 
 
 def _serve_command(port: int, directory: Path) -> list[str]:

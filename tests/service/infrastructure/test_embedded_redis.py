@@ -16,7 +16,7 @@ from tests.support.waiting import wait_until
 OWNER = """
 import sys, time
 from pathlib import Path
-from service.embedded import embedded_redis
+from service.infrastructure.embedded_redis import embedded_redis
 with embedded_redis(Path(sys.argv[1])) as url:
     print(url, flush=True)
     time.sleep(600)

@@ -10,7 +10,7 @@ from service.infrastructure.logs import redact
 
 LOGGING = """
 import logging, structlog
-from service.telemetry import configure
+from service.infrastructure.logs import configure
 configure("worker")
 log = structlog.get_logger()
 with structlog.contextvars.bound_contextvars(job_id="j"):

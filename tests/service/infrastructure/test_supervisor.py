@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from service.infrastructure.supervisor import Part, supervise
+from service.infrastructure.supervisor import SupervisedProcess, supervise
 from tests.support import http
 from tests.support.jobs import checkpoint, request
 from tests.support.ports import free_port
@@ -74,7 +74,9 @@ def test_a_dead_worker_is_started_again_and_jobs_survive_a_restart(tmp_path: Pat
 
 def test_a_part_that_keeps_ending_is_started_again_after_ever_longer_pauses(tmp_path: Path) -> None:
     starts = tmp_path / "starts"
-    part = Part("mortal", [sys.executable, "-c", MORTAL, str(starts)], os.environ, stop_seconds=5, pause_seconds=0.05)
+    part = SupervisedProcess(
+        "mortal", [sys.executable, "-c", MORTAL, str(starts)], os.environ, stop_seconds=5, pause_seconds=0.05
+    )
     stop = threading.Event()
     thread = threading.Thread(target=supervise, args=([part], stop))
     thread.start()
@@ -90,7 +92,7 @@ def test_a_part_that_does_not_stop_in_time_is_killed() -> None:
     stubborn = (
         "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
     )
-    part = Part("stubborn", [sys.executable, "-c", stubborn], os.environ, stop_seconds=0.2)
+    part = SupervisedProcess("stubborn", [sys.executable, "-c", stubborn], os.environ, stop_seconds=0.2)
     part.start()
     assert part.process is not None
     wait_until(lambda: part.process is not None and ignores_sigterm(part.process.pid))

@@ -17,7 +17,7 @@ from tests.support.webhook_receiver import receiving
 
 CLIENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 EXPORTING = """
-from service import tracing
+from service.infrastructure import tracing
 tracing.configure("worker")
 with tracing.attempt_span("job-1", 2, None), tracing.stage_span("attribute"):
     pass

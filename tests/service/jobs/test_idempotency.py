@@ -9,9 +9,9 @@ from redis import Redis
 
 from service.contract.errors import IdempotencyKeyInUse, IdempotencyKeyReused, InvalidRequest
 from service.infrastructure.redis_keys import IDEMPOTENCY_SECONDS
-from service.jobs.idempotency import Answer, Claim, Idempotency, parse_key, slot_of
+from service.jobs.idempotency import Claim, Idempotency, StoredResponse, parse_key, redis_key_of
 
-ANSWER = Answer(status=202, headers={"location": "/jobs/1"}, body="{}")
+ANSWER = StoredResponse(status=202, headers={"location": "/jobs/1"}, body="{}")
 
 
 def claim(redis: Redis, key: str = "a", fingerprint: str = "f", job_id: str = "job-1", tenant: str = "search") -> Claim:
@@ -51,7 +51,7 @@ def test_of_many_at_once_one_gets_the_claim(redis: Redis) -> None:
 
 def test_a_repeat_after_a_crash_takes_over_the_same_job_id(redis: Redis) -> None:
     claim(redis, job_id="job-1")
-    redis.hset(slot_of("search", "a"), "until", 0)
+    redis.hset(redis_key_of("search", "a"), "until", 0)
     assert claim(redis, job_id="job-2").job_id == "job-1"
     with pytest.raises(IdempotencyKeyInUse):
         claim(redis, job_id="job-3")
@@ -69,7 +69,7 @@ def test_tenants_do_not_share_keys(redis: Redis) -> None:
 
 def test_a_key_is_forgotten_after_a_day(redis: Redis) -> None:
     Idempotency(redis).finish(claim(redis), ANSWER)
-    assert 0 < redis.ttl(slot_of("search", "a")) <= IDEMPOTENCY_SECONDS
+    assert 0 < redis.ttl(redis_key_of("search", "a")) <= IDEMPOTENCY_SECONDS
 
 
 def test_quoted_and_bare_keys_are_the_same() -> None:
