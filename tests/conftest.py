@@ -57,7 +57,7 @@ def settings(redis: Redis, redis_server: str, tmp_path: Path) -> Settings:
     return Settings(
         redis_url=redis_server,
         state=tmp_path / "state",
-        lease_seconds=3,
+        lease_seconds=6,  # twelve heartbeats: a loaded machine delays several in a row
         heartbeat_seconds=0.5,
         reconcile_seconds=0.5,
         device="cpu",
