@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
 from benchmarks.quality_bench.inputs import smollm2_checkpoint  # noqa: E402
 from service.settings import Settings  # noqa: E402
-from worker.checkpoints.loading import load  # noqa: E402
+from worker.checkpoints.loading import load_model  # noqa: E402
 from worker.slimming.architectures import ARCHITECTURES  # noqa: E402
 from worker.slimming.scoring.attribution import score  # noqa: E402
 from worker.slimming.scoring.criteria import Options  # noqa: E402
@@ -44,7 +44,7 @@ def main() -> None:
     quick = parser.parse_args().quick
     torch.set_num_threads(1)
     lengths, repetitions = ((32, 64), 5) if quick else ((16, 32, 64, 128, 256), 11)
-    model = load(smollm2_checkpoint(Settings().state), device=torch.device("cpu")).model
+    model = load_model(smollm2_checkpoint(Settings().state), device=torch.device("cpu")).model
     batches = [batch(length, model.config.vocab_size) for length in lengths]
     seconds = timed(model, batches, repetitions)
     for name, value in seconds.items():

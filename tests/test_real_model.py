@@ -16,8 +16,8 @@ from service.jobs.record import new_record
 from service.settings import Settings
 from service.storage.object_store import Storage
 from worker import pipeline
-from worker.checkpoints.gguf import converted
-from worker.checkpoints.loading import LoadedModel, count_parameters, load
+from worker.checkpoints.gguf import convert_gguf
+from worker.checkpoints.loading import LoadedModel, count_parameters, load_model
 from worker.data.batching import batches, padding
 from worker.data.prompts import encode, wording
 from worker.evaluation.metrics import score as score_answers
@@ -48,12 +48,12 @@ def state(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(state: Path) -> Path:
     [gguf] = find_model().glob("*.gguf")
-    return converted(gguf, state / "cache" / "gguf")
+    return convert_gguf(gguf, state / "cache" / "gguf")
 
 
 @pytest.fixture(scope="module")
 def loaded(checkpoint: Path) -> LoadedModel:
-    return load(checkpoint, device=torch.device("cpu"))
+    return load_model(checkpoint, device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

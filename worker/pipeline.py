@@ -15,7 +15,9 @@ from service.jobs.record import JobRecord
 from service.settings import Settings
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
-from worker.checkpoints import loading, validation
+from worker.checkpoints.dtypes import cast_weights
+from worker.checkpoints.loading import load_model
+from worker.checkpoints.validation import weight_bytes
 from worker.evaluation.latency import RUNS, SIZES, TOKENS, PassProfile, profile_in_turns
 from worker.reporting import artifacts, findings, report
 from worker.search import controls
@@ -33,7 +35,7 @@ from worker.stages.context import JobContext, StageProgress
 from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, having_role, job_metrics, own, task_models
 from worker.stages.inputs import Sources
 from worker.stages.score_cache import ScoreCache
-from worker.stages.slim import cut, repair_model
+from worker.stages.slim import repair_model, slim_task_model
 from worker.stages.task_model import Measured, TaskModel, evaluate_all, load
 
 
@@ -108,7 +110,7 @@ def choose_model(
         with context.stage(Stage.repair):
             repair(context, task_model, candidate.kept, path.moments)
     with context.stage(Stage.slice):
-        slim = cut(task_model, candidate.kept, request.output.layout)
+        slim = slim_task_model(task_model, candidate.kept, request.output.layout)
     return ChosenModel(candidate, candidates.groups, slim, dense, rows=list(range(len(task_model.evaluation.examples))))
 
 
@@ -143,8 +145,8 @@ def profile_passes(
     The first size is that of a target of latency, where there is one. The dense model has no adapter, which costs no
     time once it is merged.
     """
-    dense = loading.load(sources.model, device=torch.device("cpu")).model
-    loading.cast(dense, dict.fromkeys(loading.weight_dtypes(dense), task_model.loaded.model.dtype))  # as on its device
+    dense = load_model(sources.model, device=torch.device("cpu")).model
+    cast_weights(dense, task_model.loaded.model.dtype)  # as on its device
     bound = context.job.request.target.latency_ms
     tokens = bound.tokens if bound else min(TOKENS, task_model.wording.max_tokens or TOKENS)
     rows = dict.fromkeys([bound.batch, *SIZES] if bound else SIZES)
@@ -163,11 +165,11 @@ def conclude(
     verified: Verified,
 ) -> Result:
     """The result of the job from what its stages have counted and measured."""
-    slim_bytes = validation.weight_bytes(artifacts.checkpoint(context, "model"))
+    slim_bytes = weight_bytes(artifacts.checkpoint(context, "model"))
     return Result(
         metrics=metrics,
         parameters=DenseSlim(dense=chosen.dense.parameters, slim=slim.parameters),
-        bytes=DenseSlim(dense=validation.weight_bytes(sources.model), slim=slim_bytes),
+        bytes=DenseSlim(dense=weight_bytes(sources.model), slim=slim_bytes),
         latency_ms=_latency(*profiles, str(chosen.task_model.loaded.model.device)),
         widths=findings.widths(chosen.groups, chosen.candidate.kept),
         ratio=chosen.candidate.ratio,

@@ -11,7 +11,7 @@ from service.contract.presets import LABEL_COLUMN, resolve
 from service.contract.rows import Row
 from service.contract.task import DataSource, Task
 from service.storage.row_formats import read_file
-from worker.checkpoints.gguf import converted
+from worker.checkpoints.gguf import convert_gguf
 from worker.data.sampling import draw, draw_balanced
 
 DEV_ROWS = 400  # train rows that are never used for calibration
@@ -34,7 +34,7 @@ def smollm2(shared: Path, state: Path) -> Source:
 def smollm2_checkpoint(state: Path) -> Path:
     """The checkpoint of SmolLM2-135M-Instruct, converted from the GGUF file in the demo's package."""
     (gguf,) = find_model().glob("*.gguf")
-    return converted(gguf, state / "cache" / "gguf")
+    return convert_gguf(gguf, state / "cache" / "gguf")
 
 
 def t5(shared: Path, _: Path) -> Source:

@@ -17,7 +17,7 @@ from benchmarks.quality_bench.cells import BLOCKS, DENSE, TIMED, VARIANTS, Cell
 from benchmarks.quality_bench.inputs import Source
 from benchmarks.quality_bench.measurement import Measurement, rounded
 from benchmarks.quality_bench.shared_pass import Method, Scores, score_together
-from worker.checkpoints import loading
+from worker.checkpoints.loading import LoadedModel, count_parameters, load_model
 from worker.data import batching, prompts
 from worker.evaluation import metrics as evaluation
 from worker.slimming import selection, surgery
@@ -162,9 +162,9 @@ class Bench:
         self.scratch.mkdir(parents=True, exist_ok=True)
         return self.scratch / f"{'-'.join(map(str, parts))}.safetensors"
 
-    def _loaded(self, name: str) -> loading.LoadedModel:
+    def _loaded(self, name: str) -> LoadedModel:
         source = self.sources[name]
-        return loading.load(source.directory, device=torch.device("cpu"), adapter=source.adapter)
+        return load_model(source.directory, device=torch.device("cpu"), adapter=source.adapter)
 
     def _batches(
         self, model: str, task: str, split: str, count: int, seed: int, draw: str, supervision: str
@@ -198,7 +198,7 @@ def judge(model: Any, batches: list[Batch]) -> Measurement:
         accuracy=rounded(metrics.accuracy),
         calibrated=rounded(metrics.calibrated_accuracy),
         majority=round(metrics.majority or 0, 4),
-        parameters=loading.count_parameters(model),
+        parameters=count_parameters(model),
         seconds_to_judge=round(time.perf_counter() - start, 2),
     )
 

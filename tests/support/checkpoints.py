@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from service.contract.families import FAMILIES
 from tests.support.tiny_models import TINY, VOCABULARY
-from worker.checkpoints.loading import cast, weight_dtypes
+from worker.checkpoints.dtypes import cast_weights
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 # What the trainer sees most often becomes one token: " positive", " negative", " good", " bad".
@@ -43,7 +43,7 @@ def tokenizer(kind: str = "causal") -> PreTrainedTokenizerFast:
 def write(directory: Path, name: str = "llama", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Save the tiny model of TINY and its tokenizer; the model as it was saved."""
     model = TINY[name]()
-    cast(model, dict.fromkeys(weight_dtypes(model), dtype))
+    cast_weights(model, dtype)
     model.save_pretrained(directory)
     tokenizer(FAMILIES[model.config.model_type].kind).save_pretrained(directory)
     return model

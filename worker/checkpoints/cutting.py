@@ -1,27 +1,24 @@
-"""A loaded model cut to the units that stay, as the class that can hold it."""
+"""Makes a slim model of a loaded one: cut to the units that stay, in a class that can load it."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
-from torch import Tensor
-
 from service.contract.options import Layout
-from worker.checkpoints.llama_as_mistral import stock_form
-from worker.checkpoints.loading import LoadedModel, settle
-from worker.checkpoints.per_layer import holding_form
-from worker.slimming import surgery
+from worker.checkpoints.dtypes import round_weights
+from worker.checkpoints.llama_as_mistral import to_stock_class
+from worker.checkpoints.loading import LoadedModel
+from worker.checkpoints.per_layer import to_loadable_class
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.units import Site
+from worker.slimming.surgery import Kept, cut
 
 
-def cut(loaded: LoadedModel, kept: Mapping[Site, Tensor], layout: Layout) -> LoadedModel:
-    """The model cut in place, as a stock class, or ours where its layers have widths of their own.
+def make_slim(loaded: LoadedModel, kept: Kept, layout: Layout) -> LoadedModel:
+    """Cut the model in place and convert it to a class that can load it.
 
-    Its weights, repaired ones among them, are those that the checkpoint's dtype can hold.
+    Its weights, repaired ones included, are rounded to the checkpoint's dtype, so that what is measured is what will be
+    saved.
     """
     model, architecture = loaded.model, ARCHITECTURES[loaded.family.model_type]
-    surgery.cut(model, architecture, kept, layout)
-    slim = stock_form(model) if layout is Layout.uniform else holding_form(model, architecture)
-    settled = replace(loaded, model=slim)
-    settle(settled)
-    return settled
+    cut(model, architecture, kept, layout)
+    slim = to_stock_class(model) if layout is Layout.uniform else to_loadable_class(model, architecture)
+    round_weights(slim, loaded.dtype)
+    return replace(loaded, model=slim)

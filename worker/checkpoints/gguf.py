@@ -1,4 +1,4 @@
-"""A GGUF file as an ordinary checkpoint, converted once."""
+"""Converts a GGUF file to an ordinary checkpoint, once for each file."""
 
 import shutil
 import tempfile
@@ -13,33 +13,34 @@ from service.contract.families import FAMILIES
 from service.storage.object_store import digest_file
 
 ARCHITECTURES = tuple(family.gguf for family in FAMILIES.values() if family.gguf)
-FORMAT = 1  # of what lies in the cache; raise it when the conversion changes
-# Quantised weights become bfloat16: its rounding is far below that of any quantisation.
+FORMAT = 1  # of the converted checkpoints in the cache; raise it when the conversion changes
+# Dtype of the weights in the file -> dtype of the checkpoint. Quantised weights become bfloat16, which rounds far less
+# than any quantisation.
 FLOATS = {GGMLQuantizationType.F32: torch.float32, GGMLQuantizationType.F16: torch.float16}
 
 
-def converted(path: Path, cache: Path) -> Path:
-    """A directory in `cache` with the file's model and tokenizer in safetensors, made on its first use.
+def convert_gguf(path: Path, cache: Path) -> Path:
+    """The directory in `cache` with the model and tokenizer of the file in safetensors; converts it on its first use.
 
     Raises InvalidModel or UnsupportedFamily.
     """
     directory = cache / f"{digest_file(path)}-{FORMAT}"
     if directory.exists():
         return directory
-    dtype = _check(path)
+    dtype = _checkpoint_dtype(path)
     cache.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=cache))
     try:
         _convert(path, partial, dtype)
-        if not directory.exists():  # another worker may have been faster
+        if not directory.exists():  # another worker may have finished first
             partial.rename(directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return directory
 
 
-def _check(path: Path) -> torch.dtype:
-    """The dtype to save in. Raises for a file that cannot be converted."""
+def _checkpoint_dtype(path: Path) -> torch.dtype:
+    """The dtype to save the weights in. Raises InvalidModel or UnsupportedFamily for other files."""
     try:
         reader = GGUFReader(path)
         architecture = reader.fields["general.architecture"].contents()
@@ -68,7 +69,7 @@ def _convert(path: Path, directory: Path, dtype: torch.dtype) -> None:
 
 
 def _without_quantizer(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """The same weights in a plain model: a model that was read from GGUF refuses to be saved (transformers 5)."""
+    """A plain model with the same weights: transformers 5 does not save a model that it has read from GGUF."""
     config = model.config
     vars(config).pop("quantization_config", None)
     config.architectures = [type(model).__name__]

@@ -1,16 +1,16 @@
-"""A slim model as the indices that were kept: kilobytes, from which its base model makes the very checkpoint.
+"""The file kept.safetensors: the indices of the units that stay, a few kilobytes, from which the base model makes the
+slim checkpoint again, bit by bit.
 
-`python -m worker.checkpoints.kept_indices KEPT DIRECTORY [--model URI] [--adapter URI]` does that; `taskslim apply`
-starts it.
+For each group of units ("decoder.3.ffn") the file has the sorted indices, in the dense model, of the units that stay,
+int32. Its metadata has an `Origin` as JSON under the key "taskslim".
 
-kept.safetensors holds, for each group of units, the sorted indices in the dense model of those that stay, int32:
-"decoder.3.ffn". Its metadata has under "taskslim" an `Origin` as JSON.
+`python -m worker.checkpoints.kept_indices KEPT DIRECTORY [--model URI] [--adapter URI]`, which `taskslim apply` starts,
+writes the checkpoint.
 """
 
 import argparse
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,18 +30,20 @@ from service.settings import Settings
 from service.sources.job_checkpoints import JOB
 from service.sources.readers import scheme_of
 from service.storage.object_store import digest_file
-from worker.checkpoints import loading
-from worker.checkpoints.cutting import cut
-from worker.checkpoints.loading import LoadedModel
+from worker.checkpoints.cutting import make_slim
+from worker.checkpoints.fetching import fetch_adapter, fetch_model
+from worker.checkpoints.loading import LoadedModel, load_model
+from worker.checkpoints.saving import save_model
 from worker.data.provenance import digest_directory
 from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.surgery import Kept
 from worker.slimming.units import Site, locate
 
 KEY = "taskslim"
 
 
 class Origin(Schema):
-    """What the indices are of, and what they make."""
+    """The model that the indices belong to, and the checkpoint that they make."""
 
     model: ModelSource
     model_digest: str
@@ -55,16 +57,13 @@ class Origin(Schema):
     versions: dict[str, str]
 
 
-Kept = dict[Site, Tensor]
-
-
-def save(kept: Mapping[Site, Tensor], origin: Origin, path: Path) -> None:
-    """Write what was kept."""
+def save_kept(kept: Kept, origin: Origin, path: Path) -> None:
+    """Write the file."""
     save_file({str(site): kept_K.int() for site, kept_K in kept.items()}, path, {KEY: origin.model_dump_json()})
 
 
-def read(path: Path) -> tuple[Kept, Origin]:
-    """What `save` has written. Raises InvalidData."""
+def read_kept(path: Path) -> tuple[dict[Site, Tensor], Origin]:
+    """Read the file that `save_kept` has written. Raises InvalidData."""
     try:
         with safe_open(path, framework="pt") as file:
             origin = Origin.model_validate_json((file.metadata() or {}).get(KEY, ""))
@@ -74,34 +73,34 @@ def read(path: Path) -> tuple[Kept, Origin]:
     return kept, origin
 
 
-def digests(directory: Path) -> dict[str, str]:
-    """File -> sha256 of the weights of a checkpoint."""
+def weight_digests(directory: Path) -> dict[str, str]:
+    """File -> sha256 of each file with weights of a checkpoint."""
     return {path.name: digest_file(path) for path in sorted(directory.glob("*.safetensors"))}
 
 
-def apply(path: Path, base: Path, adapter: Path | None, directory: Path) -> None:
-    """Write the checkpoint that the indices at `path` make of a base model, an adapter merged where there was one.
+def apply_kept(path: Path, base: Path, adapter: Path | None, directory: Path) -> None:
+    """Write the checkpoint that the file at `path` makes of the base model, its adapter merged.
 
-    Raises InvalidRequest where indices alone do not make it, InvalidModel for another base model, InvalidData for
-    indices that are none of it, and VerificationFailed where the weights are not those that the job has verified.
+    Raises InvalidRequest for a job whose repair changed the weights, InvalidModel for another base model, InvalidData
+    for indices that the model does not have, and VerificationFailed where the weights differ from those of the job.
     """
-    kept, origin = read(path)
-    check_base(origin, base, adapter)
-    loaded = loading.load(base, device=torch.device("cpu"), adapter=adapter)
+    kept, origin = read_kept(path)
+    _check_base(origin, base, adapter)
+    loaded = load_model(base, device=torch.device("cpu"), adapter=adapter)
     _check_indices(kept, origin, loaded)
-    loading.save(cut(loaded, kept, origin.layout), directory)
-    if digests(directory) != origin.weights:
+    save_model(make_slim(loaded, kept, origin.layout), directory)
+    if weight_digests(directory) != origin.weights:
         shutil.rmtree(directory)
         raise VerificationFailed(
-            f"the weights are not those of the job, whose versions were {origin.versions}: use the same ones"
+            f"the weights differ from those of the job: use the versions that it ran with, {origin.versions}"
         )
 
 
-def check_base(origin: Origin, base: Path, adapter: Path | None) -> None:
-    """Raise unless the indices make a checkpoint, and make it of this model."""
+def _check_base(origin: Origin, base: Path, adapter: Path | None) -> None:
+    """Raise unless indices alone make the checkpoint, and make it of this model and adapter."""
     if origin.repair is not Repair.none:
         raise InvalidRequest(
-            f"the job repaired the weights ({origin.repair}), which indices do not hold: download its safetensors",
+            f"the job changed the weights (repair {origin.repair}), which indices lack: download its safetensors",
             param="method.repair",
         )
     if digest_directory(base) != origin.model_digest:
@@ -111,25 +110,27 @@ def check_base(origin: Origin, base: Path, adapter: Path | None) -> None:
 
 
 def _check_indices(kept: Kept, origin: Origin, loaded: LoadedModel) -> None:
+    """Raise unless the groups are those of the model, and each one's indices are sorted, unique and in range."""
     groups = locate(loaded.model, ARCHITECTURES[loaded.family.model_type], [unit.value for unit in origin.units])
     if {group.site for group in groups} != kept.keys():
         raise InvalidData("the indices name other groups of units than the model has")
     for group in groups:
-        rising = torch.cat([torch.tensor([-1]), kept[group.site], torch.tensor([group.count])])
-        if not (rising.diff() > 0).all():
+        bounded = torch.cat([torch.tensor([-1]), kept[group.site], torch.tensor([group.count])])
+        if not (bounded.diff() > 0).all():
             raise InvalidData(f"the indices of {group.site} do not rise from 0 to {group.count - 1}")
 
 
 def main() -> None:
+    """Parse the command line and write the checkpoint; errors end the process with their message alone."""
     parser = argparse.ArgumentParser(prog="taskslim apply", description="Makes a slim checkpoint from indices.")
     parser.add_argument("kept", type=Path)
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--model", help="where the base model lies, if not where the job found it")
-    parser.add_argument("--adapter", help="where the adapter lies, if not where the job found it")
-    asked = parser.parse_args()
+    parser.add_argument("--model", help="path or URI of the base model, if it is not where the job found it")
+    parser.add_argument("--adapter", help="path or URI of the adapter, if it is not where the job found it")
+    arguments = parser.parse_args()
     logging.disable_progress_bar()
     try:
-        _run(asked.kept, asked.directory, asked.model, asked.adapter)
+        _run(arguments.kept, arguments.directory, arguments.model, arguments.adapter)
     except TaskslimError as error:
         sys.exit(error.message)
 
@@ -137,22 +138,22 @@ def main() -> None:
 def _run(path: Path, directory: Path, model: str | None, adapter: str | None) -> None:
     if directory.exists() and any(directory.iterdir()):
         raise InvalidRequest(f"{directory} is not empty")
-    source = read(path)[1].model
+    source = read_kept(path)[1].model
     adapter_uri = _uri(adapter) if adapter else source.adapter_uri
     if model:
         source = ModelSource(uri=_uri(model))
     if scheme_of(source.uri) == JOB:
-        message = f"the base model is what {source.uri} has left: download it, and name its directory with --model"
+        message = f"the base model is the result of {source.uri}: download it, and name its directory with --model"
         raise InvalidRequest(message, param="model.uri")
     with TemporaryDirectory() as scratch:
-        base = loading.fetch(source, scratch=Path(scratch), cache=Settings().state / "cache")
-        merged = loading.fetch_adapter(adapter_uri, scratch=Path(scratch)) if adapter_uri else None
-        apply(path, base, merged, directory)
+        base = fetch_model(source, scratch=Path(scratch), cache=Settings().state / "cache")
+        merged = fetch_adapter(adapter_uri, scratch=Path(scratch)) if adapter_uri else None
+        apply_kept(path, base, merged, directory)
     sys.stdout.write(f"{directory}\n")
 
 
-def _uri(place: str) -> str:
-    return place if "://" in place else Path(place).resolve().as_uri()
+def _uri(path_or_uri: str) -> str:
+    return path_or_uri if "://" in path_or_uri else Path(path_or_uri).resolve().as_uri()
 
 
 if __name__ == "__main__":

@@ -52,8 +52,9 @@ def _stacks(model: Any, names: Any) -> dict[str, str]:
 
 
 def _rebuild(layers: Any, config: Any, widths: list[dict[str, int]]) -> None:
+    """Replace each layer by one that is built from a copy of the config with the layer's widths."""
     if len(widths) != len(layers):
-        raise ValueError(f"layer_widths has {len(widths)} layers, the config {len(layers)}")
+        raise ValueError(f"layer_widths has {len(widths)} layers, the model {len(layers)}")
     for index, fields in enumerate(widths):
         own = copy(config)
         for field, value in fields.items():
@@ -66,6 +67,7 @@ def _rebuild(layers: Any, config: Any, widths: list[dict[str, int]]) -> None:
 
 @cache
 def _class(stock: str) -> type:
+    """The per-layer class over the stock class with this name."""
     auto_class = next(auto for auto, classes in AUTO_CLASSES.items() if stock in classes.values())
     # transformers copies this file into the checkpoint, and writes `auto_map`, for a class that has an `_auto_class`.
     body = {"__module__": __name__, "_auto_class": auto_class}
@@ -73,6 +75,7 @@ def _class(stock: str) -> type:
 
 
 def __getattr__(name: str) -> type:
+    """Makes `PerLayerLlamaForCausalLM` and its like when they are asked for."""
     stock = name.removeprefix(PREFIX)
     if stock == name or not any(stock in classes.values() for classes in AUTO_CLASSES.values()):
         raise AttributeError(name)

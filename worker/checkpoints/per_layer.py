@@ -1,6 +1,6 @@
-"""The layout "per_layer": a cut model as the class that can hold it, and how such a checkpoint is known and loaded.
+"""The layout "per_layer": converts a cut model to a class whose layers have different widths, and checks such models.
 
-The class and the file that goes into the checkpoint are one source, `worker.checkpoints.modeling_taskslim`.
+The source of that class, `worker.checkpoints.modeling_taskslim`, is also copied into the checkpoint.
 """
 
 from collections.abc import Mapping
@@ -14,82 +14,82 @@ from transformers import PreTrainedModel
 from service.contract.families import FAMILIES
 from service.contract.per_layer import MODELLING_FILE, is_per_layer
 from worker.checkpoints import modeling_taskslim
-from worker.checkpoints.llama_as_mistral import stock_form
+from worker.checkpoints.llama_as_mistral import to_stock_class
 from worker.slimming.architectures import Architecture
-from worker.slimming.config_sizes import field_values
+from worker.slimming.config_sizes import configs_of, field_values, set_sizes
 from worker.slimming.units import locate
 
-Widths = dict[str, list[dict[str, int]]]
+# Stack -> the config fields of each of its layers.
+LayerWidths = dict[str, list[dict[str, int]]]
 
 
-def holding_form(model: PreTrainedModel, architecture: Architecture) -> PreTrainedModel:
-    """The cut model as the class that can hold it: the stock one where its layers are alike, else one of ours."""
+def to_loadable_class(model: PreTrainedModel, architecture: Architecture) -> PreTrainedModel:
+    """The cut model in a class that can load it: a stock class where all layers of a stack have the same widths, else a
+    per-layer class. The tensors are the same."""
     widths = layer_widths(model, architecture)
     pairs = {pair for layers in widths.values() for fields in layers for pair in fields.items()}
-    if len(dict(pairs)) == len(pairs) and not is_own(model):
-        for module in model.modules():
-            if hasattr(module, "config"):
-                for field, value in pairs:
-                    setattr(module.config, field, value)
-        return stock_form(model)
-    return _twin(model, widths)
+    if len(dict(pairs)) == len(pairs) and not has_per_layer_class(model):
+        for config in configs_of(model):
+            set_sizes(config, dict(pairs))
+        return to_stock_class(model)
+    return _to_per_layer_class(model, widths)
 
 
-def _twin(model: PreTrainedModel, widths: Widths) -> PreTrainedModel:
+def _to_per_layer_class(model: PreTrainedModel, widths: LayerWidths) -> PreTrainedModel:
     stock = type(model).__name__.removeprefix(modeling_taskslim.PREFIX)
     with torch.device(model.device):
-        twin: PreTrainedModel = own_class(stock)(_config(model, widths))
-    twin.load_state_dict(model.state_dict(), assign=True)  # the same tensors, in the dtypes that they have
-    twin.tie_weights()
+        converted: PreTrainedModel = per_layer_class(stock)(_per_layer_config(model, widths))
+    converted.load_state_dict(model.state_dict(), assign=True)  # the same tensors, in their dtypes
+    converted.tie_weights()
     if model.can_generate():
-        twin.generation_config = model.generation_config
-    twin.eval()
-    return twin
+        converted.generation_config = model.generation_config
+    converted.eval()
+    return converted
 
 
-def _config(model: PreTrainedModel, widths: Widths) -> Any:
+def _per_layer_config(model: PreTrainedModel, widths: LayerWidths) -> Any:
     config = deepcopy(model.config)
     config.layer_widths = widths
-    if len(widths) == 1:  # what transformers itself knows; it has no words for two stacks
+    if len(widths) == 1:  # transformers has fields for the layers of one stack, and none for two stacks
         [layers] = widths.values()
-        config.allow_global_per_layer_attribute_access = (
-            True  # stock code checks head counts, and builds what we rebuild
-        )
+        # Lets stock code read the model's own field when it checks head counts and builds the layers, which are then
+        # built again.
+        config.allow_global_per_layer_attribute_access = True
         config.per_layer_config = dict(enumerate(layers))
     return config
 
 
-def layer_widths(model: PreTrainedModel, architecture: Architecture) -> Widths:
-    """Stack -> the config fields of each layer, by the shapes of its weights."""
+def layer_widths(model: PreTrainedModel, architecture: Architecture) -> LayerWidths:
+    """The widths of every layer, by the shapes of its weights."""
     kinds = [unit.value for unit in FAMILIES[model.config.model_type].units if unit.value in ("ffn", "heads")]
-    found: Widths = {stack.name: [] for stack in architecture.stacks}
+    found: LayerWidths = {stack.name: [] for stack in architecture.stacks}
     for group in locate(model, architecture, kinds):
         layers = found[group.site.stack]
         layers += [{}] * (group.site.layer + 1 - len(layers))
-        if not group.level:  # the config holds once what every layer has in common
+        if not group.level:  # sizes that all layers share stay fields of the model's config
             layers[group.site.layer] = layers[group.site.layer] | field_values(group, group.count)
     return found
 
 
-def is_own(model: PreTrainedModel) -> bool:
-    """Whether the layers of the model have widths of their own."""
+def has_per_layer_class(model: PreTrainedModel) -> bool:
+    """Whether the model is of a per-layer class."""
     return isinstance(model, modeling_taskslim.PerLayer)
 
 
-def own_class(stock: str) -> Any:
-    """Our class over a stock one."""
+def per_layer_class(stock: str) -> Any:
+    """The per-layer class of the stock class with this name."""
     return getattr(modeling_taskslim, modeling_taskslim.PREFIX + stock)
 
 
-def class_of(config: Mapping[str, Any], auto_class: Any) -> Any:
-    """What loads a checkpoint with this config.json: our class for our layout, else the Auto class of its family."""
+def loader_class(config: Mapping[str, Any], auto_class: Any) -> Any:
+    """The class that loads a checkpoint with this config.json: the per-layer class that it names, else `auto_class`."""
     return getattr(modeling_taskslim, config["architectures"][0]) if is_per_layer(config) else auto_class
 
 
-def is_sound(config: Mapping[str, Any], directory: Path) -> bool:
-    """Whether the checkpoint is in our layout, for a family that has it, and with our modelling file.
+def is_valid_per_layer(config: Mapping[str, Any], directory: Path) -> bool:
+    """Whether the checkpoint has the per-layer layout of a supported family, and the modelling file of this version.
 
-    That file is never run by us, and still no other may lie there, byte by byte.
+    That file is never run here, and still it has to equal `modeling_taskslim` byte by byte.
     """
     if not is_per_layer(config):
         return False

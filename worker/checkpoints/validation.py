@@ -9,18 +9,18 @@ from safetensors import SafetensorError, safe_open
 
 from service.contract.errors import InvalidModel
 from service.contract.families import ModelFamily, family_of, own_code
-from worker.checkpoints.per_layer import is_sound
+from worker.checkpoints.per_layer import is_valid_per_layer
 
 WEIGHTS_INDEX = "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
-def check(directory: Path) -> ModelFamily:
+def check_checkpoint(directory: Path) -> ModelFamily:
     """The family of a checkpoint whose files can be loaded safely. Raises InvalidModel or UnsupportedFamily."""
     config = read_json(directory / "config.json")
     family = family_of(config, "the model")
     tokenizer = directory / "tokenizer_config.json"
-    if ("auto_map" in config and not is_sound(config, directory)) or (
+    if ("auto_map" in config and not is_valid_per_layer(config, directory)) or (
         tokenizer.exists() and "auto_map" in read_json(tokenizer)
     ):
         raise own_code("the model")

@@ -1,9 +1,9 @@
-"""Proves that a written checkpoint is the model in memory: `python -m worker.checkpoints.verification PARENT DIRECTORY
-PROBE`.
+"""Verifies that a written checkpoint equals the model in memory.
 
-A fresh process loads the directory by the stock Auto class of its family, or by our own class where layers have widths
-of their own, with no code from anywhere else. It prints one JSON line: the class that loaded it, and how far its logits
-on the probe's inputs are from those of the probe.
+`python -m worker.checkpoints.verification PARENT DIRECTORY PROBE`, a fresh process, loads the directory with the stock
+Auto class of its family, or with the per-layer class where layers have different widths, and with no other code. It
+prints one line of JSON: the class that loaded it, and the greatest difference between its logits and those of the
+probe. The probe is a safetensors file with inputs and the logits of the model in memory.
 """
 
 import json
@@ -24,18 +24,19 @@ from service.contract.errors import VerificationFailed
 from service.contract.families import FAMILIES
 from service.contract.result import Verified
 from service.infrastructure.child_process import die_with_parent
-from worker.checkpoints.loading import AUTO_CLASSES
-from worker.checkpoints.per_layer import class_of
+from worker.checkpoints.loading import AUTO_CLASSES, FROM_DISK_ALONE
+from worker.checkpoints.per_layer import loader_class
 
-# The largest difference of a logit that is still rounding, as a share of the largest logit. The same kernels run on
-# the same weights, so that it is zero as a rule; one unit in the last place is left for kernels that are chosen anew.
+# The greatest difference of a logit that counts as rounding, relative to the greatest logit. The same kernels run on
+# the same weights, so that the difference is usually zero. Another process may choose another kernel: one unit in the
+# last place allows for that.
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 LOGITS = "logits"
 POLL_SECONDS = 0.5
 
 
 def write_probe(model: PreTrainedModel, inputs: dict[str, Tensor], path: Path) -> None:
-    """What the model in memory answers to `inputs`, with the device and dtype that it computes in."""
+    """Write `inputs` and the logits of the model in memory, with its device and dtype."""
     inputs = {name: value.to(model.device) for name, value in inputs.items()}
     with torch.inference_mode():
         logits = model(**inputs).logits
@@ -45,9 +46,9 @@ def write_probe(model: PreTrainedModel, inputs: dict[str, Tensor], path: Path) -
 
 
 def verify(directory: Path, probe: Path, *, while_waiting: Callable[[], None] = lambda: None) -> Verified:
-    """Reload the checkpoint in a fresh process and compare. Raises VerificationFailed for anything but a match.
+    """Load the checkpoint in a fresh process and compare its logits. Raises VerificationFailed unless they match.
 
-    `while_waiting` is called about twice a second, and ends the process by raising.
+    `while_waiting` is called about twice a second, and may raise to end the process.
     """
     command = [sys.executable, "-m", "worker.checkpoints.verification", str(os.getpid()), str(directory), str(probe)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -57,16 +58,16 @@ def verify(directory: Path, probe: Path, *, while_waiting: Callable[[], None] = 
     verified = Verified.model_validate_json(_last_line(output))
     if not verified.max_abs_logit_difference <= verified.tolerance:
         raise VerificationFailed(
-            f"the reloaded checkpoint's logits are off by {verified.max_abs_logit_difference:.3g}, "
-            f"more than {verified.tolerance:.3g}"
+            f"the logits of the reloaded checkpoint differ by {verified.max_abs_logit_difference:.3g}, "
+            f"more than the tolerance of {verified.tolerance:.3g}"
         )
     return verified
 
 
 def compare(directory: Path, probe: Path) -> Verified:
-    """Load the checkpoint here and compare.
+    """Load the checkpoint in this process and compare its logits with those of the probe.
 
-    Raises ValueError where it lacks a weight, holds one too many, or answers with something that is not a number.
+    Raises ValueError where weights are missing or unexpected, or the logits are not finite.
     """
     with safe_open(probe, framework="pt") as file:
         metadata = file.metadata()
@@ -77,7 +78,7 @@ def compare(directory: Path, probe: Path) -> Verified:
         logits = model(**{name: value.to(metadata["device"]) for name, value in tensors.items()}).logits
     difference = (logits.float().cpu() - expected).abs().max().item()
     if not math.isfinite(difference):
-        raise ValueError("the reloaded checkpoint's logits are not finite")
+        raise ValueError("the logits of the reloaded checkpoint are not finite")
     return Verified(
         loader=type(model).__name__,
         max_abs_logit_difference=difference,
@@ -87,14 +88,11 @@ def compare(directory: Path, probe: Path) -> Verified:
 
 
 def _load(directory: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """Load the checkpoint. Raises ValueError where its weights are not exactly those that its class needs."""
     config = json.loads((directory / "config.json").read_bytes())
-    model, info = class_of(config, AUTO_CLASSES[FAMILIES[config["model_type"]].kind]).from_pretrained(
-        directory,
-        dtype=dtype,
-        trust_remote_code=False,
-        local_files_only=True,
-        use_safetensors=True,
-        output_loading_info=True,
+    loader = loader_class(config, AUTO_CLASSES[FAMILIES[config["model_type"]].kind])
+    model, info = loader.from_pretrained(
+        directory, dtype=dtype, use_safetensors=True, output_loading_info=True, **FROM_DISK_ALONE
     )
     wrong = {what: sorted(info[what]) for what in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[what]}
     if wrong:
@@ -106,6 +104,7 @@ def _load(directory: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
 
 
 def _wait(process: "subprocess.Popen[str]", while_waiting: Callable[[], None]) -> tuple[str, str]:
+    """The standard output and errors of the process; kills it where `while_waiting` raises."""
     try:
         while True:
             try:
@@ -118,10 +117,11 @@ def _wait(process: "subprocess.Popen[str]", while_waiting: Callable[[], None]) -
 
 
 def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it said nothing"])[-1]
+    return (text.strip().splitlines() or ["it printed nothing"])[-1]
 
 
 def main() -> None:
+    """Compare the checkpoint and the probe that the command line names; print a `Verified` as JSON."""
     parent, directory, probe = sys.argv[1:]
     die_with_parent(int(parent))
     sys.stdout.write(compare(Path(directory), Path(probe)).model_dump_json() + "\n")

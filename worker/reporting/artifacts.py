@@ -9,8 +9,9 @@ from service.contract.result import Verified, Widths
 from service.jobs.leases import LeaseLost
 from service.storage.keys import attempt_prefix, manifest_key
 from service.storage.object_store import digest_file
-from worker.checkpoints import kept_indices, loading, verification
-from worker.checkpoints.kept_indices import Origin
+from worker.checkpoints.kept_indices import Origin, save_kept, weight_digests
+from worker.checkpoints.saving import save_model
+from worker.checkpoints.verification import verify, write_probe
 from worker.data import batching
 from worker.data.provenance import versions
 from worker.reporting import findings
@@ -40,12 +41,12 @@ def write(context: JobContext, task_model: TaskModel, checkpoint: Path, while_wa
 
     `while_waiting` is called until the process has ended. Raises VerificationFailed.
     """
-    loading.save(task_model.loaded, checkpoint)
+    save_model(task_model.loaded, checkpoint)
     loaded, probe = task_model.loaded, context.scratch / "probe.safetensors"
     examples = task_model.evaluation.examples[:PROBE_EXAMPLES]
     batch = batching.batches(examples, task_model.padding, context.settings.tokens_per_batch)[0]
-    verification.write_probe(loaded.model, batch.inputs, probe)
-    return verification.verify(checkpoint, probe, while_waiting=while_waiting)
+    write_probe(loaded.model, batch.inputs, probe)
+    return verify(checkpoint, probe, while_waiting=while_waiting)
 
 
 def store(
@@ -65,7 +66,7 @@ def store(
     place = checkpoint(context, f"model{suffix}")
     verified = write(context, slim, place, while_waiting or (lambda: context.progress.advance(0, 1, "checkpoints")))
     origin = _origin(context, sources, slim, findings.widths(groups, candidate.kept), place)
-    kept_indices.save(candidate.kept, origin, directory(context) / f"kept{suffix}.safetensors")
+    save_kept(candidate.kept, origin, directory(context) / f"kept{suffix}.safetensors")
     return verified
 
 
@@ -83,7 +84,7 @@ def _origin(
         layout=request.output.layout,
         repair=request.method.repair,
         widths=widths,
-        weights=kept_indices.digests(directory),
+        weights=weight_digests(directory),
         versions=versions(),
     )
 

@@ -21,7 +21,15 @@ from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.sizes import shapes_after
 from worker.slimming.units import Site
 from worker.stages.context import JobContext
-from worker.stages.slim import choose, cut, locate_groups, refusing_repairs, repair_input, repair_model, whole
+from worker.stages.slim import (
+    choose,
+    locate_groups,
+    refusing_repairs,
+    repair_input,
+    repair_model,
+    slim_task_model,
+    whole,
+)
 from worker.stages.task_model import TaskModel
 
 STEP = 0.01  # between the ratios of a search's grid
@@ -95,7 +103,7 @@ class Candidates:
         steps = (round(STEP * number, 2) for number in range(1, round(MAX_RATIO / STEP) + 1))
         return sorted({ratio for ratio in steps if ratio < self.highest_ratio} | {self.highest_ratio, *extra})
 
-    def cut(self, candidate: Candidate) -> TaskModel:
+    def slim_copy(self, candidate: Candidate) -> TaskModel:
         """A copy of the model, repaired and cut to the candidate.
 
         Raises InvalidRequest where the family does not support the repair.
@@ -103,7 +111,7 @@ class Candidates:
         loaded = self._task_model.loaded
         copy = replace(self._task_model, loaded=replace(loaded, model=surgery.copy_sharing_tensors(loaded.model)))
         self._repair(copy, candidate.kept)
-        return cut(copy, candidate.kept, self._context.job.request.output.layout)
+        return slim_task_model(copy, candidate.kept, self._context.job.request.output.layout)
 
     def _is_reachable(self, ratio: float) -> bool:
         try:

@@ -14,7 +14,6 @@ from service.contract.job import Stage
 from service.contract.options import Layout, Repair, Unit
 from service.contract.request import JobRequest
 from service.contract.result import Control, Controls, Metrics
-from worker.checkpoints.cutting import cut
 from worker.checkpoints.loading import LoadedModel
 from worker.slimming import selection
 from worker.slimming.allocation import share_removed
@@ -24,6 +23,7 @@ from worker.slimming.scoring.iterative import Scores
 from worker.slimming.units import Site, locate
 from worker.stages.context import JobContext, StageProgress
 from worker.stages.method import rules
+from worker.stages.slim import slim_task_model
 from worker.stages.task_model import TaskModel, evaluate
 
 SEEDS = 3  # of random scores: `method.seed` and the two after it
@@ -109,6 +109,6 @@ def _control(
     kept = selection.select(ranking, groups, ratio, request.output.round_to, selection_rules)
     if request.method.repair is not Repair.none:
         inputs.repair(context, task_model, kept)
-    measured = evaluate(context, replace(task_model, loaded=cut(task_model.loaded, kept, layout)))
+    measured = evaluate(context, slim_task_model(task_model, kept, layout))
     counts = {site: kept_K.numel() for site, kept_K in kept.items()}
     return Control(ratio=share_removed(groups, counts), metrics=measured.metrics)

@@ -39,7 +39,7 @@ def _milliseconds(search: SearchContext, candidate: Candidate, bound: LatencyBou
     known = search.curve.find(candidate)
     if known is not None and known.latency_ms is not None:
         return known.latency_ms
-    slim = search.candidates.cut(candidate)
+    slim = search.candidates.slim_copy(candidate)
     examples, padding = search.task_model.evaluation.examples, search.task_model.padding
     milliseconds = measure_latency(
         slim.loaded.model, examples, padding, bound.batch, bound.tokens, search.curve.report_progress

@@ -50,7 +50,7 @@ class FloorSearch:
         known = curve.find(candidate)
         if known is not None and known.share is not None:
             return bool(known.meets)
-        slim = self._search.candidates.cut(candidate)
+        slim = self._search.candidates.slim_copy(candidate)
         verdict = self._test.verdict(slim.loaded.model, self._floor, curve.report_progress)
         curve.add(
             candidate,

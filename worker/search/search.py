@@ -24,7 +24,7 @@ def search(context: JobContext, task_model: TaskModel, dense: Measured, path: Sc
     if target.keep_metric is not None:
         return smallest_keeping(running, target.keep_metric, bound)
     assert bound is not None
-    return running.chosen(bound, running.candidates.cut(bound), running.all_rows)
+    return running.chosen(bound, running.candidates.slim_copy(bound), running.all_rows)
 
 
 def _bound(running: SearchContext) -> Candidate | None:

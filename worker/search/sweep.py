@@ -27,7 +27,7 @@ def sweep(search: SearchContext, ratios: list[float], store: Store) -> ChosenMod
     for ratio in sorted(ratios):
         candidate = _candidate_at(search, ratio)
         if last is None or last[0] != candidate.parameters:  # several ratios may round to the same widths
-            slim = search.candidates.cut(candidate)
+            slim = search.candidates.slim_copy(candidate)
             last = candidate.parameters, slim, test.measure(slim.loaded.model, search.curve.report_progress)
         _, slim, retention = last
         name = None

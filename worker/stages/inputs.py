@@ -11,7 +11,7 @@ from service.sources.access import Access, blaming
 from service.sources.fingerprints import Fingerprints, fingerprints
 from service.sources.job_checkpoints import JOB, JobModel, job_model
 from service.sources.readers import scheme_of
-from worker.checkpoints import loading
+from worker.checkpoints.fetching import fetch_adapter, fetch_model
 from worker.data.loading import Location
 from worker.data.provenance import digest_directory
 from worker.stages import evaluation_sets
@@ -47,12 +47,17 @@ def fetch(context: JobContext) -> Sources:
     rows = evaluation_sets.read(request, context.task, location)
     cache = context.settings.state / "cache"
     job_checkpoint, ancestors = _model_of_job(context)
-    model = loading.fetch(
-        request.model, scratch=context.scratch, cache=cache, roots=roots, on_bytes=context.on_bytes, left=job_checkpoint
+    model = fetch_model(
+        request.model,
+        scratch=context.scratch,
+        cache=cache,
+        roots=roots,
+        on_bytes=context.on_bytes,
+        job_model=job_checkpoint,
     )
     uri, adapter = request.model.adapter_uri, None
     if uri:
-        adapter = loading.fetch_adapter(uri, scratch=context.scratch, roots=roots, on_bytes=context.on_bytes)
+        adapter = fetch_adapter(uri, scratch=context.scratch, roots=roots, on_bytes=context.on_bytes)
     parts = {"model": model} | ({"adapter": adapter} if adapter else {})
     return Sources(
         model=model,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from service.contract.errors import InvalidRequest, UnsupportedUnit
 from service.contract.options import Layout
-from worker.checkpoints import cutting
+from worker.checkpoints.cutting import make_slim
 from worker.slimming import selection
 from worker.slimming.repair.bias import RepairUnavailable
 from worker.slimming.repair.inputs import Progress, RepairInput
@@ -47,12 +47,12 @@ def repair_input(context: JobContext, task_model: TaskModel, kept: Kept) -> Repa
 
 
 def whole(groups: list[Group]) -> dict[Site, Tensor]:
-    """All units of every group."""
+    """All units of every group, as `select` gives those that stay."""
     return {group.site: torch.arange(group.count) for group in groups}
 
 
 def locate_groups(context: JobContext, task_model: TaskModel) -> list[Group]:
-    """The groups of the units that the job chooses. Raises UnsupportedUnit."""
+    """The groups of the units that the job may remove. Raises UnsupportedUnit."""
     with refusing_units():
         return locate(task_model.loaded.model, task_model.architecture, context.job.request.method.units)
 
@@ -63,9 +63,9 @@ def choose(context: JobContext, groups: list[Group], scores: Scores, ratio: floa
     return selection.select(scores, groups, ratio, request.output.round_to, rules(request, request.output.layout))
 
 
-def cut(task_model: TaskModel, kept: dict[Site, Tensor], layout: Layout) -> TaskModel:
-    """The task model with its model cut in place, as a class that can hold the widths."""
-    return replace(task_model, loaded=cutting.cut(task_model.loaded, kept, layout))
+def slim_task_model(task_model: TaskModel, kept: Kept, layout: Layout) -> TaskModel:
+    """The task model with its model cut in place to `kept`, in a class that can load it."""
+    return replace(task_model, loaded=make_slim(task_model.loaded, kept, layout))
 
 
 @contextmanager

@@ -14,9 +14,8 @@ from service.contract.report import OwnAnswers
 from service.contract.result import Metrics
 from service.contract.rows import Row, have_answers
 from service.contract.task import TaskWording
-from worker.checkpoints import loading
-from worker.checkpoints.loading import LoadedModel
-from worker.checkpoints.per_layer import is_own
+from worker.checkpoints.loading import LoadedModel, count_parameters, load_model
+from worker.checkpoints.per_layer import has_per_layer_class
 from worker.data import batching, prompts
 from worker.data.prompts import Example, Wording
 from worker.evaluation import answers
@@ -73,8 +72,8 @@ class Measured:
 
 def load(context: JobContext, model: Path, adapter: Path | None) -> LoadedModel:
     """The model on its device. Raises InvalidRequest for a layout that the model's widths do not fit."""
-    loaded = loading.load(model, device=device(context.settings.device), adapter=adapter)
-    if is_own(loaded.model) and context.job.request.output.layout is Layout.uniform:
+    loaded = load_model(model, device=device(context.settings.device), adapter=adapter)
+    if has_per_layer_class(loaded.model) and context.job.request.output.layout is Layout.uniform:
         message = "the layers of this model have widths of their own already: ask for the layout `per_layer`"
         raise InvalidRequest(message, param="output.layout")
     return loaded
@@ -143,7 +142,7 @@ def _evaluate(context: JobContext, task_model: TaskModel, count: Callable[[int],
         )
     else:
         given = answers.chosen_labels(scores, list(task_model.wording.words))
-    return Measured(_metrics(task_model, scores, given), given, loading.count_parameters(model), scores)
+    return Measured(_metrics(task_model, scores, given), given, count_parameters(model), scores)
 
 
 def _metrics(task_model: TaskModel, scores: AnswerScores, given: list[str]) -> Metrics:

@@ -19,7 +19,7 @@ from tests.support import checkpoints
 from tests.support.hub_cache import cache_hub_model
 from tests.support.planning import request_for
 from tests.support.requests import plain_request
-from worker.checkpoints.per_layer import holding_form
+from worker.checkpoints.per_layer import to_loadable_class
 from worker.slimming import surgery
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.units import Site
@@ -92,7 +92,7 @@ def test_the_uniform_layout_is_refused_for_a_model_with_widths_per_layer(tmp_pat
     model = checkpoints.write(tmp_path, "llama")
     architecture, kept = ARCHITECTURES["llama"], {Site("decoder", 0, "ffn"): torch.arange(16)}
     surgery.cut(model, architecture, kept, "per_layer")
-    holding_form(model, architecture).save_pretrained(tmp_path)
+    to_loadable_class(model, architecture).save_pretrained(tmp_path)
     assert refusal(request_for(tmp_path), access).param == "output.layout"
 
 

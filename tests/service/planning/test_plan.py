@@ -44,7 +44,7 @@ from tests.support.planning import LABELS, ROWS, request_for
 from tests.support.score_sets import digest_of, measured, safetensors
 from tests.support.tiny_models import TINY
 from worker import pipeline
-from worker.checkpoints.llama_as_mistral import stock_form
+from worker.checkpoints.llama_as_mistral import to_stock_class
 from worker.checkpoints.loading import count_parameters
 from worker.slimming import selection, surgery
 from worker.slimming.allocation import share_removed
@@ -83,7 +83,7 @@ def test_plan_is_what_the_cut_leaves(name: str, units: list[Unit], tmp_path: Pat
     scores = {group.site: torch.rand(group.count) - group.site.layer for group in groups}
     kept = selection.select(scores, groups, ratio, 8)
     surgery.cut(model, architecture, kept)
-    slim = stock_form(model)
+    slim = to_stock_class(model)
     slim.save_pretrained(tmp_path / "slim")
     assert planned.exact
     assert (planned.parameters.dense, planned.parameters.slim) == (dense, count_parameters(slim))

@@ -1,4 +1,4 @@
-"""A job that leaves indices leaves its checkpoint: the base model makes it of them, bit by bit."""
+"""The indices of a job and its base model make the checkpoint of the job again, bit by bit."""
 
 import subprocess
 import sys
@@ -17,6 +17,7 @@ from service.storage.object_store import digest_file
 from tests.support import checkpoints
 from tests.support.pipeline_jobs import Deployment
 from worker.checkpoints import kept_indices
+from worker.checkpoints.kept_indices import apply_kept, read_kept, save_kept
 
 BOTH = ["safetensors", "indices"]
 JOBS: dict[str, dict[str, Any]] = {
@@ -34,8 +35,8 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
     return Deployment(tmp_path_factory.mktemp("indices"))
 
 
-def left(deployment: Deployment, family: str, **fields: Any) -> Path:
-    """The files of a job, as they are downloaded."""
+def files_of_job(deployment: Deployment, family: str, **fields: Any) -> Path:
+    """The downloaded files of a job."""
     deployment.run(deployment.request(family, **fields))
     directory = deployment.root / deployment.job.id
     deployment.download(directory)
@@ -44,16 +45,16 @@ def left(deployment: Deployment, family: str, **fields: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def files(deployment: Deployment) -> Path:
-    """What the job on the Llama left, in both formats."""
-    return left(deployment, "llama", **JOBS["llama"])
+    """The files of the job on the Llama, in both formats."""
+    return files_of_job(deployment, "llama", **JOBS["llama"])
 
 
 def contents(directory: Path) -> dict[str, str]:
-    """Name -> digest of a checkpoint's files, the card of the job left out."""
+    """Name -> digest of a checkpoint's files, without the model card."""
     return {path.name: digest_file(path) for path in directory.iterdir() if path.name != "README.md"}
 
 
-def test_applied_indices_are_the_checkpoint_bit_by_bit(deployment: Deployment, files: Path) -> None:
+def test_applied_indices_give_the_checkpoint_bit_by_bit(deployment: Deployment, files: Path) -> None:
     assert (files / "kept.safetensors").stat().st_size < 8_000
     again, command = deployment.root / "again", [sys.executable, "-m", "service.cli", "apply"]
     subprocess.run([*command, files / "kept.safetensors", again], check=True, capture_output=True)
@@ -64,48 +65,48 @@ def test_applied_indices_are_the_checkpoint_bit_by_bit(deployment: Deployment, f
     assert "Traceback" not in refused.stderr
 
 
-def test_indices_hold_layers_of_own_widths_too(deployment: Deployment) -> None:
-    files = left(deployment, "t5", **JOBS["t5"])
-    kept_indices.apply(files / "kept.safetensors", deployment.root / "t5", None, deployment.root / "own-widths")
+def test_indices_of_layers_with_different_widths_are_applied(deployment: Deployment) -> None:
+    files = files_of_job(deployment, "t5", **JOBS["t5"])
+    apply_kept(files / "kept.safetensors", deployment.root / "t5", None, deployment.root / "own-widths")
     assert contents(deployment.root / "own-widths") == contents(files / "model")
 
 
-def test_indices_of_a_model_that_another_job_left_are_applied_to_its_download(
+def test_indices_on_the_model_of_another_job_are_applied_to_its_download(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     deployment = Deployment(tmp_path)
-    first = left(deployment, "llama", **JOBS["llama"])
+    first = files_of_job(deployment, "llama", **JOBS["llama"])
     asked = {"model": {"uri": f"job://{deployment.job.id}"}, "output": {"round_to": 8, "formats": ["indices"]}}
-    alone = left(deployment, "llama", **JOBS["llama"] | asked)
+    alone = files_of_job(deployment, "llama", **JOBS["llama"] | asked)
     report = Report.model_validate_json((alone / "report.json").read_bytes())
     assert "taskslim apply kept.safetensors model --model DIRECTORY" in report.snippet
     command = ["taskslim apply", str(alone / "kept.safetensors"), str(tmp_path / "again")]
     monkeypatch.setattr(sys, "argv", command)
-    with pytest.raises(SystemExit, match=r"job://\S+ has left: download it.* --model"):
+    with pytest.raises(SystemExit, match=r"result of job://\S+: download it.* --model"):
         kept_indices.main()
     monkeypatch.setattr(sys, "argv", [*command, "--model", str(first / "model")])
     kept_indices.main()
     assert capsys.readouterr().out == f"{tmp_path / 'again'}\n"
 
 
-def test_a_job_can_leave_the_indices_alone(deployment: Deployment, files: Path) -> None:
-    alone = left(deployment, "llama", **JOBS["llama"] | {"output": {"round_to": 8, "formats": ["indices"]}})
+def test_a_job_can_store_indices_without_weights(deployment: Deployment, files: Path) -> None:
+    alone = files_of_job(deployment, "llama", **JOBS["llama"] | {"output": {"round_to": 8, "formats": ["indices"]}})
     assert {path.name for path in alone.iterdir()} == {"kept.safetensors", "report.json", "report.html"}
-    assert kept_indices.read(alone / "kept.safetensors")[1] == kept_indices.read(files / "kept.safetensors")[1]
+    assert read_kept(alone / "kept.safetensors")[1] == read_kept(files / "kept.safetensors")[1]
     report = Report.model_validate_json((alone / "report.json").read_bytes())
     assert report.snippet.startswith("# First, in a shell: taskslim apply kept.safetensors model\n")
     assert report.result.verified.max_abs_logit_difference == 0
 
 
-def test_a_repair_is_refused_with_indices(deployment: Deployment) -> None:
+def test_indices_with_a_repair_are_refused(deployment: Deployment) -> None:
     with pytest.raises(ValidationError, match=r"output.formats: indices"):
         deployment.request(method={"repair": "least_squares"}, output={"formats": BOTH})
 
 
-def damage(files: Path, path: Path, **changes: Any) -> Path:
-    """The job's indices with other statements about where they come from."""
-    kept, origin = kept_indices.read(files / "kept.safetensors")
-    kept_indices.save(kept, origin.model_copy(update=changes), path)
+def with_origin(files: Path, path: Path, **changes: Any) -> Path:
+    """The indices of the job with a changed origin."""
+    kept, origin = read_kept(files / "kept.safetensors")
+    save_kept(kept, origin.model_copy(update=changes), path)
     return path
 
 
@@ -118,7 +119,7 @@ def damage(files: Path, path: Path, **changes: Any) -> Path:
         ({"weights": {"model.safetensors": "0" * 64}}, VerificationFailed, "versions"),
     ],
 )
-def test_indices_are_applied_to_nothing_but_what_they_were_taken_of(
+def test_indices_with_another_origin_are_refused(
     deployment: Deployment,
     files: Path,
     tmp_path: Path,
@@ -126,9 +127,9 @@ def test_indices_are_applied_to_nothing_but_what_they_were_taken_of(
     error: type[TaskslimError],
     message: str,
 ) -> None:
-    path = damage(files, tmp_path / "kept.safetensors", **changes)
+    path = with_origin(files, tmp_path / "kept.safetensors", **changes)
     with pytest.raises(error, match=message):
-        kept_indices.apply(path, deployment.root / "llama", None, tmp_path / "model")
+        apply_kept(path, deployment.root / "llama", None, tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
@@ -137,21 +138,21 @@ def test_another_model_of_the_same_shape_is_refused(files: Path, tmp_path: Path)
     model.lm_head.weight.data[0] += 1
     model.save_pretrained(tmp_path / "other")
     with pytest.raises(InvalidModel, match="its files differ"):
-        kept_indices.apply(files / "kept.safetensors", tmp_path / "other", None, tmp_path / "model")
+        apply_kept(files / "kept.safetensors", tmp_path / "other", None, tmp_path / "model")
 
 
 @pytest.mark.parametrize("kept", [[0, 48], [3, 3], [-1, 2], [5, 4]])
-def test_indices_that_are_none_of_the_model_are_refused(
+def test_indices_that_the_model_does_not_have_are_refused(
     deployment: Deployment, files: Path, tmp_path: Path, kept: list[int]
 ) -> None:
-    _, origin = kept_indices.read(files / "kept.safetensors")
+    _, origin = read_kept(files / "kept.safetensors")
     tensors = load_file(files / "kept.safetensors") | {"decoder.0.ffn": torch.tensor(kept, dtype=torch.int32)}
     save_file(tensors, tmp_path / "kept.safetensors", {kept_indices.KEY: origin.model_dump_json()})
     with pytest.raises(InvalidData, match=r"decoder.0.ffn do not rise from 0 to 47"):
-        kept_indices.apply(tmp_path / "kept.safetensors", deployment.root / "llama", None, tmp_path / "model")
+        apply_kept(tmp_path / "kept.safetensors", deployment.root / "llama", None, tmp_path / "model")
 
 
 def test_a_file_without_an_origin_is_refused(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "kept.safetensors")
     with pytest.raises(InvalidData, match="does not hold the indices"):
-        kept_indices.read(tmp_path / "kept.safetensors")
+        read_kept(tmp_path / "kept.safetensors")

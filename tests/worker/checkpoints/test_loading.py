@@ -18,8 +18,12 @@ from service.contract.options import Layout
 from service.contract.task import ModelSource
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, VOCABULARY
-from worker.checkpoints import loading
-from worker.checkpoints.cutting import cut
+from worker.checkpoints import dtypes
+from worker.checkpoints.cutting import make_slim
+from worker.checkpoints.dtypes import cast_weights, weight_dtypes
+from worker.checkpoints.fetching import fetch_adapter, fetch_model
+from worker.checkpoints.loading import count_parameters, load_model
+from worker.checkpoints.saving import save_model
 from worker.checkpoints.validation import WEIGHTS_INDEX
 from worker.slimming.units import Site
 
@@ -35,7 +39,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 def fetch(uri: str, tmp_path: Path, **options: Any) -> Path:
-    return loading.fetch(ModelSource(uri=uri), scratch=tmp_path / "scratch", cache=tmp_path / "cache", **options)
+    return fetch_model(ModelSource(uri=uri), scratch=tmp_path / "scratch", cache=tmp_path / "cache", **options)
 
 
 def logits(model: PreTrainedModel) -> Tensor:
@@ -51,7 +55,7 @@ def logits(model: PreTrainedModel) -> Tensor:
 def test_every_family_is_loaded_as_it_was_saved(tmp_path: Path, name: str) -> None:
     torch.set_num_threads(1)
     saved = checkpoints.write(tmp_path / "model", name)
-    loaded = loading.load(fetch((tmp_path / "model").as_uri(), tmp_path), device=CPU)
+    loaded = load_model(fetch((tmp_path / "model").as_uri(), tmp_path), device=CPU)
     assert type(loaded.model) is type(saved)
     assert loaded.family.model_type == saved.config.model_type
     assert not loaded.model.training
@@ -64,62 +68,60 @@ def test_every_family_is_loaded_as_it_was_saved(tmp_path: Path, name: str) -> No
     [(torch.float32, torch.float32), (torch.bfloat16, torch.bfloat16), (torch.float16, torch.float32)],
 )
 @pytest.mark.parametrize("name", ["llama", "t5_gated"])
-def test_a_checkpoint_is_saved_in_its_own_dtype_whatever_it_is_computed_in(
+def test_a_checkpoint_is_saved_in_its_own_dtype(
     tmp_path: Path, name: str, dtype: torch.dtype, computed_in: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(dtypes, "has_bfloat16", lambda: True)
     checkpoints.write(tmp_path / "model", name, dtype)
-    loaded = loading.load(tmp_path / "model", device=CPU)
+    loaded = load_model(tmp_path / "model", device=CPU)
     before = logits(loaded.model)
-    assert set(loading.weight_dtypes(loaded.model).values()) == {computed_in}
-    loading.save(loaded, tmp_path / "again")
+    assert set(weight_dtypes(loaded.model).values()) == {computed_in}
+    save_model(loaded, tmp_path / "again")
     written, original = (load_file(tmp_path / name / "model.safetensors") for name in ("again", "model"))
     assert {tensor.dtype for tensor in written.values()} == {dtype}
     assert all(torch.equal(written[key], original[key]) for key in original)
     assert torch.equal(logits(loaded.model), before)
 
 
-def test_whoever_may_read_the_config_may_read_the_weights(tmp_path: Path) -> None:
+def test_saved_weights_have_the_permissions_of_the_config(tmp_path: Path) -> None:
     checkpoints.write(tmp_path / "model", "llama", torch.float32)
-    loading.save(loading.load(tmp_path / "model", device=CPU), tmp_path / "again")
+    save_model(load_model(tmp_path / "model", device=CPU), tmp_path / "again")
     modes = {(tmp_path / "again" / name).stat().st_mode for name in ("config.json", "model.safetensors")}
     assert len(modes) == 1
 
 
 def test_a_cpu_without_bfloat16_computes_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(dtypes, "has_bfloat16", lambda: False)
     checkpoints.write(tmp_path / "model", dtype=torch.bfloat16)
-    loaded = loading.load(tmp_path / "model", device=CPU)
-    assert set(loading.weight_dtypes(loaded.model).values()) == {torch.float32}
+    loaded = load_model(tmp_path / "model", device=CPU)
+    assert set(weight_dtypes(loaded.model).values()) == {torch.float32}
     assert loaded.dtype is torch.bfloat16
 
 
-def test_a_cut_model_has_the_weights_that_its_checkpoint_will_hold(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loading, "has_bfloat16", lambda: False)
+def test_a_slim_model_has_weights_that_its_checkpoint_can_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dtypes, "has_bfloat16", lambda: False)
     checkpoints.write(tmp_path / "model", dtype=torch.bfloat16)
-    loaded = loading.load(tmp_path / "model", device=CPU)
+    loaded = load_model(tmp_path / "model", device=CPU)
     weight = loaded.model.get_parameter("model.layers.0.mlp.down_proj.weight")
-    weight.add_(1e-5)  # as a repair would
-    slim = cut(loaded, {Site("decoder", layer, "ffn"): torch.arange(16) for layer in (0, 1)}, Layout.uniform)
+    weight.add_(1e-5)
+    slim = make_slim(loaded, {Site("decoder", layer, "ffn"): torch.arange(16) for layer in (0, 1)}, Layout.uniform)
     measured = {name: parameter.clone() for name, parameter in slim.model.named_parameters()}
-    loading.save(slim, tmp_path / "slim")
-    written = loading.load(tmp_path / "slim", device=CPU).model
+    save_model(slim, tmp_path / "slim")
+    written = load_model(tmp_path / "slim", device=CPU).model
     assert all(torch.equal(written.get_parameter(name), value) for name, value in measured.items())
 
 
-def test_casting_leaves_rotary_frequencies_as_they_are(directory: Path) -> None:
-    model = loading.load(directory, device=CPU).model
+def test_casting_leaves_rotary_frequencies_unchanged(directory: Path) -> None:
+    model = load_model(directory, device=CPU).model
     frequencies = dict(model.named_buffers())["model.rotary_emb.inv_freq"].clone()
-    loading.cast(model, dict.fromkeys(loading.weight_dtypes(model), torch.bfloat16))
+    cast_weights(model, torch.bfloat16)
     assert torch.equal(dict(model.named_buffers())["model.rotary_emb.inv_freq"], frequencies)
 
 
 def test_shared_parameters_are_counted_once() -> None:
     tied, untied = TINY["t5"](), TINY["t5_gated"]()
-    assert loading.count_parameters(tied) == sum(tensor.numel() for tensor in set(tied.parameters()))
-    assert loading.count_parameters(untied) - loading.count_parameters(tied) > 32 * VOCABULARY
+    assert count_parameters(tied) == sum(tensor.numel() for tensor in set(tied.parameters()))
+    assert count_parameters(untied) - count_parameters(tied) > 32 * VOCABULARY
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -180,7 +182,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], type[TaskslimError], str]] = {
     "truncated": (truncated, InvalidModel, "model.safetensors is damaged"),
     "index": (index_that_points_outside, InvalidModel, "does not name files of its own directory"),
 }
-BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
+CONTRADICTIONS: dict[str, tuple[Callable[[Path], None], str]] = {
     "lacking": (lacking_weight, r"needs weights that the checkpoint lacks: model.layers.1.mlp.up_proj"),
     "shapes": (lambda path: change_config(path, intermediate_size=56), "do not have the shapes"),
     "values": (lambda path: change_config(path, hidden_size="wide"), "cannot be loaded"),
@@ -189,20 +191,20 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_an_unfit_checkpoint_is_refused_before_it_is_loaded(directory: Path, tmp_path: Path, damage: str) -> None:
-    harm, error, message = DAMAGE[damage]
-    harm(directory)
+def test_an_invalid_checkpoint_is_refused_before_it_is_loaded(directory: Path, tmp_path: Path, damage: str) -> None:
+    do_damage, error, message = DAMAGE[damage]
+    do_damage(directory)
     with pytest.raises(error, match=message) as caught:
         fetch(directory.as_uri(), tmp_path)
     assert caught.value.param == "model.uri"
 
 
-@pytest.mark.parametrize("damage", BROKEN)
-def test_a_checkpoint_that_contradicts_itself_is_refused(directory: Path, damage: str) -> None:
-    harm, message = BROKEN[damage]
-    harm(directory)
+@pytest.mark.parametrize("damage", CONTRADICTIONS)
+def test_a_checkpoint_whose_files_contradict_each_other_is_refused(directory: Path, damage: str) -> None:
+    do_damage, message = CONTRADICTIONS[damage]
+    do_damage(directory)
     with pytest.raises(InvalidModel, match=message):
-        loading.load(directory, device=CPU)
+        load_model(directory, device=CPU)
 
 
 def test_an_encoder_without_a_classification_head_is_refused(tmp_path: Path) -> None:
@@ -211,7 +213,7 @@ def test_an_encoder_without_a_classification_head_is_refused(tmp_path: Path) -> 
     headless = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier")}
     save_file(headless, tmp_path / "model/model.safetensors", {"format": "pt"})
     with pytest.raises(InvalidModel, match="lacks: classifier"):
-        loading.load(tmp_path / "model", device=CPU)
+        load_model(tmp_path / "model", device=CPU)
 
 
 def test_paths_outside_the_allowed_roots_are_refused(directory: Path, tmp_path: Path) -> None:
@@ -238,15 +240,15 @@ def test_a_hub_model_comes_from_the_local_cache_by_revision(hub: Path, directory
     (repository / "refs" / "main").write_text(commit)
     for revision in (None, "main", commit):
         source = ModelSource(uri="hf://owner/name", revision=revision)
-        found = loading.fetch(source, scratch=tmp_path, cache=tmp_path / "cache")
+        found = fetch_model(source, scratch=tmp_path, cache=tmp_path / "cache")
         assert found == repository / "snapshots" / commit
     with pytest.raises(InvalidModel, match="not in the local cache"):
-        loading.fetch(ModelSource(uri="hf://owner/name", revision="other"), scratch=tmp_path, cache=tmp_path)
+        fetch_model(ModelSource(uri="hf://owner/name", revision="other"), scratch=tmp_path, cache=tmp_path)
 
 
 @pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize("uri", ["hf://owner/unknown", "hf://a/b/c", "hf://"])
-def test_a_hub_model_that_cannot_be_had_is_refused(tmp_path: Path, uri: str) -> None:
+def test_an_unknown_hub_model_is_refused(tmp_path: Path, uri: str) -> None:
     with pytest.raises(InvalidModel):
         fetch(uri, tmp_path)
 
@@ -292,8 +294,8 @@ def test_an_adapter_is_added_to_the_weights_and_rounded_once(tmp_path: Path, dty
     checkpoints.write(tmp_path / "model", dtype=dtype)
     base = load_file(tmp_path / "model/model.safetensors")
     adapter = write_adapter(tmp_path / "adapter")
-    fetched = loading.fetch_adapter((tmp_path / "adapter").as_uri(), scratch=tmp_path)
-    merged = loading.load(tmp_path / "model", device=CPU, adapter=fetched).model.state_dict()
+    fetched = fetch_adapter((tmp_path / "adapter").as_uri(), scratch=tmp_path)
+    merged = load_model(tmp_path / "model", device=CPU, adapter=fetched).model.state_dict()
     for name, weight in base.items():
         key = f"base_model.model.{name.removesuffix('.weight')}.lora_{{}}.weight"
         if key.format("A") in adapter:
@@ -303,12 +305,12 @@ def test_an_adapter_is_added_to_the_weights_and_rounded_once(tmp_path: Path, dty
         assert torch.equal(merged[name], weight), name
 
 
-def test_a_merged_model_is_saved_as_an_ordinary_one(tmp_path: Path) -> None:
+def test_a_merged_model_is_saved_as_a_stock_checkpoint(tmp_path: Path) -> None:
     checkpoints.write(tmp_path / "model")
     write_adapter(tmp_path / "adapter")
-    loaded = loading.load(tmp_path / "model", device=CPU, adapter=tmp_path / "adapter")
-    loading.save(loaded, tmp_path / "merged")
-    again = loading.load(tmp_path / "merged", device=CPU)
+    loaded = load_model(tmp_path / "model", device=CPU, adapter=tmp_path / "adapter")
+    save_model(loaded, tmp_path / "merged")
+    again = load_model(tmp_path / "merged", device=CPU)
     assert torch.equal(logits(again.model), logits(loaded.model))
     assert type(again.model) is type(TINY["llama"]())
 
@@ -317,16 +319,16 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
     checkpoints.write(tmp_path / "model", "gpt2")
     write_adapter(tmp_path / "adapter")
     with pytest.raises(InvalidModel, match="does not fit the model") as caught:
-        loading.load(tmp_path / "model", device=CPU, adapter=tmp_path / "adapter")
+        load_model(tmp_path / "model", device=CPU, adapter=tmp_path / "adapter")
     assert caught.value.param == "model.adapter_uri"
 
 
-def test_only_lora_adapters_in_safetensors_are_taken(tmp_path: Path) -> None:
+def test_only_lora_adapters_in_safetensors_are_accepted(tmp_path: Path) -> None:
     prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     get_peft_model(TINY["llama"](), prompt).save_pretrained(str(tmp_path / "prompt"))
     write_adapter(tmp_path / "pickled")
     (tmp_path / "pickled/adapter_model.safetensors").rename(tmp_path / "pickled/adapter_model.bin")
     for name, message in (("prompt", "only LoRA"), ("pickled", "is missing"), ("absent", "does not exist")):
         with pytest.raises(InvalidModel, match=message) as caught:
-            loading.fetch_adapter((tmp_path / name).as_uri(), scratch=tmp_path)
+            fetch_adapter((tmp_path / name).as_uri(), scratch=tmp_path)
         assert caught.value.param == "model.adapter_uri"

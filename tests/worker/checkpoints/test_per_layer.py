@@ -1,4 +1,4 @@
-"""Layers with widths of their own: the checkpoint, both ways to load it, and what of it is refused."""
+"""The per-layer layout: the checkpoint, the two ways to load it, and the checkpoints that are refused."""
 
 import json
 import os
@@ -18,7 +18,9 @@ from service.contract.families import FAMILIES, family_of
 from service.contract.per_layer import CLASS_PREFIX, MODELLING_FILE, MODULE, is_per_layer
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, tiny_family
-from worker.checkpoints import loading, modeling_taskslim, per_layer
+from worker.checkpoints import modeling_taskslim
+from worker.checkpoints.loading import AUTO_CLASSES, load_model
+from worker.checkpoints.per_layer import has_per_layer_class, layer_widths, per_layer_class, to_loadable_class
 from worker.checkpoints.verification import compare, write_probe
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.selection import best
@@ -26,8 +28,8 @@ from worker.slimming.surgery import cut
 from worker.slimming.units import locate
 
 CPU = torch.device("cpu")
-# Run without the product on the path: what a user has is transformers and the directory.
-STRANGER = """
+# Loads the checkpoint as a user does: with transformers and the directory, without Taskslim on the path.
+USER_SCRIPT = """
 import sys
 import torch, transformers
 from safetensors.torch import load_file, save_file
@@ -65,7 +67,7 @@ def unequal(name: str) -> tuple[PreTrainedModel, Tensor]:
         count = group.count // 2 if group.level else group.count * (group.site.layer + 1) // 2
         kept[group.site] = best(torch.rand(group.count, generator=draw), count, group.rows)
     cut(model, architecture, kept, layout="per_layer")
-    return per_layer.holding_form(model, architecture), logits(model)
+    return to_loadable_class(model, architecture), logits(model)
 
 
 def write(directory: Path, name: str) -> PreTrainedModel:
@@ -82,9 +84,9 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_the_class_with_own_widths_answers_as_the_cut_model_does(tmp_path: Path, name: str) -> None:
+def test_the_per_layer_class_gives_the_logits_of_the_cut_model(tmp_path: Path, name: str) -> None:
     model, expected = unequal(name)
-    assert per_layer.is_own(model)
+    assert has_per_layer_class(model)
     assert torch.equal(logits(model), expected)
     model.save_pretrained(tmp_path)
     write_probe(model, inputs_of(model), tmp_path / "probe")
@@ -93,7 +95,7 @@ def test_the_class_with_own_widths_answers_as_the_cut_model_does(tmp_path: Path,
     assert verified.loader == type(model).__name__
 
 
-def test_anyone_loads_every_family_from_its_directory_alone(tmp_path: Path) -> None:
+def test_transformers_loads_every_family_from_its_directory_alone(tmp_path: Path) -> None:
     expected: dict[str, Tensor] = {}
     for name in TINY:
         model = write(tmp_path / name, name)
@@ -102,7 +104,7 @@ def test_anyone_loads_every_family_from_its_directory_alone(tmp_path: Path) -> N
     autos = {name: json.loads((tmp_path / name / "config.json").read_text())["auto_map"] for name in TINY}
     lines = "\n".join(f"{next(iter(autos[name]))} {tmp_path / name}" for name in TINY)
     environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "PATH": os.environ["PATH"]}
-    run = [sys.executable, "-P", "-c", STRANGER]
+    run = [sys.executable, "-P", "-c", USER_SCRIPT]
     subprocess.run(run, input=lines, text=True, cwd=tmp_path, env=environment, check=True, capture_output=True)
     for name in TINY:
         assert torch.equal(load_file(tmp_path / name / "answer")["logits"], expected[name]), name
@@ -118,25 +120,25 @@ def test_generation_with_a_cache_of_unequal_groups_equals_that_without(name: str
 
 
 @pytest.mark.parametrize("name", ["llama", "phi3", "t5"])
-def test_a_model_with_own_widths_is_cut_again(tmp_path: Path, name: str) -> None:
+def test_a_per_layer_model_can_be_cut_again(tmp_path: Path, name: str) -> None:
     write(tmp_path, name)
-    model = loading.load(tmp_path, device=CPU).model
+    model = load_model(tmp_path, device=CPU).model
     architecture = ARCHITECTURES[model.config.model_type]
     groups = locate(model, architecture, ["ffn"])
     kept = {group.site: torch.arange(group.count - 4 * (group.site.layer + 1)) for group in groups}
     cut(model, architecture, kept, layout="per_layer")
-    again = per_layer.holding_form(model, architecture)
+    again = to_loadable_class(model, architecture)
     assert torch.equal(logits(again), logits(model))
-    assert per_layer.layer_widths(again, architecture) == again.config.layer_widths
+    assert layer_widths(again, architecture) == again.config.layer_widths
 
 
 @pytest.mark.parametrize("name", ["llama", "t5", "gpt2"])
-def test_layers_that_turn_out_alike_need_no_class_of_ours(tmp_path: Path, name: str) -> None:
+def test_layers_of_equal_widths_stay_in_the_stock_class(tmp_path: Path, name: str) -> None:
     model = TINY[name]()
     architecture = ARCHITECTURES[model.config.model_type]
     kept = {group.site: torch.arange(24) for group in locate(model, architecture, ["ffn"])}
     cut(model, architecture, kept, layout="per_layer")
-    stock = per_layer.holding_form(model, architecture)
+    stock = to_loadable_class(model, architecture)
     assert type(stock) is type(TINY[name]())
     stock.save_pretrained(tmp_path)
     assert torch.equal(logits(type(stock).from_pretrained(tmp_path)), logits(model))
@@ -149,31 +151,31 @@ def test_modelling_file_finds_the_loader_and_the_layers_of_every_family(name: st
     architecture = ARCHITECTURES[family.model_type]
     stacks = {stack.name: stack.layers for stack in architecture.stacks}
     assert modeling_taskslim._stacks(model, list(stacks)) == stacks
-    assert per_layer.own_class(family.model_class)._auto_class == family.auto_class
+    assert per_layer_class(family.model_class)._auto_class == family.auto_class
 
 
-def test_the_stock_class_does_not_take_it(directory: Path) -> None:
+def test_the_stock_class_refuses_a_per_layer_checkpoint(directory: Path) -> None:
     with pytest.raises(RuntimeError, match="mismatch"):
-        loading.AUTO_CLASSES["causal"].from_pretrained(directory, trust_remote_code=False)
+        AUTO_CLASSES["causal"].from_pretrained(directory, trust_remote_code=False)
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
 def test_another_modelling_file_is_refused(directory: Path) -> None:
-    loading.load(directory, device=CPU)
+    load_model(directory, device=CPU)
     (directory / MODELLING_FILE).write_text((directory / MODELLING_FILE).read_text() + "\n")
     with pytest.raises(InvalidModel, match="auto_map"):
-        loading.load(directory, device=CPU)
+        load_model(directory, device=CPU)
 
 
 def test_a_directory_without_the_modelling_file_is_refused(directory: Path) -> None:
     (directory / MODELLING_FILE).unlink()
     with pytest.raises(InvalidModel, match="auto_map"):
-        loading.load(directory, device=CPU)
+        load_model(directory, device=CPU)
 
 
-LIES: dict[str, dict[str, Any]] = {
+WRONG_CONFIGS: dict[str, dict[str, Any]] = {
     "another class": {"auto_map": {"AutoModelForCausalLM": "modeling_taskslim.Other"}},
     "more code": {
         "auto_map": {"AutoModelForCausalLM": "modeling_taskslim.PerLayerLlamaForCausalLM", "AutoConfig": "x.Y"}
@@ -192,19 +194,19 @@ LIES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("lie", LIES)
-def test_a_config_that_lies_about_the_layout_is_refused(directory: Path, lie: str) -> None:
+@pytest.mark.parametrize("wrong", WRONG_CONFIGS)
+def test_a_wrong_per_layer_config_is_refused(directory: Path, wrong: str) -> None:
     path = directory / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | LIES[lie]))
+    path.write_text(json.dumps(json.loads(path.read_text()) | WRONG_CONFIGS[wrong]))
     with pytest.raises(InvalidModel):
-        loading.load(directory, device=CPU)
+        load_model(directory, device=CPU)
 
 
-def test_the_service_knows_the_layout_by_what_the_worker_writes(directory: Path) -> None:
+def test_the_service_recognises_the_layout_that_the_worker_writes(directory: Path) -> None:
     config = json.loads((directory / "config.json").read_text())
     assert is_per_layer(config)
     assert modeling_taskslim.__name__.endswith(f".{MODULE}")
     assert modeling_taskslim.PREFIX == CLASS_PREFIX
     assert family_of(config, "file:///model").model_type == "llama"
-    for lie in ("another class", "more code", "no widths"):
-        assert not is_per_layer(config | LIES[lie])
+    for wrong in ("another class", "more code", "no widths"):
+        assert not is_per_layer(config | WRONG_CONFIGS[wrong])

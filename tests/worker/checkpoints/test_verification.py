@@ -21,7 +21,7 @@ def inputs_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A checkpoint and, beside it, the probe of the model that it was saved from."""
+    """A checkpoint, next to the probe of the model that it was saved from."""
     model = checkpoints.write(tmp_path / "model")
     write_probe(model, inputs_of(model), tmp_path / "probe.safetensors")
     return tmp_path / "model"
@@ -33,7 +33,7 @@ def probe(checkpoint: Path) -> Path:
 
 
 def change(checkpoint: Path, key: str, factor: float | None) -> None:
-    """Scale a tensor of the file, or take it out."""
+    """Scale a tensor of the file, or remove it."""
     tensors = load_file(checkpoint / "model.safetensors")
     if factor is None:
         del tensors[key]
@@ -42,7 +42,7 @@ def change(checkpoint: Path, key: str, factor: float | None) -> None:
     save_file(tensors, checkpoint / "model.safetensors", {"format": "pt"})
 
 
-def test_a_fresh_process_finds_the_written_checkpoint_equal(checkpoint: Path, probe: Path) -> None:
+def test_a_written_checkpoint_is_verified_in_a_fresh_process(checkpoint: Path, probe: Path) -> None:
     waited: list[None] = []
     verified = verify(checkpoint, probe, while_waiting=lambda: waited.append(None))
     assert verified.loader == "LlamaForCausalLM"
@@ -51,13 +51,13 @@ def test_a_fresh_process_finds_the_written_checkpoint_equal(checkpoint: Path, pr
     assert waited
 
 
-def test_a_checkpoint_that_does_not_load_fails_the_job_with_the_reason(checkpoint: Path, probe: Path) -> None:
+def test_a_checkpoint_that_does_not_load_fails_with_the_reason(checkpoint: Path, probe: Path) -> None:
     change(checkpoint, "model.layers.0.mlp.up_proj.weight", None)
     with pytest.raises(VerificationFailed, match="missing_keys"):
         verify(checkpoint, probe)
 
 
-def test_whoever_ends_the_wait_ends_the_process(checkpoint: Path, probe: Path) -> None:
+def test_an_error_while_waiting_ends_the_process(checkpoint: Path, probe: Path) -> None:
     def cancel() -> None:
         raise InterruptedError
 
@@ -76,7 +76,7 @@ def test_every_family_is_reloaded_by_its_stock_class(tmp_path: Path, name: str) 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_small_change_of_one_matrix_is_seen(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_a_small_change_of_one_matrix_exceeds_the_tolerance(tmp_path: Path, dtype: torch.dtype) -> None:
     model = checkpoints.write(tmp_path / "model", dtype=dtype)
     write_probe(model, inputs_of(model), tmp_path / "probe.safetensors")
     assert compare(tmp_path / "model", tmp_path / "probe.safetensors").max_abs_logit_difference == 0
@@ -85,7 +85,7 @@ def test_a_small_change_of_one_matrix_is_seen(tmp_path: Path, dtype: torch.dtype
     assert changed.max_abs_logit_difference > changed.tolerance
 
 
-def test_a_weight_too_many_and_a_logit_that_is_no_number_are_refused(checkpoint: Path, probe: Path) -> None:
+def test_unexpected_weights_and_infinite_logits_are_refused(checkpoint: Path, probe: Path) -> None:
     tensors = load_file(checkpoint / "model.safetensors")
     save_file(tensors | {"model.extra.weight": torch.ones(2)}, checkpoint / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match="unexpected_keys"):
@@ -96,7 +96,7 @@ def test_a_weight_too_many_and_a_logit_that_is_no_number_are_refused(checkpoint:
         compare(checkpoint, probe)
 
 
-def test_a_width_that_the_config_does_not_say_is_never_papered_over(checkpoint: Path, probe: Path) -> None:
+def test_weights_of_another_width_than_the_config_are_refused(checkpoint: Path, probe: Path) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps(config | {"intermediate_size": 40}))
     with pytest.raises(RuntimeError, match="mismatch"):

@@ -13,8 +13,7 @@ from service.contract.rows import Row
 from service.contract.task import Task
 from tests.support import checkpoints
 from tests.support.requests import plain_request
-from worker.checkpoints import loading
-from worker.checkpoints.loading import LoadedModel
+from worker.checkpoints.loading import AUTO_CLASSES, LoadedModel, load_model
 from worker.data import batching, prompts
 from worker.data.prompts import Wording
 from worker.evaluation import answers, metrics
@@ -30,7 +29,7 @@ CASES = [("llama", CLASSIFY), ("t5", CLASSIFY), ("bart", CLASSIFY), ("bert", CLA
 def loaded_with_wording(directory: Path, family: str, task: dict[str, Any]) -> tuple[LoadedModel, Wording]:
     """A tiny model in the directory `model`, as the worker loads it, and the wording of its task."""
     checkpoints.write(directory / "model", family)
-    loaded = loading.load(directory / "model", device=torch.device("cpu"))
+    loaded = load_model(directory / "model", device=torch.device("cpu"))
     resolved = resolve(Task.model_validate(task | {"calibration": {"uri": "file:///rows.jsonl"}}))
     return loaded, prompts.wording(loaded.family.kind, resolved, loaded.tokenizer, loaded.model.config)
 
@@ -50,7 +49,7 @@ def test_snippet_gives_the_answer_that_the_job_measures(
     loaded, wording = loaded_with_wording(tmp_path, family, task)
     padding = batching.padding(loaded.model, loaded.tokenizer, wording.kind)
     examples, _ = prompts.encode([ROW], wording)
-    auto_class = loading.AUTO_CLASSES[wording.kind].__name__
+    auto_class = AUTO_CLASSES[wording.kind].__name__
     printed = run(snippet(plain_request(), auto_class, False, wording, padding), tmp_path, monkeypatch)
     if task is WRITE:
         [expected] = metrics.generate(loaded.model, examples, wording, padding, 256, lambda done: None)

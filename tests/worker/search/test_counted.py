@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from service.contract.errors import InvalidRequest, TargetUnreachable
 from tests.support.searches import SearchJob, search_job
-from worker.checkpoints import loading
+from worker.checkpoints.loading import count_parameters
+from worker.checkpoints.saving import save_model
 from worker.checkpoints.validation import weight_bytes
 from worker.search.counted import largest_within
 
@@ -28,22 +29,22 @@ METHODS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("family", METHODS)
 def test_counted_candidate_has_the_size_of_the_cut_model(family: str, tmp_path: Path) -> None:
     job = search_job(tmp_path, family, num_rows=4, **METHODS[family])
-    dense = loading.count_parameters(job.task_model.loaded.model)
+    dense = count_parameters(job.task_model.loaded.model)
     candidates = job.candidates()
     for ratio in (0.3, 0.5):
         candidate = candidates.at(ratio)
-        slim = candidates.cut(candidate)
-        loading.save(slim.loaded, tmp_path / f"slim-{ratio}")
-        assert candidate.parameters == loading.count_parameters(slim.loaded.model) < dense
+        slim = candidates.slim_copy(candidate)
+        save_model(slim.loaded, tmp_path / f"slim-{ratio}")
+        assert candidate.parameters == count_parameters(slim.loaded.model) < dense
         assert candidate.bytes == weight_bytes(tmp_path / f"slim-{ratio}")
-    assert loading.count_parameters(job.task_model.loaded.model) == dense
+    assert count_parameters(job.task_model.loaded.model) == dense
 
 
 def test_biases_of_a_repair_are_counted(tmp_path: Path) -> None:
     job = search_job(tmp_path, num_rows=4, method={"repair": "bias"})
     candidates = job.candidates()
     candidate = candidates.at(0.5)
-    assert candidate.parameters == loading.count_parameters(candidates.cut(candidate).loaded.model)
+    assert candidate.parameters == count_parameters(candidates.slim_copy(candidate).loaded.model)
 
 
 @pytest.fixture(scope="module")

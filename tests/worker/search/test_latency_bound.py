@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from service.contract.errors import InvalidRequest, TargetUnreachable
 from tests.support.searches import KEEPING, search_job
-from worker.checkpoints import loading
+from worker.checkpoints.loading import count_parameters
 
 
 def test_latency_bound_above_every_model_removes_the_least(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def timing_by_size(seen: list[tuple[int, int]]) -> Callable[..., float]:
         model: PreTrainedModel, examples: object, padding: object, rows: int, tokens: int, on_pass: object
     ) -> float:
         seen.append((rows, tokens))
-        return loading.count_parameters(model) / 1000
+        return count_parameters(model) / 1000
 
     return measure
 

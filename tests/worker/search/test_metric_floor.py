@@ -47,7 +47,7 @@ def test_early_verdicts_agree_with_all_steering_rows(tmp_path: Path) -> None:
             for ratio in running.candidates.grid()
             if running.candidates.at(ratio).parameters == point.parameters
         )
-        share = test.measure(running.candidates.cut(candidate).loaded.model, lambda: None).share
+        share = test.measure(running.candidates.slim_copy(candidate).loaded.model, lambda: None).share
         assert (share.low >= 0.9) is point.meets
 
 
@@ -120,7 +120,7 @@ def test_floor_of_a_generation_task_is_a_token_probability(tmp_path: Path) -> No
 def test_clear_verdict_needs_a_part_of_the_rows(tmp_path: Path, floor: float, holds: bool) -> None:
     job = search_job(tmp_path, num_rows=80, task={"kind": "generation", "labels": None})
     running = SearchContext.begin(job.context, job.task_model, job.dense, job.path)
-    slim = running.candidates.cut(running.candidates.at(0.8)).loaded.model
+    slim = running.candidates.slim_copy(running.candidates.at(0.8)).loaded.model
     test = running.test_on(list(range(80)))
     verdict = test.verdict(slim, floor, lambda: None)
     assert verdict.holds is holds

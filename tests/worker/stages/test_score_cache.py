@@ -270,7 +270,7 @@ def test_repair_is_the_same_with_measured_and_with_reused_scores(
         ratios = schedule(highest_ratio(cache.context.job.request.target), cache.context.job.request.method.steps)
         path = cache.path(task_model, ratios, partial(attribute, cache.context, task_model, ratios))
         candidates = Candidates(cache.context, task_model, path)
-        cut = candidates.cut(candidates.at(0.5)).loaded.model
+        cut = candidates.slim_copy(candidates.at(0.5)).loaded.model
         repaired.append((path.moments is not None, cache.outcome()["scores_reused"], cut.state_dict()))
     (remembered, _, first), (again, reused, second) = repaired
     assert (remembered, again, reused) == (True, False, True)

@@ -1,0 +1,45 @@
+"""The dtypes of a model's weights: those of its checkpoint, and those in which it is computed."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def weight_dtypes(model: nn.Module) -> dict[str, torch.dtype]:
+    """Name -> dtype of every parameter."""
+    return {name: parameter.dtype for name, parameter in model.named_parameters()}
+
+
+def cast_weights(model: nn.Module, dtypes: torch.dtype | Mapping[str, torch.dtype]) -> None:
+    """Convert the parameters in place, to one dtype or to that of each name.
+
+    Buffers keep their dtype: rotary frequencies in half precision would make it another model.
+    """
+    for name, parameter in model.named_parameters():
+        dtype = dtypes if isinstance(dtypes, torch.dtype) else dtypes[name]
+        parameter.data = parameter.data.to(dtype)
+
+
+def make_computable(model: PreTrainedModel) -> None:
+    """Convert half precision to float32 where a CPU has to compute in it.
+
+    That is float16 on every CPU, since its gradients underflow, and bfloat16 on a CPU without instructions for it,
+    where it takes many times as long.
+    """
+    unsuitable = {torch.float16} if has_bfloat16() else {torch.float16, torch.bfloat16}
+    if model.device.type == "cpu" and model.dtype in unsuitable:
+        cast_weights(model, torch.float32)
+
+
+def has_bfloat16() -> bool:
+    """Whether the CPU has instructions that multiply bfloat16 matrices."""
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def round_weights(model: nn.Module, dtype: torch.dtype) -> None:
+    """Round the weights to values that `dtype` can hold, in the dtypes that they have."""
+    computed_in = weight_dtypes(model)
+    cast_weights(model, dtype)
+    cast_weights(model, computed_in)
