@@ -1,22 +1,45 @@
-"""What the command line shows of a job: a progress bar while it runs, and a table of its result."""
+"""What the command line prints: the progress of a job, a table of its result, and JSON."""
 
+import json
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from service.contract.job import Job
+from service.cli.client import Api
+from service.contract.errors import TaskslimError
+from service.contract.job import Job, JobStatus
 from service.contract.result import Estimate, JobMetrics, Result
 from service.reports.formatting import change, count, duration, milliseconds, percent, points, size, span
 from service.reports.metric_names import qualities
 
 
-def job_bar(console: Console) -> Progress:
-    """A progress bar: the share of the whole job, and the text of `describe`."""
-    return Progress(
+class JobFailed(TaskslimError):
+    """A job that the command waited for failed or was cancelled."""
+
+
+def follow(server: Api, job: Job, console: Console) -> Job:
+    """Show a progress bar until the job ends, and return the ended job."""
+    bar = Progress(
         BarColumn(bar_width=32), TaskProgressColumn(), TextColumn("{task.description}", markup=False), console=console
     )
+    with bar:
+        line = bar.add_task(describe(job), total=1.0)
+        for now in server.watch(job):
+            bar.update(line, description=describe(now), completed=now.progress.fraction)
+            job = now
+    return job
+
+
+def result_of(job: Job) -> Result:
+    """The result of an ended job. Raises JobFailed unless it succeeded."""
+    if job.result is None or job.status is not JobStatus.succeeded:
+        reason = f": {job.error.message} ({job.error.code})" if job.error else ""
+        raise JobFailed(f"the job {job.status}{reason}")
+    return job.result
 
 
 def describe(job: Job) -> str:
@@ -62,3 +85,8 @@ def _conditions(result: Result) -> str:
         f"{metrics.examples} evaluation rows{majority}; latency: median forward pass of "
         f"{latency.batch} x {latency.tokens} tokens, {latency.device}"
     )
+
+
+def print_json(value: Any) -> None:
+    """Print a value as indented JSON."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

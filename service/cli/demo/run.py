@@ -15,8 +15,8 @@ from rich.console import Console
 from service.cli.client import Api
 from service.cli.demo.request import LABELS, RATIO, TEMPLATE, demo_request
 from service.cli.demo.server import running_server
-from service.cli.terminal import describe, job_bar, result_table
-from service.contract.errors import Conflict, TaskslimError
+from service.cli.terminal import follow, result_of, result_table
+from service.contract.errors import Conflict
 from service.contract.ids import DEFAULT_TENANT
 from service.contract.job import Job
 from service.contract.result import Result
@@ -25,6 +25,7 @@ from service.settings import Settings
 from service.storage.keys import attempt_prefix
 from service.storage.object_store import path_of
 
+REMOVAL = f"Removing {percent(RATIO, 0)} of the feed-forward neurons of a model with 135 million parameters"
 SNIPPET = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained({path!r})
@@ -33,16 +34,12 @@ scores = model(**tokenizer({prompt!r}, return_tensors="pt")).logits[0, -1]
 print(max({words!r}, key=lambda word: scores[tokenizer.encode(word)[0]]))"""
 
 
-class DemoFailed(TaskslimError):
-    """The demo's job did not succeed."""
-
-
 def run_demo(state: Path | None = None) -> None:
     """Slim the demo's model and print the result. All processes are stopped before the call returns.
 
     `state` is the directory for the server's files. By default it is a directory in the user's cache, from which the
     files of the last run are removed, but not the converted model. Raises InvalidModel, Conflict, QueueUnavailable or
-    DemoFailed.
+    JobFailed.
     """
     console = Console()
     request = demo_request()
@@ -54,8 +51,9 @@ def run_demo(state: Path | None = None) -> None:
             server = Api(url)
             job = server.submit(request.model_dump(mode="json", exclude_defaults=True))
             console.print(f"POST {url}/jobs  ->  {job.links.self}", soft_wrap=True)
-            job, result = _follow(server, job, console)
-        _show(result, model_directory(job, directory), console)
+            console.print(REMOVAL)
+            job = follow(server, job, console)
+        _show(result_of(job), model_directory(job, directory), console)
 
 
 def default_directory() -> Path:
@@ -104,19 +102,6 @@ def _locked(directory: Path) -> Iterator[Path]:
 def _remove_last_run(directory: Path) -> None:
     for name in ("redis", "artifacts"):
         shutil.rmtree(directory / name, ignore_errors=True)
-
-
-def _follow(server: Api, job: Job, console: Console) -> tuple[Job, Result]:
-    """Show the job's progress until it ends. Raises DemoFailed unless it succeeds."""
-    console.print(f"Removing {percent(RATIO, 0)} of the feed-forward neurons of a model with 135 million parameters")
-    with job_bar(console) as bar:
-        line = bar.add_task(describe(job), total=1.0)
-        for now in server.watch(job):
-            bar.update(line, description=describe(now), completed=now.progress.fraction)
-            job = now
-    if job.result is None:
-        raise DemoFailed(f"the job {job.status}: {job.error.message if job.error else 'no reason was given'}")
-    return job, job.result
 
 
 def _show(result: Result, model: Path, console: Console) -> None:
