@@ -1,6 +1,6 @@
-"""Tools that know the service by its OpenAPI document alone: a linter with its strictest rules, and a generated client.
+"""The OpenAPI document as other tools read it: a linter with its strictest rules, and a generated client.
 
-Both come from package registries; where one cannot be had, its test is skipped and says so.
+The linter is installed from the npm registry; its test is skipped where that is not possible.
 """
 
 import importlib
@@ -35,7 +35,7 @@ PACKAGE = "taskslim_client"
 
 @pytest.fixture(scope="module")
 def document(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The document as a file."""
+    """The path of the document in a file."""
     path = tmp_path_factory.mktemp("document") / "openapi.json"
     path.write_text(json.dumps(create_app(Settings()).openapi()))
     return path
@@ -43,7 +43,7 @@ def document(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def redocly(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The linter, installed for this run."""
+    """The path of the linter, installed for this run."""
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
         pytest.skip("the linter needs node and npm")
@@ -57,7 +57,7 @@ def redocly(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "node_modules" / ".bin" / "redocly"
 
 
-def test_the_document_passes_the_strictest_rules_of_redocly(redocly: Path, document: Path) -> None:
+def test_openapi_document_passes_the_strictest_rules_of_redocly(redocly: Path, document: Path) -> None:
     quiet = {"REDOCLY_TELEMETRY": "off", "REDOCLY_SUPPRESS_UPDATE_NOTICE": "true"}
     command = [str(redocly), "lint", "--extends", "recommended-strict", "--format", "json", document.name]
     linted = subprocess.run(command, env=os.environ | quiet, cwd=document.parent, capture_output=True, check=False)
@@ -71,7 +71,7 @@ def test_the_document_passes_the_strictest_rules_of_redocly(redocly: Path, docum
 
 @pytest.fixture(scope="module")
 def client_package(document: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A Python client, generated and ready to be imported."""
+    """A generated Python client that can be imported."""
     pytest.importorskip("openapi_python_client", reason="the generator is not installed: make setup")
     directory = tmp_path_factory.mktemp("client")
     config = directory / "config.json"
@@ -86,7 +86,7 @@ def client_package(document: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def generated(module: str) -> Any:
-    """A module of the generated client, which no type checker can know."""
+    """A module of the generated client, without types."""
     return importlib.import_module(f"{PACKAGE}.{module}")
 
 
@@ -97,7 +97,7 @@ def client(client_package: None, settings: Settings, tmp_path: Path) -> Iterator
         yield client
 
 
-def test_a_generated_client_submits_gets_lists_and_cancels(client: Any, tmp_path: Path) -> None:
+def test_generated_client_submits_reads_lists_and_cancels_jobs(client: Any, tmp_path: Path) -> None:
     models = generated("models")
     request = models.JobRequest.from_dict(request_body(tmp_path) | {"tags": {"by": "client"}})
 
@@ -112,7 +112,7 @@ def test_a_generated_client_submits_gets_lists_and_cancels(client: Any, tmp_path
     assert cancelled.status == models.JobStatus.CANCELLED
 
 
-def test_a_generated_client_gets_a_refusal_as_a_problem(client: Any, tmp_path: Path) -> None:
+def test_generated_client_parses_a_problem(client: Any, tmp_path: Path) -> None:
     request = generated("models").JobRequest.from_dict(request_body(tmp_path) | {"target": {"ratio": 7}})
 
     answer = generated("api.jobs.create_job").sync_detailed(client=client, body=request)

@@ -1,4 +1,4 @@
-"""The public surface: what is committed under openapi/ is what the code serves, and everything in it holds together."""
+"""The OpenAPI document: the committed one is current, and it is consistent with its examples and the code."""
 
 import json
 import re
@@ -47,12 +47,12 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
             yield f"{method.upper()} {path}", operation
 
 
-def test_the_committed_description_is_current() -> None:
+def test_committed_openapi_document_is_current() -> None:
     assert stale(ROOT / DIRECTORY) == [], "run `make openapi`"
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_example_is_what_it_claims_to_be(name: str, document: dict[str, Any]) -> None:
+def test_example_file_is_valid_for_its_model_and_schema(name: str, document: dict[str, Any]) -> None:
     content = json.loads((ROOT / DIRECTORY / "examples" / f"{name}.json").read_text())
     model = MODELS[name.partition("-")[0]]
     model.model_validate(content)
@@ -61,12 +61,12 @@ def test_every_example_is_what_it_claims_to_be(name: str, document: dict[str, An
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.startswith("request-")])
-def test_every_example_request_names_a_task_that_resolves(name: str) -> None:
+def test_task_of_an_example_request_resolves(name: str) -> None:
     task = resolve(JobRequest.model_validate(FILES[name]).slimmed_for[0])
     assert task.template
 
 
-def test_every_example_problem_has_a_code_of_the_error_tree_or_the_phrase_of_its_status() -> None:
+def test_code_of_an_example_problem_is_a_known_code() -> None:
     codes = {error.code for error in subclasses(TaskslimError)}
     for problem in PROBLEMS.values():
         assert problem["code"] in codes | {HTTPStatus(problem["status"]).phrase.lower().replace(" ", "_")}
@@ -81,20 +81,20 @@ def subclasses(root: type[TaskslimError]) -> Iterator[type[TaskslimError]]:
 @pytest.mark.parametrize(
     "place", [*PATHS, "openapi/openapi.json", *(f"openapi/examples/{name}.json" for name in FILES)]
 )
-def test_every_id_that_is_shown_could_be_one(place: str) -> None:
+def test_ids_in_documents_and_examples_are_valid(place: str) -> None:
     for shown in re.findall(r"\b[0-9A-Z]{26}\b|\b01[0-9A-Z]{16,}\b", (ROOT / place).read_text()):
         assert JOB_ID.fullmatch(shown), shown
         assert str(ULID.from_str(shown)) == shown
 
 
-def test_every_id_in_a_path_has_an_example(document: dict[str, Any]) -> None:
+def test_id_parameters_have_examples(document: dict[str, Any]) -> None:
     for name, operation in operations(document):
         for parameter in operation.get("parameters", ()):
             if parameter["name"] in ("job_id", "dataset_id"):
                 assert [str(ULID.from_str(id_)) for id_ in parameter["schema"]["examples"]], name
 
 
-def test_every_operation_is_described_and_named_once(document: dict[str, Any]) -> None:
+def test_operations_have_a_description_and_a_unique_id(document: dict[str, Any]) -> None:
     found = dict(operations(document))
     ids = [operation["operationId"] for operation in found.values()]
     assert len(ids) == len(set(ids))
@@ -106,7 +106,7 @@ def test_every_operation_is_described_and_named_once(document: dict[str, Any]) -
         assert "security" in operation, name
 
 
-def test_every_refusal_is_declared_as_a_problem(document: dict[str, Any]) -> None:
+def test_error_responses_are_declared_as_problems(document: dict[str, Any]) -> None:
     for name, operation in operations(document):
         for status, response in operation["responses"].items():
             if int(status) >= 400 and (name, status) != ("GET /readyz", "503"):
@@ -116,15 +116,14 @@ def test_every_refusal_is_declared_as_a_problem(document: dict[str, Any]) -> Non
     assert "HTTPValidationError" not in document["components"]["schemas"]
 
 
-def test_everything_that_is_sent_or_answered_has_an_example(document: dict[str, Any]) -> None:
-    """Rows of `service.api.openapi.response_examples` and `service.api.openapi.examples`; a body of bytes needs
-    none."""
+def test_bodies_of_the_document_have_examples(document: dict[str, Any]) -> None:
+    """The examples are in `service.api.openapi`; binary bodies need none."""
     for name, media in contents(document):
         if media.get("schema", {}).get("format") != "binary":
             assert examples(media, document), f"{name} needs a row in service/api/openapi/response_examples.py"
 
 
-def test_every_example_is_of_its_schema(document: dict[str, Any]) -> None:
+def test_examples_of_the_document_are_valid_for_their_schema(document: dict[str, Any]) -> None:
     for name, media in contents(document):
         schema = media["schema"] | {"components": document["components"]}
         for example in examples(media, document):
@@ -133,7 +132,7 @@ def test_every_example_is_of_its_schema(document: dict[str, Any]) -> None:
 
 
 def contents(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every body that the document describes, with a name for it; those of webhooks too."""
+    """Every request and response body of the document, webhooks included, with a name."""
     webhooks = ((name, item["post"]) for name, item in document["webhooks"].items())
     for name, operation in [*operations(document), *webhooks]:
         for kind, media in operation.get("requestBody", {}).get("content", {}).items():
@@ -144,7 +143,7 @@ def contents(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def examples(media: dict[str, Any], document: dict[str, Any]) -> list[Any]:
-    """The values of a body's examples, shared ones included."""
+    """The values of the examples of a body, including references to shared ones."""
     named = [
         document["components"]["examples"][example["$ref"].rpartition("/")[2]] if "$ref" in example else example
         for example in media.get("examples", {}).values()
@@ -207,7 +206,7 @@ def test_required_fields_of_a_request_are_common() -> None:
             assert not field.is_required() or groups(model)[name] == "common", (model.__name__, name)
 
 
-def test_links_lead_to_operations(document: dict[str, Any]) -> None:
+def test_links_of_the_document_refer_to_operations(document: dict[str, Any]) -> None:
     ids = {operation["operationId"] for _, operation in operations(document)}
     links = {
         link["operationId"]

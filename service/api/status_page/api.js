@@ -1,8 +1,8 @@
-// Asks the API. The key lives in this module's memory and nowhere else.
+// Sends requests to the API. The API key is kept in this module's memory only.
 
 let key = "";
 
-/** An error answer: `code`, `title`, the fields that it names, and what to change as its message. */
+/** An error response: its code, title and fields, and its detail as the message. */
 export class Problem extends Error {
   constructor(status, document) {
     super(document.detail ?? `The server answered ${status}.`);
@@ -19,7 +19,7 @@ export function useKey(value) {
 
 export const hasKey = () => key !== "";
 
-/** The answer to a request; throws a `Problem` for anything that is not a success. */
+/** The response to a request. Throws a `Problem` for an error. */
 export async function ask(path, { method = "GET", accept = "application/json", body, headers = {}, signal } = {}) {
   const sent = { Accept: accept, ...headers };
   if (key) sent.Authorization = `Bearer ${key}`;
@@ -38,9 +38,9 @@ async function reach(path, options) {
     return await fetch(path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem(0, { title: "No answer", detail: "The server cannot be reached.", code: "unreachable" });
+    throw new Problem(0, { title: "No response", detail: "The server cannot be reached: check the connection and try again.", code: "unreachable" });
   }
 }
 
-/** The JSON answer to a request. */
+/** The JSON of the response to a request. */
 export const read = async (path, options) => (await ask(path, options)).json();

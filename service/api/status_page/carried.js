@@ -1,6 +1,6 @@
 // Reads the schema of a request, and carries over the fields that the form lacks from the job that fills it.
 
-/** A request of the API without its nulls and without what the contract's defaults say anyway. */
+/** A request of the API without nulls and without values that equal the contract's defaults. */
 export function withoutDefaults(value, schema, schemas) {
   const { properties = {} } = resolved(schema, schemas);
   const entries = Object.entries(value)
@@ -39,7 +39,7 @@ function resolved(schema, schemas) {
   return reference ? schemas[reference.split("/").pop()] : schema;
 }
 
-/** `request` with those members of `carried` that no field of the form decides; `decided` has their dotted names. */
+/** `request` with the members of `carried` that the form has no field for; `decided` has the dotted names of its fields. */
 export function withCarried(request, carried, decided, prefix = "") {
   const merged = { ...request };
   for (const [name, member] of Object.entries(carried)) {

@@ -1,8 +1,8 @@
-// The command that sends a request as the form does.
+// The curl command that sends a request.
 
 import { hasKey } from "./api.js";
 
-/** A curl command line for POST /jobs; a key is named by its variable, never shown. */
+/** A curl command for POST /jobs. It refers to the API key by the variable SLIM_API_KEY. */
 export function curlFor(request, route = "jobs") {
   const lines = [`curl ${new URL(route, document.baseURI)}`];
   if (hasKey()) lines.push(`-H "Authorization: Bearer $SLIM_API_KEY"`);

@@ -1,4 +1,4 @@
-// Builds the page's elements. Text stays text: nothing here parses HTML.
+// Builds DOM elements. Text is never parsed as HTML.
 
 /** An element with properties, `data-` and `aria-` attributes and listeners (`onclick`), and its children. */
 export function element(name, properties = {}, ...children) {
@@ -13,7 +13,7 @@ export function element(name, properties = {}, ...children) {
   return made;
 }
 
-/** Put `children` in the place of what an element holds. What has the focus and stays keeps it. */
+/** Replace the children of an element. A child that has the focus and stays keeps it. */
 export function fill(parent, ...children) {
   const [now, wanted] = [[...parent.childNodes], present(children)];
   if (now.length === wanted.length && now.every((child, index) => child === wanted[index])) return parent;
@@ -27,7 +27,7 @@ function present(children) {
   return children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
 }
 
-/** A button that copies what `text()` gives. */
+/** A button that copies the result of `text()` to the clipboard. */
 export function copyButton(text, label = "Copy") {
   const button = element("button", { type: "button", className: "quiet" }, label);
   button.addEventListener("click", async () => {
@@ -38,7 +38,7 @@ export function copyButton(text, label = "Copy") {
   return button;
 }
 
-/** What went wrong, in the words of the problem document. */
+/** A problem document as an element. */
 export function problemBox(problem) {
   return element(
     "div",

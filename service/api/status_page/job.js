@@ -1,4 +1,4 @@
-// A job's page: where it is, what came out, its report and its files.
+// The page of a job: its state, result, report and files.
 
 import { ask, read } from "./api.js";
 import { curlFor } from "./curl.js";
@@ -10,9 +10,9 @@ import { adapterName, ago, between, isFinished, modelName, plain, targetWords, t
 
 const STAGES = ["fetch", "load", "evaluate_dense", "attribute", "search", "select", "repair", "slice", "evaluate_slim", "controls", "verify", "upload"];
 const MAX_EVENTS = 200;
-const FEW_FILES = 12; // more, as of a sweep, would push the report out of sight
+const FEW_FILES = 12; // a longer list of files, as of a sweep, starts closed
 
-/** Show a job in `main`, live until it is finished or `signal` says that another view takes its place. */
+/** Show a job in `main` and update it until the job ends or `signal` aborts, when another view is shown. */
 export async function showJob(main, id, signal) {
   const view = { id, signal, job: await read(`jobs/${id}`, { signal }), events: element("ol", { className: "events" }) };
   view.facts = element("p", { className: "facts" });
@@ -48,7 +48,7 @@ function draw(view) {
   fill(view.state, isFinished(job) ? ending(job) : [progressBar(job), stageList(job)]);
 }
 
-/** The heading stays while the rest is drawn again, since it may have the focus. */
+/** The parts above the state. The heading is not drawn again, because it may have the focus. */
 function head({ job, facts: line, buttons: actions }) {
   return [
     element("p", { className: "trail" }, element("a", { href: "#/" }, "Jobs"), " / ", element("code", {}, job.id)),
@@ -72,7 +72,7 @@ function buttons(view) {
   const again = element("a", { className: "button", href: `#/new?from=${view.id}` }, "Use again");
   if (!isFinished(view.job)) return [again, act(view, "Cancel", () => ask(`jobs/${view.id}/cancel`, { method: "POST" }))];
   const remove = async () => {
-    if (!confirm("Delete this job with its files?")) return;
+    if (!confirm("Delete this job and its files?")) return;
     await ask(`jobs/${view.id}`, { method: "DELETE" });
     location.hash = "#/";
   };
@@ -103,7 +103,7 @@ function stageList(job) {
   return element("ol", { className: "stages", "aria-label": "Stages" }, items);
 }
 
-/** A target that has to be measured is searched for, in place of three other stages. */
+/** The stages that a request does not have. A target that has to be measured has `search` in place of three others. */
 function leftOut({ method, target }) {
   const unasked = [...(method.controls ? [] : ["controls"]), ...(method.repair === "none" ? ["repair"] : [])];
   if (target.keep_metric ?? target.latency_ms ?? target.sweep) return [...unasked, "select", "repair", "slice"];
@@ -135,7 +135,7 @@ function refuse(section, problem) {
   if (problem.name !== "AbortError") fill(section, problemBox(problem));
 }
 
-/** The report is a page of its own and runs no script; it is framed in full height. */
+/** The report: a document without scripts, in a frame of its full height. */
 function reportPart(html) {
   const frame = element("iframe", { className: "report", title: "Report", srcdoc: html });
   frame.setAttribute("sandbox", "allow-same-origin allow-popups");

@@ -1,4 +1,4 @@
-// The list of jobs: filters, live progress, more on demand.
+// The list of jobs, with filters and live progress.
 
 import { read } from "./api.js";
 import { element, fill, problemBox } from "./elements.js";
@@ -10,10 +10,10 @@ import { ago, between, isFinished, modelName, taskName } from "./words.js";
 const STATUSES = ["queued", "running", "cancelling", "succeeded", "failed", "cancelled"];
 const COLUMNS = ["Status", "Model and task", "Progress or outcome", "Created", "Took"];
 const REFRESH_MS = 5000;
-// A browser opens six connections to a server over HTTP/1.1; the page needs some for other requests.
+// A browser opens at most six connections to a server over HTTP/1.1; the page needs some for other requests.
 const MAX_STREAMS = 3;
 
-/** Show the list in `main` until `signal` says that another view takes its place. */
+/** Show the list in `main` and update it until `signal` aborts, when another view is shown. */
 export async function showJobs(main, parameters, signal) {
   const view = { filters: parameters, jobs: new Map(), rows: new Map(), streams: new Set(), pages: 1, signal };
   view.body = element("tbody");
@@ -64,7 +64,7 @@ async function refresh(view) {
   }
 }
 
-/** A stream may already have said more than the list; the end of a job is only in the list. */
+/** The newer of two states of a job: a stream may be ahead of the list, except for the end of a job. */
 const newer = (known, listed) =>
   known && !isFinished(listed) && known.attempt >= listed.attempt && known.progress.fraction > listed.progress.fraction ? known : listed;
 
@@ -97,10 +97,10 @@ function draw(view, { jobs, more }) {
 
 function emptyNote(filters) {
   if (filters.size) return element("p", { className: "empty" }, "No job matches these filters. ", element("a", { href: "#/" }, "Show all jobs"));
-  return element("p", { className: "empty" }, "No job yet. ", element("a", { href: "#/new" }, "Build the first request"), ", or post one with curl.");
+  return element("p", { className: "empty" }, "No job yet. ", element("a", { href: "#/new" }, "Fill in the form"), " or send a request with curl.");
 }
 
-/** The row of a job, drawn again only where something in it has changed: focus and selection stay. */
+/** The row of a job. It is drawn again only where the job has changed, so that focus and selection stay. */
 function rowOf(view, id) {
   const job = view.jobs.get(id);
   const text = JSON.stringify(job) + ago(job.created_at);
@@ -126,7 +126,7 @@ function fillRow(row, job) {
   for (const [index, content] of contents.entries()) fill(row.cells[index], content);
 }
 
-/** Follow jobs live, those that run before those that wait; the list's refresh serves the others. */
+/** Follow running jobs, then queued ones, by their streams; the other jobs are updated by the list's refresh. */
 function watch(view) {
   const open = view.order.map((id) => view.jobs.get(id)).filter((job) => !isFinished(job));
   const ranked = [...open.filter((job) => job.status !== "queued"), ...open.filter((job) => job.status === "queued")];
@@ -144,7 +144,7 @@ async function watchOne(view, id) {
   }
 }
 
-/** A stream begins with what the list already knew: progress of one attempt never falls, a status is the list's. */
+/** Apply an event to a job of the list. Past events are ignored; for a change of status the list is read again. */
 async function take(view, id, event) {
   const job = view.jobs.get(id);
   if (event.type === "status") {

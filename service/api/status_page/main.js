@@ -1,4 +1,4 @@
-// Chooses the view by the address' fragment, asks for the key, says how the service is.
+// Shows the view of the address' fragment, the dialog for the API key and the state of the service.
 
 import { hasKey, read, useKey } from "./api.js";
 import { element, fill, problemBox } from "./elements.js";
@@ -25,7 +25,7 @@ async function show() {
   } catch (problem) {
     if (problem.name === "AbortError") return;
     if (!problem.title) throw problem;
-    fill(main, element("h1", {}, "That did not work"), problemBox(problem), element("p", {}, element("a", { href: "#/" }, "All jobs")));
+    fill(main, element("h1", {}, "The page cannot be shown"), problemBox(problem), element("p", {}, element("a", { href: "#/" }, "All jobs")));
   }
 }
 
@@ -38,7 +38,7 @@ function mark(page) {
 
 function askForKey(reason) {
   if (dialog.open) return;
-  if (reason) document.getElementById("key-reason").textContent = `${reason}. It is kept in this tab’s memory only.`;
+  if (reason) document.getElementById("key-reason").textContent = `${reason}. The key is kept in the memory of this tab.`;
   dialog.returnValue = "";
   dialog.showModal();
 }
@@ -58,7 +58,7 @@ async function checkHealth() {
     const { ok, checks, warnings } = await fetch("readyz", { cache: "no-store" }).then((answer) => answer.json());
     const failing = Object.entries(checks).filter(([, check]) => !check.ok).map(([name]) => name);
     health.dataset.ok = String(ok && warnings.length === 0);
-    health.textContent = failing.length ? `${failing.join(", ")} away` : (warnings[0] ?? "ready");
+    health.textContent = failing.length ? `${failing.join(", ")} does not answer` : (warnings[0] ?? "ready");
   } catch {
     health.dataset.ok = "false";
     health.textContent = "the server does not answer";

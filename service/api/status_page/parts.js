@@ -1,13 +1,13 @@
-// What the list and a job's page both show: status, progress, outcome.
+// Elements that the list and the page of a job share: status, progress and result.
 
 import { element } from "./elements.js";
 import { change, count, interval, milliseconds, percent, size, span } from "./formatting.js";
 import { headline, headlineName, isFinished, plain, progressNote } from "./words.js";
 
-/** The status as a mark and a word; the mark's shape says it too, so that nobody depends on its colour. */
+/** The status as a mark and a word. Marks differ in shape too, for readers who cannot tell the colours apart. */
 export const statusMark = (job) => element("span", { className: "status", "data-status": job.status }, job.status);
 
-/** The bar of the whole job, its stage and what is left. */
+/** The progress bar of a job, with its stage and the remaining time. */
 export function progressBar(job) {
   const stage = job.stage && job.status !== "queued" ? plain(job.stage) : job.status;
   return element(
@@ -19,7 +19,7 @@ export function progressBar(job) {
   );
 }
 
-/** What a finished job came to, in a line or two. */
+/** The result or error of an ended job, in one or two lines. */
 export function outcome(job) {
   if (job.status === "failed") return element("div", { className: "outcome" }, element("code", {}, job.error.code), element("div", { className: "note" }, job.error.message));
   if (job.status === "cancelled") return element("div", { className: "note" }, "Cancelled; nothing was stored.");
@@ -32,7 +32,7 @@ export function outcome(job) {
   );
 }
 
-/** What a row of the list says about a job. */
+/** The progress of a job, or its result or error once it has ended. */
 export function progressOrOutcome(job) {
   if (isFinished(job)) return outcome(job);
   if (job.status === "queued" && job.attempt === 0) return element("div", { className: "note" }, "Waits for a worker.");
@@ -44,7 +44,7 @@ function accuracyNote({ dense, slim }) {
   return `${headlineName(slim).toLowerCase()} ${percent(before.value)} → ${percent(now.value)}`;
 }
 
-/** Figures before and after, one tile each. */
+/** The figures of the dense and the slim model, one tile each. */
 export function tiles(result) {
   const { metrics, parameters, bytes: weights, latency_ms: latency } = result;
   const [before, now] = [headline(metrics.dense), headline(metrics.slim)];
@@ -62,21 +62,21 @@ export function tiles(result) {
   );
 }
 
-/** What a search for the smallest model has kept, on rows that it never saw. */
+/** The share of the metric that a search has kept, on rows held out from it. */
 function keptTile({ floor, reported, reported_examples: rows }) {
-  return tile("Kept of the dense metric", `${percent(floor)} asked`, percent(reported.value), `95 % interval ${span(reported)}, ${rows} rows that the search never saw`);
+  return tile("Kept of the dense metric", `${percent(floor)} asked`, percent(reported.value), `95 % interval ${span(reported)}, ${rows} rows held out from the search`);
 }
 
-/** The models that a search has measured before it gave up. */
+/** The models that a failed search has measured. */
 export function curveTable(points) {
-  const heads = ["Removed", "Parameters", "Metric", "Of the dense one", "Latency"].map((name) => element("th", { scope: "col", className: "number" }, name));
+  const heads = ["Removed", "Parameters", "Metric", "Share of the dense metric", "Latency"].map((name) => element("th", { scope: "col", className: "number" }, name));
   const rows = points.map(({ ratio, parameters, metric, share, latency_ms: took }) =>
     element("tr", {}, [percent(ratio), count(parameters), metric && percent(metric.value), share && interval(share), took && milliseconds(took)].map((figure) => element("td", { className: "number" }, figure))),
   );
-  return element("table", { className: "curve" }, element("caption", { className: "note" }, "What was measured"), element("thead", {}, element("tr", {}, heads)), element("tbody", {}, rows));
+  return element("table", { className: "curve" }, element("caption", { className: "note" }, "Measured models"), element("thead", {}, element("tr", {}, heads)), element("tbody", {}, rows));
 }
 
-/** A task that the model was not slimmed for. */
+/** The metric of a task that the model was not slimmed for. */
 function observedTile([name, { dense, slim }]) {
   const [before, now] = [headline(dense), headline(slim)];
   return tile(`Given up: ${name}`, percent(before.value), percent(now.value), `95 % interval ${span(now)}, ${slim.examples} rows`);

@@ -1,4 +1,4 @@
-// What a request would come to, as POST /plans tells before any work.
+// The plan of a request, as POST /plans returns it.
 
 import { element } from "./elements.js";
 import { change, count, duration, size } from "./formatting.js";
@@ -16,22 +16,22 @@ export function planPart(plan) {
   return [
     element("h2", {}, "Plan"),
     element("table", { className: "plan" }, element("thead", {}, element("tr", {}, heads)), element("tbody", {}, rows.filter((made) => made))),
-    plan.exact ? null : element("p", { className: "note" }, plan.ratio === null ? "Measurements decide the size." : "Scores or measurements decide the widths; these figures are those of the share to remove, or of the largest model that fits."),
+    plan.exact ? null : element("p", { className: "note" }, plan.ratio === null ? "The size is known after measurements only." : "The widths follow from scores or measurements; these figures are for the share to remove, or for the largest model that fits."),
     expected(plan),
     element("ul", { className: "runtimes" }, plan.runtimes.map(runtime)),
   ];
 }
 
-/** How long it may take, and whether its scores are there. */
+/** The estimated time, and whether the scores of an earlier job are used. */
 function expected({ time, scores_cached: cached }) {
   const parts = [];
-  if (time) parts.push(`About ${duration(time.seconds)}, by the pace of ${time.runs} past ${time.runs === 1 ? "job" : "jobs"}.`);
-  if (cached !== null) parts.push(cached ? "An earlier job has measured the scores." : "The scores have to be measured.");
+  if (time) parts.push(`About ${duration(time.seconds)}, estimated from ${time.runs} past ${time.runs === 1 ? "job" : "jobs"}.`);
+  if (cached !== null) parts.push(cached ? "The scores of an earlier job are used." : "The scores have to be computed.");
   return parts.length ? element("p", { className: "note" }, parts.join(" ")) : null;
 }
 
 function projected(name, shown, { dense, slim }) {
-  return slim === null ? row(name, shown(dense), "open", "") : row(name, shown(dense), shown(slim), change(dense, slim));
+  return slim === null ? row(name, shown(dense), "not known", "") : row(name, shown(dense), shown(slim), change(dense, slim));
 }
 
 function row(name, ...figures) {

@@ -1,16 +1,16 @@
-// Between the form's fields and a JobRequest: what is left empty is left out.
+// Converts the fields of the form to a JobRequest and back. Empty fields are left out of the request.
 
 import { withCarried } from "./carried.js";
 import { composeTarget, fieldsOfTarget } from "./target.js";
 
-// Decided by the form as a whole, not by one field of the same name.
+// Fields of a request that the form always sets, though no control has the name.
 const WHOLE = ["target", "observe", "tasks"];
-/** In place of a preset's name: several tasks at once. */
+/** The value of the choice of task for several tasks. */
 export const SEVERAL = "*";
 
-/** The request that a form describes, and what is wrong with fields that it cannot read.
+/** The request of a form, and the errors of fields that cannot be read.
  *
- * What the form has no field for comes from `carried`.
+ * Fields of the request that the form lacks are taken from `carried`.
  */
 export function compose(form, carried) {
   const errors = [];
@@ -45,13 +45,13 @@ function tasks(text, errors) {
     const found = JSON.parse(text || "[]");
     if (Array.isArray(found)) return found;
   } catch {
-    // said below
+    // reported below
   }
-  errors.push({ param: "tasks", message: "this is no JSON array of tasks" });
+  errors.push({ param: "tasks", message: "send a JSON array of tasks" });
   return [];
 }
 
-/** One a line: a preset and its rows, or the task as JSON. */
+/** The observed tasks, one on each line: a preset and its rows, or the task as JSON. */
 function observe(text, errors) {
   return text.split("\n").filter((line) => line.trim()).map((line) => observed(line.trim(), errors));
 }
@@ -67,7 +67,7 @@ function observed(line, errors) {
   }
 }
 
-/** The reverse of `observed`. */
+/** The line of an observed task; the reverse of `observed`. */
 function observedLine(task) {
   const { preset, evaluation, ...others } = withoutEmpty(task, []);
   const isPlain = preset && evaluation.uri && Object.keys(others).length === 0 && Object.keys(evaluation).length === 1;
@@ -117,7 +117,7 @@ function tags(text, errors) {
   return found;
 }
 
-/** Without empty texts, undefined values and empty objects; those in `kept` stay even when they are empty. */
+/** An object without empty texts, undefined values and empty objects, except for the names in `kept`. */
 function withoutEmpty(object, kept) {
   const entries = Object.entries(object)
     .map(([name, value]) => [name, value && typeof value === "object" && !Array.isArray(value) ? withoutEmpty(value, kept) : value])
@@ -127,7 +127,7 @@ function withoutEmpty(object, kept) {
 
 const isEmpty = (value) => value === undefined || value === null || value === "" || (typeof value === "object" && Object.keys(value).length === 0);
 
-/** The form's fields for a request; the reverse of `compose` for what the form knows. */
+/** The fields of the form, from a request; the reverse of `compose`. */
 export function fieldsOf(request) {
   const { model, task, target, output = {} } = request;
   const fields = {
@@ -146,7 +146,7 @@ export function fieldsOf(request) {
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== null && value !== undefined).map(([name, value]) => [name, String(value)]));
 }
 
-/** Of a whole method: what the form shows where nothing else is asked for is what the contract has for default. */
+/** The fields of the form, from a method with its defaults. */
 export const fieldsOfMethod = ({ criterion, units, scope, repair, steps, controls }) => ({
   "method.steps": steps,
   "method.controls": controls,

@@ -1,12 +1,12 @@
-// Follows a job's Server-Sent Events. EventSource cannot send an Authorization header, fetch can.
+// Reads the Server-Sent Events of a job by fetch, because EventSource cannot send an Authorization header.
 
 import { ask } from "./api.js";
 
-const PATIENCE_MS = [500, 1000, 2000, 5000];
+const RETRY_MS = [500, 1000, 2000, 5000];
 
-/** Every event of a job, oldest first, then each new one as it comes; resumes a broken stream where it broke.
+/** All events of a job, past and new, oldest first; resumes a broken stream after its last event.
  *
- * Ends behind the event that ends the job, and by an AbortError when `signal` says so.
+ * Ends after the event that ends the job, and with an AbortError when `signal` aborts.
  */
 export async function* follow(jobId, signal) {
   let last = null;
@@ -22,7 +22,7 @@ export async function* follow(jobId, signal) {
     } catch (problem) {
       if (signal.aborted || [401, 403, 404].includes(problem.status)) throw problem;
     }
-    await pause(PATIENCE_MS[Math.min(Math.max(failures, 0), PATIENCE_MS.length - 1)], signal);
+    await pause(RETRY_MS[Math.min(Math.max(failures, 0), RETRY_MS.length - 1)], signal);
   }
 }
 
@@ -40,7 +40,7 @@ async function* messages(jobId, last, signal) {
   }
 }
 
-/** The fields of one message; a line that starts with a colon is a comment that keeps the connection alive. */
+/** The id and data of one message. A line that starts with a colon is a comment and ignored. */
 export function parse(block) {
   const message = { id: null, data: "" };
   for (const line of block.split("\n")) {
@@ -76,7 +76,7 @@ function pause(milliseconds, signal) {
   });
 }
 
-/** The job as it is after an event. */
+/** A job with an event applied. */
 export function after(job, event) {
   const changed = { ...job, attempt: event.attempt };
   if (event.type === "status") changed.status = event.data.status;

@@ -1,23 +1,23 @@
-// How small: the kinds of target, their fields and their part of a request.
+// The kinds of target: their fields in the form and their part of a request.
 
 import { element } from "./elements.js";
 
 const KINDS = [
-  ["ratio", "remove a share", { label: "Share to remove", options: { type: "number", min: 0.01, hint: "of the chosen units’ parameters" } }],
-  ["keep_metric", "keep the task", { label: "Share of the dense metric to keep", options: { type: "number", min: 0, max: 1, placeholder: "0.98", hint: "by the lower bound of a 95 % interval" } }],
-  ["parameters", "fit a number of parameters", { label: "Parameters at most", options: { type: "number", min: 1 } }],
-  ["bytes", "fit a size", { label: "Bytes of the weights at most", options: { type: "number", min: 1 } }],
-  ["latency_ms", "fit a time", { label: "Milliseconds at most", options: { type: "number", min: 0, hint: "of a pass on the worker’s device" } }],
-  ["sweep", "see several shares", { label: "Shares to remove", options: { placeholder: "0.1, 0.2, 0.3, 0.4, 0.5", hint: "all are measured" } }],
+  ["ratio", "remove a share of the units", { label: "Share to remove", options: { type: "number", min: 0.01, hint: "of the chosen units’ parameters" } }],
+  ["keep_metric", "keep a share of the metric", { label: "Share of the dense metric to keep", options: { type: "number", min: 0, max: 1, placeholder: "0.98", hint: "by the lower bound of a 95 % interval" } }],
+  ["parameters", "maximum number of parameters", { label: "Maximum number of parameters", options: { type: "number", min: 1 } }],
+  ["bytes", "maximum size", { label: "Maximum bytes of the weights", options: { type: "number", min: 1 } }],
+  ["latency_ms", "maximum latency", { label: "Maximum milliseconds", options: { type: "number", min: 0, hint: "of a forward pass on the worker’s device" } }],
+  ["sweep", "compare several shares", { label: "Shares to remove", options: { placeholder: "0.1, 0.2, 0.3, 0.4, 0.5", hint: "a model is evaluated at each" } }],
 ];
-// Beside the field of a kind: what else its part of the request has.
+// Further fields of a kind.
 const MORE = {
   latency_ms: [["batch", "Rows of the pass", { type: "number", min: 1, max: 256, placeholder: "1" }], ["tokens", "Tokens of each row", { type: "number", min: 1, max: 8192, placeholder: "64" }]],
   sweep: [["artifacts", "Shares whose checkpoints are stored", { placeholder: "0.2, 0.4", hint: "empty: the highest" }]],
 };
 const BOUNDS = ["parameters", "bytes", "latency_ms"];
 
-/** The choice of a kind, and a field for each of them. */
+/** The choice of the kind, and the fields of every kind. */
 export function targetFields({ text, choice }, values, limits) {
   const asked = { "target.ratio": "0.3", ...values };
   const fields = KINDS.map(([kind, , { label, options }]) =>
@@ -25,10 +25,10 @@ export function targetFields({ text, choice }, values, limits) {
   return [choice("target", "Target", KINDS.map(([kind, shown]) => [kind, shown]), values), ...fields];
 }
 
-/** The contract's name of a field beside that of a kind: `artifacts` is the target's own, the others are the bound's. */
+/** The path of a further field in the request: `artifacts` is a field of the target, the others are fields of the bound. */
 const moreName = (kind, name) => (kind === "latency_ms" ? `target.latency_ms.${name}` : `target.${name}`);
 
-/** Show the fields that the chosen kind has. */
+/** Show the fields of the chosen kind and hide the others. */
 export function showTarget(form) {
   const kind = form.elements.target.value;
   for (const field of form.querySelectorAll("[data-target]")) {
@@ -36,7 +36,7 @@ export function showTarget(form) {
   }
 }
 
-/** The request's `target`. */
+/** The `target` of the request, from the fields of the form. */
 export function composeTarget(value, number) {
   const kind = value("target");
   const ratios = (name) => value(name).split(",").map((part) => number(part.trim())).filter((ratio) => ratio !== undefined);
@@ -50,7 +50,7 @@ export function composeTarget(value, number) {
   return BOUNDS.includes(kind) ? { [kind]: whole, keep_metric: number(value("target.keep_metric")) } : { [kind]: whole };
 }
 
-/** The fields of a request's `target`. */
+/** The fields of the form, from the `target` of a request. */
 export function fieldsOfTarget(target) {
   const given = KINDS.map(([kind]) => kind).filter((kind) => (target[kind] ?? null) !== null);
   const { batch, tokens } = target.latency_ms ?? {};

@@ -2,10 +2,10 @@
 
 import { count, duration, percent, size } from "./formatting.js";
 
-/** Seconds between two RFC 3339 times; up to now without the second. */
+/** Seconds between two RFC 3339 times; until now where the second is absent. */
 export const between = (start, end) => ((end ? Date.parse(end) : Date.now()) - Date.parse(start)) / 1000;
 
-/** "3 min ago"; the date once it is more than a day. */
+/** The age of a time, such as "3 min ago"; its date after a day. */
 export function ago(time) {
   const seconds = Math.max(0, between(time));
   if (seconds < 60) return "just now";
@@ -17,16 +17,16 @@ export function ago(time) {
 /** "evaluate_dense" -> "evaluate dense" */
 export const plain = (name) => name.replaceAll("_", " ");
 
-/** The last part of a model's URI, which is its name. */
+/** The name of the model: the last part of its URI. */
 export const modelName = (request) => request.model.uri.replace(/\/+$/, "").split("/").pop();
 
-/** What the task is called: its preset, else its kind. */
+/** The titles of the tasks of a request. */
 export const taskName = ({ task, tasks }) => (task ? titleOf(task) : tasks.map(titleOf).join(" + "));
 
-/** The adapter that is merged into the model; empty where there is none. */
+/** The name of the adapter; empty where there is none. */
 export const adapterName = (request) => (request.model.adapter_uri ?? "").replace(/\/+$/, "").split("/").pop();
 
-/** What a target asks for, in words. */
+/** A target as a phrase. */
 export function targetWords(target) {
   if (target.ratio) return `remove ${percent(target.ratio)}`;
   if (target.sweep) return `models with ${[...target.sweep].sort((a, b) => a - b).map((ratio) => percent(ratio)).join(", ")} removed`;
@@ -57,8 +57,8 @@ const NAMES = {
   none: { accuracy: "Agreement with the dense model", calibrated_accuracy: "Calibrated agreement with the dense model", exact_match: "Texts equal to the dense model’s" },
 };
 
-/** What the headline is called; rows without labels are judged by the dense model. */
+/** The name of the main metric; for rows without labels it is agreement with the dense model. */
 export const headlineName = (metrics) => NAMES[metrics.judged_by][Object.keys(NAMES.none).find((name) => metrics[name] && metrics[name] === headline(metrics))];
 
-/** The accuracy, or the share of exact matches, as an estimate. */
+/** The main metric: accuracy, or the share of exact matches, as an estimate. */
 export const headline = (metrics) => metrics.calibrated_accuracy ?? metrics.accuracy ?? metrics.exact_match;

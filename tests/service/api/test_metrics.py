@@ -1,4 +1,4 @@
-"""Metrics: what jobs did is counted once, outlives the process that did it, and can be scraped."""
+"""The Prometheus metrics of jobs, the queue, workers and HTTP requests."""
 
 import multiprocessing
 import time
@@ -35,7 +35,7 @@ ERROR = JobError(code="invalid_data", message="line 3")
 
 
 def scraped(redis: Redis) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """(sample, labels) -> value, of the text that a scraper gets."""
+    """The scraped metrics: (sample, labels) -> value."""
     text = HttpMetrics(redis, "1.2.3").text().decode()
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
@@ -48,7 +48,7 @@ def value(redis: Redis, name: str, **labels: str) -> float:
     return scraped(redis)[(name, frozenset(labels.items()))]
 
 
-def test_a_job_is_counted_through_its_life(redis: Redis) -> None:
+def test_transitions_of_a_job_are_counted(redis: Redis) -> None:
     job_store = JobStore(redis)
     record = job_store.accept(new_record(REQUEST, tenant="search"))
     job_store.accept(record)
@@ -68,7 +68,7 @@ def test_a_job_is_counted_through_its_life(redis: Redis) -> None:
     assert value(redis, "slim_jobs", status="failed") == 0
 
 
-def test_a_job_taken_back_from_a_silent_worker_is_counted(redis: Redis) -> None:
+def test_requeued_job_of_a_lost_worker_is_counted(redis: Redis) -> None:
     job_store = JobStore(redis, lease_seconds=0)
     record = job_store.accept(new_record(REQUEST, tenant="search"))
     assert job_store.requeue_overdue(job_store.lease("search", record.id, 1, "worker-1").job)
@@ -79,7 +79,7 @@ def test_a_job_taken_back_from_a_silent_worker_is_counted(redis: Redis) -> None:
 
 
 @pytest.mark.parametrize(("device", "shown"), [("cuda:0", 4096), ("cpu", None)])
-def test_what_a_gpu_held_in_the_last_job_is_shown(
+def test_peak_gpu_memory_of_the_last_job_is_exposed(
     redis: Redis, storage: Storage, device: str, shown: int | None
 ) -> None:
     job_store = JobStore(redis)
@@ -102,7 +102,7 @@ def measure_and_exit(url: str) -> None:
         Counters(redis).observe("slim_job_stage_duration_seconds", "attribute", value=3.5)
 
 
-def test_figures_survive_the_process_that_measured_them(redis: Redis, redis_server: str) -> None:
+def test_metrics_survive_the_process_that_counted_them(redis: Redis, redis_server: str) -> None:
     child = multiprocessing.get_context("spawn").Process(target=measure_and_exit, args=(redis_server,))
     child.start()
     child.join()
@@ -113,7 +113,7 @@ def test_figures_survive_the_process_that_measured_them(redis: Redis, redis_serv
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=5))
-def test_buckets_count_what_is_at_most_their_bound(redis_server: str, ratios: list[float]) -> None:
+def test_histogram_buckets_are_cumulative(redis_server: str, ratios: list[float]) -> None:
     with connect(redis_server) as redis:
         redis.flushall()
         for ratio in ratios:
@@ -124,7 +124,7 @@ def test_buckets_count_what_is_at_most_their_bound(redis_server: str, ratios: li
         assert value(redis, "slim_params_removed_ratio_count") == len(ratios)
 
 
-def test_the_depth_and_age_of_the_queue_are_those_of_all_waiting_jobs(redis: Redis, redis_server: str) -> None:
+def test_queue_depth_and_age_cover_all_queued_jobs(redis: Redis, redis_server: str) -> None:
     assert value(redis, "slim_queue_depth", queue="slim") == 0
     assert value(redis, "slim_queue_oldest_age_seconds", queue="slim") == 0
     job_store, queue = JobStore(redis), JobQueue(connect(redis_server, decode=False), max_running=1)
@@ -145,11 +145,11 @@ def test_the_depth_and_age_of_the_queue_are_those_of_all_waiting_jobs(redis: Red
     assert value(redis, "slim_queue_oldest_age_seconds", queue="slim") < 60
 
 
-def test_no_worker_lives_before_one_came(redis: Redis) -> None:
+def test_worker_metrics_are_zero_without_a_worker(redis: Redis) -> None:
     assert value(redis, "slim_workers", state="live") == 0
 
 
-def test_figures_of_another_version_are_left_out(redis: Redis) -> None:
+def test_metrics_of_another_version_are_left_out(redis: Redis) -> None:
     redis.hset(COUNTERS, mapping={"slim_later|x": 1, "slim_jobs": 2, "slim_jobs|queued|gpu": 3, "slim_jobs|failed": 4})
     assert value(redis, "slim_jobs", status="failed") == 4
     assert not any("gpu" in sample + str(labels) or "later" in sample for sample, labels in scraped(redis))
@@ -164,5 +164,5 @@ def test_http_requests_are_counted_by_route(redis: Redis) -> None:
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_every_metric_is_shown_before_anything_was_counted(name: str) -> None:
+def test_metric_is_exposed_before_its_first_value(name: str) -> None:
     assert family_of(name, METRICS[name], {}).name == name

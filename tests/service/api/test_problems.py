@@ -1,4 +1,4 @@
-"""Every error is a problem document with a stable code, and no input is a bug."""
+"""Errors of the API: each is a problem document with a stable code."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 def problem(answer: Any, status: int, code: str) -> Problem:
-    """The problem in an answer, which must be one."""
+    """The problem document of a response. Fails unless it has this status and code."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     found = Problem.model_validate_json(answer.content)
@@ -28,7 +28,7 @@ def problem(answer: Any, status: int, code: str) -> Problem:
     return found
 
 
-def test_an_unknown_field_is_refused_by_its_path(client: TestClient, body: dict[str, Any]) -> None:
+def test_unknown_field_is_refused_with_its_path(client: TestClient, body: dict[str, Any]) -> None:
     answer = client.post("/jobs", json=body | {"target": {"ratio": 0.3, "percent": 30}})
     found = problem(answer, 422, "invalid_request")
     assert [entry.param for entry in found.errors or ()] == ["target.percent"]
@@ -36,7 +36,7 @@ def test_an_unknown_field_is_refused_by_its_path(client: TestClient, body: dict[
 
 @pytest.mark.parametrize("path", ["/jobs", "/plans"])
 @pytest.mark.parametrize("host", ["xn--", "xn--a", "xn--a.example", "xn--a.xn--zz"])
-def test_a_webhook_at_a_name_that_only_looks_encoded_is_refused(
+def test_webhook_host_with_invalid_punycode_is_refused(
     client: TestClient, body: dict[str, Any], path: str, host: str
 ) -> None:
     answer = client.post(path, json=body | {"webhook": {"url": f"https://{host}/hook"}})
@@ -44,16 +44,14 @@ def test_a_webhook_at_a_name_that_only_looks_encoded_is_refused(
     assert client.get("/jobs").json()["data"] == []
 
 
-@pytest.mark.parametrize("host", ["xn--bcher-kva.example", "a.xn--"])  # the other resolves to nothing, later
-def test_a_webhook_at_an_encoded_name_is_taken_and_kept_as_it_was_sent(
-    client: TestClient, body: dict[str, Any], host: str
-) -> None:
+@pytest.mark.parametrize("host", ["xn--bcher-kva.example", "a.xn--"])  # the second fails later, when it is resolved
+def test_webhook_host_in_punycode_is_accepted_unchanged(client: TestClient, body: dict[str, Any], host: str) -> None:
     answer = client.post("/jobs", json=body | {"webhook": {"url": f"https://{host}/hook"}})
     assert answer.json()["request"]["webhook"]["url"] == f"https://{host}/hook"
     assert answer.status_code == 202
 
 
-def test_every_wrong_field_is_named(client: TestClient) -> None:
+def test_problem_names_every_invalid_field(client: TestClient) -> None:
     wrong = {"task": {"calibration": {}}, "method": {"repair": "glue"}, "target": {"ratio": 2}, "tags": {"k": 7}}
     found = problem(client.post("/jobs", json=wrong), 422, "invalid_request")
     named = {entry.param for entry in found.errors or ()}
@@ -61,19 +59,19 @@ def test_every_wrong_field_is_named(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("ratio", [0, -0.1, 0.96, 1, "NaN", "a third", None, 1e999])
-def test_a_ratio_outside_its_bounds_is_refused(client: TestClient, body: dict[str, Any], ratio: object) -> None:
+def test_ratio_outside_its_bounds_is_refused(client: TestClient, body: dict[str, Any], ratio: object) -> None:
     content = str(body | {"target": {"ratio": ratio}}).replace("'", '"').replace("None", "null")
     problem(client.post("/jobs", content=content, headers=JSON), 422, "invalid_request")
 
 
-def test_a_model_is_blamed_with_its_own_code(client: TestClient, body: dict[str, Any]) -> None:
+def test_model_error_has_its_own_code(client: TestClient, body: dict[str, Any]) -> None:
     answer = client.post("/jobs", json=body | {"model": {"uri": "file:///nothing"}})
     found = problem(answer, 422, "invalid_model")
     assert [entry.param for entry in found.errors or ()] == ["model.uri"]
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "bart"])
-def test_heads_that_no_stock_config_can_hold_fewer_of_are_refused_with_the_reason(
+def test_heads_of_a_family_with_a_derived_head_size_are_refused_with_the_reason(
     client: TestClient, body: dict[str, Any], tmp_path: Path, family: str
 ) -> None:
     model = {"uri": model_directory(tmp_path / family, model_type=family)}
@@ -96,17 +94,17 @@ def test_heads_that_no_stock_config_can_hold_fewer_of_are_refused_with_the_reaso
         (b"1" * 5000, "too long"),
     ],
 )
-def test_a_body_that_is_not_json_is_refused(client: TestClient, content: bytes, says: str) -> None:
+def test_body_that_is_not_json_is_refused(client: TestClient, content: bytes, says: str) -> None:
     assert says in problem(client.post("/jobs", content=content, headers=JSON), 422, "invalid_request").detail
 
 
-def test_infinity_in_a_row_is_refused(client: TestClient, body: dict[str, Any]) -> None:
+def test_row_with_infinity_is_refused(client: TestClient, body: dict[str, Any]) -> None:
     rows = '{"rows": [{"text": 1e999, "label": "positive"}]}'
     content = '{"model": {"uri": "hf://a/b"}, "target": {"ratio": 0.3}, "task": {"preset": "sst2", "calibration": %s}}'
     problem(client.post("/jobs", content=content % rows, headers=JSON), 422, "invalid_request")
 
 
-def test_a_body_over_the_limit_is_refused_declared_or_not(client: TestClient, settings: Settings) -> None:
+def test_body_over_the_limit_is_refused(client: TestClient, settings: Settings) -> None:
     size = settings.max_body_bytes + 1
     problem(client.post("/jobs", content=b" " * size, headers=JSON), 413, "body_too_large")
     problem(client.post("/jobs", content=pieces(size), headers=JSON), 413, "body_too_large")
@@ -114,19 +112,19 @@ def test_a_body_over_the_limit_is_refused_declared_or_not(client: TestClient, se
 
 
 def pieces(size: int) -> Iterator[bytes]:
-    """A body that is sent without its length."""
+    """A body that is sent without a Content-Length."""
     for _ in range(0, size, 2**20):
         yield b" " * 2**20
 
 
-def test_the_router_s_refusals_are_problems_too(client: TestClient) -> None:
+def test_router_errors_are_problem_documents(client: TestClient) -> None:
     problem(client.get("/nothing"), 404, "not_found")
     answer = client.put("/jobs")
     problem(answer, 405, "method_not_allowed")
     assert answer.headers["allow"] == "GET, POST" or set(answer.headers["allow"].split(", ")) <= {"GET", "POST"}
 
 
-def test_a_bug_says_nothing_but_the_request_s_id(settings: Settings) -> None:
+def test_bug_reveals_only_the_request_id(settings: Settings) -> None:
     app = create_app(settings)
 
     def broken() -> None:
@@ -139,7 +137,7 @@ def test_a_bug_says_nothing_but_the_request_s_id(settings: Settings) -> None:
     assert "secret" not in answer.text
 
 
-def test_every_answer_has_a_request_id_and_safe_headers(client: TestClient) -> None:
+def test_response_has_a_request_id_and_security_headers(client: TestClient) -> None:
     first, second = client.get("/version"), client.get("/nothing")
     assert first.headers["x-request-id"] != second.headers["x-request-id"]
     for answer in (first, second):
@@ -149,7 +147,7 @@ def test_every_answer_has_a_request_id_and_safe_headers(client: TestClient) -> N
     assert forged.headers["x-request-id"] != "a b;c"
 
 
-def test_without_redis_the_queue_is_unavailable(settings: Settings, tmp_path: Path) -> None:
+def test_request_without_redis_is_queue_unavailable(settings: Settings, tmp_path: Path) -> None:
     away = settings.model_copy(update={"redis_url": f"unix://{tmp_path}/nothing"})
     with TestClient(create_app(away), raise_server_exceptions=False) as client:
         answer = client.get("/jobs")
@@ -161,7 +159,7 @@ def test_without_redis_the_queue_is_unavailable(settings: Settings, tmp_path: Pa
         assert ready.json()["checks"]["storage"] == {"ok": True, "reason": None}
 
 
-def test_without_storage_it_is_not_ready(settings: Settings, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_service_without_storage_is_not_ready(settings: Settings, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with TestClient(create_app(settings.model_copy(update={"storage_url": "s3://tests"}))) as client:
         ready = client.get("/readyz")
@@ -169,7 +167,7 @@ def test_without_storage_it_is_not_ready(settings: Settings, s3: str, monkeypatc
     assert "object store" in ready.json()["checks"]["storage"]["reason"]
 
 
-def test_that_no_worker_lives_is_a_warning(client: TestClient, redis: Redis) -> None:
+def test_readiness_warns_where_no_worker_is_live(client: TestClient, redis: Redis) -> None:
     ready = client.get("/readyz")
     assert (ready.status_code, ready.json()["ok"]) == (200, True)
     assert "no live worker" in ready.json()["warnings"][0]
@@ -177,7 +175,7 @@ def test_that_no_worker_lives_is_a_warning(client: TestClient, redis: Redis) -> 
     wait_until(lambda: client.get("/readyz").json()["warnings"] == [])
 
 
-def test_capabilities_name_what_a_request_may_name(client: TestClient, settings: Settings) -> None:
+def test_capabilities_list_the_values_of_a_request(client: TestClient, settings: Settings) -> None:
     found = client.get("/capabilities").json()
     assert {"llama", "t5", "bert"} <= {family["model_type"] for family in found["families"]}
     assert {"sst2", "mnli"} <= {preset["name"] for preset in found["presets"]}

@@ -1,4 +1,4 @@
-"""Readiness: told to all who ask, looked at now and then."""
+"""The readiness check and the cache of its result."""
 
 import asyncio
 import tempfile
@@ -19,11 +19,11 @@ async def ask(readiness: Readiness, times: int) -> list[Health]:
 
 
 def connections(redis: Redis) -> int:
-    """How many the server has accepted since it started."""
+    """The number of connections that the server has accepted since it started."""
     return int(redis.info("stats")["total_connections_received"])
 
 
-def test_many_who_ask_at_once_cost_one_look(redis: Redis, settings: Settings, storage: Storage) -> None:
+def test_concurrent_readiness_requests_share_one_check(redis: Redis, settings: Settings, storage: Storage) -> None:
     readiness = Readiness(settings.redis_url, storage)
     before = connections(redis)
     answers = asyncio.run(ask(readiness, 50))
@@ -31,7 +31,7 @@ def test_many_who_ask_at_once_cost_one_look(redis: Redis, settings: Settings, st
     assert connections(redis) == before + 1
 
 
-def test_what_is_away_and_comes_back_is_seen_soon(storage: Storage) -> None:
+def test_readiness_recovers_after_an_outage(storage: Storage) -> None:
     with tempfile.TemporaryDirectory() as directory:  # short: the socket keeps its path
         readiness = Readiness(f"unix://{directory}/redis.sock", storage)
         assert not is_ready(readiness)

@@ -1,4 +1,4 @@
-"""Requests that come twice, wait for the end, or ask whether anything has changed."""
+"""`Idempotency-Key`, `Prefer: wait`, ETags and the filters by time."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +25,7 @@ def jobs_of(client: TestClient) -> list[Any]:
     return jobs
 
 
-def test_a_repeated_request_gets_the_first_answer_and_makes_no_second_job(
+def test_repeated_idempotency_key_returns_the_first_response_and_creates_no_job(
     client: TestClient, body: dict[str, Any], redis: Redis
 ) -> None:
     first = client.post("/jobs", json=body, headers=KEY)
@@ -41,26 +41,26 @@ def test_a_repeated_request_gets_the_first_answer_and_makes_no_second_job(
     assert redis.llen("rq:queue:slim") == 1
 
 
-def test_the_order_of_fields_does_not_make_another_request(client: TestClient, body: dict[str, Any]) -> None:
+def test_order_of_fields_does_not_change_the_request_fingerprint(client: TestClient, body: dict[str, Any]) -> None:
     client.post("/jobs", json=body, headers=KEY)
     again = client.post("/jobs", json=dict(reversed(body.items())), headers=KEY)
     assert again.headers["idempotent-replayed"] == "true"
 
 
-def test_the_key_with_another_request_is_refused(client: TestClient, body: dict[str, Any]) -> None:
+def test_idempotency_key_with_another_request_is_refused(client: TestClient, body: dict[str, Any]) -> None:
     client.post("/jobs", json=body, headers=KEY)
     other = client.post("/jobs", json=body | {"tags": {"team": "other"}}, headers=KEY)
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
     assert len(jobs_of(client)) == 1
 
 
-def test_a_refused_request_does_not_use_up_the_key(client: TestClient, body: dict[str, Any]) -> None:
+def test_refused_request_releases_its_idempotency_key(client: TestClient, body: dict[str, Any]) -> None:
     refused = client.post("/jobs", json=body | {"model": {"uri": "file:///nothing"}}, headers=KEY)
     assert refused.status_code == 422
     assert client.post("/jobs", json=body, headers=KEY).status_code == 202
 
 
-def test_many_at_once_with_one_key_make_one_job(client: TestClient, body: dict[str, Any]) -> None:
+def test_concurrent_requests_with_one_key_create_one_job(client: TestClient, body: dict[str, Any]) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: client.post("/jobs", json=body, headers=KEY), range(16)))
     assert {answer.status_code for answer in answers} <= {202, 409}
@@ -69,7 +69,7 @@ def test_many_at_once_with_one_key_make_one_job(client: TestClient, body: dict[s
     assert len(jobs_of(client)) == 1
 
 
-def test_a_key_that_is_none_is_refused(client: TestClient, body: dict[str, Any]) -> None:
+def test_invalid_idempotency_key_is_refused(client: TestClient, body: dict[str, Any]) -> None:
     answer = client.post("/jobs", json=body, headers={"Idempotency-Key": '"'})
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
 
@@ -78,11 +78,11 @@ def test_a_key_that_is_none_is_refused(client: TestClient, body: dict[str, Any])
     ("prefer", "seconds"),
     [(None, 0), ("wait=5", 5), ('respond-async, wait="7"', 7), ("wait=9999", 30), ("wait=-1", 0), ("await=5", 0)],
 )
-def test_a_wait_is_read_as_rfc_7240_writes_it(prefer: str | None, seconds: int) -> None:
+def test_prefer_wait_is_parsed_as_in_rfc_7240(prefer: str | None, seconds: int) -> None:
     assert wait_seconds(prefer) == seconds
 
 
-def test_a_client_that_waits_gets_the_finished_job(
+def test_prefer_wait_returns_the_ended_job(
     client: TestClient, body: dict[str, Any], job_store: JobStore, storage: Storage
 ) -> None:
     def finish_the_job() -> None:
@@ -97,14 +97,14 @@ def test_a_client_that_waits_gets_the_finished_job(
     assert answer.headers["preference-applied"] == "wait=30"
 
 
-def test_a_wait_that_is_too_short_gets_the_job_as_it_is(client: TestClient, body: dict[str, Any]) -> None:
+def test_prefer_wait_that_is_too_short_returns_the_current_job(client: TestClient, body: dict[str, Any]) -> None:
     answer = client.post("/jobs", json=body, headers={"Prefer": "wait=1"})
     assert (answer.status_code, answer.json()["status"]) == (202, "queued")
     looked = client.get(answer.headers["location"], headers={"Prefer": "wait=1"})
     assert (looked.status_code, looked.headers["preference-applied"]) == (200, "wait=1")
 
 
-def test_an_etag_changes_with_the_job_and_only_then(
+def test_etag_changes_only_with_the_job(
     client: TestClient, body: dict[str, Any], job_store: JobStore, storage: Storage
 ) -> None:
     job = Job.model_validate_json(client.post("/jobs", json=body).content)
@@ -118,7 +118,7 @@ def test_an_etag_changes_with_the_job_and_only_then(
     assert changed.headers["etag"] != etag
 
 
-def test_jobs_are_found_by_the_time_when_they_were_made(client: TestClient, body: dict[str, Any]) -> None:
+def test_jobs_are_filtered_by_creation_time(client: TestClient, body: dict[str, Any]) -> None:
     ids = []
     for _ in range(3):
         ids.append(client.post("/jobs", json=body).json()["id"])

@@ -1,4 +1,4 @@
-"""Several tenants behind keys: nobody sees, changes or uses up what is another's."""
+"""Isolation of tenants: resources, scopes, quotas, rate limits and signed links."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ Login = Callable[..., TestClient]
 
 @pytest.fixture
 def strict(settings: Settings, tmp_path: Any) -> Settings:
-    """A deployment that others can reach, with narrow limits."""
+    """The settings of a public deployment with low limits."""
     limits = {"max_requests": 40, "max_queued_jobs": 2, "max_stored_bytes": 10_000, "local_roots": (tmp_path,)}
     return settings.model_copy(update=limits)
 
@@ -50,7 +50,7 @@ def submit(client: TestClient, body: dict[str, Any]) -> Job:
     return Job.model_validate_json(answer.content)
 
 
-def test_what_is_logged_of_a_request_names_its_tenant_its_job_and_itself(login: Login, body: dict[str, Any]) -> None:
+def test_log_line_of_a_request_has_tenant_job_and_request_id(login: Login, body: dict[str, Any]) -> None:
     client = login("search")
     with structlog.testing.capture_logs([merge_contextvars]) as lines:
         job = Job.model_validate_json(client.post("/jobs", json=body, headers={"X-Request-ID": "r-1"}).content)
@@ -61,7 +61,7 @@ def test_what_is_logged_of_a_request_names_its_tenant_its_job_and_itself(login: 
     assert {"job_id": job.id, "tenant": "search", "request_id": "r-2"}.items() <= cancelled.items()
 
 
-def test_another_tenant_s_things_do_not_exist(
+def test_resources_of_another_tenant_are_not_found(
     login: Login, body: dict[str, Any], job_store: JobStore, storage: Storage
 ) -> None:
     owner, stranger = login("search"), login("ads")
@@ -96,7 +96,7 @@ def test_tenants_may_use_the_same_idempotency_key(login: Login, body: dict[str, 
     assert len(jobs) == 2
 
 
-def test_tenants_sign_webhooks_with_secrets_of_their_own(login: Login) -> None:
+def test_each_tenant_has_its_own_webhook_secret(login: Login) -> None:
     owner = login("search")
     first = owner.get("/webhooks/secret").json()["secret"]
     assert login("ads").get("/webhooks/secret").json()["secret"] != first
@@ -113,13 +113,13 @@ def test_tenants_sign_webhooks_with_secrets_of_their_own(login: Login) -> None:
         (KeyScope.admin, "GET", "/metrics"),
     ],
 )
-def test_a_route_takes_its_scope_and_no_other(login: Login, scope: KeyScope, method: str, path: str) -> None:
+def test_route_needs_exactly_its_scope(login: Login, scope: KeyScope, method: str, path: str) -> None:
     others = [other for other in KeyScope if other not in (scope, KeyScope.admin)]
     assert login("search", *others).request(method, path, json={}).status_code == 403
     assert login("search", scope).request(method, path, json={}).status_code not in (401, 403)
 
 
-def test_every_answer_tells_the_tenant_what_is_left_until_nothing_is(login: Login) -> None:
+def test_responses_have_rate_limit_headers_until_the_limit_is_reached(login: Login) -> None:
     client, other = login("search"), login("ads")
     first = client.get("/jobs")
     assert first.headers["ratelimit-policy"] == '"requests";q=40;w=60'
@@ -133,7 +133,7 @@ def test_every_answer_tells_the_tenant_what_is_left_until_nothing_is(login: Logi
     assert other.get("/jobs").status_code == 200
 
 
-def test_a_full_queue_takes_no_more_of_this_tenant(
+def test_tenant_with_a_full_queue_is_refused(
     login: Login, body: dict[str, Any], storage: Storage, job_store: JobStore
 ) -> None:
     client = login("search")
@@ -149,7 +149,7 @@ def test_a_full_queue_takes_no_more_of_this_tenant(
     assert client.post("/jobs", json=body, headers={"Idempotency-Key": "one"}).status_code == 202
 
 
-def test_a_full_store_takes_no_more_of_this_tenant(login: Login, body: dict[str, Any], redis: Redis) -> None:
+def test_tenant_with_a_full_storage_quota_is_refused(login: Login, body: dict[str, Any], redis: Redis) -> None:
     StoredBytes(redis).record("search", "job/1", 10_000)
     client = login("search")
     rows = {"content": b'{"text": "a"}\n', "headers": {"Content-Type": "application/jsonl"}}
@@ -159,7 +159,7 @@ def test_a_full_store_takes_no_more_of_this_tenant(login: Login, body: dict[str,
     submit(login("ads"), body)
 
 
-def test_an_upload_that_does_not_fit_is_refused_and_leaves_nothing(
+def test_upload_over_the_storage_quota_is_refused_and_leaves_no_file(
     login: Login, redis: Redis, storage: Storage
 ) -> None:
     StoredBytes(redis).record("search", "job/1", 9_990)
@@ -172,7 +172,7 @@ def test_an_upload_that_does_not_fit_is_refused_and_leaves_nothing(
     assert StoredBytes(redis).used("search") == 10_000
 
 
-def test_inline_rows_take_room_as_long_as_their_job_is_kept(
+def test_inline_rows_count_for_the_quota_until_their_job_is_deleted(
     login: Login, body: dict[str, Any], redis: Redis, storage: Storage
 ) -> None:
     client, stored = login("search"), StoredBytes(redis)
@@ -189,7 +189,7 @@ def test_inline_rows_take_room_as_long_as_their_job_is_kept(
     assert stored.used("search") == 10_000 - 2 * size + 1
 
 
-def test_a_signed_link_needs_no_key_and_cannot_be_bent(
+def test_signed_link_needs_no_key_and_cannot_be_changed(
     login: Login, body: dict[str, Any], job_store: JobStore, storage: Storage
 ) -> None:
     owner = login("search")
@@ -213,12 +213,12 @@ def test_a_signed_link_needs_no_key_and_cannot_be_bent(
         assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), bent
 
 
-def test_without_keys_nothing_is_limited(client: TestClient) -> None:
+def test_deployment_without_keys_has_no_limits(client: TestClient) -> None:
     assert "ratelimit" not in client.get("/jobs").headers
     assert client.get("/metrics").status_code == 200
 
 
-def test_a_server_that_others_reach_stays_shut_when_its_redis_is_emptied(settings: Settings, redis: Redis) -> None:
+def test_public_server_needs_a_key_after_redis_is_emptied(settings: Settings, redis: Redis) -> None:
     key = ApiKeys(redis).create("search")[1]
     with TestClient(create_app(settings.model_copy(update={"host": "0.0.0.0"}))) as client:
         assert client.get("/jobs", headers={"X-API-Key": key}).status_code == 200
@@ -231,16 +231,16 @@ def test_a_server_that_others_reach_stays_shut_when_its_redis_is_emptied(setting
 @pytest.mark.parametrize(
     "headers", [{"Host": "evil.example:8000"}, {"Origin": "https://evil.example"}, {"Origin": "null"}]
 )
-def test_without_keys_a_web_page_elsewhere_cannot_reach_in(client: TestClient, headers: dict[str, str]) -> None:
+def test_request_from_another_origin_without_a_key_is_forbidden(client: TestClient, headers: dict[str, str]) -> None:
     answer = client.post("/webhooks/secret/rotate", headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
 
 
-def test_the_server_s_own_page_may_ask(client: TestClient) -> None:
+def test_request_from_the_status_page_is_allowed(client: TestClient) -> None:
     assert client.get("/jobs", headers={"Origin": "http://testserver"}).status_code == 200
 
 
-def test_whatever_the_document_says_to_need_a_key_needs_one_and_nothing_else_does(login: Login) -> None:
+def test_operations_need_a_key_where_the_document_says_so(login: Login) -> None:
     shut_out = login("search")
     del shut_out.headers["Authorization"]
     for path, operations in shut_out.get("/openapi.json").json()["paths"].items():

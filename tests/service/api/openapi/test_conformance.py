@@ -1,7 +1,7 @@
-"""The server does what its OpenAPI document says, whatever it is sent: schemathesis makes the requests and judges.
+"""Conformance of the server to its OpenAPI document, with requests that schemathesis generates.
 
-The ids that it sends are those of a job, its files, score sets and a data set that are there. Part of what it sends
-names real places on this machine; nothing is there to be slimmed, so no other job gets far.
+Many requests have the ids of a stored job, its files, score sets and a data set. No worker runs, so that jobs of other
+requests stay queued.
 """
 
 import io
@@ -67,19 +67,19 @@ def deployment(redis_server: str, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture
 def server(deployment: tuple[str, Settings], redis: Redis) -> str:
-    """The URL of the server, which has one of everything, whatever was deleted before."""
+    """The URL of the server, with a stored job, data set and score sets even if an earlier test deleted them."""
     url, settings = deployment
     stock(redis, Storage(settings.artifacts_url))
     return url
 
 
-def leads_somewhere(path: str) -> bool:
-    """Whether an operation at the path shows one thing, by its id."""
+def reads_one_resource(path: str) -> bool:
+    """Whether an operation with the path reads a single resource."""
     return "{" in path or path == "/overlap"
 
 
-def judge(case: Any, server: str) -> None:
-    """All checks, save that what a request names need not be there: it may be refused, or its store may be away."""
+def send_and_check(case: Any, server: str) -> None:
+    """Send a request and run all checks. A request that names files or URLs may be refused, or its store unavailable."""
     if case.operation.label not in NAMING_PLACES:
         case.call_and_validate(base_url=server)
         return
@@ -90,12 +90,14 @@ def judge(case: Any, server: str) -> None:
 
 schema = schemathesis.openapi.from_dict(knowing(create_app(Settings()).openapi()))
 SHOWN = [
-    f"GET {path}" for path, methods in schema.raw_schema["paths"].items() if "get" in methods and leads_somewhere(path)
+    f"GET {path}"
+    for path, methods in schema.raw_schema["paths"].items()
+    if "get" in methods and reads_one_resource(path)
 ]
 
 
 @pytest.mark.parametrize("label", SHOWN)
-def test_what_is_there_is_shown_as_the_document_says(label: str, server: str) -> None:
+def test_existing_resources_conform_to_the_document(label: str, server: str) -> None:
     method, path = label.split()
     known = {name: values[0] for name, values in KNOWN.items()}
     case = schema[path][method].Case(
@@ -107,13 +109,13 @@ def test_what_is_there_is_shown_as_the_document_says(label: str, server: str) ->
 
 @schema.exclude(lambda context: context.operation.label in NAMING_PLACES).parametrize()
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-def test_every_answer_is_as_the_document_says(case: Any, server: str) -> None:
-    judge(case, server)
+def test_generated_requests_get_responses_of_the_document(case: Any, server: str) -> None:
+    send_and_check(case, server)
 
 
 @pytest.fixture(scope="module")
 def many_enough() -> Iterator[None]:
-    """Sees in the end, whatever the order of the tests, that a whole run has judged as many cases as it promises."""
+    """Check after the last test that a complete run has sent the promised number of requests."""
     yield
     whole = len(judged) == len(list(schema.get_all_operations()))
     assert not whole or judged.total() >= MANY, judged
@@ -124,6 +126,6 @@ def many_enough() -> Iterator[None]:
 @pytest.mark.usefixtures("many_enough")
 @schema.parametrize()
 @settings(max_examples=20 * EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-def test_very_many_answers_are_as_the_document_says(case: Any, server: str) -> None:
-    judge(case, server)
+def test_many_generated_requests_get_responses_of_the_document(case: Any, server: str) -> None:
+    send_and_check(case, server)
     judged[case.operation.label] += 1

@@ -1,4 +1,4 @@
-"""Downloads: whole, in ranges, conditional, or by a signed URL of the object store."""
+"""Downloads of artifacts: whole, in ranges, conditional, and by a signed URL of the object store."""
 
 import hashlib
 from typing import Any
@@ -30,7 +30,7 @@ def job(client: TestClient, body: dict[str, Any], job_store: JobStore, storage: 
     return f"/jobs/{job_id}"
 
 
-def test_every_file_is_listed_and_served_as_it_was_stored(client: TestClient, job: str) -> None:
+def test_files_of_a_job_are_listed_and_downloaded_unchanged(client: TestClient, job: str) -> None:
     listed = client.get(f"{job}/artifacts").json()["data"]
     assert {artifact["name"] for artifact in listed} == set(FILES)
     for artifact in listed:
@@ -41,7 +41,7 @@ def test_every_file_is_listed_and_served_as_it_was_stored(client: TestClient, jo
     assert client.get(f"{job}/artifacts/model/config.json").headers["content-type"] == "application/octet-stream"
 
 
-def test_a_queued_job_has_no_files(client: TestClient, body: dict[str, Any]) -> None:
+def test_queued_job_has_no_files(client: TestClient, body: dict[str, Any]) -> None:
     job_id = client.post("/jobs", json=body).json()["id"]
     assert client.get(f"/jobs/{job_id}/artifacts").json()["data"] == []
     assert client.get(f"/jobs/{job_id}/report").status_code == 404
@@ -51,11 +51,11 @@ def test_a_queued_job_has_no_files(client: TestClient, body: dict[str, Any]) -> 
     "name",
     ["nothing", "../manifest.json", "..%2fmanifest.json", "model", "model/", "%2fetc/passwd", "model/config.json%00"],
 )
-def test_what_the_manifest_does_not_name_is_not_found(client: TestClient, job: str, name: str) -> None:
+def test_file_outside_the_manifest_is_not_found(client: TestClient, job: str, name: str) -> None:
     assert client.get(f"{job}/artifacts/{name}").status_code == 404
 
 
-def test_an_interrupted_download_goes_on_with_a_range(client: TestClient, job: str) -> None:
+def test_interrupted_download_is_resumed_with_a_range(client: TestClient, job: str) -> None:
     path = f"{job}/artifacts/model/model.safetensors"
     etag = client.get(path).headers["etag"]
     rest = client.get(path, headers={"Range": "bytes=1000-", "If-Range": etag})
@@ -67,7 +67,7 @@ def test_an_interrupted_download_goes_on_with_a_range(client: TestClient, job: s
     assert client.get(path, headers={"If-None-Match": etag}).status_code == 304
 
 
-def test_a_range_behind_the_end_is_a_problem(client: TestClient, job: str) -> None:
+def test_range_after_the_end_is_a_problem(client: TestClient, job: str) -> None:
     answer = client.get(f"{job}/artifacts/model/model.safetensors", headers={"Range": "bytes=99999999-"})
     assert answer.status_code == 416
     assert answer.headers["content-range"] == f"bytes */{len(WEIGHTS)}"
@@ -75,7 +75,7 @@ def test_a_range_behind_the_end_is_a_problem(client: TestClient, job: str) -> No
 
 
 @given(size=st.integers(0, 20), first=st.none() | st.integers(0, 25), last=st.none() | st.integers(0, 25))
-def test_a_span_is_what_the_header_asks_for(size: int, first: int | None, last: int | None) -> None:
+def test_range_header_gives_its_span(size: int, first: int | None, last: int | None) -> None:
     content = bytes(range(size))
     header = f"bytes={'' if first is None else first}-{'' if last is None else last}"
     if first is None:
@@ -94,12 +94,12 @@ def test_a_span_is_what_the_header_asks_for(size: int, first: int | None, last: 
 
 
 @pytest.mark.parametrize("header", ["bytes=0-1,3-4", "items=0-1", "bytes", "bytes=a-b", ""])
-def test_a_header_that_is_not_one_range_is_ignored(header: str) -> None:
+def test_header_without_a_single_range_is_ignored(header: str) -> None:
     assert parse_range(header, 10) is None
 
 
 @pytest.mark.parametrize("redirect", [True, False])
-def test_an_object_store_serves_itself_where_clients_reach_it(
+def test_download_redirects_to_the_object_store_where_that_is_enabled(
     s3: str, settings: Settings, body: dict[str, Any], job_store: JobStore, redirect: bool
 ) -> None:
     remote = settings.model_copy(update={"storage_url": f"s3://tests/{ULID()}", "redirect_downloads": redirect})

@@ -1,4 +1,4 @@
-"""Data sets over HTTP: uploaded in pieces, checked, used by a job, listed, deleted."""
+"""The routes of data sets."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -23,19 +23,19 @@ def upload(client: TestClient, content: Any = ROWS, **params: str) -> dict[str, 
 
 
 def in_pieces(body: bytes, size: int = 7) -> Iterator[bytes]:
-    """A body whose length nobody declares."""
+    """A body that is sent without a Content-Length."""
     for start in range(0, len(body), size):
         yield body[start : start + size]
 
 
-def test_a_job_can_use_what_was_uploaded(client: TestClient, body: dict[str, Any]) -> None:
+def test_job_reads_an_uploaded_data_set(client: TestClient, body: dict[str, Any]) -> None:
     dataset = upload(client, in_pieces(ROWS), name="tickets")
     assert (dataset["rows"], dataset["columns"], dataset["name"]) == (8, ["text", "label"], "tickets")
     task = body["task"] | {"calibration": {"uri": dataset["uri"]}}
     assert client.post("/jobs", json=body | {"task": task}).status_code == 202
 
 
-def test_uploads_are_listed_looked_at_and_deleted(client: TestClient, storage: Storage) -> None:
+def test_uploads_are_listed_read_and_deleted(client: TestClient, storage: Storage) -> None:
     datasets = [upload(client) for _ in range(3)]
     page = client.get("/datasets", params={"limit": 2}).json()
     assert page["data"] == datasets[:0:-1]
@@ -49,7 +49,7 @@ def test_uploads_are_listed_looked_at_and_deleted(client: TestClient, storage: S
     assert storage.list("default/") == []
 
 
-def test_rows_that_cannot_be_used_leave_nothing(client: TestClient, storage: Storage) -> None:
+def test_upload_of_invalid_rows_leaves_no_file(client: TestClient, storage: Storage) -> None:
     answer = client.post("/datasets", content=ROWS + b"{", headers=LINES)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_data")
     assert "line 9" in answer.json()["detail"]
@@ -57,14 +57,14 @@ def test_rows_that_cannot_be_used_leave_nothing(client: TestClient, storage: Sto
     assert client.get("/datasets").json()["data"] == []
 
 
-def test_a_format_that_nobody_can_read_is_refused(client: TestClient) -> None:
+def test_upload_with_an_unsupported_format_is_refused(client: TestClient) -> None:
     for headers in ({"Content-Type": "text/html"}, {"Content-Type": ""}):
         answer = client.post("/datasets", content=ROWS, headers=headers)
         assert (answer.status_code, answer.headers["content-type"]) == (415, "application/problem+json")
 
 
 @pytest.mark.parametrize("content", [b"x" * 2001, None])
-def test_an_upload_over_the_limit_is_refused_by_its_length_or_as_it_comes(
+def test_upload_over_the_limit_is_refused_by_declared_and_by_received_length(
     settings: Settings, content: bytes | None
 ) -> None:
     small = settings.model_copy(update={"max_dataset_bytes": 2000, "max_body_bytes": 100})

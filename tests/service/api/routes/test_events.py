@@ -1,4 +1,4 @@
-"""A job's history: pages, and a stream that ends with the job."""
+"""The route of a job's events: pages, and a stream that ends with the job."""
 
 import threading
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ STREAM = {"Accept": "text/event-stream"}
 
 @pytest.fixture
 def server(settings: Settings) -> Iterator[str]:
-    """The API on a real socket, where a stream comes piece by piece."""
+    """A client of the API over a socket, where a stream is received piece by piece."""
     config = uvicorn.Config(create_app(settings), port=0, log_config=None, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
@@ -44,7 +44,7 @@ def events_of(lines: Iterator[str]) -> Iterator[Event]:
             yield Event.model_validate_json(line.removeprefix("data: "))
 
 
-def test_pages_of_events_follow_each_other(client: TestClient, body: dict[str, Any], job_store: JobStore) -> None:
+def test_pages_of_events_are_consecutive(client: TestClient, body: dict[str, Any], job_store: JobStore) -> None:
     job = client.post("/jobs", json=body).json()["id"]
     lease = job_store.lease(DEFAULT_TENANT, job, 1, "the test")
     for stage in Stage:
@@ -60,14 +60,14 @@ def test_pages_of_events_follow_each_other(client: TestClient, body: dict[str, A
     assert [event["data"]["stage"] for event in whole["data"] if event["type"] == "stage"] == list(Stage)
 
 
-def test_what_is_no_event_is_refused(client: TestClient, body: dict[str, Any]) -> None:
+def test_invalid_event_id_is_refused(client: TestClient, body: dict[str, Any]) -> None:
     job = client.post("/jobs", json=body).json()["id"]
     for headers in ({}, STREAM):
         answer = client.get(f"/jobs/{job}/events", params={"after": "yesterday"}, headers=headers)
         assert (answer.status_code, answer.json()["errors"][0]["param"]) == (422, "after")
 
 
-def test_a_stream_brings_events_as_they_come_and_closes_with_the_job(
+def test_stream_sends_new_events_and_closes_with_the_job(
     server: str, body: dict[str, Any], job_store: JobStore, storage: Storage
 ) -> None:
     job = http.post(f"{server}/jobs", json=body).json()["id"]
@@ -81,9 +81,7 @@ def test_a_stream_brings_events_as_they_come_and_closes_with_the_job(
     assert rest[-1].data["status"] == "succeeded"
 
 
-def test_more_streams_than_a_tenant_may_have_are_refused_until_one_closes(
-    settings: Settings, body: dict[str, Any]
-) -> None:
+def test_stream_over_the_tenant_limit_is_refused_until_one_closes(settings: Settings, body: dict[str, Any]) -> None:
     with serving(settings.model_copy(update={"max_streams": 2})) as server:
         job = http.post(f"{server}jobs", json=body).json()["id"]
         url = f"{server}jobs/{job}/events"
@@ -101,9 +99,7 @@ def opens(url: str) -> bool:
         return answer.status_code == 200
 
 
-def test_a_wait_for_which_there_is_no_place_is_not_granted_and_the_job_is_there(
-    settings: Settings, body: dict[str, Any]
-) -> None:
+def test_wait_over_the_stream_limit_returns_the_job_at_once(settings: Settings, body: dict[str, Any]) -> None:
     with serving(settings.model_copy(update={"max_streams": 1})) as server:
         job = http.post(f"{server}jobs", json=body, headers={"Prefer": "wait=1"})
         assert (job.status_code, job.headers["preference-applied"]) == (202, "wait=1")
@@ -118,9 +114,7 @@ def test_a_wait_for_which_there_is_no_place_is_not_granted_and_the_job_is_there(
         assert len(http.get(f"{server}jobs").json()["data"]) == 2
 
 
-def test_a_process_holds_more_streams_than_the_pools_of_the_redis_client_do_unasked(
-    settings: Settings, body: dict[str, Any]
-) -> None:
+def test_process_holds_more_streams_than_the_default_redis_pool(settings: Settings, body: dict[str, Any]) -> None:
     many = 110
     with serving(settings.model_copy(update={"max_streams": many})) as server, ExitStack() as stack:
         job = http.post(f"{server}jobs", json=body).json()["id"]
@@ -136,7 +130,7 @@ def test_a_process_holds_more_streams_than_the_pools_of_the_redis_client_do_unas
 
 
 @pytest.mark.parametrize("after", ["{milliseconds}", "9999999999999-0", "9999999999999999999-1"])
-def test_a_stream_of_a_finished_job_closes_whatever_was_seen_last(
+def test_stream_of_an_ended_job_closes_after_any_last_event_id(
     server: str, body: dict[str, Any], job_store: JobStore, storage: Storage, after: str
 ) -> None:
     job = http.post(f"{server}/jobs", json=body).json()["id"]
@@ -147,9 +141,7 @@ def test_a_stream_of_a_finished_job_closes_whatever_was_seen_last(
     assert [event.id for event in events_of(answer.iter_lines())] in ([], [end])
 
 
-def test_a_stream_that_has_nothing_to_tell_is_kept_open_by_comments(
-    server: str, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_idle_stream_sends_comments(server: str, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "HEARTBEAT_SECONDS", 0.1)
     job = http.post(f"{server}/jobs", json=body).json()["id"]
     with http.stream("GET", f"{server}/jobs/{job}/events", headers=STREAM, timeout=5) as answer:
@@ -158,7 +150,7 @@ def test_a_stream_that_has_nothing_to_tell_is_kept_open_by_comments(
         assert next(comments)
 
 
-def test_a_stream_resumes_behind_the_last_event_that_was_seen(
+def test_stream_resumes_after_the_last_event_id(
     client: TestClient, body: dict[str, Any], job_store: JobStore, storage: Storage
 ) -> None:
     job = client.post("/jobs", json=body).json()["id"]

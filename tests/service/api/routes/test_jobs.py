@@ -1,4 +1,4 @@
-"""Jobs over HTTP: what a client may rely on."""
+"""The routes of jobs."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def submit(client: TestClient, body: dict[str, Any]) -> Job:
     return Job.model_validate_json(answer.content)
 
 
-def test_a_submitted_job_is_accepted_with_its_place_and_waits(client: TestClient, body: dict[str, Any]) -> None:
+def test_submitted_job_is_queued_with_its_location(client: TestClient, body: dict[str, Any]) -> None:
     answer = client.post("/jobs", json=body | {"tags": {"team": "search"}})
     job = Job.model_validate_json(answer.content)
     assert answer.status_code == 202
@@ -35,7 +35,7 @@ def test_a_submitted_job_is_accepted_with_its_place_and_waits(client: TestClient
     assert client.get(answer.headers["Location"]).json() == answer.json()
 
 
-def test_inline_rows_go_to_storage_and_never_to_redis(
+def test_inline_rows_are_stored_in_the_object_store_and_not_in_redis(
     client: TestClient, body: dict[str, Any], storage: Storage, redis: Redis
 ) -> None:
     rows = body["task"]["evaluation"]["rows"]
@@ -57,13 +57,13 @@ def test_inline_rows_go_to_storage_and_never_to_redis(
     assert storage.list("") == []
 
 
-def test_rows_in_storage_serve_other_jobs(client: TestClient, body: dict[str, Any]) -> None:
+def test_stored_inline_rows_can_be_used_by_another_job(client: TestClient, body: dict[str, Any]) -> None:
     source = submit(client, body).request.slimmed_for[0].calibration
     again = submit(client, body | {"task": body["task"] | {"calibration": {"uri": source.uri}, "evaluation": None}})
     assert again.request.slimmed_for[0].calibration.uri == source.uri
 
 
-def test_a_refused_request_leaves_nothing(client: TestClient, body: dict[str, Any], storage: Storage) -> None:
+def test_refused_request_stores_nothing(client: TestClient, body: dict[str, Any], storage: Storage) -> None:
     assert client.post("/jobs", json=body | {"model": {"uri": "file:///nothing"}}).status_code == 422
     assert client.get("/jobs").json() == {"data": [], "next_cursor": None, "has_more": False}
     assert storage.list("") == []
@@ -75,7 +75,7 @@ def test_links_follow_the_public_url(settings: Settings, body: dict[str, Any]) -
         assert submit(client, body).links.self.startswith("https://slim.example/api/jobs/")
 
 
-def test_pages_hold_every_job_once_newest_first(client: TestClient, body: dict[str, Any]) -> None:
+def test_pages_list_every_job_once_newest_first(client: TestClient, body: dict[str, Any]) -> None:
     submitted = [submit(client, body).id for _ in range(5)]
     seen: list[str] = []
     cursor: str | None = None
@@ -89,7 +89,7 @@ def test_pages_hold_every_job_once_newest_first(client: TestClient, body: dict[s
     assert seen == sorted(submitted, reverse=True)
 
 
-def test_jobs_are_found_by_status_and_tag(client: TestClient, body: dict[str, Any]) -> None:
+def test_jobs_are_filtered_by_status_and_tag(client: TestClient, body: dict[str, Any]) -> None:
     first = submit(client, body | {"tags": {"team": "a:b"}})
     second = submit(client, body)
     client.post(f"/jobs/{second.id}/cancel")
@@ -103,14 +103,14 @@ def test_jobs_are_found_by_status_and_tag(client: TestClient, body: dict[str, An
     assert client.get("/jobs", params={"tag": "team"}).json()["errors"][0]["param"] == "tag"
 
 
-def test_a_queued_job_is_cancelled_at_once_and_again_without_harm(client: TestClient, body: dict[str, Any]) -> None:
+def test_queued_job_is_cancelled_at_once_and_can_be_cancelled_again(client: TestClient, body: dict[str, Any]) -> None:
     job = submit(client, body)
     for _ in range(2):
         answer = client.post(f"/jobs/{job.id}/cancel")
         assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
 
 
-def test_a_running_job_is_asked_to_end(client: TestClient, body: dict[str, Any], job_store: JobStore) -> None:
+def test_running_job_becomes_cancelling(client: TestClient, body: dict[str, Any], job_store: JobStore) -> None:
     job = submit(client, body)
     job_store.lease(DEFAULT_TENANT, job.id, 1, "the test")
     answer = client.post(f"/jobs/{job.id}/cancel")
@@ -118,7 +118,7 @@ def test_a_running_job_is_asked_to_end(client: TestClient, body: dict[str, Any],
     assert client.delete(f"/jobs/{job.id}").status_code == 409
 
 
-def test_deleting_a_finished_job_removes_its_files_and_rows(
+def test_deletion_of_an_ended_job_removes_its_files_and_rows(
     client: TestClient, body: dict[str, Any], job_store: JobStore, storage: Storage
 ) -> None:
     job = submit(client, body)
@@ -130,7 +130,7 @@ def test_deleting_a_finished_job_removes_its_files_and_rows(
     assert client.delete(f"/jobs/{job.id}").status_code == 404
 
 
-def test_a_finished_job_needs_no_more_polling(
+def test_ended_job_has_no_retry_after(
     client: TestClient, body: dict[str, Any], job_store: JobStore, storage: Storage
 ) -> None:
     job = submit(client, body)
@@ -144,12 +144,12 @@ def test_a_finished_job_needs_no_more_polling(
 
 @pytest.mark.parametrize("path", ["", "/events", "/artifacts", "/artifacts/model/config.json", "/report"])
 @pytest.mark.parametrize("job_id", ["01KB3ZJ5T8Q6W2E4R9Y7N1M0PX", "x", "default:events", "%00", "..%2f..", "é"])
-def test_an_unknown_job_is_not_found(client: TestClient, job_id: str, path: str) -> None:
+def test_unknown_job_is_not_found(client: TestClient, job_id: str, path: str) -> None:
     answer = client.get(f"/jobs/{job_id}{path}")
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
-def test_another_tenant_s_job_is_not_found(client: TestClient, body: dict[str, Any], redis: Redis) -> None:
+def test_job_of_another_tenant_is_not_found(client: TestClient, body: dict[str, Any], redis: Redis) -> None:
     job = submit(client, body)
     _, key = ApiKeys(redis).create("other")
     headers = {"Authorization": f"Bearer {key}"}
@@ -159,7 +159,7 @@ def test_another_tenant_s_job_is_not_found(client: TestClient, body: dict[str, A
     assert client.post(f"/jobs/{job.id}/cancel", headers=headers).status_code == 404
 
 
-def test_once_there_is_a_key_the_door_needs_one_with_the_scope(
+def test_request_needs_a_key_with_the_scope_once_there_is_a_key(
     settings: Settings, body: dict[str, Any], redis: Redis
 ) -> None:
     _, reader = ApiKeys(redis).create(scopes=[KeyScope.jobs_read])
@@ -173,7 +173,7 @@ def test_once_there_is_a_key_the_door_needs_one_with_the_scope(
         assert client.get("/healthz").status_code == 200
 
 
-def test_with_keys_local_paths_need_roots(settings: Settings, body: dict[str, Any], redis: Redis) -> None:
+def test_local_paths_need_allowed_roots_with_keys(settings: Settings, body: dict[str, Any], redis: Redis) -> None:
     _, key = ApiKeys(redis).create()
     with TestClient(create_app(settings), headers={"X-API-Key": key}) as client:
         answer = client.post("/jobs", json=body)
@@ -187,14 +187,14 @@ def test_with_keys_local_paths_need_roots(settings: Settings, body: dict[str, An
         assert (outside.status_code, outside.json()["code"]) == (403, "forbidden_path")
 
 
-def test_a_width_that_rounding_takes_to_zero_is_refused_at_once(client: TestClient, body: dict[str, Any]) -> None:
+def test_target_that_rounds_a_width_to_zero_is_refused_at_submission(client: TestClient, body: dict[str, Any]) -> None:
     answer = client.post("/jobs", json=body | {"target": {"ratio": 0.95}, "output": {"round_to": 64}})
     assert (answer.status_code, answer.json()["code"]) == (422, "target_unreachable")
     assert "round_to" in answer.json()["detail"]
     assert client.get("/jobs").json()["data"] == []
 
 
-def test_a_job_that_was_put_off_and_is_cancelled_leaves_no_files(
+def test_cancelled_job_of_an_earlier_attempt_leaves_no_files(
     client: TestClient, body: dict[str, Any], job_store: JobStore, storage: Storage
 ) -> None:
     job = client.post("/jobs", json=body).json()["id"]

@@ -1,4 +1,4 @@
-"""Score sets over HTTP: listed, looked at, downloaded, deleted, swept, and hidden from strangers."""
+"""The routes of score sets, and their expiry."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ Add = Callable[..., str]
 
 @pytest.fixture
 def add(redis: Redis, storage: Storage) -> Add:
-    """Stores a score set for a tenant and names it."""
+    """A function that stores a score set for a tenant and returns it."""
     scores = ScoreSets(redis, storage)
 
     def store(name: str = "scores", tenant: str = "default", age: float = 0) -> str:
@@ -36,7 +36,7 @@ def add(redis: Redis, storage: Storage) -> Add:
     return store
 
 
-def test_scores_are_listed_looked_at_and_downloaded(client: TestClient, add: Add) -> None:
+def test_scores_are_listed_read_and_downloaded(client: TestClient, add: Add) -> None:
     digests = [add(str(age), age=age) for age in range(3)]
     page = client.get("/scores", params={"limit": 2}).json()
     assert [entry["digest"] for entry in page["data"]] == digests[:2]
@@ -50,7 +50,7 @@ def test_scores_are_listed_looked_at_and_downloaded(client: TestClient, add: Add
     assert client.get(shown["url"], headers={"Range": "bytes=8-15"}).content == FILE[8:16]
 
 
-def test_deleted_scores_are_gone(client: TestClient, add: Add, storage: Storage) -> None:
+def test_deleted_scores_are_not_found(client: TestClient, add: Add, storage: Storage) -> None:
     digest = add()
     assert client.delete(f"/scores/{digest}").status_code == 204
     assert client.delete(f"/scores/{digest}").status_code == 404
@@ -59,12 +59,12 @@ def test_deleted_scores_are_gone(client: TestClient, add: Add, storage: Storage)
 
 
 @pytest.mark.parametrize("path", ["", "/safetensors"])
-def test_what_is_not_there_is_not_found_and_what_is_no_digest_is_refused(client: TestClient, path: str) -> None:
+def test_unknown_digest_is_not_found_and_invalid_digest_is_refused(client: TestClient, path: str) -> None:
     assert client.get(f"/scores/{DIGEST}{path}").json()["code"] == "not_found"
     assert client.get(f"/scores/..%2fjobs{path}").status_code in (404, 422)
 
 
-def test_a_foreign_set_is_not_found(client: TestClient, add: Add, redis: Redis) -> None:
+def test_score_set_of_another_tenant_is_not_found(client: TestClient, add: Add, redis: Redis) -> None:
     mine, theirs = add("mine", "search"), add("theirs", "ads")
     _, key = ApiKeys(redis).create("search")
     headers = {"Authorization": f"Bearer {key}"}
@@ -74,7 +74,7 @@ def test_a_foreign_set_is_not_found(client: TestClient, add: Add, redis: Redis) 
     assert client.get(f"/scores/{mine}/safetensors", headers=headers).content == FILE
 
 
-def test_a_key_that_may_only_read_deletes_no_scores(client: TestClient, add: Add, redis: Redis) -> None:
+def test_key_without_the_write_scope_deletes_no_scores(client: TestClient, add: Add, redis: Redis) -> None:
     digest = add()
     _, key = ApiKeys(redis).create(scopes=[KeyScope.jobs_read])
     headers = {"Authorization": f"Bearer {key}"}
@@ -83,7 +83,7 @@ def test_a_key_that_may_only_read_deletes_no_scores(client: TestClient, add: Add
     assert client.delete(f"/scores/{digest}", headers=headers).json()["code"] == "forbidden"
 
 
-def test_expired_scores_are_swept(add: Add, redis: Redis, storage: Storage, job_store: JobStore) -> None:
+def test_expired_scores_are_deleted(add: Add, redis: Redis, storage: Storage, job_store: JobStore) -> None:
     digest, stored = add(), StoredBytes(redis)
     uploads, scores = Uploads(redis, storage, stored), ScoreSets(redis, storage)
     retention = Retention(redis, job_store, uploads, scores, storage, stored)

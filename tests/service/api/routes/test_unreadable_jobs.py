@@ -1,4 +1,4 @@
-"""A job whose record cannot be read: each route says so in the same way, and it can be got rid of."""
+"""The routes of a job whose record cannot be read."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ def damage(redis: Redis, job_id: str, field: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "way"), WAYS)
-def test_every_route_of_it_answers_with_the_same_problem(
+def test_routes_of_an_unreadable_job_return_the_same_problem(
     client: TestClient, body: dict[str, Any], redis: Redis, method: str, way: str
 ) -> None:
     job_id = submit(client, body)
@@ -51,7 +51,7 @@ def test_every_route_of_it_answers_with_the_same_problem(
 
 @pytest.mark.parametrize("field", DAMAGES)
 @pytest.mark.parametrize("prefer", ["", "wait=1"])
-def test_whatever_is_damaged_is_no_bug(
+def test_damaged_record_is_a_conflict(
     client: TestClient, body: dict[str, Any], redis: Redis, field: str, prefer: str
 ) -> None:
     job_id = submit(client, body)
@@ -60,7 +60,7 @@ def test_whatever_is_damaged_is_no_bug(
     assert (answer.status_code, answer.json()["code"]) == (409, "unreadable_record")
 
 
-def test_a_lost_status_is_no_bug(client: TestClient, body: dict[str, Any], redis: Redis) -> None:
+def test_record_without_a_status_is_a_conflict(client: TestClient, body: dict[str, Any], redis: Redis) -> None:
     job_id = submit(client, body)
     redis.hdel(job_key(DEFAULT_TENANT, job_id), "status", "tenant", "id")
     assert client.get(f"/jobs/{job_id}").json()["code"] == "unreadable_record"
@@ -68,7 +68,7 @@ def test_a_lost_status_is_no_bug(client: TestClient, body: dict[str, Any], redis
 
 
 @pytest.mark.parametrize("field", DAMAGES)
-def test_it_is_deleted_with_all_that_belongs_to_it(
+def test_unreadable_job_is_deleted_with_everything_that_belongs_to_it(
     client: TestClient, body: dict[str, Any], redis: Redis, job_store: JobStore, storage: Storage, field: str
 ) -> None:
     kept = submit(client, body)
@@ -83,7 +83,7 @@ def test_it_is_deleted_with_all_that_belongs_to_it(
     assert redis.hget("slim:counters", f"slim_jobs|{JobStatus.succeeded}") == "0"
 
 
-def test_one_that_is_queued_gives_back_its_slot(
+def test_deleted_unreadable_job_releases_its_slot(
     client: TestClient, body: dict[str, Any], redis: Redis, settings: Settings
 ) -> None:
     job_id = submit(client, body)
@@ -95,7 +95,7 @@ def test_one_that_is_queued_gives_back_its_slot(
     assert redis.zcard(index_key(DEFAULT_TENANT, JobStatus.queued)) == 0
 
 
-def test_one_that_a_living_worker_is_at_is_not_deleted(
+def test_unreadable_job_of_a_live_worker_is_not_deleted(
     client: TestClient, body: dict[str, Any], redis: Redis, settings: Settings
 ) -> None:
     job_id = submit(client, body)

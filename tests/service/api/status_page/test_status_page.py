@@ -1,4 +1,4 @@
-"""The status page, in a real browser against the real API; the tests do what a worker would to the records."""
+"""The status page in a real browser against the real API. The tests change the records in place of a worker."""
 
 import json
 import re
@@ -37,7 +37,7 @@ ROWS = "document.querySelectorAll('tbody tr').length"
 
 @pytest.fixture
 def patient(settings: Settings) -> Settings:
-    """A deployment in which no job is taken from a test that is slow."""
+    """Settings with a long lease, so that no job of a slow test is requeued."""
     return settings.model_copy(update={"lease_seconds": 300.0})
 
 
@@ -76,7 +76,7 @@ def files_of(job: JobRecord) -> dict[str, bytes]:
 
 
 def set_field(tab: Tab, name: str, value: str) -> None:
-    """As if it had been typed."""
+    """Set a field of the form as typing does."""
     field = f"document.querySelector('[name=\"{name}\"]')"
     tab.run(f"{field}.value = {json.dumps(value)}, {field}.dispatchEvent(new Event('input', {{bubbles: true}}))")
 
@@ -84,7 +84,7 @@ def set_field(tab: Tab, name: str, value: str) -> None:
 # --- the files -----------------------------------------------------------------------------------------------------
 
 
-def test_policy_allows_nothing_inline_and_nothing_from_elsewhere(client: TestClient) -> None:
+def test_content_security_policy_allows_neither_inline_nor_external_content(client: TestClient) -> None:
     answer = client.get("/")
     policy = answer.headers["content-security-policy"]
     assert "unsafe" not in policy
@@ -93,7 +93,7 @@ def test_policy_allows_nothing_inline_and_nothing_from_elsewhere(client: TestCli
     assert not re.search(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son\w+=|https?://", answer.text)
 
 
-def test_files_of_the_page_are_served_and_no_others(client: TestClient) -> None:
+def test_only_files_of_the_page_are_served(client: TestClient) -> None:
     names = [path.name for path in DIRECTORY.iterdir() if path.suffix in (".js", ".css", ".svg")]
     assert len(names) > 10
     assert {client.get(f"/pages/{name}").status_code for name in names} == {200}
@@ -101,12 +101,12 @@ def test_files_of_the_page_are_served_and_no_others(client: TestClient) -> None:
         assert client.get(f"/pages/{name}").status_code == 404
 
 
-def test_the_page_knows_every_stage_in_its_order() -> None:
+def test_job_page_lists_every_stage_in_order() -> None:
     [listed] = re.findall(r"const STAGES = (\[.*\]);", (DIRECTORY / "job.js").read_text())
     assert json.loads(listed) == [stage.value for stage in Stage]
 
 
-def test_files_of_the_page_name_nothing_outside(client: TestClient) -> None:
+def test_files_of_the_page_refer_to_no_other_server(client: TestClient) -> None:
     for path in DIRECTORY.glob("*.[jc]s*"):
         assert not re.search(
             r"https?://(?!www\.w3\.org/2000/svg)|innerHTML|\beval\(|localStorage|sessionStorage|cookie",
@@ -117,7 +117,7 @@ def test_files_of_the_page_name_nothing_outside(client: TestClient) -> None:
 # --- the list ------------------------------------------------------------------------------------------------------
 
 
-def test_empty_list_says_what_to_do(page: str, tab: Tab) -> None:
+def test_empty_list_links_to_the_form(page: str, tab: Tab) -> None:
     tab.open(page)
     tab.wait_for("document.querySelector('.empty')?.innerText.includes('No job yet')")
     assert "no live worker" in tab.wait_for("document.getElementById('health').innerText")
@@ -141,7 +141,7 @@ def test_list_follows_a_running_job_to_its_end(page: str, tab: Tab, job_store: J
     assert tab.complaints() == []
 
 
-def test_filters_narrow_the_list_and_stay_in_the_address(page: str, tab: Tab, job_store: JobStore) -> None:
+def test_filters_of_the_list_are_part_of_the_address(page: str, tab: Tab, job_store: JobStore) -> None:
     new_job(job_store, tags={"team": "search"})
     cancelled = new_job(job_store, tags={"team": "ads"})
     job_store.cancel(DEFAULT_TENANT, cancelled.id)
@@ -157,7 +157,7 @@ def test_filters_narrow_the_list_and_stay_in_the_address(page: str, tab: Tab, jo
     tab.wait_for("document.querySelector('.empty')?.innerText.includes('No job matches')")
 
 
-def test_more_jobs_than_a_page_holds_are_shown_on_demand(page: str, tab: Tab, job_store: JobStore) -> None:
+def test_second_page_of_the_list_is_shown_on_demand(page: str, tab: Tab, job_store: JobStore) -> None:
     for _ in range(21):
         new_job(job_store)
     tab.open(page)
@@ -205,12 +205,12 @@ def test_job_can_be_cancelled(page: str, tab: Tab, job_store: JobStore) -> None:
     assert job_store.get(DEFAULT_TENANT, job.id).status == "cancelled"
 
 
-def test_unknown_job_is_a_problem_in_words(page: str, tab: Tab) -> None:
+def test_page_of_an_unknown_job_shows_the_problem(page: str, tab: Tab) -> None:
     tab.open(f"{page}#/jobs/01KB3ZJ5T8Q6W2E4R9Y7N1M0PX")
     assert "there is no job" in tab.wait_for("document.querySelector('.problem')?.innerText")
 
 
-def test_controls_are_a_stage_of_those_who_ask_for_them(page: str, tab: Tab, job_store: JobStore) -> None:
+def test_controls_stage_is_shown_only_where_it_is_requested(page: str, tab: Tab, job_store: JobStore) -> None:
     states = "[...document.querySelectorAll('.stages li')].map((item) => [item.innerText, item.dataset.state])"
     shown = []
     for asked in (True, False):
@@ -226,7 +226,7 @@ def test_controls_are_a_stage_of_those_who_ask_for_them(page: str, tab: Tab, job
     assert "controls" not in shown[1]
 
 
-def test_agreement_with_the_dense_model_is_named_so(page: str, tab: Tab, job_store: JobStore, storage: Storage) -> None:
+def test_metric_without_labels_is_named_agreement(page: str, tab: Tab, job_store: JobStore, storage: Storage) -> None:
     job = new_job(job_store)
     made = report(job, 1).model_dump()
     for model in ("dense", "slim"):
@@ -240,7 +240,7 @@ def test_agreement_with_the_dense_model_is_named_so(page: str, tab: Tab, job_sto
     assert "accuracy" not in tab.run("document.querySelector('.tiles').innerText").lower()
 
 
-def test_a_failed_search_shows_what_it_has_measured(page: str, tab: Tab, job_store: JobStore) -> None:
+def test_failed_search_shows_the_measured_models(page: str, tab: Tab, job_store: JobStore) -> None:
     job = new_job(job_store, target={"keep_metric": 0.98})
     lease = job_store.lease(DEFAULT_TENANT, job.id, 1, "the test")
     found = Estimate(value=0.625, low=0.5, high=0.75)
@@ -349,7 +349,7 @@ def test_form_asks_for_layout_steps_and_controls(page: str, tab: Tab, body: dict
     assert shown["method"]["controls"] is True
 
 
-def test_curl_does_what_the_form_does(page: str, tab: Tab, body: dict[str, Any], job_store: JobStore) -> None:
+def test_curl_command_of_the_form_submits_a_job(page: str, tab: Tab, body: dict[str, Any], job_store: JobStore) -> None:
     tab.open(f"{page}#/new")
     fill_form(tab, body)
     command = tab.run("document.querySelector('[aria-label=\"Request as curl\"]').textContent")
@@ -358,7 +358,7 @@ def test_curl_does_what_the_form_does(page: str, tab: Tab, body: dict[str, Any],
     assert len(job_store.page(DEFAULT_TENANT).records) == 1
 
 
-def test_refusal_is_shown_beside_its_field(page: str, tab: Tab, body: dict[str, Any]) -> None:
+def test_error_is_shown_at_its_field(page: str, tab: Tab, body: dict[str, Any]) -> None:
     tab.open(f"{page}#/new")
     fill_form(tab, body)
     set_field(tab, "target.ratio", "2")
@@ -368,7 +368,7 @@ def test_refusal_is_shown_beside_its_field(page: str, tab: Tab, body: dict[str, 
     assert tab.run("document.activeElement.name") == "target.ratio"
 
 
-def test_rows_that_are_not_json_are_named_before_anything_is_sent(page: str, tab: Tab, body: dict[str, Any]) -> None:
+def test_invalid_inline_rows_are_reported_before_submission(page: str, tab: Tab, body: dict[str, Any]) -> None:
     tab.open(f"{page}#/new")
     fill_form(tab, body)
     set_field(tab, "task.calibration.rows", '{"text": "a"}\nnot json')
@@ -388,8 +388,8 @@ def test_form_shows_the_plan_of_its_request(
     set_field(tab, "output.round_to", "8")
     tab.wait_for("document.querySelector('.plan')?.innerText.includes('decoder ffn')")
     assert "llama.cpp loads it" in tab.text()
-    assert "The scores have to be measured." in tab.text()
-    assert "by the pace of 1 past job" in tab.text()
+    assert "The scores have to be computed." in tab.text()
+    assert "estimated from 1 past job" in tab.text()
     tab.run("document.querySelector('[name=\"method.units\"][value=heads]').click()")
     tab.wait_for("document.querySelector('.plan')?.innerText.includes('decoder heads')")
     set_field(tab, "output.round_to", "64")
@@ -419,7 +419,7 @@ SWEEP = {"target": {"sweep": [0.1, 0.3], "artifacts": [0.1]}}
 
 
 @pytest.mark.parametrize("fields", [{}, ELABORATE, SWEEP], ids=["plain", "elaborate", "sweep"])
-def test_form_takes_over_the_request_of_a_job(page: str, tab: Tab, job_store: JobStore, fields: dict[str, Any]) -> None:
+def test_form_shows_the_request_of_a_job(page: str, tab: Tab, job_store: JobStore, fields: dict[str, Any]) -> None:
     job = new_job(job_store, **fields)
     tab.open(f"{page}#/new?from={job.id}")
     tab.wait_for("document.querySelector('form.request')")
@@ -458,9 +458,7 @@ def test_job_runs_from_the_form_to_its_report(page: str, tab: Tab, patient: Sett
 # --- everybody -----------------------------------------------------------------------------------------------------
 
 
-def test_key_is_asked_for_kept_in_memory_and_sent_to_the_stream(
-    page: str, tab: Tab, job_store: JobStore, redis: Redis
-) -> None:
+def test_api_key_is_requested_and_kept_in_memory_only(page: str, tab: Tab, job_store: JobStore, redis: Redis) -> None:
     _, key = ApiKeys(redis).create()
     job = new_job(job_store)
     tab.open(f"{page}#/jobs/{job.id}")
@@ -477,7 +475,7 @@ def test_key_is_asked_for_kept_in_memory_and_sent_to_the_stream(
     tab.wait_for("document.getElementById('key-dialog')?.open")
 
 
-def test_page_works_by_keyboard(page: str, tab: Tab, job_store: JobStore) -> None:
+def test_list_is_usable_by_keyboard(page: str, tab: Tab, job_store: JobStore) -> None:
     job = new_job(job_store)
     tab.open(page)
     tab.wait_for(f"{ROWS} == 1")
@@ -492,7 +490,7 @@ def test_page_works_by_keyboard(page: str, tab: Tab, job_store: JobStore) -> Non
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_every_view_fits_a_phone(
+def test_views_fit_the_width_of_a_phone(
     page: str, tab: Tab, job_store: JobStore, storage: Storage, dark: bool, tmp_path: Path
 ) -> None:
     done, waiting = finished_job(job_store, storage), new_job(job_store, tags={"a-rather-long-key": "x" * 60})
