@@ -31,7 +31,7 @@ ROWS = st.lists(st.fixed_dictionaries({"text": WORDS, "label": WORDS}), min_size
 NAMING_PLACES = ("POST /jobs", "POST /plans")
 EXAMPLES = 12  # a fast look at every other operation; the slow test looks 20 times as long
 MANY = 5000
-judged: Counter[str] = Counter()  # operation -> cases of the slow test
+checked: Counter[str] = Counter()  # operation -> requests of the slow test
 
 
 def json_lines(rows: list[dict[str, str]]) -> bytes:
@@ -79,7 +79,7 @@ def reads_one_resource(path: str) -> bool:
 
 
 def send_and_check(case: Any, server: str) -> None:
-    """Send a request and run all checks. A request that names files or URLs may be refused, or its store unavailable."""
+    """Send a request and run all checks. A request with files or URLs may be refused, or get 503."""
     if case.operation.label not in NAMING_PLACES:
         case.call_and_validate(base_url=server)
         return
@@ -117,8 +117,8 @@ def test_generated_requests_get_responses_of_the_document(case: Any, server: str
 def many_enough() -> Iterator[None]:
     """Check after the last test that a complete run has sent the promised number of requests."""
     yield
-    whole = len(judged) == len(list(schema.get_all_operations()))
-    assert not whole or judged.total() >= MANY, judged
+    whole = len(checked) == len(list(schema.get_all_operations()))
+    assert not whole or checked.total() >= MANY, checked
 
 
 @pytest.mark.slow
@@ -128,4 +128,4 @@ def many_enough() -> Iterator[None]:
 @settings(max_examples=20 * EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 def test_many_generated_requests_get_responses_of_the_document(case: Any, server: str) -> None:
     send_and_check(case, server)
-    judged[case.operation.label] += 1
+    checked[case.operation.label] += 1
