@@ -307,7 +307,7 @@ def test_error_of_an_observed_task_names_its_place_in_the_request(deployment: De
 
 BAD: dict[str, tuple[dict[str, Any], type[TaskslimError], str]] = {
     "labels alike": ({"task": {"labels": {"1": "goodé", "0": "good"}}}, InvalidLabels, "task.labels"),
-    "unnamed label": ({"task": {"labels": {"1": "good", "2": "bad"}}}, UnknownLabel, "task.labels"),
+    "unnamed label": ({"task": {"labels": {"1": "good", "2": "bad"}}}, UnknownLabel, "task.calibration"),
     "no rows": ({"task": {"calibration": {"uri": "EMPTY"}}}, InvalidData, "task.calibration"),
     "broken rows": ({"task": {"evaluation": {"uri": "BROKEN"}}}, InvalidData, "task.evaluation"),
     "no such rows": ({"task": {"calibration": {"uri": "file:///no/such.jsonl"}}}, InvalidData, "task.calibration"),
