@@ -11,6 +11,8 @@ from redis import Redis
 from service.api.app import create_app
 from service.jobs.store import JobStore
 from service.settings import Settings
+from service.sources.access import Access
+from service.storage.object_store import Storage
 from tests.support.job_requests import request_body
 from tests.support.s3_server import credentials, s3_server
 
@@ -47,3 +49,9 @@ def body(tmp_path: Path) -> dict[str, Any]:
 def job_store(redis: Redis, settings: Settings) -> JobStore:
     """The records that the API reads."""
     return JobStore(redis, lease_seconds=settings.lease_seconds)
+
+
+@pytest.fixture
+def access(storage: Storage) -> Access:
+    """Access of a caller who may name every local path."""
+    return Access(storage, "default", True, ())

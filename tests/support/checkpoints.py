@@ -1,4 +1,4 @@
-"""Tiny models with a tokenizer that merges letters to words, as the directories that a request names."""
+"""Writes tiny models, with a tokenizer that knows a few whole words, to directories that a request can name."""
 
 import json
 from pathlib import Path
@@ -16,11 +16,11 @@ from tests.support.tiny_models import TINY, VOCABULARY
 from worker.checkpoints.dtypes import cast_weights
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-# What the trainer sees most often becomes one token: " positive", " negative", " good", " bad".
+# The most frequent words become one token each: " positive", " negative", " good", " bad".
 CORPUS = ["the quick brown fox jumps over a lazy dog : ( ) ? ! . , Review Answer [ ] \n"] + [
     "a positive film\n a negative plot\n good bad positive negative good bad"
 ] * 50
-FRAMES = {  # what the tokenizer adds where special tokens are asked for
+FRAMES = {  # the special tokens that the tokenizer adds on demand
     "causal": "<s> $A",
     "encoder_decoder": "$A </s>",
     "classifier": "<s> $A </s>",
@@ -41,7 +41,7 @@ def tokenizer(kind: str = "causal") -> PreTrainedTokenizerFast:
 
 
 def write(directory: Path, name: str = "llama", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Save the tiny model of TINY and its tokenizer; the model as it was saved."""
+    """Save a model of TINY and its tokenizer; the model as it was saved."""
     model = TINY[name]()
     cast_weights(model, dtype)
     model.save_pretrained(directory)

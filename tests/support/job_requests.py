@@ -1,11 +1,12 @@
-"""Requests that are admitted, and models as far as the API looks at them."""
+"""Requests that are accepted, and models with the files that the API reads."""
 
 import json
-import math
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy
+from safetensors.numpy import save
 
 from service.api.openapi.examples import INLINE
 
@@ -32,7 +33,7 @@ SHAPES = {
 
 
 def model_directory(directory: Path, names: tuple[str, ...] = ("model.safetensors",), **config: Any) -> str:
-    """A model as far as the API looks at it; its URI. Safetensors are those of a Llama of one layer, all zeros."""
+    """Write the files of a model that the API reads: a Llama of one layer, all zeros; the URI of the directory."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(CONFIG | config))
     for name in names:
@@ -41,15 +42,10 @@ def model_directory(directory: Path, names: tuple[str, ...] = ("model.safetensor
 
 
 def zeros(shapes: Mapping[str, list[int]]) -> bytes:
-    """A safetensors file with tensors of these shapes."""
-    header, end = {}, 0
-    for name, shape in shapes.items():
-        start, end = end, end + 2 * math.prod(shape)
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + bytes(end)
+    """A safetensors file with float16 tensors of these shapes, all zeros."""
+    return save({name: numpy.zeros(shape, numpy.float16) for name, shape in shapes.items()})
 
 
 def request_body(directory: Path, **fields: Any) -> dict[str, Any]:
-    """A request that is admitted, with `fields` in place of its own."""
+    """A request that is accepted, with `fields` in place of its own."""
     return INLINE | {"model": {"uri": model_directory(directory / "model")}} | fields

@@ -1,4 +1,4 @@
-"""A request that names nothing real: for tests that stop before the work begins."""
+"""A request whose model and rows do not exist, for tests that read neither."""
 
 from typing import Any
 

@@ -14,14 +14,14 @@ from tests.support.ports import free_ports
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 ACCESS_KEY, SECRET_KEY = "test-key", "test-secret"
-SECOND = 10_000  # each service also listens so far above its port
+SECOND = 10_000  # each service also listens on the port that is so much higher
 
 
 @contextmanager
 def s3_server(directory: Path, ports: Sequence[int] = ()) -> Iterator[str]:
-    """The endpoint of a server whose data lie in `directory`. A bucket is made by the first write to it.
+    """Run a server that stores its data in `directory`; its endpoint. The first write to a bucket creates it.
 
-    A server that is to come back where it was has the same four `ports` each time.
+    A server that is restarted at the same address is given the same four `ports` each time.
     """
     api, master, volume, filer = ports or s3_ports()
     command = [
@@ -50,7 +50,7 @@ def s3_server(directory: Path, ports: Sequence[int] = ()) -> Iterator[str]:
         assert process.poll() is None, (directory / "server.log").read_text()[-2000:]
         yield endpoint
     finally:
-        process.kill()  # its graceful end takes half a minute
+        process.kill()  # a graceful stop takes half a minute
         process.wait(DEADLINE_SECONDS)
 
 

@@ -1,10 +1,11 @@
-"""Score sets as a job would leave them, without the job."""
+"""Score sets like those that jobs store."""
 
 import hashlib
-import json
-import struct
 from datetime import UTC, datetime
 from typing import Any
+
+import numpy
+from safetensors.numpy import save
 
 from service.contract.resources import MeasuredScores, ScoreKind
 
@@ -16,15 +17,8 @@ def digest_of(name: str) -> str:
 
 
 def safetensors(tensors: dict[str, list[float]] = TENSORS, **metadata: str) -> bytes:
-    """A file of float32 vectors."""
-    header: dict[str, Any] = {"__metadata__": metadata}
-    end = 0
-    for name, values in tensors.items():
-        start, end = end, end + 4 * len(values)
-        header[name] = {"dtype": "F32", "shape": [len(values)], "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + b"".join(struct.pack("<f", v) for row in tensors.values() for v in row)
+    """A safetensors file of float32 vectors."""
+    return save({name: numpy.array(values, numpy.float32) for name, values in tensors.items()}, metadata)
 
 
 def measured(content: bytes, digest: str = digest_of("scores"), **fields: Any) -> MeasuredScores:

@@ -1,4 +1,4 @@
-"""Bisection against looking at everything."""
+"""Bisection against a search through all numbers."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +7,7 @@ from service.contract.bisection import PRECISION, last_that_holds, turning_point
 
 
 @given(data=st.data(), count=st.integers(0, 300))
-def test_the_last_that_holds_is_found_with_few_questions(data: st.DataObject, count: int) -> None:
+def test_bisection_finds_the_last_that_holds_with_few_calls(data: st.DataObject, count: int) -> None:
     truth = data.draw(st.integers(0, count))
     first = data.draw(st.none() | st.integers(1, count)) if count else None
     asked: list[int] = []

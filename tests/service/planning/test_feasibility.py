@@ -14,7 +14,6 @@ from service.planning.feasibility import Feasibility
 from service.sources.access import Access
 from service.sources.model_directory import ModelDirectory
 from service.sources.safetensors_header import Header
-from service.storage.object_store import Storage
 from tests.support import checkpoints
 from tests.support.hub_cache import cache_hub_model
 from tests.support.planning import request_for
@@ -23,12 +22,6 @@ from worker.checkpoints.per_layer import to_loadable_class
 from worker.slimming import surgery
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.units import Site
-
-
-@pytest.fixture
-def access(storage: Storage) -> Access:
-    """Access of a caller who may name every local path."""
-    return Access(storage, "default", True, ())
 
 
 def check(feasibility: Feasibility, request: JobRequest, access: Access) -> None:

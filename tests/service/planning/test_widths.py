@@ -11,7 +11,7 @@ from worker.slimming.units import locate
 
 
 @given(count=st.integers(1, 4096), ratio=st.floats(0.01, 0.95), round_to=st.integers(1, 300))
-def test_neurons_kept_are_those_that_the_worker_keeps(count: int, ratio: float, round_to: int) -> None:
+def test_a_plan_keeps_as_many_neurons_as_the_worker(count: int, ratio: float, round_to: int) -> None:
     group = locate(causal("llama", num_hidden_layers=1), ARCHITECTURES["llama"], ["ffn"])[0]
     group = type(group)(**{**vars(group), "count": count})
     try:

@@ -1,4 +1,4 @@
-"""A fingerprint changes with whatever it stands for, in a directory and in a bucket."""
+"""A fingerprint changes with the files of a request, in a directory and in a bucket."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from tests.support.job_requests import model_directory
 
 @pytest.fixture(params=["file", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URI of a place for models and rows."""
+    """The URI of a directory or a prefix for models and rows."""
     if request.param == "file":
         return (tmp_path / "place").as_uri()
     request.getfixturevalue("s3")
@@ -25,7 +25,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def put(place: str, name: str, content: bytes) -> str:
-    """The URI of a file there."""
+    """Store a file; its URI."""
     Storage(place).put_bytes(content, name)
     return f"{place}/{name}"
 
@@ -64,7 +64,7 @@ def test_a_fingerprint_changes_with_model_adapter_and_rows(
     assert fingerprints(request, access).units == found[-1]
 
 
-def test_a_large_data_set_goes_by_its_object(storage: Storage, body: dict[str, Any]) -> None:
+def test_a_large_data_set_is_named_by_its_size_and_etag(storage: Storage, body: dict[str, Any]) -> None:
     access = Access(storage, "default", True, ())
     found = set()
     for content in (b"x" * (MAX_READ_BYTES + 1), b"y" * (MAX_READ_BYTES + 2)):

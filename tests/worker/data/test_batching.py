@@ -1,6 +1,5 @@
-import json
-from dataclasses import replace
-from pathlib import Path
+"""Batches against examples that are scored one by one."""
+
 from random import Random
 
 import pytest
@@ -8,16 +7,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from service.contract.errors import ForbiddenPath, InvalidData
 from service.contract.families import FAMILIES, Kind
-from service.contract.presets import resolve
-from service.contract.task import Task
-from service.storage.keys import dataset_key
-from service.storage.object_store import Storage
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, VOCABULARY
 from worker.data.batching import Padding, batches, pad_left, padding
-from worker.data.loading import Location, load_rows
 from worker.data.prompts import Example
 from worker.slimming.scoring.objectives import Batch, answer_log_probabilities, token_log_probabilities
 
@@ -78,7 +71,7 @@ def score_alone(model: PreTrainedModel, example: Example, padding: Padding) -> T
 
 @pytest.mark.parametrize("name", TINY)
 @pytest.mark.parametrize("tokens", [1, 3])
-def test_a_batch_scores_what_each_example_scores_alone(name: str, tokens: int) -> None:
+def test_batched_scores_equal_the_scores_of_single_examples(name: str, tokens: int) -> None:
     torch.set_num_threads(1)
     model = TINY[name]()
     examples = random_examples(kind_of(model), 7, tokens=tokens)
@@ -149,60 +142,3 @@ def test_padding_on_the_left_mirrors_padding_on_the_right() -> None:
     tokens_BT, mask_BT = pad_left([(5, 6, 7), (8,)], 0)
     assert tokens_BT.tolist() == [[5, 6, 7], [0, 0, 8]]
     assert mask_BT.tolist() == [[True] * 3, [False, False, True]]
-
-
-# --- where rows come from --------------------------------------------------------------------------------------------
-
-
-def lines(count: int) -> bytes:
-    rows = ({"text": f"film {number}", "label": "10"[number % 2]} for number in range(count))
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
-
-
-def task_of(calibration: dict[str, object], **fields: object) -> Task:
-    labels = {"1": "positive", "0": "negative"}
-    raw = {"template": "{text}", "labels": labels, "calibration": calibration} | fields
-    return resolve(Task.model_validate(raw))
-
-
-@pytest.fixture
-def location(tmp_path: Path) -> Location:
-    return Location(Storage((tmp_path / "store").as_uri()), "default", tmp_path / "scratch")
-
-
-def test_a_data_set_of_the_tenant_is_read_from_storage(location: Location) -> None:
-    location.storage.put_bytes(lines(30), dataset_key("default", "abc"))
-    calibration, evaluation = load_rows(task_of({"uri": "dataset://abc"}), location)
-    assert (len(calibration), len(evaluation)) == (24, 6)
-    with pytest.raises(InvalidData, match="dataset://abc does not exist"):
-        load_rows(task_of({"uri": "dataset://abc"}), replace(location, tenant="other"))
-
-
-def test_limit_and_seed_draw_from_a_file(location: Location, tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_bytes(lines(30))
-    uri = (tmp_path / "rows.jsonl").as_uri()
-    drawn = [
-        load_rows(task_of({"uri": uri, "limit": 10, "seed": seed}, evaluation={"uri": uri}), location)
-        for seed in (1, 1, 2)
-    ]
-    assert [len(calibration) for calibration, _ in drawn] == [10, 10, 10]
-    assert [len(evaluation) for _, evaluation in drawn] == [30, 30, 30]
-    assert drawn[0] == drawn[1] != drawn[2]
-
-
-def test_errors_name_the_file_and_the_field(location: Location, tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_bytes(lines(3) + b"{")
-    uri = (tmp_path / "rows.jsonl").as_uri()
-    with pytest.raises(InvalidData, match=f"{uri}: line 4 is not JSON") as caught:
-        load_rows(task_of({"uri": uri}), location)
-    assert caught.value.param == "task.calibration"
-    with pytest.raises(InvalidData, match="does not exist"):
-        load_rows(task_of({"uri": f"{uri}.gone.jsonl"}), location)
-
-
-def test_files_outside_the_allowed_roots_are_refused(location: Location, tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_bytes(lines(3))
-    with pytest.raises(ForbiddenPath):
-        load_rows(
-            task_of({"uri": (tmp_path / "rows.jsonl").as_uri()}), replace(location, roots=[tmp_path / "elsewhere"])
-        )

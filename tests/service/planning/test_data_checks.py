@@ -1,0 +1,82 @@
+"""Rows that are refused with the field that names them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.api.openapi.examples import INLINE
+from service.contract.errors import (
+    InvalidData,
+    TaskslimError,
+    UnknownLabel,
+)
+from service.contract.request import JobRequest
+from service.planning.admission import check_request
+from service.sources.access import Access
+from tests.support.job_requests import request_body
+from tests.support.planning import refuse
+
+
+def task(calibration: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {"preset": "sst2", "calibration": calibration} | fields
+
+
+@pytest.mark.parametrize(
+    ("row", "error", "says"),
+    [
+        ({"text": "x", "label": "neutral"}, UnknownLabel, "row 2 has the label 'neutral'"),
+        ({"text": "x"}, InvalidData, "row 2 has no value in the column 'label'"),
+        ({"label": "positive"}, InvalidData, "row 2 has no value in the column 'text'"),
+        ({"text": None, "label": "positive"}, InvalidData, "row 2 has no value in the column 'text'"),
+    ],
+)
+def test_an_incomplete_row_is_named(
+    tmp_path: Path, access: Access, row: dict[str, Any], error: type[TaskslimError], says: str
+) -> None:
+    rows = [{"text": "fine", "label": "positive"}, row]
+    body = request_body(tmp_path, task=task({"rows": rows}))
+    assert says in refuse(body, access, error, "task.calibration.rows")
+
+
+def test_generation_rows_need_a_target(tmp_path: Path, access: Access) -> None:
+    task = {"kind": "generation", "template": "{text}", "calibration": {"rows": [{"text": "x"}]}}
+    message = refuse(request_body(tmp_path, task=task), access, InvalidData, "task.calibration.rows")
+    assert "'target'" in message
+
+
+@pytest.mark.parametrize("name", ["missing.jsonl", "rows.txt", "directory.jsonl"])
+def test_a_uri_that_is_no_file_of_rows_is_refused(tmp_path: Path, access: Access, name: str) -> None:
+    (tmp_path / "rows.txt").touch()
+    (tmp_path / "directory.jsonl").mkdir()
+    body = request_body(tmp_path, task=task({"uri": (tmp_path / name).as_uri()}))
+    refuse(body, access, InvalidData, "task.calibration.uri")
+
+
+@pytest.mark.parametrize("uri", ["dataset://nothing", "dataset://../../x", "dataset://", "hf://data/set.jsonl"])
+def test_a_data_set_that_does_not_exist_is_refused(tmp_path: Path, access: Access, uri: str) -> None:
+    body = request_body(tmp_path, task=task({"uri": uri}))
+    refuse(body, access, InvalidData, "task.calibration.uri")
+
+
+TASK: dict[str, Any] = INLINE["task"]
+
+
+UNSUPERVISED = TASK | {"supervision": "none"}
+
+
+def test_calibration_rows_need_no_labels_without_supervision(tmp_path: Path, access: Access) -> None:
+    rows = {"rows": [{"text": "I was charged twice."}, {"text": "Where is it?"}]}
+    body = request_body(tmp_path, task=UNSUPERVISED | {"calibration": rows, "evaluations": {"plain": rows}})
+    check_request(JobRequest.model_validate(body), access)
+    body = request_body(tmp_path, task=TASK | {"calibration": rows})
+    assert refuse(body, access, InvalidData, "task.calibration.rows") == "row 1 has no value in the column 'label'"
+
+
+def test_rows_of_a_named_evaluation_set_are_checked(tmp_path: Path, access: Access) -> None:
+    rows = {"rows": [{"text": "Where is it?", "label": "weather"}]}
+    body = request_body(tmp_path, task=TASK | {"evaluations": {"other": rows}})
+    assert "weather" in refuse(body, access, UnknownLabel, "task.evaluations.other.rows")
+    some = {"rows": [{"text": "Where is it?", "label": "delivery"}, {"text": "It came."}]}
+    body = request_body(tmp_path, task=UNSUPERVISED | {"evaluations": {"other": some}})
+    assert "row 2" in refuse(body, access, InvalidData, "task.evaluations.other.rows")

@@ -1,0 +1,135 @@
+"""Models and adapters that are refused by their files and their config.json."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ulid import ULID
+
+from service.api.openapi.examples import INLINE
+from service.contract.errors import (
+    InvalidLabels,
+    InvalidModel,
+    InvalidRequest,
+    UnsupportedFamily,
+)
+from service.contract.request import JobRequest
+from service.planning.admission import check_request
+from service.sources.access import Access
+from service.storage.object_store import Storage
+from tests.support.job_requests import model_directory, request_body
+from tests.support.planning import refuse
+
+
+def test_a_missing_model_is_refused(tmp_path: Path, access: Access) -> None:
+    body = INLINE | {"model": {"uri": (tmp_path / "nothing").as_uri()}}
+    assert "does not exist" in refuse(body, access, InvalidModel, "model.uri")
+
+
+def test_a_model_in_a_pickle_is_refused(tmp_path: Path, access: Access) -> None:
+    uri = model_directory(tmp_path / "m", ("pytorch_model.bin",))
+    assert "safetensors" in refuse(INLINE | {"model": {"uri": uri}}, access, InvalidModel, "model.uri")
+
+
+def test_a_directory_without_weights_is_refused(tmp_path: Path, access: Access) -> None:
+    uri = model_directory(tmp_path / "m", ())
+    assert "neither" in refuse(INLINE | {"model": {"uri": uri}}, access, InvalidModel, "model.uri")
+
+
+def test_a_model_with_code_of_its_own_is_refused(tmp_path: Path, access: Access) -> None:
+    uri = model_directory(tmp_path / "m", auto_map={"AutoModel": "evil.Model"})
+    assert "auto_map" in refuse(INLINE | {"model": {"uri": uri}}, access, InvalidModel, "model.uri")
+
+
+@pytest.mark.parametrize("model_type", ["mamba", None, 7, ["llama"]])
+def test_an_unsupported_family_is_refused(tmp_path: Path, access: Access, model_type: object) -> None:
+    uri = model_directory(tmp_path / "m", model_type=model_type)
+    assert "llama" in refuse(INLINE | {"model": {"uri": uri}}, access, UnsupportedFamily, "model.uri")
+
+
+@pytest.mark.parametrize("config", ["", "[", "[]", '"text"', "[" * 100_000])
+def test_a_damaged_config_is_refused(tmp_path: Path, access: Access, config: str) -> None:
+    uri = model_directory(tmp_path / "m")
+    (tmp_path / "m" / "config.json").write_text(config)
+    refuse(INLINE | {"model": {"uri": uri}}, access, InvalidModel, "model.uri")
+
+
+def test_an_adapter_without_safetensors_is_refused(tmp_path: Path, access: Access) -> None:
+    uri = model_directory(tmp_path / "m")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_model.bin").touch()
+    body = INLINE | {"model": {"uri": uri, "adapter_uri": (tmp_path / "adapter").as_uri()}}
+    assert "adapter_model.safetensors" in refuse(body, access, InvalidModel, "model.adapter_uri")
+
+
+def test_an_adapter_of_another_type_than_lora_is_refused(tmp_path: Path, access: Access) -> None:
+    body = request_body(tmp_path)
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_model.safetensors").touch()
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "IA3"}')
+    body["model"] |= {"adapter_uri": (tmp_path / "adapter").as_uri()}
+    assert "only LoRA" in refuse(body, access, InvalidModel, "model.adapter_uri")
+    (tmp_path / "adapter" / "adapter_config.json").write_text("[]")
+    assert "not a JSON object" in refuse(body, access, InvalidModel, "model.adapter_uri")
+
+
+def test_safetensors_without_a_config_are_refused(tmp_path: Path, access: Access) -> None:
+    body = request_body(tmp_path)
+    (tmp_path / "model" / "config.json").unlink()
+    assert "no config.json" in refuse(body, access, InvalidModel, "model.uri")
+
+
+def test_one_of_several_gguf_files_must_be_named(tmp_path: Path, access: Access) -> None:
+    uri = model_directory(tmp_path / "m", ("a.gguf", "b.gguf"))
+    assert "name one of them" in refuse(INLINE | {"model": {"uri": uri}}, access, InvalidModel, "model.uri")
+
+
+HEAD: dict[str, Any] = {"model_type": "bert", "id2label": {"0": "delivery", "1": "refund"}}
+
+
+def test_labels_that_the_classification_head_lacks_are_refused(tmp_path: Path, access: Access) -> None:
+    uri = model_directory(tmp_path / "m", **HEAD)
+    rows = {"rows": [{"text": "x", "label": "negative"}, {"text": "y", "label": "positive"}]}
+    body = INLINE | {"model": {"uri": uri}, "task": {"preset": "sst2", "calibration": rows}}
+    assert "which the model's head does not have" in refuse(body, access, InvalidLabels, "task.labels")
+    labels = {"negative": "delivery", "positive": "refund"}
+    check_request(JobRequest.model_validate(body | {"task": body["task"] | {"labels": labels}}), access)
+    observed = [{"preset": "sst2", "evaluation": rows}]
+    body |= {"task": body["task"] | {"labels": labels}, "observe": observed}
+    refuse(body, access, InvalidLabels, "observe.0.labels")
+
+
+def test_a_generation_task_is_refused_for_a_classification_head(tmp_path: Path, access: Access) -> None:
+    uri = model_directory(tmp_path / "m", **HEAD)
+    task = {"kind": "generation", "template": "{text}", "calibration": {"rows": [{"text": "x", "target": "y"}]}}
+    refuse(INLINE | {"model": {"uri": uri}, "task": task}, access, InvalidLabels, "task.kind")
+
+
+def test_a_latency_of_more_tokens_than_the_model_takes_is_refused(tmp_path: Path, access: Access) -> None:
+    uri = model_directory(tmp_path / "m", max_position_embeddings=64)
+    body = INLINE | {"model": {"uri": uri}, "target": {"latency_ms": {"value": 40, "tokens": 65}}}
+    assert "64 tokens at most" in refuse(body, access, InvalidRequest, "target.latency_ms.tokens")
+
+
+@pytest.mark.parametrize("uri", ["ftp://host/m", "relative", "model", "file://[", "http://127.0.0.1/m", "dataset://x"])
+def test_an_unknown_scheme_is_refused(access: Access, uri: str) -> None:
+    refuse(INLINE | {"model": {"uri": uri}}, access, InvalidModel, "model.uri")
+
+
+def test_a_model_in_s3_is_checked(s3: str, access: Access) -> None:
+    prefix = f"s3://tests/{ULID()}"
+    store = Storage(prefix)
+    store.put_bytes(b'{"model_type": "mamba"}', "m/config.json")
+    store.put_bytes(b"", "m/model.safetensors")
+    assert "mamba" in refuse(INLINE | {"model": {"uri": f"{prefix}/m"}}, access, UnsupportedFamily, "model.uri")
+    refuse(INLINE | {"model": {"uri": f"{prefix}/nothing"}}, access, InvalidModel, "model.uri")
+    refuse(INLINE | {"model": {"uri": "s3://no-such-bucket/m"}}, access, InvalidModel, "model.uri")
+
+
+def test_the_layout_per_layer_is_refused_where_only_layers_are_removed(tmp_path: Path, access: Access) -> None:
+    body = request_body(tmp_path, method={"units": ["layers"], "scope": "global"}, output={"layout": "per_layer"})
+    assert "has an effect only" in refuse(body, access, InvalidRequest, "output.layout")
+    own: dict[str, Any] = {"layer_widths": {}, "architectures": ["PerLayerLlamaForCausalLM"]}
+    own["auto_map"] = {"AutoModelForCausalLM": "modeling_taskslim.PerLayerLlamaForCausalLM"}
+    model_directory(tmp_path / "model", **own)
+    check_request(JobRequest.model_validate(body), access)
