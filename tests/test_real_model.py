@@ -1,4 +1,4 @@
-"""SmolLM2-135M as it comes in a package: what tiny random models cannot show."""
+"""Jobs and scores on SmolLM2-135M, a trained model, which show what tiny random models cannot."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ needs_shared = pytest.mark.skipif(not ADAPTER.exists(), reason="the trained adap
 
 @pytest.fixture(scope="module")
 def state(request: pytest.FixtureRequest) -> Path:
-    """A state directory that outlives the run, so that the GGUF file is converted once."""
+    """A state directory that is kept after the test run, so that the GGUF file is converted once."""
     cache = request.config.cache
     assert cache is not None
     return cache.mkdir("real-model")
@@ -67,7 +67,7 @@ def review_batches(loaded: LoadedModel) -> list[Batch]:
     return batches(examples, padding(loaded.model, loaded.tokenizer, "causal"), 1024)
 
 
-def test_the_converted_model_speaks(loaded: LoadedModel) -> None:
+def test_the_converted_model_completes_a_sentence(loaded: LoadedModel) -> None:
     assert count_parameters(loaded.model) == 134_515_008
     assert loaded.dtype is torch.bfloat16
     prompt = loaded.tokenizer("The capital of France is", return_tensors="pt")
@@ -75,14 +75,14 @@ def test_the_converted_model_speaks(loaded: LoadedModel) -> None:
     assert "Paris" in text
 
 
-def test_removing_the_lowest_tenth_hurts_less_than_removing_the_highest(
+def test_removing_the_lowest_scores_costs_less_than_removing_the_highest(
     loaded: LoadedModel, review_batches: list[Batch]
 ) -> None:
     scores = attribution.score(loaded.model, LLAMA, ["ffn"], review_batches, "attribution", Options())
     groups = locate(loaded.model, LLAMA, ["ffn"])
 
     def likelihood(ranking: dict[Site, torch.Tensor]) -> float:
-        """Mean log P of the right answers without the tenth of the units that ranks lowest."""
+        """The mean log-probability of the right answers without the lowest-ranked tenth of the units."""
         with masked(loaded.model, LLAMA, select(ranking, groups, ratio=0.1, round_to=1)):
             found = score_answers(loaded.model, review_batches, lambda done: None)
         return found.log_probability_EL.gather(1, found.answer_E.unsqueeze(1)).mean().item()
@@ -93,7 +93,7 @@ def test_removing_the_lowest_tenth_hurts_less_than_removing_the_highest(
 
 
 class Silent:
-    """Nobody watches."""
+    """A progress that records nothing."""
 
     def stage(self, stage: Stage) -> None: ...
 
@@ -101,7 +101,7 @@ class Silent:
 
 
 def slim(task: str, calibration: int, evaluation: int, checkpoint: Path, state: Path, scratch: Path) -> Result:
-    """The job's result for a task of the trained adapter, three tenths of its feed-forward parameters removed."""
+    """The result of a job on a task of the trained adapter that removes 30 % of the feed-forward parameters."""
 
     def rows(name: str, limit: int) -> DataSource:
         return DataSource(uri=(SHARED / "data" / task / f"{name}.jsonl").as_uri(), limit=limit)
@@ -120,7 +120,7 @@ def slim(task: str, calibration: int, evaluation: int, checkpoint: Path, state: 
 
 
 def check_task_is_kept(result: Result) -> None:
-    """The dense model can do the task, and the slim one almost as well; both far above the majority."""
+    """Check that both models are accurate, well above the majority class, and the slim one nearly as the dense one."""
     dense, slim = result.metrics.dense.calibrated_accuracy, result.metrics.slim.calibrated_accuracy
     assert dense is not None
     assert slim is not None
@@ -134,11 +134,11 @@ def check_task_is_kept(result: Result) -> None:
 
 
 @needs_shared
-def test_a_job_keeps_sst2_with_three_tenths_less(checkpoint: Path, state: Path, tmp_path: Path) -> None:
+def test_a_job_on_sst2_keeps_the_accuracy_at_30_percent(checkpoint: Path, state: Path, tmp_path: Path) -> None:
     check_task_is_kept(slim("sst2", 48, 40, checkpoint, state, tmp_path))
 
 
 @needs_shared
 @pytest.mark.slow
-def test_a_job_keeps_ag_news_with_three_tenths_less(checkpoint: Path, state: Path, tmp_path: Path) -> None:
+def test_a_job_on_ag_news_keeps_the_accuracy_at_30_percent(checkpoint: Path, state: Path, tmp_path: Path) -> None:
     check_task_is_kept(slim("ag_news", 128, 150, checkpoint, state, tmp_path))

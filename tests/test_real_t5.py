@@ -55,7 +55,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 class Silent:
-    """Nobody watches."""
+    """A progress that records nothing."""
 
     def stage(self, stage: Stage) -> None: ...
 
@@ -67,7 +67,7 @@ def rows(name: str, limit: int) -> dict[str, Any]:
 
 
 def slim(scratch: Path, method: dict[str, Any], task: dict[str, Any], ratio: float = 0.3) -> Result:
-    """The result of a job on the fixture, asked in the words that it was trained on."""
+    """The result of a job on the trained T5, with the template that it was trained with."""
     own = json.loads((MODEL / "templates.json").read_text())["sst2"]
     method = dict(method)
     output = {"round_to": 16, "layout": method.pop("layout", "uniform")}
@@ -89,11 +89,11 @@ def slim(scratch: Path, method: dict[str, Any], task: dict[str, Any], ratio: flo
 def check(result: Result) -> None:
     assert result.parameters.slim < result.parameters.dense
     assert result.verified.max_abs_logit_difference <= result.verified.tolerance
-    assert result.ratio == pytest.approx(0.3, abs=0.13)  # a layer is a quarter of the fixture's
+    assert result.ratio == pytest.approx(0.3, abs=0.13)  # one layer is a quarter of this model's parameters
 
 
 @pytest.mark.slow
-def test_balanced_rows_and_further_sets_are_drawn_and_reported(tmp_path: Path) -> None:
+def test_balanced_rows_and_further_evaluation_sets_are_reported(tmp_path: Path) -> None:
     task = {"calibration": rows("train", 16) | {"draw": "balanced"}, "evaluation": rows("test", 8)}
     task["evaluations"] = {"train": rows("train", 12), "test": rows("test", 12) | {"seed": 1}}
     result = slim(tmp_path, {"units": ["ffn"]}, task)
@@ -103,12 +103,12 @@ def test_balanced_rows_and_further_sets_are_drawn_and_reported(tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_every_setting_makes_a_smaller_model_that_loads(tmp_path: Path, case: str) -> None:
+def test_every_setting_gives_a_smaller_model_that_loads(tmp_path: Path, case: str) -> None:
     few = {"calibration": rows("train", 16), "evaluation": rows("test", 8)}
     check(slim(tmp_path, CASES[case], few))
 
 
-def test_a_job_without_labels_keeps_what_the_model_can_do(tmp_path: Path) -> None:
+def test_a_job_without_labels_keeps_the_accuracy_above_the_majority(tmp_path: Path) -> None:
     task = {"supervision": "none", "calibration": rows("train", 64), "evaluation": rows("test", 100)}
     result = slim(tmp_path, {"units": ["ffn", "heads"], "scope": "global", "repair": "least_squares"}, task)
     check(result)

@@ -19,7 +19,7 @@ def watch(model: nn.Module, group: Group, visit: Visitor) -> Iterator[None]:
     if group.hook_point == "input":
         handle = module.register_forward_pre_hook(_at_input(visit))
     elif group.hook_point == "output":
-        handle = module.register_forward_hook(lambda _, args, output: visit(output, None))
+        handle = module.register_forward_hook(lambda module, args, output: visit(output, None))
     else:
         handle = module.register_forward_hook(_around_layer(visit), with_kwargs=True)
     try:
@@ -29,7 +29,7 @@ def watch(model: nn.Module, group: Group, visit: Visitor) -> Iterator[None]:
 
 
 def _at_input(visit: Visitor) -> Callable[[nn.Module, Any], Any]:
-    def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         replacement = visit(args[0], None)
         return None if replacement is None else (replacement, *args[1:])
 
@@ -37,7 +37,7 @@ def _at_input(visit: Visitor) -> Callable[[nn.Module, Any], Any]:
 
 
 def _around_layer(visit: Visitor) -> Callable[[nn.Module, Any, Any, Any], Any]:
-    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         before = args[0] if args else kwargs["hidden_states"]
         # Some layers return the hidden states, others a tuple that begins with them.
         after = output[0] if isinstance(output, tuple) else output

@@ -44,7 +44,7 @@ EVERY_UNIT = [
 
 @pytest.mark.parametrize(("family", "units"), EVERY_UNIT)
 def test_slicing_equals_masking(family: str, units: tuple[str, ...]) -> None:
-    model, batch = TINY[family]().double(), inputs(family)  # T5's unscaled attention magnifies rounding
+    model, batch = TINY[family]().double(), inputs(family)  # the unscaled attention of T5 amplifies rounding
     architecture, kept = ARCHITECTURES[model.config.model_type], half_of_the_units(model, *units)
     dense = logits(model, batch)
     with masked(model, architecture, kept):
@@ -67,7 +67,7 @@ def test_a_cut_model_saves_and_loads_by_the_stock_class(family: str, units: tupl
 
 
 @pytest.mark.parametrize(("family", "unit"), [(family, units[0]) for family, units in EVERY_UNIT if len(units) == 1])
-def test_a_group_knows_how_many_parameters_a_unit_takes_along(family: str, unit: str) -> None:
+def test_a_group_counts_the_parameters_of_a_unit(family: str, unit: str) -> None:
     model = TINY[family]()
     groups = locate(model, ARCHITECTURES[model.config.model_type], [unit])
     dense_size, kept = model.num_parameters(), half_of_the_units(model, unit)
@@ -92,13 +92,13 @@ def test_unequal_widths_of_one_config_field_are_refused() -> None:
         cut(model, ARCHITECTURES["llama"], kept)
 
 
-def test_bart_keeps_another_width_in_each_stack() -> None:
+def test_bart_can_have_another_width_in_each_stack() -> None:
     model = TINY["bart"]()
     cut(model, ARCHITECTURES["bart"], half_of_the_units(model))
     assert (model.config.encoder_ffn_dim, model.config.decoder_ffn_dim) == (24, 20)
 
 
-def test_what_is_cut_together_is_what_torch_pruning_finds() -> None:
+def test_the_removed_slices_equal_those_of_torch_pruning() -> None:
     import torch_pruning
 
     model = TINY["llama"]()
@@ -116,7 +116,7 @@ def test_what_is_cut_together_is_what_torch_pruning_finds() -> None:
 
 
 @pytest.mark.parametrize("family", TINY)
-def test_slicing_equals_masking_when_every_layer_keeps_another_width(family: str) -> None:
+def test_slicing_equals_masking_with_different_widths_per_layer(family: str) -> None:
     model, batch = TINY[family]().double(), inputs(family)
     architecture = ARCHITECTURES[model.config.model_type]
     units = [unit for unit in ("ffn", "heads") if unit in FAMILIES[model.config.model_type].units]

@@ -80,7 +80,7 @@ class LayerPass:
 def _recorded(module: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Within the context the module's last "input" and "output" are entries of the dictionary."""
     recorded: dict[str, Tensor] = {}
-    handle = module.register_forward_hook(lambda _, args, output: recorded.update(input=args[0], output=output))
+    handle = module.register_forward_hook(lambda module, args, output: recorded.update(input=args[0], output=output))
     try:
         yield recorded
     finally:

@@ -132,10 +132,10 @@ def _max(product_ETU: Tensor, mask_ET: Tensor) -> Tensor:
 
 # Products at padding are zero, so that sums need no mask.
 TOKEN_REDUCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "sum": lambda product_ETU, _: product_ETU.sum(1),
+    "sum": lambda product_ETU, mask_ET: product_ETU.sum(1),
     "mean": _mean,
     "max": _max,
-    "square": lambda product_ETU, _: product_ETU.square().sum(1),
+    "square": lambda product_ETU, mask_ET: product_ETU.square().sum(1),
 }
 
 EXAMPLE_REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {

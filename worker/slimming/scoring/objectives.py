@@ -67,7 +67,7 @@ def _scored_logits(model: Any, batch: Batch) -> Tensor:
     if vocabulary_head is None:  # a classification head: one distribution per row
         class_logits: Tensor = model(**batch.inputs).logits
         return class_logits[batch.row_P]
-    handle = vocabulary_head.register_forward_pre_hook(lambda _, args: args[0][batch.row_P, batch.position_P])
+    handle = vocabulary_head.register_forward_pre_hook(lambda module, args: args[0][batch.row_P, batch.position_P])
     try:
         logits: Tensor = model(**batch.inputs).logits
     finally:

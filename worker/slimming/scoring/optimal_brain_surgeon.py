@@ -31,8 +31,10 @@ def costs(weight_OC: Tensor, spread_CC: Tensor, effect_OO: Tensor, size: int) ->
     `spread_CC` is G and must be positive definite, `effect_OO` is S. Costs rise in the order of removal, so that the
     units above any threshold are those that are left at some point of the removal.
     """
-    eliminate = _neurons if size == 1 else _blocks
-    order_U, cost_U = eliminate(weight_OC, spread_CC, effect_OO, size)
+    if size == 1:
+        order_U, cost_U = _neurons(weight_OC, spread_CC, effect_OO)
+    else:
+        order_U, cost_U = _blocks(weight_OC, spread_CC, effect_OO, size)
     return torch.empty_like(cost_U).index_copy_(0, order_U, _rising(cost_U))
 
 
@@ -42,7 +44,7 @@ def _rising(cost_U: Tensor) -> Tensor:
     return ((cost_U.log() - slope_U).cummax(0).values + slope_U).exp()
 
 
-def _neurons(weight_OC: Tensor, spread_CC: Tensor, effect_OO: Tensor, _: int) -> tuple[Tensor, Tensor]:
+def _neurons(weight_OC: Tensor, spread_CC: Tensor, effect_OO: Tensor) -> tuple[Tensor, Tensor]:
     """Remove units of one channel, BLOCK of them at a time: the order (U), and the costs in that order (U)."""
     left = _Neurons(weight_OC.double().clone(), _inverse(spread_CC.double()), effect_OO.double())
     order, removal_costs = list[Tensor](), list[float]()

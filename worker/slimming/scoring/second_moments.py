@@ -144,7 +144,7 @@ def _counting(model: nn.Module, group: Group, batch: Batch, moments: Moments) ->
     """Add the inputs of the module with weight 1 for every token."""
     mask_BT = batch.masks[group.site.stack]
 
-    def see(activation: Tensor, _: Tensor | None) -> None:
+    def see(activation: Tensor, before: Tensor | None) -> None:
         moments.add(activation.reshape(*mask_BT.shape, -1)[mask_BT])
 
     with watch(model, group, see):
@@ -157,7 +157,7 @@ def _weighing(model: nn.Module, group: Group, batch: Batch, moments: Moments) ->
     mask_BT = batch.masks[group.site.stack]
     seen: list[Tensor] = []
 
-    def see(activation: Tensor, _: Tensor | None) -> Tensor:
+    def see(activation: Tensor, before: Tensor | None) -> Tensor:
         seen[:] = [activation.detach().reshape(*mask_BT.shape, -1)[mask_BT]]
         # No tensor before the first module requires a gradient, so that the backward pass ends at its input.
         return activation if activation.requires_grad else activation.detach().requires_grad_()
@@ -167,7 +167,7 @@ def _weighing(model: nn.Module, group: Group, batch: Batch, moments: Moments) ->
         moments.add(seen.pop(), token_weights(gradient_BTO, mask_BT)[mask_BT])
         moments.add_effects(gradient_BTO[mask_BT])
 
-    def follow(_: nn.Module, __: object, output: Tensor) -> None:
+    def follow(module: nn.Module, args: object, output: Tensor) -> None:
         output.register_hook(weigh)
 
     handle = model.get_submodule(group.module).register_forward_hook(follow)
