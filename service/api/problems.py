@@ -129,10 +129,10 @@ def _on_http_exception(request: Request, error: Any) -> Response:
 
 def _allowed(request: Request) -> str:
     """The methods of all routes with the path; the router reports only those of the first."""
-    asked = {method: dict(request.scope) | {"method": method} for method in METHODS}
+    scopes = {method: dict(request.scope) | {"method": method} for method in METHODS}
     routes = request.app.routes
     return ", ".join(
-        method for method in METHODS if any(route.matches(asked[method])[0] is Match.FULL for route in routes)
+        method for method in METHODS if any(route.matches(scopes[method])[0] is Match.FULL for route in routes)
     )
 
 

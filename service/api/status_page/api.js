@@ -20,7 +20,7 @@ export function useKey(value) {
 export const hasKey = () => key !== "";
 
 /** The response to a request. Throws a `Problem` for an error. */
-export async function ask(path, { method = "GET", accept = "application/json", body, headers = {}, signal } = {}) {
+export async function request(path, { method = "GET", accept = "application/json", body, headers = {}, signal } = {}) {
   const sent = { Accept: accept, ...headers };
   if (key) sent.Authorization = `Bearer ${key}`;
   if (body !== undefined) sent["Content-Type"] = "application/json";
@@ -43,4 +43,4 @@ async function reach(path, options) {
 }
 
 /** The JSON of the response to a request. */
-export const read = async (path, options) => (await ask(path, options)).json();
+export const read = async (path, options) => (await request(path, options)).json();

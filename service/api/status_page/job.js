@@ -1,6 +1,6 @@
 // The page of a job: its state, result, report and files.
 
-import { ask, read } from "./api.js";
+import { read, request } from "./api.js";
 import { curlFor } from "./curl.js";
 import { copyButton, element, fill, problemBox } from "./elements.js";
 import { curveTable, progressBar, statusMark, tiles } from "./parts.js";
@@ -53,7 +53,7 @@ function head({ job, facts: line, buttons: actions }) {
   return [
     element("p", { className: "trail" }, element("a", { href: "#/" }, "Jobs"), " / ", element("code", {}, job.id)),
     element("div", { className: "title" }, element("h1", {}, modelName(job.request), element("small", {}, ` for ${taskName(job.request)}`)), actions),
-    element("p", { className: "note" }, adapterName(job.request) && `With the adapter ${adapterName(job.request)}. `, `Asked for: ${targetWords(job.request.target)}.`),
+    element("p", { className: "note" }, adapterName(job.request) && `With the adapter ${adapterName(job.request)}. `, `Target: ${targetWords(job.request.target)}.`),
     line,
   ];
 }
@@ -70,10 +70,10 @@ function facts(job) {
 
 function buttons(view) {
   const again = element("a", { className: "button", href: `#/new?from=${view.id}` }, "Use again");
-  if (!isFinished(view.job)) return [again, act(view, "Cancel", () => ask(`jobs/${view.id}/cancel`, { method: "POST" }))];
+  if (!isFinished(view.job)) return [again, act(view, "Cancel", () => request(`jobs/${view.id}/cancel`, { method: "POST" }))];
   const remove = async () => {
     if (!confirm("Delete this job and its files?")) return;
-    await ask(`jobs/${view.id}`, { method: "DELETE" });
+    await request(`jobs/${view.id}`, { method: "DELETE" });
     location.hash = "#/";
   };
   return [again, act(view, "Delete", remove)];
@@ -96,18 +96,18 @@ function act(view, label, action) {
 // --- state -----------------------------------------------------------------------------------------------------
 
 function stageList(job) {
-  const asked = STAGES.filter((stage) => !leftOut(job.request).includes(stage));
-  const present = asked.indexOf(job.stage);
+  const stages = STAGES.filter((stage) => !leftOut(job.request).includes(stage));
+  const present = stages.indexOf(job.stage);
   const state = (index) => (index < present ? "done" : index === present ? "now" : "ahead");
-  const items = asked.map((stage, index) => element("li", { "data-state": state(index), "aria-current": index === present ? "step" : null }, plain(stage)));
+  const items = stages.map((stage, index) => element("li", { "data-state": state(index), "aria-current": index === present ? "step" : null }, plain(stage)));
   return element("ol", { className: "stages", "aria-label": "Stages" }, items);
 }
 
 /** The stages that a request does not have. A target that has to be measured has `search` in place of three others. */
 function leftOut({ method, target }) {
-  const unasked = [...(method.controls ? [] : ["controls"]), ...(method.repair === "none" ? ["repair"] : [])];
-  if (target.keep_metric ?? target.latency_ms ?? target.sweep) return [...unasked, "select", "repair", "slice"];
-  return [...unasked, "search"];
+  const omitted = [...(method.controls ? [] : ["controls"]), ...(method.repair === "none" ? ["repair"] : [])];
+  if (target.keep_metric ?? target.latency_ms ?? target.sweep) return [...omitted, "select", "repair", "slice"];
+  return [...omitted, "search"];
 }
 
 function ending(job) {
@@ -123,7 +123,7 @@ function ending(job) {
 async function showResult(view) {
   if (view.job.status !== "succeeded") return;
   const options = { signal: view.signal };
-  const report = ask(`jobs/${view.id}/report`, { ...options, accept: "text/html" }).then((answer) => answer.text());
+  const report = request(`jobs/${view.id}/report`, { ...options, accept: "text/html" }).then((answer) => answer.text());
   const files = read(`jobs/${view.id}/artifacts`, options);
   await Promise.all([
     report.then((html) => fill(view.report, reportPart(html)), (problem) => refuse(view.report, problem)),

@@ -36,7 +36,7 @@ function mark(page) {
   }
 }
 
-function askForKey(reason) {
+function showKeyDialog(reason) {
   if (dialog.open) return;
   if (reason) document.getElementById("key-reason").textContent = `${reason}. The key is kept in the memory of this tab.`;
   dialog.returnValue = "";
@@ -65,8 +65,8 @@ async function checkHealth() {
   }
 }
 
-document.getElementById("key-button").addEventListener("click", () => askForKey());
-window.addEventListener("key-needed", (event) => askForKey(event.detail));
+document.getElementById("key-button").addEventListener("click", () => showKeyDialog());
+window.addEventListener("key-needed", (event) => showKeyDialog(event.detail));
 window.addEventListener("hashchange", async () => {
   await show();
   window.scrollTo(0, 0);

@@ -64,7 +64,7 @@ export function tiles(result) {
 
 /** The share of the metric that a search has kept, on rows held out from it. */
 function keptTile({ floor, reported, reported_examples: rows }) {
-  return tile("Kept of the dense metric", `${percent(floor)} asked`, percent(reported.value), `95 % interval ${span(reported)}, ${rows} rows held out from the search`);
+  return tile("Kept of the dense metric", `${percent(floor)} required`, percent(reported.value), `95 % interval ${span(reported)}, ${rows} rows held out from the search`);
 }
 
 /** The models that a failed search has measured. */

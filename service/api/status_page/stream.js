@@ -1,6 +1,6 @@
 // Reads the Server-Sent Events of a job by fetch, because EventSource cannot send an Authorization header.
 
-import { ask } from "./api.js";
+import { request } from "./api.js";
 
 const RETRY_MS = [500, 1000, 2000, 5000];
 
@@ -28,7 +28,7 @@ export async function* follow(jobId, signal) {
 
 async function* messages(jobId, last, signal) {
   const headers = last ? { "Last-Event-ID": last } : {};
-  const answer = await ask(`jobs/${jobId}/events`, { accept: "text/event-stream", headers, signal });
+  const answer = await request(`jobs/${jobId}/events`, { accept: "text/event-stream", headers, signal });
   let rest = "";
   for await (const text of decoded(answer.body)) {
     const blocks = (rest + text).replaceAll("\r\n", "\n").split("\n\n");

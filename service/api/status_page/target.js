@@ -19,9 +19,9 @@ const BOUNDS = ["parameters", "bytes", "latency_ms"];
 
 /** The choice of the kind, and the fields of every kind. */
 export function targetFields({ text, choice }, values, limits) {
-  const asked = { "target.ratio": "0.3", ...values };
+  const shown = { "target.ratio": "0.3", ...values };
   const fields = KINDS.map(([kind, , { label, options }]) =>
-    element("div", { "data-target": kind }, text(`target.${kind}`, label, asked, kind === "ratio" ? { ...options, max: limits.max_ratio } : options), (MORE[kind] ?? []).map(([name, shown, more]) => text(moreName(kind, name), shown, asked, more))));
+    element("div", { "data-target": kind }, text(`target.${kind}`, label, shown, kind === "ratio" ? { ...options, max: limits.max_ratio } : options), (MORE[kind] ?? []).map(([name, title, more]) => text(moreName(kind, name), title, shown, more))));
   return [choice("target", "Target", KINDS.map(([kind, shown]) => [kind, shown]), values), ...fields];
 }
 
@@ -44,9 +44,9 @@ export function composeTarget(value, number) {
     const artifacts = ratios("target.artifacts");
     return { sweep: ratios("target.sweep"), artifacts: artifacts.length ? artifacts : undefined };
   }
-  const asked = number(value(`target.${kind}`));
+  const bound = number(value(`target.${kind}`));
   const [batch, tokens] = ["batch", "tokens"].map((name) => number(value(`target.latency_ms.${name}`)));
-  const whole = kind === "latency_ms" && (batch ?? tokens) ? { value: asked, batch, tokens } : asked;
+  const whole = kind === "latency_ms" && (batch ?? tokens) ? { value: bound, batch, tokens } : bound;
   return BOUNDS.includes(kind) ? { [kind]: whole, keep_metric: number(value("target.keep_metric")) } : { [kind]: whole };
 }
 
