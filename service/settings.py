@@ -1,4 +1,4 @@
-"""What a deployment sets, read from the environment once by each process and passed down."""
+"""The settings of a deployment. Each process reads them once from the environment and passes them on."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,13 +6,13 @@ from typing import Annotated
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-# Event streams and waits of all tenants in one API process. Each takes two file descriptors, its client's and Redis',
-# and a process has 1024 where nobody gave it more.
+# Most event streams and waits of all tenants in one API process. Each takes two file descriptors, for its client and
+# for Redis, and by default a process has 1024.
 STREAMS = 400
 
 
 def default_state() -> Path:
-    """Where `taskslim serve` keeps Redis' files, artifacts and caches when nobody says otherwise."""
+    """The default directory for Redis' files, artifacts and caches."""
     return Path.home() / ".local" / "state" / "taskslim"
 
 
@@ -21,63 +21,66 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="SLIM_", frozen=True, extra="ignore")
 
-    redis_url: str = Field(default="", description="redis:// or unix:// URL; empty starts an embedded server")
-    storage_url: str = Field(default="", description="file://, s3://, gs:// or az://; empty is STATE/artifacts")
-    state: Path = Field(default_factory=default_state, description="embedded server, artifacts and caches lie here")
-    host: str = "127.0.0.1"
-    port: int = 8000
-    public_url: str = Field(default="", description="base of the links that the API gives; empty takes the request's")
+    redis_url: str = Field(default="", description="redis://, rediss:// or unix:// URL; empty: an embedded server")
+    storage_url: str = Field(default="", description="file://, s3://, gs:// or az:// URL; empty: STATE/artifacts")
+    state: Path = Field(
+        default_factory=default_state, description="directory of the embedded Redis, artifacts and caches"
+    )
+    host: str = Field(default="127.0.0.1", description="address to listen on; without an API key loopback only")
+    port: int = Field(default=8000, description="port to listen on")
+    public_url: str = Field(default="", description="base URL of links in responses; empty: that of the request")
 
     api_key: SecretStr | None = Field(
-        default=None, description="slim_<env>_<id>_<secret>: the first key of a server, the key of the client commands"
+        default=None,
+        description="slim_<env>_<id>_<secret>: the first API key of a server, and the key of the client commands",
     )
     webhook_hosts: Annotated[frozenset[str], NoDecode] = Field(
-        default=frozenset(), description="comma-separated hosts, or host:port, that webhooks may reach at any address"
+        default=frozenset(), description="comma-separated hosts or host:port that webhooks may reach at any address"
     )
 
     redirect_downloads: bool = Field(
         default=True,
-        description="send downloads to a signed URL of the object store; false where clients cannot reach it",
+        description="redirect downloads to a signed URL of the object store; false: the API streams them",
     )
 
-    max_body_bytes: int = Field(default=16 * 2**20, gt=0)
-    max_dataset_bytes: int = Field(default=256 * 2**20, gt=0, description="of an uploaded data set")
+    max_body_bytes: int = Field(default=16 * 2**20, gt=0, description="largest body of a request")
+    max_dataset_bytes: int = Field(default=256 * 2**20, gt=0, description="largest uploaded data set")
     max_running_jobs: int = Field(
-        default=8, gt=0, description="of one tenant, handed to workers at the same time; the rest waits"
+        default=8, gt=0, description="jobs of a tenant in the queue or running at the same time; the others wait"
     )
     max_streams: int = Field(
         default=100,
         gt=0,
         le=STREAMS,
-        description="of one tenant, event streams and waits that are open at the same time in one API process",
+        description="open event streams and waits of a tenant in one API process",
     )
-    # The next four are limits of one tenant; they hold for callers with a key.
-    max_queued_jobs: int = Field(default=1000, gt=0)
+    # The next four limits of a tenant hold for callers with an API key.
+    max_queued_jobs: int = Field(default=1000, gt=0, description="queued jobs of a tenant")
     max_stored_bytes: int = Field(
         default=500 * 2**30,
         gt=0,
-        description="artifacts, data sets, inline rows, score sets; a job that was let in may pass it by its artifacts",
+        description="artifacts, data sets, inline rows and score sets of a tenant; accepted jobs may exceed it",
     )
-    max_requests: int = Field(default=600, gt=0, description="in a window of SLIM_WINDOW_SECONDS")
-    window_seconds: int = Field(default=60, gt=0)
+    max_requests: int = Field(default=600, gt=0, description="requests of a tenant in SLIM_WINDOW_SECONDS")
+    window_seconds: int = Field(default=60, gt=0, description="window of the limit on requests")
     retention_days: float = Field(
-        default=30, gt=0, description="until finished jobs, data sets and score sets are deleted"
+        default=30, gt=0, description="days until finished jobs, data sets and score sets are deleted"
     )
     max_attempts: int = Field(default=3, gt=0, description="attempts of a job before it fails with worker_lost")
-    lease_seconds: float = Field(default=20, gt=0, description="after this silence of its worker a job is queued again")
-    heartbeat_seconds: float = Field(default=4, gt=0)
-    reconcile_seconds: float = Field(default=5, gt=0)
-    cancel_grace_seconds: float = Field(default=20, gt=0, description="until a cancelled job's process is killed")
+    lease_seconds: float = Field(default=20, gt=0, description="time without a heartbeat after which a job is requeued")
+    heartbeat_seconds: float = Field(default=4, gt=0, description="time between the heartbeats of a running job")
+    reconcile_seconds: float = Field(default=5, gt=0, description="time between two checks for jobs whose worker died")
+    cancel_grace_seconds: float = Field(default=20, gt=0, description="time until a cancelled job's process is killed")
 
     device: str = Field(default="auto", description="auto, cpu or cuda; a worker uses one device")
-    tokens_per_batch: int = Field(default=4096, gt=0, description="padded tokens in one batch of a model pass")
+    tokens_per_batch: int = Field(default=4096, gt=0, description="padded tokens in one batch of a forward pass")
     local_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
-        default=(), description="colon-separated directories that file:// may name; empty: all, with keys none"
+        default=(), description="colon-separated directories that file:// may name; empty: all, and none with API keys"
     )
     allowed_uris: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="comma-separated prefixes, such as hf://owner/ or s3://models/, that callers with a key may name "
-        "beside local directories; empty: all but the deployment's own storage",
+        "besides local directories; empty: all except the deployment's own storage",
     )
 
     @field_validator("webhook_hosts", mode="before")
@@ -102,5 +105,5 @@ class Settings(BaseSettings):
 
     @property
     def artifacts_url(self) -> str:
-        """The storage prefix in force."""
+        """The URL of the object store: `storage_url`, or a directory in `state`."""
         return self.storage_url or (self.state / "artifacts").resolve().as_uri()
