@@ -1,4 +1,4 @@
-"""A job that a worker finished, without the hours: the record goes through its states, the files lie in storage."""
+"""Finished jobs for tests: the record goes through its states and the files are in storage, without a model."""
 
 import hashlib
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ def finish(
     files: Mapping[str, bytes] = FILES,
     result: Result = RESULT,
 ) -> None:
-    """Take the job, store its files and their manifest, and say that it succeeded."""
+    """Lease the job, store its files and their manifest, and make it succeed."""
     lease = job_store.lease(record.tenant, record.id, record.attempt + 1, "the test")
     prefix = attempt_prefix(record.tenant, record.id, lease.attempt)
     for name, content in files.items():
@@ -42,6 +42,6 @@ def finish(
 
 
 def fail(record: JobRecord, job_store: JobStore, code: str, message: str) -> None:
-    """Take the job and say that it failed."""
+    """Lease the job and make it fail."""
     lease = job_store.lease(record.tenant, record.id, record.attempt + 1, "the test")
     job_store.fail(lease, JobError(code=code, message=message))

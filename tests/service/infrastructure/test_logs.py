@@ -24,7 +24,7 @@ logging.getLogger("httpx").info("GET /?sig=secret")
 """
 
 
-def test_every_record_is_one_json_line_with_its_context() -> None:
+def test_log_line_is_json_with_its_context() -> None:
     done = subprocess.run([sys.executable, "-c", LOGGING], capture_output=True, text=True, check=True)
     stage, bug, foreign = (json.loads(line) for line in done.stdout.splitlines())
     assert stage | {"ts": ""} == {
@@ -49,7 +49,7 @@ def test_every_record_is_one_json_line_with_its_context() -> None:
         "redis://user:SECRETSECRET@host:6379/0",
     ],
 )
-def test_what_looks_secret_is_struck_out_at_any_depth(text: str) -> None:
+def test_secret_text_is_redacted_at_any_depth(text: str) -> None:
     line = redact(None, "info", {"event": text, "nested": {"list": [text, 1, None]}})
     assert "SECRETSECRET" not in json.dumps(line)
     assert "***" in line["event"]
@@ -58,10 +58,10 @@ def test_what_looks_secret_is_struck_out_at_any_depth(text: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["authorization", "redis_password", "AWS_SECRET_ACCESS_KEY", "api_key"])
-def test_what_is_named_secret_is_struck_out(name: str) -> None:
+def test_value_with_a_secret_name_is_redacted(name: str) -> None:
     assert redact(None, "info", {"headers": {name: "x"}}) == {"headers": {name: "***"}}
 
 
-def test_what_is_not_secret_stays() -> None:
+def test_other_values_are_kept() -> None:
     line = {"event": "stage", "tokens": 12, "url": "s3://bucket/key?versionId=3", "token_reduction": "sum"}
     assert redact(None, "info", dict(line)) == line

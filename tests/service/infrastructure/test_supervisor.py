@@ -1,4 +1,4 @@
-"""`taskslim serve`: one process to start, one signal to stop, and parts that come back."""
+"""The supervisor of `taskslim serve`: it restarts processes that end, and stops them on a signal."""
 
 import os
 import signal
@@ -54,11 +54,11 @@ def ready(port: int) -> bool:
 
 
 def is_worker(command: list[str]) -> bool:
-    """Whether it is the command line of the worker part, once the process runs as such."""
+    """Whether the process runs the command line of the worker."""
     return command[1:] == ["-m", "worker"]
 
 
-def test_a_dead_worker_is_started_again_and_jobs_survive_a_restart(tmp_path: Path) -> None:
+def test_dead_worker_is_restarted_and_jobs_survive(tmp_path: Path) -> None:
     port = free_port()
     jobs = f"http://127.0.0.1:{port}/jobs"
     with server(tmp_path / "state", port) as process:
@@ -72,7 +72,7 @@ def test_a_dead_worker_is_started_again_and_jobs_survive_a_restart(tmp_path: Pat
         assert [job["id"] for job in http.get(jobs).json()["data"]] == [answer.json()["id"]]
 
 
-def test_a_part_that_keeps_ending_is_started_again_after_ever_longer_pauses(tmp_path: Path) -> None:
+def test_process_that_keeps_ending_is_restarted_after_longer_pauses(tmp_path: Path) -> None:
     starts = tmp_path / "starts"
     part = SupervisedProcess(
         "mortal", [sys.executable, "-c", MORTAL, str(starts)], os.environ, stop_seconds=5, pause_seconds=0.05
@@ -88,7 +88,7 @@ def test_a_part_that_keeps_ending_is_started_again_after_ever_longer_pauses(tmp_
         thread.join()
 
 
-def test_a_part_that_does_not_stop_in_time_is_killed() -> None:
+def test_process_that_does_not_stop_in_time_is_killed() -> None:
     stubborn = (
         "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
     )

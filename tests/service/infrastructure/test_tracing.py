@@ -1,4 +1,4 @@
-"""Traces: an attempt is linked to the request that made its job, and what is exported reaches the collector."""
+"""Traces: attempts are linked to the request of their job, and spans reach the collector."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ tracing.flush()
 
 @pytest.fixture(scope="module")
 def exporter() -> InMemorySpanExporter:
-    """The process has one provider for good, so all tests of this module share it."""
+    """The tracer provider, which a process can set only once, so all tests of this module share it."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -41,7 +41,7 @@ def spans(exporter: InMemorySpanExporter) -> InMemorySpanExporter:
     return exporter
 
 
-def test_an_attempt_is_linked_to_the_request_that_made_the_job(spans: InMemorySpanExporter) -> None:
+def test_attempt_is_linked_to_the_request_of_its_job(spans: InMemorySpanExporter) -> None:
     with request_span("POST", {"traceparent": CLIENT}):
         producer = traceparent()
     with attempt_span("job-1", 1, producer), stage_span("attribute"):
@@ -56,7 +56,7 @@ def test_an_attempt_is_linked_to_the_request_that_made_the_job(spans: InMemorySp
 
 
 @pytest.mark.parametrize("producer", [None, "", "nonsense"])
-def test_an_attempt_without_a_known_request_has_no_link(spans: InMemorySpanExporter, producer: str | None) -> None:
+def test_attempt_without_a_request_has_no_link(spans: InMemorySpanExporter, producer: str | None) -> None:
     with attempt_span("job-1", 1, producer):
         pass
     (attempt,) = spans.get_finished_spans()

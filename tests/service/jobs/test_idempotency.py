@@ -1,4 +1,4 @@
-"""Idempotency keys: one answer, one job, however often and by however many processes a request is sent."""
+"""Idempotency keys: a repeated request creates one job and gets one response."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,25 +20,25 @@ def claim(redis: Redis, key: str = "a", fingerprint: str = "f", job_id: str = "j
     return claimed
 
 
-def test_the_same_request_gets_the_first_answer(redis: Redis) -> None:
+def test_repeated_request_gets_the_first_response(redis: Redis) -> None:
     Idempotency(redis).finish(claim(redis), ANSWER)
     assert Idempotency(redis).begin("search", "a", "f", "job-2") == ANSWER
 
 
-def test_another_request_with_the_key_is_refused(redis: Redis) -> None:
+def test_other_request_with_the_same_key_is_refused(redis: Redis) -> None:
     Idempotency(redis).finish(claim(redis), ANSWER)
     with pytest.raises(IdempotencyKeyReused):
         Idempotency(redis).begin("search", "a", "other", "job-2")
 
 
-def test_a_repeat_while_the_first_is_in_work_is_told_to_wait(redis: Redis) -> None:
+def test_repeated_request_is_refused_while_the_first_is_in_progress(redis: Redis) -> None:
     claim(redis)
     with pytest.raises(IdempotencyKeyInUse) as refused:
         Idempotency(redis).begin("search", "a", "f", "job-2")
     assert 0 < (refused.value.retry_after_seconds or 0) <= 61
 
 
-def test_of_many_at_once_one_gets_the_claim(redis: Redis) -> None:
+def test_one_of_many_concurrent_requests_gets_the_claim(redis: Redis) -> None:
     def send(number: int) -> bool:
         try:
             return isinstance(Idempotency(redis).begin("search", "a", "f", f"job-{number}"), Claim)
@@ -49,7 +49,7 @@ def test_of_many_at_once_one_gets_the_claim(redis: Redis) -> None:
         assert sum(pool.map(send, range(32))) == 1
 
 
-def test_a_repeat_after_a_crash_takes_over_the_same_job_id(redis: Redis) -> None:
+def test_repeated_request_after_a_crash_takes_over_the_job_id(redis: Redis) -> None:
     claim(redis, job_id="job-1")
     redis.hset(redis_key_of("search", "a"), "until", 0)
     assert claim(redis, job_id="job-2").job_id == "job-1"
@@ -57,7 +57,7 @@ def test_a_repeat_after_a_crash_takes_over_the_same_job_id(redis: Redis) -> None
         claim(redis, job_id="job-3")
 
 
-def test_a_released_key_is_free_again(redis: Redis) -> None:
+def test_released_key_can_be_claimed_again(redis: Redis) -> None:
     Idempotency(redis).release(claim(redis))
     assert claim(redis, fingerprint="other", job_id="job-2").job_id == "job-2"
 
@@ -67,7 +67,7 @@ def test_tenants_do_not_share_keys(redis: Redis) -> None:
     assert claim(redis, tenant="other", fingerprint="g", job_id="job-2").job_id == "job-2"
 
 
-def test_a_key_is_forgotten_after_a_day(redis: Redis) -> None:
+def test_key_expires_after_a_day(redis: Redis) -> None:
     Idempotency(redis).finish(claim(redis), ANSWER)
     assert 0 < redis.ttl(redis_key_of("search", "a")) <= IDEMPOTENCY_SECONDS
 
@@ -77,7 +77,7 @@ def test_quoted_and_bare_keys_are_the_same() -> None:
 
 
 @given(st.text(max_size=300))
-def test_a_parsed_key_is_visible_ascii(header: str) -> None:
+def test_parsed_key_is_visible_ascii(header: str) -> None:
     try:
         key = parse_key(header)
     except InvalidRequest:

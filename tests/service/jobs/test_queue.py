@@ -1,4 +1,4 @@
-"""The queue: one entry for an attempt, and nothing in it but whose."""
+"""RQ's queue: one RQ job for each attempt."""
 
 import json
 
@@ -27,7 +27,7 @@ def job(redis: Redis) -> JobRecord:
     return JobStore(redis).accept(new_record(REQUEST))
 
 
-def test_an_attempt_is_enqueued_once(queue: JobQueue, job: JobRecord) -> None:
+def test_attempt_is_enqueued_once(queue: JobQueue, job: JobRecord) -> None:
     assert not queue.contains(job)
     queue.enqueue(job)
     queue.enqueue(job)
@@ -35,7 +35,7 @@ def test_an_attempt_is_enqueued_once(queue: JobQueue, job: JobRecord) -> None:
     assert queue.contains(job)
 
 
-def test_an_entry_names_the_attempt_and_nothing_else(queue: JobQueue, job: JobRecord) -> None:
+def test_rq_job_has_the_attempt_and_nothing_else(queue: JobQueue, job: JobRecord) -> None:
     queue.enqueue(job)
     entry = RqJob.fetch(rq_job_id(job.id, 1), connection=queue.redis, serializer="json")
     assert json.loads(entry.data) == [
@@ -49,7 +49,7 @@ def test_an_entry_names_the_attempt_and_nothing_else(queue: JobQueue, job: JobRe
     assert entry.timeout > job.request.deadline_seconds
 
 
-def test_a_withdrawn_attempt_is_gone_and_can_be_enqueued_anew(queue: JobQueue, job: JobRecord) -> None:
+def test_removed_attempt_can_be_enqueued_again(queue: JobQueue, job: JobRecord) -> None:
     queue.remove(job)
     queue.enqueue(job)
     queue.remove(job)
@@ -59,7 +59,7 @@ def test_a_withdrawn_attempt_is_gone_and_can_be_enqueued_anew(queue: JobQueue, j
     assert queue.depth() == 1
 
 
-def test_an_attempt_whose_execution_has_expired_can_be_withdrawn(queue: JobQueue, job: JobRecord) -> None:
+def test_attempt_with_an_expired_execution_can_be_removed(queue: JobQueue, job: JobRecord) -> None:
     queue.enqueue(job)
     entry = RqJob.fetch(rq_job_id(job.id, 1), connection=queue.redis, serializer="json")
     with queue.redis.pipeline() as pipe:
@@ -71,7 +71,7 @@ def test_an_attempt_whose_execution_has_expired_can_be_withdrawn(queue: JobQueue
     assert not queue.redis.exists(entry.key)
 
 
-def test_stopping_what_does_not_run_is_harmless(queue: JobQueue, job: JobRecord) -> None:
+def test_kill_of_an_attempt_that_does_not_run_has_no_effect(queue: JobQueue, job: JobRecord) -> None:
     queue.kill(job)
     queue.enqueue(job)
     queue.kill(job.model_copy(update={"attempt": 1}))
@@ -79,7 +79,7 @@ def test_stopping_what_does_not_run_is_harmless(queue: JobQueue, job: JobRecord)
 
 
 @pytest.mark.parametrize("name", ["os.system", "worker.tasks.JobRun", "builtins.exec", ""])
-def test_a_job_gives_no_other_function_and_no_callback(redis: Redis, name: str) -> None:
+def test_rq_job_runs_no_other_function_and_no_callback(redis: Redis, name: str) -> None:
     entry = RqJob.create("x.y", connection=redis, serializer="json", origin=QUEUE, on_success=Callback("os.getcwd"))
     entry.data = json.dumps([name, None, [], {}]).encode()
     with pytest.raises(PermissionError):

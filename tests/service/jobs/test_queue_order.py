@@ -1,4 +1,4 @@
-"""Which job goes next: by priority, then by age, and no tenant more at once than it may. No entry is ever lost."""
+"""The order of the queue by priority and age, and the slots of tenants."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -44,9 +44,7 @@ def queued(redis: Redis) -> list[str]:
 
 
 @given(st.lists(st.sampled_from(list(Priority)), max_size=12))
-def test_the_queue_is_sorted_by_priority_and_age_whatever_comes_in(
-    redis_server: str, priorities: list[Priority]
-) -> None:
+def test_queue_is_sorted_by_priority_and_age(redis_server: str, priorities: list[Priority]) -> None:
     with connect(redis_server) as redis, connect(redis_server, decode=False) as transport:
         redis.flushall()
         queue = JobQueue(transport)
@@ -56,9 +54,7 @@ def test_the_queue_is_sorted_by_priority_and_age_whatever_comes_in(
         assert queued(redis) == [job.id for job in expected]
 
 
-def test_a_job_that_lost_its_worker_goes_before_its_equals_and_after_higher_ones(
-    redis: Redis, transport: Redis
-) -> None:
+def test_requeued_job_goes_first_among_its_priority(redis: Redis, transport: Redis) -> None:
     queue, job_store = JobQueue(transport), JobStore(redis)
     hurt = add(redis, queue)
     redis.lpop(LIST)
@@ -70,7 +66,7 @@ def test_a_job_that_lost_its_worker_goes_before_its_equals_and_after_higher_ones
     assert queued(redis) == [higher.id, hurt.id, equal.id, later.id]
 
 
-def test_a_job_that_a_worker_has_taken_is_not_put_back(redis: Redis, transport: Redis) -> None:
+def test_job_that_a_worker_has_taken_is_not_enqueued_again(redis: Redis, transport: Redis) -> None:
     queue = JobQueue(transport)
     job = add(redis, queue)
     redis.lpop(LIST)
@@ -78,7 +74,7 @@ def test_a_job_that_a_worker_has_taken_is_not_put_back(redis: Redis, transport: 
     assert queued(redis) == []
 
 
-def test_a_job_is_in_the_queue_as_soon_as_it_is_recorded(redis: Redis, transport: Redis) -> None:
+def test_created_job_is_in_the_queue_at_once(redis: Redis, transport: Redis) -> None:
     job_store = JobStore(redis)
     first, second = (job_store.accept(new_record(plain_request(), tenant="search"), max_running=1) for _ in range(2))
     assert queued(redis) == [first.id]
@@ -86,7 +82,7 @@ def test_a_job_is_in_the_queue_as_soon_as_it_is_recorded(redis: Redis, transport
     assert not TenantSlots(redis, 1).has("search", second.id)
 
 
-def test_a_request_that_was_sent_again_puts_no_old_attempt_in_the_queue(redis: Redis, transport: Redis) -> None:
+def test_repeated_request_enqueues_no_old_attempt(redis: Redis, transport: Redis) -> None:
     job_store, again = JobStore(redis), new_record(plain_request(), tenant="search")
     job_store.accept(again, max_running=1)
     redis.lpop(LIST)
@@ -96,14 +92,14 @@ def test_a_request_that_was_sent_again_puts_no_old_attempt_in_the_queue(redis: R
     assert queued(redis) == []
 
 
-def test_a_tenant_has_no_more_jobs_with_the_workers_than_it_may(redis: Redis, transport: Redis) -> None:
+def test_tenant_has_no_more_jobs_with_the_workers_than_slots(redis: Redis, transport: Redis) -> None:
     queue = JobQueue(transport, max_running=2)
     jobs = [add(redis, queue) for _ in range(4)]
     other = add(redis, queue, tenant="other")
     assert queued(redis) == [jobs[0].id, jobs[1].id, other.id]
 
 
-def test_a_free_slot_goes_to_the_first_in_line(redis: Redis, transport: Redis, settings: Settings) -> None:
+def test_free_slot_goes_to_the_first_waiting_job(redis: Redis, transport: Redis, settings: Settings) -> None:
     job_store, queue = JobStore(redis), JobQueue(transport, max_running=1)
     first, low, normal, high = (
         add(redis, queue, priority) for priority in (Priority.normal, Priority.low, Priority.normal, Priority.high)
@@ -118,7 +114,7 @@ def test_a_free_slot_goes_to_the_first_in_line(redis: Redis, transport: Redis, s
     assert job_store.get("search", low.id).lost == 0
 
 
-def test_a_job_that_waits_for_a_slot_is_looked_at_when_one_is_free(redis: Redis, transport: Redis) -> None:
+def test_waiting_job_is_due_when_a_slot_is_free(redis: Redis, transport: Redis) -> None:
     job_store, queue = JobStore(redis), JobQueue(transport, max_running=1)
     first, *waiting = (add(redis, queue) for _ in range(4))
     far = time.time() + job_store.check_after_ms / 1000
@@ -139,7 +135,7 @@ def test_several_free_slots_are_filled(redis: Redis, transport: Redis, settings:
     assert sorted(queued(redis)) == [job.id for job in jobs[3:]]
 
 
-def test_a_waiting_job_can_be_cancelled(redis: Redis, transport: Redis, settings: Settings) -> None:
+def test_waiting_job_can_be_cancelled(redis: Redis, transport: Redis, settings: Settings) -> None:
     job_store, queue = JobStore(redis), JobQueue(transport, max_running=1)
     first, second, third = (add(redis, queue) for _ in range(3))
     assert job_store.cancel("search", second.id).status is JobStatus.cancelled
@@ -150,7 +146,7 @@ def test_a_waiting_job_can_be_cancelled(redis: Redis, transport: Redis, settings
 
 
 @pytest.mark.parametrize("put", [JobQueue.enqueue_waiting, JobQueue.enqueue])
-def test_an_old_view_of_a_cancelled_job_holds_nobody_up(
+def test_stale_record_of_a_cancelled_job_takes_no_slot(
     redis: Redis, transport: Redis, settings: Settings, put: Callable[[JobQueue, JobRecord], bool]
 ) -> None:
     job_store, queue = JobStore(redis), JobQueue(transport, max_running=1)
@@ -165,7 +161,7 @@ def test_an_old_view_of_a_cancelled_job_holds_nobody_up(
     assert queued(redis) == [following.id]
 
 
-def test_an_old_view_of_a_running_job_makes_no_second_entry(redis: Redis, transport: Redis) -> None:
+def test_stale_record_of_a_running_job_is_not_enqueued(redis: Redis, transport: Redis) -> None:
     job_store, queue = JobStore(redis), JobQueue(transport)
     job = add(redis, queue)
     redis.lpop(LIST)
@@ -188,7 +184,7 @@ def cancel(job_store: JobStore, job: JobRecord) -> None:
     job_store.confirm_cancelled(lease)
 
 
-def test_the_record_tells_how_each_attempt_ended(redis: Redis) -> None:
+def test_record_has_the_outcome_of_each_attempt(redis: Redis) -> None:
     job_store = JobStore(redis, lease_seconds=0)
     job = job_store.accept(new_record(plain_request(), tenant="search"))
     steps: list[Callable[[JobStore, JobRecord], None]] = [hand_back, lose, cancel]
@@ -203,14 +199,14 @@ def test_the_record_tells_how_each_attempt_ended(redis: Redis) -> None:
     assert all(attempt.finished_at and attempt.finished_at >= attempt.started_at for attempt in attempts)
 
 
-def test_a_running_attempt_has_no_end_yet(redis: Redis) -> None:
+def test_running_attempt_has_no_end(redis: Redis) -> None:
     job_store = JobStore(redis)
     job = job_store.accept(new_record(plain_request(), tenant="search"))
     (attempt,) = job_store.lease("search", job.id, 1, "worker").job.attempts
     assert (attempt.finished_at, attempt.outcome) == (None, None)
 
 
-def test_a_job_expires_from_its_end_on(redis: Redis) -> None:
+def test_job_expires_from_its_end_on(redis: Redis) -> None:
     job_store = JobStore(redis)
     kept = job_store.accept(new_record(plain_request(retention_days=2), tenant="search"))
     assert kept.expires_at is None

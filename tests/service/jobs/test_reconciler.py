@@ -1,4 +1,4 @@
-"""What becomes of jobs that nobody speaks for."""
+"""The reconciler: jobs whose worker died, and jobs that the queue lost."""
 
 import socket
 import threading
@@ -51,7 +51,7 @@ def job(job_store: JobStore, queue: JobQueue) -> JobRecord:
 
 @pytest.fixture
 def look(redis: Redis, job_store: JobStore, queue: JobQueue, settings: Settings, job: JobRecord) -> Look:
-    """One look after a lease's time of silence, and what the job is then."""
+    """Let all leases run out, check all due jobs once, and return the job."""
     reconciler = Reconciler(job_store, queue, settings)
 
     def look() -> JobRecord:
@@ -63,13 +63,13 @@ def look(redis: Redis, job_store: JobStore, queue: JobQueue, settings: Settings,
 
 
 def take(queue: JobQueue, job_store: JobStore, job: JobRecord, attempt: int = 1) -> Lease:
-    """As a worker does: the entry leaves the queue, the attempt is leased."""
+    """Take the attempt from the queue and lease it, as a worker does."""
     queue.redis.lpop("rq:queue:slim")
     return job_store.lease(job.tenant, job.id, attempt, f"w{attempt}")
 
 
 def store(storage: Storage, job: JobRecord, attempt: int, *, committed: bool) -> None:
-    """The files of an attempt, and its manifest."""
+    """Store the files of an attempt and, if committed, its manifest."""
     text = report(job, attempt).model_dump_json().encode()
     storage.put_bytes(text, attempt_prefix(job.tenant, job.id, attempt) + "report.json")
     if committed:
@@ -77,11 +77,11 @@ def store(storage: Storage, job: JobRecord, attempt: int, *, committed: bool) ->
         storage.put_if_absent(manifest.model_dump_json().encode(), manifest_key(job.tenant, job.id))
 
 
-def test_a_job_in_the_queue_waits_on(look: Look, queue: JobQueue) -> None:
+def test_job_in_the_queue_is_left_alone(look: Look, queue: JobQueue) -> None:
     assert (look().status, look().lost, queue.depth()) == (JobStatus.queued, 0, 1)
 
 
-def test_jobs_in_a_long_queue_wait_on_and_the_one_among_them_that_it_lost_is_enqueued_again(
+def test_checks_of_a_long_queue_leave_the_lost_job_due(
     redis: Redis, job_store: JobStore, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.jobs.queue.DEFER_AT_ONCE", 2)
@@ -93,7 +93,7 @@ def test_jobs_in_a_long_queue_wait_on_and_the_one_among_them_that_it_lost_is_enq
     assert {record.id for record in job_store.overdue()} == {lease.job.id, jobs[3].id}
 
 
-def test_an_entry_of_an_older_attempt_says_nothing_of_the_job(
+def test_rq_job_of_an_older_attempt_does_not_defer_the_check(
     redis: Redis, job_store: JobStore, queue: JobQueue, job: JobRecord
 ) -> None:
     job_store.hand_back(take(queue, job_store, job))
@@ -103,13 +103,13 @@ def test_an_entry_of_an_older_attempt_says_nothing_of_the_job(
     assert [record.id for record in job_store.overdue()] == [job.id]
 
 
-def test_a_job_that_the_queue_lost_is_enqueued_again(look: Look, queue: JobQueue) -> None:
+def test_job_that_the_queue_lost_is_enqueued_again(look: Look, queue: JobQueue) -> None:
     queue.redis.delete("rq:queue:slim")
     assert (look().status, queue.depth()) == (JobStatus.queued, 1)
 
 
 @pytest.mark.parametrize("damage", [{"request": "{"}, {"request": "{}"}, {"status": "odd"}, {"attempt:1": "1"}])
-def test_an_unreadable_record_does_not_keep_the_others_from_going_on(
+def test_unreadable_record_does_not_stop_the_check_of_other_jobs(
     damage: dict[str, str], look: Look, queue: JobQueue, job_store: JobStore, redis: Redis
 ) -> None:
     older = job_store.accept(new_record(REQUEST))
@@ -122,7 +122,7 @@ def test_an_unreadable_record_does_not_keep_the_others_from_going_on(
     assert job_store.overdue() == []
 
 
-def test_a_job_that_meets_a_bug_does_not_keep_the_others_from_going_on(
+def test_unexpected_error_does_not_stop_the_check_of_other_jobs(
     look: Look, queue: JobQueue, job_store: JobStore, job: JobRecord, storage: Storage, redis: Redis
 ) -> None:
     older = job_store.accept(new_record(REQUEST))
@@ -134,7 +134,7 @@ def test_a_job_that_meets_a_bug_does_not_keep_the_others_from_going_on(
     assert [line["job_id"] for line in logs if line["event"] == "job not reconciled"] == [older.id]
 
 
-def test_what_is_logged_of_a_job_names_it_its_tenant_its_attempt_and_its_request(
+def test_log_line_has_job_tenant_attempt_and_request(
     redis: Redis, job_store: JobStore, queue: JobQueue, settings: Settings
 ) -> None:
     made = new_record(REQUEST, tenant="search").model_copy(update={"request_id": "r-1"})
@@ -156,7 +156,7 @@ def test_lost_attempt_is_followed_by_another(look: Look, queue: JobQueue, job_st
     assert take(queue, job_store, job, attempt=2).attempt == 2
 
 
-def test_a_job_that_loses_every_worker_fails_and_leaves_nothing(
+def test_job_that_loses_every_worker_fails_and_leaves_no_files(
     look: Look, queue: JobQueue, job_store: JobStore, job: JobRecord, storage: Storage, settings: Settings
 ) -> None:
     for attempt in range(1, settings.max_attempts + 1):
@@ -169,7 +169,7 @@ def test_a_job_that_loses_every_worker_fails_and_leaves_nothing(
     assert queue.depth() == 0
 
 
-def test_a_job_whose_manifest_is_written_succeeds_without_another_attempt(
+def test_job_with_a_manifest_succeeds_without_another_attempt(
     look: Look, queue: JobQueue, job_store: JobStore, job: JobRecord, storage: Storage
 ) -> None:
     take(queue, job_store, job)
@@ -179,7 +179,7 @@ def test_a_job_whose_manifest_is_written_succeeds_without_another_attempt(
     assert storage.exists(attempt_prefix(job.tenant, job.id, 1) + "report.json")
 
 
-def test_a_cancelling_job_whose_worker_is_gone_is_cancelled(
+def test_cancelling_job_of_a_dead_worker_is_cancelled(
     look: Look, queue: JobQueue, job_store: JobStore, job: JobRecord, storage: Storage
 ) -> None:
     take(queue, job_store, job)
@@ -190,7 +190,7 @@ def test_a_cancelling_job_whose_worker_is_gone_is_cancelled(
     assert storage.list(job_prefix(job.tenant, job.id)) == []
 
 
-def test_a_job_past_its_deadline_gets_no_further_attempt(
+def test_job_past_its_deadline_gets_no_further_attempt(
     look: Look, redis: Redis, queue: JobQueue, job_store: JobStore, job: JobRecord
 ) -> None:
     take(queue, job_store, job)
@@ -200,7 +200,7 @@ def test_a_job_past_its_deadline_gets_no_further_attempt(
     assert error.code == "deadline_exceeded"
 
 
-def test_a_worker_that_speaks_is_left_alone(
+def test_job_with_a_renewed_lease_is_left_alone(
     redis: Redis, job_store: JobStore, queue: JobQueue, settings: Settings, job: JobRecord
 ) -> None:
     lease = take(queue, job_store, job)
@@ -210,7 +210,7 @@ def test_a_worker_that_speaks_is_left_alone(
     assert job_store.get(job.tenant, job.id) == lease.job
 
 
-def test_nobody_looks_while_another_does(look: Look, redis: Redis, queue: JobQueue) -> None:
+def test_reconciler_does_nothing_while_another_has_the_lock(look: Look, redis: Redis, queue: JobQueue) -> None:
     queue.redis.delete("rq:queue:slim")
     with redis.lock(LOCK, timeout=60):
         assert look().lost == 0
@@ -278,7 +278,7 @@ def test_two_reconcilers_never_work_at_once_when_storage_is_slow(
     assert queue.contains(waiting)
 
 
-def test_storage_that_fails_is_asked_once_in_a_check_of_all_jobs(
+def test_failing_storage_is_asked_once_in_a_check_of_all_jobs(
     redis: Redis, job_store: JobStore, queue: JobQueue, settings: Settings, slow_storage: SilentServer
 ) -> None:
     slow_storage.close()
@@ -294,7 +294,7 @@ def test_storage_that_fails_is_asked_once_in_a_check_of_all_jobs(
     assert queue.contains(waiting)
 
 
-def test_the_thread_looks_by_itself_and_goes_on_after_a_failure(
+def test_reconciler_thread_goes_on_after_a_failure(
     redis: Redis, job_store: JobStore, queue: JobQueue, settings: Settings, job: JobRecord
 ) -> None:
     take(queue, job_store, job)

@@ -1,4 +1,4 @@
-"""What has expired is deleted with everything that belongs to it; what is in use is not."""
+"""Retention: expired items are deleted with all that belongs to them, and no others."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -47,18 +47,18 @@ def job(client: TestClient, body: dict[str, Any], job_store: JobStore, storage: 
 
 
 def expire(redis: Redis) -> None:
-    """As if everything's time had come."""
+    """Make every item expired."""
     for member in cast(list[str], redis.zrange(EXPIRIES, 0, -1)):
         redis.zadd(EXPIRIES, {member: 0})
 
 
 def names(redis: Redis) -> set[str]:
-    """Keys that are about some job or data set; RQ's own run out by themselves."""
+    """The keys of jobs and data sets; those of RQ expire by themselves."""
     kept = {name for name in cast("list[str]", list(redis.scan_iter("slim:*"))) if name not in LASTING}
     return {name for name in kept if not name.startswith("slim:webhooks")}
 
 
-def test_an_expired_job_is_gone_with_files_rows_events_and_keys(
+def test_expired_job_is_deleted_with_files_rows_events_and_keys(
     client: TestClient, job: JobRecord, redis: Redis, storage: Storage, retention: Retention
 ) -> None:
     assert storage.list("default/")
@@ -70,7 +70,7 @@ def test_an_expired_job_is_gone_with_files_rows_events_and_keys(
     assert names(redis) == set()
 
 
-def test_an_expired_data_set_is_gone(redis: Redis, storage: Storage, retention: Retention, tmp_path: Path) -> None:
+def test_expired_data_set_is_deleted(redis: Redis, storage: Storage, retention: Retention, tmp_path: Path) -> None:
     lines = tmp_path / "rows.jsonl"
     lines.write_bytes(b'{"text": "a"}\n')
     retention.uploads.add(lines, Content(1, ["text"], 14, ""), "search", name=None, days=1)
@@ -80,12 +80,12 @@ def test_an_expired_data_set_is_gone(redis: Redis, storage: Storage, retention: 
     assert names(redis) == {"slim:search:bytes"}
 
 
-def test_a_job_that_was_deleted_by_hand_is_forgotten(client: TestClient, job: JobRecord, redis: Redis) -> None:
+def test_expiry_of_a_job_deleted_on_request_is_removed(client: TestClient, job: JobRecord, redis: Redis) -> None:
     assert client.delete(f"/jobs/{job.id}").status_code == 204
     assert not redis.exists(EXPIRIES)
 
 
-def test_an_expiry_whose_job_is_gone_is_forgotten(
+def test_expiry_of_a_missing_job_is_removed(
     job: JobRecord, redis: Redis, retention: Retention, job_store: JobStore
 ) -> None:
     expire(redis)
@@ -94,7 +94,7 @@ def test_an_expiry_whose_job_is_gone_is_forgotten(
     assert not redis.exists(EXPIRIES)
 
 
-def test_an_unfinished_job_is_not_deleted(
+def test_unfinished_job_is_not_deleted(
     client: TestClient, body: dict[str, Any], job_store: JobStore, retention: Retention
 ) -> None:
     record = job_store.get(DEFAULT_TENANT, client.post("/jobs", json=body).json()["id"])
@@ -103,7 +103,7 @@ def test_an_unfinished_job_is_not_deleted(
 
 
 class LosesAnswers(JobStore):
-    """A connection that breaks behind what it was asked for; `done` says whether Redis did it."""
+    """A store whose connection breaks before the reply; `done` says whether Redis created the job."""
 
     done = True
 
@@ -114,7 +114,7 @@ class LosesAnswers(JobStore):
 
 
 @pytest.mark.parametrize("done", [True, False])
-def test_rows_stay_as_long_as_their_job_may_exist_and_expire_where_it_does_not(
+def test_inline_rows_expire_only_without_a_job(
     settings: Settings,
     redis: Redis,
     body: dict[str, Any],
@@ -138,7 +138,7 @@ def test_rows_stay_as_long_as_their_job_may_exist_and_expire_where_it_does_not(
     assert not redis.exists(EXPIRIES)
 
 
-def test_what_an_interrupted_upload_has_left_expires(
+def test_files_of_an_interrupted_upload_expire(
     redis: Redis, storage: Storage, retention: Retention, tmp_path: Path
 ) -> None:
     lines = tmp_path / "rows.jsonl"
@@ -154,7 +154,7 @@ def damage(redis: Redis, job: JobRecord) -> None:
     redis.hset(job_key(job.tenant, job.id), "request", '{"model": "of another version"}')
 
 
-def test_a_record_that_cannot_be_read_is_put_off_and_the_next_is_deleted(
+def test_unreadable_record_does_not_stop_the_next_deletion(
     client: TestClient, job: JobRecord, redis: Redis, job_store: JobStore, storage: Storage, retention: Retention
 ) -> None:
     other = new_record(job.request, tenant="other")
@@ -169,7 +169,7 @@ def test_a_record_that_cannot_be_read_is_put_off_and_the_next_is_deleted(
     assert cast(float, redis.zscore(EXPIRIES, f"job/{job.tenant}/{job.id}")) > 0
 
 
-def test_a_record_that_cannot_be_read_is_left_out_of_the_list(
+def test_unreadable_record_is_left_out_of_the_list(
     client: TestClient, body: dict[str, Any], job: JobRecord, redis: Redis
 ) -> None:
     others = [client.post("/jobs", json=body).json()["id"] for _ in range(2)]

@@ -1,4 +1,4 @@
-"""The record of a job: what may follow what, and who may write."""
+"""The store of jobs: its operations, and who may write."""
 
 import asyncio
 from collections.abc import Callable
@@ -52,25 +52,25 @@ def lease(job_store: JobStore, job: JobRecord) -> Lease:
     return job_store.lease(job.tenant, job.id, 1, "w")
 
 
-def test_a_new_job_is_queued_at_redis_time(job_store: JobStore, job: JobRecord) -> None:
+def test_new_job_is_queued_at_redis_time(job_store: JobStore, job: JobRecord) -> None:
     assert job_store.get(job.tenant, job.id) == job
     assert (job.status, job.attempt, job.request) == (JobStatus.queued, 0, REQUEST)
     assert job.created_at.tzinfo == UTC or job.created_at.utcoffset() == datetime.now(UTC).utcoffset()
 
 
-def test_creating_a_job_again_changes_nothing(job_store: JobStore, lease: Lease) -> None:
+def test_second_creation_of_a_job_changes_nothing(job_store: JobStore, lease: Lease) -> None:
     again = new_record(REQUEST, job_id=lease.job.id)
     assert job_store.accept(again) == lease.job
     assert len(job_store.events(lease.job.tenant, lease.job.id)) == 2
 
 
-def test_another_tenants_job_does_not_exist(job_store: JobStore, job: JobRecord) -> None:
+def test_job_of_another_tenant_is_not_found(job_store: JobStore, job: JobRecord) -> None:
     for ask in (job_store.get, job_store.events, job_store.cancel):
         with pytest.raises(NotFound):
             ask("other", job.id)
 
 
-def test_a_job_runs_and_succeeds(job_store: JobStore, lease: Lease) -> None:
+def test_job_runs_and_succeeds(job_store: JobStore, lease: Lease) -> None:
     job = lease.job
     assert job_store.set_stage(lease, Stage.attribute, Progress(fraction=0.4)) is JobStatus.running
     job_store.progress(lease, Progress(fraction=0.5, done=1, total=2, unit="examples", eta_seconds=3))
@@ -88,13 +88,13 @@ def test_a_job_runs_and_succeeds(job_store: JobStore, lease: Lease) -> None:
     ]
 
 
-def test_a_failure_says_why(job_store: JobStore, lease: Lease) -> None:
+def test_failed_job_has_its_error(job_store: JobStore, lease: Lease) -> None:
     assert job_store.fail(lease, ERROR) is JobStatus.failed
     assert job_store.get(lease.job.tenant, lease.job.id).error == ERROR
     assert job_store.events(lease.job.tenant, lease.job.id)[-1].data["error"]["code"] == "invalid_data"
 
 
-def test_an_answer_that_was_lost_can_be_asked_for_again(job_store: JobStore, job: JobRecord) -> None:
+def test_repeated_call_returns_the_same_status(job_store: JobStore, job: JobRecord) -> None:
     for _ in range(2):
         lease = job_store.lease(job.tenant, job.id, 1, "w")
     for _ in range(2):
@@ -102,13 +102,13 @@ def test_an_answer_that_was_lost_can_be_asked_for_again(job_store: JobStore, job
     assert len(job_store.events(job.tenant, job.id)) == 3
 
 
-def test_an_attempt_is_leased_once_and_in_turn(job_store: JobStore, lease: Lease) -> None:
+def test_attempt_is_leased_once_and_in_order(job_store: JobStore, lease: Lease) -> None:
     for attempt in (0, 1, 2):
         with pytest.raises(LeaseLost):
             job_store.lease(lease.job.tenant, lease.job.id, attempt, "another")
 
 
-def test_a_stale_attempt_writes_nothing(redis: Redis, job_store: JobStore, lease: Lease) -> None:
+def test_stale_attempt_writes_nothing(redis: Redis, job_store: JobStore, lease: Lease) -> None:
     job = lease.job
     silence(redis)
     assert job_store.requeue_overdue(job_store.get(job.tenant, job.id))
@@ -134,14 +134,14 @@ def test_a_stale_attempt_writes_nothing(redis: Redis, job_store: JobStore, lease
     assert job_store.get(job.tenant, job.id) == second
 
 
-def test_cancelling_a_queued_job_ends_it(job_store: JobStore, job: JobRecord) -> None:
+def test_cancelled_queued_job_ends_at_once(job_store: JobStore, job: JobRecord) -> None:
     assert job_store.cancel(job.tenant, job.id).status is JobStatus.cancelled
     assert job_store.cancel(job.tenant, job.id).status is JobStatus.cancelled
     with pytest.raises(LeaseLost):
         job_store.lease(job.tenant, job.id, 1, "w")
 
 
-def test_cancelling_a_running_job_tells_its_worker(job_store: JobStore, lease: Lease) -> None:
+def test_cancelled_running_job_tells_its_worker(job_store: JobStore, lease: Lease) -> None:
     job = lease.job
     assert job_store.cancel(job.tenant, job.id).status is JobStatus.cancelling
     assert job_store.heartbeat(lease) is JobStatus.cancelling
@@ -162,7 +162,7 @@ def test_only_a_finished_job_can_be_deleted(job_store: JobStore, lease: Lease) -
     assert job_store.page(job.tenant).records == []
 
 
-def test_a_job_is_overdue_after_a_leases_time_without_a_heartbeat(redis: Redis, lease: Lease) -> None:
+def test_job_without_heartbeats_is_overdue(redis: Redis, lease: Lease) -> None:
     job = lease.job
     job_store = JobStore(redis)
     assert job_store.overdue() == []
@@ -173,7 +173,7 @@ def test_a_job_is_overdue_after_a_leases_time_without_a_heartbeat(redis: Redis, 
     assert job_store.overdue() == []
 
 
-def test_pages_go_from_new_to_old_and_miss_none(job_store: JobStore) -> None:
+def test_pages_list_every_job_newest_first(job_store: JobStore) -> None:
     jobs = sorted((job_store.accept(new_record(REQUEST)).id for _ in range(7)), reverse=True)
     found: list[str] = []
     cursor: str | None = None
@@ -200,26 +200,26 @@ def test_pages_are_filtered_by_status_and_tag(job_store: JobStore, job: JobRecor
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "1" * 40, "(+"])
-def test_a_cursor_that_is_none_of_ours_is_refused(job_store: JobStore, cursor: str) -> None:
+def test_invalid_cursor_is_refused(job_store: JobStore, cursor: str) -> None:
     if cursor:
         with pytest.raises(InvalidRequest):
             job_store.page("default", cursor=cursor)
 
 
 @pytest.mark.parametrize("after", ["x", "1-2-3", "-", "9" * 30])
-def test_an_event_id_that_is_none_is_refused(job_store: JobStore, job: JobRecord, after: str) -> None:
+def test_invalid_event_id_is_refused(job_store: JobStore, job: JobRecord, after: str) -> None:
     with pytest.raises(InvalidRequest):
         job_store.events(job.tenant, job.id, after=after)
 
 
-def test_events_are_resumed_behind_the_last_one(job_store: JobStore, lease: Lease) -> None:
+def test_events_are_resumed_after_the_last_one(job_store: JobStore, lease: Lease) -> None:
     job = lease.job
     job_store.fail(lease, ERROR)
     first, *rest = job_store.events(job.tenant, job.id)
     assert job_store.events(job.tenant, job.id, after=first.id) == rest
 
 
-def test_a_follower_sees_every_event_up_to_the_end(job_store: JobStore, lease: Lease, redis_server: str) -> None:
+def test_follower_gets_every_event_up_to_the_end(job_store: JobStore, lease: Lease, redis_server: str) -> None:
     job = lease.job
 
     async def watch() -> list[Event]:

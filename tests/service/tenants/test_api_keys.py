@@ -1,4 +1,4 @@
-"""API keys: only a valid one opens the door, and nothing that is stored can be used as one."""
+"""API keys: only valid ones are accepted, and no secret is stored."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -10,24 +10,24 @@ from service.tenants.api_keys import ANONYMOUS, KEY, ApiKeys, KeyScope, credenti
 from service.tenants.origins import bound_host, is_rebindable
 
 
-def test_without_any_key_the_caller_on_this_machine_is_anonymous(redis: Redis) -> None:
+def test_caller_on_loopback_is_anonymous_without_keys(redis: Redis) -> None:
     assert ApiKeys(redis, on_loopback=True).authenticate(None) == ANONYMOUS
     assert ApiKeys(redis, on_loopback=True).authenticate("anything") == ANONYMOUS
 
 
-def test_without_any_key_nobody_comes_in_from_elsewhere(redis: Redis) -> None:
+def test_caller_from_elsewhere_is_refused_without_keys(redis: Redis) -> None:
     for text in (None, "anything", f"slim_live_nobody_{'a' * 64}"):
         with pytest.raises(Unauthorized):
             ApiKeys(redis).authenticate(text)
 
 
-def test_a_key_names_its_tenant_and_scopes(redis: Redis) -> None:
+def test_key_has_a_tenant_and_scopes(redis: Redis) -> None:
     key, text = ApiKeys(redis).create("search", [KeyScope.jobs_read])
     caller = ApiKeys(redis).authenticate(text)
     assert (caller.tenant, caller.scopes, caller.key_id) == ("search", frozenset({KeyScope.jobs_read}), key.id)
 
 
-def test_a_missing_scope_is_forbidden_and_admin_holds_all(redis: Redis) -> None:
+def test_missing_scope_is_forbidden_and_admin_has_all(redis: Redis) -> None:
     keys = ApiKeys(redis)
     reader = keys.authenticate(keys.create("search", [KeyScope.jobs_read])[1])
     reader.require(KeyScope.jobs_read)
@@ -36,7 +36,7 @@ def test_a_missing_scope_is_forbidden_and_admin_holds_all(redis: Redis) -> None:
     keys.authenticate(keys.create("search", [KeyScope.admin])[1]).require(KeyScope.jobs_write)
 
 
-def test_only_the_very_key_is_accepted(redis: Redis) -> None:
+def test_changed_key_is_refused(redis: Redis) -> None:
     keys = ApiKeys(redis)
     _, text = keys.create()
     other = "0" if text[-1] != "0" else "1"
@@ -52,14 +52,14 @@ def test_only_the_very_key_is_accepted(redis: Redis) -> None:
             ApiKeys(redis).authenticate(wrong)
 
 
-def test_an_expired_key_is_refused(redis: Redis) -> None:
+def test_expired_key_is_refused(redis: Redis) -> None:
     keys = ApiKeys(redis)
     _, text = keys.create(expires_at=datetime.now(UTC) - timedelta(seconds=1))
     with pytest.raises(Unauthorized):
         keys.authenticate(text)
 
 
-def test_revoking_the_last_key_closes_the_door(redis: Redis) -> None:
+def test_requests_need_a_key_after_the_last_was_revoked(redis: Redis) -> None:
     key, text = ApiKeys(redis).create()
     ApiKeys(redis).revoke(key.id)
     with pytest.raises(Unauthorized):
@@ -89,7 +89,7 @@ def test_the_list_shows_when_a_key_was_used(redis: Redis) -> None:
     assert [key.name for key in keys.list()] == ["first", "second"]
 
 
-def test_a_key_from_the_environment_opens_the_door_until_it_is_revoked(redis: Redis) -> None:
+def test_key_from_the_environment_is_valid_until_revoked(redis: Redis) -> None:
     text = f"slim_prod_first_{'5a' * 32}"
     adopted = ApiKeys(redis).adopt(text)
     assert ApiKeys(redis).adopt(text) == adopted
@@ -100,13 +100,13 @@ def test_a_key_from_the_environment_opens_the_door_until_it_is_revoked(redis: Re
         ApiKeys(redis).authenticate(text)
 
 
-def test_a_weak_or_misshapen_key_is_not_adopted(redis: Redis) -> None:
+def test_weak_or_malformed_key_is_not_adopted(redis: Redis) -> None:
     for text in ("secret", "slim_prod_first_short", f"slim_PROD_first_{'5a' * 32}"):
         with pytest.raises(InvalidRequest):
             ApiKeys(redis).adopt(text)
 
 
-def test_a_tenant_name_that_could_leave_its_prefix_is_refused(redis: Redis) -> None:
+def test_tenant_name_with_other_characters_is_refused(redis: Redis) -> None:
     for tenant in ("", "../other", "a:b", "a/b", "A"):
         with pytest.raises(InvalidRequest):
             ApiKeys(redis).create(tenant)
@@ -119,7 +119,7 @@ def test_both_headers_carry_a_key() -> None:
     assert credential("Basic abc", None) is None
 
 
-def test_without_a_key_the_server_listens_on_loopback_only(redis: Redis) -> None:
+def test_server_without_a_key_listens_on_loopback_only(redis: Redis) -> None:
     keys = ApiKeys(redis)
     assert bound_host("0.0.0.0", keys) == "127.0.0.1"
     assert bound_host("::1", keys) == "::1"
@@ -127,7 +127,7 @@ def test_without_a_key_the_server_listens_on_loopback_only(redis: Redis) -> None
     assert bound_host("0.0.0.0", keys) == "0.0.0.0"
 
 
-def test_only_a_name_that_a_stranger_could_own_is_rebindable() -> None:
+def test_only_a_public_name_is_rebindable() -> None:
     for own in (
         "localhost",
         "localhost:8000",

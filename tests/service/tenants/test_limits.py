@@ -1,4 +1,4 @@
-"""Limits of a tenant: counted in Redis, so they hold over all API processes together."""
+"""Limits of a tenant on requests, streams and stored bytes."""
 
 import pytest
 from redis import Redis
@@ -9,7 +9,7 @@ from service.tenants.storage_quota import StoredBytes
 from service.tenants.stream_limit import StreamLimit
 
 
-def test_the_request_after_the_last_allowed_one_is_refused_with_the_time_to_wait(redis: Redis) -> None:
+def test_request_over_the_quota_is_refused_with_the_time_to_wait(redis: Redis) -> None:
     first, second = (RequestLimit(redis, quota=3, window_seconds=60) for _ in range(2))
     for limit in (first, second, first):
         check_request_limit(limit.count_request("search"))
@@ -19,7 +19,7 @@ def test_the_request_after_the_last_allowed_one_is_refused_with_the_time_to_wait
     check_request_limit(first.count_request("other"))
 
 
-def test_a_window_ends(redis: Redis) -> None:
+def test_window_ends(redis: Redis) -> None:
     limit = RequestLimit(redis, quota=1, window_seconds=60)
     check_request_limit(limit.count_request("search"))
     redis.pexpire("slim:search:requests", 1)
@@ -28,18 +28,18 @@ def test_a_window_ends(redis: Redis) -> None:
     check_request_limit(limit.count_request("search"))
 
 
-def test_a_window_without_an_end_gets_one(redis: Redis) -> None:
+def test_window_without_an_expiry_gets_one(redis: Redis) -> None:
     redis.set("slim:search:requests", 5)
     assert RequestLimit(redis, quota=9, window_seconds=60).count_request("search").reset_seconds == 60
     assert 0 < redis.pttl("slim:search:requests") <= 60_000
 
 
-def test_the_headers_say_quota_rest_and_reset(redis: Redis) -> None:
+def test_headers_have_quota_remainder_and_reset(redis: Redis) -> None:
     window = RequestLimit(redis, quota=10, window_seconds=60).count_request("search")
     assert window.headers() == {"RateLimit-Policy": '"requests";q=10;w=60', "RateLimit": '"requests";r=9;t=60'}
 
 
-def test_a_place_is_free_again_when_it_is_given_back() -> None:
+def test_released_stream_can_be_opened_again() -> None:
     stream_limit = StreamLimit(per_tenant=2, in_all=3)
     for tenant in ("search", "search", "ads"):
         stream_limit.acquire(tenant)
@@ -52,7 +52,7 @@ def test_a_place_is_free_again_when_it_is_given_back() -> None:
         stream_limit.acquire("search")
 
 
-def test_stored_bytes_are_counted_once_an_item_and_given_back(redis: Redis) -> None:
+def test_stored_bytes_are_counted_once_for_each_item(redis: Redis) -> None:
     stored = StoredBytes(redis)
     for _ in range(2):
         stored.record("search", "job-1", 60)
@@ -71,7 +71,7 @@ def test_stored_bytes_are_counted_once_an_item_and_given_back(redis: Redis) -> N
     assert stored.used("search") == 30
 
 
-def test_a_full_store_admits_nothing(redis: Redis) -> None:
+def test_full_quota_is_refused(redis: Redis) -> None:
     stored = StoredBytes(redis)
     stored.record("search", "job-1", 100)
     with pytest.raises(LimitExceeded):

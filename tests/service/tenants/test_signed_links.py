@@ -1,4 +1,4 @@
-"""Signed links: good for one path of one tenant until they expire, and for nothing else."""
+"""Signed links: each is valid for one path of one tenant until it expires."""
 
 import time
 
@@ -13,12 +13,12 @@ from service.tenants.signed_links import SignedLink, SignedLinks
 PATH = "/jobs/1/artifacts/model/config.json"
 
 
-def test_a_ticket_opens_its_path_in_every_process(redis: Redis) -> None:
+def test_signed_link_is_valid_in_every_process(redis: Redis) -> None:
     ticket = SignedLinks(redis).issue("search", PATH)
     SignedLinks(redis).check(ticket, PATH)
 
 
-def test_a_ticket_opens_nothing_else(redis: Redis) -> None:
+def test_signed_link_is_invalid_for_another_path(redis: Redis) -> None:
     signed_links = SignedLinks(redis)
     good = signed_links.issue("search", PATH)
     for bad, path in (
@@ -33,7 +33,7 @@ def test_a_ticket_opens_nothing_else(redis: Redis) -> None:
             signed_links.check(bad, path)
 
 
-def test_an_expired_ticket_is_refused(redis: Redis) -> None:
+def test_expired_link_is_refused(redis: Redis) -> None:
     signed_links = SignedLinks(redis)
     ticket = signed_links.issue("search", PATH, seconds=-1)
     assert ticket.expires < time.time()
@@ -41,7 +41,7 @@ def test_an_expired_ticket_is_refused(redis: Redis) -> None:
         signed_links.check(ticket, PATH)
 
 
-def test_another_deployment_signs_otherwise(redis: Redis) -> None:
+def test_link_of_another_deployment_is_refused(redis: Redis) -> None:
     ticket = SignedLinks(redis).issue("search", PATH)
     redis.flushall()
     with pytest.raises(Forbidden):
@@ -49,8 +49,6 @@ def test_another_deployment_signs_otherwise(redis: Redis) -> None:
 
 
 @given(tenant=st.text(), path=st.text(), expires=st.integers(), signature=st.text())
-def test_no_query_that_a_stranger_makes_up_is_accepted_or_breaks_anything(
-    redis_server: str, tenant: str, path: str, expires: int, signature: str
-) -> None:
+def test_made_up_links_are_refused(redis_server: str, tenant: str, path: str, expires: int, signature: str) -> None:
     with Redis.from_url(redis_server, decode_responses=True) as redis, pytest.raises(Forbidden):
         SignedLinks(redis).check(SignedLink(tenant, expires, signature), path)

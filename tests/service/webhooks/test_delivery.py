@@ -1,4 +1,4 @@
-"""Webhooks: every message arrives, signed as the standard says, and the job's log tells what happened."""
+"""Webhooks: each message is delivered and signed, and the job's log has each attempt."""
 
 import json
 import socket
@@ -55,7 +55,7 @@ def sender(redis: Redis, receiver: Receiver) -> Webhooks:
 
 
 def make_due(redis: Redis) -> None:
-    """Let the waiting messages be due now instead of in some hours."""
+    """Make all deferred messages due now."""
     for member in cast(list[str], redis.zrange(WEBHOOKS, 0, -1)):
         redis.zadd(WEBHOOKS, {member: 0})
 
@@ -65,7 +65,7 @@ def log(redis: Redis, job: JobRecord) -> list[Delivery]:
 
 
 @pytest.mark.parametrize("damage", ["record", "event", "log", "member"])
-def test_a_record_that_cannot_be_read_holds_up_no_other_message(redis: Redis, damage: str) -> None:
+def test_unreadable_record_does_not_stop_other_messages(redis: Redis, damage: str) -> None:
     with receiving() as receiver:
         broken, sound = failed_job(redis, receiver.url), failed_job(redis, receiver.url)
         if damage == "record":
@@ -85,7 +85,7 @@ def test_a_record_that_cannot_be_read_holds_up_no_other_message(redis: Redis, da
     assert delivered == ([] if damage in ("record", "event") else [DeliveryOutcome.delivered])
 
 
-def test_a_message_is_signed_as_standard_webhooks_says(redis: Redis) -> None:
+def test_message_is_signed_by_standard_webhooks(redis: Redis) -> None:
     with receiving() as receiver:
         job = failed_job(redis, receiver.url)
         sender(redis, receiver).deliver_due()
@@ -113,7 +113,7 @@ def test_signature_is_that_of_a_known_message() -> None:
     assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
-def test_an_old_message_that_is_sent_again_by_a_stranger_is_refused_by_its_time(redis: Redis) -> None:
+def test_replayed_message_is_refused_by_its_time(redis: Redis) -> None:
     with receiving() as receiver:
         failed_job(redis, receiver.url)
         sender(redis, receiver).deliver_due()
@@ -123,7 +123,7 @@ def test_an_old_message_that_is_sent_again_by_a_stranger_is_refused_by_its_time(
         Verifier(WebhookSecrets(redis).current(TENANT)).verify(call.body.decode(), replayed)
 
 
-def test_after_a_rotation_old_and_new_secret_verify(redis: Redis) -> None:
+def test_old_and_new_secret_verify_after_a_rotation(redis: Redis) -> None:
     secrets = WebhookSecrets(redis)
     old = secrets.current(TENANT)
     new = secrets.rotate(TENANT)
@@ -137,7 +137,7 @@ def test_after_a_rotation_old_and_new_secret_verify(redis: Redis) -> None:
         Verifier(secret).verify(call.body.decode(), call.headers)
 
 
-def test_a_failed_attempt_is_made_again_with_the_same_message(redis: Redis) -> None:
+def test_failed_attempt_is_repeated_with_the_same_message(redis: Redis) -> None:
     with receiving((500, {}), (200, {})) as receiver:
         job = failed_job(redis, receiver.url)
         sender(redis, receiver).deliver_due()
@@ -154,7 +154,7 @@ def test_a_failed_attempt_is_made_again_with_the_same_message(redis: Redis) -> N
     assert not redis.exists(WEBHOOKS)
 
 
-def test_a_message_is_given_up_after_the_last_attempt(redis: Redis) -> None:
+def test_message_is_abandoned_after_the_last_attempt(redis: Redis) -> None:
     with receiving((500, {})) as receiver:
         job = failed_job(redis, receiver.url)
         for _ in range(len(PAUSES) + 5):
@@ -165,7 +165,7 @@ def test_a_message_is_given_up_after_the_last_attempt(redis: Redis) -> None:
     assert not redis.exists(WEBHOOKS)
 
 
-def test_a_receiver_that_is_gone_is_left_alone(redis: Redis) -> None:
+def test_receiver_that_answers_410_is_disabled(redis: Redis) -> None:
     with receiving((410, {}), (200, {})) as receiver:
         for _ in range(2):
             job = failed_job(redis, receiver.url)
@@ -176,7 +176,7 @@ def test_a_receiver_that_is_gone_is_left_alone(redis: Redis) -> None:
     assert not redis.exists(WEBHOOKS)
 
 
-def test_a_receiver_that_was_gone_is_called_again_once_its_tenant_says_so(redis: Redis, client: TestClient) -> None:
+def test_disabled_receiver_is_called_again_after_it_was_enabled(redis: Redis, client: TestClient) -> None:
     with receiving((410, {}), (200, {})) as receiver:
         failed_job(redis, receiver.url)
         sender(redis, receiver).deliver_due()
@@ -191,7 +191,7 @@ def test_a_receiver_that_was_gone_is_called_again_once_its_tenant_says_so(redis:
     assert not redis.exists(gone_key("default", receiver.url))
 
 
-def test_a_private_address_is_refused_and_never_tried_again(redis: Redis) -> None:
+def test_private_address_is_refused_without_retries(redis: Redis) -> None:
     with receiving() as receiver:
         job = failed_job(redis, f"https://127.0.0.1:{receiver.port}/hook")
         Webhooks(redis).deliver_due()
@@ -201,9 +201,7 @@ def test_a_private_address_is_refused_and_never_tried_again(redis: Redis) -> Non
     assert not redis.exists(WEBHOOKS)
 
 
-def test_a_name_that_leads_to_the_metadata_address_is_refused_and_logged(
-    redis: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_host_that_resolves_to_the_metadata_address_is_refused(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(host: str, port: int, *args: Any, **kwargs: Any) -> list[Any]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("169.254.169.254", port))]
 
@@ -215,7 +213,7 @@ def test_a_name_that_leads_to_the_metadata_address_is_refused_and_logged(
     assert [(line["event"], line["outcome"]) for line in lines] == [("webhook", "refused")]
 
 
-def test_what_is_logged_names_the_job_its_tenant_its_attempt_and_its_request(redis: Redis) -> None:
+def test_log_line_has_job_tenant_attempt_and_request(redis: Redis) -> None:
     with receiving() as receiver:
         record = new_record(request_for(receiver.url, WebhookEvent.job_running), tenant=TENANT)
         made = JobStore(redis).accept(record.model_copy(update={"request_id": "r-1"}))
@@ -226,7 +224,7 @@ def test_what_is_logged_names_the_job_its_tenant_its_attempt_and_its_request(red
     assert {"job_id": made.id, "tenant": TENANT, "attempt": 1, "request_id": "r-1"}.items() <= line.items()
 
 
-def test_a_redirect_to_an_inner_address_is_logged_and_not_followed(redis: Redis) -> None:
+def test_redirect_to_a_private_address_is_not_followed(redis: Redis) -> None:
     with receiving() as inside, receiving((302, {"location": inside.url})) as outside:
         job = failed_job(redis, outside.url)
         with structlog.testing.capture_logs() as lines:
@@ -236,7 +234,7 @@ def test_a_redirect_to_an_inner_address_is_logged_and_not_followed(redis: Redis)
     assert (len(outside.calls), inside.calls) == (1, [])
 
 
-def test_a_receiver_that_cannot_be_reached_is_tried_again(redis: Redis) -> None:
+def test_unreachable_receiver_is_tried_again(redis: Redis) -> None:
     with receiving() as receiver:
         pass
     job = failed_job(redis, receiver.url)
@@ -246,7 +244,7 @@ def test_a_receiver_that_cannot_be_reached_is_tried_again(redis: Redis) -> None:
     assert receiver.url not in entry.model_dump_json()
 
 
-def test_only_the_events_that_were_asked_for_are_sent(redis: Redis) -> None:
+def test_only_requested_events_are_sent(redis: Redis) -> None:
     with receiving() as receiver:
         failed_job(redis, receiver.url, WebhookEvent.job_running)
         failed_job(redis, receiver.url, WebhookEvent.job_succeeded)
@@ -256,7 +254,7 @@ def test_only_the_events_that_were_asked_for_are_sent(redis: Redis) -> None:
     assert not redis.exists(WEBHOOKS)
 
 
-def test_the_queue_survives_a_sender_that_dies_between_taking_and_sending(redis: Redis) -> None:
+def test_message_of_a_dead_sender_is_sent_by_another(redis: Redis) -> None:
     with receiving() as receiver:
         job = failed_job(redis, receiver.url)
         dying = sender(redis, receiver)
@@ -266,7 +264,7 @@ def test_the_queue_survives_a_sender_that_dies_between_taking_and_sending(redis:
     assert log(redis, job)[-1].outcome is DeliveryOutcome.delivered
 
 
-def test_two_senders_do_not_send_the_same_message(redis: Redis) -> None:
+def test_two_senders_never_send_the_same_message(redis: Redis) -> None:
     with receiving() as receiver:
         for _ in range(40):
             failed_job(redis, receiver.url)
@@ -277,7 +275,7 @@ def test_two_senders_do_not_send_the_same_message(redis: Redis) -> None:
     assert len(ids) == len(set(ids)) == 40
 
 
-def test_a_deleted_job_sends_nothing_more(redis: Redis) -> None:
+def test_deleted_job_sends_no_messages(redis: Redis) -> None:
     with receiving() as receiver:
         job = failed_job(redis, receiver.url)
         JobStore(redis).remove(TENANT, job.id)
@@ -286,7 +284,7 @@ def test_a_deleted_job_sends_nothing_more(redis: Redis) -> None:
     assert not redis.exists(WEBHOOKS)
 
 
-def test_a_cancelled_queued_job_is_told_of(redis: Redis) -> None:
+def test_cancelled_queued_job_sends_a_message(redis: Redis) -> None:
     with receiving() as receiver:
         record = JobStore(redis).accept(new_record(request_for(receiver.url), tenant=TENANT))
         assert JobStore(redis).cancel(TENANT, record.id).status is JobStatus.cancelled
@@ -295,9 +293,7 @@ def test_a_cancelled_queued_job_is_told_of(redis: Redis) -> None:
 
 
 @given(st.integers(1, len(PAUSES)), st.floats(-1, 1), st.sampled_from([None, "7", "100000", "soon", "-1", "9" * 40]))
-def test_pauses_stay_near_the_plan_and_honour_what_the_receiver_asks(
-    attempt: int, jitter: float, retry_after: str | None
-) -> None:
+def test_pauses_follow_the_schedule_and_retry_after(attempt: int, jitter: float, retry_after: str | None) -> None:
     pause = pause_after(attempt, retry_after, jitter)
     assert pause is not None
     assert pause >= PAUSES[attempt - 1] * 0.8
@@ -307,5 +303,5 @@ def test_pauses_stay_near_the_plan_and_honour_what_the_receiver_asks(
         assert pause <= PAUSES[attempt - 1] * 1.2
 
 
-def test_there_is_no_pause_after_the_last_attempt() -> None:
+def test_last_attempt_has_no_pause() -> None:
     assert pause_after(len(PAUSES) + 1, None, 0) is None
