@@ -20,7 +20,7 @@ from service.settings import Settings
 from service.storage.keys import attempt_prefix, job_prefix
 from service.storage.manifests import committed_manifest
 from service.storage.object_store import Storage
-from tests.support.jobs import checkpoint, records_of, request, submit, worker
+from tests.support.jobs import checkpoint, job_store_of, request, submit, worker
 from tests.support.processes import find_child, kill_all, wait_for_child
 from tests.support.processes import has_ended as process_has_ended
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
@@ -43,7 +43,7 @@ def is_attributing(settings: Settings, job: JobRecord) -> Callable[[], bool]:
     """A function that says whether the job is in the stage `attribute` and has begun to count."""
 
     def check() -> bool:
-        now = records_of(settings).get(job.tenant, job.id)
+        now = job_store_of(settings).get(job.tenant, job.id)
         assert not now.status.is_terminal, now.error
         return now.stage is Stage.attribute and (now.progress.done or 0) > 0
 
@@ -51,12 +51,12 @@ def is_attributing(settings: Settings, job: JobRecord) -> Callable[[], bool]:
 
 
 def has_ended(settings: Settings, job: JobRecord) -> Callable[[], bool]:
-    return lambda: records_of(settings).get(job.tenant, job.id).status.is_terminal
+    return lambda: job_store_of(settings).get(job.tenant, job.id).status.is_terminal
 
 
 def check_succeeded_once(settings: Settings, storage: Storage, job: JobRecord, attempt: int) -> None:
     """The job succeeded in `attempt`, whose files are the only ones."""
-    ended = records_of(settings).get(job.tenant, job.id)
+    ended = job_store_of(settings).get(job.tenant, job.id)
     assert (ended.status, ended.attempt, ended.error) == (JobStatus.succeeded, attempt, None)
     assert ended.result is not None
     manifest = committed_manifest(storage, job.tenant, job.id)
@@ -101,13 +101,13 @@ def test_job_of_a_killed_attempt_process_goes_on_in_the_same_worker(
 def test_running_job_is_cancelled(settings: Settings, storage: Storage, job: JobRecord) -> None:
     with worker(settings) as parent:
         wait_until(is_attributing(settings, job))
-        assert records_of(settings).cancel(job.tenant, job.id).status is JobStatus.cancelling
+        assert job_store_of(settings).cancel(job.tenant, job.id).status is JobStatus.cancelling
         wait_until(has_ended(settings, job))
         wait_until(lambda: find_child(parent) is None)
-    ended = records_of(settings).get(job.tenant, job.id)
+    ended = job_store_of(settings).get(job.tenant, job.id)
     assert (ended.status, ended.result) == (JobStatus.cancelled, None)
     assert storage.list(job_prefix(job.tenant, job.id)) == []
-    last = records_of(settings).events(job.tenant, job.id, limit=1000)[-1]
+    last = job_store_of(settings).events(job.tenant, job.id, limit=1000)[-1]
     assert (last.type, last.data) == ("status", {"status": "cancelled"})
 
 
@@ -116,7 +116,7 @@ def test_stopped_worker_hands_its_job_back(settings: Settings, storage: Storage,
         wait_until(is_attributing(settings, job))
         first.send_signal(signal.SIGTERM)
         first.wait(DEADLINE_SECONDS)
-    waiting = records_of(settings).get(job.tenant, job.id)
+    waiting = job_store_of(settings).get(job.tenant, job.id)
     assert (waiting.status, waiting.lost) == (JobStatus.queued, 0)
     with worker(settings, "--burst"):
         wait_until(has_ended(settings, job))
@@ -140,7 +140,7 @@ def test_deadline_error_names_the_stage(settings: Settings, model: Path) -> None
     job = submit(settings, request(model, ROWS, deadline_seconds=20, method={"steps": 100}))
     with worker(settings):
         wait_until(has_ended(settings, job))
-    ended = records_of(settings).get(job.tenant, job.id)
+    ended = job_store_of(settings).get(job.tenant, job.id)
     assert ended.error is not None
     assert (ended.status, ended.error.code) == (JobStatus.failed, "deadline_exceeded")
     assert ended.error.message == (
@@ -153,7 +153,7 @@ def test_job_fails_at_its_deadline(settings: Settings, storage: Storage, model: 
     job = submit(settings, request(model, 50_000, deadline_seconds=10))
     with worker(settings):
         wait_until(has_ended(settings, job))
-    ended = records_of(settings).get(job.tenant, job.id)
+    ended = job_store_of(settings).get(job.tenant, job.id)
     assert ended.error is not None
     assert (ended.status, ended.error.code) == (JobStatus.failed, "deadline_exceeded")
     assert storage.list(job_prefix(job.tenant, job.id)) == []

@@ -66,12 +66,12 @@ def request(model: Path, rows: int, **overrides: Any) -> JobRequest:
 
 def submit(settings: Settings, job: JobRequest) -> JobRecord:
     """Create the job and enqueue it."""
-    record = records_of(settings).accept(new_record(job))
+    record = job_store_of(settings).accept(new_record(job))
     JobQueue(connect(settings.redis_url, decode=False)).enqueue(record)
     return record
 
 
-def records_of(settings: Settings) -> JobStore:
+def job_store_of(settings: Settings) -> JobStore:
     return JobStore(connect(settings.redis_url), lease_seconds=settings.lease_seconds)
 
 

@@ -15,6 +15,7 @@ import structlog
 
 from service.contract.errors import DeadlineExceeded
 from service.contract.job import JobStatus, Stage
+from service.infrastructure.background_threads import repeating
 from service.jobs.leases import Lease, LeaseLost
 from service.jobs.store import JobStore
 from service.settings import Settings
@@ -35,7 +36,7 @@ class LeaseKeeper:
         self._deadline = time.monotonic() + lease.job.request.deadline_seconds - lease.spent_seconds
         self.stage: Stage | None = None  # the present stage of the pipeline
         self._ending: Ending | None = None
-        self._stopped = threading.Event()
+        self._requested_at: float | None = None  # when the thread first saw the ending
         self._end_once = threading.Lock()  # acquired by the thread that ends the attempt, and never released
 
     def check(self) -> None:
@@ -56,23 +57,21 @@ class LeaseKeeper:
     @contextmanager
     def heartbeats(self) -> Iterator[None]:
         """Send heartbeats and check the deadline during the block. After it, the caller ends the attempt."""
-        threading.Thread(target=self._watch, name="heartbeat", daemon=True).start()
         try:
-            yield
+            with repeating("heartbeat", self._watch, self._settings.heartbeat_seconds):
+                yield
         finally:
-            self._stopped.set()
             self._end_once.acquire()
 
     def _watch(self) -> None:
-        requested_at: float | None = None
-        while not self._stopped.wait(self._settings.heartbeat_seconds):
-            self._send_heartbeat()
-            self._check_deadline()
-            if self._ending is None:
-                continue
-            requested_at = requested_at or time.monotonic()
-            if time.monotonic() - requested_at > self._settings.cancel_grace_seconds:
-                self._end_stuck_attempt(self._ending)
+        """Send one heartbeat; end an attempt that is stuck."""
+        self._send_heartbeat()
+        self._check_deadline()
+        if self._ending is None:
+            return
+        self._requested_at = self._requested_at or time.monotonic()
+        if time.monotonic() - self._requested_at > self._settings.cancel_grace_seconds:
+            self._end_stuck_attempt(self._ending)
 
     def _send_heartbeat(self) -> None:
         try:
