@@ -41,6 +41,7 @@ def terminate(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def main() -> None:
+    """Run the command of the command line, tied to its parent."""
     by, parent, *command = sys.argv[1:]
     die_with_parent(int(parent), signal.Signals[by])
     os.execvp(command[0], command)

@@ -50,9 +50,11 @@ class Counters:
         self._redis = redis
 
     def count(self, name: str, *labels: str, by: int = 1) -> None:
+        """Add to a counter."""
         self._redis.hincrby(COUNTERS, field_of(name, *labels), by)
 
     def set(self, name: str, *labels: str, value: float) -> None:
+        """Set a gauge."""
         self._redis.hset(COUNTERS, field_of(name, *labels), str(value))
 
     def observe(self, name: str, *labels: str, value: float) -> None:
@@ -65,4 +67,5 @@ class Counters:
 
 
 def field_of(name: str, *labels: str) -> str:
+    """The field of a metric in the hash of counters."""
     return "|".join((name, *labels))

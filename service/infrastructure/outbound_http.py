@@ -76,10 +76,12 @@ def literal(host: str) -> Address | None:
 
 
 def port_of(url: httpx.URL) -> int:
+    """The port of a URL, by default that of its scheme."""
     return url.port or PORTS[url.scheme]
 
 
 def is_allowed(url: httpx.URL, allowed_hosts: frozenset[str]) -> bool:
+    """Whether the deployment allows the host of the URL."""
     return not allowed_hosts.isdisjoint({url.host, f"{url.host}:{port_of(url)}"})
 
 

@@ -11,10 +11,12 @@ IDEMPOTENCY_SECONDS = 24 * 3600  # how long idempotency keys are kept
 
 
 def job_key(tenant: str, job_id: str) -> str:
+    """The hash of a job's record."""
     return f"slim:{tenant}:job:{job_id}"
 
 
 def events_key(tenant: str, job_id: str) -> str:
+    """The stream of a job's events."""
     return f"slim:{tenant}:events:{job_id}"
 
 
@@ -34,12 +36,15 @@ def waiting_key(tenant: str) -> str:
 
 
 def open_member(tenant: str, job_id: str) -> str:
+    """The name of a job in `OPEN`."""
     return f"{tenant}/{job_id}"
 
 
 def deliveries_key(tenant: str, job_id: str) -> str:
+    """The log of a job's webhook deliveries."""
     return f"slim:{tenant}:deliveries:{job_id}"
 
 
 def gone_key(tenant: str, url: str) -> str:
+    """The mark of a webhook URL that answered 410."""
     return f"slim:{tenant}:webhook-gone:{hashlib.sha256(url.encode()).hexdigest()}"

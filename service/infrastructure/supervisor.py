@@ -43,6 +43,7 @@ class SupervisedProcess:
     pause_seconds: float = field(default=FIRST_PAUSE_SECONDS)
 
     def start(self) -> None:
+        """Start the process."""
         self.started_at = time.monotonic()
         # A session of its own keeps Ctrl-C from the process, which ends with this one.
         self.process = subprocess.Popen(
@@ -63,6 +64,7 @@ class SupervisedProcess:
             self.start()
 
     def stop(self) -> None:
+        """Stop the process; kill it where it still runs after `stop_seconds`."""
         if self.process is not None:
             terminate(self.process, self.stop_seconds)
 

@@ -1,7 +1,8 @@
-"""The version of the installed package."""
+"""The version of the package."""
 
 from importlib.metadata import version
 
 
 def package_version() -> str:
+    """The version of the installed package."""
     return version("taskslim")

@@ -102,4 +102,5 @@ class Idempotency:
 
 
 def redis_key_of(tenant: str, key: str) -> str:
+    """The key in Redis of an idempotency key."""
     return f"slim:{tenant}:idempotency:{hashlib.sha256(key.encode()).hexdigest()}"

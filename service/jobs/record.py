@@ -54,6 +54,7 @@ class JobRecord(Schema):
 
     @property
     def tags(self) -> Tags:
+        """The tags of the job's request."""
         return self.request.tags
 
 

@@ -62,6 +62,7 @@ class ApiKey(BaseModel):
     last_used_at: datetime | None = None
 
     def is_valid(self, now: datetime) -> bool:
+        """Whether the key is neither revoked nor expired."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
@@ -83,6 +84,7 @@ ANONYMOUS = Caller(DEFAULT_TENANT, frozenset(KeyScope))
 
 
 def digest_of(secret: str) -> str:
+    """The SHA-256 of a secret in hex."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 

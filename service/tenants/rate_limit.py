@@ -21,6 +21,7 @@ class Window:
 
     @property
     def remaining(self) -> int:
+        """How many requests are left in the window."""
         return max(0, self.quota - self.used)
 
     def headers(self) -> dict[str, str]:

@@ -22,7 +22,7 @@ MAX_TIME = 2**53
 
 @dataclass(frozen=True)
 class SignedLink:
-    """The query of a signed link."""
+    """A signed link: the tenant, the time of expiry and the signature of its query."""
 
     tenant: str
     expires: int  # Unix time, seconds
@@ -30,6 +30,7 @@ class SignedLink:
 
     @property
     def query(self) -> str:
+        """The query of the URL."""
         return urlencode({"tenant": self.tenant, "expires": self.expires, "signature": self.signature})
 
 

@@ -46,4 +46,5 @@ class StoredBytes:
 
 
 def bytes_key(tenant: str) -> str:
+    """The hash of a tenant's items."""
     return f"slim:{tenant}:bytes"

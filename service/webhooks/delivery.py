@@ -60,6 +60,7 @@ class Message:
 
     @property
     def id(self) -> str:
+        """The `webhook-id`, the same on every attempt."""
         return f"{self.job_id}-{self.event.id}"
 
     @property

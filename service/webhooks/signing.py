@@ -62,8 +62,10 @@ class WebhookSecrets:
 
 
 def secret_key(tenant: str) -> str:
+    """The key in Redis of a tenant's secret."""
     return f"slim:{tenant}:webhook-secret"
 
 
 def old_secret_key(tenant: str) -> str:
+    """The key in Redis of a tenant's secret before the last rotation."""
     return f"{secret_key(tenant)}:old"
