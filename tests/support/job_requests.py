@@ -31,6 +31,14 @@ SHAPES = {
     "model.layers.0.post_attention_layernorm.weight": [4],
 }
 
+# Tasks that can be united, and one of another kind.
+UNION_ROWS = {
+    "rows": [{"text": "x", "label": "positive", "target": "y"}, {"text": "z", "label": "negative", "target": "y"}]
+}
+MOOD = {"preset": "sst2", "calibration": UNION_ROWS}
+FILMS = MOOD | {"preset": "imdb"}
+WRITING = {"kind": "generation", "template": "{text}", "name": "writing", "calibration": UNION_ROWS}
+
 
 def model_directory(directory: Path, names: tuple[str, ...] = ("model.safetensors",), **config: Any) -> str:
     """Write the files of a model that the API reads: a Llama of one layer, all zeros; the URI of the directory."""
@@ -49,3 +57,9 @@ def zeros(shapes: Mapping[str, list[int]]) -> bytes:
 def request_body(directory: Path, **fields: Any) -> dict[str, Any]:
     """A request that is accepted, with `fields` in place of its own."""
     return INLINE | {"model": {"uri": model_directory(directory / "model")}} | fields
+
+
+def several(tmp_path: Path, *tasks: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """A request with several tasks in place of one."""
+    body = request_body(tmp_path) | {"tasks": list(tasks)} | fields
+    return {name: value for name, value in body.items() if name != "task"}

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from service.api.openapi.examples import INLINE
 from service.contract.request import JobRequest
-from tests.support.job_requests import request_body
+from tests.support.job_requests import FILMS, MOOD, UNION_ROWS, several
 
 
 def test_two_observed_tasks_need_different_names() -> None:
@@ -16,24 +16,6 @@ def test_two_observed_tasks_need_different_names() -> None:
     with pytest.raises(ValidationError, match="give each a different `name`"):
         JobRequest.model_validate(INLINE | {"observe": [observed, observed]})
     JobRequest.model_validate(INLINE | {"observe": [observed, observed | {"name": "another"}]})
-
-
-ROWS = {"rows": [{"text": "x", "label": "positive", "target": "y"}, {"text": "z", "label": "negative", "target": "y"}]}
-
-
-MOOD = {"preset": "sst2", "calibration": ROWS}
-
-
-FILMS = MOOD | {"preset": "imdb"}
-
-
-WRITING = {"kind": "generation", "template": "{text}", "name": "writing", "calibration": ROWS}
-
-
-def several(tmp_path: Path, *tasks: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    """A request with several tasks in place of one."""
-    body = request_body(tmp_path) | {"tasks": list(tasks)} | fields
-    return {name: value for name, value in body.items() if name != "task"}
 
 
 @pytest.mark.parametrize(
@@ -47,7 +29,7 @@ def several(tmp_path: Path, *tasks: dict[str, Any], **fields: Any) -> dict[str, 
         ((MOOD, FILMS), {"target": {"sweep": [0.1, 0.2]}}, "need a single task"),
         ((MOOD, FILMS), {"method": {"steps": 3}}, "`method.steps` must be 1"),
         ((MOOD, FILMS | {"supervision": "none"}), {}, "takes neither"),
-        ((MOOD, FILMS | {"evaluations": {"other": ROWS}}), {}, "takes neither"),
+        ((MOOD, FILMS | {"evaluations": {"other": UNION_ROWS}}), {}, "takes neither"),
     ],
 )
 def test_tasks_that_cannot_be_united_are_refused(

@@ -15,7 +15,7 @@ from service.contract.errors import (
 from service.contract.request import JobRequest
 from service.planning.admission import check_request
 from service.sources.access import Access
-from tests.support.job_requests import request_body
+from tests.support.job_requests import FILMS, MOOD, WRITING, request_body, several
 from tests.support.planning import refuse
 
 
@@ -46,18 +46,6 @@ def test_an_error_of_an_observed_task_names_its_field(tmp_path: Path, access: Ac
         ({"preset": "imdb", "evaluation": {"uri": "file:///nothing.jsonl"}}, InvalidData, "observe.1.evaluation.uri"),
     ):
         refuse(request_body(tmp_path, observe=[good, good | bad]), access, error, param)
-
-
-ROWS = {"rows": [{"text": "x", "label": "positive", "target": "y"}, {"text": "z", "label": "negative", "target": "y"}]}
-MOOD = {"preset": "sst2", "calibration": ROWS}
-FILMS = MOOD | {"preset": "imdb"}
-WRITING = {"kind": "generation", "template": "{text}", "name": "writing", "calibration": ROWS}
-
-
-def several(tmp_path: Path, *tasks: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    """A request with several tasks in place of one."""
-    body = request_body(tmp_path) | {"tasks": list(tasks)} | fields
-    return {name: value for name, value in body.items() if name != "task"}
 
 
 def test_an_error_of_one_of_several_tasks_names_its_field(tmp_path: Path, access: Access) -> None:
