@@ -171,14 +171,15 @@ def test_worker_refuses_a_tokenizer_with_code_and_opens_no_pickle(
     deployment: Deployment, body: dict[str, Any], proof: Path
 ) -> None:
     tokenizer, pickled = (checkpoint(deployment.allowed / name) for name in ("tokenizer", "both"))
-    add_code(tokenizer, proof)
-    change_json(tokenizer / "tokenizer_config.json", auto_map={"AutoTokenizer": ["mine.Mine", None]})
     (pickled / "pytorch_model.bin").write_bytes(pickle.dumps(Exploit(proof)))
     (pickled / "training_args.bin").write_bytes(pickle.dumps(Exploit(proof)))
     jobs = {
         model.name: deployment.http.post("/jobs", json=body | {"model": {"uri": model.as_uri()}}).json()["id"]
         for model in (tokenizer, pickled)
     }
+    # The API would refuse this tokenizer: it is changed while the job waits.
+    add_code(tokenizer, proof)
+    change_json(tokenizer / "tokenizer_config.json", auto_map={"AutoTokenizer": ["mine.Mine", None]})
     with worker(deployment.settings):
         for job in jobs.values():
             wait_until(lambda job=job: has_ended(deployment, job), 120)  # type: ignore[misc]
