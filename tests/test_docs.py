@@ -6,10 +6,8 @@ import os
 import re
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +19,10 @@ from rich.console import Console
 
 from benchmarks.quality_bench import tables
 from benchmarks.quality_bench.store import Store
-from service.api.app import create_app
 from service.api.openapi.examples import INLINE
 from service.cli.demo.server import running_server
 from service.cli.terminal import result_table
 from service.contract.catalog import Health, Problem
-from service.contract.errors import TaskslimError
-from service.contract.fields import groups
 from service.contract.job import JobPage, JobStatus
 from service.contract.presets import resolve
 from service.contract.request import JobRequest
@@ -35,11 +30,10 @@ from service.contract.result import Estimate, Metrics, Result
 from service.settings import Settings
 from service.webhooks.signing import new_secret, signed_headers
 from tests.support.api_process import api
-from tests.support.documents import COMMAND, PATHS, RESULTS, ROOT, SCRIPT, blocks, read, section, table
+from tests.support.documents import COMMAND, PATHS, RESULTS, ROOT, SCRIPT, blocks, read, section
 from tests.support.job_requests import request_body
 from tests.support.walkthrough import PAGE, run_walkthrough, tiny_llama
 
-STATE = "~/.local/state/taskslim"
 MAX_LINES = {"README.md": 200, RESULTS: 250}
 # Documents whose `sh` blocks a test of this module runs.
 RUN = {"README.md", PAGE, "docs/api.md"}
@@ -56,13 +50,6 @@ NOT_RUN = {
     'echo \'{"content_type_overrides"': "writes the configuration that tests/test_clients.py uses",
     "openapi-python-client ": "tests/test_clients.py runs the generator",
 }
-# Fields that stand in one row of the tables because they have the fields of another.
-LIKE = {"task.evaluation.": "task.calibration.", "tasks.": "task.", "observe.": "task."}
-
-
-@pytest.fixture(scope="module")
-def document() -> dict[str, Any]:
-    return create_app(Settings()).openapi()
 
 
 # --- commands ------------------------------------------------------------------------------------------------------
@@ -239,111 +226,3 @@ def test_the_quality_tables_of_the_results_are_those_of_the_measurements() -> No
         assert rows
         for row in rows:
             assert re.sub(r"^\| (SmolLM2|T5) ", "", row) in printed
-
-
-# --- tables --------------------------------------------------------------------------------------------------------
-
-
-def fields(schema: dict[str, Any], document: dict[str, Any], prefix: str = "") -> dict[str, set[str]]:
-    """Dotted name -> values of its enumeration, for every field of an object schema."""
-    found: dict[str, set[str]] = {}
-    for name, field in schema["properties"].items():
-        parts = [resolved(part, document) for part in alternatives(field)]
-        inner = next((part for part in parts if "properties" in part and name != "latency_ms"), None)
-        if inner is not None:
-            found |= fields(inner, document, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = {value for part in parts for value in part.get("enum", ())}
-    return found
-
-
-def alternatives(field: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The schemas that a field may have, those of the entries of a list included."""
-    for part in field.get("anyOf", [field]):
-        yield from alternatives(part["items"]) if "items" in part else [part]
-
-
-def resolved(schema: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
-    name = schema.get("$ref", "").rpartition("/")[2]
-    found: dict[str, Any] = document["components"]["schemas"][name] if name else schema
-    return found
-
-
-def test_the_request_page_names_every_field_once_with_its_values(document: dict[str, Any]) -> None:
-    page = read("docs/request.md")
-    rows = table(section(page, "Common fields")) + table(section(page, "Expert fields"))
-    every = fields(document["components"]["schemas"]["JobRequest"], document)
-    own = {name: values for name, values in every.items() if not name.startswith(tuple(LIKE))}
-    assert Counter(name for name, _ in rows) == Counter([*own, *(f"{name}*" for name in LIKE)])
-    for name in every.keys() - own.keys():
-        prefix = next(start for start in LIKE if name.startswith(start))
-        shared = name.replace(prefix, LIKE[prefix], 1).replace(".evaluation.", ".calibration.")
-        assert shared in own, name
-    for name, (_, meaning, *_) in rows:
-        missing = {value for value in own.get(name, ()) if f"`{value}`" not in meaning}
-        assert not missing, (name, missing)
-
-
-def test_the_request_page_groups_the_fields_as_the_contract() -> None:
-    group_of = groups(JobRequest)
-    for title, group in (("Common fields", "common"), ("Expert fields", "expert")):
-        for name, _ in table(section(read("docs/request.md"), title)):
-            assert group_of[name.removesuffix(".*")] == group, name
-
-
-def test_the_request_page_gives_the_defaults(document: dict[str, Any]) -> None:
-    page = read("docs/request.md")
-    for name, (shown, *_) in table(section(page, "Common fields")) + table(section(page, "Expert fields")):
-        if not name.endswith("*") and shown != "*required*":
-            default = default_of(JobRequest, name.split("."))
-            values = default if isinstance(default, list) else [default]
-            expected = [str(value).lower() for value in values if value not in (None, {}, [])]
-            assert re.findall(r"`([^`]+)`", shown) == expected, name
-
-
-def default_of(schema: type[BaseModel], names: list[str]) -> Any:
-    """The default of a field of a nested model; None where there is none or it depends on others."""
-    field = schema.model_fields[names[0]]
-    if len(names) > 1:
-        inner = next(part for part in (field.annotation, *getattr(field.annotation, "__args__", ())) if is_model(part))
-        return default_of(inner, names[1:])
-    return None if field.is_required() or field.default_factory else field.default
-
-
-def is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
-def test_the_api_page_names_every_route_once(document: dict[str, Any]) -> None:
-    served = [f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods]
-    listed = [name for name, _ in table(section(read("docs/api.md"), "Routes"))]
-    assert Counter(listed) == Counter([*served, "GET /"])
-
-
-def test_the_api_page_names_every_problem_code_once_with_its_status() -> None:
-    expected = {error.code: error.status for error in errors(TaskslimError)}
-    expected |= {status.phrase.lower().replace(" ", "_"): status for status in HTTPStatus if status in (405, 415)}
-    rows = table(section(read("docs/api.md"), "Errors"))
-    assert Counter(code for code, _ in rows) == Counter(expected.keys())
-    assert {code: int(status) for code, (status, *_) in rows} == expected
-
-
-def errors(root: type[TaskslimError]) -> Iterator[type[TaskslimError]]:
-    yield root
-    for child in root.__subclasses__():
-        yield from errors(child)
-
-
-def test_the_operations_page_names_every_setting_once_with_its_default() -> None:
-    rows = table(section(read("docs/operations.md"), "Settings"))
-    assert Counter(name for name, _ in rows) == Counter(f"SLIM_{name.upper()}" for name in Settings.model_fields)
-    plain = Settings(state=Path(STATE))
-    for variable, (default, *_) in rows:
-        value = getattr(plain, variable.removeprefix("SLIM_").lower())
-        shown = f"{value:g}" if isinstance(value, float) else str(value).lower()
-        assert default == (f"`{shown}`" if value or value is False else ""), variable
-
-
-def test_the_glossary_has_each_word_once() -> None:
-    words = re.findall(r"^\| ([^|]+) \|", section(read("docs/design.md"), "Glossary"), flags=re.MULTILINE)[2:]
-    assert words == sorted(set(words))
