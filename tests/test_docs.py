@@ -1,4 +1,4 @@
-"""README.md, docs/ and benchmarks/RESULTS.md: their commands run, and their tables name what the code has."""
+"""README.md, docs/ and benchmarks/RESULTS.md: their commands run, and their examples, figures and links are valid."""
 
 import io
 import json
