@@ -15,6 +15,7 @@ SERVICES = {"redis", "rq", "obstore", "transformers", "service", "pydantic", "st
 # From the ground up: a package imports those before it, and none of its own line.
 SERVICE_LAYERS = (
     {"contract", "settings"},
+    {"families"},
     {"infrastructure"},
     {"tenants", "reports"},
     {"storage"},
@@ -25,7 +26,7 @@ SERVICE_LAYERS = (
     {"api"},
     {"cli"},
 )
-FOR_WORKER = {"contract", "settings", "infrastructure", "storage", "sources", "jobs", "reports"}
+FOR_WORKER = {"contract", "settings", "families", "infrastructure", "storage", "sources", "jobs", "reports"}
 # Modules of one package may import each other; of these packages of the worker each imports those before it.
 WORKER_LAYERS = (
     {"slimming"},

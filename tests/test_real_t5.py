@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from service.contract.criteria import CRITERIA, Criterion
-from service.contract.families import FAMILIES
 from service.contract.job import Stage
 from service.contract.options import ExampleReduction, Normalisation, Objective, Repair, TokenReduction, Unit
 from service.contract.request import JobRequest
 from service.contract.result import Result
+from service.families.table import FAMILIES
 from service.jobs.record import new_record
 from service.settings import Settings
 from service.storage.object_store import Storage

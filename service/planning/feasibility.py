@@ -7,9 +7,9 @@ from threading import Thread
 import structlog
 
 from service.contract.errors import InvalidModel, InvalidRequest, StorageUnavailable
-from service.contract.families import FAMILIES
 from service.contract.options import Repair, Unit
 from service.contract.request import JobRequest
+from service.families.table import FAMILIES
 from service.planning.model_checks import check_config
 from service.planning.removal import count_chosen, has_bias
 from service.planning.targets import check_target

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from service.contract.errors import InvalidModel, InvalidRequest, UnsupportedUnit, blaming_task
-from service.contract.families import ModelFamily
-from service.contract.head_classes import head_classes
 from service.contract.options import Layout, Unit
-from service.contract.per_layer import is_per_layer
 from service.contract.presets import resolve
 from service.contract.request import JobRequest
+from service.families.head_classes import head_classes
+from service.families.per_layer import is_per_layer
+from service.families.table import ModelFamily
 from service.sources.access import HUB, Access, blaming
 from service.sources.job_checkpoints import JOB
 from service.sources.model_directory import CONFIG, ModelDirectory, StoredDirectory, read_json

@@ -7,11 +7,11 @@ ratio, and a target that has to be measured leaves them open.
 from collections.abc import Sequence
 
 from service.contract.catalog import Plan, Projected
-from service.contract.families import FAMILIES
 from service.contract.options import Layout, Unit
 from service.contract.report import Runtime
 from service.contract.request import JobRequest
-from service.contract.runtimes import runtimes, runtimes_after
+from service.families.runtimes import runtimes, runtimes_after
+from service.families.table import FAMILIES
 from service.planning.admission import check_request
 from service.planning.feasibility import check_options
 from service.planning.removal import count_parameters

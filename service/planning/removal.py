@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from service.contract.method import Method
 from service.contract.options import Repair, Unit
 from service.contract.request import JobRequest
-from service.contract.tensor_names import StackNames
+from service.families.tensor_names import StackNames
 from service.planning.widths import Cut, cuts_at, is_set_by_ratio
 from service.sources.checkpoint import BUFFER, Checkpoint
 from service.sources.dimensions import layer_position, layer_tensors, matches, unit_tensors_of

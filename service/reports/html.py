@@ -17,9 +17,9 @@ from markupsafe import Markup
 
 from service.contract.method import Target
 from service.contract.options import Supervision
-from service.contract.per_layer import has_own_widths
 from service.contract.report import Confusion, Report
 from service.contract.result import Control, MetricsPair
+from service.families.per_layer import has_own_widths
 from service.reports.charts import across, curve, heat_maps, intervals
 from service.reports.formatting import (
     change,

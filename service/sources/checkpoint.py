@@ -7,8 +7,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from service.contract.errors import InvalidModel
-from service.contract.families import FAMILIES
-from service.contract.tensor_names import CheckpointNames
+from service.families.table import FAMILIES
+from service.families.tensor_names import CheckpointNames
 from service.sources.model_directory import ModelDirectory
 from service.sources.safetensors_header import FLOATS, Tensors, TensorShape
 

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from service.contract.errors import InvalidModel
 from service.contract.options import Unit
-from service.contract.tensor_names import StackNames, UnitTensors
+from service.families.tensor_names import StackNames, UnitTensors
 from service.sources.checkpoint import MAX_UNITS, Checkpoint
 from service.sources.safetensors_header import TensorShape
 

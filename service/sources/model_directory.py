@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 from typing import Any, Protocol, Self
 
 from service.contract.errors import InvalidModel
-from service.contract.families import ModelFamily, family_of
 from service.contract.task import ModelSource
+from service.families.table import ModelFamily, family_of
 from service.sources.access import HUB, Access, blaming
 from service.sources.hub import HubFiles
 from service.sources.readers import scheme_of

@@ -2,7 +2,7 @@
 
 from fnmatch import fnmatch
 
-from service.contract.per_layer import MODELLING_FILE
+from service.families.per_layer import MODELLING_FILE
 
 CARD = "README.md"  # is downloaded for the licence that it names, and is no part of the model
 

@@ -11,7 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from service.contract.families import FAMILIES
+from service.families.table import FAMILIES
 from tests.support.tiny_models import TINY, VOCABULARY
 from worker.checkpoints.dtypes import cast_weights
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from service.contract import presets
-from service.contract.families import FAMILIES
 from service.contract.job import Stage
 from service.contract.result import Result
+from service.families.table import FAMILIES
 from service.jobs.record import new_record
 from service.settings import Settings
 from tests.support.pipeline_jobs import Deployment, Recorder

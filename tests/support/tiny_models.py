@@ -12,7 +12,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from service.contract.families import FAMILIES, ModelFamily
+from service.families.table import FAMILIES, ModelFamily
 
 VOCABULARY = 128
 FFN_WIDTH = 48

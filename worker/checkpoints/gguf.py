@@ -9,7 +9,7 @@ from gguf import GGMLQuantizationType, GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 
 from service.contract.errors import InvalidModel, UnsupportedFamily
-from service.contract.families import FAMILIES
+from service.families.table import FAMILIES
 from service.storage.object_store import digest_file
 
 ARCHITECTURES = tuple(family.gguf for family in FAMILIES.values() if family.gguf)

@@ -17,8 +17,8 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from service.contract.errors import InvalidModel
-from service.contract.families import AUTO_CLASSES as AUTO_CLASS_NAMES
-from service.contract.families import ModelFamily
+from service.families.table import AUTO_CLASSES as AUTO_CLASS_NAMES
+from service.families.table import ModelFamily
 from worker.checkpoints.dtypes import cast_weights, make_computable, weight_dtypes
 from worker.checkpoints.per_layer import loader_class
 from worker.checkpoints.validation import check_checkpoint, read_json

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from service.contract.families import FAMILIES
-from service.contract.per_layer import MODELLING_FILE, is_per_layer
+from service.families.per_layer import MODELLING_FILE, is_per_layer
+from service.families.table import FAMILIES
 from worker.checkpoints import modeling_taskslim
 from worker.checkpoints.llama_as_mistral import to_stock_class
 from worker.slimming.architectures import Architecture

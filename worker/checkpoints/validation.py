@@ -8,7 +8,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from service.contract.errors import InvalidModel
-from service.contract.families import ModelFamily, family_of, own_code
+from service.families.table import ModelFamily, family_of, own_code
 from worker.checkpoints.per_layer import is_valid_per_layer
 
 WEIGHTS_INDEX = "model.safetensors.index.json"

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from service.contract.errors import VerificationFailed
-from service.contract.families import FAMILIES
 from service.contract.result import Verified
+from service.families.table import FAMILIES
 from service.infrastructure.child_process import die_with_parent
 from worker.checkpoints.loading import AUTO_CLASSES, FROM_DISK_ALONE
 from worker.checkpoints.per_layer import loader_class

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from service.contract.families import Kind
+from service.families.table import Kind
 from worker.data.prompts import Example, Tokens, row_tokens
 from worker.slimming.scoring.objectives import Batch
 

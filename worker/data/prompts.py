@@ -8,12 +8,12 @@ from itertools import islice
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from service.contract.errors import InvalidData, InvalidLabels, InvalidTemplate
-from service.contract.families import Kind
-from service.contract.head_classes import head_classes
 from service.contract.options import TaskKind
 from service.contract.presets import LABEL_COLUMN, TARGET_COLUMN, template_fields
 from service.contract.rows import Row
 from service.contract.task import TaskWording
+from service.families.head_classes import head_classes
+from service.families.table import Kind
 
 Tokens = tuple[int, ...]
 

@@ -9,10 +9,10 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.repocard import metadata_load
 from yaml import YAMLError
 
-from service.contract.families import FAMILIES
 from service.contract.options import Supervision
 from service.contract.report import Report
 from service.contract.result import Metrics, MetricsPair
+from service.families.table import FAMILIES
 from service.reports.metric_names import name_of, qualities
 from service.reports.model_origin import root_uri
 from service.sources.model_files import CARD

@@ -8,9 +8,9 @@ from huggingface_hub import ModelCard
 
 from service.contract.criteria import CRITERIA
 from service.contract.options import Supervision, TaskKind
-from service.contract.per_layer import MODELLING_FILE, has_own_widths
 from service.contract.report import Report
 from service.contract.result import CurvePoint, DenseSlim, Estimate, JobMetrics
+from service.families.per_layer import MODELLING_FILE, has_own_widths
 from service.reports.formatting import change, count, interval, percent
 from service.reports.metric_names import SHARES, headline_name, name_of, qualities
 from service.reports.model_origin import merged_adapters

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from service.contract.options import Format, Layout
-from service.contract.per_layer import has_own_widths
 from service.contract.report import Report, Runtime
 from service.contract.result import Result
-from service.contract.runtimes import runtimes, runtimes_after
 from service.contract.task import ModelSource, TaskWording
+from service.families.per_layer import has_own_widths
+from service.families.runtimes import runtimes, runtimes_after
 from service.reports import html
 from service.sources.access import Access
 from service.sources.checkpoint import read_checkpoint

@@ -1,9 +1,9 @@
 """The Python snippet of the report and the model card: loads the slim model and runs the task on one row."""
 
-from service.contract.families import Kind
 from service.contract.options import Format, TaskKind
 from service.contract.presets import template_fields
 from service.contract.request import JobRequest
+from service.families.table import Kind
 from service.sources.job_checkpoints import JOB
 from service.sources.readers import scheme_of
 from worker.data.batching import Padding

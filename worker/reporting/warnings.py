@@ -6,8 +6,8 @@ A message states a fact about this job with its figures, and what to do about it
 from collections.abc import Callable
 
 from service.contract.options import Supervision
-from service.contract.per_layer import MODELLING_FILE, has_own_widths
 from service.contract.report import Confusion, Report, ReportWarning
+from service.families.per_layer import MODELLING_FILE, has_own_widths
 from service.reports.formatting import difference, fixed, interval, percent
 from service.reports.metric_names import headline_name
 

@@ -6,10 +6,10 @@ from service.api.dependencies import CallerDep, SettingsDep
 from service.api.problems import problem_responses
 from service.contract.catalog import Capabilities, Limits
 from service.contract.criteria import Criterion
-from service.contract.families import FAMILIES
 from service.contract.fields import MAX_RATIO, MAX_ROWS
 from service.contract.options import Repair, Unit
 from service.contract.presets import PRESETS
+from service.families.table import FAMILIES
 from service.infrastructure.version import package_version
 
 router = APIRouter(tags=["catalog"])

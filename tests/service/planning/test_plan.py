@@ -17,10 +17,10 @@ from service.contract.errors import (
     TaskslimError,
     UnsupportedUnit,
 )
-from service.contract.families import FAMILIES
 from service.contract.job import Stage
 from service.contract.options import Unit
 from service.contract.request import JobRequest
+from service.families.table import FAMILIES
 from service.jobs.record import new_record
 from service.planning.plan import plan, plan_for
 from service.settings import Settings

@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from service.contract.errors import InvalidModel
-from service.contract.families import FAMILIES, family_of
-from service.contract.per_layer import CLASS_PREFIX, MODELLING_FILE, MODULE, is_per_layer
+from service.families.per_layer import CLASS_PREFIX, MODELLING_FILE, MODULE, is_per_layer
+from service.families.table import FAMILIES, family_of
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, tiny_family
 from worker.checkpoints import modeling_taskslim

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from service.contract.families import FAMILIES, Kind
+from service.families.table import FAMILIES, Kind
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, VOCABULARY
 from worker.data.batching import Padding, batches, pad_left, padding

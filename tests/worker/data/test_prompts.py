@@ -5,9 +5,9 @@ from transformers import BertConfig
 
 from service.contract import presets
 from service.contract.errors import InvalidData, InvalidLabels, InvalidTemplate
-from service.contract.families import Kind
 from service.contract.rows import Row
 from service.contract.task import Task
+from service.families.table import Kind
 from tests.support import checkpoints
 from worker.data.prompts import DEFAULTS, Example, Wording, encode, first_words, row_tokens, wording
 

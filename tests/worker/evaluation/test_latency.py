@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from service.contract.families import FAMILIES, Kind
 from service.contract.result import DenseSlim
+from service.families.table import FAMILIES, Kind
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, causal
 from worker.data.batching import padding

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from service.contract.families import FAMILIES
+from service.families.table import FAMILIES
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, causal
 from worker.data.batching import padding

@@ -6,10 +6,10 @@ from scipy.stats import norm
 from torch import Tensor
 
 from service.contract.errors import InvalidModel
-from service.contract.families import FAMILIES, Kind
 from service.contract.presets import resolve
 from service.contract.rows import Row
 from service.contract.task import Task
+from service.families.table import FAMILIES, Kind
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY
 from worker.data.batching import batches, padding

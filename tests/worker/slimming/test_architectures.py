@@ -7,9 +7,9 @@ import pytest
 from torch import nn
 from transformers import PreTrainedModel
 
-from service.contract.families import FAMILIES
 from service.contract.options import Unit
-from service.contract.tensor_names import StackNames
+from service.families.table import FAMILIES
+from service.families.tensor_names import StackNames
 from tests.support.tiny_models import TINY, tiny_family
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.units import Site, UnitUnavailable, locate

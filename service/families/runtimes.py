@@ -7,9 +7,9 @@ Each job verifies this for transformers; for the other runtimes it follows from 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.contract.families import FAMILIES
 from service.contract.options import Layout, Unit
 from service.contract.report import Runtime
+from service.families.table import FAMILIES
 
 DEVICES = (1, 2, 4, 8)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.contract.runtimes import runtimes
+from service.families.runtimes import runtimes
 
 
 @pytest.mark.parametrize(

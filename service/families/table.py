@@ -12,8 +12,8 @@ from typing import Any, Literal
 from service.contract import catalog
 from service.contract.errors import InvalidModel, UnsupportedFamily
 from service.contract.options import Unit
-from service.contract.per_layer import is_per_layer
-from service.contract.tensor_names import CheckpointNames, StackNames, UnitTensors, attention, feed_forward
+from service.families.per_layer import is_per_layer
+from service.families.tensor_names import CheckpointNames, StackNames, UnitTensors, attention, feed_forward
 
 Kind = Literal["causal", "encoder_decoder", "classifier"]
 RuntimeName = Literal["vllm", "sglang", "llama.cpp"]

@@ -2,9 +2,9 @@
 
 import pytest
 
-from service.contract.families import FAMILIES, ModelFamily
 from service.contract.options import Unit
-from service.contract.runtimes import SERVERS, runtimes
+from service.families.runtimes import SERVERS, runtimes
+from service.families.table import FAMILIES, ModelFamily
 
 families = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 
