@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from service.cli.demo.request import LABELS, TEMPLATE, find_model, read_rows
-from service.contract.job import Stage
 from service.contract.presets import resolve
 from service.contract.request import JobRequest
 from service.contract.result import Result
@@ -15,6 +14,7 @@ from service.contract.task import DataSource, Task
 from service.jobs.record import new_record
 from service.settings import Settings
 from service.storage.object_store import Storage
+from tests.support.progress import IgnoredProgress
 from worker import pipeline
 from worker.checkpoints.gguf import convert_gguf
 from worker.checkpoints.loading import LoadedModel, count_parameters, load_model
@@ -92,14 +92,6 @@ def test_removing_the_lowest_scores_costs_less_than_removing_the_highest(
     assert lowest_removed > highest_removed + 1
 
 
-class Silent:
-    """A progress that records nothing."""
-
-    def stage(self, stage: Stage) -> None: ...
-
-    def advance(self, done: int, total: int, unit: str) -> None: ...
-
-
 def slim(task: str, calibration: int, evaluation: int, checkpoint: Path, state: Path, scratch: Path) -> Result:
     """The result of a job on a task of the trained adapter that removes 30 % of the feed-forward parameters."""
 
@@ -114,7 +106,7 @@ def slim(task: str, calibration: int, evaluation: int, checkpoint: Path, state: 
     job = new_record(JobRequest.model_validate(body)).model_copy(update={"attempt": 1})
     settings = Settings(state=state, device="cpu")
     storage = Storage((scratch / "artifacts").as_uri())
-    result = pipeline.run(job, settings=settings, storage=storage, progress=Silent(), scratch=scratch)
+    result = pipeline.run(job, settings=settings, storage=storage, progress=IgnoredProgress(), scratch=scratch)
     assert any(key.endswith("manifest.json") for key, _ in storage.list(""))
     return result
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from service.contract.criteria import CRITERIA, Criterion
-from service.contract.job import Stage
 from service.contract.options import ExampleReduction, Normalisation, Objective, Repair, TokenReduction, Unit
 from service.contract.request import JobRequest
 from service.contract.result import Result
@@ -16,6 +15,7 @@ from service.families.table import FAMILIES
 from service.jobs.record import new_record
 from service.settings import Settings
 from service.storage.object_store import Storage
+from tests.support.progress import IgnoredProgress
 from worker import pipeline
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -54,14 +54,6 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-class Silent:
-    """A progress that records nothing."""
-
-    def stage(self, stage: Stage) -> None: ...
-
-    def advance(self, done: int, total: int, unit: str) -> None: ...
-
-
 def rows(name: str, limit: int) -> dict[str, Any]:
     return {"uri": (SHARED / f"data/sst2/{name}.jsonl").as_uri(), "limit": limit}
 
@@ -83,7 +75,7 @@ def slim(scratch: Path, method: dict[str, Any], task: dict[str, Any], ratio: flo
     job = new_record(JobRequest.model_validate(body)).model_copy(update={"attempt": 1})
     storage = Storage((scratch / "artifacts").as_uri())
     settings = Settings(state=scratch, device="cpu")
-    return pipeline.run(job, settings=settings, storage=storage, progress=Silent(), scratch=scratch)
+    return pipeline.run(job, settings=settings, storage=storage, progress=IgnoredProgress(), scratch=scratch)
 
 
 def check(result: Result) -> None:

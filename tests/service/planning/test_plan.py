@@ -17,7 +17,6 @@ from service.contract.errors import (
     TaskslimError,
     UnsupportedUnit,
 )
-from service.contract.job import Stage
 from service.contract.options import Unit
 from service.contract.request import JobRequest
 from service.families.table import FAMILIES
@@ -32,6 +31,7 @@ from service.storage.object_store import Storage
 from tests.support import checkpoints
 from tests.support.hub_cache import COMMIT, cache_hub_model
 from tests.support.planning import ROWS, request_for
+from tests.support.progress import IgnoredProgress
 from tests.support.tiny_models import TINY
 from worker import pipeline
 from worker.checkpoints.llama_as_mistral import to_stock_class
@@ -89,14 +89,6 @@ def widths(groups: list[Group], kept: dict[Site, torch.Tensor]) -> dict[tuple[st
     return found
 
 
-class Silence:
-    """The progress of a job that is reported to nobody."""
-
-    def stage(self, stage: Stage) -> None: ...
-
-    def advance(self, done: int, total: int, unit: str) -> None: ...
-
-
 @pytest.mark.parametrize(
     ("name", "method"), [("llama", {"repair": "bias"}), ("t5", {"units": ["ffn", "heads"]})], ids=["llama", "t5"]
 )
@@ -115,7 +107,7 @@ def test_a_plan_equals_the_report_of_the_job(
     )
     settings, scratch = Settings(state=tmp_path, device="cpu"), tmp_path / "scratch"
     scratch.mkdir()
-    result = pipeline.run(job, settings=settings, storage=storage, progress=Silence(), scratch=scratch)
+    result = pipeline.run(job, settings=settings, storage=storage, progress=IgnoredProgress(), scratch=scratch)
     assert planned.parameters.model_dump() == result.parameters.model_dump()
     assert planned.bytes.model_dump() == result.bytes.model_dump()
     assert planned.widths == result.widths

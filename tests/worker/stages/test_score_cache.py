@@ -18,7 +18,6 @@ from service.api.openapi.examples import SUCCEEDED
 from service.api.openapi.response_examples import REPORT
 from service.contract import presets
 from service.contract.errors import InvalidModel
-from service.contract.job import Stage
 from service.contract.request import JobRequest
 from service.contract.resources import Manifest, StoredFile
 from service.contract.result import Metrics
@@ -32,6 +31,7 @@ from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
 from service.tenants.api_keys import ANONYMOUS
 from tests.support import checkpoints
+from tests.support.progress import IgnoredProgress
 from worker.evaluation.metrics import AnswerScores
 from worker.search.candidates import Candidates
 from worker.slimming.scoring.iterative import ScorePath, schedule
@@ -48,14 +48,6 @@ from worker.stages.task_model import load as load_model
 
 LABELS = {"1": "positive", "0": "negative"}
 WORDS = ("good", "bad", "film", "plot", "dog", "fox", "lazy", "quick")
-
-
-class Silence:
-    """Progress of a job that is not recorded."""
-
-    def stage(self, stage: Stage) -> None: ...
-
-    def advance(self, done: int, total: int, unit: str) -> None: ...
 
 
 @dataclass
@@ -87,7 +79,7 @@ class ScoringJobs:
         scratch = self.root / "scratch" / job.id
         scratch.mkdir(parents=True)
         context = JobContext(
-            job, presets.resolve(request.slimmed_for[0]), self.settings, self.storage, Silence(), scratch
+            job, presets.resolve(request.slimmed_for[0]), self.settings, self.storage, IgnoredProgress(), scratch
         )
         sources = inputs.fetch(context)
         loaded = load_model(context, sources.model, sources.adapter)
