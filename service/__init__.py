@@ -1,6 +1,5 @@
-"""The contract and the HTTP door of Taskslim.
+"""The API of Taskslim, and everything that the API and the worker share.
 
-Imports point one way: `worker` imports `service`, never the other way round, and nothing here imports torch or
-transformers (tests/test_boundaries.py looks at `sys.modules`). Only `app`, `routes` and `openapi` import fastapi,
-so that the worker's image needs none of it.
+Imports point one way: `worker` imports `service`, and `service` never imports `worker`, torch or transformers. Only
+`service.api` imports fastapi, so the worker's image needs no web framework. tests/test_boundaries.py checks both.
 """

@@ -78,7 +78,7 @@ def test_kill_of_an_attempt_that_does_not_run_has_no_effect(queue: JobQueue, job
     assert queue.depth() == 1
 
 
-@pytest.mark.parametrize("name", ["os.system", "worker.tasks.JobRun", "builtins.exec", ""])
+@pytest.mark.parametrize("name", ["os.system", "worker.attempts.lifecycle.AttemptLifecycle", "builtins.exec", ""])
 def test_rq_job_runs_no_other_function_and_no_callback(redis: Redis, name: str) -> None:
     entry = RqJob.create("x.y", connection=redis, serializer="json", origin=QUEUE, on_success=Callback("os.getcwd"))
     entry.data = json.dumps([name, None, [], {}]).encode()
