@@ -26,8 +26,9 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint
 demo: setup ## slim a real model for review sentiment, end to end
 	$(BIN)/taskslim demo
 
-# A file's tests share servers and models, so that a file goes to one process.
-PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# A file's tests share servers and models, so that a file goes to one process. Three processes on two cores: a third of
+# the time a test waits for other processes.
+PARALLEL := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test: setup browser ## the fast suite: at most 9 minutes on 2 cores
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
