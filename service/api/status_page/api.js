@@ -38,7 +38,11 @@ async function reach(path, options) {
     return await fetch(path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem(0, { title: "No response", detail: "The server cannot be reached: check the connection and try again.", code: "unreachable" });
+    throw new Problem(0, {
+      title: "No response",
+      detail: "The server cannot be reached: check the connection and try again.",
+      code: "unreachable"
+    });
   }
 }
 

@@ -45,6 +45,6 @@ export function problemBox(problem) {
     { className: "problem", role: "alert" },
     element("strong", {}, problem.title),
     element("p", {}, problem.message),
-    problem.code && element("code", {}, problem.code),
+    problem.code && element("code", {}, problem.code)
   );
 }

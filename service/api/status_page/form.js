@@ -19,21 +19,32 @@ export async function showForm(main, parameters, signal) {
   const [capabilities, { components }, job] = await Promise.all([
     read("capabilities", { signal }),
     read("openapi.json", { signal }),
-    from ? read(`jobs/${from}`, { signal }) : null,
+    from ? read(`jobs/${from}`, { signal }) : null
   ]);
   const { JobRequest, Method } = components.schemas;
   const carried = job ? withoutDefaults(job.request, JobRequest, components.schemas) : {};
   const method = job?.request.method ?? defaultsOf(Method);
   const view = { signal, capabilities, carried, timer: 0 };
-  view.form = form(capabilities, { ...fieldsOfMethod(method), ...(job ? fieldsOf(carried) : {}) }, splitter(components.schemas, carried));
+  view.form = form(
+    capabilities,
+    { ...fieldsOfMethod(method), ...(job ? fieldsOf(carried) : {}) },
+    splitter(components.schemas, carried)
+  );
   view.json = element("pre", { tabIndex: 0, "aria-label": "Request as JSON" });
   view.curl = element("pre", { tabIndex: 0, "aria-label": "Request as curl" });
   view.plan = element("section", { "aria-label": "Plan", "aria-live": "polite" });
   view.outcome = element("div");
-  fill(main, element("div", { className: "title" }, element("h1", {}, "New job")), view.outcome, element("div", { className: "columns" }, view.form, preview(view)));
+  fill(
+    main,
+    element("div", { className: "title" }, element("h1", {}, "New job")),
+    view.outcome,
+    element("div", { className: "columns" }, view.form, preview(view))
+  );
   view.form.addEventListener("input", () => update(view));
   view.form.addEventListener("submit", (event) => submit(view, event));
-  view.form.querySelector("[name=rows-file]").addEventListener("change", (event) => loadRows(view, event.target.files[0]));
+  view.form
+    .querySelector("[name=rows-file]")
+    .addEventListener("change", (event) => loadRows(view, event.target.files[0]));
   update(view);
 }
 
@@ -42,36 +53,101 @@ function preview(view) {
     "aside",
     { className: "preview" },
     view.plan,
-    element("div", { className: "title" }, element("h2", {}, "curl"), copyButton(() => view.curl.textContent)),
+    element(
+      "div",
+      { className: "title" },
+      element("h2", {}, "curl"),
+      copyButton(() => view.curl.textContent)
+    ),
     view.curl,
-    element("details", { className: "panel" }, element("summary", {}, "Request as JSON"), view.json),
+    element("details", { className: "panel" }, element("summary", {}, "Request as JSON"), view.json)
   );
 }
 
 // --- fields ----------------------------------------------------------------------------------------------------
 
 function form({ presets, criteria, repairs, units, limits }, values, split) {
-  const presetOptions = [[OWN, "a task of my own"], [SEVERAL, "several tasks at once"], ...presets.map(({ name }) => [name, name])];
+  const presetOptions = [
+    [OWN, "a task of my own"],
+    [SEVERAL, "several tasks at once"],
+    ...presets.map(({ name }) => [name, name])
+  ];
   return element(
     "form",
     { className: "request", noValidate: true },
     group(
       "Model",
       split(
-        text("model.uri", "URI", values, { placeholder: "hf://HuggingFaceTB/SmolLM2-135M-Instruct", hint: "hf://, file://, s3://, gs:// or az:// directory with safetensors", required: true }),
+        text("model.uri", "URI", values, {
+          placeholder: "hf://HuggingFaceTB/SmolLM2-135M-Instruct",
+          hint: "hf://, file://, s3://, gs:// or az:// directory with safetensors",
+          required: true
+        }),
         text("model.revision", "Revision", values, { placeholder: "main", hint: "branch, tag or commit on the hub" }),
-        text("model.adapter_uri", "Adapter URI", values, { hint: "LoRA adapter that is merged first" }),
-      ),
+        text("model.adapter_uri", "Adapter URI", values, { hint: "LoRA adapter that is merged first" })
+      )
     ),
     group(
       "Task",
       split(
         choice("task.preset", "Task", presetOptions, values),
-        element("div", { className: "own-task" }, choice("task.kind", "Kind", [["classification", "classification"], ["generation", "generation"]], values), area("task.template", "Template", values, { placeholder: "Review: {text}\nSentiment:", hint: "columns of the rows in braces" }), area("task.labels", "Labels", values, { placeholder: "positive = positive\nnegative = negative", hint: "one a line: label in the rows = answer word" })),
-        element("div", { className: "several-tasks" }, area("tasks", "Tasks", values, { rows: 8, placeholder: '[{"preset": "sst2", "calibration": {"uri": "s3://…"}}, …]', hint: "JSON array of tasks that the slim model must still be able to do" })),
-        element("div", { className: "rows" }, text("task.calibration.uri", "Calibration rows", values, { placeholder: "s3://bucket/train.jsonl", hint: "JSON Lines, CSV or Parquet" }), area("task.calibration.rows", "Calibration rows, inline", values, { placeholder: '{"text": "…", "label": "positive"}', hint: "JSON Lines, in place of the URI" }), element("label", { className: "field" }, element("span", {}, "Calibration rows from a file of this machine"), element("input", { type: "file", name: "rows-file", accept: ".jsonl,.json" })), pair(text("task.calibration.limit", "Rows to use", values, { type: "number", min: 1, hint: "empty: all" }), text("task.evaluation.uri", "Evaluation rows", values, { hint: "empty: a fifth of the calibration rows" }))),
-        area("observe", "Tasks to evaluate without slimming for them", values, { placeholder: "imdb = s3://bucket/imdb.jsonl", hint: "one a line: preset = rows, or a task as JSON" }),
-      ),
+        element(
+          "div",
+          { className: "own-task" },
+          choice(
+            "task.kind",
+            "Kind",
+            [
+              ["classification", "classification"],
+              ["generation", "generation"]
+            ],
+            values
+          ),
+          area("task.template", "Template", values, {
+            placeholder: "Review: {text}\nSentiment:",
+            hint: "columns of the rows in braces"
+          }),
+          area("task.labels", "Labels", values, {
+            placeholder: "positive = positive\nnegative = negative",
+            hint: "one a line: label in the rows = answer word"
+          })
+        ),
+        element(
+          "div",
+          { className: "several-tasks" },
+          area("tasks", "Tasks", values, {
+            rows: 8,
+            placeholder: '[{"preset": "sst2", "calibration": {"uri": "s3://…"}}, …]',
+            hint: "JSON array of tasks that the slim model must still be able to do"
+          })
+        ),
+        element(
+          "div",
+          { className: "rows" },
+          text("task.calibration.uri", "Calibration rows", values, {
+            placeholder: "s3://bucket/train.jsonl",
+            hint: "JSON Lines, CSV or Parquet"
+          }),
+          area("task.calibration.rows", "Calibration rows, inline", values, {
+            placeholder: '{"text": "…", "label": "positive"}',
+            hint: "JSON Lines, in place of the URI"
+          }),
+          element(
+            "label",
+            { className: "field" },
+            element("span", {}, "Calibration rows from a file of this machine"),
+            element("input", { type: "file", name: "rows-file", accept: ".jsonl,.json" })
+          ),
+          pair(
+            text("task.calibration.limit", "Rows to use", values, { type: "number", min: 1, hint: "empty: all" }),
+            text("task.evaluation.uri", "Evaluation rows", values, { hint: "empty: a fifth of the calibration rows" })
+          )
+        ),
+        area("observe", "Tasks to evaluate without slimming for them", values, {
+          placeholder: "imdb = s3://bucket/imdb.jsonl",
+          hint: "one a line: preset = rows, or a task as JSON"
+        })
+      )
     ),
     group(
       "Size",
@@ -80,22 +156,53 @@ function form({ presets, criteria, repairs, units, limits }, values, split) {
         checks("method.units", "Units to remove", units, values),
         choice("method.criterion", "Criterion", [["", "the default for the repair"], ...named(criteria)], values),
         choice("method.repair", "Repair", named(repairs), values),
-        choice("method.scope", "Rank units", [["layer", "within each layer"], ["global", "across all layers"]], values),
-        text("method.steps", "Steps", values, { type: "number", min: 1, max: 100, hint: "scores are computed again before each" }),
-        choice("output.layout", "Widths", [["uniform", "the same in every layer"], ["per_layer", "one for each layer; needs a rank across all layers"]], values),
-        text("output.round_to", "Widths are multiples of", values, { type: "number", min: 1, placeholder: "64", hint: "256 suits GGUF K-quants, 128 GPU kernels" }),
-        check("method.controls", "Also evaluate models that are cut by random and by reversed scores", values),
-      ),
+        choice(
+          "method.scope",
+          "Rank units",
+          [
+            ["layer", "within each layer"],
+            ["global", "across all layers"]
+          ],
+          values
+        ),
+        text("method.steps", "Steps", values, {
+          type: "number",
+          min: 1,
+          max: 100,
+          hint: "scores are computed again before each"
+        }),
+        choice(
+          "output.layout",
+          "Widths",
+          [
+            ["uniform", "the same in every layer"],
+            ["per_layer", "one for each layer; needs a rank across all layers"]
+          ],
+          values
+        ),
+        text("output.round_to", "Widths are multiples of", values, {
+          type: "number",
+          min: 1,
+          placeholder: "64",
+          hint: "256 suits GGUF K-quants, 128 GPU kernels"
+        }),
+        check("method.controls", "Also evaluate models that are cut by random and by reversed scores", values)
+      )
     ),
     group(
       "Job",
       split(
         text("tags", "Tags", values, { placeholder: "team:search, run:7" }),
         text("webhook.url", "Webhook URL", values, { hint: "https address that receives a message when the job ends" }),
-        text("deadline_seconds", "Deadline in seconds", values, { type: "number", min: 10, placeholder: "3600", hint: "from the start of the job" }),
-      ),
+        text("deadline_seconds", "Deadline in seconds", values, {
+          type: "number",
+          min: 10,
+          placeholder: "3600",
+          hint: "from the start of the job"
+        })
+      )
     ),
-    element("div", { className: "actions" }, element("button", { type: "submit", className: "primary" }, "Submit job")),
+    element("div", { className: "actions" }, element("button", { type: "submit", className: "primary" }, "Submit job"))
   );
 }
 
@@ -104,13 +211,22 @@ function form({ presets, criteria, repairs, units, limits }, values, split) {
  * The section is open where `carried`, the request that fills the form, has one of its fields.
  */
 function splitter(schemas, carried) {
-  const isForExperts = (part) => part.matches(".field, .checks") && isExpert(part.querySelector("[name]").name, schemas.JobRequest, schemas);
+  const isForExperts = (part) =>
+    part.matches(".field, .checks") && isExpert(part.querySelector("[name]").name, schemas.JobRequest, schemas);
   const isCarried = (part) => has(carried, part.querySelector("[name]").name);
   return (...parts) => {
     const expert = parts.filter(isForExperts);
     const common = parts.filter((part) => !expert.includes(part));
     if (expert.length === 0) return common;
-    return [...common, element("details", { className: "expert", open: expert.some(isCarried) }, element("summary", {}, "Expert options"), element("div", { className: "pair" }, expert))];
+    return [
+      ...common,
+      element(
+        "details",
+        { className: "expert", open: expert.some(isCarried) },
+        element("summary", {}, "Expert options"),
+        element("div", { className: "pair" }, expert)
+      )
+    ];
   };
 }
 
@@ -127,20 +243,37 @@ function field(label, control, hint) {
     element("label", { htmlFor: id }, label),
     control,
     element("p", { className: "note", id: `${id}-hint` }, hint ?? ""),
-    element("p", { className: "error", id: `${id}-error`, hidden: true }),
+    element("p", { className: "error", id: `${id}-error`, hidden: true })
   );
 }
 
 function text(name, label, values, { hint, ...options } = {}) {
-  return field(label, element("input", { name, value: values[name] ?? "", spellcheck: false, autocomplete: "off", step: "any", ...options }), hint);
+  return field(
+    label,
+    element("input", {
+      name,
+      value: values[name] ?? "",
+      spellcheck: false,
+      autocomplete: "off",
+      step: "any",
+      ...options
+    }),
+    hint
+  );
 }
 
 function area(name, label, values, { hint, ...options } = {}) {
-  return field(label, element("textarea", { name, value: values[name] ?? "", rows: 3, spellcheck: false, ...options }), hint);
+  return field(
+    label,
+    element("textarea", { name, value: values[name] ?? "", rows: 3, spellcheck: false, ...options }),
+    hint
+  );
 }
 
 function choice(name, label, options, values) {
-  const made = options.map(([value, shown]) => element("option", { value, selected: value === (values[name] ?? options[0][0]) }, shown));
+  const made = options.map(([value, shown]) =>
+    element("option", { value, selected: value === (values[name] ?? options[0][0]) }, shown)
+  );
   return field(label, element("select", { name }, made));
 }
 
@@ -148,12 +281,23 @@ const named = (values) => values.map((value) => [value, plain(value)]);
 
 function checks(name, label, options, values) {
   const chosen = (values[name] ?? "ffn").split(",");
-  const boxes = options.map((value) => element("label", {}, element("input", { type: "checkbox", name, value, checked: chosen.includes(value) }), plain(value)));
+  const boxes = options.map((value) =>
+    element(
+      "label",
+      {},
+      element("input", { type: "checkbox", name, value, checked: chosen.includes(value) }),
+      plain(value)
+    )
+  );
   return element("fieldset", { className: "checks" }, element("legend", {}, label), boxes);
 }
 
 const check = (name, label, values) =>
-  element("div", { className: "checks" }, element("label", {}, element("input", { type: "checkbox", name, checked: values[name] === true }), label));
+  element(
+    "div",
+    { className: "checks" },
+    element("label", {}, element("input", { type: "checkbox", name, checked: values[name] === true }), label)
+  );
 
 async function loadRows(view, file) {
   if (!file) return;
@@ -215,12 +359,15 @@ function refuse(view, problem) {
 
 /** Show each error at the field that it names, or at the nearest field that contains it in the request. */
 function showErrors(view, errors, focus = false) {
-  const shown = errors.map(({ param, message }) => [controlOf(view.form, param), message]).filter(([control]) => control);
+  const shown = errors
+    .map(({ param, message }) => [controlOf(view.form, param), message])
+    .filter(([control]) => control);
   for (const [control, message] of shown) {
     control.setAttribute("aria-invalid", "true");
     const section = control.closest("details");
     if (section) section.open = true;
-    const note = document.getElementById(`${control.id}-error`) ?? view.outcome.appendChild(element("p", { className: "error" }));
+    const note =
+      document.getElementById(`${control.id}-error`) ?? view.outcome.appendChild(element("p", { className: "error" }));
     note.textContent = message;
     note.hidden = false;
   }

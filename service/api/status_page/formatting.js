@@ -1,7 +1,11 @@
 // Numbers as text: percentages, counts, sizes, durations, intervals and changes.
 // `service/reports/formatting.py` has the same functions for the report, and a test compares the two.
 
-const SCALES = [[1e9, "B", "GB"], [1e6, "M", "MB"], [1e3, "k", "kB"]];
+const SCALES = [
+  [1e9, "B", "GB"],
+  [1e6, "M", "MB"],
+  [1e3, "k", "kB"]
+];
 const MIN_SCALED_COUNT = 1e4; // smaller counts are written in full
 const whole = new Intl.NumberFormat("en");
 

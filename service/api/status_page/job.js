@@ -8,13 +8,31 @@ import { after, follow } from "./stream.js";
 import { duration, size } from "./formatting.js";
 import { adapterName, ago, between, isFinished, modelName, plain, targetWords, taskName } from "./words.js";
 
-const STAGES = ["fetch", "load", "evaluate_dense", "attribute", "search", "select", "repair", "slice", "evaluate_slim", "controls", "verify", "upload"];
+const STAGES = [
+  "fetch",
+  "load",
+  "evaluate_dense",
+  "attribute",
+  "search",
+  "select",
+  "repair",
+  "slice",
+  "evaluate_slim",
+  "controls",
+  "verify",
+  "upload"
+];
 const MAX_EVENTS = 200;
 const FEW_FILES = 12; // a longer list of files, as of a sweep, starts closed
 
 /** Show a job in `main` and update it until the job ends or `signal` aborts, when another view is shown. */
 export async function showJob(main, id, signal) {
-  const view = { id, signal, job: await read(`jobs/${id}`, { signal }), events: element("ol", { className: "events" }) };
+  const view = {
+    id,
+    signal,
+    job: await read(`jobs/${id}`, { signal }),
+    events: element("ol", { className: "events" })
+  };
   view.facts = element("p", { className: "facts" });
   view.buttons = element("div", { className: "actions" });
   view.state = element("section", { "aria-label": "State" });
@@ -31,7 +49,8 @@ async function watch(view) {
     note(view.events, event);
     const wasFinished = isFinished(view.job);
     if (wasFinished) continue;
-    view.job = event.type === "status" ? await read(`jobs/${view.id}`, { signal: view.signal }) : after(view.job, event);
+    view.job =
+      event.type === "status" ? await read(`jobs/${view.id}`, { signal: view.signal }) : after(view.job, event);
     draw(view);
     if (isFinished(view.job)) await showResult(view);
   }
@@ -52,17 +71,29 @@ function draw(view) {
 function head({ job, facts: line, buttons: actions }) {
   return [
     element("p", { className: "trail" }, element("a", { href: "#/" }, "Jobs"), " / ", element("code", {}, job.id)),
-    element("div", { className: "title" }, element("h1", {}, modelName(job.request), element("small", {}, ` for ${taskName(job.request)}`)), actions),
-    element("p", { className: "note" }, adapterName(job.request) && `With the adapter ${adapterName(job.request)}. `, `Target: ${targetWords(job.request.target)}.`),
-    line,
+    element(
+      "div",
+      { className: "title" },
+      element("h1", {}, modelName(job.request), element("small", {}, ` for ${taskName(job.request)}`)),
+      actions
+    ),
+    element(
+      "p",
+      { className: "note" },
+      adapterName(job.request) && `With the adapter ${adapterName(job.request)}. `,
+      `Target: ${targetWords(job.request.target)}.`
+    ),
+    line
   ];
 }
 
 function facts(job) {
   const parts = [`created ${ago(job.created_at)}`];
-  if (job.started_at) parts.push(`${isFinished(job) ? "took" : "running for"} ${duration(between(job.started_at, job.finished_at))}`);
+  if (job.started_at)
+    parts.push(`${isFinished(job) ? "took" : "running for"} ${duration(between(job.started_at, job.finished_at))}`);
   if (job.result?.scores_reused) parts.push("scores reused");
-  for (const { number, outcome } of job.attempts.slice(0, -1)) parts.push(`attempt ${number} ${plain(outcome ?? "over")}`);
+  for (const { number, outcome } of job.attempts.slice(0, -1))
+    parts.push(`attempt ${number} ${plain(outcome ?? "over")}`);
   if (job.expires_at) parts.push(`kept until ${new Date(job.expires_at).toLocaleDateString()}`);
   const tags = Object.entries(job.tags).map(([key, value]) => element("span", { className: "tag" }, `${key}:${value}`));
   return [element("span", { className: "note" }, parts.join(" · ")), ...tags];
@@ -70,7 +101,8 @@ function facts(job) {
 
 function buttons(view) {
   const again = element("a", { className: "button", href: `#/new?from=${view.id}` }, "Use again");
-  if (!isFinished(view.job)) return [again, act(view, "Cancel", () => request(`jobs/${view.id}/cancel`, { method: "POST" }))];
+  if (!isFinished(view.job))
+    return [again, act(view, "Cancel", () => request(`jobs/${view.id}/cancel`, { method: "POST" }))];
   const remove = async () => {
     if (!confirm("Delete this job and its files?")) return;
     await request(`jobs/${view.id}`, { method: "DELETE" });
@@ -99,7 +131,9 @@ function stageList(job) {
   const stages = STAGES.filter((stage) => !leftOut(job.request).includes(stage));
   const present = stages.indexOf(job.stage);
   const state = (index) => (index < present ? "done" : index === present ? "now" : "ahead");
-  const items = stages.map((stage, index) => element("li", { "data-state": state(index), "aria-current": index === present ? "step" : null }, plain(stage)));
+  const items = stages.map((stage, index) =>
+    element("li", { "data-state": state(index), "aria-current": index === present ? "step" : null }, plain(stage))
+  );
   return element("ol", { className: "stages", "aria-label": "Stages" }, items);
 }
 
@@ -115,7 +149,20 @@ function ending(job) {
   if (job.status === "cancelled") return element("p", { className: "empty" }, "Cancelled. Nothing was stored.");
   const { code, message, param, curve = [] } = job.error;
   const stage = job.stage ? `Failed at ${plain(job.stage)}` : "Failed";
-  return [problemBox({ title: stage, message, code }), param && element("p", { className: "note" }, "Change ", element("code", {}, param), " and ", element("a", { href: `#/new?from=${job.id}` }, "submit it again"), "."), curve.length > 0 && curveTable(curve)];
+  return [
+    problemBox({ title: stage, message, code }),
+    param &&
+      element(
+        "p",
+        { className: "note" },
+        "Change ",
+        element("code", {}, param),
+        " and ",
+        element("a", { href: `#/new?from=${job.id}` }, "submit it again"),
+        "."
+      ),
+    curve.length > 0 && curveTable(curve)
+  ];
 }
 
 // --- report and files ------------------------------------------------------------------------------------------
@@ -126,8 +173,14 @@ async function showResult(view) {
   const report = request(`jobs/${view.id}/report`, { ...options, accept: "text/html" }).then((answer) => answer.text());
   const files = read(`jobs/${view.id}/artifacts`, options);
   await Promise.all([
-    report.then((html) => fill(view.report, reportPart(html)), (problem) => refuse(view.report, problem)),
-    files.then(({ data }) => fill(view.files, filesPart(data)), (problem) => refuse(view.files, problem)),
+    report.then(
+      (html) => fill(view.report, reportPart(html)),
+      (problem) => refuse(view.report, problem)
+    ),
+    files.then(
+      ({ data }) => fill(view.files, filesPart(data)),
+      (problem) => refuse(view.files, problem)
+    )
   ]);
 }
 
@@ -150,15 +203,31 @@ function reportPart(html) {
 
 function filesPart(files) {
   const rows = files.map((file) =>
-    element("tr", {}, element("td", { "data-label": "File" }, download(file)), element("td", { className: "number", "data-label": "Size" }, size(file.size)), element("td", { "data-label": "SHA-256" }, element("code", { title: file.sha256 }, `${file.sha256.slice(0, 16)}…`))),
+    element(
+      "tr",
+      {},
+      element("td", { "data-label": "File" }, download(file)),
+      element("td", { className: "number", "data-label": "Size" }, size(file.size)),
+      element(
+        "td",
+        { "data-label": "SHA-256" },
+        element("code", { title: file.sha256 }, `${file.sha256.slice(0, 16)}…`)
+      )
+    )
   );
-  const heads = element("tr", {}, element("th", { scope: "col" }, "File"), element("th", { scope: "col", className: "number" }, "Size"), element("th", { scope: "col" }, "SHA-256"));
+  const heads = element(
+    "tr",
+    {},
+    element("th", { scope: "col" }, "File"),
+    element("th", { scope: "col", className: "number" }, "Size"),
+    element("th", { scope: "col" }, "SHA-256")
+  );
   const whole = files.reduce((sum, file) => sum + file.size, 0);
   return element(
     "details",
     { className: "panel", open: files.length <= FEW_FILES },
     element("summary", {}, `Files: ${files.length}, ${size(whole)}`),
-    element("table", { className: "files" }, element("thead", {}, heads), element("tbody", {}, rows)),
+    element("table", { className: "files" }, element("thead", {}, heads), element("tbody", {}, rows))
   );
 }
 
@@ -173,8 +242,13 @@ function requestPart(job) {
     "details",
     { className: "panel" },
     element("summary", {}, "Request"),
-    element("div", { className: "actions" }, copyButton(() => request, "Copy JSON"), copyButton(() => curl, "Copy curl")),
-    element("pre", {}, request),
+    element(
+      "div",
+      { className: "actions" },
+      copyButton(() => request, "Copy JSON"),
+      copyButton(() => curl, "Copy curl")
+    ),
+    element("pre", {}, request)
   );
 }
 

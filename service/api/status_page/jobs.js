@@ -19,30 +19,69 @@ export async function showJobs(main, parameters, signal) {
   view.body = element("tbody");
   view.notice = element("div", { className: "notice" });
   view.more = element("button", { type: "button", hidden: true, onclick: () => showMore(view) }, "Show more");
-  fill(main, heading(), filterForm(parameters), view.notice, table(view.body), element("div", { className: "actions" }, view.more));
+  fill(
+    main,
+    heading(),
+    filterForm(parameters),
+    view.notice,
+    table(view.body),
+    element("div", { className: "actions" }, view.more)
+  );
   signal.addEventListener("abort", () => clearInterval(timer), { once: true });
   const timer = setInterval(() => document.hidden || refresh(view), REFRESH_MS);
   await refresh(view);
 }
 
 function heading() {
-  return element("div", { className: "title" }, element("h1", {}, "Jobs"), element("a", { className: "button primary", href: "#/new" }, "New job"));
+  return element(
+    "div",
+    { className: "title" },
+    element("h1", {}, "Jobs"),
+    element("a", { className: "button primary", href: "#/new" }, "New job")
+  );
 }
 
 function table(body) {
-  const row = element("tr", {}, COLUMNS.map((name) => element("th", { scope: "col" }, name)));
-  return element("table", { className: "jobs" }, element("caption", { className: "hidden" }, "Jobs, newest first"), element("thead", {}, row), body);
+  const row = element(
+    "tr",
+    {},
+    COLUMNS.map((name) => element("th", { scope: "col" }, name))
+  );
+  return element(
+    "table",
+    { className: "jobs" },
+    element("caption", { className: "hidden" }, "Jobs, newest first"),
+    element("thead", {}, row),
+    body
+  );
 }
 
 function filterForm(parameters) {
   const chosen = parameters.get("status") ?? "";
-  const options = ["", ...STATUSES].map((status) => element("option", { value: status, selected: status === chosen }, status || "any status"));
+  const options = ["", ...STATUSES].map((status) =>
+    element("option", { value: status, selected: status === chosen }, status || "any status")
+  );
   const form = element(
     "form",
     { className: "filters", role: "search", "aria-label": "Filter jobs" },
-    element("label", {}, "Status", element("select", { name: "status", onchange: () => form.requestSubmit() }, options)),
-    element("label", {}, "Tag", element("input", { name: "tag", value: parameters.get("tag") ?? "", placeholder: "team:search", spellcheck: false })),
-    element("button", { type: "submit" }, "Filter"),
+    element(
+      "label",
+      {},
+      "Status",
+      element("select", { name: "status", onchange: () => form.requestSubmit() }, options)
+    ),
+    element(
+      "label",
+      {},
+      "Tag",
+      element("input", {
+        name: "tag",
+        value: parameters.get("tag") ?? "",
+        placeholder: "team:search",
+        spellcheck: false
+      })
+    ),
+    element("button", { type: "submit" }, "Filter")
   );
   form.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -66,7 +105,9 @@ async function refresh(view) {
 
 /** The newer of two states of a job: a stream may be ahead of the list, except for the end of a job. */
 const newer = (known, listed) =>
-  known && !isFinished(listed) && known.attempt >= listed.attempt && known.progress.fraction > listed.progress.fraction ? known : listed;
+  known && !isFinished(listed) && known.attempt >= listed.attempt && known.progress.fraction > listed.progress.fraction
+    ? known
+    : listed;
 
 async function pages(view) {
   const jobs = [];
@@ -89,15 +130,30 @@ function showMore(view) {
 
 function draw(view, { jobs, more }) {
   view.order = jobs.map((job) => job.id);
-  fill(view.body, view.order.map((id) => rowOf(view, id)));
+  fill(
+    view.body,
+    view.order.map((id) => rowOf(view, id))
+  );
   fill(view.notice, jobs.length ? null : emptyNote(view.filters));
   view.body.parentElement.hidden = jobs.length === 0;
   view.more.hidden = !more;
 }
 
 function emptyNote(filters) {
-  if (filters.size) return element("p", { className: "empty" }, "No job matches these filters. ", element("a", { href: "#/" }, "Show all jobs"));
-  return element("p", { className: "empty" }, "No job yet. ", element("a", { href: "#/new" }, "Fill in the form"), " or send a request with curl.");
+  if (filters.size)
+    return element(
+      "p",
+      { className: "empty" },
+      "No job matches these filters. ",
+      element("a", { href: "#/" }, "Show all jobs")
+    );
+  return element(
+    "p",
+    { className: "empty" },
+    "No job yet. ",
+    element("a", { href: "#/new" }, "Fill in the form"),
+    " or send a request with curl."
+  );
 }
 
 /** The row of a job. It is drawn again only where the job has changed, so that focus and selection stay. */
@@ -114,13 +170,19 @@ function rowOf(view, id) {
 
 function fillRow(row, job) {
   const name = row.querySelector("a") ?? element("a", { href: `#/jobs/${job.id}` }, modelName(job.request));
-  const tags = Object.entries(job.tags).map(([key, value]) => element("a", { className: "tag", href: `#/?${new URLSearchParams({ tag: `${key}:${value}` })}` }, `${key}:${value}`));
+  const tags = Object.entries(job.tags).map(([key, value]) =>
+    element("a", { className: "tag", href: `#/?${new URLSearchParams({ tag: `${key}:${value}` })}` }, `${key}:${value}`)
+  );
   const contents = [
     statusMark(job),
     [name, element("div", { className: "note" }, taskName(job.request), " ", tags)],
     progressOrOutcome(job),
-    element("time", { dateTime: job.created_at, title: new Date(job.created_at).toLocaleString() }, ago(job.created_at)),
-    job.started_at ? duration(between(job.started_at, job.finished_at)) : "",
+    element(
+      "time",
+      { dateTime: job.created_at, title: new Date(job.created_at).toLocaleString() },
+      ago(job.created_at)
+    ),
+    job.started_at ? duration(between(job.started_at, job.finished_at)) : ""
   ];
   if (!row.hasChildNodes()) row.append(...COLUMNS.map((label) => element("td", { "data-label": label })));
   for (const [index, content] of contents.entries()) fill(row.cells[index], content);
@@ -130,7 +192,8 @@ function fillRow(row, job) {
 function watch(view) {
   const open = view.order.map((id) => view.jobs.get(id)).filter((job) => !isFinished(job));
   const ranked = [...open.filter((job) => job.status !== "queued"), ...open.filter((job) => job.status === "queued")];
-  for (const { id } of ranked.slice(0, MAX_STREAMS)) if (view.streams.size < MAX_STREAMS && !view.streams.has(id)) watchOne(view, id);
+  for (const { id } of ranked.slice(0, MAX_STREAMS))
+    if (view.streams.size < MAX_STREAMS && !view.streams.has(id)) watchOne(view, id);
 }
 
 async function watchOne(view, id) {
@@ -152,7 +215,8 @@ async function take(view, id, event) {
     return;
   }
   const next = after(job, event);
-  if (event.attempt < job.attempt || (event.attempt === job.attempt && next.progress.fraction < job.progress.fraction)) return;
+  if (event.attempt < job.attempt || (event.attempt === job.attempt && next.progress.fraction < job.progress.fraction))
+    return;
   view.jobs.set(id, next);
   rowOf(view, id);
 }

@@ -25,7 +25,12 @@ async function show() {
   } catch (problem) {
     if (problem.name === "AbortError") return;
     if (!problem.title) throw problem;
-    fill(main, element("h1", {}, "The page cannot be shown"), problemBox(problem), element("p", {}, element("a", { href: "#/" }, "All jobs")));
+    fill(
+      main,
+      element("h1", {}, "The page cannot be shown"),
+      problemBox(problem),
+      element("p", {}, element("a", { href: "#/" }, "All jobs"))
+    );
   }
 }
 
@@ -38,7 +43,8 @@ function mark(page) {
 
 function showKeyDialog(reason) {
   if (dialog.open) return;
-  if (reason) document.getElementById("key-reason").textContent = `${reason}. The key is kept in the memory of this tab.`;
+  if (reason)
+    document.getElementById("key-reason").textContent = `${reason}. The key is kept in the memory of this tab.`;
   dialog.returnValue = "";
   dialog.showModal();
 }
@@ -56,7 +62,9 @@ async function checkHealth() {
   const health = document.getElementById("health");
   try {
     const { ok, checks, warnings } = await fetch("readyz", { cache: "no-store" }).then((answer) => answer.json());
-    const failing = Object.entries(checks).filter(([, check]) => !check.ok).map(([name]) => name);
+    const failing = Object.entries(checks)
+      .filter(([, check]) => !check.ok)
+      .map(([name]) => name);
     health.dataset.ok = String(ok && warnings.length === 0);
     health.textContent = failing.length ? `${failing.join(", ")} does not answer` : (warnings[0] ?? "ready");
   } catch {

@@ -13,22 +13,33 @@ export function progressBar(job) {
   return element(
     "div",
     { className: "progress" },
-    element("div", { className: "line" }, element("span", {}, stage), element("span", { className: "number" }, percent(job.progress.fraction, 0))),
+    element(
+      "div",
+      { className: "line" },
+      element("span", {}, stage),
+      element("span", { className: "number" }, percent(job.progress.fraction, 0))
+    ),
     element("progress", { max: 1, value: job.progress.fraction, "aria-label": `Progress of the job, ${stage}` }),
-    element("div", { className: "note" }, progressNote(job)),
+    element("div", { className: "note" }, progressNote(job))
   );
 }
 
 /** The result or error of an ended job, in one or two lines. */
 export function outcome(job) {
-  if (job.status === "failed") return element("div", { className: "outcome" }, element("code", {}, job.error.code), element("div", { className: "note" }, job.error.message));
+  if (job.status === "failed")
+    return element(
+      "div",
+      { className: "outcome" },
+      element("code", {}, job.error.code),
+      element("div", { className: "note" }, job.error.message)
+    );
   if (job.status === "cancelled") return element("div", { className: "note" }, "Cancelled; nothing was stored.");
   const { parameters, metrics } = job.result;
   return element(
     "div",
     { className: "outcome" },
     element("span", {}, `${change(parameters.dense, parameters.slim)} parameters`),
-    element("div", { className: "note" }, accuracyNote(metrics)),
+    element("div", { className: "note" }, accuracyNote(metrics))
   );
 }
 
@@ -56,30 +67,63 @@ export function tiles(result) {
     tile(headlineName(metrics.slim), percent(before.value), percent(now.value), note),
     tile("Parameters", count(parameters.dense), count(parameters.slim), change(parameters.dense, parameters.slim)),
     tile("Weights", size(weights.dense), size(weights.slim), change(weights.dense, weights.slim)),
-    tile("Latency", milliseconds(latency.dense), milliseconds(latency.slim), `${change(latency.dense, latency.slim)}, ${place}`),
+    tile(
+      "Latency",
+      milliseconds(latency.dense),
+      milliseconds(latency.slim),
+      `${change(latency.dense, latency.slim)}, ${place}`
+    ),
     result.kept_metric && keptTile(result.kept_metric),
-    ...Object.entries(metrics.observed ?? {}).map(observedTile),
+    ...Object.entries(metrics.observed ?? {}).map(observedTile)
   );
 }
 
 /** The share of the metric that a search has kept, on rows held out from it. */
 function keptTile({ floor, reported, reported_examples: rows }) {
-  return tile("Kept of the dense metric", `${percent(floor)} required`, percent(reported.value), `95 % interval ${span(reported)}, ${rows} rows held out from the search`);
+  return tile(
+    "Kept of the dense metric",
+    `${percent(floor)} required`,
+    percent(reported.value),
+    `95 % interval ${span(reported)}, ${rows} rows held out from the search`
+  );
 }
 
 /** The models that a failed search has measured. */
 export function curveTable(points) {
-  const heads = ["Removed", "Parameters", "Metric", "Share of the dense metric", "Latency"].map((name) => element("th", { scope: "col", className: "number" }, name));
-  const rows = points.map(({ ratio, parameters, metric, share, latency_ms: took }) =>
-    element("tr", {}, [percent(ratio), count(parameters), metric && percent(metric.value), share && interval(share), took && milliseconds(took)].map((figure) => element("td", { className: "number" }, figure))),
+  const heads = ["Removed", "Parameters", "Metric", "Share of the dense metric", "Latency"].map((name) =>
+    element("th", { scope: "col", className: "number" }, name)
   );
-  return element("table", { className: "curve" }, element("caption", { className: "note" }, "Measured models"), element("thead", {}, element("tr", {}, heads)), element("tbody", {}, rows));
+  const rows = points.map(({ ratio, parameters, metric, share, latency_ms: took }) =>
+    element(
+      "tr",
+      {},
+      [
+        percent(ratio),
+        count(parameters),
+        metric && percent(metric.value),
+        share && interval(share),
+        took && milliseconds(took)
+      ].map((figure) => element("td", { className: "number" }, figure))
+    )
+  );
+  return element(
+    "table",
+    { className: "curve" },
+    element("caption", { className: "note" }, "Measured models"),
+    element("thead", {}, element("tr", {}, heads)),
+    element("tbody", {}, rows)
+  );
 }
 
 /** The metric of a task that the model was not slimmed for. */
 function observedTile([name, { dense, slim }]) {
   const [before, now] = [headline(dense), headline(slim)];
-  return tile(`Given up: ${name}`, percent(before.value), percent(now.value), `95 % interval ${span(now)}, ${slim.examples} rows`);
+  return tile(
+    `Given up: ${name}`,
+    percent(before.value),
+    percent(now.value),
+    `95 % interval ${span(now)}, ${slim.examples} rows`
+  );
 }
 
 function tile(name, before, now, note) {
@@ -87,6 +131,12 @@ function tile(name, before, now, note) {
     "div",
     {},
     element("dt", {}, name),
-    element("dd", {}, element("span", { className: "before" }, before, " → "), element("strong", {}, now), element("span", { className: "note" }, note)),
+    element(
+      "dd",
+      {},
+      element("span", { className: "before" }, before, " → "),
+      element("strong", {}, now),
+      element("span", { className: "note" }, note)
+    )
   );
 }

@@ -18,20 +18,33 @@ export function compose(form, carried) {
   const several = value("task.preset") === SEVERAL;
   const own = value("task.preset") === "";
   const task = own
-    ? { kind: value("task.kind"), template: form.elements["task.template"].value, labels: labels(value("task.labels"), errors) }
+    ? {
+        kind: value("task.kind"),
+        template: form.elements["task.template"].value,
+        labels: labels(value("task.labels"), errors)
+      }
     : { preset: value("task.preset") };
   const request = {
     model: { uri: value("model.uri"), revision: value("model.revision"), adapter_uri: value("model.adapter_uri") },
     ...(several
       ? { tasks: tasks(value("tasks"), errors) }
-      : { task: { ...task, calibration: calibration(value, errors), evaluation: { uri: value("task.evaluation.uri") } } }),
-    method: { criterion: value("method.criterion"), units: checked(form, "method.units"), scope: value("method.scope"), repair: value("method.repair"), steps: number(value("method.steps")), controls: form.elements["method.controls"].checked || undefined },
+      : {
+          task: { ...task, calibration: calibration(value, errors), evaluation: { uri: value("task.evaluation.uri") } }
+        }),
+    method: {
+      criterion: value("method.criterion"),
+      units: checked(form, "method.units"),
+      scope: value("method.scope"),
+      repair: value("method.repair"),
+      steps: number(value("method.steps")),
+      controls: form.elements["method.controls"].checked || undefined
+    },
     target: composeTarget(value, number),
     output: { round_to: number(value("output.round_to")), layout: value("output.layout") },
     observe: observe(value("observe"), errors),
     tags: tags(value("tags"), errors),
     webhook: { url: value("webhook.url") },
-    deadline_seconds: number(value("deadline_seconds")),
+    deadline_seconds: number(value("deadline_seconds"))
   };
   const decided = new Set([...WHOLE, several ? "task" : "", ...[...form.elements].map((control) => control.name)]);
   const whole = withoutEmpty(withCarried(request, carried, decided), ["model", "task", "target", "calibration"]);
@@ -53,7 +66,10 @@ function tasks(text, errors) {
 
 /** The observed tasks, one on each line: a preset and its rows, or the task as JSON. */
 function observe(text, errors) {
-  return text.split("\n").filter((line) => line.trim()).map((line) => observed(line.trim(), errors));
+  return text
+    .split("\n")
+    .filter((line) => line.trim())
+    .map((line) => observed(line.trim(), errors));
 }
 
 function observed(line, errors) {
@@ -75,7 +91,11 @@ function observedLine(task) {
 }
 
 function calibration(value, errors) {
-  return { uri: value("task.calibration.uri"), rows: rows(value("task.calibration.rows"), errors), limit: number(value("task.calibration.limit")) };
+  return {
+    uri: value("task.calibration.uri"),
+    rows: rows(value("task.calibration.rows"), errors),
+    limit: number(value("task.calibration.limit"))
+  };
 }
 
 const checked = (form, name) => [...form.querySelectorAll(`[name="${name}"]:checked`)].map((box) => box.value);
@@ -120,12 +140,19 @@ function tags(text, errors) {
 /** An object without empty texts, undefined values and empty objects, except for the names in `kept`. */
 function withoutEmpty(object, kept) {
   const entries = Object.entries(object)
-    .map(([name, value]) => [name, value && typeof value === "object" && !Array.isArray(value) ? withoutEmpty(value, kept) : value])
+    .map(([name, value]) => [
+      name,
+      value && typeof value === "object" && !Array.isArray(value) ? withoutEmpty(value, kept) : value
+    ])
     .filter(([name, value]) => kept.includes(name) || !isEmpty(value));
   return Object.fromEntries(entries);
 }
 
-const isEmpty = (value) => value === undefined || value === null || value === "" || (typeof value === "object" && Object.keys(value).length === 0);
+const isEmpty = (value) =>
+  value === undefined ||
+  value === null ||
+  value === "" ||
+  (typeof value === "object" && Object.keys(value).length === 0);
 
 /** The fields of the form, from a request; the reverse of `compose`. */
 export function fieldsOf(request) {
@@ -141,9 +168,15 @@ export function fieldsOf(request) {
     observe: (request.observe ?? []).map(observedLine).join("\n"),
     "webhook.url": request.webhook?.url,
     deadline_seconds: request.deadline_seconds,
-    tags: Object.entries(request.tags ?? {}).map(([key, value]) => `${key}:${value}`).join(", "),
+    tags: Object.entries(request.tags ?? {})
+      .map(([key, value]) => `${key}:${value}`)
+      .join(", ")
   };
-  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== null && value !== undefined).map(([name, value]) => [name, String(value)]));
+  return Object.fromEntries(
+    Object.entries(fields)
+      .filter(([, value]) => value !== null && value !== undefined)
+      .map(([name, value]) => [name, String(value)])
+  );
 }
 
 /** The fields of the form, from a method with its defaults. */
@@ -153,15 +186,17 @@ export const fieldsOfMethod = ({ criterion, units, scope, repair, steps, control
   "method.criterion": criterion,
   "method.units": String(units),
   "method.scope": scope,
-  "method.repair": repair,
+  "method.repair": repair
 });
 
 const fieldsOfTask = (task) => ({
   "task.preset": task.preset ?? "",
   "task.kind": task.kind ?? "classification",
   "task.template": task.template,
-  "task.labels": Object.entries(task.labels ?? {}).map(([label, word]) => `${label} = ${word}`).join("\n"),
+  "task.labels": Object.entries(task.labels ?? {})
+    .map(([label, word]) => `${label} = ${word}`)
+    .join("\n"),
   "task.calibration.uri": task.calibration.uri,
   "task.calibration.limit": task.calibration.limit,
-  "task.evaluation.uri": task.evaluation?.uri,
+  "task.evaluation.uri": task.evaluation?.uri
 });

@@ -3,17 +3,49 @@
 import { element } from "./elements.js";
 
 const KINDS = [
-  ["ratio", "remove a share of the units", { label: "Share to remove", options: { type: "number", min: 0.01, hint: "of the chosen units’ parameters" } }],
-  ["keep_metric", "keep a share of the metric", { label: "Share of the dense metric to keep", options: { type: "number", min: 0, max: 1, placeholder: "0.98", hint: "by the lower bound of a 95 % interval" } }],
-  ["parameters", "maximum number of parameters", { label: "Maximum number of parameters", options: { type: "number", min: 1 } }],
+  [
+    "ratio",
+    "remove a share of the units",
+    { label: "Share to remove", options: { type: "number", min: 0.01, hint: "of the chosen units’ parameters" } }
+  ],
+  [
+    "keep_metric",
+    "keep a share of the metric",
+    {
+      label: "Share of the dense metric to keep",
+      options: { type: "number", min: 0, max: 1, placeholder: "0.98", hint: "by the lower bound of a 95 % interval" }
+    }
+  ],
+  [
+    "parameters",
+    "maximum number of parameters",
+    { label: "Maximum number of parameters", options: { type: "number", min: 1 } }
+  ],
   ["bytes", "maximum size", { label: "Maximum bytes of the weights", options: { type: "number", min: 1 } }],
-  ["latency_ms", "maximum latency", { label: "Maximum milliseconds", options: { type: "number", min: 0, hint: "of a forward pass on the worker’s device" } }],
-  ["sweep", "compare several shares", { label: "Shares to remove", options: { placeholder: "0.1, 0.2, 0.3, 0.4, 0.5", hint: "a model is evaluated at each" } }],
+  [
+    "latency_ms",
+    "maximum latency",
+    {
+      label: "Maximum milliseconds",
+      options: { type: "number", min: 0, hint: "of a forward pass on the worker’s device" }
+    }
+  ],
+  [
+    "sweep",
+    "compare several shares",
+    {
+      label: "Shares to remove",
+      options: { placeholder: "0.1, 0.2, 0.3, 0.4, 0.5", hint: "a model is evaluated at each" }
+    }
+  ]
 ];
 // Further fields of a kind.
 const MORE = {
-  latency_ms: [["batch", "Rows of the pass", { type: "number", min: 1, max: 256, placeholder: "1" }], ["tokens", "Tokens of each row", { type: "number", min: 1, max: 8192, placeholder: "64" }]],
-  sweep: [["artifacts", "Shares whose checkpoints are stored", { placeholder: "0.2, 0.4", hint: "empty: the highest" }]],
+  latency_ms: [
+    ["batch", "Rows of the pass", { type: "number", min: 1, max: 256, placeholder: "1" }],
+    ["tokens", "Tokens of each row", { type: "number", min: 1, max: 8192, placeholder: "64" }]
+  ],
+  sweep: [["artifacts", "Shares whose checkpoints are stored", { placeholder: "0.2, 0.4", hint: "empty: the highest" }]]
 };
 const BOUNDS = ["parameters", "bytes", "latency_ms"];
 
@@ -21,8 +53,22 @@ const BOUNDS = ["parameters", "bytes", "latency_ms"];
 export function targetFields({ text, choice }, values, limits) {
   const shown = { "target.ratio": "0.3", ...values };
   const fields = KINDS.map(([kind, , { label, options }]) =>
-    element("div", { "data-target": kind }, text(`target.${kind}`, label, shown, kind === "ratio" ? { ...options, max: limits.max_ratio } : options), (MORE[kind] ?? []).map(([name, title, more]) => text(moreName(kind, name), title, shown, more))));
-  return [choice("target", "Target", KINDS.map(([kind, shown]) => [kind, shown]), values), ...fields];
+    element(
+      "div",
+      { "data-target": kind },
+      text(`target.${kind}`, label, shown, kind === "ratio" ? { ...options, max: limits.max_ratio } : options),
+      (MORE[kind] ?? []).map(([name, title, more]) => text(moreName(kind, name), title, shown, more))
+    )
+  );
+  return [
+    choice(
+      "target",
+      "Target",
+      KINDS.map(([kind, shown]) => [kind, shown]),
+      values
+    ),
+    ...fields
+  ];
 }
 
 /** The path of a further field in the request: `artifacts` is a field of the target, the others are fields of the bound. */
@@ -32,14 +78,21 @@ const moreName = (kind, name) => (kind === "latency_ms" ? `target.latency_ms.${n
 export function showTarget(form) {
   const kind = form.elements.target.value;
   for (const field of form.querySelectorAll("[data-target]")) {
-    field.hidden = !(field.dataset.target === kind || (field.dataset.target === "keep_metric" && BOUNDS.includes(kind)));
+    field.hidden = !(
+      field.dataset.target === kind ||
+      (field.dataset.target === "keep_metric" && BOUNDS.includes(kind))
+    );
   }
 }
 
 /** The `target` of the request, from the fields of the form. */
 export function composeTarget(value, number) {
   const kind = value("target");
-  const ratios = (name) => value(name).split(",").map((part) => number(part.trim())).filter((ratio) => ratio !== undefined);
+  const ratios = (name) =>
+    value(name)
+      .split(",")
+      .map((part) => number(part.trim()))
+      .filter((ratio) => ratio !== undefined);
   if (kind === "sweep") {
     const artifacts = ratios("target.artifacts");
     return { sweep: ratios("target.sweep"), artifacts: artifacts.length ? artifacts : undefined };
@@ -47,7 +100,9 @@ export function composeTarget(value, number) {
   const bound = number(value(`target.${kind}`));
   const [batch, tokens] = ["batch", "tokens"].map((name) => number(value(`target.latency_ms.${name}`)));
   const whole = kind === "latency_ms" && (batch ?? tokens) ? { value: bound, batch, tokens } : bound;
-  return BOUNDS.includes(kind) ? { [kind]: whole, keep_metric: number(value("target.keep_metric")) } : { [kind]: whole };
+  return BOUNDS.includes(kind)
+    ? { [kind]: whole, keep_metric: number(value("target.keep_metric")) }
+    : { [kind]: whole };
 }
 
 /** The fields of the form, from the `target` of a request. */
@@ -59,6 +114,8 @@ export function fieldsOfTarget(target) {
     "target.latency_ms.tokens": tokens,
     "target.artifacts": target.artifacts,
     target: given.find((kind) => kind !== "keep_metric") ?? given[0],
-    ...Object.fromEntries(given.map((kind) => [`target.${kind}`, kind === "latency_ms" ? target[kind].value : target[kind]])),
+    ...Object.fromEntries(
+      given.map((kind) => [`target.${kind}`, kind === "latency_ms" ? target[kind].value : target[kind]])
+    )
   };
 }

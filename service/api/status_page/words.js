@@ -29,14 +29,20 @@ export const adapterName = (request) => (request.model.adapter_uri ?? "").replac
 /** A target as a phrase. */
 export function targetWords(target) {
   if (target.ratio) return `remove ${percent(target.ratio)}`;
-  if (target.sweep) return `models with ${[...target.sweep].sort((a, b) => a - b).map((ratio) => percent(ratio)).join(", ")} removed`;
+  if (target.sweep)
+    return `models with ${[...target.sweep]
+      .sort((a, b) => a - b)
+      .map((ratio) => percent(ratio))
+      .join(", ")} removed`;
   const { parameters, bytes: most, latency_ms: bound, keep_metric: floor } = target;
   return [
     parameters && `at most ${count(parameters)} parameters`,
     most && `weights of at most ${size(most)}`,
     bound && `at most ${bound.value} ms for ${bound.batch} × ${bound.tokens} tokens`,
-    floor && `the smallest that keeps ${percent(floor)} of the dense metric`,
-  ].filter(Boolean).join(", and ");
+    floor && `the smallest that keeps ${percent(floor)} of the dense metric`
+  ]
+    .filter(Boolean)
+    .join(", and ");
 }
 
 const titleOf = (task) => task.name ?? task.preset ?? `own ${task.kind ?? "classification"} task`;
@@ -45,7 +51,8 @@ const titleOf = (task) => task.name ?? task.preset ?? `own ${task.kind ?? "class
 export function progressNote(job) {
   const { done, total, unit, eta_seconds: left } = job.progress;
   const parts = [];
-  if (total) parts.push(unit === "bytes" ? `${size(done)} of ${size(total)}` : `${done} of ${total} ${unit ?? ""}`.trim());
+  if (total)
+    parts.push(unit === "bytes" ? `${size(done)} of ${size(total)}` : `${done} of ${total} ${unit ?? ""}`.trim());
   if (left !== null && left !== undefined) parts.push(`${duration(left)} left`);
   return parts.join(" · ");
 }
@@ -54,11 +61,18 @@ export const isFinished = (job) => ["succeeded", "failed", "cancelled"].includes
 
 const NAMES = {
   labels: { accuracy: "Accuracy", calibrated_accuracy: "Calibrated accuracy", exact_match: "Exact match" },
-  none: { accuracy: "Agreement with the dense model", calibrated_accuracy: "Calibrated agreement with the dense model", exact_match: "Texts equal to the dense model’s" },
+  none: {
+    accuracy: "Agreement with the dense model",
+    calibrated_accuracy: "Calibrated agreement with the dense model",
+    exact_match: "Texts equal to the dense model’s"
+  }
 };
 
 /** The name of the main metric; for rows without labels it is agreement with the dense model. */
-export const headlineName = (metrics) => NAMES[metrics.judged_by][Object.keys(NAMES.none).find((name) => metrics[name] && metrics[name] === headline(metrics))];
+export const headlineName = (metrics) =>
+  NAMES[metrics.judged_by][
+    Object.keys(NAMES.none).find((name) => metrics[name] && metrics[name] === headline(metrics))
+  ];
 
 /** The main metric: accuracy, or the share of exact matches, as an estimate. */
 export const headline = (metrics) => metrics.calibrated_accuracy ?? metrics.accuracy ?? metrics.exact_match;
