@@ -33,10 +33,10 @@ from redis import Redis
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
-from service.infrastructure.embedded_redis import embedded_redis  # noqa: E402
-from tests.support.jobs import checkpoint, request  # noqa: E402
-from tests.support.ports import free_port  # noqa: E402
-from tests.support.waiting import wait_until  # noqa: E402
+from service.infrastructure.embedded_redis import embedded_redis
+from tests.support.jobs import checkpoint, request
+from tests.support.ports import free_port
+from tests.support.waiting import wait_until
 
 RESULT = Path(__file__).with_name("api_load.json")
 CONNECTIONS = 8

@@ -25,14 +25,14 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
-from benchmarks.quality_bench.inputs import smollm2_checkpoint  # noqa: E402
-from service.settings import Settings  # noqa: E402
-from worker.checkpoints.loading import load_model  # noqa: E402
-from worker.slimming.architectures import ARCHITECTURES  # noqa: E402
-from worker.slimming.scoring.attribution import score  # noqa: E402
-from worker.slimming.scoring.criteria import Options  # noqa: E402
-from worker.slimming.scoring.objectives import Batch, margin, token_log_probabilities  # noqa: E402
-from worker.slimming.units import locate  # noqa: E402
+from benchmarks.quality_bench.inputs import smollm2_checkpoint
+from service.settings import Settings
+from worker.checkpoints.loading import load_model
+from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.scoring.attribution import score
+from worker.slimming.scoring.criteria import Options
+from worker.slimming.scoring.objectives import Batch, margin, token_log_probabilities
+from worker.slimming.units import locate
 
 LLAMA = ARCHITECTURES["llama"]
 ROWS = 16

@@ -24,14 +24,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
-from benchmarks.chaos_bench import audit as chaos_audit  # noqa: E402
-from benchmarks.chaos_bench.client import Client  # noqa: E402
-from benchmarks.chaos_bench.deployment import Deployment, deployed  # noqa: E402
-from benchmarks.chaos_bench.faults import Fault, inject  # noqa: E402
-from service.infrastructure.redis_client import connect  # noqa: E402
-from service.jobs.store import JobStore  # noqa: E402
-from service.storage.object_store import Storage  # noqa: E402
-from tests.support.jobs import TEMPLATE, checkpoint, rows_file  # noqa: E402
+from benchmarks.chaos_bench import audit as chaos_audit
+from benchmarks.chaos_bench.client import Client
+from benchmarks.chaos_bench.deployment import Deployment, deployed
+from benchmarks.chaos_bench.faults import Fault, inject
+from service.infrastructure.redis_client import connect
+from service.jobs.store import JobStore
+from service.storage.object_store import Storage
+from tests.support.jobs import TEMPLATE, checkpoint, rows_file
 
 JOBS = 40
 UNREACHABLE = frozenset({7, 19, 31})  # numbers of the requests with an unreachable target

@@ -26,13 +26,13 @@ from transformers.utils import logging
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
-from benchmarks.quality_bench import cells as quality_cells  # noqa: E402
-from benchmarks.quality_bench import figure, summary, tables  # noqa: E402
-from benchmarks.quality_bench.cells import MODEL_TASKS, Cell  # noqa: E402
-from benchmarks.quality_bench.inputs import SOURCES  # noqa: E402
-from benchmarks.quality_bench.measure import Bench  # noqa: E402
-from benchmarks.quality_bench.store import Store  # noqa: E402
-from service.settings import Settings  # noqa: E402
+from benchmarks.quality_bench import cells as quality_cells
+from benchmarks.quality_bench import figure, summary, tables
+from benchmarks.quality_bench.cells import MODEL_TASKS, Cell
+from benchmarks.quality_bench.inputs import SOURCES
+from benchmarks.quality_bench.measure import Bench
+from benchmarks.quality_bench.store import Store
+from service.settings import Settings
 
 RESULTS = ROOT / "benchmarks" / "quality.csv.gz"
 FIGURE = ROOT / "benchmarks" / "quality.svg"

@@ -21,14 +21,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
-from safetensors import safe_open  # noqa: E402
+from safetensors import safe_open
 
-from benchmarks.quality_bench.inputs import Source, smollm2  # noqa: E402
-from service.cli.client import Api  # noqa: E402
-from service.cli.demo.server import running_server  # noqa: E402
-from service.contract.job import Job, Stage  # noqa: E402
-from service.contract.report import Report  # noqa: E402
-from service.settings import Settings  # noqa: E402
+from benchmarks.quality_bench.inputs import Source, smollm2
+from service.cli.client import Api
+from service.cli.demo.server import running_server
+from service.contract.job import Job, Stage
+from service.contract.report import Report
+from service.settings import Settings
 
 RESULT = Path(__file__).with_name("reuse.json")
 FIRST, SECOND = 0.3, 0.5

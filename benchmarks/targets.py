@@ -20,14 +20,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
-from benchmarks.quality_bench.inputs import SOURCES, Source  # noqa: E402
-from benchmarks.quality_bench.measurement import rounded  # noqa: E402
-from benchmarks.reuse import SKIPPABLE, report  # noqa: E402
-from service.cli.client import Api  # noqa: E402
-from service.cli.demo.server import running_server  # noqa: E402
-from service.contract.job import Job, JobStatus  # noqa: E402
-from service.contract.report import Report  # noqa: E402
-from service.settings import Settings  # noqa: E402
+from benchmarks.quality_bench.inputs import SOURCES, Source
+from benchmarks.quality_bench.measurement import rounded
+from benchmarks.reuse import SKIPPABLE, report
+from service.cli.client import Api
+from service.cli.demo.server import running_server
+from service.contract.job import Job, JobStatus
+from service.contract.report import Report
+from service.settings import Settings
 
 RESULT = Path(__file__).with_name("targets.json")
 FLOOR, RATIO = 0.98, 0.5

@@ -23,9 +23,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Config, T5For
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
-from service.contract.rows import Row  # noqa: E402
-from service.storage.row_formats import read_file  # noqa: E402
-from worker.data.prompts import first_words, render  # noqa: E402
+from service.contract.rows import Row
+from service.storage.row_formats import read_file
+from worker.data.prompts import first_words, render
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_heads": 4, "num_layers": 1},
