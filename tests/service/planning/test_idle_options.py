@@ -59,4 +59,4 @@ def test_an_option_with_an_effect_is_accepted(
     tmp_path: Path, access: Access, method: dict[str, Any], output: dict[str, Any]
 ) -> None:
     body = request_body(tmp_path, method=method, output=output)
-    check_request(JobRequest.model_validate(body), access)
+    assert check_request(JobRequest.model_validate(body), access).family.model_type == "llama"
