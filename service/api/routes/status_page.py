@@ -1,5 +1,6 @@
 """Routes of the status page: an HTML document, its scripts and its style, all served from here."""
 
+from functools import cache
 from pathlib import Path
 
 from fastapi import APIRouter
@@ -40,10 +41,17 @@ def get_page() -> FileResponse:
     return FileResponse(DIRECTORY / "index.html", headers=headers())
 
 
-@router.get("/pages/{name}")
+@router.get("/pages/{name:path}")
 def get_page_file(name: str) -> FileResponse:
-    """A script, style sheet or image of the page."""
-    path = DIRECTORY / name
-    if path.suffix not in ASSETS or path.parent != DIRECTORY or not path.is_file():
+    """A script, style sheet or image of the page, by its path in the directory of the page."""
+    path = page_files().get(name)
+    if path is None:
         raise NotFound(f"there is no page file {name!r}")
     return FileResponse(path, headers=headers())
+
+
+@cache
+def page_files() -> dict[str, Path]:
+    """The files that the page may load, by name. A name that leads elsewhere is none of them."""
+    files = (path for path in DIRECTORY.rglob("*") if path.suffix in ASSETS)
+    return {path.relative_to(DIRECTORY).as_posix(): path for path in files}

@@ -2,7 +2,7 @@
 
 import { hasKey, read, useKey } from "./api.js";
 import { element, fill, problemBox } from "./elements.js";
-import { showForm } from "./form.js";
+import { showForm } from "./form/form.js";
 import { showJob } from "./job.js";
 import { showJobs } from "./jobs.js";
 

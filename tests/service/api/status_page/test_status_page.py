@@ -94,10 +94,12 @@ def test_content_security_policy_allows_neither_inline_nor_external_content(clie
 
 
 def test_only_files_of_the_page_are_served(client: TestClient) -> None:
-    names = [path.name for path in DIRECTORY.iterdir() if path.suffix in (".js", ".css", ".svg")]
+    files = [path for path in DIRECTORY.rglob("*") if path.suffix in (".js", ".css", ".svg")]
+    names = [path.relative_to(DIRECTORY).as_posix() for path in files]
     assert len(names) > 10
+    assert "form/form.js" in names
     assert {client.get(f"/pages/{name}").status_code for name in names} == {200}
-    for name in ("report.html", "..%2fapp.py", "%2e%2e/app.py", "no.js", "%2fetc%2fpasswd"):
+    for name in ("report.html", "..%2fapp.py", "%2e%2e/app.py", "form/..%2f..%2fapp.py", "no.js", "%2fetc%2fpasswd"):
         assert client.get(f"/pages/{name}").status_code == 404
 
 
@@ -107,7 +109,7 @@ def test_job_page_lists_every_stage_in_order() -> None:
 
 
 def test_files_of_the_page_refer_to_no_other_server(client: TestClient) -> None:
-    for path in DIRECTORY.glob("*.[jc]s*"):
+    for path in DIRECTORY.rglob("*.[jc]s*"):
         assert not re.search(
             r"https?://(?!www\.w3\.org/2000/svg)|innerHTML|\beval\(|localStorage|sessionStorage|cookie",
             path.read_text(),

@@ -1,6 +1,6 @@
 // The kinds of target: their fields in the form and their part of a request.
 
-import { element } from "./elements.js";
+import { element } from "../elements.js";
 
 const KINDS = [
   [

@@ -1,8 +1,8 @@
 // The plan of a request, as POST /plans returns it.
 
-import { element } from "./elements.js";
-import { change, count, duration, size } from "./formatting.js";
-import { plain } from "./words.js";
+import { element } from "../elements.js";
+import { change, count, duration, size } from "../formatting.js";
+import { plain } from "../words.js";
 
 export function planPart(plan) {
   const { parameters, bytes: weights, cache_bytes_per_token: cache } = plan;

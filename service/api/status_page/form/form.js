@@ -1,0 +1,153 @@
+// The form of a new job: shows its request as JSON and as curl, shows the plan of it, submits it.
+
+import { read } from "../api.js";
+import { defaultsOf, withoutDefaults } from "./carried.js";
+import { OWN, formElement, splitter } from "./fields.js";
+import { curlFor } from "../curl.js";
+import { copyButton, element, fill, problemBox } from "../elements.js";
+import { planPart } from "./plan.js";
+import { SEVERAL, compose, fieldsOf, fieldsOfMethod } from "./request.js";
+import { showTarget } from "./target.js";
+
+const WAIT_MS = 400;
+
+/** Show the form in `main`; `?from=<job id>` fills it with that job's request. */
+export async function showForm(main, parameters, signal) {
+  document.title = "New job · Taskslim";
+  const from = parameters.get("from");
+  const [capabilities, { components }, job] = await Promise.all([
+    read("capabilities", { signal }),
+    read("openapi.json", { signal }),
+    from ? read(`jobs/${from}`, { signal }) : null
+  ]);
+  const { JobRequest, Method } = components.schemas;
+  const carried = job ? withoutDefaults(job.request, JobRequest, components.schemas) : {};
+  const method = job?.request.method ?? defaultsOf(Method);
+  const view = { signal, capabilities, carried, timer: 0 };
+  view.form = formElement(
+    capabilities,
+    { ...fieldsOfMethod(method), ...(job ? fieldsOf(carried) : {}) },
+    splitter(components.schemas, carried)
+  );
+  view.json = element("pre", { tabIndex: 0, "aria-label": "Request as JSON" });
+  view.curl = element("pre", { tabIndex: 0, "aria-label": "Request as curl" });
+  view.plan = element("section", { "aria-label": "Plan", "aria-live": "polite" });
+  view.outcome = element("div");
+  fill(
+    main,
+    element("div", { className: "title" }, element("h1", {}, "New job")),
+    view.outcome,
+    element("div", { className: "columns" }, view.form, preview(view))
+  );
+  view.form.addEventListener("input", () => update(view));
+  view.form.addEventListener("submit", (event) => submit(view, event));
+  view.form
+    .querySelector("[name=rows-file]")
+    .addEventListener("change", (event) => loadRows(view, event.target.files[0]));
+  update(view);
+}
+
+function preview(view) {
+  return element(
+    "aside",
+    { className: "preview" },
+    view.plan,
+    element(
+      "div",
+      { className: "title" },
+      element("h2", {}, "curl"),
+      copyButton(() => view.curl.textContent)
+    ),
+    view.curl,
+    element("details", { className: "panel" }, element("summary", {}, "Request as JSON"), view.json)
+  );
+}
+
+async function loadRows(view, file) {
+  if (!file) return;
+  view.form.elements["task.calibration.rows"].value = await file.text();
+  update(view);
+}
+
+// --- preview, plan, submission -----------------------------------------------------------------------------------------
+
+function update(view) {
+  const preset = view.form.elements["task.preset"].value;
+  view.form.querySelector(".own-task").hidden = preset !== OWN;
+  showTarget(view.form);
+  view.form.querySelector(".several-tasks").hidden = preset !== SEVERAL;
+  view.form.querySelector(".rows").hidden = preset === SEVERAL;
+  clearErrors(view.form);
+  const { request, errors } = compose(view.form, view.carried);
+  showErrors(view, errors);
+  view.json.textContent = JSON.stringify(request, null, 2);
+  view.curl.textContent = curlFor(request);
+  clearTimeout(view.timer);
+  const hasRows = request.tasks?.length || request.task?.calibration.uri || request.task?.calibration.rows;
+  const complete = request.model.uri && hasRows && errors.length === 0;
+  if (complete) view.timer = setTimeout(() => plan(view, request), WAIT_MS);
+  else fill(view.plan);
+}
+
+async function plan(view, request) {
+  try {
+    const made = await read("plans", { method: "POST", body: request, signal: view.signal });
+    fill(view.plan, planPart(made));
+  } catch (problem) {
+    if (problem.name === "AbortError") return;
+    fill(view.plan, element("h2", {}, "Plan"), problemBox(problem));
+  }
+}
+
+async function submit(view, event) {
+  event.preventDefault();
+  clearErrors(view.form);
+  const { request, errors } = compose(view.form, view.carried);
+  if (errors.length) return showErrors(view, errors, true);
+  const button = view.form.querySelector("[type=submit]");
+  button.disabled = true;
+  try {
+    const job = await read("jobs", { method: "POST", body: request, signal: view.signal });
+    location.hash = `#/jobs/${job.id}`;
+  } catch (problem) {
+    if (problem.name !== "AbortError") refuse(view, problem);
+  } finally {
+    button.disabled = false;
+  }
+}
+
+function refuse(view, problem) {
+  fill(view.outcome, problemBox(problem));
+  showErrors(view, problem.fields, true);
+}
+
+/** Show each error at the field that it names, or at the nearest field that contains it in the request. */
+function showErrors(view, errors, focus = false) {
+  const shown = errors
+    .map(({ param, message }) => [controlOf(view.form, param), message])
+    .filter(([control]) => control);
+  for (const [control, message] of shown) {
+    control.setAttribute("aria-invalid", "true");
+    const section = control.closest("details");
+    if (section) section.open = true;
+    const note =
+      document.getElementById(`${control.id}-error`) ?? view.outcome.appendChild(element("p", { className: "error" }));
+    note.textContent = message;
+    note.hidden = false;
+  }
+  if (focus) (shown[0]?.[0] ?? view.outcome).scrollIntoView({ block: "center" });
+  if (focus) shown[0]?.[0].focus({ preventScroll: true });
+}
+
+function controlOf(form, param) {
+  for (let name = param; name; name = name.split(".").slice(0, -1).join(".")) {
+    const control = form.querySelector(`[name="${name}"]`) ?? form.querySelector(`[name="${name}.uri"]`);
+    if (control) return control;
+  }
+  return null;
+}
+
+function clearErrors(form) {
+  for (const control of form.querySelectorAll("[aria-invalid]")) control.removeAttribute("aria-invalid");
+  for (const note of form.querySelectorAll(".error")) note.hidden = true;
+}
