@@ -101,7 +101,6 @@ def _state(settings: Settings, redis: Redis, transport: Redis, async_redis: redi
     score_sets = ScoreSets(redis, storage)
     return State(
         settings=settings,
-        redis=redis,
         async_redis=async_redis,
         stream_limit=StreamLimit(settings.max_streams, STREAMS),
         job_store=job_store,

@@ -7,7 +7,6 @@ from typing import Annotated, Any, TypedDict, cast
 
 import redis.asyncio
 from fastapi import Depends, Path, Query, Request
-from redis import Redis
 
 from service.api.metrics import HttpMetrics
 from service.api.readiness import Readiness
@@ -43,7 +42,6 @@ class State(TypedDict):
     """The clients and stores of the process, built once by the lifespan of the application."""
 
     settings: Settings
-    redis: Redis
     async_redis: redis.asyncio.Redis
     stream_limit: StreamLimit
     job_store: JobStore

@@ -8,6 +8,7 @@ from fastapi import Depends, Header, HTTPException, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 
 from service.api.problems import problem_responses
+from service.api.request_headers import has_etag
 from service.contract.resources import StoredFile
 from service.storage.object_store import Storage
 
@@ -47,7 +48,7 @@ def send(storage: Storage, key: str, file: StoredFile, wanted: DownloadHeaders, 
         return RedirectResponse(url)
     etag = f'"{file.sha256}"'
     headers = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
-    if wanted.if_none_match and etag in wanted.if_none_match:
+    if has_etag(wanted.if_none_match, etag):
         return Response(status_code=304, headers=headers)
     span = parse_range(wanted.range, file.size) if wanted.if_range in (None, etag) else None
     return _stream(storage, key, file, headers, span)

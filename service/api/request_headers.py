@@ -64,16 +64,16 @@ async def wait_for_end(async_redis: redis.asyncio.Redis, tenant: str, job_id: st
         return
 
 
-def etag_of(body: str) -> str:
-    """The ETag of a body: a digest."""
-    return f'"{hashlib.blake2b(body.encode(), digest_size=16).hexdigest()}"'
+def has_etag(if_none_match: str | None, etag: str) -> bool:
+    """Whether the client has the body with this ETag (RFC 9110, 13.1.2: weak comparison)."""
+    known = {candidate.strip().removeprefix("W/") for candidate in (if_none_match or "").split(",")}
+    return bool(known & {etag, "*"})
 
 
 def conditional(body: str, headers: dict[str, str], if_none_match: str | None) -> Response:
-    """The JSON body with its ETag, or 304 where the client has the body (RFC 9110, 13.1.2: weak comparison)."""
-    etag = etag_of(body)
+    """The JSON body with a digest of it as ETag, or 304 where the client has the body."""
+    etag = f'"{hashlib.blake2b(body.encode(), digest_size=16).hexdigest()}"'
     headers = headers | {"ETag": etag, "Cache-Control": "private, no-cache"}
-    known = {candidate.strip().removeprefix("W/") for candidate in (if_none_match or "").split(",")}
-    if known & {etag, "*"}:
+    if has_etag(if_none_match, etag):
         return Response(status_code=304, headers=headers)
     return Response(body, media_type="application/json", headers=headers)

@@ -3,10 +3,10 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from service.contract.catalog import Problem
 from service.contract.errors import TaskslimError
@@ -17,6 +17,8 @@ from service.storage.object_store import digest_file
 POLL_SECONDS = 0.5
 OUTAGE_SECONDS = 60.0  # without an answer, after which `watch` gives up
 CHUNK_BYTES = 2**20
+
+Answer = TypeVar("Answer", bound=BaseModel)
 
 
 class ApiFailed(TaskslimError):
@@ -40,19 +42,21 @@ class Api:
 
     def submit(self, request: Any) -> Job:
         """Submit a job request, which the server validates."""
-        return Job.model_validate_json(self._send("POST", "/jobs", json=request))
+        return _parse(Job, self._send("POST", "/jobs", json=request))
 
     def job(self, job_id: str) -> Job:
-        return Job.model_validate_json(self._send("GET", f"/jobs/{job_id}"))
+        """The present state of a job."""
+        return _parse(Job, self._send("GET", f"/jobs/{job_id}"))
 
     def jobs(self, limit: int, status: str | None, tag: str | None) -> list[Job]:
         """Jobs, newest first."""
         filters = {"limit": limit, "status": status, "tag": tag}
         params = {name: value for name, value in filters.items() if value is not None}
-        return JobPage.model_validate_json(self._send("GET", "/jobs", params=params)).data
+        return _parse(JobPage, self._send("GET", "/jobs", params=params)).data
 
     def cancel(self, job_id: str) -> Job:
-        return Job.model_validate_json(self._send("POST", f"/jobs/{job_id}/cancel"))
+        """Request the cancellation of a job. Returns its state."""
+        return _parse(Job, self._send("POST", f"/jobs/{job_id}/cancel"))
 
     def watch(self, job: Job) -> Iterator[Job]:
         """The states of a job until it ends. Raises ApiUnavailable if the server is unavailable for a minute."""
@@ -69,7 +73,8 @@ class Api:
             yield job
 
     def artifacts(self, job_id: str) -> list[Artifact]:
-        return ArtifactPage.model_validate_json(self._send("GET", f"/jobs/{job_id}/artifacts")).data
+        """The files of a job that succeeded."""
+        return _parse(ArtifactPage, self._send("GET", f"/jobs/{job_id}/artifacts")).data
 
     def download(self, job_id: str, artifact: Artifact, directory: Path) -> Path:
         """Write an artifact under `directory` and check its SHA-256. An interrupted download is continued."""
@@ -81,14 +86,15 @@ class Api:
 
     def scores(self, limit: int) -> list[ScoreSet]:
         """Score sets, newest first."""
-        return ScoreSetPage.model_validate_json(self._send("GET", "/scores", params={"limit": limit})).data
+        return _parse(ScoreSetPage, self._send("GET", "/scores", params={"limit": limit})).data
 
     def download_scores(self, digest: str, target: Path) -> None:
         """Write a score set to a safetensors file, as `download` does."""
-        found = ScoreSet.model_validate_json(self._send("GET", f"/scores/{digest}"))
+        found = _parse(ScoreSet, self._send("GET", f"/scores/{digest}"))
         self._download(f"/scores/{digest}/safetensors", target, found.size, found.sha256)
 
     def delete_scores(self, digest: str) -> None:
+        """Delete a score set."""
         self._send("DELETE", f"/scores/{digest}")
 
     def _download(self, path: str, target: Path, size: int, sha256: str) -> None:
@@ -130,6 +136,18 @@ class Api:
 
 def _unreachable(error: httpx.HTTPError) -> ApiUnavailable:
     return ApiUnavailable(f"no answer from {error.request.url}: {error or type(error).__name__}")
+
+
+def _parse(model: type[Answer], content: bytes) -> Answer:
+    """The answer as a model of the contract. Raises ApiFailed where it has another form."""
+    try:
+        return model.model_validate_json(content)
+    except ValidationError as error:
+        message = (
+            f"the server's answer is no {model.__name__} of this version: {error.error_count()} fields differ; "
+            "install the version of the server"
+        )
+        raise ApiFailed(message) from error
 
 
 def _failure(answer: httpx.Response) -> ApiFailed:

@@ -41,32 +41,24 @@ SERVERS: dict[str, Server] = {
 def runtimes_after(
     units: Sequence[Unit],
     family: str,
+    layout: Layout,
     *,
     widths: Sequence[int],
     heads: int,
     head_size: int,
 ) -> list[Runtime]:
-    """The runtimes for a checkpoint of uniform layout from which `units` were removed.
+    """For every runtime: whether it loads a checkpoint from which `units` were removed, with which quantisations, and
+    over how many devices.
 
-    `widths` are the feed-forward neurons that each stack has left, `heads` and `head_size` those of the decoder.
+    `widths` are the feed-forward neurons that each stack has left, `heads` and `head_size` those of the decoder; with
+    unequal widths none of them matters.
     """
+    if layout is Layout.per_layer:
+        return [_of_unequal_widths(name) for name in SERVERS]
     rows = list(widths) if Unit.ffn in units else []
     if {Unit.heads, Unit.head_dims} & set(units):
         rows.append(heads * head_size)
-    return runtimes(family, rows, [*widths, heads])
-
-
-def runtimes(
-    family: str, rows: Sequence[int], divided: Sequence[int], layout: Layout = Layout.uniform
-) -> list[Runtime]:
-    """For every runtime: whether it loads a checkpoint, with which quantisations, and over how many devices.
-
-    `rows` are the lengths of the weight rows that the cut has changed, `divided` the numbers of heads and neurons,
-    which a split over devices divides.
-    """
-    if layout.value != Layout.uniform.value:
-        return [_of_unequal_widths(name) for name in SERVERS]
-    return [_runtime(name, server, family, rows, divided) for name, server in SERVERS.items()]
+    return [_runtime(name, server, family, rows, [*widths, heads]) for name, server in SERVERS.items()]
 
 
 def _of_unequal_widths(name: str) -> Runtime:
@@ -77,6 +69,8 @@ def _of_unequal_widths(name: str) -> Runtime:
 
 
 def _runtime(name: str, server: Server, family: str, rows: Sequence[int], divided: Sequence[int]) -> Runtime:
+    """`rows` are the lengths of the weight rows that the cut has changed, `divided` the numbers of heads and neurons,
+    which a split over devices divides."""
     if name not in ("transformers", *FAMILIES[family].runtimes):
         return Runtime(name=name, loads=False, reason=f"it has no architecture for {family}")
     allowed = next((kinds for block, kinds in server.blocks if not any(row % block for row in rows)), ())

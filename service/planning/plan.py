@@ -10,7 +10,7 @@ from service.contract.catalog import Plan, Projected
 from service.contract.options import Layout, Unit
 from service.contract.report import Runtime
 from service.contract.request import JobRequest
-from service.families.runtimes import runtimes, runtimes_after
+from service.families.runtimes import runtimes_after
 from service.families.table import FAMILIES
 from service.planning.admission import check_request
 from service.planning.feasibility import check_options
@@ -70,12 +70,11 @@ def _runtimes(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut]) 
     units = request.method.units
     # Where whole layers are removed and nothing else, the others keep their one width.
     layout = Layout.uniform if units == [Unit.layers] else request.output.layout
-    if layout is Layout.per_layer:
-        return runtimes(checkpoint.family, [], [], layout)
     heads, groups = head_counts(checkpoint)
     return runtimes_after(
         units,
         checkpoint.family,
+        layout,
         widths=_ffn_widths(request, checkpoint, cuts),
         heads=kept(cuts, Unit.heads, groups) * heads // groups,
         head_size=kept(cuts, Unit.head_dims, head_size(checkpoint)),

@@ -9,7 +9,7 @@ from service.contract.report import Report, Runtime
 from service.contract.result import Result
 from service.contract.task import ModelSource, TaskWording
 from service.families.per_layer import has_own_widths
-from service.families.runtimes import runtimes, runtimes_after
+from service.families.runtimes import runtimes_after
 from service.reports import html
 from service.sources.access import Access
 from service.sources.checkpoint import read_checkpoint
@@ -106,6 +106,7 @@ def build(
 
 
 def _as_run(wording: Wording) -> dict[str, Any]:
+    """The task with the fields of its preset and its defaults, without inline rows."""
     task: TaskWording = prompts.as_run(wording)
     return task.model_dump(mode="json", exclude=ROWS)
 
@@ -132,13 +133,12 @@ def _runtimes(context: JobContext, result: Result) -> list[Runtime]:
     """The runtimes, and whether each of them loads the checkpoint."""
     directory = artifacts.checkpoint(context, "model")
     layout = Layout.per_layer if has_own_widths(result) else Layout.uniform
-    access = Access(context.storage, context.job.tenant, True)
+    access = Access(context.storage, context.job.tenant, local_paths=True)
     checkpoint = read_checkpoint(ModelDirectory.of(ModelSource(uri=directory.resolve().as_uri()), access))
-    if layout is Layout.per_layer:
-        return runtimes(checkpoint.family, [], [], layout)
     return runtimes_after(
         context.job.request.method.units,
         checkpoint.family,
+        layout,
         widths=[ffn_width(checkpoint, stack) for stack in checkpoint.names.stacks],
         heads=head_counts(checkpoint)[0],
         head_size=head_size(checkpoint),

@@ -15,6 +15,7 @@ const MAX_STREAMS = 3;
 
 /** Show the list in `main` and update it until `signal` aborts, when another view is shown. */
 export async function showJobs(main, parameters, signal) {
+  document.title = "Jobs · Taskslim";
   const view = { filters: parameters, jobs: new Map(), rows: new Map(), streams: new Set(), pages: 1, signal };
   view.body = element("tbody");
   view.notice = element("div", { className: "notice" });

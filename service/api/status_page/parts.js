@@ -119,7 +119,7 @@ export function curveTable(points) {
 function observedTile([name, { dense, slim }]) {
   const [before, now] = [headline(dense), headline(slim)];
   return tile(
-    `Given up: ${name}`,
+    `Observed task: ${name}`,
     percent(before.value),
     percent(now.value),
     `95 % interval ${span(now)}, ${slim.examples} rows`

@@ -2,8 +2,8 @@
 
 import pytest
 
-from service.contract.options import Unit
-from service.families.runtimes import SERVERS, runtimes
+from service.contract.options import Layout, Unit
+from service.families.runtimes import SERVERS, runtimes_after
 from service.families.table import FAMILIES, ModelFamily
 
 families = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
@@ -25,7 +25,8 @@ def test_every_unit_but_layers_has_tensors(family: ModelFamily) -> None:
 @families
 def test_plan_shows_the_runtimes_of_the_row(family: ModelFamily) -> None:
     assert set(family.runtimes) <= set(SERVERS)
-    loading = {runtime.name for runtime in runtimes(family.model_type, [256], [8]) if runtime.loads}
+    found = runtimes_after([Unit.ffn], family.model_type, Layout.uniform, widths=[256], heads=8, head_size=64)
+    loading = {runtime.name for runtime in found if runtime.loads}
     assert loading == {"transformers", *family.runtimes}
 
 

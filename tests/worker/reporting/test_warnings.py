@@ -8,7 +8,7 @@ from service.contract.report import Confusion, Report
 from service.contract.result import Metrics, Result
 from tests.support.contract_examples import result
 from tests.support.requests import plain_request
-from worker.reporting.warnings import warnings
+from worker.reporting.warnings import CHECKS, warnings
 
 
 def estimate(value: float, half_width: float = 0.02) -> dict[str, float]:
@@ -75,6 +75,7 @@ def with_target(target: dict[str, Any], **fields: Any) -> Report:
     return made.model_copy(update={"request": plain_request(target=target), "result": changed})
 
 
+OWN_CLASS = result().verified.model_copy(update={"loader": "PerLayerForCausalLM"}).model_dump()
 CAUSES: dict[str, Report] = {
     "at_majority": report(slim=0.51),
     "unresolved_loss": report(slim=0.88, half_width=0.05),
@@ -89,6 +90,8 @@ CAUSES: dict[str, Report] = {
     "judged_by_dense": report(dense_metrics=AGREEMENT, slim_metrics=AGREEMENT),
     "above_latency": with_target({"latency_ms": 0.9}),
     "below_floor": with_target({"keep_metric": 0.9}, kept_metric=kept(reported=0.91, low=0.89)),
+    "dense_fails": report(dense_metrics={"calibrated_accuracy": estimate(0.5), "majority": 0.5}),
+    "per_layer_widths": with_target({"ratio": 0.3}, verified=OWN_CLASS),
 }
 
 
@@ -99,6 +102,10 @@ def codes(cause: Report) -> set[str]:
 def test_even_loss_gives_no_warning() -> None:
     even = matrices([[450, 50], [50, 450]], [[400, 100], [100, 400]])
     assert codes(report(confusion=even)) == set()
+
+
+def test_every_warning_has_a_cause_here() -> None:
+    assert CAUSES.keys() == CHECKS.keys()
 
 
 @pytest.mark.parametrize("code", CAUSES)

@@ -23,7 +23,7 @@ export async function showForm(main, parameters, signal) {
   const { JobRequest, Method } = components.schemas;
   const carried = job ? withoutDefaults(job.request, JobRequest, components.schemas) : {};
   const method = job?.request.method ?? defaultsOf(Method);
-  const view = { signal, capabilities, carried, timer: 0 };
+  const view = { signal, capabilities, carried, timer: 0, planning: new AbortController() };
   view.form = formElement(
     capabilities,
     { ...fieldsOfMethod(method), ...(job ? fieldsOf(carried) : {}) },
@@ -83,6 +83,8 @@ function update(view) {
   view.json.textContent = JSON.stringify(request, null, 2);
   view.curl.textContent = curlFor(request);
   clearTimeout(view.timer);
+  view.planning.abort(); // the answer of an earlier plan would replace that of the present request
+  view.planning = new AbortController();
   const hasRows = request.tasks?.length || request.task?.calibration.uri || request.task?.calibration.rows;
   const complete = request.model.uri && hasRows && errors.length === 0;
   if (complete) view.timer = setTimeout(() => plan(view, request), WAIT_MS);
@@ -90,8 +92,9 @@ function update(view) {
 }
 
 async function plan(view, request) {
+  const signal = AbortSignal.any([view.signal, view.planning.signal]);
   try {
-    const made = await read("plans", { method: "POST", body: request, signal: view.signal });
+    const made = await read("plans", { method: "POST", body: request, signal });
     fill(view.plan, planPart(made));
   } catch (problem) {
     if (problem.name === "AbortError") return;

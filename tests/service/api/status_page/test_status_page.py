@@ -178,7 +178,7 @@ def test_finished_job_shows_report_and_files(page: str, tab: Tab, job_store: Job
     tab.wait_for(f"{inside}?.querySelector('.figures')")
     assert tab.run(f"getComputedStyle({inside}.querySelector('.figures')).borderCollapse") == "collapse"
     tab.wait_for(f"document.querySelector('iframe').offsetHeight == {inside}.documentElement.offsetHeight")
-    assert "134.5 M → 110.6 M" in tab.text().replace("\n", "")
+    assert "134.5 M → 111.3 M" in tab.text().replace("\n", "")
     links = tab.run("[...document.querySelectorAll('.files a')].map((link) => link.href)")
     assert f"{page}jobs/{job.id}/artifacts/model/config.json" in links
     assert tab.complaints() == []
