@@ -13,18 +13,18 @@ from service.settings import Settings
 from service.storage.object_store import Storage
 from tests.support.browser import Browser, browsing, find_browser
 
-# How long a case takes says something of the machine, nothing of the code.
+# A case has no deadline: its time depends on the machine.
 hypothesis_settings.register_profile("untimed", deadline=None)
 hypothesis_settings.load_profile("untimed")
 
 
 NO_BROWSER = "no Chromium is installed; run `make browser` as root, or install Chromium or Chrome"
-HEAVY = ("test_real_model.py",)  # minutes in one process: what is left for the end keeps the other one waiting
+HEAVY = ("test_real_model.py",)  # takes a minute in one process; started last, it would run alone at the end
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The heaviest files begin, in whatever order the others come."""
+    """Run the files of HEAVY first; the order of the others stays."""
     items.sort(key=lambda item: item.path.name not in HEAVY)
 
 

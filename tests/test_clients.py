@@ -6,6 +6,7 @@ The linter is installed from the npm registry; its test is skipped where that is
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,16 +21,13 @@ from service.settings import Settings
 from tests.support.api_process import api
 from tests.support.job_requests import request_body
 
+ROOT = Path(__file__).parents[1]
 REDOCLY = "@redocly/cli@2.77.0"
 # The generator knows JSON and plain bytes; rows of any format are bytes to a client.
-GENERATOR_CONFIG = {
-    "content_type_overrides": {
-        "application/jsonl": "application/octet-stream",
-        "text/csv": "application/octet-stream",
-        "application/vnd.apache.parquet": "application/octet-stream",
-    },
-    "post_hooks": [],
-}
+[SHOWN_CONFIG] = re.findall(
+    r"^echo '(.*?)' > generator\.json$", (ROOT / "docs/api.md").read_text(), flags=re.MULTILINE | re.DOTALL
+)
+GENERATOR_CONFIG = json.loads(SHOWN_CONFIG) | {"post_hooks": []}  # no formatter is run over the client
 PACKAGE = "taskslim_client"
 
 

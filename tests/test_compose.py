@@ -98,7 +98,6 @@ def network(tmp_path: Path) -> Iterator[Network]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_the_walkthrough_runs_against_the_services_of_the_compose_file(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,7 +98,6 @@ def test_interrupted_demo_stops_its_processes(tmp_path: Path, number: signal.Sig
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_demo_prints_a_table_and_leaves_a_checkpoint_that_loads(tmp_path: Path) -> None:
     command = [str(TASKSLIM), "demo", "--state", str(tmp_path)]
     run = subprocess.run(command, check=False, capture_output=True, text=True, env={"COLUMNS": "80"})

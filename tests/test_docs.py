@@ -47,7 +47,7 @@ NOT_RUN = {
     "taskslim api --host 0.0.0.0": "runs until it is stopped; tests/test_compose.py starts it",
     "CUDA_VISIBLE_DEVICES=": "needs a GPU; tests/test_compose.py starts the same command",
     "taskslim keys create --tenant search": "belongs to the deployment above it; docs/api.md runs the command",
-    'echo \'{"content_type_overrides"': "writes the configuration that tests/test_clients.py uses",
+    'echo \'{"content_type_overrides"': "tests/test_clients.py takes the configuration from the page",
     "openapi-python-client ": "tests/test_clients.py runs the generator",
 }
 

@@ -182,13 +182,14 @@ def test_worker_refuses_a_tokenizer_with_code_and_opens_no_pickle(
     change_json(tokenizer / "tokenizer_config.json", auto_map={"AutoTokenizer": ["mine.Mine", None]})
     with worker(deployment.settings):
         for job in jobs.values():
-            wait_until(lambda job=job: has_ended(deployment, job), 120)  # type: ignore[misc]
+            wait_until(lambda job=job: has_ended(deployment, job))  # type: ignore[misc]
     error = deployment.http.get(f"/jobs/{jobs['tokenizer']}").json()["error"]
     assert (error["code"], "auto_map" in error["message"]) == ("invalid_model", True)
     assert (
         deployment.http.get(f"/jobs/{jobs['both']}").json()["status"] == "succeeded"
     )  # the pickles beside are not opened
-    lines = [json.loads(line) for line in (deployment.settings.state / "worker.log").read_text().splitlines()]
+    text = (deployment.settings.state / "worker.log").read_text()
+    lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
     assert any((line.get("job_id"), line.get("reason")) == (jobs["tokenizer"], "InvalidModel") for line in lines)
     assert not proof.exists()
 

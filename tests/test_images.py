@@ -186,7 +186,7 @@ def test_the_s3_server_accepts_the_credentials_of_the_containers(
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{ports['s3']}")
     with running(command, environment("seaweedfs"), tmp_path):
         storage = Storage(Settings().artifacts_url, retry_seconds=1)
-        wait_until(lambda: can_write(storage), 60)
+        wait_until(lambda: can_write(storage))
         assert storage.get_bytes("default/jobs/one/manifest.json") == b"{}"
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
         with pytest.raises(StorageUnavailable):

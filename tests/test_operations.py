@@ -23,8 +23,8 @@ TOKEN = "p1anted70ken"
 
 
 @dataclass(frozen=True)
-class Deployment:
-    """The observations after one job: its last state, webhook calls, metrics, the webhook secret, the log lines."""
+class Observations:
+    """What is observed after one job: its last state, webhook calls, metrics, the webhook secret, the log lines."""
 
     job: dict[str, Any]
     receiver: Receiver
@@ -32,11 +32,11 @@ class Deployment:
     metrics: dict[str, float]
     webhook_secret: str
     lines: list[dict[str, Any]]
-    raw: str
+    log: str
 
 
 @pytest.fixture
-def deployment(settings: Settings, redis: Redis, tmp_path: Path) -> Deployment:
+def observations(settings: Settings, redis: Redis, tmp_path: Path) -> Observations:
     body = request(checkpoint(tmp_path / "model"), 60).model_dump(mode="json", exclude_none=True)
     headers = {"Authorization": f"Bearer {KEY}", "X-Request-ID": "request-of-the-test"}
     with receiving() as receiver:
@@ -63,32 +63,34 @@ def deployment(settings: Settings, redis: Redis, tmp_path: Path) -> Deployment:
             ):
                 wait_until(lambda line=line: line in http.get("/metrics").text)  # type: ignore[misc]
             samples = text_string_to_metric_families(http.get("/metrics").text)
-            found = Deployment(
-                job=http.get(f"/jobs/{job['id']}").json(),
-                receiver=receiver,
-                deliveries=http.get(f"/jobs/{job['id']}/deliveries").json()["data"],
-                metrics={f"{s.name}{s.labels or ''}": s.value for family in samples for s in family.samples},
-                webhook_secret=http.get("/webhooks/secret").json()["secret"],
-                lines=[],
-                raw="",
-            )
-    raw = log.read_text() + (settings.state / "worker.log").read_text()
-    return Deployment(**found.__dict__ | {"raw": raw, "lines": [json.loads(line) for line in raw.splitlines()]})
+            job = http.get(f"/jobs/{job['id']}").json()
+            deliveries = http.get(f"/jobs/{job['id']}/deliveries").json()["data"]
+            secret = http.get("/webhooks/secret").json()["secret"]
+    text = log.read_text() + (settings.state / "worker.log").read_text()
+    return Observations(
+        job=job,
+        receiver=receiver,
+        deliveries=deliveries,
+        metrics={f"{s.name}{s.labels or ''}": s.value for family in samples for s in family.samples},
+        webhook_secret=secret,
+        lines=[json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")],
+        log=text,
+    )
 
 
-def test_job_is_logged_measured_and_announced_without_a_secret(deployment: Deployment) -> None:
-    job, metrics = deployment.job, deployment.metrics
+def test_job_is_logged_measured_and_announced_without_a_secret(observations: Observations) -> None:
+    job, metrics = observations.job, observations.metrics
     assert job["status"] == "succeeded", job["error"]
     assert [attempt["outcome"] for attempt in job["attempts"]] == ["succeeded"]
     assert job["expires_at"] > job["finished_at"]
 
     told = [
-        Webhook(deployment.webhook_secret).verify(call.body.decode(), call.headers)
-        for call in deployment.receiver.calls
+        Webhook(observations.webhook_secret).verify(call.body.decode(), call.headers)
+        for call in observations.receiver.calls
     ]
     assert sorted(message["type"] for message in told) == ["job.running", "job.succeeded"]
     assert {message["data"]["id"] for message in told} == {job["id"]}
-    assert [entry["outcome"] for entry in deployment.deliveries] == ["delivered"] * 2
+    assert [entry["outcome"] for entry in observations.deliveries] == ["delivered"] * 2
 
     assert metrics["slim_jobs{'status': 'succeeded'}"] == 1
     assert metrics["slim_job_stage_duration_seconds_count{'stage': 'attribute'}"] == 1
@@ -97,10 +99,10 @@ def test_job_is_logged_measured_and_announced_without_a_secret(deployment: Deplo
     assert metrics["slim_workers{'state': 'live'}"] == 1
     assert metrics["slim_webhook_deliveries_total{'outcome': 'delivered'}"] == 2
 
-    for secret in (SECRET, TOKEN, deployment.webhook_secret.removeprefix("whsec_")):
-        assert secret not in deployment.raw
-    assert all({"ts", "level", "event", "process"} <= line.keys() for line in deployment.lines)
-    about = [line for line in deployment.lines if line.get("job_id") == job["id"]]
+    for secret in (SECRET, TOKEN, observations.webhook_secret.removeprefix("whsec_")):
+        assert secret not in observations.log
+    assert all({"ts", "level", "event", "process"} <= line.keys() for line in observations.lines)
+    about = [line for line in observations.lines if line.get("job_id") == job["id"]]
     assert {line["process"] for line in about} == {"api", "worker"}
     assert all(line["tenant"] == "default" for line in about)
     known = [line for line in about if line.get("request_id") == "request-of-the-test"]

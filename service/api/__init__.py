@@ -1,0 +1,1 @@
+"""The HTTP API: routes, problem documents, the OpenAPI document, the status page."""

@@ -2,7 +2,6 @@
 
 from asyncio import to_thread
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict, cast
 
 import redis.asyncio
@@ -10,8 +9,7 @@ from fastapi import Depends, Path, Query, Request
 
 from service.api.metrics import HttpMetrics
 from service.api.readiness import Readiness
-from service.api.request_headers import wait_for_end
-from service.contract.errors import Forbidden, LimitExceeded, NotFound
+from service.contract.errors import Forbidden, NotFound
 from service.contract.ids import JOB_ID
 from service.jobs.idempotency import Idempotency
 from service.jobs.queue import JobQueue
@@ -213,32 +211,3 @@ def _record_by_link(request: Request, link: SignedLink, job_id: str, name: str) 
 
 
 DownloadedRecord = Annotated[JobRecord, Depends(_downloaded_record)]
-
-
-@dataclass(frozen=True)
-class Waiter:
-    """Waits for the end of a job, for `Prefer: wait`."""
-
-    job_store: JobStore
-    async_redis: redis.asyncio.Redis
-    stream_limit: StreamLimit
-
-    async def wait(self, tenant: str, job_id: str, seconds: int) -> Mapping[str, str] | None:
-        """The hash of the job once it has ended, or after `seconds`.
-
-        None without waiting where the tenant has as many waits and streams open as it may: a preference is optional.
-        """
-        try:
-            self.stream_limit.acquire(tenant)
-        except LimitExceeded:
-            return None
-        try:
-            await wait_for_end(self.async_redis, tenant, job_id, seconds)
-        finally:
-            self.stream_limit.release(tenant)
-        return await to_thread(self.job_store.get_fields, tenant, job_id)
-
-
-def waiter_of(request: Request) -> Waiter:
-    """A waiter over the clients of the process."""
-    return Waiter(request.state.job_store, request.state.async_redis, request.state.stream_limit)

@@ -25,7 +25,7 @@ from service.contract.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 MAX_FIELD_PROBLEMS = 50
-FOLLOWS = "default_factory_not_called"  # pydantic's error for a default that depends on an invalid field
+DEFAULT_NOT_COMPUTED = "default_factory_not_called"  # pydantic's error for a default that depends on an invalid field
 RETRY_SECONDS = {429: 30, 503: 5}  # where the error has no time of its own
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 # Errors of the router by status; other statuses take their code from the standard phrase.
@@ -105,7 +105,7 @@ def _on_taskslim_error(request: Request, error: Any) -> Response:
 
 
 def _on_validation_error(request: Request, error: Any) -> Response:
-    entries = [entry for entry in error.errors() if entry["type"] != FOLLOWS]
+    entries = [entry for entry in error.errors() if entry["type"] != DEFAULT_NOT_COMPUTED]
     fields = [_field_problem(entry) for entry in entries[:MAX_FIELD_PROBLEMS]]
     detail = "; ".join(f"{field.param}: {field.message}" for field in fields[:3])
     return _respond(request, problem_of(InvalidRequest(detail), request.url.path, fields))

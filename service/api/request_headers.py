@@ -1,15 +1,12 @@
 """Request headers and times: `Prefer: wait` (RFC 7240), `Idempotency-Key`, `If-None-Match` and RFC 3339 times."""
 
-import asyncio
 import hashlib
 import re
 from typing import Annotated
 
-import redis.asyncio
 from fastapi import Header, Response
 from pydantic import AwareDatetime, BeforeValidator
 
-from service.jobs.events import follow_events
 from service.jobs.idempotency import HEADER
 
 MAX_WAIT_SECONDS = 30
@@ -52,16 +49,6 @@ def wait_seconds(prefer: str | None) -> int:
     """The seconds of `wait=N` in a `Prefer` header, limited to the maximum; 0 without it. Other parts are ignored."""
     match = WAIT.search(prefer or "")
     return min(int(match[1]), MAX_WAIT_SECONDS) if match else 0
-
-
-async def wait_for_end(async_redis: redis.asyncio.Redis, tenant: str, job_id: str, seconds: int) -> None:
-    """Return when the job has ended, or after `seconds`."""
-    try:
-        async with asyncio.timeout(seconds):
-            async for _ in follow_events(async_redis, tenant, job_id):
-                pass
-    except TimeoutError:
-        return
 
 
 def has_etag(if_none_match: str | None, etag: str) -> bool:

@@ -1,6 +1,5 @@
 """A headless Chromium, driven over its DevTools protocol through a pair of pipes: no driver, no port, no package."""
 
-import base64
 import json
 import os
 import select
@@ -120,10 +119,6 @@ class Tab:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-
-    def screenshot(self, path: Path) -> None:
-        image = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(image["data"]))
 
     def complaints(self) -> list[str]:
         """Errors and warnings that the browser has logged: uncaught exceptions, refused content, failed requests."""

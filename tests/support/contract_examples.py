@@ -5,19 +5,12 @@ from typing import cast
 from redis import Redis
 
 from service.contract.report import Report
-from service.contract.request import JobRequest
 from service.contract.result import Result
 from service.infrastructure.redis_keys import OPEN
 from service.jobs.record import JobRecord
+from tests.support.requests import plain_request
 
-REQUEST = JobRequest.model_validate(
-    {
-        "model": {"uri": "file:///model"},
-        "task": {"preset": "sst2", "calibration": {"uri": "file:///rows.jsonl"}},
-        "target": {"ratio": 0.3},
-        "tags": {"team": "search"},
-    }
-)
+REQUEST = plain_request(tags={"team": "search"})
 
 
 def result() -> Result:

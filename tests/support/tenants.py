@@ -5,7 +5,7 @@ from typing import Any
 
 from redis import Redis
 
-from service.api.openapi.examples import JOB_ID
+from service.api.openapi.examples import EXAMPLE_JOB_ID
 from service.api.openapi.response_examples import DATASET, DATASET_ID, DELIVERY, REPORT
 from service.contract.ids import DEFAULT_TENANT
 from service.contract.resources import Dataset, Delivery
@@ -22,7 +22,7 @@ from tests.support.score_sets import digest_of, measured, safetensors
 MINE, THEIRS = digest_of("mine"), digest_of("theirs")
 # Name of a parameter -> what leads somewhere.
 KNOWN = {
-    "job_id": [JOB_ID],
+    "job_id": [EXAMPLE_JOB_ID],
     "name": [*FILES],
     "dataset_id": [DATASET_ID],
     "digest": [MINE, THEIRS],
@@ -33,9 +33,9 @@ KNOWN = {
 def stock(redis: Redis, storage: Storage) -> None:
     """Create one of each resource on an empty server."""
     job_store = JobStore(redis)
-    job = job_store.accept(new_record(REQUEST, job_id=JOB_ID))
+    job = job_store.accept(new_record(REQUEST, job_id=EXAMPLE_JOB_ID))
     finish(job, job_store, storage, FILES | {"report.json": json.dumps(REPORT).encode()})
-    redis.rpush(deliveries_key(DEFAULT_TENANT, JOB_ID), Delivery.model_validate(DELIVERY).model_dump_json())
+    redis.rpush(deliveries_key(DEFAULT_TENANT, EXAMPLE_JOB_ID), Delivery.model_validate(DELIVERY).model_dump_json())
     redis.set(record_key(DEFAULT_TENANT, DATASET_ID), Dataset.model_validate(DATASET).model_dump_json())
     redis.zadd(index_key(DEFAULT_TENANT), {DATASET_ID: 0})
     sets, content = ScoreSets(redis, storage), safetensors()

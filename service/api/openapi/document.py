@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from service.api.openapi.examples import PROBLEMS
-from service.api.openapi.response_examples import ANSWERS, JSON, NEWS
+from service.api.openapi.response_examples import ANSWERS, JSON, WEBHOOK_MESSAGES
 from service.api.problems import MEDIA_TYPE
 from service.infrastructure.version import package_version
 
@@ -45,8 +45,8 @@ SCHEMES = {
     },
 }
 # {}: without configured keys the server listens on loopback only and needs no key.
-ASKED: list[dict[str, list[str]]] = [{}, {"bearer": []}, {"header": []}]
-OPEN = frozenset({"getHealth", "getReadiness", "getVersion"})  # for orchestrators, without a key
+SECURITY: list[dict[str, list[str]]] = [{}, {"bearer": []}, {"header": []}]
+WITHOUT_KEY = frozenset({"getHealth", "getReadiness", "getVersion"})  # for orchestrators, without a key
 # Status -> the example problems with that status, by name in the components of the document.
 PROBLEM_EXAMPLES = {
     status: {
@@ -102,7 +102,7 @@ def document(app: FastAPI) -> dict[str, Any]:
 def _finish(operation: dict[str, Any]) -> None:
     for parameter in operation.get("parameters", []):
         parameter["schema"] = _without_null(parameter["schema"])
-    operation["security"] = [] if operation["operationId"] in OPEN else ASKED
+    operation["security"] = [] if operation["operationId"] in WITHOUT_KEY else SECURITY
     answers = ANSWERS.get(operation["operationId"], {})
     for status, response in operation["responses"].items():
         content = response.get("content", {})
@@ -124,4 +124,4 @@ def _finish_webhook(operation: dict[str, Any]) -> None:
     # FastAPI adds 422 for a body that cannot be read; here the receiver decides.
     operation["responses"].pop("422", None)
     operation["security"] = []
-    operation["requestBody"]["content"][JSON]["example"] = NEWS[operation["operationId"]]
+    operation["requestBody"]["content"][JSON]["example"] = WEBHOOK_MESSAGES[operation["operationId"]]

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-JOB_ID = "01KB3ZJ5T8Q6W2E4R9Y7N1M0PX"
-BASE = f"http://127.0.0.1:8000/jobs/{JOB_ID}"
+EXAMPLE_JOB_ID = "01KB3ZJ5T8Q6W2E4R9Y7N1M0PX"
+BASE = f"http://127.0.0.1:8000/jobs/{EXAMPLE_JOB_ID}"
 
 SST2 = {
     "model": {"uri": "hf://HuggingFaceTB/SmolLM2-135M-Instruct"},
@@ -105,7 +105,7 @@ REQUESTS: dict[str, Any] = {
 RECEIVERS: dict[str, Any] = {"receiver": {"value": {"url": "https://ci.example.com/hooks/taskslim"}}}
 
 QUEUED: dict[str, Any] = {
-    "id": JOB_ID,
+    "id": EXAMPLE_JOB_ID,
     "object": "job",
     "status": "queued",
     "stage": None,
@@ -247,7 +247,7 @@ PROBLEMS: dict[str, Any] = {
         "the model_type of file:///models/mamba, 'mamba', is not supported; these are: llama, mistral, qwen2",
         "model.uri",
     ),
-    "not_found": _problem(404, "not_found", "Not found", f"there is no job '{JOB_ID}'"),
+    "not_found": _problem(404, "not_found", "Not found", f"there is no job '{EXAMPLE_JOB_ID}'"),
     "body_too_large": _problem(
         413,
         "body_too_large",

@@ -6,7 +6,7 @@ figures are made up.
 
 from typing import Any
 
-from service.api.openapi.examples import BASE, JOB_ID, JOBS, QUEUED, SST2, SUCCEEDED
+from service.api.openapi.examples import BASE, EXAMPLE_JOB_ID, JOBS, QUEUED, SST2, SUCCEEDED
 
 DATASET_ID = "01KB3ZH2M4C8V6B1N3K5J7H9G0"
 DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -39,7 +39,7 @@ ARTIFACT = {
     "url": f"{BASE}/artifacts/model/config.json",
 }
 DELIVERY = {
-    "message_id": f"{JOB_ID}-1795339870000-0",
+    "message_id": f"{EXAMPLE_JOB_ID}-1795339870000-0",
     "type": "job.succeeded",
     "at": "2026-11-22T09:31:10Z",
     "attempt": 1,
@@ -82,7 +82,7 @@ CAPABILITIES = {
     "limits": {"max_body_bytes": 16777216, "max_ratio": 0.95, "max_rows": 100000},
 }
 REPORT = {
-    "job_id": JOB_ID,
+    "job_id": EXAMPLE_JOB_ID,
     "attempt": 1,
     "request": SST2,
     "task": {"template": "Review: {sentence}\nSentiment:", "labels": {"0": "negative", "1": "positive"}},
@@ -100,7 +100,7 @@ SCORES = {
     "digest": DIGEST,
     "object": "score_set",
     "kind": "units",
-    "job_id": JOB_ID,
+    "job_id": EXAMPLE_JOB_ID,
     "model": SST2["model"],
     "family": "llama",
     "task": {"kind": "classification", "template": "Review: {text}", "labels": {"0": "negative", "1": "positive"}},
@@ -135,8 +135,8 @@ def _page(item: dict[str, Any]) -> dict[str, Any]:
     return {"data": [item], "next_cursor": None, "has_more": False}
 
 
-def _news(status: str, **more: Any) -> dict[str, Any]:
-    job = {"id": JOB_ID, "status": status, "attempt": 1, "tags": {"team": "search"}, "url": BASE}
+def _message(status: str, **more: Any) -> dict[str, Any]:
+    job = {"id": EXAMPLE_JOB_ID, "status": status, "attempt": 1, "tags": {"team": "search"}, "url": BASE}
     return {"type": f"job.{status}", "timestamp": "2026-11-22T09:31:10Z", "data": job | more}
 
 
@@ -169,9 +169,9 @@ ANSWERS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 # Operation id of a webhook -> body.
-NEWS: dict[str, dict[str, Any]] = {
-    "receiveJobRunning": _news("running"),
-    "receiveJobSucceeded": _news("succeeded"),
-    "receiveJobFailed": _news("failed", error=JOBS["failed"]["error"]),
-    "receiveJobCancelled": _news("cancelled"),
+WEBHOOK_MESSAGES: dict[str, dict[str, Any]] = {
+    "receiveJobRunning": _message("running"),
+    "receiveJobSucceeded": _message("succeeded"),
+    "receiveJobFailed": _message("failed", error=JOBS["failed"]["error"]),
+    "receiveJobCancelled": _message("cancelled"),
 }

@@ -20,7 +20,6 @@ from service.api.dependencies import (
     RetentionDep,
     Writer,
     job_fields_for,
-    waiter_of,
 )
 from service.api.links import JobLinks, LinksDep, links_of
 from service.api.middleware import StrictRoute
@@ -34,6 +33,7 @@ from service.api.request_headers import (
     conditional,
     wait_seconds,
 )
+from service.api.waiting import waiter_of
 from service.contract.errors import Conflict, TaskslimError, UnreadableRecord
 from service.contract.ids import new_id
 from service.contract.job import Job, JobPage, JobStatus

@@ -22,7 +22,7 @@ MEANINGS = {
 }
 
 
-def receive_news(
+def receive_message(
     message: WebhookMessage,
     webhook_id: Annotated[str, Header(description="the same for every attempt, so that repeats can be ignored")],
     webhook_timestamp: Annotated[int, Header(description="Unix time of the attempt in seconds; refuse old ones")],
@@ -37,7 +37,7 @@ def receive_news(
 for event, meaning in MEANINGS.items():
     sent.add_api_route(
         event.value,
-        receive_news,
+        receive_message,
         methods=["POST"],
         name=event.value,
         operation_id="receive" + "".join(part.capitalize() for part in event.value.split(".")),

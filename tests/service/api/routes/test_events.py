@@ -71,7 +71,7 @@ def test_stream_sends_new_events_and_closes_with_the_job(
     server: str, body: dict[str, Any], job_store: JobStore, storage: Storage
 ) -> None:
     job = http.post(f"{server}/jobs", json=body).json()["id"]
-    with http.stream("GET", f"{server}/jobs/{job}/events", headers=STREAM, timeout=30) as answer:
+    with http.stream("GET", f"{server}/jobs/{job}/events", headers=STREAM) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         assert answer.headers["cache-control"] == "no-store"
         events = events_of(answer.iter_lines())
@@ -121,7 +121,7 @@ def test_process_holds_more_streams_than_the_default_redis_pool(settings: Settin
         client = stack.enter_context(http.Client(limits=httpx.Limits(max_connections=None), headers=STREAM))
         streams = []
         for _ in range(many):
-            answer = stack.enter_context(client.stream("GET", f"{server}jobs/{job}/events", timeout=30))
+            answer = stack.enter_context(client.stream("GET", f"{server}jobs/{job}/events"))
             streams.append(events_of(answer.iter_lines()))
             assert next(streams[-1]).data["status"] == "queued"
         client.post(f"{server}jobs/{job}/cancel")
@@ -137,14 +137,14 @@ def test_stream_of_an_ended_job_closes_after_any_last_event_id(
     finish(job_store.get(DEFAULT_TENANT, job), job_store, storage)
     end = job_store.events(DEFAULT_TENANT, job)[-1].id
     headers = STREAM | {"Last-Event-ID": after.format(milliseconds=end.partition("-")[0])}
-    answer = http.get(f"{server}/jobs/{job}/events", headers=headers, timeout=10)
+    answer = http.get(f"{server}/jobs/{job}/events", headers=headers)
     assert [event.id for event in events_of(answer.iter_lines())] in ([], [end])
 
 
 def test_idle_stream_sends_comments(server: str, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "HEARTBEAT_SECONDS", 0.1)
     job = http.post(f"{server}/jobs", json=body).json()["id"]
-    with http.stream("GET", f"{server}/jobs/{job}/events", headers=STREAM, timeout=5) as answer:
+    with http.stream("GET", f"{server}/jobs/{job}/events", headers=STREAM) as answer:
         comments = (line for line in answer.iter_lines() if line.startswith(":"))
         assert next(comments)
         assert next(comments)
