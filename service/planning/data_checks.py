@@ -9,7 +9,7 @@ from service.contract.task import DataSource, TaskWording
 from service.sources.access import DATASET, Access, blaming
 from service.sources.readers import LOCAL, REMOTE, scheme_of
 from service.storage.keys import dataset_key
-from service.storage.row_formats import FORMAT_BY_ENDING
+from service.storage.row_formats import FORMAT_BY_ENDING, checked_line
 
 
 def check_data(source: DataSource, task: TaskWording, param: str, access: Access) -> None:
@@ -20,13 +20,14 @@ def check_data(source: DataSource, task: TaskWording, param: str, access: Access
     if source.rows is not None:
         _check_inline_rows(source, task, param)
         return
-    needs_answers(task, param, False)
     _check_uri(source.uri or "", f"{param}.uri", access)
 
 
 def _check_inline_rows(source: DataSource, task: TaskWording, param: str) -> None:
     rows = [Row(values, number, counted_in="row") for number, values in enumerate(source.rows or (), start=1)]
     try:
+        for row in rows:
+            checked_line(row)
         check_rows(rows, task, answered=needs_answers(task, param, have_answers(rows, task)))
     except InvalidData as error:
         raise type(error)(error.message, param=error.param or f"{param}.rows") from error

@@ -47,8 +47,7 @@ def convert(source: Path, row_format: RowFormat, target: Path, *, max_bytes: int
     """
     digest, size, rows, columns = hashlib.sha256(), 0, 0, dict[str, None]()
     with target.open("wb") as file:
-        for row in read_rows(source, row_format):
-            line = json_line(row.values)
+        for row, line in _rows_with_lines(source, row_format):
             size += len(line)
             if size > max_bytes:
                 message = f"the rows take more than {max_bytes} bytes as JSON Lines: split the data set"
@@ -70,12 +69,30 @@ def read_file(path: Path) -> list[Row]:
 
 def read_rows(path: Path, row_format: RowFormat) -> Iterator[Row]:
     """The rows of a file. Raises InvalidData, with the line or row, for a file that breaks a rule of its format, for a
-    value that is neither text, number, truth value nor null, and for a file without rows."""
-    number = 0
-    for number, values in row_format.read(path):
-        yield _checked(Row(values, number, row_format.counted_in))
-    if number == 0:
-        raise InvalidData("the data set holds no rows")
+    row that `checked_line` refuses, and for a file without rows."""
+    for row, _ in _rows_with_lines(path, row_format):
+        yield row
+
+
+def checked_line(row: Row) -> bytes:
+    """The row as a line of JSON Lines, which `read_rows` reads again.
+
+    Raises InvalidData for a value that is neither text, number, truth value nor null, for a number or a character that
+    JSON in UTF-8 cannot hold, and for a line of more than `MAX_LINE_BYTES`.
+    """
+    try:
+        ROW_VALUES.validate_python(row.values, strict=True)
+        line = json_line(row.values)
+    except ValidationError as error:
+        column = error.errors()[0]["loc"][0]
+        message = f"{row.position}: the value of the column {column!r} is neither text, a number, true, false nor null"
+        raise InvalidData(message) from error
+    except ValueError as error:
+        raise InvalidData(f"{row.position} holds a number or a character that JSON in UTF-8 cannot hold") from error
+    if len(line) > MAX_LINE_BYTES:
+        message = f"{row.position} takes more than {MAX_LINE_BYTES} bytes as a line of JSON Lines: shorten it"
+        raise InvalidData(message)
+    return line
 
 
 def json_line(values: RowValues) -> bytes:
@@ -83,18 +100,14 @@ def json_line(values: RowValues) -> bytes:
     return (json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def _checked(row: Row) -> Row:
-    """The row, if its values have the allowed types and can be written as JSON. Raises InvalidData otherwise."""
-    try:
-        ROW_VALUES.validate_python(row.values, strict=True)
-        json_line(row.values)
-    except ValidationError as error:
-        column = error.errors()[0]["loc"][0]
-        message = f"{row.position}: the value of the column {column!r} is neither text, a number, true, false nor null"
-        raise InvalidData(message) from error
-    except ValueError as error:
-        raise InvalidData(f"{row.position} holds a number or a character that JSON in UTF-8 cannot hold") from error
-    return row
+def _rows_with_lines(path: Path, row_format: RowFormat) -> Iterator[tuple[Row, bytes]]:
+    """The rows of a file, each with its line of JSON Lines. Raises as `read_rows`."""
+    number = 0
+    for number, values in row_format.read(path):
+        row = Row(values, number, row_format.counted_in)
+        yield row, checked_line(row)
+    if number == 0:
+        raise InvalidData("the data set holds no rows")
 
 
 # --- JSON Lines ----------------------------------------------------------------------------------------------------

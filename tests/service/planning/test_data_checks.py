@@ -39,6 +39,13 @@ def test_an_incomplete_row_is_named(
     assert says in refuse(body, access, error, "task.calibration.rows")
 
 
+def test_an_inline_row_that_takes_too_many_bytes_as_a_line_is_refused(tmp_path: Path, access: Access) -> None:
+    rows = [{"text": "fine", "label": "positive"}, {"text": "x" * 2**20, "label": "positive"}]
+    body = request_body(tmp_path, task=task({"rows": rows}))
+    message = refuse(body, access, InvalidData, "task.calibration.rows")
+    assert message == "row 2 takes more than 1048576 bytes as a line of JSON Lines: shorten it"
+
+
 def test_generation_rows_need_a_target(tmp_path: Path, access: Access) -> None:
     task = {"kind": "generation", "template": "{text}", "calibration": {"rows": [{"text": "x"}]}}
     message = refuse(request_body(tmp_path, task=task), access, InvalidData, "task.calibration.rows")

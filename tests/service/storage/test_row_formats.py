@@ -115,11 +115,26 @@ FILES: dict[str, tuple[str, bytes, list[Any] | str]] = {
     "CSV in Latin-1": (".csv", "text\ngrün\n".encode("latin-1"), "is not CSV in UTF-8"),
     "an open quotation mark": (".csv", b'text\n"open', "is not CSV"),
     "a CSV field of more than 131072 characters": (".csv", b"text\n" + b"x" * 2**20 + b"\n", "field larger"),
+    "a CSV row of more than a mebibyte": (
+        ".csv",
+        ",".join(f"c{n}" for n in range(11)).encode() + b"\n" + b",".join([b"x" * 100_000] * 11) + b"\n",
+        "line 2 takes more than 1048576 bytes",
+    ),
+    "JSON Lines that take more than a mebibyte with spaces": (
+        ".jsonl",
+        json.dumps({f"c{n}": 1 for n in range(90_000)}, separators=(",", ":")).encode(),
+        "line 1 takes more than 1048576 bytes",
+    ),
     "no Parquet": (".parquet", b"PAR1 and then nothing PAR1", "not a complete Parquet file"),
     "half of Parquet": (".parquet", GOOD[".parquet"][:200], "not a complete Parquet file"),
     "a list in Parquet": (".parquet", parquet({"text": ["a"], "other": [[1]]}), "row 1: the value of the column"),
     "bytes in Parquet": (".parquet", parquet({"text": ["a", "b"], "other": [b"1", b"\xff"]}), "row 1: the value"),
     "infinity in Parquet": (".parquet", parquet({"text": ["a"], "other": [math.inf]}), "row 1: the value"),
+    "a Parquet row of more than a mebibyte": (
+        ".parquet",
+        parquet({"text": ["a", "x" * 2**20]}),
+        "row 2 takes more than 1048576 bytes",
+    ),
     "a Parquet column twice": (
         ".parquet",
         table_bytes(pyarrow.table([["a"], ["b"]], names=["text", "text"])),
@@ -128,15 +143,14 @@ FILES: dict[str, tuple[str, bytes, list[Any] | str]] = {
 }
 
 
-def uploaded(client: TestClient, storage: Storage, ending: str, content: bytes) -> list[Any] | str:
-    """The rows that an upload stores, or the detail of the problem that refuses it."""
+def uploaded(client: TestClient, storage: Storage, ending: str, content: bytes) -> bytes | str:
+    """The file that an upload stores, or the detail of the problem that refuses it."""
     media_type = FORMAT_BY_ENDING[ending].media_types[0]
     answer = client.post("/datasets", content=content, headers={"Content-Type": media_type})
     if answer.status_code != 201:
         assert answer.json()["code"] == "invalid_data"
         return str(answer.json()["detail"])
-    lines = storage.get_bytes(dataset_key("default", answer.json()["id"])).decode()
-    return [json.loads(line) for line in lines.split("\n") if line]
+    return storage.get_bytes(dataset_key("default", answer.json()["id"]))
 
 
 def read_by_worker(path: Path, storage: Storage, content: bytes) -> list[Any] | str:
@@ -156,12 +170,15 @@ def test_an_upload_and_the_worker_give_the_same_answer(
     name: str, client: TestClient, storage: Storage, tmp_path: Path
 ) -> None:
     ending, content, expected = FILES[name]
-    answer = uploaded(client, storage, ending, content)
-    assert read_by_worker(tmp_path / f"rows{ending}", storage, content) == answer
+    stored = uploaded(client, storage, ending, content)
+    answer = read_by_worker(tmp_path / f"rows{ending}", storage, content)
     if isinstance(expected, str):
         assert expected in answer
+        assert stored == answer
     else:
         assert answer == expected
+        assert isinstance(stored, bytes)
+        assert read_by_worker(tmp_path / "stored.jsonl", storage, stored) == expected
 
 
 def test_every_media_type_names_one_format() -> None:
