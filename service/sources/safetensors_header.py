@@ -58,17 +58,19 @@ class Header:
     metadata: Mapping[str, str]
 
 
-def read_header(read: Callable[[int, int], bytes]) -> Header:
-    """The header of a file whose bytes [start, end) `read` returns; fewer where the file ends before.
+def read_header(read: Callable[[int, int], bytes], *, max_bytes: int = MAX_HEADER_BYTES) -> Header:
+    """The header, of at most `max_bytes`, of a file whose bytes [start, end) `read` returns; fewer where the file ends
+    before. A store may refuse a range that starts behind the end, so none is asked for.
 
     A short header takes one call of `read`, a longer one two. Raises DamagedHeader.
     """
     first = read(0, FIRST_BYTES)
     length = int.from_bytes(first[:LENGTH_BYTES], "little")
-    if not 0 < length <= MAX_HEADER_BYTES:
-        raise DamagedHeader(f"its header would have {length} bytes; the most are {MAX_HEADER_BYTES}")
+    if not 0 < length <= max_bytes:
+        raise DamagedHeader(f"its header would have {length} bytes; the most are {max_bytes}")
     end = LENGTH_BYTES + length
-    content = first[:end] if end <= FIRST_BYTES else first + read(FIRST_BYTES, end)
+    is_longer = end > FIRST_BYTES and len(first) == FIRST_BYTES
+    content = first + read(FIRST_BYTES, end) if is_longer else first[:end]
     try:
         entries = json.loads(content[LENGTH_BYTES:])
     except (ValueError, RecursionError) as error:

@@ -68,5 +68,5 @@ def _pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
 
 
 def _metadata(content: bytes) -> dict[str, Any]:
-    texts = read_header(lambda start, end: content[start:end]).metadata
+    texts = read_header(lambda start, end: content[start:end], max_bytes=len(content)).metadata
     return {name: json.loads(text) for name, text in texts.items() if name != "format"}

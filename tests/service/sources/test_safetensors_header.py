@@ -51,6 +51,24 @@ def test_a_header_is_read_in_at_most_two_pieces(count: int) -> None:
     assert all(end == start for (_, end), (start, _) in pairwise(pieces))
 
 
+def test_a_file_that_ends_within_its_header_is_damaged() -> None:
+    content = (2 * FIRST_BYTES).to_bytes(8, "little") + b"{" * 100
+
+    def read(start: int, end: int) -> bytes:
+        assert start < len(content), "an object store refuses a range that starts behind the end"
+        return content[start:end]
+
+    with pytest.raises(DamagedHeader, match="not JSON"):
+        read_header(read)
+
+
+def test_a_header_has_at_most_the_given_length() -> None:
+    content = header(b"{}" + b" " * 100)
+    assert read_header(lambda start, end: content[start:end], max_bytes=102).file_bytes == len(content)
+    with pytest.raises(DamagedHeader, match="the most are 101"):
+        read_header(lambda start, end: content[start:end], max_bytes=101)
+
+
 def test_the_library_reads_the_same_header(tmp_path: Path) -> None:
     checkpoints.write(tmp_path, "bart", torch.bfloat16)
     content = (tmp_path / "model.safetensors").read_bytes()
