@@ -1,5 +1,6 @@
 """Whether a model can be slimmed as a request asks, judged by its config and the shapes of its tensors."""
 
+import json
 import time
 from concurrent.futures import Future
 from threading import Thread
@@ -8,12 +9,14 @@ import structlog
 
 from service.contract.errors import InvalidModel, InvalidRequest, StorageUnavailable
 from service.contract.options import Repair, Unit
+from service.contract.presets import resolve
 from service.contract.request import JobRequest
 from service.families.table import FAMILIES
 from service.planning.model_checks import check_config
 from service.planning.removal import count_chosen, has_bias
 from service.planning.targets import check_target
 from service.sources.checkpoint import Checkpoint, read_checkpoint
+from service.sources.dimensions import head_counts, head_size, num_layers
 from service.sources.hub import NotShown
 from service.sources.model_directory import ModelDirectory
 
@@ -38,10 +41,19 @@ def check_feasible(request: JobRequest, checkpoint: Checkpoint) -> None:
 def check_options(request: JobRequest, checkpoint: Checkpoint) -> None:
     """As `check_feasible`, without the target."""
     check_config(request, FAMILIES[checkpoint.family], checkpoint.config)
+    _check_sizes(checkpoint)
     _check_repair(request, checkpoint)
     if count_chosen(request.method, checkpoint, [])[0] == 0:
         message = f"the weights hold none of the units {', '.join(request.method.units)}"
         raise InvalidModel(message, param="model.uri")
+
+
+def _check_sizes(checkpoint: Checkpoint) -> None:
+    """Raise InvalidModel unless the model has the layers and the head counts that a plan states."""
+    for stack in checkpoint.names.stacks:
+        num_layers(checkpoint, stack)
+    head_counts(checkpoint)
+    head_size(checkpoint)
 
 
 def _check_repair(request: JobRequest, checkpoint: Checkpoint) -> None:
@@ -72,8 +84,7 @@ class Feasibility:
 
         A model that only the worker can read is not checked: GGUF, or one on a hub that does not answer in time.
         """
-        parts = (request.model, request.method, request.target, request.output)
-        deciding = "".join(part.model_dump_json() for part in parts)
+        deciding = _deciding_fields(request)
         if time.monotonic() - self._known.get(deciding, -KNOWN_SECONDS) < KNOWN_SECONDS:
             return
         is_checked = self._check_on_hub(request, model) if model.is_on_hub else _check(request, model)
@@ -97,6 +108,14 @@ class Feasibility:
         except NotShown as error:
             log.info("the hub does not show the model: the worker checks it", reason=error.message)
         return False
+
+
+def _deciding_fields(request: JobRequest) -> str:
+    """The fields of a request that decide whether its model can be slimmed; of the tasks, what the head must have."""
+    parts = (request.model, request.method, request.target, request.output)
+    tasks = [resolve(task) for task in request.slimmed_for] + [resolve(task) for task in request.observe]
+    heads = [(task.kind, task.labels) for task in tasks]
+    return "".join(part.model_dump_json() for part in parts) + json.dumps(heads)
 
 
 def _check(request: JobRequest, model: ModelDirectory) -> bool:

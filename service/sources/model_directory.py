@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, Protocol, Self
 
-from service.contract.errors import InvalidModel
+from service.contract.errors import InvalidModel, StorageUnavailable
 from service.contract.task import ModelSource
 from service.families.table import ModelFamily, family_of
 from service.sources.access import HUB, Access, blaming
@@ -120,8 +120,17 @@ class ModelDirectory:
         return any(name.endswith(".safetensors") for name in self.names)
 
     def check_tokenizer(self) -> None:
-        """Raise InvalidModel if the tokenizer needs code that comes with the model."""
-        if self._has(TOKENIZER_CONFIG) and "auto_map" in self._json(TOKENIZER_CONFIG):
+        """Raise InvalidModel if the tokenizer needs code that comes with the model.
+
+        Where the hub does not tell whether the model has a tokenizer_config.json, the worker checks.
+        """
+        try:
+            is_there = self._has(TOKENIZER_CONFIG)
+        except StorageUnavailable:
+            if not self.is_on_hub:
+                raise
+            return
+        if is_there and "auto_map" in self._json(TOKENIZER_CONFIG):
             message = (
                 f"{self.source.uri} has a tokenizer with code of its own (`auto_map` in {TOKENIZER_CONFIG}), which is "
                 "never run: give a checkpoint with a stock tokenizer"

@@ -1,5 +1,6 @@
 """Checks of a model's config and headers, and which of them are remembered."""
 
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,16 @@ def test_the_uniform_layout_is_refused_for_a_model_with_widths_per_layer(tmp_pat
     assert refusal(request_for(tmp_path), access).param == "output.layout"
 
 
+def test_a_plan_and_a_job_refuse_the_same_head_counts(client: TestClient, tmp_path: Path) -> None:
+    checkpoints.write(tmp_path, "llama")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_attention_heads": 3, "num_key_value_heads": 2}))
+    body = request_for(tmp_path, method={"units": ["ffn"]}).model_dump(mode="json", exclude_unset=True)
+    answers = [client.post(path, json=body) for path in ("/plans", "/jobs")]
+    assert [answer.status_code for answer in answers] == [422, 422]
+    assert all("3 heads and 2 key-value heads" in answer.json()["detail"] for answer in answers)
+
+
 # --- models on a hub -----------------------------------------------------------------------------------------------
 
 
@@ -110,6 +121,27 @@ def test_a_plan_and_a_job_refuse_the_same_hub_model(client: TestClient, body: di
 def test_a_job_is_accepted_while_the_hub_does_not_answer(client: TestClient, body: dict[str, Any]) -> None:
     unknown = body | {"model": {"uri": "hf://owner/other"}, "target": {"ratio": 0.95}}
     assert client.post("/jobs", json=unknown).status_code == 202
+
+
+def test_labels_that_the_head_of_a_hub_model_lacks_are_refused_after_a_feasible_job(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    directory = cache_hub_model(monkeypatch, tmp_path, "bert")
+    body = request_for(directory, model={"uri": "hf://owner/name"}).model_dump(mode="json", exclude_unset=True)
+    assert client.post("/jobs", json=body).status_code == 202
+    body["task"]["labels"] = {"bad": "LABEL_0", "good": "LABEL_7"}
+    answer = client.post("/jobs", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_labels")
+
+
+def test_a_cached_hub_model_without_a_tokenizer_config_is_planned_offline(
+    client: TestClient, body: dict[str, Any], hub: Path
+) -> None:
+    (hub / "tokenizer_config.json").unlink()
+    named = body | {"model": {"uri": "hf://owner/name"}, "target": {"ratio": 0.3}, "output": {"round_to": 8}}
+    assert client.post("/plans", json=named).status_code == 200
+    answer = client.post("/jobs", json=named | {"target": {"ratio": 0.95}})
+    assert (answer.status_code, answer.json()["code"]) == (422, "target_unreachable")
 
 
 class SilentHub:
