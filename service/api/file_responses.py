@@ -11,8 +11,8 @@ from service.api.problems import problem_responses
 from service.api.request_headers import has_etag
 from service.contract.resources import StoredFile
 from service.storage.object_store import Storage
+from service.tenants.signed_links import LINK_SECONDS
 
-LINK_SECONDS = 3600
 RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 BINARY = "application/octet-stream"
 

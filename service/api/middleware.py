@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problems import ProblemResponse, problem_of
+from service.api.problems import METHODS, ProblemResponse, problem_of
 from service.contract.errors import BodyTooLarge
 from service.contract.ids import new_id
 from service.infrastructure import tracing
@@ -21,7 +21,6 @@ from service.tenants.api_keys import Caller
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 READING = frozenset({"GET", "HEAD", "OPTIONS"})  # successful reads are counted, not logged
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 log = structlog.get_logger()

@@ -27,9 +27,8 @@ def _text(content: Any) -> str:
     return json.dumps(content, indent=2, sort_keys=content.get("openapi") is not None, ensure_ascii=False) + "\n"
 
 
-def stale(directory: Path) -> list[Path]:
-    """The files under `directory` that differ from `files`, are missing, or do not belong there."""
-    wanted = files()
+def stale(directory: Path, wanted: dict[Path, str]) -> list[Path]:
+    """The files under `directory` that differ from those wanted, are missing, or do not belong there."""
     present = {path.relative_to(directory) for path in directory.rglob("*.json")}
     differing = {name for name in wanted.keys() & present if (directory / name).read_text() != wanted[name]}
     return sorted(differing | (wanted.keys() ^ present))
@@ -37,8 +36,9 @@ def stale(directory: Path) -> list[Path]:
 
 def write(directory: Path) -> None:
     """Bring `directory` up to date."""
-    for name in stale(directory):
-        if name in (wanted := files()):
+    wanted = files()
+    for name in stale(directory, wanted):
+        if name in wanted:
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
             (directory / name).write_text(wanted[name])
         else:
@@ -52,7 +52,7 @@ def main() -> None:
     action.add_argument("--check", action="store_true")
     if parser.parse_args().write:
         write(DIRECTORY)
-    elif differing := stale(DIRECTORY):
+    elif differing := stale(DIRECTORY, files()):
         names = ", ".join(str(DIRECTORY / name) for name in differing)
         sys.exit(f"out of date: {names}; run `python -m service.cli.openapi --write`")
 

@@ -6,7 +6,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -47,8 +47,7 @@ def run_demo(state: Path | None = None) -> None:
         if state is None:
             _remove_last_run(directory)
         console.print(f"Starting Redis, the API and a worker over {directory}", soft_wrap=True)
-        with running_server(directory) as url:
-            server = Api(url)
+        with running_server(directory) as url, closing(Api(url)) as server:
             job = server.submit(request.model_dump(mode="json", exclude_defaults=True))
             console.print(f"POST {url}/jobs  ->  {job.links.self}", soft_wrap=True)
             console.print(REMOVAL)
