@@ -17,10 +17,9 @@ from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
 from worker.checkpoints.dtypes import cast_weights
 from worker.checkpoints.loading import load_model
-from worker.checkpoints.validation import weight_bytes
+from worker.checkpoints.validation import weight_file_bytes
 from worker.evaluation.latency import RUNS, SIZES, TOKENS, PassProfile, profile_in_turns
 from worker.reporting import artifacts, findings, report
-from worker.search import controls
 from worker.search.candidates import Candidates
 from worker.search.chosen import ChosenModel, kept_metric
 from worker.search.counted import counted_candidate
@@ -29,8 +28,8 @@ from worker.slimming.scoring.iterative import ScorePath, schedule
 from worker.slimming.scoring.multi_task import united_paths
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.surgery import Kept
-from worker.stages import evaluation_sets, inputs, pseudo_labels
-from worker.stages.attribution import attribute, highest_ratio
+from worker.stages import controls, evaluation_sets, inputs, pseudo_labels
+from worker.stages.attribution import attribute, highest_requested_ratio
 from worker.stages.context import JobContext, StageProgress
 from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, having_role, job_metrics, own, task_models
 from worker.stages.inputs import Sources
@@ -75,7 +74,7 @@ def run(
         profiles = profile_passes(context, sources, chosen.task_model)
     measured_controls = control(context, sources, chosen, path)
     with context.stage(Stage.verify):
-        verified = artifacts.store(context, sources, chosen.task_model, chosen.groups, chosen.candidate)
+        verified = artifacts.save(context, sources, chosen.task_model, chosen.groups, chosen.candidate)
     with context.stage(Stage.upload):
         metrics = job_metrics(sets, dense, slim).model_copy(update={"controls": measured_controls})
         result = conclude(context, sources, chosen, slim[own(sets).key], metrics, profiles[0], verified)
@@ -89,7 +88,7 @@ def run(
 def score_tasks(context: JobContext, sets: Sequence[EvaluationSet], cache: ScoreCache) -> ScorePath:
     """The unit scores of the task, or of all tasks of a union together."""
     method = context.job.request.method
-    ratios = schedule(highest_ratio(context.job.request.target), method.steps)
+    ratios = schedule(highest_requested_ratio(context.job.request.target), method.steps)
     scored = [each.task_model for each in having_role(sets, *SLIMMED_FOR)]
     paths = [cache.path(each, ratios, partial(attribute, context, each, ratios)) for each in scored]
     return united_paths(paths, method.union)
@@ -102,7 +101,7 @@ def choose_model(
     request = context.job.request
     if request.target.is_measured:
         with context.stage(Stage.search):
-            return search(context, task_model, dense, path, partial(artifacts.store, context, sources))
+            return search(context, task_model, dense, path, partial(artifacts.save, context, sources))
     with context.stage(Stage.select):
         candidates = Candidates(context, task_model, path)
         candidate = counted_candidate(candidates, request.target)
@@ -165,11 +164,11 @@ def conclude(
     verified: Verified,
 ) -> Result:
     """The result of the job from what its stages have counted and measured."""
-    slim_bytes = weight_bytes(artifacts.checkpoint(context, "model"))
+    slim_bytes = weight_file_bytes(artifacts.checkpoint_directory(context, "model"))
     return Result(
         metrics=metrics,
         parameters=DenseSlim(dense=chosen.dense.parameters, slim=slim.parameters),
-        bytes=DenseSlim(dense=weight_bytes(sources.model), slim=slim_bytes),
+        bytes=DenseSlim(dense=weight_file_bytes(sources.model), slim=slim_bytes),
         latency_ms=_latency(*profiles, str(chosen.task_model.loaded.model.device)),
         widths=findings.widths(chosen.groups, chosen.candidate.kept),
         ratio=chosen.candidate.ratio,

@@ -16,7 +16,7 @@ from service.storage.score_sets import ScoreSets
 from tests.support.progress import IgnoredProgress
 from worker.slimming.scoring.iterative import ScorePath, schedule
 from worker.stages import evaluation_sets, inputs
-from worker.stages.attribution import attribute, highest_ratio
+from worker.stages.attribution import attribute, highest_requested_ratio
 from worker.stages.context import JobContext
 from worker.stages.score_cache import ScoreCache
 from worker.stages.task_model import TaskModel
@@ -66,7 +66,7 @@ class ScoringJobs:
     def path(self, request: JobRequest, **more: Any) -> tuple[ScoreCache, ScorePath]:
         """The unit scores of a job; `measured` counts how often they were not found in the store."""
         cache, task_model = self.cache(request, **more)
-        ratios = schedule(highest_ratio(request.target), request.method.steps)
+        ratios = schedule(highest_requested_ratio(request.target), request.method.steps)
 
         def measure() -> ScorePath:
             self.measured += 1
@@ -77,7 +77,9 @@ class ScoringJobs:
     def digest(self, request: JobRequest, **more: Any) -> str:
         """The digest of the unit scores of a request."""
         cache, task_model = self.cache(request, **more)
-        return cache.units_key(task_model, schedule(highest_ratio(request.target), request.method.steps)).digest
+        return cache.units_key(
+            task_model, schedule(highest_requested_ratio(request.target), request.method.steps)
+        ).digest
 
 
 def alike(one: ScorePath, other: ScorePath) -> bool:

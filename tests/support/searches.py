@@ -18,7 +18,7 @@ from worker.search.chosen import ChosenModel
 from worker.search.search import search
 from worker.slimming.scoring.iterative import ScorePath, schedule
 from worker.stages import evaluation_sets, inputs
-from worker.stages.attribution import attribute, highest_ratio
+from worker.stages.attribution import attribute, highest_requested_ratio
 from worker.stages.context import JobContext
 from worker.stages.slim import locate_groups
 from worker.stages.task_model import Measured, TaskModel, evaluate, load
@@ -39,7 +39,7 @@ class SearchJob:
     def path(self) -> ScorePath:
         """The unit scores of the job."""
         request = self.context.job.request
-        ratios = schedule(highest_ratio(request.target), request.method.steps)
+        ratios = schedule(highest_requested_ratio(request.target), request.method.steps)
         return attribute(self.context, self.task_model, ratios)
 
     def candidates(self, seed: int = 0) -> Candidates:
@@ -51,11 +51,11 @@ class SearchJob:
 
     def search(self) -> ChosenModel:
         """The model that the search chooses."""
-        return search(self.context, self.task_model, self.dense, self.path, store_nothing)
+        return search(self.context, self.task_model, self.dense, self.path, save_nothing)
 
 
-def store_nothing(*_: object) -> None:
-    """The `store` of a search that is not a sweep, and does not call it."""
+def save_nothing(*_: object) -> None:
+    """The `save` of a search that is not a sweep, and does not call it."""
 
 
 def search_job(root: Path, family: str = "llama", num_rows: int = 80, **fields: Any) -> SearchJob:

@@ -12,7 +12,7 @@ from service.contract.errors import InvalidModel, UnsupportedFamily
 from service.families.table import FAMILIES
 from service.storage.object_store import digest_file
 
-ARCHITECTURES = tuple(family.gguf for family in FAMILIES.values() if family.gguf)
+GGUF_ARCHITECTURES = tuple(family.gguf for family in FAMILIES.values() if family.gguf)
 FORMAT = 1  # of the converted checkpoints in the cache; raise it when the conversion changes
 # Dtype of the weights in the file -> dtype of the checkpoint. Quantised weights become bfloat16, which rounds far less
 # than any quantisation.
@@ -47,9 +47,10 @@ def _checkpoint_dtype(path: Path) -> torch.dtype:
         kinds = {tensor.tensor_type for tensor in reader.tensors if len(tensor.shape) > 1}
     except (ValueError, IndexError, KeyError, OverflowError, OSError) as error:
         raise InvalidModel(f"{path.name} is not a readable GGUF file: {error}", param="model.uri") from error
-    if architecture not in ARCHITECTURES:
+    if architecture not in GGUF_ARCHITECTURES:
         raise UnsupportedFamily(
-            f"GGUF files of architecture {architecture!r} are not supported; these are: {', '.join(ARCHITECTURES)}",
+            f"GGUF files of architecture {architecture!r} are not supported; these are: "
+            f"{', '.join(GGUF_ARCHITECTURES)}",
             param="model.uri",
         )
     return FLOATS.get(kinds.pop(), torch.bfloat16) if len(kinds) == 1 else torch.bfloat16

@@ -45,7 +45,7 @@ def weight_files(directory: Path) -> list[Path]:
     raise InvalidModel("there is no model.safetensors", param="model.uri")
 
 
-def weight_bytes(directory: Path) -> int:
+def weight_file_bytes(directory: Path) -> int:
     """Size of the files that hold a checkpoint's weights."""
     return sum(path.stat().st_size for path in weight_files(directory))
 

@@ -1,4 +1,4 @@
-"""The share of the dense model's metric that a slim model retains, with a paired bootstrap interval.
+"""The share of the dense model's metric that a slim model keeps, with a paired bootstrap interval.
 
 Both models answer the same rows, and rows are resampled with the outcomes of both models, so that a row with equal
 outcomes does not widen the interval. The outcome of a row is (slim, dense, size). The metric of a model is `link` of
@@ -37,14 +37,14 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Retention:
+class KeptShare:
     """The metric of a slim model, and its share of the dense model's metric on the same rows."""
 
     metric: Estimate  # of the slim model
     share: Estimate  # of the dense model's
 
 
-def _correct_ES(slim: AnswerScores, dense: AnswerScores, _: Sequence[Example]) -> Array:
+def _correct_ES(slim: AnswerScores, dense: AnswerScores, _examples: Sequence[Example]) -> Array:
     """1 for each model whose calibrated answer is right; both models are calibrated on these rows."""
     right = [calibrated(scores.log_probability_EL).argmax(dim=1) == scores.answer_E for scores in (slim, dense)]
     columns = [right_E.double().numpy() for right_E in right]
@@ -71,9 +71,9 @@ METRICS: dict[TaskKind, Metric] = {
 }
 
 
-def retention(
+def kept_share(
     metric: Metric, slim: AnswerScores, dense: AnswerScores, examples: Sequence[Example], confidence: float = CONFIDENCE
-) -> Retention:
+) -> KeptShare:
     """The slim model's metric and its share of the dense model's, each with its interval."""
     outcome_ES = metric.outcome_ES(slim, dense, examples)
     weight_E = np.ones(len(outcome_ES))
@@ -83,7 +83,7 @@ def retention(
         len(outcome_ES),
     )
     figures = [_figures(metric, sums) for sums in (outcome_ES.sum(axis=0, keepdims=True), sum_BS)]
-    return Retention(*(_estimate(float(value[0]), drawn, confidence) for value, drawn in zip(*figures, strict=True)))
+    return KeptShare(*(_estimate(float(value[0]), drawn, confidence) for value, drawn in zip(*figures, strict=True)))
 
 
 def _figures(metric: Metric, sum_BS: Array) -> tuple[Array, Array]:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from service.contract.options import TaskKind
 from worker.data.prompts import Example
 from worker.evaluation import metrics
-from worker.evaluation.bootstrap import METRICS, Retention, retention
+from worker.evaluation.bootstrap import METRICS, KeptShare, kept_share
 from worker.evaluation.metrics import AnswerScores
 from worker.slimming.scoring.objectives import Batch
 
@@ -25,7 +25,7 @@ CONFIDENCE_OF_A_LOOK = 0.999
 class Verdict:
     """Whether a model keeps the floor, and what was measured on how many rows."""
 
-    retention: Retention
+    kept: KeptShare
     examples: int
     holds: bool
 
@@ -39,9 +39,9 @@ class SequentialTest:
     dense: AnswerScores
     batched: Callable[[Sequence[Example]], list[Batch]]
 
-    def measure(self, model: PreTrainedModel, on_batch: Callable[[], None]) -> Retention:
-        """The retention of the model on all rows."""
-        return self._retention(self._scores(model, 0, len(self.examples), on_batch))
+    def measure(self, model: PreTrainedModel, on_batch: Callable[[], None]) -> KeptShare:
+        """The share of the dense metric that the model keeps on all rows."""
+        return self._kept_share(self._scores(model, 0, len(self.examples), on_batch))
 
     def verdict(self, model: PreTrainedModel, floor: float, on_batch: Callable[[], None]) -> Verdict:
         """Whether the lower bound of the model's share of the dense metric is at least `floor`."""
@@ -49,10 +49,10 @@ class SequentialTest:
         for end in self._looks():
             scores.append(self._scores(model, seen, end, on_batch))
             seen, scores_so_far = end, concatenated(scores)
-            early = self._retention(scores_so_far, CONFIDENCE_OF_A_LOOK).share
+            early = self._kept_share(scores_so_far, CONFIDENCE_OF_A_LOOK).share
             if seen == len(self.examples) or early.low >= floor or early.high < floor:
                 break
-        found = self._retention(scores_so_far)
+        found = self._kept_share(scores_so_far)
         is_last = seen == len(self.examples)
         return Verdict(found, seen, holds=(found.share if is_last else early).low >= floor)
 
@@ -64,10 +64,10 @@ class SequentialTest:
     def _scores(self, model: PreTrainedModel, start: int, end: int, on_batch: Callable[[], None]) -> AnswerScores:
         return metrics.score(model, self.batched(self.examples[start:end]), lambda _: on_batch())
 
-    def _retention(self, scores: AnswerScores, confidence: float = 0.95) -> Retention:
+    def _kept_share(self, scores: AnswerScores, confidence: float = 0.95) -> KeptShare:
         count = len(scores.answer_E)
         dense = select_rows(self.dense, list(range(count)))
-        return retention(METRICS[self.kind], scores, dense, self.examples[:count], confidence)
+        return kept_share(METRICS[self.kind], scores, dense, self.examples[:count], confidence)
 
 
 def concatenated(parts: Sequence[AnswerScores]) -> AnswerScores:

@@ -1,4 +1,4 @@
-"""The artifacts of a job: writes and verifies its checkpoints, saves the kept indices, and stores every file."""
+"""The artifacts of a job: saves and verifies its checkpoints, saves the kept indices, and uploads every file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,20 +24,24 @@ from worker.stages.task_model import TaskModel
 PROBE_EXAMPLES = 4  # whose logits the verification compares
 
 
-def directory(context: JobContext) -> Path:
+def output_directory(context: JobContext) -> Path:
     """The directory of the files that the job uploads."""
     found = context.scratch / "output"
     found.mkdir(exist_ok=True)
     return found
 
 
-def checkpoint(context: JobContext, name: str) -> Path:
+def checkpoint_directory(context: JobContext, name: str) -> Path:
     """The directory of a checkpoint. It is not uploaded where the job asks for kept indices alone."""
-    return (directory(context) if Format.safetensors in context.job.request.output.formats else context.scratch) / name
+    return (
+        output_directory(context) if Format.safetensors in context.job.request.output.formats else context.scratch
+    ) / name
 
 
-def write(context: JobContext, task_model: TaskModel, checkpoint: Path, while_waiting: Callable[[], None]) -> Verified:
-    """Write the checkpoint, and verify in a new process that it gives the logits of the model in memory on some rows.
+def _save_and_verify(
+    context: JobContext, task_model: TaskModel, checkpoint: Path, while_waiting: Callable[[], None]
+) -> Verified:
+    """Save the checkpoint, and verify in a new process that it gives the logits of the model in memory on some rows.
 
     `while_waiting` is called until the process has ended. Raises VerificationFailed.
     """
@@ -49,7 +53,7 @@ def write(context: JobContext, task_model: TaskModel, checkpoint: Path, while_wa
     return verify(checkpoint, probe, while_waiting=while_waiting)
 
 
-def store(
+def save(
     context: JobContext,
     sources: Sources,
     slim: TaskModel,
@@ -58,15 +62,17 @@ def store(
     suffix: str = "",
     while_waiting: Callable[[], None] | None = None,
 ) -> Verified:
-    """Write and verify the checkpoint of a cut model, and save the indices of the units that it keeps.
+    """Save and verify the checkpoint of a cut model, and save the indices of the units that it keeps.
 
     Their names are `model` and `kept` with the suffix, such as `model-0.3`. `while_waiting` is called during the
     verification, and by default reports the progress of one checkpoint. Raises VerificationFailed.
     """
-    place = checkpoint(context, f"model{suffix}")
-    verified = write(context, slim, place, while_waiting or (lambda: context.progress.advance(0, 1, "checkpoints")))
+    place = checkpoint_directory(context, f"model{suffix}")
+    verified = _save_and_verify(
+        context, slim, place, while_waiting or (lambda: context.progress.advance(0, 1, "checkpoints"))
+    )
     origin = _origin(context, sources, slim, findings.widths(groups, candidate.kept), place)
-    save_kept(candidate.kept, origin, directory(context) / f"kept{suffix}.safetensors")
+    save_kept(candidate.kept, origin, output_directory(context) / f"kept{suffix}.safetensors")
     return verified
 
 
@@ -94,7 +100,7 @@ def upload(context: JobContext) -> None:
 
     Raises LeaseLost where another attempt has stored its manifest.
     """
-    root = directory(context)
+    root = output_directory(context)
     paths = sorted(path for path in root.rglob("*") if path.is_file())
     total, done, files = sum(path.stat().st_size for path in paths), 0, []
     for path in paths:

@@ -55,7 +55,7 @@ def write(
 ) -> None:
     """Write the report as JSON and as HTML beside the checkpoint, and the model card into the checkpoint."""
     report = build(context, sources, sets, result, found)
-    output = artifacts.directory(context)
+    output = artifacts.output_directory(context)
     (output / "report.json").write_text(report.model_dump_json(indent=2))
     (output / "report.html").write_text(html.render(report))
     if Format.safetensors in context.job.request.output.formats:
@@ -84,7 +84,7 @@ def build(
         tasks={each.name: _as_run(each.task_model.wording) for each in tasks} if len(tasks) > 1 else {},
         family=task_model.loaded.family.model_type,
         result=result,
-        options=dict(method.in_force(context)),
+        options=dict(method.applied_options(context)),
         calibration_examples=len(task_model.calibration.examples),
         shortened_prompts=task_model.calibration.shortened
         + sum(each.task_model.evaluation.shortened for each in tasks),
@@ -131,7 +131,7 @@ def _snippet(context: JobContext, result: Result, task_model: TaskModel) -> str:
 
 def _runtimes(context: JobContext, result: Result) -> list[Runtime]:
     """The runtimes, and whether each of them loads the checkpoint."""
-    directory = artifacts.checkpoint(context, "model")
+    directory = artifacts.checkpoint_directory(context, "model")
     layout = Layout.per_layer if has_own_widths(result) else Layout.uniform
     access = Access(context.storage, context.job.tenant, local_paths=True)
     checkpoint = read_checkpoint(ModelDirectory.of(ModelSource(uri=directory.resolve().as_uri()), access))

@@ -22,13 +22,13 @@ from worker.slimming.sizes import shapes_after
 from worker.slimming.units import Site
 from worker.stages.context import JobContext
 from worker.stages.slim import (
+    all_units,
     choose,
     locate_groups,
     refusing_repairs,
     repair_input,
     repair_model,
     slim_task_model,
-    whole,
 )
 from worker.stages.task_model import TaskModel
 
@@ -132,7 +132,7 @@ class Candidates:
         if self._context.job.request.method.repair is Repair.bias:
             groups = locate_groups(self._context, self._task_model)
             with refusing_repairs():
-                add_zero_biases(self._task_model.loaded.model, self._task_model.architecture, whole(groups))
+                add_zero_biases(self._task_model.loaded.model, self._task_model.architecture, all_units(groups))
 
     def _repair(self, copy: TaskModel, kept: dict[Site, Tensor]) -> None:
         if self._context.job.request.method.repair is not Repair.none:
@@ -144,5 +144,5 @@ class Candidates:
         task_model, method = self._task_model, self._context.job.request.method.repair
         if self._path.moments is not None:
             return self._path.moments
-        dense = repair_input(self._context, task_model, whole(self.groups))
+        dense = repair_input(self._context, task_model, all_units(self.groups))
         return measure_moments(replace(dense, on_progress=lambda done, total: self._on_progress()), method)

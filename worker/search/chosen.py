@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from service.contract.options import TaskKind
 from service.contract.result import CurvePoint, KeptMetric
-from worker.evaluation.bootstrap import METRICS, retention
-from worker.evaluation.sequential_test import Verdict
+from worker.evaluation.bootstrap import METRICS, kept_share
+from worker.evaluation.sequential import Verdict
 from worker.search.candidates import Candidate
 from worker.slimming.units import Group
 from worker.stages.context import JobContext
@@ -33,12 +33,12 @@ def kept_metric(context: JobContext, chosen: ChosenModel, slim: Measured) -> Kep
     if floor is None or steering is None:
         return None
     metric = METRICS[chosen.task_model.wording.task.kind or TaskKind.classification]
-    reported = retention(metric, slim.scores, chosen.dense.scores, chosen.task_model.evaluation.examples)
+    reported = kept_share(metric, slim.scores, chosen.dense.scores, chosen.task_model.evaluation.examples)
     return KeptMetric(
         metric=metric.name,
         floor=floor,
         steering_examples=steering.examples,
-        steering=steering.retention.share,
+        steering=steering.kept.share,
         reported_examples=len(chosen.rows),
         reported=reported.share,
         seed=SPLIT_SEED,

@@ -6,7 +6,7 @@ Half of the evaluation rows steer the search. The result is reported on the othe
 from service.contract.bisection import last_that_holds
 from service.contract.errors import InvalidRequest
 from worker.evaluation.bootstrap import METRICS
-from worker.evaluation.sequential_test import SequentialTest, Verdict, stratified_order
+from worker.evaluation.sequential import SequentialTest, Verdict, stratified_order
 from worker.search.candidates import Candidate
 from worker.search.chosen import SPLIT_SEED, ChosenModel
 from worker.search.search_context import SearchContext
@@ -55,8 +55,8 @@ class FloorSearch:
         curve.add(
             candidate,
             examples=verdict.examples,
-            metric=verdict.retention.metric,
-            share=verdict.retention.share,
+            metric=verdict.kept.metric,
+            share=verdict.kept.share,
             latency_ms=known.latency_ms if known else None,
             meets=verdict.holds,
         )

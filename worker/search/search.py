@@ -6,20 +6,22 @@ from worker.search.counted import is_within, largest_within
 from worker.search.latency_bound import largest_within_latency
 from worker.search.metric_floor import smallest_keeping
 from worker.search.search_context import SearchContext
-from worker.search.sweep import Store, sweep
+from worker.search.sweep import SaveModel, sweep
 from worker.slimming.scoring.iterative import ScorePath
 from worker.stages.context import JobContext
 from worker.stages.task_model import Measured, TaskModel
 
 
-def search(context: JobContext, task_model: TaskModel, dense: Measured, path: ScorePath, store: Store) -> ChosenModel:
-    """The model that meets the job's target. A sweep calls `store` with its other models that the job asks for.
+def search(
+    context: JobContext, task_model: TaskModel, dense: Measured, path: ScorePath, save: SaveModel
+) -> ChosenModel:
+    """The model that meets the job's target. A sweep calls `save` with its other models that the job asks for.
 
     Raises InvalidRequest, and TargetUnreachable with the candidates that were measured.
     """
     running, target = SearchContext.begin(context, task_model, dense, path), context.job.request.target
     if target.sweep is not None:
-        return sweep(running, target.sweep, store)
+        return sweep(running, target.sweep, save)
     bound = _bound(running)
     if target.keep_metric is not None:
         return smallest_keeping(running, target.keep_metric, bound)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from service.contract.options import TaskKind
 from worker.data import batching
-from worker.evaluation.sequential_test import SequentialTest, Verdict, select_rows
+from worker.evaluation.sequential import SequentialTest, Verdict, select_rows
 from worker.search.candidates import Candidate, Candidates
 from worker.search.chosen import ChosenModel
 from worker.search.curve import Curve

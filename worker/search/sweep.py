@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from worker.evaluation.bootstrap import Retention
+from worker.evaluation.bootstrap import KeptShare
 from worker.search.candidates import Candidate
 from worker.search.chosen import ChosenModel
 from worker.search.search_context import SearchContext
@@ -10,33 +10,33 @@ from worker.slimming.allocation import WidthUnreachable
 from worker.slimming.units import Group
 from worker.stages.task_model import TaskModel
 
-# Stores the checkpoint of a cut model under "model" with a suffix. It calls the last argument while it waits.
-Store = Callable[[TaskModel, list[Group], Candidate, str, Callable[[], None]], object]
+# Saves the checkpoint of a cut model under "model" with a suffix. It calls the last argument while it waits.
+SaveModel = Callable[[TaskModel, list[Group], Candidate, str, Callable[[], None]], object]
 
 
-def sweep(search: SearchContext, ratios: list[float], store: Store) -> ChosenModel:
+def sweep(search: SearchContext, ratios: list[float], save: SaveModel) -> ChosenModel:
     """Measure a model at each ratio. The one with the highest ratio among `target.artifacts` is the job's own model;
-    `store` is called with the others of them.
+    `save` is called with the others of them.
 
     Raises TargetUnreachable for a ratio that no model has.
     """
     test = search.test_on(search.all_rows)
     artifacts = search.context.job.request.target.artifacts or [max(ratios)]
     chosen: tuple[Candidate, TaskModel] | None = None
-    last: tuple[int, TaskModel, Retention] | None = None  # (parameters, cut model, retention)
+    last: tuple[int, TaskModel, KeptShare] | None = None  # (parameters, cut model, what it keeps)
     for ratio in sorted(ratios):
         candidate = _candidate_at(search, ratio)
         if last is None or last[0] != candidate.parameters:  # several ratios may round to the same widths
             slim = search.candidates.slim_copy(candidate)
             last = candidate.parameters, slim, test.measure(slim.loaded.model, search.curve.report_progress)
-        _, slim, retention = last
+        _, slim, kept = last
         name = None
         if ratio == max(artifacts):
             name, chosen = "model", (candidate, slim)
         elif ratio in artifacts:
             name = f"model-{ratio:g}"
-            store(slim, search.candidates.groups, candidate, f"-{ratio:g}", search.curve.report_progress)
-        measured = {"examples": len(test.examples), "metric": retention.metric, "share": retention.share}
+            save(slim, search.candidates.groups, candidate, f"-{ratio:g}", search.curve.report_progress)
+        measured = {"examples": len(test.examples), "metric": kept.metric, "share": kept.share}
         search.curve.add(candidate, ratio, **measured, artifact=name)
     assert chosen is not None
     return search.chosen(*chosen, search.all_rows)

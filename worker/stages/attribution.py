@@ -50,7 +50,7 @@ def attribute(context: JobContext, task_model: TaskModel, ratios: Sequence[float
     return replace(path, moments=dense_moments[0]) if dense_moments else path
 
 
-def highest_ratio(target: Target) -> float:
+def highest_requested_ratio(target: Target) -> float:
     """The highest ratio that a target may lead to, for which unit scores are therefore needed."""
     if target.ratio is not None:
         return target.ratio

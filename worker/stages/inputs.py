@@ -76,7 +76,8 @@ def _fingerprints_of(context: JobContext) -> Fingerprints | None:
     """
     try:
         return fingerprints(
-            context.job.request, Access(context.storage, context.job.tenant, True, context.settings.local_roots)
+            context.job.request,
+            Access(context.storage, context.job.tenant, local_paths=True, roots=context.settings.local_roots),
         )
     except TaskslimError:
         log.info("plans cannot find the scores of this job: a source could not be read again", exc_info=True)

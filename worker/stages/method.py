@@ -40,7 +40,7 @@ def rules(request: JobRequest, layout: Layout) -> Rules:
     )
 
 
-def in_force(context: JobContext) -> dict[str, str | int]:
+def applied_options(context: JobContext) -> dict[str, str | int]:
     """The criterion, its options and, where groups were ranked together, their normalisation, for the report."""
     request = context.job.request
     selection = rules(request, request.output.layout)

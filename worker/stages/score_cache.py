@@ -23,7 +23,7 @@ from worker.data.prompts import Example
 from worker.slimming.scoring.iterative import ScorePath
 from worker.stages.context import JobContext
 from worker.stages.score_files import FORMAT, pack_measured, pack_path, unpack_measured, unpack_path
-from worker.stages.task_model import K, Measured, TaskModel, evaluate_all
+from worker.stages.task_model import KeyT, Measured, TaskModel, evaluate_all
 
 PACKAGES = ("taskslim", "torch", "transformers", "tokenizers", "peft")
 
@@ -46,7 +46,7 @@ class ScoreCache:
         """The dense model on its evaluation rows."""
         return self.evaluate_all({None: task_model})[None]
 
-    def evaluate_all(self, task_models: Mapping[K, TaskModel]) -> dict[K, Measured]:
+    def evaluate_all(self, task_models: Mapping[KeyT, TaskModel]) -> dict[KeyT, Measured]:
         """Each dense model on its evaluation rows, under the key of the model."""
         keys = {key: self._rows_key(task_model) for key, task_model in task_models.items()}
         found = {key: content for key, name in keys.items() if (content := self._find(name)) is not None}
@@ -124,7 +124,7 @@ class ScoreCache:
         content = self.store.content(self._tenant, key.digest)
         if content is not None:
             self.store.keep(self._tenant, key.digest, days=self._days)
-            log.info("reusing stored scores", digest=key.digest)
+            log.info("reusing a stored score set", digest=key.digest)
         return content
 
     def _add(

@@ -46,7 +46,7 @@ def repair_input(context: JobContext, task_model: TaskModel, kept: Kept) -> Repa
     return RepairInput(model, task_model.architecture, kept, Rows(batches, options(context).objective))
 
 
-def whole(groups: list[Group]) -> dict[Site, Tensor]:
+def all_units(groups: list[Group]) -> dict[Site, Tensor]:
     """All units of every group, as `select` gives those that stay."""
     return {group.site: torch.arange(group.count) for group in groups}
 

@@ -25,7 +25,7 @@ from worker.slimming.architectures import ARCHITECTURES, Architecture
 from worker.slimming.scoring.objectives import Batch
 from worker.stages.context import JobContext
 
-K = TypeVar("K", bound=Hashable)
+KeyT = TypeVar("KeyT", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,10 @@ def evaluate(context: JobContext, task_model: TaskModel) -> Measured:
     return _evaluate(context, task_model, context.counter(_num_passes(task_model)))
 
 
-def evaluate_all(context: JobContext, task_models: Mapping[K, TaskModel]) -> dict[K, Measured]:
+def evaluate_all(context: JobContext, task_models: Mapping[KeyT, TaskModel]) -> dict[KeyT, Measured]:
     """Each model on its evaluation rows, under the key of the model. The progress counts the rows of all of them."""
     count = context.counter(sum(map(_num_passes, task_models.values())))
-    measured: dict[K, Measured] = {}
+    measured: dict[KeyT, Measured] = {}
     before = 0
     for key, task_model in task_models.items():
         measured[key] = _evaluate(context, task_model, _counting_from(before, count))

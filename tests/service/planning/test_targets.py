@@ -11,7 +11,7 @@ from service.planning.plan import plan
 from service.sources.access import Access
 from tests.support import checkpoints
 from tests.support.planning import request_for
-from worker.checkpoints.validation import weight_bytes
+from worker.checkpoints.validation import weight_file_bytes
 
 
 def test_two_targets_in_one_request_are_refused(client: TestClient, tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_size_target_out_of_range_is_refused(name: str, tmp_path: Path, access
     with pytest.raises(TargetUnreachable, match="the smallest model"):
         plan(request_for(tmp_path, target={name: 10}), access)
     with pytest.raises(InvalidRequest, match="ask for fewer"):
-        plan(request_for(tmp_path, target={name: weight_bytes(tmp_path)}), access)
+        plan(request_for(tmp_path, target={name: weight_file_bytes(tmp_path)}), access)
 
 
 @pytest.mark.parametrize("target", [{"keep_metric": 0.98}, {"latency_ms": 40}, {"latency_ms": 4, "keep_metric": 0.9}])

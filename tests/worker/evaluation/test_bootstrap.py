@@ -12,7 +12,7 @@ from scipy import stats
 
 from service.contract.options import TaskKind
 from worker.data.prompts import Example
-from worker.evaluation.bootstrap import METRICS, resampled, retention
+from worker.evaluation.bootstrap import METRICS, kept_share, resampled
 from worker.evaluation.metrics import AnswerScores
 
 ACCURACY, PROBABILITY = METRICS[TaskKind.classification], METRICS[TaskKind.generation]
@@ -71,7 +71,7 @@ def test_token_probability_interval_agrees_with_scipy() -> None:
         AnswerScores(torch.from_numpy(column).unsqueeze(1), torch.zeros(150, dtype=torch.long))
         for column in (slim, dense)
     )
-    share = retention(PROBABILITY, slim_scores, dense_scores, examples(tokens.tolist())).share
+    share = kept_share(PROBABILITY, slim_scores, dense_scores, examples(tokens.tolist())).share
     theirs = interval_of_scipy(
         slim - dense, tokens, lambda gap, tokens, axis: np.exp(gap.sum(axis=axis) / tokens.sum(axis=axis))
     )
@@ -81,15 +81,15 @@ def test_token_probability_interval_agrees_with_scipy() -> None:
 
 def test_paired_interval_is_narrower_where_the_models_agree() -> None:
     slim, dense = rightness(400, lost=4, gained=4, wrong=40)
-    paired = retention(ACCURACY, answers(slim), answers(dense), []).share
-    shuffled = retention(ACCURACY, answers(slim), answers(dense[200:] + dense[:200]), []).share
+    paired = kept_share(ACCURACY, answers(slim), answers(dense), []).share
+    shuffled = kept_share(ACCURACY, answers(slim), answers(dense[200:] + dense[:200]), []).share
     assert paired.value == shuffled.value == 1
     assert paired.high - paired.low < (shuffled.high - shuffled.low) / 2
 
 
 @pytest.mark.parametrize(("count", "holds"), [(20, False), (100, False), (400, True)])
 def test_few_equal_rows_have_a_wide_interval(count: int, holds: bool) -> None:
-    share = retention(ACCURACY, answers([True] * count), answers([True] * count), []).share
+    share = kept_share(ACCURACY, answers([True] * count), answers([True] * count), []).share
     assert share.value == 1
     assert (share.low >= 0.99) is holds
 
@@ -97,7 +97,7 @@ def test_few_equal_rows_have_a_wide_interval(count: int, holds: bool) -> None:
 @given(lost=st.integers(0, 40), gained=st.integers(0, 40), wrong=st.integers(0, 40))
 def test_share_of_the_counts_lies_in_its_interval(lost: int, gained: int, wrong: int) -> None:
     slim, dense = rightness(200, lost, gained, wrong)
-    found = retention(ACCURACY, answers(slim), answers(dense), [])
+    found = kept_share(ACCURACY, answers(slim), answers(dense), [])
     assert found.metric.value == pytest.approx(sum(slim) / 200)
     assert found.share.value == pytest.approx(sum(slim) / sum(dense))
     assert found.share.low <= found.share.value <= found.share.high
@@ -106,19 +106,19 @@ def test_share_of_the_counts_lies_in_its_interval(lost: int, gained: int, wrong:
 
 def test_interval_is_reproducible() -> None:
     slim, dense = rightness(200, 9, 3, 20)
-    assert retention(ACCURACY, answers(slim), answers(dense), []) == retention(
+    assert kept_share(ACCURACY, answers(slim), answers(dense), []) == kept_share(
         ACCURACY, answers(slim), answers(dense), []
     )
 
 
 def test_interval_widens_with_the_confidence() -> None:
     slim, dense = rightness(200, 9, 3, 20)
-    usual, sure = (retention(ACCURACY, answers(slim), answers(dense), [], level).share for level in (0.95, 0.999))
+    usual, sure = (kept_share(ACCURACY, answers(slim), answers(dense), [], level).share for level in (0.95, 0.999))
     assert sure.low < usual.low < usual.high < sure.high
 
 
 def test_share_of_a_dense_metric_of_zero_is_zero() -> None:
-    share = retention(ACCURACY, answers([True] * 20), answers([False] * 20), []).share
+    share = kept_share(ACCURACY, answers([True] * 20), answers([False] * 20), []).share
     assert share.value == 0
 
 
@@ -128,6 +128,6 @@ def test_interval_covers_the_true_share() -> None:
     for _ in range(200):
         lost, gained, wrong, _both = generator.multinomial(300, [0.02, 0.01, 0.09, 0.88])
         slim, dense = rightness(300, lost, gained, wrong)
-        share = retention(ACCURACY, answers(slim), answers(dense), []).share
+        share = kept_share(ACCURACY, answers(slim), answers(dense), []).share
         covered += share.low <= 0.89 / 0.90 <= share.high
     assert covered >= 0.9 * 200

@@ -11,7 +11,7 @@ from service.contract.errors import InvalidRequest, TargetUnreachable
 from tests.support.searches import SearchJob, search_job
 from worker.checkpoints.loading import count_parameters
 from worker.checkpoints.saving import save_model
-from worker.checkpoints.validation import weight_bytes
+from worker.checkpoints.validation import weight_file_bytes
 from worker.search.counted import largest_within
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -36,7 +36,7 @@ def test_counted_candidate_has_the_size_of_the_cut_model(family: str, tmp_path: 
         slim = candidates.slim_copy(candidate)
         save_model(slim.loaded, tmp_path / f"slim-{ratio}")
         assert candidate.parameters == count_parameters(slim.loaded.model) < dense
-        assert candidate.bytes == weight_bytes(tmp_path / f"slim-{ratio}")
+        assert candidate.bytes == weight_file_bytes(tmp_path / f"slim-{ratio}")
     assert count_parameters(job.task_model.loaded.model) == dense
 
 

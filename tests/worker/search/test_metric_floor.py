@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from service.contract.errors import TargetUnreachable
 from service.contract.job import Stage
 from service.contract.report import Report
-from tests.support.searches import KEEPING, run_job, search_job, store_nothing
-from worker.evaluation.sequential_test import stratified_order
+from tests.support.searches import KEEPING, run_job, save_nothing, search_job
+from worker.evaluation.sequential import stratified_order
 from worker.search.candidates import Candidates
 from worker.search.chosen import SPLIT_SEED
 from worker.search.search import search
@@ -112,7 +112,7 @@ def test_floor_of_a_generation_task_is_a_token_probability(tmp_path: Path) -> No
     task = {"kind": "generation", "labels": None}
     chosen = search_job(tmp_path, task=task, num_rows=12, target={"keep_metric": 0.5}).search()
     assert chosen.steering is not None
-    assert chosen.steering.retention.metric.value <= 1
+    assert chosen.steering.kept.metric.value <= 1
     assert len(chosen.dense.answers) == 6
 
 
@@ -134,7 +134,7 @@ def test_search_ends_where_progress_raises(tmp_path: Path) -> None:
     path = job.path
     job.progress.end_in = Stage.search
     with pytest.raises(InterruptedError):
-        search(job.context, job.task_model, job.dense, path, store_nothing)
+        search(job.context, job.task_model, job.dense, path, save_nothing)
 
 
 def test_job_with_a_floor_reports_on_the_other_half_of_the_rows(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from service.contract.job import Stage
 from service.contract.report import Report
 from service.contract.result import Control
 from tests.support.pipeline_jobs import Deployment, Recorder
-from worker.search.controls import means, reversed_scores
 from worker.slimming.selection import best
 from worker.slimming.units import Site
+from worker.stages.controls import means, reversed_scores
 
 TASK: dict[str, Any] = {"template": "{text}:"}
 

@@ -17,7 +17,7 @@ from tests.support.scoring_jobs import LABELS, STEPS, WORDS, ScoringJobs, alike
 from worker.search.candidates import Candidates
 from worker.slimming.scoring.iterative import schedule
 from worker.stages import pseudo_labels
-from worker.stages.attribution import attribute, highest_ratio
+from worker.stages.attribution import attribute, highest_requested_ratio
 from worker.stages.evaluation_sets import EvaluationSet, Role
 
 
@@ -40,7 +40,9 @@ def test_repair_is_the_same_with_measured_and_with_reused_scores(
     repaired = []
     for _ in range(2):
         cache, task_model = jobs.cache(jobs.request(method=method, target=target))
-        ratios = schedule(highest_ratio(cache.context.job.request.target), cache.context.job.request.method.steps)
+        ratios = schedule(
+            highest_requested_ratio(cache.context.job.request.target), cache.context.job.request.method.steps
+        )
         path = cache.path(task_model, ratios, partial(attribute, cache.context, task_model, ratios))
         candidates = Candidates(cache.context, task_model, path)
         cut = candidates.slim_copy(candidates.at(0.5)).loaded.model
