@@ -7,7 +7,7 @@ Each job verifies this for transformers; for the other runtimes it follows from 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.contract.options import Layout, Unit
+from service.contract.options import Unit
 from service.contract.report import Runtime
 from service.families.table import FAMILIES
 
@@ -41,7 +41,6 @@ SERVERS: dict[str, Server] = {
 def runtimes_after(
     units: Sequence[Unit],
     family: str,
-    layout: Layout,
     *,
     widths: Sequence[int],
     heads: int,
@@ -50,19 +49,21 @@ def runtimes_after(
     """For every runtime: whether it loads a checkpoint from which `units` were removed, with which quantisations, and
     over how many devices.
 
-    `widths` are the feed-forward neurons that each stack has left, `heads` and `head_size` those of the decoder; with
-    unequal widths none of them matters.
+    All layers of a stack have one width. `widths` are the feed-forward neurons that each stack has left, `heads` and
+    `head_size` those of the decoder.
     """
-    if layout is Layout.per_layer:
-        return [_of_unequal_widths(name) for name in SERVERS]
     rows = list(widths) if Unit.ffn in units else []
     if {Unit.heads, Unit.head_dims} & set(units):
         rows.append(heads * head_size)
     return [_runtime(name, server, family, rows, [*widths, heads]) for name, server in SERVERS.items()]
 
 
-def _of_unequal_widths(name: str) -> Runtime:
+def runtimes_of_unequal_widths() -> list[Runtime]:
     """The answer for unequal widths: only transformers loads them, with the class from a file in the checkpoint."""
+    return [_of_unequal_widths(name) for name in SERVERS]
+
+
+def _of_unequal_widths(name: str) -> Runtime:
     if name == "transformers":
         return Runtime(name=name, loads=True, reason="with trust_remote_code=True, for the class in the checkpoint")
     return Runtime(name=name, loads=False, reason="its architectures have one width for all layers")

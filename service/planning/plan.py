@@ -10,7 +10,7 @@ from service.contract.catalog import Plan, Projected
 from service.contract.options import Layout, Unit
 from service.contract.report import Runtime
 from service.contract.request import JobRequest
-from service.families.runtimes import runtimes_after
+from service.families.runtimes import runtimes_after, runtimes_of_unequal_widths
 from service.families.table import FAMILIES
 from service.planning.admission import check_request
 from service.planning.feasibility import check_options
@@ -69,12 +69,12 @@ def _runtimes(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut]) 
     """The runtimes that load the slim checkpoint."""
     units = request.method.units
     # Where whole layers are removed and nothing else, the others keep their one width.
-    layout = Layout.uniform if units == [Unit.layers] else request.output.layout
+    if request.output.layout is Layout.per_layer and units != [Unit.layers]:
+        return runtimes_of_unequal_widths()
     heads, groups = head_counts(checkpoint)
     return runtimes_after(
         units,
         checkpoint.family,
-        layout,
         widths=_ffn_widths(request, checkpoint, cuts),
         heads=kept(cuts, Unit.heads, groups) * heads // groups,
         head_size=kept(cuts, Unit.head_dims, head_size(checkpoint)),

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from service.contract.options import Format, Layout
+from service.contract.options import Format
 from service.contract.report import Report, Runtime
 from service.contract.result import Result
 from service.contract.task import ModelSource, TaskWording
 from service.families.per_layer import has_own_widths
-from service.families.runtimes import runtimes_after
+from service.families.runtimes import runtimes_after, runtimes_of_unequal_widths
 from service.reports import html
 from service.sources.access import Access
 from service.sources.checkpoint import read_checkpoint
@@ -131,14 +131,14 @@ def _snippet(context: JobContext, result: Result, task_model: TaskModel) -> str:
 
 def _runtimes(context: JobContext, result: Result) -> list[Runtime]:
     """The runtimes, and whether each of them loads the checkpoint."""
+    if has_own_widths(result):
+        return runtimes_of_unequal_widths()
     directory = artifacts.checkpoint_directory(context, "model")
-    layout = Layout.per_layer if has_own_widths(result) else Layout.uniform
     access = Access(context.storage, context.job.tenant, local_paths=True)
     checkpoint = read_checkpoint(ModelDirectory.of(ModelSource(uri=directory.resolve().as_uri()), access))
     return runtimes_after(
         context.job.request.method.units,
         checkpoint.family,
-        layout,
         widths=[ffn_width(checkpoint, stack) for stack in checkpoint.names.stacks],
         heads=head_counts(checkpoint)[0],
         head_size=head_size(checkpoint),

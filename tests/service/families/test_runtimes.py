@@ -2,11 +2,8 @@
 
 import pytest
 
-from service.contract.options import Layout, Unit
+from service.contract.options import Unit
 from service.families.runtimes import runtimes_after
-
-UNIFORM = Layout.uniform
-
 
 @pytest.mark.parametrize(
     ("widths", "gguf", "gpu"),
@@ -17,7 +14,7 @@ UNIFORM = Layout.uniform
     ],
 )
 def test_widths_decide_the_quantisations(widths: list[int], gguf: set[str], gpu: set[str]) -> None:
-    loading = runtimes_after([Unit.ffn], "llama", UNIFORM, widths=widths, heads=12, head_size=64)
+    loading = runtimes_after([Unit.ffn], "llama", widths=widths, heads=12, head_size=64)
     found = {runtime.name: runtime for runtime in loading}
     assert set(found["llama.cpp"].quantisations) == gguf
     assert set(found["vllm"].quantisations) == gpu
@@ -26,7 +23,7 @@ def test_widths_decide_the_quantisations(widths: list[int], gguf: set[str], gpu:
 
 
 def test_a_runtime_without_the_family_says_so() -> None:
-    loading = runtimes_after([Unit.ffn], "distilbert", UNIFORM, widths=[64], heads=4, head_size=16)
+    loading = runtimes_after([Unit.ffn], "distilbert", widths=[64], heads=4, head_size=16)
     found = {runtime.name: runtime for runtime in loading}
     assert found["transformers"].loads
     assert not found["vllm"].loads

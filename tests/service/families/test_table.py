@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.contract.options import Layout, Unit
+from service.contract.options import Unit
 from service.families.runtimes import SERVERS, runtimes_after
 from service.families.table import FAMILIES, ModelFamily
 
@@ -25,7 +25,7 @@ def test_every_unit_but_layers_has_tensors(family: ModelFamily) -> None:
 @families
 def test_plan_shows_the_runtimes_of_the_row(family: ModelFamily) -> None:
     assert set(family.runtimes) <= set(SERVERS)
-    found = runtimes_after([Unit.ffn], family.model_type, Layout.uniform, widths=[256], heads=8, head_size=64)
+    found = runtimes_after([Unit.ffn], family.model_type, widths=[256], heads=8, head_size=64)
     loading = {runtime.name for runtime in found if runtime.loads}
     assert loading == {"transformers", *family.runtimes}
 
