@@ -40,11 +40,10 @@ from service.contract.rows import Row
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.repair.inputs import RepairInput
+from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.repairs import repair
 from worker.slimming.scoring.attribution import score
 from worker.slimming.scoring.criteria import Options
-from worker.slimming.scoring.second_moments import Rows
 from worker.slimming.selection import select
 from worker.slimming.units import locate
 
@@ -219,8 +218,8 @@ def test_shared_pass_gives_the_scores_and_repairs_of_separate_passes(family: str
             torch.testing.assert_close(scores[name][site], alone[site], rtol=1e-4, atol=1e-7)
     kept_units = select(scores["wanda"], locate(model, architecture, units), 0.5, 4)
     other = TINY[family]()
-    repair(RepairInput(model, architecture, kept_units, Rows(rows, "margin"), moments), method)
-    repair(RepairInput(other, architecture, kept_units, Rows(rows, "margin")), method)
+    repair(RepairInput(model, architecture, kept_units, CalibrationBatches(rows, "margin"), moments), method)
+    repair(RepairInput(other, architecture, kept_units, CalibrationBatches(rows, "margin")), method)
     for first, second in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-3)
 

@@ -22,12 +22,12 @@ from worker.data import batching, prompts
 from worker.evaluation import metrics as evaluation
 from worker.slimming import selection, surgery
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.repair.inputs import RepairInput
+from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.repairs import FITTED, repair
 from worker.slimming.scoring import attribution, iterative
 from worker.slimming.scoring.criteria import CRITERIA, Options
 from worker.slimming.scoring.objectives import Batch, answer_log_probabilities, token_log_probabilities
-from worker.slimming.scoring.second_moments import Moments, Rows
+from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.selection import Rules
 from worker.slimming.units import Site, locate
 
@@ -96,9 +96,9 @@ class Bench:
         """Repair and cut the model with the cell's repair, ratio and layout."""
         architecture = ARCHITECTURES[model.config.model_type]
         if cell.repair != "none":
-            rows = Rows(self.batches(*_calibration_rows(cell)), Options().objective)
+            calibration = CalibrationBatches(self.batches(*_calibration_rows(cell)), Options().objective)
             moments = self.passed(*_calibration(cell)).moments if cell.repair in FITTED else None
-            repair(RepairInput(model, architecture, kept, rows, moments), cell.repair)
+            repair(RepairInput(model, architecture, kept, calibration, moments), cell.repair)
         surgery.cut(model, architecture, kept, cell.layout)
 
     def _removed(self, cell: Cell, kept: dict[Site, Tensor]) -> float:
@@ -218,14 +218,14 @@ def _write(result: Pass, path: Path) -> None:
     tensors: dict[str, Tensor] = {"seconds": torch.tensor(result.seconds)}
     for name, scores in result.scores.items():
         tensors |= {f"score {name} {site}": score_U for site, score_U in scores.items()}
-    for reader, moments in result.moments.items():
+    for consumer, moments in result.moments.items():
         assert moments.gram_CC is not None
         tensors |= {
-            f"gram {reader}": moments.gram_CC,
-            f"sum {reader}": moments.sum_C,
-            f"counts {reader}": torch.tensor([moments.centred, moments.num_tokens, moments.weight]).double(),
-            f"weights {reader}": torch.cat(moments.weights_N),
-            f"sizes {reader}": torch.tensor([weight_N.numel() for weight_N in moments.weights_N]),
+            f"gram {consumer}": moments.gram_CC,
+            f"sum {consumer}": moments.sum_C,
+            f"counts {consumer}": torch.tensor([moments.centred, moments.num_tokens, moments.weight]).double(),
+            f"weights {consumer}": torch.cat(moments.weights_N),
+            f"sizes {consumer}": torch.tensor([weight_N.numel() for weight_N in moments.weights_N]),
         }
     save_file(tensors, path)
 
@@ -235,18 +235,20 @@ def _read(path: Path) -> Pass:
     scores: dict[str, Scores] = {}
     for _, name, site in (key.split() for key in tensors if key.startswith("score ")):
         scores.setdefault(name, {})[Site.parse(site)] = tensors[f"score {name} {site}"]
-    readers = [key.removeprefix("gram ") for key in tensors if key.startswith("gram ")]
-    return Pass(scores, {reader: _read_moments(tensors, reader) for reader in readers}, tensors["seconds"].item())
+    consumers = [key.removeprefix("gram ") for key in tensors if key.startswith("gram ")]
+    return Pass(
+        scores, {consumer: _read_moments(tensors, consumer) for consumer in consumers}, tensors["seconds"].item()
+    )
 
 
-def _read_moments(tensors: dict[str, Tensor], reader: str) -> Moments:
-    centred, num_tokens, weight = tensors[f"counts {reader}"].tolist()
+def _read_moments(tensors: dict[str, Tensor], consumer: str) -> Moments:
+    centred, num_tokens, weight = tensors[f"counts {consumer}"].tolist()
     return Moments(
         centred=bool(centred),
         num_tokens=int(num_tokens),
         weight=weight,
-        sum_C=tensors[f"sum {reader}"],
-        gram_CC=tensors[f"gram {reader}"],
+        sum_C=tensors[f"sum {consumer}"],
+        gram_CC=tensors[f"gram {consumer}"],
         effect_OO=None,
-        weights_N=list(tensors[f"weights {reader}"].split(tensors[f"sizes {reader}"].tolist())),
+        weights_N=list(tensors[f"weights {consumer}"].split(tensors[f"sizes {consumer}"].tolist())),
     )

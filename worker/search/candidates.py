@@ -18,7 +18,7 @@ from worker.slimming.repair.bias import add_zero_biases
 from worker.slimming.repair.repairs import measure_moments
 from worker.slimming.scoring.iterative import ScorePath
 from worker.slimming.scoring.second_moments import Moments
-from worker.slimming.sizes import shapes_after
+from worker.slimming.shapes import shapes_after
 from worker.slimming.units import Site
 from worker.stages.context import JobContext
 from worker.stages.slim import (

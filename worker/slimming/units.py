@@ -255,9 +255,8 @@ def _dimension_group(model: nn.Module, stack: Stack, layer: int, row: Attention,
 def _layers(model: nn.Module, stack: Stack, layer: int) -> list[Group]:
     """A layer as a group of one unit; it is ranked against the other layers of its stack."""
     block, config = f"{stack.layers}.{layer}", _config(model)
-    shared = tuple(
-        row.position_bias for row in stack.attention if row.position_bias
-    )  # not removed with the layer, but moved to the next one
+    # A shared position bias is not removed with the layer, but moved to the next one.
+    shared = tuple(row.position_bias for row in stack.attention if row.position_bias)
     names = [name for name, _ in model.get_submodule(block).named_parameters() if not name.startswith(shared)]
     slices = tuple(ParameterSlice(f"{block}.{name}", 0, 1) for name in names)
     return [

@@ -12,10 +12,10 @@ from service.contract.options import Layout
 from worker.checkpoints.cutting import make_slim
 from worker.slimming import selection
 from worker.slimming.repair.bias import RepairUnavailable
-from worker.slimming.repair.inputs import Progress, RepairInput
+from worker.slimming.repair.inputs import CalibrationBatches, Progress, RepairInput
 from worker.slimming.repair.repairs import repair
 from worker.slimming.scoring.iterative import Scores
-from worker.slimming.scoring.second_moments import Moments, Rows
+from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.surgery import Kept
 from worker.slimming.units import Group, Site, UnitUnavailable, locate
 from worker.stages.context import JobContext
@@ -34,16 +34,17 @@ def repair_model(
 
     Raises InvalidRequest where the family does not support the repair.
     """
-    given = replace(repair_input(context, task_model, kept), moments=moments, on_progress=on_progress)
+    whole = replace(repair_input(context, task_model, kept), moments=moments, on_progress=on_progress)
     with refusing_repairs():
-        repair(given, context.job.request.method.repair)
+        repair(whole, context.job.request.method.repair)
 
 
 def repair_input(context: JobContext, task_model: TaskModel, kept: Kept) -> RepairInput:
     """The model and its calibration rows as a repair takes them, on the model's device."""
     model = task_model.loaded.model
     batches = [batch.to(model.device) for batch in task_model.calibration.batches]
-    return RepairInput(model, task_model.architecture, kept, Rows(batches, options(context).objective))
+    calibration = CalibrationBatches(batches, options(context).objective)
+    return RepairInput(model, task_model.architecture, kept, calibration)
 
 
 def all_units(groups: list[Group]) -> dict[Site, Tensor]:

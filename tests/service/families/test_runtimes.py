@@ -5,6 +5,7 @@ import pytest
 from service.contract.options import Unit
 from service.families.runtimes import runtimes_after
 
+
 @pytest.mark.parametrize(
     ("widths", "gguf", "gpu"),
     [

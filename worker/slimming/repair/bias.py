@@ -27,29 +27,36 @@ class RepairUnavailable(ValueError):
     """The stock config of the family has no place for what the repair would add."""
 
 
-def compensate_bias(given: RepairInput) -> None:
+def compensate_bias(repair_input: RepairInput) -> None:
     """Add the mean contribution of the removed inputs to the bias of every consumer that has one.
 
     Raises RepairUnavailable.
     """
-    add_zero_biases(given.model, given.architecture, given.kept)
-    moments = _mean_inputs(given) if given.moments is None else given.moments
-    for consumer in given.consumers:
-        bias_O = bias_of(given.model, consumer)
+    add_zero_biases(repair_input.model, repair_input.architecture, repair_input.kept)
+    moments = _mean_inputs(repair_input) if repair_input.moments is None else repair_input.moments
+    for consumer in repair_input.consumers:
+        bias_O = bias_of(repair_input.model, consumer)
         if bias_O is None:
             continue
         mean_C = moments[consumer.path].mean_C
         removed_C = ~consumer.stays_C.to(mean_C.device)
-        weight_OC = weight_of(given.model, consumer).double()
-        replace_bias(given.model, consumer, bias_O.double() + weight_OC[:, removed_C] @ mean_C[removed_C])
+        weight_OC = weight_of(repair_input.model, consumer).double()
+        replace_bias(repair_input.model, consumer, bias_O.double() + weight_OC[:, removed_C] @ mean_C[removed_C])
 
 
-def _mean_inputs(given: RepairInput) -> Mapping[str, Moments]:
+def _mean_inputs(repair_input: RepairInput) -> Mapping[str, Moments]:
     """The mean inputs of the consumers with a bias, from one forward pass over the rows."""
-    count = len(given.rows.batches)
-    groups = [consumer.groups[0] for consumer in given.consumers if bias_of(given.model, consumer) is not None]
+    count = len(repair_input.calibration.batches)
+    groups = [
+        consumer.groups[0] for consumer in repair_input.consumers if bias_of(repair_input.model, consumer) is not None
+    ]
     return collect(
-        given.model, groups, given.rows.batches, None, lambda done: given.on_progress(done, count), grams=False
+        repair_input.model,
+        groups,
+        repair_input.calibration.batches,
+        None,
+        lambda done: repair_input.on_progress(done, count),
+        grams=False,
     )
 
 

@@ -1,13 +1,15 @@
 """The input of a repair: one value for every method of `repairs`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import nn
 
 from worker.slimming.architectures import Architecture
 from worker.slimming.repair.consumers import Consumer, consumers_of
-from worker.slimming.scoring.second_moments import Moments, Rows
+from worker.slimming.scoring.objectives import Batch
+from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.surgery import Kept
 
 # Called as on_progress(done, total).
@@ -16,6 +18,13 @@ Progress = Callable[[int, int], None]
 
 def ignore_progress(done: int, total: int) -> None:
     """The default of `on_progress`."""
+
+
+class CalibrationBatches(NamedTuple):
+    """Calibration rows in batches, and the objective that tells which of their tokens matter (a key of OBJECTIVES)."""
+
+    batches: Sequence[Batch]
+    objective: str
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,7 @@ class RepairInput:
     model: nn.Module
     architecture: Architecture
     kept: Kept
-    rows: Rows
+    calibration: CalibrationBatches
     # Path of a consumer -> moments of its input in the dense model, from `measure_moments`. None: the repair measures
     # them in passes of its own over the rows.
     moments: Mapping[str, Moments] | None = None

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from worker.slimming.architectures import Stack
 from worker.slimming.repair.consumers import Consumer
+from worker.slimming.repair.inputs import CalibrationBatches
 from worker.slimming.repair.layer_runner import LayerInput, run_layer
-from worker.slimming.scoring.second_moments import Rows
 
 
 class LayerRecord(NamedTuple):
@@ -28,13 +28,13 @@ class LayerRecord(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerPass:
-    """A layer of the dense or of a cut model, and the rows to pass through it."""
+    """A layer of the dense or of a cut model, and the batches to pass through it."""
 
     layer: nn.Module
     index: int  # of the layer in the dense model's stack
     stack: Stack
     config: object
-    rows: Rows
+    calibration: CalibrationBatches
 
     def module(self, consumer: Consumer) -> Any:
         """The consumer's module in this layer."""
@@ -46,15 +46,15 @@ class LayerPass:
         return self.stack.stream_behind(self.config) == ""
 
     def run(self, inputs: Sequence[LayerInput], consumers: Sequence[Consumer]) -> Iterator[LayerRecord]:
-        """Pass each batch through the layer."""
-        place = self.stack.stream_behind(self.config)
-        for each, batch in zip(inputs, self.rows.batches, strict=True):
+        """Pass each batch through the layer; one record for each."""
+        stream_at = self.stack.stream_behind(self.config)
+        for each, batch in zip(inputs, self.calibration.batches, strict=True):
             mask_BT = batch.masks[self.stack.name]
             with ExitStack() as hooks:
                 seen = {consumer.path: hooks.enter_context(_recorded(self.module(consumer))) for consumer in consumers}
-                norm = hooks.enter_context(_recorded(self.layer.get_submodule(place))) if place else {}
+                norm = hooks.enter_context(_recorded(self.layer.get_submodule(stream_at))) if stream_at else {}
                 output_BTD = run_layer(self.layer, each.hidden_BTD, each.calls[0])
-            stream_BTD = output_BTD if place == "" else norm.get("input")
+            stream_BTD = output_BTD if stream_at == "" else norm.get("input")
             first = next(iter(seen.values()), {}).get("input")
             yield LayerRecord(
                 output_BTD,
@@ -68,7 +68,7 @@ class LayerPass:
 
         Holds where `output_is_stream`, for the last consumer that the layer calls, if each record has its input.
         """
-        for record, batch in zip(records, self.rows.batches, strict=True):
+        for record, batch in zip(records, self.calibration.batches, strict=True):
             assert record.input_NC is not None
             change_NO = self.module(consumer)(record.input_NC) - record.outputs[consumer.path]
             mask_BT = batch.masks[self.stack.name]

@@ -1,10 +1,10 @@
 """Layerwise least squares: fit the consumers one after the other to the residual stream of the dense model.
 
 `least_squares` fits every consumer to its own output in the dense model, as if nothing before it had changed. Here,
-after that, the layers are walked from the first to the last. Each consumer is fitted again, with the input that the cut
-model gives it, so that each layer compensates for the errors of the layers before it; `stream_fit` has the equations.
+after that, each consumer is fitted again, from the first layer to the last, with the input that the cut model gives it.
+Each layer thus compensates for the errors of the layers before it; `stream_fit` has the equations.
 
-Shape suffixes: N tokens of a batch.
+Shape suffixes as in layer_pass.py.
 """
 
 from collections import Counter
@@ -15,86 +15,87 @@ from torch import Tensor, nn
 
 from worker.slimming.architectures import Stack
 from worker.slimming.repair.consumers import Consumer, replace_kept_columns, replace_weight, weight_of
-from worker.slimming.repair.inputs import RepairInput
+from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.layer_pass import LayerPass, LayerRecord
 from worker.slimming.repair.layer_runner import LayerInput, stack_inputs
 from worker.slimming.repair.least_squares import fit_consumers, num_passes
 from worker.slimming.repair.stream_fit import fit_to_stream
-from worker.slimming.scoring.second_moments import Rows
 from worker.slimming.surgery import Kept, copy_sharing_tensors, cut
 from worker.slimming.units import Site, layers_of
 
 STREAM_BYTES = 4 * 2**30  # hidden states that are held at once; of more rows an evenly spaced part is used
 
 
-def least_squares_layerwise(given: RepairInput) -> None:
+def least_squares_layerwise(repair_input: RepairInput) -> None:
     """Fit every consumer as `least_squares` does, and then each in turn to the residual stream of the dense model."""
-    dense, part = copy_sharing_tensors(given.model), _rows_that_fit(given)
-    num_layers = sum(len(layers_of(given.model, stack)) for stack in given.architecture.stacks)
-    first = num_passes(given) * len(given.rows.batches)
-    total = first + num_layers * len(given.rows.batches[part])
-    weights = fit_consumers(given, lambda done: given.on_progress(done, total))
+    dense, part = copy_sharing_tensors(repair_input.model), _batches_that_fit(repair_input)
+    num_layers = sum(len(layers_of(repair_input.model, stack)) for stack in repair_input.architecture.stacks)
+    first = num_passes(repair_input) * len(repair_input.calibration.batches)
+    total = first + num_layers * len(repair_input.calibration.batches[part])
+    weights = fit_consumers(repair_input, lambda done: repair_input.on_progress(done, total))
     weights = {path: weights_N[part] for path, weights_N in weights.items()}
-    walk = Walk(
-        replace(given, rows=Rows(given.rows.batches[part], given.rows.objective)),
-        dense,
-        copy_sharing_tensors(given.model),
-        weights,
+    calibration = CalibrationBatches(repair_input.calibration.batches[part], repair_input.calibration.objective)
+    layerwise = LayerwiseFit(
+        replace(repair_input, calibration=calibration), dense, copy_sharing_tensors(repair_input.model), weights
     )
-    walk.fit(lambda done: given.on_progress(first + done, total))
+    layerwise.fit(lambda done: repair_input.on_progress(first + done, total))
 
 
-def _rows_that_fit(given: RepairInput) -> slice:
+def _batches_that_fit(repair_input: RepairInput) -> slice:
     """As many of the batches as STREAM_BYTES can hold, evenly spaced, since they may be sorted by length.
 
     Held for every position, of each model: the state before a layer, behind it, and behind what its consumers add; the
     output of each consumer, and the input of one.
     """
-    consumers = given.consumers
-    sizes = [weight_of(given.model, consumer).shape for consumer in consumers]
+    consumers = repair_input.consumers
+    sizes = [weight_of(repair_input.model, consumer).shape for consumer in consumers]
     most = max(Counter(consumer.groups[0].site[:2] for consumer in consumers).values(), default=0)
     states = (6 + 2 * most) * max((outputs for outputs, _ in sizes), default=0) + max((c for _, c in sizes), default=0)
-    positions = sum(max(mask_BT.numel() for mask_BT in batch.masks.values()) for batch in given.rows.batches)
-    needed = positions * states * next(given.model.parameters()).element_size()
+    positions = sum(
+        max(mask_BT.numel() for mask_BT in batch.masks.values()) for batch in repair_input.calibration.batches
+    )
+    needed = positions * states * next(repair_input.model.parameters()).element_size()
     return slice(None, None, max(1, -(-needed // STREAM_BYTES)))
 
 
 @dataclass(frozen=True)
-class Walk:
-    """The walk through the layers of the model that `given` names, which `least_squares` has repaired.
+class LayerwiseFit:
+    """The fit of all layers in turn of the model in `repair_input`, which `least_squares` has repaired.
 
     Every layer is run once in the dense model, and once for each of its consumers in a cut one. Held at once are the
     hidden states of the rows in each model, the outputs of a layer's consumers, one consumer's input, the weights of
     every consumer before and after, and one cut layer, or all of them in an encoder-decoder.
     """
 
-    given: RepairInput
+    repair_input: RepairInput
     dense: nn.Module  # the model before any repair
     slim: nn.Module  # a copy of the repaired model, to be cut
     weights: Mapping[str, Sequence[Tensor]]  # path of a consumer -> weights of its tokens (N), batch by batch
 
     def fit(self, on_batches: Callable[[int], None]) -> None:
         """Fit every consumer; `on_batches` is called with the number of batches done, over all layers."""
-        consumers, done = self.given.consumers, 0
+        consumers, done = self.repair_input.consumers, 0
         if self._is_encoder_decoder:  # the encoder's output, which the decoder takes, depends on the widths
-            cut(self.slim, self.given.architecture, self.given.kept, "per_layer")
-        for stack in self.given.architecture.stacks:
+            cut(self.slim, self.repair_input.architecture, self.repair_input.kept, "per_layer")
+        for stack in self.repair_input.architecture.stacks:
             dense_inputs, slim_inputs = self._stack_inputs(stack)
             slim_layers = self._cut_layers(stack)
             for index, layer in enumerate(layers_of(self.dense, stack)):
                 own = [consumer for consumer in consumers if consumer.groups[0].site[:2] == (stack.name, index)]
-                dense_pass = LayerPass(layer, index, stack, self.given.model.config, self.given.rows)
+                dense_pass = LayerPass(
+                    layer, index, stack, self.repair_input.model.config, self.repair_input.calibration
+                )
                 records = [record._replace(input_NC=None) for record in dense_pass.run(dense_inputs, own)]
                 dense_inputs = _next_inputs(dense_inputs, records)
-                if _stays(stack, index, self.given.kept):
+                if _stays(stack, index, self.repair_input.kept):
                     slim_pass = replace(dense_pass, layer=next(slim_layers))
                     slim_inputs = self._fit_layer(slim_pass, own, slim_inputs, records)
-                done += len(self.given.rows.batches)
+                done += len(self.repair_input.calibration.batches)
                 on_batches(done)
 
     @property
     def _is_encoder_decoder(self) -> bool:
-        return len(self.given.architecture.stacks) > 1
+        return len(self.repair_input.architecture.stacks) > 1
 
     def _fit_layer(
         self,
@@ -110,7 +111,7 @@ class Walk:
             module = slim_pass.module(consumer)
             fit = fit_to_stream(module, consumer, dense_records, records, self.weights[consumer.path])
             replace_weight(module, consumer, *fit)
-            replace_kept_columns(self.given.model, consumer, *fit)
+            replace_kept_columns(self.repair_input.model, consumer, *fit)
         if not consumers or not slim_pass.output_is_stream:
             return _next_inputs(inputs, slim_pass.run(inputs, []))
         return _next_inputs(inputs, slim_pass.with_new_output(consumers[-1], records))
@@ -121,27 +122,29 @@ class Walk:
         In a model of one stack they are the same: nothing before the stack is cut, and the calls of the layers do not
         depend on weights.
         """
-        batches = self.given.rows.batches
+        batches = self.repair_input.calibration.batches
         inputs = stack_inputs(self.dense, stack, batches)
         if self._is_encoder_decoder:
             return inputs, stack_inputs(self.slim, stack, batches)
-        stay = [index for index in range(len(layers_of(self.dense, stack))) if _stays(stack, index, self.given.kept)]
+        stay = [
+            index for index in range(len(layers_of(self.dense, stack))) if _stays(stack, index, self.repair_input.kept)
+        ]
         return inputs, [each._replace(calls=[each.calls[index] for index in stay]) for each in inputs]
 
     def _cut_layers(self, stack: Stack) -> Iterator[nn.Module]:
         """The cut layers that stay.
 
-        In a model of one stack each layer is cut when its turn comes. After it a copy of the repaired whole layer takes
-        its place, so that no model is held in both sizes.
+        In a model of one stack each layer is cut just before it is fitted. A copy of the repaired whole layer then
+        replaces it, so that no model is held in both sizes.
         """
-        slim_layers, whole_layers = layers_of(self.slim, stack), layers_of(self.given.model, stack)
+        slim_layers, whole_layers = layers_of(self.slim, stack), layers_of(self.repair_input.model, stack)
         if self._is_encoder_decoder:
             yield from slim_layers
             return
         for index, layer in enumerate(slim_layers):
-            if _stays(stack, index, self.given.kept):
-                own = {site: kept_K for site, kept_K in self.given.kept.items() if site.layer == index}
-                cut(self.slim, self.given.architecture, own, "per_layer")
+            if _stays(stack, index, self.repair_input.kept):
+                own = {site: kept_K for site, kept_K in self.repair_input.kept.items() if site.layer == index}
+                cut(self.slim, self.repair_input.architecture, own, "per_layer")
                 yield layer
                 slim_layers[index] = copy_sharing_tensors(whole_layers[index])
 

@@ -30,49 +30,53 @@ class Fit(NamedTuple):
     bias_O: Tensor | None
 
 
-def least_squares(given: RepairInput) -> None:
+def least_squares(repair_input: RepairInput) -> None:
     """Fit every consumer to its output in the dense model."""
-    total = num_passes(given) * len(given.rows.batches)
-    fit_consumers(given, lambda done: given.on_progress(done, total))
+    total = num_passes(repair_input) * len(repair_input.calibration.batches)
+    fit_consumers(repair_input, lambda done: repair_input.on_progress(done, total))
 
 
-def num_passes(given: RepairInput) -> int:
+def num_passes(repair_input: RepairInput) -> int:
     """Passes over the rows that `fit_consumers` takes: one for each portion of Gram matrices; none with moments."""
-    return 0 if given.moments is not None else len(_portions(given.consumers))
+    return 0 if repair_input.moments is not None else len(_portions(repair_input.consumers))
 
 
-def fit_consumers(given: RepairInput, on_batches: Callable[[int], None]) -> dict[str, list[Tensor]]:
+def fit_consumers(repair_input: RepairInput, on_batches: Callable[[int], None]) -> dict[str, list[Tensor]]:
     """Fit every consumer; returns the weights of the tokens: path of a consumer -> one tensor (N) for each batch.
 
     `on_batches` is called with the number of batches done, over all passes.
     """
-    fits: Iterable[tuple[Consumer, list[Tensor], Fit]] = _fits(given, on_batches)
-    if given.moments is None:
+    fits: Iterable[tuple[Consumer, list[Tensor], Fit]] = _fits(repair_input, on_batches)
+    if repair_input.moments is None:
         fits = list(fits)  # each pass has to run the dense model: replace nothing before the last one
     weights: dict[str, list[Tensor]] = {}
     for consumer, weights_N, fitted in fits:
-        replace_kept_columns(given.model, consumer, *fitted)
+        replace_kept_columns(repair_input.model, consumer, *fitted)
         weights[consumer.path] = weights_N
     return weights
 
 
-def _fits(given: RepairInput, on_batches: Callable[[int], None]) -> Iterator[tuple[Consumer, list[Tensor], Fit]]:
+def _fits(repair_input: RepairInput, on_batches: Callable[[int], None]) -> Iterator[tuple[Consumer, list[Tensor], Fit]]:
     """(consumer, weights of its tokens, its fit) of each consumer."""
-    consumers = {consumer.path: consumer for consumer in given.consumers}
-    for moments in _moments(given, on_batches):
+    consumers = {consumer.path: consumer for consumer in repair_input.consumers}
+    for moments in _moments(repair_input, on_batches):
         for path, known in moments.items():
-            yield consumers[path], known.weights_N, fit(given.model, consumers[path], known)
+            yield consumers[path], known.weights_N, fit(repair_input.model, consumers[path], known)
 
 
-def _moments(given: RepairInput, on_batches: Callable[[int], None]) -> Iterator[Mapping[str, Moments]]:
+def _moments(repair_input: RepairInput, on_batches: Callable[[int], None]) -> Iterator[Mapping[str, Moments]]:
     """The moments of the consumers' inputs: the given ones at once, or those of each pass over the rows."""
-    if given.moments is not None:
-        yield {consumer.path: given.moments[consumer.path] for consumer in given.consumers}
+    if repair_input.moments is not None:
+        yield {consumer.path: repair_input.moments[consumer.path] for consumer in repair_input.consumers}
         return
-    rows = given.rows
-    for number, portion in enumerate(_portions(given.consumers)):
+    calibration = repair_input.calibration
+    for number, portion in enumerate(_portions(repair_input.consumers)):
         yield collect(
-            given.model, portion, rows.batches, rows.objective, _offset(on_batches, number * len(rows.batches))
+            repair_input.model,
+            portion,
+            calibration.batches,
+            calibration.objective,
+            _offset(on_batches, number * len(calibration.batches)),
         )
 
 

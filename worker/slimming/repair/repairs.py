@@ -35,34 +35,38 @@ REPAIRS: dict[str, Repair] = {
 FITTED = frozenset(name for name, row in REPAIRS.items() if row.fits_weights)
 
 
-def repair(given: RepairInput, method: str) -> nn.Module:
-    """Repair the whole model in place for a cut to `given.kept`, by a method of REPAIRS; returns the model.
+def repair(repair_input: RepairInput, method: str) -> nn.Module:
+    """Repair the whole model in place for a cut to `repair_input.kept`, by a method of REPAIRS; returns the model.
 
     Units without a consumer (query dimensions, layers) need no repair of their own. Raises RepairUnavailable.
     """
-    with prepared(given.model), torch.no_grad():
-        REPAIRS[method].apply(given)
-    return given.model
+    with prepared(repair_input.model), torch.no_grad():
+        REPAIRS[method].apply(repair_input)
+    return repair_input.model
 
 
-def measure_moments(given: RepairInput, method: str) -> dict[str, Moments] | None:
+def measure_moments(repair_input: RepairInput, method: str) -> dict[str, Moments] | None:
     """Path of a consumer -> moments of its input in the dense model, as a later `repair` takes them.
 
-    One pass over the rows. The moments do not depend on which units of the groups in `given.kept` stay, so that one
-    pass serves all cuts that are to be compared. None where the Gram matrices do not fit into memory together: each
+    One pass over the rows. The moments do not depend on which units of the groups in `repair_input.kept` stay, so that
+    one pass serves all cuts that are to be compared. None where the Gram matrices do not fit into memory together: each
     repair then has to measure them itself, portion by portion.
     """
-    groups = [group for group in groups_of(given.model, given.architecture, given.kept) if group.hook_point == "input"]
-    fits_weights, batches = REPAIRS[method].fits_weights, given.rows.batches
+    groups = [
+        group
+        for group in groups_of(repair_input.model, repair_input.architecture, repair_input.kept)
+        if group.hook_point == "input"
+    ]
+    fits_weights, batches = REPAIRS[method].fits_weights, repair_input.calibration.batches
     if fits_weights and len(portions(groups)) > 1:
         return None
-    objective = given.rows.objective if fits_weights else None
-    with prepared(given.model):
+    objective = repair_input.calibration.objective if fits_weights else None
+    with prepared(repair_input.model):
         return collect(
-            given.model,
+            repair_input.model,
             groups,
             batches,
             objective,
-            lambda done: given.on_progress(done, len(batches)),
+            lambda done: repair_input.on_progress(done, len(batches)),
             grams=fits_weights,
         )

@@ -32,7 +32,7 @@ from worker.slimming.repair.layer_pass import LayerRecord
 from worker.slimming.repair.least_squares import Fit, solve
 
 STREAM_SHARE = 0.75  # a: the share of the stream's error that the target corrects
-RIDGE = 0.1  # times the mean of the Gram matrix's diagonal, towards the weight of the first fit
+STREAM_RIDGE = 0.1  # times the mean of the Gram matrix's diagonal, towards the weight of the first fit
 
 
 def fit_to_stream(
@@ -113,9 +113,9 @@ class RegressionSums:
         """argmin over W, and over b for a module with a bias, of E|t - W h - b|^2 + r |W - P|^2, P the prior."""
         gram_KK, cross_OK = self.gram_KK.double() / self.weight, self.cross_OK.double() / self.weight
         if not self.centred:
-            return Fit(solve(gram_KK, cross_OK, prior_OK, RIDGE), None)
+            return Fit(solve(gram_KK, cross_OK, prior_OK, STREAM_RIDGE), None)
         input_K, target_O = self.input_K / self.weight, self.target_O / self.weight
         gram_KK, cross_OK = gram_KK - input_K.outer(input_K), cross_OK - target_O.outer(input_K)
-        fitted_OK = solve(gram_KK, cross_OK, prior_OK, RIDGE)
+        fitted_OK = solve(gram_KK, cross_OK, prior_OK, STREAM_RIDGE)
         bias_O = self.target_origin_O + target_O - fitted_OK @ (self.input_origin_K + input_K)
         return Fit(fitted_OK, bias_O)

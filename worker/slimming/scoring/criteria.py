@@ -112,9 +112,8 @@ def _products(observation: Observation) -> tuple[Tensor, Tensor]:
         product_BTC if observation.size == 1 else product_BTC.view(*product_BTC.shape[:2], -1, observation.size).sum(-1)
     )
     product_BTU.masked_fill_(~observation.mask_BT.unsqueeze(-1), 0)
-    if (
-        observation.num_examples == observation.example_B.numel()
-    ):  # one row each; the reductions do not depend on the order of the examples
+    if observation.num_examples == observation.example_B.numel():
+        # One row each; the reductions do not depend on the order of the examples.
         return product_BTU, observation.mask_BT
     shape = (observation.num_examples, *product_BTU.shape[1:])
     product_ETU = product_BTU.new_zeros(shape).index_add_(0, observation.example_B, product_BTU)

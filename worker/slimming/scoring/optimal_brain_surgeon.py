@@ -112,10 +112,8 @@ def _cheapest(cross_DD: Tensor, inverse_DD: Tensor, count: int) -> tuple[list[in
 
     `cross_DD` is W_D^T S W_D. The removal of i changes w_j to w_j - w_i s_j with s = (G^-1)_i / (G^-1)_ii.
     """
-    cross_DD, inverse_DD = (
-        cross_DD.cpu(),
-        inverse_DD.cpu(),
-    )  # changed in place below; the caller does not use them again
+    # Both are changed in place below; the caller does not use them again.
+    cross_DD, inverse_DD = cross_DD.cpu(), inverse_DD.cpu()
     present_D = torch.ones(len(cross_DD), dtype=torch.bool)
     chosen, removal_costs = list[int](), list[float]()
     for _ in range(count):

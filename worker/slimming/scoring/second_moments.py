@@ -8,13 +8,13 @@ Tokens have weights, since the output at most words of a prompt hardly influence
 1/2 + 1/2 * |g|^2 / (mean of |g|^2 over its row). The first half is the same for all tokens, the second is larger where
 the answer depends on the token, and the weight of a row is its length.
 
-Shape suffixes: B rows of a batch, T positions, N tokens, C channels of a module's input, O of its output.
+Shape suffixes: B rows of a batch, T positions, N tokens, C channels of a module's input, O of its output, M scored
+tokens.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,16 +25,8 @@ from worker.slimming.units import Group
 
 BY_GRADIENT = 0.5  # share of a token's weight that depends on its gradient
 RIDGE = 0.01  # added to the diagonal of a spread, as a share of the diagonal's mean, so that it can be inverted
-GRAM_BYTES = (
-    4 * 2**30
-)  # limit of the matrices that are in memory at once; more matrices take another pass over the data
-
-
-class Rows(NamedTuple):
-    """Calibration rows, and the objective that tells which of their tokens matter (a key of OBJECTIVES)."""
-
-    batches: Sequence[Batch]
-    objective: str
+# Limit of the matrices that are in memory at once; more matrices take another pass over the data.
+GRAM_BYTES = 4 * 2**30
 
 
 @dataclass
@@ -47,9 +39,8 @@ class Moments:
     sum_C: Tensor  # weighted
     gram_CC: Tensor | None  # weighted sum of h h^T; None if only the mean is needed
     effect_OO: Tensor | None  # sum of g g^T
-    weights_N: list[Tensor] = field(
-        default_factory=list
-    )  # the weights of the tokens, batch by batch; empty if each is 1
+    # The weights of the tokens, batch by batch; empty if each is 1.
+    weights_N: list[Tensor] = field(default_factory=list)
 
     @property
     def mean_C(self) -> Tensor:
@@ -112,11 +103,11 @@ def collect(
     A batch takes one forward pass, and one backward pass if an `objective` weights the tokens; with None the weight of
     each is 1. Call it within `attribution.prepared`. `on_batches` is called with the number of batches that are done.
     """
-    readers = {group.module: group for group in groups}
-    found = {path: _empty(model, group, grams, effects) for path, group in readers.items()}
+    consumers = {group.module: group for group in groups}
+    found = {path: _empty(model, group, grams, effects) for path, group in consumers.items()}
     for done, batch in enumerate(batches, 1):
         with ExitStack() as hooks, torch.set_grad_enabled(objective is not None):
-            for path, group in readers.items():
+            for path, group in consumers.items():
                 record = _weighing if objective else _counting
                 hooks.enter_context(record(model, group, batch, found[path]))
             log_probability_M = token_log_probabilities(model, batch)

@@ -12,11 +12,10 @@ from worker.evaluation.memory import LiveStorages
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.masking import masked
 from worker.slimming.repair import layer_pass, layerwise, stream_fit
-from worker.slimming.repair.inputs import RepairInput
+from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.layer_runner import LayerCall, run_layer, stack_inputs
 from worker.slimming.repair.repairs import measure_moments, repair
 from worker.slimming.scoring.objectives import token_log_probabilities
-from worker.slimming.scoring.second_moments import Rows
 from worker.slimming.units import Site, layers_of, locate
 
 torch.set_num_threads(1)
@@ -29,14 +28,14 @@ def has_observable_stream(family: str) -> bool:
     return all(stack.stream is not None for stack in ARCHITECTURES[tiny_family(family).model_type].stacks)
 
 
-def rows(family: str, count: int = 4, size: int = 2) -> Rows:
+def rows(family: str, count: int = 4, size: int = 2) -> CalibrationBatches:
     """So few tokens that a module's inputs can hold any output."""
-    return Rows(batches(family, examples(count), size), "margin")
+    return CalibrationBatches(batches(family, examples(count), size), "margin")
 
 
-def log_probabilities(model: PreTrainedModel, given: Rows) -> Tensor:
+def log_probabilities(model: PreTrainedModel, calibration: CalibrationBatches) -> Tensor:
     with torch.no_grad():
-        return torch.cat([token_log_probabilities(model, batch) for batch in given.batches])
+        return torch.cat([token_log_probabilities(model, batch) for batch in calibration.batches])
 
 
 def post_norm_opt() -> PreTrainedModel:
@@ -61,43 +60,43 @@ def test_a_whole_last_layer_compensates_for_the_cut_layers_before_it(
     name: str, units: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     family, make = MODELS[name]
-    model, given = make(), rows(family)
+    model, calibration = make(), rows(family)
     architecture = ARCHITECTURES[model.config.model_type]
     kept = {
         group.site: torch.arange(-(-group.count // 4) if group.site.layer == 0 else group.count)
         for group in locate(model, architecture, units)
     }
-    dense = log_probabilities(model, given)
+    dense = log_probabilities(model, calibration)
     monkeypatch.setattr(stream_fit, "STREAM_SHARE", 1.0)
-    monkeypatch.setattr(stream_fit, "RIDGE", 1e-4)
+    monkeypatch.setattr(stream_fit, "STREAM_RIDGE", 1e-4)
     errors = {}
     for method in ("least_squares", METHOD):
         model = make()
-        repair(RepairInput(model, architecture, kept, given), method)
+        repair(RepairInput(model, architecture, kept, calibration), method)
         with masked(model, architecture, kept):
-            errors[method] = (log_probabilities(model, given) - dense).abs().max()
+            errors[method] = (log_probabilities(model, calibration) - dense).abs().max()
     assert errors["least_squares"] > 1e-3
     assert errors[METHOD] < errors["least_squares"] / 50
 
 
 def test_layers_behind_a_removed_layer_compensate_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, given = TINY["llama"](), rows("llama")
-    architecture, dense = ARCHITECTURES["llama"], log_probabilities(model, given)
+    model, calibration = TINY["llama"](), rows("llama")
+    architecture, dense = ARCHITECTURES["llama"], log_probabilities(model, calibration)
     whole = {group.site: torch.arange(group.count) for group in locate(model, architecture, ["ffn", "layers"])}
     kept = whole | {Site("decoder", 0, "layers"): torch.arange(0)}
     monkeypatch.setattr(stream_fit, "STREAM_SHARE", 1.0)
-    monkeypatch.setattr(stream_fit, "RIDGE", 1e-4)
+    monkeypatch.setattr(stream_fit, "STREAM_RIDGE", 1e-4)
     with masked(model, architecture, kept):
-        without = log_probabilities(model, given)
-    repair(RepairInput(model, architecture, kept, given), METHOD)
+        without = log_probabilities(model, calibration)
+    repair(RepairInput(model, architecture, kept, calibration), METHOD)
     with masked(model, architecture, kept):
-        assert (log_probabilities(model, given) - dense).abs().max() < (without - dense).abs().max() / 50
+        assert (log_probabilities(model, calibration) - dense).abs().max() < (without - dense).abs().max() / 50
 
 
 def test_a_layer_behind_a_removed_layer_gets_its_own_attention_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, given = causal("gemma2", sliding_window=4), rows("gemma2", count=2)
+    model, calibration = causal("gemma2", sliding_window=4), rows("gemma2", count=2)
     architecture = ARCHITECTURES["gemma2"]
-    (entry,) = stack_inputs(model, architecture.stacks[0], given.batches)
+    (entry,) = stack_inputs(model, architecture.stacks[0], calibration.batches)
     sliding_BT, full_BT = (call.kwargs["attention_mask"] for call in entry.calls)
     assert not torch.equal(sliding_BT, full_BT)
     kept = {group.site: torch.arange(8) for group in locate(model, architecture, ["ffn"])}
@@ -109,7 +108,7 @@ def test_a_layer_behind_a_removed_layer_gets_its_own_attention_mask(monkeypatch:
         return run_layer(layer, hidden_BTD, call)
 
     monkeypatch.setattr(layer_pass, "run_layer", record)
-    repair(RepairInput(model, architecture, kept, given), METHOD)
+    repair(RepairInput(model, architecture, kept, calibration), METHOD)
     of_first, *of_second = masks  # the dense model runs both layers, then the cut one the second
     assert torch.equal(of_first, sliding_BT)
     assert len(of_second) > 1
@@ -118,10 +117,10 @@ def test_a_layer_behind_a_removed_layer_gets_its_own_attention_mask(monkeypatch:
 
 def peak_bytes(method: str, num_layers: int = 2, num_rows: int = 4) -> int:
     """The most bytes that a repair with known moments allocates beside the model."""
-    model, given = causal("llama", num_hidden_layers=num_layers), rows("llama", num_rows)
+    model, calibration = causal("llama", num_hidden_layers=num_layers), rows("llama", num_rows)
     groups = locate(model, ARCHITECTURES["llama"], ["ffn", "heads"])
     kept = {group.site: torch.arange(-(-group.count * 3 // 4)) for group in groups}
-    repair_input = RepairInput(model, ARCHITECTURES["llama"], kept, given)
+    repair_input = RepairInput(model, ARCHITECTURES["llama"], kept, calibration)
     moments = measure_moments(repair_input, method)
     assert moments is not None
     with LiveStorages() as alive:
@@ -136,16 +135,18 @@ def test_memory_grows_with_the_layers_no_faster_than_in_a_fit_of_all_at_once() -
 
 
 def test_of_rows_that_do_not_fit_into_memory_a_part_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    architecture, given = ARCHITECTURES["llama"], rows("llama", count=12)
+    architecture, calibration = ARCHITECTURES["llama"], rows("llama", count=12)
     alone, among, progress = TINY["llama"](), TINY["llama"](), list[tuple[int, int]]()
     groups = locate(alone, architecture, ["ffn"])
     kept = {group.site: torch.arange(8) for group in groups}
-    moments = measure_moments(RepairInput(alone, architecture, kept, given), METHOD)
+    moments = measure_moments(RepairInput(alone, architecture, kept, calibration), METHOD)
     assert moments is not None
     first = {path: replace(known, weights_N=known.weights_N[:1]) for path, known in moments.items()}
-    repair(RepairInput(alone, architecture, kept, Rows(given.batches[:1], "margin"), first), METHOD)
+    repair(RepairInput(alone, architecture, kept, CalibrationBatches(calibration.batches[:1], "margin"), first), METHOD)
     monkeypatch.setattr(layerwise, "STREAM_BYTES", 1)
-    count = RepairInput(among, architecture, kept, given, moments, lambda done, total: progress.append((done, total)))
+    count = RepairInput(
+        among, architecture, kept, calibration, moments, lambda done, total: progress.append((done, total))
+    )
     repair(count, METHOD)
     assert progress == [(1, 2), (2, 2)]
     for one, other in zip(alone.parameters(), among.parameters(), strict=True):
@@ -161,10 +162,10 @@ def test_memory_does_not_grow_with_rows_beyond_the_limit(monkeypatch: pytest.Mon
 
 def test_progress_counts_the_batches_of_every_pass() -> None:
     progress = list[tuple[int, int]]()
-    model, given = TINY["t5"](), rows("t5")
+    model, calibration = TINY["t5"](), rows("t5")
     kept = {group.site: torch.arange(8) for group in locate(model, ARCHITECTURES["t5"], ["ffn"])}
     count = RepairInput(
-        model, ARCHITECTURES["t5"], kept, given, on_progress=lambda done, total: progress.append((done, total))
+        model, ARCHITECTURES["t5"], kept, calibration, on_progress=lambda done, total: progress.append((done, total))
     )
     repair(count, METHOD)
     assert [done for done, _ in progress] == [1, 2, 4, 6, 8, 10]

@@ -16,10 +16,9 @@ from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.masking import masked
 from worker.slimming.repair import least_squares
 from worker.slimming.repair.bias import RepairUnavailable
-from worker.slimming.repair.inputs import RepairInput
+from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.repairs import FITTED, REPAIRS, measure_moments, repair
 from worker.slimming.scoring import second_moments
-from worker.slimming.scoring.second_moments import Rows
 from worker.slimming.selection import select
 from worker.slimming.surgery import cut
 from worker.slimming.units import Site, locate
@@ -29,11 +28,11 @@ torch.set_num_threads(1)
 WITH_BIAS = ("llama", "gpt2", "opt", "gpt_neox", "bart", "bert", "roberta", "distilbert")
 
 
-def rows(family: str, size: int = 8) -> Rows:
-    return Rows(batches(family, examples(24), size), "margin")
+def rows(family: str, size: int = 8) -> CalibrationBatches:
+    return CalibrationBatches(batches(family, examples(24), size), "margin")
 
 
-def given(model: PreTrainedModel, family: str, kept: Mapping[Site, Tensor]) -> RepairInput:
+def repair_input(model: PreTrainedModel, family: str, kept: Mapping[Site, Tensor]) -> RepairInput:
     return RepairInput(model, ARCHITECTURES[model.config.model_type], kept, rows(family))
 
 
@@ -69,7 +68,7 @@ def test_a_repair_brings_the_output_nearer_to_the_dense_one(family: str, method:
     model = TINY[family]()
     kept, dense = half(model, "ffn"), first_outputs(model, family, {})
     cut_only = (first_outputs(model, family, kept) - dense).square().mean()
-    assert repair(given(model, family, kept), method) is model
+    assert repair(repair_input(model, family, kept), method) is model
     assert (first_outputs(model, family, kept) - dense).square().mean() < 0.99 * cut_only
 
 
@@ -77,14 +76,14 @@ def test_a_repair_brings_the_output_nearer_to_the_dense_one(family: str, method:
 def test_the_bias_repair_is_refused_for_a_family_without_biases(family: str) -> None:
     model = TINY[family]()
     with pytest.raises(RepairUnavailable, match="no bias"):
-        repair(given(model, family, half(model, "ffn")), "bias")
+        repair(repair_input(model, family, half(model, "ffn")), "bias")
 
 
 @pytest.mark.parametrize("family", WITH_BIAS)
 def test_the_bias_repair_keeps_the_mean_output(family: str) -> None:
     model = TINY[family]()
     dense, kept = first_outputs(model, family, {}).mean(0), half(model, "ffn")
-    repair(given(model, family, kept), "bias")
+    repair(repair_input(model, family, kept), "bias")
     torch.testing.assert_close(first_outputs(model, family, kept).mean(0), dense, atol=1e-5, rtol=1e-4)
 
 
@@ -100,7 +99,7 @@ def test_removing_duplicate_neurons_changes_no_logits(method: str, monkeypatch: 
     with torch.no_grad():
         dense = model(**batch.inputs).logits
     kept = {Site("decoder", layer, "ffn"): torch.arange(24) for layer in (0, 1)}
-    repair(RepairInput(model, ARCHITECTURES["llama"], kept, Rows([batch], "margin")), method)
+    repair(RepairInput(model, ARCHITECTURES["llama"], kept, CalibrationBatches([batch], "margin")), method)
     cut(model, ARCHITECTURES["llama"], kept)
     with torch.no_grad():
         slim = model(**batch.inputs).logits
@@ -112,7 +111,7 @@ def test_a_strong_ridge_leaves_the_kept_columns_as_they_were(monkeypatch: pytest
     monkeypatch.setattr(least_squares, "RIDGE", 1e9)
     model = TINY["llama"]()
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    repair(given(model, "llama", half(model, "ffn", "heads")), "least_squares")
+    repair(repair_input(model, "llama", half(model, "ffn", "heads")), "least_squares")
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter, before[name], atol=1e-5, rtol=1e-5)
 
@@ -121,10 +120,10 @@ def test_a_strong_ridge_leaves_the_kept_columns_as_they_were(monkeypatch: pytest
 def test_a_repair_with_known_moments_equals_one_that_measures_them(method: str) -> None:
     models = [TINY["llama"](), TINY["llama"]()]
     kept = half(models[0], "ffn", "heads")
-    moments = measure_moments(given(models[0], "llama", kept), method)
+    moments = measure_moments(repair_input(models[0], "llama", kept), method)
     assert moments is not None
-    repair(given(models[0], "llama", kept), method)
-    repair(replace(given(models[1], "llama", kept), moments=moments), method)
+    repair(repair_input(models[0], "llama", kept), method)
+    repair(replace(repair_input(models[1], "llama", kept), moments=moments), method)
     for first, second in zip(models[0].parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-5)
 
@@ -143,7 +142,7 @@ def test_least_squares_changes_the_output_projections_of_attention_alone(family:
     kept = half(model, unit)
     watched = {group.module for group in locate(model, ARCHITECTURES[model.config.model_type], [unit])}
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    repair(given(model, family, kept), "least_squares")
+    repair(repair_input(model, family, kept), "least_squares")
     changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
     consumers = {f"{path}.weight" for path in watched if path.endswith(("o", "o_proj"))}
     assert changed == consumers
@@ -169,7 +168,7 @@ def test_a_repair_with_one_gram_matrix_at_a_time_is_the_same(monkeypatch: pytest
         monkeypatch.setattr(second_moments, "GRAM_BYTES", size)
         model, progress = TINY["llama"](), list[tuple[int, int]]()
         count = partial(_append, progress)
-        repair(replace(given(model, "llama", half(model, "ffn")), on_progress=count), "least_squares")
+        repair(replace(repair_input(model, "llama", half(model, "ffn")), on_progress=count), "least_squares")
         fitted.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
         assert progress[-1][0] == progress[-1][1]
     assert progress == [(done, 6) for done in range(1, 7)]
@@ -180,7 +179,7 @@ def test_a_repair_with_one_gram_matrix_at_a_time_is_the_same(monkeypatch: pytest
 def test_a_llama_with_compensated_biases_loads_by_the_stock_class(tmp_path: Path) -> None:
     model, (batch,) = TINY["llama"](), batches("llama", examples(24), 24)
     kept = half(model, "ffn")
-    repair(RepairInput(model, ARCHITECTURES["llama"], kept, Rows([batch], "margin")), "bias")
+    repair(RepairInput(model, ARCHITECTURES["llama"], kept, CalibrationBatches([batch], "margin")), "bias")
     cut(model, ARCHITECTURES["llama"], kept)
     model.save_pretrained(tmp_path)
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()

@@ -94,9 +94,9 @@ def test_score_of_a_key_value_group_is_the_sum_over_its_channels() -> None:
 def read_and_effect(model: PreTrainedModel, batch: Batch, module: str) -> tuple[Tensor, Tensor]:
     """The input of a module, and the gradient of the margin with respect to its output, at all tokens (B, T, C)."""
     seen: dict[str, Tensor] = {}
-    reader = model.get_submodule(module)
-    reader.register_forward_pre_hook(lambda _, args: seen.update(read=args[0].detach()))
-    reader.register_forward_hook(lambda _, args, output: seen.update(written=output))
+    consumer = model.get_submodule(module)
+    consumer.register_forward_pre_hook(lambda _, args: seen.update(read=args[0].detach()))
+    consumer.register_forward_hook(lambda _, args, output: seen.update(written=output))
     objective = margin(token_log_probabilities(model, batch), batch).sum()
     (gradient_BTO,) = torch.autograd.grad(objective, seen["written"])
     shape = (*batch.inputs["input_ids"].shape, -1)  # OPT flattens rows and positions into one axis
@@ -168,9 +168,8 @@ def test_gisp_is_the_sum_of_weights_times_their_gradients() -> None:
 @pytest.mark.parametrize(("family", "unit"), [("llama", "heads"), ("t5", "head_dims"), ("t5", "layers")])
 def test_every_criterion_scores_every_unit_or_refuses_it(criterion: str, family: str, unit: str) -> None:
     model = TINY[family]()
-    data = batches(
-        family, examples(4, longest_candidate=2), 4
-    )  # candidates of two tokens, since a single decoder position attends only to itself
+    # Candidates of two tokens, since a single decoder position attends only to itself.
+    data = batches(family, examples(4, longest_candidate=2), 4)
     architecture = ARCHITECTURES[family]
     if unit in CRITERIA[criterion].unserved:
         with pytest.raises(UnitUnavailable, match=f"{criterion} is not defined for {unit}"):

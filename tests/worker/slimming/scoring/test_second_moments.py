@@ -5,13 +5,13 @@ from torch import Tensor
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.repair.inputs import RepairInput
+from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.repairs import measure_moments
 from worker.slimming.scoring import second_moments
 from worker.slimming.scoring.attribution import prepared, score
 from worker.slimming.scoring.criteria import Options
 from worker.slimming.scoring.objectives import margin, token_log_probabilities
-from worker.slimming.scoring.second_moments import Moments, Rows, collect, token_weights
+from worker.slimming.scoring.second_moments import Moments, collect, token_weights
 from worker.slimming.units import locate
 
 torch.set_num_threads(1)
@@ -45,7 +45,9 @@ def test_scoring_returns_the_moments_that_a_repair_needs(family: str) -> None:
     units, returned = ["ffn", "heads"], dict[str, Moments]()
     score(model, architecture, units, data, "surgeon", Options(), on_moments=returned.update)
     whole = {group.site: torch.arange(group.count) for group in locate(model, architecture, units)}
-    taken = measure_moments(RepairInput(model, architecture, whole, Rows(data, "margin")), "least_squares")
+    taken = measure_moments(
+        RepairInput(model, architecture, whole, CalibrationBatches(data, "margin")), "least_squares"
+    )
     assert taken is not None
     assert returned.keys() == taken.keys()
     for path, expected in taken.items():
