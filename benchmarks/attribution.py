@@ -6,6 +6,9 @@ The floor computes the logits of the same tokens and the gradients of the same a
 `stock_ratio` compares with the same passes when the logits of all positions are computed, as in a plain loop. The three
 are timed in turn on every batch, on one thread, by the processor time of the process, so that other load has little
 effect; a figure is the sum over batches of the median over repetitions. The last line is one JSON object.
+
+Shape suffixes: B rows of a batch, T positions, V vocabulary entries, and E, M and P as in
+worker/slimming/scoring/objectives.py.
 """
 
 import argparse

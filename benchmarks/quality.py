@@ -4,7 +4,8 @@
 
 Each cell is written to quality.csv.gz when it is measured; a run that was interrupted continues where it stopped.
 `--dev` compares candidates for the defaults on train rows that are never used for calibration. `--tables` measures
-nothing: it prints every table as Markdown. All plans but `--quick` draw quality.svg.
+nothing: it prints every table as Markdown, and needs no model. quality.svg is drawn anew by every run but those with
+`--quick` or `--tasks`.
 
 The last line is one JSON object. `kept_at_*` is the mean calibrated accuracy over six tasks, divided by the dense
 model's, for the default criterion and repair with per-layer widths: on all test rows where they are measured, else on
@@ -43,29 +44,20 @@ PLANS: dict[str, Callable[[str, Sequence[str]], list[Cell]]] = {
     "settings": lambda model, tasks: list(quality_cells.settings(model, tasks)),
     "seconds": lambda model, tasks: list(quality_cells.seconds(model, tasks)),
     "quick": lambda model, _: quality_cells.quick(model),
-    "tables": lambda *_: [],
 }
+TABLES = "tables"  # in place of a plan
 
 
 def main() -> None:
     arguments = parse()
-    logging.disable_progress_bar()
-    torch.set_num_threads(arguments.threads)
+    quick = arguments.plan == "quick"
     with tempfile.TemporaryDirectory() as scratch:
-        quick = arguments.plan == "quick"
         store = Store(Path(scratch) / RESULTS.name if quick else RESULTS)
-        state = Path(scratch) if quick or arguments.fresh else Settings().state
-        bench = Bench(
-            {name: SOURCES[name](arguments.data, Settings().state) for name in arguments.models},
-            arguments.data / "data",
-            state / "cache" / "scores",
-        )
-        planned = [cell for name in arguments.models for cell in PLANS[arguments.plan](name, MODEL_TASKS[name])]
-        cells = [cell for cell in planned if not arguments.tasks or cell.task in arguments.tasks]
-        measure(bench, cells, store)
-        if arguments.plan == "tables":
+        if arguments.plan == TABLES:
             print(tables.document(store.measurements))
-        if not quick:
+        else:
+            measure(prepare(arguments, Path(scratch)), planned(arguments), store)
+        if not quick and not arguments.tasks:
             figure.draw(store.measurements, FIGURE)
         figures = summary.figures(store.measurements)
         print(json.dumps(figures | summary.quick_figures(store.measurements) if quick else figures))
@@ -74,7 +66,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     plans = parser.add_mutually_exclusive_group()
-    for name in PLANS:
+    for name in (*PLANS, TABLES):
         plans.add_argument(f"--{name}", dest="plan", action="store_const", const=name)
     parser.set_defaults(plan="grid")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared", help="directory with data/ and models/")
@@ -85,6 +77,24 @@ def parse() -> argparse.Namespace:
         "--fresh", action="store_true", help="measure the scores again, although an earlier run has stored them"
     )
     return parser.parse_args()
+
+
+def prepare(arguments: argparse.Namespace, scratch: Path) -> Bench:
+    """The models and rows that the arguments name; scores are stored in `scratch` unless later runs may use them."""
+    logging.disable_progress_bar()
+    torch.set_num_threads(arguments.threads)
+    state = scratch if arguments.plan == "quick" or arguments.fresh else Settings().state
+    return Bench(
+        {name: SOURCES[name](arguments.data, Settings().state) for name in arguments.models},
+        arguments.data / "data",
+        state / "cache" / "scores",
+    )
+
+
+def planned(arguments: argparse.Namespace) -> list[Cell]:
+    """The cells of the plan, for the models and tasks that the arguments name."""
+    cells = [cell for name in arguments.models for cell in PLANS[arguments.plan](name, MODEL_TASKS[name])]
+    return [cell for cell in cells if not arguments.tasks or cell.task in arguments.tasks]
 
 
 def measure(bench: Bench, cells: Sequence[Cell], store: Store) -> None:

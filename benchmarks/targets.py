@@ -22,11 +22,10 @@ sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
 from benchmarks.quality_bench.inputs import SOURCES, Source
 from benchmarks.quality_bench.measurement import rounded
-from benchmarks.reuse import SKIPPABLE, report
+from benchmarks.reuse import report, skippable_seconds
 from service.cli.client import Api
 from service.cli.demo.server import running_server
 from service.contract.job import Job, JobStatus
-from service.contract.report import Report
 from service.settings import Settings
 
 RESULT = Path(__file__).with_name("targets.json")
@@ -36,7 +35,7 @@ BEST = {
     "method": {"units": ["ffn", "heads"], "scope": "global", "repair": "least_squares"},
     "output": {"layout": "per_layer", "round_to": 1},
 }
-VARIANTS: dict[str, dict[str, Any]] = {"per-layer, least_squares": BEST, "defaults": {}}
+VARIANTS: dict[str, dict[str, Any]] = {"per_layer, least_squares": BEST, "defaults": {}}
 
 
 def main() -> None:
@@ -47,7 +46,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=SHARED)
     options = parser.parse_args()
     calibration, evaluation = (64, 400) if options.quick else (256, 1000)
-    variants = {"per-layer, least_squares": BEST} if options.quick else VARIANTS
+    variants = {"per_layer, least_squares": BEST} if options.quick else VARIANTS
     model = options.model or ("t5" if options.quick else "smollm2")
     source = SOURCES[model](options.shared, Settings().state)
     found: dict[str, dict[str, Any]] = {}
@@ -129,11 +128,6 @@ def reuse(api: Api, jobs: Sequence[Job], directory: Path) -> list[dict[str, Any]
     """For each job: whether it reused stored scores, and the seconds of the stages that a reuse skips."""
     reports = [report(api, job, directory / job.id) for job in jobs if job.result]
     return [{"reused": each.result.scores_reused, "seconds": skippable_seconds(each)} for each in reports]
-
-
-def skippable_seconds(found: Report) -> dict[str, float]:
-    """Stage -> seconds, for the stages that a reuse skips."""
-    return {timing.stage.value: timing.seconds for timing in found.timings if timing.stage in SKIPPABLE}
 
 
 if __name__ == "__main__":

@@ -18,16 +18,18 @@ BLOCKS = ("ffn", "heads")
 OURS = "surgeon"
 BASELINES = ("wanda", "flap", "random", "activation", "magnitude")
 RIVALS = ("attribution", "second_moment", "gisp")
-NEAREST = ("wanda", "activation")  # the best baselines: the only ones measured with LAYERWISE and uniform widths
+BEST_BASELINES = ("wanda", "activation")  # the only ones that are measured with LAYERWISE and uniform widths
 FINALISTS = (OURS, "attribution", "activation")  # this project's, the best rival and the best baseline of the grid
 GISP_STEPS = 8  # the paper of `gisp` removes units in many small steps
 LAYERWISE = "least_squares_layerwise"
-REFITS = ("least_squares", LAYERWISE)
-ALONE = (("ffn",), "uniform")  # the default units and layout of a job
+REFITTING_REPAIRS = ("least_squares", LAYERWISE)
+JOB_DEFAULTS = (("ffn",), "uniform")  # the default units and layout of a job
 WITH_BIAS = ("smollm2",)  # models whose feed-forward modules can have a bias
-REFITTED = (ALONE, (BLOCKS, "uniform"), (BLOCKS, "per_layer"))  # units and layouts with which REFITS are compared
+# Units and layouts with which REFITTING_REPAIRS are compared.
+COMPARED_FORMS = (JOB_DEFAULTS, (BLOCKS, "uniform"), (BLOCKS, "per_layer"))
 CONTROLS = ("attribution_signed", "reverse")
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # a criterion with other options than its defaults
+# Name -> a criterion, and other options than its defaults.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "attribution_signed": ("attribution", {"objective": "probability", "example_reduction": "sum"}),
     "attribution_probability": ("attribution", {"objective": "probability"}),
     "attribution_sequence": ("attribution", {"objective": "sequence_probability"}),
@@ -104,7 +106,7 @@ def grid(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
     for ratio in RATIOS:
         yield from _methods_by_tasks(model, tasks, (OURS, *BASELINES, *RIVALS), ratio, "per_layer", LAYERWISE)
     for units, ratio in product((BLOCKS, ("ffn",)), RATIOS):
-        yield from _methods_by_tasks(model, tasks, (OURS, *NEAREST), ratio, "uniform", LAYERWISE, units=units)
+        yield from _methods_by_tasks(model, tasks, (OURS, *BEST_BASELINES), ratio, "uniform", LAYERWISE, units=units)
     for ratio, repair in product(RATIOS, ("least_squares", "none")):  # the form that every runtime loads
         yield from _methods_by_tasks(model, tasks, main, ratio, "uniform", repair, units=("ffn",))
     for layout, ratio in product(("per_layer", "uniform"), RATIOS):
@@ -120,23 +122,23 @@ def grid(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
 def dev(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
     """Candidates for the defaults, evaluated on dev rows, so that no default is chosen on test rows."""
     yield from (dense(model, task, "dev") for task in tasks)
-    best: dict[str, Any] = {"split": "dev", "layout": "per_layer", "repair": "least_squares"}
+    common: dict[str, Any] = {"split": "dev", "layout": "per_layer", "repair": "least_squares"}
     for ratio, method, task in product((0.7, 0.5, 0.3), (OURS, "attribution", "second_moment"), tasks):
-        yield slim(model, task, method, ratio, **best)
-    for (units, layout), ratio, repair, task in product(REFITTED, (0.7, 0.5, 0.3), REFITS, tasks):
-        yield slim(model, task, OURS, ratio, **best | {"units": units, "layout": layout, "repair": repair})
+        yield slim(model, task, method, ratio, **common)
+    for (units, layout), ratio, repair, task in product(COMPARED_FORMS, (0.7, 0.5, 0.3), REFITTING_REPAIRS, tasks):
+        yield slim(model, task, OURS, ratio, **common | {"units": units, "layout": layout, "repair": repair})
     for ratio, (units, layout), method, task in product(
-        (0.7, 0.5, 0.3), (ALONE, (BLOCKS, "per_layer")), (OURS, "attribution"), tasks
+        (0.7, 0.5, 0.3), (JOB_DEFAULTS, (BLOCKS, "per_layer")), (OURS, "attribution"), tasks
     ):
-        yield slim(model, task, method, ratio, **best | {"units": units, "layout": layout, "repair": "none"})
+        yield slim(model, task, method, ratio, **common | {"units": units, "layout": layout, "repair": "none"})
     if model in WITH_BIAS:
-        units, layout = ALONE
+        units, layout = JOB_DEFAULTS
         for ratio, method, task in product((0.7, 0.5), (OURS, "attribution"), tasks):
-            yield slim(model, task, method, ratio, **best | {"units": units, "layout": layout, "repair": "bias"})
+            yield slim(model, task, method, ratio, **common | {"units": units, "layout": layout, "repair": "bias"})
     for method, task in product((OURS, "attribution"), tasks):
-        yield slim(model, task, method, 0.7, steps=4, **best)
+        yield slim(model, task, method, 0.7, steps=4, **common)
     for method, ratio, task in product(VARIANTS, (0.7, 0.5), tasks):
-        yield slim(model, task, method, ratio, **best)
+        yield slim(model, task, method, ratio, **common)
 
 
 def _methods_by_tasks(
@@ -161,13 +163,13 @@ def finalists(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
 def settings(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
     """Calibration on another data set with the same labels, on few examples, and on rows without labels."""
     yield from (dense(model, task) for task in tasks)
-    best: dict[str, Any] = {"layout": "per_layer", "repair": "least_squares"}
+    common: dict[str, Any] = {"layout": "per_layer", "repair": "least_squares"}
     for ratio, (calibration, task), method in product((0.5, 0.7), SAME_LABELS, (OURS, "wanda")):
-        yield slim(model, task, method, ratio, calibration=calibration, **best)
+        yield slim(model, task, method, ratio, calibration=calibration, **common)
     for task, ratio, method in product(tasks, (0.5, 0.7), (OURS, "attribution")):
-        yield slim(model, task, method, ratio, supervision="none", **best)
+        yield slim(model, task, method, ratio, supervision="none", **common)
     for examples, method, task in product((16, 32, 64), (OURS, "wanda"), tasks):
-        yield slim(model, task, method, 0.5, examples=examples, draw="balanced", **best)
+        yield slim(model, task, method, 0.5, examples=examples, draw="balanced", **common)
 
 
 def seconds(model: str, tasks: Sequence[str]) -> Iterator[Cell]:

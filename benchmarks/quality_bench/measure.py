@@ -1,4 +1,7 @@
-"""Measures a cell with the functions of the worker: rows, scores, selection, repair, cut and accuracy."""
+"""Measures a cell with the functions of the worker: rows, scores, selection, repair, cut and accuracy.
+
+Shape suffixes: E examples, N tokens, C channels of a consumer's input, O of its output, U units of a group.
+"""
 
 import copy
 import statistics

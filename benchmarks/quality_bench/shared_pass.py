@@ -1,4 +1,7 @@
-"""One pass over the calibration rows for several criteria and for the moments of a repair."""
+"""One pass over the calibration rows for several criteria and for the moments of a repair.
+
+Shape suffixes: B rows of a batch, T positions, O outputs of a module.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager

@@ -83,10 +83,10 @@ def figures(measured: Measurements) -> dict[str, float | None]:
 def quick_figures(measured: Measurements) -> dict[str, float | None]:
     """The figures of a quick run: two tasks, few rows, no repair, one ratio, FFN neurons alone."""
     methods = {name: [cell for cell in measured if cell.method == name] for name in (OURS, "random")}
-    ours, chance = kept(measured, methods[OURS]), kept(measured, methods["random"])
+    ours, by_random = kept(measured, methods[OURS]), kept(measured, methods["random"])
     assert ours is not None
-    assert chance is not None
-    return {"quick_kept_at_50": round(ours, 4), "quick_lead_over_random_at_50": round((ours - chance) * 100, 2)}
+    assert by_random is not None
+    return {"quick_kept_at_50": round(ours, 4), "quick_lead_over_random_at_50": round((ours - by_random) * 100, 2)}
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

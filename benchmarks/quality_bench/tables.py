@@ -138,15 +138,15 @@ def _heading(model: str) -> str:
 
 def _settings(measured: Measurements, model: str = MAIN) -> Iterator[str]:
     tasks = MODEL_TASKS[model]
-    best: dict[str, Any] = {"layout": "per_layer", "repair": "least_squares"}
+    common: dict[str, Any] = {"layout": "per_layer", "repair": "least_squares"}
     rows = []
     for examples in (16, 32, 64):
-        few: dict[str, Any] = {"examples": examples, "draw": "balanced"}
-        shares = (_kept(measured, row(method, 0.5, tasks, model, **best, **few)) for method in (OURS, "wanda"))
+        drawn: dict[str, Any] = {"examples": examples, "draw": "balanced"}
+        shares = (_kept(measured, row(method, 0.5, tasks, model, **common, **drawn)) for method in (OURS, "wanda"))
         rows.append([f"{examples} examples, class-balanced, 50% removed", *shares])
     for ratio, (calibration, task) in product((0.5, 0.7), SAME_LABELS):
         other: dict[str, Any] = {"calibration": calibration}
-        shares = (_kept(measured, [slim(model, task, method, ratio, **best, **other)]) for method in (OURS, "wanda"))
+        shares = (_kept(measured, [slim(model, task, method, ratio, **common, **other)]) for method in (OURS, "wanda"))
         rows.append([f"calibrated on {calibration}, judged on {task}, {ratio:.0%} removed", *shares])
     if rows := _without_empty(rows, 1):
         yield f"{_heading(model)} Few calibration examples, another domain"
@@ -159,8 +159,8 @@ def _unlabelled(measured: Measurements, model: str) -> Iterator[str]:
     methods = (OURS, "attribution")
     rows = []
     for ratio, (supervision, name) in product((0.5, 0.7), names.items()):
-        best: dict[str, Any] = {"layout": "per_layer", "repair": "least_squares", "supervision": supervision}
-        shares = (_kept(measured, row(method, ratio, MODEL_TASKS[model], model, **best)) for method in methods)
+        common: dict[str, Any] = {"layout": "per_layer", "repair": "least_squares", "supervision": supervision}
+        shares = (_kept(measured, row(method, ratio, MODEL_TASKS[model], model, **common)) for method in methods)
         rows.append([f"{ratio:.0%} removed, {name}", *shares])
     if rows[0][1] != NOT_MEASURED:
         yield f"{_heading(model)} Calibration rows without labels\n\n" + captions.UNSUPERVISED

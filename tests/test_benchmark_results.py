@@ -1,0 +1,126 @@
+"""RESULTS.md: each row of its quality tables is computed again from the measured cells in quality.csv.gz."""
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import quality
+from benchmarks.quality_bench.cells import BLOCKS, LAYERWISE, MODEL_TASKS, Cell, slim
+from benchmarks.quality_bench.store import Store
+from benchmarks.quality_bench.summary import half_width, kept, row
+
+ROOT = Path(__file__).parents[1]
+MEASURED = Store(ROOT / "benchmarks" / "quality.csv.gz").measurements
+MODELS = {"SmolLM2": "smollm2", "T5": "t5"}
+REPAIRS = {"none": "none", "least squares": "least_squares", "layerwise": LAYERWISE, "layer by layer": LAYERWISE}
+LEAST_SQUARES: dict[str, Any] = {"layout": "per_layer", "repair": "least_squares"}
+
+Table = list[list[str]]  # rows of cells; the first is the header
+
+
+def quality_tables() -> Iterator[tuple[str, Table]]:
+    """(last line of text before a table, the table) of every table of the section that has figures of cells."""
+    page = (ROOT / "benchmarks" / "RESULTS.md").read_text()
+    section = page[page.index("## Quality") :].partition("\n## ")[0]
+    title, table = "", Table()
+    for line in [*section.splitlines(), ""]:
+        if line.startswith("|"):
+            table.append([cell.strip() for cell in line.strip("|").split("|")])
+        elif table:
+            yield title, [table[0], *table[2:]]
+            table = []
+        elif line:
+            title = line
+
+
+TABLES = dict(quality_tables())
+CRITERIA = [title for title in TABLES if title.startswith("Layout ")]
+[FINALISTS] = [title for title, table in TABLES.items() if table[0][:3] == ["model", "criterion", "repair"]]
+[SETTINGS] = [title for title, table in TABLES.items() if table[0][0] == "setting"]
+
+
+def percent(text: str) -> float:
+    """ "30 %" or "30 %, none" as 0.3."""
+    return int(text.partition(" %")[0]) / 100
+
+
+def shown(cells: Sequence[Cell]) -> str:
+    """The figure of the cells as a table shows it."""
+    share = kept(MEASURED, cells)
+    return "·" if share is None else f"{share * 100:.1f} ± {half_width(MEASURED, cells) * 100:.1f}"
+
+
+def test_every_table_is_compared_with_the_cells() -> None:
+    assert len(CRITERIA) == 3
+    assert set(TABLES) == {*CRITERIA, FINALISTS, SETTINGS}
+
+
+@pytest.mark.parametrize("title", CRITERIA)
+def test_rows_of_criteria_are_those_of_the_cells(title: str) -> None:
+    layout = "per_layer" if "`per_layer`" in title else "uniform"
+    units = ("ffn",) if "alone" in title else BLOCKS
+    header, *rows = TABLES[title]
+    assert len(rows) >= 6
+    for criterion, *figures in rows:
+        for column, figure in zip(header[1:], figures, strict=True):
+            repair = REPAIRS[column.partition(", ")[2]]
+            cells = row(criterion, percent(column), layout=layout, repair=repair, units=units)
+            assert figure == shown(cells), f"{title} {criterion}, {column}"
+
+
+def test_rows_of_finalists_are_those_of_the_cells() -> None:
+    header, *rows = TABLES[FINALISTS]
+    assert {line[0] for line in rows} == set(MODELS)
+    for model, criterion, repair, *figures in rows:
+        name = MODELS[model]
+        for column, figure in zip(header[3:], figures, strict=True):
+            form: dict[str, Any] = {"layout": "per_layer", "repair": REPAIRS[repair], "rows": 0}
+            cells = row(criterion, percent(column), MODEL_TASKS[name], name, **form)
+            assert figure == shown(cells), f"{model}, {criterion}, {repair}, {column}"
+
+
+def cells_of_setting(setting: str, model: str, criterion: str) -> list[Cell]:
+    """The cells that a row of the table of settings names."""
+    tasks = MODEL_TASKS[model]
+    if found := re.fullmatch(r"(\d+) examples, class-balanced, (\d+ %) removed", setting):
+        drawn: dict[str, Any] = {"examples": int(found[1]), "draw": "balanced"}
+        return row(criterion, percent(found[2]), tasks, model, **LEAST_SQUARES, **drawn)
+    if found := re.fullmatch(r"calibrated on (\w+), judged on (\w+), (\d+ %) removed", setting):
+        return [slim(model, found[2], criterion, percent(found[3]), calibration=found[1], **LEAST_SQUARES)]
+    found = re.fullmatch(r"(\d+ %) removed, labels: (those of the rows|the dense model's own answers)", setting)
+    assert found is not None, setting
+    supervision = "labels" if found[2] == "those of the rows" else "none"
+    return row(criterion, percent(found[1]), tasks, model, supervision=supervision, **LEAST_SQUARES)
+
+
+def test_rows_of_settings_are_those_of_the_cells() -> None:
+    header, *rows = TABLES[SETTINGS]
+    assert len(rows) >= 10
+    for setting, *figures in rows:
+        model = ""
+        for column, figure in zip(header[1:], figures, strict=True):
+            name, _, criterion = column.rpartition(": ")
+            model = MODELS.get(name, model)
+            if figure != "·":  # the table leaves out wanda where nothing compares it
+                assert figure == shown(cells_of_setting(setting, model, criterion)), f"{setting}, {column}"
+
+
+def test_tables_need_neither_models_nor_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(quality, "FIGURE", tmp_path / "quality.svg")
+    monkeypatch.setattr(sys, "argv", ["quality.py", "--tables", "--data", str(tmp_path / "missing"), "--models", "t5"])
+    quality.main()
+    assert "| surgeon | layer by layer |" in capsys.readouterr().out
+    assert (tmp_path / "quality.svg").exists()
+
+
+def test_run_on_some_tasks_draws_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quality, "FIGURE", tmp_path / "quality.svg")
+    monkeypatch.setattr(sys, "argv", ["quality.py", "--tables", "--tasks", "sst2"])
+    quality.main()
+    assert not (tmp_path / "quality.svg").exists()
