@@ -106,12 +106,14 @@ LLAMA_NAMES = CheckpointNames((GATED_WITH_BIAS,), head_counts_divide=("attention
 MISTRAL_NAMES = CheckpointNames((GATED,))
 GEMMA_NAMES = CheckpointNames((GATED,), head_counts_divide=("hidden_size",), tied_by_default=True)
 BERT_NAMES = CheckpointNames((BERT,), tied=())
+ROBERTA_NAMES = CheckpointNames((BERT,), tied=(), numbers_after_padding=True)
 T5_NAMES = CheckpointNames(
     (StackNames("encoder", "encoder.block", T5_TENSORS), StackNames("decoder", "decoder.block", T5_TENSORS)),
     heads="num_heads",
     key_value_heads="num_heads",
     head_size="d_kv",
     hidden_size="d_model",
+    positions="",
     tied_by_default=True,
     repeated=EMBEDDINGS,
 )
@@ -154,7 +156,9 @@ FAMILIES: dict[str, ModelFamily] = {
             "gpt2",
             "causal",
             "GPT2LMHeadModel",
-            CheckpointNames((GPT2,), heads="n_head", hidden_size="n_embd", tied_by_default=True),
+            CheckpointNames(
+                (GPT2,), heads="n_head", hidden_size="n_embd", positions="n_positions", tied_by_default=True
+            ),
             NO_HEADS,
             ALL_RUNTIMES,
             gguf="gpt2",
@@ -174,7 +178,7 @@ FAMILIES: dict[str, ModelFamily] = {
         ModelFamily("mt5", "encoder_decoder", "MT5ForConditionalGeneration", T5_NAMES, runtimes=("llama.cpp",)),
         ModelFamily("bart", "encoder_decoder", "BartForConditionalGeneration", BART_NAMES, NO_HEADS),
         ModelFamily("bert", "classifier", "BertForSequenceClassification", BERT_NAMES, NO_HEADS, NO_SGLANG),
-        ModelFamily("roberta", "classifier", "RobertaForSequenceClassification", BERT_NAMES, NO_HEADS, NO_SGLANG),
+        ModelFamily("roberta", "classifier", "RobertaForSequenceClassification", ROBERTA_NAMES, NO_HEADS, NO_SGLANG),
         ModelFamily(
             "distilbert",
             "classifier",
@@ -190,21 +194,24 @@ FAMILIES: dict[str, ModelFamily] = {
 ALTERNATIVES = {"gemma3": "it holds a vision tower: give its text model, with the model_type gemma3_text"}
 
 
-def family_of(config: Mapping[str, Any], uri: str) -> ModelFamily:
-    """The family that the config.json of the model at `uri` names. Raises InvalidModel, UnsupportedFamily."""
+def family_of(config: Mapping[str, Any], model: str) -> ModelFamily:
+    """The family that a config.json names. Messages call the model `model`: by its URI, or `the model`.
+
+    Raises InvalidModel, UnsupportedFamily.
+    """
     if "auto_map" in config and not is_per_layer(config):
-        raise own_code(uri)
+        raise own_code(model)
     if "quantization_config" in config:
-        raise InvalidModel(f"the weights of {uri} are quantised: give the unquantised checkpoint", param="model.uri")
+        raise InvalidModel(f"the weights of {model} are quantised: give the unquantised checkpoint", param="model.uri")
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         instead = ALTERNATIVES.get(str(model_type), f"these are: {', '.join(sorted(FAMILIES))}")
-        message = f"the model_type of {uri}, {model_type!r}, is not supported; {instead}"
+        message = f"the model_type of {model}, {model_type!r}, is not supported; {instead}"
         raise UnsupportedFamily(message, param="model.uri")
     return FAMILIES[model_type]
 
 
-def own_code(uri: str) -> InvalidModel:
+def own_code(model: str) -> InvalidModel:
     """The error for a model whose files name Python code to run."""
-    message = f"{uri} names code of its own (`auto_map`), which is never run: give a checkpoint of a stock class"
+    message = f"{model} names code of its own (`auto_map`), which is never run: give a checkpoint of a stock class"
     return InvalidModel(message, param="model.uri")

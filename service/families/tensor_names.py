@@ -42,6 +42,8 @@ class CheckpointNames:
     key_value_heads: str = "num_key_value_heads"
     head_size: str = "head_dim"
     hidden_size: str = "hidden_size"
+    positions: str = "max_position_embeddings"  # config field with the most tokens; empty where there is no limit
+    numbers_after_padding: bool = False  # whether the first position is the one after the index of the padding token
     head_counts_divide: tuple[str, ...] = ()  # where one of these fields is set, heads must divide the hidden size
     tied_by_default: bool = False  # whether a config that does not say so ties output and input embedding
     tied: tuple[str, ...] = ("lm_head.weight",)  # tensors that repeat the input embedding where the two are tied

@@ -9,21 +9,19 @@ from service.contract.presets import resolve
 from service.contract.request import JobRequest
 from service.families.head_classes import head_classes
 from service.families.per_layer import is_per_layer
+from service.families.positions import max_tokens
 from service.families.table import ModelFamily
 from service.sources.access import HUB, Access, blaming
 from service.sources.job_checkpoints import JOB
-from service.sources.model_directory import CONFIG, ModelDirectory, StoredDirectory, read_json
+from service.sources.model_directory import ModelDirectory, StoredDirectory, read_json
+from service.sources.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, GGUF, PICKLED
 from service.sources.readers import LOCAL, REMOTE, scheme_of
-
-PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_FILES = frozenset({ADAPTER_CONFIG, "adapter_model.safetensors"})
 
 
 def check_model(request: JobRequest, access: Access) -> ModelDirectory:
     """The directory of the model, checked as far as the names of its files and its config.json tell.
 
-    Nothing is read of a model on a hub, and of GGUF nothing but its name. Raises InvalidModel, UnsupportedFamily,
+    Nothing is read of a model on a hub, and of a GGUF file nothing. Raises InvalidModel, UnsupportedFamily,
     ForbiddenPath, and what `check_config` raises.
     """
     source, model = request.model, ModelDirectory.of(request.model, access)
@@ -48,7 +46,7 @@ def check_config(request: JobRequest, family: ModelFamily, config: Mapping[str, 
         if unit in family.refused:
             raise UnsupportedUnit(f"{family.model_type}: {family.refused[unit]}", param="method.units")
     _check_layout(request, config)
-    _check_tokens(request, config)
+    _check_tokens(request, family, config)
     if family.kind == "classifier":
         _check_classes(request, config)
 
@@ -63,10 +61,10 @@ def _check_layout(request: JobRequest, config: Mapping[str, Any]) -> None:
         raise InvalidRequest(message, param="output.layout")
 
 
-def _check_tokens(request: JobRequest, config: Mapping[str, Any]) -> None:
-    bound, positions = request.target.latency_ms, config.get("max_position_embeddings")
-    if bound is not None and type(positions) is int and bound.tokens > positions:
-        message = f"the model takes {positions} tokens at most: ask for the latency of fewer"
+def _check_tokens(request: JobRequest, family: ModelFamily, config: Mapping[str, Any]) -> None:
+    bound, most = request.target.latency_ms, max_tokens(family, config)
+    if bound is not None and most is not None and bound.tokens > most:
+        message = f"the model takes {most} tokens at most: ask for the latency of fewer"
         raise InvalidRequest(message, param="target.latency_ms.tokens")
 
 
@@ -97,7 +95,7 @@ def _check_adapter(uri: str, access: Access) -> None:
         return
     param, directory = "model.adapter_uri", StoredDirectory(uri, access)
     with blaming(param, InvalidModel):
-        missing = ADAPTER_FILES - directory.sizes.keys()
+        missing = {ADAPTER_CONFIG, ADAPTER_WEIGHTS} - directory.sizes.keys()
     if missing:
         message = f"{uri} has no {' and no '.join(sorted(missing))}: give the directory of a LoRA adapter"
         raise InvalidModel(message, param=param)
@@ -112,7 +110,7 @@ def _check_names(uri: str, names: set[str]) -> None:
         if CONFIG not in names:
             raise InvalidModel(f"{uri} has safetensors files and no {CONFIG}", param="model.uri")
         return
-    gguf = [name for name in names if name.endswith(".gguf")]
+    gguf = [name for name in names if name.endswith(GGUF)]
     if not names:
         message = f"{uri} holds no files"
     elif len(gguf) > 1:

@@ -4,12 +4,13 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from service.contract.errors import ForbiddenPath, InvalidData, InvalidModel, NotFound
-from service.sources.job_checkpoints import JOB, job_model
-from service.sources.readers import LOCAL, list_sizes, locate, read_bytes, read_range, scheme_of
+from service.sources.job_checkpoints import JOB, JobModel, job_model
+from service.sources.model_files import GGUF
+from service.sources.readers import LOCAL, file_size, list_sizes, locate, read_bytes, read_range, scheme_of
 from service.sources.uri_policy import UriPolicy
 from service.storage.object_store import Storage
 
@@ -20,7 +21,7 @@ RETRY_SECONDS = 5  # a client waits for the answer
 
 @dataclass(frozen=True)
 class Access:
-    """The files that a tenant may read.
+    """The files that a tenant may read, for the time of one request.
 
     Local paths must be allowed at all (`local_paths`) and lie under one of the `roots` (empty: anywhere). The URIs of a
     caller who is not trusted with everything must satisfy `uri_policy`.
@@ -31,6 +32,7 @@ class Access:
     local_paths: bool
     roots: Sequence[Path] = ()
     uri_policy: UriPolicy | None = None
+    _job_models: dict[str, JobModel] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def path(self, uri: str) -> Path:
         """The local path of a file:// URI. Raises ForbiddenPath, and NotFound if the path does not exist."""
@@ -51,14 +53,19 @@ class Access:
         if self.uri_policy is not None and scheme_of(uri) not in (LOCAL, JOB):
             self.uri_policy.check(uri)
 
-    def names(self, uri: str) -> set[str]:
-        """The names of the files in a directory; the one name of a file. Raises NotFound, ForbiddenPath."""
-        return set(self.sizes(uri))
+    def job_model(self, uri: str) -> JobModel:
+        """The checkpoint that a job:// URI names. Its manifest is read once. Raises NotFound."""
+        uri = uri.rstrip("/")
+        if uri not in self._job_models:
+            self._job_models[uri] = job_model(uri, self.storage, self.tenant)
+        return self._job_models[uri]
 
     def sizes(self, uri: str) -> dict[str, int]:
         """Name -> size in bytes of the files in a directory, or of the one file. Raises NotFound, ForbiddenPath."""
         if scheme_of(uri) == JOB:
-            return {name: file.size for name, file in job_model(uri, self.storage, self.tenant).files.items()}
+            return {name: file.size for name, file in self.job_model(uri).files.items()}
+        if scheme_of(uri) != LOCAL and uri.endswith(GGUF):
+            return {uri.rpartition("/")[2]: file_size(uri, retry_seconds=RETRY_SECONDS)}
         if scheme_of(uri) != LOCAL:
             return list_sizes(uri, retry_seconds=RETRY_SECONDS)
         path, found = self.locate(uri)
@@ -71,7 +78,7 @@ class Access:
         """The bytes of a small file. Raises NotFound, ForbiddenPath."""
         if scheme_of(uri) == JOB:
             parent, _, name = uri.rpartition("/")
-            return job_model(parent, self.storage, self.tenant).content(name)
+            return self.job_model(parent).content(name)
         if scheme_of(uri) == LOCAL:
             return self.path(uri).read_bytes()
         return read_bytes(uri, retry_seconds=RETRY_SECONDS)
@@ -80,7 +87,7 @@ class Access:
         """The bytes [start, end) of a file. Raises NotFound, ForbiddenPath."""
         if scheme_of(uri) == JOB:
             parent, _, name = uri.rpartition("/")
-            return job_model(parent, self.storage, self.tenant).piece(name, start, end)
+            return self.job_model(parent).piece(name, start, end)
         if scheme_of(uri) == LOCAL:
             uri = self.path(uri).as_uri()
         return read_range(uri, start, end, retry_seconds=RETRY_SECONDS)

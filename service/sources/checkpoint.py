@@ -3,13 +3,13 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 from service.contract.errors import InvalidModel
 from service.families.table import FAMILIES
 from service.families.tensor_names import CheckpointNames
 from service.sources.model_directory import ModelDirectory
+from service.sources.model_files import GGUF
 from service.sources.safetensors_header import FLOATS, Tensors, TensorShape
 
 MAX_UNITS = 2**17  # of a kind in a layer; a larger number in a foreign file would keep the planning busy for hours
@@ -50,7 +50,7 @@ class Checkpoint:
 
 def read_checkpoint(model: ModelDirectory) -> Checkpoint:
     """The config and the headers of the weights of a model. Raises as the properties of `ModelDirectory` do."""
-    if PurePosixPath(model.source.uri).suffix == ".gguf":
+    if model.source.uri.endswith(GGUF):
         message = f"a plan needs config.json and safetensors files: {model.source.uri} is GGUF, which a worker converts"
         raise InvalidModel(message, param="model.uri")
     family, config, headers = model.family.model_type, model.config, model.headers

@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 
 from service.contract.errors import InvalidModel, NotFound, StorageUnavailable
 from service.contract.task import ModelSource
+from service.sources.model_files import ADAPTER_CONFIG, CONFIG
 from service.sources.safetensors_header import DamagedHeader, Header, TensorShape, file_size, read_header
 
 TIMEOUT_SECONDS = 5  # a client waits for the answer
@@ -56,7 +57,7 @@ class HubFiles:
     def commit(self) -> str:
         """The commit that the revision names, from the local cache, else from the hub."""
         with self._translated():
-            for name in ("config.json", "adapter_config.json"):
+            for name in (CONFIG, ADAPTER_CONFIG):
                 if cached := self._cached(name):
                     return cached.parent.name
             found = HfApi().repo_info(self.repository, revision=self.revision, timeout=TIMEOUT_SECONDS)

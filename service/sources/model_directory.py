@@ -12,13 +12,9 @@ from service.contract.task import ModelSource
 from service.families.table import ModelFamily, family_of
 from service.sources.access import HUB, Access, blaming
 from service.sources.hub import HubFiles
+from service.sources.model_files import CONFIG, INDEX, SINGLE, TOKENIZER_CONFIG
 from service.sources.readers import scheme_of
 from service.sources.safetensors_header import DamagedHeader, Header, read_header
-
-CONFIG = "config.json"
-TOKENIZER_CONFIG = "tokenizer_config.json"
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 
 
 class Directory(Protocol):

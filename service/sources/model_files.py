@@ -1,9 +1,17 @@
-"""Which files of a directory make up a model."""
+"""The names of the files of a model and of an adapter, and which files of a directory make up a model."""
 
 from fnmatch import fnmatch
 
 from service.families.per_layer import MODELLING_FILE
 
+CONFIG = "config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+GGUF = ".gguf"
+PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 CARD = "README.md"  # is downloaded for the licence that it names, and is no part of the model
 
 PATTERNS = [
@@ -20,4 +28,4 @@ PATTERNS = [
 
 def is_wanted(name: str) -> bool:
     """Whether a file is in the directory itself and holds weights (safetensors, GGUF), settings or a vocabulary."""
-    return "/" not in name and any(fnmatch(name, pattern) for pattern in (*PATTERNS, "*.gguf"))
+    return "/" not in name and any(fnmatch(name, pattern) for pattern in (*PATTERNS, f"*{GGUF}"))

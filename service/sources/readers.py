@@ -79,6 +79,13 @@ def list_sizes(uri: str, *, retry_seconds: float = 30) -> dict[str, int]:
         return {meta["path"]: meta["size"] for chunk in obstore.list(store) for meta in chunk}
 
 
+def file_size(uri: str, *, retry_seconds: float = 30) -> int:
+    """The size in bytes of one file at a remote URI. Raises NotFound."""
+    directory, _, name = _remote(uri).rpartition("/")
+    with translated(uri):
+        return obstore.head(open_store(directory, retry_seconds=retry_seconds), name)["size"]
+
+
 def file_marks(uri: str, *, retry_seconds: float = 30) -> dict[str, str]:
     """Name -> mark of every file in the directory `uri`. A mark changes with the file. Raises NotFound."""
     if scheme_of(uri) == LOCAL:

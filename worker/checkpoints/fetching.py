@@ -14,8 +14,9 @@ from huggingface_hub.errors import (
 
 from service.contract.errors import InvalidModel, NotFound
 from service.contract.task import ModelSource
+from service.sources.access import HUB
 from service.sources.job_checkpoints import JobModel
-from service.sources.model_files import CARD, PATTERNS, is_wanted
+from service.sources.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD, GGUF, PATTERNS, is_wanted
 from service.sources.readers import fetch_file, fetch_prefix, scheme_of
 from worker.checkpoints.gguf import convert_gguf
 from worker.checkpoints.validation import check_checkpoint, check_safetensors, read_json
@@ -60,8 +61,8 @@ def fetch_adapter(uri: str, *, scratch: Path, roots: Sequence[Path] = (), on_byt
     """Fetch a LoRA adapter in safetensors; returns its local directory. Raises the errors of `fetch_model`."""
     try:
         directory = _fetch(uri, None, scratch / "adapter", roots, on_bytes)
-        config = read_json(directory / "adapter_config.json")
-        check_safetensors([directory / "adapter_model.safetensors"])
+        config = read_json(directory / ADAPTER_CONFIG)
+        check_safetensors([directory / ADAPTER_WEIGHTS])
     except (NotFound, InvalidModel) as error:
         raise InvalidModel(f"adapter: {error.message}", param="model.adapter_uri") from error
     if config.get("peft_type") != "LORA":
@@ -73,9 +74,9 @@ def fetch_adapter(uri: str, *, scratch: Path, roots: Sequence[Path] = (), on_byt
 
 
 def _fetch(uri: str, revision: str | None, directory: Path, roots: Sequence[Path], on_bytes: OnBytes) -> Path:
-    if scheme_of(uri) == "hf":
+    if scheme_of(uri) == HUB:
         return _fetch_from_hub(uri.removeprefix("hf://"), revision)
-    if uri.endswith(".gguf"):
+    if uri.endswith(GGUF):
         return fetch_file(uri, directory, roots=roots)
     return fetch_prefix(
         uri, directory, roots=roots, wanted=lambda name: name == CARD or is_wanted(name), on_bytes=on_bytes
@@ -98,9 +99,9 @@ def _fetch_from_hub(repository: str, revision: str | None) -> Path:
 
 def _gguf_file(path: Path) -> Path | None:
     """The GGUF file to convert: the path itself, or the only one in a directory without safetensors."""
-    if path.suffix == ".gguf":
+    if path.suffix == GGUF:
         return path
-    found = sorted(path.glob("*.gguf"))
+    found = sorted(path.glob(f"*{GGUF}"))
     if not found or any(path.glob("*.safetensors")):
         return None
     if len(found) > 1:

@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from service.contract.errors import InvalidModel
 from service.families.table import AUTO_CLASSES as AUTO_CLASS_NAMES
 from service.families.table import ModelFamily
+from service.sources.model_files import CONFIG
 from worker.checkpoints.dtypes import cast_weights, make_computable, weight_dtypes
 from worker.checkpoints.per_layer import loader_class
 from worker.checkpoints.validation import check_checkpoint, read_json
@@ -78,7 +79,7 @@ def count_parameters(model: nn.Module) -> int:
 
 def _load_weights(directory: Path, family: ModelFamily) -> PreTrainedModel:
     with _invalid_model("checkpoint"):
-        loader = loader_class(read_json(directory / "config.json"), AUTO_CLASSES[family.kind])
+        loader = loader_class(read_json(directory / CONFIG), AUTO_CLASSES[family.kind])
         model, info = loader.from_pretrained(
             directory, dtype="auto", use_safetensors=True, output_loading_info=True, **FROM_DISK_ALONE
         )

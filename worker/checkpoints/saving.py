@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from service.sources.model_files import CONFIG
 from worker.checkpoints.dtypes import cast_weights, weight_dtypes
 from worker.checkpoints.loading import LoadedModel
 
@@ -17,5 +18,5 @@ def save_model(loaded: LoadedModel, directory: Path) -> None:
     loaded.model.save_pretrained(directory)
     loaded.tokenizer.save_pretrained(directory)
     for weights in directory.glob("*.safetensors"):
-        shutil.copymode(directory / "config.json", weights)
+        shutil.copymode(directory / CONFIG, weights)
     cast_weights(loaded.model, computed_in)

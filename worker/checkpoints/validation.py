@@ -9,17 +9,15 @@ from safetensors import SafetensorError, safe_open
 
 from service.contract.errors import InvalidModel
 from service.families.table import ModelFamily, family_of, own_code
+from service.sources.model_files import CONFIG, INDEX, PICKLED, SINGLE, TOKENIZER_CONFIG
 from worker.checkpoints.per_layer import is_valid_per_layer
-
-WEIGHTS_INDEX = "model.safetensors.index.json"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def check_checkpoint(directory: Path) -> ModelFamily:
     """The family of a checkpoint whose files can be loaded safely. Raises InvalidModel or UnsupportedFamily."""
-    config = read_json(directory / "config.json")
+    config = read_json(directory / CONFIG)
     family = family_of(config, "the model")
-    tokenizer = directory / "tokenizer_config.json"
+    tokenizer = directory / TOKENIZER_CONFIG
     if ("auto_map" in config and not is_valid_per_layer(config, directory)) or (
         tokenizer.exists() and "auto_map" in read_json(tokenizer)
     ):
@@ -30,19 +28,19 @@ def check_checkpoint(directory: Path) -> ModelFamily:
 
 def weight_files(directory: Path) -> list[Path]:
     """The files that hold the weights, as the stock loader would choose them."""
-    if (directory / "model.safetensors").exists():
-        return [directory / "model.safetensors"]
-    if (directory / WEIGHTS_INDEX).exists():
-        weight_map = read_json(directory / WEIGHTS_INDEX).get("weight_map")
+    if (directory / SINGLE).exists():
+        return [directory / SINGLE]
+    if (directory / INDEX).exists():
+        weight_map = read_json(directory / INDEX).get("weight_map")
         names = list(weight_map.values()) if isinstance(weight_map, dict) else []
         if names and all(isinstance(name, str) and Path(name).name == name for name in names):
             return [directory / name for name in sorted(set(names))]
-        raise InvalidModel(f"{WEIGHTS_INDEX} does not name files of its own directory", param="model.uri")
-    if any(path.suffix in PICKLES for path in directory.iterdir()):
+        raise InvalidModel(f"{INDEX} does not name files of its own directory", param="model.uri")
+    if any(path.suffix in PICKLED for path in directory.iterdir()):
         raise InvalidModel(
             "the weights are pickled, and a pickle can run code: save them as safetensors", param="model.uri"
         )
-    raise InvalidModel("there is no model.safetensors", param="model.uri")
+    raise InvalidModel(f"there is no {SINGLE}", param="model.uri")
 
 
 def weight_file_bytes(directory: Path) -> int:

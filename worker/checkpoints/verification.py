@@ -24,6 +24,7 @@ from service.contract.errors import VerificationFailed
 from service.contract.result import Verified
 from service.families.table import FAMILIES
 from service.infrastructure.child_process import die_with_parent
+from service.sources.model_files import CONFIG
 from worker.checkpoints.loading import AUTO_CLASSES, FROM_DISK_ALONE
 from worker.checkpoints.per_layer import loader_class
 
@@ -89,7 +90,7 @@ def compare(directory: Path, probe: Path) -> Verified:
 
 def _load(directory: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
     """Load the checkpoint. Raises ValueError where its weights are not exactly those that its class needs."""
-    config = json.loads((directory / "config.json").read_bytes())
+    config = json.loads((directory / CONFIG).read_bytes())
     loader = loader_class(config, AUTO_CLASSES[FAMILIES[config["model_type"]].kind])
     model, info = loader.from_pretrained(
         directory, dtype=dtype, use_safetensors=True, output_loading_info=True, **FROM_DISK_ALONE

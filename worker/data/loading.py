@@ -1,6 +1,7 @@
 """Loads the rows that a request names."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,22 +37,35 @@ def load_rows(task: Task, location: Location) -> tuple[list[Row], list[Row]]:
     calibration = read_source(task.calibration, "task.calibration", task, location)
     if task.evaluation is not None:
         return calibration, read_source(task.evaluation, "task.evaluation", task, location)
-    labelled = task.kind is TaskKind.classification and have_answers(calibration, task)
-    stay, aside = set_aside(calibration, LABEL_COLUMN if labelled else None, task.calibration.seed)
+    with _blaming(task.calibration, "task.calibration"):
+        return _split(calibration, task)
+
+
+def _split(rows: Sequence[Row], task: Task) -> tuple[list[Row], list[Row]]:
+    """(rows that stay, rows that are set aside for the evaluation). Of the latter all have answers, or none."""
+    labelled = task.kind is TaskKind.classification and have_answers(rows, task)
+    stay, aside = set_aside(rows, LABEL_COLUMN if labelled else None, task.calibration.seed)
     check_rows(aside, task, answered=have_answers(aside, task))
     return stay, aside
 
 
 def read_source(source: DataSource, param: str, task: TaskWording, location: Location) -> list[Row]:
     """The drawn and checked rows of a source that the field `param` of the request names. Raises as `load_rows`."""
-    try:
+    with _blaming(source, param):
         rows = _drawn(read_file(_fetch(source.uri or "", location)), source)
         check_rows(rows, task, answered=needs_answers(task, param, have_answers(rows, task)))
+    return rows
+
+
+@contextmanager
+def _blaming(source: DataSource, param: str) -> Iterator[None]:
+    """Raise InvalidData with the URI of the rows and the field that names them, and NotFound as InvalidData."""
+    try:
+        yield
     except InvalidData as error:
         raise type(error)(f"{source.uri}: {error.message}", param=error.param or param) from error
     except NotFound as error:
         raise InvalidData(f"{source.uri} does not exist", param=param) from error
-    return rows
 
 
 def _drawn(rows: Sequence[Row], source: DataSource) -> list[Row]:

@@ -13,7 +13,8 @@ from service.contract.presets import LABEL_COLUMN, TARGET_COLUMN, template_field
 from service.contract.rows import Row
 from service.contract.task import TaskWording
 from service.families.head_classes import head_classes
-from service.families.table import Kind
+from service.families.positions import max_tokens
+from service.families.table import FAMILIES, Kind
 
 Tokens = tuple[int, ...]
 
@@ -262,8 +263,5 @@ def _too_long(row: Row, example: Example, wording: Wording) -> InvalidData | Inv
 def _max_tokens(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> int | None:
     """The smaller limit of tokenizer and position embeddings; None with relative positions, which have no limit."""
     limits = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < 10**9 else []
-    positions: int | None = getattr(config, "max_position_embeddings", None)
-    if positions is not None:
-        # RoBERTa numbers its positions from the index of the padding token on.
-        limits.append(positions - (config.pad_token_id + 1 if config.model_type == "roberta" else 0))
-    return min(limits, default=None)
+    positions = max_tokens(FAMILIES[config.model_type], config.to_dict())
+    return min([*limits, *([] if positions is None else [positions])], default=None)

@@ -15,6 +15,7 @@ from service.contract.result import Metrics, MetricsPair
 from service.families.table import FAMILIES
 from service.reports.metric_names import name_of, qualities
 from service.reports.model_origin import root_uri
+from service.sources.access import HUB
 from service.sources.model_files import CARD
 from service.sources.readers import scheme_of
 
@@ -30,7 +31,7 @@ MAX_CARD_BYTES = 2**20
 
 def metadata(report: Report, licence: Mapping[str, Any]) -> ModelCardData:
     """The metadata, `model-index` included; `licence` has the fields that `licence_of` gives."""
-    is_on_hub = scheme_of(root_uri(report)) == "hf"
+    is_on_hub = scheme_of(root_uri(report)) == HUB
     return ModelCardData(
         base_model=base_model(report) if is_on_hub else None,
         base_model_relation="finetune" if is_on_hub else None,  # the Hub has no relation for pruned models
@@ -70,7 +71,7 @@ def base_model(report: Report) -> str:
 
 def public_name(uri: str) -> str:
     """The Hub's id of a model, or the last part of another URI: the rest is private to the deployment."""
-    return uri.removeprefix("hf://") if scheme_of(uri) == "hf" else uri.rstrip("/").rsplit("/", 1)[-1]
+    return uri.removeprefix("hf://") if scheme_of(uri) == HUB else uri.rstrip("/").rsplit("/", 1)[-1]
 
 
 def other_evaluations(report: Report) -> list[tuple[str, MetricsPair]]:

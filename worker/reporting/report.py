@@ -15,7 +15,7 @@ from service.sources.access import Access
 from service.sources.checkpoint import read_checkpoint
 from service.sources.dimensions import ffn_width, head_counts, head_size
 from service.sources.model_directory import ModelDirectory
-from worker.checkpoints.loading import AUTO_CLASSES
+from service.storage.manifests import REPORT
 from worker.data import prompts
 from worker.data.prompts import Wording
 from worker.data.provenance import digest_rows, digest_text, versions
@@ -56,7 +56,7 @@ def write(
     """Write the report as JSON and as HTML beside the checkpoint, and the model card into the checkpoint."""
     report = build(context, sources, sets, result, found)
     output = artifacts.output_directory(context)
-    (output / "report.json").write_text(report.model_dump_json(indent=2))
+    (output / REPORT).write_text(report.model_dump_json(indent=2))
     (output / "report.html").write_text(html.render(report))
     if Format.safetensors in context.job.request.output.formats:
         _write_cards(report, sources, output)
@@ -124,7 +124,7 @@ def _digests(context: JobContext, sources: Sources) -> dict[str, str]:
 
 def _snippet(context: JobContext, result: Result, task_model: TaskModel) -> str:
     """The Python snippet that loads the checkpoint and runs the task, or the first task of a union, on one row."""
-    auto_class = AUTO_CLASSES[task_model.loaded.family.kind].__name__
+    auto_class = task_model.loaded.family.auto_class
     own_widths = has_own_widths(result)
     return snippets.snippet(context.job.request, auto_class, own_widths, task_model.wording, task_model.padding)
 

@@ -111,6 +111,29 @@ def test_a_latency_of_more_tokens_than_the_model_takes_is_refused(tmp_path: Path
     assert "64 tokens at most" in refuse(body, access, InvalidRequest, "target.latency_ms.tokens")
 
 
+@pytest.mark.parametrize(
+    ("config", "most"),
+    [
+        ({"model_type": "gpt2", "n_positions": 64}, 64),
+        ({"model_type": "roberta", "max_position_embeddings": 66, "pad_token_id": 1}, 64),
+        ({"model_type": "roberta", "max_position_embeddings": 66}, 64),
+    ],
+    ids=["gpt2", "roberta", "roberta without padding"],
+)
+def test_each_family_counts_its_positions(tmp_path: Path, access: Access, config: dict[str, Any], most: int) -> None:
+    body = INLINE | {"model": {"uri": model_directory(tmp_path / "m", **config)}}
+    too_many = body | {"target": {"latency_ms": {"value": 40, "tokens": most + 1}}}
+    assert f"{most} tokens at most" in refuse(too_many, access, InvalidRequest, "target.latency_ms.tokens")
+    enough = body | {"target": {"latency_ms": {"value": 40, "tokens": most}}}
+    check_request(JobRequest.model_validate(enough), access)
+
+
+def test_relative_positions_limit_no_latency(tmp_path: Path, access: Access) -> None:
+    uri = model_directory(tmp_path / "m", model_type="t5", n_positions=64)
+    body = INLINE | {"model": {"uri": uri}, "target": {"latency_ms": {"value": 40, "tokens": 65}}}
+    check_request(JobRequest.model_validate(body), access)
+
+
 @pytest.mark.parametrize("uri", ["ftp://host/m", "relative", "model", "file://[", "http://127.0.0.1/m", "dataset://x"])
 def test_an_unknown_scheme_is_refused(access: Access, uri: str) -> None:
     refuse(INLINE | {"model": {"uri": uri}}, access, InvalidModel, "model.uri")
@@ -124,6 +147,17 @@ def test_a_model_in_s3_is_checked(s3: str, access: Access) -> None:
     assert "mamba" in refuse(INLINE | {"model": {"uri": f"{prefix}/m"}}, access, UnsupportedFamily, "model.uri")
     refuse(INLINE | {"model": {"uri": f"{prefix}/nothing"}}, access, InvalidModel, "model.uri")
     refuse(INLINE | {"model": {"uri": "s3://no-such-bucket/m"}}, access, InvalidModel, "model.uri")
+
+
+def test_one_gguf_file_in_s3_is_accepted_where_it_is_named(s3: str, access: Access) -> None:
+    prefix = f"s3://tests/{ULID()}"
+    for name in ("a.gguf", "b.gguf"):
+        Storage(prefix).put_bytes(b"GGUF", f"m/{name}")
+    assert "name one of them" in refuse(INLINE | {"model": {"uri": f"{prefix}/m"}}, access, InvalidModel, "model.uri")
+    named = check_request(JobRequest.model_validate(INLINE | {"model": {"uri": f"{prefix}/m/a.gguf"}}), access)
+    assert named.names == {"a.gguf"}
+    missing = INLINE | {"model": {"uri": f"{prefix}/m/c.gguf"}}
+    assert "does not exist" in refuse(missing, access, InvalidModel, "model.uri")
 
 
 def test_the_layout_per_layer_is_refused_where_only_layers_are_removed(tmp_path: Path, access: Access) -> None:

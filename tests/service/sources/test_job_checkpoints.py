@@ -1,4 +1,4 @@
-"""A slim model as the next job's model: found by its job's id, of one's own tenant alone, and only once it is there."""
+"""A slim model as the model of the next job: named by the id of its job, of the same tenant, once it has succeeded."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,17 +16,18 @@ from service.jobs.record import new_record
 from service.jobs.store import JobStore
 from service.settings import Settings
 from service.sources.job_checkpoints import job_model
+from service.storage.keys import manifest_key
 from service.storage.object_store import Storage
 from service.tenants.api_keys import ApiKeys
 from tests.support.finished_jobs import finish
 from tests.support.job_requests import model_directory
 
-Leave = Callable[..., str]
+Store = Callable[..., str]
 
 
 @pytest.fixture
-def leave(job_store: JobStore, storage: Storage, body: dict[str, Any], tmp_path: Path) -> Leave:
-    """Makes a job that has succeeded and left a checkpoint under each of these names; its id."""
+def store(job_store: JobStore, storage: Storage, body: dict[str, Any], tmp_path: Path) -> Store:
+    """Makes a job that has succeeded and stored a checkpoint under each of these names; its id."""
     model_directory(tmp_path / "slim")
     request = JobRequest.model_validate(body | {"task": body["task"] | {"calibration": {"uri": "dataset://rows"}}})
 
@@ -44,10 +45,10 @@ def naming(body: dict[str, Any], uri: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("end", ["", "/", "/model", "/model-0.3"])
-def test_what_a_job_has_left_is_admitted_and_planned_like_a_directory(
-    client: TestClient, body: dict[str, Any], leave: Leave, end: str
+def test_a_checkpoint_of_a_job_is_accepted_and_planned_as_a_directory_is(
+    client: TestClient, body: dict[str, Any], store: Store, end: str
 ) -> None:
-    uri = f"job://{leave('model', 'model-0.3')}{end}"
+    uri = f"job://{store('model', 'model-0.3')}{end}"
     planned = client.post("/plans", json=naming(body, uri))
     assert planned.status_code == 200, planned.text
     assert planned.json() == client.post("/plans", json=body).json()
@@ -55,65 +56,93 @@ def test_what_a_job_has_left_is_admitted_and_planned_like_a_directory(
     assert (submitted.status_code, submitted.json()["request"]["model"]["uri"]) == (202, uri)
 
 
-NOT_THERE = {
+@pytest.mark.parametrize("path", ["/jobs", "/plans"])
+def test_one_submission_reads_the_manifest_once(
+    client: TestClient,
+    body: dict[str, Any],
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+) -> None:
+    job_id = store("model")
+    read: list[str] = []
+    get_bytes = Storage.get_bytes
+
+    def counted(storage: Storage, key: str) -> bytes:
+        read.append(key)
+        return get_bytes(storage, key)
+
+    monkeypatch.setattr(Storage, "get_bytes", counted)
+    assert client.post(path, json=naming(body, f"job://{job_id}")).status_code < 300
+    assert read.count(manifest_key(DEFAULT_TENANT, job_id)) == 1
+
+
+MISSING = {
     "unfinished": "job://{queued}",
     "foreign": "job://{foreign}",
     "unknown": "job://01KB3ZJ5T8Q6W2E4R9Y7N1M0PX",
-    "no such checkpoint": "job://{left}/model-0.7",
+    "no such checkpoint": "job://{stored}/model-0.7",
     "without checkpoint": "job://{bare}",
-    "a file of it": "job://{left}/config.json",
-    "another directory": "job://{left}/../{left}/model",
+    "a file of it": "job://{stored}/config.json",
+    "another directory": "job://{stored}/../{stored}/model",
     "no id": "job://latest",
 }
 
 
-@pytest.mark.parametrize("case", NOT_THERE)
-def test_what_is_not_there_for_the_caller_is_refused_alike_by_jobs_and_plans(
-    client: TestClient, body: dict[str, Any], leave: Leave, case: str
+@pytest.mark.parametrize("case", MISSING)
+def test_a_missing_checkpoint_is_refused_by_jobs_and_plans_with_the_same_problem(
+    client: TestClient, body: dict[str, Any], store: Store, case: str
 ) -> None:
     queued = client.post("/jobs", json=body).json()["id"]
-    ids = {"queued": queued, "foreign": leave("model", tenant="ads"), "left": leave("model"), "bare": leave()}
-    answers = [client.post(path, json=naming(body, NOT_THERE[case].format(**ids))) for path in ("/jobs", "/plans")]
+    ids = {
+        "queued": queued,
+        "foreign": store("model", tenant="ads"),
+        "stored": store("model"),
+        "bare": store(),
+    }
+    answers = [client.post(path, json=naming(body, MISSING[case].format(**ids))) for path in ("/jobs", "/plans")]
     assert [answer.status_code for answer in answers] == [422, 422]
     problem = answers[0].json()
     assert (problem["code"], problem["errors"][0]["param"]) == ("invalid_model", "model.uri")
     assert answers[1].json() == problem | {"instance": "/plans"}
 
 
-def test_a_deleted_parent_is_no_model_any_more(client: TestClient, body: dict[str, Any], leave: Leave) -> None:
-    parent = leave("model")
+def test_a_checkpoint_of_a_deleted_job_is_refused(client: TestClient, body: dict[str, Any], store: Store) -> None:
+    parent = store("model")
     assert client.delete(f"/jobs/{parent}").status_code == 204
     answer = client.post("/jobs", json=naming(body, f"job://{parent}"))
     assert answer.json()["code"] == "invalid_model"
 
 
-def test_a_job_is_within_reach_of_a_key_whatever_prefixes_are_allowed(
-    settings: Settings, body: dict[str, Any], leave: Leave, redis: Redis
+def test_a_key_may_name_a_job_whatever_prefixes_are_allowed(
+    settings: Settings, body: dict[str, Any], store: Store, redis: Redis
 ) -> None:
     narrow = settings.model_copy(update={"allowed_uris": ("hf://owner/",)})
     _, key = ApiKeys(redis).create()
     rows = {"rows": body["task"]["calibration"]["rows"]}
-    asked = naming(body, f"job://{leave('model')}") | {"task": body["task"] | {"calibration": rows}}
+    asked = naming(body, f"job://{store('model')}") | {"task": body["task"] | {"calibration": rows}}
     with TestClient(create_app(narrow), headers={"Authorization": f"Bearer {key}"}) as client:
         assert client.post("/jobs", json=asked).status_code == 202
 
 
-def test_a_job_leaves_no_adapter(client: TestClient, body: dict[str, Any], leave: Leave) -> None:
-    uri = f"job://{leave('model')}"
+def test_a_checkpoint_of_a_job_is_no_adapter(client: TestClient, body: dict[str, Any], store: Store) -> None:
+    uri = f"job://{store('model')}"
     answer = client.post("/jobs", json=body | {"model": body["model"] | {"adapter_uri": uri}})
     assert (answer.json()["code"], answer.json()["errors"][0]["param"]) == ("invalid_model", "model.adapter_uri")
 
 
-def test_a_download_is_every_file_as_it_was_left_or_an_error(leave: Leave, storage: Storage, tmp_path: Path) -> None:
-    left = job_model(f"job://{leave('model')}", storage, DEFAULT_TENANT)
-    heard: list[tuple[int, int]] = []
-    directory = left.download(tmp_path / "down", lambda done, total: heard.append((done, total)))
+def test_a_download_has_every_file_as_it_was_stored_or_raises_an_error(
+    store: Store, storage: Storage, tmp_path: Path
+) -> None:
+    stored = job_model(f"job://{store('model')}", storage, DEFAULT_TENANT)
+    received: list[tuple[int, int]] = []
+    directory = stored.download(tmp_path / "down", lambda done, total: received.append((done, total)))
     slim = {path.name: path.read_bytes() for path in (tmp_path / "slim").iterdir()}
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == slim
-    assert heard[-1] == (sum(map(len, slim.values())),) * 2
-    storage.put_bytes(b"{}", f"{left.prefix}model/config.json")
+    assert received[-1] == (sum(map(len, slim.values())),) * 2
+    storage.put_bytes(b"{}", f"{stored.prefix}model/config.json")
     with pytest.raises(InvalidModel, match="damaged"):
-        left.download(tmp_path / "again", lambda done, total: None)
-    storage.delete_prefix(left.prefix)
+        stored.download(tmp_path / "again", lambda done, total: None)
+    storage.delete_prefix(stored.prefix)
     with pytest.raises(NotFound):
-        left.download(tmp_path / "gone", lambda done, total: None)
+        stored.download(tmp_path / "gone", lambda done, total: None)

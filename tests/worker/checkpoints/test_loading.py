@@ -16,6 +16,7 @@ from transformers import Gemma3Config, PreTrainedModel
 from service.contract.errors import ForbiddenPath, InvalidModel, TaskslimError, UnsupportedFamily
 from service.contract.options import Layout
 from service.contract.task import ModelSource
+from service.sources.model_files import INDEX
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, VOCABULARY
 from worker.checkpoints import dtypes
@@ -24,7 +25,6 @@ from worker.checkpoints.dtypes import cast_weights, weight_dtypes
 from worker.checkpoints.fetching import fetch_adapter, fetch_model
 from worker.checkpoints.loading import count_parameters, load_model
 from worker.checkpoints.saving import save_model
-from worker.checkpoints.validation import WEIGHTS_INDEX
 from worker.slimming.units import Site
 
 CPU = torch.device("cpu")
@@ -149,7 +149,7 @@ def truncated(directory: Path) -> None:
 
 def index_that_points_outside(directory: Path) -> None:
     (directory / "model.safetensors").rename(directory.parent / "model.safetensors")
-    (directory / WEIGHTS_INDEX).write_text(json.dumps({"weight_map": {"a": "../model.safetensors"}}))
+    (directory / INDEX).write_text(json.dumps({"weight_map": {"a": "../model.safetensors"}}))
 
 
 def lacking_weight(directory: Path) -> None:

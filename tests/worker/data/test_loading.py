@@ -60,6 +60,23 @@ def test_errors_name_the_file_and_the_field(location: Location, tmp_path: Path) 
         load_rows(task_of({"uri": f"{uri}.gone.jsonl"}), location)
 
 
+def test_errors_of_rows_that_are_set_aside_name_the_file_and_the_field(location: Location, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(lines(30) + b'{"text": "without a label"}\n')
+    uri = (tmp_path / "rows.jsonl").as_uri()
+    with pytest.raises(InvalidData) as caught:
+        load_rows(task_of({"uri": uri}, supervision="none"), location)
+    assert caught.value.message == f"{uri}: line 31 has no value in the column 'label'"
+    assert caught.value.param == "task.calibration"
+
+
+def test_too_few_rows_to_set_some_aside_name_the_file(location: Location, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(lines(3))
+    uri = (tmp_path / "rows.jsonl").as_uri()
+    with pytest.raises(InvalidData, match=f"{uri}: there are too few rows") as caught:
+        load_rows(task_of({"uri": uri}), location)
+    assert caught.value.param == "task.evaluation"
+
+
 def test_a_file_outside_the_allowed_roots_is_refused(location: Location, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(lines(3))
     with pytest.raises(ForbiddenPath):

@@ -13,7 +13,7 @@ from service.contract.rows import Row
 from service.contract.task import Task
 from tests.support import checkpoints
 from tests.support.requests import plain_request
-from worker.checkpoints.loading import AUTO_CLASSES, LoadedModel, load_model
+from worker.checkpoints.loading import LoadedModel, load_model
 from worker.data import batching, prompts
 from worker.data.prompts import Wording
 from worker.evaluation import answers, metrics
@@ -49,7 +49,7 @@ def test_snippet_gives_the_answer_that_the_job_measures(
     loaded, wording = loaded_with_wording(tmp_path, family, task)
     padding = batching.padding(loaded.model, loaded.tokenizer, wording.kind)
     examples, _ = prompts.encode([ROW], wording)
-    auto_class = AUTO_CLASSES[wording.kind].__name__
+    auto_class = loaded.family.auto_class
     printed = run(snippet(plain_request(), auto_class, False, wording, padding), tmp_path, monkeypatch)
     if task is WRITE:
         [expected] = metrics.generate(loaded.model, examples, wording, padding, 256, lambda done: None)

@@ -1,0 +1,24 @@
+"""The most tokens that a model takes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from service.families.table import ModelFamily
+
+DEFAULT_PADDING = 1  # of a RoBERTa whose config.json does not name the padding token
+
+
+def max_tokens(family: ModelFamily, config: Mapping[str, Any]) -> int | None:
+    """The tokens for which a model has positions, by its config.json.
+
+    None for relative positions, which have no limit, and for a config.json that does not say the number.
+    """
+    positions = config.get(family.names.positions)
+    if type(positions) is not int:
+        return None
+    return positions - _first_position(config) if family.names.numbers_after_padding else positions
+
+
+def _first_position(config: Mapping[str, Any]) -> int:
+    padding = config.get("pad_token_id", DEFAULT_PADDING)
+    return padding + 1 if type(padding) is int else 0
