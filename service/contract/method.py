@@ -5,6 +5,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from service.contract.criteria import Criterion, criteria_in_words, default_criterion, normalisations_in_words
+from service.contract.errors import InvalidRequest
 from service.contract.fields import EXPERT, MAX_RATIO, Schema
 from service.contract.options import (
     ExampleReduction,
@@ -15,6 +16,7 @@ from service.contract.options import (
     Repair,
     Scope,
     Sign,
+    TaskKind,
     TokenReduction,
     UnionRule,
     Unit,
@@ -56,13 +58,19 @@ class Method(Schema):
         json_schema_extra=EXPERT,
     )
     token_reduction: TokenReduction = Field(
-        default=TokenReduction.sum, description="over the tokens of an example", json_schema_extra=EXPERT
+        default=TokenReduction.sum,
+        description="how the products of a row's tokens become one number",
+        json_schema_extra=EXPERT,
     )
     sign: Sign = Field(
-        default=Sign.signed, description="whether the products keep their sign", json_schema_extra=EXPERT
+        default=Sign.signed,
+        description="`signed`: contributions against the answer are negative; `absolute`: they count by their size",
+        json_schema_extra=EXPERT,
     )
     example_reduction: ExampleReduction = Field(
-        default=ExampleReduction.square, description="over the examples", json_schema_extra=EXPERT
+        default=ExampleReduction.square,
+        description="how the numbers of all rows become the score of a unit",
+        json_schema_extra=EXPERT,
     )
     normalisation: Normalisation | None = Field(
         default=None,
@@ -113,6 +121,18 @@ class Method(Schema):
                 "ratio: give `scope: global`, where all units share one budget"
             )
         return self
+
+
+def objective_of(method: Method, kind: TaskKind | None) -> Objective:
+    """The objective of a method for a kind of task.
+
+    Raises InvalidRequest for the margin of a generation task.
+    """
+    generates = kind is TaskKind.generation
+    if generates and method.objective is Objective.margin:
+        message = "the objective `margin` compares labels, and a generation task has none: use `log_probability`"
+        raise InvalidRequest(message, param="method.objective")
+    return method.objective or (Objective.log_probability if generates else Objective.margin)
 
 
 class LatencyBound(Schema):

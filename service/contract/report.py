@@ -23,8 +23,8 @@ class Throughput(Schema):
 
     batch: int = Field(description="rows of a pass")
     tokens: int = Field(description="tokens of each row")
-    dense: float
-    slim: float
+    dense: float = Field(description="examples per second of the dense model")
+    slim: float = Field(description="examples per second of the slim model")
     dense_ms: float | None = Field(default=None, description="milliseconds of one pass of the dense model")
     slim_ms: float | None = Field(default=None, description="milliseconds of one pass of the slim model")
     peak_memory_bytes: DenseSlim | None = Field(
@@ -76,7 +76,7 @@ class ChangedAnswer(Schema):
     """An evaluation row that the two models answer differently."""
 
     task: str | None = Field(default=None, description="title of the task, where the model is slimmed for several")
-    line: int = Field(description="line in the file of rows")
+    line: int = Field(description="line in the file of rows; the number of the row in Parquet")
     fields: dict[str, str] = Field(description="columns of the template -> value, cut where it is long")
     right: str
     dense: str

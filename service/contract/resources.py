@@ -88,7 +88,7 @@ class MeasuredScores(Schema):
     rows: int = Field(description="rows that they were computed on")
     digests: dict[str, str] = Field(description="SHA-256 of the files of the model, of the adapter and of the rows")
     versions: dict[str, str] = Field(description="package -> version that computed them")
-    device: str
+    device: str = Field(description="type of the device that computed them, such as cuda")
     size: int = Field(description="bytes of the safetensors file")
     sha256: str = Field(description="of the safetensors file")
     created_at: datetime
@@ -180,7 +180,7 @@ class Delivery(Schema):
     message_id: str = Field(description="the webhook-id header; the same for every attempt")
     type: WebhookEvent
     at: datetime
-    attempt: int
+    attempt: int = Field(description="1 for the first attempt to deliver the message")
     outcome: DeliveryOutcome
     status: int | None = Field(default=None, description="HTTP status of the receiver's response")
     error: str | None = Field(default=None, description="why there was no response")

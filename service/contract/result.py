@@ -65,19 +65,19 @@ class Latency(Schema):
     slim: float
     dense_quartiles: Quartiles | None = Field(default=None, description="of the runs of the dense model")
     slim_quartiles: Quartiles | None = Field(default=None, description="of the runs of the slim model")
-    batch: int
-    tokens: int
-    runs: int
-    device: str
+    batch: int = Field(description="rows of a pass")
+    tokens: int = Field(description="tokens of each row")
+    runs: int = Field(description="number of timed passes of each model")
+    device: str = Field(description="name of the worker's device")
 
 
 class Verified(Schema):
     """The comparison of the checkpoint, reloaded in a new process, with the model in memory."""
 
     loader: str = Field(description="class that loaded the checkpoint")
-    max_abs_logit_difference: float
-    tolerance: float
-    dtype: str
+    max_abs_logit_difference: float = Field(description="largest difference between two logits of the two models")
+    tolerance: float = Field(description="largest difference with which the job succeeds")
+    dtype: str = Field(description="dtype in which both models were run")
 
 
 class MetricsPair(Schema):

@@ -1,4 +1,4 @@
-"""A row of a data set, and what a task needs of its rows. The API checks inline rows with it, the worker all others."""
+"""A row of a data set, and what a task needs of its rows. The API checks inline rows with it, the worker all rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

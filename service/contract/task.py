@@ -45,7 +45,9 @@ class DataSource(Schema):
 class TaskWording(Schema):
     """How a row becomes a prompt and an answer. Fields given beside a preset override those of the preset."""
 
-    preset: Name | None = Field(default=None, description="a task of `GET /capabilities`")
+    preset: Name | None = Field(
+        default=None, description="name of a built-in wording, one of the `presets` of `GET /capabilities`"
+    )
     kind: TaskKind | None = Field(default=None, description="default: classification")
     template: str | None = Field(
         default=None, min_length=1, max_length=20_000, description="the prompt, with columns of the row as {column}"

@@ -2,12 +2,12 @@
 
 from service.contract.criteria import CRITERIA
 from service.contract.errors import InvalidRequest, UnsupportedUnit, blaming_task
-from service.contract.options import Objective, TaskKind
+from service.contract.method import objective_of
 from service.contract.presets import resolve
 from service.contract.request import JobRequest
 from service.contract.task import Task, TaskWording
 from service.planning.data_checks import check_data
-from service.planning.idle_options import check_effects
+from service.planning.idle_options import check_idle_options
 from service.planning.model_checks import check_model
 from service.sources.access import Access
 from service.sources.model_directory import ModelDirectory
@@ -45,10 +45,8 @@ def _check_kinds(request: JobRequest) -> None:
 
 
 def _check_method(request: JobRequest, task: TaskWording) -> None:
-    check_effects(request)
-    if request.method.objective is Objective.margin and task.kind is TaskKind.generation:
-        message = "the objective `margin` compares labels, and a generation task has none: use `log_probability`"
-        raise InvalidRequest(message, param="method.objective")
+    check_idle_options(request)
+    objective_of(request.method, task.kind)
     for unit in request.method.units:
         if unit in CRITERIA[request.method.criterion].unserved:
             message = f"the criterion {request.method.criterion} has no formula for the unit {unit}: choose another"

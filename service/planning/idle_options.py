@@ -74,7 +74,7 @@ EFFECTS: dict[str, Effect] = {
 DEFAULTS = {option: Method.model_fields[option].default for option in EFFECTS}
 
 
-def check_effects(request: JobRequest) -> None:
+def check_idle_options(request: JobRequest) -> None:
     """Raise InvalidRequest for an option that the request sets and that has no effect."""
     for option, effect in EFFECTS.items():
         if _is_set(request.method, option, effect) and not effect.holds(request):

@@ -24,7 +24,11 @@ from service.sources.safetensors_header import BYTES
 
 
 def plan(request: JobRequest, access: Access) -> Plan:
-    """The plan of a request. Raises what `POST /jobs` raises for the same request."""
+    """The plan of a request.
+
+    Raises what `POST /jobs` raises for the same request, InvalidModel for GGUF, and StorageUnavailable where a hub does
+    not answer.
+    """
     model = check_request(request, access)
     checkpoint = read_checkpoint(model)
     model.check_tokenizer()

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.contract.criteria import Criterion
-from service.contract.method import Method
-from service.contract.options import Objective, TaskKind
+from service.contract.method import Method, objective_of
+from service.contract.options import TaskKind
 from service.contract.presets import resolve
 from service.contract.request import JobRequest
 from service.contract.task import DataSource, ModelSource, Task, TaskWording
 from service.sources.access import DATASET, HUB, RETRY_SECONDS, Access
 from service.sources.hub import HubFiles
-from service.sources.job_checkpoints import JOB, job_model
-from service.sources.model_files import is_wanted
+from service.sources.job_checkpoints import JOB
+from service.sources.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, GGUF, is_wanted
 from service.sources.readers import LOCAL, file_mark, file_marks, scheme_of
 from service.storage.inline_rows import json_lines
 from service.storage.keys import dataset_key
@@ -28,7 +28,6 @@ MAX_READ_BYTES = 16 * 2**20  # a larger data set is named by its size and ETag
 AFTER_SCORING = {"repair", "controls", "union"}  # fields of the method that do not change the scores
 SELECTING = {"scope", "normalisation", "protect_first", "protect_last"}  # they decide what a step removes
 SOURCES = ("calibration", "evaluation", "evaluations")  # fields of a task that name rows
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def scoring(method: Method, kind: TaskKind | None) -> dict[str, Any]:
@@ -36,10 +35,7 @@ def scoring(method: Method, kind: TaskKind | None) -> dict[str, Any]:
     ignored = AFTER_SCORING | (SELECTING if method.steps == 1 else set())
     if method.criterion is not Criterion.random:
         ignored |= {"seed"}  # only the controls of the other criteria use it
-    default = Objective.log_probability if kind is TaskKind.generation else Objective.margin
-    complete = method.model_copy(
-        update={"units": sorted(method.units), "objective": method.objective or default},
-    )
+    complete = method.model_copy(update={"units": sorted(method.units), "objective": objective_of(method, kind)})
     return complete.model_dump(mode="json", exclude=ignored)
 
 
@@ -97,7 +93,7 @@ def digest(content: Mapping[str, Any]) -> str:
 def _model_marks(source: ModelSource, access: Access) -> dict[str, str]:
     if scheme_of(source.uri) == HUB:
         return {"commit": HubFiles.of(source).commit()}
-    if source.uri.endswith(".gguf"):
+    if source.uri.endswith(GGUF):
         return {"gguf": _mark(source.uri, access)}
     return {name: mark for name, mark in _marks(source.uri, access).items() if is_wanted(name)}
 
@@ -109,12 +105,12 @@ def _adapter_marks(source: ModelSource, access: Access) -> dict[str, str] | None
     if scheme_of(uri) == HUB:
         return {"commit": HubFiles.of(ModelSource(uri=uri)).commit()}
     marks = _marks(uri, access)
-    return {name: marks[name] for name in ADAPTER_FILES}
+    return {name: marks[name] for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)}
 
 
 def _marks(uri: str, access: Access) -> dict[str, str]:
     if scheme_of(uri) == JOB:
-        return {name: file.sha256 for name, file in job_model(uri, access.storage, access.tenant).files.items()}
+        return {name: file.sha256 for name, file in access.job_model(uri).files.items()}
     return file_marks(_followed(uri, access), retry_seconds=RETRY_SECONDS)
 
 

@@ -1,7 +1,7 @@
 """A job's method with its defaults filled in, as the slimming code takes it."""
 
-from service.contract.errors import InvalidRequest
-from service.contract.options import Layout, Objective, Scope, TaskKind
+from service.contract.method import objective_of
+from service.contract.options import Layout, Scope
 from service.contract.request import JobRequest
 from worker.slimming.allocation import Rules
 from worker.slimming.scoring.criteria import CRITERIA, Options
@@ -11,14 +11,8 @@ from worker.stages.context import JobContext
 def options(context: JobContext) -> Options:
     """The options of the criterion. Raises InvalidRequest where the objective does not suit the task."""
     method, kind = context.job.request.method, context.task.kind
-    objective = method.objective or (Objective.log_probability if kind is TaskKind.generation else Objective.margin)
-    if objective is Objective.margin and kind is TaskKind.generation:
-        raise InvalidRequest(
-            "the objective `margin` needs a task with labels: choose another for generation",
-            param="method.objective",
-        )
     chosen = Options(
-        objective=objective.value,
+        objective=objective_of(method, kind).value,
         token_reduction=method.token_reduction.value,
         sign=method.sign.value,
         example_reduction=method.example_reduction.value,

@@ -18,6 +18,7 @@ from service.contract.task import DataSource, Task
 from service.storage.keys import dataset_key
 from service.storage.object_store import Storage
 from service.storage.row_formats import FORMAT_BY_ENDING, FORMAT_BY_MEDIA_TYPE, Content, convert, read_file
+from tests.support.job_requests import request_body
 from worker.data.loading import Location, read_source
 
 ROWS = [{"text": "a fine film", "label": "positive"}, {"text": 'not, "really"\ngrün', "label": "negative"}]
@@ -179,6 +180,34 @@ def test_an_upload_and_the_worker_give_the_same_answer(
         assert answer == expected
         assert isinstance(stored, bytes)
         assert read_by_worker(tmp_path / "stored.jsonl", storage, stored) == expected
+
+
+LONG_ROWS = [{"text": "a", "label": "positive"}, {"text": "x" * 2**20, "label": "positive"}]
+LONG_FILES = {
+    ".jsonl": b"".join(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in LONG_ROWS),
+    ".csv": "\n".join(["text,label", *(f"{row['text']},{row['label']}" for row in LONG_ROWS)]).encode(),
+    ".parquet": table_bytes(pyarrow.Table.from_pylist(LONG_ROWS)),
+}
+NESTED_ROWS: list[dict[str, Any]] = [{"text": "a", "label": "positive"}, {"text": ["b"], "label": "positive"}]
+NESTED_FILES = {
+    ".jsonl": b"".join(json.dumps(row).encode() + b"\n" for row in NESTED_ROWS),
+    ".parquet": parquet({"text": [["a"], ["b"]], "label": ["positive"] * 2}),
+}
+
+
+@pytest.mark.parametrize(
+    ("rows", "files"), [(LONG_ROWS, LONG_FILES), (NESTED_ROWS, NESTED_FILES)], ids=["long", "nested"]
+)
+def test_a_row_that_a_file_must_not_have_is_refused_inside_a_request_too(
+    rows: list[Any], files: dict[str, bytes], client: TestClient, storage: Storage, tmp_path: Path
+) -> None:
+    for ending, content in files.items():
+        assert isinstance(uploaded(client, storage, ending, content), str)
+        assert isinstance(read_by_worker(tmp_path / f"rows{ending}", storage, content), str)
+    body = request_body(tmp_path, task={"preset": "sst2", "calibration": {"rows": rows}})
+    answer = client.post("/jobs", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["param"].startswith("task.calibration.rows")
 
 
 def test_every_media_type_names_one_format() -> None:
