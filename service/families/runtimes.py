@@ -23,18 +23,18 @@ Blocks = Sequence[tuple[int, tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
-class Server:
-    """A runtime: the lengths of weight rows that its quantisations take, and whether it splits a model."""
+class RuntimeTraits:
+    """The lengths of weight rows that the quantisations of a runtime take, and whether it splits a model."""
 
     blocks: Blocks
     splits: bool = False  # whether it can split a model over several devices, by heads and neurons
 
 
-SERVERS: dict[str, Server] = {
-    "transformers": Server(ANY_WIDTH),
-    "vllm": Server(GPU_BLOCKS, splits=True),
-    "sglang": Server(GPU_BLOCKS, splits=True),
-    "llama.cpp": Server(GGUF_BLOCKS),
+RUNTIMES: dict[str, RuntimeTraits] = {
+    "transformers": RuntimeTraits(ANY_WIDTH),
+    "vllm": RuntimeTraits(GPU_BLOCKS, splits=True),
+    "sglang": RuntimeTraits(GPU_BLOCKS, splits=True),
+    "llama.cpp": RuntimeTraits(GGUF_BLOCKS),
 }
 
 
@@ -55,12 +55,12 @@ def runtimes_after(
     rows = list(widths) if Unit.ffn in units else []
     if {Unit.heads, Unit.head_dims} & set(units):
         rows.append(heads * head_size)
-    return [_runtime(name, server, family, rows, [*widths, heads]) for name, server in SERVERS.items()]
+    return [_runtime(name, traits, family, rows, [*widths, heads]) for name, traits in RUNTIMES.items()]
 
 
 def runtimes_of_unequal_widths() -> list[Runtime]:
     """The answer for unequal widths: only transformers loads them, with the class from a file in the checkpoint."""
-    return [_of_unequal_widths(name) for name in SERVERS]
+    return [_of_unequal_widths(name) for name in RUNTIMES]
 
 
 def _of_unequal_widths(name: str) -> Runtime:
@@ -69,14 +69,14 @@ def _of_unequal_widths(name: str) -> Runtime:
     return Runtime(name=name, loads=False, reason="its architectures have one width for all layers")
 
 
-def _runtime(name: str, server: Server, family: str, rows: Sequence[int], divided: Sequence[int]) -> Runtime:
+def _runtime(name: str, traits: RuntimeTraits, family: str, rows: Sequence[int], divided: Sequence[int]) -> Runtime:
     """`rows` are the lengths of the weight rows that the cut has changed, `divided` the numbers of heads and neurons,
     which a split over devices divides."""
     if name not in ("transformers", *FAMILIES[family].runtimes):
         return Runtime(name=name, loads=False, reason=f"it has no architecture for {family}")
-    allowed = next((kinds for block, kinds in server.blocks if not any(row % block for row in rows)), ())
-    best, kinds = server.blocks[0]
+    allowed = next((kinds for block, kinds in traits.blocks if not any(row % block for row in rows)), ())
+    best, kinds = traits.blocks[0]
     missing = [kind for kind in kinds if kind not in allowed]
     reason = f"{', '.join(missing)} would need widths that are multiples of {best}" if missing else None
-    split = [devices for devices in DEVICES if server.splits and not any(count % devices for count in divided)]
+    split = [devices for devices in DEVICES if traits.splits and not any(count % devices for count in divided)]
     return Runtime(name=name, loads=True, reason=reason, quantisations=list(allowed), tensor_parallel=split)

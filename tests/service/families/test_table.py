@@ -3,17 +3,16 @@
 import pytest
 
 from service.contract.options import Unit
-from service.families.runtimes import SERVERS, runtimes_after
-from service.families.table import FAMILIES, ModelFamily
+from service.families.runtimes import RUNTIMES, runtimes_after
+from service.families.table import DERIVED_SIZE, FAMILIES, TIED_DIMENSIONS, ModelFamily
 
 families = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 
 
 @families
-def test_family_has_or_refuses_every_unit(family: ModelFamily) -> None:
-    assert set(family.units) | set(family.refused) == set(Unit)
-    assert not set(family.units) & set(family.refused)
+def test_a_refused_unit_has_a_reason_and_a_runtime_has_traits(family: ModelFamily) -> None:
     assert all(family.refused.values())
+    assert set(family.runtimes) <= set(RUNTIMES)
 
 
 @families
@@ -22,15 +21,37 @@ def test_every_unit_but_layers_has_tensors(family: ModelFamily) -> None:
         assert {row.unit for row in stack.unit_tensors} | {Unit.layers} == set(family.units)
 
 
-@families
-def test_plan_shows_the_runtimes_of_the_row(family: ModelFamily) -> None:
-    assert set(family.runtimes) <= set(SERVERS)
-    found = runtimes_after([Unit.ffn], family.model_type, widths=[256], heads=8, head_size=64)
-    loading = {runtime.name for runtime in found if runtime.loads}
-    assert loading == {"transformers", *family.runtimes}
+@pytest.mark.parametrize(
+    ("model_type", "units"),
+    [
+        ("llama", [Unit.ffn, Unit.heads, Unit.layers]),
+        ("gpt2", [Unit.ffn, Unit.layers]),
+        ("olmo2", [Unit.ffn, Unit.layers]),
+        ("t5", [Unit.ffn, Unit.heads, Unit.head_dims, Unit.layers]),
+        ("bert", [Unit.ffn, Unit.layers]),
+    ],
+)
+def test_a_family_has_the_units_that_its_stock_config_can_hold(model_type: str, units: list[Unit]) -> None:
+    assert FAMILIES[model_type].units == units
 
 
-@families
-def test_capabilities_show_units_and_refusals(family: ModelFamily) -> None:
-    assert family.described.units == family.units
-    assert family.described.refused == dict(family.refused)
+@pytest.mark.parametrize(
+    ("model_type", "runtimes"),
+    [
+        ("llama", {"transformers", "vllm", "sglang", "llama.cpp"}),
+        ("gpt_neox", {"transformers", "vllm", "llama.cpp"}),
+        ("opt", {"transformers", "vllm"}),
+        ("t5", {"transformers", "llama.cpp"}),
+        ("distilbert", {"transformers"}),
+    ],
+)
+def test_plan_shows_the_runtimes_that_load_the_family(model_type: str, runtimes: set[str]) -> None:
+    found = runtimes_after([Unit.ffn], model_type, widths=[256], heads=8, head_size=64)
+    assert {runtime.name for runtime in found if runtime.loads} == runtimes
+
+
+def test_capabilities_show_units_and_refusals() -> None:
+    described = FAMILIES["gpt2"].described
+    assert (described.model_type, described.kind) == ("gpt2", "causal")
+    assert described.units == [Unit.ffn, Unit.layers]
+    assert described.refused == {"heads": DERIVED_SIZE, "head_dims": TIED_DIMENSIONS}
