@@ -37,6 +37,7 @@ from service.jobs.store import JobStore
 from service.jobs.submission import Submission
 from service.planning.time_estimate import Durations
 from service.settings import STREAMS, Settings
+from service.sources.access import RETRY_SECONDS
 from service.storage.datasets import Uploads
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
@@ -48,8 +49,6 @@ from service.tenants.storage_quota import StoredBytes
 from service.tenants.stream_limit import StreamLimit
 from service.webhooks.delivery import POLL_SECONDS, Webhooks
 from service.webhooks.signing import WebhookSecrets
-
-STORAGE_RETRY_SECONDS = 5  # a client waits for the response
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -93,7 +92,7 @@ def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextMan
 
 def _state(settings: Settings, redis: Redis, transport: Redis, async_redis: redis.asyncio.Redis) -> State:
     """The state of the application over these clients."""
-    storage = Storage(settings.artifacts_url, retry_seconds=STORAGE_RETRY_SECONDS)
+    storage = Storage(settings.artifacts_url, retry_seconds=RETRY_SECONDS)
     job_store = JobStore(redis, lease_seconds=settings.lease_seconds)
     queue = JobQueue(transport, max_running=settings.max_running_jobs)
     stored = StoredBytes(redis)

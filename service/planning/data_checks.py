@@ -8,7 +8,7 @@ from service.contract.rows import Row, check_rows, have_answers
 from service.contract.task import DataSource, TaskWording
 from service.sources.access import DATASET, Access, blaming
 from service.sources.readers import LOCAL, REMOTE, scheme_of
-from service.storage.keys import dataset_key
+from service.storage.keys import dataset_id_of, dataset_key
 from service.storage.row_formats import FORMAT_BY_ENDING, checked_line
 
 
@@ -36,7 +36,7 @@ def _check_inline_rows(source: DataSource, task: TaskWording, param: str) -> Non
 def _check_uri(uri: str, param: str, access: Access) -> None:
     scheme = scheme_of(uri)
     if scheme == DATASET:
-        if not access.storage.exists(dataset_key(access.tenant, uri.removeprefix("dataset://"))):
+        if not access.storage.exists(dataset_key(access.tenant, dataset_id_of(uri))):
             raise InvalidData(f"{uri} does not exist: upload the rows with POST /datasets", param=param)
         return
     if scheme != LOCAL and scheme not in REMOTE:

@@ -21,7 +21,7 @@ from service.contract.request import JobRequest
 from service.contract.task import DataSource, Task
 from service.sources.access import DATASET, Access
 from service.sources.readers import LOCAL, scheme_of
-from service.storage.keys import dataset_key
+from service.storage.keys import dataset_id_of, dataset_key
 
 DURATIONS = "slim:durations"
 MAX_RUNS = 200
@@ -201,7 +201,7 @@ def _count(source: DataSource, access: Access) -> int | None:
 def _lines(uri: str, access: Access) -> int | None:
     try:
         if scheme_of(uri) == DATASET:
-            key = dataset_key(access.tenant, uri.removeprefix("dataset://"))
+            key = dataset_key(access.tenant, dataset_id_of(uri))
             if access.storage.stat(key).size <= MAX_READ_BYTES:
                 return access.storage.get_bytes(key).count(b"\n")
         if scheme_of(uri) == LOCAL and uri.endswith(".jsonl") and access.path(uri).stat().st_size <= MAX_READ_BYTES:

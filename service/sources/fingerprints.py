@@ -22,7 +22,7 @@ from service.sources.job_checkpoints import JOB
 from service.sources.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, GGUF, is_wanted
 from service.sources.readers import LOCAL, file_mark, file_marks, scheme_of
 from service.storage.inline_rows import json_lines
-from service.storage.keys import dataset_key
+from service.storage.keys import dataset_id_of, dataset_key
 
 MAX_READ_BYTES = 16 * 2**20  # a larger data set is named by its size and ETag
 AFTER_SCORING = {"repair", "controls", "union"}  # fields of the method that do not change the scores
@@ -130,7 +130,7 @@ def _rows_mark(source: DataSource, access: Access) -> dict[str, Any]:
     uri = source.uri or ""
     if scheme_of(uri) != DATASET:
         return drawn | {"uri": uri, "mark": _mark(uri, access)}
-    key = dataset_key(access.tenant, uri.removeprefix("dataset://"))
+    key = dataset_key(access.tenant, dataset_id_of(uri))
     found = access.storage.stat(key)
     if found.size > MAX_READ_BYTES:
         return drawn | {"uri": uri, "size": found.size, "etag": found.etag}

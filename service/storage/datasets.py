@@ -13,7 +13,7 @@ from service.contract.errors import NotFound, TaskslimError
 from service.contract.ids import check_job_id, new_id
 from service.contract.resources import Dataset, DatasetPage
 from service.infrastructure.redis_keys import EXPIRIES
-from service.storage.keys import dataset_key, dataset_prefix
+from service.storage.keys import dataset_key, dataset_prefix, dataset_uri
 from service.storage.object_store import Storage
 from service.storage.row_formats import Content
 from service.tenants.storage_quota import StoredBytes
@@ -38,7 +38,7 @@ class Uploads:
         dataset_id = new_id()
         dataset = Dataset(
             id=dataset_id,
-            uri=f"dataset://{dataset_id}",
+            uri=dataset_uri(dataset_id),
             name=name,
             rows=content.rows,
             columns=content.columns,

@@ -15,7 +15,7 @@ from service.contract.presets import AnyTask
 from service.contract.request import JobRequest
 from service.contract.task import DataSource, Task
 from service.infrastructure.redis_keys import EXPIRIES, IDEMPOTENCY_SECONDS
-from service.storage.keys import dataset_key, dataset_prefix
+from service.storage.keys import dataset_key, dataset_prefix, dataset_uri
 from service.storage.object_store import Storage
 from service.storage.row_formats import json_line
 from service.tenants.storage_quota import StoredBytes
@@ -32,7 +32,7 @@ def take_rows(request: JobRequest, job_id: str) -> tuple[JobRequest, dict[str, b
         if source.rows is None:
             return source
         files[dataset_id] = json_lines(source.rows)
-        return source.model_copy(update={"rows": None, "uri": f"dataset://{dataset_id}"})
+        return source.model_copy(update={"rows": None, "uri": dataset_uri(dataset_id)})
 
     def keep(task: AnyTask, name: str) -> AnyTask:
         sources = ((part, getattr(task, part, None)) for part in PARTS)

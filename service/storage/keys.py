@@ -1,5 +1,7 @@
 """The keys of the objects in the store. No other module builds them."""
 
+DATASET_START = "dataset://"  # of the URI of a data set
+
 
 def job_prefix(tenant: str, job_id: str) -> str:
     """The prefix of everything that a job stores."""
@@ -14,6 +16,16 @@ def attempt_prefix(tenant: str, job_id: str, attempt: int) -> str:
 def manifest_key(tenant: str, job_id: str) -> str:
     """The `Manifest` of the attempt that succeeded. It is written last, by `put_if_absent`."""
     return f"{job_prefix(tenant, job_id)}manifest.json"
+
+
+def dataset_uri(dataset_id: str) -> str:
+    """The URI by which a request names a data set."""
+    return f"{DATASET_START}{dataset_id}"
+
+
+def dataset_id_of(uri: str) -> str:
+    """The id of the data set that a URI names."""
+    return uri.removeprefix(DATASET_START)
 
 
 def dataset_prefix(tenant: str, dataset_id: str) -> str:

@@ -12,7 +12,7 @@ from service.contract.rows import Row, check_rows, have_answers
 from service.contract.task import DataSource, Task, TaskWording
 from service.sources.access import DATASET
 from service.sources.readers import fetch_file, scheme_of
-from service.storage.keys import dataset_key
+from service.storage.keys import dataset_id_of, dataset_key
 from service.storage.object_store import Storage
 from service.storage.row_formats import read_file
 from worker.data.sampling import draw, draw_balanced, set_aside
@@ -78,7 +78,7 @@ def _fetch(uri: str, location: Location) -> Path:
     """A local file with the rows at a URI; uploaded rows are downloaded from the tenant's storage."""
     if scheme_of(uri) != DATASET:
         return fetch_file(uri, location.scratch, roots=location.roots)
-    name = uri.removeprefix("dataset://")
+    name = dataset_id_of(uri)
     path = location.scratch / f"{name}.jsonl"
     location.storage.get_file(dataset_key(location.tenant, name), path)
     return path
