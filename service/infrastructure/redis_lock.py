@@ -14,6 +14,8 @@ from redis.exceptions import LockError
 
 from service.infrastructure.background_threads import repeating
 
+NEVER = float("-inf")
+
 log = structlog.get_logger()
 
 
@@ -23,7 +25,7 @@ class RenewedLock:
     def __init__(self, redis: Redis, name: str, seconds: float) -> None:
         self._name, self._seconds = name, seconds
         self._lock = redis.lock(name, timeout=seconds, blocking=False, thread_local=False)
-        self._renewed_at = 0.0  # monotonic; before the call, so that the lock holds at least as long as this says
+        self._renewed_at = NEVER  # monotonic; before the call, so that the lock holds at least as long as this says
 
     @contextmanager
     def acquired(self) -> Iterator[bool]:
@@ -40,15 +42,21 @@ class RenewedLock:
             self._release()
 
     def is_held(self) -> bool:
-        """Whether the lock cannot have expired since its last renewal."""
+        """Whether this object holds the lock and it cannot have expired since its last renewal."""
         return time.monotonic() - self._renewed_at < self._seconds
 
     def _renew(self) -> None:
         before = time.monotonic()
-        self._lock.reacquire()
-        self._renewed_at = before
+        try:
+            self._lock.reacquire()
+        except LockError:
+            self._renewed_at = NEVER
+            log.warning("lock lost", lock=self._name)
+        else:
+            self._renewed_at = before
 
     def _release(self) -> None:
+        self._renewed_at = NEVER
         try:
             self._lock.release()
         except LockError:

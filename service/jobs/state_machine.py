@@ -13,7 +13,8 @@ The reconciler defers, requeues and gives up jobs whose lease has run out.
 
 An operation that the table does not have for a status is refused. A script in Redis (`scripts/change_job.lua`) tests
 the status, changes it, and updates the indexes, the counters, the slots and the history in one step, so no order of
-calls leaves an illegal state. A call whose reply was lost may be repeated: it changes nothing more.
+calls leaves an illegal state. A call whose reply was lost may be repeated: it changes nothing more, except that RENEW
+renews the lease again and adds its event a second time.
 """
 
 import json

@@ -119,7 +119,7 @@ class JobStore:
         record that cannot be read is logged and left out.
         """
         found: list[JobRecord] = []
-        ends = ([check_job_id(cursor)] if cursor else []) + ([first_id_at(before)] if before else [])
+        ends = ([] if cursor is None else [check_job_id(cursor)]) + ([first_id_at(before)] if before else [])
         newest, oldest = min(ends, default=None), first_id_at(since) if since else None
         while len(found) <= limit:
             records, newest = self._read_index(index_key(tenant, status), tenant, (newest, oldest), limit + 1)

@@ -1,7 +1,9 @@
 """The usage of a job that succeeded: its part of the counters and of its tenant's storage, read from its report."""
 
-from redis import Redis
+import structlog
+from redis import Redis, RedisError
 
+from service.contract.errors import StorageUnavailable
 from service.contract.report import Report
 from service.infrastructure.counters import Counters
 from service.planning.time_estimate import Durations
@@ -10,9 +12,21 @@ from service.storage.manifests import REPORT, committed_manifest
 from service.storage.object_store import Storage
 from service.tenants.storage_quota import StoredBytes
 
+log = structlog.get_logger()
+
 
 def record_usage(redis: Redis, storage: Storage, tenant: str, job_id: str) -> None:
-    """Record the usage of a job. The caller that made the job `succeeded` calls this once."""
+    """Record the usage of a job. The caller that made the job `succeeded` calls this once.
+
+    Where Redis or storage fails, the rest is not recorded, which is logged: the job has succeeded all the same.
+    """
+    try:
+        _record(redis, storage, tenant, job_id)
+    except (RedisError, StorageUnavailable):
+        log.exception("the usage of the job was not recorded", tenant=tenant, job_id=job_id)
+
+
+def _record(redis: Redis, storage: Storage, tenant: str, job_id: str) -> None:
     manifest = committed_manifest(storage, tenant, job_id)
     if manifest is None:
         return

@@ -57,11 +57,11 @@ class LeaseKeeper:
     @contextmanager
     def heartbeats(self) -> Iterator[None]:
         """Send heartbeats and check the deadline during the block. After it, the caller ends the attempt."""
-        try:
-            with repeating("heartbeat", self._watch, self._settings.heartbeat_seconds):
+        with repeating("heartbeat", self._watch, self._settings.heartbeat_seconds):
+            try:
                 yield
-        finally:
-            self._end_once.acquire()
+            finally:
+                self._end_once.acquire()  # while the thread may still run: it must not end an attempt that has ended
 
     def _watch(self) -> None:
         """Send one heartbeat; end an attempt that is stuck."""

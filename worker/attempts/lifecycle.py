@@ -6,10 +6,9 @@ The lifecycle owns the keeper of the lease and the writer of endings; neither of
 import time
 
 import structlog
-from redis import RedisError
 from rq.timeouts import JobTimeoutException
 
-from service.contract.errors import DeadlineExceeded, StorageUnavailable, TaskslimError
+from service.contract.errors import DeadlineExceeded, TaskslimError
 from service.contract.job import JobStatus, Progress, Stage
 from service.contract.result import Result
 from service.infrastructure.redis_client import connect
@@ -108,13 +107,6 @@ class AttemptLifecycle:
         status = self._job_store.succeed(self._lease, result)
         log.info("attempt over", status=status)
         if status is JobStatus.succeeded:
-            self._count_usage()
+            record_usage(self._job_store.redis, self._files.storage, self._lease.job.tenant, self._lease.job.id)
         else:
             self._files.delete_leftovers(status)
-
-    def _count_usage(self) -> None:
-        job = self._lease.job
-        try:
-            record_usage(self._job_store.redis, self._files.storage, job.tenant, job.id)
-        except (StorageUnavailable, RedisError):
-            log.exception("the usage of the job was not counted")

@@ -15,7 +15,7 @@ from structlog.contextvars import merge_contextvars
 from service.contract.job import JobStatus
 from service.contract.resources import Manifest
 from service.infrastructure.redis_client import connect
-from service.infrastructure.redis_keys import OPEN, job_key
+from service.infrastructure.redis_keys import OPEN, job_key, open_member
 from service.jobs.leases import Lease, LeaseLost
 from service.jobs.queue import JobQueue
 from service.jobs.reconciler import LOCK, Reconciler, reconciling
@@ -276,6 +276,30 @@ def test_two_reconcilers_never_work_at_once_when_storage_is_slow(
         working.result(60)
     assert [line["event"] for line in lines] == ["storage does not say whether the job has a result"]
     assert queue.contains(waiting)
+
+
+def test_reconciler_stops_when_its_lock_is_lost(
+    redis: Redis,
+    job_store: JobStore,
+    queue: JobQueue,
+    settings: Settings,
+    slow_storage: SilentServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.jobs.reconciler.LOCK_SECONDS", 1.5)
+    started, waiting = (job_store.accept(new_record(REQUEST)) for _ in range(2))
+    job_store.lease(started.tenant, started.id, 1, "w")
+    redis.zadd(OPEN, {open_member(job.tenant, job.id): due for due, job in enumerate([started, waiting])})
+    reconciler = Reconciler(job_store, queue, settings.model_copy(update={"storage_url": "s3://slow"}))
+    with structlog.testing.capture_logs() as lines, ThreadPoolExecutor(1) as pool:
+        working = pool.submit(reconciler.check_due_jobs)
+        wait_until(lambda: slow_storage.connections)
+        redis.set(LOCK, "another")
+        wait_until(lambda: any(line["event"] == "lock lost" for line in lines))
+        slow_storage.close()
+        working.result(60)
+    assert "reconciler stopped, because its lock may have expired" in [line["event"] for line in lines]
+    assert not queue.contains(waiting)
 
 
 def test_failing_storage_is_asked_once_in_a_check_of_all_jobs(
