@@ -78,7 +78,7 @@ def run(directory: Path, draw: Random, *, quick: bool, minutes: float) -> dict[s
             time.sleep(pause)
             say(start, f"{name}: started, {len(client.accepted)} jobs accepted")
             faults.append(inject(name, deployment, draw, away_seconds))
-            say(start, f"{name}: ended {faults[-1].entries or ''}")
+            say(start, f"{name}: ended {faults[-1].rq_jobs or ''}")
         submitting.join()
         wait_until_finished(client, start, limit_seconds=60 * minutes)
         return figures(deployment, client, faults, time.monotonic() - start)

@@ -66,11 +66,17 @@ class Settings(BaseSettings):
     retention_days: float = Field(
         default=30, gt=0, description="days until finished jobs, data sets and score sets are deleted"
     )
-    max_attempts: int = Field(default=3, gt=0, description="attempts of a job before it fails with worker_lost")
+    max_attempts: int = Field(
+        default=3, gt=0, description="attempts that may be lost before the job fails with worker_lost"
+    )
     lease_seconds: float = Field(default=20, gt=0, description="time without a heartbeat after which a job is requeued")
     heartbeat_seconds: float = Field(default=4, gt=0, description="time between the heartbeats of a running job")
     reconcile_seconds: float = Field(default=5, gt=0, description="time between two checks for jobs whose worker died")
-    cancel_grace_seconds: float = Field(default=20, gt=0, description="time until a cancelled job's process is killed")
+    cancel_grace_seconds: float = Field(
+        default=20,
+        gt=0,
+        description="time that an attempt has to end after a cancellation, SIGTERM or its deadline before it is killed",
+    )
 
     device: str = Field(default="auto", description="auto, cpu or cuda; a worker uses one device")
     tokens_per_batch: int = Field(default=4096, gt=0, description="padded tokens in one batch of a forward pass")
@@ -86,17 +92,17 @@ class Settings(BaseSettings):
     @field_validator("webhook_hosts", mode="before")
     @classmethod
     def _split_hosts(cls, value: object) -> object:
-        return [part.strip().lower() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        return [host.strip().lower() for host in value.split(",") if host.strip()] if isinstance(value, str) else value
 
     @field_validator("allowed_uris", mode="before")
     @classmethod
     def _split_uris(cls, value: object) -> object:
-        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        return [prefix.strip() for prefix in value.split(",") if prefix.strip()] if isinstance(value, str) else value
 
     @field_validator("local_roots", mode="before")
     @classmethod
     def _split_roots(cls, value: object) -> object:
-        return [part for part in value.split(":") if part] if isinstance(value, str) else value
+        return [root for root in value.split(":") if root] if isinstance(value, str) else value
 
     @field_validator("api_key", mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""Faults of real processes while a job runs: killed workers, a restarted Redis, deadlines, forged queue entries."""
+"""Faults of real processes while a job runs: killed workers, a restarted Redis, deadlines, forged RQ jobs."""
 
 import json
 import signal
@@ -168,18 +168,18 @@ def test_job_fails_at_its_deadline(settings: Settings, storage: Storage, model: 
         ("run_job", "worker.tasks", [], {}),
     ],
 )
-def test_queue_entry_for_another_function_is_refused(
+def test_rq_job_for_another_function_is_refused(
     settings: Settings, tmp_path: Path, payload: tuple[str, str | None, list[str], dict[str, str]]
 ) -> None:
     proof = tmp_path / "proof"
     redis = connect(settings.redis_url, decode=False)
     name, instance, arguments, options = payload
-    entry = RqJob.create("x.y", id="intruder", connection=redis, serializer=SERIALIZER, origin=QUEUE)
-    entry.data = entry.serializer.dumps([name, instance, [text.format(proof=proof) for text in arguments], options])
-    entry._success_callback_name = entry._failure_callback_name = "os.getcwd"
-    entry.save()
+    rq_job = RqJob.create("x.y", id="intruder", connection=redis, serializer=SERIALIZER, origin=QUEUE)
+    rq_job.data = rq_job.serializer.dumps([name, instance, [text.format(proof=proof) for text in arguments], options])
+    rq_job._success_callback_name = rq_job._failure_callback_name = "os.getcwd"
+    rq_job.save()
     redis.sadd("rq:queues", f"rq:queue:{QUEUE}")
-    redis.rpush(f"rq:queue:{QUEUE}", entry.id)
+    redis.rpush(f"rq:queue:{QUEUE}", rq_job.id)
     with worker(settings, "--burst") as process:
         process.wait(DEADLINE_SECONDS)
     assert JobQueue(redis).depth() == 0

@@ -16,7 +16,7 @@ log = structlog.get_logger()
 def run_job(tenant: str, job_id: str, attempt: int) -> None:
     """Run one attempt of a job and write its outcome to the job's record.
 
-    Does nothing where the attempt cannot be leased, because its entry in the queue is outdated or a duplicate.
+    Does nothing where the attempt cannot be leased, because its RQ job is outdated or a duplicate.
     """
     settings = Settings()
     job_store = JobStore(connect(settings.redis_url, retries=WORKER_RETRIES), lease_seconds=settings.lease_seconds)

@@ -104,7 +104,7 @@ def recoveries(faults: Sequence[Fault], jobs: Mapping[str, dict[str, Any]], job_
     """The recovery of each attempt that a fault ended."""
     found = []
     for fault in faults:
-        for job_id in (entry.rpartition("-")[0] for entry in fault.entries):
+        for job_id in (rq_job.rpartition("-")[0] for rq_job in fault.rq_jobs):
             if job_id in jobs:
                 events = job_store.events(DEFAULT_TENANT, job_id, limit=2000)
                 queued = [event.at for event in events if event.data.get("status") == "queued"]

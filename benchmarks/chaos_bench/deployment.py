@@ -61,7 +61,7 @@ class Running:
 
     worker: psutil.Process
     child: psutil.Process
-    entry: str  # job id and attempt
+    rq_job: str  # job id and attempt
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The faults: each breaks a part of a deployment, repairs it, and returns the entries of the attempts that it ended."""
+"""The faults: each breaks a part of a deployment, repairs it, and returns the RQ jobs of the attempts that it ended."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ class Fault:
     name: str
     began: float
     ended: float
-    entries: list[str] = field(default_factory=list)
+    rq_jobs: list[str] = field(default_factory=list)
 
 
 Inject = Callable[[Deployment, Random, float], list[str]]
@@ -88,28 +88,28 @@ FAULTS: Mapping[str, Inject] = {
 def inject(name: str, deployment: Deployment, draw: Random, away_seconds: float) -> Fault:
     """Inject the fault of that name; an outage lasts `away_seconds`."""
     began = time.time()
-    entries = FAULTS[name](deployment, draw, away_seconds)
-    return Fault(name, began, time.time(), entries)
+    rq_jobs = FAULTS[name](deployment, draw, away_seconds)
+    return Fault(name, began, time.time(), rq_jobs)
 
 
 def _kill(deployment: Deployment, draw: Random, victims: Callable[[Running], list[psutil.Process]]) -> list[str]:
     """Kill processes of a random running attempt, in three of four cases one that has started its work.
 
-    Returns the entry of that attempt; nothing where none runs within SEARCH_SECONDS.
+    Returns the RQ job of that attempt; nothing where none runs within SEARCH_SECONDS.
     """
     begun, end = draw.random() < 0.75, time.monotonic() + SEARCH_SECONDS
     job_store = JobStore(connect(deployment.redis.url))
     while time.monotonic() < end:
-        if running := [each for each in deployment.running() if not begun or _has_begun(job_store, each.entry)]:
+        if running := [each for each in deployment.running() if not begun or _has_begun(job_store, each.rq_job)]:
             hit = draw.choice(running)
             for process in victims(hit):
                 if process.is_running():
                     process.kill()
-            return [hit.entry]
+            return [hit.rq_job]
         time.sleep(0.1)
     return []
 
 
-def _has_begun(job_store: JobStore, entry: str) -> bool:
-    job_id, _, attempt = entry.rpartition("-")
+def _has_begun(job_store: JobStore, rq_job: str) -> bool:
+    job_id, _, attempt = rq_job.rpartition("-")
     return job_store.get(DEFAULT_TENANT, job_id).attempt == int(attempt)

@@ -21,7 +21,7 @@ def time_of(ulid: str) -> datetime:
     return ULID.from_str(ulid).datetime
 
 
-def check_job_id(cursor: str) -> str:
+def check_cursor(cursor: str) -> str:
     """The cursor of a page, which is the id of its last job. Raises InvalidRequest for anything else."""
     try:
         return str(ULID.from_str(cursor))

@@ -32,7 +32,9 @@ METRICS: dict[str, StoredMetric] = {
     "slim_job_queue_wait_seconds": StoredMetric("histogram", "From a job's creation to its first start"),
     "slim_job_stage_duration_seconds": StoredMetric("histogram", "One stage of one attempt", ("stage",)),
     "slim_job_attempts": StoredMetric("counter", "Attempts started", ("reason",)),
-    "slim_jobs_reclaimed": StoredMetric("counter", "Jobs taken back from a worker that fell silent", ("cause",)),
+    "slim_jobs_reclaimed": StoredMetric(
+        "counter", "Attempts lost: their worker died, or the queue lost the RQ job", ("cause",)
+    ),
     "slim_gpu_memory_peak_bytes": StoredMetric(
         "gauge", "Most GPU memory that a forward pass of the last job's dense model held", ("device",)
     ),

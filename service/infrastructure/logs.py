@@ -31,7 +31,7 @@ PLAIN = (str, int, float, type(None))
 NOISY = ("httpx", "httpcore", "urllib3", "filelock", "fsspec", "datasets")
 
 
-def configure(process: str, *, level: int = logging.INFO) -> None:
+def configure(process: str) -> None:
     """Write the log lines of structlog and the standard library to standard output, each with the name `process`."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -46,7 +46,7 @@ def configure(process: str, *, level: int = logging.INFO) -> None:
     ]
     structlog.configure(
         processors=[*shared, *final],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(sys.stdout),
         cache_logger_on_first_use=True,
     )
@@ -58,7 +58,7 @@ def configure(process: str, *, level: int = logging.INFO) -> None:
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(level)
+    root.setLevel(logging.INFO)
     logging.captureWarnings(True)
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -20,9 +20,9 @@ def connect(url: str, *, retries: int = API_RETRIES, decode: bool = True) -> red
     return redis.Redis.from_url(url, decode_responses=decode, retry=retry, health_check_interval=30)
 
 
-def connect_async(url: str, *, connections: int, retries: int = API_RETRIES) -> redis.asyncio.Redis:
-    """The same for coroutines, of which at most `connections` can wait for Redis at the same time."""
-    retry = AsyncRetry(ExponentialBackoff(cap=5, base=0.5), retries, supported_errors=OUTAGES)
+def connect_async(url: str, *, connections: int) -> redis.asyncio.Redis:
+    """The same for coroutines with API_RETRIES, of which at most `connections` can wait for Redis at the same time."""
+    retry = AsyncRetry(ExponentialBackoff(cap=5, base=0.5), API_RETRIES, supported_errors=OUTAGES)
     return redis.asyncio.Redis.from_url(
         url, decode_responses=True, retry=retry, health_check_interval=30, max_connections=connections
     )

@@ -1,6 +1,6 @@
-"""Keys in Redis that more than one module uses."""
+"""Keys in Redis that more than one module uses, the members of their sets, and how long idempotency keys are kept."""
 
-import hashlib
+from typing import Literal
 
 from service.contract.job import JobStatus
 
@@ -40,11 +40,11 @@ def open_member(tenant: str, job_id: str) -> str:
     return f"{tenant}/{job_id}"
 
 
+def expiry_member(kind: Literal["job", "dataset", "scores", "rows"], tenant: str, item: str) -> str:
+    """The name of an item in `EXPIRIES`; `item` is the id of a job or data set, or the digest of a score set."""
+    return f"{kind}/{tenant}/{item}"
+
+
 def deliveries_key(tenant: str, job_id: str) -> str:
     """The log of a job's webhook deliveries."""
     return f"slim:{tenant}:deliveries:{job_id}"
-
-
-def gone_key(tenant: str, url: str) -> str:
-    """The mark of a webhook URL that answered 410."""
-    return f"slim:{tenant}:webhook-gone:{hashlib.sha256(url.encode()).hexdigest()}"

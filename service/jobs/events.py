@@ -32,7 +32,7 @@ def parse_events(entries: StreamEntries) -> list[Event]:
 
 def check_event_id(after: str) -> str:
     """The id of an event, such as `1762000000000-0`. Raises InvalidRequest for anything else."""
-    if not all(part.isascii() and part.isdigit() and len(part) < 20 for part in after.split("-", 1)):
+    if not all(number.isascii() and number.isdigit() and len(number) < 20 for number in after.split("-", 1)):
         raise InvalidRequest("`after` is not the id of an event, such as 1762000000000-0", param="after")
     return after
 
@@ -63,14 +63,14 @@ async def follow_events(redis: Redis, tenant: str, job_id: str, *, after: str | 
             wait = WAIT_MS
 
 
-def _entries(answer: Any) -> StreamEntries:
+def _entries(response: Any) -> StreamEntries:
     """The entries of the one stream that was read. RESP2 returns pairs, RESP3 a mapping."""
-    if not answer:
+    if not response:
         return []
-    if isinstance(answer, dict):
-        (entries,) = answer.values()
+    if isinstance(response, dict):
+        (entries,) = response.values()
         return cast(StreamEntries, entries[0] if entries and isinstance(entries[0], list) else entries)
-    return cast(StreamEntries, answer[0][1])
+    return cast(StreamEntries, response[0][1])
 
 
 async def _is_over(redis: Redis, key: str, last: str) -> bool:

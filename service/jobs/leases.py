@@ -6,6 +6,7 @@ fencing token: numbers only grow, each is leased once, and a write with any othe
 
 from dataclasses import dataclass
 
+from service.contract.errors import DeadlineExceeded
 from service.jobs.record import JobRecord
 
 
@@ -20,3 +21,9 @@ class Lease:
     job: JobRecord
     attempt: int
     spent_seconds: float  # of the job's deadline, by earlier attempts
+
+
+def deadline_exceeded(seconds: int, during: str = "") -> DeadlineExceeded:
+    """The error of a job that ran longer than its deadline; `during` says what it was doing."""
+    message = f"the job ran longer than its deadline of {seconds} seconds{during}: set a higher `deadline_seconds`"
+    return DeadlineExceeded(message, param="deadline_seconds")

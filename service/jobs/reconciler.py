@@ -12,18 +12,18 @@ from typing import cast
 import structlog
 from redis import RedisError
 
-from service.contract.errors import DeadlineExceeded, StorageUnavailable, TaskslimError, WorkerLost
+from service.contract.errors import StorageUnavailable, TaskslimError, WorkerLost
 from service.contract.job import JobError, JobStatus
 from service.infrastructure.background_threads import repeating
 from service.infrastructure.redis_client import connect
 from service.infrastructure.redis_lock import RenewedLock
+from service.jobs.leases import deadline_exceeded
 from service.jobs.queue import JobQueue
 from service.jobs.record import JobRecord
 from service.jobs.store import JobStore
 from service.jobs.usage import record_usage
 from service.settings import Settings
-from service.storage.keys import job_prefix
-from service.storage.manifests import committed_result, delete_attempts
+from service.storage.manifests import committed_result, delete_attempts, delete_job_files
 from service.storage.object_store import Storage
 
 LOCK = "slim:reconciler"
@@ -43,7 +43,7 @@ def reconciling(settings: Settings) -> Iterator[None]:
 
 
 class Reconciler:
-    """Checks every unfinished job that was silent for the time of a lease."""
+    """Checks every unfinished job whose check is due."""
 
     def __init__(self, job_store: JobStore, queue: JobQueue, settings: Settings) -> None:
         self._job_store, self._queue, self._settings = job_store, queue, settings
@@ -125,7 +125,7 @@ class Reconciler:
             )
         seconds = record.request.deadline_seconds
         if self._job_store.seconds_since_start(record) > seconds:
-            return DeadlineExceeded(f"the job ran longer than its {seconds} seconds", param="deadline_seconds")
+            return deadline_exceeded(seconds)
         return None
 
     def _requeue(self, record: JobRecord) -> None:
@@ -133,7 +133,7 @@ class Reconciler:
         if not self._job_store.requeue_overdue(record):
             return
         now = self._job_store.get(record.tenant, record.id)
-        log.warning("worker lost", status=now.status)
+        log.warning("attempt lost", status=now.status)
         if now.status is JobStatus.queued:
             self._queue.remove(now)  # an RQ job of the same attempt that no worker holds any more
             self._queue.enqueue(now)
@@ -149,10 +149,7 @@ class Reconciler:
         """Delete the files of a job that failed or was cancelled."""
         status = self._job_store.get(record.tenant, record.id).status
         if status in (JobStatus.failed, JobStatus.cancelled):
-            try:
-                self._storage().delete_prefix(job_prefix(record.tenant, record.id))
-            except StorageUnavailable:
-                log.exception("files of the job were left in storage")
+            delete_job_files(self._storage(), record.tenant, record.id)
 
     def _storage(self) -> Storage:
         return Storage(self._settings.artifacts_url, retry_seconds=STORAGE_RETRY_SECONDS)

@@ -34,7 +34,7 @@ class JobRecord(Schema):
     progress: Progress = Progress(fraction=0)
     attempt: int = 0
     attempts: list[JobAttempt] = Field(default_factory=list)
-    lost: int = Field(default=0, description="attempts whose worker died")
+    lost: int = Field(default=0, description="attempts that were lost: their worker died, or the queue lost the RQ job")
     request_id: str | None = Field(default=None, description="id of the HTTP request that created the job")
     trace: str | None = Field(default=None, description="traceparent of the same HTTP request")
     worker: str | None = Field(default=None, description="the worker that holds the lease, or held the last one")

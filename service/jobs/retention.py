@@ -11,9 +11,9 @@ from typing import cast
 import structlog
 from redis import Redis, RedisError
 
-from service.contract.errors import NotFound, StorageUnavailable, TaskslimError, UnreadableRecord
+from service.contract.errors import NotFound, TaskslimError, UnreadableRecord
 from service.infrastructure.redis_client import now_ms
-from service.infrastructure.redis_keys import EXPIRIES, deliveries_key
+from service.infrastructure.redis_keys import EXPIRIES, deliveries_key, expiry_member
 from service.jobs.record import JobRecord
 from service.jobs.store import JobStore, check_finished
 from service.storage.datasets import Uploads
@@ -53,18 +53,11 @@ class Retention:
         self.stored.record(tenant, f"job/{job_id}", 0)
         self.redis.delete(deliveries_key(tenant, job_id))
         self.job_store.remove(tenant, job_id)
-        self.redis.zrem(EXPIRIES, f"job/{tenant}/{job_id}")
+        self.redis.zrem(EXPIRIES, expiry_member("job", tenant, job_id))
 
     @property
     def _rows(self) -> InlineRows:
         return InlineRows(self.redis, self.storage, self.stored)
-
-    def drop_files(self, record: JobRecord) -> None:
-        """Delete the files of a job that gets no further attempt. If storage fails, they stay until it expires."""
-        try:
-            self.storage.delete_prefix(job_prefix(record.tenant, record.id))
-        except StorageUnavailable:
-            log.warning("files of the job were left in storage", exc_info=True, **record.log_fields)
 
     def sweep(self) -> int:
         """Delete what has expired and return the number of items. The next sweep tries again what failed."""

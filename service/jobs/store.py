@@ -14,7 +14,7 @@ import structlog
 from redis import Redis
 
 from service.contract.errors import Conflict, LimitExceeded, NotFound, UnreadableRecord
-from service.contract.ids import check_job_id, first_id_at
+from service.contract.ids import check_cursor, first_id_at
 from service.contract.job import Event, JobError, JobStatus, Progress, Stage
 from service.contract.result import Result
 from service.infrastructure.redis_client import now_ms
@@ -40,6 +40,7 @@ from service.jobs.state_machine import (
 from service.jobs.tenant_slots import slot_request_for
 
 MAX_LOG_LENGTH = 2000
+OVERDUE_AT_ONCE = 1000
 
 log = structlog.get_logger()
 
@@ -119,7 +120,7 @@ class JobStore:
         record that cannot be read is logged and left out.
         """
         found: list[JobRecord] = []
-        ends = ([] if cursor is None else [check_job_id(cursor)]) + ([first_id_at(before)] if before else [])
+        ends = ([] if cursor is None else [check_cursor(cursor)]) + ([first_id_at(before)] if before else [])
         newest, oldest = min(ends, default=None), first_id_at(since) if since else None
         while len(found) <= limit:
             records, newest = self._read_index(index_key(tenant, status), tenant, (newest, oldest), limit + 1)
@@ -209,9 +210,9 @@ class JobStore:
 
     # --- for the reconciler
 
-    def overdue(self, limit: int = 1000) -> list[JobRecord]:
-        """At most `limit` unfinished jobs whose check is due: running ones whose lease ran out, and queued ones."""
-        members = cast(list[str], self.redis.zrangebyscore(OPEN, 0, now_ms(self.redis), start=0, num=limit))
+    def overdue(self) -> list[JobRecord]:
+        """At most OVERDUE_AT_ONCE unfinished jobs whose check is due: running ones without a lease, and queued ones."""
+        members = cast(list[str], self.redis.zrangebyscore(OPEN, 0, now_ms(self.redis), start=0, num=OVERDUE_AT_ONCE))
         with self.redis.pipeline(transaction=False) as pipe:
             for member in members:
                 pipe.hgetall(job_key(*member.split("/")))

@@ -34,8 +34,8 @@ def access_of(caller: Caller, settings: Settings, storage: Storage) -> Access:
     """The sources that a caller may name: all on a server that only this machine reaches, else the allowed ones."""
     if caller.key_id is None and is_loopback(settings.host):
         return Access(storage, caller.tenant, True, settings.local_roots)
-    reach = UriPolicy(settings.artifacts_url, settings.allowed_uris)
-    return Access(storage, caller.tenant, bool(settings.local_roots), settings.local_roots, reach)
+    policy = UriPolicy(settings.artifacts_url, settings.allowed_uris)
+    return Access(storage, caller.tenant, bool(settings.local_roots), settings.local_roots, policy)
 
 
 def check_webhook(request: JobRequest, settings: Settings) -> None:

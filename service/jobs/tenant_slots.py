@@ -1,8 +1,8 @@
 """A tenant's slots: how many of its jobs may be with the workers, in RQ's queue or running, at the same time.
 
-A job without a slot stays `queued` outside RQ. The script that ends a job gives its slot back and makes the tenant's
-first waiting job due for the reconciler, which enqueues it. Until then nothing looks at waiting jobs, so thousands of
-them cost nothing.
+A job without a slot waits: it stays `queued`, outside RQ's queue. The scripts that end or delete a job release its slot
+and make the tenant's first waiting job due for the reconciler, which enqueues it. Otherwise the reconciler checks a
+waiting job only every ten minutes, so that thousands of them cost little.
 """
 
 import json

@@ -10,9 +10,9 @@ from typing import cast
 from redis import Redis
 
 from service.contract.errors import NotFound, TaskslimError
-from service.contract.ids import check_job_id, new_id
+from service.contract.ids import check_cursor, new_id
 from service.contract.resources import Dataset, DatasetPage
-from service.infrastructure.redis_keys import EXPIRIES
+from service.infrastructure.redis_keys import EXPIRIES, expiry_member
 from service.storage.keys import dataset_key, dataset_prefix, dataset_uri
 from service.storage.object_store import Storage
 from service.storage.row_formats import Content
@@ -48,7 +48,9 @@ class Uploads:
             expires_at=now + timedelta(days=days),
         )
         self._stored.reserve_bytes(tenant, _item(dataset_id), content.size, quota)
-        self._redis.zadd(EXPIRIES, {f"dataset/{tenant}/{dataset_id}": int(dataset.expires_at.timestamp() * 1000)})
+        self._redis.zadd(
+            EXPIRIES, {expiry_member("dataset", tenant, dataset_id): int(dataset.expires_at.timestamp() * 1000)}
+        )
         try:
             self._storage.put_file(lines, dataset_key(tenant, dataset_id))
         except TaskslimError:
@@ -69,7 +71,7 @@ class Uploads:
 
     def page(self, tenant: str, *, cursor: str | None, limit: int) -> DatasetPage:
         """A page of the tenant's data sets, the newest first."""
-        newest = f"({check_job_id(cursor)}" if cursor else "+"
+        newest = f"({check_cursor(cursor)}" if cursor else "+"
         ids = cast(list[str], self._redis.zrevrangebylex(index_key(tenant), newest, "-", start=0, num=limit + 1))
         texts = self._redis.mget([record_key(tenant, dataset_id) for dataset_id in ids[:limit]]) if ids else []
         data = [Dataset.model_validate_json(text) for text in cast(list[str | None], texts) if text]
@@ -88,7 +90,7 @@ class Uploads:
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.delete(record_key(tenant, dataset_id))
             pipe.zrem(index_key(tenant), dataset_id)
-            pipe.zrem(EXPIRIES, f"dataset/{tenant}/{dataset_id}")
+            pipe.zrem(EXPIRIES, expiry_member("dataset", tenant, dataset_id))
             pipe.execute()
 
 

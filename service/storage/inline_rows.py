@@ -14,7 +14,7 @@ from service.contract.fields import RowValues
 from service.contract.presets import AnyTask
 from service.contract.request import JobRequest
 from service.contract.task import DataSource, Task
-from service.infrastructure.redis_keys import EXPIRIES, IDEMPOTENCY_SECONDS
+from service.infrastructure.redis_keys import EXPIRIES, IDEMPOTENCY_SECONDS, expiry_member
 from service.storage.keys import dataset_key, dataset_prefix, dataset_uri
 from service.storage.object_store import Storage
 from service.storage.row_formats import json_line
@@ -65,7 +65,7 @@ class InlineRows:
             return
         self.stored.reserve_bytes(tenant, _item(job_id), sum(map(len, files.values())), quota)
         expiry = datetime.now(UTC).timestamp() + ORPHANED_SECONDS
-        self.redis.zadd(EXPIRIES, {expiry_member(tenant, job_id): int(expiry * 1000)})
+        self.redis.zadd(EXPIRIES, {expiry_member("rows", tenant, job_id): int(expiry * 1000)})
         for dataset_id, lines in files.items():
             self.storage.put_bytes(lines, dataset_key(tenant, dataset_id))
 
@@ -73,12 +73,7 @@ class InlineRows:
         """Delete the rows that `keep` stored for a job, also where it stored only a part of them."""
         self.storage.delete_prefix(dataset_prefix(tenant, job_id))
         self.stored.record(tenant, _item(job_id), 0)
-        self.redis.zrem(EXPIRIES, expiry_member(tenant, job_id))
-
-
-def expiry_member(tenant: str, job_id: str) -> str:
-    """The member of `slim:expiries` that stands for the rows of a job."""
-    return f"rows/{tenant}/{job_id}"
+        self.redis.zrem(EXPIRIES, expiry_member("rows", tenant, job_id))
 
 
 def _item(job_id: str) -> str:

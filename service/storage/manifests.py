@@ -1,13 +1,17 @@
 """The manifest of a job in storage: writing it commits the result, before the record in Redis says so."""
 
-from service.contract.errors import NotFound
+import structlog
+
+from service.contract.errors import NotFound, StorageUnavailable
 from service.contract.report import Report
 from service.contract.resources import Manifest
 from service.contract.result import Result
-from service.storage.keys import attempt_prefix, manifest_key
+from service.storage.keys import attempt_prefix, job_prefix, manifest_key
 from service.storage.object_store import Storage
 
 REPORT = "report.json"  # an artifact of every attempt that succeeded
+
+log = structlog.get_logger()
 
 
 def committed_manifest(storage: Storage, tenant: str, job_id: str) -> Manifest | None:
@@ -33,3 +37,11 @@ def delete_attempts(storage: Storage, tenant: str, job_id: str, last: int) -> No
     for attempt in range(1, last + 1):
         if manifest is None or attempt != manifest.attempt:
             storage.delete_prefix(attempt_prefix(tenant, job_id, attempt))
+
+
+def delete_job_files(storage: Storage, tenant: str, job_id: str) -> None:
+    """Delete all files of a job that has ended without a result. If storage fails, they stay until the job expires."""
+    try:
+        storage.delete_prefix(job_prefix(tenant, job_id))
+    except StorageUnavailable:
+        log.exception("files of the job were not deleted", tenant=tenant, job_id=job_id)

@@ -16,7 +16,7 @@ from redis import Redis
 
 from service.contract.errors import NotFound
 from service.contract.resources import MeasuredScores
-from service.infrastructure.redis_keys import EXPIRIES
+from service.infrastructure.redis_keys import EXPIRIES, expiry_member
 from service.infrastructure.redis_scripts import load_script
 from service.storage.keys import score_key, score_prefix
 from service.storage.object_store import Storage
@@ -42,7 +42,7 @@ class ScoreSets:
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.set(record_key(tenant, digest), measured.model_dump_json(), nx=True)
             pipe.zadd(index_key(tenant), {digest: _microseconds(measured.created_at)}, nx=True)
-            pipe.zadd(EXPIRIES, {expiry_member(tenant, digest): _milliseconds(expiry)}, gt=True)
+            pipe.zadd(EXPIRIES, {expiry_member("scores", tenant, digest): _milliseconds(expiry)}, gt=True)
             is_first = bool(pipe.execute()[0])
         if is_first:
             self._stored.record(tenant, _item(digest), measured.size)
@@ -83,7 +83,7 @@ class ScoreSets:
             return content
         log.warning("stored scores are damaged and will be measured again", tenant=tenant, digest=digest)
         keys = [record_key(tenant, digest), index_key(tenant), EXPIRIES]
-        if self._forget(keys=keys, args=[text, digest, expiry_member(tenant, digest)]):
+        if self._forget(keys=keys, args=[text, digest, expiry_member("scores", tenant, digest)]):
             self._storage.delete(score_key(tenant, digest, sha256))
             self._stored.record(tenant, _item(digest), 0)
         return None
@@ -91,7 +91,7 @@ class ScoreSets:
     def keep(self, tenant: str, digest: str, *, days: float) -> None:
         """Keep a set that was used for at least `days` from now."""
         expiry = datetime.now(UTC) + timedelta(days=days)
-        self._redis.zadd(EXPIRIES, {expiry_member(tenant, digest): _milliseconds(expiry)}, xx=True, gt=True)
+        self._redis.zadd(EXPIRIES, {expiry_member("scores", tenant, digest): _milliseconds(expiry)}, xx=True, gt=True)
 
     def note(self, tenant: str, fingerprint: str, digests: Sequence[str], *, days: float) -> None:
         """Store which sets serve requests with this fingerprint (`service.sources.fingerprints`)."""
@@ -118,7 +118,7 @@ class ScoreSets:
 
     def expires_at(self, tenant: str, digest: str) -> datetime:
         """The time when the set will be deleted. Raises NotFound."""
-        moment = self._redis.zscore(EXPIRIES, expiry_member(tenant, digest))
+        moment = self._redis.zscore(EXPIRIES, expiry_member("scores", tenant, digest))
         if moment is None:
             raise NotFound(f"there are no scores {digest!r}")
         return datetime.fromtimestamp(moment / 1000, UTC)
@@ -131,7 +131,7 @@ class ScoreSets:
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.delete(record_key(tenant, digest))
             pipe.zrem(index_key(tenant), digest)
-            pipe.zrem(EXPIRIES, expiry_member(tenant, digest))
+            pipe.zrem(EXPIRIES, expiry_member("scores", tenant, digest))
             pipe.execute()
 
 
@@ -148,11 +148,6 @@ def record_key(tenant: str, digest: str) -> str:
 def fingerprint_key(tenant: str, fingerprint: str) -> str:
     """The Redis key of the digests that serve a fingerprint."""
     return f"slim:{tenant}:fingerprint:{fingerprint}"
-
-
-def expiry_member(tenant: str, digest: str) -> str:
-    """The member of `slim:expiries` that stands for a set."""
-    return f"scores/{tenant}/{digest}"
 
 
 def _item(digest: str) -> str:

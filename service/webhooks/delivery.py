@@ -8,6 +8,7 @@ Receivers recognise a repeated message by its `webhook-id`. The log of attempts 
 """
 
 import asyncio
+import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from service.contract.request import JobRequest, Webhook, WebhookEvent
 from service.contract.resources import Delivery, DeliveryOutcome, JobNews, WebhookMessage
 from service.infrastructure.counters import Counters
 from service.infrastructure.outbound_http import Response, post
-from service.infrastructure.redis_keys import WEBHOOKS, deliveries_key, events_key, gone_key, job_key
+from service.infrastructure.redis_keys import WEBHOOKS, deliveries_key, events_key, job_key
 from service.infrastructure.redis_scripts import load_script
 from service.jobs.events import parse_events
 from service.webhooks.retries import pause_after
@@ -119,9 +120,9 @@ class Webhooks:
         for member in members:
             with _skipping(member):
                 messages += self._read(member)
-        for message, answer in zip(messages, asyncio.run(self._send(messages)), strict=True):
+        for message, response in zip(messages, asyncio.run(self._send(messages)), strict=True):
             with _skipping(message.member):
-                self._record(message, answer)
+                self._record(message, response)
         return len(members)
 
     def _read(self, member: str) -> list[Message]:
@@ -167,11 +168,11 @@ class Webhooks:
         except (UnsafeUrl, OSError, httpx.HTTPError) as error:
             return error
 
-    def _record(self, message: Message, answer: Response | Exception) -> None:
+    def _record(self, message: Message, response: Response | Exception) -> None:
         """Add the attempt to the job's log, and defer the message or remove it."""
         attempts = deliveries_key(message.tenant, message.job_id)
         earlier = [entry for entry in self.deliveries(message.tenant, message.job_id) if entry.message_id == message.id]
-        delivery = delivery_of(message, answer, attempt=len(earlier) + 1, jitter=random.uniform(-1, 1))
+        delivery = delivery_of(message, response, attempt=len(earlier) + 1, jitter=random.uniform(-1, 1))
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.rpush(attempts, delivery.model_dump_json(exclude_none=True))
             pipe.ltrim(attempts, -MAX_DELIVERIES, -1)
@@ -201,19 +202,24 @@ def _skipping(member: str) -> Iterator[None]:
         log.exception("webhook skipped", message=member)
 
 
-def delivery_of(message: Message, answer: Response | Exception, *, attempt: int, jitter: float) -> Delivery:
+def gone_key(tenant: str, url: str) -> str:
+    """The key in Redis that marks a webhook URL that answered 410."""
+    return f"slim:{tenant}:webhook-gone:{hashlib.sha256(url.encode()).hexdigest()}"
+
+
+def delivery_of(message: Message, response: Response | Exception, *, attempt: int, jitter: float) -> Delivery:
     """The log entry of an attempt: its outcome, and when the next attempt is due."""
     now = datetime.now(UTC)
-    status = answer.status if isinstance(answer, Response) else None
+    status = response.status if isinstance(response, Response) else None
     pause: timedelta | None = None
     if status is not None and 200 <= status < 300:
         outcome = DeliveryOutcome.delivered
     elif status == GONE:
         outcome = DeliveryOutcome.disabled
-    elif isinstance(answer, UnsafeUrl):
+    elif isinstance(response, UnsafeUrl):
         outcome = DeliveryOutcome.refused
     else:
-        asked = answer.retry_after if isinstance(answer, Response) and status in THROTTLED else None
+        asked = response.retry_after if isinstance(response, Response) and status in THROTTLED else None
         pause = pause_after(attempt, asked, jitter)
         outcome = DeliveryOutcome.retrying if pause else DeliveryOutcome.abandoned
     return Delivery(
@@ -223,13 +229,13 @@ def delivery_of(message: Message, answer: Response | Exception, *, attempt: int,
         attempt=attempt,
         outcome=outcome,
         status=status,
-        error=reason_of(answer),
+        error=reason_of(response),
         next_at=now + pause if pause else None,
     )
 
 
-def reason_of(answer: Response | Exception) -> str | None:
+def reason_of(response: Response | Exception) -> str | None:
     """Why there is no response; without the URL, which may contain a secret."""
-    if isinstance(answer, Response):
+    if isinstance(response, Response):
         return None
-    return answer.message if isinstance(answer, UnsafeUrl) else f"no response: {type(answer).__name__}"
+    return response.message if isinstance(response, UnsafeUrl) else f"no response: {type(response).__name__}"

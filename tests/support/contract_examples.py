@@ -63,7 +63,7 @@ def report(job: JobRecord, attempt: int) -> Report:
     )
 
 
-def silence(redis: Redis) -> None:
-    """Set the time of the last sign of every open job to 0, so that the reconciler examines all of them."""
+def make_checks_due(redis: Redis) -> None:
+    """Make the reconciler's check of every unfinished job due."""
     for member in cast(list[str], redis.zrange(OPEN, 0, -1)):
         redis.zadd(OPEN, {member: 0})

@@ -14,7 +14,7 @@ from worker.attempts.files import AttemptFiles
 
 log = structlog.get_logger()
 
-OUTAGE_SECONDS = 600  # from the first start of a job, for which its attempts are deferred while a resource is missing
+OUTAGE_SECONDS = 600  # from the first start of a job, for which it is retried while a resource is missing
 ACCESS_DENIED = (PermissionDeniedError, UnauthenticatedError)  # errors of storage that waiting does not end
 
 
@@ -36,12 +36,12 @@ class EndingWriter:
         self._settings, self._job_store, self._lease, self._files = settings, job_store, lease, files
 
     def write(self, ending: Ending) -> bool:
-        """Write an ending. Returns whether the attempt was deferred: the job waits for a resource that is missing."""
+        """Write an ending. Returns whether the job was handed back to be retried, because a resource is missing."""
         try:
             if isinstance(ending, LeaseLost):
                 raise ending
-            deferred = self._can_be_deferred(ending)
-            status = self._defer(ending) if deferred else self._end(ending)
+            is_retried = self._can_be_retried(ending)
+            status = self._hand_back_to_retry(ending) if is_retried else self._end(ending)
         except LeaseLost as lost:
             log.warning("lease lost", reason=str(lost))
             self._files.delete_own()
@@ -49,17 +49,17 @@ class EndingWriter:
         log.info("attempt over", status=status, reason=type(ending).__name__)
         if status is not JobStatus.queued:
             self._files.delete_leftovers(status)
-        return deferred
+        return is_retried
 
-    def _can_be_deferred(self, ending: Ending) -> bool:
+    def _can_be_retried(self, ending: Ending) -> bool:
         """Whether the next attempt may find what this one lacked: room on the disk, or storage that responds."""
         if not isinstance(ending, ScratchFull | StorageUnavailable) or isinstance(ending.__cause__, ACCESS_DENIED):
             return False
         return self._job_store.seconds_since_start(self._lease.job) < OUTAGE_SECONDS
 
-    def _defer(self, ending: Ending) -> JobStatus:
-        """Return the job to the queue and log the reason among its events. The next attempt deletes the files."""
-        self._job_store.log(self._lease, f"The attempt is deferred: {ending}")
+    def _hand_back_to_retry(self, ending: Ending) -> JobStatus:
+        """Hand the job back and log the reason among its events. The next attempt deletes the files."""
+        self._job_store.log(self._lease, f"The job is handed back and tried again: {ending}")
         return self._hand_back()
 
     def _end(self, ending: Cancelled | HandedBack | TaskslimError) -> JobStatus:

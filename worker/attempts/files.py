@@ -6,8 +6,8 @@ from service.contract.errors import StorageUnavailable
 from service.contract.job import JobStatus
 from service.contract.result import Result
 from service.jobs.leases import Lease
-from service.storage.keys import attempt_prefix, job_prefix
-from service.storage.manifests import committed_manifest, committed_result, delete_attempts
+from service.storage.keys import attempt_prefix
+from service.storage.manifests import committed_manifest, committed_result, delete_attempts, delete_job_files
 from service.storage.object_store import Storage
 
 log = structlog.get_logger()
@@ -39,11 +39,11 @@ class AttemptFiles:
         Earlier attempts are over, since the fencing token rejects their writes. A later attempt may be running.
         """
         job = self._lease.job
+        if status in (JobStatus.failed, JobStatus.cancelled):
+            delete_job_files(self.storage, job.tenant, job.id)
+            return
         try:
-            if status in (JobStatus.failed, JobStatus.cancelled):
-                self.storage.delete_prefix(job_prefix(job.tenant, job.id))
-            else:
-                delete_attempts(self.storage, job.tenant, job.id, self._lease.attempt)
+            delete_attempts(self.storage, job.tenant, job.id, self._lease.attempt)
         except StorageUnavailable:
             log.exception("files of the attempt were not deleted")
 

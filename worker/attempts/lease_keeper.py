@@ -13,10 +13,9 @@ from contextlib import contextmanager
 import redis
 import structlog
 
-from service.contract.errors import DeadlineExceeded
 from service.contract.job import JobStatus, Stage
 from service.infrastructure.background_threads import repeating
-from service.jobs.leases import Lease, LeaseLost
+from service.jobs.leases import Lease, LeaseLost, deadline_exceeded
 from service.jobs.store import JobStore
 from service.settings import Settings
 from worker.attempts.endings import Cancelled, Ending, EndingWriter
@@ -86,8 +85,7 @@ class LeaseKeeper:
             return
         seconds = self._lease.job.request.deadline_seconds
         during = f" and was in the stage {self.stage}" if self.stage else ""
-        message = f"the job ran longer than its deadline of {seconds} seconds{during}: set a higher `deadline_seconds`"
-        self.request_end(DeadlineExceeded(message, param="deadline_seconds"))
+        self.request_end(deadline_exceeded(seconds, during))
 
     def _end_stuck_attempt(self, ending: Ending) -> None:
         """Write the ending in place of the main thread, and exit the process."""

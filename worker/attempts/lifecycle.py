@@ -8,11 +8,11 @@ import time
 import structlog
 from rq.timeouts import JobTimeoutException
 
-from service.contract.errors import DeadlineExceeded, TaskslimError
+from service.contract.errors import TaskslimError
 from service.contract.job import JobStatus, Progress, Stage
 from service.contract.result import Result
 from service.infrastructure.redis_client import connect
-from service.jobs.leases import Lease, LeaseLost
+from service.jobs.leases import Lease, LeaseLost, deadline_exceeded
 from service.jobs.store import JobStore
 from service.jobs.usage import record_usage
 from service.settings import Settings
@@ -28,7 +28,7 @@ from worker.attempts.signals import on_sigterm
 log = structlog.get_logger()
 
 HEARTBEAT_PATIENCE = 1  # retries of a heartbeat; the next heartbeat is sent soon
-DEFERRAL_PAUSE_SECONDS = 15.0  # for which a worker takes no other job after it has deferred one
+RETRY_PAUSE_SECONDS = 15.0  # for which a worker takes no other job after it has handed one back to be retried
 
 
 class AttemptLifecycle:
@@ -45,12 +45,12 @@ class AttemptLifecycle:
     def run(self) -> None:
         """Run the pipeline and write the outcome of the attempt. SIGTERM hands the job back."""
         with on_sigterm(lambda: self._keeper.request_end(HandedBack("the worker was told to stop"))):
-            deferred = self._run_to_an_end()
-        if deferred:
-            time.sleep(DEFERRAL_PAUSE_SECONDS)
+            is_retried = self._run_to_an_end()
+        if is_retried:
+            time.sleep(RETRY_PAUSE_SECONDS)
 
     def _run_to_an_end(self) -> bool:
-        """Whether the attempt was deferred.
+        """Whether the job was handed back to be retried.
 
         A bug is logged and fails the job. It is not raised, because RQ would store its traceback, which may contain
         secrets, in Redis.
@@ -64,8 +64,8 @@ class AttemptLifecycle:
             return self._endings.write(ending)
         except JobTimeoutException:
             log.exception("the job did not stop at its deadline")
-            message = "the job did not stop when its deadline had passed"
-            return self._endings.write(DeadlineExceeded(message, param="deadline_seconds"))
+            seconds = self._lease.job.request.deadline_seconds
+            return self._endings.write(deadline_exceeded(seconds, " and did not stop"))
         except Exception:
             log.exception("the job failed because of a bug")
             message = "the job failed because of a bug; the worker's log has the details"

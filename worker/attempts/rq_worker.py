@@ -1,4 +1,4 @@
-"""The RQ worker: waits for entries of the queue without loading torch, and starts a new process for each attempt.
+"""The RQ worker: waits for RQ jobs without loading torch, and starts a new process for each attempt.
 
 A new interpreter for each attempt has a clean CUDA context, frees all memory at its end, and may crash without an
 effect on the worker. The process reads the URL of Redis from its environment: RQ would put the password in the command
@@ -29,7 +29,7 @@ OPENMP_VARIABLES = {"OMP_WAIT_POLICY": "passive"}
 
 
 class SlimWorker(SpawnWorker):
-    """Takes entries from the only queue of the Redis at `url`."""
+    """Takes RQ jobs from the only queue of the Redis at `url`."""
 
     def __init__(self, url: str, name: str, **options: Any) -> None:
         redis = connect(url, retries=WORKER_RETRIES, decode=False)
@@ -70,12 +70,12 @@ class SlimWorker(SpawnWorker):
             self._job_store.expire_lease(**job.kwargs)
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
-        """Renew RQ's own key of the worker, and the entry that the API counts workers by."""
+        """Renew RQ's own key of the worker, and the registration that the API counts workers by."""
         super().heartbeat(timeout, pipeline)
         if not self.is_horse:
             register_worker(self.connection, self.name)
 
     def register_death(self) -> None:
-        """Delete RQ's own key of the worker, and the entry that the API counts workers by."""
+        """Delete RQ's own key of the worker, and the registration that the API counts workers by."""
         super().register_death()  # type: ignore[no-untyped-call]
         unregister_worker(self.connection, self.name)

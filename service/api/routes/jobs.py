@@ -42,6 +42,7 @@ from service.jobs.idempotency import Claim, Idempotency, StoredResponse, fingerp
 from service.jobs.record import JobRecord, decode, status_of
 from service.jobs.representation import job_json, page_json
 from service.jobs.submission import Submission
+from service.storage.manifests import delete_job_files
 from service.tenants.api_keys import Caller, KeyScope
 
 JSON = "application/json"
@@ -256,7 +257,7 @@ def cancel_job(
     if record.status is JobStatus.queued:
         queue.remove(cancelled)
         if cancelled.status is JobStatus.cancelled and cancelled.attempt:
-            retention.drop_files(cancelled)
+            delete_job_files(retention.storage, cancelled.tenant, cancelled.id)
     status_code = 200 if cancelled.status.is_terminal else 202
     return Response(job_json(cancelled, links.of(cancelled.id)), status_code, media_type=JSON)
 

@@ -54,7 +54,7 @@ end
 
 local function count_lost()
   redis.call('HINCRBY', keys.job, 'lost', 1)
-  count(1, 'slim_jobs_reclaimed', from == 'queued' and 'entry_lost' or 'worker_lost')
+  count(1, 'slim_jobs_reclaimed', from == 'queued' and 'rq_job_lost' or 'worker_lost')
 end
 
 local function change_status(to)

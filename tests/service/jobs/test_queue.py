@@ -8,7 +8,6 @@ from rq.callbacks import Callback
 from rq.executions import Execution
 
 from service.infrastructure.redis_client import connect
-from service.infrastructure.worker_registry import live_workers, register_worker, unregister_worker
 from service.jobs.queue import JobQueue
 from service.jobs.record import JobRecord, new_record
 from service.jobs.rq_jobs import QUEUE, RqJob, rq_job_id
@@ -37,16 +36,16 @@ def test_attempt_is_enqueued_once(queue: JobQueue, job: JobRecord) -> None:
 
 def test_rq_job_has_the_attempt_and_nothing_else(queue: JobQueue, job: JobRecord) -> None:
     queue.enqueue(job)
-    entry = RqJob.fetch(rq_job_id(job.id, 1), connection=queue.redis, serializer="json")
-    assert json.loads(entry.data) == [
+    rq_job = RqJob.fetch(rq_job_id(job.id, 1), connection=queue.redis, serializer="json")
+    assert json.loads(rq_job.data) == [
         "worker.tasks.run_job",
         None,
         [],
         {"tenant": job.tenant, "job_id": job.id, "attempt": 1},
     ]
-    assert entry.description == entry.id
-    assert entry.timeout is not None
-    assert entry.timeout > job.request.deadline_seconds
+    assert rq_job.description == rq_job.id
+    assert rq_job.timeout is not None
+    assert rq_job.timeout > job.request.deadline_seconds
 
 
 def test_removed_attempt_can_be_enqueued_again(queue: JobQueue, job: JobRecord) -> None:
@@ -61,14 +60,14 @@ def test_removed_attempt_can_be_enqueued_again(queue: JobQueue, job: JobRecord) 
 
 def test_attempt_with_an_expired_execution_can_be_removed(queue: JobQueue, job: JobRecord) -> None:
     queue.enqueue(job)
-    entry = RqJob.fetch(rq_job_id(job.id, 1), connection=queue.redis, serializer="json")
+    rq_job = RqJob.fetch(rq_job_id(job.id, 1), connection=queue.redis, serializer="json")
     with queue.redis.pipeline() as pipe:
-        execution = Execution.create(entry, ttl=60, pipeline=pipe)
+        execution = Execution.create(rq_job, ttl=60, pipeline=pipe)
         pipe.execute()
     queue.redis.delete(execution.key)
     queue.remove(job)
     assert queue.depth() == 0
-    assert not queue.redis.exists(entry.key)
+    assert not queue.redis.exists(rq_job.key)
 
 
 def test_kill_of_an_attempt_that_does_not_run_has_no_effect(queue: JobQueue, job: JobRecord) -> None:
@@ -80,20 +79,11 @@ def test_kill_of_an_attempt_that_does_not_run_has_no_effect(queue: JobQueue, job
 
 @pytest.mark.parametrize("name", ["os.system", "worker.attempts.lifecycle.AttemptLifecycle", "builtins.exec", ""])
 def test_rq_job_runs_no_other_function_and_no_callback(redis: Redis, name: str) -> None:
-    entry = RqJob.create("x.y", connection=redis, serializer="json", origin=QUEUE, on_success=Callback("os.getcwd"))
-    entry.data = json.dumps([name, None, [], {}]).encode()
+    rq_job = RqJob.create("x.y", connection=redis, serializer="json", origin=QUEUE, on_success=Callback("os.getcwd"))
+    rq_job.data = json.dumps([name, None, [], {}]).encode()
     with pytest.raises(PermissionError):
-        _ = entry.func
-    entry.data = json.dumps(["run_job", "worker.tasks", [], {}]).encode()
+        _ = rq_job.func
+    rq_job.data = json.dumps(["run_job", "worker.tasks", [], {}]).encode()
     with pytest.raises(PermissionError):
-        _ = entry.func
-    assert (entry.success_callback, entry.failure_callback, entry.stopped_callback) == (None, None, None)
-
-
-def test_worker_is_live_from_its_registration_to_its_end(redis: Redis) -> None:
-    register_worker(redis, "a")
-    register_worker(redis, "b")
-    redis.zincrby("slim:workers", -60, "b")
-    assert live_workers(redis) == ["a"]
-    unregister_worker(redis, "a")
-    assert live_workers(redis) == []
+        _ = rq_job.func
+    assert (rq_job.success_callback, rq_job.failure_callback, rq_job.stopped_callback) == (None, None, None)

@@ -25,7 +25,7 @@ from service.jobs.store import JobStore
 from service.settings import Settings
 from service.storage.keys import attempt_prefix, job_prefix, manifest_key
 from service.storage.object_store import Storage
-from tests.support.contract_examples import REQUEST, report, silence
+from tests.support.contract_examples import REQUEST, make_checks_due, report
 from tests.support.s3_server import credentials
 from tests.support.waiting import wait_until
 
@@ -55,7 +55,7 @@ def look(redis: Redis, job_store: JobStore, queue: JobQueue, settings: Settings,
     reconciler = Reconciler(job_store, queue, settings)
 
     def look() -> JobRecord:
-        silence(redis)
+        make_checks_due(redis)
         reconciler.check_due_jobs()
         return job_store.get(job.tenant, job.id)
 
@@ -88,7 +88,7 @@ def test_checks_of_a_long_queue_leave_the_lost_job_due(
     jobs = [job_store.accept(new_record(REQUEST), max_running=9) for _ in range(7)]
     lease = take(queue, job_store, jobs[0])
     queue.redis.lrem("rq:queue:slim", 1, rq_job_id(jobs[3].id, 1))
-    silence(redis)
+    make_checks_due(redis)
     queue.defer_checks(job_store.check_after_ms)
     assert {record.id for record in job_store.overdue()} == {lease.job.id, jobs[3].id}
 
@@ -98,7 +98,7 @@ def test_rq_job_of_an_older_attempt_does_not_defer_the_check(
 ) -> None:
     job_store.hand_back(take(queue, job_store, job))
     queue.redis.rpush("rq:queue:slim", rq_job_id(job.id, 1))
-    silence(redis)
+    make_checks_due(redis)
     queue.defer_checks(job_store.check_after_ms)
     assert [record.id for record in job_store.overdue()] == [job.id]
 
@@ -139,10 +139,10 @@ def test_log_line_has_job_tenant_attempt_and_request(
 ) -> None:
     made = new_record(REQUEST, tenant="search").model_copy(update={"request_id": "r-1"})
     job_store.lease("search", job_store.accept(made).id, 1, "w")
-    silence(redis)
+    make_checks_due(redis)
     with structlog.testing.capture_logs([merge_contextvars]) as logs:
         Reconciler(job_store, queue, settings).check_due_jobs()
-    (line,) = [line for line in logs if line["event"] == "worker lost"]
+    (line,) = [line for line in logs if line["event"] == "attempt lost"]
     named = {"job_id": made.id, "tenant": "search", "attempt": 1, "request_id": "r-1"}
     assert named.items() <= line.items()
 
@@ -204,7 +204,7 @@ def test_job_with_a_renewed_lease_is_left_alone(
     redis: Redis, job_store: JobStore, queue: JobQueue, settings: Settings, job: JobRecord
 ) -> None:
     lease = take(queue, job_store, job)
-    silence(redis)
+    make_checks_due(redis)
     job_store.heartbeat(lease)
     Reconciler(job_store, queue, settings).check_due_jobs()
     assert job_store.get(job.tenant, job.id) == lease.job
@@ -262,7 +262,7 @@ def test_two_reconcilers_never_work_at_once_when_storage_is_slow(
     monkeypatch.setattr("service.jobs.reconciler.LOCK_SECONDS", 3.0)
     started, waiting = (job_store.accept(new_record(REQUEST)) for _ in range(2))
     job_store.lease(started.tenant, started.id, 1, "w")
-    silence(redis)
+    make_checks_due(redis)
     slow = Reconciler(job_store, queue, settings.model_copy(update={"storage_url": "s3://slow"}))
     other = Reconciler(JobStore(redis), queue, settings)
     with structlog.testing.capture_logs() as lines, ThreadPoolExecutor(1) as pool:
@@ -310,7 +310,7 @@ def test_failing_storage_is_asked_once_in_a_check_of_all_jobs(
     for job in started:
         job_store.lease(job.tenant, job.id, 1, job.id)
     waiting = job_store.accept(new_record(REQUEST))
-    silence(redis)
+    make_checks_due(redis)
     with structlog.testing.capture_logs() as lines:
         Reconciler(job_store, queue, settings.model_copy(update={"storage_url": "s3://slow"})).check_due_jobs()
     assert len([line for line in lines if line["event"] == "storage does not say whether the job has a result"]) == 1
@@ -327,5 +327,5 @@ def test_reconciler_thread_goes_on_after_a_failure(
     with structlog.testing.capture_logs() as lines, reconciling(settings):
         wait_until(lambda: any(line["event"] == "background step failed" for line in lines))
         redis.rename("aside", OPEN)
-        silence(redis)
+        make_checks_due(redis)
         wait_until(lambda: job_store.get(job.tenant, job.id).status is JobStatus.queued)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Any, cast
 
 import pytest
@@ -10,6 +9,7 @@ from redis import Redis
 
 from service.contract.job import JobStatus
 from service.infrastructure.counters import COUNTERS
+from service.infrastructure.redis_client import now_ms
 from service.infrastructure.redis_keys import EXPIRIES, OPEN, WEBHOOKS, job_key, slots_key, waiting_key
 from service.infrastructure.redis_scripts import load_script
 from service.jobs import state_machine
@@ -47,11 +47,6 @@ LEGAL = {
 OPERATIONS = sorted({name for name, _ in LEGAL})
 
 
-def redis_ms(redis: Redis) -> int:
-    seconds, microseconds = redis.time()
-    return seconds * 1000 + microseconds // 1000
-
-
 def create(redis: Redis, job_id: str = ID, data: bytes = b"", **options: Any) -> int:
     """Run `create_job.lua`."""
     defaults = {"tenant": TENANT, "member": f"{TENANT}/{job_id}", "fields": {"attempt": 0}, "check_after_ms": 20_000}
@@ -87,17 +82,6 @@ def bring_to(redis: Redis, status: str) -> None:
 def slot_request(redis: Redis, job_id: str = ID, *, limit: int = 1, rank: int = 1) -> SlotRequest:
     record = new_record(REQUEST, tenant=TENANT, job_id=job_id)
     return SlotRequest(limit, rank, 600_000, 0, RqJobFactory(redis).next_attempt(record))
-
-
-def test_every_lua_file_is_a_script_that_redis_compiles(redis: Redis) -> None:
-    names = {
-        package: sorted(path.name.removesuffix(".lua") for path in files(package).joinpath("scripts").iterdir())
-        for package in ("service.jobs", "service.tenants", "service.storage", "service.webhooks")
-    }
-    assert all(names.values())
-    for package, scripts in names.items():
-        for name in scripts:
-            assert redis.script_load(load_script(redis, package, name).script)
 
 
 @pytest.mark.parametrize("status", list(JobStatus))
@@ -149,22 +133,22 @@ def test_change_job_takes_a_job_from_its_worker_only_when_its_lease_has_run_out(
 
 
 def test_scripts_write_the_time_of_redis(redis: Redis) -> None:
-    before = redis_ms(redis)
+    before = now_ms(redis)
     created = create(redis)
     change(redis, state_machine.LEASE, attempt=0, worker="one", check_after_ms=5_000)
     change(redis, state_machine.FAIL, attempt=1)
-    after = redis_ms(redis)
+    after = now_ms(redis)
     started, finished = redis.hmget(job_key(TENANT, ID), ["started_at", "finished_at"])
     assert before <= created <= int(started or 0) <= int(finished or 0) <= after
 
 
 def test_lease_runs_out_by_the_clock_of_redis(redis: Redis) -> None:
     create(redis)
-    before = redis_ms(redis)
+    before = now_ms(redis)
     change(redis, state_machine.LEASE, attempt=0, worker="one", check_after_ms=5_000)
     due = redis.zscore(OPEN, MEMBER)
     assert due is not None
-    assert before + 5_000 <= due <= redis_ms(redis) + 5_000
+    assert before + 5_000 <= due <= now_ms(redis) + 5_000
 
 
 def test_create_job_makes_a_job_once(redis: Redis) -> None:
@@ -200,7 +184,7 @@ def test_finished_job_releases_its_slot_and_makes_the_next_one_due(redis: Redis)
     for job_id in (ID, OTHER_ID):
         request = slot_request(redis, job_id)
         create(redis, job_id, request.rq_job.data, slot_request=request.arguments)
-    assert cast(float, redis.zscore(OPEN, f"{TENANT}/{OTHER_ID}")) > redis_ms(redis)
+    assert cast(float, redis.zscore(OPEN, f"{TENANT}/{OTHER_ID}")) > now_ms(redis)
     change(redis, state_machine.CANCEL)
     assert redis.scard(slots_key(TENANT)) == 0
     assert redis.zscore(OPEN, f"{TENANT}/{OTHER_ID}") == 0
@@ -232,7 +216,7 @@ def test_defer_checks_defers_queued_jobs_that_the_queue_contains(redis: Redis) -
     run = load_script(redis, PACKAGE, "defer_checks")
     arguments: list[str | int] = [20_000, 0, 10, job_key("%s", "%s")]
     assert run(keys=[OPEN, QUEUE_KEY], args=arguments) == [2, 1]
-    assert cast(float, redis.zscore(OPEN, MEMBER)) > redis_ms(redis)
+    assert cast(float, redis.zscore(OPEN, MEMBER)) > now_ms(redis)
 
 
 def test_delete_job_removes_every_trace_once(redis: Redis) -> None:
@@ -265,7 +249,7 @@ def test_claim_of_an_idempotency_key_runs_out_by_the_clock_of_redis(redis: Redis
     outcome, left = claim("one", "b")
     assert (outcome, 0 < int(left) <= 60_000) == ("in_progress", True)
     assert claim("two", "b") == ["reused", ""]
-    redis.hset("key", "until", redis_ms(redis))
+    redis.hset("key", "until", now_ms(redis))
     assert claim("one", "b") == ["claimed", "a"]
     redis.hset("key", "answer", "{}")
     assert claim("one", "b") == ["answered", "{}"]

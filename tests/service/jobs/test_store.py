@@ -26,7 +26,7 @@ from service.jobs.events import follow_events
 from service.jobs.leases import Lease, LeaseLost
 from service.jobs.record import EPOCH, JobRecord, new_record
 from service.jobs.store import JobStore, check_finished
-from tests.support.contract_examples import REQUEST, result, silence
+from tests.support.contract_examples import REQUEST, make_checks_due, result
 
 ERROR = JobError(code="invalid_data", message="line 3 is no JSON", param="task.calibration")
 TERMINAL = {status for status in JobStatus if status.is_terminal}
@@ -116,7 +116,7 @@ def test_attempt_is_leased_once_and_in_order(job_store: JobStore, lease: Lease) 
 
 def test_stale_attempt_writes_nothing(redis: Redis, job_store: JobStore, lease: Lease) -> None:
     job = lease.job
-    silence(redis)
+    make_checks_due(redis)
     assert job_store.requeue_overdue(job_store.get(job.tenant, job.id))
     writes: list[Callable[[], object]] = [
         lambda: job_store.heartbeat(lease),
@@ -339,7 +339,7 @@ class RecordMachine(RuleBasedStateMachine):
     )
     def reconcile(self, job_id: str, stale: bool, step: str) -> None:
         if stale:
-            silence(self.redis)
+            make_checks_due(self.redis)
         before = self.seen[job_id]
         extra: dict[str, tuple[object, ...]] = {"fail_overdue": (ERROR,), "succeed_overdue": (result(),)}
         getattr(self.job_store, step)(before, *extra.get(step, ()))

@@ -14,8 +14,8 @@ PATH = "/jobs/1/artifacts/model/config.json"
 
 
 def test_signed_link_is_valid_in_every_process(redis: Redis) -> None:
-    ticket = SignedLinks(redis).issue("search", PATH)
-    SignedLinks(redis).check(ticket, PATH)
+    link = SignedLinks(redis).issue("search", PATH)
+    SignedLinks(redis).check(link, PATH)
 
 
 def test_signed_link_is_invalid_for_another_path(redis: Redis) -> None:
@@ -35,17 +35,17 @@ def test_signed_link_is_invalid_for_another_path(redis: Redis) -> None:
 
 def test_expired_link_is_refused(redis: Redis) -> None:
     signed_links = SignedLinks(redis)
-    ticket = signed_links.issue("search", PATH, seconds=-1)
-    assert ticket.expires < time.time()
+    link = signed_links.issue("search", PATH, seconds=-1)
+    assert link.expires < time.time()
     with pytest.raises(Forbidden, match="expired"):
-        signed_links.check(ticket, PATH)
+        signed_links.check(link, PATH)
 
 
 def test_link_of_another_deployment_is_refused(redis: Redis) -> None:
-    ticket = SignedLinks(redis).issue("search", PATH)
+    link = SignedLinks(redis).issue("search", PATH)
     redis.flushall()
     with pytest.raises(Forbidden):
-        SignedLinks(redis).check(ticket, PATH)
+        SignedLinks(redis).check(link, PATH)
 
 
 @given(tenant=st.text(), path=st.text(), expires=st.integers(), signature=st.text())

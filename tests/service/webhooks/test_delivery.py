@@ -18,10 +18,10 @@ from service.contract.job import JobError, JobStatus
 from service.contract.request import JobRequest, WebhookEvent
 from service.contract.resources import Delivery, DeliveryOutcome
 from service.infrastructure.background_threads import repeating
-from service.infrastructure.redis_keys import WEBHOOKS, deliveries_key, events_key, gone_key, job_key
+from service.infrastructure.redis_keys import WEBHOOKS, deliveries_key, events_key, job_key
 from service.jobs.record import JobRecord, new_record
 from service.jobs.store import JobStore
-from service.webhooks.delivery import Webhooks
+from service.webhooks.delivery import Webhooks, gone_key
 from service.webhooks.retries import PAUSES, pause_after
 from service.webhooks.signing import PREFIX, WebhookSecrets, new_secret, signed_headers
 from tests.support.waiting import wait_until

@@ -7,12 +7,12 @@ import pytest
 from fastapi.testclient import TestClient
 from redis import Redis
 
-from service.infrastructure.redis_keys import EXPIRIES
+from service.infrastructure.redis_keys import EXPIRIES, expiry_member
 from service.jobs.retention import Retention
 from service.jobs.store import JobStore
 from service.storage.datasets import Uploads
 from service.storage.object_store import Storage
-from service.storage.score_sets import ScoreSets, expiry_member
+from service.storage.score_sets import ScoreSets
 from service.tenants.api_keys import ApiKeys, KeyScope
 from service.tenants.storage_quota import StoredBytes
 from tests.support.score_sets import digest_of, measured, safetensors
@@ -88,7 +88,7 @@ def test_expired_scores_are_deleted(add: Add, redis: Redis, storage: Storage, jo
     uploads, scores = Uploads(redis, storage, stored), ScoreSets(redis, storage)
     retention = Retention(redis, job_store, uploads, scores, storage, stored)
     assert retention.sweep() == 0
-    redis.zadd(EXPIRIES, {expiry_member("default", digest): 0})
+    redis.zadd(EXPIRIES, {expiry_member("scores", "default", digest): 0})
     assert retention.sweep() == 1
     assert storage.list("default/") == []
     assert not redis.exists(EXPIRIES)

@@ -101,14 +101,14 @@ def test_unreadable_job_of_a_live_worker_is_not_deleted(
     job_id = submit(client, body)
     damage(redis, job_id, "request")
     with connect(settings.redis_url, decode=False) as transport:
-        entry = RqJob.fetch(rq_job_id(job_id, 1), connection=transport, serializer="json")
+        rq_job = RqJob.fetch(rq_job_id(job_id, 1), connection=transport, serializer="json")
         with transport.pipeline() as pipe:
-            execution = Execution.create(entry, ttl=60, pipeline=pipe)
+            execution = Execution.create(rq_job, ttl=60, pipeline=pipe)
             pipe.execute()
         answer = client.delete(f"/jobs/{job_id}")
         assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
         assert "worker" in answer.json()["detail"]
         with transport.pipeline() as pipe:
-            execution.delete(entry, pipe)
+            execution.delete(rq_job, pipe)
             pipe.execute()
     assert client.delete(f"/jobs/{job_id}").status_code == 204

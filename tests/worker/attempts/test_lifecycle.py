@@ -21,7 +21,7 @@ from service.jobs.store import JobStore
 from service.settings import Settings
 from service.storage.keys import attempt_prefix, job_prefix, manifest_key
 from service.storage.object_store import Storage
-from tests.support.contract_examples import REQUEST, report, silence
+from tests.support.contract_examples import REQUEST, make_checks_due, report
 from tests.support.jobs import checkpoint, environment, request
 from tests.support.waiting import wait_until
 from worker.tasks import run_job
@@ -105,11 +105,11 @@ def test_bug_fails_the_job_without_its_details(
 
 
 @pytest.mark.parametrize("attempt", [0, 2])
-def test_entry_of_another_attempt_is_ignored(job_store: JobStore, attempt: int) -> None:
+def test_rq_job_of_another_attempt_is_ignored(job_store: JobStore, attempt: int) -> None:
     assert run(job_store, REQUEST, attempt).status is JobStatus.queued
 
 
-def test_entry_of_a_deleted_job_is_ignored(job_store: JobStore) -> None:
+def test_rq_job_of_a_deleted_job_is_ignored(job_store: JobStore) -> None:
     run_job("default", "01ARZ3NDEKTSV4RRFFQ69G5FAV", 1)
     assert job_store.page("default").records == []
 
@@ -119,7 +119,7 @@ def test_attempt_uses_the_committed_result_of_an_earlier_one(
 ) -> None:
     job = job_store.accept(new_record(REQUEST))
     job_store.lease(job.tenant, job.id, 1, "w")
-    silence(redis)
+    make_checks_due(redis)
     job_store.requeue_overdue(job_store.get(job.tenant, job.id))
     prefix = attempt_prefix(job.tenant, job.id, 1)
     storage.put_bytes(report(job, 1).model_dump_json().encode(), f"{prefix}report.json")
