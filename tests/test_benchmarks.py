@@ -213,7 +213,7 @@ def test_shared_pass_gives_the_scores_and_repairs_of_separate_passes(family: str
     model = TINY[family]()
     scores, moments = score_together(model, architecture, units, rows, methods)
     for name, (criterion, options) in methods.items():
-        alone = score(model, architecture, units, rows, criterion, options)
+        alone = score(model, architecture, units, rows, criterion, options).scores
         for site in alone:
             torch.testing.assert_close(scores[name][site], alone[site], rtol=1e-4, atol=1e-7)
     kept_units = select(scores["wanda"], locate(model, architecture, units), 0.5, 4)

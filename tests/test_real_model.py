@@ -27,7 +27,7 @@ from worker.slimming.scoring import attribution
 from worker.slimming.scoring.criteria import Options
 from worker.slimming.scoring.objectives import Batch
 from worker.slimming.selection import select
-from worker.slimming.units import Site, locate
+from worker.slimming.units import Scores, locate
 
 SHARED = Path(__file__).parents[2] / "shared"
 ADAPTER = SHARED / "models/smollm2-135m-multitask-lora"
@@ -78,10 +78,10 @@ def test_the_converted_model_completes_a_sentence(loaded: LoadedModel) -> None:
 def test_removing_the_lowest_scores_costs_less_than_removing_the_highest(
     loaded: LoadedModel, review_batches: list[Batch]
 ) -> None:
-    scores = attribution.score(loaded.model, LLAMA, ["ffn"], review_batches, "attribution", Options())
+    scores = attribution.score(loaded.model, LLAMA, ["ffn"], review_batches, "attribution", Options()).scores
     groups = locate(loaded.model, LLAMA, ["ffn"])
 
-    def likelihood(ranking: dict[Site, torch.Tensor]) -> float:
+    def likelihood(ranking: Scores) -> float:
         """The mean log-probability of the right answers without the lowest-ranked tenth of the units."""
         with masked(loaded.model, LLAMA, select(ranking, groups, ratio=0.1, round_to=1)):
             found = score_answers(loaded.model, review_batches, lambda done: None)

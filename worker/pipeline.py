@@ -27,7 +27,7 @@ from worker.search.search import search
 from worker.slimming.scoring.iterative import ScorePath, schedule
 from worker.slimming.scoring.multi_task import united_paths
 from worker.slimming.scoring.second_moments import Moments
-from worker.slimming.surgery import Kept
+from worker.slimming.units import Kept
 from worker.stages import controls, evaluation_sets, inputs, pseudo_labels
 from worker.stages.attribution import attribute, highest_requested_ratio
 from worker.stages.context import JobContext, StageProgress

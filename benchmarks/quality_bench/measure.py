@@ -6,6 +6,7 @@ Shape suffixes: E examples, N tokens, C channels of a consumer's input, O of its
 import copy
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from benchmarks.quality_bench import inputs
 from benchmarks.quality_bench.cells import BLOCKS, DENSE, TIMED, VARIANTS, Cell
 from benchmarks.quality_bench.inputs import Source
 from benchmarks.quality_bench.measurement import Measurement, rounded
-from benchmarks.quality_bench.shared_pass import Method, Scores, score_together
+from benchmarks.quality_bench.shared_pass import Method, score_together
 from worker.checkpoints.loading import LoadedModel, count_parameters, load_model
 from worker.data import batching, prompts
 from worker.evaluation import metrics as evaluation
@@ -32,7 +33,7 @@ from worker.slimming.scoring.criteria import CRITERIA, Options
 from worker.slimming.scoring.objectives import Batch, answer_log_probabilities, token_log_probabilities
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.selection import Rules
-from worker.slimming.units import Site, locate
+from worker.slimming.units import Kept, Scores, Site, locate
 
 TOKENS_PER_BATCH = 1024
 TIMED_RUNS = 3
@@ -49,7 +50,7 @@ SHARED = ("surgeon", "attribution", "second_moment", "activation", "wanda", "fla
 class Pass:
     """The results of one pass over calibration rows."""
 
-    scores: dict[str, Scores]
+    scores: Mapping[str, Scores]
     moments: dict[str, Moments]
     seconds: float
 
@@ -79,14 +80,14 @@ class Bench:
         removed = round(self._removed(cell, kept), 4)
         return replace(judge(model, judged), removed=removed, seconds_to_cut=seconds)
 
-    def kept(self, cell: Cell) -> dict[Site, Tensor]:
+    def kept(self, cell: Cell) -> Kept:
         """The units that stay; with several steps, the scores are measured again before each step."""
         model = self.loaded(cell.model).model
         architecture = ARCHITECTURES[model.config.model_type]
         groups = locate(model, architecture, cell.units)
         rules = Rules("global", cell.layout, CRITERIA[METHODS[cell.method][0]].normalisation)
 
-        def choose(scores: Scores, ratio: float) -> dict[Site, Tensor]:
+        def choose(scores: Scores, ratio: float) -> Kept:
             return selection.select(scores, groups, ratio, ROUND_TO[cell.layout], rules)
 
         if cell.steps == 1:
@@ -95,7 +96,7 @@ class Bench:
         path = iterative.follow(model, architecture, ratios, lambda: self._score(cell), choose)
         return choose(path.at(cell.ratio), cell.ratio)
 
-    def cut(self, model: Any, cell: Cell, kept: dict[Site, Tensor]) -> None:
+    def cut(self, model: Any, cell: Cell, kept: Kept) -> None:
         """Repair and cut the model with the cell's repair, ratio and layout."""
         architecture = ARCHITECTURES[model.config.model_type]
         if cell.repair != "none":
@@ -104,7 +105,7 @@ class Bench:
             repair(RepairInput(model, architecture, kept, calibration, moments), cell.repair)
         surgery.cut(model, architecture, kept, cell.layout)
 
-    def _removed(self, cell: Cell, kept: dict[Site, Tensor]) -> float:
+    def _removed(self, cell: Cell, kept: Kept) -> float:
         model = self.loaded(cell.model).model
         groups = locate(model, ARCHITECTURES[model.config.model_type], cell.units)
         gone = sum((group.count - kept[group.site].numel()) * group.parameters for group in groups)
@@ -123,7 +124,8 @@ class Bench:
         model, (criterion, options) = self.loaded(cell.model).model, METHODS[cell.method]
         batches = self.batches(*_calibration_rows(cell)) if CRITERIA[criterion].needs != "weights" else []
         options = replace(options, seed=cell.seed)
-        return attribution.score(model, ARCHITECTURES[model.config.model_type], BLOCKS, batches, criterion, options)
+        architecture = ARCHITECTURES[model.config.model_type]
+        return attribution.score(model, architecture, BLOCKS, batches, criterion, options).scores
 
     def _timed(self, cell: Cell) -> float:
         """Median time in seconds to score all units; for DENSE, of a forward pass of the same rows."""
@@ -235,7 +237,7 @@ def _write(result: Pass, path: Path) -> None:
 
 def _read(path: Path) -> Pass:
     tensors = load_file(path)
-    scores: dict[str, Scores] = {}
+    scores: dict[str, dict[Site, Tensor]] = {}
     for _, name, site in (key.split() for key in tensors if key.startswith("score ")):
         scores.setdefault(name, {})[Site.parse(site)] = tensors[f"score {name} {site}"]
     consumers = [key.removeprefix("gram ") for key in tensors if key.startswith("gram ")]

@@ -16,9 +16,8 @@ from worker.slimming.scoring.attribution import Accumulator, prepared
 from worker.slimming.scoring.criteria import CRITERIA, Options
 from worker.slimming.scoring.objectives import Batch
 from worker.slimming.scoring.second_moments import Moments, collect
-from worker.slimming.units import Group, Site, locate
+from worker.slimming.units import Group, Scores, locate
 
-Scores = dict[Site, Tensor]
 Method = tuple[str, Options]
 
 

@@ -8,7 +8,8 @@ from worker.checkpoints.llama_as_mistral import to_stock_class
 from worker.checkpoints.loading import LoadedModel
 from worker.checkpoints.per_layer import to_loadable_class
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.surgery import Kept, cut
+from worker.slimming.surgery import cut
+from worker.slimming.units import Kept
 
 
 def make_slim(loaded: LoadedModel, kept: Kept, layout: Layout) -> LoadedModel:

@@ -36,8 +36,7 @@ from worker.checkpoints.loading import LoadedModel, load_model
 from worker.checkpoints.saving import save_model
 from worker.data.provenance import digest_directory
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.surgery import Kept
-from worker.slimming.units import Site, locate
+from worker.slimming.units import Kept, Site, locate
 
 KEY = "taskslim"
 

@@ -6,7 +6,6 @@ from functools import cache, cached_property
 from math import prod
 
 import torch
-from torch import Tensor
 
 from service.contract.bisection import turning_point
 from service.contract.fields import MAX_RATIO
@@ -19,7 +18,7 @@ from worker.slimming.repair.repairs import measure_moments
 from worker.slimming.scoring.iterative import ScorePath
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.shapes import shapes_after
-from worker.slimming.units import Site
+from worker.slimming.units import Kept
 from worker.stages.context import JobContext
 from worker.stages.slim import (
     all_units,
@@ -49,7 +48,7 @@ class Candidate:
 
     requested_ratio: float  # from which the widths follow
     ratio: float  # share of the chosen units' parameters that is removed
-    kept: dict[Site, Tensor]
+    kept: Kept
     parameters: int
     bytes: int  # of the files with the weights
 
@@ -134,7 +133,7 @@ class Candidates:
             with refusing_repairs():
                 add_zero_biases(self._task_model.loaded.model, self._task_model.architecture, all_units(groups))
 
-    def _repair(self, copy: TaskModel, kept: dict[Site, Tensor]) -> None:
+    def _repair(self, copy: TaskModel, kept: Kept) -> None:
         if self._context.job.request.method.repair is not Repair.none:
             repair_model(self._context, copy, kept, self._moments, lambda done, total: self._on_progress())
 

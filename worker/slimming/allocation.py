@@ -2,6 +2,8 @@
 
 In the scope "layer" the same share of every group is removed. In the scope "global" all units are ranked together by
 their score per parameter, and one threshold decides which are removed.
+
+Shape suffixes: U units of a group.
 """
 
 import math
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worker.slimming.units import Group, Site
+from worker.slimming.units import Group, Scores, Site
 
 # The largest share of the target by which floors and rounding may miss it; to miss it by more is an error.
 TOLERANCE = 0.02
@@ -34,9 +36,7 @@ class Rules:
     protect_last: int = 0
 
 
-def allocate(
-    scores: Mapping[Site, Tensor], groups: Sequence[Group], ratio: float, round_to: int, rules: Rules
-) -> dict[Site, int]:
+def allocate(scores: Scores, groups: Sequence[Group], ratio: float, round_to: int, rules: Rules) -> dict[Site, int]:
     """The number of units that each group keeps. Raises WidthUnreachable."""
     if ratio == 0:
         return {group.site: group.count for group in groups}
@@ -76,9 +76,7 @@ def _nearest(choices: Sequence[int], target: float) -> int:
     return min(choices, key=lambda choice: (abs(choice - target), -choice))
 
 
-def _lowest_layers(
-    scores: Mapping[Site, Tensor], layers: Sequence[Group], ratio: float, rules: Rules
-) -> dict[Site, int]:
+def _lowest_layers(scores: Scores, layers: Sequence[Group], ratio: float, rules: Rules) -> dict[Site, int]:
     """Remove the share `ratio` of the layers of each stack, those with the lowest scores."""
     counts: dict[Site, int] = {}
     for stack in dict.fromkeys(group.site.stack for group in layers):
@@ -120,7 +118,7 @@ class _Pool:
 
 
 def _by_threshold(
-    scores: Mapping[Site, Tensor], groups: Sequence[Group], ratio: float, round_to: int, rules: Rules
+    scores: Scores, groups: Sequence[Group], ratio: float, round_to: int, rules: Rules
 ) -> dict[Site, int]:
     pools = _pools(scores, groups, round_to, rules)
     target = ratio * _all_parameters(groups)
@@ -161,7 +159,7 @@ def _between(
             yield from (counts for counts in tried if low <= _removed_parameters(counts, groups) <= high)
 
 
-def _pools(scores: Mapping[Site, Tensor], groups: Sequence[Group], round_to: int, rules: Rules) -> list[_Pool]:
+def _pools(scores: Scores, groups: Sequence[Group], round_to: int, rules: Rules) -> list[_Pool]:
     members: dict[object, list[Group]] = defaultdict(list)
     for group in groups:
         shares = rules.layout == "uniform" and group.kind != "layers"
@@ -186,7 +184,7 @@ def _pool_choices(pool: Sequence[Group], round_to: int, rules: Rules, safe: set[
     return tuple(sorted(set(choices)))
 
 
-def _safe_layers(scores: Mapping[Site, Tensor], groups: Sequence[Group], rules: Rules) -> set[tuple[str, int]]:
+def _safe_layers(scores: Scores, groups: Sequence[Group], rules: Rules) -> set[tuple[str, int]]:
     """(stack, layer) of the layers that must be kept: protected ones, or the best one of a stack without any."""
     size = {group.site.stack: group.site.layer + 1 for group in groups}
     safe = {group.site[:2] for group in groups if is_protected(group.site, size[group.site.stack], rules)}
@@ -197,7 +195,7 @@ def _safe_layers(scores: Mapping[Site, Tensor], groups: Sequence[Group], rules: 
     return safe
 
 
-def _density(scores: Mapping[Site, Tensor], group: Group, rules: Rules) -> Tensor:
+def _density(scores: Scores, group: Group, rules: Rules) -> Tensor:
     # Scores are divided by the number of parameters first, so that units of different size are comparable.
     return NORMALISATIONS[rules.normalisation](scores[group.site].double() / group.parameters)
 

@@ -1,6 +1,8 @@
 """Masking: removes the contribution of units for the duration of a context, without changing the model.
 
 A masked model computes exactly what `surgery.cut` makes of it.
+
+Shape suffixes: K units that stay, C channels of the group's activation.
 """
 
 from collections.abc import Iterator
@@ -10,8 +12,8 @@ from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture
 from worker.slimming.hooks import Visitor, watch
-from worker.slimming.surgery import Kept, groups_of, stays
-from worker.slimming.units import Group
+from worker.slimming.surgery import groups_of, stays
+from worker.slimming.units import Group, Kept
 
 
 @contextmanager

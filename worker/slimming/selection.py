@@ -3,24 +3,24 @@
 Shape suffixes: U units of a group, R rows, K kept units.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from worker.slimming.allocation import Rules, WidthUnreachable, allocate
-from worker.slimming.units import Group, Site
+from worker.slimming.units import Group, Kept, Scores
 
 __all__ = ["Rules", "WidthUnreachable", "best", "select"]
 
 
 def select(
-    scores: Mapping[Site, Tensor],
+    scores: Scores,
     groups: Sequence[Group],
     ratio: float,
     round_to: int = 64,
     rules: Rules = Rules(),  # noqa: B008
-) -> dict[Site, Tensor]:
+) -> Kept:
     """The units of every group that are kept, int64 and sorted: those with the highest scores, then the lowest index.
 
     `ratio` is the share of the groups' parameters that is removed. Feed-forward widths are the multiples of `round_to`
@@ -42,7 +42,7 @@ def best(score_U: Tensor, num_kept: int, rows: int = 1) -> Tensor:
     return (order_RU + offset_R).flatten().sort().values
 
 
-def _tied(scores: Mapping[Site, Tensor], groups: Sequence[Group]) -> dict[Site, Tensor]:
+def _tied(scores: Scores, groups: Sequence[Group]) -> Scores:
     """The scores, with those of groups that must keep the same indices replaced by their sum."""
     merged = dict(scores)
     for tie in {group.tie for group in groups if group.tie}:

@@ -1,19 +1,20 @@
-"""The shapes that the parameters of a model will have after a cut, computed without cutting it."""
+"""The shapes that the parameters of a model will have after a cut, computed without cutting it.
+
+Shape suffixes: I indices along one dimension of a parameter.
+"""
 
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from worker.slimming.architectures import Architecture
 from worker.slimming.surgery import staying
-from worker.slimming.units import Group, Site
+from worker.slimming.units import Group, Kept, Site
 
 Shape = tuple[int, ...]
 
 
-def shapes_after(
-    model: nn.Module, architecture: Architecture, groups: Sequence[Group], kept: Mapping[Site, Tensor]
-) -> dict[str, Shape]:
+def shapes_after(model: nn.Module, architecture: Architecture, groups: Sequence[Group], kept: Kept) -> dict[str, Shape]:
     """Name -> shape of every parameter of the model after `surgery.cut`; shared parameters are listed once.
 
     `groups` must be the groups of the sites in `kept`.

@@ -1,10 +1,11 @@
-"""Structured removal: slices units out of a model and sets its config to the new sizes. Exact: no weight that stays
-changes, and the sliced model computes what `masking` shows.
+"""Structured removal: slices units out of a model and sets its config to the new sizes.
+
+It is exact: no weight that stays changes, and the sliced model computes what the masked one does (see `masking`).
 
 Shape suffixes: U units of a group, K units that stay, I indices along one dimension of a parameter.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, TypeVar
 
@@ -13,10 +14,7 @@ from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture, Stack
 from worker.slimming.config_sizes import agreed_sizes, configs_of, field_values, set_head_size, set_sizes, update_layers
-from worker.slimming.units import Group, Site, layers_of, locate
-
-# Site of a group -> sorted indices of the units that stay (K). Groups that it does not name stay whole.
-Kept = Mapping[Site, Tensor]
+from worker.slimming.units import UNITS, Group, Kept, Site, layers_of, locate
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -26,7 +24,8 @@ def cut(model: nn.Module, architecture: Architecture, kept: Kept, layout: str = 
 
     With the layout "uniform" all layers of a stack share one width for each config field. With "per_layer" a layer has
     its own widths, which the config of its modules then holds; the model's config keeps the old value of such a field.
-    Raises ValueError where `kept` gives a config field two widths that have to be equal.
+    Raises ValueError for a site that the model does not have, and where `kept` gives a config field two widths that
+    have to be equal.
     """
     groups = groups_of(model, architecture, kept)
     sizes = {group.site: field_values(group, kept[group.site].numel()) for group in groups if group.kind != "layers"}
@@ -49,12 +48,17 @@ def copy_sharing_tensors(module: ModuleT) -> ModuleT:
 
 
 def groups_of(model: nn.Module, architecture: Architecture, kept: Kept) -> list[Group]:
-    """The groups of the model that `kept` names."""
-    kinds = [kind for kind in ("ffn", "heads", "head_dims", "layers") if any(_is_of(site, kind) for site in kept)]
-    return [group for group in locate(model, architecture, kinds) if group.site in kept]
+    """The groups of the model that `kept` names. Raises ValueError for a site that the model does not have."""
+    kinds = [kind for kind in UNITS if any(_is_of(site, kind) for site in kept)]
+    groups = [group for group in locate(model, architecture, kinds) if group.site in kept]
+    unknown = kept.keys() - {group.site for group in groups}
+    if unknown:
+        raise ValueError(f"the model has no units {', '.join(sorted(map(str, unknown)))}")
+    return groups
 
 
 def _is_of(site: Site, kind: str) -> bool:
+    """Whether the site is of this kind: the kind ends its unit's name, such as "cross_heads" or "value_dims"."""
     return site.unit.endswith("_dims" if kind == "head_dims" else kind)
 
 

@@ -2,9 +2,11 @@
 
 A group is the set of units that share one width, for example the neurons of one layer. A unit is a slice of each of
 several parameters, and is removed by removing these slices.
+
+Shape suffixes: U units of a group, F parameters of one unit, K units that stay.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self
 
@@ -35,6 +37,13 @@ class Site(NamedTuple):
         """The site whose string form is `key`."""
         stack, layer, unit = key.split(".")
         return cls(stack, int(layer), unit)
+
+
+# Site of a group -> the scores of its units (U).
+Scores = Mapping[Site, Tensor]
+
+# Site of a group -> the sorted indices of its units that stay (K). Groups that it does not name stay whole.
+Kept = Mapping[Site, Tensor]
 
 
 class ParameterSlice(NamedTuple):
@@ -117,13 +126,13 @@ def weights_UF(group: Group, parameters: Callable[[str], Tensor]) -> tuple[Tenso
 
 def _neurons(model: nn.Module, stack: Stack, layer: int) -> list[Group]:
     row, block = stack.feed_forward, f"{stack.layers}.{layer}"
-    reading, writing = (0, 1) if row.transposed else (1, 0)
+    inputs, outputs = (0, 1) if row.transposed else (1, 0)
     contract = f"{block}.{row.contract}"
-    count = model.get_parameter(f"{contract}.weight").shape[reading]
-    slices = [ParameterSlice(f"{contract}.weight", reading, 1)]
+    count = model.get_parameter(f"{contract}.weight").shape[inputs]
+    slices = [ParameterSlice(f"{contract}.weight", inputs, 1)]
     for path in _expand(row, model.config):
         for half in range(2 if row.fused else 1):
-            slices += _rows(model, f"{block}.{path}", writing, 1, start=half * count)
+            slices += _rows(model, f"{block}.{path}", outputs, 1, start=half * count)
     return [
         Group(
             site=Site(stack.name, layer, "ffn"),

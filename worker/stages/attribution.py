@@ -1,17 +1,15 @@
 """Scores the units of a task on its calibration rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-
-from torch import Tensor
 
 from service.contract.fields import MAX_RATIO
 from service.contract.method import Target
 from worker.slimming.repair.repairs import FITTED
 from worker.slimming.scoring import attribution
-from worker.slimming.scoring.iterative import ScorePath, Scores, follow
+from worker.slimming.scoring.iterative import ScorePath, follow
 from worker.slimming.scoring.second_moments import Moments
-from worker.slimming.units import Site
+from worker.slimming.units import Kept, Scores
 from worker.stages.context import JobContext
 from worker.stages.method import options
 from worker.stages.slim import choose, locate_groups, refusing_units
@@ -28,22 +26,21 @@ def attribute(context: JobContext, task_model: TaskModel, ratios: Sequence[float
     groups, count = locate_groups(context, task_model), len(task_model.calibration.examples)
     counter = context.counter(count * method.steps)
     step_counters = (lambda done, step=step: counter(step * count + done) for step in range(method.steps))
-    dense_moments: list[dict[str, Moments]] = []
-
-    def keep_moments(moments: dict[str, Moments]) -> None:
-        repaired_on_same_rows = method.repair in FITTED and not request.tasks
-        if repaired_on_same_rows and not dense_moments:  # those of the first step, which runs the dense model
-            dense_moments.append(moments)
+    repaired_on_same_rows = method.repair in FITTED and not request.tasks
+    dense_moments: list[Mapping[str, Moments]] = []
 
     def measure() -> Scores:
         batches = (batch.to(model.device) for batch in task_model.calibration.batches)
         criterion, on_examples = method.criterion, next(step_counters)
         with refusing_units():
-            return attribution.score(
-                model, architecture, method.units, batches, criterion, criterion_options, on_examples, keep_moments
+            scores, moments = attribution.score(
+                model, architecture, method.units, batches, criterion, criterion_options, on_examples
             )
+        if repaired_on_same_rows and moments is not None and not dense_moments:
+            dense_moments.append(moments)  # those of the first step, which runs the dense model
+        return scores
 
-    def keep(scores: Scores, ratio: float) -> dict[Site, Tensor]:
+    def keep(scores: Scores, ratio: float) -> Kept:
         return choose(context, groups, scores, ratio)
 
     path = follow(model, architecture, ratios, measure, keep)

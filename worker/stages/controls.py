@@ -8,8 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from torch import Tensor
-
 from service.contract.job import Stage
 from service.contract.options import Layout, Repair, Unit
 from service.contract.request import JobRequest
@@ -19,8 +17,7 @@ from worker.slimming import selection
 from worker.slimming.allocation import share_removed
 from worker.slimming.scoring import attribution
 from worker.slimming.scoring.criteria import CRITERIA, Options
-from worker.slimming.scoring.iterative import Scores
-from worker.slimming.units import Site, locate
+from worker.slimming.units import Kept, Scores, locate
 from worker.stages.context import JobContext, StageProgress
 from worker.stages.method import rules
 from worker.stages.slim import slim_task_model
@@ -29,7 +26,7 @@ from worker.stages.task_model import TaskModel, evaluate
 SEEDS = 3  # of random scores: `method.seed` and the two after it
 MEANS = ("accuracy", "calibrated_accuracy", "exact_match")
 
-RepairModel = Callable[[JobContext, TaskModel, dict[Site, Tensor]], None]
+RepairModel = Callable[[JobContext, TaskModel, Kept], None]
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,7 @@ def _control(
     model, architecture, units = task_model.loaded.model, task_model.architecture, request.method.units
     selection_rules = rules(request, layout)
     if isinstance(ranking, int):
-        ranking = attribution.score(model, architecture, units, (), "random", Options(seed=ranking))
+        ranking = attribution.score(model, architecture, units, (), "random", Options(seed=ranking)).scores
         selection_rules = replace(selection_rules, normalisation=CRITERIA["random"].normalisation)
     groups = locate(model, architecture, units)
     kept = selection.select(ranking, groups, ratio, request.output.round_to, selection_rules)

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from service.contract.errors import InvalidRequest, UnsupportedUnit
 from service.contract.options import Layout
@@ -14,10 +13,8 @@ from worker.slimming import selection
 from worker.slimming.repair.bias import RepairUnavailable
 from worker.slimming.repair.inputs import CalibrationBatches, Progress, RepairInput
 from worker.slimming.repair.repairs import repair
-from worker.slimming.scoring.iterative import Scores
 from worker.slimming.scoring.second_moments import Moments
-from worker.slimming.surgery import Kept
-from worker.slimming.units import Group, Site, UnitUnavailable, locate
+from worker.slimming.units import Group, Kept, Scores, UnitUnavailable, locate
 from worker.stages.context import JobContext
 from worker.stages.method import options, rules
 from worker.stages.task_model import TaskModel
@@ -47,7 +44,7 @@ def repair_input(context: JobContext, task_model: TaskModel, kept: Kept) -> Repa
     return RepairInput(model, task_model.architecture, kept, calibration)
 
 
-def all_units(groups: list[Group]) -> dict[Site, Tensor]:
+def all_units(groups: list[Group]) -> Kept:
     """All units of every group, as `select` gives those that stay."""
     return {group.site: torch.arange(group.count) for group in groups}
 
@@ -58,7 +55,7 @@ def locate_groups(context: JobContext, task_model: TaskModel) -> list[Group]:
         return locate(task_model.loaded.model, task_model.architecture, context.job.request.method.units)
 
 
-def choose(context: JobContext, groups: list[Group], scores: Scores, ratio: float) -> dict[Site, Tensor]:
+def choose(context: JobContext, groups: list[Group], scores: Scores, ratio: float) -> Kept:
     """The units that each group keeps, by the rules of the job. Raises WidthUnreachable."""
     request = context.job.request
     return selection.select(scores, groups, ratio, request.output.round_to, rules(request, request.output.layout))

@@ -39,7 +39,7 @@ from worker.checkpoints.loading import count_parameters
 from worker.slimming import selection, surgery
 from worker.slimming.allocation import share_removed
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.units import Group, Site, locate
+from worker.slimming.units import Group, Kept, locate
 
 
 def family_of(name: str) -> str:
@@ -79,7 +79,7 @@ def test_a_plan_equals_the_cut_model(name: str, units: list[Unit], tmp_path: Pat
     assert planned.bytes.slim == (tmp_path / "slim/model.safetensors").stat().st_size
 
 
-def widths(groups: list[Group], kept: dict[Site, torch.Tensor]) -> dict[tuple[str, str], tuple[int, int]]:
+def widths(groups: list[Group], kept: Kept) -> dict[tuple[str, str], tuple[int, int]]:
     """(stack, unit) -> units before and after: in one layer, and of layers in the stack."""
     found: dict[tuple[str, str], tuple[int, int]] = {}
     for group in groups:

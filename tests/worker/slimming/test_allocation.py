@@ -4,12 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from service.contract.options import Normalisation
 from tests.support.tiny_models import TINY, causal
 from worker.slimming.allocation import NORMALISATIONS, Rules, WidthUnreachable, share_removed
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.selection import select
 from worker.slimming.surgery import cut
-from worker.slimming.units import Group, Site, locate
+from worker.slimming.units import Group, Kept, Site, locate
 
 PER_LAYER = Rules(scope="global", layout="per_layer")
 FAMILIES_WITH_HEADS = {"llama": ("ffn", "heads"), "t5": ("ffn", "heads", "head_dims")}
@@ -22,7 +23,7 @@ def random_scores(groups: list[Group], seed: int = 0) -> dict[Site, Tensor]:
     return {group.site: torch.rand(group.count, generator=draw) for group in groups}
 
 
-def removed(groups: list[Group], kept: dict[Site, Tensor]) -> float:
+def removed(groups: list[Group], kept: Kept) -> float:
     num_removed = sum((group.count - kept[group.site].numel()) * group.parameters for group in groups)
     return num_removed / sum(group.count * group.parameters for group in groups)
 
@@ -209,3 +210,7 @@ def test_share_removed_is_the_share_of_removed_parameters(units: tuple[str, ...]
     num_removed = before - sum(parameter.numel() for parameter in model.parameters())
     assert num_removed / chosen == pytest.approx(0.4, abs=0.15)  # one head holds an eighth of the parameters
     assert share_removed(groups, counts) == pytest.approx(num_removed / chosen, abs=0.01)
+
+
+def test_contract_lists_the_normalisations() -> None:
+    assert set(NORMALISATIONS) == set(Normalisation)

@@ -12,7 +12,7 @@ from service.families.table import FAMILIES
 from service.families.tensor_names import StackNames
 from tests.support.tiny_models import TINY, tiny_family
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.units import Site, UnitUnavailable, locate
+from worker.slimming.units import UNITS, Site, UnitUnavailable, locate
 
 
 def test_contract_and_worker_have_a_row_for_the_same_families() -> None:
@@ -76,3 +76,7 @@ def test_site_survives_its_string_form() -> None:
     site = Site("decoder", 11, "ffn")
     assert str(site) == "decoder.11.ffn"
     assert Site.parse(str(site)) == site
+
+
+def test_contract_lists_the_units() -> None:
+    assert set(UNITS) == set(Unit)

@@ -11,8 +11,8 @@ from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.masking import masked
 from worker.slimming.scoring.objectives import Batch
 from worker.slimming.selection import best, select
-from worker.slimming.surgery import cut
-from worker.slimming.units import Site, locate
+from worker.slimming.surgery import cut, groups_of
+from worker.slimming.units import Kept, Site, locate
 
 torch.set_num_threads(1)
 
@@ -27,7 +27,7 @@ def logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     return result[batch.masks["decoder"]] if "decoder" in batch.masks else result
 
 
-def half_of_the_units(model: PreTrainedModel, *units: str) -> dict[Site, torch.Tensor]:
+def half_of_the_units(model: PreTrainedModel, *units: str) -> Kept:
     groups = locate(model, ARCHITECTURES[model.config.model_type], units or ["ffn"])
     draw = torch.Generator().manual_seed(1)
     scores = {group.site: torch.rand(group.count, generator=draw) for group in groups}
@@ -86,8 +86,7 @@ def test_keeping_every_unit_changes_nothing() -> None:
 
 def test_unequal_widths_of_one_config_field_are_refused() -> None:
     model = TINY["llama"]()
-    kept = half_of_the_units(model)
-    kept[Site("decoder", 1, "ffn")] = torch.arange(7)
+    kept = {**half_of_the_units(model), Site("decoder", 1, "ffn"): torch.arange(7)}
     with pytest.raises(ValueError, match="holds one width"):
         cut(model, ARCHITECTURES["llama"], kept)
 
@@ -130,3 +129,10 @@ def test_slicing_equals_masking_with_different_widths_per_layer(family: str) -> 
         expected = logits(model, batch)
     cut(model, architecture, kept, layout="per_layer")
     torch.testing.assert_close(logits(model, batch), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("key", ["decoder.9.ffn", "encoder.0.ffn", "decoder.0.neurons", "decoder.0.cross_heads"])
+def test_site_that_the_model_does_not_have_is_refused(key: str) -> None:
+    known = Site("decoder", 0, "ffn")
+    with pytest.raises(ValueError, match=f"no units {key}"):
+        groups_of(TINY["llama"](), ARCHITECTURES["llama"], {known: torch.arange(4), Site.parse(key): torch.arange(1)})

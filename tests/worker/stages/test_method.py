@@ -22,7 +22,7 @@ def request_for(**method: Any) -> JobRequest:
 
 def test_random_scores_remove_similar_shares_of_heads_and_neurons() -> None:
     model, llama = causal("llama", num_hidden_layers=8), ARCHITECTURES["llama"]
-    scores = score(model, llama, ["ffn", "heads"], [], "random", Options())
+    scores = score(model, llama, ["ffn", "heads"], [], "random", Options()).scores
     told = rules(request_for(criterion="random", units=["ffn", "heads"], scope="global"), Layout.per_layer)
     groups = locate(model, llama, ["ffn", "heads"])
     kept = selection.select(scores, groups, 0.3, 1, told)

@@ -19,8 +19,7 @@ from worker.slimming.architectures import Architecture
 from worker.slimming.repair.consumers import bias_of, consumers_of, replace_bias, weight_of
 from worker.slimming.repair.inputs import RepairInput
 from worker.slimming.scoring.second_moments import Moments, collect
-from worker.slimming.surgery import Kept
-from worker.slimming.units import layers_of
+from worker.slimming.units import Kept, layers_of
 
 
 class RepairUnavailable(ValueError):

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture
-from worker.slimming.surgery import Kept, groups_of, stays
-from worker.slimming.units import Group
+from worker.slimming.surgery import groups_of, stays
+from worker.slimming.units import Group, Kept
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from worker.slimming.repair.layer_pass import LayerPass, LayerRecord
 from worker.slimming.repair.layer_runner import LayerInput, stack_inputs
 from worker.slimming.repair.least_squares import fit_consumers, num_passes
 from worker.slimming.repair.stream_fit import fit_to_stream
-from worker.slimming.surgery import Kept, copy_sharing_tensors, cut
-from worker.slimming.units import Site, layers_of
+from worker.slimming.surgery import copy_sharing_tensors, cut
+from worker.slimming.units import Kept, Site, layers_of
 
 STREAM_BYTES = 4 * 2**30  # hidden states that are held at once; of more rows an evenly spaced part is used
 

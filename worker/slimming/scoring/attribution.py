@@ -3,13 +3,14 @@
 One forward and one backward pass of a batch serve all layers. The backward pass computes gradients of activations, and
 of weights only for a criterion that needs them; it ends at the activation of the first group, which is the leaf.
 
-Shape suffixes as in criteria.py.
+Shape suffixes as in criteria.py and objectives.py.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,16 @@ from worker.slimming.hooks import watch
 from worker.slimming.scoring.criteria import CRITERIA, Formula, Observation, Options, Statistics
 from worker.slimming.scoring.objectives import OBJECTIVES, Batch, token_log_probabilities
 from worker.slimming.scoring.second_moments import Moments, collect, portions
-from worker.slimming.units import Group, Site, UnitUnavailable, locate, weights_UF
+from worker.slimming.units import Group, Scores, Site, UnitUnavailable, locate, weights_UF
+
+
+class Scored(NamedTuple):
+    """The scores of all units, and what else the scoring has measured."""
+
+    scores: Scores  # float32 on the CPU (U)
+    # Path of a consumer -> moments of its input, which a repair can use again. None where the criterion needs no
+    # moments, or where they were not all in memory at once.
+    moments: Mapping[str, Moments] | None = None
 
 
 def score(
@@ -30,14 +40,12 @@ def score(
     criterion: str,
     options: Options,
     on_examples: Callable[[int], None] = lambda done: None,
-    on_moments: Callable[[dict[str, Moments]], None] = lambda moments: None,
-) -> dict[Site, Tensor]:
-    """The score of every unit, float32 on the CPU (U), by the named criterion of CRITERIA.
+) -> Scored:
+    """The score of every unit by the named criterion of CRITERIA.
 
     `on_examples` is called with the number of examples that are done; an exception that it raises ends the scoring.
     A criterion that needs moments counts half of the examples while it reads batches, the other half while it computes
-    scores group by group. `on_moments` is called with the moments if all of them were in memory at once, so that a
-    repair can use them again. The model is left unchanged. Scores depend on the examples alone, not on how they are
+    scores group by group. The model is left unchanged. Scores depend on the examples alone, not on how they are
     batched, up to rounding in the dtype of the model. Raises UnitUnavailable for a unit that the family or the
     criterion does not have.
     """
@@ -47,15 +55,17 @@ def score(
         raise UnitUnavailable(f"the criterion {criterion} is not defined for {unserved[0]}")
     groups, effective = locate(model, architecture, units), formula.options(options)
     if formula.needs != "moments":
-        return _score_by_sums(model, batches, Accumulator(formula, effective, groups), on_examples)
+        return Scored(_score_by_sums(model, batches, Accumulator(formula, effective, groups), on_examples))
     batches = list(batches)
-    read = [group for group in groups if group.hook_point == "input"]
+    of_consumers = [group for group in groups if group.hook_point == "input"]
     others = [group for group in groups if group.hook_point != "input"]
-    passes = Passes(sum(batch.num_examples for batch in batches), 2 * len(portions(read)) + bool(others), on_examples)
-    scores = _score_by_moments(model, batches, Accumulator(formula, effective, read), passes, on_moments)
+    num_passes = 2 * len(portions(of_consumers)) + bool(others)
+    passes = Passes(sum(batch.num_examples for batch in batches), num_passes, on_examples)
+    scores, moments = _score_by_moments(model, batches, Accumulator(formula, effective, of_consumers), passes)
     if others:
-        scores |= _score_by_sums(model, batches, Accumulator(formula, effective, others), passes.next_pass())
-    return {group.site: scores[group.site] for group in groups}
+        by_sums = _score_by_sums(model, batches, Accumulator(formula, effective, others), passes.next_pass())
+        scores = {**scores, **by_sums}
+    return Scored({group.site: scores[group.site] for group in groups}, moments)
 
 
 class Passes:
@@ -132,7 +142,7 @@ class Accumulator:
 
 def _score_by_sums(
     model: nn.Module, batches: Iterable[Batch], accumulator: Accumulator, on_examples: Callable[[int], None]
-) -> dict[Site, Tensor]:
+) -> Scores:
     if accumulator.formula.needs != "weights":
         with prepared(model):
             for batch in batches:
@@ -150,8 +160,7 @@ def _score_by_moments(
     batches: Sequence[Batch],
     accumulator: Accumulator,
     passes: Passes,
-    on_moments: Callable[[dict[str, Moments]], None],
-) -> dict[Site, Tensor]:
+) -> Scored:
     """Scores from second moments, for as many groups at a time as `second_moments.GRAM_BYTES` allows."""
     scores: dict[Site, Tensor] = {}
     examples = list(accumulate(batch.num_examples for batch in batches))
@@ -170,8 +179,8 @@ def _score_by_moments(
             scores[group.site] = accumulator.formula.finalize(statistics, accumulator.options).float().cpu()
             on_scored(examples[-1] * number // len(part))
         if len(parts) == 1:
-            on_moments({path: replace(moments, effect_OO=None) for path, moments in found.items()})
-    return scores
+            return Scored(scores, {path: replace(moments, effect_OO=None) for path, moments in found.items()})
+    return Scored(scores)
 
 
 def _observe(model: nn.Module, batch: Batch, accumulator: Accumulator) -> None:

@@ -2,6 +2,8 @@
 
 The model is not cut between the steps. Units that are removed are masked, so that indices are always those of the dense
 model.
+
+Shape suffixes: U units of a group, K units that stay.
 """
 
 from bisect import bisect_left
@@ -15,9 +17,7 @@ from worker.slimming.allocation import WidthUnreachable
 from worker.slimming.architectures import Architecture
 from worker.slimming.masking import masked
 from worker.slimming.scoring.second_moments import Moments
-from worker.slimming.units import Site
-
-Scores = dict[Site, Tensor]
+from worker.slimming.units import Kept, Scores
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def follow(
     architecture: Architecture,
     ratios: Sequence[float],
     measure: Callable[[], Scores],
-    choose: Callable[[Scores, float], dict[Site, Tensor]],
+    choose: Callable[[Scores, float], Kept],
 ) -> ScorePath:
     """Compute the scores at each of the rising `ratios`, the first of which is zero.
 
@@ -65,7 +65,7 @@ def follow(
     return ScorePath(tuple(ratios[: len(found)]), tuple(found))
 
 
-def without_removed(scores: Mapping[Site, Tensor], kept: Mapping[Site, Tensor]) -> Scores:
+def without_removed(scores: Scores, kept: Kept) -> Scores:
     """The scores, with -inf for every unit that is not kept."""
     return {site: _only(score_U, kept[site]) if site in kept else score_U for site, score_U in scores.items()}
 

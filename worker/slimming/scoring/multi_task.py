@@ -10,13 +10,13 @@ There is one factor for each task, so that the proportions between groups, which
 Shape suffixes: T tasks, U units of a group.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from worker.slimming.scoring.iterative import ScorePath, Scores
-from worker.slimming.units import Site
+from worker.slimming.scoring.iterative import ScorePath
+from worker.slimming.units import Scores
 
 RULES: dict[str, Callable[[Tensor], Tensor]] = {
     "sum": lambda scores_TU: scores_TU.sum(0),
@@ -24,7 +24,7 @@ RULES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def united(tasks: Sequence[Mapping[Site, Tensor]], rule: str) -> Scores:
+def united(tasks: Sequence[Scores], rule: str) -> Scores:
     """The scores for all tasks, by a rule of RULES. The scores of a single task are returned unchanged."""
     if len(tasks) == 1:
         return dict(tasks[0])
@@ -43,7 +43,7 @@ def united_paths(tasks: Sequence[ScorePath], rule: str) -> ScorePath:
     return ScorePath(tasks[0].ratios, (united([path.scores[0] for path in tasks], rule),))
 
 
-def normalised(scores: Mapping[Site, Tensor]) -> Scores:
+def normalised(scores: Scores) -> Scores:
     """The scores divided by the mean of their absolute values; scores that are all zero are returned unchanged."""
     all_U = torch.cat([score_U.flatten() for score_U in scores.values()]).double()
     mean = all_U.abs().mean()

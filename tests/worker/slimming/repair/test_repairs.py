@@ -1,4 +1,3 @@
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from worker.slimming.repair.repairs import FITTED, REPAIRS, measure_moments, rep
 from worker.slimming.scoring import second_moments
 from worker.slimming.selection import select
 from worker.slimming.surgery import cut
-from worker.slimming.units import Site, locate
+from worker.slimming.units import Kept, Site, locate
 
 torch.set_num_threads(1)
 
@@ -32,18 +31,18 @@ def rows(family: str, size: int = 8) -> CalibrationBatches:
     return CalibrationBatches(batches(family, examples(24), size), "margin")
 
 
-def repair_input(model: PreTrainedModel, family: str, kept: Mapping[Site, Tensor]) -> RepairInput:
+def repair_input(model: PreTrainedModel, family: str, kept: Kept) -> RepairInput:
     return RepairInput(model, ARCHITECTURES[model.config.model_type], kept, rows(family))
 
 
-def half(model: PreTrainedModel, *units: str) -> dict[Site, Tensor]:
+def half(model: PreTrainedModel, *units: str) -> Kept:
     groups = locate(model, ARCHITECTURES[model.config.model_type], units)
     draw = torch.Generator().manual_seed(2)
     return select({group.site: torch.rand(group.count, generator=draw) for group in groups}, groups, 0.5, 4)
 
 
 @torch.no_grad()
-def first_outputs(model: PreTrainedModel, family: str, kept: Mapping[Site, Tensor]) -> Tensor:
+def first_outputs(model: PreTrainedModel, family: str, kept: Kept) -> Tensor:
     """The output of the first repaired module for each token, with only the `kept` units (N, O)."""
     architecture = ARCHITECTURES[model.config.model_type]
     group = locate(model, architecture, ["ffn"])[0]

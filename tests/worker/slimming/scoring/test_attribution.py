@@ -3,13 +3,14 @@ import torch
 from captum.attr import LayerGradientXActivation
 from torch import Tensor, nn
 
+from service.families.table import FAMILIES
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY
 from worker.slimming.architectures import ARCHITECTURES, Architecture, FeedForward, Stack
 from worker.slimming.scoring.attribution import score
 from worker.slimming.scoring.criteria import CRITERIA, EXAMPLE_REDUCTIONS, TOKEN_REDUCTIONS, Options
 from worker.slimming.scoring.objectives import OBJECTIVES, Batch, token_log_probabilities
-from worker.slimming.units import Site
+from worker.slimming.units import Scores, Site
 
 torch.set_num_threads(1)
 
@@ -22,13 +23,7 @@ REDUCTIONS = [
 ]
 
 
-def scores_of(family: str, options: Options, size: int = 4, **kind: int) -> dict[Site, Tensor]:
-    model = TINY[family]()
-    data = batches(family, examples(6, longest_candidate=kind.get("longest_candidate", 1)), size)
-    return score(model, ARCHITECTURES[model.config.model_type], ["ffn"], data, "attribution", options)
-
-
-def assert_equal(left: dict[Site, Tensor], right: dict[Site, Tensor]) -> None:
+def assert_equal(left: Scores, right: Scores) -> None:
     assert left.keys() == right.keys()
     for site, expected in right.items():
         torch.testing.assert_close(left[site], expected, rtol=2e-4, atol=float(expected.abs().max()) * 2e-5)
@@ -52,7 +47,7 @@ def test_attribution_equals_captums_gradient_times_activation() -> None:
         product_BTN = oracle.attribute(ids, additional_forward_args=(mask,), attribute_to_layer_input=True)
         product_BTN = product_BTN[0] if isinstance(product_BTN, tuple) else product_BTN
         expected = (product_BTN * batch.masks["decoder"].unsqueeze(-1)).sum((0, 1)).detach()
-        ours = score(model, ARCHITECTURES["llama"], ["ffn"], [batch], "attribution", SIGNED_SUM)
+        ours = score(model, ARCHITECTURES["llama"], ["ffn"], [batch], "attribution", SIGNED_SUM).scores
         torch.testing.assert_close(ours[Site("decoder", layer, "ffn")], expected, rtol=1e-4, atol=1e-6)
 
 
@@ -105,7 +100,7 @@ def test_attribution_of_a_linear_network_equals_its_closed_form() -> None:
     # d margin / d h_n = W2[right, n] - W2[best wrong, n]
     gradient_EN = down_VN[batch.answer_E] - down_VN[wrong_EV.argmax(1)]
     expected_N = (hidden_EN * gradient_EN).square().mean(0)
-    ours = score(model, LINEAR, ["ffn"], [batch], "attribution", Options())
+    ours = score(model, LINEAR, ["ffn"], [batch], "attribution", Options()).scores
     torch.testing.assert_close(ours[Site("encoder", 0, "ffn")], expected_N)
 
 
@@ -113,7 +108,7 @@ def test_attribution_of_a_linear_network_equals_its_closed_form() -> None:
 def test_every_reduction_equals_a_slow_loop(options: Options) -> None:
     model = TINY["llama"]()
     data = batches("llama", examples(4, longest_candidate=2), 1)
-    ours = score(model, ARCHITECTURES["llama"], ["ffn"], data, "attribution", options)[Site("decoder", 0, "ffn")]
+    ours = score(model, ARCHITECTURES["llama"], ["ffn"], data, "attribution", options).scores[Site("decoder", 0, "ffn")]
     expected = torch.zeros(48, dtype=torch.float64)
     for batch in data:
         captured: list[Tensor] = []
@@ -147,33 +142,43 @@ def test_every_reduction_equals_a_slow_loop(options: Options) -> None:
 def test_scores_do_not_depend_on_batches_order_or_padding(family: str) -> None:
     model, items = TINY[family](), examples(7, longest_candidate=2)
     architecture = ARCHITECTURES[model.config.model_type]
-    expected = score(model, architecture, ["ffn"], batches(family, items, 1), "attribution", Options())
+    expected = score(model, architecture, ["ffn"], batches(family, items, 1), "attribution", Options()).scores
     shuffled = batches(family, items[::-1], 3, extra_padding=4)
-    assert_equal(score(model, architecture, ["ffn"], shuffled, "attribution", Options()), expected)
+    assert_equal(score(model, architecture, ["ffn"], shuffled, "attribution", Options()).scores, expected)
     assert all(scores.abs().sum() > 0 for scores in expected.values())
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("family", ["llama", "t5", "opt"])
+def test_scores_of_every_criterion_do_not_depend_on_batches_order_or_padding(family: str, criterion: str) -> None:
+    model, items = TINY[family](), examples(7, longest_candidate=2)
+    units = [unit for unit in ("ffn", "heads") if unit in FAMILIES[family].units]
+    expected = score(model, ARCHITECTURES[family], units, batches(family, items, 1), criterion, Options()).scores
+    shuffled = batches(family, [items[place] for place in (4, 0, 6, 2, 5, 1, 3)], 3, extra_padding=4)
+    assert_equal(score(model, ARCHITECTURES[family], units, shuffled, criterion, Options()).scores, expected)
 
 
 @pytest.mark.parametrize("options", REDUCTIONS, ids=str)
 def test_reductions_ignore_padding(options: Options) -> None:
     model, items = TINY["t5"](), examples(4, longest_candidate=2)
     plain, padded = (batches("t5", items, 4, extra_padding=extra) for extra in (0, 5))
-    expected = score(model, ARCHITECTURES["t5"], ["ffn"], plain, "attribution", options)
-    assert_equal(score(model, ARCHITECTURES["t5"], ["ffn"], padded, "attribution", options), expected)
+    expected = score(model, ARCHITECTURES["t5"], ["ffn"], plain, "attribution", options).scores
+    assert_equal(score(model, ARCHITECTURES["t5"], ["ffn"], padded, "attribution", options).scores, expected)
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_same_seed_gives_identical_scores(criterion: str) -> None:
     model = TINY["llama"]()
+    data = batches("llama", examples(5), 2)
     first, second = (
-        score(model, ARCHITECTURES["llama"], ["ffn"], batches("llama", examples(5), 2), criterion, Options(seed=4))
-        for _ in range(2)
+        score(model, ARCHITECTURES["llama"], ["ffn"], data, criterion, Options(seed=4)).scores for _ in range(2)
     )
     assert all(torch.equal(first[site], second[site]) for site in first)
 
 
 def test_random_scores_differ_by_seed_and_by_layer() -> None:
     model = TINY["llama"]()
-    drawn = [score(model, ARCHITECTURES["llama"], ["ffn"], [], "random", Options(seed=seed)) for seed in (0, 1)]
+    drawn = [score(model, ARCHITECTURES["llama"], ["ffn"], [], "random", Options(seed=seed)).scores for seed in (0, 1)]
     rows = [scores for draw in drawn for scores in draw.values()]
     assert len({tuple(row.tolist()) for row in rows}) == len(rows)
 
@@ -181,7 +186,8 @@ def test_random_scores_differ_by_seed_and_by_layer() -> None:
 def test_neuron_without_effect_has_score_zero() -> None:
     model = TINY["llama"]()
     model.get_parameter("model.layers.1.mlp.down_proj.weight").data[:, 5] = 0
-    scores = score(model, ARCHITECTURES["llama"], ["ffn"], batches("llama", examples(3), 3), "attribution", Options())
+    data = batches("llama", examples(3), 3)
+    scores = score(model, ARCHITECTURES["llama"], ["ffn"], data, "attribution", Options()).scores
     assert (scores[Site("decoder", 1, "ffn")] == 0).nonzero().flatten().tolist() == [5]
 
 

@@ -4,22 +4,23 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from service.contract import criteria as contract
+from service.contract.options import ExampleReduction, TokenReduction
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.scoring.attribution import score
-from worker.slimming.scoring.criteria import CRITERIA, Options
+from worker.slimming.scoring.criteria import CRITERIA, EXAMPLE_REDUCTIONS, TOKEN_REDUCTIONS, Options
 from worker.slimming.scoring.objectives import Batch, margin, token_log_probabilities
 from worker.slimming.scoring.optimal_brain_surgeon import costs
-from worker.slimming.units import Site, UnitUnavailable
+from worker.slimming.units import Scores, Site, UnitUnavailable
 
 FFN = Site("decoder", 1, "ffn")
 HEADS = Site("decoder", 1, "heads")
 LLAMA = ARCHITECTURES["llama"]
 
 
-def scores_of(criterion: str, options: Options = Options(), units: tuple[str, ...] = ("ffn",)) -> dict[Site, Tensor]:  # noqa: B008
-    return score(TINY["llama"](), LLAMA, units, batches("llama", examples(6), 4), criterion, options)
+def scores_of(criterion: str, options: Options = Options(), units: tuple[str, ...] = ("ffn",)) -> Scores:  # noqa: B008
+    return score(TINY["llama"](), LLAMA, units, batches("llama", examples(6), 4), criterion, options).scores
 
 
 @torch.no_grad()
@@ -34,6 +35,11 @@ def activations(module: str) -> Tensor:
 
 def test_contract_and_worker_have_a_row_for_the_same_criteria() -> None:
     assert set(CRITERIA) == set(contract.CRITERIA)
+
+
+def test_contract_lists_the_reductions() -> None:
+    assert set(TOKEN_REDUCTIONS) == set(TokenReduction)
+    assert set(EXAMPLE_REDUCTIONS) == set(ExampleReduction)
 
 
 @pytest.mark.parametrize("criterion", contract.CRITERIA)
@@ -62,7 +68,7 @@ def test_option_changes_the_scores_of_the_criteria_that_the_contract_names(
 
 def test_magnitude_is_the_norm_of_all_weights_of_a_neuron() -> None:
     model = TINY["phi3"]()
-    scores = score(model, ARCHITECTURES["phi3"], ["ffn"], [], "magnitude", Options())
+    scores = score(model, ARCHITECTURES["phi3"], ["ffn"], [], "magnitude", Options()).scores
     expand, contract = (
         model.get_parameter(f"model.layers.1.mlp.{name}.weight") for name in ("gate_up_proj", "down_proj")
     )
@@ -125,7 +131,7 @@ def test_surgeon_is_the_cost_of_a_removal_by_weighted_second_moments(family: str
     spread_CC += 0.01 * spread_CC.diagonal().mean() * torch.eye(len(spread_CC), dtype=torch.float64)
     weight_OC = model.get_parameter(f"{path}.weight").detach().double()
     expected = costs(weight_OC, spread_CC, effect_NO.T @ effect_NO / len(effect_NO), 1)
-    fresh = score(TINY[family](), ARCHITECTURES[family], ["ffn"], [batch], "surgeon", Options())
+    fresh = score(TINY[family](), ARCHITECTURES[family], ["ffn"], [batch], "surgeon", Options()).scores
     torch.testing.assert_close(fresh[FFN].double(), expected, rtol=1e-3, atol=0)
 
 
@@ -139,7 +145,7 @@ def test_surgeon_score_of_a_layer_is_the_mean_square_of_its_attribution() -> Non
     objective = margin(token_log_probabilities(model, batch), batch).sum()
     (gradient_BTO,) = torch.autograd.grad(objective, after[0])
     product_N = ((after[0].detach() - before[0]) * gradient_BTO).sum(-1)[batch.masks["decoder"]]
-    fresh = score(TINY["llama"](), LLAMA, ["ffn", "layers"], [batch], "surgeon", Options())
+    fresh = score(TINY["llama"](), LLAMA, ["ffn", "layers"], [batch], "surgeon", Options()).scores
     layer_score = fresh[Site("decoder", 1, "layers")].squeeze()
     torch.testing.assert_close(layer_score, product_N.square().mean(), rtol=1e-4, atol=0)
 
@@ -175,7 +181,7 @@ def test_every_criterion_scores_every_unit_or_refuses_it(criterion: str, family:
         with pytest.raises(UnitUnavailable, match=f"{criterion} is not defined for {unit}"):
             score(model, architecture, [unit], data, criterion, Options())
         return
-    scores = score(model, architecture, [unit], data, criterion, Options())
+    scores = score(model, architecture, [unit], data, criterion, Options()).scores
     assert all(values.isfinite().all() and values.abs().sum() > 0 for values in scores.values())
     assert not any(parameter.grad is not None for parameter in model.parameters())
 
@@ -190,5 +196,5 @@ def test_activation_of_a_layer_is_what_it_adds_to_the_stream() -> None:
     (gradient,) = torch.autograd.grad(objective, seen["after"])
     product_BT = ((seen["after"] - seen["before"]) * gradient).sum(-1) * batch.masks["decoder"]
     expected = product_BT.sum(1).square().mean()
-    fresh = score(TINY["llama"](), LLAMA, ["layers"], [batch], "attribution", Options())
+    fresh = score(TINY["llama"](), LLAMA, ["layers"], [batch], "attribution", Options()).scores
     torch.testing.assert_close(fresh[Site("decoder", 1, "layers")].squeeze(), expected.detach(), rtol=1e-4, atol=1e-7)

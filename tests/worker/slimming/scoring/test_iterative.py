@@ -3,7 +3,6 @@ from itertools import pairwise
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY
@@ -11,9 +10,9 @@ from worker.slimming.allocation import Rules, WidthUnreachable
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.scoring.attribution import score
 from worker.slimming.scoring.criteria import Options
-from worker.slimming.scoring.iterative import ScorePath, Scores, follow, schedule
+from worker.slimming.scoring.iterative import ScorePath, follow, schedule
 from worker.slimming.selection import select
-from worker.slimming.units import Site, locate
+from worker.slimming.units import Kept, Scores, Site, locate
 
 LLAMA = ARCHITECTURES["llama"]
 MODEL = TINY["llama"]()
@@ -42,7 +41,7 @@ def test_each_step_is_scored_on_the_units_that_are_left() -> None:
     options = Options(example_reduction="sum")
 
     def measure() -> Scores:
-        return score(MODEL, LLAMA, ["ffn"], data, "attribution", options)
+        return score(MODEL, LLAMA, ["ffn"], data, "attribution", options).scores
 
     dense, site = measure(), NEURONS[0].site
     path = follow(MODEL, LLAMA, schedule(0.75, 3), measure, lambda s, r: select(s, NEURONS, r, 4))
@@ -97,7 +96,7 @@ def test_units_removed_by_earlier_steps_stay_removed(steps: int, seed: int, targ
 
 
 def test_path_ends_at_the_first_ratio_without_valid_widths() -> None:
-    def choose(scores: Scores, ratio: float) -> dict[Site, Tensor]:
+    def choose(scores: Scores, ratio: float) -> Kept:
         return select(scores, NEURONS, ratio, 32)
 
     path = follow(MODEL, LLAMA, schedule(0.9, 4), lambda: scores_of(0), choose)

@@ -2,24 +2,28 @@
 
 import pytest
 import torch
-from torch import Tensor
 
-from worker.slimming.scoring.multi_task import normalised, united
-from worker.slimming.units import Site
+from service.contract.options import UnionRule
+from worker.slimming.scoring.multi_task import RULES, normalised, united
+from worker.slimming.units import Scores, Site
 
 SITES = [Site("decoder", layer, "ffn") for layer in range(2)]
 
 
-def drawn(seed: int) -> dict[Site, Tensor]:
+def drawn(seed: int) -> Scores:
     generator = torch.Generator().manual_seed(seed)
     return {site: torch.randn(6, generator=generator) for site in SITES}
 
 
-def scaled(scores: dict[Site, Tensor], factor: float) -> dict[Site, Tensor]:
+def scaled(scores: Scores, factor: float) -> Scores:
     return {site: score_U * factor for site, score_U in scores.items()}
 
 
-@pytest.mark.parametrize("rule", ["sum", "max"])
+def test_contract_lists_the_rules() -> None:
+    assert set(RULES) == set(UnionRule)
+
+
+@pytest.mark.parametrize("rule", RULES)
 def test_united_scores_do_not_depend_on_the_scale_of_a_task(rule: str) -> None:
     first, second = drawn(1), drawn(2)
     together, rescaled = united([first, second], rule), united([scaled(first, 1000), second], rule)

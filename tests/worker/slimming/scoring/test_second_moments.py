@@ -42,13 +42,14 @@ def test_token_weights_average_one_and_are_half_without_a_gradient() -> None:
 @pytest.mark.parametrize("family", ["llama", "t5"])
 def test_scoring_returns_the_moments_that_a_repair_needs(family: str) -> None:
     model, data, architecture = TINY[family](), batches(family, examples(8), 4), ARCHITECTURES[family]
-    units, returned = ["ffn", "heads"], dict[str, Moments]()
-    score(model, architecture, units, data, "surgeon", Options(), on_moments=returned.update)
+    units = ["ffn", "heads"]
+    returned = score(model, architecture, units, data, "surgeon", Options()).moments
     whole = {group.site: torch.arange(group.count) for group in locate(model, architecture, units)}
     taken = measure_moments(
         RepairInput(model, architecture, whole, CalibrationBatches(data, "margin")), "least_squares"
     )
     assert taken is not None
+    assert returned is not None
     assert returned.keys() == taken.keys()
     for path, expected in taken.items():
         found = returned[path]
@@ -59,17 +60,8 @@ def test_scoring_returns_the_moments_that_a_repair_needs(family: str) -> None:
 
 def test_scoring_in_portions_returns_no_moments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(second_moments, "GRAM_BYTES", 1)
-    returned = list[object]()
-    score(
-        TINY["llama"](),
-        ARCHITECTURES["llama"],
-        ["ffn"],
-        batches("llama", examples(4), 4),
-        "surgeon",
-        Options(),
-        on_moments=returned.append,
-    )
-    assert returned == []
+    data = batches("llama", examples(4), 4)
+    assert score(TINY["llama"](), ARCHITECTURES["llama"], ["ffn"], data, "surgeon", Options()).moments is None
 
 
 def test_moments_equal_their_closed_forms() -> None:
@@ -110,7 +102,9 @@ def test_scores_do_not_depend_on_the_number_of_passes(monkeypatch: pytest.Monkey
         reported: list[int] = []
         data = batches("llama", examples(6), 4)
         model = TINY["llama"]()
-        found = score(model, ARCHITECTURES["llama"], ["ffn", "heads"], data, "surgeon", Options(), reported.append)
+        found = score(
+            model, ARCHITECTURES["llama"], ["ffn", "heads"], data, "surgeon", Options(), reported.append
+        ).scores
         return list(found.values()), reported
 
     together, _ = scores()

@@ -1,0 +1,60 @@
+"""The objectives: each equals a slow loop over the tokens of the answers."""
+
+import math
+
+import pytest
+import torch
+
+from service.contract.options import Objective
+from tests.support.batches import batches, examples
+from worker.slimming.scoring.objectives import OBJECTIVES, Batch, answer_log_probabilities
+
+LABELS = 3
+
+
+def example_batch() -> tuple[Batch, list[list[list[float]]]]:
+    """A batch with candidates of one and two tokens; example -> label -> log-probability of each token."""
+    (batch,) = batches("llama", examples(4, longest_candidate=2, num_labels=LABELS), 4)
+    drawn = -torch.rand(batch.token_M.numel(), generator=torch.Generator().manual_seed(1)).double() * 3
+    found: list[list[list[float]]] = [[[] for _ in range(LABELS)] for _ in range(batch.num_examples)]
+    for example, label, value in zip(batch.example_M, batch.label_M, drawn, strict=True):
+        found[int(example)][int(label)].append(float(value))
+    return batch, found
+
+
+def log_probabilities(found: list[list[list[float]]]) -> torch.Tensor:
+    """The log-probabilities in the order of a batch: example by example, label by label, token by token (M)."""
+    return torch.tensor([value for labels in found for tokens in labels for value in tokens], dtype=torch.float64)
+
+
+def slowly(objective: str, labels: list[list[float]], answer: int) -> float:
+    """The objective of one example."""
+    sums = [math.fsum(tokens) for tokens in labels]
+    match objective:
+        case "probability":
+            return math.fsum(map(math.exp, labels[answer]))
+        case "sequence_probability":
+            return math.exp(sums[answer])
+        case "log_probability":
+            return sums[answer]
+    assert objective == "margin"
+    return sums[answer] - max(value for label, value in enumerate(sums) if label != answer)
+
+
+def test_contract_lists_the_objectives() -> None:
+    assert set(OBJECTIVES) == set(Objective)
+
+
+@pytest.mark.parametrize("objective", Objective)
+def test_objective_equals_a_slow_loop(objective: str) -> None:
+    batch, found = example_batch()
+    expected_E = [slowly(objective, labels, int(answer)) for labels, answer in zip(found, batch.answer_E, strict=True)]
+    ours_E = OBJECTIVES[objective](log_probabilities(found), batch)
+    torch.testing.assert_close(ours_E, torch.tensor(expected_E, dtype=torch.float64))
+
+
+def test_probability_of_a_candidate_is_that_of_all_its_tokens() -> None:
+    batch, found = example_batch()
+    assert {len(tokens) for labels in found for tokens in labels} == {1, 2}
+    expected_EL = torch.tensor([[math.fsum(tokens) for tokens in labels] for labels in found], dtype=torch.float64)
+    torch.testing.assert_close(answer_log_probabilities(log_probabilities(found), batch), expected_EL)
