@@ -10,6 +10,9 @@ answers one question:
 - `scoring.attribution`: how are the scores accumulated over data?
 - `allocation`: how many units does each group keep?
 - `selection`: which units are kept?
+- `masking`: what does a model compute without the removed units, before it is cut?
 - `surgery`: how are the tensors cut?
+- `config_sizes`: which config fields and module attributes change with a cut?
+- `shapes`: which shapes will the parameters have after a cut?
 - `repair`: how are the kept weights changed to make up for the removed units, without training?
 """

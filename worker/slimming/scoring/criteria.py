@@ -1,7 +1,7 @@
 """The formulas of the criteria: how important a unit is. One row of `CRITERIA` and one function for each.
 
 Shape suffixes: B rows of a batch, T positions, E examples, U units of a group, C channels of the group's activation
-(C = U * size), O outputs, F parameters of one unit, S statistics.
+(C = U * size), N tokens, O outputs, F parameters of one unit, S statistics.
 
 A formula names the quantities that it needs, adds up over the data what each batch contributes (`observe`), and
 computes scores from the sums and the weights (`finalize`). Sums are float64, so that the scores depend neither on how
