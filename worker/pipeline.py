@@ -10,7 +10,7 @@ from transformers.utils import logging
 from service.contract import presets
 from service.contract.job import Stage
 from service.contract.options import Repair
-from service.contract.result import Controls, DenseSlim, JobMetrics, Latency, Quartiles, Result, Verified
+from service.contract.result import Controls, DenseSlim, JobMetrics, Latency, Result, Verified
 from service.jobs.record import JobRecord
 from service.settings import Settings
 from service.storage.object_store import Storage
@@ -24,18 +24,18 @@ from worker.search.candidates import Candidates
 from worker.search.chosen import ChosenModel, kept_metric
 from worker.search.counted import counted_candidate
 from worker.search.search import search
-from worker.slimming.scoring.iterative import ScorePath, schedule
+from worker.slimming.scoring.iterative import ScorePath
 from worker.slimming.scoring.multi_task import united_paths
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.units import Kept
 from worker.stages import controls, evaluation_sets, inputs, pseudo_labels
-from worker.stages.attribution import attribute, highest_requested_ratio
+from worker.stages.attribution import attribute, step_ratios
 from worker.stages.context import JobContext, StageProgress
 from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, having_role, job_metrics, own, task_models
 from worker.stages.inputs import Sources
 from worker.stages.score_cache import ScoreCache
 from worker.stages.slim import repair_model, slim_task_model
-from worker.stages.task_model import Measured, TaskModel, evaluate_all, load
+from worker.stages.task_model import Measured, TaskModel, check_latency_tokens, evaluate_all, load
 
 
 def run(
@@ -60,6 +60,7 @@ def run(
     cache = ScoreCache(context, sources.digests, sources.fingerprints, scores)
     with context.stage(Stage.load):
         sets = evaluation_sets.build(context, load(context, sources.model, sources.adapter), sources.rows)
+        check_latency_tokens(context, own(sets).task_model)
     with context.stage(Stage.evaluate_dense):
         sets = pseudo_labels.label(context, sets, cache.evaluate)
         dense = cache.evaluate_all(task_models(sets))
@@ -88,7 +89,7 @@ def run(
 def score_tasks(context: JobContext, sets: Sequence[EvaluationSet], cache: ScoreCache) -> ScorePath:
     """The unit scores of the task, or of all tasks of a union together."""
     method = context.job.request.method
-    ratios = schedule(highest_requested_ratio(context.job.request.target), method.steps)
+    ratios = step_ratios(context.job.request)
     scored = [each.task_model for each in having_role(sets, *SLIMMED_FOR)]
     paths = [cache.path(each, ratios, partial(attribute, context, each, ratios)) for each in scored]
     return united_paths(paths, method.union)
@@ -182,8 +183,8 @@ def _latency(dense: PassProfile, slim: PassProfile, device: str) -> Latency:
     return Latency(
         dense=dense.milliseconds,
         slim=slim.milliseconds,
-        dense_quartiles=Quartiles(first=dense.quartiles[0], third=dense.quartiles[1]),
-        slim_quartiles=Quartiles(first=slim.quartiles[0], third=slim.quartiles[1]),
+        dense_quartiles=dense.quartiles,
+        slim_quartiles=slim.quartiles,
         batch=dense.batch,
         tokens=dense.tokens,
         runs=RUNS,

@@ -10,12 +10,11 @@ from service.families.table import FAMILIES
 from service.families.tensor_names import CheckpointNames
 from service.sources.model_directory import ModelDirectory
 from service.sources.model_files import GGUF
-from service.sources.safetensors_header import FLOATS, Tensors, TensorShape
+from service.sources.safetensors_header import DTYPES, FLOATS, Tensors, TensorShape
 
 MAX_UNITS = 2**17  # of a kind in a layer; a larger number in a foreign file would keep the planning busy for hours
 # Tensors that some checkpoints hold and that are no parameters: masks, position ids, frequencies, BART's zero bias.
 BUFFER = re.compile(r".*(\.attn\.(masked_)?bias|\.attention\.(masked_)?bias|position_ids|inv_freq)|final_logits_bias")
-DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,9 @@ class Checkpoint:
     @property
     def dtype(self) -> str:
         """The dtype in which the slim checkpoint is written, as safetensors spells it."""
-        named = self.config.get("dtype") or self.config.get("torch_dtype")
-        stored = (tensor.dtype for tensor in self.tensors.values() if tensor.dtype in FLOATS)
-        return DTYPES.get(str(named)) or next(stored, "F32")
+        named = DTYPES.get(str(self.config.get("dtype") or self.config.get("torch_dtype")))
+        stored = (tensor.dtype for tensor in self.tensors.values())
+        return next((dtype for dtype in (named, *stored) if dtype in FLOATS), "F32")
 
     def number(self, field: str) -> int:
         """A count in the config. Raises InvalidModel if the config has no such count."""

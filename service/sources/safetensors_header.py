@@ -18,6 +18,15 @@ MAX_HEADER_BYTES = 32 * 2**20
 MAX_TENSORS = 100_000
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+# dtype as torch names it -> as the format spells it
+DTYPES = {
+    "float64": "F64",
+    "float32": "F32",
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "int64": "I64",
+    "bool": "BOOL",
+}
 
 
 class DamagedHeader(ValueError):

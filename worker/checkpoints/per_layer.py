@@ -16,7 +16,7 @@ from service.families.table import FAMILIES
 from worker.checkpoints import modeling_taskslim
 from worker.checkpoints.llama_as_mistral import to_stock_class
 from worker.slimming.architectures import Architecture
-from worker.slimming.config_sizes import configs_of, field_values, set_sizes
+from worker.slimming.config_sizes import agreed_sizes, configs_of, field_values, set_sizes
 from worker.slimming.units import locate
 
 # Stack -> the config fields of each of its layers.
@@ -27,12 +27,12 @@ def to_loadable_class(model: PreTrainedModel, architecture: Architecture) -> Pre
     """The cut model in a class that can load it: a stock class where all layers of a stack have the same widths, else a
     per-layer class. The tensors are the same."""
     widths = layer_widths(model, architecture)
-    pairs = {pair for layers in widths.values() for fields in layers for pair in fields.items()}
-    if len(dict(pairs)) == len(pairs) and not has_per_layer_class(model):
-        for config in configs_of(model):
-            set_sizes(config, dict(pairs))
-        return to_stock_class(model)
-    return _to_per_layer_class(model, widths)
+    sizes = agreed_sizes(fields for layers in widths.values() for fields in layers)
+    if sizes is None or has_per_layer_class(model):
+        return _to_per_layer_class(model, widths)
+    for config in configs_of(model):
+        set_sizes(config, sizes)
+    return to_stock_class(model)
 
 
 def _to_per_layer_class(model: PreTrainedModel, widths: LayerWidths) -> PreTrainedModel:

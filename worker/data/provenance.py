@@ -11,12 +11,17 @@ from service.contract.rows import Row
 from service.sources.model_files import is_wanted
 from service.storage.object_store import digest_file
 
-PACKAGES = ("taskslim", "torch", "transformers", "tokenizers", "safetensors", "peft")
+COMPUTING = ("taskslim", "torch", "transformers", "tokenizers", "peft")  # the packages that decide what is measured
+
+
+def computing_versions() -> dict[str, str]:
+    """Package -> version, of the packages that decide what is measured."""
+    return {package: version(package) for package in COMPUTING}
 
 
 def versions() -> dict[str, str]:
-    """Package -> version, of the packages that decide the bits of a checkpoint."""
-    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
+    """Package -> version, of all that decides the bits of a checkpoint."""
+    return {"python": platform.python_version(), "safetensors": version("safetensors")} | computing_versions()
 
 
 def digest_directory(directory: Path) -> str:

@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from service.contract.options import TaskKind
 from service.contract.result import Estimate
 from worker.data.prompts import Example
-from worker.evaluation.metrics import AnswerScores, calibrated
+from worker.evaluation.metrics import CONFIDENCE, AnswerScores, calibrated
 
 Array = NDArray[np.float64]
 
-CONFIDENCE = 0.95
 RESAMPLES = 4000
 CHUNK = 2**22  # counts drawn at once
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from service.contract.result import Quartiles
 from worker.data.batching import Padding, batches
 from worker.data.prompts import Example
 from worker.evaluation.memory import peak_bytes, weight_bytes
@@ -38,7 +39,7 @@ class PassProfile:
     tokens: int
     milliseconds: float  # median
     peak_bytes: int
-    quartiles: tuple[float, float]  # first and third, milliseconds
+    quartiles: Quartiles  # of the milliseconds
 
 
 def profile_in_turns(
@@ -128,4 +129,4 @@ def _timed(model: PreTrainedModel, batch: Batch) -> float:
 def _profile(model: PreTrainedModel, batch: Batch, tokens: int, samples: Sequence[LatencySample]) -> PassProfile:
     peaks = [sample.peak_bytes for sample in samples if sample.peak_bytes is not None] or [peak_bytes(model, batch)]
     first, median, third = statistics.quantiles([sample.milliseconds for sample in samples], n=4, method="inclusive")
-    return PassProfile(batch.num_examples, tokens, median, max(peaks), quartiles=(first, third))
+    return PassProfile(batch.num_examples, tokens, median, max(peaks), Quartiles(first=first, third=third))

@@ -18,6 +18,7 @@ from worker.data.batching import Padding, pad_left, pad_right
 from worker.data.prompts import Example, Wording
 from worker.slimming.scoring.objectives import Batch, answer_log_probabilities, token_log_probabilities
 
+CONFIDENCE = 0.95  # of every interval that a result has
 MIN_WORDS = 8
 NGRAM = 3
 
@@ -51,6 +52,11 @@ def score(model: PreTrainedModel, batches: Sequence[Batch], on_examples: Callabl
     order_E = torch.cat([batch.index_E for batch in batches]).argsort()
     answer_E = torch.cat([batch.answer_E for batch in batches])[order_E]
     return AnswerScores(score_EL[order_E], answer_E)
+
+
+def select_rows(scores: AnswerScores, rows: Sequence[int]) -> AnswerScores:
+    """The scores of some of the rows."""
+    return AnswerScores(scores.log_probability_EL[list(rows)], scores.answer_E[list(rows)])
 
 
 def classification_metrics(scores: AnswerScores) -> Metrics:
@@ -99,7 +105,7 @@ def share(right_E: Tensor) -> Estimate:
 
 def wilson(count: int, total: int) -> Estimate:
     """`count` of `total` as a share with its 95 % Wilson interval."""
-    interval = binomtest(count, total).proportion_ci(0.95, method="wilson")
+    interval = binomtest(count, total).proportion_ci(CONFIDENCE, method="wilson")
     return Estimate(value=count / total, low=interval.low, high=interval.high)
 
 

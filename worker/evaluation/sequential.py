@@ -11,7 +11,7 @@ from service.contract.options import TaskKind
 from worker.data.prompts import Example
 from worker.evaluation import metrics
 from worker.evaluation.bootstrap import METRICS, KeptShare, kept_share
-from worker.evaluation.metrics import AnswerScores
+from worker.evaluation.metrics import CONFIDENCE, AnswerScores, select_rows
 from worker.slimming.scoring.objectives import Batch
 
 LOOKS = (0.25, 0.5)  # shares of the rows after which the test may stop early
@@ -64,7 +64,7 @@ class SequentialTest:
     def _scores(self, model: PreTrainedModel, start: int, end: int, on_batch: Callable[[], None]) -> AnswerScores:
         return metrics.score(model, self.batched(self.examples[start:end]), lambda _: on_batch())
 
-    def _kept_share(self, scores: AnswerScores, confidence: float = 0.95) -> KeptShare:
+    def _kept_share(self, scores: AnswerScores, confidence: float = CONFIDENCE) -> KeptShare:
         count = len(scores.answer_E)
         dense = select_rows(self.dense, list(range(count)))
         return kept_share(METRICS[self.kind], scores, dense, self.examples[:count], confidence)
@@ -75,11 +75,6 @@ def concatenated(parts: Sequence[AnswerScores]) -> AnswerScores:
     return AnswerScores(
         torch.cat([scores.log_probability_EL for scores in parts]), torch.cat([scores.answer_E for scores in parts])
     )
-
-
-def select_rows(scores: AnswerScores, rows: Sequence[int]) -> AnswerScores:
-    """The scores of some of the rows."""
-    return AnswerScores(scores.log_probability_EL[list(rows)], scores.answer_E[list(rows)])
 
 
 def stratified_order(answers: Sequence[object], seed: int) -> list[int]:

@@ -1,6 +1,6 @@
 """The candidates of a search: models along a path of scores, counted before they are cut and cut as copies."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from math import prod
@@ -10,7 +10,7 @@ import torch
 from service.contract.bisection import turning_point
 from service.contract.fields import MAX_RATIO
 from service.contract.options import Repair
-from service.sources.safetensors_header import TensorShape, file_size
+from service.sources.safetensors_header import DTYPES, TensorShape, file_size
 from worker.slimming import surgery
 from worker.slimming.allocation import WidthUnreachable, share_removed
 from worker.slimming.repair.bias import add_zero_biases
@@ -32,14 +32,6 @@ from worker.stages.slim import (
 from worker.stages.task_model import TaskModel
 
 STEP = 0.01  # between the ratios of a search's grid
-DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-    torch.int64: "I64",
-    torch.bool: "BOOL",
-}
 
 
 @dataclass(frozen=True)
@@ -77,8 +69,7 @@ class Candidates:
         kept = choose(self._context, self.groups, self._path.at(ratio), ratio)
         loaded, architecture = self._task_model.loaded, self._task_model.architecture
         shapes = shapes_after(loaded.model, architecture, self.groups, kept)
-        dtype = DTYPES[loaded.dtype]
-        tensors = {name: TensorShape(dtype, shape) for name, shape in shapes.items()} | self._buffers
+        tensors = {name: _tensor_shape(loaded.dtype, shape) for name, shape in shapes.items()} | self._buffers
         return Candidate(
             requested_ratio=ratio,
             ratio=share_removed(self.groups, {site: kept_K.numel() for site, kept_K in kept.items()}),
@@ -124,7 +115,7 @@ class Candidates:
         model = self._task_model.loaded.model
         parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         buffers = ((name, tensor) for name, tensor in model.state_dict().items() if name not in parameters)
-        return {name: TensorShape(DTYPES[tensor.dtype], tuple(tensor.shape)) for name, tensor in buffers}
+        return {name: _tensor_shape(tensor.dtype, tensor.shape) for name, tensor in buffers}
 
     def _add_biases(self) -> None:
         """Add the parameters that the repair `bias` needs, so that they are counted."""
@@ -145,3 +136,7 @@ class Candidates:
             return self._path.moments
         dense = repair_input(self._context, task_model, all_units(self.groups))
         return measure_moments(replace(dense, on_progress=lambda done, total: self._on_progress()), method)
+
+
+def _tensor_shape(dtype: torch.dtype, shape: Sequence[int]) -> TensorShape:
+    return TensorShape(DTYPES[str(dtype).removeprefix("torch.")], tuple(shape))

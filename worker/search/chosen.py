@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from service.contract.options import TaskKind
 from service.contract.result import CurvePoint, KeptMetric
 from worker.evaluation.bootstrap import METRICS, kept_share
 from worker.evaluation.sequential import Verdict
@@ -32,7 +31,7 @@ def kept_metric(context: JobContext, chosen: ChosenModel, slim: Measured) -> Kep
     floor, steering = context.job.request.target.keep_metric, chosen.steering
     if floor is None or steering is None:
         return None
-    metric = METRICS[chosen.task_model.wording.task.kind or TaskKind.classification]
+    metric = METRICS[chosen.task_model.kind]
     reported = kept_share(metric, slim.scores, chosen.dense.scores, chosen.task_model.evaluation.examples)
     return KeptMetric(
         metric=metric.name,

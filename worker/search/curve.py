@@ -5,6 +5,8 @@ from service.contract.result import CurvePoint
 from worker.search.candidates import Candidate
 from worker.stages.context import StageProgress
 
+EXPECTED_MODELS = 7  # that a bisection over all ratios of a search measures at most
+
 
 class Curve:
     """The measured candidates of one search.
@@ -13,15 +15,18 @@ class Curve:
     requested ratio, because several ratios may round to the same widths.
     """
 
-    def __init__(self, progress: StageProgress, expected: int) -> None:
-        self._progress = progress
+    def __init__(self, progress: StageProgress) -> None:
+        self._progress, self._expected = progress, EXPECTED_MODELS
         self._points: dict[float, CurvePoint] = {}
-        self.expected = expected  # number of models that will be measured
+
+    def expect(self, models: int) -> None:
+        """Set the number of models that the search will measure, which its progress counts to."""
+        self._expected = models
 
     def report_progress(self) -> None:
         """Report how many models are measured. May raise to end the attempt."""
         done = len(self._points)
-        self._progress.advance(done, max(done, self.expected), "models")
+        self._progress.advance(done, max(done, self._expected), "models")
 
     def find(self, candidate: Candidate) -> CurvePoint | None:
         """The point of a candidate that was measured before."""

@@ -1,7 +1,6 @@
 """Search for the largest model whose forward pass is fast enough, by timing candidates that are cut."""
 
 from service.contract.bisection import last_that_holds
-from service.contract.errors import InvalidRequest
 from service.contract.method import LatencyBound
 from worker.evaluation.latency import measure_latency
 from worker.search.candidates import Candidate
@@ -11,10 +10,8 @@ from worker.search.search_context import SearchContext
 def largest_within_latency(search: SearchContext, bound: LatencyBound) -> Candidate:
     """The largest candidate whose median forward pass takes at most `bound.value` milliseconds.
 
-    Raises InvalidRequest for a pass with more tokens than the model takes, TargetUnreachable where no candidate is fast
-    enough.
+    Raises TargetUnreachable where no candidate is fast enough.
     """
-    _check_tokens(search, bound)
     ratios = search.candidates.grid()
 
     def is_too_slow(number: int) -> bool:
@@ -26,12 +23,6 @@ def largest_within_latency(search: SearchContext, bound: LatencyBound) -> Candid
         message = f"the fastest model that can be made takes {least:.2f} ms, more than the target of {bound.value:g} ms"
         raise search.curve.unreachable(message, "latency_ms")
     return search.candidates.at(ratios[too_slow])
-
-
-def _check_tokens(search: SearchContext, bound: LatencyBound) -> None:
-    most = search.task_model.wording.max_tokens
-    if most is not None and bound.tokens > most:
-        raise InvalidRequest(f"the model takes {most} tokens at most", param="target.latency_ms.tokens")
 
 
 def _milliseconds(search: SearchContext, candidate: Candidate, bound: LatencyBound) -> float:

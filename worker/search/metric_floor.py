@@ -24,7 +24,7 @@ def smallest_keeping(search: SearchContext, floor: float, bound: Candidate | Non
     if not steering:
         raise InvalidRequest("`keep_metric` needs at least two evaluation rows", param="task.evaluation")
     ratios = search.candidates.grid(*([bound.requested_ratio] if bound else []))
-    search.curve.expected = max(1, len(ratios).bit_length())
+    search.curve.expect(len(ratios).bit_length())
     first = ratios.index(bound.requested_ratio) + 1 if bound else None
     floor_search = FloorSearch(search, floor, search.test_on(steering))
     last = last_that_holds(

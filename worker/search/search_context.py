@@ -2,17 +2,15 @@
 
 from dataclasses import dataclass, replace
 
-from service.contract.options import TaskKind
 from worker.data import batching
-from worker.evaluation.sequential import SequentialTest, Verdict, select_rows
+from worker.evaluation.metrics import select_rows
+from worker.evaluation.sequential import SequentialTest, Verdict
 from worker.search.candidates import Candidate, Candidates
 from worker.search.chosen import ChosenModel
 from worker.search.curve import Curve
 from worker.slimming.scoring.iterative import ScorePath
 from worker.stages.context import JobContext
-from worker.stages.task_model import Measured, TaskModel, measured_part
-
-EXPECTED_MODELS = 7  # that a search measures before more is known
+from worker.stages.task_model import Measured, TaskModel, measured_part, with_examples
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class SearchContext:
     @classmethod
     def begin(cls, context: JobContext, task_model: TaskModel, dense: Measured, path: ScorePath) -> "SearchContext":
         """A search that has measured nothing yet."""
-        curve = Curve(context.progress, expected=len(context.job.request.target.sweep or ()) or EXPECTED_MODELS)
+        curve = Curve(context.progress)
         candidates = Candidates(context, task_model, path, curve.report_progress)
         return cls(context, task_model, dense, candidates, curve)
 
@@ -41,7 +39,7 @@ class SearchContext:
         """The test of candidates on these evaluation rows, in their order."""
         padding, budget = self.task_model.padding, self.context.settings.tokens_per_batch
         return SequentialTest(
-            kind=self.task_model.wording.task.kind or TaskKind.classification,
+            kind=self.task_model.kind,
             examples=[self.task_model.evaluation.examples[row] for row in rows],
             dense=select_rows(self.dense.scores, rows),
             batched=lambda examples: batching.batches(examples, padding, budget),
@@ -51,10 +49,9 @@ class SearchContext:
         self, candidate: Candidate, slim: TaskModel, rows: list[int], steering: Verdict | None = None
     ) -> ChosenModel:
         """The outcome of the search: `slim` is the cut candidate, which is reported on the given evaluation rows."""
-        whole, budget = self.task_model.evaluation, self.context.settings.tokens_per_batch
-        examples = [whole.examples[row] for row in rows]
-        batches = batching.batches(examples, self.task_model.padding, budget)
-        reported = replace(slim, evaluation=replace(whole, examples=examples, batches=batches))
+        whole = self.task_model.evaluation
+        evaluation = with_examples(self.context, self.task_model, whole, [whole.examples[row] for row in rows])
+        reported = replace(slim, evaluation=evaluation)
         return ChosenModel(
             candidate=candidate,
             groups=self.candidates.groups,

@@ -20,6 +20,7 @@ def sweep(search: SearchContext, ratios: list[float], save: SaveModel) -> Chosen
 
     Raises TargetUnreachable for a ratio that no model has.
     """
+    search.curve.expect(len(ratios))
     test = search.test_on(search.all_rows)
     artifacts = search.context.job.request.target.artifacts or [max(ratios)]
     chosen: tuple[Candidate, TaskModel] | None = None

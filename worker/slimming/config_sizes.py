@@ -23,13 +23,11 @@ def field_values(group: Group, num_kept: int) -> dict[str, int]:
     return {field: num_kept // group.rows * share for field, share in group.fields}
 
 
-def agreed_sizes(sizes: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """Config field -> the one value that all give it. Raises ValueError where two differ."""
+def agreed_sizes(sizes: Iterable[Mapping[str, int]]) -> dict[str, int] | None:
+    """Config field -> the one value that all give it; None where two differ."""
     pairs = {pair for fields in sizes for pair in fields.items()}
     agreed = dict(pairs)
-    if len(pairs) != len(agreed):
-        raise ValueError(f"a config field holds one width, these differ: {sorted(pairs)}")
-    return agreed
+    return agreed if len(agreed) == len(pairs) else None
 
 
 def configs_of(model: nn.Module) -> list[Any]:

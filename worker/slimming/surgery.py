@@ -31,6 +31,8 @@ def cut(model: nn.Module, architecture: Architecture, kept: Kept, layout: str = 
     sizes = {group.site: field_values(group, kept[group.site].numel()) for group in groups if group.kind != "layers"}
     shared = {group.site for group in groups if layout == "uniform" or group.level}
     shared_sizes = agreed_sizes(fields for site, fields in sizes.items() if site in shared)
+    if shared_sizes is None:
+        raise ValueError(f"a config field holds one width, and these differ: {sizes}")
     if any(group.kind == "heads" for group in groups):
         set_head_size(model, architecture)
     _slice(model, [group for group in groups if group.kind != "layers"], kept)

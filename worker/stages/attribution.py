@@ -5,9 +5,10 @@ from dataclasses import replace
 
 from service.contract.fields import MAX_RATIO
 from service.contract.method import Target
+from service.contract.request import JobRequest
 from worker.slimming.repair.repairs import FITTED
 from worker.slimming.scoring import attribution
-from worker.slimming.scoring.iterative import ScorePath, follow
+from worker.slimming.scoring.iterative import ScorePath, follow, schedule
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.units import Kept, Scores
 from worker.stages.context import JobContext
@@ -47,7 +48,12 @@ def attribute(context: JobContext, task_model: TaskModel, ratios: Sequence[float
     return replace(path, moments=dense_moments[0]) if dense_moments else path
 
 
-def highest_requested_ratio(target: Target) -> float:
+def step_ratios(request: JobRequest) -> tuple[float, ...]:
+    """The ratios at which the scores of a job are taken, one for each step."""
+    return schedule(_highest_ratio(request.target), request.method.steps)
+
+
+def _highest_ratio(target: Target) -> float:
     """The highest ratio that a target may lead to, for which unit scores are therefore needed."""
     if target.ratio is not None:
         return target.ratio

@@ -79,17 +79,21 @@ def read(request: JobRequest, task: Task, location: Location) -> list[RequestedR
     (place, _), *union_tasks = request.placed_tasks.items()
     return [
         _task_rows(Role.task, place, task, location),
-        *(_task_rows(Role.union_task, place, each, location) for place, each in union_tasks),
+        *(_task_rows(Role.union_task, place, _resolved(place, each), location) for place, each in union_tasks),
         *(_further_rows(name, source, place, task, location) for name, source in task.evaluations.items()),
         *(_observed_rows(f"observe.{index}", each, location) for index, each in enumerate(request.observe)),
     ]
 
 
+def _resolved(place: str, task: Task) -> Task:
+    with blaming_task(place):
+        return resolve(task)
+
+
 def _task_rows(role: Role, place: str, task: Task, location: Location) -> RequestedRows:
     with blaming_task(place):
-        resolved = resolve(task)
-        calibration, evaluation = load_rows(resolved, location)
-    return RequestedRows(role, resolved.title, place, resolved, evaluation, calibration)
+        calibration, evaluation = load_rows(task, location)
+    return RequestedRows(role, task.title, place, task, evaluation, calibration)
 
 
 def _further_rows(name: str, source: DataSource, place: str, task: Task, location: Location) -> RequestedRows:

@@ -20,7 +20,7 @@ from worker.data.prompts import Example
 from worker.evaluation import metrics
 from worker.stages.context import JobContext
 from worker.stages.evaluation_sets import EvaluationSet, Role
-from worker.stages.task_model import Examples, Measured, TaskModel
+from worker.stages.task_model import Examples, Measured, TaskModel, with_examples
 
 Evaluate = Callable[[TaskModel], Measured]
 
@@ -47,9 +47,8 @@ def _labelled(context: JobContext, evaluation_set: EvaluationSet, evaluate: Eval
     task_model = evaluation_set.task_model
     if not task_model.evaluation.answered:
         labelled = answer(context, task_model, task_model.evaluation, evaluate)
-        task_model = replace(
-            task_model, evaluation=_with(context, task_model, labelled.examples, task_model.evaluation)
-        )
+        rows = with_examples(context, task_model, task_model.evaluation, labelled.examples)
+        task_model = replace(task_model, evaluation=rows)
     if evaluation_set.role is Role.task and not task_model.calibration.answered:
         task_model = _with_labelled_calibration(context, task_model, evaluate)
     return task_model
@@ -65,7 +64,7 @@ def _with_labelled_calibration(context: JobContext, task_model: TaskModel, evalu
         left_out=len(labelled.examples) - len(confident),
     )
     _check_every_label_is_given(own_answers, labelled, confident, labels)
-    calibration = _with(context, task_model, confident, task_model.calibration)
+    calibration = with_examples(context, task_model, task_model.calibration, confident)
     return replace(task_model, calibration=calibration, own_answers=own_answers)
 
 
@@ -126,9 +125,3 @@ def _check_every_label_is_given(
             "for this label: give more rows, or rows with labels",
             param="task.confidence" if missing in given else "task.supervision",
         )
-
-
-def _with(context: JobContext, task_model: TaskModel, examples: list[Example], rows: Examples) -> Examples:
-    """The rows with other examples in place of theirs."""
-    batches = batching.batches(examples, task_model.padding, context.settings.tokens_per_batch)
-    return replace(rows, examples=examples, batches=batches)

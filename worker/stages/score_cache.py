@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 import structlog
@@ -20,12 +19,11 @@ from service.sources.fingerprints import Fingerprints, digest, scoring, wording
 from service.storage.score_sets import ScoreSets
 from worker.data import prompts
 from worker.data.prompts import Example
+from worker.data.provenance import computing_versions
 from worker.slimming.scoring.iterative import ScorePath
 from worker.stages.context import JobContext
 from worker.stages.score_files import FORMAT, pack_measured, pack_path, unpack_measured, unpack_path
 from worker.stages.task_model import KeyT, Measured, TaskModel, evaluate_all
-
-PACKAGES = ("taskslim", "torch", "transformers", "tokenizers", "peft")
 
 log = structlog.get_logger()
 
@@ -110,7 +108,7 @@ class ScoreCache:
         about = {
             "task": wording(prompts.as_run(task_model.wording)),
             "digests": dict(self.digests) | {"rows": digest_examples(examples)},
-            "versions": {package: version(package) for package in PACKAGES},
+            "versions": computing_versions(),
             "device": task_model.loaded.model.device.type,
             **more,
         }

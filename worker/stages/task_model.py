@@ -1,7 +1,7 @@
-"""A model with a task in tokens, and what is measured of the two."""
+"""A loaded model with its task as tokens, and what is measured of it."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ from worker.data import batching, prompts
 from worker.data.prompts import Example, Wording
 from worker.evaluation import answers
 from worker.evaluation import metrics as scoring
-from worker.evaluation.metrics import AnswerScores
+from worker.evaluation.metrics import AnswerScores, select_rows
 from worker.slimming.architectures import ARCHITECTURES, Architecture
 from worker.slimming.scoring.objectives import Batch
 from worker.stages.context import JobContext
@@ -30,7 +30,7 @@ KeyT = TypeVar("KeyT", bound=Hashable)
 
 @dataclass(frozen=True)
 class Examples:
-    """Rows in tokens, as one model reads them."""
+    """Rows as tokens of one model, and their batches."""
 
     examples: list[Example]
     batches: list[Batch]
@@ -40,7 +40,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class TaskModel:
-    """A model and one of its tasks in tokens."""
+    """A model, a task, and the rows of the task as tokens of the model."""
 
     loaded: LoadedModel
     wording: Wording
@@ -50,9 +50,14 @@ class TaskModel:
     own_answers: OwnAnswers | None = None  # of the dense model to the calibration rows, where those have no labels
 
     @property
+    def kind(self) -> TaskKind:
+        """The kind of the task."""
+        return self.wording.task.kind or TaskKind.classification
+
+    @property
     def generates(self) -> bool:
         """Whether the model answers with generated text."""
-        return self.wording.task.kind is TaskKind.generation
+        return self.kind is TaskKind.generation
 
     @property
     def architecture(self) -> Architecture:
@@ -79,6 +84,13 @@ def load(context: JobContext, model: Path, adapter: Path | None) -> LoadedModel:
     return loaded
 
 
+def check_latency_tokens(context: JobContext, task_model: TaskModel) -> None:
+    """Raise InvalidRequest for a target of latency whose pass has more tokens than the model takes."""
+    bound, most = context.job.request.target.latency_ms, task_model.wording.max_tokens
+    if bound is not None and most is not None and bound.tokens > most:
+        raise InvalidRequest(f"the model takes {most} tokens at most", param="target.latency_ms.tokens")
+
+
 def encode_task(
     context: JobContext, loaded: LoadedModel, task: TaskWording, calibration: list[Row], evaluation: list[Row]
 ) -> TaskModel:
@@ -101,6 +113,12 @@ def encode(rows: list[Row], param: str, wording: Wording, padding: batching.Padd
     answered = needs_answers(wording.task, param, have_answers(rows, wording.task))
     encoded, shortened = prompts.encode(rows, wording, answered=answered)
     return Examples(encoded, batching.batches(encoded, padding, tokens_per_batch), shortened, answered)
+
+
+def with_examples(context: JobContext, task_model: TaskModel, rows: Examples, examples: list[Example]) -> Examples:
+    """The rows with other examples in place of theirs."""
+    batches = batching.batches(examples, task_model.padding, context.settings.tokens_per_batch)
+    return replace(rows, examples=examples, batches=batches)
 
 
 def evaluate(context: JobContext, task_model: TaskModel) -> Measured:
@@ -155,9 +173,8 @@ def _metrics(task_model: TaskModel, scores: AnswerScores, given: list[str]) -> M
 
 
 def measured_part(whole: Measured, part: TaskModel, rows: Sequence[int]) -> Measured:
-    """The part of a measurement that the evaluation rows of `part` have, which are the given rows of the whole."""
-    scores = AnswerScores(whole.scores.log_probability_EL[list(rows)], whole.scores.answer_E[list(rows)])
-    given = [whole.answers[row] for row in rows]
+    """The measurement of the given rows alone, out of that of all rows; they are the evaluation rows of `part`."""
+    scores, given = select_rows(whole.scores, rows), [whole.answers[row] for row in rows]
     return Measured(_metrics(part, scores, given), given, whole.parameters, scores)
 
 

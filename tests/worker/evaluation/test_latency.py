@@ -4,15 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from service.contract.result import DenseSlim
 from service.families.table import FAMILIES, Kind
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, causal
 from worker.data.batching import padding
 from worker.data.prompts import Example
-from worker.evaluation.latency import RUNS, SIZES, PassProfile, profile_in_turns
+from worker.evaluation.latency import RUNS, SIZES, profile_in_turns
 from worker.evaluation.memory import LiveStorages, weight_bytes
-from worker.reporting.findings import peak_memory
 
 
 @pytest.mark.parametrize("name", ["llama", "t5", "bert"])
@@ -36,8 +34,7 @@ def test_dense_and_slim_model_pass_in_turns(name: str) -> None:
     assert seen == turns
     assert [(speed.batch, speed.tokens) for pair in found for speed in pair] == [(1, 8), (1, 8), (8, 8), (8, 8)]
     for profile in (profile for pair in found for profile in pair):
-        first, third = profile.quartiles
-        assert 0 < first <= profile.milliseconds <= third
+        assert 0 < profile.quartiles.first <= profile.milliseconds <= profile.quartiles.third
 
 
 def test_narrower_model_takes_less_memory() -> None:
@@ -71,12 +68,3 @@ def test_memory_is_counted_outside_the_timed_passes(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("worker.evaluation.memory.LiveStorages", Watched)
     profile_in_turns(model, model, [Example((4, 5, 6), ((0,), (1,)), 0, "")], padded, tokens=8, sizes=[1])
     assert events == ["clock"] * 4 * (RUNS + 1) + ["watch"] * 2
-
-
-def test_peak_memory_is_that_of_the_largest_batch() -> None:
-    def pair(batch: int, peak: int) -> tuple[PassProfile, PassProfile]:
-        return PassProfile(batch, 64, 1.0, peak, (0.0, 0.0)), PassProfile(batch, 64, 1.0, peak - 1, (0.0, 0.0))
-
-    for sizes in ([1, 8], [8, 1], [32, 1, 8]):
-        found = peak_memory([pair(batch, batch * 100) for batch in sizes])
-        assert found == DenseSlim(dense=max(sizes) * 100, slim=max(sizes) * 100 - 1)

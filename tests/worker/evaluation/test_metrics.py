@@ -20,6 +20,7 @@ from worker.evaluation.metrics import (
     classification_metrics,
     generate,
     generation_metrics,
+    repeats_itself,
     score,
     share,
 )
@@ -147,3 +148,15 @@ def test_generated_target_is_an_exact_match() -> None:
     assert metrics.exact_match.value == 0.4
     assert metrics.token_log_likelihood == -1.5  # two tokens a target: the word and its end
     assert metrics.accuracy is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("the cat sat on the mat while the dog ran after the ball", False),
+        ("the end of the end of the end of the end of the end of", True),
+        ("no no no", False),
+    ],
+)
+def test_repetition_is_detected_in_a_text(text: str, expected: bool) -> None:
+    assert repeats_itself(text) is expected

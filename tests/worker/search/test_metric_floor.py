@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from service.contract.errors import TargetUnreachable
 from service.contract.job import Stage
@@ -58,16 +56,6 @@ def test_reported_rows_are_not_steering_rows(tmp_path: Path) -> None:
     assert set(order[:40]).isdisjoint(chosen.rows)
     assert len(chosen.rows) == chosen.dense.metrics.examples == len(chosen.task_model.evaluation.examples) == 40
     assert all(point.examples is not None and point.examples <= 40 for point in chosen.curve)
-
-
-@given(st.lists(st.sampled_from("abc"), min_size=2, max_size=60), st.integers(0, 2**20))
-def test_both_halves_have_the_labels_in_proportion(labels: list[str], seed: int) -> None:
-    order = stratified_order(labels, seed)
-    assert sorted(order) == list(range(len(labels)))
-    first = [labels[row] for row in order[: len(order) // 2]]
-    for label in set(labels):
-        assert abs(first.count(label) - labels.count(label) / 2) <= len(set(labels))
-    assert order == stratified_order(labels, seed)
 
 
 def test_unreachable_floor_fails_with_the_curve(tmp_path: Path) -> None:
