@@ -165,7 +165,7 @@ def conclude(
     verified: Verified,
 ) -> Result:
     """The result of the job from what its stages have counted and measured."""
-    slim_bytes = weight_file_bytes(artifacts.checkpoint_directory(context, "model"))
+    slim_bytes = weight_file_bytes(artifacts.checkpoint_directory(context))
     return Result(
         metrics=metrics,
         parameters=DenseSlim(dense=chosen.dense.parameters, slim=slim.parameters),

@@ -7,8 +7,9 @@ from service.contract.errors import StorageUnavailable
 from service.contract.report import Report
 from service.infrastructure.counters import Counters
 from service.planning.time_estimate import Durations
+from service.storage.artifact_names import REPORT
 from service.storage.keys import attempt_prefix
-from service.storage.manifests import REPORT, committed_manifest
+from service.storage.manifests import committed_manifest
 from service.storage.object_store import Storage
 from service.tenants.storage_quota import StoredBytes
 

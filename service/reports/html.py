@@ -35,11 +35,11 @@ from service.reports.formatting import (
     span,
 )
 from service.reports.metric_names import NAMES, headline_name, searched_name
-from service.reports.model_origin import base_name, merged_adapters
+from service.reports.model_origin import last_part, merged_adapters, root
+from service.reports.runtime_names import RUNTIME_NAMES
 
 DIRECTORY = Path(__file__).parent
 CHANGED_SHOWN = 10  # changed answers; the others are in a closed <details>
-RUNTIMES = {"transformers": "Transformers", "vllm": "vLLM", "sglang": "SGLang"}  # name in the contract -> on the page
 
 
 def render(report: Report) -> str:
@@ -53,9 +53,9 @@ def _header(report: Report) -> dict[str, Any]:
     return {
         "style": Markup(_style()),
         "policy": f"default-src 'none'; style-src {style_source()}",
-        "base": base_name(report),
-        "adapters": [uri.rstrip("/").rsplit("/", 1)[-1] for uri in merged_adapters(report)],
-        "root": report.lineage[0] if report.lineage else report.request.model,
+        "base": last_part(root(report).uri),
+        "revision": root(report).revision,
+        "adapters": [last_part(uri) for uri in merged_adapters(report)],
         "target": target_text(report.request.target),
     }
 
@@ -86,7 +86,7 @@ def _charts(report: Report) -> dict[str, Any]:
 def _details(report: Report) -> dict[str, Any]:
     """What the sections on the checkpoint, the request and the run show."""
     return {
-        "runtimes": RUNTIMES,
+        "runtimes": RUNTIME_NAMES,
         "own_widths": has_own_widths(report.result),
         "shown": CHANGED_SHOWN,
         "seconds": sum(timing.seconds for timing in report.timings),

@@ -1,16 +1,27 @@
 """The model and the adapters that a slim model was made from, over all jobs of its lineage."""
 
+from typing import NamedTuple
+
 from service.contract.report import Report
 
 
-def root_uri(report: Report) -> str:
-    """The URI of the model that was slimmed first, by this job or an earlier one."""
-    return (report.lineage[0].model if report.lineage else report.request.model.uri).rstrip("/")
+class Root(NamedTuple):
+    """The model that was slimmed first, by this job or an earlier one."""
+
+    uri: str
+    revision: str | None
 
 
-def base_name(report: Report) -> str:
-    """The name of that model: the last part of its URI."""
-    return root_uri(report).rsplit("/", 1)[-1]
+def root(report: Report) -> Root:
+    """The model that was slimmed first."""
+    if report.lineage:
+        return Root(report.lineage[0].model, report.lineage[0].revision)
+    return Root(report.request.model.uri, report.request.model.revision)
+
+
+def last_part(uri: str) -> str:
+    """The last part of a URI: the name of what it leads to."""
+    return uri.rstrip("/").rsplit("/", 1)[-1]
 
 
 def merged_adapters(report: Report) -> list[str]:

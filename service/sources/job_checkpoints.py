@@ -11,12 +11,12 @@ from pathlib import Path
 
 from service.contract.errors import InvalidModel, NotFound
 from service.contract.resources import StoredFile
+from service.storage.artifact_names import MODEL, REPORT
 from service.storage.keys import attempt_prefix
-from service.storage.manifests import REPORT, committed_manifest
+from service.storage.manifests import committed_manifest
 from service.storage.object_store import Storage
 
 JOB = "job"
-MODEL = "model"  # the directory of a job's own checkpoint
 URI = re.compile(r"job://([0-9A-HJKMNP-TV-Z]{26})(?:/(model[a-z0-9.-]*))?/?")
 
 

@@ -6,10 +6,9 @@ from service.contract.errors import NotFound, StorageUnavailable
 from service.contract.report import Report
 from service.contract.resources import Manifest
 from service.contract.result import Result
+from service.storage.artifact_names import REPORT
 from service.storage.keys import attempt_prefix, job_prefix, manifest_key
 from service.storage.object_store import Storage
-
-REPORT = "report.json"  # an artifact of every attempt that succeeded
 
 log = structlog.get_logger()
 

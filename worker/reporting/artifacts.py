@@ -7,6 +7,7 @@ from service.contract.options import Format
 from service.contract.resources import Manifest, StoredFile
 from service.contract.result import Verified, Widths
 from service.jobs.leases import LeaseLost
+from service.storage.artifact_names import MODEL, kept_name
 from service.storage.keys import attempt_prefix, manifest_key
 from service.storage.object_store import digest_file
 from worker.checkpoints.kept_indices import Origin, save_kept, weight_digests
@@ -31,11 +32,10 @@ def output_directory(context: JobContext) -> Path:
     return found
 
 
-def checkpoint_directory(context: JobContext, name: str) -> Path:
+def checkpoint_directory(context: JobContext, name: str = MODEL) -> Path:
     """The directory of a checkpoint. It is not uploaded where the job asks for kept indices alone."""
-    return (
-        output_directory(context) if Format.safetensors in context.job.request.output.formats else context.scratch
-    ) / name
+    is_uploaded = Format.safetensors in context.job.request.output.formats
+    return (output_directory(context) if is_uploaded else context.scratch) / name
 
 
 def _save_and_verify(
@@ -59,20 +59,19 @@ def save(
     slim: TaskModel,
     groups: list[Group],
     candidate: Candidate,
-    suffix: str = "",
+    name: str = MODEL,
     while_waiting: Callable[[], None] | None = None,
 ) -> Verified:
     """Save and verify the checkpoint of a cut model, and save the indices of the units that it keeps.
 
-    Their names are `model` and `kept` with the suffix, such as `model-0.3`. `while_waiting` is called during the
-    verification, and by default reports the progress of one checkpoint. Raises VerificationFailed.
+    `name` is that of the checkpoint's directory. `while_waiting` is called during the verification, and by default
+    reports the progress of one checkpoint. Raises VerificationFailed.
     """
-    place = checkpoint_directory(context, f"model{suffix}")
-    verified = _save_and_verify(
-        context, slim, place, while_waiting or (lambda: context.progress.advance(0, 1, "checkpoints"))
-    )
-    origin = _origin(context, sources, slim, findings.widths(groups, candidate.kept), place)
-    save_kept(candidate.kept, origin, output_directory(context) / f"kept{suffix}.safetensors")
+    directory = checkpoint_directory(context, name)
+    while_waiting = while_waiting or (lambda: context.progress.advance(0, 1, "checkpoints"))
+    verified = _save_and_verify(context, slim, directory, while_waiting)
+    origin = _origin(context, sources, slim, findings.widths(groups, candidate.kept), directory)
+    save_kept(candidate.kept, origin, output_directory(context) / kept_name(name))
     return verified
 
 

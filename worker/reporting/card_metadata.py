@@ -14,7 +14,7 @@ from service.contract.report import Report
 from service.contract.result import Metrics, MetricsPair
 from service.families.table import FAMILIES
 from service.reports.metric_names import name_of, qualities
-from service.reports.model_origin import root_uri
+from service.reports.model_origin import last_part, root
 from service.sources.access import HUB
 from service.sources.model_files import CARD
 from service.sources.readers import scheme_of
@@ -31,7 +31,7 @@ MAX_CARD_BYTES = 2**20
 
 def metadata(report: Report, licence: Mapping[str, Any]) -> ModelCardData:
     """The metadata, `model-index` included; `licence` has the fields that `licence_of` gives."""
-    is_on_hub = scheme_of(root_uri(report)) == HUB
+    is_on_hub = scheme_of(root(report).uri) == HUB
     return ModelCardData(
         base_model=base_model(report) if is_on_hub else None,
         base_model_relation="finetune" if is_on_hub else None,  # the Hub has no relation for pruned models
@@ -58,7 +58,7 @@ def licence_of(directory: Path) -> dict[str, str]:
 
 def model_name(report: Report) -> str:
     """`<base model>-<task>-slim`, with every character that the Hub does not allow replaced by `-`."""
-    name = f"{base_model(report).rsplit('/', 1)[-1]}-{report.request.title}-slim"
+    name = f"{last_part(base_model(report))}-{report.request.title}-slim"
     return "".join(
         character if character.isascii() and (character.isalnum() or character in "._-") else "-" for character in name
     )
@@ -66,12 +66,12 @@ def model_name(report: Report) -> str:
 
 def base_model(report: Report) -> str:
     """The public name of the model that was slimmed first, by this job or an earlier one."""
-    return public_name(root_uri(report))
+    return public_name(root(report).uri.rstrip("/"))
 
 
 def public_name(uri: str) -> str:
     """The Hub's id of a model, or the last part of another URI: the rest is private to the deployment."""
-    return uri.removeprefix("hf://") if scheme_of(uri) == HUB else uri.rstrip("/").rsplit("/", 1)[-1]
+    return uri.removeprefix("hf://") if scheme_of(uri) == HUB else last_part(uri)
 
 
 def other_evaluations(report: Report) -> list[tuple[str, MetricsPair]]:

@@ -13,7 +13,8 @@ from service.contract.result import CurvePoint, DenseSlim, Estimate, JobMetrics
 from service.families.per_layer import MODELLING_FILE, has_own_widths
 from service.reports.formatting import change, count, interval, percent
 from service.reports.metric_names import SHARES, headline_name, name_of, qualities
-from service.reports.model_origin import merged_adapters
+from service.reports.model_origin import merged_adapters, root
+from service.storage.artifact_names import MODEL
 from worker.reporting.card_metadata import (
     base_model,
     capitalised,
@@ -105,9 +106,9 @@ def card(report: Report, licence: Mapping[str, Any] = {}, point: CurvePoint | No
 
 
 def _report_of_point(report: Report, point: CurvePoint) -> Report:
-    """The report with the size and the metric of another checkpoint of its sweep, and without what is not known of it.
+    """The report of another checkpoint of the sweep, with its size and its metric.
 
-    That is every other metric, and the warnings.
+    Its other metrics and its warnings are unknown, and left out.
     """
     result, directory = report.result, point.artifact or ""
     dense, slim = (dict[str, Any](dict.fromkeys(SHARES)) for _ in range(2))
@@ -120,7 +121,7 @@ def _report_of_point(report: Report, point: CurvePoint) -> Report:
     )
     parameters = DenseSlim(dense=result.parameters.dense, slim=point.parameters)
     changed = {"ratio": point.ratio, "parameters": parameters, "metrics": metrics, "curve": [point]}
-    snippet = report.snippet.replace('from_pretrained("model"', f'from_pretrained("{directory}"')
+    snippet = report.snippet.replace(f'from_pretrained("{MODEL}"', f'from_pretrained("{directory}"')
     return report.model_copy(update={"result": result.model_copy(update=changed), "snippet": snippet, "warnings": []})
 
 
@@ -144,13 +145,13 @@ def _summary(report: Report) -> dict[str, Any]:
 
 def _origin(report: Report) -> str:
     """The base model, its revision, the adapters that were merged, and the number of earlier jobs."""
-    root = report.lineage[0] if report.lineage else report.request.model
-    revision = f" at revision {root.revision}" if root.revision else ""
+    revision = root(report).revision
+    at_revision = f" at revision {revision}" if revision else ""
     merged = [public_name(uri) for uri in merged_adapters(report)]
     adapters = f" with the adapter{'s' if len(merged) > 1 else ''} {' and '.join(merged)} merged" if merged else ""
     before = len(report.lineage)
     earlier = f", which {before} {'job has' if before == 1 else 'jobs have'} slimmed before" if before else ""
-    return f"{base_model(report)}{revision}{adapters}{earlier}"
+    return f"{base_model(report)}{at_revision}{adapters}{earlier}"
 
 
 def _tasks(report: Report) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from service.sources.access import Access
 from service.sources.checkpoint import read_checkpoint
 from service.sources.dimensions import ffn_width, head_counts, head_size
 from service.sources.model_directory import ModelDirectory
-from service.storage.manifests import REPORT
+from service.sources.model_files import CARD
+from service.storage.artifact_names import MODEL, REPORT, REPORT_PAGE
 from worker.data import prompts
 from worker.data.prompts import Wording
 from worker.data.provenance import digest_rows, digest_text, versions
@@ -57,7 +58,7 @@ def write(
     report = build(context, sources, sets, result, found)
     output = artifacts.output_directory(context)
     (output / REPORT).write_text(report.model_dump_json(indent=2))
-    (output / "report.html").write_text(html.render(report))
+    (output / REPORT_PAGE).write_text(html.render(report))
     if Format.safetensors in context.job.request.output.formats:
         _write_cards(report, sources, output)
 
@@ -65,10 +66,10 @@ def write(
 def _write_cards(report: Report, sources: Sources, output: Path) -> None:
     """Write a model card into each checkpoint that will be stored."""
     licence = licence_of(sources.model)
-    (output / "model" / "README.md").write_text(card(report, licence))
+    (output / MODEL / CARD).write_text(card(report, licence))
     for point in report.result.curve:
-        if point.artifact not in (None, "model"):
-            (output / str(point.artifact) / "README.md").write_text(card(report, licence, point))
+        if point.artifact not in (None, MODEL):
+            (output / str(point.artifact) / CARD).write_text(card(report, licence, point))
 
 
 def build(
@@ -133,7 +134,7 @@ def _runtimes(context: JobContext, result: Result) -> list[Runtime]:
     """The runtimes, and whether each of them loads the checkpoint."""
     if has_own_widths(result):
         return runtimes_of_unequal_widths()
-    directory = artifacts.checkpoint_directory(context, "model")
+    directory = artifacts.checkpoint_directory(context)
     access = Access(context.storage, context.job.tenant, local_paths=True)
     checkpoint = read_checkpoint(ModelDirectory.of(ModelSource(uri=directory.resolve().as_uri()), access))
     return runtimes_after(

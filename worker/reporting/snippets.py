@@ -6,18 +6,19 @@ from service.contract.request import JobRequest
 from service.families.table import Kind
 from service.sources.job_checkpoints import JOB
 from service.sources.readers import scheme_of
+from service.storage.artifact_names import MODEL, kept_name
 from worker.data.batching import Padding
 from worker.data.prompts import TOKENISE, Wording, render
 
 MAX_NEW_TOKENS = 256  # in the snippet of a generation task
 
-APPLY = "taskslim apply kept.safetensors model"
+APPLY = f"taskslim apply {kept_name(MODEL)} {MODEL}"
 FROM_A_JOB = " --model DIRECTORY  # the downloaded checkpoint of the other job"
 LOAD = """\
 from transformers import {auto_class}, AutoTokenizer
 
-model = {auto_class}.from_pretrained("model"{remote_code})
-tokenizer = AutoTokenizer.from_pretrained("model")
+model = {auto_class}.from_pretrained("{model}"{remote_code})
+tokenizer = AutoTokenizer.from_pretrained("{model}")
 """
 PROMPT = """
 prompt = tokenizer({template!r}.format_map({fields}), return_tensors="pt"{special})
@@ -37,7 +38,8 @@ PLACES: dict[Kind, str] = {"causal": "0, -1", "encoder_decoder": "0, -1", "class
 def snippet(request: JobRequest, auto_class: str, own_widths: bool, wording: Wording, padding: Padding) -> str:
     """The snippet, to run in the directory of the artifacts. The columns of the row are `...` in it."""
     # The class is in the checkpoint, and the job wrote it: its code is trusted.
-    load = LOAD.format(auto_class=auto_class, remote_code=", trust_remote_code=True" if own_widths else "")
+    remote_code = ", trust_remote_code=True" if own_widths else ""
+    load = LOAD.format(auto_class=auto_class, model=MODEL, remote_code=remote_code)
     load += answer_lines(wording, padding)
     if Format.safetensors in request.output.formats:
         return load

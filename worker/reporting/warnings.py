@@ -10,6 +10,7 @@ from service.contract.report import Confusion, Report, ReportWarning
 from service.families.per_layer import MODELLING_FILE, has_own_widths
 from service.reports.formatting import difference, fixed, interval, percent
 from service.reports.metric_names import headline_name
+from service.reports.runtime_names import RUNTIME_NAMES
 
 DAMAGE_SHARE = 0.7  # of the lost answers that are in one class
 MIN_DAMAGE = 5  # lost answers; with fewer, their distribution over the classes is chance
@@ -177,10 +178,11 @@ def _per_layer_widths(report: Report) -> str | None:
     """The layers have different widths, which only some runtimes load."""
     if not has_own_widths(report.result):
         return None
+    refusing = [RUNTIME_NAMES.get(each.name, each.name) for each in report.runtimes if not each.loads]
     return (
         "The layers have different widths. Transformers loads the checkpoint with trust_remote_code=True, by the class "
-        f"in its {MODELLING_FILE}; Taskslim loads it without; vLLM, SGLang and llama.cpp do not load it. Send the "
-        "layout `uniform` for these."
+        f"in its {MODELLING_FILE}; Taskslim loads it without. These runtimes do not load it: {', '.join(refusing)}. "
+        "Send the layout `uniform` for these."
     )
 
 

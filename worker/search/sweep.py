@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from service.storage.artifact_names import MODEL, checkpoint_name
 from worker.evaluation.bootstrap import KeptShare
 from worker.search.candidates import Candidate
 from worker.search.chosen import ChosenModel
@@ -10,7 +11,7 @@ from worker.slimming.allocation import WidthUnreachable
 from worker.slimming.units import Group
 from worker.stages.task_model import TaskModel
 
-# Saves the checkpoint of a cut model under "model" with a suffix. It calls the last argument while it waits.
+# Saves the checkpoint of a cut model in the directory of this name. It calls the last argument while it waits.
 SaveModel = Callable[[TaskModel, list[Group], Candidate, str, Callable[[], None]], object]
 
 
@@ -33,10 +34,10 @@ def sweep(search: SearchContext, ratios: list[float], save: SaveModel) -> Chosen
         _, slim, kept = last
         name = None
         if ratio == max(artifacts):
-            name, chosen = "model", (candidate, slim)
+            name, chosen = MODEL, (candidate, slim)
         elif ratio in artifacts:
-            name = f"model-{ratio:g}"
-            save(slim, search.candidates.groups, candidate, f"-{ratio:g}", search.curve.report_progress)
+            name = checkpoint_name(ratio)
+            save(slim, search.candidates.groups, candidate, name, search.curve.report_progress)
         measured = {"examples": len(test.examples), "metric": kept.metric, "share": kept.share}
         search.curve.add(candidate, ratio, **measured, artifact=name)
     assert chosen is not None

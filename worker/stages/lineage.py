@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 from service.contract.report import Ancestor
-from service.sources.job_checkpoints import MODEL, JobModel
+from service.sources.job_checkpoints import JobModel
+from service.storage.artifact_names import MODEL
 
 
 def lineage(model: JobModel) -> list[Ancestor]:

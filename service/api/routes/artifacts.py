@@ -22,8 +22,9 @@ from service.contract.report import Report
 from service.contract.resources import Artifact, ArtifactPage, StoredFile
 from service.jobs.record import JobRecord
 from service.reports import html
+from service.storage.artifact_names import REPORT
 from service.storage.keys import attempt_prefix
-from service.storage.manifests import REPORT, committed_manifest
+from service.storage.manifests import committed_manifest
 from service.storage.object_store import Storage
 from service.tenants.api_keys import Caller
 from service.tenants.signed_links import SignedLinks

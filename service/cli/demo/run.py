@@ -22,6 +22,7 @@ from service.contract.job import Job
 from service.contract.result import Result
 from service.reports.formatting import percent
 from service.settings import Settings
+from service.storage.artifact_names import MODEL
 from service.storage.keys import attempt_prefix
 from service.storage.object_store import path_of
 
@@ -63,7 +64,7 @@ def default_directory() -> Path:
 def model_directory(job: Job, directory: Path) -> Path:
     """The directory of the slim checkpoint of the demo's job."""
     artifacts = path_of(Settings(storage_url="", state=directory).artifacts_url)
-    return artifacts / attempt_prefix(DEFAULT_TENANT, job.id, job.attempt) / "model"
+    return artifacts / attempt_prefix(DEFAULT_TENANT, job.id, job.attempt) / MODEL
 
 
 def snippet(model: Path) -> str:

@@ -1,0 +1,15 @@
+"""The names of a job's artifacts: of its files, and of the directories of its checkpoints."""
+
+MODEL = "model"  # directory of the job's own checkpoint
+REPORT = "report.json"
+REPORT_PAGE = "report.html"
+
+
+def checkpoint_name(ratio: float) -> str:
+    """The directory of another checkpoint of a sweep, by its requested ratio, such as `model-0.3`."""
+    return f"{MODEL}-{ratio:g}"
+
+
+def kept_name(checkpoint: str) -> str:
+    """The file with the kept indices of a checkpoint: `kept.safetensors` for `model`."""
+    return f"kept{checkpoint.removeprefix(MODEL)}.safetensors"
