@@ -2,13 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from service.families.table import FAMILIES
@@ -25,6 +29,7 @@ FRAMES = {  # the special tokens that the tokenizer adds on demand
     "encoder_decoder": "$A </s>",
     "classifier": "<s> $A </s>",
 }
+LORA = LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
 
 
 def tokenizer(kind: str = "causal") -> PreTrainedTokenizerFast:
@@ -47,6 +52,23 @@ def write(directory: Path, name: str = "llama", dtype: torch.dtype = torch.float
     model.save_pretrained(directory)
     tokenizer(FAMILIES[model.config.model_type].kind).save_pretrained(directory)
     return model
+
+
+def write_adapter(directory: Path) -> dict[str, Tensor]:
+    """Save a random LoRA adapter of the tiny Llama; its tensors."""
+    torch.manual_seed(0)
+    get_peft_model(TINY["llama"](), LORA).save_pretrained(str(directory))
+    return load_file(directory / "adapter_model.safetensors")
+
+
+def change_json(path: Path, **fields: Any) -> None:
+    """Set fields of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def change_config(directory: Path, **fields: Any) -> None:
+    """Set fields of a checkpoint's config.json."""
+    change_json(directory / "config.json", **fields)
 
 
 def write_wrong_offsets(directory: Path) -> None:

@@ -1,6 +1,7 @@
 """Runs jobs through the pipeline of the worker on tiny checkpoints, without Redis and without an attempt."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,12 @@ from worker import pipeline
 
 LABELS = {"1": "positive", "0": "negative"}
 WORDS = ("good", "bad", "film", "plot", "dog", "fox", "lazy", "quick")
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Write rows as JSON Lines; the URI of the file."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path.as_uri()
 
 
 @dataclass
@@ -58,9 +65,7 @@ class Deployment:
             }
             for row in range(count)
         ]
-        path = self.root / f"{name}.jsonl"
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        return path.as_uri()
+        return write_rows(self.root / f"{name}.jsonl", lines)
 
     def request(self, family: str = "llama", task: dict[str, Any] | None = None, **fields: Any) -> JobRequest:
         model = self.root / family

@@ -1,29 +1,24 @@
 """Jobs up to the measurement of their unit scores, with a store of scores."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from service.contract import presets
 from service.contract.request import JobRequest
 from service.jobs.record import new_record
 from service.settings import Settings
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
+from tests.support.pipeline_jobs import LABELS, WORDS, write_rows
+from tests.support.prepared_jobs import prepare
 from tests.support.progress import IgnoredProgress
-from worker.slimming.scoring.iterative import ScorePath, schedule
-from worker.stages import evaluation_sets, inputs
-from worker.stages.attribution import attribute, highest_requested_ratio
-from worker.stages.context import JobContext
+from worker.slimming.scoring.iterative import ScorePath
+from worker.stages.attribution import attribute, step_ratios
 from worker.stages.score_cache import ScoreCache
 from worker.stages.task_model import TaskModel
-from worker.stages.task_model import load as load_model
 
-LABELS = {"1": "positive", "0": "negative"}
-WORDS = ("good", "bad", "film", "plot", "dog", "fox", "lazy", "quick")
 STEPS: dict[str, Any] = {"steps": 2, "scope": "global"}
 
 
@@ -41,9 +36,7 @@ class ScoringJobs:
         """The URI of a file of rows."""
         lines = [{"text": f"{WORDS[row % 7]} {WORDS[row % 5]}", "label": row % 2} for row in range(count)]
         lines[0]["text"] = first
-        path = self.root / f"{name}.jsonl"
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        return path.as_uri()
+        return write_rows(self.root / f"{name}.jsonl", lines)
 
     def request(self, task: dict[str, Any] | None = None, **fields: Any) -> JobRequest:
         asked = {"template": "{text}:", "labels": LABELS, "calibration": {"uri": self.rows()}} | (task or {})
@@ -52,21 +45,14 @@ class ScoringJobs:
 
     def cache(self, request: JobRequest, tenant: str = "default", **digests: str) -> tuple[ScoreCache, TaskModel]:
         """The score cache of a new job, and its model with the task in tokens."""
-        job = new_record(request, tenant=tenant)
-        scratch = self.root / "scratch" / job.id
-        scratch.mkdir(parents=True)
-        context = JobContext(
-            job, presets.resolve(request.slimmed_for[0]), self.settings, self.storage, IgnoredProgress(), scratch
-        )
-        sources = inputs.fetch(context)
-        loaded = load_model(context, sources.model, sources.adapter)
-        task_model = evaluation_sets.own(evaluation_sets.build(context, loaded, sources.rows[:1])).task_model
-        return ScoreCache(context, sources.digests | digests, sources.fingerprints, self.store), task_model
+        job = prepare(new_record(request, tenant=tenant), self.root, self.settings, self.storage, IgnoredProgress())
+        found = job.sources.digests | digests
+        return ScoreCache(job.context, found, job.sources.fingerprints, self.store), job.task_model
 
     def path(self, request: JobRequest, **more: Any) -> tuple[ScoreCache, ScorePath]:
         """The unit scores of a job; `measured` counts how often they were not found in the store."""
         cache, task_model = self.cache(request, **more)
-        ratios = schedule(highest_requested_ratio(request.target), request.method.steps)
+        ratios = step_ratios(request)
 
         def measure() -> ScorePath:
             self.measured += 1
@@ -77,9 +63,7 @@ class ScoringJobs:
     def digest(self, request: JobRequest, **more: Any) -> str:
         """The digest of the unit scores of a request."""
         cache, task_model = self.cache(request, **more)
-        return cache.units_key(
-            task_model, schedule(highest_requested_ratio(request.target), request.method.steps)
-        ).digest
+        return cache.units_key(task_model, step_ratios(request)).digest
 
 
 def alike(one: ScorePath, other: ScorePath) -> bool:

@@ -6,22 +6,21 @@ from typing import Any
 
 import torch
 
-from service.contract import presets
 from service.contract.job import Stage
 from service.contract.result import Result
 from service.families.table import FAMILIES
 from service.jobs.record import new_record
 from service.settings import Settings
 from tests.support.pipeline_jobs import Deployment, Recorder
+from tests.support.prepared_jobs import prepare
 from worker.search.candidates import Candidates
 from worker.search.chosen import ChosenModel
 from worker.search.search import search
-from worker.slimming.scoring.iterative import ScorePath, schedule
-from worker.stages import evaluation_sets, inputs
-from worker.stages.attribution import attribute, highest_requested_ratio
+from worker.slimming.scoring.iterative import ScorePath
+from worker.stages.attribution import attribute, step_ratios
 from worker.stages.context import JobContext
 from worker.stages.slim import locate_groups
-from worker.stages.task_model import Measured, TaskModel, evaluate, load
+from worker.stages.task_model import Measured, TaskModel, evaluate
 
 KEEPING: dict[str, Any] = {"target": {"keep_metric": 0.9}, "output": {"round_to": 1}}
 
@@ -38,9 +37,7 @@ class SearchJob:
     @property
     def path(self) -> ScorePath:
         """The unit scores of the job."""
-        request = self.context.job.request
-        ratios = schedule(highest_requested_ratio(request.target), request.method.steps)
-        return attribute(self.context, self.task_model, ratios)
+        return attribute(self.context, self.task_model, step_ratios(self.context.job.request))
 
     def candidates(self, seed: int = 0) -> Candidates:
         """The candidates along a path of random scores."""
@@ -66,17 +63,11 @@ def search_job(root: Path, family: str = "llama", num_rows: int = 80, **fields: 
     classes = {"labels": {"0": "LABEL_0", "1": "LABEL_2"}}
     task = classes if family in FAMILIES and FAMILIES[family].kind == "classifier" else {}
     task = task | fields.pop("task", {}) | {"evaluation": {"uri": deployment.rows(num_rows, "evaluation")}}
-    job = new_record(deployment.request(family, task, **fields))
-    scratch = deployment.root / "scratch" / job.id
-    scratch.mkdir(parents=True)
-    resolved = presets.resolve(job.request.slimmed_for[0])
-    here = Settings(state=root, device="cpu", tokens_per_batch=512)
-    context = JobContext(job, resolved, here, deployment.storage, progress, scratch)
+    settings = Settings(state=root, device="cpu", tokens_per_batch=512)
     progress.stage(Stage.search)
-    sources = inputs.fetch(context)
-    loaded = load(context, sources.model, sources.adapter)
-    task_model = evaluation_sets.own(evaluation_sets.build(context, loaded, sources.rows)).task_model
-    return SearchJob(context, task_model, evaluate(context, task_model), progress)
+    record = new_record(deployment.request(family, task, **fields))
+    job = prepare(record, root, settings, deployment.storage, progress)
+    return SearchJob(job.context, job.task_model, evaluate(job.context, job.task_model), progress)
 
 
 def run_job(root: Path, progress: Recorder | None = None, **fields: Any) -> tuple[Result, Path]:

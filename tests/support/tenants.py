@@ -20,7 +20,7 @@ from tests.support.finished_jobs import FILES, finish
 from tests.support.score_sets import digest_of, measured, safetensors
 
 MINE, THEIRS = digest_of("mine"), digest_of("theirs")
-# Name of a parameter -> what leads somewhere.
+# Name of a parameter -> values that exist.
 KNOWN = {
     "job_id": [EXAMPLE_JOB_ID],
     "name": [*FILES],

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -92,6 +93,21 @@ def bart() -> PreTrainedModel:
 def distilbert() -> PreTrainedModel:
     sizes = {"dim": 32, "hidden_dim": FFN_WIDTH, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 64}
     return _model(AutoModelForSequenceClassification, "distilbert", TOKENS | sizes | {"num_labels": 3})
+
+
+def inputs_of(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Fixed tokens as inputs of a model, two rows of them."""
+    inputs = {"input_ids": torch.arange(4, 24).view(2, 10)}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = torch.arange(4, 12).view(2, 4)
+    return inputs
+
+
+def logits(model: PreTrainedModel) -> Tensor:
+    """The logits of a model for fixed tokens."""
+    with torch.inference_mode():
+        answer: Tensor = model(**inputs_of(model)).logits
+    return answer
 
 
 def tiny_family(name: str) -> ModelFamily:

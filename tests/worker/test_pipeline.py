@@ -31,7 +31,7 @@ from service.jobs.leases import LeaseLost
 from service.storage.keys import manifest_key
 from service.storage.object_store import digest_file
 from tests.support.pipeline_jobs import LABELS, Deployment, Recorder
-from tests.support.tiny_models import FFN_WIDTH
+from tests.support.tiny_models import FFN_WIDTH, logits
 
 STAGES = [stage for stage in Stage if stage not in (Stage.search, Stage.repair, Stage.controls)]
 
@@ -55,12 +55,6 @@ class Finished:
 PLAIN = {"criterion": "attribution", "sign": "absolute", "repair": "none"}
 
 
-@pytest.fixture
-def deployment(tmp_path: Path) -> Deployment:
-    torch.set_num_threads(1)
-    return Deployment(tmp_path)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     torch.set_num_threads(1)
@@ -68,14 +62,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     result = deployment.run(deployment.request(method=PLAIN), progress)
     directory = deployment.root / "downloaded"
     return Finished(deployment, progress, result, deployment.download(directory), directory)
-
-
-def logits(directory: Path) -> Tensor:
-    """The logits of the checkpoint for fixed tokens."""
-    model = AutoModelForCausalLM.from_pretrained(directory).eval()
-    with torch.inference_mode():
-        answer: Tensor = model(input_ids=torch.arange(4, 24).view(2, 10)).logits
-    return answer
 
 
 def test_job_stores_a_smaller_model_that_transformers_loads(finished: Finished) -> None:
@@ -92,7 +78,8 @@ def test_job_stores_a_smaller_model_that_transformers_loads(finished: Finished) 
     assert latency.dense_quartiles.first <= latency.dense <= latency.dense_quartiles.third
     assert latency.slim_quartiles is not None
     assert latency.slim_quartiles.first <= latency.slim <= latency.slim_quartiles.third
-    assert torch.equal(logits(directory), logits(finished.deployment.scratch / "output/model"))
+    uploaded = AutoModelForCausalLM.from_pretrained(finished.deployment.scratch / "output/model")
+    assert torch.equal(logits(model.eval()), logits(uploaded.eval()))
 
 
 EVERY_OPTION: dict[str, dict[str, Any]] = {
@@ -170,6 +157,14 @@ def test_unsupported_units_and_repairs_are_refused(deployment: Deployment, metho
     with pytest.raises(InvalidRequest) as refused:
         deployment.run(deployment.request("qwen2", method=method))
     assert refused.value.code == code
+
+
+def test_latency_target_with_too_many_tokens_is_refused_once_the_model_is_loaded(deployment: Deployment) -> None:
+    progress = Recorder()
+    with pytest.raises(InvalidRequest, match="64 tokens at most") as refused:
+        deployment.run(deployment.request(target={"latency_ms": {"value": 1, "tokens": 65}}), progress)
+    assert refused.value.param == "target.latency_ms.tokens"
+    assert progress.stages[-1] is Stage.load
 
 
 def test_manifest_has_size_and_digest_of_every_file(finished: Finished) -> None:

@@ -17,7 +17,7 @@ from service.contract.errors import InvalidModel
 from service.families.per_layer import CLASS_PREFIX, MODELLING_FILE, MODULE, is_per_layer
 from service.families.table import FAMILIES, family_of
 from tests.support import checkpoints
-from tests.support.tiny_models import TINY, tiny_family
+from tests.support.tiny_models import TINY, inputs_of, logits, tiny_family
 from worker.checkpoints import modeling_taskslim
 from worker.checkpoints.loading import AUTO_CLASSES, load_model
 from worker.checkpoints.per_layer import has_per_layer_class, layer_widths, per_layer_class, to_loadable_class
@@ -41,19 +41,6 @@ for line in sys.stdin.read().splitlines():
         save_file({"logits": model(**load_file(directory + "/inputs")).logits.contiguous()}, directory + "/answer")
 assert not any(name.split(".")[0] in ("worker", "service") for name in sys.modules)
 """
-
-
-def inputs_of(model: PreTrainedModel) -> dict[str, Tensor]:
-    inputs = {"input_ids": torch.arange(4, 24).view(2, 10)}
-    if model.config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = torch.arange(4, 12).view(2, 4)
-    return inputs
-
-
-def logits(model: PreTrainedModel) -> Tensor:
-    with torch.inference_mode():
-        answer: Tensor = model(**inputs_of(model)).logits
-    return answer
 
 
 def unequal(name: str) -> tuple[PreTrainedModel, Tensor]:
@@ -196,8 +183,7 @@ WRONG_CONFIGS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("wrong", WRONG_CONFIGS)
 def test_a_wrong_per_layer_config_is_refused(directory: Path, wrong: str) -> None:
-    path = directory / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | WRONG_CONFIGS[wrong]))
+    checkpoints.change_config(directory, **WRONG_CONFIGS[wrong])
     with pytest.raises(InvalidModel):
         load_model(directory, device=CPU)
 

@@ -1,22 +1,16 @@
-import json
+import signal
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel
 
 from service.contract.errors import VerificationFailed
 from tests.support import checkpoints
-from tests.support.tiny_models import TINY
+from tests.support.tiny_models import TINY, inputs_of
 from worker.checkpoints.verification import compare, verify, write_probe
-
-
-def inputs_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    inputs = {"input_ids": torch.arange(4, 24).view(2, 10)}
-    if model.config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = torch.arange(4, 12).view(2, 4)
-    return inputs
 
 
 @pytest.fixture
@@ -57,12 +51,23 @@ def test_a_checkpoint_that_does_not_load_fails_with_the_reason(checkpoint: Path,
         verify(checkpoint, probe)
 
 
-def test_an_error_while_waiting_ends_the_process(checkpoint: Path, probe: Path) -> None:
+def test_an_error_while_waiting_kills_the_process(
+    checkpoint: Path, probe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: Any, **options: Any) -> "subprocess.Popen[str]":
+        started.append(popen(*arguments, **options))
+        return started[-1]
+
     def cancel() -> None:
         raise InterruptedError
 
+    popen = subprocess.Popen
+    monkeypatch.setattr("worker.checkpoints.verification.subprocess.Popen", start)
     with pytest.raises(InterruptedError):
         verify(checkpoint, probe, while_waiting=cancel)
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -97,7 +102,6 @@ def test_unexpected_weights_and_infinite_logits_are_refused(checkpoint: Path, pr
 
 
 def test_weights_of_another_width_than_the_config_are_refused(checkpoint: Path, probe: Path) -> None:
-    config = json.loads((checkpoint / "config.json").read_text())
-    (checkpoint / "config.json").write_text(json.dumps(config | {"intermediate_size": 40}))
+    checkpoints.change_config(checkpoint, intermediate_size=40)
     with pytest.raises(RuntimeError, match="mismatch"):
         compare(checkpoint, probe)

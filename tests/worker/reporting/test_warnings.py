@@ -6,6 +6,7 @@ import pytest
 
 from service.contract.report import Confusion, Report
 from service.contract.result import Metrics, Result
+from service.families.runtimes import runtimes_of_unequal_widths
 from tests.support.contract_examples import result
 from tests.support.requests import plain_request
 from worker.reporting.warnings import CHECKS, warnings
@@ -91,7 +92,9 @@ CAUSES: dict[str, Report] = {
     "above_latency": with_target({"latency_ms": 0.9}),
     "below_floor": with_target({"keep_metric": 0.9}, kept_metric=kept(reported=0.91, low=0.89)),
     "dense_fails": report(dense_metrics={"calibrated_accuracy": estimate(0.5), "majority": 0.5}),
-    "per_layer_widths": with_target({"ratio": 0.3}, verified=OWN_CLASS),
+    "per_layer_widths": with_target({"ratio": 0.3}, verified=OWN_CLASS).model_copy(
+        update={"runtimes": runtimes_of_unequal_widths()}
+    ),
 }
 
 
@@ -142,6 +145,11 @@ def test_change_of_zero_has_no_sign() -> None:
     )
     [message] = [each.message for each in warnings(same) if each.code == "unresolved_loss"]
     assert "the change of 0.0 points" in message
+
+
+def test_runtimes_that_do_not_load_unequal_widths_are_those_of_the_report() -> None:
+    [warning] = warnings(CAUSES["per_layer_widths"])
+    assert "do not load it: vLLM, SGLang, llama.cpp." in warning.message
 
 
 def test_message_contains_its_figures() -> None:

@@ -1,6 +1,5 @@
 """Controls: models cut by random, reversed and per-layer selections."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,12 +14,6 @@ from worker.slimming.units import Site
 from worker.stages.controls import means, reversed_scores
 
 TASK: dict[str, Any] = {"template": "{text}:"}
-
-
-@pytest.fixture
-def deployment(tmp_path: Path) -> Deployment:
-    torch.set_num_threads(1)
-    return Deployment(tmp_path)
 
 
 def controls_of(deployment: Deployment, **method: Any) -> dict[str, Control]:

@@ -1,6 +1,5 @@
 """Unions: one model that is slimmed for several tasks and measured on each of them."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +13,6 @@ from tests.support.pipeline_jobs import Deployment
 
 FIRST = {"1": "positive", "0": "negative"}
 SECOND = {"1": "lazy", "0": "quick"}
-
-
-@pytest.fixture
-def deployment(tmp_path: Path) -> Deployment:
-    torch.set_num_threads(1)
-    return Deployment(tmp_path)
 
 
 def several(deployment: Deployment, *changed: dict[str, Any], **fields: Any) -> JobRequest:

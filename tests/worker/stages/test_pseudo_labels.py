@@ -1,6 +1,5 @@
 """Pseudo-labels: the dense model's answers in place of missing labels."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,9 @@ from service.contract.errors import InvalidData, InvalidRequest, UnknownLabel
 from service.contract.options import Supervision
 from service.contract.report import Report
 from service.contract.result import Result
-from tests.support.pipeline_jobs import LABELS, WORDS, Deployment
+from tests.support.pipeline_jobs import LABELS, WORDS, Deployment, write_rows
 
 UNSUPERVISED = {"supervision": "none"}
-
-
-@pytest.fixture
-def deployment(tmp_path: Path) -> Deployment:
-    torch.set_num_threads(1)
-    return Deployment(tmp_path)
 
 
 def texts(count: int) -> list[str]:
@@ -29,8 +22,7 @@ def texts(count: int) -> list[str]:
 
 def rows_at(path: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
     """A source of these rows."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return {"uri": path.as_uri()}
+    return {"uri": write_rows(path, rows)}
 
 
 def unlabelled(deployment: Deployment, count: int = 24) -> dict[str, str]:

@@ -13,11 +13,11 @@ from service.jobs.submission import access_of
 from service.sources.fingerprints import fingerprints
 from service.storage.keys import dataset_key, score_key
 from service.tenants.api_keys import ANONYMOUS
-from tests.support.scoring_jobs import LABELS, STEPS, WORDS, ScoringJobs, alike
+from tests.support.pipeline_jobs import LABELS, WORDS
+from tests.support.scoring_jobs import STEPS, ScoringJobs, alike
 from worker.search.candidates import Candidates
-from worker.slimming.scoring.iterative import schedule
 from worker.stages import pseudo_labels
-from worker.stages.attribution import attribute, highest_requested_ratio
+from worker.stages.attribution import attribute, step_ratios
 from worker.stages.evaluation_sets import EvaluationSet, Role
 
 
@@ -40,9 +40,7 @@ def test_repair_is_the_same_with_measured_and_with_reused_scores(
     repaired = []
     for _ in range(2):
         cache, task_model = jobs.cache(jobs.request(method=method, target=target))
-        ratios = schedule(
-            highest_requested_ratio(cache.context.job.request.target), cache.context.job.request.method.steps
-        )
+        ratios = step_ratios(cache.context.job.request)
         path = cache.path(task_model, ratios, partial(attribute, cache.context, task_model, ratios))
         candidates = Candidates(cache.context, task_model, path)
         cut = candidates.slim_copy(candidates.at(0.5)).loaded.model

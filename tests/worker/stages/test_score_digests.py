@@ -11,7 +11,8 @@ from service.contract.request import JobRequest
 from service.jobs.submission import access_of
 from service.sources.fingerprints import fingerprints
 from service.tenants.api_keys import ANONYMOUS
-from tests.support.scoring_jobs import LABELS, STEPS, WORDS, ScoringJobs
+from tests.support.pipeline_jobs import LABELS, WORDS
+from tests.support.scoring_jobs import STEPS, ScoringJobs
 
 REDUCED: dict[str, Any] = {"criterion": "attribution"}
 CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
