@@ -34,7 +34,7 @@ from worker.stages.context import JobContext, StageProgress
 from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, having_role, job_metrics, own, task_models
 from worker.stages.inputs import Sources
 from worker.stages.score_cache import ScoreCache
-from worker.stages.slim import repair_model, slim_task_model
+from worker.stages.slim import probed, repair_model, slim_task_model
 from worker.stages.task_model import Measured, TaskModel, check_latency_tokens, evaluate_all, load
 
 
@@ -110,7 +110,7 @@ def choose_model(
         with context.stage(Stage.repair):
             repair(context, task_model, candidate.kept, path.moments)
     with context.stage(Stage.slice):
-        slim = slim_task_model(task_model, candidate.kept, request.output.layout)
+        slim = slim_task_model(probed(context, task_model, candidate.kept), candidate.kept, request.output.layout)
     return ChosenModel(candidate, candidates.groups, slim, dense, rows=list(range(len(task_model.evaluation.examples))))
 
 

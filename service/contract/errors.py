@@ -26,7 +26,7 @@ TaskslimError                     status  code
 ├── RangeNotSatisfiable           416     range_not_satisfiable    the range begins after the end of the file
 ├── LimitExceeded                 429     limit_exceeded           the tenant's jobs or bytes
 │   └── TooManyRequests           429     too_many_requests        the tenant's requests in the current window
-├── VerificationFailed            500     verification_failed      the checkpoint differs from the model in memory
+├── VerificationFailed            500     verification_failed      the checkpoint differs from the masked dense model
 ├── StorageUnavailable            503     storage_unavailable
 ├── QueueUnavailable              503     queue_unavailable
 ├── DeadlineExceeded              504     deadline_exceeded

@@ -72,12 +72,15 @@ class Latency(Schema):
 
 
 class Verified(Schema):
-    """The comparison of the checkpoint, reloaded in a new process, with the model in memory."""
+    """The comparison of the checkpoint, reloaded in a new process, with the dense model as it was loaded, without the
+    contribution of the removed units."""
 
     loader: str = Field(description="class that loaded the checkpoint")
-    max_abs_logit_difference: float = Field(description="largest difference between two logits of the two models")
+    max_abs_logit_difference: float = Field(
+        description="largest difference between two logits of the two models, both computed in float32"
+    )
     tolerance: float = Field(description="largest difference with which the job succeeds")
-    dtype: str = Field(description="dtype in which both models were run")
+    dtype: str = Field(description="dtype of the weights in the checkpoint")
 
 
 class MetricsPair(Schema):

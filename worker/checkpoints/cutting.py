@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from service.contract.options import Layout
-from worker.checkpoints.dtypes import round_weights
 from worker.checkpoints.llama_as_mistral import to_stock_class
 from worker.checkpoints.loading import LoadedModel
 from worker.checkpoints.per_layer import to_loadable_class
@@ -13,13 +12,8 @@ from worker.slimming.units import Kept
 
 
 def make_slim(loaded: LoadedModel, kept: Kept, layout: Layout) -> LoadedModel:
-    """Cut the model in place and convert it to a class that can load it.
-
-    Its weights, repaired ones included, are rounded to the checkpoint's dtype, so that what is measured is what will be
-    saved.
-    """
+    """Cut the model in place and convert it to a class that can load it. No weight that stays changes."""
     model, architecture = loaded.model, ARCHITECTURES[loaded.family.model_type]
     cut(model, architecture, kept, layout)
     slim = to_stock_class(model) if layout is Layout.uniform else to_loadable_class(model, architecture)
-    round_weights(slim, loaded.dtype)
     return replace(loaded, model=slim)

@@ -20,7 +20,7 @@ from service.contract.errors import InvalidModel
 from service.families.table import AUTO_CLASSES as AUTO_CLASS_NAMES
 from service.families.table import ModelFamily
 from service.sources.model_files import CONFIG
-from worker.checkpoints.dtypes import cast_weights, make_computable, weight_dtypes
+from worker.checkpoints.dtypes import cast_weights, make_computable, round_weights, weight_dtypes
 from worker.checkpoints.per_layer import loader_class
 from worker.checkpoints.validation import check_checkpoint, read_json
 
@@ -31,12 +31,16 @@ FROM_DISK_ALONE = {"trust_remote_code": False, "local_files_only": True}
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory with its tokenizer and family. `dtype` is that of its checkpoint, and of the slim one."""
+    """A model in memory with its tokenizer and family, and the directory from which it was loaded.
+
+    `dtype` is that of its checkpoint, and of the slim one.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     family: ModelFamily
     dtype: torch.dtype
+    directory: Path
 
 
 def load_model(directory: Path, *, device: torch.device, adapter: Path | None = None) -> LoadedModel:
@@ -49,9 +53,11 @@ def load_model(directory: Path, *, device: torch.device, adapter: Path | None = 
     dtype = model.dtype
     if adapter is not None:
         model = merge_adapter(model, adapter)
+    if set(weight_dtypes(model).values()) != {dtype}:  # transformers loads some weights of T5 in float32
+        round_weights(model, dtype)
     nn.Module.to(model, device)
     make_computable(model)
-    return LoadedModel(model.eval().requires_grad_(False), tokenizer, family, dtype)
+    return LoadedModel(model.eval().requires_grad_(False), tokenizer, family, dtype, directory)
 
 
 def merge_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:

@@ -1,9 +1,13 @@
-"""Verifies that a written checkpoint equals the model in memory.
+"""Verifies that a written checkpoint computes what the dense model computes without the removed units.
+
+The logits to expect are those of the model as it was loaded, with hooks that mask the removed units. They are taken
+before the model is cut, converted to another class or saved, so that no step is compared with itself. Where a repair
+has changed the weights that stay, the masked model has the repaired ones.
 
 `python -m worker.checkpoints.verification PARENT DIRECTORY PROBE`, a fresh process, loads the directory with the stock
 Auto class of its family, or with the per-layer class where layers have different widths, and with no other code. It
 prints one line of JSON: the class that loaded it, and the greatest difference between its logits and those of the
-probe. The probe is a safetensors file with inputs and the logits of the model in memory.
+probe.
 """
 
 import json
@@ -11,8 +15,10 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 from safetensors import safe_open
@@ -25,25 +31,50 @@ from service.contract.result import Verified
 from service.families.table import FAMILIES
 from service.infrastructure.child_process import die_with_parent
 from service.sources.model_files import CONFIG
-from worker.checkpoints.loading import AUTO_CLASSES, FROM_DISK_ALONE
+from worker.checkpoints.float32_pass import float32_pass
+from worker.checkpoints.loading import AUTO_CLASSES, FROM_DISK_ALONE, LoadedModel
 from worker.checkpoints.per_layer import loader_class
+from worker.slimming.architectures import ARCHITECTURES, Architecture
+from worker.slimming.masking import masked
+from worker.slimming.units import Kept
 
-# The greatest difference of a logit that counts as rounding, relative to the greatest logit. The same kernels run on
-# the same weights, so that the difference is usually zero. Another process may choose another kernel: one unit in the
-# last place allows for that.
-TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2**-7, torch.float16: 2**-10}
+# The greatest difference of a logit that counts as rounding, relative to the greatest logit. Both models compute in
+# float32. A sum over fewer terms, without the zeros of masked units, may be added in another order.
+TOLERANCE = 1e-4
 LOGITS = "logits"
 POLL_SECONDS = 0.5
 
 
-def write_probe(model: PreTrainedModel, inputs: dict[str, Tensor], path: Path) -> None:
-    """Write `inputs` and the logits of the model in memory, with its device and dtype."""
-    inputs = {name: value.to(model.device) for name, value in inputs.items()}
-    with torch.inference_mode():
-        logits = model(**inputs).logits
-    tensors = {**inputs, LOGITS: logits}
-    metadata = {"device": str(model.device), "dtype": str(model.dtype).removeprefix("torch.")}
-    save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, path, metadata)
+@dataclass(frozen=True)
+class Probe:
+    """Inputs, and the logits that a written checkpoint has to give for them. The tensors are on the CPU."""
+
+    inputs: dict[str, Tensor]
+    logits: Tensor
+    device: str  # on which the logits were computed
+    dtype: str  # of the weights in the checkpoint
+
+    def write(self, path: Path) -> None:
+        """Write the probe for the process that compares."""
+        tensors = {name: value.contiguous() for name, value in {**self.inputs, LOGITS: self.logits}.items()}
+        save_file(tensors, path, {"device": self.device, "dtype": self.dtype})
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The probe that was written to a file."""
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        return cls(logits=tensors.pop(LOGITS), inputs=tensors, **metadata)
+
+
+def take_probe(loaded: LoadedModel, kept: Kept, inputs: Mapping[str, Tensor]) -> Probe:
+    """The logits of the loaded model where only the `kept` units contribute."""
+    model, architecture = loaded.model, ARCHITECTURES[loaded.family.model_type]
+    with masked(model, architecture, kept):
+        logits = _logits(model, architecture, inputs)
+    dtype = str(loaded.dtype).removeprefix("torch.")
+    return Probe({name: value.cpu() for name, value in inputs.items()}, logits, str(model.device), dtype)
 
 
 def verify(directory: Path, probe: Path, *, while_waiting: Callable[[], None] = lambda: None) -> Verified:
@@ -65,27 +96,29 @@ def verify(directory: Path, probe: Path, *, while_waiting: Callable[[], None] = 
     return verified
 
 
-def compare(directory: Path, probe: Path) -> Verified:
+def compare(directory: Path, probe: Probe) -> Verified:
     """Load the checkpoint in this process and compare its logits with those of the probe.
 
     Raises ValueError where weights are missing or unexpected, or the logits are not finite.
     """
-    with safe_open(probe, framework="pt") as file:
-        metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    model = _load(directory, getattr(torch, metadata["dtype"]), metadata["device"])
-    expected = tensors.pop(LOGITS).float()
-    with torch.inference_mode():
-        logits = model(**{name: value.to(metadata["device"]) for name, value in tensors.items()}).logits
-    difference = (logits.float().cpu() - expected).abs().max().item()
+    model = _load(directory, getattr(torch, probe.dtype), probe.device)
+    logits = _logits(model, ARCHITECTURES[model.config.model_type], probe.inputs)
+    difference = (logits - probe.logits).abs().max().item()
     if not math.isfinite(difference):
         raise ValueError("the logits of the reloaded checkpoint are not finite")
     return Verified(
         loader=type(model).__name__,
         max_abs_logit_difference=difference,
-        tolerance=TOLERANCES[model.dtype] * expected.abs().max().item(),
-        dtype=metadata["dtype"],
+        tolerance=TOLERANCE * probe.logits.abs().max().item(),
+        dtype=probe.dtype,
     )
+
+
+def _logits(model: PreTrainedModel, architecture: Architecture, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The logits, computed in float32 on the model's device; they are on the CPU."""
+    with torch.no_grad(), float32_pass(model, architecture):
+        logits: Tensor = model(**{name: value.to(model.device) for name, value in inputs.items()}).logits
+    return logits.float().cpu()
 
 
 def _load(directory: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
@@ -125,7 +158,7 @@ def main() -> None:
     """Compare the checkpoint and the probe that the command line names; print a `Verified` as JSON."""
     parent, directory, probe = sys.argv[1:]
     die_with_parent(int(parent))
-    sys.stdout.write(compare(Path(directory), Path(probe)).model_dump_json() + "\n")
+    sys.stdout.write(compare(Path(directory), Probe.read(Path(probe))).model_dump_json() + "\n")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ from service.storage.keys import attempt_prefix, manifest_key
 from service.storage.object_store import digest_file
 from worker.checkpoints.kept_indices import Origin, save_kept, weight_digests
 from worker.checkpoints.saving import save_model
-from worker.checkpoints.verification import verify, write_probe
-from worker.data import batching
+from worker.checkpoints.verification import verify
 from worker.data.provenance import versions
 from worker.reporting import findings
 from worker.search.candidates import Candidate
@@ -21,8 +20,6 @@ from worker.slimming.units import Group
 from worker.stages.context import JobContext
 from worker.stages.inputs import Sources
 from worker.stages.task_model import TaskModel
-
-PROBE_EXAMPLES = 4  # whose logits the verification compares
 
 
 def output_directory(context: JobContext) -> Path:
@@ -41,15 +38,14 @@ def checkpoint_directory(context: JobContext, name: str = MODEL) -> Path:
 def _save_and_verify(
     context: JobContext, task_model: TaskModel, checkpoint: Path, while_waiting: Callable[[], None]
 ) -> Verified:
-    """Save the checkpoint, and verify in a new process that it gives the logits of the model in memory on some rows.
+    """Save the checkpoint, and verify in a new process that it gives the logits of the model's probe.
 
     `while_waiting` is called until the process has ended. Raises VerificationFailed.
     """
     save_model(task_model.loaded, checkpoint)
-    loaded, probe = task_model.loaded, context.scratch / "probe.safetensors"
-    examples = task_model.evaluation.examples[:PROBE_EXAMPLES]
-    batch = batching.batches(examples, task_model.padding, context.settings.tokens_per_batch)[0]
-    write_probe(loaded.model, batch.inputs, probe)
+    probe = context.scratch / "probe.safetensors"
+    assert task_model.probe is not None
+    task_model.probe.write(probe)
     return verify(checkpoint, probe, while_waiting=while_waiting)
 
 

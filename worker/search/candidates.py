@@ -24,6 +24,7 @@ from worker.stages.slim import (
     all_units,
     choose,
     locate_groups,
+    probed,
     refusing_repairs,
     repair_input,
     repair_model,
@@ -101,6 +102,7 @@ class Candidates:
         loaded = self._task_model.loaded
         copy = replace(self._task_model, loaded=replace(loaded, model=surgery.copy_sharing_tensors(loaded.model)))
         self._repair(copy, candidate.kept)
+        copy = probed(self._context, copy, candidate.kept)
         return slim_task_model(copy, candidate.kept, self._context.job.request.output.layout)
 
     def _is_reachable(self, ratio: float) -> bool:

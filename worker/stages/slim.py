@@ -9,6 +9,9 @@ import torch
 from service.contract.errors import InvalidRequest, UnsupportedUnit
 from service.contract.options import Layout
 from worker.checkpoints.cutting import make_slim
+from worker.checkpoints.dtypes import round_weights
+from worker.checkpoints.verification import take_probe
+from worker.data import batching
 from worker.slimming import selection
 from worker.slimming.repair.bias import RepairUnavailable
 from worker.slimming.repair.inputs import CalibrationBatches, Progress, RepairInput
@@ -18,6 +21,8 @@ from worker.slimming.units import Group, Kept, Scores, UnitUnavailable, locate
 from worker.stages.context import JobContext
 from worker.stages.method import options, rules
 from worker.stages.task_model import TaskModel
+
+PROBE_EXAMPLES = 4  # whose logits the verification compares
 
 
 def repair_model(
@@ -29,11 +34,13 @@ def repair_model(
 ) -> None:
     """Repair the whole model for a cut to `kept` on the calibration rows, by the job's method.
 
-    Raises InvalidRequest where the family does not support the repair.
+    The weights are then rounded to the checkpoint's dtype, so that what is measured is what will be saved. Raises
+    InvalidRequest where the family does not support the repair.
     """
     whole = replace(repair_input(context, task_model, kept), moments=moments, on_progress=on_progress)
     with refusing_repairs():
         repair(whole, context.job.request.method.repair)
+    round_weights(task_model.loaded.model, task_model.loaded.dtype)
 
 
 def repair_input(context: JobContext, task_model: TaskModel, kept: Kept) -> RepairInput:
@@ -59,6 +66,13 @@ def choose(context: JobContext, groups: list[Group], scores: Scores, ratio: floa
     """The units that each group keeps, by the rules of the job. Raises WidthUnreachable."""
     request = context.job.request
     return selection.select(scores, groups, ratio, request.output.round_to, rules(request, request.output.layout))
+
+
+def probed(context: JobContext, task_model: TaskModel, kept: Kept) -> TaskModel:
+    """The whole task model with the logits of its longest evaluation rows where only the `kept` units contribute."""
+    examples = sorted(task_model.evaluation.examples, key=lambda example: len(example.prompt))[-PROBE_EXAMPLES:]
+    batch = batching.batches(examples, task_model.padding, context.settings.tokens_per_batch)[-1]
+    return replace(task_model, probe=take_probe(task_model.loaded, kept, batch.inputs))
 
 
 def slim_task_model(task_model: TaskModel, kept: Kept, layout: Layout) -> TaskModel:

@@ -16,6 +16,7 @@ from service.contract.rows import Row, have_answers
 from service.contract.task import TaskWording
 from worker.checkpoints.loading import LoadedModel, count_parameters, load_model
 from worker.checkpoints.per_layer import has_per_layer_class
+from worker.checkpoints.verification import Probe
 from worker.data import batching, prompts
 from worker.data.prompts import Example, Wording
 from worker.evaluation import answers
@@ -47,6 +48,7 @@ class TaskModel:
     padding: batching.Padding
     calibration: Examples
     evaluation: Examples
+    probe: Probe | None = None  # of the whole model, for the verification of what is cut from it
     own_answers: OwnAnswers | None = None  # of the dense model to the calibration rows, where those have no labels
 
     @property

@@ -21,7 +21,7 @@ from tests.support.tiny_models import TINY, inputs_of, logits, tiny_family
 from worker.checkpoints import modeling_taskslim
 from worker.checkpoints.loading import AUTO_CLASSES, load_model
 from worker.checkpoints.per_layer import has_per_layer_class, layer_widths, per_layer_class, to_loadable_class
-from worker.checkpoints.verification import compare, write_probe
+from worker.checkpoints.verification import compare, take_probe
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.selection import best
 from worker.slimming.surgery import cut
@@ -76,8 +76,8 @@ def test_the_per_layer_class_gives_the_logits_of_the_cut_model(tmp_path: Path, n
     assert has_per_layer_class(model)
     assert torch.equal(logits(model), expected)
     model.save_pretrained(tmp_path)
-    write_probe(model, inputs_of(model), tmp_path / "probe")
-    verified = compare(tmp_path, tmp_path / "probe")
+    checkpoints.tokenizer(FAMILIES[model.config.model_type].kind).save_pretrained(tmp_path)
+    verified = compare(tmp_path, take_probe(load_model(tmp_path, device=CPU), {}, inputs_of(model)))
     assert verified.max_abs_logit_difference == 0
     assert verified.loader == type(model).__name__
 
