@@ -43,6 +43,15 @@ def weight_files(directory: Path) -> list[Path]:
     raise InvalidModel(f"there is no {SINGLE}", param="model.uri")
 
 
+def tensor_names(directory: Path) -> set[str]:
+    """The names of all tensors in a checkpoint."""
+    names: set[str] = set()
+    for path in weight_files(directory):
+        with safe_open(path, framework="pt") as file:
+            names |= set(file.keys())
+    return names
+
+
 def weight_file_bytes(directory: Path) -> int:
     """Size of the files that hold a checkpoint's weights."""
     return sum(path.stat().st_size for path in weight_files(directory))

@@ -146,5 +146,7 @@ def _set_layer_count(config: Any, stack_config: Any, stack: Stack, stay: Sequenc
     setattr(config, stack.layer_count, len(stay))
     if getattr(config, "layer_types", None):
         config.layer_types = [config.layer_types[index] for index in stay]
+    if getattr(config, "max_window_layers", None) is not None:  # the layers before this number see the whole text
+        config.max_window_layers = sum(index < config.max_window_layers for index in stay)
     if stack_config is not config:
         stack_config.num_hidden_layers = len(stay)

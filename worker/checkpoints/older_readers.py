@@ -1,0 +1,82 @@
+"""Makes the JSON files of a checkpoint readable for older software: transformers 4, and runtimes that read its fields.
+
+transformers 5 keeps everything about rotary positions in `rope_parameters`. Readers of the older fields take their
+own defaults where these are missing, and compute other logits without a word. The old fields stand beside the new ones
+with the same values.
+"""
+
+import json
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from service.sources.model_files import CONFIG, TOKENIZER_CONFIG
+from worker.checkpoints.validation import tensor_names
+
+# Class of transformers 5 alone -> the same class under the name that both versions have.
+TOKENIZER_CLASSES = {"TokenizersBackend": "PreTrainedTokenizerFast"}
+# In `rope_parameters`, and no part of the old `rope_scaling`.
+BESIDE_SCALING = ("rope_theta", "partial_rotary_factor")
+PHI3_SCALING = ("short_factor", "long_factor")  # its older config takes these and the type, and nothing else
+
+
+def write_old_fields(directory: Path, source: Path) -> None:
+    """Add the old fields to the files that transformers has written; `source` is the checkpoint that was loaded."""
+    names = tensor_names(directory)
+    _update(directory / CONFIG, lambda config: old_rope_fields(config) | old_tying(config, names))
+    if (directory / TOKENIZER_CONFIG).exists():
+        original = _read(source / TOKENIZER_CONFIG) if (source / TOKENIZER_CONFIG).exists() else {}
+        _update(directory / TOKENIZER_CONFIG, lambda written: old_tokenizer_fields(written, original))
+
+
+def old_rope_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that transformers 4 reads in place of `rope_parameters`."""
+    rope = config.get("rope_parameters")
+    if not rope:
+        return {}
+    if "full_attention" in rope:  # Gemma 3: one set of parameters for each type of layer
+        local = rope.get("sliding_attention") or rope["full_attention"]
+        return _old_fields(rope["full_attention"]) | {"rope_local_base_freq": local["rope_theta"]}
+    if config["model_type"] == "gpt_neox":
+        neox = {"rotary_emb_base": rope["rope_theta"], "rotary_pct": rope.get("partial_rotary_factor", 0.25)}
+        return _old_fields(rope) | neox
+    if config["model_type"] == "phi3" and rope["rope_type"] != "default":
+        scaling = {"type": rope["rope_type"]} | {name: rope[name] for name in PHI3_SCALING}
+        return _old_fields(rope) | {"rope_scaling": scaling}
+    return _old_fields(rope)
+
+
+def _old_fields(rope: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: rope[name] for name in BESIDE_SCALING if name in rope}
+    if rope["rope_type"] == "default":
+        return found
+    scaling = {name: value for name, value in rope.items() if name not in BESIDE_SCALING}
+    return found | {"rope_scaling": scaling}
+
+
+def old_tying(config: Mapping[str, Any], tensors: Collection[str]) -> dict[str, Any]:
+    """T5 with a head of its own: transformers 4 scales the input of the head unless this field says untied."""
+    is_scaled = config.get("scale_decoder_outputs", config["model_type"] != "mt5")
+    has_own_head = config["model_type"] in ("t5", "mt5") and "lm_head.weight" in tensors
+    return {"tie_word_embeddings": False} if has_own_head and not is_scaled else {}
+
+
+def old_tokenizer_fields(written: Mapping[str, Any], original: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of tokenizer_config.json that older versions need: those of the source where it has them."""
+    fields = {name: value for name, value in original.items() if name != "chat_template"}  # it has its own file
+    kind = str(fields.get("tokenizer_class") or written.get("tokenizer_class"))
+    fields["tokenizer_class"] = TOKENIZER_CLASSES.get(kind, kind)
+    extra = (dict(written) | fields).get("extra_special_tokens")
+    if isinstance(extra, list):  # a mapping in transformers 4, which has another field for a list
+        fields |= {"extra_special_tokens": {}, "additional_special_tokens": extra}
+    return fields
+
+
+def _update(path: Path, changes: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    content = _read(path)
+    path.write_text(json.dumps(content | changes(content), indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
