@@ -1,7 +1,8 @@
 """Which runtimes load a slim checkpoint, and which quantisations its widths allow there.
 
-With equal widths a checkpoint needs a stock architecture alone, so that a runtime loads it if it loads the dense model.
-Each job verifies this for transformers; for the other runtimes it follows from their lists of architectures.
+With equal widths a checkpoint needs a stock architecture alone, so that a runtime loads it if it loads the dense model
+and reads the sizes that were changed. Each job verifies this for transformers; for the other runtimes it follows from
+their lists of architectures and from `runtime_limits`.
 """
 
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 
 from service.contract.options import Unit
 from service.contract.report import Runtime
+from service.families.runtime_limits import SlimSizes, limit_of
 from service.families.table import FAMILIES
 
 DEVICES = (1, 2, 4, 8)
@@ -17,6 +19,7 @@ DEVICES = (1, 2, 4, 8)
 GGUF_BLOCKS = ((256, ("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "Q4_0")), (32, ("Q8_0", "Q4_0")))
 # 4-bit kernels share a scale among 128 weights of a row; FP8 kernels work in tiles of 16.
 GPU_BLOCKS = ((128, ("AWQ", "GPTQ", "FP8")), (16, ("FP8",)))
+MLX_BLOCKS = ((64, ("4-bit", "8-bit")),)  # a scale for each 64 weights of a row
 ANY_WIDTH = ((1, ("bitsandbytes",)),)
 
 Blocks = Sequence[tuple[int, tuple[str, ...]]]
@@ -35,27 +38,14 @@ RUNTIMES: dict[str, RuntimeTraits] = {
     "vllm": RuntimeTraits(GPU_BLOCKS, splits=True),
     "sglang": RuntimeTraits(GPU_BLOCKS, splits=True),
     "llama.cpp": RuntimeTraits(GGUF_BLOCKS),
+    "mlx-lm": RuntimeTraits(MLX_BLOCKS),
 }
 
 
-def runtimes_after(
-    units: Sequence[Unit],
-    family: str,
-    *,
-    widths: Sequence[int],
-    heads: int,
-    head_size: int,
-) -> list[Runtime]:
-    """For every runtime: whether it loads a checkpoint from which `units` were removed, with which quantisations, and
-    over how many devices.
-
-    All layers of a stack have one width. `widths` are the feed-forward neurons that each stack has left, `heads` and
-    `head_size` those of the decoder.
-    """
-    rows = list(widths) if Unit.ffn in units else []
-    if {Unit.heads, Unit.head_dims} & set(units):
-        rows.append(heads * head_size)
-    return [_runtime(name, traits, family, rows, [*widths, heads]) for name, traits in RUNTIMES.items()]
+def runtimes_after(sizes: SlimSizes) -> list[Runtime]:
+    """For every runtime: whether it loads a checkpoint of these sizes, with which quantisations, and over how many
+    devices."""
+    return [_runtime(name, traits, sizes) for name, traits in RUNTIMES.items()]
 
 
 def runtimes_of_unequal_widths() -> list[Runtime]:
@@ -69,14 +59,24 @@ def _of_unequal_widths(name: str) -> Runtime:
     return Runtime(name=name, loads=False, reason="its architectures have one width for all layers")
 
 
-def _runtime(name: str, traits: RuntimeTraits, family: str, rows: Sequence[int], divided: Sequence[int]) -> Runtime:
-    """`rows` are the lengths of the weight rows that the cut has changed, `divided` the numbers of heads and neurons,
-    which a split over devices divides."""
-    if name not in ("transformers", *FAMILIES[family].runtimes):
-        return Runtime(name=name, loads=False, reason=f"it has no architecture for {family}")
+def _runtime(name: str, traits: RuntimeTraits, sizes: SlimSizes) -> Runtime:
+    if name not in ("transformers", *FAMILIES[sizes.family].runtimes):
+        return Runtime(name=name, loads=False, reason=f"it has no architecture for {sizes.family}")
+    if limit := limit_of(name, sizes):
+        return Runtime(name=name, loads=False, reason=limit)
+    rows = _changed_rows(sizes)
     allowed = next((kinds for block, kinds in traits.blocks if not any(row % block for row in rows)), ())
     best, kinds = traits.blocks[0]
     missing = [kind for kind in kinds if kind not in allowed]
     reason = f"{', '.join(missing)} would need widths that are multiples of {best}" if missing else None
+    divided = [*sizes.widths, sizes.heads]
     split = [devices for devices in DEVICES if traits.splits and not any(count % devices for count in divided)]
     return Runtime(name=name, loads=True, reason=reason, quantisations=list(allowed), tensor_parallel=split)
+
+
+def _changed_rows(sizes: SlimSizes) -> list[int]:
+    """The lengths of the weight rows that the cut has changed."""
+    rows = list(sizes.widths) if Unit.ffn in sizes.units else []
+    if {Unit.heads, Unit.head_dims} & set(sizes.units):
+        rows.append(sizes.heads * sizes.head_size)
+    return rows

@@ -16,7 +16,7 @@ from service.families.per_layer import is_per_layer
 from service.families.tensor_names import CheckpointNames, StackNames, UnitTensors, attention, feed_forward
 
 Kind = Literal["causal", "encoder_decoder", "classifier"]
-RuntimeName = Literal["vllm", "sglang", "llama.cpp"]
+RuntimeName = Literal["vllm", "sglang", "llama.cpp", "mlx-lm"]
 
 # The Auto class of transformers that loads a model of each kind with its task head.
 AUTO_CLASSES: dict[Kind, str] = {
@@ -127,7 +127,8 @@ BART_NAMES = CheckpointNames(
 
 # --- the families --------------------------------------------------------------------------------------------------
 
-ALL_RUNTIMES: tuple[RuntimeName, ...] = ("vllm", "sglang", "llama.cpp")
+ALL_RUNTIMES: tuple[RuntimeName, ...] = ("vllm", "sglang", "llama.cpp", "mlx-lm")
+NO_MLX: tuple[RuntimeName, ...] = ("vllm", "sglang", "llama.cpp")
 NO_SGLANG: tuple[RuntimeName, ...] = ("vllm", "llama.cpp")
 
 FAMILIES: dict[str, ModelFamily] = {
@@ -160,7 +161,7 @@ FAMILIES: dict[str, ModelFamily] = {
                 (GPT2,), heads="n_head", hidden_size="n_embd", positions="n_positions", tied_by_default=True
             ),
             NO_HEADS,
-            ALL_RUNTIMES,
+            NO_MLX,
             gguf="gpt2",
         ),
         ModelFamily(

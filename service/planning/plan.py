@@ -10,6 +10,7 @@ from service.contract.catalog import Plan, Projected
 from service.contract.options import Layout, Unit
 from service.contract.report import Runtime
 from service.contract.request import JobRequest
+from service.families.runtime_limits import SlimSizes
 from service.families.runtimes import runtimes_after, runtimes_of_unequal_widths
 from service.families.table import FAMILIES
 from service.planning.admission import check_request
@@ -76,12 +77,20 @@ def _runtimes(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut]) 
     if request.output.layout is Layout.per_layer and units != [Unit.layers]:
         return runtimes_of_unequal_widths()
     heads, groups = head_counts(checkpoint)
+    layers = num_layers(checkpoint, checkpoint.names.stacks[-1])
     return runtimes_after(
-        units,
-        checkpoint.family,
-        widths=_ffn_widths(request, checkpoint, cuts),
-        heads=kept(cuts, Unit.heads, groups) * heads // groups,
-        head_size=kept(cuts, Unit.head_dims, head_size(checkpoint)),
+        SlimSizes(
+            checkpoint.family,
+            units,
+            widths=_ffn_widths(request, checkpoint, cuts),
+            heads=kept(cuts, Unit.heads, groups) * heads // groups,
+            head_size=kept(cuts, Unit.head_dims, head_size(checkpoint)),
+            layers=kept(cuts, Unit.layers, layers),
+            hidden_size=checkpoint.number(checkpoint.names.hidden_size),
+            config=checkpoint.config,
+            heads_known=Unit.heads not in units or any(cut.unit is Unit.heads for cut in cuts),
+            layers_known=Unit.layers not in units,
+        )
     )
 
 

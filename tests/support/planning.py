@@ -1,18 +1,27 @@
 """Requests for tiny models of `tests.support.checkpoints`, and the errors that refuse a request."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from service.contract.errors import TaskslimError
+from service.contract.options import Unit
 from service.contract.request import JobRequest
+from service.families.runtime_limits import SlimSizes
 from service.planning.admission import check_request
 from service.sources.access import Access
 
 ROWS = [{"text": f"good film {number}", "label": ("bad", "good")[number % 2]} for number in range(12)]
 LABELS = {"bad": "bad", "good": "good"}
 CLASSES = {"bad": "LABEL_0", "good": "LABEL_1"}  # of a tiny classification head
+
+
+def sizes(family: str, units: Sequence[Unit] = (Unit.ffn,), **changes: Any) -> SlimSizes:
+    """The sizes of a slim model with 512 hidden channels."""
+    fixed: dict[str, Any] = {"widths": [256], "heads": 8, "head_size": 64, "layers": 12, "hidden_size": 512}
+    return SlimSizes(family, units, **fixed | {"config": {}} | changes)
 
 
 def request_for(directory: Path, ratio: float = 0.3, round_to: int = 8, **fields: Any) -> JobRequest:

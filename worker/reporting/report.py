@@ -9,11 +9,12 @@ from service.contract.report import Report, Runtime
 from service.contract.result import Result
 from service.contract.task import ModelSource, TaskWording
 from service.families.per_layer import has_own_widths
+from service.families.runtime_limits import SlimSizes
 from service.families.runtimes import runtimes_after, runtimes_of_unequal_widths
 from service.reports import html
 from service.sources.access import Access
 from service.sources.checkpoint import read_checkpoint
-from service.sources.dimensions import ffn_width, head_counts, head_size
+from service.sources.dimensions import ffn_width, head_counts, head_size, num_layers
 from service.sources.model_directory import ModelDirectory
 from service.sources.model_files import CARD
 from service.storage.artifact_names import MODEL, REPORT, REPORT_PAGE
@@ -138,9 +139,14 @@ def _runtimes(context: JobContext, result: Result) -> list[Runtime]:
     access = Access(context.storage, context.job.tenant, local_paths=True)
     checkpoint = read_checkpoint(ModelDirectory.of(ModelSource(uri=directory.resolve().as_uri()), access))
     return runtimes_after(
-        context.job.request.method.units,
-        checkpoint.family,
-        widths=[ffn_width(checkpoint, stack) for stack in checkpoint.names.stacks],
-        heads=head_counts(checkpoint)[0],
-        head_size=head_size(checkpoint),
+        SlimSizes(
+            checkpoint.family,
+            context.job.request.method.units,
+            widths=[ffn_width(checkpoint, stack) for stack in checkpoint.names.stacks],
+            heads=head_counts(checkpoint)[0],
+            head_size=head_size(checkpoint),
+            layers=num_layers(checkpoint, checkpoint.names.stacks[-1]),
+            hidden_size=checkpoint.number(checkpoint.names.hidden_size),
+            config=checkpoint.config,
+        )
     )

@@ -1,9 +1,13 @@
 """Which runtimes load a checkpoint of some widths."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
 from service.contract.options import Unit
-from service.families.runtimes import runtimes_after
+from service.families.runtimes import RUNTIMES, runtimes_after
+from tests.support.planning import sizes
 
 
 @pytest.mark.parametrize(
@@ -15,7 +19,7 @@ from service.families.runtimes import runtimes_after
     ],
 )
 def test_widths_decide_the_quantisations(widths: list[int], gguf: set[str], gpu: set[str]) -> None:
-    loading = runtimes_after([Unit.ffn], "llama", widths=widths, heads=12, head_size=64)
+    loading = runtimes_after(sizes("llama", widths=widths, heads=12))
     found = {runtime.name: runtime for runtime in loading}
     assert set(found["llama.cpp"].quantisations) == gguf
     assert set(found["vllm"].quantisations) == gpu
@@ -24,8 +28,73 @@ def test_widths_decide_the_quantisations(widths: list[int], gguf: set[str], gpu:
 
 
 def test_a_runtime_without_the_family_says_so() -> None:
-    loading = runtimes_after([Unit.ffn], "distilbert", widths=[64], heads=4, head_size=16)
+    loading = runtimes_after(sizes("distilbert"))
     found = {runtime.name: runtime for runtime in loading}
     assert found["transformers"].loads
     assert not found["vllm"].loads
     assert "distilbert" in (found["vllm"].reason or "")
+
+
+def not_loading(family: str, units: list[Unit], **changes: Any) -> dict[str, str]:
+    """Runtime -> why it does not load the slim model."""
+    found = runtimes_after(sizes(family, units, **changes))
+    return {runtime.name: runtime.reason or "" for runtime in found if not runtime.loads}
+
+
+def test_a_qwen2_with_fewer_heads_is_loaded_by_transformers_alone() -> None:
+    assert not_loading("qwen2", [Unit.ffn]) == {}
+    refusing = not_loading("qwen2", [Unit.heads], heads=4)
+    assert refusing.keys() == RUNTIMES.keys() - {"transformers"}
+    assert "--model-impl transformers" in refusing["vllm"]
+    assert "remove other units" in refusing["llama.cpp"]
+    assert not_loading("qwen2", [Unit.heads], heads_known=False).keys() == refusing.keys()
+    assert not_loading("qwen3", [Unit.heads], heads=4) == {}
+    assert not_loading("llama", [Unit.heads], heads=3) == {}
+
+
+def test_a_phi3_with_fewer_heads_is_not_loaded_by_llama_cpp_and_mlx_lm() -> None:
+    assert not_loading("phi3", [Unit.ffn, Unit.layers], layers_known=False) == {}
+    assert not_loading("phi3", [Unit.heads], heads=4).keys() == {"llama.cpp", "mlx-lm"}
+
+
+def types(*numbers: int) -> list[str]:
+    """The types of the layers of a Gemma 3 that stay."""
+    return ["full_attention" if (number + 1) % 6 == 0 else "sliding_attention" for number in numbers]
+
+
+@pytest.mark.parametrize(
+    ("kept", "refusing"),
+    [
+        (range(12), set()),
+        (range(6), set()),
+        ([*range(5), *range(6, 12)], {"llama.cpp", "mlx-lm"}),
+        ([0, 1, 2, 3, 4, 11], set()),
+        (range(4), {"mlx-lm"}),
+    ],
+)
+def test_a_gemma_3_without_layers_needs_its_pattern(kept: Sequence[int], refusing: set[str]) -> None:
+    config = {"layer_types": types(*kept), "query_pre_attn_scalar": 64}
+    assert not_loading("gemma3_text", [Unit.layers], layers=len(kept), config=config).keys() == refusing
+    unknown = not_loading("gemma3_text", [Unit.layers], layers=len(kept), config=config, layers_known=False)
+    assert unknown.keys() == {"llama.cpp", "mlx-lm"}
+
+
+def test_a_gemma_2_without_layers_needs_its_pattern() -> None:
+    fixed = {"query_pre_attn_scalar": 64}
+    kept, broken = (["sliding_attention", other] * 2 for other in ("full_attention", "sliding_attention"))
+    assert not_loading("gemma2", [Unit.layers], layers=4, config=fixed | {"layer_types": kept}) == {}
+    refusing = not_loading("gemma2", [Unit.layers], layers=4, config=fixed | {"layer_types": broken})
+    assert refusing.keys() == {"sglang", "llama.cpp"}
+
+
+def test_llama_cpp_loads_the_gemma_whose_scale_it_computes() -> None:
+    assert not_loading("gemma2", [Unit.ffn], config={"query_pre_attn_scalar": 256}).keys() == {"llama.cpp"}
+    large = {"layers": 46, "heads": 32, "head_size": 128, "hidden_size": 4608, "config": {"query_pre_attn_scalar": 144}}
+    assert not_loading("gemma2", [Unit.ffn], **large) == {}
+    for changed in ({"layers": 44}, {"heads": 24}, {"heads_known": False}):
+        assert not_loading("gemma2", [Unit.heads], **large | changed).keys() == {"llama.cpp"}
+
+
+def test_mlx_lm_is_promised_for_rotary_positions_that_were_compared() -> None:
+    for kind, refusing in (("default", set()), ("llama3", set()), ("yarn", {"mlx-lm"})):
+        assert not_loading("llama", [Unit.ffn], config={"rope_parameters": {"rope_type": kind}}).keys() == refusing

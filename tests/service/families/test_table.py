@@ -5,6 +5,7 @@ import pytest
 from service.contract.options import Unit
 from service.families.runtimes import RUNTIMES, runtimes_after
 from service.families.table import DERIVED_SIZE, FAMILIES, TIED_DIMENSIONS, ModelFamily
+from tests.support.planning import sizes
 
 families = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 
@@ -38,7 +39,8 @@ def test_a_family_has_the_units_that_its_stock_config_can_hold(model_type: str, 
 @pytest.mark.parametrize(
     ("model_type", "runtimes"),
     [
-        ("llama", {"transformers", "vllm", "sglang", "llama.cpp"}),
+        ("llama", {"transformers", "vllm", "sglang", "llama.cpp", "mlx-lm"}),
+        ("gpt2", {"transformers", "vllm", "sglang", "llama.cpp"}),
         ("gpt_neox", {"transformers", "vllm", "llama.cpp"}),
         ("opt", {"transformers", "vllm"}),
         ("t5", {"transformers", "llama.cpp"}),
@@ -46,7 +48,7 @@ def test_a_family_has_the_units_that_its_stock_config_can_hold(model_type: str, 
     ],
 )
 def test_plan_shows_the_runtimes_that_load_the_family(model_type: str, runtimes: set[str]) -> None:
-    found = runtimes_after([Unit.ffn], model_type, widths=[256], heads=8, head_size=64)
+    found = runtimes_after(sizes(model_type))
     assert {runtime.name for runtime in found if runtime.loads} == runtimes
 
 

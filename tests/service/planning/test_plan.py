@@ -222,3 +222,15 @@ def test_changed_shapes_give_a_plan_or_an_error(tmp_path: Path, access: Access) 
         tensors = {**checkpoint.tensors, name: TensorShape("F32", shape)}
         with suppress(TaskslimError):
             plan_for(request, replace(checkpoint, tensors=tensors))
+
+
+def test_a_plan_promises_a_runtime_only_what_it_reads(tmp_path: Path, access: Access) -> None:
+    checkpoints.write(tmp_path / "qwen2", "qwen2")
+    planned = plan(request_for(tmp_path / "qwen2", 0.5, method={"units": ["heads"]}), access)
+    assert [runtime.name for runtime in planned.runtimes if runtime.loads] == ["transformers"]
+    checkpoints.write(tmp_path / "gemma3", "gemma3_text")
+    checkpoints.change_config(tmp_path / "gemma3", query_pre_attn_scalar=8)
+    by_layers = plan(request_for(tmp_path / "gemma3", 0.5, method={"units": ["layers"]}), access)
+    assert {runtime.name for runtime in by_layers.runtimes if runtime.loads} == {"transformers", "vllm", "sglang"}
+    by_neurons = plan(request_for(tmp_path / "gemma3", 0.3, method={"units": ["ffn"]}), access)
+    assert {runtime.name for runtime in by_neurons.runtimes if not runtime.loads} == {"mlx-lm"}  # it has two layers
