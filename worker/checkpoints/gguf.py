@@ -6,14 +6,16 @@ from pathlib import Path
 
 import torch
 from gguf import GGMLQuantizationType, GGUFReader
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 
 from service.contract.errors import InvalidModel, UnsupportedFamily
 from service.families.table import FAMILIES
 from service.storage.object_store import digest_file
+from worker.checkpoints.gguf_config import Metadata, check_tensors, complete_config, read_metadata
 
-GGUF_ARCHITECTURES = tuple(family.gguf for family in FAMILIES.values() if family.gguf)
-FORMAT = 1  # of the converted checkpoints in the cache; raise it when the conversion changes
+# `general.architecture` -> the family that transformers converts it to.
+GGUF_FAMILIES = {family.gguf: family.model_type for family in FAMILIES.values() if family.gguf}
+FORMAT = 2  # of the converted checkpoints in the cache; raise it when the conversion changes
 # Dtype of the weights in the file -> dtype of the checkpoint. Quantised weights become bfloat16, which rounds far less
 # than any quantisation.
 FLOATS = {GGMLQuantizationType.F32: torch.float32, GGMLQuantizationType.F16: torch.float16}
@@ -27,11 +29,12 @@ def convert_gguf(path: Path, cache: Path) -> Path:
     directory = cache / f"{digest_file(path)}-{FORMAT}"
     if directory.exists():
         return directory
-    dtype = _checkpoint_dtype(path)
+    reader, family = _open(path)
+    metadata = read_metadata(reader, path.name, family)
     cache.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=cache))
     try:
-        _convert(path, partial, dtype)
+        _convert(path, partial, reader, metadata)
         if not directory.exists():  # another worker may have finished first
             partial.rename(directory)
     finally:
@@ -39,32 +42,37 @@ def convert_gguf(path: Path, cache: Path) -> Path:
     return directory
 
 
-def _checkpoint_dtype(path: Path) -> torch.dtype:
-    """The dtype to save the weights in. Raises InvalidModel or UnsupportedFamily for other files."""
+def _open(path: Path) -> tuple[GGUFReader, str]:
+    """The file and the family of its model. Raises InvalidModel or UnsupportedFamily for other files."""
     try:
         reader = GGUFReader(path)
         architecture = reader.fields["general.architecture"].contents()
-        kinds = {tensor.tensor_type for tensor in reader.tensors if len(tensor.shape) > 1}
     except (ValueError, IndexError, KeyError, OverflowError, OSError) as error:
         raise InvalidModel(f"{path.name} is not a readable GGUF file: {error}", param="model.uri") from error
-    if architecture not in GGUF_ARCHITECTURES:
+    if architecture not in GGUF_FAMILIES:
         raise UnsupportedFamily(
-            f"GGUF files of architecture {architecture!r} are not supported; these are: "
-            f"{', '.join(GGUF_ARCHITECTURES)}",
+            f"GGUF files of architecture {architecture!r} are not supported; these are: {', '.join(GGUF_FAMILIES)}",
             param="model.uri",
         )
+    return reader, GGUF_FAMILIES[architecture]
+
+
+def _checkpoint_dtype(reader: GGUFReader) -> torch.dtype:
+    """The dtype to save the weights in."""
+    kinds = {tensor.tensor_type for tensor in reader.tensors if len(tensor.shape) > 1}
     return FLOATS.get(kinds.pop(), torch.bfloat16) if len(kinds) == 1 else torch.bfloat16
 
 
-def _convert(path: Path, directory: Path, dtype: torch.dtype) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+def _convert(path: Path, directory: Path, reader: GGUFReader, metadata: Metadata) -> None:
+    """Write the checkpoint. Raises InvalidModel for a file with more than the checkpoint can hold."""
+    dtype, where = _checkpoint_dtype(reader), {"gguf_file": path.name, "local_files_only": True}
+    config = AutoConfig.from_pretrained(path.parent, **where)
+    complete_config(config, metadata)
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, **where)
     model = AutoModelForCausalLM.from_pretrained(
-        path.parent,
-        gguf_file=path.name,
-        dtype=dtype,
-        quantization_config=GgufConfig(dequantize=True),
-        local_files_only=True,
+        path.parent, config=config, dtype=dtype, quantization_config=GgufConfig(dequantize=True), **where
     )
+    check_tensors(reader, model, metadata)
     _without_quantizer(model, dtype).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
 
