@@ -102,7 +102,7 @@ def test_demo_prints_a_table_and_leaves_a_checkpoint_that_loads(tmp_path: Path) 
     command = [str(TASKSLIM), "demo", "--state", str(tmp_path)]
     run = subprocess.run(command, check=False, capture_output=True, text=True, env={"COLUMNS": "80"})
     assert run.returncode == 0, run.stdout + run.stderr
-    for row in ("parameters", "bytes", "accuracy", "calibrated accuracy", "95 % interval", "latency"):
+    for row in ("parameters", "bytes", "accuracy", "raw accuracy", "95 % interval", "latency"):
         assert row in run.stdout
     _, _, snippet = run.stdout.partition("Load it:\n\n")
     answer = subprocess.run([sys.executable, "-c", snippet], check=True, capture_output=True, text=True)

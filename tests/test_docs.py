@@ -185,11 +185,11 @@ def test_the_readme_shows_the_table_that_the_demo_prints() -> None:
     assert blocks(read("README.md"), "text")[0].content == printed
 
 
-def metrics_of_the_demo(shown: Metrics, accuracy: tuple[float, ...], calibrated: tuple[float, ...]) -> Metrics:
+def metrics_of_the_demo(shown: Metrics, accuracy: tuple[float, ...], raw: tuple[float, ...]) -> Metrics:
     """The metrics with other accuracies, each as its value and the ends of its interval."""
     names = ("value", "low", "high")
-    estimates = (Estimate(**dict(zip(names, figures, strict=True))) for figures in (accuracy, calibrated))
-    return shown.model_copy(update=dict(zip(("accuracy", "calibrated_accuracy"), estimates, strict=True)))
+    estimates = (Estimate(**dict(zip(names, figures, strict=True))) for figures in (accuracy, raw))
+    return shown.model_copy(update=dict(zip(("value", "raw"), estimates, strict=True)))
 
 
 def test_the_requests_that_are_shown_are_valid() -> None:

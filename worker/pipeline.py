@@ -31,11 +31,12 @@ from worker.slimming.units import Kept
 from worker.stages import controls, evaluation_sets, inputs, pseudo_labels
 from worker.stages.attribution import attribute, step_ratios
 from worker.stages.context import JobContext, StageProgress
-from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, having_role, job_metrics, own, task_models
+from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, having_role, job_metrics, own
 from worker.stages.inputs import Sources
+from worker.stages.measurements import measure_dense, measure_slim
 from worker.stages.score_cache import ScoreCache
 from worker.stages.slim import probed, repair_model, slim_task_model
-from worker.stages.task_model import Measured, TaskModel, check_latency_tokens, evaluate_all, load
+from worker.stages.task_model import Measured, TaskModel, answer_all, check_latency_tokens, load
 
 
 def run(
@@ -62,8 +63,8 @@ def run(
         sets = evaluation_sets.build(context, load(context, sources.model, sources.adapter), sources.rows)
         check_latency_tokens(context, own(sets).task_model)
     with context.stage(Stage.evaluate_dense):
-        sets = pseudo_labels.label(context, sets, cache.evaluate)
-        dense = cache.evaluate_all(task_models(sets))
+        sets = pseudo_labels.label(context, sets, cache.answer)
+        dense = measure_dense(sets, cache.answer_all)
     with context.stage(Stage.attribute):
         path = score_tasks(context, sets, cache)
         task_model = evaluation_sets.calibrated_on_all_tasks(sets)
@@ -71,7 +72,7 @@ def run(
     sets = evaluation_sets.with_slim_model(sets, chosen.task_model, chosen.rows)
     dense |= {own(sets).key: chosen.dense}
     with context.stage(Stage.evaluate_slim):
-        slim = evaluate_all(context, task_models(sets))
+        slim = measure_slim(sets, partial(answer_all, context))
         profiles = profile_passes(context, sources, chosen.task_model)
     measured_controls = control(context, sources, chosen, path)
     with context.stage(Stage.verify):

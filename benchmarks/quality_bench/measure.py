@@ -17,13 +17,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.quality_bench import inputs
-from benchmarks.quality_bench.cells import BLOCKS, DENSE, TIMED, VARIANTS, Cell
+from benchmarks.quality_bench.cells import BLOCKS, CALIBRATION_ROWS, DENSE, TIMED, VARIANTS, Cell
 from benchmarks.quality_bench.inputs import Source
 from benchmarks.quality_bench.measurement import Measurement, rounded
 from benchmarks.quality_bench.shared_pass import Method, score_together
+from service.contract.result import Estimate
 from worker.checkpoints.loading import LoadedModel, count_parameters, load_model
 from worker.data import batching, prompts
+from worker.evaluation import label_offsets
 from worker.evaluation import metrics as evaluation
+from worker.evaluation.judging import wilson
 from worker.slimming import selection, surgery
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
@@ -71,14 +74,15 @@ class Bench:
         if cell.split == TIMED:
             return Measurement(seconds=round(self._timed(cell), 3))
         judged = self.batches(cell.model, cell.task, cell.split, cell.rows, 0, "natural", "labels")
+        offset_rows = self.batches(*_offset_rows(cell))
         if cell.method == DENSE:
-            return judge(self.loaded(cell.model).model, judged)
+            return judge(self.loaded(cell.model).model, judged, offset_rows)
         kept, start = self.kept(cell), time.perf_counter()
         model = copy.deepcopy(self.loaded(cell.model).model)
         self.cut(model, cell, kept)
         seconds = round(time.perf_counter() - start, 2)
         removed = round(self._removed(cell, kept), 4)
-        return replace(judge(model, judged), removed=removed, seconds_to_cut=seconds)
+        return replace(judge(model, judged, offset_rows), removed=removed, seconds_to_cut=seconds)
 
     def kept(self, cell: Cell) -> Kept:
         """The units that stay; with several steps, the scores are measured again before each step."""
@@ -192,20 +196,33 @@ def answered(model: Any, batches: list[Batch]) -> list[Batch]:
     return [replace(batch, answer_E=answer_E) for batch, answer_E in zip(batches, answers, strict=True)]
 
 
-def judge(model: Any, batches: list[Batch]) -> Measurement:
-    """The accuracy on the rows, with 95 % intervals."""
+def judge(model: Any, batches: list[Batch], offset_rows: list[Batch]) -> Measurement:
+    """The accuracies on the rows, with 95 % intervals. The label offsets are fitted on `offset_rows`."""
     start = time.perf_counter()
-    metrics = evaluation.classification_metrics(evaluation.score(model, batches, lambda done: None))
-    assert metrics.accuracy is not None
-    assert metrics.calibrated_accuracy is not None
+    scores, fitting = (evaluation.score(model, rows, lambda done: None) for rows in (batches, offset_rows))
+    offset_L = label_offsets.fit(fitting.log_probability_EL, fitting.answer_E)
+    score_EL, answer_E = scores.log_probability_EL, scores.answer_E
     return Measurement(
-        judged=metrics.examples,
-        accuracy=rounded(metrics.accuracy),
-        calibrated=rounded(metrics.calibrated_accuracy),
-        majority=round(metrics.majority or 0, 4),
+        judged=answer_E.numel(),
+        accuracy=_share(score_EL, answer_E),
+        calibrated=_share(score_EL - score_EL.mean(dim=0), answer_E),
+        shipped=_share(score_EL + offset_L, answer_E),
+        majority=round(answer_E.bincount().max().item() / answer_E.numel(), 4),
         parameters=count_parameters(model),
         seconds_to_judge=round(time.perf_counter() - start, 2),
     )
+
+
+def _share(score_EL: Tensor, answer_E: Tensor) -> Estimate:
+    """The share of rows whose right label has the highest score."""
+    return rounded(wilson(int((score_EL.argmax(dim=1) == answer_E).sum()), answer_E.numel()))
+
+
+def _offset_rows(cell: Cell) -> tuple[str, str, str, int, int, str, str]:
+    """The calibration rows that label offsets are fitted on; for the dense model, those of its task."""
+    if cell.method == DENSE:
+        cell = replace(cell, calibration=cell.task, examples=CALIBRATION_ROWS)
+    return _calibration_rows(cell)
 
 
 def _calibration(cell: Cell) -> tuple[str, str, int, int, str, str]:

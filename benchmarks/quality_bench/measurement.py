@@ -8,7 +8,7 @@ from benchmarks.quality_bench.cells import Cell
 from service.contract.result import Estimate
 
 ENDS = ("low", "high")  # of the interval of an estimate; each has a column of its own
-ESTIMATES = ("accuracy", "calibrated")
+ESTIMATES = ("accuracy", "calibrated", "shipped")
 TEXTS = ("model", "task", "split", "method", "layout", "repair", "calibration", "draw", "supervision")
 INTEGERS = ("rows", "steps", "examples", "seed", "judged", "parameters")
 
@@ -18,8 +18,9 @@ class Measurement:
     """The figures of one cell; None where a figure does not apply or was not taken."""
 
     judged: int | None = None  # evaluation rows
-    accuracy: Estimate | None = None  # with its 95 % interval
+    accuracy: Estimate | None = None  # with its 95 % interval; without label offsets
     calibrated: Estimate | None = None  # accuracy after each label's mean log-probability is subtracted
+    shipped: Estimate | None = None  # accuracy with label offsets; None in older cells
     majority: float | None = None  # share of the rows that have the most frequent label
     parameters: int | None = None
     removed: float | None = None  # share of the units' parameters
@@ -58,7 +59,7 @@ def as_row(cell: Cell, measurement: Measurement) -> dict[str, Any]:
 def from_row(row: Mapping[str, str]) -> tuple[Cell, Measurement]:
     """The inverse of `as_row`, from a row that was read as text."""
     cell = Cell(**{field.name: _parse(field.name, row[field.name]) for field in fields(Cell)})
-    figures = {field.name: _parse(field.name, row[field.name]) for field in fields(Measurement) if row[field.name]}
+    figures = {field.name: _parse(field.name, row[field.name]) for field in fields(Measurement) if row.get(field.name)}
     for name in set(ESTIMATES) & figures.keys():
         low, high = (float(row[f"{name}_{end}"]) for end in ENDS)
         figures[name] = Estimate(value=figures[name], low=low, high=high)

@@ -11,24 +11,27 @@ from benchmarks.quality_bench.measurement import Measurements
 MAIN = "smollm2"
 
 
-def calibrated(measured: Measurements, cell: Cell) -> float:
-    """The calibrated accuracy of a measured cell. Raises KeyError."""
-    estimate = measured[cell].calibrated
-    assert estimate is not None, f"{cell.key} is timed, not evaluated"
-    return estimate.value
+def accuracies(measured: Measurements, cells: Iterable[Cell], name: str = "calibrated") -> list[float]:
+    """An accuracy of measured cells: `shipped` or `calibrated`. Raises KeyError."""
+    found = [(cell, getattr(measured[cell], name)) for cell in cells]
+    assert all(estimate is not None for _, estimate in found), f"not evaluated: {[cell.key for cell, _ in found]}"
+    return [estimate.value for _, estimate in found]
 
 
-def mean_accuracy(measured: Measurements, cells: Iterable[Cell]) -> float | None:
-    """Mean calibrated accuracy; None where there is no cell or one is not measured."""
+def mean_accuracy(measured: Measurements, cells: Iterable[Cell], name: str = "calibrated") -> float | None:
+    """Mean accuracy; None where there is no cell or one is not measured."""
     cells = list(cells)
     if not cells or any(cell not in measured for cell in cells):
         return None
-    return sum(calibrated(measured, cell) for cell in cells) / len(cells)
+    return sum(accuracies(measured, cells, name)) / len(cells)
 
 
 def kept(measured: Measurements, cells: Sequence[Cell]) -> float | None:
-    """Mean calibrated accuracy of slim models divided by that of the dense models on the same rows."""
-    whole, part = mean_accuracy(measured, dense_of(cells)), mean_accuracy(measured, cells)
+    """Mean accuracy of slim models divided by that of the dense models on the same rows: with label offsets where all
+    of them have been measured so, else calibrated on the judged rows."""
+    both = [*cells, *dense_of(cells)]
+    name = "shipped" if all(cell in measured and measured[cell].shipped for cell in both) else "calibrated"
+    whole, part = mean_accuracy(measured, dense_of(cells), name), mean_accuracy(measured, cells, name)
     return None if whole is None or part is None else part / whole
 
 
@@ -37,7 +40,7 @@ def half_width(measured: Measurements, cells: Sequence[Cell]) -> float:
 
     The variance is that of a mean of binomial shares over the evaluation rows; the dense accuracy counts as exact.
     """
-    shares = [(calibrated(measured, cell), measured[cell].judged or 0) for cell in cells]
+    shares = list(zip(accuracies(measured, cells), [measured[cell].judged or 0 for cell in cells], strict=True))
     variance = sum(share * (1 - share) / count for share, count in shares) / len(shares) ** 2
     whole = mean_accuracy(measured, dense_of(cells))
     return 1.96 * math.sqrt(variance) / whole if whole else math.nan

@@ -72,8 +72,8 @@ def result_table(result: Result) -> Table:
 
 
 def _qualities(metrics: JobMetrics) -> Iterator[tuple[str, Estimate, Estimate]]:
-    """(name, dense, slim) of each accuracy that the task has."""
-    for (_, name, dense), (_, _, slim) in zip(qualities(metrics.dense), qualities(metrics.slim), strict=True):
+    """(name, dense, slim) of the metric, with and without label offsets."""
+    for (name, dense), (_, slim) in zip(qualities(metrics.dense), qualities(metrics.slim), strict=True):
         yield name, dense, slim
 
 

@@ -10,6 +10,38 @@ class TaskKind(StrEnum):
     generation = "generation"
 
 
+class TaskMetric(StrEnum):
+    """The figure that a model is judged by."""
+
+    accuracy = "accuracy"  # share of rows with the right label
+    balanced_accuracy = "balanced_accuracy"  # mean over the labels of the share of their rows that are answered rightly
+    macro_f1 = "macro_f1"  # mean over the labels of the F1 score
+    matthews = "matthews"  # Matthews' correlation coefficient
+    exact_match = "exact_match"  # share of generated texts that equal the target
+    token_f1 = "token_f1"  # F1 score of the words of a generated text, as SQuAD counts them; mean over the rows
+    rouge_l = "rouge_l"  # ROUGE-L F1 score of a generated text; mean over the rows
+    chrf = "chrf"  # chrF2 score of a generated text; mean over the rows
+    token_probability = "token_probability"  # geometric mean of the probabilities of the targets' tokens
+
+
+# The metrics of each kind of task, its default first.
+METRICS: dict[TaskKind, tuple[TaskMetric, ...]] = {
+    TaskKind.classification: (
+        TaskMetric.accuracy,
+        TaskMetric.balanced_accuracy,
+        TaskMetric.macro_f1,
+        TaskMetric.matthews,
+    ),
+    TaskKind.generation: (
+        TaskMetric.exact_match,
+        TaskMetric.token_f1,
+        TaskMetric.rouge_l,
+        TaskMetric.chrf,
+        TaskMetric.token_probability,
+    ),
+}
+
+
 class Unit(StrEnum):
     """A kind of unit, the smallest part of a model that is removed as a whole."""
 

@@ -9,8 +9,8 @@ from string import Formatter
 from typing import TypeVar
 
 from service.contract.catalog import Preset
-from service.contract.errors import InvalidLabels, InvalidTemplate, UnknownPreset
-from service.contract.options import Supervision, TaskKind
+from service.contract.errors import InvalidLabels, InvalidRequest, InvalidTemplate, UnknownPreset
+from service.contract.options import METRICS, Supervision, TaskKind, TaskMetric
 from service.contract.task import Task, TaskWording
 
 AnyTask = TypeVar("AnyTask", bound=TaskWording)
@@ -109,7 +109,7 @@ def resolve(task: AnyTask) -> AnyTask:
     """The task completed with the fields of its preset, and checked.
 
     Fields that depend on the model's family stay null. The name of the preset stays, for the report. Raises
-    UnknownPreset, InvalidTemplate or InvalidLabels.
+    UnknownPreset, InvalidTemplate, InvalidLabels, or InvalidRequest for a metric of another kind of task.
     """
     fields: dict[str, object] = {"kind": TaskKind.classification}
     if task.preset is not None:
@@ -119,7 +119,7 @@ def resolve(task: AnyTask) -> AnyTask:
     resolved = task.model_copy(update=fields | own)
     _check_template(resolved)
     _check_labels(resolved)
-    return resolved
+    return resolved.model_copy(update={"metric": _metric(resolved)})
 
 
 def needs_answers(task: TaskWording, param: str, has_some: bool) -> bool:
@@ -157,6 +157,16 @@ def _find(name: str) -> Preset:
             f"there is no preset {name!r}; give one of {', '.join(sorted(PRESETS))}", param="task.preset"
         )
     return PRESETS[name]
+
+
+def _metric(task: TaskWording) -> TaskMetric:
+    """The metric of the task, by default that of its kind."""
+    kind = task.kind or TaskKind.classification
+    metric = task.metric or METRICS[kind][0]
+    if metric not in METRICS[kind]:
+        message = f"the metric {metric} does not judge a {kind} task: give one of {', '.join(METRICS[kind])}"
+        raise InvalidRequest(message, param="task.metric")
+    return metric
 
 
 def _check_template(task: TaskWording) -> None:

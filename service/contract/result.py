@@ -1,15 +1,13 @@
 """The result of a succeeded job: metrics, sizes, widths."""
 
-from typing import Literal
-
 from pydantic import Field
 
 from service.contract.fields import Name, Schema
-from service.contract.options import Supervision, Unit
+from service.contract.options import Supervision, TaskMetric, Unit
 
 
 class Estimate(Schema):
-    """A share with its 95 % confidence interval."""
+    """A metric with its 95 % confidence interval."""
 
     value: float
     low: float
@@ -24,24 +22,25 @@ class Metrics(Schema):
         default=Supervision.labels,
         description="`none`: the rows have no labels, so metrics are agreement with the dense model",
     )
-    accuracy: Estimate | None = Field(
-        default=None, description="share of rows whose right label has the highest log-probability"
+    metric: TaskMetric | None = Field(
+        default=None, description="`task.metric`; null over several tasks with different metrics"
     )
-    calibrated_accuracy: Estimate | None = Field(
-        default=None, description="accuracy after each label's mean log-probability over these rows is subtracted"
+    value: Estimate = Field(
+        description="the metric of the answers that the model gives as it is shipped: with its label offsets, where it "
+        "has them; over several tasks with different metrics their mean"
+    )
+    raw: Estimate | None = Field(default=None, description="the same metric without label offsets; null for generation")
+    constant: float | None = Field(
+        default=None, description="the same metric of a model that always gives the most frequent label"
     )
     majority: float | None = Field(default=None, description="share of the most frequent label")
-    log_likelihood: float | None = Field(default=None, description="mean log-probability of the right answer")
-    exact_match: Estimate | None = Field(default=None, description="share of generated answers that equal the target")
+    log_likelihood: float | None = Field(
+        default=None, description="mean log-probability of the right answer, without label offsets"
+    )
     token_log_likelihood: float | None = Field(default=None, description="mean log-probability of the target's tokens")
     repetition: float | None = Field(
         default=None, description="share of generated answers in which more than half of the word trigrams are repeated"
     )
-
-    @property
-    def headline(self) -> Estimate | None:
-        """The main metric: calibrated accuracy, accuracy or the share of exact matches, the first that is not null."""
-        return self.calibrated_accuracy or self.accuracy or self.exact_match
 
 
 class DenseSlim(Schema):
@@ -101,7 +100,7 @@ class Controls(Schema):
     """Models that are cut by random and by reversed scores, for comparison with the slim model."""
 
     random: list[Control] = Field(description="cut by random scores, with three seeds")
-    random_mean: dict[str, float] = Field(description="metric -> mean over the seeds")
+    random_mean: dict[str, float] = Field(description="`value`, `raw` -> mean over the seeds")
     reverse: Control = Field(description="cut by the job's scores, the highest removed")
     per_layer: Control | None = Field(
         default=None,
@@ -139,7 +138,7 @@ class CurvePoint(Schema):
     parameters: int
     bytes: int = Field(description="size of its weight files")
     examples: int | None = Field(default=None, description="evaluation rows that it was evaluated on")
-    metric: Estimate | None = Field(default=None, description="its metric on those rows")
+    metric: Estimate | None = Field(default=None, description="its metric on those rows, as for `metrics.slim.value`")
     share: Estimate | None = Field(
         default=None, description="share of the dense model's metric on those rows, paired by row"
     )
@@ -153,9 +152,7 @@ class CurvePoint(Schema):
 class KeptMetric(Schema):
     """Share of the dense metric that a search has kept, on the rows that steered it and on rows held out from it."""
 
-    metric: Literal["calibrated_accuracy", "token_probability"] = Field(
-        description="`token_probability`: geometric mean of the probabilities of the targets' tokens"
-    )
+    metric: TaskMetric = Field(description="`task.metric`")
     floor: float = Field(description="`target.keep_metric`")
     steering_examples: int = Field(description="rows that the search used")
     steering: Estimate = Field(description="share that is kept on them")

@@ -5,7 +5,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from service.contract.fields import EXPERT, MAX_EVALUATIONS, MAX_ROWS, OWN_TASK, Name, RowValues, Schema, SetName, Uri
-from service.contract.options import Draw, Supervision, TaskKind
+from service.contract.options import Draw, Supervision, TaskKind, TaskMetric
 
 
 class ModelSource(Schema):
@@ -57,6 +57,11 @@ class TaskWording(Schema):
         min_length=2,
         max_length=1000,
         description="label in the rows -> answer word; with a classification head: -> class name",
+    )
+    metric: TaskMetric | None = Field(
+        default=None,
+        description="figure that both models are judged by; default: accuracy, for generation exact_match",
+        json_schema_extra=EXPERT,
     )
     name: Name | None = Field(
         default=None, description="title of the task in results; default: the preset", json_schema_extra=EXPERT

@@ -8,7 +8,7 @@ from itertools import groupby
 from service.contract.report import LayerWidth, Report
 from service.contract.result import CurvePoint, Estimate, Metrics
 from service.reports.formatting import milliseconds, percent
-from service.reports.metric_names import searched_name
+from service.reports.metric_names import capitalised, metric_name
 
 AXIS_START, AXIS_LENGTH = 12, 440  # of the axis of intervals, which goes from 0 to 1
 LINE_HEIGHT = 38  # of an interval: its text, and below it its line
@@ -70,15 +70,13 @@ class Interval:
 
 
 def across(share: float) -> float:
-    """The x coordinate of a share on the axis of intervals."""
-    return round(AXIS_START + share * AXIS_LENGTH, 1)
+    """The x coordinate of a metric on the axis of intervals; a negative correlation is at its start."""
+    return round(AXIS_START + max(0.0, share) * AXIS_LENGTH, 1)
 
 
 def intervals(named: Iterable[tuple[str, Metrics]]) -> list[Interval]:
-    """The headline metric of each named model, one below the other."""
-    found = [(name, metrics.headline) for name, metrics in named]
-    present = [(name, estimate) for name, estimate in found if estimate is not None]
-    return [Interval(name, estimate, LINE_HEIGHT * row + 30) for row, (name, estimate) in enumerate(present)]
+    """The metric of each named model, one below the other."""
+    return [Interval(name, metrics.value, LINE_HEIGHT * row + 30) for row, (name, metrics) in enumerate(named)]
 
 
 # --- measured models by size ---------------------------------------------------------------------------------------
@@ -124,7 +122,8 @@ def curve(report: Report) -> Curve | None:
 def _metric_curve(report: Report) -> Curve:
     """The models by their metric, and the dense model."""
     points = [(point, point.metric) for point in report.result.curve if point.metric is not None]
-    dense, target, name = _dense_metric(report.result.curve), report.request.target, searched_name(report)
+    dense, target = _dense_metric(report.result.curve), report.request.target
+    name = metric_name(report.result.metrics.slim)
     floor = target.keep_metric * dense if target.keep_metric and dense else None
     ends = [end for _, metric in points for end in (metric.low, metric.high)]
     ends += [end for end in (dense, floor) if end is not None]
@@ -136,7 +135,7 @@ def _metric_curve(report: Report) -> Curve:
     steps = [scale.least + (scale.most - scale.least) * step / 4 for step in range(5)]
     y_ticks = [(scale.y(share), f"{share * 100:.3g} %") for share in steps]
     bound = None if floor is None else scale.y(floor)
-    title = f"{name[0].upper()}{name[1:]} of the models that were measured"
+    title = f"{capitalised(name)} of the models that were measured"
     return Curve(title, name, marks, scale.x_ticks(), y_ticks, bound)
 
 

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from service.contract.method import Target
-from service.contract.options import Supervision
+from service.contract.options import Supervision, TaskMetric
 from service.contract.report import Confusion, Report
 from service.contract.result import Control, MetricsPair
 from service.families.per_layer import has_own_widths
@@ -34,7 +34,7 @@ from service.reports.formatting import (
     size,
     span,
 )
-from service.reports.metric_names import NAMES, headline_name, searched_name
+from service.reports.metric_names import capitalised, metric_name, name_of, qualities
 from service.reports.model_origin import last_part, merged_adapters, root
 from service.reports.runtime_names import RUNTIME_NAMES
 
@@ -66,8 +66,8 @@ def _metrics(report: Report) -> dict[str, Any]:
     return {
         "dense": metrics.dense,
         "slim": metrics.slim,
-        "names": NAMES[metrics.slim.judged_by],
-        "searched": searched_name(report),
+        "likely": name_of(metrics.slim, TaskMetric.token_probability),
+        "qualities": list(zip(qualities(metrics.dense), qualities(metrics.slim), strict=True)),
         "unlabelled": metrics.slim.judged_by is Supervision.none,
         "others": list(_other_evaluations(report)),
         "controls": list(_controls(report)),
@@ -181,5 +181,6 @@ FILTERS: dict[str, Callable[..., object]] = {
     "signed": signed,
     "span": span,
     "plain": lambda name: name.replace("_", " "),
-    "headline_name": headline_name,
+    "metric_name": metric_name,
+    "capitalised": capitalised,
 }

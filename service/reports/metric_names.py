@@ -1,47 +1,50 @@
 """The names of the metrics, which differ for rows without labels: these are judged by the dense model's answers.
 
-The names start with a lower-case letter.
+The names start with a lower-case letter, unless it is part of a name.
 """
 
 from collections.abc import Iterator
 
-from service.contract.options import Supervision, TaskKind
-from service.contract.report import Report
+from service.contract.options import Supervision, TaskMetric
 from service.contract.result import Estimate, Metrics
 
 LABELLED = {
-    "accuracy": "accuracy",
-    "calibrated_accuracy": "calibrated accuracy",
-    "exact_match": "exact match",
-    "token_probability": "probability of a target's token",
+    TaskMetric.accuracy: "accuracy",
+    TaskMetric.balanced_accuracy: "balanced accuracy",
+    TaskMetric.macro_f1: "macro F1 score",
+    TaskMetric.matthews: "Matthews correlation",
+    TaskMetric.exact_match: "exact match",
+    TaskMetric.token_f1: "F1 score of words",
+    TaskMetric.rouge_l: "ROUGE-L score",
+    TaskMetric.chrf: "chrF score",
+    TaskMetric.token_probability: "probability of a target's token",
 }
-UNLABELLED = {
-    "accuracy": "agreement with the dense model",
-    "calibrated_accuracy": "calibrated agreement with the dense model",
-    "exact_match": "texts equal to the dense model's",
-    "token_probability": "probability of a token of the dense model's text",
+UNLABELLED = {name: f"{text} with the dense model's answers as right ones" for name, text in LABELLED.items()} | {
+    TaskMetric.accuracy: "agreement with the dense model",
+    TaskMetric.exact_match: "texts equal to the dense model's",
+    TaskMetric.token_probability: "probability of a token of the dense model's text",
 }
 NAMES = {Supervision.labels: LABELLED, Supervision.none: UNLABELLED}
-SHARES = ("accuracy", "calibrated_accuracy", "exact_match")  # fields of `Metrics` that are shares of rows
+SEVERAL = "mean of the tasks' metrics"
 
 
-def name_of(metrics: Metrics, field: str) -> str:
-    """The name of a field of `metrics`."""
-    return NAMES[metrics.judged_by][field]
+def metric_name(metrics: Metrics) -> str:
+    """The name of the metric of `metrics`."""
+    return SEVERAL if metrics.metric is None else name_of(metrics, metrics.metric)
 
 
-def qualities(metrics: Metrics) -> Iterator[tuple[str, str, Estimate]]:
-    """(field, name, value) of each share in `metrics`."""
-    found = ((field, getattr(metrics, field)) for field in SHARES)
-    return ((field, name_of(metrics, field), value) for field, value in found if value is not None)
+def name_of(metrics: Metrics, metric: TaskMetric) -> str:
+    """The name of a metric of the rows that `metrics` are of."""
+    return NAMES[metrics.judged_by][metric]
 
 
-def headline_name(metrics: Metrics) -> str:
-    """The name of the headline metric; empty without one."""
-    return next((name for _, name, value in qualities(metrics) if value is metrics.headline), "")
+def qualities(metrics: Metrics) -> Iterator[tuple[str, Estimate]]:
+    """(name, value) of the metric of what ships, and of the same metric without label offsets."""
+    yield metric_name(metrics), metrics.value
+    if metrics.raw is not None:
+        yield f"raw {metric_name(metrics)}", metrics.raw
 
 
-def searched_name(report: Report) -> str:
-    """The name of the metric of the report's curve."""
-    generates = report.task.get("kind") == TaskKind.generation
-    return name_of(report.result.metrics.slim, "token_probability" if generates else "calibrated_accuracy")
+def capitalised(name: str) -> str:
+    """The name with an upper-case first letter; the rest is unchanged."""
+    return name[:1].upper() + name[1:]

@@ -41,7 +41,7 @@ def scoring(method: Method, kind: TaskKind | None) -> dict[str, Any]:
 
 def wording(task: TaskWording) -> dict[str, Any]:
     """The fields of a task that change what a model reads."""
-    return task.model_dump(mode="json", include=set(TaskWording.model_fields) - {"name", "preset"})
+    return task.model_dump(mode="json", include=set(TaskWording.model_fields) - {"name", "preset", "metric"})
 
 
 @dataclass(frozen=True)

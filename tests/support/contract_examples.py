@@ -16,7 +16,8 @@ REQUEST = plain_request(tags={"team": "search"})
 def result() -> Result:
     """A result with its required fields."""
     estimate = {"value": 0.5, "low": 0.4, "high": 0.6}
-    metrics = {"examples": 20, "accuracy": estimate, "calibrated_accuracy": estimate, "majority": 0.5}
+    metrics = {"examples": 20, "metric": "accuracy", "value": estimate, "raw": estimate}
+    metrics |= {"constant": 0.5, "majority": 0.5}
     return Result.model_validate(
         {
             "metrics": {"dense": metrics, "slim": metrics},

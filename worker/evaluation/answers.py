@@ -1,6 +1,11 @@
 """A model's answers to evaluation rows, and the differences between the answers of two models."""
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
 
 from service.contract.presets import template_fields
 from service.contract.report import ChangedAnswer, Confusion
@@ -13,9 +18,44 @@ MAX_CHANGED = 50
 MAX_FIELD_LENGTH = 600
 
 
-def chosen_labels(scores: AnswerScores, labels: Sequence[str]) -> list[str]:
-    """The label with the highest log-probability, for every example."""
-    return [labels[index] for index in scores.log_probability_EL.argmax(dim=1).tolist()]
+@dataclass(frozen=True)
+class Answers:
+    """What a model answers to rows, in their order: the scores of their candidates, and the texts that it generates."""
+
+    scores: AnswerScores  # without label offsets
+    offset_L: Tensor | None = None  # label offsets, float64
+    texts: list[str] | None = None  # of a generation task
+
+    @property
+    def label_E(self) -> Tensor:
+        """The index of the label that the model answers, by its label offsets if it has them."""
+        score_EL = self.scores.log_probability_EL
+        return (score_EL if self.offset_L is None else score_EL + self.offset_L).argmax(dim=1)
+
+    @property
+    def raw(self) -> "Answers":
+        """The answers without label offsets."""
+        return replace(self, offset_L=None)
+
+    def given(self, labels: Sequence[str]) -> list[str]:
+        """The texts, or the label of every row."""
+        return [labels[index] for index in self.label_E.tolist()] if self.texts is None else self.texts
+
+    def of_rows(self, rows: Sequence[int]) -> "Answers":
+        """The answers to some of the rows."""
+        index, texts = list(rows), self.texts
+        scores = AnswerScores(self.scores.log_probability_EL[index], self.scores.answer_E[index])
+        return replace(self, scores=scores, texts=None if texts is None else [texts[row] for row in rows])
+
+
+def concatenated(parts: Sequence[Answers]) -> Answers:
+    """The answers of one model to the rows of all parts, in their order."""
+    scores = AnswerScores(
+        torch.cat([part.scores.log_probability_EL for part in parts]),
+        torch.cat([part.scores.answer_E for part in parts]),
+    )
+    texts = None if parts[0].texts is None else [text for part in parts for text in part.texts or ()]
+    return Answers(scores, parts[0].offset_L, texts)
 
 
 def right_labels(examples: Sequence[Example], labels: Sequence[str]) -> list[str]:
@@ -47,8 +87,8 @@ def changed(
 
 
 def _matrix(labels: Sequence[str], right: Sequence[str], answers: Sequence[str]) -> list[list[int]]:
-    pairs = list(zip(right, answers, strict=True))
-    return [[pairs.count((row, column)) for column in labels] for row in labels]
+    pairs = Counter(zip(right, answers, strict=True))
+    return [[pairs[row, column] for column in labels] for row in labels]
 
 
 def _shortened(text: str) -> str:

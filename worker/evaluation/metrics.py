@@ -1,26 +1,19 @@
-"""The metrics of a model on a task.
+"""The scores that a model gives to candidate answers, and the texts that it generates.
 
 Shape suffixes as in `worker.slimming.scoring.objectives`.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import binomtest
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from service.contract.errors import InvalidModel
-from service.contract.result import Estimate, Metrics
 from worker.data.batching import Padding, pad_left, pad_right
 from worker.data.prompts import Example, Wording
 from worker.slimming.scoring.objectives import Batch, answer_log_probabilities, token_log_probabilities
-
-CONFIDENCE = 0.95  # of every interval that a result has
-MIN_WORDS = 8
-NGRAM = 3
 
 
 @dataclass(frozen=True)
@@ -52,61 +45,6 @@ def score(model: PreTrainedModel, batches: Sequence[Batch], on_examples: Callabl
     order_E = torch.cat([batch.index_E for batch in batches]).argsort()
     answer_E = torch.cat([batch.answer_E for batch in batches])[order_E]
     return AnswerScores(score_EL[order_E], answer_E)
-
-
-def select_rows(scores: AnswerScores, rows: Sequence[int]) -> AnswerScores:
-    """The scores of some of the rows."""
-    return AnswerScores(scores.log_probability_EL[list(rows)], scores.answer_E[list(rows)])
-
-
-def classification_metrics(scores: AnswerScores) -> Metrics:
-    """Accuracy with and without calibration, and the share of the most frequent label."""
-    score_EL, answer_E = scores.log_probability_EL, scores.answer_E
-    return Metrics(
-        examples=answer_E.numel(),
-        accuracy=share(score_EL.argmax(dim=1) == answer_E),
-        calibrated_accuracy=share(calibrated(score_EL).argmax(dim=1) == answer_E),
-        majority=Counter(answer_E.tolist()).most_common(1)[0][1] / answer_E.numel(),
-        log_likelihood=score_EL.gather(1, answer_E.unsqueeze(1)).mean().item(),
-    )
-
-
-def generation_metrics(scores: AnswerScores, examples: Sequence[Example], texts: Sequence[str]) -> Metrics:
-    """The share of generated texts that equal the target, and the mean log P of the target's tokens, end included."""
-    tokens = sum(len(example.candidates[0]) for example in examples)
-    matches = [text.strip() == example.text.strip() for text, example in zip(texts, examples, strict=True)]
-    return Metrics(
-        examples=len(examples),
-        exact_match=share(torch.tensor(matches)),
-        repetition=sum(map(repeats_itself, texts)) / len(texts),
-        token_log_likelihood=scores.log_probability_EL.sum().item() / tokens,
-    )
-
-
-def repeats_itself(text: str) -> bool:
-    """Whether more than half of a text's word trigrams occur earlier in it (rep-3 of Welleck et al., arXiv 1908.04319).
-
-    False for texts of fewer than eight words.
-    """
-    words = text.split()
-    grams = list(zip(*(words[start:] for start in range(NGRAM)), strict=False))
-    return len(words) >= MIN_WORDS and len(set(grams)) < len(grams) / 2
-
-
-def calibrated(score_EL: Tensor) -> Tensor:
-    """The scores (E, L) less the mean of each label over the rows, which removes a bias towards a label."""
-    return score_EL - score_EL.mean(dim=0)
-
-
-def share(right_E: Tensor) -> Estimate:
-    """The share of true entries with its 95 % Wilson interval."""
-    return wilson(int(right_E.sum()), right_E.numel())
-
-
-def wilson(count: int, total: int) -> Estimate:
-    """`count` of `total` as a share with its 95 % Wilson interval."""
-    interval = binomtest(count, total).proportion_ci(CONFIDENCE, method="wilson")
-    return Estimate(value=count / total, low=interval.low, high=interval.high)
 
 
 def generate(

@@ -1,10 +1,12 @@
 """The figures and the answers of several tasks put together, as a union reports them."""
 
 from collections.abc import Mapping, Sequence
+from math import hypot
+from statistics import fmean
 
 from service.contract.report import ChangedAnswer, Confusion
 from service.contract.result import Estimate, Metrics
-from worker.evaluation.metrics import wilson
+from worker.evaluation.judging import SHARES, wilson
 
 # The confusion matrices of both models, which a generation task has none of, and the answers that changed.
 ComparedAnswers = tuple[Confusion | None, list[ChangedAnswer]]
@@ -14,13 +16,20 @@ def pooled_metrics(metrics: Sequence[Metrics]) -> Metrics:
     """The metrics over the rows of all tasks. Those of a single task are returned as they are."""
     if len(metrics) == 1:
         return metrics[0]
+    [metric] = names if len(names := {each.metric for each in metrics}) == 1 else [None]
+    pooled = _pooled_share if metric in SHARES else _mean_estimate
+    value = pooled([(each.value, each.examples) for each in metrics])
+    assert value is not None
     return Metrics(
         examples=sum(each.examples for each in metrics),
-        accuracy=_pooled_share([(each.accuracy, each.examples) for each in metrics]),
-        calibrated_accuracy=_pooled_share([(each.calibrated_accuracy, each.examples) for each in metrics]),
+        metric=metric,
+        value=value,
+        raw=pooled([(each.raw, each.examples) for each in metrics]),
+        constant=_mean([each.constant for each in metrics])
+        if metric not in SHARES
+        else _weighted_mean([(each.constant, each.examples) for each in metrics]),
         majority=_weighted_mean([(each.majority, each.examples) for each in metrics]),
         log_likelihood=_weighted_mean([(each.log_likelihood, each.examples) for each in metrics]),
-        exact_match=_pooled_share([(each.exact_match, each.examples) for each in metrics]),
         token_log_likelihood=_weighted_mean([(each.token_log_likelihood, each.examples) for each in metrics]),
         repetition=_weighted_mean([(each.repetition, each.examples) for each in metrics]),
     )
@@ -66,6 +75,23 @@ def _pooled_share(estimates: Sequence[tuple[Estimate | None, int]]) -> Estimate 
     if not known:
         return None
     return wilson(sum(round(value * examples) for value, examples in known), sum(examples for _, examples in known))
+
+
+def _mean_estimate(estimates: Sequence[tuple[Estimate | None, int]]) -> Estimate | None:
+    """The mean of the tasks' metrics. Their rows are independent, so that the squares of the half widths add up."""
+    known = [estimate for estimate, _ in estimates if estimate is not None]
+    if not known:
+        return None
+    value = fmean(estimate.value for estimate in known)
+    below, above = (
+        hypot(*(getattr(estimate, end) - estimate.value for estimate in known)) / len(known) for end in ("low", "high")
+    )
+    return Estimate(value=value, low=value - below, high=value + above)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def _weighted_mean(values: Sequence[tuple[float | None, int]]) -> float | None:

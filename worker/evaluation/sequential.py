@@ -4,15 +4,10 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-from transformers import PreTrainedModel
-
-from service.contract.options import TaskKind
+from service.contract.options import TaskMetric
 from worker.data.prompts import Example
-from worker.evaluation import metrics
-from worker.evaluation.bootstrap import METRICS, KeptShare, kept_share
-from worker.evaluation.metrics import CONFIDENCE, AnswerScores, select_rows
-from worker.slimming.scoring.objectives import Batch
+from worker.evaluation.answers import Answers, concatenated
+from worker.evaluation.bootstrap import CONFIDENCE, KeptShare, kept_share
 
 LOOKS = (0.25, 0.5)  # shares of the rows after which the test may stop early
 MIN_LOOK = 16  # rows
@@ -30,29 +25,32 @@ class Verdict:
     holds: bool
 
 
+# The answers of a model to the rows of the test from the first to before the second number.
+AnswerRows = Callable[[int, int], Answers]
+
+
 @dataclass(frozen=True)
 class SequentialTest:
-    """The rows of the test in the order in which models answer them, and the dense model's scores of the same rows."""
+    """The rows of the test in the order in which models answer them, and the dense model's answers to them."""
 
-    kind: TaskKind
+    metric: TaskMetric
     examples: list[Example]
-    dense: AnswerScores
-    batched: Callable[[Sequence[Example]], list[Batch]]
+    dense: Answers
 
-    def measure(self, model: PreTrainedModel, on_batch: Callable[[], None]) -> KeptShare:
+    def measure(self, answer: AnswerRows) -> KeptShare:
         """The share of the dense metric that the model keeps on all rows."""
-        return self._kept_share(self._scores(model, 0, len(self.examples), on_batch))
+        return self._kept_share(answer(0, len(self.examples)))
 
-    def verdict(self, model: PreTrainedModel, floor: float, on_batch: Callable[[], None]) -> Verdict:
+    def verdict(self, answer: AnswerRows, floor: float) -> Verdict:
         """Whether the lower bound of the model's share of the dense metric is at least `floor`."""
-        scores, seen = [], 0
+        parts, seen = [], 0
         for end in self._looks():
-            scores.append(self._scores(model, seen, end, on_batch))
-            seen, scores_so_far = end, concatenated(scores)
-            early = self._kept_share(scores_so_far, CONFIDENCE_OF_A_LOOK).share
+            parts.append(answer(seen, end))
+            seen, so_far = end, concatenated(parts)
+            early = self._kept_share(so_far, CONFIDENCE_OF_A_LOOK).share
             if seen == len(self.examples) or early.low >= floor or early.high < floor:
                 break
-        found = self._kept_share(scores_so_far)
+        found = self._kept_share(so_far)
         is_last = seen == len(self.examples)
         return Verdict(found, seen, holds=(found.share if is_last else early).low >= floor)
 
@@ -61,20 +59,9 @@ class SequentialTest:
         total = len(self.examples)
         return [end for share in LOOKS if MIN_LOOK <= (end := round(share * total)) < total] + [total]
 
-    def _scores(self, model: PreTrainedModel, start: int, end: int, on_batch: Callable[[], None]) -> AnswerScores:
-        return metrics.score(model, self.batched(self.examples[start:end]), lambda _: on_batch())
-
-    def _kept_share(self, scores: AnswerScores, confidence: float = CONFIDENCE) -> KeptShare:
-        count = len(scores.answer_E)
-        dense = select_rows(self.dense, list(range(count)))
-        return kept_share(METRICS[self.kind], scores, dense, self.examples[:count], confidence)
-
-
-def concatenated(parts: Sequence[AnswerScores]) -> AnswerScores:
-    """The scores of the rows of all parts, in their order."""
-    return AnswerScores(
-        torch.cat([scores.log_probability_EL for scores in parts]), torch.cat([scores.answer_E for scores in parts])
-    )
+    def _kept_share(self, answers: Answers, confidence: float = CONFIDENCE) -> KeptShare:
+        count = len(answers.scores.answer_E)
+        return kept_share(self.metric, answers, self.dense.of_rows(range(count)), self.examples[:count], confidence)
 
 
 def stratified_order(answers: Sequence[object], seed: int) -> list[int]:

@@ -9,11 +9,11 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.repocard import metadata_load
 from yaml import YAMLError
 
-from service.contract.options import Supervision
+from service.contract.options import Supervision, TaskMetric
 from service.contract.report import Report
 from service.contract.result import Metrics, MetricsPair
 from service.families.table import FAMILIES
-from service.reports.metric_names import name_of, qualities
+from service.reports.metric_names import capitalised, name_of, qualities
 from service.reports.model_origin import last_part, root
 from service.sources.access import HUB
 from service.sources.model_files import CARD
@@ -24,6 +24,13 @@ PIPELINES = {
     "causal": "text-generation",
     "encoder_decoder": "text2text-generation",
     "classifier": "text-classification",
+}
+# The Hub's ids of metrics that have another name there.
+HUB_METRICS = {
+    TaskMetric.macro_f1: "f1",
+    TaskMetric.matthews: "matthews_correlation",
+    TaskMetric.token_f1: "f1",
+    TaskMetric.rouge_l: "rouge",
 }
 LICENCE_FIELDS = ("license", "license_name", "license_link")
 MAX_CARD_BYTES = 2**20
@@ -80,11 +87,6 @@ def other_evaluations(report: Report) -> list[tuple[str, MetricsPair]]:
     return [*metrics.tasks.items(), *metrics.evaluations.items(), *metrics.observed.items()]
 
 
-def capitalised(name: str) -> str:
-    """The name with an upper-case first letter; the rest is unchanged."""
-    return name[0].upper() + name[1:]
-
-
 def _results(report: Report) -> Iterator[EvalResult]:
     """The slim model's metrics on the task, then on the other evaluations."""
     for title, pair in [(report.request.title, report.result.metrics), *other_evaluations(report)]:
@@ -101,12 +103,14 @@ def _results(report: Report) -> Iterator[EvalResult]:
 
 def _metrics(metrics: Metrics) -> Iterator[tuple[str, str, float]]:
     """(id, name, value) of each metric of a model."""
-    for field, name, estimate in qualities(metrics):
-        yield _hub_metric(metrics, field), name, estimate.value
-    if metrics.token_log_likelihood is not None:
-        yield "token_probability", name_of(metrics, "token_probability"), exp(metrics.token_log_likelihood)
+    for name, estimate in qualities(metrics):
+        yield _hub_metric(metrics), name, estimate.value
+    if metrics.token_log_likelihood is not None and metrics.metric is not TaskMetric.token_probability:
+        yield "token_probability", name_of(metrics, TaskMetric.token_probability), exp(metrics.token_log_likelihood)
 
 
-def _hub_metric(metrics: Metrics, field: str) -> str:
+def _hub_metric(metrics: Metrics) -> str:
     """The Hub's id of a metric. Agreement with the dense model has none, and must not get that of accuracy."""
-    return "agreement" if metrics.judged_by is Supervision.none else field.removeprefix("calibrated_")
+    if metrics.judged_by is Supervision.none:
+        return "agreement"
+    return "mean" if metrics.metric is None else HUB_METRICS.get(metrics.metric, metrics.metric.value)

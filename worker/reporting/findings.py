@@ -41,7 +41,7 @@ def find(
 ) -> Findings:
     """The findings from the measurements of both models; `scores` are those that decided which units are kept."""
     answers_by_task = {
-        each.name: compared(each, dense[each.key].answers, slim[each.key].answers)
+        each.name: compared(each, dense[each.key].given, slim[each.key].given)
         for each in having_role(sets, *SLIMMED_FOR)
     }
     confusion, changed = pooled_answers(answers_by_task)

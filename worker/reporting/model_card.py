@@ -1,23 +1,22 @@
 """The model card of a checkpoint: README.md in the format of the Hugging Face Hub."""
 
 from collections.abc import Iterator, Mapping
-from math import exp, log
+from math import exp
 from typing import Any
 
 from huggingface_hub import ModelCard
 
 from service.contract.criteria import CRITERIA
-from service.contract.options import Supervision, TaskKind
+from service.contract.options import Supervision, TaskKind, TaskMetric
 from service.contract.report import Report
-from service.contract.result import CurvePoint, DenseSlim, Estimate, JobMetrics
+from service.contract.result import CurvePoint, DenseSlim, JobMetrics
 from service.families.per_layer import MODELLING_FILE, has_own_widths
 from service.reports.formatting import change, count, interval, percent
-from service.reports.metric_names import SHARES, headline_name, name_of, qualities
+from service.reports.metric_names import capitalised, metric_name, name_of, qualities
 from service.reports.model_origin import merged_adapters, root
 from service.storage.artifact_names import MODEL
 from worker.reporting.card_metadata import (
     base_model,
-    capitalised,
     metadata,
     model_name,
     other_evaluations,
@@ -111,13 +110,10 @@ def _report_of_point(report: Report, point: CurvePoint) -> Report:
     Its other metrics and its warnings are unknown, and left out.
     """
     result, directory = report.result, point.artifact or ""
-    dense, slim = (dict[str, Any](dict.fromkeys(SHARES)) for _ in range(2))
-    if calibrated := result.metrics.dense.calibrated_accuracy:
-        dense["calibrated_accuracy"], slim["calibrated_accuracy"] = calibrated, point.metric
-    elif point.metric:
-        slim["token_log_likelihood"] = log(point.metric.value) if point.metric.value else None  # 0 after an underflow
+    unknown = dict.fromkeys(("raw", "log_likelihood", "token_log_likelihood", "repetition"))
     metrics = JobMetrics(
-        dense=result.metrics.dense.model_copy(update=dense), slim=result.metrics.slim.model_copy(update=slim)
+        dense=result.metrics.dense.model_copy(update=unknown),
+        slim=result.metrics.slim.model_copy(update=unknown | {"value": point.metric}),
     )
     parameters = DenseSlim(dense=result.parameters.dense, slim=point.parameters)
     changed = {"ratio": point.ratio, "parameters": parameters, "metrics": metrics, "curve": [point]}
@@ -179,9 +175,8 @@ def _evaluation(report: Report) -> dict[str, Any]:
         "majority": percent(slim.majority) if slim.majority is not None else "",
         "figures": list(_figures(report)),
         "others": [
-            f"{_cell(title)}: {headline_name(pair.slim)} | {interval(before)} | {interval(now)}"
+            f"{_cell(title)}: {metric_name(pair.slim)} | {interval(pair.dense.value)} | {interval(pair.slim.value)}"
             for title, pair in other_evaluations(report)
-            if (before := pair.dense.headline) and (now := pair.slim.headline)
         ],
     }
 
@@ -189,21 +184,12 @@ def _evaluation(report: Report) -> dict[str, Any]:
 def _figures(report: Report) -> Iterator[str]:
     """The rows of the evaluation table: name, dense, slim."""
     dense, slim = report.result.metrics.dense, report.result.metrics.slim
-    for (_, name, before), (_, _, now) in zip(qualities(dense), qualities(slim), strict=True):
+    for (name, before), (_, now) in zip(qualities(dense), qualities(slim), strict=True):
         yield f"{capitalised(name)} | {interval(before)} | {interval(now)}"
-    if dense.token_log_likelihood is not None and slim.token_log_likelihood is not None:
-        measured = _sweep_metric(report)
-        likely = interval(measured) if measured else percent(exp(slim.token_log_likelihood))
-        name = capitalised(name_of(slim, "token_probability"))
-        yield f"{name} | {percent(exp(dense.token_log_likelihood))} | {likely}"
-
-
-def _sweep_metric(report: Report) -> Estimate | None:
-    """The slim model's metric in the curve of a sweep. That of a search is on other rows than those of the card."""
-    if report.request.target.sweep is None:
-        return None
-    size = report.result.parameters.slim
-    return next((point.metric for point in report.result.curve if point.parameters == size), None)
+    is_shown = slim.metric is TaskMetric.token_probability
+    if dense.token_log_likelihood is not None and slim.token_log_likelihood is not None and not is_shown:
+        name = capitalised(name_of(slim, TaskMetric.token_probability))
+        yield f"{name} | {percent(exp(dense.token_log_likelihood))} | {percent(exp(slim.token_log_likelihood))}"
 
 
 def _cell(text: str) -> str:

@@ -5,11 +5,11 @@ A message states a fact about this job with its figures, and what to do about it
 
 from collections.abc import Callable
 
-from service.contract.options import Supervision
+from service.contract.options import METRICS, Supervision, TaskKind
 from service.contract.report import Confusion, Report, ReportWarning
 from service.families.per_layer import MODELLING_FILE, has_own_widths
 from service.reports.formatting import difference, fixed, interval, percent
-from service.reports.metric_names import headline_name
+from service.reports.metric_names import metric_name
 from service.reports.runtime_names import RUNTIME_NAMES
 
 DAMAGE_SHARE = 0.7  # of the lost answers that are in one class
@@ -39,31 +39,40 @@ def _judged_by_dense(report: Report) -> str | None:
 def _dense_fails(report: Report) -> str | None:
     """The dense model cannot do the task, so that the metrics do not show what was lost."""
     dense = report.result.metrics.dense
-    found = dense.headline
-    if found is None:
-        return None
-    if dense.exact_match is not None and found.value == 0:
+    if dense.metric in METRICS[TaskKind.generation] and dense.value.value == 0:
         return (
-            "The dense model writes none of the targets, so that the exact match does not show what was lost: compare "
-            "the probability of the targets' tokens, or use the template and targets that the model was trained with."
+            f"The dense model writes none of the targets, so that the {metric_name(dense)} does not show what was "
+            "lost: set `task.metric` to token_probability, or use the template and targets that the model was trained "
+            "with."
         )
-    if dense.majority is None or found.low > dense.majority:
+    if dense.constant is None or dense.value.low > dense.constant:
         return None
     return (
-        f"The dense model is not better than a constant answer: its {headline_name(dense)} is {interval(found)}, and "
-        f"the most frequent label has {percent(dense.majority)} of the rows. Check the template and the label words."
+        f"The dense model is not better than a constant answer: its {metric_name(dense)} is {interval(dense.value)}, "
+        f"that of the most frequent label is {percent(dense.constant)}. Check the template and the label words."
     )
 
 
 def _at_majority(report: Report) -> str | None:
     """The slim model is not better than a constant answer."""
     slim = report.result.metrics.slim
-    found = slim.headline
-    if slim.majority is None or found is None or found.low > slim.majority:
+    if slim.constant is None or slim.value.low > slim.constant:
         return None
     return (
-        f"The slim model is not better than a constant answer: its {headline_name(slim)} is {interval(found)}, and the "
-        f"most frequent label has {percent(slim.majority)} of the rows. Remove less."
+        f"The slim model is not better than a constant answer: its {metric_name(slim)} is {interval(slim.value)}, that "
+        f"of the most frequent label is {percent(slim.constant)}. Remove less."
+    )
+
+
+def _offsets_mislead(report: Report) -> str | None:
+    """The label offsets make the slim model's answers worse."""
+    slim = report.result.metrics.slim
+    if slim.raw is None or slim.raw.value <= slim.value.high:
+        return None
+    return (
+        f"With its label offsets the slim model's {metric_name(slim)} is {interval(slim.value)}, without them "
+        f"{percent(slim.raw.value)}: the labels are not as frequent among the calibration rows as among the evaluation "
+        "rows. Send calibration rows that are drawn as the rows of the task are."
     )
 
 
@@ -79,7 +88,7 @@ def _one_answer(report: Report) -> str | None:
         return None
     return (
         f"The slim model answers {label!r} to {percent(most / total)} of the rows, but {percent(labelled / total)} "
-        "have that label: it is biased towards that answer. Subtract each label's mean score, or remove less."
+        "have that label: it is biased towards that answer. Remove less, or send more calibration rows."
     )
 
 
@@ -117,9 +126,7 @@ def _repetition(report: Report) -> str | None:
 
 def _unresolved_loss(report: Report) -> str | None:
     """The interval is wider than the change of the metric."""
-    dense, slim = report.result.metrics.dense.headline, report.result.metrics.slim.headline
-    if dense is None or slim is None:
-        return None
+    dense, slim = report.result.metrics.dense.value, report.result.metrics.slim.value
     change, width = slim.value - dense.value, slim.high - slim.low
     if abs(change) >= width:
         return None
@@ -190,6 +197,7 @@ CHECKS: dict[str, Callable[[Report], str | None]] = {
     "judged_by_dense": _judged_by_dense,
     "dense_fails": _dense_fails,
     "at_majority": _at_majority,
+    "offsets_mislead": _offsets_mislead,
     "one_answer": _one_answer,
     "damage_in_one_class": _damage_in_one_class,
     "repetition": _repetition,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from service.contract.result import CurvePoint, KeptMetric
-from worker.evaluation.bootstrap import METRICS, kept_share
+from worker.evaluation.bootstrap import kept_share
 from worker.evaluation.sequential import Verdict
 from worker.search.candidates import Candidate
 from worker.slimming.units import Group
@@ -31,10 +31,10 @@ def kept_metric(context: JobContext, chosen: ChosenModel, slim: Measured) -> Kep
     floor, steering = context.job.request.target.keep_metric, chosen.steering
     if floor is None or steering is None:
         return None
-    metric = METRICS[chosen.task_model.kind]
-    reported = kept_share(metric, slim.scores, chosen.dense.scores, chosen.task_model.evaluation.examples)
+    metric, examples = chosen.task_model.metric, chosen.task_model.evaluation.examples
+    reported = kept_share(metric, slim.answers, chosen.dense.answers, examples)
     return KeptMetric(
-        metric=metric.name,
+        metric=metric,
         floor=floor,
         steering_examples=steering.examples,
         steering=steering.kept.share,

@@ -5,7 +5,8 @@ Half of the evaluation rows steer the search. The result is reported on the othe
 
 from service.contract.bisection import last_that_holds
 from service.contract.errors import InvalidRequest
-from worker.evaluation.bootstrap import METRICS
+from service.contract.options import METRICS, TaskKind
+from worker.evaluation.bootstrap import metric_of
 from worker.evaluation.sequential import SequentialTest, Verdict, stratified_order
 from worker.search.candidates import Candidate
 from worker.search.chosen import SPLIT_SEED, ChosenModel
@@ -16,17 +17,20 @@ from worker.stages.task_model import TaskModel
 def smallest_keeping(search: SearchContext, floor: float, bound: Candidate | None) -> ChosenModel:
     """The smallest candidate that keeps `floor` of the dense metric, and is no larger than `bound` if there is one.
 
-    Raises InvalidRequest for fewer than two evaluation rows, TargetUnreachable where no candidate meets the target.
+    Raises InvalidRequest for fewer than two evaluation rows or a dense metric of 0, TargetUnreachable where no
+    candidate meets the target.
     """
     answers = [example.answer for example in search.task_model.evaluation.examples]
     order = stratified_order(answers, SPLIT_SEED)
     steering, reported = order[: len(order) // 2], sorted(order[len(order) // 2 :])
     if not steering:
         raise InvalidRequest("`keep_metric` needs at least two evaluation rows", param="task.evaluation")
+    test = search.test_on(steering)
+    _check_dense(test)
     ratios = search.candidates.grid(*([bound.requested_ratio] if bound else []))
     search.curve.expect(len(ratios).bit_length())
     first = ratios.index(bound.requested_ratio) + 1 if bound else None
-    floor_search = FloorSearch(search, floor, search.test_on(steering))
+    floor_search = FloorSearch(search, floor, test)
     last = last_that_holds(
         len(ratios), lambda number: floor_search.holds(search.candidates.at(ratios[number - 1])), first
     )
@@ -35,6 +39,18 @@ def smallest_keeping(search: SearchContext, floor: float, bound: Candidate | Non
     assert floor_search.smallest is not None
     candidate, slim, verdict = floor_search.smallest
     return search.chosen(candidate, slim, reported, verdict)
+
+
+def _check_dense(test: SequentialTest) -> None:
+    """Raise InvalidRequest where the dense model's metric is 0, of which every model keeps any share."""
+    if metric_of(test.metric, test.dense, test.examples) > 0:
+        return
+    generates = test.metric in METRICS[TaskKind.generation]
+    advice = "`task.metric: token_probability`, which is never 0" if generates else "another template or other labels"
+    name = test.metric.replace("_", " ")
+    rows = len(test.examples)
+    message = f"the dense model's {name} is 0 on {rows} steering rows, so that there is nothing to keep: give {advice}"
+    raise InvalidRequest(message, param="task.metric")
 
 
 class FloorSearch:
@@ -51,7 +67,7 @@ class FloorSearch:
         if known is not None and known.share is not None:
             return bool(known.meets)
         slim = self._search.candidates.slim_copy(candidate)
-        verdict = self._test.verdict(slim.loaded.model, self._floor, curve.report_progress)
+        verdict = self._test.verdict(self._search.answers_of(slim, self._test), self._floor)
         curve.add(
             candidate,
             examples=verdict.examples,
@@ -66,7 +82,7 @@ class FloorSearch:
 
     def failure(self, bound: Candidate | None) -> str:
         """The message for a target that no candidate meets, with the nearest one that could be met."""
-        name, rows = METRICS[self._test.kind].name.replace("_", " "), len(self._test.examples)
+        name, rows = self._test.metric.replace("_", " "), len(self._test.examples)
         floor = f"{self._floor:g} of the dense model's {name} by the lower bound on {rows} steering rows"
         if bound is None or self.smallest is None:
             return f"no smaller model was shown to keep {floor}: ask for less, or give more evaluation rows"

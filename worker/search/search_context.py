@@ -2,15 +2,24 @@
 
 from dataclasses import dataclass, replace
 
-from worker.data import batching
-from worker.evaluation.metrics import select_rows
-from worker.evaluation.sequential import SequentialTest, Verdict
+from worker.data.prompts import Example
+from worker.evaluation.answers import Answers
+from worker.evaluation.sequential import AnswerRows, SequentialTest, Verdict
+from worker.evaluation.task_metrics import FORMULAS
 from worker.search.candidates import Candidate, Candidates
 from worker.search.chosen import ChosenModel
 from worker.search.curve import Curve
 from worker.slimming.scoring.iterative import ScorePath
 from worker.stages.context import JobContext
-from worker.stages.task_model import Measured, TaskModel, measured_part, with_examples
+from worker.stages.task_model import (
+    Measured,
+    TaskModel,
+    answer_rows,
+    fitted,
+    measured_part,
+    on_rows_of_offsets,
+    with_examples,
+)
 
 
 @dataclass(frozen=True)
@@ -37,21 +46,39 @@ class SearchContext:
 
     def test_on(self, rows: list[int]) -> SequentialTest:
         """The test of candidates on these evaluation rows, in their order."""
-        padding, budget = self.task_model.padding, self.context.settings.tokens_per_batch
         return SequentialTest(
-            kind=self.task_model.kind,
+            metric=self.task_model.metric,
             examples=[self.task_model.evaluation.examples[row] for row in rows],
-            dense=select_rows(self.dense.scores, rows),
-            batched=lambda examples: batching.batches(examples, padding, budget),
+            dense=self.dense.answers.of_rows(rows),
         )
+
+    def answers_of(self, slim: TaskModel, test: SequentialTest) -> AnswerRows:
+        """The answers of a cut model to rows of a test, with its own label offsets."""
+
+        def on_batch(_: int) -> None:
+            self.curve.report_progress()
+
+        fitting, offset_L = on_rows_of_offsets(slim), None
+        if fitting is not None:
+            offset_L = fitted(answer_rows(self.context, fitting, on_batch))
+
+        def answer(start: int, end: int) -> Answers:
+            part = self._asked(slim, test.examples[start:end])
+            texts = FORMULAS[test.metric].needs_texts
+            return replace(answer_rows(self.context, part, on_batch, texts=texts), offset_L=offset_L)
+
+        return answer
+
+    def _asked(self, slim: TaskModel, examples: list[Example]) -> TaskModel:
+        """The cut model with some of the evaluation rows."""
+        return replace(slim, evaluation=with_examples(self.context, slim, self.task_model.evaluation, examples))
 
     def chosen(
         self, candidate: Candidate, slim: TaskModel, rows: list[int], steering: Verdict | None = None
     ) -> ChosenModel:
         """The outcome of the search: `slim` is the cut candidate, which is reported on the given evaluation rows."""
-        whole = self.task_model.evaluation
-        evaluation = with_examples(self.context, self.task_model, whole, [whole.examples[row] for row in rows])
-        reported = replace(slim, evaluation=evaluation)
+        examples = [self.task_model.evaluation.examples[row] for row in rows]
+        reported = self._asked(slim, examples)
         return ChosenModel(
             candidate=candidate,
             groups=self.candidates.groups,

@@ -30,7 +30,7 @@ def sweep(search: SearchContext, ratios: list[float], save: SaveModel) -> Chosen
         candidate = _candidate_at(search, ratio)
         if last is None or last[0] != candidate.parameters:  # several ratios may round to the same widths
             slim = search.candidates.slim_copy(candidate)
-            last = candidate.parameters, slim, test.measure(slim.loaded.model, search.curve.report_progress)
+            last = candidate.parameters, slim, test.measure(search.answers_of(slim, test))
         _, slim, kept = last
         name = None
         if ratio == max(artifacts):

@@ -24,7 +24,7 @@ from worker.stages.slim import slim_task_model
 from worker.stages.task_model import TaskModel, evaluate
 
 SEEDS = 3  # of random scores: `method.seed` and the two after it
-MEANS = ("accuracy", "calibrated_accuracy", "exact_match")
+MEANS = ("value", "raw")
 
 RepairModel = Callable[[JobContext, TaskModel, Kept], None]
 
@@ -82,7 +82,7 @@ def reversed_scores(scores: Scores) -> Scores:
 
 
 def means(metrics: Sequence[Metrics]) -> dict[str, float]:
-    """The mean of each metric of MEANS that all of `metrics` have."""
+    """The mean of each field of MEANS that all of `metrics` have."""
     estimates = {name: [getattr(each, name) for each in metrics] for name in MEANS}
     return {name: fmean(each.value for each in found) for name, found in estimates.items() if None not in found}
 

@@ -147,11 +147,6 @@ def own(sets: Sequence[EvaluationSet]) -> EvaluationSet:
     return found
 
 
-def task_models(sets: Sequence[EvaluationSet]) -> dict[SetKey, TaskModel]:
-    """The model of each set, under the key of the set."""
-    return {each.key: each.task_model for each in sets}
-
-
 def calibrated_on_all_tasks(sets: Sequence[EvaluationSet]) -> TaskModel:
     """The model of the job's own task with the calibration rows of every task of the union, for its repair."""
     first, *others = [each.task_model for each in having_role(sets, *SLIMMED_FOR)]

@@ -1,7 +1,6 @@
 """The dense model's own answers as labels, for rows that have none (`task.supervision: "none"`).
 
-The label of a row is the one with the highest uncalibrated log-probability. Calibration subtracts each label's mean
-over the rows, which is right only where all labels are equally frequent, and that is unknown of rows without labels.
+The label of a row is the one with the highest log-probability. Label offsets cannot be fitted without labels.
 
 Shape suffixes as in `worker.slimming.scoring.objectives`.
 """
@@ -18,11 +17,12 @@ from service.contract.report import OwnAnswers
 from worker.data import batching
 from worker.data.prompts import Example
 from worker.evaluation import metrics
+from worker.evaluation.answers import Answers
 from worker.stages.context import JobContext
 from worker.stages.evaluation_sets import EvaluationSet, Role
-from worker.stages.task_model import Examples, Measured, TaskModel, with_examples
+from worker.stages.task_model import Examples, TaskModel, with_examples, with_offset_rows
 
-Evaluate = Callable[[TaskModel], Measured]
+Answer = Callable[[TaskModel], Answers]
 
 
 @dataclass(frozen=True)
@@ -33,29 +33,29 @@ class PseudoLabelled:
     confidence_E: Tensor
 
 
-def label(context: JobContext, sets: Sequence[EvaluationSet], evaluate: Evaluate) -> list[EvaluationSet]:
+def label(context: JobContext, sets: Sequence[EvaluationSet], ask: Answer) -> list[EvaluationSet]:
     """The sets with the model's answers in place of missing labels.
 
     Evaluation rows of every set are labelled, and the calibration rows of the job's own task; calibration rows whose
-    answer is less probable than `task.confidence` are left out. `evaluate` measures the dense model on the evaluation
-    rows of a task model. Raises UnusableAnswers where some label has no calibration row left.
+    answer is less probable than `task.confidence` are left out. `ask` gives the dense model's answers to the
+    evaluation rows of a task model. Raises UnusableAnswers where some label has no calibration row left.
     """
-    return [replace(each, task_model=_labelled(context, each, evaluate)) for each in sets]
+    return [replace(each, task_model=_labelled(context, each, ask)) for each in sets]
 
 
-def _labelled(context: JobContext, evaluation_set: EvaluationSet, evaluate: Evaluate) -> TaskModel:
+def _labelled(context: JobContext, evaluation_set: EvaluationSet, ask: Answer) -> TaskModel:
     task_model = evaluation_set.task_model
     if not task_model.evaluation.answered:
-        labelled = answer(context, task_model, task_model.evaluation, evaluate)
+        labelled = answer(context, task_model, task_model.evaluation, ask)
         rows = with_examples(context, task_model, task_model.evaluation, labelled.examples)
         task_model = replace(task_model, evaluation=rows)
     if evaluation_set.role is Role.task and not task_model.calibration.answered:
-        task_model = _with_labelled_calibration(context, task_model, evaluate)
+        task_model = _with_labelled_calibration(context, task_model, ask)
     return task_model
 
 
-def _with_labelled_calibration(context: JobContext, task_model: TaskModel, evaluate: Evaluate) -> TaskModel:
-    labelled = answer(context, task_model, task_model.calibration, evaluate)
+def _with_labelled_calibration(context: JobContext, task_model: TaskModel, ask: Answer) -> TaskModel:
+    labelled = answer(context, task_model, task_model.calibration, ask)
     confident = _confident(labelled, context.task.confidence or 0.0)
     counts = Counter(example.answer for example in confident)
     labels = list(task_model.wording.words)
@@ -65,10 +65,10 @@ def _with_labelled_calibration(context: JobContext, task_model: TaskModel, evalu
     )
     _check_every_label_is_given(own_answers, labelled, confident, labels)
     calibration = with_examples(context, task_model, task_model.calibration, confident)
-    return replace(task_model, calibration=calibration, own_answers=own_answers)
+    return with_offset_rows(context, replace(task_model, calibration=calibration, own_answers=own_answers))
 
 
-def answer(context: JobContext, task_model: TaskModel, rows: Examples, evaluate: Evaluate) -> PseudoLabelled:
+def answer(context: JobContext, task_model: TaskModel, rows: Examples, ask: Answer) -> PseudoLabelled:
     """The rows with the model's own answers: the most probable label of each, or the text that it generates.
 
     The confidence is the label's probability among the labels. For a text it is the geometric mean of
@@ -76,8 +76,8 @@ def answer(context: JobContext, task_model: TaskModel, rows: Examples, evaluate:
     """
     if task_model.generates:
         return _generated(context, task_model, rows)
-    measured = evaluate(replace(task_model, evaluation=rows))
-    confidence_E, answer_E = measured.scores.log_probability_EL.softmax(dim=1).max(dim=1)
+    answers = ask(replace(task_model, evaluation=rows))
+    confidence_E, answer_E = answers.scores.log_probability_EL.softmax(dim=1).max(dim=1)
     words = list(task_model.wording.words.values())
     examples = [
         replace(example, answer=index, text=words[index])

@@ -20,10 +20,11 @@ from service.storage.score_sets import ScoreSets
 from worker.data import prompts
 from worker.data.prompts import Example
 from worker.data.provenance import computing_versions
+from worker.evaluation.answers import Answers
 from worker.slimming.scoring.iterative import ScorePath
 from worker.stages.context import JobContext
-from worker.stages.score_files import FORMAT, pack_measured, pack_path, unpack_measured, unpack_path
-from worker.stages.task_model import KeyT, Measured, TaskModel, evaluate_all
+from worker.stages.score_files import FORMATS, pack_answers, pack_path, unpack_answers, unpack_path
+from worker.stages.task_model import KeyT, TaskModel, answer_all
 
 log = structlog.get_logger()
 
@@ -40,21 +41,21 @@ class ScoreCache:
     tasks: dict[str, str] = field(default_factory=dict, init=False)  # title of a task -> digest of its unit scores
     evaluations: dict[str, bool] = field(default_factory=dict, init=False)  # digest of answers -> whether found
 
-    def evaluate(self, task_model: TaskModel) -> Measured:
-        """The dense model on its evaluation rows."""
-        return self.evaluate_all({None: task_model})[None]
+    def answer(self, task_model: TaskModel) -> Answers:
+        """The dense model's answers to its evaluation rows."""
+        return self.answer_all({None: task_model})[None]
 
-    def evaluate_all(self, task_models: Mapping[KeyT, TaskModel]) -> dict[KeyT, Measured]:
-        """Each dense model on its evaluation rows, under the key of the model."""
+    def answer_all(self, task_models: Mapping[KeyT, TaskModel]) -> dict[KeyT, Answers]:
+        """The answers of each dense model to its evaluation rows, under the key of the model, without label offsets."""
         keys = {key: self._rows_key(task_model) for key, task_model in task_models.items()}
         found = {key: content for key, name in keys.items() if (content := self._find(name)) is not None}
         missing = {key: task_model for key, task_model in task_models.items() if key not in found}
-        taken = evaluate_all(self.context, missing)
-        for key, measured in taken.items():
-            self._add(keys[key], pack_measured(measured, keys[key].about), missing[key], ScoreKind.rows)
+        taken = answer_all(self.context, missing)
+        for key, answers in taken.items():
+            self._add(keys[key], pack_answers(answers, keys[key].about), missing[key], ScoreKind.rows)
         for key, name in keys.items():
             self.evaluations.setdefault(name.digest, key in found)
-        return {key: unpack_measured(found[key]) if key in found else taken[key] for key in task_models}
+        return {key: unpack_answers(found[key]) if key in found else taken[key] for key in task_models}
 
     def path(self, task_model: TaskModel, ratios: Sequence[float], measure: Callable[[], ScorePath]) -> ScorePath:
         """The unit scores on the calibration rows of the task, taken at `ratios`; `measure` takes them."""
@@ -99,12 +100,15 @@ class ScoreCache:
         output = request.output
         # With several steps the selection decides on which units the later scores are taken.
         path = [list(ratios), output.round_to, output.layout] if len(ratios) > 1 else None
-        return self._key(task_model, task_model.calibration.examples, {"method": method, "path": path})
+        more = {"method": method, "path": path}
+        return self._key(ScoreKind.units, task_model, task_model.calibration.examples, more)
 
     def _rows_key(self, task_model: TaskModel) -> "Key":
-        return self._key(task_model, task_model.evaluation.examples, {"answered": task_model.evaluation.answered})
+        return self._key(ScoreKind.rows, task_model, task_model.evaluation.examples, {})
 
-    def _key(self, task_model: TaskModel, examples: Sequence[Example], more: Mapping[str, Any]) -> "Key":
+    def _key(
+        self, kind: ScoreKind, task_model: TaskModel, examples: Sequence[Example], more: Mapping[str, Any]
+    ) -> "Key":
         about = {
             "task": wording(prompts.as_run(task_model.wording)),
             "digests": dict(self.digests) | {"rows": digest_examples(examples)},
@@ -112,7 +116,7 @@ class ScoreCache:
             "device": task_model.loaded.model.device.type,
             **more,
         }
-        return Key(digest({"format": FORMAT} | about), about, len(examples))
+        return Key(digest({"format": FORMATS[kind]} | about), about, len(examples))
 
     # --- the store
 

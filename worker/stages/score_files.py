@@ -2,7 +2,8 @@
 
 Unit scores: one float32 tensor (U) for each step and group, `{step}.{stack}.{layer}.{unit}`; groups have the names of
 kept.safetensors, and the units that earlier steps removed have -inf. Answers: `log_probability` (float64, E x L) and
-`answer` (int64, E), the index of the right one. All other values are JSON in the header's metadata.
+`answer` (int64, E), the index of the right one. All other values are JSON in the header's metadata; those of answers
+have the generated texts.
 """
 
 import json
@@ -13,20 +14,19 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from service.contract.resources import ScoreKind
-from service.contract.result import Metrics
 from service.sources.safetensors_header import read_header
+from worker.evaluation.answers import Answers
 from worker.evaluation.metrics import AnswerScores
 from worker.slimming.scoring.iterative import ScorePath
 from worker.slimming.units import Site
-from worker.stages.task_model import Measured
 
-FORMAT = "taskslim-scores-1"
+FORMATS = {ScoreKind.units: "taskslim-scores-1", ScoreKind.rows: "taskslim-answers-2"}
 
 
 def pack_path(path: ScorePath, about: Mapping[str, Any]) -> bytes:
     """The file of a path; `about` is metadata on what the scores were taken from."""
     tensors = {f"{step}.{site}": score_U for step, scores in enumerate(path.scores) for site, score_U in scores.items()}
-    return _pack(tensors, dict(about) | {"kind": ScoreKind.units, "ratios": path.ratios})
+    return _pack(ScoreKind.units, tensors, dict(about) | {"ratios": path.ratios})
 
 
 def unpack_path(content: bytes) -> ScorePath:
@@ -39,32 +39,21 @@ def unpack_path(content: bytes) -> ScorePath:
     return ScorePath(tuple(ratios), tuple(scores))
 
 
-def pack_measured(measured: Measured, about: Mapping[str, Any]) -> bytes:
-    """The file of a model's answers to evaluation rows; `about` is metadata on what they were taken from."""
-    tensors = {"log_probability": measured.scores.log_probability_EL, "answer": measured.scores.answer_E}
-    more = {
-        "kind": ScoreKind.rows,
-        "metrics": measured.metrics.model_dump(mode="json"),
-        "answers": measured.answers,
-        "parameters": measured.parameters,
-    }
-    return _pack(tensors, dict(about) | more)
+def pack_answers(answers: Answers, about: Mapping[str, Any]) -> bytes:
+    """The file of a model's answers to rows; `about` is metadata on what they were taken from."""
+    tensors = {"log_probability": answers.scores.log_probability_EL, "answer": answers.scores.answer_E}
+    return _pack(ScoreKind.rows, tensors, dict(about) | {"texts": answers.texts})
 
 
-def unpack_measured(content: bytes) -> Measured:
-    """The answers in a file that `pack_measured` made."""
-    tensors, metadata = load(content), _metadata(content)
-    return Measured(
-        metrics=Metrics.model_validate(metadata["metrics"]),
-        answers=metadata["answers"],
-        parameters=metadata["parameters"],
-        scores=AnswerScores(tensors["log_probability"], tensors["answer"]),
-    )
+def unpack_answers(content: bytes) -> Answers:
+    """The answers in a file that `pack_answers` made."""
+    tensors = load(content)
+    return Answers(AnswerScores(tensors["log_probability"], tensors["answer"]), texts=_metadata(content)["texts"])
 
 
-def _pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
-    texts = {name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()}
-    return save({name: tensor.contiguous() for name, tensor in tensors.items()}, texts | {"format": FORMAT})
+def _pack(kind: ScoreKind, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
+    texts = {name: json.dumps(value, ensure_ascii=False) for name, value in {**metadata, "kind": kind}.items()}
+    return save({name: tensor.contiguous() for name, tensor in tensors.items()}, texts | {"format": FORMATS[kind]})
 
 
 def _metadata(content: bytes) -> dict[str, Any]:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from service.contract.errors import InvalidRequest
-from service.contract.options import Layout, Supervision, TaskKind
+from service.contract.options import Layout, Supervision, TaskKind, TaskMetric
 from service.contract.presets import needs_answers
 from service.contract.report import OwnAnswers
 from service.contract.result import Metrics
@@ -19,9 +20,10 @@ from worker.checkpoints.per_layer import has_per_layer_class
 from worker.checkpoints.verification import Probe
 from worker.data import batching, prompts
 from worker.data.prompts import Example, Wording
-from worker.evaluation import answers
+from worker.evaluation import label_offsets
 from worker.evaluation import metrics as scoring
-from worker.evaluation.metrics import AnswerScores, select_rows
+from worker.evaluation.answers import Answers
+from worker.evaluation.judging import judge
 from worker.slimming.architectures import ARCHITECTURES, Architecture
 from worker.slimming.scoring.objectives import Batch
 from worker.stages.context import JobContext
@@ -50,6 +52,7 @@ class TaskModel:
     evaluation: Examples
     probe: Probe | None = None  # of the whole model, for the verification of what is cut from it
     own_answers: OwnAnswers | None = None  # of the dense model to the calibration rows, where those have no labels
+    offset_rows: Examples | None = None  # calibration rows of this task that its label offsets are fitted on
 
     @property
     def kind(self) -> TaskKind:
@@ -62,6 +65,12 @@ class TaskModel:
         return self.kind is TaskKind.generation
 
     @property
+    def metric(self) -> TaskMetric:
+        """The metric that the task is judged by."""
+        assert self.wording.task.metric is not None, "the task is resolved"
+        return self.wording.task.metric
+
+    @property
     def architecture(self) -> Architecture:
         """Where the modules of the model's family hold the units."""
         return ARCHITECTURES[self.loaded.family.model_type]
@@ -72,9 +81,9 @@ class Measured:
     """What a model answers on evaluation rows, and the metrics of its answers."""
 
     metrics: Metrics
-    answers: list[str]  # labels, or generated texts, in the order of the rows
+    answers: Answers
+    given: list[str]  # labels, or generated texts, in the order of the rows
     parameters: int
-    scores: AnswerScores
 
 
 def load(context: JobContext, model: Path, adapter: Path | None) -> LoadedModel:
@@ -101,13 +110,14 @@ def encode_task(
     wording = prompts.wording(kind, task, loaded.tokenizer, loaded.model.config)
     padding = batching.padding(loaded.model, loaded.tokenizer, kind)
     tokens = context.settings.tokens_per_batch
-    return TaskModel(
+    task_model = TaskModel(
         loaded,
         wording,
         padding,
         calibration=encode(calibration, "task.calibration", wording, padding, tokens),
         evaluation=encode(evaluation, "task.evaluation", wording, padding, tokens),
     )
+    return with_offset_rows(context, task_model)
 
 
 def encode(rows: list[Row], param: str, wording: Wording, padding: batching.Padding, tokens_per_batch: int) -> Examples:
@@ -123,20 +133,47 @@ def with_examples(context: JobContext, task_model: TaskModel, rows: Examples, ex
     return replace(rows, examples=examples, batches=batches)
 
 
+def with_offset_rows(context: JobContext, task_model: TaskModel) -> TaskModel:
+    """The task model with the calibration rows that its label offsets are fitted on; unchanged without labels there."""
+    rows = task_model.calibration
+    if task_model.generates or not rows.examples or not (rows.answered or task_model.own_answers):
+        return task_model
+    examples = [rows.examples[row] for row in label_offsets.rows_to_fit([each.answer for each in rows.examples])]
+    is_whole = len(examples) == len(rows.examples)
+    return replace(task_model, offset_rows=rows if is_whole else with_examples(context, task_model, rows, examples))
+
+
 def evaluate(context: JobContext, task_model: TaskModel) -> Measured:
-    """The model on its evaluation rows."""
-    return _evaluate(context, task_model, context.counter(_num_passes(task_model)))
+    """The model on its evaluation rows, with label offsets that are fitted to its answers to calibration rows."""
+    on_offset_rows = on_rows_of_offsets(task_model)
+    models = {"evaluation": task_model} | ({"offsets": on_offset_rows} if on_offset_rows else {})
+    answers = answer_all(context, models)
+    offset_L = fitted(answers["offsets"]) if on_offset_rows else None
+    return measured(task_model, replace(answers["evaluation"], offset_L=offset_L))
 
 
-def evaluate_all(context: JobContext, task_models: Mapping[KeyT, TaskModel]) -> dict[KeyT, Measured]:
-    """Each model on its evaluation rows, under the key of the model. The progress counts the rows of all of them."""
+def on_rows_of_offsets(task_model: TaskModel) -> TaskModel | None:
+    """The model with the rows that its label offsets are fitted on in place of its evaluation rows."""
+    return replace(task_model, evaluation=task_model.offset_rows) if task_model.offset_rows else None
+
+
+def fitted(answers: Answers) -> Tensor:
+    """The label offsets of a model from its answers to rows with right labels."""
+    return label_offsets.fit(answers.scores.log_probability_EL, answers.scores.answer_E)
+
+
+def answer_all(context: JobContext, task_models: Mapping[KeyT, TaskModel]) -> dict[KeyT, Answers]:
+    """The answers of each model to its evaluation rows, under the key of the model, without label offsets.
+
+    The progress counts the rows of all of them.
+    """
     count = context.counter(sum(map(_num_passes, task_models.values())))
-    measured: dict[KeyT, Measured] = {}
+    answers: dict[KeyT, Answers] = {}
     before = 0
     for key, task_model in task_models.items():
-        measured[key] = _evaluate(context, task_model, _counting_from(before, count))
+        answers[key] = answer_rows(context, task_model, _counting_from(before, count))
         before += _num_passes(task_model)
-    return measured
+    return answers
 
 
 def _counting_from(start: int, count: Callable[[int], None]) -> Callable[[int], None]:
@@ -148,36 +185,37 @@ def _num_passes(task_model: TaskModel) -> int:
     return len(task_model.evaluation.examples) * (2 if task_model.generates else 1)
 
 
-def _evaluate(context: JobContext, task_model: TaskModel, count: Callable[[int], None]) -> Measured:
+def answer_rows(
+    context: JobContext, task_model: TaskModel, count: Callable[[int], None], *, texts: bool = True
+) -> Answers:
+    """The model's answers to its evaluation rows. Without `texts` it generates none."""
     model, rows = task_model.loaded.model, task_model.evaluation
     scores = scoring.score(model, rows.batches, count)
-    if task_model.generates:
-        given = scoring.generate(
-            model,
-            rows.examples,
-            task_model.wording,
-            task_model.padding,
-            context.settings.tokens_per_batch,
-            lambda done: count(len(rows.examples) + done),
-        )
-    else:
-        given = answers.chosen_labels(scores, list(task_model.wording.words))
-    return Measured(_metrics(task_model, scores, given), given, count_parameters(model), scores)
+    if not task_model.generates or not texts:
+        return Answers(scores)
+    generated = scoring.generate(
+        model,
+        rows.examples,
+        task_model.wording,
+        task_model.padding,
+        context.settings.tokens_per_batch,
+        lambda done: count(len(rows.examples) + done),
+    )
+    return Answers(scores, texts=generated)
 
 
-def _metrics(task_model: TaskModel, scores: AnswerScores, given: list[str]) -> Metrics:
+def measured(task_model: TaskModel, answers: Answers) -> Measured:
+    """The measurement of a model from its answers to its evaluation rows."""
     rows = task_model.evaluation
-    if task_model.generates:
-        metrics = scoring.generation_metrics(scores, rows.examples, given)
-    else:
-        metrics = scoring.classification_metrics(scores)
-    return metrics if rows.answered else metrics.model_copy(update={"judged_by": Supervision.none})
+    judged_by = Supervision.labels if rows.answered else Supervision.none
+    metrics = judge(task_model.metric, answers, rows.examples, judged_by)
+    given = answers.given(list(task_model.wording.words))
+    return Measured(metrics, answers, given, count_parameters(task_model.loaded.model))
 
 
 def measured_part(whole: Measured, part: TaskModel, rows: Sequence[int]) -> Measured:
-    """The measurement of the given rows alone, out of that of all rows; they are the evaluation rows of `part`."""
-    scores, given = select_rows(whole.scores, rows), [whole.answers[row] for row in rows]
-    return Measured(_metrics(part, scores, given), given, whole.parameters, scores)
+    """The part of a measurement that the evaluation rows of `part` have, which are the given rows of the whole."""
+    return replace(measured(part, whole.answers.of_rows(rows)), parameters=whole.parameters)
 
 
 def device(name: str) -> torch.device:

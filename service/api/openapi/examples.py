@@ -155,15 +155,19 @@ SUCCEEDED = RUNNING | {
         "metrics": {
             "dense": {
                 "examples": 51,
-                "accuracy": {"value": 0.902, "low": 0.79, "high": 0.957},
-                "calibrated_accuracy": {"value": 0.902, "low": 0.79, "high": 0.957},
+                "metric": "accuracy",
+                "value": {"value": 0.902, "low": 0.79, "high": 0.957},
+                "raw": {"value": 0.902, "low": 0.79, "high": 0.957},
+                "constant": 0.51,
                 "majority": 0.51,
                 "log_likelihood": -0.31,
             },
             "slim": {
                 "examples": 51,
-                "accuracy": {"value": 0.863, "low": 0.743, "high": 0.932},
-                "calibrated_accuracy": {"value": 0.882, "low": 0.766, "high": 0.945},
+                "metric": "accuracy",
+                "value": {"value": 0.882, "low": 0.766, "high": 0.945},
+                "raw": {"value": 0.863, "low": 0.743, "high": 0.932},
+                "constant": 0.51,
                 "majority": 0.51,
                 "log_likelihood": -0.38,
             },

@@ -2,7 +2,7 @@
 
 import { element } from "./elements.js";
 import { change, count, interval, milliseconds, percent, size, span } from "./formatting.js";
-import { headline, headlineName, isFinished, plain, progressNote } from "./words.js";
+import { isFinished, metricName, plain, progressNote } from "./words.js";
 
 /** The status as a mark and a word. Marks differ in shape too, for readers who cannot tell the colours apart. */
 export const statusMark = (job) => element("span", { className: "status", "data-status": job.status }, job.status);
@@ -39,7 +39,7 @@ export function outcome(job) {
     "div",
     { className: "outcome" },
     element("span", {}, `${change(parameters.dense, parameters.slim)} parameters`),
-    element("div", { className: "note" }, accuracyNote(metrics))
+    element("div", { className: "note" }, metricNote(metrics))
   );
 }
 
@@ -50,21 +50,20 @@ export function progressOrOutcome(job) {
   return progressBar(job);
 }
 
-function accuracyNote({ dense, slim }) {
-  const [before, now] = [headline(dense), headline(slim)];
-  return `${headlineName(slim).toLowerCase()} ${percent(before.value)} → ${percent(now.value)}`;
+function metricNote({ dense, slim }) {
+  return `${metricName(slim)} ${percent(dense.value.value)} → ${percent(slim.value.value)}`;
 }
 
 /** The figures of the dense and the slim model, one tile each. */
 export function tiles(result) {
   const { metrics, parameters, bytes: weights, latency_ms: latency } = result;
-  const [before, now] = [headline(metrics.dense), headline(metrics.slim)];
+  const [before, now] = [metrics.dense.value, metrics.slim.value];
   const note = `95 % interval ${span(now)}, ${metrics.slim.examples} rows`;
   const place = `batch ${latency.batch}, ${latency.tokens} tokens, ${latency.device}`;
   return element(
     "dl",
     { className: "tiles" },
-    tile(headlineName(metrics.slim), percent(before.value), percent(now.value), note),
+    tile(metricName(metrics.slim), percent(before.value), percent(now.value), note),
     tile("Parameters", count(parameters.dense), count(parameters.slim), change(parameters.dense, parameters.slim)),
     tile("Weights", size(weights.dense), size(weights.slim), change(weights.dense, weights.slim)),
     tile(
@@ -117,7 +116,7 @@ export function curveTable(points) {
 
 /** The metric of a task that the model was not slimmed for. */
 function observedTile([name, { dense, slim }]) {
-  const [before, now] = [headline(dense), headline(slim)];
+  const [before, now] = [dense.value, slim.value];
   return tile(
     `Observed task: ${name}`,
     percent(before.value),

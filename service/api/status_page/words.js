@@ -60,19 +60,26 @@ export function progressNote(job) {
 export const isFinished = (job) => ["succeeded", "failed", "cancelled"].includes(job.status);
 
 const NAMES = {
-  labels: { accuracy: "Accuracy", calibrated_accuracy: "Calibrated accuracy", exact_match: "Exact match" },
-  none: {
-    accuracy: "Agreement with the dense model",
-    calibrated_accuracy: "Calibrated agreement with the dense model",
-    exact_match: "Texts equal to the dense model’s"
-  }
+  accuracy: "Accuracy",
+  balanced_accuracy: "Balanced accuracy",
+  macro_f1: "Macro F1 score",
+  matthews: "Matthews correlation",
+  exact_match: "Exact match",
+  token_f1: "F1 score of words",
+  rouge_l: "ROUGE-L score",
+  chrf: "ChrF score",
+  token_probability: "Probability of a target’s token"
+};
+// Of rows without labels.
+const NAMES_OF_AGREEMENT = {
+  accuracy: "Agreement with the dense model",
+  exact_match: "Texts equal to the dense model’s",
+  token_probability: "Probability of a token of the dense model’s text"
 };
 
-/** The name of the main metric; for rows without labels it is agreement with the dense model. */
-export const headlineName = (metrics) =>
-  NAMES[metrics.judged_by][
-    Object.keys(NAMES.none).find((name) => metrics[name] && metrics[name] === headline(metrics))
-  ];
-
-/** The main metric: accuracy, or the share of exact matches, as an estimate. */
-export const headline = (metrics) => metrics.calibrated_accuracy ?? metrics.accuracy ?? metrics.exact_match;
+/** The name of the metric; for rows without labels it is agreement with the dense model. */
+export function metricName({ metric, judged_by: judge }) {
+  if (metric === null) return "Mean of the tasks’ metrics";
+  if (judge === "labels") return NAMES[metric];
+  return NAMES_OF_AGREEMENT[metric] ?? `${NAMES[metric]} with the dense model’s answers as right ones`;
+}

@@ -18,7 +18,7 @@ def test_result_table_shows_both_models_and_the_change() -> None:
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
     assert ["parameters", "10", "7", "−30.0 %"] in rows
     assert ["bytes", "20 B", "14 B", "−30.0 %"] in rows
-    assert ["calibrated accuracy", "50.0 %", "50.0 %", "0.0 points"] in rows
+    assert ["raw accuracy", "50.0 %", "50.0 %", "0.0 points"] in rows
     assert ["95 % interval", "40.0 % to 60.0 %", "40.0 % to 60.0 %", ""] in rows
     assert ["latency", "2.0 ms", "1.0 ms", "−50.0 %"] in rows
 

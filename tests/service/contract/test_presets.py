@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.contract.errors import InvalidLabels, InvalidTemplate, TaskslimError, UnknownPreset
+from service.contract.errors import InvalidLabels, InvalidRequest, InvalidTemplate, TaskslimError, UnknownPreset
 from service.contract.options import TaskKind
 from service.contract.presets import PRESETS, resolve, template_fields
 from service.contract.task import Task
@@ -79,6 +79,9 @@ def test_generation_task_takes_no_labels() -> None:
         ({"template": "{text}", "labels": {"a": "yes", "b": "yes"}}, InvalidLabels, "same answer word"),
         ({"template": "{text}", "labels": {"a": "yes", "b": " yes"}}, InvalidLabels, "same answer word"),
         ({"template": "{text}", "labels": {"a": "yes", "b": " "}}, InvalidLabels, "empty"),
+        ({"template": "{text}", "labels": LABELS, "metric": "rouge_l"}, InvalidRequest, "give one of accuracy, bal"),
+        ({"preset": "cola", "metric": "token_probability"}, InvalidRequest, "does not judge a classification task"),
+        ({"template": "{text}", "kind": "generation", "metric": "matthews"}, InvalidRequest, "exact_match, token_f1"),
     ],
 )
 def test_invalid_task_is_refused_with_the_field_to_change(
@@ -87,6 +90,12 @@ def test_invalid_task_is_refused_with_the_field_to_change(
     with pytest.raises(error, match=says) as caught:
         resolve(task(**fields))
     assert str(caught.value.param).startswith("task.")
+
+
+def test_metric_is_by_default_that_of_the_kind() -> None:
+    assert resolve(task(preset="cola")).metric == "accuracy"
+    assert resolve(task(preset="cola", metric="matthews")).metric == "matthews"
+    assert resolve(task(kind="generation", template="{text}")).metric == "exact_match"
 
 
 def test_doubled_braces_in_a_template_are_literal() -> None:

@@ -123,7 +123,7 @@ def test_controls_count_only_where_they_are_asked_for() -> None:
 
 def test_a_search_counts_the_rows_that_steered_it_as_its_plan_does(storage: Storage, body: dict[str, Any]) -> None:
     share = {"value": 0.9, "low": 0.9, "high": 0.9}
-    kept = {"metric": "calibrated_accuracy", "floor": 0.9, "seed": 0, "steering": share, "reported": share}
+    kept = {"metric": "accuracy", "floor": 0.9, "seed": 0, "steering": share, "reported": share}
     report = Report.model_validate(REPORT)
     dumped = report.result.model_dump() | {"kept_metric": kept | {"steering_examples": 12, "reported_examples": 51}}
     asked = {"evaluation": {"uri": "s3://far/rows.jsonl", "limit": 102}, "target": {"keep_metric": 0.9}}

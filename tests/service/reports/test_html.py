@@ -130,7 +130,8 @@ def test_page_shows_every_part_of_the_report(expected: str) -> None:
 
 
 def test_page_of_a_generation_task_has_no_sections_for_labels() -> None:
-    metrics = {"examples": 20, "exact_match": {"value": 0.5, "low": 0.4, "high": 0.6}, "repetition": 0.1}
+    estimate = {"value": 0.5, "low": 0.4, "high": 0.6}
+    metrics = {"examples": 20, "metric": "exact_match", "value": estimate, "repetition": 0.1}
     found = result().model_dump() | {"metrics": {"dense": metrics, "slim": metrics}}
     page = render(report(result=found, confusion=None, changed=[], num_changed=0, layers=[]))
     assert "Exact match" in page
@@ -140,7 +141,7 @@ def test_page_of_a_generation_task_has_no_sections_for_labels() -> None:
 
 def test_observed_tasks_are_shown_with_both_metrics() -> None:
     metrics = result().metrics
-    better = metrics.dense.model_copy(update={"calibrated_accuracy": Estimate(value=0.9, low=0.8, high=0.95)})
+    better = metrics.dense.model_copy(update={"value": Estimate(value=0.9, low=0.8, high=0.95)})
     seen = metrics.model_copy(update={"observed": {EVIL: MetricsPair(dense=better, slim=metrics.slim)}})
     page = render(report(result=result().model_copy(update={"metrics": seen})))
     assert "Observed tasks" in page
@@ -154,7 +155,7 @@ def test_measured_models_are_shown_as_a_chart_and_a_table() -> None:
         {"ratio": 0.2, "parameters": 8, "bytes": 16, "metric": estimate, "share": estimate, "meets": True},
         {"ratio": 0.33, "parameters": 7, "bytes": 14, "metric": estimate, "share": estimate, "meets": True},
     ]
-    kept = {"metric": "calibrated_accuracy", "floor": 0.9, "steering_examples": 10, "steering": estimate}
+    kept = {"metric": "accuracy", "floor": 0.9, "steering_examples": 10, "steering": estimate}
     kept |= {"reported_examples": 11, "reported": estimate, "seed": 0}
     found = Result.model_validate(result().model_dump() | {"curve": points, "kept_metric": kept})
     page = render(report(result=found, request=plain_request(target={"keep_metric": 0.9})))
@@ -260,7 +261,7 @@ def test_curve_table_has_no_empty_columns() -> None:
         {"ratio": 0.3, "parameters": 7, "bytes": 14, "metric": metric, "share": metric, "meets": True},
     ]
     page = render(report(result=result().model_dump() | {"curve": curve}))
-    for expected in ('<th scope="col">calibrated accuracy</th>', '<th scope="col">latency</th>', "2.5 ms"):
+    for expected in ('<th scope="col">accuracy</th>', '<th scope="col">latency</th>', "2.5 ms"):
         assert expected in page
 
 
@@ -274,7 +275,7 @@ def unlabelled() -> Report:
 
 def test_page_of_rows_without_labels_does_not_say_accuracy() -> None:
     page = render(unlabelled())
-    assert "Calibrated agreement with the dense model" in page
+    assert "Agreement with the dense model" in page
     assert "accuracy" not in page.lower()
     assert "right label" not in page
 

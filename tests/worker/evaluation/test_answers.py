@@ -16,7 +16,16 @@ SLIM = ["good", "good", "good", "bad"]
 
 def test_answer_is_the_label_with_the_highest_score() -> None:
     scores = AnswerScores(torch.tensor([[-1.0, -2.0], [-3.0, -0.5]]), torch.tensor([0, 0]))
-    assert answers.chosen_labels(scores, LABELS) == LABELS
+    assert answers.Answers(scores).given(LABELS) == LABELS
+
+
+def test_answer_is_the_label_with_the_highest_score_and_offset() -> None:
+    scores = AnswerScores(torch.tensor([[-1.0, -2.0], [-3.0, -0.5]]), torch.tensor([0, 0]))
+    moved = answers.Answers(scores, torch.tensor([0.0, 1.5]))
+    assert moved.given(LABELS) == ["good", "good"]
+    assert moved.raw.given(LABELS) == LABELS
+    assert moved.of_rows([1]).given(LABELS) == ["good"]
+    assert answers.concatenated([moved.of_rows([0]), moved.of_rows([1])]).given(LABELS) == ["good", "good"]
 
 
 def test_confusion_matrix_counts_every_row_once() -> None:

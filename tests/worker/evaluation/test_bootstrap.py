@@ -10,20 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from service.contract.options import TaskKind
+from service.contract.options import TaskMetric
 from worker.data.prompts import Example
-from worker.evaluation.bootstrap import METRICS, kept_share, resampled
+from worker.evaluation.answers import Answers
+from worker.evaluation.bootstrap import kept_share, resampled
 from worker.evaluation.metrics import AnswerScores
 
-ACCURACY, PROBABILITY = METRICS[TaskKind.classification], METRICS[TaskKind.generation]
+ACCURACY, PROBABILITY = TaskMetric.accuracy, TaskMetric.token_probability
 
 
-def answers(right: list[bool]) -> AnswerScores:
-    """Scores of two labels, whose calibrated answer is right where `right` is true."""
+def answers(right: list[bool]) -> Answers:
+    """Answers with two labels, right where `right` is true."""
     answer_E = torch.arange(len(right)) % 2
     chosen_E = torch.where(torch.tensor(right), answer_E, 1 - answer_E)
     score_EL = torch.nn.functional.one_hot(chosen_E, 2).double() * 100
-    return AnswerScores(score_EL, answer_E)
+    return Answers(AnswerScores(score_EL, answer_E))
 
 
 def examples(tokens: list[int]) -> list[Example]:
@@ -55,9 +56,8 @@ def interval_of_scipy(first: Any, second: Any, statistic: Callable[..., Any]) ->
 def test_accuracy_interval_agrees_with_scipy() -> None:
     generator = np.random.default_rng(1)
     slim, dense = generator.random(200) < 0.85, generator.random(200) < 0.9
-    outcome = np.stack([slim, dense, np.ones(200)], axis=1).astype(float)
-    sums = resampled(outcome, np.ones(200), 200, resamples=20_000)
-    ours = np.quantile(sums[:, 0] / sums[:, 1], [0.025, 0.975])
+    counts = np.concatenate(list(resampled(np.ones(200), 200, resamples=20_000)))
+    ours = np.quantile((counts @ slim) / (counts @ dense), [0.025, 0.975])
     theirs = interval_of_scipy(slim, dense, lambda slim, dense, axis: slim.sum(axis=axis) / dense.sum(axis=axis))
     assert ours == pytest.approx(theirs, abs=0.004)
 
@@ -68,7 +68,7 @@ def test_token_probability_interval_agrees_with_scipy() -> None:
     dense = -generator.random(150) * tokens
     slim = dense - generator.random(150) * 0.2 * tokens
     slim_scores, dense_scores = (
-        AnswerScores(torch.from_numpy(column).unsqueeze(1), torch.zeros(150, dtype=torch.long))
+        Answers(AnswerScores(torch.from_numpy(column).unsqueeze(1), torch.zeros(150, dtype=torch.long)))
         for column in (slim, dense)
     )
     share = kept_share(PROBABILITY, slim_scores, dense_scores, examples(tokens.tolist())).share

@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-from scipy.stats import norm
 from torch import Tensor
 
 from service.contract.errors import InvalidModel
@@ -14,28 +13,13 @@ from tests.support import checkpoints
 from tests.support.tiny_models import TINY
 from worker.data.batching import batches, padding
 from worker.data.prompts import Example, Wording, encode, wording
-from worker.evaluation.metrics import (
-    AnswerScores,
-    calibrated,
-    classification_metrics,
-    generate,
-    generation_metrics,
-    repeats_itself,
-    score,
-    share,
-)
+from worker.evaluation.metrics import generate, score
 
 TEXTS = ["good film", "a lazy dog jumps", "bad", "the quick brown fox jumps over a bad plot", "film : ( good )"]
 
 
 def ignore(done: int) -> None:
     """Progress that is not recorded."""
-
-
-def scores_of(right: list[bool]) -> AnswerScores:
-    """Scores of two labels, the first of which is right for every row."""
-    score_EL = torch.tensor([[-1.0, -2.0] if is_right else [-2.0, -1.0] for is_right in right], dtype=torch.float64)
-    return AnswerScores(score_EL, torch.zeros(len(right), dtype=torch.long))
 
 
 @pytest.mark.parametrize("budget", [1, 40, 4096])
@@ -63,40 +47,6 @@ def test_non_finite_outputs_are_an_invalid_model() -> None:
     examples = [Example((5, 6), ((7,), (8,)), 0, "")]
     with pytest.raises(InvalidModel, match="not finite"):
         score(model, batches(examples, padding(model, checkpoints.tokenizer(), "causal"), 10), ignore)
-
-
-def test_accuracy_is_the_share_of_right_labels() -> None:
-    scores = scores_of([True, True, True, False])
-    scores.answer_E[3] = 1
-    metrics = classification_metrics(scores)
-    assert metrics.examples == 4
-    assert metrics.accuracy is not None
-    assert metrics.accuracy.value == 1.0
-    assert metrics.majority == 0.75
-    assert metrics.log_likelihood == -1.0
-
-
-def test_calibration_removes_a_bias_towards_a_label() -> None:
-    generator = torch.Generator().manual_seed(0)
-    answer_E = torch.tensor([0, 1] * 50)
-    evidence_EL = torch.nn.functional.one_hot(answer_E, 2) + 0.1 * torch.randn(100, 2, generator=generator)
-    biased = classification_metrics(AnswerScores((evidence_EL + torch.tensor([9.0, 0.0])).double(), answer_E))
-    assert biased.accuracy is not None
-    assert biased.calibrated_accuracy is not None
-    assert biased.accuracy.value == 0.5
-    assert biased.calibrated_accuracy.value == 1.0
-    torch.testing.assert_close(calibrated(evidence_EL).mean(dim=0), torch.zeros(2))
-
-
-@pytest.mark.parametrize(("right", "total"), [(0, 10), (7, 10), (200, 200), (93, 100)])
-def test_interval_of_a_share_is_the_wilson_interval(right: int, total: int) -> None:
-    estimate = share(torch.arange(total) < right)
-    z, p = norm.ppf(0.975), right / total
-    middle, scale = (p + z * z / (2 * total)), 1 + z * z / total
-    half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
-    assert estimate.value == p
-    assert estimate.low == pytest.approx(max(0, (middle - half) / scale), abs=1e-12)
-    assert estimate.high == pytest.approx(min(1, (middle + half) / scale), abs=1e-12)
 
 
 def generation(name: str, rows: list[Row]) -> tuple[torch.nn.Module, Wording, list[Example]]:
@@ -136,27 +86,3 @@ def test_generation_is_greedy_in_every_batch(name: str, budget: int) -> None:
     for text, whole in zip(texts, expected, strict=True):
         assert text.startswith(str(whole))  # a batch's longest target bounds them all
     assert counted[-1] == len(TEXTS)
-
-
-def test_generated_target_is_an_exact_match() -> None:
-    rows = [Row({"text": text, "target": "good"}, line) for line, text in enumerate(TEXTS)]
-    _, _, examples = generation("llama", rows)
-    log_probability_EL = torch.full((5, 1), -3.0, dtype=torch.float64)
-    scores = AnswerScores(log_probability_EL, torch.zeros(5, dtype=torch.long))
-    metrics = generation_metrics(scores, examples, [" good", "good ", "good film", "", "bad"])
-    assert metrics.exact_match is not None
-    assert metrics.exact_match.value == 0.4
-    assert metrics.token_log_likelihood == -1.5  # two tokens a target: the word and its end
-    assert metrics.accuracy is None
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("the cat sat on the mat while the dog ran after the ball", False),
-        ("the end of the end of the end of the end of the end of", True),
-        ("no no no", False),
-    ],
-)
-def test_repetition_is_detected_in_a_text(text: str, expected: bool) -> None:
-    assert repeats_itself(text) is expected

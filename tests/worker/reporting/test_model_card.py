@@ -43,19 +43,19 @@ def test_metadata_names_base_model_task_and_metrics() -> None:
     assert data.tags == ["taskslim", "pruned", "sst2"]
     found = {(result.dataset_name, result.metric_name): result.metric_value for result in data.eval_results}
     rows = "evaluation rows of sst2"
-    assert found == {(rows, "Accuracy"): 0.5, (rows, "Calibrated accuracy"): 0.5}
+    assert found == {(rows, "Accuracy"): 0.5, (rows, "Raw accuracy"): 0.5}
 
 
 def test_observed_tasks_are_in_the_model_index_and_in_a_table() -> None:
     made = report_for()
-    worse = made.result.metrics.slim.model_copy(update={"calibrated_accuracy": Estimate(value=0.25, low=0.2, high=0.3)})
+    worse = made.result.metrics.slim.model_copy(update={"value": Estimate(value=0.25, low=0.2, high=0.3)})
     pair = MetricsPair(dense=made.result.metrics.dense, slim=worse)
     metrics = made.result.metrics.model_copy(update={"observed": {"topics | of\nnews": pair}})
     made = made.model_copy(update={"result": made.result.model_copy(update={"metrics": metrics})})
     results = {(result.dataset_type, result.metric_name): result.metric_value for result in read(made).eval_results}
-    assert results["topics | of\nnews", "Calibrated accuracy"] == 0.25
-    assert results["sst2", "Calibrated accuracy"] == 0.5
-    assert "\n| topics \\| of news: calibrated accuracy | 50.0\N{NO-BREAK SPACE}% (" in card(made)
+    assert results["topics | of\nnews", "Accuracy"] == 0.25
+    assert results["sst2", "Accuracy"] == 0.5
+    assert "\n| topics \\| of news: accuracy | 50.0\N{NO-BREAK SPACE}% (" in card(made)
 
 
 OTHER = "---\nlicense: other\nlicense_name: llama3\nlicense_link: LICENSE\n---\n# A model"
@@ -93,8 +93,9 @@ def test_agreement_is_not_published_as_accuracy() -> None:
     for model in ("dense", "slim"):
         dumped["metrics"][model]["judged_by"] = "none"
     made = Report.model_validate(made.model_dump() | {"result": dumped})
-    found = {result.metric_type: result.metric_name for result in read(made).eval_results}
-    assert found == {"agreement": "Calibrated agreement with the dense model"}
+    found = {(result.metric_type, result.metric_name) for result in read(made).eval_results}
+    name = "Agreement with the dense model"
+    assert found == {("agreement", name), ("agreement", "Raw agreement with the dense model")}
     text = card(made)
     assert "The rows have no labels" in text
     assert "accuracy" not in text.lower()
@@ -197,19 +198,19 @@ def test_each_checkpoint_of_a_sweep_has_its_own_figures() -> None:
     text = card(made, point=point)
     assert 'from_pretrained("model-0.1")' in text
     assert "10.0\N{NO-BREAK SPACE}% of its ffn parameters are cut out, which leaves\n9 of 10" in text
-    assert "| Calibrated accuracy | 50.0\N{NO-BREAK SPACE}% (40.0" in text
+    assert "| Accuracy | 50.0\N{NO-BREAK SPACE}% (40.0" in text
     assert "45.0\N{NO-BREAK SPACE}% (40.0" in text
     assert "Bad." not in text
-    assert "| Accuracy" not in text
+    assert "without label offsets" not in text
 
 
 def generated(**fields: Any) -> Report:
     """The report of a sweep of a generation task, changed by `fields`."""
     made = report_for()
-    metrics = {"examples": 20, "exact_match": {"value": 0.5, "low": 0.4, "high": 0.6}, "majority": None}
+    metrics = {"examples": 20, "metric": "exact_match", "value": {"value": 0.5, "low": 0.4, "high": 0.6}}
     both = [made.result.metrics.dense.model_dump() | metrics for _ in range(2)]
     for one, likelihood in zip(both, (log(0.8), log(0.4)), strict=True):
-        one |= {"accuracy": None, "calibrated_accuracy": None, "log_likelihood": None}
+        one |= {"raw": None, "constant": None, "majority": None, "log_likelihood": None}
         one |= {"token_log_likelihood": likelihood, "repetition": 0.0}
     result = made.result.model_dump() | {
         "metrics": {"dense": both[0], "slim": both[1]},
@@ -227,25 +228,29 @@ WHOLE = CurvePoint(ratio=0.3, parameters=7, bytes=14, examples=20, metric=Estima
 
 
 @pytest.mark.parametrize(
-    ("point", "expected"), [(None, "40.0 % (30.0 % to 75.0 %)"), (POINT, "70.0 % (30.0 % to 75.0 %)")]
+    ("point", "expected"), [(None, "50.0 % (40.0 % to 60.0 %)"), (POINT, "70.0 % (30.0 % to 75.0 %)")]
 )
 def test_each_checkpoint_of_a_generation_sweep_has_its_own_figures(point: CurvePoint | None, expected: str) -> None:
     text = card(generated(), point=point)
-    row = f"| Probability of a target's token | 80.0 % | {expected} |"
+    row = f"| Exact match | 50.0 % (40.0 % to 60.0 %) | {expected} |"
     assert row.replace(" %", "\N{NO-BREAK SPACE}%") in text
-    assert ("| Exact match |" in text) == (point is None)
+    likely = "| Probability of a target's token | 80.0 % | 40.0 % |".replace(" %", "\N{NO-BREAK SPACE}%")
+    assert (likely in text) == (point is None)
     found = {each.metric_type: each.metric_value for each in read_card(text).eval_results}
-    assert found["token_probability"] == pytest.approx(0.7 if point else 0.4)
+    assert found["exact_match"] == pytest.approx(0.7 if point else 0.5)
 
 
 def test_card_of_a_search_has_no_figures_of_the_steering_rows() -> None:
     request = report_for().request.model_dump(exclude_unset=True) | {"target": {"keep_metric": 0.5}}
     text = card(generated(request=request))
-    assert "| Probability of a target's token | 80.0\N{NO-BREAK SPACE}% | 40.0\N{NO-BREAK SPACE}% |" in text
+    row = "| Exact match | 50.0 % (40.0 % to 60.0 %) | 50.0 % (40.0 % to 60.0 %) |"
+    assert row.replace(" %", "\N{NO-BREAK SPACE}%") in text
+    assert "70.0" not in text
 
 
-def test_probability_that_underflows_is_left_out() -> None:
+def test_checkpoint_without_any_right_answer_has_a_metric_of_zero() -> None:
     ruined = POINT.model_copy(update={"metric": Estimate(value=0.0, low=0.0, high=0.1)})
     text = card(generated(), point=ruined)
+    assert "| 0.0\N{NO-BREAK SPACE}% (0.0" in text
     assert "Probability of a target's token" not in text
     assert "10.0\N{NO-BREAK SPACE}% of its ffn parameters are cut out" in text

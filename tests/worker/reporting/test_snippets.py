@@ -16,7 +16,8 @@ from tests.support.requests import plain_request
 from worker.checkpoints.loading import LoadedModel, load_model
 from worker.data import batching, prompts
 from worker.data.prompts import Wording
-from worker.evaluation import answers, metrics
+from worker.evaluation import metrics
+from worker.evaluation.answers import Answers
 from worker.reporting.snippets import answer_lines, snippet
 
 ROW = Row({"text": "...", "label": "0", "target": "good"}, 1)
@@ -57,7 +58,7 @@ def test_snippet_gives_the_answer_that_the_job_measures(
         assert printed.startswith(expected)  # the job stops at the length of the target
     else:
         scores = metrics.score(loaded.model, batching.batches(examples, padding, 256), lambda done: None)
-        assert [printed.strip()] == answers.chosen_labels(scores, list(wording.words))
+        assert [printed.strip()] == Answers(scores).given(list(wording.words))
 
 
 def test_snippet_for_labels_of_several_tokens_only_loads_the_model(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ def report(dense: float = 0.9, slim: float = 0.8, half_width: float = 0.02, **fi
     """The report of a classification job without a warning, changed by `fields`."""
     metrics = [
         Metrics.model_validate(
-            {"examples": 1000, "calibrated_accuracy": estimate(value, half_width), "majority": 0.5}
+            {"examples": 1000, "metric": "accuracy", "value": estimate(value, half_width)}
+            | {"constant": 0.5, "majority": 0.5}
             | fields.pop(name, {})
         )
         for name, value in (("dense_metrics", dense), ("slim_metrics", slim))
@@ -51,7 +52,7 @@ def matrices(dense: list[list[int]], slim: list[list[int]]) -> Confusion:
     return Confusion(labels=["bad", "good"], dense=dense, slim=slim)
 
 
-GENERATED = {"calibrated_accuracy": None, "majority": None, "exact_match": estimate(0.5)}
+GENERATED = {"metric": "exact_match", "constant": None, "majority": None, "value": estimate(0.5)}
 
 AGREEMENT = {"judged_by": "none"}
 
@@ -59,7 +60,7 @@ AGREEMENT = {"judged_by": "none"}
 def kept(reported: float, low: float) -> dict[str, Any]:
     steering = {"value": 0.95, "low": 0.92, "high": 0.98}
     return {
-        "metric": "calibrated_accuracy",
+        "metric": "accuracy",
         "floor": 0.9,
         "steering_examples": 100,
         "steering": steering,
@@ -79,19 +80,20 @@ def with_target(target: dict[str, Any], **fields: Any) -> Report:
 OWN_CLASS = result().verified.model_copy(update={"loader": "PerLayerForCausalLM"}).model_dump()
 CAUSES: dict[str, Report] = {
     "at_majority": report(slim=0.51),
+    "offsets_mislead": report(slim_metrics={"raw": estimate(0.85)}),
     "unresolved_loss": report(slim=0.88, half_width=0.05),
     "damage_in_one_class": report(confusion=matrices([[450, 50], [50, 450]], [[360, 140], [45, 455]])),
     "one_answer": report(confusion=matrices([[450, 50], [50, 450]], [[60, 440], [30, 470]])),
     "repetition": report(
         dense_metrics=GENERATED | {"repetition": 0.02},
-        slim_metrics=GENERATED | {"repetition": 0.4, "exact_match": estimate(0.1)},
+        slim_metrics=GENERATED | {"repetition": 0.4, "value": estimate(0.1)},
     ),
     "ratio_rounded": report(ratio=0.2),
     "shortened_prompts": report(shortened_prompts=400),
     "judged_by_dense": report(dense_metrics=AGREEMENT, slim_metrics=AGREEMENT),
     "above_latency": with_target({"latency_ms": 0.9}),
     "below_floor": with_target({"keep_metric": 0.9}, kept_metric=kept(reported=0.91, low=0.89)),
-    "dense_fails": report(dense_metrics={"calibrated_accuracy": estimate(0.5), "majority": 0.5}),
+    "dense_fails": report(dense_metrics={"value": estimate(0.5)}),
     "per_layer_widths": with_target({"ratio": 0.3}, verified=OWN_CLASS).model_copy(
         update={"runtimes": runtimes_of_unequal_widths()}
     ),
@@ -132,17 +134,15 @@ def test_repetition_of_both_models_gives_no_warning() -> None:
 
 
 def test_dense_model_that_fails_the_task_gives_a_warning() -> None:
-    chance = {"calibrated_accuracy": estimate(0.5), "majority": 0.5}
+    chance = {"value": estimate(0.5)}
     assert "dense_fails" in codes(report(dense_metrics=chance))
-    silent = GENERATED | {"exact_match": estimate(0.0)}
+    silent = GENERATED | {"value": estimate(0.0)}
     assert "dense_fails" in codes(report(dense_metrics=silent, slim_metrics=silent))
     assert "dense_fails" not in codes(report(dense_metrics=GENERATED, slim_metrics=silent))
 
 
 def test_change_of_zero_has_no_sign() -> None:
-    same = report(
-        slim_metrics={"calibrated_accuracy": estimate(0.9)}, dense_metrics={"calibrated_accuracy": estimate(0.9)}
-    )
+    same = report(slim_metrics={"value": estimate(0.9)}, dense_metrics={"value": estimate(0.9)})
     [message] = [each.message for each in warnings(same) if each.code == "unresolved_loss"]
     assert "the change of 0.0 points" in message
 

@@ -15,6 +15,9 @@ from worker.search.chosen import SPLIT_SEED
 from worker.search.search import search
 from worker.search.search_context import SearchContext
 
+# A metric that falls steadily with the size, also of a random model.
+LIKELY = {"kind": "generation", "labels": None, "metric": "token_probability"}
+
 
 @pytest.mark.parametrize("method", [{}, {"repair": "least_squares", "scope": "global"}], ids=["plain", "repaired"])
 def test_search_finds_the_smallest_candidate_that_holds_the_floor(method: dict[str, Any], tmp_path: Path) -> None:
@@ -45,7 +48,7 @@ def test_early_verdicts_agree_with_all_steering_rows(tmp_path: Path) -> None:
             for ratio in running.candidates.grid()
             if running.candidates.at(ratio).parameters == point.parameters
         )
-        share = test.measure(running.candidates.slim_copy(candidate).loaded.model, lambda: None).share
+        share = test.measure(running.answers_of(running.candidates.slim_copy(candidate), test)).share
         assert (share.low >= 0.9) is point.meets
 
 
@@ -68,11 +71,11 @@ def test_unreachable_floor_fails_with_the_curve(tmp_path: Path) -> None:
 
 
 def test_floor_and_bound_that_exclude_each_other_name_the_smallest_model(tmp_path: Path) -> None:
-    plain = {"criterion": "attribution", "repair": "none"}
-    smallest = search_job(tmp_path / "alone", method=plain, **KEEPING).search().candidate
-    bound = smallest.parameters - 600
-    target = {"keep_metric": 0.9, "parameters": bound}
-    job = search_job(tmp_path / "both", method=plain, target=target, output={"round_to": 1})
+    fixed: dict[str, Any] = {"method": {"criterion": "attribution", "repair": "none"}, "output": {"round_to": 1}}
+    alone = search_job(tmp_path / "alone", task=dict(LIKELY), target={"keep_metric": 0.995}, **fixed).search()
+    bound = alone.candidate.parameters - 100
+    target = {"keep_metric": 0.995, "parameters": bound}
+    job = search_job(tmp_path / "both", task=dict(LIKELY), target=target, **fixed)
     with pytest.raises(TargetUnreachable, match="the smallest that was has") as failed:
         job.search()
     [first] = [point for point in failed.value.curve if point.parameters <= bound and not point.meets][:1]
@@ -97,23 +100,22 @@ def test_bound_above_the_whole_model_is_ignored_beside_a_floor(name: str, tmp_pa
 
 
 def test_floor_of_a_generation_task_is_a_token_probability(tmp_path: Path) -> None:
-    task = {"kind": "generation", "labels": None}
-    chosen = search_job(tmp_path, task=task, num_rows=12, target={"keep_metric": 0.5}).search()
+    chosen = search_job(tmp_path, task=dict(LIKELY), num_rows=12, target={"keep_metric": 0.5}).search()
     assert chosen.steering is not None
     assert chosen.steering.kept.metric.value <= 1
-    assert len(chosen.dense.answers) == 6
+    assert len(chosen.dense.given) == 6
 
 
 @pytest.mark.parametrize(("floor", "holds"), [(0.05, True), (1.5, False)], ids=["far below", "far above"])
 def test_clear_verdict_needs_a_part_of_the_rows(tmp_path: Path, floor: float, holds: bool) -> None:
-    job = search_job(tmp_path, num_rows=80, task={"kind": "generation", "labels": None})
+    job = search_job(tmp_path, num_rows=80, task=dict(LIKELY))
     running = SearchContext.begin(job.context, job.task_model, job.dense, job.path)
-    slim = running.candidates.slim_copy(running.candidates.at(0.8)).loaded.model
     test = running.test_on(list(range(80)))
-    verdict = test.verdict(slim, floor, lambda: None)
+    answer = running.answers_of(running.candidates.slim_copy(running.candidates.at(0.8)), test)
+    verdict = test.verdict(answer, floor)
     assert verdict.holds is holds
     assert verdict.examples == 20
-    close = test.verdict(slim, test.measure(slim, lambda: None).share.low, lambda: None)
+    close = test.verdict(answer, test.measure(answer).share.low)
     assert (close.examples, close.holds) == (80, True)
 
 
@@ -129,7 +131,7 @@ def test_job_with_a_floor_reports_on_the_other_half_of_the_rows(tmp_path: Path) 
     result, directory = run_job(tmp_path, **KEEPING)
     kept = result.kept_metric
     assert kept is not None
-    assert (kept.metric, kept.floor, kept.reported_examples) == ("calibrated_accuracy", 0.9, 40)
+    assert (kept.metric, kept.floor, kept.reported_examples) == ("accuracy", 0.9, 40)
     assert kept.steering.low >= 0.9
     assert result.metrics.dense.examples == result.metrics.slim.examples == 40
     report = Report.model_validate_json((directory / "report.json").read_bytes())

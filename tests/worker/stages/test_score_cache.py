@@ -77,24 +77,23 @@ def test_damaged_or_deleted_scores_are_measured_again(jobs: ScoringJobs, loss: s
 
 def test_dense_evaluation_is_reused(jobs: ScoringJobs) -> None:
     first, task_model = jobs.cache(jobs.request())
-    measured = first.evaluate(task_model)
+    given = first.answer(task_model)
     again, task_model = jobs.cache(jobs.request(target={"ratio": 0.6}, method={"criterion": "wanda"}))
-    taken = again.evaluate(task_model)
+    taken = again.answer(task_model)
     assert (first.outcome()["evaluation_reused"], again.outcome()["evaluation_reused"]) == (False, True)
-    assert (taken.metrics, taken.answers, taken.parameters) == (measured.metrics, measured.answers, measured.parameters)
-    assert torch.equal(taken.scores.log_probability_EL, measured.scores.log_probability_EL)
-    assert torch.equal(taken.scores.answer_E, measured.scores.answer_E)
+    assert torch.equal(taken.scores.log_probability_EL, given.scores.log_probability_EL)
+    assert torch.equal(taken.scores.answer_E, given.scores.answer_E)
 
 
 def test_only_missing_evaluations_are_measured(jobs: ScoringJobs) -> None:
     first, task_model = jobs.cache(jobs.request())
-    first.evaluate(task_model)
+    first.answer(task_model)
     second, task_model = jobs.cache(jobs.request())
     _, other = jobs.cache(jobs.request(task={"evaluation": {"uri": jobs.rows(name="other", first="bad")}}))
-    found = second.evaluate_all({"stored": task_model, "other": other})
+    found = second.answer_all({"stored": task_model, "other": other})
     assert list(second.evaluations.values()) == [True, False]
     assert not second.outcome()["evaluation_reused"]
-    assert {key: len(measured.answers) for key, measured in found.items()} == {"stored": 4, "other": 16}
+    assert {key: len(answers.label_E) for key, answers in found.items()} == {"stored": 4, "other": 16}
 
 
 def test_answers_for_pseudo_labels_are_reused(jobs: ScoringJobs) -> None:
@@ -104,7 +103,7 @@ def test_answers_for_pseudo_labels_are_reused(jobs: ScoringJobs) -> None:
         cache, task_model = jobs.cache(request)
         unanswered = replace(task_model, calibration=replace(task_model.calibration, answered=False))
         unlabelled = EvaluationSet(Role.task, "reviews", [], unanswered)
-        [labelled] = pseudo_labels.label(cache.context, [unlabelled], cache.evaluate)
+        [labelled] = pseudo_labels.label(cache.context, [unlabelled], cache.answer)
         answers.append([example.answer for example in labelled.task_model.calibration.examples])
     assert answers[0] == answers[1]
     assert list(cache.evaluations.values()) == [True]
@@ -164,7 +163,7 @@ def test_plan_finds_the_dense_evaluation_of_a_job(jobs: ScoringJobs) -> None:
     smaller, request = jobs.request(target={"ratio": 0.5}), jobs.request()
     access = access_of(ANONYMOUS, jobs.settings, jobs.storage)
     cache, task_model = jobs.cache(request)
-    cache.evaluate(task_model)
+    cache.answer(task_model)
     cache.path(task_model, (0.0,), partial(attribute, cache.context, task_model, (0.0,)))
     assert jobs.store.serves("default", fingerprints(smaller, access).rows)
     assert not jobs.store.serves("default", fingerprints(other_rows, access).rows)

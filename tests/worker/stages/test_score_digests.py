@@ -61,6 +61,7 @@ SAME: dict[str, dict[str, Any]] = {
     "repair": {"method": UNREPAIRED},
     "the default objective by name": {"method": {"objective": "margin"}},
     "name": {"task": {"name": "reviews"}},
+    "metric": {"task": {"metric": "matthews"}},
     "file of the rows": {"task": {"calibration": {"uri": "COPY"}}},
     "label prefix of the family by name": {"task": {"label_prefix": " "}},
     "tags, priority and deadline": {"tags": {"a": "b"}, "priority": "high", "deadline_seconds": 99},

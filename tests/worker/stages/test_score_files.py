@@ -5,13 +5,12 @@ import json
 import torch
 from safetensors.torch import load
 
-from service.contract.result import Metrics
 from tests.support.scoring_jobs import alike
+from worker.evaluation.answers import Answers
 from worker.evaluation.metrics import AnswerScores
 from worker.slimming.scoring.iterative import ScorePath
 from worker.slimming.units import Site
-from worker.stages.score_files import pack_measured, pack_path, unpack_measured, unpack_path
-from worker.stages.task_model import Measured
+from worker.stages.score_files import pack_answers, pack_path, unpack_answers, unpack_path
 
 
 def test_file_of_unit_scores_is_plain_safetensors() -> None:
@@ -30,7 +29,8 @@ def test_file_of_unit_scores_is_plain_safetensors() -> None:
 
 def test_packed_answers_are_unpacked_unchanged() -> None:
     scores = AnswerScores(torch.tensor([[0.1, -2.0]], dtype=torch.float64), torch.tensor([1]))
-    measured = Measured(Metrics(examples=1, repetition=0.1), ["naïve\n"], 7, scores)
-    back = unpack_measured(pack_measured(measured, {}))
-    assert (back.metrics, back.answers, back.parameters) == (measured.metrics, measured.answers, measured.parameters)
+    back = unpack_answers(pack_answers(Answers(scores, texts=["naïve\n"]), {}))
+    assert back.texts == ["naïve\n"]
+    assert back.offset_L is None
+    assert unpack_answers(pack_answers(Answers(scores), {})).texts is None
     assert torch.equal(back.scores.log_probability_EL, scores.log_probability_EL)

@@ -238,7 +238,7 @@ def test_metric_without_labels_is_named_agreement(page: str, tab: Tab, job_store
     tab.open(page)
     tab.wait_for("document.querySelector('.outcome')?.innerText.includes('agreement with the dense model')")
     tab.open(f"{page}#/jobs/{job.id}")
-    tab.wait_for("document.querySelector('.tiles')?.innerText.includes('Calibrated agreement with the dense model')")
+    tab.wait_for("document.querySelector('.tiles')?.innerText.includes('Agreement with the dense model')")
     assert "accuracy" not in tab.run("document.querySelector('.tiles').innerText").lower()
 
 

@@ -1,0 +1,116 @@
+"""The metrics of tasks, compared with the libraries that define them."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, recall_score
+
+from service.contract.options import METRICS, TaskKind, TaskMetric
+from worker.data.prompts import Example
+from worker.evaluation import task_metrics
+from worker.evaluation.answers import Answers
+from worker.evaluation.bootstrap import estimate, kept_share, metric_of
+from worker.evaluation.metrics import AnswerScores
+from worker.evaluation.task_metrics import FORMULAS
+
+LABELS = 4
+
+
+def answers(right: list[int], given: list[int]) -> Answers:
+    return Answers(AnswerScores(torch.eye(LABELS).double()[given], torch.tensor(right)))
+
+
+def of_library(metric: TaskMetric, right: list[int], given: list[int]) -> float:
+    if metric is TaskMetric.accuracy:
+        return float(accuracy_score(right, given))
+    if metric is TaskMetric.balanced_accuracy:  # balanced_accuracy_score warns of answers that are no row's label
+        return float(recall_score(right, given, labels=sorted(set(right)), average="macro"))
+    if metric is TaskMetric.macro_f1:
+        return float(f1_score(right, given, average="macro"))
+    return float(matthews_corrcoef(right, given)) if len({*right, *given}) > 1 else 0.0
+
+
+PAIRS = st.lists(st.tuples(st.integers(0, LABELS - 1), st.integers(0, LABELS - 1)), min_size=1, max_size=40)
+
+
+@pytest.mark.parametrize("metric", METRICS[TaskKind.classification])
+@given(PAIRS)
+@settings(max_examples=60, deadline=None)
+def test_label_metrics_are_those_of_scikit_learn(metric: TaskMetric, pairs: list[tuple[int, int]]) -> None:
+    right, given = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    assert metric_of(metric, answers(right, given), []) == pytest.approx(of_library(metric, right, given), abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", METRICS[TaskKind.classification])
+def test_interval_of_a_label_metric_is_that_of_resampled_rows(metric: TaskMetric) -> None:
+    generator = np.random.default_rng(0)
+    right = generator.choice(LABELS, 300, p=[0.6, 0.2, 0.15, 0.05])
+    given = np.where(generator.random(300) < 0.8, right, generator.choice(LABELS, 300))
+    found = estimate(metric, answers(right.tolist(), given.tolist()), [])
+    drawn = []
+    for _ in range(600):
+        rows = generator.integers(0, 300, 300)
+        drawn.append(of_library(metric, right[rows].tolist(), given[rows].tolist()))
+    assert found.value == pytest.approx(of_library(metric, right.tolist(), given.tolist()))
+    assert [found.low, found.high] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.02)
+
+
+def test_thousand_labels_have_an_interval() -> None:
+    right = torch.arange(1000)
+    found = Answers(AnswerScores(torch.eye(1000).double(), right))
+    for metric in METRICS[TaskKind.classification]:
+        share = kept_share(metric, found, found, []).share
+        assert share.value == pytest.approx(1.0)
+        assert share.low > 0.9
+
+
+@pytest.mark.parametrize("metric", METRICS[TaskKind.classification])
+def test_few_rows_that_are_all_right_have_a_wide_interval(metric: TaskMetric) -> None:
+    whole = answers([0, 1] * 10, [0, 1] * 10)
+    share = kept_share(metric, whole, whole, []).share
+    assert share.value == 1
+    assert share.low < 0.97 < 1 <= share.high
+
+
+TEXTS = ["good", "The film, a good one!", "bad plot", ""]
+TARGETS = ["good", "a good film", "good plot", "good"]
+
+
+def written(texts: list[str]) -> Answers:
+    log_probability_EL = torch.full((len(texts), 1), -1.0, dtype=torch.float64)
+    return Answers(AnswerScores(log_probability_EL, torch.zeros(len(texts), dtype=torch.long)), texts=texts)
+
+
+EXAMPLES = [Example((1,), ((1, 2),), 0, target) for target in TARGETS]
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("exact_match", [1, 0, 0, 0]),
+        ("token_f1", [1, 0.8, 0.5, 0]),  # without articles and punctuation: 2 x 2 / (3 + 2)
+        ("rouge_l", [1, 0.5, 0.5, 0]),  # "a good" of five and three words
+        ("token_probability", [np.exp(-0.5)] * 4),
+    ],
+)
+def test_text_metrics_are_means_over_the_rows(metric: str, expected: list[float]) -> None:
+    for text, example, score in zip(TEXTS, EXAMPLES, expected, strict=True):
+        assert metric_of(TaskMetric(metric), written([text]), [example]) == pytest.approx(score, abs=1e-6)
+    found = estimate(TaskMetric(metric), written(TEXTS), EXAMPLES)
+    assert found.value == pytest.approx(np.mean(expected), abs=1e-6)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+
+
+def test_chrf_is_that_of_sacrebleu() -> None:
+    from sacrebleu import sentence_chrf
+
+    for text, target in zip(TEXTS, TARGETS, strict=True):
+        assert task_metrics.chrf(text, target) == pytest.approx(sentence_chrf(text, [target]).score / 100)
+    assert task_metrics.chrf("good", "good") == 1
+    assert 0.4 < task_metrics.chrf("bad plot", "good plot") < 0.8
+
+
+def test_every_metric_has_a_formula() -> None:
+    assert set(FORMULAS) == set(TaskMetric) == {metric for metrics in METRICS.values() for metric in metrics}

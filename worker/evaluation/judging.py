@@ -1,0 +1,72 @@
+"""The metrics of a model on a task, as the result of a job has them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from scipy.stats import binomtest
+
+from service.contract.options import Supervision, TaskMetric
+from service.contract.result import Estimate, Metrics
+from worker.data.prompts import Example
+from worker.evaluation.answers import Answers
+from worker.evaluation.bootstrap import CONFIDENCE, estimate, metric_of
+
+SHARES = (TaskMetric.accuracy, TaskMetric.exact_match)  # shares of rows, whose interval has a closed form
+MIN_WORDS = 8
+NGRAM = 3
+
+
+def judge(metric: TaskMetric, answers: Answers, examples: Sequence[Example], judged_by: Supervision) -> Metrics:
+    """The metrics of a model from its answers to the rows."""
+    found = Metrics(
+        examples=len(examples), judged_by=judged_by, metric=metric, value=_estimate(metric, answers, examples)
+    )
+    more = _of_labels if answers.texts is None else _of_texts
+    return found.model_copy(update=more(metric, answers, examples))
+
+
+def _estimate(metric: TaskMetric, answers: Answers, examples: Sequence[Example]) -> Estimate:
+    """The metric with its interval: that of Wilson for a share of rows, else by bootstrap."""
+    if metric not in SHARES:
+        return estimate(metric, answers, examples)
+    return wilson(round(metric_of(metric, answers, examples) * len(examples)), len(examples))
+
+
+def wilson(count: int, total: int) -> Estimate:
+    """`count` of `total` as a share with its 95 % Wilson interval."""
+    interval = binomtest(count, total).proportion_ci(CONFIDENCE, method="wilson")
+    return Estimate(value=count / total, low=interval.low, high=interval.high)
+
+
+def _of_labels(metric: TaskMetric, answers: Answers, examples: Sequence[Example]) -> dict[str, object]:
+    score_EL, answer_E = answers.scores.log_probability_EL, answers.scores.answer_E
+    [(most_frequent, count)] = Counter(answer_E.tolist()).most_common(1)
+    preference_L = torch.nn.functional.one_hot(torch.tensor(most_frequent), score_EL.shape[1]).double()
+    constant = replace(answers, scores=replace(answers.scores, log_probability_EL=preference_L.expand_as(score_EL)))
+    return {
+        "raw": _estimate(metric, answers.raw, examples),
+        "constant": metric_of(metric, constant.raw, examples),
+        "majority": count / len(examples),
+        "log_likelihood": score_EL.gather(1, answer_E.unsqueeze(1)).mean().item(),
+    }
+
+
+def _of_texts(_: TaskMetric, answers: Answers, examples: Sequence[Example]) -> dict[str, object]:
+    """How often texts repeat themselves, and the mean log P of the target's tokens, the end included."""
+    texts, tokens = answers.texts or [], sum(len(example.candidates[0]) for example in examples)
+    return {
+        "repetition": sum(map(repeats_itself, texts)) / len(texts),
+        "token_log_likelihood": answers.scores.log_probability_EL.sum().item() / tokens,
+    }
+
+
+def repeats_itself(text: str) -> bool:
+    """Whether more than half of a text's word trigrams occur earlier in it (rep-3 of Welleck et al., arXiv 1908.04319).
+
+    False for texts of fewer than eight words.
+    """
+    words = text.split()
+    grams = list(zip(*(words[start:] for start in range(NGRAM)), strict=False))
+    return len(words) >= MIN_WORDS and len(set(grams)) < len(grams) / 2

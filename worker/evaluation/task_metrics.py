@@ -1,0 +1,191 @@
+"""The metrics of tasks, each as a function of sums over rows, so that resampled rows give it again.
+
+A metric has the outcome of each row, statistics of an outcome, and `link`: metric = link(sum of the rows' statistics).
+Label metrics count, for each label, its rows, its answers and those of its answers that are right; from these counts
+they are what scikit-learn computes from the rows (a test compares them). The scores of texts are those of torchmetrics
+(SQuAD, ROUGE) and sacreBLEU (chrF, which takes torchmetrics fifty times as long), averaged over the rows.
+
+Shape suffixes: E examples, C distinct outcomes, B resamples, L labels, K columns of an outcome, S statistics.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from service.contract.options import TaskMetric
+from worker.data.prompts import Example
+from worker.evaluation.answers import Answers
+
+Array = NDArray[np.float64]
+
+PRIOR_WEIGHT = 0.5  # of a row
+
+
+@dataclass(frozen=True)
+class Formula:
+    """How a metric follows from the answers of a model."""
+
+    outcome_EK: Callable[[Answers, Sequence[Example]], Array]
+    statistics_CS: Callable[[Array], Any]  # of outcomes (C, K); an array, or a sparse one
+    link: Callable[[Array], Array]  # (B, S) -> (B)
+    # (outcomes of both models (C, 2 K), their weights (C)) that are added to the rows when these are resampled
+    prior: Callable[[Array], tuple[Array, Array]]
+    needs_texts: bool = False  # generated ones
+
+
+# --- labels --------------------------------------------------------------------------------------------------------
+
+
+def _label_outcomes_EK(answers: Answers, examples: Sequence[Example]) -> Array:
+    """(the right label, the answer) as indices."""
+    right_E, answer_E = (labels_E.numpy().astype(float) for labels_E in (answers.scores.answer_E, answers.label_E))
+    return np.stack([right_E, answer_E], axis=1)
+
+
+def _label_counts_CS(outcome_CK: Array) -> Any:
+    """For each label whether it is (the answer and right, the answer, right), S = 3 L."""
+    right_C, answer_C = outcome_CK.astype(int).T
+    count, labels = len(outcome_CK), int(outcome_CK.max()) + 1
+    is_hit_C = right_C == answer_C
+    rows = np.concatenate([np.flatnonzero(is_hit_C), np.arange(count), np.arange(count)])
+    columns = np.concatenate([right_C[is_hit_C], labels + answer_C, 2 * labels + right_C])
+    return csr_array((np.ones(len(rows)), (rows, columns)), shape=(count, 3 * labels))
+
+
+def _ratio(numerator: Array, denominator: Array) -> Array:
+    """The quotient; zero where the denominator is zero."""
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+
+
+def accuracy(sum_BS: Array) -> Array:
+    """The share of right answers."""
+    hits_BL, _, right_BL = np.split(sum_BS, 3, axis=1)
+    return _ratio(hits_BL.sum(axis=1), right_BL.sum(axis=1))
+
+
+def balanced_accuracy(sum_BS: Array) -> Array:
+    """The mean over the labels that occur of the share of their rows that are answered rightly."""
+    hits_BL, _, right_BL = np.split(sum_BS, 3, axis=1)
+    return _ratio(_ratio(hits_BL, right_BL).sum(axis=1), (right_BL > 0).sum(axis=1).astype(float))
+
+
+def macro_f1(sum_BS: Array) -> Array:
+    """The mean over the labels that occur, or are given, of 2 hits / (answers + rows)."""
+    hits_BL, given_BL, right_BL = np.split(sum_BS, 3, axis=1)
+    either_BL = given_BL + right_BL
+    return _ratio(_ratio(2 * hits_BL, either_BL).sum(axis=1), (either_BL > 0).sum(axis=1).astype(float))
+
+
+def matthews(sum_BS: Array) -> Array:
+    """The correlation of answers and right labels (Gorodkin 2004 for several labels); zero where one is constant."""
+    hits_BL, given_BL, right_BL = np.split(sum_BS, 3, axis=1)
+    total_B = right_BL.sum(axis=1)
+    covariance_B = hits_BL.sum(axis=1) * total_B - (given_BL * right_BL).sum(axis=1)
+    spread_B = (total_B**2 - (given_BL**2).sum(axis=1)) * (total_B**2 - (right_BL**2).sum(axis=1))
+    return _ratio(covariance_B, np.sqrt(np.maximum(spread_B, 0)))
+
+
+def _label_prior(outcome_EK: Array) -> tuple[Array, Array]:
+    """Half a row for each of the four cases that slim and dense model are right or wrong, its labels as frequent as
+    those of the rows. A wrong answer is the most frequent other label."""
+    labels, counts = np.unique(outcome_EK[:, 0], return_counts=True)
+    absent = [label for label in (0.0, 1.0) if label not in labels]
+    by_frequency = [*labels[np.argsort(-counts, kind="stable")], *absent]
+    outcomes, weights = [], []
+    for label, count in zip(labels, counts, strict=True):
+        wrong = next(other for other in by_frequency if other != label)
+        outcomes += [[label, slim, label, dense] for slim, dense in product((label, wrong), repeat=2)]
+        weights += [PRIOR_WEIGHT * count / len(outcome_EK)] * 4
+    return np.array(outcomes), np.array(weights)
+
+
+def _of_labels(link: Callable[[Array], Array]) -> Formula:
+    return Formula(_label_outcomes_EK, _label_counts_CS, link, _label_prior)
+
+
+# --- texts ---------------------------------------------------------------------------------------------------------
+
+
+def _mean(sum_BS: Array) -> Array:
+    return sum_BS[:, 0] / sum_BS[:, 1]
+
+
+def _with_ones_CS(outcome_CK: Array) -> Array:
+    return np.concatenate([outcome_CK, np.ones_like(outcome_CK)], axis=1)
+
+
+def _corners(_: Array) -> tuple[Array, Array]:
+    """Half a row for each of the four cases that slim and dense model score 0 or 1."""
+    return np.array(list(product((0.0, 1.0), repeat=2))), np.full(4, PRIOR_WEIGHT)
+
+
+def _of_texts(score: Callable[[str, str], float]) -> Formula:
+    """The mean of a score of (the generated text, the target) between 0 and 1."""
+    remembered = lru_cache(maxsize=2**14)(score)  # a search scores the dense model's texts again and again
+
+    def outcome_EK(answers: Answers, examples: Sequence[Example]) -> Array:
+        pairs = zip(answers.texts or (), examples, strict=True)
+        return np.array([[remembered(text.strip(), example.text.strip())] for text, example in pairs])
+
+    return Formula(outcome_EK, _with_ones_CS, _mean, _corners, needs_texts=True)
+
+
+def exact_match(text: str, target: str) -> float:
+    """1 for a text that equals the target."""
+    return float(text == target)
+
+
+def token_f1(text: str, target: str) -> float:
+    """The F1 score of the words, without case, articles and punctuation (SQuAD)."""
+    from torchmetrics.functional.text import squad  # slow to import, and needed by few jobs
+
+    answer = {"prediction_text": text, "id": ""}
+    found = squad(answer, {"answers": {"answer_start": [0], "text": [target]}, "id": ""})
+    return found["f1"].item() / 100
+
+
+def rouge_l(text: str, target: str) -> float:
+    """The F1 score of the longest common subsequence of words; a text without words scores 0."""
+    from torchmetrics.functional.text import rouge_score
+
+    return float(rouge_score(text, target, rouge_keys="rougeL")["rougeL_fmeasure"])
+
+
+def chrf(text: str, target: str) -> float:
+    """The F2 score of the character n-grams up to six characters."""
+    from sacrebleu.metrics.chrf import CHRF
+
+    return float(CHRF().sentence_score(text, [target]).score) / 100
+
+
+def _likelihood_EK(answers: Answers, examples: Sequence[Example]) -> Array:
+    """(the log-probability of the target's tokens, their number), the end token included."""
+    tokens = [float(len(example.candidates[0])) for example in examples]
+    return np.stack([answers.scores.log_probability_EL[:, 0].numpy(), np.array(tokens)], axis=1)
+
+
+def _geometric_mean(sum_BS: Array) -> Array:
+    return np.exp(_mean(sum_BS))
+
+
+def _nothing(_: Array) -> tuple[Array, Array]:
+    return np.empty((0, 4)), np.empty(0)
+
+
+FORMULAS: dict[TaskMetric, Formula] = {
+    TaskMetric.accuracy: _of_labels(accuracy),
+    TaskMetric.balanced_accuracy: _of_labels(balanced_accuracy),
+    TaskMetric.macro_f1: _of_labels(macro_f1),
+    TaskMetric.matthews: _of_labels(matthews),
+    TaskMetric.exact_match: _of_texts(exact_match),
+    TaskMetric.token_f1: _of_texts(token_f1),
+    TaskMetric.rouge_l: _of_texts(rouge_l),
+    TaskMetric.chrf: _of_texts(chrf),
+    TaskMetric.token_probability: Formula(_likelihood_EK, lambda outcome: outcome, _geometric_mean, _nothing),
+}
