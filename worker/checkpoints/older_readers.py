@@ -1,11 +1,13 @@
-"""Makes the JSON files of a checkpoint readable for older software: transformers 4, and runtimes that read its fields.
+"""Makes a checkpoint readable for older software: transformers 4, and runtimes that read its fields and files.
 
 transformers 5 keeps everything about rotary positions in `rope_parameters`. Readers of the older fields take their
 own defaults where these are missing, and compute other logits without a word. The old fields stand beside the new ones
-with the same values.
+with the same values. The vocabularies that the source has beside tokenizer.json are copied: converters to other formats
+read them.
 """
 
 import json
+import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,18 +17,22 @@ from worker.checkpoints.validation import tensor_names
 
 # Class of transformers 5 alone -> the same class under the name that both versions have.
 TOKENIZER_CLASSES = {"TokenizersBackend": "PreTrainedTokenizerFast"}
+VOCABULARIES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "vocab.txt")
 # In `rope_parameters`, and no part of the old `rope_scaling`.
 BESIDE_SCALING = ("rope_theta", "partial_rotary_factor")
 PHI3_SCALING = ("short_factor", "long_factor")  # its older config takes these and the type, and nothing else
 
 
-def write_old_fields(directory: Path, source: Path) -> None:
-    """Add the old fields to the files that transformers has written; `source` is the checkpoint that was loaded."""
+def write_for_older_readers(directory: Path, source: Path) -> None:
+    """Complete the files that transformers has written; `source` is the checkpoint that was loaded."""
     names = tensor_names(directory)
     _update(directory / CONFIG, lambda config: old_rope_fields(config) | old_tying(config, names))
     if (directory / TOKENIZER_CONFIG).exists():
         original = _read(source / TOKENIZER_CONFIG) if (source / TOKENIZER_CONFIG).exists() else {}
         _update(directory / TOKENIZER_CONFIG, lambda written: old_tokenizer_fields(written, original))
+    for name in VOCABULARIES:
+        if (source / name).exists() and not (directory / name).exists():
+            shutil.copyfile(source / name, directory / name)
 
 
 def old_rope_fields(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from service.sources.model_files import CONFIG
 from worker.checkpoints.dtypes import cast_weights, weight_dtypes
 from worker.checkpoints.loading import LoadedModel
-from worker.checkpoints.older_readers import write_old_fields
+from worker.checkpoints.older_readers import write_for_older_readers
 
 
 def save_model(loaded: LoadedModel, directory: Path) -> None:
@@ -18,7 +18,7 @@ def save_model(loaded: LoadedModel, directory: Path) -> None:
     cast_weights(loaded.model, loaded.dtype)
     loaded.model.save_pretrained(directory)
     loaded.tokenizer.save_pretrained(directory)
-    write_old_fields(directory, loaded.directory)
+    write_for_older_readers(directory, loaded.directory)
     for weights in directory.glob("*.safetensors"):
         shutil.copymode(directory / CONFIG, weights)
     cast_weights(loaded.model, computed_in)

@@ -116,6 +116,7 @@ def test_a_saved_checkpoint_has_the_old_fields_and_the_same_tokenizer(tmp_path: 
     checkpoints.write(tmp_path / "model")
     path = tmp_path / "model/tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"extra_special_tokens": ["<x>"], "add_bos_token": True}))
+    (tmp_path / "model/vocab.json").write_text('{"a": 1}')
     loaded = load_model(tmp_path / "model", device=torch.device("cpu"))
     save_model(loaded, tmp_path / "slim")
     config = json.loads((tmp_path / "slim/config.json").read_text())
@@ -124,6 +125,7 @@ def test_a_saved_checkpoint_has_the_old_fields_and_the_same_tokenizer(tmp_path: 
     assert written["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert written["additional_special_tokens"] == ["<x>"]
     assert written["add_bos_token"] is True
+    assert (tmp_path / "slim/vocab.json").read_text() == '{"a": 1}'
     again, tokenizer = AutoTokenizer.from_pretrained(tmp_path / "slim"), loaded.tokenizer
     assert again("a good film<x>").input_ids == tokenizer("a good film<x>").input_ids
     assert again.extra_special_tokens == tokenizer.extra_special_tokens == ["<x>"]
