@@ -2,10 +2,13 @@
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from gguf import GGMLQuantizationType, GGUFReader
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 
 from service.contract.errors import InvalidModel, UnsupportedFamily
@@ -34,12 +37,27 @@ def convert_gguf(path: Path, cache: Path) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=cache))
     try:
-        _convert(path, partial, reader, metadata)
+        with _refusing_contradictions(path):
+            _convert(path, partial, reader, metadata)
         if not directory.exists():  # another worker may have finished first
             partial.rename(directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return directory
+
+
+@contextmanager
+def _refusing_contradictions(path: Path) -> Iterator[None]:
+    """Raise InvalidModel for a file whose metadata is missing, of another type, or does not fit its tensors."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, StrictDataclassError) as error:
+        raise InvalidModel(f"{path.name} cannot be converted: {error!r}", param="model.uri") from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        message = f"the tensors of {path.name} do not have the shapes that its metadata says"
+        raise InvalidModel(message, param="model.uri") from error
 
 
 def _open(path: Path) -> tuple[GGUFReader, str]:

@@ -29,6 +29,8 @@ MAPPED = (
     "attention.layer_norm_rms_epsilon",
     "attention.layer_norm_epsilon",
     "rope.freq_base",
+    "rope.scaling.finetuned",  # how a model was trained, and how its file was made: neither changes what it computes
+    "tensor_data_layout",
 )
 EMBEDDING = "token_embd.weight"
 FREQUENCIES, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
@@ -115,12 +117,12 @@ def _rope(config: Any, metadata: Metadata) -> dict[str, Any]:
         rope["partial_rotary_factor"] = rotary / config.head_dim
     elif rotary != config.head_dim:
         raise metadata.refuse(f"rotary positions in {rotary} of the {config.head_dim} dimensions of a head")
+    original = metadata.take("rope.scaling.original_context_length", config.max_position_embeddings)
     if LONG in metadata.factors and metadata.family == "phi3":
-        return rope | _long_rope(config, metadata)
+        return rope | _long_rope(config, metadata, original)
     kind, factor = metadata.take("rope.scaling.type", "none"), metadata.take("rope.scaling.factor")
     factor = 1 / metadata.take("rope.scale_linear") if "rope.scale_linear" in metadata.values else factor
     if kind == "yarn":
-        original = metadata.take("rope.scaling.original_context_length", config.max_position_embeddings)
         return rope | {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
     if kind not in ("none", "linear"):
         raise metadata.refuse(f"rotary positions of the type {kind}")
@@ -135,15 +137,14 @@ def config_theta(config: Any) -> float:
     return float(rope.get("full_attention", rope)["rope_theta"])
 
 
-def _long_rope(config: Any, metadata: Metadata) -> dict[str, Any]:
+def _long_rope(config: Any, metadata: Metadata, original: int) -> dict[str, Any]:
     """Phi 3 with two lists of factors, for texts up to its first length and for longer ones."""
     if SHORT not in metadata.factors:
         raise metadata.refuse(f"the tensor {LONG} without {SHORT}")
     long, short = (metadata.factors.pop(name).tolist() for name in (LONG, SHORT))
-    original = metadata.take("rope.scaling.original_context_length", config.max_position_embeddings)
     attention = metadata.take("rope.scaling.attn_factor")
     config.update({"original_max_position_embeddings": original})
-    rope = {"rope_type": "longrope", "long_factor": long, "short_factor": short}
+    rope: dict[str, Any] = {"rope_type": "longrope", "long_factor": long, "short_factor": short}
     rope["original_max_position_embeddings"] = original
     return rope if attention is None else rope | {"attention_factor": float(attention)}
 

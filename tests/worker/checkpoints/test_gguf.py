@@ -56,7 +56,7 @@ FILES: dict[str, tuple[Any, dict[str, Any], dict[str, torch.Tensor]]] = {
         LINEAR_KEYS | {"attention.sliding_window": 4096, "rope.freq_base_swa": 5000.0},
         {},
     ),
-    "phi3": (TINY["phi3"], {}, {}),
+    "phi3": (TINY["phi3"], {"rope.scaling.original_context_length": 64}, {}),
     "phi3 with long rope": (
         lambda: causal("phi3", rope_parameters=PHI3_ROPE, original_max_position_embeddings=32),
         {"rope.scaling.original_context_length": 32, "rope.scaling.attn_factor": 1.0954451},
@@ -108,9 +108,23 @@ def test_a_file_with_more_than_a_checkpoint_can_hold_is_refused(
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"feed_forward_length": 40}, "do not have the shapes"),
+        ({"attention.head_count": 0}, "cannot be converted"),
+        ({"attention.head_count": [4, 2]}, "cannot be converted"),
+    ],
+)
+def test_a_file_whose_metadata_does_not_fit_is_refused(tmp_path: Path, metadata: dict[str, Any], message: str) -> None:
+    path = write_gguf(tmp_path / "model.gguf", TINY["llama"](), metadata)
+    with pytest.raises(InvalidModel, match=message):
+        convert_gguf(path, tmp_path / "cache")
+
+
 def test_metadata_that_says_nothing_is_accepted(tmp_path: Path) -> None:
     ones = {"rope_freqs.weight": torch.ones(4)}
-    neutral = {"expert_count": 0, "rope.scaling.type": "none", "attention.causal": True}
+    neutral = {"expert_count": 0, "rope.scaling.finetuned": True, "rope.scaling.type": "none", "attention.causal": True}
     path = write_gguf(tmp_path / "model.gguf", TINY["llama"](), neutral, ones)
     again = load_model(convert_gguf(path, tmp_path / "cache"), device=torch.device("cpu")).model
     model = TINY["llama"]()
