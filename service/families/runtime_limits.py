@@ -105,6 +105,11 @@ def mlx_rope_type(sizes: SlimSizes) -> str | None:
     return None if kind in MLX_ROPE_TYPES else reason
 
 
+def no_mlp_bias(sizes: SlimSizes) -> str | None:
+    """SGLang passes over the biases of the feed-forward modules of a Llama."""
+    return "it does not load biases of feed-forward modules" if sizes.config.get("mlp_bias") else None
+
+
 WITHOUT_HEADS = "remove other units than heads"
 TRANSFORMERS_OF_VLLM = "start it with `--model-impl transformers`, which loads the checkpoint"
 
@@ -112,6 +117,7 @@ TRANSFORMERS_OF_VLLM = "start it with `--model-impl transformers`, which loads t
 LIMITS: dict[tuple[str, str], tuple[Limit, ...]] = {
     ("vllm", "qwen2"): (derived_head_size(TRANSFORMERS_OF_VLLM),),
     ("sglang", "qwen2"): (derived_head_size(WITHOUT_HEADS),),
+    ("sglang", "llama"): (no_mlp_bias,),
     ("llama.cpp", "qwen2"): (derived_head_size(WITHOUT_HEADS),),
     ("mlx-lm", "qwen2"): (derived_head_size(WITHOUT_HEADS), mlx_rope_type),
     ("llama.cpp", "phi3"): (derived_head_size(WITHOUT_HEADS),),

@@ -4,10 +4,11 @@ Scores decide which units are removed; how many follows from the request. In a g
 ratio, and a target that has to be measured leaves them open.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from service.contract.catalog import Plan, Projected
-from service.contract.options import Layout, Unit
+from service.contract.options import Layout, Repair, Unit
 from service.contract.report import Runtime
 from service.contract.request import JobRequest
 from service.families.runtime_limits import SlimSizes
@@ -87,11 +88,17 @@ def _runtimes(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut]) 
             head_size=kept(cuts, Unit.head_dims, head_size(checkpoint)),
             layers=kept(cuts, Unit.layers, layers),
             hidden_size=checkpoint.number(checkpoint.names.hidden_size),
-            config=checkpoint.config,
+            config=_slim_config(request, checkpoint),
             heads_known=Unit.heads not in units or any(cut.unit is Unit.heads for cut in cuts),
             layers_known=Unit.layers not in units,
         )
     )
+
+
+def _slim_config(request: JobRequest, checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """The config of the dense model, with the fields that the repair `bias` sets."""
+    biases = {stack.bias: True for stack in checkpoint.names.stacks if stack.bias}
+    return {**checkpoint.config, **biases} if request.method.repair is Repair.bias else checkpoint.config
 
 
 def _ffn_widths(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut]) -> list[int]:

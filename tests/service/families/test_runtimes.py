@@ -98,3 +98,8 @@ def test_llama_cpp_loads_the_gemma_whose_scale_it_computes() -> None:
 def test_mlx_lm_is_promised_for_rotary_positions_that_were_compared() -> None:
     for kind, refusing in (("default", set()), ("llama3", set()), ("yarn", {"mlx-lm"})):
         assert not_loading("llama", [Unit.ffn], config={"rope_parameters": {"rope_type": kind}}).keys() == refusing
+
+
+def test_sglang_loads_a_llama_without_biases_of_feed_forward_modules() -> None:
+    assert not_loading("llama", [Unit.ffn], config={"mlp_bias": True}).keys() == {"sglang"}
+    assert not_loading("llama", [Unit.ffn], config={"mlp_bias": False}) == {}

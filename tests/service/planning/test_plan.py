@@ -232,5 +232,8 @@ def test_a_plan_promises_a_runtime_only_what_it_reads(tmp_path: Path, access: Ac
     checkpoints.change_config(tmp_path / "gemma3", query_pre_attn_scalar=8)
     by_layers = plan(request_for(tmp_path / "gemma3", 0.5, method={"units": ["layers"]}), access)
     assert {runtime.name for runtime in by_layers.runtimes if runtime.loads} == {"transformers", "vllm", "sglang"}
+    checkpoints.write(tmp_path / "llama")
+    biased = plan(request_for(tmp_path / "llama", 0.3, method={"repair": "bias"}), access)
+    assert [runtime.name for runtime in biased.runtimes if not runtime.loads] == ["sglang"]
     by_neurons = plan(request_for(tmp_path / "gemma3", 0.3, method={"units": ["ffn"]}), access)
     assert {runtime.name for runtime in by_neurons.runtimes if not runtime.loads} == {"mlx-lm"}  # it has two layers
