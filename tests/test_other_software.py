@@ -27,7 +27,7 @@ from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.selection import select
 from worker.slimming.units import locate
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 TEXT = "a good film<s> and the quick brown fox"
 ROPE = {"rope_type": "default", "rope_theta": 500.0}

@@ -5,12 +5,12 @@ each, with the modules of a loaded model, since that package may import torch al
 docs/contributing.md lists the steps that add a family.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from service.contract import catalog
-from service.contract.errors import InvalidModel, UnsupportedFamily
+from service.contract.errors import InvalidModel, UnsupportedFamily, UnsupportedUnit
 from service.contract.options import Unit
 from service.families.per_layer import is_per_layer
 from service.families.tensor_names import CheckpointNames, StackNames, UnitTensors, attention, feed_forward
@@ -64,6 +64,10 @@ DERIVED_SIZE = (
 )
 TIED_DIMENSIONS = "rotary positions or a stock config tie the dimensions of a head to each other"
 JOINT_NORM = "the norms of queries and keys span all heads, so that a model with fewer heads would compute another mean"
+FACTORS_OF_HEADS = (
+    "with long rotary positions a stock config derives the number of their factors from the number of heads: remove "
+    "other units than heads"
+)
 NO_DIMENSIONS = {Unit.head_dims: TIED_DIMENSIONS}
 NO_HEADS = {Unit.heads: DERIVED_SIZE, Unit.head_dims: TIED_DIMENSIONS}
 NO_HEADS_UNDER_A_JOINT_NORM = {Unit.heads: JOINT_NORM, Unit.head_dims: TIED_DIMENSIONS}
@@ -210,6 +214,17 @@ def family_of(config: Mapping[str, Any], model: str) -> ModelFamily:
         message = f"the model_type of {model}, {model_type!r}, is not supported; {instead}"
         raise UnsupportedFamily(message, param="model.uri")
     return FAMILIES[model_type]
+
+
+def check_units(units: Sequence[Unit], family: ModelFamily, config: Mapping[str, Any]) -> None:
+    """Raise UnsupportedUnit for a unit of which the stock config of the model cannot hold fewer."""
+    refused = dict(family.refused)
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if family.model_type == "phi3" and isinstance(rope, dict) and rope.get("long_factor"):
+        refused[Unit.heads] = FACTORS_OF_HEADS
+    for unit in units:
+        if unit in refused:
+            raise UnsupportedUnit(f"{family.model_type}: {refused[unit]}", param="method.units")
 
 
 def own_code(model: str) -> InvalidModel:

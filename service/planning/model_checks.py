@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from service.contract.errors import InvalidModel, InvalidRequest, UnsupportedUnit, blaming_task
+from service.contract.errors import InvalidModel, InvalidRequest, blaming_task
 from service.contract.options import Layout, Unit
 from service.contract.presets import resolve
 from service.contract.request import JobRequest
 from service.families.head_classes import head_classes
 from service.families.per_layer import is_per_layer
 from service.families.positions import max_tokens
-from service.families.table import ModelFamily
+from service.families.table import ModelFamily, check_units
 from service.sources.access import HUB, Access, blaming
 from service.sources.job_checkpoints import JOB
 from service.sources.model_directory import ModelDirectory, StoredDirectory, read_json
@@ -42,9 +42,7 @@ def check_config(request: JobRequest, family: ModelFamily, config: Mapping[str, 
     Raises UnsupportedUnit for a unit that the family's stock config cannot hold fewer of, InvalidRequest for a layout
     or a number of tokens that the model cannot have, InvalidLabels for labels that its classification head lacks.
     """
-    for unit in request.method.units:
-        if unit in family.refused:
-            raise UnsupportedUnit(f"{family.model_type}: {family.refused[unit]}", param="method.units")
+    check_units(request.method.units, family, config)
     _check_layout(request, config)
     _check_tokens(request, family, config)
     if family.kind == "classifier":

@@ -22,6 +22,7 @@ from service.contract.errors import (
     TaskslimError,
     UnknownLabel,
     UnsupportedFamily,
+    UnsupportedUnit,
 )
 from service.contract.job import Stage
 from service.contract.report import Report
@@ -30,8 +31,9 @@ from service.contract.result import Result
 from service.jobs.leases import LeaseLost
 from service.storage.keys import manifest_key
 from service.storage.object_store import digest_file
+from tests.support import checkpoints
 from tests.support.pipeline_jobs import LABELS, Deployment, Recorder
-from tests.support.tiny_models import FFN_WIDTH, logits
+from tests.support.tiny_models import FFN_WIDTH, causal, logits
 
 STAGES = [stage for stage in Stage if stage not in (Stage.search, Stage.repair, Stage.controls)]
 
@@ -157,6 +159,36 @@ def test_unsupported_units_and_repairs_are_refused(deployment: Deployment, metho
     with pytest.raises(InvalidRequest) as refused:
         deployment.run(deployment.request("qwen2", method=method))
     assert refused.value.code == code
+
+
+def test_heads_of_a_phi3_with_long_rotary_positions_are_refused_once_the_model_is_loaded(
+    deployment: Deployment,
+) -> None:
+    factors = [1.0, 1.1, 1.2, 1.3]
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "long_factor": factors, "short_factor": factors}
+    model = causal("phi3", rope_parameters=rope, original_max_position_embeddings=32)
+    model.save_pretrained(deployment.root / "phi3")
+    checkpoints.tokenizer().save_pretrained(deployment.root / "phi3")
+    progress = Recorder()
+    with pytest.raises(UnsupportedUnit, match="remove other units than heads"):
+        deployment.run(deployment.request("phi3", method={"units": ["heads"]}), progress)
+    assert progress.stages[-1] is Stage.load
+    result = deployment.run(deployment.request("phi3", method={"units": ["ffn"]}))
+    assert result.verified.max_abs_logit_difference <= result.verified.tolerance
+
+
+def test_a_gemma_3_without_a_layer_is_promised_where_its_sliding_pattern_holds(deployment: Deployment) -> None:
+    model = causal("gemma3_text", num_hidden_layers=12, query_pre_attn_scalar=8)
+    model.save_pretrained(deployment.root / "gemma3_text")
+    checkpoints.tokenizer().save_pretrained(deployment.root / "gemma3_text")
+    deployment.run(deployment.request("gemma3_text", method={"units": ["layers"]}, target={"ratio": 0.1}))
+    deployment.download(deployment.root / "downloaded")
+    types = json.loads((deployment.root / "downloaded/model/config.json").read_text())["layer_types"]
+    report = Report.model_validate_json((deployment.root / "downloaded/report.json").read_bytes())
+    holds = [number for number, kind in enumerate(types) if kind == "full_attention"] == [5]
+    assert len(types) == 11
+    loading = {runtime.name for runtime in report.runtimes if runtime.loads}
+    assert loading == {"transformers", "vllm", "sglang"} | ({"llama.cpp", "mlx-lm"} if holds else set())
 
 
 def test_latency_target_with_too_many_tokens_is_refused_once_the_model_is_loaded(deployment: Deployment) -> None:

@@ -12,6 +12,7 @@ from service.contract.errors import (
     InvalidModel,
     InvalidRequest,
     UnsupportedFamily,
+    UnsupportedUnit,
 )
 from service.contract.request import JobRequest
 from service.planning.admission import check_request
@@ -167,3 +168,13 @@ def test_the_layout_per_layer_is_refused_where_only_layers_are_removed(tmp_path:
     own["auto_map"] = {"AutoModelForCausalLM": "modeling_taskslim.PerLayerLlamaForCausalLM"}
     model_directory(tmp_path / "model", **own)
     check_request(JobRequest.model_validate(body), access)
+
+
+@pytest.mark.parametrize("field", ["rope_parameters", "rope_scaling"])
+def test_a_phi3_with_long_rotary_positions_keeps_its_heads(tmp_path: Path, access: Access, field: str) -> None:
+    config: dict[str, Any] = {field: {"type": "longrope", "long_factor": [1.0, 2.0], "short_factor": [1.0, 1.5]}}
+    body = INLINE | {"model": {"uri": model_directory(tmp_path / "m", model_type="phi3", **config)}}
+    check_request(JobRequest.model_validate(body), access)
+    by_heads = body | {"method": {"units": ["ffn", "heads"]}}
+    message = refuse(by_heads, access, UnsupportedUnit, "method.units")
+    assert "remove other units than heads" in message
