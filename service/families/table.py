@@ -27,17 +27,27 @@ AUTO_CLASSES: dict[Kind, str] = {
 
 
 @dataclass(frozen=True)
+class PretrainedHead:
+    """Checkpoints of an encoder as it was pretrained, to which an adapter brings the classification head."""
+
+    classes: tuple[str, ...]  # that config.json may name
+    tensors: str  # regular expression that matches the tensors of their own heads, which are then not used
+
+
+@dataclass(frozen=True)
 class ModelFamily:
     """A family of models: all whose config.json says the same `model_type`."""
 
     model_type: str
     kind: Kind
-    model_class: str  # the class of transformers with the task head
+    model_class: str  # the class of transformers with the task head, the only head that is supported
     names: CheckpointNames
     refused: Mapping[Unit, str] = field(default_factory=dict)  # unit -> why a stock config cannot hold fewer of them
     runtimes: tuple[
         RuntimeName, ...
     ] = ()  # those with an architecture for the family, without transformers, which has all
+    same_head: tuple[str, ...] = ()  # other class names in config.json whose checkpoints have that head
+    pretrained: PretrainedHead | None = None
     gguf: str = ""  # `general.architecture` of the GGUF files that transformers converts to this family
 
     @property
@@ -104,7 +114,6 @@ T5_TENSORS = (
     UnitTensors(Unit.heads, r"layer\.0\.SelfAttention\.relative_attention_bias\.weight", 1),
     *attention(*T5_ATTENTION, unit=Unit.head_dims),
 )
-EMBEDDINGS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 
 LLAMA_NAMES = CheckpointNames((GATED_WITH_BIAS,), head_counts_divide=("attention_bias", "mlp_bias"))
 MISTRAL_NAMES = CheckpointNames((GATED,))
@@ -118,15 +127,17 @@ T5_NAMES = CheckpointNames(
     head_size="d_kv",
     hidden_size="d_model",
     positions="",
-    tied_by_default=True,
-    repeated=EMBEDDINGS,
+    embedding="shared.weight",
+    tied=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"),
+    always_tied=True,
 )
 BART_NAMES = CheckpointNames(
     (BART_ENCODER, OPT),
     heads="decoder_attention_heads",
     hidden_size="d_model",
+    embedding="model.shared.weight",
+    tied=("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight"),
     tied_by_default=True,
-    repeated=EMBEDDINGS,
 )
 
 # --- the families --------------------------------------------------------------------------------------------------
@@ -162,41 +173,75 @@ FAMILIES: dict[str, ModelFamily] = {
             "causal",
             "GPT2LMHeadModel",
             CheckpointNames(
-                (GPT2,), heads="n_head", hidden_size="n_embd", positions="n_positions", tied_by_default=True
+                (GPT2,),
+                heads="n_head",
+                hidden_size="n_embd",
+                positions="n_positions",
+                embedding="transformer.wte.weight",
+                tied_by_default=True,
             ),
             NO_HEADS,
             NO_MLX,
             gguf="gpt2",
         ),
         ModelFamily(
-            "opt", "causal", "OPTForCausalLM", CheckpointNames((OPT,), tied_by_default=True), NO_HEADS, ("vllm",)
+            "opt",
+            "causal",
+            "OPTForCausalLM",
+            CheckpointNames((OPT,), embedding="model.decoder.embed_tokens.weight", tied_by_default=True),
+            NO_HEADS,
+            ("vllm",),
         ),
         ModelFamily(
             "gpt_neox",
             "causal",
             "GPTNeoXForCausalLM",
-            CheckpointNames((NEOX,), tied=("embed_out.weight",)),
+            CheckpointNames((NEOX,), embedding="gpt_neox.embed_in.weight", tied=("embed_out.weight",)),
             NO_HEADS,
             NO_SGLANG,
         ),
-        ModelFamily("t5", "encoder_decoder", "T5ForConditionalGeneration", T5_NAMES, runtimes=("llama.cpp",)),
+        ModelFamily(
+            "t5",
+            "encoder_decoder",
+            "T5ForConditionalGeneration",
+            T5_NAMES,
+            runtimes=("llama.cpp",),
+            same_head=("T5WithLMHeadModel",),
+        ),
         ModelFamily("mt5", "encoder_decoder", "MT5ForConditionalGeneration", T5_NAMES, runtimes=("llama.cpp",)),
-        ModelFamily("bart", "encoder_decoder", "BartForConditionalGeneration", BART_NAMES, NO_HEADS),
-        ModelFamily("bert", "classifier", "BertForSequenceClassification", BERT_NAMES, NO_HEADS, NO_SGLANG),
-        ModelFamily("roberta", "classifier", "RobertaForSequenceClassification", ROBERTA_NAMES, NO_HEADS, NO_SGLANG),
+        ModelFamily(
+            "bart", "encoder_decoder", "BartForConditionalGeneration", BART_NAMES, NO_HEADS, same_head=("BartModel",)
+        ),
+        ModelFamily(
+            "bert",
+            "classifier",
+            "BertForSequenceClassification",
+            BERT_NAMES,
+            NO_HEADS,
+            NO_SGLANG,
+            pretrained=PretrainedHead(("BertModel", "BertForMaskedLM", "BertForPreTraining"), r"cls\..*"),
+        ),
+        ModelFamily(
+            "roberta",
+            "classifier",
+            "RobertaForSequenceClassification",
+            ROBERTA_NAMES,
+            NO_HEADS,
+            NO_SGLANG,
+            pretrained=PretrainedHead(("RobertaModel", "RobertaForMaskedLM"), r"lm_head\..*"),
+        ),
         ModelFamily(
             "distilbert",
             "classifier",
             "DistilBertForSequenceClassification",
             CheckpointNames((DISTILBERT,), heads="n_heads", hidden_size="dim", tied=()),
             NO_HEADS,
+            pretrained=PretrainedHead(
+                ("DistilBertModel", "DistilBertForMaskedLM"), r"vocab_(transform|layer_norm|projector)\..*"
+            ),
         ),
     )
 }
-
-
-# What to send in place of a model whose family is not in the table, but whose text model is.
-ALTERNATIVES = {"gemma3": "it holds a vision tower: give its text model, with the model_type gemma3_text"}
 
 
 def family_of(config: Mapping[str, Any], model: str) -> ModelFamily:
@@ -210,10 +255,18 @@ def family_of(config: Mapping[str, Any], model: str) -> ModelFamily:
         raise InvalidModel(f"the weights of {model} are quantised: give the unquantised checkpoint", param="model.uri")
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
-        instead = ALTERNATIVES.get(str(model_type), f"these are: {', '.join(sorted(FAMILIES))}")
-        message = f"the model_type of {model}, {model_type!r}, is not supported; {instead}"
+        message = f"the model_type of {model}, {model_type!r}, is not supported; {_instead(config)}"
         raise UnsupportedFamily(message, param="model.uri")
     return FAMILIES[model_type]
+
+
+def _instead(config: Mapping[str, Any]) -> str:
+    """What to send in place of a model whose family is not in the table."""
+    part = config.get("text_config")
+    if isinstance(part, dict) and part.get("model_type") in FAMILIES:
+        family = FAMILIES[part["model_type"]]
+        return f"it is multimodal: save its text part as a {family.model_class} and give that"
+    return f"these are: {', '.join(sorted(FAMILIES))}"
 
 
 def check_units(units: Sequence[Unit], family: ModelFamily, config: Mapping[str, Any]) -> None:

@@ -45,9 +45,10 @@ class CheckpointNames:
     positions: str = "max_position_embeddings"  # config field with the most tokens; empty where there is no limit
     numbers_after_padding: bool = False  # whether the first position is the one after the index of the padding token
     head_counts_divide: tuple[str, ...] = ()  # where one of these fields is set, heads must divide the hidden size
-    tied_by_default: bool = False  # whether a config that does not say so ties output and input embedding
-    tied: tuple[str, ...] = ("lm_head.weight",)  # tensors that repeat the input embedding where the two are tied
-    repeated: tuple[str, ...] = ()  # tensors that always repeat the input embedding
+    embedding: str = "model.embed_tokens.weight"  # the input embedding
+    tied: tuple[str, ...] = ("lm_head.weight",)  # tensors that repeat the input embedding where they are tied to it
+    tied_by_default: bool = False  # whether a config that does not say so ties them
+    always_tied: bool = False  # whether they are tied whatever the config says, unless they are stored and differ
 
 
 def feed_forward(down: str, up: str) -> tuple[UnitTensors, ...]:

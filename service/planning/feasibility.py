@@ -15,6 +15,7 @@ from service.families.table import FAMILIES
 from service.planning.model_checks import check_config
 from service.planning.removal import count_chosen, has_bias
 from service.planning.targets import check_target
+from service.planning.tensor_checks import check_head_count, check_tensors
 from service.sources.checkpoint import Checkpoint, read_checkpoint
 from service.sources.dimensions import head_counts, head_size, num_layers
 from service.sources.hub import NotShown
@@ -40,8 +41,10 @@ def check_feasible(request: JobRequest, checkpoint: Checkpoint) -> None:
 
 def check_options(request: JobRequest, checkpoint: Checkpoint) -> None:
     """As `check_feasible`, without the target."""
-    check_config(request, FAMILIES[checkpoint.family], checkpoint.config)
+    check_config(request, FAMILIES[checkpoint.family], checkpoint.config, checkpoint.adapter)
     _check_sizes(checkpoint)
+    check_tensors(checkpoint)
+    check_head_count(checkpoint)
     _check_repair(request, checkpoint)
     if count_chosen(request.method, checkpoint, [])[0] == 0:
         message = f"the weights hold none of the units {', '.join(request.method.units)}"

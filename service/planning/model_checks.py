@@ -8,13 +8,15 @@ from service.contract.options import Layout, Unit
 from service.contract.presets import resolve
 from service.contract.request import JobRequest
 from service.families.head_classes import head_classes
+from service.families.named_head import check_head
 from service.families.per_layer import is_per_layer
 from service.families.positions import max_tokens
 from service.families.table import ModelFamily, check_units
 from service.sources.access import HUB, Access, blaming
+from service.sources.adapter import Adapter
 from service.sources.job_checkpoints import JOB
-from service.sources.model_directory import ModelDirectory, StoredDirectory, read_json
-from service.sources.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, GGUF, PICKLED
+from service.sources.model_directory import ModelDirectory
+from service.sources.model_files import CONFIG, GGUF, PICKLED
 from service.sources.readers import LOCAL, REMOTE, scheme_of
 
 
@@ -28,25 +30,29 @@ def check_model(request: JobRequest, access: Access) -> ModelDirectory:
     _check_uri(source.uri, "model.uri", access)
     if source.adapter_uri is not None:
         _check_uri(source.adapter_uri, "model.adapter_uri", access)
-        _check_adapter(source.adapter_uri, access)
+        model.adapter  # noqa: B018 - raises InvalidModel unless it is a LoRA adapter
     if not model.is_on_hub:
         _check_names(source.uri, model.names)
         if CONFIG in model.names:
-            check_config(request, model.family, model.config)
+            check_config(request, model.family, model.config, model.adapter)
     return model
 
 
-def check_config(request: JobRequest, family: ModelFamily, config: Mapping[str, Any]) -> None:
+def check_config(
+    request: JobRequest, family: ModelFamily, config: Mapping[str, Any], adapter: Adapter | None = None
+) -> None:
     """Check what config.json decides.
 
-    Raises UnsupportedUnit for a unit that the family's stock config cannot hold fewer of, InvalidRequest for a layout
-    or a number of tokens that the model cannot have, InvalidLabels for labels that its classification head lacks.
+    Raises UnsupportedFamily for another head than the family's class has, UnsupportedUnit for a unit that the family's
+    stock config cannot hold fewer of, InvalidRequest for a layout or a number of tokens that the model cannot have,
+    InvalidLabels for labels that its classification head lacks.
     """
+    check_head(config, family, has_adapter=request.model.adapter_uri is not None)
     check_units(request.method.units, family, config)
     _check_layout(request, config)
     _check_tokens(request, family, config)
     if family.kind == "classifier":
-        _check_classes(request, config)
+        _check_classes(request, _id2label(config, adapter))
 
 
 def _check_layout(request: JobRequest, config: Mapping[str, Any]) -> None:
@@ -66,9 +72,16 @@ def _check_tokens(request: JobRequest, family: ModelFamily, config: Mapping[str,
         raise InvalidRequest(message, param="target.latency_ms.tokens")
 
 
-def _check_classes(request: JobRequest, config: Mapping[str, Any]) -> None:
+def _id2label(config: Mapping[str, Any], adapter: Adapter | None) -> object:
+    """The names of the classes; those of a head that the adapter brings have numbers where config.json has no names."""
+    named, count = config.get("id2label"), adapter.num_labels if adapter else None
+    if count is None or (isinstance(named, dict) and len(named) == count):
+        return named
+    return {str(index): f"LABEL_{index}" for index in range(count)}
+
+
+def _check_classes(request: JobRequest, id2label: object) -> None:
     """A config.json without `id2label`, or with one that cannot be read, is left to the worker."""
-    id2label = config.get("id2label")
     if not isinstance(id2label, dict) or not all(str(index).isdecimal() for index in id2label):
         return
     for place, task in request.placed_tasks.items():
@@ -85,21 +98,6 @@ def _check_uri(uri: str, param: str, access: Access) -> None:
         raise InvalidModel(message, param=param)
     with blaming(param, InvalidModel):
         access.check(uri)
-
-
-def _check_adapter(uri: str, access: Access) -> None:
-    """Raise InvalidModel unless a directory holds a LoRA adapter. One on a hub is left to the worker."""
-    if scheme_of(uri) == HUB:
-        return
-    param, directory = "model.adapter_uri", StoredDirectory(uri, access)
-    with blaming(param, InvalidModel):
-        missing = {ADAPTER_CONFIG, ADAPTER_WEIGHTS} - directory.sizes.keys()
-    if missing:
-        message = f"{uri} has no {' and no '.join(sorted(missing))}: give the directory of a LoRA adapter"
-        raise InvalidModel(message, param=param)
-    kind = read_json(directory, ADAPTER_CONFIG, uri, param).get("peft_type")
-    if kind != "LORA":
-        raise InvalidModel(f"{uri} is an adapter of the type {kind}; only LoRA adapters are merged", param=param)
 
 
 def _check_names(uri: str, names: set[str]) -> None:

@@ -9,7 +9,7 @@ from service.contract.options import Repair, Unit
 from service.contract.request import JobRequest
 from service.families.tensor_names import StackNames
 from service.planning.widths import Cut, cuts_at, is_set_by_ratio
-from service.sources.checkpoint import BUFFER, Checkpoint
+from service.sources.checkpoint import Checkpoint
 from service.sources.dimensions import layer_position, layer_tensors, matches, unit_tensors_of
 from service.sources.safetensors_header import BYTES, Tensors, TensorShape, file_size
 
@@ -62,8 +62,8 @@ def _count_in_stack(
 
 
 def count_parameters(tensors: Tensors) -> int:
-    """Parameters of the tensors; buffers are not counted."""
-    return sum(tensor.count for name, tensor in tensors.items() if not BUFFER.fullmatch(name))
+    """Parameters of the tensors; BART's zero bias is none."""
+    return sum(tensor.count for name, tensor in tensors.items() if name != "final_logits_bias")
 
 
 def has_bias(request: JobRequest, checkpoint: Checkpoint, stack: StackNames) -> bool:

@@ -2,29 +2,37 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from service.contract.errors import InvalidModel
-from service.families.table import FAMILIES
+from service.families.model_tensors import MODEL_TENSORS
+from service.families.quantised import check_not_quantised
+from service.families.source_config import plain_name
+from service.families.table import FAMILIES, ModelFamily
 from service.families.tensor_names import CheckpointNames
+from service.families.unused_tensors import may_be_unused
+from service.sources.adapter import Adapter
 from service.sources.model_directory import ModelDirectory
 from service.sources.model_files import GGUF
 from service.sources.safetensors_header import DTYPES, FLOATS, Tensors, TensorShape
 
 MAX_UNITS = 2**17  # of a kind in a layer; a larger number in a foreign file would keep the planning busy for hours
-# Tensors that some checkpoints hold and that are no parameters: masks, position ids, frequencies, BART's zero bias.
-BUFFER = re.compile(r".*(\.attn\.(masked_)?bias|\.attention\.(masked_)?bias|position_ids|inv_freq)|final_logits_bias")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The config and the tensors of a model; a tensor that repeats the input embedding is left out."""
+    """The config and the tensors of a model, its adapter merged, under the names of the family's class.
+
+    A tensor that repeats the input embedding is left out, and one that the model may leave unused.
+    """
 
     family: str
     config: Mapping[str, Any]
     tensors: Tensors
     stored_bytes: int  # size of the files that hold the weights
+    adapter: Adapter | None = None
+    has_unread_adapter: bool = False  # whether there is an adapter that the worker alone reads
 
     @property
     def names(self) -> CheckpointNames:
@@ -52,18 +60,50 @@ def read_checkpoint(model: ModelDirectory) -> Checkpoint:
     if model.source.uri.endswith(GGUF):
         message = f"a plan needs config.json and safetensors files: {model.source.uri} is GGUF, which a worker converts"
         raise InvalidModel(message, param="model.uri")
-    family, config, headers = model.family.model_type, model.config, model.headers
-    tensors = {name: tensor for header in headers for name, tensor in header.tensors.items()}
-    once = _without_repeated(tensors, FAMILIES[family].names, config)
-    return Checkpoint(family, config, once, sum(header.file_bytes for header in headers))
+    family, stored = model.family, {name: tensor for header in model.headers for name, tensor in header.tensors.items()}
+    check_not_quantised({name: tensor.dtype for name, tensor in stored.items()}, model.source.uri)
+    names = _names_in_model(stored, family, has_adapter=model.source.adapter_uri is not None)
+    checkpoint = Checkpoint(
+        family.model_type,
+        model.config,
+        _once(model, {name: stored[old] for name, old in names.items()}, names),
+        sum(header.file_bytes for header in model.headers),
+        model.adapter,
+        has_unread_adapter=model.adapter is None and model.source.adapter_uri is not None,
+    )
+    return replace(checkpoint, tensors=_with_adapter(checkpoint)) if checkpoint.adapter else checkpoint
 
 
-def _without_repeated(tensors: Tensors, names: CheckpointNames, config: Mapping[str, Any]) -> dict[str, TensorShape]:
-    """The tensors without those that repeat the input embedding."""
-    tied = config.get("tie_word_embeddings", names.tied_by_default)
-    repeats = names.repeated + (names.tied if tied else ())
-    found = dict(tensors)
-    for name in tensors:
-        if name.endswith(repeats) and sum(other.shape == found[name].shape for other in found.values()) > 1:
-            del found[name]
+def _names_in_model(stored: Tensors, family: ModelFamily, *, has_adapter: bool) -> dict[str, str]:
+    """Name in the model -> name in the files, of the tensors that the model must use."""
+    row, pretrained = MODEL_TENSORS[family.model_type], family.pretrained
+    replaced = pretrained.tensors if pretrained and has_adapter else r"(?!)"
+    used = [name for name in stored if not may_be_unused(name, family.model_type) and not re.fullmatch(replaced, name)]
+    has_prefix = any(plain_name(name).startswith(row.prefix) for name in used)
+    return {row.full_name(plain_name(name), has_prefix): name for name in used}
+
+
+def _once(model: ModelDirectory, tensors: Tensors, stored: Mapping[str, str]) -> dict[str, TensorShape]:
+    """The tensors as a model holds them: those that are tied once, those that differ each."""
+    names, found = model.family.names, dict(tensors)
+    if not (names.always_tied or model.config.get("tie_word_embeddings", names.tied_by_default)):
+        return found
+    first, *others = [name for name in (names.embedding, *names.tied) if name in found] or [""]
+    equal = [name for name in others if model.may_be_equal(stored[first], stored[name])]
+    if len(equal) == len(others) or names.always_tied:
+        return {name: tensor for name, tensor in found.items() if name not in equal}
+    # Where the head is not tied, the class ties none of them.
+    return found | {name: found[first] for name in names.tied if name not in found}
+
+
+def _with_adapter(checkpoint: Checkpoint) -> dict[str, TensorShape]:
+    """The tensors with those that the adapter brings, and a copy of each tied weight that it changes alone."""
+    adapter, names, found = checkpoint.adapter, checkpoint.names, dict(checkpoint.tensors)
+    assert adapter is not None
+    found |= {name: tensor.cast(checkpoint.dtype) for name, tensor in adapter.replaced.items()}
+    changed = adapter.changed
+    if names.embedding in found:
+        untied = [name for name in names.tied if name in changed or names.embedding in changed]
+        is_tied = names.always_tied or checkpoint.config.get("tie_word_embeddings", names.tied_by_default)
+        found |= {name: found[names.embedding] for name in untied if is_tied and name not in found}
     return found

@@ -69,6 +69,11 @@ class HubFiles:
             cached = self._cached(name)
             return _header_of(cached) if cached else self._remote_header(name)
 
+    def piece(self, name: str, start: int, end: int) -> bytes:
+        """The bytes [start, end) of a file that is in the local cache; none of another one."""
+        cached = self._cached(name)
+        return _read(cached, start, end) if cached else b""
+
     def _cached(self, name: str) -> Path | None:
         found = try_to_load_from_cache(self.repository, name, revision=self.revision)
         return Path(found) if isinstance(found, str) else None
@@ -110,10 +115,10 @@ class HubFiles:
 
 
 def _header_of(path: Path) -> Header:
+    return read_header(lambda start, end: _read(path, start, end))
+
+
+def _read(path: Path, start: int, end: int) -> bytes:
     with path.open("rb") as file:
-
-        def read(start: int, end: int) -> bytes:
-            file.seek(start)
-            return file.read(end - start)
-
-        return read_header(read)
+        file.seek(start)
+        return file.read(end - start)

@@ -1,65 +1,32 @@
 """The directory of a model, wherever it is: file, s3, gs, az, job or a hub. Each file is read at most once."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 from service.contract.errors import InvalidModel, StorageUnavailable
 from service.contract.task import ModelSource
+from service.families.source_config import effective_config
 from service.families.table import ModelFamily, family_of
 from service.sources.access import HUB, Access, blaming
+from service.sources.adapter import Adapter, read_adapter
+from service.sources.directories import Directory, StoredDirectory, read_json
 from service.sources.hub import HubFiles
 from service.sources.model_files import CONFIG, INDEX, SINGLE, TOKENIZER_CONFIG
 from service.sources.readers import scheme_of
-from service.sources.safetensors_header import DamagedHeader, Header, read_header
+from service.sources.safetensors_header import DamagedHeader, Header, TensorShape
+
+PARTS = 16  # of two tensors, which are compared
+PART_BYTES = 64 * 2**10
 
 
-class Directory(Protocol):
-    """The files of a directory. Methods raise NotFound, ForbiddenPath and StorageUnavailable."""
+class Place(NamedTuple):
+    """Where a tensor is: its file, and the first byte of its values, where that is known."""
 
-    def has(self, name: str) -> bool:
-        """Whether the directory has a file of that name."""
-
-    def content(self, name: str) -> bytes:
-        """The bytes of a small file."""
-
-    def header(self, name: str) -> Header:
-        """The header of a safetensors file. Raises DamagedHeader."""
-
-
-@dataclass(frozen=True)
-class StoredDirectory:
-    """A directory at file://, s3://, gs://, az:// or job://. It is listed once."""
-
-    uri: str
-    access: Access
-
-    @cached_property
-    def sizes(self) -> Mapping[str, int]:
-        """Name -> size in bytes of every file."""
-        return self.access.sizes(self.uri)
-
-    def has(self, name: str) -> bool:
-        """Whether the listing has the name."""
-        return name in self.sizes
-
-    def content(self, name: str) -> bytes:
-        """The bytes of a small file."""
-        return self.access.content(self._uri(name))
-
-    def header(self, name: str) -> Header:
-        """The header of a safetensors file, compared with the size of the file."""
-        header = read_header(lambda start, end: self.access.piece(self._uri(name), start, end))
-        if header.file_bytes != self.sizes[name]:
-            message = f"it has {self.sizes[name]} bytes, and its header describes {header.file_bytes}"
-            raise DamagedHeader(message)
-        return header
-
-    def _uri(self, name: str) -> str:
-        return f"{self.uri.rstrip('/')}/{name}"
+    file: str
+    start: int | None
+    tensor: TensorShape
 
 
 class ModelDirectory:
@@ -69,17 +36,20 @@ class ModelDirectory:
     InvalidModel, UnsupportedFamily, ForbiddenPath, and StorageUnavailable where the store or the hub does not answer.
     """
 
-    def __init__(self, source: ModelSource, files: Directory) -> None:
+    def __init__(self, source: ModelSource, files: Directory, adapter_files: Directory | None = None) -> None:
         self.source = source
         self.files = files
+        self._adapter_files = adapter_files
         self._found: dict[str, bool] = {}  # name -> whether there is such a file; a hub is asked once for each
 
     @classmethod
     def of(cls, source: ModelSource, access: Access) -> Self:
         """The directory of a model. Nothing is read yet."""
+        adapter = source.adapter_uri
+        adapter_files = None if adapter is None or scheme_of(adapter) == HUB else StoredDirectory(adapter, access)
         if scheme_of(source.uri) == HUB:
-            return cls(source, HubFiles.of(source))
-        return cls(source, StoredDirectory(source.uri, access))
+            return cls(source, HubFiles.of(source), adapter_files)
+        return cls(source, StoredDirectory(source.uri, access), adapter_files)
 
     @property
     def is_on_hub(self) -> bool:
@@ -95,8 +65,13 @@ class ModelDirectory:
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        """The content of config.json."""
-        return self._json(CONFIG)
+        """The config of the model that is slimmed; config.json may describe it as a part of another model."""
+        return effective_config(self._json(CONFIG))
+
+    @cached_property
+    def adapter(self) -> Adapter | None:
+        """The adapter. None where the model has none, and for one on a hub, which the worker reads."""
+        return None if self._adapter_files is None else read_adapter(self._adapter_files, self.source.adapter_uri or "")
 
     @cached_property
     def family(self) -> ModelFamily:
@@ -106,7 +81,34 @@ class ModelDirectory:
     @cached_property
     def headers(self) -> list[Header]:
         """The headers of all weight files."""
-        return [self._header(name) for name in self._weight_files()]
+        return list(self._headers.values())
+
+    @cached_property
+    def _headers(self) -> dict[str, Header]:
+        return {name: self._header(name) for name in self._weight_files()}
+
+    def may_be_equal(self, first: str, second: str) -> bool:
+        """Whether evenly spaced parts of two tensors of one shape hold the same bytes; true where they cannot be read.
+
+        The worker compares all values. Small tensors are compared whole.
+        """
+        places = [self._place(first), self._place(second)]
+        if any(place.start is None for place in places):
+            return True
+        return places[0].tensor == places[1].tensor and self._parts(places[0]) == self._parts(places[1])
+
+    def _place(self, name: str) -> Place:
+        file, header = next((file, header) for file, header in self._headers.items() if name in header.tensors)
+        return Place(file, header.starts.get(name), header.tensors[name])
+
+    def _parts(self, place: Place) -> list[bytes]:
+        start, size = place.start or 0, place.tensor.size
+        step = max(PART_BYTES, size // PARTS)
+        with blaming("model.uri", InvalidModel):
+            return [
+                self.files.piece(place.file, start + offset, start + min(offset + PART_BYTES, size))
+                for offset in range(0, size, step)
+            ]
 
     @property
     def can_be_planned(self) -> bool:
@@ -159,15 +161,3 @@ class ModelDirectory:
                 return self.files.header(name)
         except DamagedHeader as error:
             raise InvalidModel(f"{name} is damaged: {error}", param="model.uri") from error
-
-
-def read_json(files: Directory, name: str, uri: str, param: str) -> dict[str, Any]:
-    """The object in a small JSON file of the directory `uri`, which the field `param` names. Raises InvalidModel."""
-    try:
-        with blaming(param, InvalidModel):
-            content = json.loads(files.content(name))
-    except (ValueError, RecursionError) as error:
-        raise InvalidModel(f"{uri} has a {name} that is not JSON", param=param) from error
-    if not isinstance(content, dict):
-        raise InvalidModel(f"{uri} has a {name} that is not a JSON object", param=param)
-    return content

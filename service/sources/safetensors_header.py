@@ -7,7 +7,7 @@ padded with spaces to a multiple of eight, then the values (https://huggingface.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -17,6 +17,7 @@ FIRST_BYTES = 100_000  # of the first request; the headers of most models are sh
 MAX_HEADER_BYTES = 32 * 2**20
 MAX_TENSORS = 100_000
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+BYTES |= {"U64": 8, "U32": 4, "U16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 # dtype as torch names it -> as the format spells it
 DTYPES = {
@@ -60,11 +61,12 @@ Tensors = Mapping[str, TensorShape]
 
 @dataclass(frozen=True)
 class Header:
-    """The tensors of a file, the size of the file that they are described to fill, and its texts."""
+    """The tensors of a file, the size of the file that they are described to fill, its texts, and where values are."""
 
     tensors: Tensors
     file_bytes: int
     metadata: Mapping[str, str]
+    starts: Mapping[str, int] = field(default_factory=dict)  # tensor -> first byte of its values, where that is known
 
 
 def read_header(read: Callable[[int, int], bytes], *, max_bytes: int = MAX_HEADER_BYTES) -> Header:
@@ -90,7 +92,8 @@ def read_header(read: Callable[[int, int], bytes], *, max_bytes: int = MAX_HEADE
     tensors = {name: _tensor(name, entry) for name, entry in described.items()}
     _check_offsets([entry["data_offsets"] for entry in described.values()])
     file_bytes = end + sum(tensor.size for tensor in tensors.values())
-    return Header(tensors, file_bytes, entries.get("__metadata__") or {})
+    starts = {name: end + entry["data_offsets"][0] for name, entry in described.items()}
+    return Header(tensors, file_bytes, entries.get("__metadata__") or {}, starts)
 
 
 def file_size(tensors: Tensors) -> int:

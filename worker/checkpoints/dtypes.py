@@ -8,8 +8,8 @@ from transformers import PreTrainedModel
 
 
 def weight_dtypes(model: nn.Module) -> dict[str, torch.dtype]:
-    """Name -> dtype of every parameter."""
-    return {name: parameter.dtype for name, parameter in model.named_parameters()}
+    """Name -> dtype of every parameter, a shared one under each of its names."""
+    return {name: parameter.dtype for name, parameter in model.named_parameters(remove_duplicate=False)}
 
 
 def cast_weights(model: nn.Module, dtypes: torch.dtype | Mapping[str, torch.dtype]) -> None:

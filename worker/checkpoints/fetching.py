@@ -53,7 +53,7 @@ def fetch_model(
         raise InvalidModel(error.message, param="model.uri") from error
     gguf = _gguf_file(directory)
     directory = convert_gguf(gguf, cache / "gguf") if gguf else directory
-    check_checkpoint(directory)
+    check_checkpoint(directory, has_adapter=source.adapter_uri is not None)
     return directory
 
 

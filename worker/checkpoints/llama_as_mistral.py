@@ -7,9 +7,8 @@ computes the same.
 import torch
 from transformers import LlamaConfig, MistralConfig, MistralForCausalLM, PreTrainedModel
 
-# Fields that the config of a Mistral does not have. A Llama with biases never gets such a head count; see
-# `Attention.divides_where` in worker.slimming.architectures.
-LLAMA_ONLY = ("attention_bias", "mlp_bias", "pretraining_tp", "model_type", "architectures", "transformers_version")
+from service.families.source_config import LLAMA_ONLY
+from worker.checkpoints.tying import take_tensors
 
 
 def to_stock_class(model: PreTrainedModel) -> PreTrainedModel:
@@ -20,8 +19,7 @@ def to_stock_class(model: PreTrainedModel) -> PreTrainedModel:
     settings = {name: value for name, value in config.to_dict().items() if name not in LLAMA_ONLY}
     with torch.device(model.device):
         mistral: PreTrainedModel = MistralForCausalLM(MistralConfig(**settings | {"sliding_window": None}))
-    mistral.load_state_dict(model.state_dict(), assign=True)  # the same tensors, in their dtypes
-    mistral.tie_weights()
+    take_tensors(mistral, model)
     mistral.generation_config = model.generation_config
     mistral.eval()
     return mistral

@@ -15,6 +15,7 @@ from service.families.per_layer import MODELLING_FILE, is_per_layer
 from service.families.table import FAMILIES
 from worker.checkpoints import modeling_taskslim
 from worker.checkpoints.llama_as_mistral import to_stock_class
+from worker.checkpoints.tying import take_tensors
 from worker.slimming.architectures import Architecture
 from worker.slimming.config_sizes import agreed_sizes, configs_of, field_values, set_sizes
 from worker.slimming.units import locate
@@ -39,8 +40,7 @@ def _to_per_layer_class(model: PreTrainedModel, widths: LayerWidths) -> PreTrain
     stock = type(model).__name__.removeprefix(modeling_taskslim.PREFIX)
     with torch.device(model.device):
         converted: PreTrainedModel = per_layer_class(stock)(_per_layer_config(model, widths))
-    converted.load_state_dict(model.state_dict(), assign=True)  # the same tensors, in their dtypes
-    converted.tie_weights()
+    take_tensors(converted, model)
     if model.can_generate():
         converted.generation_config = model.generation_config
     converted.eval()

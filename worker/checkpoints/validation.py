@@ -8,21 +8,26 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from service.contract.errors import InvalidModel
+from service.families.named_head import check_head
+from service.families.quantised import check_not_quantised
+from service.families.source_config import effective_config
 from service.families.table import ModelFamily, family_of, own_code
 from service.sources.model_files import CONFIG, INDEX, PICKLED, SINGLE, TOKENIZER_CONFIG
 from worker.checkpoints.per_layer import is_valid_per_layer
 
 
-def check_checkpoint(directory: Path) -> ModelFamily:
+def check_checkpoint(directory: Path, *, has_adapter: bool = False) -> ModelFamily:
     """The family of a checkpoint whose files can be loaded safely. Raises InvalidModel or UnsupportedFamily."""
-    config = read_json(directory / CONFIG)
+    config = effective_config(read_json(directory / CONFIG))
     family = family_of(config, "the model")
+    check_head(config, family, has_adapter=has_adapter)
     tokenizer = directory / TOKENIZER_CONFIG
     if ("auto_map" in config and not is_valid_per_layer(config, directory)) or (
         tokenizer.exists() and "auto_map" in read_json(tokenizer)
     ):
         raise own_code("the model")
-    check_safetensors(weight_files(directory))
+    check_safetensors(paths := weight_files(directory))
+    check_not_quantised(_dtypes(paths), "the model")
     return family
 
 
@@ -55,6 +60,15 @@ def tensor_names(directory: Path) -> set[str]:
 def weight_file_bytes(directory: Path) -> int:
     """Size of the files that hold a checkpoint's weights."""
     return sum(path.stat().st_size for path in weight_files(directory))
+
+
+def _dtypes(paths: Sequence[Path]) -> dict[str, str]:
+    """Name -> dtype of every tensor in safetensors files."""
+    found: dict[str, str] = {}
+    for path in paths:
+        with safe_open(path, framework="pt") as file:
+            found |= {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    return found
 
 
 def check_safetensors(paths: Sequence[Path]) -> None:

@@ -32,8 +32,9 @@ from service.families.table import FAMILIES
 from service.infrastructure.child_process import die_with_parent
 from service.sources.model_files import CONFIG
 from worker.checkpoints.float32_pass import float32_pass
-from worker.checkpoints.loading import AUTO_CLASSES, FROM_DISK_ALONE, LoadedModel
+from worker.checkpoints.loading import LoadedModel
 from worker.checkpoints.per_layer import loader_class
+from worker.checkpoints.weights import AUTO_CLASSES, FROM_DISK_ALONE
 from worker.slimming.architectures import ARCHITECTURES, Architecture
 from worker.slimming.masking import masked
 from worker.slimming.units import Kept

@@ -161,6 +161,9 @@ class SilentHub:
     def header(self, name: str) -> Header:
         raise AssertionError(name)
 
+    def piece(self, name: str, start: int, end: int) -> bytes:
+        raise AssertionError(name)
+
 
 def test_a_silent_hub_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.planning.feasibility.HUB_SECONDS", 0.01)

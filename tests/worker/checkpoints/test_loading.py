@@ -1,4 +1,4 @@
-"""Checkpoints that are loaded, adapters that are merged, and the files that a class cannot be loaded from."""
+"""Checkpoints that are loaded, and the files that a class cannot be loaded from."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,6 @@ from tests.support import checkpoints
 from tests.support.checkpoints import change_config
 from tests.support.tiny_models import TINY, VOCABULARY, logits
 from worker.checkpoints.loading import count_parameters, load_model
-from worker.checkpoints.saving import save_model
 
 CPU = torch.device("cpu")
 
@@ -67,36 +66,3 @@ def test_an_encoder_without_a_classification_head_is_refused(tmp_path: Path) -> 
     save_file(headless, tmp_path / "model/model.safetensors", {"format": "pt"})
     with pytest.raises(InvalidModel, match="lacks: classifier"):
         load_model(tmp_path / "model", device=CPU)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_an_adapter_is_added_to_the_weights_and_rounded_once(tmp_path: Path, dtype: torch.dtype) -> None:
-    checkpoints.write(tmp_path / "model", dtype=dtype)
-    base = load_file(tmp_path / "model/model.safetensors")
-    adapter = checkpoints.write_adapter(tmp_path / "adapter")
-    merged = load_model(tmp_path / "model", device=CPU, adapter=tmp_path / "adapter").model.state_dict()
-    for name, weight in base.items():
-        key = f"base_model.model.{name.removesuffix('.weight')}.lora_{{}}.weight"
-        if key.format("A") in adapter:
-            delta = adapter[key.format("B")] @ adapter[key.format("A")] * (8 / 2)
-            weight = (weight.float() + delta).to(dtype)
-            assert not torch.equal(weight, base[name])
-        assert torch.equal(merged[name], weight), name
-
-
-def test_a_merged_model_is_saved_as_a_stock_checkpoint(tmp_path: Path) -> None:
-    checkpoints.write(tmp_path / "model")
-    checkpoints.write_adapter(tmp_path / "adapter")
-    loaded = load_model(tmp_path / "model", device=CPU, adapter=tmp_path / "adapter")
-    save_model(loaded, tmp_path / "merged")
-    again = load_model(tmp_path / "merged", device=CPU)
-    assert torch.equal(logits(again.model), logits(loaded.model))
-    assert type(again.model) is type(TINY["llama"]())
-
-
-def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
-    checkpoints.write(tmp_path / "model", "gpt2")
-    checkpoints.write_adapter(tmp_path / "adapter")
-    with pytest.raises(InvalidModel, match="does not fit the model") as caught:
-        load_model(tmp_path / "model", device=CPU, adapter=tmp_path / "adapter")
-    assert caught.value.param == "model.adapter_uri"

@@ -19,9 +19,10 @@ from service.families.table import FAMILIES, family_of
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, inputs_of, logits, tiny_family
 from worker.checkpoints import modeling_taskslim
-from worker.checkpoints.loading import AUTO_CLASSES, load_model
+from worker.checkpoints.loading import load_model
 from worker.checkpoints.per_layer import has_per_layer_class, layer_widths, per_layer_class, to_loadable_class
 from worker.checkpoints.verification import compare, take_probe
+from worker.checkpoints.weights import AUTO_CLASSES
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.selection import best
 from worker.slimming.surgery import cut

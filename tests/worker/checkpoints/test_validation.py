@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import Gemma3Config
 
 from service.contract.errors import InvalidModel, TaskslimError, UnsupportedFamily
 from service.sources.model_files import INDEX
@@ -62,9 +61,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], type[TaskslimError], str]] = {
         "None, is not supported",
     ),
     "multimodal": (
-        lambda path: change_config(path, **Gemma3Config().to_dict()),
+        lambda path: change_config(path, model_type="llava", text_config={"model_type": "llama"}),
         UnsupportedFamily,
-        "vision tower",
+        "save its text part as a LlamaForCausalLM",
     ),
     "offsets": (checkpoints.write_wrong_offsets, InvalidModel, "model.safetensors is damaged"),
     "truncated": (truncated, InvalidModel, "model.safetensors is damaged"),

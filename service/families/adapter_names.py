@@ -1,0 +1,26 @@
+"""What the names of a LoRA adapter's tensors say, as PEFT writes them."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+PREFIX = "base_model.model."  # before the name of a module of the model
+# Parts of a module's adapter; a tensor without one replaces the tensor of the model.
+PARTS = re.compile(r"(.+?)\.((?:lora_|token_adapter|base_layer).*)")
+
+
+def module_and_part(name: str) -> tuple[str, str]:
+    """(module, part of its adapter) that a tensor belongs to; (tensor, "") for one that replaces the model's own."""
+    plain = name.removeprefix(PREFIX)
+    match = PARTS.fullmatch(plain)
+    return (match[1], match[2]) if match else (plain, "")
+
+
+def replaced(names: Iterable[str]) -> set[str]:
+    """The tensors of the model that an adapter with tensors of these names replaces."""
+    return {module for module, part in map(module_and_part, names) if not part}
+
+
+def num_labels(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """The classes of the classification head in an adapter: the rows of its last matrix. None if it holds no head."""
+    found = {module_and_part(name)[0]: shape for name, shape in shapes.items() if len(shape) > 1}
+    return next((found[name][0] for name in ("classifier.out_proj.weight", "classifier.weight") if name in found), None)

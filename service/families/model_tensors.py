@@ -1,0 +1,245 @@
+"""The tensors of the models of a family, one row for each `model_type`: what a checkpoint must hold, and what it may.
+
+A row names modules. `{q,k}_proj` stands for two of them. Each has a `weight`, and a `bias` where the row says so.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+Config = Mapping[str, Any]
+
+
+def always(config: Config) -> bool:
+    """The condition of a module or a bias that every model of the family has."""
+    return True
+
+
+def never(config: Config) -> bool:
+    """The condition of a bias that no model of the family has."""
+    return False
+
+
+def field(name: str, default: bool = False) -> Callable[[Config], bool]:
+    """The condition that a field of config.json is set; `default` where config.json does not have it."""
+    return lambda config: bool(config.get(name, default))
+
+
+@dataclass(frozen=True)
+class Modules:
+    """Modules of a model, and where they and their biases are present."""
+
+    paths: str
+    bias: Callable[[Config], bool] = never
+    where: Callable[[Config], bool] = always
+    first_layer: bool = False  # whether the first layer alone has them
+
+    def tensors(self, config: Config) -> list[str]:
+        """The names of the tensors of the modules."""
+        if not self.where(config):
+            return []
+        leaves = ["weight", "bias"] if self.bias(config) else ["weight"]
+        return [f"{path}.{leaf}" for path in _expanded(self.paths) for leaf in leaves]
+
+
+@dataclass(frozen=True)
+class ModelTensors:
+    """The modules of a model: outside its layers, and in each layer of its stacks."""
+
+    outside: tuple[Modules, ...]
+    layers: Mapping[str, tuple[Modules, ...]]  # path of the layers -> their modules
+    prefix: str = ""  # of the model without its head; checkpoints of that alone leave it out
+    may_hold: str = r"(?!)"  # regular expression: further tensors that are used where they are there
+
+    def names(self, config: Config, counts: Mapping[str, int]) -> set[str]:
+        """The names of all tensors of a model whose stacks have these numbers of layers."""
+        found = {name for modules in self.outside for name in modules.tensors(config)}
+        for path, rows in self.layers.items():
+            for index, modules in product(range(counts[path]), rows):
+                if index == 0 or not modules.first_layer:
+                    found |= {f"{path}.{index}.{name}" for name in modules.tensors(config)}
+        return found
+
+    def full_name(self, name: str, has_prefix: bool) -> str:
+        """The name of a tensor in the model with its head; `has_prefix`: whether the checkpoint's names have one."""
+        paths = (path for modules in self.outside for path in _expanded(modules.paths))
+        heads = tuple(path for path in paths if not path.startswith(self.prefix))
+        return name if has_prefix or name.startswith(heads) else self.prefix + name
+
+
+def _expanded(paths: str) -> Iterator[str]:
+    """The paths that braces stand for."""
+    parts = [part.split(",") for part in re.split(r"[{}]", paths)]
+    yield from ("".join(chosen) for chosen in product(*parts))
+
+
+# --- decoders ------------------------------------------------------------------------------------------------------
+
+EMBEDDING = Modules("model.embed_tokens")
+GATED_OUTSIDE = (EMBEDDING, Modules("model.norm"), Modules("lm_head"))
+GATED_BLOCK = Modules("mlp.{gate,up,down}_proj")
+ATTENTION_BIAS = field("attention_bias")
+QUERIES = Modules("self_attn.{q,k,v,o}_proj", ATTENTION_BIAS)
+QUERY_NORMS = Modules("self_attn.{q,k}_norm")
+NORMS = Modules("{input,post_attention}_layernorm")
+FEED_FORWARD_NORMS = Modules("{pre,post}_feedforward_layernorm")
+
+
+def _gated(*layer: Modules) -> ModelTensors:
+    return ModelTensors(GATED_OUTSIDE, {"model.layers": layer}, "model.")
+
+
+GPT2 = ModelTensors(
+    (Modules("transformer.{wte,wpe}"), Modules("transformer.ln_f", always), Modules("lm_head")),
+    {"transformer.h": (Modules("{attn.c_attn,attn.c_proj,mlp.c_fc,mlp.c_proj,ln_1,ln_2}", always),)},
+    "transformer.",
+)
+OPT_BIAS, OPT_NORM = field("enable_bias", True), field("layer_norm_elementwise_affine", True)
+OPT = ModelTensors(
+    (
+        Modules("model.decoder.embed_{tokens,positions}"),
+        Modules(
+            "model.decoder.final_layer_norm",
+            OPT_NORM,
+            lambda config: (
+                OPT_NORM(config)
+                and config.get("do_layer_norm_before", True)
+                and not config.get("_remove_final_layer_norm", False)
+            ),
+        ),
+        Modules(
+            "model.decoder.project_{in,out}",
+            where=lambda config: config.get("word_embed_proj_dim") not in (None, config.get("hidden_size")),
+        ),
+        Modules("lm_head"),
+    ),
+    {
+        "model.decoder.layers": (
+            Modules("{self_attn.q_proj,self_attn.k_proj,self_attn.v_proj,self_attn.out_proj,fc1,fc2}", OPT_BIAS),
+            Modules("{self_attn,final}_layer_norm", OPT_NORM, OPT_NORM),
+        )
+    },
+    "model.",
+)
+NEOX = ModelTensors(
+    (Modules("gpt_neox.embed_in"), Modules("gpt_neox.final_layer_norm", always), Modules("embed_out")),
+    {
+        "gpt_neox.layers": (
+            Modules("attention.{query_key_value,dense}", field("attention_bias", True)),
+            Modules("{mlp.dense_h_to_4h,mlp.dense_4h_to_h,input_layernorm,post_attention_layernorm}", always),
+        )
+    },
+    "gpt_neox.",
+)
+
+# --- encoder-decoders ----------------------------------------------------------------------------------------------
+
+
+def _is_gated(default: str) -> Callable[[Config], bool]:
+    return lambda config: str(config.get("feed_forward_proj", default)).startswith("gated")
+
+
+def _t5(default: str) -> ModelTensors:
+    gated = _is_gated(default)
+
+    def block(number: int) -> tuple[Modules, ...]:
+        path = f"layer.{number}.DenseReluDense"
+        return (
+            Modules(f"{path}.wi", where=lambda config: not gated(config)),
+            Modules(f"{path}.wi_{{0,1}}", where=gated),
+            Modules(f"{{{path}.wo,layer.{number}.layer_norm}}"),
+        )
+
+    attention = Modules(
+        "{layer.0.SelfAttention.q,layer.0.SelfAttention.k,layer.0.SelfAttention.v,layer.0.SelfAttention.o,layer.0.layer_norm}"
+    )
+    position_bias = Modules("layer.0.SelfAttention.relative_attention_bias", first_layer=True)
+    cross = Modules("layer.1.{EncDecAttention.q,EncDecAttention.k,EncDecAttention.v,EncDecAttention.o,layer_norm}")
+    return ModelTensors(
+        (
+            Modules("{shared,encoder.embed_tokens,decoder.embed_tokens,lm_head}"),
+            Modules("{en,de}coder.final_layer_norm"),
+        ),
+        {
+            "encoder.block": (attention, position_bias, *block(1)),
+            "decoder.block": (attention, position_bias, cross, *block(2)),
+        },
+    )
+
+
+BART_LAYER = (
+    Modules("{self_attn.q_proj,self_attn.k_proj,self_attn.v_proj,self_attn.out_proj,self_attn_layer_norm}", always),
+    Modules("{fc1,fc2,final_layer_norm}", always),
+)
+BART_CROSS = Modules(
+    "{encoder_attn.q_proj,encoder_attn.k_proj,encoder_attn.v_proj,encoder_attn.out_proj,encoder_attn_layer_norm}",
+    always,
+)
+BART = ModelTensors(
+    (
+        Modules("{model.shared,model.encoder.embed_tokens,model.decoder.embed_tokens,lm_head}"),
+        Modules("model.{encoder,decoder}.embed_positions"),
+        Modules("model.{encoder,decoder}.layernorm_embedding", always),
+    ),
+    {"model.encoder.layers": BART_LAYER, "model.decoder.layers": (*BART_LAYER, BART_CROSS)},
+    "model.",
+    may_hold="final_logits_bias",
+)
+
+# --- encoders ------------------------------------------------------------------------------------------------------
+
+
+def _bert(prefix: str, head: str) -> ModelTensors:
+    return ModelTensors(
+        (
+            Modules(f"{prefix}embeddings.{{word,position,token_type}}_embeddings"),
+            Modules(f"{prefix}embeddings.LayerNorm", always),
+            Modules(head, always),
+        ),
+        {
+            f"{prefix}encoder.layer": (
+                Modules("attention.self.{query,key,value}", always),
+                Modules("{attention.output.,output.}{dense,LayerNorm}", always),
+                Modules("intermediate.dense", always),
+            )
+        },
+        prefix,
+    )
+
+
+DISTILBERT = ModelTensors(
+    (
+        Modules("distilbert.embeddings.{word,position}_embeddings"),
+        Modules("distilbert.embeddings.LayerNorm", always),
+        Modules("{pre_,}classifier", always),
+    ),
+    {
+        "distilbert.transformer.layer": (
+            Modules("attention.{q,k,v,out}_lin", always),
+            Modules("{ffn.lin1,ffn.lin2,sa_layer_norm,output_layer_norm}", always),
+        )
+    },
+    "distilbert.",
+)
+
+MODEL_TENSORS: dict[str, ModelTensors] = {
+    "llama": _gated(QUERIES, NORMS, Modules("mlp.{gate,up,down}_proj", field("mlp_bias"))),
+    "mistral": _gated(Modules("self_attn.{q,k,v,o}_proj"), NORMS, GATED_BLOCK),
+    "qwen2": _gated(Modules("self_attn.{q,k,v}_proj", always), Modules("self_attn.o_proj"), NORMS, GATED_BLOCK),
+    "qwen3": _gated(QUERIES, QUERY_NORMS, NORMS, GATED_BLOCK),
+    "gemma2": _gated(QUERIES, NORMS, FEED_FORWARD_NORMS, GATED_BLOCK),
+    "gemma3_text": _gated(QUERIES, QUERY_NORMS, NORMS, FEED_FORWARD_NORMS, GATED_BLOCK),
+    "phi3": _gated(Modules("self_attn.{qkv,o}_proj"), NORMS, Modules("mlp.{gate_up,down}_proj")),
+    "olmo2": _gated(QUERIES, QUERY_NORMS, Modules("post_{attention,feedforward}_layernorm"), GATED_BLOCK),
+    "gpt2": GPT2,
+    "opt": OPT,
+    "gpt_neox": NEOX,
+    "t5": _t5("relu"),
+    "mt5": _t5("gated-gelu"),
+    "bart": BART,
+    "bert": _bert("bert.", "{bert.pooler.dense,classifier}"),
+    "roberta": _bert("roberta.", "classifier.{dense,out_proj}"),
+    "distilbert": DISTILBERT,
+}

@@ -1,0 +1,37 @@
+"""The tensors that a checkpoint may hold although its model does not use them. Every other tensor must be used."""
+
+import re
+from typing import NamedTuple
+
+
+class Unused(NamedTuple):
+    """Tensors that may be left out, in checkpoints of some families."""
+
+    pattern: str  # regular expression that matches the whole name
+    reason: str
+    families: tuple[str, ...] = ()  # empty: all
+
+
+UNUSED = (
+    Unused(r".*rotary_emb\.inv_freq", "rotary frequencies follow from config.json"),
+    Unused(r"(.*\.)?position_ids", "the positions are the numbers from 0"),
+    Unused(r".*\.(attn|attention)\.(masked_)?bias", "the causal mask, which the model computes", ("gpt2", "gpt_neox")),
+    Unused(r"(model\.)?(encoder|decoder)\.version", "a version number of fairseq", ("bart", "opt")),
+    Unused(
+        r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
+        "the first T5 files hold it, and no version of the model has read it",
+        ("t5", "mt5"),
+    ),
+    Unused(r"(roberta\.)?pooler\.dense\.(weight|bias)", "the classification head has a layer of its own", ("roberta",)),
+    Unused(
+        r"(model\.)?(vision_tower|multi_modal_projector)\..*",
+        "the vision part of a Gemma 3, of which the text part is slimmed",
+        ("gemma3_text",),
+    ),
+)
+
+
+def may_be_unused(name: str, family: str) -> bool:
+    """Whether a model of the family needs nothing of the tensor."""
+    rows = (row for row in UNUSED if not row.families or family in row.families)
+    return any(re.fullmatch(row.pattern, name) for row in rows)

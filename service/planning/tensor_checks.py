@@ -1,0 +1,99 @@
+"""Whether the tensors of a checkpoint and its adapter are those of the class that loads it."""
+
+import re
+
+from service.contract.errors import InvalidModel
+from service.contract.options import Unit
+from service.families.adapter_names import module_and_part
+from service.families.model_tensors import MODEL_TENSORS
+from service.families.table import DERIVED_SIZE, FAMILIES
+from service.sources.adapter import Adapter
+from service.sources.checkpoint import Checkpoint
+
+# Config fields with the number of layers of a stack, the first one that is there.
+LAYER_COUNTS = {
+    "transformer.h": ("n_layer", "num_hidden_layers"),
+    "encoder.block": ("num_layers", "num_hidden_layers"),
+    "decoder.block": ("num_decoder_layers", "num_layers"),
+    "model.encoder.layers": ("encoder_layers",),
+    "model.decoder.layers": ("decoder_layers", "num_hidden_layers"),
+    "distilbert.transformer.layer": ("n_layers", "num_hidden_layers"),
+}
+
+
+def check_tensors(checkpoint: Checkpoint) -> None:
+    """Raise InvalidModel unless the class of the family needs every tensor of checkpoint and adapter, and no others."""
+    row = MODEL_TENSORS[checkpoint.family]
+    counts = {layers: _layer_count(checkpoint, layers) for layers in row.layers}
+    needed, model_class = row.names(checkpoint.config, counts), FAMILIES[checkpoint.family].model_class
+    if checkpoint.adapter:
+        _check_adapter(checkpoint.adapter, checkpoint, needed)
+    for name in sorted(checkpoint.tensors.keys() - needed):
+        if not re.fullmatch(row.may_hold, name):
+            message = f"{model_class} does not use the tensor {name}: give a checkpoint of this class"
+            raise InvalidModel(message, param="model.uri")
+    lacking = sorted(needed - checkpoint.tensors.keys() - _repeated(checkpoint))
+    if lacking and not checkpoint.has_unread_adapter:
+        message = f"{model_class} needs weights that the checkpoint lacks: {', '.join(lacking[:3])}"
+        raise InvalidModel(message, param="model.uri")
+
+
+def check_head_count(checkpoint: Checkpoint) -> None:
+    """Raise InvalidModel for a head count that the stock class refuses."""
+    names, family = checkpoint.names, FAMILIES[checkpoint.family]
+    must_divide = any(checkpoint.config.get(field) for field in names.head_counts_divide)
+    if not must_divide and family.refused.get(Unit.heads) != DERIVED_SIZE:
+        return
+    hidden, heads = checkpoint.number(names.hidden_size), checkpoint.number(names.heads)
+    if hidden % heads:
+        message = f"{family.model_class} cannot have {heads} heads: they do not divide its hidden size of {hidden}"
+        raise InvalidModel(message, param="model.uri")
+
+
+def _layer_count(checkpoint: Checkpoint, layers: str) -> int:
+    """Layers of a stack by its tensors. Raises InvalidModel where config.json says another number."""
+    pattern = re.compile(rf"{re.escape(layers)}\.(\d{{1,4}})\..+")
+    count = len({match[1] for name in checkpoint.tensors if (match := pattern.fullmatch(name))})
+    for field in LAYER_COUNTS.get(layers, ("num_hidden_layers",)):
+        said = checkpoint.config.get(field)
+        if said is not None:
+            if said != count:
+                message = f"config.json says {said} in {field!r}, and the weights hold {count} layers {layers}"
+                raise InvalidModel(message, param="model.uri")
+            break
+    return count
+
+
+def _repeated(checkpoint: Checkpoint) -> set[str]:
+    """The tensors that a checkpoint need not hold, because they repeat another one that it holds."""
+    names, config = checkpoint.names, checkpoint.config
+    group = {names.embedding, *names.tied}
+    is_tied = names.always_tied or config.get("tie_word_embeddings", names.tied_by_default)
+    return group if is_tied and group & checkpoint.tensors.keys() else set()
+
+
+def _check_adapter(adapter: Adapter, checkpoint: Checkpoint, needed: set[str]) -> None:
+    """Raise InvalidModel for the first tensor of the adapter that belongs to no module, or has another shape."""
+    shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    shapes |= dict.fromkeys(_repeated(checkpoint), shapes.get(checkpoint.names.embedding, ()))
+    for name in sorted(adapter.tensors):
+        module, part = module_and_part(name)
+        target = f"{module}.weight" if part else module
+        if target not in needed or target not in shapes:
+            message = f"the adapter's tensor {name} belongs to no module of {FAMILIES[checkpoint.family].model_class}"
+            message += ": give an adapter of this model with this head"
+            raise InvalidModel(message, param="model.adapter_uri")
+        if not _fits(part, adapter.tensors[name].shape, shapes[target]):
+            message = (
+                f"the adapter's tensor {name} does not fit the weight {target}, which has the shape {shapes[target]}"
+            )
+            raise InvalidModel(message, param="model.adapter_uri")
+
+
+def _fits(part: str, shape: tuple[int, ...], weight: tuple[int, ...]) -> bool:
+    """Whether a matrix of the adapter has a side of its weight."""
+    if part.startswith("lora_A.weight") or part == "lora_embedding_A":
+        return shape[-1] in weight
+    if part.startswith("lora_B.weight") or part == "lora_embedding_B":
+        return shape[0] in weight
+    return True

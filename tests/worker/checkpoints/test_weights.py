@@ -1,0 +1,162 @@
+"""Every tensor of a checkpoint is used by the class that loads it, or the checkpoint is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import (
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertForTokenClassification,
+    Gemma3Config,
+    PreTrainedModel,
+    Qwen2ForSequenceClassification,
+)
+
+from service.contract.errors import InvalidModel, UnsupportedFamily
+from tests.support import checkpoints
+from tests.support.checkpoints import change_config
+from tests.support.tiny_models import LLAMA, TINY, causal, logits
+from worker.checkpoints.loading import load_model
+from worker.checkpoints.saving import save_model
+
+CPU = torch.device("cpu")
+
+
+def change_tensors(directory: Path, change: Any) -> None:
+    path = directory / "model.safetensors"
+    save_file(change(load_file(path)), path, {"format": "pt"})
+
+
+# Tiny model -> a tensor that the class would leave out in silence.
+UNKNOWN = {
+    "llama": "model.layers.0.self_attn.q_proj.bias",
+    "mistral": "score.weight",
+    "gpt2": "transformer.h.0.crossattention.bias",
+    "gpt_neox": "gpt_neox.layers.0.attention.bias_scale",
+    "t5": "decoder.block.1.layer.1.EncDecAttention.relative_attention_bias.weight",
+    "bert": "cls.predictions.bias",
+    "roberta": "lm_head.bias",
+}
+LEFT_OUT = {
+    "llama": "model.layers.0.self_attn.rotary_emb.inv_freq",
+    "gpt2": "transformer.h.0.attn.masked_bias",
+    "gpt_neox": "gpt_neox.layers.1.attention.bias",
+    "t5": "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
+    "bart": "model.encoder.version",
+    "bert": "bert.embeddings.position_ids",
+    "roberta": "roberta.pooler.dense.weight",
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_a_tensor_that_the_model_does_not_use_is_named(tmp_path: Path, name: str) -> None:
+    checkpoints.write(tmp_path, name)
+    change_tensors(tmp_path, lambda tensors: tensors | {UNKNOWN[name]: torch.ones(2)})
+    with pytest.raises(InvalidModel, match=f"does not use the tensor {UNKNOWN[name]}") as caught:
+        load_model(tmp_path, device=CPU)
+    assert caught.value.param == "model.uri"
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_a_tensor_that_no_model_needs_may_be_there(tmp_path: Path, name: str) -> None:
+    saved = checkpoints.write(tmp_path, name)
+    change_tensors(tmp_path, lambda tensors: tensors | {LEFT_OUT[name]: torch.ones(2)})
+    loaded = load_model(tmp_path, device=CPU)
+    assert all(torch.equal(loaded.model.get_parameter(path), value) for path, value in saved.named_parameters())
+
+
+OTHER_HEADS = {
+    "bert": (BertForMaskedLM, BertForQuestionAnswering, BertForTokenClassification),
+    "qwen2": (Qwen2ForSequenceClassification,),
+}
+
+
+@pytest.mark.parametrize(("name", "head"), [(name, head) for name, heads in OTHER_HEADS.items() for head in heads])
+def test_another_head_is_refused_by_its_name(tmp_path: Path, name: str, head: Any) -> None:
+    config = TINY[name]().config
+    config.tie_word_embeddings = True
+    head(config).save_pretrained(tmp_path)
+    checkpoints.tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedFamily, match=f"the class '{head.__name__}': of {name}, .* is supported"):
+        load_model(tmp_path, device=CPU)
+
+
+def test_a_decoder_without_a_head_is_refused(tmp_path: Path) -> None:
+    base: Any = causal("qwen3", tie_word_embeddings=True).base_model
+    base.save_pretrained(tmp_path)
+    checkpoints.tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedFamily, match="'Qwen3Model': of qwen3, Qwen3ForCausalLM is supported"):
+        load_model(tmp_path, device=CPU)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    checkpoints.write(tmp_path)
+    name = "model.layers.1.mlp.up_proj.weight"
+    change_tensors(tmp_path, lambda tensors: tensors | {name: tensors[name] / 0})
+    with pytest.raises(InvalidModel, match=f"the weights {name} are not finite"):
+        load_model(tmp_path, device=CPU)
+
+
+# --- other descriptions of a supported model -------------------------------------------------------------------------
+
+PREFIXES = {
+    "language_model.": {"model.": "language_model.model.", "lm_head.": "language_model.lm_head."},
+    "model.language_model.": {"model.": "model.language_model."},
+}
+
+
+def renamed(tensors: dict[str, Tensor], prefixes: dict[str, str]) -> dict[str, Tensor]:
+    found = {}
+    for name, tensor in tensors.items():
+        prefix = next((old for old in prefixes if name.startswith(old)), "")
+        found[prefixes.get(prefix, "") + name.removeprefix(prefix)] = tensor
+    return found
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_text_model_whose_tensors_carry_a_prefix_is_read(tmp_path: Path, prefix: str) -> None:
+    saved = checkpoints.write(tmp_path / "model")
+    change_tensors(tmp_path / "model", lambda tensors: renamed(tensors, PREFIXES[prefix]))
+    check_plain_copy(tmp_path, saved)
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_the_text_part_of_a_gemma3_is_read(tmp_path: Path, prefix: str) -> None:
+    saved = checkpoints.write(tmp_path / "model", "gemma3_text")
+    tower = {"vision_tower.embeddings.weight": torch.ones(2), "multi_modal_projector.norm.weight": torch.ones(2)}
+    change_tensors(tmp_path / "model", lambda tensors: renamed(tensors, PREFIXES[prefix]) | tower)
+    text = json.loads((tmp_path / "model/config.json").read_text())
+    whole = Gemma3Config().to_dict() | {"text_config": text, "architectures": ["Gemma3ForConditionalGeneration"]}
+    (tmp_path / "model/config.json").write_text(json.dumps(whole))
+    check_plain_copy(tmp_path, saved)
+
+
+def check_plain_copy(tmp_path: Path, saved: PreTrainedModel) -> None:
+    """Assert that the model is loaded as it was saved, and saved again under the plain names."""
+    loaded = load_model(tmp_path / "model", device=CPU)
+    assert torch.equal(logits(loaded.model), logits(saved))
+    save_model(loaded, tmp_path / "again")
+    assert load_file(tmp_path / "again/model.safetensors").keys() <= saved.state_dict().keys()
+    assert json.loads((tmp_path / "again/config.json").read_text())["architectures"] == [type(saved).__name__]
+    assert torch.equal(logits(load_model(tmp_path / "again", device=CPU).model), logits(saved))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_llama_whose_heads_do_not_divide_its_hidden_size_is_read_as_a_mistral(tmp_path: Path, tied: bool) -> None:
+    sizes = {"num_attention_heads": 3, "num_key_value_heads": 1, "tie_word_embeddings": tied}
+    saved = causal("mistral", sliding_window=None, **sizes)
+    saved.save_pretrained(tmp_path)
+    checkpoints.tokenizer().save_pretrained(tmp_path)
+    change_config(tmp_path, model_type="llama", architectures=["LlamaForCausalLM"], attention_bias=False)
+    loaded = load_model(tmp_path, device=CPU)
+    assert loaded.family.model_type == "mistral"
+    assert torch.equal(logits(loaded.model), logits(saved))
+    change_config(tmp_path, attention_bias=True)
+    with pytest.raises(InvalidModel, match="cannot be loaded"):
+        load_model(tmp_path, device=CPU)
+    assert LLAMA["hidden_size"] % 3
