@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from service.contract.errors import InvalidRequest, UnsupportedUnit
+from service.contract.errors import InvalidModel, InvalidRequest, UnsupportedUnit
 from service.contract.options import Layout
 from worker.checkpoints.cutting import make_slim
 from worker.checkpoints.dtypes import round_weights
@@ -16,6 +16,7 @@ from worker.slimming import selection
 from worker.slimming.repair.bias import RepairUnavailable
 from worker.slimming.repair.inputs import CalibrationBatches, Progress, RepairInput
 from worker.slimming.repair.repairs import repair
+from worker.slimming.scoring.finite import NotFinite
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.units import Group, Kept, Scores, UnitUnavailable, locate
 from worker.stages.context import JobContext
@@ -23,6 +24,8 @@ from worker.stages.method import options, rules
 from worker.stages.task_model import TaskModel
 
 PROBE_EXAMPLES = 4  # whose logits the verification compares
+
+IN_FLOAT32 = "give the model in float32, or one that does not overflow in its dtype"
 
 
 def repair_model(
@@ -82,17 +85,25 @@ def slim_task_model(task_model: TaskModel, kept: Kept, layout: Layout) -> TaskMo
 
 @contextmanager
 def refusing_units() -> Iterator[None]:
-    """Raise UnsupportedUnit for a unit that the family or the criterion does not support."""
+    """Raise UnsupportedUnit for a unit that the family or the criterion does not support.
+
+    Raises InvalidModel where the measurements are not finite numbers.
+    """
     try:
         yield
     except UnitUnavailable as error:
         raise UnsupportedUnit(str(error), param="method.units") from error
+    except NotFinite as error:
+        raise InvalidModel(f"{error} are not finite numbers: {IN_FLOAT32}", param="model.uri") from error
 
 
 @contextmanager
 def refusing_repairs() -> Iterator[None]:
-    """Raise InvalidRequest for a repair that the family does not support."""
+    """Raise InvalidRequest for a repair that the family does not support, InvalidModel for sums that overflow."""
     try:
         yield
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        message = f"the repair cannot be fitted, because activations of the model overflow: {IN_FLOAT32}"
+        raise InvalidModel(message, param="model.uri") from error
     except RepairUnavailable as error:
         raise InvalidRequest(f"{error}: choose another repair", param="method.repair") from error

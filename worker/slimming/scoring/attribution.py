@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from worker.slimming.architectures import Architecture
 from worker.slimming.hooks import watch
 from worker.slimming.scoring.criteria import CRITERIA, Formula, Observation, Options, Statistics
+from worker.slimming.scoring.finite import check_finite
 from worker.slimming.scoring.objectives import OBJECTIVES, Batch, token_log_probabilities
 from worker.slimming.scoring.second_moments import Moments, collect, portions
 from worker.slimming.units import Group, Scores, Site, UnitUnavailable, locate, weights_UF
@@ -139,6 +140,15 @@ class Accumulator:
             gradients_UF=weights_UF(group, lambda name: gradients[name]) if gradients else (),
         )
 
+    def scores(self, statistics: Statistics) -> Tensor:
+        """The scores of a group, float32 on the CPU (U). Raises NotFinite."""
+        moments = statistics.moments
+        if moments is not None:
+            check_finite(statistics.site, moments.gram_CC, moments.effect_OO)
+        score_U = self.formula.finalize(statistics, self.options).float().cpu()
+        check_finite(statistics.site, score_U)
+        return score_U
+
 
 def _score_by_sums(
     model: nn.Module, batches: Iterable[Batch], accumulator: Accumulator, on_examples: Callable[[int], None]
@@ -148,11 +158,7 @@ def _score_by_sums(
             for batch in batches:
                 _observe(model, batch, accumulator)
                 on_examples(accumulator.num_examples)
-    finalize = accumulator.formula.finalize
-    return {
-        group.site: finalize(accumulator.statistics(model, group), accumulator.options).float().cpu()
-        for group in accumulator.groups
-    }
+    return {group.site: accumulator.scores(accumulator.statistics(model, group)) for group in accumulator.groups}
 
 
 def _score_by_moments(
@@ -176,7 +182,7 @@ def _score_by_moments(
         on_scored = passes.next_pass()
         for number, group in enumerate(part, 1):
             statistics = replace(accumulator.statistics(model, group), moments=found[group.module])
-            scores[group.site] = accumulator.formula.finalize(statistics, accumulator.options).float().cpu()
+            scores[group.site] = accumulator.scores(statistics)
             on_scored(examples[-1] * number // len(part))
         if len(parts) == 1:
             return Scored(scores, {path: replace(moments, effect_OO=None) for path, moments in found.items()})
