@@ -1,0 +1,110 @@
+"""A plan and the worker refuse the same checkpoints and adapters, by the names of their tensors."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from service.contract.errors import InvalidModel
+from service.families.model_tensors import MODEL_TENSORS
+from service.planning.plan import plan
+from service.sources.access import Access
+from tests.support import checkpoints
+from tests.support.checkpoints import change_config
+from tests.support.planning import request_for
+from tests.support.tiny_models import TINY
+from worker.checkpoints.loading import count_parameters, load_model
+
+CPU = torch.device("cpu")
+Tensors = dict[str, Tensor]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_table_names_the_parameters_of_the_stock_class(name: str) -> None:
+    model = TINY[name]()
+    row = MODEL_TENSORS[model.config.model_type]
+    head = {"gpt_neox": "embed_out.weight"}.get(name, "lm_head.weight")  # as its files call it
+    own = {path.replace("lm_head.weight", head) for path in model.state_dict()} - {"final_logits_bias"}
+    assert row.names(model.config.to_dict(), dict.fromkeys(row.layers, 2)) == own
+
+
+def change(path: Path, changed: Callable[[Tensors], Tensors]) -> None:
+    save_file(changed(load_file(path)), path, {"format": "pt"})
+
+
+CHANGES: dict[str, tuple[str, Callable[[Tensors], Tensors]]] = {
+    "unknown": ("llama", lambda tensors: tensors | {"score.weight": torch.ones(2, 32)}),
+    "bias": ("mistral", lambda tensors: tensors | {"model.layers.0.self_attn.q_proj.bias": torch.ones(32)}),
+    "prefix": ("llama", lambda tensors: {f"text.{name}": value for name, value in tensors.items()}),
+    "no head": ("llama", lambda tensors: {name: value for name, value in tensors.items() if "lm_head" not in name}),
+    "no pooler": ("bert", lambda tensors: {name: value for name, value in tensors.items() if "pooler" not in name}),
+    "half a layer": ("gpt2", lambda tensors: dict(sorted(tensors.items())[3:])),
+    "quantised": ("llama", lambda tensors: tensors | {"model.layers.0.mlp.up_proj.qweight": torch.ones(2).int()}),
+    "float8": (
+        "llama",
+        lambda tensors: {name: value.to(torch.float8_e4m3fn) for name, value in tensors.items()},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_plan_refuses_the_tensors_that_the_worker_refuses(case: str, tmp_path: Path, access: Access) -> None:
+    name, changed = CHANGES[case]
+    checkpoints.write(tmp_path, name)
+    change(tmp_path / "model.safetensors", changed)
+    with pytest.raises(InvalidModel) as planned:
+        plan(request_for(tmp_path), access)
+    with pytest.raises(InvalidModel) as refused:
+        load_model(tmp_path, device=CPU)
+    assert planned.value.param == refused.value.param == "model.uri"
+    assert ("quantised" in planned.value.message) is ("quantised" in refused.value.message)
+
+
+ADAPTERS: dict[str, Callable[[Tensors], Tensors]] = {
+    "other names": lambda tensors: {name.replace("layers", "blocks"): value for name, value in tensors.items()},
+    "a head": lambda tensors: tensors | {"base_model.model.score.weight": torch.ones(2, 32)},
+    "other shapes": lambda tensors: {name: value.repeat(3, 3) for name, value in tensors.items()},
+}
+
+
+@pytest.mark.parametrize("case", ADAPTERS)
+def test_a_plan_refuses_the_adapters_that_the_worker_refuses(case: str, tmp_path: Path, access: Access) -> None:
+    checkpoints.write(tmp_path / "model")
+    checkpoints.write_adapter(tmp_path / "adapter")
+    change(tmp_path / "adapter/adapter_model.safetensors", ADAPTERS[case])
+    model = {"uri": (tmp_path / "model").as_uri(), "adapter_uri": (tmp_path / "adapter").as_uri()}
+    with pytest.raises(InvalidModel) as planned:
+        plan(request_for(tmp_path / "model", model=model), access)
+    with pytest.raises(InvalidModel) as refused:
+        load_model(tmp_path / "model", device=CPU, adapter=tmp_path / "adapter")
+    assert planned.value.param == refused.value.param == "model.adapter_uri"
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "opt", "t5", "bart"])
+def test_a_plan_counts_a_head_of_its_own(name: str, tmp_path: Path, access: Access) -> None:
+    checkpoints.write(tmp_path, name)
+    change(tmp_path / "model.safetensors", lambda tensors: tensors | {"lm_head.weight": torch.randn(128, 32)})
+    change_config(tmp_path, tie_word_embeddings=True)
+    planned = plan(request_for(tmp_path), access).parameters.dense
+    assert planned == count_parameters(load_model(tmp_path, device=CPU).model)
+
+
+def test_a_plan_counts_a_head_that_repeats_the_embedding_once(tmp_path: Path, access: Access) -> None:
+    checkpoints.write(tmp_path, "gemma2")
+    alone = plan(request_for(tmp_path), access).parameters.dense
+    change(
+        tmp_path / "model.safetensors",
+        lambda tensors: tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()},
+    )
+    assert plan(request_for(tmp_path, 0.4), access).parameters.dense == alone
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gpt2", "bert"])
+def test_a_plan_refuses_heads_that_do_not_divide_the_hidden_size(name: str, tmp_path: Path, access: Access) -> None:
+    checkpoints.write(tmp_path, name)
+    change_config(tmp_path, **dict.fromkeys(("n_head", "num_attention_heads", "num_key_value_heads"), 3))
+    with pytest.raises(InvalidModel, match="cannot have 3 heads"):
+        plan(request_for(tmp_path), access)
