@@ -33,7 +33,7 @@ from worker.stages.attribution import attribute, step_ratios
 from worker.stages.context import JobContext, StageProgress
 from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, having_role, job_metrics, own
 from worker.stages.inputs import Sources
-from worker.stages.measurements import measure_dense, measure_slim
+from worker.stages.measurements import measure_dense, measure_slim, shipped_tasks
 from worker.stages.score_cache import ScoreCache
 from worker.stages.slim import probed, repair_model, slim_task_model
 from worker.stages.task_model import Measured, TaskModel, answer_all, check_latency_tokens, load
@@ -76,7 +76,8 @@ def run(
         profiles = profile_passes(context, sources, chosen.task_model)
     measured_controls = control(context, sources, chosen, path)
     with context.stage(Stage.verify):
-        verified = artifacts.save(context, sources, chosen.task_model, chosen.groups, chosen.candidate)
+        shipped = shipped_tasks(sets, slim)
+        verified = artifacts.save(context, sources, shipped, chosen.groups, chosen.candidate)
     with context.stage(Stage.upload):
         metrics = job_metrics(sets, dense, slim).model_copy(update={"controls": measured_controls})
         result = conclude(context, sources, chosen, slim[own(sets).key], metrics, profiles[0], verified)

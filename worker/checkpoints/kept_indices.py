@@ -26,12 +26,15 @@ from service.contract.fields import Schema
 from service.contract.options import Layout, Repair, Unit
 from service.contract.result import Widths
 from service.contract.task import ModelSource
+from service.contract.task_file import TaskFile
 from service.settings import Settings
 from service.sources.job_checkpoints import JOB
 from service.sources.readers import scheme_of
+from service.storage.artifact_names import TASK_FILE
 from service.storage.object_store import digest_file
 from worker.checkpoints.cutting import make_slim
 from worker.checkpoints.fetching import fetch_adapter, fetch_model
+from worker.checkpoints.head_bias import add_to_bias
 from worker.checkpoints.loading import LoadedModel, load_model
 from worker.checkpoints.saving import save_model
 from worker.data.provenance import digest_directory
@@ -53,6 +56,8 @@ class Origin(Schema):
     repair: Repair
     widths: list[Widths]
     weights: dict[str, str]  # file of the slim checkpoint -> sha256
+    tasks: TaskFile | None = None  # the contents of its task.json
+    head_offsets: list[float] | None = None  # numbers that were added to the bias of a classification head
     versions: dict[str, str]
 
 
@@ -87,7 +92,12 @@ def apply_kept(path: Path, base: Path, adapter: Path | None, directory: Path) ->
     _check_base(origin, base, adapter)
     loaded = load_model(base, device=torch.device("cpu"), adapter=adapter)
     _check_indices(kept, origin, loaded)
-    save_model(make_slim(loaded, kept, origin.layout), directory)
+    slim = make_slim(loaded, kept, origin.layout)
+    if origin.head_offsets is not None:
+        add_to_bias(slim.model, torch.tensor(origin.head_offsets, dtype=torch.float64), slim.dtype)
+    save_model(slim, directory)
+    if origin.tasks is not None:
+        (directory / TASK_FILE).write_text(origin.tasks.model_dump_json(indent=2) + "\n", encoding="utf-8")
     if weight_digests(directory) != origin.weights:
         shutil.rmtree(directory)
         raise VerificationFailed(

@@ -1,20 +1,24 @@
 """The artifacts of a job: saves and verifies its checkpoints, saves the kept indices, and uploads every file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+
+from torch import Tensor
 
 from service.contract.options import Format
 from service.contract.resources import Manifest, StoredFile
 from service.contract.result import Verified, Widths
 from service.jobs.leases import LeaseLost
-from service.storage.artifact_names import MODEL, kept_name
+from service.storage.artifact_names import MODEL, TASK_FILE, kept_name
 from service.storage.keys import attempt_prefix, manifest_key
 from service.storage.object_store import digest_file
+from worker.checkpoints.head_bias import add_to_bias
 from worker.checkpoints.kept_indices import Origin, save_kept, weight_digests
 from worker.checkpoints.saving import save_model
 from worker.checkpoints.verification import verify
 from worker.data.provenance import versions
-from worker.reporting import findings
+from worker.reporting import findings, task_file
 from worker.search.candidates import Candidate
 from worker.slimming.units import Group
 from worker.stages.context import JobContext
@@ -36,23 +40,32 @@ def checkpoint_directory(context: JobContext, name: str = MODEL) -> Path:
 
 
 def _save_and_verify(
-    context: JobContext, task_model: TaskModel, checkpoint: Path, while_waiting: Callable[[], None]
+    context: JobContext,
+    task_model: TaskModel,
+    offset_V: Tensor | None,
+    checkpoint: Path,
+    while_waiting: Callable[[], None],
 ) -> Verified:
     """Save the checkpoint, and verify in a new process that it gives the logits of the model's probe.
 
+    `offset_V` are numbers for the classes of its head, which are added to its bias and to the logits of the probe.
     `while_waiting` is called until the process has ended. Raises VerificationFailed.
     """
-    save_model(task_model.loaded, checkpoint)
-    probe = context.scratch / "probe.safetensors"
-    assert task_model.probe is not None
-    task_model.probe.write(probe)
-    return verify(checkpoint, probe, while_waiting=while_waiting)
+    loaded, probe = task_model.loaded, task_model.probe
+    assert probe is not None
+    if offset_V is not None:
+        added_V = add_to_bias(loaded.model, offset_V, loaded.dtype)
+        probe = replace(probe, logits=probe.logits + added_V.to(probe.logits.dtype))
+    save_model(loaded, checkpoint)
+    path = context.scratch / "probe.safetensors"
+    probe.write(path)
+    return verify(checkpoint, path, while_waiting=while_waiting)
 
 
 def save(
     context: JobContext,
     sources: Sources,
-    slim: TaskModel,
+    tasks: Sequence[TaskModel],
     groups: list[Group],
     candidate: Candidate,
     name: str = MODEL,
@@ -60,13 +73,19 @@ def save(
 ) -> Verified:
     """Save and verify the checkpoint of a cut model, and save the indices of the units that it keeps.
 
+    `tasks` is the model with each of its tasks and their label offsets, the job's own task first.
     `name` is that of the checkpoint's directory. `while_waiting` is called during the verification, and by default
     reports the progress of one checkpoint. Raises VerificationFailed.
     """
     directory = checkpoint_directory(context, name)
     while_waiting = while_waiting or (lambda: context.progress.advance(0, 1, "checkpoints"))
-    verified = _save_and_verify(context, slim, directory, while_waiting)
-    origin = _origin(context, sources, slim, findings.widths(groups, candidate.kept), directory)
+    offset_V = task_file.class_offsets(tasks, has_observed=bool(context.job.request.observe))
+    verified = _save_and_verify(context, tasks[0], offset_V, directory, while_waiting)
+    shipped = task_file.build(tasks, is_folded=offset_V is not None)
+    (directory / TASK_FILE).write_text(shipped.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    origin = _origin(context, sources, tasks[0], findings.widths(groups, candidate.kept), directory)
+    head_offsets = None if offset_V is None else offset_V.tolist()
+    origin = origin.model_copy(update={"tasks": shipped, "head_offsets": head_offsets})
     save_kept(candidate.kept, origin, output_directory(context) / kept_name(name))
     return verified
 

@@ -117,7 +117,7 @@ def _report_of_point(report: Report, point: CurvePoint) -> Report:
     )
     parameters = DenseSlim(dense=result.parameters.dense, slim=point.parameters)
     changed = {"ratio": point.ratio, "parameters": parameters, "metrics": metrics, "curve": [point]}
-    snippet = report.snippet.replace(f'from_pretrained("{MODEL}"', f'from_pretrained("{directory}"')
+    snippet = report.snippet.replace(f'("{MODEL}"', f'("{directory}"').replace(f'("{MODEL}/', f'("{directory}/')
     return report.model_copy(update={"result": result.model_copy(update=changed), "snippet": snippet, "warnings": []})
 
 

@@ -6,32 +6,63 @@ from service.contract.request import JobRequest
 from service.families.table import Kind
 from service.sources.job_checkpoints import JOB
 from service.sources.readers import scheme_of
-from service.storage.artifact_names import MODEL, kept_name
+from service.storage.artifact_names import MODEL, TASK_FILE, kept_name
 from worker.data.batching import Padding
-from worker.data.prompts import TOKENISE, Wording, render
-
-MAX_NEW_TOKENS = 256  # in the snippet of a generation task
+from worker.data.prompts import Wording
+from worker.reporting.task_file import answer_tokens
 
 APPLY = f"taskslim apply {kept_name(MODEL)} {MODEL}"
 FROM_A_JOB = " --model DIRECTORY  # the downloaded checkpoint of the other job"
 LOAD = """\
+{imports}
 from transformers import {auto_class}, AutoTokenizer
 
 model = {auto_class}.from_pretrained("{model}"{remote_code})
 tokenizer = AutoTokenizer.from_pretrained("{model}")
+with open("{model}/{task_file}", encoding="utf-8") as file:
+    task = json.load(file)["tasks"][0]
 """
 PROMPT = """
-prompt = tokenizer({template!r}.format_map({fields}), return_tensors="pt"{special})
+row = {fields}
+"""
+CUT = """\
+for column, text in row.items():
+    words = re.findall(r"\\s*\\S+", text)
+    row[column] = "".join(words[: task["max_words"]]) if len(words) >= task["max_words"] else text
+"""
+TOKENS = """\
+text = task["template"].format_map(row)
+prompt = tokenizer(text, return_tensors="pt", add_special_tokens=task["special_tokens"])
+"""
+OPENING = """\
+opening = prompt["input_ids"].new_tensor([task["decoder_tokens"]])
 """
 CHOOSE = """\
-answers = {answers!r}  # each label's {unit}
-scores = model(**prompt{decoder}).logits[{place}]
-print(max(answers, key=lambda label: scores[answers[label]]))
+scores = model(**prompt{decoder}).logits[{place}].float()
+answers = task["answer_tokens"]
+print(max(answers, key=lambda label: scores[answers[label][0]] + task["label_offsets"][label]))
 """
+# of answers with several tokens
+CHOOSE_TEXT = """\
+def score(label):
+    answer = prompt["input_ids"].new_tensor([task["answer_tokens"][label]])
+    {logits}
+    chosen = logits.float().log_softmax(-1).gather(2, answer.unsqueeze(2))
+    return chosen.sum().item() + task["label_offsets"][label]
+
+
+print(max(task["answer_tokens"], key=score))
+"""
+LOGITS: dict[Kind, str] = {
+    "causal": 'logits = model(torch.cat([prompt["input_ids"], answer], 1)).logits[:, -1 - answer.shape[1] : -1]',
+    "encoder_decoder": "logits = model(**prompt, decoder_input_ids=torch.cat([opening, answer[:, :-1]], 1)).logits"
+    "[:, -answer.shape[1] :]",
+}
 WRITE = """\
-text = model.generate(**prompt, do_sample=False, max_new_tokens={tokens})[0{start}]
+text = model.generate(**prompt, do_sample=False, max_new_tokens=task["max_new_tokens"])[0{start}]
 print(tokenizer.decode(text, skip_special_tokens=True))
 """
+IMPORTS = ("json", "re", "torch")  # those that the lines use
 PLACES: dict[Kind, str] = {"causal": "0, -1", "encoder_decoder": "0, -1", "classifier": "0"}
 
 
@@ -39,8 +70,11 @@ def snippet(request: JobRequest, auto_class: str, own_widths: bool, wording: Wor
     """The snippet, to run in the directory of the artifacts. The columns of the row are `...` in it."""
     # The class is in the checkpoint, and the job wrote it: its code is trusted.
     remote_code = ", trust_remote_code=True" if own_widths else ""
-    load = LOAD.format(auto_class=auto_class, model=MODEL, remote_code=remote_code)
-    load += answer_lines(wording, padding)
+    answer = answer_lines(wording, padding)
+    used = [f"import {name}" for name in IMPORTS if f"{name}." in LOAD + answer]
+    names = {"auto_class": auto_class, "model": MODEL, "task_file": TASK_FILE, "remote_code": remote_code}
+    load = LOAD.format(imports="\n".join(used), **names)
+    load += answer
     if Format.safetensors in request.output.formats:
         return load
     apply = APPLY + (FROM_A_JOB if scheme_of(request.model.uri) == JOB else "")
@@ -50,22 +84,18 @@ def snippet(request: JobRequest, auto_class: str, own_widths: bool, wording: Wor
 def answer_lines(wording: Wording, padding: Padding) -> str:
     """The lines that print the model's answer to one row; empty where a few lines cannot give the answer of the job.
 
-    That is so for labels of several tokens, and for prompts whose tokens differ when an answer follows.
+    That is so for prompts whose tokens differ when an answer follows.
     """
-    template, labels = wording.task.template or "", list(wording.words)
-    blank = dict.fromkeys(sorted(template_fields(template)), "...")
-    prompt = render(template, blank)
-    tokens, candidates = TOKENISE[wording.kind](prompt, list(wording.words.values()), wording)
-    plain = wording.tokenizer(prompt, add_special_tokens=wording.special_tokens)["input_ids"]
-    if list(tokens) != list(plain) or any(len(candidate) > 1 for candidate in candidates):
+    answers = answer_tokens(wording)
+    if answers is None:
         return ""
-    special = "" if wording.special_tokens else ", add_special_tokens=False"
-    lines = PROMPT.format(template=template, fields=blank, special=special)
+    blank = dict.fromkeys(sorted(template_fields(wording.task.template or "")), "...")
+    lines = PROMPT.format(fields=blank) + (CUT if wording.task.max_words else "") + TOKENS
     if wording.task.kind is TaskKind.generation:
         start = ', prompt["input_ids"].shape[1] :' if wording.kind == "causal" else ""
-        return lines + WRITE.format(tokens=min(MAX_NEW_TOKENS, wording.max_tokens or MAX_NEW_TOKENS), start=start)
-    opening = list(padding.decoder_opening)
-    unit = "class" if wording.kind == "classifier" else "token"
-    decoder = f', decoder_input_ids=prompt["input_ids"].new_tensor([{opening}])' if opening else ""
-    answers = {label: token for label, (token,) in zip(labels, candidates, strict=True)}
-    return lines + CHOOSE.format(answers=answers, unit=unit, decoder=decoder, place=PLACES[wording.kind])
+        return lines + WRITE.format(start=start)
+    lines += OPENING if padding.decoder_opening else ""
+    if any(len(tokens) > 1 for tokens in answers.values()):
+        return lines + "\n\n" + CHOOSE_TEXT.format(logits=LOGITS[wording.kind])
+    decoder = ", decoder_input_ids=opening" if padding.decoder_opening else ""
+    return lines + CHOOSE.format(decoder=decoder, place=PLACES[wording.kind])

@@ -66,7 +66,7 @@ class FloorSearch:
         known = curve.find(candidate)
         if known is not None and known.share is not None:
             return bool(known.meets)
-        slim = self._search.candidates.slim_copy(candidate)
+        slim = self._search.slim_copy(candidate)
         verdict = self._test.verdict(self._search.answers_of(slim, self._test), self._floor)
         curve.add(
             candidate,

@@ -52,20 +52,24 @@ class SearchContext:
             dense=self.dense.answers.of_rows(rows),
         )
 
+    def slim_copy(self, candidate: Candidate) -> TaskModel:
+        """The candidate as a cut model, with label offsets of its own."""
+        slim = self.candidates.slim_copy(candidate)
+        fitting = on_rows_of_offsets(slim)
+        if fitting is None:
+            return slim
+        return replace(slim, offset_L=fitted(answer_rows(self.context, fitting, self._on_batch)))
+
+    def _on_batch(self, _: int) -> None:
+        self.curve.report_progress()
+
     def answers_of(self, slim: TaskModel, test: SequentialTest) -> AnswerRows:
-        """The answers of a cut model to rows of a test, with its own label offsets."""
-
-        def on_batch(_: int) -> None:
-            self.curve.report_progress()
-
-        fitting, offset_L = on_rows_of_offsets(slim), None
-        if fitting is not None:
-            offset_L = fitted(answer_rows(self.context, fitting, on_batch))
+        """The answers of a cut model to rows of a test, with its label offsets."""
 
         def answer(start: int, end: int) -> Answers:
             part = self._asked(slim, test.examples[start:end])
             texts = FORMULAS[test.metric].needs_texts
-            return replace(answer_rows(self.context, part, on_batch, texts=texts), offset_L=offset_L)
+            return replace(answer_rows(self.context, part, self._on_batch, texts=texts), offset_L=slim.offset_L)
 
         return answer
 

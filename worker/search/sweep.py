@@ -1,6 +1,6 @@
 """A sweep: a model at each of the requested ratios, all measured on all evaluation rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from service.storage.artifact_names import MODEL, checkpoint_name
 from worker.evaluation.bootstrap import KeptShare
@@ -12,7 +12,7 @@ from worker.slimming.units import Group
 from worker.stages.task_model import TaskModel
 
 # Saves the checkpoint of a cut model in the directory of this name. It calls the last argument while it waits.
-SaveModel = Callable[[TaskModel, list[Group], Candidate, str, Callable[[], None]], object]
+SaveModel = Callable[[Sequence[TaskModel], list[Group], Candidate, str, Callable[[], None]], object]
 
 
 def sweep(search: SearchContext, ratios: list[float], save: SaveModel) -> ChosenModel:
@@ -29,7 +29,7 @@ def sweep(search: SearchContext, ratios: list[float], save: SaveModel) -> Chosen
     for ratio in sorted(ratios):
         candidate = _candidate_at(search, ratio)
         if last is None or last[0] != candidate.parameters:  # several ratios may round to the same widths
-            slim = search.candidates.slim_copy(candidate)
+            slim = search.slim_copy(candidate)
             last = candidate.parameters, slim, test.measure(search.answers_of(slim, test))
         _, slim, kept = last
         name = None
@@ -37,7 +37,7 @@ def sweep(search: SearchContext, ratios: list[float], save: SaveModel) -> Chosen
             name, chosen = MODEL, (candidate, slim)
         elif ratio in artifacts:
             name = checkpoint_name(ratio)
-            save(slim, search.candidates.groups, candidate, name, search.curve.report_progress)
+            save([slim], search.candidates.groups, candidate, name, search.curve.report_progress)
         measured = {"examples": len(test.examples), "metric": kept.metric, "share": kept.share}
         search.curve.add(candidate, ratio, **measured, artifact=name)
     assert chosen is not None

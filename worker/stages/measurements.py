@@ -37,6 +37,12 @@ def measure_slim(sets: Sequence[EvaluationSet], answer_all: AnswerAll) -> dict[S
     return _measure(sets, having_role(sets, *SLIMMED_FOR), answer_all)
 
 
+def shipped_tasks(sets: Sequence[EvaluationSet], slim: Mapping[SetKey, Measured]) -> list[TaskModel]:
+    """The slim model with each task that it was slimmed for, and the label offsets that are shipped."""
+    tasks = having_role(sets, *SLIMMED_FOR)
+    return [replace(each.task_model, offset_L=slim[each.key].answers.offset_L) for each in tasks]
+
+
 def _measure(
     sets: Sequence[EvaluationSet], with_offsets: Sequence[EvaluationSet], answer_all: AnswerAll
 ) -> dict[SetKey, Measured]:

@@ -54,6 +54,7 @@ class TaskModel:
     probe: Probe | None = None  # of the whole model, for the verification of what is cut from it
     own_answers: OwnAnswers | None = None  # of the dense model to the calibration rows, where those have no labels
     offset_rows: Examples | None = None  # calibration rows of this task that its label offsets are fitted on
+    offset_L: Tensor | None = None  # the label offsets that are shipped with a cut model
 
     @property
     def kind(self) -> TaskKind:

@@ -11,6 +11,7 @@ import torch
 from service.contract.presets import resolve
 from service.contract.rows import Row
 from service.contract.task import Task
+from service.contract.task_file import TaskFile
 from tests.support import checkpoints
 from tests.support.requests import plain_request
 from worker.checkpoints.loading import LoadedModel, load_model
@@ -19,12 +20,19 @@ from worker.data.prompts import Wording
 from worker.evaluation import metrics
 from worker.evaluation.answers import Answers
 from worker.reporting.snippets import answer_lines, snippet
+from worker.reporting.task_file import shipped_task
 
 ROW = Row({"text": "...", "label": "0", "target": "good"}, 1)
 CLASSIFY: dict[str, Any] = {"template": "{text}:", "labels": {"0": "positive", "1": "bad"}, "label_prefix": " "}
+SEVERAL: dict[str, Any] = CLASSIFY | {"labels": {"0": "good", "1": "bad film"}}
 CLASSES: dict[str, Any] = CLASSIFY | {"labels": {"0": "LABEL_2", "1": "LABEL_0"}}
 WRITE: dict[str, Any] = {"kind": "generation", "template": "{text}:"}
-CASES = [("llama", CLASSIFY), ("t5", CLASSIFY), ("bart", CLASSIFY), ("bert", CLASSES), ("llama", WRITE), ("t5", WRITE)]
+CASES = [
+    *((family, CLASSIFY) for family in ("llama", "t5", "bart")),
+    *((family, SEVERAL) for family in ("llama", "t5")),
+    ("bert", CLASSES),
+    *((family, WRITE) for family in ("llama", "t5")),
+]
 
 
 def loaded_with_wording(directory: Path, family: str, task: dict[str, Any]) -> tuple[LoadedModel, Wording]:
@@ -51,6 +59,7 @@ def test_snippet_gives_the_answer_that_the_job_measures(
     padding = batching.padding(loaded.model, loaded.tokenizer, wording.kind)
     examples, _ = prompts.encode([ROW], wording)
     auto_class = loaded.family.auto_class
+    (tmp_path / "model/task.json").write_text(TaskFile(tasks=[shipped_task(wording, padding, None)]).model_dump_json())
     printed = run(snippet(plain_request(), auto_class, False, wording, padding), tmp_path, monkeypatch)
     if task is WRITE:
         [expected] = metrics.generate(loaded.model, examples, wording, padding, 256, lambda done: None)
@@ -59,11 +68,6 @@ def test_snippet_gives_the_answer_that_the_job_measures(
     else:
         scores = metrics.score(loaded.model, batching.batches(examples, padding, 256), lambda done: None)
         assert [printed.strip()] == Answers(scores).given(list(wording.words))
-
-
-def test_snippet_for_labels_of_several_tokens_only_loads_the_model(tmp_path: Path) -> None:
-    loaded, wording = loaded_with_wording(tmp_path, "llama", CLASSIFY | {"labels": {"0": "good", "1": "bad film"}})
-    assert answer_lines(wording, batching.padding(loaded.model, loaded.tokenizer, "causal")) == ""
 
 
 @pytest.mark.parametrize("name", ["class", "text"])

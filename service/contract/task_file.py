@@ -1,0 +1,46 @@
+"""The file `task.json` of a checkpoint: how to ask the slim model its tasks, so that it answers as it was judged."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from service.contract.fields import Schema
+from service.contract.options import TaskKind, TaskMetric
+
+
+class ShippedTask(Schema):
+    """A task as the slim model was evaluated on it.
+
+    The prompt is the template, filled with the columns of a row. A label is answered by the highest sum of the
+    log-probability of its answer tokens after the prompt and its offset. A text is generated greedily.
+    """
+
+    name: str = Field(description="title of the task")
+    kind: TaskKind
+    template: str = Field(description="the prompt, with columns of the row as {column}; {{ and }} are braces")
+    max_words: int | None = Field(description="every column is cut to its first words, with the white space between")
+    max_tokens: int | None = Field(description="tokens of prompt and answer that the model takes; null: any number")
+    special_tokens: bool = Field(
+        description="whether the tokenizer adds its special tokens, such as BOS, to the prompt"
+    )
+    decoder_tokens: list[int] = Field(description="tokens that the decoder of an encoder-decoder reads first")
+    label_prefix: str = Field(description="text between prompt and answer")
+    labels: dict[str, str] = Field(description="label -> answer word, or class of the head; empty for generation")
+    answer_tokens: dict[str, list[int]] | None = Field(
+        description="label -> tokens of its answer, or the index of its class; null where they depend on the prompt, "
+        "and for generation"
+    )
+    label_offsets: dict[str, float] = Field(
+        description="label -> number that is added to the log-probability of its answer; zeros where the bias of the "
+        "classification head contains them; empty for generation"
+    )
+    decoding: Literal["most_likely_label", "greedy"]
+    max_new_tokens: int | None = Field(description="most tokens of a generated text; null for labels")
+    metric: TaskMetric = Field(description="the metric that the model was judged by")
+
+
+class TaskFile(Schema):
+    """The tasks of a slim model, in the file `task.json` of its checkpoint."""
+
+    format: Literal["taskslim-task-1"] = "taskslim-task-1"
+    tasks: list[ShippedTask] = Field(description="the task that the model was slimmed for, or those of a union")

@@ -1,0 +1,76 @@
+"""The contents of `task.json` in a checkpoint: its tasks as they were judged, label offsets included."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from service.contract.options import TaskKind
+from service.contract.presets import template_fields
+from service.contract.task_file import ShippedTask, TaskFile
+from worker.checkpoints.head_bias import head_of
+from worker.data.batching import Padding
+from worker.data.prompts import TOKENISE, Wording, render
+from worker.stages.task_model import TaskModel
+
+MAX_NEW_TOKENS = 256  # of a generated text
+
+
+def build(tasks: Sequence[TaskModel], *, is_folded: bool) -> TaskFile:
+    """The tasks of a model. With `is_folded` the bias of its head contains the label offsets."""
+    offsets = [None if is_folded else task.offset_L for task in tasks]
+    return TaskFile(
+        tasks=[shipped_task(task.wording, task.padding, each) for task, each in zip(tasks, offsets, strict=True)]
+    )
+
+
+def shipped_task(wording: Wording, padding: Padding, offset_L: Tensor | None) -> ShippedTask:
+    """A task with its label offsets."""
+    task, labels = wording.task, list(wording.words)
+    generates = task.kind is TaskKind.generation
+    offsets = [0.0] * len(labels) if offset_L is None else offset_L.tolist()
+    assert task.metric is not None, "the task is resolved"
+    return ShippedTask(
+        name=task.title,
+        kind=task.kind or TaskKind.classification,
+        template=task.template or "",
+        max_words=task.max_words,
+        max_tokens=wording.max_tokens,
+        special_tokens=wording.special_tokens,
+        decoder_tokens=list(padding.decoder_opening),
+        label_prefix=wording.label_prefix,
+        labels=dict(wording.words),
+        answer_tokens=None if generates else answer_tokens(wording),
+        label_offsets=dict(zip(labels, offsets, strict=True)),
+        decoding="greedy" if generates else "most_likely_label",
+        max_new_tokens=min(MAX_NEW_TOKENS, wording.max_tokens or MAX_NEW_TOKENS) if generates else None,
+        metric=task.metric,
+    )
+
+
+def answer_tokens(wording: Wording) -> dict[str, list[int]] | None:
+    """Label -> tokens of its answer; None where the prompt has other tokens when an answer follows."""
+    template = wording.task.template or ""
+    prompt = render(template, dict.fromkeys(template_fields(template), "..."))
+    tokens, candidates = TOKENISE[wording.kind](prompt, list(wording.words.values()), wording)
+    plain = wording.tokenizer(prompt, add_special_tokens=wording.special_tokens)["input_ids"]
+    if list(tokens) != list(plain):
+        return None
+    return {label: list(candidate) for label, candidate in zip(wording.words, candidates, strict=True)}
+
+
+def class_offsets(tasks: Sequence[TaskModel], *, has_observed: bool) -> Tensor | None:
+    """The label offsets by the class of the head, where its bias can contain them: the model has one task alone.
+
+    None where it has several tasks, observed ones included, no offsets, or no head with a bias.
+    """
+    [task, *others] = tasks
+    if others or has_observed or task.offset_L is None or task.wording.kind != "classifier":
+        return None
+    head = head_of(task.loaded.model)
+    if head is None:
+        return None
+    offset_V = torch.zeros(head.out_features, dtype=torch.float64)
+    classes = [task.wording.classes[word] for word in task.wording.words.values()]
+    offset_V[classes] = task.offset_L
+    return offset_V
