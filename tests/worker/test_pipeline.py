@@ -244,7 +244,7 @@ def test_snippet_of_the_report_loads_the_model(finished: Finished, monkeypatch: 
 def test_progress_counts_examples_and_bytes_of_every_stage(finished: Finished) -> None:
     last = {stage: (done, total, unit) for stage, done, total, unit in finished.progress.advances}
     assert finished.progress.stages == STAGES
-    assert last[Stage.evaluate_dense] == last[Stage.evaluate_slim] == (6, 6, "examples")
+    assert last[Stage.evaluate_dense] == last[Stage.evaluate_slim] == (24 + 6, 24 + 6, "examples")
     assert last[Stage.attribute] == (24, 24, "examples")
     assert last[Stage.verify] == (0, 1, "checkpoints")
     done, total, unit = last[Stage.upload]
@@ -317,7 +317,7 @@ def test_observed_tasks_are_measured_with_both_models(deployment: Deployment) ->
     assert metrics.dense.examples == 6
     counted = [(done, total) for stage, done, total, _ in progress.advances if stage is Stage.evaluate_slim]
     assert counted == sorted(counted)
-    assert counted[-1] == (6 + 10 + 2 * 10,) * 2
+    assert counted[-1] == (24 + 6 + 10 + 2 * 10,) * 2  # the calibration rows are for the label offsets
 
 
 def test_error_of_an_observed_task_names_its_place_in_the_request(deployment: Deployment) -> None:
