@@ -14,8 +14,8 @@ import pytest
 
 from service.cli.demo.request import LABELS, TEMPLATE, demo_request, find_model, read_rows
 from service.contract.errors import InvalidModel
-from service.contract.fields import RowValues
 from service.contract.presets import resolve
+from service.contract.row_values import RowValues
 from tests.support.processes import has_ended
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
 

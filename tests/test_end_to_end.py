@@ -145,7 +145,7 @@ def test_failed_job_has_an_error_code_and_leaves_no_files(
         job = api.job(submitted.id)
     assert job.status is JobStatus.failed
     assert job.error is not None
-    assert (job.error.code, job.error.param) == ("unknown_label", "task.calibration")
+    assert (job.error.code, job.error.param) == ("unknown_label", "task.calibration.uri")
     assert f"line {ROWS + 1} has the label 'mixed'" in job.error.message
     assert not [key for key, _ in storage.list("") if submitted.id in key]
 

@@ -10,9 +10,9 @@ from service.cli.demo.request import find_model
 from service.contract.presets import LABEL_COLUMN, resolve
 from service.contract.rows import Row
 from service.contract.task import DataSource, Task
+from service.storage.draws import draw, draw_balanced
 from service.storage.row_formats import read_file
 from worker.checkpoints.gguf import convert_gguf
-from worker.data.sampling import draw, draw_balanced
 
 DEV_ROWS = 400  # train rows that are never used for calibration
 

@@ -24,9 +24,6 @@ Tags = Annotated[dict[Annotated[str, Field(max_length=64)], Tag], Field(max_leng
 # The OpenAPI document, the form of the status page and docs/request.md show the groups from this mark.
 Group = Literal["common", "expert"]
 EXPERT: dict[str, JsonValue] = {"x-group": "expert"}
-# A row has the columns that the template and the label need; other columns are ignored.
-Number = Annotated[float, Field(allow_inf_nan=False)]
-RowValues = dict[str, str | int | Number | bool | None]
 
 
 class Schema(BaseModel):

@@ -1,13 +1,15 @@
 """A row of a data set, and what a task needs of its rows. The API checks inline rows with it, the worker all rows."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from service.contract.errors import InvalidData, InvalidTemplate, UnknownLabel
-from service.contract.fields import RowValues
 from service.contract.options import TaskKind
 from service.contract.presets import ANSWER_COLUMNS, LABEL_COLUMN, template_fields
+from service.contract.row_values import RowValues, as_text, spelled_alike
 from service.contract.task import TaskWording
+
+CLASS_NAME = "{}_name"  # the column with the class names of a column of integers, where a Parquet file has them
 
 
 @dataclass(frozen=True)
@@ -24,17 +26,43 @@ class Row:
         return f"{self.counted_in} {self.line}"
 
     def text(self, column: str) -> str:
-        """The value of a column as text. Raises InvalidData if the row has no value there."""
+        """The value of a column as text. Raises InvalidData if the row has no value there, or one that is no text."""
         value = self.values.get(column)
         if value is None:
             raise InvalidData(f"{self.position} has no value in the column {column!r}")
-        return value if isinstance(value, str) else str(value)
+        if isinstance(value, list):
+            what = "one label" if column == LABEL_COLUMN else "text, a number, true or false"
+            raise InvalidData(f"{self.position}: the column {column!r}, which the task uses, must have {what}")
+        return as_text(value)
 
 
 def have_answers(rows: Sequence[Row], task: TaskWording) -> bool:
     """Whether at least one row has its right answer: a label, or the target text of a generation task."""
     column = answer_column(task)
     return any(row.values.get(column) is not None for row in rows)
+
+
+def with_named_labels(rows: Sequence[Row], task: TaskWording) -> list[Row]:
+    """The rows with the labels as the resolved task names them: true for `True`, 1 for `1.0`, a class by its name.
+
+    A label that the task does not name stays, for `check_rows` to refuse.
+    """
+    if task.labels is None:
+        return list(rows)
+    alike = {spelled_alike(label): label for label in reversed(task.labels)}
+    return [_with_named_label(row, task.labels, alike) for row in rows]
+
+
+def _with_named_label(row: Row, labels: Mapping[str, str], alike: Mapping[str, str]) -> Row:
+    for column in (LABEL_COLUMN, CLASS_NAME.format(LABEL_COLUMN)):
+        value = row.values.get(column)
+        if value is None or isinstance(value, list):
+            continue
+        text = as_text(value)
+        label = text if text in labels else alike.get(spelled_alike(text))
+        if label is not None:
+            return replace(row, values=row.values | {LABEL_COLUMN: label})
+    return row
 
 
 def answer_column(task: TaskWording) -> str:

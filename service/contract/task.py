@@ -1,11 +1,12 @@
 """What a model is slimmed for: the model, its tasks and their rows."""
 
-from typing import Self
+from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from service.contract.fields import EXPERT, MAX_EVALUATIONS, MAX_ROWS, OWN_TASK, Name, RowValues, Schema, SetName, Uri
+from service.contract.fields import EXPERT, MAX_EVALUATIONS, MAX_ROWS, OWN_TASK, Name, Schema, SetName, Uri
 from service.contract.options import Draw, Supervision, TaskKind, TaskMetric
+from service.contract.row_values import usable_values
 
 
 class ModelSource(Schema):
@@ -24,8 +25,11 @@ class DataSource(Schema):
     """Rows: a JSON Lines, CSV or Parquet file, or inline. The service stores inline rows as a `dataset://` URI."""
 
     uri: Uri | None = Field(default=None, description="file://, s3://, gs:// or az:// file, or dataset://<id>")
-    rows: list[RowValues] | None = Field(
-        default=None, min_length=1, max_length=MAX_ROWS, description="the rows themselves, in place of `uri`"
+    rows: list[dict[str, Any]] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_ROWS,
+        description="the rows themselves, in place of `uri`; values are text, numbers, true or false",
     )
     limit: int | None = Field(default=None, gt=0, description="use this many rows, drawn with `seed`")
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of the draw", json_schema_extra=EXPERT)
@@ -34,6 +38,11 @@ class DataSource(Schema):
         description="`balanced`: the same number of rows for each label, up to one",
         json_schema_extra=EXPERT,
     )
+
+    @field_validator("rows")
+    @classmethod
+    def _keep_usable_values(cls, rows: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+        return None if rows is None else [usable_values(row) for row in rows]
 
     @model_validator(mode="after")
     def _check_one_source(self) -> Self:
@@ -71,7 +80,8 @@ class TaskWording(Schema):
     )
     special_tokens: bool | None = Field(
         default=None,
-        description="whether the tokenizer adds its special tokens to a prompt; default: by the family",
+        description="whether the tokenizer adds its special tokens to a prompt, such as a beginning-of-sequence token; "
+        "default: true",
         json_schema_extra=EXPERT,
     )
     label_prefix: str | None = Field(

@@ -9,6 +9,7 @@ from service.contract.task import Task, TaskWording
 from service.planning.data_checks import check_data
 from service.planning.idle_options import check_idle_options
 from service.planning.model_checks import check_model
+from service.planning.row_counts import check_row_counts
 from service.sources.access import Access
 from service.sources.model_directory import ModelDirectory
 
@@ -36,6 +37,7 @@ def _check_task(request: JobRequest, task: Task, access: Access) -> None:
             check_data(source, task, param, access)
     for name, source in task.evaluations.items():
         check_data(source, task, f"task.evaluations.{name}", access)
+    check_row_counts(request, task)
 
 
 def _check_kinds(request: JobRequest) -> None:

@@ -6,6 +6,7 @@ from service.contract.errors import InvalidData, NotFound
 from service.contract.presets import needs_answers
 from service.contract.rows import Row, check_rows, have_answers
 from service.contract.task import DataSource, TaskWording
+from service.planning.row_counts import inline_rows
 from service.sources.access import DATASET, Access, blaming
 from service.sources.readers import LOCAL, REMOTE, scheme_of
 from service.storage.keys import dataset_id_of, dataset_key
@@ -17,14 +18,14 @@ def check_data(source: DataSource, task: TaskWording, param: str, access: Access
 
     Raises InvalidData, UnknownLabel, InvalidTemplate, ForbiddenPath.
     """
-    if source.rows is not None:
-        _check_inline_rows(source, task, param)
-        return
-    _check_uri(source.uri or "", f"{param}.uri", access)
+    rows = inline_rows(source, task)
+    if rows is None:
+        _check_uri(source.uri or "", f"{param}.uri", access)
+    else:
+        _check_inline_rows(rows, task, param)
 
 
-def _check_inline_rows(source: DataSource, task: TaskWording, param: str) -> None:
-    rows = [Row(values, number, counted_in="row") for number, values in enumerate(source.rows or (), start=1)]
+def _check_inline_rows(rows: list[Row], task: TaskWording, param: str) -> None:
     try:
         for row in rows:
             checked_line(row)

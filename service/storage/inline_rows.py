@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 
 from redis import Redis
 
-from service.contract.fields import RowValues
 from service.contract.presets import AnyTask
 from service.contract.request import JobRequest
+from service.contract.row_values import RowValues
 from service.contract.task import DataSource, Task
 from service.infrastructure.redis_keys import EXPIRIES, IDEMPOTENCY_SECONDS, expiry_member
 from service.storage.keys import dataset_key, dataset_prefix, dataset_uri

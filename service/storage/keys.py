@@ -28,6 +28,11 @@ def dataset_id_of(uri: str) -> str:
     return uri.removeprefix(DATASET_START)
 
 
+def are_of_request(uri: str) -> bool:
+    """Whether a URI names rows that a request held and that were stored with the job, `dataset://JOB/NAME`."""
+    return uri.startswith(DATASET_START) and "/" in dataset_id_of(uri)
+
+
 def dataset_prefix(tenant: str, dataset_id: str) -> str:
     """The prefix of the files of a data set."""
     return f"{tenant}/datasets/{dataset_id}/"

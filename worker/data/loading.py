@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.contract.errors import InvalidData, NotFound
-from service.contract.options import Draw, TaskKind
+from service.contract.options import TaskKind
 from service.contract.presets import LABEL_COLUMN, needs_answers
-from service.contract.rows import Row, check_rows, have_answers
+from service.contract.rows import Row, check_rows, have_answers, with_named_labels
 from service.contract.task import DataSource, Task, TaskWording
 from service.sources.access import DATASET
 from service.sources.readers import fetch_file, scheme_of
-from service.storage.keys import dataset_id_of, dataset_key
+from service.storage.draws import drawn
+from service.storage.keys import are_of_request, dataset_id_of, dataset_key
 from service.storage.object_store import Storage
 from service.storage.row_formats import read_file
-from worker.data.sampling import draw, draw_balanced, set_aside
+from worker.data.sampling import set_aside
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def _split(rows: Sequence[Row], task: Task) -> tuple[list[Row], list[Row]]:
 def read_source(source: DataSource, param: str, task: TaskWording, location: Location) -> list[Row]:
     """The drawn and checked rows of a source that the field `param` of the request names. Raises as `load_rows`."""
     with _blaming(source, param):
-        rows = _drawn(read_file(_fetch(source.uri or "", location)), source)
+        rows = drawn(with_named_labels(read_file(_fetch(source.uri or "", location)), task), source)
         check_rows(rows, task, answered=needs_answers(task, param, have_answers(rows, task)))
     return rows
 
@@ -60,18 +61,15 @@ def read_source(source: DataSource, param: str, task: TaskWording, location: Loc
 @contextmanager
 def _blaming(source: DataSource, param: str) -> Iterator[None]:
     """Raise InvalidData with the URI of the rows and the field that names them, and NotFound as InvalidData."""
+    uri = source.uri or ""
+    # The rows of a request are stored as a data set, and the request that is read here names this.
+    place, start = (f"{param}.rows", "") if are_of_request(uri) else (f"{param}.uri", f"{uri}: ")
     try:
         yield
     except InvalidData as error:
-        raise type(error)(f"{source.uri}: {error.message}", param=error.param or param) from error
+        raise type(error)(f"{start}{error.message}", param=error.param or place) from error
     except NotFound as error:
-        raise InvalidData(f"{source.uri} does not exist", param=param) from error
-
-
-def _drawn(rows: Sequence[Row], source: DataSource) -> list[Row]:
-    if source.draw is Draw.balanced:
-        return draw_balanced(rows, source.limit, source.seed, LABEL_COLUMN)
-    return draw(rows, source.limit, source.seed)
+        raise InvalidData(f"{uri} does not exist", param=place) from error
 
 
 def _fetch(uri: str, location: Location) -> Path:

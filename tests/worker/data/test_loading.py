@@ -55,7 +55,7 @@ def test_errors_name_the_file_and_the_field(location: Location, tmp_path: Path) 
     uri = (tmp_path / "rows.jsonl").as_uri()
     with pytest.raises(InvalidData, match=f"{uri}: line 4 is not JSON") as caught:
         load_rows(task_of({"uri": uri}), location)
-    assert caught.value.param == "task.calibration"
+    assert caught.value.param == "task.calibration.uri"
     with pytest.raises(InvalidData, match="does not exist"):
         load_rows(task_of({"uri": f"{uri}.gone.jsonl"}), location)
 
@@ -66,7 +66,7 @@ def test_errors_of_rows_that_are_set_aside_name_the_file_and_the_field(location:
     with pytest.raises(InvalidData) as caught:
         load_rows(task_of({"uri": uri}, supervision="none"), location)
     assert caught.value.message == f"{uri}: line 31 has no value in the column 'label'"
-    assert caught.value.param == "task.calibration"
+    assert caught.value.param == "task.calibration.uri"
 
 
 def test_too_few_rows_to_set_some_aside_name_the_file(location: Location, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from service.contract.errors import InvalidData
 from service.contract.rows import Row
-from worker.data.sampling import draw, draw_balanced, set_aside
+from service.storage.draws import draw, draw_balanced
+from worker.data.sampling import set_aside
 
 
 def rows_of(labels: str) -> list[Row]:

@@ -1,0 +1,39 @@
+"""The values of a row, by one set of rules for rows in a file, in an upload and in a request."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+# A value of a row: text, a number, true, false, null where it is missing, or UNUSABLE.
+RowValues = dict[str, str | int | float | bool | list[Any] | None]
+
+# Stands for a value that is none of these, such as a list or a date: harmless in a column that no task uses.
+UNUSABLE: list[Any] = []
+WHOLE_NUMBER = re.compile(r"(-?\d+)\.0+")
+
+
+def usable_values(values: Mapping[str, Any]) -> RowValues:
+    """The values of a row as they are kept: NaN is a missing value, and what no task can use becomes UNUSABLE."""
+    return {column: _usable(value) for column, value in values.items()}
+
+
+def _usable(value: Any) -> str | int | float | bool | list[Any] | None:
+    if value is None or isinstance(value, str | int):  # bool is an int
+        return value
+    if isinstance(value, float):
+        return None if math.isnan(value) else value if math.isfinite(value) else UNUSABLE
+    return UNUSABLE
+
+
+def as_text(value: str | int | float | bool) -> str:
+    """A value as text, in JSON's spelling: `true`, not `True`."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def spelled_alike(text: str) -> str:
+    """The one spelling of all texts that name the same label: `true` of True, `1` of 1.0."""
+    whole = WHOLE_NUMBER.fullmatch(text)
+    if whole:
+        return whole[1]
+    return text.lower() if text in ("True", "False") else text

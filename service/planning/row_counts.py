@@ -1,0 +1,40 @@
+"""Whether a request has enough rows, as far as the request itself holds them; files are counted by the worker."""
+
+from service.contract.errors import InvalidRequest
+from service.contract.options import TaskKind
+from service.contract.presets import LABEL_COLUMN
+from service.contract.request import JobRequest
+from service.contract.rows import Row, have_answers, with_named_labels
+from service.contract.task import DataSource, Task, TaskWording
+from service.storage.draws import drawn, num_set_aside
+
+
+def check_row_counts(request: JobRequest, task: Task) -> None:
+    """Check the numbers of inline rows of a resolved task, whose rows were checked.
+
+    Raises InvalidData where too few are left to set some aside for the evaluation, InvalidRequest where `keep_metric`
+    has a single evaluation row.
+    """
+    evaluation = _num_evaluation_rows(task)
+    if request.target.keep_metric is not None and evaluation is not None and evaluation < 2:
+        raise InvalidRequest("`keep_metric` needs at least two evaluation rows", param="task.evaluation")
+
+
+def inline_rows(source: DataSource, task: TaskWording) -> list[Row] | None:
+    """The inline rows of a source; None where it names a file."""
+    if source.rows is None:
+        return None
+    rows = [Row(values, number, counted_in="row") for number, values in enumerate(source.rows, start=1)]
+    return with_named_labels(rows, task)
+
+
+def _num_evaluation_rows(task: Task) -> int | None:
+    """The number of evaluation rows; None where they are in a file."""
+    rows = inline_rows(task.evaluation or task.calibration, task)
+    if rows is None:
+        return None
+    if task.evaluation is not None:
+        return len(drawn(rows, task.evaluation))
+    rows = drawn(rows, task.calibration)
+    labelled = task.kind is TaskKind.classification and have_answers(rows, task)
+    return num_set_aside(rows, LABEL_COLUMN if labelled else None)
