@@ -16,6 +16,7 @@ from service.planning.model_checks import check_config
 from service.planning.removal import count_chosen, has_bias
 from service.planning.targets import check_target
 from service.planning.tensor_checks import check_head_count, check_tensors
+from service.planning.tokenizer_checks import check_tokenizer
 from service.sources.checkpoint import Checkpoint, read_checkpoint
 from service.sources.dimensions import head_counts, head_size, num_layers
 from service.sources.hub import NotShown
@@ -114,18 +115,19 @@ class Feasibility:
 
 
 def _deciding_fields(request: JobRequest) -> str:
-    """The fields of a request that decide whether its model can be slimmed; of the tasks, what the head must have."""
+    """The fields of a request that decide whether its model can be slimmed; of the tasks, what the head and the
+    tokenizer must have."""
     parts = (request.model, request.method, request.target, request.output)
     tasks = [resolve(task) for task in request.slimmed_for] + [resolve(task) for task in request.observe]
-    heads = [(task.kind, task.labels) for task in tasks]
-    return "".join(part.model_dump_json() for part in parts) + json.dumps(heads)
+    wordings = [(task.kind, task.labels, task.template) for task in tasks]
+    return "".join(part.model_dump_json() for part in parts) + json.dumps(wordings)
 
 
 def _check(request: JobRequest, model: ModelDirectory) -> bool:
     """Raise as `check_feasible`; false for a model that only a worker can read."""
     if not model.can_be_planned:
         return False
-    model.check_tokenizer()
+    check_tokenizer(request, model)
     check_feasible(request, read_checkpoint(model))
     return True
 

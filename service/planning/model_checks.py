@@ -7,6 +7,7 @@ from service.contract.errors import InvalidModel, InvalidRequest, blaming_task
 from service.contract.options import Layout, Unit
 from service.contract.presets import resolve
 from service.contract.request import JobRequest
+from service.families.config_checks import check_settings, num_classes
 from service.families.head_classes import head_classes
 from service.families.named_head import check_head
 from service.families.per_layer import is_per_layer
@@ -45,9 +46,10 @@ def check_config(
 
     Raises UnsupportedFamily for another head than the family's class has, UnsupportedUnit for a unit that the family's
     stock config cannot hold fewer of, InvalidRequest for a layout or a number of tokens that the model cannot have,
-    InvalidLabels for labels that its classification head lacks.
+    InvalidLabels for labels that its classification head lacks, and what `check_settings` raises.
     """
     check_head(config, family, has_adapter=request.model.adapter_uri is not None)
+    check_settings(config, family)
     check_units(request.method.units, family, config)
     _check_layout(request, config)
     _check_tokens(request, family, config)
@@ -76,12 +78,12 @@ def _id2label(config: Mapping[str, Any], adapter: Adapter | None) -> object:
     """The names of the classes; those of a head that the adapter brings have numbers where config.json has no names."""
     named, count = config.get("id2label"), adapter.num_labels if adapter else None
     if count is None or (isinstance(named, dict) and len(named) == count):
-        return named
+        return {index: f"LABEL_{index}" for index in range(num_classes(config))} if named is None else named
     return {str(index): f"LABEL_{index}" for index in range(count)}
 
 
 def _check_classes(request: JobRequest, id2label: object) -> None:
-    """A config.json without `id2label`, or with one that cannot be read, is left to the worker."""
+    """An `id2label` that cannot be read is left to the worker."""
     if not isinstance(id2label, dict) or not all(str(index).isdecimal() for index in id2label):
         return
     for place, task in request.placed_tasks.items():

@@ -18,6 +18,7 @@ from service.planning.admission import check_request
 from service.planning.feasibility import check_options
 from service.planning.removal import count_parameters
 from service.planning.targets import find_removal, needs_measuring
+from service.planning.tokenizer_checks import check_tokenizer
 from service.planning.widths import Cut, described, is_set_by_ratio, kept
 from service.sources.access import Access
 from service.sources.checkpoint import Checkpoint, read_checkpoint
@@ -33,7 +34,7 @@ def plan(request: JobRequest, access: Access) -> Plan:
     """
     model = check_request(request, access)
     checkpoint = read_checkpoint(model)
-    model.check_tokenizer()
+    check_tokenizer(request, model)
     return plan_for(request, checkpoint)
 
 

@@ -5,6 +5,7 @@ from service.contract.errors import InvalidRequest, TargetUnreachable
 from service.contract.fields import MAX_RATIO
 from service.contract.method import Target
 from service.contract.request import JobRequest
+from service.planning.least_removal import check_can_remove, check_removes_something
 from service.planning.removal import Removal, removal_at
 from service.planning.widths import cuts_at, is_set_by_ratio
 from service.sources.checkpoint import Checkpoint
@@ -18,10 +19,17 @@ def needs_measuring(target: Target) -> bool:
 def check_target(request: JobRequest, checkpoint: Checkpoint) -> None:
     """Raise TargetUnreachable where no model is as small, InvalidRequest where the model is small enough already."""
     target = request.target
-    ratio = max(target.sweep) if target.sweep is not None else target.ratio
-    if ratio is not None:
-        cuts_at(request, checkpoint, ratio)
-    elif (size := _size_of(target)) is not None:
+    if target.sweep is not None:
+        cuts_at(request, checkpoint, max(target.sweep))
+        for ratio in {max(target.sweep), *(target.artifacts or ())}:
+            check_removes_something(request, checkpoint, ratio, "target.sweep")
+    elif target.ratio is not None:
+        check_removes_something(request, checkpoint, target.ratio, "target.ratio")
+    else:
+        names = ("parameters", "bytes", "latency_ms", "keep_metric")
+        name = next(name for name in names if getattr(target, name) is not None)
+        check_can_remove(request, checkpoint, f"target.{name}")
+    if (size := _size_of(target)) is not None:
         _highest_ratio(request, checkpoint, *size)
 
 
@@ -31,10 +39,10 @@ def find_removal(request: JobRequest, checkpoint: Checkpoint) -> Removal | None:
     Raises as `check_target`.
     """
     target = request.target
+    check_target(request, checkpoint)
     if target.ratio is not None:
         return removal_at(request, checkpoint, target.ratio)
     if target.sweep is not None:
-        check_target(request, checkpoint)
         return removal_at(request, checkpoint, max(target.artifacts or target.sweep))
     size = _size_of(target)
     return None if size is None else _least_removal(request, checkpoint, *size)

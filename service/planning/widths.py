@@ -49,10 +49,18 @@ def _cuts(request: JobRequest, checkpoint: Checkpoint, ratio: float) -> Iterator
             yield Cut(stack, unit, dense, slim)
 
 
+def possible_cuts(request: JobRequest, checkpoint: Checkpoint) -> Iterator[tuple[Cut, list[int]]]:
+    """(a cut that removes nothing, the counts above zero that may be kept) of every stack and kind of unit."""
+    for stack in checkpoint.names.stacks:
+        for unit in sorted(request.method.units):
+            dense, choices = _choices(request, checkpoint, stack, unit)
+            yield Cut(stack, unit, dense, dense), list(choices)
+
+
 def _too_few(request: JobRequest, cut: Cut, ratio: float) -> TargetUnreachable:
     message = (
         f"a ratio of {ratio:g} leaves {cut.slim} of the {cut.dense} {cut.unit} of the {cut.stack.name}: "
-        "ask for a lower ratio or a smaller round_to"
+        f"ask for a lower ratio{' or a smaller round_to' if cut.unit is Unit.ffn else ''}"
     )
     return TargetUnreachable(message, param="target.ratio" if request.target.sweep is None else "target.sweep")
 

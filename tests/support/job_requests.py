@@ -44,6 +44,8 @@ def model_directory(directory: Path, names: tuple[str, ...] = ("model.safetensor
     """Write the files of a model that the API reads: a Llama of one layer, all zeros; the URI of the directory."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(CONFIG | config))
+    if any(name.endswith(".safetensors") for name in names):
+        (directory / "tokenizer.json").write_text("{}")
     for name in names:
         (directory / name).write_bytes(zeros(SHAPES) if name.endswith(".safetensors") else b"")
     return directory.as_uri()

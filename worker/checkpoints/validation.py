@@ -11,6 +11,7 @@ from service.contract.errors import InvalidModel
 from service.families.named_head import check_head
 from service.families.quantised import check_not_quantised
 from service.families.source_config import effective_config
+from service.families.config_checks import check_settings
 from service.families.table import ModelFamily, family_of, own_code
 from service.sources.model_files import CONFIG, INDEX, PICKLED, SINGLE, TOKENIZER_CONFIG
 from worker.checkpoints.per_layer import is_valid_per_layer
@@ -21,6 +22,7 @@ def check_checkpoint(directory: Path, *, has_adapter: bool = False) -> ModelFami
     config = effective_config(read_json(directory / CONFIG))
     family = family_of(config, "the model")
     check_head(config, family, has_adapter=has_adapter)
+    check_settings(config, family)
     tokenizer = directory / TOKENIZER_CONFIG
     if ("auto_map" in config and not is_valid_per_layer(config, directory)) or (
         tokenizer.exists() and "auto_map" in read_json(tokenizer)

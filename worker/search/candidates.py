@@ -7,7 +7,7 @@ from math import prod
 
 import torch
 
-from service.contract.bisection import turning_point
+from service.contract.bisection import last_that_holds, turning_point
 from service.contract.fields import MAX_RATIO
 from service.contract.options import Repair
 from service.sources.safetensors_header import DTYPES, TensorShape, file_size
@@ -90,9 +90,20 @@ class Candidates:
         return MAX_RATIO if self._is_reachable(MAX_RATIO) else turning_point(0.0, MAX_RATIO, self._is_reachable)[0]
 
     def grid(self, *extra: float) -> list[float]:
-        """The ratios that a search may choose, ascending: multiples of STEP, the highest one, and `extra`."""
-        steps = (round(STEP * number, 2) for number in range(1, round(MAX_RATIO / STEP) + 1))
-        return sorted({ratio for ratio in steps if ratio < self.highest_ratio} | {self.highest_ratio, *extra})
+        """The ratios that a search may choose, ascending: multiples of STEP that remove something, the highest one, and
+        `extra`."""
+        steps = [round(STEP * number, 2) for number in range(1, round(MAX_RATIO / STEP) + 1)]
+        below = [ratio for ratio in steps if ratio < self.highest_ratio] + [self.highest_ratio]
+        idle = last_that_holds(len(below), lambda number: self.at(below[number - 1]).ratio == 0)
+        return sorted({*below[idle:], *extra})
+
+    @property
+    def least_removal(self) -> str:
+        """The least that can be removed, in words."""
+        least = next(iter(self.grid()), None)
+        if least is None:
+            return "the units of this model cannot be removed one by one: choose other units"
+        return f"the least that can be removed is a ratio of {self.at(least).ratio:.3g}"
 
     def slim_copy(self, candidate: Candidate) -> TaskModel:
         """A copy of the model, repaired and cut to the candidate.

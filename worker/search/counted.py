@@ -12,10 +12,13 @@ def counted_candidate(candidates: Candidates, target: Target) -> Candidate:
     if target.ratio is None:
         return largest_within(candidates, target)
     try:
-        return candidates.at(target.ratio)
+        candidate = candidates.at(target.ratio)
     except WidthUnreachable as error:
-        message = f"{error}: ask for a lower ratio or a smaller round_to"
-        raise TargetUnreachable(message, param="target.ratio") from error
+        raise TargetUnreachable(f"{error}: ask for a lower ratio", param="target.ratio") from error
+    if candidate.ratio == 0:
+        message = f"a ratio of {target.ratio:g} removes nothing: {candidates.least_removal}"
+        raise TargetUnreachable(message, param="target.ratio")
+    return candidate
 
 
 def counted_bound(target: Target) -> tuple[str, int]:

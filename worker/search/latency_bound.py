@@ -13,6 +13,8 @@ def largest_within_latency(search: SearchContext, bound: LatencyBound) -> Candid
     Raises TargetUnreachable where no candidate is fast enough.
     """
     ratios = search.candidates.grid()
+    if not ratios:
+        raise search.curve.unreachable(f"nothing can be removed: {search.candidates.least_removal}", "latency_ms")
 
     def is_too_slow(number: int) -> bool:
         return _milliseconds(search, search.candidates.at(ratios[number - 1]), bound) > bound.value

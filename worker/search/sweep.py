@@ -28,6 +28,8 @@ def sweep(search: SearchContext, ratios: list[float], save: SaveModel) -> Chosen
     last: tuple[int, TaskModel, KeptShare] | None = None  # (parameters, cut model, what it keeps)
     for ratio in sorted(ratios):
         candidate = _candidate_at(search, ratio)
+        if ratio in artifacts:
+            _check_removal(search, candidate)
         if last is None or last[0] != candidate.parameters:  # several ratios may round to the same widths
             slim = search.slim_copy(candidate)
             last = candidate.parameters, slim, test.measure(search.answers_of(slim, test))
@@ -49,3 +51,10 @@ def _candidate_at(search: SearchContext, ratio: float) -> Candidate:
         return search.candidates.at(ratio)
     except WidthUnreachable as error:
         raise search.curve.unreachable(f"{error}: sweep over lower ratios", "sweep") from error
+
+
+def _check_removal(search: SearchContext, candidate: Candidate) -> None:
+    """Raise TargetUnreachable for a model that is to be stored and from which nothing was removed."""
+    if candidate.ratio == 0:
+        message = f"a ratio of {candidate.requested_ratio:g} removes nothing: {search.candidates.least_removal}"
+        raise search.curve.unreachable(message, "sweep")

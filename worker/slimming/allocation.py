@@ -57,7 +57,7 @@ def width(group: Group, ratio: float, round_to: int) -> int:
     if kept == 0:
         raise WidthUnreachable(
             f"a ratio of {ratio:g} leaves {target:.0f} of the {group.count} units of {group.site}, which rounds to zero"
-            + (f" in multiples of {round_to}" if group.kind == "ffn" else "")
+            + (f" in multiples of {round_to} (`output.round_to`)" if group.kind == "ffn" else "")
         )
     return kept
 

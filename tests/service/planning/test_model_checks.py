@@ -20,6 +20,7 @@ from service.sources.access import Access
 from service.storage.object_store import Storage
 from tests.support.job_requests import model_directory, request_body
 from tests.support.planning import refuse
+from worker.checkpoints.validation import check_checkpoint
 
 
 def test_a_missing_model_is_refused(tmp_path: Path, access: Access) -> None:
@@ -122,7 +123,8 @@ def test_a_latency_of_more_tokens_than_the_model_takes_is_refused(tmp_path: Path
     ids=["gpt2", "roberta", "roberta without padding"],
 )
 def test_each_family_counts_its_positions(tmp_path: Path, access: Access, config: dict[str, Any], most: int) -> None:
-    body = INLINE | {"model": {"uri": model_directory(tmp_path / "m", **config)}}
+    names = dict(enumerate(INLINE["task"]["labels"].values()))
+    body = INLINE | {"model": {"uri": model_directory(tmp_path / "m", id2label=names, **config)}}
     too_many = body | {"target": {"latency_ms": {"value": 40, "tokens": most + 1}}}
     assert f"{most} tokens at most" in refuse(too_many, access, InvalidRequest, "target.latency_ms.tokens")
     enough = body | {"target": {"latency_ms": {"value": 40, "tokens": most}}}
@@ -178,3 +180,31 @@ def test_a_phi3_with_long_rotary_positions_keeps_its_heads(tmp_path: Path, acces
     by_heads = body | {"method": {"units": ["ffn", "heads"]}}
     message = refuse(by_heads, access, UnsupportedUnit, "method.units")
     assert "remove other units than heads" in message
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        ({"problem_type": "multi_label_classification"}, "the problem_type 'multi_label_classification'"),
+        ({"problem_type": "regression"}, "the problem_type 'regression'"),
+        ({"num_labels": 1}, "a head with a single output"),
+        ({"id2label": {"0": "LABEL_0"}}, "a head with a single output"),
+    ],
+)
+def test_a_head_that_does_not_choose_one_class_is_refused(
+    tmp_path: Path, access: Access, config: dict[str, Any], found: str
+) -> None:
+    uri = model_directory(tmp_path / "m", model_type="bert", **config)
+    body = INLINE | {"model": {"uri": uri}}
+    assert found in refuse(body, access, InvalidModel, "model.uri")
+    with pytest.raises(InvalidModel, match=found):
+        check_checkpoint(tmp_path / "m")
+
+
+@pytest.mark.parametrize("pad", [8, 9, -9])
+def test_a_padding_token_that_the_vocabulary_lacks_is_refused(tmp_path: Path, access: Access, pad: int) -> None:
+    uri = model_directory(tmp_path / "m", pad_token_id=pad, vocab_size=8)
+    body = INLINE | {"model": {"uri": uri}}
+    assert f"the pad_token_id {pad}, and the vocabulary has 8" in refuse(body, access, InvalidModel, "model.uri")
+    with pytest.raises(InvalidModel, match="the pad_token_id"):
+        check_checkpoint(tmp_path / "m")

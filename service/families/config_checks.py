@@ -1,0 +1,50 @@
+"""What config.json of a supported family may not say. The plan and the worker check it by these functions alone."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from service.contract.errors import InvalidModel
+from service.families.table import ModelFamily
+
+CLASSIFICATION = "single_label_classification"
+
+
+def check_settings(config: Mapping[str, Any], family: ModelFamily) -> None:
+    """Raise InvalidModel for a config that no class of the family can compute a classification or a text with."""
+    _check_padding(config, family)
+    if family.kind == "classifier":
+        _check_problem(config)
+
+
+def _check_problem(config: Mapping[str, Any]) -> None:
+    """Refuse a head that does not choose one class."""
+    problem, classes = config.get("problem_type"), num_classes(config)
+    if problem not in (None, CLASSIFICATION):
+        found = f"the problem_type {problem!r}"
+    elif classes == 1:
+        found = "a head with a single output, which is a regression"
+    else:
+        return
+    raise InvalidModel(
+        f"config.json has {found}; a model with a classification head is slimmed for tasks with one class for each "
+        "row: give a model that was trained for such a task",
+        param="model.uri",
+    )
+
+
+def num_classes(config: Mapping[str, Any]) -> int:
+    """Outputs of a classification head; a config.json that does not say has two."""
+    named, number = config.get("id2label"), config.get("num_labels")
+    if isinstance(named, dict):
+        return len(named)
+    return number if type(number) is int else 2
+
+
+def _check_padding(config: Mapping[str, Any], family: ModelFamily) -> None:
+    pad, size = config.get("pad_token_id"), config.get("vocab_size")
+    if type(pad) is int and type(size) is int and not -size <= pad < size:
+        message = f"config.json has the pad_token_id {pad}, and the vocabulary has {size} tokens: give one of them"
+        raise InvalidModel(message, param="model.uri")
+    if family.model_type == "roberta" and "pad_token_id" in config and pad is None:
+        message = "config.json has no pad_token_id, from which RoBERTa counts its positions: add it"
+        raise InvalidModel(message, param="model.uri")

@@ -1,0 +1,113 @@
+"""Whether a request removes anything at all, and the least that can be removed.
+
+Units are removed in steps: whole layers, whole key-value groups, multiples of `round_to`. A small ratio can round to no
+removal, and a single head leaves nothing to remove. Such a request is refused with what would be possible.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from service.contract.errors import TargetUnreachable
+from service.contract.options import Layout, Unit
+from service.contract.request import JobRequest
+from service.planning.removal import count_chosen
+from service.planning.widths import Cut, cuts_at, is_set_by_ratio, possible_cuts
+from service.sources.checkpoint import Checkpoint
+
+TOLERANCE = 0.02  # the share of a ratio by which the worker's global rank may miss it
+# In a global rank every layer keeps this share of its units; the worker has the same floor (a test compares them).
+FLOOR = 0.05
+
+
+def check_removes_something(request: JobRequest, checkpoint: Checkpoint, ratio: float, param: str) -> None:
+    """Raise TargetUnreachable where a ratio removes nothing, or more than a global rank can."""
+    if is_set_by_ratio(request):
+        removes = any(cut.slim < cut.dense for cut in cuts_at(request, checkpoint, ratio))
+    else:
+        _check_most(request, checkpoint, ratio, param)
+        steps = list(_global_steps(request, checkpoint))
+        removes = bool(steps) and min(steps) < 2 * ratio  # a step that is nearer to the ratio than no step
+    if not removes:
+        raise TargetUnreachable(f"a ratio of {ratio:g} removes nothing: {possible(request, checkpoint)}", param=param)
+
+
+def check_can_remove(request: JobRequest, checkpoint: Checkpoint, param: str) -> None:
+    """Raise TargetUnreachable for a target that is measured where no unit can be removed at all."""
+    if not any(_steps(request, checkpoint)):
+        raise TargetUnreachable(f"nothing can be removed: {possible(request, checkpoint)}", param=param)
+
+
+def possible(request: JobRequest, checkpoint: Checkpoint) -> str:
+    """What the least removal of each kind of unit would be, in words."""
+    return "; ".join(_in_words(request, checkpoint, *cut) for cut in possible_cuts(request, checkpoint))
+
+
+def _in_words(request: JobRequest, checkpoint: Checkpoint, cut: Cut, choices: list[int]) -> str:
+    fewer = max((count for count in choices if count < cut.dense), default=None)
+    units, is_rounded = f"{cut.dense} {NAMES[cut.unit]} of the {cut.stack.name}", cut.unit is Unit.ffn
+    if fewer is None:
+        way_out = f"send an `output.round_to` below {cut.dense}" if is_rounded else "choose other units"
+        return f"none of the {units} can be removed: {way_out}"
+    share = _share(request, checkpoint, replace(cut, slim=fewer))
+    way_out = ", or less with a smaller `output.round_to`" if is_rounded else ""
+    return f"the least removal leaves {fewer} of the {units}, which is a ratio of {share:.3g}{way_out}"
+
+
+NAMES = {
+    Unit.ffn: "feed-forward neurons",
+    Unit.heads: "key-value groups",
+    Unit.head_dims: "dimensions of a head",
+    Unit.layers: "layers",
+}
+
+
+def _steps(request: JobRequest, checkpoint: Checkpoint) -> Iterator[Cut]:
+    """The least removal of each kind of unit of each stack, where there is one."""
+    for cut, choices in possible_cuts(request, checkpoint):
+        fewer = [count for count in choices if count < cut.dense and _is_above_floor(request, cut, count)]
+        if fewer:
+            yield replace(cut, slim=max(fewer))
+
+
+def _global_steps(request: JobRequest, checkpoint: Checkpoint) -> Iterator[float]:
+    """The share of the parameters that the least removal of each kind of unit takes in a global rank."""
+    for cut in _steps(request, checkpoint):
+        share = _share(request, checkpoint, cut)
+        in_one_layer = request.output.layout is Layout.per_layer and cut.unit is not Unit.layers
+        yield share / _num_layers(request, checkpoint, cut) if in_one_layer else share
+
+
+def _num_layers(request: JobRequest, checkpoint: Checkpoint, cut: Cut) -> int:
+    only_layers = request.model_copy(update={"method": request.method.model_copy(update={"units": [Unit.layers]})})
+    return next(each.dense for each, _ in possible_cuts(only_layers, checkpoint) if each.stack.name == cut.stack.name)
+
+
+def _check_most(request: JobRequest, checkpoint: Checkpoint, ratio: float, param: str) -> None:
+    """Refuse a ratio that no global rank reaches, because every layer keeps a share of its units."""
+    least = [
+        replace(cut, slim=min((count for count in choices if _is_above_floor(request, cut, count)), default=cut.dense))
+        for cut, choices in possible_cuts(request, checkpoint)
+    ]
+    chosen, removed = count_chosen(request.method, checkpoint, least)
+    if removed == 0:
+        check_can_remove(request, checkpoint, param)
+    if removed / chosen < ratio * (1 - TOLERANCE):
+        message = (
+            f"a ratio of {ratio:g} is more than the floors, protected layers and rounding leave to remove: ask for at "
+            f"most {removed / chosen:.3f}"
+        )
+        raise TargetUnreachable(message, param=param)
+
+
+def _is_above_floor(request: JobRequest, cut: Cut, count: int) -> bool:
+    if cut.unit is Unit.layers:
+        return count >= max(1, request.method.protect_first + request.method.protect_last)
+    return count >= (0 if is_set_by_ratio(request) else FLOOR * cut.dense)
+
+
+def _share(request: JobRequest, checkpoint: Checkpoint, cut: Cut) -> float:
+    """The share of the chosen parameters that one cut removes."""
+    others = (each for each, _ in possible_cuts(request, checkpoint))
+    cuts = [cut if (each.stack, each.unit) == (cut.stack, cut.unit) else each for each in others]
+    chosen, removed = count_chosen(request.method, checkpoint, cuts)
+    return removed / chosen

@@ -1,0 +1,89 @@
+"""The checks of a tokenizer by its files. A tokenizer on a hub is left to the worker, which reads it anyway."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from service.contract.errors import InvalidModel
+from service.contract.presets import resolve
+from service.contract.request import JobRequest
+from service.contract.task import TaskWording
+from service.sources.access import blaming
+from service.sources.model_directory import ModelDirectory, StoredDirectory
+
+TOKENIZER = "tokenizer.json"
+VOCABULARIES = frozenset(
+    {TOKENIZER, "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt"}
+)
+MAX_BYTES = 16 * 2**20  # a client waits; a larger tokenizer.json is left to the worker
+
+
+def check_tokenizer(request: JobRequest, model: ModelDirectory) -> None:
+    """Raise InvalidModel for a tokenizer that needs code, is missing, or makes tokens that the model does not know."""
+    model.check_tokenizer()
+    if not isinstance(model.files, StoredDirectory):
+        return
+    if not VOCABULARIES & model.names:
+        message = f"{model.source.uri} has no tokenizer: add {TOKENIZER}, with which the model was trained"
+        raise InvalidModel(message, param="model.uri")
+    if model.files.sizes.get(TOKENIZER, MAX_BYTES + 1) <= MAX_BYTES:
+        _check_tokens(request, _read(model, model.files), model)
+
+
+def _read(model: ModelDirectory, files: StoredDirectory) -> Mapping[str, Any]:
+    with blaming("model.uri", InvalidModel):
+        content = files.content(TOKENIZER)
+    try:
+        tokenizer = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InvalidModel(f"{model.source.uri} has a {TOKENIZER} that is not JSON", param="model.uri") from error
+    if not isinstance(tokenizer, dict):
+        raise InvalidModel(f"{model.source.uri} has a {TOKENIZER} that is not a JSON object", param="model.uri")
+    return tokenizer
+
+
+def _check_tokens(request: JobRequest, tokenizer: Mapping[str, Any], model: ModelDirectory) -> None:
+    """Refuse ids beyond the embedding: ordinary tokens always, added ones where a template or an answer has them.
+
+    Some checkpoints have added tokens that their embedding lacks and that no text contains.
+    """
+    known = model.config.get("vocab_size")
+    if type(known) is not int:
+        return
+    unknown = [(number, text) for number, text in _ordinary(tokenizer) if number >= known]
+    written = "\n".join(_written(request))
+    unknown += [(number, text) for number, text in _added(tokenizer) if number >= known and text in written]
+    if unknown:
+        number, text = max(unknown)
+        message = (
+            f"the tokenizer makes the token {number} ({text!r}), and the model has embeddings of {known} tokens: give "
+            "the tokenizer that belongs to the model"
+        )
+        raise InvalidModel(message, param="model.uri")
+
+
+def _ordinary(tokenizer: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+    """(id, token) of the vocabulary: a mapping, or of a unigram model a list in the order of the ids."""
+    inner = tokenizer.get("model")
+    vocabulary = inner.get("vocab") if isinstance(inner, dict) else None
+    if isinstance(vocabulary, dict):
+        yield from ((number, text) for text, number in vocabulary.items() if type(number) is int)
+    elif isinstance(vocabulary, list):
+        entries = ((number, entry) for number, entry in enumerate(vocabulary) if isinstance(entry, list) and entry)
+        yield from ((number, str(entry[0])) for number, entry in entries)
+
+
+def _added(tokenizer: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+    tokens = tokenizer.get("added_tokens")
+    for token in tokens if isinstance(tokens, list) else ():
+        if isinstance(token, dict) and type(token.get("id")) is int and isinstance(token.get("content"), str):
+            yield token["id"], token["content"]
+
+
+def _written(request: JobRequest) -> Iterator[str]:
+    """The templates and the answers of all tasks."""
+    tasks: Iterable[TaskWording] = (*request.slimmed_for, *request.observe)
+    for task in tasks:
+        resolved = resolve(task)
+        yield resolved.template or ""
+        yield from (resolved.labels or {}).values()
