@@ -31,6 +31,7 @@ TaskslimError                     status  code
 ├── QueueUnavailable              503     queue_unavailable
 ├── DeadlineExceeded              504     deadline_exceeded
 ├── ScratchFull                   507     scratch_full             the worker's disk has no room for the job
+├── OutOfMemory                   507     out_of_memory            the worker's memory has no room for the job
 └── WorkerLost                    500     worker_lost              the worker died on every attempt
 
 The API answers with the error as a problem document (RFC 9457). The worker stores its `code`, `message` and `param` in
@@ -200,6 +201,10 @@ class DeadlineExceeded(TaskslimError):
 
 class ScratchFull(TaskslimError):
     status, code, title = 507, "scratch_full", "Scratch full"
+
+
+class OutOfMemory(TaskslimError):
+    status, code, title = 507, "out_of_memory", "Out of memory"
 
 
 class WorkerLost(TaskslimError):

@@ -6,6 +6,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+# Families that were trained in bfloat16 and whose activations exceed 65,504, the largest number of float16.
+OVERFLOWING = frozenset({"t5", "mt5", "gemma2", "gemma3_text"})
+
 
 def weight_dtypes(model: nn.Module) -> dict[str, torch.dtype]:
     """Name -> dtype of every parameter, a shared one under each of its names."""
@@ -23,14 +26,24 @@ def cast_weights(model: nn.Module, dtypes: torch.dtype | Mapping[str, torch.dtyp
 
 
 def make_computable(model: PreTrainedModel) -> None:
-    """Convert half precision to float32 where a CPU has to compute in it.
+    """Convert half precision to float32 where the device or the family cannot be computed in it."""
+    computed = computing_dtype(model.dtype, model.device.type, model.config.model_type)
+    if computed is not model.dtype:
+        cast_weights(model, computed)
 
-    That is float16 on every CPU, since its gradients underflow, and bfloat16 on a CPU without instructions for it,
-    where it takes many times as long.
+
+def computing_dtype(stored: torch.dtype, device: str, model_type: str) -> torch.dtype:
+    """The dtype that a model is computed in.
+
+    It is float32 for float16 on every CPU, since its gradients underflow; for bfloat16 on a CPU without instructions
+    for it, where it takes many times as long; and for float16 of a family whose activations overflow in it.
     """
-    unsuitable = {torch.float16} if has_bfloat16() else {torch.float16, torch.bfloat16}
-    if model.device.type == "cpu" and model.dtype in unsuitable:
-        cast_weights(model, torch.float32)
+    unsuitable = set()
+    if device == "cpu":
+        unsuitable = {torch.float16} if has_bfloat16() else {torch.float16, torch.bfloat16}
+    elif model_type in OVERFLOWING:
+        unsuitable = {torch.float16}
+    return torch.float32 if stored in unsuitable else stored
 
 
 def has_bfloat16() -> bool:

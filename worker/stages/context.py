@@ -15,6 +15,7 @@ from service.infrastructure.tracing import stage_span
 from service.jobs.record import JobRecord
 from service.settings import Settings
 from service.storage.object_store import Storage
+from worker.stages.exhaustion import naming_exhaustion
 
 
 class StageProgress(Protocol):
@@ -46,11 +47,13 @@ class JobContext:
     def stage(self, stage: Stage) -> Iterator[None]:
         """Reports the beginning of a stage and records its duration.
 
-        Errors within that blame a field of `task` name the task's place in the request.
+        Errors within that blame a field of `task` name the task's place in the request. Exhausted memory raises
+        OutOfMemory.
         """
         self.progress.stage(stage)
         start = time.monotonic()
-        with stage_span(stage), blaming_task(next(iter(self.job.request.placed_tasks))):
+        place, budget = next(iter(self.job.request.placed_tasks)), self.settings.tokens_per_batch
+        with stage_span(stage), blaming_task(place), naming_exhaustion(stage, budget):
             yield
         self.timings.append(StageTiming(stage=stage, seconds=round(time.monotonic() - start, 3)))
 
