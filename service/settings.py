@@ -79,7 +79,11 @@ class Settings(BaseSettings):
     )
 
     device: str = Field(default="auto", description="auto, cpu or cuda; a worker uses one device")
-    tokens_per_batch: int = Field(default=4096, gt=0, description="padded tokens in one batch of a forward pass")
+    tokens_per_batch: int = Field(
+        default=4096,
+        gt=0,
+        description="padded tokens in one batch; also the most of one row, where that is 512 at least",
+    )
     local_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         default=(), description="colon-separated directories that file:// may name; empty: all, and none with API keys"
     )

@@ -19,7 +19,8 @@ from worker import pipeline
 from worker.checkpoints.gguf import convert_gguf
 from worker.checkpoints.loading import LoadedModel, count_parameters, load_model
 from worker.data.batching import batches, padding
-from worker.data.prompts import encode, wording
+from worker.data.prompts import encode
+from worker.data.wordings import wording
 from worker.evaluation.metrics import score as score_answers
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.masking import masked

@@ -23,7 +23,7 @@ from benchmarks.quality_bench.measurement import Measurement, rounded
 from benchmarks.quality_bench.shared_pass import Method, score_together
 from service.contract.result import Estimate
 from worker.checkpoints.loading import LoadedModel, count_parameters, load_model
-from worker.data import batching, prompts
+from worker.data import batching, prompts, wordings
 from worker.evaluation import label_offsets
 from worker.evaluation import metrics as evaluation
 from worker.evaluation.judging import wilson
@@ -180,7 +180,7 @@ class Bench:
     ) -> list[Batch]:
         loaded, kind = self.loaded(model), self.loaded(model).family.kind
         resolved = inputs.task(self.sources[model], task, self.rows)
-        wording = prompts.wording(kind, resolved, loaded.tokenizer, loaded.model.config)
+        wording = wordings.wording(kind, resolved, loaded.tokenizer, loaded.model.config)
         rows = inputs.rows(self.rows / task, split, count, seed, draw)
         examples, _ = prompts.encode(rows, wording)
         batches = batching.batches(examples, batching.padding(loaded.model, loaded.tokenizer, kind), TOKENS_PER_BATCH)

@@ -1,6 +1,6 @@
 """The report of a succeeded job."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -97,6 +97,23 @@ class OwnAnswers(Schema):
     left_out: int = Field(description="number of rows whose answer has a lower probability than `task.confidence`")
 
 
+class Decoding(Schema):
+    """How a model generates its answers. The checkpoint's generation_config.json has no effect but for its end tokens.
+
+    The answers are the same with `GenerationConfig()` in place of the model's own and these numbers in the call of
+    `generate`.
+    """
+
+    strategy: Literal["greedy"] = Field(default="greedy", description="each token is the most probable one")
+    end_tokens: list[int] = Field(
+        description="a text ends with one of them: the end token of the tokenizer and those of the generation config"
+    )
+    opening_tokens: list[int] = Field(
+        default=[], description="tokens that the decoder of an encoder-decoder starts with"
+    )
+    max_new_tokens: int = Field(description="most tokens of an answer: as many as the longest target has")
+
+
 class Ancestor(Schema):
     """An earlier job, whose slim model this job or a later ancestor has slimmed again."""
 
@@ -125,6 +142,15 @@ class Report(Schema):
     options: dict[str, Any] = Field(description="options of the criterion that were used")
     calibration_examples: int = Field(description="number of calibration rows of all tasks")
     own_answers: OwnAnswers | None = Field(default=None, description="null where the labels of the rows were used")
+    decoding: Decoding | None = Field(
+        default=None,
+        description="how answers were generated; null for a classification task",
+    )
+    stored_dtype: str | None = Field(default=None, description="dtype of the weights in the checkpoints")
+    computed_dtype: str | None = Field(default=None, description="dtype in which the worker computed")
+    written_special_tokens: list[str] = Field(
+        default=[], description="special tokens that the template has itself, so that the tokenizer's are not added"
+    )
     shortened_prompts: int = Field(description="number of prompts that were cut to the model's maximum length")
     timings: list[StageTiming]
     versions: dict[str, str] = Field(description="package -> version that ran the job")

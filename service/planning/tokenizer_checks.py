@@ -9,7 +9,8 @@ from service.contract.presets import resolve
 from service.contract.request import JobRequest
 from service.contract.task import TaskWording
 from service.sources.access import blaming
-from service.sources.model_directory import ModelDirectory, StoredDirectory
+from service.sources.directories import StoredDirectory
+from service.sources.model_directory import ModelDirectory
 
 TOKENIZER = "tokenizer.json"
 VOCABULARIES = frozenset(

@@ -323,7 +323,7 @@ def test_observed_tasks_are_measured_with_both_models(deployment: Deployment) ->
 def test_error_of_an_observed_task_names_its_place_in_the_request(deployment: Deployment) -> None:
     good = {"name": "fine", "template": "{text}:", "labels": LABELS, "evaluation": {"uri": deployment.rows(10)}}
     for bad, param in (
-        ({"evaluation": {"uri": "file:///no/such.jsonl"}}, "observe.1.evaluation"),
+        ({"evaluation": {"uri": "file:///no/such.jsonl"}}, "observe.1.evaluation.uri"),
         ({"labels": {"1": "goodé", "0": "good"}}, "observe.1.labels"),
     ):
         with pytest.raises(TaskslimError) as caught:
@@ -333,10 +333,10 @@ def test_error_of_an_observed_task_names_its_place_in_the_request(deployment: De
 
 BAD: dict[str, tuple[dict[str, Any], type[TaskslimError], str]] = {
     "labels alike": ({"task": {"labels": {"1": "goodé", "0": "good"}}}, InvalidLabels, "task.labels"),
-    "unnamed label": ({"task": {"labels": {"1": "good", "2": "bad"}}}, UnknownLabel, "task.calibration"),
-    "no rows": ({"task": {"calibration": {"uri": "EMPTY"}}}, InvalidData, "task.calibration"),
-    "broken rows": ({"task": {"evaluation": {"uri": "BROKEN"}}}, InvalidData, "task.evaluation"),
-    "no such rows": ({"task": {"calibration": {"uri": "file:///no/such.jsonl"}}}, InvalidData, "task.calibration"),
+    "unnamed label": ({"task": {"labels": {"1": "good", "2": "bad"}}}, UnknownLabel, "task.calibration.uri"),
+    "no rows": ({"task": {"calibration": {"uri": "EMPTY"}}}, InvalidData, "task.calibration.uri"),
+    "broken rows": ({"task": {"evaluation": {"uri": "BROKEN"}}}, InvalidData, "task.evaluation.uri"),
+    "no such rows": ({"task": {"calibration": {"uri": "file:///no/such.jsonl"}}}, InvalidData, "task.calibration.uri"),
     "no such column": ({"task": {"template": "{title}:"}}, InvalidTemplate, "task.template"),
     "long template": ({"task": {"template": "good bad " * 64 + "{text}"}}, InvalidTemplate, "task.template"),
     "no such model": ({"model": {"uri": "file:///no/such/model"}}, InvalidModel, "model.uri"),

@@ -8,10 +8,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from service.contract.errors import InvalidModel
+from service.families.config_checks import check_settings
 from service.families.named_head import check_head
 from service.families.quantised import check_not_quantised
 from service.families.source_config import effective_config
-from service.families.config_checks import check_settings
 from service.families.table import ModelFamily, family_of, own_code
 from service.sources.model_files import CONFIG, INDEX, PICKLED, SINGLE, TOKENIZER_CONFIG
 from worker.checkpoints.per_layer import is_valid_per_layer

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from service.contract.errors import InvalidModel
 from service.families.table import Kind
-from worker.data.prompts import Example, Tokens, row_tokens
+from worker.data.prompts import Example, row_tokens
+from worker.data.wordings import Tokens
 from worker.slimming.scoring.objectives import Batch
 
 
@@ -23,6 +25,7 @@ class Padding:
     pad: int
     decoder_opening: Tokens = ()  # tokens that the decoder reads before the first token of the answer
     separator: int | None = None  # tokens after the first separator belong to the second text (BERT)
+    ends: Tokens = ()  # tokens that end a generated text
 
 
 @dataclass
@@ -39,15 +42,35 @@ class _Scored:
 
 
 def padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: Kind) -> Padding:
-    """The padding of a model's batches."""
+    """The padding of a model's batches. Raises InvalidModel for an encoder-decoder without a token to start with.
+
+    Padding is masked, so that any token serves where the config names none: it may be missing, or -1 for "no token".
+    """
     config = model.config
-    pad = config.pad_token_id if config.pad_token_id is not None else 0
+    named = config.pad_token_id
+    pad = named if named is not None and 0 <= named < config.vocab_size else 0
     if kind == "encoder_decoder":
         # The answers of BART begin with a token that its generation config forces.
-        opening = (config.decoder_start_token_id, model.generation_config.forced_bos_token_id)
-        return Padding(kind, pad, decoder_opening=tuple(token for token in opening if token is not None))
-    pairs = kind == "classifier" and getattr(config, "type_vocab_size", 0) > 1
+        generation = model.generation_config
+        start = getattr(config, "decoder_start_token_id", None)
+        start = generation.decoder_start_token_id if start is None else start
+        opening = (start, generation.forced_bos_token_id)
+        if start is None:
+            message = "config.json has no `decoder_start_token_id`, with which the decoder begins: add it"
+            raise InvalidModel(message, param="model.uri")
+        opening_tokens = tuple(token for token in opening if token is not None)
+        return Padding(kind, pad, decoder_opening=opening_tokens, ends=_ends(model, tokenizer))
+    if kind == "causal":
+        return Padding(kind, pad, ends=_ends(model, tokenizer))
+    pairs = getattr(config, "type_vocab_size", 0) > 1
     return Padding(kind, pad, separator=tokenizer.sep_token_id if pairs else None)
+
+
+def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tokens:
+    """The end token of the tokenizer and those of the generation config, of which chat models have several."""
+    named = model.generation_config.eos_token_id
+    ends = [tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])]
+    return tuple(sorted({int(end) for end in ends if end is not None}))
 
 
 def batches(examples: Sequence[Example], padding: Padding, tokens_per_batch: int) -> list[Batch]:

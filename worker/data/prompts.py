@@ -2,28 +2,17 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
-
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from service.contract.errors import InvalidData, InvalidLabels, InvalidTemplate
 from service.contract.options import TaskKind
 from service.contract.presets import LABEL_COLUMN, TARGET_COLUMN, template_fields
 from service.contract.rows import Row
-from service.contract.task import TaskWording
-from service.families.head_classes import head_classes
-from service.families.positions import max_tokens
-from service.families.table import FAMILIES, Kind
+from service.families.table import Kind
+from worker.data.tokenising import TOKENISE
+from worker.data.wordings import Tokens, Wording
 
-Tokens = tuple[int, ...]
-
-# kind of family -> (whether the tokenizer adds its special tokens, the text between prompt and answer)
-DEFAULTS: dict[Kind, tuple[bool, str]] = {
-    "causal": (False, " "),
-    "encoder_decoder": (True, ""),
-    "classifier": (True, ""),
-}
 OWN_ANSWER_TOKENS = 64  # at most, of an answer that the model itself gives to a row without one
 WORD = re.compile(r"\S+")
 
@@ -42,46 +31,7 @@ class Example:
     text: str  # the right answer as text
 
 
-@dataclass(frozen=True)
-class Wording:
-    """How the prompts and answers of a task are written for a model."""
-
-    kind: Kind
-    task: TaskWording  # resolved
-    tokenizer: PreTrainedTokenizerBase
-    max_tokens: int | None  # of prompt and answer; None: any number
-    special_tokens: bool
-    label_prefix: str
-    classes: Mapping[str, int] = field(default_factory=dict)  # class name -> index, of a classification head
-
-    @property
-    def words(self) -> Mapping[str, str]:
-        """Label in the rows -> answer word; empty for generation."""
-        return self.task.labels or {}
-
-
 Maker = Callable[[Row, Mapping[str, str], Wording], Example]
-
-
-def wording(kind: Kind, task: TaskWording, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> Wording:
-    """The wording of a resolved task for a loaded model. Raises InvalidLabels for a class that the head lacks."""
-    special_tokens, label_prefix = DEFAULTS[kind]
-    return Wording(
-        kind=kind,
-        task=task,
-        tokenizer=tokenizer,
-        max_tokens=_max_tokens(tokenizer, config),
-        special_tokens=special_tokens if task.special_tokens is None else task.special_tokens,
-        label_prefix=label_prefix if task.label_prefix is None else task.label_prefix,
-        classes=head_classes(task, config.id2label or {}) if kind == "classifier" else {},
-    )
-
-
-def as_run(wording: Wording) -> TaskWording:
-    """The task with the defaults of the model's family in the fields that the request left open."""
-    return wording.task.model_copy(
-        update={"special_tokens": wording.special_tokens, "label_prefix": wording.label_prefix}
-    )
 
 
 def encode(rows: Sequence[Row], wording: Wording, *, answered: bool = True) -> tuple[list[Example], int]:
@@ -150,66 +100,6 @@ def _room(wording: Wording) -> int:
     return OWN_ANSWER_TOKENS if wording.max_tokens is None else min(OWN_ANSWER_TOKENS, wording.max_tokens // 2)
 
 
-def _tokenise_causal(prompt: str, answers: Sequence[str], wording: Wording) -> tuple[Tokens, tuple[Tokens, ...]]:
-    """The prompt ends where the candidates differ, because a tokenizer may merge tokens across the boundary."""
-    opening = _opening_tokens(wording) if wording.special_tokens else ()
-    prompt_ids = _ids(prompt, wording)
-    whole = [_ids(prompt + wording.label_prefix + answer, wording) for answer in answers]
-    shared = _shared([prompt_ids, *whole])
-    if not opening and not shared:
-        raise InvalidTemplate(
-            "the prompt has no token before the answer: add text to the template", param="task.template"
-        )
-    closing = _closing_tokens(wording)
-    return opening + tuple(prompt_ids[:shared]), tuple(tuple(ids[shared:]) + closing for ids in whole)
-
-
-def _tokenise_encoder_decoder(
-    prompt: str, answers: Sequence[str], wording: Wording
-) -> tuple[Tokens, tuple[Tokens, ...]]:
-    closing = _closing_tokens(wording)
-    candidates = tuple(tuple(_ids(wording.label_prefix + answer, wording)) + closing for answer in answers)
-    return tuple(_ids(prompt, wording, special=wording.special_tokens)), candidates
-
-
-def _tokenise_classifier(prompt: str, answers: Sequence[str], wording: Wording) -> tuple[Tokens, tuple[Tokens, ...]]:
-    candidates = tuple((wording.classes[answer],) for answer in answers)
-    return tuple(_ids(prompt, wording, special=wording.special_tokens)), candidates
-
-
-TOKENISE: dict[Kind, Callable[[str, Sequence[str], Wording], tuple[Tokens, tuple[Tokens, ...]]]] = {
-    "causal": _tokenise_causal,
-    "encoder_decoder": _tokenise_encoder_decoder,
-    "classifier": _tokenise_classifier,
-}
-
-
-def _ids(text: str, wording: Wording, *, special: bool = False) -> list[int]:
-    ids: list[int] = wording.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
-    return ids
-
-
-def _shared(sequences: Sequence[Sequence[int]]) -> int:
-    """Number of tokens at the start that all sequences have in common."""
-    return next(
-        (index for index, column in enumerate(zip(*sequences, strict=False)) if len(set(column)) > 1),
-        min(map(len, sequences)),
-    )
-
-
-def _opening_tokens(wording: Wording) -> Tokens:
-    """The tokens that the tokenizer puts before a text, such as a beginning-of-sequence token."""
-    bare, whole = _ids("a", wording), _ids("a", wording, special=True)
-    starts = (start for start in range(len(whole)) if whole[start : start + len(bare)] == bare)
-    return tuple(whole[: next(starts, 0)])
-
-
-def _closing_tokens(wording: Wording) -> Tokens:
-    """The end token of a generated text. Labels have none: they compete as they are."""
-    end: int | None = wording.tokenizer.eos_token_id
-    return (end,) if wording.task.kind is TaskKind.generation and end is not None else ()
-
-
 def _check_candidates(candidates: Sequence[Tokens], answers: Sequence[str]) -> None:
     seen: dict[Tokens, str] = {}
     for candidate, answer in zip(candidates, answers, strict=True):
@@ -258,10 +148,3 @@ def _too_long(row: Row, example: Example, wording: Wording) -> InvalidData | Inv
         f"the model takes {wording.max_tokens}: shorten it",
         param="task.template",
     )
-
-
-def _max_tokens(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> int | None:
-    """The smaller limit of tokenizer and position embeddings; None with relative positions, which have no limit."""
-    limits = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < 10**9 else []
-    positions = max_tokens(FAMILIES[config.model_type], config.to_dict())
-    return min([*limits, *([] if positions is None else [positions])], default=None)

@@ -18,9 +18,8 @@ from service.sources.dimensions import ffn_width, head_counts, head_size, num_la
 from service.sources.model_directory import ModelDirectory
 from service.sources.model_files import CARD
 from service.storage.artifact_names import MODEL, REPORT, REPORT_PAGE
-from worker.data import prompts
-from worker.data.prompts import Wording
 from worker.data.provenance import digest_rows, digest_text, versions
+from worker.data.wordings import Wording, as_run, written_in_template
 from worker.evaluation.answers import MAX_CHANGED
 from worker.reporting import artifacts, snippets
 from worker.reporting.card_metadata import licence_of
@@ -91,6 +90,10 @@ def build(
         shortened_prompts=task_model.calibration.shortened
         + sum(each.task_model.evaluation.shortened for each in tasks),
         own_answers=task_model.own_answers,
+        decoding=task_model.decoding,
+        stored_dtype=str(task_model.loaded.dtype).removeprefix("torch."),
+        computed_dtype=str(task_model.loaded.model.dtype).removeprefix("torch."),
+        written_special_tokens=written_in_template(task_model.wording),
         timings=list(context.timings),
         versions=versions(),
         digests=_digests(context, sources),
@@ -109,7 +112,7 @@ def build(
 
 def _as_run(wording: Wording) -> dict[str, Any]:
     """The task with the fields of its preset and its defaults, without inline rows."""
-    task: TaskWording = prompts.as_run(wording)
+    task: TaskWording = as_run(wording)
     return task.model_dump(mode="json", exclude=ROWS)
 
 

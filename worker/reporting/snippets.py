@@ -8,14 +8,14 @@ from service.sources.job_checkpoints import JOB
 from service.sources.readers import scheme_of
 from service.storage.artifact_names import MODEL, TASK_FILE, kept_name
 from worker.data.batching import Padding
-from worker.data.prompts import Wording
+from worker.data.wordings import Wording
 from worker.reporting.task_file import answer_tokens
 
 APPLY = f"taskslim apply {kept_name(MODEL)} {MODEL}"
 FROM_A_JOB = " --model DIRECTORY  # the downloaded checkpoint of the other job"
 LOAD = """\
 {imports}
-from transformers import {auto_class}, AutoTokenizer
+from transformers import {auto_class}, AutoTokenizer{more}
 
 model = {auto_class}.from_pretrained("{model}"{remote_code})
 tokenizer = AutoTokenizer.from_pretrained("{model}")
@@ -59,7 +59,9 @@ LOGITS: dict[Kind, str] = {
     "[:, -answer.shape[1] :]",
 }
 WRITE = """\
-text = model.generate(**prompt, do_sample=False, max_new_tokens=task["max_new_tokens"])[0{start}]
+model.generation_config = GenerationConfig({start_token})  # greedy, whatever generation_config.json says
+ends = {{"eos_token_id": {ends}, "pad_token_id": {pad}}}
+text = model.generate(**prompt{decoder}, max_new_tokens=task["max_new_tokens"], **ends)[0, {start} :]
 print(tokenizer.decode(text, skip_special_tokens=True))
 """
 IMPORTS = ("json", "re", "torch")  # those that the lines use
@@ -73,7 +75,8 @@ def snippet(request: JobRequest, auto_class: str, own_widths: bool, wording: Wor
     answer = answer_lines(wording, padding)
     used = [f"import {name}" for name in IMPORTS if f"{name}." in LOAD + answer]
     names = {"auto_class": auto_class, "model": MODEL, "task_file": TASK_FILE, "remote_code": remote_code}
-    load = LOAD.format(imports="\n".join(used), **names)
+    more = ", GenerationConfig" if "GenerationConfig" in answer else ""
+    load = LOAD.format(imports="\n".join(used), more=more, **names)
     load += answer
     if Format.safetensors in request.output.formats:
         return load
@@ -91,11 +94,22 @@ def answer_lines(wording: Wording, padding: Padding) -> str:
         return ""
     blank = dict.fromkeys(sorted(template_fields(wording.task.template or "")), "...")
     lines = PROMPT.format(fields=blank) + (CUT if wording.task.max_words else "") + TOKENS
-    if wording.task.kind is TaskKind.generation:
-        start = ', prompt["input_ids"].shape[1] :' if wording.kind == "causal" else ""
-        return lines + WRITE.format(start=start)
     lines += OPENING if padding.decoder_opening else ""
+    if wording.task.kind is TaskKind.generation:
+        return lines + _writing_lines(padding)
     if any(len(tokens) > 1 for tokens in answers.values()):
         return lines + "\n\n" + CHOOSE_TEXT.format(logits=LOGITS[wording.kind])
     decoder = ", decoder_input_ids=opening" if padding.decoder_opening else ""
     return lines + CHOOSE.format(decoder=decoder, place=PLACES[wording.kind])
+
+
+def _writing_lines(padding: Padding) -> str:
+    """The lines that generate a text as the job does."""
+    opening = padding.decoder_opening
+    return WRITE.format(
+        start_token=f"decoder_start_token_id={opening[0]}" if opening else "",
+        ends=list(padding.ends) or None,
+        pad=padding.pad,
+        decoder=", decoder_input_ids=opening" if opening else "",
+        start=len(opening) if opening else 'prompt["input_ids"].shape[1]',
+    )

@@ -10,7 +10,9 @@ from service.contract.presets import template_fields
 from service.contract.task_file import ShippedTask, TaskFile
 from worker.checkpoints.head_bias import head_of
 from worker.data.batching import Padding
-from worker.data.prompts import TOKENISE, Wording, render
+from worker.data.prompts import render
+from worker.data.tokenising import TOKENISE
+from worker.data.wordings import Wording, adds_special_tokens
 from worker.stages.task_model import TaskModel
 
 MAX_NEW_TOKENS = 256  # of a generated text
@@ -36,7 +38,7 @@ def shipped_task(wording: Wording, padding: Padding, offset_L: Tensor | None) ->
         template=task.template or "",
         max_words=task.max_words,
         max_tokens=wording.max_tokens,
-        special_tokens=wording.special_tokens,
+        special_tokens=adds_special_tokens(wording),
         decoder_tokens=list(padding.decoder_opening),
         label_prefix=wording.label_prefix,
         labels=dict(wording.words),
@@ -53,7 +55,7 @@ def answer_tokens(wording: Wording) -> dict[str, list[int]] | None:
     template = wording.task.template or ""
     prompt = render(template, dict.fromkeys(template_fields(template), "..."))
     tokens, candidates = TOKENISE[wording.kind](prompt, list(wording.words.values()), wording)
-    plain = wording.tokenizer(prompt, add_special_tokens=wording.special_tokens)["input_ids"]
+    plain = wording.tokenizer(prompt, add_special_tokens=adds_special_tokens(wording))["input_ids"]
     if list(tokens) != list(plain):
         return None
     return {label: list(candidate) for label, candidate in zip(wording.words, candidates, strict=True)}

@@ -5,12 +5,13 @@ A message states a fact about this job with its figures, and what to do about it
 
 from collections.abc import Callable
 
-from service.contract.options import METRICS, Supervision, TaskKind
+from service.contract.options import METRICS, Supervision, TaskKind, Unit
 from service.contract.report import Confusion, Report, ReportWarning
 from service.families.per_layer import MODELLING_FILE, has_own_widths
 from service.reports.formatting import difference, fixed, interval, percent
 from service.reports.metric_names import metric_name
 from service.reports.runtime_names import RUNTIME_NAMES
+from worker.checkpoints.dtypes import OVERFLOWING
 
 DAMAGE_SHARE = 0.7  # of the lost answers that are in one class
 MIN_DAMAGE = 5  # lost answers; with fewer, their distribution over the classes is chance
@@ -148,14 +149,36 @@ def _shortened_prompts(report: Report) -> str | None:
     )
 
 
+def _overflows_in_half(report: Report) -> str | None:
+    """The checkpoint is stored in a dtype that its family cannot be computed in."""
+    if report.stored_dtype != "float16" or report.family not in OVERFLOWING:
+        return None
+    return (
+        f"The checkpoint is stored in float16, in which the activations of {report.family} overflow. It was measured "
+        f"in {report.computed_dtype}: serve it in bfloat16 or float32, not in float16."
+    )
+
+
+def _special_tokens_in_template(report: Report) -> str | None:
+    """The template has special tokens of the tokenizer, which were not added a second time."""
+    found = report.written_special_tokens
+    if not found:
+        return None
+    return (
+        f"The template itself has {', '.join(found)}, which the tokenizer adds to every prompt: each is in the prompt "
+        "once. Leave it out of the template, because a server adds it again."
+    )
+
+
 def _ratio_rounded(report: Report) -> str | None:
     """The ratio differs from the one in the request."""
     requested, removed = report.request.target.ratio, report.result.ratio
     if requested is None or abs(requested - removed) <= RATIO_TOLERANCE:
         return None
     return (
-        f"The request has a ratio of {requested}, and {removed:.3f} was removed, because widths are multiples of "
-        f"{report.request.output.round_to}. Send a smaller `output.round_to` to come closer."
+        f"The request has a ratio of {requested}, and {removed:.3f} was removed, because "
+        + "; ".join(STEPS[unit].format(round_to=report.request.output.round_to) for unit in report.request.method.units)
+        + "."
     )
 
 
@@ -193,6 +216,13 @@ def _per_layer_widths(report: Report) -> str | None:
     )
 
 
+STEPS = {  # kind of unit -> in which steps it is removed, and what to do about it
+    Unit.ffn: "widths are multiples of {round_to}: send a smaller `output.round_to` to come closer",
+    Unit.heads: "attention heads are removed as whole heads or key-value groups",
+    Unit.head_dims: "the heads of a stack keep the same number of dimensions",
+    Unit.layers: "layers are removed as a whole",
+}
+
 CHECKS: dict[str, Callable[[Report], str | None]] = {
     "judged_by_dense": _judged_by_dense,
     "dense_fails": _dense_fails,
@@ -203,6 +233,8 @@ CHECKS: dict[str, Callable[[Report], str | None]] = {
     "repetition": _repetition,
     "unresolved_loss": _unresolved_loss,
     "shortened_prompts": _shortened_prompts,
+    "overflows_in_half": _overflows_in_half,
+    "special_tokens_in_template": _special_tokens_in_template,
     "ratio_rounded": _ratio_rounded,
     "above_latency": _above_latency,
     "below_floor": _below_floor,

@@ -16,7 +16,7 @@ from service.contract.errors import UnusableAnswers
 from service.contract.report import OwnAnswers
 from worker.data import batching
 from worker.data.prompts import Example
-from worker.evaluation import metrics
+from worker.evaluation import generation, metrics
 from worker.evaluation.answers import Answers
 from worker.stages.context import JobContext
 from worker.stages.evaluation_sets import EvaluationSet, Role
@@ -89,8 +89,8 @@ def answer(context: JobContext, task_model: TaskModel, rows: Examples, ask: Answ
 def _generated(context: JobContext, task_model: TaskModel, rows: Examples) -> PseudoLabelled:
     model, wording, padding = task_model.loaded.model, task_model.wording, task_model.padding
     budget, count = context.settings.tokens_per_batch, context.counter(2 * len(rows.examples))
-    generated = metrics.generate_tokens(model, rows.examples, wording, padding, budget, count)
-    texts = wording.tokenizer.batch_decode(generated, skip_special_tokens=True)
+    generated = generation.generate_tokens(model, rows.examples, wording, padding, budget, count)
+    texts = generation.texts(generated, wording, padding)
     examples = [
         replace(example, candidates=(tuple(tokens),), text=text)
         for example, tokens, text in zip(rows.examples, generated, texts, strict=True)

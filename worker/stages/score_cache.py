@@ -17,9 +17,9 @@ import structlog
 from service.contract.resources import MeasuredScores, ScoreKind
 from service.sources.fingerprints import Fingerprints, digest, scoring, wording
 from service.storage.score_sets import ScoreSets
-from worker.data import prompts
 from worker.data.prompts import Example
 from worker.data.provenance import computing_versions
+from worker.data.wordings import as_run
 from worker.evaluation.answers import Answers
 from worker.slimming.scoring.iterative import ScorePath
 from worker.stages.context import JobContext
@@ -104,13 +104,15 @@ class ScoreCache:
         return self._key(ScoreKind.units, task_model, task_model.calibration.examples, more)
 
     def _rows_key(self, task_model: TaskModel) -> "Key":
-        return self._key(ScoreKind.rows, task_model, task_model.evaluation.examples, {})
+        how = task_model.decoding
+        more = {"decoding": how and how.model_dump()}
+        return self._key(ScoreKind.rows, task_model, task_model.evaluation.examples, more)
 
     def _key(
         self, kind: ScoreKind, task_model: TaskModel, examples: Sequence[Example], more: Mapping[str, Any]
     ) -> "Key":
         about = {
-            "task": wording(prompts.as_run(task_model.wording)),
+            "task": wording(as_run(task_model.wording)),
             "digests": dict(self.digests) | {"rows": digest_examples(examples)},
             "versions": computing_versions(),
             "device": task_model.loaded.model.device.type,

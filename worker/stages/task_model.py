@@ -11,7 +11,7 @@ from torch import Tensor
 from service.contract.errors import InvalidRequest
 from service.contract.options import Layout, Supervision, TaskKind, TaskMetric
 from service.contract.presets import needs_answers
-from service.contract.report import OwnAnswers
+from service.contract.report import Decoding, OwnAnswers
 from service.contract.result import Metrics
 from service.contract.rows import Row, have_answers
 from service.contract.task import TaskWording
@@ -19,9 +19,10 @@ from service.families.table import check_units
 from worker.checkpoints.loading import LoadedModel, count_parameters, load_model
 from worker.checkpoints.per_layer import has_per_layer_class
 from worker.checkpoints.verification import Probe
-from worker.data import batching, prompts
-from worker.data.prompts import Example, Wording
-from worker.evaluation import label_offsets
+from worker.data import batching, prompts, wordings
+from worker.data.prompts import Example
+from worker.data.wordings import Wording
+from worker.evaluation import generation, label_offsets
 from worker.evaluation import metrics as scoring
 from worker.evaluation.answers import Answers
 from worker.evaluation.judging import judge
@@ -73,6 +74,11 @@ class TaskModel:
         return self.wording.task.metric
 
     @property
+    def decoding(self) -> Decoding | None:
+        """How the model generates its answers to the evaluation rows; None where it generates none."""
+        return generation.decoding(self.evaluation.examples, self.padding) if self.generates else None
+
+    @property
     def architecture(self) -> Architecture:
         """Where the modules of the model's family hold the units."""
         return ARCHITECTURES[self.loaded.family.model_type]
@@ -114,9 +120,9 @@ def encode_task(
 ) -> TaskModel:
     """The model with a resolved task in tokens. Raises InvalidLabels, InvalidTemplate or UnknownLabel."""
     kind = loaded.family.kind
-    wording = prompts.wording(kind, task, loaded.tokenizer, loaded.model.config)
-    padding = batching.padding(loaded.model, loaded.tokenizer, kind)
     tokens = context.settings.tokens_per_batch
+    wording = wordings.wording(kind, task, loaded.tokenizer, loaded.model.config, tokens)
+    padding = batching.padding(loaded.model, loaded.tokenizer, kind)
     task_model = TaskModel(
         loaded,
         wording,
@@ -200,7 +206,7 @@ def answer_rows(
     scores = scoring.score(model, rows.batches, count)
     if not task_model.generates or not texts:
         return Answers(scores)
-    generated = scoring.generate(
+    generated = generation.generate(
         model,
         rows.examples,
         task_model.wording,

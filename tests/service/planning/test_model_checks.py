@@ -91,7 +91,7 @@ HEAD: dict[str, Any] = {"model_type": "bert", "id2label": {"0": "delivery", "1":
 
 def test_labels_that_the_classification_head_lacks_are_refused(tmp_path: Path, access: Access) -> None:
     uri = model_directory(tmp_path / "m", **HEAD)
-    rows = {"rows": [{"text": "x", "label": "negative"}, {"text": "y", "label": "positive"}]}
+    rows = {"rows": [{"text": "x", "label": "negative"}, {"text": "y", "label": "positive"}] * 2}
     body = INLINE | {"model": {"uri": uri}, "task": {"preset": "sst2", "calibration": rows}}
     assert "which the model's head does not have" in refuse(body, access, InvalidLabels, "task.labels")
     labels = {"negative": "delivery", "positive": "refund"}
@@ -103,7 +103,7 @@ def test_labels_that_the_classification_head_lacks_are_refused(tmp_path: Path, a
 
 def test_a_generation_task_is_refused_for_a_classification_head(tmp_path: Path, access: Access) -> None:
     uri = model_directory(tmp_path / "m", **HEAD)
-    task = {"kind": "generation", "template": "{text}", "calibration": {"rows": [{"text": "x", "target": "y"}]}}
+    task = {"kind": "generation", "template": "{text}", "calibration": {"rows": [{"text": "x", "target": "y"}] * 2}}
     refuse(INLINE | {"model": {"uri": uri}, "task": task}, access, InvalidLabels, "task.kind")
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from service.contract.errors import InvalidModel
 from service.families.table import FAMILIES, Kind
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, VOCABULARY
@@ -79,6 +80,25 @@ def test_batched_scores_equal_the_scores_of_single_examples(name: str, tokens: i
     with torch.inference_mode():
         alone = torch.stack([score_alone(model, example, padding_of(model)) for example in examples])
     torch.testing.assert_close(found, alone, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("pad", [-1, None])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "t5", "bart", "bert", "distilbert"])
+def test_a_model_without_a_padding_token_scores_as_one_with_it(name: str, pad: int | None) -> None:
+    torch.set_num_threads(1)
+    model = TINY[name]()
+    examples, usual = random_examples(kind_of(model), 5, tokens=2), padding_of(model)
+    expected = scores(model, batches(examples, usual, tokens_per_batch=1000))
+    model.config.pad_token_id = pad
+    found = scores(model, batches(examples, padding_of(model), tokens_per_batch=1000))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_an_encoder_decoder_without_a_token_to_start_with_is_refused() -> None:
+    model = TINY["t5"]()
+    model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = None
+    with pytest.raises(InvalidModel, match="no `decoder_start_token_id`"):
+        padding_of(model)
 
 
 def test_examples_whose_labels_are_one_token_take_one_row() -> None:

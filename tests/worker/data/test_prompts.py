@@ -1,15 +1,17 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from transformers import BertConfig
+from transformers import BertConfig, T5Config
 
 from service.contract import presets
-from service.contract.errors import InvalidData, InvalidLabels, InvalidTemplate
+from service.contract.errors import InvalidData, InvalidLabels, InvalidModel, InvalidTemplate
 from service.contract.rows import Row
 from service.contract.task import Task
 from service.families.table import Kind
 from tests.support import checkpoints
-from worker.data.prompts import DEFAULTS, Example, Wording, encode, first_words, row_tokens, wording
+from worker.data.prompts import Example, encode, first_words, row_tokens
+from worker.data.wordings import LABEL_PREFIXES, Wording, wording, written_in_template
 
 LABELS = {"1": "positive", "0": "negative"}
 TEMPLATE = "Review: {text}\nAnswer:"
@@ -22,6 +24,7 @@ def task_of(**fields: Any) -> Task:
 
 def wording_for(family: Kind = "causal", max_tokens: int | None = None, **fields: Any) -> Wording:
     config = BertConfig(max_position_embeddings=max_tokens or 10_000, id2label={0: "negative", 1: "positive"})
+    fields = {"special_tokens": None if family != "causal" else False} | fields
     return wording(family, task_of(**fields), checkpoints.tokenizer(family), config)
 
 
@@ -65,17 +68,72 @@ def test_tokens_are_those_of_the_whole_text_wherever_the_tokenizer_merges(prefix
         assert [*example.prompt, *candidate] == whole
 
 
-def test_special_tokens_follow_the_family_unless_the_task_says() -> None:
-    for family, (default, _) in DEFAULTS.items():
-        prompts = {special: encode_one(wording_for(family, special_tokens=special)).prompt for special in (False, True)}
-        assert len(prompts[True]) > len(prompts[False])
-        assert encode_one(wording_for(family)).prompt == prompts[default]
+@pytest.mark.parametrize("family", LABEL_PREFIXES)
+def test_prompts_have_the_special_tokens_of_the_tokenizer_unless_the_task_says(family: Kind) -> None:
+    prompts = {special: encode_one(wording_for(family, special_tokens=special)).prompt for special in (False, True)}
+    stock = checkpoints.tokenizer(family)("Review: a good film\nAnswer:")["input_ids"]
+    assert list(prompts[True]) == stock
+    assert len(prompts[True]) > len(prompts[False])
+    assert encode_one(wording_for(family, special_tokens=None)).prompt == prompts[True]
 
 
 def test_a_decoder_reads_opening_tokens_and_no_closing_ones() -> None:
     example = encode_one(wording_for(special_tokens=True))
     assert spell(example.prompt) == "<s>Review: a good film\nAnswer:"
     assert spell(example.candidates[0]) == " positive"
+
+
+@pytest.mark.parametrize(
+    ("family", "template", "found"),
+    [
+        ("causal", "<s>Review: {text}\nAnswer:", ["<s>"]),
+        ("encoder_decoder", "Review: {text}\nAnswer:</s>", ["</s>"]),
+        ("classifier", "<s>Review: {text}\nAnswer:</s>", ["<s>", "</s>"]),
+    ],
+)
+def test_special_tokens_that_the_template_has_are_not_added_again(
+    family: Kind, template: str, found: list[str]
+) -> None:
+    plain, written = (
+        wording_for(family, special_tokens=None),
+        wording_for(family, template=template, special_tokens=None),
+    )
+    assert encode_one(written).prompt == encode_one(plain).prompt
+    assert (written_in_template(plain), written_in_template(written)) == ([], found)
+
+
+def test_the_longer_of_two_labels_can_win_where_the_shorter_one_begins_it() -> None:
+    labels = {"1": "good bad", "0": "good"}
+    example = encode_one(wording_for(labels=labels))
+    assert [spell(candidate) for candidate in example.candidates] == [" good bad</s>", " good</s>"]
+    assert [spell(each) for each in encode_one(wording_for("encoder_decoder", labels=labels)).candidates] == [
+        "good bad</s>",
+        "good</s>",
+    ]
+
+
+def test_labels_of_which_one_begins_another_need_an_end_token() -> None:
+    wording = wording_for(labels={"1": "bad", "2": "good bad", "0": "good"})
+    wording.tokenizer.eos_token = None
+    with pytest.raises(InvalidLabels, match="the tokens of the answer 'good' begin those of 'good bad'"):
+        encode_one(wording, row_of(label="1"))
+
+
+def test_a_token_beyond_the_embedding_is_an_invalid_model() -> None:
+    wording = wording_for()
+    wording.tokenizer.add_tokens(["<extra>"])
+    short = replace(wording, vocabulary=len(wording.tokenizer) - 1)
+    assert encode_one(short)
+    with pytest.raises(InvalidModel, match=r"the token \d+ \('<extra>'\), and the model has embeddings of \d+ tokens"):
+        encode_one(short, row_of("a <extra> film"))
+
+
+def test_a_row_is_cut_to_the_budget_of_a_batch() -> None:
+    config = T5Config(vocab_size=128)
+    asked = wording("encoder_decoder", task_of(), checkpoints.tokenizer("encoder_decoder"), config, 600)
+    [example], shortened = encode([row_of("good " * 1000)], asked)
+    assert shortened == 1
+    assert 590 <= row_tokens(example, "encoder_decoder") <= 600
 
 
 def test_classes_of_a_head_are_found_by_name() -> None:

@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 
 from service.contract.errors import InvalidModel
 from service.contract.presets import resolve
@@ -12,8 +11,9 @@ from service.families.table import FAMILIES, Kind
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY
 from worker.data.batching import batches, padding
-from worker.data.prompts import Example, Wording, encode, wording
-from worker.evaluation.metrics import generate, score
+from worker.data.prompts import Example, encode
+from worker.data.wordings import wording
+from worker.evaluation.metrics import score
 
 TEXTS = ["good film", "a lazy dog jumps", "bad", "the quick brown fox jumps over a bad plot", "film : ( good )"]
 
@@ -49,40 +49,18 @@ def test_non_finite_outputs_are_an_invalid_model() -> None:
         score(model, batches(examples, padding(model, checkpoints.tokenizer(), "causal"), 10), ignore)
 
 
-def generation(name: str, rows: list[Row]) -> tuple[torch.nn.Module, Wording, list[Example]]:
-    model = TINY[name]()
-    kind: Kind = FAMILIES[model.config.model_type].kind
-    raw = {"kind": "generation", "template": "{text}:", "calibration": {"uri": "file:///a.jsonl"}}
-    asked = wording(kind, resolve(Task.model_validate(raw)), checkpoints.tokenizer(kind), model.config)
-    return model, asked, encode(rows, asked)[0]
-
-
-def greedy(model: torch.nn.Module, example: Example, kind: Kind, opening: tuple[int, ...]) -> list[int]:
-    """The greedy continuation, one token at a time, without padding or cache."""
-    prompt, answer = list(example.prompt), list(opening)
-    while len(answer) - len(opening) < len(example.candidates[0]):
-        if kind == "causal":
-            logits: Tensor = model(input_ids=torch.tensor([prompt + answer])).logits
-        else:
-            logits = model(input_ids=torch.tensor([prompt]), decoder_input_ids=torch.tensor([answer])).logits
-        answer.append(int(logits[0, -1].argmax()))
-        if answer[-1] == 2:
-            break
-    return answer[len(opening) :]
-
-
-@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "t5", "bart"])
-@pytest.mark.parametrize("budget", [1, 4096])
-def test_generation_is_greedy_in_every_batch(name: str, budget: int) -> None:
+def test_the_longer_of_two_labels_wins_where_the_model_writes_it() -> None:
     torch.set_num_threads(1)
-    rows = [Row({"text": text, "target": "good film " * (1 + line % 3)}, line) for line, text in enumerate(TEXTS)]
-    model, asked, examples = generation(name, rows)
-    margins = padding(model, asked.tokenizer, asked.kind)  # type: ignore[arg-type]
-    counted: list[int] = []
-    texts = generate(model, examples, asked, margins, budget, counted.append)  # type: ignore[arg-type]
-    with torch.inference_mode():
-        alone = [greedy(model, example, asked.kind, margins.decoder_opening) for example in examples]
-    expected = [asked.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in alone]
-    for text, whole in zip(texts, expected, strict=True):
-        assert text.startswith(str(whole))  # a batch's longest target bounds them all
-    assert counted[-1] == len(TEXTS)
+    model, tokenizer = TINY["llama"](), checkpoints.tokenizer()
+    labels = {"short": "good", "long": "good bad"}
+    task = Task.model_validate({"template": "{text}:", "labels": labels, "calibration": {"uri": "file:///a.jsonl"}})
+    rows = [Row({"text": ("film", "plot")[line % 2], "label": ("short", "long")[line % 2]}, line) for line in range(4)]
+    examples, _ = encode(rows, wording("causal", resolve(task), tokenizer, model.config))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for example in examples * 15:
+        text = torch.tensor([[*example.prompt, *example.candidates[example.answer]]])
+        optimizer.zero_grad()
+        model(input_ids=text, labels=text).loss.backward()
+        optimizer.step()
+    found = score(model, batches(examples, padding(model, tokenizer, "causal"), 4096), ignore)
+    assert torch.equal(found.log_probability_EL.argmax(dim=1), found.answer_E)

@@ -15,9 +15,9 @@ from service.contract.task_file import TaskFile
 from tests.support import checkpoints
 from tests.support.requests import plain_request
 from worker.checkpoints.loading import LoadedModel, load_model
-from worker.data import batching, prompts
-from worker.data.prompts import Wording
-from worker.evaluation import metrics
+from worker.data import batching, prompts, wordings
+from worker.data.wordings import Wording
+from worker.evaluation import generation, metrics
 from worker.evaluation.answers import Answers
 from worker.reporting.snippets import answer_lines, snippet
 from worker.reporting.task_file import shipped_task
@@ -40,7 +40,7 @@ def loaded_with_wording(directory: Path, family: str, task: dict[str, Any]) -> t
     checkpoints.write(directory / "model", family)
     loaded = load_model(directory / "model", device=torch.device("cpu"))
     resolved = resolve(Task.model_validate(task | {"calibration": {"uri": "file:///rows.jsonl"}}))
-    return loaded, prompts.wording(loaded.family.kind, resolved, loaded.tokenizer, loaded.model.config)
+    return loaded, wordings.wording(loaded.family.kind, resolved, loaded.tokenizer, loaded.model.config)
 
 
 def run(text: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -62,7 +62,7 @@ def test_snippet_gives_the_answer_that_the_job_measures(
     (tmp_path / "model/task.json").write_text(TaskFile(tasks=[shipped_task(wording, padding, None)]).model_dump_json())
     printed = run(snippet(plain_request(), auto_class, False, wording, padding), tmp_path, monkeypatch)
     if task is WRITE:
-        [expected] = metrics.generate(loaded.model, examples, wording, padding, 256, lambda done: None)
+        [expected] = generation.generate(loaded.model, examples, wording, padding, 256, lambda done: None)
         assert expected
         assert printed.startswith(expected)  # the job stops at the length of the target
     else:

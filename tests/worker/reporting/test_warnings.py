@@ -89,6 +89,8 @@ CAUSES: dict[str, Report] = {
         slim_metrics=GENERATED | {"repetition": 0.4, "value": estimate(0.1)},
     ),
     "ratio_rounded": report(ratio=0.2),
+    "overflows_in_half": report(stored_dtype="float16", computed_dtype="float32", family="t5"),
+    "special_tokens_in_template": report(written_special_tokens=["<s>"]),
     "shortened_prompts": report(shortened_prompts=400),
     "judged_by_dense": report(dense_metrics=AGREEMENT, slim_metrics=AGREEMENT),
     "above_latency": with_target({"latency_ms": 0.9}),

@@ -21,7 +21,7 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "label name": ({}, {"task": {"labels": {"0": "negative", "1": "positive", "2": "dog"}}}),
     "words": ({}, {"task": {"max_words": 1}}),
     "label prefix": ({}, {"task": {"label_prefix": ""}}),
-    "special tokens": ({}, {"task": {"special_tokens": True}}),
+    "special tokens": ({}, {"task": {"special_tokens": False}}),
     "kind": ({}, {"task": {"kind": "generation", "labels": None, "calibration": {"uri": "TARGETS"}}}),
     "rows": ({}, {"task": {"calibration": {"uri": "OTHER"}}}),
     "limit": ({}, {"task": {"calibration": {"uri": "ROWS", "limit": 12}}}),
