@@ -33,7 +33,7 @@ SHAPES = {
 
 # Tasks that can be united, and one of another kind.
 UNION_ROWS = {
-    "rows": [{"text": "x", "label": "positive", "target": "y"}, {"text": "z", "label": "negative", "target": "y"}]
+    "rows": [{"text": "x", "label": "positive", "target": "y"}, {"text": "z", "label": "negative", "target": "y"}] * 2
 }
 MOOD = {"preset": "sst2", "calibration": UNION_ROWS}
 FILMS = MOOD | {"preset": "imdb"}

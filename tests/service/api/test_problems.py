@@ -101,7 +101,7 @@ def test_body_that_is_not_json_is_refused(client: TestClient, content: bytes, sa
 def test_row_with_infinity_is_refused(client: TestClient, body: dict[str, Any]) -> None:
     rows = '{"rows": [{"text": 1e999, "label": "positive"}]}'
     content = '{"model": {"uri": "hf://a/b"}, "target": {"ratio": 0.3}, "task": {"preset": "sst2", "calibration": %s}}'
-    problem(client.post("/jobs", content=content % rows, headers=JSON), 422, "invalid_request")
+    problem(client.post("/jobs", content=content % rows, headers=JSON), 422, "invalid_data")
 
 
 def test_body_over_the_limit_is_refused(client: TestClient, settings: Settings) -> None:

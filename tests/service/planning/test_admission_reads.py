@@ -59,15 +59,17 @@ def test_one_submission_reads_each_file_once(
     # A plan lists the directory once more, for the marks by which it finds stored scores.
     listings = {"listing": counts.pop("listing")}
     assert listings == {"listing": 1 if path == "/jobs" else 2}
-    assert counts == {"config.json": 1, "tokenizer_config.json": 1, "model.safetensors": 1}
+    assert counts == {"config.json": 1, "tokenizer_config.json": 1, "tokenizer.json": 1, "model.safetensors": 1}
 
 
 def test_sharded_weights_are_opened_once_each(client: TestClient, tmp_path: Path, audit: FileAudit) -> None:
     model = checkpoints.write(tmp_path / "one", "llama")
     model.save_pretrained(tmp_path / "many", max_shard_size=20_000)
+    (tmp_path / "many/tokenizer.json").write_text("{}")
     shards = [path.name for path in (tmp_path / "many").glob("*.safetensors")]
     assert len(shards) > 1
     body = request_for(tmp_path / "many").model_dump(mode="json", exclude_unset=True)
     with audit.of(tmp_path / "many") as counts:
         assert client.post("/jobs", json=body).status_code == 202
-    assert counts == {"listing": 1, "config.json": 1, "model.safetensors.index.json": 1} | dict.fromkeys(shards, 1)
+    small = ("listing", "config.json", "tokenizer.json", "model.safetensors.index.json")
+    assert counts == dict.fromkeys((*small, *shards), 1)
