@@ -6,6 +6,16 @@ from collections.abc import Iterable, Mapping
 PREFIX = "base_model.model."  # before the name of a module of the model
 # Parts of a module's adapter; a tensor without one replaces the tensor of the model.
 PARTS = re.compile(r"(.+?)\.((?:lora_|token_adapter|base_layer).*)")
+# Family -> a tensor as its class names it, and as the files of a checkpoint do.
+IN_FILES = {"gpt_neox": ("lm_head.weight", "embed_out.weight")}
+
+
+def name_in_files(family: str, tensor: str) -> str:
+    """The name that a tensor of the model's class has in files; "" where the class has none of the given name."""
+    of_class, in_files = IN_FILES.get(family, ("", ""))
+    if tensor == of_class:
+        return in_files
+    return "" if tensor == in_files else tensor
 
 
 def module_and_part(name: str) -> tuple[str, str]:

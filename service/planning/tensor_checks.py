@@ -4,7 +4,7 @@ import re
 
 from service.contract.errors import InvalidModel
 from service.contract.options import Unit
-from service.families.adapter_names import module_and_part
+from service.families.adapter_names import module_and_part, name_in_files
 from service.families.model_tensors import MODEL_TENSORS
 from service.families.table import DERIVED_SIZE, FAMILIES
 from service.sources.adapter import Adapter
@@ -78,7 +78,7 @@ def _check_adapter(adapter: Adapter, checkpoint: Checkpoint, needed: set[str]) -
     shapes |= dict.fromkeys(_repeated(checkpoint), shapes.get(checkpoint.names.embedding, ()))
     for name in sorted(adapter.tensors):
         module, part = module_and_part(name)
-        target = f"{module}.weight" if part else module
+        target = name_in_files(checkpoint.family, f"{module}.weight" if part else module)
         if target not in needed or target not in shapes:
             message = f"the adapter's tensor {name} belongs to no module of {FAMILIES[checkpoint.family].model_class}"
             message += ": give an adapter of this model with this head"

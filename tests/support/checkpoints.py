@@ -26,6 +26,7 @@ CORPUS = ["the quick brown fox jumps over a lazy dog : ( ) ? ! . , Review Answer
 ] * 50
 FRAMES = {  # the special tokens that the tokenizer adds on demand
     "causal": "<s> $A",
+    "bare": "$A",
     "encoder_decoder": "$A </s>",
     "classifier": "<s> $A </s>",
 }

@@ -1,9 +1,11 @@
 """Small random models, one or more for every family: two layers each, built in milliseconds without downloads."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -16,6 +18,7 @@ from transformers import (
 from service.families.table import FAMILIES, ModelFamily
 
 VOCABULARY = 128
+HIDDEN_SIZE = 32
 FFN_WIDTH = 48
 
 TOKENS: dict[str, Any] = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -93,6 +96,13 @@ def bart() -> PreTrainedModel:
 def distilbert() -> PreTrainedModel:
     sizes = {"dim": 32, "hidden_dim": FFN_WIDTH, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 64}
     return _model(AutoModelForSequenceClassification, "distilbert", TOKENS | sizes | {"num_labels": 3})
+
+
+def changed(name: str, **settings: Any) -> PreTrainedModel:
+    """A model of `TINY` with other fields in its config."""
+    config, family = TINY[name]().config, tiny_family(name)
+    fields = {key: value for key, value in config.to_dict().items() if key != "model_type"}
+    return _model(getattr(transformers, family.auto_class), family.model_type, deepcopy(fields | settings))
 
 
 def inputs_of(model: PreTrainedModel) -> dict[str, Tensor]:

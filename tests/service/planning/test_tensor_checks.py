@@ -12,8 +12,9 @@ from service.contract.errors import InvalidModel
 from service.families.model_tensors import MODEL_TENSORS
 from service.planning.plan import plan
 from service.sources.access import Access
-from tests.support import checkpoints
-from tests.support.checkpoints import change_config
+from tests.support import checkpoints, drawn_models
+from tests.support.checkpoints import change_config, change_json
+from tests.support.drawn_models import DrawnModel
 from tests.support.planning import request_for
 from tests.support.tiny_models import TINY
 from worker.checkpoints.loading import count_parameters, load_model
@@ -78,6 +79,24 @@ def test_a_plan_refuses_the_adapters_that_the_worker_refuses(case: str, tmp_path
     model = {"uri": (tmp_path / "model").as_uri(), "adapter_uri": (tmp_path / "adapter").as_uri()}
     with pytest.raises(InvalidModel) as planned:
         plan(request_for(tmp_path / "model", model=model), access)
+    with pytest.raises(InvalidModel) as refused:
+        load_model(tmp_path / "model", device=CPU, adapter=tmp_path / "adapter")
+    assert planned.value.param == refused.value.param == "model.adapter_uri"
+
+
+def test_a_plan_knows_the_head_of_gpt_neox_by_the_name_of_its_class(tmp_path: Path, access: Access) -> None:
+    drawn_models.write(DrawnModel("gpt_neox", adapter={"target_modules": ["lm_head"]}), tmp_path)
+    model = {"uri": (tmp_path / "model").as_uri(), "adapter_uri": (tmp_path / "adapter").as_uri()}
+    request = request_for(tmp_path / "model", model=model)
+    assert plan(request, access).family == "gpt_neox"
+    load_model(tmp_path / "model", device=CPU, adapter=tmp_path / "adapter")
+    change(
+        tmp_path / "adapter/adapter_model.safetensors",
+        lambda tensors: {name.replace("lm_head", "embed_out"): value for name, value in tensors.items()},
+    )
+    change_json(tmp_path / "adapter/adapter_config.json", target_modules=["embed_out"])
+    with pytest.raises(InvalidModel) as planned:
+        plan(request, access)
     with pytest.raises(InvalidModel) as refused:
         load_model(tmp_path / "model", device=CPU, adapter=tmp_path / "adapter")
     assert planned.value.param == refused.value.param == "model.adapter_uri"

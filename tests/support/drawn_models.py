@@ -1,0 +1,251 @@
+"""Draws models as users have them, and writes their files: config.json, weights, tokenizer and an adapter."""
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from service.families.table import Kind
+from tests.support import checkpoints
+from tests.support.checkpoints import change_json
+from tests.support.tiny_models import HIDDEN_SIZE, VOCABULARY, changed, tiny_family
+
+DRAWN_DTYPES = ("float32", "float32", "bfloat16", "float16")
+ROTARY = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3", "olmo2", "gpt_neox")
+ROPE: dict[str, dict[str, Any]] = {
+    "default": {"rope_type": "default", "rope_theta": 1e6},
+    "linear": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0},
+    "dynamic": {"rope_type": "dynamic", "rope_theta": 1e5, "factor": 2.0},
+    "yarn": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16},
+    "llama3": {
+        "rope_type": "llama3",
+        "rope_theta": 5e5,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    },
+}
+PHI3_ROPE: dict[str, dict[str, Any]] = {
+    "default": ROPE["default"],
+    "longrope": {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "short_factor": [1.0, 1.5, 2.0, 3.0],
+        "long_factor": [2.0, 3.0, 4.0, 8.0],
+        "original_max_position_embeddings": 32,
+    },
+}
+GENERATION: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "beams": {"num_beams": 3},
+    "length": {"min_length": 12},
+    "n-grams": {"no_repeat_ngram_size": 1},
+    "penalty": {"repetition_penalty": 5.0},
+    "suppressed": {"suppress_tokens": list(range(4, 64))},
+    "sampled": {"do_sample": True, "temperature": 2.0},
+}
+# Family -> modules that an adapter changes: of the attention, of the feed-forward block, the embedding.
+MODULES: dict[str, tuple[str, str, str]] = {
+    "phi3": ("qkv_proj", "gate_up_proj", "embed_tokens"),
+    "gpt2": ("c_attn", "c_fc", "wte"),
+    "opt": ("q_proj", "fc1", "embed_tokens"),
+    "gpt_neox": ("query_key_value", "dense_4h_to_h", "embed_in"),
+    "t5": ("q", "wo", ""),
+    "t5_gated": ("v", "wi_1", ""),
+    "mt5": ("q", "wo", ""),
+    "bart": ("v_proj", "fc2", ""),
+    "bert": ("query", "intermediate.dense", "word_embeddings"),
+    "roberta": ("value", "intermediate.dense", "word_embeddings"),
+    "distilbert": ("q_lin", "lin1", "word_embeddings"),
+}
+LLAMA_MODULES = ("q_proj", "down_proj", "embed_tokens")
+# Damage to the tensors of a file, which both plan and worker refuse.
+DAMAGE: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
+    "another tensor": lambda tensors: tensors | {"score.weight": torch.ones(2, HIDDEN_SIZE)},
+    "other names": lambda tensors: {name.replace(".1.", ".7."): value for name, value in tensors.items()},
+}
+
+
+@dataclass(frozen=True)
+class DrawnModel:
+    """What a model and its files are; `flag` is `tie_word_embeddings` in config.json, whatever the files hold."""
+
+    name: str  # of TINY
+    settings: dict[str, Any] = field(default_factory=dict)
+    old_rope: bool = False  # config.json has the fields of transformers 4
+    head: str = "as built"  # or "own", "shared", "repeated"
+    flag: bool | None = None
+    dtype: str = "float32"
+    opening: bool = True  # the tokenizer of a decoder adds a beginning-of-sequence token
+    pad: int | None = 0
+    generation: str = "plain"
+    adapter: dict[str, Any] | None = None
+    damage: str = ""  # to the checkpoint
+    adapter_damage: str = ""
+
+    @property
+    def kind(self) -> Kind:
+        return tiny_family(self.name).kind
+
+
+def drawn_model(random: Random, names: Sequence[str]) -> DrawnModel:
+    """A model of one of the families; most have some fields of their own, few are damaged."""
+    name = random.choice(names)
+    kind = tiny_family(name).kind
+    head, flag = "as built", None
+    if kind != "classifier":
+        head, flag = random.choice(("as built", "own", "shared", "repeated")), random.choice((None, True, False))
+        if head == "shared" and kind == "causal":
+            flag = True  # else the head would be missing
+    adapter = random.choice(_adapters(name, kind)) if random.random() < 0.5 else None
+    damage = random.choice(tuple(DAMAGE)) if random.random() < 0.15 else ""
+    return DrawnModel(
+        name,
+        _settings(random, name),
+        old_rope=random.random() < 0.5,
+        head=head,
+        flag=flag,
+        dtype=random.choice(DRAWN_DTYPES),
+        opening=random.random() < 0.5,
+        pad=random.choice((0, None, -1)) if kind == "causal" else 0,
+        generation=random.choice(tuple(GENERATION)),
+        adapter=adapter,
+        damage=damage if not adapter else "",
+        adapter_damage=damage if adapter else "",
+    )
+
+
+def _settings(random: Random, name: str) -> dict[str, Any]:
+    """Fields of the config that change sizes, biases or positions."""
+    found: dict[str, Any] = {}
+    if name in ROTARY and random.random() < 0.8:
+        kinds = PHI3_ROPE if name == "phi3" else ROPE
+        part = (
+            {"partial_rotary_factor": 1.0} if name == "gpt_neox" else {}
+        )  # the default leaves two of eight dimensions
+        found["rope_parameters"] = kinds[random.choice(tuple(kinds))] | part
+    if name in ROTARY and name not in ("gpt_neox", "olmo2"):
+        found["num_key_value_heads"] = random.choice((2, 4, 1))
+    if name in ("llama", "mistral", "qwen3", "gemma2"):
+        found["head_dim"] = random.choice((8, 16, 4))
+    if name == "llama":
+        found |= {field: random.random() < 0.3 for field in ("attention_bias", "mlp_bias")}
+    if name == "gpt2":
+        found["n_inner"] = random.choice((48, None))
+    return found
+
+
+def _adapters(name: str, kind: Kind) -> list[dict[str, Any]]:
+    """Options of LoRA: which modules it changes, and which it stores whole."""
+    attention, feed_forward, embedding = MODULES.get(name, LLAMA_MODULES)
+    found: list[dict[str, Any]] = [
+        {"target_modules": [attention]},
+        {"target_modules": [feed_forward]},
+        {"target_modules": [attention, feed_forward], "use_rslora": True},
+    ]
+    if kind == "classifier":
+        return [options | {"task_type": "SEQ_CLS"} for options in found]
+    found += [{"target_modules": ["lm_head"]}, {"target_modules": [attention], "modules_to_save": ["lm_head"]}]
+    if embedding:
+        found += [
+            {"target_modules": [embedding]},
+            {"target_modules": [attention], "modules_to_save": [embedding]},
+            {"target_modules": [attention], "modules_to_save": [embedding, "lm_head"]},
+        ]
+    return found
+
+
+def write(drawn: DrawnModel, directory: Path) -> PreTrainedModel:
+    """Write the files of a drawn model to `model` and `adapter`; the model in float32, the adapter beside its weights.
+
+    The model never went through its files, so that its logits tell what they should hold; the adapter is read by PEFT.
+    """
+    model = _built(drawn)
+    _write_model(drawn, model, directory / "model")
+    return model if drawn.adapter is None else _adapted(drawn, model, directory / "adapter")
+
+
+def _built(drawn: DrawnModel) -> PreTrainedModel:
+    tied = {} if drawn.flag is None else {"tie_word_embeddings": drawn.flag}
+    model = changed(drawn.name, **drawn.settings, **tied)
+    torch.manual_seed(1)
+    if drawn.head == "own":
+        model.get_output_embeddings().weight = torch.nn.Parameter(torch.randn(VOCABULARY, HIDDEN_SIZE))
+    elif drawn.head in ("shared", "repeated"):
+        model.get_output_embeddings().weight = model.get_input_embeddings().weight
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(getattr(torch, drawn.dtype)).float()
+    model.requires_grad_(False)
+    return model
+
+
+def _write_model(drawn: DrawnModel, model: PreTrainedModel, directory: Path) -> None:
+    directory.mkdir(parents=True)
+    tensors = _stored(drawn, model)
+    if drawn.damage:
+        tensors = DAMAGE[drawn.damage](tensors)
+    save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(directory)
+    config = json.loads((directory / "config.json").read_text()) | {"dtype": drawn.dtype}
+    if drawn.flag is not None:
+        config["tie_word_embeddings"] = drawn.flag
+    if drawn.kind == "causal":
+        config["pad_token_id"] = drawn.pad
+    if drawn.old_rope and drawn.settings.get("rope_parameters"):
+        config = _with_old_rope(config)
+    (directory / "config.json").write_text(json.dumps(config))
+    if drawn.kind != "classifier":
+        model.generation_config.save_pretrained(directory)
+        change_json(directory / "generation_config.json", **GENERATION[drawn.generation])
+    frame = "bare" if drawn.kind == "causal" and not drawn.opening else drawn.kind
+    checkpoints.tokenizer(frame).save_pretrained(directory)
+
+
+def _stored(drawn: DrawnModel, model: PreTrainedModel) -> dict[str, Tensor]:
+    """The tensors of the file: shared ones once, under the first of their names, unless the head is repeated."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in model.state_dict().items():
+        is_repeated = drawn.head == "repeated" and name == "lm_head.weight"
+        if tensor.data_ptr() not in seen or is_repeated:
+            stored = "embed_out.weight" if drawn.name == "gpt_neox" and name == "lm_head.weight" else name
+            found[stored] = tensor.clone().to(getattr(torch, drawn.dtype))
+        seen.add(tensor.data_ptr())
+    return found
+
+
+def _with_old_rope(config: dict[str, Any]) -> dict[str, Any]:
+    names = {"rope_theta": "rope_theta", "partial_rotary_factor": "partial_rotary_factor"}
+    if config["model_type"] == "gpt_neox":
+        names = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
+    rope = dict(config.pop("rope_parameters"))
+    old = {names[name]: rope.pop(name) for name in names if name in rope}
+    return config | old | ({} if rope["rope_type"] == "default" else {"rope_scaling": rope})
+
+
+def _adapted(drawn: DrawnModel, model: PreTrainedModel, directory: Path) -> PreTrainedModel:
+    with warnings.catch_warnings(action="ignore"):
+        torch.manual_seed(2)
+        trained = get_peft_model(deepcopy(model), LoraConfig(**{"r": 2, "lora_alpha": 4, **(drawn.adapter or {})}))
+        for parameter in trained.parameters():
+            if parameter.requires_grad:
+                parameter.data.add_(torch.randn_like(parameter) * 0.3)
+        trained.save_pretrained(str(directory))
+        adapted: Any = PeftModel.from_pretrained(model, str(directory)).eval().requires_grad_(False)
+    if drawn.adapter_damage:
+        path = directory / "adapter_model.safetensors"
+        save_file(DAMAGE[drawn.adapter_damage](load_file(path)), path, {"format": "pt"})
+    base: PreTrainedModel = adapted.get_base_model()
+    return base
