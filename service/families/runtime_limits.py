@@ -100,7 +100,10 @@ def mlx_pattern_length(sizes: SlimSizes) -> str | None:
 def mlx_rope_type(sizes: SlimSizes) -> str | None:
     """mlx-lm was compared with transformers for these scalings of rotary positions."""
     rope = sizes.config.get("rope_parameters") or sizes.config.get("rope_scaling") or {}
-    kind = rope.get("full_attention", rope).get("rope_type") or rope.get("type") or "default"
+    by_layer_type = rope.get("full_attention", rope) if isinstance(rope, Mapping) else rope
+    if not isinstance(by_layer_type, Mapping):
+        return "the rotary positions of config.json are not an object"
+    kind = by_layer_type.get("rope_type") or by_layer_type.get("type") or "default"
     reason = f"whether it computes rotary positions of the type {kind!r} as transformers was not tested"
     return None if kind in MLX_ROPE_TYPES else reason
 

@@ -68,6 +68,7 @@ def test_a_link_in_a_model_s_directory_does_not_lead_out(tmp_path: Path) -> None
     model_directory(allowed / "model")
     (allowed / "model" / "blob").symlink_to(allowed / "model" / "config.json")
     local_path((allowed / "model").as_uri(), [allowed])
+    (allowed / "model" / "tokenizer.json").unlink()
     (allowed / "model" / "tokenizer.json").symlink_to(secret)
     with pytest.raises(ForbiddenPath, match=r"tokenizer\.json"):
         local_path((allowed / "model").as_uri(), [allowed])

@@ -151,7 +151,7 @@ def test_change_of_zero_has_no_sign() -> None:
 
 def test_runtimes_that_do_not_load_unequal_widths_are_those_of_the_report() -> None:
     [warning] = warnings(CAUSES["per_layer_widths"])
-    assert "do not load it: vLLM, SGLang, llama.cpp." in warning.message
+    assert "do not load it: vLLM, SGLang, llama.cpp, mlx-lm." in warning.message
 
 
 def test_message_contains_its_figures() -> None:

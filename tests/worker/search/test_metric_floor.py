@@ -83,12 +83,13 @@ def test_floor_and_bound_that_exclude_each_other_name_the_smallest_model(tmp_pat
 
 
 def test_floor_and_bound_choose_the_smallest_model(tmp_path: Path) -> None:
-    alone = search_job(tmp_path / "alone", **KEEPING).search().candidate
-    bound = alone.bytes + 4000
-    both = search_job(tmp_path / "both", target={"keep_metric": 0.9, "bytes": bound}, output={"round_to": 1}).search()
+    bare = {"special_tokens": False}
+    alone = search_job(tmp_path / "alone", task=dict(bare), **KEEPING).search().candidate
+    target = {"keep_metric": 0.9, "bytes": alone.bytes + 4000}
+    both = search_job(tmp_path / "both", task=dict(bare), target=target, output={"round_to": 1}).search()
     assert both.steering is not None
     assert both.steering.holds
-    assert both.candidate.bytes == min(point.bytes for point in both.curve if point.meets) < bound
+    assert both.candidate.bytes == min(point.bytes for point in both.curve if point.meets) < target["bytes"]
 
 
 @pytest.mark.parametrize("name", ["parameters", "bytes"])

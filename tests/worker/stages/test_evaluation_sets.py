@@ -73,4 +73,4 @@ def test_error_of_a_union_task_names_its_place_in_the_request(deployment: Deploy
         assert caught.value.param == f"{place}.labels"
     with pytest.raises(TaskslimError) as caught_rows:
         deployment.run(several(deployment, {}, {"calibration": {"uri": "file:///no/such.jsonl"}}))
-    assert caught_rows.value.param == "tasks.1.calibration"
+    assert caught_rows.value.param == "tasks.1.calibration.uri"
