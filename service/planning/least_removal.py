@@ -10,6 +10,7 @@ from dataclasses import replace
 from service.contract.errors import TargetUnreachable
 from service.contract.options import Layout, Unit
 from service.contract.request import JobRequest
+from service.families.per_layer import is_per_layer
 from service.planning.removal import count_chosen
 from service.planning.widths import Cut, cuts_at, is_set_by_ratio, possible_cuts
 from service.sources.checkpoint import Checkpoint
@@ -21,6 +22,8 @@ FLOOR = 0.05
 
 def check_removes_something(request: JobRequest, checkpoint: Checkpoint, ratio: float, param: str) -> None:
     """Raise TargetUnreachable where a ratio removes nothing, or more than a global rank can."""
+    if is_per_layer(checkpoint.config):  # widths that differ are counted by the worker, which has the same check
+        return
     if is_set_by_ratio(request):
         removes = any(cut.slim < cut.dense for cut in cuts_at(request, checkpoint, ratio))
     else:
@@ -33,7 +36,7 @@ def check_removes_something(request: JobRequest, checkpoint: Checkpoint, ratio: 
 
 def check_can_remove(request: JobRequest, checkpoint: Checkpoint, param: str) -> None:
     """Raise TargetUnreachable for a target that is measured where no unit can be removed at all."""
-    if not any(_steps(request, checkpoint)):
+    if not is_per_layer(checkpoint.config) and not any(_steps(request, checkpoint)):
         raise TargetUnreachable(f"nothing can be removed: {possible(request, checkpoint)}", param=param)
 
 

@@ -236,7 +236,7 @@ def test_metric_without_labels_is_named_agreement(page: str, tab: Tab, job_store
     report_of = Report.model_validate(made)
     finish(job, job_store, storage, FILES | {"report.json": report_of.model_dump_json().encode()}, report_of.result)
     tab.open(page)
-    tab.wait_for("document.querySelector('.outcome')?.innerText.includes('agreement with the dense model')")
+    tab.wait_for("document.querySelector('.outcome')?.innerText.includes('Agreement with the dense model')")
     tab.open(f"{page}#/jobs/{job.id}")
     tab.wait_for("document.querySelector('.tiles')?.innerText.includes('Agreement with the dense model')")
     assert "accuracy" not in tab.run("document.querySelector('.tiles').innerText").lower()
