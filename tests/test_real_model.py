@@ -21,7 +21,7 @@ from worker.checkpoints.loading import LoadedModel, count_parameters, load_model
 from worker.data.batching import batches, padding
 from worker.data.prompts import encode
 from worker.data.wordings import wording
-from worker.evaluation.metrics import score as score_answers
+from worker.evaluation.answer_scores import score as score_answers
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.masking import masked
 from worker.slimming.scoring import attribution

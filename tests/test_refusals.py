@@ -305,7 +305,7 @@ ONLY_WORKER: dict[Site, str] = {
     Site("data.prompts", "_check_candidates"): TOKENS,
     Site("data.prompts", "_shorten"): TOKENS,
     Site("data.batching", "padding"): "generation_config.json may name the token instead of config.json",
-    Site("evaluation.metrics", "score"): MEASURED,
+    Site("evaluation.answer_scores", "score"): MEASURED,
     Site("stages.pseudo_labels", "_check_every_label_is_given"): MEASURED,
     Site("checkpoints.gguf", "_open"): "a plan does not read GGUF files",
     Site("checkpoints.gguf", "_refusing_contradictions"): "a plan does not read GGUF files",

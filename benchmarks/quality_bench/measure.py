@@ -24,8 +24,7 @@ from benchmarks.quality_bench.shared_pass import Method, score_together
 from service.contract.result import Estimate
 from worker.checkpoints.loading import LoadedModel, count_parameters, load_model
 from worker.data import batching, prompts, wordings
-from worker.evaluation import label_offsets
-from worker.evaluation import metrics as evaluation
+from worker.evaluation import answer_scores, label_offsets
 from worker.evaluation.judging import wilson
 from worker.slimming import selection, surgery
 from worker.slimming.architectures import ARCHITECTURES
@@ -141,7 +140,7 @@ class Bench:
         for _ in range(TIMED_RUNS + 1):
             start = time.perf_counter()
             if cell.method == DENSE:
-                evaluation.score(model, batches, lambda done: None)
+                answer_scores.score(model, batches, lambda done: None)
             else:
                 self._score(cell)
             times.append(time.perf_counter() - start)
@@ -199,7 +198,7 @@ def answered(model: Any, batches: list[Batch]) -> list[Batch]:
 def judge(model: Any, batches: list[Batch], offset_rows: list[Batch]) -> Measurement:
     """The accuracies on the rows, with 95 % intervals. The label offsets are fitted on `offset_rows`."""
     start = time.perf_counter()
-    scores, fitting = (evaluation.score(model, rows, lambda done: None) for rows in (batches, offset_rows))
+    scores, fitting = (answer_scores.score(model, rows, lambda done: None) for rows in (batches, offset_rows))
     offset_L = label_offsets.fit(fitting.log_probability_EL, fitting.answer_E)
     score_EL, answer_E = scores.log_probability_EL, scores.answer_E
     return Measurement(

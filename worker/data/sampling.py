@@ -1,5 +1,6 @@
-"""Splits rows by label."""
+"""Splits and orders rows by label."""
 
+import random
 from collections.abc import Sequence
 
 from sklearn.model_selection import train_test_split
@@ -17,3 +18,15 @@ def set_aside(rows: Sequence[Row], label_column: str | None, seed: int) -> tuple
     labels = [row.text(label_column) for row in rows] if label_column else None
     stay, aside = train_test_split(range(len(rows)), test_size=size, random_state=seed, stratify=labels)
     return [rows[index] for index in sorted(stay)], [rows[index] for index in sorted(aside)]
+
+
+def stratified_order(answers: Sequence[object], seed: int) -> list[int]:
+    """The rows shuffled so that every stretch of them has each answer in about its proportion among all rows."""
+    generator, rows_by_answer = random.Random(seed), dict[object, list[int]]()
+    for row, answer in enumerate(answers):
+        rows_by_answer.setdefault(answer, []).append(row)
+    places: list[tuple[float, int]] = []
+    for rows in rows_by_answer.values():
+        generator.shuffle(rows)
+        places += [((rank + generator.random()) / len(rows), row) for rank, row in enumerate(rows)]
+    return [row for _, row in sorted(places)]

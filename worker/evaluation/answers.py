@@ -12,7 +12,7 @@ from service.contract.report import ChangedAnswer, Confusion
 from service.contract.rows import Row
 from service.contract.task import TaskWording
 from worker.data.prompts import Example
-from worker.evaluation.metrics import AnswerScores
+from worker.evaluation.answer_scores import AnswerScores
 
 MAX_CHANGED = 50
 MAX_FIELD_LENGTH = 600

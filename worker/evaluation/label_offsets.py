@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from worker.evaluation.sequential import stratified_order
+from worker.data.sampling import stratified_order
 
 PENALTY = 0.5
 MAX_ROWS = 1024  # calibration rows that offsets are fitted on; of more, a part with the same shares of the labels

@@ -1,7 +1,6 @@
 """A sequential test of whether a cut model keeps a share of the dense model's metric, on as few rows as it takes."""
 
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.contract.options import TaskMetric
@@ -62,15 +61,3 @@ class SequentialTest:
     def _kept_share(self, answers: Answers, confidence: float = CONFIDENCE) -> KeptShare:
         count = len(answers.scores.answer_E)
         return kept_share(self.metric, answers, self.dense.of_rows(range(count)), self.examples[:count], confidence)
-
-
-def stratified_order(answers: Sequence[object], seed: int) -> list[int]:
-    """The rows shuffled so that every stretch of them has each answer in about its proportion among all rows."""
-    generator, rows_by_answer = random.Random(seed), dict[object, list[int]]()
-    for row, answer in enumerate(answers):
-        rows_by_answer.setdefault(answer, []).append(row)
-    places: list[tuple[float, int]] = []
-    for rows in rows_by_answer.values():
-        generator.shuffle(rows)
-        places += [((rank + generator.random()) / len(rows), row) for rank, row in enumerate(rows)]
-    return [row for _, row in sorted(places)]

@@ -6,8 +6,9 @@ Half of the evaluation rows steer the search. The result is reported on the othe
 from service.contract.bisection import last_that_holds
 from service.contract.errors import InvalidRequest
 from service.contract.options import METRICS, TaskKind
+from worker.data.sampling import stratified_order
 from worker.evaluation.bootstrap import metric_of
-from worker.evaluation.sequential import SequentialTest, Verdict, stratified_order
+from worker.evaluation.sequential import SequentialTest, Verdict
 from worker.search.candidates import Candidate
 from worker.search.chosen import SPLIT_SEED, ChosenModel
 from worker.search.search_context import SearchContext

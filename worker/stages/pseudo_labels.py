@@ -16,7 +16,7 @@ from service.contract.errors import UnusableAnswers
 from service.contract.report import OwnAnswers
 from worker.data import batching
 from worker.data.prompts import Example
-from worker.evaluation import generation, metrics
+from worker.evaluation import answer_scores, generation
 from worker.evaluation.answers import Answers
 from worker.stages.context import JobContext
 from worker.stages.evaluation_sets import EvaluationSet, Role
@@ -95,7 +95,7 @@ def _generated(context: JobContext, task_model: TaskModel, rows: Examples) -> Ps
         replace(example, candidates=(tuple(tokens),), text=text)
         for example, tokens, text in zip(rows.examples, generated, texts, strict=True)
     ]
-    scores = metrics.score(
+    scores = answer_scores.score(
         model, batching.batches(examples, padding, budget), lambda done: count(len(rows.examples) + done)
     )
     length_E = torch.tensor([len(tokens) for tokens in generated])

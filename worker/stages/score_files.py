@@ -15,8 +15,8 @@ from torch import Tensor
 
 from service.contract.resources import ScoreKind
 from service.sources.safetensors_header import read_header
+from worker.evaluation.answer_scores import AnswerScores
 from worker.evaluation.answers import Answers
-from worker.evaluation.metrics import AnswerScores
 from worker.slimming.scoring.iterative import ScorePath
 from worker.slimming.units import Site
 

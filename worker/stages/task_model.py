@@ -22,8 +22,7 @@ from worker.checkpoints.verification import Probe
 from worker.data import batching, prompts, wordings
 from worker.data.prompts import Example
 from worker.data.wordings import Wording
-from worker.evaluation import generation, label_offsets
-from worker.evaluation import metrics as scoring
+from worker.evaluation import answer_scores, generation, label_offsets
 from worker.evaluation.answers import Answers
 from worker.evaluation.judging import judge
 from worker.slimming.architectures import ARCHITECTURES, Architecture
@@ -203,7 +202,7 @@ def answer_rows(
 ) -> Answers:
     """The model's answers to its evaluation rows. Without `texts` it generates none."""
     model, rows = task_model.loaded.model, task_model.evaluation
-    scores = scoring.score(model, rows.batches, count)
+    scores = answer_scores.score(model, rows.batches, count)
     if not task_model.generates or not texts:
         return Answers(scores)
     generated = generation.generate(

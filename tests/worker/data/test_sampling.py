@@ -1,13 +1,15 @@
-"""Rows that are drawn by seed, balanced by label, or set aside."""
+"""Rows that are drawn by seed, balanced by label, set aside, or ordered with every label in proportion."""
 
 from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service.contract.errors import InvalidData
 from service.contract.rows import Row
 from service.storage.draws import draw, draw_balanced
-from worker.data.sampling import set_aside
+from worker.data.sampling import set_aside, stratified_order
 
 
 def rows_of(labels: str) -> list[Row]:
@@ -53,3 +55,13 @@ def test_too_few_rows_to_set_any_aside_are_refused() -> None:
         set_aside(rows_of("aaaaab"), "label", seed=0)
     with pytest.raises(InvalidData, match=r"task\.evaluation"):
         set_aside(rows_of("a"), None, seed=0)
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=2, max_size=60), st.integers(0, 2**20))
+def test_both_halves_have_the_labels_in_proportion(labels: list[str], seed: int) -> None:
+    order = stratified_order(labels, seed)
+    assert sorted(order) == list(range(len(labels)))
+    first = [labels[row] for row in order[: len(order) // 2]]
+    for label in set(labels):
+        assert abs(first.count(label) - labels.count(label) / 2) <= len(set(labels))
+    assert order == stratified_order(labels, seed)

@@ -6,7 +6,7 @@ from service.contract.options import TaskKind
 from service.contract.rows import Row
 from service.contract.task import DataSource, Task
 from worker.evaluation import answers
-from worker.evaluation.metrics import AnswerScores
+from worker.evaluation.answer_scores import AnswerScores
 
 LABELS = ["bad", "good"]
 RIGHT = ["bad", "good", "good", "bad"]

@@ -12,9 +12,9 @@ from scipy import stats
 
 from service.contract.options import TaskMetric
 from worker.data.prompts import Example
+from worker.evaluation.answer_scores import AnswerScores
 from worker.evaluation.answers import Answers
 from worker.evaluation.bootstrap import kept_share, resampled
-from worker.evaluation.metrics import AnswerScores
 
 ACCURACY, PROBABILITY = TaskMetric.accuracy, TaskMetric.token_probability
 

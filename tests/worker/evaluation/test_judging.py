@@ -9,10 +9,10 @@ from scipy.stats import norm
 from service.contract.options import Supervision, TaskMetric
 from service.contract.result import Metrics
 from worker.data.prompts import Example
+from worker.evaluation.answer_scores import AnswerScores
 from worker.evaluation.answers import Answers
 from worker.evaluation.judging import judge, repeats_itself, wilson
 from worker.evaluation.label_offsets import fit
-from worker.evaluation.metrics import AnswerScores
 
 TARGETS = [Example((1,), ((5, 2),), 0, "good")] * 5
 

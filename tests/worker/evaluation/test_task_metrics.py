@@ -10,9 +10,9 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, recall_
 from service.contract.options import METRICS, TaskKind, TaskMetric
 from worker.data.prompts import Example
 from worker.evaluation import task_metrics
+from worker.evaluation.answer_scores import AnswerScores
 from worker.evaluation.answers import Answers
 from worker.evaluation.bootstrap import estimate, kept_share, metric_of
-from worker.evaluation.metrics import AnswerScores
 from worker.evaluation.task_metrics import FORMULAS
 
 LABELS = 4

@@ -17,7 +17,7 @@ from tests.support.requests import plain_request
 from worker.checkpoints.loading import LoadedModel, load_model
 from worker.data import batching, prompts, wordings
 from worker.data.wordings import Wording
-from worker.evaluation import generation, metrics
+from worker.evaluation import answer_scores, generation
 from worker.evaluation.answers import Answers
 from worker.reporting.snippets import answer_lines, snippet
 from worker.reporting.task_file import shipped_task
@@ -66,7 +66,7 @@ def test_snippet_gives_the_answer_that_the_job_measures(
         assert expected
         assert printed.startswith(expected)  # the job stops at the length of the target
     else:
-        scores = metrics.score(loaded.model, batching.batches(examples, padding, 256), lambda done: None)
+        scores = answer_scores.score(loaded.model, batching.batches(examples, padding, 256), lambda done: None)
         assert [printed.strip()] == Answers(scores).given(list(wording.words))
 
 

@@ -9,7 +9,7 @@ from service.contract.errors import TargetUnreachable
 from service.contract.job import Stage
 from service.contract.report import Report
 from tests.support.searches import KEEPING, run_job, save_nothing, search_job
-from worker.evaluation.sequential import stratified_order
+from worker.data.sampling import stratified_order
 from worker.search.candidates import Candidates
 from worker.search.chosen import SPLIT_SEED
 from worker.search.search import search

@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import load
 
 from tests.support.scoring_jobs import alike
+from worker.evaluation.answer_scores import AnswerScores
 from worker.evaluation.answers import Answers
-from worker.evaluation.metrics import AnswerScores
 from worker.slimming.scoring.iterative import ScorePath
 from worker.slimming.units import Site
 from worker.stages.score_files import pack_answers, pack_path, unpack_answers, unpack_path

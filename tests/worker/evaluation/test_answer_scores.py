@@ -13,7 +13,7 @@ from tests.support.tiny_models import TINY
 from worker.data.batching import batches, padding
 from worker.data.prompts import Example, encode
 from worker.data.wordings import wording
-from worker.evaluation.metrics import score
+from worker.evaluation.answer_scores import score
 
 TEXTS = ["good film", "a lazy dog jumps", "bad", "the quick brown fox jumps over a bad plot", "film : ( good )"]
 

@@ -1,4 +1,4 @@
-"""The scores that a model gives to candidate answers, and the texts that it generates.
+"""The scores that a model gives to candidate answers: log P(candidate | prompt).
 
 Shape suffixes as in `worker.slimming.scoring.objectives`.
 """
