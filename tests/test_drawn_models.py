@@ -38,11 +38,9 @@ from tests.support.drawn_models import DrawnModel, drawn_model
 from tests.support.pipeline_jobs import WORDS, Deployment, write_rows
 from tests.support.stock_answers import greedy, log_probability, silenced
 from tests.support.tiny_models import TINY, inputs_of, tiny_family
-from worker.checkpoints import verification
 from worker.checkpoints.per_layer import loader_class
 from worker.checkpoints.weights import AUTO_CLASSES
 from worker.evaluation import latency
-from worker.reporting import artifacts
 
 LABELS = {"p": "positive", "n": "negative"}
 CLASSES = {"a": "LABEL_0", "b": "LABEL_1", "c": "LABEL_2"}
@@ -83,14 +81,9 @@ def drawn_job(random: Random, names: Sequence[str] = tuple(TINY)) -> DrawnJob:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def in_this_process() -> Iterator[None]:
-    """Verification compares without a new process, and passes are timed twice: neither is what is tested here."""
-
-    def compare(directory: Path, probe: Path, **_: Any) -> Any:
-        return verification.compare(directory, verification.Probe.read(probe))
-
+def timed_twice() -> Iterator[None]:
+    """Passes are timed twice: their times are not what is tested here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(artifacts, "verify", compare)
         patch.setattr(latency, "RUNS", 2)
         torch.set_num_threads(1)
         yield

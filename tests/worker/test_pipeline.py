@@ -61,7 +61,7 @@ PLAIN = {"criterion": "attribution", "sign": "absolute", "repair": "none"}
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     torch.set_num_threads(1)
     deployment, progress = Deployment(tmp_path_factory.mktemp("job")), Recorder()
-    result = deployment.run(deployment.request(method=PLAIN), progress)
+    result = deployment.run(deployment.request(method=PLAIN), progress, fresh_process=True)
     directory = deployment.root / "downloaded"
     return Finished(deployment, progress, result, deployment.download(directory), directory)
 

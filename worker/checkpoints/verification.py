@@ -83,18 +83,23 @@ def verify(directory: Path, probe: Path, *, while_waiting: Callable[[], None] = 
 
     `while_waiting` is called about twice a second, and may raise to end the process.
     """
-    command = [sys.executable, "-m", "worker.checkpoints.verification", str(os.getpid()), str(directory), str(probe)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        output, errors = _wait(process, while_waiting)
-    if process.returncode != 0:
-        raise VerificationFailed(f"the checkpoint does not load in a fresh process: {_last_line(errors)}")
-    verified = Verified.model_validate_json(_last_line(output))
+    verified = compare_in_fresh_process(directory, probe, while_waiting)
     if not verified.max_abs_logit_difference <= verified.tolerance:
         raise VerificationFailed(
             f"the logits of the reloaded checkpoint differ by {verified.max_abs_logit_difference:.3g}, "
             f"more than the tolerance of {verified.tolerance:.3g}"
         )
     return verified
+
+
+def compare_in_fresh_process(directory: Path, probe: Path, while_waiting: Callable[[], None]) -> Verified:
+    """What `compare` returns in a process of its own. Raises VerificationFailed where it raises."""
+    command = [sys.executable, "-m", "worker.checkpoints.verification", str(os.getpid()), str(directory), str(probe)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        output, errors = _wait(process, while_waiting)
+    if process.returncode != 0:
+        raise VerificationFailed(f"the checkpoint does not load in a fresh process: {_last_line(errors)}")
+    return Verified.model_validate_json(_last_line(output))
 
 
 def compare(directory: Path, probe: Probe) -> Verified:

@@ -178,9 +178,9 @@ def test_finished_job_shows_report_and_files(page: str, tab: Tab, job_store: Job
     tab.wait_for(f"{inside}?.querySelector('.figures')")
     assert tab.run(f"getComputedStyle({inside}.querySelector('.figures')).borderCollapse") == "collapse"
     tab.wait_for(f"document.querySelector('iframe').offsetHeight == {inside}.documentElement.offsetHeight")
-    assert "134.5 M → 111.3 M" in tab.text().replace("\n", "")
-    links = tab.run("[...document.querySelectorAll('.files a')].map((link) => link.href)")
-    assert f"{page}jobs/{job.id}/artifacts/model/config.json" in links
+    tab.wait_for("document.body.innerText.replaceAll('\\n', '').includes('134.5 M → 111.3 M')")
+    config = f"{page}jobs/{job.id}/artifacts/model/config.json"
+    tab.wait_for(f"[...document.querySelectorAll('.files a')].some((link) => link.href == '{config}')")
     assert tab.complaints() == []
 
 
