@@ -15,8 +15,10 @@ import torch
 from benchmarks.quality_bench import figure, tables
 from benchmarks.quality_bench.cells import (
     BASELINES,
+    BEST_BASELINES,
     LAYERWISE,
     MODEL_TASKS,
+    OTHER_TASKS,
     OURS,
     SEEDS,
     T5_TASKS,
@@ -25,6 +27,7 @@ from benchmarks.quality_bench.cells import (
     dense,
     finalists,
     grid,
+    headline,
     settings,
     slim,
     unmeasured,
@@ -56,7 +59,7 @@ BEST: dict[str, Any] = {"layout": "per_layer", "repair": "least_squares"}
 
 def measurement(accuracy: float) -> Measurement:
     estimate = Estimate(value=accuracy, low=accuracy - 0.05, high=accuracy + 0.05)
-    return Measurement(judged=200, accuracy=estimate, calibrated=estimate, majority=0.5, parameters=1)
+    return Measurement(judged=200, metric="accuracy", value=estimate, raw=estimate, majority=0.5, parameters=1)
 
 
 def measurements(*parts: tuple[list[Cell], float]) -> dict[Cell, Measurement]:
@@ -99,6 +102,16 @@ def test_interrupted_run_continues_after_its_last_cell(tmp_path: Path) -> None:
     assert again.measurements == {cells[0]: measurement(0.9)}
 
 
+def test_cell_without_label_offsets_is_measured_again_by_a_plan_that_needs_them(tmp_path: Path) -> None:
+    path, [cell, *_] = tmp_path / "quality.csv.gz", DENSE
+    Store(path).put(cell, replace(measurement(0.9), value=None))
+    store = Store(path)
+    assert store.has(cell)
+    assert not store.has(cell, with_offsets=True)
+    Store(path).put(cell, measurement(0.9))
+    assert store.read_again().has(cell, with_offsets=True)
+
+
 def test_runs_that_share_a_file_keep_the_rows_of_each_other(tmp_path: Path) -> None:
     path = tmp_path / "quality.csv.gz"
     first, second = Store(path), Store(path)
@@ -139,9 +152,16 @@ def test_kept_is_the_mean_accuracy_divided_by_the_dense_one() -> None:
     cells = row(OURS, 0.5, **BEST)
     known = measurements((DENSE[:3], 0.8), (DENSE[3:], 0.6), (cells[:3], 0.7), (cells[3:], 0.56))
     assert kept(known, cells) == pytest.approx(0.63 / 0.7)
-    # six shares p of 200 rows each: variance of their mean = sum p (1 - p) / 200 / 36
-    expected = 1.96 * ((3 * 0.7 * 0.3 + 3 * 0.56 * 0.44) / 200) ** 0.5 / 6 / 0.7
-    assert half_width(known, cells) == pytest.approx(expected)
+    # six estimates with half widths of 0.05: half the width of their mean = 0.05 / sqrt(6)
+    assert half_width(known, cells) == pytest.approx(0.05 / 6**0.5 / 0.7)
+
+
+def test_kept_with_label_offsets_is_none_where_a_cell_has_none() -> None:
+    cells = row(OURS, 0.5, **BEST)
+    known = measurements((DENSE, 0.8), (cells, 0.6))
+    known[cells[0]] = replace(known[cells[0]], value=None)
+    assert kept(known, cells, "value") is None
+    assert kept(known, cells, "raw") == pytest.approx(0.75)
 
 
 def test_kept_is_none_while_a_task_is_not_measured() -> None:
@@ -161,19 +181,29 @@ def test_lead_is_over_the_best_rival_and_needs_all_rivals() -> None:
 
 
 def test_summary_figures_are_those_of_the_defaults() -> None:
-    def defaults(method: str, rows: int = 200) -> list[Cell]:
-        return row(method, 0.7, layout="per_layer", repair=LAYERWISE, rows=rows)
-
-    known = measurements((DENSE, 0.8), (defaults(OURS), 0.6), (defaults("wanda"), 0.5), (row(OURS, 0.3, **BEST), 0.7))
+    form: dict[str, Any] = {"layout": "per_layer", "repair": LAYERWISE}
+    known = measurements((DENSE, 0.8), (row(OURS, 0.7, **form), 0.6), (row("wanda", 0.7, **form), 0.5))
     assert figures(known)["kept_at_70"] == pytest.approx(0.75)
     assert figures(known)["lead_at_70"] is None
     assert figures(known)["kept_at_30"] is None
-    known |= measurements(
-        (defaults("activation"), 0.56), *((defaults(name), 0.4) for name in ("flap", "random", "magnitude"))
-    )
+    known |= measurements((row("activation", 0.7, **form), 0.56), (row("random", 0.7, **form), 0.4))
     assert figures(known)["lead_at_70"] == pytest.approx(5)
-    known |= measurements(([dense("smollm2", task, rows=0) for task in TASKS], 0.8), (defaults(OURS, rows=0), 0.64))
-    assert figures(known)["kept_at_70"] == pytest.approx(0.8)  # all test rows take precedence
+
+
+def test_summary_has_the_least_that_another_task_keeps() -> None:
+    form: dict[str, Any] = {"layout": "per_layer", "repair": LAYERWISE, "rows": 0}
+    whole, slims = [dense("smollm2", task, rows=0) for task in OTHER_TASKS], row(OURS, 0.5, OTHER_TASKS, **form)
+    known = measurements((whole, 0.8), (slims[1:], 0.8))
+    assert figures(known)["kept_at_50_other_tasks"] is None
+    known |= measurements((slims[:1], 0.6))
+    assert figures(known)["kept_at_50_other_tasks"] == pytest.approx(0.75)
+
+
+def test_headline_has_the_cells_of_the_summary_figures() -> None:
+    cells = set(headline("smollm2", TASKS))
+    form: dict[str, Any] = {"layout": "per_layer", "repair": LAYERWISE}
+    for method, ratio in product((OURS, "random", *BEST_BASELINES), (0.3, 0.5, 0.7)):
+        assert {*row(method, ratio, **form), *row(method, ratio, OTHER_TASKS, rows=0, **form)} <= cells
 
 
 def test_dev_rows_are_never_used_for_calibration() -> None:
@@ -189,8 +219,10 @@ def test_tables_show_the_measured_cells() -> None:
         ([dense("smollm2", task, rows=0) for task in TASKS], 0.8), (row(OURS, 0.1, rows=0, **BEST), 0.76)
     )
     known |= measurements(*((row("random", 0.7, seed=seed, **BEST), 0.4 + 0.04 * seed) for seed in SEEDS))
+    known |= measurements((row(OURS, 0.3, layout="per_layer", repair=LAYERWISE), 0.7))
     text = tables.document(known)
-    assert text.count("75.0 ±") == 2
+    assert "| per layer, FFN and heads | 30% | surgeon | 87.5 ±" in text  # the headline
+    assert text.count("75.0 ±") == 1
     assert "| surgeon | least squares | 95.0 ±" in text  # the finalists
     assert "| random, mean of seeds 0 to 2 | · | 55.0 |" in text
 

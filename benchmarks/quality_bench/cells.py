@@ -9,6 +9,8 @@ from itertools import product
 from typing import Any
 
 TASKS = ("sst2", "imdb", "ag_news", "mnli", "qnli", "mrpc")
+OTHER_TASKS = ("trec", "subj", "cola", "rte")  # on which no default was chosen
+METRICS = {"cola": "matthews"}  # of tasks that accuracy does not judge, as GLUE has it
 T5_TASKS = ("ag_news", "trec", "subj", "sst2", "imdb")
 MODEL_TASKS = {"smollm2": TASKS, "t5": T5_TASKS, "t5-large": TASKS}
 RATIOS = (0.5, 0.7, 0.3)  # in the order of the plans: the most informative first
@@ -18,10 +20,12 @@ BLOCKS = ("ffn", "heads")
 OURS = "surgeon"
 BASELINES = ("wanda", "flap", "random", "activation", "magnitude")
 RIVALS = ("attribution", "second_moment", "gisp")
-BEST_BASELINES = ("wanda", "activation")  # the only ones that are measured with LAYERWISE and uniform widths
+BEST_BASELINES = ("wanda", "activation")  # those that come nearest to OURS with LAYERWISE
 FINALISTS = (OURS, "attribution", "activation")  # this project's, the best rival and the best baseline of the grid
 GISP_STEPS = 8  # the paper of `gisp` removes units in many small steps
 LAYERWISE = "least_squares_layerwise"
+# The layouts of the headline with their units: those with which a job keeps most, and those that it has by default.
+HEADLINE_FORMS = ((BLOCKS, "per_layer"), (("ffn",), "uniform"))
 REFITTING_REPAIRS = ("least_squares", LAYERWISE)
 JOB_DEFAULTS = (("ffn",), "uniform")  # the default units and layout of a job
 WITH_BIAS = ("smollm2",)  # models whose feed-forward modules can have a bias
@@ -117,6 +121,17 @@ def grid(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
         yield from _methods_by_tasks(model, tasks, ("random",), ratio, "per_layer", "least_squares", seed=seed)
     for ratio in (0.5, 0.7):
         yield from _methods_by_tasks(model, tasks, ("gisp",), ratio, "per_layer", "least_squares", steps=GISP_STEPS)
+
+
+def headline(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
+    """The default criterion and repair, on `tasks` and OTHER_TASKS, beside `random` and the best baselines."""
+    rows = dict.fromkeys(tasks, TEST_ROWS) | dict.fromkeys(OTHER_TASKS, 0)  # the small test sets whole
+    yield from (dense(model, task, rows=count) for task, count in rows.items())
+    for methods, (units, layout), ratio in product(
+        ((OURS,), ("random", *BEST_BASELINES)), HEADLINE_FORMS, (0.5, 0.3, 0.7)
+    ):
+        for method, (task, count) in product(methods, rows.items()):
+            yield slim(model, task, method, ratio, units=units, layout=layout, repair=LAYERWISE, rows=count)
 
 
 def dev(model: str, tasks: Sequence[str]) -> Iterator[Cell]:

@@ -10,22 +10,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.quality_bench import inputs
-from benchmarks.quality_bench.cells import BLOCKS, CALIBRATION_ROWS, DENSE, TIMED, VARIANTS, Cell
+from benchmarks.quality_bench.cells import BLOCKS, CALIBRATION_ROWS, DENSE, METRICS, TIMED, VARIANTS, Cell
 from benchmarks.quality_bench.inputs import Source
 from benchmarks.quality_bench.measurement import Measurement, rounded
 from benchmarks.quality_bench.shared_pass import Method, score_together
-from service.contract.result import Estimate
+from service.contract.options import Supervision, TaskMetric
 from worker.checkpoints.loading import LoadedModel, count_parameters, load_model
 from worker.data import batching, prompts, wordings
-from worker.evaluation import answer_scores, label_offsets
-from worker.evaluation.judging import wilson
+from worker.data.prompts import Example
+from worker.evaluation import answer_scores, judging, label_offsets
+from worker.evaluation.answers import Answers
 from worker.slimming import selection, surgery
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
@@ -48,6 +49,13 @@ METHODS: dict[str, Method] = {name: (name, Options()) for name in CRITERIA} | {
 SHARED = ("surgeon", "attribution", "second_moment", "activation", "wanda", "flap")  # scored in one pass
 
 
+class Rows(NamedTuple):
+    """Rows of a task as tokens, and in batches."""
+
+    examples: list[Example]
+    batches: list[Batch]
+
+
 @dataclass(frozen=True)
 class Pass:
     """The results of one pass over calibration rows."""
@@ -65,23 +73,24 @@ class Bench:
         self.rows = rows
         self.scratch = scratch
         self.loaded = cache(self._loaded)
-        self.batches = cache(self._batches)
+        self.examples = cache(self._examples)
         self.passed = lru_cache(maxsize=2)(self._passed)
 
     def measure(self, cell: Cell) -> Measurement:
         """The figures of a cell."""
         if cell.split == TIMED:
             return Measurement(seconds=round(self._timed(cell), 3))
-        judged = self.batches(cell.model, cell.task, cell.split, cell.rows, 0, "natural", "labels")
-        offset_rows = self.batches(*_offset_rows(cell))
+        metric = TaskMetric(METRICS.get(cell.task, TaskMetric.accuracy))
+        judged = self.examples(cell.model, cell.task, cell.split, cell.rows, 0, "natural", "labels")
+        offset_rows = self.examples(*_offset_rows(cell))
         if cell.method == DENSE:
-            return judge(self.loaded(cell.model).model, judged, offset_rows)
+            return judge(self.loaded(cell.model).model, metric, judged, offset_rows)
         kept, start = self.kept(cell), time.perf_counter()
         model = copy.deepcopy(self.loaded(cell.model).model)
         self.cut(model, cell, kept)
         seconds = round(time.perf_counter() - start, 2)
         removed = round(self._removed(cell, kept), 4)
-        return replace(judge(model, judged, offset_rows), removed=removed, seconds_to_cut=seconds)
+        return replace(judge(model, metric, judged, offset_rows), removed=removed, seconds_to_cut=seconds)
 
     def kept(self, cell: Cell) -> Kept:
         """The units that stay; with several steps, the scores are measured again before each step."""
@@ -174,16 +183,18 @@ class Bench:
         source = self.sources[name]
         return load_model(source.directory, device=torch.device("cpu"), adapter=source.adapter)
 
-    def _batches(
-        self, model: str, task: str, split: str, count: int, seed: int, draw: str, supervision: str
-    ) -> list[Batch]:
+    def batches(self, *rows: Any) -> list[Batch]:
+        """The batches of `examples`."""
+        return self.examples(*rows).batches
+
+    def _examples(self, model: str, task: str, split: str, count: int, seed: int, draw: str, supervision: str) -> Rows:
         loaded, kind = self.loaded(model), self.loaded(model).family.kind
         resolved = inputs.task(self.sources[model], task, self.rows)
         wording = wordings.wording(kind, resolved, loaded.tokenizer, loaded.model.config)
         rows = inputs.rows(self.rows / task, split, count, seed, draw)
         examples, _ = prompts.encode(rows, wording)
         batches = batching.batches(examples, batching.padding(loaded.model, loaded.tokenizer, kind), TOKENS_PER_BATCH)
-        return batches if supervision == "labels" else answered(loaded.model, batches)
+        return Rows(examples, batches if supervision == "labels" else answered(loaded.model, batches))
 
 
 def answered(model: Any, batches: list[Batch]) -> list[Batch]:
@@ -195,26 +206,23 @@ def answered(model: Any, batches: list[Batch]) -> list[Batch]:
     return [replace(batch, answer_E=answer_E) for batch, answer_E in zip(batches, answers, strict=True)]
 
 
-def judge(model: Any, batches: list[Batch], offset_rows: list[Batch]) -> Measurement:
-    """The accuracies on the rows, with 95 % intervals. The label offsets are fitted on `offset_rows`."""
+def judge(model: Any, metric: TaskMetric, rows: Rows, offset_rows: Rows) -> Measurement:
+    """The metric on `rows` with 95 % intervals, with and without label offsets, which are fitted on `offset_rows`."""
     start = time.perf_counter()
-    scores, fitting = (answer_scores.score(model, rows, lambda done: None) for rows in (batches, offset_rows))
+    scores, fitting = (answer_scores.score(model, each.batches, lambda done: None) for each in (rows, offset_rows))
     offset_L = label_offsets.fit(fitting.log_probability_EL, fitting.answer_E)
-    score_EL, answer_E = scores.log_probability_EL, scores.answer_E
+    found = judging.judge(metric, Answers(scores, offset_L), rows.examples, Supervision.labels)
+    assert found.raw is not None
+    assert found.majority is not None
     return Measurement(
-        judged=answer_E.numel(),
-        accuracy=_share(score_EL, answer_E),
-        calibrated=_share(score_EL - score_EL.mean(dim=0), answer_E),
-        shipped=_share(score_EL + offset_L, answer_E),
-        majority=round(answer_E.bincount().max().item() / answer_E.numel(), 4),
+        judged=found.examples,
+        metric=metric.value,
+        value=rounded(found.value),
+        raw=rounded(found.raw),
+        majority=round(found.majority, 4),
         parameters=count_parameters(model),
         seconds_to_judge=round(time.perf_counter() - start, 2),
     )
-
-
-def _share(score_EL: Tensor, answer_E: Tensor) -> Estimate:
-    """The share of rows whose right label has the highest score."""
-    return rounded(wilson(int((score_EL.argmax(dim=1) == answer_E).sum()), answer_E.numel()))
 
 
 def _offset_rows(cell: Cell) -> tuple[str, str, str, int, int, str, str]:

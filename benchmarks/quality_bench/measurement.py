@@ -8,8 +8,8 @@ from benchmarks.quality_bench.cells import Cell
 from service.contract.result import Estimate
 
 ENDS = ("low", "high")  # of the interval of an estimate; each has a column of its own
-ESTIMATES = ("accuracy", "calibrated", "shipped")
-TEXTS = ("model", "task", "split", "method", "layout", "repair", "calibration", "draw", "supervision")
+ESTIMATES = ("value", "raw")
+TEXTS = ("model", "task", "split", "method", "layout", "repair", "calibration", "draw", "supervision", "metric")
 INTEGERS = ("rows", "steps", "examples", "seed", "judged", "parameters")
 
 
@@ -18,9 +18,9 @@ class Measurement:
     """The figures of one cell; None where a figure does not apply or was not taken."""
 
     judged: int | None = None  # evaluation rows
-    accuracy: Estimate | None = None  # with its 95 % interval; without label offsets
-    calibrated: Estimate | None = None  # accuracy after each label's mean log-probability is subtracted
-    shipped: Estimate | None = None  # accuracy with label offsets; None in older cells
+    metric: str | None = None  # of the task
+    value: Estimate | None = None  # the metric with its 95 % interval, with label offsets; None in older cells
+    raw: Estimate | None = None  # the metric without label offsets
     majority: float | None = None  # share of the rows that have the most frequent label
     parameters: int | None = None
     removed: float | None = None  # share of the units' parameters

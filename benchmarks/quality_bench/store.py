@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from benchmarks.quality_bench.cells import Cell
 from benchmarks.quality_bench.measurement import Measurement, Measurements, as_row, columns, from_row
@@ -23,10 +24,15 @@ class Store:
         self.path = path
         self.measurements = self._read()
 
-    def has(self, cell: Cell) -> bool:
-        """Whether the file has the cell now, measured by this run or by another one."""
+    def read_again(self) -> Self:
+        """The store with what other runs have written since."""
         self.measurements = self._read()
-        return cell in self.measurements
+        return self
+
+    def has(self, cell: Cell, with_offsets: bool = False) -> bool:
+        """Whether the cell is measured, if asked with label offsets too."""
+        found = self.measurements.get(cell)
+        return found is not None and (not with_offsets or found.value is not None)
 
     def put(self, cell: Cell, measurement: Measurement) -> None:
         """Add one measurement. The file is replaced as a whole, so that a reader never sees a part of it."""
