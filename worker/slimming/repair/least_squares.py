@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from worker.slimming.repair import ridge
 from worker.slimming.repair.consumers import Consumer, bias_of, replace_kept_columns, weight_of
 from worker.slimming.repair.inputs import RepairInput
 from worker.slimming.scoring.second_moments import RIDGE, Moments, collect, portions
@@ -97,19 +98,20 @@ def fit(model: nn.Module, consumer: Consumer, moments: Moments) -> Fit:
     kept_K = consumer.stays_C.nonzero().flatten().to(gram_CC.device)
     weight_OC = weight_of(model, consumer).double()
     gram_KK = gram_CC[kept_K][:, kept_K]
-    fitted_OK = solve(gram_KK, weight_OC @ gram_CC[:, kept_K], weight_OC[:, kept_K], RIDGE)
+    strength = ridge.share(len(kept_K), moments.num_tokens, RIDGE)
+    fitted_OK = solve(gram_KK, weight_OC @ gram_CC[:, kept_K], weight_OC[:, kept_K], strength)
     if old_bias_O is None:
         return Fit(fitted_OK, None)
     return Fit(fitted_OK, old_bias_O.double() + weight_OC @ mean_C - fitted_OK @ mean_C[kept_K])
 
 
-def solve(gram_KK: Tensor, cross_OK: Tensor, prior_OK: Tensor, ridge: float) -> Tensor:
+def solve(gram_KK: Tensor, cross_OK: Tensor, prior_OK: Tensor, strength: float) -> Tensor:
     """argmin over W of E|t - W h|^2 + r |W - P|^2 = (C + r P)(G + r I)^-1, in float64 (O, K).
 
-    G = E[h h^T], C = E[t h^T], P the prior, and r = `ridge` times the mean of G's diagonal: directions that the rows
+    G = E[h h^T], C = E[t h^T], P the prior, and r = `strength` times the mean of G's diagonal: directions that the rows
     do not determine stay at the prior instead of near zero.
     """
-    strength = ridge * float(gram_KK.diagonal().mean())
-    ridge_KK = strength * torch.eye(len(gram_KK), dtype=gram_KK.dtype, device=gram_KK.device)
-    factor = torch.linalg.cholesky(gram_KK + ridge_KK)
-    return torch.cholesky_solve((cross_OK + strength * prior_OK).T, factor).T
+    r = strength * float(gram_KK.diagonal().mean())
+    identity_KK = torch.eye(len(gram_KK), dtype=gram_KK.dtype, device=gram_KK.device)
+    factor = torch.linalg.cholesky(gram_KK + r * identity_KK)
+    return torch.cholesky_solve((cross_OK + r * prior_OK).T, factor).T

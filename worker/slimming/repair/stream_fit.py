@@ -27,12 +27,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from worker.slimming.repair import ridge
 from worker.slimming.repair.consumers import Consumer
 from worker.slimming.repair.layer_pass import LayerRecord
 from worker.slimming.repair.least_squares import Fit, solve
 
 STREAM_SHARE = 0.75  # a: the share of the stream's error that the target corrects
-STREAM_RIDGE = 0.1  # times the mean of the Gram matrix's diagonal, towards the weight of the first fit
+STREAM_RIDGE = 0.1  # at least, times the mean of the Gram matrix's diagonal, towards the weight of the first fit
 
 
 def fit_to_stream(
@@ -73,6 +74,7 @@ class RegressionSums:
     """
 
     centred: bool  # the module has a bias
+    num_tokens: int
     weight: float
     input_K: Tensor
     target_O: Tensor
@@ -87,6 +89,7 @@ class RegressionSums:
         (outputs, inputs), single, double = prior_OK.shape, torch.float32, torch.float64
         return cls(
             centred=centred,
+            num_tokens=0,
             weight=0.0,
             input_K=prior_OK.new_zeros(inputs, dtype=double),
             target_O=prior_OK.new_zeros(outputs, dtype=double),
@@ -103,6 +106,7 @@ class RegressionSums:
             self.input_origin_K, self.target_origin_O = input_NK.mean(0), target_NO.mean(0)
         input_NK, target_NO = input_NK - self.input_origin_K, target_NO - self.target_origin_O
         weighted_NK = input_NK * weight_N.unsqueeze(1)
+        self.num_tokens += len(weight_N)
         self.weight += float(weight_N.sum())
         self.input_K += weighted_NK.sum(0, dtype=torch.float64)
         self.target_O += (target_NO * weight_N.unsqueeze(1)).sum(0, dtype=torch.float64)
@@ -112,10 +116,11 @@ class RegressionSums:
     def fit(self, prior_OK: Tensor) -> Fit:
         """argmin over W, and over b for a module with a bias, of E|t - W h - b|^2 + r |W - P|^2, P the prior."""
         gram_KK, cross_OK = self.gram_KK.double() / self.weight, self.cross_OK.double() / self.weight
+        strength = ridge.share(len(gram_KK), self.num_tokens, STREAM_RIDGE)
         if not self.centred:
-            return Fit(solve(gram_KK, cross_OK, prior_OK, STREAM_RIDGE), None)
+            return Fit(solve(gram_KK, cross_OK, prior_OK, strength), None)
         input_K, target_O = self.input_K / self.weight, self.target_O / self.weight
         gram_KK, cross_OK = gram_KK - input_K.outer(input_K), cross_OK - target_O.outer(input_K)
-        fitted_OK = solve(gram_KK, cross_OK, prior_OK, STREAM_RIDGE)
+        fitted_OK = solve(gram_KK, cross_OK, prior_OK, strength)
         bias_O = self.target_origin_O + target_O - fitted_OK @ (self.input_origin_K + input_K)
         return Fit(fitted_OK, bias_O)

@@ -11,7 +11,7 @@ from tests.support.tiny_models import TINY, causal, opt, tiny_family
 from worker.evaluation.memory import LiveStorages
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.masking import masked
-from worker.slimming.repair import layer_pass, layerwise, stream_fit
+from worker.slimming.repair import layer_pass, layerwise, ridge, stream_fit
 from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.layer_runner import LayerCall, run_layer, stack_inputs
 from worker.slimming.repair.repairs import measure_moments, repair
@@ -68,7 +68,7 @@ def test_a_whole_last_layer_compensates_for_the_cut_layers_before_it(
     }
     dense = log_probabilities(model, calibration)
     monkeypatch.setattr(stream_fit, "STREAM_SHARE", 1.0)
-    monkeypatch.setattr(stream_fit, "STREAM_RIDGE", 1e-4)
+    monkeypatch.setattr(ridge, "share", lambda inputs, tokens, least: min(least, 1e-4))
     errors = {}
     for method in ("least_squares", METHOD):
         model = make()
@@ -85,7 +85,7 @@ def test_layers_behind_a_removed_layer_compensate_for_it(monkeypatch: pytest.Mon
     whole = {group.site: torch.arange(group.count) for group in locate(model, architecture, ["ffn", "layers"])}
     kept = whole | {Site("decoder", 0, "layers"): torch.arange(0)}
     monkeypatch.setattr(stream_fit, "STREAM_SHARE", 1.0)
-    monkeypatch.setattr(stream_fit, "STREAM_RIDGE", 1e-4)
+    monkeypatch.setattr(ridge, "share", lambda inputs, tokens, least: min(least, 1e-4))
     with masked(model, architecture, kept):
         without = log_probabilities(model, calibration)
     repair(RepairInput(model, architecture, kept, calibration), METHOD)

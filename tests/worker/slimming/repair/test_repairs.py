@@ -13,7 +13,7 @@ from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.masking import masked
-from worker.slimming.repair import least_squares
+from worker.slimming.repair import ridge
 from worker.slimming.repair.bias import RepairUnavailable
 from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.repairs import FITTED, REPAIRS, measure_moments, repair
@@ -88,7 +88,7 @@ def test_the_bias_repair_keeps_the_mean_output(family: str) -> None:
 
 @pytest.mark.parametrize("method", ["least_squares", "least_squares_layerwise"])
 def test_removing_duplicate_neurons_changes_no_logits(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(least_squares, "RIDGE", 1e-9)
+    monkeypatch.setattr(ridge, "share", lambda inputs, tokens, least: 1e-9)
     model = TINY["llama"]()
     for layer in (0, 1):
         for name in ("gate_proj", "up_proj"):
@@ -107,7 +107,7 @@ def test_removing_duplicate_neurons_changes_no_logits(method: str, monkeypatch: 
 
 
 def test_a_strong_ridge_leaves_the_kept_columns_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(least_squares, "RIDGE", 1e9)
+    monkeypatch.setattr(ridge, "share", lambda inputs, tokens, least: 1e9)
     model = TINY["llama"]()
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     repair(repair_input(model, "llama", half(model, "ffn", "heads")), "least_squares")
