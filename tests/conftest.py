@@ -1,5 +1,6 @@
 """A real Redis server for the whole session, empty at the start of each test that asks for it."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,13 @@ hypothesis_settings.load_profile("untimed")
 
 
 NO_BROWSER = "no Chromium is installed; run `make browser` as root, or install Chromium or Chrome"
-HEAVY = ("test_real_model.py",)  # takes a minute in one process; started last, it would run alone at the end
+# These take minutes in one process; started last, they would run alone at the end.
+HEAVY = ("test_real_model.py", "test_end_to_end.py", "test_docs.py", "test_faults.py")
+
+
+def pytest_configure() -> None:
+    """One thread for each process that computes: more threads than cores wait for each other most of the time."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.hookimpl(trylast=True)

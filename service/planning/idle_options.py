@@ -42,6 +42,10 @@ def _scores_change_between_steps(request: JobRequest) -> bool:
     return CRITERIA[request.method.criterion].reads_data or _ranks_globally(request)
 
 
+def _reads_rows(request: JobRequest) -> bool:
+    return CRITERIA[request.method.criterion].reads_data or request.method.repair is not Repair.none
+
+
 def _has_several_tasks(request: JobRequest) -> bool:
     return bool(request.tasks)
 
@@ -67,6 +71,7 @@ EFFECTS: dict[str, Effect] = {
     "seed": Effect(_draws_at_random, f"for the criterion {', '.join(WITH_SEED)}, or with `controls`"),
     "protect_first": Effect(_treats_layers_differently, "with the layout `per_layer` or the unit `layers`"),
     "protect_last": Effect(_treats_layers_differently, "with the layout `per_layer` or the unit `layers`"),
+    "least_rows": Effect(_reads_rows, "for criteria that read data, or with a repair"),
     "repair": Effect(_has_something_to_repair, "if other units than `layers` are removed", on_by_default=True),
 }
 

@@ -1,24 +1,23 @@
 """Runs jobs through the pipeline of the worker on tiny checkpoints, without Redis and without an attempt."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from service.contract.job import Stage
 from service.contract.request import JobRequest
 from service.contract.resources import Manifest
-from service.contract.result import Result, Verified
+from service.contract.result import Result
 from service.jobs.record import new_record
 from service.settings import Settings
 from service.storage.keys import attempt_prefix, manifest_key
 from service.storage.object_store import Storage
 from tests.support import checkpoints
+from tests.support.quick_verification import verifying_here
 from worker import pipeline
-from worker.checkpoints import verification
 
 LABELS = {"1": "positive", "0": "negative"}
 WORDS = ("good", "bad", "film", "plot", "dog", "fox", "lazy", "quick")
@@ -45,11 +44,6 @@ class Recorder:
         if self.stages[-1] is self.end_in:
             raise InterruptedError
         self.advances.append((self.stages[-1], done, total, unit))
-
-
-def _compare_here(directory: Path, probe: Path, while_waiting: Callable[[], None]) -> Verified:
-    while_waiting()
-    return verification.compare(directory, verification.Probe.read(probe))
 
 
 @dataclass
@@ -86,14 +80,12 @@ class Deployment:
     def run(
         self, request: JobRequest, progress: Recorder | None = None, attempt: int = 1, *, fresh_process: bool = False
     ) -> Result:
-        """Run a job. Its checkpoint is verified in this process unless asked otherwise: a fresh one takes seconds."""
+        """Run a job. Its checkpoint is verified in this process, unless asked otherwise."""
         self.job = new_record(request).model_copy(update={"attempt": attempt})
         self.scratch = self.root / "scratch" / self.job.id
         self.scratch.mkdir(parents=True)
         settings = Settings(state=self.root, device="cpu", tokens_per_batch=self.tokens_per_batch)
-        with pytest.MonkeyPatch.context() as patch:
-            if not fresh_process:
-                patch.setattr(verification, "compare_in_fresh_process", _compare_here)
+        with nullcontext() if fresh_process else verifying_here():
             return pipeline.run(
                 self.job, settings=settings, storage=self.storage, progress=progress or Recorder(), scratch=self.scratch
             )

@@ -29,6 +29,7 @@ from tests.support.planning import refuse
         ({"union": "max"}, "union"),
         ({"criterion": "magnitude", "steps": 9}, "steps"),
         ({"criterion": "random", "steps": 9}, "steps"),
+        ({"criterion": "magnitude", "repair": "none", "least_rows": 64}, "least_rows"),
         ({"units": ["layers"], "repair": "least_squares"}, "repair"),
         ({"units": ["layers"], "repair": "bias"}, "repair"),
     ],

@@ -32,6 +32,7 @@ from tests.support import checkpoints
 from tests.support.hub_cache import COMMIT, cache_hub_model
 from tests.support.planning import ROWS, request_for
 from tests.support.progress import IgnoredProgress
+from tests.support.quick_verification import verifying_here
 from tests.support.tiny_models import TINY
 from worker import pipeline
 from worker.checkpoints.llama_as_mistral import to_stock_class
@@ -107,7 +108,8 @@ def test_a_plan_equals_the_report_of_the_job(
     )
     settings, scratch = Settings(state=tmp_path, device="cpu"), tmp_path / "scratch"
     scratch.mkdir()
-    result = pipeline.run(job, settings=settings, storage=storage, progress=IgnoredProgress(), scratch=scratch)
+    with verifying_here():
+        result = pipeline.run(job, settings=settings, storage=storage, progress=IgnoredProgress(), scratch=scratch)
     assert planned.parameters.model_dump() == result.parameters.model_dump()
     assert planned.bytes.model_dump() == result.bytes.model_dump()
     assert planned.widths == result.widths

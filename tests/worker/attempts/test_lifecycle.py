@@ -23,6 +23,7 @@ from service.storage.keys import attempt_prefix, job_prefix, manifest_key
 from service.storage.object_store import Storage
 from tests.support.contract_examples import REQUEST, make_checks_due, report
 from tests.support.jobs import checkpoint, environment, request
+from tests.support.quick_verification import verifying_here
 from tests.support.waiting import wait_until
 from worker.tasks import run_job
 
@@ -49,7 +50,8 @@ def job_store(redis: Redis) -> JobStore:
 def run(job_store: JobStore, job: JobRequest, attempt: int = 1) -> JobRecord:
     """Run an attempt of a new job, and return its record."""
     record = job_store.accept(new_record(job))
-    run_job(record.tenant, record.id, attempt)
+    with verifying_here():
+        run_job(record.tenant, record.id, attempt)
     return job_store.get(record.tenant, record.id)
 
 

@@ -1,0 +1,23 @@
+"""Verifies checkpoints in the process of the test, where a test is about something else than a fresh one."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from service.contract.result import Verified
+from worker.checkpoints import verification
+
+
+@contextmanager
+def verifying_here() -> Iterator[None]:
+    """Within the context, checkpoints are loaded and compared in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verification, "compare_in_fresh_process", _compare)
+        yield
+
+
+def _compare(directory: Path, probe: Path, while_waiting: Callable[[], None]) -> Verified:
+    while_waiting()
+    return verification.compare(directory, verification.Probe.read(probe))
