@@ -1,0 +1,220 @@
+"""The form in a real browser: the request that it shows, its errors and its plan."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from service.api.openapi.response_examples import REPORT
+from service.contract.fields import groups
+from service.contract.ids import DEFAULT_TENANT
+from service.contract.job import Stage
+from service.contract.method import Method
+from service.contract.report import Report, StageTiming
+from service.contract.request import JobRequest
+from service.jobs.store import JobStore
+from service.planning.time_estimate import Durations
+from service.settings import Settings
+from tests.support import checkpoints, jobs
+from tests.support.browser import Tab
+from tests.support.status_page import new_job, set_field
+
+
+def fill_form(tab: Tab, body: dict[str, Any]) -> None:
+    tab.wait_for("document.querySelector('form.request')")
+    set_field(tab, "model.uri", body["model"]["uri"])
+    set_field(tab, "task.template", body["task"]["template"])
+    set_field(tab, "task.labels", "\n".join(f"{label} = {word}" for label, word in body["task"]["labels"].items()))
+    rows = body["task"]["calibration"]["rows"]
+    set_field(tab, "task.calibration.rows", "\n".join(json.dumps(row) for row in rows))
+    set_field(tab, "target.ratio", "0.25")
+    set_field(tab, "tags", "team:search, owner:O'Hara")
+
+
+def test_form_submits_the_request_that_it_shows(page: str, tab: Tab, body: dict[str, Any], job_store: JobStore) -> None:
+    tab.open(f"{page}#/new")
+    fill_form(tab, body)
+    shown = json.loads(tab.run("document.querySelector('.preview details pre').textContent"))
+    assert shown["target"] == {"ratio": 0.25}
+    assert shown["task"]["calibration"]["rows"] == body["task"]["calibration"]["rows"]
+    tab.run("document.querySelector('form.request').requestSubmit()")
+    tab.wait_for("location.hash.startsWith('#/jobs/') && document.querySelector('.status')")
+    [job] = job_store.page(DEFAULT_TENANT).records
+    assert job.request.target.ratio == 0.25
+    assert job.request.method == Method()
+    assert job.tags == {"team": "search", "owner": "O'Hara"}
+
+
+def test_form_shows_the_fields_of_the_target_that_is_chosen(page: str, tab: Tab, body: dict[str, Any]) -> None:
+    tab.open(f"{page}#/new")
+    fill_form(tab, body)
+    set_field(tab, "target", "bytes")
+    set_field(tab, "target.bytes", "240000000")
+    set_field(tab, "target.keep_metric", "0.98")
+    request = "JSON.parse(document.querySelector('.preview details pre').textContent).target"
+    visible = "[...document.querySelectorAll('[data-target]')].filter((field) => !field.hidden)"
+    assert tab.run(request) == {"bytes": 240000000, "keep_metric": 0.98}
+    assert tab.run(f"{visible}.map((field) => field.dataset.target)") == ["keep_metric", "bytes"]
+    set_field(tab, "target", "sweep")
+    set_field(tab, "target.sweep", "0.1, 0.3")
+    assert tab.run(request) == {"sweep": [0.1, 0.3]}
+    set_field(tab, "target.artifacts", "0.1")
+    assert tab.run(request) == {"sweep": [0.1, 0.3], "artifacts": [0.1]}
+    set_field(tab, "target", "latency_ms")
+    set_field(tab, "target.latency_ms", "40")
+    assert tab.run(request) == {"latency_ms": 40, "keep_metric": 0.98}
+    set_field(tab, "target.latency_ms.batch", "8")
+    set_field(tab, "target.latency_ms.tokens", "128")
+    assert tab.run(request) == {"latency_ms": {"value": 40, "batch": 8, "tokens": 128}, "keep_metric": 0.98}
+
+
+def test_form_folds_the_expert_fields_of_the_contract(page: str, tab: Tab) -> None:
+    tab.open(f"{page}#/new")
+    tab.wait_for("document.querySelector('form.request')")
+    folded = set(tab.run("[...document.querySelectorAll('details.expert [name]')].map((control) => control.name)"))
+    shown = (
+        set(tab.run("[...document.querySelectorAll('form.request [name]')].map((control) => control.name)")) - folded
+    )
+    group = groups(JobRequest)
+    assert {group[name] for name in folded} == {"expert"}
+    # `tasks` and the fields of a target are shown where the form's choice of a task or target asks for them
+    asked_for = {name for name in shown if name == "tasks" or name.startswith("target.")}
+    assert {name for name in shown - asked_for if group.get(name) == "expert"} == set()
+    assert {"model.uri", "task.preset", "target.ratio", "method.units", "tags", "webhook.url"} <= shown
+    assert tab.run("document.querySelectorAll('details.expert[open]').length") == 0
+
+
+def test_error_of_an_expert_field_opens_its_section(page: str, tab: Tab, body: dict[str, Any]) -> None:
+    tab.open(f"{page}#/new")
+    fill_form(tab, body)
+    set_field(tab, "method.steps", "1000")
+    tab.run("document.querySelector('form.request').requestSubmit()")
+    tab.wait_for("document.querySelector('details.expert[open] [name=\"method.steps\"]')")
+    assert tab.run("document.activeElement.name") == "method.steps"
+
+
+def test_form_of_a_job_opens_the_expert_fields_that_the_job_has(page: str, tab: Tab, job_store: JobStore) -> None:
+    job = new_job(job_store, model={"uri": "hf://owner/name", "revision": "v1"})
+    tab.open(f"{page}#/new?from={job.id}")
+    tab.wait_for("document.querySelector('details.expert[open] [name=\"model.revision\"]')?.value == 'v1'")
+    assert tab.run("document.querySelector('[name=observe]').closest('details').open") is False
+
+
+def test_form_asks_for_layout_steps_and_controls(page: str, tab: Tab, body: dict[str, Any]) -> None:
+    tab.open(f"{page}#/new")
+    fill_form(tab, body)
+    set_field(tab, "output.layout", "per_layer")
+    set_field(tab, "method.steps", "3")
+    tab.run("document.querySelector('[name=\"method.controls\"]').click()")
+    shown = json.loads(tab.run("document.querySelector('.preview details pre').textContent"))
+    assert (shown["output"]["layout"], shown["method"]["steps"]) == ("per_layer", 3)
+    assert shown["method"]["controls"] is True
+
+
+def test_curl_command_of_the_form_submits_a_job(page: str, tab: Tab, body: dict[str, Any], job_store: JobStore) -> None:
+    tab.open(f"{page}#/new")
+    fill_form(tab, body)
+    command = tab.run("document.querySelector('[aria-label=\"Request as curl\"]').textContent")
+    answer = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(answer.stdout)["status"] == "queued", answer.stdout
+    assert len(job_store.page(DEFAULT_TENANT).records) == 1
+
+
+def test_error_is_shown_at_its_field(page: str, tab: Tab, body: dict[str, Any]) -> None:
+    tab.open(f"{page}#/new")
+    fill_form(tab, body)
+    set_field(tab, "target.ratio", "2")
+    tab.run("document.querySelector('form.request').requestSubmit()")
+    tab.wait_for("document.querySelector('[name=\"target.ratio\"]').getAttribute('aria-invalid') == 'true'")
+    assert "0.95" in tab.run("document.getElementById('field-target.ratio-error').innerText")
+    assert tab.run("document.activeElement.name") == "target.ratio"
+
+
+def test_invalid_inline_rows_are_reported_before_submission(page: str, tab: Tab, body: dict[str, Any]) -> None:
+    tab.open(f"{page}#/new")
+    fill_form(tab, body)
+    set_field(tab, "task.calibration.rows", '{"text": "a"}\nnot json')
+    assert "line 2 is not JSON" in tab.text()
+
+
+def test_form_shows_the_plan_of_its_request(
+    page: str, tab: Tab, body: dict[str, Any], tmp_path: Path, redis: Redis
+) -> None:
+    past = Report.model_validate(REPORT)
+    stages = (Stage.evaluate_dense, Stage.attribute, Stage.repair)
+    timings = [StageTiming(stage=stage, seconds=2) for stage in stages]
+    Durations(redis).record(past.model_copy(update={"timings": timings}))
+    checkpoints.write(tmp_path / "tiny", "llama")
+    tab.open(f"{page}#/new")
+    fill_form(tab, body | {"model": {"uri": (tmp_path / "tiny").as_uri()}})
+    set_field(tab, "output.round_to", "8")
+    tab.wait_for("document.querySelector('.plan')?.innerText.includes('decoder ffn')")
+    assert "llama.cpp loads it" in tab.text()
+    assert "The scores have to be computed." in tab.text()
+    assert "estimated from 1 past job" in tab.text()
+    tab.run("document.querySelector('[name=\"method.units\"][value=heads]').click()")
+    tab.wait_for("document.querySelector('.plan')?.innerText.includes('decoder heads')")
+    set_field(tab, "output.round_to", "64")
+    assert "round_to" in tab.wait_for("document.querySelector('.preview .problem')?.innerText")
+
+
+ELABORATE: dict[str, Any] = {
+    "task": {
+        "preset": "sst2",
+        "max_words": 20,
+        "calibration": {"uri": "file:///rows.jsonl", "limit": 64, "seed": 3},
+        "evaluation": {"uri": "file:///test.jsonl", "limit": 9},
+    },
+    "observe": [
+        {"preset": "imdb", "evaluation": {"uri": "file:///imdb.jsonl"}},
+        {"name": "own", "template": "{text}:", "labels": {"a": "b", "c": "d"}, "evaluation": {"uri": "file:///x.csv"}},
+    ],
+    "method": {"scope": "global", "normalisation": "mean", "steps": 4, "units": ["ffn", "heads"], "controls": True},
+    "output": {"layout": "per_layer", "round_to": 1},
+    "target": {"latency_ms": {"value": 40, "batch": 8, "tokens": 128}},
+    "webhook": {"url": "https://example.com/hook", "events": ["job.failed"]},
+    "priority": "low",
+}
+
+
+SWEEP = {"target": {"sweep": [0.1, 0.3], "artifacts": [0.1]}}
+
+
+@pytest.mark.parametrize("fields", [{}, ELABORATE, SWEEP], ids=["plain", "elaborate", "sweep"])
+def test_form_shows_the_request_of_a_job(page: str, tab: Tab, job_store: JobStore, fields: dict[str, Any]) -> None:
+    job = new_job(job_store, **fields)
+    tab.open(f"{page}#/new?from={job.id}")
+    tab.wait_for("document.querySelector('form.request')")
+    shown = json.loads(tab.run("document.querySelector('.preview details pre').textContent"))
+    assert JobRequest.model_validate(shown) == job.request
+    assert "deadline_seconds" not in shown
+    set_field(tab, "observe", "trec = file:///trec.jsonl")
+    set_field(tab, "task.evaluation.uri", "")
+    changed = json.loads(tab.run("document.querySelector('.preview details pre').textContent"))
+    assert changed["observe"] == [{"preset": "trec", "evaluation": {"uri": "file:///trec.jsonl"}}]
+    assert "evaluation" not in changed["task"]
+    set_field(tab, "webhook.url", "")
+    assert "webhook" not in json.loads(tab.run("document.querySelector('.preview details pre').textContent"))
+    set_field(tab, "observe", "trec")
+    assert "neither “preset = URI” nor JSON" in tab.text()
+
+
+def test_job_runs_from_the_form_to_its_report(page: str, tab: Tab, patient: Settings, tmp_path: Path) -> None:
+    model = jobs.checkpoint(tmp_path / "model")
+    asked = jobs.request(model, 40).model_dump(mode="json")
+    task = asked["task"] | {"calibration": {"rows": [{"text": "good film", "label": "positive"}]}}
+    tab.open(f"{page}#/new")
+    fill_form(tab, asked | {"task": task})
+    set_field(tab, "task.calibration.rows", "")
+    set_field(tab, "task.calibration.uri", asked["task"]["calibration"]["uri"])
+    set_field(tab, "output.round_to", "8")
+    with jobs.worker(patient):
+        tab.run("document.querySelector('form.request').requestSubmit()")
+        tab.wait_for("document.querySelector('iframe')?.contentDocument?.querySelector('.figures')", 180)
+    tab.wait_for("document.body.innerText.includes('model/README.md')")  # the list of files may come later
+    assert "Kept share by layer" in tab.run("document.querySelector('iframe').contentDocument.body.innerText")
+    assert tab.run("document.querySelectorAll('.events li').length") > len(Stage) - 1
+    assert tab.complaints() == []

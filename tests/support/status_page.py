@@ -1,0 +1,36 @@
+"""Jobs for the status page to show, and fields of its form."""
+
+import json
+from typing import Any
+
+from service.contract.request import JobRequest
+from service.jobs.record import JobRecord, new_record
+from service.jobs.store import JobStore
+from service.storage.object_store import Storage
+from tests.support.browser import Tab
+from tests.support.contract_examples import REQUEST, report
+from tests.support.finished_jobs import FILES, finish
+
+ROWS = "document.querySelectorAll('tbody tr').length"
+
+
+def new_job(job_store: JobStore, **fields: Any) -> JobRecord:
+    return job_store.accept(new_record(JobRequest.model_validate(REQUEST.model_dump() | fields)))
+
+
+def finished_job(job_store: JobStore, storage: Storage, **fields: Any) -> JobRecord:
+    """A job that succeeded."""
+    job = new_job(job_store, **fields)
+    finish(job, job_store, storage, files_of(job))
+    return job
+
+
+def files_of(job: JobRecord) -> dict[str, bytes]:
+    """A checkpoint and a report that can be read."""
+    return FILES | {"report.json": report(job, 1).model_dump_json().encode()}
+
+
+def set_field(tab: Tab, name: str, value: str) -> None:
+    """Set a field of the form as typing does."""
+    field = f"document.querySelector('[name=\"{name}\"]')"
+    tab.run(f"{field}.value = {json.dumps(value)}, {field}.dispatchEvent(new Event('input', {{bubbles: true}}))")
