@@ -15,11 +15,12 @@ from service.infrastructure.redis_client import connect
 from service.jobs.queue import JobQueue
 from service.jobs.reconciler import reconciling
 from service.jobs.record import JobRecord
-from service.jobs.rq_jobs import QUEUE, SERIALIZER, RqJob
+from service.jobs.rq_jobs import SERIALIZER, RqJob
 from service.settings import Settings
 from service.storage.keys import attempt_prefix, job_prefix
 from service.storage.manifests import committed_manifest
 from service.storage.object_store import Storage
+from tests.support.foreign_rq_jobs import FOREIGN, put_foreign_rq_job
 from tests.support.jobs import checkpoint, job_store_of, request, submit, worker
 from tests.support.processes import find_child, kill_all, wait_for_child
 from tests.support.processes import has_ended as process_has_ended
@@ -174,20 +175,15 @@ def test_rq_job_for_another_function_is_refused(
     proof = tmp_path / "proof"
     redis = connect(settings.redis_url, decode=False)
     name, instance, arguments, options = payload
-    rq_job = RqJob.create("x.y", id="intruder", connection=redis, serializer=SERIALIZER, origin=QUEUE)
-    rq_job.data = rq_job.serializer.dumps([name, instance, [text.format(proof=proof) for text in arguments], options])
-    rq_job._success_callback_name = rq_job._failure_callback_name = "os.getcwd"
-    rq_job.save()
-    redis.sadd("rq:queues", f"rq:queue:{QUEUE}")
-    redis.rpush(f"rq:queue:{QUEUE}", rq_job.id)
+    put_foreign_rq_job(redis, [name, instance, [text.format(proof=proof) for text in arguments], options])
     with worker(settings, "--burst") as process:
         process.wait(DEADLINE_SECONDS)
     assert JobQueue(redis).depth() == 0
-    result = RqJob.fetch("intruder", connection=redis, serializer=SERIALIZER).latest_result()
+    result = RqJob.fetch(FOREIGN, connection=redis, serializer=SERIALIZER).latest_result()
     assert result is not None
     assert "PermissionError" in (result.exc_string or "")
     assert not proof.exists()
     lines = [json.loads(line) for line in (settings.state / "worker.log").read_text().splitlines()]
     (told,) = [line for line in lines if line["level"] == "error"]
     assert "PermissionError" in told["event"]
-    assert (told["job_id"], told["process"]) == ("intruder", "worker")
+    assert (told["job_id"], told["process"]) == (FOREIGN, "worker")

@@ -23,6 +23,7 @@ CHILD = "worker.attempts.process"
 WORKER_TTL_SECONDS = 30  # an idle worker sends a heartbeat 15 seconds before this has passed
 MONITORING_SECONDS = 5  # between the heartbeats of a busy worker
 MAINTENANCE_SECONDS = 60
+NO_TIMEOUT = -1  # RQ's number for it
 # By default OpenMP's threads spin while they wait for each other. Where other processes use the same cores, or a
 # container has a CPU quota, spinning threads take time from the working one: one pass took 15 times longer.
 OPENMP_VARIABLES = {"OMP_WAIT_POLICY": "passive"}
@@ -52,6 +53,8 @@ class SlimWorker(SpawnWorker):
         execution = self.execution
         if execution is None:
             raise RuntimeError("RQ must prepare an execution before it starts a process")
+        if job.timeout is None:  # an RQ job from elsewhere: its process refuses it, and RQ would add to the timeout
+            job.timeout = NO_TIMEOUT
         arguments = [sys.executable, "-m", CHILD, str(os.getpid()), self.name, job.id, execution.id]
         self._horse_pid = os.posix_spawn(
             sys.executable, arguments, OPENMP_VARIABLES | os.environ, setpgroup=0, setsigmask=[signal.SIGTERM]
