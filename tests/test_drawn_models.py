@@ -46,7 +46,8 @@ LABELS = {"p": "positive", "n": "negative"}
 CLASSES = {"a": "LABEL_0", "b": "LABEL_1", "c": "LABEL_2"}
 TEMPLATE = "Review {text} :"
 LONGEST = "good film dog"  # target that sets the number of tokens that are generated
-TEXTS = [f"{WORDS[row % 8]} {WORDS[(3 * row + 1) % 7]} {WORDS[(5 * row + 2) % 8]}" for row in range(12)]
+# Of two to five words, so that batches have padding.
+TEXTS = [" ".join(WORDS[(row * step + step + row // 8) % 8] for step in range(1, 3 + row % 4)) for row in range(12)]
 PLAIN = {"criterion": "attribution", "repair": "none"}
 SCOPES = {"uniform": "layer", "per_layer": "global"}
 EXACT = 2e-4  # greatest difference of a logit, relative to the greatest logit
