@@ -18,11 +18,11 @@ TRACEPARENT = "traceparent"
 
 
 def configure(process: str) -> None:
-    """Export the spans of this process if the environment names a collector.
+    """Export the spans of this process if the environment names a collector. An empty variable names none.
 
     Raises ImportError without the extra `tracing`.
     """
-    if not any(name in os.environ for name in ENDPOINTS):
+    if not any(os.environ.get(name) for name in ENDPOINTS):
         return
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource

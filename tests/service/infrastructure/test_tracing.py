@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from service.infrastructure.tracing import attempt_span, request_span, stage_span, traceparent
+from service.infrastructure.tracing import ENDPOINTS, attempt_span, configure, request_span, stage_span, traceparent
 from tests.support.webhook_receiver import receiving
 
 CLIENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -75,3 +75,14 @@ def test_spans_reach_the_collector_that_the_environment_names() -> None:
         for span in scope.spans
     ]
     assert sorted(spans) == ["attribute", "run_job"]
+
+
+def test_empty_variable_names_no_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra `tracing` the exporter cannot be imported: nothing may try."""
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    for name in ENDPOINTS:
+        monkeypatch.setenv(name, "")
+    configure("api")
+    monkeypatch.setenv(ENDPOINTS[0], "http://127.0.0.1:9")
+    with pytest.raises(ImportError):
+        configure("api")
