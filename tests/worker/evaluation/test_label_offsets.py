@@ -33,7 +33,7 @@ def test_offsets_minimise_the_stated_equation(case: tuple[int, int, int]) -> Non
     score_EL, answer_E = drawn(*case)
     fitted_L = fit(score_EL, answer_E)
     offset_L = centred(fitted_L).requires_grad_()
-    equation = cross_entropy(score_EL + offset_L, answer_E) + 1.0 / len(answer_E) * (offset_L**2).sum()
+    equation = cross_entropy(score_EL + offset_L, answer_E) + 0.5 / len(answer_E) * (offset_L**2).sum()
     equation.backward()
     assert fitted_L[0] == 0
     assert fitted_L.dtype == torch.float64
