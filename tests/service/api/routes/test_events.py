@@ -1,16 +1,13 @@
 """The route of a job's events: pages, and a stream that ends with the job."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 
-from service.api.app import create_app
 from service.api.routes import events
 from service.contract.ids import DEFAULT_TENANT
 from service.contract.job import Event, Progress, Stage
@@ -28,14 +25,8 @@ STREAM = {"Accept": "text/event-stream"}
 @pytest.fixture
 def server(settings: Settings) -> Iterator[str]:
     """A client of the API over a socket, where a stream is received piece by piece."""
-    config = uvicorn.Config(create_app(settings), port=0, log_config=None, timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    wait_until(lambda: server.started)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with serving(settings) as url:
+        yield url.rstrip("/")
 
 
 def events_of(lines: Iterator[str]) -> Iterator[Event]:
