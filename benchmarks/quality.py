@@ -103,7 +103,7 @@ def planned(arguments: argparse.Namespace) -> list[Cell]:
 
 def measure(bench: Bench, cells: Sequence[Cell], store: Store, with_offsets: bool) -> None:
     """Measure the cells that the store does not have, in order."""
-    todo = [cell for cell in dict.fromkeys(cells) if not store.has(cell, with_offsets)]
+    todo = store.unmeasured(cells, with_offsets)
     for number, cell in enumerate(todo, start=1):
         if store.read_again().has(cell, with_offsets):
             continue

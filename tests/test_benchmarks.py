@@ -30,7 +30,6 @@ from benchmarks.quality_bench.cells import (
     headline,
     settings,
     slim,
-    unmeasured,
 )
 from benchmarks.quality_bench.inputs import DEV_ROWS, SOURCES, divided
 from benchmarks.quality_bench.measure import SHARED, Bench
@@ -70,8 +69,8 @@ def measurements(*parts: tuple[list[Cell], float]) -> dict[Cell, Measurement]:
 DENSE = [dense("smollm2", task) for task in TASKS]
 
 
-def test_grid_has_every_combination_once() -> None:
-    cells = unmeasured(list(grid("smollm2", TASKS)), set())
+def test_grid_has_every_combination_once(tmp_path: Path) -> None:
+    cells = Store(tmp_path / "quality.csv.gz").unmeasured(grid("smollm2", TASKS))
     wanted = {
         slim("smollm2", task, method, ratio, layout=layout, repair=repair)
         for task in TASKS
@@ -83,9 +82,11 @@ def test_grid_has_every_combination_once() -> None:
     assert len(set(cells)) == len(cells)
 
 
-def test_grid_starts_with_the_cells_of_the_summary_figures() -> None:
+def test_grid_starts_with_the_cells_of_the_summary_figures(tmp_path: Path) -> None:
     needed = {cell for ratio in (0.3, 0.5, 0.7) for method in (OURS, *BASELINES) for cell in row(method, ratio, **BEST)}
-    cells = [cell for cell in unmeasured(list(grid("smollm2", TASKS)), set()) if cell.method != "dense"]
+    cells = [
+        cell for cell in Store(tmp_path / "quality.csv.gz").unmeasured(grid("smollm2", TASKS)) if cell.method != "dense"
+    ]
     assert needed <= set(cells[: len(needed) + 3 * len(TASKS)])
 
 
@@ -98,7 +99,7 @@ def test_interrupted_run_continues_after_its_last_cell(tmp_path: Path) -> None:
     cells, path = list(grid("smollm2", TASKS)), tmp_path / "quality.csv.gz"
     Store(path).put(cells[0], measurement(0.9))
     again = Store(path)
-    assert unmeasured(cells, again.measurements) == unmeasured(cells, set())[1:]
+    assert again.unmeasured(cells) == list(dict.fromkeys(cells))[1:]
     assert again.measurements == {cells[0]: measurement(0.9)}
 
 

@@ -3,7 +3,7 @@
 A cell is one combination of model, task, method, ratio and options. `OURS` is the criterion that this project adds.
 """
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from itertools import product
 from typing import Any
@@ -200,8 +200,3 @@ def quick(model: str) -> list[Cell]:
     tasks = ("sst2", "ag_news")
     cells = [dense(model, task, rows=40) for task in tasks]
     return cells + [slim(model, task, method, 0.5, **small) for task in tasks for method in (OURS, "random")]
-
-
-def unmeasured(cells: Sequence[Cell], measured: Container[Cell]) -> list[Cell]:
-    """The cells that are not in `measured`, each once, in order."""
-    return [cell for cell in dict.fromkeys(cells) if cell not in measured]

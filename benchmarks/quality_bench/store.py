@@ -5,7 +5,7 @@ import fcntl
 import gzip
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -28,6 +28,10 @@ class Store:
         """The store with what other runs have written since."""
         self.measurements = self._read()
         return self
+
+    def unmeasured(self, cells: Iterable[Cell], with_offsets: bool = False) -> list[Cell]:
+        """The cells that the store does not have, each once, in order."""
+        return [cell for cell in dict.fromkeys(cells) if not self.has(cell, with_offsets)]
 
     def has(self, cell: Cell, with_offsets: bool = False) -> bool:
         """Whether the cell is measured, if asked with label offsets too."""
