@@ -33,7 +33,7 @@ from worker.slimming.repair.layer_pass import LayerRecord
 from worker.slimming.repair.least_squares import Fit, solve
 
 STREAM_SHARE = 0.75  # a: the share of the stream's error that the target corrects
-STREAM_RIDGE = 0.1  # at least, times the mean of the Gram matrix's diagonal, towards the weight of the first fit
+STREAM_RIDGE = 0.1  # the least ridge, times the mean of the Gram matrix's diagonal, towards the weight of the first fit
 
 
 def fit_to_stream(

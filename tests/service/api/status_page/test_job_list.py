@@ -54,4 +54,4 @@ def test_second_page_of_the_list_is_shown_on_demand(page: str, tab: Tab, job_sto
     tab.open(page)
     tab.wait_for(f"{ROWS} == 20")
     tab.run("[...document.querySelectorAll('button')].find((button) => button.innerText == 'Show more').click()")
-    tab.wait_for(f"{ROWS} == 21")
+    assert tab.wait_for(f"{ROWS} == 21")
