@@ -19,6 +19,7 @@ from torch import Tensor
 
 from worker.slimming.scoring import optimal_brain_surgeon
 from worker.slimming.scoring.second_moments import RIDGE, Moments
+from worker.slimming.scoring.shrinkage import shrunk
 from worker.slimming.units import Site
 
 Needs = Literal["weights", "activations", "gradients", "weight gradients", "moments"]
@@ -165,13 +166,14 @@ def surgeon(statistics: Statistics, options: Options) -> Tensor:
 
     The optimal brain surgeon (Hassibi and Stork, NIPS 1992) with Kronecker factors (Martens and Grosse, 2015), over
     tokens with the weights of `second_moments`. It takes into account that a repair by least squares follows the cut.
+    With few tokens it counts less on what the units seem to predict of each other (`shrinkage`).
     Query dimensions and layers are not the inputs of a linear module; their score is E[(h_i * dJ/dh_i)^2].
     """
     moments = statistics.moments
     if moments is None:
         return statistics.sums[0] / statistics.num_tokens
     assert moments.effect_OO is not None
-    spread_CC = moments.spread_CC
+    spread_CC = shrunk(moments.spread_CC, moments.num_tokens)
     spread_CC.diagonal().add_(RIDGE * float(spread_CC.diagonal().mean()))
     effect_OO = moments.effect_OO / moments.num_tokens
     return optimal_brain_surgeon.costs(statistics.reading_CO.T, spread_CC, effect_OO, statistics.size)

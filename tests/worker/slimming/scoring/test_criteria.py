@@ -128,6 +128,8 @@ def test_surgeon_is_the_cost_of_a_removal_by_weighted_second_moments(family: str
     if centred:
         read_NC = read_NC - (share_N1 * read_NC).sum(0)
     spread_CC = (share_N1 * read_NC).T @ read_NC
+    others = ~torch.eye(len(spread_CC), dtype=torch.bool)
+    spread_CC[others] *= len(read_NC) / (len(spread_CC) + len(read_NC))
     spread_CC += 0.01 * spread_CC.diagonal().mean() * torch.eye(len(spread_CC), dtype=torch.float64)
     weight_OC = model.get_parameter(f"{path}.weight").detach().double()
     expected = costs(weight_OC, spread_CC, effect_NO.T @ effect_NO / len(effect_NO), 1)
