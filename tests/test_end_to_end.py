@@ -89,6 +89,15 @@ def finish(api: Api, body: dict[str, Any], directory: Path) -> Job:
     return job
 
 
+def history(job: Job) -> list[dict[str, Any]]:
+    """All events of a job, oldest first. A slow job has more of them than a page."""
+    events, page = [], http.get(job.links.events).json()
+    while page["has_more"]:
+        events += page["data"]
+        page = http.get(job.links.events, params={"after": page["next_cursor"]}).json()
+    return events + page["data"]
+
+
 def load(directory: Path) -> PreTrainedModel:
     model = AutoModelForCausalLM.from_pretrained(directory)
     assert isinstance(model, PreTrainedModel)
@@ -124,7 +133,7 @@ def test_job_returns_the_dense_model_without_the_removed_units(settings: Setting
     with deployment(settings) as api:
         job = finish(api, request(dense.as_uri(), {"rows": [json.loads(line) for line in lines]}), tmp_path / "down")
         check_slimmed(dense, tmp_path / "down", job)
-        events = http.get(job.links.events, params={"limit": 100}).json()["data"]
+        events = history(job)
     stages = [event["data"]["stage"] for event in events if event["type"] == "stage"]
     assert stages == [stage for stage in Stage if stage not in (Stage.search, Stage.repair, Stage.controls)]
     assert [event["data"]["status"] for event in events if event["type"] == "status"] == [
