@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from service.cli.client import Api
-from service.contract.job import Job, JobStatus, Stage
+from service.contract.job import Event, EventPage, Job, JobStatus, Stage
 from service.contract.report import Report
 from service.settings import Settings
 from service.storage.object_store import Storage
@@ -89,13 +89,17 @@ def finish(api: Api, body: dict[str, Any], directory: Path) -> Job:
     return job
 
 
-def history(job: Job) -> list[dict[str, Any]]:
+def history(job: Job) -> list[Event]:
     """All events of a job, oldest first. A slow job has more of them than a page."""
-    events, page = [], http.get(job.links.events).json()
-    while page["has_more"]:
-        events += page["data"]
-        page = http.get(job.links.events, params={"after": page["next_cursor"]}).json()
-    return events + page["data"]
+    events, page = list[Event](), _events(job)
+    while page.has_more:
+        events += page.data
+        page = _events(job, after=page.next_cursor)
+    return events + page.data
+
+
+def _events(job: Job, **params: Any) -> EventPage:
+    return EventPage.model_validate_json(http.get(job.links.events, params=params).content)
 
 
 def load(directory: Path) -> PreTrainedModel:
@@ -134,9 +138,9 @@ def test_job_returns_the_dense_model_without_the_removed_units(settings: Setting
         job = finish(api, request(dense.as_uri(), {"rows": [json.loads(line) for line in lines]}), tmp_path / "down")
         check_slimmed(dense, tmp_path / "down", job)
         events = history(job)
-    stages = [event["data"]["stage"] for event in events if event["type"] == "stage"]
+    stages = [event.data["stage"] for event in events if event.type == "stage"]
     assert stages == [stage for stage in Stage if stage not in (Stage.search, Stage.repair, Stage.controls)]
-    assert [event["data"]["status"] for event in events if event["type"] == "status"] == [
+    assert [event.data["status"] for event in events if event.type == "status"] == [
         "queued",
         "running",
         "succeeded",
