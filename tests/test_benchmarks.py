@@ -16,16 +16,17 @@ from benchmarks.quality_bench import figure, tables
 from benchmarks.quality_bench.cells import (
     BASELINES,
     BEST_BASELINES,
+    DRAWS,
     LAYERWISE,
     MODEL_TASKS,
     OTHER_TASKS,
     OURS,
     SEEDS,
-    T5_TASKS,
     TASKS,
     Cell,
     dense,
     finalists,
+    generalisation,
     grid,
     headline,
     settings,
@@ -91,8 +92,16 @@ def test_grid_starts_with_the_cells_of_the_summary_figures(tmp_path: Path) -> No
 
 
 def test_plans_evaluate_on_test_rows() -> None:
-    for cell in [*grid("t5", T5_TASKS), *settings("smollm2", TASKS), *finalists("smollm2", TASKS)]:
-        assert cell.split == "test"
+    for plan in (grid, settings, finalists, headline, generalisation):
+        assert {cell.split for cell in plan("smollm2", TASKS)} == {"test"}
+
+
+def test_draws_of_few_rows_have_a_mean_and_a_range() -> None:
+    form: dict[str, Any] = {"layout": "per_layer", "repair": LAYERWISE, "examples": 16, "draw": "balanced"}
+    draws = [(row(OURS, 0.5, seed=draw, **form), 0.8 - draw / 100) for draw in DRAWS]
+    whole = measurements((DENSE, 0.8), *draws)
+    assert "| 16 rows, 5 draws | 97.5 | 95.0 to 100.0 |" in tables.document(whole)
+    assert "rows, 5 draws" not in tables.document(measurements((DENSE, 0.8), *draws[1:]))
 
 
 def test_interrupted_run_continues_after_its_last_cell(tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 DENSE = "dense"
 TIMED = "timed"  # in place of a split: only the time to score the units is measured
 TIMED_ROWS = 48
+FEW_ROWS = (16, 32)  # calibration rows of the plan `generalisation`
+DRAWS = range(5)  # of those rows
 SAME_LABELS = (("imdb", "sst2"), ("sst2", "imdb"))  # (calibration task, evaluated task) with the same labels
 CALIBRATION_ROWS = 256
 TEST_ROWS = 200
@@ -132,6 +134,16 @@ def headline(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
     ):
         for method, (task, count) in product(methods, rows.items()):
             yield slim(model, task, method, ratio, units=units, layout=layout, repair=LAYERWISE, rows=count)
+
+
+def generalisation(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
+    """The defaults with per-layer widths at a half: on few calibration rows, and on those of another data set."""
+    form: dict[str, Any] = {"layout": "per_layer", "repair": LAYERWISE}
+    yield from (dense(model, task) for task in tasks)
+    yield from (slim(model, task, OURS, 0.5, **form) for task in tasks)
+    yield from (slim(model, task, OURS, 0.5, calibration=other, **form) for other, task in SAME_LABELS)
+    for draw, examples, task in product(DRAWS, FEW_ROWS, tasks):
+        yield slim(model, task, OURS, 0.5, examples=examples, draw="balanced", seed=draw, **form)
 
 
 def dev(model: str, tasks: Sequence[str]) -> Iterator[Cell]:

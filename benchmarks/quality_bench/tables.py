@@ -13,6 +13,8 @@ from benchmarks.quality_bench.cells import (
     BEST_BASELINES,
     CONTROLS,
     DENSE,
+    DRAWS,
+    FEW_ROWS,
     FINALISTS,
     GISP_STEPS,
     HEADLINE_FORMS,
@@ -41,7 +43,7 @@ NOT_MEASURED = "·"
 
 def document(measured: Measurements) -> str:
     """Every table that the measurements give."""
-    sections = (_headline, _means, _leads, _finalists, _settings, _choices, _tasks, _seconds, _t5)
+    sections = (_headline, _generalisation, _means, _leads, _finalists, _settings, _choices, _tasks, _seconds, _t5)
     return "\n\n".join([captions.INTRODUCTION, *(text for section in sections for text in section(measured))])
 
 
@@ -60,6 +62,31 @@ def _headline(measured: Measurements) -> Iterator[str]:
             [captions.FORMS[layout], f"{ratio:.0%}", method, *(_kept(measured, each, "value") for each in cells)]
         )
     yield table(["widths", "removed", "criterion", *groups], _without_empty(rows, 3))
+
+
+def _generalisation(measured: Measurements) -> Iterator[str]:
+    form: dict[str, Any] = {"layout": "per_layer", "repair": LAYERWISE}
+    rows = [["256 rows", *_draws(measured, [row(OURS, 0.5, **form)])]]
+    for examples in FEW_ROWS:
+        drawn = [row(OURS, 0.5, examples=examples, draw="balanced", seed=draw, **form) for draw in DRAWS]
+        rows.append([f"{examples} rows, {len(DRAWS)} draws", *_draws(measured, drawn)])
+    for other, task in SAME_LABELS:
+        for calibration in (task, other):
+            cell = slim(MAIN, task, OURS, 0.5, calibration=calibration, **form)
+            rows.append([f"256 rows of {calibration}, judged on {task}", *_draws(measured, [[cell]])])
+    if rows := _without_empty(rows, 1):
+        yield f"### Few calibration rows, another data set\n\n{captions.GENERALISATION}"
+        yield table(["calibration", "kept", "least and most of a draw"], rows)
+
+
+def _draws(measured: Measurements, draws: Sequence[Sequence[Cell]]) -> list[str]:
+    """The mean over the draws, and the range; of one draw its interval."""
+    shares = [share for cells in draws if (share := kept(measured, cells, "value")) is not None]
+    if len(shares) < len(draws):
+        return [NOT_MEASURED] * 2
+    if len(draws) == 1:
+        return [_kept(measured, draws[0], "value"), NOT_MEASURED]
+    return [f"{sum(shares) / len(shares) * 100:.1f}", f"{min(shares) * 100:.1f} to {max(shares) * 100:.1f}"]
 
 
 def _test_rows(task: str) -> int:
