@@ -28,7 +28,7 @@ from worker.slimming.scoring.iterative import ScorePath
 from worker.slimming.scoring.multi_task import united_paths
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.units import Kept
-from worker.stages import controls, evaluation_sets, inputs, pseudo_labels, recombined_rows
+from worker.stages import controls, evaluation_sets, inputs, pseudo_labels
 from worker.stages.attribution import attribute, step_ratios
 from worker.stages.context import JobContext, StageProgress
 from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, having_role, job_metrics, own
@@ -64,7 +64,6 @@ def run(
         check_latency_tokens(context, own(sets).task_model)
     with context.stage(Stage.evaluate_dense):
         sets = pseudo_labels.label(context, sets, cache.answer)
-        sets = recombined_rows.add(context, sets, sources.rows, cache.answer)
         dense = measure_dense(sets, cache.answer_all)
     with context.stage(Stage.attribute):
         path = score_tasks(context, sets, cache)

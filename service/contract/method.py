@@ -92,14 +92,6 @@ class Method(Schema):
         description="last layers of a stack that are never removed; with the layout `per_layer` they stay whole",
         json_schema_extra=EXPERT,
     )
-    least_rows: int = Field(
-        default=0,
-        ge=0,
-        le=4096,
-        description="a classification task with fewer calibration rows gets recombined rows beside them up to this "
-        "number, labelled by the dense model",
-        json_schema_extra=EXPERT,
-    )
     controls: bool = Field(
         default=False,
         description="also evaluate models that are cut by random and by reversed scores",

@@ -140,10 +140,7 @@ class Report(Schema):
     family: str
     result: Result
     options: dict[str, Any] = Field(description="options of the criterion that were used")
-    calibration_examples: int = Field(description="number of calibration rows of all tasks, recombined ones included")
-    recombined_examples: int = Field(
-        default=0, description="how many of them were put together from others; see `method.least_rows`"
-    )
+    calibration_examples: int = Field(description="number of calibration rows of all tasks")
     own_answers: OwnAnswers | None = Field(default=None, description="null where the labels of the rows were used")
     decoding: Decoding | None = Field(
         default=None,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from service.contract.criteria import CRITERIA
 from service.contract.errors import InvalidRequest
 from service.contract.method import Method
-from service.contract.options import FITTED, Layout, Repair, Scope, TaskKind, Unit
+from service.contract.options import FITTED, Layout, Repair, Scope, Unit
 from service.contract.request import JobRequest
 
 WITH_OBJECTIVE = tuple(name for name, row in CRITERIA.items() if row.has_objective)
@@ -42,11 +42,6 @@ def _scores_change_between_steps(request: JobRequest) -> bool:
     return CRITERIA[request.method.criterion].reads_data or _ranks_globally(request)
 
 
-def _recombines_rows(request: JobRequest) -> bool:
-    reads_rows = CRITERIA[request.method.criterion].reads_data or request.method.repair is not Repair.none
-    return reads_rows and all(task.kind is not TaskKind.generation for task in request.slimmed_for)
-
-
 def _has_several_tasks(request: JobRequest) -> bool:
     return bool(request.tasks)
 
@@ -72,9 +67,6 @@ EFFECTS: dict[str, Effect] = {
     "seed": Effect(_draws_at_random, f"for the criterion {', '.join(WITH_SEED)}, or with `controls`"),
     "protect_first": Effect(_treats_layers_differently, "with the layout `per_layer` or the unit `layers`"),
     "protect_last": Effect(_treats_layers_differently, "with the layout `per_layer` or the unit `layers`"),
-    "least_rows": Effect(
-        _recombines_rows, "for classification tasks, with a criterion that reads data or with a repair"
-    ),
     "repair": Effect(_has_something_to_repair, "if other units than `layers` are removed", on_by_default=True),
 }
 

@@ -15,8 +15,7 @@ from service.contract.catalog import TimeEstimate
 from service.contract.errors import NotFound
 from service.contract.fields import EVALUATION_SHARE
 from service.contract.job import Stage
-from service.contract.options import Repair, TaskKind
-from service.contract.presets import resolve
+from service.contract.options import Repair
 from service.contract.report import Report
 from service.contract.request import JobRequest
 from service.contract.task import DataSource, Task
@@ -154,7 +153,7 @@ def seconds_of(report: Report) -> dict[str, float]:
 
 def planned_work(request: JobRequest, family: str, parameters: int, access: Access) -> Work | None:
     """The work of a request; None if its rows cannot be counted quickly."""
-    counted = [_rows(task, access, request.method.least_rows) for task in request.slimmed_for]
+    counted = [_rows(task, access) for task in request.slimmed_for]
     known = [rows for rows in counted if rows is not None]
     if len(known) < len(counted):
         return None
@@ -162,8 +161,8 @@ def planned_work(request: JobRequest, family: str, parameters: int, access: Acce
     return _work(family, parameters, calibration, evaluation, request)
 
 
-def _rows(task: Task, access: Access, least_rows: int) -> tuple[int, int] | None:
-    """(calibration rows with recombined ones, evaluation rows) of a task; None if they cannot be counted quickly."""
+def _rows(task: Task, access: Access) -> tuple[int, int] | None:
+    """(calibration rows, evaluation rows) of a task; None if they cannot be counted quickly."""
     calibration = _count(task.calibration, access)
     evaluation = _count(task.evaluation, access) if task.evaluation else None
     if calibration is None or (task.evaluation and evaluation is None):
@@ -171,8 +170,7 @@ def _rows(task: Task, access: Access, least_rows: int) -> tuple[int, int] | None
     if evaluation is None:
         evaluation = -(-calibration // EVALUATION_SHARE)
         calibration -= evaluation
-    least = 0 if resolve(task).kind is TaskKind.generation else least_rows
-    return max(calibration, least), evaluation
+    return calibration, evaluation
 
 
 def _work(family: str, parameters: int, calibration: int, evaluation: int, request: JobRequest) -> Work:

@@ -82,8 +82,7 @@ Other evaluations:
 {% endif %}
 ## Method
 
-Every unit was scored on {{ calibration }} examples of the task{% if recombined %}, {{ recombined }} of them recombined
-from the others,{% endif %} by the criterion `{{ criterion }}`{% if source %}
+Every unit was scored on {{ calibration }} examples of the task by the criterion `{{ criterion }}`{% if source %}
 ({{ source }}){% endif %}, and those with the lowest scores were removed: ranked by the scope `{{ method.scope }}`,
 {{ "in one step" if method.steps == 1 else "in %d steps" | format(method.steps) }}, with the layout
 `{{ layout }}`. {% if method.repair == "none" %}The weights that stay are unchanged.{% else %}The weights that stay were
@@ -206,7 +205,6 @@ def _method(report: Report) -> dict[str, Any]:
         "method": report.request.method,
         "layout": report.request.output.layout.value,
         "calibration": report.calibration_examples,
-        "recombined": report.recombined_examples,
         "options": ", ".join(f"{name} {value}" for name, value in report.options.items()),
         "version": report.versions.get("taskslim", ""),
         "job": report.job_id,

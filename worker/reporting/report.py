@@ -87,7 +87,6 @@ def build(
         result=result,
         options=dict(method.applied_options(context)),
         calibration_examples=len(task_model.calibration.examples),
-        recombined_examples=task_model.calibration.recombined,
         shortened_prompts=task_model.calibration.shortened
         + sum(each.task_model.evaluation.shortened for each in tasks),
         own_answers=task_model.own_answers,

@@ -158,7 +158,6 @@ def calibrated_on_all_tasks(sets: Sequence[EvaluationSet]) -> TaskModel:
         examples=[example for each in calibrations for example in each.examples],
         batches=[batch for each in calibrations for batch in each.batches],
         shortened=sum(each.shortened for each in calibrations),
-        recombined=sum(each.recombined for each in calibrations),
     )
     return replace(first, calibration=joined)
 

@@ -40,7 +40,6 @@ class Examples:
     batches: list[Batch]
     shortened: int  # how many of the prompts were too long for the model and lost words
     answered: bool = True  # whether the rows came with right answers
-    recombined: int = 0  # how many of the rows were put together from others
 
 
 @dataclass(frozen=True)

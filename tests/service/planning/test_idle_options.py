@@ -29,7 +29,6 @@ from tests.support.planning import refuse
         ({"union": "max"}, "union"),
         ({"criterion": "magnitude", "steps": 9}, "steps"),
         ({"criterion": "random", "steps": 9}, "steps"),
-        ({"criterion": "magnitude", "repair": "none", "least_rows": 64}, "least_rows"),
         ({"units": ["layers"], "repair": "least_squares"}, "repair"),
         ({"units": ["layers"], "repair": "bias"}, "repair"),
     ],
@@ -39,13 +38,6 @@ def test_an_option_without_effect_is_refused(
 ) -> None:
     body = request_body(tmp_path, method=method)
     assert "has an effect only" in refuse(body, access, InvalidRequest, f"method.{option}")
-
-
-def test_recombined_rows_of_a_generation_task_are_refused(tmp_path: Path, access: Access) -> None:
-    rows = [{"text": f"film {row}", "target": "good"} for row in range(10)]
-    task = {"kind": "generation", "template": "{text}:", "calibration": {"rows": rows}}
-    body = request_body(tmp_path, method={"least_rows": 64}) | {"task": task}
-    assert "classification tasks" in refuse(body, access, InvalidRequest, "method.least_rows")
 
 
 @pytest.mark.parametrize(

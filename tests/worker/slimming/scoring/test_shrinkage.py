@@ -14,7 +14,9 @@ def mixing(seed: int) -> Tensor:
     """Channels of different size, each of which is partly a function of others (C, C)."""
     torch.manual_seed(seed)
     size_C1 = torch.rand(CHANNELS, 1, dtype=torch.float64) + 0.2
-    return size_C1 * (torch.eye(CHANNELS) + torch.randn(CHANNELS, CHANNELS) / CHANNELS**0.5).double()
+    across_CC = torch.randn(CHANNELS, CHANNELS, dtype=torch.float64) / CHANNELS**0.5
+    mixing_CC: Tensor = size_C1 * (torch.eye(CHANNELS, dtype=torch.float64) + across_CC)
+    return mixing_CC
 
 
 def estimate(mixing_CC: Tensor, num_tokens: int) -> Tensor:
