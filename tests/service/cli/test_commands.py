@@ -4,6 +4,7 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +12,10 @@ import psutil
 import pytest
 from redis import Redis
 
+from service.cli import serve
 from service.cli.__main__ import main
 from service.contract.ids import DEFAULT_TENANT
+from service.infrastructure.redis_client import connect
 from service.jobs.record import JobRecord
 from service.jobs.store import JobStore
 from service.settings import Settings
@@ -192,6 +195,17 @@ def test_job_without_files_cannot_be_downloaded(taskslim: Taskslim, request_file
 def test_api_command_needs_a_redis(taskslim: Taskslim, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLIM_REDIS_URL", raising=False)
     assert "SLIM_REDIS_URL" in taskslim("api").err
+
+
+def test_redis_that_is_away_is_named_without_a_traceback(taskslim: Taskslim, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIM_REDIS_URL", "redis://:secret@127.0.0.1:9")
+    monkeypatch.setattr(serve, "connect", partial(connect, retries=0))
+    away = taskslim("api", "--host", "0.0.0.0")  # allowed only if there is a key in Redis
+    assert away.code == 1
+    assert "127.0.0.1:9" in away.err
+    assert "SLIM_REDIS_URL" in away.err
+    assert "secret" not in away.err
+    assert "Traceback" not in away.err
 
 
 @pytest.mark.parametrize(("has_key", "address"), [(False, "127.0.0.1"), (True, "0.0.0.0")])
