@@ -100,7 +100,7 @@ def test_draws_of_few_rows_have_a_mean_and_a_range() -> None:
     form: dict[str, Any] = {"layout": "per_layer", "repair": LAYERWISE, "examples": 16, "draw": "balanced"}
     draws = [(row(OURS, 0.5, seed=draw, **form), 0.8 - draw / 100) for draw in DRAWS]
     whole = measurements((DENSE, 0.8), *draws)
-    assert "| 16 rows, 5 draws | 97.5 | 95.0 to 100.0 |" in tables.document(whole)
+    assert "| 16 rows, 5 draws | 97.5 (95.0 to 100.0) | 97.5 (95.0 to 100.0) |" in tables.document(whole)
     assert "rows, 5 draws" not in tables.document(measurements((DENSE, 0.8), *draws[1:]))
 
 

@@ -22,9 +22,10 @@ tasks are SST-2, IMDB, AG News, MNLI, QNLI and MRPC, mean over 200 test rows eac
 default was chosen, have all of their 400, 978, 700 and 277 test rows."""
 
 GENERALISATION = """\
-The figure that a job reports, with label offsets that are fitted on the calibration rows, in percent of the dense
-model's. Half of the units are removed, per-layer widths, the default criterion and repair, 200 test rows of each of the
-six tasks. Few rows have the same number of each label."""
+Accuracy in percent of the dense model's: with label offsets fitted on the calibration rows, as a job reports it, and
+raw. Half of the units are removed, per-layer widths, the default criterion and repair, 200 test rows of each of the
+six tasks. Few rows have the same number of each label, so that offsets fitted on them assume equally frequent labels.
+Of several draws the mean, with the least and the most of a draw."""
 
 MEANS = """\
 Mean accuracy over six tasks (SST-2, IMDB, AG News, MNLI, QNLI, MRPC), in percent of the dense model's.

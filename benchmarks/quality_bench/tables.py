@@ -76,17 +76,21 @@ def _generalisation(measured: Measurements) -> Iterator[str]:
             rows.append([f"256 rows of {calibration}, judged on {task}", *_draws(measured, [[cell]])])
     if rows := _without_empty(rows, 1):
         yield f"### Few calibration rows, another data set\n\n{captions.GENERALISATION}"
-        yield table(["calibration", "kept", "least and most of a draw"], rows)
+        yield table(["calibration", "with label offsets", "raw"], rows)
 
 
 def _draws(measured: Measurements, draws: Sequence[Sequence[Cell]]) -> list[str]:
-    """The mean over the draws, and the range; of one draw its interval."""
-    shares = [share for cells in draws if (share := kept(measured, cells, "value")) is not None]
-    if len(shares) < len(draws):
-        return [NOT_MEASURED] * 2
+    """What is kept with label offsets and without: the mean over draws with its range; of one draw its interval."""
+    return [_range(measured, draws, "value"), _range(measured, draws, "raw")]
+
+
+def _range(measured: Measurements, draws: Sequence[Sequence[Cell]], figure: Figure) -> str:
+    shares = [share * 100 for cells in draws if (share := kept(measured, cells, figure)) is not None]
     if len(draws) == 1:
-        return [_kept(measured, draws[0], "value"), NOT_MEASURED]
-    return [f"{sum(shares) / len(shares) * 100:.1f}", f"{min(shares) * 100:.1f} to {max(shares) * 100:.1f}"]
+        return _kept(measured, draws[0], figure)
+    if len(shares) < len(draws):
+        return NOT_MEASURED
+    return f"{sum(shares) / len(shares):.1f} ({min(shares):.1f} to {max(shares):.1f})"
 
 
 def _test_rows(task: str) -> int:
