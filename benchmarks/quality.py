@@ -11,8 +11,8 @@ nothing: it prints every table as Markdown, and needs no model. quality.svg is d
 The last line is one JSON object. `kept_at_*` is the mean accuracy with label offsets over six tasks, divided by the
 dense model's, for the default criterion and repair with per-layer widths on 200 test rows a task. `lead_at_*` is the
 difference to the best of `random` and two baselines with the same repair and layout, in percent of the dense accuracy.
-`kept_at_50_other_tasks` is the least that one of four other tasks keeps, on all of its test rows. Each is null until
-measured.
+`kept_at_50_other_tasks` is the least that one of four other tasks keeps, on all of its test rows, without tasks where
+the dense model is no better than a constant answer. Each is null until measured.
 """
 
 import argparse

@@ -209,6 +209,19 @@ def test_summary_has_the_least_that_another_task_keeps() -> None:
     assert figures(known)["kept_at_50_other_tasks"] == pytest.approx(0.75)
 
 
+def test_task_that_the_dense_model_cannot_do_does_not_count() -> None:
+    form: dict[str, Any] = {"layout": "per_layer", "repair": LAYERWISE, "rows": 0}
+    whole, slims = [dense("smollm2", task, rows=0) for task in OTHER_TASKS], row(OURS, 0.5, OTHER_TASKS, **form)
+    known = measurements((whole, 0.8), (slims, 0.6), (slims[:1], 0.2))
+    for guess in (
+        replace(measurement(0.52), majority=0.5),
+        replace(measurement(0.04), metric="matthews", majority=0.7),
+    ):
+        assert figures(known | {whole[0]: guess})["kept_at_50_other_tasks"] == pytest.approx(0.75)
+    skilled = replace(measurement(0.4), metric="matthews", majority=0.7)
+    assert figures(known | {whole[0]: skilled})["kept_at_50_other_tasks"] == pytest.approx(0.5)
+
+
 def test_headline_has_the_cells_of_the_summary_figures() -> None:
     cells = set(headline("smollm2", TASKS))
     form: dict[str, Any] = {"layout": "per_layer", "repair": LAYERWISE}

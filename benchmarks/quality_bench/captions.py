@@ -19,7 +19,8 @@ HEADLINE = """\
 The figure that a job reports: accuracy, of CoLA the Matthews correlation, with label offsets that are fitted on the
 calibration rows, in percent of the dense model's with its own. Repair `least_squares_layerwise`, the default. The six
 tasks are SST-2, IMDB, AG News, MNLI, QNLI and MRPC, mean over 200 test rows each. TREC, SUBJ, CoLA and RTE, on which no
-default was chosen, have all of their 400, 978, 700 and 277 test rows."""
+default was chosen, have all of their 400, 978, 700 and 277 test rows. A dot: not measured, or the dense model is no
+better than a constant answer."""
 
 GENERALISATION = """\
 Accuracy in percent of the dense model's: with label offsets fitted on the calibration rows, as a job reports it, and

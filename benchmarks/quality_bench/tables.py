@@ -34,7 +34,17 @@ from benchmarks.quality_bench.cells import (
     slim,
 )
 from benchmarks.quality_bench.measurement import Measurement, Measurements
-from benchmarks.quality_bench.summary import MAIN, Figure, half_width, kept, lead, mean, row
+from benchmarks.quality_bench.summary import (
+    MAIN,
+    Figure,
+    dense_of,
+    exceeds_constant,
+    half_width,
+    kept,
+    lead,
+    mean,
+    row,
+)
 
 METHODS = (OURS, *RIVALS, *BASELINES, *CONTROLS)
 RATIOS = (0.3, 0.5, 0.7)
@@ -59,9 +69,15 @@ def _headline(measured: Measurements) -> Iterator[str]:
             for of in groups.values()
         ]
         rows.append(
-            [captions.FORMS[layout], f"{ratio:.0%}", method, *(_kept(measured, each, "value") for each in cells)]
+            [captions.FORMS[layout], f"{ratio:.0%}", method, *(_kept_of_able(measured, each) for each in cells)]
         )
     yield table(["widths", "removed", "criterion", *groups], _without_empty(rows, 3))
+
+
+def _kept_of_able(measured: Measurements, cells: Sequence[Cell]) -> str:
+    """What is kept with label offsets, of a dense model that is better than a constant answer."""
+    able = all(exceeds_constant(measured, cell) for cell in dense_of(cells))
+    return _kept(measured, cells, "value") if able else NOT_MEASURED
 
 
 def _generalisation(measured: Measurements) -> Iterator[str]:
