@@ -92,8 +92,8 @@ def test_grid_starts_with_the_cells_of_the_summary_figures(tmp_path: Path) -> No
 
 
 def test_plans_evaluate_on_test_rows() -> None:
-    for plan in (grid, settings, finalists, headline, generalisation):
-        assert {cell.split for cell in plan("smollm2", TASKS)} == {"test"}
+    for plan, model in product((grid, settings, finalists, headline, generalisation), ("smollm2", "t5")):
+        assert {cell.split for cell in plan(model, MODEL_TASKS[model])} == {"test"}
 
 
 def test_draws_of_few_rows_have_a_mean_and_a_range() -> None:

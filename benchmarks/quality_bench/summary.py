@@ -89,7 +89,8 @@ def figures(measured: Measurements) -> dict[str, float | None]:
 def exceeds_constant(measured: Measurements, cell: Cell) -> bool:
     """Whether a model is better than one that always gives the most frequent answer: by the whole interval.
 
-    True for what is not measured with label offsets.
+    A constant answer has the share of that label as accuracy, and a Matthews correlation of 0. True for what is not
+    measured with label offsets.
     """
     found = measured.get(cell)
     if found is None or found.value is None or found.majority is None:

@@ -96,8 +96,12 @@ def _generalisation(measured: Measurements) -> Iterator[str]:
 
 
 def _draws(measured: Measurements, draws: Sequence[Sequence[Cell]]) -> list[str]:
-    """What is kept with label offsets and without: the mean over draws with its range; of one draw its interval."""
-    return [_range(measured, draws, "value"), _range(measured, draws, "raw")]
+    """What is kept with label offsets and without: the mean over draws with its range; of one draw its interval.
+
+    Raw figures stand beside those with offsets only: cells without offsets are of an earlier method.
+    """
+    value = _range(measured, draws, "value")
+    return [value, NOT_MEASURED if value == NOT_MEASURED else _range(measured, draws, "raw")]
 
 
 def _range(measured: Measurements, draws: Sequence[Sequence[Cell]], figure: Figure) -> str:

@@ -17,9 +17,10 @@ from worker.slimming.units import Scores, Site, UnitUnavailable
 FFN = Site("decoder", 1, "ffn")
 HEADS = Site("decoder", 1, "heads")
 LLAMA = ARCHITECTURES["llama"]
+DEFAULTS = Options()
 
 
-def scores_of(criterion: str, options: Options = Options(), units: tuple[str, ...] = ("ffn",)) -> Scores:  # noqa: B008
+def scores_of(criterion: str, options: Options = DEFAULTS, units: tuple[str, ...] = ("ffn",)) -> Scores:
     return score(TINY["llama"](), LLAMA, units, batches("llama", examples(6), 4), criterion, options).scores
 
 
