@@ -9,6 +9,7 @@ function of the others. Shrinkage towards the diagonal D,
 is nearest to G in the mean square (Ledoit and Wolf, Journal of Multivariate Analysis 88, 2004, for a general target;
 Schaefer and Strimmer, 2005, for this one). With the mean variance v, the sum of the variances is about C^2 v^2 / N. The
 sum of G_ij^2 is about C v^2 where each channel is predicted by a few others, which gives l = C / (C + N).
+Tokens of one row resemble each other, so that this shrinks rather too little.
 """
 
 from torch import Tensor
