@@ -147,6 +147,10 @@ class Report(Schema):
         description="how answers were generated; null for a classification task",
     )
     stored_dtype: str | None = Field(default=None, description="dtype of the weights in the checkpoints")
+    rounded_dtypes: list[str] = Field(
+        default=[],
+        description="dtypes of tensors in the model's files whose numbers `stored_dtype` cannot hold exactly",
+    )
     computed_dtype: str | None = Field(default=None, description="dtype in which the worker computed")
     written_special_tokens: list[str] = Field(
         default=[], description="special tokens that the template has itself, so that the tokenizer's are not added"

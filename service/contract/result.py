@@ -30,6 +30,11 @@ class Metrics(Schema):
         "has them; over several tasks with different metrics their mean"
     )
     raw: Estimate | None = Field(default=None, description="the same metric without label offsets; null for generation")
+    label_offsets: dict[str, float] = Field(
+        default={},
+        description="label -> what is added to its log-probability before the most likely label is taken; empty for "
+        "generation, for a model without offsets, and over several tasks",
+    )
     constant: float | None = Field(
         default=None, description="the same metric of a model that always gives the most frequent label"
     )

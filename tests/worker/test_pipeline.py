@@ -233,6 +233,14 @@ def test_report_has_request_result_and_digests(finished: Finished) -> None:
     assert set(report.digests) == {"model", "calibration", "evaluation", "template"}
 
 
+def test_report_has_the_label_offsets_of_both_models(finished: Finished) -> None:
+    dense, slim = finished.result.metrics.dense, finished.result.metrics.slim
+    shipped = json.loads((finished.directory / "model" / "task.json").read_bytes())["tasks"][0]["label_offsets"]
+    assert slim.label_offsets == shipped
+    assert dense.label_offsets.keys() == shipped.keys() == {*LABELS}
+    assert dense.label_offsets != slim.label_offsets
+
+
 def test_snippet_of_the_report_loads_the_model(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     report = Report.model_validate_json((finished.directory / "report.json").read_bytes())
     monkeypatch.chdir(finished.directory)

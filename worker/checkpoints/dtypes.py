@@ -1,6 +1,6 @@
 """The dtypes of a model's weights: those of its checkpoint, and those in which it is computed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -8,6 +8,16 @@ from transformers import PreTrainedModel
 
 # Families that were trained in bfloat16 and whose activations exceed 65,504, the largest number of float16.
 OVERFLOWING = frozenset({"t5", "mt5", "gemma2", "gemma3_text"})
+
+
+# The dtypes of floating-point tensors in safetensors files, by their names there.
+STORED = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def rounded_dtypes(stored: Iterable[str], dtype: torch.dtype) -> list[str]:
+    """Those of the dtypes in a checkpoint whose numbers `dtype` cannot hold exactly, by their names in torch."""
+    found = {STORED[name] for name in stored if name in STORED}
+    return sorted(str(each).removeprefix("torch.") for each in found if torch.promote_types(each, dtype) is not dtype)
 
 
 def weight_dtypes(model: nn.Module) -> dict[str, torch.dtype]:

@@ -12,11 +12,12 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from service.contract.errors import InvalidModel
 from service.families.table import ModelFamily
+from service.families.unused_tensors import may_be_unused
 from service.sources.model_files import CONFIG
 from worker.checkpoints.adapters import merge_adapter
-from worker.checkpoints.dtypes import make_computable, round_weights, weight_dtypes
+from worker.checkpoints.dtypes import make_computable, round_weights, rounded_dtypes, weight_dtypes
 from worker.checkpoints.tying import settle_tying
-from worker.checkpoints.validation import check_checkpoint, read_json
+from worker.checkpoints.validation import check_checkpoint, read_json, tensor_dtypes, weight_files
 from worker.checkpoints.weights import FROM_DISK_ALONE, invalid_model, load_weights, own_config
 
 
@@ -24,7 +25,8 @@ from worker.checkpoints.weights import FROM_DISK_ALONE, invalid_model, load_weig
 class LoadedModel:
     """A model in memory with its tokenizer and family, and the directory from which it was loaded.
 
-    `dtype` is that of its checkpoint, and of the slim one.
+    `dtype` is that of its checkpoint by config.json, and of the slim one. `rounded` are the dtypes of tensors in the
+    checkpoint whose numbers it cannot hold exactly.
     """
 
     model: PreTrainedModel
@@ -32,6 +34,7 @@ class LoadedModel:
     family: ModelFamily
     dtype: torch.dtype
     directory: Path
+    rounded: list[str]
 
 
 def load_model(directory: Path, *, device: torch.device, adapter: Path | None = None) -> LoadedModel:
@@ -51,7 +54,14 @@ def load_model(directory: Path, *, device: torch.device, adapter: Path | None = 
     _check_finite(model)
     nn.Module.to(model, device)
     make_computable(model)
-    return LoadedModel(model.eval().requires_grad_(False), tokenizer, family, dtype, directory)
+    rounded = rounded_dtypes(_used_dtypes(directory, family), dtype)
+    return LoadedModel(model.eval().requires_grad_(False), tokenizer, family, dtype, directory, rounded)
+
+
+def _used_dtypes(directory: Path, family: ModelFamily) -> set[str]:
+    """The dtypes of the tensors in a checkpoint that the model is made of."""
+    stored = tensor_dtypes(weight_files(directory))
+    return {dtype for name, dtype in stored.items() if not may_be_unused(name, family.model_type)}
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -29,7 +29,7 @@ def check_checkpoint(directory: Path, *, has_adapter: bool = False) -> ModelFami
     ):
         raise own_code("the model")
     check_safetensors(paths := weight_files(directory))
-    check_not_quantised(_dtypes(paths), "the model")
+    check_not_quantised(tensor_dtypes(paths), "the model")
     return family
 
 
@@ -64,7 +64,7 @@ def weight_file_bytes(directory: Path) -> int:
     return sum(path.stat().st_size for path in weight_files(directory))
 
 
-def _dtypes(paths: Sequence[Path]) -> dict[str, str]:
+def tensor_dtypes(paths: Sequence[Path]) -> dict[str, str]:
     """Name -> dtype of every tensor in safetensors files."""
     found: dict[str, str] = {}
     for path in paths:

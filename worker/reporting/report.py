@@ -92,6 +92,7 @@ def build(
         own_answers=task_model.own_answers,
         decoding=task_model.decoding,
         stored_dtype=str(task_model.loaded.dtype).removeprefix("torch."),
+        rounded_dtypes=task_model.loaded.rounded,
         computed_dtype=str(task_model.loaded.model.dtype).removeprefix("torch."),
         written_special_tokens=written_in_template(task_model.wording),
         timings=list(context.timings),

@@ -159,6 +159,18 @@ def _overflows_in_half(report: Report) -> str | None:
     )
 
 
+def _rounded_weights(report: Report) -> str | None:
+    """The files of the model hold numbers that the dtype in config.json cannot hold."""
+    if not report.rounded_dtypes:
+        return None
+    found = " and ".join(report.rounded_dtypes)
+    return (
+        f"The model has weights in {found}, and its config.json says {report.stored_dtype}, to which transformers "
+        f"rounds them: both models were measured so, and the slim checkpoint is in {report.stored_dtype}. Set `dtype` "
+        "in config.json to float32 to keep them as they are."
+    )
+
+
 def _special_tokens_in_template(report: Report) -> str | None:
     """The template has special tokens of the tokenizer, which were not added a second time."""
     found = report.written_special_tokens
@@ -234,6 +246,7 @@ CHECKS: dict[str, Callable[[Report], str | None]] = {
     "unresolved_loss": _unresolved_loss,
     "shortened_prompts": _shortened_prompts,
     "overflows_in_half": _overflows_in_half,
+    "rounded_weights": _rounded_weights,
     "special_tokens_in_template": _special_tokens_in_template,
     "ratio_rounded": _ratio_rounded,
     "above_latency": _above_latency,

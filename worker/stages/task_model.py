@@ -220,8 +220,12 @@ def measured(task_model: TaskModel, answers: Answers) -> Measured:
     """The measurement of a model from its answers to its evaluation rows."""
     rows = task_model.evaluation
     judged_by = Supervision.labels if rows.answered else Supervision.none
+    labels = list(task_model.wording.words)
     metrics = judge(task_model.metric, answers, rows.examples, judged_by)
-    given = answers.given(list(task_model.wording.words))
+    if answers.offset_L is not None:
+        offsets = dict(zip(labels, answers.offset_L.tolist(), strict=True))
+        metrics = metrics.model_copy(update={"label_offsets": offsets})
+    given = answers.given(labels)
     return Measured(metrics, answers, given, count_parameters(task_model.loaded.model))
 
 

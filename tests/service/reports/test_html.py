@@ -20,7 +20,7 @@ from service.contract.report import (
     StageTiming,
     Throughput,
 )
-from service.contract.result import DenseSlim, Estimate, MetricsPair, Result
+from service.contract.result import DenseSlim, Estimate, JobMetrics, MetricsPair, Result
 from service.jobs.record import new_record
 from service.jobs.store import JobStore
 from service.reports.html import render, style_source
@@ -127,6 +127,17 @@ def test_texts_of_the_request_and_the_rows_are_escaped() -> None:
 )
 def test_page_shows_every_part_of_the_report(expected: str) -> None:
     assert expected in render(report())
+
+
+def test_label_offsets_of_both_models_are_shown_beside_each_other() -> None:
+    found = result().metrics
+    dense, slim = (
+        metrics.model_copy(update={"label_offsets": {"bad": 0.0, "good": offset}})
+        for metrics, offset in ((found.dense, -0.25), (found.slim, 1.5))
+    )
+    page = render(report(result=result().model_copy(update={"metrics": JobMetrics(dense=dense, slim=slim)})))
+    assert '<th scope="row">good</th><td>-0.250</td><td>+1.500</td>' in page
+    assert "Label offsets" not in render(report())
 
 
 def test_page_of_a_generation_task_has_no_sections_for_labels() -> None:

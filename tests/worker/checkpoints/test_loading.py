@@ -66,3 +66,23 @@ def test_an_encoder_without_a_classification_head_is_refused(tmp_path: Path) -> 
     save_file(headless, tmp_path / "model/model.safetensors", {"format": "pt"})
     with pytest.raises(InvalidModel, match="lacks: classifier"):
         load_model(tmp_path / "model", device=CPU)
+
+
+def store_as_float32(directory: Path, *names: str) -> None:
+    """Store some tensors in float32, with values that bfloat16 cannot hold."""
+    tensors = load_file(directory / "model.safetensors")
+    tensors |= {name: torch.full((16,) if name.endswith("inv_freq") else tensors[name].shape, 1.001) for name in names}
+    save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("tensor", "rounded"),
+    [("model.norm.weight", ["float32"]), ("model.layers.0.self_attn.rotary_emb.inv_freq", [])],
+)
+def test_dtypes_that_the_model_rounds_are_known(tmp_path: Path, tensor: str, rounded: list[str]) -> None:
+    checkpoints.write(tmp_path / "model", dtype=torch.bfloat16)
+    assert load_model(tmp_path / "model", device=CPU).rounded == []
+    store_as_float32(tmp_path / "model", tensor)
+    loaded = load_model(tmp_path / "model", device=CPU)
+    assert loaded.dtype is torch.bfloat16
+    assert loaded.rounded == rounded

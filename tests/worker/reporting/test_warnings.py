@@ -90,6 +90,7 @@ CAUSES: dict[str, Report] = {
     ),
     "ratio_rounded": report(ratio=0.2),
     "overflows_in_half": report(stored_dtype="float16", computed_dtype="float32", family="t5"),
+    "rounded_weights": report(stored_dtype="bfloat16", rounded_dtypes=["float32"]),
     "special_tokens_in_template": report(written_special_tokens=["<s>"]),
     "shortened_prompts": report(shortened_prompts=400),
     "judged_by_dense": report(dense_metrics=AGREEMENT, slim_metrics=AGREEMENT),
