@@ -31,6 +31,7 @@ from service.contract.errors import TaskslimError
 from service.contract.report import Report
 from service.contract.request import JobRequest
 from service.contract.result import Result
+from service.families.table import CLASSIFIERS
 from service.planning.plan import plan
 from service.sources.access import Access
 from tests.support import drawn_models
@@ -77,7 +78,7 @@ def drawn_job(random: Random, names: Sequence[str] = tuple(TINY)) -> DrawnJob:
         units,
         layout="uniform" if units == ["layers"] else random.choice(("uniform", "per_layer")),
         ratio=random.choice((0.5, 0.25)),
-        generates=random.random() < 0.4 and model.kind != "classifier" and model.dtype == "float32",
+        generates=random.random() < 0.4 and model.kind not in CLASSIFIERS and model.dtype == "float32",
     )
 
 
@@ -103,7 +104,7 @@ class Expected:
 
     @property
     def words(self) -> dict[str, str]:
-        return CLASSES if self.job.model.kind == "classifier" else LABELS
+        return CLASSES if self.job.model.kind in CLASSIFIERS else LABELS
 
     def scores(self) -> Tensor:
         """log P(label | prompt) of every row."""

@@ -56,6 +56,9 @@ class Family(Schema):
 
     model_type: str
     kind: Literal["causal", "encoder_decoder", "classifier"]
+    classes: list[str] = Field(
+        default=[], description="classes of transformers that config.json may name, each with a task head of its own"
+    )
     units: list[Unit]
     refused: dict[str, str] = Field(
         default={}, description="unit -> the reason why a model of this family cannot have fewer of them"

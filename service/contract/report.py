@@ -138,6 +138,7 @@ class Report(Schema):
         default={}, description="with several tasks: title -> the task in the same form"
     )
     family: str
+    model_class: str = Field(default="", description="class of transformers that the dense model was loaded with")
     result: Result
     options: dict[str, Any] = Field(description="options of the criterion that were used")
     calibration_examples: int = Field(description="number of calibration rows of all tasks")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 PREFIX = "base_model.model."  # before the name of a module of the model
 # Parts of a module's adapter; a tensor without one replaces the tensor of the model.
 PARTS = re.compile(r"(.+?)\.((?:lora_|token_adapter|base_layer).*)")
+HEADS = ("classifier.out_proj.weight", "classifier.weight", "score.weight")  # last matrices of classification heads
 # Family -> a tensor as its class names it, and as the files of a checkpoint do.
 IN_FILES = {"gpt_neox": ("lm_head.weight", "embed_out.weight")}
 
@@ -33,4 +34,4 @@ def replaced(names: Iterable[str]) -> set[str]:
 def num_labels(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
     """The classes of the classification head in an adapter: the rows of its last matrix. None if it holds no head."""
     found = {module_and_part(name)[0]: shape for name, shape in shapes.items() if len(shape) > 1}
-    return next((found[name][0] for name in ("classifier.out_proj.weight", "classifier.weight") if name in found), None)
+    return next((found[name][0] for name in HEADS if name in found), None)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from service.contract.errors import InvalidModel
-from service.families.table import ModelFamily
+from service.families.table import CLASSIFIERS, ModelFamily
 
 CLASSIFICATION = "single_label_classification"
 
@@ -12,7 +12,7 @@ CLASSIFICATION = "single_label_classification"
 def check_settings(config: Mapping[str, Any], family: ModelFamily) -> None:
     """Raise InvalidModel for a config that no class of the family can compute a classification or a text with."""
     _check_padding(config, family)
-    if family.kind == "classifier":
+    if family.kind in CLASSIFIERS:
         _check_problem(config)
 
 
@@ -44,6 +44,11 @@ def _check_padding(config: Mapping[str, Any], family: ModelFamily) -> None:
     pad, size = config.get("pad_token_id"), config.get("vocab_size")
     if type(pad) is int and type(size) is int and not -size <= pad < size:
         message = f"config.json has the pad_token_id {pad}, and the vocabulary has {size} tokens: give one of them"
+        raise InvalidModel(message, param="model.uri")
+    if family.kind == "decoder_classifier" and (type(pad) is not int or pad < 0):
+        message = (
+            f"config.json has no pad_token_id, by which {family.model_class} finds the last token of a text: add it"
+        )
         raise InvalidModel(message, param="model.uri")
     if family.model_type == "roberta" and "pad_token_id" in config and pad is None:
         message = "config.json has no pad_token_id, from which RoBERTa counts its positions: add it"

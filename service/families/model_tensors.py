@@ -5,9 +5,11 @@ A row names modules. `{q,k}_proj` stands for two of them. Each has a `weight`, a
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, Self
+
+from service.families.table import ModelFamily
 
 Config = Mapping[str, Any]
 
@@ -52,6 +54,11 @@ class ModelTensors:
     layers: Mapping[str, tuple[Modules, ...]]  # path of the layers -> their modules
     prefix: str = ""  # of the model without its head; checkpoints of that alone leave it out
     may_hold: str = r"(?!)"  # regular expression: further tensors that are used where they are there
+
+    def with_score(self) -> Self:
+        """The tensors of a decoder with a classification head in place of that over the vocabulary."""
+        inside = tuple(modules for modules in self.outside if modules.paths.startswith(self.prefix))
+        return replace(self, outside=(*inside, Modules("score")))
 
     def names(self, config: Config, counts: Mapping[str, int]) -> set[str]:
         """The names of all tensors of a model whose stacks have these numbers of layers."""
@@ -243,3 +250,9 @@ MODEL_TENSORS: dict[str, ModelTensors] = {
     "roberta": _bert("roberta.", "classifier.{dense,out_proj}"),
     "distilbert": DISTILBERT,
 }
+
+
+def tensors_of(family: ModelFamily) -> ModelTensors:
+    """The tensors of the family's models with its head."""
+    row = MODEL_TENSORS[family.model_type]
+    return row.with_score() if family.kind == "decoder_classifier" else row

@@ -21,7 +21,8 @@ def check_head(config: Mapping[str, Any], family: ModelFamily, *, has_adapter: b
     if isinstance(named, list) and (named[0] in accepted or (has_adapter and named[0] in with_adapter)):
         return
     found = named[0] if isinstance(named, list) else named
-    message = f"config.json names the class {found!r}: of {family.model_type}, {family.model_class} is supported"
+    supported = " and ".join(family.described.classes)
+    message = f"config.json names the class {found!r}: of {family.model_type}, {supported} can be slimmed"
     if found in with_adapter:
         message += ", or an adapter that holds the classification head"
     raise UnsupportedFamily(message, param="model.uri")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.contract.options import Unit
+from service.families.table import Kind
 
 # Family -> its last layer of this many sees the whole text, the others a sliding window.
 PATTERNS = {"gemma2": 2, "gemma3_text": 6}
@@ -31,6 +32,7 @@ class SlimSizes:
     config: Mapping[str, Any]  # of the slim model, or of the dense one before there is a slim one
     heads_known: bool = True  # whether it is known how many heads stay; if not, `heads` are those of the dense model
     layers_known: bool = True  # whether it is known which layers stay
+    kind: Kind | None = None  # of the model's head, where that is not the family's own
 
     @property
     def heads_fill_hidden_size(self) -> bool:

@@ -62,6 +62,9 @@ def _of_unequal_widths(name: str) -> Runtime:
 def _runtime(name: str, traits: RuntimeTraits, sizes: SlimSizes) -> Runtime:
     if name not in ("transformers", *FAMILIES[sizes.family].runtimes):
         return Runtime(name=name, loads=False, reason=f"it has no architecture for {sizes.family}")
+    if name != "transformers" and sizes.kind == "decoder_classifier":
+        untested = "whether it computes a classification head on a decoder as transformers does was not tested"
+        return Runtime(name=name, loads=False, reason=untested)
     if limit := limit_of(name, sizes):
         return Runtime(name=name, loads=False, reason=limit)
     rows = _changed_rows(sizes)

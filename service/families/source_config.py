@@ -6,6 +6,11 @@ from typing import Any, NamedTuple
 
 from service.families.per_layer import is_per_layer
 
+# Class of a Llama -> the class of the equal Mistral.
+MISTRAL_CLASSES = {
+    "LlamaForCausalLM": "MistralForCausalLM",
+    "LlamaForSequenceClassification": "MistralForSequenceClassification",
+}
 # Fields that the config of a Mistral does not have. A Llama with biases never gets a head count that needs a Mistral;
 # see `Attention.divides_where` in worker.slimming.architectures.
 LLAMA_ONLY = ("attention_bias", "mlp_bias", "pretraining_tp", "model_type", "architectures", "transformers_version")
@@ -56,11 +61,14 @@ def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def _as_mistral(config: Mapping[str, Any]) -> Mapping[str, Any]:
     hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
     is_plain = config.get("model_type") == "llama" and not (config.get("attention_bias") or config.get("mlp_bias"))
-    has_head = config.get("architectures") in (None, [], ["LlamaForCausalLM"])
-    if not is_plain or not has_head or is_per_layer(config) or type(hidden) is not int or type(heads) is not int:
+    named = config.get("architectures") or ["LlamaForCausalLM"]
+    first = named[0] if isinstance(named, list) else named
+    if not is_plain or first not in MISTRAL_CLASSES or is_per_layer(config):
+        return config
+    if type(hidden) is not int or type(heads) is not int:
         return config
     if heads <= 0 or hidden % heads == 0:
         return config
     kept = {field: value for field, value in config.items() if field not in LLAMA_ONLY}
-    mistral = {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": None}
+    mistral = {"model_type": "mistral", "architectures": [MISTRAL_CLASSES[first]], "sliding_window": None}
     return kept | mistral

@@ -5,17 +5,17 @@ each, with the modules of a loaded model, since that package may import torch al
 docs/contributing.md lists the steps that add a family.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from service.contract import catalog
 from service.contract.errors import InvalidModel, UnsupportedFamily, UnsupportedUnit
 from service.contract.options import Unit
-from service.families.per_layer import is_per_layer
+from service.families.per_layer import CLASS_PREFIX, is_per_layer
 from service.families.tensor_names import CheckpointNames, StackNames, UnitTensors, attention, feed_forward
 
-Kind = Literal["causal", "encoder_decoder", "classifier"]
+Kind = Literal["causal", "encoder_decoder", "classifier", "decoder_classifier"]
 RuntimeName = Literal["vllm", "sglang", "llama.cpp", "mlx-lm"]
 
 # The Auto class of transformers that loads a model of each kind with its task head.
@@ -23,12 +23,14 @@ AUTO_CLASSES: dict[Kind, str] = {
     "causal": "AutoModelForCausalLM",
     "encoder_decoder": "AutoModelForSeq2SeqLM",
     "classifier": "AutoModelForSequenceClassification",
+    "decoder_classifier": "AutoModelForSequenceClassification",
 }
+CLASSIFIERS: tuple[Kind, ...] = ("classifier", "decoder_classifier")  # kinds with a classification head
 
 
 @dataclass(frozen=True)
 class PretrainedHead:
-    """Checkpoints of an encoder as it was pretrained, to which an adapter brings the classification head."""
+    """Checkpoints of a model as it was pretrained, to which an adapter brings the classification head."""
 
     classes: tuple[str, ...]  # that config.json may name
     tensors: str  # regular expression that matches the tensors of their own heads, which are then not used
@@ -40,7 +42,7 @@ class ModelFamily:
 
     model_type: str
     kind: Kind
-    model_class: str  # the class of transformers with the task head, the only head that is supported
+    model_class: str  # the class of transformers with the task head; HEADS has the families' other heads
     names: CheckpointNames
     refused: Mapping[Unit, str] = field(default_factory=dict)  # unit -> why a stock config cannot hold fewer of them
     runtimes: tuple[
@@ -64,7 +66,10 @@ class ModelFamily:
     def described(self) -> catalog.Family:
         """The family as `GET /capabilities` shows it."""
         refused = {unit.value: reason for unit, reason in self.refused.items()}
-        return catalog.Family(model_type=self.model_type, kind=self.kind, units=self.units, refused=refused)
+        classes = [self.model_class, *filter(None, [DECODER_CLASSIFIERS.get(self.model_type)])]
+        return catalog.Family(
+            model_type=self.model_type, kind=self.kind, classes=classes, units=self.units, refused=refused
+        )
 
 
 # --- units that a family does not have -----------------------------------------------------------------------------
@@ -243,9 +248,47 @@ FAMILIES: dict[str, ModelFamily] = {
     )
 }
 
+# Family -> the class with a classification head on its decoder. Its logits are those of the last token.
+DECODER_CLASSIFIERS: dict[str, str] = {
+    "llama": "LlamaForSequenceClassification",
+    "mistral": "MistralForSequenceClassification",
+    "qwen2": "Qwen2ForSequenceClassification",
+    "qwen3": "Qwen3ForSequenceClassification",
+    "gemma2": "Gemma2ForSequenceClassification",
+    "gemma3_text": "Gemma3TextForSequenceClassification",
+    "phi3": "Phi3ForSequenceClassification",
+    "olmo2": "Olmo2ForSequenceClassification",
+    "gpt2": "GPT2ForSequenceClassification",
+    "opt": "OPTForSequenceClassification",
+    "gpt_neox": "GPTNeoXForSequenceClassification",
+}
+
+
+def with_head(family: ModelFamily, model_class: str) -> ModelFamily:
+    """The family with the head of a class of transformers; as it is where that is no other head of the family."""
+    if model_class != DECODER_CLASSIFIERS.get(family.model_type):
+        return family
+    names = replace(family.names, tied=(), tied_by_default=False)
+    return replace(
+        family,
+        kind="decoder_classifier",
+        model_class=model_class,
+        names=names,
+        runtimes=(),
+        same_head=(),
+        pretrained=PretrainedHead((family.model_class,), r"(lm_head|embed_out)\..*"),
+        gguf="",
+    )
+
+
+def with_adapter_head(family: ModelFamily, replaced: Collection[str]) -> ModelFamily:
+    """The family with the head that an adapter brings; `replaced` are the tensors of the model that it replaces."""
+    brings_head = family.kind == "causal" and "score.weight" in replaced
+    return with_head(family, DECODER_CLASSIFIERS.get(family.model_type, "")) if brings_head else family
+
 
 def family_of(config: Mapping[str, Any], model: str) -> ModelFamily:
-    """The family that a config.json names. Messages call the model `model`: by its URI, or `the model`.
+    """The family that a config.json names, with its head. Messages call the model `model`: by its URI, or `the model`.
 
     Raises InvalidModel, UnsupportedFamily.
     """
@@ -257,7 +300,14 @@ def family_of(config: Mapping[str, Any], model: str) -> ModelFamily:
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         message = f"the model_type of {model}, {model_type!r}, is not supported; {_instead(config)}"
         raise UnsupportedFamily(message, param="model.uri")
-    return FAMILIES[model_type]
+    return with_head(FAMILIES[model_type], named_class(config))
+
+
+def named_class(config: Mapping[str, Any]) -> str:
+    """The class of transformers that a config.json names first; "" where it names none."""
+    named = config.get("architectures")
+    first = named[0] if isinstance(named, list) and named else ""
+    return str(first).removeprefix(CLASS_PREFIX) if is_per_layer(config) else str(first)
 
 
 def _instead(config: Mapping[str, Any]) -> str:

@@ -11,7 +11,6 @@ from service.contract.errors import InvalidModel, InvalidRequest, StorageUnavail
 from service.contract.options import Repair, Unit
 from service.contract.presets import resolve
 from service.contract.request import JobRequest
-from service.families.table import FAMILIES
 from service.planning.model_checks import check_config
 from service.planning.removal import count_chosen, has_bias
 from service.planning.targets import check_target
@@ -42,7 +41,7 @@ def check_feasible(request: JobRequest, checkpoint: Checkpoint) -> None:
 
 def check_options(request: JobRequest, checkpoint: Checkpoint) -> None:
     """As `check_feasible`, without the target."""
-    check_config(request, FAMILIES[checkpoint.family], checkpoint.config, checkpoint.adapter)
+    check_config(request, checkpoint.family, checkpoint.config, checkpoint.adapter)
     _check_sizes(checkpoint)
     check_tensors(checkpoint)
     check_head_count(checkpoint)

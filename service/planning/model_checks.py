@@ -12,7 +12,7 @@ from service.families.head_classes import head_classes
 from service.families.named_head import check_head
 from service.families.per_layer import is_per_layer
 from service.families.positions import max_tokens
-from service.families.table import ModelFamily, check_units
+from service.families.table import CLASSIFIERS, ModelFamily, check_units
 from service.sources.access import HUB, Access, blaming
 from service.sources.adapter import Adapter
 from service.sources.job_checkpoints import JOB
@@ -53,7 +53,7 @@ def check_config(
     check_units(request.method.units, family, config)
     _check_layout(request, config)
     _check_tokens(request, family, config)
-    if family.kind == "classifier":
+    if family.kind in CLASSIFIERS:
         _check_classes(request, _id2label(config, adapter))
 
 

@@ -13,7 +13,7 @@ from service.contract.report import Runtime
 from service.contract.request import JobRequest
 from service.families.runtime_limits import SlimSizes
 from service.families.runtimes import runtimes_after, runtimes_of_unequal_widths
-from service.families.table import FAMILIES
+from service.families.table import CLASSIFIERS
 from service.planning.admission import check_request
 from service.planning.feasibility import check_options
 from service.planning.removal import count_parameters
@@ -46,7 +46,7 @@ def plan_for(request: JobRequest, checkpoint: Checkpoint) -> Plan:
     cuts = removal.cuts if removal and not measured else []
     slim = (removal.parameters, removal.bytes) if removal else (None, None)
     return Plan(
-        family=checkpoint.family,
+        family=checkpoint.family.model_type,
         exact=is_set_by_ratio(request) and not measured,
         widths=described(cuts),
         ratio=removal.ratio if removal else None,
@@ -60,7 +60,7 @@ def plan_for(request: JobRequest, checkpoint: Checkpoint) -> Plan:
 def _cache_bytes(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut]) -> Projected | None:
     """Bytes of a decoder's cache for each token: 2 (key and value) * layers * key-value heads * head size * bytes of a
     number. None for a classifier, which keeps no cache."""
-    if FAMILIES[checkpoint.family].kind == "classifier":
+    if checkpoint.family.kind in CLASSIFIERS:
         return None
     _, heads = head_counts(checkpoint)
     layers, size = num_layers(checkpoint, checkpoint.names.stacks[-1]), head_size(checkpoint)
@@ -82,7 +82,7 @@ def _runtimes(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut]) 
     layers = num_layers(checkpoint, checkpoint.names.stacks[-1])
     return runtimes_after(
         SlimSizes(
-            checkpoint.family,
+            checkpoint.family.model_type,
             units,
             widths=_ffn_widths(request, checkpoint, cuts),
             heads=kept(cuts, Unit.heads, groups) * heads // groups,
@@ -92,6 +92,7 @@ def _runtimes(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut]) 
             config=_slim_config(request, checkpoint),
             heads_known=Unit.heads not in units or any(cut.unit is Unit.heads for cut in cuts),
             layers_known=Unit.layers not in units,
+            kind=checkpoint.family.kind,
         )
     )
 

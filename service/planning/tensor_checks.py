@@ -5,8 +5,8 @@ import re
 from service.contract.errors import InvalidModel
 from service.contract.options import Unit
 from service.families.adapter_names import module_and_part, name_in_files
-from service.families.model_tensors import MODEL_TENSORS
-from service.families.table import DERIVED_SIZE, FAMILIES
+from service.families.model_tensors import tensors_of
+from service.families.table import DERIVED_SIZE
 from service.sources.adapter import Adapter
 from service.sources.checkpoint import Checkpoint
 
@@ -23,9 +23,9 @@ LAYER_COUNTS = {
 
 def check_tensors(checkpoint: Checkpoint) -> None:
     """Raise InvalidModel unless the class of the family needs every tensor of checkpoint and adapter, and no others."""
-    row = MODEL_TENSORS[checkpoint.family]
+    row, model_class = tensors_of(checkpoint.family), checkpoint.family.model_class
     counts = {layers: _layer_count(checkpoint, layers) for layers in row.layers}
-    needed, model_class = row.names(checkpoint.config, counts), FAMILIES[checkpoint.family].model_class
+    needed = row.names(checkpoint.config, counts)
     if checkpoint.adapter:
         _check_adapter(checkpoint.adapter, checkpoint, needed)
     for name in sorted(checkpoint.tensors.keys() - needed):
@@ -40,7 +40,7 @@ def check_tensors(checkpoint: Checkpoint) -> None:
 
 def check_head_count(checkpoint: Checkpoint) -> None:
     """Raise InvalidModel for a head count that the stock class refuses."""
-    names, family = checkpoint.names, FAMILIES[checkpoint.family]
+    names, family = checkpoint.names, checkpoint.family
     must_divide = any(checkpoint.config.get(field) for field in names.head_counts_divide)
     if not must_divide and family.refused.get(Unit.heads) != DERIVED_SIZE:
         return
@@ -78,9 +78,9 @@ def _check_adapter(adapter: Adapter, checkpoint: Checkpoint, needed: set[str]) -
     shapes |= dict.fromkeys(_repeated(checkpoint), shapes.get(checkpoint.names.embedding, ()))
     for name in sorted(adapter.tensors):
         module, part = module_and_part(name)
-        target = name_in_files(checkpoint.family, f"{module}.weight" if part else module)
+        target = name_in_files(checkpoint.family.model_type, f"{module}.weight" if part else module)
         if target not in needed or target not in shapes:
-            message = f"the adapter's tensor {name} belongs to no module of {FAMILIES[checkpoint.family].model_class}"
+            message = f"the adapter's tensor {name} belongs to no module of {checkpoint.family.model_class}"
             message += ": give an adapter of this model with this head"
             raise InvalidModel(message, param="model.adapter_uri")
         if not _fits(part, adapter.tensors[name].shape, shapes[target]):

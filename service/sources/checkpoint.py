@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from service.contract.errors import InvalidModel
-from service.families.model_tensors import MODEL_TENSORS
+from service.families.model_tensors import tensors_of
 from service.families.quantised import check_not_quantised
 from service.families.source_config import plain_name
-from service.families.table import FAMILIES, ModelFamily
+from service.families.table import ModelFamily
 from service.families.tensor_names import CheckpointNames
 from service.families.unused_tensors import may_be_unused
 from service.sources.adapter import Adapter
@@ -27,7 +27,7 @@ class Checkpoint:
     A tensor that repeats the input embedding is left out, and one that the model may leave unused.
     """
 
-    family: str
+    family: ModelFamily
     config: Mapping[str, Any]
     tensors: Tensors
     stored_bytes: int  # size of the files that hold the weights
@@ -37,7 +37,7 @@ class Checkpoint:
     @property
     def names(self) -> CheckpointNames:
         """The names of the family's tensors and config fields."""
-        return FAMILIES[self.family].names
+        return self.family.names
 
     @property
     def dtype(self) -> str:
@@ -64,7 +64,7 @@ def read_checkpoint(model: ModelDirectory) -> Checkpoint:
     check_not_quantised({name: tensor.dtype for name, tensor in stored.items()}, model.source.uri)
     names = _names_in_model(stored, family, has_adapter=model.source.adapter_uri is not None)
     checkpoint = Checkpoint(
-        family.model_type,
+        family,
         model.config,
         _once(model, {name: stored[old] for name, old in names.items()}, names),
         sum(header.file_bytes for header in model.headers),
@@ -76,7 +76,7 @@ def read_checkpoint(model: ModelDirectory) -> Checkpoint:
 
 def _names_in_model(stored: Tensors, family: ModelFamily, *, has_adapter: bool) -> dict[str, str]:
     """Name in the model -> name in the files, of the tensors that the model must use."""
-    row, pretrained = MODEL_TENSORS[family.model_type], family.pretrained
+    row, pretrained = tensors_of(family), family.pretrained
     replaced = pretrained.tensors if pretrained and has_adapter else r"(?!)"
     used = [name for name in stored if not may_be_unused(name, family.model_type) and not re.fullmatch(replaced, name)]
     has_prefix = any(plain_name(name).startswith(row.prefix) for name in used)

@@ -17,7 +17,9 @@ def num_layers(checkpoint: Checkpoint, stack: StackNames) -> int:
     """Layers of a stack. Raises InvalidModel if the weights hold none."""
     layers = {layer for layer, _, _ in layer_tensors(checkpoint, stack)}
     if not layers:
-        message = f"the weights hold no layers of the {stack.name}, which the family {checkpoint.family} needs"
+        message = (
+            f"the weights hold no layers of the {stack.name}, which the family {checkpoint.family.model_type} needs"
+        )
         raise InvalidModel(message, param="model.uri")
     return len(layers)
 

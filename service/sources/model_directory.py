@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 from service.contract.errors import InvalidModel, StorageUnavailable
 from service.contract.task import ModelSource
 from service.families.source_config import effective_config
-from service.families.table import ModelFamily, family_of
+from service.families.table import ModelFamily, family_of, with_adapter_head
 from service.sources.access import HUB, Access, blaming
 from service.sources.adapter import Adapter, read_adapter
 from service.sources.directories import Directory, StoredDirectory, read_json
@@ -75,8 +75,8 @@ class ModelDirectory:
 
     @cached_property
     def family(self) -> ModelFamily:
-        """The model family that config.json names."""
-        return family_of(self.config, self.source.uri)
+        """The model family that config.json names, with the head that the adapter brings."""
+        return with_adapter_head(family_of(self.config, self.source.uri), self.adapter.replaced if self.adapter else ())
 
     @cached_property
     def headers(self) -> list[Header]:

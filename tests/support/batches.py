@@ -7,6 +7,7 @@ from random import Random
 import torch
 from torch import Tensor
 
+from service.families.table import CLASSIFIERS
 from tests.support.tiny_models import VOCABULARY, tiny_family
 from worker.slimming.scoring.objectives import Batch
 
@@ -39,13 +40,13 @@ def _batch(family: str, items: Sequence[Example], first: int, extra_padding: int
     rows: list[tuple[list[int], list[int]]] = []  # (prompt, tokens of the candidate that are inputs)
     scored: list[tuple[int, int, int, int, int]] = []  # row, position, token, example, label
     example_B: list[int] = []
-    single = tiny_family(family).kind == "classifier" or all(len(c) == 1 for item in items for c in item.candidates)
+    single = tiny_family(family).kind in CLASSIFIERS or all(len(c) == 1 for item in items for c in item.candidates)
     for index, item in enumerate(items):
         for label, candidate in enumerate(item.candidates):
             if label == 0 or not single:
                 rows.append((item.prompt, [] if single else candidate[:-1]))
                 example_B.append(index)
-            tokens = [label] if tiny_family(family).kind == "classifier" else candidate
+            tokens = [label] if tiny_family(family).kind in CLASSIFIERS else candidate
             start = len(item.prompt) - 1 if tiny_family(family).kind == "causal" else 0
             scored += [(len(rows) - 1, start + i, token, index, label) for i, token in enumerate(tokens)]
     places = {place: i for i, place in enumerate(dict.fromkeys(entry[:2] for entry in scored))}
@@ -69,10 +70,10 @@ def _batch(family: str, items: Sequence[Example], first: int, extra_padding: int
 def _inputs(
     family: str, rows: Sequence[tuple[list[int], list[int]]], extra_padding: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    if tiny_family(family).kind in ("causal", "classifier"):
+    if tiny_family(family).kind != "encoder_decoder":
         ids, mask = _padded([prompt + answer for prompt, answer in rows], extra_padding)
         return {"input_ids": ids, "attention_mask": mask.long()}, {
-            "decoder" if tiny_family(family).kind == "causal" else "encoder": mask
+            "encoder" if tiny_family(family).kind == "classifier" else "decoder": mask
         }
     ids, mask = _padded([prompt for prompt, _ in rows], extra_padding)
     decoder_ids, decoder_mask = _padded([[0, *answer] for _, answer in rows], extra_padding)

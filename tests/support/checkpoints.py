@@ -15,8 +15,7 @@ from tokenizers.trainers import BpeTrainer
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from service.families.table import FAMILIES
-from tests.support.tiny_models import TINY, VOCABULARY
+from tests.support.tiny_models import TINY, VOCABULARY, family_of_model
 from worker.checkpoints.dtypes import cast_weights
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -29,6 +28,7 @@ FRAMES = {  # the special tokens that the tokenizer adds on demand
     "bare": "$A",
     "encoder_decoder": "$A </s>",
     "classifier": "<s> $A </s>",
+    "decoder_classifier": "<s> $A",
 }
 LORA = LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
 
@@ -51,7 +51,7 @@ def write(directory: Path, name: str = "llama", dtype: torch.dtype = torch.float
     model = TINY[name]()
     cast_weights(model, dtype)
     model.save_pretrained(directory)
-    tokenizer(FAMILIES[model.config.model_type].kind).save_pretrained(directory)
+    tokenizer(family_of_model(model).kind).save_pretrained(directory)
     return model
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from service.families.table import Kind
+from service.families.table import CLASSIFIERS, Kind
 from tests.support import checkpoints
 from tests.support.checkpoints import change_json
 from tests.support.tiny_models import HIDDEN_SIZE, VOCABULARY, changed, tiny_family
@@ -104,7 +104,7 @@ def drawn_model(random: Random, names: Sequence[str]) -> DrawnModel:
     name = random.choice(names)
     kind = tiny_family(name).kind
     head, flag = "as built", None
-    if kind != "classifier":
+    if kind not in CLASSIFIERS:
         head, flag = random.choice(("as built", "own", "shared", "repeated")), random.choice((None, True, False))
         if head == "shared" and kind == "causal":
             flag = True  # else the head would be missing
@@ -154,7 +154,7 @@ def _adapters(name: str, kind: Kind) -> list[dict[str, Any]]:
         {"target_modules": [feed_forward]},
         {"target_modules": [attention, feed_forward], "use_rslora": True},
     ]
-    if kind == "classifier":
+    if kind in CLASSIFIERS:
         return [options | {"task_type": "SEQ_CLS"} for options in found]
     found += [{"target_modules": ["lm_head"]}, {"target_modules": [attention], "modules_to_save": ["lm_head"]}]
     if embedding:
@@ -206,7 +206,7 @@ def _write_model(drawn: DrawnModel, model: PreTrainedModel, directory: Path) -> 
     if drawn.old_rope and drawn.settings.get("rope_parameters"):
         config = _with_old_rope(config)
     (directory / "config.json").write_text(json.dumps(config))
-    if drawn.kind != "classifier":
+    if drawn.kind not in CLASSIFIERS:
         model.generation_config.save_pretrained(directory)
         change_json(directory / "generation_config.json", **GENERATION[drawn.generation])
     frame = "bare" if drawn.kind == "causal" and not drawn.opening else drawn.kind

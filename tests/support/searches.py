@@ -8,7 +8,7 @@ import torch
 
 from service.contract.job import Stage
 from service.contract.result import Result
-from service.families.table import FAMILIES
+from service.families.table import CLASSIFIERS, FAMILIES
 from service.jobs.record import new_record
 from service.settings import Settings
 from tests.support.pipeline_jobs import Deployment, Recorder
@@ -61,7 +61,7 @@ def search_job(root: Path, family: str = "llama", num_rows: int = 80, **fields: 
     root.mkdir(exist_ok=True)
     deployment, progress = Deployment(root), Recorder()
     classes = {"labels": {"0": "LABEL_0", "1": "LABEL_2"}}
-    task = classes if family in FAMILIES and FAMILIES[family].kind == "classifier" else {}
+    task = classes if family in FAMILIES and FAMILIES[family].kind in CLASSIFIERS else {}
     task = task | fields.pop("task", {}) | {"evaluation": {"uri": deployment.rows(num_rows, "evaluation")}}
     settings = Settings(state=root, device="cpu", tokens_per_batch=512)
     progress.stage(Stage.search)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from service.families.table import Kind
+from service.families.table import CLASSIFIERS, Kind
 
 # Family -> the list of its layers, by stack.
 LAYERS = {
@@ -104,7 +104,7 @@ def log_probability(
     """
     prompt_ids = list(tokenizer(prompt)["input_ids"])
     with torch.inference_mode():
-        if kind == "classifier":
+        if kind in CLASSIFIERS:
             found: Tensor = model(input_ids=torch.tensor([prompt_ids])).logits[0].float().log_softmax(dim=0)
             return found
         return torch.stack([_of_tokens(model, kind, prompt_ids, _tokens(tokenizer, kind, text)) for text in answers])

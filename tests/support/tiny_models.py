@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from service.families.table import FAMILIES, ModelFamily
+from service.families.table import DECODER_CLASSIFIERS, FAMILIES, ModelFamily, with_head
 
 VOCABULARY = 128
 HIDDEN_SIZE = 32
@@ -74,9 +74,14 @@ def classifier(model_type: str, **settings: Any) -> PreTrainedModel:
     return _model(AutoModelForSequenceClassification, model_type, BERT | settings)
 
 
-def gpt2() -> PreTrainedModel:
+def decoder_classifier(model_type: str, **settings: Any) -> PreTrainedModel:
+    """A decoder with a three-class head; `settings` override or extend those of a Llama."""
+    return _model(AutoModelForSequenceClassification, model_type, LLAMA | {"num_labels": 3} | settings)
+
+
+def gpt2(auto: Any = AutoModelForCausalLM, **settings: Any) -> PreTrainedModel:
     sizes = {"n_embd": 32, "n_inner": FFN_WIDTH, "n_layer": 2, "n_head": 4, "n_positions": 64}
-    return _model(AutoModelForCausalLM, "gpt2", TOKENS | sizes)
+    return _model(auto, "gpt2", TOKENS | sizes | settings)
 
 
 def opt() -> PreTrainedModel:
@@ -122,7 +127,18 @@ def logits(model: PreTrainedModel) -> Tensor:
 
 def tiny_family(name: str) -> ModelFamily:
     """The family of a tiny model of `TINY`."""
-    return FAMILIES[name.removesuffix("_gated")]
+    family = FAMILIES[base_name(name)]
+    return with_head(family, DECODER_CLASSIFIERS[family.model_type]) if name.endswith("_classifier") else family
+
+
+def family_of_model(model: PreTrainedModel) -> ModelFamily:
+    """The family of a model, with the head of its class."""
+    return with_head(FAMILIES[model.config.model_type], type(model).__name__)
+
+
+def base_name(name: str) -> str:
+    """The family of a name in `TINY`."""
+    return name.removesuffix("_gated").removesuffix("_classifier")
 
 
 TINY: dict[str, Callable[[], PreTrainedModel]] = {
@@ -134,7 +150,9 @@ TINY: dict[str, Callable[[], PreTrainedModel]] = {
     "gemma3_text": lambda: causal("gemma3_text"),
     "phi3": lambda: causal("phi3"),
     "olmo2": lambda: causal("olmo2"),
+    "llama_classifier": lambda: decoder_classifier("llama"),
     "gpt2": gpt2,
+    "gpt2_classifier": lambda: gpt2(AutoModelForSequenceClassification, num_labels=3),
     "opt": opt,
     "gpt_neox": lambda: causal("gpt_neox"),
     "t5": lambda: encoder_decoder("t5"),

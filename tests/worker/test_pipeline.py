@@ -293,11 +293,15 @@ def test_both_stacks_of_an_encoder_decoder_are_cut(deployment: Deployment) -> No
     assert result.verified.max_abs_logit_difference <= result.verified.tolerance
 
 
-def test_classifier_is_slimmed_by_its_classes(deployment: Deployment) -> None:
+@pytest.mark.parametrize(
+    ("model", "loader"),
+    [("bert", "BertForSequenceClassification"), ("llama_classifier", "LlamaForSequenceClassification")],
+)
+def test_classifier_is_slimmed_by_its_classes(deployment: Deployment, model: str, loader: str) -> None:
     result = deployment.run(
-        deployment.request("bert", task={"template": "{text}", "labels": {"0": "LABEL_0", "1": "LABEL_2"}})
+        deployment.request(model, task={"template": "{text}", "labels": {"0": "LABEL_0", "1": "LABEL_2"}})
     )
-    assert result.verified.loader == "BertForSequenceClassification"
+    assert result.verified.loader == loader
     assert result.metrics.slim.metric == "accuracy"
 
 

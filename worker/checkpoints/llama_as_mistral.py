@@ -5,9 +5,10 @@ computes the same.
 """
 
 import torch
-from transformers import LlamaConfig, MistralConfig, MistralForCausalLM, PreTrainedModel
+import transformers
+from transformers import LlamaConfig, MistralConfig, PreTrainedModel
 
-from service.families.source_config import LLAMA_ONLY
+from service.families.source_config import LLAMA_ONLY, MISTRAL_CLASSES
 from worker.checkpoints.tying import take_tensors
 
 
@@ -18,8 +19,10 @@ def to_stock_class(model: PreTrainedModel) -> PreTrainedModel:
         return model
     settings = {name: value for name, value in config.to_dict().items() if name not in LLAMA_ONLY}
     with torch.device(model.device):
-        mistral: PreTrainedModel = MistralForCausalLM(MistralConfig(**settings | {"sliding_window": None}))
+        equal_class = getattr(transformers, MISTRAL_CLASSES[type(model).__name__])
+        mistral: PreTrainedModel = equal_class(MistralConfig(**settings | {"sliding_window": None}))
     take_tensors(mistral, model)
-    mistral.generation_config = model.generation_config
+    if model.can_generate():
+        mistral.generation_config = model.generation_config
     mistral.eval()
     return mistral

@@ -11,9 +11,10 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from service.contract.errors import InvalidModel
+from service.families import adapter_names
 from service.families.table import ModelFamily
 from service.families.unused_tensors import may_be_unused
-from service.sources.model_files import CONFIG
+from service.sources.model_files import ADAPTER_WEIGHTS, CONFIG
 from worker.checkpoints.adapters import merge_adapter
 from worker.checkpoints.dtypes import make_computable, round_weights, rounded_dtypes, weight_dtypes
 from worker.checkpoints.tying import settle_tying
@@ -43,7 +44,8 @@ def load_model(directory: Path, *, device: torch.device, adapter: Path | None = 
     Raises InvalidModel where the checkpoint does not hold what its class needs, holds more than that, or where a weight
     is not finite, and the errors of `merge_adapter`.
     """
-    family = check_checkpoint(directory, has_adapter=adapter is not None)
+    replaced = adapter_names.replaced(tensor_dtypes([adapter / ADAPTER_WEIGHTS])) if adapter else ()
+    family = check_checkpoint(directory, has_adapter=adapter is not None, replaced=replaced)
     model, tokenizer = load_weights(directory, family, adapter), _load_tokenizer(directory)
     settle_tying(model)
     dtype = model.dtype

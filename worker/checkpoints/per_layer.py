@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from service.families.per_layer import MODELLING_FILE, is_per_layer
-from service.families.table import FAMILIES
+from service.families.table import FAMILIES, named_class, with_head
 from worker.checkpoints import modeling_taskslim
 from worker.checkpoints.llama_as_mistral import to_stock_class
 from worker.checkpoints.tying import take_tensors
@@ -93,8 +93,9 @@ def is_valid_per_layer(config: Mapping[str, Any], directory: Path) -> bool:
     """
     if not is_per_layer(config):
         return False
-    family = FAMILIES.get(str(config.get("model_type")))
-    if family is None or config["architectures"][0] != modeling_taskslim.PREFIX + family.model_class:
+    row = FAMILIES.get(str(config.get("model_type")))
+    family = row and with_head(row, named_class(config))
+    if family is None or named_class(config) != family.model_class:
         return False
     widths, file = config["layer_widths"], directory / MODELLING_FILE
     return (

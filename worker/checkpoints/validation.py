@@ -1,7 +1,7 @@
 """What a checkpoint's directory must be before anything of it is loaded."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,18 @@ from service.families.config_checks import check_settings
 from service.families.named_head import check_head
 from service.families.quantised import check_not_quantised
 from service.families.source_config import effective_config
-from service.families.table import ModelFamily, family_of, own_code
+from service.families.table import ModelFamily, family_of, own_code, with_adapter_head
 from service.sources.model_files import CONFIG, INDEX, PICKLED, SINGLE, TOKENIZER_CONFIG
 from worker.checkpoints.per_layer import is_valid_per_layer
 
 
-def check_checkpoint(directory: Path, *, has_adapter: bool = False) -> ModelFamily:
-    """The family of a checkpoint whose files can be loaded safely. Raises InvalidModel or UnsupportedFamily."""
+def check_checkpoint(directory: Path, *, has_adapter: bool = False, replaced: Collection[str] = ()) -> ModelFamily:
+    """The family of a checkpoint whose files can be loaded safely, with the head that the adapter brings.
+
+    `replaced` are the tensors of the model that the adapter replaces. Raises InvalidModel or UnsupportedFamily.
+    """
     config = effective_config(read_json(directory / CONFIG))
-    family = family_of(config, "the model")
+    family = with_adapter_head(family_of(config, "the model"), replaced)
     check_head(config, family, has_adapter=has_adapter)
     check_settings(config, family)
     tokenizer = directory / TOKENIZER_CONFIG

@@ -28,7 +28,7 @@ from transformers import PreTrainedModel
 
 from service.contract.errors import VerificationFailed
 from service.contract.result import Verified
-from service.families.table import FAMILIES
+from service.families.table import family_of
 from service.infrastructure.child_process import die_with_parent
 from service.sources.model_files import CONFIG
 from worker.checkpoints.float32_pass import float32_pass
@@ -130,7 +130,7 @@ def _logits(model: PreTrainedModel, architecture: Architecture, inputs: Mapping[
 def _load(directory: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
     """Load the checkpoint. Raises ValueError where its weights are not exactly those that its class needs."""
     config = json.loads((directory / CONFIG).read_bytes())
-    loader = loader_class(config, AUTO_CLASSES[FAMILIES[config["model_type"]].kind])
+    loader = loader_class(config, AUTO_CLASSES[family_of(config, "the checkpoint").kind])
     model, info = loader.from_pretrained(
         directory, dtype=dtype, use_safetensors=True, output_loading_info=True, **FROM_DISK_ALONE
     )

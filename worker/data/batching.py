@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from service.contract.errors import InvalidModel
-from service.families.table import Kind
+from service.families.table import CLASSIFIERS, Kind
 from worker.data.prompts import Example, row_tokens
 from worker.data.wordings import Tokens
 from worker.slimming.scoring.objectives import Batch
@@ -158,9 +158,9 @@ def _score_positions(scored: _Scored, number: int, example: Example, padding: Pa
 
 def _first_position(example: Example, padding: Padding) -> int:
     """The position whose logits predict the first token of an answer."""
-    return {"causal": len(example.prompt), "encoder_decoder": len(padding.decoder_opening), "classifier": 1}[
-        padding.kind
-    ] - 1
+    if padding.kind in CLASSIFIERS:
+        return 0
+    return (len(example.prompt) if padding.kind == "causal" else len(padding.decoder_opening)) - 1
 
 
 def _answers_read(example: Example) -> list[Tokens]:
@@ -197,4 +197,15 @@ def _classifier(examples: Sequence[Example], padding: Padding) -> tuple[dict[str
     return inputs, {"encoder": mask_BT}
 
 
-INPUTS = {"causal": _causal, "encoder_decoder": _encoder_decoder, "classifier": _classifier}
+def _decoder_classifier(examples: Sequence[Example], padding: Padding) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Inputs as the class documents them. It takes the logits of the last token that is not the padding token."""
+    input_ids, mask_BT = pad_right([example.prompt for example in examples], padding.pad)
+    return {"input_ids": input_ids, "attention_mask": mask_BT.long()}, {"decoder": mask_BT}
+
+
+INPUTS = {
+    "causal": _causal,
+    "encoder_decoder": _encoder_decoder,
+    "classifier": _classifier,
+    "decoder_classifier": _decoder_classifier,
+}

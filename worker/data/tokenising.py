@@ -38,6 +38,7 @@ TOKENISE: dict[Kind, Callable[[str, Sequence[str], Wording], Tokenised]] = {
     "causal": _causal,
     "encoder_decoder": _encoder_decoder,
     "classifier": _classifier,
+    "decoder_classifier": _classifier,
 }
 
 

@@ -9,11 +9,12 @@ from service.contract.presets import template_fields
 from service.contract.task import TaskWording
 from service.families.head_classes import head_classes
 from service.families.positions import max_tokens
-from service.families.table import FAMILIES, Kind
+from service.families.table import CLASSIFIERS, FAMILIES, Kind
 
 Tokens = tuple[int, ...]
 
-LABEL_PREFIXES: dict[Kind, str] = {"causal": " ", "encoder_decoder": "", "classifier": ""}  # before the answer
+# What is written before an answer.
+LABEL_PREFIXES: dict[Kind, str] = {"causal": " ", "encoder_decoder": "", "classifier": "", "decoder_classifier": ""}
 MIN_ROW_TOKENS = 512  # a smaller budget for a batch does not cut rows
 
 
@@ -61,7 +62,7 @@ def wording(
         vocabulary=config.vocab_size,
         opening=opening,
         closing=() if kind == "causal" else closing,
-        classes=head_classes(task, config.id2label or {}) if kind == "classifier" else {},
+        classes=head_classes(task, config.id2label or {}) if kind in CLASSIFIERS else {},
     )
 
 

@@ -12,7 +12,7 @@ from yaml import YAMLError
 from service.contract.options import Supervision, TaskMetric
 from service.contract.report import Report
 from service.contract.result import Metrics, MetricsPair
-from service.families.table import FAMILIES
+from service.families.table import FAMILIES, Kind, with_head
 from service.reports.metric_names import capitalised, name_of, qualities
 from service.reports.model_origin import last_part, root
 from service.sources.access import HUB
@@ -20,10 +20,11 @@ from service.sources.model_files import CARD
 from service.sources.readers import scheme_of
 
 # Kind of family -> the Hub's name of the pipeline.
-PIPELINES = {
+PIPELINES: dict[Kind, str] = {
     "causal": "text-generation",
     "encoder_decoder": "text2text-generation",
     "classifier": "text-classification",
+    "decoder_classifier": "text-classification",
 }
 # The Hub's ids of metrics that have another name there.
 HUB_METRICS = {
@@ -43,12 +44,17 @@ def metadata(report: Report, licence: Mapping[str, Any]) -> ModelCardData:
         base_model=base_model(report) if is_on_hub else None,
         base_model_relation="finetune" if is_on_hub else None,  # the Hub has no relation for pruned models
         library_name="transformers",
-        pipeline_tag=PIPELINES[FAMILIES[report.family].kind],
+        pipeline_tag=_pipeline(report),
         tags=["taskslim", "pruned", *(task.title for task in report.request.slimmed_for)],
         model_name=model_name(report),
         eval_results=list(_results(report)),
         **licence,
     )
+
+
+def _pipeline(report: Report) -> str:
+    """The Hub's name of the pipeline that the model is used in."""
+    return PIPELINES[with_head(FAMILIES[report.family], report.model_class).kind]
 
 
 def licence_of(directory: Path) -> dict[str, str]:
@@ -92,7 +98,7 @@ def _results(report: Report) -> Iterator[EvalResult]:
     for title, pair in [(report.request.title, report.result.metrics), *other_evaluations(report)]:
         for metric, name, value in _metrics(pair.slim):
             yield EvalResult(
-                task_type=PIPELINES[FAMILIES[report.family].kind],
+                task_type=_pipeline(report),
                 dataset_type=title,
                 dataset_name=f"evaluation rows of {title}",
                 metric_type=metric,

@@ -84,6 +84,7 @@ def build(
         task=_as_run(task_model.wording),
         tasks={each.name: _as_run(each.task_model.wording) for each in tasks} if len(tasks) > 1 else {},
         family=task_model.loaded.family.model_type,
+        model_class=task_model.loaded.family.model_class,
         result=result,
         options=dict(method.applied_options(context)),
         calibration_examples=len(task_model.calibration.examples),
@@ -144,7 +145,7 @@ def _runtimes(context: JobContext, result: Result) -> list[Runtime]:
     checkpoint = read_checkpoint(ModelDirectory.of(ModelSource(uri=directory.resolve().as_uri()), access))
     return runtimes_after(
         SlimSizes(
-            checkpoint.family,
+            checkpoint.family.model_type,
             context.job.request.method.units,
             widths=[ffn_width(checkpoint, stack) for stack in checkpoint.names.stacks],
             heads=head_counts(checkpoint)[0],
@@ -152,5 +153,6 @@ def _runtimes(context: JobContext, result: Result) -> list[Runtime]:
             layers=num_layers(checkpoint, checkpoint.names.stacks[-1]),
             hidden_size=checkpoint.number(checkpoint.names.hidden_size),
             config=checkpoint.config,
+            kind=checkpoint.family.kind,
         )
     )

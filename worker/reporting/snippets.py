@@ -65,7 +65,7 @@ text = model.generate(**prompt{decoder}, max_new_tokens=task["max_new_tokens"], 
 print(tokenizer.decode(text, skip_special_tokens=True))
 """
 IMPORTS = ("json", "re", "torch")  # those that the lines use
-PLACES: dict[Kind, str] = {"causal": "0, -1", "encoder_decoder": "0, -1", "classifier": "0"}
+PLACES: dict[Kind, str] = {"causal": "0, -1", "encoder_decoder": "0, -1", "classifier": "0", "decoder_classifier": "0"}
 
 
 def snippet(request: JobRequest, auto_class: str, own_widths: bool, wording: Wording, padding: Padding) -> str:

@@ -8,6 +8,7 @@ from torch import Tensor
 from service.contract.options import TaskKind
 from service.contract.presets import template_fields
 from service.contract.task_file import ShippedTask, TaskFile
+from service.families.table import CLASSIFIERS
 from worker.checkpoints.head_bias import head_of
 from worker.data.batching import Padding
 from worker.data.prompts import render
@@ -67,7 +68,7 @@ def class_offsets(tasks: Sequence[TaskModel], *, has_observed: bool) -> Tensor |
     None where it has several tasks, observed ones included, no offsets, or no head with a bias.
     """
     [task, *others] = tasks
-    if others or has_observed or task.offset_L is None or task.wording.kind != "classifier":
+    if others or has_observed or task.offset_L is None or task.wording.kind not in CLASSIFIERS:
         return None
     head = head_of(task.loaded.model)
     if head is None:

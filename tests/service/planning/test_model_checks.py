@@ -208,3 +208,11 @@ def test_a_padding_token_that_the_vocabulary_lacks_is_refused(tmp_path: Path, ac
     assert f"the pad_token_id {pad}, and the vocabulary has 8" in refuse(body, access, InvalidModel, "model.uri")
     with pytest.raises(InvalidModel, match="the pad_token_id"):
         check_checkpoint(tmp_path / "m")
+
+
+def test_a_decoder_with_a_classification_head_needs_a_padding_token(tmp_path: Path, access: Access) -> None:
+    uri = model_directory(tmp_path / "m", architectures=["LlamaForSequenceClassification"], pad_token_id=None)
+    body = INLINE | {"model": {"uri": uri}}
+    assert "LlamaForSequenceClassification finds the last token" in refuse(body, access, InvalidModel, "model.uri")
+    with pytest.raises(InvalidModel, match="no pad_token_id"):
+        check_checkpoint(tmp_path / "m")

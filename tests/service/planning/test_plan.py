@@ -33,7 +33,7 @@ from tests.support.hub_cache import COMMIT, cache_hub_model
 from tests.support.planning import ROWS, request_for
 from tests.support.progress import IgnoredProgress
 from tests.support.quick_verification import verifying_here
-from tests.support.tiny_models import TINY
+from tests.support.tiny_models import TINY, base_name
 from worker import pipeline
 from worker.checkpoints.llama_as_mistral import to_stock_class
 from worker.checkpoints.loading import count_parameters
@@ -44,7 +44,7 @@ from worker.slimming.units import Group, Kept, locate
 
 
 def family_of(name: str) -> str:
-    return name.removesuffix("_gated")
+    return base_name(name)
 
 
 def unit_sets(name: str) -> list[list[Unit]]:

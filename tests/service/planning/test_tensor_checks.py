@@ -7,16 +7,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoModelForSequenceClassification
 
 from service.contract.errors import InvalidModel
-from service.families.model_tensors import MODEL_TENSORS
+from service.families.model_tensors import tensors_of
+from service.families.table import DECODER_CLASSIFIERS
 from service.planning.plan import plan
 from service.sources.access import Access
 from tests.support import checkpoints, drawn_models
 from tests.support.checkpoints import change_config, change_json
 from tests.support.drawn_models import DrawnModel
 from tests.support.planning import request_for
-from tests.support.tiny_models import TINY
+from tests.support.tiny_models import TINY, family_of_model
 from worker.checkpoints.loading import count_parameters, load_model
 
 CPU = torch.device("cpu")
@@ -26,10 +28,19 @@ Tensors = dict[str, Tensor]
 @pytest.mark.parametrize("name", TINY)
 def test_the_table_names_the_parameters_of_the_stock_class(name: str) -> None:
     model = TINY[name]()
-    row = MODEL_TENSORS[model.config.model_type]
+    row = tensors_of(family_of_model(model))
     head = {"gpt_neox": "embed_out.weight"}.get(name, "lm_head.weight")  # as its files call it
     own = {path.replace("lm_head.weight", head) for path in model.state_dict()} - {"final_logits_bias"}
     assert row.names(model.config.to_dict(), dict.fromkeys(row.layers, 2)) == own
+
+
+@pytest.mark.parametrize("model_type", DECODER_CLASSIFIERS)
+def test_the_table_names_the_parameters_of_a_decoder_with_a_classification_head(model_type: str) -> None:
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(TINY[model_type]().config)
+    assert type(model).__name__ == DECODER_CLASSIFIERS[model_type]
+    row = tensors_of(family_of_model(model))
+    assert row.names(model.config.to_dict(), dict.fromkeys(row.layers, 2)) == {*model.state_dict()}
 
 
 def change(path: Path, changed: Callable[[Tensors], Tensors]) -> None:
@@ -66,7 +77,7 @@ def test_a_plan_refuses_the_tensors_that_the_worker_refuses(case: str, tmp_path:
 
 ADAPTERS: dict[str, Callable[[Tensors], Tensors]] = {
     "other names": lambda tensors: {name.replace("layers", "blocks"): value for name, value in tensors.items()},
-    "a head": lambda tensors: tensors | {"base_model.model.score.weight": torch.ones(2, 32)},
+    "a head": lambda tensors: tensors | {"base_model.model.classifier.weight": torch.ones(2, 32)},
     "other shapes": lambda tensors: {name: value.repeat(3, 3) for name, value in tensors.items()},
 }
 

@@ -127,6 +127,23 @@ def test_an_adapter_brings_the_head_to_an_encoder_without_one(tmp_path: Path, na
         load_model(tmp_path / "model", device=CPU)
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_an_adapter_brings_a_classification_head_to_a_decoder(tmp_path: Path, name: str) -> None:
+    checkpoints.write(tmp_path / "model", name)
+    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", num_labels=3)
+    trained(tmp_path / "adapter", base, task_type="SEQ_CLS", target_modules=["q_proj"])
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", num_labels=3)
+    adapted: Any = PeftModel.from_pretrained(again, str(tmp_path / "adapter")).eval()
+    expected = logits(adapted)
+    loaded = load_model(tmp_path / "model", device=CPU, adapter=tmp_path / "adapter")
+    assert loaded.family.kind == "decoder_classifier"
+    torch.testing.assert_close(logits(loaded.model), expected)
+    assert loaded.model.config.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
+    change_json(tmp_path / "model/config.json", pad_token_id=None)
+    with pytest.raises(InvalidModel, match="no pad_token_id"):
+        load_model(tmp_path / "model", device=CPU, adapter=tmp_path / "adapter")
+
+
 def test_an_adapter_brings_the_head_to_a_pretrained_encoder(tmp_path: Path) -> None:
     checkpoints.write(tmp_path / "model", "bert")
     trained(tmp_path / "adapter", TINY["bert"](), task_type="SEQ_CLS", target_modules=["query"])
@@ -162,8 +179,8 @@ def test_an_adapter_whose_names_match_no_module_is_refused(tmp_path: Path) -> No
 
 
 def test_an_adapter_with_a_head_that_the_model_lacks_is_refused(tmp_path: Path) -> None:
-    head = {"base_model.model.score.weight": torch.ones(2, 32)}
-    refused(tmp_path, lambda tensors: tensors | head, "score.weight belongs to no module of LlamaForCausalLM")
+    head = {"base_model.model.classifier.weight": torch.ones(2, 32)}
+    refused(tmp_path, lambda tensors: tensors | head, "classifier.weight belongs to no module of LlamaForCausalLM")
 
 
 def test_an_adapter_that_lacks_tensors_is_refused(tmp_path: Path) -> None:

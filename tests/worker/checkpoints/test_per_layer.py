@@ -17,7 +17,7 @@ from service.contract.errors import InvalidModel
 from service.families.per_layer import CLASS_PREFIX, MODELLING_FILE, MODULE, is_per_layer
 from service.families.table import FAMILIES, family_of
 from tests.support import checkpoints
-from tests.support.tiny_models import TINY, inputs_of, logits, tiny_family
+from tests.support.tiny_models import TINY, family_of_model, inputs_of, logits, tiny_family
 from worker.checkpoints import modeling_taskslim
 from worker.checkpoints.loading import load_model
 from worker.checkpoints.per_layer import has_per_layer_class, layer_widths, per_layer_class, to_loadable_class
@@ -61,7 +61,7 @@ def unequal(name: str) -> tuple[PreTrainedModel, Tensor]:
 def write(directory: Path, name: str) -> PreTrainedModel:
     model, _ = unequal(name)
     model.save_pretrained(directory)
-    checkpoints.tokenizer(FAMILIES[model.config.model_type].kind).save_pretrained(directory)
+    checkpoints.tokenizer(family_of_model(model).kind).save_pretrained(directory)
     return model
 
 
@@ -77,7 +77,7 @@ def test_the_per_layer_class_gives_the_logits_of_the_cut_model(tmp_path: Path, n
     assert has_per_layer_class(model)
     assert torch.equal(logits(model), expected)
     model.save_pretrained(tmp_path)
-    checkpoints.tokenizer(FAMILIES[model.config.model_type].kind).save_pretrained(tmp_path)
+    checkpoints.tokenizer(family_of_model(model).kind).save_pretrained(tmp_path)
     verified = compare(tmp_path, take_probe(load_model(tmp_path, device=CPU), {}, inputs_of(model)))
     assert verified.max_abs_logit_difference == 0
     assert verified.loader == type(model).__name__

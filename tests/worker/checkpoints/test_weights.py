@@ -14,7 +14,7 @@ from transformers import (
     BertForTokenClassification,
     Gemma3Config,
     PreTrainedModel,
-    Qwen2ForSequenceClassification,
+    Qwen2ForTokenClassification,
 )
 
 from service.contract.errors import InvalidModel, UnsupportedFamily
@@ -72,7 +72,7 @@ def test_a_tensor_that_no_model_needs_may_be_there(tmp_path: Path, name: str) ->
 
 OTHER_HEADS = {
     "bert": (BertForMaskedLM, BertForQuestionAnswering, BertForTokenClassification),
-    "qwen2": (Qwen2ForSequenceClassification,),
+    "qwen2": (Qwen2ForTokenClassification,),
 }
 
 
@@ -82,7 +82,7 @@ def test_another_head_is_refused_by_its_name(tmp_path: Path, name: str, head: An
     config.tie_word_embeddings = True
     head(config).save_pretrained(tmp_path)
     checkpoints.tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(UnsupportedFamily, match=f"the class '{head.__name__}': of {name}, .* is supported"):
+    with pytest.raises(UnsupportedFamily, match=f"the class '{head.__name__}': of {name}, .* can be slimmed"):
         load_model(tmp_path, device=CPU)
 
 
@@ -90,7 +90,9 @@ def test_a_decoder_without_a_head_is_refused(tmp_path: Path) -> None:
     base: Any = causal("qwen3", tie_word_embeddings=True).base_model
     base.save_pretrained(tmp_path)
     checkpoints.tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(UnsupportedFamily, match="'Qwen3Model': of qwen3, Qwen3ForCausalLM is supported"):
+    with pytest.raises(
+        UnsupportedFamily, match="'Qwen3Model': of qwen3, Qwen3ForCausalLM and"
+    ):
         load_model(tmp_path, device=CPU)
 
 

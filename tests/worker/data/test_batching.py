@@ -8,9 +8,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from service.contract.errors import InvalidModel
-from service.families.table import FAMILIES, Kind
+from service.families.table import CLASSIFIERS, Kind
 from tests.support import checkpoints
-from tests.support.tiny_models import TINY, VOCABULARY
+from tests.support.tiny_models import TINY, VOCABULARY, family_of_model
 from worker.data.batching import Padding, batches, pad_left, padding
 from worker.data.prompts import Example
 from worker.slimming.scoring.objectives import Batch, answer_log_probabilities, token_log_probabilities
@@ -19,7 +19,7 @@ FIRST_WORD = 4
 
 
 def kind_of(model: PreTrainedModel) -> Kind:
-    return FAMILIES[model.config.model_type].kind
+    return family_of_model(model).kind
 
 
 def padding_of(model: PreTrainedModel) -> Padding:
@@ -38,7 +38,7 @@ def random_examples(kind: Kind, count: int, *, tokens: int, labels: int = 3) -> 
     return [
         Example(
             draw(random.randint(3, 20)),
-            classes if kind == "classifier" else tuple(draw(random.randint(1, tokens)) for _ in range(labels)),
+            classes if kind in CLASSIFIERS else tuple(draw(random.randint(1, tokens)) for _ in range(labels)),
             random.randrange(labels),
             "",
         )
@@ -58,7 +58,7 @@ def score_alone(model: PreTrainedModel, example: Example, padding: Padding) -> T
     values = []
     for candidate in example.candidates:
         prompt, answer = torch.tensor([example.prompt]), torch.tensor([[*padding.decoder_opening, *candidate[:-1]]])
-        if padding.kind == "classifier":
+        if padding.kind in CLASSIFIERS:
             values.append(model(input_ids=prompt).logits.log_softmax(-1)[0, candidate[0]])
             continue
         if padding.kind == "causal":

@@ -7,9 +7,9 @@ from service.contract.errors import InvalidModel
 from service.contract.presets import resolve
 from service.contract.rows import Row
 from service.contract.task import Task
-from service.families.table import FAMILIES, Kind
+from service.families.table import CLASSIFIERS, Kind
 from tests.support import checkpoints
-from tests.support.tiny_models import TINY
+from tests.support.tiny_models import TINY, family_of_model
 from worker.data.batching import batches, padding
 from worker.data.prompts import Example, encode
 from worker.data.wordings import wording
@@ -27,8 +27,8 @@ def ignore(done: int) -> None:
 def test_scores_do_not_depend_on_the_batches(name: str, budget: int) -> None:
     torch.set_num_threads(1)
     model = TINY[name]()
-    kind: Kind = FAMILIES[model.config.model_type].kind
-    labels = {"good": "LABEL_0", "bad": "LABEL_2"} if kind == "classifier" else {"good": "good film", "bad": "bad"}
+    kind: Kind = family_of_model(model).kind
+    labels = {"good": "LABEL_0", "bad": "LABEL_2"} if kind in CLASSIFIERS else {"good": "good film", "bad": "bad"}
     rows = [Row({"text": text, "label": "good"}, line) for line, text in enumerate(TEXTS)]
     task = Task.model_validate({"template": "{text}!", "labels": labels, "calibration": {"uri": "file:///a.jsonl"}})
     tokenizer = checkpoints.tokenizer(kind)

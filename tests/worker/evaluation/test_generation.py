@@ -10,9 +10,9 @@ from transformers import GenerationConfig, PreTrainedModel
 from service.contract.presets import resolve
 from service.contract.rows import Row
 from service.contract.task import Task
-from service.families.table import FAMILIES, Kind
+from service.families.table import Kind
 from tests.support import checkpoints
-from tests.support.tiny_models import TINY
+from tests.support.tiny_models import TINY, family_of_model
 from worker.data.batching import Padding, padding
 from worker.data.prompts import Example, encode
 from worker.data.wordings import Wording, wording
@@ -54,7 +54,7 @@ def rows_with_targets() -> list[Row]:
 
 def generation(name: str) -> tuple[PreTrainedModel, Wording, list[Example], Padding]:
     model = TINY[name]()
-    kind: Kind = FAMILIES[model.config.model_type].kind
+    kind: Kind = family_of_model(model).kind
     raw = {"kind": "generation", "template": "{text}:", "calibration": {"uri": "file:///a.jsonl"}}
     asked = wording(kind, resolve(Task.model_validate(raw)), checkpoints.tokenizer(kind), model.config)
     return model, asked, encode(rows_with_targets(), asked)[0], padding(model, asked.tokenizer, kind)

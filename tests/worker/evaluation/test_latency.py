@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from service.families.table import FAMILIES, Kind
+from service.families.table import Kind
 from tests.support import checkpoints
-from tests.support.tiny_models import TINY, causal
+from tests.support.tiny_models import TINY, causal, family_of_model
 from worker.data.batching import padding
 from worker.data.prompts import Example
 from worker.evaluation.latency import RUNS, SIZES, profile_in_turns
@@ -17,7 +17,7 @@ from worker.evaluation.memory import LiveStorages, weight_bytes
 def test_dense_and_slim_model_pass_in_turns(name: str) -> None:
     torch.set_num_threads(1)
     dense, slim = TINY[name](), TINY[name]()
-    kind: Kind = FAMILIES[dense.config.model_type].kind
+    kind: Kind = family_of_model(dense).kind
     seen: list[tuple[str, torch.Size]] = []
 
     def follow(model: nn.Module, label: str) -> None:

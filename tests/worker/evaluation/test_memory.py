@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from service.families.table import FAMILIES
 from tests.support import checkpoints
-from tests.support.tiny_models import TINY, causal
+from tests.support.tiny_models import TINY, causal, family_of_model
 from worker.data.batching import padding
 from worker.data.prompts import Example
 from worker.evaluation.latency import repeated_prompt
@@ -22,7 +21,7 @@ FLOAT = 4
 
 
 def batch_for(model: Any, rows: int = ROWS) -> Batch:
-    kind = FAMILIES[model.config.model_type].kind
+    kind = family_of_model(model).kind
     padded = padding(model, checkpoints.tokenizer(kind), kind)
     return repeated_prompt([Example((4, 5, 6), ((0,), (1,)), 0, "")], padded, rows, TOKENS)
 

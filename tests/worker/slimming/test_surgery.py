@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 
 from service.families.table import FAMILIES
 from tests.support.batches import batches, examples
-from tests.support.tiny_models import TINY
+from tests.support.tiny_models import TINY, base_name
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.masking import masked
 from worker.slimming.scoring.objectives import Batch
@@ -24,7 +24,7 @@ def inputs(family: str) -> Batch:
 @torch.no_grad()
 def logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     result: torch.Tensor = model(**batch.inputs).logits
-    return result[batch.masks["decoder"]] if "decoder" in batch.masks else result
+    return result[batch.masks["decoder"]] if result.dim() == 3 else result
 
 
 def half_of_the_units(model: PreTrainedModel, *units: str) -> Kept:
@@ -38,7 +38,7 @@ EVERY_UNIT = [
     (family, units)
     for family in TINY
     for units in (("ffn",), ("heads",), ("head_dims",), ("layers",), ("ffn", "heads", "head_dims", "layers"))
-    if set(units) <= set(FAMILIES[family.removesuffix("_gated")].units)
+    if set(units) <= set(FAMILIES[base_name(family)].units)
 ]
 
 

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from service.contract import options
 from service.families.table import FAMILIES
 from tests.support.batches import batches, examples
-from tests.support.tiny_models import TINY
+from tests.support.tiny_models import TINY, base_name
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.masking import masked
 from worker.slimming.repair import ridge
@@ -24,7 +24,8 @@ from worker.slimming.units import Kept, Site, locate
 
 torch.set_num_threads(1)
 
-WITH_BIAS = ("llama", "gpt2", "opt", "gpt_neox", "bart", "bert", "roberta", "distilbert")
+FAMILIES_WITH_BIAS = ("llama", "gpt2", "opt", "gpt_neox", "bart", "bert", "roberta", "distilbert")
+WITH_BIAS = [name for name in TINY if base_name(name) in FAMILIES_WITH_BIAS]
 
 
 def rows(family: str, size: int = 8) -> CalibrationBatches:
@@ -128,10 +129,7 @@ def test_a_repair_with_known_moments_equals_one_that_measures_them(method: str) 
 
 
 EVERY_CONSUMER = [
-    (family, unit)
-    for family in TINY
-    for unit in ("heads", "head_dims")
-    if unit in FAMILIES[family.removesuffix("_gated")].units
+    (family, unit) for family in TINY for unit in ("heads", "head_dims") if unit in FAMILIES[base_name(family)].units
 ]
 
 
