@@ -28,7 +28,8 @@ def module_and_part(name: str) -> tuple[str, str]:
 
 def replaced(names: Iterable[str]) -> set[str]:
     """The tensors of the model that an adapter with tensors of these names replaces."""
-    return {module for module, part in map(module_and_part, names) if not part}
+    found = (module_and_part(name) for name in names if name.startswith(PREFIX))
+    return {module for module, part in found if not part}
 
 
 def num_labels(shapes: Mapping[str, tuple[int, ...]]) -> int | None:

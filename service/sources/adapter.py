@@ -24,7 +24,8 @@ class Adapter:
     @property
     def replaced(self) -> dict[str, TensorShape]:
         """The tensors of the model that the adapter replaces, under their names in the model."""
-        return {name.removeprefix(adapter_names.PREFIX): self.tensors[name] for name in self.tensors if not _part(name)}
+        names = adapter_names.replaced(self.tensors)
+        return {name: self.tensors[adapter_names.PREFIX + name] for name in names}
 
     @property
     def changed(self) -> set[str]:
@@ -39,10 +40,6 @@ class Adapter:
     def num_labels(self) -> int | None:
         """The classes of the classification head in the adapter; None if it holds none."""
         return adapter_names.num_labels({name: tensor.shape for name, tensor in self.tensors.items()})
-
-
-def _part(name: str) -> str:
-    return adapter_names.module_and_part(name)[1]
 
 
 def read_adapter(files: Directory, uri: str) -> Adapter:

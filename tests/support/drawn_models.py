@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from service.families.table import CLASSIFIERS, Kind
 from tests.support import checkpoints
 from tests.support.checkpoints import change_json
-from tests.support.tiny_models import HIDDEN_SIZE, VOCABULARY, changed, tiny_family
+from tests.support.tiny_models import HIDDEN_SIZE, VOCABULARY, base_name, changed, tiny_family
 
 DRAWN_DTYPES = ("float32", "float32", "bfloat16", "float16")
 ROTARY = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3", "olmo2", "gpt_neox")
@@ -72,7 +72,7 @@ MODULES: dict[str, tuple[str, str, str]] = {
 LLAMA_MODULES = ("q_proj", "down_proj", "embed_tokens")
 # Damage to the tensors of a file, which both plan and worker refuse.
 DAMAGE: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
-    "another tensor": lambda tensors: tensors | {"score.weight": torch.ones(2, HIDDEN_SIZE)},
+    "another tensor": lambda tensors: tensors | {"another_head.weight": torch.ones(2, HIDDEN_SIZE)},
     "other names": lambda tensors: {name.replace(".1.", ".7."): value for name, value in tensors.items()},
 }
 
@@ -129,6 +129,7 @@ def drawn_model(random: Random, names: Sequence[str]) -> DrawnModel:
 def _settings(random: Random, name: str) -> dict[str, Any]:
     """Fields of the config that change sizes, biases or positions."""
     found: dict[str, Any] = {}
+    name = base_name(name)
     if name in ROTARY and random.random() < 0.8:
         kinds = PHI3_ROPE if name == "phi3" else ROPE
         part = (
@@ -148,7 +149,7 @@ def _settings(random: Random, name: str) -> dict[str, Any]:
 
 def _adapters(name: str, kind: Kind) -> list[dict[str, Any]]:
     """Options of LoRA: which modules it changes, and which it stores whole."""
-    attention, feed_forward, embedding = MODULES.get(name, LLAMA_MODULES)
+    attention, feed_forward, embedding = MODULES.get(base_name(name), LLAMA_MODULES)
     found: list[dict[str, Any]] = [
         {"target_modules": [attention]},
         {"target_modules": [feed_forward]},
