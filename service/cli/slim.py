@@ -61,16 +61,16 @@ def slim(
         str | None,
         typer.Option(metavar="COLUMN", help="Column with the texts that the model writes, in place of labels."),
     ] = None,
-    keep: Annotated[
-        float | None,
-        typer.Option(metavar="SHARE", help="Find the smallest model that keeps this share of the metric."),
-    ] = None,
     ratio: Annotated[
         float | None,
         typer.Option(
             metavar="SHARE",
             help=f"Remove this share of the feed-forward parameters, at most {MAX_RATIO}; default: {DEFAULT_RATIO}.",
         ),
+    ] = None,
+    keep: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Find the smallest model that keeps this share of the metric."),
     ] = None,
     name: Annotated[
         str | None, typer.Option(metavar="TITLE", help="Name of the task in the result; default: the preset.")

@@ -1,9 +1,12 @@
-"""Runs of `taskslim`, and a thread that takes the part of the worker for the job that one of them submits."""
+"""The commands and runs of `taskslim`, and a thread that takes the part of the worker for the job of a run."""
 
 import threading
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
+from typer.main import get_command
+
+from service.cli.__main__ import app
 from service.contract.ids import DEFAULT_TENANT
 from service.jobs.record import JobRecord
 from service.jobs.store import JobStore
@@ -24,6 +27,16 @@ class Run(NamedTuple):
 
 
 Taskslim = Callable[..., Run]
+
+
+def commands(command: Any = None, name: str = "taskslim") -> Iterator[tuple[str, Any]]:
+    """(name, command) of every command that does something."""
+    command = command or get_command(app)
+    inner: dict[str, Any] = getattr(command, "commands", {})
+    if not inner:
+        yield name, command
+    for part in inner:
+        yield from commands(inner[part], f"{name} {part}")
 
 
 def when_submitted(job_store: JobStore, act: Callable[[JobRecord], None]) -> threading.Thread:

@@ -1,24 +1,12 @@
 """The help texts of all commands, the end of a wrong command line, and the completion in a shell."""
 
 import sys
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from typer.main import get_command
 
-from service.cli.__main__ import app, main
+from service.cli.__main__ import main
 from service.contract.presets import PRESETS
-
-
-def commands(command: Any = None, name: str = "taskslim") -> Iterator[tuple[str, Any]]:
-    """(name, command) of every command that does something."""
-    command = command or get_command(app)
-    inner: dict[str, Any] = getattr(command, "commands", {})
-    if not inner:
-        yield name, command
-    for part in inner:
-        yield from commands(inner[part], f"{name} {part}")
+from tests.support.command_line import commands
 
 
 def is_sentence(text: str | None) -> bool:
