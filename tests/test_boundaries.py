@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TORCH = {"torch", "transformers", "worker"}
 WEB = {"fastapi", "starlette", "uvicorn"}
+OF_SERVERS = WEB | {"huggingface_hub", "pyarrow", "safetensors"}  # that a machine with the command line alone lacks
 SERVICES = {"redis", "rq", "obstore", "transformers", "service", "pydantic", "structlog"}
 
 # From the ground up: a package imports those before it, and none of its own line.
@@ -129,9 +130,16 @@ WITHOUT_WEB = [
         (modules_of("service"), TORCH),
         (WITHOUT_WEB, WEB),
         (["worker.__main__", "worker.tasks"], WEB),
+        (["service.cli.__main__"], OF_SERVERS),
         (modules_of("worker/slimming"), SERVICES),
     ],
-    ids=["service and torch", "service below the API and fastapi", "worker and fastapi", "slimming and services"],
+    ids=[
+        "service and torch",
+        "service below the API and fastapi",
+        "worker and fastapi",
+        "command line and servers",
+        "slimming and services",
+    ],
 )
 def test_package_does_not_load_what_it_may_not(modules: list[str], forbidden: set[str]) -> None:
     code = f"import {', '.join(modules)}, sys; print(*sys.modules)"

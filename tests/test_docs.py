@@ -23,7 +23,7 @@ from service.api.openapi.examples import INLINE
 from service.cli.demo.server import running_server
 from service.cli.terminal import result_table
 from service.contract.catalog import Health, Problem
-from service.contract.job import JobPage, JobStatus
+from service.contract.job import Job, JobPage, JobStatus
 from service.contract.presets import resolve
 from service.contract.request import JobRequest
 from service.contract.result import Estimate, Metrics, Result
@@ -31,16 +31,17 @@ from service.settings import Settings
 from service.webhooks.signing import new_secret, signed_headers
 from tests.support.api_process import api
 from tests.support.documents import COMMAND, PATHS, RESULTS, ROOT, SCRIPT, blocks, read, section
-from tests.support.job_requests import request_body
+from tests.support.job_requests import model_directory, request_body
 from tests.support.walkthrough import PAGE, run_walkthrough, tiny_llama
 
 MAX_LINES = {"README.md": 200, RESULTS: 250}
 # Documents whose `sh` blocks a test of this module runs.
-RUN = {"README.md", PAGE, "docs/api.md"}
+RUN = {"README.md", PAGE, "docs/api.md", "docs/cli.md"}
 RUN_PYTHON = {PAGE, "docs/api.md"}
 # The start of a command in a `console` block -> why it is not run as it is.
 NOT_RUN = {
     "make ": "installs packages or runs the whole suite; the targets are compared with the Makefile",
+    "taskslim slim ": "waits for a job of minutes; tests/service/cli/test_slim.py runs the same options",
     ".venv/bin/taskslim serve": "runs until it is stopped; every test of the walkthrough starts it",
     "export ": "sets the variables of the commands below it",
     "docker compose ": "needs a container engine; tests/test_compose.py runs the same commands as processes",
@@ -105,6 +106,19 @@ def test_the_commands_of_the_api_page_run(settings: Settings, redis: Redis, tmp_
     assert '{"data":[],' in rest
     assert re.search(r"ci +jobs:read artifacts:read +valid", rest)
     assert rest.rstrip().endswith("is revoked")
+
+
+def test_the_commands_of_the_command_line_page_run(settings: Settings, redis: Redis, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\nfine,positive\ndull,negative\ngood,positive\nbad,negative\n")
+    (tmp_path / "held-out.jsonl").write_text('{"text": "loud", "label": "negative"}\n')
+    script = "\n".join(block.content for block in blocks(read("docs/cli.md"), SCRIPT))
+    model = model_directory(tmp_path / "model")
+    with api(settings, tmp_path / "log") as url:
+        output = run_script(script, tmp_path, SLIM_URL=url, MODEL=model)
+    job = Job.model_validate_json((tmp_path / "job.json").read_bytes())
+    saved = JobRequest.model_validate_json((tmp_path / "request.json").read_bytes())
+    assert job.request == saved.model_copy(update={"retention_days": job.request.retention_days})
+    assert output == "cancelled\n"
 
 
 def test_the_python_of_the_api_page_verifies_a_webhook() -> None:

@@ -11,10 +11,12 @@ import pytest
 from pydantic import BaseModel
 
 from service.api.app import create_app
+from service.cli.short_request import DEFAULT_RATIO
 from service.contract.errors import TaskslimError
 from service.contract.fields import groups
 from service.contract.request import JobRequest
 from service.settings import Settings
+from tests.support.command_line import commands
 from tests.support.documents import read, section, table
 
 STATE = "~/.local/state/taskslim"
@@ -115,6 +117,19 @@ def errors(root: type[TaskslimError]) -> Iterator[type[TaskslimError]]:
     yield root
     for child in root.__subclasses__():
         yield from errors(child)
+
+
+def test_the_page_of_the_command_line_names_every_command_once() -> None:
+    listed = [name for name, _ in table(read("docs/cli.md").partition("\n## ")[0])]
+    assert Counter(listed) == Counter(name for name, _ in commands())
+
+
+def test_the_page_of_the_command_line_names_every_option_of_slim_once_with_its_default() -> None:
+    rows = table(section(read("docs/cli.md"), "Slim a model"))
+    [params] = [command.params for name, command in commands() if name == "taskslim slim"]
+    assert [name for name, _ in rows] == [param.opts[0] if "--" in param.opts[0] else param.metavar for param in params]
+    assert [default == "*required*" for _, (default, *_) in rows] == [param.required for param in params]
+    assert dict(rows)["--ratio"][0] == str(DEFAULT_RATIO)
 
 
 def test_the_operations_page_names_every_setting_once_with_its_default() -> None:

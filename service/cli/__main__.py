@@ -9,35 +9,49 @@ from typing import NoReturn
 import typer
 from rich.console import Console
 
-from service.cli import jobs, keys, scores, serve
+from service.cli import jobs, keys, scores, serve, slim
 from service.contract.errors import TaskslimError
 from service.infrastructure.redis_client import OUTAGES
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Run the Taskslim service, or use one.",
 )
 app.add_typer(serve.app)
+app.add_typer(slim.app)
 app.add_typer(jobs.app)
 app.add_typer(keys.app, name="keys")
 app.add_typer(scores.app, name="scores")
 
 
-def main() -> None:
-    """Run the command line. A TaskslimError or a Redis that is away ends it with a message and exit code 1."""
+def main() -> NoReturn:
+    """Run the command line and exit, with 0 if the command did what it says.
+
+    Wrong options and arguments end it with 2, a TaskslimError or a Redis that is away with 1, each with a message.
+    """
     try:
-        app()
+        sys.exit(app(prog_name="taskslim", standalone_mode=False) or 0)
+    except typer.TyperException as error:
+        _fail(_in_words(error), error.exit_code)
     except TaskslimError as error:
         _fail(error.message)
     except OUTAGES as error:
         _fail(f"Redis does not answer ({error}): start it, or set SLIM_REDIS_URL to one that runs")
 
 
-def _fail(message: str) -> NoReturn:
-    Console(stderr=True).print(message, style="red", markup=False, highlight=False, soft_wrap=True)
-    sys.exit(1)
+def _in_words(error: typer.TyperException) -> str:
+    """What is wrong with the options, and where the right ones are shown unless the message says so."""
+    message, context = error.format_message(), getattr(error, "ctx", None)
+    if not message or context is None or isinstance(error, typer.BadParameter):
+        return message
+    return f"{message} (`{context.command_path} --help` shows what there is)"
+
+
+def _fail(message: str, code: int = 1) -> NoReturn:
+    if message:  # empty where `taskslim` alone has shown its help
+        Console(stderr=True).print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

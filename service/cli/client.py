@@ -8,21 +8,28 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from service.contract.catalog import Problem
+from service.contract.catalog import Plan, Problem
 from service.contract.errors import TaskslimError
 from service.contract.job import Job, JobPage
-from service.contract.resources import Artifact, ArtifactPage, ScoreSet, ScoreSetPage
+from service.contract.resources import Artifact, ArtifactPage, Dataset, ScoreSet, ScoreSetPage
 from service.storage.object_store import digest_file
 
 POLL_SECONDS = 0.5
+REQUEST_SECONDS = 60.0
+MAX_NAME = 256  # characters of the name of a data set
+UPLOAD_SECONDS = 600.0  # until the server has read a data set
 OUTAGE_SECONDS = 60.0  # without an answer, after which `watch` gives up
 CHUNK_BYTES = 2**20
+START = "start it with `taskslim serve`, or name a server with --url or SLIM_URL"
+KEY = "set SLIM_API_KEY to a key of this server, which `taskslim keys create` makes"
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
 
 class ApiFailed(TaskslimError):
-    """The server refused a request, or its answer is invalid."""
+    """The server refused a request, or its answer is invalid. `problem_code` is the code of its problem document."""
+
+    problem_code: str | None = None
 
 
 class ApiUnavailable(ApiFailed):
@@ -34,7 +41,7 @@ class Api:
 
     def __init__(self, url: str, key: str | None = None) -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=60, follow_redirects=True)
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=REQUEST_SECONDS, follow_redirects=True)
 
     def close(self) -> None:
         """Close the connections."""
@@ -43,6 +50,26 @@ class Api:
     def submit(self, request: Any) -> Job:
         """Submit a job request, which the server validates."""
         return _parse(Job, self._send("POST", "/jobs", json=request))
+
+    def plan(self, request: Any) -> Plan:
+        """The plan of a job request, which the server checks as it does when the job is submitted."""
+        return _parse(Plan, self._send("POST", "/plans", json=request))
+
+    def upload(self, path: Path, media_type: str, target_column: str | None = None) -> Dataset:
+        """Upload a file of rows as a data set with its name. Raises OSError if the file cannot be read."""
+        named = {"name": path.name[-MAX_NAME:], "target": target_column}
+        params = {name: value for name, value in named.items() if value is not None}
+        with path.open("rb") as file:
+            timeout = httpx.Timeout(REQUEST_SECONDS, read=UPLOAD_SECONDS)
+            headers = {"Content-Type": media_type}
+            return _parse(
+                Dataset,
+                self._send("POST", "/datasets", params=params, headers=headers, content=file, timeout=timeout),
+            )
+
+    def delete_dataset(self, dataset_id: str) -> None:
+        """Delete a data set."""
+        self._send("DELETE", f"/datasets/{dataset_id}")
 
     def job(self, job_id: str) -> Job:
         """The present state of a job."""
@@ -135,7 +162,8 @@ class Api:
 
 
 def _unreachable(error: httpx.HTTPError) -> ApiUnavailable:
-    return ApiUnavailable(f"no answer from {error.request.url}: {error or type(error).__name__}")
+    reason = str(error) or type(error).__name__
+    return ApiUnavailable(f"no answer from {error.request.url} ({reason}): {START}")
 
 
 def _parse(model: type[Answer], content: bytes) -> Answer:
@@ -143,19 +171,21 @@ def _parse(model: type[Answer], content: bytes) -> Answer:
     try:
         return model.model_validate_json(content)
     except ValidationError as error:
-        message = (
-            f"the server's answer is no {model.__name__} of this version: {error.error_count()} fields differ; "
-            "install the version of the server"
-        )
-        raise ApiFailed(message) from error
+        fields = ", ".join(".".join(map(str, entry["loc"])) for entry in error.errors()[:3])
+        message = f"the server's answer is no {model.__name__} of this version: {fields or 'nothing'} differs"
+        raise ApiFailed(f"{message}; install the version of the server") from error
 
 
 def _failure(answer: httpx.Response) -> ApiFailed:
+    """The error of a refused request, with a line for each field to change."""
     kind = ApiUnavailable if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else ApiFailed
     try:
         problem = Problem.model_validate_json(answer.content)
     except ValidationError:
-        return kind(f"the server answered {answer.status_code}: {answer.text[:500]}")
-    lines = [f"{problem.title} ({problem.code}): {problem.detail}"]
-    lines += [f"  {entry.param}: {entry.message}" for entry in problem.errors or () if entry.message != problem.detail]
-    return kind("\n".join(lines))
+        return kind(f"the server answered {answer.status_code}: {' '.join(answer.text.split())[:500]}")
+    lines = [f"{entry.param}: {entry.message} ({problem.code})" for entry in problem.errors or ()]
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        lines = [f"{problem.detail} ({problem.code}): {KEY}"]
+    failure = kind("\n".join(lines) or f"{problem.detail} ({problem.code})")
+    failure.problem_code = problem.code
+    return failure

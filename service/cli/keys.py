@@ -55,7 +55,10 @@ def list_keys(state: State = None) -> None:
 
 
 @app.command()
-def revoke(key_id: str, state: State = None) -> None:
+def revoke(
+    key_id: Annotated[str, typer.Argument(metavar="KEY", help="The id of a key, which `list` shows.")],
+    state: State = None,
+) -> None:
     """Revoke a key: requests with it are refused."""
     with _keys(state) as keys:
         keys.revoke(key_id)

@@ -8,12 +8,17 @@ from rich.console import Console
 
 from service.cli.server_option import DEFAULT_URL, Url, server_at
 
+Digest = Annotated[str, typer.Argument(metavar="DIGEST", help="The digest of a score set, which `list` shows.")]
+
 app = typer.Typer(no_args_is_help=True, help="List, download and delete the score sets that jobs have measured.")
 out = Console()
 
 
 @app.command("list")
-def list_scores(limit: Annotated[int, typer.Option(min=1, max=100)] = 20, url: Url = DEFAULT_URL) -> None:
+def list_scores(
+    limit: Annotated[int, typer.Option(min=1, max=100, metavar="N", help="Number of score sets to show.")] = 20,
+    url: Url = DEFAULT_URL,
+) -> None:
     """List score sets, newest first, one per line."""
     with server_at(url) as server:
         found = server.scores(limit)
@@ -24,7 +29,11 @@ def list_scores(limit: Annotated[int, typer.Option(min=1, max=100)] = 20, url: U
 
 
 @app.command()
-def download(digest: str, file: Path, url: Url = DEFAULT_URL) -> None:
+def download(
+    digest: Digest,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The safetensors file to write.")],
+    url: Url = DEFAULT_URL,
+) -> None:
     """Download a score set as safetensors and check its SHA-256. An interrupted download is continued."""
     with server_at(url) as server:
         server.download_scores(digest, file)
@@ -32,7 +41,7 @@ def download(digest: str, file: Path, url: Url = DEFAULT_URL) -> None:
 
 
 @app.command()
-def delete(digest: str, url: Url = DEFAULT_URL) -> None:
+def delete(digest: Digest, url: Url = DEFAULT_URL) -> None:
     """Delete a score set. The next job that needs it measures it again."""
     with server_at(url) as server:
         server.delete_scores(digest)

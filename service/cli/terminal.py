@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from service.cli.client import Api
+from service.contract.catalog import Plan
 from service.contract.errors import TaskslimError
 from service.contract.job import Job, JobStatus
 from service.contract.result import Estimate, JobMetrics, Result
@@ -43,11 +44,25 @@ def result_of(job: Job) -> Result:
 
 
 def describe(job: Job) -> str:
-    """The stage, the count within the stage and the time left, each where it is known."""
+    """The stage, the count within the stage and the time left, each where it is known; of an ended job its status."""
+    if job.status.is_terminal:
+        return job.status
     progress = job.progress
     done = f"{progress.done}/{progress.total} {progress.unit or ''}" if progress.total else ""
     left = f"{duration(progress.eta_seconds)} left" if progress.eta_seconds is not None else ""
     return f"{job.stage or job.status:<15}{done:<20}{left}"
+
+
+def plan_line(plan: Plan) -> str:
+    """The sizes of both models and the time, each where the plan knows it."""
+    dense, slim = plan.parameters.dense, plan.parameters.slim
+    if slim is None:
+        sizes = [f"{count(dense)} parameters before; the size after is known when models were measured"]
+    else:
+        sizes = [f"{count(dense)} → {count(slim)} parameters ({change((dense, slim))})"]
+    sizes += [f"{width.stack} {width.unit} {count(width.dense)} → {count(width.slim)}" for width in plan.widths]
+    time = [f"about {duration(plan.time.seconds)}"] if plan.time else []
+    return f"plan: {', '.join(sizes + time)}"
 
 
 def result_table(result: Result) -> Table:

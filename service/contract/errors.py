@@ -13,7 +13,8 @@ TaskslimError                     status  code
 ├── InvalidData                   422     invalid_data             rows that cannot be read or used, with the line
 │   └── UnknownLabel              422     unknown_label            a row has a label that the task does not have
 ├── InvalidModel                  422     invalid_model            missing, pickle-only, `auto_map`, damaged
-│   └── UnsupportedFamily         422     unsupported_family       `model_type` is not in the table
+│   ├── UnsupportedFamily         422     unsupported_family       `model_type` is not in the table
+│   └── NotPlannable              422     not_plannable            a job may take the model; a plan cannot read it
 ├── TargetUnreachable             422     target_unreachable       no model meets the target, or a width would be zero
 ├── Unauthorized                  401     unauthorized             no API key, or an invalid, revoked or expired one
 ├── Forbidden                     403     forbidden                the key lacks the scope; the link is bad or expired
@@ -125,6 +126,10 @@ class InvalidModel(TaskslimError):
 
 class UnsupportedFamily(InvalidModel):
     code, title = "unsupported_family", "Unsupported family"
+
+
+class NotPlannable(InvalidModel):
+    code, title = "not_plannable", "Not plannable"
 
 
 class TargetUnreachable(TaskslimError):

@@ -1,16 +1,23 @@
-"""The checks of rows: inline rows one by one, rows at a URI by whether they are there."""
+"""The checks of rows: inline rows and those of small data sets one by one, others by whether they are there."""
 
+import json
 import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from service.contract.errors import InvalidData, NotFound
 from service.contract.presets import needs_answers
-from service.contract.rows import Row, check_rows, have_answers
+from service.contract.row_values import usable_values
+from service.contract.rows import Row, check_rows, have_answers, with_named_labels
 from service.contract.task import DataSource, TaskWording
 from service.planning.row_counts import inline_rows
 from service.sources.access import DATASET, Access, blaming
 from service.sources.readers import LOCAL, REMOTE, scheme_of
+from service.storage.draws import drawn
 from service.storage.keys import dataset_id_of, dataset_key
 from service.storage.row_formats import FORMAT_BY_ENDING, checked_line
+
+MAX_READ_BYTES = 2**20  # the worker checks the rows of a larger data set: a client waits for the answer
 
 
 def check_data(source: DataSource, task: TaskWording, param: str, access: Access) -> None:
@@ -18,28 +25,47 @@ def check_data(source: DataSource, task: TaskWording, param: str, access: Access
 
     Raises InvalidData, UnknownLabel, InvalidTemplate, ForbiddenPath.
     """
-    rows = inline_rows(source, task)
-    if rows is None:
-        _check_uri(source.uri or "", f"{param}.uri", access)
-    else:
-        _check_inline_rows(rows, task, param)
+    rows, uri = inline_rows(source, task), source.uri or ""
+    with _naming(f"{param}.uri" if rows is None else f"{param}.rows"):
+        if rows is not None:
+            _check_inline_rows(rows, task, param)
+        elif scheme_of(uri) == DATASET:
+            _check_dataset(source, task, param, access)
+        else:
+            _check_uri(uri, f"{param}.uri", access)
 
 
-def _check_inline_rows(rows: list[Row], task: TaskWording, param: str) -> None:
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Name the field `place` in InvalidData that names none."""
     try:
-        for row in rows:
-            checked_line(row)
-        check_rows(rows, task, answered=needs_answers(task, param, have_answers(rows, task)))
+        yield
     except InvalidData as error:
-        raise type(error)(error.message, param=error.param or f"{param}.rows") from error
+        raise type(error)(error.message, param=error.param or place) from error
+
+
+def _check_inline_rows(rows: Sequence[Row], task: TaskWording, param: str) -> None:
+    for row in rows:
+        checked_line(row)
+    check_rows(rows, task, answered=needs_answers(task, param, have_answers(rows, task)))
+
+
+def _check_dataset(source: DataSource, task: TaskWording, param: str, access: Access) -> None:
+    """Check that a data set is there, and as the worker does the rows that are drawn, unless it is large."""
+    key = dataset_key(access.tenant, dataset_id_of(source.uri or ""))
+    try:
+        if access.storage.stat(key).size > MAX_READ_BYTES:
+            return
+        lines = access.storage.get_bytes(key).splitlines()
+    except NotFound as error:
+        raise InvalidData(f"{source.uri} does not exist: upload the rows with POST /datasets") from error
+    stored = [Row(usable_values(json.loads(line)), number) for number, line in enumerate(lines, start=1)]
+    rows = drawn(with_named_labels(stored, task), source)
+    check_rows(rows, task, answered=needs_answers(task, param, have_answers(rows, task)))
 
 
 def _check_uri(uri: str, param: str, access: Access) -> None:
     scheme = scheme_of(uri)
-    if scheme == DATASET:
-        if not access.storage.exists(dataset_key(access.tenant, dataset_id_of(uri))):
-            raise InvalidData(f"{uri} does not exist: upload the rows with POST /datasets", param=param)
-        return
     if scheme != LOCAL and scheme not in REMOTE:
         raise InvalidData(f"{uri} must start with file://, s3://, gs://, az:// or dataset://", param=param)
     with blaming(param, InvalidData):

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from service.contract.catalog import Plan, Projected
+from service.contract.errors import NotPlannable
 from service.contract.options import Layout, Repair, Unit
 from service.contract.report import Runtime
 from service.contract.request import JobRequest
@@ -29,10 +30,13 @@ from service.sources.safetensors_header import BYTES
 def plan(request: JobRequest, access: Access) -> Plan:
     """The plan of a request.
 
-    Raises what `POST /jobs` raises for the same request, InvalidModel for GGUF, and StorageUnavailable where a hub does
+    Raises what `POST /jobs` raises for the same request, NotPlannable for GGUF, and StorageUnavailable where a hub does
     not answer.
     """
     model = check_request(request, access)
+    if not model.is_on_hub and not model.can_be_planned:
+        message = f"a plan needs config.json and safetensors files: {model.source.uri} is GGUF, which a worker converts"
+        raise NotPlannable(message, param="model.uri")
     checkpoint = read_checkpoint(model)
     check_tokenizer(request, model)
     return plan_for(request, checkpoint)

@@ -14,7 +14,6 @@ from service.families.tensor_names import CheckpointNames
 from service.families.unused_tensors import may_be_unused
 from service.sources.adapter import Adapter
 from service.sources.model_directory import ModelDirectory
-from service.sources.model_files import GGUF
 from service.sources.safetensors_header import DTYPES, FLOATS, Tensors, TensorShape
 
 MAX_UNITS = 2**17  # of a kind in a layer; a larger number in a foreign file would keep the planning busy for hours
@@ -57,9 +56,6 @@ class Checkpoint:
 
 def read_checkpoint(model: ModelDirectory) -> Checkpoint:
     """The config and the headers of the weights of a model. Raises as the properties of `ModelDirectory` do."""
-    if model.source.uri.endswith(GGUF):
-        message = f"a plan needs config.json and safetensors files: {model.source.uri} is GGUF, which a worker converts"
-        raise InvalidModel(message, param="model.uri")
     family, stored = model.family, {name: tensor for header in model.headers for name, tensor in header.tensors.items()}
     check_not_quantised({name: tensor.dtype for name, tensor in stored.items()}, model.source.uri)
     names = _names_in_model(stored, family, has_adapter=model.source.adapter_uri is not None)

@@ -4,13 +4,12 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow.parquet
-
 from service.contract.errors import BodyTooLarge, InvalidData
+from service.contract.presets import TARGET_COLUMN
 from service.contract.row_values import RowValues, usable_values
 from service.contract.rows import CLASS_NAME, Row
 
@@ -39,14 +38,17 @@ class Content:
     sha256: str
 
 
-def convert(source: Path, row_format: RowFormat, target: Path, *, max_bytes: int) -> Content:
+def convert(
+    source: Path, row_format: RowFormat, target: Path, *, max_bytes: int, target_column: str | None = None
+) -> Content:
     """Write the rows of `source` to `target` as JSON Lines, with at most one batch of rows in memory.
 
-    Raises InvalidData as `read_rows` does, and BodyTooLarge if the rows take more than `max_bytes` bytes.
+    The column `target_column` becomes `target`. Raises InvalidData as `read_rows` does and where `target_column` is no
+    column or there is a `target` beside it, and BodyTooLarge if the rows take more than `max_bytes` bytes.
     """
     digest, size, rows, columns = hashlib.sha256(), 0, 0, dict[str, None]()
     with target.open("wb") as file:
-        for row, line in _rows_with_lines(source, row_format):
+        for row, line in _rows_with_lines(source, row_format, target_column):
             size += len(line)
             if size > max_bytes:
                 message = f"the rows take more than {max_bytes} bytes as JSON Lines: split the data set"
@@ -55,6 +57,8 @@ def convert(source: Path, row_format: RowFormat, target: Path, *, max_bytes: int
             file.write(line)
             rows += 1
             columns.update(dict.fromkeys(row.values))
+    if target_column is not None and TARGET_COLUMN not in columns:
+        raise InvalidData(f"no row has the column {target_column!r}: the rows have {', '.join(columns)}")
     return Content(rows, list(columns), size, digest.hexdigest())
 
 
@@ -96,14 +100,26 @@ def json_line(values: RowValues) -> bytes:
     return (json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def _rows_with_lines(path: Path, row_format: RowFormat) -> Iterator[tuple[Row, bytes]]:
-    """The rows of a file, each with its line of JSON Lines. Raises as `read_rows`."""
+def _rows_with_lines(
+    path: Path, row_format: RowFormat, target_column: str | None = None
+) -> Iterator[tuple[Row, bytes]]:
+    """The rows of a file, each with its line of JSON Lines. Raises as `convert`."""
     number = 0
     for number, values in row_format.read(path):
         row = Row(usable_values(values), number, row_format.counted_in)
+        if target_column is not None and target_column != TARGET_COLUMN:
+            row = _with_target(row, target_column)
         yield row, checked_line(row)
     if number == 0:
         raise InvalidData("the data set holds no rows")
+
+
+def _with_target(row: Row, column: str) -> Row:
+    """The row with the name `target` for a column. Raises InvalidData for a row that has another column `target`."""
+    if TARGET_COLUMN in row.values:
+        message = f"{row.position} has a column {TARGET_COLUMN!r} beside {column!r}"
+        raise InvalidData(f"{message}: give it another name, or name no target column")
+    return replace(row, values={TARGET_COLUMN if name == column else name: value for name, value in row.values.items()})
 
 
 # --- JSON Lines ----------------------------------------------------------------------------------------------------
@@ -160,6 +176,8 @@ def _check_header(columns: list[str]) -> None:
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    import pyarrow.parquet  # not at the top: the command line reads the table of formats, and has no pyarrow
+
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             _check_header(file.schema_arrow.names)

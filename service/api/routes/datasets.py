@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response, status
 from fastapi import Path as InPath
@@ -57,6 +57,10 @@ async def create_dataset(
     links: LinksDep,
     response: Response,
     name: Annotated[str | None, Query(max_length=256, description="a name for the data set")] = None,
+    target: Annotated[
+        str | None,
+        Query(min_length=1, max_length=256, description="the column that is stored as `target`, for a generation task"),
+    ] = None,
 ) -> Dataset:
     """Store rows in JSON Lines, CSV or Parquet under a `dataset://` URI.
 
@@ -70,7 +74,8 @@ async def create_dataset(
         await asyncio.to_thread(stored.check_quota, caller.tenant, settings.max_stored_bytes)
     with tempfile.TemporaryDirectory(prefix="taskslim-upload-") as directory:
         await receive(request, Path(directory) / "body")
-        dataset = await asyncio.to_thread(_keep, Path(directory), row_format, caller, name, uploads, settings)
+        upload = Upload(Path(directory), row_format, name, target)
+        dataset = await asyncio.to_thread(_keep, upload, caller, uploads, settings)
     response.headers["Location"] = links.dataset(dataset.id)
     return dataset
 
@@ -82,13 +87,22 @@ async def receive(request: Request, path: Path) -> None:
             file.write(chunk)
 
 
-def _keep(
-    directory: Path, row_format: RowFormat, caller: Caller, name: str | None, uploads: Uploads, settings: Settings
-) -> Dataset:
-    target = directory / "rows.jsonl"
-    content = convert(directory / "body", row_format, target, max_bytes=settings.max_dataset_bytes)
+class Upload(NamedTuple):
+    """A body that was received as `body` in a directory, and what the request says of it."""
+
+    directory: Path
+    row_format: RowFormat
+    name: str | None
+    target_column: str | None
+
+
+def _keep(upload: Upload, caller: Caller, uploads: Uploads, settings: Settings) -> Dataset:
+    source, lines = upload.directory / "body", upload.directory / "rows.jsonl"
+    content = convert(
+        source, upload.row_format, lines, max_bytes=settings.max_dataset_bytes, target_column=upload.target_column
+    )
     quota = settings.max_stored_bytes if caller.key_id is not None else None
-    return uploads.add(target, content, caller.tenant, name=name, days=settings.retention_days, quota=quota)
+    return uploads.add(lines, content, caller.tenant, name=upload.name, days=settings.retention_days, quota=quota)
 
 
 @router.get(PATH, operation_id="listDatasets", summary="List data sets, newest first", responses=problem_responses())

@@ -19,13 +19,13 @@ export function useKey(value) {
 
 export const hasKey = () => key !== "";
 
-/** The response to a request. Throws a `Problem` for an error. */
+/** The response to a request, whose body is sent as JSON unless it is a file. Throws a `Problem` for an error. */
 export async function request(path, { method = "GET", accept = "application/json", body, headers = {}, signal } = {}) {
   const sent = { Accept: accept, ...headers };
   if (key) sent.Authorization = `Bearer ${key}`;
-  if (body !== undefined) sent["Content-Type"] = "application/json";
+  if (body !== undefined) sent["Content-Type"] ??= "application/json";
   const options = { method, headers: sent, signal, cache: "no-store", credentials: "omit" };
-  if (body !== undefined) options.body = JSON.stringify(body);
+  if (body !== undefined) options.body = body instanceof Blob ? body : JSON.stringify(body);
   const answer = await reach(path, options);
   if (answer.ok) return answer;
   const problem = new Problem(answer.status, await answer.json().catch(() => ({})));

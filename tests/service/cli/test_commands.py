@@ -1,83 +1,25 @@
 """The command line with a real server: its output and its exit codes."""
 
 import json
-import sys
-import threading
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import psutil
 import pytest
 from redis import Redis
 
 from service.cli import keys
-from service.cli.__main__ import main
 from service.contract.ids import DEFAULT_TENANT
 from service.infrastructure.redis_client import connect
-from service.jobs.record import JobRecord
 from service.jobs.store import JobStore
 from service.settings import Settings
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
 from service.tenants.api_keys import ApiKeys
 from tests.support.api_process import api
+from tests.support.command_line import Taskslim, when_submitted
 from tests.support.finished_jobs import FILES, fail, finish
 from tests.support.score_sets import measured, safetensors
-from tests.support.waiting import wait_until
-
-
-class Run(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Taskslim = Callable[..., Run]
-
-
-@pytest.fixture(scope="module")
-def server(redis_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Settings]]:
-    """The URL of a server process, and its settings."""
-    directory = tmp_path_factory.mktemp("cli")
-    settings = Settings(redis_url=redis_server, state=directory / "state", reconcile_seconds=0.5)
-    with api(settings, directory / "log") as url:
-        yield url, settings
-
-
-@pytest.fixture
-def storage(server: tuple[str, Settings]) -> Storage:
-    """The server's artifacts."""
-    return Storage(server[1].artifacts_url)
-
-
-@pytest.fixture
-def taskslim(
-    redis: Redis,
-    server: tuple[str, Settings],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Taskslim:
-    """Runs `taskslim ...` with the server, whose Redis is empty at first."""
-    monkeypatch.setenv("SLIM_URL", server[0])
-
-    def run(*arguments: object) -> Run:
-        monkeypatch.setattr(sys, "argv", ["taskslim", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        code = ended.value.code
-        assert isinstance(code, int)
-        return Run(code, *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture
-def request_file(tmp_path: Path, body: dict[str, Any]) -> Path:
-    path = tmp_path / "request.json"
-    path.write_text(json.dumps(body))
-    return path
 
 
 def test_submit_prints_the_id_and_show_the_job(taskslim: Taskslim, request_file: Path) -> None:
@@ -91,18 +33,6 @@ def test_submit_prints_the_id_and_show_the_job(taskslim: Taskslim, request_file:
     assert "file:///" in listed
     assert job_id not in taskslim("list", "--status", "failed").out
     assert taskslim("cancel", job_id).out.strip() == "cancelled"
-
-
-def when_submitted(job_store: JobStore, act: Callable[[JobRecord], None]) -> threading.Thread:
-    """Takes the part of the worker for the one job that the test submits."""
-
-    def wait_and_act() -> None:
-        wait_until(lambda: job_store.page(DEFAULT_TENANT).records)
-        act(job_store.page(DEFAULT_TENANT).records[0])
-
-    thread = threading.Thread(target=wait_and_act)
-    thread.start()
-    return thread
 
 
 def test_watch_prints_the_result_of_a_succeeded_job(

@@ -1,5 +1,6 @@
 """Rows that are refused with the field that names them."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,12 @@ from service.contract.errors import (
     UnknownLabel,
 )
 from service.contract.request import JobRequest
+from service.contract.rows import Row
 from service.planning.admission import check_request
+from service.planning.data_checks import MAX_READ_BYTES
 from service.sources.access import Access
+from service.storage.draws import draw
+from service.storage.keys import dataset_key
 from tests.support.job_requests import request_body
 from tests.support.planning import refuse
 
@@ -69,6 +74,47 @@ def test_a_uri_that_is_no_file_of_rows_is_refused(tmp_path: Path, access: Access
 def test_a_data_set_that_does_not_exist_is_refused(tmp_path: Path, access: Access, uri: str) -> None:
     body = request_body(tmp_path, task=task({"uri": uri}))
     refuse(body, access, InvalidData, "task.calibration.uri")
+
+
+def stored(access: Access, *rows: dict[str, Any]) -> dict[str, str]:
+    """A data set of these rows, as a source that names it."""
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    access.storage.put_bytes(lines.encode(), dataset_key(access.tenant, "one"))
+    return {"uri": "dataset://one"}
+
+
+FINE = {"text": "fine", "label": "positive"}
+
+
+@pytest.mark.parametrize(
+    ("row", "error", "says"),
+    [
+        (FINE | {"label": "neutral"}, UnknownLabel, "line 2 has the label 'neutral'"),
+        ({"text": "x"}, InvalidData, "line 2 has no value in the column 'label'"),
+        (FINE | {"text": []}, InvalidData, "line 2: the column 'text', which the task uses"),
+    ],
+)
+def test_the_rows_of_a_data_set_are_checked_as_inline_rows_are(
+    tmp_path: Path, access: Access, row: dict[str, Any], error: type[TaskslimError], says: str
+) -> None:
+    body = request_body(tmp_path, task=task(stored(access, FINE, row)))
+    assert says in refuse(body, access, error, "task.calibration.uri")
+
+
+def test_only_the_drawn_rows_of_a_data_set_are_checked(tmp_path: Path, access: Access) -> None:
+    source = stored(access, *[FINE] * 3, {"text": "x"})
+    numbered = [Row({}, number) for number in range(4)]
+    seeds = {numbered[3] in draw(numbered, 3, seed): seed for seed in range(20)}  # whether the wrong row is drawn
+    fine, wrong = (
+        request_body(tmp_path, task=task(source | {"limit": 3, "seed": seeds[has]})) for has in (False, True)
+    )
+    check_request(JobRequest.model_validate(fine), access)
+    refuse(wrong, access, InvalidData, "task.calibration.uri")
+
+
+def test_a_large_data_set_is_left_to_the_worker(tmp_path: Path, access: Access) -> None:
+    body = request_body(tmp_path, task=task(stored(access, {"text": "x" * MAX_READ_BYTES})))
+    check_request(JobRequest.model_validate(body), access)
 
 
 TASK: dict[str, Any] = INLINE["task"]

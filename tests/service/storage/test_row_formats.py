@@ -79,6 +79,33 @@ def test_rows_of_json_lines_stay_the_same_when_converted(
     assert found == rows
 
 
+@pytest.mark.parametrize("ending", GOOD)
+def test_the_target_column_gets_its_name(ending: str, tmp_path: Path) -> None:
+    (tmp_path / "body").write_bytes(GOOD[ending])
+    content = convert(
+        tmp_path / "body", FORMAT_BY_ENDING[ending], tmp_path / "rows.jsonl", max_bytes=10**6, target_column="label"
+    )
+    assert content.columns == ["text", "target"]
+    read = [row.values for row in read_file(tmp_path / "rows.jsonl")]
+    assert read == [{"text": row["text"], "target": row["label"]} for row in ROWS]
+
+
+@pytest.mark.parametrize(
+    ("column", "rows", "says"),
+    [
+        ("title", [{"text": "a"}, {"label": "b"}], "no row has the column 'title': the rows have text, label"),
+        ("target", [{"text": "a"}], "no row has the column 'target'"),
+        ("text", [{"text": "a"}, {"text": "a", "target": "b"}], "line 2 has a column 'target' beside 'text'"),
+    ],
+)
+def test_a_target_column_that_cannot_be_is_refused(
+    tmp_path: Path, column: str, rows: list[dict[str, str]], says: str
+) -> None:
+    (tmp_path / "body").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InvalidData, match=says):
+        convert(tmp_path / "body", FORMAT_BY_ENDING[".jsonl"], tmp_path / "x", max_bytes=1000, target_column=column)
+
+
 def test_parquet_that_unpacks_to_more_than_the_limit_is_refused(tmp_path: Path) -> None:
     body = parquet({"text": ["a" * 1000] * 5000})
     assert len(body) < 100_000

@@ -5,6 +5,7 @@ import { plain } from "../words.js";
 import { has, isExpert } from "./carried.js";
 import { SEVERAL } from "./request.js";
 import { targetFields } from "./target.js";
+import { ENDINGS } from "./upload.js";
 
 export const OWN = ""; // the option of `task.preset` for a task without a preset
 
@@ -75,16 +76,12 @@ export function formElement({ presets, criteria, repairs, units, limits }, value
             placeholder: '{"text": "…", "label": "positive"}',
             hint: "JSON Lines, in place of the URI"
           }),
-          element(
-            "label",
-            { className: "field" },
-            element("span", {}, "Calibration rows from a file of this machine"),
-            element("input", { type: "file", name: "rows-file", accept: ".jsonl,.json" })
-          ),
+          fileInput("task.calibration.uri", "Calibration rows from a file of this machine"),
           pair(
             text("task.calibration.limit", "Rows to use", values, { type: "number", min: 1, hint: "empty: all" }),
             text("task.evaluation.uri", "Evaluation rows", values, { hint: "empty: a fifth of the calibration rows" })
-          )
+          ),
+          fileInput("task.evaluation.uri", "Evaluation rows from a file of this machine")
         ),
         area("observe", "Tasks to evaluate without slimming for them", values, {
           placeholder: "imdb = s3://bucket/imdb.jsonl",
@@ -219,6 +216,15 @@ function choice(name, label, options, values) {
   );
   return field(label, element("select", { name }, made));
 }
+
+/** An input whose file is uploaded; the data set is then named in the field `name`. */
+const fileInput = (name, label) =>
+  element(
+    "label",
+    { className: "field" },
+    element("span", {}, label),
+    element("input", { type: "file", accept: ENDINGS, "data-names": name })
+  );
 
 const named = (values) => values.map((value) => [value, plain(value)]);
 

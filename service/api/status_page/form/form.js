@@ -8,6 +8,7 @@ import { copyButton, element, fill, problemBox } from "../elements.js";
 import { planPart } from "./plan.js";
 import { SEVERAL, compose, fieldsOf, fieldsOfMethod } from "./request.js";
 import { showTarget } from "./target.js";
+import { upload } from "./upload.js";
 
 const WAIT_MS = 400;
 
@@ -41,9 +42,9 @@ export async function showForm(main, parameters, signal) {
   );
   view.form.addEventListener("input", () => update(view));
   view.form.addEventListener("submit", (event) => submit(view, event));
-  view.form
-    .querySelector("[name=rows-file]")
-    .addEventListener("change", (event) => loadRows(view, event.target.files[0]));
+  for (const input of view.form.querySelectorAll("[type=file]")) {
+    input.addEventListener("change", () => uploadRows(view, input));
+  }
   update(view);
 }
 
@@ -63,10 +64,19 @@ function preview(view) {
   );
 }
 
-async function loadRows(view, file) {
-  if (!file) return;
-  view.form.elements["task.calibration.rows"].value = await file.text();
-  update(view);
+/** Upload the file of an input, and name the data set in the field that the input belongs to. */
+async function uploadRows(view, input) {
+  if (!input.files[0]) return;
+  const param = input.dataset.names;
+  try {
+    view.form.elements[param].value = await upload(input.files[0], view.signal);
+    if (param === "task.calibration.uri") view.form.elements["task.calibration.rows"].value = ""; // in place of them
+    update(view);
+  } catch (problem) {
+    if (problem.name === "AbortError") return;
+    update(view);
+    showErrors(view, [{ param, message: problem.message }]);
+  }
 }
 
 // --- preview, plan, submission -----------------------------------------------------------------------------------------

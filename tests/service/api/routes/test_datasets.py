@@ -35,6 +35,10 @@ def test_job_reads_an_uploaded_data_set(client: TestClient, body: dict[str, Any]
     assert client.post("/jobs", json=body | {"task": task}).status_code == 202
 
 
+def test_upload_names_the_column_of_the_targets(client: TestClient) -> None:
+    assert upload(client, target="label")["columns"] == ["text", "target"]
+
+
 def test_uploads_are_listed_read_and_deleted(client: TestClient, storage: Storage) -> None:
     datasets = [upload(client) for _ in range(3)]
     page = client.get("/datasets", params={"limit": 2}).json()

@@ -111,6 +111,15 @@ def test_a_plan_and_a_job_are_refused_alike(client: TestClient, tmp_path: Path, 
     assert planned.json() | {"instance": "/jobs"} == submitted.json()
 
 
+def test_a_gguf_model_is_taken_without_a_plan(client: TestClient, tmp_path: Path) -> None:
+    body = request_for(tmp_path).model_dump(mode="json", exclude_unset=True)
+    model = model_directory(tmp_path / "model", ("one.gguf",))
+    (tmp_path / "model/config.json").unlink()
+    for uri in (model, f"{model}/one.gguf"):
+        planned, submitted = (client.post(path, json=body | {"model": {"uri": uri}}) for path in ("/plans", "/jobs"))
+        assert (planned.status_code, planned.json()["code"], submitted.status_code) == (422, "not_plannable", 202)
+
+
 def test_a_plan_says_whether_scores_are_stored_and_estimates_the_time(
     client: TestClient, tmp_path: Path, redis: Redis, storage: Storage
 ) -> None:

@@ -7,6 +7,7 @@ from fastapi.testclient import TestClient
 
 from service.api.routes.status_page import DIRECTORY
 from service.contract.job import Stage
+from service.storage.row_formats import FORMATS
 
 
 def test_content_security_policy_allows_neither_inline_nor_external_content(client: TestClient) -> None:
@@ -31,6 +32,11 @@ def test_only_files_of_the_page_are_served(client: TestClient) -> None:
 def test_job_page_lists_every_stage_in_order() -> None:
     [listed] = re.findall(r"const STAGES = (\[[^;]*\]);", (DIRECTORY / "job.js").read_text())
     assert json.loads(listed) == [stage.value for stage in Stage]
+
+
+def test_form_uploads_the_formats_that_the_api_reads() -> None:
+    [formats] = re.findall(r"const FORMATS = (\{[^;]*\});", (DIRECTORY / "form/upload.js").read_text())
+    assert json.loads(formats) == {found.ending: found.media_types[0] for found in FORMATS}
 
 
 def test_files_of_the_page_refer_to_no_other_server(client: TestClient) -> None:

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from typer.testing import CliRunner
 
 from service.api.openapi.response_examples import REPORT
+from service.cli import slim
+from service.cli.__main__ import app
 from service.contract.fields import groups
 from service.contract.ids import DEFAULT_TENANT
 from service.contract.job import Stage
@@ -18,7 +21,7 @@ from service.contract.request import JobRequest
 from service.jobs.store import JobStore
 from service.planning.time_estimate import Durations
 from service.settings import Settings
-from tests.support import checkpoints, jobs
+from tests.support import checkpoints, http, jobs
 from tests.support.browser import Tab
 from tests.support.status_page import new_job, set_field
 
@@ -131,6 +134,86 @@ def test_error_is_shown_at_its_field(page: str, tab: Tab, body: dict[str, Any]) 
     tab.wait_for("document.querySelector('[name=\"target.ratio\"]').getAttribute('aria-invalid') == 'true'")
     assert "0.95" in tab.run("document.getElementById('field-target.ratio-error').innerText")
     assert tab.run("document.activeElement.name") == "target.ratio"
+
+
+# The choices in the form, and the same as options of `taskslim slim`.
+CHOICES: dict[str, tuple[dict[str, str], list[str]]] = {
+    "preset": ({"task.preset": "sst2"}, ["--task", "sst2"]),
+    "labels": (
+        {"task.template": "Review: {text}\nTone:", "task.labels": "positive = good\nnegative = bad"},
+        ["--task", r"Review: {text}\nTone:", "--labels", "positive=good,negative=bad"],
+    ),
+    "texts": (
+        {"task.kind": "generation", "task.template": "Title of {text}:"},
+        ["--task", "Title of {text}:", "--target", "target"],
+    ),
+    "share to keep": (
+        {"task.preset": "imdb", "target": "keep_metric", "target.keep_metric": "0.9"},
+        ["--task", "imdb", "--keep", "0.9"],
+    ),
+    "ratio and limit": (
+        {"task.preset": "sst2", "target.ratio": "0.5", "task.calibration.limit": "8"},
+        ["--task", "sst2", "--ratio", "0.5", "--limit", "8"],
+    ),
+}
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_form_and_command_line_make_the_same_request(
+    page: str, tab: Tab, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch, choice: str
+) -> None:
+    fields, options = CHOICES[choice]
+    model = Path(body["model"]["uri"].removeprefix("file://"))
+    (rows := model / "rows.jsonl").touch()
+    (held_out := model / "held-out.jsonl").touch()
+    tab.open(f"{page}#/new")
+    tab.wait_for("document.querySelector('form.request')")
+    sources = {"task.calibration.uri": rows.as_uri(), "task.evaluation.uri": held_out.as_uri()}
+    for name, value in ({"model.uri": model.as_uri()} | sources | fields).items():
+        set_field(tab, name, value)
+    shown = json.loads(tab.run("document.querySelector('.preview details pre').textContent"))
+    given = [str(model), "--rows", rows.as_uri(), "--evaluation", held_out.as_uri(), *options]
+    printed: list[Any] = []
+    monkeypatch.setattr(slim, "print_json", printed.append)  # the server logs to the same output
+    run = CliRunner().invoke(app, ["slim", *given, "--print-request", "--url", page], catch_exceptions=False)
+    assert run.exit_code == 0, run.output
+    assert JobRequest.model_validate(shown) == JobRequest.model_validate(printed[0])
+
+
+def choose_file(tab: Tab, field: str, name: str, content: str) -> None:
+    """Choose a file in the input that belongs to a field of the form."""
+    tab.wait_for("document.querySelector('form.request')")
+    tab.run(
+        f"""(input => {{
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([{json.dumps(content)}], {json.dumps(name)}));
+            input.files = transfer.files;
+            input.dispatchEvent(new Event("change"));
+        }})(document.querySelector('[data-names="{field}"]'))"""
+    )
+
+
+def test_chosen_file_is_uploaded_and_named(page: str, tab: Tab, body: dict[str, Any]) -> None:
+    tab.open(f"{page}#/new")
+    fill_form(tab, body)
+    for field in ("task.calibration.uri", "task.evaluation.uri"):
+        choose_file(tab, field, "rows.csv", 'text,label\n"fine, really",positive\n')
+        tab.wait_for(f"document.querySelector('[name=\"{field}\"]').value.startsWith('dataset://')")
+    task = json.loads(tab.run("document.querySelector('.preview details pre').textContent"))["task"]
+    uploaded = http.get(f"{page}datasets").json()["data"]
+    assert [found["uri"] for found in uploaded] == [task[part]["uri"] for part in ("evaluation", "calibration")]
+    assert [(found["name"], found["rows"]) for found in uploaded] == [("rows.csv", 1)] * 2
+    assert "rows" not in task["calibration"]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("rows.txt", "does not end in one of .jsonl,.csv,.parquet"), ("rows.csv", "holds no rows")]
+)
+def test_refused_file_is_reported_at_its_field(page: str, tab: Tab, name: str, says: str) -> None:
+    tab.open(f"{page}#/new")
+    choose_file(tab, "task.evaluation.uri", name, "text,label\n")
+    tab.wait_for("document.querySelector('[name=\"task.evaluation.uri\"]').getAttribute('aria-invalid') == 'true'")
+    assert says in tab.run("document.getElementById('field-task.evaluation.uri-error').innerText")
 
 
 def test_invalid_inline_rows_are_reported_before_submission(page: str, tab: Tab, body: dict[str, Any]) -> None:
