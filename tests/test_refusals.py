@@ -85,6 +85,10 @@ def rows(*labels: str) -> dict[str, Any]:
     return {"rows": [{"text": "good film", "label": label} for label in labels]}
 
 
+def targets(*values: Any) -> dict[str, Any]:
+    return {"rows": [{"text": "good film", "target": value} for value in values]}
+
+
 def one_head(directory: Path) -> None:
     causal("llama", num_key_value_heads=1).save_pretrained(directory)
 
@@ -152,6 +156,12 @@ CASES: dict[str, Case] = {
         "unknown_label",
         "task.calibration.rows",
         {"task": {"calibration": rows("1", "0", "2"), "evaluation": rows("1", "0")}},
+    ),
+    "target without a text": Case(
+        Site("data.loading", "_blaming"),
+        "invalid_data",
+        "task.calibration.rows",
+        {"task": {"kind": "generation", "labels": None, "calibration": targets("good", ["good", ""])}},
     ),
     "missing rows": Case(
         Site("data.loading", "_blaming"),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from service.contract.errors import InvalidData, InvalidTemplate, UnknownLabel
 from service.contract.options import TaskKind
-from service.contract.presets import ANSWER_COLUMNS, LABEL_COLUMN, template_fields
+from service.contract.presets import ANSWER_COLUMNS, LABEL_COLUMN, TARGET_COLUMN, template_fields
 from service.contract.row_values import RowValues, as_text, spelled_alike
 from service.contract.task import TaskWording
 
@@ -34,6 +34,20 @@ class Row:
             what = "one label" if column == LABEL_COLUMN else "text, a number, true or false"
             raise InvalidData(f"{self.position}: the column {column!r}, which the task uses, must have {what}")
         return as_text(value)
+
+    def targets(self) -> list[str]:
+        """The right texts of a generation row, at least one. Raises InvalidData if there is none, or an empty one."""
+        value = self.values.get(TARGET_COLUMN)
+        found = value if isinstance(value, list) else [self.text(TARGET_COLUMN)]
+        if not found:
+            message = f"{self.position}: the column {TARGET_COLUMN!r} must have a text, or a list of one or more texts"
+            raise InvalidData(message)
+        if not all(text.strip() for text in found):
+            message = (
+                f"{self.position} has an empty text in the column {TARGET_COLUMN!r}: give what the model is to write"
+            )
+            raise InvalidData(message)
+        return found
 
 
 def have_answers(rows: Sequence[Row], task: TaskWording) -> bool:
@@ -81,10 +95,10 @@ def check_rows(rows: Sequence[Row], task: TaskWording, *, answered: bool = True)
         if all(row.values.get(column) is None for row in rows):
             raise _missing_column(column, rows[0])
     for row in rows:
-        for column in (*columns, answer_column(task)) if answered else columns:
+        for column in columns:
             row.text(column)
-        if answered and task.labels is not None:
-            _check_label(row, task.labels)
+        if answered:
+            _check_answer(row, task)
 
 
 def _missing_column(column: str, first: Row) -> InvalidTemplate:
@@ -95,8 +109,11 @@ def _missing_column(column: str, first: Row) -> InvalidTemplate:
     return InvalidTemplate(message, param="task.template")
 
 
-def _check_label(row: Row, labels: dict[str, str]) -> None:
-    label = row.text(LABEL_COLUMN)
+def _check_answer(row: Row, task: TaskWording) -> None:
+    if task.kind is TaskKind.generation:
+        row.targets()
+        return
+    label, labels = row.text(LABEL_COLUMN), task.labels or {}
     if label not in labels:
         message = f"{row.position} has the label {label!r}, which `task.labels` does not name: it names"
         raise UnknownLabel(f"{message} {', '.join(labels)}")

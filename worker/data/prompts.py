@@ -7,7 +7,7 @@ from itertools import islice
 
 from service.contract.errors import InvalidData, InvalidLabels, InvalidTemplate
 from service.contract.options import TaskKind
-from service.contract.presets import LABEL_COLUMN, TARGET_COLUMN, template_fields
+from service.contract.presets import LABEL_COLUMN, template_fields
 from service.contract.rows import Row
 from service.families.table import Kind
 from worker.data.tokenising import TOKENISE
@@ -29,6 +29,13 @@ class Example:
     candidates: tuple[Tokens, ...]
     answer: int
     text: str  # the right answer as text
+    others: tuple[str, ...] = ()  # further right texts of a generation task, which metrics alone read
+    other_tokens: int = 0  # of the longest of these
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Every right answer as text."""
+        return (self.text, *self.others)
 
 
 Maker = Callable[[Row, Mapping[str, str], Wording], Example]
@@ -76,9 +83,11 @@ def row_tokens(example: Example, kind: Kind) -> int:
 def _example(row: Row, fields: Mapping[str, str], wording: Wording) -> Example:
     prompt = render(wording.task.template or "", fields)
     if wording.task.kind is TaskKind.generation:
-        answers, right = [row.text(TARGET_COLUMN)], 0
-    else:
-        answers, right = list(wording.words.values()), list(wording.words).index(row.text(LABEL_COLUMN))
+        [target, *others] = row.targets()
+        tokens, candidates = TOKENISE[wording.kind](prompt, [target], wording)
+        more = [TOKENISE[wording.kind](prompt, [other], wording)[1][0] for other in others]
+        return Example(tokens, candidates, 0, target, tuple(others), max(map(len, more), default=0))
+    answers, right = list(wording.words.values()), list(wording.words).index(row.text(LABEL_COLUMN))
     tokens, candidates = TOKENISE[wording.kind](prompt, answers, wording)
     _check_candidates(candidates, answers)
     return Example(tokens, candidates, right, answers[right])

@@ -124,7 +124,7 @@ def compared(evaluation_set: EvaluationSet, dense: Sequence[str], slim: Sequence
     wording, examples = evaluation_set.task_model.wording, evaluation_set.task_model.evaluation.examples
     labels = list(wording.words)
     if evaluation_set.task_model.generates:
-        matrices, right = None, [example.text for example in examples]
+        matrices, right = None, [" | ".join(example.references) for example in examples]
     else:
         right = answers.right_labels(examples, labels)
         matrices = answers.confusion(labels, right, dense, slim)
