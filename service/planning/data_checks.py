@@ -4,7 +4,7 @@ import stat
 
 from service.contract.errors import InvalidData, NotFound
 from service.contract.presets import needs_answers
-from service.contract.rows import Row, check_rows, have_answers
+from service.contract.rows import check_rows, have_answers
 from service.contract.task import DataSource, TaskWording
 from service.planning.row_counts import inline_rows
 from service.sources.access import DATASET, Access, blaming
@@ -18,15 +18,15 @@ def check_data(source: DataSource, task: TaskWording, param: str, access: Access
 
     Raises InvalidData, UnknownLabel, InvalidTemplate, ForbiddenPath.
     """
-    rows = inline_rows(source, task)
-    if rows is None:
+    if source.rows is None:
         _check_uri(source.uri or "", f"{param}.uri", access)
     else:
-        _check_inline_rows(rows, task, param)
+        _check_inline_rows(source, task, param)
 
 
-def _check_inline_rows(rows: list[Row], task: TaskWording, param: str) -> None:
+def _check_inline_rows(source: DataSource, task: TaskWording, param: str) -> None:
     try:
+        rows = inline_rows(source, task) or []
         for row in rows:
             checked_line(row)
         check_rows(rows, task, answered=needs_answers(task, param, have_answers(rows, task)))

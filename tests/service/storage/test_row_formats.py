@@ -178,7 +178,9 @@ def uploaded(client: TestClient, storage: Storage, ending: str, content: bytes) 
 
 
 CLASSIFY = {"preset": "sst2"}
-WRITE = {"kind": "generation", "template": "{text}"}
+WRITE: dict[str, Any] = {"kind": "generation", "template": "{text}"}
+CHAT: dict[str, Any] = {"kind": "generation", "messages": "messages"}
+LABELS = {"B": "b", "C": "c"}
 
 
 def read_by_worker(
@@ -237,12 +239,25 @@ def with_targets(*targets: Any) -> tuple[list[dict[str, Any]], dict[str, bytes]]
     return rows, files
 
 
+def with_messages(*contents: Any) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    """Rows with answers of these contents after a good one, inline and in files."""
+    question, right = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+    rows = [{"messages": [question, right | {"content": content}]} for content in ("b", *contents)]
+    files = {".jsonl": b"".join(json.dumps(row).encode() + b"\n" for row in rows)}
+    if all(isinstance(content, str) for content in contents):
+        files[".parquet"] = table_bytes(pyarrow.Table.from_pylist(rows))
+    return rows, files
+
+
 REFUSED: dict[str, tuple[dict[str, Any], list[dict[str, Any]], dict[str, bytes]]] = {
     "long": (CLASSIFY, LONG_ROWS, LONG_FILES),
     "nested": (CLASSIFY, NESTED_ROWS, NESTED_FILES),
     "no target": (WRITE, *with_targets([])),
     "a number among the targets": (WRITE, *with_targets(["b", 3])),
     "an empty text among the targets": (WRITE, *with_targets(["b", ""])),
+    "an image in a message": (CHAT, *with_messages([{"type": "image", "url": "x"}])),
+    "an empty message": (CHAT, *with_messages("")),
+    "an answer that is no label": (CHAT | {"kind": "classification", "labels": LABELS}, *with_messages("d")),
 }
 
 
@@ -271,6 +286,18 @@ def test_rows_with_one_target_or_several_are_read_alike(client: TestClient, stor
         assert isinstance(stored, bytes)
         assert read_by_worker(tmp_path / "stored.jsonl", storage, stored, WRITE) == rows
         assert read_by_worker(tmp_path / f"rows{ending}", storage, content, WRITE) == rows
+    assert DataSource(rows=rows).rows == rows
+
+
+def test_conversations_are_read_alike(client: TestClient, storage: Storage, tmp_path: Path) -> None:
+    rows, files = with_messages("b", "c")
+    for ending, content in files.items():
+        stored = uploaded(client, storage, ending, content)
+        assert isinstance(stored, bytes)
+        for wording, labels in ((CHAT, {}), (CHAT | {"kind": "classification", "labels": LABELS}, {"label": "B"})):
+            for path, body in ((tmp_path / "stored.jsonl", stored), (tmp_path / f"rows{ending}", content)):
+                found = read_by_worker(path, storage, body, wording)
+                assert found[:2] == [row | labels for row in rows[:2]]
     assert DataSource(rows=rows).rows == rows
 
 
