@@ -85,6 +85,10 @@ def rows(*labels: str) -> dict[str, Any]:
     return {"rows": [{"text": "good film", "label": label} for label in labels]}
 
 
+def targets(*values: Any) -> dict[str, Any]:
+    return {"rows": [{"text": "good film", "target": value} for value in values]}
+
+
 def one_head(directory: Path) -> None:
     causal("llama", num_key_value_heads=1).save_pretrained(directory)
 
@@ -144,6 +148,9 @@ def one_tensor_fewer(directory: Path) -> None:
     save_file(tensors, path, {"format": "pt"})
 
 
+CONVERSATION = {"messages": [{"role": "user", "content": "good"}, {"role": "assistant", "content": "LABEL_1"}]}
+CHAT: dict[str, Any] = {"kind": "generation", "template": None, "labels": None, "messages": "messages"}
+CHAT_WITH_ROWS = CHAT | {part: {"rows": [CONVERSATION] * 4} for part in ("calibration", "evaluation")}
 HEADS = {"method": {"units": ["heads"]}}
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 CASES: dict[str, Case] = {
@@ -152,6 +159,28 @@ CASES: dict[str, Case] = {
         "unknown_label",
         "task.calibration.rows",
         {"task": {"calibration": rows("1", "0", "2"), "evaluation": rows("1", "0")}},
+    ),
+    "target without a text": Case(
+        Site("data.loading", "_blaming"),
+        "invalid_data",
+        "task.calibration.rows",
+        {"task": {"kind": "generation", "labels": None, "calibration": targets("good", ["good", ""])}},
+    ),
+    "conversation without an answer": Case(
+        Site("data.loading", "_blaming"),
+        "invalid_data",
+        "task.calibration.rows",
+        {"task": CHAT | {"calibration": {"rows": [CONVERSATION, {"messages": CONVERSATION["messages"][:1]}]}}},
+    ),
+    "model without a chat template": Case(
+        Site("data.chat_templates", "chat_frame"), "invalid_model", "model.uri", {"task": CHAT_WITH_ROWS}
+    ),
+    "encoder without a chat template": Case(
+        Site("data.chat_templates", "chat_frame"),
+        "invalid_model",
+        "model.uri",
+        {"task": CHAT_WITH_ROWS | {"kind": "classification", "labels": {"a": "LABEL_0", "b": "LABEL_1"}}},
+        family="bert",
     ),
     "missing rows": Case(
         Site("data.loading", "_blaming"),
@@ -298,12 +327,18 @@ CASES: dict[str, Case] = {
 
 TOKENS = "the tokens of a text are not known without the tokenizer"
 MEASURED = "the model has to be run"
+CHAT_TEMPLATE = "a chat template is code, which the worker alone runs"
 APPLY = "the command `taskslim apply`, which is no request"
 ONLY_WORKER: dict[Site, str] = {
     Site("data.tokenising", "_causal"): TOKENS,
     Site("data.tokenising", "_ended"): TOKENS,
     Site("data.prompts", "_check_candidates"): TOKENS,
     Site("data.prompts", "_shorten"): TOKENS,
+    Site("data.chat_templates", "prompt_and_answer"): CHAT_TEMPLATE,
+    Site("data.chat_templates", "_render"): CHAT_TEMPLATE,
+    Site("data.wordings", "_chat"): CHAT_TEMPLATE,
+    Site("data.chats", "_named"): CHAT_TEMPLATE,
+    Site("data.chats", "_written"): CHAT_TEMPLATE,
     Site("data.batching", "padding"): "generation_config.json may name the token instead of config.json",
     Site("evaluation.answer_scores", "score"): MEASURED,
     Site("stages.pseudo_labels", "_check_every_label_is_given"): MEASURED,

@@ -17,6 +17,7 @@ AnyTask = TypeVar("AnyTask", bound=TaskWording)
 
 LABEL_COLUMN = "label"
 TARGET_COLUMN = "target"
+OF_TEMPLATES = ("max_words", "special_tokens", "label_prefix")  # fields of a task that only a template has use for
 ANSWER_COLUMNS = {TaskKind.classification: LABEL_COLUMN, TaskKind.generation: TARGET_COLUMN}
 
 
@@ -109,7 +110,8 @@ def resolve(task: AnyTask) -> AnyTask:
     """The task completed with the fields of its preset, and checked.
 
     Fields that depend on the model's family stay null. The name of the preset stays, for the report. Raises
-    UnknownPreset, InvalidTemplate, InvalidLabels, or InvalidRequest for a metric of another kind of task.
+    UnknownPreset, InvalidTemplate, InvalidLabels, or InvalidRequest for a metric of another kind of task and for a
+    field that has no effect beside `messages`.
     """
     fields: dict[str, object] = {"kind": TaskKind.classification}
     if task.preset is not None:
@@ -117,7 +119,7 @@ def resolve(task: AnyTask) -> AnyTask:
         fields |= {name: getattr(preset, name) for name in ("kind", "template", "labels", "max_words")}
     own = {name: value for name in type(task).model_fields if (value := getattr(task, name)) is not None}
     resolved = task.model_copy(update=fields | own)
-    _check_template(resolved)
+    _check_prompt(resolved)
     _check_labels(resolved)
     return resolved.model_copy(update={"metric": _metric(resolved)})
 
@@ -169,9 +171,31 @@ def _metric(task: TaskWording) -> TaskMetric:
     return metric
 
 
+def _check_prompt(task: TaskWording) -> None:
+    if task.messages is None:
+        _check_template(task)
+        return
+    if task.template is not None:
+        param = "task.template" if task.preset is None else "task.preset"
+        message = (
+            "with `messages` the chat template of the model writes the prompt: give neither a template nor a preset"
+        )
+        raise InvalidTemplate(message, param=param)
+    for name in OF_TEMPLATES:
+        if getattr(task, name) is not None:
+            message = f"with `messages` the chat template of the model writes the prompt: `{name}` would have no effect"
+            raise InvalidRequest(message, param=f"task.{name}")
+    if task.messages in ANSWER_COLUMNS.values():
+        message = (
+            f"rows with a template have their answers in the column {task.messages!r}: rename that of the messages"
+        )
+        raise InvalidRequest(message, param="task.messages")
+
+
 def _check_template(task: TaskWording) -> None:
     if task.template is None:
-        raise InvalidTemplate("give `preset`, or `template` with a {column} field", param="task.template")
+        message = "give `preset`, `template` with a {column} field, or `messages` with the name of a column"
+        raise InvalidTemplate(message, param="task.template")
     columns = template_fields(task.template)
     if not columns:
         raise InvalidTemplate("the template has no column: give at least one, such as {text}", param="task.template")

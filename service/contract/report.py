@@ -77,8 +77,12 @@ class ChangedAnswer(Schema):
 
     task: str | None = Field(default=None, description="title of the task, where the model is slimmed for several")
     line: int = Field(description="line in the file of rows; the number of the row in Parquet")
-    fields: dict[str, str] = Field(description="columns of the template -> value, cut where it is long")
+    fields: dict[str, str] = Field(
+        description="columns of the template -> value, cut where it is long; of a conversation: role -> last message "
+        "before the answer"
+    )
     right: str
+    others: list[str] = Field(default=[], description="further right texts of a generation task")
     dense: str
     slim: str
 

@@ -5,10 +5,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# A value of a row: text, a number, true, false, null where it is missing, or UNUSABLE.
+from service.contract.messages import kept_messages
+
+# A value of a row: text, a number, true, false, null where it is missing, a list of texts or of messages, or UNUSABLE.
 RowValues = dict[str, str | int | float | bool | list[Any] | None]
 
-# Stands for a value that is none of these, such as a list or a date: harmless in a column that no task uses.
+# Stands for a value that is none of these, such as a date or a list of numbers: harmless in a column that no task uses.
 UNUSABLE: list[Any] = []
 WHOLE_NUMBER = re.compile(r"(-?\d+)\.0+")
 
@@ -23,7 +25,11 @@ def _usable(value: Any) -> str | int | float | bool | list[Any] | None:
         return value
     if isinstance(value, float):
         return None if math.isnan(value) else value if math.isfinite(value) else UNUSABLE
-    return UNUSABLE
+    if not isinstance(value, list):
+        return UNUSABLE
+    if all(isinstance(part, dict) and "role" in part for part in value):
+        return kept_messages(value)
+    return value if all(isinstance(part, str) for part in value) else UNUSABLE
 
 
 def as_text(value: str | int | float | bool) -> str:

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from service.contract.errors import InvalidData, InvalidTemplate, UnknownLabel
+from service.contract import messages
+from service.contract.errors import InvalidData, InvalidRequest, InvalidTemplate, UnknownLabel
+from service.contract.messages import Message
 from service.contract.options import TaskKind
-from service.contract.presets import ANSWER_COLUMNS, LABEL_COLUMN, template_fields
+from service.contract.presets import ANSWER_COLUMNS, LABEL_COLUMN, TARGET_COLUMN, needs_answers, template_fields
 from service.contract.row_values import RowValues, as_text, spelled_alike
 from service.contract.task import TaskWording
 
@@ -35,18 +37,50 @@ class Row:
             raise InvalidData(f"{self.position}: the column {column!r}, which the task uses, must have {what}")
         return as_text(value)
 
+    def targets(self) -> list[str]:
+        """The right texts of a generation row, at least one. Raises InvalidData if there is none, or an empty one."""
+        value = self.values.get(TARGET_COLUMN)
+        found = value if isinstance(value, list) else [self.text(TARGET_COLUMN)]
+        if not found or not all(isinstance(text, str) for text in found):
+            message = f"{self.position}: the column {TARGET_COLUMN!r} must have a text, or a list of one or more texts"
+            raise InvalidData(message)
+        if not all(text.strip() for text in found):
+            message = (
+                f"{self.position} has an empty text in the column {TARGET_COLUMN!r}: give what the model is to write"
+            )
+            raise InvalidData(message)
+        return found
+
+    def conversation(self, column: str) -> list[Message]:
+        """The messages in a column. Raises InvalidData, with the message, if the row has none that can be read."""
+        value = self.values.get(column)
+        if value is None:
+            raise InvalidData(f"{self.position} has no value in the column {column!r}")
+        try:
+            return messages.conversation(value)
+        except InvalidData as error:
+            raise InvalidData(f"{self.position}, column {column!r}: {error.message}") from error
+
 
 def have_answers(rows: Sequence[Row], task: TaskWording) -> bool:
-    """Whether at least one row has its right answer: a label, or the target text of a generation task."""
+    """Whether at least one row has its right answer: a label, the target text of a generation task, or an assistant's
+    message at its end."""
+    column = task.messages
+    if column is not None:
+        return any(messages.is_answered(row.conversation(column)) for row in rows)
     column = answer_column(task)
     return any(row.values.get(column) is not None for row in rows)
 
 
 def with_named_labels(rows: Sequence[Row], task: TaskWording) -> list[Row]:
-    """The rows with the labels as the resolved task names them: true for `True`, 1 for `1.0`, a class by its name.
+    """The rows with the labels as the resolved task names them: true for `True`, 1 for `1.0`, a class by its name. The
+    label of a conversation is the one whose word its last answer is.
 
-    A label that the task does not name stays, for `check_rows` to refuse.
+    A label that the task does not name stays, for `check_rows` to refuse. Raises what `check_rows` does for a row whose
+    conversation cannot be read, or does not answer although the task needs it.
     """
+    if task.messages is not None:
+        return _with_last_answers(rows, task, task.messages)
     if task.labels is None:
         return list(rows)
     alike = {spelled_alike(label): label for label in reversed(task.labels)}
@@ -65,6 +99,37 @@ def _with_named_label(row: Row, labels: Mapping[str, str], alike: Mapping[str, s
     return row
 
 
+def _with_last_answers(rows: Sequence[Row], task: TaskWording, column: str) -> list[Row]:
+    if all(row.values.get(column) is None for row in rows):
+        message = f"`messages` names the column {column!r}, which no row has; {_columns_of(rows[0])}"
+        raise InvalidRequest(message, param="task.messages")
+    check_rows(rows, task, answered=needs_answers(task, "", has_some=False))
+    if task.labels is None:
+        return list(rows)
+    label_of = _labels_by_word(task.labels)
+    return [
+        replace(row, values=row.values | {LABEL_COLUMN: label_of.get(_last_answer(row.conversation(column)))})
+        for row in rows
+    ]
+
+
+def _labels_by_word(labels: Mapping[str, str]) -> dict[str | None, str]:
+    return {word.strip(): label for label, word in labels.items()}
+
+
+def _last_answer(conversation: Sequence[Message]) -> str | None:
+    places = messages.answers(conversation)
+    return conversation[places[-1]].content.strip() if places else None
+
+
+def shown_texts(row: Row, task: TaskWording, *, answered: bool) -> dict[str, str]:
+    """What a report shows of an evaluation row: the columns of the template, or the last message that asks."""
+    if task.messages is None:
+        return {column: row.text(column) for column in sorted(template_fields(task.template or ""))}
+    last = messages.asked(row.conversation(task.messages), answered=answered)[-1]
+    return {last.role: last.content}
+
+
 def answer_column(task: TaskWording) -> str:
     """The column that holds the right answers of a resolved task."""
     return ANSWER_COLUMNS[task.kind or TaskKind.classification]
@@ -73,30 +138,49 @@ def answer_column(task: TaskWording) -> str:
 def check_rows(rows: Sequence[Row], task: TaskWording, *, answered: bool = True) -> None:
     """Check that every row has what the resolved task needs. Answers are checked only where `answered` is true.
 
-    Raises InvalidTemplate if no row has a column of the template, InvalidData if one row lacks a column, and
-    UnknownLabel if a row has a label that the task does not name.
+    Raises InvalidTemplate if no row has a column of the template, InvalidData if one row lacks a column or has a
+    conversation that cannot be read, and UnknownLabel if a row has a label that the task does not name.
     """
+    if task.messages is not None:
+        _check_conversations(rows, task.labels, task.messages, answered=answered)
+        return
     columns = sorted(template_fields(task.template or ""))
     for column in columns:
         if all(row.values.get(column) is None for row in rows):
             raise _missing_column(column, rows[0])
     for row in rows:
-        for column in (*columns, answer_column(task)) if answered else columns:
+        for column in columns:
             row.text(column)
-        if answered and task.labels is not None:
-            _check_label(row, task.labels)
+        if answered:
+            _check_answer(row, task)
 
 
 def _missing_column(column: str, first: Row) -> InvalidTemplate:
-    message = (
-        f"the template names the column {column!r}, which no row has; the first row has "
-        f"{', '.join(sorted(first.values)) or 'no columns'}"
-    )
+    message = f"the template names the column {column!r}, which no row has; {_columns_of(first)}"
     return InvalidTemplate(message, param="task.template")
 
 
-def _check_label(row: Row, labels: dict[str, str]) -> None:
-    label = row.text(LABEL_COLUMN)
+def _columns_of(first: Row) -> str:
+    return f"the first row has {', '.join(sorted(first.values)) or 'no columns'}"
+
+
+def _check_conversations(rows: Sequence[Row], labels: Mapping[str, str] | None, column: str, *, answered: bool) -> None:
+    label_of = _labels_by_word(labels or {})
+    for row in rows:
+        answer = _last_answer(row.conversation(column))
+        place = f"{row.position}, column {column!r}"
+        if answered and answer is None:
+            raise InvalidData(f"{place}: no message of the assistant is an answer to learn from: add one")
+        if answered and labels is not None and answer not in label_of:
+            message = f"{place}: the last answer {answer!r} is none of the words of `task.labels`:"
+            raise UnknownLabel(f"{message} {', '.join(labels.values())}")
+
+
+def _check_answer(row: Row, task: TaskWording) -> None:
+    if task.kind is TaskKind.generation:
+        row.targets()
+        return
+    label, labels = row.text(LABEL_COLUMN), task.labels or {}
     if label not in labels:
         message = f"{row.position} has the label {label!r}, which `task.labels` does not name: it names"
         raise UnknownLabel(f"{message} {', '.join(labels)}")

@@ -29,7 +29,8 @@ class DataSource(Schema):
         default=None,
         min_length=1,
         max_length=MAX_ROWS,
-        description="the rows themselves, in place of `uri`; values are text, numbers, true or false",
+        description="the rows themselves, in place of `uri`; values are text, numbers, true or false, a list of "
+        "texts as `target`, and a list of messages in the column `task.messages`",
     )
     limit: int | None = Field(default=None, gt=0, description="use this many rows, drawn with `seed`")
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of the draw", json_schema_extra=EXPERT)
@@ -60,6 +61,11 @@ class TaskWording(Schema):
     kind: TaskKind | None = Field(default=None, description="default: classification")
     template: str | None = Field(
         default=None, min_length=1, max_length=20_000, description="the prompt, with columns of the row as {column}"
+    )
+    messages: Name | None = Field(
+        default=None,
+        description="column with a conversation, in place of `template`: the chat template of the model writes the "
+        "prompt, and the assistant's messages are the answers",
     )
     labels: dict[Name, Name] | None = Field(
         default=None,

@@ -11,20 +11,29 @@ from service.contract.options import TaskKind, TaskMetric
 class ShippedTask(Schema):
     """A task as the slim model was evaluated on it.
 
-    The prompt is the template, filled with the columns of a row. A label is answered by the highest sum of the
+    The prompt is the template, filled with the columns of a row, or the conversation as the tokenizer's chat template
+    writes it, with the generation prompt. A label is answered by the highest sum of the
     log-probability of its answer tokens after the prompt and its offset. A text is generated greedily.
     """
 
     name: str = Field(description="title of the task")
     kind: TaskKind
-    template: str = Field(description="the prompt, with columns of the row as {column}; {{ and }} are braces")
+    template: str | None = Field(
+        description="the prompt, with columns of the row as {column}; {{ and }} are braces; null for conversations"
+    )
+    messages: str | None = Field(
+        default=None,
+        description="column with a conversation, which the chat template of the tokenizer makes the prompt of",
+    )
     max_words: int | None = Field(description="every column is cut to its first words, with the white space between")
     max_tokens: int | None = Field(description="tokens of prompt and answer that the model takes; null: any number")
     special_tokens: bool = Field(
         description="whether the tokenizer adds its special tokens, such as BOS, to the prompt"
     )
     decoder_tokens: list[int] = Field(description="tokens that the decoder of an encoder-decoder reads first")
-    label_prefix: str = Field(description="text between prompt and answer")
+    label_prefix: str = Field(
+        description="text between prompt and answer; after a conversation it may belong to the prompt"
+    )
     labels: dict[str, str] = Field(description="label -> answer word, or class of the head; empty for generation")
     answer_tokens: dict[str, list[int]] | None = Field(
         description="label -> tokens of its answer, or the index of its class; null where they depend on the prompt, "

@@ -25,8 +25,9 @@ def check_data(source: DataSource, task: TaskWording, param: str, access: Access
 
     Raises InvalidData, UnknownLabel, InvalidTemplate, ForbiddenPath.
     """
-    rows, uri = inline_rows(source, task), source.uri or ""
-    with _naming(f"{param}.uri" if rows is None else f"{param}.rows"):
+    uri = source.uri or ""
+    with _naming(f"{param}.uri" if source.rows is None else f"{param}.rows"):
+        rows = inline_rows(source, task)
         if rows is not None:
             _check_inline_rows(rows, task, param)
         elif scheme_of(uri) == DATASET:

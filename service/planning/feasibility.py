@@ -118,7 +118,7 @@ def _deciding_fields(request: JobRequest) -> str:
     tokenizer must have."""
     parts = (request.model, request.method, request.target, request.output)
     tasks = [resolve(task) for task in request.slimmed_for] + [resolve(task) for task in request.observe]
-    wordings = [(task.kind, task.labels, task.template) for task in tasks]
+    wordings = [(task.kind, task.labels, task.template, task.messages) for task in tasks]
     return "".join(part.model_dump_json() for part in parts) + json.dumps(wordings)
 
 

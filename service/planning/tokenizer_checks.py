@@ -9,10 +9,12 @@ from service.contract.presets import resolve
 from service.contract.request import JobRequest
 from service.contract.task import TaskWording
 from service.sources.access import blaming
-from service.sources.directories import StoredDirectory
+from service.sources.directories import StoredDirectory, read_json
 from service.sources.model_directory import ModelDirectory
+from service.sources.model_files import TOKENIZER_CONFIG
 
 TOKENIZER = "tokenizer.json"
+CHAT_TEMPLATE = "chat_template.jinja"
 VOCABULARIES = frozenset(
     {TOKENIZER, "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt"}
 )
@@ -20,15 +22,43 @@ MAX_BYTES = 16 * 2**20  # a client waits; a larger tokenizer.json is left to the
 
 
 def check_tokenizer(request: JobRequest, model: ModelDirectory) -> None:
-    """Raise InvalidModel for a tokenizer that needs code, is missing, or makes tokens that the model does not know."""
+    """Raise InvalidModel for a tokenizer that needs code, is missing, makes tokens that the model does not know, or has
+    no chat template although the rows are conversations."""
     model.check_tokenizer()
     if not isinstance(model.files, StoredDirectory):
         return
     if not VOCABULARIES & model.names:
         message = f"{model.source.uri} has no tokenizer: add {TOKENIZER}, with which the model was trained"
         raise InvalidModel(message, param="model.uri")
+    chat_template = _chat_template(model, model.files) if _has_conversations(request) else ""
     if model.files.sizes.get(TOKENIZER, MAX_BYTES + 1) <= MAX_BYTES:
-        _check_tokens(request, _read(model, model.files), model)
+        _check_tokens(request, _read(model, model.files), model, chat_template)
+
+
+def _has_conversations(request: JobRequest) -> bool:
+    tasks: Iterable[TaskWording] = (*request.slimmed_for, *request.observe)
+    return any(task.messages is not None for task in tasks)
+
+
+def _chat_template(model: ModelDirectory, files: StoredDirectory) -> str:
+    """The chat template, from the places where transformers looks for it. It is read and not run.
+
+    Raises InvalidModel where there is none.
+    """
+    if CHAT_TEMPLATE in files.sizes:
+        with blaming("model.uri", InvalidModel):
+            found: Any = files.content(CHAT_TEMPLATE).decode(errors="replace")
+    elif TOKENIZER_CONFIG in files.sizes:
+        found = read_json(files, TOKENIZER_CONFIG, model.source.uri, "model.uri").get("chat_template")
+    else:
+        found = None
+    if isinstance(found, list):  # several with names
+        named = [each for each in found if isinstance(each, dict)]
+        found = next((each.get("template") for each in named if each.get("name") == "default"), None)
+    if not found or not isinstance(found, str):
+        message = f"`task.messages` needs the chat template of the model, and {model.source.uri} has none: add"
+        raise InvalidModel(f"{message} {CHAT_TEMPLATE}, or give `task.template`", param="model.uri")
+    return found
 
 
 def _read(model: ModelDirectory, files: StoredDirectory) -> Mapping[str, Any]:
@@ -43,7 +73,7 @@ def _read(model: ModelDirectory, files: StoredDirectory) -> Mapping[str, Any]:
     return tokenizer
 
 
-def _check_tokens(request: JobRequest, tokenizer: Mapping[str, Any], model: ModelDirectory) -> None:
+def _check_tokens(request: JobRequest, tokenizer: Mapping[str, Any], model: ModelDirectory, chat_template: str) -> None:
     """Refuse ids beyond the embedding: ordinary tokens always, added ones where a template or an answer has them.
 
     Some checkpoints have added tokens that their embedding lacks and that no text contains.
@@ -52,7 +82,7 @@ def _check_tokens(request: JobRequest, tokenizer: Mapping[str, Any], model: Mode
     if type(known) is not int:
         return
     unknown = [(number, text) for number, text in _ordinary(tokenizer) if number >= known]
-    written = "\n".join(_written(request))
+    written = "\n".join((*_written(request), chat_template))
     unknown += [(number, text) for number, text in _added(tokenizer) if number >= known and text in written]
     if unknown:
         number, text = max(unknown)

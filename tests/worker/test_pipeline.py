@@ -27,12 +27,13 @@ from service.contract.errors import (
 from service.contract.job import Stage
 from service.contract.report import Report
 from service.contract.resources import Manifest
-from service.contract.result import Result
+from service.contract.result import Metrics, Result
 from service.jobs.leases import LeaseLost
-from service.storage.keys import manifest_key
+from service.storage.inline_rows import take_rows
+from service.storage.keys import dataset_key, manifest_key
 from service.storage.object_store import digest_file
 from tests.support import checkpoints
-from tests.support.pipeline_jobs import LABELS, Deployment, Recorder
+from tests.support.pipeline_jobs import LABELS, WORDS, Deployment, Recorder
 from tests.support.tiny_models import FFN_WIDTH, causal, logits
 
 STAGES = [stage for stage in Stage if stage not in (Stage.search, Stage.repair, Stage.controls)]
@@ -314,6 +315,22 @@ def test_generation_task_is_measured_by_its_targets(deployment: Deployment, fami
     assert metrics.token_log_likelihood < 0
     with pytest.raises(InvalidRequest, match="compares labels"):
         deployment.run(deployment.request(family, task, method={"objective": "margin"}))
+
+
+def test_rows_may_have_several_right_texts(deployment: Deployment) -> None:
+    def measured(*targets: Any) -> Metrics:
+        rows = [{"text": f"good {word}", "target": target} for word, target in zip(WORDS, targets * 8, strict=False)]
+        source = {"rows": rows}
+        task = {"kind": "generation", "labels": None, "metric": "chrf", "calibration": source, "evaluation": source}
+        stored, files = take_rows(deployment.request(task=task), "job")
+        for dataset, lines in files.items():
+            deployment.storage.put_bytes(lines, dataset_key("default", dataset))
+        return deployment.run(stored).metrics.dense
+
+    alone = [measured("good film"), measured("bad plot dog fox lazy quick")]
+    several = measured(["good film", "bad plot dog fox lazy quick"], ["good film"] * 3)
+    assert several.token_log_likelihood == alone[0].token_log_likelihood
+    assert several.value.value > alone[0].value.value
 
 
 def test_observed_tasks_are_measured_with_both_models(deployment: Deployment) -> None:

@@ -41,10 +41,11 @@ class _Scored:
     label_M: list[int] = field(default_factory=list)
 
 
-def padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: Kind) -> Padding:
+def padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: Kind, more_ends: Tokens = ()) -> Padding:
     """The padding of a model's batches. Raises InvalidModel for an encoder-decoder without a token to start with.
 
-    Padding is masked, so that any token serves where the config names none: it may be missing, or -1 for "no token".
+    `more_ends` end a text besides the end tokens that tokenizer and generation config name. Padding is masked, so that
+    any token serves where the config names none: it may be missing, or -1 for "no token".
     """
     config = model.config
     named = config.pad_token_id
@@ -59,17 +60,17 @@ def padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: Ki
             message = "config.json has no `decoder_start_token_id`, with which the decoder begins: add it"
             raise InvalidModel(message, param="model.uri")
         opening_tokens = tuple(token for token in opening if token is not None)
-        return Padding(kind, pad, decoder_opening=opening_tokens, ends=_ends(model, tokenizer))
+        return Padding(kind, pad, decoder_opening=opening_tokens, ends=_ends(model, tokenizer, more_ends))
     if kind == "causal":
-        return Padding(kind, pad, ends=_ends(model, tokenizer))
+        return Padding(kind, pad, ends=_ends(model, tokenizer, more_ends))
     pairs = getattr(config, "type_vocab_size", 0) > 1
     return Padding(kind, pad, separator=tokenizer.sep_token_id if pairs else None)
 
 
-def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tokens:
-    """The end token of the tokenizer and those of the generation config, of which chat models have several."""
+def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, more: Tokens) -> Tokens:
+    """The end token of the tokenizer, those of the generation config, of which chat models have several, and `more`."""
     named = model.generation_config.eos_token_id
-    ends = [tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])]
+    ends = [*more, tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])]
     return tuple(sorted({int(end) for end in ends if end is not None}))
 
 

@@ -3,13 +3,15 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 from service.contract.errors import InvalidData, InvalidLabels, InvalidTemplate
 from service.contract.options import TaskKind
-from service.contract.presets import LABEL_COLUMN, TARGET_COLUMN, template_fields
+from service.contract.presets import LABEL_COLUMN, template_fields
 from service.contract.rows import Row
 from service.families.table import Kind
+from worker.data import chats
 from worker.data.tokenising import TOKENISE
 from worker.data.wordings import Tokens, Wording
 
@@ -29,29 +31,61 @@ class Example:
     candidates: tuple[Tokens, ...]
     answer: int
     text: str  # the right answer as text
+    others: tuple[str, ...] = ()  # further right texts of a generation task, which metrics alone read
+    other_tokens: int = 0  # of the longest of these
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Every right answer as text."""
+        return (self.text, *self.others)
 
 
-Maker = Callable[[Row, Mapping[str, str], Wording], Example]
+@dataclass(frozen=True)
+class _Question:
+    """What a row asks: its texts, of which words may be cut, and how they become a prompt and the right texts.
+
+    Each text keeps at least `least` words. The right texts are those of a generation task; empty where there are none.
+    """
+
+    row: Row
+    texts: Mapping[str, str]
+    ask: Callable[[Mapping[str, str]], tuple[str, list[str]]]
+    least: int = 0
 
 
-def encode(rows: Sequence[Row], wording: Wording, *, answered: bool = True) -> tuple[list[Example], int]:
+Maker = Callable[[_Question, Mapping[str, str], Wording], Example]
+
+
+def encode(
+    rows: Sequence[Row], wording: Wording, *, answered: bool = True, every_answer: bool = False
+) -> tuple[list[Example], int]:
     """(examples of checked rows, number of prompts that were shortened to the tokens that the model takes).
 
-    A prompt is shortened by cutting words from the end of its longest fields; the template stays whole. Rows that are
+    A row is one example; with `every_answer` every answer of a conversation is one, else the last. A prompt is
+    shortened by cutting words from the end of its longest fields or messages; the template stays whole. Rows that are
     not `answered` give examples without an answer, which `worker.stages.pseudo_labels` fills in. Raises InvalidData,
-    InvalidLabels, InvalidTemplate.
+    InvalidLabels, InvalidTemplate, InvalidModel.
     """
     make = _example if answered else _open_example
-    columns = sorted(template_fields(wording.task.template or ""))
     shortened, examples = 0, []
     for row in rows:
-        fields = {column: first_words(row.text(column), wording.task.max_words) for column in columns}
-        example = make(row, fields, wording)
-        if not _fits(example, wording):
-            shortened += 1
-            example = _shorten(row, fields, wording, make)
-        examples.append(example)
+        for question in _questions(row, wording, answered=answered, every_answer=every_answer):
+            example = make(question, question.texts, wording)
+            if not _fits(example, wording):
+                shortened += 1
+                example = _shorten(question, wording, make)
+            examples.append(example)
     return examples, shortened
+
+
+def _questions(row: Row, wording: Wording, *, answered: bool, every_answer: bool) -> list[_Question]:
+    template, is_written = wording.task.template or "", answered and wording.task.kind is TaskKind.generation
+    if wording.chat is not None:
+        turns = chats.turns(row, wording, answered=answered, every=every_answer)
+        return [_Question(row, turn.texts, partial(turn.ask, wording), least=1) for turn in turns]
+    texts = {column: first_words(row.text(column), wording.task.max_words) for column in template_fields(template)}
+    targets = row.targets() if is_written else []
+    return [_Question(row, texts, lambda given: (render(template, given), targets))]
 
 
 def first_words(text: str, limit: int | None) -> str:
@@ -73,20 +107,37 @@ def row_tokens(example: Example, kind: Kind) -> int:
     return len(example.prompt) + (answer - 1 if kind == "causal" else 0)
 
 
-def _example(row: Row, fields: Mapping[str, str], wording: Wording) -> Example:
-    prompt = render(wording.task.template or "", fields)
+def sample_prompt(wording: Wording) -> str:
+    """A prompt of the task, with dots in place of a row's texts."""
+    if wording.chat is not None:
+        return chats.sample(wording)
+    template = wording.task.template or ""
+    return render(template, dict.fromkeys(template_fields(template), "..."))
+
+
+def _example(question: _Question, texts: Mapping[str, str], wording: Wording) -> Example:
+    prompt, targets = question.ask(texts)
     if wording.task.kind is TaskKind.generation:
-        answers, right = [row.text(TARGET_COLUMN)], 0
-    else:
-        answers, right = list(wording.words.values()), list(wording.words).index(row.text(LABEL_COLUMN))
+        return _written_example(prompt, targets, wording)
+    answers, right = list(wording.words.values()), list(wording.words).index(question.row.text(LABEL_COLUMN))
     tokens, candidates = TOKENISE[wording.kind](prompt, answers, wording)
     _check_candidates(candidates, answers)
     return Example(tokens, candidates, right, answers[right])
 
 
-def _open_example(row: Row, fields: Mapping[str, str], wording: Wording) -> Example:
+def _written_example(prompt: str, targets: Sequence[str], wording: Wording) -> Example:
+    [target, *others] = targets
+    tokens, candidates = TOKENISE[wording.kind](prompt, [target], wording)
+    _check_candidates(candidates, [target])
+    if wording.chat is not None:  # as the text of generated tokens is read
+        target = str(wording.tokenizer.decode(list(candidates[0][:-1]), skip_special_tokens=True))
+    more = [TOKENISE[wording.kind](prompt, [other], wording)[1][0] for other in others]
+    return Example(tokens, candidates, 0, target, tuple(others), max(map(len, more), default=0))
+
+
+def _open_example(question: _Question, texts: Mapping[str, str], wording: Wording) -> Example:
     """An example without its answer. The first label takes its place, or empty tokens for a generated text."""
-    prompt = render(wording.task.template or "", fields)
+    prompt, _ = question.ask(texts)
     answers = list(wording.words.values())
     tokens, candidates = TOKENISE[wording.kind](prompt, answers, wording)
     if wording.task.kind is TaskKind.generation:
@@ -120,21 +171,21 @@ def _fits(example: Example, wording: Wording) -> bool:
     return max(row_tokens(example, wording.kind), answer) <= wording.max_tokens
 
 
-def _shorten(row: Row, fields: Mapping[str, str], wording: Wording, make: Maker) -> Example:
-    """The example with its fields cut to the largest number of words that fits, found by bisection."""
-    low, high = 0, max(len(WORD.findall(text)) for text in fields.values())
-    best = _capped(row, fields, 0, wording, make)
+def _shorten(question: _Question, wording: Wording, make: Maker) -> Example:
+    """The example with its texts cut to the largest number of words that fits, found by bisection."""
+    low, high = question.least, max(len(WORD.findall(text)) for text in question.texts.values())
+    best = _capped(question, low, wording, make)
     if not _fits(best, wording):
-        raise _too_long(row, best, wording)
+        raise _too_long(question.row, best, wording)
     while high - low > 1:
         middle = (low + high) // 2
-        example = _capped(row, fields, middle, wording, make)
+        example = _capped(question, middle, wording, make)
         low, high, best = (middle, high, example) if _fits(example, wording) else (low, middle, best)
     return best
 
 
-def _capped(row: Row, fields: Mapping[str, str], words: int, wording: Wording, make: Maker) -> Example:
-    return make(row, {column: first_words(text, words) for column, text in fields.items()}, wording)
+def _capped(question: _Question, words: int, wording: Wording, make: Maker) -> Example:
+    return make(question, {name: first_words(text, words) for name, text in question.texts.items()}, wording)
 
 
 def _too_long(row: Row, example: Example, wording: Wording) -> InvalidData | InvalidTemplate:
@@ -143,8 +194,13 @@ def _too_long(row: Row, example: Example, wording: Wording) -> InvalidData | Inv
         return InvalidData(
             f"{row.position} has a target of {answer} tokens; with its prompt the model takes {wording.max_tokens}"
         )
+    tokens = row_tokens(example, wording.kind)
+    if wording.chat is not None:
+        return InvalidData(
+            f"{row.position} takes {tokens} tokens with its answer even if every message before it is cut to one word; "
+            f"the model takes {wording.max_tokens}: leave messages out"
+        )
     return InvalidTemplate(
-        f"the template alone takes {row_tokens(example, wording.kind)} tokens with its answer; "
-        f"the model takes {wording.max_tokens}: shorten it",
+        f"the template alone takes {tokens} tokens with its answer; the model takes {wording.max_tokens}: shorten it",
         param="task.template",
     )

@@ -13,6 +13,7 @@ Tokenised = tuple[Tokens, tuple[Tokens, ...]]  # the prompt, the answers
 
 def _causal(prompt: str, answers: Sequence[str], wording: Wording) -> Tokenised:
     """The prompt ends where the candidates differ, because a tokenizer may merge tokens across the boundary."""
+    prompt += wording.prompt_suffix
     prompt_ids = token_ids(prompt, wording)
     whole = [token_ids(prompt + wording.label_prefix + answer, wording) for answer in answers]
     shared = _shared([prompt_ids, *whole])
@@ -79,17 +80,16 @@ def _ended(candidates: Sequence[Tokens], answers: Sequence[str], wording: Wordin
     """The candidates with the end token where they need it: generated texts, and labels of which one begins another.
 
     Without it the longer of two such labels could never have the higher probability. Other labels have no end token:
-    they compete as they are.
+    they compete as they are. The texts of a chat come with their end.
     """
-    end: int | None = wording.tokenizer.eos_token_id
-    closing = () if end is None else (end,)
+    closing = _closing(wording)
     if wording.task.kind is TaskKind.generation:
         _check_known(closing, wording)
-        return tuple(candidate + closing for candidate in candidates)
+        return tuple(candidate + closing for candidate in candidates) if wording.chat is None else tuple(candidates)
     pair = _beginning_of_another(candidates)
     if pair is None:
         return tuple(candidates)
-    if end is None:
+    if not closing:
         shorter, longer = (answers[index] for index in pair)
         raise InvalidLabels(
             f"the tokens of the answer {shorter!r} begin those of {longer!r}, and the tokenizer has no end token to "
@@ -98,6 +98,15 @@ def _ended(candidates: Sequence[Tokens], answers: Sequence[str], wording: Wordin
         )
     _check_known(closing, wording)
     return tuple(candidate + closing for candidate in candidates)
+
+
+def _closing(wording: Wording) -> Tokens:
+    """The tokens that end an answer; empty where there are none."""
+    end: int | None = wording.tokenizer.eos_token_id
+    if wording.chat is None:
+        return () if end is None else (end,)
+    before = token_ids("a", wording)  # some tokenizers put a space before a text
+    return token_ids(f"a{wording.chat.ending}", wording)[len(before) :]
 
 
 def _beginning_of_another(candidates: Sequence[Tokens]) -> tuple[int, int] | None:

@@ -5,11 +5,14 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from service.contract.errors import InvalidModel
+from service.contract.options import TaskKind
 from service.contract.presets import template_fields
 from service.contract.task import TaskWording
 from service.families.head_classes import head_classes
 from service.families.positions import max_tokens
 from service.families.table import CLASSIFIERS, FAMILIES, Kind
+from worker.data.chat_templates import PROBE, ChatFrame, chat_frame, prompt
 
 Tokens = tuple[int, ...]
 
@@ -32,11 +35,18 @@ class Wording:
     opening: Tokens = ()  # special tokens before the prompt
     closing: Tokens = ()  # special tokens after the prompt; a decoder-only model continues it, and has none
     classes: Mapping[str, int] = field(default_factory=dict)  # class name -> index, of a classification head
+    chat: ChatFrame | None = None  # of a task whose rows are conversations
+    prompt_suffix: str = ""  # what the model reads after the prompt of a conversation, whatever the label
 
     @property
     def words(self) -> Mapping[str, str]:
         """Label in the rows -> answer word; empty for generation."""
         return self.task.labels or {}
+
+    @property
+    def ends(self) -> Tokens:
+        """Tokens that end a generated text besides those of the model: the one that ends a turn."""
+        return () if self.chat is None or self.chat.end is None else (self.chat.end,)
 
 
 def wording(
@@ -48,9 +58,12 @@ def wording(
 ) -> Wording:
     """The wording of a resolved task for a loaded model, whose rows fit a batch of `tokens_per_batch` tokens.
 
-    Raises InvalidLabels for a class that the head lacks.
+    Raises InvalidLabels for a class that the head lacks, InvalidModel where the rows are conversations and the model
+    has no chat template for them.
     """
-    special = True if task.special_tokens is None else task.special_tokens
+    chat = None if task.messages is None else _chat(task, tokenizer)
+    special = chat is None and task.special_tokens is not False
+    suffix, prefix = _between(kind, task, tokenizer, chat)
     opening, closing = special_frame(tokenizer) if special else ((), ())
     return Wording(
         kind=kind,
@@ -58,16 +71,50 @@ def wording(
         tokenizer=tokenizer,
         max_tokens=_max_tokens(tokenizer, config, tokens_per_batch),
         special_tokens=special,
-        label_prefix=LABEL_PREFIXES[kind] if task.label_prefix is None else task.label_prefix,
+        label_prefix=prefix,
         vocabulary=config.vocab_size,
         opening=opening,
         closing=() if kind == "causal" else closing,
         classes=head_classes(task, config.id2label or {}) if kind in CLASSIFIERS else {},
+        chat=chat,
+        prompt_suffix=suffix,
     )
+
+
+def _chat(task: TaskWording, tokenizer: PreTrainedTokenizerBase) -> ChatFrame:
+    chat = chat_frame(tokenizer)
+    if task.kind is TaskKind.generation and chat.end is None:
+        message = (
+            "the chat template of the model writes no special token after an answer, so that a generated text would "
+            "have no end: give `task.template`"
+        )
+        raise InvalidModel(message, param="model.uri")
+    return chat
+
+
+def _between(
+    kind: Kind, task: TaskWording, tokenizer: PreTrainedTokenizerBase, chat: ChatFrame | None
+) -> tuple[str, str]:
+    """(what belongs to the prompt, what to the answer) of the text between the prompt and a label's word.
+
+    The lead of a chat template belongs to the prompt where its tokens do not depend on the word: a word of one token
+    then stays one.
+    """
+    if chat is None:
+        return "", LABEL_PREFIXES[kind] if task.label_prefix is None else task.label_prefix
+    if task.labels is None or kind == "classifier":
+        return "", ""
+    before = prompt(tokenizer, PROBE) + chat.lead
+    texts = [before, *(before + word for word in task.labels.values())]
+    ids, *whole = (tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
+    is_apart = kind == "causal" and all(begins_with(each, ids) for each in whole)
+    return (chat.lead, "") if is_apart else ("", chat.lead)
 
 
 def as_run(wording: Wording) -> TaskWording:
     """The task with the defaults of the model's family in the fields that the request left open."""
+    if wording.chat is not None:
+        return wording.task
     return wording.task.model_copy(
         update={"special_tokens": wording.special_tokens, "label_prefix": wording.label_prefix}
     )

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from service.contract.presets import template_fields
 from service.contract.report import ChangedAnswer, Confusion
-from service.contract.rows import Row
+from service.contract.rows import Row, shown_texts
 from service.contract.task import TaskWording
 from worker.data.prompts import Example
 from worker.evaluation.answer_scores import AnswerScores
@@ -69,19 +68,26 @@ def confusion(labels: Sequence[str], right: Sequence[str], dense: Sequence[str],
 
 
 def changed(
-    task: TaskWording, rows: Sequence[Row], right: Sequence[str], dense: Sequence[str], slim: Sequence[str]
+    task: TaskWording,
+    rows: Sequence[Row],
+    right: Sequence[Sequence[str]],
+    dense: Sequence[str],
+    slim: Sequence[str],
+    *,
+    answered: bool = True,
 ) -> list[ChangedAnswer]:
-    """The rows that the models answer differently, in the order of the data set."""
-    columns = sorted(template_fields(task.template or ""))
+    """The rows that the models answer differently, in the order of the data set, with the right answers of each. Rows
+    that are not `answered` came without."""
     return [
         ChangedAnswer(
             line=row.line,
-            fields={column: _shortened(row.text(column)) for column in columns},
+            fields={name: _shortened(text) for name, text in shown_texts(row, task, answered=answered).items()},
             right=_shortened(answer),
+            others=[_shortened(other) for other in others],
             dense=_shortened(before),
             slim=_shortened(now),
         )
-        for row, answer, before, now in zip(rows, right, dense, slim, strict=True)
+        for row, (answer, *others), before, now in zip(rows, right, dense, slim, strict=True)
         if before != now
     ]
 

@@ -17,11 +17,11 @@ from worker.data.wordings import Wording
 
 
 def decoding(examples: Sequence[Example], padding: Padding) -> Decoding:
-    """How the answers to the examples are generated: at most as many tokens as the longest target has."""
+    """How the answers to the examples are generated: at most as many tokens as the longest right text has."""
     return Decoding(
         end_tokens=list(padding.ends),
         opening_tokens=list(padding.decoder_opening),
-        max_new_tokens=max(len(example.candidates[0]) for example in examples),
+        max_new_tokens=max(max(len(example.candidates[0]), example.other_tokens) for example in examples),
     )
 
 

@@ -3,7 +3,8 @@
 A metric has the outcome of each row, statistics of an outcome, and `link`: metric = link(sum of the rows' statistics).
 Label metrics count, for each label, its rows, its answers and those of its answers that are right; from these counts
 they are what scikit-learn computes from the rows (a test compares them). The scores of texts are those of torchmetrics
-(SQuAD, ROUGE) and sacreBLEU (chrF, which takes torchmetrics fifty times as long), averaged over the rows.
+(SQuAD, ROUGE) and sacreBLEU (chrF, which takes torchmetrics fifty times as long), averaged over the rows. Where a row
+has several right texts, each of these libraries scores the text by the one that it comes nearest to.
 
 Shape suffixes: E examples, C distinct outcomes, B resamples, L labels, K columns of an outcome, S statistics.
 """
@@ -125,43 +126,45 @@ def _corners(_: Array) -> tuple[Array, Array]:
     return np.array(list(product((0.0, 1.0), repeat=2))), np.full(4, PRIOR_WEIGHT)
 
 
-def _of_texts(score: Callable[[str, str], float]) -> Formula:
-    """The mean of a score of (the generated text, the target) between 0 and 1."""
+def _of_texts(score: Callable[[str, Sequence[str]], float]) -> Formula:
+    """The mean of a score of (the generated text, the right texts) between 0 and 1."""
     remembered = lru_cache(maxsize=2**14)(score)  # a search scores the dense model's texts again and again
 
     def outcome_EK(answers: Answers, examples: Sequence[Example]) -> Array:
         pairs = zip(answers.texts or (), examples, strict=True)
-        return np.array([[remembered(text.strip(), example.text.strip())] for text, example in pairs])
+        right = ((text, tuple(target.strip() for target in example.references)) for text, example in pairs)
+        return np.array([[remembered(text.strip(), targets)] for text, targets in right])
 
     return Formula(outcome_EK, _with_ones_CS, _mean, _corners, needs_texts=True)
 
 
-def exact_match(text: str, target: str) -> float:
-    """1 for a text that equals the target."""
-    return float(text == target)
+def exact_match(text: str, targets: Sequence[str]) -> float:
+    """1 for a text that equals one of the targets."""
+    return float(text in targets)
 
 
-def token_f1(text: str, target: str) -> float:
+def token_f1(text: str, targets: Sequence[str]) -> float:
     """The F1 score of the words, without case, articles and punctuation (SQuAD)."""
     from torchmetrics.functional.text import squad  # slow to import, and needed by few jobs
 
     answer = {"prediction_text": text, "id": ""}
-    found = squad(answer, {"answers": {"answer_start": [0], "text": [target]}, "id": ""})
+    found = squad(answer, {"answers": {"answer_start": [0] * len(targets), "text": list(targets)}, "id": ""})
     return found["f1"].item() / 100
 
 
-def rouge_l(text: str, target: str) -> float:
+def rouge_l(text: str, targets: Sequence[str]) -> float:
     """The F1 score of the longest common subsequence of words; a text without words scores 0."""
     from torchmetrics.functional.text import rouge_score
 
-    return float(rouge_score(text, target, rouge_keys="rougeL")["rougeL_fmeasure"])
+    found = rouge_score([text], [list(targets)], accumulate="best", rouge_keys="rougeL")
+    return float(found["rougeL_fmeasure"])
 
 
-def chrf(text: str, target: str) -> float:
+def chrf(text: str, targets: Sequence[str]) -> float:
     """The F2 score of the character n-grams up to six characters."""
     from sacrebleu.metrics.chrf import CHRF
 
-    return float(CHRF().sentence_score(text, [target]).score) / 100
+    return float(CHRF().sentence_score(text, targets).score) / 100
 
 
 def _likelihood_EK(answers: Answers, examples: Sequence[Example]) -> Array:

@@ -121,11 +121,12 @@ def score_kept(score_U: Tensor, kept_K: Tensor) -> float | None:
 
 def compared(evaluation_set: EvaluationSet, dense: Sequence[str], slim: Sequence[str]) -> ComparedAnswers:
     """(the confusion matrices of both models' answers, the answers that changed)."""
-    wording, examples = evaluation_set.task_model.wording, evaluation_set.task_model.evaluation.examples
+    wording, rows = evaluation_set.task_model.wording, evaluation_set.task_model.evaluation
     labels = list(wording.words)
     if evaluation_set.task_model.generates:
-        matrices, right = None, [example.text for example in examples]
+        matrices, right = None, [example.references for example in rows.examples]
     else:
-        right = answers.right_labels(examples, labels)
-        matrices = answers.confusion(labels, right, dense, slim)
-    return matrices, answers.changed(wording.task, evaluation_set.rows, right, dense, slim)
+        given = answers.right_labels(rows.examples, labels)
+        matrices, right = answers.confusion(labels, given, dense, slim), [(label,) for label in given]
+    texts = evaluation_set.rows, right, dense, slim
+    return matrices, answers.changed(wording.task, *texts, answered=rows.answered)

@@ -47,11 +47,16 @@ Units that the task does not use were removed: the model may have lost other abi
 
 {% for task in tasks %}
 {{ task.name }}{{ task.kind }}{% if task.labels %}, with the answers {{ task.labels }}{% endif %}.
+{% if task.messages -%}
+The prompt is the conversation as the tokenizer's chat template writes it, with the generation prompt
+(`tokenizer.apply_chat_template(messages, add_generation_prompt=True)`). With it the model was slimmed and evaluated.
+{%- else -%}
 Use exactly this prompt, with which the model was slimmed and evaluated:
 
 ~~~~text
 {{ task.template }}
 ~~~~
+{%- endif %}
 {% endfor %}
 
 ## Evaluation
@@ -155,12 +160,13 @@ def _tasks(report: Report) -> dict[str, Any]:
     return {"tasks": [_task(f"{name}: ", task) for name, task in report.tasks.items()] or [_task("", report.task)]}
 
 
-def _task(name: str, task: Mapping[str, Any]) -> dict[str, str]:
+def _task(name: str, task: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
         "kind": str(task.get("kind") or TaskKind.classification).capitalize(),
         "labels": ", ".join((task.get("labels") or {}).values()),
         "template": task.get("template") or "",
+        "messages": task.get("messages"),
     }
 
 

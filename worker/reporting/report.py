@@ -126,7 +126,8 @@ def _digests(context: JobContext, sources: Sources) -> dict[str, str]:
         digests[names.evaluation.format(each.name)] = digest_rows(each.evaluation)
         if names.calibration is not None:
             digests[names.calibration.format(each.name)] = digest_rows(each.calibration)
-    return digests | {"template": digest_text(context.task.template or "")}
+    template = context.task.template  # a chat template is a file of the model
+    return digests | ({} if template is None else {"template": digest_text(template)})
 
 
 def _snippet(context: JobContext, result: Result, task_model: TaskModel) -> str:

@@ -30,8 +30,17 @@ for column, text in row.items():
     words = re.findall(r"\\s*\\S+", text)
     row[column] = "".join(words[: task["max_words"]]) if len(words) >= task["max_words"] else text
 """
-TOKENS = """\
+FILL = """\
 text = task["template"].format_map(row)
+"""
+CHAT = """
+messages = [{"role": "user", "content": "..."}]
+text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+"""
+LEAD = """\
+text += task["label_prefix"]
+"""
+TOKENS = """\
 prompt = tokenizer(text, return_tensors="pt", add_special_tokens=task["special_tokens"])
 """
 OPENING = """\
@@ -92,8 +101,7 @@ def answer_lines(wording: Wording, padding: Padding) -> str:
     answers = answer_tokens(wording)
     if answers is None:
         return ""
-    blank = dict.fromkeys(sorted(template_fields(wording.task.template or "")), "...")
-    lines = PROMPT.format(fields=blank) + (CUT if wording.task.max_words else "") + TOKENS
+    lines = _asking_lines(wording) + TOKENS
     lines += OPENING if padding.decoder_opening else ""
     if wording.task.kind is TaskKind.generation:
         return lines + _writing_lines(padding)
@@ -101,6 +109,14 @@ def answer_lines(wording: Wording, padding: Padding) -> str:
         return lines + "\n\n" + CHOOSE_TEXT.format(logits=LOGITS[wording.kind])
     decoder = ", decoder_input_ids=opening" if padding.decoder_opening else ""
     return lines + CHOOSE.format(decoder=decoder, place=PLACES[wording.kind])
+
+
+def _asking_lines(wording: Wording) -> str:
+    """The lines that make the text of the prompt."""
+    if wording.chat is not None:
+        return CHAT + (LEAD if wording.prompt_suffix else "")
+    blank = dict.fromkeys(sorted(template_fields(wording.task.template or "")), "...")
+    return PROMPT.format(fields=blank) + (CUT if wording.task.max_words else "") + FILL
 
 
 def _writing_lines(padding: Padding) -> str:

@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from service.contract.options import TaskKind
-from service.contract.presets import template_fields
 from service.contract.task_file import ShippedTask, TaskFile
 from service.families.table import CLASSIFIERS
 from worker.checkpoints.head_bias import head_of
 from worker.data.batching import Padding
-from worker.data.prompts import render
+from worker.data.prompts import sample_prompt
 from worker.data.tokenising import TOKENISE
 from worker.data.wordings import Wording, adds_special_tokens
 from worker.stages.task_model import TaskModel
@@ -36,12 +35,13 @@ def shipped_task(wording: Wording, padding: Padding, offset_L: Tensor | None) ->
     return ShippedTask(
         name=task.title,
         kind=task.kind or TaskKind.classification,
-        template=task.template or "",
+        template=task.template,
+        messages=task.messages,
         max_words=task.max_words,
         max_tokens=wording.max_tokens,
         special_tokens=adds_special_tokens(wording),
         decoder_tokens=list(padding.decoder_opening),
-        label_prefix=wording.label_prefix,
+        label_prefix=wording.prompt_suffix + wording.label_prefix,
         labels=dict(wording.words),
         answer_tokens=None if generates else answer_tokens(wording),
         label_offsets=dict(zip(labels, offsets, strict=True)),
@@ -53,10 +53,10 @@ def shipped_task(wording: Wording, padding: Padding, offset_L: Tensor | None) ->
 
 def answer_tokens(wording: Wording) -> dict[str, list[int]] | None:
     """Label -> tokens of its answer; None where the prompt has other tokens when an answer follows."""
-    template = wording.task.template or ""
-    prompt = render(template, dict.fromkeys(template_fields(template), "..."))
+    prompt = sample_prompt(wording)
     tokens, candidates = TOKENISE[wording.kind](prompt, list(wording.words.values()), wording)
-    plain = wording.tokenizer(prompt, add_special_tokens=adds_special_tokens(wording))["input_ids"]
+    read = prompt + wording.prompt_suffix
+    plain = wording.tokenizer(read, add_special_tokens=adds_special_tokens(wording))["input_ids"]
     if list(tokens) != list(plain):
         return None
     return {label: list(candidate) for label, candidate in zip(wording.words, candidates, strict=True)}

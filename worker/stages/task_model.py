@@ -121,7 +121,7 @@ def encode_task(
     kind = loaded.family.kind
     tokens = context.settings.tokens_per_batch
     wording = wordings.wording(kind, task, loaded.tokenizer, loaded.model.config, tokens)
-    padding = batching.padding(loaded.model, loaded.tokenizer, kind)
+    padding = batching.padding(loaded.model, loaded.tokenizer, kind, wording.ends)
     task_model = TaskModel(
         loaded,
         wording,
@@ -133,9 +133,11 @@ def encode_task(
 
 
 def encode(rows: list[Row], param: str, wording: Wording, padding: batching.Padding, tokens_per_batch: int) -> Examples:
-    """The rows that the request names at `param`, in tokens."""
+    """The rows that the request names at `param`, in tokens. Every answer of a conversation is calibrated on; the last
+    one is judged, so that the judged answers are as independent of each other as the rows."""
     answered = needs_answers(wording.task, param, have_answers(rows, wording.task))
-    encoded, shortened = prompts.encode(rows, wording, answered=answered)
+    every_answer = param == "task.calibration"
+    encoded, shortened = prompts.encode(rows, wording, answered=answered, every_answer=every_answer)
     return Examples(encoded, batching.batches(encoded, padding, tokens_per_batch), shortened, answered)
 
 

@@ -45,6 +45,38 @@ def test_a_row_without_its_answer_is_refused() -> None:
         check_rows([row_of()], task_of(kind="generation", labels=None))
 
 
+GENERATION = {"kind": "generation", "labels": None}
+
+
+@pytest.mark.parametrize("target", ["good", 3, True, ["good"], ["good", "a fine film"], ["good", "good"]])
+def test_a_target_is_a_text_or_a_list_of_texts(target: Any) -> None:
+    row = row_of(target=target)
+    check_rows([row, row_of(target="good")], task_of(**GENERATION))
+    assert row.targets() == (target if isinstance(target, list) else [row.text("target")])
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ([], "line 7: the column 'target' must have a text, or a list of one or more texts"),
+        (["good", ""], "line 7 has an empty text in the column 'target'"),
+        ([" \n"], "line 7 has an empty text"),
+        ("", "line 7 has an empty text"),
+    ],
+)
+def test_a_target_without_text_is_refused_with_its_line(target: Any, says: str) -> None:
+    with pytest.raises(InvalidData, match=says):
+        check_rows([row_of(target="good"), row_of(target=target)], task_of(**GENERATION))
+    check_rows([row_of(target=target)], task_of(**GENERATION), answered=False)
+    check_rows([row_of(target=target)], task_of())
+
+
+def test_a_list_of_texts_is_a_target_alone() -> None:
+    for column, task in (("label", task_of()), ("text", task_of(**GENERATION))):
+        with pytest.raises(InvalidData, match=f"line 7: the column '{column}', which the task uses, must have"):
+            check_rows([row_of(target="good"), row_of(**{"target": "good", column: ["positive"]})], task)
+
+
 def test_answers_are_not_checked_where_none_are_needed() -> None:
     rows = [row_of(label="neutral"), row_of(label=None)]
     check_rows(rows, task_of(), answered=False)

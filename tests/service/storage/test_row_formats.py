@@ -166,6 +166,14 @@ FILES: dict[str, tuple[str, bytes, list[Any] | str]] = {
     "no Parquet": (".parquet", b"PAR1 and then nothing PAR1", "not a complete Parquet file"),
     "half of Parquet": (".parquet", GOOD[".parquet"][:200], "not a complete Parquet file"),
     "a list in Parquet": (".parquet", parquet({"text": ["a"], "other": [[1]]}), [{"text": "a", "other": []}]),
+    "a list of texts in JSON Lines": (".jsonl", b'{"text": "a", "b": ["c", ""]}', [{"text": "a", "b": ["c", ""]}]),
+    "a list of texts and a number": (".jsonl", b'{"text": "a", "b": ["c", 1]}', [{"text": "a", "b": []}]),
+    "a list of texts in Parquet": (".parquet", parquet({"text": ["a"], "b": [["c"]]}), [{"text": "a", "b": ["c"]}]),
+    "a list with a missing text in Parquet": (
+        ".parquet",
+        parquet({"text": ["a"], "b": [["c", None]]}),
+        [{"text": "a", "b": []}],
+    ),
     "bytes in Parquet": (".parquet", parquet({"text": ["a"], "other": [b"\xff"]}), [{"text": "a", "other": []}]),
     "a date in Parquet": (".parquet", parquet({"text": ["a"], "day": [date(2026, 1, 1)]}), [{"text": "a", "day": []}]),
     "infinity in Parquet": (".parquet", parquet({"text": ["a"], "n": [math.inf]}), [{"text": "a", "n": []}]),
@@ -196,10 +204,18 @@ def uploaded(client: TestClient, storage: Storage, ending: str, content: bytes) 
     return storage.get_bytes(dataset_key("default", answer.json()["id"]))
 
 
-def read_by_worker(path: Path, storage: Storage, content: bytes) -> list[Any] | str:
+CLASSIFY = {"preset": "sst2"}
+WRITE: dict[str, Any] = {"kind": "generation", "template": "{text}"}
+CHAT: dict[str, Any] = {"kind": "generation", "messages": "messages"}
+LABELS = {"B": "b", "C": "c"}
+
+
+def read_by_worker(
+    path: Path, storage: Storage, content: bytes, wording: dict[str, Any] = CLASSIFY | {"supervision": "none"}
+) -> list[Any] | str:
     """The rows that the worker reads from a file, or the message with which it refuses the file."""
     path.write_bytes(content)
-    task = resolve(Task.model_validate({"preset": "sst2", "supervision": "none", "calibration": {"uri": "file:///x"}}))
+    task = resolve(Task.model_validate(wording | {"calibration": {"uri": "file:///x"}}))
     location = Location(storage, "default", path.parent)
     try:
         rows = read_source(DataSource(uri=path.as_uri()), "task.calibration", task, location)
@@ -241,21 +257,75 @@ NESTED_FILES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("rows", "files"), [(LONG_ROWS, LONG_FILES), (NESTED_ROWS, NESTED_FILES)], ids=["long", "nested"]
-)
+def with_targets(*targets: Any) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    """Rows with these targets after a good one, inline and in files; Parquet has columns of one type only."""
+    rows = [{"text": "a", "target": target} for target in (["b"], *targets)]
+    files = {".jsonl": b"".join(json.dumps(row).encode() + b"\n" for row in rows)}
+    if all(isinstance(part, str) for target in targets for part in target):
+        files[".parquet"] = table_bytes(pyarrow.Table.from_pylist(rows))
+    return rows, files
+
+
+def with_messages(*contents: Any) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    """Rows with answers of these contents after a good one, inline and in files."""
+    question, right = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+    rows = [{"messages": [question, right | {"content": content}]} for content in ("b", *contents)]
+    files = {".jsonl": b"".join(json.dumps(row).encode() + b"\n" for row in rows)}
+    if all(isinstance(content, str) for content in contents):
+        files[".parquet"] = table_bytes(pyarrow.Table.from_pylist(rows))
+    return rows, files
+
+
+REFUSED: dict[str, tuple[dict[str, Any], list[dict[str, Any]], dict[str, bytes]]] = {
+    "long": (CLASSIFY, LONG_ROWS, LONG_FILES),
+    "nested": (CLASSIFY, NESTED_ROWS, NESTED_FILES),
+    "no target": (WRITE, *with_targets([])),
+    "a number among the targets": (WRITE, *with_targets(["b", 3])),
+    "an empty text among the targets": (WRITE, *with_targets(["b", ""])),
+    "an image in a message": (CHAT, *with_messages([{"type": "image", "url": "x"}])),
+    "an empty message": (CHAT, *with_messages("")),
+    "an answer that is no label": (CHAT | {"kind": "classification", "labels": LABELS}, *with_messages("d")),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
 def test_a_row_that_a_file_must_not_have_is_refused_inside_a_request_too(
-    rows: list[Any], files: dict[str, bytes], client: TestClient, storage: Storage, tmp_path: Path
+    name: str, client: TestClient, storage: Storage, tmp_path: Path
 ) -> None:
-    path = tmp_path / "stored.jsonl"
+    (wording, rows, files), path = REFUSED[name], tmp_path / "stored.jsonl"
     for ending, content in files.items():
         stored = uploaded(client, storage, ending, content)
-        assert isinstance(stored if isinstance(stored, str) else read_by_worker(path, storage, stored), str)
-        assert isinstance(read_by_worker(tmp_path / f"rows{ending}", storage, content), str)
-    body = request_body(tmp_path, task={"preset": "sst2", "calibration": {"rows": rows}})
+        again = stored if isinstance(stored, str) else read_by_worker(path, storage, stored, wording)
+        assert isinstance(again, str)
+        assert again.startswith(("line ", "row 2"))
+        assert isinstance(read_by_worker(tmp_path / f"rows{ending}", storage, content, wording), str)
+    body = request_body(tmp_path, task=wording | {"calibration": {"rows": rows}})
     answer = client.post("/jobs", json=body)
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["param"].startswith("task.calibration.rows")
+    assert answer.json()["errors"][0]["message"].startswith("row 2")
+
+
+def test_rows_with_one_target_or_several_are_read_alike(client: TestClient, storage: Storage, tmp_path: Path) -> None:
+    rows = [{"text": "a", "target": ["b"]}, {"text": "a", "target": ["b", "c"]}]
+    for ending, content in with_targets(["b", "c"])[1].items():
+        stored = uploaded(client, storage, ending, content)
+        assert isinstance(stored, bytes)
+        assert read_by_worker(tmp_path / "stored.jsonl", storage, stored, WRITE) == rows
+        assert read_by_worker(tmp_path / f"rows{ending}", storage, content, WRITE) == rows
+    assert DataSource(rows=rows).rows == rows
+
+
+def test_conversations_are_read_alike(client: TestClient, storage: Storage, tmp_path: Path) -> None:
+    rows, files = with_messages("b", "c")
+    for ending, content in files.items():
+        stored = uploaded(client, storage, ending, content)
+        assert isinstance(stored, bytes)
+        for wording, labels in ((CHAT, {}), (CHAT | {"kind": "classification", "labels": LABELS}, {"label": "B"})):
+            for path, body in ((tmp_path / "stored.jsonl", stored), (tmp_path / f"rows{ending}", content)):
+                found = read_by_worker(path, storage, body, wording)
+                assert found[:2] == [row | labels for row in rows[:2]]
+    assert DataSource(rows=rows).rows == rows
 
 
 def test_every_media_type_names_one_format() -> None:

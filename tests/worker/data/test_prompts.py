@@ -150,6 +150,17 @@ def test_a_generated_target_ends_with_the_end_token(family: Kind) -> None:
     assert example.text == "good"
 
 
+@pytest.mark.parametrize("family", ["causal", "encoder_decoder"])
+def test_the_first_of_several_targets_is_scored(family: Kind) -> None:
+    several = encode_one(generation(family=family), row_of(target=["good", "a good film", "bad"]))
+    alone = encode_one(generation(family=family), row_of(target="good"))
+    longest = encode_one(generation(family=family), row_of(target="a good film"))
+    assert (several.prompt, several.candidates, several.text) == (alone.prompt, alone.candidates, "good")
+    assert several.references == ("good", "a good film", "bad")
+    assert several.other_tokens == len(longest.candidates[0]) > len(alone.candidates[0])
+    assert (alone.references, alone.other_tokens) == (("good",), 0)
+
+
 def test_any_column_fills_the_template_and_its_braces_stay() -> None:
     example = encode_one(
         wording_for(template="[ {title} ] {number}: {text}", max_words=1), row_of("{x} y", title="bad", number=3)

@@ -37,7 +37,7 @@ def test_confusion_matrix_counts_every_row_once() -> None:
 def test_changed_rows_have_their_line_and_the_columns_of_the_template() -> None:
     rows = [Row({"text": word, "other": "x"}, line) for line, word in enumerate(("a", "b", "c" * 1000, "d"), start=1)]
     task = Task(kind=TaskKind.classification, template="{text}?", calibration=DataSource(uri="file:///rows.jsonl"))
-    found = answers.changed(task, rows, RIGHT, DENSE, SLIM)
+    found = answers.changed(task, rows, [(label,) for label in RIGHT], DENSE, SLIM)
     assert [(row.line, row.right, row.dense, row.slim) for row in found] == [
         (1, "bad", "bad", "good"),
         (3, "good", "bad", "good"),

@@ -119,6 +119,15 @@ def test_end_tokens_are_those_of_the_tokenizer_and_of_the_generation_config(name
     assert generate(model, examples[:1], asked, margins, 4096, ignore) == [""]
 
 
+def test_texts_may_be_as_long_as_the_longest_right_one() -> None:
+    _, asked, _, margins = generation("llama")
+    long = "good film " * 9
+    for targets in (["bad", long, "film"], [long, "bad"]):
+        [example], _ = encode([Row({"text": "good", "target": targets}, 1)], asked)
+        [alone], _ = encode([Row({"text": "good", "target": long}, 1)], asked)
+        assert decoding([example], margins).max_new_tokens == len(alone.candidates[0])
+
+
 def test_a_long_prompt_leaves_room_for_fewer_tokens_and_other_rows_keep_theirs() -> None:
     torch.set_num_threads(1)
     model, asked, _, margins = generation("gpt2")

@@ -1,5 +1,7 @@
 """The metrics of tasks, compared with the libraries that define them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -107,9 +109,50 @@ def test_chrf_is_that_of_sacrebleu() -> None:
     from sacrebleu import sentence_chrf
 
     for text, target in zip(TEXTS, TARGETS, strict=True):
-        assert task_metrics.chrf(text, target) == pytest.approx(sentence_chrf(text, [target]).score / 100)
-    assert task_metrics.chrf("good", "good") == 1
-    assert 0.4 < task_metrics.chrf("bad plot", "good plot") < 0.8
+        assert task_metrics.chrf(text, [target]) == pytest.approx(sentence_chrf(text, [target]).score / 100)
+    assert task_metrics.chrf("good", ["good"]) == 1
+    assert 0.4 < task_metrics.chrf("bad plot", ["good plot"]) < 0.8
+
+
+SCORES = {
+    metric: getattr(task_metrics, metric) for metric in METRICS[TaskKind.generation] if metric in vars(task_metrics)
+}
+
+
+def with_others(example: Example, *others: str) -> Example:
+    return replace(example, others=others)
+
+
+@pytest.mark.parametrize("metric", SCORES)
+def test_of_several_right_texts_the_nearest_counts(metric: TaskMetric) -> None:
+    score, found = SCORES[metric], []
+    for text in TEXTS:
+        alone = [score(text, [target]) for target in TARGETS]
+        assert score(text, TARGETS) == score(text, TARGETS[::-1]) == pytest.approx(max(alone), abs=1e-6)
+        several = metric_of(metric, written([text]), [with_others(EXAMPLES[0], *TARGETS[1:])])
+        assert several == pytest.approx(max(alone), abs=1e-6)
+        found.append(several)
+    assert len(set(found)) > 1
+    assert metric_of(metric, written(["good"]), [with_others(EXAMPLES[0], "bad")]) == 1
+    assert metric_of(metric, written(["bad"]), [with_others(EXAMPLES[0], "bad")]) == 1
+
+
+def test_token_probability_is_that_of_the_first_right_text() -> None:
+    alone, several = (
+        metric_of(TaskMetric.token_probability, written(["x"]), [each])
+        for each in (EXAMPLES[0], with_others(EXAMPLES[0], "longer than it"))
+    )
+    assert alone == several
+
+
+def test_rows_with_several_right_texts_are_resampled_as_rows() -> None:
+    """Rows whose text is among its right ones count as rows that are right by their only one."""
+    others = [with_others(each, text) for each, text in zip(EXAMPLES, [*TEXTS[:2], "x", "y"], strict=True)] * 10
+    single = [replace(each, text=text) for each, text in zip(EXAMPLES, [*TEXTS[:2], "x", "y"], strict=True)] * 10
+    dense, slim = written(TEXTS * 10), written((TEXTS[:1] + ["no"] * 3) * 10)
+    metric = TaskMetric.exact_match
+    assert kept_share(metric, slim, dense, others) == kept_share(metric, slim, dense, single)
+    assert kept_share(metric, slim, dense, others).share.value == 0.5
 
 
 def test_every_metric_has_a_formula() -> None:

@@ -1,6 +1,7 @@
 """The Python snippet of a report gives the answers that the job measured."""
 
 from contextlib import redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from service.contract.options import TaskKind
 from service.contract.presets import resolve
 from service.contract.rows import Row
 from service.contract.task import Task
 from service.contract.task_file import TaskFile
+from service.families.table import FAMILIES
 from tests.support import checkpoints
+from tests.support.chat_templates import USABLE, add_chat_template
 from tests.support.requests import plain_request
 from worker.checkpoints.loading import LoadedModel, load_model
 from worker.data import batching, prompts, wordings
@@ -22,22 +26,35 @@ from worker.evaluation.answers import Answers
 from worker.reporting.snippets import answer_lines, snippet
 from worker.reporting.task_file import shipped_task
 
-ROW = Row({"text": "...", "label": "0", "target": "good"}, 1)
+SAID = [{"role": "user", "content": "..."}, {"role": "assistant", "content": "bad"}]
+ROW = Row({"text": "...", "label": "0", "target": "good", "messages": SAID}, 1)
 CLASSIFY: dict[str, Any] = {"template": "{text}:", "labels": {"0": "positive", "1": "bad"}, "label_prefix": " "}
 SEVERAL: dict[str, Any] = CLASSIFY | {"labels": {"0": "good", "1": "bad film"}}
 CLASSES: dict[str, Any] = CLASSIFY | {"labels": {"0": "LABEL_2", "1": "LABEL_0"}}
 WRITE: dict[str, Any] = {"kind": "generation", "template": "{text}:"}
+CHAT_WRITE: dict[str, Any] = {"kind": "generation", "messages": "messages"}
+CHAT_CLASSIFY: dict[str, Any] = {"messages": "messages", "labels": {"0": "bad", "1": "positive"}}
+CHAT_SEVERAL: dict[str, Any] = CHAT_CLASSIFY | {"labels": {"0": "bad", "1": "bad film"}}
 CASES = [
     *((family, CLASSIFY) for family in ("llama", "t5", "bart")),
     *((family, SEVERAL) for family in ("llama", "t5")),
     ("bert", CLASSES),
     *((family, WRITE) for family in ("llama", "t5")),
 ]
+CHATS = [
+    *(("llama", task, name) for task in (CHAT_WRITE, CHAT_CLASSIFY, CHAT_SEVERAL) for name in USABLE),
+    *((family, task, "thinking") for family, task in (("t5", CHAT_WRITE), ("t5", CHAT_CLASSIFY))),
+    ("bert", CHAT_CLASSIFY | {"labels": {"0": "LABEL_2", "1": "LABEL_0"}}, "headed"),
+]
 
 
-def loaded_with_wording(directory: Path, family: str, task: dict[str, Any]) -> tuple[LoadedModel, Wording]:
+def loaded_with_wording(
+    directory: Path, family: str, task: dict[str, Any], chat_template: str | None = None
+) -> tuple[LoadedModel, Wording]:
     """A tiny model in the directory `model`, as the worker loads it, and the wording of its task."""
     checkpoints.write(directory / "model", family)
+    if chat_template is not None:
+        add_chat_template(directory / "model", chat_template, FAMILIES[family].kind)
     loaded = load_model(directory / "model", device=torch.device("cpu"))
     resolved = resolve(Task.model_validate(task | {"calibration": {"uri": "file:///rows.jsonl"}}))
     return loaded, wordings.wording(loaded.family.kind, resolved, loaded.tokenizer, loaded.model.config)
@@ -54,14 +71,28 @@ def run(text: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_snippet_gives_the_answer_that_the_job_measures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, task: dict[str, Any]
 ) -> None:
+    check_snippet(tmp_path, monkeypatch, *loaded_with_wording(tmp_path, family, task))
+
+
+@pytest.mark.parametrize(("family", "task", "name"), CHATS)
+def test_snippet_asks_by_the_chat_template(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, task: dict[str, Any], name: str
+) -> None:
+    loaded, wording = loaded_with_wording(tmp_path, family, task, USABLE[name])
+    check_snippet(tmp_path, monkeypatch, loaded, wording)
+
+
+def check_snippet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: LoadedModel, wording: Wording) -> None:
+    """Check that the snippet prints the answer that the job measures."""
     torch.set_num_threads(1)
-    loaded, wording = loaded_with_wording(tmp_path, family, task)
-    padding = batching.padding(loaded.model, loaded.tokenizer, wording.kind)
-    examples, _ = prompts.encode([ROW], wording)
+    padding = batching.padding(loaded.model, loaded.tokenizer, wording.kind, wording.ends)
+    answer = next(iter(wording.words.values()), "bad")
+    row = replace(ROW, values=ROW.values | {"messages": [SAID[0], SAID[1] | {"content": answer}]})
+    examples, _ = prompts.encode([row], wording)
     auto_class = loaded.family.auto_class
     (tmp_path / "model/task.json").write_text(TaskFile(tasks=[shipped_task(wording, padding, None)]).model_dump_json())
     printed = run(snippet(plain_request(), auto_class, False, wording, padding), tmp_path, monkeypatch)
-    if task is WRITE:
+    if wording.task.kind is TaskKind.generation:
         [expected] = generation.generate(loaded.model, examples, wording, padding, 256, lambda done: None)
         assert expected
         assert printed.startswith(expected)  # the job stops at the length of the target
