@@ -40,7 +40,9 @@ def load_model(directory: Path, *, device: torch.device, adapter: Path | None = 
     Raises InvalidModel where the checkpoint does not hold what its class needs, holds more than that, or where a weight
     is not finite, and the errors of `merge_adapter`.
     """
-    family = check_checkpoint(directory, has_adapter=adapter is not None)
+    family, weights = check_checkpoint(directory, has_adapter=adapter is not None)
+    if weights.quantised:
+        raise ValueError(f"{directory} is quantised: what `fetch_model` returns is loaded")
     model, tokenizer = load_weights(directory, family, adapter), _load_tokenizer(directory)
     settle_tying(model)
     dtype = model.dtype

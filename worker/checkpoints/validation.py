@@ -3,22 +3,30 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
 from service.contract.errors import InvalidModel
 from service.families.config_checks import check_settings
 from service.families.named_head import check_head
-from service.families.quantised import check_not_quantised
 from service.families.source_config import effective_config
 from service.families.table import ModelFamily, family_of, own_code
 from service.sources.model_files import CONFIG, INDEX, PICKLED, SINGLE, TOKENIZER_CONFIG
+from service.sources.quantised_weights import StoredWeights, stored_weights
+from service.sources.safetensors_header import TensorShape
 from worker.checkpoints.per_layer import is_valid_per_layer
 
 
-def check_checkpoint(directory: Path, *, has_adapter: bool = False) -> ModelFamily:
-    """The family of a checkpoint whose files can be loaded safely. Raises InvalidModel or UnsupportedFamily."""
+class Checked(NamedTuple):
+    """What is known of a checkpoint whose files can be loaded safely."""
+
+    family: ModelFamily
+    weights: StoredWeights
+
+
+def check_checkpoint(directory: Path, *, has_adapter: bool = False) -> Checked:
+    """Check the files of a checkpoint. Raises InvalidModel or UnsupportedFamily where they cannot be loaded safely."""
     config = effective_config(read_json(directory / CONFIG))
     family = family_of(config, "the model")
     check_head(config, family, has_adapter=has_adapter)
@@ -29,8 +37,7 @@ def check_checkpoint(directory: Path, *, has_adapter: bool = False) -> ModelFami
     ):
         raise own_code("the model")
     check_safetensors(paths := weight_files(directory))
-    check_not_quantised(_dtypes(paths), "the model")
-    return family
+    return Checked(family, stored_weights(_tensors(paths), config, family, "the model"))
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -64,12 +71,13 @@ def weight_file_bytes(directory: Path) -> int:
     return sum(path.stat().st_size for path in weight_files(directory))
 
 
-def _dtypes(paths: Sequence[Path]) -> dict[str, str]:
-    """Name -> dtype of every tensor in safetensors files."""
-    found: dict[str, str] = {}
+def _tensors(paths: Sequence[Path]) -> dict[str, TensorShape]:
+    """Name -> dtype and shape of every tensor in safetensors files."""
+    found: dict[str, TensorShape] = {}
     for path in paths:
         with safe_open(path, framework="pt") as file:
-            found |= {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            found |= {name: TensorShape(each.get_dtype(), tuple(each.get_shape())) for name, each in slices.items()}
     return found
 
 

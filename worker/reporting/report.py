@@ -91,6 +91,7 @@ def build(
         + sum(each.task_model.evaluation.shortened for each in tasks),
         own_answers=task_model.own_answers,
         decoding=task_model.decoding,
+        dequantised=sources.dequantised,
         stored_dtype=str(task_model.loaded.dtype).removeprefix("torch."),
         computed_dtype=str(task_model.loaded.model.dtype).removeprefix("torch."),
         written_special_tokens=written_in_template(task_model.wording),

@@ -1,0 +1,65 @@
+"""Which tensors stand in place of a quantised weight, and which shape the weight has: one row for each layout.
+
+`worker.checkpoints.dequantised_values` has one more row for each, with the formula of the values.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import ceil
+
+from service.families.quantisation import Scheme
+from service.sources.safetensors_header import TensorShape
+
+Parts = Mapping[str, TensorShape]  # last part of the name -> tensor
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tensors of a quantised weight, by what follows the name of its module."""
+
+    values: str
+    dtypes: tuple[str, ...]  # of the values
+    needed: tuple[tuple[str, ...], ...]  # of each group of names exactly one
+    optional: tuple[str, ...]
+    shape: Callable[[Parts, Scheme], Shape]  # (out, in) of the weight; raises ValueError where the tensors do not fit
+
+    @property
+    def names(self) -> set[str]:
+        """The names of all tensors that the layout can have."""
+        return {self.values, *self.optional, *(name for group in self.needed for name in group)}
+
+
+def _fp8(parts: Parts, scheme: Scheme) -> Shape:
+    shape = _matrix(parts, "weight")
+    name = "weight_scale" if "weight_scale" in parts else "weight_scale_inv"
+    rows, columns = shape
+    allowed = [(), (1,), (1, 1), (rows,), (rows, 1)]
+    if scheme.block is not None:
+        allowed.append((ceil(rows / scheme.block[0]), ceil(columns / scheme.block[1])))
+    _check_float(parts, name, "F8_E8M0")
+    _check_shape(parts, name, *allowed)
+    return shape
+
+
+def _matrix(parts: Parts, name: str) -> tuple[int, int]:
+    """The sizes of a matrix."""
+    match parts[name].shape:
+        case (rows, columns) if rows > 0 and columns > 0:
+            return rows, columns
+    raise ValueError(f"its {name} has the shape {parts[name].shape}, which is no matrix")
+
+
+def _check_float(parts: Parts, name: str, *further: str) -> None:
+    if parts[name].dtype not in ("F32", "F16", "BF16", *further):
+        raise ValueError(f"its {name} is {parts[name].dtype}")
+
+
+def _check_shape(parts: Parts, name: str, *allowed: Shape) -> None:
+    if parts[name].shape not in allowed:
+        raise ValueError(f"its {name} has the shape {parts[name].shape}, where {allowed[-1]} belongs")
+
+
+LAYOUTS: dict[str, Layout] = {
+    "fp8": Layout("weight", ("F8_E4M3",), (("weight_scale", "weight_scale_inv"),), (), _fp8),
+}
