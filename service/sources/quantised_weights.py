@@ -7,7 +7,8 @@ from typing import Any
 
 from service.contract.errors import InvalidModel
 from service.contract.report import Dequantised
-from service.families.quantisation import INSTEAD, PLAIN_FP8, Quantisation, Scheme, quantisation_of, refused
+from service.families.quantisation import INSTEAD, PLAIN_FP8, quantisation_of, refused
+from service.families.quantisation_scheme import Quantisation, Scheme
 from service.families.table import ModelFamily
 from service.sources.quantised_layouts import LAYOUTS, Layout
 from service.sources.safetensors_header import DTYPES, FLOATS, Tensors, TensorShape, file_size

@@ -8,10 +8,12 @@ Shape suffixes: O outputs, I inputs of a linear module.
 from collections.abc import Callable, Mapping
 
 import torch
+from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.entrypoints.convert import FP8BlockDequantizer
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from torch import Tensor
 
-from service.families.quantisation import Scheme
+from service.families.quantisation_scheme import Scheme
 
 Parts = Mapping[str, Tensor]  # part of the layout -> tensor
 
@@ -32,4 +34,30 @@ def _fp8(parts: Parts, scheme: Scheme) -> Tensor:
     return dense
 
 
-VALUES: dict[str, Callable[[Parts, Scheme], Tensor]] = {"fp8": _fp8}
+def _scaled(parts: Parts, scheme: Scheme) -> Tensor:
+    return _decompressed("naive-quantized", parts, scheme)
+
+
+def _packed(parts: Parts, scheme: Scheme) -> Tensor:
+    return _decompressed("pack-quantized", parts, scheme)
+
+
+def _decompressed(form: str, parts: Parts, scheme: Scheme) -> Tensor:
+    """What the library of compressed-tensors computes, with scales in float32."""
+    arguments = QuantizationArgs(
+        num_bits=scheme.bits,
+        type=scheme.kind,
+        symmetric=scheme.symmetric,
+        strategy=scheme.strategy,
+        group_size=scheme.group_size,
+        block_structure=list(scheme.block) if scheme.block else None,
+    )
+    in_float32 = dict(parts) | {"weight_scale": parts["weight_scale"].float()}
+    compressor = BaseCompressor.get_value_from_registry(form)
+    dense: Tensor = compressor.decompress(in_float32, QuantizationScheme(targets=["Linear"], weights=arguments))[
+        "weight"
+    ]
+    return dense
+
+
+VALUES: dict[str, Callable[[Parts, Scheme], Tensor]] = {"fp8": _fp8, "scaled": _scaled, "packed": _packed}

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, FineGrainedFP8Config, PreTrainedModel
+from transformers import AutoModelForCausalLM, CompressedTensorsConfig, FineGrainedFP8Config, PreTrainedModel
 
 from service.contract.errors import InvalidModel
 from service.contract.task import ModelSource
@@ -107,6 +108,18 @@ def setting(**fields: Any) -> Callable[[Path], None]:
     return edit
 
 
+def edit_groups(directory: Path, change: Callable[[Any], object]) -> None:
+    """Changes `config_groups` of compressed-tensors."""
+    settings = json.loads((directory / "config.json").read_text())["quantization_config"]
+    change(settings["config_groups"])
+    change_config(directory, quantization_config=settings)
+
+
+def weights_setting(**fields: Any) -> Callable[[Path], None]:
+    """Changes fields of the scheme of the weights."""
+    return lambda path: edit_groups(path, lambda groups: groups["group_0"]["weights"].update(fields))
+
+
 UP = "model.layers.0.mlp.up_proj"
 # What is wrong -> format, change of its checkpoint, what the message says.
 WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
@@ -151,6 +164,51 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda path: write_plain(path, quantization_config={"quant_method": "fp8"}),
         "none of them is: remove its quantization_config",
     ),
+    "a format that is packed otherwise": (
+        "packed 4 bits in groups",
+        setting(format="marlin-24"),
+        "format 'marlin-24' is not dequantised",
+    ),
+    "sparse": ("int8 in rows", setting(sparsity_config={"format": "sparse-24-bitmask"}), "its sparsity_config"),
+    "rotated": ("int8 in rows", setting(transform_config={"config_groups": {"R1": {}}}), "its transform_config"),
+    "no groups": ("int8 in rows", setting(config_groups=["W8A8"]), "its config_groups"),
+    "3 bits": ("packed 4 bits in groups", weights_setting(num_bits=3), "num_bits 3 is not dequantised"),
+    "reordered": ("packed 4 bits in groups", weights_setting(actorder="group"), "actorder 'group'"),
+    "dynamic": ("int8 in rows", weights_setting(dynamic=True), "its dynamic True"),
+    "tensor groups": ("int8 in rows", weights_setting(strategy="tensor_group"), "its strategy 'tensor_group'"),
+    "other groups": ("packed 4 bits in groups", weights_setting(group_size=8), "its scales are for 24 inputs"),
+    "other bits": ("packed 4 bits in groups", weights_setting(num_bits=8), "do not fit each other"),
+    "other rows": ("int8 in rows", weights_setting(strategy="tensor"), "its weight_scale has the shape"),
+    "zero points that are not there": (
+        "packed 4 bits in groups",
+        weights_setting(symmetric=False),
+        "it has no weight_zero_point, and symmetric is False",
+    ),
+    "zero points too many": (
+        "packed 4 bits with zero points",
+        weights_setting(symmetric=True),
+        "it has a weight_zero_point, and symmetric is True",
+    ),
+    "no shape": (
+        "packed 4 bits in groups",
+        tensor(lambda tensors: tensors.pop(f"{UP}.weight_shape")),
+        rf"{UP}.weight_packed \(I32\) has no {UP}.weight_shape",
+    ),
+    "integers in place of float8": (
+        "float8 in rows",
+        tensor(lambda tensors: tensors.update({f"{UP}.weight": tensors[f"{UP}.weight"].to(torch.int8)})),
+        "its weight is I8, and its scheme says float",
+    ),
+    "a module of no group": (
+        "two schemes",
+        lambda path: edit_groups(path, lambda groups: groups["group_1"].update(targets=["re:.*q_proj"])),
+        "self_attn.k_proj.weight",
+    ),
+    "an expression that takes long": (
+        "two schemes",
+        lambda path: edit_groups(path, lambda groups: groups["group_1"].update(targets=["re:(a+)+$"])),
+        "its target 're:",
+    ),
     "blocks without settings": (
         "fp8 blocks",
         lambda path: change_config(path, quantization_config=None),
@@ -187,12 +245,17 @@ def test_plan_and_worker_refuse_what_cannot_be_dequantised(tmp_path: Path, acces
 STOCK: dict[str, Callable[[], Any]] = {
     "fp8 blocks": lambda: FineGrainedFP8Config(dequantize=True),
     "fp8 tensor": lambda: FineGrainedFP8Config(dequantize=True),
+    "packed 4 bits in groups": lambda: CompressedTensorsConfig(dequantize=True),
+    "packed 8 bits in rows with zero points": lambda: CompressedTensorsConfig(dequantize=True),
+    "int8 tensor with zero point": lambda: CompressedTensorsConfig(dequantize=True),
+    "float8 blocks that do not divide": lambda: CompressedTensorsConfig(dequantize=True),
 }
 
 
 @pytest.mark.parametrize("name", STOCK)
 def test_transformers_dequantises_to_the_same_model(tmp_path: Path, name: str) -> None:
     write(tmp_path / "model", FORMATS[name], dtype="float32")
-    stock = AutoModelForCausalLM.from_pretrained(tmp_path / "model", quantization_config=STOCK[name]())
+    with warnings.catch_warnings(action="ignore"):  # that the file has a quantization_config too
+        stock = AutoModelForCausalLM.from_pretrained(tmp_path / "model", quantization_config=STOCK[name]())
     ours = load_model(fetch(tmp_path / "model").directory, device=CPU).model
     torch.testing.assert_close(logits(ours), logits(stock.float()), rtol=1e-5, atol=1e-6)
