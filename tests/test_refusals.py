@@ -33,7 +33,7 @@ REFUSING = {
     for name, error in inspect.getmembers(errors, inspect.isclass)
     if issubclass(error, TaskslimError) and error.status == 422
 }
-BUILDERS = {"unreachable", "own_code", "_too_long", "type"}  # functions that make such an error
+BUILDERS = {"unreachable", "own_code", "refused", "_too_long", "type"}  # functions that make such an error
 
 
 class Site(NamedTuple):
@@ -345,6 +345,7 @@ ONLY_WORKER: dict[Site, str] = {
     Site("checkpoints.gguf", "_open"): "a plan does not read GGUF files",
     Site("checkpoints.gguf", "_refusing_contradictions"): "a plan does not read GGUF files",
     Site("checkpoints.loading", "_check_finite"): "a plan does not read the values of the weights",
+    Site("checkpoints.dequantisation", "_tensor"): "a plan does not read the values of the weights",
     Site("search.metric_floor", "_check_dense"): MEASURED,
     **{
         Site("checkpoints.kept_indices", name): APPLY for name in ("read_kept", "_check_base", "_check_indices", "_run")

@@ -171,7 +171,7 @@ def conclude(
     return Result(
         metrics=metrics,
         parameters=DenseSlim(dense=chosen.dense.parameters, slim=slim.parameters),
-        bytes=DenseSlim(dense=weight_file_bytes(sources.model), slim=slim_bytes),
+        bytes=DenseSlim(dense=weight_file_bytes(sources.fetched_model), slim=slim_bytes),
         latency_ms=_latency(*profiles, str(chosen.task_model.loaded.model.device)),
         widths=findings.widths(chosen.groups, chosen.candidate.kept),
         ratio=chosen.candidate.ratio,

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 from service.contract.criteria import Criterion
 from service.contract.fields import Name, Schema
 from service.contract.options import Repair, TaskKind, Unit
-from service.contract.report import Runtime
+from service.contract.report import Dequantised, Runtime
 from service.contract.result import Widths
 
 
@@ -39,6 +39,9 @@ class Plan(Schema):
     ratio: float | None = Field(description="share of the chosen units' parameters that is removed; null if unknown")
     parameters: Projected
     bytes: Projected = Field(description="size of the files with the weights")
+    dequantised: Dequantised | None = Field(
+        default=None, description="what the weights of a quantised model become first; null for any other model"
+    )
     cache_bytes_per_token: Projected | None = Field(
         default=None,
         description="size of the keys and values that a decoder caches for each token; null for a classifier",

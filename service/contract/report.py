@@ -101,6 +101,14 @@ class OwnAnswers(Schema):
     left_out: int = Field(description="number of rows whose answer has a lower probability than `task.confidence`")
 
 
+class Dequantised(Schema):
+    """How the weights of a quantised checkpoint were stored, and what they became before anything was measured."""
+
+    format: str = Field(description="format of the files, such as FP8")
+    dtype: str = Field(description="dtype of the dequantised weights, and of the slim model")
+    bytes: int = Field(description="size of the weights in that dtype, as one file")
+
+
 class Decoding(Schema):
     """How a model generates its answers. The checkpoint's generation_config.json has no effect but for its end tokens.
 
@@ -150,6 +158,9 @@ class Report(Schema):
     decoding: Decoding | None = Field(
         default=None,
         description="how answers were generated; null for a classification task",
+    )
+    dequantised: Dequantised | None = Field(
+        default=None, description="what the weights of a quantised model became; null for any other model"
     )
     stored_dtype: str | None = Field(default=None, description="dtype of the weights in the checkpoints")
     rounded_dtypes: list[str] = Field(

@@ -13,6 +13,7 @@ from service.contract import catalog
 from service.contract.errors import InvalidModel, UnsupportedFamily, UnsupportedUnit
 from service.contract.options import Unit
 from service.families.per_layer import CLASS_PREFIX, is_per_layer
+from service.families.quantisation import quantisation_of
 from service.families.tensor_names import CheckpointNames, StackNames, UnitTensors, attention, feed_forward
 
 Kind = Literal["causal", "encoder_decoder", "classifier", "decoder_classifier"]
@@ -294,8 +295,7 @@ def family_of(config: Mapping[str, Any], model: str) -> ModelFamily:
     """
     if "auto_map" in config and not is_per_layer(config):
         raise own_code(model)
-    if "quantization_config" in config:
-        raise InvalidModel(f"the weights of {model} are quantised: give the unquantised checkpoint", param="model.uri")
+    quantisation_of(config, model)
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         message = f"the model_type of {model}, {model_type!r}, is not supported; {_instead(config)}"

@@ -56,6 +56,7 @@ def plan_for(request: JobRequest, checkpoint: Checkpoint) -> Plan:
         ratio=removal.ratio if removal else None,
         parameters=Projected(dense=count_parameters(checkpoint.tensors), slim=slim[0]),
         bytes=Projected(dense=checkpoint.stored_bytes, slim=slim[1]),
+        dequantised=checkpoint.dequantised,
         cache_bytes_per_token=_cache_bytes(request, checkpoint, cuts),
         runtimes=_runtimes(request, checkpoint, cuts),
     )

@@ -6,14 +6,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from service.contract.errors import InvalidModel
+from service.contract.report import Dequantised
 from service.families.model_tensors import tensors_of
-from service.families.quantised import check_not_quantised
 from service.families.source_config import plain_name
 from service.families.table import ModelFamily
 from service.families.tensor_names import CheckpointNames
 from service.families.unused_tensors import may_be_unused
 from service.sources.adapter import Adapter
 from service.sources.model_directory import ModelDirectory
+from service.sources.quantised_weights import StoredWeights, plain_config, stored_weights
 from service.sources.safetensors_header import DTYPES, FLOATS, Tensors, TensorShape
 
 MAX_UNITS = 2**17  # of a kind in a layer; a larger number in a foreign file would keep the planning busy for hours
@@ -21,7 +22,7 @@ MAX_UNITS = 2**17  # of a kind in a layer; a larger number in a foreign file wou
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The config and the tensors of a model, its adapter merged, under the names of the family's class.
+    """The config and the tensors of a model, dequantised, its adapter merged, under the names of the family's class.
 
     A tensor that repeats the input embedding is left out, and one that the model may leave unused.
     """
@@ -30,6 +31,7 @@ class Checkpoint:
     config: Mapping[str, Any]
     tensors: Tensors
     stored_bytes: int  # size of the files that hold the weights
+    dequantised: Dequantised | None = None  # None where the weights are not quantised
     adapter: Adapter | None = None
     has_unread_adapter: bool = False  # whether there is an adapter that the worker alone reads
 
@@ -57,13 +59,15 @@ class Checkpoint:
 def read_checkpoint(model: ModelDirectory) -> Checkpoint:
     """The config and the headers of the weights of a model. Raises as the properties of `ModelDirectory` do."""
     family, stored = model.family, {name: tensor for header in model.headers for name, tensor in header.tensors.items()}
-    check_not_quantised({name: tensor.dtype for name, tensor in stored.items()}, model.source.uri)
-    names = _names_in_model(stored, family, has_adapter=model.source.adapter_uri is not None)
+    weights = stored_weights(stored, model.config, family, model.source.uri)
+    dequantised = weights.dequantised
+    names = _names_in_model(weights.tensors, family, has_adapter=model.source.adapter_uri is not None)
     checkpoint = Checkpoint(
         family,
-        model.config,
-        _once(model, {name: stored[old] for name, old in names.items()}, names),
+        plain_config(model.config, dequantised.dtype) if dequantised else model.config,
+        _once(model, weights, names),
         sum(header.file_bytes for header in model.headers),
+        dequantised,
         model.adapter,
         has_unread_adapter=model.adapter is None and model.source.adapter_uri is not None,
     )
@@ -79,9 +83,13 @@ def _names_in_model(stored: Tensors, family: ModelFamily, *, has_adapter: bool) 
     return {row.full_name(plain_name(name), has_prefix): name for name in used}
 
 
-def _once(model: ModelDirectory, tensors: Tensors, stored: Mapping[str, str]) -> dict[str, TensorShape]:
-    """The tensors as a model holds them: those that are tied once, those that differ each."""
-    names, found = model.family.names, dict(tensors)
+def _once(model: ModelDirectory, weights: StoredWeights, in_files: Mapping[str, str]) -> dict[str, TensorShape]:
+    """The tensors as a model holds them: those that are tied once, those that differ each.
+
+    `in_files`: name in the model -> name in the files.
+    """
+    names, found = model.family.names, {name: weights.tensors[old] for name, old in in_files.items()}
+    stored = {name: weights.stored_name(old) for name, old in in_files.items()}
     if not (names.always_tied or model.config.get("tie_word_embeddings", names.tied_by_default)):
         return found
     first, *others = [name for name in (names.embedding, *names.tied) if name in found] or [""]

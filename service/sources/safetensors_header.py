@@ -17,7 +17,7 @@ FIRST_BYTES = 100_000  # of the first request; the headers of most models are sh
 MAX_HEADER_BYTES = 32 * 2**20
 MAX_TENSORS = 100_000
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-BYTES |= {"U64": 8, "U32": 4, "U16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
+BYTES |= {"U64": 8, "U32": 4, "U16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1}
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 # dtype as torch names it -> as the format spells it
 DTYPES = {

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
@@ -13,11 +14,13 @@ from huggingface_hub.errors import (
 )
 
 from service.contract.errors import InvalidModel, NotFound
+from service.contract.report import Dequantised
 from service.contract.task import ModelSource
 from service.sources.access import HUB
 from service.sources.job_checkpoints import JobModel
 from service.sources.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD, GGUF, PATTERNS, is_wanted
 from service.sources.readers import fetch_file, fetch_prefix, scheme_of
+from worker.checkpoints.dequantisation import dequantise
 from worker.checkpoints.gguf import convert_gguf
 from worker.checkpoints.validation import check_checkpoint, check_safetensors, read_json
 
@@ -29,6 +32,14 @@ def ignore_bytes(done: int, total: int) -> None:
     """The default of `on_bytes`."""
 
 
+class FetchedModel(NamedTuple):
+    """A checkpoint on this machine that can be loaded."""
+
+    directory: Path
+    fetched: Path  # the directory before it was dequantised; the same where it was not
+    dequantised: Dequantised | None  # None where the weights are not quantised
+
+
 def fetch_model(
     source: ModelSource,
     *,
@@ -37,11 +48,12 @@ def fetch_model(
     roots: Sequence[Path] = (),
     on_bytes: OnBytes = ignore_bytes,
     job_model: JobModel | None = None,
-) -> Path:
-    """Fetch the model that a request names; returns a local directory with a checkpoint in safetensors.
+) -> FetchedModel:
+    """Fetch the model that a request names, as a checkpoint in safetensors without quantised weights.
 
-    A GGUF file is converted once into `cache`. `job_model` is the model of a job, where the request names one. Raises
-    InvalidModel, UnsupportedFamily, ForbiddenPath or StorageUnavailable.
+    A GGUF file is converted once into `cache`; quantised weights are dequantised into `scratch`. `job_model` is the
+    model of a job, where the request names one. Raises InvalidModel, UnsupportedFamily, ForbiddenPath or
+    StorageUnavailable.
     """
     target = scratch / "source"
     try:
@@ -53,8 +65,11 @@ def fetch_model(
         raise InvalidModel(error.message, param="model.uri") from error
     gguf = _gguf_file(directory)
     directory = convert_gguf(gguf, cache / "gguf") if gguf else directory
-    check_checkpoint(directory, has_adapter=source.adapter_uri is not None)
-    return directory
+    weights = check_checkpoint(directory, has_adapter=source.adapter_uri is not None).weights
+    plain, dequantised = directory, weights.dequantised
+    if dequantised is not None:
+        plain = dequantise(directory, weights, dequantised, scratch / "dequantised")
+    return FetchedModel(plain, directory, dequantised)
 
 
 def fetch_adapter(uri: str, *, scratch: Path, roots: Sequence[Path] = (), on_bytes: OnBytes = ignore_bytes) -> Path:

@@ -33,7 +33,7 @@ from service.sources.readers import scheme_of
 from service.storage.artifact_names import TASK_FILE
 from service.storage.object_store import digest_file
 from worker.checkpoints.cutting import make_slim
-from worker.checkpoints.fetching import fetch_adapter, fetch_model
+from worker.checkpoints.fetching import FetchedModel, fetch_adapter, fetch_model
 from worker.checkpoints.head_bias import add_to_bias
 from worker.checkpoints.loading import LoadedModel, load_model
 from worker.checkpoints.saving import save_model
@@ -82,7 +82,7 @@ def weight_digests(directory: Path) -> dict[str, str]:
     return {path.name: digest_file(path) for path in sorted(directory.glob("*.safetensors"))}
 
 
-def apply_kept(path: Path, base: Path, adapter: Path | None, directory: Path) -> None:
+def apply_kept(path: Path, base: FetchedModel, adapter: Path | None, directory: Path) -> None:
     """Write the checkpoint that the file at `path` makes of the base model, its adapter merged.
 
     Raises InvalidRequest for a job whose repair changed the weights, InvalidModel for another base model, InvalidData
@@ -90,7 +90,7 @@ def apply_kept(path: Path, base: Path, adapter: Path | None, directory: Path) ->
     """
     kept, origin = read_kept(path)
     _check_base(origin, base, adapter)
-    loaded = load_model(base, device=torch.device("cpu"), adapter=adapter)
+    loaded = load_model(base.directory, device=torch.device("cpu"), adapter=adapter)
     _check_indices(kept, origin, loaded)
     slim = make_slim(loaded, kept, origin.layout)
     if origin.head_offsets is not None:
@@ -105,14 +105,14 @@ def apply_kept(path: Path, base: Path, adapter: Path | None, directory: Path) ->
         )
 
 
-def _check_base(origin: Origin, base: Path, adapter: Path | None) -> None:
+def _check_base(origin: Origin, base: FetchedModel, adapter: Path | None) -> None:
     """Raise unless indices alone make the checkpoint, and make it of this model and adapter."""
     if origin.repair is not Repair.none:
         raise InvalidRequest(
             f"the job changed the weights (repair {origin.repair}), which indices lack: download its safetensors",
             param="method.repair",
         )
-    if digest_directory(base) != origin.model_digest:
+    if digest_directory(base.fetched) != origin.model_digest:
         raise InvalidModel("this is not the model that the job slimmed: its files differ", param="model.uri")
     if (digest_directory(adapter) if adapter else None) != origin.adapter_digest:
         raise InvalidModel("this is not the adapter that the job merged, or one is missing", param="model.adapter_uri")

@@ -18,7 +18,7 @@ from service.sources.model_files import ADAPTER_WEIGHTS, CONFIG
 from worker.checkpoints.adapters import merge_adapter
 from worker.checkpoints.dtypes import make_computable, round_weights, rounded_dtypes, weight_dtypes
 from worker.checkpoints.tying import settle_tying
-from worker.checkpoints.validation import check_checkpoint, read_json, tensor_dtypes, weight_files
+from worker.checkpoints.validation import check_checkpoint, read_json, stored_tensors, weight_files
 from worker.checkpoints.weights import FROM_DISK_ALONE, invalid_model, load_weights, own_config
 
 
@@ -44,8 +44,10 @@ def load_model(directory: Path, *, device: torch.device, adapter: Path | None = 
     Raises InvalidModel where the checkpoint does not hold what its class needs, holds more than that, or where a weight
     is not finite, and the errors of `merge_adapter`.
     """
-    replaced = adapter_names.replaced(tensor_dtypes([adapter / ADAPTER_WEIGHTS])) if adapter else ()
-    family = check_checkpoint(directory, has_adapter=adapter is not None, replaced=replaced)
+    replaced = adapter_names.replaced(stored_tensors([adapter / ADAPTER_WEIGHTS])) if adapter else ()
+    family, weights = check_checkpoint(directory, has_adapter=adapter is not None, replaced=replaced)
+    if weights.quantised:
+        raise ValueError(f"{directory} is quantised: what `fetch_model` returns is loaded")
     model, tokenizer = load_weights(directory, family, adapter), _load_tokenizer(directory)
     settle_tying(model)
     dtype = model.dtype
@@ -62,8 +64,8 @@ def load_model(directory: Path, *, device: torch.device, adapter: Path | None = 
 
 def _used_dtypes(directory: Path, family: ModelFamily) -> set[str]:
     """The dtypes of the tensors in a checkpoint that the model is made of."""
-    stored = tensor_dtypes(weight_files(directory))
-    return {dtype for name, dtype in stored.items() if not may_be_unused(name, family.model_type)}
+    stored = stored_tensors(weight_files(directory))
+    return {tensor.dtype for name, tensor in stored.items() if not may_be_unused(name, family.model_type)}
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -3,24 +3,32 @@
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
 from service.contract.errors import InvalidModel
 from service.families.config_checks import check_settings
 from service.families.named_head import check_head
-from service.families.quantised import check_not_quantised
 from service.families.source_config import effective_config
 from service.families.table import ModelFamily, family_of, own_code, with_adapter_head
 from service.sources.model_files import CONFIG, INDEX, PICKLED, SINGLE, TOKENIZER_CONFIG
+from service.sources.quantised_weights import StoredWeights, stored_weights
+from service.sources.safetensors_header import TensorShape
 from worker.checkpoints.per_layer import is_valid_per_layer
 
 
-def check_checkpoint(directory: Path, *, has_adapter: bool = False, replaced: Collection[str] = ()) -> ModelFamily:
-    """The family of a checkpoint whose files can be loaded safely, with the head that the adapter brings.
+class Checked(NamedTuple):
+    """What is known of a checkpoint whose files can be loaded safely."""
 
-    `replaced` are the tensors of the model that the adapter replaces. Raises InvalidModel or UnsupportedFamily.
+    family: ModelFamily  # with the head that the adapter brings
+    weights: StoredWeights
+
+
+def check_checkpoint(directory: Path, *, has_adapter: bool = False, replaced: Collection[str] = ()) -> Checked:
+    """Check the files of a checkpoint. `replaced` are the tensors of the model that the adapter replaces.
+
+    Raises InvalidModel or UnsupportedFamily where they cannot be loaded safely.
     """
     config = effective_config(read_json(directory / CONFIG))
     family = with_adapter_head(family_of(config, "the model"), replaced)
@@ -32,8 +40,7 @@ def check_checkpoint(directory: Path, *, has_adapter: bool = False, replaced: Co
     ):
         raise own_code("the model")
     check_safetensors(paths := weight_files(directory))
-    check_not_quantised(tensor_dtypes(paths), "the model")
-    return family
+    return Checked(family, stored_weights(stored_tensors(paths), config, family, "the model"))
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -67,12 +74,13 @@ def weight_file_bytes(directory: Path) -> int:
     return sum(path.stat().st_size for path in weight_files(directory))
 
 
-def tensor_dtypes(paths: Sequence[Path]) -> dict[str, str]:
-    """Name -> dtype of every tensor in safetensors files."""
-    found: dict[str, str] = {}
+def stored_tensors(paths: Sequence[Path]) -> dict[str, TensorShape]:
+    """Name -> dtype and shape of every tensor in safetensors files."""
+    found: dict[str, TensorShape] = {}
     for path in paths:
         with safe_open(path, framework="pt") as file:
-            found |= {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            found |= {name: TensorShape(each.get_dtype(), tuple(each.get_shape())) for name, each in slices.items()}
     return found
 
 

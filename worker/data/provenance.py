@@ -11,7 +11,8 @@ from service.contract.rows import Row
 from service.sources.model_files import is_wanted
 from service.storage.object_store import digest_file
 
-COMPUTING = ("taskslim", "torch", "transformers", "tokenizers", "peft")  # the packages that decide what is measured
+# The packages that decide what is measured.
+COMPUTING = ("taskslim", "torch", "transformers", "tokenizers", "peft", "compressed-tensors")
 
 
 def computing_versions() -> dict[str, str]:

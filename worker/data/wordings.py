@@ -102,7 +102,7 @@ def _between(
     """
     if chat is None:
         return "", LABEL_PREFIXES[kind] if task.label_prefix is None else task.label_prefix
-    if task.labels is None or kind == "classifier":
+    if task.labels is None or kind in CLASSIFIERS:
         return "", ""
     before = prompt(tokenizer, PROBE) + chat.lead
     texts = [before, *(before + word for word in task.labels.values())]

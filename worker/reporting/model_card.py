@@ -145,14 +145,16 @@ def _summary(report: Report) -> dict[str, Any]:
 
 
 def _origin(report: Report) -> str:
-    """The base model, its revision, the adapters that were merged, and the number of earlier jobs."""
+    """The base model, its revision, its quantisation, the adapters that were merged, and the number of earlier jobs."""
     revision = root(report).revision
     at_revision = f" at revision {revision}" if revision else ""
     merged = [public_name(uri) for uri in merged_adapters(report)]
     adapters = f" with the adapter{'s' if len(merged) > 1 else ''} {' and '.join(merged)} merged" if merged else ""
     before = len(report.lineage)
     earlier = f", which {before} {'job has' if before == 1 else 'jobs have'} slimmed before" if before else ""
-    return f"{base_model(report)}{at_revision}{adapters}{earlier}"
+    found = report.dequantised
+    dequantised = f" (quantised as {found.format}, dequantised to {found.dtype})" if found else ""
+    return f"{base_model(report)}{at_revision}{dequantised}{adapters}{earlier}"
 
 
 def _tasks(report: Report) -> dict[str, Any]:

@@ -92,6 +92,7 @@ def build(
         + sum(each.task_model.evaluation.shortened for each in tasks),
         own_answers=task_model.own_answers,
         decoding=task_model.decoding,
+        dequantised=sources.dequantised,
         stored_dtype=str(task_model.loaded.dtype).removeprefix("torch."),
         rounded_dtypes=task_model.loaded.rounded,
         computed_dtype=str(task_model.loaded.model.dtype).removeprefix("torch."),

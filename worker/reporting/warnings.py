@@ -8,7 +8,7 @@ from collections.abc import Callable
 from service.contract.options import METRICS, Supervision, TaskKind, Unit
 from service.contract.report import Confusion, Report, ReportWarning
 from service.families.per_layer import MODELLING_FILE, has_own_widths
-from service.reports.formatting import difference, fixed, interval, percent
+from service.reports.formatting import difference, fixed, interval, percent, size
 from service.reports.metric_names import metric_name
 from service.reports.runtime_names import RUNTIME_NAMES
 from worker.checkpoints.dtypes import OVERFLOWING
@@ -149,6 +149,19 @@ def _shortened_prompts(report: Report) -> str | None:
     )
 
 
+def _dequantised(report: Report) -> str | None:
+    """The dense model is the dequantised one, and its files are smaller than they look."""
+    found, weights = report.dequantised, report.result.bytes
+    if found is None:
+        return None
+    return (
+        f"The weights of the model are quantised ({found.format}, {size(weights.dense)}). They were dequantised to "
+        f"{found.dtype} ({size(found.bytes)}): that is the dense model here, whose activations are not quantised. The "
+        f"slim checkpoint is not quantised ({size(weights.slim)}): quantise it again for the size and the speed of "
+        "quantised weights."
+    )
+
+
 def _overflows_in_half(report: Report) -> str | None:
     """The checkpoint is stored in a dtype that its family cannot be computed in."""
     if report.stored_dtype != "float16" or report.family not in OVERFLOWING:
@@ -245,6 +258,7 @@ CHECKS: dict[str, Callable[[Report], str | None]] = {
     "repetition": _repetition,
     "unresolved_loss": _unresolved_loss,
     "shortened_prompts": _shortened_prompts,
+    "dequantised": _dequantised,
     "overflows_in_half": _overflows_in_half,
     "rounded_weights": _rounded_weights,
     "special_tokens_in_template": _special_tokens_in_template,

@@ -6,7 +6,7 @@ from pathlib import Path
 import structlog
 
 from service.contract.errors import InvalidModel, TaskslimError
-from service.contract.report import Ancestor
+from service.contract.report import Ancestor, Dequantised
 from service.sources.access import Access, blaming
 from service.sources.fingerprints import Fingerprints, fingerprints
 from service.sources.job_checkpoints import JOB, JobModel, job_model
@@ -27,10 +27,12 @@ log = structlog.get_logger()
 class Sources:
     """The model, the adapter and the rows of a request, on this machine."""
 
-    model: Path
+    model: Path  # dequantised
+    fetched_model: Path  # as it was sent
     adapter: Path | None
     rows: list[RequestedRows]  # of each evaluation set, those of the job's own task first
-    digests: dict[str, str]  # of the files of `model` and `adapter`
+    digests: dict[str, str]  # of the files of `fetched_model` and `adapter`
+    dequantised: Dequantised | None  # None where the model is not quantised
     lineage: list[Ancestor]  # the jobs that made the model, the first one first
     fingerprints: Fingerprints | None
 
@@ -58,12 +60,14 @@ def fetch(context: JobContext) -> Sources:
     uri, adapter = request.model.adapter_uri, None
     if uri:
         adapter = fetch_adapter(uri, scratch=context.scratch, roots=roots, on_bytes=context.on_bytes)
-    parts = {"model": model} | ({"adapter": adapter} if adapter else {})
+    parts = {"model": model.fetched} | ({"adapter": adapter} if adapter else {})
     return Sources(
-        model=model,
+        model=model.directory,
+        fetched_model=model.fetched,
         adapter=adapter,
         rows=rows,
         digests={name: digest_directory(directory) for name, directory in parts.items()},
+        dequantised=model.dequantised,
         lineage=ancestors,
         fingerprints=_fingerprints_of(context),
     )

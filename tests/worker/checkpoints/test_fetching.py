@@ -11,10 +11,10 @@ from service.contract.task import ModelSource
 from tests.support import checkpoints
 from tests.support.hub_cache import COMMIT, cache_hub_model
 from tests.support.tiny_models import TINY
-from worker.checkpoints.fetching import fetch_adapter, fetch_model
+from worker.checkpoints.fetching import FetchedModel, fetch_adapter, fetch_model
 
 
-def fetch(uri: str, tmp_path: Path, **options: Any) -> Path:
+def fetch(uri: str, tmp_path: Path, **options: Any) -> FetchedModel:
     return fetch_model(ModelSource(uri=uri), scratch=tmp_path / "scratch", cache=tmp_path / "cache", **options)
 
 
@@ -36,7 +36,7 @@ def test_a_hub_model_comes_from_the_local_cache_by_revision(monkeypatch: pytest.
     for revision in (None, "main", COMMIT):
         source = ModelSource(uri="hf://owner/name", revision=revision)
         found = fetch_model(source, scratch=tmp_path, cache=tmp_path / "cache")
-        assert found == directory
+        assert found == (directory, directory, None)
     with pytest.raises(InvalidModel, match="not in the local cache"):
         fetch_model(ModelSource(uri="hf://owner/name", revision="other"), scratch=tmp_path, cache=tmp_path)
 

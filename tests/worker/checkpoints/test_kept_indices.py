@@ -17,6 +17,7 @@ from service.storage.object_store import digest_file
 from tests.support import checkpoints
 from tests.support.pipeline_jobs import Deployment
 from worker.checkpoints import kept_indices
+from worker.checkpoints.fetching import FetchedModel
 from worker.checkpoints.kept_indices import apply_kept, read_kept, save_kept
 
 BOTH = ["safetensors", "indices"]
@@ -49,6 +50,11 @@ def files(deployment: Deployment) -> Path:
     return files_of_job(deployment, "llama", **JOBS["llama"])
 
 
+def as_fetched(directory: Path) -> FetchedModel:
+    """A model that is not quantised."""
+    return FetchedModel(directory, directory, None)
+
+
 def contents(directory: Path) -> dict[str, str]:
     """Name -> digest of a checkpoint's files, without the model card."""
     return {path.name: digest_file(path) for path in directory.iterdir() if path.name != "README.md"}
@@ -67,7 +73,7 @@ def test_applied_indices_give_the_checkpoint_bit_by_bit(deployment: Deployment, 
 
 def test_indices_of_layers_with_different_widths_are_applied(deployment: Deployment) -> None:
     files = files_of_job(deployment, "t5", **JOBS["t5"])
-    apply_kept(files / "kept.safetensors", deployment.root / "t5", None, deployment.root / "own-widths")
+    apply_kept(files / "kept.safetensors", as_fetched(deployment.root / "t5"), None, deployment.root / "own-widths")
     assert contents(deployment.root / "own-widths") == contents(files / "model")
 
 
@@ -129,7 +135,7 @@ def test_indices_with_another_origin_are_refused(
 ) -> None:
     path = with_origin(files, tmp_path / "kept.safetensors", **changes)
     with pytest.raises(error, match=message):
-        apply_kept(path, deployment.root / "llama", None, tmp_path / "model")
+        apply_kept(path, as_fetched(deployment.root / "llama"), None, tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
@@ -138,7 +144,7 @@ def test_another_model_of_the_same_shape_is_refused(files: Path, tmp_path: Path)
     model.lm_head.weight.data[0] += 1
     model.save_pretrained(tmp_path / "other")
     with pytest.raises(InvalidModel, match="its files differ"):
-        apply_kept(files / "kept.safetensors", tmp_path / "other", None, tmp_path / "model")
+        apply_kept(files / "kept.safetensors", as_fetched(tmp_path / "other"), None, tmp_path / "model")
 
 
 @pytest.mark.parametrize("kept", [[0, 48], [3, 3], [-1, 2], [5, 4]])
@@ -149,7 +155,7 @@ def test_indices_that_the_model_does_not_have_are_refused(
     tensors = load_file(files / "kept.safetensors") | {"decoder.0.ffn": torch.tensor(kept, dtype=torch.int32)}
     save_file(tensors, tmp_path / "kept.safetensors", {kept_indices.KEY: origin.model_dump_json()})
     with pytest.raises(InvalidData, match=r"decoder.0.ffn do not rise from 0 to 47"):
-        apply_kept(tmp_path / "kept.safetensors", deployment.root / "llama", None, tmp_path / "model")
+        apply_kept(tmp_path / "kept.safetensors", as_fetched(deployment.root / "llama"), None, tmp_path / "model")
 
 
 def test_a_file_without_an_origin_is_refused(tmp_path: Path) -> None:

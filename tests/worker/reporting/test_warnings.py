@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from service.contract.report import Confusion, Report
+from service.contract.report import Confusion, Dequantised, Report
 from service.contract.result import Metrics, Result
 from service.families.runtimes import runtimes_of_unequal_widths
 from tests.support.contract_examples import result
@@ -89,6 +89,7 @@ CAUSES: dict[str, Report] = {
         slim_metrics=GENERATED | {"repetition": 0.4, "value": estimate(0.1)},
     ),
     "ratio_rounded": report(ratio=0.2),
+    "dequantised": report(dequantised=Dequantised(format="FP8", dtype="bfloat16", bytes=2_000_000)),
     "overflows_in_half": report(stored_dtype="float16", computed_dtype="float32", family="t5"),
     "rounded_weights": report(stored_dtype="bfloat16", rounded_dtypes=["float32"]),
     "special_tokens_in_template": report(written_special_tokens=["<s>"]),

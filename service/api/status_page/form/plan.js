@@ -38,9 +38,16 @@ export function planPart(plan) {
             ? "The size is known after measurements only."
             : "The widths follow from scores or measurements; these figures are for the share to remove, or for the largest model that fits."
         ),
+    plan.dequantised && dequantised(plan.dequantised),
     expected(plan),
     element("ul", { className: "runtimes" }, plan.runtimes.map(runtime))
   ];
+}
+
+/** What the weights of a quantised model become first. */
+function dequantised({ format, dtype, bytes }) {
+  const text = `The weights are quantised (${format}). They become ${dtype} first (${size(bytes)}), as those of the slim model are.`;
+  return element("p", { className: "note" }, text);
 }
 
 /** The estimated time, and whether the scores of an earlier job are used. */

@@ -1,0 +1,116 @@
+"""Which tensors stand in place of a quantised weight, and which shape the weight has: one row for each layout.
+
+`worker.checkpoints.dequantised_values` has one more row for each, with the formula of the values.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import ceil
+
+from service.families.quantisation_scheme import Scheme
+from service.sources.safetensors_header import TensorShape
+
+Parts = Mapping[str, TensorShape]  # last part of the name -> tensor
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tensors of a quantised weight, by what follows the name of its module."""
+
+    values: str
+    dtypes: tuple[str, ...]  # of the values
+    needed: tuple[tuple[str, ...], ...]  # of each group of names exactly one
+    optional: tuple[str, ...]
+    shape: Callable[[Parts, Scheme], Shape]  # (out, in) of the weight; raises ValueError where the tensors do not fit
+
+    @property
+    def names(self) -> set[str]:
+        """The names of all tensors that the layout can have."""
+        return {self.values, *self.optional, *(name for group in self.needed for name in group)}
+
+
+def _fp8(parts: Parts, scheme: Scheme) -> Shape:
+    shape = _matrix(parts, "weight")
+    name = "weight_scale" if "weight_scale" in parts else "weight_scale_inv"
+    rows, columns = shape
+    allowed = [(), (1,), (1, 1), (rows,), (rows, 1)]
+    if scheme.block is not None:
+        allowed.append((ceil(rows / scheme.block[0]), ceil(columns / scheme.block[1])))
+    _check_float(parts, name, "F8_E8M0")
+    _check_shape(parts, name, *allowed)
+    return shape
+
+
+def _scaled(parts: Parts, scheme: Scheme) -> Shape:
+    shape = _matrix(parts, "weight")
+    if parts["weight"].dtype != {"int": "I8", "float": "F8_E4M3"}[scheme.kind]:
+        raise ValueError(f"its weight is {parts['weight'].dtype}, and its scheme says {scheme.kind}")
+    grid = _check_scales(parts, shape, scheme)
+    if _has_zero_points(parts, scheme):
+        _check_shape(parts, "weight_zero_point", *grid)
+    return shape
+
+
+def _packed(parts: Parts, scheme: Scheme) -> Shape:
+    rows, words = _matrix(parts, "weight_packed")
+    columns = words * 32 // scheme.bits
+    if scheme.group_size is not None:
+        groups = _matrix(parts, "weight_scale")[1]
+        columns = groups * scheme.group_size
+        if ceil(columns * scheme.bits / 32) != words:
+            raise ValueError(f"its weight_packed has {words} columns, and its scales are for {columns} inputs")
+    [*_, (_, groups)] = _check_scales(parts, (rows, columns), scheme)
+    _check_shape(parts, "weight_shape", (2,))
+    if _has_zero_points(parts, scheme):
+        _check_shape(parts, "weight_zero_point", (ceil(rows * scheme.bits / 32), groups))
+    return rows, columns
+
+
+def _check_scales(parts: Parts, shape: tuple[int, int], scheme: Scheme) -> list[Shape]:
+    """The shapes that the scales of a weight may have. Raises ValueError where they have another one."""
+    rows, columns = shape
+    if scheme.strategy == "group" and columns % (scheme.group_size or 1):
+        raise ValueError(f"its {columns} inputs are no multiple of the group_size {scheme.group_size}")
+    height, width = scheme.block or (1, scheme.group_size or columns)
+    grid: list[Shape] = [(ceil(rows / height), ceil(columns / width))]
+    if scheme.strategy == "tensor":
+        grid = [(), (1,), (1, 1)]
+    _check_float(parts, "weight_scale")
+    _check_shape(parts, "weight_scale", *grid)
+    return grid
+
+
+def _has_zero_points(parts: Parts, scheme: Scheme) -> bool:
+    """Whether the weight has zero points. Raises ValueError where its scheme says otherwise."""
+    is_there = "weight_zero_point" in parts
+    if is_there is scheme.symmetric:
+        raise ValueError(f"it has {'a' if is_there else 'no'} weight_zero_point, and symmetric is {scheme.symmetric}")
+    return is_there
+
+
+def _matrix(parts: Parts, name: str) -> tuple[int, int]:
+    """The sizes of a matrix."""
+    match parts[name].shape:
+        case (rows, columns) if rows > 0 and columns > 0:
+            return rows, columns
+    raise ValueError(f"its {name} has the shape {parts[name].shape}, which is no matrix")
+
+
+def _check_float(parts: Parts, name: str, *further: str) -> None:
+    if parts[name].dtype not in ("F32", "F16", "BF16", *further):
+        raise ValueError(f"its {name} is {parts[name].dtype}")
+
+
+def _check_shape(parts: Parts, name: str, *allowed: Shape) -> None:
+    if parts[name].shape not in allowed:
+        raise ValueError(f"its {name} has the shape {parts[name].shape}, where {allowed[-1]} belongs")
+
+
+LAYOUTS: dict[str, Layout] = {
+    "fp8": Layout("weight", ("F8_E4M3",), (("weight_scale", "weight_scale_inv"),), (), _fp8),
+    "scaled": Layout("weight", ("I8", "F8_E4M3"), (("weight_scale",),), ("weight_zero_point",), _scaled),
+    "packed": Layout(
+        "weight_packed", ("I32",), (("weight_scale",), ("weight_shape",)), ("weight_zero_point",), _packed
+    ),
+}

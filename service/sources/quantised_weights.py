@@ -1,0 +1,134 @@
+"""The weights that a checkpoint has once it is dequantised: which tensors each is made of, and which shape it has."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from service.contract.errors import InvalidModel
+from service.contract.report import Dequantised
+from service.families.quantisation import INSTEAD, PLAIN_FP8, quantisation_of, refused
+from service.families.quantisation_scheme import Quantisation, Scheme
+from service.families.table import ModelFamily
+from service.sources.quantised_layouts import LAYOUTS, Layout
+from service.sources.safetensors_header import DTYPES, FLOATS, Tensors, TensorShape, file_size
+
+# Tensors that no weight of an ordinary checkpoint has beside or in place of it.
+BESIDE = re.compile(
+    r".*\.(qweight|qzeros|scales|g_idx|SCB|absmax|weight_format|qscale_weight"
+    r"|weight_(packed|scale|scale_inv|global_scale|zero_point|shape|g_idx)"
+    r"|(input|output|activation|k|v|q)_(scale|zero_point|global_scale|scale_ub)"
+    r"|weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..*))"
+)
+TORCH_NAMES = {name: torch_name for torch_name, name in DTYPES.items()}
+INTEGERS = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64")
+
+
+@dataclass(frozen=True)
+class QuantisedWeight:
+    """A weight that is stored quantised."""
+
+    parts: Mapping[str, str]  # name of the part in its layout -> name of the tensor
+    scheme: Scheme
+    dense: TensorShape  # dequantised
+
+    @property
+    def values(self) -> str:
+        """The name of the tensor that holds its values."""
+        return self.parts[LAYOUTS[self.scheme.layout].values]
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """The tensors of a checkpoint as an ordinary one has them, and how those that are quantised are stored."""
+
+    tensors: Tensors
+    quantised: Mapping[str, QuantisedWeight]
+    dequantised: Dequantised | None  # None where no weight is quantised
+
+    def stored_name(self, name: str) -> str:
+        """The tensor in the files that holds the values of a tensor."""
+        return self.quantised[name].values if name in self.quantised else name
+
+
+def stored_weights(stored: Tensors, config: Mapping[str, Any], family: ModelFamily, model: str) -> StoredWeights:
+    """The tensors that a checkpoint has once it is dequantised, from the headers of its files.
+
+    Raises InvalidModel for weights that cannot be dequantised, and for a tensor of a quantisation that no weight needs.
+    """
+    named = quantisation_of(config, model)
+    quantisation = named or PLAIN_FP8
+    dtype = dense_dtype(config)
+    quantised = dict(_quantised(stored, quantisation, dtype, model))
+    used = {name for weight in quantised.values() for name in weight.parts.values()}
+    plain = {name: tensor for name, tensor in stored.items() if name not in used}
+    plain = {name: tensor for name, tensor in plain.items() if not re.fullmatch(quantisation.while_running, name)}
+    _check_plain(plain, named, model)
+    if named and not quantised:
+        message = f"config.json of {model} says that its weights are quantised ({named.name}), and none of them is"
+        raise InvalidModel(f"{message}: remove its quantization_config", param="model.uri")
+    tensors = plain | {name: weight.dense for name, weight in quantised.items()}
+    if not quantised:
+        return StoredWeights(tensors, {}, None)
+    found = Dequantised(format=quantisation.name, dtype=TORCH_NAMES[dtype], bytes=file_size(tensors))
+    return StoredWeights(tensors, quantised, found)
+
+
+def dense_dtype(config: Mapping[str, Any]) -> str:
+    """The dtype of dequantised weights: the one that config.json says, else bfloat16, which rounds far less than any
+    quantisation."""
+    named = DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")))
+    return named if named in FLOATS else "BF16"
+
+
+def plain_config(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """A config.json with the dequantised weights' dtype, as torch names it, in place of the quantisation."""
+    changed = {name: value for name, value in config.items() if name not in ("quantization_config", "torch_dtype")}
+    text = config.get("text_config")
+    part = {"text_config": plain_config(text, dtype)} if isinstance(text, dict) else {}
+    return changed | part | {"dtype": dtype}
+
+
+def _quantised(
+    stored: Tensors, quantisation: Quantisation, dtype: str, model: str
+) -> Iterator[tuple[str, QuantisedWeight]]:
+    """(name, weight) of every weight that is stored quantised."""
+    for values in {LAYOUTS[scheme.layout].values for scheme in quantisation.schemes}:
+        for name in sorted(name for name in stored if name.endswith(f".{values}")):
+            module = name.removesuffix(f".{values}")
+            scheme = quantisation.scheme_of(module)
+            if scheme is None or not _is_stored_by(LAYOUTS[scheme.layout], values, stored[name]):
+                continue
+            parts = _parts(stored, module, LAYOUTS[scheme.layout], model)
+            try:
+                shape = LAYOUTS[scheme.layout].shape({part: stored[parts[part]] for part in parts}, scheme)
+            except ValueError as error:
+                raise refused(model, f"the tensors of {module} do not fit each other ({error})") from error
+            yield f"{module}.weight", QuantisedWeight(parts, scheme, TensorShape(dtype, shape))
+
+
+def _is_stored_by(layout: Layout, values: str, tensor: TensorShape) -> bool:
+    return layout.values == values and tensor.dtype in layout.dtypes
+
+
+def _parts(stored: Tensors, module: str, layout: Layout, model: str) -> dict[str, str]:
+    """Part of the layout -> name of the tensor, of one weight. Raises InvalidModel where a part is missing."""
+    for group in layout.needed:
+        found = [part for part in group if f"{module}.{part}" in stored]
+        if len(found) != 1:
+            first = f"{module}.{layout.values}"
+            has = f"both {' and '.join(found)}" if found else f"no {module}.{' or '.join(group)}"
+            raise refused(model, f"the tensor {first} ({stored[first].dtype}) has {has}")
+    return {part: f"{module}.{part}" for part in sorted(layout.names) if f"{module}.{part}" in stored}
+
+
+def _check_plain(tensors: Tensors, named: Quantisation | None, model: str) -> None:
+    """Raise InvalidModel for the first tensor that belongs to a quantisation, and to no quantised weight."""
+    for name, tensor in sorted(tensors.items()):
+        is_integer = name.endswith(".weight") and tensor.dtype in INTEGERS
+        if BESIDE.fullmatch(name) or is_integer or tensor.dtype.startswith(("F8", "F6", "F4")):
+            found = f"the tensor {name} ({tensor.dtype})"
+            if named is None:
+                message = f"the weights of {model} are quantised ({found}), and config.json has no quantization_config"
+                raise InvalidModel(f"{message} that says how: add it, or {INSTEAD}", param="model.uri")
+            raise refused(model, f"{found} belongs to no weight of the format {named.name}")

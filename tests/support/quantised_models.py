@@ -1,0 +1,266 @@
+"""Writes tiny quantised models by hand, as each format is specified, with the weights that they stand for.
+
+Nothing here shares code with what is tested: values are packed with loops over numpy, and the weights that they stand
+for come from the values before they are packed.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tests.support import checkpoints
+from tests.support.checkpoints import change_config
+from tests.support.tiny_models import TINY
+from worker.checkpoints.dtypes import cast_weights
+
+Parts = dict[str, Tensor]  # what follows the name of the module -> tensor
+LINEAR = r".*(proj|dense|query|key|value|c_attn|c_fc)\.weight"
+
+
+class Stored(NamedTuple):
+    """A quantised weight, and the weight in float32 that it stands for."""
+
+    parts: Parts
+    dense: Tensor
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way to store a quantised model."""
+
+    settings: Mapping[str, Any] | None  # `quantization_config`
+    store: Callable[[str, Tensor], Stored]  # of the weight of a module with this name
+    name: str  # as reports call it
+
+
+def write(directory: Path, form: Format, name: str = "llama", dtype: str | None = "bfloat16") -> PreTrainedModel:
+    """Save a model of TINY with its linear layers quantised, and a tokenizer; the model in float32 that it stands for.
+
+    The other tensors are stored in bfloat16. `dtype` is what config.json says; weights are rounded to it, if it is
+    float16 or float32, else to bfloat16.
+    """
+    checkpoints.write(directory, name, torch.bfloat16)
+    model = TINY[name]()
+    cast_weights(model, torch.bfloat16)
+    rounded_to = {"float16": torch.float16, "float32": torch.float32}.get(str(dtype), torch.bfloat16)
+    tensors: Parts = {}
+    for path, tensor in load_file(directory / "model.safetensors").items():
+        if not is_linear(path):
+            tensors[path] = tensor
+            continue
+        module = path.removesuffix(".weight")
+        parts, dense = form.store(module, tensor.float())
+        tensors |= {f"{module}.{part}": value.clone() for part, value in parts.items()}
+        model.get_parameter(path).data = dense
+    save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+    change_config(directory, dtype=dtype, **({} if form.settings is None else {"quantization_config": form.settings}))
+    cast_weights(model, rounded_to)
+    cast_weights(model, torch.float32)
+    return model
+
+
+def is_linear(path: str) -> bool:
+    """Whether a tensor of a tiny Llama or GPT-2 is the weight of a linear layer within a layer of the model."""
+    return ".layers." in path and path.endswith("proj.weight")
+
+
+# --- FP8 -----------------------------------------------------------------------------------------------------------
+
+
+def _blocks(shape: tuple[int, ...], size: tuple[int, int]) -> list[tuple[int, int, slice, slice]]:
+    """(row of blocks, column of blocks, rows, columns) of every block; the last ones may be smaller."""
+    rows = [slice(start, start + size[0]) for start in range(0, shape[0], size[0])]
+    columns = [slice(start, start + size[1]) for start in range(0, shape[1], size[1])]
+    return [(i, j, row, column) for i, row in enumerate(rows) for j, column in enumerate(columns)]
+
+
+def fp8(size: tuple[int, int] | None, part: str, shape: Callable[[Tensor], tuple[int, ...]], **further: Tensor) -> Any:
+    """Stores float8 values with a scale for each block of a size; `shape`: weight -> shape of the scales' tensor."""
+
+    def store(module: str, weight: Tensor) -> Stored:
+        blocks = _blocks(tuple(weight.shape), size or tuple(weight.shape))  # type: ignore[arg-type]
+        scale = torch.zeros(blocks[-1][0] + 1, blocks[-1][1] + 1)
+        values, dense = torch.zeros(weight.shape, dtype=torch.float8_e4m3fn), torch.zeros(weight.shape)
+        for i, j, rows, columns in blocks:
+            scale[i, j] = weight[rows, columns].abs().max() / 448
+            values[rows, columns] = (weight[rows, columns] / scale[i, j]).to(torch.float8_e4m3fn)
+            dense[rows, columns] = values[rows, columns].float() * scale[i, j]
+        return Stored({"weight": values, part: scale.reshape(shape(weight))} | further, dense)
+
+    return store
+
+
+def _two(weight: Tensor) -> tuple[int, ...]:
+    return (-1, -(-weight.shape[1] // 32))
+
+
+FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic"}
+FORMATS: dict[str, Format] = {
+    "fp8 blocks": Format(
+        FP8 | {"weight_block_size": [16, 16]},
+        fp8((16, 16), "weight_scale_inv", lambda weight: (-1, weight.shape[1] // 16)),
+        "FP8",
+    ),
+    "fp8 blocks that do not divide": Format(
+        FP8 | {"weight_block_size": [20, 32]}, fp8((20, 32), "weight_scale_inv", _two), "FP8"
+    ),
+    "fp8 tensor": Format(
+        FP8 | {"activation_scheme": "static", "weight_block_size": None},
+        fp8(None, "weight_scale_inv", lambda weight: (), activation_scale=torch.tensor(0.5)),
+        "FP8",
+    ),
+    "fp8 row": Format(
+        {"quant_method": "fbgemm_fp8"},
+        lambda module, weight: fp8((1, weight.shape[1]), "weight_scale", lambda weight: (-1, 1))(module, weight),
+        "FP8",
+    ),
+    "fp8 without a method": Format(None, fp8(None, "weight_scale", lambda weight: (1,)), "FP8"),
+}
+
+
+# --- compressed-tensors --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """How compressed-tensors stores the weights of a group of modules."""
+
+    form: str
+    bits: int = 8
+    kind: str = "int"
+    size: tuple[int, int] | None = None  # of what has a scale of its own; None: the tensor, (1, 0): a row
+    symmetric: bool = True
+    is_block: bool = False
+
+    @property
+    def strategy(self) -> str:
+        if self.is_block:
+            return "block"
+        return "tensor" if self.size is None else "group" if self.size[1] else "channel"
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """`weights` of the group."""
+        size = list(self.size) if self.size else None
+        group_size = self.size[1] if self.size and self.strategy == "group" else None
+        fields = {"num_bits": self.bits, "type": self.kind, "symmetric": self.symmetric, "strategy": self.strategy}
+        return fields | {"group_size": group_size} | ({"block_structure": size} if self.is_block else {})
+
+    def store(self, weight: Tensor) -> Stored:
+        rows, columns = weight.shape
+        height, width = self.size or (rows, columns)
+        blocks = _blocks((rows, columns), (height, width or columns))
+        values, dense = torch.zeros(rows, columns), torch.zeros(rows, columns)
+        scale = torch.zeros(blocks[-1][0] + 1, blocks[-1][1] + 1)
+        zero = torch.zeros_like(scale)
+        for i, j, row, column in blocks:
+            part = weight[row, column]
+            if self.kind == "float":
+                scale[i, j] = part.abs().max() / 448
+                values[row, column] = (part / scale[i, j]).to(torch.float8_e4m3fn).float()
+            else:
+                scale[i, j], zero[i, j] = _range(part, self.bits, self.symmetric)
+                values[row, column] = (part / scale[i, j] + zero[i, j]).round().clamp(*_ends(self.bits))
+            dense[row, column] = (values[row, column] - zero[i, j]) * scale[i, j]
+        return Stored(self._parts(values, scale, zero), dense)
+
+    def _parts(self, values: Tensor, scale: Tensor, zero: Tensor) -> Parts:
+        is_tensor, is_packed = self.strategy == "tensor", self.form == "pack-quantized"
+        parts: Parts = {"weight_scale": scale.reshape(1) if is_tensor else scale}
+        if not self.symmetric:
+            zeros = _packed(zero.T, self.bits).T if is_packed else zero.to(torch.int8)
+            parts["weight_zero_point"] = zeros.reshape(1) if is_tensor else zeros.contiguous()
+        if is_packed:
+            shape = torch.tensor(values.shape)
+            return parts | {"weight_packed": _packed(values, self.bits), "weight_shape": shape}
+        return parts | {"weight": values.to(torch.int8 if self.kind == "int" else torch.float8_e4m3fn)}
+
+
+def compressed(*groups: Compressed, targets: tuple[str, ...] = ("Linear",), static: bool = False) -> Format:
+    """A format of compressed-tensors. With several groups each has a target, a regular expression for modules."""
+    inputs = {"num_bits": 8, "type": "int", "strategy": "tensor", "dynamic": not static}
+    config_groups = {
+        f"group_{number}": {
+            "targets": [target],
+            "weights": group.weights,
+            "input_activations": inputs,
+            "output_activations": None,
+        }
+        | ({"format": group.form} if len(groups) > 1 else {})
+        for number, (target, group) in enumerate(zip(targets, groups, strict=True))
+    }
+    forms = list(dict.fromkeys(group.form for group in groups))
+    settings = {
+        "quant_method": "compressed-tensors",
+        "format": forms[0] if len(groups) == 1 else "mixed-precision",
+        "quantization_status": "compressed",
+        "config_groups": config_groups,
+        "ignore": ["lm_head"],
+        "kv_cache_scheme": None,
+        "sparsity_config": {},
+        "transform_config": {},
+    }
+
+    def store(module: str, weight: Tensor) -> Stored:
+        [group] = [
+            group
+            for target, group in zip(targets, groups, strict=True)
+            if target == "Linear" or re.match(target[3:], module)
+        ]
+        stored = group.store(weight)
+        return Stored(stored.parts | ({"input_scale": torch.tensor([0.25])} if static else {}), stored.dense)
+
+    return Format(settings, store, f"compressed-tensors {' and '.join(forms)}")
+
+
+def _ends(bits: int) -> tuple[int, int]:
+    """The least and the greatest signed integer."""
+    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+
+def _range(part: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+    """(scale, zero point) of values that are stored in signed integers."""
+    low, high = part.min().clamp(max=0), part.max().clamp(min=0)
+    least, greatest = _ends(bits)
+    if symmetric:
+        return part.abs().max() / greatest, torch.tensor(0.0)
+    scale = (high - low) / (greatest - least)
+    return scale, (least - low / scale).round()
+
+
+def _packed(values: Tensor, bits: int) -> Tensor:
+    """Signed integers, each plus half the range, in words of 32 bits along the rows, the first in the lowest bits."""
+    words = torch.zeros(values.shape[0], -(-values.shape[1] * bits // 32), dtype=torch.int64)
+    for column in range(values.shape[1]):
+        word, place = divmod(column * bits, 32)
+        words[:, word] |= (values[:, column].long() + 2 ** (bits - 1)) << place
+    return words.to(torch.uint32).view(torch.int32)
+
+
+FORMATS |= {
+    "packed 4 bits in groups": compressed(Compressed("pack-quantized", 4, size=(1, 16))),
+    "packed 4 bits with zero points": compressed(Compressed("pack-quantized", 4, size=(1, 16), symmetric=False)),
+    "packed 8 bits in rows with zero points": compressed(Compressed("pack-quantized", 8, size=(1, 0), symmetric=False)),
+    "packed 2 bits in groups": compressed(Compressed("pack-quantized", 2, size=(1, 8))),
+    "int8 in rows": compressed(Compressed("int-quantized", size=(1, 0))),
+    "int8 tensor with zero point": compressed(Compressed("int-quantized", symmetric=False), static=True),
+    "float8 in rows": compressed(Compressed("float-quantized", kind="float", size=(1, 0))),
+    "float8 tensor": compressed(Compressed("float-quantized", kind="float"), static=True),
+    "float8 blocks that do not divide": compressed(
+        Compressed("float-quantized", kind="float", size=(20, 32), is_block=True)
+    ),
+    "naive int8 in groups": compressed(Compressed("naive-quantized", size=(1, 16))),
+    "naive float8 tensor": compressed(Compressed("naive-quantized", kind="float")),
+    "two schemes": compressed(
+        Compressed("pack-quantized", 4, size=(1, 16)),
+        Compressed("float-quantized", kind="float", size=(1, 0)),
+        targets=("re:.*mlp", "re:.*self_attn"),
+    ),
+}

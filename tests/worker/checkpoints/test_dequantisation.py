@@ -1,0 +1,261 @@
+"""Quantised checkpoints are dequantised to what their values stand for, or refused by name; plan and worker agree."""
+
+import json
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, CompressedTensorsConfig, FineGrainedFP8Config, PreTrainedModel
+
+from service.contract.errors import InvalidModel
+from service.contract.task import ModelSource
+from service.planning.plan import plan
+from service.sources.access import Access
+from service.sources.quantised_layouts import LAYOUTS
+from service.storage.object_store import Storage
+from tests.support import checkpoints
+from tests.support.checkpoints import change_config
+from tests.support.planning import request_for
+from tests.support.quantised_models import FORMATS, write
+from tests.support.tiny_models import logits
+from worker.checkpoints.dequantised_values import VALUES
+from worker.checkpoints.dtypes import cast_weights
+from worker.checkpoints.fetching import FetchedModel, fetch_model
+from worker.checkpoints.loading import count_parameters, load_model
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def access(tmp_path: Path) -> Access:
+    return Access(Storage((tmp_path / "store").as_uri()), "default", local_paths=True)
+
+
+def fetch(directory: Path) -> FetchedModel:
+    scratch = directory.parent / "scratch"
+    return fetch_model(ModelSource(uri=directory.as_uri()), scratch=scratch, cache=scratch / "cache")
+
+
+def assert_equal(directory: Path, expected: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Assert that the directory has a checkpoint of this dtype with the values and the logits of the model."""
+    loaded = load_model(directory, device=CPU)
+    assert loaded.dtype is dtype
+    cast_weights(loaded.model, torch.float32)
+    weights = loaded.model.state_dict()
+    assert [name for name, tensor in expected.state_dict().items() if not torch.equal(weights[name], tensor)] == []
+    assert torch.equal(logits(loaded.model), logits(expected))
+
+
+def test_every_layout_has_a_formula() -> None:
+    assert VALUES.keys() == LAYOUTS.keys()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_dequantised_model_is_what_its_values_stand_for_and_what_is_planned(
+    tmp_path: Path, access: Access, name: str
+) -> None:
+    expected = write(tmp_path / "model", FORMATS[name])
+    fetched, planned = fetch(tmp_path / "model"), plan(request_for(tmp_path / "model"), access)
+    assert_equal(fetched.directory, expected, torch.bfloat16)
+    assert fetched.fetched == tmp_path / "model"
+    assert planned.dequantised == fetched.dequantised
+    assert planned.dequantised is not None
+    assert (planned.dequantised.format, planned.dequantised.dtype) == (FORMATS[name].name, "bfloat16")
+    assert planned.dequantised.bytes == (fetched.directory / "model.safetensors").stat().st_size
+    assert planned.parameters.dense == count_parameters(expected)
+    assert planned.bytes.dense == (tmp_path / "model/model.safetensors").stat().st_size
+    plain = plan(request_for(fetched.directory), access)
+    assert plain.dequantised is None
+    assert (plain.parameters, plain.bytes.slim) == (planned.parameters, planned.bytes.slim)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", None, "float8_e4m3fn"])
+def test_weights_get_the_dtype_that_config_json_says_or_bfloat16(
+    tmp_path: Path, access: Access, dtype: str | None
+) -> None:
+    expected = write(tmp_path / "model", FORMATS["fp8 row"], dtype=dtype)
+    fetched, planned = fetch(tmp_path / "model"), plan(request_for(tmp_path / "model"), access)
+    becomes = dtype if dtype in ("float16", "float32") else "bfloat16"
+    assert_equal(fetched.directory, expected, getattr(torch, becomes))
+    assert planned.dequantised == fetched.dequantised
+    assert planned.bytes.slim == plan(request_for(fetched.directory), access).bytes.slim
+
+
+def tensor(change: Callable[[dict[str, Tensor]], object]) -> Callable[[Path], None]:
+    """Changes the tensors of the files."""
+
+    def edit(directory: Path) -> None:
+        tensors = load_file(directory / "model.safetensors")
+        change(tensors)
+        save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+
+    return edit
+
+
+def setting(**fields: Any) -> Callable[[Path], None]:
+    """Changes fields of `quantization_config`."""
+
+    def edit(directory: Path) -> None:
+        settings = json.loads((directory / "config.json").read_text())["quantization_config"]
+        change_config(directory, quantization_config=settings | fields)
+
+    return edit
+
+
+def edit_groups(directory: Path, change: Callable[[Any], object]) -> None:
+    """Changes `config_groups` of compressed-tensors."""
+    settings = json.loads((directory / "config.json").read_text())["quantization_config"]
+    change(settings["config_groups"])
+    change_config(directory, quantization_config=settings)
+
+
+def weights_setting(**fields: Any) -> Callable[[Path], None]:
+    """Changes fields of the scheme of the weights."""
+    return lambda path: edit_groups(path, lambda groups: groups["group_0"]["weights"].update(fields))
+
+
+UP = "model.layers.0.mlp.up_proj"
+# What is wrong -> format, change of its checkpoint, what the message says.
+WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "unknown method": ("fp8 tensor", setting(quant_method="mxfp4"), "the method 'mxfp4' is not dequantised"),
+    "no method": ("fp8 tensor", setting(quant_method=None), "the method 'None' is not dequantised"),
+    "no object": ("fp8 tensor", lambda path: change_config(path, quantization_config=[1]), "is no object"),
+    "no scale": (
+        "fp8 blocks",
+        tensor(lambda tensors: tensors.pop(f"{UP}.weight_scale_inv")),
+        rf"the tensor {UP}.weight \(F8_E4M3\) has no {UP}.weight_scale or weight_scale_inv",
+    ),
+    "two scales": (
+        "fp8 blocks",
+        tensor(lambda tensors: tensors.update({f"{UP}.weight_scale": torch.ones(())})),
+        f"the tensor {UP}.weight .* has both weight_scale and weight_scale_inv",
+    ),
+    "scale of nothing": (
+        "fp8 blocks",
+        tensor(lambda tensors: tensors.update({"model.norm.weight_scale_inv": torch.ones(())})),
+        r"the tensor model.norm.weight_scale_inv \(F32\) belongs to no weight of the format FP8",
+    ),
+    "activation scale where they are dynamic": (
+        "fp8 tensor",
+        setting(activation_scheme="dynamic"),
+        r"activation_scale \(F32\) belongs to no weight",
+    ),
+    "other block size": (
+        "fp8 blocks",
+        setting(weight_block_size=[16, 8]),
+        r"the tensors of model.layers.0.mlp.down_proj do not fit each other \(its weight_scale_inv has the shape",
+    ),
+    "no block size": ("fp8 blocks", setting(weight_block_size=None), "do not fit each other"),
+    "block size of one side": ("fp8 blocks", setting(weight_block_size=[16]), r"weight_block_size \[16\]"),
+    "another float8": ("fp8 tensor", setting(fmt="e5m2"), "fmt 'e5m2' is not dequantised"),
+    "a weight in another float8": (
+        "fp8 tensor",
+        tensor(lambda tensors: tensors.update({f"{UP}.weight": tensors[f"{UP}.weight"].to(torch.float8_e5m2)})),
+        rf"the tensor {UP}.weight \(F8_E5M2\) belongs to no weight",
+    ),
+    "nothing quantised": (
+        "fp8 tensor",
+        lambda path: write_plain(path, quantization_config={"quant_method": "fp8"}),
+        "none of them is: remove its quantization_config",
+    ),
+    "a format that is packed otherwise": (
+        "packed 4 bits in groups",
+        setting(format="marlin-24"),
+        "format 'marlin-24' is not dequantised",
+    ),
+    "sparse": ("int8 in rows", setting(sparsity_config={"format": "sparse-24-bitmask"}), "its sparsity_config"),
+    "rotated": ("int8 in rows", setting(transform_config={"config_groups": {"R1": {}}}), "its transform_config"),
+    "no groups": ("int8 in rows", setting(config_groups=["W8A8"]), "its config_groups"),
+    "3 bits": ("packed 4 bits in groups", weights_setting(num_bits=3), "num_bits 3 is not dequantised"),
+    "reordered": ("packed 4 bits in groups", weights_setting(actorder="group"), "actorder 'group'"),
+    "dynamic": ("int8 in rows", weights_setting(dynamic=True), "its dynamic True"),
+    "tensor groups": ("int8 in rows", weights_setting(strategy="tensor_group"), "its strategy 'tensor_group'"),
+    "other groups": ("packed 4 bits in groups", weights_setting(group_size=8), "its scales are for 24 inputs"),
+    "other bits": ("packed 4 bits in groups", weights_setting(num_bits=8), "do not fit each other"),
+    "other rows": ("int8 in rows", weights_setting(strategy="tensor"), "its weight_scale has the shape"),
+    "zero points that are not there": (
+        "packed 4 bits in groups",
+        weights_setting(symmetric=False),
+        "it has no weight_zero_point, and symmetric is False",
+    ),
+    "zero points too many": (
+        "packed 4 bits with zero points",
+        weights_setting(symmetric=True),
+        "it has a weight_zero_point, and symmetric is True",
+    ),
+    "no shape": (
+        "packed 4 bits in groups",
+        tensor(lambda tensors: tensors.pop(f"{UP}.weight_shape")),
+        rf"{UP}.weight_packed \(I32\) has no {UP}.weight_shape",
+    ),
+    "integers in place of float8": (
+        "float8 in rows",
+        tensor(lambda tensors: tensors.update({f"{UP}.weight": tensors[f"{UP}.weight"].to(torch.int8)})),
+        "its weight is I8, and its scheme says float",
+    ),
+    "a module of no group": (
+        "two schemes",
+        lambda path: edit_groups(path, lambda groups: groups["group_1"].update(targets=["re:.*q_proj"])),
+        "self_attn.k_proj.weight",
+    ),
+    "an expression that takes long": (
+        "two schemes",
+        lambda path: edit_groups(path, lambda groups: groups["group_1"].update(targets=["re:(a+)+$"])),
+        "its target 're:",
+    ),
+    "blocks without settings": (
+        "fp8 blocks",
+        lambda path: change_config(path, quantization_config=None),
+        "do not fit each other",
+    ),
+    "integers without settings": (
+        "fp8 without a method",
+        tensor(lambda tensors: tensors.update({f"{UP}.qweight": torch.ones(2).int()})),
+        r"qweight \(I32\)\), and config.json has no quantization_config that says how",
+    ),
+}
+
+
+def write_plain(directory: Path, **fields: Any) -> None:
+    """Write a checkpoint without quantised weights over the one of a directory."""
+    checkpoints.write(directory, "llama")
+    change_config(directory, **fields)
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_plan_and_worker_refuse_what_cannot_be_dequantised(tmp_path: Path, access: Access, wrong: str) -> None:
+    name, change, message = WRONG[wrong]
+    write(tmp_path / "model", FORMATS[name])
+    change(tmp_path / "model")
+    with pytest.raises(InvalidModel, match=message) as refused:
+        fetch(tmp_path / "model")
+    with pytest.raises(InvalidModel, match=message) as planned:
+        plan(request_for(tmp_path / "model"), access)
+    assert refused.value.param == planned.value.param == "model.uri"
+    assert "quantised" in refused.value.message
+    assert re.search("give the unquantised checkpoint|remove its quantization_config", refused.value.message)
+
+
+STOCK: dict[str, Callable[[], Any]] = {
+    "fp8 blocks": lambda: FineGrainedFP8Config(dequantize=True),
+    "fp8 tensor": lambda: FineGrainedFP8Config(dequantize=True),
+    "packed 4 bits in groups": lambda: CompressedTensorsConfig(dequantize=True),
+    "packed 8 bits in rows with zero points": lambda: CompressedTensorsConfig(dequantize=True),
+    "int8 tensor with zero point": lambda: CompressedTensorsConfig(dequantize=True),
+    "float8 blocks that do not divide": lambda: CompressedTensorsConfig(dequantize=True),
+}
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_transformers_dequantises_to_the_same_model(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "model", FORMATS[name], dtype="float32")
+    with warnings.catch_warnings(action="ignore"):  # that the file has a quantization_config too
+        stock = AutoModelForCausalLM.from_pretrained(tmp_path / "model", quantization_config=STOCK[name]())
+    ours = load_model(fetch(tmp_path / "model").directory, device=CPU).model
+    torch.testing.assert_close(logits(ours), logits(stock.float()), rtol=1e-5, atol=1e-6)
