@@ -5,13 +5,15 @@ each, with the modules of a loaded model, since that package may import torch al
 docs/contributing.md lists the steps that add a family.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from service.contract import catalog
-from service.contract.errors import InvalidModel, UnsupportedFamily, UnsupportedUnit
+from service.contract.errors import InvalidModel, InvalidRequest, UnsupportedFamily, UnsupportedUnit
+from service.contract.method import Method
 from service.contract.options import Unit
+from service.families.model_tensors import always, has_convolution
 from service.families.per_layer import is_per_layer
 from service.families.tensor_names import CheckpointNames, StackNames, UnitTensors, attention, feed_forward
 
@@ -35,6 +37,14 @@ class PretrainedHead:
 
 
 @dataclass(frozen=True)
+class FirstLayer:
+    """A first layer that differs from the others, so that none of them can take its place."""
+
+    reason: str
+    where: Callable[[Mapping[str, Any]], bool] = always  # the configs of which this holds
+
+
+@dataclass(frozen=True)
 class ModelFamily:
     """A family of models: all whose config.json says the same `model_type`."""
 
@@ -48,6 +58,7 @@ class ModelFamily:
     ] = ()  # those with an architecture for the family, without transformers, which has all
     same_head: tuple[str, ...] = ()  # other class names in config.json whose checkpoints have that head
     pretrained: PretrainedHead | None = None
+    first_layer: FirstLayer | None = None
     gguf: str = ""  # `general.architecture` of the GGUF files that transformers converts to this family
 
     @property
@@ -106,6 +117,7 @@ OPT = StackNames("decoder", "decoder.layers", feed_forward("fc2", "fc1"))
 NEOX = StackNames("decoder", "layers", feed_forward(r"mlp\.dense_4h_to_h", r"mlp\.dense_h_to_4h"))
 BERT = StackNames("encoder", "encoder.layer", feed_forward(r"output\.dense", r"intermediate\.dense"))
 DISTILBERT = StackNames("encoder", "transformer.layer", feed_forward(r"ffn\.lin2", r"ffn\.lin1"))
+MODERNBERT = StackNames("encoder", "layers", feed_forward(r"mlp\.Wo", r"mlp\.Wi"), bias="mlp_bias")
 BART_ENCODER = StackNames("encoder", "encoder.layers", feed_forward("fc2", "fc1"))
 T5_ATTENTION = (r"layer\.\d\.(SelfAttention|EncDecAttention)\.o", r"layer\.\d\.(SelfAttention|EncDecAttention)\.[qkv]")
 T5_TENSORS = (
@@ -240,6 +252,47 @@ FAMILIES: dict[str, ModelFamily] = {
                 ("DistilBertModel", "DistilBertForMaskedLM"), r"vocab_(transform|layer_norm|projector)\..*"
             ),
         ),
+        ModelFamily(
+            "xlm-roberta",
+            "classifier",
+            "XLMRobertaForSequenceClassification",
+            ROBERTA_NAMES,
+            NO_HEADS,
+            NO_SGLANG,
+            pretrained=PretrainedHead(("XLMRobertaModel", "XLMRobertaForMaskedLM"), r"lm_head\..*"),
+        ),
+        ModelFamily(
+            "electra",
+            "classifier",
+            "ElectraForSequenceClassification",
+            BERT_NAMES,
+            NO_HEADS,
+            pretrained=PretrainedHead(
+                ("ElectraModel", "ElectraForPreTraining", "ElectraForMaskedLM"),
+                r"(discriminator_predictions|generator_predictions|generator_lm_head)\..*",
+            ),
+        ),
+        ModelFamily(
+            "modernbert",
+            "classifier",
+            "ModernBertForSequenceClassification",
+            CheckpointNames((MODERNBERT,), tied=()),
+            NO_HEADS,
+            ("vllm",),
+            pretrained=PretrainedHead(("ModernBertModel", "ModernBertForMaskedLM"), r"decoder\..*"),
+            first_layer=FirstLayer("the first layer has no norm in front of its attention"),
+        ),
+        ModelFamily(
+            "deberta-v2",
+            "classifier",
+            "DebertaV2ForSequenceClassification",
+            CheckpointNames((BERT,), positions_where="position_biased_input", tied=()),
+            NO_HEADS,
+            pretrained=PretrainedHead(
+                ("DebertaV2Model", "DebertaV2ForMaskedLM"), r"(cls|lm_predictions|mask_predictions)\..*"
+            ),
+            first_layer=FirstLayer("a convolution follows the first layer", has_convolution),
+        ),
     )
 }
 
@@ -278,6 +331,20 @@ def check_units(units: Sequence[Unit], family: ModelFamily, config: Mapping[str,
     for unit in units:
         if unit in refused:
             raise UnsupportedUnit(f"{family.model_type}: {refused[unit]}", param="method.units")
+
+
+def keeps_first_layer(family: ModelFamily, config: Mapping[str, Any]) -> bool:
+    """Whether no other layer can take the place of the first layer of the model."""
+    return family.first_layer is not None and family.first_layer.where(config)
+
+
+def check_first_layer(method: Method, family: ModelFamily, config: Mapping[str, Any]) -> None:
+    """Raise InvalidRequest where whole layers may be removed, also a first one whose place no other can take."""
+    if Unit.layers in method.units and not method.protect_first and keeps_first_layer(family, config):
+        assert family.first_layer is not None
+        reason = f"{family.first_layer.reason}, so that no other layer can take its place"
+        message = f"{family.model_type}: {reason}: set `protect_first` to 1 or more"
+        raise InvalidRequest(message, param="method.protect_first")
 
 
 def own_code(model: str) -> InvalidModel:

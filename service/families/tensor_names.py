@@ -43,6 +43,7 @@ class CheckpointNames:
     head_size: str = "head_dim"
     hidden_size: str = "hidden_size"
     positions: str = "max_position_embeddings"  # config field with the most tokens; empty where there is no limit
+    positions_where: str = ""  # config field without which there is no limit either
     numbers_after_padding: bool = False  # whether the first position is the one after the index of the padding token
     head_counts_divide: tuple[str, ...] = ()  # where one of these fields is set, heads must divide the hidden size
     embedding: str = "model.embed_tokens.weight"  # the input embedding

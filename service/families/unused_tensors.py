@@ -1,7 +1,10 @@
 """The tensors that a checkpoint may hold although its model does not use them. Every other tensor must be used."""
 
 import re
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from service.families.model_tensors import always
 
 
 class Unused(NamedTuple):
@@ -10,7 +13,10 @@ class Unused(NamedTuple):
     pattern: str  # regular expression that matches the whole name
     reason: str
     families: tuple[str, ...] = ()  # empty: all
+    where: Callable[[Mapping[str, Any]], bool] = always  # the configs of models that do not use them
 
+
+ROBERTA = ("roberta", "xlm-roberta")
 
 UNUSED = (
     Unused(r".*rotary_emb\.inv_freq", "rotary frequencies follow from config.json"),
@@ -22,7 +28,13 @@ UNUSED = (
         "the first T5 files hold it, and no version of the model has read it",
         ("t5", "mt5"),
     ),
-    Unused(r"(roberta\.)?pooler\.dense\.(weight|bias)", "the classification head has a layer of its own", ("roberta",)),
+    Unused(r"(roberta\.)?pooler\.dense\.(weight|bias)", "the classification head has a layer of its own", ROBERTA),
+    Unused(
+        r"(deberta\.)?embeddings\.position_embeddings\.weight",
+        "the mask predictions of the pretraining alone have absolute positions",
+        ("deberta-v2",),
+        lambda config: not config.get("position_biased_input", True),
+    ),
     Unused(
         r"(model\.)?(vision_tower|multi_modal_projector)\..*",
         "the vision part of a Gemma 3, of which the text part is slimmed",
@@ -31,7 +43,7 @@ UNUSED = (
 )
 
 
-def may_be_unused(name: str, family: str) -> bool:
-    """Whether a model of the family needs nothing of the tensor."""
-    rows = (row for row in UNUSED if not row.families or family in row.families)
+def may_be_unused(name: str, family: str, config: Mapping[str, Any]) -> bool:
+    """Whether a model of the family with this config needs nothing of the tensor."""
+    rows = (row for row in UNUSED if (not row.families or family in row.families) and row.where(config))
     return any(re.fullmatch(row.pattern, name) for row in rows)

@@ -14,7 +14,7 @@ from service.sources.model_directory import ModelDirectory
 
 TOKENIZER = "tokenizer.json"
 VOCABULARIES = frozenset(
-    {TOKENIZER, "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt"}
+    {TOKENIZER, "tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt"}
 )
 MAX_BYTES = 16 * 2**20  # a client waits; a larger tokenizer.json is left to the worker
 

@@ -62,7 +62,7 @@ def read_checkpoint(model: ModelDirectory) -> Checkpoint:
         raise InvalidModel(message, param="model.uri")
     family, stored = model.family, {name: tensor for header in model.headers for name, tensor in header.tensors.items()}
     check_not_quantised({name: tensor.dtype for name, tensor in stored.items()}, model.source.uri)
-    names = _names_in_model(stored, family, has_adapter=model.source.adapter_uri is not None)
+    names = _names_in_model(stored, family, model.config, has_adapter=model.source.adapter_uri is not None)
     checkpoint = Checkpoint(
         family.model_type,
         model.config,
@@ -74,11 +74,14 @@ def read_checkpoint(model: ModelDirectory) -> Checkpoint:
     return replace(checkpoint, tensors=_with_adapter(checkpoint)) if checkpoint.adapter else checkpoint
 
 
-def _names_in_model(stored: Tensors, family: ModelFamily, *, has_adapter: bool) -> dict[str, str]:
+def _names_in_model(
+    stored: Tensors, family: ModelFamily, config: Mapping[str, Any], *, has_adapter: bool
+) -> dict[str, str]:
     """Name in the model -> name in the files, of the tensors that the model must use."""
     row, pretrained = MODEL_TENSORS[family.model_type], family.pretrained
     replaced = pretrained.tensors if pretrained and has_adapter else r"(?!)"
-    used = [name for name in stored if not may_be_unused(name, family.model_type) and not re.fullmatch(replaced, name)]
+    unused = [name for name in stored if may_be_unused(name, family.model_type, config)]
+    used = [name for name in stored if name not in unused and not re.fullmatch(replaced, name)]
     has_prefix = any(plain_name(name).startswith(row.prefix) for name in used)
     return {row.full_name(plain_name(name), has_prefix): name for name in used}
 

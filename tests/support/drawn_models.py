@@ -68,6 +68,11 @@ MODULES: dict[str, tuple[str, str, str]] = {
     "bert": ("query", "intermediate.dense", "word_embeddings"),
     "roberta": ("value", "intermediate.dense", "word_embeddings"),
     "distilbert": ("q_lin", "lin1", "word_embeddings"),
+    "xlm-roberta": ("query", "intermediate.dense", "word_embeddings"),
+    "electra": ("key", "intermediate.dense", "word_embeddings"),
+    "modernbert": ("Wqkv", "mlp.Wi", "tok_embeddings"),
+    "deberta-v2": ("query_proj", "intermediate.dense", "word_embeddings"),
+    "deberta-v2_conv": ("key_proj", "intermediate.dense", "word_embeddings"),
 }
 LLAMA_MODULES = ("q_proj", "down_proj", "embed_tokens")
 # Damage to the tensors of a file, which both plan and worker refuse.

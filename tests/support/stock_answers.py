@@ -21,6 +21,10 @@ LAYERS = {
     "bert": {"encoder": "bert.encoder.layer"},
     "roberta": {"encoder": "roberta.encoder.layer"},
     "distilbert": {"encoder": "distilbert.transformer.layer"},
+    "xlm-roberta": {"encoder": "roberta.encoder.layer"},
+    "electra": {"encoder": "electra.encoder.layer"},
+    "modernbert": {"encoder": "model.layers"},
+    "deberta-v2": {"encoder": "deberta.encoder.layer"},
 }
 LLAMA_LAYERS = {"decoder": "model.layers"}
 # Family -> the module of a layer whose input channels are the units of a kind.
@@ -32,6 +36,10 @@ READERS = {
     "bert": {"ffn": "output.dense"},
     "roberta": {"ffn": "output.dense"},
     "distilbert": {"ffn": "ffn.lin2"},
+    "xlm-roberta": {"ffn": "output.dense"},
+    "electra": {"ffn": "output.dense"},
+    "modernbert": {"ffn": "mlp.Wo"},
+    "deberta-v2": {"ffn": "output.dense"},
 }
 LLAMA_READERS = {"ffn": "mlp.down_proj", "heads": "self_attn.o_proj"}
 T5_READERS = {

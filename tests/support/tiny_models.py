@@ -98,6 +98,18 @@ def distilbert() -> PreTrainedModel:
     return _model(AutoModelForSequenceClassification, "distilbert", TOKENS | sizes | {"num_labels": 3})
 
 
+def deberta(**settings: Any) -> PreTrainedModel:
+    """A DeBERTa with relative positions, as version 3 has them; `settings` override or extend its own."""
+    relative = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 4}
+    return classifier("deberta-v2", **{"position_biased_input": False} | relative | settings)
+
+
+def deberta_with_convolution() -> PreTrainedModel:
+    """A DeBERTa with the parts that version 2 may have besides."""
+    parts = {"conv_kernel_size": 3, "share_att_key": True, "norm_rel_ebd": "layer_norm", "embedding_size": 16}
+    return deberta(type_vocab_size=2, initializer_range=0.05, **parts)
+
+
 def changed(name: str, **settings: Any) -> PreTrainedModel:
     """A model of `TINY` with other fields in its config."""
     config, family = TINY[name]().config, tiny_family(name)
@@ -122,7 +134,7 @@ def logits(model: PreTrainedModel) -> Tensor:
 
 def tiny_family(name: str) -> ModelFamily:
     """The family of a tiny model of `TINY`."""
-    return FAMILIES[name.removesuffix("_gated")]
+    return FAMILIES[name.removesuffix("_gated").removesuffix("_conv")]
 
 
 TINY: dict[str, Callable[[], PreTrainedModel]] = {
@@ -144,4 +156,9 @@ TINY: dict[str, Callable[[], PreTrainedModel]] = {
     "bert": lambda: classifier("bert"),
     "roberta": lambda: classifier("roberta"),
     "distilbert": distilbert,
+    "xlm-roberta": lambda: classifier("xlm-roberta"),
+    "electra": lambda: classifier("electra", embedding_size=16),
+    "modernbert": lambda: classifier("modernbert", local_attention=8, norm_bias=True, cls_token_id=1, sep_token_id=2),
+    "deberta-v2": deberta,
+    "deberta-v2_conv": deberta_with_convolution,
 }

@@ -59,6 +59,7 @@ class Stack:
     attention: tuple[Attention, ...] = ()  # empty: a stock config cannot hold fewer heads
     stream: str | None = ""
     stream_unless: tuple[str, str] | None = None  # a config field, and the value of `stream` if that field is false
+    after_first: str = ""  # path of a module that, where the model has it, follows the first layer alone
 
     def stream_behind(self, config: object) -> str | None:
         """`stream` of a model with this config."""
@@ -103,8 +104,9 @@ def _stack(
     count: str = "num_hidden_layers",
     stream: str | None = "",
     stream_unless: tuple[str, str] | None = None,
+    after_first: str = "",
 ) -> Stack:
-    return Stack(name, layers, count, feed_forward, attention, stream, stream_unless)
+    return Stack(name, layers, count, feed_forward, attention, stream, stream_unless, after_first)
 
 
 _decoder, _encoder = partial(_stack, "decoder"), partial(_stack, "encoder")
@@ -194,6 +196,11 @@ DISTILBERT = Architecture(
     )
 )
 
+MODERNBERT_FEED_FORWARD = FeedForward(("mlp.Wi",), "mlp.Wo", "intermediate_size", fused=True, bias="mlp_bias")
+DEBERTA = Architecture(
+    (_encoder("deberta.encoder.layer", BERT_LIKE, stream="output.LayerNorm", after_first="deberta.encoder.conv"),)
+)
+
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": LLAMA,
     "mistral": MISTRAL,
@@ -212,4 +219,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "bert": Architecture((_encoder("bert.encoder.layer", BERT_LIKE, stream="output.LayerNorm"),)),
     "roberta": Architecture((_encoder("roberta.encoder.layer", BERT_LIKE, stream="output.LayerNorm"),)),
     "distilbert": DISTILBERT,
+    "xlm-roberta": Architecture((_encoder("roberta.encoder.layer", BERT_LIKE, stream="output.LayerNorm"),)),
+    "electra": Architecture((_encoder("electra.encoder.layer", BERT_LIKE, stream="output.LayerNorm"),)),
+    "modernbert": Architecture((_encoder("model.layers", MODERNBERT_FEED_FORWARD),)),
+    "deberta-v2": DEBERTA,
 }

@@ -105,6 +105,14 @@ def layers_of(model: nn.Module, stack: Stack) -> nn.ModuleList:
     return layers
 
 
+def module_after_first(model: nn.Module, stack: Stack) -> nn.Module | None:
+    """The module that follows the first layer of the stack alone; None where there is none."""
+    path, _, name = stack.after_first.rpartition(".")
+    found = getattr(model.get_submodule(path), name) if name else None
+    assert found is None or isinstance(found, nn.Module)
+    return found
+
+
 def _config(model: nn.Module) -> Any:
     return model.config
 
