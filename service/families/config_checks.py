@@ -45,6 +45,7 @@ def _check_padding(config: Mapping[str, Any], family: ModelFamily) -> None:
     if type(pad) is int and type(size) is int and not -size <= pad < size:
         message = f"config.json has the pad_token_id {pad}, and the vocabulary has {size} tokens: give one of them"
         raise InvalidModel(message, param="model.uri")
-    if family.names.numbers_after_padding and "pad_token_id" in config and pad is None:
+    counts = family.names.numbers_after_padding or family.model_type == "m2m_100"
+    if counts and "pad_token_id" in config and pad is None:
         message = f"config.json has no pad_token_id, from which {family.model_type} counts its positions: add it"
         raise InvalidModel(message, param="model.uri")

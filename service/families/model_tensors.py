@@ -178,16 +178,24 @@ BART_CROSS = Modules(
     "{encoder_attn.q_proj,encoder_attn.k_proj,encoder_attn.v_proj,encoder_attn.out_proj,encoder_attn_layer_norm}",
     always,
 )
-BART = ModelTensors(
-    (
-        Modules("{model.shared,model.encoder.embed_tokens,model.decoder.embed_tokens,lm_head}"),
-        Modules("model.{encoder,decoder}.embed_positions"),
-        Modules("model.{encoder,decoder}.layernorm_embedding", always),
-    ),
-    {"model.encoder.layers": BART_LAYER, "model.decoder.layers": (*BART_LAYER, BART_CROSS)},
-    "model.",
-    may_hold="final_logits_bias",
-)
+POSITIONS = Modules("model.{encoder,decoder}.embed_positions")
+EMBEDDING_NORMS = Modules("model.{encoder,decoder}.layernorm_embedding", always)
+LAST_NORMS = Modules("model.{encoder,decoder}.layer_norm", always)
+SHARES_EMBEDDINGS = field("share_encoder_decoder_embeddings", True)
+
+
+def _bart(*outside: Modules) -> ModelTensors:
+    return ModelTensors(
+        (
+            Modules("model.shared", where=SHARES_EMBEDDINGS),
+            Modules("{model.encoder.embed_tokens,model.decoder.embed_tokens,lm_head}"),
+            *outside,
+        ),
+        {"model.encoder.layers": BART_LAYER, "model.decoder.layers": (*BART_LAYER, BART_CROSS)},
+        "model.",
+        may_hold="final_logits_bias",
+    )
+
 
 # --- encoders ------------------------------------------------------------------------------------------------------
 
@@ -308,7 +316,7 @@ MODEL_TENSORS: dict[str, ModelTensors] = {
     "gpt_neox": NEOX,
     "t5": _t5("relu"),
     "mt5": _t5("gated-gelu"),
-    "bart": BART,
+    "bart": _bart(POSITIONS, EMBEDDING_NORMS),
     "bert": _bert("bert.", "{bert.pooler.dense,classifier}"),
     "roberta": _bert("roberta.", "classifier.{dense,out_proj}"),
     "distilbert": DISTILBERT,
@@ -316,4 +324,8 @@ MODEL_TENSORS: dict[str, ModelTensors] = {
     "electra": ELECTRA,
     "modernbert": MODERNBERT,
     "deberta-v2": DEBERTA,
+    "mbart": _bart(POSITIONS, EMBEDDING_NORMS, LAST_NORMS),
+    "pegasus": _bart(POSITIONS, LAST_NORMS),
+    "m2m_100": _bart(LAST_NORMS),
+    "marian": _bart(),
 }

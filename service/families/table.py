@@ -6,7 +6,7 @@ docs/contributing.md lists the steps that add a family.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from service.contract import catalog
@@ -59,6 +59,8 @@ class ModelFamily:
     same_head: tuple[str, ...] = ()  # other class names in config.json whose checkpoints have that head
     pretrained: PretrainedHead | None = None
     first_layer: FirstLayer | None = None
+    own_target_tokens: bool = False  # whether the tokenizer reads answers in another way than prompts
+    writes_no_padding: bool = False  # whether a text never has the padding token, however high its logit is
     gguf: str = ""  # `general.architecture` of the GGUF files that transformers converts to this family
 
     @property
@@ -150,6 +152,11 @@ BART_NAMES = CheckpointNames(
     embedding="model.shared.weight",
     tied=("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight"),
     tied_by_default=True,
+)
+
+MARIAN_NAMES = replace(
+    BART_NAMES,
+    tying_unless=("share_encoder_decoder_embeddings", "model.decoder.embed_tokens.weight", ("lm_head.weight",)),
 )
 
 # --- the families --------------------------------------------------------------------------------------------------
@@ -292,6 +299,18 @@ FAMILIES: dict[str, ModelFamily] = {
                 ("DebertaV2Model", "DebertaV2ForMaskedLM"), r"(cls|lm_predictions|mask_predictions)\..*"
             ),
             first_layer=FirstLayer("a convolution follows the first layer", has_convolution),
+        ),
+        ModelFamily("mbart", "encoder_decoder", "MBartForConditionalGeneration", BART_NAMES, NO_HEADS),
+        ModelFamily("pegasus", "encoder_decoder", "PegasusForConditionalGeneration", BART_NAMES, NO_HEADS),
+        ModelFamily("m2m_100", "encoder_decoder", "M2M100ForConditionalGeneration", BART_NAMES, NO_HEADS),
+        ModelFamily(
+            "marian",
+            "encoder_decoder",
+            "MarianMTModel",
+            MARIAN_NAMES,
+            NO_HEADS,
+            own_target_tokens=True,
+            writes_no_padding=True,
         ),
     )
 }

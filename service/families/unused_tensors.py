@@ -17,12 +17,18 @@ class Unused(NamedTuple):
 
 
 ROBERTA = ("roberta", "xlm-roberta")
+FAIRSEQ = ("bart", "opt", "mbart", "m2m_100")
 
 UNUSED = (
     Unused(r".*rotary_emb\.inv_freq", "rotary frequencies follow from config.json"),
     Unused(r"(.*\.)?position_ids", "the positions are the numbers from 0"),
     Unused(r".*\.(attn|attention)\.(masked_)?bias", "the causal mask, which the model computes", ("gpt2", "gpt_neox")),
-    Unused(r"(model\.)?(encoder|decoder)\.version", "a version number of fairseq", ("bart", "opt")),
+    Unused(r"(model\.)?(encoder|decoder)\.version", "a version number of fairseq", FAIRSEQ),
+    Unused(
+        r"(model\.)?(encoder|decoder)\.embed_positions\.weights?",
+        "the sinusoids follow from config.json",
+        ("marian", "m2m_100"),
+    ),
     Unused(
         r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
         "the first T5 files hold it, and no version of the model has read it",

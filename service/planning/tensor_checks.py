@@ -26,9 +26,8 @@ def check_tensors(checkpoint: Checkpoint) -> None:
     row = MODEL_TENSORS[checkpoint.family]
     counts = {layers: _layer_count(checkpoint, layers) for layers in row.layers}
     needed, model_class = row.names(checkpoint.config, counts), FAMILIES[checkpoint.family].model_class
-    if checkpoint.adapter:
-        _check_adapter(checkpoint.adapter, checkpoint, needed)
-    for name in sorted(checkpoint.tensors.keys() - needed):
+    brought = checkpoint.adapter.replaced.keys() if checkpoint.adapter else set()
+    for name in sorted(checkpoint.tensors.keys() - needed - brought):
         if not re.fullmatch(row.may_hold, name):
             message = f"{model_class} does not use the tensor {name}: give a checkpoint of this class"
             raise InvalidModel(message, param="model.uri")
@@ -36,6 +35,8 @@ def check_tensors(checkpoint: Checkpoint) -> None:
     if lacking and not checkpoint.has_unread_adapter:
         message = f"{model_class} needs weights that the checkpoint lacks: {', '.join(lacking[:3])}"
         raise InvalidModel(message, param="model.uri")
+    if checkpoint.adapter:
+        _check_adapter(checkpoint.adapter, checkpoint, needed)
 
 
 def check_head_count(checkpoint: Checkpoint) -> None:
@@ -68,8 +69,7 @@ def _repeated(checkpoint: Checkpoint) -> set[str]:
     """The tensors that a checkpoint need not hold, because they repeat another one that it holds."""
     names, config = checkpoint.names, checkpoint.config
     group = {names.embedding, *names.tied}
-    is_tied = names.always_tied or config.get("tie_word_embeddings", names.tied_by_default)
-    return group if is_tied and group & checkpoint.tensors.keys() else set()
+    return group if names.is_tied(config) and group & checkpoint.tensors.keys() else set()
 
 
 def _check_adapter(adapter: Adapter, checkpoint: Checkpoint, needed: set[str]) -> None:

@@ -37,7 +37,7 @@ class Checkpoint:
     @property
     def names(self) -> CheckpointNames:
         """The names of the family's tensors and config fields."""
-        return FAMILIES[self.family].names
+        return FAMILIES[self.family].names.of(self.config)
 
     @property
     def dtype(self) -> str:
@@ -88,8 +88,8 @@ def _names_in_model(
 
 def _once(model: ModelDirectory, tensors: Tensors, stored: Mapping[str, str]) -> dict[str, TensorShape]:
     """The tensors as a model holds them: those that are tied once, those that differ each."""
-    names, found = model.family.names, dict(tensors)
-    if not (names.always_tied or model.config.get("tie_word_embeddings", names.tied_by_default)):
+    names, found = model.family.names.of(model.config), dict(tensors)
+    if not names.is_tied(model.config):
         return found
     first, *others = [name for name in (names.embedding, *names.tied) if name in found] or [""]
     equal = [name for name in others if model.may_be_equal(stored[first], stored[name])]
@@ -106,7 +106,9 @@ def _with_adapter(checkpoint: Checkpoint) -> dict[str, TensorShape]:
     found |= {name: tensor.cast(checkpoint.dtype) for name, tensor in adapter.replaced.items()}
     changed = adapter.changed
     if names.embedding in found:
-        untied = [name for name in names.tied if name in changed or names.embedding in changed]
-        is_tied = names.always_tied or checkpoint.config.get("tie_word_embeddings", names.tied_by_default)
+        untied = {name for name in names.tied if name in changed or names.embedding in changed}
+        if names.head in untied and not names.always_tied:
+            untied = set(names.tied)  # where the head is not tied, the class ties none of them
+        is_tied = names.is_tied(checkpoint.config)
         found |= {name: found[names.embedding] for name in untied if is_tied and name not in found}
     return found

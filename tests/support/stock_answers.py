@@ -25,6 +25,10 @@ LAYERS = {
     "electra": {"encoder": "electra.encoder.layer"},
     "modernbert": {"encoder": "model.layers"},
     "deberta-v2": {"encoder": "deberta.encoder.layer"},
+    "mbart": {"encoder": "model.encoder.layers", "decoder": "model.decoder.layers"},
+    "pegasus": {"encoder": "model.encoder.layers", "decoder": "model.decoder.layers"},
+    "m2m_100": {"encoder": "model.encoder.layers", "decoder": "model.decoder.layers"},
+    "marian": {"encoder": "model.encoder.layers", "decoder": "model.decoder.layers"},
 }
 LLAMA_LAYERS = {"decoder": "model.layers"}
 # Family -> the module of a layer whose input channels are the units of a kind.
@@ -40,6 +44,10 @@ READERS = {
     "electra": {"ffn": "output.dense"},
     "modernbert": {"ffn": "mlp.Wo"},
     "deberta-v2": {"ffn": "output.dense"},
+    "mbart": {"ffn": "fc2"},
+    "pegasus": {"ffn": "fc2"},
+    "m2m_100": {"ffn": "fc2"},
+    "marian": {"ffn": "fc2"},
 }
 LLAMA_READERS = {"ffn": "mlp.down_proj", "heads": "self_attn.o_proj"}
 T5_READERS = {
@@ -143,6 +151,8 @@ def greedy(model: Any, tokenizer: PreTrainedTokenizerBase, kind: Kind, prompt: s
             else:
                 opening = torch.tensor([[model.config.decoder_start_token_id, *written]])
                 logits = model(input_ids=torch.tensor([read]), decoder_input_ids=opening).logits
+        if model.config.model_type == "marian":  # its generation config forbids the padding token
+            logits[..., model.config.pad_token_id] = -torch.inf
         written.append(int(logits[0, -1].argmax()))
         if written[-1] == tokenizer.eos_token_id:
             break

@@ -50,7 +50,8 @@ def _model(auto: Any, model_type: str, settings: dict[str, Any], seed: int = 0) 
         torch.manual_seed(seed)
         model: PreTrainedModel = auto.from_config(AutoConfig.for_model(model_type, **settings))
         # Initial biases are all zero and norm weights all one, which would hide a cut of the wrong indices.
-        for parameter in model.parameters():
+        # Those without gradients are sinusoids, which are no part of every checkpoint.
+        for parameter in filter(lambda parameter: parameter.requires_grad, model.parameters()):
             if parameter.dim() == 1:
                 parameter.data.add_(torch.randn_like(parameter) * 0.1)
             else:
@@ -86,11 +87,12 @@ def opt() -> PreTrainedModel:
     )
 
 
-def bart() -> PreTrainedModel:
+def bart(model_type: str = "bart", **settings: Any) -> PreTrainedModel:
+    """A BART, or a model with fields of the same names; `settings` override or extend those of the BART."""
     sizes = {"d_model": 32, "encoder_ffn_dim": FFN_WIDTH, "decoder_ffn_dim": 40, "max_position_embeddings": 64}
     layers = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
     ends = {"decoder_start_token_id": 2, "forced_eos_token_id": None}
-    return _model(AutoModelForSeq2SeqLM, "bart", TOKENS | sizes | layers | ends)
+    return _model(AutoModelForSeq2SeqLM, model_type, TOKENS | sizes | layers | ends | settings)
 
 
 def distilbert() -> PreTrainedModel:
@@ -161,4 +163,8 @@ TINY: dict[str, Callable[[], PreTrainedModel]] = {
     "modernbert": lambda: classifier("modernbert", local_attention=8, norm_bias=True, cls_token_id=1, sep_token_id=2),
     "deberta-v2": deberta,
     "deberta-v2_conv": deberta_with_convolution,
+    "mbart": lambda: bart("mbart"),
+    "pegasus": lambda: bart("pegasus", scale_embedding=True),
+    "m2m_100": lambda: bart("m2m_100"),
+    "marian": lambda: bart("marian", scale_embedding=True, init_std=0.05),
 }

@@ -15,6 +15,11 @@ def weight_dtypes(model: nn.Module) -> dict[str, torch.dtype]:
     return {name: parameter.dtype for name, parameter in model.named_parameters(remove_duplicate=False)}
 
 
+def fixed_parameters(model: nn.Module) -> set[str]:
+    """The names of parameters that are no part of a checkpoint, such as the sinusoids of Marian's positions."""
+    return set(getattr(model, "_keys_to_ignore_on_save", None) or ())
+
+
 def cast_weights(model: nn.Module, dtypes: torch.dtype | Mapping[str, torch.dtype]) -> None:
     """Convert the parameters in place, to one dtype or to that of each name.
 

@@ -14,7 +14,7 @@ from service.contract.errors import InvalidModel
 from service.families.table import ModelFamily
 from service.sources.model_files import CONFIG
 from worker.checkpoints.adapters import merge_adapter
-from worker.checkpoints.dtypes import make_computable, round_weights, weight_dtypes
+from worker.checkpoints.dtypes import fixed_parameters, make_computable, round_weights, weight_dtypes
 from worker.checkpoints.tying import settle_tying
 from worker.checkpoints.validation import check_checkpoint, read_json
 from worker.checkpoints.weights import FROM_DISK_ALONE, invalid_model, load_weights, own_config
@@ -56,7 +56,8 @@ def load_model(directory: Path, *, device: torch.device, adapter: Path | None = 
 
 def count_parameters(model: nn.Module) -> int:
     """Parameters of the model, shared ones once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    fixed = fixed_parameters(model)
+    return sum(parameter.numel() for name, parameter in model.named_parameters() if name not in fixed)
 
 
 def _check_finite(model: nn.Module) -> None:

@@ -11,6 +11,9 @@ from transformers import PreTrainedModel
 def take_tensors(converted: PreTrainedModel, model: PreTrainedModel) -> None:
     """Give `converted` the parameters and buffers of `model`, in their dtypes; what `model` shares stays shared."""
     converted.load_state_dict(model.state_dict(keep_vars=True), assign=True)
+    for name, buffer in model.named_buffers():  # also those that are no part of a checkpoint, such as sinusoids
+        path, _, leaf = name.rpartition(".")
+        converted.get_submodule(path).register_buffer(leaf, buffer, persistent=name in model.state_dict())
     converted.requires_grad_(False)
     converted.all_tied_weights_keys = dict(model.all_tied_weights_keys)
     settle_tying(converted)
@@ -25,7 +28,7 @@ def settle_tying(model: PreTrainedModel) -> None:
     head, config = model.get_output_embeddings(), model.config
     if head is None:
         return
-    config.tie_word_embeddings = head.weight is model.get_input_embeddings().weight
+    config.tie_word_embeddings = any(_parameter(model, target) is head.weight for target in model.all_tied_weights_keys)
     if model.all_tied_weights_keys and not type(config).from_dict(config.to_dict()).tie_word_embeddings:
         untie(model)  # BART ties its two embeddings by the same flag as its head, T5 whatever the flag says
         model.all_tied_weights_keys = {}

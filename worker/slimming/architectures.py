@@ -169,22 +169,20 @@ OPT = Architecture(
         ),
     )
 )
-BART = Architecture(
-    (
-        _encoder(
-            "model.encoder.layers",
-            FeedForward(("fc1",), "fc2", "encoder_ffn_dim"),
-            count="encoder_layers",
-            stream="final_layer_norm",
-        ),
-        _decoder(
-            "model.decoder.layers",
-            FeedForward(("fc1",), "fc2", "decoder_ffn_dim"),
-            count="decoder_layers",
-            stream="final_layer_norm",
-        ),
+
+
+def _bart(stream: str) -> Architecture:
+    encoder, decoder = (FeedForward(("fc1",), "fc2", f"{name}_ffn_dim") for name in ("encoder", "decoder"))
+    return Architecture(
+        (
+            _encoder("model.encoder.layers", encoder, count="encoder_layers", stream=stream),
+            _decoder("model.decoder.layers", decoder, count="decoder_layers", stream=stream),
+        )
     )
-)
+
+
+BART = _bart("final_layer_norm")
+NORMED_BEFORE = _bart("")  # as BART, with each norm in front of its block
 DISTILBERT = Architecture(
     (
         _encoder(
@@ -223,4 +221,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "electra": Architecture((_encoder("electra.encoder.layer", BERT_LIKE, stream="output.LayerNorm"),)),
     "modernbert": Architecture((_encoder("model.layers", MODERNBERT_FEED_FORWARD),)),
     "deberta-v2": DEBERTA,
+    "mbart": NORMED_BEFORE,
+    "pegasus": NORMED_BEFORE,
+    "m2m_100": NORMED_BEFORE,
+    "marian": BART,
 }

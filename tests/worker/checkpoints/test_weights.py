@@ -56,6 +56,7 @@ LEFT_OUT = {
     "xlm-roberta": "roberta.pooler.dense.bias",
     "electra": "electra.embeddings.position_ids",
     "deberta-v2": "deberta.embeddings.position_embeddings.weight",
+    "m2m_100": "model.decoder.embed_positions.weights",
 }
 
 
