@@ -142,7 +142,7 @@ def _is_gated(default: str) -> Callable[[Config], bool]:
     return lambda config: str(config.get("feed_forward_proj", default)).startswith("gated")
 
 
-def _t5(default: str) -> ModelTensors:
+def _t5(default: str, *, shares_position_bias: bool = True) -> ModelTensors:
     gated = _is_gated(default)
 
     def block(number: int) -> tuple[Modules, ...]:
@@ -156,7 +156,7 @@ def _t5(default: str) -> ModelTensors:
     attention = Modules(
         "{layer.0.SelfAttention.q,layer.0.SelfAttention.k,layer.0.SelfAttention.v,layer.0.SelfAttention.o,layer.0.layer_norm}"
     )
-    position_bias = Modules("layer.0.SelfAttention.relative_attention_bias", first_layer=True)
+    position_bias = Modules("layer.0.SelfAttention.relative_attention_bias", first_layer=shares_position_bias)
     cross = Modules("layer.1.{EncDecAttention.q,EncDecAttention.k,EncDecAttention.v,EncDecAttention.o,layer_norm}")
     return ModelTensors(
         (
@@ -328,4 +328,5 @@ MODEL_TENSORS: dict[str, ModelTensors] = {
     "pegasus": _bart(POSITIONS, LAST_NORMS),
     "m2m_100": _bart(LAST_NORMS),
     "marian": _bart(),
+    "umt5": _t5("gated-gelu", shares_position_bias=False),
 }

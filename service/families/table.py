@@ -122,10 +122,11 @@ DISTILBERT = StackNames("encoder", "transformer.layer", feed_forward(r"ffn\.lin2
 MODERNBERT = StackNames("encoder", "layers", feed_forward(r"mlp\.Wo", r"mlp\.Wi"), bias="mlp_bias")
 BART_ENCODER = StackNames("encoder", "encoder.layers", feed_forward("fc2", "fc1"))
 T5_ATTENTION = (r"layer\.\d\.(SelfAttention|EncDecAttention)\.o", r"layer\.\d\.(SelfAttention|EncDecAttention)\.[qkv]")
+T5_BIAS = r"layer\.0\.SelfAttention\.relative_attention_bias\.weight"
 T5_TENSORS = (
     *feed_forward(r"layer\.\d\.DenseReluDense\.wo", r"layer\.\d\.DenseReluDense\.wi(_\d)?"),
     *attention(*T5_ATTENTION),
-    UnitTensors(Unit.heads, r"layer\.0\.SelfAttention\.relative_attention_bias\.weight", 1),
+    UnitTensors(Unit.heads, T5_BIAS, 1),
     *attention(*T5_ATTENTION, unit=Unit.head_dims),
 )
 
@@ -135,7 +136,7 @@ GEMMA_NAMES = CheckpointNames((GATED,), head_counts_divide=("hidden_size",), tie
 BERT_NAMES = CheckpointNames((BERT,), tied=())
 ROBERTA_NAMES = CheckpointNames((BERT,), tied=(), numbers_after_padding=True)
 T5_NAMES = CheckpointNames(
-    (StackNames("encoder", "encoder.block", T5_TENSORS), StackNames("decoder", "decoder.block", T5_TENSORS)),
+    tuple(StackNames(name, f"{name}.block", T5_TENSORS, moves=T5_BIAS) for name in ("encoder", "decoder")),
     heads="num_heads",
     key_value_heads="num_heads",
     head_size="d_kv",
@@ -144,6 +145,9 @@ T5_NAMES = CheckpointNames(
     embedding="shared.weight",
     tied=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"),
     always_tied=True,
+)
+UMT5_NAMES = replace(  # each layer has a position bias of its own
+    T5_NAMES, stacks=tuple(replace(stack, moves=StackNames.moves) for stack in T5_NAMES.stacks)
 )
 BART_NAMES = CheckpointNames(
     (BART_ENCODER, OPT),
@@ -312,6 +316,7 @@ FAMILIES: dict[str, ModelFamily] = {
             own_target_tokens=True,
             writes_no_padding=True,
         ),
+        ModelFamily("umt5", "encoder_decoder", "UMT5ForConditionalGeneration", UMT5_NAMES),
     )
 }
 

@@ -32,6 +32,7 @@ class StackNames:
     name: str
     layers: str
     unit_tensors: tuple[UnitTensors, ...]
+    moves: str = r"(?!)"  # regular expression: path of a tensor that moves to the next layer if its own is removed
     bias: str = ""  # config field that gives the feed-forward modules biases, which the repair `bias` needs
 
 

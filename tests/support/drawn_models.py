@@ -77,6 +77,7 @@ MODULES: dict[str, tuple[str, str, str]] = {
     "pegasus": ("v_proj", "fc2", ""),
     "m2m_100": ("k_proj", "fc1", ""),
     "marian": ("v_proj", "fc2", ""),
+    "umt5": ("k", "wi_0", ""),
 }
 LLAMA_MODULES = ("q_proj", "down_proj", "embed_tokens")
 # Damage to the tensors of a file, which both plan and worker refuse.

@@ -17,6 +17,7 @@ LAYERS = {
     "gpt_neox": {"decoder": "gpt_neox.layers"},
     "t5": {"encoder": "encoder.block", "decoder": "decoder.block"},
     "mt5": {"encoder": "encoder.block", "decoder": "decoder.block"},
+    "umt5": {"encoder": "encoder.block", "decoder": "decoder.block"},
     "bart": {"encoder": "model.encoder.layers", "decoder": "model.decoder.layers"},
     "bert": {"encoder": "bert.encoder.layer"},
     "roberta": {"encoder": "roberta.encoder.layer"},
@@ -66,7 +67,7 @@ def _layer(model: PreTrainedModel, stack: str, layer: str) -> nn.Module:
 
 def _reader(model: PreTrainedModel, stack: str, layer: str, unit: str) -> nn.Module:
     family = model.config.model_type
-    readers = T5_READERS[stack] if family in ("t5", "mt5") else READERS.get(family, LLAMA_READERS)
+    readers = T5_READERS[stack] if family in ("t5", "mt5", "umt5") else READERS.get(family, LLAMA_READERS)
     return _layer(model, stack, layer).get_submodule(readers[unit])
 
 
@@ -92,7 +93,7 @@ def _size(model: PreTrainedModel, unit: str) -> int:
     if unit == "ffn":
         return 1
     config = model.config
-    if config.model_type in ("t5", "mt5"):
+    if config.model_type in ("t5", "mt5", "umt5"):
         return int(config.d_kv)
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return int(size * config.num_attention_heads // config.num_key_value_heads)
@@ -151,9 +152,10 @@ def greedy(model: Any, tokenizer: PreTrainedTokenizerBase, kind: Kind, prompt: s
             else:
                 opening = torch.tensor([[model.config.decoder_start_token_id, *written]])
                 logits = model(input_ids=torch.tensor([read]), decoder_input_ids=opening).logits
+        last = logits[0, -1].clone()
         if model.config.model_type == "marian":  # its generation config forbids the padding token
-            logits[..., model.config.pad_token_id] = -torch.inf
-        written.append(int(logits[0, -1].argmax()))
+            last[model.config.pad_token_id] = -torch.inf
+        written.append(int(last.argmax()))
         if written[-1] == tokenizer.eos_token_id:
             break
     return str(tokenizer.decode(written, skip_special_tokens=True))

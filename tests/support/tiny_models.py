@@ -166,5 +166,6 @@ TINY: dict[str, Callable[[], PreTrainedModel]] = {
     "mbart": lambda: bart("mbart"),
     "pegasus": lambda: bart("pegasus", scale_embedding=True),
     "m2m_100": lambda: bart("m2m_100"),
+    "umt5": lambda: encoder_decoder("umt5"),
     "marian": lambda: bart("marian", scale_embedding=True, init_std=0.05),
 }

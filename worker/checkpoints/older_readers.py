@@ -87,9 +87,12 @@ def old_layer_pattern(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def old_tying(config: Mapping[str, Any], tensors: Collection[str]) -> dict[str, Any]:
-    """T5 with a head of its own: transformers 4 scales the input of the head unless this field says untied."""
-    is_scaled = config.get("scale_decoder_outputs", config["model_type"] != "mt5")
-    has_own_head = config["model_type"] in ("t5", "mt5") and "lm_head.weight" in tensors
+    """T5 with a head of its own: transformers 4 scales the input of the head unless this field says untied.
+
+    A UMT5 is always scaled by transformers 5. The field keeps transformers 4 from leaving out its head.
+    """
+    is_scaled = config.get("scale_decoder_outputs", config["model_type"] == "t5")
+    has_own_head = config["model_type"] in ("t5", "mt5", "umt5") and "lm_head.weight" in tensors
     return {"tie_word_embeddings": False} if has_own_head and not is_scaled else {}
 
 

@@ -39,7 +39,8 @@ class Attention:
     prefix: str = ""  # of the unit's name: the decoder of an encoder-decoder has two kinds of attention
     fused: bool = False  # the three projections are one matrix: all query rows, then all key rows, then all value rows
     divides_where: tuple[str, ...] = ()  # config fields: if one is set, the head count must divide the hidden size
-    position_bias: str = ""  # embedding in the first layer whose column i belongs to head i of every layer
+    position_bias: str = ""  # embedding whose column i belongs to head i
+    shares_position_bias: bool = True  # whether that of the first layer is the one of every layer
     free_size: bool = False  # heads may keep different dimensions, if each keeps as many
 
 
@@ -122,7 +123,7 @@ def _t5_feed_forward(block: str) -> FeedForward:
     )
 
 
-def _t5_attention(block: str, prefix: str = "") -> Attention:
+def _t5_attention(block: str, prefix: str = "", *, shares_position_bias: bool = True) -> Attention:
     return Attention(
         query=f"{block}.q",
         key=f"{block}.k",
@@ -133,6 +134,7 @@ def _t5_attention(block: str, prefix: str = "") -> Attention:
         head_size="d_kv",
         prefix=prefix,
         position_bias="" if prefix else f"{block}.relative_attention_bias",
+        shares_position_bias=shares_position_bias,
         free_size=True,
     )
 
@@ -140,23 +142,25 @@ def _t5_attention(block: str, prefix: str = "") -> Attention:
 LLAMA = Architecture((_decoder("model.layers", replace(GATED, bias="mlp_bias"), LLAMA_QUERIES),))
 MISTRAL = Architecture((_decoder("model.layers", GATED, GROUPED_QUERIES),))
 GEMMA = Architecture((_decoder("model.layers", GATED, GEMMA_QUERIES, stream=None),))
-T5 = Architecture(
-    (
-        _encoder(
-            "encoder.block",
-            _t5_feed_forward("layer.1.DenseReluDense"),
-            _t5_attention("layer.0.SelfAttention"),
-            count="num_layers",
-        ),
-        _decoder(
-            "decoder.block",
-            _t5_feed_forward("layer.2.DenseReluDense"),
-            _t5_attention("layer.0.SelfAttention"),
-            _t5_attention("layer.1.EncDecAttention", prefix="cross_"),
-            count="num_decoder_layers",
-        ),
+
+
+def _t5(*, shares_position_bias: bool = True) -> Architecture:
+    own = partial(_t5_attention, "layer.0.SelfAttention", shares_position_bias=shares_position_bias)
+    return Architecture(
+        (
+            _encoder("encoder.block", _t5_feed_forward("layer.1.DenseReluDense"), own(), count="num_layers"),
+            _decoder(
+                "decoder.block",
+                _t5_feed_forward("layer.2.DenseReluDense"),
+                own(),
+                _t5_attention("layer.1.EncDecAttention", prefix="cross_"),
+                count="num_decoder_layers",
+            ),
+        )
     )
-)
+
+
+T5 = _t5()
 GPT2_FEED_FORWARD = FeedForward(("mlp.c_fc",), "mlp.c_proj", "n_inner", transposed=True)
 NEOX_FEED_FORWARD = FeedForward(("mlp.dense_h_to_4h",), "mlp.dense_4h_to_h", "intermediate_size")
 
@@ -225,4 +229,5 @@ ARCHITECTURES: dict[str, Architecture] = {
     "pegasus": NORMED_BEFORE,
     "m2m_100": NORMED_BEFORE,
     "marian": BART,
+    "umt5": _t5(shares_position_bias=False),
 }

@@ -128,7 +128,7 @@ def _remove_layers(model: nn.Module, stack: Stack, kept: Kept) -> None:
 def _move_position_bias(stack: Stack, old: nn.Module, new: nn.Module) -> None:
     """Move the position bias, which T5 computes in its first layer for all layers, to the first layer that stays."""
     for row in stack.attention:
-        if row.position_bias and old is not new:
+        if row.position_bias and row.shares_position_bias and old is not new:
             path, _, name = row.position_bias.rpartition(".")
             setattr(new.get_submodule(path), name, old.get_submodule(row.position_bias))
             setattr(new.get_submodule(path), f"has_{name}", True)

@@ -107,7 +107,9 @@ def test_a_t5_with_a_head_of_its_own_is_marked_untied() -> None:
     tensors = {"shared.weight", "lm_head.weight"}
     assert old_tying({"model_type": "t5", "scale_decoder_outputs": False}, tensors) == {"tie_word_embeddings": False}
     assert old_tying({"model_type": "mt5"}, tensors) == {"tie_word_embeddings": False}
+    assert old_tying({"model_type": "umt5"}, tensors) == {"tie_word_embeddings": False}
     assert old_tying({"model_type": "t5", "scale_decoder_outputs": True}, tensors) == {}
+    assert old_tying({"model_type": "t5"}, tensors) == {}
     assert old_tying({"model_type": "mt5"}, {"shared.weight"}) == {}
     assert old_tying({"model_type": "llama"}, tensors) == {}
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from service.contract.errors import InvalidModel
@@ -109,7 +109,8 @@ def test_generation_with_a_cache_of_unequal_groups_equals_that_without(name: str
 
 @pytest.mark.parametrize("name", ["m2m_100", "marian"])
 def test_sinusoids_keep_their_dtype(name: str) -> None:
-    model = TINY[name]().to(torch.bfloat16)
+    model = TINY[name]()
+    nn.Module.to(model, torch.bfloat16)
     architecture = ARCHITECTURES[model.config.model_type]
     kept = {group.site: torch.arange(16 + 8 * group.site.layer) for group in locate(model, architecture, ["ffn"])}
     cut(model, architecture, kept, layout="per_layer")

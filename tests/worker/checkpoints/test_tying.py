@@ -29,6 +29,7 @@ OWN = {
     "opt": "lm_head.weight",
     "t5": "lm_head.weight",
     "mt5": "lm_head.weight",
+    "umt5": "lm_head.weight",
     "bart": "lm_head.weight",
     "pegasus": "lm_head.weight",
     "marian": "lm_head.weight",
