@@ -65,6 +65,7 @@ class DrawnJob:
     layout: str
     ratio: float
     generates: bool
+    protect_first: int = 0
 
 
 def drawn_job(random: Random, names: Sequence[str] = tuple(TINY)) -> DrawnJob:
@@ -79,6 +80,7 @@ def drawn_job(random: Random, names: Sequence[str] = tuple(TINY)) -> DrawnJob:
         layout="uniform" if units == ["layers"] else random.choice(("uniform", "per_layer")),
         ratio=random.choice((0.5, 0.25)),
         generates=random.random() < 0.4 and model.kind not in CLASSIFIERS and model.dtype == "float32",
+        protect_first=random.choice((0, 1, 1)) if units == ["layers"] else 0,
     )
 
 
@@ -154,7 +156,7 @@ def request_of(job: DrawnJob, root: Path, expected: Expected) -> JobRequest:
         {
             "model": model,
             "task": task | ({} if job.generates else {"labels": expected.words}),
-            "method": PLAIN | {"units": job.units, "scope": SCOPES[job.layout]},
+            "method": PLAIN | {"units": job.units, "scope": SCOPES[job.layout], "protect_first": job.protect_first},
             "target": {"ratio": job.ratio},
             "output": {"round_to": 8, "layout": job.layout},
         }

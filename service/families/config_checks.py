@@ -50,6 +50,7 @@ def _check_padding(config: Mapping[str, Any], family: ModelFamily) -> None:
             f"config.json has no pad_token_id, by which {family.model_class} finds the last token of a text: add it"
         )
         raise InvalidModel(message, param="model.uri")
-    if family.model_type == "roberta" and "pad_token_id" in config and pad is None:
-        message = "config.json has no pad_token_id, from which RoBERTa counts its positions: add it"
+    counts = family.names.numbers_after_padding or family.model_type == "m2m_100"
+    if counts and "pad_token_id" in config and pad is None:
+        message = f"config.json has no pad_token_id, from which {family.model_type} counts its positions: add it"
         raise InvalidModel(message, param="model.uri")

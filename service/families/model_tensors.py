@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Self
 
-from service.families.table import ModelFamily
-
 Config = Mapping[str, Any]
 
 
@@ -37,6 +35,7 @@ class Modules:
     bias: Callable[[Config], bool] = never
     where: Callable[[Config], bool] = always
     first_layer: bool = False  # whether the first layer alone has them
+    later_layers: bool = False  # whether all layers but the first have them
 
     def tensors(self, config: Config) -> list[str]:
         """The names of the tensors of the modules."""
@@ -65,7 +64,7 @@ class ModelTensors:
         found = {name for modules in self.outside for name in modules.tensors(config)}
         for path, rows in self.layers.items():
             for index, modules in product(range(counts[path]), rows):
-                if index == 0 or not modules.first_layer:
+                if not (modules.first_layer if index else modules.later_layers):
                     found |= {f"{path}.{index}.{name}" for name in modules.tensors(config)}
         return found
 
@@ -148,7 +147,7 @@ def _is_gated(default: str) -> Callable[[Config], bool]:
     return lambda config: str(config.get("feed_forward_proj", default)).startswith("gated")
 
 
-def _t5(default: str) -> ModelTensors:
+def _t5(default: str, *, shares_position_bias: bool = True) -> ModelTensors:
     gated = _is_gated(default)
 
     def block(number: int) -> tuple[Modules, ...]:
@@ -162,7 +161,7 @@ def _t5(default: str) -> ModelTensors:
     attention = Modules(
         "{layer.0.SelfAttention.q,layer.0.SelfAttention.k,layer.0.SelfAttention.v,layer.0.SelfAttention.o,layer.0.layer_norm}"
     )
-    position_bias = Modules("layer.0.SelfAttention.relative_attention_bias", first_layer=True)
+    position_bias = Modules("layer.0.SelfAttention.relative_attention_bias", first_layer=shares_position_bias)
     cross = Modules("layer.1.{EncDecAttention.q,EncDecAttention.k,EncDecAttention.v,EncDecAttention.o,layer_norm}")
     return ModelTensors(
         (
@@ -184,26 +183,35 @@ BART_CROSS = Modules(
     "{encoder_attn.q_proj,encoder_attn.k_proj,encoder_attn.v_proj,encoder_attn.out_proj,encoder_attn_layer_norm}",
     always,
 )
-BART = ModelTensors(
-    (
-        Modules("{model.shared,model.encoder.embed_tokens,model.decoder.embed_tokens,lm_head}"),
-        Modules("model.{encoder,decoder}.embed_positions"),
-        Modules("model.{encoder,decoder}.layernorm_embedding", always),
-    ),
-    {"model.encoder.layers": BART_LAYER, "model.decoder.layers": (*BART_LAYER, BART_CROSS)},
-    "model.",
-    may_hold="final_logits_bias",
-)
+POSITIONS = Modules("model.{encoder,decoder}.embed_positions")
+EMBEDDING_NORMS = Modules("model.{encoder,decoder}.layernorm_embedding", always)
+LAST_NORMS = Modules("model.{encoder,decoder}.layer_norm", always)
+SHARES_EMBEDDINGS = field("share_encoder_decoder_embeddings", True)
+
+
+def _bart(*outside: Modules) -> ModelTensors:
+    return ModelTensors(
+        (
+            Modules("model.shared", where=SHARES_EMBEDDINGS),
+            Modules("{model.encoder.embed_tokens,model.decoder.embed_tokens,lm_head}"),
+            *outside,
+        ),
+        {"model.encoder.layers": BART_LAYER, "model.decoder.layers": (*BART_LAYER, BART_CROSS)},
+        "model.",
+        may_hold="final_logits_bias",
+    )
+
 
 # --- encoders ------------------------------------------------------------------------------------------------------
 
 
-def _bert(prefix: str, head: str) -> ModelTensors:
+def _bert(prefix: str, head: str, *outside: Modules) -> ModelTensors:
     return ModelTensors(
         (
             Modules(f"{prefix}embeddings.{{word,position,token_type}}_embeddings"),
             Modules(f"{prefix}embeddings.LayerNorm", always),
             Modules(head, always),
+            *outside,
         ),
         {
             f"{prefix}encoder.layer": (
@@ -231,6 +239,74 @@ DISTILBERT = ModelTensors(
     "distilbert.",
 )
 
+ELECTRA_PROJECTION = Modules(
+    "electra.embeddings_project",
+    always,
+    lambda config: config.get("embedding_size", 128) != config.get("hidden_size", 256),
+)
+ELECTRA = _bert("electra.", "classifier.{dense,out_proj}", ELECTRA_PROJECTION)
+
+NORM_BIAS = field("norm_bias")
+MODERNBERT = ModelTensors(
+    (
+        Modules("model.embeddings.tok_embeddings"),
+        Modules("{model.embeddings.norm,model.final_norm,head.norm}", NORM_BIAS),
+        Modules("head.dense", field("classifier_bias")),
+        Modules("classifier", always),
+    ),
+    {
+        "model.layers": (
+            Modules("attn.{Wqkv,Wo}", ATTENTION_BIAS),
+            Modules("mlp.{Wi,Wo}", field("mlp_bias")),
+            Modules("mlp_norm", NORM_BIAS),
+            Modules("attn_norm", NORM_BIAS, later_layers=True),
+        )
+    },
+    "model.",
+)
+
+
+def has_convolution(config: Config) -> bool:
+    """Whether a DeBERTa has a convolution behind its first layer."""
+    return bool((config.get("conv_kernel_size") or 0) > 0)
+
+
+def _has_positions_of(kind: str) -> Callable[[Config], bool]:
+    """Whether the attention of a DeBERTa has a projection of its own for relative positions of this kind."""
+    return lambda config: (
+        bool(config.get("relative_attention", False) and not config.get("share_att_key", False))
+        and kind in str(config.get("pos_att_type")).lower()
+    )
+
+
+DEBERTA = ModelTensors(
+    (
+        Modules("deberta.embeddings.word_embeddings"),
+        Modules("deberta.embeddings.position_embeddings", where=field("position_biased_input", True)),
+        Modules("deberta.embeddings.token_type_embeddings", where=field("type_vocab_size")),
+        Modules(
+            "deberta.embeddings.embed_proj",
+            where=lambda config: config.get("embedding_size") not in (None, config.get("hidden_size", 1536)),
+        ),
+        Modules("deberta.encoder.rel_embeddings", where=field("relative_attention")),
+        Modules(
+            "deberta.encoder.LayerNorm", always, lambda config: "layer_norm" in str(config.get("norm_rel_ebd")).lower()
+        ),
+        Modules("deberta.encoder.conv.{conv,LayerNorm}", always, has_convolution),
+        Modules("{deberta.embeddings.LayerNorm,pooler.dense,classifier}", always),
+    ),
+    {
+        "deberta.encoder.layer": (
+            Modules("attention.self.{query,key,value}_proj", always),
+            Modules("attention.self.pos_key_proj", always, _has_positions_of("c2p")),
+            Modules("attention.self.pos_query_proj", always, _has_positions_of("p2c")),
+            Modules("{attention.output.,output.}{dense,LayerNorm}", always),
+            Modules("intermediate.dense", always),
+        )
+    },
+    "deberta.",
+)
+
 MODEL_TENSORS: dict[str, ModelTensors] = {
     "llama": _gated(QUERIES, NORMS, Modules("mlp.{gate,up,down}_proj", field("mlp_bias"))),
     "mistral": _gated(Modules("self_attn.{q,k,v,o}_proj"), NORMS, GATED_BLOCK),
@@ -245,14 +321,17 @@ MODEL_TENSORS: dict[str, ModelTensors] = {
     "gpt_neox": NEOX,
     "t5": _t5("relu"),
     "mt5": _t5("gated-gelu"),
-    "bart": BART,
+    "bart": _bart(POSITIONS, EMBEDDING_NORMS),
     "bert": _bert("bert.", "{bert.pooler.dense,classifier}"),
     "roberta": _bert("roberta.", "classifier.{dense,out_proj}"),
     "distilbert": DISTILBERT,
+    "xlm-roberta": _bert("roberta.", "classifier.{dense,out_proj}"),
+    "electra": ELECTRA,
+    "modernbert": MODERNBERT,
+    "deberta-v2": DEBERTA,
+    "mbart": _bart(POSITIONS, EMBEDDING_NORMS, LAST_NORMS),
+    "pegasus": _bart(POSITIONS, LAST_NORMS),
+    "m2m_100": _bart(LAST_NORMS),
+    "marian": _bart(),
+    "umt5": _t5("gated-gelu", shares_position_bias=False),
 }
-
-
-def tensors_of(family: ModelFamily) -> ModelTensors:
-    """The tensors of the family's models with its head."""
-    row = MODEL_TENSORS[family.model_type]
-    return row.with_score() if family.kind == "decoder_classifier" else row

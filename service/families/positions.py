@@ -5,7 +5,7 @@ from typing import Any
 
 from service.families.table import ModelFamily
 
-DEFAULT_PADDING = 1  # of a RoBERTa whose config.json does not name the padding token
+DEFAULT_PADDING = 1  # of a RoBERTa or XLM-RoBERTa whose config.json does not name the padding token
 
 
 def max_tokens(family: ModelFamily, config: Mapping[str, Any]) -> int | None:
@@ -13,10 +13,11 @@ def max_tokens(family: ModelFamily, config: Mapping[str, Any]) -> int | None:
 
     None for relative positions, which have no limit, and for a config.json that does not say the number.
     """
-    positions = config.get(family.names.positions)
-    if type(positions) is not int:
+    names = family.names
+    positions = config.get(names.positions)
+    if type(positions) is not int or (names.positions_where and not config.get(names.positions_where, True)):
         return None
-    return positions - _first_position(config) if family.names.numbers_after_padding else positions
+    return positions - _first_position(config) if names.numbers_after_padding else positions
 
 
 def _first_position(config: Mapping[str, Any]) -> int:

@@ -53,6 +53,15 @@ class SlimSizes:
 Limit = Callable[[SlimSizes], str | None]
 
 
+def every_nth(layer_types: Sequence[str]) -> int | None:
+    """The n for which the layers whose number from 0 is divisible by n see the whole text; None if there is none."""
+    numbers = range(len(layer_types))
+    for every in range(1, len(layer_types) + 1):
+        if list(layer_types) == ["sliding_attention" if number % every else "full_attention" for number in numbers]:
+            return every
+    return None
+
+
 def _type(number: int, every: int) -> str:
     return "sliding_attention" if (number + 1) % every else "full_attention"
 
@@ -80,6 +89,22 @@ def numbered_layers(sizes: SlimSizes) -> str | None:
     return (
         f"it takes every layer whose number {every} divides to see the whole text, which the layers that stay do not: "
         "remove other units than layers"
+    )
+
+
+def every_nth_layer(sizes: SlimSizes) -> str | None:
+    """The runtime knows by the number of a layer of a ModernBERT whether it sees the whole text."""
+    every, types = sizes.config.get("global_attn_every_n_layers", 3), sizes.config.get("layer_types")
+    if not sizes.layers_known:
+        return (
+            "it takes one layer of every few to see the whole text, and which layers stay is not known yet: the report "
+            "of the job says whether they fit"
+        )
+    if types is None or (every is not None and every == every_nth(types)):
+        return None
+    return (
+        "it takes one layer of every few to see the whole text, which the layers that stay do not: remove other units "
+        "than layers"
     )
 
 
@@ -136,6 +161,7 @@ LIMITS: dict[tuple[str, str], tuple[Limit, ...]] = {
     ("mlx-lm", "qwen3"): (mlx_rope_type,),
     ("mlx-lm", "olmo2"): (mlx_rope_type,),
     ("mlx-lm", "gemma2"): (mlx_rope_type,),
+    ("vllm", "modernbert"): (every_nth_layer,),
 }
 
 

@@ -5,13 +5,15 @@ each, with the modules of a loaded model, since that package may import torch al
 docs/contributing.md lists the steps that add a family.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from service.contract import catalog
-from service.contract.errors import InvalidModel, UnsupportedFamily, UnsupportedUnit
+from service.contract.errors import InvalidModel, InvalidRequest, UnsupportedFamily, UnsupportedUnit
+from service.contract.method import Method
 from service.contract.options import Unit
+from service.families.model_tensors import MODEL_TENSORS, ModelTensors, always, has_convolution
 from service.families.per_layer import CLASS_PREFIX, is_per_layer
 from service.families.quantisation import quantisation_of
 from service.families.tensor_names import CheckpointNames, StackNames, UnitTensors, attention, feed_forward
@@ -38,6 +40,14 @@ class PretrainedHead:
 
 
 @dataclass(frozen=True)
+class FirstLayer:
+    """A first layer that differs from the others, so that none of them can take its place."""
+
+    reason: str
+    where: Callable[[Mapping[str, Any]], bool] = always  # the configs of which this holds
+
+
+@dataclass(frozen=True)
 class ModelFamily:
     """A family of models: all whose config.json says the same `model_type`."""
 
@@ -51,12 +61,21 @@ class ModelFamily:
     ] = ()  # those with an architecture for the family, without transformers, which has all
     same_head: tuple[str, ...] = ()  # other class names in config.json whose checkpoints have that head
     pretrained: PretrainedHead | None = None
+    first_layer: FirstLayer | None = None
+    own_target_tokens: bool = False  # whether the tokenizer reads answers in another way than prompts
+    writes_no_padding: bool = False  # whether a text never has the padding token, however high its logit is
     gguf: str = ""  # `general.architecture` of the GGUF files that transformers converts to this family
 
     @property
     def units(self) -> list[Unit]:
         """The units that can be removed."""
         return [unit for unit in Unit if unit not in self.refused]
+
+    @property
+    def tensors(self) -> ModelTensors:
+        """The tensors of the family's models with this head."""
+        row = MODEL_TENSORS[self.model_type]
+        return row.with_score() if self.kind == "decoder_classifier" else row
 
     @property
     def auto_class(self) -> str:
@@ -112,12 +131,14 @@ OPT = StackNames("decoder", "decoder.layers", feed_forward("fc2", "fc1"))
 NEOX = StackNames("decoder", "layers", feed_forward(r"mlp\.dense_4h_to_h", r"mlp\.dense_h_to_4h"))
 BERT = StackNames("encoder", "encoder.layer", feed_forward(r"output\.dense", r"intermediate\.dense"))
 DISTILBERT = StackNames("encoder", "transformer.layer", feed_forward(r"ffn\.lin2", r"ffn\.lin1"))
+MODERNBERT = StackNames("encoder", "layers", feed_forward(r"mlp\.Wo", r"mlp\.Wi"), bias="mlp_bias")
 BART_ENCODER = StackNames("encoder", "encoder.layers", feed_forward("fc2", "fc1"))
 T5_ATTENTION = (r"layer\.\d\.(SelfAttention|EncDecAttention)\.o", r"layer\.\d\.(SelfAttention|EncDecAttention)\.[qkv]")
+T5_BIAS = r"layer\.0\.SelfAttention\.relative_attention_bias\.weight"
 T5_TENSORS = (
     *feed_forward(r"layer\.\d\.DenseReluDense\.wo", r"layer\.\d\.DenseReluDense\.wi(_\d)?"),
     *attention(*T5_ATTENTION),
-    UnitTensors(Unit.heads, r"layer\.0\.SelfAttention\.relative_attention_bias\.weight", 1),
+    UnitTensors(Unit.heads, T5_BIAS, 1),
     *attention(*T5_ATTENTION, unit=Unit.head_dims),
 )
 
@@ -127,7 +148,7 @@ GEMMA_NAMES = CheckpointNames((GATED,), head_counts_divide=("hidden_size",), tie
 BERT_NAMES = CheckpointNames((BERT,), tied=())
 ROBERTA_NAMES = CheckpointNames((BERT,), tied=(), numbers_after_padding=True)
 T5_NAMES = CheckpointNames(
-    (StackNames("encoder", "encoder.block", T5_TENSORS), StackNames("decoder", "decoder.block", T5_TENSORS)),
+    tuple(StackNames(name, f"{name}.block", T5_TENSORS, moves=T5_BIAS) for name in ("encoder", "decoder")),
     heads="num_heads",
     key_value_heads="num_heads",
     head_size="d_kv",
@@ -137,6 +158,9 @@ T5_NAMES = CheckpointNames(
     tied=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"),
     always_tied=True,
 )
+UMT5_NAMES = replace(  # each layer has a position bias of its own
+    T5_NAMES, stacks=tuple(replace(stack, moves=StackNames.moves) for stack in T5_NAMES.stacks)
+)
 BART_NAMES = CheckpointNames(
     (BART_ENCODER, OPT),
     heads="decoder_attention_heads",
@@ -144,6 +168,11 @@ BART_NAMES = CheckpointNames(
     embedding="model.shared.weight",
     tied=("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight"),
     tied_by_default=True,
+)
+
+MARIAN_NAMES = replace(
+    BART_NAMES,
+    tying_unless=("share_encoder_decoder_embeddings", "model.decoder.embed_tokens.weight", ("lm_head.weight",)),
 )
 
 # --- the families --------------------------------------------------------------------------------------------------
@@ -246,6 +275,60 @@ FAMILIES: dict[str, ModelFamily] = {
                 ("DistilBertModel", "DistilBertForMaskedLM"), r"vocab_(transform|layer_norm|projector)\..*"
             ),
         ),
+        ModelFamily(
+            "xlm-roberta",
+            "classifier",
+            "XLMRobertaForSequenceClassification",
+            ROBERTA_NAMES,
+            NO_HEADS,
+            NO_SGLANG,
+            pretrained=PretrainedHead(("XLMRobertaModel", "XLMRobertaForMaskedLM"), r"lm_head\..*"),
+        ),
+        ModelFamily(
+            "electra",
+            "classifier",
+            "ElectraForSequenceClassification",
+            BERT_NAMES,
+            NO_HEADS,
+            pretrained=PretrainedHead(
+                ("ElectraModel", "ElectraForPreTraining", "ElectraForMaskedLM"),
+                r"(discriminator_predictions|generator_predictions|generator_lm_head)\..*",
+            ),
+        ),
+        ModelFamily(
+            "modernbert",
+            "classifier",
+            "ModernBertForSequenceClassification",
+            CheckpointNames((MODERNBERT,), tied=()),
+            NO_HEADS,
+            ("vllm",),
+            pretrained=PretrainedHead(("ModernBertModel", "ModernBertForMaskedLM"), r"decoder\..*"),
+            first_layer=FirstLayer("the first layer has no norm in front of its attention"),
+        ),
+        ModelFamily(
+            "deberta-v2",
+            "classifier",
+            "DebertaV2ForSequenceClassification",
+            CheckpointNames((BERT,), positions_where="position_biased_input", tied=()),
+            NO_HEADS,
+            pretrained=PretrainedHead(
+                ("DebertaV2Model", "DebertaV2ForMaskedLM"), r"(cls|lm_predictions|mask_predictions)\..*"
+            ),
+            first_layer=FirstLayer("a convolution follows the first layer", has_convolution),
+        ),
+        ModelFamily("mbart", "encoder_decoder", "MBartForConditionalGeneration", BART_NAMES, NO_HEADS),
+        ModelFamily("pegasus", "encoder_decoder", "PegasusForConditionalGeneration", BART_NAMES, NO_HEADS),
+        ModelFamily("m2m_100", "encoder_decoder", "M2M100ForConditionalGeneration", BART_NAMES, NO_HEADS),
+        ModelFamily(
+            "marian",
+            "encoder_decoder",
+            "MarianMTModel",
+            MARIAN_NAMES,
+            NO_HEADS,
+            own_target_tokens=True,
+            writes_no_padding=True,
+        ),
+        ModelFamily("umt5", "encoder_decoder", "UMT5ForConditionalGeneration", UMT5_NAMES),
     )
 }
 
@@ -328,6 +411,20 @@ def check_units(units: Sequence[Unit], family: ModelFamily, config: Mapping[str,
     for unit in units:
         if unit in refused:
             raise UnsupportedUnit(f"{family.model_type}: {refused[unit]}", param="method.units")
+
+
+def keeps_first_layer(family: ModelFamily, config: Mapping[str, Any]) -> bool:
+    """Whether no other layer can take the place of the first layer of the model."""
+    return family.first_layer is not None and family.first_layer.where(config)
+
+
+def check_first_layer(method: Method, family: ModelFamily, config: Mapping[str, Any]) -> None:
+    """Raise InvalidRequest where whole layers may be removed, also a first one whose place no other can take."""
+    if Unit.layers in method.units and not method.protect_first and keeps_first_layer(family, config):
+        assert family.first_layer is not None
+        reason = f"{family.first_layer.reason}, so that no other layer can take its place"
+        message = f"{family.model_type}: {reason}: set `protect_first` to 1 or more"
+        raise InvalidRequest(message, param="method.protect_first")
 
 
 def own_code(model: str) -> InvalidModel:

@@ -4,7 +4,9 @@ Tensors are named as in the files of a checkpoint. `worker.slimming.architecture
 of a loaded model; tests/worker/slimming/test_architectures.py compares the two.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from service.contract.options import Unit
 
@@ -30,6 +32,7 @@ class StackNames:
     name: str
     layers: str
     unit_tensors: tuple[UnitTensors, ...]
+    moves: str = r"(?!)"  # regular expression: path of a tensor that moves to the next layer if its own is removed
     bias: str = ""  # config field that gives the feed-forward modules biases, which the repair `bias` needs
 
 
@@ -43,12 +46,30 @@ class CheckpointNames:
     head_size: str = "head_dim"
     hidden_size: str = "hidden_size"
     positions: str = "max_position_embeddings"  # config field with the most tokens; empty where there is no limit
+    positions_where: str = ""  # config field without which there is no limit either
     numbers_after_padding: bool = False  # whether the first position is the one after the index of the padding token
     head_counts_divide: tuple[str, ...] = ()  # where one of these fields is set, heads must divide the hidden size
     embedding: str = "model.embed_tokens.weight"  # the input embedding
-    tied: tuple[str, ...] = ("lm_head.weight",)  # tensors that repeat the input embedding where they are tied to it
+    # Tensors that repeat the input embedding where they are tied to it, the head last.
+    tied: tuple[str, ...] = ("lm_head.weight",)
     tied_by_default: bool = False  # whether a config that does not say so ties them
+    # Config field, and the input embedding and the tensors that are tied to it where that field is false.
+    tying_unless: tuple[str, str, tuple[str, ...]] | None = None
     always_tied: bool = False  # whether they are tied whatever the config says, unless they are stored and differ
+
+    def of(self, config: Mapping[str, Any]) -> Self:
+        """The names of a model with this config."""
+        field, embedding, tied = self.tying_unless or ("", "", ())
+        return replace(self, embedding=embedding, tied=tied) if field and not config.get(field, True) else self
+
+    @property
+    def head(self) -> str:
+        """The output head that may be tied; "" for a classification head, which is not."""
+        return self.tied[-1] if self.tied else ""
+
+    def is_tied(self, config: Mapping[str, Any]) -> bool:
+        """Whether a model with this config ties its embeddings, unless the stored ones differ."""
+        return bool(self.always_tied or config.get("tie_word_embeddings", self.tied_by_default))
 
 
 def feed_forward(down: str, up: str) -> tuple[UnitTensors, ...]:

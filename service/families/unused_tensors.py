@@ -1,7 +1,10 @@
 """The tensors that a checkpoint may hold although its model does not use them. Every other tensor must be used."""
 
 import re
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from service.families.model_tensors import always
 
 
 class Unused(NamedTuple):
@@ -10,19 +13,34 @@ class Unused(NamedTuple):
     pattern: str  # regular expression that matches the whole name
     reason: str
     families: tuple[str, ...] = ()  # empty: all
+    where: Callable[[Mapping[str, Any]], bool] = always  # the configs of models that do not use them
 
+
+ROBERTA = ("roberta", "xlm-roberta")
+FAIRSEQ = ("bart", "opt", "mbart", "m2m_100")
 
 UNUSED = (
     Unused(r".*rotary_emb\.inv_freq", "rotary frequencies follow from config.json"),
     Unused(r"(.*\.)?position_ids", "the positions are the numbers from 0"),
     Unused(r".*\.(attn|attention)\.(masked_)?bias", "the causal mask, which the model computes", ("gpt2", "gpt_neox")),
-    Unused(r"(model\.)?(encoder|decoder)\.version", "a version number of fairseq", ("bart", "opt")),
+    Unused(r"(model\.)?(encoder|decoder)\.version", "a version number of fairseq", FAIRSEQ),
+    Unused(
+        r"(model\.)?(encoder|decoder)\.embed_positions\.weights?",
+        "the sinusoids follow from config.json",
+        ("marian", "m2m_100"),
+    ),
     Unused(
         r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
         "the first T5 files hold it, and no version of the model has read it",
         ("t5", "mt5"),
     ),
-    Unused(r"(roberta\.)?pooler\.dense\.(weight|bias)", "the classification head has a layer of its own", ("roberta",)),
+    Unused(r"(roberta\.)?pooler\.dense\.(weight|bias)", "the classification head has a layer of its own", ROBERTA),
+    Unused(
+        r"(deberta\.)?embeddings\.position_embeddings\.weight",
+        "the mask predictions of the pretraining alone have absolute positions",
+        ("deberta-v2",),
+        lambda config: not config.get("position_biased_input", True),
+    ),
     Unused(
         r"(model\.)?(vision_tower|multi_modal_projector)\..*",
         "the vision part of a Gemma 3, of which the text part is slimmed",
@@ -31,7 +49,7 @@ UNUSED = (
 )
 
 
-def may_be_unused(name: str, family: str) -> bool:
-    """Whether a model of the family needs nothing of the tensor."""
-    rows = (row for row in UNUSED if not row.families or family in row.families)
+def may_be_unused(name: str, family: str, config: Mapping[str, Any]) -> bool:
+    """Whether a model of the family with this config needs nothing of the tensor."""
+    rows = (row for row in UNUSED if (not row.families or family in row.families) and row.where(config))
     return any(re.fullmatch(row.pattern, name) for row in rows)

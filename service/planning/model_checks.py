@@ -12,7 +12,7 @@ from service.families.head_classes import head_classes
 from service.families.named_head import check_head
 from service.families.per_layer import is_per_layer
 from service.families.positions import max_tokens
-from service.families.table import CLASSIFIERS, ModelFamily, check_units
+from service.families.table import CLASSIFIERS, ModelFamily, check_first_layer, check_units
 from service.sources.access import HUB, Access, blaming
 from service.sources.adapter import Adapter
 from service.sources.job_checkpoints import JOB
@@ -45,12 +45,13 @@ def check_config(
     """Check what config.json decides.
 
     Raises UnsupportedFamily for another head than the family's class has, UnsupportedUnit for a unit that the family's
-    stock config cannot hold fewer of, InvalidRequest for a layout or a number of tokens that the model cannot have,
-    InvalidLabels for labels that its classification head lacks, and what `check_settings` raises.
+    stock config cannot hold fewer of, InvalidRequest for a layout, layers or a number of tokens that the model cannot
+    have, InvalidLabels for labels that its classification head lacks, and what `check_settings` raises.
     """
     check_head(config, family, has_adapter=request.model.adapter_uri is not None)
     check_settings(config, family)
     check_units(request.method.units, family, config)
+    check_first_layer(request.method, family, config)
     _check_layout(request, config)
     _check_tokens(request, family, config)
     if family.kind in CLASSIFIERS:

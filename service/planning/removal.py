@@ -52,8 +52,7 @@ def _count_in_stack(
         rows = unit_tensors_of(stack, path, tensor, method.units)
         kept_share = math.prod(of_stack[row.unit].share for row in rows) if cuts and layer < layers_left else 1.0
         if Unit.layers in method.units:
-            moves_on = path.endswith("relative_attention_bias.weight")  # to the next layer, when its own is removed
-            chosen += 0 if moves_on else tensor.count
+            chosen += 0 if matches(stack.moves, path) else tensor.count
             removed += tensor.count if layer >= layers_left else 0
         elif rows:
             chosen += tensor.count

@@ -5,7 +5,6 @@ import re
 from service.contract.errors import InvalidModel
 from service.contract.options import Unit
 from service.families.adapter_names import module_and_part, name_in_files
-from service.families.model_tensors import tensors_of
 from service.families.table import DERIVED_SIZE
 from service.sources.adapter import Adapter
 from service.sources.checkpoint import Checkpoint
@@ -23,12 +22,11 @@ LAYER_COUNTS = {
 
 def check_tensors(checkpoint: Checkpoint) -> None:
     """Raise InvalidModel unless the class of the family needs every tensor of checkpoint and adapter, and no others."""
-    row, model_class = tensors_of(checkpoint.family), checkpoint.family.model_class
+    row, model_class = checkpoint.family.tensors, checkpoint.family.model_class
     counts = {layers: _layer_count(checkpoint, layers) for layers in row.layers}
     needed = row.names(checkpoint.config, counts)
-    if checkpoint.adapter:
-        _check_adapter(checkpoint.adapter, checkpoint, needed)
-    for name in sorted(checkpoint.tensors.keys() - needed):
+    brought = checkpoint.adapter.replaced.keys() if checkpoint.adapter else set()
+    for name in sorted(checkpoint.tensors.keys() - needed - brought):
         if not re.fullmatch(row.may_hold, name):
             message = f"{model_class} does not use the tensor {name}: give a checkpoint of this class"
             raise InvalidModel(message, param="model.uri")
@@ -36,6 +34,8 @@ def check_tensors(checkpoint: Checkpoint) -> None:
     if lacking and not checkpoint.has_unread_adapter:
         message = f"{model_class} needs weights that the checkpoint lacks: {', '.join(lacking[:3])}"
         raise InvalidModel(message, param="model.uri")
+    if checkpoint.adapter:
+        _check_adapter(checkpoint.adapter, checkpoint, needed)
 
 
 def check_head_count(checkpoint: Checkpoint) -> None:
@@ -68,8 +68,7 @@ def _repeated(checkpoint: Checkpoint) -> set[str]:
     """The tensors that a checkpoint need not hold, because they repeat another one that it holds."""
     names, config = checkpoint.names, checkpoint.config
     group = {names.embedding, *names.tied}
-    is_tied = names.always_tied or config.get("tie_word_embeddings", names.tied_by_default)
-    return group if is_tied and group & checkpoint.tensors.keys() else set()
+    return group if names.is_tied(config) and group & checkpoint.tensors.keys() else set()
 
 
 def _check_adapter(adapter: Adapter, checkpoint: Checkpoint, needed: set[str]) -> None:

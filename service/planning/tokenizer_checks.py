@@ -16,7 +16,7 @@ from service.sources.model_files import TOKENIZER_CONFIG
 TOKENIZER = "tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 VOCABULARIES = frozenset(
-    {TOKENIZER, "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt"}
+    {TOKENIZER, "tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt"}
 )
 MAX_BYTES = 16 * 2**20  # a client waits; a larger tokenizer.json is left to the worker
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from service.contract.errors import InvalidModel
 from service.contract.report import Dequantised
-from service.families.model_tensors import tensors_of
 from service.families.source_config import plain_name
 from service.families.table import ModelFamily
 from service.families.tensor_names import CheckpointNames
@@ -38,7 +37,7 @@ class Checkpoint:
     @property
     def names(self) -> CheckpointNames:
         """The names of the family's tensors and config fields."""
-        return self.family.names
+        return self.family.names.of(self.config)
 
     @property
     def dtype(self) -> str:
@@ -61,7 +60,7 @@ def read_checkpoint(model: ModelDirectory) -> Checkpoint:
     family, stored = model.family, {name: tensor for header in model.headers for name, tensor in header.tensors.items()}
     weights = stored_weights(stored, model.config, family, model.source.uri)
     dequantised = weights.dequantised
-    names = _names_in_model(weights.tensors, family, has_adapter=model.source.adapter_uri is not None)
+    names = _names_in_model(weights.tensors, family, model.config, has_adapter=model.source.adapter_uri is not None)
     checkpoint = Checkpoint(
         family,
         plain_config(model.config, dequantised.dtype) if dequantised else model.config,
@@ -74,11 +73,14 @@ def read_checkpoint(model: ModelDirectory) -> Checkpoint:
     return replace(checkpoint, tensors=_with_adapter(checkpoint)) if checkpoint.adapter else checkpoint
 
 
-def _names_in_model(stored: Tensors, family: ModelFamily, *, has_adapter: bool) -> dict[str, str]:
+def _names_in_model(
+    stored: Tensors, family: ModelFamily, config: Mapping[str, Any], *, has_adapter: bool
+) -> dict[str, str]:
     """Name in the model -> name in the files, of the tensors that the model must use."""
-    row, pretrained = tensors_of(family), family.pretrained
+    row, pretrained = family.tensors, family.pretrained
     replaced = pretrained.tensors if pretrained and has_adapter else r"(?!)"
-    used = [name for name in stored if not may_be_unused(name, family.model_type) and not re.fullmatch(replaced, name)]
+    unused = [name for name in stored if may_be_unused(name, family.model_type, config)]
+    used = [name for name in stored if name not in unused and not re.fullmatch(replaced, name)]
     has_prefix = any(plain_name(name).startswith(row.prefix) for name in used)
     return {row.full_name(plain_name(name), has_prefix): name for name in used}
 
@@ -88,9 +90,9 @@ def _once(model: ModelDirectory, weights: StoredWeights, in_files: Mapping[str, 
 
     `in_files`: name in the model -> name in the files.
     """
-    names, found = model.family.names, {name: weights.tensors[old] for name, old in in_files.items()}
+    names, found = model.family.names.of(model.config), {name: weights.tensors[old] for name, old in in_files.items()}
     stored = {name: weights.stored_name(old) for name, old in in_files.items()}
-    if not (names.always_tied or model.config.get("tie_word_embeddings", names.tied_by_default)):
+    if not names.is_tied(model.config):
         return found
     first, *others = [name for name in (names.embedding, *names.tied) if name in found] or [""]
     equal = [name for name in others if model.may_be_equal(stored[first], stored[name])]
@@ -107,7 +109,9 @@ def _with_adapter(checkpoint: Checkpoint) -> dict[str, TensorShape]:
     found |= {name: tensor.cast(checkpoint.dtype) for name, tensor in adapter.replaced.items()}
     changed = adapter.changed
     if names.embedding in found:
-        untied = [name for name in names.tied if name in changed or names.embedding in changed]
-        is_tied = names.always_tied or checkpoint.config.get("tie_word_embeddings", names.tied_by_default)
+        untied = {name for name in names.tied if name in changed or names.embedding in changed}
+        if names.head in untied and not names.always_tied:
+            untied = set(names.tied)  # where the head is not tied, the class ties none of them
+        is_tied = names.is_tied(checkpoint.config)
         found |= {name: found[names.embedding] for name in untied if is_tied and name not in found}
     return found

@@ -21,6 +21,9 @@ PATTERNS = [
     "*.txt",
     "tokenizer.model",
     "spiece.model",
+    "spm.model",
+    "source.spm",
+    "target.spm",
     "sentencepiece.bpe.model",
     MODELLING_FILE,  # of the layout `per_layer`; it is compared, never run
 ]

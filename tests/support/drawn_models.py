@@ -68,6 +68,16 @@ MODULES: dict[str, tuple[str, str, str]] = {
     "bert": ("query", "intermediate.dense", "word_embeddings"),
     "roberta": ("value", "intermediate.dense", "word_embeddings"),
     "distilbert": ("q_lin", "lin1", "word_embeddings"),
+    "xlm-roberta": ("query", "intermediate.dense", "word_embeddings"),
+    "electra": ("key", "intermediate.dense", "word_embeddings"),
+    "modernbert": ("Wqkv", "mlp.Wi", "tok_embeddings"),
+    "deberta-v2": ("query_proj", "intermediate.dense", "word_embeddings"),
+    "deberta-v2_conv": ("key_proj", "intermediate.dense", "word_embeddings"),
+    "mbart": ("q_proj", "fc1", ""),
+    "pegasus": ("v_proj", "fc2", ""),
+    "m2m_100": ("k_proj", "fc1", ""),
+    "marian": ("v_proj", "fc2", ""),
+    "umt5": ("k", "wi_0", ""),
 }
 LLAMA_MODULES = ("q_proj", "down_proj", "embed_tokens")
 # Damage to the tensors of a file, which both plan and worker refuse.
@@ -185,8 +195,9 @@ def _built(drawn: DrawnModel) -> PreTrainedModel:
         model.get_output_embeddings().weight = torch.nn.Parameter(torch.randn(VOCABULARY, HIDDEN_SIZE))
     elif drawn.head in ("shared", "repeated"):
         model.get_output_embeddings().weight = model.get_input_embeddings().weight
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(getattr(torch, drawn.dtype)).float()
+    for name, parameter in model.named_parameters():
+        if name not in (model._keys_to_ignore_on_save or ()):
+            parameter.data = parameter.data.to(getattr(torch, drawn.dtype)).float()
     model.requires_grad_(False)
     return model
 

@@ -17,10 +17,19 @@ LAYERS = {
     "gpt_neox": {"decoder": "gpt_neox.layers"},
     "t5": {"encoder": "encoder.block", "decoder": "decoder.block"},
     "mt5": {"encoder": "encoder.block", "decoder": "decoder.block"},
+    "umt5": {"encoder": "encoder.block", "decoder": "decoder.block"},
     "bart": {"encoder": "model.encoder.layers", "decoder": "model.decoder.layers"},
     "bert": {"encoder": "bert.encoder.layer"},
     "roberta": {"encoder": "roberta.encoder.layer"},
     "distilbert": {"encoder": "distilbert.transformer.layer"},
+    "xlm-roberta": {"encoder": "roberta.encoder.layer"},
+    "electra": {"encoder": "electra.encoder.layer"},
+    "modernbert": {"encoder": "model.layers"},
+    "deberta-v2": {"encoder": "deberta.encoder.layer"},
+    "mbart": {"encoder": "model.encoder.layers", "decoder": "model.decoder.layers"},
+    "pegasus": {"encoder": "model.encoder.layers", "decoder": "model.decoder.layers"},
+    "m2m_100": {"encoder": "model.encoder.layers", "decoder": "model.decoder.layers"},
+    "marian": {"encoder": "model.encoder.layers", "decoder": "model.decoder.layers"},
 }
 LLAMA_LAYERS = {"decoder": "model.layers"}
 # Family -> the module of a layer whose input channels are the units of a kind.
@@ -32,6 +41,14 @@ READERS = {
     "bert": {"ffn": "output.dense"},
     "roberta": {"ffn": "output.dense"},
     "distilbert": {"ffn": "ffn.lin2"},
+    "xlm-roberta": {"ffn": "output.dense"},
+    "electra": {"ffn": "output.dense"},
+    "modernbert": {"ffn": "mlp.Wo"},
+    "deberta-v2": {"ffn": "output.dense"},
+    "mbart": {"ffn": "fc2"},
+    "pegasus": {"ffn": "fc2"},
+    "m2m_100": {"ffn": "fc2"},
+    "marian": {"ffn": "fc2"},
 }
 LLAMA_READERS = {"ffn": "mlp.down_proj", "heads": "self_attn.o_proj"}
 T5_READERS = {
@@ -50,7 +67,7 @@ def _layer(model: PreTrainedModel, stack: str, layer: str) -> nn.Module:
 
 def _reader(model: PreTrainedModel, stack: str, layer: str, unit: str) -> nn.Module:
     family = model.config.model_type
-    readers = T5_READERS[stack] if family in ("t5", "mt5") else READERS.get(family, LLAMA_READERS)
+    readers = T5_READERS[stack] if family in ("t5", "mt5", "umt5") else READERS.get(family, LLAMA_READERS)
     return _layer(model, stack, layer).get_submodule(readers[unit])
 
 
@@ -76,7 +93,7 @@ def _size(model: PreTrainedModel, unit: str) -> int:
     if unit == "ffn":
         return 1
     config = model.config
-    if config.model_type in ("t5", "mt5"):
+    if config.model_type in ("t5", "mt5", "umt5"):
         return int(config.d_kv)
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return int(size * config.num_attention_heads // config.num_key_value_heads)
@@ -135,7 +152,10 @@ def greedy(model: Any, tokenizer: PreTrainedTokenizerBase, kind: Kind, prompt: s
             else:
                 opening = torch.tensor([[model.config.decoder_start_token_id, *written]])
                 logits = model(input_ids=torch.tensor([read]), decoder_input_ids=opening).logits
-        written.append(int(logits[0, -1].argmax()))
+        last = logits[0, -1].clone()
+        if model.config.model_type == "marian":  # its generation config forbids the padding token
+            last[model.config.pad_token_id] = -torch.inf
+        written.append(int(last.argmax()))
         if written[-1] == tokenizer.eos_token_id:
             break
     return str(tokenizer.decode(written, skip_special_tokens=True))

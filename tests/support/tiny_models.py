@@ -50,7 +50,8 @@ def _model(auto: Any, model_type: str, settings: dict[str, Any], seed: int = 0) 
         torch.manual_seed(seed)
         model: PreTrainedModel = auto.from_config(AutoConfig.for_model(model_type, **settings))
         # Initial biases are all zero and norm weights all one, which would hide a cut of the wrong indices.
-        for parameter in model.parameters():
+        # Those without gradients are sinusoids, which are no part of every checkpoint.
+        for parameter in filter(lambda parameter: parameter.requires_grad, model.parameters()):
             if parameter.dim() == 1:
                 parameter.data.add_(torch.randn_like(parameter) * 0.1)
             else:
@@ -91,16 +92,29 @@ def opt() -> PreTrainedModel:
     )
 
 
-def bart() -> PreTrainedModel:
+def bart(model_type: str = "bart", **settings: Any) -> PreTrainedModel:
+    """A BART, or a model with fields of the same names; `settings` override or extend those of the BART."""
     sizes = {"d_model": 32, "encoder_ffn_dim": FFN_WIDTH, "decoder_ffn_dim": 40, "max_position_embeddings": 64}
     layers = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
     ends = {"decoder_start_token_id": 2, "forced_eos_token_id": None}
-    return _model(AutoModelForSeq2SeqLM, "bart", TOKENS | sizes | layers | ends)
+    return _model(AutoModelForSeq2SeqLM, model_type, TOKENS | sizes | layers | ends | settings)
 
 
 def distilbert() -> PreTrainedModel:
     sizes = {"dim": 32, "hidden_dim": FFN_WIDTH, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 64}
     return _model(AutoModelForSequenceClassification, "distilbert", TOKENS | sizes | {"num_labels": 3})
+
+
+def deberta(**settings: Any) -> PreTrainedModel:
+    """A DeBERTa with relative positions, as version 3 has them; `settings` override or extend its own."""
+    relative = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 4}
+    return classifier("deberta-v2", **{"position_biased_input": False} | relative | settings)
+
+
+def deberta_with_convolution() -> PreTrainedModel:
+    """A DeBERTa with the parts that version 2 may have besides."""
+    parts = {"conv_kernel_size": 3, "share_att_key": True, "norm_rel_ebd": "layer_norm", "embedding_size": 16}
+    return deberta(type_vocab_size=2, initializer_range=0.05, **parts)
 
 
 def changed(name: str, **settings: Any) -> PreTrainedModel:
@@ -138,7 +152,7 @@ def family_of_model(model: PreTrainedModel) -> ModelFamily:
 
 def base_name(name: str) -> str:
     """The family of a name in `TINY`."""
-    return name.removesuffix("_gated").removesuffix("_classifier")
+    return name.removesuffix("_gated").removesuffix("_conv").removesuffix("_classifier")
 
 
 TINY: dict[str, Callable[[], PreTrainedModel]] = {
@@ -162,4 +176,14 @@ TINY: dict[str, Callable[[], PreTrainedModel]] = {
     "bert": lambda: classifier("bert"),
     "roberta": lambda: classifier("roberta"),
     "distilbert": distilbert,
+    "xlm-roberta": lambda: classifier("xlm-roberta"),
+    "electra": lambda: classifier("electra", embedding_size=16),
+    "modernbert": lambda: classifier("modernbert", local_attention=8, norm_bias=True, cls_token_id=1, sep_token_id=2),
+    "deberta-v2": deberta,
+    "deberta-v2_conv": deberta_with_convolution,
+    "mbart": lambda: bart("mbart"),
+    "pegasus": lambda: bart("pegasus", scale_embedding=True),
+    "m2m_100": lambda: bart("m2m_100"),
+    "umt5": lambda: encoder_decoder("umt5"),
+    "marian": lambda: bart("marian", scale_embedding=True, init_std=0.05),
 }

@@ -17,6 +17,7 @@ from service.contract.errors import InvalidModel, VerificationFailed
 from service.sources.model_files import ADAPTER_WEIGHTS
 from worker.checkpoints.dtypes import cast_weights, weight_dtypes
 from worker.checkpoints.tying import tie_equal, untie
+from worker.data.wordings import answer_vocabulary
 
 PROBE_TOKENS = 16  # in each of the two rows on which merged and unmerged model are compared
 TOLERANCE = 1e-3  # difference of a logit that counts as rounding in float32, relative to the greatest logit
@@ -80,11 +81,16 @@ def _check_all_used(adapted: PeftModel, tensors: dict[str, Tensor]) -> None:
 
 def _probe_logits(model: nn.Module, config: Any) -> Tensor:
     """The logits for tokens from the whole vocabulary."""
-    tokens = torch.linspace(0, config.get_text_config().vocab_size - 1, 2 * PROBE_TOKENS).long().view(2, -1)
-    inputs = {"input_ids": tokens} | ({"decoder_input_ids": tokens.flip(0)} if config.is_encoder_decoder else {})
+    inputs = {"input_ids": _probe_tokens(config.get_text_config().vocab_size)}
+    if config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = _probe_tokens(answer_vocabulary(config)).flip(0)
     with torch.inference_mode():
         logits: Tensor = model(**inputs).logits
     return logits
+
+
+def _probe_tokens(vocabulary: int) -> Tensor:
+    return torch.linspace(0, vocabulary - 1, 2 * PROBE_TOKENS).long().view(2, -1)
 
 
 def _compare(merged: Tensor, expected: Tensor) -> None:

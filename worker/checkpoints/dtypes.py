@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 # Families that were trained in bfloat16 and whose activations exceed 65,504, the largest number of float16.
-OVERFLOWING = frozenset({"t5", "mt5", "gemma2", "gemma3_text"})
+OVERFLOWING = frozenset({"t5", "mt5", "umt5", "gemma2", "gemma3_text"})
 
 
 # The dtypes of floating-point tensors in safetensors files, by their names there.
@@ -23,6 +23,11 @@ def rounded_dtypes(stored: Iterable[str], dtype: torch.dtype) -> list[str]:
 def weight_dtypes(model: nn.Module) -> dict[str, torch.dtype]:
     """Name -> dtype of every parameter, a shared one under each of its names."""
     return {name: parameter.dtype for name, parameter in model.named_parameters(remove_duplicate=False)}
+
+
+def fixed_parameters(model: nn.Module) -> set[str]:
+    """The names of parameters that are no part of a checkpoint, such as the sinusoids of Marian's positions."""
+    return set(getattr(model, "_keys_to_ignore_on_save", None) or ())
 
 
 def cast_weights(model: nn.Module, dtypes: torch.dtype | Mapping[str, torch.dtype]) -> None:

@@ -3,8 +3,10 @@
 No code of a checkpoint is executed: the weights are safetensors, and remote code is never trusted.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +18,13 @@ from service.families.table import ModelFamily
 from service.families.unused_tensors import may_be_unused
 from service.sources.model_files import ADAPTER_WEIGHTS, CONFIG
 from worker.checkpoints.adapters import merge_adapter
-from worker.checkpoints.dtypes import make_computable, round_weights, rounded_dtypes, weight_dtypes
+from worker.checkpoints.dtypes import (
+    fixed_parameters,
+    make_computable,
+    round_weights,
+    rounded_dtypes,
+    weight_dtypes,
+)
 from worker.checkpoints.tying import settle_tying
 from worker.checkpoints.validation import check_checkpoint, read_json, stored_tensors, weight_files
 from worker.checkpoints.weights import FROM_DISK_ALONE, invalid_model, load_weights, own_config
@@ -58,19 +66,20 @@ def load_model(directory: Path, *, device: torch.device, adapter: Path | None = 
     _check_finite(model)
     nn.Module.to(model, device)
     make_computable(model)
-    rounded = rounded_dtypes(_used_dtypes(directory, family), dtype)
+    rounded = rounded_dtypes(_used_dtypes(directory, family, model.config.to_dict()), dtype)
     return LoadedModel(model.eval().requires_grad_(False), tokenizer, family, dtype, directory, rounded)
 
 
-def _used_dtypes(directory: Path, family: ModelFamily) -> set[str]:
+def _used_dtypes(directory: Path, family: ModelFamily, config: Mapping[str, Any]) -> set[str]:
     """The dtypes of the tensors in a checkpoint that the model is made of."""
     stored = stored_tensors(weight_files(directory))
-    return {tensor.dtype for name, tensor in stored.items() if not may_be_unused(name, family.model_type)}
+    return {tensor.dtype for name, tensor in stored.items() if not may_be_unused(name, family.model_type, config)}
 
 
 def count_parameters(model: nn.Module) -> int:
     """Parameters of the model, shared ones once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    fixed = fixed_parameters(model)
+    return sum(parameter.numel() for name, parameter in model.named_parameters() if name not in fixed)
 
 
 def _check_finite(model: nn.Module) -> None:

@@ -12,12 +12,23 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from service.families.runtime_limits import every_nth
 from service.sources.model_files import CONFIG, TOKENIZER_CONFIG
 from worker.checkpoints.validation import tensor_names
 
 # Class of transformers 5 alone -> the same class under the name that both versions have.
 TOKENIZER_CLASSES = {"TokenizersBackend": "PreTrainedTokenizerFast"}
-VOCABULARIES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "vocab.txt")
+VOCABULARIES = (
+    "tokenizer.model",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+    "source.spm",
+    "target.spm",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+)
 # In `rope_parameters`, and no part of the old `rope_scaling`.
 BESIDE_SCALING = ("rope_theta", "partial_rotary_factor")
 PHI3_SCALING = ("short_factor", "long_factor")  # its older config takes these and the type, and nothing else
@@ -26,7 +37,10 @@ PHI3_SCALING = ("short_factor", "long_factor")  # its older config takes these a
 def write_for_older_readers(directory: Path, source: Path) -> None:
     """Complete the files that transformers has written; `source` is the checkpoint that was loaded."""
     names = tensor_names(directory)
-    _update(directory / CONFIG, lambda config: old_rope_fields(config) | old_tying(config, names))
+    _update(
+        directory / CONFIG,
+        lambda config: old_rope_fields(config) | old_layer_pattern(config) | old_tying(config, names),
+    )
     if (directory / TOKENIZER_CONFIG).exists():
         original = _read(source / TOKENIZER_CONFIG) if (source / TOKENIZER_CONFIG).exists() else {}
         _update(directory / TOKENIZER_CONFIG, lambda written: old_tokenizer_fields(written, original))
@@ -40,6 +54,9 @@ def old_rope_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     rope = config.get("rope_parameters")
     if not rope:
         return {}
+    if config["model_type"] == "modernbert":
+        thetas = {"global_rope_theta": "full_attention", "local_rope_theta": "sliding_attention"}
+        return {name: rope[kind]["rope_theta"] for name, kind in thetas.items()}
     if "full_attention" in rope:  # Gemma 3: one set of parameters for each type of layer
         local = rope.get("sliding_attention") or rope["full_attention"]
         return _old_fields(rope["full_attention"]) | {"rope_local_base_freq": local["rope_theta"]}
@@ -60,10 +77,22 @@ def _old_fields(rope: Mapping[str, Any]) -> dict[str, Any]:
     return found | {"rope_scaling": scaling}
 
 
+def old_layer_pattern(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The field of a ModernBERT that transformers 4 reads in place of `layer_types`.
+
+    Null where no number says the same, so that such a reader fails.
+    """
+    is_modernbert = config["model_type"] == "modernbert"
+    return {"global_attn_every_n_layers": every_nth(config["layer_types"])} if is_modernbert else {}
+
+
 def old_tying(config: Mapping[str, Any], tensors: Collection[str]) -> dict[str, Any]:
-    """T5 with a head of its own: transformers 4 scales the input of the head unless this field says untied."""
-    is_scaled = config.get("scale_decoder_outputs", config["model_type"] != "mt5")
-    has_own_head = config["model_type"] in ("t5", "mt5") and "lm_head.weight" in tensors
+    """T5 with a head of its own: transformers 4 scales the input of the head unless this field says untied.
+
+    A UMT5 is always scaled by transformers 5. The field keeps transformers 4 from leaving out its head.
+    """
+    is_scaled = config.get("scale_decoder_outputs", config["model_type"] == "t5")
+    has_own_head = config["model_type"] in ("t5", "mt5", "umt5") and "lm_head.weight" in tensors
     return {"tie_word_embeddings": False} if has_own_head and not is_scaled else {}
 
 

@@ -7,10 +7,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+# The config of a UMT5 sets the flag whatever config.json says, and the class scales the input of the head by it.
+FORCED_FLAGS = ("umt5",)
+
 
 def take_tensors(converted: PreTrainedModel, model: PreTrainedModel) -> None:
     """Give `converted` the parameters and buffers of `model`, in their dtypes; what `model` shares stays shared."""
     converted.load_state_dict(model.state_dict(keep_vars=True), assign=True)
+    for name, buffer in model.named_buffers():  # also those that are no part of a checkpoint, such as sinusoids
+        path, _, leaf = name.rpartition(".")
+        converted.get_submodule(path).register_buffer(leaf, buffer, persistent=name in model.state_dict())
     converted.requires_grad_(False)
     converted.all_tied_weights_keys = dict(model.all_tied_weights_keys)
     settle_tying(converted)
@@ -25,7 +31,9 @@ def settle_tying(model: PreTrainedModel) -> None:
     head, config = model.get_output_embeddings(), model.config
     if head is None:
         return
-    config.tie_word_embeddings = head.weight is model.get_input_embeddings().weight
+    if config.model_type not in FORCED_FLAGS:
+        tied = (_parameter(model, target) for target in model.all_tied_weights_keys)
+        config.tie_word_embeddings = any(parameter is head.weight for parameter in tied)
     if model.all_tied_weights_keys and not type(config).from_dict(config.to_dict()).tie_word_embeddings:
         untie(model)  # BART ties its two embeddings by the same flag as its head, T5 whatever the flag says
         model.all_tied_weights_keys = {}

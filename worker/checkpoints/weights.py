@@ -94,7 +94,7 @@ def _check_all_used(
     left_out = {name for name in stored if any(re.search(pattern, name) for pattern in silent)} - {*model.state_dict()}
     replaced = family.pretrained.tensors if family.pretrained and has_adapter else r"(?!)"
     for name in sorted(unexpected | left_out):
-        if not may_be_unused(name, family.model_type) and not re.fullmatch(replaced, name):
+        if not may_be_unused(name, family.model_type, model.config.to_dict()) and not re.fullmatch(replaced, name):
             message = f"{type(model).__name__} does not use the tensor {name}: give a checkpoint of this class"
             raise InvalidModel(message, param="model.uri")
 

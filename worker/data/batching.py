@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from service.contract.errors import InvalidModel
-from service.families.table import CLASSIFIERS, Kind
+from service.families.table import CLASSIFIERS, FAMILIES, Kind
 from worker.data.prompts import Example, row_tokens
 from worker.data.wordings import Tokens
 from worker.slimming.scoring.objectives import Batch
@@ -26,6 +26,7 @@ class Padding:
     decoder_opening: Tokens = ()  # tokens that the decoder reads before the first token of the answer
     separator: int | None = None  # tokens after the first separator belong to the second text (BERT)
     ends: Tokens = ()  # tokens that end a generated text
+    unwritten: Tokens = ()  # tokens that a generated text never has
 
 
 @dataclass
@@ -59,8 +60,13 @@ def padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: Ki
         if start is None:
             message = "config.json has no `decoder_start_token_id`, with which the decoder begins: add it"
             raise InvalidModel(message, param="model.uri")
-        opening_tokens = tuple(token for token in opening if token is not None)
-        return Padding(kind, pad, decoder_opening=opening_tokens, ends=_ends(model, tokenizer, more_ends))
+        return Padding(
+            kind,
+            pad,
+            decoder_opening=tuple(token for token in opening if token is not None),
+            ends=_ends(model, tokenizer, more_ends),
+            unwritten=(pad,) if FAMILIES[config.model_type].writes_no_padding else (),
+        )
     if kind == "causal":
         return Padding(kind, pad, ends=_ends(model, tokenizer, more_ends))
     pairs = getattr(config, "type_vocab_size", 0) > 1

@@ -26,7 +26,7 @@ def _causal(prompt: str, answers: Sequence[str], wording: Wording) -> Tokenised:
 
 
 def _encoder_decoder(prompt: str, answers: Sequence[str], wording: Wording) -> Tokenised:
-    candidates = [token_ids(wording.label_prefix + answer, wording) for answer in answers]
+    candidates = [answer_ids(wording.label_prefix + answer, wording) for answer in answers]
     return _with_special(token_ids(prompt, wording), wording), _ended(candidates, answers, wording)
 
 
@@ -46,16 +46,24 @@ TOKENISE: dict[Kind, Callable[[str, Sequence[str], Wording], Tokenised]] = {
 def token_ids(text: str, wording: Wording) -> Tokens:
     """The tokens of a text, without special tokens. Raises InvalidModel for one that the model has no embedding of."""
     ids = tuple(wording.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-    _check_known(ids, wording)
+    _check_known(ids, wording, wording.vocabulary)
     return ids
 
 
-def _check_known(ids: Tokens, wording: Wording) -> None:
+def answer_ids(text: str, wording: Wording) -> Tokens:
+    """The tokens of an answer of an encoder-decoder, without special tokens. Raises as `token_ids`."""
+    told = {"text_target" if wording.own_target_tokens else "text": text}
+    ids = tuple(wording.tokenizer(**told, add_special_tokens=False, verbose=False)["input_ids"])
+    _check_known(ids, wording, wording.answer_vocabulary)
+    return ids
+
+
+def _check_known(ids: Tokens, wording: Wording, vocabulary: int) -> None:
     unknown = max(ids, default=0)
-    if unknown >= wording.vocabulary:
+    if unknown >= vocabulary:
         raise InvalidModel(
             f"the tokenizer makes the token {unknown} ({wording.tokenizer.convert_ids_to_tokens(unknown)!r}), and the "
-            f"model has embeddings of {wording.vocabulary} tokens: give the tokenizer that belongs to the model",
+            f"model has embeddings of {vocabulary} tokens: give the tokenizer that belongs to the model",
             param="model.uri",
         )
 
@@ -64,7 +72,7 @@ def _with_special(ids: Tokens, wording: Wording) -> Tokens:
     """The tokens of a prompt with the special tokens around them, unless the prompt itself begins or ends with them."""
     before = () if begins_with(ids, wording.opening) else wording.opening
     after = () if ends_with(ids, wording.closing) else wording.closing
-    _check_known(before + after, wording)
+    _check_known(before + after, wording, wording.vocabulary)
     return before + ids + after
 
 
@@ -84,7 +92,7 @@ def _ended(candidates: Sequence[Tokens], answers: Sequence[str], wording: Wordin
     """
     closing = _closing(wording)
     if wording.task.kind is TaskKind.generation:
-        _check_known(closing, wording)
+        _check_known(closing, wording, wording.answer_vocabulary)
         return tuple(candidate + closing for candidate in candidates) if wording.chat is None else tuple(candidates)
     pair = _beginning_of_another(candidates)
     if pair is None:
@@ -96,7 +104,7 @@ def _ended(candidates: Sequence[Tokens], answers: Sequence[str], wording: Wordin
             "tell them apart: reword one",
             param="task.labels",
         )
-    _check_known(closing, wording)
+    _check_known(closing, wording, wording.answer_vocabulary)
     return tuple(candidate + closing for candidate in candidates)
 
 

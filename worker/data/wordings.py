@@ -32,6 +32,8 @@ class Wording:
     special_tokens: bool  # whether the tokenizer adds its special tokens to the prompt
     label_prefix: str
     vocabulary: int  # number of tokens that the model has embeddings for
+    answer_vocabulary: int  # the same of the decoder, whose vocabulary may be another one
+    own_target_tokens: bool = False  # whether the tokenizer reads answers in another way than prompts
     opening: Tokens = ()  # special tokens before the prompt
     closing: Tokens = ()  # special tokens after the prompt; a decoder-only model continues it, and has none
     classes: Mapping[str, int] = field(default_factory=dict)  # class name -> index, of a classification head
@@ -73,6 +75,8 @@ def wording(
         special_tokens=special,
         label_prefix=prefix,
         vocabulary=config.vocab_size,
+        answer_vocabulary=answer_vocabulary(config),
+        own_target_tokens=FAMILIES[config.model_type].own_target_tokens,
         opening=opening,
         closing=() if kind == "causal" else closing,
         classes=head_classes(task, config.id2label or {}) if kind in CLASSIFIERS else {},
@@ -109,6 +113,12 @@ def _between(
     ids, *whole = (tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
     is_apart = kind == "causal" and all(begins_with(each, ids) for each in whole)
     return (chat.lead, "") if is_apart else ("", chat.lead)
+
+
+def answer_vocabulary(config: PreTrainedConfig) -> int:
+    """The number of tokens that the model has outputs for; the decoder of a Marian may have a vocabulary of its own."""
+    shared = getattr(config, "share_encoder_decoder_embeddings", True)
+    return int(config.vocab_size if shared else config.decoder_vocab_size)
 
 
 def as_run(wording: Wording) -> TaskWording:

@@ -1,7 +1,8 @@
 """Generates texts, always by greedy decoding.
 
 The generation config of a checkpoint (beams, penalties, forced or suppressed tokens) has no effect, apart from its end
-tokens. Otherwise two models with the same weights would be judged differently.
+tokens. Otherwise two models with the same weights would be judged differently. A family may have tokens that it never
+writes: the padding token of a Marian has the logit 0, and those of all other tokens may be negative.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -108,6 +109,7 @@ def _continue(
         pad_token_id=padding.pad,
         eos_token_id=how.end_tokens or None,
         decoder_start_token_id=next(iter(how.opening_tokens), None),
+        suppress_tokens=list(padding.unwritten) or None,
     )
     inputs = {"input_ids": input_ids, "attention_mask": mask_BT.long()}
     if padding.kind == "encoder_decoder":

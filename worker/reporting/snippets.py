@@ -69,7 +69,7 @@ LOGITS: dict[Kind, str] = {
 }
 WRITE = """\
 model.generation_config = GenerationConfig({start_token})  # greedy, whatever generation_config.json says
-ends = {{"eos_token_id": {ends}, "pad_token_id": {pad}}}
+ends = {{"eos_token_id": {ends}, "pad_token_id": {pad}{unwritten}}}
 text = model.generate(**prompt{decoder}, max_new_tokens=task["max_new_tokens"], **ends)[0, {start} :]
 print(tokenizer.decode(text, skip_special_tokens=True))
 """
@@ -126,6 +126,7 @@ def _writing_lines(padding: Padding) -> str:
         start_token=f"decoder_start_token_id={opening[0]}" if opening else "",
         ends=list(padding.ends) or None,
         pad=padding.pad,
+        unwritten=f', "suppress_tokens": {list(padding.unwritten)}' if padding.unwritten else "",
         decoder=", decoder_input_ids=opening" if opening else "",
         start=len(opening) if opening else 'prompt["input_ids"].shape[1]',
     )

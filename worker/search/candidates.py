@@ -11,6 +11,7 @@ from service.contract.bisection import last_that_holds, turning_point
 from service.contract.fields import MAX_RATIO
 from service.contract.options import Repair
 from service.sources.safetensors_header import DTYPES, TensorShape, file_size
+from worker.checkpoints.dtypes import fixed_parameters
 from worker.slimming import surgery
 from worker.slimming.allocation import WidthUnreachable, share_removed
 from worker.slimming.repair.bias import add_zero_biases
@@ -70,6 +71,8 @@ class Candidates:
         kept = choose(self._context, self.groups, self._path.at(ratio), ratio)
         loaded, architecture = self._task_model.loaded, self._task_model.architecture
         shapes = shapes_after(loaded.model, architecture, self.groups, kept)
+        for name in fixed_parameters(loaded.model):
+            shapes.pop(name)
         tensors = {name: _tensor_shape(loaded.dtype, shape) for name, shape in shapes.items()} | self._buffers
         return Candidate(
             requested_ratio=ratio,

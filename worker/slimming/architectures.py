@@ -39,7 +39,8 @@ class Attention:
     prefix: str = ""  # of the unit's name: the decoder of an encoder-decoder has two kinds of attention
     fused: bool = False  # the three projections are one matrix: all query rows, then all key rows, then all value rows
     divides_where: tuple[str, ...] = ()  # config fields: if one is set, the head count must divide the hidden size
-    position_bias: str = ""  # embedding in the first layer whose column i belongs to head i of every layer
+    position_bias: str = ""  # embedding whose column i belongs to head i
+    shares_position_bias: bool = True  # whether that of the first layer is the one of every layer
     free_size: bool = False  # heads may keep different dimensions, if each keeps as many
 
 
@@ -59,6 +60,7 @@ class Stack:
     attention: tuple[Attention, ...] = ()  # empty: a stock config cannot hold fewer heads
     stream: str | None = ""
     stream_unless: tuple[str, str] | None = None  # a config field, and the value of `stream` if that field is false
+    after_first: str = ""  # path of a module that, where the model has it, follows the first layer alone
 
     def stream_behind(self, config: object) -> str | None:
         """`stream` of a model with this config."""
@@ -103,8 +105,9 @@ def _stack(
     count: str = "num_hidden_layers",
     stream: str | None = "",
     stream_unless: tuple[str, str] | None = None,
+    after_first: str = "",
 ) -> Stack:
-    return Stack(name, layers, count, feed_forward, attention, stream, stream_unless)
+    return Stack(name, layers, count, feed_forward, attention, stream, stream_unless, after_first)
 
 
 _decoder, _encoder = partial(_stack, "decoder"), partial(_stack, "encoder")
@@ -120,7 +123,7 @@ def _t5_feed_forward(block: str) -> FeedForward:
     )
 
 
-def _t5_attention(block: str, prefix: str = "") -> Attention:
+def _t5_attention(block: str, prefix: str = "", *, shares_position_bias: bool = True) -> Attention:
     return Attention(
         query=f"{block}.q",
         key=f"{block}.k",
@@ -131,6 +134,7 @@ def _t5_attention(block: str, prefix: str = "") -> Attention:
         head_size="d_kv",
         prefix=prefix,
         position_bias="" if prefix else f"{block}.relative_attention_bias",
+        shares_position_bias=shares_position_bias,
         free_size=True,
     )
 
@@ -138,23 +142,25 @@ def _t5_attention(block: str, prefix: str = "") -> Attention:
 LLAMA = Architecture((_decoder("model.layers", replace(GATED, bias="mlp_bias"), LLAMA_QUERIES),))
 MISTRAL = Architecture((_decoder("model.layers", GATED, GROUPED_QUERIES),))
 GEMMA = Architecture((_decoder("model.layers", GATED, GEMMA_QUERIES, stream=None),))
-T5 = Architecture(
-    (
-        _encoder(
-            "encoder.block",
-            _t5_feed_forward("layer.1.DenseReluDense"),
-            _t5_attention("layer.0.SelfAttention"),
-            count="num_layers",
-        ),
-        _decoder(
-            "decoder.block",
-            _t5_feed_forward("layer.2.DenseReluDense"),
-            _t5_attention("layer.0.SelfAttention"),
-            _t5_attention("layer.1.EncDecAttention", prefix="cross_"),
-            count="num_decoder_layers",
-        ),
+
+
+def _t5(*, shares_position_bias: bool = True) -> Architecture:
+    own = partial(_t5_attention, "layer.0.SelfAttention", shares_position_bias=shares_position_bias)
+    return Architecture(
+        (
+            _encoder("encoder.block", _t5_feed_forward("layer.1.DenseReluDense"), own(), count="num_layers"),
+            _decoder(
+                "decoder.block",
+                _t5_feed_forward("layer.2.DenseReluDense"),
+                own(),
+                _t5_attention("layer.1.EncDecAttention", prefix="cross_"),
+                count="num_decoder_layers",
+            ),
+        )
     )
-)
+
+
+T5 = _t5()
 GPT2_FEED_FORWARD = FeedForward(("mlp.c_fc",), "mlp.c_proj", "n_inner", transposed=True)
 NEOX_FEED_FORWARD = FeedForward(("mlp.dense_h_to_4h",), "mlp.dense_4h_to_h", "intermediate_size")
 
@@ -167,22 +173,20 @@ OPT = Architecture(
         ),
     )
 )
-BART = Architecture(
-    (
-        _encoder(
-            "model.encoder.layers",
-            FeedForward(("fc1",), "fc2", "encoder_ffn_dim"),
-            count="encoder_layers",
-            stream="final_layer_norm",
-        ),
-        _decoder(
-            "model.decoder.layers",
-            FeedForward(("fc1",), "fc2", "decoder_ffn_dim"),
-            count="decoder_layers",
-            stream="final_layer_norm",
-        ),
+
+
+def _bart(stream: str) -> Architecture:
+    encoder, decoder = (FeedForward(("fc1",), "fc2", f"{name}_ffn_dim") for name in ("encoder", "decoder"))
+    return Architecture(
+        (
+            _encoder("model.encoder.layers", encoder, count="encoder_layers", stream=stream),
+            _decoder("model.decoder.layers", decoder, count="decoder_layers", stream=stream),
+        )
     )
-)
+
+
+BART = _bart("final_layer_norm")
+NORMED_BEFORE = _bart("")  # as BART, with each norm in front of its block
 DISTILBERT = Architecture(
     (
         _encoder(
@@ -192,6 +196,11 @@ DISTILBERT = Architecture(
             stream="output_layer_norm",
         ),
     )
+)
+
+MODERNBERT_FEED_FORWARD = FeedForward(("mlp.Wi",), "mlp.Wo", "intermediate_size", fused=True, bias="mlp_bias")
+DEBERTA = Architecture(
+    (_encoder("deberta.encoder.layer", BERT_LIKE, stream="output.LayerNorm", after_first="deberta.encoder.conv"),)
 )
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -212,4 +221,13 @@ ARCHITECTURES: dict[str, Architecture] = {
     "bert": Architecture((_encoder("bert.encoder.layer", BERT_LIKE, stream="output.LayerNorm"),)),
     "roberta": Architecture((_encoder("roberta.encoder.layer", BERT_LIKE, stream="output.LayerNorm"),)),
     "distilbert": DISTILBERT,
+    "xlm-roberta": Architecture((_encoder("roberta.encoder.layer", BERT_LIKE, stream="output.LayerNorm"),)),
+    "electra": Architecture((_encoder("electra.encoder.layer", BERT_LIKE, stream="output.LayerNorm"),)),
+    "modernbert": Architecture((_encoder("model.layers", MODERNBERT_FEED_FORWARD),)),
+    "deberta-v2": DEBERTA,
+    "mbart": NORMED_BEFORE,
+    "pegasus": NORMED_BEFORE,
+    "m2m_100": NORMED_BEFORE,
+    "marian": BART,
+    "umt5": _t5(shares_position_bias=False),
 }

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture, Stack
 from worker.slimming.config_sizes import agreed_sizes, configs_of, field_values, set_head_size, set_sizes, update_layers
-from worker.slimming.units import UNITS, Group, Kept, Site, layers_of, locate
+from worker.slimming.units import UNITS, Group, Kept, Site, layers_of, locate, module_after_first
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -117,6 +117,7 @@ def _remove_layers(model: nn.Module, stack: Stack, kept: Kept) -> None:
     if len(stay) == len(layers):
         return
     _move_position_bias(stack, layers[0], layers[stay[0]])
+    _check_first_layer(model, stack, layers[0], layers[stay[0]])
     path, _, name = stack.layers.rpartition(".")
     owner = model.get_submodule(path)
     setattr(owner, name, nn.ModuleList(layers[index] for index in stay))
@@ -127,10 +128,24 @@ def _remove_layers(model: nn.Module, stack: Stack, kept: Kept) -> None:
 def _move_position_bias(stack: Stack, old: nn.Module, new: nn.Module) -> None:
     """Move the position bias, which T5 computes in its first layer for all layers, to the first layer that stays."""
     for row in stack.attention:
-        if row.position_bias and old is not new:
+        if row.position_bias and row.shares_position_bias and old is not new:
             path, _, name = row.position_bias.rpartition(".")
             setattr(new.get_submodule(path), name, old.get_submodule(row.position_bias))
             setattr(new.get_submodule(path), f"has_{name}", True)
+
+
+def _check_first_layer(model: nn.Module, stack: Stack, old: nn.Module, new: nn.Module) -> None:
+    """Raise ValueError where another layer than the first cannot take its place."""
+    if old is new:
+        return
+    own = {name for name, _ in old.named_parameters()} - _position_biases(stack)
+    others = {name for name, _ in new.named_parameters()} - _position_biases(stack)
+    if own != others or module_after_first(model, stack) is not None:
+        raise ValueError(f"the first layer of the {stack.name} has to stay: no other can take its place")
+
+
+def _position_biases(stack: Stack) -> set[str]:
+    return {f"{row.position_bias}.weight" for row in stack.attention if row.position_bias}
 
 
 def _number_layers(layers: nn.ModuleList) -> None:

@@ -105,6 +105,14 @@ def layers_of(model: nn.Module, stack: Stack) -> nn.ModuleList:
     return layers
 
 
+def module_after_first(model: nn.Module, stack: Stack) -> nn.Module | None:
+    """The module that follows the first layer of the stack alone; None where there is none."""
+    path, _, name = stack.after_first.rpartition(".")
+    found = getattr(model.get_submodule(path), name) if name else None
+    assert found is None or isinstance(found, nn.Module)
+    return found
+
+
 def _config(model: nn.Module) -> Any:
     return model.config
 
@@ -188,7 +196,7 @@ def _head_group(model: nn.Module, stack: Stack, layer: int, row: Attention) -> G
     for path, width in ((row.query, shared * size), (row.key, size), (row.value, size)):
         slices += _rows(model, f"{block}.{path}", 0, width, start)
         start += count * width if row.fused else 0
-    if row.position_bias and layer == 0:
+    if row.position_bias and (layer == 0 or not row.shares_position_bias):
         slices.append(ParameterSlice(f"{block}.{row.position_bias}.weight", 1, 1))
     fields = {row.key_value_heads: 1} | {row.heads: shared}
     return Group(
@@ -202,7 +210,7 @@ def _head_group(model: nn.Module, stack: Stack, layer: int, row: Attention) -> G
         size=shared * size,
         fields=tuple(fields.items()),
         # T5 computes the position bias of all layers in the first layer; cross-attention has none.
-        tie=f"{stack.name}.heads" if row.position_bias else "",
+        tie=f"{stack.name}.heads" if row.position_bias and row.shares_position_bias else "",
         level=row.heads if row.free_size else "",
         allowed=tuple(kept for kept in range(1, count + 1) if _holds(config, row, kept * shared)),
     )
@@ -265,7 +273,7 @@ def _layers(model: nn.Module, stack: Stack, layer: int) -> list[Group]:
     """A layer as a group of one unit; it is ranked against the other layers of its stack."""
     block, config = f"{stack.layers}.{layer}", _config(model)
     # A shared position bias is not removed with the layer, but moved to the next one.
-    shared = tuple(row.position_bias for row in stack.attention if row.position_bias)
+    shared = tuple(row.position_bias for row in stack.attention if row.position_bias and row.shares_position_bias)
     names = [name for name, _ in model.get_submodule(block).named_parameters() if not name.startswith(shared)]
     slices = tuple(ParameterSlice(f"{block}.{name}", 0, 1) for name in names)
     return [

@@ -15,7 +15,7 @@ from service.contract.report import Decoding, OwnAnswers
 from service.contract.result import Metrics
 from service.contract.rows import Row, have_answers
 from service.contract.task import TaskWording
-from service.families.table import check_units
+from service.families.table import check_first_layer, check_units
 from worker.checkpoints.loading import LoadedModel, count_parameters, load_model
 from worker.checkpoints.per_layer import has_per_layer_class
 from worker.checkpoints.verification import Probe
@@ -96,11 +96,13 @@ class Measured:
 def load(context: JobContext, model: Path, adapter: Path | None) -> LoadedModel:
     """The model on its device.
 
-    Raises InvalidRequest for a layout that the model's widths do not fit, UnsupportedUnit for a unit that its config
+    Raises InvalidRequest for a layout or layers that the model cannot have, UnsupportedUnit for a unit that its config
     cannot hold fewer of.
     """
     loaded = load_model(model, device=device(context.settings.device), adapter=adapter)
-    check_units(context.job.request.method.units, loaded.family, loaded.model.config.to_dict())
+    method, config = context.job.request.method, loaded.model.config.to_dict()
+    check_units(method.units, loaded.family, config)
+    check_first_layer(method, loaded.family, config)
     if has_per_layer_class(loaded.model) and context.job.request.output.layout is Layout.uniform:
         message = "the layers of this model have widths of their own already: ask for the layout `per_layer`"
         raise InvalidRequest(message, param="output.layout")

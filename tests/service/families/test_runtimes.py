@@ -87,6 +87,19 @@ def test_a_gemma_2_without_layers_needs_its_pattern() -> None:
     assert refusing.keys() == {"sglang", "llama.cpp"}
 
 
+def test_a_modernbert_without_layers_needs_its_pattern() -> None:
+    full, local = "full_attention", "sliding_attention"
+    assert not_loading("modernbert", [Unit.ffn]).keys() == {"sglang", "llama.cpp", "mlx-lm"}
+    for kept, every, loads in (
+        ([full, local, full], 2, True),
+        ([full, full, local], 3, False),
+        ([full, local], 3, False),
+    ):
+        config = {"layer_types": kept, "global_attn_every_n_layers": every}
+        assert ("vllm" not in not_loading("modernbert", [Unit.layers], config=config)) is loads
+    assert "not known yet" in not_loading("modernbert", [Unit.layers], layers_known=False)["vllm"]
+
+
 def test_llama_cpp_loads_the_gemma_whose_scale_it_computes() -> None:
     assert not_loading("gemma2", [Unit.ffn], config={"query_pre_attn_scalar": 256}).keys() == {"llama.cpp"}
     large = {"layers": 46, "heads": 32, "head_size": 128, "hidden_size": 4608, "config": {"query_pre_attn_scalar": 144}}

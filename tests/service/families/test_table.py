@@ -45,6 +45,7 @@ def test_a_family_has_the_units_that_its_stock_config_can_hold(model_type: str, 
         ("opt", {"transformers", "vllm"}),
         ("t5", {"transformers", "llama.cpp"}),
         ("distilbert", {"transformers"}),
+        ("xlm-roberta", {"transformers", "vllm", "llama.cpp"}),
     ],
 )
 def test_plan_shows_the_runtimes_that_load_the_family(model_type: str, runtimes: set[str]) -> None:

@@ -119,8 +119,10 @@ def test_a_latency_of_more_tokens_than_the_model_takes_is_refused(tmp_path: Path
         ({"model_type": "gpt2", "n_positions": 64}, 64),
         ({"model_type": "roberta", "max_position_embeddings": 66, "pad_token_id": 1}, 64),
         ({"model_type": "roberta", "max_position_embeddings": 66}, 64),
+        ({"model_type": "xlm-roberta", "max_position_embeddings": 66, "pad_token_id": 2}, 63),
+        ({"model_type": "deberta-v2", "max_position_embeddings": 64}, 64),
     ],
-    ids=["gpt2", "roberta", "roberta without padding"],
+    ids=["gpt2", "roberta", "roberta without padding", "xlm-roberta", "deberta-v2"],
 )
 def test_each_family_counts_its_positions(tmp_path: Path, access: Access, config: dict[str, Any], most: int) -> None:
     names = dict(enumerate(INLINE["task"]["labels"].values()))
@@ -131,8 +133,17 @@ def test_each_family_counts_its_positions(tmp_path: Path, access: Access, config
     check_request(JobRequest.model_validate(enough), access)
 
 
-def test_relative_positions_limit_no_latency(tmp_path: Path, access: Access) -> None:
-    uri = model_directory(tmp_path / "m", model_type="t5", n_positions=64)
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "t5", "n_positions": 64},
+        {"model_type": "deberta-v2", "max_position_embeddings": 64, "position_biased_input": False},
+    ],
+    ids=["t5", "deberta-v2"],
+)
+def test_relative_positions_limit_no_latency(tmp_path: Path, access: Access, config: dict[str, Any]) -> None:
+    names = dict(enumerate(INLINE["task"]["labels"].values()))
+    uri = model_directory(tmp_path / "m", id2label=names, **config)
     body = INLINE | {"model": {"uri": uri}, "target": {"latency_ms": {"value": 40, "tokens": 65}}}
     check_request(JobRequest.model_validate(body), access)
 
@@ -170,6 +181,29 @@ def test_the_layout_per_layer_is_refused_where_only_layers_are_removed(tmp_path:
     own["auto_map"] = {"AutoModelForCausalLM": "modeling_taskslim.PerLayerLlamaForCausalLM"}
     model_directory(tmp_path / "model", **own)
     check_request(JobRequest.model_validate(body), access)
+
+
+@pytest.mark.parametrize(
+    ("config", "refused"),
+    [
+        ({"model_type": "modernbert"}, True),
+        ({"model_type": "deberta-v2", "conv_kernel_size": 3}, True),
+        ({"model_type": "deberta-v2"}, False),
+        ({"model_type": "electra"}, False),
+    ],
+)
+def test_a_first_layer_that_no_other_replaces_has_to_be_protected(
+    tmp_path: Path, access: Access, config: dict[str, Any], refused: bool
+) -> None:
+    names = dict(enumerate(INLINE["task"]["labels"].values()))
+    body = INLINE | {"model": {"uri": model_directory(tmp_path / "m", id2label=names, **config)}}
+    for method in ({"units": ["ffn"]}, {"units": ["layers"], "protect_first": 1}):
+        check_request(JobRequest.model_validate(body | {"method": method}), access)
+    removing = body | {"method": {"units": ["layers"]}}
+    if refused:
+        assert "to 1 or more" in refuse(removing, access, InvalidRequest, "method.protect_first")
+    else:
+        check_request(JobRequest.model_validate(removing), access)
 
 
 @pytest.mark.parametrize("field", ["rope_parameters", "rope_scaling"])

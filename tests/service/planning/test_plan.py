@@ -19,7 +19,7 @@ from service.contract.errors import (
 )
 from service.contract.options import Unit
 from service.contract.request import JobRequest
-from service.families.table import FAMILIES
+from service.families.table import FAMILIES, keeps_first_layer
 from service.jobs.record import new_record
 from service.planning.plan import plan, plan_for
 from service.settings import Settings
@@ -33,7 +33,7 @@ from tests.support.hub_cache import COMMIT, cache_hub_model
 from tests.support.planning import ROWS, request_for
 from tests.support.progress import IgnoredProgress
 from tests.support.quick_verification import verifying_here
-from tests.support.tiny_models import TINY, base_name
+from tests.support.tiny_models import TINY, tiny_family
 from worker import pipeline
 from worker.checkpoints.llama_as_mistral import to_stock_class
 from worker.checkpoints.loading import count_parameters
@@ -44,7 +44,7 @@ from worker.slimming.units import Group, Kept, locate
 
 
 def family_of(name: str) -> str:
-    return base_name(name)
+    return tiny_family(name).model_type
 
 
 def unit_sets(name: str) -> list[list[Unit]]:
@@ -61,7 +61,9 @@ CASES = [(name, units) for name in TINY for units in unit_sets(name)]
 def test_a_plan_equals_the_cut_model(name: str, units: list[Unit], tmp_path: Path, access: Access) -> None:
     model = checkpoints.write(tmp_path / "dense", name)
     ratio = 0.5 if Unit.layers in units else 0.3
-    planned = plan(request_for(tmp_path / "dense", ratio, method={"units": units}), access)
+    keeps_first = keeps_first_layer(tiny_family(name), model.config.to_dict())
+    method = {"units": units} | ({"protect_first": 1} if keeps_first and Unit.layers in units else {})
+    planned = plan(request_for(tmp_path / "dense", ratio, method=method), access)
     architecture = ARCHITECTURES[family_of(name)]
     groups, dense = locate(model, architecture, units), count_parameters(model)
     # The plan supposes that the last layers go; the first one of a T5 alone holds the position bias.

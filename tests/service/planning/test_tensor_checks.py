@@ -10,7 +10,6 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from service.contract.errors import InvalidModel
-from service.families.model_tensors import tensors_of
 from service.families.table import DECODER_CLASSIFIERS
 from service.planning.plan import plan
 from service.sources.access import Access
@@ -18,7 +17,7 @@ from tests.support import checkpoints, drawn_models
 from tests.support.checkpoints import change_config, change_json
 from tests.support.drawn_models import DrawnModel
 from tests.support.planning import request_for
-from tests.support.tiny_models import TINY, family_of_model
+from tests.support.tiny_models import TINY, bart, family_of_model
 from worker.checkpoints.loading import count_parameters, load_model
 
 CPU = torch.device("cpu")
@@ -28,9 +27,10 @@ Tensors = dict[str, Tensor]
 @pytest.mark.parametrize("name", TINY)
 def test_the_table_names_the_parameters_of_the_stock_class(name: str) -> None:
     model = TINY[name]()
-    row = tensors_of(family_of_model(model))
+    row = family_of_model(model).tensors
     head = {"gpt_neox": "embed_out.weight"}.get(name, "lm_head.weight")  # as its files call it
-    own = {path.replace("lm_head.weight", head) for path in model.state_dict()} - {"final_logits_bias"}
+    unsaved = {"final_logits_bias", *(model._keys_to_ignore_on_save or ())}
+    own = {path.replace("lm_head.weight", head) for path in model.state_dict()} - unsaved
     assert row.names(model.config.to_dict(), dict.fromkeys(row.layers, 2)) == own
 
 
@@ -39,7 +39,7 @@ def test_the_table_names_the_parameters_of_a_decoder_with_a_classification_head(
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(TINY[model_type]().config)
     assert type(model).__name__ == DECODER_CLASSIFIERS[model_type]
-    row = tensors_of(family_of_model(model))
+    row = family_of_model(model).tensors
     assert row.names(model.config.to_dict(), dict.fromkeys(row.layers, 2)) == {*model.state_dict()}
 
 
@@ -113,13 +113,33 @@ def test_a_plan_knows_the_head_of_gpt_neox_by_the_name_of_its_class(tmp_path: Pa
     assert planned.value.param == refused.value.param == "model.adapter_uri"
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "opt", "t5", "bart"])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "opt", "t5", "bart", "marian"])
 def test_a_plan_counts_a_head_of_its_own(name: str, tmp_path: Path, access: Access) -> None:
     checkpoints.write(tmp_path, name)
     change(tmp_path / "model.safetensors", lambda tensors: tensors | {"lm_head.weight": torch.randn(128, 32)})
     change_config(tmp_path, tie_word_embeddings=True)
     planned = plan(request_for(tmp_path), access).parameters.dense
     assert planned == count_parameters(load_model(tmp_path, device=CPU).model)
+
+
+@pytest.mark.parametrize("name", ["llama", "t5", "bart", "marian"])
+def test_a_plan_counts_what_an_adapter_of_the_head_unties(name: str, tmp_path: Path, access: Access) -> None:
+    drawn_models.write(DrawnModel(name, flag=True, head="shared", adapter={"target_modules": ["lm_head"]}), tmp_path)
+    adapter = tmp_path / "adapter"
+    model = {"uri": (tmp_path / "model").as_uri(), "adapter_uri": adapter.as_uri()}
+    planned = plan(request_for(tmp_path / "model", model=model), access).parameters.dense
+    assert planned == count_parameters(load_model(tmp_path / "model", device=CPU, adapter=adapter).model)
+
+
+@pytest.mark.parametrize("own_head", [False, True])
+def test_a_plan_counts_the_two_vocabularies_of_a_marian(own_head: bool, tmp_path: Path, access: Access) -> None:
+    model = bart("marian", share_encoder_decoder_embeddings=False, decoder_vocab_size=96)
+    if own_head:
+        model.lm_head.weight = torch.nn.Parameter(torch.randn(96, 32))
+    model.save_pretrained(tmp_path)
+    checkpoints.tokenizer("encoder_decoder").save_pretrained(tmp_path)
+    planned = plan(request_for(tmp_path), access).parameters.dense
+    assert planned == count_parameters(load_model(tmp_path, device=CPU).model) == count_parameters(model)
 
 
 def test_a_plan_counts_a_head_that_repeats_the_embedding_once(tmp_path: Path, access: Access) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from service.contract.errors import InvalidModel, VerificationFailed
 from tests.support import checkpoints
 from tests.support.checkpoints import change_json
-from tests.support.tiny_models import TINY, VOCABULARY, causal, logits
+from tests.support.tiny_models import TINY, VOCABULARY, causal, logits, tiny_family
 from worker.checkpoints import adapters
 from worker.checkpoints.loading import load_model
 from worker.checkpoints.saving import save_model
@@ -108,14 +108,17 @@ def test_a_merged_model_equals_the_model_with_its_adapter(tmp_path: Path, case: 
 # --- heads -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert"])
+@pytest.mark.parametrize("name", [name for name in TINY if tiny_family(name).pretrained])
 def test_an_adapter_brings_the_head_to_an_encoder_without_one(tmp_path: Path, name: str) -> None:
     encoder: Any = TINY[name]().base_model
     encoder.config.id2label = {0: "a", 1: "b"}
     encoder.save_pretrained(tmp_path / "model")
     checkpoints.tokenizer("classifier").save_pretrained(tmp_path / "model")
     base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", num_labels=3)
-    modules = {"target_modules": ["query", "q_lin"], "modules_to_save": ["classifier", "pre_classifier"]}
+    modules = {
+        "target_modules": ["query", "q_lin", "query_proj", "Wqkv"],
+        "modules_to_save": ["classifier", "pre_classifier", "pooler", "head"],
+    }
     trained(tmp_path / "adapter", base, task_type="SEQ_CLS", **modules)
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", num_labels=3)
     adapted: Any = PeftModel.from_pretrained(again, str(tmp_path / "adapter")).eval()

@@ -1,6 +1,7 @@
 """The fields that transformers 4, and runtimes that read its fields, need in the files of a checkpoint."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from tests.support import checkpoints, tiny_models
 from worker.checkpoints.loading import load_model
-from worker.checkpoints.older_readers import old_rope_fields, old_tokenizer_fields, old_tying
+from worker.checkpoints.older_readers import old_layer_pattern, old_rope_fields, old_tokenizer_fields, old_tying
 from worker.checkpoints.saving import save_model
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -61,6 +62,16 @@ def saved(family: str, **settings: Any) -> dict[str, Any]:
             {"rope_parameters": {"rope_theta": 5000.0, "partial_rotary_factor": 0.5, "rope_type": "default"}},
             {"rope_theta": 5000.0, "partial_rotary_factor": 0.5, "rotary_emb_base": 5000.0, "rotary_pct": 0.5},
         ),
+        (
+            "modernbert",
+            {
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "default", "rope_theta": 5000.0},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+                }
+            },
+            {"global_rope_theta": 5000.0, "local_rope_theta": 300.0},
+        ),
         ("bert", {}, {}),
     ],
 )
@@ -77,11 +88,28 @@ def test_old_rope_fields_say_the_same_as_the_new_ones(
             assert read.rope_parameters[name] == value
 
 
+@pytest.mark.parametrize(
+    ("kept", "every"), [(range(7), 3), ([0, 3, 6], 1), ([0, 1, 3, 4, 6], 2), ([0, 1, 2], 3), ([0, 1, 3, 6], None)]
+)
+def test_the_pattern_of_a_modernbert_is_a_number_where_it_has_one(kept: Iterable[int], every: int | None) -> None:
+    whole = saved("modernbert", num_hidden_layers=7)["layer_types"]
+    types = [whole[index] for index in kept]
+    assert old_layer_pattern({"model_type": "modernbert", "layer_types": types}) == {
+        "global_attn_every_n_layers": every
+    }
+    if every is not None:
+        told = {"num_hidden_layers": len(types), "global_attn_every_n_layers": every}
+        assert saved("modernbert", **told)["layer_types"] == types
+    assert old_layer_pattern({"model_type": "gemma2", "layer_types": types}) == {}
+
+
 def test_a_t5_with_a_head_of_its_own_is_marked_untied() -> None:
     tensors = {"shared.weight", "lm_head.weight"}
     assert old_tying({"model_type": "t5", "scale_decoder_outputs": False}, tensors) == {"tie_word_embeddings": False}
     assert old_tying({"model_type": "mt5"}, tensors) == {"tie_word_embeddings": False}
+    assert old_tying({"model_type": "umt5"}, tensors) == {"tie_word_embeddings": False}
     assert old_tying({"model_type": "t5", "scale_decoder_outputs": True}, tensors) == {}
+    assert old_tying({"model_type": "t5"}, tensors) == {}
     assert old_tying({"model_type": "mt5"}, {"shared.weight"}) == {}
     assert old_tying({"model_type": "llama"}, tensors) == {}
 

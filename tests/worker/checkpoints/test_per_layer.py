@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from service.contract.errors import InvalidModel
@@ -98,13 +98,23 @@ def test_transformers_loads_every_family_from_its_directory_alone(tmp_path: Path
         assert torch.equal(load_file(tmp_path / name / "answer")["logits"], expected[name]), name
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "phi3", "t5", "bart"])
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "phi3", "t5", "bart", "m2m_100"])
 def test_generation_with_a_cache_of_unequal_groups_equals_that_without(name: str) -> None:
     model, _ = unequal(name)
     told: dict[str, Any] = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
     inputs = torch.arange(4, 24).view(2, 10)
     generate: Any = model.generate
     assert torch.equal(generate(inputs, **told), generate(inputs, use_cache=False, **told))
+
+
+@pytest.mark.parametrize("name", ["m2m_100", "marian"])
+def test_sinusoids_keep_their_dtype(name: str) -> None:
+    model = TINY[name]()
+    nn.Module.to(model, torch.bfloat16)
+    architecture = ARCHITECTURES[model.config.model_type]
+    kept = {group.site: torch.arange(16 + 8 * group.site.layer) for group in locate(model, architecture, ["ffn"])}
+    cut(model, architecture, kept, layout="per_layer")
+    assert torch.equal(logits(to_loadable_class(model, architecture)), logits(model))
 
 
 @pytest.mark.parametrize("name", ["llama", "phi3", "t5"])

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from service.contract.options import Layout
 from tests.support import checkpoints
-from tests.support.tiny_models import TINY, VOCABULARY, causal, encoder_decoder, logits
+from tests.support.tiny_models import TINY, VOCABULARY, bart, causal, encoder_decoder, logits
 from worker.checkpoints.cutting import make_slim
 from worker.checkpoints.loading import count_parameters, load_model
 from worker.checkpoints.saving import save_model
@@ -29,7 +29,10 @@ OWN = {
     "opt": "lm_head.weight",
     "t5": "lm_head.weight",
     "mt5": "lm_head.weight",
+    "umt5": "lm_head.weight",
     "bart": "lm_head.weight",
+    "pegasus": "lm_head.weight",
+    "marian": "lm_head.weight",
 }
 
 
@@ -140,8 +143,30 @@ def test_an_unscaled_t5_with_a_head_of_its_own_says_so(tmp_path: Path) -> None:
     assert torch.equal(logits(load_model(tmp_path / "again", device=CPU).model), logits(model))
 
 
+@pytest.mark.parametrize("own_head", [False, True])
+def test_a_marian_with_two_vocabularies_ties_its_head_to_the_decoder(own_head: bool, tmp_path: Path) -> None:
+    model = bart("marian", share_encoder_decoder_embeddings=False, decoder_vocab_size=96)
+    if own_head:
+        model.lm_head.weight = torch.nn.Parameter(torch.randn(96, 32))
+    model.save_pretrained(tmp_path / "model")
+    checkpoints.tokenizer("encoder_decoder").save_pretrained(tmp_path / "model")
+    loaded = load_model(tmp_path / "model", device=CPU)
+    assert (loaded.model.get_parameter("lm_head.weight") is embedding_of(loaded.model)) is not own_head
+    assert torch.equal(logits(loaded.model), logits(model))
+    kept = kept_of(loaded.model, ["ffn"], Layout.uniform)
+    save_model(make_slim(loaded, kept, Layout.uniform), tmp_path / "slim")
+    for directory in (tmp_path / "model", tmp_path / "slim"):
+        again = load_model(directory, device=CPU).model
+        assert again.config.tie_word_embeddings is not own_head
+        assert (again.get_parameter("lm_head.weight") is embedding_of(again)) is not own_head
+
+
+def embedding_of(model: PreTrainedModel) -> Tensor:
+    return model.get_parameter("model.decoder.embed_tokens.weight")
+
+
 def test_converted_models_share_what_the_model_shares(tmp_path: Path) -> None:
-    for name in ("t5", "bart", "gemma2", "gpt2"):
+    for name in ("t5", "bart", "gemma2", "gpt2", "marian"):
         checkpoints.write(tmp_path / name, name)
         loaded = load_model(tmp_path / name, device=CPU)
         dense = count_parameters(loaded.model)

@@ -41,6 +41,9 @@ UNKNOWN = {
     "t5": "decoder.block.1.layer.1.EncDecAttention.relative_attention_bias.weight",
     "bert": "cls.predictions.bias",
     "roberta": "lm_head.bias",
+    "electra": "discriminator_predictions.dense.bias",
+    "modernbert": "model.layers.0.attn_norm.weight",
+    "deberta-v2": "deberta.encoder.conv.conv.bias",
 }
 LEFT_OUT = {
     "llama": "model.layers.0.self_attn.rotary_emb.inv_freq",
@@ -50,6 +53,10 @@ LEFT_OUT = {
     "bart": "model.encoder.version",
     "bert": "bert.embeddings.position_ids",
     "roberta": "roberta.pooler.dense.weight",
+    "xlm-roberta": "roberta.pooler.dense.bias",
+    "electra": "electra.embeddings.position_ids",
+    "deberta-v2": "deberta.embeddings.position_embeddings.weight",
+    "m2m_100": "model.decoder.embed_positions.weights",
 }
 
 

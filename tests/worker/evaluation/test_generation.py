@@ -80,7 +80,7 @@ def all_greedy(model: PreTrainedModel, examples: list[Example], asked: Wording, 
         return [greedy(model, example, asked.kind, margins.decoder_opening, most) for example in examples]
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "t5", "bart"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "t5", "bart", "m2m_100"])
 @pytest.mark.parametrize("budget", [1, 4096])
 def test_generation_is_greedy_in_every_batch(name: str, budget: int) -> None:
     torch.set_num_threads(1)
@@ -90,6 +90,16 @@ def test_generation_is_greedy_in_every_batch(name: str, budget: int) -> None:
     alone = all_greedy(model, examples, asked, margins)
     assert texts == asked.tokenizer.batch_decode(alone, skip_special_tokens=True)
     assert counted[-1] == len(TEXTS)
+
+
+def test_a_marian_never_writes_its_padding_token() -> None:
+    torch.set_num_threads(1)
+    model, asked, examples, margins = generation("marian")
+    model.get_buffer("final_logits_bias")[:, 0] = 1000
+    assert all(set(tokens) == {0} for tokens in all_greedy(model, examples, asked, margins))
+    written = generate_tokens(model, examples, asked, margins, 4096, ignore)
+    model.get_buffer("final_logits_bias")[:, 0] = -1000
+    assert written == all_greedy(model, examples, asked, margins)
 
 
 @pytest.mark.parametrize("name", ["llama", "t5"])

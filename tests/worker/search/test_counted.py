@@ -22,6 +22,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "t5": {"method": {"units": ["ffn", "heads", "head_dims"], "scope": "global"}},
     "t5_gated": {"method": {"units": ["ffn", "heads", "layers"], "scope": "global"}},
     "bart": {"method": {"repair": "bias"}},
+    "marian": {},
     "bert": {},
 }
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from service.families.table import FAMILIES
+from service.families.table import FAMILIES, keeps_first_layer
 from tests.support.batches import batches, examples
-from tests.support.tiny_models import TINY, base_name
+from tests.support.tiny_models import TINY, tiny_family
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.masking import masked
 from worker.slimming.scoring.objectives import Batch
@@ -38,7 +38,7 @@ EVERY_UNIT = [
     (family, units)
     for family in TINY
     for units in (("ffn",), ("heads",), ("head_dims",), ("layers",), ("ffn", "heads", "head_dims", "layers"))
-    if set(units) <= set(FAMILIES[base_name(family)].units)
+    if set(units) <= set(tiny_family(family).units)
 ]
 
 
@@ -129,6 +129,22 @@ def test_slicing_equals_masking_with_different_widths_per_layer(family: str) -> 
         expected = logits(model, batch)
     cut(model, architecture, kept, layout="per_layer")
     torch.testing.assert_close(logits(model, batch), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_first_layer_goes_where_the_contract_lets_it_go(name: str) -> None:
+    model, family = TINY[name](), tiny_family(name)
+    architecture = ARCHITECTURES[family.model_type]
+    kept = {group.site: torch.arange(group.site.layer) for group in locate(model, architecture, ["layers"])}
+    if keeps_first_layer(family, model.config.to_dict()):
+        with pytest.raises(ValueError, match="no other can take its place"):
+            cut(model, architecture, kept)
+    else:
+        batch = inputs(name)
+        with masked(model, architecture, kept):
+            expected = logits(model, batch)
+        cut(model, architecture, kept)
+        torch.testing.assert_close(logits(model, batch), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("key", ["decoder.9.ffn", "encoder.0.ffn", "decoder.0.neurons", "decoder.0.cross_heads"])

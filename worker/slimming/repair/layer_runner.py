@@ -3,7 +3,7 @@
 Shape suffixes: B rows of a batch, T positions, D hidden size.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -11,14 +11,18 @@ from torch import Tensor, nn
 
 from worker.slimming.architectures import Stack
 from worker.slimming.scoring.objectives import Batch, token_log_probabilities
-from worker.slimming.units import layers_of
+from worker.slimming.units import layers_of, module_after_first
 
 
 class LayerCall(NamedTuple):
-    """The arguments with which a model calls a layer, apart from the hidden states."""
+    """The arguments with which a model calls a layer, apart from the hidden states.
+
+    `after` is what the model does with the hidden states behind the layer, before it calls the next one.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    after: Callable[[Tensor], Tensor] | None = None
 
 
 class LayerInput(NamedTuple):
@@ -42,19 +46,21 @@ def stack_inputs(model: nn.Module, stack: Stack, batches: Sequence[Batch]) -> li
     for batch in batches:
         with ExitStack() as hooks:
             recorded = [hooks.enter_context(_recorded_calls(layer)) for layer in layers]
+            after = hooks.enter_context(_recorded_after(module_after_first(model, stack)))
             hooks.enter_context(_only_first_computed(layers))
             with suppress(LastLayerCalled):
                 token_log_probabilities(model, batch)
         first, *_ = recorded
-        inputs.append(LayerInput(first[0][0], [call for ((_, call),) in recorded]))
+        calls = [call for ((_, call),) in recorded]
+        inputs.append(LayerInput(first[0][0], [calls[0]._replace(after=next(iter(after), None)), *calls[1:]]))
     return inputs
 
 
 def run_layer(layer: nn.Module, hidden_BTD: Tensor, call: LayerCall) -> Tensor:
-    """The hidden states behind the layer (B, T, D)."""
+    """The hidden states in front of the next layer (B, T, D)."""
     output = layer(hidden_BTD, *call.args, **call.kwargs)
     states: Tensor = output[0] if isinstance(output, tuple) else output
-    return states
+    return call.after(states) if call.after else states
 
 
 @contextmanager
@@ -97,6 +103,24 @@ def _recorded_calls(layer: nn.Module) -> Iterator[list[tuple[Tensor, LayerCall]]
         yield recorded
     finally:
         handle.remove()
+
+
+@contextmanager
+def _recorded_after(module: nn.Module | None) -> Iterator[list[Callable[[Tensor], Tensor]]]:
+    """Within the context every call of the module of a DeBERTa behind its first layer is appended to the list, as a
+    function of the hidden states behind that layer."""
+    recorded: list[Callable[[Tensor], Tensor]] = []
+
+    def record(module: nn.Module, args: tuple[Any, ...]) -> None:
+        embedded, _, mask = args
+        recorded.append(lambda states: module(embedded, states, mask))
+
+    handle = None if module is None else module.register_forward_pre_hook(record)
+    try:
+        yield recorded
+    finally:
+        if handle is not None:
+            handle.remove()
 
 
 def _without_cache(value: Any) -> Any:

@@ -8,9 +8,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from service.contract import options
-from service.families.table import FAMILIES
 from tests.support.batches import batches, examples
-from tests.support.tiny_models import TINY, base_name
+from tests.support.tiny_models import TINY, tiny_family
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.masking import masked
 from worker.slimming.repair import ridge
@@ -24,8 +23,15 @@ from worker.slimming.units import Kept, Site, locate
 
 torch.set_num_threads(1)
 
-FAMILIES_WITH_BIAS = ("llama", "gpt2", "opt", "gpt_neox", "bart", "bert", "roberta", "distilbert")
-WITH_BIAS = [name for name in TINY if base_name(name) in FAMILIES_WITH_BIAS]
+
+def has_biases(name: str) -> bool:
+    """Whether the feed-forward modules of a tiny model have biases, or its config a field that gives them some."""
+    model = TINY[name]()
+    (row, *_) = ARCHITECTURES[model.config.model_type].stacks
+    return bool(row.feed_forward.bias or f"{row.layers}.0.{row.feed_forward.contract}.bias" in model.state_dict())
+
+
+WITH_BIAS = [name for name in TINY if has_biases(name)]
 
 
 def rows(family: str, size: int = 8) -> CalibrationBatches:
@@ -129,7 +135,7 @@ def test_a_repair_with_known_moments_equals_one_that_measures_them(method: str) 
 
 
 EVERY_CONSUMER = [
-    (family, unit) for family in TINY for unit in ("heads", "head_dims") if unit in FAMILIES[base_name(family)].units
+    (family, unit) for family in TINY for unit in ("heads", "head_dims") if unit in tiny_family(family).units
 ]
 
 
