@@ -47,6 +47,17 @@ GENERATION = {
     "target": {"ratio": 0.4},
     "deadline_seconds": 7200,
 }
+CHAT = {
+    "model": {"uri": "hf://HuggingFaceTB/SmolLM2-135M-Instruct"},
+    "task": {
+        "kind": "generation",
+        "messages": "messages",
+        "metric": "token_f1",
+        "calibration": {"uri": "s3://datasets/support-chats/train.jsonl", "limit": 200},
+        "evaluation": {"uri": "s3://datasets/support-chats/test.jsonl", "limit": 200},
+    },
+    "target": {"ratio": 0.2},
+}
 CLASSIFIER = {
     "model": {"uri": "gs://models/roberta-topics"},
     "task": {
@@ -92,6 +103,7 @@ REQUESTS: dict[str, Any] = {
     "sst2": {"summary": "A preset, with rows in object storage", "value": SST2},
     "inline": {"summary": "A task without a preset, with inline rows", "value": INLINE},
     "generation": {"summary": "A generation task on a model with an adapter", "value": GENERATION},
+    "chat": {"summary": "Conversations, asked by the chat template of the model", "value": CHAT},
     "unsupervised": {"summary": "Calibration rows without labels, evaluated on two domains", "value": UNSUPERVISED},
     "keep-metric": {
         "summary": "The smallest model that keeps 98 % of the accuracy, with a maximum size",

@@ -47,10 +47,30 @@ export function formElement({ presets, criteria, repairs, units, limits }, value
             ],
             values
           ),
-          area("task.template", "Template", values, {
-            placeholder: "Review: {text}\nSentiment:",
-            hint: "columns of the rows in braces"
-          }),
+          choice(
+            "prompt",
+            "Prompt",
+            [
+              ["template", "a template of my own"],
+              ["messages", "conversations, by the chat template of the model"]
+            ],
+            values
+          ),
+          element(
+            "div",
+            { "data-prompt": "template" },
+            area("task.template", "Template", values, {
+              placeholder: "Review: {text}\nSentiment:",
+              hint: "columns of the rows in braces"
+            })
+          ),
+          element(
+            "div",
+            { "data-prompt": "messages" },
+            text("task.messages", "Column of the messages", { "task.messages": "messages", ...values }, {
+              hint: "a list of messages with role and content; the assistant’s are the answers"
+            })
+          ),
           area("task.labels", "Labels", values, {
             placeholder: "positive = positive\nnegative = negative",
             hint: "one a line: label in the rows = answer word"

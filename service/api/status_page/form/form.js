@@ -85,6 +85,8 @@ function update(view) {
   const preset = view.form.elements["task.preset"].value;
   view.form.querySelector(".own-task").hidden = preset !== OWN;
   showTarget(view.form);
+  const prompt = view.form.elements.prompt.value;
+  for (const field of view.form.querySelectorAll("[data-prompt]")) field.hidden = field.dataset.prompt !== prompt;
   view.form.querySelector(".several-tasks").hidden = preset !== SEVERAL;
   view.form.querySelector(".rows").hidden = preset === SEVERAL;
   clearErrors(view.form);

@@ -20,7 +20,9 @@ export function compose(form, carried) {
   const task = own
     ? {
         kind: value("task.kind"),
-        template: form.elements["task.template"].value,
+        ...(value("prompt") === "messages"
+          ? { messages: value("task.messages") }
+          : { template: form.elements["task.template"].value }),
         labels: labels(value("task.labels"), errors)
       }
     : { preset: value("task.preset") };
@@ -192,7 +194,9 @@ export const fieldsOfMethod = ({ criterion, units, scope, repair, steps, control
 const fieldsOfTask = (task) => ({
   "task.preset": task.preset ?? "",
   "task.kind": task.kind ?? "classification",
+  prompt: task.messages ? "messages" : "template",
   "task.template": task.template,
+  "task.messages": task.messages,
   "task.labels": Object.entries(task.labels ?? {})
     .map(([label, word]) => `${label} = ${word}`)
     .join("\n"),

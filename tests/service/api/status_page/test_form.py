@@ -74,6 +74,23 @@ def test_form_shows_the_fields_of_the_target_that_is_chosen(page: str, tab: Tab,
     assert tab.run(request) == {"latency_ms": {"value": 40, "batch": 8, "tokens": 128}, "keep_metric": 0.98}
 
 
+def test_form_shows_the_field_of_the_prompt_that_is_chosen(page: str, tab: Tab, body: dict[str, Any]) -> None:
+    tab.open(f"{page}#/new")
+    fill_form(tab, body)
+    request = "JSON.parse(document.querySelector('.preview details pre').textContent).task"
+    visible = "[...document.querySelectorAll('[data-prompt]')].filter((field) => !field.hidden)"
+    for prompt, column in (("messages", "messages"), ("template", None)):
+        set_field(tab, "prompt", prompt)
+        assert tab.run(f"{visible}.map((field) => field.dataset.prompt)") == [prompt]
+        task = tab.run(request)
+        assert (task.get("messages"), task.get("template")) == (column, None if column else body["task"]["template"])
+    set_field(tab, "prompt", "messages")
+    set_field(tab, "task.messages", "chat")
+    assert tab.run(request)["messages"] == "chat"
+    set_field(tab, "task.preset", "sst2")
+    assert tab.run(request).keys() == {"preset", "calibration"}
+
+
 def test_form_folds_the_expert_fields_of_the_contract(page: str, tab: Tab) -> None:
     tab.open(f"{page}#/new")
     tab.wait_for("document.querySelector('form.request')")
@@ -266,7 +283,10 @@ ELABORATE: dict[str, Any] = {
 SWEEP = {"target": {"sweep": [0.1, 0.3], "artifacts": [0.1]}}
 
 
-@pytest.mark.parametrize("fields", [{}, ELABORATE, SWEEP], ids=["plain", "elaborate", "sweep"])
+CHAT = {"task": {"kind": "generation", "messages": "chat", "calibration": {"uri": "file:///rows.jsonl"}}}
+
+
+@pytest.mark.parametrize("fields", [{}, ELABORATE, SWEEP, CHAT], ids=["plain", "elaborate", "sweep", "chat"])
 def test_form_shows_the_request_of_a_job(page: str, tab: Tab, job_store: JobStore, fields: dict[str, Any]) -> None:
     job = new_job(job_store, **fields)
     tab.open(f"{page}#/new?from={job.id}")
