@@ -4,7 +4,8 @@ Tensors are named as in the files of a checkpoint. `worker.slimming.architecture
 of a loaded model; tests/worker/slimming/test_architectures.py compares the two.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from service.contract.options import Unit
 
@@ -49,6 +50,10 @@ class CheckpointNames:
     tied: tuple[str, ...] = ("lm_head.weight",)  # tensors that repeat the input embedding where they are tied to it
     tied_by_default: bool = False  # whether a config that does not say so ties them
     always_tied: bool = False  # whether they are tied whatever the config says, unless they are stored and differ
+    # Numbers that the class takes where config.json does not have the field, and does not compute from others.
+    class_defaults: Mapping[str, int] = field(default_factory=dict)
+    needed: tuple[str, ...] = ()  # fields without which the class fails
+    nullable: tuple[str, ...] = ("num_key_value_heads", "head_dim")  # those of heads that may be null in config.json
 
 
 def feed_forward(down: str, up: str) -> tuple[UnitTensors, ...]:

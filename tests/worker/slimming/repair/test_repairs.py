@@ -24,7 +24,22 @@ from worker.slimming.units import Kept, Site, locate
 
 torch.set_num_threads(1)
 
-WITH_BIAS = ("llama", "gpt2", "opt", "gpt_neox", "bart", "bert", "roberta", "distilbert")
+WITH_BIAS = (
+    "llama",
+    "smollm3",
+    "granite",
+    "starcoder2",
+    "nemotron",
+    "seed_oss",
+    "ernie4_5",
+    "gpt2",
+    "opt",
+    "gpt_neox",
+    "bart",
+    "bert",
+    "roberta",
+    "distilbert",
+)
 
 
 def rows(family: str, size: int = 8) -> CalibrationBatches:
@@ -143,7 +158,12 @@ def test_least_squares_changes_the_output_projections_of_attention_alone(family:
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     repair(repair_input(model, family, kept), "least_squares")
     changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
-    consumers = {f"{path}.weight" for path in watched if path.endswith(("o", "o_proj"))}
+    consumers = {
+        f"{path}.{name}"
+        for path in watched
+        if path.endswith(("o", "o_proj"))
+        for name, _ in model.get_submodule(path).named_parameters()
+    }
     assert changed == consumers
 
 
