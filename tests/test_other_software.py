@@ -31,6 +31,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 TEXT = "a good film<s> and the quick brown fox"
 ROPE = {"rope_type": "default", "rope_theta": 500.0}
+PARTIAL = ROPE | {"partial_rotary_factor": 0.5}
+ALPHA = ROPE | {"rope_type": "dynamic", "alpha": 1000.0, "factor": 1.0}
 
 OLDER_TRANSFORMERS = """
 import json, sys
@@ -119,7 +121,8 @@ def with_own_head(family: str, **settings: Any) -> PreTrainedModel:
     return model
 
 
-OLD_READERS = {name: TINY[name] for name in TINY if name not in ("t5_gated", "mt5")} | {
+NOT_IN_TRANSFORMERS_4 = ("ministral3",)
+OLD_READERS = {name: TINY[name] for name in TINY if name not in ("t5_gated", "mt5", *NOT_IN_TRANSFORMERS_4)} | {
     "llama 3": lambda: causal("llama", rope_parameters=LLAMA3),
     "qwen2 with another theta": lambda: causal("qwen2", rope_parameters=ROPE),
     "gpt_neox with another theta": lambda: causal("gpt_neox", rope_parameters=ROPE | {"partial_rotary_factor": 0.5}),
@@ -153,6 +156,19 @@ MLX_MODELS: dict[str, tuple[Any, list[str], list[int]]] = {
     "gemma3": (lambda: causal("gemma3_text", num_hidden_layers=8), ["ffn", "heads"], [6, 7]),
     "phi3": (lambda: causal("phi3", rope_parameters=ROPE), ["ffn"], []),
     "olmo2": (lambda: causal("olmo2", rope_parameters=ROPE), ["ffn"], []),
+    "olmo3": (TINY["olmo3"], ["ffn"], []),
+    "smollm3": (TINY["smollm3"], ["ffn", "heads"], []),
+    "smollm3 without a layer": (lambda: causal("smollm3", rope_parameters=ROPE, no_rope_layers=[1, 0]), ["ffn"], [0]),
+    "ministral3": (TINY["ministral3"], ["ffn", "heads"], [0]),
+    "granite": (TINY["granite"], ["ffn"], [0]),
+    "gemma": (lambda: causal("gemma", rope_parameters=ROPE), ["ffn", "heads"], [0]),
+    "glm4": (lambda: causal("glm4", rope_parameters=PARTIAL), ["ffn", "heads"], [0]),
+    # mlx-lm computes the exact gelu for it, whichever config.json names.
+    "starcoder2": (lambda: causal("starcoder2", head_dim=None, hidden_act="gelu"), ["ffn"], []),
+    "nemotron": (lambda: causal("nemotron", rope_parameters=PARTIAL, mlp_bias=True), ["ffn", "heads"], [0]),
+    "seed_oss": (TINY["seed_oss"], ["ffn", "heads"], [0]),
+    "hunyuan": (lambda: causal("hunyuan_v1_dense", rope_parameters=ALPHA), ["ffn", "heads"], [0]),
+    "ernie4_5": (TINY["ernie4_5"], ["ffn", "heads"], [0]),
 }
 
 

@@ -7,11 +7,17 @@ from service.contract.errors import InvalidModel
 from service.families.table import CLASSIFIERS, ModelFamily
 
 CLASSIFICATION = "single_label_classification"
+LAYER_LISTS = ("layer_types", "no_rope_layers")  # fields with an entry for each layer
 
 
 def check_settings(config: Mapping[str, Any], family: ModelFamily) -> None:
     """Raise InvalidModel for a config that no class of the family can compute a classification or a text with."""
     _check_padding(config, family)
+    if family.kind in ("causal", "decoder_classifier"):
+        _check_heads(config, family)
+        _check_layer_lists(config)
+    if family.model_type == "exaone4":
+        _check_window_pattern(config)
     if family.kind in CLASSIFIERS:
         _check_problem(config)
 
@@ -53,4 +59,34 @@ def _check_padding(config: Mapping[str, Any], family: ModelFamily) -> None:
     counts = family.names.numbers_after_padding or family.model_type == "m2m_100"
     if counts and "pad_token_id" in config and pad is None:
         message = f"config.json has no pad_token_id, from which {family.model_type} counts its positions: add it"
+        raise InvalidModel(message, param="model.uri")
+
+
+def _check_heads(config: Mapping[str, Any], family: ModelFamily) -> None:
+    """Refuse a config without a number of heads, or a size of them, that the class computes with."""
+    names = family.names
+    for field in (names.key_value_heads, names.head_size):
+        is_null = field in config and config[field] is None and field not in names.nullable
+        if is_null or (field in names.needed and config.get(field) is None):
+            message = f"config.json has no number in {field!r}, without which {family.model_class} fails: give it there"
+            raise InvalidModel(message, param="model.uri")
+
+
+def _check_layer_lists(config: Mapping[str, Any]) -> None:
+    """Refuse a list that lacks an entry for a layer."""
+    layers = config.get("num_hidden_layers")
+    for field in LAYER_LISTS:
+        entries = config.get(field)
+        if isinstance(entries, list) and type(layers) is int and len(entries) < layers:
+            message = (
+                f"config.json has {len(entries)} entries in {field!r} and {layers} layers: give one for each layer"
+            )
+            raise InvalidModel(message, param="model.uri")
+
+
+def _check_window_pattern(config: Mapping[str, Any]) -> None:
+    """Refuse a pattern of layers that the class of EXAONE 4 cannot compute."""
+    every, window = config.get("sliding_window_pattern", 4), config.get("sliding_window", 0)
+    if config.get("layer_types") is None and (window is None or type(every) is not int or every <= 0):
+        message = "config.json does not say which layers have a sliding window: give the `layer_types`"
         raise InvalidModel(message, param="model.uri")

@@ -86,6 +86,7 @@ def _expanded(paths: str) -> Iterator[str]:
 EMBEDDING = Modules("model.embed_tokens")
 GATED_OUTSIDE = (EMBEDDING, Modules("model.norm"), Modules("lm_head"))
 GATED_BLOCK = Modules("mlp.{gate,up,down}_proj")
+GATED_WITH_BIAS = Modules("mlp.{gate,up,down}_proj", field("mlp_bias"))
 ATTENTION_BIAS = field("attention_bias")
 QUERIES = Modules("self_attn.{q,k,v,o}_proj", ATTENTION_BIAS)
 QUERY_NORMS = Modules("self_attn.{q,k}_norm")
@@ -97,6 +98,26 @@ def _gated(*layer: Modules) -> ModelTensors:
     return ModelTensors(GATED_OUTSIDE, {"model.layers": layer}, "model.")
 
 
+NORMED_OUTSIDE = (EMBEDDING, Modules("model.norm", always), Modules("lm_head"))
+BIASED_NORMS = Modules("{input,post_attention}_layernorm", always)
+USE_BIAS = field("use_bias", True)
+STARCODER2 = ModelTensors(
+    NORMED_OUTSIDE,
+    {
+        "model.layers": (
+            Modules(
+                "{self_attn.q_proj,self_attn.k_proj,self_attn.v_proj,self_attn.o_proj,mlp.c_fc,mlp.c_proj}", USE_BIAS
+            ),
+            BIASED_NORMS,
+        )
+    },
+    "model.",
+)
+NEMOTRON = ModelTensors(
+    NORMED_OUTSIDE,
+    {"model.layers": (QUERIES, BIASED_NORMS, Modules("mlp.{up,down}_proj", field("mlp_bias")))},
+    "model.",
+)
 GPT2 = ModelTensors(
     (Modules("transformer.{wte,wpe}"), Modules("transformer.ln_f", always), Modules("lm_head")),
     {"transformer.h": (Modules("{attn.c_attn,attn.c_proj,mlp.c_fc,mlp.c_proj,ln_1,ln_2}", always),)},
@@ -308,7 +329,7 @@ DEBERTA = ModelTensors(
 )
 
 MODEL_TENSORS: dict[str, ModelTensors] = {
-    "llama": _gated(QUERIES, NORMS, Modules("mlp.{gate,up,down}_proj", field("mlp_bias"))),
+    "llama": _gated(QUERIES, NORMS, GATED_WITH_BIAS),
     "mistral": _gated(Modules("self_attn.{q,k,v,o}_proj"), NORMS, GATED_BLOCK),
     "qwen2": _gated(Modules("self_attn.{q,k,v}_proj", always), Modules("self_attn.o_proj"), NORMS, GATED_BLOCK),
     "qwen3": _gated(QUERIES, QUERY_NORMS, NORMS, GATED_BLOCK),
@@ -316,6 +337,37 @@ MODEL_TENSORS: dict[str, ModelTensors] = {
     "gemma3_text": _gated(QUERIES, QUERY_NORMS, NORMS, FEED_FORWARD_NORMS, GATED_BLOCK),
     "phi3": _gated(Modules("self_attn.{qkv,o}_proj"), NORMS, Modules("mlp.{gate_up,down}_proj")),
     "olmo2": _gated(QUERIES, QUERY_NORMS, Modules("post_{attention,feedforward}_layernorm"), GATED_BLOCK),
+    "olmo3": _gated(QUERIES, QUERY_NORMS, Modules("post_{attention,feedforward}_layernorm"), GATED_BLOCK),
+    "smollm3": _gated(QUERIES, NORMS, GATED_WITH_BIAS),
+    "ministral3": _gated(Modules("self_attn.{q,k,v,o}_proj"), NORMS, GATED_BLOCK),
+    "granite": _gated(QUERIES, NORMS, GATED_WITH_BIAS),
+    "gemma": _gated(QUERIES, NORMS, GATED_BLOCK),
+    "glm4": _gated(
+        Modules("self_attn.{q,k,v}_proj", field("attention_bias", True)),
+        Modules("self_attn.o_proj"),
+        NORMS,
+        Modules("post_{self_attn,mlp}_layernorm"),
+        Modules("mlp.{gate_up,down}_proj"),
+    ),
+    "starcoder2": STARCODER2,
+    "nemotron": NEMOTRON,
+    "exaone4": _gated(
+        Modules("self_attn.{q,k,v,o}_proj"),
+        QUERY_NORMS,
+        Modules("post_{attention,feedforward}_layernorm"),
+        GATED_BLOCK,
+    ),
+    "seed_oss": _gated(
+        Modules("self_attn.{q,k,v}_proj", field("attention_bias", True)),
+        Modules("self_attn.o_proj", field("attention_out_bias")),
+        NORMS,
+        GATED_WITH_BIAS,
+    ),
+    "hunyuan_v1_dense": _gated(QUERIES, Modules("self_attn.{query,key}_layernorm"), NORMS, GATED_BLOCK),
+    "ernie4_5": _gated(
+        Modules("{self_attn.q,self_attn.k,self_attn.v,self_attn.o,mlp.gate,mlp.up,mlp.down}_proj", field("use_bias")),
+        NORMS,
+    ),
     "gpt2": GPT2,
     "opt": OPT,
     "gpt_neox": NEOX,

@@ -11,11 +11,15 @@ from service.contract.options import Unit
 from service.families.table import Kind
 
 # Family -> its last layer of this many sees the whole text, the others a sliding window.
-PATTERNS = {"gemma2": 2, "gemma3_text": 6}
+PATTERNS = {"gemma2": 2, "gemma3_text": 6, "olmo3": 4}
 # Family -> the number of layers with which llama.cpp takes a model to be the one with 27 billion parameters.
 LAYERS_OF_27B = {"gemma2": 46, "gemma3_text": 62}
 DEFAULT_SCALAR = 256  # of `query_pre_attn_scalar`, for both families
 MLX_ROPE_TYPES = ("default", "linear", "llama3")
+NO_POSITIONS_EVERY = 4  # in llama.cpp the layers of a SmolLM3 whose number this divides have no rotary positions
+LAYERS_OF_32B = 64  # with which llama.cpp takes an EXAONE 4 to have sliding windows
+HUNYUAN_TOKENS = (32 * 1024, 256 * 1024)  # for which llama.cpp converts the dynamic positions of a Hunyuan
+UNKNOWN_LAYERS = "which layers stay is not known yet: the report of the job says whether they fit"
 
 
 @dataclass(frozen=True)
@@ -82,10 +86,7 @@ def numbered_layers(sizes: SlimSizes) -> str | None:
         return None
     every = PATTERNS[sizes.family]
     if not sizes.layers_known:
-        return (
-            f"it takes every layer whose number {every} divides to see the whole text, and which layers stay is not "
-            "known yet: the report of the job says whether they fit"
-        )
+        return f"it takes every layer whose number {every} divides to see the whole text, and {UNKNOWN_LAYERS}"
     return (
         f"it takes every layer whose number {every} divides to see the whole text, which the layers that stay do not: "
         "remove other units than layers"
@@ -124,15 +125,22 @@ def mlx_pattern_length(sizes: SlimSizes) -> str | None:
     return None if sizes.layers >= every else f"it needs at least {every} layers, and {sizes.layers} stay"
 
 
-def mlx_rope_type(sizes: SlimSizes) -> str | None:
-    """mlx-lm was compared with transformers for these scalings of rotary positions."""
-    rope = sizes.config.get("rope_parameters") or sizes.config.get("rope_scaling") or {}
-    by_layer_type = rope.get("full_attention", rope) if isinstance(rope, Mapping) else rope
-    if not isinstance(by_layer_type, Mapping):
-        return "the rotary positions of config.json are not an object"
-    kind = by_layer_type.get("rope_type") or by_layer_type.get("type") or "default"
-    reason = f"whether it computes rotary positions of the type {kind!r} as transformers was not tested"
-    return None if kind in MLX_ROPE_TYPES else reason
+def rope_types(*kinds: str) -> Limit:
+    """The runtime was compared with transformers for these scalings of rotary positions."""
+
+    def limit(sizes: SlimSizes) -> str | None:
+        rope = sizes.config.get("rope_parameters") or sizes.config.get("rope_scaling") or {}
+        by_layer_type = rope.get("full_attention", rope) if isinstance(rope, Mapping) else rope
+        if not isinstance(by_layer_type, Mapping):
+            return "the rotary positions of config.json are not an object"
+        kind = by_layer_type.get("rope_type") or by_layer_type.get("type") or "default"
+        reason = f"whether it computes rotary positions of the type {kind!r} as transformers was not tested"
+        return None if kind in kinds else reason
+
+    return limit
+
+
+mlx_rope_type = rope_types(*MLX_ROPE_TYPES)
 
 
 def no_mlp_bias(sizes: SlimSizes) -> str | None:
@@ -140,6 +148,67 @@ def no_mlp_bias(sizes: SlimSizes) -> str | None:
     return "it does not load biases of feed-forward modules" if sizes.config.get("mlp_bias") else None
 
 
+def only_if(field: str, expected: bool, default: bool = False) -> Limit:
+    """The runtime has the family with one value of a field of config.json, whose default is given."""
+
+    def limit(sizes: SlimSizes) -> str | None:
+        found = bool(sizes.config.get(field, default))
+        return None if found is expected else f"it has the family only where {field} is {str(expected).lower()}"
+
+    return limit
+
+
+def numbered_positions(sizes: SlimSizes) -> str | None:
+    """llama.cpp knows by the number of a layer of a SmolLM3 whether it has rotary positions."""
+    every, chosen = NO_POSITIONS_EVERY, sizes.config.get("no_rope_layers")
+    rule = f"it takes every layer whose number {every} divides to have no rotary positions"
+    if not sizes.layers_known:
+        return f"{rule}, and {UNKNOWN_LAYERS}"
+    if chosen is None:
+        fits = sizes.config.get("no_rope_layer_interval", every) == every
+    else:
+        fits = list(chosen)[: sizes.layers] == [int((number + 1) % every != 0) for number in range(sizes.layers)]
+    return None if fits else f"{rule}, which the layers that stay do not follow"
+
+
+def window_of_32b(sizes: SlimSizes) -> str | None:
+    """llama.cpp knows by the number of its layers whether an EXAONE 4 has sliding windows."""
+    if _has_window(sizes) is (sizes.layers == LAYERS_OF_32B):
+        return None
+    return f"it takes an EXAONE 4 to have sliding windows if it has {LAYERS_OF_32B} layers, and {sizes.layers} stay"
+
+
+def keeps_kinds(*kinds: str) -> Limit:
+    """The runtime needs a layer of each of these types where the family has sliding windows."""
+
+    def limit(sizes: SlimSizes) -> str | None:
+        reason = f"it needs a layer of each of the types {', '.join(kinds)}"
+        if not _has_window(sizes):
+            return None
+        if not sizes.layers_known:
+            return f"{reason}, and {UNKNOWN_LAYERS}"
+        types = sizes.config.get("layer_types")
+        return reason if types is not None and not set(kinds) <= set(types) else None
+
+    return limit
+
+
+def _has_window(sizes: SlimSizes) -> bool:
+    return sizes.config.get("sliding_window", 4096) is not None
+
+
+def hunyuan_positions(sizes: SlimSizes) -> str | None:
+    """llama.cpp converts the dynamic rotary positions of the published models alone."""
+    rope = sizes.config.get("rope_parameters") or sizes.config.get("rope_scaling") or {}
+    kind = rope.get("rope_type") or rope.get("type")
+    theta = rope.get("rope_theta") or sizes.config.get("rope_theta", 10_000.0)
+    is_published = theta == 10_000.0 and sizes.config.get("max_position_embeddings") in HUNYUAN_TOKENS
+    reason = "it converts dynamic rotary positions of the published base and numbers of tokens alone"
+    return reason if kind == "dynamic" and not is_published else None
+
+
+TIED_HEAD = only_if("tie_word_embeddings", True, default=True)
+HEAD_OF_ITS_OWN = only_if("tie_word_embeddings", False)
 WITHOUT_HEADS = "remove other units than heads"
 TRANSFORMERS_OF_VLLM = "start it with `--model-impl transformers`, which loads the checkpoint"
 
@@ -153,7 +222,7 @@ LIMITS: dict[tuple[str, str], tuple[Limit, ...]] = {
     ("llama.cpp", "phi3"): (derived_head_size(WITHOUT_HEADS),),
     ("mlx-lm", "phi3"): (derived_head_size(WITHOUT_HEADS), mlx_rope_type),
     ("sglang", "gemma2"): (numbered_layers,),
-    ("llama.cpp", "gemma2"): (numbered_layers, llama_cpp_scale),
+    ("llama.cpp", "gemma2"): (numbered_layers, llama_cpp_scale, TIED_HEAD),
     ("llama.cpp", "gemma3_text"): (numbered_layers, llama_cpp_scale),
     ("mlx-lm", "gemma3_text"): (mlx_pattern_length, numbered_layers, mlx_rope_type),
     ("mlx-lm", "llama"): (mlx_rope_type,),
@@ -162,6 +231,50 @@ LIMITS: dict[tuple[str, str], tuple[Limit, ...]] = {
     ("mlx-lm", "olmo2"): (mlx_rope_type,),
     ("mlx-lm", "gemma2"): (mlx_rope_type,),
     ("vllm", "modernbert"): (every_nth_layer,),
+    ("llama.cpp", "smollm3"): (
+        numbered_positions,
+        only_if("attention_bias", False),
+        only_if("mlp_bias", False),
+        only_if("use_sliding_window", False),
+    ),
+    ("mlx-lm", "smollm3"): (mlx_rope_type,),
+    ("llama.cpp", "ministral3"): (rope_types("yarn"),),
+    ("mlx-lm", "ministral3"): (rope_types("yarn"),),
+    ("llama.cpp", "granite"): (derived_head_size(WITHOUT_HEADS),),
+    ("mlx-lm", "granite"): (derived_head_size(WITHOUT_HEADS), mlx_rope_type),
+    ("llama.cpp", "olmo3"): (numbered_layers, HEAD_OF_ITS_OWN, only_if("attention_bias", False)),
+    ("mlx-lm", "olmo3"): (
+        keeps_kinds("sliding_attention", "full_attention"),
+        only_if("attention_bias", False),
+        rope_types("default", "yarn"),
+    ),
+    ("vllm", "gemma"): (TIED_HEAD, only_if("attention_bias", False)),
+    ("llama.cpp", "gemma"): (TIED_HEAD, only_if("attention_bias", False)),
+    ("mlx-lm", "gemma"): (TIED_HEAD, only_if("attention_bias", False), rope_types("default")),
+    ("mlx-lm", "glm4"): (HEAD_OF_ITS_OWN, rope_types("default")),
+    ("vllm", "starcoder2"): (derived_head_size(TRANSFORMERS_OF_VLLM),),
+    ("llama.cpp", "starcoder2"): (derived_head_size(WITHOUT_HEADS), only_if("use_bias", True, default=True)),
+    ("mlx-lm", "starcoder2"): (
+        derived_head_size(WITHOUT_HEADS),
+        only_if("use_bias", True, default=True),
+        rope_types("default"),
+    ),
+    ("llama.cpp", "nemotron"): (derived_head_size(WITHOUT_HEADS), HEAD_OF_ITS_OWN),
+    ("mlx-lm", "nemotron"): (rope_types("default", "linear"),),
+    ("vllm", "exaone4"): (keeps_kinds("sliding_attention"),),
+    ("llama.cpp", "exaone4"): (derived_head_size(WITHOUT_HEADS), window_of_32b),
+    ("vllm", "seed_oss"): (
+        only_if("attention_bias", True, default=True),
+        only_if("attention_out_bias", False),
+        only_if("mlp_bias", False),
+    ),
+    ("llama.cpp", "seed_oss"): (only_if("attention_out_bias", False), only_if("mlp_bias", False)),
+    ("mlx-lm", "seed_oss"): (mlx_rope_type,),
+    ("llama.cpp", "hunyuan_v1_dense"): (only_if("attention_bias", False), hunyuan_positions),
+    ("mlx-lm", "hunyuan_v1_dense"): (rope_types("default", "dynamic"),),
+    ("vllm", "ernie4_5"): (only_if("use_bias", False),),
+    ("llama.cpp", "ernie4_5"): (only_if("use_bias", False),),
+    ("mlx-lm", "ernie4_5"): (rope_types("default"),),
 }
 
 

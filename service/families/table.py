@@ -111,12 +111,18 @@ NO_HEADS_UNDER_A_JOINT_NORM = {Unit.heads: JOINT_NORM, Unit.head_dims: TIED_DIME
 
 GATED_FEED_FORWARD = feed_forward(r"mlp\.down_proj", r"mlp\.(gate|up)_proj")
 GATED_WITHOUT_HEADS = StackNames("decoder", "layers", GATED_FEED_FORWARD)
-GATED = StackNames("decoder", "layers", GATED_FEED_FORWARD + attention(r"self_attn\.o_proj", r"self_attn\.[qkv]_proj"))
+SELF_ATTENTION = attention(r"self_attn\.o_proj", r"self_attn\.[qkv]_proj")
+GATED = StackNames("decoder", "layers", GATED_FEED_FORWARD + SELF_ATTENTION)
 GATED_WITH_BIAS = StackNames("decoder", "layers", GATED.unit_tensors, bias="mlp_bias")
 FUSED = StackNames(
     "decoder",
     "layers",
     feed_forward(r"mlp\.down_proj", r"mlp\.gate_up_proj") + attention(r"self_attn\.o_proj", r"self_attn\.qkv_proj"),
+)
+GLM4 = StackNames("decoder", "layers", feed_forward(r"mlp\.down_proj", r"mlp\.gate_up_proj") + SELF_ATTENTION)
+STARCODER2 = StackNames("decoder", "layers", feed_forward(r"mlp\.c_proj", r"mlp\.c_fc") + SELF_ATTENTION)
+NEMOTRON = StackNames(
+    "decoder", "layers", feed_forward(r"mlp\.down_proj", r"mlp\.up_proj") + SELF_ATTENTION, bias="mlp_bias"
 )
 GPT2 = StackNames(
     "decoder",
@@ -142,9 +148,35 @@ T5_TENSORS = (
     *attention(*T5_ATTENTION, unit=Unit.head_dims),
 )
 
+KEY_VALUE_HEADS, HEAD_SIZE = "num_key_value_heads", "head_dim"
 LLAMA_NAMES = CheckpointNames((GATED_WITH_BIAS,), head_counts_divide=("attention_bias", "mlp_bias"))
-MISTRAL_NAMES = CheckpointNames((GATED,))
-GEMMA_NAMES = CheckpointNames((GATED,), head_counts_divide=("hidden_size",), tied_by_default=True)
+MISTRAL_NAMES = CheckpointNames((GATED,), class_defaults={KEY_VALUE_HEADS: 8}, nullable=(HEAD_SIZE,))
+QWEN_NAMES = CheckpointNames((GATED,), class_defaults={KEY_VALUE_HEADS: 32}, nullable=(KEY_VALUE_HEADS,))
+GEMMA_NAMES = CheckpointNames(
+    (GATED,),
+    head_counts_divide=("hidden_size",),
+    tied_by_default=True,
+    class_defaults={KEY_VALUE_HEADS: 4, HEAD_SIZE: 256},
+    nullable=(),
+)
+OLMO_NAMES = CheckpointNames((GATED_WITHOUT_HEADS,), nullable=(KEY_VALUE_HEADS,))
+SMOLLM3_NAMES = CheckpointNames(
+    (GATED_WITH_BIAS,), tied_by_default=True, class_defaults={KEY_VALUE_HEADS: 4}, nullable=(KEY_VALUE_HEADS,)
+)
+MINISTRAL3_NAMES = CheckpointNames((GATED,), class_defaults={KEY_VALUE_HEADS: 8, HEAD_SIZE: 128}, nullable=())
+GRANITE_NAMES = CheckpointNames((GATED_WITH_BIAS,), nullable=(KEY_VALUE_HEADS,))
+GEMMA1_NAMES = CheckpointNames(
+    (GATED,), tied_by_default=True, class_defaults={KEY_VALUE_HEADS: 16, HEAD_SIZE: 256}, nullable=()
+)
+GLM4_NAMES = CheckpointNames((GLM4,), class_defaults={KEY_VALUE_HEADS: 2, HEAD_SIZE: 128}, nullable=())
+STARCODER2_NAMES = CheckpointNames(
+    (STARCODER2,), tied_by_default=True, class_defaults={KEY_VALUE_HEADS: 2}, nullable=(HEAD_SIZE,)
+)
+NEMOTRON_NAMES = CheckpointNames((NEMOTRON,), needed=(KEY_VALUE_HEADS,), nullable=(HEAD_SIZE,))
+EXAONE4_NAMES = CheckpointNames((GATED,), class_defaults={KEY_VALUE_HEADS: 32}, nullable=())
+SEED_OSS_NAMES = CheckpointNames((GATED_WITH_BIAS,), class_defaults={KEY_VALUE_HEADS: 8, HEAD_SIZE: 128})
+HUNYUAN_NAMES = CheckpointNames((GATED,), needed=(HEAD_SIZE,), nullable=(KEY_VALUE_HEADS,))
+ERNIE_NAMES = CheckpointNames((GATED,), tied_by_default=True, class_defaults={KEY_VALUE_HEADS: 2, HEAD_SIZE: 128})
 BERT_NAMES = CheckpointNames((BERT,), tied=())
 ROBERTA_NAMES = CheckpointNames((BERT,), tied=(), numbers_after_padding=True)
 T5_NAMES = CheckpointNames(
@@ -180,29 +212,59 @@ MARIAN_NAMES = replace(
 ALL_RUNTIMES: tuple[RuntimeName, ...] = ("vllm", "sglang", "llama.cpp", "mlx-lm")
 NO_MLX: tuple[RuntimeName, ...] = ("vllm", "sglang", "llama.cpp")
 NO_SGLANG: tuple[RuntimeName, ...] = ("vllm", "llama.cpp")
+ALL_BUT_SGLANG: tuple[RuntimeName, ...] = (*NO_SGLANG, "mlx-lm")
+ON_ONE_MACHINE: tuple[RuntimeName, ...] = ("llama.cpp", "mlx-lm")
 
 FAMILIES: dict[str, ModelFamily] = {
     family.model_type: family
     for family in (
         ModelFamily("llama", "causal", "LlamaForCausalLM", LLAMA_NAMES, NO_DIMENSIONS, ALL_RUNTIMES, gguf="llama"),
         ModelFamily("mistral", "causal", "MistralForCausalLM", MISTRAL_NAMES, NO_DIMENSIONS, ALL_RUNTIMES),
-        ModelFamily("qwen2", "causal", "Qwen2ForCausalLM", MISTRAL_NAMES, NO_DIMENSIONS, ALL_RUNTIMES, gguf="qwen2"),
-        ModelFamily("qwen3", "causal", "Qwen3ForCausalLM", MISTRAL_NAMES, NO_DIMENSIONS, ALL_RUNTIMES, gguf="qwen3"),
+        ModelFamily("qwen2", "causal", "Qwen2ForCausalLM", QWEN_NAMES, NO_DIMENSIONS, ALL_RUNTIMES, gguf="qwen2"),
+        ModelFamily(
+            "qwen3",
+            "causal",
+            "Qwen3ForCausalLM",
+            replace(QWEN_NAMES, class_defaults={KEY_VALUE_HEADS: 32, HEAD_SIZE: 128}),
+            NO_DIMENSIONS,
+            ALL_RUNTIMES,
+            gguf="qwen3",
+        ),
         ModelFamily("gemma2", "causal", "Gemma2ForCausalLM", GEMMA_NAMES, NO_DIMENSIONS, ALL_RUNTIMES, gguf="gemma2"),
         ModelFamily(
             "gemma3_text", "causal", "Gemma3ForCausalLM", GEMMA_NAMES, NO_DIMENSIONS, ALL_RUNTIMES, gguf="gemma3"
         ),
         ModelFamily(
-            "phi3", "causal", "Phi3ForCausalLM", CheckpointNames((FUSED,)), NO_DIMENSIONS, ALL_RUNTIMES, gguf="phi3"
+            "phi3",
+            "causal",
+            "Phi3ForCausalLM",
+            CheckpointNames((FUSED,), nullable=(KEY_VALUE_HEADS,)),
+            NO_DIMENSIONS,
+            ALL_RUNTIMES,
+            gguf="phi3",
         ),
         ModelFamily(
             "olmo2",
             "causal",
             "Olmo2ForCausalLM",
-            CheckpointNames((GATED_WITHOUT_HEADS,)),
+            OLMO_NAMES,
             NO_HEADS_UNDER_A_JOINT_NORM,
             ALL_RUNTIMES,
         ),
+        ModelFamily("olmo3", "causal", "Olmo3ForCausalLM", OLMO_NAMES, NO_HEADS_UNDER_A_JOINT_NORM, ON_ONE_MACHINE),
+        ModelFamily("smollm3", "causal", "SmolLM3ForCausalLM", SMOLLM3_NAMES, NO_DIMENSIONS, ALL_BUT_SGLANG),
+        ModelFamily("ministral3", "causal", "Ministral3ForCausalLM", MINISTRAL3_NAMES, NO_DIMENSIONS, ON_ONE_MACHINE),
+        ModelFamily("granite", "causal", "GraniteForCausalLM", GRANITE_NAMES, NO_DIMENSIONS, ALL_BUT_SGLANG),
+        ModelFamily("gemma", "causal", "GemmaForCausalLM", GEMMA1_NAMES, NO_DIMENSIONS, ALL_BUT_SGLANG),
+        ModelFamily("glm4", "causal", "Glm4ForCausalLM", GLM4_NAMES, NO_DIMENSIONS, ALL_BUT_SGLANG),
+        ModelFamily("starcoder2", "causal", "Starcoder2ForCausalLM", STARCODER2_NAMES, NO_DIMENSIONS, ALL_BUT_SGLANG),
+        ModelFamily("nemotron", "causal", "NemotronForCausalLM", NEMOTRON_NAMES, NO_DIMENSIONS, ALL_BUT_SGLANG),
+        ModelFamily("exaone4", "causal", "Exaone4ForCausalLM", EXAONE4_NAMES, NO_DIMENSIONS, NO_SGLANG),
+        ModelFamily("seed_oss", "causal", "SeedOssForCausalLM", SEED_OSS_NAMES, NO_DIMENSIONS, ALL_BUT_SGLANG),
+        ModelFamily(
+            "hunyuan_v1_dense", "causal", "HunYuanDenseV1ForCausalLM", HUNYUAN_NAMES, NO_DIMENSIONS, ALL_BUT_SGLANG
+        ),
+        ModelFamily("ernie4_5", "causal", "Ernie4_5ForCausalLM", ERNIE_NAMES, NO_DIMENSIONS, ALL_BUT_SGLANG),
         ModelFamily(
             "gpt2",
             "causal",
@@ -345,6 +407,16 @@ DECODER_CLASSIFIERS: dict[str, str] = {
     "gpt2": "GPT2ForSequenceClassification",
     "opt": "OPTForSequenceClassification",
     "gpt_neox": "GPTNeoXForSequenceClassification",
+    "smollm3": "SmolLM3ForSequenceClassification",
+    "ministral3": "Ministral3ForSequenceClassification",
+    "olmo3": "Olmo3ForSequenceClassification",
+    "gemma": "GemmaForSequenceClassification",
+    "glm4": "Glm4ForSequenceClassification",
+    "starcoder2": "Starcoder2ForSequenceClassification",
+    "nemotron": "NemotronForSequenceClassification",
+    "exaone4": "Exaone4ForSequenceClassification",
+    "seed_oss": "SeedOssForSequenceClassification",
+    "hunyuan_v1_dense": "HunYuanDenseV1ForSequenceClassification",
 }
 
 

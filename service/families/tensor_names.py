@@ -5,7 +5,7 @@ of a loaded model; tests/worker/slimming/test_architectures.py compares the two.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from service.contract.options import Unit
@@ -56,11 +56,15 @@ class CheckpointNames:
     # Config field, and the input embedding and the tensors that are tied to it where that field is false.
     tying_unless: tuple[str, str, tuple[str, ...]] | None = None
     always_tied: bool = False  # whether they are tied whatever the config says, unless they are stored and differ
+    # Numbers that the class takes where config.json does not have the field, and does not compute from others.
+    class_defaults: Mapping[str, int] = field(default_factory=dict)
+    needed: tuple[str, ...] = ()  # fields without which the class fails
+    nullable: tuple[str, ...] = ("num_key_value_heads", "head_dim")  # those of heads that may be null in config.json
 
     def of(self, config: Mapping[str, Any]) -> Self:
         """The names of a model with this config."""
-        field, embedding, tied = self.tying_unless or ("", "", ())
-        return replace(self, embedding=embedding, tied=tied) if field and not config.get(field, True) else self
+        unless, embedding, tied = self.tying_unless or ("", "", ())
+        return replace(self, embedding=embedding, tied=tied) if unless and not config.get(unless, True) else self
 
     @property
     def head(self) -> str:

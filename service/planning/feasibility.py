@@ -63,8 +63,9 @@ def _check_repair(request: JobRequest, checkpoint: Checkpoint) -> None:
     """Raise InvalidRequest for the repair `bias` where the slim model could not hold the biases."""
     if request.method.repair is not Repair.bias:
         return
-    stacks = [stack for stack in checkpoint.names.stacks if stack.bias and not checkpoint.config.get(stack.bias)]
-    if stacks and Unit.heads in request.method.units:
+    names = checkpoint.names
+    new = [stack.bias for stack in names.stacks if stack.bias and not checkpoint.config.get(stack.bias)]
+    if Unit.heads in request.method.units and set(new) & set(names.head_counts_divide):
         message = "a Llama with biases cannot be written with any number of heads: choose another repair"
         raise InvalidRequest(message, param="method.repair")
     if not any(has_bias(request, checkpoint, stack) for stack in checkpoint.names.stacks):

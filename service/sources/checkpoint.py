@@ -46,9 +46,13 @@ class Checkpoint:
         stored = (tensor.dtype for tensor in self.tensors.values())
         return next((dtype for dtype in (named, *stored) if dtype in FLOATS), "F32")
 
+    def value(self, field: str) -> Any:
+        """The value of a field of config.json, or that of the class where it is not there and the table has it."""
+        return self.config.get(field, self.names.class_defaults.get(field))
+
     def number(self, field: str) -> int:
         """A count in the config. Raises InvalidModel if the config has no such count."""
-        value = self.config.get(field)
+        value = self.value(field)
         if type(value) is not int or not 0 < value <= MAX_UNITS:
             message = f"config.json must have a whole number from 1 to {MAX_UNITS} in {field!r}"
             raise InvalidModel(message, param="model.uri")

@@ -42,7 +42,7 @@ def head_counts(checkpoint: Checkpoint) -> tuple[int, int]:
     """(query heads, key-value heads) of a layer. Raises InvalidModel if the second does not divide the first."""
     names = checkpoint.names
     heads = checkpoint.number(names.heads)
-    groups = heads if checkpoint.config.get(names.key_value_heads) is None else checkpoint.number(names.key_value_heads)
+    groups = heads if checkpoint.value(names.key_value_heads) is None else checkpoint.number(names.key_value_heads)
     if heads % groups:
         message = f"config.json has {heads} heads and {groups} key-value heads, which do not divide them"
         raise InvalidModel(message, param="model.uri")
@@ -52,7 +52,7 @@ def head_counts(checkpoint: Checkpoint) -> tuple[int, int]:
 def head_size(checkpoint: Checkpoint) -> int:
     """Dimensions of an attention head."""
     names = checkpoint.names
-    if checkpoint.config.get(names.head_size) is not None:
+    if checkpoint.value(names.head_size) is not None:
         return checkpoint.number(names.head_size)
     return checkpoint.number(names.hidden_size) // checkpoint.number(names.heads)
 

@@ -21,7 +21,36 @@ from tests.support.checkpoints import change_json
 from tests.support.tiny_models import HIDDEN_SIZE, VOCABULARY, base_name, changed, tiny_family
 
 DRAWN_DTYPES = ("float32", "float32", "bfloat16", "float16")
-ROTARY = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3", "olmo2", "gpt_neox")
+ROTARY = (
+    *("llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3", "olmo2", "gpt_neox", "smollm3", "granite", "gemma"),
+    *("glm4", "starcoder2", "nemotron", "exaone4", "seed_oss", "hunyuan_v1_dense", "ernie4_5"),
+)
+PARTIAL = {"gpt_neox": 1.0, "glm4": 0.5, "nemotron": 0.5}  # family -> the share of the dimensions that are rotated
+JOINT_NORM = ("olmo2", "olmo3")
+# Families whose heads may have any size, and the fields that give their modules biases.
+ANY_HEAD_SIZE = (
+    *("llama", "mistral", "qwen3", "gemma2", "ministral3", "gemma", "glm4", "starcoder2", "nemotron", "exaone4"),
+    *("seed_oss", "hunyuan_v1_dense", "ernie4_5"),
+)
+PATTERNS = {"olmo3": "layer_types", "exaone4": "layer_types", "smollm3": "no_rope_layers"}
+KINDS: dict[str, tuple[Any, ...]] = {
+    "layer_types": tuple(
+        [f"{kind}_attention" for kind in kinds] for kinds in (("full", "sliding"), ("sliding", "full"))
+    ),
+    "no_rope_layers": ([1, 0], [0, 1], [0, 0]),
+}
+BIASES = {
+    "llama": ("attention_bias", "mlp_bias"),
+    "smollm3": ("attention_bias", "mlp_bias"),
+    "granite": ("attention_bias", "mlp_bias"),
+    "gemma": ("attention_bias",),
+    "glm4": ("attention_bias",),
+    "starcoder2": ("use_bias",),
+    "nemotron": ("attention_bias", "mlp_bias"),
+    "seed_oss": ("attention_bias", "attention_out_bias", "mlp_bias"),
+    "hunyuan_v1_dense": ("attention_bias",),
+    "ernie4_5": ("use_bias",),
+}
 ROPE: dict[str, dict[str, Any]] = {
     "default": {"rope_type": "default", "rope_theta": 1e6},
     "linear": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0},
@@ -57,6 +86,8 @@ GENERATION: dict[str, dict[str, Any]] = {
 }
 # Family -> modules that an adapter changes: of the attention, of the feed-forward block, the embedding.
 MODULES: dict[str, tuple[str, str, str]] = {
+    "glm4": ("q_proj", "gate_up_proj", "embed_tokens"),
+    "starcoder2": ("v_proj", "c_fc", "embed_tokens"),
     "phi3": ("qkv_proj", "gate_up_proj", "embed_tokens"),
     "gpt2": ("c_attn", "c_fc", "wte"),
     "opt": ("q_proj", "fc1", "embed_tokens"),
@@ -142,16 +173,15 @@ def _settings(random: Random, name: str) -> dict[str, Any]:
     name = base_name(name)
     if name in ROTARY and random.random() < 0.8:
         kinds = PHI3_ROPE if name == "phi3" else ROPE
-        part = (
-            {"partial_rotary_factor": 1.0} if name == "gpt_neox" else {}
-        )  # the default leaves two of eight dimensions
+        part = {"partial_rotary_factor": PARTIAL[name]} if name in PARTIAL else {}
         found["rope_parameters"] = kinds[random.choice(tuple(kinds))] | part
-    if name in ROTARY and name not in ("gpt_neox", "olmo2"):
+    if (name in ROTARY or name == "ministral3") and name not in ("gpt_neox", *JOINT_NORM):
         found["num_key_value_heads"] = random.choice((2, 4, 1))
-    if name in ("llama", "mistral", "qwen3", "gemma2"):
-        found["head_dim"] = random.choice((8, 16, 4))
-    if name == "llama":
-        found |= {field: random.random() < 0.3 for field in ("attention_bias", "mlp_bias")}
+    if name in ANY_HEAD_SIZE:
+        found["head_dim"] = random.choice((8, 16) if name in PARTIAL else (8, 16, 4))
+    found |= {field: random.random() < 0.3 for field in BIASES.get(name, ())}
+    if name in PATTERNS:
+        found[PATTERNS[name]] = random.choice(KINDS[PATTERNS[name]])
     if name == "gpt2":
         found["n_inner"] = random.choice((48, None))
     return found

@@ -34,6 +34,7 @@ LAYERS = {
 LLAMA_LAYERS = {"decoder": "model.layers"}
 # Family -> the module of a layer whose input channels are the units of a kind.
 READERS = {
+    "starcoder2": {"ffn": "mlp.c_proj", "heads": "self_attn.o_proj"},
     "gpt2": {"ffn": "mlp.c_proj"},
     "opt": {"ffn": "fc2"},
     "gpt_neox": {"ffn": "mlp.dense_4h_to_h"},

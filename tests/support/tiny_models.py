@@ -31,6 +31,7 @@ LLAMA: dict[str, Any] = TOKENS | {
     "head_dim": 8,
     "max_position_embeddings": 64,
 }
+SLIDING: dict[str, Any] = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
 T5: dict[str, Any] = TOKENS | {
     "d_model": 32,
     "d_ff": FFN_WIDTH,
@@ -61,8 +62,9 @@ def _model(auto: Any, model_type: str, settings: dict[str, Any], seed: int = 0) 
 
 
 def causal(model_type: str, **settings: Any) -> PreTrainedModel:
-    """A decoder-only model; `settings` override or extend those of a Llama."""
-    return _model(AutoModelForCausalLM, model_type, LLAMA | settings)
+    """A decoder-only model; `settings` override or extend those of a Llama, and None leaves one out."""
+    chosen = {name: value for name, value in (LLAMA | settings).items() if value is not None}
+    return _model(AutoModelForCausalLM, model_type, chosen)
 
 
 def encoder_decoder(model_type: str, **settings: Any) -> PreTrainedModel:
@@ -164,6 +166,27 @@ TINY: dict[str, Callable[[], PreTrainedModel]] = {
     "gemma3_text": lambda: causal("gemma3_text"),
     "phi3": lambda: causal("phi3"),
     "olmo2": lambda: causal("olmo2"),
+    "olmo3": lambda: causal("olmo3", **SLIDING),
+    "smollm3": lambda: causal(
+        "smollm3", head_dim=None, attention_bias=True, no_rope_layers=[1, 0], use_sliding_window=True, sliding_window=4
+    ),
+    "ministral3": lambda: causal("ministral3", head_dim=16),
+    "granite": lambda: causal(
+        "granite",
+        head_dim=None,
+        embedding_multiplier=2.0,
+        logits_scaling=1.5,
+        residual_multiplier=0.6,
+        attention_multiplier=0.3,
+    ),
+    "gemma": lambda: causal("gemma"),
+    "glm4": lambda: causal("glm4"),
+    "starcoder2": lambda: causal("starcoder2", head_dim=None),
+    "nemotron": lambda: causal("nemotron"),
+    "exaone4": lambda: causal("exaone4", head_dim=None, **SLIDING),
+    "seed_oss": lambda: causal("seed_oss", head_dim=16, attention_out_bias=True),
+    "hunyuan_v1_dense": lambda: causal("hunyuan_v1_dense", attention_bias=True),
+    "ernie4_5": lambda: causal("ernie4_5", head_dim=16, use_bias=True),
     "llama_classifier": lambda: decoder_classifier("llama"),
     "gpt2": gpt2,
     "gpt2_classifier": lambda: gpt2(AutoModelForSequenceClassification, num_labels=3),

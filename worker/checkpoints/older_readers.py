@@ -60,6 +60,8 @@ def old_rope_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     if "full_attention" in rope:  # Gemma 3: one set of parameters for each type of layer
         local = rope.get("sliding_attention") or rope["full_attention"]
         return _old_fields(rope["full_attention"]) | {"rope_local_base_freq": local["rope_theta"]}
+    if config["model_type"] == "hunyuan_v1_dense":
+        return _hunyuan_fields(rope)
     if config["model_type"] == "gpt_neox":
         neox = {"rotary_emb_base": rope["rope_theta"], "rotary_pct": rope.get("partial_rotary_factor", 0.25)}
         return _old_fields(rope) | neox
@@ -67,6 +69,13 @@ def old_rope_fields(config: Mapping[str, Any]) -> dict[str, Any]:
         scaling = {"type": rope["rope_type"]} | {name: rope[name] for name in PHI3_SCALING}
         return _old_fields(rope) | {"rope_scaling": scaling}
     return _old_fields(rope)
+
+
+def _hunyuan_fields(rope: Mapping[str, Any]) -> dict[str, Any]:
+    """vLLM asks for `use_qk_norm`, which the class of transformers always has, mlx-lm for the older name `type`."""
+    found = _old_fields(rope) | {"use_qk_norm": True}
+    scaling = found.get("rope_scaling")
+    return found | {"rope_scaling": scaling | {"type": scaling["rope_type"]}} if scaling else found
 
 
 def _old_fields(rope: Mapping[str, Any]) -> dict[str, Any]:

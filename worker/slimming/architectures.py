@@ -50,7 +50,8 @@ class Stack:
 
     A layer adds the outputs of its attention and feed-forward block to the residual stream. `stream` says where the
     stream after these additions can be observed: the input of this module of the layer; "" means the output of the
-    layer; None means nowhere, since the outputs are normalised before they are added.
+    layer; None means nowhere, since the outputs are normalised before they are added. `added_times` names the config
+    field by which the outputs are multiplied before.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Stack:
     stream: str | None = ""
     stream_unless: tuple[str, str] | None = None  # a config field, and the value of `stream` if that field is false
     after_first: str = ""  # path of a module that, where the model has it, follows the first layer alone
+    added_times: str = ""
 
     def stream_behind(self, config: object) -> str | None:
         """`stream` of a model with this config."""
@@ -76,6 +78,8 @@ class Architecture:
 
 
 GATED = FeedForward(("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj", "intermediate_size")
+GATED_WITH_BIAS = replace(GATED, bias="mlp_bias")
+UNGATED_WITH_BIAS = FeedForward(("mlp.up_proj",), "mlp.down_proj", "intermediate_size", bias="mlp_bias")
 FUSED = FeedForward(("mlp.gate_up_proj",), "mlp.down_proj", "intermediate_size", fused=True)
 BERT_LIKE = FeedForward(("intermediate.dense",), "output.dense", "intermediate_size")
 
@@ -106,8 +110,9 @@ def _stack(
     stream: str | None = "",
     stream_unless: tuple[str, str] | None = None,
     after_first: str = "",
+    added_times: str = "",
 ) -> Stack:
-    return Stack(name, layers, count, feed_forward, attention, stream, stream_unless, after_first)
+    return Stack(name, layers, count, feed_forward, attention, stream, stream_unless, after_first, added_times)
 
 
 _decoder, _encoder = partial(_stack, "decoder"), partial(_stack, "encoder")
@@ -139,7 +144,7 @@ def _t5_attention(block: str, prefix: str = "", *, shares_position_bias: bool = 
     )
 
 
-LLAMA = Architecture((_decoder("model.layers", replace(GATED, bias="mlp_bias"), LLAMA_QUERIES),))
+LLAMA = Architecture((_decoder("model.layers", GATED_WITH_BIAS, LLAMA_QUERIES),))
 MISTRAL = Architecture((_decoder("model.layers", GATED, GROUPED_QUERIES),))
 GEMMA = Architecture((_decoder("model.layers", GATED, GEMMA_QUERIES, stream=None),))
 
@@ -212,6 +217,22 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma3_text": GEMMA,
     "phi3": Architecture((_decoder("model.layers", FUSED, FUSED_QUERIES),)),
     "olmo2": Architecture((_decoder("model.layers", GATED, stream=None),)),
+    "olmo3": Architecture((_decoder("model.layers", GATED, stream=None),)),
+    "smollm3": Architecture((_decoder("model.layers", GATED_WITH_BIAS, GROUPED_QUERIES),)),
+    "ministral3": MISTRAL,
+    "granite": Architecture(
+        (_decoder("model.layers", GATED_WITH_BIAS, GROUPED_QUERIES, added_times="residual_multiplier"),)
+    ),
+    "gemma": MISTRAL,
+    "glm4": Architecture((_decoder("model.layers", FUSED, GROUPED_QUERIES, stream=None),)),
+    "starcoder2": Architecture(
+        (_decoder("model.layers", FeedForward(("mlp.c_fc",), "mlp.c_proj", "intermediate_size"), GROUPED_QUERIES),)
+    ),
+    "nemotron": Architecture((_decoder("model.layers", UNGATED_WITH_BIAS, GROUPED_QUERIES),)),
+    "exaone4": Architecture((_decoder("model.layers", GATED, GROUPED_QUERIES, stream=None),)),
+    "seed_oss": Architecture((_decoder("model.layers", GATED_WITH_BIAS, GROUPED_QUERIES),)),
+    "hunyuan_v1_dense": MISTRAL,
+    "ernie4_5": MISTRAL,
     "gpt2": Architecture((_decoder("transformer.h", GPT2_FEED_FORWARD, count="n_layer"),)),
     "opt": OPT,
     "gpt_neox": Architecture((_decoder("gpt_neox.layers", NEOX_FEED_FORWARD),)),

@@ -18,6 +18,8 @@ from worker.slimming.units import UNITS, Group, Kept, Site, layers_of, locate, m
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
+LAYER_LISTS = ("layer_types", "no_rope_layers")  # config fields with an entry for each layer
+
 
 def cut(model: nn.Module, architecture: Architecture, kept: Kept, layout: str = "uniform") -> None:
     """Slice the model in place to the `kept` units and set its config, so that a stock class can load it when saved.
@@ -159,8 +161,9 @@ def _number_layers(layers: nn.ModuleList) -> None:
 def _set_layer_count(config: Any, stack_config: Any, stack: Stack, stay: Sequence[int]) -> None:
     """Set the number of layers in the model's config, and in the stack's own copy in an encoder-decoder."""
     setattr(config, stack.layer_count, len(stay))
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[index] for index in stay]
+    for field in LAYER_LISTS:
+        if entries := getattr(config, field, None):
+            setattr(config, field, [entries[index] for index in stay])
     if getattr(config, "max_window_layers", None) is not None:  # the layers before this number see the whole text
         config.max_window_layers = sum(index < config.max_window_layers for index in stay)
     if stack_config is not config:

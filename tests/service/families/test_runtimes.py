@@ -7,6 +7,7 @@ import pytest
 
 from service.contract.options import Unit
 from service.families.runtimes import RUNTIMES, runtimes_after
+from service.families.table import FAMILIES
 from tests.support.planning import sizes
 
 
@@ -116,3 +117,50 @@ def test_mlx_lm_is_promised_for_rotary_positions_that_were_compared() -> None:
 def test_sglang_loads_a_llama_without_biases_of_feed_forward_modules() -> None:
     assert not_loading("llama", [Unit.ffn], config={"mlp_bias": True}).keys() == {"sglang"}
     assert not_loading("llama", [Unit.ffn], config={"mlp_bias": False}) == {}
+
+
+STARTS = [int((number + 1) % 4 != 0) for number in range(12)]
+OTHERS = [int(number % 4 != 0) for number in range(12)]
+SLIDING, FULL = ["sliding_attention"], ["full_attention"]
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "refusing"),
+    [
+        ("smollm3", {}, set()),
+        ("smollm3", {"config": {"no_rope_layers": STARTS}}, set()),
+        ("smollm3", {"config": {"no_rope_layers": OTHERS}}, {"llama.cpp"}),
+        ("smollm3", {"config": {"attention_bias": True}}, {"llama.cpp"}),
+        ("smollm3", {"layers_known": False}, {"llama.cpp"}),
+        ("ministral3", {"config": {"rope_parameters": {"rope_type": "yarn"}}}, set()),
+        ("ministral3", {}, {"llama.cpp", "mlx-lm"}),
+        ("granite", {}, set()),
+        ("granite", {"heads": 4}, {"llama.cpp", "mlx-lm"}),
+        ("olmo3", {"config": {"layer_types": (SLIDING * 3 + FULL) * 3}}, set()),
+        ("olmo3", {"config": {"layer_types": (SLIDING + FULL) * 6}}, {"llama.cpp"}),
+        ("olmo3", {"config": {"layer_types": SLIDING * 2}, "layers": 2}, {"mlx-lm"}),
+        ("olmo3", {"config": {"tie_word_embeddings": True}}, {"llama.cpp"}),
+        ("gemma", {"heads": 4}, set()),
+        ("gemma", {"config": {"tie_word_embeddings": False}}, {"vllm", "llama.cpp", "mlx-lm"}),
+        ("glm4", {"heads": 4}, set()),
+        ("glm4", {"config": {"tie_word_embeddings": True}}, {"mlx-lm"}),
+        ("starcoder2", {}, set()),
+        ("starcoder2", {"heads": 4}, {"vllm", "llama.cpp", "mlx-lm"}),
+        ("starcoder2", {"config": {"use_bias": False}}, {"llama.cpp", "mlx-lm"}),
+        ("nemotron", {"heads": 4}, {"llama.cpp"}),
+        ("exaone4", {"config": {"sliding_window": None}}, set()),
+        ("exaone4", {"config": {"layer_types": SLIDING + FULL}}, {"llama.cpp"}),
+        ("exaone4", {"config": {"layer_types": SLIDING * 48 + FULL * 16}, "layers": 64}, set()),
+        ("exaone4", {"config": {"layer_types": FULL * 64}, "layers": 64}, {"vllm"}),
+        ("seed_oss", {"heads": 4}, set()),
+        ("seed_oss", {"config": {"attention_out_bias": True}}, {"vllm", "llama.cpp"}),
+        ("hunyuan_v1_dense", {"heads": 4}, set()),
+        ("hunyuan_v1_dense", {"config": {"rope_parameters": {"rope_type": "dynamic"}}}, {"llama.cpp"}),
+        ("ernie4_5", {"heads": 4}, set()),
+        ("ernie4_5", {"config": {"use_bias": True}}, {"vllm", "llama.cpp"}),
+    ],
+    ids=str,
+)
+def test_what_a_runtime_takes_from_a_config_decides(family: str, changes: dict[str, Any], refusing: set[str]) -> None:
+    never = RUNTIMES.keys() - {"transformers", *FAMILIES[family].runtimes}
+    assert not_loading(family, [Unit.heads], **changes).keys() == refusing | never

@@ -66,6 +66,20 @@ def test_a_cut_model_saves_and_loads_by_the_stock_class(family: str, units: tupl
     torch.testing.assert_close(logits(reloaded.eval(), batch), logits(model, batch), atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("gone", [0, 1])
+@pytest.mark.parametrize("family", ["olmo3", "smollm3", "exaone4"])
+def test_the_layers_that_stay_keep_their_kind(family: str, gone: int, tmp_path: Path) -> None:
+    model, batch = TINY[family](), inputs(family)
+    architecture = ARCHITECTURES[family]
+    kept = {Site("decoder", layer, "layers"): torch.arange(int(layer != gone)) for layer in (0, 1)}
+    with masked(model, architecture, kept):
+        expected = logits(model, batch)
+    cut(model, architecture, kept)
+    model.save_pretrained(tmp_path)
+    reloaded = type(model).from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(logits(reloaded, batch), expected, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize(("family", "unit"), [(family, units[0]) for family, units in EVERY_UNIT if len(units) == 1])
 def test_a_group_counts_the_parameters_of_a_unit(family: str, unit: str) -> None:
     model = TINY[family]()

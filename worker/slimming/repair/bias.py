@@ -68,7 +68,8 @@ def add_zero_biases(model: Any, architecture: Architecture, kept: Kept) -> None:
         row = stack.feed_forward
         if not row.bias or getattr(model.config, row.bias):
             continue
-        if any(site.unit == "heads" for site in kept):
+        limited = {field for attention in stack.attention for field in attention.divides_where}
+        if row.bias in limited and any(site.unit == "heads" for site in kept):
             raise RepairUnavailable("a Llama with biases cannot be saved with a changed number of heads")
         for layer in layers_of(model, stack):
             for path in (*row.expand, row.contract):

@@ -42,8 +42,13 @@ class LayerPass:
 
     @property
     def output_is_stream(self) -> bool:
-        """Whether the layer's output is the residual stream, to which the consumers' outputs are added as they are."""
+        """Whether the layer's output is the residual stream, to which the consumers' outputs are added."""
         return self.stack.stream_behind(self.config) == ""
+
+    @property
+    def added_times(self) -> float:
+        """By what the consumers' outputs are multiplied before they are added to the residual stream."""
+        return float(getattr(self.config, self.stack.added_times)) if self.stack.added_times else 1.0
 
     def run(self, inputs: Sequence[LayerInput], consumers: Sequence[Consumer]) -> Iterator[LayerRecord]:
         """Pass each batch through the layer; one record for each."""
@@ -72,7 +77,7 @@ class LayerPass:
             assert record.input_NC is not None
             change_NO = self.module(consumer)(record.input_NC) - record.outputs[consumer.path]
             mask_BT = batch.masks[self.stack.name]
-            record.output_BTD[mask_BT] += change_NO
+            record.output_BTD[mask_BT] += change_NO * self.added_times
             yield record
 
 

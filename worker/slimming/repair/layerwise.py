@@ -109,7 +109,8 @@ class LayerwiseFit:
         for number, consumer in enumerate(consumers):
             records = list(slim_pass.run(inputs, consumers[number:]))
             module = slim_pass.module(consumer)
-            fit = fit_to_stream(module, consumer, dense_records, records, self.weights[consumer.path])
+            weights = self.weights[consumer.path]
+            fit = fit_to_stream(module, consumer, dense_records, records, weights, slim_pass.added_times)
             replace_weight(module, consumer, *fit)
             replace_kept_columns(self.repair_input.model, consumer, *fit)
         if not consumers or not slim_pass.output_is_stream:

@@ -2,18 +2,18 @@
 
 A consumer of the cut model computes y' = W' h' + b' for the input h' that the cut model gives it. Its target is
 
-    t = y + a (x - x'),
+    t = y + a (x - x') / m,
 
-y its output in the dense model, x and x' the residual streams of the dense and of the cut model to which the output is
-added. With a = 0 this is the asymmetric reconstruction of Zhang, Zou, He and Sun (arXiv 1505.06798): dense outputs as
-targets, inputs of the approximated model. With a > 0 the stream returns towards the dense one, as far as the inputs
-that stay can predict the difference. Much of the stream's error is noise that no input predicts, so that neither a = 1
-nor a weak ridge is best: both constants were chosen on train rows outside the calibration rows
-(benchmarks/RESULTS.md).
+y its output in the dense model, x and x' the residual streams of the dense and of the cut model to which the output,
+multiplied by m, is added (m is 1 but for Granite). With a = 0 this is the asymmetric reconstruction of Zhang, Zou, He
+and Sun (arXiv 1505.06798): dense outputs as targets, inputs of the approximated model. With a > 0 the stream returns
+towards the dense one, as far as the inputs that stay can predict the difference. Much of the stream's error is noise
+that no input predicts, so that neither a = 1 nor a weak ridge is best: both constants were chosen on train rows outside
+the calibration rows (benchmarks/RESULTS.md).
 
-Where the consumers' outputs are added to the stream as they are, with s and s' the streams behind the layer,
+Where the consumers' outputs are added to the stream without a norm, with s and s' the streams behind the layer,
 
-    x - x' = s - s' - sum of (y - y') over this consumer and the later ones of its layer.
+    x - x' = s - s' - m times the sum of (y - y') over this consumer and the later ones of its layer.
 
 Elsewhere a = 0.
 
@@ -42,27 +42,29 @@ def fit_to_stream(
     dense: Sequence[LayerRecord],
     slim: Sequence[LayerRecord],
     weights: Sequence[Tensor],
+    added_times: float,
 ) -> Fit:
     """Fit the consumer's `module` of a cut layer to the records of the dense layer.
 
     The records in `slim` must begin with this consumer and go on with the later ones. `weights` has those of the tokens
-    of each batch (N).
+    of each batch (N). `added_times` is the factor m.
     """
     prior_OK = (module.weight.T if consumer.transposed else module.weight).double()
     sums = RegressionSums.zeros(prior_OK, centred=module.bias is not None)
     for dense_record, slim_record, weight_N in zip(dense, slim, weights, strict=True):
-        target_NO = dense_record.outputs[consumer.path] + STREAM_SHARE * _stream_error(dense_record, slim_record)
+        error_NO = _stream_error(dense_record, slim_record, added_times)
+        target_NO = dense_record.outputs[consumer.path] + STREAM_SHARE * error_NO / added_times
         assert slim_record.input_NC is not None
         sums.add(slim_record.input_NC, target_NO, weight_N)
     return sums.fit(prior_OK)
 
 
-def _stream_error(dense: LayerRecord, slim: LayerRecord) -> Tensor:
+def _stream_error(dense: LayerRecord, slim: LayerRecord, added_times: float) -> Tensor:
     """x - x' at the first consumer of the `slim` record; zeros where the stream cannot be observed (N, D)."""
     added_RND = torch.stack([dense.outputs[path].float() - output_ND for path, output_ND in slim.outputs.items()])
     if dense.stream_ND is None or slim.stream_ND is None:
         return torch.zeros_like(added_RND[0])
-    return dense.stream_ND.float() - slim.stream_ND - added_RND.sum(0)
+    return dense.stream_ND.float() - slim.stream_ND - added_times * added_RND.sum(0)
 
 
 @dataclass

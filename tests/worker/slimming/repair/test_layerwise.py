@@ -54,7 +54,8 @@ MODELS: dict[str, tuple[str, Callable[[], PreTrainedModel]]] = {
 
 
 @pytest.mark.parametrize(
-    ("name", "units"), [*((name, ["ffn"]) for name in MODELS), ("llama", ["ffn", "heads"]), ("phi3", ["ffn", "heads"])]
+    ("name", "units"),
+    [*((name, ["ffn"]) for name in MODELS), *((name, ["ffn", "heads"]) for name in ("llama", "phi3", "granite"))],
 )
 def test_a_whole_last_layer_compensates_for_the_cut_layers_before_it(
     name: str, units: list[str], monkeypatch: pytest.MonkeyPatch

@@ -147,7 +147,12 @@ def test_least_squares_changes_the_output_projections_of_attention_alone(family:
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     repair(repair_input(model, family, kept), "least_squares")
     changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
-    consumers = {f"{path}.weight" for path in watched if path.endswith(("o", "o_proj"))}
+    consumers = {
+        f"{path}.{name}"
+        for path in watched
+        if path.endswith(("o", "o_proj"))
+        for name, _ in model.get_submodule(path).named_parameters()
+    }
     assert changed == consumers
 
 

@@ -1,0 +1,69 @@
+"""What config.json leaves out: the plan supposes what the stock class does, and refuses what the class fails with."""
+
+from typing import Any
+
+import pytest
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from service.contract.errors import InvalidModel
+from service.families.config_checks import LAYER_LISTS, check_settings
+from service.families.model_tensors import MODEL_TENSORS
+from service.families.table import FAMILIES
+from service.sources.checkpoint import Checkpoint
+from service.sources.dimensions import head_counts, head_size
+from tests.support.tiny_models import TINY, tiny_family
+from worker.slimming import surgery
+
+DECODERS = [name for name in TINY if tuple(MODEL_TENSORS[tiny_family(name).model_type].layers) == ("model.layers",)]
+SIZES = {"num_attention_heads": 32, "num_key_value_heads": 16, "head_dim": 4, "hidden_size": 256}
+
+
+def heads_of_class(config: dict[str, Any]) -> tuple[int, int, int] | None:
+    """(query heads, key-value heads, size of a head) of the stock class; None where it fails."""
+    try:
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    except Exception:  # of any kind: the class fails in its own code
+        return None
+    heads, groups = model.config.num_attention_heads, model.config.num_key_value_heads
+    inputs = model.get_parameter("model.layers.0.self_attn.o_proj.weight").shape[1]
+    return heads, groups, inputs // heads
+
+
+def heads_of_plan(config: dict[str, Any]) -> tuple[int, int, int] | None:
+    """The same as a plan supposes; None where it refuses."""
+    checkpoint = Checkpoint(config["model_type"], config, {}, 0)
+    try:
+        check_settings(config, FAMILIES[config["model_type"]])
+        return *head_counts(checkpoint), head_size(checkpoint)
+    except InvalidModel:
+        return None
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_plan_supposes_the_heads_of_the_stock_class(name: str) -> None:
+    whole = TINY[name]().config.to_dict() | SIZES
+    for field in ("num_key_value_heads", "head_dim"):
+        absent = {key: value for key, value in whole.items() if key != field}
+        for config in (whole, absent, absent | {field: None}):
+            assert heads_of_plan(config) == heads_of_class(config), (field, config.get(field, "absent"))
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("gemma2", {"layer_types": ["full_attention"]}),
+        ("smollm3", {"no_rope_layers": []}),
+        ("smollm3", {"no_rope_layers": [1, 0, 1]}),
+        ("exaone4", {"sliding_window": None, "layer_types": None}),
+        ("exaone4", {"sliding_window": None}),
+        ("exaone4", {"sliding_window_pattern": "LG", "layer_types": None}),
+    ],
+    ids=str,
+)
+def test_a_pattern_of_layers_is_refused_where_the_stock_class_fails(name: str, fields: dict[str, Any]) -> None:
+    config = TINY[name]().config.to_dict() | fields
+    assert (heads_of_plan(config) is None) is (heads_of_class(config) is None)
+
+
+def test_lists_with_an_entry_for_each_layer_are_those_that_a_cut_shortens() -> None:
+    assert LAYER_LISTS == surgery.LAYER_LISTS
