@@ -7,14 +7,17 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from service.contract.errors import InvalidModel
 from service.families.config_checks import LAYER_LISTS, check_settings
-from service.families.model_tensors import MODEL_TENSORS
 from service.families.table import FAMILIES
 from service.sources.checkpoint import Checkpoint
 from service.sources.dimensions import head_counts, head_size
 from tests.support.tiny_models import TINY, tiny_family
 from worker.slimming import surgery
 
-DECODERS = [name for name in TINY if tuple(MODEL_TENSORS[tiny_family(name).model_type].layers) == ("model.layers",)]
+DECODERS = [
+    name
+    for name, family in ((name, tiny_family(name)) for name in TINY)
+    if family.kind == "causal" and tuple(family.tensors.layers) == ("model.layers",)
+]
 SIZES = {"num_attention_heads": 32, "num_key_value_heads": 16, "head_dim": 4, "hidden_size": 256}
 
 
@@ -31,7 +34,7 @@ def heads_of_class(config: dict[str, Any]) -> tuple[int, int, int] | None:
 
 def heads_of_plan(config: dict[str, Any]) -> tuple[int, int, int] | None:
     """The same as a plan supposes; None where it refuses."""
-    checkpoint = Checkpoint(config["model_type"], config, {}, 0)
+    checkpoint = Checkpoint(FAMILIES[config["model_type"]], config, {}, 0)
     try:
         check_settings(config, FAMILIES[config["model_type"]])
         return *head_counts(checkpoint), head_size(checkpoint)
