@@ -48,6 +48,7 @@ class CheckpointNames:
     embedding: str = "model.embed_tokens.weight"  # the input embedding
     tied: tuple[str, ...] = ("lm_head.weight",)  # tensors that repeat the input embedding where they are tied to it
     tied_by_default: bool = False  # whether a config that does not say so ties them
+    transposed: str = r"(?!)"  # weights that the class holds as (in, out): a regular expression for their names
     always_tied: bool = False  # whether they are tied whatever the config says, unless they are stored and differ
 
 
