@@ -13,13 +13,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, PreTrainedModel
 
 from service.contract.options import Layout, Unit
+from service.contract.task import ModelSource
 from service.families.table import AUTO_CLASSES, FAMILIES
 from tests.support import checkpoints
 from tests.support.foreign_packages import installed, run_with
 from tests.support.gguf_files import write_gguf
-from tests.support.tiny_models import TINY, causal, encoder_decoder, inputs_of
+from tests.support.tiny_models import TINY, causal, changed, encoder_decoder, inputs_of
 from tests.worker.checkpoints.test_gguf import FILES, LLAMA3, PHI3_ROPE, SHORT
 from worker.checkpoints.cutting import make_slim
+from worker.checkpoints.fetching import fetch_model
 from worker.checkpoints.loading import load_model
 from worker.checkpoints.saving import save_model
 from worker.checkpoints.verification import take_probe
@@ -81,6 +83,26 @@ for line in sys.stdin.read().splitlines():
         context.decode(batch)
         logits.append(np.array(context.get_logits(), dtype=np.float32))
     save_file({"logits": np.stack(logits)}, line + ".answer")
+"""
+BITS_AND_BYTES = """
+import sys
+import bitsandbytes as bnb
+import torch, transformers
+from safetensors.torch import load_file, save_file
+from transformers import BitsAndBytesConfig
+for line in sys.stdin.read().splitlines():
+    auto, plain, directory, bits, kind, nested = line.split("\\t")
+    how = {"bnb_4bit_quant_type": kind, "bnb_4bit_use_double_quant": bool(nested)} if kind else {}
+    how = BitsAndBytesConfig(**{f"load_in_{bits}bit": True}, **how)
+    model = getattr(transformers, auto).from_pretrained(plain, quantization_config=how, dtype=torch.float32)
+    model.save_pretrained(directory)
+    dense = {}
+    for name, module in model.named_modules():
+        if isinstance(module, bnb.nn.Linear8bitLt):
+            dense[name + ".weight"] = bnb.functional.int8_vectorwise_dequant(module.weight.data, module.weight.SCB)
+        elif isinstance(module, bnb.nn.Linear4bit):
+            dense[name + ".weight"] = bnb.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+    save_file({name: weight.contiguous() for name, weight in dense.items()}, directory + "/dense")
 """
 
 
@@ -209,3 +231,37 @@ def test_llama_cpp_computes_from_gguf_files_what_their_conversion_is_compared_wi
         answer = load_file(path + ".answer")["logits"]
         exact = not any(family in path for family in ("gemma", "gpt2"))  # its gelu comes from a table in half precision
         assert (answer - logits).abs().max() < (1e-5 if exact else 3e-3), path
+
+
+# The rows of its weights are multiples of 64 long: bitsandbytes 0.50 computes others wrongly on a CPU with AVX-512.
+LONG_ROWS: dict[str, dict[str, int]] = {
+    "llama": {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16},
+    "gemma3_text": {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16},
+    "gpt2": {"n_embd": 64, "n_inner": 128},
+    "bert": {"hidden_size": 64, "intermediate_size": 128},
+    "t5": {"d_model": 64, "d_ff": 128, "d_kv": 16},
+}
+
+
+def test_bitsandbytes_dequantises_to_the_same_weights(tmp_path: Path) -> None:
+    packages = installed("bitsandbytes==0.50.2")
+    ways = {"int8": ("8", "", ""), "nf4": ("4", "nf4", ""), "fp4": ("4", "fp4", ""), "nested": ("4", "nf4", "nested")}
+    lines = {}
+    for family, settings in LONG_ROWS.items():
+        plain = tmp_path / family / "plain"
+        changed(family, **settings).save_pretrained(plain)
+        for name, way in ways.items():
+            directory = tmp_path / family / name
+            lines[directory] = "\t".join((FAMILIES[family].auto_class, str(plain), str(directory), *way))
+    run_with(packages, BITS_AND_BYTES, *lines.values())
+    for directory in lines:
+        family = directory.parent.name
+        checkpoints.tokenizer(FAMILIES[family].kind).save_pretrained(directory)
+        source, scratch = ModelSource(uri=directory.as_uri()), directory / "scratch"
+        fetched = fetch_model(source, scratch=scratch, cache=scratch)
+        weights = load_model(fetched.directory, device=torch.device("cpu")).model.state_dict()
+        library = load_file(directory / "dense")
+        assert len(library) > 3
+        for path, weight in library.items():
+            expected = weight.T if family == "gpt2" else weight
+            torch.testing.assert_close(weights[path], expected, rtol=1e-6, atol=0)

@@ -60,9 +60,23 @@ def _fp8(settings: Settings) -> Quantisation:
     )
 
 
+# --- bitsandbytes --------------------------------------------------------------------------------------------------
+
+
+def _bitsandbytes(settings: Settings) -> Quantisation:
+    if settings.get("load_in_8bit"):
+        return Quantisation("bitsandbytes LLM.int8", (Scheme("llm_int8"),))
+    if not settings.get("load_in_4bit"):
+        raise NotDequantised("its settings load neither 8 nor 4 bits")
+    kind = one_of(settings, "bnb_4bit_quant_type", ("nf4", "fp4"), "fp4")
+    one_of(settings, "bnb_4bit_quant_storage", ("uint8",), "uint8")
+    return Quantisation(f"bitsandbytes {kind.upper()}", (Scheme(kind, bits=4, kind=kind),))
+
+
 # Method -> what its settings say.
 METHODS: dict[str, Callable[[Settings], Quantisation]] = {
     "fp8": _fp8,
     "fbgemm_fp8": lambda settings: PLAIN_FP8,
     "compressed-tensors": compressed_tensors,
+    "bitsandbytes": _bitsandbytes,
 }

@@ -14,7 +14,7 @@ class Scheme:
 
     layout: str  # row of `service.sources.quantised_layouts.LAYOUTS`
     bits: int = 8
-    kind: str = "int"  # of the values: `int` or `float`
+    kind: str = "int"  # of the values: `int`, `float`, `nf4`, `fp4`
     symmetric: bool = True  # whether zero is the value 0, so that there are no zero points
     strategy: str = ""  # what has a scale of its own: `tensor`, `channel`, `group`, `block`
     group_size: int | None = None

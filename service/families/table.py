@@ -276,6 +276,7 @@ FAMILIES: dict[str, ModelFamily] = {
                 positions="n_positions",
                 embedding="transformer.wte.weight",
                 tied_by_default=True,
+                transposed=r"(.*\.)?h\.\d+\..*\.c_(attn|proj|fc)\.weight",
             ),
             NO_HEADS,
             NO_MLX,

@@ -55,6 +55,7 @@ class CheckpointNames:
     tied_by_default: bool = False  # whether a config that does not say so ties them
     # Config field, and the input embedding and the tensors that are tied to it where that field is false.
     tying_unless: tuple[str, str, tuple[str, ...]] | None = None
+    transposed: str = r"(?!)"  # weights that the class holds as (in, out): a regular expression for their names
     always_tied: bool = False  # whether they are tied whatever the config says, unless they are stored and differ
     # Numbers that the class takes where config.json does not have the field, and does not compute from others.
     class_defaults: Mapping[str, int] = field(default_factory=dict)

@@ -12,6 +12,7 @@ from service.sources.safetensors_header import TensorShape
 
 Parts = Mapping[str, TensorShape]  # last part of the name -> tensor
 Shape = tuple[int, ...]
+MAX_STATE_BYTES = 4096  # of the JSON that bitsandbytes writes of a weight
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,9 @@ class Layout:
     dtypes: tuple[str, ...]  # of the values
     needed: tuple[tuple[str, ...], ...]  # of each group of names exactly one
     optional: tuple[str, ...]
-    shape: Callable[[Parts, Scheme], Shape]  # (out, in) of the weight; raises ValueError where the tensors do not fit
+    # (out, in) of the weight, or (number of values,); raises ValueError where the tensors do not fit each other.
+    shape: Callable[[Parts, Scheme], Shape]
+    as_linear: bool = False  # whether it is stored as (out, in) also where the class of the model holds (in, out)
 
     @property
     def names(self) -> set[str]:
@@ -67,6 +70,32 @@ def _packed(parts: Parts, scheme: Scheme) -> Shape:
     return rows, columns
 
 
+def _llm_int8(parts: Parts, scheme: Scheme) -> Shape:
+    rows, columns = _matrix(parts, "weight")
+    _check_float(parts, "SCB")
+    _check_shape(parts, "SCB", (rows,))
+    return rows, columns
+
+
+def _bits_and_bytes_4(parts: Parts, scheme: Scheme) -> Shape:
+    """The sizes are in the values of the tensor `quant_state`."""
+    rows, columns = _matrix(parts, "weight")
+    if columns != 1:
+        raise ValueError(f"its weight has the shape {(rows, columns)}, where {(rows, 1)} belongs")
+    _check_shape(parts, "weight.quant_map", (16,))
+    state = parts[f"weight.quant_state.bitsandbytes__{scheme.kind}"]
+    if state.dtype != "U8" or state.count > MAX_STATE_BYTES:
+        raise ValueError(f"its quant_state has {state.count} values of {state.dtype}")
+    nested = [name for name in NESTED if name in parts]
+    if len(nested) != (len(NESTED) if parts["weight.absmax"].dtype == "U8" else 0):
+        raise ValueError(
+            f"its weight.absmax is {parts['weight.absmax'].dtype}, and it has {len(nested)} nested tensors"
+        )
+    if nested:
+        _check_shape(parts, "weight.nested_quant_map", (256,))
+    return (2 * rows,)
+
+
 def _check_scales(parts: Parts, shape: tuple[int, int], scheme: Scheme) -> list[Shape]:
     """The shapes that the scales of a weight may have. Raises ValueError where they have another one."""
     rows, columns = shape
@@ -107,8 +136,20 @@ def _check_shape(parts: Parts, name: str, *allowed: Shape) -> None:
         raise ValueError(f"its {name} has the shape {parts[name].shape}, where {allowed[-1]} belongs")
 
 
+NESTED = ("weight.nested_absmax", "weight.nested_quant_map")
+
+
+def _of_4_bits(kind: str) -> Layout:
+    """The layout of bitsandbytes with 4 bits."""
+    needed = ("weight.absmax", "weight.quant_map", f"weight.quant_state.bitsandbytes__{kind}")
+    return Layout("weight", ("U8",), tuple((name,) for name in needed), NESTED, _bits_and_bytes_4, as_linear=True)
+
+
 LAYOUTS: dict[str, Layout] = {
     "fp8": Layout("weight", ("F8_E4M3",), (("weight_scale", "weight_scale_inv"),), (), _fp8),
+    "llm_int8": Layout("weight", ("I8",), (("SCB",),), ("weight_format",), _llm_int8, as_linear=True),
+    "nf4": _of_4_bits("nf4"),
+    "fp4": _of_4_bits("fp4"),
     "scaled": Layout("weight", ("I8", "F8_E4M3"), (("weight_scale",),), ("weight_zero_point",), _scaled),
     "packed": Layout(
         "weight_packed", ("I32",), (("weight_scale",), ("weight_shape",)), ("weight_zero_point",), _packed

@@ -10,9 +10,10 @@ from service.contract.report import Dequantised
 from service.families.quantisation import INSTEAD, PLAIN_FP8, quantisation_of, refused
 from service.families.quantisation_scheme import Quantisation, Scheme
 from service.families.table import ModelFamily
-from service.sources.quantised_layouts import LAYOUTS, Layout
+from service.sources.quantised_layouts import LAYOUTS, Layout, Shape
 from service.sources.safetensors_header import DTYPES, FLOATS, Tensors, TensorShape, file_size
 
+TORCH_NAMES = {name: torch_name for torch_name, name in DTYPES.items()}
 # Tensors that no weight of an ordinary checkpoint has beside or in place of it.
 BESIDE = re.compile(
     r".*\.(qweight|qzeros|scales|g_idx|SCB|absmax|weight_format|qscale_weight"
@@ -20,7 +21,6 @@ BESIDE = re.compile(
     r"|(input|output|activation|k|v|q)_(scale|zero_point|global_scale|scale_ub)"
     r"|weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..*))"
 )
-TORCH_NAMES = {name: torch_name for torch_name, name in DTYPES.items()}
 INTEGERS = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64")
 
 
@@ -30,7 +30,8 @@ class QuantisedWeight:
 
     parts: Mapping[str, str]  # name of the part in its layout -> name of the tensor
     scheme: Scheme
-    dense: TensorShape  # dequantised
+    dense: TensorShape  # dequantised, as the class of the model holds it
+    is_transposed: bool  # whether that is (in, out), where (out, in) is stored
 
     @property
     def values(self) -> str:
@@ -58,8 +59,7 @@ def stored_weights(stored: Tensors, config: Mapping[str, Any], family: ModelFami
     """
     named = quantisation_of(config, model)
     quantisation = named or PLAIN_FP8
-    dtype = dense_dtype(config)
-    quantised = dict(_quantised(stored, quantisation, dtype, model))
+    quantised = _Reader(stored, config, family, model).quantised(quantisation)
     used = {name for weight in quantised.values() for name in weight.parts.values()}
     plain = {name: tensor for name, tensor in stored.items() if name not in used}
     plain = {name: tensor for name, tensor in plain.items() if not re.fullmatch(quantisation.while_running, name)}
@@ -67,10 +67,11 @@ def stored_weights(stored: Tensors, config: Mapping[str, Any], family: ModelFami
     if named and not quantised:
         message = f"config.json of {model} says that its weights are quantised ({named.name}), and none of them is"
         raise InvalidModel(f"{message}: remove its quantization_config", param="model.uri")
-    tensors = plain | {name: weight.dense for name, weight in quantised.items()}
     if not quantised:
-        return StoredWeights(tensors, {}, None)
-    found = Dequantised(format=quantisation.name, dtype=TORCH_NAMES[dtype], bytes=file_size(tensors))
+        return StoredWeights(plain, {}, None)
+    tensors = plain | {name: weight.dense for name, weight in quantised.items()}
+    dtype = TORCH_NAMES[dense_dtype(config)]
+    found = Dequantised(format=quantisation.name, dtype=dtype, bytes=file_size(tensors))
     return StoredWeights(tensors, quantised, found)
 
 
@@ -89,37 +90,69 @@ def plain_config(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     return changed | part | {"dtype": dtype}
 
 
-def _quantised(
-    stored: Tensors, quantisation: Quantisation, dtype: str, model: str
-) -> Iterator[tuple[str, QuantisedWeight]]:
-    """(name, weight) of every weight that is stored quantised."""
-    for values in {LAYOUTS[scheme.layout].values for scheme in quantisation.schemes}:
-        for name in sorted(name for name in stored if name.endswith(f".{values}")):
-            module = name.removesuffix(f".{values}")
-            scheme = quantisation.scheme_of(module)
-            if scheme is None or not _is_stored_by(LAYOUTS[scheme.layout], values, stored[name]):
-                continue
-            parts = _parts(stored, module, LAYOUTS[scheme.layout], model)
-            try:
-                shape = LAYOUTS[scheme.layout].shape({part: stored[parts[part]] for part in parts}, scheme)
-            except ValueError as error:
-                raise refused(model, f"the tensors of {module} do not fit each other ({error})") from error
-            yield f"{module}.weight", QuantisedWeight(parts, scheme, TensorShape(dtype, shape))
+@dataclass(frozen=True)
+class _Reader:
+    """The headers and the config of a checkpoint, which messages call `model`."""
 
+    stored: Tensors
+    config: Mapping[str, Any]
+    family: ModelFamily
+    model: str
 
-def _is_stored_by(layout: Layout, values: str, tensor: TensorShape) -> bool:
-    return layout.values == values and tensor.dtype in layout.dtypes
+    def quantised(self, quantisation: Quantisation) -> dict[str, QuantisedWeight]:
+        """Name -> weight, of every weight that is stored quantised."""
+        suffixes = {f".{LAYOUTS[scheme.layout].values}" for scheme in quantisation.schemes}
+        return {
+            name: weight
+            for suffix in sorted(suffixes)
+            for stored in sorted(self.stored)
+            if stored.endswith(suffix)
+            for name, weight in self._weight(stored, stored.removesuffix(suffix), quantisation)
+        }
 
+    def _weight(self, values: str, module: str, quantisation: Quantisation) -> Iterator[tuple[str, QuantisedWeight]]:
+        """(name, weight) of a module whose values may be the tensor `values`; nothing where they are not quantised."""
+        scheme = quantisation.scheme_of(module)
+        if scheme is None:
+            return
+        layout, name = LAYOUTS[scheme.layout], f"{module}.weight"
+        if values != f"{module}.{layout.values}" or self.stored[values].dtype not in layout.dtypes:
+            return
+        parts = self._parts(module, layout)
+        is_transposed = layout.as_linear and bool(re.fullmatch(self.family.names.transposed, name))
+        try:
+            shape = layout.shape({part: self.stored[stored] for part, stored in parts.items()}, scheme)
+            if len(shape) == 1:
+                shape = self._sides(name, shape[0], is_transposed)
+            elif is_transposed:
+                shape = shape[::-1]
+        except ValueError as error:
+            raise refused(self.model, f"the tensors of {module} do not fit each other ({error})") from error
+        yield name, QuantisedWeight(parts, scheme, TensorShape(dense_dtype(self.config), shape), is_transposed)
 
-def _parts(stored: Tensors, module: str, layout: Layout, model: str) -> dict[str, str]:
-    """Part of the layout -> name of the tensor, of one weight. Raises InvalidModel where a part is missing."""
-    for group in layout.needed:
-        found = [part for part in group if f"{module}.{part}" in stored]
-        if len(found) != 1:
-            first = f"{module}.{layout.values}"
-            has = f"both {' and '.join(found)}" if found else f"no {module}.{' or '.join(group)}"
-            raise refused(model, f"the tensor {first} ({stored[first].dtype}) has {has}")
-    return {part: f"{module}.{part}" for part in sorted(layout.names) if f"{module}.{part}" in stored}
+    def _parts(self, module: str, layout: Layout) -> dict[str, str]:
+        """Part of the layout -> name of the tensor, of one weight. Raises InvalidModel where a part is missing."""
+        for group in layout.needed:
+            found = [part for part in group if f"{module}.{part}" in self.stored]
+            if len(found) != 1:
+                values = f"{module}.{layout.values}"
+                has = f"both {' and '.join(found)}" if found else f"no {module}.{' or '.join(group)}"
+                raise refused(self.model, f"the tensor {values} ({self.stored[values].dtype}) has {has}")
+        return {part: f"{module}.{part}" for part in sorted(layout.names) if f"{module}.{part}" in self.stored}
+
+    def _sides(self, name: str, count: int, is_transposed: bool) -> Shape:
+        """The shape of a weight with `count` values: one side is the hidden size. Raises ValueError."""
+        hidden = self.config.get(self.family.names.hidden_size)
+        if type(hidden) is not int or hidden <= 0 or count % hidden:
+            raise ValueError(f"{count} values are no multiple of the hidden size {hidden}")
+        rows = (
+            row.dim
+            for stack in self.family.names.stacks
+            for row in stack.unit_tensors
+            if re.fullmatch(rf"(.*\.)?{re.escape(stack.layers)}\.\d{{1,4}}\.{row.pattern}", name)
+        )
+        dim_of_units = next(rows, 1 if is_transposed else 0)
+        return (hidden, count // hidden) if dim_of_units == 1 else (count // hidden, hidden)
 
 
 def _check_plain(tensors: Tensors, named: Quantisation | None, model: str) -> None:

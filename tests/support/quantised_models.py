@@ -4,6 +4,7 @@ Nothing here shares code with what is tested: values are packed with loops over 
 for come from the values before they are packed.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +22,6 @@ from tests.support.tiny_models import TINY
 from worker.checkpoints.dtypes import cast_weights
 
 Parts = dict[str, Tensor]  # what follows the name of the module -> tensor
-LINEAR = r".*(proj|dense|query|key|value|c_attn|c_fc)\.weight"
 
 
 class Stored(NamedTuple):
@@ -56,9 +56,12 @@ def write(directory: Path, form: Format, name: str = "llama", dtype: str | None 
             tensors[path] = tensor
             continue
         module = path.removesuffix(".weight")
-        parts, dense = form.store(module, tensor.float())
-        tensors |= {f"{module}.{part}": value.clone() for part, value in parts.items()}
-        model.get_parameter(path).data = dense
+        as_linear = tensor.T if name == "gpt2" else tensor
+        parts, dense = form.store(module, as_linear.float())
+        tensors |= {
+            f"{module}.{part}": value.clone(memory_format=torch.contiguous_format) for part, value in parts.items()
+        }
+        model.get_parameter(path).data = dense.T if name == "gpt2" else dense
     save_file(tensors, directory / "model.safetensors", {"format": "pt"})
     change_config(directory, dtype=dtype, **({} if form.settings is None else {"quantization_config": form.settings}))
     cast_weights(model, rounded_to)
@@ -68,7 +71,7 @@ def write(directory: Path, form: Format, name: str = "llama", dtype: str | None 
 
 def is_linear(path: str) -> bool:
     """Whether a tensor of a tiny Llama or GPT-2 is the weight of a linear layer within a layer of the model."""
-    return ".layers." in path and path.endswith("proj.weight")
+    return re.fullmatch(r".*\.(layers|h)\.\d\..*(proj|c_attn|c_fc)\.weight", path) is not None
 
 
 # --- FP8 -----------------------------------------------------------------------------------------------------------
@@ -263,4 +266,72 @@ FORMATS |= {
         Compressed("float-quantized", kind="float", size=(1, 0)),
         targets=("re:.*mlp", "re:.*self_attn"),
     ),
+}
+
+
+# --- bitsandbytes --------------------------------------------------------------------------------------------------
+
+BITS_AND_BYTES = {"quant_method": "bitsandbytes", "load_in_8bit": False, "load_in_4bit": True}
+# NormalFloat of 4 bits: QLoRA, arXiv 2305.14314, appendix E.
+NF4 = [
+    *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635),
+    *(-0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725),
+    *(0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
+]
+# A sign, then 0, 1/192, 2/3, 1, 1/3, 1/2, 1/6, 1/4: as `get_4bit_type` of bitsandbytes has them.
+FP4 = [sign * value for sign in (1, -1) for value in (0, 1 / 192, 2 / 3, 1, 1 / 3, 1 / 2, 1 / 6, 1 / 4)]
+BLOCK, NESTED_BLOCK = 64, 16
+
+
+def llm_int8(module: str, weight: Tensor) -> Stored:
+    greatest = weight.abs().amax(1)
+    values = (weight * 127 / greatest[:, None]).round().to(torch.int8)
+    dense = values.float() * greatest[:, None] * (1 / 127)
+    return Stored({"weight": values, "SCB": greatest, "weight_format": torch.tensor(0, dtype=torch.uint8)}, dense)
+
+
+def of_4_bits(kind: str, table: list[float], *, nested: bool = False) -> Any:
+    """Stores entries of a table, two in a byte, with the greatest of each block; `nested`: which is quantised again."""
+
+    def store(module: str, weight: Tensor) -> Stored:
+        blocks = weight.reshape(-1, BLOCK)
+        greatest = blocks.abs().amax(1)
+        state: dict[str, Any] = {"quant_type": kind, "blocksize": BLOCK, "dtype": "float32", "shape": [*weight.shape]}
+        parts: Parts = {"weight.quant_map": torch.tensor(table), "weight.absmax": greatest}
+        if nested:
+            levels, mean = torch.linspace(-1, 1, 256), greatest.mean().item()
+            rest = greatest - mean
+            widest = torch.stack([rest[start : start + NESTED_BLOCK].abs().max() for start in _starts(len(rest))])
+            scale = torch.stack([widest[index // NESTED_BLOCK] for index in range(len(rest))])
+            nearest = (rest[:, None] / scale[:, None] - levels).abs().argmin(1)
+            greatest = torch.stack([levels[level] for level in nearest]) * scale + mean
+            state |= {"nested_blocksize": NESTED_BLOCK, "nested_dtype": "float32", "nested_offset": mean}
+            parts |= {"weight.absmax": nearest.to(torch.uint8), "weight.nested_absmax": widest}
+            parts |= {"weight.nested_quant_map": levels}
+        entries = (blocks[:, :, None] / greatest[:, None, None] - torch.tensor(table)).abs().argmin(2)
+        dense = torch.tensor([[table[entry] for entry in row] for row in entries.tolist()]) * greatest[:, None]
+        flat = entries.flatten().tolist()
+        pairs = [16 * first + second for first, second in zip(flat[::2], flat[1::2], strict=True)]
+        parts["weight"] = torch.tensor(pairs, dtype=torch.uint8)[:, None]
+        parts[f"weight.quant_state.bitsandbytes__{kind}"] = torch.tensor(
+            list(json.dumps(state).encode()), dtype=torch.uint8
+        )
+        return Stored(parts, dense.reshape(weight.shape))
+
+    return store
+
+
+def _starts(count: int) -> range:
+    return range(0, count, NESTED_BLOCK)
+
+
+FORMATS |= {
+    "llm.int8": Format({"load_in_8bit": True}, llm_int8, "bitsandbytes LLM.int8"),
+    "nf4": Format(BITS_AND_BYTES | {"bnb_4bit_quant_type": "nf4"}, of_4_bits("nf4", NF4), "bitsandbytes NF4"),
+    "nf4 nested": Format(
+        BITS_AND_BYTES | {"bnb_4bit_quant_type": "nf4", "bnb_4bit_quant_storage": "uint8"},
+        of_4_bits("nf4", NF4, nested=True),
+        "bitsandbytes NF4",
+    ),
+    "fp4": Format(BITS_AND_BYTES, of_4_bits("fp4", FP4), "bitsandbytes FP4"),
 }

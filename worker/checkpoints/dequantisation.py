@@ -88,7 +88,8 @@ def _tensor(name: str, files: Mapping[str, Any], weights: StoredWeights) -> Tens
 def _dense(parts: Mapping[str, Tensor], weight: QuantisedWeight) -> Tensor:
     """The dequantised weight, rounded once to its dtype. Raises ValueError for values that do not fit its shape."""
     values = VALUES[weight.scheme.layout](parts, weight.scheme)
-    if values.shape != weight.dense.shape:
+    values = values.T if weight.is_transposed else values
+    if sorted(values.shape) != sorted(weight.dense.shape):  # headers may tell the sides, and not which is which
         raise ValueError(f"they have the shape {tuple(values.shape)}, where {weight.dense.shape} belongs")
     return values.to(TORCH_DTYPES[weight.dense.dtype]).contiguous()
 

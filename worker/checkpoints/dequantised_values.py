@@ -5,7 +5,9 @@ The libraries of the formats compute them where one installs beside this version
 Shape suffixes: O outputs, I inputs of a linear module.
 """
 
+import json
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from compressed_tensors.compressors import BaseCompressor
@@ -16,6 +18,7 @@ from torch import Tensor
 from service.families.quantisation_scheme import Scheme
 
 Parts = Mapping[str, Tensor]  # part of the layout -> tensor
+ROW_MAJOR = 0  # `weight_format` of bitsandbytes
 
 
 def _fp8(parts: Parts, scheme: Scheme) -> Tensor:
@@ -60,4 +63,67 @@ def _decompressed(form: str, parts: Parts, scheme: Scheme) -> Tensor:
     return dense
 
 
-VALUES: dict[str, Callable[[Parts, Scheme], Tensor]] = {"fp8": _fp8, "scaled": _scaled, "packed": _packed}
+def _llm_int8(parts: Parts, scheme: Scheme) -> Tensor:
+    """Value times the greatest of its row, over 127: `dequantize_bnb_weight` in `transformers.integrations`."""
+    if parts.get("weight_format", torch.tensor(ROW_MAJOR)).item() != ROW_MAJOR:
+        raise ValueError("their weight_format is that of a GPU: save the model with bitsandbytes 0.44 or later")
+    return parts["weight"].float() * parts["SCB"].float()[:, None] * (1 / 127)
+
+
+def _of_4_bits(parts: Parts, scheme: Scheme) -> Tensor:
+    """Entry of the table times the greatest of its block: QLoRA, arXiv 2305.14314, section 3.
+
+    The greatest of the blocks may be quantised again, less their mean.
+    """
+    state = _state(parts[f"weight.quant_state.bitsandbytes__{scheme.kind}"])
+    packed = parts["weight"].flatten()
+    entries = torch.stack((packed >> 4, packed & 15), 1).flatten().int()
+    greatest = parts["weight.absmax"]
+    if "weight.nested_absmax" in parts:
+        nested = parts["weight.nested_quant_map"][greatest.int()]
+        greatest = _in_blocks(nested, parts["weight.nested_absmax"], _size(state, "nested_blocksize"))
+        greatest = greatest + float(state.get("nested_offset", "nan"))
+    dense = _in_blocks(parts["weight.quant_map"][entries], greatest, _size(state, "blocksize"))
+    rows, columns = _size(state, "shape", 0), _size(state, "shape", 1)
+    if rows * columns != dense.numel():
+        raise ValueError(f"the shape in their quant_state is {state['shape']}")
+    return dense.reshape(rows, columns)
+
+
+def _in_blocks(values: Tensor, factors: Tensor, size: int) -> Tensor:
+    """Each value times the factor of its block; the last block may be smaller. Raises ValueError for a wrong number."""
+    size = min(size, values.numel())
+    if factors.numel() != -(-values.numel() // size):
+        raise ValueError(f"{factors.numel()} blocks of {size} do not make {values.numel()} values")
+    return values.float() * factors.flatten().float().repeat_interleave(size)[: values.numel()]
+
+
+def _state(text: Tensor) -> dict[str, Any]:
+    """What bitsandbytes writes of a weight as JSON. Raises ValueError for something else."""
+    try:
+        state = json.loads(bytes(text.tolist()))
+    except (ValueError, RecursionError):
+        state = None
+    if not isinstance(state, dict):
+        raise ValueError("their quant_state is no object in JSON")
+    return state
+
+
+def _size(state: Mapping[str, Any], field: str, index: int | None = None) -> int:
+    """A size in a state, or one of the sizes in a list. Raises ValueError where there is none."""
+    value = state.get(field)
+    if index is not None:
+        value = value[index] if isinstance(value, list) and len(value) == 2 else None
+    if type(value) is not int or value <= 0:
+        raise ValueError(f"the {field} in their quant_state is {state.get(field)!r}")
+    return value
+
+
+VALUES: dict[str, Callable[[Parts, Scheme], Tensor]] = {
+    "fp8": _fp8,
+    "scaled": _scaled,
+    "packed": _packed,
+    "llm_int8": _llm_int8,
+    "nf4": _of_4_bits,
+    "fp4": _of_4_bits,
+}

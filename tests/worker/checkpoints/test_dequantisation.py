@@ -5,10 +5,11 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig, FineGrainedFP8Config, PreTrainedModel
@@ -121,6 +122,7 @@ def weights_setting(**fields: Any) -> Callable[[Path], None]:
 
 
 UP = "model.layers.0.mlp.up_proj"
+STATE = f"{UP}.weight.quant_state.bitsandbytes__nf4"
 # What is wrong -> format, change of its checkpoint, what the message says.
 WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "unknown method": ("fp8 tensor", setting(quant_method="mxfp4"), "the method 'mxfp4' is not dequantised"),
@@ -209,6 +211,25 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda path: edit_groups(path, lambda groups: groups["group_1"].update(targets=["re:(a+)+$"])),
         "its target 're:",
     ),
+    "no bits": ("nf4", setting(load_in_4bit=False), "neither 8 nor 4 bits"),
+    "another table": ("nf4", setting(bnb_4bit_quant_type="fp4"), "quant_state.bitsandbytes__fp4"),
+    "another storage": ("nf4", setting(bnb_4bit_quant_storage="bfloat16"), "bnb_4bit_quant_storage 'bfloat16'"),
+    "no SCB": (
+        "llm.int8",
+        tensor(lambda tensors: tensors.pop(f"{UP}.SCB")),
+        rf"the tensor {UP}.weight \(I8\) has no {UP}.SCB",
+    ),
+    "half nested": (
+        "nf4 nested",
+        tensor(lambda tensors: tensors.pop(f"{UP}.weight.nested_absmax")),
+        "its weight.absmax is U8, and it has 1 nested tensors",
+    ),
+    "other sides": ("nf4", lambda path: change_config(path, hidden_size=40), "no multiple of the hidden size 40"),
+    "int8 without settings": (
+        "llm.int8",
+        lambda path: change_config(path, quantization_config=None),
+        r"\(the tensor .*SCB \(F32\)\), and config.json has no quantization_config",
+    ),
     "blocks without settings": (
         "fp8 blocks",
         lambda path: change_config(path, quantization_config=None),
@@ -220,6 +241,77 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
         r"qweight \(I32\)\), and config.json has no quantization_config that says how",
     ),
 }
+
+
+def as_bytes(content: object) -> Tensor:
+    text = content if isinstance(content, str) else json.dumps(content)
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+
+def state(**fields: Any) -> Callable[[Path], None]:
+    """Changes fields of the state that bitsandbytes writes of a weight."""
+    return tensor(
+        lambda tensors: tensors.update({STATE: as_bytes(json.loads(bytes(tensors[STATE].tolist())) | fields)})
+    )
+
+
+# What is wrong with the values alone, which a plan does not read.
+WRONG_VALUES: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "a layout of GPUs": (
+        "llm.int8",
+        tensor(lambda tensors: tensors.update({f"{UP}.weight_format": torch.tensor(1, dtype=torch.uint8)})),
+        "weight_format is that of a GPU",
+    ),
+    "another shape": (
+        "packed 8 bits in rows with zero points",
+        tensor(lambda tensors: tensors.update({f"{UP}.weight_shape": torch.tensor([48, 30])})),
+        r"they have the shape \(48, 30\), where \(48, 32\) belongs",
+    ),
+    "no blocks": ("nf4 nested", state(blocksize=0), "the blocksize in their quant_state is 0"),
+    "other blocks": ("nf4 nested", state(blocksize=128), "24 blocks of 128 do not make 1536 values"),
+    "no nested blocks": (
+        "nf4 nested",
+        state(nested_blocksize=None),
+        "the nested_blocksize in their quant_state is None",
+    ),
+    "fewer values": ("nf4 nested", state(shape=[32, 32]), r"the shape in their quant_state is \[32, 32\]"),
+    "other sides": ("nf4 nested", state(shape=[64, 24]), r"they have the shape \(64, 24\)"),
+    "no state": (
+        "nf4",
+        tensor(lambda tensors: tensors.update({STATE: as_bytes("{")})),
+        "their quant_state is no object in JSON",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_VALUES)
+def test_values_that_do_not_fit_are_refused_by_name(tmp_path: Path, wrong: str) -> None:
+    name, change, message = WRONG_VALUES[wrong]
+    write(tmp_path / "model", FORMATS[name])
+    change(tmp_path / "model")
+    with pytest.raises(InvalidModel, match=f"the values of {UP}.weight cannot be dequantised .*{message}") as refused:
+        fetch(tmp_path / "model")
+    assert refused.value.param == "model.uri"
+
+
+@pytest.mark.parametrize("name", ["llm.int8", "nf4"])
+def test_layers_that_a_class_holds_transposed_are_turned(tmp_path: Path, access: Access, name: str) -> None:
+    expected = write(tmp_path / "model", FORMATS[name], "gpt2")
+    fetched, planned = fetch(tmp_path / "model"), plan(request_for(tmp_path / "model"), access)
+    assert_equal(fetched.directory, expected, torch.bfloat16)
+    assert planned.parameters == plan(request_for(fetched.directory), access).parameters
+
+
+def test_an_adapter_is_merged_into_the_dequantised_weights(tmp_path: Path, access: Access) -> None:
+    expected = write(tmp_path / "model", FORMATS["nf4"], dtype="float32")
+    checkpoints.write_adapter(tmp_path / "adapter")
+    fetched = fetch(tmp_path / "model")
+    merged = load_model(fetched.directory, device=CPU, adapter=tmp_path / "adapter").model
+    with_adapter = PeftModel.from_pretrained(expected, str(tmp_path / "adapter"))
+    torch.testing.assert_close(logits(merged), logits(cast(PreTrainedModel, with_adapter)), rtol=1e-4, atol=1e-5)
+    model = {"uri": (tmp_path / "model").as_uri(), "adapter_uri": (tmp_path / "adapter").as_uri()}
+    planned = plan(request_for(tmp_path / "model", model=model), access)
+    assert planned.parameters.dense == count_parameters(merged)
 
 
 def write_plain(directory: Path, **fields: Any) -> None:
