@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from service.contract.errors import InvalidData, InvalidTemplate, UnknownLabel
 from service.contract.options import TaskKind
 from service.contract.presets import ANSWER_COLUMNS, LABEL_COLUMN, template_fields
-from service.contract.row_values import RowValues, as_text, spelled_alike
+from service.contract.row_values import RowValues, as_number, as_text, spelled_alike
 from service.contract.task import TaskWording
 
+MAX_SHOWN = 40  # characters of a value in a message
 CLASS_NAME = "{}_name"  # the column with the class names of a column of integers, where a Parquet file has them
 
 
@@ -34,6 +35,22 @@ class Row:
             what = "one label" if column == LABEL_COLUMN else "text, a number, true or false"
             raise InvalidData(f"{self.position}: the column {column!r}, which the task uses, must have {what}")
         return as_text(value)
+
+    def number(self, column: str) -> float:
+        """The value of a column as a number. Raises InvalidData if the row has no finite number there."""
+        value = self.values.get(column)
+        number = as_number(value)
+        if number is not None:
+            return number
+        if value is None:
+            raise InvalidData(f"{self.position} has no value in the column {column!r}")
+        found = "" if isinstance(value, list) else f", and has {_shown(as_text(value))}"
+        raise InvalidData(f"{self.position}: the column {column!r} must have a finite number{found}")
+
+
+def _shown(text: str) -> str:
+    """A value of a row for a message."""
+    return repr(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…")
 
 
 def have_answers(rows: Sequence[Row], task: TaskWording) -> bool:
@@ -73,18 +90,27 @@ def answer_column(task: TaskWording) -> str:
 def check_rows(rows: Sequence[Row], task: TaskWording, *, answered: bool = True) -> None:
     """Check that every row has what the resolved task needs. Answers are checked only where `answered` is true.
 
-    Raises InvalidTemplate if no row has a column of the template, InvalidData if one row lacks a column, and
-    UnknownLabel if a row has a label that the task does not name.
+    Raises InvalidTemplate if no row has a column of the template, InvalidData if one row lacks a column or has no
+    number where the task is a regression, and UnknownLabel if a row has a label that the task does not name.
     """
     columns = sorted(template_fields(task.template or ""))
     for column in columns:
         if all(row.values.get(column) is None for row in rows):
             raise _missing_column(column, rows[0])
     for row in rows:
-        for column in (*columns, answer_column(task)) if answered else columns:
+        for column in columns:
             row.text(column)
-        if answered and task.labels is not None:
-            _check_label(row, task.labels)
+        if answered:
+            _check_answer(row, task)
+
+
+def _check_answer(row: Row, task: TaskWording) -> None:
+    if task.kind is TaskKind.regression:
+        row.number(LABEL_COLUMN)
+        return
+    row.text(answer_column(task))
+    if task.labels is not None:
+        _check_label(row, task.labels)
 
 
 def _missing_column(column: str, first: Row) -> InvalidTemplate:

@@ -14,6 +14,7 @@ from worker.data.tokenising import TOKENISE
 from worker.data.wordings import Tokens, Wording
 
 OWN_ANSWER_TOKENS = 64  # at most, of an answer that the model itself gives to a row without one
+ONLY_OUTPUT: Tokens = (0,)  # of a regression head
 WORD = re.compile(r"\S+")
 
 
@@ -22,13 +23,15 @@ class Example:
     """A prompt and its candidate answers as tokens; `answer` is the index of the right one.
 
     For a decoder-only model a candidate continues the prompt; for an encoder-decoder it is the decoder's output; for a
-    classification head it is the index of a class.
+    classification head it is the index of a class. Where the outputs of the head are taken as they are, `target` has
+    the right one for each candidate.
     """
 
     prompt: Tokens
     candidates: tuple[Tokens, ...]
     answer: int
     text: str  # the right answer as text
+    target: tuple[float, ...] = ()  # the number of a regression row
 
 
 Maker = Callable[[Row, Mapping[str, str], Wording], Example]
@@ -75,6 +78,8 @@ def row_tokens(example: Example, kind: Kind) -> int:
 
 def _example(row: Row, fields: Mapping[str, str], wording: Wording) -> Example:
     prompt = render(wording.task.template or "", fields)
+    if wording.task.kind is TaskKind.regression:
+        return _with_number(prompt, row.number(LABEL_COLUMN), wording)
     if wording.task.kind is TaskKind.generation:
         answers, right = [row.text(TARGET_COLUMN)], 0
     else:
@@ -85,14 +90,27 @@ def _example(row: Row, fields: Mapping[str, str], wording: Wording) -> Example:
 
 
 def _open_example(row: Row, fields: Mapping[str, str], wording: Wording) -> Example:
-    """An example without its answer. The first label takes its place, or empty tokens for a generated text."""
+    """An example without its answer. The first label takes its place, zero, or empty tokens for a generated text."""
     prompt = render(wording.task.template or "", fields)
+    if wording.task.kind is TaskKind.regression:
+        return _with_number(prompt, 0.0, wording)
     answers = list(wording.words.values())
     tokens, candidates = TOKENISE[wording.kind](prompt, answers, wording)
     if wording.task.kind is TaskKind.generation:
         return Example(tokens, ((0,) * _room(wording),), 0, "")
     _check_candidates(candidates, answers)
     return Example(tokens, candidates, 0, "")
+
+
+def _with_number(prompt: str, number: float, wording: Wording) -> Example:
+    """An example of a regression, whose one candidate is the one output of the head."""
+    tokens, _ = TOKENISE[wording.kind](prompt, (), wording)
+    return Example(tokens, (ONLY_OUTPUT,), 0, number_text(number), (number,))
+
+
+def number_text(number: float) -> str:
+    """A number as the answer to a row."""
+    return f"{number:.6g}"
 
 
 def _room(wording: Wording) -> int:

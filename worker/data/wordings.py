@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from service.contract.presets import template_fields
 from service.contract.task import TaskWording
 from service.families.head_classes import head_classes
+from service.families.head_kind import check_kind
 from service.families.positions import max_tokens
 from service.families.table import CLASSIFIERS, FAMILIES, Kind
 
@@ -35,7 +36,7 @@ class Wording:
 
     @property
     def words(self) -> Mapping[str, str]:
-        """Label in the rows -> answer word; empty for generation."""
+        """Label in the rows -> answer word; empty without labels."""
         return self.task.labels or {}
 
 
@@ -48,8 +49,10 @@ def wording(
 ) -> Wording:
     """The wording of a resolved task for a loaded model, whose rows fit a batch of `tokens_per_batch` tokens.
 
-    Raises InvalidLabels for a class that the head lacks.
+    Raises InvalidRequest for a kind of task that the model does not do, InvalidModel for a head that does none of them,
+    and InvalidLabels for a class that the head lacks.
     """
+    check_kind(task, kind, config.problem_type, len(config.id2label or ()))
     special = True if task.special_tokens is None else task.special_tokens
     opening, closing = special_frame(tokenizer) if special else ((), ())
     return Wording(

@@ -90,9 +90,7 @@ def test_a_decoder_without_a_head_is_refused(tmp_path: Path) -> None:
     base: Any = causal("qwen3", tie_word_embeddings=True).base_model
     base.save_pretrained(tmp_path)
     checkpoints.tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(
-        UnsupportedFamily, match="'Qwen3Model': of qwen3, Qwen3ForCausalLM and"
-    ):
+    with pytest.raises(UnsupportedFamily, match="'Qwen3Model': of qwen3, Qwen3ForCausalLM and"):
         load_model(tmp_path, device=CPU)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from worker.slimming.architectures import Stack
-from worker.slimming.scoring.objectives import Batch, token_log_probabilities
+from worker.slimming.scoring.objectives import Batch, token_scores
 from worker.slimming.units import layers_of
 
 
@@ -44,7 +44,7 @@ def stack_inputs(model: nn.Module, stack: Stack, batches: Sequence[Batch]) -> li
             recorded = [hooks.enter_context(_recorded_calls(layer)) for layer in layers]
             hooks.enter_context(_only_first_computed(layers))
             with suppress(LastLayerCalled):
-                token_log_probabilities(model, batch)
+                token_scores(model, batch)
         first, *_ = recorded
         inputs.append(LayerInput(first[0][0], [call for ((_, call),) in recorded]))
     return inputs
