@@ -34,7 +34,7 @@ from worker.checkpoints.loading import load_model
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.scoring.attribution import score
 from worker.slimming.scoring.criteria import Options
-from worker.slimming.scoring.objectives import Batch, margin, token_log_probabilities
+from worker.slimming.scoring.objectives import Batch, margin, token_scores
 from worker.slimming.units import locate
 
 LLAMA = ARCHITECTURES["llama"]
@@ -81,7 +81,7 @@ def batch(length: int, vocabulary: int) -> Batch:
 def timed(model: nn.Module, batches: list[Batch], repetitions: int) -> dict[str, float]:
     """Name of a pass -> processor time in seconds for all batches."""
     passes: dict[str, Callable[[Batch], object]] = {
-        "floor": lambda item: backward(model, item, token_log_probabilities),
+        "floor": lambda item: backward(model, item, token_scores),
         "attribution": lambda item: score(model, LLAMA, ["ffn"], [item], "attribution", Options()),
         "stock": lambda item: backward(model, item, stock_log_probabilities),
     }
@@ -113,7 +113,7 @@ def first_activation_as_leaf(model: nn.Module) -> Iterator[None]:
 
 
 def stock_log_probabilities(model: nn.Module, item: Batch) -> Tensor:
-    """The result of `token_log_probabilities`, from the logits of all positions."""
+    """The result of `token_scores`, from the logits of all positions."""
     log_probability_PV = model(**item.inputs).logits[item.row_P, item.position_P].float().log_softmax(-1)
     result: Tensor = log_probability_PV[item.place_M, item.token_M]
     return result

@@ -86,7 +86,7 @@ def test_removing_the_lowest_scores_costs_less_than_removing_the_highest(
         """The mean log-probability of the right answers without the lowest-ranked tenth of the units."""
         with masked(loaded.model, LLAMA, select(ranking, groups, ratio=0.1, round_to=1)):
             found = score_answers(loaded.model, review_batches, lambda done: None)
-        return found.log_probability_EL.gather(1, found.answer_E.unsqueeze(1)).mean().item()
+        return found.score_EL.gather(1, found.answer_E.unsqueeze(1)).mean().item()
 
     lowest_removed = likelihood(scores)
     highest_removed = likelihood({site: -score for site, score in scores.items()})

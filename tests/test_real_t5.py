@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from service.contract.criteria import CRITERIA, Criterion
-from service.contract.options import ExampleReduction, Normalisation, Objective, Repair, TokenReduction, Unit
+from service.contract.method import OBJECTIVES
+from service.contract.options import ExampleReduction, Normalisation, Repair, TaskKind, TokenReduction, Unit
 from service.contract.request import JobRequest
 from service.contract.result import Result
 from service.families.table import FAMILIES
@@ -41,7 +42,7 @@ CASES: dict[str, dict[str, Any]] = {
         for repair in (Repair.least_squares, Repair.least_squares_layerwise)
         for layout in ("uniform", "per_layer")
     },
-    **{f"objective {each}": REDUCED | {"objective": each} for each in Objective},
+    **{f"objective {each}": REDUCED | {"objective": each} for each in OBJECTIVES[TaskKind.classification]},
     **{f"tokens {each}": REDUCED | {"token_reduction": each} for each in TokenReduction},
     **{f"rows {each}": REDUCED | {"example_reduction": each} for each in ExampleReduction},
     "absolute": REDUCED | {"sign": "absolute"},

@@ -33,7 +33,7 @@ from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.repairs import FITTED, repair
 from worker.slimming.scoring import attribution, iterative
 from worker.slimming.scoring.criteria import CRITERIA, Options
-from worker.slimming.scoring.objectives import Batch, answer_log_probabilities, token_log_probabilities
+from worker.slimming.scoring.objectives import Batch, candidate_scores, token_scores
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.selection import Rules
 from worker.slimming.units import Kept, Scores, Site, locate
@@ -200,9 +200,7 @@ class Bench:
 def answered(model: Any, batches: list[Batch]) -> list[Batch]:
     """The batches with the labels that the model gives the highest probability in place of the right ones."""
     with torch.no_grad():
-        answers = [
-            answer_log_probabilities(token_log_probabilities(model, batch), batch).argmax(dim=1) for batch in batches
-        ]
+        answers = [candidate_scores(token_scores(model, batch), batch).argmax(dim=1) for batch in batches]
     return [replace(batch, answer_E=answer_E) for batch, answer_E in zip(batches, answers, strict=True)]
 
 
@@ -210,7 +208,7 @@ def judge(model: Any, metric: TaskMetric, rows: Rows, offset_rows: Rows) -> Meas
     """The metric on `rows` with 95 % intervals, with and without label offsets, which are fitted on `offset_rows`."""
     start = time.perf_counter()
     scores, fitting = (answer_scores.score(model, each.batches, lambda done: None) for each in (rows, offset_rows))
-    offset_L = label_offsets.fit(fitting.log_probability_EL, fitting.answer_E)
+    offset_L = label_offsets.fit(fitting.score_EL, fitting.answer_E)
     found = judging.judge(metric, Answers(scores, offset_L), rows.examples, Supervision.labels)
     assert found.raw is not None
     assert found.majority is not None

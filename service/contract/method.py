@@ -22,6 +22,18 @@ from service.contract.options import (
     Unit,
 )
 
+# The objectives of each kind of task, its default first. The margin compares labels, which texts have none of.
+OBJECTIVES: dict[TaskKind, tuple[Objective, ...]] = {
+    TaskKind.classification: (
+        Objective.margin,
+        Objective.log_probability,
+        Objective.probability,
+        Objective.sequence_probability,
+    ),
+    TaskKind.regression: (Objective.output,),
+    TaskKind.generation: (Objective.log_probability, Objective.probability, Objective.sequence_probability),
+}
+
 
 class Method(Schema):
     """How units are scored, selected and repaired."""
@@ -54,7 +66,8 @@ class Method(Schema):
     )
     objective: Objective | None = Field(
         default=None,
-        description="scalar whose gradient the criterion uses; default: margin, log_probability for generation",
+        description="scalar whose gradient the criterion uses; default: margin, output for regression, log_probability "
+        "for generation",
         json_schema_extra=EXPERT,
     )
     token_reduction: TokenReduction = Field(
@@ -126,13 +139,13 @@ class Method(Schema):
 def objective_of(method: Method, kind: TaskKind | None) -> Objective:
     """The objective of a method for a kind of task.
 
-    Raises InvalidRequest for the margin of a generation task.
+    Raises InvalidRequest for one that tasks of the kind do not have.
     """
-    generates = kind is TaskKind.generation
-    if generates and method.objective is Objective.margin:
-        message = "the objective `margin` compares labels, and a generation task has none: use `log_probability`"
-        raise InvalidRequest(message, param="method.objective")
-    return method.objective or (Objective.log_probability if generates else Objective.margin)
+    kind = kind or TaskKind.classification
+    if method.objective is not None and method.objective not in OBJECTIVES[kind]:
+        message = f"a {kind} task does not have the objective `{method.objective}`"
+        raise InvalidRequest(f"{message}: give one of {', '.join(OBJECTIVES[kind])}", param="method.objective")
+    return method.objective or OBJECTIVES[kind][0]
 
 
 class LatencyBound(Schema):

@@ -4,10 +4,11 @@ from enum import StrEnum
 
 
 class TaskKind(StrEnum):
-    """What the model answers: one of a fixed set of labels, or a text."""
+    """What the model answers."""
 
-    classification = "classification"
-    generation = "generation"
+    classification = "classification"  # one of a fixed set of labels
+    regression = "regression"  # a number, the one output of a head
+    generation = "generation"  # a text
 
 
 class TaskMetric(StrEnum):
@@ -17,6 +18,8 @@ class TaskMetric(StrEnum):
     balanced_accuracy = "balanced_accuracy"  # mean over the labels of the share of their rows that are answered rightly
     macro_f1 = "macro_f1"  # mean over the labels of the F1 score
     matthews = "matthews"  # Matthews' correlation coefficient
+    pearson = "pearson"  # correlation of the outputs and the right numbers
+    spearman = "spearman"  # correlation of their ranks
     exact_match = "exact_match"  # share of generated texts that equal the target
     token_f1 = "token_f1"  # F1 score of the words of a generated text, as SQuAD counts them; mean over the rows
     rouge_l = "rouge_l"  # ROUGE-L F1 score of a generated text; mean over the rows
@@ -32,6 +35,7 @@ METRICS: dict[TaskKind, tuple[TaskMetric, ...]] = {
         TaskMetric.macro_f1,
         TaskMetric.matthews,
     ),
+    TaskKind.regression: (TaskMetric.pearson, TaskMetric.spearman),
     TaskKind.generation: (
         TaskMetric.exact_match,
         TaskMetric.token_f1,
@@ -58,6 +62,7 @@ class Objective(StrEnum):
     sequence_probability = "sequence_probability"  # P(answer), the product over its tokens
     log_probability = "log_probability"  # log P(answer)
     margin = "margin"  # log P(right label) - max over wrong labels of log P(label)
+    output = "output"  # the output of a regression head
 
 
 class TokenReduction(StrEnum):

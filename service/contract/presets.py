@@ -18,7 +18,16 @@ AnyTask = TypeVar("AnyTask", bound=TaskWording)
 LABEL_COLUMN = "label"
 TARGET_COLUMN = "target"
 OF_TEMPLATES = ("max_words", "special_tokens", "label_prefix")  # fields of a task that only a template has use for
-ANSWER_COLUMNS = {TaskKind.classification: LABEL_COLUMN, TaskKind.generation: TARGET_COLUMN}
+ANSWER_COLUMNS = {
+    TaskKind.classification: LABEL_COLUMN,
+    TaskKind.regression: LABEL_COLUMN,
+    TaskKind.generation: TARGET_COLUMN,
+}
+# Kinds of tasks that have no labels -> what their rows have instead.
+WITHOUT_LABELS = {
+    TaskKind.regression: f"its rows have numbers in the column `{LABEL_COLUMN}`",
+    TaskKind.generation: f"its rows have the column `{TARGET_COLUMN}`",
+}
 
 
 def _preset(name: str, max_words: int, template: str, **labels: str) -> Preset:
@@ -175,6 +184,9 @@ def _check_prompt(task: TaskWording) -> None:
     if task.messages is None:
         _check_template(task)
         return
+    if task.kind is TaskKind.regression:
+        message = "the assistant's messages are texts, and the answers of a regression numbers: give `task.template`"
+        raise InvalidRequest(message, param="task.messages")
     if task.template is not None:
         param = "task.template" if task.preset is None else "task.preset"
         message = (
@@ -207,10 +219,10 @@ def _check_template(task: TaskWording) -> None:
 
 
 def _check_labels(task: TaskWording) -> None:
-    if task.kind is TaskKind.generation:
+    if task.kind in WITHOUT_LABELS:
         if task.labels is not None:
             raise InvalidLabels(
-                "a generation task has no labels: leave `labels` out; its rows have the column `target`",
+                f"a {task.kind} task has no labels: leave `labels` out; {WITHOUT_LABELS[task.kind]}",
                 param="task.labels",
             )
         return

@@ -97,7 +97,7 @@ class ReportWarning(Schema):
 class OwnAnswers(Schema):
     """The dense model's answers to the calibration rows, used as labels."""
 
-    given: dict[str, int] = Field(description="label -> number of rows with that answer; empty for generation")
+    given: dict[str, int] = Field(description="label -> number of rows with that answer; empty without labels")
     left_out: int = Field(description="number of rows whose answer has a lower probability than `task.confidence`")
 
 
@@ -189,6 +189,8 @@ class Report(Schema):
         description="peak memory of the pass with the largest batch, see `throughput`; null in older reports of a CPU",
     )
     layers: list[LayerWidth] = []
-    confusion: Confusion | None = Field(default=None, description="null for a generation task")
-    num_changed: int = Field(default=0, description="number of evaluation rows that the two models answer differently")
+    confusion: Confusion | None = Field(default=None, description="null for a task without labels")
+    num_changed: int = Field(
+        default=0, description="number of evaluation rows that the two models answer differently; 0 for a regression"
+    )
     changed: list[ChangedAnswer] = Field(default=[], description="the first of those rows")

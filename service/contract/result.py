@@ -29,18 +29,22 @@ class Metrics(Schema):
         description="the metric of the answers that the model gives as it is shipped: with its label offsets, where it "
         "has them; over several tasks with different metrics their mean"
     )
-    raw: Estimate | None = Field(default=None, description="the same metric without label offsets; null for generation")
+    raw: Estimate | None = Field(default=None, description="the same metric without label offsets; null without labels")
     label_offsets: dict[str, float] = Field(
         default={},
         description="label -> what is added to its log-probability before the most likely label is taken; empty for "
-        "generation, for a model without offsets, and over several tasks",
+        "tasks without labels, for a model without offsets, and over several tasks",
     )
     constant: float | None = Field(
-        default=None, description="the same metric of a model that always gives the most frequent label"
+        default=None,
+        description="the same metric of a model that always gives the most frequent label, or the same number",
     )
     majority: float | None = Field(default=None, description="share of the most frequent label")
     log_likelihood: float | None = Field(
         default=None, description="mean log-probability of the right answer, without label offsets"
+    )
+    mean_squared_error: float | None = Field(
+        default=None, description="mean squared difference of the outputs and the right numbers of a regression"
     )
     token_log_likelihood: float | None = Field(default=None, description="mean log-probability of the target's tokens")
     repetition: float | None = Field(

@@ -13,6 +13,7 @@ RowValues = dict[str, str | int | float | bool | list[Any] | None]
 # Stands for a value that is none of these, such as a date or a list of numbers: harmless in a column that no task uses.
 UNUSABLE: list[Any] = []
 WHOLE_NUMBER = re.compile(r"(-?\d+)\.0+")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def usable_values(values: Mapping[str, Any]) -> RowValues:
@@ -35,6 +36,19 @@ def _usable(value: Any) -> str | int | float | bool | list[Any] | None:
 def as_text(value: str | int | float | bool) -> str:
     """A value as text, in JSON's spelling: `true`, not `True`."""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def as_number(value: object) -> float | None:
+    """A value as a finite number: a number, or a text that is one, as all values of a CSV file are. None for others."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, str) and not NUMBER.fullmatch(value.strip()):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # of a whole number beyond any float
+        return None
+    return number if math.isfinite(number) else None
 
 
 def spelled_alike(text: str) -> str:

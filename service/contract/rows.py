@@ -8,9 +8,10 @@ from service.contract.errors import InvalidData, InvalidRequest, InvalidTemplate
 from service.contract.messages import Message
 from service.contract.options import TaskKind
 from service.contract.presets import ANSWER_COLUMNS, LABEL_COLUMN, TARGET_COLUMN, needs_answers, template_fields
-from service.contract.row_values import RowValues, as_text, spelled_alike
+from service.contract.row_values import RowValues, as_number, as_text, spelled_alike
 from service.contract.task import TaskWording
 
+MAX_SHOWN = 40  # characters of a value in a message
 CLASS_NAME = "{}_name"  # the column with the class names of a column of integers, where a Parquet file has them
 
 
@@ -60,6 +61,22 @@ class Row:
             return messages.conversation(value)
         except InvalidData as error:
             raise InvalidData(f"{self.position}, column {column!r}: {error.message}") from error
+
+    def number(self, column: str) -> float:
+        """The value of a column as a number. Raises InvalidData if the row has no finite number there."""
+        value = self.values.get(column)
+        number = as_number(value)
+        if number is not None:
+            return number
+        if value is None:
+            raise InvalidData(f"{self.position} has no value in the column {column!r}")
+        found = "" if isinstance(value, list) else f", and has {_shown(as_text(value))}"
+        raise InvalidData(f"{self.position}: the column {column!r} must have a finite number{found}")
+
+
+def _shown(text: str) -> str:
+    """A value of a row for a message."""
+    return repr(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…")
 
 
 def have_answers(rows: Sequence[Row], task: TaskWording) -> bool:
@@ -138,8 +155,9 @@ def answer_column(task: TaskWording) -> str:
 def check_rows(rows: Sequence[Row], task: TaskWording, *, answered: bool = True) -> None:
     """Check that every row has what the resolved task needs. Answers are checked only where `answered` is true.
 
-    Raises InvalidTemplate if no row has a column of the template, InvalidData if one row lacks a column or has a
-    conversation that cannot be read, and UnknownLabel if a row has a label that the task does not name.
+    Raises InvalidTemplate if no row has a column of the template, InvalidData if one row lacks a column, has a
+    conversation that cannot be read, or has no number where the task is a regression, and UnknownLabel if a row has a
+    label that the task does not name.
     """
     if task.messages is not None:
         _check_conversations(rows, task.labels, task.messages, answered=answered)
@@ -179,6 +197,9 @@ def _check_conversations(rows: Sequence[Row], labels: Mapping[str, str] | None, 
 def _check_answer(row: Row, task: TaskWording) -> None:
     if task.kind is TaskKind.generation:
         row.targets()
+        return
+    if task.kind is TaskKind.regression:
+        row.number(LABEL_COLUMN)
         return
     label, labels = row.text(LABEL_COLUMN), task.labels or {}
     if label not in labels:

@@ -75,7 +75,8 @@ class TaskWording(Schema):
     )
     metric: TaskMetric | None = Field(
         default=None,
-        description="figure that both models are judged by; default: accuracy, for generation exact_match",
+        description="figure that both models are judged by; default: accuracy, for regression pearson, for generation "
+        "exact_match",
         json_schema_extra=EXPERT,
     )
     name: Name | None = Field(
@@ -134,6 +135,8 @@ class Task(TaskWording):
     def _check_supervision(self) -> Self:
         if self.confidence is not None and self.supervision is not Supervision.none:
             raise ValueError("`confidence` applies to the model's own answers only: it needs `supervision: none`")
+        if self.confidence is not None and self.kind is TaskKind.regression:
+            raise ValueError("the numbers of a regression task have no probability: leave `confidence` out")
         if self.supervision is Supervision.none and self.calibration.draw is Draw.balanced:
             raise ValueError("with `supervision: none` the calibration rows have no labels: `draw` must be `natural`")
         return self
@@ -141,8 +144,8 @@ class Task(TaskWording):
     @model_validator(mode="after")
     def _check_draw(self) -> Self:
         draws = [source.draw for source in (self.calibration, self.evaluation, *self.evaluations.values()) if source]
-        if self.kind is TaskKind.generation and Draw.balanced in draws:
-            raise ValueError("the rows of a generation task have no labels: `draw` must be `natural`")
+        if self.kind not in (None, TaskKind.classification) and Draw.balanced in draws:
+            raise ValueError(f"the rows of a {self.kind} task have no labels: `draw` must be `natural`")
         return self
 
 

@@ -12,8 +12,9 @@ class ShippedTask(Schema):
     """A task as the slim model was evaluated on it.
 
     The prompt is the template, filled with the columns of a row, or the conversation as the tokenizer's chat template
-    writes it, with the generation prompt. A label is answered by the highest sum of the
-    log-probability of its answer tokens after the prompt and its offset. A text is generated greedily.
+    writes it, with the generation prompt. A label is answered by the highest sum of the log-probability of its answer
+    tokens after the prompt and its offset. The answer of a regression is the one output of the head. A text is
+    generated greedily.
     """
 
     name: str = Field(description="title of the task")
@@ -34,17 +35,17 @@ class ShippedTask(Schema):
     label_prefix: str = Field(
         description="text between prompt and answer; after a conversation it may belong to the prompt"
     )
-    labels: dict[str, str] = Field(description="label -> answer word, or class of the head; empty for generation")
+    labels: dict[str, str] = Field(description="label -> answer word, or class of the head; empty without labels")
     answer_tokens: dict[str, list[int]] | None = Field(
         description="label -> tokens of its answer, or the index of its class; null where they depend on the prompt, "
-        "and for generation"
+        "and for tasks without labels"
     )
     label_offsets: dict[str, float] = Field(
         description="label -> number that is added to the log-probability of its answer; zeros where the bias of the "
-        "classification head contains them; empty for generation"
+        "classification head contains them; empty without labels"
     )
-    decoding: Literal["most_likely_label", "greedy"]
-    max_new_tokens: int | None = Field(description="most tokens of a generated text; null for labels")
+    decoding: Literal["most_likely_label", "output", "greedy"]
+    max_new_tokens: int | None = Field(description="most tokens of a generated text; null for other answers")
     metric: TaskMetric = Field(description="the metric that the model was judged by")
 
 

@@ -4,38 +4,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from service.contract.errors import InvalidModel
-from service.families.table import CLASSIFIERS, ModelFamily
+from service.families.table import ModelFamily
 
-CLASSIFICATION = "single_label_classification"
 LAYER_LISTS = ("layer_types", "no_rope_layers")  # fields with an entry for each layer
 
 
 def check_settings(config: Mapping[str, Any], family: ModelFamily) -> None:
-    """Raise InvalidModel for a config that no class of the family can compute a classification or a text with."""
+    """Raise InvalidModel for a padding token that the model cannot have, or that its class needs and lacks."""
     _check_padding(config, family)
     if family.kind in ("causal", "decoder_classifier"):
         _check_heads(config, family)
         _check_layer_lists(config)
     if family.model_type == "exaone4":
         _check_window_pattern(config)
-    if family.kind in CLASSIFIERS:
-        _check_problem(config)
-
-
-def _check_problem(config: Mapping[str, Any]) -> None:
-    """Refuse a head that does not choose one class."""
-    problem, classes = config.get("problem_type"), num_classes(config)
-    if problem not in (None, CLASSIFICATION):
-        found = f"the problem_type {problem!r}"
-    elif classes == 1:
-        found = "a head with a single output, which is a regression"
-    else:
-        return
-    raise InvalidModel(
-        f"config.json has {found}; a model with a classification head is slimmed for tasks with one class for each "
-        "row: give a model that was trained for such a task",
-        param="model.uri",
-    )
 
 
 def num_classes(config: Mapping[str, Any]) -> int:

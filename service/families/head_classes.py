@@ -4,18 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from service.contract.errors import InvalidLabels
-from service.contract.options import TaskKind
 from service.contract.task import TaskWording
 
 
 def head_classes(task: TaskWording, id2label: Mapping[Any, Any]) -> dict[str, int]:
     """Class name -> index in the head, from the `id2label` of a config.json.
 
-    Raises InvalidLabels for a generation task, and for a label whose word is not a class of the head.
+    Raises InvalidLabels for a label whose word is not a class of the head.
     """
-    if task.kind is TaskKind.generation:
-        message = "a model with a classification head generates no text: give a task of the kind `classification`"
-        raise InvalidLabels(message, param="task.kind")
     classes = {str(name): int(index) for index, name in id2label.items()}
     for label, word in (task.labels or {}).items():
         if word not in classes:

@@ -7,8 +7,10 @@ from service.contract.errors import InvalidModel, InvalidRequest, blaming_task
 from service.contract.options import Layout, Unit
 from service.contract.presets import resolve
 from service.contract.request import JobRequest
+from service.contract.task import TaskWording
 from service.families.config_checks import check_settings, num_classes
 from service.families.head_classes import head_classes
+from service.families.head_kind import check_kind
 from service.families.named_head import check_head
 from service.families.per_layer import is_per_layer
 from service.families.positions import max_tokens
@@ -46,7 +48,8 @@ def check_config(
 
     Raises UnsupportedFamily for another head than the family's class has, UnsupportedUnit for a unit that the family's
     stock config cannot hold fewer of, InvalidRequest for a layout, layers or a number of tokens that the model cannot
-    have, InvalidLabels for labels that its classification head lacks, and what `check_settings` raises.
+    have and for a kind of task that it does not do, InvalidLabels for labels that its classification head lacks, and
+    what `check_settings` and `head_kind` raise.
     """
     check_head(config, family, has_adapter=request.model.adapter_uri is not None)
     check_settings(config, family)
@@ -54,8 +57,7 @@ def check_config(
     check_first_layer(request.method, family, config)
     _check_layout(request, config)
     _check_tokens(request, family, config)
-    if family.kind in CLASSIFIERS:
-        _check_classes(request, _id2label(config, adapter))
+    _check_tasks(request, family, config, _id2label(config, adapter))
 
 
 def _check_layout(request: JobRequest, config: Mapping[str, Any]) -> None:
@@ -83,16 +85,18 @@ def _id2label(config: Mapping[str, Any], adapter: Adapter | None) -> object:
     return {str(index): f"LABEL_{index}" for index in range(count)}
 
 
-def _check_classes(request: JobRequest, id2label: object) -> None:
-    """An `id2label` that cannot be read is left to the worker."""
+def _check_tasks(request: JobRequest, family: ModelFamily, config: Mapping[str, Any], id2label: object) -> None:
+    """Check the kinds of all tasks, and their labels. An `id2label` that cannot be read is left to the worker."""
     if not isinstance(id2label, dict) or not all(str(index).isdecimal() for index in id2label):
         return
-    for place, task in request.placed_tasks.items():
+    observed = {f"observe.{index}": task for index, task in enumerate(request.observe)}
+    tasks: dict[str, TaskWording] = {**request.placed_tasks, **observed}
+    for place, task in tasks.items():
         with blaming_task(place):
-            head_classes(resolve(task), id2label)
-    for index, observed in enumerate(request.observe):
-        with blaming_task(f"observe.{index}"):
-            head_classes(resolve(observed), id2label)
+            resolved = resolve(task)
+            check_kind(resolved, family.kind, config.get("problem_type"), len(id2label))
+            if family.kind in CLASSIFIERS:
+                head_classes(resolved, id2label)
 
 
 def _check_uri(uri: str, param: str, access: Access) -> None:

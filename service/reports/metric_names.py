@@ -13,6 +13,8 @@ LABELLED = {
     TaskMetric.balanced_accuracy: "balanced accuracy",
     TaskMetric.macro_f1: "macro F1 score",
     TaskMetric.matthews: "Matthews correlation",
+    TaskMetric.pearson: "Pearson correlation",
+    TaskMetric.spearman: "Spearman correlation",
     TaskMetric.exact_match: "exact match",
     TaskMetric.token_f1: "F1 score of words",
     TaskMetric.rouge_l: "ROUGE-L score",
@@ -21,6 +23,8 @@ LABELLED = {
 }
 UNLABELLED = {name: f"{text} with the dense model's answers as right ones" for name, text in LABELLED.items()} | {
     TaskMetric.accuracy: "agreement with the dense model",
+    TaskMetric.pearson: "Pearson correlation with the dense model's outputs",
+    TaskMetric.spearman: "Spearman correlation with the dense model's outputs",
     TaskMetric.exact_match: "texts equal to the dense model's",
     TaskMetric.token_probability: "probability of a token of the dense model's text",
 }

@@ -50,9 +50,14 @@ def write(directory: Path, name: str = "llama", dtype: torch.dtype = torch.float
     """Save a model of TINY and its tokenizer; the model as it was saved."""
     model = TINY[name]()
     cast_weights(model, dtype)
+    save(directory, model)
+    return model
+
+
+def save(directory: Path, model: PreTrainedModel) -> None:
+    """Save a model and a tokenizer for it."""
     model.save_pretrained(directory)
     tokenizer(family_of_model(model).kind).save_pretrained(directory)
-    return model
 
 
 def write_adapter(directory: Path) -> dict[str, Tensor]:

@@ -82,6 +82,13 @@ def decoder_classifier(model_type: str, **settings: Any) -> PreTrainedModel:
     return _model(AutoModelForSequenceClassification, model_type, LLAMA | {"num_labels": 3} | settings)
 
 
+# Names in TINY of models with a head -> a function that makes them with other settings, such as another head.
+WITH_HEAD: dict[str, Callable[..., PreTrainedModel]] = {
+    "bert": lambda **settings: classifier("bert", **settings),
+    "llama_classifier": lambda **settings: decoder_classifier("llama", **settings),
+}
+
+
 def gpt2(auto: Any = AutoModelForCausalLM, **settings: Any) -> PreTrainedModel:
     sizes = {"n_embd": 32, "n_inner": FFN_WIDTH, "n_layer": 2, "n_head": 4, "n_positions": 64}
     return _model(auto, "gpt2", TOKENS | sizes | settings)

@@ -313,7 +313,7 @@ def test_generation_task_is_measured_by_its_targets(deployment: Deployment, fami
     assert (metrics.metric, metrics.raw) == ("exact_match", None)
     assert metrics.token_log_likelihood is not None
     assert metrics.token_log_likelihood < 0
-    with pytest.raises(InvalidRequest, match="compares labels"):
+    with pytest.raises(InvalidRequest, match="does not have the objective `margin`"):
         deployment.run(deployment.request(family, task, method={"objective": "margin"}))
 
 

@@ -143,8 +143,16 @@ def _collate(examples: Sequence[Example], indices: Sequence[int], padding: Paddi
         answer_E=torch.tensor([example.answer for example in examples]),
         index_E=torch.tensor(indices),
         num_labels=len(examples[0].candidates),
+        target_EL=_targets_EL(examples),
         **tensors,
     )
+
+
+def _targets_EL(examples: Sequence[Example]) -> Tensor | None:
+    """The right outputs of a head whose outputs are taken as they are; None for log-probabilities."""
+    if not examples[0].target:
+        return None
+    return torch.tensor([example.target for example in examples], dtype=torch.float64)
 
 
 def _score_positions(scored: _Scored, number: int, example: Example, padding: Padding) -> None:

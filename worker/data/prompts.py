@@ -16,6 +16,7 @@ from worker.data.tokenising import TOKENISE
 from worker.data.wordings import Tokens, Wording
 
 OWN_ANSWER_TOKENS = 64  # at most, of an answer that the model itself gives to a row without one
+ONLY_OUTPUT: Tokens = (0,)  # of a regression head
 WORD = re.compile(r"\S+")
 
 
@@ -24,7 +25,8 @@ class Example:
     """A prompt and its candidate answers as tokens; `answer` is the index of the right one.
 
     For a decoder-only model a candidate continues the prompt; for an encoder-decoder it is the decoder's output; for a
-    classification head it is the index of a class.
+    classification head it is the index of a class. Where the outputs of the head are taken as they are, `target` has
+    the right one for each candidate.
     """
 
     prompt: Tokens
@@ -33,6 +35,8 @@ class Example:
     text: str  # the right answer as text
     others: tuple[str, ...] = ()  # further right texts of a generation task, which metrics alone read
     other_tokens: int = 0  # of the longest of these
+
+    target: tuple[float, ...] = ()  # the number of a regression row
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -117,6 +121,8 @@ def sample_prompt(wording: Wording) -> str:
 
 def _example(question: _Question, texts: Mapping[str, str], wording: Wording) -> Example:
     prompt, targets = question.ask(texts)
+    if wording.task.kind is TaskKind.regression:
+        return _with_number(prompt, question.row.number(LABEL_COLUMN), wording)
     if wording.task.kind is TaskKind.generation:
         return _written_example(prompt, targets, wording)
     answers, right = list(wording.words.values()), list(wording.words).index(question.row.text(LABEL_COLUMN))
@@ -136,14 +142,27 @@ def _written_example(prompt: str, targets: Sequence[str], wording: Wording) -> E
 
 
 def _open_example(question: _Question, texts: Mapping[str, str], wording: Wording) -> Example:
-    """An example without its answer. The first label takes its place, or empty tokens for a generated text."""
+    """An example without its answer. The first label takes its place, zero, or empty tokens for a generated text."""
     prompt, _ = question.ask(texts)
+    if wording.task.kind is TaskKind.regression:
+        return _with_number(prompt, 0.0, wording)
     answers = list(wording.words.values())
     tokens, candidates = TOKENISE[wording.kind](prompt, answers, wording)
     if wording.task.kind is TaskKind.generation:
         return Example(tokens, ((0,) * _room(wording),), 0, "")
     _check_candidates(candidates, answers)
     return Example(tokens, candidates, 0, "")
+
+
+def _with_number(prompt: str, number: float, wording: Wording) -> Example:
+    """An example of a regression, whose one candidate is the one output of the head."""
+    tokens, _ = TOKENISE[wording.kind](prompt, (), wording)
+    return Example(tokens, (ONLY_OUTPUT,), 0, number_text(number), target=(number,))
+
+
+def number_text(number: float) -> str:
+    """A number as the answer to a row."""
+    return f"{number:.6g}"
 
 
 def _room(wording: Wording) -> int:

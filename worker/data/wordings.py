@@ -10,6 +10,7 @@ from service.contract.options import TaskKind
 from service.contract.presets import template_fields
 from service.contract.task import TaskWording
 from service.families.head_classes import head_classes
+from service.families.head_kind import check_kind
 from service.families.positions import max_tokens
 from service.families.table import CLASSIFIERS, FAMILIES, Kind
 from worker.data.chat_templates import PROBE, ChatFrame, chat_frame, prompt
@@ -42,7 +43,7 @@ class Wording:
 
     @property
     def words(self) -> Mapping[str, str]:
-        """Label in the rows -> answer word; empty for generation."""
+        """Label in the rows -> answer word; empty without labels."""
         return self.task.labels or {}
 
     @property
@@ -60,9 +61,11 @@ def wording(
 ) -> Wording:
     """The wording of a resolved task for a loaded model, whose rows fit a batch of `tokens_per_batch` tokens.
 
-    Raises InvalidLabels for a class that the head lacks, InvalidModel where the rows are conversations and the model
-    has no chat template for them.
+    Raises InvalidRequest for a kind of task that the model does not do, InvalidModel for a head that does none of them
+    and where the rows are conversations and the model has no chat template for them, InvalidLabels for a class that the
+    head lacks.
     """
+    check_kind(task, kind, config.problem_type, len(config.id2label or ()))
     chat = None if task.messages is None else _chat(task, tokenizer)
     special = chat is None and task.special_tokens is not False
     suffix, prefix = _between(kind, task, tokenizer, chat)

@@ -1,4 +1,4 @@
-"""The scores that a model gives to candidate answers: log P(candidate | prompt).
+"""The scores that a model gives to candidate answers: log P(candidate | prompt), or the outputs of its head.
 
 Shape suffixes as in `worker.slimming.scoring.objectives`.
 """
@@ -11,18 +11,36 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from service.contract.errors import InvalidModel
-from worker.slimming.scoring.objectives import Batch, answer_log_probabilities, token_log_probabilities
+from worker.slimming.scoring.objectives import Batch, candidate_scores, token_scores
 
 
 @dataclass(frozen=True)
 class AnswerScores:
     """log P(candidate | prompt) of the candidates of every example (E, L), and the index of the right one (E).
 
+    Where the outputs of a head are taken as they are, the scores are these outputs, and `target_EL` has the right ones.
     The examples are in the order of the data set, the tensors in float64 and int64 on the CPU.
     """
 
-    log_probability_EL: Tensor
+    score_EL: Tensor
     answer_E: Tensor
+    target_EL: Tensor | None = None
+
+    def of_rows(self, rows: list[int]) -> "AnswerScores":
+        """The scores of some of the rows."""
+        return AnswerScores(
+            self.score_EL[rows], self.answer_E[rows], None if self.target_EL is None else self.target_EL[rows]
+        )
+
+
+def concatenated(parts: Sequence[AnswerScores]) -> AnswerScores:
+    """The scores of the rows of all parts, in their order."""
+    targets = [part.target_EL for part in parts if part.target_EL is not None]
+    return AnswerScores(
+        torch.cat([part.score_EL for part in parts]),
+        torch.cat([part.answer_E for part in parts]),
+        torch.cat(targets) if targets else None,
+    )
 
 
 def score(model: PreTrainedModel, batches: Sequence[Batch], on_examples: Callable[[int], None]) -> AnswerScores:
@@ -33,13 +51,12 @@ def score(model: PreTrainedModel, batches: Sequence[Batch], on_examples: Callabl
     done, parts = 0, []
     for batch in batches:
         with torch.inference_mode():
-            log_probability_M = token_log_probabilities(model, batch.to(model.device))
-            parts.append(answer_log_probabilities(log_probability_M.double().cpu(), batch))
+            score_M = token_scores(model, batch.to(model.device))
+            score_EL = candidate_scores(score_M.double().cpu(), batch)
+        parts.append(AnswerScores(score_EL, batch.answer_E, batch.target_EL))
         done += batch.num_examples
         on_examples(done)
-    score_EL = torch.cat(parts)
-    if not score_EL.isfinite().all():
+    whole = concatenated(parts)
+    if not whole.score_EL.isfinite().all():
         raise InvalidModel("the model's outputs are not finite numbers", param="model.uri")
-    order_E = torch.cat([batch.index_E for batch in batches]).argsort()
-    answer_E = torch.cat([batch.answer_E for batch in batches])[order_E]
-    return AnswerScores(score_EL[order_E], answer_E)
+    return whole.of_rows(torch.cat([batch.index_E for batch in batches]).argsort().tolist())

@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from service.contract.report import ChangedAnswer, Confusion
 from service.contract.rows import Row, shown_texts
 from service.contract.task import TaskWording
-from worker.data.prompts import Example
+from worker.data.prompts import Example, number_text
+from worker.evaluation import answer_scores
 from worker.evaluation.answer_scores import AnswerScores
 
 MAX_CHANGED = 50
@@ -28,7 +28,7 @@ class Answers:
     @property
     def label_E(self) -> Tensor:
         """The index of the label that the model answers, by its label offsets if it has them."""
-        score_EL = self.scores.log_probability_EL
+        score_EL = self.scores.score_EL
         return (score_EL if self.offset_L is None else score_EL + self.offset_L).argmax(dim=1)
 
     @property
@@ -37,22 +37,20 @@ class Answers:
         return replace(self, offset_L=None)
 
     def given(self, labels: Sequence[str]) -> list[str]:
-        """The texts, or the label of every row."""
+        """The texts, the numbers of a regression, or the label of every row."""
+        if self.scores.target_EL is not None:
+            return [number_text(number) for number in self.scores.score_EL[:, 0].tolist()]
         return [labels[index] for index in self.label_E.tolist()] if self.texts is None else self.texts
 
     def of_rows(self, rows: Sequence[int]) -> "Answers":
         """The answers to some of the rows."""
-        index, texts = list(rows), self.texts
-        scores = AnswerScores(self.scores.log_probability_EL[index], self.scores.answer_E[index])
-        return replace(self, scores=scores, texts=None if texts is None else [texts[row] for row in rows])
+        texts = None if self.texts is None else [self.texts[row] for row in rows]
+        return replace(self, scores=self.scores.of_rows(list(rows)), texts=texts)
 
 
 def concatenated(parts: Sequence[Answers]) -> Answers:
     """The answers of one model to the rows of all parts, in their order."""
-    scores = AnswerScores(
-        torch.cat([part.scores.log_probability_EL for part in parts]),
-        torch.cat([part.scores.answer_E for part in parts]),
-    )
+    scores = answer_scores.concatenated([part.scores for part in parts])
     texts = None if parts[0].texts is None else [text for part in parts for text in part.texts or ()]
     return Answers(scores, parts[0].offset_L, texts)
 

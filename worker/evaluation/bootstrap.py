@@ -3,7 +3,8 @@
 Both models answer the same rows, and rows are resampled with the outcomes of both models, so that a row with equal
 outcomes does not widen the interval. Without a prior, few rows with equal outcomes would have an interval of no width:
 half a row is added for each of the four cases that slim and dense model are right or wrong, as Agresti & Min do for the
-difference of paired shares (doi 10.1002/sim.1781).
+difference of paired shares (doi 10.1002/sim.1781). For a regression these are the cases that a model gives the right
+number or the mean.
 
 Shape suffixes as in `worker.evaluation.task_metrics`.
 """
@@ -12,15 +13,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.contract.options import TaskMetric
 from service.contract.result import Estimate
 from worker.data.prompts import Example
 from worker.evaluation.answers import Answers
-from worker.evaluation.task_metrics import FORMULAS, Array, Formula
-
-Counts = NDArray[np.int64]
+from worker.evaluation.task_metrics import FORMULAS, Array, Counts, Figure
 
 CONFIDENCE = 0.95  # of every interval that a result has
 RESAMPLES = 4000
@@ -43,8 +41,8 @@ def estimate(metric: TaskMetric, answers: Answers, examples: Sequence[Example]) 
 def metric_of(metric: TaskMetric, answers: Answers, examples: Sequence[Example]) -> float:
     """The metric of one model."""
     formula = FORMULAS[metric]
-    sum_S = formula.statistics_CS(formula.outcome_EK(answers, examples)).sum(axis=0)
-    return float(formula.link(np.asarray(sum_S).reshape(1, -1))[0])
+    outcome_EK = formula.outcome_EK(answers, examples)
+    return float(formula.figure(outcome_EK)(np.ones((1, len(outcome_EK)), dtype=np.int64))[0])
 
 
 def kept_share(
@@ -57,7 +55,7 @@ def kept_share(
     distinct_CK, index_C = np.unique(np.concatenate([both_EK, prior_CK]), axis=0, return_inverse=True)
     weight_C = np.bincount(index_C.ravel(), np.concatenate([np.ones(len(both_EK)), prior_C])).astype(float)
     count_C = np.bincount(index_C.ravel()[: len(both_EK)], minlength=len(weight_C))
-    pair = _Pair(formula, *(formula.statistics_CS(half_CK) for half_CK in np.split(distinct_CK, 2, axis=1)))
+    pair = _Pair(*(formula.figure(half_CK) for half_CK in np.split(distinct_CK, 2, axis=1)))
     found = pair.figures(count_C[np.newaxis])
     parts = [pair.figures(count_BC) for count_BC in resampled(weight_C, len(both_EK))]
     drawn = [np.concatenate(figures) for figures in zip(*parts, strict=True)]
@@ -66,17 +64,14 @@ def kept_share(
 
 @dataclass(frozen=True)
 class _Pair:
-    """The statistics of the distinct outcomes of both models."""
+    """The metrics of both models as functions of how often each distinct outcome of both is there."""
 
-    formula: Formula
-    slim_CS: Array
-    dense_CS: Array
+    slim: Figure
+    dense: Figure
 
     def figures(self, count_BC: Counts) -> tuple[Array, Array]:
         """(the slim model's metric, its share of the dense model's). The share of zero or less is zero."""
-        slim_B, dense_B = (
-            self.formula.link(np.asarray(count_BC @ each, dtype=float)) for each in (self.slim_CS, self.dense_CS)
-        )
+        slim_B, dense_B = self.slim(count_BC), self.dense(count_BC)
         return slim_B, np.divide(slim_B, dense_B, out=np.zeros_like(slim_B), where=dense_B > 0)
 
 

@@ -1,7 +1,7 @@
 """The metrics of a model on a task, as the result of a job has them."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -23,8 +23,14 @@ def judge(metric: TaskMetric, answers: Answers, examples: Sequence[Example], jud
     found = Metrics(
         examples=len(examples), judged_by=judged_by, metric=metric, value=_estimate(metric, answers, examples)
     )
-    more = _of_labels if answers.texts is None else _of_texts
-    return found.model_copy(update=more(metric, answers, examples))
+    return found.model_copy(update=_more(answers)(metric, answers, examples))
+
+
+def _more(answers: Answers) -> Callable[[TaskMetric, Answers, Sequence[Example]], dict[str, object]]:
+    """The function that computes the other figures of such answers."""
+    if answers.texts is not None:
+        return _of_texts
+    return _of_labels if answers.scores.target_EL is None else _of_numbers
 
 
 def _estimate(metric: TaskMetric, answers: Answers, examples: Sequence[Example]) -> Estimate:
@@ -41,10 +47,10 @@ def wilson(count: int, total: int) -> Estimate:
 
 
 def _of_labels(metric: TaskMetric, answers: Answers, examples: Sequence[Example]) -> dict[str, object]:
-    score_EL, answer_E = answers.scores.log_probability_EL, answers.scores.answer_E
+    score_EL, answer_E = answers.scores.score_EL, answers.scores.answer_E
     [(most_frequent, count)] = Counter(answer_E.tolist()).most_common(1)
     preference_L = torch.nn.functional.one_hot(torch.tensor(most_frequent), score_EL.shape[1]).double()
-    constant = replace(answers, scores=replace(answers.scores, log_probability_EL=preference_L.expand_as(score_EL)))
+    constant = replace(answers, scores=replace(answers.scores, score_EL=preference_L.expand_as(score_EL)))
     return {
         "raw": _estimate(metric, answers.raw, examples),
         "constant": metric_of(metric, constant.raw, examples),
@@ -53,12 +59,19 @@ def _of_labels(metric: TaskMetric, answers: Answers, examples: Sequence[Example]
     }
 
 
+def _of_numbers(_: TaskMetric, answers: Answers, __: Sequence[Example]) -> dict[str, object]:
+    """The mean squared error, and the correlation of a model that always gives the same number, which is taken as 0."""
+    scores = answers.scores
+    assert scores.target_EL is not None
+    return {"mean_squared_error": (scores.score_EL - scores.target_EL).square().mean().item(), "constant": 0.0}
+
+
 def _of_texts(_: TaskMetric, answers: Answers, examples: Sequence[Example]) -> dict[str, object]:
     """How often texts repeat themselves, and the mean log P of the target's tokens, the end included."""
     texts, tokens = answers.texts or [], sum(len(example.candidates[0]) for example in examples)
     return {
         "repetition": sum(map(repeats_itself, texts)) / len(texts),
-        "token_log_likelihood": answers.scores.log_probability_EL.sum().item() / tokens,
+        "token_log_likelihood": answers.scores.score_EL.sum().item() / tokens,
     }
 
 

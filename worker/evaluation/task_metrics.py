@@ -1,10 +1,12 @@
-"""The metrics of tasks, each as a function of sums over rows, so that resampled rows give it again.
+"""The metrics of tasks, each as a function of how often each outcome of a row is there, so that resampled rows give it.
 
-A metric has the outcome of each row, statistics of an outcome, and `link`: metric = link(sum of the rows' statistics).
+Most are functions of sums over rows: of statistics of the outcomes, and `link`: metric = link(sum of the statistics).
 Label metrics count, for each label, its rows, its answers and those of its answers that are right; from these counts
 they are what scikit-learn computes from the rows (a test compares them). The scores of texts are those of torchmetrics
 (SQuAD, ROUGE) and sacreBLEU (chrF, which takes torchmetrics fifty times as long), averaged over the rows. Where a row
 has several right texts, each of these libraries scores the text by the one that it comes nearest to.
+
+The correlations of a regression are those of scipy (a test compares them). Ranks are computed again in every resample.
 
 Shape suffixes: E examples, C distinct outcomes, B resamples, L labels, K columns of an outcome, S statistics.
 """
@@ -24,8 +26,11 @@ from worker.data.prompts import Example
 from worker.evaluation.answers import Answers
 
 Array = NDArray[np.float64]
+Counts = NDArray[np.int64]
+Figure = Callable[[Counts], Array]  # how often each outcome is there (B, C) -> the metric (B)
 
 PRIOR_WEIGHT = 0.5  # of a row
+ROUNDING = 1e-12  # relative to its terms, a difference of at most this is none
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,20 @@ class Formula:
     """How a metric follows from the answers of a model."""
 
     outcome_EK: Callable[[Answers, Sequence[Example]], Array]
-    statistics_CS: Callable[[Array], Any]  # of outcomes (C, K); an array, or a sparse one
-    link: Callable[[Array], Array]  # (B, S) -> (B)
+    figure: Callable[[Array], Figure]  # of outcomes (C, K)
     # (outcomes of both models (C, 2 K), their weights (C)) that are added to the rows when these are resampled
     prior: Callable[[Array], tuple[Array, Array]]
     needs_texts: bool = False  # generated ones
+
+
+def _of_sums(statistics_CS: Callable[[Array], Any], link: Callable[[Array], Array]) -> Callable[[Array], Figure]:
+    """The figure link(sum of the statistics), where `link` is (B, S) -> (B). Statistics may be a sparse array."""
+
+    def figure(outcome_CK: Array) -> Figure:
+        statistic_CS = statistics_CS(outcome_CK)
+        return lambda count_BC: link(np.asarray(count_BC @ statistic_CS, dtype=float))
+
+    return figure
 
 
 # --- labels --------------------------------------------------------------------------------------------------------
@@ -107,7 +121,82 @@ def _label_prior(outcome_EK: Array) -> tuple[Array, Array]:
 
 
 def _of_labels(link: Callable[[Array], Array]) -> Formula:
-    return Formula(_label_outcomes_EK, _label_counts_CS, link, _label_prior)
+    return Formula(_label_outcomes_EK, _of_sums(_label_counts_CS, link), _label_prior)
+
+
+# --- numbers -------------------------------------------------------------------------------------------------------
+
+
+def _number_outcomes_EK(answers: Answers, _: Sequence[Example]) -> Array:
+    """(the right number, the output), each standardised over the rows, which changes no correlation."""
+    scores = answers.scores
+    assert scores.target_EL is not None
+    return np.stack([_standardised(scores.target_EL[:, 0].numpy()), _standardised(scores.score_EL[:, 0].numpy())], 1)
+
+
+def _standardised(value_E: Array) -> Array:
+    """The values minus their mean, divided by their standard deviation; zeros where all are equal."""
+    if np.ptp(value_E) == 0:
+        return np.zeros_like(value_E)
+    scaled_E = value_E / np.abs(value_E).max()  # so that no square overflows
+    return np.asarray((scaled_E - scaled_E.mean()) / scaled_E.std())
+
+
+def _products_CS(outcome_CK: Array) -> Array:
+    """(1, x, y, x², y², x y)"""
+    x_C, y_C = outcome_CK.T
+    return np.stack([np.ones_like(x_C), x_C, y_C, x_C * x_C, y_C * y_C, x_C * y_C], axis=1)
+
+
+def pearson(sum_BS: Array) -> Array:
+    """Pearson's correlation coefficient; zero where one of the two is constant."""
+    count_B, x_B, y_B, xx_B, yy_B, xy_B = sum_BS.T
+    spreads = [
+        _positive(count_B * square_B - sum_B**2, count_B * square_B) for sum_B, square_B in ((x_B, xx_B), (y_B, yy_B))
+    ]
+    return np.clip(_ratio(count_B * xy_B - x_B * y_B, np.sqrt(spreads[0] * spreads[1])), -1, 1)
+
+
+def _positive(difference_B: Array, term_B: Array) -> Array:
+    """A difference that cannot be negative; zero where it is a rounding error of its terms."""
+    return np.where(difference_B > ROUNDING * term_B, difference_B, 0.0)
+
+
+def spearman(outcome_CK: Array) -> Figure:
+    """Spearman's rank correlation: Pearson's correlation of the ranks, of which equal values share the mean."""
+    ranks = [_ranks(value_C) for value_C in outcome_CK.T]
+
+    def figure(count_BC: Counts) -> Array:
+        total_B1 = count_BC.sum(axis=1, keepdims=True)
+        # The mean of all ranks is (n + 1) / 2, whatever the ties.
+        x_BC, y_BC = (rank(count_BC) - (total_B1 + 1) / 2 for rank in ranks)
+        covariance_B, *squares = (
+            np.einsum("bc,bc,bc->b", count_BC, one_BC, other_BC)
+            for one_BC, other_BC in ((x_BC, y_BC), (x_BC, x_BC), (y_BC, y_BC))
+        )
+        return np.clip(_ratio(covariance_B, np.sqrt(squares[0]) * np.sqrt(squares[1])), -1, 1)
+
+    return figure
+
+
+def _ranks(value_C: Array) -> Figure:
+    """The rank of each outcome's value (B, C) as a function of how often each outcome is there."""
+    distinct_G, group_C = np.unique(value_C, return_inverse=True)
+    count = len(value_C)
+    member_CG = csr_array((np.ones(count), (np.arange(count), group_C)), shape=(count, len(distinct_G)))
+
+    def rank(count_BC: Counts) -> Array:
+        total_BG = np.asarray(count_BC @ member_CG)
+        return np.asarray((total_BG.cumsum(axis=1) - (total_BG - 1) / 2)[:, group_C])
+
+    return rank
+
+
+def _number_prior(_: Array) -> tuple[Array, Array]:
+    """Half a row for each of the four cases that slim and dense model give the right number or the mean of their
+    outputs; the right number is one standard deviation above or below its mean."""
+    rows = [[right, slim, right, dense] for right in (-1.0, 1.0) for slim, dense in product((right, 0.0), repeat=2)]
+    return np.array(rows), np.full(len(rows), PRIOR_WEIGHT / 2)
 
 
 # --- texts ---------------------------------------------------------------------------------------------------------
@@ -135,7 +224,7 @@ def _of_texts(score: Callable[[str, Sequence[str]], float]) -> Formula:
         right = ((text, tuple(target.strip() for target in example.references)) for text, example in pairs)
         return np.array([[remembered(text.strip(), targets)] for text, targets in right])
 
-    return Formula(outcome_EK, _with_ones_CS, _mean, _corners, needs_texts=True)
+    return Formula(outcome_EK, _of_sums(_with_ones_CS, _mean), _corners, needs_texts=True)
 
 
 def exact_match(text: str, targets: Sequence[str]) -> float:
@@ -170,7 +259,7 @@ def chrf(text: str, targets: Sequence[str]) -> float:
 def _likelihood_EK(answers: Answers, examples: Sequence[Example]) -> Array:
     """(the log-probability of the target's tokens, their number), the end token included."""
     tokens = [float(len(example.candidates[0])) for example in examples]
-    return np.stack([answers.scores.log_probability_EL[:, 0].numpy(), np.array(tokens)], axis=1)
+    return np.stack([answers.scores.score_EL[:, 0].numpy(), np.array(tokens)], axis=1)
 
 
 def _geometric_mean(sum_BS: Array) -> Array:
@@ -186,9 +275,11 @@ FORMULAS: dict[TaskMetric, Formula] = {
     TaskMetric.balanced_accuracy: _of_labels(balanced_accuracy),
     TaskMetric.macro_f1: _of_labels(macro_f1),
     TaskMetric.matthews: _of_labels(matthews),
+    TaskMetric.pearson: Formula(_number_outcomes_EK, _of_sums(_products_CS, pearson), _number_prior),
+    TaskMetric.spearman: Formula(_number_outcomes_EK, spearman, _number_prior),
     TaskMetric.exact_match: _of_texts(exact_match),
     TaskMetric.token_f1: _of_texts(token_f1),
     TaskMetric.rouge_l: _of_texts(rouge_l),
     TaskMetric.chrf: _of_texts(chrf),
-    TaskMetric.token_probability: Formula(_likelihood_EK, lambda outcome: outcome, _geometric_mean, _nothing),
+    TaskMetric.token_probability: Formula(_likelihood_EK, _of_sums(lambda outcome: outcome, _geometric_mean), _nothing),
 }

@@ -30,6 +30,8 @@ PIPELINES: dict[Kind, str] = {
 HUB_METRICS = {
     TaskMetric.macro_f1: "f1",
     TaskMetric.matthews: "matthews_correlation",
+    TaskMetric.pearson: "pearsonr",
+    TaskMetric.spearman: "spearmanr",
     TaskMetric.token_f1: "f1",
     TaskMetric.rouge_l: "rouge",
 }

@@ -115,7 +115,7 @@ def _report_of_point(report: Report, point: CurvePoint) -> Report:
     Its other metrics and its warnings are unknown, and left out.
     """
     result, directory = report.result, point.artifact or ""
-    unknown = dict.fromkeys(("raw", "log_likelihood", "token_log_likelihood", "repetition"))
+    unknown = dict.fromkeys(("raw", "log_likelihood", "token_log_likelihood", "mean_squared_error", "repetition"))
     metrics = JobMetrics(
         dense=result.metrics.dense.model_copy(update=unknown),
         slim=result.metrics.slim.model_copy(update=unknown | {"value": point.metric}),
@@ -194,6 +194,8 @@ def _figures(report: Report) -> Iterator[str]:
     dense, slim = report.result.metrics.dense, report.result.metrics.slim
     for (name, before), (_, now) in zip(qualities(dense), qualities(slim), strict=True):
         yield f"{capitalised(name)} | {interval(before)} | {interval(now)}"
+    if dense.mean_squared_error is not None and slim.mean_squared_error is not None:
+        yield f"Mean squared error | {dense.mean_squared_error:.4g} | {slim.mean_squared_error:.4g}"
     is_shown = slim.metric is TaskMetric.token_probability
     if dense.token_log_likelihood is not None and slim.token_log_likelihood is not None and not is_shown:
         name = capitalised(name_of(slim, TaskMetric.token_probability))

@@ -51,6 +51,9 @@ scores = model(**prompt{decoder}).logits[{place}].float()
 answers = task["answer_tokens"]
 print(max(answers, key=lambda label: scores[answers[label][0]] + task["label_offsets"][label]))
 """
+OUTPUT = """\
+print(model(**prompt).logits[0, 0].item())
+"""
 # of answers with several tokens
 CHOOSE_TEXT = """\
 def score(label):
@@ -105,6 +108,8 @@ def answer_lines(wording: Wording, padding: Padding) -> str:
     lines += OPENING if padding.decoder_opening else ""
     if wording.task.kind is TaskKind.generation:
         return lines + _writing_lines(padding)
+    if wording.task.kind is TaskKind.regression:
+        return lines + OUTPUT
     if any(len(tokens) > 1 for tokens in answers.values()):
         return lines + "\n\n" + CHOOSE_TEXT.format(logits=LOGITS[wording.kind])
     decoder = ", decoder_input_ids=opening" if padding.decoder_opening else ""

@@ -1,6 +1,7 @@
 """The contents of `task.json` in a checkpoint: its tasks as they were judged, label offsets included."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +17,11 @@ from worker.data.wordings import Wording, adds_special_tokens
 from worker.stages.task_model import TaskModel
 
 MAX_NEW_TOKENS = 256  # of a generated text
+DECODING: dict[TaskKind, Literal["most_likely_label", "output", "greedy"]] = {
+    TaskKind.classification: "most_likely_label",
+    TaskKind.regression: "output",
+    TaskKind.generation: "greedy",
+}
 
 
 def build(tasks: Sequence[TaskModel], *, is_folded: bool) -> TaskFile:
@@ -29,12 +35,13 @@ def build(tasks: Sequence[TaskModel], *, is_folded: bool) -> TaskFile:
 def shipped_task(wording: Wording, padding: Padding, offset_L: Tensor | None) -> ShippedTask:
     """A task with its label offsets."""
     task, labels = wording.task, list(wording.words)
-    generates = task.kind is TaskKind.generation
+    kind = task.kind or TaskKind.classification
+    generates = kind is TaskKind.generation
     offsets = [0.0] * len(labels) if offset_L is None else offset_L.tolist()
     assert task.metric is not None, "the task is resolved"
     return ShippedTask(
         name=task.title,
-        kind=task.kind or TaskKind.classification,
+        kind=kind,
         template=task.template,
         messages=task.messages,
         max_words=task.max_words,
@@ -43,16 +50,17 @@ def shipped_task(wording: Wording, padding: Padding, offset_L: Tensor | None) ->
         decoder_tokens=list(padding.decoder_opening),
         label_prefix=wording.prompt_suffix + wording.label_prefix,
         labels=dict(wording.words),
-        answer_tokens=None if generates else answer_tokens(wording),
+        answer_tokens=answer_tokens(wording) if labels else None,
         label_offsets=dict(zip(labels, offsets, strict=True)),
-        decoding="greedy" if generates else "most_likely_label",
+        decoding=DECODING[kind],
         max_new_tokens=min(MAX_NEW_TOKENS, wording.max_tokens or MAX_NEW_TOKENS) if generates else None,
         metric=task.metric,
     )
 
 
 def answer_tokens(wording: Wording) -> dict[str, list[int]] | None:
-    """Label -> tokens of its answer; None where the prompt has other tokens when an answer follows."""
+    """Label -> tokens of its answer, empty without labels; None where the prompt has other tokens when an answer
+    follows."""
     prompt = sample_prompt(wording)
     tokens, candidates = TOKENISE[wording.kind](prompt, list(wording.words.values()), wording)
     read = prompt + wording.prompt_suffix

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from service.contract.options import METRICS, Supervision, TaskKind, Unit
 from service.contract.report import Confusion, Report, ReportWarning
+from service.contract.result import Metrics
 from service.families.per_layer import MODELLING_FILE, has_own_widths
 from service.reports.formatting import difference, fixed, interval, percent, size
 from service.reports.metric_names import metric_name
@@ -48,10 +49,8 @@ def _dense_fails(report: Report) -> str | None:
         )
     if dense.constant is None or dense.value.low > dense.constant:
         return None
-    return (
-        f"The dense model is not better than a constant answer: its {metric_name(dense)} is {interval(dense.value)}, "
-        f"that of the most frequent label is {percent(dense.constant)}. Check the template and the label words."
-    )
+    parts = "the template and the numbers of the rows" if dense.majority is None else "the template and the label words"
+    return f"The dense model is not better than a constant answer: {_beside_constant(dense)}. Check {parts}."
 
 
 def _at_majority(report: Report) -> str | None:
@@ -59,10 +58,14 @@ def _at_majority(report: Report) -> str | None:
     slim = report.result.metrics.slim
     if slim.constant is None or slim.value.low > slim.constant:
         return None
-    return (
-        f"The slim model is not better than a constant answer: its {metric_name(slim)} is {interval(slim.value)}, that "
-        f"of the most frequent label is {percent(slim.constant)}. Remove less."
-    )
+    return f"The slim model is not better than a constant answer: {_beside_constant(slim)}. Remove less."
+
+
+def _beside_constant(metrics: Metrics) -> str:
+    """The metric, and that of the constant answer: the most frequent label, or of a regression any number."""
+    constant = "the same number for all rows" if metrics.majority is None else "the most frequent label"
+    name = metric_name(metrics)
+    return f"its {name} is {interval(metrics.value)}, that of {constant} is {percent(metrics.constant or 0.0)}"
 
 
 def _offsets_mislead(report: Report) -> str | None:

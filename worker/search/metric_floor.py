@@ -43,14 +43,17 @@ def smallest_keeping(search: SearchContext, floor: float, bound: Candidate | Non
 
 
 def _check_dense(test: SequentialTest) -> None:
-    """Raise InvalidRequest where the dense model's metric is 0, of which every model keeps any share."""
+    """Raise InvalidRequest where the dense model's metric is 0 or less, of which every model keeps any share."""
     if metric_of(test.metric, test.dense, test.examples) > 0:
         return
-    generates = test.metric in METRICS[TaskKind.generation]
-    advice = "`task.metric: token_probability`, which is never 0" if generates else "another template or other labels"
-    name = test.metric.replace("_", " ")
-    rows = len(test.examples)
-    message = f"the dense model's {name} is 0 on {rows} steering rows, so that there is nothing to keep: give {advice}"
+    advice = "another template or other labels"
+    if test.metric in METRICS[TaskKind.generation]:
+        advice = "`task.metric: token_probability`, which is never 0"
+    elif test.metric in METRICS[TaskKind.regression]:
+        advice = "another template, or rows on which the model is of use"
+    name, rows = test.metric.replace("_", " "), len(test.examples)
+    found = f"the dense model's {name} is not above 0 on {rows} steering rows"
+    message = f"{found}, so that there is nothing to keep: give {advice}"
     raise InvalidRequest(message, param="task.metric")
 
 

@@ -1,6 +1,7 @@
 """The dense model's own answers as labels, for rows that have none (`task.supervision: "none"`).
 
-The label of a row is the one with the highest log-probability. Label offsets cannot be fitted without labels.
+The label of a row is the one with the highest log-probability, the number of a regression row the model's output. Label
+offsets cannot be fitted without labels.
 
 Shape suffixes as in `worker.slimming.scoring.objectives`.
 """
@@ -15,7 +16,7 @@ from torch import Tensor
 from service.contract.errors import UnusableAnswers
 from service.contract.report import OwnAnswers
 from worker.data import batching
-from worker.data.prompts import Example
+from worker.data.prompts import Example, number_text
 from worker.evaluation import answer_scores, generation
 from worker.evaluation.answers import Answers
 from worker.stages.context import JobContext
@@ -72,18 +73,27 @@ def answer(context: JobContext, task_model: TaskModel, rows: Examples, ask: Answ
     """The rows with the model's own answers: the most probable label of each, or the text that it generates.
 
     The confidence is the label's probability among the labels. For a text it is the geometric mean of
-    P(token | tokens before it), which does not depend on the length of the text.
+    P(token | tokens before it), which does not depend on the length of the text. A number has the confidence 1.
     """
     if task_model.generates:
         return _generated(context, task_model, rows)
     answers = ask(replace(task_model, evaluation=rows))
-    confidence_E, answer_E = answers.scores.log_probability_EL.softmax(dim=1).max(dim=1)
+    if not task_model.chooses_label:
+        return _with_numbers(rows.examples, answers)
+    confidence_E, answer_E = answers.scores.score_EL.softmax(dim=1).max(dim=1)
     words = list(task_model.wording.words.values())
     examples = [
         replace(example, answer=index, text=words[index])
         for example, index in zip(rows.examples, answer_E.tolist(), strict=True)
     ]
     return PseudoLabelled(examples, confidence_E)
+
+
+def _with_numbers(examples: Sequence[Example], answers: Answers) -> PseudoLabelled:
+    output_E = answers.scores.score_EL[:, 0]
+    pairs = zip(examples, output_E.tolist(), strict=True)
+    numbered = [replace(example, text=number_text(number), target=(number,)) for example, number in pairs]
+    return PseudoLabelled(numbered, torch.ones_like(output_E))
 
 
 def _generated(context: JobContext, task_model: TaskModel, rows: Examples) -> PseudoLabelled:
@@ -99,7 +109,7 @@ def _generated(context: JobContext, task_model: TaskModel, rows: Examples) -> Ps
         model, batching.batches(examples, padding, budget), lambda done: count(len(rows.examples) + done)
     )
     length_E = torch.tensor([len(tokens) for tokens in generated])
-    return PseudoLabelled(examples, (scores.log_probability_EL[:, 0] / length_E).exp())
+    return PseudoLabelled(examples, (scores.score_EL[:, 0] / length_E).exp())
 
 
 def _confident(labelled: PseudoLabelled, least: float) -> list[Example]:

@@ -174,5 +174,6 @@ def digest_examples(examples: Sequence[Example]) -> str:
     """sha256 over the tokens of every prompt and candidate and over the right answers, in the order of the rows."""
     content = hashlib.sha256()
     for example in examples:
-        content.update(json.dumps([example.prompt, example.candidates, example.answer, example.text]).encode())
+        parts = [example.prompt, example.candidates, example.answer, example.text]
+        content.update(json.dumps([*parts, example.target] if example.target else parts).encode())
     return content.hexdigest()

@@ -2,8 +2,9 @@
 
 Unit scores: one float32 tensor (U) for each step and group, `{step}.{stack}.{layer}.{unit}`; groups have the names of
 kept.safetensors, and the units that earlier steps removed have -inf. Answers: `log_probability` (float64, E x L) and
-`answer` (int64, E), the index of the right one. All other values are JSON in the header's metadata; those of answers
-have the generated texts.
+`answer` (int64, E), the index of the right one; where the outputs of a head are taken as they are, `log_probability`
+has these and `target` (float64, E x L) the right ones. All other values are JSON in the header's metadata; those of
+answers have the generated texts.
 """
 
 import json
@@ -41,14 +42,17 @@ def unpack_path(content: bytes) -> ScorePath:
 
 def pack_answers(answers: Answers, about: Mapping[str, Any]) -> bytes:
     """The file of a model's answers to rows; `about` is metadata on what they were taken from."""
-    tensors = {"log_probability": answers.scores.log_probability_EL, "answer": answers.scores.answer_E}
+    scores = answers.scores
+    tensors = {"log_probability": scores.score_EL, "answer": scores.answer_E}
+    tensors |= {} if scores.target_EL is None else {"target": scores.target_EL}
     return _pack(ScoreKind.rows, tensors, dict(about) | {"texts": answers.texts})
 
 
 def unpack_answers(content: bytes) -> Answers:
     """The answers in a file that `pack_answers` made."""
     tensors = load(content)
-    return Answers(AnswerScores(tensors["log_probability"], tensors["answer"]), texts=_metadata(content)["texts"])
+    scores = AnswerScores(tensors["log_probability"], tensors["answer"], tensors.get("target"))
+    return Answers(scores, texts=_metadata(content)["texts"])
 
 
 def _pack(kind: ScoreKind, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:

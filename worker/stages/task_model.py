@@ -67,6 +67,11 @@ class TaskModel:
         return self.kind is TaskKind.generation
 
     @property
+    def chooses_label(self) -> bool:
+        """Whether the model answers with one of several labels."""
+        return self.kind is TaskKind.classification
+
+    @property
     def metric(self) -> TaskMetric:
         """The metric that the task is judged by."""
         assert self.wording.task.metric is not None, "the task is resolved"
@@ -89,7 +94,7 @@ class Measured:
 
     metrics: Metrics
     answers: Answers
-    given: list[str]  # labels, or generated texts, in the order of the rows
+    given: list[str]  # labels, numbers or generated texts, in the order of the rows
     parameters: int
 
 
@@ -152,7 +157,7 @@ def with_examples(context: JobContext, task_model: TaskModel, rows: Examples, ex
 def with_offset_rows(context: JobContext, task_model: TaskModel) -> TaskModel:
     """The task model with the calibration rows that its label offsets are fitted on; unchanged without labels there."""
     rows = task_model.calibration
-    if task_model.generates or not rows.examples or not (rows.answered or task_model.own_answers):
+    if not task_model.chooses_label or not rows.examples or not (rows.answered or task_model.own_answers):
         return task_model
     examples = [rows.examples[row] for row in label_offsets.rows_to_fit([each.answer for each in rows.examples])]
     is_whole = len(examples) == len(rows.examples)
@@ -175,7 +180,7 @@ def on_rows_of_offsets(task_model: TaskModel) -> TaskModel | None:
 
 def fitted(answers: Answers) -> Tensor:
     """The label offsets of a model from its answers to rows with right labels."""
-    return label_offsets.fit(answers.scores.log_probability_EL, answers.scores.answer_E)
+    return label_offsets.fit(answers.scores.score_EL, answers.scores.answer_E)
 
 
 def answer_all(context: JobContext, task_models: Mapping[KeyT, TaskModel]) -> dict[KeyT, Answers]:

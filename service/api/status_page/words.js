@@ -64,6 +64,8 @@ const NAMES = {
   balanced_accuracy: "Balanced accuracy",
   macro_f1: "Macro F1 score",
   matthews: "Matthews correlation",
+  pearson: "Pearson correlation",
+  spearman: "Spearman correlation",
   exact_match: "Exact match",
   token_f1: "F1 score of words",
   rouge_l: "ROUGE-L score",
@@ -73,6 +75,8 @@ const NAMES = {
 // Of rows without labels.
 const NAMES_OF_AGREEMENT = {
   accuracy: "Agreement with the dense model",
+  pearson: "Pearson correlation with the dense model’s outputs",
+  spearman: "Spearman correlation with the dense model’s outputs",
   exact_match: "Texts equal to the dense model’s",
   token_probability: "Probability of a token of the dense model’s text"
 };

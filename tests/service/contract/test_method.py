@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from service.contract.method import LatencyBound, Target
+from service.contract.errors import InvalidRequest
+from service.contract.method import OBJECTIVES, LatencyBound, Method, Target, objective_of
+from service.contract.options import Objective, TaskKind
 
 
 @pytest.mark.parametrize(
@@ -53,6 +55,18 @@ def test_a_valid_target_is_accepted(target: dict[str, Any]) -> None:
 def test_contradicting_fields_of_a_target_are_refused(target: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Target.model_validate(target)
+
+
+@pytest.mark.parametrize("kind", TaskKind)
+def test_each_kind_of_task_takes_its_objectives_alone(kind: TaskKind) -> None:
+    assert objective_of(Method(), kind) is OBJECTIVES[kind][0]
+    for objective in Objective:
+        method = Method(objective=objective)
+        if objective in OBJECTIVES[kind]:
+            assert objective_of(method, kind) is objective
+        else:
+            with pytest.raises(InvalidRequest, match=f"a {kind} task does not have the objective"):
+                objective_of(method, kind)
 
 
 def test_a_latency_is_a_number_or_an_object() -> None:

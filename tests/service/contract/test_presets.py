@@ -96,6 +96,7 @@ def test_metric_is_by_default_that_of_the_kind() -> None:
     assert resolve(task(preset="cola")).metric == "accuracy"
     assert resolve(task(preset="cola", metric="matthews")).metric == "matthews"
     assert resolve(task(kind="generation", template="{text}")).metric == "exact_match"
+    assert resolve(task(kind="regression", template="{text}")).metric == "pearson"
 
 
 def test_doubled_braces_in_a_template_are_literal() -> None:

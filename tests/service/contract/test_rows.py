@@ -113,6 +113,32 @@ def test_a_label_is_found_in_every_spelling(values: dict[str, Any], labels: dict
     assert row.values["label"] == found
 
 
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [(3, 3.0), (-2.5, -2.5), ("0.75", 0.75), (" -1e-3 ", -0.001), ("+.5", 0.5), ("3.", 3.0), (0, 0.0)],
+)
+def test_a_number_is_read_from_numbers_and_their_texts(value: Any, number: float) -> None:
+    row = row_of(label=value)
+    check_rows([row], task_of(kind="regression", labels=None))
+    assert row.number("label") == number
+
+
+@pytest.mark.parametrize(
+    "value", ["good", "", "nan", "inf", "1_000", "1,5", "٣", "1e999", "0x10", True, 10**400, [1.5], "x" * 99]
+)
+def test_what_is_no_finite_number_is_refused_with_its_row(value: Any) -> None:
+    with pytest.raises(InvalidData, match="line 7: the column 'label' must have a finite number") as refused:
+        check_rows([row_of(label=3), row_of(label=value)], task_of(kind="regression", labels=None))
+    assert len(refused.value.message) < 120
+
+
+def test_a_row_without_its_number_is_refused() -> None:
+    regression = task_of(kind="regression", labels=None)
+    with pytest.raises(InvalidData, match="line 7 has no value in the column 'label'"):
+        check_rows([row_of(label=None)], regression)
+    check_rows([row_of(label=None)], regression, answered=False)
+
+
 def test_true_and_false_in_a_prompt_are_spelled_as_in_json() -> None:
     row = row_of(flag=True, off=False, number=2.0)
     assert [row.text(column) for column in ("flag", "off", "number")] == ["true", "false", "2.0"]

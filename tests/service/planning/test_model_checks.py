@@ -104,7 +104,7 @@ def test_labels_that_the_classification_head_lacks_are_refused(tmp_path: Path, a
 def test_a_generation_task_is_refused_for_a_classification_head(tmp_path: Path, access: Access) -> None:
     uri = model_directory(tmp_path / "m", **HEAD)
     task = {"kind": "generation", "template": "{text}", "calibration": {"rows": [{"text": "x", "target": "y"}] * 2}}
-    refuse(INLINE | {"model": {"uri": uri}, "task": task}, access, InvalidLabels, "task.kind")
+    refuse(INLINE | {"model": {"uri": uri}, "task": task}, access, InvalidRequest, "task.kind")
 
 
 def test_a_latency_of_more_tokens_than_the_model_takes_is_refused(tmp_path: Path, access: Access) -> None:
@@ -216,23 +216,57 @@ def test_a_phi3_with_long_rotary_positions_keeps_its_heads(tmp_path: Path, acces
     assert "remove other units than heads" in message
 
 
+NUMBERS = {"kind": "regression", "template": "{text}", "calibration": {"rows": [{"text": "x", "label": 1.5}] * 4}}
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        ({}, "classification"),
+        ({"num_labels": 3}, "classification"),
+        ({"problem_type": "single_label_classification"}, "classification"),
+        ({"num_labels": 1}, "regression"),
+        ({"id2label": {"0": "LABEL_0"}}, "regression"),
+        ({"problem_type": "regression", "num_labels": 1}, "regression"),
+    ],
+)
+def test_a_head_takes_the_kind_of_task_that_it_is_for(
+    tmp_path: Path, access: Access, config: dict[str, Any], kind: str
+) -> None:
+    labels = {"billing": "LABEL_0", "delivery": "LABEL_1"}
+    tasks = {"classification": INLINE["task"] | {"labels": labels}, "regression": NUMBERS}
+    body = INLINE | {"model": {"uri": model_directory(tmp_path / "m", model_type="bert", **config)}}
+    for other, task in tasks.items():
+        if other == kind:
+            check_request(JobRequest.model_validate(body | {"task": task}), access)
+        else:
+            message = refuse(body | {"task": task}, access, InvalidRequest, "task.kind")
+            assert f"send the kind `{kind}`" in message
+
+
 @pytest.mark.parametrize(
     ("config", "found"),
     [
-        ({"problem_type": "multi_label_classification"}, "the problem_type 'multi_label_classification'"),
-        ({"problem_type": "regression"}, "the problem_type 'regression'"),
-        ({"num_labels": 1}, "a head with a single output"),
-        ({"id2label": {"0": "LABEL_0"}}, "a head with a single output"),
+        ({"problem_type": "multi_label_classification"}, "2 outputs and the problem_type 'multi_label_classification'"),
+        ({"problem_type": "regression"}, "2 outputs and the problem_type 'regression'"),
+        ({"problem_type": "single_label_classification", "num_labels": 1}, "1 output and the problem_type 'single"),
+        ({"problem_type": ["regression"], "num_labels": 1}, "1 output and the problem_type"),
     ],
 )
-def test_a_head_that_does_not_choose_one_class_is_refused(
+def test_a_head_for_no_kind_of_task_is_refused(
     tmp_path: Path, access: Access, config: dict[str, Any], found: str
 ) -> None:
-    uri = model_directory(tmp_path / "m", model_type="bert", **config)
-    body = INLINE | {"model": {"uri": uri}}
-    assert found in refuse(body, access, InvalidModel, "model.uri")
-    with pytest.raises(InvalidModel, match=found):
-        check_checkpoint(tmp_path / "m")
+    body = INLINE | {"model": {"uri": model_directory(tmp_path / "m", model_type="bert", **config)}}
+    for task in (INLINE["task"], NUMBERS):
+        assert found in refuse(body | {"task": task}, access, InvalidModel, "model.uri")
+
+
+def test_a_regression_needs_a_model_with_a_head(tmp_path: Path, access: Access) -> None:
+    body = INLINE | {"model": {"uri": model_directory(tmp_path / "m")}, "task": NUMBERS}
+    assert "has no classification head" in refuse(body, access, InvalidRequest, "task.kind")
+    observed = body | {"task": INLINE["task"], "observe": [{**NUMBERS, "evaluation": NUMBERS["calibration"]}]}
+    del observed["observe"][0]["calibration"]
+    refuse(observed, access, InvalidRequest, "observe.0.kind")
 
 
 @pytest.mark.parametrize("pad", [8, 9, -9])

@@ -13,7 +13,7 @@ from tests.support import checkpoints
 from tests.support.tiny_models import TINY, VOCABULARY, family_of_model
 from worker.data.batching import Padding, batches, pad_left, padding
 from worker.data.prompts import Example
-from worker.slimming.scoring.objectives import Batch, answer_log_probabilities, token_log_probabilities
+from worker.slimming.scoring.objectives import Batch, candidate_scores, token_scores
 
 FIRST_WORD = 4
 
@@ -49,7 +49,7 @@ def random_examples(kind: Kind, count: int, *, tokens: int, labels: int = 3) -> 
 def scores(model: PreTrainedModel, all_batches: list[Batch]) -> Tensor:
     """log P of every candidate in the order of the examples (E, L)."""
     with torch.inference_mode():
-        parts = [answer_log_probabilities(token_log_probabilities(model, batch), batch) for batch in all_batches]
+        parts = [candidate_scores(token_scores(model, batch), batch) for batch in all_batches]
     return torch.cat(parts)[torch.cat([batch.index_E for batch in all_batches]).argsort()]
 
 

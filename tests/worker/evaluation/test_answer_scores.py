@@ -36,8 +36,8 @@ def test_scores_do_not_depend_on_the_batches(name: str, budget: int) -> None:
     margins = padding(model, tokenizer, kind)
     counted: list[int] = []
     found = score(model, batches(examples, margins, budget), counted.append)
-    alone = [score(model, batches([example], margins, 1), ignore).log_probability_EL for example in examples]
-    torch.testing.assert_close(found.log_probability_EL, torch.cat(alone), atol=1e-5, rtol=1e-5)
+    alone = [score(model, batches([example], margins, 1), ignore).score_EL for example in examples]
+    torch.testing.assert_close(found.score_EL, torch.cat(alone), atol=1e-5, rtol=1e-5)
     assert counted[-1] == len(TEXTS)
 
 
@@ -63,4 +63,4 @@ def test_the_longer_of_two_labels_wins_where_the_model_writes_it() -> None:
         model(input_ids=text, labels=text).loss.backward()
         optimizer.step()
     found = score(model, batches(examples, padding(model, tokenizer, "causal"), 4096), ignore)
-    assert torch.equal(found.log_probability_EL.argmax(dim=1), found.answer_E)
+    assert torch.equal(found.score_EL.argmax(dim=1), found.answer_E)

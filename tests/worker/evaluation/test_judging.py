@@ -39,7 +39,7 @@ def test_offsets_change_the_value_and_not_the_raw_figure() -> None:
     answer_E = torch.tensor([0, 1] * 50)
     evidence_EL = torch.nn.functional.one_hot(answer_E, 2) + 0.1 * torch.randn(100, 2, generator=generator)
     scores = AnswerScores((evidence_EL + torch.tensor([9.0, 0.0])).double(), answer_E)
-    metrics = judged(TaskMetric.accuracy, Answers(scores, fit(scores.log_probability_EL, answer_E)))
+    metrics = judged(TaskMetric.accuracy, Answers(scores, fit(scores.score_EL, answer_E)))
     assert metrics.raw is not None
     assert (metrics.raw.value, metrics.value.value) == (0.5, 1.0)
 
@@ -51,6 +51,14 @@ def test_offsets_change_the_value_and_not_the_raw_figure() -> None:
 def test_constant_answer_has_the_metric_that_scikit_learn_gives_it(metric: str, constant: float) -> None:
     scores = AnswerScores(torch.eye(2).double()[[0, 1, 0, 1]], torch.tensor([0, 0, 0, 1]))
     assert judged(TaskMetric(metric), Answers(scores)).constant == pytest.approx(constant)
+
+
+def test_numbers_have_a_mean_squared_error_and_no_label_figures() -> None:
+    output_EL, target_EL = (torch.tensor([row], dtype=torch.float64).T for row in ([1.0, 2.0, 4.0], [1.0, 3.0, 6.0]))
+    answers = Answers(AnswerScores(output_EL, torch.zeros(3, dtype=torch.long), target_EL))
+    metrics = judge(TaskMetric.pearson, answers, [Example((1,), ((0,),), 0, "")] * 3, Supervision.labels)
+    assert metrics.mean_squared_error == pytest.approx(5 / 3)
+    assert (metrics.constant, metrics.majority, metrics.raw, metrics.log_likelihood) == (0.0, None, None, None)
 
 
 @pytest.mark.parametrize(("right", "total"), [(0, 10), (7, 10), (200, 200), (93, 100)])

@@ -1,5 +1,6 @@
 """The metrics of tasks, compared with the libraries that define them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, recall_score
 
 from service.contract.options import METRICS, TaskKind, TaskMetric
@@ -15,7 +17,7 @@ from worker.evaluation import task_metrics
 from worker.evaluation.answer_scores import AnswerScores
 from worker.evaluation.answers import Answers
 from worker.evaluation.bootstrap import estimate, kept_share, metric_of
-from worker.evaluation.task_metrics import FORMULAS
+from worker.evaluation.task_metrics import FORMULAS, Array
 
 LABELS = 4
 
@@ -74,6 +76,76 @@ def test_few_rows_that_are_all_right_have_a_wide_interval(metric: TaskMetric) ->
     share = kept_share(metric, whole, whole, []).share
     assert share.value == 1
     assert share.low < 0.97 < 1 <= share.high
+
+
+def numbers(right: list[float], given: list[float]) -> Answers:
+    right_E, given_E = (torch.tensor(values, dtype=torch.float64) for values in (right, given))
+    scores = AnswerScores(given_E.unsqueeze(1), torch.zeros(len(right), dtype=torch.long), right_E.unsqueeze(1))
+    return Answers(scores)
+
+
+def correlation(metric: TaskMetric, right: Sequence[float] | Array, given: Sequence[float] | Array) -> float:
+    """That of scipy; zero where one of the two is constant."""
+    if len(set(right)) == 1 or len(set(given)) == 1:
+        return 0.0
+    return float((pearsonr if metric is TaskMetric.pearson else spearmanr)(right, given).statistic)
+
+
+# Few different numbers, so that there are ties, and large ones, so that a sum of squares loses their differences.
+NUMBER_PAIRS = st.lists(
+    st.tuples(st.sampled_from([1.0, 2.0, 2.5, -4.0, 1e3]), st.sampled_from([1e8, 1e8 + 1, 1e8 + 3, 2e8])),
+    min_size=1,
+    max_size=40,
+)
+
+
+@pytest.mark.parametrize("metric", METRICS[TaskKind.regression])
+@given(NUMBER_PAIRS)
+@settings(max_examples=60, deadline=None)
+def test_correlations_are_those_of_scipy(metric: TaskMetric, pairs: list[tuple[float, float]]) -> None:
+    right, given = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    expected = correlation(metric, right, given)
+    assert metric_of(metric, numbers(right, given), []) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("metric", METRICS[TaskKind.regression])
+def test_interval_of_a_correlation_is_that_of_resampled_rows(metric: TaskMetric) -> None:
+    generator = np.random.default_rng(0)
+    right = generator.normal(size=200).round(1)
+    given, dense = right + 0.7 * generator.normal(size=200), right + 0.5 * generator.normal(size=200)
+    found = kept_share(metric, numbers(list(right), list(given)), numbers(list(right), list(dense)), [])
+    drawn = []
+    for _ in range(600):
+        rows = generator.integers(0, 200, 200)
+        slim, whole = (correlation(metric, right[rows], values[rows]) for values in (given, dense))
+        drawn.append((slim, slim / whole))
+    for estimated, values in zip((found.metric, found.share), zip(*drawn, strict=True), strict=True):
+        assert [estimated.low, estimated.high] == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=0.02)
+    assert found.metric.value == pytest.approx(correlation(metric, right, given))
+    assert found.share.value == pytest.approx(correlation(metric, right, given) / correlation(metric, right, dense))
+
+
+@pytest.mark.parametrize("metric", METRICS[TaskKind.regression])
+def test_few_numbers_that_are_all_right_have_a_wide_interval(metric: TaskMetric) -> None:
+    whole = numbers([float(row) for row in range(10)], [float(row) for row in range(10)])
+    share = kept_share(metric, whole, whole, []).share
+    assert share.value == pytest.approx(1)
+    assert share.low < 0.97 < 1 <= share.high
+
+
+@pytest.mark.parametrize("metric", METRICS[TaskKind.regression])
+@pytest.mark.parametrize("output", [0.1, 1e300])
+def test_constant_outputs_have_no_correlation(metric: TaskMetric, output: float) -> None:
+    found = estimate(metric, numbers([0.1, 0.2, 0.3] * 3, [output] * 9), [])
+    assert found.value == 0
+
+
+@pytest.mark.parametrize("metric", METRICS[TaskKind.regression])
+def test_units_of_the_outputs_do_not_matter(metric: TaskMetric) -> None:
+    right, given = [1.0, 2.0, 4.0, 3.0], [1.0, 3.0, 5.0, 2.0]
+    scaled = numbers(right, [1e200 * number + 3e200 for number in given])
+    found, expected = estimate(metric, scaled, []), estimate(metric, numbers(right, given), [])
+    assert found.model_dump() == pytest.approx(expected.model_dump())
 
 
 TEXTS = ["good", "The film, a good one!", "bad plot", ""]

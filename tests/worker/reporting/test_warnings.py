@@ -108,6 +108,15 @@ def codes(cause: Report) -> set[str]:
     return {warning.code for warning in warnings(cause)}
 
 
+def test_a_regression_has_a_constant_answer_without_labels() -> None:
+    numbers = {"metric": "pearson", "constant": 0.0, "majority": None}
+    found = warnings(report(0.01, 0.3, dense_metrics=numbers, slim_metrics=numbers))
+    [message] = [warning.message for warning in found if warning.code == "dense_fails"]
+    assert "that of the same number for all rows is 0.0" in message
+    assert "label" not in message
+    assert "at_majority" not in {warning.code for warning in found}
+
+
 def test_even_loss_gives_no_warning() -> None:
     even = matrices([[450, 50], [50, 450]], [[400, 100], [100, 400]])
     assert codes(report(confusion=even)) == set()

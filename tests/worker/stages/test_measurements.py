@@ -31,11 +31,11 @@ def test_offsets_are_fitted_on_calibration_rows_alone(tmp_path: Path) -> None:
         "calibration": replace(job.task_model, evaluation=job.task_model.calibration),
     }
     answers = {name: found.scores for name, found in answer_all(job.context, whole).items()}
-    offset_L = fit(answers["calibration"].log_probability_EL, answers["calibration"].answer_E)
+    offset_L = fit(answers["calibration"].score_EL, answers["calibration"].answer_E)
     measured = evaluate(job.context, job.task_model)
     assert measured.answers.offset_L is not None
     torch.testing.assert_close(measured.answers.offset_L, offset_L)
-    score_EL, right_E = answers["evaluation"].log_probability_EL, answers["evaluation"].answer_E
+    score_EL, right_E = answers["evaluation"].score_EL, answers["evaluation"].answer_E
     shipped, raw = (
         (each_EL.argmax(dim=1) == right_E).double().mean().item() for each_EL in (score_EL + offset_L, score_EL)
     )

@@ -81,7 +81,7 @@ def test_dense_evaluation_is_reused(jobs: ScoringJobs) -> None:
     again, task_model = jobs.cache(jobs.request(target={"ratio": 0.6}, method={"criterion": "wanda"}))
     taken = again.answer(task_model)
     assert (first.outcome()["evaluation_reused"], again.outcome()["evaluation_reused"]) == (False, True)
-    assert torch.equal(taken.scores.log_probability_EL, given.scores.log_probability_EL)
+    assert torch.equal(taken.scores.score_EL, given.scores.score_EL)
     assert torch.equal(taken.scores.answer_E, given.scores.answer_E)
 
 

@@ -33,4 +33,4 @@ def test_packed_answers_are_unpacked_unchanged() -> None:
     assert back.texts == ["naïve\n"]
     assert back.offset_L is None
     assert unpack_answers(pack_answers(Answers(scores), {})).texts is None
-    assert torch.equal(back.scores.log_probability_EL, scores.log_probability_EL)
+    assert torch.equal(back.scores.score_EL, scores.score_EL)

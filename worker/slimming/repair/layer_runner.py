@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from worker.slimming.architectures import Stack
-from worker.slimming.scoring.objectives import Batch, token_log_probabilities
+from worker.slimming.scoring.objectives import Batch, token_scores
 from worker.slimming.units import layers_of, module_after_first
 
 
@@ -49,7 +49,7 @@ def stack_inputs(model: nn.Module, stack: Stack, batches: Sequence[Batch]) -> li
             after = hooks.enter_context(_recorded_after(module_after_first(model, stack)))
             hooks.enter_context(_only_first_computed(layers))
             with suppress(LastLayerCalled):
-                token_log_probabilities(model, batch)
+                token_scores(model, batch)
         first, *_ = recorded
         calls = [call for ((_, call),) in recorded]
         inputs.append(LayerInput(first[0][0], [calls[0]._replace(after=next(iter(after), None)), *calls[1:]]))

@@ -34,6 +34,7 @@ class Batch:
     answer_E: Tensor  # index of the right label
     index_E: Tensor  # index of the example in the data set; batches are sorted by length
     num_labels: int
+    target_EL: Tensor | None = None  # right outputs of a head whose outputs are taken as they are, float64 (E, L)
 
     @property
     def num_examples(self) -> int:
@@ -51,10 +52,12 @@ class Batch:
         return replace(self, **moved)
 
 
-def token_log_probabilities(model: nn.Module, batch: Batch) -> Tensor:
-    """log P(token | the tokens before it) of every scored token, float32 (M)."""
-    log_probability_PV = _scored_logits(model, batch).float().log_softmax(dim=-1)
-    return log_probability_PV[batch.place_M, batch.token_M]
+def token_scores(model: nn.Module, batch: Batch) -> Tensor:
+    """log P(token | the tokens before it) of every scored token, float32 (M); the outputs of a head for its candidates
+    where the batch has targets for them."""
+    logits_PV = _scored_logits(model, batch).float()
+    score_PV = logits_PV.log_softmax(dim=-1) if batch.target_EL is None else logits_PV
+    return score_PV[batch.place_M, batch.token_M]
 
 
 def _scored_logits(model: Any, batch: Batch) -> Tensor:
@@ -75,11 +78,11 @@ def _scored_logits(model: Any, batch: Batch) -> Tensor:
     return logits
 
 
-def answer_log_probabilities(log_probability_M: Tensor, batch: Batch) -> Tensor:
-    """log P(candidate | prompt), the sum over the candidate's tokens (E, L)."""
+def candidate_scores(score_M: Tensor, batch: Batch) -> Tensor:
+    """log P(candidate | prompt), the sum over the candidate's tokens; or the output for each candidate (E, L)."""
     flat_M = batch.example_M * batch.num_labels + batch.label_M
-    total = log_probability_M.new_zeros(batch.num_examples * batch.num_labels)
-    return total.index_add(0, flat_M, log_probability_M).reshape(batch.num_examples, batch.num_labels)
+    total = score_M.new_zeros(batch.num_examples * batch.num_labels)
+    return total.index_add(0, flat_M, score_M).reshape(batch.num_examples, batch.num_labels)
 
 
 def _of_right_answer(value_M: Tensor, batch: Batch) -> Tensor:
@@ -109,10 +112,19 @@ def margin(log_probability_M: Tensor, batch: Batch) -> Tensor:
     The logarithm of the sum over the vocabulary cancels, so that the gradient depends on the choice between the labels
     and not on how likely the answer format is.
     """
-    score_EL = answer_log_probabilities(log_probability_M, batch)
+    score_EL = candidate_scores(log_probability_M, batch)
     right_EL = torch.nn.functional.one_hot(batch.answer_E, batch.num_labels).bool()
     best_wrong_E = score_EL.masked_fill(right_EL, -torch.inf).amax(dim=1)
     return score_EL.gather(1, batch.answer_E.unsqueeze(1)).squeeze(1) - best_wrong_E
+
+
+def output(output_M: Tensor, batch: Batch) -> Tensor:
+    """The one output of a regression head (E).
+
+    The mean of its squared gradients is the Fisher information of a number with normal errors. The squared error itself
+    would count rows by their residuals, and rows that the model predicts well not at all.
+    """
+    return _of_right_answer(output_M, batch)
 
 
 OBJECTIVES: dict[str, Callable[[Tensor, Batch], Tensor]] = {
@@ -120,4 +132,5 @@ OBJECTIVES: dict[str, Callable[[Tensor, Batch], Tensor]] = {
     "sequence_probability": sequence_probability,
     "log_probability": log_probability,
     "margin": margin,
+    "output": output,
 }

@@ -43,6 +43,7 @@ export function formElement({ presets, criteria, repairs, units, limits }, value
             "Kind",
             [
               ["classification", "classification"],
+              ["regression", "regression"],
               ["generation", "generation"]
             ],
             values
@@ -73,7 +74,7 @@ export function formElement({ presets, criteria, repairs, units, limits }, value
           ),
           area("task.labels", "Labels", values, {
             placeholder: "positive = positive\nnegative = negative",
-            hint: "one a line: label in the rows = answer word"
+            hint: "one a line: label in the rows = answer word; only for classification"
           })
         ),
         element(

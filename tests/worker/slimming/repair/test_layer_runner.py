@@ -6,7 +6,7 @@ from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.repair.layer_runner import run_layer, stack_inputs
-from worker.slimming.scoring.objectives import token_log_probabilities
+from worker.slimming.scoring.objectives import token_scores
 from worker.slimming.units import layers_of
 
 torch.set_num_threads(1)
@@ -23,7 +23,7 @@ def test_layers_run_one_at_a_time_give_the_output_of_the_model(family: str) -> N
 
         with torch.no_grad(), layers[-1].register_forward_hook(record):
             for batch in made:
-                token_log_probabilities(model, batch)
+                token_scores(model, batch)
         with torch.no_grad():
             for entry, batch, output_BTD in zip(stack_inputs(model, stack, made), made, expected, strict=True):
                 hidden_BTD = entry.hidden_BTD
@@ -47,5 +47,5 @@ def test_stack_inputs_computes_only_the_first_layer_and_leaves_the_model_unchang
             stack_inputs(model, stack, made)
             assert computed == [0]
             computed.clear()
-            token_log_probabilities(model, made[0])
+            token_scores(model, made[0])
             assert computed == list(range(len(layers)))

@@ -15,7 +15,7 @@ from worker.slimming.repair import layer_pass, layerwise, ridge, stream_fit
 from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.layer_runner import LayerCall, run_layer, stack_inputs
 from worker.slimming.repair.repairs import measure_moments, repair
-from worker.slimming.scoring.objectives import token_log_probabilities
+from worker.slimming.scoring.objectives import token_scores
 from worker.slimming.units import Site, layers_of, locate
 
 torch.set_num_threads(1)
@@ -35,7 +35,7 @@ def rows(family: str, count: int = 4, size: int = 2) -> CalibrationBatches:
 
 def log_probabilities(model: PreTrainedModel, calibration: CalibrationBatches) -> Tensor:
     with torch.no_grad():
-        return torch.cat([token_log_probabilities(model, batch) for batch in calibration.batches])
+        return torch.cat([token_scores(model, batch) for batch in calibration.batches])
 
 
 def post_norm_opt() -> PreTrainedModel:

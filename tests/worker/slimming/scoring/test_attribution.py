@@ -9,7 +9,7 @@ from tests.support.tiny_models import TINY
 from worker.slimming.architectures import ARCHITECTURES, Architecture, FeedForward, Stack
 from worker.slimming.scoring.attribution import score
 from worker.slimming.scoring.criteria import CRITERIA, EXAMPLE_REDUCTIONS, TOKEN_REDUCTIONS, Options
-from worker.slimming.scoring.objectives import OBJECTIVES, Batch, token_log_probabilities
+from worker.slimming.scoring.objectives import OBJECTIVES, Batch, token_scores
 from worker.slimming.units import Scores, Site
 
 torch.set_num_threads(1)
@@ -114,7 +114,7 @@ def test_every_reduction_equals_a_slow_loop(options: Options) -> None:
         captured: list[Tensor] = []
         contract = model.get_submodule("model.layers.0.mlp.down_proj")
         hook = contract.register_forward_pre_hook(lambda _, args, captured=captured: captured.append(args[0]))
-        objective = OBJECTIVES[options.objective](token_log_probabilities(model, batch), batch).sum()
+        objective = OBJECTIVES[options.objective](token_scores(model, batch), batch).sum()
         hook.remove()
         (gradient,) = torch.autograd.grad(objective, captured)
         product_TN = (

@@ -10,7 +10,7 @@ from tests.support.tiny_models import TINY
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.scoring.attribution import score
 from worker.slimming.scoring.criteria import CRITERIA, EXAMPLE_REDUCTIONS, TOKEN_REDUCTIONS, Options
-from worker.slimming.scoring.objectives import Batch, margin, token_log_probabilities
+from worker.slimming.scoring.objectives import Batch, margin, token_scores
 from worker.slimming.scoring.optimal_brain_surgeon import costs
 from worker.slimming.units import Scores, Site, UnitUnavailable
 
@@ -104,7 +104,7 @@ def read_and_effect(model: PreTrainedModel, batch: Batch, module: str) -> tuple[
     consumer = model.get_submodule(module)
     consumer.register_forward_pre_hook(lambda _, args: seen.update(read=args[0].detach()))
     consumer.register_forward_hook(lambda _, args, output: seen.update(written=output))
-    objective = margin(token_log_probabilities(model, batch), batch).sum()
+    objective = margin(token_scores(model, batch), batch).sum()
     (gradient_BTO,) = torch.autograd.grad(objective, seen["written"])
     shape = (*batch.inputs["input_ids"].shape, -1)  # OPT flattens rows and positions into one axis
     return seen["read"].double().view(shape), gradient_BTO.double().view(shape)
@@ -145,7 +145,7 @@ def test_surgeon_score_of_a_layer_is_the_mean_square_of_its_attribution() -> Non
     layer.register_forward_pre_hook(lambda _, args: before.append(args[0].detach()))
     after: list[Tensor] = []
     layer.register_forward_hook(lambda _, args, output: after.append(output))
-    objective = margin(token_log_probabilities(model, batch), batch).sum()
+    objective = margin(token_scores(model, batch), batch).sum()
     (gradient_BTO,) = torch.autograd.grad(objective, after[0])
     product_N = ((after[0].detach() - before[0]) * gradient_BTO).sum(-1)[batch.masks["decoder"]]
     fresh = score(TINY["llama"](), LLAMA, ["ffn", "layers"], [batch], "surgeon", Options()).scores
@@ -164,7 +164,7 @@ def test_reverse_is_the_negative_of_attribution() -> None:
 
 def test_gisp_is_the_sum_of_weights_times_their_gradients() -> None:
     model, (batch,) = TINY["llama"](), batches("llama", examples(6), 6)
-    torch.autograd.backward(margin(token_log_probabilities(model, batch), batch).sum())
+    torch.autograd.backward(margin(token_scores(model, batch), batch).sum())
     expected = torch.zeros(48)
     for name, dim in (("gate_proj", 1), ("up_proj", 1), ("down_proj", 0)):
         weight = model.get_parameter(f"model.layers.1.mlp.{name}.weight")
@@ -195,7 +195,7 @@ def test_activation_of_a_layer_is_what_it_adds_to_the_stream() -> None:
     layer = model.get_submodule("model.layers.1")
     layer.register_forward_pre_hook(lambda _, args: seen.update(before=args[0]))
     layer.register_forward_hook(lambda _, args, output: seen.update(after=output))
-    objective = margin(token_log_probabilities(model, batch), batch).sum()
+    objective = margin(token_scores(model, batch), batch).sum()
     (gradient,) = torch.autograd.grad(objective, seen["after"])
     product_BT = ((seen["after"] - seen["before"]) * gradient).sum(-1) * batch.masks["decoder"]
     expected = product_BT.sum(1).square().mean()

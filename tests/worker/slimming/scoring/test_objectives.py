@@ -7,7 +7,7 @@ import torch
 
 from service.contract.options import Objective
 from tests.support.batches import batches, examples
-from worker.slimming.scoring.objectives import OBJECTIVES, Batch, answer_log_probabilities
+from worker.slimming.scoring.objectives import OBJECTIVES, Batch, candidate_scores
 
 LABELS = 3
 
@@ -37,6 +37,8 @@ def slowly(objective: str, labels: list[list[float]], answer: int) -> float:
             return math.exp(sums[answer])
         case "log_probability":
             return sums[answer]
+    if objective == "output":  # of a head whose candidates have one output each
+        return sums[answer]
     assert objective == "margin"
     return sums[answer] - max(value for label, value in enumerate(sums) if label != answer)
 
@@ -57,4 +59,4 @@ def test_probability_of_a_candidate_is_that_of_all_its_tokens() -> None:
     batch, found = example_batch()
     assert {len(tokens) for labels in found for tokens in labels} == {1, 2}
     expected_EL = torch.tensor([[math.fsum(tokens) for tokens in labels] for labels in found], dtype=torch.float64)
-    torch.testing.assert_close(answer_log_probabilities(log_probabilities(found), batch), expected_EL)
+    torch.testing.assert_close(candidate_scores(log_probabilities(found), batch), expected_EL)

@@ -10,7 +10,7 @@ from worker.slimming.repair.repairs import measure_moments
 from worker.slimming.scoring import second_moments
 from worker.slimming.scoring.attribution import prepared, score
 from worker.slimming.scoring.criteria import Options
-from worker.slimming.scoring.objectives import margin, token_log_probabilities
+from worker.slimming.scoring.objectives import margin, token_scores
 from worker.slimming.scoring.second_moments import Moments, collect, token_weights
 from worker.slimming.units import locate
 
@@ -70,7 +70,7 @@ def test_moments_equal_their_closed_forms() -> None:
     handle = model.get_submodule(DOWN).register_forward_hook(
         lambda _, args, output: seen.update(input=args[0], output=output)
     )
-    objective = margin(token_log_probabilities(model, batch), batch).sum()
+    objective = margin(token_scores(model, batch), batch).sum()
     (gradient_BTO,) = torch.autograd.grad(objective, seen["output"])
     handle.remove()
     mask_BT = batch.masks["decoder"]

@@ -1,0 +1,44 @@
+"""The kind of task that a model with a classification head does, and whether it is that of a request."""
+
+from service.contract.errors import InvalidModel, InvalidRequest
+from service.contract.options import TaskKind
+from service.contract.task import TaskWording
+from service.families.table import CLASSIFIERS, Kind
+
+SINGLE_LABEL, REGRESSION = "single_label_classification", "regression"  # values of `problem_type` in config.json
+
+
+def head_kind(problem: object, outputs: int) -> TaskKind:
+    """The kind of task of a head, from the `problem_type` of config.json and the number of its outputs.
+
+    Without a `problem_type` one output is a regression, as in transformers. Raises InvalidModel for a head that does
+    neither a classification nor a regression.
+    """
+    if problem in (None, REGRESSION) and outputs == 1:
+        return TaskKind.regression
+    if problem in (None, SINGLE_LABEL) and outputs > 1:
+        return TaskKind.classification
+    with_problem = "" if problem is None else f" and the problem_type {problem!r}"
+    raise InvalidModel(
+        f"config.json has a head with {outputs} output{'' if outputs == 1 else 's'}{with_problem}; a head is slimmed "
+        "for one class for each row, which takes two outputs or more, or for a regression, which takes one: give a "
+        "model that was trained for one of these",
+        param="model.uri",
+    )
+
+
+def check_kind(task: TaskWording, kind: Kind, problem: object, outputs: int) -> None:
+    """Raise InvalidRequest unless a model of the kind does tasks of the kind of a resolved task.
+
+    `problem` and `outputs` are those of its head, where it has one. Raises InvalidModel as `head_kind`.
+    """
+    if kind in CLASSIFIERS:
+        done = head_kind(problem, outputs)
+        if task.kind is done:
+            return
+        found = f"has a head with {outputs} output{'' if outputs == 1 else 's'}, which is for tasks of the kind {done}"
+    elif task.kind in (TaskKind.classification, TaskKind.generation):
+        return
+    else:
+        done, found = TaskKind.classification, f"has no classification head, which a task of the kind {task.kind} needs"
+    raise InvalidRequest(f"the model {found}: send the kind `{done}`, or another model", param="task.kind")
