@@ -160,3 +160,9 @@ def test_what_asks_is_all_before_the_last_answer() -> None:
     assert asked(messages[:-1], answered=True) == messages[:2]
     assert asked(messages[:-1], answered=False) == messages[:-1]
     assert [is_answered(messages[:count]) for count in (2, 3, 4, 5)] == [False, True, False, True]
+
+
+def test_a_regression_has_no_conversations() -> None:
+    with pytest.raises(InvalidRequest, match=r"numbers: give `task\.template`") as refused:
+        task_of(kind="regression")
+    assert refused.value.param == "task.messages"
