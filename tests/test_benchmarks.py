@@ -99,9 +99,20 @@ def test_plans_evaluate_on_test_rows() -> None:
 def test_draws_of_few_rows_have_a_mean_and_a_range() -> None:
     form: dict[str, Any] = {"layout": "per_layer", "repair": LAYERWISE, "examples": 16, "draw": "balanced"}
     draws = [(row(OURS, 0.5, seed=draw, **form), 0.8 - draw / 100) for draw in DRAWS]
-    whole = measurements((DENSE, 0.8), *draws)
-    assert "| 16 rows, 5 draws | 97.5 (95.0 to 100.0) | 97.5 (95.0 to 100.0) |" in tables.document(whole)
-    assert "rows, 5 draws" not in tables.document(measurements((DENSE, 0.8), *draws[1:]))
+    more = [(row(OURS, 0.5, seed=draw, **form | {"examples": 32}), 0.8) for draw in DRAWS]
+    whole = (row(OURS, 0.5, layout="per_layer", repair=LAYERWISE), 0.8)
+    printed = tables.document(measurements((DENSE, 0.8), whole, *draws, *more))
+    assert "| sst2 | 97.5 (95.0 to 100.0) | 100.0 (100.0 to 100.0) | 100.0 ± " in printed
+    assert "Few calibration rows" not in tables.document(measurements((DENSE, 0.8), whole, *draws[1:], *more))
+
+
+def test_calibration_on_another_data_set_stands_beside_that_on_its_own() -> None:
+    form: dict[str, Any] = {"layout": "per_layer", "repair": LAYERWISE}
+    own = [slim("smollm2", task, OURS, 0.5, **form) for task in ("sst2", "imdb")]
+    other = slim("smollm2", "sst2", OURS, 0.5, calibration="imdb", **form)
+    printed = tables.document(measurements((DENSE, 0.8), (own, 0.8), ([other], 0.6)))
+    assert "| sst2 | imdb | 100.0 ± 6.3 | 75.0 ± 6.3 |" in printed
+    assert "| imdb | sst2 |" not in printed
 
 
 def test_interrupted_run_continues_after_its_last_cell(tmp_path: Path) -> None:

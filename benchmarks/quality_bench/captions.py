@@ -22,11 +22,14 @@ tasks are SST-2, IMDB, AG News, MNLI, QNLI and MRPC, mean over 200 test rows eac
 default was chosen, have all of their 400, 978, 700 and 277 test rows. A dot: not measured, or the dense model is no
 better than a constant answer."""
 
-GENERALISATION = """\
-Accuracy in percent of the dense model's: with label offsets fitted on the calibration rows, as a job reports it, and
-raw. Half of the units are removed, per-layer widths, the default criterion and repair, 200 test rows of each of the
-six tasks. Few rows have the same number of each label, so that offsets fitted on them assume equally frequent labels.
-Of several draws the mean, with the least and the most of a draw."""
+FEW_ROWS = """\
+Accuracy in percent of the dense model's, with label offsets fitted on the calibration rows, as a job reports it, and
+raw. Half of the units are removed, per-layer widths, the default criterion and repair, 200 test rows of each task. Few
+rows have the same number of each label, so that offsets fitted on them assume equally frequent labels: the mean of five
+draws, with the least and the most of one. The 256 rows are drawn without regard to labels."""
+
+OTHER_DOMAINS = """\
+The same figure of models that are slimmed on 256 rows of one data set and judged on another with the same labels."""
 
 MEANS = """\
 Mean accuracy over six tasks (SST-2, IMDB, AG News, MNLI, QNLI, MRPC), in percent of the dense model's.

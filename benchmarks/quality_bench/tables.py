@@ -82,29 +82,36 @@ def _kept_of_able(measured: Measurements, cells: Sequence[Cell]) -> str:
 
 def _generalisation(measured: Measurements) -> Iterator[str]:
     form: dict[str, Any] = {"layout": "per_layer", "repair": LAYERWISE}
-    rows = [["256 rows", *_draws(measured, [row(OURS, 0.5, **form)])]]
-    for examples in FEW_ROWS:
-        drawn = [row(OURS, 0.5, examples=examples, draw="balanced", seed=draw, **form) for draw in DRAWS]
-        rows.append([f"{examples} rows, {len(DRAWS)} draws", *_draws(measured, drawn)])
+    rows = []
+    for task in TASKS:
+        whole = [[slim(MAIN, task, OURS, 0.5, **form)]]
+        few = [
+            [[slim(MAIN, task, OURS, 0.5, examples=count, draw="balanced", seed=draw, **form)] for draw in DRAWS]
+            for count in FEW_ROWS
+        ]
+        values = [_range(measured, draws, "value") for draws in (*few, whole)]
+        raw = [_range(measured, draws, "raw") if NOT_MEASURED not in values else NOT_MEASURED for draws in few]
+        rows.append([task, *values, *raw])
+    if rows := [line for line in rows if NOT_MEASURED not in line]:
+        yield f"### Few calibration rows\n\n{captions.FEW_ROWS}"
+        counts = [f"{count} rows" for count in FEW_ROWS]
+        yield table(["task", *counts, "256 rows", *(f"{count}, raw" for count in counts)], rows)
+    yield from _other_domains(measured)
+
+
+def _other_domains(measured: Measurements) -> Iterator[str]:
+    form: dict[str, Any] = {"layout": "per_layer", "repair": LAYERWISE}
+    rows = []
     for other, task in SAME_LABELS:
-        for calibration in (task, other):
-            cell = slim(MAIN, task, OURS, 0.5, calibration=calibration, **form)
-            rows.append([f"256 rows of {calibration}, judged on {task}", *_draws(measured, [[cell]])])
-    if rows := _without_empty(rows, 1):
-        yield f"### Few calibration rows, another data set\n\n{captions.GENERALISATION}"
-        yield table(["calibration", "with label offsets", "raw"], rows)
-
-
-def _draws(measured: Measurements, draws: Sequence[Sequence[Cell]]) -> list[str]:
-    """What is kept with label offsets and without: the mean over draws with its range; of one draw its interval.
-
-    Raw figures stand beside those with offsets only: cells without offsets are of an earlier method.
-    """
-    value = _range(measured, draws, "value")
-    return [value, NOT_MEASURED if value == NOT_MEASURED else _range(measured, draws, "raw")]
+        cells = [slim(MAIN, task, OURS, 0.5, calibration=calibration, **form) for calibration in (task, other)]
+        rows.append([task, other, *(_kept(measured, [cell], "value") for cell in cells)])
+    if rows := [line for line in rows if NOT_MEASURED not in line]:
+        yield f"### Calibration on another data set\n\n{captions.OTHER_DOMAINS}"
+        yield table(["judged on", "other data set", "calibrated on its own rows", "on the other's"], rows)
 
 
 def _range(measured: Measurements, draws: Sequence[Sequence[Cell]], figure: Figure) -> str:
+    """The mean over draws with the least and the most of one; of a single draw its interval."""
     shares = [share * 100 for cells in draws if (share := kept(measured, cells, figure)) is not None]
     if len(draws) == 1:
         return _kept(measured, draws[0], figure)

@@ -159,7 +159,6 @@ SLIDING, FULL = ["sliding_attention"], ["full_attention"]
         ("ernie4_5", {"heads": 4}, set()),
         ("ernie4_5", {"config": {"use_bias": True}}, {"vllm", "llama.cpp"}),
     ],
-    ids=str,
 )
 def test_what_a_runtime_takes_from_a_config_decides(family: str, changes: dict[str, Any], refusing: set[str]) -> None:
     never = RUNTIMES.keys() - {"transformers", *FAMILIES[family].runtimes}
