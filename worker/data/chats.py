@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from service.contract.errors import InvalidData, InvalidLabels
+from service.contract.errors import InvalidData, InvalidLabels, InvalidModel
 from service.contract.messages import Message, answers, asked
 from service.contract.options import TaskKind
 from service.contract.presets import LABEL_COLUMN
@@ -42,8 +42,8 @@ class Turn:
         """Name the row in errors about it."""
         try:
             yield
-        except InvalidData as error:
-            raise InvalidData(f"{self.position}: {error.message}") from error
+        except (InvalidData, InvalidModel) as error:
+            raise type(error)(f"{self.position}: {error.message}", param=error.param) from error
 
 
 def _written(added: str, answer: str, wording: Wording) -> str:

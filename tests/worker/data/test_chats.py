@@ -195,6 +195,21 @@ def test_a_model_without_a_chat_template_is_refused(kind: Kind) -> None:
     assert asked({"default": USABLE["headed"]}, CLASSIFICATION, kind)  # type: ignore[arg-type]
 
 
+def test_a_conversation_that_the_template_writes_otherwise_with_its_answer_is_named() -> None:
+    """A template that leaves earlier answers out once the last one is there."""
+    only_last = USABLE["headed"].replace(
+        "{{ '<|turn|>'",
+        "{% if message['role'] == 'assistant' and messages[-1]['role'] == 'assistant' and not loop.last %}"
+        "{{ '(an answer)' }}{% else %}{{ '<|turn|>'",
+    )
+    template = only_last.replace("'<|end|>\n' }}{% endfor %}", "'<|end|>\n' }}{% endif %}{% endfor %}")
+    wording = asked(template)
+    encoded(wording, row_of(*TURNS[:2]))
+    with pytest.raises(InvalidModel, match=r"line 7: .* otherwise than the prompt that asks") as refused:
+        encoded(wording, row_of(*TURNS))
+    assert refused.value.param == "model.uri"
+
+
 def test_texts_need_a_template_that_ends_them_and_labels_do_not() -> None:
     with pytest.raises(InvalidModel, match="writes no special token after an answer"):
         asked(ENDLESS)

@@ -1,6 +1,7 @@
 """The rows that a request names, drawn, checked and split."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,3 +84,28 @@ def test_a_file_outside_the_allowed_roots_is_refused(location: Location, tmp_pat
         load_rows(
             task_of({"uri": (tmp_path / "rows.jsonl").as_uri()}), replace(location, roots=[tmp_path / "elsewhere"])
         )
+
+
+def chats(count: int) -> list[dict[str, object]]:
+    words = ("positive", "negative")
+    turns = ((("user", f"film {number}"), ("assistant", words[number % 3 == 0])) for number in range(count))
+    return [{"chat": [{"role": role, "content": content} for role, content in each]} for each in turns]
+
+
+def test_conversations_are_drawn_and_split_by_their_last_answers(location: Location, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chats(30)))
+    uri, chat = (tmp_path / "rows.jsonl").as_uri(), {"template": None, "messages": "chat"}
+    calibration, evaluation = load_rows(task_of({"uri": uri}, **chat), location)
+    assert Counter(row.values["label"] for row in calibration) == {"1": 16, "0": 8}
+    assert Counter(row.values["label"] for row in evaluation) == {"1": 4, "0": 2}
+    balanced, _ = load_rows(task_of({"uri": uri, "draw": "balanced"}, evaluation={"uri": uri}, **chat), location)
+    assert Counter(row.values["label"] for row in balanced) == {"1": 10, "0": 10}
+
+
+def test_every_conversation_of_a_file_is_checked(location: Location, tmp_path: Path) -> None:
+    rows = [*chats(30), {"chat": [{"role": "user", "content": "film"}]}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    uri = (tmp_path / "rows.jsonl").as_uri()
+    for limit in (1, 2, 3):
+        with pytest.raises(InvalidData, match="line 31, column 'chat': no message of the assistant"):
+            load_rows(task_of({"uri": uri, "limit": limit}, template=None, messages="chat"), location)
