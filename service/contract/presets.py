@@ -19,6 +19,7 @@ LABEL_COLUMN = "label"
 TARGET_COLUMN = "target"
 ANSWER_COLUMNS = {
     TaskKind.classification: LABEL_COLUMN,
+    TaskKind.multi_label: LABEL_COLUMN,
     TaskKind.regression: LABEL_COLUMN,
     TaskKind.generation: TARGET_COLUMN,
 }
@@ -199,6 +200,8 @@ def _check_labels(task: TaskWording) -> None:
                 param="task.labels",
             )
         return
+    if task.labels is None and task.kind is TaskKind.multi_label:
+        return  # the classes of the head
     if task.labels is None:
         raise InvalidLabels(
             "a classification task needs `labels`: label in the rows -> answer word", param="task.labels"

@@ -12,8 +12,9 @@ class ShippedTask(Schema):
     """A task as the slim model was evaluated on it.
 
     The prompt is the template, filled with the columns of a row. A label is answered by the highest sum of the
-    log-probability of its answer tokens after the prompt and its offset. The answer of a regression is the one output
-    of the head. A text is generated greedily.
+    log-probability of its answer tokens after the prompt and its offset. Where several labels are right, those are
+    answered for which the output of their class and their offset add up to more than 0. The answer of a regression is
+    the one output of the head. A text is generated greedily.
     """
 
     name: str = Field(description="title of the task")
@@ -32,10 +33,11 @@ class ShippedTask(Schema):
         "and for tasks without labels"
     )
     label_offsets: dict[str, float] = Field(
-        description="label -> number that is added to the log-probability of its answer; zeros where the bias of the "
-        "classification head contains them; empty without labels"
+        description="label -> number that is added to the log-probability of its answer, or to the output of its class "
+        "where several labels may be right; zeros where the bias of the classification head contains them; empty "
+        "without labels"
     )
-    decoding: Literal["most_likely_label", "output", "greedy"]
+    decoding: Literal["most_likely_label", "likely_labels", "output", "greedy"]
     max_new_tokens: int | None = Field(description="most tokens of a generated text; null for other answers")
     metric: TaskMetric = Field(description="the metric that the model was judged by")
 

@@ -14,6 +14,7 @@ from worker.data.tokenising import TOKENISE
 from worker.data.wordings import Tokens, Wording
 
 OWN_ANSWER_TOKENS = 64  # at most, of an answer that the model itself gives to a row without one
+NO_LABEL = "no label"
 ONLY_OUTPUT: Tokens = (0,)  # of a regression head
 WORD = re.compile(r"\S+")
 
@@ -31,7 +32,7 @@ class Example:
     candidates: tuple[Tokens, ...]
     answer: int
     text: str  # the right answer as text
-    target: tuple[float, ...] = ()  # the number of a regression row
+    target: tuple[float, ...] = ()  # the number of a regression row, or 1 for each of several right labels and else 0
 
 
 Maker = Callable[[Row, Mapping[str, str], Wording], Example]
@@ -80,6 +81,8 @@ def _example(row: Row, fields: Mapping[str, str], wording: Wording) -> Example:
     prompt = render(wording.task.template or "", fields)
     if wording.task.kind is TaskKind.regression:
         return _with_number(prompt, row.number(LABEL_COLUMN), wording)
+    if wording.task.kind is TaskKind.multi_label:
+        return _with_labels(prompt, row.labels(LABEL_COLUMN), wording)
     if wording.task.kind is TaskKind.generation:
         answers, right = [row.text(TARGET_COLUMN)], 0
     else:
@@ -89,11 +92,25 @@ def _example(row: Row, fields: Mapping[str, str], wording: Wording) -> Example:
     return Example(tokens, candidates, right, answers[right])
 
 
+def _with_labels(prompt: str, right: Sequence[str], wording: Wording) -> Example:
+    """An example with several right labels, or none; the candidates are all labels."""
+    tokens, candidates = TOKENISE[wording.kind](prompt, list(wording.words.values()), wording)
+    target = tuple(float(label in right) for label in wording.words)
+    return Example(tokens, candidates, 0, labels_text(list(wording.words), target), target)
+
+
+def labels_text(labels: Sequence[str], target: Sequence[float]) -> str:
+    """The labels that are right, as one text."""
+    return ", ".join(label for label, is_right in zip(labels, target, strict=True) if is_right) or NO_LABEL
+
+
 def _open_example(row: Row, fields: Mapping[str, str], wording: Wording) -> Example:
     """An example without its answer. The first label takes its place, zero, or empty tokens for a generated text."""
     prompt = render(wording.task.template or "", fields)
     if wording.task.kind is TaskKind.regression:
         return _with_number(prompt, 0.0, wording)
+    if wording.task.kind is TaskKind.multi_label:
+        return _with_labels(prompt, (), wording)
     answers = list(wording.words.values())
     tokens, candidates = TOKENISE[wording.kind](prompt, answers, wording)
     if wording.task.kind is TaskKind.generation:

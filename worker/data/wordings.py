@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from service.contract.presets import template_fields
 from service.contract.task import TaskWording
-from service.families.head_classes import head_classes
+from service.families.head_classes import head_classes, with_labels
 from service.families.head_kind import check_kind
 from service.families.positions import max_tokens
 from service.families.table import CLASSIFIERS, FAMILIES, Kind
@@ -53,6 +53,8 @@ def wording(
     and InvalidLabels for a class that the head lacks.
     """
     check_kind(task, kind, config.problem_type, len(config.id2label or ()))
+    classes = head_classes(task, config.id2label or {}) if kind in CLASSIFIERS else {}
+    task = with_labels(task, classes)
     special = True if task.special_tokens is None else task.special_tokens
     opening, closing = special_frame(tokenizer) if special else ((), ())
     return Wording(
@@ -65,7 +67,7 @@ def wording(
         vocabulary=config.vocab_size,
         opening=opening,
         closing=() if kind == "causal" else closing,
-        classes=head_classes(task, config.id2label or {}) if kind in CLASSIFIERS else {},
+        classes=classes,
     )
 
 
