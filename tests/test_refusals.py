@@ -342,6 +342,7 @@ ONLY_WORKER: dict[Site, str] = {
     Site("data.batching", "padding"): "generation_config.json may name the token instead of config.json",
     Site("evaluation.answer_scores", "score"): MEASURED,
     Site("stages.pseudo_labels", "_check_every_label_is_given"): MEASURED,
+    Site("stages.pseudo_labels", "_check_some_label_is_given"): MEASURED,
     Site("checkpoints.gguf", "_open"): "a plan does not read GGUF files",
     Site("checkpoints.gguf", "_refusing_contradictions"): "a plan does not read GGUF files",
     Site("checkpoints.loading", "_check_finite"): "a plan does not read the values of the weights",

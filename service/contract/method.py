@@ -30,6 +30,12 @@ OBJECTIVES: dict[TaskKind, tuple[Objective, ...]] = {
         Objective.probability,
         Objective.sequence_probability,
     ),
+    TaskKind.multi_label: (
+        Objective.margin,
+        Objective.log_probability,
+        Objective.probability,
+        Objective.sequence_probability,
+    ),
     TaskKind.regression: (Objective.output,),
     TaskKind.generation: (Objective.log_probability, Objective.probability, Objective.sequence_probability),
 }

@@ -7,6 +7,7 @@ class TaskKind(StrEnum):
     """What the model answers."""
 
     classification = "classification"  # one of a fixed set of labels
+    multi_label = "multi_label"  # any number of labels, each decided by itself
     regression = "regression"  # a number, the one output of a head
     generation = "generation"  # a text
 
@@ -17,6 +18,7 @@ class TaskMetric(StrEnum):
     accuracy = "accuracy"  # share of rows with the right label
     balanced_accuracy = "balanced_accuracy"  # mean over the labels of the share of their rows that are answered rightly
     macro_f1 = "macro_f1"  # mean over the labels of the F1 score
+    micro_f1 = "micro_f1"  # F1 score of all decisions on labels
     matthews = "matthews"  # Matthews' correlation coefficient
     pearson = "pearson"  # correlation of the outputs and the right numbers
     spearman = "spearman"  # correlation of their ranks
@@ -35,6 +37,7 @@ METRICS: dict[TaskKind, tuple[TaskMetric, ...]] = {
         TaskMetric.macro_f1,
         TaskMetric.matthews,
     ),
+    TaskKind.multi_label: (TaskMetric.micro_f1, TaskMetric.macro_f1),
     TaskKind.regression: (TaskMetric.pearson, TaskMetric.spearman),
     TaskKind.generation: (
         TaskMetric.exact_match,
@@ -61,7 +64,7 @@ class Objective(StrEnum):
     probability = "probability"  # sum over the answer's tokens of P(token)
     sequence_probability = "sequence_probability"  # P(answer), the product over its tokens
     log_probability = "log_probability"  # log P(answer)
-    margin = "margin"  # log P(right label) - max over wrong labels of log P(label)
+    margin = "margin"  # log P(right label) - max over wrong labels of log P(label); of several labels their log-odds
     output = "output"  # the output of a regression head
 
 

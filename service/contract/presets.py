@@ -20,6 +20,7 @@ TARGET_COLUMN = "target"
 OF_TEMPLATES = ("max_words", "special_tokens", "label_prefix")  # fields of a task that only a template has use for
 ANSWER_COLUMNS = {
     TaskKind.classification: LABEL_COLUMN,
+    TaskKind.multi_label: LABEL_COLUMN,
     TaskKind.regression: LABEL_COLUMN,
     TaskKind.generation: TARGET_COLUMN,
 }
@@ -184,8 +185,8 @@ def _check_prompt(task: TaskWording) -> None:
     if task.messages is None:
         _check_template(task)
         return
-    if task.kind is TaskKind.regression:
-        message = "the assistant's messages are texts, and the answers of a regression numbers: give `task.template`"
+    if task.kind in (TaskKind.regression, TaskKind.multi_label):
+        message = f"an assistant's message is one text, which is no answer to a {task.kind} task: give `task.template`"
         raise InvalidRequest(message, param="task.messages")
     if task.template is not None:
         param = "task.template" if task.preset is None else "task.preset"
@@ -226,6 +227,8 @@ def _check_labels(task: TaskWording) -> None:
                 param="task.labels",
             )
         return
+    if task.labels is None and task.kind is TaskKind.multi_label:
+        return  # the classes of the head
     if task.labels is None:
         raise InvalidLabels(
             "a classification task needs `labels`: label in the rows -> answer word", param="task.labels"

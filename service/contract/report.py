@@ -189,7 +189,7 @@ class Report(Schema):
         description="peak memory of the pass with the largest batch, see `throughput`; null in older reports of a CPU",
     )
     layers: list[LayerWidth] = []
-    confusion: Confusion | None = Field(default=None, description="null for a task without labels")
+    confusion: Confusion | None = Field(default=None, description="null for tasks without a single label")
     num_changed: int = Field(
         default=0, description="number of evaluation rows that the two models answer differently; 0 for a regression"
     )

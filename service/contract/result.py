@@ -32,7 +32,8 @@ class Metrics(Schema):
     raw: Estimate | None = Field(default=None, description="the same metric without label offsets; null without labels")
     label_offsets: dict[str, float] = Field(
         default={},
-        description="label -> what is added to its log-probability before the most likely label is taken; empty for "
+        description="label -> what is added to its log-probability before the most likely label is taken, or to the "
+        "output of its class where several labels are right; empty for "
         "tasks without labels, for a model without offsets, and over several tasks",
     )
     constant: float | None = Field(

@@ -12,13 +12,25 @@ RowValues = dict[str, str | int | float | bool | list[Any] | None]
 
 # Stands for a value that is none of these, such as a date or a list of numbers: harmless in a column that no task uses.
 UNUSABLE: list[Any] = []
+LIST_COLUMNS = ("label", "label_name")  # that may have lists of values
+UNUSABLE_LABELS: list[Any] = [None]  # stands for other values in them, where an empty list means that there is no label
 WHOLE_NUMBER = re.compile(r"(-?\d+)\.0+")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def usable_values(values: Mapping[str, Any]) -> RowValues:
     """The values of a row as they are kept: NaN is a missing value, and what no task can use becomes UNUSABLE."""
-    return {column: _usable(value) for column, value in values.items()}
+    return {
+        column: _usable_labels(value) if column in LIST_COLUMNS else _usable(value) for column, value in values.items()
+    }
+
+
+def _usable_labels(value: Any) -> str | int | float | bool | list[Any] | None:
+    if not isinstance(value, list):
+        found = _usable(value)
+        return UNUSABLE_LABELS if isinstance(found, list) else found
+    labels = [_usable(label) for label in value]
+    return UNUSABLE_LABELS if any(label is None or isinstance(label, list) for label in labels) else labels
 
 
 def _usable(value: Any) -> str | int | float | bool | list[Any] | None:

@@ -8,7 +8,7 @@ from service.contract.errors import InvalidData, InvalidRequest, InvalidTemplate
 from service.contract.messages import Message
 from service.contract.options import TaskKind
 from service.contract.presets import ANSWER_COLUMNS, LABEL_COLUMN, TARGET_COLUMN, needs_answers, template_fields
-from service.contract.row_values import RowValues, as_number, as_text, spelled_alike
+from service.contract.row_values import UNUSABLE_LABELS, RowValues, as_number, as_text, spelled_alike
 from service.contract.task import TaskWording
 
 MAX_SHOWN = 40  # characters of a value in a message
@@ -62,6 +62,22 @@ class Row:
         except InvalidData as error:
             raise InvalidData(f"{self.position}, column {column!r}: {error.message}") from error
 
+    def labels(self, column: str) -> list[str]:
+        """The labels in a column: those of a list, or the parts of a text between `|`, none where it is empty.
+
+        Raises InvalidData for any other value.
+        """
+        value = self.values.get(column)
+        if value is None:
+            raise InvalidData(f"{self.position} has no value in the column {column!r}")
+        if isinstance(value, str):
+            return [part.strip() for part in value.split("|")] if value.strip() else []
+        if isinstance(value, list) and None not in value:
+            return [as_text(label) for label in value]
+        raise InvalidData(
+            f"{self.position}: the column {column!r} must have a list of labels, or a text with `|` between them"
+        )
+
     def number(self, column: str) -> float:
         """The value of a column as a number. Raises InvalidData if the row has no finite number there."""
         value = self.values.get(column)
@@ -101,7 +117,8 @@ def with_named_labels(rows: Sequence[Row], task: TaskWording) -> list[Row]:
     if task.labels is None:
         return list(rows)
     alike = {spelled_alike(label): label for label in reversed(task.labels)}
-    return [_with_named_label(row, task.labels, alike) for row in rows]
+    name = _with_several_named if task.kind is TaskKind.multi_label else _with_named_label
+    return [name(row, task.labels, alike) for row in rows]
 
 
 def _with_named_label(row: Row, labels: Mapping[str, str], alike: Mapping[str, str]) -> Row:
@@ -113,6 +130,17 @@ def _with_named_label(row: Row, labels: Mapping[str, str], alike: Mapping[str, s
         label = text if text in labels else alike.get(spelled_alike(text))
         if label is not None:
             return replace(row, values=row.values | {LABEL_COLUMN: label})
+    return row
+
+
+def _with_several_named(row: Row, labels: Mapping[str, str], alike: Mapping[str, str]) -> Row:
+    for column in (LABEL_COLUMN, CLASS_NAME.format(LABEL_COLUMN)):
+        value = row.values.get(column)
+        if not isinstance(value, str | list) or value == UNUSABLE_LABELS:
+            continue
+        found = [text if text in labels else alike.get(spelled_alike(text)) for text in row.labels(column)]
+        if None not in found:
+            return replace(row, values=row.values | {LABEL_COLUMN: found})
     return row
 
 
@@ -156,8 +184,8 @@ def check_rows(rows: Sequence[Row], task: TaskWording, *, answered: bool = True)
     """Check that every row has what the resolved task needs. Answers are checked only where `answered` is true.
 
     Raises InvalidTemplate if no row has a column of the template, InvalidData if one row lacks a column, has a
-    conversation that cannot be read, or has no number where the task is a regression, and UnknownLabel if a row has a
-    label that the task does not name.
+    conversation that cannot be read, no number where the task is a regression or no list where several labels may be
+    right, and UnknownLabel if a row has a label that the task does not name.
     """
     if task.messages is not None:
         _check_conversations(rows, task.labels, task.messages, answered=answered)
@@ -171,6 +199,29 @@ def check_rows(rows: Sequence[Row], task: TaskWording, *, answered: bool = True)
             row.text(column)
         if answered:
             _check_answer(row, task)
+    if answered and task.kind is TaskKind.multi_label and not any(row.labels(LABEL_COLUMN) for row in rows):
+        raise InvalidData("none of the rows has a label, so that there is no F1 score: give rows with labels")
+
+
+def check_classes(rows: Sequence[Row], task: TaskWording) -> None:
+    """Raise UnknownLabel for a label of a row that the head lacks; `labels` of the task are the classes of the head."""
+    for row in rows:
+        for label in row.labels(LABEL_COLUMN):
+            if label not in (task.labels or {}):
+                message = f"{row.position} has the label {_shown(label)}, which the model's head lacks; it has"
+                raise UnknownLabel(f"{message} {', '.join(task.labels or {})}", param="task.labels")
+
+
+def _check_answer(row: Row, task: TaskWording) -> None:
+    if task.kind is TaskKind.generation:
+        row.targets()
+    elif task.kind is TaskKind.regression:
+        row.number(LABEL_COLUMN)
+    elif task.kind is TaskKind.multi_label:
+        for label in row.labels(LABEL_COLUMN):
+            _check_label(row, label, task.labels)
+    else:
+        _check_label(row, row.text(LABEL_COLUMN), task.labels)
 
 
 def _missing_column(column: str, first: Row) -> InvalidTemplate:
@@ -194,14 +245,7 @@ def _check_conversations(rows: Sequence[Row], labels: Mapping[str, str] | None, 
             raise UnknownLabel(f"{message} {', '.join(labels.values())}")
 
 
-def _check_answer(row: Row, task: TaskWording) -> None:
-    if task.kind is TaskKind.generation:
-        row.targets()
-        return
-    if task.kind is TaskKind.regression:
-        row.number(LABEL_COLUMN)
-        return
-    label, labels = row.text(LABEL_COLUMN), task.labels or {}
-    if label not in labels:
+def _check_label(row: Row, label: str, labels: Mapping[str, str] | None) -> None:
+    if labels is not None and label not in labels:
         message = f"{row.position} has the label {label!r}, which `task.labels` does not name: it names"
         raise UnknownLabel(f"{message} {', '.join(labels)}")

@@ -71,12 +71,13 @@ class TaskWording(Schema):
         default=None,
         min_length=2,
         max_length=1000,
-        description="label in the rows -> answer word; with a classification head: -> class name",
+        description="label in the rows -> answer word; with a classification head: -> class name. Default for "
+        "multi_label: the classes of the head",
     )
     metric: TaskMetric | None = Field(
         default=None,
-        description="figure that both models are judged by; default: accuracy, for regression pearson, for generation "
-        "exact_match",
+        description="figure that both models are judged by; default: accuracy, for multi_label micro_f1, for "
+        "regression pearson, for generation exact_match",
         json_schema_extra=EXPERT,
     )
     name: Name | None = Field(
@@ -145,7 +146,7 @@ class Task(TaskWording):
     def _check_draw(self) -> Self:
         draws = [source.draw for source in (self.calibration, self.evaluation, *self.evaluations.values()) if source]
         if self.kind not in (None, TaskKind.classification) and Draw.balanced in draws:
-            raise ValueError(f"the rows of a {self.kind} task have no labels: `draw` must be `natural`")
+            raise ValueError(f"the rows of a {self.kind} task have no single label: `draw` must be `natural`")
         return self
 
 

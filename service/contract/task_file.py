@@ -13,8 +13,9 @@ class ShippedTask(Schema):
 
     The prompt is the template, filled with the columns of a row, or the conversation as the tokenizer's chat template
     writes it, with the generation prompt. A label is answered by the highest sum of the log-probability of its answer
-    tokens after the prompt and its offset. The answer of a regression is the one output of the head. A text is
-    generated greedily.
+    tokens after the prompt and its offset. Where several labels are right, those are answered for which the output of
+    their class and their offset add up to more than 0. The answer of a regression is the one output of the head. A text
+    is generated greedily.
     """
 
     name: str = Field(description="title of the task")
@@ -41,10 +42,11 @@ class ShippedTask(Schema):
         "and for tasks without labels"
     )
     label_offsets: dict[str, float] = Field(
-        description="label -> number that is added to the log-probability of its answer; zeros where the bias of the "
-        "classification head contains them; empty without labels"
+        description="label -> number that is added to the log-probability of its answer, or to the output of its class "
+        "where several labels may be right; zeros where the bias of the classification head contains them; empty "
+        "without labels"
     )
-    decoding: Literal["most_likely_label", "output", "greedy"]
+    decoding: Literal["most_likely_label", "likely_labels", "output", "greedy"]
     max_new_tokens: int | None = Field(description="most tokens of a generated text; null for other answers")
     metric: TaskMetric = Field(description="the metric that the model was judged by")
 

@@ -1,10 +1,20 @@
 """The classes of a classification head, and whether they cover the labels of a task."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from service.contract.errors import InvalidLabels
+from service.contract.options import TaskKind
 from service.contract.task import TaskWording
+
+TaskT = TypeVar("TaskT", bound=TaskWording)
+
+
+def with_labels(task: TaskT, classes: Mapping[str, int]) -> TaskT:
+    """The task with the classes of the head as its labels, where it names none."""
+    if task.kind is not TaskKind.multi_label or task.labels is not None:
+        return task
+    return task.model_copy(update={"labels": {name: name for name in classes}})
 
 
 def head_classes(task: TaskWording, id2label: Mapping[Any, Any]) -> dict[str, int]:

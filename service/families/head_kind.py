@@ -5,15 +5,18 @@ from service.contract.options import TaskKind
 from service.contract.task import TaskWording
 from service.families.table import CLASSIFIERS, Kind
 
-SINGLE_LABEL, REGRESSION = "single_label_classification", "regression"  # values of `problem_type` in config.json
+# Values of `problem_type` in config.json
+SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 
 
 def head_kind(problem: object, outputs: int) -> TaskKind:
     """The kind of task of a head, from the `problem_type` of config.json and the number of its outputs.
 
     Without a `problem_type` one output is a regression, as in transformers. Raises InvalidModel for a head that does
-    neither a classification nor a regression.
+    none of them.
     """
+    if problem == MULTI_LABEL:
+        return TaskKind.multi_label
     if problem in (None, REGRESSION) and outputs == 1:
         return TaskKind.regression
     if problem in (None, SINGLE_LABEL) and outputs > 1:
@@ -21,8 +24,8 @@ def head_kind(problem: object, outputs: int) -> TaskKind:
     with_problem = "" if problem is None else f" and the problem_type {problem!r}"
     raise InvalidModel(
         f"config.json has a head with {outputs} output{'' if outputs == 1 else 's'}{with_problem}; a head is slimmed "
-        "for one class for each row, which takes two outputs or more, or for a regression, which takes one: give a "
-        "model that was trained for one of these",
+        f"for one class for each row, which takes two outputs or more, for several classes, with the problem_type "
+        f"{MULTI_LABEL!r}, or for a regression, which takes one output: give a model that was trained for one of these",
         param="model.uri",
     )
 
@@ -37,6 +40,7 @@ def check_kind(task: TaskWording, kind: Kind, problem: object, outputs: int) -> 
         if task.kind is done:
             return
         found = f"has a head with {outputs} output{'' if outputs == 1 else 's'}, which is for tasks of the kind {done}"
+        found += " by its problem_type" if done is TaskKind.multi_label else ""
     elif task.kind in (TaskKind.classification, TaskKind.generation):
         return
     else:

@@ -8,7 +8,7 @@ from threading import Thread
 import structlog
 
 from service.contract.errors import InvalidModel, InvalidRequest, StorageUnavailable
-from service.contract.options import Repair, Unit
+from service.contract.options import Repair, TaskKind, Unit
 from service.contract.presets import resolve
 from service.contract.request import JobRequest
 from service.planning.model_checks import check_config
@@ -116,11 +116,12 @@ class Feasibility:
 
 def _deciding_fields(request: JobRequest) -> str:
     """The fields of a request that decide whether its model can be slimmed; of the tasks, what the head and the
-    tokenizer must have."""
+    tokenizer must have, and rows whose labels the head must have."""
     parts = (request.model, request.method, request.target, request.output)
     tasks = [resolve(task) for task in request.slimmed_for] + [resolve(task) for task in request.observe]
     wordings = [(task.kind, task.labels, task.template, task.messages) for task in tasks]
-    return "".join(part.model_dump_json() for part in parts) + json.dumps(wordings)
+    rows = [task.model_dump_json() for task in tasks if task.kind is TaskKind.multi_label and task.labels is None]
+    return "".join(part.model_dump_json() for part in parts) + json.dumps(wordings) + "".join(rows)
 
 
 def _check(request: JobRequest, model: ModelDirectory) -> bool:

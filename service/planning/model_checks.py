@@ -5,16 +5,18 @@ from typing import Any
 
 from service.contract.errors import InvalidModel, InvalidRequest, blaming_task
 from service.contract.options import Layout, Unit
-from service.contract.presets import resolve
+from service.contract.presets import needs_answers, resolve
 from service.contract.request import JobRequest
-from service.contract.task import TaskWording
+from service.contract.rows import check_classes, have_answers
+from service.contract.task import DataSource, Task, TaskWording
 from service.families.config_checks import check_settings, num_classes
-from service.families.head_classes import head_classes
+from service.families.head_classes import head_classes, with_labels
 from service.families.head_kind import check_kind
 from service.families.named_head import check_head
 from service.families.per_layer import is_per_layer
 from service.families.positions import max_tokens
 from service.families.table import CLASSIFIERS, ModelFamily, check_first_layer, check_units
+from service.planning.row_counts import inline_rows
 from service.sources.access import HUB, Access, blaming
 from service.sources.adapter import Adapter
 from service.sources.job_checkpoints import JOB
@@ -96,7 +98,22 @@ def _check_tasks(request: JobRequest, family: ModelFamily, config: Mapping[str, 
             resolved = resolve(task)
             check_kind(resolved, family.kind, config.get("problem_type"), len(id2label))
             if family.kind in CLASSIFIERS:
-                head_classes(resolved, id2label)
+                _check_row_classes(resolved, with_labels(resolved, head_classes(resolved, id2label)))
+
+
+def _check_row_classes(task: TaskWording, labelled: TaskWording) -> None:
+    """Check the labels of inline rows by the classes of the head, where the task itself has no `labels`."""
+    if task.labels is not None or labelled.labels is None:
+        return
+    parts: dict[str, DataSource | None] = {
+        f"task.{part}": getattr(task, part, None) for part in ("calibration", "evaluation")
+    }
+    if isinstance(task, Task):
+        parts |= {f"task.evaluations.{name}": source for name, source in task.evaluations.items()}
+    for param, source in parts.items():
+        rows = inline_rows(source, labelled) if source is not None else None
+        if rows is not None and needs_answers(task, param, have_answers(rows, task)):
+            check_classes(rows, labelled)
 
 
 def _check_uri(uri: str, param: str, access: Access) -> None:

@@ -12,6 +12,7 @@ LABELLED = {
     TaskMetric.accuracy: "accuracy",
     TaskMetric.balanced_accuracy: "balanced accuracy",
     TaskMetric.macro_f1: "macro F1 score",
+    TaskMetric.micro_f1: "micro F1 score",
     TaskMetric.matthews: "Matthews correlation",
     TaskMetric.pearson: "Pearson correlation",
     TaskMetric.spearman: "Spearman correlation",

@@ -196,7 +196,7 @@ def _class_names(schema: Any) -> dict[str, list[str]]:
     try:
         described = json.loads((schema.metadata or {}).get(HUGGING_FACE, b"{}"))
         features = described.get("info", {}).get("features", {})
-        found = {column: feature.get("names") for column, feature in features.items() if isinstance(feature, dict)}
+        found = {column: _names(feature) for column, feature in features.items() if isinstance(feature, dict)}
     except (ValueError, AttributeError):
         return {}
     columns = set(schema.names)
@@ -207,13 +207,22 @@ def _class_names(schema: Any) -> dict[str, list[str]]:
     }
 
 
-def _names_of(values: Mapping[str, Any], classes: Mapping[str, list[str]]) -> dict[str, str]:
-    """The class names of a row's integers, each under the name of its column and `_name`."""
-    return {
-        CLASS_NAME.format(column): names[values[column]]
-        for column, names in classes.items()
-        if isinstance(values[column], int) and 0 <= values[column] < len(names)
-    }
+def _names(feature: Mapping[str, Any]) -> Any:
+    """The class names of a column, or of the entries of a column of lists."""
+    inner = feature.get("feature")
+    return (inner if isinstance(inner, dict) else feature).get("names")
+
+
+def _names_of(values: Mapping[str, Any], classes: Mapping[str, list[str]]) -> dict[str, Any]:
+    """The class names of a row's integers, or lists of them, each under the name of its column and `_name`."""
+    found: dict[str, Any] = {}
+    for column, names in classes.items():
+        value = values[column]
+        numbers = value if isinstance(value, list) else [value]
+        if all(isinstance(number, int) and 0 <= number < len(names) for number in numbers):
+            texts = [names[number] for number in numbers]
+            found[CLASS_NAME.format(column)] = texts if isinstance(value, list) else texts[0]
+    return found
 
 
 FORMATS = (

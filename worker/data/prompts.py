@@ -16,6 +16,7 @@ from worker.data.tokenising import TOKENISE
 from worker.data.wordings import Tokens, Wording
 
 OWN_ANSWER_TOKENS = 64  # at most, of an answer that the model itself gives to a row without one
+NO_LABEL = "no label"
 ONLY_OUTPUT: Tokens = (0,)  # of a regression head
 WORD = re.compile(r"\S+")
 
@@ -35,8 +36,7 @@ class Example:
     text: str  # the right answer as text
     others: tuple[str, ...] = ()  # further right texts of a generation task, which metrics alone read
     other_tokens: int = 0  # of the longest of these
-
-    target: tuple[float, ...] = ()  # the number of a regression row
+    target: tuple[float, ...] = ()  # the number of a regression row, or 1 for each of several right labels and else 0
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -123,6 +123,8 @@ def _example(question: _Question, texts: Mapping[str, str], wording: Wording) ->
     prompt, targets = question.ask(texts)
     if wording.task.kind is TaskKind.regression:
         return _with_number(prompt, question.row.number(LABEL_COLUMN), wording)
+    if wording.task.kind is TaskKind.multi_label:
+        return _with_labels(prompt, question.row.labels(LABEL_COLUMN), wording)
     if wording.task.kind is TaskKind.generation:
         return _written_example(prompt, targets, wording)
     answers, right = list(wording.words.values()), list(wording.words).index(question.row.text(LABEL_COLUMN))
@@ -141,11 +143,25 @@ def _written_example(prompt: str, targets: Sequence[str], wording: Wording) -> E
     return Example(tokens, candidates, 0, target, tuple(others), max(map(len, more), default=0))
 
 
+def _with_labels(prompt: str, right: Sequence[str], wording: Wording) -> Example:
+    """An example with several right labels, or none; the candidates are all labels."""
+    tokens, candidates = TOKENISE[wording.kind](prompt, list(wording.words.values()), wording)
+    target = tuple(float(label in right) for label in wording.words)
+    return Example(tokens, candidates, 0, labels_text(list(wording.words), target), target=target)
+
+
+def labels_text(labels: Sequence[str], target: Sequence[float]) -> str:
+    """The labels that are right, as one text."""
+    return ", ".join(label for label, is_right in zip(labels, target, strict=True) if is_right) or NO_LABEL
+
+
 def _open_example(question: _Question, texts: Mapping[str, str], wording: Wording) -> Example:
     """An example without its answer. The first label takes its place, zero, or empty tokens for a generated text."""
     prompt, _ = question.ask(texts)
     if wording.task.kind is TaskKind.regression:
         return _with_number(prompt, 0.0, wording)
+    if wording.task.kind is TaskKind.multi_label:
+        return _with_labels(prompt, (), wording)
     answers = list(wording.words.values())
     tokens, candidates = TOKENISE[wording.kind](prompt, answers, wording)
     if wording.task.kind is TaskKind.generation:

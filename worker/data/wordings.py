@@ -9,7 +9,7 @@ from service.contract.errors import InvalidModel
 from service.contract.options import TaskKind
 from service.contract.presets import template_fields
 from service.contract.task import TaskWording
-from service.families.head_classes import head_classes
+from service.families.head_classes import head_classes, with_labels
 from service.families.head_kind import check_kind
 from service.families.positions import max_tokens
 from service.families.table import CLASSIFIERS, FAMILIES, Kind
@@ -66,6 +66,8 @@ def wording(
     head lacks.
     """
     check_kind(task, kind, config.problem_type, len(config.id2label or ()))
+    classes = head_classes(task, config.id2label or {}) if kind in CLASSIFIERS else {}
+    task = with_labels(task, classes)
     chat = None if task.messages is None else _chat(task, tokenizer)
     special = chat is None and task.special_tokens is not False
     suffix, prefix = _between(kind, task, tokenizer, chat)
@@ -82,7 +84,7 @@ def wording(
         own_target_tokens=FAMILIES[config.model_type].own_target_tokens,
         opening=opening,
         closing=() if kind == "causal" else closing,
-        classes=head_classes(task, config.id2label or {}) if kind in CLASSIFIERS else {},
+        classes=classes,
         chat=chat,
         prompt_suffix=suffix,
     )

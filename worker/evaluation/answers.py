@@ -9,7 +9,7 @@ from torch import Tensor
 from service.contract.report import ChangedAnswer, Confusion
 from service.contract.rows import Row, shown_texts
 from service.contract.task import TaskWording
-from worker.data.prompts import Example, number_text
+from worker.data.prompts import Example, labels_text, number_text
 from worker.evaluation import answer_scores
 from worker.evaluation.answer_scores import AnswerScores
 
@@ -32,12 +32,20 @@ class Answers:
         return (score_EL if self.offset_L is None else score_EL + self.offset_L).argmax(dim=1)
 
     @property
+    def decision_EL(self) -> Tensor:
+        """Whether the model gives each label, where several may be right, by its label offsets if it has them."""
+        score_EL = self.scores.score_EL
+        return (score_EL if self.offset_L is None else score_EL + self.offset_L) > 0
+
+    @property
     def raw(self) -> "Answers":
         """The answers without label offsets."""
         return replace(self, offset_L=None)
 
     def given(self, labels: Sequence[str]) -> list[str]:
-        """The texts, the numbers of a regression, or the label of every row."""
+        """The texts, the numbers of a regression, or the label or labels of every row."""
+        if self.scores.target_EL is not None and labels:
+            return [labels_text(labels, decision_L) for decision_L in self.decision_EL.tolist()]
         if self.scores.target_EL is not None:
             return [number_text(number) for number in self.scores.score_EL[:, 0].tolist()]
         return [labels[index] for index in self.label_E.tolist()] if self.texts is None else self.texts

@@ -18,7 +18,7 @@ from service.contract.options import TaskMetric
 from service.contract.result import Estimate
 from worker.data.prompts import Example
 from worker.evaluation.answers import Answers
-from worker.evaluation.task_metrics import FORMULAS, Array, Counts, Figure
+from worker.evaluation.task_metrics import Array, Counts, Figure, formula_of
 
 CONFIDENCE = 0.95  # of every interval that a result has
 RESAMPLES = 4000
@@ -40,7 +40,7 @@ def estimate(metric: TaskMetric, answers: Answers, examples: Sequence[Example]) 
 
 def metric_of(metric: TaskMetric, answers: Answers, examples: Sequence[Example]) -> float:
     """The metric of one model."""
-    formula = FORMULAS[metric]
+    formula = formula_of(metric, answers)
     outcome_EK = formula.outcome_EK(answers, examples)
     return float(formula.figure(outcome_EK)(np.ones((1, len(outcome_EK)), dtype=np.int64))[0])
 
@@ -49,7 +49,7 @@ def kept_share(
     metric: TaskMetric, slim: Answers, dense: Answers, examples: Sequence[Example], confidence: float = CONFIDENCE
 ) -> KeptShare:
     """The slim model's metric and its share of the dense model's, each with its interval."""
-    formula = FORMULAS[metric]
+    formula = formula_of(metric, slim)
     outcome_EK = [formula.outcome_EK(answers, examples) for answers in (slim, dense)]
     both_EK, (prior_CK, prior_C) = np.concatenate(outcome_EK, axis=1), formula.prior(outcome_EK[0])
     distinct_CK, index_C = np.unique(np.concatenate([both_EK, prior_CK]), axis=0, return_inverse=True)

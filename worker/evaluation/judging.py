@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from scipy.stats import binomtest
 
-from service.contract.options import Supervision, TaskMetric
+from service.contract.options import METRICS, Supervision, TaskKind, TaskMetric
 from service.contract.result import Estimate, Metrics
 from worker.data.prompts import Example
 from worker.evaluation.answers import Answers
@@ -23,14 +23,18 @@ def judge(metric: TaskMetric, answers: Answers, examples: Sequence[Example], jud
     found = Metrics(
         examples=len(examples), judged_by=judged_by, metric=metric, value=_estimate(metric, answers, examples)
     )
-    return found.model_copy(update=_more(answers)(metric, answers, examples))
+    return found.model_copy(update=_more(metric, answers)(metric, answers, examples))
 
 
-def _more(answers: Answers) -> Callable[[TaskMetric, Answers, Sequence[Example]], dict[str, object]]:
+def _more(
+    metric: TaskMetric, answers: Answers
+) -> Callable[[TaskMetric, Answers, Sequence[Example]], dict[str, object]]:
     """The function that computes the other figures of such answers."""
     if answers.texts is not None:
         return _of_texts
-    return _of_labels if answers.scores.target_EL is None else _of_numbers
+    if answers.scores.target_EL is None:
+        return _of_labels
+    return _of_numbers if metric in METRICS[TaskKind.regression] else _of_decisions
 
 
 def _estimate(metric: TaskMetric, answers: Answers, examples: Sequence[Example]) -> Estimate:
@@ -56,6 +60,21 @@ def _of_labels(metric: TaskMetric, answers: Answers, examples: Sequence[Example]
         "constant": metric_of(metric, constant.raw, examples),
         "majority": count / len(examples),
         "log_likelihood": score_EL.gather(1, answer_E.unsqueeze(1)).mean().item(),
+    }
+
+
+def _of_decisions(metric: TaskMetric, answers: Answers, examples: Sequence[Example]) -> dict[str, object]:
+    scores, target_EL = answers.scores, answers.scores.target_EL
+    assert target_EL is not None
+    most_frequent = int(target_EL.sum(dim=0).argmax())
+    alone_L = 2 * torch.nn.functional.one_hot(torch.tensor(most_frequent), target_EL.shape[1]).double() - 1
+    constant = Answers(replace(scores, score_EL=alone_L.expand_as(scores.score_EL)))
+    log_odds_EL = (2 * target_EL - 1) * scores.score_EL
+    return {
+        "raw": _estimate(metric, answers.raw, examples),
+        "constant": metric_of(metric, constant, examples),
+        "majority": target_EL[:, most_frequent].mean().item(),
+        "log_likelihood": torch.nn.functional.logsigmoid(log_odds_EL).sum(dim=1).mean().item(),
     }
 
 

@@ -59,6 +59,6 @@ def _descend(score_EL: Tensor, answer_E: Tensor, offset_L: Tensor, step_L: Tenso
     return offset_L - length * step_L
 
 
-def rows_to_fit(answers: Sequence[int]) -> list[int]:
-    """The calibration rows that offsets are fitted on, given the right label of each row."""
+def rows_to_fit(answers: Sequence[object]) -> list[int]:
+    """The calibration rows that offsets are fitted on, given the right label or labels of each row."""
     return sorted(stratified_order(answers, seed=0)[:MAX_ROWS])

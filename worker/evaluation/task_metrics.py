@@ -124,6 +124,44 @@ def _of_labels(link: Callable[[Array], Array]) -> Formula:
     return Formula(_label_outcomes_EK, _of_sums(_label_counts_CS, link), _label_prior)
 
 
+# --- several labels --------------------------------------------------------------------------------------------------
+
+
+def _decision_outcomes_EK(answers: Answers, _: Sequence[Example]) -> Array:
+    """For each label whether it is right, then for each whether it is given, K = 2 L."""
+    target_EL = answers.scores.target_EL
+    assert target_EL is not None
+    return np.concatenate([target_EL.numpy(), answers.decision_EL.double().numpy()], axis=1)
+
+
+def _decision_counts_CS(outcome_CK: Array) -> Any:
+    """For each label whether it is (given and right, given, right), S = 3 L, as for a single label."""
+    right_CL, given_CL = np.split(outcome_CK, 2, axis=1)
+    return csr_array(np.concatenate([right_CL * given_CL, given_CL, right_CL], axis=1))
+
+
+def micro_f1(sum_BS: Array) -> Array:
+    """2 hits / (answers + rows), each summed over the labels."""
+    hits_BL, given_BL, right_BL = np.split(sum_BS, 3, axis=1)
+    return _ratio(2 * hits_BL.sum(axis=1), (given_BL + right_BL).sum(axis=1))
+
+
+def _decision_prior(outcome_EK: Array) -> tuple[Array, Array]:
+    """As `_label_prior`, with rows of one right label; a wrong answer is the most frequent other label."""
+    right_EL, _ = np.split(outcome_EK, 2, axis=1)
+    labels = right_EL.shape[1]
+    if labels == 1 or not right_EL.any():
+        return np.empty((0, 4 * labels)), np.empty(0)
+    label_C = right_EL.nonzero()[1].astype(float)
+    outcome_CK, weight_C = _label_prior(np.stack([label_C, label_C], axis=1))
+    one_hot_LL = np.eye(labels)
+    return np.concatenate([one_hot_LL[column_C] for column_C in outcome_CK.astype(int).T], axis=1), weight_C
+
+
+def _of_decisions(link: Callable[[Array], Array]) -> Formula:
+    return Formula(_decision_outcomes_EK, _of_sums(_decision_counts_CS, link), _decision_prior)
+
+
 # --- numbers -------------------------------------------------------------------------------------------------------
 
 
@@ -274,6 +312,7 @@ FORMULAS: dict[TaskMetric, Formula] = {
     TaskMetric.accuracy: _of_labels(accuracy),
     TaskMetric.balanced_accuracy: _of_labels(balanced_accuracy),
     TaskMetric.macro_f1: _of_labels(macro_f1),
+    TaskMetric.micro_f1: _of_decisions(micro_f1),
     TaskMetric.matthews: _of_labels(matthews),
     TaskMetric.pearson: Formula(_number_outcomes_EK, _of_sums(_products_CS, pearson), _number_prior),
     TaskMetric.spearman: Formula(_number_outcomes_EK, spearman, _number_prior),
@@ -283,3 +322,11 @@ FORMULAS: dict[TaskMetric, Formula] = {
     TaskMetric.chrf: _of_texts(chrf),
     TaskMetric.token_probability: Formula(_likelihood_EK, _of_sums(lambda outcome: outcome, _geometric_mean), _nothing),
 }
+# Of these the formula differs where several labels may be right.
+OF_SEVERAL_LABELS = {TaskMetric.macro_f1: _of_decisions(macro_f1)}
+
+
+def formula_of(metric: TaskMetric, answers: Answers) -> Formula:
+    """The formula of a metric for such answers."""
+    is_several = answers.scores.target_EL is not None and metric in OF_SEVERAL_LABELS
+    return OF_SEVERAL_LABELS[metric] if is_several else FORMULAS[metric]

@@ -29,6 +29,7 @@ PIPELINES: dict[Kind, str] = {
 # The Hub's ids of metrics that have another name there.
 HUB_METRICS = {
     TaskMetric.macro_f1: "f1",
+    TaskMetric.micro_f1: "f1",
     TaskMetric.matthews: "matthews_correlation",
     TaskMetric.pearson: "pearsonr",
     TaskMetric.spearman: "spearmanr",

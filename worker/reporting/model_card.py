@@ -165,7 +165,7 @@ def _tasks(report: Report) -> dict[str, Any]:
 def _task(name: str, task: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
-        "kind": str(task.get("kind") or TaskKind.classification).capitalize(),
+        "kind": str(task.get("kind") or TaskKind.classification).capitalize().replace("_", "-"),
         "labels": ", ".join((task.get("labels") or {}).values()),
         "template": task.get("template") or "",
         "messages": task.get("messages"),

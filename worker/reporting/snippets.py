@@ -51,6 +51,11 @@ scores = model(**prompt{decoder}).logits[{place}].float()
 answers = task["answer_tokens"]
 print(max(answers, key=lambda label: scores[answers[label][0]] + task["label_offsets"][label]))
 """
+CHOOSE_SEVERAL = """\
+outputs = model(**prompt).logits[0].float()
+answers = task["answer_tokens"]
+print([label for label in answers if outputs[answers[label][0]] + task["label_offsets"][label] > 0])
+"""
 OUTPUT = """\
 print(model(**prompt).logits[0, 0].item())
 """
@@ -110,6 +115,8 @@ def answer_lines(wording: Wording, padding: Padding) -> str:
         return lines + _writing_lines(padding)
     if wording.task.kind is TaskKind.regression:
         return lines + OUTPUT
+    if wording.task.kind is TaskKind.multi_label:
+        return lines + CHOOSE_SEVERAL
     if any(len(tokens) > 1 for tokens in answers.values()):
         return lines + "\n\n" + CHOOSE_TEXT.format(logits=LOGITS[wording.kind])
     decoder = ", decoder_input_ids=opening" if padding.decoder_opening else ""

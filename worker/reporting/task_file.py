@@ -17,8 +17,9 @@ from worker.data.wordings import Wording, adds_special_tokens
 from worker.stages.task_model import TaskModel
 
 MAX_NEW_TOKENS = 256  # of a generated text
-DECODING: dict[TaskKind, Literal["most_likely_label", "output", "greedy"]] = {
+DECODING: dict[TaskKind, Literal["most_likely_label", "likely_labels", "output", "greedy"]] = {
     TaskKind.classification: "most_likely_label",
+    TaskKind.multi_label: "likely_labels",
     TaskKind.regression: "output",
     TaskKind.generation: "greedy",
 }

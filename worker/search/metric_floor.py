@@ -21,7 +21,7 @@ def smallest_keeping(search: SearchContext, floor: float, bound: Candidate | Non
     Raises InvalidRequest for fewer than two evaluation rows or a dense metric of 0, TargetUnreachable where no
     candidate meets the target.
     """
-    answers = [example.answer for example in search.task_model.evaluation.examples]
+    answers = [example.target or example.answer for example in search.task_model.evaluation.examples]
     order = stratified_order(answers, SPLIT_SEED)
     steering, reported = order[: len(order) // 2], sorted(order[len(order) // 2 :])
     if not steering:

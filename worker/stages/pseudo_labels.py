@@ -1,7 +1,7 @@
 """The dense model's own answers as labels, for rows that have none (`task.supervision: "none"`).
 
-The label of a row is the one with the highest log-probability, the number of a regression row the model's output. Label
-offsets cannot be fitted without labels.
+The label of a row is the one with the highest log-probability, or where several may be right those with a positive
+output. The number of a regression row is the model's output. Label offsets cannot be fitted without labels.
 
 Shape suffixes as in `worker.slimming.scoring.objectives`.
 """
@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from service.contract.errors import UnusableAnswers
+from service.contract.options import TaskKind
 from service.contract.report import OwnAnswers
 from worker.data import batching
-from worker.data.prompts import Example, number_text
+from worker.data.prompts import Example, labels_text, number_text
 from worker.evaluation import answer_scores, generation
 from worker.evaluation.answers import Answers
 from worker.stages.context import JobContext
@@ -58,13 +60,16 @@ def _labelled(context: JobContext, evaluation_set: EvaluationSet, ask: Answer) -
 def _with_labelled_calibration(context: JobContext, task_model: TaskModel, ask: Answer) -> TaskModel:
     labelled = answer(context, task_model, task_model.calibration, ask)
     confident = _confident(labelled, context.task.confidence or 0.0)
-    counts = Counter(example.answer for example in confident)
+    counts = Counter(index for example in confident for index in _given(task_model, example))
     labels = list(task_model.wording.words)
     own_answers = OwnAnswers(
         given={label: counts[index] for index, label in enumerate(labels)},
         left_out=len(labelled.examples) - len(confident),
     )
-    _check_every_label_is_given(own_answers, labelled, confident, labels)
+    if task_model.kind is TaskKind.multi_label and confident:
+        _check_some_label_is_given(own_answers)
+    else:
+        _check_every_label_is_given(own_answers, labelled, confident, labels)
     calibration = with_examples(context, task_model, task_model.calibration, confident)
     return with_offset_rows(context, replace(task_model, calibration=calibration, own_answers=own_answers))
 
@@ -78,8 +83,10 @@ def answer(context: JobContext, task_model: TaskModel, rows: Examples, ask: Answ
     if task_model.generates:
         return _generated(context, task_model, rows)
     answers = ask(replace(task_model, evaluation=rows))
-    if not task_model.chooses_label:
+    if task_model.kind is TaskKind.regression:
         return _with_numbers(rows.examples, answers)
+    if task_model.kind is TaskKind.multi_label:
+        return _with_decisions(rows.examples, answers, list(task_model.wording.words))
     confidence_E, answer_E = answers.scores.score_EL.softmax(dim=1).max(dim=1)
     words = list(task_model.wording.words.values())
     examples = [
@@ -87,6 +94,14 @@ def answer(context: JobContext, task_model: TaskModel, rows: Examples, ask: Answ
         for example, index in zip(rows.examples, answer_E.tolist(), strict=True)
     ]
     return PseudoLabelled(examples, confidence_E)
+
+
+def _with_decisions(examples: Sequence[Example], answers: Answers, labels: Sequence[str]) -> PseudoLabelled:
+    """The labels that the model gives; the confidence is the geometric mean of the probabilities of its decisions."""
+    decided = [tuple(map(float, decision_L)) for decision_L in answers.decision_EL.tolist()]
+    pairs = zip(examples, decided, strict=True)
+    labelled = [replace(example, text=labels_text(labels, target), target=target) for example, target in pairs]
+    return PseudoLabelled(labelled, logsigmoid(answers.scores.score_EL.abs()).mean(dim=1).exp())
 
 
 def _with_numbers(examples: Sequence[Example], answers: Answers) -> PseudoLabelled:
@@ -116,6 +131,20 @@ def _confident(labelled: PseudoLabelled, least: float) -> list[Example]:
     """The examples whose confidence is at least `least`."""
     pairs = zip(labelled.examples, labelled.confidence_E.tolist(), strict=True)
     return [example for example, confidence in pairs if confidence >= least]
+
+
+def _given(task_model: TaskModel, example: Example) -> list[int]:
+    """The indices of the labels that an example has."""
+    if task_model.kind is TaskKind.multi_label:
+        return [index for index, is_given in enumerate(example.target) if is_given]
+    return [example.answer]
+
+
+def _check_some_label_is_given(own_answers: OwnAnswers) -> None:
+    """Labels that are never given are fine: that they are not is kept as well."""
+    if not any(own_answers.given.values()):
+        message = "the model gives no label to any calibration row: give other rows, or rows with labels"
+        raise UnusableAnswers(message, param="task.supervision")
 
 
 def _check_every_label_is_given(

@@ -13,7 +13,7 @@ from service.contract.options import Layout, Supervision, TaskKind, TaskMetric
 from service.contract.presets import needs_answers
 from service.contract.report import Decoding, OwnAnswers
 from service.contract.result import Metrics
-from service.contract.rows import Row, have_answers
+from service.contract.rows import Row, check_classes, have_answers, with_named_labels
 from service.contract.task import TaskWording
 from service.families.table import check_first_layer, check_units
 from worker.checkpoints.loading import LoadedModel, count_parameters, load_model
@@ -22,7 +22,7 @@ from worker.checkpoints.verification import Probe
 from worker.data import batching, prompts, wordings
 from worker.data.prompts import Example
 from worker.data.wordings import Wording
-from worker.evaluation import answer_scores, generation, label_offsets
+from worker.evaluation import answer_scores, decision_offsets, generation, label_offsets
 from worker.evaluation.answers import Answers
 from worker.evaluation.judging import judge
 from worker.slimming.architectures import ARCHITECTURES, Architecture
@@ -67,9 +67,9 @@ class TaskModel:
         return self.kind is TaskKind.generation
 
     @property
-    def chooses_label(self) -> bool:
-        """Whether the model answers with one of several labels."""
-        return self.kind is TaskKind.classification
+    def has_labels(self) -> bool:
+        """Whether the model answers with labels, which have offsets."""
+        return self.kind in (TaskKind.classification, TaskKind.multi_label)
 
     @property
     def metric(self) -> TaskMetric:
@@ -143,6 +143,9 @@ def encode(rows: list[Row], param: str, wording: Wording, padding: batching.Padd
     """The rows that the request names at `param`, in tokens. Every answer of a conversation is calibrated on; the last
     one is judged, so that the judged answers are as independent of each other as the rows."""
     answered = needs_answers(wording.task, param, have_answers(rows, wording.task))
+    if wording.task.kind is TaskKind.multi_label and answered:  # `labels` may be the classes of the head
+        rows = with_named_labels(rows, wording.task)
+        check_classes(rows, wording.task)
     every_answer = param == "task.calibration"
     encoded, shortened = prompts.encode(rows, wording, answered=answered, every_answer=every_answer)
     return Examples(encoded, batching.batches(encoded, padding, tokens_per_batch), shortened, answered)
@@ -157,9 +160,11 @@ def with_examples(context: JobContext, task_model: TaskModel, rows: Examples, ex
 def with_offset_rows(context: JobContext, task_model: TaskModel) -> TaskModel:
     """The task model with the calibration rows that its label offsets are fitted on; unchanged without labels there."""
     rows = task_model.calibration
-    if not task_model.chooses_label or not rows.examples or not (rows.answered or task_model.own_answers):
+    if not task_model.has_labels or not rows.examples or not (rows.answered or task_model.own_answers):
         return task_model
-    examples = [rows.examples[row] for row in label_offsets.rows_to_fit([each.answer for each in rows.examples])]
+    examples = [
+        rows.examples[row] for row in label_offsets.rows_to_fit([each.target or each.answer for each in rows.examples])
+    ]
     is_whole = len(examples) == len(rows.examples)
     return replace(task_model, offset_rows=rows if is_whole else with_examples(context, task_model, rows, examples))
 
@@ -180,6 +185,8 @@ def on_rows_of_offsets(task_model: TaskModel) -> TaskModel | None:
 
 def fitted(answers: Answers) -> Tensor:
     """The label offsets of a model from its answers to rows with right labels."""
+    if answers.scores.target_EL is not None:
+        return decision_offsets.fit(answers.scores.score_EL, answers.scores.target_EL)
     return label_offsets.fit(answers.scores.score_EL, answers.scores.answer_E)
 
 

@@ -63,6 +63,7 @@ const NAMES = {
   accuracy: "Accuracy",
   balanced_accuracy: "Balanced accuracy",
   macro_f1: "Macro F1 score",
+  micro_f1: "Micro F1 score",
   matthews: "Matthews correlation",
   pearson: "Pearson correlation",
   spearman: "Spearman correlation",

@@ -162,7 +162,8 @@ def test_what_asks_is_all_before_the_last_answer() -> None:
     assert [is_answered(messages[:count]) for count in (2, 3, 4, 5)] == [False, True, False, True]
 
 
-def test_a_regression_has_no_conversations() -> None:
-    with pytest.raises(InvalidRequest, match=r"numbers: give `task\.template`") as refused:
-        task_of(kind="regression")
+@pytest.mark.parametrize("kind", ["regression", "multi_label"])
+def test_numbers_and_several_labels_have_no_conversations(kind: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"to a {kind} task: give `task.template`") as refused:
+        task_of(kind=kind)
     assert refused.value.param == "task.messages"

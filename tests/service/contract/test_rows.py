@@ -6,6 +6,7 @@ import pytest
 
 from service.contract.errors import InvalidData, InvalidTemplate, UnknownLabel
 from service.contract.presets import resolve
+from service.contract.row_values import usable_values
 from service.contract.rows import Row, check_rows, have_answers, with_named_labels
 from service.contract.task import Task
 
@@ -137,6 +138,47 @@ def test_a_row_without_its_number_is_refused() -> None:
     with pytest.raises(InvalidData, match="line 7 has no value in the column 'label'"):
         check_rows([row_of(label=None)], regression)
     check_rows([row_of(label=None)], regression, answered=False)
+
+
+LISTED = {"kind": "multi_label", "labels": {"joy": "a", "fear": "b", "1": "c"}}
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (["joy", "fear"], ["joy", "fear"]),
+        ([], []),
+        ("joy | fear", ["joy", "fear"]),
+        ("joy", ["joy"]),
+        ("", []),
+        ([1.0, "joy"], ["1", "joy"]),
+    ],
+)
+def test_several_labels_are_a_list_or_a_text(value: Any, found: list[str]) -> None:
+    task = task_of(**LISTED)
+    rows = with_named_labels([row_of(label=value), row_of(label=["joy"])], task)
+    check_rows(rows, task)
+    assert rows[0].labels("label") == found
+
+
+def test_class_names_of_several_labels_are_found() -> None:
+    [row] = with_named_labels([row_of(label=[0, 1], label_name=["joy", "fear"])], task_of(**LISTED))
+    assert row.labels("label") == ["joy", "fear"]
+
+
+@pytest.mark.parametrize("value", [3, True, 1.5, [["joy"]], [None], {"joy": 1}])
+def test_what_is_no_list_of_labels_is_refused_with_its_row(value: Any) -> None:
+    values = usable_values({"text": "a", "label": value})
+    for row in (Row(values, 7), Row(usable_values(values), 7)):  # an upload is read twice
+        with pytest.raises(InvalidData, match="line 7: the column 'label' must have a list of labels"):
+            check_rows([row_of(label=["joy"]), row], task_of(**LISTED))
+
+
+def test_labels_that_the_task_lacks_are_refused_in_lists_as_well() -> None:
+    with pytest.raises(UnknownLabel, match="line 7 has the label 'grief'"):
+        check_rows([row_of(label=["joy", "grief"])], task_of(**LISTED))
+    with pytest.raises(InvalidData, match="none of the rows has a label"):
+        check_rows([row_of(label=[])], task_of(**LISTED))
 
 
 def test_true_and_false_in_a_prompt_are_spelled_as_in_json() -> None:

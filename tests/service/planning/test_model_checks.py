@@ -11,6 +11,7 @@ from service.contract.errors import (
     InvalidLabels,
     InvalidModel,
     InvalidRequest,
+    UnknownLabel,
     UnsupportedFamily,
     UnsupportedUnit,
 )
@@ -216,6 +217,11 @@ def test_a_phi3_with_long_rotary_positions_keeps_its_heads(tmp_path: Path, acces
     assert "remove other units than heads" in message
 
 
+SEVERAL = {
+    "kind": "multi_label",
+    "template": "{text}",
+    "calibration": {"rows": [{"text": "x", "label": ["LABEL_0"]}] * 4},
+}
 NUMBERS = {"kind": "regression", "template": "{text}", "calibration": {"rows": [{"text": "x", "label": 1.5}] * 4}}
 
 
@@ -228,13 +234,15 @@ NUMBERS = {"kind": "regression", "template": "{text}", "calibration": {"rows": [
         ({"num_labels": 1}, "regression"),
         ({"id2label": {"0": "LABEL_0"}}, "regression"),
         ({"problem_type": "regression", "num_labels": 1}, "regression"),
+        ({"problem_type": "multi_label_classification"}, "multi_label"),
+        ({"problem_type": "multi_label_classification", "num_labels": 1}, "multi_label"),
     ],
 )
 def test_a_head_takes_the_kind_of_task_that_it_is_for(
     tmp_path: Path, access: Access, config: dict[str, Any], kind: str
 ) -> None:
     labels = {"billing": "LABEL_0", "delivery": "LABEL_1"}
-    tasks = {"classification": INLINE["task"] | {"labels": labels}, "regression": NUMBERS}
+    tasks = {"classification": INLINE["task"] | {"labels": labels}, "regression": NUMBERS, "multi_label": SEVERAL}
     body = INLINE | {"model": {"uri": model_directory(tmp_path / "m", model_type="bert", **config)}}
     for other, task in tasks.items():
         if other == kind:
@@ -247,7 +255,6 @@ def test_a_head_takes_the_kind_of_task_that_it_is_for(
 @pytest.mark.parametrize(
     ("config", "found"),
     [
-        ({"problem_type": "multi_label_classification"}, "2 outputs and the problem_type 'multi_label_classification'"),
         ({"problem_type": "regression"}, "2 outputs and the problem_type 'regression'"),
         ({"problem_type": "single_label_classification", "num_labels": 1}, "1 output and the problem_type 'single"),
         ({"problem_type": ["regression"], "num_labels": 1}, "1 output and the problem_type"),
@@ -257,8 +264,19 @@ def test_a_head_for_no_kind_of_task_is_refused(
     tmp_path: Path, access: Access, config: dict[str, Any], found: str
 ) -> None:
     body = INLINE | {"model": {"uri": model_directory(tmp_path / "m", model_type="bert", **config)}}
-    for task in (INLINE["task"], NUMBERS):
+    for task in (INLINE["task"], NUMBERS, SEVERAL):
         assert found in refuse(body | {"task": task}, access, InvalidModel, "model.uri")
+
+
+@pytest.mark.parametrize("part", ["calibration", "evaluation", "evaluations"])
+def test_labels_of_inline_rows_are_those_of_the_head(tmp_path: Path, access: Access, part: str) -> None:
+    uri = model_directory(tmp_path / "m", model_type="bert", problem_type="multi_label_classification")
+    rows = {"rows": [{"text": "x", "label": ["LABEL_0"]}, {"text": "y", "label": "LABEL_1 | LABEL_7"}] * 2}
+    body = INLINE | {"model": {"uri": uri}, "task": SEVERAL | {part: {"far": rows} if part == "evaluations" else rows}}
+    message = refuse(body, access, UnknownLabel, "task.labels")
+    assert "row 2 has the label 'LABEL_7', which the model's head lacks; it has LABEL_0, LABEL_1" in message
+    named = body | {"task": body["task"] | {"labels": {"LABEL_0": "LABEL_0", "LABEL_7": "LABEL_1"}}}
+    refuse(named, access, UnknownLabel, f"task.{part}{'.far' if part == 'evaluations' else ''}.rows")
 
 
 def test_a_regression_needs_a_model_with_a_head(tmp_path: Path, access: Access) -> None:

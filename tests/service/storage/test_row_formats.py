@@ -124,6 +124,13 @@ NAMED = table_bytes(
     pyarrow.table({"text": ["a"], "label": [1]}).replace_schema_metadata({"huggingface": json.dumps(FEATURES)})
 )
 
+SEVERAL = {"label": {"feature": {"names": ["bad", "fine"], "_type": "ClassLabel"}, "_type": "List"}}
+LISTED = table_bytes(
+    pyarrow.table({"text": ["a", "b"], "label": [[1, 0], []]}).replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": SEVERAL}})}
+    )
+)
+
 # --- uploads and the worker ----------------------------------------------------------------------------------------
 
 # name -> (ending, content, the rows or a part of the message)
@@ -181,6 +188,16 @@ FILES: dict[str, tuple[str, bytes, list[Any] | str]] = {
     "NaN in a used column": (".jsonl", b'{"text": "a"}\n{"text": NaN}\n', "line 2 has no value in the column 'text'"),
     "a list in a used column": (".jsonl", b'{"text": "a"}\n{"text": ["b"]}\n', "line 2: the column 'text', which the"),
     "class names in Parquet": (".parquet", NAMED, [{"text": "a", "label": 1, "label_name": "fine"}]),
+    "lists of class names in Parquet": (
+        ".parquet",
+        LISTED,
+        [{"text": "a", "label": [1, 0], "label_name": ["fine", "bad"]}, {"text": "b", "label": [], "label_name": []}],
+    ),
+    "lists of labels": (
+        ".jsonl",
+        b'{"text": "a", "label": ["x", 1]}\n{"text": "b", "label": []}\n{"text": "c", "label": [{}]}\n',
+        [{"text": "a", "label": ["x", 1]}, {"text": "b", "label": []}, {"text": "c", "label": [None]}],
+    ),
     "a Parquet row of more than a mebibyte": (
         ".parquet",
         parquet({"text": ["a", "x" * 2**20]}),

@@ -53,6 +53,21 @@ def test_constant_answer_has_the_metric_that_scikit_learn_gives_it(metric: str, 
     assert judged(TaskMetric(metric), Answers(scores)).constant == pytest.approx(constant)
 
 
+def test_several_labels_are_judged_with_and_without_offsets() -> None:
+    output_EL = torch.tensor([[1.0, -1.0], [2.0, 1.0], [1.0, -3.0]], dtype=torch.float64)
+    target_EL = torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 0.0]], dtype=torch.float64)
+    scores = AnswerScores(output_EL, torch.zeros(3, dtype=torch.long), target_EL)
+    answers = Answers(scores, offset_L=torch.tensor([-1.5, 2.0]).double())
+    metrics = judge(TaskMetric.micro_f1, answers, [Example((1,), ((0,), (1,)), 0, "")] * 3, Supervision.labels)
+    assert metrics.raw is not None
+    assert (metrics.value.value, metrics.raw.value) == pytest.approx((6 / 7, 6 / 8))
+    assert answers.given(["a", "b"]) == ["b", "a, b", "no label"]
+    # always the first label: 2 of 3 are right, and 2 are missing
+    assert (metrics.constant, metrics.majority) == pytest.approx((4 / 7, 2 / 3))
+    log_odds = [1, -1, 2, 1, -1, 3]
+    assert metrics.log_likelihood == pytest.approx(-sum(math.log1p(math.exp(-number)) for number in log_odds) / 3)
+
+
 def test_numbers_have_a_mean_squared_error_and_no_label_figures() -> None:
     output_EL, target_EL = (torch.tensor([row], dtype=torch.float64).T for row in ([1.0, 2.0, 4.0], [1.0, 3.0, 6.0]))
     answers = Answers(AnswerScores(output_EL, torch.zeros(3, dtype=torch.long), target_EL))

@@ -78,6 +78,55 @@ def test_few_rows_that_are_all_right_have_a_wide_interval(metric: TaskMetric) ->
     assert share.low < 0.97 < 1 <= share.high
 
 
+def several(right: Array, given: Array) -> Answers:
+    """Answers with any number of labels; 0 and 1 for each label of a row."""
+    scores = AnswerScores(torch.tensor(given) - 0.5, torch.zeros(len(right), dtype=torch.long), torch.tensor(right))
+    return Answers(scores)
+
+
+def f1_of_library(metric: TaskMetric, right: Array, given: Array) -> float:
+    """Labels that no row has and none is given do not count, as for single labels; zero where there are none."""
+    if not (right.any() or given.any()):
+        return 0.0
+    average, absent = ("micro", 0.0) if metric is TaskMetric.micro_f1 else ("macro", np.nan)
+    return float(f1_score(right, given, average=average, zero_division=absent))
+
+
+@pytest.mark.parametrize("metric", METRICS[TaskKind.multi_label])
+@given(st.integers(0, 2**20), st.integers(1, 20))
+@settings(max_examples=60, deadline=None)
+def test_metrics_of_several_labels_are_those_of_scikit_learn(metric: TaskMetric, seed: int, rows: int) -> None:
+    generator = np.random.default_rng(seed)
+    right, given = ((generator.random((rows, LABELS)) < generator.random(LABELS) / 2).astype(float) for _ in range(2))
+    expected = f1_of_library(metric, right, given)
+    assert metric_of(metric, several(right, given), []) == pytest.approx(expected, abs=1e-12)
+    estimate(metric, several(right, given), [])
+
+
+@pytest.mark.parametrize("metric", METRICS[TaskKind.multi_label])
+def test_interval_of_several_labels_is_that_of_resampled_rows(metric: TaskMetric) -> None:
+    generator = np.random.default_rng(0)
+    right = (generator.random((300, LABELS)) < [0.5, 0.3, 0.2, 0.1]).astype(float)
+    slim, dense = (np.where(generator.random((300, LABELS)) < noise, 1 - right, right) for noise in (0.15, 0.1))
+    found = kept_share(metric, several(right, slim), several(right, dense), [])
+    drawn = []
+    for _ in range(200):
+        rows = generator.integers(0, 300, 300)
+        value, whole = (f1_of_library(metric, right[rows], given[rows]) for given in (slim, dense))
+        drawn.append((value, value / whole))
+    for estimated, values in zip((found.metric, found.share), zip(*drawn, strict=True), strict=True):
+        assert [estimated.low, estimated.high] == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=0.02)
+
+
+@pytest.mark.parametrize("metric", METRICS[TaskKind.multi_label])
+@pytest.mark.parametrize("labels", [2, LABELS])
+def test_few_rows_whose_labels_are_all_right_have_a_wide_interval(metric: TaskMetric, labels: int) -> None:
+    right = np.eye(labels)[np.arange(20) % labels]
+    share = kept_share(metric, several(right, right), several(right, right), []).share
+    assert share.value == 1
+    assert share.low < 0.97 < 1 <= share.high
+
+
 def numbers(right: list[float], given: list[float]) -> Answers:
     right_E, given_E = (torch.tensor(values, dtype=torch.float64) for values in (right, given))
     scores = AnswerScores(given_E.unsqueeze(1), torch.zeros(len(right), dtype=torch.long), right_E.unsqueeze(1))

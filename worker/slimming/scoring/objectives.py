@@ -88,31 +88,52 @@ def candidate_scores(score_M: Tensor, batch: Batch) -> Tensor:
 def _of_right_answer(value_M: Tensor, batch: Batch) -> Tensor:
     """Sum of `value_M` over the tokens of each example's right answer (E)."""
     right_M = batch.label_M == batch.answer_E[batch.example_M]
-    return value_M.new_zeros(batch.num_examples).index_add(0, batch.example_M[right_M], value_M[right_M])
+    return _by_example(value_M[right_M], batch.example_M[right_M], batch)
 
 
-def probability(log_probability_M: Tensor, batch: Batch) -> Tensor:
-    """Sum over the answer's tokens of P(token), as in the paper, as far as it says (arXiv 2205.04157) (E)."""
-    return _of_right_answer(log_probability_M.exp(), batch)
+def _by_example(value_N: Tensor, example_N: Tensor, batch: Batch) -> Tensor:
+    return value_N.new_zeros(batch.num_examples).index_add(0, example_N, value_N)
 
 
-def log_probability(log_probability_M: Tensor, batch: Batch) -> Tensor:
+def _log_odds_M(output_M: Tensor, batch: Batch) -> Tensor:
+    """log(P(right decision) / P(wrong decision)) of each label, where several may be right: its output or the negative
+    of it (M)."""
+    assert batch.target_EL is not None
+    return (2 * batch.target_EL[batch.example_M, batch.label_M].to(output_M.dtype) - 1) * output_M
+
+
+def probability(score_M: Tensor, batch: Batch) -> Tensor:
+    """Sum over the answer's tokens of P(token), as in the paper, as far as it says (arXiv 2205.04157) (E).
+
+    Where several labels may be right, the decisions on all labels take the place of the tokens, here and below.
+    """
+    if batch.target_EL is not None:
+        return _by_example(_log_odds_M(score_M, batch).sigmoid(), batch.example_M, batch)
+    return _of_right_answer(score_M.exp(), batch)
+
+
+def log_probability(score_M: Tensor, batch: Batch) -> Tensor:
     """log P(answer) = sum over its tokens of log P(token) (E)."""
-    return _of_right_answer(log_probability_M, batch)
+    if batch.target_EL is not None:
+        return _by_example(nn.functional.logsigmoid(_log_odds_M(score_M, batch)), batch.example_M, batch)
+    return _of_right_answer(score_M, batch)
 
 
-def sequence_probability(log_probability_M: Tensor, batch: Batch) -> Tensor:
+def sequence_probability(score_M: Tensor, batch: Batch) -> Tensor:
     """P(answer), the product over its tokens of P(token) (E)."""
-    return log_probability(log_probability_M, batch).exp()
+    return log_probability(score_M, batch).exp()
 
 
-def margin(log_probability_M: Tensor, batch: Batch) -> Tensor:
+def margin(score_M: Tensor, batch: Batch) -> Tensor:
     """log P(right label) - max over wrong labels of log P(label) (E); needs two labels or more.
 
     The logarithm of the sum over the vocabulary cancels, so that the gradient depends on the choice between the labels
-    and not on how likely the answer format is.
+    and not on how likely the answer format is. Where several labels may be right, it is the sum over the labels of the
+    log-odds of the right decision: like the margin it does not fade where the model is sure.
     """
-    score_EL = candidate_scores(log_probability_M, batch)
+    if batch.target_EL is not None:
+        return _by_example(_log_odds_M(score_M, batch), batch.example_M, batch)
+    score_EL = candidate_scores(score_M, batch)
     right_EL = torch.nn.functional.one_hot(batch.answer_E, batch.num_labels).bool()
     best_wrong_E = score_EL.masked_fill(right_EL, -torch.inf).amax(dim=1)
     return score_EL.gather(1, batch.answer_E.unsqueeze(1)).squeeze(1) - best_wrong_E

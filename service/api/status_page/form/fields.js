@@ -43,6 +43,7 @@ export function formElement({ presets, criteria, repairs, units, limits }, value
             "Kind",
             [
               ["classification", "classification"],
+              ["multi_label", "several labels"],
               ["regression", "regression"],
               ["generation", "generation"]
             ],
@@ -74,7 +75,7 @@ export function formElement({ presets, criteria, repairs, units, limits }, value
           ),
           area("task.labels", "Labels", values, {
             placeholder: "positive = positive\nnegative = negative",
-            hint: "one a line: label in the rows = answer word; only for classification"
+            hint: "one a line: label in the rows = answer word; for several labels empty: the classes of the model"
           })
         ),
         element(

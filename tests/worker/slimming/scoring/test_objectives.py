@@ -1,11 +1,13 @@
 """The objectives: each equals a slow loop over the tokens of the answers."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from service.contract.options import Objective
+from service.contract.method import OBJECTIVES as OBJECTIVES_OF
+from service.contract.options import Objective, TaskKind
 from tests.support.batches import batches, examples
 from worker.slimming.scoring.objectives import OBJECTIVES, Batch, candidate_scores
 
@@ -53,6 +55,31 @@ def test_objective_equals_a_slow_loop(objective: str) -> None:
     expected_E = [slowly(objective, labels, int(answer)) for labels, answer in zip(found, batch.answer_E, strict=True)]
     ours_E = OBJECTIVES[objective](log_probabilities(found), batch)
     torch.testing.assert_close(ours_E, torch.tensor(expected_E, dtype=torch.float64))
+
+
+SEVERAL = OBJECTIVES_OF[TaskKind.multi_label]
+
+
+@pytest.mark.parametrize("objective", SEVERAL)
+def test_objective_of_several_labels_equals_a_slow_loop(objective: str) -> None:
+    (made,) = batches("bert", examples(4, num_labels=LABELS), 4)
+    target_EL = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 1.0, 1.0]]).double()
+    batch = replace(made, target_EL=target_EL)
+    output_EL = torch.randn(4, LABELS, generator=torch.Generator().manual_seed(0)).double()
+    expected = []
+    for output_L, target_L in zip(output_EL.tolist(), target_EL.tolist(), strict=True):
+        signs = [1 if is_right else -1 for is_right in target_L]
+        chances = [1 / (1 + math.exp(-sign * number)) for sign, number in zip(signs, output_L, strict=True)]
+        expected.append(
+            {
+                "margin": math.fsum(math.log(p / (1 - p)) for p in chances),
+                "log_probability": math.fsum(map(math.log, chances)),
+                "probability": math.fsum(chances),
+                "sequence_probability": math.prod(chances),
+            }[objective]
+        )
+    found_E = OBJECTIVES[objective](output_EL[batch.example_M, batch.label_M], batch)
+    torch.testing.assert_close(found_E, torch.tensor(expected).double())
 
 
 def test_probability_of_a_candidate_is_that_of_all_its_tokens() -> None:
