@@ -44,7 +44,7 @@ def test_tasks_that_cannot_be_united_are_refused(
     [
         ({"confidence": 0.5}, "supervision: none"),
         ({"supervision": "none", "calibration": {"uri": "file:///a.jsonl", "draw": "balanced"}}, "no labels"),
-        ({"kind": "generation", "evaluation": {"uri": "file:///a.jsonl", "draw": "balanced"}}, "no labels"),
+        ({"kind": "generation", "evaluation": {"uri": "file:///a.jsonl", "draw": "balanced"}}, "no single label"),
         ({"evaluations": {"../up": {"uri": "file:///a.jsonl"}}}, "pattern"),
     ],
 )
