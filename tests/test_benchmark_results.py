@@ -9,15 +9,31 @@ from typing import Any
 import pytest
 
 from benchmarks import quality
-from benchmarks.quality_bench.cells import BLOCKS, LAYERWISE, MODEL_TASKS, Cell, slim
+from benchmarks.quality_bench.cells import (
+    BLOCKS,
+    DRAWS,
+    FEW_ROWS,
+    HEADLINE_FORMS,
+    LAYERWISE,
+    MODEL_TASKS,
+    OTHER_TASKS,
+    OURS,
+    TASKS,
+    TEST_ROWS,
+    Cell,
+    dense,
+    slim,
+)
 from benchmarks.quality_bench.store import Store
-from benchmarks.quality_bench.summary import half_width, kept, row
+from benchmarks.quality_bench.summary import Figure, half_width, kept, mean, row
 
 ROOT = Path(__file__).parents[1]
 MEASURED = Store(ROOT / "benchmarks" / "quality.csv.gz").measurements
 MODELS = {"SmolLM2": "smollm2", "T5": "t5"}
 REPAIRS = {"none": "none", "least squares": "least_squares", "layerwise": LAYERWISE, "layer by layer": LAYERWISE}
 LEAST_SQUARES: dict[str, Any] = {"layout": "per_layer", "repair": "least_squares"}
+
+FIGURES: tuple[Figure, ...] = ("value", "raw")
 
 Table = list[list[str]]  # rows of cells; the first is the header
 
@@ -40,6 +56,9 @@ def quality_tables() -> Iterator[tuple[str, Table]]:
 TABLES = dict(quality_tables())
 CRITERIA = [title for title in TABLES if title.startswith("Layout ")]
 [FINALISTS] = [title for title, table in TABLES.items() if table[0][:3] == ["model", "criterion", "repair"]]
+[HEADLINE] = [title for title, table in TABLES.items() if table[0][0] == "widths"]
+[FEW] = [title for title, table in TABLES.items() if table[0][0] == "task"]
+[OTHER] = [title for title, table in TABLES.items() if table[0][0] == "judged on"]
 [SETTINGS] = [title for title, table in TABLES.items() if table[0][0] == "setting"]
 
 
@@ -48,15 +67,54 @@ def percent(text: str) -> float:
     return int(text.partition(" %")[0]) / 100
 
 
-def shown(cells: Sequence[Cell]) -> str:
+def shown(cells: Sequence[Cell], figure: Figure = "raw") -> str:
     """The figure of the cells as a table shows it."""
-    share = kept(MEASURED, cells)
-    return "·" if share is None else f"{share * 100:.1f} ± {half_width(MEASURED, cells) * 100:.1f}"
+    share = kept(MEASURED, cells, figure)
+    return "·" if share is None else f"{share * 100:.1f} ± {half_width(MEASURED, cells, figure) * 100:.1f}"
 
 
 def test_every_table_is_compared_with_the_cells() -> None:
-    assert len(CRITERIA) == 3
-    assert set(TABLES) == {*CRITERIA, FINALISTS, SETTINGS}
+    assert len(CRITERIA) == 2
+    assert set(TABLES) == {*CRITERIA, HEADLINE, FEW, OTHER, FINALISTS, SETTINGS}
+
+
+def test_rows_of_the_headline_are_those_of_the_cells() -> None:
+    header, dense_model, *rows = TABLES[HEADLINE]
+    of = dict(zip(header[3:], (TASKS, *((task,) for task in OTHER_TASKS)), strict=True))
+    counts = {name: TEST_ROWS if name == "six tasks" else 0 for name in of}
+    for (name, tasks), found in zip(of.items(), dense_model[3:], strict=True):
+        value = mean(MEASURED, [dense("smollm2", task, rows=counts[name]) for task in tasks], "value")
+        assert value is not None
+        assert found == f"{value:.3f}"
+    assert len(rows) >= 5
+    for widths, removed, criterion, *figures in rows:
+        units, layout = HEADLINE_FORMS[["per layer, FFN and heads", "equal, FFN alone"].index(widths)]
+        form: dict[str, Any] = {"units": units, "layout": layout, "repair": LAYERWISE}
+        for (name, tasks), found in zip(of.items(), figures, strict=True):
+            cells = row(criterion, int(removed.removesuffix("%")) / 100, tasks, rows=counts[name], **form)
+            assert found == ("·" if name == "CoLA" else shown(cells, "value")), f"{widths} {removed} {criterion} {name}"
+
+
+def test_rows_of_few_examples_are_those_of_the_cells() -> None:
+    form: dict[str, Any] = {"layout": "per_layer", "repair": LAYERWISE}
+    assert len(TABLES[FEW]) > 2
+    for task, *figures in TABLES[FEW][1:]:
+        drawn = [
+            [slim("smollm2", task, OURS, 0.5, examples=count, draw="balanced", seed=draw, **form) for draw in DRAWS]
+            for count in FEW_ROWS
+        ]
+        means = [[kept(MEASURED, [cell], figure) for cell in cells] for figure in FIGURES for cells in drawn]
+        shares = [[share * 100 for share in of if share is not None] for of in means]
+        texts = [f"{sum(of) / len(DRAWS):.1f} ({min(of):.1f} to {max(of):.1f})" for of in shares]
+        whole = shown([slim("smollm2", task, OURS, 0.5, **form)], "value")
+        assert figures == [*texts[:2], whole, *texts[2:]], task
+
+
+def test_rows_of_other_domains_are_those_of_the_cells() -> None:
+    form: dict[str, Any] = {"layout": "per_layer", "repair": LAYERWISE}
+    for task, other, *figures in TABLES[OTHER][1:]:
+        cells = [slim("smollm2", task, OURS, 0.5, calibration=each, **form) for each in (task, other)]
+        assert figures == [shown([cell], "value") for cell in cells]
 
 
 @pytest.mark.parametrize("title", CRITERIA)
@@ -99,7 +157,7 @@ def cells_of_setting(setting: str, model: str, criterion: str) -> list[Cell]:
 
 def test_rows_of_settings_are_those_of_the_cells() -> None:
     header, *rows = TABLES[SETTINGS]
-    assert len(rows) >= 10
+    assert len(rows) >= 7
     for setting, *figures in rows:
         model = ""
         for column, figure in zip(header[1:], figures, strict=True):

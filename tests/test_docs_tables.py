@@ -15,6 +15,7 @@ from service.cli.short_request import DEFAULT_RATIO
 from service.contract.errors import TaskslimError
 from service.contract.fields import groups
 from service.contract.request import JobRequest
+from service.families.table import FAMILIES
 from service.settings import Settings
 from tests.support.command_line import commands
 from tests.support.documents import read, section, table
@@ -130,6 +131,16 @@ def test_the_page_of_the_command_line_names_every_option_of_slim_once_with_its_d
     assert [name for name, _ in rows] == [param.opts[0] if "--" in param.opts[0] else param.metavar for param in params]
     assert [default == "*required*" for _, (default, *_) in rows] == [param.required for param in params]
     assert dict(rows)["--ratio"][0] == str(DEFAULT_RATIO)
+
+
+def test_the_page_of_the_families_lists_each_with_its_classes_units_and_runtimes() -> None:
+    rows = table(read("docs/families.md"))
+    assert [name for name, _ in rows] == list(FAMILIES)
+    for name, (classes, units, runtimes) in rows:
+        family = FAMILIES[name]
+        assert re.findall(r"`(\w+)`", classes) == family.described.classes
+        assert re.findall(r"`(\w+)`", units) == [unit.value for unit in family.units]
+        assert runtimes == ", ".join(family.runtimes)
 
 
 def test_the_operations_page_names_every_setting_once_with_its_default() -> None:
