@@ -7,11 +7,13 @@ import sys
 from typing import NoReturn
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
 from service.cli import jobs, keys, scores, serve, slim
 from service.contract.errors import TaskslimError
 from service.infrastructure.redis_client import OUTAGES
+from service.settings import Settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,7 +30,7 @@ app.add_typer(scores.app, name="scores")
 def main() -> NoReturn:
     """Run the command line and exit, with 0 if the command did what it says.
 
-    Wrong options and arguments end it with 2, a TaskslimError or a Redis that is away with 1, each with a message.
+    Wrong options, arguments and settings end it with 2, a TaskslimError or a Redis that is away with 1.
     """
     try:
         sys.exit(app(prog_name="taskslim", standalone_mode=False) or 0)
@@ -36,6 +38,10 @@ def main() -> NoReturn:
         _fail(_in_words(error), error.exit_code)
     except TaskslimError as error:
         _fail(error.message)
+    except ValidationError as error:
+        if error.title != Settings.__name__:
+            raise
+        _fail("; ".join(f"SLIM_{str(entry['loc'][0]).upper()}: {entry['msg']}" for entry in error.errors()), 2)
     except OUTAGES as error:
         _fail(f"Redis does not answer ({error}): start it, or set SLIM_REDIS_URL to one that runs")
 
@@ -45,7 +51,8 @@ def _in_words(error: typer.TyperException) -> str:
     message, context = error.format_message(), getattr(error, "ctx", None)
     if not message or context is None or isinstance(error, typer.BadParameter):
         return message
-    return f"{message} (`{context.command_path} --help` shows what there is)"
+    end = "" if message.endswith((".", "?")) else "."
+    return f"{message}{end} See `{context.command_path} --help`."
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:

@@ -27,9 +27,14 @@ Answer = TypeVar("Answer", bound=BaseModel)
 
 
 class ApiFailed(TaskslimError):
-    """The server refused a request, or its answer is invalid. `problem_code` is the code of its problem document."""
+    """The server refused a request, or its answer is invalid.
+
+    `problem_code` is the code of its problem document. After a refusal nothing has changed on the server; otherwise it
+    may have done what was asked.
+    """
 
     problem_code: str | None = None
+    is_refusal: bool = False
 
 
 class ApiUnavailable(ApiFailed):
@@ -187,5 +192,5 @@ def _failure(answer: httpx.Response) -> ApiFailed:
     if answer.status_code == httpx.codes.UNAUTHORIZED:
         lines = [f"{problem.detail} ({problem.code}): {KEY}"]
     failure = kind("\n".join(lines) or f"{problem.detail} ({problem.code})")
-    failure.problem_code = problem.code
+    failure.problem_code, failure.is_refusal = problem.code, answer.is_client_error
     return failure

@@ -14,7 +14,8 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from service.cli.client import Api, ApiFailed, ApiUnavailable
+from service.cli.client import Api, ApiFailed
+from service.cli.short_request import path_at, wrong
 from service.contract.errors import InvalidData, InvalidRequest, TaskslimError
 from service.contract.presets import LABEL_COLUMN, needs_answers, resolve, template_fields
 from service.contract.request import JobRequest
@@ -40,13 +41,12 @@ def place_of(option: str, text: str) -> Path | str:
     """The file or the URI that an option names. Raises BadParameter for a file that is missing or of no format."""
     if "://" in text:
         return text
-    path = Path(text).expanduser()
+    path = path_at(option, text)
     if not path.is_file():
         what = "is a directory" if path.is_dir() else "does not exist"
-        raise typer.BadParameter(f"{text} {what}: {EITHER}", param_hint=f"'{option}'")
+        raise wrong(option, f"{text} {what}: {EITHER}")
     if path.suffix.lower() not in FORMAT_BY_ENDING:
-        message = f"{text} does not end in one of {ENDINGS}: rename or convert it"
-        raise typer.BadParameter(message, param_hint=f"'{option}'")
+        raise wrong(option, f"{text} does not end in one of {ENDINGS}: rename or convert it")
     return path
 
 
@@ -86,15 +86,14 @@ class RowUploads:
 def row_uploads(server: Api, console: Console) -> Iterator[RowUploads]:
     """Uploads that are deleted again if the block ends with an error, so that a refused command leaves nothing.
 
-    They stay if the server became unavailable: it may have accepted the request that names them.
+    They stay where the server may have accepted the request that names them.
     """
     uploads = RowUploads(server, console)
     try:
         yield uploads
-    except ApiUnavailable:
-        raise
-    except (TaskslimError, typer.TyperException):
-        uploads.delete()
+    except (TaskslimError, typer.TyperException) as error:
+        if not isinstance(error, ApiFailed) or error.is_refusal:
+            uploads.delete()
         raise
 
 

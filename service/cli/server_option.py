@@ -20,7 +20,10 @@ def server_at(url: str) -> Iterator[Api]:
     if not _is_http(url):
         raise typer.BadParameter(f"{url!r} is not a URL such as {DEFAULT_URL}", param_hint="'--url'")
     key = Settings().api_key
-    with closing(Api(url, key.get_secret_value() if key else None)) as server:
+    text = key.get_secret_value() if key else ""
+    if not (text.isascii() and text.isprintable()):
+        raise typer.BadParameter("SLIM_API_KEY has a character that no API key has: set it to a key of the server")
+    with closing(Api(url, text or None)) as server:
         yield server
 
 

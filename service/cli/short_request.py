@@ -35,13 +35,15 @@ Part = TypeVar("Part", bound=BaseModel)
 
 def model_of(text: str) -> ModelSource:
     """The model at a URI, or in a directory or GGUF file of this machine. Raises BadParameter."""
-    path = Path(text).expanduser()
-    if "://" not in text and not path.exists():
+    if "://" in text:
+        return _part(ModelSource, uri=text)
+    path = path_at("MODEL", text)
+    if not path.exists():
         name = text if re.fullmatch(r"[\w.-]+/[\w.-]+", text) else "owner/name"
         raise wrong(
             "MODEL", f"there is no directory {text}: give one, or a URI such as hf://{name} or s3://bucket/model"
         )
-    return _part(ModelSource, uri=text if "://" in text else path.resolve().as_uri())
+    return _part(ModelSource, uri=path.resolve().as_uri())
 
 
 def wording_of(
@@ -78,6 +80,18 @@ def target_of(keep: float | None, ratio: float | None) -> Target:
     if keep is not None:
         return _part(Target, keep_metric=keep)
     return _part(Target, ratio=DEFAULT_RATIO if ratio is None else ratio)
+
+
+def path_at(option: str, text: str) -> Path:
+    """The path that an option names, whether or not there is a file. Raises BadParameter where nobody may look."""
+    try:
+        path = Path(text).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    except (OSError, RuntimeError, ValueError) as error:  # no permission, a name too long, no such user, a NUL
+        raise wrong(option, f"{text} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return path
 
 
 def wrong(option: str, message: str) -> typer.BadParameter:

@@ -28,6 +28,7 @@ KNOWN = {
     "digest": [MINE, THEIRS],
     "scores": [f"{MINE},{THEIRS}"],
 }
+COLUMNS = ["text", "label"]
 
 
 def stock(redis: Redis, storage: Storage) -> None:
@@ -44,10 +45,13 @@ def stock(redis: Redis, storage: Storage) -> None:
 
 
 def knowing(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with enums of ids, of which one exists and one does not, in place of the patterns of ids."""
+    """The document with enums of ids, of which one exists and one does not, in place of the patterns of ids, and with
+    the columns that the uploaded rows have."""
     for methods in document["paths"].values():
         for parameter in (parameter for operation in methods.values() for parameter in operation.get("parameters", [])):
             if parameter["in"] == "path" or parameter["name"] == "scores":
                 known = KNOWN[parameter["name"]]
                 parameter["schema"] = {"type": "string", "enum": [*known, known[0][::-1]]}
+            elif parameter["name"] == "target":
+                parameter["schema"] = {"type": "string", "enum": COLUMNS}
     return document

@@ -36,8 +36,8 @@ def ended(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["list", "--limits", "3"], "(`taskslim list --help` shows what there is)"),
-        (["lost"], "(`taskslim --help` shows what there is)"),
+        (["list", "--limits", "3"], "(Possible options: --limit). See `taskslim list --help`."),
+        (["lost"], "Did you mean 'list'? See `taskslim --help`."),
         (["show"], "Missing argument 'JOB'."),
         (["list", "--limit", "0"], "Invalid value for '--limit': 0 is not in the range 1<=x<=100."),
         (["submit", "none.json"], "Invalid value for 'REQUEST': 'none.json': No such file or directory"),

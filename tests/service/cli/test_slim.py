@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from service.cli.client import Api, ApiUnavailable
 from service.contract.ids import DEFAULT_TENANT
 from service.contract.presets import PRESETS
 from service.contract.request import JobRequest
@@ -20,6 +21,7 @@ from tests.support import http, jobs
 from tests.support.command_line import Run, Taskslim, when_submitted
 from tests.support.finished_jobs import FILES, fail, finish
 from tests.support.job_requests import model_directory
+from tests.support.waiting import wait_until
 from tests.support.walkthrough import tiny_llama
 
 ROWS = "text,label,title\na fine film,positive,Fine\ndull,negative,Dull\nso good,positive,Good\nno,negative,No\n"
@@ -167,6 +169,18 @@ def test_watch_exits_with_1_if_the_job_fails(taskslim: Taskslim, place: Path, jo
     assert (run.code, run.error) == (1, "the job failed: it overflows (invalid_model)")
 
 
+def test_interrupted_watch_ends_with_130_and_leaves_the_job(
+    taskslim: Taskslim, place: Path, job_store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Api, "watch", interrupt)
+    run = taskslim("slim", "model", "--task", "sst2", "--rows", "rows.csv", "--watch")
+    assert (run.code, run.out.strip()) == (130, only_job(job_store).id)
+    assert "Traceback" not in run.err
+
+
 def test_worker_slims_a_model(
     taskslim: Taskslim, place: Path, server: tuple[str, Settings], job_store: JobStore
 ) -> None:
@@ -214,6 +228,8 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["--rows", "must be in the column 'target'"],
     ),
     "same rows": ([*NAMED, "--evaluation", "rows.csv"], ["--evaluation", "a fifth of them is set aside"]),
+    "long name": ([*NAMED[:-1], "x" * 5000], ["--rows", "cannot be read: File name too long"]),
+    "no such user": (["~nobody-has-this-name/m", *NAMED[1:]], ["MODEL", "cannot be read"]),
     "print and watch": ([*NAMED, "--print-request", "--watch"], ["--print-request", "leave out --watch"]),
     "no URL": ([*NAMED, "--url", "localhost"], ["--url", "such as http://127.0.0.1:8000"]),
 }
@@ -277,11 +293,30 @@ def test_server_that_is_away_is_named(taskslim: Taskslim, place: Path) -> None:
     assert run.error.endswith("start it with `taskslim serve`, or name a server with --url or SLIM_URL")
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [("SLIM_API_KEY", "slim_live_ключ", "SLIM_API_KEY"), ("SLIM_PORT", "http", "SLIM_PORT: Input should be a valid")],
+)
+def test_wrong_setting_is_named(
+    taskslim: Taskslim, place: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    run = taskslim("slim", *NAMED)
+    assert (run.code, len(run.err.splitlines())) == (2, 1)
+    assert says in run.error
+
+
 @pytest.mark.parametrize("wrong", ["none", "unknown", "without a scope"])
 def test_wrong_key_is_refused_with_the_variable_or_the_scope(
-    taskslim: Taskslim, place: Path, redis: Redis, monkeypatch: pytest.MonkeyPatch, wrong: str
+    taskslim: Taskslim,
+    place: Path,
+    server: tuple[str, Settings],
+    redis: Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    wrong: str,
 ) -> None:
     _, key = ApiKeys(redis).create(scopes=[KeyScope.jobs_write])
+    wait_until(lambda: http.get(f"{server[0]}/jobs").status_code == 401)  # the server remembers callers for a second
     monkeypatch.delenv("SLIM_API_KEY", raising=False)
     if wrong != "none":
         monkeypatch.setenv("SLIM_API_KEY", NO_KEY if wrong == "unknown" else key)
@@ -321,3 +356,23 @@ def test_submit_needs_a_task_for_rows(taskslim: Taskslim, place: Path, server: t
     run = taskslim("submit", "union.json", "--calibration", "rows.csv")
     assert (run.code, uploads(server)) == (1, [])
     assert "name rows within `tasks`" in run.error
+
+
+def test_rows_stay_where_the_request_may_have_been_accepted(
+    taskslim: Taskslim,
+    request_file: Path,
+    server: tuple[str, Settings],
+    job_store: JobStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    send = Api.submit
+
+    def lose_the_answer(self: Api, request: Any) -> None:
+        send(self, request)
+        raise ApiUnavailable("no answer")
+
+    monkeypatch.setattr(Api, "submit", lose_the_answer)
+    assert taskslim("submit", request_file, "--calibration", "rows.csv").code == 1
+    task = only_job(job_store).request.task
+    assert task is not None
+    assert [found.uri for found in uploads(server)] == [task.calibration.uri]

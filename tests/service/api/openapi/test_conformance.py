@@ -23,10 +23,10 @@ from service.api.app import create_app
 from service.settings import Settings
 from service.storage.object_store import Storage
 from tests.support.api_process import api
-from tests.support.tenants import KNOWN, knowing, stock
+from tests.support.tenants import COLUMNS, KNOWN, knowing, stock
 
 WORDS = st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=1, max_size=12)
-ROWS = st.lists(st.fixed_dictionaries({"text": WORDS, "label": WORDS}), min_size=1, max_size=5)
+ROWS = st.lists(st.fixed_dictionaries(dict.fromkeys(COLUMNS, WORDS)), min_size=1, max_size=5)
 # Their examples name object stores that are not there, each of which is waited for: only the slow test does.
 NAMING_PLACES = ("POST /jobs", "POST /plans")
 EXAMPLES = 12  # a fast look at every other operation; the slow test looks 20 times as long
