@@ -86,7 +86,7 @@ def test_rows_of_the_headline_are_those_of_the_cells() -> None:
         value = mean(MEASURED, [dense("smollm2", task, rows=counts[name]) for task in tasks], "value")
         assert value is not None
         assert found == f"{value:.3f}"
-    assert len(rows) >= 5
+    assert len(rows) >= 3
     for widths, removed, criterion, *figures in rows:
         units, layout = HEADLINE_FORMS[["per layer, FFN and heads", "equal, FFN alone"].index(widths)]
         form: dict[str, Any] = {"units": units, "layout": layout, "repair": LAYERWISE}
@@ -157,7 +157,7 @@ def cells_of_setting(setting: str, model: str, criterion: str) -> list[Cell]:
 
 def test_rows_of_settings_are_those_of_the_cells() -> None:
     header, *rows = TABLES[SETTINGS]
-    assert len(rows) >= 7
+    assert len(rows) >= 5
     for setting, *figures in rows:
         model = ""
         for column, figure in zip(header[1:], figures, strict=True):
