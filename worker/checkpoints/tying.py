@@ -31,9 +31,8 @@ def settle_tying(model: PreTrainedModel) -> None:
     head, config = model.get_output_embeddings(), model.config
     if head is None:
         return
-    if config.model_type not in FORCED_FLAGS:
-        tied = (_parameter(model, target) for target in model.all_tied_weights_keys)
-        config.tie_word_embeddings = any(parameter is head.weight for parameter in tied)
+    is_tied = any(_parameter(model, target) is head.weight for target in model.all_tied_weights_keys)
+    config.tie_word_embeddings = is_tied or config.model_type in FORCED_FLAGS
     if model.all_tied_weights_keys and not type(config).from_dict(config.to_dict()).tie_word_embeddings:
         untie(model)  # BART ties its two embeddings by the same flag as its head, T5 whatever the flag says
         model.all_tied_weights_keys = {}
