@@ -31,14 +31,14 @@ from service.contract.errors import TaskslimError
 from service.contract.report import Report
 from service.contract.request import JobRequest
 from service.contract.result import Result
-from service.families.table import CLASSIFIERS
+from service.families.table import CLASSIFIERS, family_of
 from service.planning.plan import plan
 from service.sources.access import Access
 from tests.support import drawn_models
 from tests.support.drawn_models import DrawnModel, drawn_model
 from tests.support.pipeline_jobs import WORDS, Deployment, write_rows
 from tests.support.stock_answers import greedy, log_probability, silenced
-from tests.support.tiny_models import TINY, inputs_of, tiny_family
+from tests.support.tiny_models import TINY, inputs_of
 from worker.checkpoints.per_layer import loader_class
 from worker.checkpoints.weights import AUTO_CLASSES
 from worker.evaluation import latency
@@ -189,7 +189,7 @@ def check_plan(found: Plan, result: Result) -> None:
 
 def reloaded(directory: Path, written: dict[str, Any], **loading: Any) -> PreTrainedModel:
     """The written checkpoint in float32, loaded by its stock class or by the per-layer class."""
-    loader = loader_class(written, AUTO_CLASSES[tiny_family(written["model_type"]).kind])
+    loader = loader_class(written, AUTO_CLASSES[family_of(written, "the slim model").kind])
     model: PreTrainedModel = loader.from_pretrained(directory, dtype=torch.float32, **loading)
     model.eval()
     return model

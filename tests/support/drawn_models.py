@@ -147,7 +147,7 @@ def drawn_model(random: Random, names: Sequence[str]) -> DrawnModel:
     head, flag = "as built", None
     if kind not in CLASSIFIERS:
         head, flag = random.choice(("as built", "own", "shared", "repeated")), random.choice((None, True, False))
-        if head == "shared" and kind == "causal":
+        if head == "shared" and not tiny_family(name).names.always_tied:
             flag = True  # else the head would be missing
     adapter = random.choice(_adapters(name, kind)) if random.random() < 0.5 else None
     damage = random.choice(tuple(DAMAGE)) if random.random() < 0.15 else ""
