@@ -73,7 +73,7 @@ def _bitsandbytes(settings: Settings) -> Quantisation:
     return Quantisation(f"bitsandbytes {kind.upper()}", (Scheme(kind, bits=4, kind=kind),))
 
 
-# --- GPTQ ----------------------------------------------------------------------------------------------------------
+# --- GPTQ and AWQ --------------------------------------------------------------------------------------------------
 
 
 def _gptq(settings: Settings) -> Quantisation:
@@ -85,6 +85,14 @@ def _gptq(settings: Settings) -> Quantisation:
     return Quantisation(f"GPTQ with {bits} bits", (Scheme("gptq", bits, zeros_less_one=form == "gptq"),))
 
 
+def _awq(settings: Settings) -> Quantisation:
+    one_of(settings, "bits", (4,), 4)
+    version = settings.get("version") or settings.get("format") or "gemm"
+    if str(version).lower() != "gemm":
+        raise NotDequantised(f"its version {version!r} is not dequantised")
+    return Quantisation("AWQ with 4 bits", (Scheme("awq", 4),))
+
+
 # Method -> what its settings say.
 METHODS: dict[str, Callable[[Settings], Quantisation]] = {
     "fp8": _fp8,
@@ -92,4 +100,5 @@ METHODS: dict[str, Callable[[Settings], Quantisation]] = {
     "compressed-tensors": compressed_tensors,
     "bitsandbytes": _bitsandbytes,
     "gptq": _gptq,
+    "awq": _awq,
 }

@@ -111,6 +111,16 @@ def _gptq(parts: Parts, scheme: Scheme) -> Shape:
     return outputs, inputs
 
 
+def _awq(parts: Parts, scheme: Scheme) -> Shape:
+    inputs, words = _matrix(parts, "qweight")
+    groups, outputs = _matrix(parts, "scales")
+    if words * 8 != outputs or inputs % groups:
+        raise ValueError(f"its qweight has the shape {(inputs, words)}, and its scales {(groups, outputs)}")
+    _check_float(parts, "scales")
+    _check_shape(parts, "qzeros", (groups, words))
+    return outputs, inputs
+
+
 def _check_scales(parts: Parts, shape: tuple[int, int], scheme: Scheme) -> list[Shape]:
     """The shapes that the scales of a weight may have. Raises ValueError where they have another one."""
     rows, columns = shape
@@ -164,6 +174,7 @@ LAYOUTS: dict[str, Layout] = {
     "fp8": Layout("weight", ("F8_E4M3",), (("weight_scale", "weight_scale_inv"),), (), _fp8),
     "llm_int8": Layout("weight", ("I8",), (("SCB",),), ("weight_format",), _llm_int8, as_linear=True),
     "gptq": Layout("qweight", ("I32",), (("qzeros",), ("scales",)), ("g_idx",), _gptq, as_linear=True),
+    "awq": Layout("qweight", ("I32",), (("qzeros",), ("scales",)), (), _awq, as_linear=True),
     "nf4": _of_4_bits("nf4"),
     "fp4": _of_4_bits("fp4"),
     "scaled": Layout("weight", ("I8", "F8_E4M3"), (("weight_scale",),), ("weight_zero_point",), _scaled),

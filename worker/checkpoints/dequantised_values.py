@@ -7,11 +7,12 @@ Shape suffixes: O outputs, I inputs of a linear module, G groups of inputs.
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from compressed_tensors.compressors import BaseCompressor
-from compressed_tensors.entrypoints.convert import FP8BlockDequantizer
+from compressed_tensors.entrypoints.convert import AutoAWQConverter, FP8BlockDequantizer
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from torch import Tensor
 
@@ -139,12 +140,23 @@ def _gptq(parts: Parts, scheme: Scheme) -> Tensor:
     return dense_IO.T
 
 
+def _awq(parts: Parts, scheme: Scheme) -> Tensor:
+    """What the library of compressed-tensors makes of AutoAWQ's files, dequantised as one of its own formats."""
+    size = len(parts["qweight"]) // len(parts["scales"])
+    converted = AutoAWQConverter(group_size=size, ignore=()).process(
+        {f"module.{part}": tensor for part, tensor in parts.items()}
+    )
+    packed = {name.removeprefix("module."): tensor for name, tensor in converted.items()}
+    return _packed(packed, replace(scheme, strategy="group", group_size=size, symmetric=False))
+
+
 VALUES: dict[str, Callable[[Parts, Scheme], Tensor]] = {
     "fp8": _fp8,
     "scaled": _scaled,
     "packed": _packed,
     "llm_int8": _llm_int8,
     "gptq": _gptq,
+    "awq": _awq,
     "nf4": _of_4_bits,
     "fp4": _of_4_bits,
 }

@@ -250,6 +250,9 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda path: change_config(path, quantization_config=None),
         "and config.json has no quantization_config that says how",
     ),
+    "another awq": ("awq", setting(version="gemv"), "its version 'gemv' is not dequantised"),
+    "awq as gptq": ("awq", setting(quant_method="gptq"), "do not fit each other"),
+    "gptq as awq": ("gptq", setting(quant_method="awq"), "do not fit each other"),
     "blocks without settings": (
         "fp8 blocks",
         lambda path: change_config(path, quantization_config=None),
