@@ -346,6 +346,7 @@ ONLY_WORKER: dict[Site, str] = {
     Site("checkpoints.gguf", "_open"): "a plan does not read GGUF files",
     Site("checkpoints.gguf", "_refusing_contradictions"): "a plan does not read GGUF files",
     Site("checkpoints.loading", "_check_finite"): "a plan does not read the values of the weights",
+    Site("checkpoints.dequantisation", "dequantise"): "a plan does not read the values of the weights",
     Site("checkpoints.dequantisation", "_tensor"): "a plan does not read the values of the weights",
     Site("search.metric_floor", "_check_dense"): MEASURED,
     **{

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from service.contract.errors import InvalidModel
-from service.families.compressed_tensors import compressed_tensors
+from service.families.compressed_tensors import PACKED_BITS, compressed_tensors
 from service.families.quantisation_scheme import NOTHING, Quantisation, Scheme
-from service.families.quantisation_settings import NotDequantised, Settings, one_of, pair
+from service.families.quantisation_settings import NotDequantised, Settings, one_of, pair, without
 
 FORMATS = "FP8, compressed-tensors, bitsandbytes, GPTQ or AWQ"  # docs/request.md has the details
 INSTEAD = f"give the unquantised checkpoint, or one that is quantised as {FORMATS}, see docs/request.md"
@@ -73,10 +73,32 @@ def _bitsandbytes(settings: Settings) -> Quantisation:
     return Quantisation(f"bitsandbytes {kind.upper()}", (Scheme(kind, bits=4, kind=kind),))
 
 
+# --- GPTQ and AWQ --------------------------------------------------------------------------------------------------
+
+
+def _gptq(settings: Settings) -> Quantisation:
+    without(settings, "is_marlin_format", "adapter", "rotation")
+    one_of(settings, "pack_dtype", ("int32",), "int32")
+    formats = ("gptq", "gptq_v2")
+    form = one_of(settings, "checkpoint_format", formats, one_of(settings, "format", formats, "gptq"))
+    bits = one_of(settings, "bits", PACKED_BITS)
+    return Quantisation(f"GPTQ with {bits} bits", (Scheme("gptq", bits, zeros_less_one=form == "gptq"),))
+
+
+def _awq(settings: Settings) -> Quantisation:
+    one_of(settings, "bits", (4,), 4)
+    version = settings.get("version") or settings.get("format") or "gemm"
+    if str(version).lower() != "gemm":
+        raise NotDequantised(f"its version {version!r} is not dequantised")
+    return Quantisation("AWQ with 4 bits", (Scheme("awq", 4),))
+
+
 # Method -> what its settings say.
 METHODS: dict[str, Callable[[Settings], Quantisation]] = {
     "fp8": _fp8,
     "fbgemm_fp8": lambda settings: PLAIN_FP8,
     "compressed-tensors": compressed_tensors,
     "bitsandbytes": _bitsandbytes,
+    "gptq": _gptq,
+    "awq": _awq,
 }

@@ -96,6 +96,31 @@ def _bits_and_bytes_4(parts: Parts, scheme: Scheme) -> Shape:
     return (2 * rows,)
 
 
+def _gptq(parts: Parts, scheme: Scheme) -> Shape:
+    """Columns of the tensors are outputs; `bits` of a module may differ from those of the others."""
+    words, outputs = _matrix(parts, "qweight")
+    groups, zero_words = _matrix(parts, "qzeros")
+    bits = 32 * zero_words // outputs
+    inputs = words * 32 // bits if bits in (2, 4, 8) else 0
+    if bits not in (2, 4, 8) or zero_words * 32 != outputs * bits or inputs % groups:
+        raise ValueError(f"its qweight has the shape {(words, outputs)}, and its qzeros {(groups, zero_words)}")
+    _check_float(parts, "scales")
+    _check_shape(parts, "scales", (groups, outputs))
+    if "g_idx" in parts:
+        _check_shape(parts, "g_idx", (inputs,))
+    return outputs, inputs
+
+
+def _awq(parts: Parts, scheme: Scheme) -> Shape:
+    inputs, words = _matrix(parts, "qweight")
+    groups, outputs = _matrix(parts, "scales")
+    if words * 8 != outputs or inputs % groups:
+        raise ValueError(f"its qweight has the shape {(inputs, words)}, and its scales {(groups, outputs)}")
+    _check_float(parts, "scales")
+    _check_shape(parts, "qzeros", (groups, words))
+    return outputs, inputs
+
+
 def _check_scales(parts: Parts, shape: tuple[int, int], scheme: Scheme) -> list[Shape]:
     """The shapes that the scales of a weight may have. Raises ValueError where they have another one."""
     rows, columns = shape
@@ -148,6 +173,8 @@ def _of_4_bits(kind: str) -> Layout:
 LAYOUTS: dict[str, Layout] = {
     "fp8": Layout("weight", ("F8_E4M3",), (("weight_scale", "weight_scale_inv"),), (), _fp8),
     "llm_int8": Layout("weight", ("I8",), (("SCB",),), ("weight_format",), _llm_int8, as_linear=True),
+    "gptq": Layout("qweight", ("I32",), (("qzeros",), ("scales",)), ("g_idx",), _gptq, as_linear=True),
+    "awq": Layout("qweight", ("I32",), (("qzeros",), ("scales",)), (), _awq, as_linear=True),
     "nf4": _of_4_bits("nf4"),
     "fp4": _of_4_bits("fp4"),
     "scaled": Layout("weight", ("I8", "F8_E4M3"), (("weight_scale",),), ("weight_zero_point",), _scaled),

@@ -1,12 +1,13 @@
 """The weights that a checkpoint has once it is dequantised: which tensors each is made of, and which shape it has."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from service.contract.errors import InvalidModel
 from service.contract.report import Dequantised
+from service.families.model_tensors import MODEL_TENSORS
 from service.families.quantisation import INSTEAD, PLAIN_FP8, quantisation_of, refused
 from service.families.quantisation_scheme import Quantisation, Scheme
 from service.families.table import ModelFamily
@@ -46,6 +47,7 @@ class StoredWeights:
     tensors: Tensors
     quantised: Mapping[str, QuantisedWeight]
     dequantised: Dequantised | None  # None where no weight is quantised
+    spare: Collection[str] = ()  # biases of quantised modules that have none, which must be zero
 
     def stored_name(self, name: str) -> str:
         """The tensor in the files that holds the values of a tensor."""
@@ -69,10 +71,12 @@ def stored_weights(stored: Tensors, config: Mapping[str, Any], family: ModelFami
         raise InvalidModel(f"{message}: remove its quantization_config", param="model.uri")
     if not quantised:
         return StoredWeights(plain, {}, None)
-    tensors = plain | {name: weight.dense for name, weight in quantised.items()}
+    spare = _spare_biases(quantised, plain, config, family)
+    tensors = {name: tensor for name, tensor in plain.items() if name not in spare}
+    tensors |= {name: weight.dense for name, weight in quantised.items()}
     dtype = TORCH_NAMES[dense_dtype(config)]
     found = Dequantised(format=quantisation.name, dtype=dtype, bytes=file_size(tensors))
-    return StoredWeights(tensors, quantised, found)
+    return StoredWeights(tensors, quantised, found, spare)
 
 
 def dense_dtype(config: Mapping[str, Any]) -> str:
@@ -153,6 +157,21 @@ class _Reader:
         )
         dim_of_units = next(rows, 1 if is_transposed else 0)
         return (hidden, count // hidden) if dim_of_units == 1 else (count // hidden, hidden)
+
+
+def _spare_biases(
+    quantised: Mapping[str, QuantisedWeight], plain: Tensors, config: Mapping[str, Any], family: ModelFamily
+) -> set[str]:
+    """The biases that GPTQ files have of modules without one: the first versions of AutoGPTQ wrote zeros for them."""
+    found, row = set(), MODEL_TENSORS[family.model_type]
+    for layers, modules in row.layers.items():
+        own = {name for each in modules for name in each.tensors(config)}
+        pattern = re.compile(rf"{re.escape(layers)}\.\d{{1,4}}\.(.+\.bias)")
+        for name in plain:
+            weight, match = quantised.get(f"{name.removesuffix('bias')}weight"), pattern.fullmatch(name)
+            if weight and match and weight.scheme.layout == "gptq" and match[1] not in own:
+                found.add(name)
+    return found
 
 
 def _check_plain(tensors: Tensors, named: Quantisation | None, model: str) -> None:

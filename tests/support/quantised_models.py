@@ -335,3 +335,87 @@ FORMATS |= {
     ),
     "fp4": Format(BITS_AND_BYTES, of_4_bits("fp4", FP4), "bitsandbytes FP4"),
 }
+
+
+# --- GPTQ ----------------------------------------------------------------------------------------------------------
+
+
+def gptq(bits: int, size: int | None, *, reorder: bool = False, first_version: bool = True, index: bool = True) -> Any:
+    """Stores unsigned integers with a scale and a zero point for each group of inputs, in columns of outputs.
+
+    `reorder`: inputs are in groups by chance, as by `desc_act`.
+    """
+
+    def store(module: str, weight: Tensor) -> Stored:
+        outputs, inputs = weight.shape
+        group = torch.arange(inputs) // (size or inputs)
+        if reorder:
+            group = group[torch.randperm(inputs, generator=torch.Generator().manual_seed(0))]
+        groups = int(group.max()) + 1
+        scales, zeros = torch.zeros(groups, outputs), torch.zeros(groups, outputs)
+        values, dense = torch.zeros(inputs, outputs), torch.zeros(inputs, outputs)
+        for g in range(groups):
+            part = weight[:, group == g]
+            low, high = part.amin(1).clamp(max=0), part.amax(1).clamp(min=0)
+            scales[g] = ((high - low) / (2**bits - 1)).half().float()
+            zeros[g] = (-low / scales[g]).round().clamp(1, 2**bits - 1)
+            values[group == g] = (part.T / scales[g] + zeros[g]).round().clamp(0, 2**bits - 1)
+            dense[group == g] = (values[group == g] - zeros[g]) * scales[g]
+        parts: Parts = {
+            "qweight": _words(values.T, bits).T,
+            "qzeros": _words(zeros - (1 if first_version else 0), bits),
+            "scales": scales.half(),
+        }
+        return Stored(parts | ({"g_idx": group.int()} if index else {}), dense.T)
+
+    return store
+
+
+def _words(values: Tensor, bits: int) -> Tensor:
+    """Unsigned integers in words of 32 bits along the rows, the first in the lowest bits."""
+    return _packed(values - 2 ** (bits - 1), bits)
+
+
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 16, "desc_act": False, "sym": False}
+FORMATS |= {
+    "gptq": Format(GPTQ, gptq(4, 16), "GPTQ with 4 bits"),
+    "gptq in one group": Format(GPTQ | {"bits": 8, "group_size": -1}, gptq(8, None, index=False), "GPTQ with 8 bits"),
+    "gptq with 2 bits": Format(GPTQ | {"bits": 2}, gptq(2, 16, index=False), "GPTQ with 2 bits"),
+    "gptq reordered": Format(GPTQ | {"desc_act": True}, gptq(4, 16, reorder=True), "GPTQ with 4 bits"),
+    "gptq of the second version": Format(
+        GPTQ | {"checkpoint_format": "gptq_v2"}, gptq(4, 16, first_version=False), "GPTQ with 4 bits"
+    ),
+}
+
+
+# --- AWQ -----------------------------------------------------------------------------------------------------------
+
+AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # of the columns in a word, from the lowest bits
+
+
+def awq(size: int) -> Any:
+    """Stores unsigned integers of 4 bits as AutoAWQ does for its matrix products (`gemm`)."""
+
+    def store(module: str, weight: Tensor) -> Stored:
+        parts, dense = gptq(4, size, first_version=False, index=False)(module, weight)
+        values, zeros = (_unordered(parts[name], is_rows) for name, is_rows in (("qweight", True), ("qzeros", False)))
+        ordered = {"qweight": _ordered(values), "qzeros": _ordered(zeros)}
+        return Stored(ordered | {"scales": parts["scales"]}, dense)
+
+    return store
+
+
+def _unordered(words: Tensor, is_rows: bool) -> Tensor:
+    """The integers of 4 bits in words along the rows or the columns."""
+    words = words.T if is_rows else words
+    integers = [[(word >> (4 * place)) & 15 for word in row for place in range(8)] for row in words.tolist()]
+    return torch.tensor(integers).T if is_rows else torch.tensor(integers)
+
+
+def _ordered(values: Tensor) -> Tensor:
+    columns = [8 * word + column for word in range(values.shape[1] // 8) for column in AWQ_ORDER]
+    return _words(values[:, columns], 4)
+
+
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 16, "version": "gemm", "zero_point": True}
+FORMATS |= {"awq": Format(AWQ, awq(16), "AWQ with 4 bits")}

@@ -19,7 +19,7 @@ from worker.checkpoints.loading import count_parameters
 from worker.data.provenance import digest_directory
 
 # One format of each method; tests/worker/checkpoints/test_dequantisation.py has the others.
-METHODS = ("fp8 blocks", "packed 4 bits in groups", "llm.int8", "nf4 nested")
+METHODS = ("fp8 blocks", "packed 4 bits in groups", "llm.int8", "nf4 nested", "gptq reordered", "awq")
 KEPT: dict[str, Any] = {"method": {"repair": "none"}, "output": {"round_to": 8, "formats": ["safetensors", "indices"]}}
 
 

@@ -39,6 +39,9 @@ def dequantise(directory: Path, weights: StoredWeights, dequantised: Dequantised
         for path in weight_files(directory):
             file = stack.enter_context(safe_open(path, framework="pt"))
             files |= dict.fromkeys(file.keys(), file)
+        for name in sorted(weights.spare):
+            if files[name].get_tensor(name).any():
+                raise refused("the model", f"the tensor {name} is no bias of this class and not zero")
         _write(files, weights, target)
     return target
 

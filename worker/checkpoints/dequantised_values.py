@@ -2,16 +2,17 @@
 
 The libraries of the formats compute them where one installs beside this version of torch.
 
-Shape suffixes: O outputs, I inputs of a linear module.
+Shape suffixes: O outputs, I inputs of a linear module, G groups of inputs.
 """
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from compressed_tensors.compressors import BaseCompressor
-from compressed_tensors.entrypoints.convert import FP8BlockDequantizer
+from compressed_tensors.entrypoints.convert import AutoAWQConverter, FP8BlockDequantizer
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from torch import Tensor
 
@@ -119,11 +120,43 @@ def _size(state: Mapping[str, Any], field: str, index: int | None = None) -> int
     return value
 
 
+def _gptq(parts: Parts, scheme: Scheme) -> Tensor:
+    """(value - zero point) times scale, both of the group of the input: GPTQ, arXiv 2210.17323, as AutoGPTQ stores it.
+
+    The first version of the format stores zero points less one; GPTQModel undoes that in whole words.
+    """
+    qzeros, scales_GO = parts["qzeros"], parts["scales"].float()
+    bits = 32 * qzeros.shape[1] // scales_GO.shape[1]
+    shifts = torch.arange(0, 32, bits, dtype=torch.int32)
+    if scheme.zeros_less_one:
+        qzeros = qzeros + (1 << shifts).sum(dtype=torch.int32)
+    zeros_GO = ((qzeros[:, :, None] >> shifts) & (2**bits - 1)).flatten(1)
+    values_IO = ((parts["qweight"][:, None] >> shifts[:, None]) & (2**bits - 1)).flatten(0, 1)
+    inputs, groups = len(values_IO), len(scales_GO)
+    group_I = parts.get("g_idx", torch.arange(inputs) // (inputs // groups)).long()
+    if not ((group_I >= 0) & (group_I < groups)).all():
+        raise ValueError(f"their g_idx names other groups than 0 to {groups - 1}")
+    dense_IO: Tensor = (values_IO - zeros_GO[group_I]) * scales_GO[group_I]
+    return dense_IO.T
+
+
+def _awq(parts: Parts, scheme: Scheme) -> Tensor:
+    """What the library of compressed-tensors makes of AutoAWQ's files, dequantised as one of its own formats."""
+    size = len(parts["qweight"]) // len(parts["scales"])
+    converted = AutoAWQConverter(group_size=size, ignore=()).process(
+        {f"module.{part}": tensor for part, tensor in parts.items()}
+    )
+    packed = {name.removeprefix("module."): tensor for name, tensor in converted.items()}
+    return _packed(packed, replace(scheme, strategy="group", group_size=size, symmetric=False))
+
+
 VALUES: dict[str, Callable[[Parts, Scheme], Tensor]] = {
     "fp8": _fp8,
     "scaled": _scaled,
     "packed": _packed,
     "llm_int8": _llm_int8,
+    "gptq": _gptq,
+    "awq": _awq,
     "nf4": _of_4_bits,
     "fp4": _of_4_bits,
 }

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -230,6 +231,28 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda path: change_config(path, quantization_config=None),
         r"\(the tensor .*SCB \(F32\)\), and config.json has no quantization_config",
     ),
+    "marlin": ("gptq", setting(is_marlin_format=True), "is_marlin_format True"),
+    "marlin by name": ("gptq", setting(checkpoint_format="marlin"), "checkpoint_format 'marlin'"),
+    "3 bits of gptq": ("gptq", setting(bits=3), "bits 3 is not dequantised"),
+    "no zeros": ("gptq", tensor(lambda tensors: tensors.pop(f"{UP}.qzeros")), f"qweight .* has no {UP}.qzeros"),
+    "fewer groups": (
+        "gptq",
+        tensor(lambda tensors: tensors.update({f"{UP}.scales": tensors[f"{UP}.scales"][:1].clone()})),
+        r"its scales has the shape \(1, 48\), where \(2, 48\) belongs",
+    ),
+    "another index": (
+        "gptq",
+        tensor(lambda tensors: tensors.update({f"{UP}.g_idx": torch.zeros(16).int()})),
+        r"its g_idx has the shape \(16,\), where \(32,\) belongs",
+    ),
+    "gptq without settings": (
+        "gptq",
+        lambda path: change_config(path, quantization_config=None),
+        "and config.json has no quantization_config that says how",
+    ),
+    "another awq": ("awq", setting(version="gemv"), "its version 'gemv' is not dequantised"),
+    "awq as gptq": ("awq", setting(quant_method="gptq"), "do not fit each other"),
+    "gptq as awq": ("gptq", setting(quant_method="awq"), "do not fit each other"),
     "blocks without settings": (
         "fp8 blocks",
         lambda path: change_config(path, quantization_config=None),
@@ -267,6 +290,11 @@ WRONG_VALUES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         tensor(lambda tensors: tensors.update({f"{UP}.weight_shape": torch.tensor([48, 30])})),
         r"they have the shape \(48, 30\), where \(48, 32\) belongs",
     ),
+    "a group that is not there": (
+        "gptq",
+        tensor(lambda tensors: tensors.update({f"{UP}.g_idx": torch.full((32,), 2).int()})),
+        "their g_idx names other groups than 0 to 1",
+    ),
     "no blocks": ("nf4 nested", state(blocksize=0), "the blocksize in their quant_state is 0"),
     "other blocks": ("nf4 nested", state(blocksize=128), "24 blocks of 128 do not make 1536 values"),
     "no nested blocks": (
@@ -294,7 +322,7 @@ def test_values_that_do_not_fit_are_refused_by_name(tmp_path: Path, wrong: str) 
     assert refused.value.param == "model.uri"
 
 
-@pytest.mark.parametrize("name", ["llm.int8", "nf4"])
+@pytest.mark.parametrize("name", ["llm.int8", "nf4", "gptq reordered"])
 def test_layers_that_a_class_holds_transposed_are_turned(tmp_path: Path, access: Access, name: str) -> None:
     expected = write(tmp_path / "model", FORMATS[name], "gpt2")
     fetched, planned = fetch(tmp_path / "model"), plan(request_for(tmp_path / "model"), access)
@@ -351,3 +379,16 @@ def test_transformers_dequantises_to_the_same_model(tmp_path: Path, name: str) -
         stock = AutoModelForCausalLM.from_pretrained(tmp_path / "model", quantization_config=STOCK[name]())
     ours = load_model(fetch(tmp_path / "model").directory, device=CPU).model
     torch.testing.assert_close(logits(ours), logits(stock.float()), rtol=1e-5, atol=1e-6)
+
+
+def test_zeros_that_gptq_files_have_as_biases_are_left_out(tmp_path: Path, access: Access) -> None:
+    expected = write(tmp_path / "model", FORMATS["gptq"])
+    bias = f"{UP}.bias"
+    tensor(lambda tensors: tensors.update({bias: torch.zeros(48)}))(tmp_path / "model")
+    fetched = fetch(tmp_path / "model")
+    assert_equal(fetched.directory, expected, torch.bfloat16)
+    assert plan(request_for(tmp_path / "model"), access).dequantised == fetched.dequantised
+    shutil.rmtree(fetched.directory)
+    tensor(lambda tensors: tensors.update({bias: torch.eye(48)[0].clone()}))(tmp_path / "model")
+    with pytest.raises(InvalidModel, match=f"the tensor {bias} is no bias of this class and not zero"):
+        fetch(tmp_path / "model")

@@ -46,7 +46,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], type[TaskslimError], str]] = {
     ),
     "tokenizer code": (tokenizer_with_code, InvalidModel, "auto_map"),
     "quantised": (
-        lambda path: change_config(path, quantization_config={"quant_method": "awq"}),
+        lambda path: change_config(path, quantization_config={"quant_method": "hqq"}),
         InvalidModel,
         "quantised",
     ),
