@@ -290,6 +290,11 @@ WRONG_VALUES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         tensor(lambda tensors: tensors.update({f"{UP}.weight_shape": torch.tensor([48, 30])})),
         r"they have the shape \(48, 30\), where \(48, 32\) belongs",
     ),
+    "fewer rows": (
+        "packed 8 bits in rows with zero points",
+        tensor(lambda tensors: tensors.update({f"{UP}.weight_shape": torch.tensor([40, 32])})),
+        r"their weight_shape is \(40, 32\)",
+    ),
     "a group that is not there": (
         "gptq",
         tensor(lambda tensors: tensors.update({f"{UP}.g_idx": torch.full((32,), 2).int()})),
