@@ -15,6 +15,7 @@ from service.cli.short_request import DEFAULT_RATIO
 from service.contract.errors import TaskslimError
 from service.contract.fields import groups
 from service.contract.request import JobRequest
+from service.families.quantisation import METHODS
 from service.families.table import FAMILIES
 from service.settings import Settings
 from tests.support.command_line import commands
@@ -98,6 +99,11 @@ def default_of(schema: type[BaseModel], names: list[str]) -> Any:
 
 def is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def test_the_request_page_names_every_method_of_quantisation_once() -> None:
+    named = [name for name, _ in table(section(read("docs/request.md"), "Quantised models"))]
+    assert sorted(named) == sorted(METHODS)
 
 
 def test_the_api_page_names_every_route_once(document: dict[str, Any]) -> None:

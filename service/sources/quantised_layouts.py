@@ -51,6 +51,7 @@ def _scaled(parts: Parts, scheme: Scheme) -> Shape:
         raise ValueError(f"its weight is {parts['weight'].dtype}, and its scheme says {scheme.kind}")
     grid = _check_scales(parts, shape, scheme)
     if _has_zero_points(parts, scheme):
+        _check_dtype(parts, "weight_zero_point", "I8")
         _check_shape(parts, "weight_zero_point", *grid)
     return shape
 
@@ -64,8 +65,10 @@ def _packed(parts: Parts, scheme: Scheme) -> Shape:
         if ceil(columns * scheme.bits / 32) != words:
             raise ValueError(f"its weight_packed has {words} columns, and its scales are for {columns} inputs")
     [*_, (_, groups)] = _check_scales(parts, (rows, columns), scheme)
+    _check_dtype(parts, "weight_shape", "I64", "I32")
     _check_shape(parts, "weight_shape", (2,))
     if _has_zero_points(parts, scheme):
+        _check_dtype(parts, "weight_zero_point", "I32")
         _check_shape(parts, "weight_zero_point", (ceil(rows * scheme.bits / 32), groups))
     return rows, columns
 
@@ -74,6 +77,8 @@ def _llm_int8(parts: Parts, scheme: Scheme) -> Shape:
     rows, columns = _matrix(parts, "weight")
     _check_float(parts, "SCB")
     _check_shape(parts, "SCB", (rows,))
+    if "weight_format" in parts:
+        _check_shape(parts, "weight_format", (1,), ())
     return rows, columns
 
 
@@ -82,15 +87,19 @@ def _bits_and_bytes_4(parts: Parts, scheme: Scheme) -> Shape:
     rows, columns = _matrix(parts, "weight")
     if columns != 1:
         raise ValueError(f"its weight has the shape {(rows, columns)}, where {(rows, 1)} belongs")
+    _check_float(parts, "weight.absmax", "U8")
+    _check_float(parts, "weight.quant_map")
     _check_shape(parts, "weight.quant_map", (16,))
     state = parts[f"weight.quant_state.bitsandbytes__{scheme.kind}"]
-    if state.dtype != "U8" or state.count > MAX_STATE_BYTES:
-        raise ValueError(f"its quant_state has {state.count} values of {state.dtype}")
+    if state.dtype != "U8" or len(state.shape) != 1 or state.count > MAX_STATE_BYTES:
+        raise ValueError(f"its quant_state is {state.dtype} and has the shape {state.shape}")
     nested = [name for name in NESTED if name in parts]
     if len(nested) != (len(NESTED) if parts["weight.absmax"].dtype == "U8" else 0):
         raise ValueError(
             f"its weight.absmax is {parts['weight.absmax'].dtype}, and it has {len(nested)} nested tensors"
         )
+    for name in nested:
+        _check_float(parts, name)
     if nested:
         _check_shape(parts, "weight.nested_quant_map", (256,))
     return (2 * rows,)
@@ -104,9 +113,11 @@ def _gptq(parts: Parts, scheme: Scheme) -> Shape:
     inputs = words * 32 // bits if bits in (2, 4, 8) else 0
     if bits not in (2, 4, 8) or zero_words * 32 != outputs * bits or inputs % groups:
         raise ValueError(f"its qweight has the shape {(words, outputs)}, and its qzeros {(groups, zero_words)}")
+    _check_dtype(parts, "qzeros", "I32")
     _check_float(parts, "scales")
     _check_shape(parts, "scales", (groups, outputs))
     if "g_idx" in parts:
+        _check_dtype(parts, "g_idx", "I32", "I64")
         _check_shape(parts, "g_idx", (inputs,))
     return outputs, inputs
 
@@ -117,6 +128,7 @@ def _awq(parts: Parts, scheme: Scheme) -> Shape:
     if words * 8 != outputs or inputs % groups:
         raise ValueError(f"its qweight has the shape {(inputs, words)}, and its scales {(groups, outputs)}")
     _check_float(parts, "scales")
+    _check_dtype(parts, "qzeros", "I32")
     _check_shape(parts, "qzeros", (groups, words))
     return outputs, inputs
 
@@ -152,7 +164,11 @@ def _matrix(parts: Parts, name: str) -> tuple[int, int]:
 
 
 def _check_float(parts: Parts, name: str, *further: str) -> None:
-    if parts[name].dtype not in ("F32", "F16", "BF16", *further):
+    _check_dtype(parts, name, "F32", "F16", "BF16", *further)
+
+
+def _check_dtype(parts: Parts, name: str, *allowed: str) -> None:
+    if parts[name].dtype not in allowed:
         raise ValueError(f"its {name} is {parts[name].dtype}")
 
 

@@ -16,10 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from service.contract.task import ModelSource
 from tests.support import checkpoints
 from tests.support.checkpoints import change_config
 from tests.support.tiny_models import TINY
 from worker.checkpoints.dtypes import cast_weights
+from worker.checkpoints.fetching import FetchedModel, fetch_model
 
 Parts = dict[str, Tensor]  # what follows the name of the module -> tensor
 
@@ -67,6 +69,23 @@ def write(directory: Path, form: Format, name: str = "llama", dtype: str | None 
     cast_weights(model, rounded_to)
     cast_weights(model, torch.float32)
     return model
+
+
+def fetch(directory: Path) -> FetchedModel:
+    """The model of a directory, dequantised beside it."""
+    scratch = directory.parent / "scratch"
+    return fetch_model(ModelSource(uri=directory.as_uri()), scratch=scratch, cache=scratch / "cache")
+
+
+def changing_tensors(change: Callable[[Parts], object]) -> Callable[[Path], None]:
+    """Changes the tensors of the files."""
+
+    def edit(directory: Path) -> None:
+        tensors = load_file(directory / "model.safetensors")
+        change(tensors)
+        save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+
+    return edit
 
 
 def is_linear(path: str) -> bool:

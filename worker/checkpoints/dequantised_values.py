@@ -43,6 +43,10 @@ def _scaled(parts: Parts, scheme: Scheme) -> Tensor:
 
 
 def _packed(parts: Parts, scheme: Scheme) -> Tensor:
+    (rows, words), [outputs, inputs] = parts["weight_packed"].shape, parts["weight_shape"].tolist()
+    groups = 1 if scheme.group_size is None else inputs // scheme.group_size
+    if (rows, words, groups) != (outputs, -(-inputs * scheme.bits // 32), parts["weight_scale"].shape[-1]):
+        raise ValueError(f"their weight_shape is {(outputs, inputs)}")
     return _decompressed("pack-quantized", parts, scheme)
 
 
