@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.quality_bench.cells import METRICS
 from service.cli.demo.request import find_model
 from service.contract.presets import LABEL_COLUMN, resolve
 from service.contract.rows import Row
@@ -67,7 +68,8 @@ SOURCES: dict[str, Callable[[Path, Path], Source]] = {"smollm2": smollm2, "t5": 
 def task(source: Source, name: str, directory: Path) -> Task:
     """The task with the wording that the model was trained with."""
     calibration = DataSource(uri=(directory / name / "train.jsonl").resolve().as_uri())
-    return resolve(Task(calibration=calibration, **(source.tasks[name] if source.tasks else {"preset": name})))
+    wording = source.tasks[name] if source.tasks else {"preset": name}
+    return resolve(Task(calibration=calibration, **{"metric": METRICS.get(name)} | wording))
 
 
 def rows(directory: Path, split: str, count: int, seed: int, how: str) -> list[Row]:

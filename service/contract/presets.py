@@ -17,13 +17,17 @@ AnyTask = TypeVar("AnyTask", bound=TaskWording)
 
 LABEL_COLUMN = "label"
 TARGET_COLUMN = "target"
+WORDS_COLUMN = "tokens"
 OF_TEMPLATES = ("max_words", "special_tokens", "label_prefix")  # fields of a task that only a template has use for
 ANSWER_COLUMNS = {
     TaskKind.classification: LABEL_COLUMN,
     TaskKind.multi_label: LABEL_COLUMN,
+    TaskKind.token_classification: "tags",
     TaskKind.regression: LABEL_COLUMN,
     TaskKind.generation: TARGET_COLUMN,
 }
+# Kinds of tasks whose labels are by default the classes of the head.
+LABELLED_BY_HEAD = (TaskKind.multi_label, TaskKind.token_classification)
 # Kinds of tasks that have no labels -> what their rows have instead.
 WITHOUT_LABELS = {
     TaskKind.regression: f"its rows have numbers in the column `{LABEL_COLUMN}`",
@@ -182,6 +186,9 @@ def _metric(task: TaskWording) -> TaskMetric:
 
 
 def _check_prompt(task: TaskWording) -> None:
+    if task.kind is TaskKind.token_classification:
+        _check_no_prompt(task)
+        return
     if task.messages is None:
         _check_template(task)
         return
@@ -203,6 +210,16 @@ def _check_prompt(task: TaskWording) -> None:
             f"rows with a template have their answers in the column {task.messages!r}: rename that of the messages"
         )
         raise InvalidRequest(message, param="task.messages")
+
+
+def _check_no_prompt(task: TaskWording) -> None:
+    for name in ("template", "messages", *OF_TEMPLATES):
+        if getattr(task, name) is not None:
+            message = (
+                f"the rows of a {task.kind} task have their words in the column `{WORDS_COLUMN}`, without any prompt: "
+                f"leave `{name}` out"
+            )
+            raise InvalidRequest(message, param=f"task.{name}")
 
 
 def _check_template(task: TaskWording) -> None:
@@ -227,7 +244,7 @@ def _check_labels(task: TaskWording) -> None:
                 param="task.labels",
             )
         return
-    if task.labels is None and task.kind is TaskKind.multi_label:
+    if task.labels is None and task.kind in LABELLED_BY_HEAD:
         return  # the classes of the head
     if task.labels is None:
         raise InvalidLabels(

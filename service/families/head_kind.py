@@ -35,7 +35,11 @@ def check_kind(task: TaskWording, kind: Kind, problem: object, outputs: int) -> 
 
     `problem` and `outputs` are those of its head, where it has one. Raises InvalidModel as `head_kind`.
     """
-    if kind in CLASSIFIERS:
+    if kind == "token_classifier":
+        done, found = TaskKind.token_classification, "has a head for the tokens of a text"
+        if task.kind is done:
+            return
+    elif kind in CLASSIFIERS:
         done = head_kind(problem, outputs)
         if task.kind is done:
             return

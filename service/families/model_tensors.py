@@ -52,12 +52,20 @@ class ModelTensors:
     outside: tuple[Modules, ...]
     layers: Mapping[str, tuple[Modules, ...]]  # path of the layers -> their modules
     prefix: str = ""  # of the model without its head; checkpoints of that alone leave it out
+    token_head: tuple[Modules, ...] | None = None  # None: the head for sequences serves tokens as well
     may_hold: str = r"(?!)"  # regular expression: further tensors that are used where they are there
 
     def with_score(self) -> Self:
         """The tensors of a decoder with a classification head in place of that over the vocabulary."""
         inside = tuple(modules for modules in self.outside if modules.paths.startswith(self.prefix))
         return replace(self, outside=(*inside, Modules("score")))
+
+    def with_token_head(self) -> Self:
+        """The tensors of an encoder with a head for tokens in place of that for sequences."""
+        if self.token_head is None:
+            return self
+        inside = tuple(modules for modules in self.outside if modules.paths.startswith(self.prefix))
+        return replace(self, outside=(*inside, *self.token_head))
 
     def names(self, config: Config, counts: Mapping[str, int]) -> set[str]:
         """The names of all tensors of a model whose stacks have these numbers of layers."""
@@ -226,6 +234,9 @@ def _bart(*outside: Modules) -> ModelTensors:
 # --- encoders ------------------------------------------------------------------------------------------------------
 
 
+TOKEN_HEAD = (Modules("classifier", always),)
+
+
 def _bert(prefix: str, head: str, *outside: Modules) -> ModelTensors:
     return ModelTensors(
         (
@@ -242,6 +253,7 @@ def _bert(prefix: str, head: str, *outside: Modules) -> ModelTensors:
             )
         },
         prefix,
+        TOKEN_HEAD,
     )
 
 
@@ -258,6 +270,7 @@ DISTILBERT = ModelTensors(
         )
     },
     "distilbert.",
+    TOKEN_HEAD,
 )
 
 ELECTRA_PROJECTION = Modules(
@@ -314,7 +327,8 @@ DEBERTA = ModelTensors(
             "deberta.encoder.LayerNorm", always, lambda config: "layer_norm" in str(config.get("norm_rel_ebd")).lower()
         ),
         Modules("deberta.encoder.conv.{conv,LayerNorm}", always, has_convolution),
-        Modules("{deberta.embeddings.LayerNorm,pooler.dense,classifier}", always),
+        Modules("deberta.embeddings.LayerNorm", always),
+        Modules("{pooler.dense,classifier}", always),
     ),
     {
         "deberta.encoder.layer": (
@@ -326,6 +340,7 @@ DEBERTA = ModelTensors(
         )
     },
     "deberta.",
+    TOKEN_HEAD,
 )
 
 MODEL_TENSORS: dict[str, ModelTensors] = {

@@ -18,7 +18,7 @@ from service.families.per_layer import CLASS_PREFIX, is_per_layer
 from service.families.quantisation import quantisation_of
 from service.families.tensor_names import CheckpointNames, StackNames, UnitTensors, attention, feed_forward
 
-Kind = Literal["causal", "encoder_decoder", "classifier", "decoder_classifier"]
+Kind = Literal["causal", "encoder_decoder", "classifier", "decoder_classifier", "token_classifier"]
 RuntimeName = Literal["vllm", "sglang", "llama.cpp", "mlx-lm"]
 
 # The Auto class of transformers that loads a model of each kind with its task head.
@@ -27,8 +27,10 @@ AUTO_CLASSES: dict[Kind, str] = {
     "encoder_decoder": "AutoModelForSeq2SeqLM",
     "classifier": "AutoModelForSequenceClassification",
     "decoder_classifier": "AutoModelForSequenceClassification",
+    "token_classifier": "AutoModelForTokenClassification",
 }
-CLASSIFIERS: tuple[Kind, ...] = ("classifier", "decoder_classifier")  # kinds with a classification head
+# kinds with a classification head
+CLASSIFIERS: tuple[Kind, ...] = ("classifier", "decoder_classifier", "token_classifier")
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class ModelFamily:
     def tensors(self) -> ModelTensors:
         """The tensors of the family's models with this head."""
         row = MODEL_TENSORS[self.model_type]
+        if self.kind == "token_classifier":
+            return row.with_token_head()
         return row.with_score() if self.kind == "decoder_classifier" else row
 
     @property
@@ -86,7 +90,8 @@ class ModelFamily:
     def described(self) -> catalog.Family:
         """The family as `GET /capabilities` shows it."""
         refused = {unit.value: reason for unit, reason in self.refused.items()}
-        classes = [self.model_class, *filter(None, [DECODER_CLASSIFIERS.get(self.model_type)])]
+        other_heads = (heads.get(self.model_type) for heads in (DECODER_CLASSIFIERS, TOKEN_CLASSIFIERS))
+        classes = [self.model_class, *filter(None, other_heads)]
         return catalog.Family(
             model_type=self.model_type, kind=self.kind, classes=classes, units=self.units, refused=refused
         )
@@ -421,8 +426,22 @@ DECODER_CLASSIFIERS: dict[str, str] = {
 }
 
 
+# Family -> the class with a classification head for each token of its encoder.
+TOKEN_CLASSIFIERS: dict[str, str] = {
+    "bert": "BertForTokenClassification",
+    "roberta": "RobertaForTokenClassification",
+    "distilbert": "DistilBertForTokenClassification",
+    "xlm-roberta": "XLMRobertaForTokenClassification",
+    "electra": "ElectraForTokenClassification",
+    "modernbert": "ModernBertForTokenClassification",
+    "deberta-v2": "DebertaV2ForTokenClassification",
+}
+
+
 def with_head(family: ModelFamily, model_class: str) -> ModelFamily:
     """The family with the head of a class of transformers; as it is where that is no other head of the family."""
+    if model_class == TOKEN_CLASSIFIERS.get(family.model_type):
+        return replace(family, kind="token_classifier", model_class=model_class, runtimes=(), same_head=())
     if model_class != DECODER_CLASSIFIERS.get(family.model_type):
         return family
     names = replace(family.names, tied=(), tied_by_default=False)

@@ -25,11 +25,14 @@ PIPELINES: dict[Kind, str] = {
     "encoder_decoder": "text2text-generation",
     "classifier": "text-classification",
     "decoder_classifier": "text-classification",
+    "token_classifier": "token-classification",
 }
 # The Hub's ids of metrics that have another name there.
 HUB_METRICS = {
     TaskMetric.macro_f1: "f1",
     TaskMetric.micro_f1: "f1",
+    TaskMetric.entity_f1: "seqeval",
+    TaskMetric.tag_accuracy: "accuracy",
     TaskMetric.matthews: "matthews_correlation",
     TaskMetric.pearson: "pearsonr",
     TaskMetric.spearman: "spearmanr",
