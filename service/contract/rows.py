@@ -218,6 +218,14 @@ def answer_column(task: TaskWording) -> str:
     return ANSWER_COLUMNS[task.kind or TaskKind.classification]
 
 
+def needed_columns(task: TaskWording, *, answered: bool) -> set[str]:
+    """The columns that the rows of a resolved task must have."""
+    if task.messages is not None:
+        return {task.messages}
+    asked = {WORDS_COLUMN} if task.kind is TaskKind.token_classification else {*template_fields(task.template or "")}
+    return asked | ({answer_column(task)} if answered else set())
+
+
 def check_rows(rows: Sequence[Row], task: TaskWording, *, answered: bool = True) -> None:
     """Check that every row has what the resolved task needs. Answers are checked only where `answered` is true.
 
