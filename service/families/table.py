@@ -103,8 +103,11 @@ FACTORS_OF_HEADS = (
     "with long rotary positions a stock config derives the number of their factors from the number of heads: remove "
     "other units than heads"
 )
+HEADLESS_LAYERS = "most layers have linear attention, whose heads a config counts on their own"
+TWO_KINDS = "the stock class fails without a layer of full attention, and scores decide which layers stay"
 NO_DIMENSIONS = {Unit.head_dims: TIED_DIMENSIONS}
 NO_HEADS = {Unit.heads: DERIVED_SIZE, Unit.head_dims: TIED_DIMENSIONS}
+LINEAR_ATTENTION = {Unit.heads: HEADLESS_LAYERS, Unit.head_dims: TIED_DIMENSIONS, Unit.layers: TWO_KINDS}
 NO_HEADS_UNDER_A_JOINT_NORM = {Unit.heads: JOINT_NORM, Unit.head_dims: TIED_DIMENSIONS}
 
 # --- tensors -------------------------------------------------------------------------------------------------------
@@ -160,6 +163,9 @@ GEMMA_NAMES = CheckpointNames(
     nullable=(),
 )
 OLMO_NAMES = CheckpointNames((GATED_WITHOUT_HEADS,), nullable=(KEY_VALUE_HEADS,))
+QWEN3_5_NAMES = CheckpointNames(
+    (GATED_WITHOUT_HEADS,), class_defaults={KEY_VALUE_HEADS: 4, HEAD_SIZE: 256}, nullable=()
+)
 SMOLLM3_NAMES = CheckpointNames(
     (GATED_WITH_BIAS,), tied_by_default=True, class_defaults={KEY_VALUE_HEADS: 4}, nullable=(KEY_VALUE_HEADS,)
 )
@@ -252,6 +258,7 @@ FAMILIES: dict[str, ModelFamily] = {
             ALL_RUNTIMES,
         ),
         ModelFamily("olmo3", "causal", "Olmo3ForCausalLM", OLMO_NAMES, NO_HEADS_UNDER_A_JOINT_NORM, ON_ONE_MACHINE),
+        ModelFamily("qwen3_5_text", "causal", "Qwen3_5ForCausalLM", QWEN3_5_NAMES, LINEAR_ATTENTION),
         ModelFamily("smollm3", "causal", "SmolLM3ForCausalLM", SMOLLM3_NAMES, NO_DIMENSIONS, ALL_BUT_SGLANG),
         ModelFamily("ministral3", "causal", "Ministral3ForCausalLM", MINISTRAL3_NAMES, NO_DIMENSIONS, ON_ONE_MACHINE),
         ModelFamily("granite", "causal", "GraniteForCausalLM", GRANITE_NAMES, NO_DIMENSIONS, ALL_BUT_SGLANG),

@@ -23,7 +23,13 @@ from service.planning.tokenizer_checks import check_tokenizer
 from service.planning.widths import Cut, described, is_set_by_ratio, kept
 from service.sources.access import Access
 from service.sources.checkpoint import Checkpoint, read_checkpoint
-from service.sources.dimensions import ffn_width, head_counts, head_size, num_layers
+from service.sources.dimensions import (
+    caching_layers,
+    ffn_width,
+    head_counts,
+    head_size,
+    num_layers,
+)
 from service.sources.safetensors_header import BYTES
 
 
@@ -68,7 +74,7 @@ def _cache_bytes(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut
     if checkpoint.family.kind in CLASSIFIERS:
         return None
     _, heads = head_counts(checkpoint)
-    layers, size = num_layers(checkpoint, checkpoint.names.stacks[-1]), head_size(checkpoint)
+    layers, size = caching_layers(checkpoint), head_size(checkpoint)
     slim_heads = kept(cuts, Unit.heads, heads)
     slim_layers, slim_size = kept(cuts, Unit.layers, layers), kept(cuts, Unit.head_dims, size)
     number = 2 * BYTES[checkpoint.dtype]

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from service.contract.errors import InvalidModel
 from service.contract.options import Unit
+from service.families.model_tensors import layer_kinds
 from service.families.tensor_names import StackNames, UnitTensors
 from service.sources.checkpoint import MAX_UNITS, Checkpoint
 from service.sources.safetensors_header import TensorShape
@@ -55,6 +56,13 @@ def head_size(checkpoint: Checkpoint) -> int:
     if checkpoint.value(names.head_size) is not None:
         return checkpoint.number(names.head_size)
     return checkpoint.number(names.hidden_size) // checkpoint.number(names.heads)
+
+
+def caching_layers(checkpoint: Checkpoint) -> int:
+    """Layers of the last stack that cache keys and values; one of linear attention has a state of one size instead."""
+    layers = num_layers(checkpoint, checkpoint.names.stacks[-1])
+    has_others = any(".linear_attn." in name for name in checkpoint.tensors)
+    return layer_kinds(checkpoint.config, layers).count("full_attention") if has_others else layers
 
 
 def layer_tensors(checkpoint: Checkpoint, stack: StackNames) -> Iterator[tuple[int, str, TensorShape]]:

@@ -32,6 +32,12 @@ LLAMA: dict[str, Any] = TOKENS | {
     "max_position_embeddings": 64,
 }
 SLIDING: dict[str, Any] = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+LINEAR: dict[str, Any] = {"layer_types": ["linear_attention", "full_attention"]} | {
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+}
 T5: dict[str, Any] = TOKENS | {
     "d_model": 32,
     "d_ff": FFN_WIDTH,
@@ -174,6 +180,7 @@ TINY: dict[str, Callable[[], PreTrainedModel]] = {
     "phi3": lambda: causal("phi3"),
     "olmo2": lambda: causal("olmo2"),
     "olmo3": lambda: causal("olmo3", **SLIDING),
+    "qwen3_5_text": lambda: causal("qwen3_5_text", **LINEAR),
     "smollm3": lambda: causal(
         "smollm3", head_dim=None, attention_bias=True, no_rope_layers=[1, 0], use_sliding_window=True, sliding_window=4
     ),

@@ -63,6 +63,7 @@ class Stack:
     stream_unless: tuple[str, str] | None = None  # a config field, and the value of `stream` if that field is false
     after_first: str = ""  # path of a module that, where the model has it, follows the first layer alone
     added_times: str = ""
+    removable: bool = True  # whether the stock class computes with any of the layers alone
 
     def stream_behind(self, config: object) -> str | None:
         """`stream` of a model with this config."""
@@ -218,6 +219,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "phi3": Architecture((_decoder("model.layers", FUSED, FUSED_QUERIES),)),
     "olmo2": Architecture((_decoder("model.layers", GATED, stream=None),)),
     "olmo3": Architecture((_decoder("model.layers", GATED, stream=None),)),
+    "qwen3_5_text": Architecture((replace(_decoder("model.layers", GATED), removable=False),)),
     "smollm3": Architecture((_decoder("model.layers", GATED_WITH_BIAS, GROUPED_QUERIES),)),
     "ministral3": MISTRAL,
     "granite": Architecture(

@@ -271,6 +271,8 @@ def _dimension_group(model: nn.Module, stack: Stack, layer: int, row: Attention,
 
 def _layers(model: nn.Module, stack: Stack, layer: int) -> list[Group]:
     """A layer as a group of one unit; it is ranked against the other layers of its stack."""
+    if not stack.removable:
+        raise UnitUnavailable("the stock class of this family fails without some of its layers")
     block, config = f"{stack.layers}.{layer}", _config(model)
     # A shared position bias is not removed with the layer, but moved to the next one.
     shared = tuple(row.position_bias for row in stack.attention if row.position_bias and row.shares_position_bias)

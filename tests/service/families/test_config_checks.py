@@ -28,7 +28,8 @@ def heads_of_class(config: dict[str, Any]) -> tuple[int, int, int] | None:
     except Exception:  # of any kind: the class fails in its own code
         return None
     heads, groups = model.config.num_attention_heads, model.config.num_key_value_heads
-    inputs = model.get_parameter("model.layers.0.self_attn.o_proj.weight").shape[1]
+    outputs = (tensor for name, tensor in model.named_parameters() if name.endswith("self_attn.o_proj.weight"))
+    inputs = next(outputs).shape[1]
     return heads, groups, inputs // heads
 
 
