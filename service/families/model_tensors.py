@@ -240,6 +240,27 @@ def _bart(*outside: Modules) -> ModelTensors:
     )
 
 
+def _t5gemma_layer(part: str) -> tuple[Modules, ...]:
+    """The modules of a layer of the encoder; those of the decoder are more."""
+
+    def has_bias(config: Config) -> bool:
+        return ATTENTION_BIAS(config.get(part) or {})
+
+    return (
+        Modules("self_attn.{q,k,v,o}_proj", has_bias),
+        Modules("cross_attn.{q,k,v,o}_proj", has_bias, lambda config: part == "decoder"),
+        Modules("{pre,post}_cross_attn_layernorm", where=lambda config: part == "decoder"),
+        Modules("{pre,post}_{self_attn,feedforward}_layernorm"),
+        GATED_BLOCK,
+    )
+
+
+T5GEMMA = ModelTensors(
+    (Modules("model.{encoder,decoder}.{embed_tokens,norm}"), Modules("lm_head.out_proj")),
+    {f"model.{part}.layers": _t5gemma_layer(part) for part in ("encoder", "decoder")},
+    "model.",
+)
+
 # --- encoders ------------------------------------------------------------------------------------------------------
 
 
@@ -413,4 +434,5 @@ MODEL_TENSORS: dict[str, ModelTensors] = {
     "m2m_100": _bart(LAST_NORMS),
     "marian": _bart(),
     "umt5": _t5("gated-gelu", shares_position_bias=False),
+    "t5gemma": T5GEMMA,
 }

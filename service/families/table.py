@@ -62,6 +62,7 @@ class ModelFamily:
     same_head: tuple[str, ...] = ()  # other class names in config.json whose checkpoints have that head
     pretrained: PretrainedHead | None = None
     first_layer: FirstLayer | None = None
+    answers_after_bos: bool = False  # whether the decoder begins with the BOS token where no other is named
     own_target_tokens: bool = False  # whether the tokenizer reads answers in another way than prompts
     writes_no_padding: bool = False  # whether a text never has the padding token, however high its logit is
     gguf: str = ""  # `general.architecture` of the GGUF files that transformers converts to this family
@@ -211,6 +212,15 @@ BART_NAMES = CheckpointNames(
 MARIAN_NAMES = replace(
     BART_NAMES,
     tying_unless=("share_encoder_decoder_embeddings", "model.decoder.embed_tokens.weight", ("lm_head.weight",)),
+)
+
+T5GEMMA_TENSORS = GATED_FEED_FORWARD + attention(r"(self|cross)_attn\.o_proj", r"(self|cross)_attn\.[qkv]_proj")
+T5GEMMA_NAMES = CheckpointNames(
+    tuple(StackNames(part, f"{part}.layers", T5GEMMA_TENSORS, part=part) for part in ("encoder", "decoder")),
+    head_counts_divide=("hidden_size",),
+    embedding="model.decoder.embed_tokens.weight",
+    tied=("lm_head.out_proj.weight",),
+    tied_by_default=True,
 )
 
 # --- the families --------------------------------------------------------------------------------------------------
@@ -399,6 +409,14 @@ FAMILIES: dict[str, ModelFamily] = {
             writes_no_padding=True,
         ),
         ModelFamily("umt5", "encoder_decoder", "UMT5ForConditionalGeneration", UMT5_NAMES),
+        ModelFamily(
+            "t5gemma",
+            "encoder_decoder",
+            "T5GemmaForConditionalGeneration",
+            T5GEMMA_NAMES,
+            NO_DIMENSIONS,
+            answers_after_bos=True,
+        ),
     )
 }
 

@@ -120,6 +120,16 @@ def distilbert() -> PreTrainedModel:
     return _model(AutoModelForSequenceClassification, "distilbert", TOKENS | sizes | {"num_labels": 3})
 
 
+def t5gemma() -> PreTrainedModel:
+    """An encoder and a decoder of unequal sizes; LLAMA has those of the decoder."""
+    # The embedding of the padding token is zero, and the decoders of some tests begin with the token 0.
+    own = {"query_pre_attn_scalar": 8, "sliding_window": 8, "pad_token_id": 3}
+    parts: dict[str, Any] = {"decoder": LLAMA | own}
+    parts["encoder"] = parts["decoder"] | {"hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 6}
+    parts["encoder"] |= {"num_key_value_heads": 3}
+    return _model(AutoModelForSeq2SeqLM, "t5gemma", parts | {"vocab_size": VOCABULARY, "decoder_start_token_id": 1})
+
+
 def deberta(**settings: Any) -> PreTrainedModel:
     """A DeBERTa with relative positions, as version 3 has them; `settings` override or extend its own."""
     relative = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 4}
@@ -222,5 +232,6 @@ TINY: dict[str, Callable[[], PreTrainedModel]] = {
     "pegasus": lambda: bart("pegasus", scale_embedding=True),
     "m2m_100": lambda: bart("m2m_100"),
     "umt5": lambda: encoder_decoder("umt5"),
+    "t5gemma": t5gemma,
     "marian": lambda: bart("marian", scale_embedding=True, init_std=0.05),
 }

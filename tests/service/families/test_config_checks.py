@@ -38,7 +38,7 @@ def heads_of_plan(config: dict[str, Any]) -> tuple[int, int, int] | None:
     checkpoint = Checkpoint(FAMILIES[config["model_type"]], config, {}, 0)
     try:
         check_settings(config, FAMILIES[config["model_type"]])
-        return *head_counts(checkpoint), head_size(checkpoint)
+        return *head_counts(checkpoint, checkpoint.last_stack), head_size(checkpoint, checkpoint.last_stack)
     except InvalidModel:
         return None
 
