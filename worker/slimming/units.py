@@ -211,7 +211,8 @@ def _head_group(model: nn.Module, stack: Stack, layer: int, row: Attention) -> G
         fields=tuple(fields.items()),
         # T5 computes the position bias of all layers in the first layer; cross-attention has none.
         tie=f"{stack.name}.heads" if row.position_bias and row.shares_position_bias else "",
-        level=row.heads if row.free_size else "",
+        # Where a layer has two kinds of attention, one field of its config holds the number of heads of both.
+        level=stack.field(row.heads) if row.free_size or len(stack.attention) > 1 else "",
         allowed=tuple(kept for kept in range(1, count + 1) if _holds(config, row, kept * shared)),
     )
 

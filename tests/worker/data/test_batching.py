@@ -139,6 +139,14 @@ def test_a_decoder_computes_logits_only_where_they_are_scored() -> None:
     assert torch.equal(batch.inputs["logits_to_keep"][batch.position_P], ends)
 
 
+def test_the_decoder_of_a_t5gemma_begins_with_the_bos_token_where_no_other_is_named() -> None:
+    model = TINY["t5gemma"]()
+    model.config.decoder_start_token_id = 7
+    assert padding_of(model).decoder_opening == (7,)
+    model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = None
+    assert padding_of(model).decoder_opening == (1,)
+
+
 def test_the_forced_first_token_of_bart_is_read_before_the_answer() -> None:
     model = TINY["bart"]()
     assert padding_of(model).decoder_opening == (2,)

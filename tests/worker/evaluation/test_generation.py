@@ -80,7 +80,7 @@ def all_greedy(model: PreTrainedModel, examples: list[Example], asked: Wording, 
         return [greedy(model, example, asked.kind, margins.decoder_opening, most) for example in examples]
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "t5", "bart", "m2m_100"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "t5", "bart", "m2m_100", "t5gemma"])
 @pytest.mark.parametrize("budget", [1, 4096])
 def test_generation_is_greedy_in_every_batch(name: str, budget: int) -> None:
     torch.set_num_threads(1)
