@@ -120,10 +120,10 @@ def distilbert() -> PreTrainedModel:
     return _model(AutoModelForSequenceClassification, "distilbert", TOKENS | sizes | {"num_labels": 3})
 
 
-def t5gemma() -> PreTrainedModel:
+def t5gemma(window: int = 8) -> PreTrainedModel:
     """An encoder and a decoder of unequal sizes; LLAMA has those of the decoder."""
     # The embedding of the padding token is zero, and the decoders of some tests begin with the token 0.
-    own = {"query_pre_attn_scalar": 8, "sliding_window": 8, "pad_token_id": 3}
+    own = {"query_pre_attn_scalar": 8, "sliding_window": window, "pad_token_id": 3}
     parts: dict[str, Any] = {"decoder": LLAMA | own}
     parts["encoder"] = parts["decoder"] | {"hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 6}
     parts["encoder"] |= {"num_key_value_heads": 3}
