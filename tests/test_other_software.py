@@ -14,7 +14,8 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from service.contract.options import Layout, Unit
 from service.contract.task import ModelSource
-from service.families.table import AUTO_CLASSES, FAMILIES
+from service.families.family import AUTO_CLASSES
+from service.families.table import FAMILIES
 from tests.support import checkpoints
 from tests.support.foreign_packages import installed, run_with
 from tests.support.gguf_files import write_gguf

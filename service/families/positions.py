@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from service.families.table import ModelFamily
+from service.families.family import ModelFamily
 
 DEFAULT_PADDING = 1  # of a RoBERTa or XLM-RoBERTa whose config.json does not name the padding token
 

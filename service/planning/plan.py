@@ -12,9 +12,9 @@ from service.contract.errors import NotPlannable
 from service.contract.options import Layout, Repair, Unit
 from service.contract.report import Runtime
 from service.contract.request import JobRequest
+from service.families.family import CLASSIFIERS
 from service.families.runtime_limits import SlimSizes
 from service.families.runtimes import runtimes_after, runtimes_of_unequal_widths
-from service.families.table import CLASSIFIERS
 from service.planning.admission import check_request
 from service.planning.feasibility import check_options
 from service.planning.removal import count_parameters

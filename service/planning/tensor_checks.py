@@ -7,7 +7,7 @@ from typing import Any
 from service.contract.errors import InvalidModel
 from service.contract.options import Unit
 from service.families.adapter_names import module_and_part, name_in_files
-from service.families.table import DERIVED_SIZE
+from service.families.family import DERIVED_SIZE
 from service.sources.adapter import Adapter
 from service.sources.checkpoint import Checkpoint
 

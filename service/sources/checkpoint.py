@@ -7,8 +7,8 @@ from typing import Any
 
 from service.contract.errors import InvalidModel
 from service.contract.report import Dequantised
+from service.families.family import ModelFamily
 from service.families.source_config import plain_name
-from service.families.table import ModelFamily
 from service.families.tensor_names import CheckpointNames, StackNames
 from service.families.unused_tensors import may_be_unused
 from service.sources.adapter import Adapter

@@ -15,7 +15,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from service.families.table import DECODER_CLASSIFIERS, FAMILIES, ModelFamily, with_head
+from service.families.decoder_classifiers import DECODER_CLASSIFIERS
+from service.families.family import ModelFamily
+from service.families.table import FAMILIES, with_head
 
 VOCABULARY = 128
 HIDDEN_SIZE = 32

@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from service.contract.errors import InvalidModel
-from service.families.table import CLASSIFIERS, FAMILIES, Kind
+from service.families.family import CLASSIFIERS, Kind
+from service.families.table import FAMILIES
 from worker.data.prompts import Example, row_tokens
 from worker.data.wordings import Tokens
 from worker.slimming.scoring.objectives import Batch

@@ -10,7 +10,7 @@ from service.contract.errors import InvalidData, InvalidLabels, InvalidTemplate
 from service.contract.options import TaskKind
 from service.contract.presets import LABEL_COLUMN, template_fields
 from service.contract.rows import Row
-from service.families.table import Kind
+from service.families.family import Kind
 from worker.data import chats
 from worker.data.tokenising import TOKENISE
 from worker.data.wordings import Tokens, Wording

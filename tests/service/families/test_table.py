@@ -3,8 +3,9 @@
 import pytest
 
 from service.contract.options import Unit
+from service.families.family import DERIVED_SIZE, TIED_DIMENSIONS, ModelFamily
 from service.families.runtimes import RUNTIMES, runtimes_after
-from service.families.table import DERIVED_SIZE, FAMILIES, TIED_DIMENSIONS, ModelFamily
+from service.families.table import FAMILIES
 from tests.support.planning import sizes
 
 families = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)

@@ -8,7 +8,7 @@ from service.contract import presets
 from service.contract.errors import InvalidData, InvalidLabels, InvalidModel, InvalidTemplate
 from service.contract.rows import Row
 from service.contract.task import Task
-from service.families.table import Kind
+from service.families.family import Kind
 from tests.support import checkpoints
 from worker.data.prompts import Example, encode, first_words, row_tokens
 from worker.data.wordings import LABEL_PREFIXES, Wording, wording, written_in_template

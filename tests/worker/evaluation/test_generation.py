@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from service.contract.presets import resolve
 from service.contract.rows import Row
 from service.contract.task import Task
-from service.families.table import Kind
+from service.families.family import Kind
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, family_of_model
 from worker.data.batching import Padding, padding
