@@ -20,13 +20,14 @@ from transformers import (
 )
 
 from service.contract.errors import InvalidModel, UnsupportedFamily
+from service.families.source_config import TEXT_PARTS
 from service.planning.plan import plan
 from service.sources.access import Access
 from tests.support import checkpoints
 from tests.support.checkpoints import change_config
 from tests.support.pipeline_jobs import Deployment
 from tests.support.planning import request_for
-from tests.support.tiny_models import LINEAR, LLAMA, TINY, causal, logits
+from tests.support.tiny_models import LINEAR, LLAMA, SLIDING, TINY, causal, logits
 from worker.checkpoints.loading import count_parameters, load_model
 from worker.checkpoints.saving import save_model
 
@@ -150,9 +151,12 @@ def test_the_text_part_of_a_gemma3_is_read(tmp_path: Path, prefix: str) -> None:
 
 
 VISION = {"hidden_size": 16, "num_heads": 2, "num_attention_heads": 2, "intermediate_size": 16, "patch_size": 4}
-# Multimodal model -> the config of its text part, and that of its vision part.
+PIXTRAL = VISION | {"model_type": "pixtral", "num_hidden_layers": 1}
+# Multimodal model, or its text part -> the config of its text part, and that of its vision part.
 WHOLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "mistral3": (LLAMA | {"model_type": "ministral3"}, VISION | {"model_type": "pixtral", "num_hidden_layers": 1}),
+    "gemma3": (LLAMA | SLIDING | {"query_pre_attn_scalar": 8}, VISION | {"num_hidden_layers": 1, "image_size": 64}),
+    "mistral3": (LLAMA | {"model_type": "mistral", "sliding_window": 4}, PIXTRAL),
+    "ministral3": (LLAMA | {"model_type": "ministral3"}, PIXTRAL),
     "qwen3_5": (LLAMA | LINEAR | {"model_type": "qwen3_5_text"}, VISION | {"depth": 1, "out_hidden_size": 32}),
     "qwen3_vl": (
         LLAMA | {"rope_parameters": {"rope_type": "default", "rope_theta": 5e3, "mrope_section": [2, 1, 1]}},
@@ -161,9 +165,10 @@ WHOLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("model_type", WHOLES)
-def test_the_text_part_of_a_multimodal_model_answers_as_the_whole(tmp_path: Path, model_type: str) -> None:
-    text, vision = WHOLES[model_type]
+@pytest.mark.parametrize("name", WHOLES)
+def test_the_text_part_of_a_multimodal_model_answers_as_the_whole(tmp_path: Path, name: str) -> None:
+    text, vision = WHOLES[name]
+    model_type = name if name in TEXT_PARTS else "mistral3"
     config = AutoConfig.for_model(model_type, text_config=text, vision_config=vision)
     with torch.random.fork_rng():
         torch.manual_seed(0)
