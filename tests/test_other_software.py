@@ -19,7 +19,7 @@ from service.families.table import FAMILIES
 from tests.support import checkpoints
 from tests.support.foreign_packages import installed, run_with
 from tests.support.gguf_files import write_gguf
-from tests.support.tiny_models import TINY, causal, changed, encoder_decoder, inputs_of, t5gemma
+from tests.support.tiny_models import TINY, causal, changed, encoder_decoder, family_of_model, inputs_of, t5gemma
 from tests.worker.checkpoints.test_gguf import FILES, LLAMA3, PHI3_ROPE, SHORT
 from worker.checkpoints.cutting import make_slim
 from worker.checkpoints.fetching import fetch_model
@@ -161,7 +161,7 @@ def test_transformers_4_loads_slim_checkpoints_and_tokenizers(tmp_path: Path) ->
     lines = {}
     for name, make in OLD_READERS.items():
         model = make()
-        family = FAMILIES[model.config.model_type]
+        family = family_of_model(model)
         directory = write_slim(tmp_path / name, model, [unit for unit in family.units if unit is not Unit.layers])
         lines[directory] = f"{AUTO_CLASSES[family.kind]}\t{directory}\t{TEXT}"
     run_with(packages, OLDER_TRANSFORMERS, *lines.values())
