@@ -16,7 +16,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from service.families.table import DECODER_CLASSIFIERS, FAMILIES, TOKEN_CLASSIFIERS, ModelFamily, with_head
+from service.families.family import ModelFamily
+from service.families.other_heads import DECODER_CLASSIFIERS, TOKEN_CLASSIFIERS
+from service.families.table import FAMILIES, with_head
 
 VOCABULARY = 128
 HIDDEN_SIZE = 32
@@ -33,6 +35,12 @@ LLAMA: dict[str, Any] = TOKENS | {
     "max_position_embeddings": 64,
 }
 SLIDING: dict[str, Any] = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+LINEAR: dict[str, Any] = {"layer_types": ["linear_attention", "full_attention"]} | {
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+}
 T5: dict[str, Any] = TOKENS | {
     "d_model": 32,
     "d_ff": FFN_WIDTH,
@@ -143,6 +151,16 @@ def distilbert() -> PreTrainedModel:
     return _model(AutoModelForSequenceClassification, "distilbert", TOKENS | DISTILBERT | {"num_labels": 3})
 
 
+def t5gemma(window: int = 8) -> PreTrainedModel:
+    """An encoder and a decoder of unequal sizes; LLAMA has those of the decoder."""
+    # The embedding of the padding token is zero, and the decoders of some tests begin with the token 0.
+    own = {"query_pre_attn_scalar": 8, "sliding_window": window, "pad_token_id": 3}
+    parts: dict[str, Any] = {"decoder": LLAMA | own}
+    parts["encoder"] = parts["decoder"] | {"hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 6}
+    parts["encoder"] |= {"num_key_value_heads": 3}
+    return _model(AutoModelForSeq2SeqLM, "t5gemma", parts | {"vocab_size": VOCABULARY, "decoder_start_token_id": 1})
+
+
 def deberta(**settings: Any) -> PreTrainedModel:
     """A DeBERTa with relative positions, as version 3 has them; `settings` override or extend its own."""
     return classifier("deberta-v2", **RELATIVE | settings)
@@ -204,6 +222,7 @@ TINY: dict[str, Callable[[], PreTrainedModel]] = {
     "phi3": lambda: causal("phi3"),
     "olmo2": lambda: causal("olmo2"),
     "olmo3": lambda: causal("olmo3", **SLIDING),
+    "qwen3_5_text": lambda: causal("qwen3_5_text", **LINEAR),
     "smollm3": lambda: causal(
         "smollm3", head_dim=None, attention_bias=True, no_rope_layers=[1, 0], use_sliding_window=True, sliding_window=4
     ),
@@ -245,5 +264,6 @@ TINY: dict[str, Callable[[], PreTrainedModel]] = {
     "pegasus": lambda: bart("pegasus", scale_embedding=True),
     "m2m_100": lambda: bart("m2m_100"),
     "umt5": lambda: encoder_decoder("umt5"),
+    "t5gemma": t5gemma,
     "marian": lambda: bart("marian", scale_embedding=True, init_std=0.05),
 }

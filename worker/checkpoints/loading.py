@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from service.contract.errors import InvalidModel
 from service.families import adapter_names
-from service.families.table import ModelFamily
+from service.families.family import ModelFamily
 from service.families.unused_tensors import may_be_unused
 from service.sources.model_files import ADAPTER_WEIGHTS, CONFIG
 from worker.checkpoints.adapters import merge_adapter

@@ -3,7 +3,7 @@
 from service.contract.options import Format, TaskKind
 from service.contract.presets import template_fields
 from service.contract.request import JobRequest
-from service.families.table import Kind
+from service.families.family import Kind
 from service.sources.job_checkpoints import JOB
 from service.sources.readers import scheme_of
 from service.storage.artifact_names import MODEL, TASK_FILE, kept_name

@@ -98,7 +98,7 @@ def test_transformers_loads_every_family_from_its_directory_alone(tmp_path: Path
         assert torch.equal(load_file(tmp_path / name / "answer")["logits"], expected[name]), name
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "phi3", "t5", "bart", "m2m_100"])
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "phi3", "t5", "bart", "m2m_100", "t5gemma"])
 def test_generation_with_a_cache_of_unequal_groups_equals_that_without(name: str) -> None:
     model, _ = unequal(name)
     told: dict[str, Any] = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from service.contract.errors import InvalidModel
-from service.families.table import CLASSIFIERS, Kind
+from service.families.family import CLASSIFIERS, Kind
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, VOCABULARY, family_of_model
 from worker.data.batching import Padding, batches, pad_left, padding
@@ -137,6 +137,14 @@ def test_a_decoder_computes_logits_only_where_they_are_scored() -> None:
     ends = batch.masks["decoder"].sum(dim=1) - 1
     assert batch.inputs["logits_to_keep"].tolist() == sorted(set(ends.tolist()))
     assert torch.equal(batch.inputs["logits_to_keep"][batch.position_P], ends)
+
+
+def test_the_decoder_of_a_t5gemma_begins_with_the_bos_token_where_no_other_is_named() -> None:
+    model = TINY["t5gemma"]()
+    model.config.decoder_start_token_id = 7
+    assert padding_of(model).decoder_opening == (7,)
+    model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = None
+    assert padding_of(model).decoder_opening == (1,)
 
 
 def test_the_forced_first_token_of_bart_is_read_before_the_answer() -> None:

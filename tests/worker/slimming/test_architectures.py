@@ -65,6 +65,7 @@ def test_contract_and_architecture_name_the_same_config_fields(model_type: str) 
     names, architecture = FAMILIES[model_type].names, ARCHITECTURES[model_type]
     for in_files, in_model in zip(names.stacks, architecture.stacks, strict=True):
         assert in_files.name == in_model.name
+        assert in_files.part == in_model.part
         assert in_model.layers.endswith(in_files.layers)
         assert in_files.bias == in_model.feed_forward.bias
         for attention in in_model.attention:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from service.contract.options import Unit
 from service.families.table import FAMILIES, keeps_first_layer
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY, tiny_family
@@ -12,7 +13,7 @@ from worker.slimming.masking import masked
 from worker.slimming.scoring.objectives import Batch
 from worker.slimming.selection import best, select
 from worker.slimming.surgery import cut, groups_of
-from worker.slimming.units import Kept, Site, locate
+from worker.slimming.units import Kept, Site, UnitUnavailable, locate
 
 torch.set_num_threads(1)
 
@@ -145,7 +146,13 @@ def test_slicing_equals_masking_with_different_widths_per_layer(family: str) -> 
     torch.testing.assert_close(logits(model, batch), expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", [name for name in TINY if Unit.layers in tiny_family(name).refused])
+def test_layers_that_the_contract_keeps_are_no_units(name: str) -> None:
+    with pytest.raises(UnitUnavailable, match="fails without some of its layers"):
+        locate(TINY[name](), ARCHITECTURES[tiny_family(name).model_type], ["layers"])
+
+
+@pytest.mark.parametrize("name", [name for name in TINY if Unit.layers in tiny_family(name).units])
 def test_a_first_layer_goes_where_the_contract_lets_it_go(name: str) -> None:
     model, family = TINY[name](), tiny_family(name)
     architecture = ARCHITECTURES[family.model_type]
