@@ -115,7 +115,9 @@ def _report_of_point(report: Report, point: CurvePoint) -> Report:
     Its other metrics and its warnings are unknown, and left out.
     """
     result, directory = report.result, point.artifact or ""
-    unknown = dict.fromkeys(("raw", "log_likelihood", "token_log_likelihood", "mean_squared_error", "repetition"))
+    unknown = dict.fromkeys(
+        ("raw", "log_likelihood", "token_log_likelihood", "mean_squared_error", "empty", "repetition")
+    )
     metrics = JobMetrics(
         dense=result.metrics.dense.model_copy(update=unknown),
         slim=result.metrics.slim.model_copy(update=unknown | {"value": point.metric}),
