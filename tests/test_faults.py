@@ -140,15 +140,15 @@ def test_job_survives_a_restart_of_redis(settings: Settings, storage: Storage, m
 def test_job_fails_at_its_deadline_with_the_stage_and_leaves_no_files(
     settings: Settings, storage: Storage, model: Path
 ) -> None:
-    job = submit(settings, request(model, ROWS, deadline_seconds=20, method={"steps": 100}))
+    job = submit(settings, request(model, ROWS, deadline_seconds=10, method={"steps": 100}))
     with worker(settings):
         wait_until(has_ended(settings, job))
     ended = job_store_of(settings).get(job.tenant, job.id)
     assert ended.error is not None
     assert (ended.status, ended.error.code) == (JobStatus.failed, "deadline_exceeded")
-    assert ended.stage is not None  # `attribute`, except on a machine that needs 20 seconds for the stages before it
+    assert ended.stage is not None  # `attribute`, except on a machine that needs 10 seconds for the stages before it
     assert ended.error.message == (
-        f"the job ran longer than its deadline of 20 seconds and was in the stage {ended.stage}: "
+        f"the job ran longer than its deadline of 10 seconds and was in the stage {ended.stage}: "
         "set a higher `deadline_seconds`"
     )
     assert storage.list(job_prefix(job.tenant, job.id)) == []
