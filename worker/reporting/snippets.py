@@ -63,10 +63,11 @@ spans = prompt.pop("offset_mapping")[0].tolist()
 outputs = model(**prompt).logits[0].float()
 answers, start = task["answer_tokens"], 0
 for word in text.split(" "):
-    first = next((place for place, (begin, end) in enumerate(spans) if start - 1 <= begin < end), None)
-    scores = {tag: outputs[first][answers[tag][0]] + task["label_offsets"][tag] for tag in answers}
-    print(word, max(scores, key=scores.get))
+    places = [place for place, (begin, end) in enumerate(spans) if start - 1 <= begin < min(end, start + len(word))]
     start += len(word) + 1
+    if places:
+        scores = {tag: outputs[places[0]][answers[tag][0]] + task["label_offsets"][tag] for tag in answers}
+        print(word, max(scores, key=scores.get))
 """
 OUTPUT = """\
 print(model(**prompt).logits[0, 0].item())
