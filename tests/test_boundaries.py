@@ -31,7 +31,7 @@ FOR_WORKER = {"contract", "settings", "families", "infrastructure", "storage", "
 # Modules of one package may import each other; of these packages of the worker each imports those before it.
 WORKER_LAYERS = (
     {"slimming"},
-    {"data"},
+    {"data", "sources"},
     {"checkpoints", "evaluation"},
     {"stages"},
     {"search"},

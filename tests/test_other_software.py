@@ -20,15 +20,15 @@ from tests.support import checkpoints
 from tests.support.foreign_packages import installed, run_with
 from tests.support.gguf_files import write_gguf
 from tests.support.tiny_models import TINY, causal, changed, encoder_decoder, family_of_model, inputs_of, t5gemma
-from tests.worker.checkpoints.test_gguf import FILES, LLAMA3, PHI3_ROPE, SHORT
+from tests.worker.sources.test_gguf import FILES, LLAMA3, PHI3_ROPE, SHORT
 from worker.checkpoints.cutting import make_slim
-from worker.checkpoints.fetching import fetch_model
 from worker.checkpoints.loading import load_model
 from worker.checkpoints.saving import save_model
 from worker.checkpoints.verification import take_probe
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.selection import select
 from worker.slimming.units import locate
+from worker.sources.fetching import fetch_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

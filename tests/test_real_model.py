@@ -16,7 +16,6 @@ from service.settings import Settings
 from service.storage.object_store import Storage
 from tests.support.progress import IgnoredProgress
 from worker import pipeline
-from worker.checkpoints.gguf import convert_gguf
 from worker.checkpoints.loading import LoadedModel, count_parameters, load_model
 from worker.data.batching import batches, padding
 from worker.data.prompts import encode
@@ -29,6 +28,7 @@ from worker.slimming.scoring.criteria import Options
 from worker.slimming.scoring.objectives import Batch
 from worker.slimming.selection import select
 from worker.slimming.units import Scores, locate
+from worker.sources.gguf import convert_gguf
 
 SHARED = Path(__file__).parents[2] / "shared"
 ADAPTER = SHARED / "models/smollm2-135m-multitask-lora"

@@ -261,31 +261,31 @@ CASES: dict[str, Case] = {
         Site("search.counted", "largest_within"), "target_unreachable", "target.bytes", {"target": {"bytes": 100}}
     ),
     "missing model": Case(
-        Site("checkpoints.fetching", "fetch_model"),
+        Site("sources.fetching", "fetch_model"),
         "invalid_model",
         "model.uri",
         {"model": {"uri": "file:///nowhere/model"}},
     ),
     "missing adapter": Case(
-        Site("checkpoints.fetching", "fetch_adapter"),
+        Site("sources.fetching", "fetch_adapter"),
         "invalid_model",
         "model.adapter_uri",
         {"model": {"uri": "MODEL", "adapter_uri": "file:///nowhere/adapter"}},
     ),
     "several GGUF files": Case(
-        Site("checkpoints.fetching", "_gguf_file"),
+        Site("sources.fetching", "_gguf_file"),
         "invalid_model",
         "model.uri",
         prepare=all_of(written(WEIGHTS, None), written("a.gguf", b"GGUF"), written("b.gguf", b"GGUF")),
     ),
     "code of its own": Case(
-        Site("checkpoints.validation", "check_checkpoint"),
+        Site("sources.validation", "check_checkpoint"),
         "invalid_model",
         "model.uri",
         prepare=edited(CONFIG, auto_map={"AutoModel": "own.Model"}),
     ),
     "index of other files": Case(
-        Site("checkpoints.validation", "weight_files"),
+        Site("sources.validation", "weight_files"),
         "invalid_model",
         "model.uri",
         prepare=all_of(
@@ -294,22 +294,22 @@ CASES: dict[str, Case] = {
         ),
     ),
     "pickled weights": Case(
-        Site("checkpoints.validation", "weight_files"),
+        Site("sources.validation", "weight_files"),
         "invalid_model",
         "model.uri",
         prepare=all_of(written(WEIGHTS, None), written("pytorch_model.bin", b"")),
     ),
     "no weights": Case(
-        Site("checkpoints.validation", "weight_files"), "invalid_model", "model.uri", prepare=written(WEIGHTS, None)
+        Site("sources.validation", "weight_files"), "invalid_model", "model.uri", prepare=written(WEIGHTS, None)
     ),
     "damaged weights": Case(
-        Site("checkpoints.validation", "check_safetensors"),
+        Site("sources.validation", "check_safetensors"),
         "invalid_model",
         "model.uri",
         prepare=written(WEIGHTS, b"damaged"),
     ),
     "config that is no JSON": Case(
-        Site("checkpoints.validation", "read_json"), "invalid_model", "model.uri", prepare=written(CONFIG, b"{")
+        Site("sources.validation", "read_json"), "invalid_model", "model.uri", prepare=written(CONFIG, b"{")
     ),
     "a tensor too many": Case(
         Site("checkpoints.weights", "_check_all_used"), "invalid_model", "model.uri", prepare=one_tensor_more
@@ -344,11 +344,11 @@ ONLY_WORKER: dict[Site, str] = {
     Site("evaluation.answer_scores", "score"): MEASURED,
     Site("stages.pseudo_labels", "_check_every_label_is_given"): MEASURED,
     Site("stages.pseudo_labels", "_check_some_label_is_given"): MEASURED,
-    Site("checkpoints.gguf", "_open"): "a plan does not read GGUF files",
-    Site("checkpoints.gguf", "_refusing_contradictions"): "a plan does not read GGUF files",
+    Site("sources.gguf", "_open"): "a plan does not read GGUF files",
+    Site("sources.gguf", "_refusing_contradictions"): "a plan does not read GGUF files",
     Site("checkpoints.loading", "_check_finite"): "a plan does not read the values of the weights",
-    Site("checkpoints.dequantisation", "dequantise"): "a plan does not read the values of the weights",
-    Site("checkpoints.dequantisation", "_tensor"): "a plan does not read the values of the weights",
+    Site("sources.dequantisation", "dequantise"): "a plan does not read the values of the weights",
+    Site("sources.dequantisation", "_tensor"): "a plan does not read the values of the weights",
     Site("search.metric_floor", "_check_dense"): MEASURED,
     **{
         Site("checkpoints.kept_indices", name): APPLY for name in ("read_kept", "_check_base", "_check_indices", "_run")

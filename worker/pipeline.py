@@ -14,7 +14,6 @@ from service.jobs.record import JobRecord
 from service.settings import Settings
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
-from worker.checkpoints.validation import weight_file_bytes
 from worker.reporting import artifacts, findings, report
 from worker.search.candidates import Candidates
 from worker.search.chosen import ChosenModel, kept_metric
@@ -24,6 +23,7 @@ from worker.slimming.scoring.iterative import ScorePath
 from worker.slimming.scoring.multi_task import united_paths
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.units import Kept
+from worker.sources.validation import weight_file_bytes
 from worker.stages import controls, evaluation_sets, inputs, pseudo_labels, speed
 from worker.stages.attribution import attribute, step_ratios
 from worker.stages.context import JobContext, StageProgress

@@ -14,7 +14,7 @@ from service.contract.rows import Row
 from service.contract.task import DataSource, Task
 from service.storage.draws import draw, draw_balanced
 from service.storage.row_formats import read_file
-from worker.checkpoints.gguf import convert_gguf
+from worker.sources.gguf import convert_gguf
 
 DEV_ROWS = 400  # train rows that are never used for calibration
 

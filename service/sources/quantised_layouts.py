@@ -1,6 +1,6 @@
 """Which tensors stand in place of a quantised weight, and which shape the weight has: one row for each layout.
 
-`worker.checkpoints.dequantised_values` has one more row for each, with the formula of the values.
+`worker.sources.dequantised_values` has one more row for each, with the formula of the values.
 """
 
 from collections.abc import Callable, Mapping

@@ -21,7 +21,7 @@ from tests.support import checkpoints
 from tests.support.checkpoints import change_config
 from tests.support.tiny_models import TINY
 from worker.checkpoints.dtypes import cast_weights
-from worker.checkpoints.fetching import FetchedModel, fetch_model
+from worker.sources.fetching import FetchedModel, fetch_model
 
 Parts = dict[str, Tensor]  # what follows the name of the module -> tensor
 

@@ -13,10 +13,10 @@ from service.contract.report import Report
 from service.contract.task import ModelSource
 from tests.support.pipeline_jobs import Deployment
 from tests.support.quantised_models import FORMATS, write
-from worker.checkpoints.fetching import fetch_model
 from worker.checkpoints.kept_indices import apply_kept
 from worker.checkpoints.loading import count_parameters
 from worker.data.provenance import digest_directory
+from worker.sources.fetching import fetch_model
 
 # One format of each method; tests/worker/checkpoints/test_dequantisation.py has the others.
 METHODS = ("fp8 blocks", "packed 4 bits in groups", "llm.int8", "nf4 nested", "gptq reordered", "awq")

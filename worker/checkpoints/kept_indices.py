@@ -33,13 +33,13 @@ from service.sources.readers import scheme_of
 from service.storage.artifact_names import TASK_FILE
 from service.storage.object_store import digest_file
 from worker.checkpoints.cutting import make_slim
-from worker.checkpoints.fetching import FetchedModel, fetch_adapter, fetch_model
 from worker.checkpoints.head_bias import add_to_bias
 from worker.checkpoints.loading import LoadedModel, load_model
 from worker.checkpoints.saving import save_model
 from worker.data.provenance import digest_directory
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.units import Kept, Site, locate
+from worker.sources.fetching import FetchedModel, fetch_adapter, fetch_model
 
 KEY = "taskslim"
 

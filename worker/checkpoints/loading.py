@@ -25,8 +25,8 @@ from worker.checkpoints.dtypes import (
     weight_dtypes,
 )
 from worker.checkpoints.tying import settle_tying
-from worker.checkpoints.validation import check_checkpoint, read_json, stored_tensors, weight_files
 from worker.checkpoints.weights import FROM_DISK_ALONE, invalid_model, load_weights, own_config
+from worker.sources.validation import check_checkpoint, read_json, stored_tensors, weight_files
 
 
 @dataclass(frozen=True)

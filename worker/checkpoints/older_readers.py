@@ -14,7 +14,7 @@ from typing import Any
 
 from service.families.runtime_limits import every_nth
 from service.sources.model_files import CONFIG, TOKENIZER_CONFIG
-from worker.checkpoints.validation import tensor_names
+from worker.sources.validation import tensor_names
 
 # Class of transformers 5 alone -> the same class under the name that both versions have.
 TOKENIZER_CLASSES = {"TokenizersBackend": "PreTrainedTokenizerFast"}

@@ -5,14 +5,13 @@ The source of that class, `worker.checkpoints.modeling_taskslim`, is also copied
 
 from collections.abc import Mapping
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from service.families.per_layer import MODELLING_FILE, is_per_layer
-from service.families.table import FAMILIES, named_class, with_head
+from service.families.per_layer import is_per_layer
+from service.families.table import FAMILIES
 from worker.checkpoints import modeling_taskslim
 from worker.checkpoints.llama_as_mistral import to_stock_class
 from worker.checkpoints.tying import take_tensors
@@ -84,30 +83,3 @@ def per_layer_class(stock: str) -> Any:
 def loader_class(config: Mapping[str, Any], auto_class: Any) -> Any:
     """The class that loads a checkpoint with this config.json: the per-layer class that it names, else `auto_class`."""
     return getattr(modeling_taskslim, config["architectures"][0]) if is_per_layer(config) else auto_class
-
-
-def is_valid_per_layer(config: Mapping[str, Any], directory: Path) -> bool:
-    """Whether the checkpoint has the per-layer layout of a supported family, and the modelling file of this version.
-
-    That file is never run here, and still it has to equal `modeling_taskslim` byte by byte.
-    """
-    if not is_per_layer(config):
-        return False
-    row = FAMILIES.get(str(config.get("model_type")))
-    family = row and with_head(row, named_class(config))
-    if family is None or named_class(config) != family.model_class:
-        return False
-    widths, file = config["layer_widths"], directory / MODELLING_FILE
-    return (
-        widths.keys() == {stack.name for stack in family.names.stacks}
-        and all(_are_widths(layers) for layers in widths.values())
-        and file.is_file()
-        and file.read_bytes() == Path(modeling_taskslim.__file__).read_bytes()
-    )
-
-
-def _are_widths(layers: object) -> bool:
-    return isinstance(layers, list) and all(
-        isinstance(fields, dict) and all(isinstance(value, int) and value > 0 for value in fields.values())
-        for fields in layers
-    )

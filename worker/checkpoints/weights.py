@@ -19,7 +19,7 @@ from service.families.source_config import TEXT_PREFIXES, effective_config, plai
 from service.families.unused_tensors import may_be_unused
 from service.sources.model_files import ADAPTER_WEIGHTS, CONFIG
 from worker.checkpoints.per_layer import loader_class
-from worker.checkpoints.validation import read_json, weight_files
+from worker.sources.validation import read_json, weight_files
 
 # Kind of a family -> the Auto class of transformers that loads it.
 AUTO_CLASSES: dict[str, Any] = {kind: getattr(transformers, name) for kind, name in AUTO_CLASS_NAMES.items()}

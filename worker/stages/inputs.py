@@ -11,9 +11,9 @@ from service.sources.access import Access, blaming
 from service.sources.fingerprints import Fingerprints, fingerprints
 from service.sources.job_checkpoints import JOB, JobModel, job_model
 from service.sources.readers import scheme_of
-from worker.checkpoints.fetching import fetch_adapter, fetch_model
 from worker.data.loading import Location
 from worker.data.provenance import digest_directory
+from worker.sources.fetching import fetch_adapter, fetch_model
 from worker.stages import evaluation_sets
 from worker.stages.context import JobContext
 from worker.stages.evaluation_sets import RequestedRows

@@ -21,7 +21,7 @@ from service.sources.access import Access
 from service.storage.object_store import Storage
 from tests.support.job_requests import model_directory, request_body
 from tests.support.planning import refuse
-from worker.checkpoints.validation import check_checkpoint
+from worker.sources.validation import check_checkpoint
 
 
 def test_a_missing_model_is_refused(tmp_path: Path, access: Access) -> None:

@@ -11,7 +11,7 @@ from service.planning.plan import plan
 from service.sources.access import Access
 from tests.support import checkpoints
 from tests.support.planning import request_for
-from worker.checkpoints.validation import weight_file_bytes
+from worker.sources.validation import weight_file_bytes
 
 
 def test_two_targets_in_one_request_are_refused(client: TestClient, tmp_path: Path) -> None:

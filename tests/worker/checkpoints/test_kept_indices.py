@@ -17,8 +17,8 @@ from service.storage.object_store import digest_file
 from tests.support import checkpoints
 from tests.support.pipeline_jobs import Deployment
 from worker.checkpoints import kept_indices
-from worker.checkpoints.fetching import FetchedModel
 from worker.checkpoints.kept_indices import apply_kept, read_kept, save_kept
+from worker.sources.fetching import FetchedModel
 
 BOTH = ["safetensors", "indices"]
 JOBS: dict[str, dict[str, Any]] = {

@@ -11,8 +11,8 @@ from service.contract.errors import InvalidRequest, TargetUnreachable
 from tests.support.searches import SearchJob, search_job
 from worker.checkpoints.loading import count_parameters
 from worker.checkpoints.saving import save_model
-from worker.checkpoints.validation import weight_file_bytes
 from worker.search.counted import largest_within
+from worker.sources.validation import weight_file_bytes
 
 METHODS: dict[str, dict[str, Any]] = {
     "llama": {"method": {"units": ["ffn", "heads", "layers"], "scope": "global"}},

@@ -11,7 +11,7 @@ from service.contract.task import ModelSource
 from tests.support import checkpoints
 from tests.support.hub_cache import COMMIT, cache_hub_model
 from tests.support.tiny_models import TINY
-from worker.checkpoints.fetching import FetchedModel, fetch_adapter, fetch_model
+from worker.sources.fetching import FetchedModel, fetch_adapter, fetch_model
 
 
 def fetch(uri: str, tmp_path: Path, **options: Any) -> FetchedModel:

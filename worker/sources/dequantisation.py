@@ -15,7 +15,7 @@ from service.contract.report import Dequantised
 from service.families.quantisation import refused
 from service.sources.model_files import CARD, CONFIG, INDEX, SINGLE, is_wanted
 from service.sources.quantised_weights import QuantisedWeight, StoredWeights, plain_config
-from worker.checkpoints.validation import read_json, weight_files
+from worker.sources.validation import read_json, weight_files
 
 SHARD_BYTES = 4 * 2**30  # of the largest file that is written, unless a single tensor is larger
 
@@ -89,7 +89,7 @@ def _tensor(name: str, files: Mapping[str, Any], weights: StoredWeights) -> Tens
 
 def _dense(parts: Mapping[str, Tensor], weight: QuantisedWeight) -> Tensor:
     """The dequantised weight, rounded once to its dtype. Raises ValueError for values that do not fit its shape."""
-    from worker.checkpoints.dequantised_values import VALUES  # slow to import, and needed by few jobs
+    from worker.sources.dequantised_values import VALUES  # slow to import, and needed by few jobs
 
     values = VALUES[weight.scheme.layout](parts, weight.scheme)
     values = values.T if weight.is_transposed else values

@@ -19,9 +19,9 @@ from tests.support import checkpoints
 from tests.support.planning import request_for
 from tests.support.quantised_models import FORMATS, changing_tensors, fetch, write
 from tests.support.tiny_models import logits
-from worker.checkpoints.dequantised_values import VALUES
 from worker.checkpoints.dtypes import cast_weights
 from worker.checkpoints.loading import count_parameters, load_model
+from worker.sources.dequantised_values import VALUES
 
 CPU = torch.device("cpu")
 UP = "model.layers.0.mlp.up_proj"

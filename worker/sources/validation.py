@@ -16,7 +16,7 @@ from service.families.table import family_of, own_code, with_adapter_head
 from service.sources.model_files import CONFIG, INDEX, PICKLED, SINGLE, TOKENIZER_CONFIG
 from service.sources.quantised_weights import StoredWeights, stored_weights
 from service.sources.safetensors_header import TensorShape
-from worker.checkpoints.per_layer import is_valid_per_layer
+from worker.sources.per_layer_files import is_valid_per_layer
 
 
 class Checked(NamedTuple):

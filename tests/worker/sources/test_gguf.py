@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 from service.contract.errors import InvalidModel
 from tests.support.gguf_files import write_gguf
 from tests.support.tiny_models import TINY, causal, inputs_of
-from worker.checkpoints.gguf import convert_gguf
-from worker.checkpoints.gguf_config import llama3_factors
 from worker.checkpoints.loading import load_model
+from worker.sources.gguf import convert_gguf
+from worker.sources.gguf_config import llama3_factors
 
 LONG, SHORT = [1.0, 1.5, 2.5, 4.0], [1.0, 1.1, 1.2, 1.3]
 PHI3_ROPE = {"rope_type": "longrope", "long_factor": LONG, "short_factor": SHORT, "rope_theta": 10_000.0}

@@ -12,7 +12,7 @@ from service.contract.errors import InvalidModel, TaskslimError, UnsupportedFami
 from service.sources.model_files import INDEX
 from tests.support import checkpoints
 from tests.support.checkpoints import change_config
-from worker.checkpoints.validation import check_checkpoint
+from worker.sources.validation import check_checkpoint
 
 
 def pickle_only(directory: Path) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 from service.contract.errors import InvalidModel, UnsupportedFamily
 from service.families.table import FAMILIES
 from service.storage.object_store import digest_file
-from worker.checkpoints.gguf_config import Metadata, check_tensors, complete_config, read_metadata
+from worker.sources.gguf_config import Metadata, check_tensors, complete_config, read_metadata
 
 # `general.architecture` -> the family that transformers converts it to.
 GGUF_FAMILIES = {family.gguf: family.model_type for family in FAMILIES.values() if family.gguf}

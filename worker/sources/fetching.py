@@ -20,8 +20,8 @@ from service.sources.access import HUB
 from service.sources.job_checkpoints import JobModel
 from service.sources.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD, GGUF, PATTERNS, is_wanted
 from service.sources.readers import fetch_file, fetch_prefix, scheme_of
-from worker.checkpoints.dequantisation import dequantise
-from worker.checkpoints.validation import check_checkpoint, check_safetensors, read_json
+from worker.sources.dequantisation import dequantise
+from worker.sources.validation import check_checkpoint, check_safetensors, read_json
 
 # Called with bytes received and bytes in all.
 OnBytes = Callable[[int, int], None]
@@ -64,7 +64,7 @@ def fetch_model(
         raise InvalidModel(error.message, param="model.uri") from error
     gguf = _gguf_file(directory)
     if gguf:
-        from worker.checkpoints.gguf import convert_gguf  # slow to import, and needed by few jobs
+        from worker.sources.gguf import convert_gguf  # slow to import, and needed by few jobs
 
         directory = convert_gguf(gguf, cache / "gguf")
     weights = check_checkpoint(directory, has_adapter=source.adapter_uri is not None).weights

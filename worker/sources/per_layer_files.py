@@ -1,0 +1,40 @@
+"""Whether a checkpoint has the per-layer layout as this version writes it."""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from service.families.per_layer import MODELLING_FILE, MODULE, is_per_layer
+from service.families.table import FAMILIES, named_class, with_head
+
+MODELLING_MODULE = f"worker.checkpoints.{MODULE}"
+
+
+def is_valid_per_layer(config: Mapping[str, Any], directory: Path) -> bool:
+    """Whether the checkpoint has the per-layer layout of a supported family, and the modelling file of this version.
+
+    That file is never run here, and still it has to equal `modeling_taskslim` byte by byte.
+    """
+    if not is_per_layer(config):
+        return False
+    row = FAMILIES.get(str(config.get("model_type")))
+    family = row and with_head(row, named_class(config))
+    if family is None or named_class(config) != family.model_class:
+        return False
+    widths, file, spec = config["layer_widths"], directory / MODELLING_FILE, find_spec(MODELLING_MODULE)
+    assert spec is not None, "the module is ours"
+    assert spec.origin is not None, "it is a file"
+    return (
+        widths.keys() == {stack.name for stack in family.names.stacks}
+        and all(_are_widths(layers) for layers in widths.values())
+        and file.is_file()
+        and file.read_bytes() == Path(spec.origin).read_bytes()
+    )
+
+
+def _are_widths(layers: object) -> bool:
+    return isinstance(layers, list) and all(
+        isinstance(fields, dict) and all(isinstance(value, int) and value > 0 for value in fields.values())
+        for fields in layers
+    )
