@@ -10,6 +10,7 @@ class TaskKind(StrEnum):
     multi_label = "multi_label"  # any number of labels, each decided by itself
     regression = "regression"  # a number, the one output of a head
     generation = "generation"  # a text
+    embedding = "embedding"  # the embeddings of texts, of an encoder without a head
 
 
 class TaskMetric(StrEnum):
@@ -27,6 +28,8 @@ class TaskMetric(StrEnum):
     rouge_l = "rouge_l"  # ROUGE-L F1 score of a generated text; mean over the rows
     chrf = "chrf"  # chrF2 score of a generated text; mean over the rows
     token_probability = "token_probability"  # geometric mean of the probabilities of the targets' tokens
+    cosine_similarity = "cosine_similarity"  # of an embedding and that of the dense model; mean over the rows
+    recall_at_10 = "recall_at_10"  # share of rows whose second text is among the 10 nearest ones to the first
 
 
 # The metrics of each kind of task, its default first.
@@ -45,6 +48,12 @@ METRICS: dict[TaskKind, tuple[TaskMetric, ...]] = {
         TaskMetric.rouge_l,
         TaskMetric.chrf,
         TaskMetric.token_probability,
+    ),
+    TaskKind.embedding: (
+        TaskMetric.cosine_similarity,
+        TaskMetric.spearman,
+        TaskMetric.pearson,
+        TaskMetric.recall_at_10,
     ),
 }
 
@@ -66,6 +75,7 @@ class Objective(StrEnum):
     log_probability = "log_probability"  # log P(answer)
     margin = "margin"  # log P(right label) - max over wrong labels of log P(label); of several labels their log-odds
     output = "output"  # the output of a regression head
+    projection = "projection"  # the normalised embedding along a random direction
 
 
 class TokenReduction(StrEnum):

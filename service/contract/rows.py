@@ -9,6 +9,7 @@ from service.contract.messages import Message
 from service.contract.options import TaskKind
 from service.contract.presets import ANSWER_COLUMNS, LABEL_COLUMN, TARGET_COLUMN, needs_answers, template_fields
 from service.contract.row_values import UNUSABLE_LABELS, RowValues, as_number, as_text, spelled_alike
+from service.contract.second_texts import check_texts
 from service.contract.task import TaskWording
 
 MAX_SHOWN = 40  # characters of a value in a message
@@ -185,7 +186,8 @@ def check_rows(rows: Sequence[Row], task: TaskWording, *, answered: bool = True)
 
     Raises InvalidTemplate if no row has a column of the template, InvalidData if one row lacks a column, has a
     conversation that cannot be read, no number where the task is a regression or no list where several labels may be
-    right, and UnknownLabel if a row has a label that the task does not name.
+    right, and UnknownLabel if a row has a label that the task does not name. The rows of an embedding are checked by
+    `check_texts`.
     """
     if task.messages is not None:
         _check_conversations(rows, task.labels, task.messages, answered=answered)
@@ -197,8 +199,10 @@ def check_rows(rows: Sequence[Row], task: TaskWording, *, answered: bool = True)
     for row in rows:
         for column in columns:
             row.text(column)
-        if answered:
+        if answered and task.kind is not TaskKind.embedding:
             _check_answer(row, task)
+    if task.kind is TaskKind.embedding:
+        check_texts(rows, task, answered=answered)
     if answered and task.kind is TaskKind.multi_label and not any(row.labels(LABEL_COLUMN) for row in rows):
         raise InvalidData("none of the rows has a label, so that there is no F1 score: give rows with labels")
 
