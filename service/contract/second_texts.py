@@ -46,7 +46,9 @@ def check_texts(rows: Sequence["Row"], task: TaskWording, *, answered: bool) -> 
             for column in columns:
                 row.text(column)
     elif answered:
-        needed = f"no row has the column {', '.join(map(repr, columns))}: add it" if columns else "the template names it"
+        needed = (
+            f"no row has the column {', '.join(map(repr, columns))}: add it" if columns else "the template names it"
+        )
         raise InvalidData(
             f"the metric {task.metric} compares the text of a row with a second one, and {needed}, or give "
             f"`task.metric: {TaskMetric.cosine_similarity}`"

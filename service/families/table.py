@@ -5,6 +5,7 @@ each, with the modules of a loaded model, since that package may import torch al
 docs/contributing.md lists the steps that add a family.
 """
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -17,8 +18,9 @@ from service.families.model_tensors import MODEL_TENSORS, ModelTensors, always, 
 from service.families.per_layer import CLASS_PREFIX, is_per_layer
 from service.families.quantisation import quantisation_of
 from service.families.tensor_names import CheckpointNames, StackNames, UnitTensors, attention, feed_forward
+from service.families.unused_tensors import may_be_unused
 
-Kind = Literal["causal", "encoder_decoder", "classifier", "decoder_classifier"]
+Kind = Literal["causal", "encoder_decoder", "classifier", "decoder_classifier", "encoder"]
 RuntimeName = Literal["vllm", "sglang", "llama.cpp", "mlx-lm"]
 
 # The Auto class of transformers that loads a model of each kind with its task head.
@@ -27,6 +29,7 @@ AUTO_CLASSES: dict[Kind, str] = {
     "encoder_decoder": "AutoModelForSeq2SeqLM",
     "classifier": "AutoModelForSequenceClassification",
     "decoder_classifier": "AutoModelForSequenceClassification",
+    "encoder": "AutoModel",
 }
 CLASSIFIERS: tuple[Kind, ...] = ("classifier", "decoder_classifier")  # kinds with a classification head
 
@@ -75,7 +78,14 @@ class ModelFamily:
     def tensors(self) -> ModelTensors:
         """The tensors of the family's models with this head."""
         row = MODEL_TENSORS[self.model_type]
+        if self.kind == "encoder":
+            return row.without_head()
         return row.with_score() if self.kind == "decoder_classifier" else row
+
+    def may_leave_unused(self, name: str, config: Mapping[str, Any]) -> bool:
+        """Whether a model of the family with this config needs nothing of the tensor. An encoder keeps its pooler."""
+        is_pooler = self.kind == "encoder" and re.fullmatch(POOLER, name)
+        return not is_pooler and may_be_unused(name, self.model_type, config)
 
     @property
     def auto_class(self) -> str:
@@ -86,7 +96,7 @@ class ModelFamily:
     def described(self) -> catalog.Family:
         """The family as `GET /capabilities` shows it."""
         refused = {unit.value: reason for unit, reason in self.refused.items()}
-        classes = [self.model_class, *filter(None, [DECODER_CLASSIFIERS.get(self.model_type)])]
+        classes = [self.model_class, *filter(None, [DECODER_CLASSIFIERS.get(self.model_type), encoder_class(self)])]
         return catalog.Family(
             model_type=self.model_type, kind=self.kind, classes=classes, units=self.units, refused=refused
         )
@@ -421,8 +431,18 @@ DECODER_CLASSIFIERS: dict[str, str] = {
 }
 
 
+POOLER = r"(\w+\.)?pooler\.dense\.(weight|bias)"
+
+
+def encoder_class(family: ModelFamily) -> str:
+    """The class of the family's encoder without a head; "" for a family of decoders."""
+    return family.pretrained.classes[0] if family.kind == "classifier" and family.pretrained else ""
+
+
 def with_head(family: ModelFamily, model_class: str) -> ModelFamily:
     """The family with the head of a class of transformers; as it is where that is no other head of the family."""
+    if model_class and model_class == encoder_class(family):
+        return replace(family, kind="encoder", model_class=model_class, runtimes=(), pretrained=None)
     if model_class != DECODER_CLASSIFIERS.get(family.model_type):
         return family
     names = replace(family.names, tied=(), tied_by_default=False)
@@ -440,6 +460,9 @@ def with_head(family: ModelFamily, model_class: str) -> ModelFamily:
 
 def with_adapter_head(family: ModelFamily, replaced: Collection[str]) -> ModelFamily:
     """The family with the head that an adapter brings; `replaced` are the tensors of the model that it replaces."""
+    if family.kind == "encoder":
+        heads = tuple(f"{path}." for path in MODEL_TENSORS[family.model_type].heads)
+        return FAMILIES[family.model_type] if any(name.startswith(heads) for name in replaced) else family
     brings_head = family.kind == "causal" and "score.weight" in replaced
     return with_head(family, DECODER_CLASSIFIERS.get(family.model_type, "")) if brings_head else family
 

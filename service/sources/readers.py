@@ -90,7 +90,9 @@ def file_marks(uri: str, *, retry_seconds: float = 30) -> dict[str, str]:
     """Name -> mark of every file in the directory `uri`. A mark changes with the file. Raises NotFound."""
     if scheme_of(uri) == LOCAL:
         with translated(uri):
-            return {path.name: _local_mark(path) for path in path_of(uri).iterdir() if path.is_file()}
+            root = path_of(uri)
+            paths = [path for path in (*root.iterdir(), *root.glob("*/config.json")) if path.is_file()]
+            return {str(path.relative_to(root)): _local_mark(path) for path in paths}
     with translated(uri):
         store = open_store(_remote(uri), retry_seconds=retry_seconds)
         return {meta["path"]: _remote_mark(meta) for chunk in obstore.list(store) for meta in chunk}

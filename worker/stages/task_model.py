@@ -25,7 +25,7 @@ from worker.data.wordings import Wording
 from worker.evaluation import answer_scores, decision_offsets, generation, label_offsets
 from worker.evaluation.answers import Answers
 from worker.evaluation.judging import judge
-from worker.slimming.architectures import ARCHITECTURES, Architecture
+from worker.slimming.architectures import Architecture, architecture_of
 from worker.slimming.scoring.objectives import Batch
 from worker.stages.context import JobContext
 
@@ -85,7 +85,7 @@ class TaskModel:
     @property
     def architecture(self) -> Architecture:
         """Where the modules of the model's family hold the units."""
-        return ARCHITECTURES[self.loaded.family.model_type]
+        return architecture_of(self.loaded.model)
 
 
 @dataclass(frozen=True)
