@@ -46,12 +46,10 @@ def check_texts(rows: Sequence["Row"], task: TaskWording, *, answered: bool) -> 
             for column in columns:
                 row.text(column)
     elif answered:
-        needed = (
-            f"no row has the column {', '.join(map(repr, columns))}: add it" if columns else "the template names it"
-        )
+        missing = f"no row has the column {', '.join(map(repr, columns))}" if columns else "the template names both"
         raise InvalidData(
-            f"the metric {task.metric} compares the text of a row with a second one, and {needed}, or give "
-            f"`task.metric: {TaskMetric.cosine_similarity}`"
+            f"the metric {task.metric} compares the text of a row with a second one, and {missing}: give rows with "
+            f"both and a template of the first, or `task.metric: {TaskMetric.cosine_similarity}`"
         )
     if answered and task.metric in OF_NUMBERS:
         for row in rows:

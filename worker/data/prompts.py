@@ -36,7 +36,8 @@ class Example:
     text: str  # the right answer as text
     others: tuple[str, ...] = ()  # further right texts of a generation task, which metrics alone read
     other_tokens: int = 0  # of the longest of these
-    target: tuple[float, ...] = ()  # the number of a regression row, or 1 for each of several right labels and else 0
+    target: tuple[float, ...] = ()  # the number of a row, or 1 for each of several right labels and else 0
+    second: Tokens = ()  # of the second text of an embedding's row, whose first text is the prompt
 
     @property
     def references(self) -> tuple[str, ...]:

@@ -1,10 +1,10 @@
 """Embeddings of texts: the hidden states of an encoder, pooled over the tokens, and their random projections.
 
 Embeddings are compared by their cosine, which their direction alone decides. The objective `projection` is therefore
-m = r · e / |e| for the embedding e of a text and a direction r whose components are independent and standard normal. Its
-gradient is r J, with J the Jacobian of e / |e|, and E[(r J h)²] = |J h|²: one backward pass estimates without bias how far
-a change h of an activation moves the direction of the embedding (Hutchinson 1990, doi 10.1080/03610919008812866). The
-part of r along e has no effect, because |e| is divided by.
+m = r · e / |e| for the embedding e of a text and a direction r whose components are independent and standard normal.
+Its gradient is r J, with J the Jacobian of e / |e|, and E[(r J h)²] = |J h|²: one backward pass estimates without bias
+how far a change h of an activation moves the direction of the embedding (Hutchinson 1990,
+doi 10.1080/03610919008812866). The part of r along e has no effect, because |e| is divided by.
 
 Shape suffixes: B rows of a batch, each with one text, T positions, D hidden size, E examples.
 """
