@@ -9,6 +9,7 @@ from service.sources.readers import scheme_of
 from service.storage.artifact_names import MODEL, TASK_FILE, kept_name
 from worker.data.batching import Padding
 from worker.data.wordings import Wording
+from worker.reporting.embedding_snippets import LOAD_SENTENCE_TRANSFORMER, embedding_lines
 from worker.reporting.task_file import answer_tokens
 
 APPLY = f"taskslim apply {kept_name(MODEL)} {MODEL}"
@@ -89,11 +90,14 @@ def snippet(request: JobRequest, auto_class: str, own_widths: bool, wording: Wor
     """The snippet, to run in the directory of the artifacts. The columns of the row are `...` in it."""
     # The class is in the checkpoint, and the job wrote it: its code is trusted.
     remote_code = ", trust_remote_code=True" if own_widths else ""
-    answer = answer_lines(wording, padding)
-    used = [f"import {name}" for name in IMPORTS if f"{name}." in LOAD + answer]
+    answer, template = answer_lines(wording, padding), LOAD
+    if wording.sentence_encoder is not None:
+        answer = asking_lines(wording) + embedding_lines(wording.sentence_encoder)
+        template = LOAD_SENTENCE_TRANSFORMER if wording.sentence_encoder.has_files else LOAD
+    used = [f"import {name}" for name in IMPORTS if f"{name}." in template + answer]
     names = {"auto_class": auto_class, "model": MODEL, "task_file": TASK_FILE, "remote_code": remote_code}
     more = ", GenerationConfig" if "GenerationConfig" in answer else ""
-    load = LOAD.format(imports="\n".join(used), more=more, **names)
+    load = template.format(imports="\n".join(used), more=more, **names)
     load += answer
     if Format.safetensors in request.output.formats:
         return load
@@ -109,7 +113,7 @@ def answer_lines(wording: Wording, padding: Padding) -> str:
     answers = answer_tokens(wording)
     if answers is None:
         return ""
-    lines = _asking_lines(wording) + TOKENS
+    lines = asking_lines(wording) + TOKENS
     lines += OPENING if padding.decoder_opening else ""
     if wording.task.kind is TaskKind.generation:
         return lines + _writing_lines(padding)
@@ -123,7 +127,7 @@ def answer_lines(wording: Wording, padding: Padding) -> str:
     return lines + CHOOSE.format(decoder=decoder, place=PLACES[wording.kind])
 
 
-def _asking_lines(wording: Wording) -> str:
+def asking_lines(wording: Wording) -> str:
     """The lines that make the text of the prompt."""
     if wording.chat is not None:
         return CHAT + (LEAD if wording.prompt_suffix else "")

@@ -71,7 +71,9 @@ const NAMES = {
   token_f1: "F1 score of words",
   rouge_l: "ROUGE-L score",
   chrf: "ChrF score",
-  token_probability: "Probability of a target’s token"
+  token_probability: "Probability of a target’s token",
+  cosine_similarity: "Cosine similarity to the dense model’s embeddings",
+  recall_at_10: "Recall at 10"
 };
 // Of rows without labels.
 const NAMES_OF_AGREEMENT = {
@@ -79,7 +81,8 @@ const NAMES_OF_AGREEMENT = {
   pearson: "Pearson correlation with the dense model’s outputs",
   spearman: "Spearman correlation with the dense model’s outputs",
   exact_match: "Texts equal to the dense model’s",
-  token_probability: "Probability of a token of the dense model’s text"
+  token_probability: "Probability of a token of the dense model’s text",
+  cosine_similarity: "Cosine similarity to the dense model’s embeddings"
 };
 
 /** The name of the metric; for rows without labels it is agreement with the dense model. */

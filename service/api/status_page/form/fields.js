@@ -45,7 +45,8 @@ export function formElement({ presets, criteria, repairs, units, limits }, value
               ["classification", "classification"],
               ["multi_label", "several labels"],
               ["regression", "regression"],
-              ["generation", "generation"]
+              ["generation", "generation"],
+              ["embedding", "embeddings of texts"]
             ],
             values
           ),
