@@ -33,7 +33,7 @@ def as_answers(embeddings: AnswerScores, metric: TaskMetric) -> AnswerScores:
 
 def cosine_E(first_ED: Tensor, second_ED: Tensor) -> Tensor:
     """The cosine similarity of each two embeddings."""
-    return (normalize(first_ED, dim=1) * normalize(second_ED, dim=1)).sum(1)
+    return (normalize(first_ED, dim=1) * normalize(second_ED, dim=1)).sum(1).clamp(-1, 1)
 
 
 def cosine_to_dense_EK(answers: Answers, examples: Sequence[Example]) -> NDArray[np.float64]:

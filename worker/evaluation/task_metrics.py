@@ -306,8 +306,8 @@ def _geometric_mean(sum_BS: Array) -> Array:
     return np.exp(_mean(sum_BS))
 
 
-def _nothing(_: Array) -> tuple[Array, Array]:
-    return np.empty((0, 4)), np.empty(0)
+def _nothing(outcome_EK: Array) -> tuple[Array, Array]:
+    return np.empty((0, 2 * outcome_EK.shape[1])), np.empty(0)
 
 
 FORMULAS: dict[TaskMetric, Formula] = {
@@ -325,7 +325,7 @@ FORMULAS: dict[TaskMetric, Formula] = {
     TaskMetric.token_probability: Formula(_likelihood_EK, _of_sums(lambda outcome: outcome, _geometric_mean), _nothing),
 }
 FORMULAS |= {
-    TaskMetric.cosine_similarity: Formula(similarities.cosine_to_dense_EK, _of_sums(_with_ones_CS, _mean), _corners),
+    TaskMetric.cosine_similarity: Formula(similarities.cosine_to_dense_EK, _of_sums(_with_ones_CS, _mean), _nothing),
     TaskMetric.recall_at_10: Formula(
         similarities.recalled_EK, _of_sums(_with_ones_CS, _mean), _corners, needs_all_rows=True
     ),

@@ -63,8 +63,8 @@ Use exactly this prompt, with which the model was slimmed and evaluated:
 
 On {{ examples }} rows that were not used to choose the removed units{% if majority %}; the most frequent
 {{ answer }} has {{ majority }} of them{% endif %}.{% if unlabelled %} The rows have no labels: the metrics
-show {% if embeds %}how near the slim model's embeddings are to the dense one's{% else %}how often the slim model answers
-as the dense one{% endif %}, not how often it is right.{% endif %} Intervals are 95 %.
+show {% if embeds %}how near the slim model's embeddings are to the dense one's{% else %}how often the slim model
+answers as the dense one{% endif %}, not how often it is right.{% endif %} Intervals are 95 %.
 
 | | dense | slim |
 | --- | --- | --- |

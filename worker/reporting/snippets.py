@@ -90,10 +90,8 @@ def snippet(request: JobRequest, auto_class: str, own_widths: bool, wording: Wor
     """The snippet, to run in the directory of the artifacts. The columns of the row are `...` in it."""
     # The class is in the checkpoint, and the job wrote it: its code is trusted.
     remote_code = ", trust_remote_code=True" if own_widths else ""
-    answer, template = answer_lines(wording, padding), LOAD
-    if wording.sentence_encoder is not None:
-        answer = asking_lines(wording) + embedding_lines(wording.sentence_encoder)
-        template = LOAD_SENTENCE_TRANSFORMER if wording.sentence_encoder.has_files else LOAD
+    answer, encoder = answer_lines(wording, padding), wording.sentence_encoder
+    template = LOAD_SENTENCE_TRANSFORMER if encoder is not None and encoder.has_files else LOAD
     used = [f"import {name}" for name in IMPORTS if f"{name}." in template + answer]
     names = {"auto_class": auto_class, "model": MODEL, "task_file": TASK_FILE, "remote_code": remote_code}
     more = ", GenerationConfig" if "GenerationConfig" in answer else ""
@@ -113,7 +111,9 @@ def answer_lines(wording: Wording, padding: Padding) -> str:
     answers = answer_tokens(wording)
     if answers is None:
         return ""
-    lines = asking_lines(wording) + TOKENS
+    if wording.sentence_encoder is not None:
+        return _asking_lines(wording) + embedding_lines(wording.sentence_encoder)
+    lines = _asking_lines(wording) + TOKENS
     lines += OPENING if padding.decoder_opening else ""
     if wording.task.kind is TaskKind.generation:
         return lines + _writing_lines(padding)
@@ -127,7 +127,7 @@ def answer_lines(wording: Wording, padding: Padding) -> str:
     return lines + CHOOSE.format(decoder=decoder, place=PLACES[wording.kind])
 
 
-def asking_lines(wording: Wording) -> str:
+def _asking_lines(wording: Wording) -> str:
     """The lines that make the text of the prompt."""
     if wording.chat is not None:
         return CHAT + (LEAD if wording.prompt_suffix else "")
