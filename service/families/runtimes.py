@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from service.contract.options import Unit
 from service.contract.report import Runtime
 from service.families.runtime_limits import SlimSizes, limit_of
-from service.families.table import FAMILIES
+from service.families.table import FAMILIES, Kind
 
 DEVICES = (1, 2, 4, 8)
 
@@ -42,6 +42,13 @@ RUNTIMES: dict[str, RuntimeTraits] = {
 }
 
 
+# Kinds of models of which no other runtime than transformers was tested.
+UNTESTED: dict[Kind, str] = {
+    "decoder_classifier": "a classification head on a decoder",
+    "encoder": "the embeddings of an encoder without a head",
+}
+
+
 def runtimes_after(sizes: SlimSizes) -> list[Runtime]:
     """For every runtime: whether it loads a checkpoint of these sizes, with which quantisations, and over how many
     devices."""
@@ -62,8 +69,8 @@ def _of_unequal_widths(name: str) -> Runtime:
 def _runtime(name: str, traits: RuntimeTraits, sizes: SlimSizes) -> Runtime:
     if name not in ("transformers", *FAMILIES[sizes.family].runtimes):
         return Runtime(name=name, loads=False, reason=f"it has no architecture for {sizes.family}")
-    if name != "transformers" and sizes.kind == "decoder_classifier":
-        untested = "whether it computes a classification head on a decoder as transformers does was not tested"
+    if name != "transformers" and sizes.kind in UNTESTED:
+        untested = f"whether it computes {UNTESTED[sizes.kind]} as transformers does was not tested"
         return Runtime(name=name, loads=False, reason=untested)
     if limit := limit_of(name, sizes):
         return Runtime(name=name, loads=False, reason=limit)
