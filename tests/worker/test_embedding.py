@@ -33,7 +33,7 @@ from worker.checkpoints import saving
 ENCODERS = [name for name, family in FAMILIES.items() if encoder_class(family)]
 UNCUT = {"criterion": "attribution", "repair": "none"}
 TASK: dict[str, Any] = {"kind": "embedding", "template": None, "labels": None}
-COUNT = 60
+COUNT, FEW = 60, 8
 
 
 def pairs(count: int = COUNT) -> list[dict[str, Any]]:
@@ -94,7 +94,8 @@ def texts(column: str = "text") -> list[str]:
 def test_embeddings_are_those_of_stock_transformers(
     deployment: Deployment, embedded: Callable[..., dict[str, Any]], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = deployment.request(name, embedded(name), method=UNCUT)
+    few = {"uri": write_rows(deployment.root / "few.jsonl", pairs()[:FEW])}
+    request = deployment.request(name, embedded(name, evaluation=few), method=UNCUT)
     planned = plan(request, Access(deployment.storage, "default", local_paths=True))
     result = deployment.run(request)
     directory, dense = deployment.root / "downloaded", deployment.root / name
@@ -103,15 +104,16 @@ def test_embeddings_are_those_of_stock_transformers(
     assert result.verified.loader == encoder_class(FAMILIES[name])
 
     kept = load_file(directory / "kept.safetensors")
-    slim_ED = embeddings(directory / "model", texts())
-    assert torch.allclose(slim_ED, embeddings(dense, texts(), kept), atol=1e-5)
+    first, second = (texts(column)[:FEW] for column in ("text", "text_b"))
+    slim_ED = embeddings(directory / "model", first)
+    assert torch.allclose(slim_ED, embeddings(dense, first, kept), atol=1e-5)
     nearness = [
-        cosines(embeddings(directory / "model", texts(column)), embeddings(dense, texts(column)))
-        for column in ("text", "text_b")
+        cosines(slim_ED, embeddings(dense, first)),
+        cosines(embeddings(directory / "model", second), embeddings(dense, second)),
     ]
     assert 1 - min(map(min, nearness)) > 1e-6  # of embeddings that a cut has moved
     metrics = result.metrics
-    assert metrics.slim.value.value == pytest.approx(sum(map(sum, nearness)) / (2 * COUNT), abs=1e-6)
+    assert metrics.slim.value.value == pytest.approx(sum(map(sum, nearness)) / (2 * FEW), abs=1e-6)
     assert (metrics.dense.value.value, metrics.slim.metric) == (pytest.approx(1), "cosine_similarity")
     assert metrics.slim.judged_by is Supervision.none
 
@@ -149,7 +151,8 @@ def test_similarities_of_pairs_are_correlated_with_their_numbers(
 def test_recall_counts_the_second_texts_among_the_ten_nearest(
     deployment: Deployment, embedded: Callable[..., dict[str, Any]]
 ) -> None:
-    rows = [*pairs(), *pairs()[:20]]  # second texts that several rows have count once
+    near = [row | {"text_b": row["text"] + " bad"} if number % 2 else row for number, row in enumerate(pairs())]
+    rows = [*near, *near[:20]]  # second texts that several rows have count once
     uri = write_rows(deployment.root / "again.jsonl", rows)
     task = embedded(metric="recall_at_10", evaluation={"uri": uri})
     result = deployment.run(deployment.request("bert", task, method=UNCUT))
@@ -159,7 +162,7 @@ def test_recall_counts_the_second_texts_among_the_ten_nearest(
         for each in ([row["text"] for row in rows], candidates)
     )
     nearest = (first_ED @ second_ND.T).topk(10, dim=1).indices.tolist()
-    found = [row["text_b"] in {candidates[index] for index in near} for row, near in zip(rows, nearest, strict=True)]
+    found = [row["text_b"] in {candidates[index] for index in ten} for row, ten in zip(rows, nearest, strict=True)]
     assert 0 < sum(found) < len(rows)
     assert result.metrics.dense.value.value == pytest.approx(sum(found) / len(rows))
     assert result.metrics.dense.constant == pytest.approx(10 / len(candidates))
@@ -194,8 +197,9 @@ def test_the_pooler_and_the_files_of_sentence_transformers_stay(
         model.pooler = None
     checkpoints.save(directory, model)
     sentence_files.write(directory, "cls_token")
-    more = {"output": {"round_to": 8, "layout": layout}}
-    deployment.run(deployment.request("bert", embedded(), method=UNCUT, **more))
+    method = UNCUT | ({"scope": "global"} if layout == "per_layer" else {})
+    more = {"output": {"round_to": 8, "layout": layout}, "method": method}
+    deployment.run(deployment.request("bert", embedded(), **more))
     slim = deployment.root / "downloaded/model"
     deployment.download(slim.parent)
     for name in ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json"):
@@ -214,7 +218,7 @@ def test_the_pooler_and_the_files_of_sentence_transformers_stay(
     }
     assert (shipped["max_tokens"], shipped["decoding"]) == (24, "embedding")
     # What was written is the model of a later job.
-    again = deployment.request("bert", embedded(), method=UNCUT, **more)
+    again = deployment.request("bert", embedded(), **more)
     source = again.model.model_copy(update={"uri": slim.as_uri()})
     result = deployment.run(again.model_copy(update={"model": source}))
     assert result.parameters.dense == sum(tensor.numel() for tensor in stored.values())
