@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoModel, AutoTokenizer
 
-from service.contract.errors import TaskslimError, VerificationFailed
+from service.contract.errors import InvalidModel, TaskslimError, VerificationFailed
 from service.contract.options import Supervision
 from service.contract.report import Report
 from service.contract.request import JobRequest
@@ -360,6 +360,73 @@ def test_plan_and_worker_refuse_alike(
             refusing()
         if param:
             assert refused.value.param == param
+
+
+def settings(name: str, **fields: Any) -> Callable[[Path], object]:
+    return lambda directory: (directory / name).write_text(json.dumps(fields))
+
+
+PROMPTS = "config_sentence_transformers.json"
+FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a module behind": (
+        lambda directory: sentence_files.write_modules(
+            directory, {"Transformer": "", "Pooling": "1_Pooling", "Dense": "2_Dense"}
+        ),
+        "the module Dense in 2_Dense",
+    ),
+    "another order": (
+        lambda directory: sentence_files.write_modules(directory, {"Pooling": "1_Pooling", "Transformer": ""}),
+        "give one with Transformer, Pooling, Normalize in this order",
+    ),
+    "a directory for the model": (
+        lambda directory: sentence_files.write_modules(
+            directory, {"Transformer": "0_Transformer", "Pooling": "1_Pooling"}
+        ),
+        "its model in the directory 0_Transformer",
+    ),
+    "no list of modules": (settings("modules.json", Transformer=""), "is not a list of modules"),
+    "no config of the pooling": (
+        lambda directory: (directory / "1_Pooling/config.json").unlink(),
+        "which has no config.json",
+    ),
+    "the maximum": (
+        lambda directory: sentence_files.write_pooling(directory, pooling_mode="max"),
+        "pools by max: give an encoder that pools by one of mean, cls, lasttoken",
+    ),
+    "two poolings": (
+        lambda directory: sentence_files.write_pooling(
+            directory, pooling_mode_mean_tokens=True, pooling_mode_cls_token=True
+        ),
+        "pools by cls, mean",
+    ),
+    "a prompt before every text": (
+        settings(PROMPTS, prompts={"query": "query: "}, default_prompt_name="query"),
+        "write the prompt in `task.template`",
+    ),
+    "logits": (settings("sentence_bert_config.json", transformer_task="fill-mask"), "the transformer_task 'fill-mask'"),
+    "no length": (settings("sentence_bert_config.json", max_seq_length="long"), "max_seq_length 'long'"),
+    "settings in a list": (
+        lambda directory: (directory / "sentence_bert_config.json").write_text("[]"),
+        "are not a JSON object",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_files_that_say_something_else_are_refused(
+    deployment: Deployment, embedded: Callable[..., dict[str, Any]], case: str
+) -> None:
+    change, message = FILES[case]
+    task = embedded("bert", "mean_tokens")
+    change(deployment.root / "bert")
+    request = deployment.request("bert", task)
+    for refusing in (
+        lambda: plan(request, Access(deployment.storage, "default", local_paths=True)),
+        lambda: deployment.run(request),
+    ):
+        with pytest.raises(InvalidModel, match=message) as refused:
+            refusing()
+        assert refused.value.param == "model.uri"
 
 
 def test_supervision_is_refused(deployment: Deployment, embedded: Callable[..., dict[str, Any]]) -> None:

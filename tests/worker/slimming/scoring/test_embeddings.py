@@ -41,7 +41,7 @@ def batch_of(texts: list[list[int]], pooling: str, first: int = 0) -> Batch:
 
 
 def jacobian(text: list[int], layer: int, pooling: str) -> Tensor:
-    """The derivative of the normalised embedding of a text by a factor on each feed-forward neuron of a layer (D, U)."""
+    """The derivative of the normalised embedding of a text by a factor on each neuron of a layer (D, U)."""
     model = encoder("bert")
     reader = model.encoder.layer[layer].output.dense
     factor_U = torch.ones(reader.in_features, requires_grad=True)
