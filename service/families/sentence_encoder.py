@@ -59,7 +59,7 @@ def read_sentence_encoder(read: Read) -> SentenceEncoder:
         return SentenceEncoder()
     steps = _steps(modules)
     _check_prompts(read(PROMPTS))
-    settings = next((found for name in SETTINGS if (found := read(name)) is not None), {})
+    settings: Any = next((found for name in SETTINGS if (found := read(name)) is not None), {})
     if not isinstance(settings, dict):
         raise _refused("its settings of sentence-transformers are not a JSON object")
     _check_task(settings)

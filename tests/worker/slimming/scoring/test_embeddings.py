@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from tests.support.tiny_models import encoder
@@ -43,7 +43,8 @@ def batch_of(texts: list[list[int]], pooling: str, first: int = 0) -> Batch:
 def jacobian(text: list[int], layer: int, pooling: str) -> Tensor:
     """The derivative of the normalised embedding of a text by a factor on each neuron of a layer (D, U)."""
     model = encoder("bert")
-    reader = model.encoder.layer[layer].output.dense
+    reader = model.get_submodule(f"encoder.layer.{layer}.output.dense")
+    assert isinstance(reader, nn.Linear)
     factor_U = torch.ones(reader.in_features, requires_grad=True)
     reader.register_forward_pre_hook(lambda _, args: (args[0] * factor_U,))
     hidden_BTD = model(input_ids=torch.tensor([text])).last_hidden_state
@@ -57,7 +58,7 @@ def test_attribution_estimates_the_norm_of_the_jacobian(pooling: str) -> None:
     batches = [batch_of(TEXT * 250, pooling, first) for first in range(0, 2 * REPEATS, 500)]
     found = score(model, architecture_of(model), ["ffn"], batches, "attribution", PROJECTION).scores
     for site, score_U in found.items():
-        exact_U = sum(jacobian(text, site.layer, pooling).square().sum(dim=0) for text in TEXT) / len(TEXT)
+        exact_U = torch.stack([jacobian(text, site.layer, pooling).square().sum(dim=0) for text in TEXT]).mean(dim=0)
         # A mean of squares of N normal numbers has a relative standard error of sqrt(2 / N), here 0.03.
         assert torch.allclose(score_U, exact_U, rtol=0.2)
 
