@@ -70,9 +70,10 @@ def batch(length: int, vocabulary: int) -> Batch:
         position_P=torch.tensor(sizes) - 1,
         place_M=twice,
         token_M=torch.tensor([1000, 2000]).repeat(ROWS),
-        example_M=twice,
+        question_M=twice,
         label_M=torch.tensor([0, 1]).repeat(ROWS),
-        answer_E=rows % 2,
+        right_Q=rows % 2,
+        example_Q=rows,
         index_E=rows,
         num_labels=2,
     )

@@ -1,7 +1,8 @@
 """The accuracy that slim models keep, for every criterion, repair and layout, on real rows.
 
     .venv/bin/python benchmarks/quality.py
-        [--quick | --headline | --generalisation | --dev | --grid | --finalists | --settings | --seconds | --tables]
+        [--quick | --headline | --kinds | --generalisation | --dev | --grid | --finalists | --settings | --seconds
+        | --tables]
 
 Each cell is written to quality.csv.gz when it is measured; a run that was interrupted continues where it stopped.
 `--dev` compares candidates for the defaults on train rows that are never used for calibration. `--tables` measures
@@ -42,6 +43,7 @@ FIGURE = ROOT / "benchmarks" / "quality.svg"
 PLANS: dict[str, Callable[[str, Sequence[str]], list[Cell]]] = {
     "dev": lambda model, tasks: list(quality_cells.dev(model, tasks)),
     "headline": lambda model, tasks: list(quality_cells.headline(model, tasks)),
+    "kinds": lambda model, tasks: list(quality_cells.kinds(model, tasks)),
     "generalisation": lambda model, tasks: list(quality_cells.generalisation(model, tasks)),
     "grid": lambda model, tasks: list(quality_cells.grid(model, tasks)),
     "finalists": lambda model, tasks: list(quality_cells.finalists(model, tasks)),
@@ -50,7 +52,8 @@ PLANS: dict[str, Callable[[str, Sequence[str]], list[Cell]]] = {
     "quick": lambda model, _: quality_cells.quick(model),
 }
 TABLES = "tables"  # in place of a plan
-WITH_OFFSETS = ("headline", "generalisation", "dev")  # plans whose figure needs label offsets, which older cells lack
+# Plans whose figure needs label offsets, which older cells lack.
+WITH_OFFSETS = ("headline", "kinds", "generalisation", "dev")
 
 
 def main() -> None:

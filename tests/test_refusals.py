@@ -341,6 +341,7 @@ APPLY = "the command `taskslim apply`, which is no request"
 ONLY_WORKER: dict[Site, str] = {
     Site("data.tokenising", "_causal"): TOKENS,
     Site("data.tokenising", "_ended"): TOKENS,
+    Site("data.tagged_texts", "encode"): TOKENS,
     Site("data.prompts", "_check_candidates"): TOKENS,
     Site("data.prompts", "_shorten"): TOKENS,
     Site("data.embedded_texts", "_tokens"): TOKENS,

@@ -12,7 +12,15 @@ TASKS = ("sst2", "imdb", "ag_news", "mnli", "qnli", "mrpc")
 OTHER_TASKS = ("trec", "subj", "cola", "rte")  # on which no default was chosen
 METRICS = {"cola": "matthews"}  # of tasks that accuracy does not judge, as GLUE has it
 T5_TASKS = ("ag_news", "trec", "subj", "sst2", "imdb")
-MODEL_TASKS = {"smollm2": TASKS, "t5": T5_TASKS, "t5-large": TASKS}
+HEAD_TASKS = ("snips_slots", "stsb", "goemotions")  # each of a BERT that train_heads.py trains for it
+WRITTEN_TASKS = ("snips_frames", "e2e_nlg", "chat_intent")  # of SmolLM2 with the adapter of train_adapter.py
+MODEL_TASKS: dict[str, tuple[str, ...]] = {
+    "smollm2": TASKS,
+    "t5": T5_TASKS,
+    "t5-large": TASKS,
+    "smollm2-written": WRITTEN_TASKS,
+    **{f"bert-{task}": (task,) for task in HEAD_TASKS},
+}
 RATIOS = (0.5, 0.7, 0.3)  # in the order of the plans: the most informative first
 ALL_RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 SEEDS = (0, 1, 2)  # of the random criterion
@@ -31,6 +39,7 @@ JOB_DEFAULTS = (("ffn",), "uniform")  # the default units and layout of a job
 WITH_BIAS = ("smollm2",)  # models whose feed-forward modules can have a bias
 # Units and layouts with which REFITTING_REPAIRS are compared.
 COMPARED_FORMS = (JOB_DEFAULTS, (BLOCKS, "uniform"), (BLOCKS, "per_layer"))
+DECODERS = ("smollm2", "smollm2-written")  # models whose heads can be removed
 CONTROLS = ("attribution_signed", "reverse")
 # Name -> a criterion, and other options than its defaults.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -134,6 +143,18 @@ def headline(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
     ):
         for method, (task, count) in product(methods, rows.items()):
             yield slim(model, task, method, ratio, units=units, layout=layout, repair=LAYERWISE, rows=count)
+
+
+def kinds(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
+    """Tasks of other kinds on all test rows: the defaults beside `random` and the best baseline, in both layouts.
+
+    Only the feed-forward neurons of an encoder can be removed.
+    """
+    yield from (dense(model, task, rows=0) for task in tasks)
+    methods = (OURS, "random", BEST_BASELINES[0])
+    for ratio, (units, layout), method, task in product((0.5, 0.3, 0.7), HEADLINE_FORMS, methods, tasks):
+        units = units if model in DECODERS else JOB_DEFAULTS[0]
+        yield slim(model, task, method, ratio, units=units, layout=layout, repair=LAYERWISE, rows=0)
 
 
 def generalisation(model: str, tasks: Sequence[str]) -> Iterator[Cell]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.quality_bench.cells import HEAD_TASKS, METRICS
+from benchmarks.quality_bench.kinds import WORDINGS
 from service.cli.demo.request import find_model
 from service.contract.presets import LABEL_COLUMN, resolve
 from service.contract.rows import Row
@@ -61,13 +63,30 @@ def _words(task: dict[str, Any]) -> int:
     return int(task["max_words"]) if "max_words" in task else round(task["max_tokens"] / 1.3)
 
 
-SOURCES: dict[str, Callable[[Path, Path], Source]] = {"smollm2": smollm2, "t5": t5, "t5-large": larger_t5}
+def smollm2_written(_: Path, state: Path) -> Source:
+    """SmolLM2-135M-Instruct with the adapter of `train_adapter.py`, at `adapter` in the state directory."""
+    return Source(smollm2_checkpoint(state), state / "adapter", WORDINGS)
+
+
+def bert(task: str) -> Callable[[Path, Path], Source]:
+    """The BERT that `train_heads.py` has written to `heads` in the state directory, for one task."""
+    return lambda _, state: Source(state / "heads" / task, tasks=WORDINGS)
+
+
+SOURCES: dict[str, Callable[[Path, Path], Source]] = {
+    "smollm2": smollm2,
+    "t5": t5,
+    "t5-large": larger_t5,
+    "smollm2-written": smollm2_written,
+    **{f"bert-{task}": bert(task) for task in HEAD_TASKS},
+}
 
 
 def task(source: Source, name: str, directory: Path) -> Task:
     """The task with the wording that the model was trained with."""
     calibration = DataSource(uri=(directory / name / "train.jsonl").resolve().as_uri())
-    return resolve(Task(calibration=calibration, **(source.tasks[name] if source.tasks else {"preset": name})))
+    wording = source.tasks[name] if source.tasks else {"preset": name}
+    return resolve(Task(calibration=calibration, **{"metric": METRICS.get(name)} | wording))
 
 
 def rows(directory: Path, split: str, count: int, seed: int, how: str) -> list[Row]:

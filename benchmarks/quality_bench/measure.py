@@ -17,15 +17,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.quality_bench import inputs
-from benchmarks.quality_bench.cells import BLOCKS, CALIBRATION_ROWS, DENSE, METRICS, TIMED, VARIANTS, Cell
+from benchmarks.quality_bench.cells import BLOCKS, CALIBRATION_ROWS, DENSE, TIMED, VARIANTS, Cell
 from benchmarks.quality_bench.inputs import Source
+from benchmarks.quality_bench.kinds import as_read
 from benchmarks.quality_bench.measurement import Measurement, rounded
 from benchmarks.quality_bench.shared_pass import Method, score_together
-from service.contract.options import Supervision, TaskMetric
+from service.contract.method import OBJECTIVES
+from service.contract.options import Supervision, TaskKind
+from service.contract.rows import with_named_labels
+from service.families.table import ModelFamily
 from worker.checkpoints.loading import LoadedModel, count_parameters, load_model
 from worker.data import batching, prompts, wordings
-from worker.data.prompts import Example
-from worker.evaluation import answer_scores, judging, label_offsets
+from worker.data.batching import Padding
+from worker.data.examples import Example
+from worker.data.wordings import Wording
+from worker.evaluation import answer_scores, generation, judging
 from worker.evaluation.answers import Answers
 from worker.slimming import selection, surgery
 from worker.slimming.architectures import ARCHITECTURES
@@ -37,6 +43,7 @@ from worker.slimming.scoring.objectives import Batch, candidate_scores, token_sc
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.selection import Rules
 from worker.slimming.units import Kept, Scores, Site, locate
+from worker.stages.task_model import fitted
 
 TOKENS_PER_BATCH = 1024
 TIMED_RUNS = 3
@@ -54,6 +61,8 @@ class Rows(NamedTuple):
 
     examples: list[Example]
     batches: list[Batch]
+    wording: Wording
+    padding: Padding
 
 
 @dataclass(frozen=True)
@@ -80,17 +89,16 @@ class Bench:
         """The figures of a cell."""
         if cell.split == TIMED:
             return Measurement(seconds=round(self._timed(cell), 3))
-        metric = TaskMetric(METRICS.get(cell.task, TaskMetric.accuracy))
         judged = self.examples(cell.model, cell.task, cell.split, cell.rows, 0, "natural", "labels")
         offset_rows = self.examples(*_offset_rows(cell))
         if cell.method == DENSE:
-            return judge(self.loaded(cell.model).model, metric, judged, offset_rows)
+            return judge(self.loaded(cell.model).model, judged, offset_rows)
         kept, start = self.kept(cell), time.perf_counter()
         model = copy.deepcopy(self.loaded(cell.model).model)
         self.cut(model, cell, kept)
         seconds = round(time.perf_counter() - start, 2)
         removed = round(self._removed(cell, kept), 4)
-        return replace(judge(model, metric, judged, offset_rows), removed=removed, seconds_to_cut=seconds)
+        return replace(judge(model, judged, offset_rows), removed=removed, seconds_to_cut=seconds)
 
     def kept(self, cell: Cell) -> Kept:
         """The units that stay; with several steps, the scores are measured again before each step."""
@@ -112,7 +120,8 @@ class Bench:
         """Repair and cut the model with the cell's repair, ratio and layout."""
         architecture = ARCHITECTURES[model.config.model_type]
         if cell.repair != "none":
-            calibration = CalibrationBatches(self.batches(*_calibration_rows(cell)), Options().objective)
+            rows = self.examples(*_calibration_rows(cell))
+            calibration = CalibrationBatches(rows.batches, objective(rows))
             moments = self.passed(*_calibration(cell)).moments if cell.repair in FITTED else None
             repair(RepairInput(model, architecture, kept, calibration, moments), cell.repair)
         surgery.cut(model, architecture, kept, cell.layout)
@@ -136,8 +145,12 @@ class Bench:
         model, (criterion, options) = self.loaded(cell.model).model, METHODS[cell.method]
         batches = self.batches(*_calibration_rows(cell)) if CRITERIA[criterion].needs != "weights" else []
         options = replace(options, seed=cell.seed)
+        if batches and options.objective == Options().objective:
+            options = replace(options, objective=objective(self.examples(*_calibration_rows(cell))))
         architecture = ARCHITECTURES[model.config.model_type]
-        return attribution.score(model, architecture, BLOCKS, batches, criterion, options).scores
+        return attribution.score(
+            model, architecture, blocks(self.loaded(cell.model).family), batches, criterion, options
+        ).scores
 
     def _timed(self, cell: Cell) -> float:
         """Median time in seconds to score all units; for DENSE, of a forward pass of the same rows."""
@@ -160,13 +173,16 @@ class Bench:
         if path.exists():
             return _read(path)
         model = self.loaded(calibration[0]).model
+        rows = self.examples(calibration[0], calibration[1], "train", *calibration[2:])
+        family = self.loaded(calibration[0]).family
+        options = {name: replace(METHODS[name][1], objective=objective(rows)) for name in SHARED}
         start = time.perf_counter()
         scores, moments = score_together(
             model,
             ARCHITECTURES[model.config.model_type],
-            BLOCKS,
-            self.batches(calibration[0], calibration[1], "train", *calibration[2:]),
-            {name: METHODS[name] for name in SHARED},
+            blocks(family),
+            rows.batches,
+            {name: (METHODS[name][0], options[name]) for name in SHARED},
         )
         result = Pass(scores, moments, time.perf_counter() - start)
         _write(result, path)
@@ -191,33 +207,52 @@ class Bench:
         loaded, kind = self.loaded(model), self.loaded(model).family.kind
         resolved = inputs.task(self.sources[model], task, self.rows)
         wording = wordings.wording(kind, resolved, loaded.tokenizer, loaded.model.config)
-        rows = inputs.rows(self.rows / task, split, count, seed, draw)
-        examples, _ = prompts.encode(rows, wording)
-        batches = batching.batches(examples, batching.padding(loaded.model, loaded.tokenizer, kind), TOKENS_PER_BATCH)
-        return Rows(examples, batches if supervision == "labels" else answered(loaded.model, batches))
+        rows = as_read(task, inputs.rows(self.rows / task, split, count, seed, draw))
+        named = with_named_labels(rows, wording.task)
+        examples, _ = prompts.encode(named, wording, every_answer=split == "train")
+        padding = batching.padding(loaded.model, loaded.tokenizer, kind, wording.ends)
+        batches = batching.batches(examples, padding, TOKENS_PER_BATCH)
+        batches = batches if supervision == "labels" else answered(loaded.model, batches)
+        return Rows(examples, batches, wording, padding)
 
 
 def answered(model: Any, batches: list[Batch]) -> list[Batch]:
     """The batches with the labels that the model gives the highest probability in place of the right ones."""
     with torch.no_grad():
         answers = [candidate_scores(token_scores(model, batch), batch).argmax(dim=1) for batch in batches]
-    return [replace(batch, answer_E=answer_E) for batch, answer_E in zip(batches, answers, strict=True)]
+    return [replace(batch, right_Q=answer_E) for batch, answer_E in zip(batches, answers, strict=True)]
 
 
-def judge(model: Any, metric: TaskMetric, rows: Rows, offset_rows: Rows) -> Measurement:
-    """The metric on `rows` with 95 % intervals, with and without label offsets, which are fitted on `offset_rows`."""
-    start = time.perf_counter()
-    scores, fitting = (answer_scores.score(model, each.batches, lambda done: None) for each in (rows, offset_rows))
-    offset_L = label_offsets.fit(fitting.score_EL, fitting.answer_E)
-    found = judging.judge(metric, Answers(scores, offset_L), rows.examples, Supervision.labels)
-    assert found.raw is not None
-    assert found.majority is not None
+def blocks(family: ModelFamily) -> list[str]:
+    """The kinds of units that the cells remove, as far as models of the family can lose them."""
+    return [unit for unit in BLOCKS if unit in family.units]
+
+
+def objective(rows: Rows) -> str:
+    """The objective that tasks of the kind of these rows have by default."""
+    return OBJECTIVES[rows.wording.task.kind or TaskKind.classification][0]
+
+
+def judge(model: Any, rows: Rows, offset_rows: Rows) -> Measurement:
+    """The metric on `rows` with 95 % intervals; of labels with and without offsets, fitted on `offset_rows`."""
+    start, task = time.perf_counter(), rows.wording.task
+    assert task.metric is not None, "the task is resolved"
+    answers = Answers(answer_scores.score(model, rows.batches, lambda done: None))
+    if task.labels:
+        fitting = Answers(answer_scores.score(model, offset_rows.batches, lambda done: None))
+        answers = replace(answers, offset_L=fitted(fitting))
+    if task.kind is TaskKind.generation:
+        texts = generation.generate(
+            model, rows.examples, rows.wording, rows.padding, TOKENS_PER_BATCH, lambda done: None
+        )
+        answers = replace(answers, texts=texts)
+    found = judging.judge(task.metric, answers, rows.examples, Supervision.labels)
     return Measurement(
         judged=found.examples,
-        metric=metric.value,
+        metric=task.metric.value,
         value=rounded(found.value),
-        raw=rounded(found.raw),
-        majority=round(found.majority, 4),
+        raw=rounded(found.raw) if found.raw else None,
+        majority=None if found.majority is None else round(found.majority, 4),
         parameters=count_parameters(model),
         seconds_to_judge=round(time.perf_counter() - start, 2),
     )

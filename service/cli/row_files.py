@@ -17,10 +17,10 @@ from rich.console import Console
 from service.cli.client import Api, ApiFailed
 from service.cli.short_request import path_at, wrong
 from service.contract.errors import InvalidData, InvalidRequest, TaskslimError
-from service.contract.presets import LABEL_COLUMN, needs_answers, resolve, template_fields
+from service.contract.presets import LABEL_COLUMN, needs_answers, resolve
 from service.contract.request import JobRequest
 from service.contract.resources import Dataset
-from service.contract.rows import CLASS_NAME, answer_column
+from service.contract.rows import CLASS_NAME, needed_columns
 from service.contract.task import Task
 from service.storage.row_formats import FORMAT_BY_ENDING
 
@@ -128,13 +128,11 @@ def check_columns(rows: NamedRows, task: Task, param: str) -> None:
     if rows.dataset is None:
         return
     task = resolve(task)
-    needed = template_fields(task.template or "")
-    if needs_answers(task, param, has_some=False):
-        needed |= {answer_column(task)}
+    needed = needed_columns(task, answered=needs_answers(task, param, has_some=False))
     missing = sorted(needed - _readable(rows.dataset.columns))
     if missing:
         message = f"{rows.name} lacks {_listed(missing)}, which the task reads; its columns are"
-        raise InvalidData(f"{message} {_listed(rows.dataset.columns)}: rename them, or use a template that names them")
+        raise InvalidData(f"{message} {_listed(rows.dataset.columns)}: rename them, or name them in the task")
 
 
 def _readable(columns: Sequence[str]) -> set[str]:

@@ -4,6 +4,7 @@ The form of the status page makes the same request of the same choices; a test c
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,11 +17,14 @@ from service.contract.options import TaskKind
 from service.contract.presets import ANSWER_COLUMNS, PRESETS, resolve, template_fields
 from service.contract.task import ModelSource, TaskWording
 
+WITHOUT_TEMPLATE = (TaskKind.token_classification,)
 DEFAULT_RATIO = 0.3  # also in the form of the status page
 TARGET = ANSWER_COLUMNS[TaskKind.generation]
 # Field of a request -> the option that sets it, for messages.
 OPTIONS = {
     "uri": "MODEL",
+    "kind": "--kind",
+    "messages": "--messages",
     "preset": "--task",
     "template": "--task",
     "labels": "--labels",
@@ -46,19 +50,39 @@ def model_of(text: str) -> ModelSource:
     return _part(ModelSource, uri=path.resolve().as_uri())
 
 
-def wording_of(
-    task: str, *, labels: str | None = None, target_column: str | None = None, name: str | None = None
-) -> TaskWording:
-    """The wording of a preset, or of a task with a template of its own. Raises BadParameter.
+@dataclass(frozen=True)
+class Answer:
+    """What a task of one's own answers, as the options say."""
 
-    A template has a {column}, and `\\n` in it is a line break. Labels are written `label=word,label=word`.
-    `target_column` says that the model writes the texts of this column.
+    kind: TaskKind | None = None
+    labels: str | None = None  # label=word,label=word
+    target_column: str | None = None  # with the texts that the model writes
+
+
+def wording_of(
+    task: str | None, answer: Answer, *, messages: str | None = None, name: str | None = None
+) -> TaskWording:
+    """The wording of a preset, or of a task of one's own. Raises BadParameter.
+
+    A template has a {column}, and `\\n` in it is a line break. `messages` names a column with conversations, in
+    place of a template.
     """
+    labels, target_column = answer.labels, answer.target_column
     given: dict[str, Any] = {"name": name, "labels": None if labels is None else _labels(labels)}
     if target_column is not None and labels is not None:
         raise wrong("--labels", "a task has either --labels, or --target for texts that the model writes")
-    if "{" in task:
-        given |= {"template": task.replace("\\n", "\n"), "kind": _kind(labels, target_column)}
+    if messages is not None or answer.kind in WITHOUT_TEMPLATE:
+        if task is not None:
+            raise wrong(
+                "--task", "rows of messages, or of words with tags, need no preset and no template: leave it out"
+            )
+        given |= {"messages": messages, "kind": answer.kind or (TaskKind.generation if labels is None else None)}
+    elif task is None:
+        raise wrong("--task", f"give a preset, or a template such as {EXAMPLE}; or --messages COLUMN")
+    elif "{" in task:
+        given |= {"template": task.replace("\\n", "\n"), "kind": answer.kind or _kind(labels, target_column)}
+    elif answer.kind is not None:
+        raise wrong("--kind", f"a preset has a kind: leave --kind out, or give --task a template such as {EXAMPLE}")
     elif task not in PRESETS:
         raise wrong(
             "--task", f"there is no preset {task!r}: give one of {', '.join(PRESETS)}, or a template such as {EXAMPLE}"
@@ -101,7 +125,7 @@ def wrong(option: str, message: str) -> typer.BadParameter:
 
 def _kind(labels: str | None, target_column: str | None) -> TaskKind:
     if labels is None and target_column is None:
-        message = "a template needs --labels label=word,label=word, or --target COLUMN for texts that the model writes"
+        message = "a template needs --labels label=word,label=word, or --target COLUMN for texts, or --kind"
         raise wrong("--task", message)
     return TaskKind.generation if labels is None else TaskKind.classification
 

@@ -11,10 +11,11 @@ from service.cli.client import Api, ApiFailed
 from service.cli.downloads import download_files
 from service.cli.row_files import NamedRows, check_columns, place_of, row_uploads
 from service.cli.server_option import DEFAULT_URL, Url, server_at
-from service.cli.short_request import DEFAULT_RATIO, TARGET, model_of, target_of, wording_of, wrong
+from service.cli.short_request import DEFAULT_RATIO, TARGET, Answer, model_of, target_of, wording_of, wrong
 from service.cli.terminal import follow, plan_line, print_json, result_of, result_table
 from service.contract.errors import NotPlannable, StorageUnavailable
 from service.contract.fields import MAX_RATIO
+from service.contract.options import TaskKind
 from service.contract.presets import PRESETS
 from service.contract.request import JobRequest
 from service.contract.task import Task, TaskWording
@@ -37,15 +38,15 @@ def slim(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A directory or GGUF file, or a URI such as hf://owner/name.")
     ],
+    rows: Annotated[str, typer.Option(metavar="FILE", help="Rows with right answers: a file, or a URI.")],
     task: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="PRESET|TEMPLATE",
             autocompletion=_presets,
             help=f"A preset ({', '.join(PRESETS)}), or a template such as 'Review: {{text}}\\nSentiment:'.",
         ),
-    ],
-    rows: Annotated[str, typer.Option(metavar="FILE", help="Rows with right answers: a file, or a URI.")],
+    ] = None,
     evaluation: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Evaluation rows; default: a fifth of --rows, which is set aside for it."),
@@ -60,6 +61,14 @@ def slim(
     target: Annotated[
         str | None,
         typer.Option(metavar="COLUMN", help="Column with the texts that the model writes, in place of labels."),
+    ] = None,
+    kind: Annotated[
+        TaskKind | None,
+        typer.Option(help="What is answered; default: one of --labels, or the texts of --target."),
+    ] = None,
+    messages: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column with conversations, in place of --task."),
     ] = None,
     ratio: Annotated[
         float | None,
@@ -91,7 +100,7 @@ def slim(
     if print_request and (watch or download):
         raise wrong("--print-request", "no job is submitted: leave out --watch and --download")
     source, goal = model_of(model), target_of(keep, ratio)
-    wording = wording_of(task, labels=labels, target_column=target, name=name)
+    wording = wording_of(task, Answer(kind, labels, target), messages=messages, name=name)
     given = {"--rows": rows} | ({} if evaluation is None else {"--evaluation": evaluation})
     places = {option: _place(option, text, target) for option, text in given.items()}
     with server_at(url) as server:

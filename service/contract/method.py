@@ -36,6 +36,12 @@ OBJECTIVES: dict[TaskKind, tuple[Objective, ...]] = {
         Objective.probability,
         Objective.sequence_probability,
     ),
+    TaskKind.token_classification: (
+        Objective.margin,
+        Objective.log_probability,
+        Objective.probability,
+        Objective.sequence_probability,
+    ),
     TaskKind.regression: (Objective.output,),
     TaskKind.generation: (Objective.log_probability, Objective.probability, Objective.sequence_probability),
     TaskKind.embedding: (Objective.projection,),

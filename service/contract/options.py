@@ -8,6 +8,7 @@ class TaskKind(StrEnum):
 
     classification = "classification"  # one of a fixed set of labels
     multi_label = "multi_label"  # any number of labels, each decided by itself
+    token_classification = "token_classification"  # a tag for each word of a text
     regression = "regression"  # a number, the one output of a head
     generation = "generation"  # a text
     embedding = "embedding"  # the embeddings of texts, of an encoder without a head
@@ -21,6 +22,8 @@ class TaskMetric(StrEnum):
     macro_f1 = "macro_f1"  # mean over the labels of the F1 score
     micro_f1 = "micro_f1"  # F1 score of all decisions on labels
     matthews = "matthews"  # Matthews' correlation coefficient
+    entity_f1 = "entity_f1"  # F1 score of the entities that BIO tags mark, each whole and of the right type
+    tag_accuracy = "tag_accuracy"  # share of words with the right tag
     pearson = "pearson"  # correlation of the outputs and the right numbers
     spearman = "spearman"  # correlation of their ranks
     exact_match = "exact_match"  # share of generated texts that equal the target
@@ -41,6 +44,7 @@ METRICS: dict[TaskKind, tuple[TaskMetric, ...]] = {
         TaskMetric.matthews,
     ),
     TaskKind.multi_label: (TaskMetric.micro_f1, TaskMetric.macro_f1),
+    TaskKind.token_classification: (TaskMetric.entity_f1, TaskMetric.tag_accuracy),
     TaskKind.regression: (TaskMetric.pearson, TaskMetric.spearman),
     TaskKind.generation: (
         TaskMetric.exact_match,
@@ -73,7 +77,9 @@ class Objective(StrEnum):
     probability = "probability"  # sum over the answer's tokens of P(token)
     sequence_probability = "sequence_probability"  # P(answer), the product over its tokens
     log_probability = "log_probability"  # log P(answer)
-    margin = "margin"  # log P(right label) - max over wrong labels of log P(label); of several labels their log-odds
+    # log P(right label) - max over wrong labels of log P(label); of tags the sum over words, of several labels the
+    # log-odds
+    margin = "margin"
     output = "output"  # the output of a regression head
     projection = "projection"  # the normalised embedding along a random direction
 

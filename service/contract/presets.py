@@ -17,15 +17,19 @@ AnyTask = TypeVar("AnyTask", bound=TaskWording)
 
 LABEL_COLUMN = "label"
 TARGET_COLUMN = "target"
+WORDS_COLUMN = "tokens"
 OF_TEMPLATES = ("max_words", "special_tokens", "label_prefix")  # fields of a task that only a template has use for
 ANSWER_COLUMNS = {
     TaskKind.classification: LABEL_COLUMN,
     TaskKind.multi_label: LABEL_COLUMN,
+    TaskKind.token_classification: "tags",
     TaskKind.regression: LABEL_COLUMN,
     TaskKind.generation: TARGET_COLUMN,
     TaskKind.embedding: LABEL_COLUMN,
 }
 DEFAULT_TEMPLATES = {TaskKind.embedding: "{text}"}
+# Kinds of tasks whose labels are by default the classes of the head.
+LABELLED_BY_HEAD = (TaskKind.multi_label, TaskKind.token_classification)
 # Kinds of tasks that have no labels -> what their rows have instead.
 WITHOUT_LABELS = {
     TaskKind.regression: f"its rows have numbers in the column `{LABEL_COLUMN}`",
@@ -191,6 +195,9 @@ def _metric(task: TaskWording) -> TaskMetric:
 
 
 def _check_prompt(task: TaskWording) -> None:
+    if task.kind is TaskKind.token_classification:
+        _check_no_prompt(task)
+        return
     if task.messages is None:
         _check_template(task)
         return
@@ -225,6 +232,16 @@ def _check_text_alone(task: TaskWording) -> None:
         raise InvalidRequest(f"{message} out", param=f"task.{name}")
 
 
+def _check_no_prompt(task: TaskWording) -> None:
+    for name in ("template", "messages", *OF_TEMPLATES):
+        if getattr(task, name) is not None:
+            message = (
+                f"the rows of a {task.kind} task have their words in the column `{WORDS_COLUMN}`, without any prompt: "
+                f"leave `{name}` out"
+            )
+            raise InvalidRequest(message, param=f"task.{name}")
+
+
 def _check_template(task: TaskWording) -> None:
     if task.kind is TaskKind.embedding:
         _check_text_alone(task)
@@ -249,7 +266,7 @@ def _check_labels(task: TaskWording) -> None:
                 param="task.labels",
             )
         return
-    if task.labels is None and task.kind is TaskKind.multi_label:
+    if task.labels is None and task.kind in LABELLED_BY_HEAD:
         return  # the classes of the head
     if task.labels is None:
         raise InvalidLabels(

@@ -12,7 +12,7 @@ RowValues = dict[str, str | int | float | bool | list[Any] | None]
 
 # Stands for a value that is none of these, such as a date or a list of numbers: harmless in a column that no task uses.
 UNUSABLE: list[Any] = []
-LIST_COLUMNS = ("label", "label_name")  # that may have lists of values
+LIST_COLUMNS = ("label", "label_name", "tags")  # that may have lists of values
 UNUSABLE_LABELS: list[Any] = [None]  # stands for other values in them, where an empty list means that there is no label
 WHOLE_NUMBER = re.compile(r"(-?\d+)\.0+")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)

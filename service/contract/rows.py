@@ -6,12 +6,20 @@ from dataclasses import dataclass, replace
 from service.contract import messages
 from service.contract.errors import InvalidData, InvalidRequest, InvalidTemplate, UnknownLabel
 from service.contract.messages import Message
-from service.contract.options import TaskKind
-from service.contract.presets import ANSWER_COLUMNS, LABEL_COLUMN, TARGET_COLUMN, needs_answers, template_fields
+from service.contract.options import TaskKind, TaskMetric
+from service.contract.presets import (
+    ANSWER_COLUMNS,
+    LABEL_COLUMN,
+    TARGET_COLUMN,
+    WORDS_COLUMN,
+    needs_answers,
+    template_fields,
+)
 from service.contract.row_values import UNUSABLE_LABELS, RowValues, as_number, as_text, spelled_alike
 from service.contract.second_texts import check_texts
 from service.contract.task import TaskWording
 
+OUTSIDE = "O"  # the tag of a word that belongs to no entity
 MAX_SHOWN = 40  # characters of a value in a message
 CLASS_NAME = "{}_name"  # the column with the class names of a column of integers, where a Parquet file has them
 
@@ -79,6 +87,21 @@ class Row:
             f"{self.position}: the column {column!r} must have a list of labels, or a text with `|` between them"
         )
 
+    def texts(self, column: str) -> list[str]:
+        """The list of texts in a column, as the words and the tags of a text are given.
+
+        Raises InvalidData for any other value, an empty list, or an empty text in it.
+        """
+        value = self.values.get(column)
+        if value is None:
+            raise InvalidData(f"{self.position} has no value in the column {column!r}")
+        if not isinstance(value, list) or not value or None in value:
+            raise InvalidData(f"{self.position}: the column {column!r} must have a list of one or more texts")
+        found = [as_text(text) for text in value]
+        if not all(text.strip() for text in found):
+            raise InvalidData(f"{self.position}: the list in the column {column!r} has an empty text: leave it out")
+        return found
+
     def number(self, column: str) -> float:
         """The value of a column as a number. Raises InvalidData if the row has no finite number there."""
         value = self.values.get(column)
@@ -118,7 +141,7 @@ def with_named_labels(rows: Sequence[Row], task: TaskWording) -> list[Row]:
     if task.labels is None:
         return list(rows)
     alike = {spelled_alike(label): label for label in reversed(task.labels)}
-    name = _with_several_named if task.kind is TaskKind.multi_label else _with_named_label
+    name = _NAMED.get(task.kind or TaskKind.classification, _with_named_label)
     return [name(row, task.labels, alike) for row in rows]
 
 
@@ -143,6 +166,19 @@ def _with_several_named(row: Row, labels: Mapping[str, str], alike: Mapping[str,
         if None not in found:
             return replace(row, values=row.values | {LABEL_COLUMN: found})
     return row
+
+
+def _with_named_tags(row: Row, labels: Mapping[str, str], alike: Mapping[str, str]) -> Row:
+    column = ANSWER_COLUMNS[TaskKind.token_classification]
+    value = row.values.get(column)
+    if not isinstance(value, list) or value == UNUSABLE_LABELS:
+        return row
+    tags = [text if text in labels else alike.get(spelled_alike(text), text) for text in map(as_text, value)]
+    return replace(row, values=row.values | {column: tags})
+
+
+# Kinds of tasks whose rows have several labels -> the function that names them.
+_NAMED = {TaskKind.multi_label: _with_several_named, TaskKind.token_classification: _with_named_tags}
 
 
 def _with_last_answers(rows: Sequence[Row], task: TaskWording, column: str) -> list[Row]:
@@ -170,6 +206,8 @@ def _last_answer(conversation: Sequence[Message]) -> str | None:
 
 def shown_texts(row: Row, task: TaskWording, *, answered: bool) -> dict[str, str]:
     """What a report shows of an evaluation row: the columns of the template, or the last message that asks."""
+    if task.kind is TaskKind.token_classification:
+        return {WORDS_COLUMN: " ".join(row.texts(WORDS_COLUMN))}
     if task.messages is None:
         return {column: row.text(column) for column in sorted(template_fields(task.template or ""))}
     last = messages.asked(row.conversation(task.messages), answered=answered)[-1]
@@ -181,16 +219,27 @@ def answer_column(task: TaskWording) -> str:
     return ANSWER_COLUMNS[task.kind or TaskKind.classification]
 
 
+def needed_columns(task: TaskWording, *, answered: bool) -> set[str]:
+    """The columns that the rows of a resolved task must have."""
+    if task.messages is not None:
+        return {task.messages}
+    asked = {WORDS_COLUMN} if task.kind is TaskKind.token_classification else {*template_fields(task.template or "")}
+    return asked | ({answer_column(task)} if answered else set())
+
+
 def check_rows(rows: Sequence[Row], task: TaskWording, *, answered: bool = True) -> None:
     """Check that every row has what the resolved task needs. Answers are checked only where `answered` is true.
 
     Raises InvalidTemplate if no row has a column of the template, InvalidData if one row lacks a column, has a
-    conversation that cannot be read, no number where the task is a regression or no list where several labels may be
-    right, and UnknownLabel if a row has a label that the task does not name. The rows of an embedding are checked by
-    `check_texts`.
+    conversation that cannot be read, no number where the task is a regression, no list where several labels may be
+    right or not a tag for each word, and UnknownLabel if a row has a label that the task does not name. The rows of an
+    embedding are checked by `check_texts`.
     """
     if task.messages is not None:
         _check_conversations(rows, task.labels, task.messages, answered=answered)
+        return
+    if task.kind is TaskKind.token_classification:
+        _check_tagged(rows, task, answered=answered)
         return
     columns = sorted(template_fields(task.template or ""))
     for column in columns:
@@ -210,10 +259,38 @@ def check_rows(rows: Sequence[Row], task: TaskWording, *, answered: bool = True)
 def check_classes(rows: Sequence[Row], task: TaskWording) -> None:
     """Raise UnknownLabel for a label of a row that the head lacks; `labels` of the task are the classes of the head."""
     for row in rows:
-        for label in row.labels(LABEL_COLUMN):
+        for label in _labels_of(row, task):
             if label not in (task.labels or {}):
                 message = f"{row.position} has the label {_shown(label)}, which the model's head lacks; it has"
                 raise UnknownLabel(f"{message} {', '.join(task.labels or {})}", param="task.labels")
+
+
+def _labels_of(row: Row, task: TaskWording) -> list[str]:
+    is_tagged = task.kind is TaskKind.token_classification
+    return row.texts(answer_column(task)) if is_tagged else row.labels(LABEL_COLUMN)
+
+
+def _check_tagged(rows: Sequence[Row], task: TaskWording, *, answered: bool) -> None:
+    for row in rows:
+        words = row.texts(WORDS_COLUMN)
+        if answered:
+            _check_tags(row, len(words), task)
+    if answered and task.metric is TaskMetric.entity_f1 and not any(_has_entity(row, task) for row in rows):
+        message = f"every word of the rows has the tag {OUTSIDE}, so that there is no F1 score: give rows with entities"
+        raise InvalidData(message)
+
+
+def _check_tags(row: Row, words: int, task: TaskWording) -> None:
+    tags = _labels_of(row, task)
+    if len(tags) != words:
+        found = f"{words} words in {WORDS_COLUMN!r} and {len(tags)} in {answer_column(task)!r}"
+        raise InvalidData(f"{row.position} has {found}: give a tag for each word")
+    for tag in tags:
+        _check_label(row, tag, task.labels)
+
+
+def _has_entity(row: Row, task: TaskWording) -> bool:
+    return any((task.labels or {}).get(tag, tag) != OUTSIDE for tag in _labels_of(row, task))
 
 
 def _check_answer(row: Row, task: TaskWording) -> None:

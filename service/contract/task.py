@@ -72,12 +72,13 @@ class TaskWording(Schema):
         min_length=2,
         max_length=1000,
         description="label in the rows -> answer word; with a classification head: -> class name. Default for "
-        "multi_label: the classes of the head",
+        "multi_label and token_classification: the classes of the head",
     )
     metric: TaskMetric | None = Field(
         default=None,
         description="figure that both models are judged by; default: accuracy, for multi_label micro_f1, for "
-        "regression pearson, for generation exact_match, for embedding cosine_similarity",
+        "token_classification entity_f1, for regression pearson, for generation exact_match, for embedding "
+        "cosine_similarity",
         json_schema_extra=EXPERT,
     )
     name: Name | None = Field(

@@ -29,14 +29,16 @@ class ShippedTask(Schema):
     The prompt is the template, filled with the columns of a row, or the conversation as the tokenizer's chat template
     writes it, with the generation prompt. A label is answered by the highest sum of the log-probability of its answer
     tokens after the prompt and its offset. Where several labels are right, those are answered for which the output of
-    their class and their offset add up to more than 0. The answer of a regression is the one output of the head. A text
-    is generated greedily.
+    their class and their offset add up to more than 0. The words of a tagged text are joined by spaces; each has the
+    tag with the highest sum of the output of its class at the first token of the word and its offset. The answer of a
+    regression is the one output of the head. A text is generated greedily.
     """
 
     name: str = Field(description="title of the task")
     kind: TaskKind
     template: str | None = Field(
-        description="the prompt, with columns of the row as {column}; {{ and }} are braces; null for conversations"
+        description="the prompt, with columns of the row as {column}; {{ and }} are braces; null for conversations "
+        "and for tagged texts"
     )
     messages: str | None = Field(
         default=None,
@@ -62,7 +64,7 @@ class ShippedTask(Schema):
         "without labels"
     )
     embedding: ShippedEmbedding | None = Field(default=None, description="null for tasks with other answers")
-    decoding: Literal["most_likely_label", "likely_labels", "output", "greedy", "embedding"]
+    decoding: Literal["most_likely_label", "likely_labels", "most_likely_tags", "output", "greedy", "embedding"]
     max_new_tokens: int | None = Field(description="most tokens of a generated text; null for other answers")
     metric: TaskMetric = Field(description="the metric that the model was judged by")
 

@@ -1,18 +1,22 @@
-"""The classes of a classification head, and whether they cover the labels of a task."""
+"""The classes of a classification head, and whether they cover the labels of a task and suit its metric."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from service.contract.errors import InvalidLabels
-from service.contract.options import TaskKind
+from service.contract.errors import InvalidLabels, InvalidRequest
+from service.contract.options import TaskMetric
+from service.contract.presets import LABELLED_BY_HEAD
 from service.contract.task import TaskWording
+
+ENTITY_TAG = re.compile(r"O|[BIES]-.+")  # O, or the place of a word in an entity and the type of this
 
 TaskT = TypeVar("TaskT", bound=TaskWording)
 
 
 def with_labels(task: TaskT, classes: Mapping[str, int]) -> TaskT:
     """The task with the classes of the head as its labels, where it names none."""
-    if task.kind is not TaskKind.multi_label or task.labels is not None:
+    if task.kind not in LABELLED_BY_HEAD or task.labels is not None:
         return task
     return task.model_copy(update={"labels": {name: name for name in classes}})
 
@@ -31,3 +35,16 @@ def head_classes(task: TaskWording, id2label: Mapping[Any, Any]) -> dict[str, in
             )
             raise InvalidLabels(message, param="task.labels")
     return classes
+
+
+def check_entity_tags(task: TaskWording) -> None:
+    """Raise InvalidRequest where entities are counted, and the classes of a labelled task mark none."""
+    if task.metric is not TaskMetric.entity_f1:
+        return
+    for word in (task.labels or {}).values():
+        if not ENTITY_TAG.fullmatch(word):
+            message = (
+                f"the class {word!r} is no tag of an entity, which are O, B-type and I-type, so that there is no "
+                f"`{TaskMetric.entity_f1}`: send the metric `{TaskMetric.tag_accuracy}`"
+            )
+            raise InvalidRequest(message, param="task.metric")

@@ -36,10 +36,14 @@ def check_kind(task: TaskWording, kind: Kind, problem: object, outputs: int) -> 
     `problem` and `outputs` are those of its head, where it has one. Raises InvalidModel as `head_kind`.
     """
     if kind == "encoder":
-        if task.kind is TaskKind.embedding:
-            return
         done = TaskKind.embedding
         found = f"is an encoder without a head, which a task of the kind {task.kind} needs, and no adapter brings one"
+        if task.kind is done:
+            return
+    elif kind == "token_classifier":
+        done, found = TaskKind.token_classification, "has a head for the tokens of a text"
+        if task.kind is done:
+            return
     elif kind in CLASSIFIERS:
         done = head_kind(problem, outputs)
         if task.kind is done:

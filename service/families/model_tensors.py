@@ -52,6 +52,7 @@ class ModelTensors:
     outside: tuple[Modules, ...]
     layers: Mapping[str, tuple[Modules, ...]]  # path of the layers -> their modules
     prefix: str = ""  # of the model without its head; checkpoints of that alone leave it out
+    token_head: tuple[Modules, ...] | None = None  # None: the head for sequences serves tokens as well
     may_hold: str = r"(?!)"  # regular expression: further tensors that are used where they are there
 
     def with_score(self) -> Self:
@@ -69,6 +70,13 @@ class ModelTensors:
             if path.startswith(self.prefix) and not path.startswith(pooler)
         )
         return replace(self, outside=inside, may_hold=rf"{re.escape(pooler)}dense\.(weight|bias)")
+
+    def with_token_head(self) -> Self:
+        """The tensors of an encoder with a head for tokens in place of that for sequences."""
+        if self.token_head is None:
+            return self
+        inside = tuple(modules for modules in self.outside if modules.paths.startswith(self.prefix))
+        return replace(self, outside=(*inside, *self.token_head))
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -241,6 +249,9 @@ def _bart(*outside: Modules) -> ModelTensors:
 # --- encoders ------------------------------------------------------------------------------------------------------
 
 
+TOKEN_HEAD = (Modules("classifier", always),)
+
+
 def _bert(prefix: str, head: str, *outside: Modules) -> ModelTensors:
     return ModelTensors(
         (
@@ -257,6 +268,7 @@ def _bert(prefix: str, head: str, *outside: Modules) -> ModelTensors:
             )
         },
         prefix,
+        TOKEN_HEAD,
     )
 
 
@@ -273,6 +285,7 @@ DISTILBERT = ModelTensors(
         )
     },
     "distilbert.",
+    TOKEN_HEAD,
 )
 
 ELECTRA_PROJECTION = Modules(
@@ -329,7 +342,8 @@ DEBERTA = ModelTensors(
             "deberta.encoder.LayerNorm", always, lambda config: "layer_norm" in str(config.get("norm_rel_ebd")).lower()
         ),
         Modules("deberta.encoder.conv.{conv,LayerNorm}", always, has_convolution),
-        Modules("{deberta.embeddings.LayerNorm,pooler.dense,classifier}", always),
+        Modules("deberta.embeddings.LayerNorm", always),
+        Modules("{pooler.dense,classifier}", always),
     ),
     {
         "deberta.encoder.layer": (
@@ -341,6 +355,7 @@ DEBERTA = ModelTensors(
         )
     },
     "deberta.",
+    TOKEN_HEAD,
 )
 
 MODEL_TENSORS: dict[str, ModelTensors] = {

@@ -20,7 +20,7 @@ from service.families.quantisation import quantisation_of
 from service.families.tensor_names import CheckpointNames, StackNames, UnitTensors, attention, feed_forward
 from service.families.unused_tensors import may_be_unused
 
-Kind = Literal["causal", "encoder_decoder", "classifier", "decoder_classifier", "encoder"]
+Kind = Literal["causal", "encoder_decoder", "classifier", "decoder_classifier", "token_classifier", "encoder"]
 RuntimeName = Literal["vllm", "sglang", "llama.cpp", "mlx-lm"]
 
 # The Auto class of transformers that loads a model of each kind with its task head.
@@ -30,8 +30,10 @@ AUTO_CLASSES: dict[Kind, str] = {
     "classifier": "AutoModelForSequenceClassification",
     "decoder_classifier": "AutoModelForSequenceClassification",
     "encoder": "AutoModel",
+    "token_classifier": "AutoModelForTokenClassification",
 }
-CLASSIFIERS: tuple[Kind, ...] = ("classifier", "decoder_classifier")  # kinds with a classification head
+# kinds with a classification head
+CLASSIFIERS: tuple[Kind, ...] = ("classifier", "decoder_classifier", "token_classifier")
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class ModelFamily:
         row = MODEL_TENSORS[self.model_type]
         if self.kind == "encoder":
             return row.without_head()
+        if self.kind == "token_classifier":
+            return row.with_token_head()
         return row.with_score() if self.kind == "decoder_classifier" else row
 
     def may_leave_unused(self, name: str, config: Mapping[str, Any]) -> bool:
@@ -96,7 +100,8 @@ class ModelFamily:
     def described(self) -> catalog.Family:
         """The family as `GET /capabilities` shows it."""
         refused = {unit.value: reason for unit, reason in self.refused.items()}
-        classes = [self.model_class, *filter(None, [DECODER_CLASSIFIERS.get(self.model_type), encoder_class(self)])]
+        other_heads = (heads.get(self.model_type) for heads in (DECODER_CLASSIFIERS, TOKEN_CLASSIFIERS))
+        classes = [self.model_class, *filter(None, (*other_heads, encoder_class(self)))]
         return catalog.Family(
             model_type=self.model_type, kind=self.kind, classes=classes, units=self.units, refused=refused
         )
@@ -431,6 +436,16 @@ DECODER_CLASSIFIERS: dict[str, str] = {
 }
 
 
+# Family -> the class with a classification head for each token of its encoder.
+TOKEN_CLASSIFIERS: dict[str, str] = {
+    "bert": "BertForTokenClassification",
+    "roberta": "RobertaForTokenClassification",
+    "distilbert": "DistilBertForTokenClassification",
+    "xlm-roberta": "XLMRobertaForTokenClassification",
+    "electra": "ElectraForTokenClassification",
+    "modernbert": "ModernBertForTokenClassification",
+    "deberta-v2": "DebertaV2ForTokenClassification",
+}
 POOLER = r"(\w+\.)?pooler\.dense\.(weight|bias)"
 
 
@@ -443,6 +458,8 @@ def with_head(family: ModelFamily, model_class: str) -> ModelFamily:
     """The family with the head of a class of transformers; as it is where that is no other head of the family."""
     if model_class and model_class == encoder_class(family):
         return replace(family, kind="encoder", model_class=model_class, runtimes=(), pretrained=None)
+    if model_class == TOKEN_CLASSIFIERS.get(family.model_type):
+        return replace(family, kind="token_classifier", model_class=model_class, runtimes=(), same_head=())
     if model_class != DECODER_CLASSIFIERS.get(family.model_type):
         return family
     names = replace(family.names, tied=(), tied_by_default=False)

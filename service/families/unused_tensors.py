@@ -36,6 +36,12 @@ UNUSED = (
     ),
     Unused(r"(roberta\.)?pooler\.dense\.(weight|bias)", "the classification head has a layer of its own", ROBERTA),
     Unused(
+        r"(bert\.)?pooler\.dense\.(weight|bias)",
+        "a head for tokens reads no pooled text",
+        ("bert",),
+        lambda config: "BertForTokenClassification" in (config.get("architectures") or ()),
+    ),
+    Unused(
         r"(deberta\.)?embeddings\.position_embeddings\.weight",
         "the mask predictions of the pretraining alone have absolute positions",
         ("deberta-v2",),

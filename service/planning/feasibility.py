@@ -8,8 +8,8 @@ from threading import Thread
 import structlog
 
 from service.contract.errors import InvalidModel, InvalidRequest, StorageUnavailable
-from service.contract.options import Repair, TaskKind, Unit
-from service.contract.presets import resolve
+from service.contract.options import Repair, Unit
+from service.contract.presets import LABELLED_BY_HEAD, resolve
 from service.contract.request import JobRequest
 from service.planning.model_checks import check_config
 from service.planning.removal import count_chosen, has_bias
@@ -120,7 +120,7 @@ def _deciding_fields(request: JobRequest) -> str:
     parts = (request.model, request.method, request.target, request.output)
     tasks = [resolve(task) for task in request.slimmed_for] + [resolve(task) for task in request.observe]
     wordings = [(task.kind, task.labels, task.template, task.messages) for task in tasks]
-    rows = [task.model_dump_json() for task in tasks if task.kind is TaskKind.multi_label and task.labels is None]
+    rows = [task.model_dump_json() for task in tasks if task.kind in LABELLED_BY_HEAD and task.labels is None]
     return "".join(part.model_dump_json() for part in parts) + json.dumps(wordings) + "".join(rows)
 
 

@@ -10,7 +10,7 @@ from service.contract.request import JobRequest
 from service.contract.rows import check_classes, have_answers
 from service.contract.task import DataSource, Task, TaskWording
 from service.families.config_checks import check_settings, num_classes
-from service.families.head_classes import head_classes, with_labels
+from service.families.head_classes import check_entity_tags, head_classes, with_labels
 from service.families.head_kind import check_kind
 from service.families.named_head import check_head
 from service.families.per_layer import is_per_layer
@@ -108,7 +108,9 @@ def _check_tasks(
                 continue  # which may bring a head
             check_kind(resolved, family.kind, config.get("problem_type"), len(id2label))
             if family.kind in CLASSIFIERS:
-                _check_row_classes(resolved, with_labels(resolved, head_classes(resolved, id2label)))
+                labelled = with_labels(resolved, head_classes(resolved, id2label))
+                check_entity_tags(labelled)
+                _check_row_classes(resolved, labelled)
 
 
 def _check_row_classes(task: TaskWording, labelled: TaskWording) -> None:

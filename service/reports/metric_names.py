@@ -14,6 +14,8 @@ LABELLED = {
     TaskMetric.macro_f1: "macro F1 score",
     TaskMetric.micro_f1: "micro F1 score",
     TaskMetric.matthews: "Matthews correlation",
+    TaskMetric.entity_f1: "F1 score of entities",
+    TaskMetric.tag_accuracy: "accuracy of tags",
     TaskMetric.pearson: "Pearson correlation",
     TaskMetric.spearman: "Spearman correlation",
     TaskMetric.exact_match: "exact match",
@@ -26,6 +28,7 @@ LABELLED = {
 }
 UNLABELLED = {name: f"{text} with the dense model's answers as right ones" for name, text in LABELLED.items()} | {
     TaskMetric.accuracy: "agreement with the dense model",
+    TaskMetric.tag_accuracy: "tags equal to the dense model's",
     TaskMetric.pearson: "Pearson correlation with the dense model's outputs",
     TaskMetric.spearman: "Spearman correlation with the dense model's outputs",
     TaskMetric.exact_match: "texts equal to the dense model's",

@@ -59,9 +59,10 @@ def _batch(family: str, items: Sequence[Example], first: int, extra_padding: int
         position_P=torch.tensor([position for _, position in places]),
         place_M=torch.tensor([places[entry[:2]] for entry in scored]),
         token_M=torch.tensor([entry[2] for entry in scored]),
-        example_M=torch.tensor([entry[3] for entry in scored]),
+        question_M=torch.tensor([entry[3] for entry in scored]),
         label_M=torch.tensor([entry[4] for entry in scored]),
-        answer_E=torch.tensor([item.answer for item in items]),
+        right_Q=torch.tensor([item.answer for item in items]),
+        example_Q=torch.arange(len(items)),
         index_E=torch.arange(first, first + len(items)),
         num_labels=len(items[0].candidates),
     )

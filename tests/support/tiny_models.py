@@ -13,10 +13,11 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     PreTrainedModel,
 )
 
-from service.families.table import DECODER_CLASSIFIERS, FAMILIES, ModelFamily, with_head
+from service.families.table import DECODER_CLASSIFIERS, FAMILIES, TOKEN_CLASSIFIERS, ModelFamily, with_head
 
 VOCABULARY = 128
 HIDDEN_SIZE = 32
@@ -42,8 +43,17 @@ T5: dict[str, Any] = TOKENS | {
     "num_decoder_layers": 2,
     "decoder_start_token_id": 0,
 }
+TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 BERT: dict[str, Any] = {key: LLAMA[key] for key in LLAMA if key not in ("num_key_value_heads", "head_dim")} | {
     "num_labels": 3
+}
+DISTILBERT = {"dim": 32, "hidden_dim": FFN_WIDTH, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 64}
+MODERNBERT = {"local_attention": 8, "norm_bias": True, "cls_token_id": 1, "sep_token_id": 2}
+RELATIVE: dict[str, Any] = {
+    "position_biased_input": False,
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_buckets": 4,
 }
 
 
@@ -83,6 +93,26 @@ def decoder_classifier(model_type: str, **settings: Any) -> PreTrainedModel:
     return _model(AutoModelForSequenceClassification, model_type, LLAMA | {"num_labels": 3} | settings)
 
 
+def token_classifier(model_type: str, **settings: Any) -> PreTrainedModel:
+    """An encoder with a head of five classes for each token; `settings` override or extend those of a BERT."""
+    chosen = {**BERT, "id2label": dict(enumerate(TAGS)), **settings}
+    del chosen["num_labels"]
+    return _model(AutoModelForTokenClassification, model_type, chosen)
+
+
+# Family -> a function that makes a model with a head for tokens.
+WITH_TOKEN_HEAD: dict[str, Callable[[], PreTrainedModel]] = {
+    "bert": lambda: token_classifier("bert"),
+    "roberta": lambda: token_classifier("roberta"),
+    "distilbert": lambda: _model(
+        AutoModelForTokenClassification, "distilbert", TOKENS | DISTILBERT | {"id2label": dict(enumerate(TAGS))}
+    ),
+    "xlm-roberta": lambda: token_classifier("xlm-roberta"),
+    "electra": lambda: token_classifier("electra", embedding_size=16),
+    "modernbert": lambda: token_classifier("modernbert", **MODERNBERT),
+    "deberta-v2": lambda: token_classifier("deberta-v2", **RELATIVE),
+}
+
 # Names in TINY of models with a head -> a function that makes them with other settings, such as another head.
 WITH_HEAD: dict[str, Callable[..., PreTrainedModel]] = {
     "bert": lambda **settings: classifier("bert", **settings),
@@ -118,14 +148,12 @@ def bart(model_type: str = "bart", **settings: Any) -> PreTrainedModel:
 
 
 def distilbert() -> PreTrainedModel:
-    sizes = {"dim": 32, "hidden_dim": FFN_WIDTH, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 64}
-    return _model(AutoModelForSequenceClassification, "distilbert", TOKENS | sizes | {"num_labels": 3})
+    return _model(AutoModelForSequenceClassification, "distilbert", TOKENS | DISTILBERT | {"num_labels": 3})
 
 
 def deberta(**settings: Any) -> PreTrainedModel:
     """A DeBERTa with relative positions, as version 3 has them; `settings` override or extend its own."""
-    relative = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 4}
-    return classifier("deberta-v2", **{"position_biased_input": False} | relative | settings)
+    return classifier("deberta-v2", **RELATIVE | settings)
 
 
 def deberta_with_convolution() -> PreTrainedModel:
@@ -159,6 +187,8 @@ def logits(model: PreTrainedModel) -> Tensor:
 def tiny_family(name: str) -> ModelFamily:
     """The family of a tiny model of `TINY`."""
     family = FAMILIES[base_name(name)]
+    if name.endswith("_tokens"):
+        return with_head(family, TOKEN_CLASSIFIERS[family.model_type])
     return with_head(family, DECODER_CLASSIFIERS[family.model_type]) if name.endswith("_classifier") else family
 
 
@@ -169,7 +199,7 @@ def family_of_model(model: PreTrainedModel) -> ModelFamily:
 
 def base_name(name: str) -> str:
     """The family of a name in `TINY`."""
-    return name.removesuffix("_gated").removesuffix("_conv").removesuffix("_classifier")
+    return name.removesuffix("_gated").removesuffix("_conv").removesuffix("_classifier").removesuffix("_tokens")
 
 
 TINY: dict[str, Callable[[], PreTrainedModel]] = {
@@ -216,7 +246,7 @@ TINY: dict[str, Callable[[], PreTrainedModel]] = {
     "distilbert": distilbert,
     "xlm-roberta": lambda: classifier("xlm-roberta"),
     "electra": lambda: classifier("electra", embedding_size=16),
-    "modernbert": lambda: classifier("modernbert", local_attention=8, norm_bias=True, cls_token_id=1, sep_token_id=2),
+    "modernbert": lambda: classifier("modernbert", **MODERNBERT),
     "deberta-v2": deberta,
     "deberta-v2_conv": deberta_with_convolution,
     "mbart": lambda: bart("mbart"),

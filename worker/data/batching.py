@@ -12,7 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from service.contract.errors import InvalidModel
 from service.families.table import CLASSIFIERS, FAMILIES, Kind
-from worker.data.prompts import Example, row_tokens
+from worker.data.examples import Example
+from worker.data.prompts import row_tokens
 from worker.data.wordings import Tokens
 from worker.slimming.scoring.objectives import Batch
 
@@ -39,8 +40,10 @@ class _Scored:
     position_P: list[int] = field(default_factory=list)
     place_M: list[int] = field(default_factory=list)
     token_M: list[int] = field(default_factory=list)
-    example_M: list[int] = field(default_factory=list)
+    question_M: list[int] = field(default_factory=list)
     label_M: list[int] = field(default_factory=list)
+    right_Q: list[int] = field(default_factory=list)
+    example_Q: list[int] = field(default_factory=list)
 
 
 def padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: Kind, more_ends: Tokens = ()) -> Padding:
@@ -142,17 +145,20 @@ def _collate(examples: Sequence[Example], indices: Sequence[int], padding: Paddi
         return _embedded(examples, indices, padding)
     scored, inputs, masks = _Scored(), *INPUTS[padding.kind](examples, padding)
     for number, example in enumerate(examples):
-        _score_positions(scored, number, example, padding)
+        if example.words is not None:
+            _score_words(scored, number, example)
+        else:
+            _score_positions(scored, number, example, padding)
     tensors = {name: torch.tensor(values) for name, values in vars(scored).items()}
     if padding.kind == "causal":  # logits are computed at the scored positions only
         inputs["logits_to_keep"], tensors["position_P"] = torch.unique(tensors["position_P"], return_inverse=True)
     return Batch(
         inputs=inputs,
         masks=masks,
-        answer_E=torch.tensor([example.answer for example in examples]),
         index_E=torch.tensor(indices),
         num_labels=len(examples[0].candidates),
         target_EL=_targets_EL(examples),
+        is_tagged=examples[0].words is not None,
         **tensors,
     )
 
@@ -171,9 +177,10 @@ def _embedded(examples: Sequence[Example], indices: Sequence[int], padding: Padd
         position_P=nothing,
         place_M=nothing,
         token_M=nothing,
-        example_M=nothing,
+        question_M=nothing,
         label_M=nothing,
-        answer_E=torch.zeros(len(examples), dtype=torch.int64),
+        right_Q=torch.zeros(len(examples), dtype=torch.int64),
+        example_Q=torch.arange(len(examples)),
         index_E=torch.tensor(indices),
         num_labels=0,
         target_EL=_targets_EL(examples),
@@ -191,7 +198,9 @@ def _targets_EL(examples: Sequence[Example]) -> Tensor | None:
 def _score_positions(scored: _Scored, number: int, example: Example, padding: Padding) -> None:
     """Add the positions where the candidates are scored: in one row if each is one token, else in a row for each."""
     start = _first_position(example, padding)
-    one_row = _num_rows(example) == 1
+    one_row, question = _num_rows(example) == 1, len(scored.right_Q)
+    scored.right_Q.append(example.answer)
+    scored.example_Q.append(number)
     for label, candidate in enumerate(example.candidates):
         if label == 0 or not one_row:
             row = len(scored.example_B)
@@ -200,8 +209,24 @@ def _score_positions(scored: _Scored, number: int, example: Example, padding: Pa
             scored.position_P += range(start, start + len(candidate))
         scored.place_M += range(len(scored.row_P) - len(candidate), len(scored.row_P))
         scored.token_M += candidate
-        scored.example_M += [number] * len(candidate)
+        scored.question_M += [question] * len(candidate)
         scored.label_M += [label] * len(candidate)
+
+
+def _score_words(scored: _Scored, number: int, example: Example) -> None:
+    """Add the positions of the words of a tagged text, where the candidates are the classes of the head."""
+    row, classes = len(scored.example_B), [index for candidate in example.candidates for index in candidate]
+    scored.example_B.append(number)
+    for position, tag in zip(example.words or (), example.tags, strict=True):
+        question, place = len(scored.right_Q), len(scored.row_P)
+        scored.row_P.append(row)
+        scored.position_P.append(position)
+        scored.right_Q.append(tag)
+        scored.example_Q.append(number)
+        scored.place_M += [place] * len(classes)
+        scored.token_M += classes
+        scored.question_M += [question] * len(classes)
+        scored.label_M += range(len(classes))
 
 
 def _first_position(example: Example, padding: Padding) -> int:
@@ -256,4 +281,5 @@ INPUTS = {
     "encoder_decoder": _encoder_decoder,
     "classifier": _classifier,
     "decoder_classifier": _decoder_classifier,
+    "token_classifier": _classifier,
 }

@@ -11,7 +11,8 @@ from service.contract.options import TaskKind
 from service.contract.presets import LABEL_COLUMN, template_fields
 from service.contract.rows import Row
 from service.families.table import Kind
-from worker.data import chats
+from worker.data import chats, tagged_texts
+from worker.data.examples import Example
 from worker.data.tokenising import TOKENISE
 from worker.data.wordings import Tokens, Wording
 
@@ -19,30 +20,6 @@ OWN_ANSWER_TOKENS = 64  # at most, of an answer that the model itself gives to a
 NO_LABEL = "no label"
 ONLY_OUTPUT: Tokens = (0,)  # of a regression head
 WORD = re.compile(r"\S+")
-
-
-@dataclass(frozen=True)
-class Example:
-    """A prompt and its candidate answers as tokens; `answer` is the index of the right one.
-
-    For a decoder-only model a candidate continues the prompt; for an encoder-decoder it is the decoder's output; for a
-    classification head it is the index of a class. Where the outputs of the head are taken as they are, `target` has
-    the right one for each candidate.
-    """
-
-    prompt: Tokens
-    candidates: tuple[Tokens, ...]
-    answer: int
-    text: str  # the right answer as text
-    others: tuple[str, ...] = ()  # further right texts of a generation task, which metrics alone read
-    other_tokens: int = 0  # of the longest of these
-    target: tuple[float, ...] = ()  # the number of a row, or 1 for each of several right labels and else 0
-    second: Tokens = ()  # of the second text of an embedding's row, whose first text is the prompt
-
-    @property
-    def references(self) -> tuple[str, ...]:
-        """Every right answer as text."""
-        return (self.text, *self.others)
 
 
 @dataclass(frozen=True)
@@ -71,6 +48,8 @@ def encode(
     not `answered` give examples without an answer, which `worker.stages.pseudo_labels` fills in. Raises InvalidData,
     InvalidLabels, InvalidTemplate, InvalidModel.
     """
+    if wording.task.kind is TaskKind.token_classification:
+        return tagged_texts.encode(rows, wording, answered=answered)
     make = _example if answered else _open_example
     shortened, examples = 0, []
     for row in rows:

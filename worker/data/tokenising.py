@@ -41,6 +41,7 @@ TOKENISE: dict[Kind, Callable[[str, Sequence[str], Wording], Tokenised]] = {
     "classifier": _classifier,
     "decoder_classifier": _classifier,
     "encoder": _classifier,
+    "token_classifier": _classifier,
 }
 
 
@@ -49,6 +50,17 @@ def token_ids(text: str, wording: Wording) -> Tokens:
     ids = tuple(wording.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
     _check_known(ids, wording, wording.vocabulary)
     return ids
+
+
+def token_ids_in_place(text: str, wording: Wording) -> tuple[Tokens, list[tuple[int, int]]]:
+    """(the tokens of a text, for each the first character of the text that it stands for and the one after its last).
+
+    Needs a fast tokenizer. Raises as `token_ids`.
+    """
+    encoded = wording.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ids = tuple(encoded["input_ids"])
+    _check_known(ids, wording, wording.vocabulary)
+    return ids, encoded["offset_mapping"]
 
 
 def answer_ids(text: str, wording: Wording) -> Tokens:

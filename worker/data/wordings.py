@@ -9,7 +9,7 @@ from service.contract.errors import InvalidModel
 from service.contract.options import TaskKind
 from service.contract.presets import template_fields
 from service.contract.task import TaskWording
-from service.families.head_classes import head_classes, with_labels
+from service.families.head_classes import check_entity_tags, head_classes, with_labels
 from service.families.head_kind import check_kind
 from service.families.positions import max_tokens
 from service.families.sentence_encoder import SentenceEncoder
@@ -25,6 +25,7 @@ LABEL_PREFIXES: dict[Kind, str] = {
     "classifier": "",
     "decoder_classifier": "",
     "encoder": "",
+    "token_classifier": "",
 }
 MIN_ROW_TOKENS = 512  # a smaller budget for a batch does not cut rows
 
@@ -70,13 +71,14 @@ def wording(
 ) -> Wording:
     """The wording of a resolved task for a loaded model, whose rows fit a batch of `tokens_per_batch` tokens.
 
-    Raises InvalidRequest for a kind of task that the model does not do, InvalidModel for a head that does none of them
-    and where the rows are conversations and the model has no chat template for them, InvalidLabels for a class that the
-    head lacks.
+    Raises InvalidRequest for a kind of task that the model does not do and a metric that its classes do not have,
+    InvalidModel for a head that does none of them and where the rows are conversations and the model has no chat
+    template for them, InvalidLabels for a class that the head lacks.
     """
     check_kind(task, kind, config.problem_type, len(config.id2label or ()))
     classes = head_classes(task, config.id2label or {}) if kind in CLASSIFIERS else {}
     task = with_labels(task, classes)
+    check_entity_tags(task)
     chat = None if task.messages is None else _chat(task, tokenizer)
     special = chat is None and task.special_tokens is not False
     suffix, prefix = _between(kind, task, tokenizer, chat)

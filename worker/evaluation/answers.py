@@ -9,7 +9,9 @@ from torch import Tensor
 from service.contract.report import ChangedAnswer, Confusion
 from service.contract.rows import Row, shown_texts
 from service.contract.task import TaskWording
-from worker.data.prompts import Example, labels_text, number_text
+from worker.data.examples import Example
+from worker.data.prompts import labels_text, number_text
+from worker.data.tagged_texts import tags_text
 from worker.evaluation import answer_scores
 from worker.evaluation.answer_scores import AnswerScores
 
@@ -27,7 +29,8 @@ class Answers:
 
     @property
     def label_E(self) -> Tensor:
-        """The index of the label that the model answers, by its label offsets if it has them."""
+        """The index of the label that the model answers, by its label offsets if it has them; of tagged texts for every
+        word."""
         score_EL = self.scores.score_EL
         return (score_EL if self.offset_L is None else score_EL + self.offset_L).argmax(dim=1)
 
@@ -43,7 +46,11 @@ class Answers:
         return replace(self, offset_L=None)
 
     def given(self, labels: Sequence[str]) -> list[str]:
-        """The texts, the numbers of a regression, or the label or labels of every row."""
+        """The texts, the numbers of a regression, the tags or the label or labels of every row."""
+        if self.scores.words_R is not None:
+            ends = self.scores.words_R.cumsum(dim=0).tolist()
+            tags = self.label_E.tolist()
+            return [tags_text(tags[start:end], labels) for start, end in zip([0, *ends], ends, strict=False)]
         if self.scores.target_EL is not None and labels:
             return [labels_text(labels, decision_L) for decision_L in self.decision_EL.tolist()]
         if self.scores.target_EL is not None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from service.contract.options import TaskMetric
 from service.contract.result import Estimate
-from worker.data.prompts import Example
+from worker.data.examples import Example
 from worker.evaluation.answers import Answers
 from worker.evaluation.task_metrics import Array, Counts, Figure, formula_of
 

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from service.contract.report import Decoding
 from worker.data.batching import Padding, pad_left, pad_right
-from worker.data.prompts import Example
+from worker.data.examples import Example
 from worker.data.wordings import Wording
 
 

@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 
 from service.contract.options import METRICS, Supervision, TaskKind, TaskMetric
 from service.contract.result import Estimate, Metrics
-from worker.data.prompts import Example
+from worker.data.examples import Example
 from worker.evaluation import similarities
 from worker.evaluation.answers import Answers
 from worker.evaluation.bootstrap import CONFIDENCE, estimate, metric_of
@@ -65,7 +65,7 @@ def _of_labels(metric: TaskMetric, answers: Answers, examples: Sequence[Example]
     return {
         "raw": _estimate(metric, answers.raw, examples),
         "constant": metric_of(metric, constant.raw, examples),
-        "majority": count / len(examples),
+        "majority": count / len(answer_E),
         "log_likelihood": score_EL.gather(1, answer_E.unsqueeze(1)).mean().item(),
     }
 

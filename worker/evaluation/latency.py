@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from service.contract.result import Quartiles
 from worker.data.batching import Padding, batches
-from worker.data.prompts import Example
+from worker.data.examples import Example
 from worker.evaluation.memory import peak_bytes, weight_bytes
 from worker.slimming.scoring.objectives import Batch
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.contract.options import TaskMetric
-from worker.data.prompts import Example
+from worker.data.examples import Example
 from worker.evaluation.answers import Answers, concatenated
 from worker.evaluation.bootstrap import CONFIDENCE, KeptShare, kept_share
 from worker.evaluation.task_metrics import FORMULAS
@@ -62,5 +62,5 @@ class SequentialTest:
         return [end for share in LOOKS if MIN_LOOK <= (end := round(share * total)) < total] + [total]
 
     def _kept_share(self, answers: Answers, confidence: float = CONFIDENCE) -> KeptShare:
-        count = len(answers.scores.answer_E)
+        count = answers.scores.num_rows
         return kept_share(self.metric, answers, self.dense.of_rows(range(count)), self.examples[:count], confidence)

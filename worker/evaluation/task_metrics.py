@@ -6,7 +6,8 @@ they are what scikit-learn computes from the rows (a test compares them). The sc
 (SQuAD, ROUGE) and sacreBLEU (chrF, which takes torchmetrics fifty times as long), averaged over the rows. Where a row
 has several right texts, each of these libraries scores the text by the one that it comes nearest to.
 
-The correlations of a regression are those of scipy (a test compares them). Ranks are computed again in every resample.
+Entities are those that seqeval reads from tags (a test compares its F1 score). The correlations of a regression are
+those of scipy (a test compares them). Ranks are computed again in every resample.
 
 Shape suffixes: E examples, C distinct outcomes, B resamples, L labels, K columns of an outcome, S statistics.
 """
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from service.contract.options import TaskMetric
-from worker.data.prompts import Example
+from worker.data.examples import Example
 from worker.evaluation import similarities
 from worker.evaluation.answers import Answers
 
@@ -162,6 +163,48 @@ def _decision_prior(outcome_EK: Array) -> tuple[Array, Array]:
 
 def _of_decisions(link: Callable[[Array], Array]) -> Formula:
     return Formula(_decision_outcomes_EK, _of_sums(_decision_counts_CS, link), _decision_prior)
+
+
+# --- tags ------------------------------------------------------------------------------------------------------------
+
+
+def _entity_outcomes_EK(answers: Answers, examples: Sequence[Example]) -> Array:
+    """The numbers of entities of each row that are (given and right, given, right)."""
+    from seqeval.metrics.sequence_labeling import get_entities  # slow to import, and needed by few jobs
+
+    def entities(tags: Sequence[int], names: Sequence[str]) -> set[tuple[str, int, int]]:
+        return set(get_entities([names[tag] for tag in tags]))
+
+    outcomes = []
+    for example, given in zip(examples, _tags_by_row(answers), strict=True):
+        right, found = (entities(tags, example.tag_names) for tags in (example.tags, given))
+        outcomes.append([len(right & found), len(found), len(right)])
+    return np.array(outcomes, dtype=float)
+
+
+def _tags_by_row(answers: Answers) -> list[list[int]]:
+    words_R = answers.scores.words_R
+    assert words_R is not None
+    return [tag_W.tolist() for tag_W in answers.label_E.split(words_R.tolist())]
+
+
+def _tag_outcomes_EK(answers: Answers, examples: Sequence[Example]) -> Array:
+    """(the words of each row that have the right tag, its words)."""
+    pairs = zip(examples, _tags_by_row(answers), strict=True)
+    hits = [sum(a == b for a, b in zip(example.tags, given, strict=True)) for example, given in pairs]
+    return np.array([[hit, len(example.tags)] for hit, example in zip(hits, examples, strict=True)], dtype=float)
+
+
+def _entity_prior(_: Array) -> tuple[Array, Array]:
+    """Half a row with one entity for each of the four cases that slim and dense model find it or not."""
+    found = [(1.0, 1.0, 1.0), (0.0, 0.0, 1.0)]
+    return np.array([slim + dense for slim, dense in product(found, repeat=2)]), np.full(4, PRIOR_WEIGHT)
+
+
+def _tag_prior(_: Array) -> tuple[Array, Array]:
+    """Half a row with one word for each of the four cases that slim and dense model give its tag or another."""
+    found = [(1.0, 1.0), (0.0, 1.0)]
+    return np.array([slim + dense for slim, dense in product(found, repeat=2)]), np.full(4, PRIOR_WEIGHT)
 
 
 # --- numbers -------------------------------------------------------------------------------------------------------
@@ -316,6 +359,8 @@ FORMULAS: dict[TaskMetric, Formula] = {
     TaskMetric.macro_f1: _of_labels(macro_f1),
     TaskMetric.micro_f1: _of_decisions(micro_f1),
     TaskMetric.matthews: _of_labels(matthews),
+    TaskMetric.entity_f1: Formula(_entity_outcomes_EK, _of_sums(lambda outcome: outcome, micro_f1), _entity_prior),
+    TaskMetric.tag_accuracy: Formula(_tag_outcomes_EK, _of_sums(lambda outcome: outcome, _mean), _tag_prior),
     TaskMetric.pearson: Formula(_number_outcomes_EK, _of_sums(_products_CS, pearson), _number_prior),
     TaskMetric.spearman: Formula(_number_outcomes_EK, spearman, _number_prior),
     TaskMetric.exact_match: _of_texts(exact_match),

@@ -26,11 +26,14 @@ PIPELINES: dict[Kind, str] = {
     "classifier": "text-classification",
     "decoder_classifier": "text-classification",
     "encoder": "sentence-similarity",
+    "token_classifier": "token-classification",
 }
 # The Hub's ids of metrics that have another name there.
 HUB_METRICS = {
     TaskMetric.macro_f1: "f1",
     TaskMetric.micro_f1: "f1",
+    TaskMetric.entity_f1: "seqeval",
+    TaskMetric.tag_accuracy: "accuracy",
     TaskMetric.matthews: "matthews_correlation",
     TaskMetric.pearson: "pearsonr",
     TaskMetric.spearman: "spearmanr",

@@ -125,7 +125,7 @@ def compared(evaluation_set: EvaluationSet, dense: Sequence[str], slim: Sequence
     if evaluation_set.task_model.kind in (TaskKind.regression, TaskKind.embedding):
         return None, []  # every number changes a little
     labels = list(wording.words)
-    if evaluation_set.task_model.kind in (TaskKind.generation, TaskKind.multi_label):
+    if evaluation_set.task_model.kind in (TaskKind.generation, TaskKind.multi_label, TaskKind.token_classification):
         matrices, right = None, [example.references for example in rows.examples]
     else:
         given = answers.right_labels(rows.examples, labels)

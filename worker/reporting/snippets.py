@@ -57,6 +57,18 @@ outputs = model(**prompt).logits[0].float()
 answers = task["answer_tokens"]
 print([label for label in answers if outputs[answers[label][0]] + task["label_offsets"][label] > 0])
 """
+TAG = """\
+text = "A text."
+prompt = tokenizer(text, return_tensors="pt", return_offsets_mapping=True, add_special_tokens=task["special_tokens"])
+spans = prompt.pop("offset_mapping")[0].tolist()
+outputs = model(**prompt).logits[0].float()
+answers, start = task["answer_tokens"], 0
+for word in text.split(" "):
+    first = next((place for place, (begin, end) in enumerate(spans) if start - 1 <= begin < end), None)
+    scores = {tag: outputs[first][answers[tag][0]] + task["label_offsets"][tag] for tag in answers}
+    print(word, max(scores, key=scores.get))
+    start += len(word) + 1
+"""
 OUTPUT = """\
 print(model(**prompt).logits[0, 0].item())
 """
@@ -83,7 +95,13 @@ text = model.generate(**prompt{decoder}, max_new_tokens=task["max_new_tokens"], 
 print(tokenizer.decode(text, skip_special_tokens=True))
 """
 IMPORTS = ("json", "re", "torch")  # those that the lines use
-PLACES: dict[Kind, str] = {"causal": "0, -1", "encoder_decoder": "0, -1", "classifier": "0", "decoder_classifier": "0"}
+PLACES: dict[Kind, str] = {
+    "causal": "0, -1",
+    "encoder_decoder": "0, -1",
+    "classifier": "0",
+    "decoder_classifier": "0",
+    "token_classifier": "0",
+}
 
 
 def snippet(request: JobRequest, auto_class: str, own_widths: bool, wording: Wording, padding: Padding) -> str:
@@ -113,6 +131,8 @@ def answer_lines(wording: Wording, padding: Padding) -> str:
         return ""
     if wording.sentence_encoder is not None:
         return _asking_lines(wording) + embedding_lines(wording.sentence_encoder)
+    if wording.task.kind is TaskKind.token_classification:
+        return TAG
     lines = _asking_lines(wording) + TOKENS
     lines += OPENING if padding.decoder_opening else ""
     if wording.task.kind is TaskKind.generation:

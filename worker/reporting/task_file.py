@@ -17,9 +17,12 @@ from worker.data.wordings import Wording, adds_special_tokens
 from worker.stages.task_model import TaskModel
 
 MAX_NEW_TOKENS = 256  # of a generated text
-DECODING: dict[TaskKind, Literal["most_likely_label", "likely_labels", "output", "greedy", "embedding"]] = {
+DECODING: dict[
+    TaskKind, Literal["most_likely_label", "likely_labels", "most_likely_tags", "output", "greedy", "embedding"]
+] = {
     TaskKind.classification: "most_likely_label",
     TaskKind.multi_label: "likely_labels",
+    TaskKind.token_classification: "most_likely_tags",
     TaskKind.regression: "output",
     TaskKind.generation: "greedy",
     TaskKind.embedding: "embedding",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from worker.data.prompts import Example
+from worker.data.examples import Example
 from worker.evaluation.answers import Answers
 from worker.evaluation.sequential import AnswerRows, SequentialTest, Verdict
 from worker.evaluation.task_metrics import FORMULAS

@@ -1,8 +1,8 @@
 """The dense model's own answers as labels, for rows that have none (`task.supervision: "none"`).
 
 The label of a row is the one with the highest log-probability, or where several may be right those with a positive
-output. The number of a regression row is the model's output, and the right embedding of a text is its own. Label
-offsets cannot be fitted without labels.
+output. Each word of a tagged text has a label. The number of a regression row is the model's output, and the right
+embedding of a text is its own. Label offsets cannot be fitted without labels.
 
 Shape suffixes as in `worker.slimming.scoring.objectives`.
 """
@@ -17,9 +17,12 @@ from torch.nn.functional import logsigmoid
 
 from service.contract.errors import UnusableAnswers
 from service.contract.options import TaskKind
+from service.contract.presets import LABELLED_BY_HEAD
 from service.contract.report import OwnAnswers
 from worker.data import batching
-from worker.data.prompts import Example, labels_text, number_text
+from worker.data.examples import Example
+from worker.data.prompts import labels_text, number_text
+from worker.data.tagged_texts import tags_text
 from worker.evaluation import answer_scores, generation
 from worker.evaluation.answers import Answers
 from worker.stages.context import JobContext
@@ -69,7 +72,7 @@ def _with_labelled_calibration(context: JobContext, task_model: TaskModel, ask: 
         given={label: counts[index] for index, label in enumerate(labels)},
         left_out=len(labelled.examples) - len(confident),
     )
-    if task_model.kind is TaskKind.multi_label and confident:
+    if task_model.kind in LABELLED_BY_HEAD and confident:
         _check_some_label_is_given(own_answers)
     else:
         _check_every_label_is_given(own_answers, labelled, confident, labels)
@@ -90,6 +93,8 @@ def answer(context: JobContext, task_model: TaskModel, rows: Examples, ask: Answ
         return _with_embeddings(rows.examples, answers)
     if task_model.kind is TaskKind.regression:
         return _with_numbers(rows.examples, answers)
+    if task_model.kind is TaskKind.token_classification:
+        return _with_tags(rows.examples, answers)
     if task_model.kind is TaskKind.multi_label:
         return _with_decisions(rows.examples, answers, list(task_model.wording.words))
     confidence_E, answer_E = answers.scores.score_EL.softmax(dim=1).max(dim=1)
@@ -114,6 +119,19 @@ def _with_embeddings(examples: Sequence[Example], answers: Answers) -> PseudoLab
     pairs = zip(examples, answers.scores.score_EL.tolist(), strict=True)
     embedded = [replace(example, target=tuple(embedding)) for example, embedding in pairs]
     return PseudoLabelled(embedded, torch.ones(len(embedded)))
+
+
+def _with_tags(examples: Sequence[Example], answers: Answers) -> PseudoLabelled:
+    """The most probable tags; the confidence is the geometric mean of their probabilities."""
+    likelihood_E, tag_E = answers.scores.score_EL.log_softmax(dim=1).max(dim=1)
+    sizes = [len(example.tags) for example in examples]
+    given = [tuple(tag_W.tolist()) for tag_W in tag_E.split(sizes)]
+    tagged = [
+        replace(example, tags=tags, text=tags_text(tags, example.tag_names))
+        for example, tags in zip(examples, given, strict=True)
+    ]
+    confidences = [part_W.mean().exp() if len(part_W) else torch.tensor(1.0) for part_W in likelihood_E.split(sizes)]
+    return PseudoLabelled(tagged, torch.stack(confidences))
 
 
 def _with_numbers(examples: Sequence[Example], answers: Answers) -> PseudoLabelled:
@@ -147,6 +165,8 @@ def _confident(labelled: PseudoLabelled, least: float) -> list[Example]:
 
 def _given(task_model: TaskModel, example: Example) -> list[int]:
     """The indices of the labels that an example has."""
+    if task_model.kind is TaskKind.token_classification:
+        return list(example.tags)
     if task_model.kind is TaskKind.multi_label:
         return [index for index, is_given in enumerate(example.target) if is_given]
     return [example.answer]

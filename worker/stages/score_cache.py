@@ -17,7 +17,7 @@ import structlog
 from service.contract.resources import MeasuredScores, ScoreKind
 from service.sources.fingerprints import Fingerprints, digest, scoring, wording
 from service.storage.score_sets import ScoreSets
-from worker.data.prompts import Example
+from worker.data.examples import Example
 from worker.data.provenance import computing_versions
 from worker.data.wordings import as_run
 from worker.evaluation.answers import Answers

@@ -3,7 +3,8 @@
 Unit scores: one float32 tensor (U) for each step and group, `{step}.{stack}.{layer}.{unit}`; groups have the names of
 kept.safetensors, and the units that earlier steps removed have -inf. Answers: `log_probability` (float64, E x L) and
 `answer` (int64, E), the index of the right one; where the outputs of a head are taken as they are, `log_probability`
-has these and `target` (float64, E x L) the right ones. All other values are JSON in the header's metadata; those of
+has these and `target` (float64, E x L) the right ones. Of tagged texts E counts the words, and `words` (int64, one for
+each row) has their numbers. All other values are JSON in the header's metadata; those of
 answers have the generated texts.
 """
 
@@ -44,14 +45,15 @@ def pack_answers(answers: Answers, about: Mapping[str, Any]) -> bytes:
     """The file of a model's answers to rows; `about` is metadata on what they were taken from."""
     scores = answers.scores
     tensors = {"log_probability": scores.score_EL, "answer": scores.answer_E}
-    tensors |= {} if scores.target_EL is None else {"target": scores.target_EL}
+    more = {"target": scores.target_EL, "words": scores.words_R}
+    tensors |= {name: tensor for name, tensor in more.items() if tensor is not None}
     return _pack(ScoreKind.rows, tensors, dict(about) | {"texts": answers.texts})
 
 
 def unpack_answers(content: bytes) -> Answers:
     """The answers in a file that `pack_answers` made."""
     tensors = load(content)
-    scores = AnswerScores(tensors["log_probability"], tensors["answer"], tensors.get("target"))
+    scores = AnswerScores(tensors["log_probability"], tensors["answer"], tensors.get("target"), tensors.get("words"))
     return Answers(scores, texts=_metadata(content)["texts"])
 
 

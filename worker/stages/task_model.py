@@ -10,7 +10,7 @@ from torch import Tensor
 
 from service.contract.errors import InvalidRequest
 from service.contract.options import Layout, Supervision, TaskKind, TaskMetric
-from service.contract.presets import needs_answers
+from service.contract.presets import LABELLED_BY_HEAD, needs_answers
 from service.contract.report import Decoding, OwnAnswers
 from service.contract.result import Metrics
 from service.contract.rows import Row, check_classes, have_answers, with_named_labels
@@ -20,7 +20,7 @@ from worker.checkpoints.loading import LoadedModel, count_parameters, load_model
 from worker.checkpoints.per_layer import has_per_layer_class
 from worker.checkpoints.verification import Probe
 from worker.data import batching, embedded_texts, prompts, wordings
-from worker.data.prompts import Example
+from worker.data.examples import Example
 from worker.data.wordings import Wording
 from worker.evaluation import answer_scores, decision_offsets, generation, label_offsets, similarities
 from worker.evaluation.answers import Answers
@@ -69,7 +69,7 @@ class TaskModel:
     @property
     def has_labels(self) -> bool:
         """Whether the model answers with labels, which have offsets."""
-        return self.kind in (TaskKind.classification, TaskKind.multi_label)
+        return self.kind in (TaskKind.classification, TaskKind.multi_label, TaskKind.token_classification)
 
     @property
     def metric(self) -> TaskMetric:
@@ -145,7 +145,7 @@ def encode(rows: list[Row], param: str, wording: Wording, padding: batching.Padd
     """The rows that the request names at `param`, in tokens. Every answer of a conversation is calibrated on; the last
     one is judged, so that the judged answers are as independent of each other as the rows."""
     answered = needs_answers(wording.task, param, have_answers(rows, wording.task))
-    if wording.task.kind is TaskKind.multi_label and answered:  # `labels` may be the classes of the head
+    if wording.task.kind in LABELLED_BY_HEAD and answered:  # `labels` may be the classes of the head
         rows = with_named_labels(rows, wording.task)
         check_classes(rows, wording.task)
     is_calibration = param == "task.calibration"

@@ -10,14 +10,14 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from service.contract.errors import InvalidModel
-from service.families.table import DECODER_CLASSIFIERS
+from service.families.table import DECODER_CLASSIFIERS, TOKEN_CLASSIFIERS
 from service.planning.plan import plan
 from service.sources.access import Access
 from tests.support import checkpoints, drawn_models
 from tests.support.checkpoints import change_config, change_json
 from tests.support.drawn_models import DrawnModel
 from tests.support.planning import request_for
-from tests.support.tiny_models import TINY, bart, family_of_model
+from tests.support.tiny_models import TINY, WITH_TOKEN_HEAD, bart, family_of_model
 from worker.checkpoints.loading import count_parameters, load_model
 
 CPU = torch.device("cpu")
@@ -41,6 +41,18 @@ def test_the_table_names_the_parameters_of_a_decoder_with_a_classification_head(
     assert type(model).__name__ == DECODER_CLASSIFIERS[model_type]
     row = family_of_model(model).tensors
     assert row.names(model.config.to_dict(), dict.fromkeys(row.layers, 2)) == {*model.state_dict()}
+
+
+@pytest.mark.parametrize("model_type", WITH_TOKEN_HEAD)
+def test_the_table_names_the_parameters_of_an_encoder_with_a_head_for_tokens(model_type: str) -> None:
+    model = WITH_TOKEN_HEAD[model_type]()
+    assert type(model).__name__ == TOKEN_CLASSIFIERS[model_type]
+    row = family_of_model(model).tensors
+    assert row.names(model.config.to_dict(), dict.fromkeys(row.layers, 2)) == {*model.state_dict()}
+
+
+def test_every_family_with_a_head_for_tokens_has_a_tiny_model() -> None:
+    assert WITH_TOKEN_HEAD.keys() == TOKEN_CLASSIFIERS.keys()
 
 
 def change(path: Path, changed: Callable[[Tensors], Tensors]) -> None:

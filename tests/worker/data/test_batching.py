@@ -12,7 +12,7 @@ from service.families.table import CLASSIFIERS, Kind
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, VOCABULARY, family_of_model
 from worker.data.batching import Padding, batches, pad_left, padding
-from worker.data.prompts import Example
+from worker.data.examples import Example
 from worker.slimming.scoring.objectives import Batch, candidate_scores, token_scores
 
 FIRST_WORD = 4

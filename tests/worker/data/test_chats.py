@@ -13,7 +13,8 @@ from service.contract.task import Task
 from service.families.table import Kind
 from tests.support import chat_templates
 from tests.support.chat_templates import ENDLESS, UNUSABLE, USABLE
-from worker.data.prompts import Example, encode, row_tokens
+from worker.data.examples import Example
+from worker.data.prompts import encode, row_tokens
 from worker.data.wordings import Wording, wording
 
 LABELS = {"1": "positive", "0": "negative"}

@@ -11,7 +11,8 @@ from service.families.table import CLASSIFIERS, Kind
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, family_of_model
 from worker.data.batching import batches, padding
-from worker.data.prompts import Example, encode
+from worker.data.examples import Example
+from worker.data.prompts import encode
 from worker.data.wordings import wording
 from worker.evaluation.answer_scores import score
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from service.contract.options import TaskMetric
-from worker.data.prompts import Example
+from worker.data.examples import Example
 from worker.evaluation.answer_scores import AnswerScores
 from worker.evaluation.answers import Answers
 from worker.evaluation.bootstrap import kept_share, resampled

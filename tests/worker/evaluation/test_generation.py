@@ -14,7 +14,8 @@ from service.families.table import Kind
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, family_of_model
 from worker.data.batching import Padding, padding
-from worker.data.prompts import Example, encode
+from worker.data.examples import Example
+from worker.data.prompts import encode
 from worker.data.wordings import Wording, wording
 from worker.evaluation.generation import decoding, generate, generate_tokens
 

@@ -8,7 +8,7 @@ from scipy.stats import norm
 
 from service.contract.options import Supervision, TaskMetric
 from service.contract.result import Metrics
-from worker.data.prompts import Example
+from worker.data.examples import Example
 from worker.evaluation.answer_scores import AnswerScores
 from worker.evaluation.answers import Answers
 from worker.evaluation.judging import judge, repeats_itself, wilson

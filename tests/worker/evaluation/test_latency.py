@@ -8,7 +8,7 @@ from service.families.table import Kind
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, causal, family_of_model
 from worker.data.batching import padding
-from worker.data.prompts import Example
+from worker.data.examples import Example
 from worker.evaluation.latency import RUNS, SIZES, profile_in_turns
 from worker.evaluation.memory import LiveStorages, weight_bytes
 

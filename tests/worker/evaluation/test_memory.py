@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, causal, family_of_model
 from worker.data.batching import padding
-from worker.data.prompts import Example
+from worker.data.examples import Example
 from worker.evaluation.latency import repeated_prompt
 from worker.evaluation.memory import peak_bytes, weight_bytes
 from worker.slimming.scoring.objectives import Batch

@@ -12,7 +12,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, recall_score
 
 from service.contract.options import METRICS, TaskKind, TaskMetric
-from worker.data.prompts import Example
+from worker.data.examples import Example
 from worker.evaluation import task_metrics
 from worker.evaluation.answer_scores import AnswerScores
 from worker.evaluation.answers import Answers

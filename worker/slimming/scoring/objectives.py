@@ -1,7 +1,8 @@
 """Objectives: the scalar of an example whose gradient is taken, and the scores of its candidate answers.
 
 Shape suffixes: B rows of a batch, T positions, V vocabulary entries or classes, E examples, L labels,
-P scored positions (where a next-token distribution is needed), M scored tokens (one per token of every candidate).
+Q questions (an example, or each word of a tagged one), P scored positions (where a distribution is needed),
+M scored tokens (one per token of every candidate).
 A row belongs to one example. An example has one row if each of its candidates is one token long, since one distribution
 scores them all, and one row per candidate otherwise.
 """
@@ -31,17 +32,19 @@ class Batch:
     position_P: Tensor  # its index along the logits' position axis
     place_M: Tensor  # the scored position, an index into P, of each scored token
     token_M: Tensor  # the vocabulary entry or class that is scored there
-    example_M: Tensor
+    question_M: Tensor
     label_M: Tensor
-    answer_E: Tensor  # index of the right label
+    right_Q: Tensor  # index of the right label
+    example_Q: Tensor  # the example of each question
     index_E: Tensor  # index of the example in the data set; batches are sorted by length
     num_labels: int
     target_EL: Tensor | None = None  # right outputs of a head whose outputs are taken as they are, float64 (E, L)
     pooling: str = ""  # of texts that are embedded: each row is a text, and the tensors on scored positions are empty
+    is_tagged: bool = False  # whether the questions are the words of tagged texts
 
     @property
     def num_examples(self) -> int:
-        return self.answer_E.numel()
+        return self.index_E.numel()
 
     def to(self, device: torch.device) -> "Batch":
         """The batch with every tensor on `device`."""
@@ -72,9 +75,9 @@ def _scored_logits(model: Any, batch: Batch) -> Tensor:
     most of its memory.
     """
     vocabulary_head = model.get_output_embeddings()
-    if vocabulary_head is None:  # a classification head: one distribution per row
+    if vocabulary_head is None:  # a classification head: one distribution per row, or one per position
         class_logits: Tensor = model(**batch.inputs).logits
-        return class_logits[batch.row_P]
+        return class_logits[batch.row_P] if class_logits.dim() == 2 else class_logits[batch.row_P, batch.position_P]
     handle = vocabulary_head.register_forward_pre_hook(lambda module, args: args[0][batch.row_P, batch.position_P])
     try:
         logits: Tensor = model(**batch.inputs).logits
@@ -84,48 +87,49 @@ def _scored_logits(model: Any, batch: Batch) -> Tensor:
 
 
 def candidate_scores(score_M: Tensor, batch: Batch) -> Tensor:
-    """log P(candidate | prompt), the sum over the candidate's tokens; or the output for each candidate (E, L).
+    """log P(candidate | prompt), the sum over the candidate's tokens; or the output for each candidate (Q, L).
 
-    Of embedded texts the embeddings of each example, one behind the other.
+    Of embedded texts the embeddings of each example, one behind the other (E, L).
     """
     if batch.pooling:
         return score_M.reshape(batch.num_examples, -1)
-    flat_M = batch.example_M * batch.num_labels + batch.label_M
-    total = score_M.new_zeros(batch.num_examples * batch.num_labels)
-    return total.index_add(0, flat_M, score_M).reshape(batch.num_examples, batch.num_labels)
+    flat_M, questions = batch.question_M * batch.num_labels + batch.label_M, batch.right_Q.numel()
+    total = score_M.new_zeros(questions * batch.num_labels)
+    return total.index_add(0, flat_M, score_M).reshape(questions, batch.num_labels)
 
 
 def _of_right_answer(value_M: Tensor, batch: Batch) -> Tensor:
-    """Sum of `value_M` over the tokens of each example's right answer (E)."""
-    right_M = batch.label_M == batch.answer_E[batch.example_M]
-    return _by_example(value_M[right_M], batch.example_M[right_M], batch)
+    """Sum of `value_M` over the tokens of each example's right answers (E)."""
+    right_M = batch.label_M == batch.right_Q[batch.question_M]
+    return _by_example(value_M[right_M], batch.question_M[right_M], batch)
 
 
-def _by_example(value_N: Tensor, example_N: Tensor, batch: Batch) -> Tensor:
-    return value_N.new_zeros(batch.num_examples).index_add(0, example_N, value_N)
+def _by_example(value_N: Tensor, question_N: Tensor, batch: Batch) -> Tensor:
+    return value_N.new_zeros(batch.num_examples).index_add(0, batch.example_Q[question_N], value_N)
 
 
 def _log_odds_M(output_M: Tensor, batch: Batch) -> Tensor:
     """log(P(right decision) / P(wrong decision)) of each label, where several may be right: its output or the negative
     of it (M)."""
     assert batch.target_EL is not None
-    return (2 * batch.target_EL[batch.example_M, batch.label_M].to(output_M.dtype) - 1) * output_M
+    return (2 * batch.target_EL[batch.question_M, batch.label_M].to(output_M.dtype) - 1) * output_M
 
 
 def probability(score_M: Tensor, batch: Batch) -> Tensor:
     """Sum over the answer's tokens of P(token), as in the paper, as far as it says (arXiv 2205.04157) (E).
 
-    Where several labels may be right, the decisions on all labels take the place of the tokens, here and below.
+    Where several labels may be right, the decisions on all labels take the place of the tokens; of a tagged text, the
+    tags of its words do. So it is below.
     """
     if batch.target_EL is not None:
-        return _by_example(_log_odds_M(score_M, batch).sigmoid(), batch.example_M, batch)
+        return _by_example(_log_odds_M(score_M, batch).sigmoid(), batch.question_M, batch)
     return _of_right_answer(score_M.exp(), batch)
 
 
 def log_probability(score_M: Tensor, batch: Batch) -> Tensor:
     """log P(answer) = sum over its tokens of log P(token) (E)."""
     if batch.target_EL is not None:
-        return _by_example(nn.functional.logsigmoid(_log_odds_M(score_M, batch)), batch.example_M, batch)
+        return _by_example(nn.functional.logsigmoid(_log_odds_M(score_M, batch)), batch.question_M, batch)
     return _of_right_answer(score_M, batch)
 
 
@@ -139,14 +143,16 @@ def margin(score_M: Tensor, batch: Batch) -> Tensor:
 
     The logarithm of the sum over the vocabulary cancels, so that the gradient depends on the choice between the labels
     and not on how likely the answer format is. Where several labels may be right, it is the sum over the labels of the
-    log-odds of the right decision: like the margin it does not fade where the model is sure.
+    log-odds of the right decision: like the margin it does not fade where the model is sure. Of a tagged text it is the
+    sum over its words.
     """
     if batch.target_EL is not None:
-        return _by_example(_log_odds_M(score_M, batch), batch.example_M, batch)
-    score_EL = candidate_scores(score_M, batch)
-    right_EL = torch.nn.functional.one_hot(batch.answer_E, batch.num_labels).bool()
-    best_wrong_E = score_EL.masked_fill(right_EL, -torch.inf).amax(dim=1)
-    return score_EL.gather(1, batch.answer_E.unsqueeze(1)).squeeze(1) - best_wrong_E
+        return _by_example(_log_odds_M(score_M, batch), batch.question_M, batch)
+    score_QL = candidate_scores(score_M, batch)
+    right_QL = torch.nn.functional.one_hot(batch.right_Q, batch.num_labels).bool()
+    best_wrong_Q = score_QL.masked_fill(right_QL, -torch.inf).amax(dim=1)
+    margin_Q = score_QL.gather(1, batch.right_Q.unsqueeze(1)).squeeze(1) - best_wrong_Q
+    return _by_example(margin_Q, torch.arange(margin_Q.numel(), device=margin_Q.device), batch)
 
 
 def output(output_M: Tensor, batch: Batch) -> Tensor:

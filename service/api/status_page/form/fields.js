@@ -44,6 +44,7 @@ export function formElement({ presets, criteria, repairs, units, limits }, value
             [
               ["classification", "classification"],
               ["multi_label", "several labels"],
+              ["token_classification", "a tag for each word"],
               ["regression", "regression"],
               ["generation", "generation"],
               ["embedding", "embeddings of texts"]
@@ -76,7 +77,7 @@ export function formElement({ presets, criteria, repairs, units, limits }, value
           ),
           area("task.labels", "Labels", values, {
             placeholder: "positive = positive\nnegative = negative",
-            hint: "one a line: label in the rows = answer word; for several labels empty: the classes of the model"
+            hint: "one a line: label in the rows = answer word; for several labels and tags empty: the classes of the model"
           })
         ),
         element(

@@ -6,7 +6,7 @@ import { OWN, formElement, splitter } from "./fields.js";
 import { curlFor } from "../curl.js";
 import { copyButton, element, fill, problemBox } from "../elements.js";
 import { planPart } from "./plan.js";
-import { SEVERAL, compose, fieldsOf, fieldsOfMethod } from "./request.js";
+import { SEVERAL, compose, fieldsOf, fieldsOfMethod, promptOf } from "./request.js";
 import { showTarget } from "./target.js";
 import { upload } from "./upload.js";
 
@@ -85,7 +85,8 @@ function update(view) {
   const preset = view.form.elements["task.preset"].value;
   view.form.querySelector(".own-task").hidden = preset !== OWN;
   showTarget(view.form);
-  const prompt = view.form.elements.prompt.value;
+  const prompt = promptOf(view.form);
+  view.form.elements.prompt.closest(".field").hidden = prompt === "none";
   for (const field of view.form.querySelectorAll("[data-prompt]")) field.hidden = field.dataset.prompt !== prompt;
   view.form.querySelector(".several-tasks").hidden = preset !== SEVERAL;
   view.form.querySelector(".rows").hidden = preset === SEVERAL;

@@ -8,6 +8,17 @@ const WHOLE = ["target", "observe", "tasks"];
 /** The value of the choice of task for several tasks. */
 export const SEVERAL = "*";
 
+/** How the prompts of the form's own task are made: "template" or "messages"; "none" where its rows are words. */
+export const promptOf = ({ elements }) =>
+  elements["task.kind"].value === "token_classification" ? "none" : elements.prompt.value;
+
+const promptFields = (form) =>
+  ({
+    none: {},
+    messages: { messages: form.elements["task.messages"].value.trim() },
+    template: { template: form.elements["task.template"].value }
+  })[promptOf(form)];
+
 /** The request of a form, and the errors of fields that cannot be read.
  *
  * Fields of the request that the form lacks are taken from `carried`.
@@ -20,9 +31,7 @@ export function compose(form, carried) {
   const task = own
     ? {
         kind: value("task.kind"),
-        ...(value("prompt") === "messages"
-          ? { messages: value("task.messages") }
-          : { template: form.elements["task.template"].value }),
+        ...promptFields(form),
         labels: labels(value("task.labels"), errors)
       }
     : { preset: value("task.preset") };

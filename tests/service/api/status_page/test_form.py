@@ -87,6 +87,9 @@ def test_form_shows_the_field_of_the_prompt_that_is_chosen(page: str, tab: Tab, 
     set_field(tab, "prompt", "messages")
     set_field(tab, "task.messages", "chat")
     assert tab.run(request)["messages"] == "chat"
+    set_field(tab, "task.kind", "token_classification")
+    assert tab.run(f"{visible}.length") == 0
+    assert tab.run(request).keys() == {"kind", "labels", "calibration"}
     set_field(tab, "task.preset", "sst2")
     assert tab.run(request).keys() == {"preset", "calibration"}
 
@@ -286,7 +289,12 @@ SWEEP = {"target": {"sweep": [0.1, 0.3], "artifacts": [0.1]}}
 CHAT = {"task": {"kind": "generation", "messages": "chat", "calibration": {"uri": "file:///rows.jsonl"}}}
 
 
-@pytest.mark.parametrize("fields", [{}, ELABORATE, SWEEP, CHAT], ids=["plain", "elaborate", "sweep", "chat"])
+TAGS = {"task": {"kind": "token_classification", "calibration": {"uri": "file:///rows.jsonl"}}}
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, ELABORATE, SWEEP, CHAT, TAGS], ids=["plain", "elaborate", "sweep", "chat", "tags"]
+)
 def test_form_shows_the_request_of_a_job(page: str, tab: Tab, job_store: JobStore, fields: dict[str, Any]) -> None:
     job = new_job(job_store, **fields)
     tab.open(f"{page}#/new?from={job.id}")

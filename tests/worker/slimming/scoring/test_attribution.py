@@ -37,7 +37,7 @@ def test_attribution_equals_captums_gradient_times_activation() -> None:
         log_probability_PV = model(input_ids=ids, attention_mask=mask).logits.log_softmax(-1)[
             batch.row_P, batch.position_P
         ]
-        right_M = batch.label_M == batch.answer_E[batch.example_M]
+        right_M = batch.label_M == batch.right_Q[batch.question_M]
         right: Tensor = log_probability_PV[batch.place_M, batch.token_M][right_M]
         return right
 
@@ -83,9 +83,10 @@ def linear_batch() -> Batch:
         position_P=torch.zeros(3, dtype=torch.long),
         place_M=torch.arange(3).repeat_interleave(4),
         token_M=torch.arange(4).repeat(3),
-        example_M=torch.arange(3).repeat_interleave(4),
+        question_M=torch.arange(3).repeat_interleave(4),
         label_M=torch.arange(4).repeat(3),
-        answer_E=torch.tensor([0, 3, 1]),
+        right_Q=torch.tensor([0, 3, 1]),
+        example_Q=torch.arange(3),
         index_E=torch.arange(3),
         num_labels=4,
     )
@@ -96,9 +97,9 @@ def test_attribution_of_a_linear_network_equals_its_closed_form() -> None:
     up_NH, down_VN = (parameter.detach() for parameter in list(model.parameters())[:2])
     hidden_EN = (batch.inputs["x"] @ up_NH.T).sum(1)
     log_probability_EV = model(**batch.inputs).logits.detach().log_softmax(-1)
-    wrong_EV = log_probability_EV.scatter(1, batch.answer_E[:, None], -torch.inf)
+    wrong_EV = log_probability_EV.scatter(1, batch.right_Q[:, None], -torch.inf)
     # d margin / d h_n = W2[right, n] - W2[best wrong, n]
-    gradient_EN = down_VN[batch.answer_E] - down_VN[wrong_EV.argmax(1)]
+    gradient_EN = down_VN[batch.right_Q] - down_VN[wrong_EV.argmax(1)]
     expected_N = (hidden_EN * gradient_EN).square().mean(0)
     ours = score(model, LINEAR, ["ffn"], [batch], "attribution", Options()).scores
     torch.testing.assert_close(ours[Site("encoder", 0, "ffn")], expected_N)

@@ -19,7 +19,7 @@ def example_batch() -> tuple[Batch, list[list[list[float]]]]:
     (batch,) = batches("llama", examples(4, longest_candidate=2, num_labels=LABELS), 4)
     drawn = -torch.rand(batch.token_M.numel(), generator=torch.Generator().manual_seed(1)).double() * 3
     found: list[list[list[float]]] = [[[] for _ in range(LABELS)] for _ in range(batch.num_examples)]
-    for example, label, value in zip(batch.example_M, batch.label_M, drawn, strict=True):
+    for example, label, value in zip(batch.question_M, batch.label_M, drawn, strict=True):
         found[int(example)][int(label)].append(float(value))
     return batch, found
 
@@ -52,7 +52,7 @@ def test_contract_lists_the_objectives() -> None:
 @pytest.mark.parametrize("objective", [each for each in Objective if each is not Objective.projection])
 def test_objective_equals_a_slow_loop(objective: str) -> None:
     batch, found = example_batch()
-    expected_E = [slowly(objective, labels, int(answer)) for labels, answer in zip(found, batch.answer_E, strict=True)]
+    expected_E = [slowly(objective, labels, int(answer)) for labels, answer in zip(found, batch.right_Q, strict=True)]
     ours_E = OBJECTIVES[objective](log_probabilities(found), batch)
     torch.testing.assert_close(ours_E, torch.tensor(expected_E, dtype=torch.float64))
 
@@ -78,7 +78,7 @@ def test_objective_of_several_labels_equals_a_slow_loop(objective: str) -> None:
                 "sequence_probability": math.prod(chances),
             }[objective]
         )
-    found_E = OBJECTIVES[objective](output_EL[batch.example_M, batch.label_M], batch)
+    found_E = OBJECTIVES[objective](output_EL[batch.question_M, batch.label_M], batch)
     torch.testing.assert_close(found_E, torch.tensor(expected).double())
 
 
