@@ -158,6 +158,7 @@ def _collate(examples: Sequence[Example], indices: Sequence[int], padding: Paddi
         index_E=torch.tensor(indices),
         num_labels=len(examples[0].candidates),
         target_EL=_targets_EL(examples),
+        pooling=padding.pooling,
         is_tagged=examples[0].words is not None,
         **tensors,
     )

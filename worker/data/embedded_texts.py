@@ -29,12 +29,12 @@ def encode(rows: Sequence[Row], wording: Wording, *, answered: bool, every_text:
     for row in rows:
         texts = [_tokens(row, side, wording) for side in sides]
         num_cut += sum(is_cut for _, is_cut in texts)
-        first, *more = [tokens for tokens, _ in texts]
         if every_text:
-            examples += [_example(tokens) for tokens in (first, *more)]
+            examples += [_example(tokens) for tokens, _ in texts]
         else:
             number = row.number(LABEL_COLUMN) if has_number else None
-            examples.append(_example(first, *more, number=number))
+            second = texts[1][0] if len(texts) > 1 else ()
+            examples.append(_example(texts[0][0], second, number))
     return examples, num_cut
 
 
