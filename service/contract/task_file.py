@@ -17,7 +17,7 @@ class ShippedEmbedding(Schema):
     )
     normalised: bool = Field(description="whether the embedding is divided by its length")
     lower_case: bool = Field(description="whether the text is put in lower case, whatever the tokenizer does")
-    sentence_transformers: bool = Field(
+    has_files: bool = Field(
         description="whether the checkpoint has the files by which sentence-transformers does all this; without them "
         "the pooling is the mean"
     )

@@ -114,7 +114,8 @@ def test_embeddings_are_those_of_stock_transformers(
     assert 1 - min(map(min, nearness)) > 1e-6  # of embeddings that a cut has moved
     metrics = result.metrics
     assert metrics.slim.value.value == pytest.approx(sum(map(sum, nearness)) / (2 * FEW), abs=1e-6)
-    assert (metrics.dense.value.value, metrics.slim.metric) == (pytest.approx(1), "cosine_similarity")
+    assert metrics.dense.value.value == pytest.approx(1)
+    assert metrics.slim.metric == "cosine_similarity"
     assert metrics.slim.judged_by is Supervision.none
 
     report = Report.model_validate_json((directory / "report.json").read_bytes())
@@ -192,7 +193,7 @@ def test_the_pooler_and_the_files_of_sentence_transformers_stay(
     deployment: Deployment, embedded: Callable[..., dict[str, Any]], has_pooler: bool, layout: str
 ) -> None:
     directory = deployment.root / "bert"
-    model = encoder("bert")
+    model: Any = encoder("bert")
     if not has_pooler:
         model.pooler = None
     checkpoints.save(directory, model)
@@ -214,7 +215,7 @@ def test_the_pooler_and_the_files_of_sentence_transformers_stay(
         "pooling": "cls",
         "normalised": True,
         "lower_case": False,
-        "sentence_transformers": True,
+        "has_files": True,
     }
     assert (shipped["max_tokens"], shipped["decoding"]) == (24, "embedding")
     # What was written is the model of a later job.

@@ -73,7 +73,7 @@ def shipped_embedding(wording: Wording) -> ShippedEmbedding | None:
         pooling=encoder.pooling,
         normalised=encoder.is_normalised,
         lower_case=encoder.lower_case,
-        sentence_transformers=encoder.has_files,
+        has_files=encoder.has_files,
     )
 
 

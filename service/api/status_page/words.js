@@ -65,6 +65,8 @@ const NAMES = {
   macro_f1: "Macro F1 score",
   micro_f1: "Micro F1 score",
   matthews: "Matthews correlation",
+  entity_f1: "F1 score of entities",
+  tag_accuracy: "Accuracy of tags",
   pearson: "Pearson correlation",
   spearman: "Spearman correlation",
   exact_match: "Exact match",
