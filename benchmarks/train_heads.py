@@ -29,7 +29,7 @@ from benchmarks.quality_bench.kinds import WORDINGS, as_read
 from benchmarks.quality_bench.measure import Bench
 from benchmarks.quality_bench.training import Recipe, fit, lesson
 from service.contract.rows import OUTSIDE, Row
-from service.families.table import AUTO_CLASSES, Kind
+from service.families.family import AUTO_CLASSES, Kind
 
 # Task -> kind of model, and how it is trained.
 HEADS: dict[str, tuple[Kind, Recipe]] = {

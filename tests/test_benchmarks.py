@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.quality_bench import figure, tables
+from benchmarks.quality_bench import figure, tables, training
 from benchmarks.quality_bench.cells import (
     BASELINES,
     BEST_BASELINES,
@@ -29,6 +29,8 @@ from benchmarks.quality_bench.cells import (
     generalisation,
     grid,
     headline,
+    kinds,
+    of_kind,
     settings,
     slim,
 )
@@ -37,11 +39,15 @@ from benchmarks.quality_bench.measure import SHARED, Bench
 from benchmarks.quality_bench.measurement import Measurement
 from benchmarks.quality_bench.shared_pass import score_together
 from benchmarks.quality_bench.store import Store, compressed
-from benchmarks.quality_bench.summary import figures, half_width, kept, lead, row
+from benchmarks.quality_bench.summary import KINDS, figures, half_width, kept, lead, row
+from service.contract.presets import resolve
 from service.contract.result import Estimate
 from service.contract.rows import Row
+from service.contract.task import Task
+from tests.support import checkpoints
 from tests.support.batches import batches, examples
-from tests.support.tiny_models import TINY
+from tests.support.tiny_models import TINY, WITH_TOKEN_HEAD, family_of_model
+from worker.data import batching
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.repairs import repair
@@ -231,6 +237,38 @@ def test_task_that_the_dense_model_cannot_do_does_not_count() -> None:
         assert figures(known | {whole[0]: guess})["kept_at_50_other_tasks"] == pytest.approx(0.75)
     skilled = replace(measurement(0.4), metric="matthews", majority=0.7)
     assert figures(known | {whole[0]: skilled})["kept_at_50_other_tasks"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("name", "ratio"), KINDS)
+def test_summary_has_the_least_that_a_task_of_a_kind_keeps(name: str, ratio: float) -> None:
+    pairs = KINDS[name, ratio]
+    whole = [dense(model, task, rows=0) for model, task in pairs]
+    slims = [of_kind(model, task, OURS, ratio, "per_layer") for model, task in pairs]
+    assert {*whole, *slims} <= {cell for model, _ in pairs for cell in kinds(model, MODEL_TASKS[model])}
+    key = f"kept_at_{ratio * 100:.0f}_{name}"
+    known = measurements((whole, 0.8), (slims[1:], 0.8))
+    assert figures(known)[key] is None
+    assert figures(known | measurements((slims[:1], 0.6)))[key] == pytest.approx(0.75)
+
+
+LESSONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "tags": ("bert_tokens", {"kind": "token_classification"}, {"tokens": ["good", "film"], "tags": ["B-LOC", "O"]}),
+    "label": ("llama", {"template": "{text}:", "labels": {"0": "good", "1": "bad"}}, {"text": "film", "label": "1"}),
+    "text": ("llama", {"kind": "generation", "template": "{text}:"}, {"text": "film", "target": "good"}),
+}
+
+
+@pytest.mark.parametrize("case", LESSONS)
+def test_training_lowers_the_loss_of_the_tokens_that_the_product_scores(case: str) -> None:
+    name, fields, row = LESSONS[case]
+    model = WITH_TOKEN_HEAD["bert"]() if name == "bert_tokens" else TINY[name]()
+    kind = family_of_model(model).kind
+    task = resolve(Task.model_validate(fields | {"calibration": {"uri": "file:///rows.jsonl"}}))
+    taught = training.lesson("", task, [Row(row, 1)] * 4, model, checkpoints.tokenizer(kind), kind)
+    [batch] = batching.batches(taught.examples, taught.padding, 10_000)
+    before = training.loss(model, batch, taught.kind).item()
+    training.fit(model, [taught], training.Recipe(rate=1e-2, epochs=4))
+    assert training.loss(model, batch, taught.kind).item() < before / 2
 
 
 def test_headline_has_the_cells_of_the_summary_figures() -> None:

@@ -16,6 +16,7 @@ from service.contract.errors import TaskslimError
 from service.contract.fields import groups
 from service.contract.request import JobRequest
 from service.families.quantisation import METHODS
+from service.families.source_config import TEXT_PARTS
 from service.families.table import FAMILIES
 from service.settings import Settings
 from tests.support.command_line import commands
@@ -140,13 +141,21 @@ def test_the_page_of_the_command_line_names_every_option_of_slim_once_with_its_d
 
 
 def test_the_page_of_the_families_lists_each_with_its_classes_units_and_runtimes() -> None:
-    rows = table(read("docs/families.md"))
+    rows = table(read("docs/families.md").partition("\n## ")[0])
     assert [name for name, _ in rows] == list(FAMILIES)
     for name, (classes, units, runtimes) in rows:
         family = FAMILIES[name]
         assert re.findall(r"`(\w+)`", classes) == family.described.classes
         assert re.findall(r"`(\w+)`", units) == [unit.value for unit in family.units]
         assert runtimes == ", ".join(family.runtimes)
+
+
+def test_the_page_of_the_families_lists_the_text_parts() -> None:
+    parts = [(whole, name, part) for whole, rows in TEXT_PARTS.items() for name, part in rows.items()]
+    rows = table(section(read("docs/families.md"), "Text parts of multimodal models"))
+    assert rows == [(whole, [f"`{name}`", f"`{part.part}`"]) for whole, name, part in parts]
+    for _, _, part in parts:
+        assert FAMILIES[part.model_type].model_class == part.part
 
 
 def test_the_operations_page_names_every_setting_once_with_its_default() -> None:

@@ -31,7 +31,8 @@ from service.contract.errors import TaskslimError
 from service.contract.report import Report
 from service.contract.request import JobRequest
 from service.contract.result import Result
-from service.families.table import CLASSIFIERS, family_of
+from service.families.family import CLASSIFIERS
+from service.families.table import family_of
 from service.planning.plan import plan
 from service.sources.access import Access
 from tests.support import drawn_models

@@ -4,21 +4,17 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
 from transformers.utils import logging
 
 from service.contract import presets
 from service.contract.job import Stage
 from service.contract.options import Repair
-from service.contract.result import Controls, DenseSlim, JobMetrics, Latency, Result, Verified
+from service.contract.result import Controls, DenseSlim, JobMetrics, Result, Verified
 from service.jobs.record import JobRecord
 from service.settings import Settings
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
-from worker.checkpoints.dtypes import cast_weights
-from worker.checkpoints.loading import load_model
 from worker.checkpoints.validation import weight_file_bytes
-from worker.evaluation.latency import RUNS, SIZES, TOKENS, PassProfile, profile_in_turns
 from worker.reporting import artifacts, findings, report
 from worker.search.candidates import Candidates
 from worker.search.chosen import ChosenModel, kept_metric
@@ -28,7 +24,7 @@ from worker.slimming.scoring.iterative import ScorePath
 from worker.slimming.scoring.multi_task import united_paths
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.units import Kept
-from worker.stages import controls, evaluation_sets, inputs, pseudo_labels
+from worker.stages import controls, evaluation_sets, inputs, pseudo_labels, speed
 from worker.stages.attribution import attribute, step_ratios
 from worker.stages.context import JobContext, StageProgress
 from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, having_role, job_metrics, own
@@ -36,6 +32,7 @@ from worker.stages.inputs import Sources
 from worker.stages.measurements import measure_dense, measure_slim, shipped_tasks
 from worker.stages.score_cache import ScoreCache
 from worker.stages.slim import probed, repair_model, slim_task_model
+from worker.stages.speed import Speed
 from worker.stages.task_model import Measured, TaskModel, answer_all, check_latency_tokens, load
 
 
@@ -73,16 +70,16 @@ def run(
     dense |= {own(sets).key: chosen.dense}
     with context.stage(Stage.evaluate_slim):
         slim = measure_slim(sets, partial(answer_all, context))
-        profiles = profile_passes(context, sources, chosen.task_model)
+        timed = speed.measure(context, sources, chosen.task_model)
     measured_controls = control(context, sources, chosen, path)
     with context.stage(Stage.verify):
         shipped = shipped_tasks(sets, slim)
         verified = artifacts.save(context, sources, shipped, chosen.groups, chosen.candidate)
     with context.stage(Stage.upload):
         metrics = job_metrics(sets, dense, slim).model_copy(update={"controls": measured_controls})
-        result = conclude(context, sources, chosen, slim[own(sets).key], metrics, profiles[0], verified)
+        result = conclude(context, sources, chosen, slim[own(sets).key], metrics, timed, verified)
         result = result.model_copy(update=cache.outcome())
-        found = findings.find(chosen, sets, dense, slim, profiles, path.at(chosen.candidate.requested_ratio))
+        found = findings.find(chosen, sets, dense, slim, timed.passes, path.at(chosen.candidate.requested_ratio))
         report.write(context, sources, sets, result, found)
         artifacts.upload(context)
     return result
@@ -139,31 +136,13 @@ def control(context: JobContext, sources: Sources, chosen: ChosenModel, path: Sc
         return controls.measure(context, control_inputs, path.at(ratio), ratio)
 
 
-def profile_passes(
-    context: JobContext, sources: Sources, task_model: TaskModel
-) -> list[tuple[PassProfile, PassProfile]]:
-    """Time and memory of a forward pass of (the dense, the slim) model, for each batch size.
-
-    The first size is that of a target of latency, where there is one. The dense model has no adapter, which costs no
-    time once it is merged.
-    """
-    dense = load_model(sources.model, device=torch.device("cpu")).model
-    cast_weights(dense, task_model.loaded.model.dtype)  # as on its device
-    bound = context.job.request.target.latency_ms
-    tokens = bound.tokens if bound else min(TOKENS, task_model.wording.max_tokens or TOKENS)
-    rows = dict.fromkeys([bound.batch, *SIZES] if bound else SIZES)
-    return profile_in_turns(
-        dense, task_model.loaded.model, task_model.evaluation.examples, task_model.padding, tokens, list(rows)
-    )
-
-
 def conclude(
     context: JobContext,
     sources: Sources,
     chosen: ChosenModel,
     slim: Measured,
     metrics: JobMetrics,
-    profiles: tuple[PassProfile, PassProfile],
+    timed: Speed,
     verified: Verified,
 ) -> Result:
     """The result of the job from what its stages have counted and measured."""
@@ -172,23 +151,11 @@ def conclude(
         metrics=metrics,
         parameters=DenseSlim(dense=chosen.dense.parameters, slim=slim.parameters),
         bytes=DenseSlim(dense=weight_file_bytes(sources.fetched_model), slim=slim_bytes),
-        latency_ms=_latency(*profiles, str(chosen.task_model.loaded.model.device)),
+        latency_ms=timed.latency,
+        generation_speed=timed.generation,
         widths=findings.widths(chosen.groups, chosen.candidate.kept),
         ratio=chosen.candidate.ratio,
         verified=verified,
         curve=chosen.curve,
         kept_metric=kept_metric(context, chosen, slim),
-    )
-
-
-def _latency(dense: PassProfile, slim: PassProfile, device: str) -> Latency:
-    return Latency(
-        dense=dense.milliseconds,
-        slim=slim.milliseconds,
-        dense_quartiles=dense.quartiles,
-        slim_quartiles=slim.quartiles,
-        batch=dense.batch,
-        tokens=dense.tokens,
-        runs=RUNS,
-        device=device,
     )

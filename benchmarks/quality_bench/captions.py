@@ -3,6 +3,7 @@
 LAYOUTS = ("per_layer", "uniform")
 REPAIRS = {"none": "no repair", "least_squares": "least squares", "least_squares_layerwise": "layer by layer"}
 FORMS = {"per_layer": "per layer, FFN and heads", "uniform": "equal, FFN alone"}
+WIDTHS = {"per_layer": "per layer", "uniform": "equal"}
 TASK_NAMES = {"trec": "TREC", "subj": "SUBJ", "cola": "CoLA", "rte": "RTE"}
 REPAIR_NAMES = REPAIRS | {"bias": "bias"}
 
@@ -21,6 +22,12 @@ calibration rows, in percent of the dense model's with its own. Repair `least_sq
 tasks are SST-2, IMDB, AG News, MNLI, QNLI and MRPC, mean over 200 test rows each. TREC, SUBJ, CoLA and RTE, on which no
 default was chosen, have all of their 400, 978, 700 and 277 test rows. A dot: not measured, or the dense model is no
 better than a constant answer."""
+
+KINDS = """\
+The metric of each task on all of its test rows, in percent of the dense model's, with label offsets where it has
+labels. 256 calibration rows, the default repair. Of encoders the feed-forward neurons are removed, of SmolLM2 with
+per-layer widths FFN and heads. The models are trained by `train_heads.py` and `train_adapter.py`. Intervals take the
+dense model's figure as exact."""
 
 FEW_ROWS = """\
 Accuracy in percent of the dense model's, with label offsets fitted on the calibration rows, as a job reports it, and

@@ -34,6 +34,7 @@ GISP_STEPS = 8  # the paper of `gisp` removes units in many small steps
 LAYERWISE = "least_squares_layerwise"
 # The layouts of the headline with their units: those with which a job keeps most, and those that it has by default.
 HEADLINE_FORMS = ((BLOCKS, "per_layer"), (("ffn",), "uniform"))
+KINDS_METHODS = (OURS, BEST_BASELINES[0], "random")
 REFITTING_REPAIRS = ("least_squares", LAYERWISE)
 JOB_DEFAULTS = (("ffn",), "uniform")  # the default units and layout of a job
 WITH_BIAS = ("smollm2",)  # models whose feed-forward modules can have a bias
@@ -151,10 +152,14 @@ def kinds(model: str, tasks: Sequence[str]) -> Iterator[Cell]:
     Only the feed-forward neurons of an encoder can be removed.
     """
     yield from (dense(model, task, rows=0) for task in tasks)
-    methods = (OURS, "random", BEST_BASELINES[0])
-    for ratio, (units, layout), method, task in product((0.5, 0.3, 0.7), HEADLINE_FORMS, methods, tasks):
-        units = units if model in DECODERS else JOB_DEFAULTS[0]
-        yield slim(model, task, method, ratio, units=units, layout=layout, repair=LAYERWISE, rows=0)
+    for ratio, layout, method, task in product((0.5, 0.3, 0.7), ("per_layer", "uniform"), KINDS_METHODS, tasks):
+        yield of_kind(model, task, method, ratio, layout)
+
+
+def of_kind(model: str, task: str, method: str, ratio: float, layout: str) -> Cell:
+    """A cell of `kinds`."""
+    units = {form: units for units, form in HEADLINE_FORMS}[layout] if model in DECODERS else JOB_DEFAULTS[0]
+    return slim(model, task, method, ratio, units=units, layout=layout, repair=LAYERWISE, rows=0)
 
 
 def generalisation(model: str, tasks: Sequence[str]) -> Iterator[Cell]:

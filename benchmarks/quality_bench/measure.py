@@ -25,7 +25,7 @@ from benchmarks.quality_bench.shared_pass import Method, score_together
 from service.contract.method import OBJECTIVES
 from service.contract.options import Supervision, TaskKind
 from service.contract.rows import with_named_labels
-from service.families.table import ModelFamily
+from service.families.family import ModelFamily
 from worker.checkpoints.loading import LoadedModel, count_parameters, load_model
 from worker.data import batching, prompts, wordings
 from worker.data.batching import Padding

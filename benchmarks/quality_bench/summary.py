@@ -5,12 +5,30 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from benchmarks.quality_bench.cells import BEST_BASELINES, LAYERWISE, OTHER_TASKS, OURS, TASKS, Cell, dense, slim
+from benchmarks.quality_bench.cells import (
+    BEST_BASELINES,
+    LAYERWISE,
+    OTHER_TASKS,
+    OURS,
+    TASKS,
+    WRITTEN_TASKS,
+    Cell,
+    dense,
+    of_kind,
+    slim,
+)
 from benchmarks.quality_bench.measurement import Measurements
 from service.contract.options import TaskMetric
 from service.contract.result import Estimate
 
 MAIN = "smollm2"
+WRITTEN = tuple(("smollm2-written", task) for task in WRITTEN_TASKS)
+# (kind of task, ratio) -> the (model, task) pairs of its figure in the benchmark's last line.
+KINDS: dict[tuple[str, float], tuple[tuple[str, str], ...]] = {
+    ("generation", 0.3): WRITTEN,
+    ("generation", 0.5): WRITTEN,
+    ("ner", 0.5): (("bert-snips_slots", "snips_slots"),),
+}
 
 Figure = Literal["value", "raw"]  # of a measurement: with the label offsets that ship, or without
 
@@ -71,7 +89,8 @@ def figures(measured: Measurements) -> dict[str, float | None]:
 
     `kept_at_*` is `kept` over TASKS, `lead_at_*` the lead over `random` and the best baselines there, and
     `kept_at_50_other_tasks` the least that one of OTHER_TASKS keeps at a half, on all of its test rows. Tasks where the
-    dense model is no better than a constant answer do not count: a share of nothing says nothing.
+    dense model is no better than a constant answer do not count: a share of nothing says nothing. The figures of KINDS
+    are the least that a task of the kind keeps.
     """
     form: dict[str, Any] = {"layout": "per_layer", "repair": LAYERWISE}
     result: dict[str, float | None] = {}
@@ -83,6 +102,17 @@ def figures(measured: Measurements) -> dict[str, float | None]:
     others = [kept(measured, [cell], "value") for cell in row(OURS, 0.5, able, rows=0, **form)]
     known = [share for share in others if share is not None]
     result["kept_at_50_other_tasks"] = round(min(known), 4) if known and len(known) == len(others) else None
+    return result | _of_kinds(measured)
+
+
+def _of_kinds(measured: Measurements) -> dict[str, float | None]:
+    """The least that a task of a kind keeps with per-layer widths; None until all of its tasks are measured."""
+    result: dict[str, float | None] = {}
+    for (name, ratio), tasks in KINDS.items():
+        cells = [of_kind(model, task, OURS, ratio, "per_layer") for model, task in tasks]
+        shares = [kept(measured, [cell], "value") for cell in cells]
+        known = [share for share in shares if share is not None]
+        result[f"kept_at_{round(ratio * 100)}_{name}"] = round(min(known), 4) if len(known) == len(shares) else None
     return result
 
 

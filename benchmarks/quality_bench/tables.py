@@ -18,6 +18,7 @@ from benchmarks.quality_bench.cells import (
     FINALISTS,
     GISP_STEPS,
     HEADLINE_FORMS,
+    KINDS_METHODS,
     LAYERWISE,
     MODEL_TASKS,
     OTHER_TASKS,
@@ -31,6 +32,7 @@ from benchmarks.quality_bench.cells import (
     TIMED,
     Cell,
     dense,
+    of_kind,
     slim,
 )
 from benchmarks.quality_bench.measurement import Measurement, Measurements
@@ -49,11 +51,24 @@ from benchmarks.quality_bench.summary import (
 METHODS = (OURS, *RIVALS, *BASELINES, *CONTROLS)
 RATIOS = (0.3, 0.5, 0.7)
 NOT_MEASURED = "·"
+KINDS_MODELS = ("smollm2-written", "bert-")  # of tasks of other kinds
 
 
 def document(measured: Measurements) -> str:
     """Every table that the measurements give."""
-    sections = (_headline, _generalisation, _means, _leads, _finalists, _settings, _choices, _tasks, _seconds, _t5)
+    sections = (
+        _headline,
+        _kinds,
+        _generalisation,
+        _means,
+        _leads,
+        _finalists,
+        _settings,
+        _choices,
+        _tasks,
+        _seconds,
+        _t5,
+    )
     return "\n\n".join([captions.INTRODUCTION, *(text for section in sections for text in section(measured))])
 
 
@@ -72,6 +87,22 @@ def _headline(measured: Measurements) -> Iterator[str]:
             [captions.FORMS[layout], f"{ratio:.0%}", method, *(_kept_of_able(measured, each) for each in cells)]
         )
     yield table(["widths", "removed", "criterion", *groups], _without_empty(rows, 3))
+
+
+def _kinds(measured: Measurements) -> Iterator[str]:
+    rows = []
+    models = [(model, task) for model, tasks in MODEL_TASKS.items() if model.startswith(KINDS_MODELS) for task in tasks]
+    for (model, task), layout in product(models, LAYOUTS):
+        whole = measured.get(dense(model, task, rows=0))
+        if whole is None or whole.value is None:
+            continue
+        cells = [[of_kind(model, task, method, ratio, layout)] for ratio in RATIOS for method in KINDS_METHODS]
+        shares = [_kept(measured, each, "value") for each in cells]
+        rows.append([task, f"{whole.metric} {whole.value.value:.3f}", captions.WIDTHS[layout], *shares])
+    if rows:
+        yield f"### Tasks of other kinds\n\n{captions.KINDS}"
+        names = [f"{ratio:.0%} {method}" for ratio in RATIOS for method in KINDS_METHODS]
+        yield table(["task", "dense model", "widths", *names], rows)
 
 
 def _kept_of_able(measured: Measurements, cells: Sequence[Cell]) -> str:

@@ -15,7 +15,7 @@ from benchmarks.quality_bench.kinds import as_read
 from service.contract.options import TaskKind
 from service.contract.rows import Row, with_named_labels
 from service.contract.task import TaskWording
-from service.families.table import Kind
+from service.families.family import Kind
 from worker.data import batching, prompts, wordings
 from worker.data.examples import Example
 from worker.slimming.scoring.objectives import Batch, candidate_scores, token_scores

@@ -15,7 +15,7 @@ from service.contract.errors import TaskslimError
 from service.contract.job import Job, JobStatus
 from service.contract.result import Estimate, JobMetrics, Result
 from service.reports.formatting import change, count, duration, milliseconds, percent, points, size, span
-from service.reports.metric_names import qualities
+from service.reports.metric_names import qualities, share_of_most_frequent
 
 
 class JobFailed(TaskslimError):
@@ -95,7 +95,7 @@ def _qualities(metrics: JobMetrics) -> Iterator[tuple[str, Estimate, Estimate]]:
 def _conditions(result: Result) -> str:
     """The rows and the input that the figures were measured on."""
     metrics, latency = result.metrics.dense, result.latency_ms
-    majority = f", {percent(metrics.majority)} with the most frequent label" if metrics.majority is not None else ""
+    majority = "" if metrics.majority is None else f", {percent(metrics.majority)} {share_of_most_frequent(metrics)}"
     return (
         f"{metrics.examples} evaluation rows{majority}; latency: median forward pass of "
         f"{latency.batch} x {latency.tokens} tokens, {latency.device}"

@@ -48,6 +48,7 @@ class Metrics(Schema):
         default=None, description="mean squared difference of the outputs and the right numbers of a regression"
     )
     token_log_likelihood: float | None = Field(default=None, description="mean log-probability of the target's tokens")
+    empty: float | None = Field(default=None, description="share of the generated texts that are empty")
     repetition: float | None = Field(
         default=None, description="share of generated answers in which more than half of the word trigrams are repeated"
     )
@@ -78,6 +79,25 @@ class Latency(Schema):
     tokens: int = Field(description="tokens of each row")
     runs: int = Field(description="number of timed passes of each model")
     device: str = Field(description="name of the worker's device")
+
+
+class TokenRate(Schema):
+    """Median tokens a second of both models, with the spread of the runs."""
+
+    dense: float
+    slim: float
+    dense_quartiles: Quartiles
+    slim_quartiles: Quartiles
+
+
+class GenerationSpeed(Schema):
+    """How fast both models read and write a text on the worker's device: one prompt, with a cache, in turn."""
+
+    prefill: TokenRate = Field(description="tokens of the prompt that are read a second")
+    decode: TokenRate = Field(description="tokens that are written a second, one at a time")
+    prompt_tokens: int = Field(description="tokens of the prompt, which has the median length of the evaluation rows")
+    new_tokens: int = Field(description="tokens that are written")
+    runs: int = Field(description="number of timed runs of each model")
 
 
 class Verified(Schema):
@@ -178,6 +198,7 @@ class Result(Schema):
     parameters: DenseSlim
     bytes: DenseSlim
     latency_ms: Latency
+    generation_speed: GenerationSpeed | None = Field(default=None, description="null unless the task is generation")
     widths: list[Widths]
     ratio: float = Field(description="share of the chosen units' parameters that was removed")
     verified: Verified

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from service.contract.errors import InvalidModel
-from service.families.table import ModelFamily
+from service.families.family import ModelFamily
 
 LAYER_LISTS = ("layer_types", "no_rope_layers")  # fields with an entry for each layer
 
@@ -12,9 +12,12 @@ LAYER_LISTS = ("layer_types", "no_rope_layers")  # fields with an entry for each
 def check_settings(config: Mapping[str, Any], family: ModelFamily) -> None:
     """Raise InvalidModel for a padding token that the model cannot have, or that its class needs and lacks."""
     _check_padding(config, family)
-    if family.kind in ("causal", "decoder_classifier"):
-        _check_heads(config, family)
-        _check_layer_lists(config)
+    for stack in family.names.stacks:
+        if family.kind in ("causal", "decoder_classifier") or stack.part:
+            own = stack.config_in(config)
+            _check_padding_token(own)
+            _check_heads(own, family)
+            _check_layer_lists(own)
     if family.model_type == "exaone4":
         _check_window_pattern(config)
 
@@ -28,10 +31,8 @@ def num_classes(config: Mapping[str, Any]) -> int:
 
 
 def _check_padding(config: Mapping[str, Any], family: ModelFamily) -> None:
-    pad, size = config.get("pad_token_id"), config.get("vocab_size")
-    if type(pad) is int and type(size) is int and not -size <= pad < size:
-        message = f"config.json has the pad_token_id {pad}, and the vocabulary has {size} tokens: give one of them"
-        raise InvalidModel(message, param="model.uri")
+    _check_padding_token(config)
+    pad = config.get("pad_token_id")
     if family.kind == "decoder_classifier" and (type(pad) is not int or pad < 0):
         message = (
             f"config.json has no pad_token_id, by which {family.model_class} finds the last token of a text: add it"
@@ -40,6 +41,14 @@ def _check_padding(config: Mapping[str, Any], family: ModelFamily) -> None:
     counts = family.names.numbers_after_padding or family.model_type == "m2m_100"
     if counts and "pad_token_id" in config and pad is None:
         message = f"config.json has no pad_token_id, from which {family.model_type} counts its positions: add it"
+        raise InvalidModel(message, param="model.uri")
+
+
+def _check_padding_token(config: Mapping[str, Any]) -> None:
+    """Refuse a padding token that is not in the vocabulary."""
+    pad, size = config.get("pad_token_id"), config.get("vocab_size")
+    if type(pad) is int and type(size) is int and not -size <= pad < size:
+        message = f"config.json has the pad_token_id {pad}, and the vocabulary has {size} tokens: give one of them"
         raise InvalidModel(message, param="model.uri")
 
 

@@ -3,7 +3,7 @@
 from service.contract.errors import InvalidModel, InvalidRequest
 from service.contract.options import TaskKind
 from service.contract.task import TaskWording
-from service.families.table import CLASSIFIERS, Kind
+from service.families.family import CLASSIFIERS, Kind
 
 # Values of `problem_type` in config.json
 SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"

@@ -36,13 +36,19 @@ class Modules:
     where: Callable[[Config], bool] = always
     first_layer: bool = False  # whether the first layer alone has them
     later_layers: bool = False  # whether all layers but the first have them
+    kind: str = ""  # the type of the layers that have them, if not all do
+    parameters: tuple[str, ...] = ("weight",)
 
     def tensors(self, config: Config) -> list[str]:
         """The names of the tensors of the modules."""
         if not self.where(config):
             return []
-        leaves = ["weight", "bias"] if self.bias(config) else ["weight"]
+        leaves = [*self.parameters, "bias"] if self.bias(config) else self.parameters
         return [f"{path}.{leaf}" for path in _expanded(self.paths) for leaf in leaves]
+
+    def are_in(self, index: int, kind: str) -> bool:
+        """Whether the layer with this index and of this type has the modules."""
+        return not (self.first_layer if index else self.later_layers) and self.kind in ("", kind)
 
 
 @dataclass(frozen=True)
@@ -88,14 +94,25 @@ class ModelTensors:
         """The names of all tensors of a model whose stacks have these numbers of layers."""
         found = {name for modules in self.outside for name in modules.tensors(config)}
         for path, rows in self.layers.items():
+            kinds = layer_kinds(config, counts[path])
             for index, modules in product(range(counts[path]), rows):
-                if not (modules.first_layer if index else modules.later_layers):
+                if modules.are_in(index, kinds[index]):
                     found |= {f"{path}.{index}.{name}" for name in modules.tensors(config)}
         return found
 
     def full_name(self, name: str, has_prefix: bool) -> str:
         """The name of a tensor in the model with its head; `has_prefix`: whether the checkpoint's names have one."""
         return name if has_prefix or name.startswith(self.heads) else self.prefix + name
+
+
+def layer_kinds(config: Config, count: int) -> list[str]:
+    """The type of each layer: as `layer_types` says, else every fourth one, or as many as config.json says, is of
+    full attention."""
+    types, every = config.get("layer_types"), config.get("full_attention_interval", 4)
+    if isinstance(types, list) and len(types) >= count:
+        return [str(kind) for kind in types]
+    every = every if type(every) is int and every > 0 else 4
+    return ["full_attention" if (index + 1) % every == 0 else "linear_attention" for index in range(count)]
 
 
 def _expanded(paths: str) -> Iterator[str]:
@@ -245,6 +262,27 @@ def _bart(*outside: Modules) -> ModelTensors:
         may_hold="final_logits_bias",
     )
 
+
+def _t5gemma_layer(part: str) -> tuple[Modules, ...]:
+    """The modules of a layer of the encoder; those of the decoder are more."""
+
+    def has_bias(config: Config) -> bool:
+        return ATTENTION_BIAS(config.get(part) or {})
+
+    return (
+        Modules("self_attn.{q,k,v,o}_proj", has_bias),
+        Modules("cross_attn.{q,k,v,o}_proj", has_bias, lambda config: part == "decoder"),
+        Modules("{pre,post}_cross_attn_layernorm", where=lambda config: part == "decoder"),
+        Modules("{pre,post}_{self_attn,feedforward}_layernorm"),
+        GATED_BLOCK,
+    )
+
+
+T5GEMMA = ModelTensors(
+    (Modules("model.{encoder,decoder}.{embed_tokens,norm}"), Modules("lm_head.out_proj")),
+    {f"model.{part}.layers": _t5gemma_layer(part) for part in ("encoder", "decoder")},
+    "model.",
+)
 
 # --- encoders ------------------------------------------------------------------------------------------------------
 
@@ -398,6 +436,16 @@ MODEL_TENSORS: dict[str, ModelTensors] = {
         Modules("{self_attn.q,self_attn.k,self_attn.v,self_attn.o,mlp.gate,mlp.up,mlp.down}_proj", field("use_bias")),
         NORMS,
     ),
+    "qwen3_5_text": _gated(
+        Modules("self_attn.{q,k,v,o}_proj", ATTENTION_BIAS, kind="full_attention"),
+        Modules("self_attn.{q,k}_norm", kind="full_attention"),
+        Modules(
+            "linear_attn.{conv1d,norm,out_proj,in_proj_qkv,in_proj_z,in_proj_b,in_proj_a}", kind="linear_attention"
+        ),
+        Modules("linear_attn", kind="linear_attention", parameters=("A_log", "dt_bias")),
+        NORMS,
+        GATED_BLOCK,
+    ),
     "gpt2": GPT2,
     "opt": OPT,
     "gpt_neox": NEOX,
@@ -416,4 +464,5 @@ MODEL_TENSORS: dict[str, ModelTensors] = {
     "m2m_100": _bart(LAST_NORMS),
     "marian": _bart(),
     "umt5": _t5("gated-gelu", shares_position_bias=False),
+    "t5gemma": T5GEMMA,
 }

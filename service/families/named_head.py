@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from service.contract.errors import UnsupportedFamily
+from service.families.family import ModelFamily
 from service.families.per_layer import is_per_layer
-from service.families.table import ModelFamily
 
 
 def check_head(config: Mapping[str, Any], family: ModelFamily, *, has_adapter: bool) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from service.families.table import ModelFamily
+from service.families.family import ModelFamily
 
 DEFAULT_PADDING = 1  # of a RoBERTa or XLM-RoBERTa whose config.json does not name the padding token
 
@@ -14,9 +14,11 @@ def max_tokens(family: ModelFamily, config: Mapping[str, Any]) -> int | None:
     None for relative positions, which have no limit, and for a config.json that does not say the number.
     """
     names = family.names
-    positions = config.get(names.positions)
-    if type(positions) is not int or (names.positions_where and not config.get(names.positions_where, True)):
+    stated = [stack.config_in(config).get(names.positions) for stack in names.stacks]
+    numbers = [number for number in stated if type(number) is int]
+    if not numbers or (names.positions_where and not config.get(names.positions_where, True)):
         return None
+    positions = min(numbers)
     return positions - _first_position(config) if names.numbers_after_padding else positions
 
 

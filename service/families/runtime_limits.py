@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.contract.options import Unit
-from service.families.table import Kind
+from service.families.family import Kind
 
 # Family -> its last layer of this many sees the whole text, the others a sliding window.
 PATTERNS = {"gemma2": 2, "gemma3_text": 6, "olmo3": 4}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from service.contract.options import Unit
 from service.contract.report import Runtime
 from service.families.runtime_limits import SlimSizes, limit_of
-from service.families.table import FAMILIES, Kind
+from service.families.table import FAMILIES
 
 DEVICES = (1, 2, 4, 8)
 
@@ -20,6 +20,12 @@ GGUF_BLOCKS = ((256, ("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "Q4_0")), (32, ("Q8_0"
 # 4-bit kernels share a scale among 128 weights of a row; FP8 kernels work in tiles of 16.
 GPU_BLOCKS = ((128, ("AWQ", "GPTQ", "FP8")), (16, ("FP8",)))
 MLX_BLOCKS = ((64, ("4-bit", "8-bit")),)  # a scale for each 64 weights of a row
+# Kinds of models of which no runtime but transformers is promised -> their head.
+UNTESTED_HEADS: dict[str, str] = {
+    "decoder_classifier": "a classification head on a decoder",
+    "token_classifier": "a head for tokens",
+    "encoder": "the embeddings of an encoder without a head",
+}
 ANY_WIDTH = ((1, ("bitsandbytes",)),)
 
 Blocks = Sequence[tuple[int, tuple[str, ...]]]
@@ -39,13 +45,6 @@ RUNTIMES: dict[str, RuntimeTraits] = {
     "sglang": RuntimeTraits(GPU_BLOCKS, splits=True),
     "llama.cpp": RuntimeTraits(GGUF_BLOCKS),
     "mlx-lm": RuntimeTraits(MLX_BLOCKS),
-}
-
-
-# Kinds of models of which no other runtime than transformers was tested.
-UNTESTED: dict[Kind, str] = {
-    "decoder_classifier": "a classification head on a decoder",
-    "encoder": "the embeddings of an encoder without a head",
 }
 
 
@@ -69,8 +68,8 @@ def _of_unequal_widths(name: str) -> Runtime:
 def _runtime(name: str, traits: RuntimeTraits, sizes: SlimSizes) -> Runtime:
     if name not in ("transformers", *FAMILIES[sizes.family].runtimes):
         return Runtime(name=name, loads=False, reason=f"it has no architecture for {sizes.family}")
-    if name != "transformers" and sizes.kind in UNTESTED:
-        untested = f"whether it computes {UNTESTED[sizes.kind]} as transformers does was not tested"
+    if name != "transformers" and sizes.kind in UNTESTED_HEADS:
+        untested = f"whether it computes {UNTESTED_HEADS[sizes.kind]} as transformers does was not tested"
         return Runtime(name=name, loads=False, reason=untested)
     if limit := limit_of(name, sizes):
         return Runtime(name=name, loads=False, reason=limit)

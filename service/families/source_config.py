@@ -20,13 +20,35 @@ class TextPart(NamedTuple):
     """The text part of a multimodal model."""
 
     whole: str  # class of the multimodal model
-    part: str  # class of a text model with the same weights
-    defaults: Mapping[str, Any]  # sizes that the published config.json files leave out
+    model_type: str  # of a text model with the same weights
+    part: str  # its class
+    defaults: Mapping[str, Any] = {}  # values that its config.json may leave out, and that the two classes differ in
 
 
 GEMMA3_SIZES = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262208}
-TEXT_PARTS = {"gemma3": TextPart("Gemma3ForConditionalGeneration", "Gemma3ForCausalLM", GEMMA3_SIZES)}  # by model_type
-OF_THE_WHOLE = ("dtype", "torch_dtype", "tie_word_embeddings", "quantization_config", "auto_map")
+MISTRAL3 = "Mistral3ForConditionalGeneration"
+# model_type of the whole -> that of its part, as config.json has it -> the part. The first is what one without it has.
+TEXT_PARTS: dict[str, dict[str, TextPart]] = {
+    "gemma3": {
+        "gemma3_text": TextPart("Gemma3ForConditionalGeneration", "gemma3_text", "Gemma3ForCausalLM", GEMMA3_SIZES)
+    },
+    "mistral3": {
+        "mistral": TextPart(MISTRAL3, "mistral", "MistralForCausalLM"),
+        "ministral3": TextPart(MISTRAL3, "ministral3", "Ministral3ForCausalLM"),
+    },
+    "qwen3_5": {
+        "qwen3_5_text": TextPart("Qwen3_5ForConditionalGeneration", "qwen3_5_text", "Qwen3_5ForCausalLM"),
+    },
+    # Its positions in time, height and width are one and the same in a text, as those of a Qwen3.
+    "qwen3_vl": {
+        "qwen3_vl_text": TextPart(
+            "Qwen3VLForConditionalGeneration", "qwen3", "Qwen3ForCausalLM", {"rope_theta": 500_000.0}
+        )
+    },
+}
+IN_THREE_DIMENSIONS = ("mrope_section", "mrope_interleaved")
+TIED = "tie_word_embeddings"
+OF_THE_WHOLE = ("dtype", "torch_dtype", TIED, "quantization_config", "auto_map")
 # Prefix of tensor names -> what stands in its place in the checkpoint of a text model.
 TEXT_PREFIXES = {
     r"^language_model\.lm_head\.": "lm_head.",
@@ -53,9 +75,24 @@ def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     text = config.get("text_config")
     if str(config.get("model_type")) not in TEXT_PARTS or not isinstance(text, dict):
         return config
-    row, named = TEXT_PARTS[config["model_type"]], config.get("architectures")
+    rows, named = TEXT_PARTS[config["model_type"]], config.get("architectures")
+    row = rows.get(str(text.get("model_type", next(iter(rows)))))
+    if row is None:
+        return config
+    text = _in_one_dimension(text) if row.model_type == "qwen3" else text
     shared = {field: config[field] for field in OF_THE_WHOLE if field in config}
-    return {**row.defaults, **shared, **text, "architectures": [row.part] if named in (None, [row.whole]) else named}
+    tied = {field: value for field, value in shared.items() if field == TIED}  # the head is a module of the whole
+    own = {"model_type": row.model_type, "architectures": [row.part] if named in (None, [row.whole]) else named}
+    return {**row.defaults, **shared, **text, **tied, **own}
+
+
+def _in_one_dimension(text: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a text part without what says how rotary positions are shared out to three dimensions."""
+    found = dict(text)
+    for field in ("rope_parameters", "rope_scaling"):
+        if isinstance(rope := text.get(field), dict):
+            found[field] = {name: value for name, value in rope.items() if name not in IN_THREE_DIMENSIONS}
+    return found
 
 
 def _as_mistral(config: Mapping[str, Any]) -> Mapping[str, Any]:

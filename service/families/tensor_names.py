@@ -32,8 +32,14 @@ class StackNames:
     name: str
     layers: str
     unit_tensors: tuple[UnitTensors, ...]
+    part: str = ""  # the part of config.json that holds the fields of the stack, where it is a config of its own
     moves: str = r"(?!)"  # regular expression: path of a tensor that moves to the next layer if its own is removed
     bias: str = ""  # config field that gives the feed-forward modules biases, which the repair `bias` needs
+
+    def config_in(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The config that holds the fields of the stack; empty where config.json lacks it."""
+        part = config.get(self.part) if self.part else config
+        return part if isinstance(part, Mapping) else {}
 
 
 @dataclass(frozen=True)

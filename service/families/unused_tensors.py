@@ -49,9 +49,15 @@ UNUSED = (
     ),
     Unused(
         r"(model\.)?(vision_tower|multi_modal_projector)\..*",
-        "the vision part of a Gemma 3, of which the text part is slimmed",
-        ("gemma3_text",),
+        "the vision part of a Gemma 3 or Mistral 3, of which the text part is slimmed",
+        ("gemma3_text", "mistral", "ministral3"),
     ),
+    Unused(
+        r"(model\.)?visual\..*",
+        "the vision part of a Qwen3-VL or Qwen3.5, of which the text part is slimmed",
+        ("qwen3", "qwen3_5_text"),
+    ),
+    Unused(r"mtp\..*", "layers that guess further tokens, which the model itself does not read", ("qwen3_5_text",)),
 )
 
 

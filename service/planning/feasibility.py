@@ -55,8 +55,8 @@ def _check_sizes(checkpoint: Checkpoint) -> None:
     """Raise InvalidModel unless the model has the layers and the head counts that a plan states."""
     for stack in checkpoint.names.stacks:
         num_layers(checkpoint, stack)
-    head_counts(checkpoint)
-    head_size(checkpoint)
+        head_counts(checkpoint, stack)
+        head_size(checkpoint, stack)
 
 
 def _check_repair(request: JobRequest, checkpoint: Checkpoint) -> None:

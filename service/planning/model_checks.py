@@ -10,12 +10,13 @@ from service.contract.request import JobRequest
 from service.contract.rows import check_classes, have_answers
 from service.contract.task import DataSource, Task, TaskWording
 from service.families.config_checks import check_settings, num_classes
+from service.families.family import CLASSIFIERS, ModelFamily
 from service.families.head_classes import check_entity_tags, head_classes, with_labels
 from service.families.head_kind import check_kind
 from service.families.named_head import check_head
 from service.families.per_layer import is_per_layer
 from service.families.positions import max_tokens
-from service.families.table import CLASSIFIERS, ModelFamily, check_first_layer, check_units
+from service.families.table import check_first_layer, check_units
 from service.planning.row_counts import inline_rows
 from service.sources.access import HUB, Access, blaming
 from service.sources.adapter import Adapter

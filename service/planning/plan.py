@@ -12,9 +12,9 @@ from service.contract.errors import NotPlannable
 from service.contract.options import Layout, Repair, Unit
 from service.contract.report import Runtime
 from service.contract.request import JobRequest
+from service.families.family import CLASSIFIERS
 from service.families.runtime_limits import SlimSizes
 from service.families.runtimes import runtimes_after, runtimes_of_unequal_widths
-from service.families.table import CLASSIFIERS
 from service.planning.admission import check_request
 from service.planning.feasibility import check_options
 from service.planning.removal import count_parameters
@@ -23,7 +23,13 @@ from service.planning.tokenizer_checks import check_tokenizer
 from service.planning.widths import Cut, described, is_set_by_ratio, kept
 from service.sources.access import Access
 from service.sources.checkpoint import Checkpoint, read_checkpoint
-from service.sources.dimensions import ffn_width, head_counts, head_size, num_layers
+from service.sources.dimensions import (
+    caching_layers,
+    ffn_width,
+    head_counts,
+    head_size,
+    num_layers,
+)
 from service.sources.safetensors_header import BYTES
 
 
@@ -68,8 +74,9 @@ def _cache_bytes(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut
     number. None for a classifier or an encoder, which keep no cache."""
     if checkpoint.family.kind in (*CLASSIFIERS, "encoder"):
         return None
-    _, heads = head_counts(checkpoint)
-    layers, size = num_layers(checkpoint, checkpoint.names.stacks[-1]), head_size(checkpoint)
+    stack = checkpoint.last_stack
+    _, heads = head_counts(checkpoint, stack)
+    layers, size = caching_layers(checkpoint), head_size(checkpoint, stack)
     slim_heads = kept(cuts, Unit.heads, heads)
     slim_layers, slim_size = kept(cuts, Unit.layers, layers), kept(cuts, Unit.head_dims, size)
     number = 2 * BYTES[checkpoint.dtype]
@@ -84,17 +91,17 @@ def _runtimes(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut]) 
     # Where whole layers are removed and nothing else, the others keep their one width.
     if request.output.layout is Layout.per_layer and units != [Unit.layers]:
         return runtimes_of_unequal_widths()
-    heads, groups = head_counts(checkpoint)
-    layers = num_layers(checkpoint, checkpoint.names.stacks[-1])
+    stack = checkpoint.last_stack
+    heads, groups = head_counts(checkpoint, stack)
     return runtimes_after(
         SlimSizes(
             checkpoint.family.model_type,
             units,
             widths=_ffn_widths(request, checkpoint, cuts),
             heads=kept(cuts, Unit.heads, groups) * heads // groups,
-            head_size=kept(cuts, Unit.head_dims, head_size(checkpoint)),
-            layers=kept(cuts, Unit.layers, layers),
-            hidden_size=checkpoint.number(checkpoint.names.hidden_size),
+            head_size=kept(cuts, Unit.head_dims, head_size(checkpoint, stack)),
+            layers=kept(cuts, Unit.layers, num_layers(checkpoint, stack)),
+            hidden_size=checkpoint.number(checkpoint.names.hidden_size, stack),
             config=_slim_config(request, checkpoint),
             heads_known=Unit.heads not in units or any(cut.unit is Unit.heads for cut in cuts),
             layers_known=Unit.layers not in units,

@@ -1,11 +1,13 @@
 """Whether the tensors of a checkpoint and its adapter are those of the class that loads it."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from service.contract.errors import InvalidModel
 from service.contract.options import Unit
 from service.families.adapter_names import module_and_part, name_in_files
-from service.families.table import DERIVED_SIZE
+from service.families.family import DERIVED_SIZE
 from service.sources.adapter import Adapter
 from service.sources.checkpoint import Checkpoint
 
@@ -14,8 +16,8 @@ LAYER_COUNTS = {
     "transformer.h": ("n_layer", "num_hidden_layers"),
     "encoder.block": ("num_layers", "num_hidden_layers"),
     "decoder.block": ("num_decoder_layers", "num_layers"),
-    "model.encoder.layers": ("encoder_layers",),
-    "model.decoder.layers": ("decoder_layers", "num_hidden_layers"),
+    "model.encoder.layers": ("encoder_layers", "encoder.num_hidden_layers"),
+    "model.decoder.layers": ("decoder_layers", "decoder.num_hidden_layers", "num_hidden_layers"),
     "distilbert.transformer.layer": ("n_layers", "num_hidden_layers"),
 }
 
@@ -41,13 +43,15 @@ def check_tensors(checkpoint: Checkpoint) -> None:
 def check_head_count(checkpoint: Checkpoint) -> None:
     """Raise InvalidModel for a head count that the stock class refuses."""
     names, family = checkpoint.names, checkpoint.family
-    must_divide = any(checkpoint.config.get(field) for field in names.head_counts_divide)
-    if not must_divide and family.refused.get(Unit.heads) != DERIVED_SIZE:
-        return
-    hidden, heads = checkpoint.number(names.hidden_size), checkpoint.number(names.heads)
-    if hidden % heads:
-        message = f"{family.model_class} cannot have {heads} heads: they do not divide its hidden size of {hidden}"
-        raise InvalidModel(message, param="model.uri")
+    for stack in names.stacks:
+        config = stack.config_in(checkpoint.config)
+        must_divide = any(config.get(field) for field in names.head_counts_divide)
+        if not must_divide and family.refused.get(Unit.heads) != DERIVED_SIZE:
+            continue
+        hidden, heads = checkpoint.number(names.hidden_size, stack), checkpoint.number(names.heads, stack)
+        if hidden % heads:
+            message = f"{family.model_class} cannot have {heads} heads: they do not divide its hidden size of {hidden}"
+            raise InvalidModel(message, param="model.uri")
 
 
 def _layer_count(checkpoint: Checkpoint, layers: str) -> int:
@@ -55,13 +59,20 @@ def _layer_count(checkpoint: Checkpoint, layers: str) -> int:
     pattern = re.compile(rf"{re.escape(layers)}\.(\d{{1,4}})\..+")
     count = len({match[1] for name in checkpoint.tensors if (match := pattern.fullmatch(name))})
     for field in LAYER_COUNTS.get(layers, ("num_hidden_layers",)):
-        said = checkpoint.config.get(field)
+        said = _value(checkpoint.config, field)
         if said is not None:
             if said != count:
                 message = f"config.json says {said} in {field!r}, and the weights hold {count} layers {layers}"
                 raise InvalidModel(message, param="model.uri")
             break
     return count
+
+
+def _value(config: Mapping[str, Any], path: str) -> object:
+    """The value of a field of a config, or of a part of it."""
+    part, _, field = path.rpartition(".")
+    owner = config.get(part) if part else config
+    return owner.get(field) if isinstance(owner, Mapping) else None
 
 
 def _repeated(checkpoint: Checkpoint) -> set[str]:

@@ -75,11 +75,11 @@ def _choices(request: JobRequest, checkpoint: Checkpoint, stack: StackNames, uni
         dense = ffn_width(checkpoint, stack)
         return dense, range(request.output.round_to, dense + 1, request.output.round_to)
     if unit is Unit.head_dims:
-        dense = checkpoint.number(names.head_size)
+        dense = checkpoint.number(names.head_size, stack)
         return dense, range(1, dense + 1)
-    heads, dense = head_counts(checkpoint)
-    must_divide = any(checkpoint.config.get(field) for field in names.head_counts_divide)
-    hidden, shared = checkpoint.number(names.hidden_size), heads // dense
+    heads, dense = head_counts(checkpoint, stack)
+    must_divide = any(stack.config_in(checkpoint.config).get(field) for field in names.head_counts_divide)
+    hidden, shared = checkpoint.number(names.hidden_size, stack), heads // dense
     return dense, [kept for kept in range(1, dense + 1) if not must_divide or hidden % (kept * shared) == 0]
 
 

@@ -5,7 +5,7 @@ The names start with a lower-case letter, unless it is part of a name.
 
 from collections.abc import Iterator
 
-from service.contract.options import Supervision, TaskMetric
+from service.contract.options import METRICS, Supervision, TaskKind, TaskMetric
 from service.contract.result import Estimate, Metrics
 
 LABELLED = {
@@ -54,6 +54,12 @@ def qualities(metrics: Metrics) -> Iterator[tuple[str, Estimate]]:
     yield metric_name(metrics), metrics.value
     if metrics.raw is not None:
         yield f"raw {metric_name(metrics)}", metrics.raw
+
+
+def share_of_most_frequent(metrics: Metrics) -> str:
+    """What `majority` is the share of, as it follows the number: of rows, or of the words of tagged rows."""
+    is_tagged = metrics.metric in METRICS[TaskKind.token_classification]
+    return "of the words with the most frequent tag" if is_tagged else "with the most frequent label"
 
 
 def capitalised(name: str) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 
 from service.contract.errors import InvalidModel
 from service.contract.report import Dequantised
+from service.families.family import ModelFamily
 from service.families.source_config import plain_name
-from service.families.table import ModelFamily
-from service.families.tensor_names import CheckpointNames
+from service.families.tensor_names import CheckpointNames, StackNames
 from service.sources.adapter import Adapter
 from service.sources.model_directory import ModelDirectory
 from service.sources.quantised_weights import StoredWeights, plain_config, stored_weights
@@ -45,15 +45,22 @@ class Checkpoint:
         stored = (tensor.dtype for tensor in self.tensors.values())
         return next((dtype for dtype in (named, *stored) if dtype in FLOATS), "F32")
 
-    def value(self, field: str) -> Any:
-        """The value of a field of config.json, or that of the class where it is not there and the table has it."""
-        return self.config.get(field, self.names.class_defaults.get(field))
+    @property
+    def last_stack(self) -> StackNames:
+        """The stack that answers: the decoder of an encoder-decoder, else the only one."""
+        return self.names.stacks[-1]
 
-    def number(self, field: str) -> int:
-        """A count in the config. Raises InvalidModel if the config has no such count."""
-        value = self.value(field)
+    def value(self, field: str, stack: StackNames) -> Any:
+        """The value of a field in the config of a stack, or that of the class where it is not there and the table has
+        it."""
+        return stack.config_in(self.config).get(field, self.names.class_defaults.get(field))
+
+    def number(self, field: str, stack: StackNames) -> int:
+        """A count in the config of a stack. Raises InvalidModel if the config has no such count."""
+        value = self.value(field, stack)
         if type(value) is not int or not 0 < value <= MAX_UNITS:
-            message = f"config.json must have a whole number from 1 to {MAX_UNITS} in {field!r}"
+            place = f"{stack.part}.{field}" if stack.part else field
+            message = f"config.json must have a whole number from 1 to {MAX_UNITS} in {place!r}"
             raise InvalidModel(message, param="model.uri")
         return value
 

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from service.contract.errors import InvalidModel
 from service.contract.options import Unit
+from service.families.model_tensors import layer_kinds
 from service.families.tensor_names import StackNames, UnitTensors
 from service.sources.checkpoint import MAX_UNITS, Checkpoint
 from service.sources.safetensors_header import TensorShape
@@ -38,23 +39,31 @@ def ffn_width(checkpoint: Checkpoint, stack: StackNames) -> int:
     return widths.pop()
 
 
-def head_counts(checkpoint: Checkpoint) -> tuple[int, int]:
+def head_counts(checkpoint: Checkpoint, stack: StackNames) -> tuple[int, int]:
     """(query heads, key-value heads) of a layer. Raises InvalidModel if the second does not divide the first."""
     names = checkpoint.names
-    heads = checkpoint.number(names.heads)
-    groups = heads if checkpoint.value(names.key_value_heads) is None else checkpoint.number(names.key_value_heads)
+    heads = checkpoint.number(names.heads, stack)
+    has_groups = checkpoint.value(names.key_value_heads, stack) is not None
+    groups = checkpoint.number(names.key_value_heads, stack) if has_groups else heads
     if heads % groups:
         message = f"config.json has {heads} heads and {groups} key-value heads, which do not divide them"
         raise InvalidModel(message, param="model.uri")
     return heads, groups
 
 
-def head_size(checkpoint: Checkpoint) -> int:
+def head_size(checkpoint: Checkpoint, stack: StackNames) -> int:
     """Dimensions of an attention head."""
     names = checkpoint.names
-    if checkpoint.value(names.head_size) is not None:
-        return checkpoint.number(names.head_size)
-    return checkpoint.number(names.hidden_size) // checkpoint.number(names.heads)
+    if checkpoint.value(names.head_size, stack) is not None:
+        return checkpoint.number(names.head_size, stack)
+    return checkpoint.number(names.hidden_size, stack) // checkpoint.number(names.heads, stack)
+
+
+def caching_layers(checkpoint: Checkpoint) -> int:
+    """Layers of the last stack that cache keys and values; one of linear attention has a state of one size instead."""
+    layers = num_layers(checkpoint, checkpoint.last_stack)
+    has_others = any(".linear_attn." in name for name in checkpoint.tensors)
+    return layer_kinds(checkpoint.config, layers).count("full_attention") if has_others else layers
 
 
 def layer_tensors(checkpoint: Checkpoint, stack: StackNames) -> Iterator[tuple[int, str, TensorShape]]:

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple, Self
 
 from service.contract.errors import InvalidModel, NotFound, StorageUnavailable
 from service.contract.task import ModelSource
+from service.families.family import ModelFamily
 from service.families.sentence_encoder import read_sentence_encoder
 from service.families.source_config import effective_config
-from service.families.table import ModelFamily, family_of, with_adapter_head
+from service.families.table import family_of, with_adapter_head
 from service.sources.access import HUB, Access, blaming
 from service.sources.adapter import Adapter, read_adapter
 from service.sources.directories import Directory, StoredDirectory, read_json

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from service.families.table import CLASSIFIERS, Kind
+from service.families.family import CLASSIFIERS, Kind
 from tests.support import checkpoints
 from tests.support.checkpoints import change_json
 from tests.support.tiny_models import HIDDEN_SIZE, VOCABULARY, base_name, changed, tiny_family
@@ -109,8 +109,10 @@ MODULES: dict[str, tuple[str, str, str]] = {
     "m2m_100": ("k_proj", "fc1", ""),
     "marian": ("v_proj", "fc2", ""),
     "umt5": ("k", "wi_0", ""),
+    "t5gemma": ("q_proj", "down_proj", ""),
 }
 LLAMA_MODULES = ("q_proj", "down_proj", "embed_tokens")
+HEADS = {"t5gemma": "out_proj"}  # family -> the linear module of its head, where it is not lm_head
 # Damage to the tensors of a file, which both plan and worker refuse.
 DAMAGE: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
     "another tensor": lambda tensors: tensors | {"another_head.weight": torch.ones(2, HIDDEN_SIZE)},
@@ -197,7 +199,8 @@ def _adapters(name: str, kind: Kind) -> list[dict[str, Any]]:
     ]
     if kind in CLASSIFIERS:
         return [options | {"task_type": "SEQ_CLS"} for options in found]
-    found += [{"target_modules": ["lm_head"]}, {"target_modules": [attention], "modules_to_save": ["lm_head"]}]
+    head = HEADS.get(name, "lm_head")
+    found += [{"target_modules": [head]}, {"target_modules": [attention], "modules_to_save": [head]}]
     if embedding:
         found += [
             {"target_modules": [embedding]},
@@ -224,7 +227,8 @@ def _built(drawn: DrawnModel) -> PreTrainedModel:
     if drawn.head == "own":
         model.get_output_embeddings().weight = torch.nn.Parameter(torch.randn(VOCABULARY, HIDDEN_SIZE))
     elif drawn.head in ("shared", "repeated"):
-        model.get_output_embeddings().weight = model.get_input_embeddings().weight
+        source = model.get_decoder() if drawn.kind == "encoder_decoder" else model
+        model.get_output_embeddings().weight = source.get_input_embeddings().weight
     for name, parameter in model.named_parameters():
         if name not in (model._keys_to_ignore_on_save or ()):
             parameter.data = parameter.data.to(getattr(torch, drawn.dtype)).float()
@@ -260,7 +264,7 @@ def _stored(drawn: DrawnModel, model: PreTrainedModel) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in model.state_dict().items():
-        is_repeated = drawn.head == "repeated" and name == "lm_head.weight"
+        is_repeated = drawn.head == "repeated" and name.startswith("lm_head.")
         if tensor.data_ptr() not in seen or is_repeated:
             stored = "embed_out.weight" if drawn.name == "gpt_neox" and name == "lm_head.weight" else name
             found[stored] = tensor.clone().to(getattr(torch, drawn.dtype))

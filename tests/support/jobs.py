@@ -1,15 +1,17 @@
-"""A tiny job, and real worker processes that run it."""
+"""A tiny job, and what runs it: real worker processes, or the process of the test."""
 
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -22,6 +24,8 @@ from service.jobs.record import JobRecord, new_record
 from service.jobs.store import JobStore
 from service.settings import Settings
 from tests.support import tiny_models
+from tests.support.quick_verification import verifying_here
+from worker.tasks import run_job
 
 TEMPLATE = "review {text} sentiment"
 WORDS = ("good", "bad", "film", "plot", "actor", "scene", "long", "short", "loud", "calm")
@@ -95,3 +99,14 @@ def worker(settings: Settings, *options: str) -> Iterator[psutil.Process]:
     finally:
         process.kill()
         process.wait()
+
+
+def run_here(settings: Settings, job: JobRecord) -> None:
+    """Run the first attempt of a job in this process, where torch is loaded already, and verify its checkpoint here.
+
+    Its log goes to standard error.
+    """
+    with pytest.MonkeyPatch.context() as patch, verifying_here(), redirect_stdout(sys.stderr):
+        for name, value in environment(settings).items():
+            patch.setenv(name, value)
+        copy_context().run(run_job, job.tenant, job.id, 1)  # the names that it binds for the log end with it

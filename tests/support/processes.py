@@ -40,15 +40,6 @@ def has_ended(process: psutil.Process) -> bool:
         return True
 
 
-def kill_all(parent: psutil.Process) -> None:
-    """Kill a process and all its descendants; one that has ended meanwhile is no error."""
-    for process in (parent, *parent.children(recursive=True)):
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-
-
 def _command(child: psutil.Process) -> list[str]:
     """The command line; empty for a process that has ended."""
     try:

@@ -8,7 +8,8 @@ import torch
 
 from service.contract.job import Stage
 from service.contract.result import Result
-from service.families.table import CLASSIFIERS, FAMILIES
+from service.families.family import CLASSIFIERS
+from service.families.table import FAMILIES
 from service.jobs.record import new_record
 from service.settings import Settings
 from tests.support.pipeline_jobs import Deployment, Recorder

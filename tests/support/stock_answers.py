@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from service.families.table import CLASSIFIERS, Kind
+from service.families.family import CLASSIFIERS, Kind
 
 # Family -> the list of its layers, by stack.
 LAYERS = {
@@ -30,6 +30,7 @@ LAYERS = {
     "pegasus": {"encoder": "model.encoder.layers", "decoder": "model.decoder.layers"},
     "m2m_100": {"encoder": "model.encoder.layers", "decoder": "model.decoder.layers"},
     "marian": {"encoder": "model.encoder.layers", "decoder": "model.decoder.layers"},
+    "t5gemma": {"encoder": "model.encoder.layers", "decoder": "model.decoder.layers"},
 }
 LLAMA_LAYERS = {"decoder": "model.layers"}
 # Family -> the module of a layer whose input channels are the units of a kind.
@@ -51,7 +52,7 @@ READERS = {
     "m2m_100": {"ffn": "fc2"},
     "marian": {"ffn": "fc2"},
 }
-LLAMA_READERS = {"ffn": "mlp.down_proj", "heads": "self_attn.o_proj"}
+LLAMA_READERS = {"ffn": "mlp.down_proj", "heads": "self_attn.o_proj", "cross_heads": "cross_attn.o_proj"}
 T5_READERS = {
     "encoder": {"ffn": "layer.1.DenseReluDense.wo", "heads": "layer.0.SelfAttention.o"},
     "decoder": {
@@ -82,18 +83,18 @@ def silenced(model: PreTrainedModel, kept: Mapping[str, Tensor]) -> Iterator[Non
             if not kept_K.numel():
                 handles.append(_layer(model, stack, layer).register_forward_hook(_pass_over, with_kwargs=True))
         else:
-            hook = _silence(kept_K.long(), _size(model, unit))
+            hook = _silence(kept_K.long(), _size(model, stack, unit))
             handles.append(_reader(model, stack, layer, unit).register_forward_pre_hook(hook))
     yield
     for handle in handles:
         handle.remove()
 
 
-def _size(model: PreTrainedModel, unit: str) -> int:
+def _size(model: PreTrainedModel, stack: str, unit: str) -> int:
     """Input channels of the reader that belong to one unit: query heads that share a key-value head go together."""
     if unit == "ffn":
         return 1
-    config = model.config
+    config = getattr(model.config, stack) if model.config.model_type == "t5gemma" else model.config
     if config.model_type in ("t5", "mt5", "umt5"):
         return int(config.d_kv)
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -1,7 +1,9 @@
 """Small random models, one or more for every family: two layers each, built in milliseconds without downloads."""
 
+import pickle
 from collections.abc import Callable
 from copy import deepcopy
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,7 +19,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from service.families.table import DECODER_CLASSIFIERS, FAMILIES, TOKEN_CLASSIFIERS, ModelFamily, with_head
+from service.families.family import ModelFamily
+from service.families.other_heads import DECODER_CLASSIFIERS, TOKEN_CLASSIFIERS
+from service.families.table import FAMILIES, with_head
 
 VOCABULARY = 128
 HIDDEN_SIZE = 32
@@ -34,6 +38,12 @@ LLAMA: dict[str, Any] = TOKENS | {
     "max_position_embeddings": 64,
 }
 SLIDING: dict[str, Any] = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+LINEAR: dict[str, Any] = {"layer_types": ["linear_attention", "full_attention"]} | {
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+}
 T5: dict[str, Any] = TOKENS | {
     "d_model": 32,
     "d_ff": FFN_WIDTH,
@@ -57,10 +67,16 @@ RELATIVE: dict[str, Any] = {
 }
 
 
-def _model(auto: Any, model_type: str, settings: dict[str, Any], seed: int = 0) -> PreTrainedModel:
+def _model(auto: Any, model_type: str, settings: dict[str, Any]) -> PreTrainedModel:
+    return deepcopy(_built(auto, model_type, pickle.dumps(settings)))
+
+
+@lru_cache(maxsize=256)
+def _built(auto: Any, model_type: str, settings: bytes) -> PreTrainedModel:
+    """The model that `_model` copies, which takes half of the time of building it again."""
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model: PreTrainedModel = auto.from_config(AutoConfig.for_model(model_type, **settings))
+        torch.manual_seed(0)
+        model: PreTrainedModel = auto.from_config(AutoConfig.for_model(model_type, **pickle.loads(settings)))
         # Initial biases are all zero and norm weights all one, which would hide a cut of the wrong indices.
         # Those without gradients are sinusoids, which are no part of every checkpoint.
         for parameter in filter(lambda parameter: parameter.requires_grad, model.parameters()):
@@ -151,6 +167,16 @@ def distilbert() -> PreTrainedModel:
     return _model(AutoModelForSequenceClassification, "distilbert", TOKENS | DISTILBERT | {"num_labels": 3})
 
 
+def t5gemma(window: int = 8) -> PreTrainedModel:
+    """An encoder and a decoder of unequal sizes; LLAMA has those of the decoder."""
+    # The embedding of the padding token is zero, and the decoders of some tests begin with the token 0.
+    own = {"query_pre_attn_scalar": 8, "sliding_window": window, "pad_token_id": 3}
+    parts: dict[str, Any] = {"decoder": LLAMA | own}
+    parts["encoder"] = parts["decoder"] | {"hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 6}
+    parts["encoder"] |= {"num_key_value_heads": 3}
+    return _model(AutoModelForSeq2SeqLM, "t5gemma", parts | {"vocab_size": VOCABULARY, "decoder_start_token_id": 1})
+
+
 def deberta(**settings: Any) -> PreTrainedModel:
     """A DeBERTa with relative positions, as version 3 has them; `settings` override or extend its own."""
     return classifier("deberta-v2", **RELATIVE | settings)
@@ -212,6 +238,7 @@ TINY: dict[str, Callable[[], PreTrainedModel]] = {
     "phi3": lambda: causal("phi3"),
     "olmo2": lambda: causal("olmo2"),
     "olmo3": lambda: causal("olmo3", **SLIDING),
+    "qwen3_5_text": lambda: causal("qwen3_5_text", **LINEAR),
     "smollm3": lambda: causal(
         "smollm3", head_dim=None, attention_bias=True, no_rope_layers=[1, 0], use_sliding_window=True, sliding_window=4
     ),
@@ -253,5 +280,6 @@ TINY: dict[str, Callable[[], PreTrainedModel]] = {
     "pegasus": lambda: bart("pegasus", scale_embedding=True),
     "m2m_100": lambda: bart("m2m_100"),
     "umt5": lambda: encoder_decoder("umt5"),
+    "t5gemma": t5gemma,
     "marian": lambda: bart("marian", scale_embedding=True, init_std=0.05),
 }

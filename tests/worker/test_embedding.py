@@ -19,7 +19,7 @@ from service.contract.errors import InvalidModel, TaskslimError, VerificationFai
 from service.contract.options import Supervision
 from service.contract.report import Report
 from service.contract.request import JobRequest
-from service.families.table import FAMILIES, encoder_class
+from service.families.table import FAMILIES
 from service.planning.plan import plan
 from service.sources.access import Access
 from service.storage.inline_rows import take_rows
@@ -30,7 +30,7 @@ from tests.support.stock_answers import LAYERS, READERS
 from tests.support.tiny_models import WITH_HEAD, encoder
 from worker.checkpoints import saving
 
-ENCODERS = [name for name, family in FAMILIES.items() if encoder_class(family)]
+ENCODERS = [name for name, family in FAMILIES.items() if family.encoder_class]
 UNCUT = {"criterion": "attribution", "repair": "none"}
 TASK: dict[str, Any] = {"kind": "embedding", "template": None, "labels": None}
 COUNT, FEW = 60, 8
@@ -101,7 +101,7 @@ def test_embeddings_are_those_of_stock_transformers(
     directory, dense = deployment.root / "downloaded", deployment.root / name
     deployment.download(directory)
     assert (planned.parameters.dense, planned.parameters.slim) == (result.parameters.dense, result.parameters.slim)
-    assert result.verified.loader == encoder_class(FAMILIES[name])
+    assert result.verified.loader == FAMILIES[name].encoder_class
 
     kept = load_file(directory / "kept.safetensors")
     first, second = (texts(column)[:FEW] for column in ("text", "text_b"))

@@ -108,7 +108,10 @@ def test_tags_are_judged_by_what_stock_transformers_and_seqeval_compute(
     report = Report.model_validate_json((directory / "report.json").read_bytes())
     assert report.confusion is None
     assert report.options["objective"] == "margin"
-    assert "token-classification" in (directory / "model/README.md").read_text()
+    assert [runtime.name for runtime in report.runtimes if runtime.loads] == ["transformers"]
+    card = (directory / "model/README.md").read_text()
+    assert "pipeline_tag: token-classification" in card
+    assert "the most frequent\ntag has" in card
     shipped = json.loads((directory / "model/task.json").read_bytes())["tasks"][0]
     assert (shipped["kind"], shipped["decoding"]) == ("token_classification", "most_likely_tags")
     monkeypatch.chdir(directory)

@@ -22,7 +22,6 @@ from service.sources.job_checkpoints import JobModel
 from service.sources.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD, GGUF, PATTERNS, is_wanted
 from service.sources.readers import fetch_file, fetch_prefix, scheme_of
 from worker.checkpoints.dequantisation import dequantise
-from worker.checkpoints.gguf import convert_gguf
 from worker.checkpoints.validation import check_checkpoint, check_safetensors, read_json
 
 # Called with bytes received and bytes in all.
@@ -65,7 +64,10 @@ def fetch_model(
     except NotFound as error:
         raise InvalidModel(error.message, param="model.uri") from error
     gguf = _gguf_file(directory)
-    directory = convert_gguf(gguf, cache / "gguf") if gguf else directory
+    if gguf:
+        from worker.checkpoints.gguf import convert_gguf  # slow to import, and needed by few jobs
+
+        directory = convert_gguf(gguf, cache / "gguf")
     weights = check_checkpoint(directory, has_adapter=source.adapter_uri is not None).weights
     plain, dequantised = directory, weights.dequantised
     if dequantised is not None:

@@ -181,7 +181,7 @@ def _complete_gemma(config: Any, metadata: Metadata, rope: dict[str, Any]) -> No
         setattr(config, key, metadata.take(key, getattr(config, key)))
     pattern = metadata.take("attention.sliding_window_pattern", PATTERNS[metadata.family])
     slides = pattern if isinstance(pattern, list) else [(layer + 1) % pattern != 0 for layer in range(layers)]
-    config.layer_types = ["sliding_attention" if each else "full_attention" for each in slides]
+    config.update({"layer_types": ["sliding_attention" if each else "full_attention" for each in slides]})
     local = float(metadata.take("rope.freq_base_swa", 10_000.0))
     if metadata.family == "gemma2":
         config.rope_parameters = rope

@@ -14,10 +14,9 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from service.contract.errors import InvalidModel
 from service.families import adapter_names
+from service.families.family import ModelFamily
 from service.families.sentence_encoder import SentenceEncoder
-from service.families.table import ModelFamily
 from service.sources.model_files import ADAPTER_WEIGHTS, CONFIG
-from worker.checkpoints.adapters import merge_adapter
 from worker.checkpoints.dtypes import (
     fixed_parameters,
     make_computable,
@@ -62,6 +61,8 @@ def load_model(directory: Path, *, device: torch.device, adapter: Path | None = 
     settle_tying(model)
     dtype = model.dtype
     if adapter is not None:
+        from worker.checkpoints.adapters import merge_adapter  # slow to import, and needed by few jobs
+
         model = merge_adapter(model, adapter)
     if set(weight_dtypes(model).values()) != {dtype}:  # transformers loads some weights of T5 in float32
         round_weights(model, dtype)

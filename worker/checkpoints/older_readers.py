@@ -51,6 +51,8 @@ def write_for_older_readers(directory: Path, source: Path) -> None:
 
 def old_rope_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that transformers 4 reads in place of `rope_parameters`."""
+    if config.get("model_type") == "t5gemma":
+        return {part: config[part] | old_rope_fields(config[part]) for part in ("encoder", "decoder")}
     rope = config.get("rope_parameters")
     if not rope:
         return {}

@@ -17,7 +17,7 @@ from worker.checkpoints import modeling_taskslim
 from worker.checkpoints.llama_as_mistral import to_stock_class
 from worker.checkpoints.tying import take_tensors
 from worker.slimming.architectures import Architecture
-from worker.slimming.config_sizes import agreed_sizes, configs_of, field_values, set_sizes
+from worker.slimming.config_sizes import agreed_sizes, configs_of, field_values, set_sizes, without_part
 from worker.slimming.units import locate
 
 # Stack -> the config fields of each of its layers.
@@ -50,7 +50,7 @@ def _to_per_layer_class(model: PreTrainedModel, widths: LayerWidths) -> PreTrain
 
 def _per_layer_config(model: PreTrainedModel, widths: LayerWidths) -> Any:
     config = deepcopy(model.config)
-    config.layer_widths = widths
+    config.layer_widths = {stack: [without_part(fields) for fields in layers] for stack, layers in widths.items()}
     if len(widths) == 1:  # transformers has fields for the layers of one stack, and none for two stacks
         [layers] = widths.values()
         # Lets stock code read the model's own field when it checks head counts and builds the layers, which are then

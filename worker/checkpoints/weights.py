@@ -13,9 +13,9 @@ from transformers import AutoConfig, PreTrainedModel
 
 from service.contract.errors import InvalidModel
 from service.families import adapter_names
+from service.families.family import AUTO_CLASSES as AUTO_CLASS_NAMES
+from service.families.family import ModelFamily
 from service.families.source_config import TEXT_PREFIXES, effective_config, plain_name
-from service.families.table import AUTO_CLASSES as AUTO_CLASS_NAMES
-from service.families.table import ModelFamily
 from service.sources.model_files import ADAPTER_WEIGHTS, CONFIG
 from worker.checkpoints.encoders import pooler_argument
 from worker.checkpoints.per_layer import loader_class

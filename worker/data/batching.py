@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from service.contract.errors import InvalidModel
-from service.families.table import CLASSIFIERS, FAMILIES, Kind
+from service.families.family import CLASSIFIERS, Kind
+from service.families.table import FAMILIES
 from worker.data.examples import Example
 from worker.data.prompts import row_tokens
 from worker.data.wordings import Tokens
@@ -60,6 +61,8 @@ def padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: Ki
         generation = model.generation_config
         start = getattr(config, "decoder_start_token_id", None)
         start = generation.decoder_start_token_id if start is None else start
+        if start is None and FAMILIES[config.model_type].answers_after_bos:
+            start = config.bos_token_id
         opening = (start, generation.forced_bos_token_id)
         if start is None:
             message = "config.json has no `decoder_start_token_id`, with which the decoder begins: add it"

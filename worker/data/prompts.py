@@ -10,7 +10,7 @@ from service.contract.errors import InvalidData, InvalidLabels, InvalidTemplate
 from service.contract.options import TaskKind
 from service.contract.presets import LABEL_COLUMN, template_fields
 from service.contract.rows import Row
-from service.families.table import Kind
+from service.families.family import Kind
 from worker.data import chats, tagged_texts
 from worker.data.examples import Example
 from worker.data.tokenising import TOKENISE

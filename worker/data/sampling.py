@@ -3,8 +3,6 @@
 import random
 from collections.abc import Sequence
 
-from sklearn.model_selection import train_test_split
-
 from service.contract.rows import Row
 from service.storage.draws import num_set_aside
 
@@ -14,6 +12,8 @@ def set_aside(rows: Sequence[Row], label_column: str | None, seed: int) -> tuple
 
     Raises InvalidData where a label would have no row on one of the two sides.
     """
+    from sklearn.model_selection import train_test_split  # slow to import, and not needed beside evaluation rows
+
     size = num_set_aside(rows, label_column)
     labels = [row.text(label_column) for row in rows] if label_column else None
     stay, aside = train_test_split(range(len(rows)), test_size=size, random_state=seed, stratify=labels)

@@ -98,9 +98,10 @@ def _of_numbers(_: TaskMetric, answers: Answers, examples: Sequence[Example]) ->
 
 
 def _of_texts(_: TaskMetric, answers: Answers, examples: Sequence[Example]) -> dict[str, object]:
-    """How often texts repeat themselves, and the mean log P of the target's tokens, the end included."""
+    """How often texts are empty and repeat themselves, and the mean log P of the target's tokens, the end included."""
     texts, tokens = answers.texts or [], sum(len(example.candidates[0]) for example in examples)
     return {
+        "empty": sum(not text.strip() for text in texts) / len(texts),
         "repetition": sum(map(repeats_itself, texts)) / len(texts),
         "token_log_likelihood": answers.scores.score_EL.sum().item() / tokens,
     }

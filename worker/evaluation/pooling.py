@@ -32,6 +32,7 @@ def pooled_metrics(metrics: Sequence[Metrics]) -> Metrics:
         log_likelihood=_weighted_mean([(each.log_likelihood, each.examples) for each in metrics]),
         token_log_likelihood=_weighted_mean([(each.token_log_likelihood, each.examples) for each in metrics]),
         mean_squared_error=_weighted_mean([(each.mean_squared_error, each.examples) for each in metrics]),
+        empty=_weighted_mean([(each.empty, each.examples) for each in metrics]),
         repetition=_weighted_mean([(each.repetition, each.examples) for each in metrics]),
     )
 

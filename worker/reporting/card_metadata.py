@@ -12,7 +12,8 @@ from yaml import YAMLError
 from service.contract.options import Supervision, TaskMetric
 from service.contract.report import Report
 from service.contract.result import Metrics, MetricsPair
-from service.families.table import FAMILIES, Kind, with_head
+from service.families.family import Kind
+from service.families.table import FAMILIES, with_head
 from service.reports.metric_names import capitalised, name_of, qualities
 from service.reports.model_origin import last_part, root
 from service.sources.access import HUB

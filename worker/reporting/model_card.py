@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub import ModelCard
 
 from service.contract.criteria import CRITERIA
-from service.contract.options import Supervision, TaskKind, TaskMetric
+from service.contract.options import METRICS, Supervision, TaskKind, TaskMetric
 from service.contract.report import Report
 from service.contract.result import CurvePoint, DenseSlim, JobMetrics
 from service.families.per_layer import MODELLING_FILE, has_own_widths
@@ -62,7 +62,7 @@ Use exactly this prompt, with which the model was slimmed and evaluated:
 ## Evaluation
 
 On {{ examples }} rows that were not used to choose the removed units{% if majority %}; the most frequent
-{{ answer }} has {{ majority }} of them{% endif %}.{% if unlabelled %} The rows have no labels: the metrics
+{{ answer }} has {{ majority }} of {{ whole }}{% endif %}.{% if unlabelled %} The rows have no labels: the metrics
 show {% if embeds %}how near the slim model's embeddings are to the dense one's{% else %}how often the slim model
 answers as the dense one{% endif %}, not how often it is right.{% endif %} Intervals are 95 %.
 
@@ -116,7 +116,9 @@ def _report_of_point(report: Report, point: CurvePoint) -> Report:
     Its other metrics and its warnings are unknown, and left out.
     """
     result, directory = report.result, point.artifact or ""
-    unknown = dict.fromkeys(("raw", "log_likelihood", "token_log_likelihood", "mean_squared_error", "repetition"))
+    unknown = dict.fromkeys(
+        ("raw", "log_likelihood", "token_log_likelihood", "mean_squared_error", "empty", "repetition")
+    )
     metrics = JobMetrics(
         dense=result.metrics.dense.model_copy(update=unknown),
         slim=result.metrics.slim.model_copy(update=unknown | {"value": point.metric}),
@@ -176,12 +178,13 @@ def _task(name: str, task: Mapping[str, Any]) -> dict[str, Any]:
 def _evaluation(report: Report) -> dict[str, Any]:
     """The words of the section on the evaluation."""
     slim = report.result.metrics.slim
-    unlabelled = slim.judged_by is Supervision.none
+    unlabelled, is_tagged = slim.judged_by is Supervision.none, slim.metric in METRICS[TaskKind.token_classification]
     return {
         "examples": slim.examples,
         "unlabelled": unlabelled,
         "embeds": slim.metric is TaskMetric.cosine_similarity,
-        "answer": "answer" if unlabelled else "label",
+        "answer": "tag" if is_tagged else "answer" if unlabelled else "label",
+        "whole": "their words" if is_tagged else "them",
         "majority": percent(slim.majority) if slim.majority is not None else "",
         "figures": list(_figures(report)),
         "others": [

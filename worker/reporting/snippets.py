@@ -3,7 +3,7 @@
 from service.contract.options import Format, TaskKind
 from service.contract.presets import template_fields
 from service.contract.request import JobRequest
-from service.families.table import Kind
+from service.families.family import Kind
 from service.sources.job_checkpoints import JOB
 from service.sources.readers import scheme_of
 from service.storage.artifact_names import MODEL, TASK_FILE, kept_name
@@ -64,10 +64,11 @@ spans = prompt.pop("offset_mapping")[0].tolist()
 outputs = model(**prompt).logits[0].float()
 answers, start = task["answer_tokens"], 0
 for word in text.split(" "):
-    first = next((place for place, (begin, end) in enumerate(spans) if start - 1 <= begin < end), None)
-    scores = {tag: outputs[first][answers[tag][0]] + task["label_offsets"][tag] for tag in answers}
-    print(word, max(scores, key=scores.get))
+    places = [place for place, (begin, end) in enumerate(spans) if start - 1 <= begin < min(end, start + len(word))]
     start += len(word) + 1
+    if places:
+        scores = {tag: outputs[places[0]][answers[tag][0]] + task["label_offsets"][tag] for tag in answers}
+        print(word, max(scores, key=scores.get))
 """
 OUTPUT = """\
 print(model(**prompt).logits[0, 0].item())

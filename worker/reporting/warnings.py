@@ -125,6 +125,17 @@ def _lost(confusion: Confusion) -> dict[str, int]:
     return {label: max(0, dense[i] - slim[i]) for i, (label, dense, slim) in enumerate(matrices)}
 
 
+def _empty(report: Report) -> str | None:
+    """The slim model gives more empty texts than the dense one."""
+    slim, dense = report.result.metrics.slim.empty, report.result.metrics.dense.empty
+    if slim is None or dense is None or slim < dense + NOTABLE_SHARE:
+        return None
+    return (
+        f"The slim model's text is empty for {percent(slim)} of the rows, the dense model's for {percent(dense)}. "
+        "Remove less."
+    )
+
+
 def _repetition(report: Report) -> str | None:
     """The slim model repeats itself more often than the dense one."""
     slim, dense = report.result.metrics.slim.repetition, report.result.metrics.dense.repetition
@@ -266,6 +277,7 @@ CHECKS: dict[str, Callable[[Report], str | None]] = {
     "offsets_mislead": _offsets_mislead,
     "one_answer": _one_answer,
     "damage_in_one_class": _damage_in_one_class,
+    "empty_answers": _empty,
     "repetition": _repetition,
     "unresolved_loss": _unresolved_loss,
     "shortened_prompts": _shortened_prompts,

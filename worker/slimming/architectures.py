@@ -64,11 +64,21 @@ class Stack:
     stream_unless: tuple[str, str] | None = None  # a config field, and the value of `stream` if that field is false
     after_first: str = ""  # path of a module that, where the model has it, follows the first layer alone
     added_times: str = ""
+    removable: bool = True  # whether the stock class computes with any of the layers alone
+    part: str = ""  # the part of the model's config that holds the fields of the stack, where it is a config of its own
 
     def stream_behind(self, config: object) -> str | None:
         """`stream` of a model with this config."""
         field, otherwise = self.stream_unless or ("", "")
         return otherwise if field and not getattr(config, field) else self.stream
+
+    def field(self, name: str) -> str:
+        """The path in the model's config of a field of the stack."""
+        return f"{self.part}.{name}" if self.part else name
+
+    def config_in(self, config: Any) -> Any:
+        """The config that holds the fields of the stack."""
+        return getattr(config, self.part) if self.part else config
 
 
 @dataclass(frozen=True)
@@ -112,8 +122,10 @@ def _stack(
     stream_unless: tuple[str, str] | None = None,
     after_first: str = "",
     added_times: str = "",
+    part: str = "",
 ) -> Stack:
-    return Stack(name, layers, count, feed_forward, attention, stream, stream_unless, after_first, added_times)
+    stack = Stack(name, layers, count, feed_forward, attention, stream, stream_unless, after_first, added_times)
+    return replace(stack, part=part)
 
 
 _decoder, _encoder = partial(_stack, "decoder"), partial(_stack, "encoder")
@@ -147,6 +159,20 @@ def _t5_attention(block: str, prefix: str = "", *, shares_position_bias: bool = 
 
 LLAMA = Architecture((_decoder("model.layers", GATED_WITH_BIAS, LLAMA_QUERIES),))
 MISTRAL = Architecture((_decoder("model.layers", GATED, GROUPED_QUERIES),))
+T5GEMMA_CROSS = replace(
+    GEMMA_QUERIES,
+    query="cross_attn.q_proj",
+    key="cross_attn.k_proj",
+    value="cross_attn.v_proj",
+    output="cross_attn.o_proj",
+    prefix="cross_",
+)
+T5GEMMA = Architecture(
+    (
+        _encoder("model.encoder.layers", GATED, GEMMA_QUERIES, stream=None, part="encoder"),
+        _decoder("model.decoder.layers", GATED, GEMMA_QUERIES, T5GEMMA_CROSS, stream=None, part="decoder"),
+    )
+)
 GEMMA = Architecture((_decoder("model.layers", GATED, GEMMA_QUERIES, stream=None),))
 
 
@@ -219,6 +245,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "phi3": Architecture((_decoder("model.layers", FUSED, FUSED_QUERIES),)),
     "olmo2": Architecture((_decoder("model.layers", GATED, stream=None),)),
     "olmo3": Architecture((_decoder("model.layers", GATED, stream=None),)),
+    "qwen3_5_text": Architecture((replace(_decoder("model.layers", GATED), removable=False),)),
     "smollm3": Architecture((_decoder("model.layers", GATED_WITH_BIAS, GROUPED_QUERIES),)),
     "ministral3": MISTRAL,
     "granite": Architecture(
@@ -252,6 +279,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "m2m_100": NORMED_BEFORE,
     "marian": BART,
     "umt5": _t5(shares_position_bias=False),
+    "t5gemma": T5GEMMA,
 }
 
 

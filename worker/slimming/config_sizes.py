@@ -36,17 +36,26 @@ def configs_of(model: nn.Module) -> list[Any]:
 
 
 def set_sizes(config: Any, fields: Mapping[str, int]) -> None:
-    """Set the fields of the config."""
+    """Set the fields of the config; those of a part, such as "decoder.head_dim", where the config has this part."""
     for field, value in fields.items():
-        setattr(config, field, value)
+        part, _, name = field.rpartition(".")
+        owner = getattr(config, part, None) if part else config
+        if owner is not None:
+            setattr(owner, name, value)
+
+
+def without_part(fields: Mapping[str, int]) -> dict[str, int]:
+    """The fields of one stack by their names in the config that holds them."""
+    return {field.rpartition(".")[2]: value for field, value in fields.items()}
 
 
 def set_head_size(model: nn.Module, architecture: Architecture) -> None:
     """Set the size of a head in every config: with fewer heads it no longer follows from the hidden size."""
-    row = next(row for stack in architecture.stacks for row in stack.attention)
-    size = head_size(model.config, row)
+    whole: Any = model.config
+    rows = [(stack, row) for stack in architecture.stacks for row in stack.attention]
+    sizes = {stack.field(row.head_size): head_size(stack.config_in(whole), row) for stack, row in rows}
     for config in configs_of(model):
-        set_sizes(config, {row.head_size: size})
+        set_sizes(config, sizes)
 
 
 def update_layers(
@@ -61,7 +70,7 @@ def update_layers(
         config = copy(next(present, model.config))  # the layer's own, if an earlier cut has made one
         for site, fields in sizes.items():
             if site[:2] == (stack.name, index):
-                set_sizes(config, fields)
+                set_sizes(config, without_part(fields))
         for module in layer.modules():
             _update_module(module, config)
             if own_configs and hasattr(module, "config"):

@@ -160,11 +160,12 @@ def _number_layers(layers: nn.ModuleList) -> None:
 
 def _set_layer_count(config: Any, stack_config: Any, stack: Stack, stay: Sequence[int]) -> None:
     """Set the number of layers in the model's config, and in the stack's own copy in an encoder-decoder."""
-    setattr(config, stack.layer_count, len(stay))
+    own = stack.config_in(config)
+    setattr(own, stack.layer_count, len(stay))
     for field in LAYER_LISTS:
-        if entries := getattr(config, field, None):
-            setattr(config, field, [entries[index] for index in stay])
-    if getattr(config, "max_window_layers", None) is not None:  # the layers before this number see the whole text
-        config.max_window_layers = sum(index < config.max_window_layers for index in stay)
-    if stack_config is not config:
+        if entries := getattr(own, field, None):
+            setattr(own, field, [entries[index] for index in stay])
+    if getattr(own, "max_window_layers", None) is not None:  # the layers before this number see the whole text
+        own.max_window_layers = sum(index < own.max_window_layers for index in stay)
+    if stack_config is not own:
         stack_config.num_hidden_layers = len(stay)

@@ -138,7 +138,7 @@ def _neurons(model: nn.Module, stack: Stack, layer: int) -> list[Group]:
     contract = f"{block}.{row.contract}"
     count = model.get_parameter(f"{contract}.weight").shape[inputs]
     slices = [ParameterSlice(f"{contract}.weight", inputs, 1)]
-    for path in _expand(row, model.config):
+    for path in _expand(row, stack.config_in(model.config)):
         for half in range(2 if row.fused else 1):
             slices += _rows(model, f"{block}.{path}", outputs, 1, start=half * count)
     return [
@@ -151,7 +151,7 @@ def _neurons(model: nn.Module, stack: Stack, layer: int) -> list[Group]:
             module=contract,
             hook_point="input",
             size=1,
-            fields=((row.width, 1),),
+            fields=((stack.field(row.width), 1),),
         )
     ]
 
@@ -188,8 +188,8 @@ def _attention(stack: Stack) -> tuple[Attention, ...]:
 
 def _head_group(model: nn.Module, stack: Stack, layer: int, row: Attention) -> Group:
     """The heads of a layer; with grouped queries a unit is a key-value head and the query heads that share it."""
-    block, config = f"{stack.layers}.{layer}", model.config
-    size, heads, count = _head_counts(model, block, row)
+    block, config = f"{stack.layers}.{layer}", stack.config_in(_config(model))
+    size, heads, count = _head_counts(model, block, row, config)
     shared = heads // count
     slices = [ParameterSlice(f"{block}.{row.output}.weight", 1, shared * size)]
     start = 0
@@ -198,7 +198,7 @@ def _head_group(model: nn.Module, stack: Stack, layer: int, row: Attention) -> G
         start += count * width if row.fused else 0
     if row.position_bias and (layer == 0 or not row.shares_position_bias):
         slices.append(ParameterSlice(f"{block}.{row.position_bias}.weight", 1, 1))
-    fields = {row.key_value_heads: 1} | {row.heads: shared}
+    fields = {stack.field(row.key_value_heads): 1} | {stack.field(row.heads): shared}
     return Group(
         site=Site(stack.name, layer, f"{row.prefix}heads"),
         kind="heads",
@@ -211,14 +211,15 @@ def _head_group(model: nn.Module, stack: Stack, layer: int, row: Attention) -> G
         fields=tuple(fields.items()),
         # T5 computes the position bias of all layers in the first layer; cross-attention has none.
         tie=f"{stack.name}.heads" if row.position_bias and row.shares_position_bias else "",
-        level=row.heads if row.free_size else "",
+        # Where a layer has two kinds of attention, one field of its config holds the number of heads of both.
+        level=stack.field(row.heads) if row.free_size or len(stack.attention) > 1 else "",
         allowed=tuple(kept for kept in range(1, count + 1) if _holds(config, row, kept * shared)),
     )
 
 
-def _head_counts(model: nn.Module, block: str, row: Attention) -> tuple[int, int, int]:
+def _head_counts(model: nn.Module, block: str, row: Attention, config: Any) -> tuple[int, int, int]:
     """(size of a head, query heads, key-value heads) of one layer, from the shapes of its matrices."""
-    size = head_size(model.config, row)
+    size = head_size(config, row)
     query = model.get_parameter(f"{block}.{row.output}.weight").shape[1]
     key = model.get_parameter(f"{block}.{row.key}.weight").shape[0]
     return size, query // size, ((key - query) // 2 if row.fused else key) // size
@@ -245,7 +246,7 @@ def _head_dims(model: nn.Module, stack: Stack, layer: int) -> list[Group]:
 def _dimension_group(model: nn.Module, stack: Stack, layer: int, row: Attention, role: str) -> Group:
     """The dimensions of all heads of a layer, of queries and keys or of values; every head keeps the same number."""
     block = f"{stack.layers}.{layer}"
-    size, heads, _ = _head_counts(model, block, row)
+    size, heads, _ = _head_counts(model, block, row, stack.config_in(_config(model)))
     query, key, value, output = (f"{block}.{path}" for path in (row.query, row.key, row.value, row.output))
     if role == "query":
         slices = [*_rows(model, query, 0, 1), *_rows(model, key, 0, 1)]
@@ -260,7 +261,7 @@ def _dimension_group(model: nn.Module, stack: Stack, layer: int, row: Attention,
         module=query if role == "query" else output,
         hook_point="output" if role == "query" else "input",
         size=1,
-        fields=((row.head_size, 1),),
+        fields=((stack.field(row.head_size), 1),),
         rows=heads,
         level=row.head_size,
     )
@@ -271,7 +272,9 @@ def _dimension_group(model: nn.Module, stack: Stack, layer: int, row: Attention,
 
 def _layers(model: nn.Module, stack: Stack, layer: int) -> list[Group]:
     """A layer as a group of one unit; it is ranked against the other layers of its stack."""
-    block, config = f"{stack.layers}.{layer}", _config(model)
+    if not stack.removable:
+        raise UnitUnavailable("the stock class of this family fails without some of its layers")
+    block, config = f"{stack.layers}.{layer}", stack.config_in(_config(model))
     # A shared position bias is not removed with the layer, but moved to the next one.
     shared = tuple(row.position_bias for row in stack.attention if row.position_bias and row.shares_position_bias)
     names = [name for name, _ in model.get_submodule(block).named_parameters() if not name.startswith(shared)]
@@ -286,7 +289,7 @@ def _layers(model: nn.Module, stack: Stack, layer: int) -> list[Group]:
             module=block,
             hook_point="residual",
             size=int(config.hidden_size),
-            fields=((stack.layer_count, 1),),
+            fields=((stack.field(stack.layer_count), 1),),
         )
     ]
 

@@ -69,6 +69,8 @@ const NAMES = {
   tag_accuracy: "Accuracy of tags",
   pearson: "Pearson correlation",
   spearman: "Spearman correlation",
+  entity_f1: "F1 score of entities",
+  tag_accuracy: "Accuracy of tags",
   exact_match: "Exact match",
   token_f1: "F1 score of words",
   rouge_l: "ROUGE-L score",
@@ -82,6 +84,7 @@ const NAMES_OF_AGREEMENT = {
   accuracy: "Agreement with the dense model",
   pearson: "Pearson correlation with the dense model’s outputs",
   spearman: "Spearman correlation with the dense model’s outputs",
+  tag_accuracy: "Tags equal to the dense model’s",
   exact_match: "Texts equal to the dense model’s",
   token_probability: "Probability of a token of the dense model’s text",
   cosine_similarity: "Cosine similarity to the dense model’s embeddings"

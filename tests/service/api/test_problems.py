@@ -10,7 +10,7 @@ from redis import Redis
 
 from service.api.app import create_app
 from service.contract.catalog import Problem
-from service.families.table import DERIVED_SIZE
+from service.families.family import DERIVED_SIZE
 from service.infrastructure.worker_registry import register_worker
 from service.settings import Settings
 from tests.support.job_requests import model_directory

@@ -182,12 +182,22 @@ def test_interrupted_watch_ends_with_130_and_leaves_the_job(
 
 
 def test_worker_slims_a_model(
-    taskslim: Taskslim, place: Path, server: tuple[str, Settings], job_store: JobStore
+    taskslim: Taskslim,
+    place: Path,
+    server: tuple[str, Settings],
+    job_store: JobStore,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tiny_llama(place / "tiny")
     jobs.rows_file(place / "many.jsonl", 40)
-    with jobs.worker(server[1]):
-        run = taskslim("slim", "tiny", "--task", "sst2", "--rows", "many.jsonl", "--watch", "--download", "out")
+    watch = Api.watch
+
+    def run_and_watch(*arguments: Any, **options: Any) -> Any:
+        jobs.run_here(server[1], only_job(job_store))
+        return watch(*arguments, **options)
+
+    monkeypatch.setattr(Api, "watch", run_and_watch)
+    run = taskslim("slim", "tiny", "--task", "sst2", "--rows", "many.jsonl", "--watch", "--download", "out")
     assert run.code == 0, run.err
     result = only_job(job_store).result
     assert result is not None

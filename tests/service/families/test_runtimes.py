@@ -163,3 +163,11 @@ SLIDING, FULL = ["sliding_attention"], ["full_attention"]
 def test_what_a_runtime_takes_from_a_config_decides(family: str, changes: dict[str, Any], refusing: set[str]) -> None:
     never = RUNTIMES.keys() - {"transformers", *FAMILIES[family].runtimes}
     assert not_loading(family, [Unit.heads], **changes).keys() == refusing | never
+
+
+@pytest.mark.parametrize(("family", "kind"), [("llama", "decoder_classifier"), ("bert", "token_classifier")])
+def test_no_other_runtime_is_promised_for_a_head_that_was_not_tested(family: str, kind: str) -> None:
+    found = {runtime.name: runtime for runtime in runtimes_after(sizes(family, kind=kind))}
+    assert [name for name, runtime in found.items() if runtime.loads] == ["transformers"]
+    assert "was not tested" in (found["vllm"].reason or "")
+    assert len([runtime for runtime in runtimes_after(sizes(family)) if runtime.loads]) > 1

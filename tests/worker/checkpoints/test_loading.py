@@ -10,14 +10,15 @@ from safetensors.torch import load_file, save_file
 from service.contract.errors import InvalidModel
 from tests.support import checkpoints
 from tests.support.checkpoints import change_config
-from tests.support.tiny_models import TINY, VOCABULARY, logits
+from tests.support.tiny_models import TINY, VOCABULARY, inputs_of, logits
 from worker.checkpoints.loading import count_parameters, load_model
+from worker.checkpoints.verification import compare, take_probe
 
 CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_every_family_is_loaded_as_it_was_saved(tmp_path: Path, name: str) -> None:
+def test_every_family_is_loaded_as_it_was_saved_and_reloaded_by_its_stock_class(tmp_path: Path, name: str) -> None:
     torch.set_num_threads(1)
     saved = checkpoints.write(tmp_path / "model", name)
     loaded = load_model(tmp_path / "model", device=CPU)
@@ -26,6 +27,9 @@ def test_every_family_is_loaded_as_it_was_saved(tmp_path: Path, name: str) -> No
     assert not loaded.model.training
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
     assert torch.equal(logits(loaded.model), logits(saved))
+    verified = compare(tmp_path / "model", take_probe(loaded, {}, inputs_of(loaded.model)))
+    assert verified.loader == type(saved).__name__
+    assert verified.max_abs_logit_difference <= verified.tolerance
 
 
 def test_shared_parameters_are_counted_once() -> None:

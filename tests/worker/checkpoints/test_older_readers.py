@@ -103,6 +103,15 @@ def test_the_pattern_of_a_modernbert_is_a_number_where_it_has_one(kept: Iterable
     assert old_layer_pattern({"model_type": "gemma2", "layer_types": types}) == {}
 
 
+def test_each_part_of_a_t5gemma_has_the_old_rope_fields() -> None:
+    config = json.loads(tiny_models.t5gemma().config.to_json_string(use_diff=False))
+    for part in ("encoder", "decoder"):
+        config[part]["rope_parameters"] = {"rope_type": "default", "rope_theta": 5000.0}
+        written = old_rope_fields(config)[part]
+        assert written.pop("rope_theta") == 5000.0
+        assert written == config[part]
+
+
 def test_a_t5_with_a_head_of_its_own_is_marked_untied() -> None:
     tensors = {"shared.weight", "lm_head.weight"}
     assert old_tying({"model_type": "t5", "scale_decoder_outputs": False}, tensors) == {"tie_word_embeddings": False}

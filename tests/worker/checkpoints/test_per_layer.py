@@ -4,7 +4,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -17,7 +20,7 @@ from service.contract.errors import InvalidModel
 from service.families.per_layer import CLASS_PREFIX, MODELLING_FILE, MODULE, is_per_layer
 from service.families.table import FAMILIES, family_of
 from tests.support import checkpoints
-from tests.support.tiny_models import TINY, family_of_model, inputs_of, logits, tiny_family
+from tests.support.tiny_models import TINY, inputs_of, logits, tiny_family
 from worker.checkpoints import modeling_taskslim
 from worker.checkpoints.loading import load_model
 from worker.checkpoints.per_layer import has_per_layer_class, layer_widths, per_layer_class, to_loadable_class
@@ -60,8 +63,7 @@ def unequal(name: str) -> tuple[PreTrainedModel, Tensor]:
 
 def write(directory: Path, name: str) -> PreTrainedModel:
     model, _ = unequal(name)
-    model.save_pretrained(directory)
-    checkpoints.tokenizer(family_of_model(model).kind).save_pretrained(directory)
+    checkpoints.save(directory, model)
     return model
 
 
@@ -71,23 +73,38 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
+Written = Callable[[str], tuple[Path, PreTrainedModel, Tensor]]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """Name -> the directory of its per-layer checkpoint, the model, and the logits of the cut; written once."""
+    root = tmp_path_factory.mktemp("per-layer")
+
+    @cache
+    def of(name: str) -> tuple[Path, PreTrainedModel, Tensor]:
+        model, expected = unequal(name)
+        checkpoints.save(root / name, model)
+        return root / name, model, expected
+
+    return of
+
+
 @pytest.mark.parametrize("name", TINY)
-def test_the_per_layer_class_gives_the_logits_of_the_cut_model(tmp_path: Path, name: str) -> None:
-    model, expected = unequal(name)
+def test_the_per_layer_class_gives_the_logits_of_the_cut_model(written: Written, name: str) -> None:
+    directory, model, expected = written(name)
     assert has_per_layer_class(model)
     assert torch.equal(logits(model), expected)
-    model.save_pretrained(tmp_path)
-    checkpoints.tokenizer(family_of_model(model).kind).save_pretrained(tmp_path)
-    verified = compare(tmp_path, take_probe(load_model(tmp_path, device=CPU), {}, inputs_of(model)))
+    verified = compare(directory, take_probe(load_model(directory, device=CPU), {}, inputs_of(model)))
     assert verified.max_abs_logit_difference == 0
     assert verified.loader == type(model).__name__
 
 
-def test_transformers_loads_every_family_from_its_directory_alone(tmp_path: Path) -> None:
+def test_transformers_loads_every_family_from_its_directory_alone(written: Written, tmp_path: Path) -> None:
     expected: dict[str, Tensor] = {}
     for name in TINY:
-        model = write(tmp_path / name, name)
-        expected[name] = logits(model)
+        directory, model, expected[name] = written(name)
+        copytree(directory, tmp_path / name)
         save_file(inputs_of(model), tmp_path / name / "inputs")
     autos = {name: json.loads((tmp_path / name / "config.json").read_text())["auto_map"] for name in TINY}
     lines = "\n".join(f"{next(iter(autos[name]))} {tmp_path / name}" for name in TINY)
@@ -98,7 +115,7 @@ def test_transformers_loads_every_family_from_its_directory_alone(tmp_path: Path
         assert torch.equal(load_file(tmp_path / name / "answer")["logits"], expected[name]), name
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "phi3", "t5", "bart", "m2m_100"])
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "phi3", "t5", "bart", "m2m_100", "t5gemma"])
 def test_generation_with_a_cache_of_unequal_groups_equals_that_without(name: str) -> None:
     model, _ = unequal(name)
     told: dict[str, Any] = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}

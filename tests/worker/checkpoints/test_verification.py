@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from service.contract.errors import VerificationFailed
 from service.contract.options import Layout
 from tests.support import checkpoints
-from tests.support.tiny_models import TINY, inputs_of
+from tests.support.tiny_models import inputs_of
 from worker.checkpoints import dtypes
 from worker.checkpoints.cutting import make_slim
 from worker.checkpoints.loading import LoadedModel, load_model
@@ -82,15 +82,6 @@ def test_an_error_while_waiting_kills_the_process(
     with pytest.raises(InterruptedError):
         verify(checkpoint, probe, while_waiting=cancel)
     assert [process.returncode for process in started] == [-signal.SIGKILL]
-
-
-@pytest.mark.parametrize("name", TINY)
-def test_every_family_is_reloaded_by_its_stock_class(tmp_path: Path, name: str) -> None:
-    torch.set_num_threads(1)
-    model = checkpoints.write(tmp_path / "model", name)
-    verified = compare(tmp_path / "model", whole_probe(tmp_path / "model"))
-    assert verified.loader == type(model).__name__
-    assert verified.max_abs_logit_difference <= verified.tolerance
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

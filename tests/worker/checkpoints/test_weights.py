@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
     BertForMaskedLM,
     BertForQuestionAnswering,
     BertForTokenClassification,
@@ -18,10 +20,15 @@ from transformers import (
 )
 
 from service.contract.errors import InvalidModel, UnsupportedFamily
+from service.families.source_config import TEXT_PARTS
+from service.planning.plan import plan
+from service.sources.access import Access
 from tests.support import checkpoints
 from tests.support.checkpoints import change_config
-from tests.support.tiny_models import LLAMA, TINY, causal, logits
-from worker.checkpoints.loading import load_model
+from tests.support.pipeline_jobs import Deployment
+from tests.support.planning import request_for
+from tests.support.tiny_models import LINEAR, LLAMA, SLIDING, TINY, causal, logits
+from worker.checkpoints.loading import count_parameters, load_model
 from worker.checkpoints.saving import save_model
 
 CPU = torch.device("cpu")
@@ -141,6 +148,42 @@ def test_the_text_part_of_a_gemma3_is_read(tmp_path: Path, prefix: str) -> None:
     whole = Gemma3Config().to_dict() | {"text_config": text, "architectures": ["Gemma3ForConditionalGeneration"]}
     (tmp_path / "model/config.json").write_text(json.dumps(whole))
     check_plain_copy(tmp_path, saved)
+
+
+VISION = {"hidden_size": 16, "num_heads": 2, "num_attention_heads": 2, "intermediate_size": 16, "patch_size": 4}
+PIXTRAL = VISION | {"model_type": "pixtral", "num_hidden_layers": 1}
+# Multimodal model, or its text part -> the config of its text part, and that of its vision part.
+WHOLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "gemma3": (LLAMA | SLIDING | {"query_pre_attn_scalar": 8}, VISION | {"num_hidden_layers": 1, "image_size": 64}),
+    "mistral3": (LLAMA | {"model_type": "mistral", "sliding_window": 4}, PIXTRAL),
+    "ministral3": (LLAMA | {"model_type": "ministral3"}, PIXTRAL),
+    "qwen3_5": (LLAMA | LINEAR | {"model_type": "qwen3_5_text"}, VISION | {"depth": 1, "out_hidden_size": 32}),
+    "qwen3_vl": (
+        LLAMA | {"rope_parameters": {"rope_type": "default", "rope_theta": 5e3, "mrope_section": [2, 1, 1]}},
+        VISION | {"depth": 1, "out_hidden_size": 32, "deepstack_visual_indexes": [0]},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WHOLES)
+def test_the_text_part_of_a_multimodal_model_answers_as_the_whole(tmp_path: Path, name: str) -> None:
+    text, vision = WHOLES[name]
+    model_type = name if name in TEXT_PARTS else "mistral3"
+    config = AutoConfig.for_model(model_type, text_config=text, vision_config=vision)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        whole = AutoModelForImageTextToText.from_config(config).eval()
+    whole.save_pretrained(tmp_path / "model")
+    checkpoints.tokenizer().save_pretrained(tmp_path / "model")
+    loaded = load_model(tmp_path / "model", device=CPU)
+    torch.testing.assert_close(logits(loaded.model), logits(whole))
+    planned = plan(request_for(tmp_path / "model"), Access(Deployment(tmp_path).storage, "default", True, ()))
+    assert planned.parameters.dense == count_parameters(loaded.model)
+    save_model(loaded, tmp_path / "again")
+    again = load_model(tmp_path / "again", device=CPU)
+    assert type(again.model) is type(loaded.model)
+    torch.testing.assert_close(logits(again.model), logits(whole))
+    assert "mrope" not in (tmp_path / "again/config.json").read_text()
 
 
 def check_plain_copy(tmp_path: Path, saved: PreTrainedModel) -> None:

@@ -8,12 +8,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from service.contract.errors import InvalidModel
-from service.families.table import CLASSIFIERS, Kind
+from service.families.family import CLASSIFIERS, Kind
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, VOCABULARY, family_of_model
 from worker.data.batching import Padding, batches, pad_left, padding
 from worker.data.examples import Example
-from worker.slimming.scoring.objectives import Batch, candidate_scores, token_scores
+from worker.slimming.scoring.objectives import Batch, candidate_scores, margin, token_scores
 
 FIRST_WORD = 4
 
@@ -139,6 +139,14 @@ def test_a_decoder_computes_logits_only_where_they_are_scored() -> None:
     assert torch.equal(batch.inputs["logits_to_keep"][batch.position_P], ends)
 
 
+def test_the_decoder_of_a_t5gemma_begins_with_the_bos_token_where_no_other_is_named() -> None:
+    model = TINY["t5gemma"]()
+    model.config.decoder_start_token_id = 7
+    assert padding_of(model).decoder_opening == (7,)
+    model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = None
+    assert padding_of(model).decoder_opening == (1,)
+
+
 def test_the_forced_first_token_of_bart_is_read_before_the_answer() -> None:
     model = TINY["bart"]()
     assert padding_of(model).decoder_opening == (2,)
@@ -162,3 +170,20 @@ def test_padding_on_the_left_mirrors_padding_on_the_right() -> None:
     tokens_BT, mask_BT = pad_left([(5, 6, 7), (8,)], 0)
     assert tokens_BT.tolist() == [[5, 6, 7], [0, 0, 8]]
     assert mask_BT.tolist() == [[True] * 3, [False, False, True]]
+
+
+def test_words_of_a_tagged_text_are_questions_in_one_row() -> None:
+    classes = ((0,), (1,), (2,))
+    tagged = [
+        Example((1, 5, 6, 7, 2), classes, 0, "", words=(1, 3), tags=(2, 0)),
+        Example((1, 4, 2), classes, 0, "", words=(), tags=()),
+        Example((1, 8, 2), classes, 0, "", words=(1,), tags=(1,)),
+    ]
+    [batch] = batches(tagged, Padding("token_classifier", pad=0), 100)
+    assert batch.index_E.tolist() == [1, 2, 0]
+    assert batch.example_B.tolist() == [0, 1, 2]
+    assert (batch.right_Q.tolist(), batch.example_Q.tolist()) == ([1, 2, 0], [1, 2, 2])
+    assert (batch.row_P.tolist(), batch.position_P.tolist()) == ([1, 2, 2], [1, 1, 3])
+    score_M = torch.tensor([0.0, 5.0, 1.0, 2.0, 3.0, 8.0, 4.0, 6.0, 7.0])
+    assert candidate_scores(score_M, batch).tolist() == [[0, 5, 1], [2, 3, 8], [4, 6, 7]]
+    assert margin(score_M, batch).tolist() == [0, 4, 5 - 3]

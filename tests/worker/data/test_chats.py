@@ -10,7 +10,7 @@ from service.contract.presets import resolve
 from service.contract.row_values import usable_values
 from service.contract.rows import Row, with_named_labels
 from service.contract.task import Task
-from service.families.table import Kind
+from service.families.family import Kind
 from tests.support import chat_templates
 from tests.support.chat_templates import ENDLESS, UNUSABLE, USABLE
 from worker.data.examples import Example

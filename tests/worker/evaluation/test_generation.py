@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from service.contract.presets import resolve
 from service.contract.rows import Row
 from service.contract.task import Task
-from service.families.table import Kind
+from service.families.family import Kind
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, family_of_model
 from worker.data.batching import Padding, padding
@@ -81,7 +81,7 @@ def all_greedy(model: PreTrainedModel, examples: list[Example], asked: Wording, 
         return [greedy(model, example, asked.kind, margins.decoder_opening, most) for example in examples]
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "t5", "bart", "m2m_100"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "t5", "bart", "m2m_100", "t5gemma"])
 @pytest.mark.parametrize("budget", [1, 4096])
 def test_generation_is_greedy_in_every_batch(name: str, budget: int) -> None:
     torch.set_num_threads(1)

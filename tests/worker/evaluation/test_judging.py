@@ -93,7 +93,8 @@ def test_generated_target_is_an_exact_match() -> None:
     metrics = judge(TaskMetric.exact_match, answers, TARGETS, Supervision.labels)
     assert metrics.value == wilson(2, 5)
     assert metrics.token_log_likelihood == -1.5  # two tokens a target: the word and its end
-    assert (metrics.raw, metrics.majority, metrics.constant, metrics.repetition) == (None, None, None, 0.0)
+    assert (metrics.raw, metrics.majority, metrics.constant) == (None, None, None)
+    assert (metrics.empty, metrics.repetition) == (0.2, 0.0)
 
 
 @pytest.mark.parametrize(

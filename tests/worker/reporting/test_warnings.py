@@ -84,6 +84,10 @@ CAUSES: dict[str, Report] = {
     "unresolved_loss": report(slim=0.88, half_width=0.05),
     "damage_in_one_class": report(confusion=matrices([[450, 50], [50, 450]], [[360, 140], [45, 455]])),
     "one_answer": report(confusion=matrices([[450, 50], [50, 450]], [[60, 440], [30, 470]])),
+    "empty_answers": report(
+        dense_metrics=GENERATED | {"empty": 0.02},
+        slim_metrics=GENERATED | {"empty": 0.4, "value": estimate(0.1)},
+    ),
     "repetition": report(
         dense_metrics=GENERATED | {"repetition": 0.02},
         slim_metrics=GENERATED | {"repetition": 0.4, "value": estimate(0.1)},

@@ -4,15 +4,16 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from service.contract.options import Unit
 from service.families.table import FAMILIES
 from service.families.tensor_names import StackNames
-from tests.support.tiny_models import TINY, tiny_family
-from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.units import UNITS, Site, UnitUnavailable, locate
+from tests.support.tiny_models import TINY, inputs_of, tiny_family
+from worker.slimming.architectures import ARCHITECTURES, Stack
+from worker.slimming.units import UNITS, Site, UnitUnavailable, layers_of, locate
 
 
 def test_contract_and_worker_have_a_row_for_the_same_families() -> None:
@@ -65,11 +66,52 @@ def test_contract_and_architecture_name_the_same_config_fields(model_type: str) 
     names, architecture = FAMILIES[model_type].names, ARCHITECTURES[model_type]
     for in_files, in_model in zip(names.stacks, architecture.stacks, strict=True):
         assert in_files.name == in_model.name
+        assert in_files.part == in_model.part
         assert in_model.layers.endswith(in_files.layers)
         assert in_files.bias == in_model.feed_forward.bias
         for attention in in_model.attention:
             fields = (attention.heads, attention.key_value_heads, attention.head_size, attention.divides_where)
             assert fields == (names.heads, names.key_value_heads, names.head_size, names.head_counts_divide)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_feed_forward_block_is_added_to_the_stream_that_the_row_names(name: str) -> None:
+    model = TINY[name]()
+    for stack in ARCHITECTURES[model.config.model_type].stacks:
+        stream, block = first_stream(model, stack)
+        without, _ = first_stream(model, stack, factor=0.0)
+        added = float(getattr(model.config, stack.added_times, 1.0)) * block
+        is_added = torch.allclose((stream - without).flatten(), added.flatten(), atol=1e-4)
+        assert is_added is (stack.stream_behind(model.config) is not None)
+
+
+@torch.no_grad()
+def first_stream(model: PreTrainedModel, stack: Stack, factor: float = 1.0) -> tuple[Tensor, Tensor]:
+    """(residual stream behind the first layer, output of its feed-forward block), the latter multiplied by a factor.
+
+    Where the row says that the stream cannot be observed, the first is the output of the layer.
+    """
+    layer, seen = layers_of(model, stack)[0], dict[str, Tensor]()
+
+    def at_block(_: nn.Module, __: object, output: Tensor) -> Tensor:
+        seen["block"] = output * factor
+        return seen["block"]
+
+    def at_norm(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen["stream"] = inputs[0]
+
+    def at_end(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        seen["stream"] = output[0] if isinstance(output, tuple) else output
+
+    norm = stack.stream_behind(model.config)
+    hooks = [layer.get_submodule(stack.feed_forward.contract).register_forward_hook(at_block)]
+    hooks.append(
+        layer.get_submodule(norm).register_forward_pre_hook(at_norm) if norm else layer.register_forward_hook(at_end)
+    )
+    model(**inputs_of(model))
+    for hook in hooks:
+        hook.remove()
+    return seen["stream"], seen["block"]
 
 
 def test_site_survives_its_string_form() -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from service.contract.options import Unit
 from service.families.table import FAMILIES, keeps_first_layer
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY, tiny_family
@@ -12,7 +13,7 @@ from worker.slimming.masking import masked
 from worker.slimming.scoring.objectives import Batch
 from worker.slimming.selection import best, select
 from worker.slimming.surgery import cut, groups_of
-from worker.slimming.units import Kept, Site, locate
+from worker.slimming.units import Kept, Site, UnitUnavailable, locate
 
 torch.set_num_threads(1)
 
@@ -43,27 +44,25 @@ EVERY_UNIT = [
 
 
 @pytest.mark.parametrize(("family", "units"), EVERY_UNIT)
-def test_slicing_equals_masking(family: str, units: tuple[str, ...]) -> None:
+def test_slicing_equals_masking_and_loads_by_the_stock_class(
+    family: str, units: tuple[str, ...], tmp_path: Path
+) -> None:
     model, batch = TINY[family]().double(), inputs(family)  # the unscaled attention of T5 amplifies rounding
     architecture, kept = ARCHITECTURES[model.config.model_type], half_of_the_units(model, *units)
-    dense = logits(model, batch)
+    groups, dense, dense_size = locate(model, architecture, units), logits(model, batch), model.num_parameters()
     with masked(model, architecture, kept):
         expected = logits(model, batch)
     assert not torch.allclose(dense, expected, atol=1e-3)
     assert torch.equal(dense, logits(model, batch))
     cut(model, architecture, kept)
     torch.testing.assert_close(logits(model, batch), expected, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize(("family", "units"), EVERY_UNIT)
-def test_a_cut_model_saves_and_loads_by_the_stock_class(family: str, units: tuple[str, ...], tmp_path: Path) -> None:
-    model, batch = TINY[family](), inputs(family)
-    dense_size = model.num_parameters()
-    cut(model, ARCHITECTURES[model.config.model_type], half_of_the_units(model, *units))
+    removed = sum((group.count - kept[group.site].numel()) * group.parameters for group in groups)
+    if len(units) == 1:  # a layer holds units of the other kinds
+        assert dense_size - model.num_parameters() == removed
     model.save_pretrained(tmp_path)
-    reloaded = type(model).from_pretrained(tmp_path)
+    reloaded = type(model).from_pretrained(tmp_path).eval()
     assert reloaded.num_parameters() == model.num_parameters() < dense_size
-    torch.testing.assert_close(logits(reloaded.eval(), batch), logits(model, batch), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(logits(reloaded, batch), logits(model, batch), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("gone", [0, 1])
@@ -78,16 +77,6 @@ def test_the_layers_that_stay_keep_their_kind(family: str, gone: int, tmp_path: 
     model.save_pretrained(tmp_path)
     reloaded = type(model).from_pretrained(tmp_path).eval()
     torch.testing.assert_close(logits(reloaded, batch), expected, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize(("family", "unit"), [(family, units[0]) for family, units in EVERY_UNIT if len(units) == 1])
-def test_a_group_counts_the_parameters_of_a_unit(family: str, unit: str) -> None:
-    model = TINY[family]()
-    groups = locate(model, ARCHITECTURES[model.config.model_type], [unit])
-    dense_size, kept = model.num_parameters(), half_of_the_units(model, unit)
-    cut(model, ARCHITECTURES[model.config.model_type], kept)
-    removed = sum((group.count - kept[group.site].numel()) * group.parameters for group in groups)
-    assert dense_size - model.num_parameters() == removed
 
 
 def test_keeping_every_unit_changes_nothing() -> None:
@@ -145,7 +134,13 @@ def test_slicing_equals_masking_with_different_widths_per_layer(family: str) -> 
     torch.testing.assert_close(logits(model, batch), expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", [name for name in TINY if Unit.layers in tiny_family(name).refused])
+def test_layers_that_the_contract_keeps_are_no_units(name: str) -> None:
+    with pytest.raises(UnitUnavailable, match="fails without some of its layers"):
+        locate(TINY[name](), ARCHITECTURES[tiny_family(name).model_type], ["layers"])
+
+
+@pytest.mark.parametrize("name", [name for name in TINY if Unit.layers in tiny_family(name).units])
 def test_a_first_layer_goes_where_the_contract_lets_it_go(name: str) -> None:
     model, family = TINY[name](), tiny_family(name)
     architecture = ARCHITECTURES[family.model_type]

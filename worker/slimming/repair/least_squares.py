@@ -111,7 +111,7 @@ def solve(gram_KK: Tensor, cross_OK: Tensor, prior_OK: Tensor, strength: float) 
     G = E[h h^T], C = E[t h^T], P the prior, and r = `strength` times the mean of G's diagonal: directions that the rows
     do not determine stay at the prior instead of near zero.
     """
-    r = strength * float(gram_KK.diagonal().mean())
+    r = strength * float(gram_KK.diagonal().mean() or 1.0)  # inputs that are all zero determine no direction
     identity_KK = torch.eye(len(gram_KK), dtype=gram_KK.dtype, device=gram_KK.device)
     factor = torch.linalg.cholesky(gram_KK + r * identity_KK)
     return torch.cholesky_solve((cross_OK + r * prior_OK).T, factor).T

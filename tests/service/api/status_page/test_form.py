@@ -24,6 +24,7 @@ from service.settings import Settings
 from tests.support import checkpoints, http, jobs
 from tests.support.browser import Tab
 from tests.support.status_page import new_job, set_field
+from tests.support.waiting import wait_until
 
 
 def fill_form(tab: Tab, body: dict[str, Any]) -> None:
@@ -313,7 +314,9 @@ def test_form_shows_the_request_of_a_job(page: str, tab: Tab, job_store: JobStor
     assert "neither “preset = URI” nor JSON" in tab.text()
 
 
-def test_job_runs_from_the_form_to_its_report(page: str, tab: Tab, patient: Settings, tmp_path: Path) -> None:
+def test_job_runs_from_the_form_to_its_report(
+    page: str, tab: Tab, patient: Settings, job_store: JobStore, tmp_path: Path
+) -> None:
     model = jobs.checkpoint(tmp_path / "model")
     asked = jobs.request(model, 40).model_dump(mode="json")
     task = asked["task"] | {"calibration": {"rows": [{"text": "good film", "label": "positive"}]}}
@@ -322,9 +325,11 @@ def test_job_runs_from_the_form_to_its_report(page: str, tab: Tab, patient: Sett
     set_field(tab, "task.calibration.rows", "")
     set_field(tab, "task.calibration.uri", asked["task"]["calibration"]["uri"])
     set_field(tab, "output.round_to", "8")
-    with jobs.worker(patient):
-        tab.run("document.querySelector('form.request').requestSubmit()")
-        tab.wait_for("document.querySelector('iframe')?.contentDocument?.querySelector('.figures')", 180)
+    tab.run("document.querySelector('form.request').requestSubmit()")
+    wait_until(lambda: job_store.page(DEFAULT_TENANT).records)
+    [job] = job_store.page(DEFAULT_TENANT).records
+    jobs.run_here(patient, job)
+    tab.wait_for("document.querySelector('iframe')?.contentDocument?.querySelector('.figures')")
     tab.wait_for("document.body.innerText.includes('model/README.md')")  # the list of files may come later
     assert "Kept share by layer" in tab.run("document.querySelector('iframe').contentDocument.body.innerText")
     assert tab.run("document.querySelectorAll('.events li').length") > len(Stage) - 1

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from service.contract import options
+from tests.support.architecture_rows import distinct
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY, tiny_family
 from worker.slimming.architectures import ARCHITECTURES
@@ -31,7 +32,8 @@ def has_biases(name: str) -> bool:
     return bool(row.feed_forward.bias or f"{row.layers}.0.{row.feed_forward.contract}.bias" in model.state_dict())
 
 
-WITH_BIAS = [name for name in TINY if has_biases(name)]
+NAMES = distinct()
+WITH_BIAS = [name for name in NAMES if has_biases(name)]
 
 
 def rows(family: str, size: int = 8) -> CalibrationBatches:
@@ -66,7 +68,7 @@ def first_outputs(model: PreTrainedModel, family: str, kept: Kept) -> Tensor:
     return torch.cat(outputs)
 
 
-EVERY_REPAIR = [(family, method) for family in TINY for method in REPAIRS if method != "bias" or family in WITH_BIAS]
+EVERY_REPAIR = [(family, method) for family in NAMES for method in REPAIRS if method != "bias" or family in WITH_BIAS]
 
 
 @pytest.mark.parametrize(("family", "method"), EVERY_REPAIR)
@@ -78,7 +80,7 @@ def test_a_repair_brings_the_output_nearer_to_the_dense_one(family: str, method:
     assert (first_outputs(model, family, kept) - dense).square().mean() < 0.99 * cut_only
 
 
-@pytest.mark.parametrize("family", [family for family in TINY if family not in WITH_BIAS])
+@pytest.mark.parametrize("family", [family for family in NAMES if family not in WITH_BIAS])
 def test_the_bias_repair_is_refused_for_a_family_without_biases(family: str) -> None:
     model = TINY[family]()
     with pytest.raises(RepairUnavailable, match="no bias"):
@@ -135,7 +137,7 @@ def test_a_repair_with_known_moments_equals_one_that_measures_them(method: str) 
 
 
 EVERY_CONSUMER = [
-    (family, unit) for family in TINY for unit in ("heads", "head_dims") if unit in tiny_family(family).units
+    (family, unit) for family in NAMES for unit in ("heads", "head_dims") if unit in tiny_family(family).units
 ]
 
 

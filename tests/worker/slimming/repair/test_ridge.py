@@ -41,3 +41,9 @@ def test_few_tokens_are_fitted_better_with_the_share_than_with_the_least_ridge(n
 def test_many_tokens_are_fitted_alike() -> None:
     with_share = error_on_other_tokens(4000, ridge.share(KEPT, 4000, LEAST), seed=0)
     assert with_share == pytest.approx(error_on_other_tokens(4000, LEAST, seed=0), rel=0.01)
+
+
+def test_inputs_that_are_all_zero_leave_the_prior() -> None:
+    prior_OK = torch.randn(2, 3, dtype=torch.float64)
+    found_OK = solve(torch.zeros(3, 3).double(), torch.zeros(2, 3).double(), prior_OK, 0.1)
+    torch.testing.assert_close(found_OK, prior_OK)

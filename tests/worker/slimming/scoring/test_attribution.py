@@ -4,6 +4,7 @@ from captum.attr import LayerGradientXActivation
 from torch import Tensor, nn
 
 from service.families.table import FAMILIES
+from tests.support.architecture_rows import distinct
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY
 from worker.slimming.architectures import ARCHITECTURES, Architecture, FeedForward, Stack
@@ -139,7 +140,7 @@ def test_every_reduction_equals_a_slow_loop(options: Options) -> None:
     torch.testing.assert_close(ours.double(), expected, rtol=1e-4, atol=float(expected.abs().max()) * 1e-5)
 
 
-@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize("family", distinct())
 def test_scores_do_not_depend_on_batches_order_or_padding(family: str) -> None:
     model, items = TINY[family](), examples(7, longest_candidate=2)
     architecture = ARCHITECTURES[model.config.model_type]

@@ -1,0 +1,171 @@
+"""The decoders: one row for each `model_type`."""
+
+from dataclasses import replace
+
+from service.contract.options import Unit
+from service.families.family import (
+    ALL_BUT_SGLANG,
+    ALL_RUNTIMES,
+    NO_DIMENSIONS,
+    NO_HEADS,
+    NO_MLX,
+    NO_SGLANG,
+    ON_ONE_MACHINE,
+    TIED_DIMENSIONS,
+    ModelFamily,
+)
+from service.families.tensor_names import CheckpointNames, StackNames, UnitTensors, attention, feed_forward
+
+# --- units that a decoder does not have ------------------------------------------------------------------------------
+
+JOINT_NORM = "the norms of queries and keys span all heads, so that a model with fewer heads would compute another mean"
+HEADLESS_LAYERS = "most layers have linear attention, whose heads a config counts on their own"
+TWO_KINDS = "the stock class fails without a layer of full attention, and scores decide which layers stay"
+LINEAR_ATTENTION = {Unit.heads: HEADLESS_LAYERS, Unit.head_dims: TIED_DIMENSIONS, Unit.layers: TWO_KINDS}
+NO_HEADS_UNDER_A_JOINT_NORM = {Unit.heads: JOINT_NORM, Unit.head_dims: TIED_DIMENSIONS}
+
+# --- tensors ---------------------------------------------------------------------------------------------------------
+
+GATED_FEED_FORWARD = feed_forward(r"mlp\.down_proj", r"mlp\.(gate|up)_proj")
+GATED_WITHOUT_HEADS = StackNames("decoder", "layers", GATED_FEED_FORWARD)
+SELF_ATTENTION = attention(r"self_attn\.o_proj", r"self_attn\.[qkv]_proj")
+GATED = StackNames("decoder", "layers", GATED_FEED_FORWARD + SELF_ATTENTION)
+GATED_WITH_BIAS = StackNames("decoder", "layers", GATED.unit_tensors, bias="mlp_bias")
+FUSED = StackNames(
+    "decoder",
+    "layers",
+    feed_forward(r"mlp\.down_proj", r"mlp\.gate_up_proj") + attention(r"self_attn\.o_proj", r"self_attn\.qkv_proj"),
+)
+GLM4 = StackNames("decoder", "layers", feed_forward(r"mlp\.down_proj", r"mlp\.gate_up_proj") + SELF_ATTENTION)
+STARCODER2 = StackNames("decoder", "layers", feed_forward(r"mlp\.c_proj", r"mlp\.c_fc") + SELF_ATTENTION)
+NEMOTRON = StackNames(
+    "decoder", "layers", feed_forward(r"mlp\.down_proj", r"mlp\.up_proj") + SELF_ATTENTION, bias="mlp_bias"
+)
+GPT2 = StackNames(
+    "decoder",
+    "h",
+    (
+        UnitTensors(Unit.ffn, r"mlp\.c_proj\.weight", 0),
+        UnitTensors(Unit.ffn, r"mlp\.c_fc\.weight", 1),
+        UnitTensors(Unit.ffn, r"mlp\.c_fc\.bias", 0),
+    ),
+)
+OPT = StackNames("decoder", "decoder.layers", feed_forward("fc2", "fc1"))
+NEOX = StackNames("decoder", "layers", feed_forward(r"mlp\.dense_4h_to_h", r"mlp\.dense_h_to_4h"))
+
+KEY_VALUE_HEADS, HEAD_SIZE = "num_key_value_heads", "head_dim"
+LLAMA_NAMES = CheckpointNames((GATED_WITH_BIAS,), head_counts_divide=("attention_bias", "mlp_bias"))
+MISTRAL_NAMES = CheckpointNames((GATED,), class_defaults={KEY_VALUE_HEADS: 8}, nullable=(HEAD_SIZE,))
+QWEN_NAMES = CheckpointNames((GATED,), class_defaults={KEY_VALUE_HEADS: 32}, nullable=(KEY_VALUE_HEADS,))
+GEMMA_NAMES = CheckpointNames(
+    (GATED,),
+    head_counts_divide=("hidden_size",),
+    tied_by_default=True,
+    class_defaults={KEY_VALUE_HEADS: 4, HEAD_SIZE: 256},
+    nullable=(),
+)
+OLMO_NAMES = CheckpointNames((GATED_WITHOUT_HEADS,), nullable=(KEY_VALUE_HEADS,))
+QWEN3_5_NAMES = CheckpointNames(
+    (GATED_WITHOUT_HEADS,), class_defaults={KEY_VALUE_HEADS: 4, HEAD_SIZE: 256}, nullable=()
+)
+SMOLLM3_NAMES = CheckpointNames(
+    (GATED_WITH_BIAS,), tied_by_default=True, class_defaults={KEY_VALUE_HEADS: 4}, nullable=(KEY_VALUE_HEADS,)
+)
+MINISTRAL3_NAMES = CheckpointNames((GATED,), class_defaults={KEY_VALUE_HEADS: 8, HEAD_SIZE: 128}, nullable=())
+GRANITE_NAMES = CheckpointNames((GATED_WITH_BIAS,), nullable=(KEY_VALUE_HEADS,))
+GEMMA1_NAMES = CheckpointNames(
+    (GATED,), tied_by_default=True, class_defaults={KEY_VALUE_HEADS: 16, HEAD_SIZE: 256}, nullable=()
+)
+GLM4_NAMES = CheckpointNames((GLM4,), class_defaults={KEY_VALUE_HEADS: 2, HEAD_SIZE: 128}, nullable=())
+STARCODER2_NAMES = CheckpointNames(
+    (STARCODER2,), tied_by_default=True, class_defaults={KEY_VALUE_HEADS: 2}, nullable=(HEAD_SIZE,)
+)
+NEMOTRON_NAMES = CheckpointNames((NEMOTRON,), needed=(KEY_VALUE_HEADS,), nullable=(HEAD_SIZE,))
+EXAONE4_NAMES = CheckpointNames((GATED,), class_defaults={KEY_VALUE_HEADS: 32}, nullable=())
+SEED_OSS_NAMES = CheckpointNames((GATED_WITH_BIAS,), class_defaults={KEY_VALUE_HEADS: 8, HEAD_SIZE: 128})
+HUNYUAN_NAMES = CheckpointNames((GATED,), needed=(HEAD_SIZE,), nullable=(KEY_VALUE_HEADS,))
+ERNIE_NAMES = CheckpointNames((GATED,), tied_by_default=True, class_defaults={KEY_VALUE_HEADS: 2, HEAD_SIZE: 128})
+
+# --- the rows --------------------------------------------------------------------------------------------------------
+
+DECODERS: tuple[ModelFamily, ...] = (
+    ModelFamily("llama", "causal", "LlamaForCausalLM", LLAMA_NAMES, NO_DIMENSIONS, ALL_RUNTIMES, gguf="llama"),
+    ModelFamily("mistral", "causal", "MistralForCausalLM", MISTRAL_NAMES, NO_DIMENSIONS, ALL_RUNTIMES),
+    ModelFamily("qwen2", "causal", "Qwen2ForCausalLM", QWEN_NAMES, NO_DIMENSIONS, ALL_RUNTIMES, gguf="qwen2"),
+    ModelFamily(
+        "qwen3",
+        "causal",
+        "Qwen3ForCausalLM",
+        replace(QWEN_NAMES, class_defaults={KEY_VALUE_HEADS: 32, HEAD_SIZE: 128}),
+        NO_DIMENSIONS,
+        ALL_RUNTIMES,
+        gguf="qwen3",
+    ),
+    ModelFamily("gemma2", "causal", "Gemma2ForCausalLM", GEMMA_NAMES, NO_DIMENSIONS, ALL_RUNTIMES, gguf="gemma2"),
+    ModelFamily("gemma3_text", "causal", "Gemma3ForCausalLM", GEMMA_NAMES, NO_DIMENSIONS, ALL_RUNTIMES, gguf="gemma3"),
+    ModelFamily(
+        "phi3",
+        "causal",
+        "Phi3ForCausalLM",
+        CheckpointNames((FUSED,), nullable=(KEY_VALUE_HEADS,)),
+        NO_DIMENSIONS,
+        ALL_RUNTIMES,
+        gguf="phi3",
+    ),
+    ModelFamily(
+        "olmo2",
+        "causal",
+        "Olmo2ForCausalLM",
+        OLMO_NAMES,
+        NO_HEADS_UNDER_A_JOINT_NORM,
+        ALL_RUNTIMES,
+    ),
+    ModelFamily("olmo3", "causal", "Olmo3ForCausalLM", OLMO_NAMES, NO_HEADS_UNDER_A_JOINT_NORM, ON_ONE_MACHINE),
+    ModelFamily("qwen3_5_text", "causal", "Qwen3_5ForCausalLM", QWEN3_5_NAMES, LINEAR_ATTENTION),
+    ModelFamily("smollm3", "causal", "SmolLM3ForCausalLM", SMOLLM3_NAMES, NO_DIMENSIONS, ALL_BUT_SGLANG),
+    ModelFamily("ministral3", "causal", "Ministral3ForCausalLM", MINISTRAL3_NAMES, NO_DIMENSIONS, ON_ONE_MACHINE),
+    ModelFamily("granite", "causal", "GraniteForCausalLM", GRANITE_NAMES, NO_DIMENSIONS, ALL_BUT_SGLANG),
+    ModelFamily("gemma", "causal", "GemmaForCausalLM", GEMMA1_NAMES, NO_DIMENSIONS, ALL_BUT_SGLANG),
+    ModelFamily("glm4", "causal", "Glm4ForCausalLM", GLM4_NAMES, NO_DIMENSIONS, ALL_BUT_SGLANG),
+    ModelFamily("starcoder2", "causal", "Starcoder2ForCausalLM", STARCODER2_NAMES, NO_DIMENSIONS, ALL_BUT_SGLANG),
+    ModelFamily("nemotron", "causal", "NemotronForCausalLM", NEMOTRON_NAMES, NO_DIMENSIONS, ALL_BUT_SGLANG),
+    ModelFamily("exaone4", "causal", "Exaone4ForCausalLM", EXAONE4_NAMES, NO_DIMENSIONS, NO_SGLANG),
+    ModelFamily("seed_oss", "causal", "SeedOssForCausalLM", SEED_OSS_NAMES, NO_DIMENSIONS, ALL_BUT_SGLANG),
+    ModelFamily(
+        "hunyuan_v1_dense", "causal", "HunYuanDenseV1ForCausalLM", HUNYUAN_NAMES, NO_DIMENSIONS, ALL_BUT_SGLANG
+    ),
+    ModelFamily("ernie4_5", "causal", "Ernie4_5ForCausalLM", ERNIE_NAMES, NO_DIMENSIONS, ALL_BUT_SGLANG),
+    ModelFamily(
+        "gpt2",
+        "causal",
+        "GPT2LMHeadModel",
+        CheckpointNames(
+            (GPT2,),
+            heads="n_head",
+            hidden_size="n_embd",
+            positions="n_positions",
+            embedding="transformer.wte.weight",
+            tied_by_default=True,
+            transposed=r"(.*\.)?h\.\d+\..*\.c_(attn|proj|fc)\.weight",
+        ),
+        NO_HEADS,
+        NO_MLX,
+        gguf="gpt2",
+    ),
+    ModelFamily(
+        "opt",
+        "causal",
+        "OPTForCausalLM",
+        CheckpointNames((OPT,), embedding="model.decoder.embed_tokens.weight", tied_by_default=True),
+        NO_HEADS,
+        ("vllm",),
+    ),
+    ModelFamily(
+        "gpt_neox",
+        "causal",
+        "GPTNeoXForCausalLM",
+        CheckpointNames((NEOX,), embedding="gpt_neox.embed_in.weight", tied=("embed_out.weight",)),
+        NO_HEADS,
+        NO_SGLANG,
+    ),
+)

@@ -1,0 +1,38 @@
+"""The tiny models that the mathematics of scoring and repair tells apart.
+
+That mathematics reads of a model its row of `worker.slimming.architectures`, and which of the row's modules it has.
+Families that share these are one case of it; what stock code does with their layers is tested for each of them.
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import cache
+
+from tests.support.tiny_models import TINY, tiny_family
+from worker.slimming.architectures import ARCHITECTURES, Stack
+
+
+def distinct(names: Iterable[str] = TINY) -> list[str]:
+    """The first name of each set of models that the mathematics does not tell apart, in the given order."""
+    first: dict[object, str] = {}
+    for name in names:
+        first.setdefault(_facts(name), name)
+    return list(first.values())
+
+
+@cache
+def _facts(name: str) -> tuple[object, ...]:
+    """The row, the kind of the head, and the modules of the row that the model has, each with a bias or without."""
+    family, modules = tiny_family(name), dict(TINY[name]().named_modules())
+    row = ARCHITECTURES[family.model_type]
+    paths = [path for stack in row.stacks for path in _paths(stack) if path in modules]
+    return row, family.kind, *((path, getattr(modules[path], "bias", None) is not None) for path in paths)
+
+
+def _paths(stack: Stack) -> Iterator[str]:
+    """The modules of the first layer that the row names."""
+    block = stack.feed_forward
+    in_layer = [*block.expand, *block.expand_gated, block.contract]
+    for attention in stack.attention:
+        in_layer += [attention.query, attention.key, attention.value, attention.output, attention.position_bias]
+    yield from (f"{stack.layers}.0.{path}" for path in in_layer if path)
+    yield stack.after_first
