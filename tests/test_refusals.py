@@ -21,7 +21,7 @@ from service.storage.inline_rows import take_rows
 from service.storage.keys import dataset_key
 from tests.support import checkpoints
 from tests.support.pipeline_jobs import Deployment
-from tests.support.tiny_models import causal
+from tests.support.tiny_models import causal, encoder
 from worker.checkpoints.per_layer import to_loadable_class
 from worker.slimming import surgery
 from worker.slimming.architectures import ARCHITECTURES
@@ -151,6 +151,7 @@ def one_tensor_fewer(directory: Path) -> None:
 CONVERSATION = {"messages": [{"role": "user", "content": "good"}, {"role": "assistant", "content": "LABEL_1"}]}
 CHAT: dict[str, Any] = {"kind": "generation", "template": None, "labels": None, "messages": "messages"}
 CHAT_WITH_ROWS = CHAT | {part: {"rows": [CONVERSATION] * 4} for part in ("calibration", "evaluation")}
+EMBEDDING: dict[str, Any] = {"kind": "embedding", "template": None, "labels": None}
 HEADS = {"method": {"units": ["heads"]}}
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 CASES: dict[str, Case] = {
@@ -311,6 +312,14 @@ CASES: dict[str, Case] = {
     "config that is no JSON": Case(
         Site("sources.validation", "read_json"), "invalid_model", "model.uri", prepare=written(CONFIG, b"{")
     ),
+    "modules that are no JSON": Case(
+        Site("checkpoints.validation", "read_json_value"),
+        "invalid_model",
+        "model.uri",
+        {"task": EMBEDDING},
+        family="bert",
+        prepare=all_of(lambda directory: checkpoints.save(directory, encoder("bert")), written("modules.json", b"{")),
+    ),
     "a tensor too many": Case(
         Site("checkpoints.weights", "_check_all_used"), "invalid_model", "model.uri", prepare=one_tensor_more
     ),
@@ -335,6 +344,7 @@ ONLY_WORKER: dict[Site, str] = {
     Site("data.tagged_texts", "encode"): TOKENS,
     Site("data.prompts", "_check_candidates"): TOKENS,
     Site("data.prompts", "_shorten"): TOKENS,
+    Site("data.embedded_texts", "_tokens"): TOKENS,
     Site("data.chat_templates", "prompt_and_answer"): CHAT_TEMPLATE,
     Site("data.chat_templates", "_render"): CHAT_TEMPLATE,
     Site("data.wordings", "_chat"): CHAT_TEMPLATE,

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from service.contract.errors import InvalidRequest
 from service.contract.method import Target
 from service.contract.options import TaskKind
-from service.contract.presets import ANSWER_COLUMNS, PRESETS, resolve, template_fields
+from service.contract.presets import ANSWER_COLUMNS, DEFAULT_TEMPLATES, PRESETS, resolve, template_fields
 from service.contract.task import ModelSource, TaskWording
 
 WITHOUT_TEMPLATE = (TaskKind.token_classification,)
@@ -77,6 +77,8 @@ def wording_of(
                 "--task", "rows of messages, or of words with tags, need no preset and no template: leave it out"
             )
         given |= {"messages": messages, "kind": answer.kind or (TaskKind.generation if labels is None else None)}
+    elif task is None and answer.kind in DEFAULT_TEMPLATES:
+        given |= {"kind": answer.kind}
     elif task is None:
         raise wrong("--task", f"give a preset, or a template such as {EXAMPLE}; or --messages COLUMN")
     elif "{" in task:

@@ -44,6 +44,7 @@ OBJECTIVES: dict[TaskKind, tuple[Objective, ...]] = {
     ),
     TaskKind.regression: (Objective.output,),
     TaskKind.generation: (Objective.log_probability, Objective.probability, Objective.sequence_probability),
+    TaskKind.embedding: (Objective.projection,),
 }
 
 
@@ -79,7 +80,7 @@ class Method(Schema):
     objective: Objective | None = Field(
         default=None,
         description="scalar whose gradient the criterion uses; default: margin, output for regression, log_probability "
-        "for generation",
+        "for generation, projection for embedding",
         json_schema_extra=EXPERT,
     )
     token_reduction: TokenReduction = Field(

@@ -11,6 +11,7 @@ class TaskKind(StrEnum):
     token_classification = "token_classification"  # a tag for each word of a text
     regression = "regression"  # a number, the one output of a head
     generation = "generation"  # a text
+    embedding = "embedding"  # the embeddings of texts, of an encoder without a head
 
 
 class TaskMetric(StrEnum):
@@ -30,6 +31,8 @@ class TaskMetric(StrEnum):
     rouge_l = "rouge_l"  # ROUGE-L F1 score of a generated text; mean over the rows
     chrf = "chrf"  # chrF2 score of a generated text; mean over the rows
     token_probability = "token_probability"  # geometric mean of the probabilities of the targets' tokens
+    cosine_similarity = "cosine_similarity"  # of an embedding and that of the dense model; mean over the rows
+    recall_at_10 = "recall_at_10"  # share of rows whose second text is among the 10 nearest ones to the first
 
 
 # The metrics of each kind of task, its default first.
@@ -49,6 +52,12 @@ METRICS: dict[TaskKind, tuple[TaskMetric, ...]] = {
         TaskMetric.rouge_l,
         TaskMetric.chrf,
         TaskMetric.token_probability,
+    ),
+    TaskKind.embedding: (
+        TaskMetric.cosine_similarity,
+        TaskMetric.spearman,
+        TaskMetric.pearson,
+        TaskMetric.recall_at_10,
     ),
 }
 
@@ -72,6 +81,7 @@ class Objective(StrEnum):
     # log-odds
     margin = "margin"
     output = "output"  # the output of a regression head
+    projection = "projection"  # the normalised embedding along a random direction
 
 
 class TokenReduction(StrEnum):

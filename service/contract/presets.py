@@ -25,13 +25,16 @@ ANSWER_COLUMNS = {
     TaskKind.token_classification: "tags",
     TaskKind.regression: LABEL_COLUMN,
     TaskKind.generation: TARGET_COLUMN,
+    TaskKind.embedding: LABEL_COLUMN,
 }
+DEFAULT_TEMPLATES = {TaskKind.embedding: "{text}"}
 # Kinds of tasks whose labels are by default the classes of the head.
 LABELLED_BY_HEAD = (TaskKind.multi_label, TaskKind.token_classification)
 # Kinds of tasks that have no labels -> what their rows have instead.
 WITHOUT_LABELS = {
     TaskKind.regression: f"its rows have numbers in the column `{LABEL_COLUMN}`",
     TaskKind.generation: f"its rows have the column `{TARGET_COLUMN}`",
+    TaskKind.embedding: "its rows have texts",
 }
 
 
@@ -133,6 +136,8 @@ def resolve(task: AnyTask) -> AnyTask:
         fields |= {name: getattr(preset, name) for name in ("kind", "template", "labels", "max_words")}
     own = {name: value for name in type(task).model_fields if (value := getattr(task, name)) is not None}
     resolved = task.model_copy(update=fields | own)
+    if resolved.template is None and resolved.messages is None and resolved.kind in DEFAULT_TEMPLATES:
+        resolved = resolved.model_copy(update={"template": DEFAULT_TEMPLATES[resolved.kind]})
     _check_prompt(resolved)
     _check_labels(resolved)
     return resolved.model_copy(update={"metric": _metric(resolved)})
@@ -142,7 +147,11 @@ def needs_answers(task: TaskWording, param: str, has_some: bool) -> bool:
     """Whether every row of the source at `param` of the request must have its right answer.
 
     With `supervision: none` calibration rows need none, and evaluation rows need one if some have one (`has_some`).
+    Embeddings have right answers where the metric compares two texts, for the rows that are judged.
     """
+    if task.kind is TaskKind.embedding:
+        is_judged = param != "task.calibration" or (isinstance(task, Task) and task.evaluation is None)
+        return is_judged and task.metric is not TaskMetric.cosine_similarity
     if not isinstance(task, Task) or task.supervision is Supervision.labels:
         return True
     return param != "task.calibration" and has_some
@@ -192,6 +201,9 @@ def _check_prompt(task: TaskWording) -> None:
     if task.messages is None:
         _check_template(task)
         return
+    if task.kind is TaskKind.embedding:
+        message = "the embedding of a conversation is not slimmed for: give `task.template` and rows with texts"
+        raise InvalidRequest(message, param="task.messages")
     if task.kind in (TaskKind.regression, TaskKind.multi_label):
         message = f"an assistant's message is one text, which is no answer to a {task.kind} task: give `task.template`"
         raise InvalidRequest(message, param="task.messages")
@@ -212,6 +224,14 @@ def _check_prompt(task: TaskWording) -> None:
         raise InvalidRequest(message, param="task.messages")
 
 
+def _check_text_alone(task: TaskWording) -> None:
+    """Refuse fields that would make the embedded text another one than sentence-transformers embeds."""
+    if task.label_prefix is not None or task.special_tokens is False:
+        name = "special_tokens" if task.label_prefix is None else "label_prefix"
+        message = f"a text is embedded with the special tokens of the tokenizer, and nothing behind it: leave `{name}`"
+        raise InvalidRequest(f"{message} out", param=f"task.{name}")
+
+
 def _check_no_prompt(task: TaskWording) -> None:
     for name in ("template", "messages", *OF_TEMPLATES):
         if getattr(task, name) is not None:
@@ -223,6 +243,8 @@ def _check_no_prompt(task: TaskWording) -> None:
 
 
 def _check_template(task: TaskWording) -> None:
+    if task.kind is TaskKind.embedding:
+        _check_text_alone(task)
     if task.template is None:
         message = "give `preset`, `template` with a {column} field, or `messages` with the name of a column"
         raise InvalidTemplate(message, param="task.template")

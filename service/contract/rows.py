@@ -16,6 +16,7 @@ from service.contract.presets import (
     template_fields,
 )
 from service.contract.row_values import UNUSABLE_LABELS, RowValues, as_number, as_text, spelled_alike
+from service.contract.second_texts import check_texts
 from service.contract.task import TaskWording
 
 OUTSIDE = "O"  # the tag of a word that belongs to no entity
@@ -231,7 +232,8 @@ def check_rows(rows: Sequence[Row], task: TaskWording, *, answered: bool = True)
 
     Raises InvalidTemplate if no row has a column of the template, InvalidData if one row lacks a column, has a
     conversation that cannot be read, no number where the task is a regression, no list where several labels may be
-    right or not a tag for each word, and UnknownLabel if a row has a label that the task does not name.
+    right or not a tag for each word, and UnknownLabel if a row has a label that the task does not name. The rows of an
+    embedding are checked by `check_texts`.
     """
     if task.messages is not None:
         _check_conversations(rows, task.labels, task.messages, answered=answered)
@@ -246,8 +248,10 @@ def check_rows(rows: Sequence[Row], task: TaskWording, *, answered: bool = True)
     for row in rows:
         for column in columns:
             row.text(column)
-        if answered:
+        if answered and task.kind is not TaskKind.embedding:
             _check_answer(row, task)
+    if task.kind is TaskKind.embedding:
+        check_texts(rows, task, answered=answered)
     if answered and task.kind is TaskKind.multi_label and not any(row.labels(LABEL_COLUMN) for row in rows):
         raise InvalidData("none of the rows has a label, so that there is no F1 score: give rows with labels")
 

@@ -77,7 +77,8 @@ class TaskWording(Schema):
     metric: TaskMetric | None = Field(
         default=None,
         description="figure that both models are judged by; default: accuracy, for multi_label micro_f1, for "
-        "token_classification entity_f1, for regression pearson, for generation exact_match",
+        "token_classification entity_f1, for regression pearson, for generation exact_match, for embedding "
+        "cosine_similarity",
         json_schema_extra=EXPERT,
     )
     name: Name | None = Field(
@@ -136,6 +137,8 @@ class Task(TaskWording):
     def _check_supervision(self) -> Self:
         if self.confidence is not None and self.supervision is not Supervision.none:
             raise ValueError("`confidence` applies to the model's own answers only: it needs `supervision: none`")
+        if self.supervision is Supervision.none and self.kind is TaskKind.embedding:
+            raise ValueError("the texts of an embedding task have no labels: leave `supervision` out")
         if self.confidence is not None and self.kind is TaskKind.regression:
             raise ValueError("the numbers of a regression task have no probability: leave `confidence` out")
         if self.supervision is Supervision.none and self.calibration.draw is Draw.balanced:

@@ -8,6 +8,21 @@ from service.contract.fields import Schema
 from service.contract.options import TaskKind, TaskMetric
 
 
+class ShippedEmbedding(Schema):
+    """How the embedding of a text is made. White space around the text is left out before it is tokenised."""
+
+    pooling: Literal["mean", "cls", "last"] = Field(
+        description="what the hidden states of the tokens become: their mean, special tokens included, that of the "
+        "first token, or that of the last one"
+    )
+    normalised: bool = Field(description="whether the embedding is divided by its length")
+    lower_case: bool = Field(description="whether the text is put in lower case, whatever the tokenizer does")
+    has_files: bool = Field(
+        description="whether the checkpoint has the files by which sentence-transformers does all this; without them "
+        "the pooling is the mean"
+    )
+
+
 class ShippedTask(Schema):
     """A task as the slim model was evaluated on it.
 
@@ -48,7 +63,8 @@ class ShippedTask(Schema):
         "where several labels may be right; zeros where the bias of the classification head contains them; empty "
         "without labels"
     )
-    decoding: Literal["most_likely_label", "likely_labels", "most_likely_tags", "output", "greedy"]
+    embedding: ShippedEmbedding | None = Field(default=None, description="null for tasks with other answers")
+    decoding: Literal["most_likely_label", "likely_labels", "most_likely_tags", "output", "greedy", "embedding"]
     max_new_tokens: int | None = Field(description="most tokens of a generated text; null for other answers")
     metric: TaskMetric = Field(description="the metric that the model was judged by")
 

@@ -1,6 +1,7 @@
 """What is known of a model family without loading a model: the type of the rows in `decoders`, `encoders` and
 `encoder_decoders`."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,8 +11,11 @@ from service.contract.options import Unit
 from service.families.model_tensors import MODEL_TENSORS, ModelTensors, always
 from service.families.other_heads import DECODER_CLASSIFIERS, TOKEN_CLASSIFIERS
 from service.families.tensor_names import CheckpointNames
+from service.families.unused_tensors import may_be_unused
 
-Kind = Literal["causal", "encoder_decoder", "classifier", "decoder_classifier", "token_classifier"]
+POOLER = r"(\w+\.)?pooler\.dense\.(weight|bias)"  # of an encoder without a head
+
+Kind = Literal["causal", "encoder_decoder", "classifier", "decoder_classifier", "token_classifier", "encoder"]
 RuntimeName = Literal["vllm", "sglang", "llama.cpp", "mlx-lm"]
 
 # The Auto class of transformers that loads a model of each kind with its task head.
@@ -21,6 +25,7 @@ AUTO_CLASSES: dict[Kind, str] = {
     "classifier": "AutoModelForSequenceClassification",
     "decoder_classifier": "AutoModelForSequenceClassification",
     "token_classifier": "AutoModelForTokenClassification",
+    "encoder": "AutoModel",
 }
 # kinds with a classification head
 CLASSIFIERS: tuple[Kind, ...] = ("classifier", "decoder_classifier", "token_classifier")
@@ -71,9 +76,21 @@ class ModelFamily:
     def tensors(self) -> ModelTensors:
         """The tensors of the family's models with this head."""
         row = MODEL_TENSORS[self.model_type]
+        if self.kind == "encoder":
+            return row.without_head()
         if self.kind == "token_classifier":
             return row.with_token_head()
         return row.with_score() if self.kind == "decoder_classifier" else row
+
+    def may_leave_unused(self, name: str, config: Mapping[str, Any]) -> bool:
+        """Whether a model of the family with this config needs nothing of the tensor. An encoder keeps its pooler."""
+        is_pooler = self.kind == "encoder" and re.fullmatch(POOLER, name)
+        return not is_pooler and may_be_unused(name, self.model_type, config)
+
+    @property
+    def encoder_class(self) -> str:
+        """The class of the family's encoder without a head; "" for a family of decoders."""
+        return self.pretrained.classes[0] if self.kind == "classifier" and self.pretrained else ""
 
     @property
     def auto_class(self) -> str:
@@ -85,7 +102,7 @@ class ModelFamily:
         """The family as `GET /capabilities` shows it."""
         refused = {unit.value: reason for unit, reason in self.refused.items()}
         other_heads = (heads.get(self.model_type) for heads in (DECODER_CLASSIFIERS, TOKEN_CLASSIFIERS))
-        classes = [self.model_class, *filter(None, other_heads)]
+        classes = [self.model_class, *filter(None, (*other_heads, self.encoder_class))]
         return catalog.Family(
             model_type=self.model_type, kind=self.kind, classes=classes, units=self.units, refused=refused
         )

@@ -35,7 +35,12 @@ def check_kind(task: TaskWording, kind: Kind, problem: object, outputs: int) -> 
 
     `problem` and `outputs` are those of its head, where it has one. Raises InvalidModel as `head_kind`.
     """
-    if kind == "token_classifier":
+    if kind == "encoder":
+        done = TaskKind.embedding
+        found = f"is an encoder without a head, which a task of the kind {task.kind} needs, and no adapter brings one"
+        if task.kind is done:
+            return
+    elif kind == "token_classifier":
         done, found = TaskKind.token_classification, "has a head for the tokens of a text"
         if task.kind is done:
             return
@@ -49,4 +54,7 @@ def check_kind(task: TaskWording, kind: Kind, problem: object, outputs: int) -> 
         return
     else:
         done, found = TaskKind.classification, f"has no classification head, which a task of the kind {task.kind} needs"
-    raise InvalidRequest(f"the model {found}: send the kind `{done}`, or another model", param="task.kind")
+        if task.kind is TaskKind.embedding:
+            found = "writes texts, and is not an encoder, which a task of the kind embedding needs"
+    other = "the checkpoint of an encoder alone" if task.kind is TaskKind.embedding else "another model"
+    raise InvalidRequest(f"the model {found}: send the kind `{done}`, or {other}", param="task.kind")

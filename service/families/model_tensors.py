@@ -66,12 +66,29 @@ class ModelTensors:
         inside = tuple(modules for modules in self.outside if modules.paths.startswith(self.prefix))
         return replace(self, outside=(*inside, Modules("score")))
 
+    def without_head(self) -> Self:
+        """The tensors of an encoder without a head. A pooler behind the last layer is used where it is there."""
+        pooler = f"{self.prefix}pooler."
+        inside = tuple(
+            replace(modules, paths=path)
+            for modules in self.outside
+            for path in _expanded(modules.paths)
+            if path.startswith(self.prefix) and not path.startswith(pooler)
+        )
+        return replace(self, outside=inside, may_hold=rf"{re.escape(pooler)}dense\.(weight|bias)")
+
     def with_token_head(self) -> Self:
         """The tensors of an encoder with a head for tokens in place of that for sequences."""
         if self.token_head is None:
             return self
         inside = tuple(modules for modules in self.outside if modules.paths.startswith(self.prefix))
         return replace(self, outside=(*inside, *self.token_head))
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The paths of the modules of the head."""
+        paths = (path for modules in self.outside for path in _expanded(modules.paths))
+        return tuple(path for path in paths if not path.startswith(self.prefix))
 
     def names(self, config: Config, counts: Mapping[str, int]) -> set[str]:
         """The names of all tensors of a model whose stacks have these numbers of layers."""
@@ -85,9 +102,7 @@ class ModelTensors:
 
     def full_name(self, name: str, has_prefix: bool) -> str:
         """The name of a tensor in the model with its head; `has_prefix`: whether the checkpoint's names have one."""
-        paths = (path for modules in self.outside for path in _expanded(modules.paths))
-        heads = tuple(path for path in paths if not path.startswith(self.prefix))
-        return name if has_prefix or name.startswith(heads) else self.prefix + name
+        return name if has_prefix or name.startswith(self.heads) else self.prefix + name
 
 
 def layer_kinds(config: Config, count: int) -> list[str]:

@@ -22,8 +22,9 @@ GPU_BLOCKS = ((128, ("AWQ", "GPTQ", "FP8")), (16, ("FP8",)))
 MLX_BLOCKS = ((64, ("4-bit", "8-bit")),)  # a scale for each 64 weights of a row
 # Kinds of models of which no runtime but transformers is promised -> their head.
 UNTESTED_HEADS: dict[str, str] = {
-    "decoder_classifier": "classification head on a decoder",
-    "token_classifier": "head for tokens",
+    "decoder_classifier": "a classification head on a decoder",
+    "token_classifier": "a head for tokens",
+    "encoder": "the embeddings of an encoder without a head",
 }
 ANY_WIDTH = ((1, ("bitsandbytes",)),)
 
@@ -68,7 +69,7 @@ def _runtime(name: str, traits: RuntimeTraits, sizes: SlimSizes) -> Runtime:
     if name not in ("transformers", *FAMILIES[sizes.family].runtimes):
         return Runtime(name=name, loads=False, reason=f"it has no architecture for {sizes.family}")
     if name != "transformers" and sizes.kind in UNTESTED_HEADS:
-        untested = f"whether it computes a {UNTESTED_HEADS[sizes.kind]} as transformers does was not tested"
+        untested = f"whether it computes {UNTESTED_HEADS[sizes.kind]} as transformers does was not tested"
         return Runtime(name=name, loads=False, reason=untested)
     if limit := limit_of(name, sizes):
         return Runtime(name=name, loads=False, reason=limit)

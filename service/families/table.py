@@ -17,6 +17,7 @@ from service.families.decoders import DECODERS
 from service.families.encoder_decoders import ENCODER_DECODERS
 from service.families.encoders import ENCODERS
 from service.families.family import ModelFamily, PretrainedHead
+from service.families.model_tensors import MODEL_TENSORS
 from service.families.other_heads import DECODER_CLASSIFIERS, TOKEN_CLASSIFIERS
 from service.families.per_layer import CLASS_PREFIX, is_per_layer
 from service.families.quantisation import quantisation_of
@@ -30,6 +31,8 @@ FACTORS_OF_HEADS = (
 
 def with_head(family: ModelFamily, model_class: str) -> ModelFamily:
     """The family with the head of a class of transformers; as it is where that is no other head of the family."""
+    if model_class and model_class == family.encoder_class:
+        return replace(family, kind="encoder", model_class=model_class, runtimes=(), pretrained=None)
     if model_class == TOKEN_CLASSIFIERS.get(family.model_type):
         return replace(family, kind="token_classifier", model_class=model_class, runtimes=(), same_head=())
     if model_class != DECODER_CLASSIFIERS.get(family.model_type):
@@ -49,6 +52,9 @@ def with_head(family: ModelFamily, model_class: str) -> ModelFamily:
 
 def with_adapter_head(family: ModelFamily, replaced: Collection[str]) -> ModelFamily:
     """The family with the head that an adapter brings; `replaced` are the tensors of the model that it replaces."""
+    if family.kind == "encoder":
+        heads = tuple(f"{path}." for path in MODEL_TENSORS[family.model_type].heads)
+        return FAMILIES[family.model_type] if any(name.startswith(heads) for name in replaced) else family
     brings_head = family.kind == "causal" and "score.weight" in replaced
     return with_head(family, DECODER_CLASSIFIERS.get(family.model_type, "")) if brings_head else family
 

@@ -129,6 +129,7 @@ def _check(request: JobRequest, model: ModelDirectory) -> bool:
     if not model.can_be_planned:
         return False
     check_tokenizer(request, model)
+    model.check_sentence_encoder()
     check_feasible(request, read_checkpoint(model))
     return True
 

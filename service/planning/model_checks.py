@@ -60,7 +60,8 @@ def check_config(
     check_first_layer(request.method, family, config)
     _check_layout(request, config)
     _check_tokens(request, family, config)
-    _check_tasks(request, family, config, _id2label(config, adapter))
+    has_unread = request.model.adapter_uri is not None and adapter is None
+    _check_tasks(request, family, config, _id2label(config, adapter), has_unread_adapter=has_unread)
 
 
 def _check_layout(request: JobRequest, config: Mapping[str, Any]) -> None:
@@ -88,7 +89,14 @@ def _id2label(config: Mapping[str, Any], adapter: Adapter | None) -> object:
     return {str(index): f"LABEL_{index}" for index in range(count)}
 
 
-def _check_tasks(request: JobRequest, family: ModelFamily, config: Mapping[str, Any], id2label: object) -> None:
+def _check_tasks(
+    request: JobRequest,
+    family: ModelFamily,
+    config: Mapping[str, Any],
+    id2label: object,
+    *,
+    has_unread_adapter: bool = False,
+) -> None:
     """Check the kinds of all tasks, and their labels. An `id2label` that cannot be read is left to the worker."""
     if not isinstance(id2label, dict) or not all(str(index).isdecimal() for index in id2label):
         return
@@ -97,6 +105,8 @@ def _check_tasks(request: JobRequest, family: ModelFamily, config: Mapping[str, 
     for place, task in tasks.items():
         with blaming_task(place):
             resolved = resolve(task)
+            if family.kind == "encoder" and has_unread_adapter:
+                continue  # which may bring a head
             check_kind(resolved, family.kind, config.get("problem_type"), len(id2label))
             if family.kind in CLASSIFIERS:
                 labelled = with_labels(resolved, head_classes(resolved, id2label))

@@ -45,6 +45,7 @@ def plan(request: JobRequest, access: Access) -> Plan:
         raise NotPlannable(message, param="model.uri")
     checkpoint = read_checkpoint(model)
     check_tokenizer(request, model)
+    model.check_sentence_encoder()
     return plan_for(request, checkpoint)
 
 
@@ -70,8 +71,8 @@ def plan_for(request: JobRequest, checkpoint: Checkpoint) -> Plan:
 
 def _cache_bytes(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut]) -> Projected | None:
     """Bytes of a decoder's cache for each token: 2 (key and value) * layers * key-value heads * head size * bytes of a
-    number. None for a classifier, which keeps no cache."""
-    if checkpoint.family.kind in CLASSIFIERS:
+    number. None for a classifier or an encoder, which keep no cache."""
+    if checkpoint.family.kind in (*CLASSIFIERS, "encoder"):
         return None
     stack = checkpoint.last_stack
     _, heads = head_counts(checkpoint, stack)

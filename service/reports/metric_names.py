@@ -23,6 +23,8 @@ LABELLED = {
     TaskMetric.rouge_l: "ROUGE-L score",
     TaskMetric.chrf: "chrF score",
     TaskMetric.token_probability: "probability of a target's token",
+    TaskMetric.cosine_similarity: "cosine similarity to the dense model's embeddings",
+    TaskMetric.recall_at_10: "recall at 10",
 }
 UNLABELLED = {name: f"{text} with the dense model's answers as right ones" for name, text in LABELLED.items()} | {
     TaskMetric.accuracy: "agreement with the dense model",
@@ -31,6 +33,7 @@ UNLABELLED = {name: f"{text} with the dense model's answers as right ones" for n
     TaskMetric.spearman: "Spearman correlation with the dense model's outputs",
     TaskMetric.exact_match: "texts equal to the dense model's",
     TaskMetric.token_probability: "probability of a token of the dense model's text",
+    TaskMetric.cosine_similarity: LABELLED[TaskMetric.cosine_similarity],
 }
 NAMES = {Supervision.labels: LABELLED, Supervision.none: UNLABELLED}
 SEVERAL = "mean of the tasks' metrics"

@@ -10,7 +10,6 @@ from service.contract.report import Dequantised
 from service.families.family import ModelFamily
 from service.families.source_config import plain_name
 from service.families.tensor_names import CheckpointNames, StackNames
-from service.families.unused_tensors import may_be_unused
 from service.sources.adapter import Adapter
 from service.sources.model_directory import ModelDirectory
 from service.sources.quantised_weights import StoredWeights, plain_config, stored_weights
@@ -90,7 +89,7 @@ def _names_in_model(
     """Name in the model -> name in the files, of the tensors that the model must use."""
     row, pretrained = family.tensors, family.pretrained
     replaced = pretrained.tensors if pretrained and has_adapter else r"(?!)"
-    unused = [name for name in stored if may_be_unused(name, family.model_type, config)]
+    unused = [name for name in stored if family.may_leave_unused(name, config)]
     used = [name for name in stored if name not in unused and not re.fullmatch(replaced, name)]
     has_prefix = any(plain_name(name).startswith(row.prefix) for name in used)
     return {row.full_name(plain_name(name), has_prefix): name for name in used}

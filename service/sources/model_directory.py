@@ -1,13 +1,15 @@
 """The directory of a model, wherever it is: file, s3, gs, az, job or a hub. Each file is read at most once."""
 
+import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple, Self
 
-from service.contract.errors import InvalidModel, StorageUnavailable
+from service.contract.errors import InvalidModel, NotFound, StorageUnavailable
 from service.contract.task import ModelSource
 from service.families.family import ModelFamily
+from service.families.sentence_encoder import read_sentence_encoder
 from service.families.source_config import effective_config
 from service.families.table import family_of, with_adapter_head
 from service.sources.access import HUB, Access, blaming
@@ -117,6 +119,20 @@ class ModelDirectory:
         if self.is_on_hub:
             return self._has(CONFIG) and (self._has(SINGLE) or self._has(INDEX))
         return any(name.endswith(".safetensors") for name in self.names)
+
+    def check_sentence_encoder(self) -> None:
+        """Raise InvalidModel for an encoder without a head whose embeddings the worker does not compute."""
+        if self.family.kind == "encoder":
+            read_sentence_encoder(self._optional_json)
+
+    def _optional_json(self, name: str) -> Any:
+        """The content of a small JSON file; None where there is none."""
+        try:
+            return json.loads(self.files.content(name))
+        except NotFound:
+            return None
+        except (ValueError, RecursionError) as error:
+            raise InvalidModel(f"{self.source.uri} has a {name} that is not JSON", param="model.uri") from error
 
     def check_tokenizer(self) -> None:
         """Raise InvalidModel if the tokenizer needs code that comes with the model.

@@ -3,6 +3,7 @@
 from fnmatch import fnmatch
 
 from service.families.per_layer import MODELLING_FILE
+from service.families.sentence_encoder import NESTED
 
 CONFIG = "config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -30,5 +31,8 @@ PATTERNS = [
 
 
 def is_wanted(name: str) -> bool:
-    """Whether a file is in the directory itself and holds weights (safetensors, GGUF), settings or a vocabulary."""
-    return "/" not in name and any(fnmatch(name, pattern) for pattern in (*PATTERNS, f"*{GGUF}"))
+    """Whether a file is in the directory itself and holds weights (safetensors, GGUF), settings or a vocabulary, or is
+    the config of a module of sentence-transformers."""
+    if "/" in name:
+        return any(fnmatch(name, pattern) for pattern in NESTED)
+    return any(fnmatch(name, pattern) for pattern in (*PATTERNS, f"*{GGUF}"))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from obstore import ObjectMeta  # it has no runtime form
 
 LOCAL = "file"
+NESTED_NAME = "config.json"  # of the files in the directories of a directory
 REMOTE = frozenset({"s3", "gs", "az"})
 
 
@@ -87,10 +88,13 @@ def file_size(uri: str, *, retry_seconds: float = 30) -> int:
 
 
 def file_marks(uri: str, *, retry_seconds: float = 30) -> dict[str, str]:
-    """Name -> mark of every file in the directory `uri`. A mark changes with the file. Raises NotFound."""
+    """Name -> mark of every file in the directory `uri`, and of the config.json of each directory in it. A mark changes
+    with the file. Raises NotFound."""
     if scheme_of(uri) == LOCAL:
         with translated(uri):
-            return {path.name: _local_mark(path) for path in path_of(uri).iterdir() if path.is_file()}
+            root = path_of(uri)
+            entries = [entry / NESTED_NAME if entry.is_dir() else entry for entry in root.iterdir()]
+            return {str(path.relative_to(root)): _local_mark(path) for path in entries if path.is_file()}
     with translated(uri):
         store = open_store(_remote(uri), retry_seconds=retry_seconds)
         return {meta["path"]: _remote_mark(meta) for chunk in obstore.list(store) for meta in chunk}

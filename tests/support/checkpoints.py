@@ -29,6 +29,7 @@ FRAMES = {  # the special tokens that the tokenizer adds on demand
     "encoder_decoder": "$A </s>",
     "classifier": "<s> $A </s>",
     "decoder_classifier": "<s> $A",
+    "encoder": "<s> $A </s>",
     "token_classifier": "<s> $A </s>",
 }
 LORA = LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
@@ -43,7 +44,8 @@ def tokenizer(kind: str = "causal") -> PreTrainedTokenizerFast:
     inner.train_from_iterator(CORPUS, trainer)
     ends = [(token, inner.token_to_id(token)) for token in ("<s>", "</s>")]
     inner.post_processor = TemplateProcessing(single=FRAMES[kind], special_tokens=ends)
-    extra = {"sep_token": "</s>", "cls_token": "<s>"} if kind in ("classifier", "token_classifier") else {}
+    with_separator = ("classifier", "token_classifier", "encoder")
+    extra = {"sep_token": "</s>", "cls_token": "<s>"} if kind in with_separator else {}
     return PreTrainedTokenizerFast(tokenizer_object=inner, **SPECIAL, **extra)
 
 

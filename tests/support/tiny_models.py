@@ -11,6 +11,7 @@ import transformers
 from torch import Tensor
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
@@ -133,6 +134,13 @@ WITH_HEAD: dict[str, Callable[..., PreTrainedModel]] = {
     "bert": lambda **settings: classifier("bert", **settings),
     "llama_classifier": lambda **settings: decoder_classifier("llama", **settings),
 }
+
+
+def encoder(model_type: str, **settings: Any) -> PreTrainedModel:
+    """An encoder without a head; `settings` override or extend those of its family's model in TINY."""
+    config = TINY[model_type]().config.to_dict()
+    fields = {key: value for key, value in config.items() if key not in ("model_type", "architectures")}
+    return _model(AutoModel, model_type, deepcopy(fields | settings))
 
 
 def gpt2(auto: Any = AutoModelForCausalLM, **settings: Any) -> PreTrainedModel:

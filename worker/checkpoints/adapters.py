@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from service.contract.errors import InvalidModel, VerificationFailed
 from service.sources.model_files import ADAPTER_WEIGHTS
 from worker.checkpoints.dtypes import cast_weights, weight_dtypes
+from worker.checkpoints.encoders import outputs_of
 from worker.checkpoints.tying import tie_equal, untie
 from worker.data.wordings import answer_vocabulary
 
@@ -85,8 +86,7 @@ def _probe_logits(model: nn.Module, config: Any) -> Tensor:
     if config.is_encoder_decoder:
         inputs["decoder_input_ids"] = _probe_tokens(answer_vocabulary(config)).flip(0)
     with torch.inference_mode():
-        logits: Tensor = model(**inputs).logits
-    return logits
+        return outputs_of(model, inputs)
 
 
 def _probe_tokens(vocabulary: int) -> Tensor:

@@ -6,14 +6,14 @@ from service.contract.options import Layout
 from worker.checkpoints.llama_as_mistral import to_stock_class
 from worker.checkpoints.loading import LoadedModel
 from worker.checkpoints.per_layer import to_loadable_class
-from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.architectures import architecture_of
 from worker.slimming.surgery import cut
 from worker.slimming.units import Kept
 
 
 def make_slim(loaded: LoadedModel, kept: Kept, layout: Layout) -> LoadedModel:
     """Cut the model in place and convert it to a class that can load it. No weight that stays changes."""
-    model, architecture = loaded.model, ARCHITECTURES[loaded.family.model_type]
+    model, architecture = loaded.model, architecture_of(loaded.model)
     cut(model, architecture, kept, layout)
     slim = to_stock_class(model) if layout is Layout.uniform else to_loadable_class(model, architecture)
     return replace(loaded, model=slim)

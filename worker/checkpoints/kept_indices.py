@@ -37,7 +37,7 @@ from worker.checkpoints.head_bias import add_to_bias
 from worker.checkpoints.loading import LoadedModel, load_model
 from worker.checkpoints.saving import save_model
 from worker.data.provenance import digest_directory
-from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.architectures import architecture_of
 from worker.slimming.units import Kept, Site, locate
 from worker.sources.fetching import FetchedModel, fetch_adapter, fetch_model
 
@@ -120,7 +120,7 @@ def _check_base(origin: Origin, base: FetchedModel, adapter: Path | None) -> Non
 
 def _check_indices(kept: Kept, origin: Origin, loaded: LoadedModel) -> None:
     """Raise unless the groups are those of the model, and each one's indices are sorted, unique and in range."""
-    groups = locate(loaded.model, ARCHITECTURES[loaded.family.model_type], [unit.value for unit in origin.units])
+    groups = locate(loaded.model, architecture_of(loaded.model), [unit.value for unit in origin.units])
     if {group.site for group in groups} != kept.keys():
         raise InvalidData("the indices name other groups of units than the model has")
     for group in groups:

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from service.contract.errors import InvalidModel
 from service.families import adapter_names
 from service.families.family import ModelFamily
-from service.families.unused_tensors import may_be_unused
+from service.families.sentence_encoder import SentenceEncoder
 from service.sources.model_files import ADAPTER_WEIGHTS, CONFIG
 from worker.checkpoints.dtypes import (
     fixed_parameters,
@@ -24,6 +24,7 @@ from worker.checkpoints.dtypes import (
     rounded_dtypes,
     weight_dtypes,
 )
+from worker.checkpoints.encoders import sentence_encoder_of
 from worker.checkpoints.tying import settle_tying
 from worker.checkpoints.weights import FROM_DISK_ALONE, invalid_model, load_weights, own_config
 from worker.sources.validation import check_checkpoint, read_json, stored_tensors, weight_files
@@ -34,7 +35,7 @@ class LoadedModel:
     """A model in memory with its tokenizer and family, and the directory from which it was loaded.
 
     `dtype` is that of its checkpoint by config.json, and of the slim one. `rounded` are the dtypes of tensors in the
-    checkpoint whose numbers it cannot hold exactly.
+    checkpoint whose numbers it cannot hold exactly. `sentence_encoder` says how an encoder's embeddings are made.
     """
 
     model: PreTrainedModel
@@ -43,6 +44,7 @@ class LoadedModel:
     dtype: torch.dtype
     directory: Path
     rounded: list[str]
+    sentence_encoder: SentenceEncoder | None = None  # of an encoder without a head
 
 
 def load_model(directory: Path, *, device: torch.device, adapter: Path | None = None) -> LoadedModel:
@@ -68,13 +70,14 @@ def load_model(directory: Path, *, device: torch.device, adapter: Path | None = 
     nn.Module.to(model, device)
     make_computable(model)
     rounded = rounded_dtypes(_used_dtypes(directory, family, model.config.to_dict()), dtype)
-    return LoadedModel(model.eval().requires_grad_(False), tokenizer, family, dtype, directory, rounded)
+    encoder = sentence_encoder_of(directory) if family.kind == "encoder" else None
+    return LoadedModel(model.eval().requires_grad_(False), tokenizer, family, dtype, directory, rounded, encoder)
 
 
 def _used_dtypes(directory: Path, family: ModelFamily, config: Mapping[str, Any]) -> set[str]:
     """The dtypes of the tensors in a checkpoint that the model is made of."""
     stored = stored_tensors(weight_files(directory))
-    return {tensor.dtype for name, tensor in stored.items() if not may_be_unused(name, family.model_type, config)}
+    return {tensor.dtype for name, tensor in stored.items() if not family.may_leave_unused(name, config)}
 
 
 def count_parameters(model: nn.Module) -> int:

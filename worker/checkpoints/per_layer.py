@@ -38,7 +38,8 @@ def to_loadable_class(model: PreTrainedModel, architecture: Architecture) -> Pre
 def _to_per_layer_class(model: PreTrainedModel, widths: LayerWidths) -> PreTrainedModel:
     stock = type(model).__name__.removeprefix(modeling_taskslim.PREFIX)
     with torch.device(model.device):
-        converted: PreTrainedModel = per_layer_class(stock)(_per_layer_config(model, widths))
+        without_pooler = {"add_pooling_layer": False} if getattr(model, "pooler", model) is None else {}
+        converted: PreTrainedModel = per_layer_class(stock)(_per_layer_config(model, widths), **without_pooler)
     take_tensors(converted, model)
     if model.can_generate():
         converted.generation_config = model.generation_config

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from service.sources.model_files import CONFIG
 from worker.checkpoints.dtypes import cast_weights, weight_dtypes
+from worker.checkpoints.encoders import copy_sentence_files
 from worker.checkpoints.loading import LoadedModel
 from worker.checkpoints.older_readers import write_for_older_readers
 
@@ -19,6 +20,8 @@ def save_model(loaded: LoadedModel, directory: Path) -> None:
     loaded.model.save_pretrained(directory)
     loaded.tokenizer.save_pretrained(directory)
     write_for_older_readers(directory, loaded.directory)
+    if loaded.sentence_encoder is not None:
+        copy_sentence_files(loaded.directory, directory)
     for weights in directory.glob("*.safetensors"):
         shutil.copymode(directory / CONFIG, weights)
     cast_weights(loaded.model, computed_in)

@@ -31,11 +31,13 @@ from service.contract.result import Verified
 from service.families.table import family_of
 from service.infrastructure.child_process import die_with_parent
 from service.sources.model_files import CONFIG
+from worker.checkpoints.encoders import is_encoder, outputs_of, pooler_argument, sentence_encoder_of
 from worker.checkpoints.float32_pass import float32_pass
 from worker.checkpoints.loading import LoadedModel
 from worker.checkpoints.per_layer import loader_class
+from worker.checkpoints.validation import tensor_names
 from worker.checkpoints.weights import AUTO_CLASSES, FROM_DISK_ALONE
-from worker.slimming.architectures import ARCHITECTURES, Architecture
+from worker.slimming.architectures import Architecture, architecture_of
 from worker.slimming.masking import masked
 from worker.slimming.units import Kept
 
@@ -71,9 +73,9 @@ class Probe:
 
 def take_probe(loaded: LoadedModel, kept: Kept, inputs: Mapping[str, Tensor]) -> Probe:
     """The logits of the loaded model where only the `kept` units contribute."""
-    model, architecture = loaded.model, ARCHITECTURES[loaded.family.model_type]
+    model, architecture = loaded.model, architecture_of(loaded.model)
     with masked(model, architecture, kept):
-        logits = _logits(model, architecture, inputs)
+        logits = _logits(model, architecture, inputs, loaded.directory)
     dtype = str(loaded.dtype).removeprefix("torch.")
     return Probe({name: value.cpu() for name, value in inputs.items()}, logits, str(model.device), dtype)
 
@@ -108,7 +110,7 @@ def compare(directory: Path, probe: Probe) -> Verified:
     Raises ValueError where weights are missing or unexpected, or the logits are not finite.
     """
     model = _load(directory, getattr(torch, probe.dtype), probe.device)
-    logits = _logits(model, ARCHITECTURES[model.config.model_type], probe.inputs)
+    logits = _logits(model, architecture_of(model), probe.inputs, directory)
     difference = (logits - probe.logits).abs().max().item()
     if not math.isfinite(difference):
         raise ValueError("the logits of the reloaded checkpoint are not finite")
@@ -120,10 +122,16 @@ def compare(directory: Path, probe: Probe) -> Verified:
     )
 
 
-def _logits(model: PreTrainedModel, architecture: Architecture, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The logits, computed in float32 on the model's device; they are on the CPU."""
+def _logits(
+    model: PreTrainedModel, architecture: Architecture, inputs: Mapping[str, Tensor], directory: Path
+) -> Tensor:
+    """The logits, computed in float32 on the model's device; they are on the CPU.
+
+    Of an encoder without a head its outputs, and the embeddings by the files in the directory that it was loaded from.
+    """
+    encoder = sentence_encoder_of(directory) if is_encoder(model) else None
     with torch.no_grad(), float32_pass(model, architecture):
-        logits: Tensor = model(**{name: value.to(model.device) for name, value in inputs.items()}).logits
+        logits = outputs_of(model, {name: value.to(model.device) for name, value in inputs.items()}, encoder)
     return logits.float().cpu()
 
 
@@ -132,7 +140,12 @@ def _load(directory: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
     config = json.loads((directory / CONFIG).read_bytes())
     loader = loader_class(config, AUTO_CLASSES[family_of(config, "the checkpoint").kind])
     model, info = loader.from_pretrained(
-        directory, dtype=dtype, use_safetensors=True, output_loading_info=True, **FROM_DISK_ALONE
+        directory,
+        dtype=dtype,
+        use_safetensors=True,
+        output_loading_info=True,
+        **pooler_argument(config, tensor_names(directory)),
+        **FROM_DISK_ALONE,
     )
     wrong = {what: sorted(info[what]) for what in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[what]}
     if wrong:

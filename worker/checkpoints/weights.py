@@ -16,8 +16,8 @@ from service.families import adapter_names
 from service.families.family import AUTO_CLASSES as AUTO_CLASS_NAMES
 from service.families.family import ModelFamily
 from service.families.source_config import TEXT_PREFIXES, effective_config, plain_name
-from service.families.unused_tensors import may_be_unused
 from service.sources.model_files import ADAPTER_WEIGHTS, CONFIG
+from worker.checkpoints.encoders import pooler_argument
 from worker.checkpoints.per_layer import loader_class
 from worker.sources.validation import read_json, weight_files
 
@@ -44,6 +44,7 @@ def load_weights(directory: Path, family: ModelFamily, adapter: Path | None = No
             output_loading_info=True,
             key_mapping=TEXT_PREFIXES if renamed else None,
             **own_config(config),
+            **(pooler_argument(config, stored) if family.kind == "encoder" else {}),
             **_labels(config, family, brought),
             **FROM_DISK_ALONE,
         )
@@ -94,7 +95,7 @@ def _check_all_used(
     left_out = {name for name in stored if any(re.search(pattern, name) for pattern in silent)} - {*model.state_dict()}
     replaced = family.pretrained.tensors if family.pretrained and has_adapter else r"(?!)"
     for name in sorted(unexpected | left_out):
-        if not may_be_unused(name, family.model_type, model.config.to_dict()) and not re.fullmatch(replaced, name):
+        if not family.may_leave_unused(name, model.config.to_dict()) and not re.fullmatch(replaced, name):
             message = f"{type(model).__name__} does not use the tensor {name}: give a checkpoint of this class"
             raise InvalidModel(message, param="model.uri")
 

@@ -29,6 +29,7 @@ class Padding:
     separator: int | None = None  # tokens after the first separator belong to the second text (BERT)
     ends: Tokens = ()  # tokens that end a generated text
     unwritten: Tokens = ()  # tokens that a generated text never has
+    pooling: str = ""  # of the embeddings of an encoder without a head
 
 
 @dataclass
@@ -75,6 +76,8 @@ def padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: Ki
         )
     if kind == "causal":
         return Padding(kind, pad, ends=_ends(model, tokenizer, more_ends))
+    if kind == "encoder":  # sentence-transformers gives every token of a text the first type
+        return Padding(kind, pad)
     pairs = getattr(config, "type_vocab_size", 0) > 1
     return Padding(kind, pad, separator=tokenizer.sep_token_id if pairs else None)
 
@@ -111,12 +114,16 @@ def pad_left(rows: Sequence[Tokens], pad: int) -> tuple[Tensor, Tensor]:
 
 def _length(example: Example, padding: Padding) -> int:
     """Tokens of one input row of the example in a batch of its own."""
+    if padding.kind == "encoder":
+        return max(len(example.prompt), len(example.second))
     answer = max(len(candidate) for candidate in example.candidates)
     decoder = len(padding.decoder_opening) + answer - 1 if padding.kind == "encoder_decoder" else 0
     return row_tokens(example, padding.kind) + decoder
 
 
 def _num_rows(example: Example) -> int:
+    if example.second:
+        return 2
     return 1 if all(len(candidate) == 1 for candidate in example.candidates) else len(example.candidates)
 
 
@@ -137,6 +144,8 @@ def _chunks(
 
 
 def _collate(examples: Sequence[Example], indices: Sequence[int], padding: Padding) -> Batch:
+    if padding.kind == "encoder":
+        return _embedded(examples, indices, padding)
     scored, inputs, masks = _Scored(), *INPUTS[padding.kind](examples, padding)
     for number, example in enumerate(examples):
         if example.words is not None:
@@ -152,8 +161,34 @@ def _collate(examples: Sequence[Example], indices: Sequence[int], padding: Paddi
         index_E=torch.tensor(indices),
         num_labels=len(examples[0].candidates),
         target_EL=_targets_EL(examples),
+        pooling=padding.pooling,
         is_tagged=examples[0].words is not None,
         **tensors,
+    )
+
+
+def _embedded(examples: Sequence[Example], indices: Sequence[int], padding: Padding) -> Batch:
+    """A batch of texts; the two texts of an example are in rows one behind the other."""
+    rows = [text for example in examples for text in (example.prompt, example.second) if text]
+    number_B = torch.arange(len(examples)).repeat_interleave(len(rows) // len(examples))
+    input_ids, mask_BT = pad_right(rows, padding.pad)
+    nothing = torch.empty(0, dtype=torch.int64)
+    return Batch(
+        inputs={"input_ids": input_ids, "attention_mask": mask_BT.long()},
+        masks={"encoder": mask_BT},
+        example_B=number_B,
+        row_P=nothing,
+        position_P=nothing,
+        place_M=nothing,
+        token_M=nothing,
+        question_M=nothing,
+        label_M=nothing,
+        right_Q=torch.zeros(len(examples), dtype=torch.int64),
+        example_Q=torch.arange(len(examples)),
+        index_E=torch.tensor(indices),
+        num_labels=0,
+        target_EL=_targets_EL(examples),
+        pooling=padding.pooling,
     )
 
 

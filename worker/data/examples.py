@@ -20,7 +20,8 @@ class Example:
     text: str  # the right answer as text
     others: tuple[str, ...] = ()  # further right texts of a generation task, which metrics alone read
     other_tokens: int = 0  # of the longest of these
-    target: tuple[float, ...] = ()  # the number of a regression row, or 1 for each of several right labels and else 0
+    target: tuple[float, ...] = ()  # the number of a row, or 1 for each of several right labels and else 0
+    second: Tokens = ()  # of the second text of an embedding's row, whose first text is the prompt
     words: tuple[int, ...] | None = None  # of a tagged text: the place in the prompt of the first token of each word
     tags: tuple[int, ...] = ()  # the index of the right tag of each of these words
     tag_names: tuple[str, ...] = ()  # by index

@@ -46,7 +46,7 @@ def _split(rows: Sequence[Row], task: Task) -> tuple[list[Row], list[Row]]:
     """(rows that stay, rows that are set aside for the evaluation). Of the latter all have answers, or none."""
     labelled = task.kind is TaskKind.classification and have_answers(rows, task)
     stay, aside = set_aside(rows, LABEL_COLUMN if labelled else None, task.calibration.seed)
-    check_rows(aside, task, answered=have_answers(aside, task))
+    check_rows(aside, task, answered=needs_answers(task, "task.evaluation", have_answers(aside, task)))
     return stay, aside
 
 

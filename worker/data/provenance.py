@@ -27,8 +27,9 @@ def versions() -> dict[str, str]:
 
 def digest_directory(directory: Path) -> str:
     """SHA-256 over the names and contents of the files that make up a model or an adapter."""
-    files = sorted(path for path in directory.iterdir() if path.is_file() and is_wanted(path.name))
-    return _digest([[path.name, digest_file(path)] for path in files])
+    paths = sorted(path for path in (*directory.glob("*"), *directory.glob("*/*")) if path.is_file())
+    names = {str(path.relative_to(directory)): path for path in paths}
+    return _digest([[name, digest_file(path)] for name, path in names.items() if is_wanted(name)])
 
 
 def digest_rows(rows: Sequence[Row]) -> str:

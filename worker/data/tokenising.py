@@ -40,6 +40,7 @@ TOKENISE: dict[Kind, Callable[[str, Sequence[str], Wording], Tokenised]] = {
     "encoder_decoder": _encoder_decoder,
     "classifier": _classifier,
     "decoder_classifier": _classifier,
+    "encoder": _classifier,
     "token_classifier": _classifier,
 }
 

@@ -13,6 +13,7 @@ from service.families.family import CLASSIFIERS, Kind
 from service.families.head_classes import check_entity_tags, head_classes, with_labels
 from service.families.head_kind import check_kind
 from service.families.positions import max_tokens
+from service.families.sentence_encoder import SentenceEncoder
 from service.families.table import FAMILIES
 from worker.data.chat_templates import PROBE, ChatFrame, chat_frame, prompt
 
@@ -24,6 +25,7 @@ LABEL_PREFIXES: dict[Kind, str] = {
     "encoder_decoder": "",
     "classifier": "",
     "decoder_classifier": "",
+    "encoder": "",
     "token_classifier": "",
 }
 MIN_ROW_TOKENS = 512  # a smaller budget for a batch does not cut rows
@@ -47,6 +49,7 @@ class Wording:
     classes: Mapping[str, int] = field(default_factory=dict)  # class name -> index, of a classification head
     chat: ChatFrame | None = None  # of a task whose rows are conversations
     prompt_suffix: str = ""  # what the model reads after the prompt of a conversation, whatever the label
+    sentence_encoder: SentenceEncoder | None = None  # how texts are embedded, of an encoder without a head
 
     @property
     def words(self) -> Mapping[str, str]:
@@ -65,6 +68,7 @@ def wording(
     tokenizer: PreTrainedTokenizerBase,
     config: PreTrainedConfig,
     tokens_per_batch: int | None = None,
+    sentence_encoder: SentenceEncoder | None = None,
 ) -> Wording:
     """The wording of a resolved task for a loaded model, whose rows fit a batch of `tokens_per_batch` tokens.
 
@@ -84,7 +88,7 @@ def wording(
         kind=kind,
         task=task,
         tokenizer=tokenizer,
-        max_tokens=_max_tokens(tokenizer, config, tokens_per_batch),
+        max_tokens=_max_tokens(tokenizer, config, tokens_per_batch, sentence_encoder),
         special_tokens=special,
         label_prefix=prefix,
         vocabulary=config.vocab_size,
@@ -95,6 +99,7 @@ def wording(
         classes=classes,
         chat=chat,
         prompt_suffix=suffix,
+        sentence_encoder=sentence_encoder,
     )
 
 
@@ -177,10 +182,15 @@ def ends_with(ids: Tokens, closing: Tokens) -> bool:
 
 
 def _max_tokens(
-    tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, tokens_per_batch: int | None
+    tokenizer: PreTrainedTokenizerBase,
+    config: PreTrainedConfig,
+    tokens_per_batch: int | None,
+    sentence_encoder: SentenceEncoder | None,
 ) -> int | None:
-    """The smallest limit of tokenizer, position embeddings and batches. Relative positions have no limit."""
+    """The smallest limit of tokenizer, position embeddings, batches and sentence-transformers. Relative positions have
+    no limit."""
     limits = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < 10**9 else []
     positions = max_tokens(FAMILIES[config.model_type], config.to_dict())
     batches = None if tokens_per_batch is None else max(tokens_per_batch, MIN_ROW_TOKENS)
-    return min([*limits, *(limit for limit in (positions, batches) if limit is not None)], default=None)
+    sentence = None if sentence_encoder is None else sentence_encoder.max_tokens
+    return min([*limits, *(limit for limit in (positions, batches, sentence) if limit is not None)], default=None)

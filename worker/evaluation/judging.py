@@ -10,10 +10,15 @@ from scipy.stats import binomtest
 from service.contract.options import METRICS, Supervision, TaskKind, TaskMetric
 from service.contract.result import Estimate, Metrics
 from worker.data.examples import Example
+from worker.evaluation import similarities
 from worker.evaluation.answers import Answers
 from worker.evaluation.bootstrap import CONFIDENCE, estimate, metric_of
 
-SHARES = (TaskMetric.accuracy, TaskMetric.exact_match)  # shares of rows, whose interval has a closed form
+SHARES = (
+    TaskMetric.accuracy,
+    TaskMetric.exact_match,
+    TaskMetric.recall_at_10,
+)  # shares of rows, whose interval has a closed form
 MIN_WORDS = 8
 NGRAM = 3
 
@@ -30,6 +35,8 @@ def _more(
     metric: TaskMetric, answers: Answers
 ) -> Callable[[TaskMetric, Answers, Sequence[Example]], dict[str, object]]:
     """The function that computes the other figures of such answers."""
+    if metric in similarities.OF_EMBEDDINGS:
+        return similarities.other_figures
     if answers.texts is not None:
         return _of_texts
     if answers.scores.target_EL is None:
@@ -78,10 +85,15 @@ def _of_decisions(metric: TaskMetric, answers: Answers, examples: Sequence[Examp
     }
 
 
-def _of_numbers(_: TaskMetric, answers: Answers, __: Sequence[Example]) -> dict[str, object]:
-    """The mean squared error, and the correlation of a model that always gives the same number, which is taken as 0."""
+def _of_numbers(_: TaskMetric, answers: Answers, examples: Sequence[Example]) -> dict[str, object]:
+    """The mean squared error, and the correlation of a model that always gives the same number, which is taken as 0.
+
+    The similarity of two texts is on another scale than the numbers of the rows, and has no error.
+    """
     scores = answers.scores
     assert scores.target_EL is not None
+    if examples[0].second:
+        return {"constant": 0.0}
     return {"mean_squared_error": (scores.score_EL - scores.target_EL).square().mean().item(), "constant": 0.0}
 
 

@@ -7,6 +7,7 @@ from service.contract.options import TaskMetric
 from worker.data.examples import Example
 from worker.evaluation.answers import Answers, concatenated
 from worker.evaluation.bootstrap import CONFIDENCE, KeptShare, kept_share
+from worker.evaluation.task_metrics import FORMULAS
 
 LOOKS = (0.25, 0.5)  # shares of the rows after which the test may stop early
 MIN_LOOK = 16  # rows
@@ -56,6 +57,8 @@ class SequentialTest:
     def _looks(self) -> list[int]:
         """The numbers of rows after which the test looks at the result."""
         total = len(self.examples)
+        if FORMULAS[self.metric].needs_all_rows:
+            return [total]
         return [end for share in LOOKS if MIN_LOOK <= (end := round(share * total)) < total] + [total]
 
     def _kept_share(self, answers: Answers, confidence: float = CONFIDENCE) -> KeptShare:

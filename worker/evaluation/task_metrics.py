@@ -24,6 +24,7 @@ from scipy.sparse import csr_array
 
 from service.contract.options import TaskMetric
 from worker.data.examples import Example
+from worker.evaluation import similarities
 from worker.evaluation.answers import Answers
 
 Array = NDArray[np.float64]
@@ -43,6 +44,7 @@ class Formula:
     # (outcomes of both models (C, 2 K), their weights (C)) that are added to the rows when these are resampled
     prior: Callable[[Array], tuple[Array, Array]]
     needs_texts: bool = False  # generated ones
+    needs_all_rows: bool = False  # whether the figure of some of the rows does not estimate that of all
 
 
 def _of_sums(statistics_CS: Callable[[Array], Any], link: Callable[[Array], Array]) -> Callable[[Array], Figure]:
@@ -347,8 +349,8 @@ def _geometric_mean(sum_BS: Array) -> Array:
     return np.exp(_mean(sum_BS))
 
 
-def _nothing(_: Array) -> tuple[Array, Array]:
-    return np.empty((0, 4)), np.empty(0)
+def _nothing(outcome_EK: Array) -> tuple[Array, Array]:
+    return np.empty((0, 2 * outcome_EK.shape[1])), np.empty(0)
 
 
 FORMULAS: dict[TaskMetric, Formula] = {
@@ -366,6 +368,12 @@ FORMULAS: dict[TaskMetric, Formula] = {
     TaskMetric.rouge_l: _of_texts(rouge_l),
     TaskMetric.chrf: _of_texts(chrf),
     TaskMetric.token_probability: Formula(_likelihood_EK, _of_sums(lambda outcome: outcome, _geometric_mean), _nothing),
+}
+FORMULAS |= {
+    TaskMetric.cosine_similarity: Formula(similarities.cosine_to_dense_EK, _of_sums(_with_ones_CS, _mean), _nothing),
+    TaskMetric.recall_at_10: Formula(
+        similarities.recalled_EK, _of_sums(_with_ones_CS, _mean), _corners, needs_all_rows=True
+    ),
 }
 # Of these the formula differs where several labels may be right.
 OF_SEVERAL_LABELS = {TaskMetric.macro_f1: _of_decisions(macro_f1)}

@@ -26,6 +26,7 @@ PIPELINES: dict[Kind, str] = {
     "encoder_decoder": "text2text-generation",
     "classifier": "text-classification",
     "decoder_classifier": "text-classification",
+    "encoder": "sentence-similarity",
     "token_classifier": "token-classification",
 }
 # The Hub's ids of metrics that have another name there.
@@ -39,6 +40,7 @@ HUB_METRICS = {
     TaskMetric.spearman: "spearmanr",
     TaskMetric.token_f1: "f1",
     TaskMetric.rouge_l: "rouge",
+    TaskMetric.recall_at_10: "recall",
 }
 LICENCE_FIELDS = ("license", "license_name", "license_link")
 MAX_CARD_BYTES = 2**20
@@ -50,7 +52,7 @@ def metadata(report: Report, licence: Mapping[str, Any]) -> ModelCardData:
     return ModelCardData(
         base_model=base_model(report) if is_on_hub else None,
         base_model_relation="finetune" if is_on_hub else None,  # the Hub has no relation for pruned models
-        library_name="transformers",
+        library_name="sentence-transformers" if _kind(report) == "encoder" else "transformers",
         pipeline_tag=_pipeline(report),
         tags=["taskslim", "pruned", *(task.title for task in report.request.slimmed_for)],
         model_name=model_name(report),
@@ -61,7 +63,12 @@ def metadata(report: Report, licence: Mapping[str, Any]) -> ModelCardData:
 
 def _pipeline(report: Report) -> str:
     """The Hub's name of the pipeline that the model is used in."""
-    return PIPELINES[with_head(FAMILIES[report.family], report.model_class).kind]
+    return PIPELINES[_kind(report)]
+
+
+def _kind(report: Report) -> Kind:
+    """The kind of the model."""
+    return with_head(FAMILIES[report.family], report.model_class).kind
 
 
 def licence_of(directory: Path) -> dict[str, str]:

@@ -63,7 +63,8 @@ Use exactly this prompt, with which the model was slimmed and evaluated:
 
 On {{ examples }} rows that were not used to choose the removed units{% if majority %}; the most frequent
 {{ answer }} has {{ majority }} of {{ whole }}{% endif %}.{% if unlabelled %} The rows have no labels: the metrics
-show how often the slim model answers as the dense one, not how often it is right.{% endif %} Intervals are 95 %.
+show {% if embeds %}how near the slim model's embeddings are to the dense one's{% else %}how often the slim model
+answers as the dense one{% endif %}, not how often it is right.{% endif %} Intervals are 95 %.
 
 | | dense | slim |
 | --- | --- | --- |
@@ -181,6 +182,7 @@ def _evaluation(report: Report) -> dict[str, Any]:
     return {
         "examples": slim.examples,
         "unlabelled": unlabelled,
+        "embeds": slim.metric is TaskMetric.cosine_similarity,
         "answer": "tag" if is_tagged else "answer" if unlabelled else "label",
         "whole": "their words" if is_tagged else "them",
         "majority": percent(slim.majority) if slim.majority is not None else "",

@@ -9,6 +9,7 @@ from service.sources.readers import scheme_of
 from service.storage.artifact_names import MODEL, TASK_FILE, kept_name
 from worker.data.batching import Padding
 from worker.data.wordings import Wording
+from worker.reporting.embedding_snippets import LOAD_SENTENCE_TRANSFORMER, embedding_lines
 from worker.reporting.task_file import answer_tokens
 
 APPLY = f"taskslim apply {kept_name(MODEL)} {MODEL}"
@@ -108,11 +109,12 @@ def snippet(request: JobRequest, auto_class: str, own_widths: bool, wording: Wor
     """The snippet, to run in the directory of the artifacts. The columns of the row are `...` in it."""
     # The class is in the checkpoint, and the job wrote it: its code is trusted.
     remote_code = ", trust_remote_code=True" if own_widths else ""
-    answer = answer_lines(wording, padding)
-    used = [f"import {name}" for name in IMPORTS if f"{name}." in LOAD + answer]
+    answer, encoder = answer_lines(wording, padding), wording.sentence_encoder
+    template = LOAD_SENTENCE_TRANSFORMER if encoder is not None and encoder.has_files else LOAD
+    used = [f"import {name}" for name in IMPORTS if f"{name}." in template + answer]
     names = {"auto_class": auto_class, "model": MODEL, "task_file": TASK_FILE, "remote_code": remote_code}
     more = ", GenerationConfig" if "GenerationConfig" in answer else ""
-    load = LOAD.format(imports="\n".join(used), more=more, **names)
+    load = template.format(imports="\n".join(used), more=more, **names)
     load += answer
     if Format.safetensors in request.output.formats:
         return load
@@ -128,6 +130,8 @@ def answer_lines(wording: Wording, padding: Padding) -> str:
     answers = answer_tokens(wording)
     if answers is None:
         return ""
+    if wording.sentence_encoder is not None:
+        return _asking_lines(wording) + embedding_lines(wording.sentence_encoder)
     if wording.task.kind is TaskKind.token_classification:
         return TAG
     lines = _asking_lines(wording) + TOKENS

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from service.contract.options import TaskKind
-from service.contract.task_file import ShippedTask, TaskFile
+from service.contract.task_file import ShippedEmbedding, ShippedTask, TaskFile
 from service.families.family import CLASSIFIERS
 from worker.checkpoints.head_bias import head_of
 from worker.data.batching import Padding
@@ -17,12 +17,15 @@ from worker.data.wordings import Wording, adds_special_tokens
 from worker.stages.task_model import TaskModel
 
 MAX_NEW_TOKENS = 256  # of a generated text
-DECODING: dict[TaskKind, Literal["most_likely_label", "likely_labels", "most_likely_tags", "output", "greedy"]] = {
+DECODING: dict[
+    TaskKind, Literal["most_likely_label", "likely_labels", "most_likely_tags", "output", "greedy", "embedding"]
+] = {
     TaskKind.classification: "most_likely_label",
     TaskKind.multi_label: "likely_labels",
     TaskKind.token_classification: "most_likely_tags",
     TaskKind.regression: "output",
     TaskKind.generation: "greedy",
+    TaskKind.embedding: "embedding",
 }
 
 
@@ -54,9 +57,23 @@ def shipped_task(wording: Wording, padding: Padding, offset_L: Tensor | None) ->
         labels=dict(wording.words),
         answer_tokens=answer_tokens(wording) if labels else None,
         label_offsets=dict(zip(labels, offsets, strict=True)),
+        embedding=shipped_embedding(wording),
         decoding=DECODING[kind],
         max_new_tokens=min(MAX_NEW_TOKENS, wording.max_tokens or MAX_NEW_TOKENS) if generates else None,
         metric=task.metric,
+    )
+
+
+def shipped_embedding(wording: Wording) -> ShippedEmbedding | None:
+    """How an encoder without a head embeds texts; None for other models."""
+    encoder = wording.sentence_encoder
+    if encoder is None:
+        return None
+    return ShippedEmbedding(
+        pooling=encoder.pooling,
+        normalised=encoder.is_normalised,
+        lower_case=encoder.lower_case,
+        has_files=encoder.has_files,
     )
 
 

@@ -5,7 +5,7 @@ A message states a fact about this job with its figures, and what to do about it
 
 from collections.abc import Callable
 
-from service.contract.options import METRICS, Supervision, TaskKind, Unit
+from service.contract.options import METRICS, Supervision, TaskKind, TaskMetric, Unit
 from service.contract.report import Confusion, Report, ReportWarning
 from service.contract.result import Metrics
 from service.families.per_layer import MODELLING_FILE, has_own_widths
@@ -32,6 +32,12 @@ def _judged_by_dense(report: Report) -> str | None:
     """The evaluation rows have no labels."""
     if report.result.metrics.slim.judged_by is Supervision.labels:
         return None
+    if report.result.metrics.slim.metric is TaskMetric.cosine_similarity:
+        return (
+            "The metric is the similarity of the slim model's embeddings to those of the dense model, not their use. "
+            "Send evaluation rows with a second text, and the `task.metric` spearman where they have numbers, or "
+            "recall_at_10 where the second text is the neighbour of the first."
+        )
     return (
         "The evaluation rows have no labels: the metrics are agreement with the dense model, not accuracy. A slim "
         "model that repeats an error of the dense model counts as right. Send rows with labels to measure accuracy."
@@ -64,6 +70,8 @@ def _at_majority(report: Report) -> str | None:
 def _beside_constant(metrics: Metrics) -> str:
     """The metric, and that of the constant answer: the most frequent label, or of a regression any number."""
     constant = "the same number for all rows" if metrics.majority is None else "the most frequent label"
+    if metrics.metric in (TaskMetric.cosine_similarity, TaskMetric.recall_at_10):
+        constant = "the same embedding for all texts"
     name = metric_name(metrics)
     return f"its {name} is {interval(metrics.value)}, that of {constant} is {percent(metrics.constant or 0.0)}"
 

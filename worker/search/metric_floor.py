@@ -49,7 +49,7 @@ def _check_dense(test: SequentialTest) -> None:
     advice = "another template or other labels"
     if test.metric in METRICS[TaskKind.generation]:
         advice = "`task.metric: token_probability`, which is never 0"
-    elif test.metric in METRICS[TaskKind.regression]:
+    elif test.metric in (*METRICS[TaskKind.regression], *METRICS[TaskKind.embedding]):
         advice = "another template, or rows on which the model is of use"
     name, rows = test.metric.replace("_", " "), len(test.examples)
     found = f"the dense model's {name} is not above 0 on {rows} steering rows"

@@ -281,3 +281,24 @@ ARCHITECTURES: dict[str, Architecture] = {
     "umt5": _t5(shares_position_bias=False),
     "t5gemma": T5GEMMA,
 }
+
+
+def architecture_of(model: Any) -> Architecture:
+    """Where the modules of a model of transformers hold its units.
+
+    A model without a head has the modules of the table without the prefix that stands for it in the model with one.
+    """
+    architecture = ARCHITECTURES[model.config.model_type]
+    if model.base_model is not model:
+        return architecture
+    prefix = f"{model.base_model_prefix}."
+    return Architecture(
+        tuple(
+            replace(
+                stack,
+                layers=stack.layers.removeprefix(prefix),
+                after_first=stack.after_first.removeprefix(prefix),
+            )
+            for stack in architecture.stacks
+        )
+    )

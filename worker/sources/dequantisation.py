@@ -31,6 +31,10 @@ def dequantise(directory: Path, weights: StoredWeights, dequantised: Dequantised
         is_weight = path.suffix == ".safetensors" or path.name in (CONFIG, INDEX)
         if (is_wanted(path.name) or path.name == CARD) and not is_weight:
             (target / path.name).symlink_to(path.resolve())
+    for path in directory.glob("*/config.json"):
+        if is_wanted(name := str(path.relative_to(directory))):
+            (target / name).parent.mkdir()
+            (target / name).symlink_to(path.resolve())
     config = plain_config(read_json(directory / CONFIG), dequantised.dtype)
     (target / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     with ExitStack() as stack:

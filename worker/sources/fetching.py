@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
 from service.contract.errors import InvalidModel, NotFound
 from service.contract.report import Dequantised
 from service.contract.task import ModelSource
+from service.families.sentence_encoder import MODULES, NESTED
 from service.sources.access import HUB
 from service.sources.job_checkpoints import JobModel
 from service.sources.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD, GGUF, PATTERNS, is_wanted
@@ -103,9 +104,12 @@ def _fetch(uri: str, revision: str | None, directory: Path, roots: Sequence[Path
 def _fetch_from_hub(repository: str, revision: str | None) -> Path:
     """Download from the hub; files in the hub client's own cache need no network."""
     try:
-        return Path(
+        directory = Path(
             snapshot_download(repository, revision=revision, allow_patterns=[*PATTERNS, CARD], ignore_patterns="*/*")
         )
+        if (directory / MODULES).exists():
+            snapshot_download(repository, revision=revision, allow_patterns=list(NESTED))
+        return directory
     except GatedRepoError as error:
         raise NotFound(f"hf://{repository} is gated: set HF_TOKEN for the worker") from error
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:

@@ -97,6 +97,14 @@ def check_safetensors(paths: Sequence[Path]) -> None:
             raise InvalidModel(f"{path.name} is damaged: {error}", param="model.uri") from error
 
 
+def read_json_value(path: Path) -> Any:
+    """The value in a JSON file; None where there is none. Raises InvalidModel for a file that is not JSON."""
+    try:
+        return json.loads(path.read_bytes()) if path.is_file() else None
+    except (ValueError, RecursionError, OSError) as error:
+        raise InvalidModel(f"{path.name} cannot be read: {error}", param="model.uri") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())

@@ -1,8 +1,8 @@
 """The dense model's own answers as labels, for rows that have none (`task.supervision: "none"`).
 
 The label of a row is the one with the highest log-probability, or where several may be right those with a positive
-output. Each word of a tagged text has a label. The number of a regression row is the model's output. Label offsets
-cannot be fitted without labels.
+output. Each word of a tagged text has a label. The number of a regression row is the model's output, and the right
+embedding of a text is its own. Label offsets cannot be fitted without labels.
 
 Shape suffixes as in `worker.slimming.scoring.objectives`.
 """
@@ -56,6 +56,8 @@ def _labelled(context: JobContext, evaluation_set: EvaluationSet, ask: Answer) -
         labelled = answer(context, task_model, task_model.evaluation, ask)
         rows = with_examples(context, task_model, task_model.evaluation, labelled.examples)
         task_model = replace(task_model, evaluation=rows)
+    if task_model.kind is TaskKind.embedding:
+        return task_model  # no score and no repair needs answers to the calibration rows
     if evaluation_set.role is Role.task and not task_model.calibration.answered:
         task_model = _with_labelled_calibration(context, task_model, ask)
     return task_model
@@ -87,6 +89,8 @@ def answer(context: JobContext, task_model: TaskModel, rows: Examples, ask: Answ
     if task_model.generates:
         return _generated(context, task_model, rows)
     answers = ask(replace(task_model, evaluation=rows))
+    if task_model.kind is TaskKind.embedding:
+        return _with_embeddings(rows.examples, answers)
     if task_model.kind is TaskKind.regression:
         return _with_numbers(rows.examples, answers)
     if task_model.kind is TaskKind.token_classification:
@@ -108,6 +112,13 @@ def _with_decisions(examples: Sequence[Example], answers: Answers, labels: Seque
     pairs = zip(examples, decided, strict=True)
     labelled = [replace(example, text=labels_text(labels, target), target=target) for example, target in pairs]
     return PseudoLabelled(labelled, logsigmoid(answers.scores.score_EL.abs()).mean(dim=1).exp())
+
+
+def _with_embeddings(examples: Sequence[Example], answers: Answers) -> PseudoLabelled:
+    """The embeddings of the model, with which those of a cut one are compared."""
+    pairs = zip(examples, answers.scores.score_EL.tolist(), strict=True)
+    embedded = [replace(example, target=tuple(embedding)) for example, embedding in pairs]
+    return PseudoLabelled(embedded, torch.ones(len(embedded)))
 
 
 def _with_tags(examples: Sequence[Example], answers: Answers) -> PseudoLabelled:

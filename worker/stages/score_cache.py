@@ -175,5 +175,6 @@ def digest_examples(examples: Sequence[Example]) -> str:
     content = hashlib.sha256()
     for example in examples:
         parts = [example.prompt, example.candidates, example.answer, example.text]
+        parts += [example.second] if example.second else []
         content.update(json.dumps([*parts, example.target] if example.target else parts).encode())
     return content.hexdigest()

@@ -19,13 +19,13 @@ from service.families.table import check_first_layer, check_units
 from worker.checkpoints.loading import LoadedModel, count_parameters, load_model
 from worker.checkpoints.per_layer import has_per_layer_class
 from worker.checkpoints.verification import Probe
-from worker.data import batching, prompts, wordings
+from worker.data import batching, embedded_texts, prompts, wordings
 from worker.data.examples import Example
 from worker.data.wordings import Wording
-from worker.evaluation import answer_scores, decision_offsets, generation, label_offsets
+from worker.evaluation import answer_scores, decision_offsets, generation, label_offsets, similarities
 from worker.evaluation.answers import Answers
 from worker.evaluation.judging import judge
-from worker.slimming.architectures import ARCHITECTURES, Architecture
+from worker.slimming.architectures import Architecture, architecture_of
 from worker.slimming.scoring.objectives import Batch
 from worker.stages.context import JobContext
 
@@ -85,7 +85,7 @@ class TaskModel:
     @property
     def architecture(self) -> Architecture:
         """Where the modules of the model's family hold the units."""
-        return ARCHITECTURES[self.loaded.family.model_type]
+        return architecture_of(self.loaded.model)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Measured:
 
     metrics: Metrics
     answers: Answers
-    given: list[str]  # labels, numbers or generated texts, in the order of the rows
+    given: list[str]  # labels, numbers or generated texts, in the order of the rows; empty for embeddings
     parameters: int
 
 
@@ -127,8 +127,10 @@ def encode_task(
     """The model with a resolved task in tokens. Raises InvalidLabels, InvalidTemplate or UnknownLabel."""
     kind = loaded.family.kind
     tokens = context.settings.tokens_per_batch
-    wording = wordings.wording(kind, task, loaded.tokenizer, loaded.model.config, tokens)
+    encoder = loaded.sentence_encoder
+    wording = wordings.wording(kind, task, loaded.tokenizer, loaded.model.config, tokens, encoder)
     padding = batching.padding(loaded.model, loaded.tokenizer, kind, wording.ends)
+    padding = replace(padding, pooling=encoder.pooling if encoder else "")
     task_model = TaskModel(
         loaded,
         wording,
@@ -146,8 +148,11 @@ def encode(rows: list[Row], param: str, wording: Wording, padding: batching.Padd
     if wording.task.kind in LABELLED_BY_HEAD and answered:  # `labels` may be the classes of the head
         rows = with_named_labels(rows, wording.task)
         check_classes(rows, wording.task)
-    every_answer = param == "task.calibration"
-    encoded, shortened = prompts.encode(rows, wording, answered=answered, every_answer=every_answer)
+    is_calibration = param == "task.calibration"
+    if wording.task.kind is TaskKind.embedding:
+        encoded, shortened = embedded_texts.encode(rows, wording, answered=answered, every_text=is_calibration)
+    else:
+        encoded, shortened = prompts.encode(rows, wording, answered=answered, every_answer=is_calibration)
     return Examples(encoded, batching.batches(encoded, padding, tokens_per_batch), shortened, answered)
 
 
@@ -219,6 +224,8 @@ def answer_rows(
     """The model's answers to its evaluation rows. Without `texts` it generates none."""
     model, rows = task_model.loaded.model, task_model.evaluation
     scores = answer_scores.score(model, rows.batches, count)
+    if task_model.kind is TaskKind.embedding:
+        return Answers(similarities.as_answers(scores, task_model.metric))
     if not task_model.generates or not texts:
         return Answers(scores)
     generated = generation.generate(
@@ -241,7 +248,7 @@ def measured(task_model: TaskModel, answers: Answers) -> Measured:
     if answers.offset_L is not None:
         offsets = dict(zip(labels, answers.offset_L.tolist(), strict=True))
         metrics = metrics.model_copy(update={"label_offsets": offsets})
-    given = answers.given(labels)
+    given = [] if task_model.kind is TaskKind.embedding else answers.given(labels)
     return Measured(metrics, answers, given, count_parameters(task_model.loaded.model))
 
 

@@ -65,6 +65,8 @@ const NAMES = {
   macro_f1: "Macro F1 score",
   micro_f1: "Micro F1 score",
   matthews: "Matthews correlation",
+  entity_f1: "F1 score of entities",
+  tag_accuracy: "Accuracy of tags",
   pearson: "Pearson correlation",
   spearman: "Spearman correlation",
   entity_f1: "F1 score of entities",
@@ -73,7 +75,9 @@ const NAMES = {
   token_f1: "F1 score of words",
   rouge_l: "ROUGE-L score",
   chrf: "ChrF score",
-  token_probability: "Probability of a target’s token"
+  token_probability: "Probability of a target’s token",
+  cosine_similarity: "Cosine similarity to the dense model’s embeddings",
+  recall_at_10: "Recall at 10"
 };
 // Of rows without labels.
 const NAMES_OF_AGREEMENT = {
@@ -82,7 +86,8 @@ const NAMES_OF_AGREEMENT = {
   spearman: "Spearman correlation with the dense model’s outputs",
   tag_accuracy: "Tags equal to the dense model’s",
   exact_match: "Texts equal to the dense model’s",
-  token_probability: "Probability of a token of the dense model’s text"
+  token_probability: "Probability of a token of the dense model’s text",
+  cosine_similarity: "Cosine similarity to the dense model’s embeddings"
 };
 
 /** The name of the metric; for rows without labels it is agreement with the dense model. */

@@ -69,7 +69,9 @@ def test_tokens_are_those_of_the_whole_text_wherever_the_tokenizer_merges(prefix
         assert [*example.prompt, *candidate] == whole
 
 
-@pytest.mark.parametrize("family", sorted(LABEL_PREFIXES.keys() - {"token_classifier"}))  # which has no template
+@pytest.mark.parametrize(
+    "family", sorted(LABEL_PREFIXES.keys() - {"token_classifier", "encoder"})
+)  # which answer otherwise
 def test_prompts_have_the_special_tokens_of_the_tokenizer_unless_the_task_says(family: Kind) -> None:
     prompts = {special: encode_one(wording_for(family, special_tokens=special)).prompt for special in (False, True)}
     stock = checkpoints.tokenizer(family)("Review: a good film\nAnswer:")["input_ids"]

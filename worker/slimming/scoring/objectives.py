@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from worker.slimming.scoring import embeddings
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -37,6 +39,7 @@ class Batch:
     index_E: Tensor  # index of the example in the data set; batches are sorted by length
     num_labels: int
     target_EL: Tensor | None = None  # right outputs of a head whose outputs are taken as they are, float64 (E, L)
+    pooling: str = ""  # of texts that are embedded: each row is a text, and the tensors on scored positions are empty
     is_tagged: bool = False  # whether the questions are the words of tagged texts
 
     @property
@@ -57,7 +60,9 @@ class Batch:
 
 def token_scores(model: nn.Module, batch: Batch) -> Tensor:
     """log P(token | the tokens before it) of every scored token, float32 (M); the outputs of a head for its candidates
-    where the batch has targets for them."""
+    where the batch has targets for them; or the numbers of all embeddings, row by row."""
+    if batch.pooling:
+        return embeddings.embed(model, batch.inputs, batch.masks["encoder"], batch.pooling).flatten()
     logits_PV = _scored_logits(model, batch).float()
     score_PV = logits_PV.log_softmax(dim=-1) if batch.target_EL is None else logits_PV
     return score_PV[batch.place_M, batch.token_M]
@@ -82,7 +87,12 @@ def _scored_logits(model: Any, batch: Batch) -> Tensor:
 
 
 def candidate_scores(score_M: Tensor, batch: Batch) -> Tensor:
-    """log P(candidate | prompt), the sum over the candidate's tokens; or the output for each candidate (Q, L)."""
+    """log P(candidate | prompt), the sum over the candidate's tokens; or the output for each candidate (Q, L).
+
+    Of embedded texts the embeddings of each example, one behind the other (E, L).
+    """
+    if batch.pooling:
+        return score_M.reshape(batch.num_examples, -1)
     flat_M, questions = batch.question_M * batch.num_labels + batch.label_M, batch.right_Q.numel()
     total = score_M.new_zeros(questions * batch.num_labels)
     return total.index_add(0, flat_M, score_M).reshape(questions, batch.num_labels)
@@ -154,10 +164,16 @@ def output(output_M: Tensor, batch: Batch) -> Tensor:
     return _of_right_answer(output_M, batch)
 
 
+def projection(embedding_M: Tensor, batch: Batch) -> Tensor:
+    """The normalised embedding of each text along a random direction, summed over the texts of an example (E)."""
+    return embeddings.projection(embedding_M.view(len(batch.example_B), -1), batch.index_E)
+
+
 OBJECTIVES: dict[str, Callable[[Tensor, Batch], Tensor]] = {
     "probability": probability,
     "sequence_probability": sequence_probability,
     "log_probability": log_probability,
     "margin": margin,
     "output": output,
+    "projection": projection,
 }

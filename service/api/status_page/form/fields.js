@@ -46,7 +46,8 @@ export function formElement({ presets, criteria, repairs, units, limits }, value
               ["multi_label", "several labels"],
               ["token_classification", "a tag for each word"],
               ["regression", "regression"],
-              ["generation", "generation"]
+              ["generation", "generation"],
+              ["embedding", "embeddings of texts"]
             ],
             values
           ),
