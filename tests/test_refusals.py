@@ -313,7 +313,7 @@ CASES: dict[str, Case] = {
         Site("sources.validation", "read_json"), "invalid_model", "model.uri", prepare=written(CONFIG, b"{")
     ),
     "modules that are no JSON": Case(
-        Site("checkpoints.validation", "read_json_value"),
+        Site("sources.validation", "read_json_value"),
         "invalid_model",
         "model.uri",
         {"task": EMBEDDING},

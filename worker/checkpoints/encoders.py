@@ -22,8 +22,8 @@ from service.families.sentence_encoder import (
     read_sentence_encoder,
 )
 from service.families.table import family_of
-from worker.checkpoints.validation import read_json_value
 from worker.slimming.scoring.embeddings import pooled
+from worker.sources.validation import read_json_value
 
 POOLER = "pooler."
 

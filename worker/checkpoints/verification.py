@@ -35,11 +35,11 @@ from worker.checkpoints.encoders import is_encoder, outputs_of, pooler_argument,
 from worker.checkpoints.float32_pass import float32_pass
 from worker.checkpoints.loading import LoadedModel
 from worker.checkpoints.per_layer import loader_class
-from worker.checkpoints.validation import tensor_names
 from worker.checkpoints.weights import AUTO_CLASSES, FROM_DISK_ALONE
 from worker.slimming.architectures import Architecture, architecture_of
 from worker.slimming.masking import masked
 from worker.slimming.units import Kept
+from worker.sources.validation import tensor_names
 
 # The greatest difference of a logit that counts as rounding, relative to the greatest logit. Both models compute in
 # float32. A sum over fewer terms, without the zeros of masked units, may be added in another order.
