@@ -13,8 +13,8 @@ The last line is one JSON object. `kept_at_*` is the mean accuracy with label of
 dense model's, for the default criterion and repair with per-layer widths on 200 test rows a task. `lead_at_*` is the
 difference to the best of `random` and two baselines with the same repair and layout, in percent of the dense accuracy.
 `kept_at_50_other_tasks` is the least that one of four other tasks keeps, on all of its test rows, without tasks where
-the dense model is no better than a constant answer. `kept_at_*_generation` and
-`kept_at_50_ner` are the least that a task of `--kinds` keeps. Each is null until measured.
+the dense model is no better than a constant answer. `kept_at_*_generation`,
+`kept_at_50_ner` and `kept_at_50_embedding` are the least that a task of `--kinds` keeps. Each is null until measured.
 """
 
 import argparse

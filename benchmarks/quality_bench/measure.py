@@ -27,14 +27,13 @@ from service.contract.options import Supervision, TaskKind
 from service.contract.rows import with_named_labels
 from service.families.family import ModelFamily
 from worker.checkpoints.loading import LoadedModel, count_parameters, load_model
-from worker.data import batching, prompts, wordings
 from worker.data.batching import Padding
 from worker.data.examples import Example
 from worker.data.wordings import Wording
-from worker.evaluation import answer_scores, generation, judging
+from worker.evaluation import answer_scores, generation, judging, similarities
 from worker.evaluation.answers import Answers
 from worker.slimming import selection, surgery
-from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.architectures import architecture_of
 from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.repairs import FITTED, repair
 from worker.slimming.scoring import attribution, iterative
@@ -43,7 +42,7 @@ from worker.slimming.scoring.objectives import Batch, candidate_scores, token_sc
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.selection import Rules
 from worker.slimming.units import Kept, Scores, Site, locate
-from worker.stages.task_model import fitted
+from worker.stages.task_model import encode, fitted, worded
 
 TOKENS_PER_BATCH = 1024
 TIMED_RUNS = 3
@@ -103,7 +102,7 @@ class Bench:
     def kept(self, cell: Cell) -> Kept:
         """The units that stay; with several steps, the scores are measured again before each step."""
         model = self.loaded(cell.model).model
-        architecture = ARCHITECTURES[model.config.model_type]
+        architecture = architecture_of(model)
         groups = locate(model, architecture, cell.units)
         rules = Rules("global", cell.layout, CRITERIA[METHODS[cell.method][0]].normalisation)
 
@@ -118,7 +117,7 @@ class Bench:
 
     def cut(self, model: Any, cell: Cell, kept: Kept) -> None:
         """Repair and cut the model with the cell's repair, ratio and layout."""
-        architecture = ARCHITECTURES[model.config.model_type]
+        architecture = architecture_of(model)
         if cell.repair != "none":
             rows = self.examples(*_calibration_rows(cell))
             calibration = CalibrationBatches(rows.batches, objective(rows))
@@ -128,7 +127,7 @@ class Bench:
 
     def _removed(self, cell: Cell, kept: Kept) -> float:
         model = self.loaded(cell.model).model
-        groups = locate(model, ARCHITECTURES[model.config.model_type], cell.units)
+        groups = locate(model, architecture_of(model), cell.units)
         gone = sum((group.count - kept[group.site].numel()) * group.parameters for group in groups)
         return gone / sum(group.count * group.parameters for group in groups)
 
@@ -147,7 +146,7 @@ class Bench:
         options = replace(options, seed=cell.seed)
         if batches and options.objective == Options().objective:
             options = replace(options, objective=objective(self.examples(*_calibration_rows(cell))))
-        architecture = ARCHITECTURES[model.config.model_type]
+        architecture = architecture_of(model)
         return attribution.score(
             model, architecture, blocks(self.loaded(cell.model).family), batches, criterion, options
         ).scores
@@ -179,7 +178,7 @@ class Bench:
         start = time.perf_counter()
         scores, moments = score_together(
             model,
-            ARCHITECTURES[model.config.model_type],
+            architecture_of(model),
             blocks(family),
             rows.batches,
             {name: (METHODS[name][0], options[name]) for name in SHARED},
@@ -204,16 +203,13 @@ class Bench:
         return self.examples(*rows).batches
 
     def _examples(self, model: str, task: str, split: str, count: int, seed: int, draw: str, supervision: str) -> Rows:
-        loaded, kind = self.loaded(model), self.loaded(model).family.kind
-        resolved = inputs.task(self.sources[model], task, self.rows)
-        wording = wordings.wording(kind, resolved, loaded.tokenizer, loaded.model.config)
+        loaded = self.loaded(model)
+        wording, padding = worded(loaded, inputs.task(self.sources[model], task, self.rows), None)
         rows = as_read(task, inputs.rows(self.rows / task, split, count, seed, draw))
-        named = with_named_labels(rows, wording.task)
-        examples, _ = prompts.encode(named, wording, every_answer=split == "train")
-        padding = batching.padding(loaded.model, loaded.tokenizer, kind, wording.ends)
-        batches = batching.batches(examples, padding, TOKENS_PER_BATCH)
-        batches = batches if supervision == "labels" else answered(loaded.model, batches)
-        return Rows(examples, batches, wording, padding)
+        param = "task.calibration" if split == "train" else "task.evaluation"
+        found = encode(with_named_labels(rows, wording.task), param, wording, padding, TOKENS_PER_BATCH)
+        batches = found.batches if supervision == "labels" else answered(loaded.model, found.batches)
+        return Rows(found.examples, batches, wording, padding)
 
 
 def answered(model: Any, batches: list[Batch]) -> list[Batch]:
@@ -246,6 +242,8 @@ def judge(model: Any, rows: Rows, offset_rows: Rows) -> Measurement:
             model, rows.examples, rows.wording, rows.padding, TOKENS_PER_BATCH, lambda done: None
         )
         answers = replace(answers, texts=texts)
+    if task.kind is TaskKind.embedding:
+        answers = replace(answers, scores=similarities.as_answers(answers.scores, task.metric))
     found = judging.judge(task.metric, answers, rows.examples, Supervision.labels)
     return Measurement(
         judged=found.examples,

@@ -28,6 +28,7 @@ KINDS: dict[tuple[str, float], tuple[tuple[str, str], ...]] = {
     ("generation", 0.3): WRITTEN,
     ("generation", 0.5): WRITTEN,
     ("ner", 0.5): (("bert-snips_slots", "snips_slots"),),
+    ("embedding", 0.5): (("minilm", "stsb"),),
 }
 
 Figure = Literal["value", "raw"]  # of a measurement: with the label offsets that ship, or without

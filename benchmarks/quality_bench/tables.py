@@ -51,7 +51,7 @@ from benchmarks.quality_bench.summary import (
 METHODS = (OURS, *RIVALS, *BASELINES, *CONTROLS)
 RATIOS = (0.3, 0.5, 0.7)
 NOT_MEASURED = "·"
-KINDS_MODELS = ("smollm2-written", "bert-")  # of tasks of other kinds
+KINDS_MODELS = ("smollm2-written", "minilm", "bert-")  # of tasks of other kinds
 
 
 def document(measured: Measurements) -> str:

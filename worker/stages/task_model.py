@@ -125,12 +125,8 @@ def encode_task(
     context: JobContext, loaded: LoadedModel, task: TaskWording, calibration: list[Row], evaluation: list[Row]
 ) -> TaskModel:
     """The model with a resolved task in tokens. Raises InvalidLabels, InvalidTemplate or UnknownLabel."""
-    kind = loaded.family.kind
     tokens = context.settings.tokens_per_batch
-    encoder = loaded.sentence_encoder
-    wording = wordings.wording(kind, task, loaded.tokenizer, loaded.model.config, tokens, encoder)
-    padding = batching.padding(loaded.model, loaded.tokenizer, kind, wording.ends)
-    padding = replace(padding, pooling=encoder.pooling if encoder else "")
+    wording, padding = worded(loaded, task, tokens)
     task_model = TaskModel(
         loaded,
         wording,
@@ -139,6 +135,14 @@ def encode_task(
         evaluation=encode(evaluation, "task.evaluation", wording, padding, tokens),
     )
     return with_offset_rows(context, task_model)
+
+
+def worded(loaded: LoadedModel, task: TaskWording, tokens_per_batch: int | None) -> tuple[Wording, batching.Padding]:
+    """How a resolved task is written for a model, and how its batches are padded. Raises as `wordings.wording`."""
+    kind, encoder = loaded.family.kind, loaded.sentence_encoder
+    wording = wordings.wording(kind, task, loaded.tokenizer, loaded.model.config, tokens_per_batch, encoder)
+    padding = batching.padding(loaded.model, loaded.tokenizer, kind, wording.ends)
+    return wording, replace(padding, pooling=encoder.pooling if encoder else "")
 
 
 def encode(rows: list[Row], param: str, wording: Wording, padding: batching.Padding, tokens_per_batch: int) -> Examples:

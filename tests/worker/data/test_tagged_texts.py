@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import CanineTokenizer, PreTrainedTokenizerFast
 
 from service.contract.errors import InvalidModel
@@ -25,6 +25,7 @@ PIECES = {
 def wordpiece() -> PreTrainedTokenizerFast:
     """A tokenizer such as that of BERT, which makes nothing of a zero-width space."""
     inner = Tokenizer(models.WordPiece(PIECES, unk_token="[UNK]"))
+    inner.normalizer = normalizers.BertNormalizer()
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     inner.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
     return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
