@@ -5,8 +5,8 @@
 
 The encoder is all-MiniLM-L6-v2, from that package, or a directory that `--encoder` names. The train rows of each task
 are read from `--data`, a directory with data/; the 400 dev rows of the benchmark are left out. A checkpoint for each
-task is written to OUTPUT/TASK. `--quick` trains on 64 rows for one epoch, as a test. The last line is one JSON object: the
-metric on the test rows by task. On two cores each task takes minutes.
+task is written to OUTPUT/TASK. `--quick` trains on 64 rows for one epoch, as a test. The last line is one JSON
+object: the metric on the test rows by task. On two cores each task takes minutes.
 """
 
 import argparse
