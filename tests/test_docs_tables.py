@@ -14,6 +14,8 @@ from service.api.app import create_app
 from service.cli.short_request import DEFAULT_RATIO
 from service.contract.errors import TaskslimError
 from service.contract.fields import groups
+from service.contract.method import OBJECTIVES
+from service.contract.options import METRICS, TaskKind
 from service.contract.request import JobRequest
 from service.families.quantisation import METHODS
 from service.families.source_config import TEXT_PARTS
@@ -105,6 +107,13 @@ def is_model(annotation: Any) -> bool:
 def test_the_request_page_names_every_method_of_quantisation_once() -> None:
     named = [name for name, _ in table(section(read("docs/request.md"), "Quantised models"))]
     assert sorted(named) == sorted(METHODS)
+
+
+def test_the_request_page_lists_every_kind_of_task_with_its_default_metric_and_objective() -> None:
+    rows = table(section(read("docs/request.md"), "Rows"))
+    assert [name for name, _ in rows] == [kind.value for kind in TaskKind]
+    for kind, (_, cells) in zip(TaskKind, rows, strict=True):
+        assert cells[-1] == f"`{METRICS[kind][0].value}`, `{OBJECTIVES[kind][0].value}`"
 
 
 def test_the_api_page_names_every_route_once(document: dict[str, Any]) -> None:
