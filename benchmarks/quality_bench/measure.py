@@ -45,6 +45,7 @@ from worker.slimming.units import Kept, Scores, Site, locate
 from worker.stages.task_model import encode, fitted, worded
 
 TOKENS_PER_BATCH = 1024
+GENERATED_TOKENS_PER_BATCH = 8192  # no gradients; each step of a chunk reads all weights once
 TIMED_RUNS = 3
 ROUND_TO = {"uniform": 64, "per_layer": 1}
 
@@ -239,7 +240,7 @@ def judge(model: Any, rows: Rows, offset_rows: Rows) -> Measurement:
         answers = replace(answers, offset_L=fitted(fitting))
     if task.kind is TaskKind.generation:
         texts = generation.generate(
-            model, rows.examples, rows.wording, rows.padding, TOKENS_PER_BATCH, lambda done: None
+            model, rows.examples, rows.wording, rows.padding, GENERATED_TOKENS_PER_BATCH, lambda done: None
         )
         answers = replace(answers, texts=texts)
     if task.kind is TaskKind.embedding:
