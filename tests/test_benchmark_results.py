@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import quality
+from benchmarks.quality_bench import tables
 from benchmarks.quality_bench.cells import (
     BLOCKS,
     DRAWS,
@@ -182,3 +183,11 @@ def test_run_on_some_tasks_draws_no_figure(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(sys, "argv", ["quality.py", "--tables", "--tasks", "sst2"])
     quality.main()
     assert not (tmp_path / "quality.svg").exists()
+
+
+def test_page_of_other_kinds_has_the_rows_of_the_measurements() -> None:
+    page = (ROOT / "benchmarks" / "RESULTS-kinds.md").read_text()
+    shown = [line for line in page.splitlines() if re.match(r"\| \w+ \| \w+ \d\.\d{3} \|", line)]
+    measured = "\n".join(tables.document(MEASURED).splitlines())
+    assert len(shown) >= 8
+    assert [line for line in shown if line not in measured] == []

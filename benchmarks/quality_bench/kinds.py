@@ -12,7 +12,7 @@ WORDINGS: dict[str, dict[str, Any]] = {
     "snips_slots": {"kind": "token_classification"},
     "stsb": {"kind": "regression", "template": PAIR},
     "goemotions": {"kind": "multi_label", "template": "{text}"},
-    "snips_frames": {"kind": "generation", "template": "Request: {text}\nFrame:"},
+    "snips_frames": {"kind": "generation", "template": "Request: {text}\nFrame:", "metric": "token_f1"},
     "e2e_nlg": {"kind": "generation", "template": "Restaurant: {text}\nDescription:", "metric": "rouge_l"},
     "chat_intent": {"kind": "generation", "messages": "messages"},
 }
