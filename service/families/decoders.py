@@ -22,7 +22,7 @@ JOINT_NORM = "the norms of queries and keys span all heads, so that a model with
 HEADLESS_LAYERS = "most layers have linear attention, whose heads a config counts on their own"
 TWO_KINDS = "the stock class fails without a layer of full attention, and scores decide which layers stay"
 TWO_HEAD_SIZES = (
-    "layers of full attention have heads of another size, and later layers may share keys and values of earlier ones"
+    "layers of full attention have heads of their own size, and later layers may share those of earlier ones"
 )
 LAST_LAYER = (
     "the stock class gives the last layer full attention, later layers may share keys and values of earlier ones, and "

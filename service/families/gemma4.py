@@ -18,11 +18,9 @@ Config = Mapping[str, Any]
 def layer_types(config: Config) -> list[str]:
     """The type of each layer; the class gives the last one full attention."""
     given, count = config.get("layer_types"), _number(config, "num_hidden_layers", LAYERS)
-    types = (
-        [*map(str, given)]
-        if isinstance(given, list) and given
-        else [SLIDING if (index + 1) % FULL_EVERY else FULL for index in range(count)]
-    )
+    types = [SLIDING if (index + 1) % FULL_EVERY else FULL for index in range(count)]
+    if isinstance(given, list) and given:
+        types = [*map(str, given)]
     return [*types[:-1], FULL]
 
 
@@ -58,14 +56,15 @@ def _reasons(config: Config) -> Iterator[tuple[bool, str]]:
     """(whether a config is refused, why and what to give instead)."""
     shared, types = _number(config, "num_kv_shared_layers", 0), layer_types(config)
     has_inputs = has_layer_inputs(config)
+    first, second = (_number(config, field, VOCABULARY) for field in ("vocab_size", "vocab_size_per_layer_input"))
     yield (
         bool(config.get("enable_moe_block", False)),
         "says `enable_moe_block`, and experts are not slimmed: give a model without experts",
     )
     yield (
         bool(config.get("use_double_wide_mlp", False)) and shared > 0,
-        "says `use_double_wide_mlp`, so that layers without keys of their own have twice the neurons of the others, and "
-        "one width is what a slim model has: give a model without it",
+        "says `use_double_wide_mlp`, so that layers without keys of their own have twice the neurons of the others, "
+        "and one width is what a slim model has: give a model without it",
     )
     yield (
         config.get("use_bidirectional_attention") == "all",
@@ -83,8 +82,7 @@ def _reasons(config: Config) -> Iterator[tuple[bool, str]]:
         "model with both",
     )
     yield (
-        has_inputs
-        and _number(config, "vocab_size_per_layer_input", VOCABULARY) < _number(config, "vocab_size", VOCABULARY),
+        has_inputs and second < first,
         "has a smaller `vocab_size_per_layer_input` than `vocab_size`, so that Gemma4ForCausalLM fails for the last "
         "tokens: give a model with embeddings of one size",
     )

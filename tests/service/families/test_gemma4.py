@@ -26,9 +26,7 @@ SHARED = CONFIG | SHARED_KEYS
         (CONFIG | {"use_bidirectional_attention": "all"}, "use_bidirectional_attention"),
     ],
 )
-def test_a_model_that_cannot_be_slimmed_is_refused_by_the_field_that_says_so(
-    config: dict[str, Any], named: str
-) -> None:
+def test_a_model_that_cannot_be_slimmed_is_refused_by_its_field(config: dict[str, Any], named: str) -> None:
     with pytest.raises(InvalidModel, match=named):
         check_settings(config, FAMILY)
 
