@@ -144,7 +144,7 @@ def with_own_head(family: str, **settings: Any) -> PreTrainedModel:
     return model
 
 
-NOT_IN_TRANSFORMERS_4 = ("ministral3", "qwen3_5_text")
+NOT_IN_TRANSFORMERS_4 = ("ministral3", "qwen3_5_text", "gemma4_text", "gemma4_text_shared")
 OTHERWISE_BELOW = ("t5_gated", "mt5", "t5gemma")
 OLD_READERS = {name: TINY[name] for name in TINY if name not in OTHERWISE_BELOW + NOT_IN_TRANSFORMERS_4} | {
     "llama 3": lambda: causal("llama", rope_parameters=LLAMA3),

@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from service.contract.errors import InvalidModel
+from service.families import gemma4
 from service.families.family import ModelFamily
 
 LAYER_LISTS = ("layer_types", "no_rope_layers")  # fields with an entry for each layer
 
 
 def check_settings(config: Mapping[str, Any], family: ModelFamily) -> None:
-    """Raise InvalidModel for a padding token that the model cannot have, or that its class needs and lacks."""
+    """Raise InvalidModel for a padding token that the model cannot have, or that its class needs and lacks, and for
+    other fields with which the class fails or which a slim model cannot have."""
     _check_padding(config, family)
     for stack in family.names.stacks:
         if family.kind in ("causal", "decoder_classifier") or stack.part:
@@ -20,6 +22,8 @@ def check_settings(config: Mapping[str, Any], family: ModelFamily) -> None:
             _check_layer_lists(own)
     if family.model_type == "exaone4":
         _check_window_pattern(config)
+    if family.model_type == gemma4.MODEL_TYPE:
+        gemma4.check_gemma4(config)
 
 
 def num_classes(config: Mapping[str, Any]) -> int:

@@ -21,6 +21,14 @@ from service.families.tensor_names import CheckpointNames, StackNames, UnitTenso
 JOINT_NORM = "the norms of queries and keys span all heads, so that a model with fewer heads would compute another mean"
 HEADLESS_LAYERS = "most layers have linear attention, whose heads a config counts on their own"
 TWO_KINDS = "the stock class fails without a layer of full attention, and scores decide which layers stay"
+TWO_HEAD_SIZES = (
+    "layers of full attention have heads of their own size, and later layers may share those of earlier ones"
+)
+LAST_LAYER = (
+    "the stock class gives the last layer full attention, later layers may share keys and values of earlier ones, and "
+    "scores decide which layers stay"
+)
+SHARED_KEYS = {Unit.heads: TWO_HEAD_SIZES, Unit.head_dims: TIED_DIMENSIONS, Unit.layers: LAST_LAYER}
 LINEAR_ATTENTION = {Unit.heads: HEADLESS_LAYERS, Unit.head_dims: TIED_DIMENSIONS, Unit.layers: TWO_KINDS}
 NO_HEADS_UNDER_A_JOINT_NORM = {Unit.heads: JOINT_NORM, Unit.head_dims: TIED_DIMENSIONS}
 
@@ -68,6 +76,7 @@ OLMO_NAMES = CheckpointNames((GATED_WITHOUT_HEADS,), nullable=(KEY_VALUE_HEADS,)
 QWEN3_5_NAMES = CheckpointNames(
     (GATED_WITHOUT_HEADS,), class_defaults={KEY_VALUE_HEADS: 4, HEAD_SIZE: 256}, nullable=()
 )
+GEMMA4_NAMES = replace(QWEN3_5_NAMES, tied_by_default=True)
 SMOLLM3_NAMES = CheckpointNames(
     (GATED_WITH_BIAS,), tied_by_default=True, class_defaults={KEY_VALUE_HEADS: 4}, nullable=(KEY_VALUE_HEADS,)
 )
@@ -122,6 +131,7 @@ DECODERS: tuple[ModelFamily, ...] = (
     ),
     ModelFamily("olmo3", "causal", "Olmo3ForCausalLM", OLMO_NAMES, NO_HEADS_UNDER_A_JOINT_NORM, ON_ONE_MACHINE),
     ModelFamily("qwen3_5_text", "causal", "Qwen3_5ForCausalLM", QWEN3_5_NAMES, LINEAR_ATTENTION),
+    ModelFamily("gemma4_text", "causal", "Gemma4ForCausalLM", GEMMA4_NAMES, SHARED_KEYS),
     ModelFamily("smollm3", "causal", "SmolLM3ForCausalLM", SMOLLM3_NAMES, NO_DIMENSIONS, ALL_BUT_SGLANG),
     ModelFamily("ministral3", "causal", "Ministral3ForCausalLM", MINISTRAL3_NAMES, NO_DIMENSIONS, ON_ONE_MACHINE),
     ModelFamily("granite", "causal", "GraniteForCausalLM", GRANITE_NAMES, NO_DIMENSIONS, ALL_BUT_SGLANG),

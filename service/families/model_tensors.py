@@ -1,6 +1,7 @@
 """The tensors of the models of a family, one row for each `model_type`: what a checkpoint must hold, and what it may.
 
-A row names modules. `{q,k}_proj` stands for two of them. Each has a `weight`, and a `bias` where the row says so.
+A row names modules. `{q,k}_proj` stands for two of them, and "" for the layer itself. Each has a `weight`, and a `bias`
+where the row says so.
 """
 
 import re
@@ -8,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Self
+
+from service.families import gemma4
 
 Config = Mapping[str, Any]
 
@@ -20,6 +23,11 @@ def always(config: Config) -> bool:
 def never(config: Config) -> bool:
     """The condition of a bias that no model of the family has."""
     return False
+
+
+def every_layer(config: Config, layer: int) -> bool:
+    """The condition of modules that all layers have."""
+    return True
 
 
 def field(name: str, default: bool = False) -> Callable[[Config], bool]:
@@ -38,17 +46,19 @@ class Modules:
     later_layers: bool = False  # whether all layers but the first have them
     kind: str = ""  # the type of the layers that have them, if not all do
     parameters: tuple[str, ...] = ("weight",)
+    in_layer: Callable[[Config, int], bool] = every_layer  # whether the layer with an index has them
 
     def tensors(self, config: Config) -> list[str]:
         """The names of the tensors of the modules."""
         if not self.where(config):
             return []
         leaves = [*self.parameters, "bias"] if self.bias(config) else self.parameters
-        return [f"{path}.{leaf}" for path in _expanded(self.paths) for leaf in leaves]
+        return [f"{path}.{leaf}" if path else leaf for path in _expanded(self.paths) for leaf in leaves]
 
-    def are_in(self, index: int, kind: str) -> bool:
+    def are_in(self, index: int, kind: str, config: Config) -> bool:
         """Whether the layer with this index and of this type has the modules."""
-        return not (self.first_layer if index else self.later_layers) and self.kind in ("", kind)
+        is_place = not (self.first_layer if index else self.later_layers) and self.kind in ("", kind)
+        return is_place and self.in_layer(config, index)
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,7 @@ class ModelTensors:
         for path, rows in self.layers.items():
             kinds = layer_kinds(config, counts[path])
             for index, modules in product(range(counts[path]), rows):
-                if modules.are_in(index, kinds[index]):
+                if modules.are_in(index, kinds[index], config):
                     found |= {f"{path}.{index}.{name}" for name in modules.tensors(config)}
         return found
 
@@ -199,6 +209,31 @@ NEOX = ModelTensors(
         )
     },
     "gpt_neox.",
+)
+
+LAYER_INPUTS = gemma4.has_layer_inputs
+GEMMA4 = ModelTensors(
+    (
+        *GATED_OUTSIDE,
+        Modules(
+            "model.{embed_tokens_per_layer,per_layer_model_projection,per_layer_projection_norm}", where=LAYER_INPUTS
+        ),
+    ),
+    {
+        "model.layers": (
+            Modules("self_attn.{q,o}_proj", ATTENTION_BIAS),
+            Modules("self_attn.k_proj", ATTENTION_BIAS, in_layer=gemma4.has_keys),
+            Modules("self_attn.v_proj", ATTENTION_BIAS, in_layer=gemma4.has_values),
+            Modules("self_attn.q_norm"),
+            Modules("self_attn.k_norm", in_layer=gemma4.has_keys),
+            NORMS,
+            FEED_FORWARD_NORMS,
+            GATED_BLOCK,
+            Modules("{per_layer_input_gate,per_layer_projection,post_per_layer_input_norm}", where=LAYER_INPUTS),
+            Modules("", parameters=("layer_scalar",)),
+        )
+    },
+    "model.",
 )
 
 # --- encoder-decoders ----------------------------------------------------------------------------------------------
@@ -446,6 +481,7 @@ MODEL_TENSORS: dict[str, ModelTensors] = {
         NORMS,
         GATED_BLOCK,
     ),
+    "gemma4_text": GEMMA4,
     "gpt2": GPT2,
     "opt": OPT,
     "gpt_neox": NEOX,

@@ -32,6 +32,7 @@ TEXT_PARTS: dict[str, dict[str, TextPart]] = {
     "gemma3": {
         "gemma3_text": TextPart("Gemma3ForConditionalGeneration", "gemma3_text", "Gemma3ForCausalLM", GEMMA3_SIZES)
     },
+    "gemma4": {"gemma4_text": TextPart("Gemma4ForConditionalGeneration", "gemma4_text", "Gemma4ForCausalLM")},
     "mistral3": {
         "mistral": TextPart(MISTRAL3, "mistral", "MistralForCausalLM"),
         "ministral3": TextPart(MISTRAL3, "ministral3", "Ministral3ForCausalLM"),

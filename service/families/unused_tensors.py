@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from service.families.model_tensors import always
+from service.families import gemma4
+from service.families.model_tensors import always, every_layer
 
 
 class Unused(NamedTuple):
@@ -14,6 +15,8 @@ class Unused(NamedTuple):
     reason: str
     families: tuple[str, ...] = ()  # empty: all
     where: Callable[[Mapping[str, Any]], bool] = always  # the configs of models that do not use them
+    # The layers that do not use them, where group 1 of `pattern` is the number of a layer.
+    in_layer: Callable[[Mapping[str, Any], int], bool] = every_layer
 
 
 ROBERTA = ("roberta", "xlm-roberta")
@@ -57,6 +60,17 @@ UNUSED = (
         "the vision part of a Qwen3-VL or Qwen3.5, of which the text part is slimmed",
         ("qwen3", "qwen3_5_text"),
     ),
+    Unused(
+        r"(model\.)?(vision_tower|embed_vision|audio_tower|embed_audio)\..*",
+        "the vision and audio parts of a Gemma 4, of which the text part is slimmed",
+        ("gemma4_text",),
+    ),
+    Unused(
+        r"(?:.*\.)?layers\.(\d{1,4})\.self_attn\.(?:[kv]_proj\.(?:weight|bias)|[kv]_norm\.weight)",
+        "the layer reads the keys and values of an earlier one",
+        ("gemma4_text",),
+        in_layer=gemma4.shares_keys,
+    ),
     Unused(r"mtp\..*", "layers that guess further tokens, which the model itself does not read", ("qwen3_5_text",)),
 )
 
@@ -64,4 +78,9 @@ UNUSED = (
 def may_be_unused(name: str, family: str, config: Mapping[str, Any]) -> bool:
     """Whether a model of the family with this config needs nothing of the tensor."""
     rows = (row for row in UNUSED if (not row.families or family in row.families) and row.where(config))
-    return any(re.fullmatch(row.pattern, name) for row in rows)
+    return any(_matches(row, name, config) for row in rows)
+
+
+def _matches(row: Unused, name: str, config: Mapping[str, Any]) -> bool:
+    match = re.fullmatch(row.pattern, name)
+    return match is not None and (row.in_layer is every_layer or row.in_layer(config, int(match[1])))

@@ -12,6 +12,7 @@ from service.contract.errors import NotPlannable
 from service.contract.options import Layout, Repair, Unit
 from service.contract.report import Runtime
 from service.contract.request import JobRequest
+from service.families import gemma4
 from service.families.family import CLASSIFIERS
 from service.families.runtime_limits import SlimSizes
 from service.families.runtimes import runtimes_after, runtimes_of_unequal_widths
@@ -28,6 +29,7 @@ from service.sources.dimensions import (
     ffn_width,
     head_counts,
     head_size,
+    key_rows,
     num_layers,
 )
 from service.sources.safetensors_header import BYTES
@@ -74,12 +76,14 @@ def _cache_bytes(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut
     number. None for a classifier or an encoder, which keep no cache."""
     if checkpoint.family.kind in (*CLASSIFIERS, "encoder"):
         return None
-    stack = checkpoint.last_stack
+    stack, number = checkpoint.last_stack, 2 * BYTES[checkpoint.dtype]
+    if checkpoint.family.model_type == gemma4.MODEL_TYPE:  # heads of several sizes in layers that all stay
+        kept_whole = number * key_rows(checkpoint)
+        return Projected(dense=kept_whole, slim=kept_whole)
     _, heads = head_counts(checkpoint, stack)
     layers, size = caching_layers(checkpoint), head_size(checkpoint, stack)
     slim_heads = kept(cuts, Unit.heads, heads)
     slim_layers, slim_size = kept(cuts, Unit.layers, layers), kept(cuts, Unit.head_dims, size)
-    number = 2 * BYTES[checkpoint.dtype]
     is_known = bool(cuts) or request.method.units == [Unit.ffn]
     slim = number * slim_layers * slim_heads * slim_size if is_known else None
     return Projected(dense=number * layers * heads * size, slim=slim)

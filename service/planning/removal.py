@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from service.contract.method import Method
 from service.contract.options import Repair, Unit
 from service.contract.request import JobRequest
+from service.families.gemma4 import LAYER_SCALAR
 from service.families.tensor_names import StackNames
 from service.planning.widths import Cut, cuts_at, is_set_by_ratio
 from service.sources.checkpoint import Checkpoint
 from service.sources.dimensions import layer_position, layer_tensors, matches, unit_tensors_of
 from service.sources.safetensors_header import BYTES, Tensors, TensorShape, file_size
+
+NO_PARAMETERS = ("final_logits_bias", LAYER_SCALAR)  # ends of the names of tensors that are no parameters
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,8 @@ def _count_in_stack(
 
 
 def count_parameters(tensors: Tensors) -> int:
-    """Parameters of the tensors; BART's zero bias is none."""
-    return sum(tensor.count for name, tensor in tensors.items() if name != "final_logits_bias")
+    """Parameters of the tensors; BART's zero bias and Gemma's numbers for whole layers are none."""
+    return sum(tensor.count for name, tensor in tensors.items() if not name.endswith(NO_PARAMETERS))
 
 
 def has_bias(request: JobRequest, checkpoint: Checkpoint, stack: StackNames) -> bool:

@@ -66,6 +66,12 @@ def caching_layers(checkpoint: Checkpoint) -> int:
     return layer_kinds(checkpoint.config, layers).count("full_attention") if has_others else layers
 
 
+def key_rows(checkpoint: Checkpoint) -> int:
+    """Numbers in the keys of all layers of the last stack for one token, where its layers differ in them."""
+    tensors = layer_tensors(checkpoint, checkpoint.last_stack)
+    return sum(tensor.shape[0] for _, path, tensor in tensors if path == "self_attn.k_proj.weight")
+
+
 def layer_tensors(checkpoint: Checkpoint, stack: StackNames) -> Iterator[tuple[int, str, TensorShape]]:
     """(layer, path in the layer, tensor) of every tensor in the layers of a stack."""
     for name, tensor in checkpoint.tensors.items():

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from service.families.family import CLASSIFIERS, Kind
+from service.families.gemma4 import LAYER_SCALAR
 from tests.support import checkpoints
 from tests.support.checkpoints import change_json
 from tests.support.tiny_models import HIDDEN_SIZE, VOCABULARY, base_name, changed, tiny_family
@@ -39,6 +40,19 @@ KINDS: dict[str, tuple[Any, ...]] = {
     ),
     "no_rope_layers": ([1, 0], [0, 1], [0, 0]),
 }
+# Layers that share keys and values, no inputs of layers, values of their own, and fewer key-value heads in some layers.
+GEMMA4: tuple[dict[str, Any], ...] = (
+    {},
+    {
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "num_kv_shared_layers": 2,
+        "per_layer_config": {index: {"head_dim": 16} for index in (1, 3)},
+    },
+    {"hidden_size_per_layer_input": 0},
+    {"attention_k_eq_v": False, "final_logit_softcapping": 30.0},
+    {"per_layer_config": {1: {"head_dim": 16, "num_key_value_heads": 1}}},
+)
 BIASES = {
     "llama": ("attention_bias", "mlp_bias"),
     "smollm3": ("attention_bias", "mlp_bias"),
@@ -171,7 +185,7 @@ def drawn_model(random: Random, names: Sequence[str]) -> DrawnModel:
 
 def _settings(random: Random, name: str) -> dict[str, Any]:
     """Fields of the config that change sizes, biases or positions."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = dict(random.choice(GEMMA4)) if name == "gemma4_text" else {}
     name = base_name(name)
     if name in ROTARY and random.random() < 0.8:
         kinds = PHI3_ROPE if name == "phi3" else ROPE
@@ -229,9 +243,10 @@ def _built(drawn: DrawnModel) -> PreTrainedModel:
     elif drawn.head in ("shared", "repeated"):
         source = model.get_decoder() if drawn.kind == "encoder_decoder" else model
         model.get_output_embeddings().weight = source.get_input_embeddings().weight
-    for name, parameter in model.named_parameters():
+    scalars = ((name, buffer) for name, buffer in model.named_buffers() if name.endswith(LAYER_SCALAR))
+    for name, tensor in (*model.named_parameters(), *scalars):
         if name not in (model._keys_to_ignore_on_save or ()):
-            parameter.data = parameter.data.to(getattr(torch, drawn.dtype)).float()
+            tensor.data = tensor.data.to(getattr(torch, drawn.dtype)).float()
     model.requires_grad_(False)
     return model
 

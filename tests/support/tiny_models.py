@@ -1,6 +1,7 @@
 """Small random models, one or more for every family: two layers each, built in milliseconds without downloads."""
 
 import pickle
+import re
 from collections.abc import Callable
 from copy import deepcopy
 from functools import lru_cache
@@ -20,6 +21,7 @@ from transformers import (
 )
 
 from service.families.family import ModelFamily
+from service.families.gemma4 import LAYER_SCALAR
 from service.families.other_heads import DECODER_CLASSIFIERS, TOKEN_CLASSIFIERS
 from service.families.table import FAMILIES, with_head
 
@@ -38,6 +40,19 @@ LLAMA: dict[str, Any] = TOKENS | {
     "max_position_embeddings": 64,
 }
 SLIDING: dict[str, Any] = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+# The keys of the layer of full attention are its values, and its heads have another size.
+GEMMA4: dict[str, Any] = SLIDING | {
+    "global_head_dim": 16,
+    "attention_k_eq_v": True,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": VOCABULARY,
+}
+# The second layer reads the keys and values of the first.
+SHARED_KEYS: dict[str, Any] = {
+    "global_head_dim": 8,
+    "layer_types": ["full_attention"] * 2,
+    "num_kv_shared_layers": 1,
+}
 LINEAR: dict[str, Any] = {"layer_types": ["linear_attention", "full_attention"]} | {
     "linear_key_head_dim": 8,
     "linear_value_head_dim": 8,
@@ -84,6 +99,9 @@ def _built(auto: Any, model_type: str, settings: bytes) -> PreTrainedModel:
                 parameter.data.add_(torch.randn_like(parameter) * 0.1)
             else:
                 parameter.data.mul_(4)
+        for name, buffer in model.named_buffers():
+            if name.endswith(LAYER_SCALAR):
+                buffer.add_(torch.randn_like(buffer) * 0.1)
     model.eval()
     return model
 
@@ -225,7 +243,7 @@ def family_of_model(model: PreTrainedModel) -> ModelFamily:
 
 def base_name(name: str) -> str:
     """The family of a name in `TINY`."""
-    return name.removesuffix("_gated").removesuffix("_conv").removesuffix("_classifier").removesuffix("_tokens")
+    return re.sub(r"_(gated|conv|shared|classifier|tokens)$", "", name)
 
 
 TINY: dict[str, Callable[[], PreTrainedModel]] = {
@@ -239,6 +257,8 @@ TINY: dict[str, Callable[[], PreTrainedModel]] = {
     "olmo2": lambda: causal("olmo2"),
     "olmo3": lambda: causal("olmo3", **SLIDING),
     "qwen3_5_text": lambda: causal("qwen3_5_text", **LINEAR),
+    "gemma4_text": lambda: causal("gemma4_text", **GEMMA4),
+    "gemma4_text_shared": lambda: causal("gemma4_text", **GEMMA4 | SHARED_KEYS),
     "smollm3": lambda: causal(
         "smollm3", head_dim=None, attention_bias=True, no_rope_layers=[1, 0], use_sliding_window=True, sliding_window=4
     ),

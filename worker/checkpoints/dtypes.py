@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 # Families that were trained in bfloat16 and whose activations exceed 65,504, the largest number of float16.
-OVERFLOWING = frozenset({"t5", "mt5", "umt5", "t5gemma", "gemma2", "gemma3_text", "glm4"})
+OVERFLOWING = frozenset({"t5", "mt5", "umt5", "t5gemma", "gemma2", "gemma3_text", "gemma4_text", "glm4"})
 
 
 # The dtypes of floating-point tensors in safetensors files, by their names there.

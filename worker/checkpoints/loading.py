@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from service.contract.errors import InvalidModel
 from service.families import adapter_names
 from service.families.family import ModelFamily
+from service.families.gemma4 import LAYER_SCALAR
 from service.families.sentence_encoder import SentenceEncoder
 from service.sources.model_files import ADAPTER_WEIGHTS, CONFIG
 from worker.checkpoints.dtypes import (
@@ -87,8 +88,9 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def _check_finite(model: nn.Module) -> None:
-    for name, parameter in model.named_parameters():
-        if not parameter.isfinite().all():
+    buffers = ((name, buffer) for name, buffer in model.named_buffers() if name.endswith(LAYER_SCALAR))
+    for name, tensor in (*model.named_parameters(), *buffers):
+        if not tensor.isfinite().all():
             message = f"the weights {name} are not finite numbers: save the model in a dtype that can hold them"
             raise InvalidModel(message, param="model.uri")
 

@@ -31,6 +31,7 @@ VOCABULARIES = (
 )
 # In `rope_parameters`, and no part of the old `rope_scaling`.
 BESIDE_SCALING = ("rope_theta", "partial_rotary_factor")
+NEW_FAMILIES = ("gemma4_text",)  # no class of transformers 4, and one of 5 that takes the old fields for its own
 PHI3_SCALING = ("short_factor", "long_factor")  # its older config takes these and the type, and nothing else
 
 
@@ -54,7 +55,7 @@ def old_rope_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("model_type") == "t5gemma":
         return {part: config[part] | old_rope_fields(config[part]) for part in ("encoder", "decoder")}
     rope = config.get("rope_parameters")
-    if not rope:
+    if not rope or config["model_type"] in NEW_FAMILIES:
         return {}
     if config["model_type"] == "modernbert":
         thetas = {"global_rope_theta": "full_attention", "local_rope_theta": "sliding_attention"}

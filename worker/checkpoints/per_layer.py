@@ -19,6 +19,8 @@ from worker.slimming.architectures import Architecture
 from worker.slimming.config_sizes import agreed_sizes, configs_of, field_values, set_sizes, without_part
 from worker.slimming.units import locate
 
+# Families whose class reads the sizes of heads in `per_layer_config`, and fails where layers of one type differ there.
+OWN_LAYER_FIELDS = ("gemma4_text",)
 # Stack -> the config fields of each of its layers.
 LayerWidths = dict[str, list[dict[str, int]]]
 
@@ -50,7 +52,8 @@ def _to_per_layer_class(model: PreTrainedModel, widths: LayerWidths) -> PreTrain
 def _per_layer_config(model: PreTrainedModel, widths: LayerWidths) -> Any:
     config = deepcopy(model.config)
     config.layer_widths = {stack: [without_part(fields) for fields in layers] for stack, layers in widths.items()}
-    if len(widths) == 1:  # transformers has fields for the layers of one stack, and none for two stacks
+    # transformers has fields for the layers of one stack, and none for two stacks
+    if len(widths) == 1 and config.model_type not in OWN_LAYER_FIELDS:
         [layers] = widths.values()
         # Lets stock code read the model's own field when it checks head counts and builds the layers, which are then
         # built again.

@@ -246,6 +246,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "olmo2": Architecture((_decoder("model.layers", GATED, stream=None),)),
     "olmo3": Architecture((_decoder("model.layers", GATED, stream=None),)),
     "qwen3_5_text": Architecture((replace(_decoder("model.layers", GATED), removable=False),)),
+    "gemma4_text": Architecture((replace(_decoder("model.layers", GATED, stream=None), removable=False),)),
     "smollm3": Architecture((_decoder("model.layers", GATED_WITH_BIAS, GROUPED_QUERIES),)),
     "ministral3": MISTRAL,
     "granite": Architecture(

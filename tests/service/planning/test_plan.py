@@ -146,6 +146,16 @@ def test_the_cache_counts_the_kept_heads_and_layers(tmp_path: Path, access: Acce
     assert (planned.cache_bytes_per_token.dense, planned.cache_bytes_per_token.slim) == (128, 64)
 
 
+@pytest.mark.parametrize("name", ["gemma4_text", "gemma4_text_shared"])
+def test_the_cache_of_a_gemma4_is_that_of_the_stock_class(name: str, tmp_path: Path, access: Access) -> None:
+    model, tokens = checkpoints.write(tmp_path, name), 3
+    cache = model(input_ids=torch.arange(4, 4 + tokens)[None], use_cache=True).past_key_values
+    size = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers if layer.keys is not None) // tokens
+    planned = plan(request_for(tmp_path, 0.5), access).cache_bytes_per_token
+    assert planned is not None
+    assert planned.dense == planned.slim == size
+
+
 def test_a_classifier_keeps_no_cache(tmp_path: Path, access: Access) -> None:
     checkpoints.write(tmp_path, "bert")
     assert plan(request_for(tmp_path), access).cache_bytes_per_token is None

@@ -72,6 +72,7 @@ def saved(family: str, **settings: Any) -> dict[str, Any]:
             },
             {"global_rope_theta": 5000.0, "local_rope_theta": 300.0},
         ),
+        ("gemma4_text", {}, {}),
         ("bert", {}, {}),
     ],
 )

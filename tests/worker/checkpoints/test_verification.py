@@ -117,6 +117,7 @@ CUTS = [
     ("gemma2", ["layers"], Layout.uniform),
     ("t5", ["ffn", "heads", "head_dims", "layers"], Layout.uniform),
     ("t5_gated", ["ffn"], Layout.per_layer),
+    ("gemma4_text", ["ffn"], Layout.per_layer),
     ("bert", ["ffn", "layers"], Layout.uniform),
 ]
 

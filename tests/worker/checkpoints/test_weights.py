@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from service.contract.errors import InvalidModel, UnsupportedFamily
+from service.families.gemma4 import LAYER_SCALAR
 from service.families.source_config import TEXT_PARTS
 from service.planning.plan import plan
 from service.sources.access import Access
@@ -27,7 +28,7 @@ from tests.support import checkpoints
 from tests.support.checkpoints import change_config
 from tests.support.pipeline_jobs import Deployment
 from tests.support.planning import request_for
-from tests.support.tiny_models import LINEAR, LLAMA, SLIDING, TINY, causal, logits
+from tests.support.tiny_models import GEMMA4, LINEAR, LLAMA, SLIDING, TINY, causal, logits
 from worker.checkpoints.loading import count_parameters, load_model
 from worker.checkpoints.saving import save_model
 
@@ -46,6 +47,8 @@ UNKNOWN = {
     "gpt2": "transformer.h.0.crossattention.bias",
     "gpt_neox": "gpt_neox.layers.0.attention.bias_scale",
     "t5": "decoder.block.1.layer.1.EncDecAttention.relative_attention_bias.weight",
+    "gemma4_text": "model.layers.1.self_attn.v_proj.weight",
+    "gemma4_text_shared": "model.layers.1.self_attn.q_proj.bias",
     "bert": "cls.predictions.bias",
     "roberta": "lm_head.bias",
     "electra": "discriminator_predictions.dense.bias",
@@ -57,6 +60,7 @@ LEFT_OUT = {
     "gpt2": "transformer.h.0.attn.masked_bias",
     "gpt_neox": "gpt_neox.layers.1.attention.bias",
     "t5": "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
+    "gemma4_text_shared": "model.layers.1.self_attn.k_norm.weight",
     "bart": "model.encoder.version",
     "bert": "bert.embeddings.position_ids",
     "roberta": "roberta.pooler.dense.weight",
@@ -152,11 +156,21 @@ def test_the_text_part_of_a_gemma3_is_read(tmp_path: Path, prefix: str) -> None:
 
 VISION = {"hidden_size": 16, "num_heads": 2, "num_attention_heads": 2, "intermediate_size": 16, "patch_size": 4}
 PIXTRAL = VISION | {"model_type": "pixtral", "num_hidden_layers": 1}
+GEMMA4_OF_FOUR_LAYERS = GEMMA4 | {
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "num_kv_shared_layers": 2,
+    "use_bidirectional_attention": "vision",
+}
+GEMMA4_VISION = VISION | {"num_hidden_layers": 1, "num_key_value_heads": 2, "head_dim": 8, "position_embedding_size": 8}
+AUDIO = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "subsampling_conv_channels": [4, 4]}
+OTHER_PARTS: dict[str, dict[str, Any]] = {"gemma4": {"audio_config": AUDIO | {"output_proj_dims": 8}}}
 # Multimodal model, or its text part -> the config of its text part, and that of its vision part.
 WHOLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "gemma3": (LLAMA | SLIDING | {"query_pre_attn_scalar": 8}, VISION | {"num_hidden_layers": 1, "image_size": 64}),
     "mistral3": (LLAMA | {"model_type": "mistral", "sliding_window": 4}, PIXTRAL),
     "ministral3": (LLAMA | {"model_type": "ministral3"}, PIXTRAL),
+    "gemma4": (LLAMA | GEMMA4_OF_FOUR_LAYERS, GEMMA4_VISION),
     "qwen3_5": (LLAMA | LINEAR | {"model_type": "qwen3_5_text"}, VISION | {"depth": 1, "out_hidden_size": 32}),
     "qwen3_vl": (
         LLAMA | {"rope_parameters": {"rope_type": "default", "rope_theta": 5e3, "mrope_section": [2, 1, 1]}},
@@ -169,10 +183,13 @@ WHOLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_the_text_part_of_a_multimodal_model_answers_as_the_whole(tmp_path: Path, name: str) -> None:
     text, vision = WHOLES[name]
     model_type = name if name in TEXT_PARTS else "mistral3"
-    config = AutoConfig.for_model(model_type, text_config=text, vision_config=vision)
+    config = AutoConfig.for_model(model_type, text_config=text, vision_config=vision, **OTHER_PARTS.get(name, {}))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         whole = AutoModelForImageTextToText.from_config(config).eval()
+    for path, buffer in whole.named_buffers():
+        if path.endswith(LAYER_SCALAR):  # which are all one at first
+            buffer.mul_(0.9)
     whole.save_pretrained(tmp_path / "model")
     checkpoints.tokenizer().save_pretrained(tmp_path / "model")
     loaded = load_model(tmp_path / "model", device=CPU)
