@@ -16,6 +16,7 @@ SERVICES = {"redis", "rq", "obstore", "transformers", "service", "pydantic", "st
 # From the ground up: a package imports those before it, and none of its own line.
 SERVICE_LAYERS = (
     {"contract", "settings"},
+    {"quantisation"},
     {"families"},
     {"infrastructure"},
     {"tenants", "reports"},
@@ -27,7 +28,17 @@ SERVICE_LAYERS = (
     {"api"},
     {"cli"},
 )
-FOR_WORKER = {"contract", "settings", "families", "infrastructure", "storage", "sources", "jobs", "reports"}
+FOR_WORKER = {
+    "contract",
+    "settings",
+    "quantisation",
+    "families",
+    "infrastructure",
+    "storage",
+    "sources",
+    "jobs",
+    "reports",
+}
 # Modules of one package may import each other; of these packages of the worker each imports those before it.
 WORKER_LAYERS = (
     {"slimming"},

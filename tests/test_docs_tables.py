@@ -17,9 +17,9 @@ from service.contract.fields import groups
 from service.contract.method import OBJECTIVES
 from service.contract.options import METRICS, TaskKind
 from service.contract.request import JobRequest
-from service.families.quantisation import METHODS
 from service.families.source_config import TEXT_PARTS
 from service.families.table import FAMILIES
+from service.quantisation.methods import METHODS
 from service.settings import Settings
 from tests.support.command_line import commands
 from tests.support.documents import read, section, table

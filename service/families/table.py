@@ -20,7 +20,7 @@ from service.families.family import ModelFamily, PretrainedHead
 from service.families.model_tensors import MODEL_TENSORS
 from service.families.other_heads import DECODER_CLASSIFIERS, TOKEN_CLASSIFIERS
 from service.families.per_layer import CLASS_PREFIX, is_per_layer
-from service.families.quantisation import quantisation_of
+from service.quantisation.methods import quantisation_of
 
 FAMILIES: dict[str, ModelFamily] = {row.model_type: row for row in (*DECODERS, *ENCODERS, *ENCODER_DECODERS)}
 FACTORS_OF_HEADS = (

@@ -9,8 +9,8 @@ from service.contract.errors import InvalidModel
 from service.contract.report import Dequantised
 from service.families.family import ModelFamily
 from service.families.model_tensors import MODEL_TENSORS
-from service.families.quantisation import INSTEAD, PLAIN_FP8, quantisation_of, refused
-from service.families.quantisation_scheme import Quantisation, Scheme
+from service.quantisation.methods import INSTEAD, PLAIN_FP8, quantisation_of, refused
+from service.quantisation.scheme import Quantisation, Scheme
 from service.sources.quantised_layouts import LAYOUTS, Layout, Shape
 from service.sources.safetensors_header import DTYPES, FLOATS, Tensors, TensorShape, file_size
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-from service.families.quantisation_settings import NotDequantised
+from service.quantisation.settings import NotDequantised
 
 EXPRESSION = "re:"
 ATOM = r"\w|-|/|\.|\\[._/-]|\\d\+?|\[[\w.-]+\]|\^|\$"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from service.families.module_targets import most_specific
+from service.quantisation.module_targets import most_specific
 
 NOTHING = r"(?!)"  # a regular expression that no name matches
 CACHE_SCALES = r".*\.([kv]_(scale|zero_point)|[kv]_proj\.output_(scale|zero_point))"

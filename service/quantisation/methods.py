@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from service.contract.errors import InvalidModel
-from service.families.compressed_tensors import PACKED_BITS, compressed_tensors
-from service.families.quantisation_scheme import NOTHING, Quantisation, Scheme
-from service.families.quantisation_settings import NotDequantised, Settings, one_of, pair, without
+from service.quantisation.compressed_tensors import PACKED_BITS, compressed_tensors
+from service.quantisation.scheme import NOTHING, Quantisation, Scheme
+from service.quantisation.settings import NotDequantised, Settings, one_of, pair, without
 
 FORMATS = "FP8, compressed-tensors, bitsandbytes, GPTQ or AWQ"  # docs/request.md has the details
 INSTEAD = f"give the unquantised checkpoint, or one that is quantised as {FORMATS}, see docs/request.md"

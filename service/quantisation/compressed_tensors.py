@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from service.families.module_targets import check_target
-from service.families.quantisation_scheme import CACHE_SCALES, NOTHING, Quantisation, Scheme
-from service.families.quantisation_settings import NotDequantised, Settings, one_of, pair, without
+from service.quantisation.module_targets import check_target
+from service.quantisation.scheme import CACHE_SCALES, NOTHING, Quantisation, Scheme
+from service.quantisation.settings import NotDequantised, Settings, one_of, pair, without
 
 # Format -> layout.
 COMPRESSED = {

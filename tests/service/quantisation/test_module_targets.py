@@ -3,8 +3,8 @@
 import pytest
 from compressed_tensors.utils.match import match_name
 
-from service.families.module_targets import check_target, most_specific, names
-from service.families.quantisation_settings import NotDequantised
+from service.quantisation.module_targets import check_target, most_specific, names
+from service.quantisation.settings import NotDequantised
 
 MODULES = [
     "lm_head",
