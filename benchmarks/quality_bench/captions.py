@@ -24,10 +24,10 @@ default was chosen, have all of their 400, 978, 700 and 277 test rows. A dot: no
 better than a constant answer."""
 
 KINDS = """\
-The metric of each task on all of its test rows, in percent of the dense model's, with label offsets where it has
-labels. 256 calibration rows, the default repair. Of encoders the feed-forward neurons are removed, of SmolLM2 with
-per-layer widths FFN and heads. The models are trained by `train_heads.py` and `train_adapter.py`. Intervals take the
-dense model's figure as exact."""
+The metric of each task on all of its test rows, of written texts on 200, in percent of the dense model's, with label
+offsets where it has labels. 256 calibration rows, the default repair. Of encoders the feed-forward neurons are
+removed, of SmolLM2 with per-layer widths FFN and heads. The models are trained by `train_heads.py` and
+`train_adapter.py`. Intervals take the dense model's figure as exact."""
 
 FEW_ROWS = """\
 Accuracy in percent of the dense model's, with label offsets fitted on the calibration rows, as a job reports it, and

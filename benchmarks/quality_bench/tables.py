@@ -32,6 +32,7 @@ from benchmarks.quality_bench.cells import (
     TIMED,
     Cell,
     dense,
+    kind_rows,
     of_kind,
     slim,
 )
@@ -93,7 +94,7 @@ def _kinds(measured: Measurements) -> Iterator[str]:
     rows = []
     models = [(model, task) for model, tasks in MODEL_TASKS.items() if model.startswith(KINDS_MODELS) for task in tasks]
     for (model, task), layout in product(models, LAYOUTS):
-        whole = measured.get(dense(model, task, rows=0))
+        whole = measured.get(dense(model, task, rows=kind_rows(model)))
         if whole is None or whole.value is None:
             continue
         cells = [[of_kind(model, task, method, ratio, layout)] for ratio in RATIOS for method in KINDS_METHODS]
