@@ -7,16 +7,18 @@ import sys
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from benchmarks.quality_bench import figure, tables, training
 from benchmarks.quality_bench.cells import (
     BASELINES,
     BEST_BASELINES,
     DRAWS,
+    HEAD_TASKS,
     LAYERWISE,
     MODEL_TASKS,
     OTHER_TASKS,
@@ -341,3 +343,20 @@ def test_trained_t5_runs_in_the_quality_benchmark(tmp_path: Path) -> None:
         judged = bench.measure(dense("t5-large", task, rows=8))
         assert judged.judged == 8
         assert judged.parameters == bench.loaded("t5-large").model.num_parameters()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (DATA / "data" / "snips_slots").exists(), reason="the rows of other kinds of tasks are not here"
+)
+def test_trained_heads_run_in_the_quality_benchmark(tmp_path: Path) -> None:
+    encoder = tmp_path / "encoder"
+    checkpoints.save(encoder, cast(PreTrainedModel, TINY["bert"]().base_model))
+    command = [sys.executable, "benchmarks/train_heads.py", str(tmp_path / "heads"), "--encoder", str(encoder)]
+    command += ["--quick", "--data", str(DATA)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=600)
+    assert json.loads(ran.stdout.splitlines()[-1]).keys() == set(HEAD_TASKS)
+    for task in HEAD_TASKS:
+        bench = Bench({f"bert-{task}": SOURCES[f"bert-{task}"](DATA, tmp_path)}, DATA / "data", tmp_path / "scores")
+        cut = bench.measure(replace(of_kind(f"bert-{task}", task, OURS, 0.5, "per_layer"), rows=8, examples=8))
+        assert (cut.judged, cut.removed) == (8, 0.5)
