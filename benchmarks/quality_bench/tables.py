@@ -100,6 +100,7 @@ def _kinds(measured: Measurements) -> Iterator[str]:
         cells = [[of_kind(model, task, method, ratio, layout)] for ratio in RATIOS for method in KINDS_METHODS]
         shares = [_kept(measured, each, "value") for each in cells]
         rows.append([task, f"{whole.metric} {whole.value.value:.3f}", captions.WIDTHS[layout], *shares])
+    rows = _without_empty(rows, 3)
     if rows:
         yield f"### Tasks of other kinds\n\n{captions.KINDS}"
         names = [f"{ratio:.0%} {method}" for ratio in RATIOS for method in KINDS_METHODS]
