@@ -18,6 +18,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 from service.contract.errors import InvalidData, TaskslimError
 from service.contract.options import Supervision
 from service.contract.report import Report
+from service.families.other_heads import TOKEN_CLASSIFIERS
 from service.planning.plan import plan
 from service.sources.access import Access
 from service.storage.inline_rows import take_rows
@@ -60,9 +61,11 @@ def tagged(deployment: Deployment) -> Callable[..., dict[str, Any]]:
     return task
 
 
-def outputs(directory: Path, rows: Sequence[Sequence[str]], kept: Mapping[str, Tensor] | None = None) -> list[Tensor]:
+def outputs(
+    directory: Path, rows: Sequence[Sequence[str]], kept: Mapping[str, Tensor] | None = None, *, model: Any = None
+) -> list[Tensor]:
     """The outputs (words, classes) of a checkpoint at the first token of every word, by transformers alone."""
-    model = AutoModelForTokenClassification.from_pretrained(directory).eval()
+    model = (model or AutoModelForTokenClassification.from_pretrained(directory)).eval()
     tokenizer = AutoTokenizer.from_pretrained(directory)
     found = []
     with silenced(model, kept or {}), torch.inference_mode():
@@ -119,6 +122,26 @@ def test_tags_are_judged_by_what_stock_transformers_and_seqeval_compute(
         with redirect_stdout(StringIO()) as printed:
             exec(report.snippet.replace("'A text.'", repr(text)).replace('"A text."', repr(text)), {})
         assert printed.getvalue().split() == [part for pair in zip(text.split(), tags, strict=True) for part in pair]
+
+
+@pytest.mark.parametrize("name", WITH_TOKEN_HEAD)
+def test_a_head_for_tokens_is_cut_to_a_width_for_each_layer_and_loaded_again(
+    deployment: Deployment, tagged: Callable[..., dict[str, Any]], name: str
+) -> None:
+    output, method = {"layout": "per_layer", "round_to": 1}, {"scope": "global", "repair": "none"}
+    request = deployment.request(name, tagged(name), output=output, method=method)
+    planned = plan(request, Access(deployment.storage, "default", local_paths=True))
+    assert [runtime.name for runtime in planned.runtimes if runtime.loads] == ["transformers"]
+    result = deployment.run(request)
+    assert result.verified.loader == f"PerLayer{TOKEN_CLASSIFIERS[name]}"
+    directory, words = deployment.root / "downloaded", [row["tokens"] for row in tagged_rows(12, 3)]
+    deployment.download(directory)
+    shipped = AutoModelForTokenClassification.from_pretrained(directory / "model", trust_remote_code=True)
+    served = outputs(directory / "model", words, model=shipped)
+    masked = outputs(deployment.root / name, words, load_file(directory / "kept.safetensors"))
+    offset_L = torch.tensor(list(result.metrics.slim.label_offsets.values()), dtype=torch.float64)
+    for served_WL, masked_WL in zip(served, masked, strict=True):
+        torch.testing.assert_close(served_WL, masked_WL + offset_L, atol=1e-4, rtol=0)
 
 
 def test_share_of_right_tags_with_numbers_for_tags(

@@ -9,8 +9,16 @@ from transformers import PreTrainedModel
 
 
 def head_of(model: PreTrainedModel) -> nn.Linear | None:
-    """The linear module that gives the classes of a classification head; None where it has no bias."""
-    found = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    """The linear module that gives the classes of a classification head; None where it has no bias.
+
+    It is the last one outside the model without its head, which a class may define before the encoder or after it.
+    """
+    inside = f"{model.base_model_prefix}."
+    found = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not name.startswith(inside)
+    ]
     head = found[-1] if found and found[-1].out_features == model.config.num_labels else None
     return head if head is not None and head.bias is not None else None
 
