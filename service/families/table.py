@@ -23,6 +23,7 @@ from service.families.per_layer import CLASS_PREFIX, is_per_layer
 from service.quantisation.methods import quantisation_of
 
 FAMILIES: dict[str, ModelFamily] = {row.model_type: row for row in (*DECODERS, *ENCODERS, *ENCODER_DECODERS)}
+TOKENS = "TOKEN_CLS"  # the task_type of an adapter that is trained with a head for tokens
 FACTORS_OF_HEADS = (
     "with long rotary positions a stock config derives the number of their factors from the number of heads: remove "
     "other units than heads"
@@ -50,8 +51,15 @@ def with_head(family: ModelFamily, model_class: str) -> ModelFamily:
     )
 
 
-def with_adapter_head(family: ModelFamily, replaced: Collection[str]) -> ModelFamily:
-    """The family with the head that an adapter brings; `replaced` are the tensors of the model that it replaces."""
+def with_adapter_head(family: ModelFamily, replaced: Collection[str], task_type: object = None) -> ModelFamily:
+    """The family with the head that an adapter brings.
+
+    `replaced` are the tensors of the model that it replaces, `task_type` is that of its config, which tells a head for
+    the tokens of a text from one for the text.
+    """
+    for_tokens = TOKEN_CLASSIFIERS.get(family.model_type)
+    if task_type == TOKENS and for_tokens and any(name.startswith("classifier.") for name in replaced):
+        return with_head(FAMILIES[family.model_type], for_tokens)
     if family.kind == "encoder":
         heads = tuple(f"{path}." for path in MODEL_TENSORS[family.model_type].heads)
         return FAMILIES[family.model_type] if any(name.startswith(heads) for name in replaced) else family

@@ -79,7 +79,10 @@ class ModelDirectory:
     @cached_property
     def family(self) -> ModelFamily:
         """The model family that config.json names, with the head that the adapter brings."""
-        return with_adapter_head(family_of(self.config, self.source.uri), self.adapter.replaced if self.adapter else ())
+        family = family_of(self.config, self.source.uri)
+        if self.adapter is None:
+            return family
+        return with_adapter_head(family, self.adapter.replaced, self.adapter.config.get("task_type"))
 
     @cached_property
     def headers(self) -> list[Header]:

@@ -17,7 +17,7 @@ from service.families import adapter_names
 from service.families.family import ModelFamily
 from service.families.gemma4 import LAYER_SCALAR
 from service.families.sentence_encoder import SentenceEncoder
-from service.sources.model_files import ADAPTER_WEIGHTS, CONFIG
+from service.sources.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG
 from worker.checkpoints.dtypes import (
     fixed_parameters,
     make_computable,
@@ -55,7 +55,10 @@ def load_model(directory: Path, *, device: torch.device, adapter: Path | None = 
     is not finite, and the errors of `merge_adapter`.
     """
     replaced = adapter_names.replaced(stored_tensors([adapter / ADAPTER_WEIGHTS])) if adapter else ()
-    family, weights = check_checkpoint(directory, has_adapter=adapter is not None, replaced=replaced)
+    task_type = read_json(adapter / ADAPTER_CONFIG).get("task_type") if adapter else None
+    family, weights = check_checkpoint(
+        directory, has_adapter=adapter is not None, replaced=replaced, task_type=task_type
+    )
     if weights.quantised:
         raise ValueError(f"{directory} is quantised: what `fetch_model` returns is loaded")
     model, tokenizer = load_weights(directory, family, adapter), _load_tokenizer(directory)

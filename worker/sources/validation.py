@@ -26,13 +26,15 @@ class Checked(NamedTuple):
     weights: StoredWeights
 
 
-def check_checkpoint(directory: Path, *, has_adapter: bool = False, replaced: Collection[str] = ()) -> Checked:
-    """Check the files of a checkpoint. `replaced` are the tensors of the model that the adapter replaces.
+def check_checkpoint(
+    directory: Path, *, has_adapter: bool = False, replaced: Collection[str] = (), task_type: object = None
+) -> Checked:
+    """Check the files of a checkpoint. `replaced` and `task_type` are those of `with_adapter_head`.
 
     Raises InvalidModel or UnsupportedFamily where they cannot be loaded safely.
     """
     config = effective_config(read_json(directory / CONFIG))
-    family = with_adapter_head(family_of(config, "the model"), replaced)
+    family = with_adapter_head(family_of(config, "the model"), replaced, task_type)
     check_head(config, family, has_adapter=has_adapter)
     check_settings(config, family)
     tokenizer = directory / TOKENIZER_CONFIG

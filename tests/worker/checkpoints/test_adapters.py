@@ -9,12 +9,20 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+)
 
 from service.contract.errors import InvalidModel, VerificationFailed
+from service.contract.task import ModelSource
+from service.sources.access import Access
+from service.sources.model_directory import ModelDirectory
 from tests.support import checkpoints
 from tests.support.checkpoints import change_json
-from tests.support.tiny_models import TINY, VOCABULARY, causal, logits, tiny_family
+from tests.support.tiny_models import TINY, VOCABULARY, WITH_TOKEN_HEAD, causal, logits, tiny_family
 from worker.checkpoints import adapters
 from worker.checkpoints.loading import load_model
 from worker.checkpoints.saving import save_model
@@ -130,6 +138,23 @@ def test_an_adapter_brings_the_head_to_an_encoder_without_one(tmp_path: Path, na
     assert loaded.model.config.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
     assert loaded.family.kind == "classifier"
     assert load_model(tmp_path / "model", device=CPU).family.kind == "encoder"
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "xlm-roberta", "distilbert", "electra", "deberta-v2"])
+def test_an_adapter_brings_a_head_for_tokens_to_an_encoder(tmp_path: Path, access: Access, name: str) -> None:
+    encoder: Any = WITH_TOKEN_HEAD[name]().base_model
+    encoder.save_pretrained(tmp_path / "model")
+    checkpoints.tokenizer("token_classifier").save_pretrained(tmp_path / "model")
+    base = AutoModelForTokenClassification.from_pretrained(tmp_path / "model", num_labels=3)
+    trained(tmp_path / "adapter", base, task_type="TOKEN_CLS", target_modules=["query", "q_lin", "query_proj"])
+    again = AutoModelForTokenClassification.from_pretrained(tmp_path / "model", num_labels=3)
+    adapted: Any = PeftModel.from_pretrained(again, str(tmp_path / "adapter")).eval()
+    expected = logits(adapted)
+    loaded = load_model(tmp_path / "model", device=CPU, adapter=tmp_path / "adapter")
+    assert loaded.family.kind == "token_classifier"
+    torch.testing.assert_close(logits(loaded.model), expected)
+    source = ModelSource(uri=(tmp_path / "model").as_uri(), adapter_uri=(tmp_path / "adapter").as_uri())
+    assert ModelDirectory.of(source, access).family == loaded.family
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
