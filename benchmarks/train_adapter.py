@@ -20,14 +20,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
 from benchmarks.quality_bench import inputs
-from benchmarks.quality_bench.cells import dense
+from benchmarks.quality_bench.cells import WRITTEN_TASKS, dense
 from benchmarks.quality_bench.inputs import Source
 from benchmarks.quality_bench.kinds import WORDINGS
 from benchmarks.quality_bench.measure import Bench
 from benchmarks.quality_bench.training import Recipe, fit, lesson
 from service.settings import Settings
 
-TASKS = ("snips_frames", "e2e_nlg", "chat_intent")
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RATE, EPOCHS, RANK = 1e-3, 1, 16
 QUICK_ROWS, JUDGED_ROWS = 16, 200
@@ -62,7 +61,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--tasks", nargs="+", default=list(WRITTEN_TASKS), choices=list(WRITTEN_TASKS))
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared")

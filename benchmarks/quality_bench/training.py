@@ -16,7 +16,7 @@ from service.contract.options import TaskKind
 from service.contract.rows import Row, with_named_labels
 from service.contract.task import TaskWording
 from service.families.family import Kind
-from worker.data import batching, prompts, wordings
+from worker.data import batching, encoding, wordings
 from worker.data.examples import Example
 from worker.slimming.scoring.objectives import Batch, candidate_scores, token_scores
 
@@ -53,7 +53,7 @@ def lesson(
     """The rows of a resolved task as a model of the kind reads them."""
     wording = wordings.wording(kind, task, tokenizer, model.config)
     named = with_named_labels(as_read(name, rows), wording.task)
-    examples, _ = prompts.encode(named, wording, every_answer=True)
+    examples, _ = encoding.encode(named, wording, is_calibration=True)
     return Lesson(
         examples, batching.padding(model, tokenizer, kind, wording.ends), task.kind or TaskKind.classification
     )

@@ -29,8 +29,8 @@ class DataSource(Schema):
         default=None,
         min_length=1,
         max_length=MAX_ROWS,
-        description="the rows themselves, in place of `uri`; values are text, numbers, true or false, a list of "
-        "texts as `target`, and a list of messages in the column `task.messages`",
+        description="the rows themselves, in place of `uri`; values are text, numbers, true or false, lists of texts "
+        "as `target`, `label`, `tokens` and `tags`, and a list of messages in the column `task.messages`",
     )
     limit: int | None = Field(default=None, gt=0, description="use this many rows, drawn with `seed`")
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of the draw", json_schema_extra=EXPERT)

@@ -53,7 +53,7 @@ class ModelFamily:
 
     model_type: str
     kind: Kind
-    model_class: str  # the class of transformers with the task head; HEADS has the families' other heads
+    model_class: str  # the class of transformers with the task head; `other_heads` has the families' others
     names: CheckpointNames
     refused: Mapping[Unit, str] = field(default_factory=dict)  # unit -> why a stock config cannot hold fewer of them
     runtimes: tuple[

@@ -35,26 +35,34 @@ def check_kind(task: TaskWording, kind: Kind, problem: object, outputs: int) -> 
 
     `problem` and `outputs` are those of its head, where it has one. Raises InvalidModel as `head_kind`.
     """
-    if kind == "encoder":
-        done = TaskKind.embedding
-        found = f"is an encoder without a head, which a task of the kind {task.kind} needs, and no adapter brings one"
-        if task.kind is done:
-            return
-    elif kind == "token_classifier":
-        done, found = TaskKind.token_classification, "has a head for the tokens of a text"
-        if task.kind is done:
-            return
-    elif kind in CLASSIFIERS:
-        done = head_kind(problem, outputs)
-        if task.kind is done:
-            return
-        found = f"has a head with {outputs} output{'' if outputs == 1 else 's'}, which is for tasks of the kind {done}"
-        found += " by its problem_type" if done is TaskKind.multi_label else ""
-    elif task.kind in (TaskKind.classification, TaskKind.generation):
+    done = _kinds_of_tasks(kind, problem, outputs)
+    if task.kind in done:
         return
-    else:
-        done, found = TaskKind.classification, f"has no classification head, which a task of the kind {task.kind} needs"
-        if task.kind is TaskKind.embedding:
-            found = "writes texts, and is not an encoder, which a task of the kind embedding needs"
+    found = _described(task.kind, kind, done[0], outputs)
     other = "the checkpoint of an encoder alone" if task.kind is TaskKind.embedding else "another model"
-    raise InvalidRequest(f"the model {found}: send the kind `{done}`, or {other}", param="task.kind")
+    raise InvalidRequest(f"the model {found}: send the kind `{done[0]}`, or {other}", param="task.kind")
+
+
+def _kinds_of_tasks(kind: Kind, problem: object, outputs: int) -> tuple[TaskKind, ...]:
+    """The kinds of tasks that a model does."""
+    if kind == "encoder":
+        return (TaskKind.embedding,)
+    if kind == "token_classifier":
+        return (TaskKind.token_classification,)
+    return (head_kind(problem, outputs),) if kind in CLASSIFIERS else (TaskKind.classification, TaskKind.generation)
+
+
+def _described(asked: TaskKind | None, kind: Kind, done: TaskKind, outputs: int) -> str:
+    """What a model is that does tasks of the kind `done`, and not of the kind that is `asked`."""
+    if kind == "encoder":
+        return f"is an encoder without a head, which a task of the kind {asked} needs, and no adapter brings one"
+    if kind == "token_classifier":
+        return "has a head for the tokens of a text"
+    if kind in CLASSIFIERS:
+        by = " by its problem_type" if done is TaskKind.multi_label else ""
+        return (
+            f"has a head with {outputs} output{'' if outputs == 1 else 's'}, which is for tasks of the kind {done}{by}"
+        )
+    if asked is TaskKind.embedding:
+        return "writes texts, and is not an encoder, which a task of the kind embedding needs"
+    return f"has no classification head, which a task of the kind {asked} needs"

@@ -11,7 +11,7 @@ from service.contract.options import TaskKind
 from service.contract.presets import LABEL_COLUMN, template_fields
 from service.contract.rows import Row
 from service.families.family import Kind
-from worker.data import chats, tagged_texts
+from worker.data import chats
 from worker.data.examples import Example
 from worker.data.tokenising import TOKENISE
 from worker.data.wordings import Tokens, Wording
@@ -48,8 +48,6 @@ def encode(
     not `answered` give examples without an answer, which `worker.stages.pseudo_labels` fills in. Raises InvalidData,
     InvalidLabels, InvalidTemplate, InvalidModel.
     """
-    if wording.task.kind is TaskKind.token_classification:
-        return tagged_texts.encode(rows, wording, answered=answered)
     make = _example if answered else _open_example
     shortened, examples = 0, []
     for row in rows:

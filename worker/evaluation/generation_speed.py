@@ -18,6 +18,7 @@ from service.contract.result import GenerationSpeed, Quartiles, TokenRate
 from worker.data.batching import Padding
 from worker.data.examples import Example
 from worker.data.wordings import Tokens
+from worker.evaluation.memory import has_room_for
 
 RUNS = 5
 NEW_TOKENS = 32  # that are written, whether or not one of them is an end token
@@ -41,14 +42,14 @@ def measure_in_turns(
     """The speed of both models for the prompt of median length, on the device of `slim`.
 
     `max_tokens` is what the model takes: a prompt that leaves no room for the new tokens is cut. `dense` may be on any
-    device, and is moved to the CPU at the end.
+    device, and is moved to the CPU at the end. Where a GPU cannot hold both models, each one is moved there for its
+    run; the move is not timed.
     """
-    prompt = median_prompt(examples, max_tokens)
-    device, samples = slim.device, list[tuple[Seconds, Seconds]]()
-    for _ in range(RUNS + 1):
-        nn.Module.to(dense, device)
-        samples.append((_run(dense, prompt, padding), _run(slim, prompt, padding)))
+    prompt, device = median_prompt(examples, max_tokens), slim.device
+    move = not has_room_for(device, dense)
+    samples = [[_sample(model, prompt, padding, device, move) for model in (dense, slim)] for _ in range(RUNS + 1)]
     nn.Module.to(dense, "cpu")
+    nn.Module.to(slim, device)
     runs = samples[1:]  # the first one warms up
     return GenerationSpeed(
         prefill=_rate(len(prompt), [(before.prefill, now.prefill) for before, now in runs]),
@@ -64,6 +65,15 @@ def median_prompt(examples: Sequence[Example], max_tokens: int | None) -> Tokens
     by_length = sorted((example.prompt for example in examples), key=len)
     prompt = by_length[len(by_length) // 2]
     return prompt if max_tokens is None else prompt[: max(1, max_tokens - NEW_TOKENS)]
+
+
+def _sample(model: PreTrainedModel, prompt: Tokens, padding: Padding, device: torch.device, move: bool) -> Seconds:
+    """One run on the device; with `move` the model is moved back to the CPU after it."""
+    nn.Module.to(model, device)
+    seconds = _run(model, prompt, padding)
+    if move:
+        nn.Module.to(model, "cpu")
+    return seconds
 
 
 def _rate(tokens: int, seconds: Sequence[tuple[float, float]]) -> TokenRate:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from service.contract.result import Quartiles
 from worker.data.batching import Padding, batches
 from worker.data.examples import Example
-from worker.evaluation.memory import peak_bytes, weight_bytes
+from worker.evaluation.memory import has_room_for, peak_bytes, weight_bytes
 from worker.slimming.scoring.objectives import Batch
 
 RUNS = 7
@@ -57,7 +57,7 @@ def profile_in_turns(
     memory is counted in one more pass of each model, because counting slows a pass down.
     """
     device = slim.device
-    too_small_for_both = device.type == "cuda" and 1.1 * weight_bytes(dense) > torch.cuda.mem_get_info(device)[0]
+    too_small_for_both = not has_room_for(device, dense)
     found = []
     for rows in sizes:
         batch = repeated_prompt(examples, padding, rows, tokens).to(device)

@@ -197,14 +197,18 @@ def _tag_outcomes_EK(answers: Answers, examples: Sequence[Example]) -> Array:
 
 def _entity_prior(_: Array) -> tuple[Array, Array]:
     """Half a row with one entity for each of the four cases that slim and dense model find it or not."""
-    found = [(1.0, 1.0, 1.0), (0.0, 0.0, 1.0)]
-    return np.array([slim + dense for slim, dense in product(found, repeat=2)]), np.full(4, PRIOR_WEIGHT)
+    return _four_cases((1.0, 1.0, 1.0), (0.0, 0.0, 1.0))
 
 
 def _tag_prior(_: Array) -> tuple[Array, Array]:
     """Half a row with one word for each of the four cases that slim and dense model give its tag or another."""
-    found = [(1.0, 1.0), (0.0, 1.0)]
-    return np.array([slim + dense for slim, dense in product(found, repeat=2)]), np.full(4, PRIOR_WEIGHT)
+    return _four_cases((1.0, 1.0), (0.0, 1.0))
+
+
+def _four_cases(right: tuple[float, ...], wrong: tuple[float, ...]) -> tuple[Array, Array]:
+    """Half a row for each of the cases that slim and dense model have the outcome `right` or `wrong`."""
+    cases = [slim + dense for slim, dense in product((right, wrong), repeat=2)]
+    return np.array(cases), np.full(len(cases), PRIOR_WEIGHT)
 
 
 # --- numbers -------------------------------------------------------------------------------------------------------
@@ -295,7 +299,7 @@ def _with_ones_CS(outcome_CK: Array) -> Array:
 
 def _corners(_: Array) -> tuple[Array, Array]:
     """Half a row for each of the four cases that slim and dense model score 0 or 1."""
-    return np.array(list(product((0.0, 1.0), repeat=2))), np.full(4, PRIOR_WEIGHT)
+    return _four_cases((1.0,), (0.0,))
 
 
 def _of_texts(score: Callable[[str, Sequence[str]], float]) -> Formula:

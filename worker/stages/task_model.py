@@ -19,7 +19,7 @@ from service.families.table import check_first_layer, check_units
 from worker.checkpoints.loading import LoadedModel, count_parameters, load_model
 from worker.checkpoints.per_layer import has_per_layer_class
 from worker.checkpoints.verification import Probe
-from worker.data import batching, embedded_texts, prompts, wordings
+from worker.data import batching, encoding, wordings
 from worker.data.examples import Example
 from worker.data.wordings import Wording
 from worker.evaluation import answer_scores, decision_offsets, generation, label_offsets, similarities
@@ -152,11 +152,7 @@ def encode(rows: list[Row], param: str, wording: Wording, padding: batching.Padd
     if wording.task.kind in LABELLED_BY_HEAD and answered:  # `labels` may be the classes of the head
         rows = with_named_labels(rows, wording.task)
         check_classes(rows, wording.task)
-    is_calibration = param == "task.calibration"
-    if wording.task.kind is TaskKind.embedding:
-        encoded, shortened = embedded_texts.encode(rows, wording, answered=answered, every_text=is_calibration)
-    else:
-        encoded, shortened = prompts.encode(rows, wording, answered=answered, every_answer=is_calibration)
+    encoded, shortened = encoding.encode(rows, wording, answered=answered, is_calibration=param == "task.calibration")
     return Examples(encoded, batching.batches(encoded, padding, tokens_per_batch), shortened, answered)
 
 
