@@ -29,8 +29,9 @@ from benchmarks.quality_bench.inputs import Source
 from benchmarks.quality_bench.kinds import WORDINGS, as_read
 from benchmarks.quality_bench.measure import Bench
 from benchmarks.quality_bench.training import Recipe, fit, lesson
-from service.contract.rows import OUTSIDE, Row
 from service.families.family import AUTO_CLASSES, Kind
+from service.rows.checks import OUTSIDE
+from service.rows.row import Row
 
 # Task -> kind of model, and how it is trained.
 HEADS: dict[str, tuple[Kind, Recipe]] = {

@@ -23,7 +23,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Config, T5For
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
-from service.contract.rows import Row
+from service.rows.row import Row
 from service.storage.row_formats import read_file
 from worker.data.prompts import first_words, render
 

@@ -45,8 +45,8 @@ from benchmarks.quality_bench.store import Store, compressed
 from benchmarks.quality_bench.summary import KINDS, figures, half_width, kept, lead, row
 from service.contract.presets import resolve
 from service.contract.result import Estimate
-from service.contract.rows import Row
 from service.contract.task import Task
+from service.rows.row import Row
 from tests.support import checkpoints
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY, WITH_TOKEN_HEAD, family_of_model

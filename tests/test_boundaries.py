@@ -16,7 +16,7 @@ SERVICES = {"redis", "rq", "obstore", "transformers", "service", "pydantic", "st
 # From the ground up: a package imports those before it, and none of its own line.
 SERVICE_LAYERS = (
     {"contract", "settings"},
-    {"quantisation"},
+    {"quantisation", "rows"},
     {"families"},
     {"infrastructure"},
     {"tenants", "reports"},
@@ -32,6 +32,7 @@ FOR_WORKER = {
     "contract",
     "settings",
     "quantisation",
+    "rows",
     "families",
     "infrastructure",
     "storage",

@@ -9,9 +9,9 @@ from service.cli.demo.request import LABELS, TEMPLATE, find_model, read_rows
 from service.contract.presets import resolve
 from service.contract.request import JobRequest
 from service.contract.result import Result
-from service.contract.rows import Row
 from service.contract.task import DataSource, Task
 from service.jobs.record import new_record
+from service.rows.row import Row
 from service.settings import Settings
 from service.storage.object_store import Storage
 from tests.support.progress import IgnoredProgress

@@ -11,8 +11,8 @@ from benchmarks.quality_bench.cells import HEAD_TASKS, METRICS
 from benchmarks.quality_bench.kinds import EMBEDDED, WORDINGS
 from service.cli.demo.request import find_model
 from service.contract.presets import LABEL_COLUMN, resolve
-from service.contract.rows import Row
 from service.contract.task import DataSource, Task
+from service.rows.row import Row
 from service.storage.draws import draw, draw_balanced
 from service.storage.row_formats import read_file
 from worker.sources.gguf import convert_gguf

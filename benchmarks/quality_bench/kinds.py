@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from service.contract.rows import Row
+from service.rows.row import Row
 
 PAIR = "{text}[SEP]{text_b}"  # as the tokenizer of BERT joins two texts
 # Task -> the fields of `task` in a request.

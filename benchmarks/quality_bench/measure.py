@@ -24,8 +24,8 @@ from benchmarks.quality_bench.measurement import Measurement, rounded
 from benchmarks.quality_bench.shared_pass import Method, score_together
 from service.contract.method import OBJECTIVES
 from service.contract.options import Supervision, TaskKind
-from service.contract.rows import with_named_labels
 from service.families.family import ModelFamily
+from service.rows.labels import with_named_labels
 from worker.checkpoints.loading import LoadedModel, count_parameters, load_model
 from worker.data.batching import Padding
 from worker.data.examples import Example

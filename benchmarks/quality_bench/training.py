@@ -13,9 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.quality_bench.kinds import as_read
 from service.contract.options import TaskKind
-from service.contract.rows import Row, with_named_labels
 from service.contract.task import TaskWording
 from service.families.family import Kind
+from service.rows.labels import with_named_labels
+from service.rows.row import Row
 from worker.data import batching, encoding, wordings
 from worker.data.examples import Example
 from worker.slimming.scoring.objectives import Batch, candidate_scores, token_scores

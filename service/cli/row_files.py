@@ -20,8 +20,9 @@ from service.contract.errors import InvalidData, InvalidRequest, TaskslimError
 from service.contract.presets import LABEL_COLUMN, needs_answers, resolve
 from service.contract.request import JobRequest
 from service.contract.resources import Dataset
-from service.contract.rows import CLASS_NAME, needed_columns
 from service.contract.task import Task
+from service.rows.checks import needed_columns
+from service.rows.labels import CLASS_NAME
 from service.storage.row_formats import FORMAT_BY_ENDING
 
 ENDINGS = ", ".join(FORMAT_BY_ENDING)

@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from service.contract.errors import InvalidData, NotFound
 from service.contract.presets import needs_answers
 from service.contract.row_values import usable_values
-from service.contract.rows import Row, check_rows, have_answers, with_named_labels
 from service.contract.task import DataSource, TaskWording
 from service.planning.row_counts import inline_rows
+from service.rows.checks import check_rows, have_answers
+from service.rows.labels import with_named_labels
+from service.rows.row import Row
 from service.sources.access import DATASET, Access, blaming
 from service.sources.readers import LOCAL, REMOTE, scheme_of
 from service.storage.draws import drawn

@@ -7,7 +7,6 @@ from service.contract.errors import InvalidModel, InvalidRequest, blaming_task
 from service.contract.options import Layout, Unit
 from service.contract.presets import needs_answers, resolve
 from service.contract.request import JobRequest
-from service.contract.rows import check_classes, have_answers
 from service.contract.task import DataSource, Task, TaskWording
 from service.families.config_checks import check_settings, num_classes
 from service.families.family import CLASSIFIERS, ModelFamily
@@ -18,6 +17,8 @@ from service.families.per_layer import is_per_layer
 from service.families.positions import max_tokens
 from service.families.table import check_first_layer, check_units
 from service.planning.row_counts import inline_rows
+from service.rows.checks import have_answers
+from service.rows.labels import check_classes
 from service.sources.access import HUB, Access, blaming
 from service.sources.adapter import Adapter
 from service.sources.job_checkpoints import JOB

@@ -4,8 +4,10 @@ from service.contract.errors import InvalidRequest
 from service.contract.options import TaskKind
 from service.contract.presets import LABEL_COLUMN
 from service.contract.request import JobRequest
-from service.contract.rows import Row, have_answers, with_named_labels
 from service.contract.task import DataSource, Task, TaskWording
+from service.rows.checks import have_answers
+from service.rows.labels import with_named_labels
+from service.rows.row import Row
 from service.storage.draws import drawn, num_set_aside
 
 

@@ -8,8 +8,8 @@ from service.contract.errors import InvalidData
 from service.contract.fields import EVALUATION_SHARE
 from service.contract.options import Draw
 from service.contract.presets import LABEL_COLUMN
-from service.contract.rows import Row
 from service.contract.task import DataSource
+from service.rows.row import Row
 
 
 def drawn(rows: Sequence[Row], source: DataSource) -> list[Row]:

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from service.contract.errors import BodyTooLarge, InvalidData
 from service.contract.presets import TARGET_COLUMN
 from service.contract.row_values import RowValues, usable_values
-from service.contract.rows import CLASS_NAME, Row
+from service.rows.labels import CLASS_NAME
+from service.rows.row import Row
 
 MAX_LINE_BYTES = 2**20  # of a line of JSON Lines
 BATCH_ROWS = 1000  # of a Parquet file, held in memory together

@@ -8,7 +8,7 @@ from service.contract.errors import InvalidData, InvalidLabels, InvalidModel
 from service.contract.messages import Message, answers, asked
 from service.contract.options import TaskKind
 from service.contract.presets import LABEL_COLUMN
-from service.contract.rows import Row
+from service.rows.row import Row
 from worker.data.chat_templates import prompt, prompt_and_answer
 from worker.data.wordings import Wording
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from service.contract.errors import InvalidData
 from service.contract.presets import LABEL_COLUMN, template_fields
-from service.contract.rows import Row
-from service.contract.second_texts import OF_NUMBERS, have_second_texts, second_columns
+from service.rows.row import Row
+from service.rows.second_texts import OF_NUMBERS, have_second_texts, second_columns
 from worker.data.examples import Example
 from worker.data.prompts import ONLY_OUTPUT, first_words, number_text, render
 from worker.data.tokenising import token_ids

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from service.contract.options import TaskKind
-from service.contract.rows import Row
+from service.rows.row import Row
 from worker.data import embedded_texts, prompts, tagged_texts
 from worker.data.examples import Example
 from worker.data.wordings import Wording

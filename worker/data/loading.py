@@ -8,8 +8,10 @@ from pathlib import Path
 from service.contract.errors import InvalidData, NotFound
 from service.contract.options import TaskKind
 from service.contract.presets import LABEL_COLUMN, needs_answers
-from service.contract.rows import Row, check_rows, have_answers, with_named_labels
 from service.contract.task import DataSource, Task, TaskWording
+from service.rows.checks import check_rows, have_answers
+from service.rows.labels import with_named_labels
+from service.rows.row import Row
 from service.sources.access import DATASET
 from service.sources.readers import fetch_file, scheme_of
 from service.storage.draws import drawn

@@ -9,8 +9,8 @@ from itertools import islice
 from service.contract.errors import InvalidData, InvalidLabels, InvalidTemplate
 from service.contract.options import TaskKind
 from service.contract.presets import LABEL_COLUMN, template_fields
-from service.contract.rows import Row
 from service.families.family import Kind
+from service.rows.row import Row
 from worker.data import chats
 from worker.data.examples import Example
 from worker.data.tokenising import TOKENISE

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from service.contract.rows import Row
+from service.rows.row import Row
 from service.sources.model_files import is_wanted
 from service.storage.object_store import digest_file
 

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from service.contract.rows import Row
+from service.rows.row import Row
 from service.storage.draws import num_set_aside
 
 

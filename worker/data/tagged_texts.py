@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from service.contract.errors import InvalidModel
 from service.contract.options import TaskKind
 from service.contract.presets import ANSWER_COLUMNS, WORDS_COLUMN
-from service.contract.rows import Row
+from service.rows.row import Row
 from worker.data.examples import Example
 from worker.data.tokenising import token_ids_in_place
 from worker.data.wordings import Tokens, Wording

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from service.contract.report import ChangedAnswer, Confusion
-from service.contract.rows import Row, shown_texts
 from service.contract.task import TaskWording
+from service.rows.checks import shown_texts
+from service.rows.row import Row
 from worker.data.examples import Example
 from worker.data.prompts import labels_text, number_text
 from worker.data.tagged_texts import tags_text

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from service.contract.options import TaskMetric
-from service.contract.second_texts import NEAREST, OF_NUMBERS
+from service.rows.second_texts import NEAREST, OF_NUMBERS
 from worker.data.examples import Example
 from worker.evaluation.answer_scores import AnswerScores
 from worker.evaluation.answers import Answers

@@ -13,8 +13,8 @@ from service.contract.errors import blaming_task
 from service.contract.presets import resolve
 from service.contract.request import JobRequest
 from service.contract.result import JobMetrics, MetricsPair
-from service.contract.rows import Row
 from service.contract.task import DataSource, ObservedTask, Task, TaskWording
+from service.rows.row import Row
 from worker.checkpoints.loading import LoadedModel
 from worker.data.loading import Location, load_rows, read_source
 from worker.evaluation.pooling import pooled_metrics

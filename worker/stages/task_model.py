@@ -13,9 +13,11 @@ from service.contract.options import Layout, Supervision, TaskKind, TaskMetric
 from service.contract.presets import LABELLED_BY_HEAD, needs_answers
 from service.contract.report import Decoding, OwnAnswers
 from service.contract.result import Metrics
-from service.contract.rows import Row, check_classes, have_answers, with_named_labels
 from service.contract.task import TaskWording
 from service.families.table import check_first_layer, check_units
+from service.rows.checks import have_answers
+from service.rows.labels import check_classes, with_named_labels
+from service.rows.row import Row
 from worker.checkpoints.loading import LoadedModel, count_parameters, load_model
 from worker.checkpoints.per_layer import has_per_layer_class
 from worker.checkpoints.verification import Probe

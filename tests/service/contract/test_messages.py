@@ -9,8 +9,10 @@ from service.contract.errors import InvalidData, InvalidRequest, InvalidTemplate
 from service.contract.messages import Message, asked, is_answered
 from service.contract.presets import OF_TEMPLATES, resolve
 from service.contract.row_values import usable_values
-from service.contract.rows import Row, check_rows, have_answers, shown_texts, with_named_labels
 from service.contract.task import ObservedTask, Task
+from service.rows.checks import check_rows, have_answers, shown_texts
+from service.rows.labels import with_named_labels
+from service.rows.row import Row
 
 USER, ANSWER = {"role": "user", "content": "good film"}, {"role": "assistant", "content": "positive"}
 SYSTEM = {"role": "system", "content": "be quick"}

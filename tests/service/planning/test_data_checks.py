@@ -14,9 +14,9 @@ from service.contract.errors import (
     UnknownLabel,
 )
 from service.contract.request import JobRequest
-from service.contract.rows import Row
 from service.planning.admission import check_request
 from service.planning.data_checks import MAX_READ_BYTES
+from service.rows.row import Row
 from service.sources.access import Access
 from service.storage.draws import draw
 from service.storage.keys import dataset_key

@@ -8,9 +8,10 @@ from transformers import BertConfig
 from service.contract.errors import InvalidData, InvalidLabels, InvalidModel
 from service.contract.presets import resolve
 from service.contract.row_values import usable_values
-from service.contract.rows import Row, with_named_labels
 from service.contract.task import Task
 from service.families.family import Kind
+from service.rows.labels import with_named_labels
+from service.rows.row import Row
 from tests.support import chat_templates
 from tests.support.chat_templates import ENDLESS, UNUSABLE, USABLE
 from worker.data.examples import Example

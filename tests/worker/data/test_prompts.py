@@ -6,9 +6,9 @@ from transformers import BertConfig, T5Config
 
 from service.contract import presets
 from service.contract.errors import InvalidData, InvalidLabels, InvalidModel, InvalidTemplate
-from service.contract.rows import Row
 from service.contract.task import Task
 from service.families.family import Kind
+from service.rows.row import Row
 from tests.support import checkpoints
 from worker.data.examples import Example
 from worker.data.prompts import encode, first_words, row_tokens

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from service.contract.rows import Row
+from service.rows.row import Row
 from worker.data.provenance import digest_directory, digest_rows
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.contract.errors import InvalidData
-from service.contract.rows import Row
+from service.rows.row import Row
 from service.storage.draws import draw, draw_balanced
 from worker.data.sampling import set_aside, stratified_order
 

@@ -9,8 +9,8 @@ from transformers import CanineTokenizer, PreTrainedTokenizerFast
 
 from service.contract.errors import InvalidModel
 from service.contract.presets import resolve
-from service.contract.rows import Row
 from service.contract.task import Task
+from service.rows.row import Row
 from tests.support import checkpoints
 from tests.support.tiny_models import WITH_TOKEN_HEAD
 from worker.data import tagged_texts

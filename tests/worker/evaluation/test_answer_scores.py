@@ -5,9 +5,9 @@ import torch
 
 from service.contract.errors import InvalidModel
 from service.contract.presets import resolve
-from service.contract.rows import Row
 from service.contract.task import Task
 from service.families.family import CLASSIFIERS, Kind
+from service.rows.row import Row
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, family_of_model
 from worker.data.batching import batches, padding

@@ -3,8 +3,8 @@
 import torch
 
 from service.contract.options import TaskKind
-from service.contract.rows import Row
 from service.contract.task import DataSource, Task
+from service.rows.row import Row
 from worker.evaluation import answers
 from worker.evaluation.answer_scores import AnswerScores
 

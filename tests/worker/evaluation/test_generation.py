@@ -8,9 +8,9 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from service.contract.presets import resolve
-from service.contract.rows import Row
 from service.contract.task import Task
 from service.families.family import Kind
+from service.rows.row import Row
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, family_of_model
 from worker.data.batching import Padding, padding

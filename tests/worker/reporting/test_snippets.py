@@ -11,10 +11,10 @@ import torch
 
 from service.contract.options import TaskKind
 from service.contract.presets import resolve
-from service.contract.rows import Row
 from service.contract.task import Task
 from service.contract.task_file import TaskFile
 from service.families.table import FAMILIES
+from service.rows.row import Row
 from tests.support import checkpoints
 from tests.support.chat_templates import USABLE, add_chat_template
 from tests.support.requests import plain_request

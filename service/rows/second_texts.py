@@ -5,15 +5,12 @@ The second text of a row is the template filled from the columns of the same nam
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from service.contract.errors import InvalidData
 from service.contract.options import TaskMetric
 from service.contract.presets import LABEL_COLUMN, template_fields
 from service.contract.task import TaskWording
-
-if TYPE_CHECKING:
-    from service.contract.rows import Row  # which checks rows by this module
+from service.rows.row import Row
 
 SECOND = "{}_b"
 OF_NUMBERS = (TaskMetric.spearman, TaskMetric.pearson)  # metrics that compare similarities with numbers of the rows
@@ -28,13 +25,13 @@ def second_columns(task: TaskWording) -> Mapping[str, str]:
     return {} if columns & set(found.values()) else found
 
 
-def have_second_texts(rows: Sequence["Row"], task: TaskWording) -> bool:
+def have_second_texts(rows: Sequence[Row], task: TaskWording) -> bool:
     """Whether the rows have second texts: all of checked ones have, or none."""
     columns = second_columns(task).values()
     return any(row.values.get(column) is not None for row in rows for column in columns)
 
 
-def check_texts(rows: Sequence["Row"], task: TaskWording, *, answered: bool) -> None:
+def check_texts(rows: Sequence[Row], task: TaskWording, *, answered: bool) -> None:
     """Check the second texts of rows whose first ones were checked, and with `answered` what the metric needs.
 
     Raises InvalidData where some rows have a second text and others not, or where the metric needs second texts,
@@ -58,7 +55,7 @@ def check_texts(rows: Sequence["Row"], task: TaskWording, *, answered: bool) -> 
         _check_neighbours(rows, list(columns))
 
 
-def _check_neighbours(rows: Sequence["Row"], columns: Sequence[str]) -> None:
+def _check_neighbours(rows: Sequence[Row], columns: Sequence[str]) -> None:
     found = len({tuple(row.text(column) for column in columns) for row in rows})
     if found < MIN_NEIGHBOURS:
         raise InvalidData(

@@ -7,8 +7,10 @@ import pytest
 from service.contract.errors import InvalidData, InvalidTemplate, UnknownLabel
 from service.contract.presets import resolve
 from service.contract.row_values import usable_values
-from service.contract.rows import Row, check_rows, have_answers, with_named_labels
 from service.contract.task import Task
+from service.rows.checks import check_rows, have_answers
+from service.rows.labels import with_named_labels
+from service.rows.row import Row
 
 
 def task_of(**fields: Any) -> Task:

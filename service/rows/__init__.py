@@ -1,0 +1,1 @@
+"""The rows of data sets: what they hold, and what a task needs of them."""
