@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -11,12 +11,26 @@ from service.cli.client import Api, ApiFailed
 from service.cli.downloads import download_files
 from service.cli.row_files import NamedRows, check_columns, place_of, row_uploads
 from service.cli.server_option import DEFAULT_URL, Url, server_at
-from service.cli.short_request import DEFAULT_RATIO, TARGET, Answer, model_of, target_of, wording_of, wrong
+from service.cli.short_request import TARGET, Answer, model_of, target_of, wording_of, wrong
+from service.cli.slim_options import (
+    Directory,
+    EvaluationFile,
+    KeptShare,
+    Kind,
+    Labels,
+    Limit,
+    MessagesColumn,
+    Model,
+    PrintRequest,
+    RemovedShare,
+    RowsFile,
+    TargetColumn,
+    TaskWords,
+    Title,
+    Watch,
+)
 from service.cli.terminal import follow, plan_line, print_json, result_of, result_table
 from service.contract.errors import NotPlannable, StorageUnavailable
-from service.contract.fields import MAX_RATIO
-from service.contract.options import TaskKind
-from service.contract.presets import PRESETS
 from service.contract.request import JobRequest
 from service.contract.task import Task, TaskWording
 
@@ -28,69 +42,23 @@ out = Console()
 err = Console(stderr=True)
 
 
-def _presets(typed: str) -> list[str]:
-    """The presets that complete what was typed in a shell."""
-    return [name for name in PRESETS if name.startswith(typed)]
-
-
 @app.command()
 def slim(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A directory or GGUF file, or a URI such as hf://owner/name.")
-    ],
-    rows: Annotated[str, typer.Option(metavar="FILE", help="Rows with right answers: a file, or a URI.")],
-    task: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PRESET|TEMPLATE",
-            autocompletion=_presets,
-            help=f"A preset ({', '.join(PRESETS)}), or a template such as 'Review: {{text}}\\nSentiment:'.",
-        ),
-    ] = None,
-    evaluation: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Evaluation rows; default: a fifth of --rows, which is set aside for it."),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Use N of --rows, drawn with a fixed seed; default: all.")
-    ] = None,
-    labels: Annotated[
-        str | None,
-        typer.Option(metavar="LABEL=WORD,...", help="Answer word of each label in the rows; default: the preset's."),
-    ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(metavar="COLUMN", help="Column with the texts that the model writes, in place of labels."),
-    ] = None,
-    kind: Annotated[
-        TaskKind | None,
-        typer.Option(help="What is answered; default: one of --labels, or the texts of --target."),
-    ] = None,
-    messages: Annotated[
-        str | None,
-        typer.Option(metavar="COLUMN", help="Column with conversations, in place of --task."),
-    ] = None,
-    ratio: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE",
-            help=f"Remove this share of the feed-forward parameters, at most {MAX_RATIO}; default: {DEFAULT_RATIO}.",
-        ),
-    ] = None,
-    keep: Annotated[
-        float | None,
-        typer.Option(metavar="SHARE", help="Find the smallest model that keeps this share of the metric."),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(metavar="TITLE", help="Name of the task in the result; default: the preset.")
-    ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Wait until it ends; exit with 1 unless it succeeds.")] = False,
-    download: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Wait as --watch does, then write the files of the job here.")
-    ] = None,
-    print_request: Annotated[
-        bool, typer.Option("--print-request", help="Upload and plan, then print the request and submit no job.")
-    ] = False,
+    model: Model,
+    rows: RowsFile,
+    task: TaskWords = None,
+    evaluation: EvaluationFile = None,
+    limit: Limit = None,
+    labels: Labels = None,
+    target: TargetColumn = None,
+    kind: Kind = None,
+    messages: MessagesColumn = None,
+    ratio: RemovedShare = None,
+    keep: KeptShare = None,
+    name: Title = None,
+    watch: Watch = False,
+    download: Directory = None,
+    print_request: PrintRequest = False,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Slim a model for one task: upload the rows, plan the request, submit it and print the id of the job.

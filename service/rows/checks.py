@@ -30,7 +30,7 @@ def have_answers(rows: Sequence[Row], task: TaskWording) -> bool:
 
 
 def shown_texts(row: Row, task: TaskWording, *, answered: bool) -> dict[str, str]:
-    """What a report shows of an evaluation row: its words, the columns of the template, or the last message that asks."""
+    """What a report shows of an evaluation row: its words, the columns of the template, or the last message asked."""
     if task.kind is TaskKind.token_classification:
         return {WORDS_COLUMN: " ".join(row.texts(WORDS_COLUMN))}
     if task.messages is None:
