@@ -16,7 +16,7 @@ SERVICES = {"redis", "rq", "obstore", "transformers", "service", "pydantic", "st
 # From the ground up: a package imports those before it, and none of its own line.
 SERVICE_LAYERS = (
     {"contract", "settings"},
-    {"quantisation", "rows"},
+    {"quantisation", "rows", "tensors"},
     {"families"},
     {"infrastructure"},
     {"tenants", "reports"},
@@ -33,6 +33,7 @@ FOR_WORKER = {
     "settings",
     "quantisation",
     "rows",
+    "tensors",
     "families",
     "infrastructure",
     "storage",

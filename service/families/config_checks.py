@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from service.contract.errors import InvalidModel
-from service.families import gemma4
 from service.families.family import ModelFamily
+from service.tensors import gemma4
 
 LAYER_LISTS = ("layer_types", "no_rope_layers")  # fields with an entry for each layer
 

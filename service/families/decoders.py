@@ -14,7 +14,7 @@ from service.families.family import (
     TIED_DIMENSIONS,
     ModelFamily,
 )
-from service.families.tensor_names import CheckpointNames, StackNames, UnitTensors, attention, feed_forward
+from service.tensors.names import CheckpointNames, StackNames, UnitTensors, attention, feed_forward
 
 # --- units that a decoder does not have ------------------------------------------------------------------------------
 

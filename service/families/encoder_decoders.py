@@ -5,7 +5,7 @@ from dataclasses import replace
 from service.contract.options import Unit
 from service.families.decoders import GATED_FEED_FORWARD, HEAD_SIZE, KEY_VALUE_HEADS, OPT
 from service.families.family import NO_DIMENSIONS, NO_HEADS, ModelFamily
-from service.families.tensor_names import CheckpointNames, StackNames, UnitTensors, attention, feed_forward
+from service.tensors.names import CheckpointNames, StackNames, UnitTensors, attention, feed_forward
 
 # --- tensors ---------------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """The encoders with a classification head: one row for each `model_type`."""
 
 from service.families.family import NO_HEADS, NO_SGLANG, FirstLayer, ModelFamily, PretrainedHead
-from service.families.model_tensors import has_convolution
-from service.families.tensor_names import CheckpointNames, StackNames, feed_forward
+from service.tensors.encoders import has_convolution
+from service.tensors.names import CheckpointNames, StackNames, feed_forward
 
 # --- tensors ---------------------------------------------------------------------------------------------------------
 

@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 from service.contract import catalog
 from service.contract.options import Unit
-from service.families.model_tensors import MODEL_TENSORS, ModelTensors, always
 from service.families.other_heads import DECODER_CLASSIFIERS, TOKEN_CLASSIFIERS
-from service.families.tensor_names import CheckpointNames
-from service.families.unused_tensors import may_be_unused
+from service.tensors.modules import ModelTensors, always
+from service.tensors.names import CheckpointNames
+from service.tensors.table import MODEL_TENSORS
+from service.tensors.unused import may_be_unused
 
 POOLER = r"(\w+\.)?pooler\.dense\.(weight|bias)"  # of an encoder without a head
 

@@ -17,10 +17,10 @@ from service.families.decoders import DECODERS
 from service.families.encoder_decoders import ENCODER_DECODERS
 from service.families.encoders import ENCODERS
 from service.families.family import ModelFamily, PretrainedHead
-from service.families.model_tensors import MODEL_TENSORS
 from service.families.other_heads import DECODER_CLASSIFIERS, TOKEN_CLASSIFIERS
 from service.families.per_layer import CLASS_PREFIX, is_per_layer
 from service.quantisation.methods import quantisation_of
+from service.tensors.table import MODEL_TENSORS
 
 FAMILIES: dict[str, ModelFamily] = {row.model_type: row for row in (*DECODERS, *ENCODERS, *ENCODER_DECODERS)}
 TOKENS = "TOKEN_CLS"  # the task_type of an adapter that is trained with a head for tokens

@@ -12,7 +12,6 @@ from service.contract.errors import NotPlannable
 from service.contract.options import Layout, Repair, Unit
 from service.contract.report import Runtime
 from service.contract.request import JobRequest
-from service.families import gemma4
 from service.families.family import CLASSIFIERS
 from service.families.runtime_limits import SlimSizes
 from service.families.runtimes import runtimes_after, runtimes_of_unequal_widths
@@ -33,6 +32,7 @@ from service.sources.dimensions import (
     num_layers,
 )
 from service.sources.safetensors_header import BYTES
+from service.tensors import gemma4
 
 
 def plan(request: JobRequest, access: Access) -> Plan:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from service.contract.method import Method
 from service.contract.options import Repair, Unit
 from service.contract.request import JobRequest
-from service.families.gemma4 import LAYER_SCALAR
-from service.families.tensor_names import StackNames
 from service.planning.widths import Cut, cuts_at, is_set_by_ratio
 from service.sources.checkpoint import Checkpoint
 from service.sources.dimensions import layer_position, layer_tensors, matches, unit_tensors_of
 from service.sources.safetensors_header import BYTES, Tensors, TensorShape, file_size
+from service.tensors.gemma4 import LAYER_SCALAR
+from service.tensors.names import StackNames
 
 NO_PARAMETERS = ("final_logits_bias", LAYER_SCALAR)  # ends of the names of tensors that are no parameters
 

@@ -7,9 +7,9 @@ from service.contract.errors import TargetUnreachable
 from service.contract.options import Layout, Scope, Unit
 from service.contract.request import JobRequest
 from service.contract.result import Widths
-from service.families.tensor_names import StackNames
 from service.sources.checkpoint import Checkpoint
 from service.sources.dimensions import ffn_width, head_counts, num_layers
+from service.tensors.names import StackNames
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from service.contract.errors import InvalidModel
 from service.contract.report import Dequantised
 from service.families.family import ModelFamily
 from service.families.source_config import plain_name
-from service.families.tensor_names import CheckpointNames, StackNames
 from service.sources.adapter import Adapter
 from service.sources.model_directory import ModelDirectory
 from service.sources.quantised_weights import StoredWeights, plain_config, stored_weights
 from service.sources.safetensors_header import DTYPES, FLOATS, Tensors, TensorShape
+from service.tensors.names import CheckpointNames, StackNames
 
 MAX_UNITS = 2**17  # of a kind in a layer; a larger number in a foreign file would keep the planning busy for hours
 

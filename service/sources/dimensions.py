@@ -6,10 +6,10 @@ from functools import lru_cache
 
 from service.contract.errors import InvalidModel
 from service.contract.options import Unit
-from service.families.model_tensors import layer_kinds
-from service.families.tensor_names import StackNames, UnitTensors
 from service.sources.checkpoint import MAX_UNITS, Checkpoint
 from service.sources.safetensors_header import TensorShape
+from service.tensors.modules import layer_kinds
+from service.tensors.names import StackNames, UnitTensors
 
 CACHED_NAMES = 2**14  # tensor names are few, and each submission looks at them several times
 

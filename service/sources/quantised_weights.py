@@ -8,11 +8,11 @@ from typing import Any
 from service.contract.errors import InvalidModel
 from service.contract.report import Dequantised
 from service.families.family import ModelFamily
-from service.families.model_tensors import MODEL_TENSORS
 from service.quantisation.methods import INSTEAD, PLAIN_FP8, quantisation_of, refused
 from service.quantisation.scheme import Quantisation, Scheme
 from service.sources.quantised_layouts import LAYOUTS, Layout, Shape
 from service.sources.safetensors_header import DTYPES, FLOATS, Tensors, TensorShape, file_size
+from service.tensors.table import MODEL_TENSORS
 
 TORCH_NAMES = {name: torch_name for torch_name, name in DTYPES.items()}
 # Tensors that no weight of an ordinary checkpoint has beside or in place of it.

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from service.families.family import CLASSIFIERS, Kind
-from service.families.gemma4 import LAYER_SCALAR
+from service.tensors.gemma4 import LAYER_SCALAR
 from tests.support import checkpoints
 from tests.support.checkpoints import change_json
 from tests.support.tiny_models import HIDDEN_SIZE, VOCABULARY, base_name, changed, tiny_family

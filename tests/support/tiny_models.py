@@ -21,9 +21,9 @@ from transformers import (
 )
 
 from service.families.family import ModelFamily
-from service.families.gemma4 import LAYER_SCALAR
 from service.families.other_heads import DECODER_CLASSIFIERS, TOKEN_CLASSIFIERS
 from service.families.table import FAMILIES, with_head
+from service.tensors.gemma4 import LAYER_SCALAR
 
 VOCABULARY = 128
 HIDDEN_SIZE = 32

@@ -13,11 +13,11 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from service.contract.errors import InvalidModel
-from service.families import adapter_names
 from service.families.family import ModelFamily
-from service.families.gemma4 import LAYER_SCALAR
 from service.families.sentence_encoder import SentenceEncoder
 from service.sources.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG
+from service.tensors import adapter_names
+from service.tensors.gemma4 import LAYER_SCALAR
 from worker.checkpoints.dtypes import (
     fixed_parameters,
     make_computable,

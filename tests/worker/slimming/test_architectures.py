@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from service.contract.options import Unit
 from service.families.table import FAMILIES
-from service.families.tensor_names import StackNames
+from service.tensors.names import StackNames
 from tests.support.tiny_models import TINY, inputs_of, tiny_family
 from worker.slimming.architectures import ARCHITECTURES, Stack
 from worker.slimming.units import UNITS, Site, UnitUnavailable, layers_of, locate

@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from service.families import gemma4
-from service.families.model_tensors import always, every_layer
+from service.tensors import gemma4
+from service.tensors.modules import always, every_layer
 
 
 class Unused(NamedTuple):

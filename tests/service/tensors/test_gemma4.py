@@ -7,10 +7,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from service.contract.errors import InvalidModel
-from service.families import gemma4
 from service.families.config_checks import check_settings
 from service.families.table import FAMILIES
-from service.families.unused_tensors import may_be_unused
+from service.tensors import gemma4
+from service.tensors.unused import may_be_unused
 from tests.support.tiny_models import GEMMA4, LLAMA, SHARED_KEYS
 
 FAMILY = FAMILIES[gemma4.MODEL_TYPE]

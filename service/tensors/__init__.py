@@ -1,0 +1,1 @@
+"""The tensors that checkpoints and adapters hold: their names, and which a model needs."""
