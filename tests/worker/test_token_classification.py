@@ -115,12 +115,14 @@ def test_tags_are_judged_by_what_stock_transformers_and_seqeval_compute(
     card = (directory / "model/README.md").read_text()
     assert "pipeline_tag: token-classification" in card
     assert "the most frequent\ntag has" in card
+    assert "There is no prompt. The words of a text are joined by spaces" in card
+    assert "Use exactly this prompt" not in card
     shipped = json.loads((directory / "model/task.json").read_bytes())["tasks"][0]
     assert (shipped["kind"], shipped["decoding"]) == ("token_classification", "most_likely_tags")
     monkeypatch.chdir(directory)
     for text, tags in zip(map(" ".join, words[:4]), tags_of(scores, offset_L), strict=False):
         with redirect_stdout(StringIO()) as printed:
-            exec(report.snippet.replace("'A text.'", repr(text)).replace('"A text."', repr(text)), {})
+            exec(report.snippet.replace('"A text."', repr(text)), {})
         assert printed.getvalue().split() == [part for pair in zip(text.split(), tags, strict=True) for part in pair]
 
 

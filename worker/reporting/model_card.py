@@ -50,6 +50,8 @@ Units that the task does not use were removed: the model may have lost other abi
 {% if task.messages -%}
 The prompt is the conversation as the tokenizer's chat template writes it, with the generation prompt
 (`tokenizer.apply_chat_template(messages, add_generation_prompt=True)`). With it the model was slimmed and evaluated.
+{%- elif not task.template -%}
+There is no prompt. The words of a text are joined by spaces; each has the tag that the model gives its first token.
 {%- else -%}
 Use exactly this prompt, with which the model was slimmed and evaluated:
 

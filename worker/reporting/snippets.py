@@ -101,7 +101,6 @@ PLACES: dict[Kind, str] = {
     "encoder_decoder": "0, -1",
     "classifier": "0",
     "decoder_classifier": "0",
-    "token_classifier": "0",
 }
 
 
