@@ -30,8 +30,9 @@ from worker.stages.context import JobContext, StageProgress
 from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, having_role, job_metrics, own
 from worker.stages.inputs import Sources
 from worker.stages.measurements import measure_dense, measure_slim, shipped_tasks
+from worker.stages.method import task_rules
 from worker.stages.score_cache import ScoreCache
-from worker.stages.slim import probed, repair_model, slim_task_model
+from worker.stages.slim import locate_groups, probed, repair_model, slim_task_model
 from worker.stages.speed import Speed
 from worker.stages.task_model import Measured, TaskModel, answer_all, check_latency_tokens, load
 
@@ -91,7 +92,8 @@ def score_tasks(context: JobContext, sets: Sequence[EvaluationSet], cache: Score
     ratios = step_ratios(context.job.request)
     scored = [each.task_model for each in having_role(sets, *SLIMMED_FOR)]
     paths = [cache.path(each, ratios, partial(attribute, context, each, ratios)) for each in scored]
-    return united_paths(paths, method.union)
+    groups, layout = locate_groups(context, own(sets).task_model), context.job.request.output.layout
+    return united_paths(paths, method.union, groups, task_rules(context.job.request, layout))
 
 
 def choose_model(

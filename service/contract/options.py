@@ -145,6 +145,7 @@ class UnionRule(StrEnum):
 
     sum = "sum"  # units that are of use to all tasks together rank highest
     max = "max"  # units that any one task needs rank highest
+    vote = "vote"  # units that a majority of the tasks, each alone, would keep
 
 
 class Normalisation(StrEnum):

@@ -166,7 +166,7 @@ def _pools(scores: Scores, groups: Sequence[Group], round_to: int, rules: Rules)
         members[group.fields if shares else (group.level or group.site)].append(group)
     kept_layers = _safe_layers(scores, groups, rules)
     return [
-        _Pool(tuple(pool), torch.cat([_density(scores, group, rules) for group in pool]), choices)
+        _Pool(tuple(pool), torch.cat([density(scores, group, rules) for group in pool]), choices)
         for pool in members.values()
         for choices in [_pool_choices(pool, round_to, rules, kept_layers)]
     ]
@@ -195,8 +195,11 @@ def _safe_layers(scores: Scores, groups: Sequence[Group], rules: Rules) -> set[t
     return safe
 
 
-def _density(scores: Scores, group: Group, rules: Rules) -> Tensor:
-    # Scores are divided by the number of parameters first, so that units of different size are comparable.
+def density(scores: Scores, group: Group, rules: Rules) -> Tensor:
+    """What the units of a group are ranked by against those of other groups: score per parameter, normalised (U).
+
+    Scores are divided by the number of parameters first, so that units of different size are comparable.
+    """
     return NORMALISATIONS[rules.normalisation](scores[group.site].double() / group.parameters)
 
 

@@ -1,7 +1,9 @@
 """A job's method with its defaults filled in, as the slimming code takes it."""
 
+from dataclasses import replace
+
 from service.contract.method import objective_of
-from service.contract.options import Layout, Scope
+from service.contract.options import Layout, Normalisation, Scope, UnionRule
 from service.contract.request import JobRequest
 from worker.slimming.allocation import Rules
 from worker.slimming.scoring.criteria import CRITERIA, Options
@@ -22,7 +24,17 @@ def options(context: JobContext) -> Options:
 
 
 def rules(request: JobRequest, layout: Layout) -> Rules:
-    """The rules of the job's selection in a layout. `per_layer` ranks the units of all layers together."""
+    """The rules of the job's selection in a layout. `per_layer` ranks the units of all layers together.
+
+    The votes of several tasks are compared as they are.
+    """
+    is_voted = bool(request.tasks) and request.method.union is UnionRule.vote
+    found = task_rules(request, layout)
+    return replace(found, normalisation=Normalisation.none) if is_voted else found
+
+
+def task_rules(request: JobRequest, layout: Layout) -> Rules:
+    """The rules by which the units are ranked for one task alone."""
     method = request.method
     normalisation = method.normalisation or CRITERIA[method.criterion].normalisation
     return Rules(
