@@ -29,21 +29,29 @@ OBJECTIVES: dict[TaskKind, tuple[Objective, ...]] = {
         Objective.log_probability,
         Objective.probability,
         Objective.sequence_probability,
+        Objective.entropy,
     ),
     TaskKind.multi_label: (
         Objective.margin,
         Objective.log_probability,
         Objective.probability,
         Objective.sequence_probability,
+        Objective.entropy,
     ),
     TaskKind.token_classification: (
         Objective.margin,
         Objective.log_probability,
         Objective.probability,
         Objective.sequence_probability,
+        Objective.entropy,
     ),
     TaskKind.regression: (Objective.output,),
-    TaskKind.generation: (Objective.log_probability, Objective.probability, Objective.sequence_probability),
+    TaskKind.generation: (
+        Objective.log_probability,
+        Objective.probability,
+        Objective.sequence_probability,
+        Objective.entropy,
+    ),
     TaskKind.embedding: (Objective.projection,),
 }
 

@@ -82,6 +82,8 @@ class Objective(StrEnum):
     margin = "margin"
     output = "output"  # the output of a regression head
     projection = "projection"  # the normalised embedding along a random direction
+    # entropy of the labels, of texts the sum over the answer's tokens of that of the vocabulary; needs no right answer
+    entropy = "entropy"
 
 
 class TokenReduction(StrEnum):

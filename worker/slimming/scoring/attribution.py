@@ -19,7 +19,7 @@ from worker.slimming.architectures import Architecture
 from worker.slimming.hooks import watch
 from worker.slimming.scoring.criteria import CRITERIA, Formula, Observation, Options, Statistics
 from worker.slimming.scoring.finite import check_finite
-from worker.slimming.scoring.objectives import OBJECTIVES, Batch, token_scores
+from worker.slimming.scoring.objectives import Batch, objective_values, token_scores
 from worker.slimming.scoring.second_moments import Moments, collect, portions
 from worker.slimming.units import Group, Scores, Site, UnitUnavailable, locate, weights_UF
 
@@ -205,9 +205,10 @@ def _observe_activations(model: nn.Module, batch: Batch, accumulator: Accumulato
     with ExitStack() as hooks, torch.set_grad_enabled(with_gradients):
         for group in accumulator.groups:
             hooks.enter_context(watch(model, group, _visitor(group, batch, accumulator, with_gradients=with_gradients)))
-        log_probability_M = token_scores(model, batch)
         if with_gradients:
-            torch.autograd.backward(OBJECTIVES[accumulator.options.objective](log_probability_M, batch).sum())
+            torch.autograd.backward(objective_values(model, batch, accumulator.options.objective).sum())
+        else:
+            token_scores(model, batch)
 
 
 def _visitor(
@@ -236,8 +237,7 @@ def _observe_weight_gradients(model: nn.Module, batch: Batch, accumulator: Accum
     parameters = {name: model.get_parameter(name) for name in names}
     for parameter in parameters.values():
         parameter.requires_grad_()
-    log_probability_M = token_scores(model, batch)
-    torch.autograd.backward(OBJECTIVES[accumulator.options.objective](log_probability_M, batch).sum())
+    torch.autograd.backward(objective_values(model, batch, accumulator.options.objective).sum())
     accumulator.add_weight_gradients(parameters)
 
 

@@ -169,6 +169,28 @@ def projection(embedding_M: Tensor, batch: Batch) -> Tensor:
     return embeddings.projection(embedding_M.view(len(batch.example_B), -1), batch.index_E)
 
 
+def entropy(score_M: Tensor, batch: Batch) -> Tensor:
+    """-sum over labels of P(label) log P(label), with P over the candidates alone (E); needs no right answer.
+
+    After HFPrune (2026), which takes the entropy of the model's own distribution in place of a loss on labels. Where
+    several labels may be right it is the sum over the labels of the entropy of the decision, of a tagged text the sum
+    over its words.
+    """
+    if batch.target_EL is not None:
+        decision_M = -(score_M.sigmoid() * nn.functional.logsigmoid(score_M))
+        decision_M = decision_M - (-score_M).sigmoid() * nn.functional.logsigmoid(-score_M)
+        return _by_example(decision_M, batch.question_M, batch)
+    log_P_QL = candidate_scores(score_M, batch).log_softmax(dim=1)
+    entropy_Q = -(log_P_QL.exp() * log_P_QL).sum(dim=1)
+    return _by_example(entropy_Q, torch.arange(entropy_Q.numel(), device=entropy_Q.device), batch)
+
+
+def entropy_of_tokens(log_P_PV: Tensor, batch: Batch) -> Tensor:
+    """Sum over the tokens of a text of the entropy of the distribution that the model gives in its place (E)."""
+    entropy_P = -(log_P_PV.exp() * log_P_PV).sum(dim=1)
+    return _by_example(entropy_P[batch.place_M], batch.question_M, batch)
+
+
 OBJECTIVES: dict[str, Callable[[Tensor, Batch], Tensor]] = {
     "probability": probability,
     "sequence_probability": sequence_probability,
@@ -176,4 +198,15 @@ OBJECTIVES: dict[str, Callable[[Tensor, Batch], Tensor]] = {
     "margin": margin,
     "output": output,
     "projection": projection,
+    "entropy": entropy,
 }
+
+
+def objective_values(model: nn.Module, batch: Batch, objective: str) -> Tensor:
+    """The named objective of every example of a batch, from a forward pass of the model (E).
+
+    A text has one candidate, so that its entropy is that of the whole vocabulary.
+    """
+    if objective == "entropy" and batch.num_labels == 1 and batch.target_EL is None:
+        return entropy_of_tokens(_scored_logits(model, batch).float().log_softmax(dim=-1), batch)
+    return OBJECTIVES[objective](token_scores(model, batch), batch)

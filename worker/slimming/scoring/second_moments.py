@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from worker.slimming.hooks import watch
-from worker.slimming.scoring.objectives import OBJECTIVES, Batch, token_scores
+from worker.slimming.scoring.objectives import Batch, objective_values, token_scores
 from worker.slimming.units import Group
 
 BY_GRADIENT = 0.5  # share of a token's weight that depends on its gradient
@@ -110,9 +110,10 @@ def collect(
             for path, group in consumers.items():
                 record = _weighing if objective else _counting
                 hooks.enter_context(record(model, group, batch, found[path]))
-            log_probability_M = token_scores(model, batch)
             if objective:
-                torch.autograd.backward(OBJECTIVES[objective](log_probability_M, batch).sum())
+                torch.autograd.backward(objective_values(model, batch, objective).sum())
+            else:
+                token_scores(model, batch)
         on_batches(done)
     return found
 

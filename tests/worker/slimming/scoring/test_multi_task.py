@@ -1,5 +1,7 @@
 """The scores of several tasks as one."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
@@ -71,7 +73,7 @@ def groups(sizes: dict[Site, int]) -> list[Group]:
     ]
 
 
-def kept_by_most(masks: list[Kept], site: Site) -> set[int]:
+def kept_by_most(masks: Sequence[Kept], site: Site) -> set[int]:
     """The units of a site that more than half of the masks keep."""
     counts = torch.cat([mask[site] for mask in masks]).bincount(minlength=6)
     return set((counts > len(masks) / 2).nonzero().flatten().tolist())

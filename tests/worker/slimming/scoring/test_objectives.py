@@ -9,7 +9,8 @@ import torch
 from service.contract.method import OBJECTIVES as OBJECTIVES_OF
 from service.contract.options import Objective, TaskKind
 from tests.support.batches import batches, examples
-from worker.slimming.scoring.objectives import OBJECTIVES, Batch, candidate_scores
+from tests.support.tiny_models import TINY
+from worker.slimming.scoring.objectives import OBJECTIVES, Batch, candidate_scores, objective_values
 
 LABELS = 3
 
@@ -39,6 +40,9 @@ def slowly(objective: str, labels: list[list[float]], answer: int) -> float:
             return math.exp(sums[answer])
         case "log_probability":
             return sums[answer]
+    if objective == "entropy":
+        total = math.log(math.fsum(map(math.exp, sums)))
+        return -math.fsum(math.exp(value - total) * (value - total) for value in sums)
     if objective == "output":  # of a head whose candidates have one output each
         return sums[answer]
     assert objective == "margin"
@@ -76,6 +80,7 @@ def test_objective_of_several_labels_equals_a_slow_loop(objective: str) -> None:
                 "log_probability": math.fsum(map(math.log, chances)),
                 "probability": math.fsum(chances),
                 "sequence_probability": math.prod(chances),
+                "entropy": -math.fsum(each * math.log(each) for p in chances for each in (p, 1 - p)),
             }[objective]
         )
     found_E = OBJECTIVES[objective](output_EL[batch.question_M, batch.label_M], batch)
@@ -87,3 +92,17 @@ def test_probability_of_a_candidate_is_that_of_all_its_tokens() -> None:
     assert {len(tokens) for labels in found for tokens in labels} == {1, 2}
     expected_EL = torch.tensor([[math.fsum(tokens) for tokens in labels] for labels in found], dtype=torch.float64)
     torch.testing.assert_close(candidate_scores(log_probabilities(found), batch), expected_EL)
+
+
+def test_entropy_of_a_text_is_that_of_the_vocabulary_at_every_token_of_its_answer() -> None:
+    rows = [replace(each, candidates=each.candidates[2:], answer=0) for each in examples(4, longest_candidate=3)]
+    (batch,) = batches("llama", rows, 4)
+    model = TINY["llama"]()
+    expected = []
+    for example in batch.index_E.tolist():
+        ids = torch.tensor([[*rows[example].prompt, *rows[example].candidates[0]]])
+        log_P_TV = model(input_ids=ids).logits[0].log_softmax(dim=-1)
+        start = len(rows[example].prompt) - 1
+        at_answer = log_P_TV[start : start + len(rows[example].candidates[0])]
+        expected.append(-(at_answer.exp() * at_answer).sum())
+    torch.testing.assert_close(objective_values(model, batch, "entropy"), torch.stack(expected))
