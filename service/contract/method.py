@@ -53,6 +53,7 @@ OBJECTIVES: dict[TaskKind, tuple[Objective, ...]] = {
         Objective.entropy,
     ),
     TaskKind.embedding: (Objective.projection,),
+    TaskKind.language_modelling: (Objective.log_probability, Objective.probability, Objective.entropy),
 }
 
 
@@ -88,7 +89,7 @@ class Method(Schema):
     objective: Objective | None = Field(
         default=None,
         description="scalar whose gradient the criterion uses; default: margin, output for regression, log_probability "
-        "for generation, projection for embedding",
+        "for generation and language_modelling, projection for embedding",
         json_schema_extra=EXPERT,
     )
     token_reduction: TokenReduction = Field(

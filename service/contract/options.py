@@ -12,6 +12,7 @@ class TaskKind(StrEnum):
     regression = "regression"  # a number, the one output of a head
     generation = "generation"  # a text
     embedding = "embedding"  # the embeddings of texts, of an encoder without a head
+    language_modelling = "language_modelling"  # the next token of a plain text
 
 
 class TaskMetric(StrEnum):
@@ -59,6 +60,7 @@ METRICS: dict[TaskKind, tuple[TaskMetric, ...]] = {
         TaskMetric.pearson,
         TaskMetric.recall_at_10,
     ),
+    TaskKind.language_modelling: (TaskMetric.token_probability,),
 }
 
 

@@ -19,7 +19,7 @@ LABEL_COLUMN = "label"
 TARGET_COLUMN = "target"
 WORDS_COLUMN = "tokens"
 OF_TEMPLATES = ("max_words", "special_tokens", "label_prefix")  # fields of a task that only a template has use for
-ANSWER_COLUMNS = {
+ANSWER_COLUMNS = {  # plain texts have none: they are what the model writes
     TaskKind.classification: LABEL_COLUMN,
     TaskKind.multi_label: LABEL_COLUMN,
     TaskKind.token_classification: "tags",
@@ -27,7 +27,7 @@ ANSWER_COLUMNS = {
     TaskKind.generation: TARGET_COLUMN,
     TaskKind.embedding: LABEL_COLUMN,
 }
-DEFAULT_TEMPLATES = {TaskKind.embedding: "{text}"}
+DEFAULT_TEMPLATES = {TaskKind.embedding: "{text}", TaskKind.language_modelling: "{text}"}
 # Kinds of tasks whose labels are by default the classes of the head.
 LABELLED_BY_HEAD = (TaskKind.multi_label, TaskKind.token_classification)
 # Kinds of tasks that have no labels -> what their rows have instead.
@@ -35,6 +35,7 @@ WITHOUT_LABELS = {
     TaskKind.regression: f"its rows have numbers in the column `{LABEL_COLUMN}`",
     TaskKind.generation: f"its rows have the column `{TARGET_COLUMN}`",
     TaskKind.embedding: "its rows have texts",
+    TaskKind.language_modelling: "its rows have texts",
 }
 
 
@@ -204,6 +205,9 @@ def _check_prompt(task: TaskWording) -> None:
     if task.kind is TaskKind.embedding:
         message = "the embedding of a conversation is not slimmed for: give `task.template` and rows with texts"
         raise InvalidRequest(message, param="task.messages")
+    if task.kind is TaskKind.language_modelling:
+        message = "a conversation is no plain text: give the kind `generation`, or `task.template` and rows with texts"
+        raise InvalidRequest(message, param="task.messages")
     if task.kind in (TaskKind.regression, TaskKind.multi_label):
         message = f"an assistant's message is one text, which is no answer to a {task.kind} task: give `task.template`"
         raise InvalidRequest(message, param="task.messages")
@@ -245,13 +249,15 @@ def _check_no_prompt(task: TaskWording) -> None:
 def _check_template(task: TaskWording) -> None:
     if task.kind is TaskKind.embedding:
         _check_text_alone(task)
+    if task.kind is TaskKind.language_modelling and task.label_prefix is not None:
+        raise InvalidRequest("nothing follows a plain text: leave `label_prefix` out", param="task.label_prefix")
     if task.template is None:
         message = "give `preset`, `template` with a {column} field, or `messages` with the name of a column"
         raise InvalidTemplate(message, param="task.template")
     columns = template_fields(task.template)
     if not columns:
         raise InvalidTemplate("the template has no column: give at least one, such as {text}", param="task.template")
-    answer = ANSWER_COLUMNS[task.kind or TaskKind.classification]
+    answer = ANSWER_COLUMNS.get(task.kind or TaskKind.classification)
     if answer in columns:
         raise InvalidTemplate(
             f"the template contains the answer: remove the column {{{answer}}}", param="task.template"

@@ -47,7 +47,10 @@ class Metrics(Schema):
     mean_squared_error: float | None = Field(
         default=None, description="mean squared difference of the outputs and the right numbers of a regression"
     )
-    token_log_likelihood: float | None = Field(default=None, description="mean log-probability of the target's tokens")
+    token_log_likelihood: float | None = Field(
+        default=None, description="mean log-probability of the target's tokens, or of those of plain texts"
+    )
+    perplexity: float | None = Field(default=None, description="exp(-`token_log_likelihood`); less is better")
     empty: float | None = Field(default=None, description="share of the generated texts that are empty")
     repetition: float | None = Field(
         default=None, description="share of generated answers in which more than half of the word trigrams are repeated"

@@ -78,7 +78,7 @@ class TaskWording(Schema):
         default=None,
         description="figure that both models are judged by; default: accuracy, for multi_label micro_f1, for "
         "token_classification entity_f1, for regression pearson, for generation exact_match, for embedding "
-        "cosine_similarity",
+        "cosine_similarity, for language_modelling token_probability",
         json_schema_extra=EXPERT,
     )
     name: Name | None = Field(
@@ -137,8 +137,9 @@ class Task(TaskWording):
     def _check_supervision(self) -> Self:
         if self.confidence is not None and self.supervision is not Supervision.none:
             raise ValueError("`confidence` applies to the model's own answers only: it needs `supervision: none`")
-        if self.supervision is Supervision.none and self.kind is TaskKind.embedding:
-            raise ValueError("the texts of an embedding task have no labels: leave `supervision` out")
+        without_labels = (TaskKind.embedding, TaskKind.language_modelling)
+        if self.supervision is Supervision.none and self.kind in without_labels:
+            raise ValueError(f"the texts of a task of the kind {self.kind} have no labels: leave `supervision` out")
         if self.confidence is not None and self.kind is TaskKind.regression:
             raise ValueError("the numbers of a regression task have no probability: leave `confidence` out")
         if self.supervision is Supervision.none and self.calibration.draw is Draw.balanced:

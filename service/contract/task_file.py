@@ -31,7 +31,8 @@ class ShippedTask(Schema):
     tokens after the prompt and its offset. Where several labels are right, those are answered for which the output of
     their class and their offset add up to more than 0. The words of a tagged text are joined by spaces; each has the
     tag with the highest sum of the output of its class at the first token of the word and its offset. The answer of a
-    regression is the one output of the head. A text is generated greedily.
+    regression is the one output of the head. A text is generated greedily. Of a plain
+    text the model gives the log-probability of every token after the first.
     """
 
     name: str = Field(description="title of the task")
@@ -64,7 +65,9 @@ class ShippedTask(Schema):
         "without labels"
     )
     embedding: ShippedEmbedding | None = Field(default=None, description="null for tasks with other answers")
-    decoding: Literal["most_likely_label", "likely_labels", "most_likely_tags", "output", "greedy", "embedding"]
+    decoding: Literal[
+        "most_likely_label", "likely_labels", "most_likely_tags", "output", "greedy", "embedding", "likelihood"
+    ]
     max_new_tokens: int | None = Field(description="most tokens of a generated text; null for other answers")
     metric: TaskMetric = Field(description="the metric that the model was judged by")
 

@@ -49,7 +49,10 @@ def _kinds_of_tasks(kind: Kind, problem: object, outputs: int) -> tuple[TaskKind
         return (TaskKind.embedding,)
     if kind == "token_classifier":
         return (TaskKind.token_classification,)
-    return (head_kind(problem, outputs),) if kind in CLASSIFIERS else (TaskKind.classification, TaskKind.generation)
+    if kind in CLASSIFIERS:
+        return (head_kind(problem, outputs),)
+    texts = (TaskKind.language_modelling,) if kind == "causal" else ()
+    return (TaskKind.classification, TaskKind.generation, *texts)
 
 
 def _described(asked: TaskKind | None, kind: Kind, done: TaskKind, outputs: int) -> str:
@@ -63,6 +66,8 @@ def _described(asked: TaskKind | None, kind: Kind, done: TaskKind, outputs: int)
         return (
             f"has a head with {outputs} output{'' if outputs == 1 else 's'}, which is for tasks of the kind {done}{by}"
         )
+    if asked is TaskKind.language_modelling:
+        return "reads one text and writes another, and gives a plain text no probability"
     if asked is TaskKind.embedding:
         return "writes texts, and is not an encoder, which a task of the kind embedding needs"
     return f"has no classification head, which a task of the kind {asked} needs"

@@ -22,7 +22,7 @@ LABELLED = {
     TaskMetric.token_f1: "F1 score of words",
     TaskMetric.rouge_l: "ROUGE-L score",
     TaskMetric.chrf: "chrF score",
-    TaskMetric.token_probability: "probability of a target's token",
+    TaskMetric.token_probability: "probability of a token",
     TaskMetric.cosine_similarity: "cosine similarity to the dense model's embeddings",
     TaskMetric.recall_at_10: "recall at 10",
 }

@@ -26,7 +26,7 @@ def have_answers(rows: Sequence[Row], task: TaskWording) -> bool:
     if column is not None:
         return any(messages.is_answered(row.conversation(column)) for row in rows)
     column = answer_column(task)
-    return any(row.values.get(column) is not None for row in rows)
+    return column is None or any(row.values.get(column) is not None for row in rows)
 
 
 def shown_texts(row: Row, task: TaskWording, *, answered: bool) -> dict[str, str]:
@@ -39,9 +39,9 @@ def shown_texts(row: Row, task: TaskWording, *, answered: bool) -> dict[str, str
     return {last.role: last.content}
 
 
-def answer_column(task: TaskWording) -> str:
-    """The column that holds the right answers of a resolved task."""
-    return ANSWER_COLUMNS[task.kind or TaskKind.classification]
+def answer_column(task: TaskWording) -> str | None:
+    """The column that holds the right answers of a resolved task; None for plain texts, which need no others."""
+    return ANSWER_COLUMNS.get(task.kind or TaskKind.classification)
 
 
 def needed_columns(task: TaskWording, *, answered: bool) -> set[str]:
@@ -49,7 +49,8 @@ def needed_columns(task: TaskWording, *, answered: bool) -> set[str]:
     if task.messages is not None:
         return {task.messages}
     asked = {WORDS_COLUMN} if task.kind is TaskKind.token_classification else {*template_fields(task.template or "")}
-    return asked | ({answer_column(task)} if answered else set())
+    column = answer_column(task)
+    return asked | ({column} if answered and column is not None else set())
 
 
 def check_rows(rows: Sequence[Row], task: TaskWording, *, answered: bool = True) -> None:
@@ -82,6 +83,8 @@ def check_rows(rows: Sequence[Row], task: TaskWording, *, answered: bool = True)
 
 
 def _check_answer(row: Row, task: TaskWording) -> None:
+    if task.kind is TaskKind.language_modelling:
+        return
     if task.kind is TaskKind.generation:
         row.targets()
     elif task.kind is TaskKind.regression:
@@ -106,7 +109,7 @@ def columns_of(first: Row) -> str:
 def labels_of(row: Row, task: TaskWording) -> list[str]:
     """The labels of a row that may have several: one for each word, or those that are right."""
     is_tagged = task.kind is TaskKind.token_classification
-    return row.texts(answer_column(task)) if is_tagged else row.labels(LABEL_COLUMN)
+    return row.texts(ANSWER_COLUMNS[TaskKind.token_classification]) if is_tagged else row.labels(LABEL_COLUMN)
 
 
 def _check_tagged(rows: Sequence[Row], task: TaskWording, *, answered: bool) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from service.contract.options import TaskKind
 from service.rows.row import Row
-from worker.data import embedded_texts, prompts, tagged_texts
+from worker.data import embedded_texts, plain_texts, prompts, tagged_texts
 from worker.data.examples import Example
 from worker.data.wordings import Wording
 
@@ -19,6 +19,8 @@ def encode(
     """
     if wording.task.kind is TaskKind.embedding:
         return embedded_texts.encode(rows, wording, answered=answered, every_text=is_calibration)
+    if wording.task.kind is TaskKind.language_modelling:
+        return plain_texts.encode(rows, wording)
     if wording.task.kind is TaskKind.token_classification:
         return tagged_texts.encode(rows, wording, answered=answered)
     return prompts.encode(rows, wording, answered=answered, every_answer=is_calibration)

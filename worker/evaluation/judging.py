@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import exp
 
 import torch
 from scipy.stats import binomtest
@@ -37,7 +38,7 @@ def _more(
     """The function that computes the other figures of such answers."""
     if metric in similarities.OF_EMBEDDINGS:
         return similarities.other_figures
-    if answers.texts is not None:
+    if metric in METRICS[TaskKind.generation]:
         return _of_texts
     if answers.scores.target_EL is None:
         return _of_labels
@@ -98,12 +99,16 @@ def _of_numbers(_: TaskMetric, answers: Answers, examples: Sequence[Example]) ->
 
 
 def _of_texts(_: TaskMetric, answers: Answers, examples: Sequence[Example]) -> dict[str, object]:
-    """How often texts are empty and repeat themselves, and the mean log P of the target's tokens, the end included."""
-    texts, tokens = answers.texts or [], sum(len(example.candidates[0]) for example in examples)
-    return {
-        "empty": sum(not text.strip() for text in texts) / len(texts),
-        "repetition": sum(map(repeats_itself, texts)) / len(texts),
-        "token_log_likelihood": answers.scores.score_EL.sum().item() / tokens,
+    """The mean log P of the target's tokens, the end included, and how often generated texts are empty and repeat
+    themselves. The tokens of a plain text are its target, and none is generated for it."""
+    tokens = sum(len(example.candidates[0]) for example in examples)
+    likelihood = answers.scores.score_EL.sum().item() / tokens
+    found: dict[str, object] = {"token_log_likelihood": likelihood, "perplexity": exp(-likelihood)}
+    if answers.texts is None:
+        return found
+    return found | {
+        "empty": sum(not text.strip() for text in answers.texts) / len(answers.texts),
+        "repetition": sum(map(repeats_itself, answers.texts)) / len(answers.texts),
     }
 
 

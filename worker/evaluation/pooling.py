@@ -1,7 +1,7 @@
 """The figures and the answers of several tasks put together, as a union reports them."""
 
 from collections.abc import Mapping, Sequence
-from math import hypot
+from math import exp, hypot
 from statistics import fmean
 
 from service.contract.report import ChangedAnswer, Confusion
@@ -20,6 +20,7 @@ def pooled_metrics(metrics: Sequence[Metrics]) -> Metrics:
     pooled = _pooled_share if metric in SHARES else _mean_estimate
     value = pooled([(each.value, each.examples) for each in metrics])
     assert value is not None
+    likelihood = _weighted_mean([(each.token_log_likelihood, each.examples) for each in metrics])
     return Metrics(
         examples=sum(each.examples for each in metrics),
         metric=metric,
@@ -30,7 +31,8 @@ def pooled_metrics(metrics: Sequence[Metrics]) -> Metrics:
         else _weighted_mean([(each.constant, each.examples) for each in metrics]),
         majority=_weighted_mean([(each.majority, each.examples) for each in metrics]),
         log_likelihood=_weighted_mean([(each.log_likelihood, each.examples) for each in metrics]),
-        token_log_likelihood=_weighted_mean([(each.token_log_likelihood, each.examples) for each in metrics]),
+        token_log_likelihood=likelihood,
+        perplexity=None if likelihood is None else exp(-likelihood),
         mean_squared_error=_weighted_mean([(each.mean_squared_error, each.examples) for each in metrics]),
         empty=_weighted_mean([(each.empty, each.examples) for each in metrics]),
         repetition=_weighted_mean([(each.repetition, each.examples) for each in metrics]),

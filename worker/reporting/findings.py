@@ -122,7 +122,7 @@ def score_kept(score_U: Tensor, kept_K: Tensor) -> float | None:
 def compared(evaluation_set: EvaluationSet, dense: Sequence[str], slim: Sequence[str]) -> ComparedAnswers:
     """(the confusion matrices of both models' answers, the answers that changed)."""
     wording, rows = evaluation_set.task_model.wording, evaluation_set.task_model.evaluation
-    if evaluation_set.task_model.kind in (TaskKind.regression, TaskKind.embedding):
+    if evaluation_set.task_model.kind in (TaskKind.regression, TaskKind.embedding, TaskKind.language_modelling):
         return None, []  # every number changes a little
     labels = list(wording.words)
     if evaluation_set.task_model.kind in (TaskKind.generation, TaskKind.multi_label, TaskKind.token_classification):

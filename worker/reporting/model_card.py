@@ -119,7 +119,15 @@ def _report_of_point(report: Report, point: CurvePoint) -> Report:
     """
     result, directory = report.result, point.artifact or ""
     unknown = dict.fromkeys(
-        ("raw", "log_likelihood", "token_log_likelihood", "mean_squared_error", "empty", "repetition")
+        (
+            "raw",
+            "log_likelihood",
+            "token_log_likelihood",
+            "perplexity",
+            "mean_squared_error",
+            "empty",
+            "repetition",
+        )
     )
     metrics = JobMetrics(
         dense=result.metrics.dense.model_copy(update=unknown),
@@ -207,6 +215,8 @@ def _figures(report: Report) -> Iterator[str]:
     if dense.token_log_likelihood is not None and slim.token_log_likelihood is not None and not is_shown:
         name = capitalised(name_of(slim, TaskMetric.token_probability))
         yield f"{name} | {percent(exp(dense.token_log_likelihood))} | {percent(exp(slim.token_log_likelihood))}"
+    if dense.perplexity is not None and slim.perplexity is not None:
+        yield f"Perplexity | {dense.perplexity:.4g} | {slim.perplexity:.4g}"
 
 
 def _cell(text: str) -> str:

@@ -73,6 +73,9 @@ for word in text.split(" "):
 OUTPUT = """\
 print(model(**prompt).logits[0, 0].item())
 """
+PERPLEXITY = """\
+print(model(**prompt, labels=prompt["input_ids"]).loss.exp().item())  # the perplexity of the text
+"""
 # of answers with several tokens
 CHOOSE_TEXT = """\
 def score(label):
@@ -137,6 +140,8 @@ def answer_lines(wording: Wording, padding: Padding) -> str:
     lines += OPENING if padding.decoder_opening else ""
     if wording.task.kind is TaskKind.generation:
         return lines + _writing_lines(padding)
+    if wording.task.kind is TaskKind.language_modelling:
+        return lines + PERPLEXITY
     if wording.task.kind is TaskKind.regression:
         return lines + OUTPUT
     if wording.task.kind is TaskKind.multi_label:

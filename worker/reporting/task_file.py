@@ -18,7 +18,8 @@ from worker.stages.task_model import TaskModel
 
 MAX_NEW_TOKENS = 256  # of a generated text
 DECODING: dict[
-    TaskKind, Literal["most_likely_label", "likely_labels", "most_likely_tags", "output", "greedy", "embedding"]
+    TaskKind,
+    Literal["most_likely_label", "likely_labels", "most_likely_tags", "output", "greedy", "embedding", "likelihood"],
 ] = {
     TaskKind.classification: "most_likely_label",
     TaskKind.multi_label: "likely_labels",
@@ -26,6 +27,7 @@ DECODING: dict[
     TaskKind.regression: "output",
     TaskKind.generation: "greedy",
     TaskKind.embedding: "embedding",
+    TaskKind.language_modelling: "likelihood",
 }
 
 

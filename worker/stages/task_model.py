@@ -96,7 +96,8 @@ class Measured:
 
     metrics: Metrics
     answers: Answers
-    given: list[str]  # labels, numbers or generated texts, in the order of the rows; empty for embeddings
+    # labels, numbers or generated texts, in the order of the rows; empty for embeddings and plain texts
+    given: list[str]
     parameters: int
 
 
@@ -250,7 +251,8 @@ def measured(task_model: TaskModel, answers: Answers) -> Measured:
     if answers.offset_L is not None:
         offsets = dict(zip(labels, answers.offset_L.tolist(), strict=True))
         metrics = metrics.model_copy(update={"label_offsets": offsets})
-    given = [] if task_model.kind is TaskKind.embedding else answers.given(labels)
+    without_answers = (TaskKind.embedding, TaskKind.language_modelling)
+    given = [] if task_model.kind in without_answers else answers.given(labels)
     return Measured(metrics, answers, given, count_parameters(task_model.loaded.model))
 
 

@@ -103,8 +103,8 @@ def test_dense_mark_and_bound_use_the_metric_of_the_search() -> None:
     met = next(mark for mark in drawn.marks if mark.kind == "met")
     assert dense.y < met.y
     assert drawn.bound == max(mark.y for mark in drawn.marks)  # 0.5 of 0.4, where the smallest model lies
-    assert drawn.metric == "probability of a target's token"
-    assert drawn.title.startswith("Probability of a target's token")
+    assert drawn.metric == "probability of a token"
+    assert drawn.title.startswith("Probability of a token")
 
 
 def test_curve_of_a_latency_search_shows_milliseconds() -> None:

@@ -234,7 +234,7 @@ def test_each_checkpoint_of_a_generation_sweep_has_its_own_figures(point: CurveP
     text = card(generated(), point=point)
     row = f"| Exact match | 50.0 % (40.0 % to 60.0 %) | {expected} |"
     assert row.replace(" %", "\N{NO-BREAK SPACE}%") in text
-    likely = "| Probability of a target's token | 80.0 % | 40.0 % |".replace(" %", "\N{NO-BREAK SPACE}%")
+    likely = "| Probability of a token | 80.0 % | 40.0 % |".replace(" %", "\N{NO-BREAK SPACE}%")
     assert (likely in text) == (point is None)
     found = {each.metric_type: each.metric_value for each in read_card(text).eval_results}
     assert found["exact_match"] == pytest.approx(0.7 if point else 0.5)
@@ -252,5 +252,5 @@ def test_checkpoint_without_any_right_answer_has_a_metric_of_zero() -> None:
     ruined = POINT.model_copy(update={"metric": Estimate(value=0.0, low=0.0, high=0.1)})
     text = card(generated(), point=ruined)
     assert "| 0.0\N{NO-BREAK SPACE}% (0.0" in text
-    assert "Probability of a target's token" not in text
+    assert "Probability of a token" not in text
     assert "10.0\N{NO-BREAK SPACE}% of its ffn parameters are cut out" in text

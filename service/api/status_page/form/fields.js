@@ -47,7 +47,8 @@ export function formElement({ presets, criteria, repairs, units, limits }, value
               ["token_classification", "a tag for each word"],
               ["regression", "regression"],
               ["generation", "generation"],
-              ["embedding", "embeddings of texts"]
+              ["embedding", "embeddings of texts"],
+              ["language_modelling", "plain texts"]
             ],
             values
           ),
