@@ -76,6 +76,18 @@ def blaming_task(place: str) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def blaming_general(place: str) -> Iterator[None]:
+    """As `blaming_task`, for general rows, whose calibration rows are named at `place` itself."""
+    with blaming_task(place):
+        try:
+            yield
+        except TaskslimError as error:
+            if error.param is not None and error.param.startswith("task.calibration"):
+                error.param = "task" + error.param.removeprefix("task.calibration")
+            raise
+
+
 class InvalidRequest(TaskslimError):
     status, code, title = 422, "invalid_request", "Invalid request"
 

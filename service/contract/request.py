@@ -24,7 +24,9 @@ from service.contract.options import (
     Scope,
     Supervision,
 )
-from service.contract.task import ModelSource, ObservedTask, Task
+from service.contract.task import GeneralRows, ModelSource, ObservedTask, Task, TaskWording
+
+GENERAL_PLACE = "task.general"
 
 
 class WebhookEvent(StrEnum):
@@ -116,6 +118,22 @@ class JobRequest(Schema):
         return list(self.placed_tasks.values())
 
     @property
+    def general(self) -> GeneralRows | None:
+        """What the model can do besides its one task; None where the request names no rows of that."""
+        return self.task.general if self.task else None
+
+    @property
+    def placed_wordings(self) -> dict[str, TaskWording]:
+        """Path in the request -> each wording: of the tasks that the model is slimmed for, of general rows, and of
+        observed tasks."""
+        general = {GENERAL_PLACE: self.general} if self.general else {}
+        return {
+            **self.placed_tasks,
+            **general,
+            **{f"observe.{index}": observed for index, observed in enumerate(self.observe)},
+        }
+
+    @property
     def title(self) -> str:
         """The titles of the tasks that the model is slimmed for."""
         return " + ".join(task.title for task in self.slimmed_for)
@@ -145,8 +163,10 @@ class JobRequest(Schema):
         if self.method.controls:
             raise ValueError("`method.controls` needs a single task: leave it out with `tasks`")
         for task in self.tasks:
-            if task.supervision is Supervision.none or task.evaluations:
-                raise ValueError("an entry of `tasks` takes neither `supervision: none` nor `evaluations`")
+            if task.supervision is Supervision.none or task.evaluations or task.general:
+                raise ValueError(
+                    "an entry of `tasks` takes neither `supervision: none` nor `evaluations` nor `general`"
+                )
         return self
 
     @model_validator(mode="after")

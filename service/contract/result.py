@@ -149,6 +149,7 @@ class JobMetrics(MetricsPair):
     evaluations: dict[str, MetricsPair] = Field(
         default={}, description="name in `task.evaluations` -> metrics on those rows"
     )
+    general: MetricsPair | None = Field(default=None, description="on the rows of `task.general`; null without them")
     observed: dict[str, MetricsPair] = Field(
         default={}, description="title of a task in `observe` -> metrics on its rows"
     )

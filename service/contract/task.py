@@ -4,7 +4,7 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from service.contract.fields import EXPERT, MAX_EVALUATIONS, MAX_ROWS, OWN_TASK, Name, Schema, SetName, Uri
+from service.contract.fields import EXPERT, GENERAL, MAX_EVALUATIONS, MAX_ROWS, OWN_TASK, Name, Schema, SetName, Uri
 from service.contract.options import Draw, Supervision, TaskKind, TaskMetric
 from service.contract.row_values import usable_values
 
@@ -106,6 +106,35 @@ class TaskWording(Schema):
         return self.name or self.preset or OWN_TASK
 
 
+class GeneralRows(TaskWording, DataSource):
+    """Rows of what the model can do besides its task: plain texts, or rows of other tasks with their wording."""
+
+    evaluation: DataSource | None = Field(
+        default=None, description="rows that both models are evaluated on; default: a fifth of the general rows"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_plain_texts(cls, given: Any) -> Any:
+        """Rows without any wording are plain texts."""
+        worded = ("kind", "preset", "labels", "messages")
+        if isinstance(given, dict) and all(given.get(name) is None for name in worded):
+            return given | {"kind": TaskKind.language_modelling}
+        return given
+
+    @property
+    def title(self) -> str:
+        """The name of the rows in results."""
+        return self.name or self.preset or GENERAL
+
+    @property
+    def task(self) -> "Task":
+        """The rows as a task: its calibration rows are these, but for those that are set aside for the evaluation."""
+        wording = {name: getattr(self, name) for name in TaskWording.model_fields} | {"name": self.title}
+        source = DataSource.model_construct(**{name: getattr(self, name) for name in DataSource.model_fields})
+        return Task.model_construct(**wording, calibration=source, evaluation=self.evaluation)
+
+
 class Task(TaskWording):
     """A task that the slim model must still be able to do."""
 
@@ -119,6 +148,11 @@ class Task(TaskWording):
         max_length=MAX_EVALUATIONS,
         description="name -> further evaluation rows with the same labels, for example of another domain",
         json_schema_extra=EXPERT,
+    )
+    general: GeneralRows | None = Field(
+        default=None,
+        description="rows of what the model can do besides the task, measured before and after; plain texts in the "
+        "column `text` unless they have a wording",
     )
     supervision: Supervision = Field(
         default=Supervision.labels,

@@ -1,15 +1,15 @@
 """The checks of a request before anything is queued: the request itself, its inline rows and its model's files."""
 
 from service.contract.criteria import CRITERIA
-from service.contract.errors import InvalidRequest, UnsupportedUnit, blaming_task
+from service.contract.errors import InvalidRequest, UnsupportedUnit, blaming_general, blaming_task
 from service.contract.method import objective_of
 from service.contract.presets import resolve
-from service.contract.request import JobRequest
+from service.contract.request import GENERAL_PLACE, JobRequest
 from service.contract.task import Task, TaskWording
 from service.planning.data_checks import check_data
 from service.planning.idle_options import check_idle_options
 from service.planning.model_checks import check_model
-from service.planning.row_counts import check_row_counts
+from service.planning.row_counts import check_row_counts, num_evaluation_rows
 from service.sources.access import Access
 from service.sources.model_directory import ModelDirectory
 
@@ -24,6 +24,11 @@ def check_request(request: JobRequest, access: Access) -> ModelDirectory:
         with blaming_task(place):
             _check_task(request, resolve(task), access)
     _check_kinds(request)
+    if request.general is not None:
+        with blaming_general(GENERAL_PLACE):
+            general = resolve(request.general.task)
+            _check_rows(general, access)
+            num_evaluation_rows(general)
     for index, observed in enumerate(request.observe):
         with blaming_task(f"observe.{index}"):
             check_data(observed.evaluation, resolve(observed), "task.evaluation", access)
@@ -32,12 +37,17 @@ def check_request(request: JobRequest, access: Access) -> ModelDirectory:
 
 def _check_task(request: JobRequest, task: Task, access: Access) -> None:
     _check_method(request, task)
-    for source, param in ((task.calibration, "task.calibration"), (task.evaluation, "task.evaluation")):
-        if source is not None:
-            check_data(source, task, param, access)
+    _check_rows(task, access)
     for name, source in task.evaluations.items():
         check_data(source, task, f"task.evaluations.{name}", access)
     check_row_counts(request, task)
+
+
+def _check_rows(task: Task, access: Access) -> None:
+    """Check the calibration and the evaluation rows of a resolved task."""
+    for source, param in ((task.calibration, "task.calibration"), (task.evaluation, "task.evaluation")):
+        if source is not None:
+            check_data(source, task, param, access)
 
 
 def _check_kinds(request: JobRequest) -> None:

@@ -118,7 +118,7 @@ def _deciding_fields(request: JobRequest) -> str:
     """The fields of a request that decide whether its model can be slimmed; of the tasks, what the head and the
     tokenizer must have, and rows whose labels the head must have."""
     parts = (request.model, request.method, request.target, request.output)
-    tasks = [resolve(task) for task in request.slimmed_for] + [resolve(task) for task in request.observe]
+    tasks = [resolve(task) for task in request.placed_wordings.values()]
     wordings = [(task.kind, task.labels, task.template, task.messages) for task in tasks]
     rows = [task.model_dump_json() for task in tasks if task.kind in LABELLED_BY_HEAD and task.labels is None]
     return "".join(part.model_dump_json() for part in parts) + json.dumps(wordings) + "".join(rows)

@@ -101,9 +101,7 @@ def _check_tasks(
     """Check the kinds of all tasks, and their labels. An `id2label` that cannot be read is left to the worker."""
     if not isinstance(id2label, dict) or not all(str(index).isdecimal() for index in id2label):
         return
-    observed = {f"observe.{index}": task for index, task in enumerate(request.observe)}
-    tasks: dict[str, TaskWording] = {**request.placed_tasks, **observed}
-    for place, task in tasks.items():
+    for place, task in request.placed_wordings.items():
         with blaming_task(place):
             resolved = resolve(task)
             if family.kind == "encoder" and has_unread_adapter:

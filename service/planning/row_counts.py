@@ -17,7 +17,7 @@ def check_row_counts(request: JobRequest, task: Task) -> None:
     Raises InvalidData where too few are left to set some aside for the evaluation, InvalidRequest where `keep_metric`
     has a single evaluation row.
     """
-    evaluation = _num_evaluation_rows(task)
+    evaluation = num_evaluation_rows(task)
     if request.target.keep_metric is not None and evaluation is not None and evaluation < 2:
         raise InvalidRequest("`keep_metric` needs at least two evaluation rows", param="task.evaluation")
 
@@ -30,8 +30,11 @@ def inline_rows(source: DataSource, task: TaskWording) -> list[Row] | None:
     return with_named_labels(rows, task)
 
 
-def _num_evaluation_rows(task: Task) -> int | None:
-    """The number of evaluation rows; None where they are in a file."""
+def num_evaluation_rows(task: Task) -> int | None:
+    """The number of evaluation rows; None where they are in a file.
+
+    Raises InvalidData where too few calibration rows are there to set some aside.
+    """
     rows = inline_rows(task.evaluation or task.calibration, task)
     if rows is None:
         return None

@@ -1,13 +1,12 @@
 """The checks of a tokenizer by its files. A tokenizer on a hub is left to the worker, which reads it anyway."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from service.contract.errors import InvalidModel
 from service.contract.presets import resolve
 from service.contract.request import JobRequest
-from service.contract.task import TaskWording
 from service.sources.access import blaming
 from service.sources.directories import StoredDirectory, read_json
 from service.sources.model_directory import ModelDirectory
@@ -36,8 +35,7 @@ def check_tokenizer(request: JobRequest, model: ModelDirectory) -> None:
 
 
 def _has_conversations(request: JobRequest) -> bool:
-    tasks: Iterable[TaskWording] = (*request.slimmed_for, *request.observe)
-    return any(task.messages is not None for task in tasks)
+    return any(task.messages is not None for task in request.placed_wordings.values())
 
 
 def _chat_template(model: ModelDirectory, files: StoredDirectory) -> str:
@@ -113,8 +111,6 @@ def _added(tokenizer: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
 
 def _written(request: JobRequest) -> Iterator[str]:
     """The templates and the answers of all tasks."""
-    tasks: Iterable[TaskWording] = (*request.slimmed_for, *request.observe)
-    for task in tasks:
-        resolved = resolve(task)
+    for resolved in map(resolve, request.placed_wordings.values()):
         yield resolved.template or ""
         yield from (resolved.labels or {}).values()

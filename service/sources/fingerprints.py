@@ -27,7 +27,7 @@ from service.storage.keys import dataset_id_of, dataset_key
 MAX_READ_BYTES = 16 * 2**20  # a larger data set is named by its size and ETag
 AFTER_SCORING = {"repair", "controls", "union"}  # fields of the method that do not change the scores
 SELECTING = {"scope", "normalisation", "protect_first", "protect_last"}  # they decide what a step removes
-SOURCES = ("calibration", "evaluation", "evaluations")  # fields of a task that name rows
+SOURCES = ("calibration", "evaluation", "evaluations", "general")  # fields of a task that name rows
 
 
 def scoring(method: Method, kind: TaskKind | None) -> dict[str, Any]:
@@ -66,9 +66,17 @@ def fingerprints(request: JobRequest, access: Access) -> Fingerprints:
     }
     rows = {
         "evaluation": [_evaluation_marks(task, access) for task in tasks],
+        "general": _general_mark(request, access),
         "observe": [wording(task) | _rows_mark(task.evaluation, access) for task in map(resolve, request.observe)],
     }
     return Fingerprints(units=digest(both | units), rows=digest(both | rows))
+
+
+def _general_mark(request: JobRequest, access: Access) -> dict[str, Any] | None:
+    if request.general is None:
+        return None
+    task = resolve(request.general.task)
+    return _task_mark(task, access) | {"evaluation": _evaluation_marks(task, access)}
 
 
 def _evaluation_marks(task: Task, access: Access) -> dict[str, Any]:

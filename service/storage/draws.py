@@ -49,7 +49,7 @@ def num_set_aside(rows: Sequence[Row], label_column: str | None) -> int:
     if min(counts.values()) < 2:
         raise InvalidData(
             "there are too few rows to set a fifth aside for the evaluation: "
-            "give at least two rows of every label, or name evaluation rows in `task.evaluation`",
+            "give at least two rows of every label, or name evaluation rows in `evaluation`",
             param="task.evaluation",
         )
     return max(-(-len(rows) // EVALUATION_SHARE), len(counts))

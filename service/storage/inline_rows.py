@@ -13,7 +13,7 @@ from redis import Redis
 from service.contract.presets import AnyTask
 from service.contract.request import JobRequest
 from service.contract.row_values import RowValues
-from service.contract.task import DataSource, Task
+from service.contract.task import DataSource, GeneralRows, Task
 from service.infrastructure.redis_keys import EXPIRIES, IDEMPOTENCY_SECONDS, expiry_member
 from service.storage.keys import dataset_key, dataset_prefix, dataset_uri
 from service.storage.object_store import Storage
@@ -37,11 +37,17 @@ def take_rows(request: JobRequest, job_id: str) -> tuple[JobRequest, dict[str, b
     def keep(task: AnyTask, name: str) -> AnyTask:
         sources = ((part, getattr(task, part, None)) for part in PARTS)
         kept: dict[str, object] = {part: take(source, f"{job_id}/{name}-{part}") for part, source in sources if source}
+        if isinstance(task, Task) and task.general is not None:
+            kept["general"] = keep_general(task.general, f"{name}-general")
         if isinstance(task, Task):
             kept["evaluations"] = {
                 of: take(source, f"{job_id}/{name}-evaluations.{of}") for of, source in task.evaluations.items()
             }
         return task.model_copy(update=kept)
+
+    def keep_general(rows: GeneralRows, name: str) -> GeneralRows:
+        taken = take(rows.task.calibration, f"{job_id}/{name}-calibration")
+        return keep(rows, name).model_copy(update={"rows": taken.rows, "uri": taken.uri})
 
     kept: dict[str, object] = {
         "task": keep(request.task, "task") if request.task else None,

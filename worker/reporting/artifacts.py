@@ -79,7 +79,8 @@ def save(
     """
     directory = checkpoint_directory(context, name)
     while_waiting = while_waiting or (lambda: context.progress.advance(0, 1, "checkpoints"))
-    offset_V = task_file.class_offsets(tasks, has_observed=bool(context.job.request.observe))
+    has_others = bool(context.job.request.observe) or context.job.request.general is not None
+    offset_V = task_file.class_offsets(tasks, has_others=has_others)
     verified = _save_and_verify(context, tasks[0], offset_V, directory, while_waiting)
     shipped = task_file.build(tasks, is_folded=offset_V is not None)
     (directory / TASK_FILE).write_text(shipped.model_dump_json(indent=2) + "\n", encoding="utf-8")

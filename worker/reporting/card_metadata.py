@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.repocard import metadata_load
 from yaml import YAMLError
 
+from service.contract.fields import GENERAL
 from service.contract.options import Supervision, TaskMetric
 from service.contract.report import Report
 from service.contract.result import Metrics, MetricsPair
@@ -102,9 +103,10 @@ def public_name(uri: str) -> str:
 
 
 def other_evaluations(report: Report) -> list[tuple[str, MetricsPair]]:
-    """(name, metrics) of the tasks of a union, of further rows and of observed tasks."""
+    """(name, metrics) of the tasks of a union, of further rows, of general rows and of observed tasks."""
     metrics = report.result.metrics
-    return [*metrics.tasks.items(), *metrics.evaluations.items(), *metrics.observed.items()]
+    general = [(GENERAL, metrics.general)] if metrics.general else []
+    return [*metrics.tasks.items(), *metrics.evaluations.items(), *general, *metrics.observed.items()]
 
 
 def _results(report: Report) -> Iterator[EvalResult]:

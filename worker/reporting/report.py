@@ -33,7 +33,7 @@ from worker.stages.inputs import Sources
 from worker.stages.task_model import TaskModel
 
 # Inline rows of a task. They are in storage, and the report does not repeat them.
-ROWS: Any = {"calibration": {"rows"}, "evaluation": {"rows"}, "evaluations": {"__all__": {"rows"}}}
+ROWS: Any = {"calibration": {"rows"}, "evaluation": {"rows"}, "evaluations": {"__all__": {"rows"}}, "general": {"rows"}}
 
 
 class RowNames(NamedTuple):
@@ -47,6 +47,7 @@ ROW_NAMES = {
     Role.task: RowNames("evaluation", "calibration"),
     Role.union_task: RowNames("evaluation of {}", "calibration of {}"),
     Role.further_rows: RowNames("evaluations {}"),
+    Role.general: RowNames("evaluation of general rows", "general rows"),
     Role.observed_task: RowNames("observed {}"),
 }
 

@@ -91,13 +91,13 @@ def answer_tokens(wording: Wording) -> dict[str, list[int]] | None:
     return {label: list(candidate) for label, candidate in zip(wording.words, candidates, strict=True)}
 
 
-def class_offsets(tasks: Sequence[TaskModel], *, has_observed: bool) -> Tensor | None:
+def class_offsets(tasks: Sequence[TaskModel], *, has_others: bool) -> Tensor | None:
     """The label offsets by the class of the head, where its bias can contain them: the model has one task alone.
 
-    None where it has several tasks, observed ones included, no offsets, or no head with a bias.
+    None where it has several tasks, observed ones and general rows included, no offsets, or no head with a bias.
     """
     [task, *others] = tasks
-    if others or has_observed or task.offset_L is None or task.wording.kind not in CLASSIFIERS:
+    if others or has_others or task.offset_L is None or task.wording.kind not in CLASSIFIERS:
         return None
     head = head_of(task.loaded.model)
     if head is None:

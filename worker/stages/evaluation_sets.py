@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
-from service.contract.errors import blaming_task
+from service.contract.errors import blaming_general, blaming_task
 from service.contract.presets import resolve
-from service.contract.request import JobRequest
+from service.contract.request import GENERAL_PLACE, JobRequest
 from service.contract.result import JobMetrics, MetricsPair
 from service.contract.task import DataSource, ObservedTask, Task, TaskWording
 from service.rows.row import Row
@@ -28,6 +28,7 @@ class Role(StrEnum):
     task = "task"  # the task that the model is slimmed for; of a union, its first task
     union_task = "union_task"  # a further task of a union
     further_rows = "further_rows"  # the first task on further rows, such as those of another domain
+    general = "general"  # what the model can do besides its task
     observed_task = "observed_task"  # a task that the model is not slimmed for
 
 
@@ -81,6 +82,7 @@ def read(request: JobRequest, task: Task, location: Location) -> list[RequestedR
         _task_rows(Role.task, place, task, location),
         *(_task_rows(Role.union_task, place, _resolved(place, each), location) for place, each in union_tasks),
         *(_further_rows(name, source, place, task, location) for name, source in task.evaluations.items()),
+        *_general_rows(request, location),
         *(_observed_rows(f"observe.{index}", each, location) for index, each in enumerate(request.observe)),
     ]
 
@@ -102,6 +104,15 @@ def _further_rows(name: str, source: DataSource, place: str, task: Task, locatio
     return RequestedRows(Role.further_rows, name, place, task, rows)
 
 
+def _general_rows(request: JobRequest, location: Location) -> list[RequestedRows]:
+    if request.general is None:
+        return []
+    with blaming_general(GENERAL_PLACE):
+        task = resolve(request.general.task)
+        calibration, evaluation = load_rows(task, location)
+    return [RequestedRows(Role.general, task.title, GENERAL_PLACE, task, evaluation, calibration)]
+
+
 def _observed_rows(place: str, task: ObservedTask, location: Location) -> RequestedRows:
     with blaming_task(place):
         resolved = resolve(task)
@@ -121,7 +132,8 @@ def build(context: JobContext, loaded: LoadedModel, requested: Sequence[Requeste
     """
     found: list[EvaluationSet] = []
     for each in requested:
-        with blaming_task(each.place):
+        blaming = blaming_general if each.role is Role.general else blaming_task
+        with blaming(each.place):
             if each.role is Role.further_rows:
                 task_model = _on_further_rows(context, own(found).task_model, each)
             else:
@@ -190,5 +202,6 @@ def job_metrics(sets: Sequence[EvaluationSet], dense: Measurements, slim: Measur
         slim=pooled_metrics([pair.slim for pair in tasks.values()]),
         tasks=tasks if len(tasks) > 1 else {},
         evaluations=pairs(Role.further_rows),
+        general=next(iter(pairs(Role.general).values()), None),
         observed=pairs(Role.observed_task),
     )

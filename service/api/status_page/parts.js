@@ -73,7 +73,8 @@ export function tiles(result) {
       `${change(latency.dense, latency.slim)}, ${place}`
     ),
     result.kept_metric && keptTile(result.kept_metric),
-    ...Object.entries(metrics.observed ?? {}).map(observedTile)
+    metrics.general && otherTile("General rows", metrics.general),
+    ...Object.entries(metrics.observed ?? {}).map(([name, pair]) => otherTile(`Observed task: ${name}`, pair))
   );
 }
 
@@ -114,11 +115,11 @@ export function curveTable(points) {
   );
 }
 
-/** The metric of a task that the model was not slimmed for. */
-function observedTile([name, { dense, slim }]) {
+/** The metric of rows that the model was not slimmed for. */
+function otherTile(name, { dense, slim }) {
   const [before, now] = [dense.value, slim.value];
   return tile(
-    `Observed task: ${name}`,
+    name,
     percent(before.value),
     percent(now.value),
     `95 % interval ${span(now)}, ${slim.examples} rows`

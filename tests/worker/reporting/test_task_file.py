@@ -71,9 +71,9 @@ def test_offsets_stay_in_the_file_where_the_head_serves_other_tasks(tmp_path: Pa
     offset_L = evaluate(job.context, job.task_model).answers.offset_L
     assert offset_L is not None
     task = replace(job.task_model, offset_L=offset_L)
-    folded_V = task_file.class_offsets([task], has_observed=False)
+    folded_V = task_file.class_offsets([task], has_others=False)
     assert folded_V is not None
     assert folded_V[[0, 2]].tolist() == offset_L.tolist()
-    assert task_file.class_offsets([task], has_observed=True) is None
-    assert task_file.class_offsets([task, task], has_observed=False) is None
+    assert task_file.class_offsets([task], has_others=True) is None
+    assert task_file.class_offsets([task, task], has_others=False) is None
     assert list(task_file.build([task], is_folded=False).tasks[0].label_offsets.values()) == offset_L.tolist()
