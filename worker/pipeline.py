@@ -25,9 +25,9 @@ from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.units import Kept
 from worker.sources.validation import weight_file_bytes
 from worker.stages import controls, evaluation_sets, inputs, pseudo_labels, speed
-from worker.stages.attribution import attribute, step_ratios
+from worker.stages.attribution import attribute, compares_general_rows, mixed, step_ratios
 from worker.stages.context import JobContext, StageProgress
-from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, having_role, job_metrics, own
+from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, Role, having_role, job_metrics, own
 from worker.stages.inputs import Sources
 from worker.stages.measurements import measure_dense, measure_slim, shipped_tasks
 from worker.stages.method import task_rules
@@ -64,8 +64,8 @@ def run(
         sets = pseudo_labels.label(context, sets, cache.answer)
         dense = measure_dense(sets, cache.answer_all)
     with context.stage(Stage.attribute):
-        path = score_tasks(context, sets, cache)
-        task_model = evaluation_sets.calibrated_on_all_tasks(sets)
+        task_model = calibrated(context, sets)
+        path = score_tasks(context, sets, task_model, cache)
     chosen = choose_model(context, sources, task_model, dense[own(sets).key], path)
     sets = evaluation_sets.with_slim_model(sets, chosen.task_model, chosen.rows)
     dense |= {own(sets).key: chosen.dense}
@@ -86,14 +86,37 @@ def run(
     return result
 
 
-def score_tasks(context: JobContext, sets: Sequence[EvaluationSet], cache: ScoreCache) -> ScorePath:
-    """The unit scores of the task, or of all tasks of a union together."""
+def score_tasks(
+    context: JobContext, sets: Sequence[EvaluationSet], calibrated: TaskModel, cache: ScoreCache
+) -> ScorePath:
+    """The unit scores of the task, or of all tasks of a union together.
+
+    `calibrated` has all rows of the job's repair, on which a task with a mixture of general rows is scored.
+    """
     method = context.job.request.method
     ratios = step_ratios(context.job.request)
+    general = general_model(sets) if compares_general_rows(method) else None
+    if method.general_weight > 0 and general is None:
+        return cache.path(calibrated, ratios, partial(attribute, context, calibrated, ratios))
     scored = [each.task_model for each in having_role(sets, *SLIMMED_FOR)]
-    paths = [cache.path(each, ratios, partial(attribute, context, each, ratios)) for each in scored]
+    paths = [cache.path(each, ratios, partial(attribute, context, each, ratios, general), general) for each in scored]
     groups, layout = locate_groups(context, own(sets).task_model), context.job.request.output.layout
     return united_paths(paths, method.union, groups, task_rules(context.job.request, layout))
+
+
+def calibrated(context: JobContext, sets: Sequence[EvaluationSet]) -> TaskModel:
+    """The model of the job's own task with all rows that it is repaired on: those of every task of a union, and general
+    rows by their weight."""
+    task_model = evaluation_sets.calibrated_on_all_tasks(sets)
+    if context.job.request.method.general_weight == 0:
+        return task_model
+    return mixed(context, task_model, general_model(sets))
+
+
+def general_model(sets: Sequence[EvaluationSet]) -> TaskModel:
+    """The model with the general rows, which the request has."""
+    [general] = having_role(sets, Role.general)
+    return general.task_model
 
 
 def choose_model(

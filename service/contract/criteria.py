@@ -17,6 +17,7 @@ class Criterion(StrEnum):
     surgeon = "surgeon"
     second_moment = "second_moment"
     activation = "activation"
+    selectivity = "selectivity"
     wanda = "wanda"
     flap = "flap"
     gisp = "gisp"
@@ -38,6 +39,8 @@ class CriterionProperties:
     reads_data: bool = True  # false: scores depend on the weights alone, so that every step computes the same ones
     has_objective: bool = False  # `method.objective` changes the scores
     has_reductions: bool = False  # `method.token_reduction`, `sign` and `example_reduction` change the scores
+    needs_general: bool = False  # scores compare the task's rows with general rows
+    mixes_general: bool = False  # general rows can be mixed into the rows of the task (`method.general_weight`)
     has_seed: bool = False  # `method.seed` changes the scores
     unserved: tuple[Unit, ...] = ()  # units that the formula does not cover
     normalisation: Normalisation = Normalisation.none  # the default of `method.normalisation`
@@ -55,6 +58,7 @@ CRITERIA: dict[Criterion, CriterionProperties] = {
         "(https://arxiv.org/abs/2205.04157)",
         has_objective=True,
         has_reductions=True,
+        mixes_general=True,
         default_for=(Repair.none, Repair.bias),
     ),
     Criterion.surgeon: CriterionProperties(
@@ -62,16 +66,25 @@ CRITERIA: dict[Criterion, CriterionProperties] = {
         "takes its place (optimal brain surgeon, with Kronecker factors from the same backward pass)",
         source="the optimal brain surgeon, with [Kronecker factors](https://arxiv.org/abs/1503.05671)",
         has_objective=True,
+        mixes_general=True,
         default_for=FITTED,
     ),
     Criterion.second_moment: CriterionProperties(
         summary="the sum over all tokens of the squared attribution",
         has_objective=True,
+        mixes_general=True,
     ),
     Criterion.activation: CriterionProperties(
         summary="the mean of `|h|` over tokens",
         source="as in [Minitron](https://arxiv.org/abs/2407.14679)",
         normalisation=Normalisation.mean,
+    ),
+    Criterion.selectivity: CriterionProperties(
+        summary="the mean of `|h|` over the tokens of the task's rows against that over general rows, as "
+        "`method.selectivity` says",
+        source="after [Siam et al.](https://arxiv.org/abs/2604.27115)",
+        needs_general=True,
+        normalisation=Normalisation.standard,
     ),
     Criterion.wanda: CriterionProperties(
         summary="the norm of `h` over tokens times the mean size of the weights that read it",

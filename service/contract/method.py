@@ -10,11 +10,13 @@ from service.contract.fields import EXPERT, MAX_RATIO, Schema
 from service.contract.options import (
     ExampleReduction,
     Format,
+    GeneralRule,
     Layout,
     Normalisation,
     Objective,
     Repair,
     Scope,
+    Selectivity,
     Sign,
     TaskKind,
     TokenReduction,
@@ -114,6 +116,26 @@ class Method(Schema):
     )
     union: UnionRule = Field(
         default=UnionRule.sum, description="how the scores of several `tasks` are combined", json_schema_extra=EXPERT
+    )
+    selectivity: Selectivity = Field(
+        default=Selectivity.difference,
+        description="how the criterion `selectivity` compares activations on the task's rows with those on general "
+        "rows",
+        json_schema_extra=EXPERT,
+    )
+    general_weight: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of general rows in scores and repair: 0, the task alone; 1, general rows alone",
+        json_schema_extra=EXPERT,
+    )
+    general_rule: GeneralRule = Field(
+        default=GeneralRule.mixture,
+        description="how general rows take part in the scores: `mixture`, the moments of both kinds of rows are mixed; "
+        "`shared_exclusive`, units that are more active on one kind count by their score there, the others by the "
+        "higher score",
+        json_schema_extra=EXPERT,
     )
     protect_first: int = Field(
         default=0,

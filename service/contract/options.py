@@ -152,6 +152,22 @@ class UnionRule(StrEnum):
     vote = "vote"  # units that a majority of the tasks, each alone, would keep
 
 
+class Selectivity(StrEnum):
+    """How the criterion `selectivity` compares the mean of |h| on the task's rows with that on general rows."""
+
+    difference = "difference"
+    ratio = "ratio"
+    standardised = "standardised"  # the difference divided by the standard deviations
+
+
+class GeneralRule(StrEnum):
+    """How general rows take part in the scores."""
+
+    mixture = "mixture"  # the moments of both kinds of rows are mixed
+    # units that are more active on the rows of one kind count by their score there, the others by the higher score
+    shared_exclusive = "shared_exclusive"
+
+
 class Normalisation(StrEnum):
     """What the scores of each layer and kind of unit are divided by before they are ranked globally."""
 

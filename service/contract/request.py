@@ -8,6 +8,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from service.contract.criteria import CRITERIA
 from service.contract.fields import (
     EXPERT,
     MAX_OBSERVED,
@@ -167,6 +168,19 @@ class JobRequest(Schema):
                 raise ValueError(
                     "an entry of `tasks` takes neither `supervision: none` nor `evaluations` nor `general`"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_general(self) -> Self:
+        if self.general is not None:
+            return self
+        if CRITERIA[self.method.criterion].needs_general:
+            raise ValueError(
+                f"the criterion `{self.method.criterion}` compares the task's rows with general rows: give "
+                "`task.general`, or another criterion"
+            )
+        if self.method.general_weight > 0:
+            raise ValueError("`method.general_weight` is the share of general rows: give `task.general`")
         return self
 
     @model_validator(mode="after")

@@ -153,6 +153,7 @@ class Task(TaskWording):
         default=None,
         description="rows of what the model can do besides the task, measured before and after; plain texts in the "
         "column `text` unless they have a wording",
+        json_schema_extra=EXPERT,
     )
     supervision: Supervision = Field(
         default=Supervision.labels,

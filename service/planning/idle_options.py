@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from service.contract.criteria import CRITERIA
+from service.contract.criteria import CRITERIA, Criterion
 from service.contract.errors import InvalidRequest
 from service.contract.method import Method
 from service.contract.options import FITTED, Layout, Repair, Scope, Unit
@@ -11,6 +11,7 @@ from service.contract.request import JobRequest
 
 WITH_OBJECTIVE = tuple(name for name, row in CRITERIA.items() if row.has_objective)
 WITH_REDUCTIONS = tuple(name for name, row in CRITERIA.items() if row.has_reductions)
+MIXING_GENERAL = tuple(name for name, row in CRITERIA.items() if row.mixes_general)
 WITH_SEED = tuple(name for name, row in CRITERIA.items() if row.has_seed)
 
 
@@ -42,6 +43,18 @@ def _scores_change_between_steps(request: JobRequest) -> bool:
     return CRITERIA[request.method.criterion].reads_data or _ranks_globally(request)
 
 
+def _is_selective(request: JobRequest) -> bool:
+    return request.method.criterion is Criterion.selectivity
+
+
+def _mixes_general_rows(request: JobRequest) -> bool:
+    return request.method.criterion in MIXING_GENERAL
+
+
+def _weighs_general_rows(request: JobRequest) -> bool:
+    return request.method.general_weight > 0
+
+
 def _has_several_tasks(request: JobRequest) -> bool:
     return bool(request.tasks)
 
@@ -63,6 +76,9 @@ EFFECTS: dict[str, Effect] = {
     "sign": Effect(_has_reductions, f"for the criteria {', '.join(WITH_REDUCTIONS)}"),
     "example_reduction": Effect(_has_reductions, f"for the criteria {', '.join(WITH_REDUCTIONS)}"),
     "union": Effect(_has_several_tasks, "with `tasks`"),
+    "selectivity": Effect(_is_selective, f"for the criterion {Criterion.selectivity}"),
+    "general_weight": Effect(_mixes_general_rows, f"for the criteria {', '.join(MIXING_GENERAL)}"),
+    "general_rule": Effect(_weighs_general_rows, "with a `general_weight` above 0"),
     "steps": Effect(_scores_change_between_steps, "for criteria that read data, or with the scope `global`"),
     "seed": Effect(_draws_at_random, f"for the criterion {', '.join(WITH_SEED)}, or with `controls`"),
     "protect_first": Effect(_treats_layers_differently, "with the layout `per_layer` or the unit `layers`"),

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from service.contract.criteria import Criterion
+from service.contract.criteria import CRITERIA, Criterion
 from service.contract.method import Method, objective_of
 from service.contract.options import TaskKind
 from service.contract.presets import resolve
@@ -62,6 +62,7 @@ def fingerprints(request: JobRequest, access: Access) -> Fingerprints:
     }
     units = {
         "method": scoring(request.method, tasks[0].kind),
+        "general": _general_mark(request, access) if _scores_general_rows(request) else None,
         "path": [request.target.model_dump(), output.round_to, output.layout] if request.method.steps > 1 else None,
     }
     rows = {
@@ -70,6 +71,11 @@ def fingerprints(request: JobRequest, access: Access) -> Fingerprints:
         "observe": [wording(task) | _rows_mark(task.evaluation, access) for task in map(resolve, request.observe)],
     }
     return Fingerprints(units=digest(both | units), rows=digest(both | rows))
+
+
+def _scores_general_rows(request: JobRequest) -> bool:
+    """Whether the unit scores depend on general rows."""
+    return CRITERIA[request.method.criterion].needs_general or request.method.general_weight > 0
 
 
 def _general_mark(request: JobRequest, access: Access) -> dict[str, Any] | None:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from service.contract.errors import TaskslimError
 from service.contract.report import Report
@@ -110,3 +112,66 @@ def test_a_union_takes_no_general_rows(deployment: Deployment) -> None:
     body = {"model": {"uri": "file:///model"}, "target": {"ratio": 0.3}, "tasks": tasks}
     with pytest.raises(ValueError, match="nor `general`"):
         JobRequest.model_validate(body)
+
+
+def kept_of(deployment: Deployment, method: dict[str, Any], general: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """The units that a job keeps."""
+    task = {"general": {"rows": general}}
+    request, files = take_rows(deployment.request("llama", task, method=method), "job")
+    for dataset, lines in files.items():
+        deployment.storage.put_bytes(lines, dataset_key("default", dataset))
+    deployment.run(request)
+    directory = deployment.root / f"downloaded-{deployment.job.id}"
+    deployment.download(directory)
+    return load_file(directory / "kept.safetensors")
+
+
+GENERAL_METHODS: dict[str, dict[str, Any]] = {
+    "selectivity": {"criterion": "selectivity", "repair": "none"},
+    "ratio": {"criterion": "selectivity", "selectivity": "ratio"},
+    "mixture": {"general_weight": 0.9, "criterion": "attribution", "repair": "none"},
+    "mixture of the surgeon": {"general_weight": 0.9},
+    "shared and exclusive units": {"general_weight": 0.9, "general_rule": "shared_exclusive"},
+    "several steps": {"general_weight": 0.9, "steps": 2, "repair": "none", "criterion": "second_moment"},
+}
+
+
+@pytest.mark.parametrize("case", GENERAL_METHODS)
+def test_general_rows_change_what_is_kept(deployment: Deployment, case: str) -> None:
+    """Other general rows give another selection, the same rows the same one."""
+    others = [{"text": f"{WORDS[6]} {WORDS[5]} {WORDS[row % 2]}"} for row in range(20)]
+    one, again, other = (kept_of(deployment, GENERAL_METHODS[case], rows) for rows in (texts(20), texts(20), others))
+    assert all(torch.equal(one[site], again[site]) for site in one)
+    assert any(not torch.equal(one[site], other[site]) for site in one)
+
+
+def test_the_repair_fits_general_rows_by_their_weight(deployment: Deployment) -> None:
+    """With the same units, the repair brings the outputs on general rows nearer to the dense model's."""
+    found = {}
+    for weight in (0.0, 1.0):
+        method = {"criterion": "attribution", "repair": "least_squares", "seed": 0}
+        task = {"general": {"uri": write_rows(deployment.root / "general.jsonl", texts(60))}}
+        method |= {"general_weight": weight} if weight else {}
+        found[weight] = deployment.run(deployment.request("llama", task, method=method, target={"ratio": 0.6}))
+    losses = {weight: abs(log_likelihood_lost(result.metrics.general)) for weight, result in found.items()}
+    assert losses[1.0] < losses[0.0]
+
+
+def log_likelihood_lost(pair: MetricsPair | None) -> float:
+    assert pair is not None
+    assert pair.dense.token_log_likelihood is not None
+    assert pair.slim.token_log_likelihood is not None
+    return pair.dense.token_log_likelihood - pair.slim.token_log_likelihood
+
+
+NEEDS_GENERAL = {
+    "selectivity": ({"criterion": "selectivity"}, "compares the task's rows with general rows: give `task.general`"),
+    "a weight": ({"general_weight": 0.5}, "is the share of general rows: give `task.general`"),
+}
+
+
+@pytest.mark.parametrize("case", NEEDS_GENERAL)
+def test_a_method_that_needs_general_rows_is_refused_without_them(deployment: Deployment, case: str) -> None:
+    method, message = NEEDS_GENERAL[case]
+    with pytest.raises(ValueError, match=message):
+        deployment.request("llama", method=method)

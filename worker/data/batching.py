@@ -5,6 +5,7 @@ A batch holds no more tokens than a budget allows. Shape suffixes are those of `
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -152,7 +153,7 @@ def _collate(examples: Sequence[Example], indices: Sequence[int], padding: Paddi
             _score_words(scored, number, example)
         else:
             _score_positions(scored, number, example, padding)
-    tensors = {name: torch.tensor(values) for name, values in vars(scored).items()}
+    tensors: dict[str, Any] = {name: torch.tensor(values) for name, values in vars(scored).items()}
     if padding.kind == "causal":  # logits are computed at the scored positions only
         inputs["logits_to_keep"], tensors["position_P"] = torch.unique(tensors["position_P"], return_inverse=True)
     return Batch(

@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
-from service.contract.method import objective_of
+from service.contract.method import OBJECTIVES, Method, objective_of
 from service.contract.options import Layout, Normalisation, Scope, UnionRule
 from service.contract.request import JobRequest
 from worker.slimming.allocation import Rules
 from worker.slimming.scoring.criteria import CRITERIA, Options
 from worker.stages.context import JobContext
+from worker.stages.task_model import TaskModel
 
 
 def options(context: JobContext) -> Options:
@@ -19,8 +20,15 @@ def options(context: JobContext) -> Options:
         sign=method.sign.value,
         example_reduction=method.example_reduction.value,
         seed=method.seed,
+        selectivity=method.selectivity.value,
     )
     return CRITERIA[method.criterion].options(chosen)
+
+
+def objective(method: Method, general: TaskModel) -> str:
+    """The objective of general rows: that of the method where their kind of task has it, else that kind's default."""
+    kind = general.kind
+    return (method.objective if method.objective in OBJECTIVES[kind] else OBJECTIVES[kind][0]).value
 
 
 def rules(request: JobRequest, layout: Layout) -> Rules:

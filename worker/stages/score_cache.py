@@ -57,9 +57,18 @@ class ScoreCache:
             self.evaluations.setdefault(name.digest, key in found)
         return {key: unpack_answers(found[key]) if key in found else taken[key] for key in task_models}
 
-    def path(self, task_model: TaskModel, ratios: Sequence[float], measure: Callable[[], ScorePath]) -> ScorePath:
-        """The unit scores on the calibration rows of the task, taken at `ratios`; `measure` takes them."""
-        key = self.units_key(task_model, ratios)
+    def path(
+        self,
+        task_model: TaskModel,
+        ratios: Sequence[float],
+        measure: Callable[[], ScorePath],
+        general: TaskModel | None = None,
+    ) -> ScorePath:
+        """The unit scores on the calibration rows of the task, taken at `ratios`; `measure` takes them.
+
+        `general` has the general rows that they are compared with.
+        """
+        key = self.units_key(task_model, ratios, general)
         content = self._find(key)
         path = unpack_path(content) if content is not None else measure()
         if content is None:
@@ -93,7 +102,7 @@ class ScoreCache:
 
     # --- keys
 
-    def units_key(self, task_model: TaskModel, ratios: Sequence[float]) -> "Key":
+    def units_key(self, task_model: TaskModel, ratios: Sequence[float], general: TaskModel | None = None) -> "Key":
         """The key of the unit scores on the calibration rows, taken at `ratios`."""
         request = self.context.job.request
         method = scoring(request.method, self.context.task.kind)
@@ -101,6 +110,10 @@ class ScoreCache:
         # With several steps the selection decides on which units the later scores are taken.
         path = [list(ratios), output.round_to, output.layout] if len(ratios) > 1 else None
         more = {"method": method, "path": path}
+        if general is not None:
+            more["general"] = [general.kind, digest_examples(general.calibration.examples)]
+        elif request.method.general_weight > 0 and request.general is not None:  # general rows are among the examples
+            more["general"] = [request.general.kind]
         return self._key(ScoreKind.units, task_model, task_model.calibration.examples, more)
 
     def _rows_key(self, task_model: TaskModel) -> "Key":

@@ -17,7 +17,8 @@ from worker.stages.method import rules
 
 
 def request_for(**method: Any) -> JobRequest:
-    return JobRequest.model_validate(INLINE | {"method": method})
+    task = INLINE["task"] | {"general": {"rows": [{"text": "a plain text"}] * 4}}
+    return JobRequest.model_validate(INLINE | {"task": task, "method": method})
 
 
 def test_random_scores_remove_similar_shares_of_heads_and_neurons() -> None:
@@ -36,7 +37,8 @@ def test_random_scores_remove_similar_shares_of_heads_and_neurons() -> None:
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_normalisation_defaults_to_that_of_the_criterion(criterion: str) -> None:
-    meaningless = {"random": "mean", "magnitude": "mean", "activation": "mean", "wanda": "mean", "flap": "standard"}
+    means, standards = ("random", "magnitude", "activation", "wanda"), ("flap", "selectivity")
+    meaningless = dict.fromkeys(means, "mean") | dict.fromkeys(standards, "standard")
     by_default, asked = (
         rules(request_for(criterion=criterion, scope="global", **more), Layout.uniform).normalisation
         for more in ({}, {"normalisation": "none"})

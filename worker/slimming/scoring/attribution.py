@@ -38,25 +38,32 @@ def score(
     architecture: Architecture,
     units: Sequence[str],
     batches: Iterable[Batch],
-    criterion: str,
+    criterion: str | Formula,
     options: Options,
     on_examples: Callable[[int], None] = lambda done: None,
+    *,
+    general: Iterable[Batch] = (),
 ) -> Scored:
-    """The score of every unit by the named criterion of CRITERIA.
+    """The score of every unit by a criterion, a key of CRITERIA or a formula.
 
     `on_examples` is called with the number of examples that are done; an exception that it raises ends the scoring.
     A criterion that needs moments counts half of the examples while it reads batches, the other half while it computes
-    scores group by group. The model is left unchanged. Scores depend on the examples alone, not on how they are
+    scores group by group. A criterion that compares reads the `general` batches first, without progress. The model is
+    left unchanged. Scores depend on the examples alone, not on how they are
     batched, up to rounding in the dtype of the model. Raises UnitUnavailable for a unit that the family or the
     criterion does not have.
     """
-    formula = CRITERIA[criterion]
+    formula = CRITERIA[criterion] if isinstance(criterion, str) else criterion
     unserved = sorted(set(units) & set(formula.unserved))
     if unserved:
         raise UnitUnavailable(f"the criterion {criterion} is not defined for {unserved[0]}")
     groups, effective = locate(model, architecture, units), formula.options(options)
     if formula.needs != "moments":
-        return Scored(_score_by_sums(model, batches, Accumulator(formula, effective, groups), on_examples))
+        accumulator = Accumulator(formula, effective, groups)
+        if formula.needs_general:
+            accumulator.general = Accumulator(formula, effective, groups)
+            _observe_all(model, general, accumulator.general, lambda done: None)
+        return Scored(_score_by_sums(model, batches, accumulator, on_examples))
     batches = list(batches)
     of_consumers = [group for group in groups if group.hook_point == "input"]
     others = [group for group in groups if group.hook_point != "input"]
@@ -96,6 +103,7 @@ class Accumulator:
         self.weight_gradients: dict[str, Tensor] = {}
         self.num_examples = 0
         self.num_tokens = dict.fromkeys((group.site.stack for group in groups), 0)
+        self.general: Accumulator | None = None  # of general rows, for a formula that compares
 
     def add(self, group: Group, batch: Batch, activation_BTC: Tensor, gradient_BTC: Tensor | None) -> None:
         """Add the activation of `group` on `batch`, and its gradient if the formula needs it."""
@@ -138,6 +146,7 @@ class Accumulator:
             num_tokens=self.num_tokens[group.site.stack],
             weights_UF=weights_UF(group, lambda name: model.get_parameter(name).detach()),
             gradients_UF=weights_UF(group, lambda name: gradients[name]) if gradients else (),
+            general=self.general.statistics(model, group) if self.general else None,
         )
 
     def scores(self, statistics: Statistics) -> Tensor:
@@ -153,12 +162,19 @@ class Accumulator:
 def _score_by_sums(
     model: nn.Module, batches: Iterable[Batch], accumulator: Accumulator, on_examples: Callable[[int], None]
 ) -> Scores:
-    if accumulator.formula.needs != "weights":
-        with prepared(model):
-            for batch in batches:
-                _observe(model, batch, accumulator)
-                on_examples(accumulator.num_examples)
+    _observe_all(model, batches, accumulator, on_examples)
     return {group.site: accumulator.scores(accumulator.statistics(model, group)) for group in accumulator.groups}
+
+
+def _observe_all(
+    model: nn.Module, batches: Iterable[Batch], accumulator: Accumulator, on_examples: Callable[[int], None]
+) -> None:
+    if accumulator.formula.needs == "weights":
+        return
+    with prepared(model):
+        for batch in batches:
+            _observe(model, batch, accumulator)
+            on_examples(accumulator.num_examples)
 
 
 def _score_by_moments(

@@ -34,6 +34,7 @@ class Options:
     sign: str = "signed"
     example_reduction: str = "square"
     seed: int = 0
+    selectivity: str = "difference"
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Statistics:
     weights_UF: tuple[Tensor, ...]  # matrix by matrix; the first one is multiplied with the activation
     gradients_UF: tuple[Tensor, ...] = ()  # dJ/dW, summed over the examples
     moments: Moments | None = None  # of the module that reads the activation
+    general: "Statistics | None" = None  # the same on general rows, for a formula that compares
 
     @property
     def reading_CO(self) -> Tensor:
@@ -83,6 +85,7 @@ class Formula:
     unserved: tuple[str, ...] = ()  # kinds of units that the formula does not cover
     # A key of `allocation.NORMALISATIONS`: makes scores of different groups comparable in a global rank.
     normalisation: str = "none"
+    needs_general: bool = False  # whether it compares the statistics with those on general rows
 
     def options(self, options: Options) -> Options:
         """The options that apply: those of the caller, and the fixed ones in place of theirs."""
@@ -193,6 +196,37 @@ def activation(statistics: Statistics, options: Options) -> Tensor:
     return statistics.per_unit(statistics.sums[0] / statistics.num_tokens)
 
 
+def selectivity(statistics: Statistics, options: Options) -> Tensor:
+    """How much more active a unit is on the rows of the task than on general rows (after Siam et al., 2604.27115).
+
+    With the mean a and the variance v over tokens of |h_c|, both summed over the unit's channels, on the task's rows
+    (T) and on general rows (G): a_T - a_G, a_T / a_G, or (a_T - a_G) / sqrt(v_T + v_G). The paper's text is silent on
+    the form; raw differences favour layers with large activations, which the others do not.
+    """
+    assert statistics.general is not None
+    (mean_U, variance_U), (other_U, other_variance_U) = _size_moments(statistics), _size_moments(statistics.general)
+    return SELECTIVITIES[options.selectivity](mean_U - other_U, mean_U, other_U, variance_U + other_variance_U)
+
+
+def _size_moments(statistics: Statistics) -> tuple[Tensor, Tensor]:
+    """The mean and the variance over tokens of |h_c|, summed over the unit's channels (U)."""
+    mean_C, square_C = statistics.sums[0] / statistics.num_tokens, statistics.sums[2] / statistics.num_tokens
+    return statistics.per_unit(mean_C), statistics.per_unit((square_C - mean_C.square()).clamp_min(0))
+
+
+TINY = torch.finfo(torch.float32).tiny  # in place of a zero divisor
+SELECTIVITIES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "difference": lambda difference_U, mean_U, other_U, variance_U: difference_U,
+    "ratio": lambda difference_U, mean_U, other_U, variance_U: mean_U / other_U.clamp_min(TINY),
+    "standardised": lambda difference_U, mean_U, other_U, variance_U: difference_U / variance_U.sqrt().clamp_min(TINY),
+}
+
+
+def norm(statistics: Statistics, options: Options) -> Tensor:
+    """The root mean square over tokens of a unit's activation."""
+    return (statistics.per_unit(statistics.sums[2]) / statistics.num_tokens).sqrt()
+
+
 def wanda(statistics: Statistics, options: Options) -> Tensor:
     """||h_c||_2 * mean over outputs of |W_oc| (Wanda, arXiv 2306.11695, with its weights summed over the structure)."""
     return statistics.per_unit(statistics.sums[2].sqrt() * statistics.reading_CO.abs().mean(1))
@@ -239,12 +273,15 @@ def magnitude(statistics: Statistics, options: Options) -> Tensor:
 # The score of SCAR (arXiv 2604.23475), the second moment of h * dJ/dh over tokens, is one setting of attribution.
 SECOND_MOMENT = {"token_reduction": "square", "example_reduction": "sum", "sign": "signed"}
 
+NORM = Formula("activations", norm, _activation_sums)  # no criterion of its own
+
 CRITERIA: dict[str, Formula] = {
     "attribution": Formula("gradients", attribution, _attribution_sums),
     "second_moment": Formula("gradients", attribution, _attribution_sums, fixed=SECOND_MOMENT),
     "reverse": Formula("gradients", reverse, _attribution_sums),
     "surgeon": Formula("moments", surgeon, _attribution_sums, fixed=SECOND_MOMENT),
     "activation": Formula("activations", activation, _activation_sums, normalisation="mean"),
+    "selectivity": Formula("activations", selectivity, _activation_sums, normalisation="standard", needs_general=True),
     "wanda": Formula("activations", wanda, _activation_sums, unserved=("head_dims", "layers"), normalisation="mean"),
     "flap": Formula("activations", flap, _activation_sums, unserved=("head_dims", "layers"), normalisation="standard"),
     "gisp": Formula("weight gradients", gisp),

@@ -41,6 +41,9 @@ class Batch:
     target_EL: Tensor | None = None  # right outputs of a head whose outputs are taken as they are, float64 (E, L)
     pooling: str = ""  # of texts that are embedded: each row is a text, and the tensors on scored positions are empty
     is_tagged: bool = False  # whether the questions are the words of tagged texts
+    objective: str = ""  # in place of the one that is asked for, where the rows are of another kind of task
+    weight: float = 1.0  # of each token, relative to the tokens of other batches
+    gradient_scale: float = 1.0  # what the objective is multiplied with
 
     @property
     def num_examples(self) -> int:
@@ -203,10 +206,13 @@ OBJECTIVES: dict[str, Callable[[Tensor, Batch], Tensor]] = {
 
 
 def objective_values(model: nn.Module, batch: Batch, objective: str) -> Tensor:
-    """The named objective of every example of a batch, from a forward pass of the model (E).
+    """The named objective of every example of a batch, or the batch's own, times its scale, from a forward pass (E).
 
     A text has one candidate, so that its entropy is that of the whole vocabulary.
     """
-    if objective == "entropy" and batch.num_labels == 1 and batch.target_EL is None:
-        return entropy_of_tokens(_scored_logits(model, batch).float().log_softmax(dim=-1), batch)
-    return OBJECTIVES[objective](token_scores(model, batch), batch)
+    name = batch.objective or objective
+    if name == "entropy" and batch.num_labels == 1 and batch.target_EL is None:
+        value_E = entropy_of_tokens(_scored_logits(model, batch).float().log_softmax(dim=-1), batch)
+    else:
+        value_E = OBJECTIVES[name](token_scores(model, batch), batch)
+    return batch.gradient_scale * value_E

@@ -6,7 +6,8 @@ up batch by batch, so that no activations have to be stored.
 
 Tokens have weights, since the output at most words of a prompt hardly influences the answer. The weight of a token is
 1/2 + 1/2 * |g|^2 / (mean of |g|^2 over its row). The first half is the same for all tokens, the second is larger where
-the answer depends on the token, and the weight of a row is its length.
+the answer depends on the token, and the weight of a row is its length. A batch may give all its tokens a weight, which
+they are multiplied with.
 
 Shape suffixes: B rows of a batch, T positions, N tokens, C channels of a module's input, O of its output, M scored
 tokens.
@@ -156,7 +157,7 @@ def _weighing(model: nn.Module, group: Group, batch: Batch, moments: Moments) ->
 
     def weigh(gradient: Tensor) -> None:
         gradient_BTO = gradient.reshape(*mask_BT.shape, -1)
-        moments.add(seen.pop(), token_weights(gradient_BTO, mask_BT)[mask_BT])
+        moments.add(seen.pop(), batch.weight * token_weights(gradient_BTO, mask_BT)[mask_BT])
         moments.add_effects(gradient_BTO[mask_BT])
 
     def follow(module: nn.Module, args: object, output: Tensor) -> None:

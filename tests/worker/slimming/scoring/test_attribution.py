@@ -155,9 +155,11 @@ def test_scores_do_not_depend_on_batches_order_or_padding(family: str) -> None:
 def test_scores_of_every_criterion_do_not_depend_on_batches_order_or_padding(family: str, criterion: str) -> None:
     model, items = TINY[family](), examples(7, longest_candidate=2)
     units = [unit for unit in ("ffn", "heads") if unit in FAMILIES[family].units]
-    expected = score(model, ARCHITECTURES[family], units, batches(family, items, 1), criterion, Options()).scores
+    one_by_one, general = batches(family, items, 1), batches(family, examples(4, seed=7), 2)
+    expected = score(model, ARCHITECTURES[family], units, one_by_one, criterion, Options(), general=general).scores
     shuffled = batches(family, [items[place] for place in (4, 0, 6, 2, 5, 1, 3)], 3, extra_padding=4)
-    assert_equal(score(model, ARCHITECTURES[family], units, shuffled, criterion, Options()).scores, expected)
+    found = score(model, ARCHITECTURES[family], units, shuffled, criterion, Options(), general=general[::-1]).scores
+    assert_equal(found, expected)
 
 
 @pytest.mark.parametrize("options", REDUCTIONS, ids=str)
@@ -173,7 +175,8 @@ def test_same_seed_gives_identical_scores(criterion: str) -> None:
     model = TINY["llama"]()
     data = batches("llama", examples(5), 2)
     first, second = (
-        score(model, ARCHITECTURES["llama"], ["ffn"], data, criterion, Options(seed=4)).scores for _ in range(2)
+        score(model, ARCHITECTURES["llama"], ["ffn"], data, criterion, Options(seed=4), general=data[:1]).scores
+        for _ in range(2)
     )
     assert all(torch.equal(first[site], second[site]) for site in first)
 

@@ -4,7 +4,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from service.contract import criteria as contract
-from service.contract.options import ExampleReduction, TokenReduction
+from service.contract.options import ExampleReduction, Selectivity, TokenReduction
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY
 from worker.slimming.architectures import ARCHITECTURES
@@ -21,13 +21,18 @@ DEFAULTS = Options()
 
 
 def scores_of(criterion: str, options: Options = DEFAULTS, units: tuple[str, ...] = ("ffn",)) -> Scores:
-    return score(TINY["llama"](), LLAMA, units, batches("llama", examples(6), 4), criterion, options).scores
+    rows = batches("llama", examples(6), 4)
+    return score(TINY["llama"](), LLAMA, units, rows, criterion, options, general=general_batches()).scores
+
+
+def general_batches() -> list[Batch]:
+    return batches("llama", examples(6, seed=9), 4)
 
 
 @torch.no_grad()
-def activations(module: str) -> Tensor:
+def activations(module: str, seed: int = 0) -> Tensor:
     """The inputs of a module at all tokens of the calibration rows (N, C), float64."""
-    model, (batch,) = TINY["llama"](), batches("llama", examples(6), 6)
+    model, (batch,) = TINY["llama"](), batches("llama", examples(6, seed=seed), 6)
     seen: list[Tensor] = []
     model.get_submodule(module).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     model(**batch.inputs)
@@ -49,6 +54,7 @@ def test_contract_and_formula_agree_on_units_data_and_normalisation(criterion: c
     assert row.unserved == formula.unserved
     assert row.reads_data == (formula.needs != "weights")
     assert row.normalisation == formula.normalisation
+    assert row.needs_general == formula.needs_general
 
 
 SETTINGS = {
@@ -88,6 +94,19 @@ def test_activation_criteria_equal_their_closed_forms() -> None:
     }
     for criterion, score_C in expected.items():
         torch.testing.assert_close(scores_of(criterion)[FFN].double(), score_C, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", Selectivity)
+def test_selectivity_equals_its_closed_form(form: Selectivity) -> None:
+    task_NC, general_NC = (activations("model.layers.1.mlp.down_proj", seed).abs() for seed in (0, 9))
+    difference_C = task_NC.mean(0) - general_NC.mean(0)
+    expected = {
+        "difference": difference_C,
+        "ratio": task_NC.mean(0) / general_NC.mean(0),
+        "standardised": difference_C / (task_NC.var(0, correction=0) + general_NC.var(0, correction=0)).sqrt(),
+    }[form]
+    scores = scores_of("selectivity", Options(selectivity=form))[FFN]
+    torch.testing.assert_close(scores.double(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_score_of_a_key_value_group_is_the_sum_over_its_channels() -> None:
@@ -184,7 +203,8 @@ def test_every_criterion_scores_every_unit_or_refuses_it(criterion: str, family:
         with pytest.raises(UnitUnavailable, match=f"{criterion} is not defined for {unit}"):
             score(model, architecture, [unit], data, criterion, Options())
         return
-    scores = score(model, architecture, [unit], data, criterion, Options()).scores
+    general = batches(family, examples(4, longest_candidate=2, seed=9), 4)
+    scores = score(model, architecture, [unit], data, criterion, Options(), general=general).scores
     assert all(values.isfinite().all() and values.abs().sum() > 0 for values in scores.values())
     assert not any(parameter.grad is not None for parameter in model.parameters())
 
