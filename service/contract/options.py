@@ -64,6 +64,14 @@ METRICS: dict[TaskKind, tuple[TaskMetric, ...]] = {
 }
 
 
+class Collapse(StrEnum):
+    """How the answers of a cut model no longer depend on the rows."""
+
+    one_label = "one_label"  # nearly every row gets the same label
+    empty = "empty"  # most texts are empty
+    repetition = "repetition"  # most texts repeat themselves
+
+
 class Unit(StrEnum):
     """A kind of unit, the smallest part of a model that is removed as a whole."""
 
