@@ -63,12 +63,12 @@ def token_scores(model: nn.Module, batch: Batch) -> Tensor:
     where the batch has targets for them; or the numbers of all embeddings, row by row."""
     if batch.pooling:
         return embeddings.embed(model, batch.inputs, batch.masks["encoder"], batch.pooling).flatten()
-    logits_PV = _scored_logits(model, batch).float()
+    logits_PV = scored_logits(model, batch).float()
     score_PV = logits_PV.log_softmax(dim=-1) if batch.target_EL is None else logits_PV
     return score_PV[batch.place_M, batch.token_M]
 
 
-def _scored_logits(model: Any, batch: Batch) -> Tensor:
+def scored_logits(model: Any, batch: Batch) -> Tensor:
     """The logits at the scored positions (P, V). No others are computed.
 
     The logits of a vocabulary at every position would take a third of the time of a small model's forward pass, and

@@ -1,0 +1,113 @@
+"""The recovery of a slim model on the calibration rows of its tasks, and the checks that it needs."""
+
+from collections.abc import Callable, Sequence
+
+from transformers import PreTrainedModel
+
+from service.contract.errors import blaming_task
+from service.contract.options import TaskKind
+from service.contract.recovery import Recovery, check_kind, check_rank, check_rows, weight_of_labels
+from service.contract.result import RecoveredMetrics, RecoveryResult, Verified
+from service.storage.artifact_names import UNTRAINED
+from worker.data import batching
+from worker.evaluation import answer_scores
+from worker.recovery import recovered
+from worker.recovery.recovered import Recovered
+from worker.recovery.rows import RunningModel, StoredScores, Teacher, TrainingTask, split
+from worker.recovery.training import OnStep, Settings
+from worker.slimming.recovery.losses import LOSSES, TaskLoss
+from worker.stages.context import JobContext
+from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, having_role
+from worker.stages.task_model import TaskModel
+
+# Gives the dense model, which is loaded only where it is needed.
+DenseModel = Callable[[], PreTrainedModel]
+
+
+def check(context: JobContext, sets: Sequence[EvaluationSet]) -> None:
+    """Raise InvalidRequest for a recovery that the tasks, their rows or the model do not suit."""
+    asked = context.job.request.recovery
+    if asked is None:
+        return
+    for place, each in zip(context.job.request.placed_tasks, having_role(sets, *SLIMMED_FOR), strict=True):
+        task_model = each.task_model
+        check_kind(asked, task_model.kind, has_labels=_has_labels(task_model))
+        check_rank(asked, task_model.loaded.model.config.get_text_config().hidden_size)
+        with blaming_task(place):
+            check_rows(len(task_model.calibration.examples))
+
+
+def recover(
+    context: JobContext, slim: TaskModel, tasks: Sequence[TaskModel], dense: DenseModel, on_step: OnStep
+) -> Recovered:
+    """A trained copy of the slim model. `tasks` has the calibration rows of each task that the model is slimmed for.
+
+    Raises VerificationFailed, and what `on_step` raises.
+    """
+    request = context.job.request
+    asked, seed, tokens = request.recovery, request.method.seed, context.settings.tokens_per_batch
+    assert asked is not None, "the request has a recovery"
+    assert slim.probe is not None, "the model is cut"
+    settings = Settings(
+        learning_rate=asked.learning_rate,
+        epochs=asked.epochs,
+        steps=asked.steps,
+        batch_size=asked.batch_size,
+        seconds=asked.seconds,
+        seed=seed,
+        tokens_per_batch=tokens,
+    )
+    splits = [split(each.calibration.examples, asked.rows, seed) for each in tasks]
+    training = [_training_task(asked, each, dense, tokens, on_step) for each in tasks]
+    inputs = {name: value.to(slim.loaded.model.device) for name, value in slim.probe.inputs.items()}
+    return recovered.recover(slim.loaded, training, splits, inputs, asked.rank, settings, on_step)
+
+
+def _training_task(
+    asked: Recovery, task_model: TaskModel, dense: DenseModel, tokens: int, on_step: OnStep
+) -> TrainingTask:
+    loss, weight = LOSSES[task_model.kind], weight_of_labels(asked, has_labels=_has_labels(task_model))
+    teacher = _teacher(task_model, loss, dense(), tokens, on_step) if weight < 1 else None
+    return TrainingTask(task_model.calibration.examples, task_model.padding, loss, weight, teacher)
+
+
+def _teacher(
+    task_model: TaskModel, loss: TaskLoss, dense: PreTrainedModel, tokens: int, on_step: OnStep
+) -> Teacher:
+    """The dense model's scores of the calibration rows; of texts the model itself, because they have one for each entry
+    of the vocabulary."""
+    if task_model.generates:
+        return RunningModel(dense, loss)
+    batches = batching.batches(task_model.calibration.examples, task_model.padding, tokens)
+    return StoredScores(answer_scores.score(dense, batches, lambda done: on_step(0, 1)))
+
+
+def result(
+    asked: Recovery, found: Recovered, tasks: Sequence[TaskModel], metrics: RecoveredMetrics, verified: Verified
+) -> RecoveryResult:
+    """What the result of a job says of its recovery."""
+    training = found.training
+    return RecoveryResult(
+        metrics=metrics,
+        losses=training.losses,
+        steps=training.steps,
+        best_step=training.best_step,
+        stopped_by=training.stopped_by,
+        seconds=round(training.seconds, 3),
+        train_rows=training.train_rows,
+        held_out_rows=training.held_out_rows,
+        tokens=training.tokens,
+        lora_parameters=found.lora_parameters,
+        rank=asked.rank,
+        learning_rate=asked.learning_rate,
+        label_weight=weight_of_labels(asked, has_labels=_has_labels(tasks[0])),
+        merge_difference=found.merge_difference,
+        artifact=UNTRAINED,
+        verified=verified,
+    )
+
+
+def _has_labels(task_model: TaskModel) -> bool:
+    """Whether the calibration rows came with right answers."""
+    has_answers = task_model.calibration.answered and task_model.own_answers is None
+    return has_answers and task_model.kind is not TaskKind.embedding
