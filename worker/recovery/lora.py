@@ -82,8 +82,11 @@ def attached(model: PreTrainedModel, rank: int, seed: int) -> Iterator[Lora]:
         torch.manual_seed(seed)
         tuner = LoraModel(model, config, NAME)
     model.eval()
+    lora = Lora(tuner)
+    for each in lora.weights.values():
+        each.data = each.data.float()
     try:
-        yield Lora(tuner)
+        yield lora
     finally:
         tuner.unload()
         _forget(model)

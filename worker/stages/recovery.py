@@ -1,6 +1,7 @@
 """The recovery of a slim model on the calibration rows of its tasks, and the checks that it needs."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 from transformers import PreTrainedModel
 
@@ -58,7 +59,8 @@ def recover(
         tokens_per_batch=tokens,
     )
     splits = [split(each.calibration.examples, asked.rows, seed) for each in tasks]
-    training = [_training_task(asked, each, dense, tokens, on_step) for each in tasks]
+    loaded_once = cache(dense)
+    training = [_training_task(asked, each, loaded_once, tokens, on_step) for each in tasks]
     inputs = {name: value.to(slim.loaded.model.device) for name, value in slim.probe.inputs.items()}
     return recovered.recover(slim.loaded, training, splits, inputs, asked.rank, settings, on_step)
 
