@@ -97,8 +97,8 @@ def run(
         result = result.model_copy(update=cache.outcome())
         if trained and untrained:
             result = result.model_copy(update={"recovery": trained.result(context, cut, dense, untrained)})
-        scores = path.at(chosen.candidate.requested_ratio)
-        found = findings.find(chosen, final.sets, dense, final.measured, timed.passes, scores)
+        ranking = path.at(chosen.candidate.requested_ratio)
+        found = findings.find(chosen, final.sets, dense, final.measured, timed.passes, ranking)
         report.write(context, sources, final.sets, result, found)
         artifacts.upload(context)
     return result

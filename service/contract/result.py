@@ -104,7 +104,7 @@ class GenerationSpeed(Schema):
 
 class Verified(Schema):
     """The comparison of the checkpoint, reloaded in a new process, with the dense model as it was loaded, without the
-    contribution of the removed units."""
+    contribution of the removed units; of a recovered checkpoint with the trained model."""
 
     loader: str = Field(description="class that loaded the checkpoint")
     max_abs_logit_difference: float = Field(

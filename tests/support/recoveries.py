@@ -26,7 +26,9 @@ class RecoveryJob:
         return recover(self.job.context, self.cut, [dense], lambda: dense.loaded.model, on_step)
 
 
-def recovery_job(root: Path, family: str = "llama", recovery: dict[str, Any] | None = None, **fields: Any) -> RecoveryJob:
+def recovery_job(
+    root: Path, family: str = "llama", recovery: dict[str, Any] | None = None, **fields: Any
+) -> RecoveryJob:
     """A job with half of the units cut away; `recovery` replaces fields of a quick training."""
     job = search_job(root, family, num_rows=16, recovery=FAST | (recovery or {}), **fields)
     candidates = job.candidates()

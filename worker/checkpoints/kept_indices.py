@@ -87,8 +87,9 @@ def weight_digests(directory: Path) -> dict[str, str]:
 def apply_kept(path: Path, base: FetchedModel, adapter: Path | None, directory: Path) -> None:
     """Write the checkpoint that the file at `path` makes of the base model, its adapter merged.
 
-    Raises InvalidRequest for a job whose repair or recovery changed the weights, InvalidModel for another base model, InvalidData
-    for indices that the model does not have, and VerificationFailed where the weights differ from those of the job.
+    Raises InvalidRequest for a job whose repair or recovery changed the weights, InvalidModel for another base model,
+    InvalidData for indices that the model does not have, and VerificationFailed where the weights differ from those of
+    the job.
     """
     kept, origin = read_kept(path)
     _check_base(origin, base, adapter)

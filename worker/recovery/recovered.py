@@ -56,9 +56,7 @@ def recover(
     return Recovered(loaded, probe_of(loaded, inputs), training, lora_parameters, difference)
 
 
-def _merge(
-    loaded: LoadedModel, lora: Lora, inputs: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]
-) -> float:
+def _merge(loaded: LoadedModel, lora: Lora, inputs: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> float:
     """Merge the LoRA weights in float32, and give the weights their `dtypes` again; the largest difference that the
     merge makes to a logit. Raises VerificationFailed."""
     expected = probe_of(loaded, inputs).logits

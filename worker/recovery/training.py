@@ -145,7 +145,7 @@ class _Trainer:
         self._optimizer.zero_grad()
         total, terms = 0.0, 0
         for batch in self._batches(step.task, step.rows):
-            batch.total.backward()  # type: ignore[no-untyped-call]
+            batch.total.backward()
             total += batch.total.item()
             terms += batch.terms
             self.tokens += batch.tokens

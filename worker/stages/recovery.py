@@ -73,9 +73,7 @@ def _training_task(
     return TrainingTask(task_model.calibration.examples, task_model.padding, loss, weight, teacher)
 
 
-def _teacher(
-    task_model: TaskModel, loss: TaskLoss, dense: PreTrainedModel, tokens: int, on_step: OnStep
-) -> Teacher:
+def _teacher(task_model: TaskModel, loss: TaskLoss, dense: PreTrainedModel, tokens: int, on_step: OnStep) -> Teacher:
     """The dense model's scores of the calibration rows; of texts the model itself, because they have one for each entry
     of the vocabulary."""
     if task_model.generates:

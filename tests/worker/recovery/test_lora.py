@@ -1,4 +1,4 @@
-"""LoRA weights on the tiny models: where they stand, that merging them changes nothing, and that they leave no trace."""
+"""LoRA weights on the tiny models: where they stand, that merging changes nothing, and that they leave no trace."""
 
 from copy import deepcopy
 
@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tests.support.tiny_models import TINY, inputs_of, logits
 from tests.worker.checkpoints.test_per_layer import unequal
+from worker.checkpoints.dtypes import cast_weights
 from worker.recovery.lora import Lora, attached, target_modules
 
 PER_LAYER = ("llama", "t5", "bert", "gemma4_text")
@@ -62,18 +63,23 @@ def test_every_matrix_of_the_layers_has_lora_weights_and_no_other(name: str) -> 
     assert targets < matrices
     assert outside == set()
     with attached(model, 3, seed=0) as lora:
-        shapes = [model.get_submodule(path).base_layer.weight.shape for path in targets]  # type: ignore[union-attr]
-        assert lora.parameters == sum(3 * sum(shape) for shape in shapes)
+        shapes = [model.get_parameter(f"{path}.base_layer.weight").shape for path in targets]
+        assert lora.parameters == sum(3 * (first + second) for first, second in shapes)
         assert {each.dtype for each in lora.weights.values()} == {torch.float32}
 
 
 def test_error_within_the_context_leaves_the_model_as_it_was() -> None:
     model = TINY["llama"]()
     before = deepcopy(model.state_dict())
-    with pytest.raises(InterruptedError), attached(model, 2, seed=0) as lora:
-        randomised(lora)
-        model(**inputs_of(model)).logits.sum().backward()
-        raise InterruptedError
+
+    def fail() -> None:
+        with attached(model, 2, seed=0) as lora:
+            randomised(lora)
+            model(**inputs_of(model)).logits.sum().backward()
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        fail()
     assert traces(model) == []
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
@@ -93,8 +99,9 @@ def test_weights_depend_on_the_seed_alone_and_leave_the_global_generator_alone()
 
 
 def test_half_precision_stays_beside_float32_lora_weights() -> None:
-    model = TINY["llama"]().to(torch.bfloat16)
+    model = TINY["llama"]()
+    cast_weights(model, torch.bfloat16)
     with attached(model, 2, seed=0) as lora:
         assert {each.dtype for each in lora.weights.values()} == {torch.float32}
-        assert model.model.layers[0].mlp.down_proj.base_layer.weight.dtype is torch.bfloat16
+        assert model.get_parameter("model.layers.0.mlp.down_proj.base_layer.weight").dtype is torch.bfloat16
         assert logits(model).dtype is torch.bfloat16

@@ -1,4 +1,4 @@
-"""The training of LoRA weights: it learns, keeps the best weights, ends when it should, and depends on its seed alone."""
+"""The training of LoRA weights: it learns, keeps the best weights, ends when it should, and is deterministic."""
 
 import math
 import random
@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from service.contract.recovery import Recovery
 from service.contract.result import StoppedBy
-from tests.support.recoveries import FAST, RecoveryJob, recovery_job
+from tests.support.recoveries import RecoveryJob, recovery_job
 from tests.support.tiny_models import TINY
 from tests.worker.recovery.test_lora import traces
 from worker.data.examples import Example
@@ -22,9 +23,8 @@ from worker.recovery.rows import SplitRows, TrainingTask, split, steps_of_epoch
 from worker.recovery.training import Settings, Training, rate_share, train
 from worker.slimming.recovery.losses import LOSSES
 
-SETTINGS = Settings(
-    learning_rate=0.01, epochs=6, steps=None, batch_size=8, seconds=600.0, seed=0, tokens_per_batch=512
-)
+DEFAULTS = Recovery()
+SETTINGS = Settings(learning_rate=0.01, epochs=6, steps=None, batch_size=8, seconds=600.0, seed=0, tokens_per_batch=512)
 GENERATION: dict[str, Any] = {"kind": "generation", "labels": None, "metric": "token_probability"}
 HEAD: dict[str, Any] = {"labels": {"0": "LABEL_0", "1": "LABEL_2"}}
 PER_LAYER: dict[str, Any] = {
@@ -217,4 +217,4 @@ def test_batches_of_a_step_add_up_to_the_loss_of_the_whole_step(job: RecoveryJob
 
 def test_patience_is_shorter_than_the_longest_default_training() -> None:
     """A training by its defaults can end early."""
-    assert training.PATIENCE < training.EVALUATIONS_PER_EPOCH * FAST["epochs"]
+    assert training.EVALUATIONS_PER_EPOCH * DEFAULTS.epochs > training.PATIENCE

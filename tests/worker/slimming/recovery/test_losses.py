@@ -32,19 +32,19 @@ def divergence(one: Any, other: Any) -> Tensor:
 
 def test_losses_of_labels_are_those_of_categorical_distributions() -> None:
     loss = LOSSES["classification"]
-    student, teacher = (Categorical(logits=each) for each in (STUDENT, TEACHER))  # type: ignore[no-untyped-call]
+    student, teacher = (Categorical(logits=each) for each in (STUDENT, TEACHER))
     assert loss.from_answers is not None
     given = loss.from_answers(STUDENT, batch_with(right_Q=RIGHT))
-    torch.testing.assert_close(given, -student.log_prob(RIGHT))  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(given, -student.log_prob(RIGHT))
     torch.testing.assert_close(loss.from_teacher(STUDENT, TEACHER), divergence(teacher, student))
 
 
 def test_losses_of_several_labels_are_those_of_a_decision_on_each() -> None:
     loss = LOSSES["multi_label"]
-    student, teacher = (Bernoulli(logits=each) for each in (STUDENT, TEACHER))  # type: ignore[no-untyped-call]
+    student, teacher = (Bernoulli(logits=each) for each in (STUDENT, TEACHER))
     assert loss.from_answers is not None
     given = loss.from_answers(STUDENT, batch_with(target_EL=TARGETS))
-    torch.testing.assert_close(given, -student.log_prob(TARGETS.float()).sum(1))  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(given, -student.log_prob(TARGETS.float()).sum(1))
     torch.testing.assert_close(loss.from_teacher(STUDENT, TEACHER), divergence(teacher, student).sum(1))
 
 
