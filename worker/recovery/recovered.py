@@ -4,7 +4,8 @@ The probe has the logits of the merged and rounded model. Whether the merge itse
 the LoRA weights beside its own: both are computed in float32, before anything is rounded.
 """
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -41,6 +42,7 @@ def recover(
     rank: int,
     settings: Settings,
     on_step: OnStep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Recovered:
     """A trained copy of a slim model; `inputs` are those of its probe.
 
@@ -50,7 +52,7 @@ def recover(
     loaded = replace(slim, model=deepcopy(slim.model))
     with attached(loaded.model, rank, settings.seed) as lora:
         lora_parameters = lora.parameters
-        training = train(loaded.model, lora, tasks, splits, settings, on_step)
+        training = train(loaded.model, lora, tasks, splits, settings, on_step, clock)
         difference = _merge(loaded, lora, inputs, weight_dtypes(slim.model))
     round_weights(loaded.model, loaded.dtype)
     return Recovered(loaded, probe_of(loaded, inputs), training, lora_parameters, difference)
