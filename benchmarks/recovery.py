@@ -3,11 +3,11 @@
     .venv/bin/python benchmarks/recovery.py [--tasks sst2 mnli] [--split dev] [--recoveries '[{"method": "lora"}]']
 
 70 % of the feed-forward and attention parameters are removed, with a width for each layer and the default criterion and
-repair, for 256 calibration rows; a fifth of them is held out from the training, whose time is that of one thread and not
-of other programs on the machine. The figures are on 200 test rows, or
-with `--split dev` on train rows that are no calibration rows, on which the defaults of `recovery` were chosen. Each
-entry of `--recoveries` has the fields of `recovery` in a request. The last line is one JSON object, which is also
-written to recovery.json for test rows.
+repair, for 256 calibration rows, of which a fifth is held out from the training. The time of a training is that of its
+one thread, without that of other programs on the machine. The figures are on 200 test rows, or with `--split dev` on
+train rows that are no calibration rows, on which the defaults of `recovery` were chosen. An entry of `--recoveries` has
+the fields of `recovery` in a request. The last line is one JSON object, which is also written to recovery.json for test
+rows.
 """
 
 import argparse
