@@ -77,6 +77,7 @@ def run(
         dense = measure_dense(sets, cache.answer_all)
     with context.stage(Stage.attribute):
         path = score_tasks(context, sets, cache)
+        sets = recovery.with_rows_held_out(context, sets)
         task_model = evaluation_sets.calibrated_on_all_tasks(sets)
     chosen = choose_model(context, sources, task_model, dense[own(sets).key], path)
     tasks = [each.task_model for each in having_role(sets, *SLIMMED_FOR)]

@@ -30,7 +30,10 @@ from tests.worker.test_regression import numbered
 from tests.worker.test_token_classification import KIND as TAGS
 from tests.worker.test_token_classification import tagged_rows
 from worker.checkpoints.kept_indices import apply_kept, read_kept
+from worker.slimming.repair.inputs import RepairInput
+from worker.slimming.repair.repairs import repair
 from worker.sources.fetching import FetchedModel
+from worker.stages import slim
 
 WEIGHTS = "model.safetensors"
 SLOW = FAST | {"learning_rate": 1e-3, "epochs": 6}
@@ -95,6 +98,21 @@ def test_job_stores_the_trained_model_and_the_one_before(deployment: Deployment)
     page = render(report)
     assert "before the training" in page
     assert 'aria-label="Loss by step"' in page
+
+
+def test_repair_does_not_see_the_held_out_rows(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[int]] = []
+
+    def record(whole: RepairInput, kind: str) -> None:
+        seen.append([batch.num_examples for batch in whole.calibration.batches])
+        repair(whole, kind)
+
+    monkeypatch.setattr(slim, "repair", record)
+    result = recovered(deployment, recovery=FAST | {"steps": 1})
+    assert result.recovery is not None
+    assert [sum(counts) for counts in seen] == [result.recovery.train_rows] == [19]
+    _, report = downloaded(deployment)
+    assert report.calibration_examples == 24
 
 
 def test_indices_make_the_model_before_the_training_alone(deployment: Deployment) -> None:

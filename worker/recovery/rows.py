@@ -89,10 +89,15 @@ class SplitRows:
 
 
 def split(examples: Sequence[Example], most: int | None, seed: int) -> SplitRows:
-    """At most `most` rows, a fifth of them held out, stratified by the right answer."""
-    order = stratified_order([example.target or example.tags or example.answer for example in examples], seed)[:most]
-    held_out = min(MAX_HELD_OUT, -(-len(order) // HELD_OUT_SHARE))
-    return SplitRows(train=order[held_out:], held_out=order[:held_out])
+    """A fifth of `most` rows held out, or of all, and the others; stratified by the right answer."""
+    order = stratified(examples, seed)
+    held_out = min(MAX_HELD_OUT, -(-len(order[:most]) // HELD_OUT_SHARE))
+    return SplitRows(train=sorted(order[held_out:]), held_out=sorted(order[:held_out]))
+
+
+def stratified(examples: Sequence[Example], seed: int) -> list[int]:
+    """The rows shuffled so that every stretch of them has each right answer in about its proportion."""
+    return stratified_order([example.target or example.tags or example.answer for example in examples], seed)
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def build(
         model_class=task_model.loaded.family.model_class,
         result=result,
         options=dict(method.applied_options(context)),
-        calibration_examples=len(task_model.calibration.examples),
+        calibration_examples=len(task_model.calibration.examples) + _num_held_out(tasks),
         shortened_prompts=task_model.calibration.shortened
         + sum(each.task_model.evaluation.shortened for each in tasks),
         own_answers=task_model.own_answers,
@@ -113,6 +113,11 @@ def build(
         changed=found.changed[:MAX_CHANGED],
     )
     return report.model_copy(update={"warnings": warnings(report)})
+
+
+def _num_held_out(tasks: Sequence[EvaluationSet]) -> int:
+    """Calibration rows that only a recovery has looked at."""
+    return sum(len(each.task_model.held_out.examples) for each in tasks if each.task_model.held_out is not None)
 
 
 def _as_run(wording: Wording) -> dict[str, Any]:

@@ -27,7 +27,8 @@ def attribute(context: JobContext, task_model: TaskModel, ratios: Sequence[float
     groups, count = locate_groups(context, task_model), len(task_model.calibration.examples)
     counter = context.counter(count * method.steps)
     step_counters = (lambda done, step=step: counter(step * count + done) for step in range(method.steps))
-    repaired_on_same_rows = method.repair in FITTED and not request.tasks
+    # A union is repaired on the rows of all tasks, and a model that is recovered not on those that are held out.
+    repaired_on_same_rows = method.repair in FITTED and not request.tasks and request.recovery is None
     dense_moments: list[Mapping[str, Moments]] = []
 
     def measure() -> Scores:

@@ -1,6 +1,7 @@
 """The recovery of a slim model on the calibration rows of its tasks, and the checks that it needs."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 
 from transformers import PreTrainedModel
@@ -11,15 +12,16 @@ from service.contract.recovery import Recovery, check_kind, check_rank, check_ro
 from service.contract.result import RecoveredMetrics, RecoveryResult, Verified
 from service.storage.artifact_names import UNTRAINED
 from worker.data import batching
+from worker.data.examples import Example
 from worker.evaluation import answer_scores
 from worker.recovery import recovered
 from worker.recovery.recovered import Recovered
-from worker.recovery.rows import RunningModel, StoredScores, Teacher, TrainingTask, split
+from worker.recovery.rows import RunningModel, SplitRows, StoredScores, Teacher, TrainingTask, split, stratified
 from worker.recovery.training import OnStep, Settings
 from worker.slimming.recovery.losses import LOSSES, TaskLoss
 from worker.stages.context import JobContext
 from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, having_role
-from worker.stages.task_model import TaskModel
+from worker.stages.task_model import TaskModel, with_examples
 
 # Gives the dense model, which is loaded only where it is needed.
 DenseModel = Callable[[], PreTrainedModel]
@@ -38,10 +40,37 @@ def check(context: JobContext, sets: Sequence[EvaluationSet]) -> None:
             check_rows(len(task_model.calibration.examples))
 
 
+def with_rows_held_out(context: JobContext, sets: Sequence[EvaluationSet]) -> list[EvaluationSet]:
+    """The sets without the held-out calibration rows in the calibration of each task, where the job has a recovery.
+
+    A repair fits the model to its rows so well that what it has seen cannot tell whether a training helps. The scores
+    of the units are those of all rows, so that they do not depend on the recovery.
+    """
+    asked = context.job.request.recovery
+    if asked is None:
+        return list(sets)
+    return [
+        replace(each, task_model=_with_rows_held_out(context, asked, each.task_model))
+        if each.role in SLIMMED_FOR
+        else each
+        for each in sets
+    ]
+
+
+def _with_rows_held_out(context: JobContext, asked: Recovery, task_model: TaskModel) -> TaskModel:
+    rows = task_model.calibration
+    found = split(rows.examples, asked.rows, context.job.request.method.seed)
+    stay, held_out = (
+        with_examples(context, task_model, rows, [rows.examples[row] for row in part])
+        for part in (found.train, found.held_out)
+    )
+    return replace(task_model, calibration=stay, held_out=held_out)
+
+
 def recover(
     context: JobContext, slim: TaskModel, tasks: Sequence[TaskModel], dense: DenseModel, on_step: OnStep
 ) -> Recovered:
-    """A trained copy of the slim model. `tasks` has the calibration rows of each task that the model is slimmed for.
+    """A trained copy of the slim model. `tasks` has the rows of each task that the model is slimmed for, some held out.
 
     Raises VerificationFailed, and what `on_step` raises.
     """
@@ -58,11 +87,26 @@ def recover(
         seed=seed,
         tokens_per_batch=tokens,
     )
-    splits = [split(each.calibration.examples, asked.rows, seed) for each in tasks]
+    splits = [_split(asked, each, seed) for each in tasks]
     loaded_once = cache(dense)
     training = [_training_task(asked, each, loaded_once, tokens, on_step) for each in tasks]
     inputs = {name: value.to(slim.loaded.model.device) for name, value in slim.probe.inputs.items()}
     return recovered.recover(slim.loaded, training, splits, inputs, asked.rank, settings, on_step)
+
+
+def _split(asked: Recovery, task_model: TaskModel, seed: int) -> SplitRows:
+    """The rows to train on and those that are held out, as indices of `_examples`."""
+    assert task_model.held_out is not None, "rows are held out"
+    stay, held_out = len(task_model.calibration.examples), len(task_model.held_out.examples)
+    most = None if asked.rows is None else asked.rows - held_out
+    train = stratified(task_model.calibration.examples, seed)[:most]
+    return SplitRows(train=train, held_out=list(range(stay, stay + held_out)))
+
+
+def _examples(task_model: TaskModel) -> list[Example]:
+    """All calibration rows, the held-out ones last."""
+    assert task_model.held_out is not None, "rows are held out"
+    return [*task_model.calibration.examples, *task_model.held_out.examples]
 
 
 def _training_task(
@@ -70,7 +114,7 @@ def _training_task(
 ) -> TrainingTask:
     loss, weight = LOSSES[task_model.kind], weight_of_labels(asked, has_labels=_has_labels(task_model))
     teacher = _teacher(task_model, loss, dense(), tokens, on_step) if weight < 1 else None
-    return TrainingTask(task_model.calibration.examples, task_model.padding, loss, weight, teacher)
+    return TrainingTask(_examples(task_model), task_model.padding, loss, weight, teacher)
 
 
 def _teacher(task_model: TaskModel, loss: TaskLoss, dense: PreTrainedModel, tokens: int, on_step: OnStep) -> Teacher:
@@ -78,7 +122,7 @@ def _teacher(task_model: TaskModel, loss: TaskLoss, dense: PreTrainedModel, toke
     of the vocabulary."""
     if task_model.generates:
         return RunningModel(dense, loss)
-    batches = batching.batches(task_model.calibration.examples, task_model.padding, tokens)
+    batches = batching.batches(_examples(task_model), task_model.padding, tokens)
     return StoredScores(answer_scores.score(dense, batches, lambda done: on_step(0, 1)))
 
 

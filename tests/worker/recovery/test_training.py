@@ -84,9 +84,10 @@ def test_best_weights_are_kept(tmp_path: Path) -> None:
     found = job.recover()
     best = min(found.training.losses, key=lambda point: point.held_out)
     assert found.training.best_step == best.step
-    task = task_of(job)
-    [rows] = [split(task.examples, None, 0)]
-    parts = list(task.losses(found.loaded.model, rows.held_out, torch.device("cpu"), 512))
+    held_out = job.job.task_model.held_out
+    assert held_out is not None
+    task = replace(task_of(job), examples=held_out.examples)
+    parts = list(task.losses(found.loaded.model, range(len(task.examples)), torch.device("cpu"), 512))
     again = sum(part.total.item() for part in parts) / sum(part.terms for part in parts)
     assert again == pytest.approx(best.held_out, rel=1e-4)
 
@@ -124,7 +125,10 @@ def test_progress_that_raises_ends_the_training_and_leaves_the_cut_model_whole(a
 
 def task_of(job: RecoveryJob) -> TrainingTask:
     dense = job.job.task_model
-    return TrainingTask(dense.calibration.examples, dense.padding, LOSSES["classification"], 1.0, None)
+    assert dense.held_out is not None
+    return TrainingTask(
+        [*dense.calibration.examples, *dense.held_out.examples], dense.padding, LOSSES["classification"], 1.0, None
+    )
 
 
 def trained(job: RecoveryJob, settings: Settings, clock: Any = lambda: 0.0) -> Training:
@@ -191,7 +195,7 @@ def test_split_holds_out_a_stratified_fifth() -> None:
     assert Counter(items[row].answer for row in found.held_out) == {0: 15, 1: 5}
     assert split(items, None, seed=0) == found != split(items, None, seed=1)
     part = split(items, 40, seed=0)
-    assert (len(part.train), len(part.held_out)) == (32, 8)
+    assert (len(part.train), len(part.held_out)) == (92, 8)
     assert len(split([example(0)] * 5000, None, seed=0).held_out) == 256
 
 
