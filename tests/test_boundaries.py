@@ -46,6 +46,7 @@ WORKER_LAYERS = (
     {"slimming"},
     {"data", "sources"},
     {"checkpoints", "evaluation"},
+    {"recovery"},
     {"stages"},
     {"search"},
     {"reporting"},

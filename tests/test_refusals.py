@@ -334,6 +334,36 @@ CASES: dict[str, Case] = {
     ),
 }
 
+# Refusals by functions of the contract that plan and worker call both; the place is in the service.
+BY_CONTRACT: dict[str, Case] = {
+    "recovery with too few rows": Case(
+        Site("contract.recovery", "check_rows"),
+        "invalid_request",
+        "task.calibration",
+        {"recovery": {"rank": 4}, "task": {"calibration": rows(*"0101010101"), "evaluation": rows("1", "0")}},
+    ),
+    "recovery of a rank that is too high": Case(
+        Site("contract.recovery", "check_rank"), "invalid_request", "recovery.rank", {"recovery": {"rank": 17}}
+    ),
+    "recovery of embeddings by right answers": Case(
+        Site("contract.recovery", "check_kind"),
+        "invalid_request",
+        "recovery.method",
+        {"recovery": {"rank": 4}, "task": EMBEDDING},
+        family="bert",
+        prepare=lambda directory: checkpoints.save(directory, encoder("bert")),
+    ),
+    "weight of labels that the rows lack": Case(
+        Site("contract.recovery", "check_kind"),
+        "invalid_request",
+        "recovery.label_weight",
+        {
+            "recovery": {"rank": 4, "method": "distillation", "label_weight": 0.3},
+            "task": {"supervision": "none"},
+        },
+    ),
+}
+
 TOKENS = "the tokens of a text are not known without the tokenizer"
 MEASURED = "the model has to be run"
 CHAT_TEMPLATE = "a chat template is code, which the worker alone runs"
@@ -377,9 +407,9 @@ def request_of(deployment: Deployment, case: Case) -> JobRequest:
     return deployment.request(case.family, **fields)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", CASES | BY_CONTRACT)
 def test_a_plan_refuses_what_the_worker_refuses(name: str, tmp_path: Path) -> None:
-    deployment, case = Deployment(tmp_path), CASES[name]
+    deployment, case = Deployment(tmp_path), (CASES | BY_CONTRACT)[name]
     request = request_of(deployment, case)
     with pytest.raises(TaskslimError) as by_plan:
         plan(request, Access(deployment.storage, "default", local_paths=True))

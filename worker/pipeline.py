@@ -1,6 +1,7 @@
 """The pipeline of a job: its stages in order, each a function of the results of the stages before it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -9,11 +10,21 @@ from transformers.utils import logging
 from service.contract import presets
 from service.contract.job import Stage
 from service.contract.options import Repair
-from service.contract.result import Controls, DenseSlim, JobMetrics, Result, Verified
+from service.contract.result import (
+    Controls,
+    DenseSlim,
+    JobMetrics,
+    RecoveredMetrics,
+    RecoveryResult,
+    Result,
+    Verified,
+)
 from service.jobs.record import JobRecord
 from service.settings import Settings
+from service.storage.artifact_names import MODEL, UNTRAINED
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
+from worker.recovery.recovered import Recovered
 from worker.reporting import artifacts, findings, report
 from worker.search.candidates import Candidates
 from worker.search.chosen import ChosenModel, kept_metric
@@ -24,10 +35,18 @@ from worker.slimming.scoring.multi_task import united_paths
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.units import Kept
 from worker.sources.validation import weight_file_bytes
-from worker.stages import controls, evaluation_sets, inputs, pseudo_labels, speed
+from worker.stages import controls, evaluation_sets, inputs, pseudo_labels, recovery, speed
 from worker.stages.attribution import attribute, compares_general_rows, mixed, step_ratios
 from worker.stages.context import JobContext, StageProgress
-from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, Role, having_role, job_metrics, own
+from worker.stages.evaluation_sets import (
+    SLIMMED_FOR,
+    EvaluationSet,
+    Measurements,
+    Role,
+    having_role,
+    job_metrics,
+    own,
+)
 from worker.stages.inputs import Sources
 from worker.stages.measurements import measure_dense, measure_slim, shipped_tasks
 from worker.stages.method import task_rules
@@ -60,30 +79,68 @@ def run(
     with context.stage(Stage.load):
         sets = evaluation_sets.build(context, load(context, sources.model, sources.adapter), sources.rows)
         check_latency_tokens(context, own(sets).task_model)
+        recovery.check(context, sets)
     with context.stage(Stage.evaluate_dense):
         sets = pseudo_labels.label(context, sets, cache.answer)
+        recovery.check(context, sets)  # again: uncertain answers are left out
         dense = measure_dense(sets, cache.answer_all)
     with context.stage(Stage.attribute):
-        task_model = calibrated(context, sets)
-        path = score_tasks(context, sets, task_model, cache)
+        scored = calibrated(context, sets)
+        path = score_tasks(context, sets, scored, cache)
+        sets = recovery.with_rows_held_out(context, sets)
+        task_model = scored if job.request.recovery is None else calibrated(context, sets)
     chosen = choose_model(context, sources, task_model, dense[own(sets).key], path)
+    tasks = [each.task_model for each in having_role(sets, *SLIMMED_FOR)]
     sets = evaluation_sets.with_slim_model(sets, chosen.task_model, chosen.rows)
     dense |= {own(sets).key: chosen.dense}
     with context.stage(Stage.evaluate_slim):
-        slim = measure_slim(sets, partial(answer_all, context))
+        cut = CutModel(sets, measure_slim(sets, partial(answer_all, context)))
         timed = speed.measure(context, sources, chosen.task_model)
+    trained = recover(context, sources, chosen, cut, tasks)
+    final = trained.model if trained else cut
     measured_controls = control(context, sources, chosen, path)
     with context.stage(Stage.verify):
-        shipped = shipped_tasks(sets, slim)
-        verified = artifacts.save(context, sources, shipped, chosen.groups, chosen.candidate)
+        untrained = save(context, sources, cut, chosen, UNTRAINED) if trained else None
+        verified = save(context, sources, final, chosen, MODEL)
     with context.stage(Stage.upload):
-        metrics = job_metrics(sets, dense, slim).model_copy(update={"controls": measured_controls})
-        result = conclude(context, sources, chosen, slim[own(sets).key], metrics, timed, verified)
+        metrics = final.metrics(dense).model_copy(update={"controls": measured_controls})
+        result = conclude(context, sources, chosen, final.measured[own(sets).key], metrics, timed, verified)
         result = result.model_copy(update=cache.outcome())
-        found = findings.find(chosen, sets, dense, slim, timed.passes, path.at(chosen.candidate.requested_ratio))
-        report.write(context, sources, sets, result, found)
+        if trained and untrained:
+            result = result.model_copy(update={"recovery": trained.result(context, cut, dense, untrained)})
+        ranking = path.at(chosen.candidate.requested_ratio)
+        found = findings.find(chosen, final.sets, dense, final.measured, timed.passes, ranking)
+        report.write(context, sources, final.sets, result, found)
         artifacts.upload(context)
     return result
+
+
+@dataclass(frozen=True)
+class CutModel:
+    """A cut model with the evaluation sets, and what was measured of it on them."""
+
+    sets: Sequence[EvaluationSet]
+    measured: Measurements
+
+    def metrics(self, dense: Measurements) -> JobMetrics:
+        """The metrics of the dense model and of this one."""
+        return job_metrics(self.sets, dense, self.measured)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """The recovered model, how it was trained, and the tasks whose calibration rows it was trained on."""
+
+    model: CutModel
+    recovered: Recovered
+    tasks: Sequence[TaskModel]
+
+    def result(self, context: JobContext, cut: CutModel, dense: Measurements, untrained: Verified) -> RecoveryResult:
+        """What the result says of it; `cut` is the model before the training."""
+        asked, before = context.job.request.recovery, cut.metrics(dense)
+        assert asked is not None
+        metrics = RecoveredMetrics(dense=before.dense, slim=before.slim, recovered=self.model.metrics(dense).slim)
+        return recovery.result(asked, self.recovered, self.tasks, metrics, untrained)
 
 
 def score_tasks(
@@ -97,7 +154,7 @@ def score_tasks(
     ratios = step_ratios(context.job.request)
     general = general_model(sets) if compares_general_rows(method) else None
     if method.general_weight > 0 and general is None:
-        return cache.path(calibrated, ratios, partial(attribute, context, calibrated, ratios))
+        return cache.path(calibrated, ratios, partial(attribute, context, calibrated, ratios), general_model(sets))
     scored = [each.task_model for each in having_role(sets, *SLIMMED_FOR)]
     paths = [cache.path(each, ratios, partial(attribute, context, each, ratios, general), general) for each in scored]
     groups, layout = locate_groups(context, own(sets).task_model), context.job.request.output.layout
@@ -136,6 +193,30 @@ def choose_model(
     with context.stage(Stage.slice):
         slim = slim_task_model(probed(context, task_model, candidate.kept), candidate.kept, request.output.layout)
     return ChosenModel(candidate, candidates.groups, slim, dense, rows=list(range(len(task_model.evaluation.examples))))
+
+
+def recover(
+    context: JobContext, sources: Sources, chosen: ChosenModel, cut: CutModel, tasks: Sequence[TaskModel]
+) -> TrainedModel | None:
+    """The cut model after its recovery, where the request asks for one; `tasks` have the rows to train on."""
+    if context.job.request.recovery is None:
+        return None
+
+    def advance(done: int, total: int) -> None:
+        context.progress.advance(done, total, "steps")
+
+    with context.stage(Stage.recover):
+        recovered = chosen.recovered or recovery.recover(
+            context, chosen.task_model, tasks, lambda: load(context, sources.model, sources.adapter).model, advance
+        )
+        sets = evaluation_sets.with_loaded_model(cut.sets, recovered.loaded, recovered.probe)
+        return TrainedModel(CutModel(sets, measure_slim(sets, partial(answer_all, context))), recovered, tasks)
+
+
+def save(context: JobContext, sources: Sources, model: CutModel, chosen: ChosenModel, name: str) -> Verified:
+    """Save and verify the checkpoint of a cut model. Raises VerificationFailed."""
+    shipped = shipped_tasks(model.sets, model.measured)
+    return artifacts.save(context, sources, shipped, chosen.groups, chosen.candidate, name)
 
 
 def repair(context: JobContext, task_model: TaskModel, kept: Kept, moments: Mapping[str, Moments] | None) -> None:

@@ -22,6 +22,7 @@ from service.cli.slim_options import (
     MessagesColumn,
     Model,
     PrintRequest,
+    Recover,
     RemovedShare,
     RowsFile,
     TargetColumn,
@@ -31,6 +32,7 @@ from service.cli.slim_options import (
 )
 from service.cli.terminal import follow, plan_line, print_json, result_of, result_table
 from service.contract.errors import NotPlannable, StorageUnavailable
+from service.contract.recovery import Recovery
 from service.contract.request import JobRequest
 from service.contract.task import Task, TaskWording
 
@@ -55,6 +57,7 @@ def slim(
     messages: MessagesColumn = None,
     ratio: RemovedShare = None,
     keep: KeptShare = None,
+    recover: Recover = None,
     name: Title = None,
     watch: Watch = False,
     download: Directory = None,
@@ -75,7 +78,9 @@ def slim(
         with row_uploads(server, err) as uploads:
             named = {option: uploads.send(place, target) for option, place in places.items()}
             asked = _task(wording, named["--rows"], named.get("--evaluation"), limit)
-            request = JobRequest(model=source, task=asked, target=goal).model_dump(mode="json", exclude_unset=True)
+            training = {"recovery": Recovery(method=recover)} if recover else {}
+            whole = JobRequest.model_validate({"model": source, "task": asked, "target": goal} | training)
+            request = whole.model_dump(mode="json", exclude_unset=True)
             _plan(server, request)
         if print_request:
             print_json(request)

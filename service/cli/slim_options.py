@@ -9,6 +9,7 @@ from service.cli.short_request import DEFAULT_RATIO
 from service.contract.fields import MAX_RATIO
 from service.contract.options import TaskKind
 from service.contract.presets import PRESETS
+from service.contract.recovery import RecoveryMethod
 
 
 def _presets(typed: str) -> list[str]:
@@ -61,6 +62,14 @@ RemovedShare = Annotated[
 KeptShare = Annotated[
     float | None,
     typer.Option(metavar="SHARE", help="Find the smallest model that keeps this share of the metric."),
+]
+Recover = Annotated[
+    RecoveryMethod | None,
+    typer.Option(
+        metavar="METHOD",
+        help="Train the slim model for up to five minutes: lora, on the right answers; distillation, towards the dense "
+        "model.",
+    ),
 ]
 Title = Annotated[
     str | None, typer.Option(metavar="TITLE", help="Name of the task in the result; default: the preset.")

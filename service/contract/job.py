@@ -39,6 +39,7 @@ class Stage(StrEnum):
     repair = "repair"  # of the dense model: a refit needs the activations of the removed units
     slice = "slice"
     evaluate_slim = "evaluate_slim"
+    recover = "recover"  # where `recovery` asks for it
     controls = "controls"  # where `method.controls` asks for them
     verify = "verify"
     upload = "upload"

@@ -158,7 +158,7 @@ class Method(Schema):
         default=0,
         ge=0,
         lt=2**32,
-        description="seed of the criterion random, and of the first of the three random controls",
+        description="seed of the criterion random, of the first of the three random controls, and of the recovery",
         json_schema_extra=EXPERT,
     )
 

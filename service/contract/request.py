@@ -25,6 +25,7 @@ from service.contract.options import (
     Scope,
     Supervision,
 )
+from service.contract.recovery import Recovery
 from service.contract.task import GeneralRows, ModelSource, ObservedTask, Task, TaskWording
 
 GENERAL_PLACE = "task.general"
@@ -73,6 +74,9 @@ class JobRequest(Schema):
     task: Task | None = Field(default=None, description="what the slim model must still be able to do")
     target: Target
     method: Method = Method()
+    recovery: Recovery | None = Field(
+        default=None, description="a short training of the slim model after the cut; default: nothing is trained"
+    )
     tags: Tags = Field(default={}, description="labels of your own, to find the job by")
     webhook: Webhook | None = Field(default=None, description="where events of the job are sent")
     output: Output = Field(default=Output(), json_schema_extra=EXPERT)
@@ -198,4 +202,18 @@ class JobRequest(Schema):
             raise ValueError(
                 "`output.layout: per_layer` needs `method.scope: global`: with `layer` every layer keeps the same share"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_recovery(self) -> Self:
+        if self.recovery is None:
+            return self
+        if Format.indices in self.output.formats:
+            raise ValueError(
+                "`output.formats: indices` cannot store the weights that `recovery` trains: give `safetensors` alone"
+            )
+        if self.target.sweep is not None:
+            raise ValueError("`target.sweep` does not train its models: give another target with `recovery`")
+        if self.recovery.seconds >= self.deadline_seconds:
+            raise ValueError("`recovery.seconds` must be less than `deadline_seconds`, within which the job has to end")
         return self

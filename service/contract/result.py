@@ -1,5 +1,7 @@
 """The result of a succeeded job: metrics, sizes, widths."""
 
+from enum import StrEnum
+
 from pydantic import Field
 
 from service.contract.fields import Name, Schema
@@ -105,7 +107,7 @@ class GenerationSpeed(Schema):
 
 class Verified(Schema):
     """The comparison of the checkpoint, reloaded in a new process, with the dense model as it was loaded, without the
-    contribution of the removed units."""
+    contribution of the removed units; of a recovered checkpoint with the trained model."""
 
     loader: str = Field(description="class that loaded the checkpoint")
     max_abs_logit_difference: float = Field(
@@ -195,8 +197,57 @@ class KeptMetric(Schema):
     seed: int = Field(description="seed of the split, which is stratified by label")
 
 
+class StoppedBy(StrEnum):
+    """Why a training ended."""
+
+    steps = "steps"  # all steps are done
+    seconds = "seconds"  # the time is used up
+    held_out = "held_out"  # the loss on held-out rows did not fall any more
+    diverged = "diverged"  # the loss was not a finite number any more
+
+
+class LossPoint(Schema):
+    """The losses at one step: means over answers, of generated texts over tokens."""
+
+    step: int
+    train: float | None = Field(description="mean since the point before; null at step 0")
+    held_out: float = Field(description="on the held-out rows")
+
+
+class RecoveredMetrics(Schema):
+    """Metrics of the three models on the same rows; with several tasks over the rows of all of them."""
+
+    dense: Metrics
+    slim: Metrics = Field(description="the slim model before the training")
+    recovered: Metrics = Field(description="the slim model after the training")
+
+
+class RecoveryResult(Schema):
+    """How the slim model was trained, and the three models side by side."""
+
+    metrics: RecoveredMetrics
+    losses: list[LossPoint] = Field(description="the loss curve, from the model before the training")
+    steps: int = Field(description="steps that were taken")
+    best_step: int = Field(description="step whose weights were kept; 0: those before the training")
+    stopped_by: StoppedBy
+    seconds: float = Field(description="time of the training")
+    train_rows: int
+    held_out_rows: int
+    tokens: int = Field(description="tokens that the training read, padding left out")
+    lora_parameters: int = Field(description="LoRA weights that were trained")
+    rank: int
+    learning_rate: float
+    label_weight: float = Field(description="weight of the right answers; the rest is that of the dense model")
+    merge_difference: float = Field(
+        description="largest difference between two logits of the merged model and of the model with the LoRA weights "
+        "beside its own, both computed in float32 before the weights were rounded"
+    )
+    artifact: Name = Field(description="directory of the model before the training, among the artifacts")
+    verified: Verified = Field(description="the verification of that model against the masked dense model")
+
+
 class Result(Schema):
-    """What a succeeded job has measured of the dense and the slim model."""
+    """What a succeeded job has measured of the dense and the slim model, which with `recovery` is the trained one."""
 
     metrics: JobMetrics
     parameters: DenseSlim
@@ -216,3 +267,4 @@ class Result(Schema):
     )
     curve: list[CurvePoint] = Field(default=[], description="all models that a sweep or a search has measured")
     kept_metric: KeptMetric | None = Field(default=None, description="null unless `target.keep_metric` is set")
+    recovery: RecoveryResult | None = Field(default=None, description="null unless the request has `recovery`")

@@ -3,9 +3,11 @@
 from service.contract.criteria import CRITERIA
 from service.contract.errors import InvalidRequest, UnsupportedUnit, blaming_general, blaming_task
 from service.contract.method import objective_of
+from service.contract.options import Supervision
 from service.contract.presets import resolve
+from service.contract.recovery import check_kind
 from service.contract.request import GENERAL_PLACE, JobRequest
-from service.contract.task import Task, TaskWording
+from service.contract.task import Task
 from service.planning.data_checks import check_data
 from service.planning.idle_options import check_idle_options
 from service.planning.model_checks import check_model
@@ -56,9 +58,11 @@ def _check_kinds(request: JobRequest) -> None:
         raise InvalidRequest(message, param="tasks")
 
 
-def _check_method(request: JobRequest, task: TaskWording) -> None:
+def _check_method(request: JobRequest, task: Task) -> None:
     check_idle_options(request)
     objective_of(request.method, task.kind)
+    if request.recovery is not None:
+        check_kind(request.recovery, task.kind, has_labels=task.supervision is Supervision.labels)
     for unit in request.method.units:
         if unit in CRITERIA[request.method.criterion].unserved:
             message = f"the criterion {request.method.criterion} has no formula for the unit {unit}: choose another"

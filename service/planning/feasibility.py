@@ -10,6 +10,7 @@ import structlog
 from service.contract.errors import InvalidModel, InvalidRequest, StorageUnavailable
 from service.contract.options import Repair, Unit
 from service.contract.presets import LABELLED_BY_HEAD, resolve
+from service.contract.recovery import check_rank
 from service.contract.request import JobRequest
 from service.planning.model_checks import check_config
 from service.planning.removal import count_chosen, has_bias
@@ -46,6 +47,7 @@ def check_options(request: JobRequest, checkpoint: Checkpoint) -> None:
     check_tensors(checkpoint)
     check_head_count(checkpoint)
     _check_repair(request, checkpoint)
+    _check_rank(request, checkpoint)
     if count_chosen(request.method, checkpoint, [])[0] == 0:
         message = f"the weights hold none of the units {', '.join(request.method.units)}"
         raise InvalidModel(message, param="model.uri")
@@ -71,6 +73,13 @@ def _check_repair(request: JobRequest, checkpoint: Checkpoint) -> None:
     if not any(has_bias(request, checkpoint, stack) for stack in checkpoint.names.stacks):
         message = "the stock config of this family gives these modules no bias: choose another repair"
         raise InvalidRequest(message, param="method.repair")
+
+
+def _check_rank(request: JobRequest, checkpoint: Checkpoint) -> None:
+    """Raise InvalidRequest for a recovery whose rank is too high for the model."""
+    if request.recovery is not None:
+        hidden_size = checkpoint.number(checkpoint.names.hidden_size, checkpoint.last_stack)
+        check_rank(request.recovery, hidden_size)
 
 
 class Feasibility:
@@ -117,7 +126,8 @@ class Feasibility:
 def _deciding_fields(request: JobRequest) -> str:
     """The fields of a request that decide whether its model can be slimmed; of the tasks, what the head and the
     tokenizer must have, and rows whose labels the head must have."""
-    parts = (request.model, request.method, request.target, request.output)
+    parts = [request.model, request.method, request.target, request.output]
+    parts += [request.recovery] if request.recovery else []
     tasks = [resolve(task) for task in request.placed_wordings.values()]
     wordings = [(task.kind, task.labels, task.template, task.messages) for task in tasks]
     rows = [task.model_dump_json() for task in tasks if task.kind in LABELLED_BY_HEAD and task.labels is None]

@@ -36,7 +36,7 @@ def _has_reductions(request: JobRequest) -> bool:
 
 
 def _draws_at_random(request: JobRequest) -> bool:
-    return request.method.criterion in WITH_SEED or request.method.controls
+    return request.method.criterion in WITH_SEED or request.method.controls or request.recovery is not None
 
 
 def _scores_change_between_steps(request: JobRequest) -> bool:
@@ -80,7 +80,7 @@ EFFECTS: dict[str, Effect] = {
     "general_weight": Effect(_mixes_general_rows, f"for the criteria {', '.join(MIXING_GENERAL)}"),
     "general_rule": Effect(_weighs_general_rows, "with a `general_weight` above 0"),
     "steps": Effect(_scores_change_between_steps, "for criteria that read data, or with the scope `global`"),
-    "seed": Effect(_draws_at_random, f"for the criterion {', '.join(WITH_SEED)}, or with `controls`"),
+    "seed": Effect(_draws_at_random, f"for the criterion {', '.join(WITH_SEED)}, or with `controls` or `recovery`"),
     "protect_first": Effect(_treats_layers_differently, "with the layout `per_layer` or the unit `layers`"),
     "protect_last": Effect(_treats_layers_differently, "with the layout `per_layer` or the unit `layers`"),
     "repair": Effect(_has_something_to_repair, "if other units than `layers` are removed", on_by_default=True),

@@ -3,6 +3,7 @@
 from service.contract.errors import InvalidRequest
 from service.contract.options import TaskKind
 from service.contract.presets import LABEL_COLUMN
+from service.contract.recovery import check_rows
 from service.contract.request import JobRequest
 from service.contract.task import DataSource, Task, TaskWording
 from service.rows.checks import have_answers
@@ -15,11 +16,14 @@ def check_row_counts(request: JobRequest, task: Task) -> None:
     """Check the numbers of inline rows of a resolved task, whose rows were checked.
 
     Raises InvalidData where too few are left to set some aside for the evaluation, InvalidRequest where `keep_metric`
-    has a single evaluation row.
+    has a single evaluation row, or a recovery too few calibration rows.
     """
     evaluation = num_evaluation_rows(task)
     if request.target.keep_metric is not None and evaluation is not None and evaluation < 2:
         raise InvalidRequest("`keep_metric` needs at least two evaluation rows", param="task.evaluation")
+    calibration = _num_calibration_examples(task)
+    if request.recovery is not None and calibration is not None:
+        check_rows(calibration)
 
 
 def inline_rows(source: DataSource, task: TaskWording) -> list[Row] | None:
@@ -28,6 +32,15 @@ def inline_rows(source: DataSource, task: TaskWording) -> list[Row] | None:
         return None
     rows = [Row(values, number, counted_in="row") for number, values in enumerate(source.rows, start=1)]
     return with_named_labels(rows, task)
+
+
+def _num_calibration_examples(task: Task) -> int | None:
+    """The number of calibration rows; None where they are in a file, or are conversations with several answers."""
+    rows = inline_rows(task.calibration, task)
+    if rows is None or task.messages is not None:
+        return None
+    count = len(drawn(rows, task.calibration))
+    return count if task.evaluation is not None else count - (num_evaluation_rows(task) or 0)
 
 
 def num_evaluation_rows(task: Task) -> int | None:

@@ -35,6 +35,7 @@ SEARCHED = frozenset({Stage.select, Stage.repair, Stage.slice})  # stages that a
 # A job that has one of these stages is estimated only if a past job had it too.
 DECISIVE = frozenset({Stage.evaluate_dense, Stage.attribute, Stage.search, Stage.repair, Stage.controls})
 FITTED_ANEW = frozenset({Repair.least_squares_layerwise})  # repairs that pass rows through every model of a search anew
+TRAINING_PASSES = 3  # forward passes that take as long as the forward and backward pass of a training step
 SEARCHED_MODELS = 7  # that a bisection over hundredths of a ratio measures
 
 
@@ -53,12 +54,18 @@ class Work:
     models: int = 0  # about how many models are measured
     reported_rows: int | None = None  # the evaluation rows that the report counts, where a search uses the others
     controls: bool = False
+    recovery_epochs: int = 0  # passes over the calibration rows in the training of a recovery; 0: there is none
+    recovery_seconds: float = 0.0  # the longest time of that training
 
     def amount(self, stage: str) -> float:
         """Parameters times the rows that pass through them in a stage, to which its seconds are proportional."""
         if stage == Stage.search:
             fitted = self.calibration_rows * (1 + (self.models if self.repair in FITTED_ANEW else 0))
-            return float(self.parameters * (fitted + self.models * self.evaluation_rows))
+            trained = TRAINING_PASSES * self.recovery_epochs * self.calibration_rows
+            return float(self.parameters * (fitted + self.models * (self.evaluation_rows + trained)))
+        if stage == Stage.recover:
+            trained = TRAINING_PASSES * self.recovery_epochs * self.calibration_rows
+            return float(self.parameters * (self.evaluation_rows + (0 if self.search else trained)))
         if stage == Stage.controls:
             return float(self.parameters * (self.calibration_rows + self.evaluation_rows))
         if stage == Stage.evaluate_slim and self.reported_rows is not None:
@@ -113,17 +120,27 @@ def estimate(runs: Sequence[Run], work: Work, skipped: Iterable[str] = ()) -> Ti
 
     Runs of the same family count, or all runs if there is none. Among these, the pace of attribution is that of runs
     with the same criterion, of a search that of runs with the same target, and of repairing stages that of runs with
-    the same repair, if there are such runs. Returns None if no run had one of the decisive stages of the job.
+    the same repair, if there are such runs. A recovery counts as its longest time where no run had one. Returns None if
+    no run had one of the decisive stages of the job.
     """
     alike = [run for run in runs if run.work.family == work.family] or list(runs)
     known = {stage for run in alike for stage in run.seconds}
     absent = set(skipped) | (SEARCHED if work.search else {Stage.search})
     absent |= {Stage.repair} if work.repair == Repair.none else set()
     absent |= set() if work.controls else {Stage.controls}
+    absent |= set() if work.recovery_epochs else {Stage.recover}
     if not alike or DECISIVE - absent - known:
         return None
-    seconds = sum(work.amount(stage) * _pace(alike, stage, work) for stage in known - absent)
+    seconds = sum(_seconds(alike, stage, work) for stage in known - absent)
+    if Stage.recover not in absent | known:
+        seconds += work.recovery_seconds
     return TimeEstimate(seconds=round(seconds, 1), runs=len(alike))
+
+
+def _seconds(runs: Sequence[Run], stage: str, work: Work) -> float:
+    """The seconds of a stage; a recovery in a stage of its own takes little more than the time that it may take."""
+    seconds = work.amount(stage) * _pace(runs, stage, work)
+    return min(seconds, work.recovery_seconds) if stage == Stage.recover else seconds
 
 
 def _pace(runs: Sequence[Run], stage: str, work: Work) -> float:
@@ -132,6 +149,7 @@ def _pace(runs: Sequence[Run], stage: str, work: Work) -> float:
         ran = [run for run in ran if run.work.criterion == work.criterion] or ran
     if stage == Stage.search:
         ran = [run for run in ran if run.work.search == work.search] or ran
+        ran = [run for run in ran if bool(run.work.recovery_epochs) == bool(work.recovery_epochs)] or ran
     if stage in REPAIRING:
         ran = [run for run in ran if run.work.repair == work.repair] or ran
     return median(run.seconds[stage] / run.work.amount(stage) for run in ran)
@@ -188,6 +206,8 @@ def _work(family: str, parameters: int, calibration: int, evaluation: int, reque
         models=len(target.sweep or ()) or SEARCHED_MODELS * len(searched),
         reported_rows=evaluation // 2 if target.keep_metric is not None else None,
         controls=method.controls,
+        recovery_epochs=request.recovery.epochs if request.recovery else 0,
+        recovery_seconds=request.recovery.seconds if request.recovery else 0.0,
     )
 
 

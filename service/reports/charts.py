@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from service.contract.report import LayerWidth, Report
-from service.contract.result import CurvePoint, Estimate, Metrics
+from service.contract.result import CurvePoint, Estimate, Metrics, RecoveryResult
 from service.reports.formatting import milliseconds, percent
 from service.reports.metric_names import capitalised, metric_name
 
@@ -109,6 +109,46 @@ class Curve:
     def line(self) -> str:
         """The points of a polyline through the marks, by size."""
         return " ".join(f"{mark.x},{mark.y}" for mark in sorted(self.marks, key=lambda mark: mark.x))
+
+
+# --- the losses of a recovery ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LossCurve:
+    """The losses of a training by step. Ticks are (coordinate, text); lines are the points of polylines."""
+
+    held_out: str
+    train: str
+    best: tuple[float, float]  # the coordinates of the step whose weights were kept
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+
+
+def loss_curve(recovery: RecoveryResult | None) -> LossCurve | None:
+    """The loss curve of a recovery; None for a job without one."""
+    if recovery is None:
+        return None
+    found = [loss for point in recovery.losses for loss in (point.train, point.held_out) if loss is not None]
+    steps, most = max(1, recovery.losses[-1].step), max(found) or 1.0
+
+    def place(step: int, loss: float) -> tuple[float, float]:
+        return round(PLOT_LEFT + PLOT_WIDTH * step / steps, 1), round(PLOT_TOP + PLOT_HEIGHT * (1 - loss / most), 1)
+
+    def line(points: Iterable[tuple[int, float | None]]) -> str:
+        return " ".join(f"{x},{y}" for x, y in (place(step, loss) for step, loss in points if loss is not None))
+
+    best = next(point for point in recovery.losses if point.step == recovery.best_step)
+    return LossCurve(
+        held_out=line((point.step, point.held_out) for point in recovery.losses),
+        train=line((point.step, point.train) for point in recovery.losses),
+        best=place(best.step, best.held_out),
+        x_ticks=[(place(round(steps * part / 4), 0)[0], str(round(steps * part / 4))) for part in range(5)],
+        y_ticks=[(place(0, most * part / 4)[1], f"{most * part / 4:.3g}") for part in range(5)],
+    )
+
+
+# --- the curve of a search -------------------------------------------------------------------------------------------
 
 
 def curve(report: Report) -> Curve | None:

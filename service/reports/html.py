@@ -19,9 +19,9 @@ from service.contract.fields import GENERAL
 from service.contract.method import Target
 from service.contract.options import Supervision, TaskMetric
 from service.contract.report import Confusion, Report
-from service.contract.result import Control, MetricsPair
+from service.contract.result import Control, Estimate, MetricsPair
 from service.families.per_layer import has_own_widths
-from service.reports.charts import across, curve, heat_maps, intervals
+from service.reports.charts import across, curve, heat_maps, intervals, loss_curve
 from service.reports.formatting import (
     change,
     count,
@@ -70,16 +70,21 @@ def _metrics(report: Report) -> dict[str, Any]:
         "likely": name_of(metrics.slim, TaskMetric.token_probability),
         "qualities": list(zip(qualities(metrics.dense), qualities(metrics.slim), strict=True)),
         "unlabelled": metrics.slim.judged_by is Supervision.none,
+        "trained": list(_trained_qualities(report)),
         "others": list(_other_evaluations(report)),
         "controls": list(_controls(report)),
     }
 
 
 def _charts(report: Report) -> dict[str, Any]:
-    metrics = report.result.metrics
+    metrics, recovery = report.result.metrics, report.result.recovery
+    models = [("dense", metrics.dense), ("slim", metrics.slim)]
+    if recovery is not None:
+        models.insert(1, ("slim, before the training", recovery.metrics.slim))
     return {
         "heat": list(heat_maps(report.layers)),
-        "intervals": intervals([("dense", metrics.dense), ("slim", metrics.slim)]),
+        "intervals": intervals(models),
+        "losses": loss_curve(recovery),
         "curve": curve(report),
     }
 
@@ -112,6 +117,17 @@ def target_text(target: Target) -> str:
         and f"the smallest model that keeps {percent(target.keep_metric)} of the dense model’s metric",
     )
     return ", and ".join(text for text in texts if text)
+
+
+def _trained_qualities(report: Report) -> Iterator[tuple[str, list[Estimate]]]:
+    """(name, the estimates of the dense model, of the slim one before its training and of the trained one)."""
+    recovery = report.result.recovery
+    if recovery is None:
+        return
+    found = recovery.metrics
+    rows = (qualities(each) for each in (found.dense, found.slim, found.recovered))
+    for (name, dense), (_, slim), (_, recovered) in zip(*rows, strict=True):
+        yield name, [dense, slim, recovered]
 
 
 def _other_evaluations(report: Report) -> Iterator[tuple[str, str, dict[str, MetricsPair]]]:

@@ -1,6 +1,7 @@
 """The names of a job's artifacts: of its files, and of the directories of its checkpoints."""
 
 MODEL = "model"  # directory of the job's own checkpoint
+UNTRAINED = "model-untrained"  # directory of the slim model before its recovery
 TASK_FILE = "task.json"  # in the directory of each checkpoint
 REPORT = "report.json"
 REPORT_PAGE = "report.html"

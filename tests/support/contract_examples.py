@@ -5,7 +5,7 @@ from typing import cast
 from redis import Redis
 
 from service.contract.report import Report
-from service.contract.result import Result
+from service.contract.result import RecoveryResult, Result
 from service.infrastructure.redis_keys import OPEN
 from service.jobs.record import JobRecord
 from tests.support.requests import plain_request
@@ -41,6 +41,33 @@ def result() -> Result:
                 "tolerance": 1e-5,
                 "dtype": "float32",
             },
+        }
+    )
+
+
+def recovery() -> RecoveryResult:
+    """How the model of `result` may have been trained."""
+    found = result()
+    metrics = {"dense": found.metrics.dense, "slim": found.metrics.slim, "recovered": found.metrics.slim}
+    losses = [(0, None, 0.9), (4, 0.7, 0.6), (8, 0.4, 0.5), (12, 0.3, 0.55)]
+    return RecoveryResult.model_validate(
+        {
+            "metrics": metrics,
+            "losses": [{"step": step, "train": train, "held_out": held_out} for step, train, held_out in losses],
+            "steps": 12,
+            "best_step": 8,
+            "stopped_by": "steps",
+            "seconds": 12.5,
+            "train_rows": 80,
+            "held_out_rows": 20,
+            "tokens": 12_000,
+            "lora_parameters": 5_000,
+            "rank": 8,
+            "learning_rate": 1e-3,
+            "label_weight": 0.5,
+            "merge_difference": 1e-6,
+            "artifact": "model-untrained",
+            "verified": found.verified,
         }
     )
 

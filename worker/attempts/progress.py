@@ -18,6 +18,7 @@ WEIGHTS: dict[Stage, float] = {
     Stage.repair: 8,
     Stage.slice: 2,
     Stage.evaluate_slim: 18,
+    Stage.recover: 60,
     Stage.controls: 10,
     Stage.verify: 10,
     Stage.upload: 2,
@@ -109,6 +110,7 @@ class JobProgress:
 
 def skipped_stages(request: JobRequest) -> set[Stage]:
     """The stages that a job does not have."""
+    skipped = set() if request.recovery else {Stage.recover}
     if request.target.is_measured:
-        return {Stage.select, Stage.repair, Stage.slice}
-    return {Stage.search} if request.method.repair is not Repair.none else {Stage.search, Stage.repair}
+        return skipped | {Stage.select, Stage.repair, Stage.slice}
+    return skipped | ({Stage.search} if request.method.repair is not Repair.none else {Stage.search, Stage.repair})

@@ -24,6 +24,7 @@ from transformers.utils import logging
 from service.contract.errors import InvalidData, InvalidModel, InvalidRequest, TaskslimError, VerificationFailed
 from service.contract.fields import Schema
 from service.contract.options import Layout, Repair, Unit
+from service.contract.recovery import RecoveryMethod
 from service.contract.result import Widths
 from service.contract.task import ModelSource
 from service.contract.task_file import TaskFile
@@ -54,6 +55,7 @@ class Origin(Schema):
     units: list[Unit]
     layout: Layout
     repair: Repair
+    recovery: RecoveryMethod | None = None  # how the checkpoint was trained
     widths: list[Widths]
     weights: dict[str, str]  # file of the slim checkpoint -> sha256
     tasks: TaskFile | None = None  # the contents of its task.json
@@ -85,8 +87,9 @@ def weight_digests(directory: Path) -> dict[str, str]:
 def apply_kept(path: Path, base: FetchedModel, adapter: Path | None, directory: Path) -> None:
     """Write the checkpoint that the file at `path` makes of the base model, its adapter merged.
 
-    Raises InvalidRequest for a job whose repair changed the weights, InvalidModel for another base model, InvalidData
-    for indices that the model does not have, and VerificationFailed where the weights differ from those of the job.
+    Raises InvalidRequest for a job whose repair or recovery changed the weights, InvalidModel for another base model,
+    InvalidData for indices that the model does not have, and VerificationFailed where the weights differ from those of
+    the job.
     """
     kept, origin = read_kept(path)
     _check_base(origin, base, adapter)
@@ -112,6 +115,9 @@ def _check_base(origin: Origin, base: FetchedModel, adapter: Path | None) -> Non
             f"the job changed the weights (repair {origin.repair}), which indices lack: download its safetensors",
             param="method.repair",
         )
+    if origin.recovery is not None:
+        message = f"the job trained the model (recovery {origin.recovery}): download its safetensors"
+        raise InvalidRequest(message, param="recovery")
     if digest_directory(base.fetched) != origin.model_digest:
         raise InvalidModel("this is not the model that the job slimmed: its files differ", param="model.uri")
     if (digest_directory(adapter) if adapter else None) != origin.adapter_digest:

@@ -73,10 +73,14 @@ class Probe:
 
 def take_probe(loaded: LoadedModel, kept: Kept, inputs: Mapping[str, Tensor]) -> Probe:
     """The logits of the loaded model where only the `kept` units contribute."""
-    model, architecture = loaded.model, architecture_of(loaded.model)
-    with masked(model, architecture, kept):
-        logits = _logits(model, architecture, inputs, loaded.directory)
-    dtype = str(loaded.dtype).removeprefix("torch.")
+    with masked(loaded.model, architecture_of(loaded.model), kept):
+        return probe_of(loaded, inputs)
+
+
+def probe_of(loaded: LoadedModel, inputs: Mapping[str, Tensor]) -> Probe:
+    """The logits of a model as it is, computed in float32."""
+    model, dtype = loaded.model, str(loaded.dtype).removeprefix("torch.")
+    logits = _logits(model, architecture_of(model), inputs, loaded.directory)
     return Probe({name: value.cpu() for name, value in inputs.items()}, logits, str(model.device), dtype)
 
 

@@ -86,7 +86,10 @@ def save(
     (directory / TASK_FILE).write_text(shipped.model_dump_json(indent=2) + "\n", encoding="utf-8")
     origin = _origin(context, sources, tasks[0], findings.widths(groups, candidate.kept), directory)
     head_offsets = None if offset_V is None else offset_V.tolist()
-    origin = origin.model_copy(update={"tasks": shipped, "head_offsets": head_offsets})
+    trained = context.job.request.recovery if name == MODEL else None
+    origin = origin.model_copy(
+        update={"tasks": shipped, "head_offsets": head_offsets, "recovery": trained and trained.method}
+    )
     save_kept(candidate.kept, origin, output_directory(context) / kept_name(name))
     return verified
 

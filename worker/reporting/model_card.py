@@ -94,7 +94,9 @@ Every unit was scored on {{ calibration }} examples of the task by the criterion
 ({{ source }}){% endif %}, and those with the lowest scores were removed: ranked by the scope `{{ method.scope }}`,
 {{ "in one step" if method.steps == 1 else "in %d steps" | format(method.steps) }}, with the layout
 `{{ layout }}`. {% if method.repair == "none" %}The weights that stay are unchanged.{% else %}The weights that stay were
-adjusted by the repair `{{ method.repair }}`, without training.{% endif %}
+adjusted by the repair `{{ method.repair }}`, without training.{% endif %}{% if recovery %} Then the model was trained
+for {{ recovery.steps }} steps on {{ recovery.train_rows }} of these examples: LoRA weights of rank {{ recovery.rank }},
+by the method `{{ recovery_method }}`, of which those of step {{ recovery.best_step }} are merged.{% endif %}
 Options: {{ options }}. Made by Taskslim {{ version }}, job {{ job }}. The licence is that of the base
 model{% if licence %}, {{ licence }}{% endif %}.
 """
@@ -135,8 +137,24 @@ def _report_of_point(report: Report, point: CurvePoint) -> Report:
     )
     parameters = DenseSlim(dense=result.parameters.dense, slim=point.parameters)
     changed = {"ratio": point.ratio, "parameters": parameters, "metrics": metrics, "curve": [point]}
-    snippet = report.snippet.replace(f'("{MODEL}"', f'("{directory}"').replace(f'("{MODEL}/', f'("{directory}/')
+    snippet = _in_directory(report.snippet, directory)
     return report.model_copy(update={"result": result.model_copy(update=changed), "snippet": snippet, "warnings": []})
+
+
+def untrained_card(report: Report, licence: Mapping[str, Any] = {}) -> str:
+    """The card of the model before its recovery. Its other evaluations and its warnings are unknown, and left out."""
+    result, recovery = report.result, report.result.recovery
+    assert recovery is not None, "the model was recovered"
+    metrics = JobMetrics(dense=recovery.metrics.dense, slim=recovery.metrics.slim)
+    changed = {"metrics": metrics, "recovery": None, "verified": recovery.verified}
+    snippet = _in_directory(report.snippet, recovery.artifact)
+    before = {"result": result.model_copy(update=changed), "snippet": snippet, "warnings": []}
+    return card(report.model_copy(update=before), licence)
+
+
+def _in_directory(snippet: str, directory: str) -> str:
+    """The snippet for a checkpoint in another directory."""
+    return snippet.replace(f'("{MODEL}"', f'("{directory}"').replace(f'("{MODEL}/', f'("{directory}/')
 
 
 def _summary(report: Report) -> dict[str, Any]:
@@ -232,6 +250,8 @@ def _method(report: Report) -> dict[str, Any]:
         "method": report.request.method,
         "layout": report.request.output.layout.value,
         "calibration": report.calibration_examples,
+        "recovery": report.result.recovery,
+        "recovery_method": report.request.recovery.method.value if report.request.recovery else "",
         "options": ", ".join(f"{name} {value}" for name, value in report.options.items()),
         "version": report.versions.get("taskslim", ""),
         "job": report.job_id,

@@ -17,14 +17,14 @@ from service.sources.checkpoint import read_checkpoint
 from service.sources.dimensions import ffn_width, head_counts, head_size, num_layers
 from service.sources.model_directory import ModelDirectory
 from service.sources.model_files import CARD
-from service.storage.artifact_names import MODEL, REPORT, REPORT_PAGE
+from service.storage.artifact_names import MODEL, REPORT, REPORT_PAGE, UNTRAINED
 from worker.data.provenance import digest_rows, digest_text, versions
 from worker.data.wordings import Wording, as_run, written_in_template
 from worker.evaluation.answers import MAX_CHANGED
 from worker.reporting import artifacts, snippets
 from worker.reporting.card_metadata import licence_of
 from worker.reporting.findings import Findings
-from worker.reporting.model_card import card
+from worker.reporting.model_card import card, untrained_card
 from worker.reporting.warnings import warnings
 from worker.stages import method
 from worker.stages.context import JobContext
@@ -68,6 +68,8 @@ def _write_cards(report: Report, sources: Sources, output: Path) -> None:
     """Write a model card into each checkpoint that will be stored."""
     licence = licence_of(sources.model)
     (output / MODEL / CARD).write_text(card(report, licence))
+    if report.result.recovery is not None:
+        (output / UNTRAINED / CARD).write_text(untrained_card(report, licence))
     for point in report.result.curve:
         if point.artifact not in (None, MODEL):
             (output / str(point.artifact) / CARD).write_text(card(report, licence, point))
@@ -88,7 +90,7 @@ def build(
         model_class=task_model.loaded.family.model_class,
         result=result,
         options=dict(method.applied_options(context)),
-        calibration_examples=len(task_model.calibration.examples),
+        calibration_examples=len(task_model.calibration.examples) + _num_held_out(tasks),
         shortened_prompts=task_model.calibration.shortened
         + sum(each.task_model.evaluation.shortened for each in tasks),
         own_answers=task_model.own_answers,
@@ -112,6 +114,11 @@ def build(
         changed=found.changed[:MAX_CHANGED],
     )
     return report.model_copy(update={"warnings": warnings(report)})
+
+
+def _num_held_out(tasks: Sequence[EvaluationSet]) -> int:
+    """Calibration rows that only a recovery has looked at."""
+    return sum(len(each.task_model.held_out.examples) for each in tasks if each.task_model.held_out is not None)
 
 
 def _as_run(wording: Wording) -> dict[str, Any]:

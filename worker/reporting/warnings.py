@@ -263,6 +263,25 @@ def _per_layer_widths(report: Report) -> str | None:
     )
 
 
+def _not_recovered(report: Report) -> str | None:
+    """The recovery did not make the slim model better."""
+    found = report.result.recovery
+    if found is None:
+        return None
+    before, after = found.metrics.slim, found.metrics.recovered
+    if found.best_step == 0:
+        return (
+            "The recovery did not lower the loss on the held-out rows: the model is the one before it. Send more "
+            "calibration rows, more `recovery.seconds` or another `recovery.learning_rate`."
+        )
+    if after.value.value > before.value.value:
+        return None
+    return (
+        f"The recovery did not improve the model: its {metric_name(after)} is {interval(after.value)}, and was "
+        f"{interval(before.value)} before. The model before it is in {found.artifact}."
+    )
+
+
 STEPS = {  # kind of unit -> in which steps it is removed, and what to do about it
     Unit.ffn: "widths are multiples of {round_to}: send a smaller `output.round_to` to come closer",
     Unit.heads: "attention heads are removed as whole heads or key-value groups",
@@ -289,4 +308,5 @@ CHECKS: dict[str, Callable[[Report], str | None]] = {
     "above_latency": _above_latency,
     "below_floor": _below_floor,
     "per_layer_widths": _per_layer_widths,
+    "not_recovered": _not_recovered,
 }

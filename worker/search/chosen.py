@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from service.contract.result import CurvePoint, KeptMetric
 from worker.evaluation.bootstrap import kept_share
 from worker.evaluation.sequential import Verdict
+from worker.recovery.recovered import Recovered
 from worker.search.candidates import Candidate
 from worker.slimming.units import Group
 from worker.stages.context import JobContext
@@ -24,6 +25,7 @@ class ChosenModel:
     rows: list[int]  # indices of the same rows among all evaluation rows
     curve: list[CurvePoint] = field(default_factory=list)  # the candidates that were measured
     steering: Verdict | None = None  # of the rows that steered a search for a floor
+    recovered: Recovered | None = None  # the same model after its recovery, where the search has recovered it
 
 
 def kept_metric(context: JobContext, chosen: ChosenModel, slim: Measured) -> KeptMetric | None:

@@ -11,8 +11,7 @@ from worker.evaluation.bootstrap import metric_of
 from worker.evaluation.sequential import SequentialTest, Verdict
 from worker.search.candidates import Candidate
 from worker.search.chosen import SPLIT_SEED, ChosenModel
-from worker.search.search_context import SearchContext
-from worker.stages.task_model import TaskModel
+from worker.search.search_context import SearchContext, SlimCopy
 
 
 def smallest_keeping(search: SearchContext, floor: float, bound: Candidate | None) -> ChosenModel:
@@ -62,7 +61,7 @@ class FloorSearch:
 
     def __init__(self, search: SearchContext, floor: float, test: SequentialTest) -> None:
         self._search, self._floor, self._test = search, floor, test
-        self.smallest: tuple[Candidate, TaskModel, Verdict] | None = None  # with the cut model
+        self.smallest: tuple[Candidate, SlimCopy, Verdict] | None = None  # with the cut model
 
     def holds(self, candidate: Candidate) -> bool:
         """Whether the candidate keeps the floor."""
@@ -71,7 +70,7 @@ class FloorSearch:
         if known is not None and known.share is not None:
             return bool(known.meets)
         slim = self._search.slim_copy(candidate)
-        verdict = self._test.verdict(self._search.answers_of(slim, self._test), self._floor)
+        verdict = self._test.verdict(self._search.answers_of(slim.judged, self._test), self._floor)
         curve.add(
             candidate,
             examples=verdict.examples,

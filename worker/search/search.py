@@ -5,7 +5,7 @@ from worker.search.chosen import ChosenModel
 from worker.search.counted import is_within, largest_within
 from worker.search.latency_bound import largest_within_latency
 from worker.search.metric_floor import smallest_keeping
-from worker.search.search_context import SearchContext
+from worker.search.search_context import SearchContext, SlimCopy
 from worker.search.sweep import SaveModel, sweep
 from worker.slimming.scoring.iterative import ScorePath
 from worker.stages.context import JobContext
@@ -26,7 +26,8 @@ def search(
     if target.keep_metric is not None:
         return smallest_keeping(running, target.keep_metric, bound)
     assert bound is not None
-    return running.chosen(bound, running.candidates.slim_copy(bound), running.all_rows)
+    cut = running.candidates.slim_copy(bound)
+    return running.chosen(bound, SlimCopy(cut, judged=cut), running.all_rows)
 
 
 def _bound(running: SearchContext) -> Candidate | None:

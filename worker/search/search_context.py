@@ -6,11 +6,13 @@ from worker.data.examples import Example
 from worker.evaluation.answers import Answers
 from worker.evaluation.sequential import AnswerRows, SequentialTest, Verdict
 from worker.evaluation.task_metrics import FORMULAS
+from worker.recovery.recovered import Recovered
 from worker.search.candidates import Candidate, Candidates
 from worker.search.chosen import ChosenModel
 from worker.search.curve import Curve
 from worker.slimming.scoring.iterative import ScorePath
 from worker.stages.context import JobContext
+from worker.stages.recovery import recover
 from worker.stages.task_model import (
     Measured,
     TaskModel,
@@ -20,6 +22,16 @@ from worker.stages.task_model import (
     on_rows_of_offsets,
     with_examples,
 )
+
+
+@dataclass(frozen=True)
+class SlimCopy:
+    """A candidate as a cut model, and as the model that is judged: with label offsets, and recovered where the job
+    recovers its model."""
+
+    cut: TaskModel
+    judged: TaskModel
+    recovered: Recovered | None = None
 
 
 @dataclass(frozen=True)
@@ -52,15 +64,21 @@ class SearchContext:
             dense=self.dense.answers.of_rows(rows),
         )
 
-    def slim_copy(self, candidate: Candidate) -> TaskModel:
-        """The candidate as a cut model, with label offsets of its own."""
-        slim = self.candidates.slim_copy(candidate)
+    def slim_copy(self, candidate: Candidate) -> SlimCopy:
+        """The candidate as a cut model, recovered where the job asks for it, with label offsets of its own."""
+        cut = self.candidates.slim_copy(candidate)
+        if self.context.job.request.recovery is None:
+            return SlimCopy(cut, self._with_offsets(cut))
+        recovered = recover(self.context, cut, [self.task_model], lambda: self.task_model.loaded.model, self._on_batch)
+        return SlimCopy(cut, self._with_offsets(replace(cut, loaded=recovered.loaded)), recovered)
+
+    def _with_offsets(self, slim: TaskModel) -> TaskModel:
         fitting = on_rows_of_offsets(slim)
         if fitting is None:
             return slim
         return replace(slim, offset_L=fitted(answer_rows(self.context, fitting, self._on_batch)))
 
-    def _on_batch(self, _: int) -> None:
+    def _on_batch(self, *_: int) -> None:
         self.curve.report_progress()
 
     def answers_of(self, slim: TaskModel, test: SequentialTest) -> AnswerRows:
@@ -78,11 +96,11 @@ class SearchContext:
         return replace(slim, evaluation=with_examples(self.context, slim, self.task_model.evaluation, examples))
 
     def chosen(
-        self, candidate: Candidate, slim: TaskModel, rows: list[int], steering: Verdict | None = None
+        self, candidate: Candidate, slim: SlimCopy, rows: list[int], steering: Verdict | None = None
     ) -> ChosenModel:
         """The outcome of the search: `slim` is the cut candidate, which is reported on the given evaluation rows."""
         examples = [self.task_model.evaluation.examples[row] for row in rows]
-        reported = self._asked(slim, examples)
+        reported = self._asked(slim.cut, examples)
         return ChosenModel(
             candidate=candidate,
             groups=self.candidates.groups,
@@ -91,4 +109,5 @@ class SearchContext:
             rows=rows,
             curve=self.curve.points,
             steering=steering,
+            recovered=slim.recovered,
         )

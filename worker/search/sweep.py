@@ -6,7 +6,7 @@ from service.storage.artifact_names import MODEL, checkpoint_name
 from worker.evaluation.bootstrap import KeptShare
 from worker.search.candidates import Candidate
 from worker.search.chosen import ChosenModel
-from worker.search.search_context import SearchContext
+from worker.search.search_context import SearchContext, SlimCopy
 from worker.slimming.allocation import WidthUnreachable
 from worker.slimming.units import Group
 from worker.stages.task_model import TaskModel
@@ -24,22 +24,22 @@ def sweep(search: SearchContext, ratios: list[float], save: SaveModel) -> Chosen
     search.curve.expect(len(ratios))
     test = search.test_on(search.all_rows)
     artifacts = search.context.job.request.target.artifacts or [max(ratios)]
-    chosen: tuple[Candidate, TaskModel] | None = None
-    last: tuple[int, TaskModel, KeptShare] | None = None  # (parameters, cut model, what it keeps)
+    chosen: tuple[Candidate, SlimCopy] | None = None
+    last: tuple[int, SlimCopy, KeptShare] | None = None  # (parameters, cut model, what it keeps)
     for ratio in sorted(ratios):
         candidate = _candidate_at(search, ratio)
         if ratio in artifacts:
             _check_removal(search, candidate)
         if last is None or last[0] != candidate.parameters:  # several ratios may round to the same widths
             slim = search.slim_copy(candidate)
-            last = candidate.parameters, slim, test.measure(search.answers_of(slim, test))
+            last = candidate.parameters, slim, test.measure(search.answers_of(slim.judged, test))
         _, slim, kept = last
         name = None
         if ratio == max(artifacts):
             name, chosen = MODEL, (candidate, slim)
         elif ratio in artifacts:
             name = checkpoint_name(ratio)
-            save([slim], search.candidates.groups, candidate, name, search.curve.report_progress)
+            save([slim.judged], search.candidates.groups, candidate, name, search.curve.report_progress)
         measured = {"examples": len(test.examples), "metric": kept.metric, "share": kept.share}
         search.curve.add(candidate, ratio, **measured, artifact=name)
     assert chosen is not None

@@ -15,4 +15,5 @@ answers one question:
 - `config_sizes`: which config fields and module attributes change with a cut?
 - `shapes`: which shapes will the parameters have after a cut?
 - `repair`: how are the kept weights changed to make up for the removed units, without training?
+- `recovery.losses`: what is a slim model trained towards?
 """

@@ -33,11 +33,13 @@ def attribute(
     moments of the dense model where a repair on the same rows can use them.
     """
     request = context.job.request
-    groups, count = locate_groups(context, task_model), len(task_model.calibration.examples)
+    groups = locate_groups(context, task_model)
+    count = sum(batch.num_examples for batch in task_model.calibration.batches)
     counter = context.counter(count * request.method.steps)
     step_counters = (lambda done, step=step: counter(step * count + done) for step in range(request.method.steps))
     score = _scoring(context, task_model, general)
-    repaired_on_same_rows = request.method.repair in FITTED and not request.tasks
+    # A union is repaired on the rows of all tasks, and a model that is recovered not on those that are held out.
+    repaired_on_same_rows = request.method.repair in FITTED and not request.tasks and request.recovery is None
     dense_moments: list[Mapping[str, Moments]] = []
 
     def measure() -> Scores:
@@ -108,7 +110,8 @@ def is_shared_exclusive(method: Method) -> bool:
 
 
 def mixed(context: JobContext, task_model: TaskModel, general: TaskModel) -> TaskModel:
-    """The model with general rows among its calibration rows, by the weight of the method."""
+    """The model with general rows among its calibration batches, by the weight of the method; its examples are those of
+    the task alone."""
     method = context.job.request.method
     with refusing_units():
         batches = general_rows.mixture(
@@ -119,8 +122,7 @@ def mixed(context: JobContext, task_model: TaskModel, general: TaskModel) -> Tas
             general_rows.GeneralBatches(list(on_device(general)), objective(method, general), method.general_weight),
             options(context).objective,
         )
-    examples = [*task_model.calibration.examples, *general.calibration.examples]
-    return replace(task_model, calibration=replace(task_model.calibration, examples=examples, batches=batches))
+    return replace(task_model, calibration=replace(task_model.calibration, batches=batches))
 
 
 def step_ratios(request: JobRequest) -> tuple[float, ...]:

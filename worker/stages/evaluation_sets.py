@@ -16,6 +16,7 @@ from service.contract.result import JobMetrics, MetricsPair
 from service.contract.task import DataSource, ObservedTask, Task, TaskWording
 from service.rows.row import Row
 from worker.checkpoints.loading import LoadedModel
+from worker.checkpoints.verification import Probe
 from worker.data.loading import Location, load_rows, read_source
 from worker.evaluation.pooling import pooled_metrics
 from worker.stages.context import JobContext
@@ -185,6 +186,11 @@ def with_slim_model(sets: Sequence[EvaluationSet], slim: TaskModel, rows: Sequen
         else replace(each, task_model=replace(each.task_model, loaded=slim.loaded))
         for each in sets
     ]
+
+
+def with_loaded_model(sets: Sequence[EvaluationSet], loaded: LoadedModel, probe: Probe) -> list[EvaluationSet]:
+    """The sets with another model, and the probe that its checkpoint is verified by."""
+    return [replace(each, task_model=replace(each.task_model, loaded=loaded, probe=probe)) for each in sets]
 
 
 def job_metrics(sets: Sequence[EvaluationSet], dense: Measurements, slim: Measurements) -> JobMetrics:

@@ -66,7 +66,7 @@ class ScoreCache:
     ) -> ScorePath:
         """The unit scores on the calibration rows of the task, taken at `ratios`; `measure` takes them.
 
-        `general` has the general rows that they are compared with.
+        `general` has the general rows that they depend on.
         """
         key = self.units_key(task_model, ratios, general)
         content = self._find(key)
@@ -112,8 +112,6 @@ class ScoreCache:
         more = {"method": method, "path": path}
         if general is not None:
             more["general"] = [general.kind, digest_examples(general.calibration.examples)]
-        elif request.method.general_weight > 0 and request.general is not None:  # general rows are among the examples
-            more["general"] = [request.general.kind]
         return self._key(ScoreKind.units, task_model, task_model.calibration.examples, more)
 
     def _rows_key(self, task_model: TaskModel) -> "Key":

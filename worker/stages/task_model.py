@@ -55,6 +55,7 @@ class TaskModel:
     evaluation: Examples
     probe: Probe | None = None  # of the whole model, for the verification of what is cut from it
     own_answers: OwnAnswers | None = None  # of the dense model to the calibration rows, where those have no labels
+    held_out: Examples | None = None  # calibration rows that are no longer in `calibration`, where there is a recovery
     offset_rows: Examples | None = None  # calibration rows of this task that its label offsets are fitted on
     offset_L: Tensor | None = None  # the label offsets that are shipped with a cut model
 

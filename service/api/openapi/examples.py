@@ -85,6 +85,7 @@ KEEPING = SST2 | {
     "target": {"keep_metric": 0.98, "bytes": 240000000},
     "output": {"layout": "per_layer", "round_to": 1},
 }
+RECOVERED = SST2 | {"target": {"ratio": 0.7}, "recovery": {"method": "distillation", "seconds": 600}}
 SWEEP = SST2 | {"target": {"sweep": [0.1, 0.2, 0.3, 0.4, 0.5], "artifacts": [0.2, 0.4]}}
 
 INDICES = {
@@ -109,6 +110,7 @@ REQUESTS: dict[str, Any] = {
         "summary": "The smallest model that keeps 98 % of the accuracy, with a maximum size",
         "value": KEEPING,
     },
+    "recovery": {"summary": "A small model that is trained after the cut", "value": RECOVERED},
     "sweep": {"summary": "A sweep over five ratios, with two checkpoints", "value": SWEEP},
     "indices": {"summary": "Several kinds of units, with controls, stored as indices", "value": INDICES},
     "classifier": {"summary": "A model with a classification head", "value": CLASSIFIER},

@@ -18,6 +18,7 @@ const STAGES = [
   "repair",
   "slice",
   "evaluate_slim",
+  "recover",
   "controls",
   "verify",
   "upload"
@@ -138,8 +139,12 @@ function stageList(job) {
 }
 
 /** The stages that a request does not have. A target that has to be measured has `search` in place of three others. */
-function leftOut({ method, target }) {
-  const omitted = [...(method.controls ? [] : ["controls"]), ...(method.repair === "none" ? ["repair"] : [])];
+function leftOut({ method, target, recovery }) {
+  const omitted = [
+    ...(recovery ? [] : ["recover"]),
+    ...(method.controls ? [] : ["controls"]),
+    ...(method.repair === "none" ? ["repair"] : [])
+  ];
   if (target.keep_metric ?? target.latency_ms ?? target.sweep) return [...omitted, "select", "repair", "slice"];
   return [...omitted, "search"];
 }

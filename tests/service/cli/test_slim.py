@@ -100,6 +100,17 @@ def test_printed_request_is_sent_by_submit(
     assert only_job(job_store).request.target == JobRequest.model_validate_json(run.out).target
 
 
+def test_a_recovery_is_asked_for_by_its_method(taskslim: Taskslim, place: Path) -> None:
+    options = ["--task", "sst2", "--rows", "s3://far/rows.jsonl", "--evaluation", "s3://far/test.jsonl"]
+    (place / "model.gguf").write_bytes(b"GGUF")  # which no plan reads
+    run = taskslim("slim", "model.gguf", *options, "--recover", "distillation", "--print-request")
+    assert run.code == 0, run.err
+    assert json.loads(run.out)["recovery"] == {"method": "distillation"}
+    refused = taskslim("slim", "model.gguf", *options, "--recover", "more")
+    assert refused.code == 2
+    assert "'lora', 'distillation'" in refused.err
+
+
 @pytest.mark.parametrize(
     ("options", "task"),
     [

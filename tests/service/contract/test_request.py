@@ -75,6 +75,23 @@ def test_units_within_each_other_need_the_global_scope(units: list[str]) -> None
     JobRequest.model_validate(INLINE | {"method": {"units": units, "scope": "global"}})
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"method": {"repair": "none"}, "output": {"formats": ["safetensors", "indices"]}}, "`recovery` trains"),
+        ({"target": {"sweep": [0.1, 0.2]}}, "give another target with `recovery`"),
+        ({"deadline_seconds": 300}, "less than `deadline_seconds`"),
+        ({"recovery": {"label_weight": 0.5}}, "only with the method `distillation`"),
+        ({"recovery": {"rows": 15}}, "greater than or equal to 16"),
+        ({"recovery": {"rank": 0}}, "greater than or equal to 1"),
+    ],
+)
+def test_recoveries_that_cannot_be_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        JobRequest.model_validate(INLINE | {"recovery": {}} | fields)
+    JobRequest.model_validate(INLINE | {"recovery": {}})
+
+
 def test_the_format_indices_is_refused_with_a_repair() -> None:
     fields = {"output": {"formats": ["indices"]}, "method": {"repair": "least_squares"}}
     with pytest.raises(ValidationError, match="formats: indices"):

@@ -26,6 +26,16 @@ def test_too_few_rows_to_set_some_aside_are_refused(tmp_path: Path, access: Acce
     assert "at least two rows of every label" in says
 
 
+def test_a_recovery_needs_sixteen_rows_beside_the_evaluation(tmp_path: Path, access: Access) -> None:
+    def body(asked: dict[str, Any]) -> dict[str, Any]:
+        return request_body(tmp_path, task=asked, recovery={})
+
+    for few in (task(ROWS * 4), task(ROWS * 3, ROWS), task(ROWS * 9, ROWS, limit=15)):
+        assert "needs 16 of them" in refuse(body(few), access, InvalidRequest, "task.calibration")
+    for enough in (task(ROWS * 5), task(ROWS * 4, ROWS), task(ROWS * 9, ROWS, limit=16)):
+        check_request(JobRequest.model_validate(body(enough)), access)
+
+
 def test_a_floor_needs_two_evaluation_rows(tmp_path: Path, access: Access) -> None:
     floor = {"target": {"keep_metric": 0.9}}
     body = request_body(tmp_path, task=task(ROWS, ROWS[:1]), **floor)

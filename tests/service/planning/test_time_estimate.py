@@ -114,6 +114,29 @@ def test_a_search_has_the_pace_of_the_same_target() -> None:
     assert found.seconds == 103.0
 
 
+def test_a_recovery_takes_what_its_passes_take_and_at_most_its_time() -> None:
+    asked = {"recovery_epochs": 4, "recovery_seconds": 300.0}
+    trained = run(changed(**asked), recover=98.0)  # 3 x 4 passes of 80 calibration rows and one of 20 evaluation rows
+    found = [
+        estimate([trained], changed(**fields))
+        for fields in ({}, asked, asked | {"recovery_epochs": 8}, asked | {"recovery_seconds": 50.0})
+    ]
+    assert [entry and entry.seconds for entry in found] == [13.0, 111.0, 207.0, 63.0]
+
+
+def test_a_recovery_that_no_run_had_counts_as_its_longest_time() -> None:
+    found = estimate([run()], changed(recovery_epochs=4, recovery_seconds=300.0))
+    assert found is not None
+    assert found.seconds == 313.0
+
+
+def test_a_search_that_recovers_takes_longer() -> None:
+    searched = run(changed(search="keep_metric", models=7), search=80.0 + 7 * 20.0)
+    found = estimate([searched], changed(search="keep_metric", models=7, recovery_epochs=1, recovery_seconds=10.0))
+    assert found is not None
+    assert found.seconds == 13.0 + 80 + 7 * (20 + 3 * 80) + 10
+
+
 def test_controls_count_only_where_they_are_asked_for() -> None:
     controlled = run(changed(controls=True), controls=50.0)
     found = [estimate([controlled], changed(controls=controls)) for controls in (False, True)]

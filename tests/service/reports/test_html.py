@@ -23,10 +23,11 @@ from service.contract.report import (
 from service.contract.result import DenseSlim, Estimate, JobMetrics, MetricsPair, Result
 from service.jobs.record import new_record
 from service.jobs.store import JobStore
+from service.reports.charts import loss_curve
 from service.reports.html import render, style_source
 from service.storage.object_store import Storage
 from tests.support.browser import Browser, Tab
-from tests.support.contract_examples import REQUEST, result
+from tests.support.contract_examples import REQUEST, recovery, result
 from tests.support.finished_jobs import FILES, finish
 from tests.support.requests import plain_request
 
@@ -338,6 +339,29 @@ def test_page_shows_latency_by_batch_size_memory_and_seeds() -> None:
 def test_page_starts_with_the_target(target: dict[str, Any], words: str) -> None:
     page = render(report(request=plain_request(target=target)))
     assert f"Target: {words}.".replace(" %", "\N{NO-BREAK SPACE}%") in page
+
+
+def test_recovery_is_shown_with_the_three_models_and_its_losses() -> None:
+    found = recovery()
+    curve = loss_curve(found)
+    assert curve is not None
+    places = [tuple(map(float, point.split(","))) for point in curve.held_out.split()]
+    assert curve.best == places[2] == min(places, key=lambda place: -place[1])
+    assert [x for x, _ in places] == [x for x, _ in sorted(places)]
+    assert len(curve.train.split()) == 3
+    page = render(report(result=result().model_copy(update={"recovery": found}).model_dump()))
+    for text in (
+        "trained on 80 calibration rows for 12 steps",
+        "the weights of step 8 were kept",
+        "with the weight 0.5, the right answers",
+        f'points="{curve.held_out}"',
+        "<code>model-untrained</code>",
+        "slim, before the training",
+        "those of the trained model in memory",
+    ):
+        assert text in page
+    assert "Recovery" not in render(report())
+    assert loss_curve(None) is None
 
 
 def test_accuracies_have_intervals_and_controls_are_compared_with_the_job() -> None:

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from service.contract.report import Confusion, Dequantised, Report
-from service.contract.result import Metrics, Result
+from service.contract.result import Metrics, RecoveredMetrics, Result
 from service.families.runtimes import runtimes_of_unequal_widths
-from tests.support.contract_examples import result
+from tests.support.contract_examples import recovery, result
 from tests.support.requests import plain_request
 from worker.reporting.warnings import CHECKS, warnings
 
@@ -77,6 +77,16 @@ def with_target(target: dict[str, Any], **fields: Any) -> Report:
     return made.model_copy(update={"request": plain_request(target=target), "result": changed})
 
 
+def recovered(before: float, after: float, best_step: int) -> Report:
+    """The report of a job with a recovery."""
+    made = report(slim=after)
+    metrics = made.result.metrics
+    slim = metrics.slim.model_copy(update={"value": metrics.slim.value.model_copy(update={"value": before})})
+    models = RecoveredMetrics(dense=metrics.dense, slim=slim, recovered=metrics.slim)
+    found = recovery().model_copy(update={"metrics": models, "best_step": best_step})
+    return made.model_copy(update={"result": made.result.model_copy(update={"recovery": found})})
+
+
 OWN_CLASS = result().verified.model_copy(update={"loader": "PerLayerForCausalLM"}).model_dump()
 CAUSES: dict[str, Report] = {
     "at_majority": report(slim=0.51),
@@ -102,6 +112,7 @@ CAUSES: dict[str, Report] = {
     "above_latency": with_target({"latency_ms": 0.9}),
     "below_floor": with_target({"keep_metric": 0.9}, kept_metric=kept(reported=0.91, low=0.89)),
     "dense_fails": report(dense_metrics={"value": estimate(0.5)}),
+    "not_recovered": recovered(before=0.8, after=0.8, best_step=0),
     "per_layer_widths": with_target({"ratio": 0.3}, verified=OWN_CLASS).model_copy(
         update={"runtimes": runtimes_of_unequal_widths()}
     ),
@@ -124,6 +135,13 @@ def test_a_regression_has_a_constant_answer_without_labels() -> None:
 def test_even_loss_gives_no_warning() -> None:
     even = matrices([[450, 50], [50, 450]], [[400, 100], [100, 400]])
     assert codes(report(confusion=even)) == set()
+
+
+def test_recovery_is_warned_of_where_the_metric_did_not_rise() -> None:
+    assert codes(recovered(before=0.7, after=0.8, best_step=8)) == set()
+    [found] = warnings(recovered(before=0.8, after=0.75, best_step=8))
+    assert "did not improve the model" in found.message
+    assert "model-untrained" in found.message
 
 
 def test_every_warning_has_a_cause_here() -> None:

@@ -48,7 +48,7 @@ def test_early_verdicts_agree_with_all_steering_rows(tmp_path: Path) -> None:
             for ratio in running.candidates.grid()
             if running.candidates.at(ratio).parameters == point.parameters
         )
-        share = test.measure(running.answers_of(running.slim_copy(candidate), test)).share
+        share = test.measure(running.answers_of(running.slim_copy(candidate).judged, test)).share
         assert (share.low >= 0.9) is point.meets
 
 
@@ -112,7 +112,7 @@ def test_clear_verdict_needs_a_part_of_the_rows(tmp_path: Path, floor: float, ho
     job = search_job(tmp_path, num_rows=80, task=dict(LIKELY))
     running = SearchContext.begin(job.context, job.task_model, job.dense, job.path)
     test = running.test_on(list(range(80)))
-    answer = running.answers_of(running.slim_copy(running.candidates.at(0.8)), test)
+    answer = running.answers_of(running.slim_copy(running.candidates.at(0.8)).judged, test)
     verdict = test.verdict(answer, floor)
     assert verdict.holds is holds
     assert verdict.examples == 20

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from service.contract.method import Method
+from service.contract.recovery import Recovery
 from service.contract.request import JobRequest
 from service.jobs.submission import access_of
 from service.sources.fingerprints import fingerprints
@@ -58,6 +60,7 @@ SAME: dict[str, dict[str, Any]] = {
     "normalisation": {"method": {"normalisation": "mean"}},
     "seed of the controls": {"method": {"controls": True, "seed": 1}},
     "protected layers": {"method": {"protect_last": 1}},
+    "recovery": {"method": {"seed": 1}, "recovery": {"method": "distillation", "rank": 4}},
     "repair": {"method": UNREPAIRED},
     "the default objective by name": {"method": {"objective": "margin"}},
     "name": {"task": {"name": "reviews"}},
@@ -102,6 +105,13 @@ def test_digest_changes_with_every_value_that_scores_depend_on(jobs: ScoringJobs
 def test_digest_ignores_values_that_scores_do_not_depend_on(jobs: ScoringJobs, change: str) -> None:
     shutil.copytree(jobs.root / "llama", jobs.root / "llama-copy")
     assert jobs.digest(request_with(jobs, {})) == jobs.digest(request_with(jobs, SAME[change]))
+
+
+def test_fingerprints_do_not_depend_on_the_recovery(jobs: ScoringJobs) -> None:
+    access = access_of(ANONYMOUS, jobs.settings, jobs.storage)
+    plain = jobs.request()
+    recovered = plain.model_copy(update={"method": Method(seed=1), "recovery": Recovery(rank=4)})
+    assert fingerprints(plain, access) == fingerprints(recovered, access)
 
 
 def test_digest_ignores_the_order_of_the_units(jobs: ScoringJobs) -> None:

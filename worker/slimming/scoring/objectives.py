@@ -66,12 +66,12 @@ def token_scores(model: nn.Module, batch: Batch) -> Tensor:
     where the batch has targets for them; or the numbers of all embeddings, row by row."""
     if batch.pooling:
         return embeddings.embed(model, batch.inputs, batch.masks["encoder"], batch.pooling).flatten()
-    logits_PV = _scored_logits(model, batch).float()
+    logits_PV = scored_logits(model, batch).float()
     score_PV = logits_PV.log_softmax(dim=-1) if batch.target_EL is None else logits_PV
     return score_PV[batch.place_M, batch.token_M]
 
 
-def _scored_logits(model: Any, batch: Batch) -> Tensor:
+def scored_logits(model: Any, batch: Batch) -> Tensor:
     """The logits at the scored positions (P, V). No others are computed.
 
     The logits of a vocabulary at every position would take a third of the time of a small model's forward pass, and
@@ -212,7 +212,7 @@ def objective_values(model: nn.Module, batch: Batch, objective: str) -> Tensor:
     """
     name = batch.objective or objective
     if name == "entropy" and batch.num_labels == 1 and batch.target_EL is None:
-        value_E = entropy_of_tokens(_scored_logits(model, batch).float().log_softmax(dim=-1), batch)
+        value_E = entropy_of_tokens(scored_logits(model, batch).float().log_softmax(dim=-1), batch)
     else:
         value_E = OBJECTIVES[name](token_scores(model, batch), batch)
     return batch.gradient_scale * value_E

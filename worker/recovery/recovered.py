@@ -1,0 +1,75 @@
+"""Recovers a slim model: trains LoRA weights, merges them, and makes the probe that its checkpoint is verified by.
+
+The probe has the logits of the merged and rounded model. Whether the merge itself is right is seen from the model with
+the LoRA weights beside its own: both are computed in float32, before anything is rounded.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from service.contract.errors import VerificationFailed
+from worker.checkpoints.dtypes import cast_weights, round_weights, weight_dtypes
+from worker.checkpoints.loading import LoadedModel
+from worker.checkpoints.verification import Probe, probe_of
+from worker.recovery.lora import Lora, attached
+from worker.recovery.rows import SplitRows, TrainingTask
+from worker.recovery.training import OnStep, Settings, Training, train
+
+TOLERANCE = 1e-3  # difference of a logit that counts as rounding in float32, relative to the greatest logit
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A recovered model, which shares no weights with the slim one, and how it was trained."""
+
+    loaded: LoadedModel
+    probe: Probe
+    training: Training
+    lora_parameters: int
+    merge_difference: float  # the largest of a logit, by the merge
+
+
+def recover(
+    slim: LoadedModel,
+    tasks: Sequence[TrainingTask],
+    splits: Sequence[SplitRows],
+    inputs: Mapping[str, Tensor],
+    rank: int,
+    settings: Settings,
+    on_step: OnStep,
+    clock: Callable[[], float] = time.monotonic,
+) -> Recovered:
+    """A trained copy of a slim model; `inputs` are those of its probe.
+
+    Raises VerificationFailed where the merged model differs from the model with the LoRA weights beside it, and what
+    `on_step` raises.
+    """
+    loaded = replace(slim, model=deepcopy(slim.model))
+    with attached(loaded.model, rank, settings.seed) as lora:
+        lora_parameters = lora.parameters
+        training = train(loaded.model, lora, tasks, splits, settings, on_step, clock)
+        difference = _merge(loaded, lora, inputs, weight_dtypes(slim.model))
+    round_weights(loaded.model, loaded.dtype)
+    return Recovered(loaded, probe_of(loaded, inputs), training, lora_parameters, difference)
+
+
+def _merge(loaded: LoadedModel, lora: Lora, inputs: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> float:
+    """Merge the LoRA weights in float32, and give the weights their `dtypes` again; the largest difference that the
+    merge makes to a logit. Raises VerificationFailed."""
+    expected = probe_of(loaded, inputs).logits
+    cast_weights(loaded.model, torch.float32)
+    lora.merge()
+    difference = (probe_of(loaded, inputs).logits - expected).abs().max().item()
+    greatest = expected.abs().max().item()
+    if not difference <= TOLERANCE * greatest:
+        raise VerificationFailed(
+            f"the logits of the model with merged LoRA weights differ by {difference:.3g} of {greatest:.3g} from those "
+            "of the model with the weights beside it"
+        )
+    cast_weights(loaded.model, dtypes)
+    return difference
