@@ -62,7 +62,8 @@ def read_model_tokens(source: ModelSource) -> ModelTokens:
     config = effective_config(_json(path_of, CONFIG, source.uri))
     names = family_of(config, source.uri).names.of(config)
     tokenizer, unknown = _read_tokenizer(path_of, source.uri)
-    embedding_VD, sha256 = _read_table(path_of, names.embedding, source.uri)
+    tied = names.tied if names.is_tied(config) else ()
+    embedding_VD, sha256 = _read_table(path_of, (names.embedding, *tied), source.uri)
     space = TokenSpace.of(embedding_VD, _usable(tokenizer, unknown, len(embedding_VD)))
     if len(space.candidate_K) < MIN_CANDIDATES:
         raise _wrong(f"{source.uri}: fewer than {MIN_CANDIDATES} tokens of {TOKENIZER} have an embedding")
@@ -135,14 +136,15 @@ def _usable(tokenizer: Tokenizer, unknown: set[int], count: int) -> NDArray[np.b
 # --- the embedding table -------------------------------------------------------------------------------------------
 
 
-def _read_table(path_of: FilePath, name: str, uri: str) -> tuple[NDArray[np.float32], str]:
-    """(the table (V, D), its SHA-256 as it is stored)."""
-    for file in _weight_files(path_of, name, uri):
-        header = _header(path_of, file, uri)
-        stored = next((stored for stored in header.tensors if plain_name(stored) in _spellings(name)), None)
-        if stored is not None:
-            return _values(path_of(file), header, stored, uri)
-    raise _wrong(f"{uri} has no embedding table {name} in safetensors")
+def _read_table(path_of: FilePath, names: Sequence[str], uri: str) -> tuple[NDArray[np.float32], str]:
+    """(the table (V, D), its SHA-256 as it is stored); it is stored by the first of `names`, or by one tied to it."""
+    for name in names:
+        for file in _weight_files(path_of, name, uri):
+            header = _header(path_of, file, uri)
+            stored = next((stored for stored in header.tensors if plain_name(stored) in _spellings(name)), None)
+            if stored is not None:
+                return _values(path_of(file), header, stored, uri)
+    raise _wrong(f"{uri} has no embedding table {names[0]} in safetensors")
 
 
 def _spellings(name: str) -> set[str]:

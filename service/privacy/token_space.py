@@ -31,7 +31,8 @@ class TokenSpace:
     def of(cls, embedding_VD: NDArray[np.float32], usable_V: NDArray[np.bool_]) -> "TokenSpace":
         """The space of a table, of whose tokens the usable ones are candidates. A row of zeros has no place."""
         has_place_V = usable_V & embedding_VD.any(axis=1)
-        centred_VD = embedding_VD - embedding_VD[has_place_V].mean(axis=0)
+        mean_D = embedding_VD[has_place_V].sum(axis=0) / max(has_place_V.sum(), 1)
+        centred_VD = (embedding_VD - mean_D).astype(np.float32)
         norm_V1 = np.linalg.norm(centred_VD, axis=1, keepdims=True)
         unit_VD = np.divide(centred_VD, norm_V1, out=np.zeros_like(centred_VD), where=norm_V1 > 0)
         candidate_K = np.flatnonzero(has_place_V)
