@@ -16,6 +16,7 @@ from service.families.table import FAMILIES
 from service.jobs.record import new_record
 from service.settings import Settings
 from service.storage.object_store import Storage
+from tests.support.criteria import served
 from tests.support.progress import IgnoredProgress
 from worker import pipeline
 
@@ -31,7 +32,7 @@ BUDGET = {"units": ["ffn", "heads"], "scope": "global"}
 CASES: dict[str, dict[str, Any]] = {
     **{f"{'+'.join(units)} uniform": {"units": units, "scope": "global"} for units in UNITS},
     **{f"{'+'.join(units)} own": {"units": units, "scope": "global", "layout": "per_layer"} for units in UNITS},
-    **{criterion: {"criterion": criterion, "units": ["ffn"]} for criterion in Criterion},
+    **{criterion: {"criterion": criterion, "units": served(criterion, ["ffn"])} for criterion in Criterion},
     **{
         f"{criterion} all units": {"criterion": criterion, "units": T5.units, "scope": "global", "steps": 2}
         for criterion in Criterion

@@ -37,7 +37,6 @@ from service.rows.row import Row
 from service.storage.row_formats import checked_line, read_file
 
 if TYPE_CHECKING:
-    from service.privacy.private_rows import Mechanism as PrivateMechanism
     from service.privacy.private_rows import PrivateRows
 
 EXTRA = ("numpy", "tokenizers", "huggingface_hub", "pyarrow")  # packages of the extra `privacy`
@@ -85,7 +84,7 @@ def privatise(
         _check_labels(private, label_epsilon)
         tokens = read_model_tokens(source)
     chosen = mechanism_of(mechanism, tokens.space, epsilon)
-    _check_changes(chosen)
+    _check_changes(epsilon, chosen.unchanged_share())
     uniform = from_system if seed is None else from_seed(seed)
     made = make_private(found, private, tokens, chosen, label_epsilon, uniform, rare)
     content = statement(made, chosen, tokens, label_epsilon, seeded=seed is not None)
@@ -190,10 +189,9 @@ def _check_labels(columns: PrivateColumns, epsilon: float | None) -> None:
         raise wrong("--label-epsilon", _too_large(epsilon, "labels", kept))
 
 
-def _check_changes(mechanism: "PrivateMechanism") -> None:
-    share = mechanism.unchanged_share()
+def _check_changes(epsilon: float, share: float) -> None:
     if share > MAX_UNCHANGED:
-        raise wrong("--epsilon", _too_large(mechanism.epsilon, "tokens", share))
+        raise wrong("--epsilon", _too_large(epsilon, "tokens", share))
 
 
 def _too_large(epsilon: float, what: str, share: float) -> str:
