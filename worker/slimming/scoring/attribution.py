@@ -105,7 +105,7 @@ class Accumulator:
         gradient_BTC: Tensor | None,
         before_BTC: Tensor | None = None,
     ) -> None:
-        """Add the activation of `group` on `batch`, with its gradient or the input of the layer if the formula needs it."""
+        """Add the activation of `group`, and its gradient or the input of the layer if the formula needs that."""
         assert self.formula.observe is not None
         seen = Observation(
             activation_BTC=activation_BTC,
