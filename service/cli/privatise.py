@@ -159,12 +159,11 @@ def _read(place: Path, asked: TaskWording | PrivateColumns, target: str | None) 
     if target not in (None, TARGET):
         rows = [_renamed(row, target) for row in rows]
     rows = with_named_labels(rows, task)
-    labelled = have_answers(rows, task)
     try:
-        private = columns_of(task, labelled=labelled)
+        private = columns_of(task, answered=have_answers(rows, task))
     except InvalidRequest as error:
         raise wrong(OPTIONS[(error.param or "").rpartition(".")[2]], error.message) from error
-    check_rows(rows, task, answered=labelled or TARGET in private.texts)
+    check_rows(rows, task, answered=bool(private.labels) or TARGET in private.texts)
     return rows, private
 
 

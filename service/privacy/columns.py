@@ -59,21 +59,21 @@ class PrivateColumns:
         return 2 if self.has_several else len(self.labels)
 
 
-def columns_of(task: TaskWording, *, labelled: bool) -> PrivateColumns:
-    """The columns of a resolved task; its labels are written where `labelled`.
+def columns_of(task: TaskWording, *, answered: bool) -> PrivateColumns:
+    """The columns of a resolved task; its labels or targets are written where the rows are `answered`.
 
     Raises InvalidRequest for a kind of task whose answers cannot be made private, and for several labels without names.
     """
     kind = task.kind or TaskKind.classification
     if kind in UNSERVED:
         raise InvalidRequest(f"rows of a {kind} task are not made private: {UNSERVED[kind]}", param="task.kind")
-    if labelled and kind is TaskKind.multi_label and task.labels is None:
+    if answered and kind is TaskKind.multi_label and task.labels is None:
         message = "name the labels, those included that no row has: which ones the rows have is private"
         raise InvalidRequest(message, param="task.labels")
     texts = tuple(sorted(template_fields(task.template or "")))
     return PrivateColumns(
-        texts=(*texts, TARGET_COLUMN) if kind is TaskKind.generation else texts,
-        labels=tuple(task.labels or ()) if labelled else (),
+        texts=(*texts, TARGET_COLUMN) if answered and kind is TaskKind.generation else texts,
+        labels=tuple(task.labels or ()) if answered else (),
         has_several=kind is TaskKind.multi_label,
         max_words=task.max_words,
     )

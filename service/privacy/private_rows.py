@@ -4,7 +4,7 @@ Shape suffixes: N tokens or labels of all rows.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
@@ -46,11 +46,15 @@ class Mechanism(Protocol):
         """The share of the tokens that stay as they are, computed from the vocabulary alone."""
 
 
+MECHANISMS: dict[MechanismName, Callable[[TokenSpace, float], Mechanism]] = {
+    MechanismName.exponential: ExponentialMechanism,
+    MechanismName.adaptive: AdaptiveNeighbourhood,
+}
+
+
 def mechanism_of(name: MechanismName, space: TokenSpace, epsilon: float) -> Mechanism:
-    """The mechanism of a name."""
-    if name is MechanismName.adaptive:
-        return AdaptiveNeighbourhood(space, epsilon)
-    return ExponentialMechanism(space, epsilon)
+    """The mechanism of a name, with a budget for each token."""
+    return MECHANISMS[name](space, epsilon)
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,28 @@ def test_texts_that_a_model_writes_are_replaced_too(privatise: Privatise, place:
     assert row.keys() == {"text", "target"}
 
 
+def test_answers_that_the_rows_lack_are_not_written(privatise: Privatise, place: Path) -> None:
+    assert privatise("--task", "Title of {text}:", "--kind", "generation").code == 0
+    assert [row.keys() for row in lines(place / "rows.private.jsonl")] == [{"text"}] * 3
+
+
+def test_embedded_texts_have_no_labels(privatise: Privatise, place: Path) -> None:
+    run = privatise("--kind", "embedding")
+    assert run.code == 0, run.err
+    assert [row.keys() for row in lines(place / "rows.private.jsonl")] == [{"text"}] * 3
+
+
+def test_several_labels_are_written_as_a_list(privatise: Privatise, place: Path) -> None:
+    (place / "tags.jsonl").write_text('{"text": "good", "label": ["a", "b"]}\n{"text": "bad", "label": []}\n')
+    run = privatise(
+        "--task", "{text}", "--kind", "multi_label", "--labels", "a=a,b=b", "--label-epsilon", "2", rows="tags.jsonl"
+    )
+    assert run.code == 0, run.err
+    assert all({*row["label"]} <= {"a", "b"} for row in lines(place / "tags.private.jsonl"))
+    unnamed = privatise("--task", "{text}", "--kind", "multi_label", rows="tags.jsonl")
+    assert (unnamed.code, "'--labels': name the labels" in unnamed.error) == (2, True)
+
+
 def test_the_adaptive_form_states_a_larger_budget(privatise: Privatise, place: Path) -> None:
     assert privatise("--columns", "text", "--mechanism", "adaptive").code == 0
     guarantee = json.loads((place / "rows.private.jsonl.privacy.json").read_text())["guarantee"]

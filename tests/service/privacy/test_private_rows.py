@@ -47,9 +47,9 @@ def private(
     return make_private(rows, columns, model(), mechanism, label_epsilon, uniform, rare_rows)
 
 
-def columns(labelled: bool = True, **fields: Any) -> PrivateColumns:
+def columns(answered: bool = True, **fields: Any) -> PrivateColumns:
     wording = {"template": "{text}", "labels": {"n": "negative", "p": "positive"}} | fields
-    return columns_of(resolve(TaskWording.model_validate(wording)), labelled=labelled)
+    return columns_of(resolve(TaskWording.model_validate(wording)), answered=answered)
 
 
 @pytest.mark.parametrize("name", MechanismName)
@@ -105,7 +105,7 @@ def test_the_adaptive_form_states_the_budget_of_the_two_most_distant_tokens() ->
 
 def test_each_column_of_a_template_is_replaced_and_cut_to_the_words_that_are_read() -> None:
     rows = rows_of({"text": "good bad good bad", "title": "bad film"})
-    made = private(rows, columns(labelled=False, template="{title}: {text}", max_words=2))
+    made = private(rows, columns(answered=False, template="{title}: {text}", max_words=2))
     assert made.tokens == [sum(len(model().tokens_of(text)) for text in ("good bad", "bad film"))]
     assert made.rows[0].keys() == {"text", "title"}
 
@@ -183,6 +183,6 @@ def test_answers_that_cannot_be_private_are_refused(fields: dict[str, Any], para
 
 
 def test_rows_without_labels_need_no_budget_for_them() -> None:
-    made = private(rows_of({"text": "good", "label": None}), replace(columns(labelled=False)))
+    made = private(rows_of({"text": "good", "label": None}), replace(columns(answered=False)))
     assert made.decisions == 0
     assert made.rows[0].keys() == {"text"}
