@@ -24,8 +24,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
 from service.rows.row import Row
+from service.rows.words import first_words
 from service.storage.row_formats import read_file
-from worker.data.prompts import first_words, render
+from worker.data.prompts import render
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_heads": 4, "num_layers": 1},

@@ -10,7 +10,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TORCH = {"torch", "transformers", "worker"}
 WEB = {"fastapi", "starlette", "uvicorn"}
-OF_SERVERS = WEB | {"huggingface_hub", "pyarrow", "safetensors"}  # that a machine with the command line alone lacks
+OF_EXTRAS = WEB | {
+    "huggingface_hub",
+    "numpy",
+    "pyarrow",
+    "safetensors",
+    "tokenizers",
+}  # that the command line alone lacks
 SERVICES = {"redis", "rq", "obstore", "transformers", "service", "pydantic", "structlog"}
 
 # From the ground up: a package imports those before it, and none of its own line.
@@ -22,7 +28,7 @@ SERVICE_LAYERS = (
     {"tenants", "reports"},
     {"storage"},
     {"sources"},
-    {"planning"},
+    {"planning", "privacy"},
     {"jobs"},
     {"webhooks"},
     {"api"},
@@ -144,14 +150,14 @@ WITHOUT_WEB = [
         (modules_of("service"), TORCH),
         (WITHOUT_WEB, WEB),
         (["worker.__main__", "worker.tasks"], WEB),
-        (["service.cli.__main__"], OF_SERVERS),
+        (["service.cli.__main__"], OF_EXTRAS),
         (modules_of("worker/slimming"), SERVICES),
     ],
     ids=[
         "service and torch",
         "service below the API and fastapi",
         "worker and fastapi",
-        "command line and servers",
+        "command line and extras",
         "slimming and services",
     ],
 )

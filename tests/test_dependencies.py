@@ -17,8 +17,12 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OWN = ("service", "worker")
-# Extra -> the module that its process starts with.
-STARTS = {"service": ("service.cli.serve", "service.api.app"), "worker": ("worker.__main__", "worker.pipeline")}
+# Extra -> the modules that its process loads.
+STARTS = {
+    "service": ("service.cli.serve", "service.api.app"),
+    "worker": ("worker.__main__", "worker.pipeline"),
+    "privacy": ("service.cli.privatise", "service.privacy.statement", "service.sources.hub"),
+}
 
 
 def installed_with(extra: str) -> set[str]:

@@ -43,6 +43,8 @@ NOT_RUN = {
     "make ": "installs packages or runs the whole suite; the targets are compared with the Makefile",
     "taskslim slim ": "waits for a job of minutes; tests/service/cli/test_slim.py runs the same options",
     ".venv/bin/taskslim serve": "runs until it is stopped; every test of the walkthrough starts it",
+    "taskslim privatise ": "tests/service/cli/test_privatise.py runs the same options",
+    "pip install ": "installs packages; tests/test_extras.py installs each extra",
     "export ": "sets the variables of the commands below it",
     "docker compose ": "needs a container engine; tests/test_compose.py runs the same commands as processes",
     "taskslim api --host 0.0.0.0": "runs until it is stopped; tests/test_compose.py starts it",

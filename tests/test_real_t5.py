@@ -9,13 +9,14 @@ import torch
 
 from service.contract.criteria import CRITERIA, Criterion
 from service.contract.method import OBJECTIVES
-from service.contract.options import ExampleReduction, Normalisation, Repair, TaskKind, TokenReduction, Unit
+from service.contract.options import ExampleReduction, Normalisation, Repair, Scope, TaskKind, TokenReduction, Unit
 from service.contract.request import JobRequest
 from service.contract.result import Result
 from service.families.table import FAMILIES
 from service.jobs.record import new_record
 from service.settings import Settings
 from service.storage.object_store import Storage
+from tests.support.criteria import served
 from tests.support.progress import IgnoredProgress
 from worker import pipeline
 
@@ -31,7 +32,11 @@ BUDGET = {"units": ["ffn", "heads"], "scope": "global"}
 CASES: dict[str, dict[str, Any]] = {
     **{f"{'+'.join(units)} uniform": {"units": units, "scope": "global"} for units in UNITS},
     **{f"{'+'.join(units)} own": {"units": units, "scope": "global", "layout": "per_layer"} for units in UNITS},
-    **{criterion: {"criterion": criterion, "units": ["ffn"]} for criterion in Criterion},
+    **{
+        criterion: {"criterion": criterion, "units": served(criterion, ["ffn"]), "scope": scope}
+        for criterion in Criterion
+        for scope in [Scope.all if Unit.ffn in CRITERIA[criterion].unserved else Scope.layer]
+    },
     **{
         f"{criterion} all units": {"criterion": criterion, "units": T5.units, "scope": "global", "steps": 2}
         for criterion in Criterion

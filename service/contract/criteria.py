@@ -21,6 +21,7 @@ class Criterion(StrEnum):
     wanda = "wanda"
     flap = "flap"
     gisp = "gisp"
+    block_influence = "block_influence"
     magnitude = "magnitude"
     random = "random"
     reverse = "reverse"
@@ -49,6 +50,7 @@ class CriterionProperties:
 
 # Units that are not the input of a linear module: formulas with the weights of that module do not cover them.
 WITHOUT_CONSUMER = (Unit.head_dims, Unit.layers)
+WITHIN_LAYERS = (Unit.ffn, Unit.heads, Unit.head_dims)
 
 CRITERIA: dict[Criterion, CriterionProperties] = {
     Criterion.attribution: CriterionProperties(
@@ -103,6 +105,12 @@ CRITERIA: dict[Criterion, CriterionProperties] = {
         summary="the sum over the unit's weights of `|w · ∂m/∂w|`; designed for many steps",
         source="after [GISP](https://arxiv.org/abs/2510.18030)",
         has_objective=True,
+    ),
+    Criterion.block_influence: CriterionProperties(
+        summary="one minus the mean over tokens of the cosine between the hidden states in front of a layer and behind "
+        "it; for `layers` alone",
+        source="as in [ShortGPT](https://arxiv.org/abs/2403.03853)",
+        unserved=WITHIN_LAYERS,
     ),
     Criterion.magnitude: CriterionProperties(
         summary="the norm of the unit's weights; uses no rows",

@@ -10,8 +10,9 @@ BERT = StackNames("encoder", "encoder.layer", feed_forward(r"output\.dense", r"i
 DISTILBERT = StackNames("encoder", "transformer.layer", feed_forward(r"ffn\.lin2", r"ffn\.lin1"))
 MODERNBERT = StackNames("encoder", "layers", feed_forward(r"mlp\.Wo", r"mlp\.Wi"), bias="mlp_bias")
 
-BERT_NAMES = CheckpointNames((BERT,), tied=())
-ROBERTA_NAMES = CheckpointNames((BERT,), tied=(), numbers_after_padding=True)
+WORDS = "embeddings.word_embeddings.weight"
+BERT_NAMES = CheckpointNames((BERT,), embedding=f"bert.{WORDS}", tied=())
+ROBERTA_NAMES = CheckpointNames((BERT,), embedding=f"roberta.{WORDS}", tied=(), numbers_after_padding=True)
 
 # --- the rows --------------------------------------------------------------------------------------------------------
 
@@ -38,7 +39,7 @@ ENCODERS: tuple[ModelFamily, ...] = (
         "distilbert",
         "classifier",
         "DistilBertForSequenceClassification",
-        CheckpointNames((DISTILBERT,), heads="n_heads", hidden_size="dim", tied=()),
+        CheckpointNames((DISTILBERT,), heads="n_heads", hidden_size="dim", embedding=f"distilbert.{WORDS}", tied=()),
         NO_HEADS,
         pretrained=PretrainedHead(
             ("DistilBertModel", "DistilBertForMaskedLM"), r"vocab_(transform|layer_norm|projector)\..*"
@@ -57,7 +58,7 @@ ENCODERS: tuple[ModelFamily, ...] = (
         "electra",
         "classifier",
         "ElectraForSequenceClassification",
-        BERT_NAMES,
+        CheckpointNames((BERT,), embedding=f"electra.{WORDS}", tied=()),
         NO_HEADS,
         pretrained=PretrainedHead(
             ("ElectraModel", "ElectraForPreTraining", "ElectraForMaskedLM"),
@@ -68,7 +69,7 @@ ENCODERS: tuple[ModelFamily, ...] = (
         "modernbert",
         "classifier",
         "ModernBertForSequenceClassification",
-        CheckpointNames((MODERNBERT,), tied=()),
+        CheckpointNames((MODERNBERT,), embedding="model.embeddings.tok_embeddings.weight", tied=()),
         NO_HEADS,
         ("vllm",),
         pretrained=PretrainedHead(("ModernBertModel", "ModernBertForMaskedLM"), r"decoder\..*"),
@@ -78,7 +79,7 @@ ENCODERS: tuple[ModelFamily, ...] = (
         "deberta-v2",
         "classifier",
         "DebertaV2ForSequenceClassification",
-        CheckpointNames((BERT,), positions_where="position_biased_input", tied=()),
+        CheckpointNames((BERT,), positions_where="position_biased_input", embedding=f"deberta.{WORDS}", tied=()),
         NO_HEADS,
         pretrained=PretrainedHead(
             ("DebertaV2Model", "DebertaV2ForMaskedLM"), r"(cls|lm_predictions|mask_predictions)\..*"

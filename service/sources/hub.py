@@ -50,9 +50,12 @@ class HubFiles:
 
     def content(self, name: str) -> bytes:
         """The bytes of a small file, which is then in the local cache. Raises NotFound."""
+        return self.path(name).read_bytes()
+
+    def path(self, name: str) -> Path:
+        """The path of a file in the local cache, downloaded if it is not there. Raises NotFound."""
         with self._translated():
-            path = self._cached(name) or self._downloaded(name)
-        return path.read_bytes()
+            return self._cached(name) or self._downloaded(name)
 
     def commit(self) -> str:
         """The commit that the revision names, from the local cache, else from the hub."""

@@ -10,8 +10,9 @@ from service.contract.errors import InvalidData
 from service.contract.presets import LABEL_COLUMN, template_fields
 from service.rows.row import Row
 from service.rows.second_texts import OF_NUMBERS, have_second_texts, second_columns
+from service.rows.words import first_words
 from worker.data.examples import Example
-from worker.data.prompts import ONLY_OUTPUT, first_words, number_text, render
+from worker.data.prompts import ONLY_OUTPUT, number_text, render
 from worker.data.tokenising import token_ids
 from worker.data.wordings import Tokens, Wording
 

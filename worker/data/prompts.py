@@ -1,16 +1,15 @@
 """Turns rows into token sequences: the prompt of an example and its candidate answers."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 
 from service.contract.errors import InvalidData, InvalidLabels, InvalidTemplate
 from service.contract.options import TaskKind
 from service.contract.presets import LABEL_COLUMN, template_fields
 from service.families.family import Kind
 from service.rows.row import Row
+from service.rows.words import WORD, first_words
 from worker.data import chats
 from worker.data.examples import Example
 from worker.data.tokenising import TOKENISE
@@ -19,7 +18,6 @@ from worker.data.wordings import Tokens, Wording
 OWN_ANSWER_TOKENS = 64  # at most, of an answer that the model itself gives to a row without one
 NO_LABEL = "no label"
 ONLY_OUTPUT: Tokens = (0,)  # of a regression head
-WORD = re.compile(r"\S+")
 
 
 @dataclass(frozen=True)
@@ -68,14 +66,6 @@ def _questions(row: Row, wording: Wording, *, answered: bool, every_answer: bool
     texts = {column: first_words(row.text(column), wording.task.max_words) for column in template_fields(template)}
     targets = row.targets() if is_written else []
     return [_Question(row, texts, lambda given: (render(template, given), targets))]
-
-
-def first_words(text: str, limit: int | None) -> str:
-    """The first `limit` words of a text with the white space between them; the whole text if `limit` is None."""
-    ends = [word.end() for word in islice(WORD.finditer(text), limit)]
-    if limit is None or len(ends) < limit:
-        return text
-    return text[: ends[-1]] if ends else ""
 
 
 def render(template: str, fields: Mapping[str, str]) -> str:

@@ -11,7 +11,7 @@ from service.families.family import Kind
 from service.rows.row import Row
 from tests.support import checkpoints
 from worker.data.examples import Example
-from worker.data.prompts import encode, first_words, row_tokens
+from worker.data.prompts import encode, row_tokens
 from worker.data.wordings import LABEL_PREFIXES, Wording, wording, written_in_template
 
 LABELS = {"1": "positive", "0": "negative"}
@@ -170,13 +170,6 @@ def test_any_column_fills_the_template_and_its_braces_stay() -> None:
     )
     assert spell(example.prompt).startswith("[ bad ]")
     assert "{" not in spell(encode_one(wording_for(), row_of("film")).prompt)
-
-
-@pytest.mark.parametrize(
-    ("limit", "cut"), [(None, " a  b\tc "), (5, " a  b\tc "), (3, " a  b\tc"), (2, " a  b"), (1, " a"), (0, "")]
-)
-def test_a_text_is_cut_to_its_first_words_with_its_white_space(limit: int | None, cut: str) -> None:
-    assert first_words(" a  b\tc ", limit) == cut
 
 
 def test_max_words_cuts_every_field() -> None:

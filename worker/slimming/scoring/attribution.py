@@ -105,8 +105,15 @@ class Accumulator:
         self.num_tokens = dict.fromkeys((group.site.stack for group in groups), 0)
         self.general: Accumulator | None = None  # of general rows, for a formula that compares
 
-    def add(self, group: Group, batch: Batch, activation_BTC: Tensor, gradient_BTC: Tensor | None) -> None:
-        """Add the activation of `group` on `batch`, and its gradient if the formula needs it."""
+    def add(
+        self,
+        group: Group,
+        batch: Batch,
+        activation_BTC: Tensor,
+        gradient_BTC: Tensor | None,
+        before_BTC: Tensor | None = None,
+    ) -> None:
+        """Add the activation of `group`, and its gradient or the input of the layer if the formula needs that."""
         assert self.formula.observe is not None
         seen = Observation(
             activation_BTC=activation_BTC,
@@ -115,6 +122,7 @@ class Accumulator:
             example_B=batch.example_B,
             num_examples=batch.num_examples,
             size=group.size,
+            before_BTC=before_BTC,
         )
         sums = self.formula.observe(seen, self.options)
         known = self.sums.get(group.site)
@@ -236,7 +244,7 @@ def _visitor(
     def visit(activation: Tensor, before: Tensor | None) -> Tensor | None:
         effect = activation.detach() if before is None else (activation - before).detach()
         if not with_gradients:
-            accumulator.add(group, batch, effect.view(shape), None)
+            accumulator.add(group, batch, effect.view(shape), None, None if before is None else before.view(shape))
             return None
         # No tensor before the first group requires a gradient, so that the backward pass ends at its activation.
         followed = activation if activation.requires_grad else activation.detach().requires_grad_()

@@ -16,6 +16,7 @@ from zlib import crc32
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from worker.slimming.scoring import optimal_brain_surgeon
 from worker.slimming.scoring.second_moments import RIDGE, Moments
@@ -47,6 +48,8 @@ class Observation:
     example_B: Tensor
     num_examples: int
     size: int  # channels of a unit
+    # The hidden states in front of a layer, whose activation is what it adds to them. Only without gradients.
+    before_BTC: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -243,6 +246,19 @@ def flap(statistics: Statistics, options: Options) -> Tensor:
     return (raw_U - raw_U.mean()) / spread if spread > 0 else torch.zeros_like(raw_U)
 
 
+def _cosine_sums(observation: Observation, options: Options) -> Tensor:
+    """Sum over tokens of the cosine between the hidden states in front of a layer and behind it (1, 1)."""
+    assert observation.before_BTC is not None
+    before_NC = observation.before_BTC[observation.mask_BT].double()
+    after_NC = before_NC + observation.activation_BTC[observation.mask_BT].double()
+    return cosine_similarity(before_NC, after_NC, dim=1).sum().view(1, 1)
+
+
+def block_influence(statistics: Statistics, options: Options) -> Tensor:
+    """BI = 1 - E[cos(x_t, y_t)] over tokens t, for a layer with the input x and the output y (ShortGPT, 2403.03853)."""
+    return 1 - statistics.sums[0] / statistics.num_tokens
+
+
 # --- weights and their gradients -----------------------------------------------------------------------------------
 
 
@@ -285,6 +301,7 @@ CRITERIA: dict[str, Formula] = {
     "wanda": Formula("activations", wanda, _activation_sums, unserved=("head_dims", "layers"), normalisation="mean"),
     "flap": Formula("activations", flap, _activation_sums, unserved=("head_dims", "layers"), normalisation="standard"),
     "gisp": Formula("weight gradients", gisp),
+    "block_influence": Formula("activations", block_influence, _cosine_sums, unserved=("ffn", "heads", "head_dims")),
     "random": Formula("weights", random, normalisation="mean"),
     "magnitude": Formula("weights", magnitude, normalisation="mean"),
 }

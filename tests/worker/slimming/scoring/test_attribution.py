@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from service.families.table import FAMILIES
 from tests.support.architecture_rows import distinct
 from tests.support.batches import batches, examples
+from tests.support.criteria import served
 from tests.support.tiny_models import TINY
 from worker.slimming.architectures import ARCHITECTURES, Architecture, FeedForward, Stack
 from worker.slimming.scoring.attribution import score
@@ -154,7 +155,7 @@ def test_scores_do_not_depend_on_batches_order_or_padding(family: str) -> None:
 @pytest.mark.parametrize("family", ["llama", "t5", "opt"])
 def test_scores_of_every_criterion_do_not_depend_on_batches_order_or_padding(family: str, criterion: str) -> None:
     model, items = TINY[family](), examples(7, longest_candidate=2)
-    units = [unit for unit in ("ffn", "heads") if unit in FAMILIES[family].units]
+    units = served(criterion, [unit for unit in ("ffn", "heads") if unit in FAMILIES[family].units])
     one_by_one, general = batches(family, items, 1), batches(family, examples(4, seed=7), 2)
     expected = score(model, ARCHITECTURES[family], units, one_by_one, criterion, Options(), general=general).scores
     shuffled = batches(family, [items[place] for place in (4, 0, 6, 2, 5, 1, 3)], 3, extra_padding=4)
@@ -175,7 +176,15 @@ def test_same_seed_gives_identical_scores(criterion: str) -> None:
     model = TINY["llama"]()
     data = batches("llama", examples(5), 2)
     first, second = (
-        score(model, ARCHITECTURES["llama"], ["ffn"], data, criterion, Options(seed=4), general=data[:1]).scores
+        score(
+            model,
+            ARCHITECTURES["llama"],
+            served(criterion, ["ffn"]),
+            data,
+            criterion,
+            Options(seed=4),
+            general=data[:1],
+        ).scores
         for _ in range(2)
     )
     assert all(torch.equal(first[site], second[site]) for site in first)

@@ -6,6 +6,7 @@ from transformers import PreTrainedModel
 from service.contract import criteria as contract
 from service.contract.options import ExampleReduction, Selectivity, TokenReduction
 from tests.support.batches import batches, examples
+from tests.support.criteria import served
 from tests.support.tiny_models import TINY
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.scoring.attribution import score
@@ -69,8 +70,10 @@ SETTINGS = {
 def test_option_changes_the_scores_of_the_criteria_that_the_contract_names(
     criterion: contract.Criterion, option: str
 ) -> None:
-    usual, other = scores_of(criterion)[FFN], scores_of(criterion, SETTINGS[option])[FFN]
-    assert getattr(contract.CRITERIA[criterion], option) == (not torch.equal(usual, other))
+    units = tuple(served(criterion, ["ffn"]))
+    usual, other = scores_of(criterion, units=units), scores_of(criterion, SETTINGS[option], units)
+    differs = not all(torch.equal(usual[site], other[site]) for site in usual)
+    assert getattr(contract.CRITERIA[criterion], option) == differs
 
 
 def test_magnitude_is_the_norm_of_all_weights_of_a_neuron() -> None:
@@ -170,6 +173,29 @@ def test_surgeon_score_of_a_layer_is_the_mean_square_of_its_attribution() -> Non
     fresh = score(TINY["llama"](), LLAMA, ["ffn", "layers"], [batch], "surgeon", Options()).scores
     layer_score = fresh[Site("decoder", 1, "layers")].squeeze()
     torch.testing.assert_close(layer_score, product_N.square().mean(), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("family", ["llama", "opt", "t5", "gemma2"])
+def test_block_influence_is_one_minus_the_cosine_of_the_hidden_states(family: str) -> None:
+    """The states that `output_hidden_states` gives, but for the last, which is given behind the final norm."""
+    model, (batch,) = TINY[family](), batches(family, examples(6, longest_candidate=2), 6)
+    with torch.no_grad():
+        output = model(**batch.inputs, output_hidden_states=True)
+    scores = score(TINY[family](), ARCHITECTURES[family], ["layers"], [batch], "block_influence", Options()).scores
+    for stack in {site.stack for site in scores}:
+        states = next(output[name] for name in (f"{stack}_hidden_states", "hidden_states") if name in output)
+        first, second = (state[batch.masks[stack]].double() for state in states[:2])
+        expected = 1 - ((first * second).sum(1) / (first.norm(dim=1) * second.norm(dim=1))).mean()
+        torch.testing.assert_close(scores[Site(stack, 0, "layers")].double(), expected.view(1), rtol=1e-4, atol=1e-6)
+
+
+def test_block_influence_of_a_layer_that_turns_nothing_is_zero() -> None:
+    model = TINY["llama"]()
+    for path in ("self_attn.o_proj", "mlp.down_proj"):
+        model.get_parameter(f"model.layers.1.{path}.weight").data.zero_()
+    scores = score(model, LLAMA, ["layers"], batches("llama", examples(6), 4), "block_influence", Options()).scores
+    assert scores[Site("decoder", 1, "layers")].item() == pytest.approx(0, abs=1e-7)
+    assert scores[Site("decoder", 0, "layers")].item() > 0.01
 
 
 def test_second_moment_is_one_setting_of_attribution() -> None:
