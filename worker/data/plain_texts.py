@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from service.contract.errors import InvalidData
 from service.contract.presets import template_fields
 from service.rows.row import Row
+from service.rows.words import first_words
 from worker.data.examples import Example
-from worker.data.prompts import first_words, render
+from worker.data.prompts import render
 from worker.data.tokenising import token_ids
 from worker.data.wordings import Wording
 
