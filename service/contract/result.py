@@ -5,7 +5,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from service.contract.fields import Name, Schema
-from service.contract.options import Supervision, TaskMetric, Unit
+from service.contract.options import Collapse, Supervision, TaskMetric, Unit
 
 
 class Estimate(Schema):
@@ -177,6 +177,11 @@ class CurvePoint(Schema):
     metric: Estimate | None = Field(default=None, description="its metric on those rows, as for `metrics.slim.value`")
     share: Estimate | None = Field(
         default=None, description="share of the dense model's metric on those rows, paired by row"
+    )
+    collapse: Collapse | None = Field(
+        default=None,
+        description="how its answers no longer depend on the rows: `one_label` for nearly every row, most texts "
+        "`empty`, or most in `repetition` of themselves; null where they do",
     )
     latency_ms: float | None = Field(default=None, description="median time of a forward pass, for a target of latency")
     meets: bool | None = Field(default=None, description="whether it meets the target; null in a sweep")

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from service.contract.options import TaskMetric
+from service.contract.options import Collapse, TaskMetric
 from worker.data.examples import Example
 from worker.evaluation.answers import Answers, concatenated
 from worker.evaluation.bootstrap import CONFIDENCE, KeptShare, kept_share
+from worker.evaluation.collapse import collapse_of
 from worker.evaluation.task_metrics import FORMULAS
 
 LOOKS = (0.25, 0.5)  # shares of the rows after which the test may stop early
@@ -17,10 +18,18 @@ CONFIDENCE_OF_A_LOOK = 0.999
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Whether a model keeps the floor, and what was measured on how many rows."""
+class Comparison:
+    """What a cut model keeps of the dense model's metric, and whether its answers have collapsed."""
 
     kept: KeptShare
+    collapse: Collapse | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a model keeps the floor without a collapse, and what was measured on how many rows."""
+
+    found: Comparison
     examples: int
     holds: bool
 
@@ -37,12 +46,13 @@ class SequentialTest:
     examples: list[Example]
     dense: Answers
 
-    def measure(self, answer: AnswerRows) -> KeptShare:
-        """The share of the dense metric that the model keeps on all rows."""
-        return self._kept_share(answer(0, len(self.examples)))
+    def measure(self, answer: AnswerRows) -> Comparison:
+        """What the model keeps on all rows."""
+        return self._comparison(answer(0, len(self.examples)))
 
     def verdict(self, answer: AnswerRows, floor: float) -> Verdict:
-        """Whether the lower bound of the model's share of the dense metric is at least `floor`."""
+        """Whether the lower bound of the model's share of the dense metric is at least `floor`, and its answers still
+        depend on the rows."""
         parts, seen = [], 0
         for end in self._looks():
             parts.append(answer(seen, end))
@@ -50,9 +60,9 @@ class SequentialTest:
             early = self._kept_share(so_far, CONFIDENCE_OF_A_LOOK).share
             if seen == len(self.examples) or early.low >= floor or early.high < floor:
                 break
-        found = self._kept_share(so_far)
-        is_last = seen == len(self.examples)
-        return Verdict(found, seen, holds=(found.share if is_last else early).low >= floor)
+        found, is_last = self._comparison(so_far), seen == len(self.examples)
+        keeps = (found.kept.share if is_last else early).low >= floor
+        return Verdict(found, seen, holds=keeps and found.collapse is None)
 
     def _looks(self) -> list[int]:
         """The numbers of rows after which the test looks at the result."""
@@ -60,6 +70,10 @@ class SequentialTest:
         if FORMULAS[self.metric].needs_all_rows:
             return [total]
         return [end for share in LOOKS if MIN_LOOK <= (end := round(share * total)) < total] + [total]
+
+    def _comparison(self, answers: Answers) -> Comparison:
+        dense = self.dense.of_rows(range(answers.scores.num_rows))
+        return Comparison(self._kept_share(answers), collapse_of(answers, dense))
 
     def _kept_share(self, answers: Answers, confidence: float = CONFIDENCE) -> KeptShare:
         count = answers.scores.num_rows

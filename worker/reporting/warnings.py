@@ -5,7 +5,7 @@ A message states a fact about this job with its figures, and what to do about it
 
 from collections.abc import Callable
 
-from service.contract.options import METRICS, Supervision, TaskKind, TaskMetric, Unit
+from service.contract.options import METRICS, Collapse, Supervision, TaskKind, TaskMetric, Unit
 from service.contract.report import Confusion, Report, ReportWarning
 from service.contract.result import Metrics
 from service.families.per_layer import MODELLING_FILE, has_own_widths
@@ -289,6 +289,26 @@ STEPS = {  # kind of unit -> in which steps it is removed, and what to do about 
     Unit.layers: "layers are removed as a whole",
 }
 
+
+def _collapse(report: Report) -> str | None:
+    """Some of the measured models gave answers that no longer depend on the rows."""
+    collapsed = [point for point in report.result.curve if point.collapse is not None]
+    if not collapsed:
+        return None
+    first = min(collapsed, key=lambda point: point.ratio)
+    assert first.collapse is not None
+    return (
+        f"With {percent(first.ratio)} removed the model has collapsed ({COLLAPSES[first.collapse]}), although its "
+        "metric may not show it. No model that has collapsed meets a floor under the metric."
+    )
+
+
+COLLAPSES = {
+    Collapse.one_label: "it gives nearly every row the same label",
+    Collapse.empty: "most of its texts are empty",
+    Collapse.repetition: "most of its texts repeat themselves",
+}
+
 CHECKS: dict[str, Callable[[Report], str | None]] = {
     "judged_by_dense": _judged_by_dense,
     "dense_fails": _dense_fails,
@@ -298,6 +318,7 @@ CHECKS: dict[str, Callable[[Report], str | None]] = {
     "damage_in_one_class": _damage_in_one_class,
     "empty_answers": _empty,
     "repetition": _repetition,
+    "collapse": _collapse,
     "unresolved_loss": _unresolved_loss,
     "shortened_prompts": _shortened_prompts,
     "dequantised": _dequantised,

@@ -39,7 +39,7 @@ def kept_metric(context: JobContext, chosen: ChosenModel, slim: Measured) -> Kep
         metric=metric,
         floor=floor,
         steering_examples=steering.examples,
-        steering=steering.kept.share,
+        steering=steering.found.kept.share,
         reported_examples=len(chosen.rows),
         reported=reported.share,
         seed=SPLIT_SEED,

@@ -74,8 +74,9 @@ class FloorSearch:
         curve.add(
             candidate,
             examples=verdict.examples,
-            metric=verdict.kept.metric,
-            share=verdict.kept.share,
+            metric=verdict.found.kept.metric,
+            share=verdict.found.kept.share,
+            collapse=verdict.found.collapse,
             latency_ms=known.latency_ms if known else None,
             meets=verdict.holds,
         )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from service.storage.artifact_names import MODEL, checkpoint_name
-from worker.evaluation.bootstrap import KeptShare
+from worker.evaluation.sequential import Comparison
 from worker.search.candidates import Candidate
 from worker.search.chosen import ChosenModel
 from worker.search.search_context import SearchContext, SlimCopy
@@ -25,7 +25,7 @@ def sweep(search: SearchContext, ratios: list[float], save: SaveModel) -> Chosen
     test = search.test_on(search.all_rows)
     artifacts = search.context.job.request.target.artifacts or [max(ratios)]
     chosen: tuple[Candidate, SlimCopy] | None = None
-    last: tuple[int, SlimCopy, KeptShare] | None = None  # (parameters, cut model, what it keeps)
+    last: tuple[int, SlimCopy, Comparison] | None = None  # (parameters, cut model, what it keeps)
     for ratio in sorted(ratios):
         candidate = _candidate_at(search, ratio)
         if ratio in artifacts:
@@ -33,15 +33,15 @@ def sweep(search: SearchContext, ratios: list[float], save: SaveModel) -> Chosen
         if last is None or last[0] != candidate.parameters:  # several ratios may round to the same widths
             slim = search.slim_copy(candidate)
             last = candidate.parameters, slim, test.measure(search.answers_of(slim.judged, test))
-        _, slim, kept = last
+        _, slim, found = last
         name = None
         if ratio == max(artifacts):
             name, chosen = MODEL, (candidate, slim)
         elif ratio in artifacts:
             name = checkpoint_name(ratio)
             save([slim.judged], search.candidates.groups, candidate, name, search.curve.report_progress)
-        measured = {"examples": len(test.examples), "metric": kept.metric, "share": kept.share}
-        search.curve.add(candidate, ratio, **measured, artifact=name)
+        measured = {"examples": len(test.examples), "metric": found.kept.metric, "share": found.kept.share}
+        search.curve.add(candidate, ratio, **measured, collapse=found.collapse, artifact=name)
     assert chosen is not None
     return search.chosen(*chosen, search.all_rows)
 

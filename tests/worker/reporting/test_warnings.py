@@ -87,6 +87,10 @@ def recovered(before: float, after: float, best_step: int) -> Report:
     return made.model_copy(update={"result": made.result.model_copy(update={"recovery": found})})
 
 
+def point(ratio: float, **fields: Any) -> dict[str, Any]:
+    return {"ratio": ratio, "parameters": 10, "bytes": 40} | fields
+
+
 OWN_CLASS = result().verified.model_copy(update={"loader": "PerLayerForCausalLM"}).model_dump()
 CAUSES: dict[str, Report] = {
     "at_majority": report(slim=0.51),
@@ -109,6 +113,7 @@ CAUSES: dict[str, Report] = {
     "special_tokens_in_template": report(written_special_tokens=["<s>"]),
     "shortened_prompts": report(shortened_prompts=400),
     "judged_by_dense": report(dense_metrics=AGREEMENT, slim_metrics=AGREEMENT),
+    "collapse": with_target({"sweep": [0.3]}, curve=[point(0.2), point(0.3, collapse="one_label")]),
     "above_latency": with_target({"latency_ms": 0.9}),
     "below_floor": with_target({"keep_metric": 0.9}, kept_metric=kept(reported=0.91, low=0.89)),
     "dense_fails": report(dense_metrics={"value": estimate(0.5)}),

@@ -48,7 +48,7 @@ def test_early_verdicts_agree_with_all_steering_rows(tmp_path: Path) -> None:
             for ratio in running.candidates.grid()
             if running.candidates.at(ratio).parameters == point.parameters
         )
-        share = test.measure(running.answers_of(running.slim_copy(candidate).judged, test)).share
+        share = test.measure(running.answers_of(running.slim_copy(candidate).judged, test)).kept.share
         assert (share.low >= 0.9) is point.meets
 
 
@@ -103,7 +103,7 @@ def test_bound_above_the_whole_model_is_ignored_beside_a_floor(name: str, tmp_pa
 def test_floor_of_a_generation_task_is_a_token_probability(tmp_path: Path) -> None:
     chosen = search_job(tmp_path, task=dict(LIKELY), num_rows=12, target={"keep_metric": 0.5}).search()
     assert chosen.steering is not None
-    assert chosen.steering.kept.metric.value <= 1
+    assert chosen.steering.found.kept.metric.value <= 1
     assert len(chosen.dense.given) == 6
 
 
@@ -116,7 +116,7 @@ def test_clear_verdict_needs_a_part_of_the_rows(tmp_path: Path, floor: float, ho
     verdict = test.verdict(answer, floor)
     assert verdict.holds is holds
     assert verdict.examples == 20
-    close = test.verdict(answer, test.measure(answer).share.low)
+    close = test.verdict(answer, test.measure(answer).kept.share.low)
     assert (close.examples, close.holds) == (80, True)
 
 

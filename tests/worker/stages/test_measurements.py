@@ -83,5 +83,5 @@ def test_a_floor_under_a_label_metric_is_searched_by_that_metric(tmp_path: Path)
     job = search_job(tmp_path, task={"metric": "balanced_accuracy"}, target=target, output={"round_to": 1})
     chosen = job.search()
     assert chosen.steering is not None
-    assert chosen.steering.kept.share.low >= 0.5
+    assert chosen.steering.found.kept.share.low >= 0.5
     assert chosen.dense.metrics.metric == "balanced_accuracy"
