@@ -249,7 +249,7 @@ def test_a_latency_target_trains_the_model_that_it_finds(tmp_path: Path) -> None
 def test_no_model_of_a_floor_is_reported_with_the_curve(tmp_path: Path) -> None:
     deployment = Deployment(tmp_path)
     task = {"evaluation": {"uri": deployment.rows(8, "evaluation")}}
-    fields = {"target": {"keep_metric": 1.0}, "recovery": FAST | {"steps": 1}}
+    fields: dict[str, Any] = {"target": {"keep_metric": 1.0}, "recovery": FAST | {"steps": 1}}
     with pytest.raises(TargetUnreachable) as refused:
         deployment.run(deployment.request(task=task, **fields))
     assert refused.value.curve
