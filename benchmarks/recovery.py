@@ -2,12 +2,12 @@
 
     .venv/bin/python benchmarks/recovery.py [--tasks sst2 mnli] [--split dev] [--recoveries '[{"method": "lora"}]']
 
-70 % of the feed-forward and attention parameters are removed, with a width for each layer and the default criterion and
-repair, for 256 calibration rows, of which a fifth is held out from the training. The time of a training is that of its
-one thread, without that of other programs on the machine. The figures are on 200 test rows, or with `--split dev` on
-train rows that are no calibration rows, on which the defaults of `recovery` were chosen. An entry of `--recoveries` has
-the fields of `recovery` in a request. The last line is one JSON object, which is also written to recovery.json for test
-rows.
+70 % of the feed-forward and attention parameters are removed, with a width for each layer and the default criterion
+and repair, for 256 calibration rows, of which a fifth is held out from repair and training. The time of a training is
+that of its one thread, without that of other programs on the machine. The figures are on 200 test rows, or with
+`--split dev` on train rows that are no calibration rows, on which defaults were chosen. An entry of `--recoveries` has
+the fields of `recovery` in a request. The last line is one JSON object, which is also written to recovery.json for
+test rows.
 """
 
 import argparse
@@ -23,23 +23,28 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
 import torch
+from transformers import PreTrainedModel
 
 from benchmarks.quality_bench.cells import LAYERWISE, OURS, Cell, dense, slim
 from benchmarks.quality_bench.inputs import SOURCES
-from benchmarks.quality_bench.measure import Bench, Rows, judge
+from benchmarks.quality_bench.measure import TOKENS_PER_BATCH, Bench, Rows, judge, objective
 from benchmarks.quality_bench.measurement import Measurement
 from service.contract.recovery import Recovery, weight_of_labels
 from service.settings import Settings as ServiceSettings
 from worker.checkpoints.loading import LoadedModel
+from worker.data import batching
 from worker.evaluation import answer_scores
 from worker.recovery.recovered import Recovered, recover
 from worker.recovery.rows import StoredScores, TrainingTask, split
 from worker.recovery.training import Settings
+from worker.slimming import surgery
+from worker.slimming.architectures import architecture_of
 from worker.slimming.recovery.losses import LOSSES
+from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
+from worker.slimming.repair.repairs import repair
 
 RESULT = Path(__file__).with_name("recovery.json")
 MODEL, RATIO, SEED = "smollm2", 0.7, 0
-TOKENS_PER_BATCH = 1024
 DEFAULTS = [{"method": "lora"}, {"method": "distillation"}]
 
 
@@ -71,8 +76,7 @@ def measure(bench: Bench, cut: Cell, recoveries: list[Recovery]) -> dict[str, An
     judged = bench.examples(MODEL, cut.task, cut.split, cut.rows, 0, "natural", "labels")
     rows = bench.examples(MODEL, cut.task, "train", cut.examples, cut.seed, cut.draw, cut.supervision)
     whole = bench.loaded(MODEL)
-    pruned = replace(whole, model=copy.deepcopy(whole.model))
-    bench.cut(pruned.model, cut, bench.kept(cut))
+    pruned = replace(whole, model=repaired_and_cut(bench, cut, rows))
     found: dict[str, Any] = {
         "dense": figures(bench.measure(dense(MODEL, cut.task, cut.split))),
         "slim": figures(judge(pruned.model, judged, rows)),
@@ -85,6 +89,17 @@ def measure(bench: Bench, cut: Cell, recoveries: list[Recovery]) -> dict[str, An
         found["recovered"].append(measured | described(recovery, trained))
         print(json.dumps({cut.task: found["recovered"][-1]}), flush=True)
     return found
+
+
+def repaired_and_cut(bench: Bench, cut: Cell, rows: Rows) -> PreTrainedModel:
+    """The slim model, repaired as in a job with a recovery: on the calibration rows that are not held out."""
+    model, kept = copy.deepcopy(bench.loaded(MODEL).model), bench.kept(cut)
+    architecture = architecture_of(model)
+    seen = [rows.examples[row] for row in split(rows.examples, None, SEED).train]
+    batches = batching.batches(seen, rows.padding, TOKENS_PER_BATCH)
+    repair(RepairInput(model, architecture, kept, CalibrationBatches(batches, objective(rows))), cut.repair)
+    surgery.cut(model, architecture, kept, cut.layout)
+    return model
 
 
 def train(whole: LoadedModel, pruned: LoadedModel, rows: Rows, recovery: Recovery) -> Recovered:

@@ -382,6 +382,7 @@ ONLY_WORKER: dict[Site, str] = {
     Site("data.chats", "_written"): CHAT_TEMPLATE,
     Site("data.batching", "padding"): "generation_config.json may name the token instead of config.json",
     Site("evaluation.answer_scores", "score"): MEASURED,
+    Site("recovery.training", "run"): MEASURED,
     Site("stages.pseudo_labels", "_check_every_label_is_given"): MEASURED,
     Site("stages.pseudo_labels", "_check_some_label_is_given"): MEASURED,
     Site("sources.gguf", "_open"): "a plan does not read GGUF files",

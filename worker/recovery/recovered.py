@@ -47,7 +47,7 @@ def recover(
     """A trained copy of a slim model; `inputs` are those of its probe.
 
     Raises VerificationFailed where the merged model differs from the model with the LoRA weights beside it, and what
-    `on_step` raises.
+    `train` raises.
     """
     loaded = replace(slim, model=deepcopy(slim.model))
     with attached(loaded.model, rank, settings.seed) as lora:

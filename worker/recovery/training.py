@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from service.contract.errors import InvalidModel
 from service.contract.result import LossPoint, StoppedBy
 from worker.recovery.lora import Lora
 from worker.recovery.rows import BatchLoss, SplitRows, StepRows, TrainingTask, steps_of_epoch
@@ -68,7 +69,7 @@ def train(
     """Train the LoRA weights of a model, and set them to those with the lowest loss on the held-out rows.
 
     The weights before the first step are among these. A training that its time does not limit depends on the seed
-    alone. Raises what `on_step` raises.
+    alone. Raises InvalidModel where the loss is no finite number before the first step, and what `on_step` raises.
     """
     return _Trainer(model, lora, tasks, splits, settings, on_step, clock).run()
 
@@ -94,7 +95,8 @@ class _Trainer:
         self._total = min(self.settings.epochs * per_epoch, self.settings.steps or self.settings.epochs * per_epoch)
         between = max(1, min(MAX_STEPS_BETWEEN, per_epoch // EVALUATIONS_PER_EPOCH))
         self._optimizer = torch.optim.AdamW(self.lora.weights.values(), lr=0.0, weight_decay=0.0)
-        self._evaluate()
+        if not self._evaluate():
+            raise InvalidModel("the loss of the cut model is not a finite number: remove less", param="model.uri")
         stopped_by = self._take_steps(between)
         if stopped_by is not StoppedBy.diverged and self.losses[-1].step != self.done:
             self._evaluate()
