@@ -25,7 +25,6 @@ class TokenSpace:
     has_place_V: NDArray[np.bool_]
     candidate_K: NDArray[np.int64]
     _unit_VD: NDArray[np.float32]
-    _unit_DK: NDArray[np.float32]
 
     @classmethod
     def of(cls, embedding_VD: NDArray[np.float32], usable_V: NDArray[np.bool_]) -> "TokenSpace":
@@ -35,13 +34,12 @@ class TokenSpace:
         centred_VD = (embedding_VD - mean_D).astype(np.float32)
         norm_V1 = np.linalg.norm(centred_VD, axis=1, keepdims=True)
         unit_VD = np.divide(centred_VD, norm_V1, out=np.zeros_like(centred_VD), where=norm_V1 > 0)
-        candidate_K = np.flatnonzero(has_place_V)
-        return cls(embedding_VD, has_place_V, candidate_K, unit_VD, np.ascontiguousarray(unit_VD[candidate_K].T))
+        return cls(embedding_VD, has_place_V, np.flatnonzero(has_place_V), unit_VD)
 
     def similarity(self, token_B: NDArray[np.int64]) -> NDArray[np.float64]:
         """The similarity of each token to each candidate (B, K); 0 for tokens without a place."""
         placed_B = self.has_place(token_B)
-        cosine_BK = self._unit_VD[np.where(placed_B, token_B, 0)] @ self._unit_DK
+        cosine_BK = (self._unit_VD[np.where(placed_B, token_B, 0)] @ self._unit_VD.T)[:, self.candidate_K]
         similarity_BK: NDArray[np.float64] = np.clip(cosine_BK, 0, 1).astype(np.float64)
         similarity_BK[~placed_B] = 0
         return similarity_BK
