@@ -375,6 +375,7 @@ ONLY_WORKER: dict[Site, str] = {
     Site("data.prompts", "_check_candidates"): TOKENS,
     Site("data.prompts", "_shorten"): TOKENS,
     Site("data.embedded_texts", "_tokens"): TOKENS,
+    Site("data.plain_texts", "_example"): TOKENS,
     Site("data.chat_templates", "prompt_and_answer"): CHAT_TEMPLATE,
     Site("data.chat_templates", "_render"): CHAT_TEMPLATE,
     Site("data.wordings", "_chat"): CHAT_TEMPLATE,
