@@ -1,5 +1,6 @@
 """RESULTS.md: each row of its quality tables is computed again from the measured cells in quality.csv.gz."""
 
+import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ from benchmarks.quality_bench.cells import (
 )
 from benchmarks.quality_bench.store import Store
 from benchmarks.quality_bench.summary import Figure, half_width, kept, mean, row
+from tests.support.documents import read, section
 
 ROOT = Path(__file__).parents[1]
 MEASURED = Store(ROOT / "benchmarks" / "quality.csv.gz").measurements
@@ -191,3 +193,20 @@ def test_page_of_other_kinds_has_the_rows_of_the_measurements() -> None:
     measured = "\n".join(tables.document(MEASURED).splitlines())
     assert len(shown) >= 8
     assert [line for line in shown if line not in measured] == []
+
+
+def test_page_of_private_rows_has_the_figures_of_the_measurements() -> None:
+    measured = json.loads((ROOT / "benchmarks" / "privacy.json").read_text())
+    section_text = section(read("docs/privacy.md"), "What it costs in accuracy")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in section_text.splitlines() if line[:1] == "|"
+    ]
+    shown = {row[0]: row[-2:] for row in rows[2:]}
+    assert {"dense model", "rows as they are", "ε = 16"} <= shown.keys()
+    for name, cells in shown.items():
+        epsilon = {"rows as they are": "inf"}.get(name, name.removeprefix("ε = "))
+        for task, cell in zip(("sst2", "ag_news"), cells, strict=True):
+            key = f"{task}, dense" if name == "dense model" else f"{task}, labels, exponential, {epsilon}"
+            if key in measured or cell != "·":
+                found = measured[key]
+                assert cell == f"{found['value']:.1%} ({found['low']:.0%} to {found['high']:.0%})".replace("%", ""), key
