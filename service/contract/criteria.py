@@ -19,6 +19,9 @@ class Criterion(StrEnum):
     activation = "activation"
     wanda = "wanda"
     flap = "flap"
+    frequency = "frequency"
+    router_weight = "router_weight"
+    reap = "reap"
     gisp = "gisp"
     magnitude = "magnitude"
     random = "random"
@@ -45,7 +48,8 @@ class CriterionProperties:
 
 
 # Units that are not the input of a linear module: formulas with the weights of that module do not cover them.
-WITHOUT_CONSUMER = (Unit.head_dims, Unit.layers)
+WITHOUT_CONSUMER = (Unit.head_dims, Unit.layers, Unit.experts)
+ALL_BUT_EXPERTS = tuple(unit for unit in Unit if unit is not Unit.experts)
 
 CRITERIA: dict[Criterion, CriterionProperties] = {
     Criterion.attribution: CriterionProperties(
@@ -62,6 +66,7 @@ CRITERIA: dict[Criterion, CriterionProperties] = {
         "takes its place (optimal brain surgeon, with Kronecker factors from the same backward pass)",
         source="the optimal brain surgeon, with [Kronecker factors](https://arxiv.org/abs/1503.05671)",
         has_objective=True,
+        unserved=(Unit.experts,),
         default_for=FITTED,
     ),
     Criterion.second_moment: CriterionProperties(
@@ -71,6 +76,7 @@ CRITERIA: dict[Criterion, CriterionProperties] = {
     Criterion.activation: CriterionProperties(
         summary="the mean of `|h|` over tokens",
         source="as in [Minitron](https://arxiv.org/abs/2407.14679)",
+        unserved=(Unit.experts,),
         normalisation=Normalisation.mean,
     ),
     Criterion.wanda: CriterionProperties(
@@ -85,6 +91,24 @@ CRITERIA: dict[Criterion, CriterionProperties] = {
         source="after [FLAP](https://arxiv.org/abs/2312.11983)",
         unserved=WITHOUT_CONSUMER,
         normalisation=Normalisation.standard,
+    ),
+    Criterion.frequency: CriterionProperties(
+        summary="for `experts`: the share of the tokens that the router sends to the expert",
+        source="as the baseline of [UNCURL](https://arxiv.org/abs/2409.01483)",
+        unserved=ALL_BUT_EXPERTS,
+        normalisation=Normalisation.mean,
+    ),
+    Criterion.router_weight: CriterionProperties(
+        summary="for `experts`: the sum over tokens of the expert's gate weight",
+        unserved=ALL_BUT_EXPERTS,
+        normalisation=Normalisation.mean,
+    ),
+    Criterion.reap: CriterionProperties(
+        summary="for `experts`: the mean, over the tokens that are sent to the expert, of its gate weight times the "
+        "norm of its output",
+        source="after [REAP](https://arxiv.org/abs/2510.13999)",
+        unserved=ALL_BUT_EXPERTS,
+        normalisation=Normalisation.mean,
     ),
     Criterion.gisp: CriterionProperties(
         summary="the sum over the unit's weights of `|w · ∂m/∂w|`; designed for many steps",

@@ -69,6 +69,7 @@ class Unit(StrEnum):
     heads = "heads"  # attention heads; with grouped queries, whole key-value groups
     head_dims = "head_dims"  # dimensions of the heads, the same number in every head
     layers = "layers"  # whole transformer blocks
+    experts = "experts"  # experts of a mixture of experts, with their rows of the router
 
 
 class Objective(StrEnum):

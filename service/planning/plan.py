@@ -84,7 +84,7 @@ def _cache_bytes(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut
     layers, size = caching_layers(checkpoint), head_size(checkpoint, stack)
     slim_heads = kept(cuts, Unit.heads, heads)
     slim_layers, slim_size = kept(cuts, Unit.layers, layers), kept(cuts, Unit.head_dims, size)
-    is_known = bool(cuts) or request.method.units == [Unit.ffn]
+    is_known = bool(cuts) or set(request.method.units) <= {Unit.ffn, Unit.experts}
     slim = number * slim_layers * slim_heads * slim_size if is_known else None
     return Projected(dense=number * layers * heads * size, slim=slim)
 

@@ -8,7 +8,7 @@ from service.contract.options import Layout, Scope, Unit
 from service.contract.request import JobRequest
 from service.contract.result import Widths
 from service.sources.checkpoint import Checkpoint
-from service.sources.dimensions import ffn_width, head_counts, num_layers
+from service.sources.dimensions import expert_count, ffn_width, head_counts, num_layers
 from service.tensors.names import StackNames
 
 
@@ -76,6 +76,9 @@ def _choices(request: JobRequest, checkpoint: Checkpoint, stack: StackNames, uni
         return dense, range(request.output.round_to, dense + 1, request.output.round_to)
     if unit is Unit.head_dims:
         dense = checkpoint.number(names.head_size, stack)
+        return dense, range(1, dense + 1)
+    if unit is Unit.experts:
+        dense = expert_count(checkpoint, stack)
         return dense, range(1, dense + 1)
     heads, dense = head_counts(checkpoint, stack)
     must_divide = any(stack.config_in(checkpoint.config).get(field) for field in names.head_counts_divide)

@@ -59,6 +59,11 @@ def head_size(checkpoint: Checkpoint, stack: StackNames) -> int:
     return checkpoint.number(names.hidden_size, stack) // checkpoint.number(names.heads, stack)
 
 
+def expert_count(checkpoint: Checkpoint, stack: StackNames) -> int:
+    """Experts in each layer of a stack."""
+    return checkpoint.number(checkpoint.names.experts, stack)
+
+
 def caching_layers(checkpoint: Checkpoint) -> int:
     """Layers of the last stack that cache keys and values; one of linear attention has a state of one size instead."""
     layers = num_layers(checkpoint, checkpoint.last_stack)
