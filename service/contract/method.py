@@ -1,5 +1,6 @@
 """How a model is slimmed: the method, the target and the output of a request."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -48,6 +49,11 @@ OBJECTIVES: dict[TaskKind, tuple[Objective, ...]] = {
 }
 
 
+def default_repair(units: Sequence[Unit]) -> Repair:
+    """The repair of a request that names none."""
+    return Repair.none if Unit.experts in units else Repair.least_squares_layerwise
+
+
 class Method(Schema):
     """How units are scored, selected and repaired."""
 
@@ -56,8 +62,9 @@ class Method(Schema):
     )
     # before the criterion, whose default depends on it
     repair: Repair = Field(
-        default=Repair.least_squares_layerwise,
-        description="how the kept weights are changed to replace the removed ones",
+        default_factory=lambda data: default_repair(data.get("units", ())),
+        description="how the kept weights are changed to replace the removed ones. Default: "
+        "`least_squares_layerwise`, and `none` where `experts` are removed, which have no other",
         json_schema_extra=EXPERT,
     )
     criterion: Criterion = Field(
@@ -135,6 +142,15 @@ class Method(Schema):
     def _check_units_differ(self) -> Self:
         if len(set(self.units)) != len(self.units):
             raise ValueError("`units` has an entry twice: give each kind of unit once")
+        return self
+
+    @model_validator(mode="after")
+    def _check_repair_of_experts(self) -> Self:
+        if Unit.experts in self.units and self.repair is not Repair.none:
+            raise ValueError(
+                f"the repair `{self.repair}` is not defined for `experts`, of which each token reads some alone: give "
+                "`repair: none`"
+            )
         return self
 
     @model_validator(mode="after")

@@ -118,6 +118,7 @@ LOCAL_EXPERTS, EXPERT_COUNT = "num_local_experts", "num_experts"
 MIXTRAL_NAMES = CheckpointNames(
     (ROUTED,),
     class_defaults={KEY_VALUE_HEADS: 8, LOCAL_EXPERTS: 8, PER_TOKEN: 2},
+    nullable=(HEAD_SIZE,),
     experts=LOCAL_EXPERTS,
     other_experts=EXPERT_COUNT,
     expert_files=MIXTRAL_FILES,

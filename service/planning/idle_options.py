@@ -82,6 +82,6 @@ def check_idle_options(request: JobRequest) -> None:
 
 
 def _is_set(options: Method, option: str, effect: Effect) -> bool:
-    if getattr(options, option) != DEFAULTS[option]:
-        return True
-    return effect.on_by_default and option in options.model_fields_set
+    if effect.on_by_default:
+        return option in options.model_fields_set
+    return bool(getattr(options, option) != DEFAULTS[option])

@@ -122,6 +122,8 @@ def _slim_config(request: JobRequest, checkpoint: Checkpoint) -> Mapping[str, An
 
 def _ffn_widths(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut]) -> list[int]:
     """Feed-forward neurons that each stack has left; those that scores decide are taken to be `round_to`."""
+    if checkpoint.names.experts:  # no runtime that splits neurons is promised for these families
+        return []
     widths = [cut.slim for cut in cuts if cut.unit is Unit.ffn]
     if not widths and Unit.ffn in request.method.units:
         return [request.output.round_to]

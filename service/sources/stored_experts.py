@@ -42,7 +42,9 @@ def in_files(tensors: Tensors, files: ExpertFiles | None) -> dict[str, TensorSha
 
 
 def _joined(tensors: Tensors, files: ExpertFiles) -> dict[str, TensorShape]:
-    one = re.compile(rf"{LAYER}(?:{files.block}|{BLOCK})\.experts\.(\d{{1,4}})\.({files.gate}|{files.up}|{files.down})\.weight")
+    one = re.compile(
+        rf"{LAYER}(?:{files.block}|{BLOCK})\.experts\.(\d{{1,4}})\.({files.gate}|{files.up}|{files.down})\.weight"
+    )
     found: dict[str, TensorShape] = {}
     experts: dict[str, dict[str, dict[int, TensorShape]]] = {}  # layer -> matrix -> number of the expert -> shape
     for name, tensor in tensors.items():

@@ -117,12 +117,5 @@ def attention(output: str, projections: str, unit: Unit = Unit.heads) -> tuple[U
 
 
 def experts(modules: str, router: str) -> tuple[UnitTensors, ...]:
-    """Experts are entries along the first dimension of the tensors of all experts, and rows of the router.
-
-    The first row counts the neurons within an expert, which are columns of its down projection.
-    """
-    return (
-        UnitTensors(Unit.ffn, rf"{modules}\.down_proj", 2),
-        UnitTensors(Unit.experts, rf"{modules}\.\w+", 0),
-        UnitTensors(Unit.experts, router + LINEAR, 0),
-    )
+    """Experts are entries along the first dimension of the tensors of all experts, and rows of the router."""
+    return (UnitTensors(Unit.experts, rf"{modules}\.\w+", 0), UnitTensors(Unit.experts, router + LINEAR, 0))

@@ -30,7 +30,8 @@ class Routed:
     @property
     def norm_NK(self) -> Tensor:
         """The norm of each expert's output, float32."""
-        return self.output_KND.float().norm(dim=2).T
+        norm_KN: Tensor = torch.linalg.vector_norm(self.output_KND.float(), dim=2)
+        return norm_KN.T
 
     def effect_NK(self, gradient_ND: Tensor) -> Tensor:
         """The product of what each expert adds to the output with the gradient of the output, float32."""

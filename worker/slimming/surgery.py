@@ -13,7 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture, Stack
-from worker.slimming.config_sizes import agreed_sizes, configs_of, field_values, set_head_size, set_sizes, update_attributes, update_layers
+from worker.slimming.config_sizes import (
+    agreed_sizes,
+    configs_of,
+    field_values,
+    set_head_size,
+    set_sizes,
+    update_attributes,
+    update_layers,
+)
 from worker.slimming.units import UNITS, Group, Kept, Site, layers_of, locate, module_after_first
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)

@@ -309,9 +309,7 @@ CRITERIA: dict[str, Formula] = {
     "activation": Formula("activations", activation, _activation_sums, unserved=("experts",), normalisation="mean"),
     "wanda": Formula("activations", wanda, _activation_sums, unserved=WITHOUT_CONSUMER, normalisation="mean"),
     "flap": Formula("activations", flap, _activation_sums, unserved=WITHOUT_CONSUMER, normalisation="standard"),
-    "frequency": Formula(
-        "activations", frequency, None, _routing_sums, unserved=ALL_BUT_EXPERTS, normalisation="mean"
-    ),
+    "frequency": Formula("activations", frequency, None, _routing_sums, unserved=ALL_BUT_EXPERTS, normalisation="mean"),
     "router_weight": Formula(
         "activations", router_weight, None, _routing_sums, unserved=ALL_BUT_EXPERTS, normalisation="mean"
     ),

@@ -4,7 +4,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from service.contract import criteria as contract
-from service.contract.options import ExampleReduction, TokenReduction
+from service.contract.options import ExampleReduction, TokenReduction, Unit
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY
 from worker.slimming.architectures import ARCHITECTURES
@@ -58,12 +58,24 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("criterion", contract.CRITERIA)
+@pytest.mark.parametrize(
+    ("criterion", "unit"),
+    [
+        (criterion, unit)
+        for criterion, row in contract.CRITERIA.items()
+        for unit in (Unit.ffn, Unit.experts)
+        if unit not in row.unserved
+    ],
+)
 @pytest.mark.parametrize("option", SETTINGS)
 def test_option_changes_the_scores_of_the_criteria_that_the_contract_names(
-    criterion: contract.Criterion, option: str
+    criterion: contract.Criterion, unit: Unit, option: str
 ) -> None:
-    usual, other = scores_of(criterion)[FFN], scores_of(criterion, SETTINGS[option])[FFN]
+    family, data = ("llama", "mixtral")[unit is Unit.experts], batches("llama", examples(6), 4)
+    usual, other = (
+        score(TINY[family](), ARCHITECTURES[family], [unit], data, criterion, options).scores[Site("decoder", 1, unit)]
+        for options in (DEFAULTS, SETTINGS[option])
+    )
     assert getattr(contract.CRITERIA[criterion], option) == (not torch.equal(usual, other))
 
 
