@@ -25,7 +25,7 @@ from service.sources.access import Access
 from service.sources.checkpoint import Checkpoint, read_checkpoint
 from service.sources.dimensions import (
     caching_layers,
-    ffn_width,
+    ffn_widths,
     head_counts,
     head_size,
     key_rows,
@@ -61,7 +61,7 @@ def plan_for(request: JobRequest, checkpoint: Checkpoint) -> Plan:
     return Plan(
         family=checkpoint.family.model_type,
         exact=is_set_by_ratio(request) and not measured,
-        widths=described(cuts),
+        widths=described(cuts, checkpoint),
         ratio=removal.ratio if removal else None,
         parameters=Projected(dense=count_parameters(checkpoint.tensors), slim=slim[0]),
         bytes=Projected(dense=checkpoint.stored_bytes, slim=slim[1]),
@@ -122,9 +122,7 @@ def _slim_config(request: JobRequest, checkpoint: Checkpoint) -> Mapping[str, An
 
 def _ffn_widths(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut]) -> list[int]:
     """Feed-forward neurons that each stack has left; those that scores decide are taken to be `round_to`."""
-    if checkpoint.names.experts:  # no runtime that splits neurons is promised for these families
-        return []
     widths = [cut.slim for cut in cuts if cut.unit is Unit.ffn]
     if not widths and Unit.ffn in request.method.units:
         return [request.output.round_to]
-    return widths or [ffn_width(checkpoint, stack) for stack in checkpoint.names.stacks]
+    return widths or ffn_widths(checkpoint)

@@ -39,6 +39,11 @@ def ffn_width(checkpoint: Checkpoint, stack: StackNames) -> int:
     return widths.pop()
 
 
+def ffn_widths(checkpoint: Checkpoint) -> list[int]:
+    """The feed-forward neurons in each layer of every stack; none where experts have them. Raises as `ffn_width`."""
+    return [] if checkpoint.names.experts else [ffn_width(checkpoint, stack) for stack in checkpoint.names.stacks]
+
+
 def head_counts(checkpoint: Checkpoint, stack: StackNames) -> tuple[int, int]:
     """(query heads, key-value heads) of a layer. Raises InvalidModel if the second does not divide the first."""
     names = checkpoint.names
