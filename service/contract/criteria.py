@@ -7,7 +7,7 @@ The row holds what the API, the documents and the reports have to know of a crit
 from dataclasses import dataclass
 from enum import StrEnum
 
-from service.contract.options import FITTED, Normalisation, Repair, Unit
+from service.contract.options import FITTED, Merge, Normalisation, Repair, Unit
 
 
 class Criterion(StrEnum):
@@ -50,6 +50,9 @@ class CriterionProperties:
 # Units that are not the input of a linear module: formulas with the weights of that module do not cover them.
 WITHOUT_CONSUMER = (Unit.head_dims, Unit.layers, Unit.experts)
 ALL_BUT_EXPERTS = tuple(unit for unit in Unit if unit is not Unit.experts)
+
+# Criteria whose scores are weights of experts that are merged: none is negative, and together they tell what is used.
+OF_MERGES = (Criterion.frequency, Criterion.router_weight, Criterion.reap)
 
 CRITERIA: dict[Criterion, CriterionProperties] = {
     Criterion.attribution: CriterionProperties(
@@ -135,8 +138,11 @@ CRITERIA: dict[Criterion, CriterionProperties] = {
 }
 
 
-def default_criterion(repair: Repair) -> Criterion:
-    """The criterion of a request that names none: the one that keeps most with its repair (benchmarks/RESULTS.md)."""
+def default_criterion(repair: Repair, merge: Merge = Merge.none) -> Criterion:
+    """The criterion of a request that names none: the one that keeps most with its repair (benchmarks/RESULTS.md), and
+    that of the paper for a merge."""
+    if merge is not Merge.none:
+        return Criterion.frequency
     return next(name for name, row in CRITERIA.items() if repair in row.default_for)
 
 
@@ -150,7 +156,8 @@ def criteria_in_words() -> str:
     ]
     symbols = "`h` is the activation of a unit and `m` the objective"
     return (
-        f"How the importance of a unit is measured. Default: {'; '.join(defaults)}. {' '.join(lines)} Here {symbols}."
+        f"How the importance of a unit is measured. Default: {'; '.join(defaults)}; `frequency` with `merge`. "
+        f"{' '.join(lines)} Here {symbols}."
     )
 
 

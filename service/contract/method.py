@@ -5,13 +5,21 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from service.contract.criteria import Criterion, criteria_in_words, default_criterion, normalisations_in_words
+from service.contract.criteria import (
+    OF_MERGES,
+    Criterion,
+    criteria_in_words,
+    default_criterion,
+    normalisations_in_words,
+)
 from service.contract.errors import InvalidRequest
 from service.contract.fields import EXPERT, MAX_RATIO, Schema
 from service.contract.options import (
     ExampleReduction,
     Format,
     Layout,
+    Merge,
+    MergedRouter,
     Normalisation,
     Objective,
     Repair,
@@ -67,8 +75,20 @@ class Method(Schema):
         "`least_squares_layerwise`, and `none` where `experts` are removed, which have no other",
         json_schema_extra=EXPERT,
     )
+    merge: Merge = Field(
+        default=Merge.none,
+        description="`uncurl`: experts with similar router logits are merged into one, instead of some being removed; "
+        "with the unit `experts` alone",
+        json_schema_extra=EXPERT,
+    )
+    merged_router: MergedRouter = Field(
+        default=MergedRouter.log_sum_exp,
+        description="with `merge`: how the router's row of a merged expert is computed, without training. "
+        "`log_sum_exp`: its logit is fitted to that of the sum of the probabilities; `mean`: the mean of the rows",
+        json_schema_extra=EXPERT,
+    )
     criterion: Criterion = Field(
-        default_factory=lambda data: default_criterion(data.get("repair", Repair.none)),
+        default_factory=lambda data: default_criterion(data.get("repair", Repair.none), data.get("merge", Merge.none)),
         description=criteria_in_words(),
         json_schema_extra=EXPERT,
     )
@@ -151,6 +171,21 @@ class Method(Schema):
                 f"the repair `{self.repair}` is not defined for `experts`, of which each token reads some alone: give "
                 "`repair: none`"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_merge(self) -> Self:
+        if self.merge is Merge.none:
+            return self
+        merge = f"`merge: {self.merge}`"
+        if self.units != [Unit.experts]:
+            raise ValueError(f"{merge} is for experts: give `units: [experts]`, or leave `merge` out")
+        if self.criterion not in OF_MERGES:
+            weights = ", ".join(OF_MERGES)
+            raise ValueError(f"{merge} weighs the experts by their scores: give one of the criteria {weights}")
+        if self.steps > 1 or self.controls:
+            option = "controls" if self.controls else "steps"
+            raise ValueError(f"{merge} does not go with `{option}`, which remove experts: leave one of them out")
         return self
 
     @model_validator(mode="after")

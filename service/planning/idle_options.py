@@ -6,7 +6,7 @@ from typing import NamedTuple
 from service.contract.criteria import CRITERIA
 from service.contract.errors import InvalidRequest
 from service.contract.method import Method
-from service.contract.options import FITTED, Layout, Repair, Scope, Unit
+from service.contract.options import FITTED, Layout, Merge, Repair, Scope, Unit
 from service.contract.request import JobRequest
 
 WITH_OBJECTIVE = tuple(name for name, row in CRITERIA.items() if row.has_objective)
@@ -54,6 +54,10 @@ def _treats_layers_differently(request: JobRequest) -> bool:
     return Unit.layers in request.method.units or request.output.layout is Layout.per_layer
 
 
+def _merges_experts(request: JobRequest) -> bool:
+    return request.method.merge is not Merge.none
+
+
 EFFECTS: dict[str, Effect] = {
     "normalisation": Effect(_ranks_globally, "with the scope `global`"),
     "objective": Effect(
@@ -67,6 +71,7 @@ EFFECTS: dict[str, Effect] = {
     "seed": Effect(_draws_at_random, f"for the criterion {', '.join(WITH_SEED)}, or with `controls`"),
     "protect_first": Effect(_treats_layers_differently, "with the layout `per_layer` or the unit `layers`"),
     "protect_last": Effect(_treats_layers_differently, "with the layout `per_layer` or the unit `layers`"),
+    "merged_router": Effect(_merges_experts, "with `merge`"),
     "repair": Effect(_has_something_to_repair, "if other units than `layers` are removed", on_by_default=True),
 }
 

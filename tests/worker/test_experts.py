@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from service.contract.errors import InvalidModel, TaskslimError, UnsupportedUnit
+from service.contract.errors import InvalidModel, InvalidRequest, TaskslimError, UnsupportedUnit
 from service.contract.options import Unit
 from service.contract.request import JobRequest
 from service.contract.result import DenseSlim
+from service.planning.idle_options import check_idle_options
 from service.planning.plan import plan
 from service.sources.access import Access
 from tests.support import checkpoints
@@ -194,3 +195,73 @@ def test_a_model_in_half_precision_is_slimmed(deployment: Deployment) -> None:
     result = deployment.run(deployment.request("mixtral", method=EXPERTS, target={"ratio": 0.5}))
     assert result.verified.max_abs_logit_difference < 1e-4
     assert logits(AutoModelForCausalLM.from_pretrained(deployment.scratch / "output/model")).isfinite().all()
+
+
+MERGING: dict[str, Any] = EXPERTS | {"merge": "uncurl"}
+
+
+@pytest.mark.parametrize("family", having(Unit.experts))
+@pytest.mark.parametrize("router", ["log_sum_exp", "mean"])
+def test_merged_experts_are_verified_and_counted_as_removed_ones(
+    deployment: Deployment, family: str, router: str
+) -> None:
+    request = deployment.request(family, method=MERGING | {"merged_router": router}, target={"ratio": 0.5})
+    plan_of, result = planned(deployment, request), deployment.run(request)
+    assert plan_of.widths == result.widths
+    assert plan_of.parameters.model_dump() == result.parameters.model_dump()
+    assert plan_of.bytes.model_dump() == result.bytes.model_dump()
+    dense, slim = (load_file(path / "model.safetensors") for path in (deployment.root / family, shipped(deployment)))
+    experts = [tensor for name, tensor in slim.items() if ".experts." in name]
+    own = [tensor for tensor in experts if any(torch.equal(tensor, other) for other in dense.values())]
+    assert len(own) < len(experts)  # an expert that is alone in its cluster stays as it is
+
+
+def shipped(deployment: Deployment) -> Path:
+    return deployment.scratch / "output/model"
+
+
+@pytest.mark.parametrize(
+    "target", [{"sweep": [0.25, 0.5], "artifacts": [0.25]}, {"keep_metric": 0.01}, {"bytes": 300_000}], ids=str
+)
+def test_searches_merge_every_candidate(deployment: Deployment, target: dict[str, Any]) -> None:
+    result = deployment.run(deployment.request("olmoe", method=MERGING, target=target))
+    assert result.bytes.slim == (shipped(deployment) / "model.safetensors").stat().st_size < result.bytes.dense
+    assert "merged into one" in " ".join((shipped(deployment) / "README.md").read_text().split())
+
+
+def test_a_bound_of_bytes_counts_the_file_that_is_written(deployment: Deployment) -> None:
+    request = deployment.request("mixtral", method=EXPERTS, target={"ratio": 0.5})
+    size = planned(deployment, request).bytes.slim
+    again = deployment.request("mixtral", method=EXPERTS, target={"bytes": size})
+    assert deployment.run(again).bytes.slim == planned(deployment, again).bytes.slim == size
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"method": {"merge": "uncurl"}}, r"give `units: \[experts\]`"),
+        ({"method": MERGING | {"criterion": "attribution"}}, "criteria frequency, router_weight, reap"),
+        ({"method": MERGING | {"steps": 2}}, "does not go with `steps`"),
+        ({"method": MERGING | {"controls": True}}, "does not go with `controls`"),
+        ({"method": MERGING, "output": {"formats": ["indices"]}}, "experts that `method.merge` makes"),
+    ],
+)
+def test_options_that_do_not_go_with_a_merge_are_refused(
+    deployment: Deployment, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        deployment.request("mixtral", **fields)
+
+
+def test_a_rule_for_the_router_needs_a_merge(deployment: Deployment) -> None:
+    request = deployment.request("mixtral", method=EXPERTS | {"merged_router": "mean"})
+    with pytest.raises(InvalidRequest, match="`merged_router` has an effect only with `merge`"):
+        check_idle_options(request)
+
+
+def test_indices_of_merged_experts_make_no_checkpoint(deployment: Deployment, tmp_path: Path) -> None:
+    deployment.run(deployment.request("mixtral", method=MERGING, target={"ratio": 0.5}))
+    deployment.download(tmp_path)
+    base = deployment.root / "mixtral"
+    with pytest.raises(InvalidRequest, match="merged experts"):
+        apply_kept(tmp_path / "kept.safetensors", FetchedModel(base, base, None), None, tmp_path / "applied")

@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from service.contract.errors import InvalidData, InvalidModel, InvalidRequest, TaskslimError, VerificationFailed
 from service.contract.fields import Schema
-from service.contract.options import Layout, Repair, Unit
+from service.contract.options import Layout, Merge, Repair, Unit
 from service.contract.result import Widths
 from service.contract.task import ModelSource
 from service.contract.task_file import TaskFile
@@ -54,6 +54,7 @@ class Origin(Schema):
     units: list[Unit]
     layout: Layout
     repair: Repair
+    merge: Merge = Merge.none
     widths: list[Widths]
     weights: dict[str, str]  # file of the slim checkpoint -> sha256
     tasks: TaskFile | None = None  # the contents of its task.json
@@ -111,6 +112,11 @@ def _check_base(origin: Origin, base: FetchedModel, adapter: Path | None) -> Non
         raise InvalidRequest(
             f"the job changed the weights (repair {origin.repair}), which indices lack: download its safetensors",
             param="method.repair",
+        )
+    if origin.merge is not Merge.none:
+        raise InvalidRequest(
+            f"the job merged experts (merge {origin.merge}), which indices lack: download its safetensors",
+            param="method.merge",
         )
     if digest_directory(base.fetched) != origin.model_digest:
         raise InvalidModel("this is not the model that the job slimmed: its files differ", param="model.uri")

@@ -93,8 +93,9 @@ Other evaluations:
 Every unit was scored on {{ calibration }} examples of the task by the criterion `{{ criterion }}`{% if source %}
 ({{ source }}){% endif %}, and those with the lowest scores were removed: ranked by the scope `{{ method.scope }}`,
 {{ "in one step" if method.steps == 1 else "in %d steps" | format(method.steps) }}, with the layout
-`{{ layout }}`. {% if method.repair == "none" %}The weights that stay are unchanged.{% else %}The weights that stay were
-adjusted by the repair `{{ method.repair }}`, without training.{% endif %}
+`{{ layout }}`. {% if method.merge != "none" %}Experts with similar router logits were merged into one
+(`{{ method.merge }}`), without training.{% elif method.repair == "none" %}The weights that stay are unchanged.
+{%- else %}The weights that stay were adjusted by the repair `{{ method.repair }}`, without training.{% endif %}
 Options: {{ options }}. Made by Taskslim {{ version }}, job {{ job }}. The licence is that of the base
 model{% if licence %}, {{ licence }}{% endif %}.
 """
