@@ -22,6 +22,7 @@ class Criterion(StrEnum):
     frequency = "frequency"
     router_weight = "router_weight"
     reap = "reap"
+    easy_ep = "easy_ep"
     gisp = "gisp"
     magnitude = "magnitude"
     random = "random"
@@ -52,7 +53,7 @@ WITHOUT_CONSUMER = (Unit.head_dims, Unit.layers, Unit.experts)
 ALL_BUT_EXPERTS = tuple(unit for unit in Unit if unit is not Unit.experts)
 
 # Criteria whose scores are weights of experts that are merged: none is negative, and together they tell what is used.
-OF_MERGES = (Criterion.frequency, Criterion.router_weight, Criterion.reap)
+OF_MERGES = (Criterion.frequency, Criterion.router_weight, Criterion.reap, Criterion.easy_ep)
 
 CRITERIA: dict[Criterion, CriterionProperties] = {
     Criterion.attribution: CriterionProperties(
@@ -110,6 +111,13 @@ CRITERIA: dict[Criterion, CriterionProperties] = {
         summary="for `experts`: the mean, over the tokens that are sent to the expert, of its gate weight times the "
         "norm of its output",
         source="after [REAP](https://arxiv.org/abs/2510.13999)",
+        unserved=ALL_BUT_EXPERTS,
+        normalisation=Normalisation.mean,
+    ),
+    Criterion.easy_ep: CriterionProperties(
+        summary="for `experts`: the sum over tokens of its gate weight times the norm of its output times `1 − cos` of "
+        "the residual stream before and behind the block",
+        source="after [EASY-EP](https://arxiv.org/abs/2504.06792)",
         unserved=ALL_BUT_EXPERTS,
         normalisation=Normalisation.mean,
     ),

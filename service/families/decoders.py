@@ -43,6 +43,8 @@ SHARED_KEYS = {Unit.heads: TWO_HEAD_SIZES, Unit.layers: LAST_LAYER, **NO_DIMENSI
 LINEAR_ATTENTION = {Unit.heads: HEADLESS_LAYERS, Unit.layers: TWO_KINDS, **NO_DIMENSIONS}
 NO_HEADS_UNDER_A_JOINT_NORM = {Unit.heads: JOINT_NORM, **NO_DIMENSIONS}
 WITH_EXPERTS = {Unit.ffn: NEURONS_OF_EXPERTS, Unit.head_dims: TIED_DIMENSIONS}
+ATTENTION_SINKS = "each head has a sink of its own, and heads with sinks are not removed yet"
+EXPERTS_AND_SINKS = {Unit.heads: ATTENTION_SINKS, **WITH_EXPERTS}
 EXPERTS_UNDER_A_JOINT_NORM = {Unit.heads: JOINT_NORM, **WITH_EXPERTS}
 
 # --- tensors ---------------------------------------------------------------------------------------------------------
@@ -76,6 +78,7 @@ NEOX = StackNames("decoder", "layers", feed_forward(r"mlp\.dense_4h_to_h", r"mlp
 EXPERTS = experts(r"mlp\.experts", r"mlp\.gate")
 ROUTED = StackNames("decoder", "layers", EXPERTS + SELF_ATTENTION)
 ROUTED_WITHOUT_HEADS = StackNames("decoder", "layers", EXPERTS)
+GPT_OSS = StackNames("decoder", "layers", experts(r"mlp\.experts", r"mlp\.router"))
 # How the files of a checkpoint name the matrices of one expert.
 MIXTRAL_FILES = ExpertFiles("block_sparse_moe", gate="w1", up="w3", down="w2")
 QWEN_FILES = ExpertFiles("mlp", gate="gate_proj", up="up_proj", down="down_proj")
@@ -146,6 +149,13 @@ OLMOE_NAMES = CheckpointNames(
     other_experts=LOCAL_EXPERTS,
     expert_files=QWEN_FILES,
 )
+GPT_OSS_NAMES = CheckpointNames(
+    (GPT_OSS,),
+    class_defaults={KEY_VALUE_HEADS: 8, HEAD_SIZE: 64, LOCAL_EXPERTS: 128, PER_TOKEN: 4},
+    nullable=(),
+    experts=LOCAL_EXPERTS,
+    other_experts=EXPERT_COUNT,
+)
 
 # --- the rows --------------------------------------------------------------------------------------------------------
 
@@ -201,6 +211,7 @@ DECODERS: tuple[ModelFamily, ...] = (
     ModelFamily("qwen3_moe", "causal", "Qwen3MoeForCausalLM", QWEN3_MOE_NAMES, WITH_EXPERTS),
     ModelFamily("qwen2_moe", "causal", "Qwen2MoeForCausalLM", QWEN2_MOE_NAMES, WITH_EXPERTS),
     ModelFamily("olmoe", "causal", "OlmoeForCausalLM", OLMOE_NAMES, EXPERTS_UNDER_A_JOINT_NORM),
+    ModelFamily("gpt_oss", "causal", "GptOssForCausalLM", GPT_OSS_NAMES, EXPERTS_AND_SINKS),
     ModelFamily(
         "gpt2",
         "causal",

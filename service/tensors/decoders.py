@@ -168,6 +168,13 @@ DECODERS: dict[str, ModelTensors] = {
         Modules("mlp.shared_expert_gate"),
     ),
     "olmoe": _gated(QUERIES, QUERY_NORMS, NORMS, EXPERTS, ROUTER),
+    "gpt_oss": _gated(
+        Modules("self_attn.{q,k,v,o}_proj", field("attention_bias", True)),
+        Modules("self_attn", parameters=("sinks",)),
+        NORMS,
+        Modules("mlp.experts", parameters=("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")),
+        Modules("mlp.router", always),
+    ),
     "gemma4_text": GEMMA4,
     "gpt2": GPT2,
     "opt": OPT,

@@ -25,6 +25,11 @@ def having(unit: Unit) -> list[str]:
     return [name for name in TINY if unit in tiny_family(name).units]
 
 
+def mergeable() -> list[str]:
+    """The names of the models whose experts can be merged."""
+    return [name for name in having(Unit.experts) if tiny_family(name).names.expert_files]
+
+
 @cache
 def _facts(name: str) -> tuple[object, ...]:
     """The row, the kind of the head, and the modules of the row that the model has, each with a bias or without."""

@@ -63,6 +63,9 @@ T5_READERS = {
 }
 
 
+ROUTERS = {"gpt_oss": "mlp.router"}
+
+
 def _layer(model: PreTrainedModel, stack: str, layer: str) -> nn.Module:
     return model.get_submodule(f"{LAYERS.get(model.config.model_type, LLAMA_LAYERS)[stack]}.{layer}")
 
@@ -84,7 +87,7 @@ def silenced(model: PreTrainedModel, kept: Mapping[str, Tensor]) -> Iterator[Non
             if not kept_K.numel():
                 handles.append(_layer(model, stack, layer).register_forward_hook(_pass_over, with_kwargs=True))
         elif unit == "experts":
-            router = _layer(model, stack, layer).get_submodule("mlp.gate")
+            router = _layer(model, stack, layer).get_submodule(ROUTERS.get(model.config.model_type, "mlp.gate"))
             handles.append(router.register_forward_hook(_choose_among(kept_K.long())))
         else:
             hook = _silence(kept_K.long(), _size(model, stack, unit))

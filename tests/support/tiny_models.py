@@ -284,6 +284,7 @@ TINY: dict[str, Callable[[], PreTrainedModel]] = {
     "qwen3_moe": lambda: causal("qwen3_moe", **EXPERTS, norm_topk_prob=True),
     "qwen2_moe": lambda: causal("qwen2_moe", **EXPERTS, shared_expert_intermediate_size=24),
     "olmoe": lambda: causal("olmoe", **EXPERTS, head_dim=None),
+    "gpt_oss": lambda: causal("gpt_oss", **EXPERTS | SLIDING),
     "llama_classifier": lambda: decoder_classifier("llama"),
     "gpt2": gpt2,
     "gpt2_classifier": lambda: gpt2(AutoModelForSequenceClassification, num_labels=3),

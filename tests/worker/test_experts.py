@@ -16,7 +16,7 @@ from service.planning.idle_options import check_idle_options
 from service.planning.plan import plan
 from service.sources.access import Access
 from tests.support import checkpoints
-from tests.support.architecture_rows import having
+from tests.support.architecture_rows import having, mergeable
 from tests.support.pipeline_jobs import Deployment
 from tests.support.tiny_models import TINY, logits
 from worker.checkpoints.kept_indices import apply_kept
@@ -40,7 +40,8 @@ def test_a_job_removes_as_many_experts_as_its_plan_says(deployment: Deployment, 
     assert plan_of.bytes.model_dump() == result.bytes.model_dump()
     assert plan_of.cache_bytes_per_token.dense == plan_of.cache_bytes_per_token.slim
     deployment.download(tmp_path)
-    assert any(".experts.3." in name for name in load_file(tmp_path / "model/model.safetensors"))
+    written = load_file(tmp_path / "model/model.safetensors")
+    assert any(".experts.3." in name for name in written) == (family != "gpt_oss")
     slim = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert slim.num_parameters() == result.parameters.slim
     assert (slim.config.num_experts, slim.config.num_experts_per_tok) == (4, 2)
@@ -172,7 +173,7 @@ def test_criteria_without_a_formula_for_experts_are_refused(deployment: Deployme
     assert "no formula for the unit experts" in error.message or "not defined for experts" in error.message
 
 
-@pytest.mark.parametrize("criterion", ["frequency", "router_weight", "reap"])
+@pytest.mark.parametrize("criterion", ["frequency", "router_weight", "reap", "easy_ep"])
 def test_criteria_of_experts_are_refused_for_other_units(deployment: Deployment, criterion: str) -> None:
     method = {"units": ["heads"], "criterion": criterion, "repair": "none"}
     assert isinstance(refusal(deployment, deployment.request("mixtral", method=method)), UnsupportedUnit)
@@ -200,7 +201,7 @@ def test_a_model_in_half_precision_is_slimmed(deployment: Deployment) -> None:
 MERGING: dict[str, Any] = EXPERTS | {"merge": "uncurl"}
 
 
-@pytest.mark.parametrize("family", having(Unit.experts))
+@pytest.mark.parametrize("family", mergeable())
 @pytest.mark.parametrize("router", ["log_sum_exp", "mean"])
 def test_merged_experts_are_verified_and_counted_as_removed_ones(
     deployment: Deployment, family: str, router: str
@@ -240,7 +241,7 @@ def test_a_bound_of_bytes_counts_the_file_that_is_written(deployment: Deployment
     ("fields", "message"),
     [
         ({"method": {"merge": "uncurl"}}, r"give `units: \[experts\]`"),
-        ({"method": MERGING | {"criterion": "attribution"}}, "criteria frequency, router_weight, reap"),
+        ({"method": MERGING | {"criterion": "attribution"}}, "criteria frequency, router_weight, reap, easy_ep"),
         ({"method": MERGING | {"steps": 2}}, "does not go with `steps`"),
         ({"method": MERGING | {"controls": True}}, "does not go with `controls`"),
         ({"method": MERGING, "output": {"formats": ["indices"]}}, "experts that `method.merge` makes"),
@@ -265,3 +266,8 @@ def test_indices_of_merged_experts_make_no_checkpoint(deployment: Deployment, tm
     base = deployment.root / "mixtral"
     with pytest.raises(InvalidRequest, match="merged experts"):
         apply_kept(tmp_path / "kept.safetensors", FetchedModel(base, base, None), None, tmp_path / "applied")
+
+
+def test_interleaved_experts_are_not_merged(deployment: Deployment) -> None:
+    error = refusal(deployment, deployment.request("gpt_oss", method=MERGING, target={"ratio": 0.5}))
+    assert error.param == "method.merge"

@@ -57,6 +57,7 @@ class Experts:
     router: str
     count: str  # config field
     per_token: str = "num_experts_per_tok"  # config field; no more than the experts that stay
+    norm: str = "post_attention_layernorm"  # which reads the residual stream before the experts add to it
 
 
 @dataclass(frozen=True)
@@ -294,6 +295,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen3_moe": _routed(QWEN_EXPERTS, GROUPED_QUERIES),
     "qwen2_moe": _routed(QWEN_EXPERTS, GROUPED_QUERIES),
     "olmoe": _routed(QWEN_EXPERTS, neurons=replace(EXPERT_NEURONS, width="intermediate_size")),
+    "gpt_oss": _routed(
+        Experts("mlp.experts", "mlp.router", "num_local_experts"),
+        neurons=replace(EXPERT_NEURONS, width="intermediate_size"),
+    ),
     "gpt2": Architecture((_decoder("transformer.h", GPT2_FEED_FORWARD, count="n_layer"),)),
     "opt": OPT,
     "gpt_neox": Architecture((_decoder("gpt_neox.layers", NEOX_FEED_FORWARD),)),

@@ -9,7 +9,7 @@ Shape suffixes: N tokens (rows times positions), K experts of a token, E experts
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ class Routed:
     expert_NK: Tensor  # the numbers of the experts that each token is sent to
     gate_NK: Tensor  # float32
     output_KND: Tensor  # of each of these experts, before it is multiplied with its gate
+    # 1 - cos of the residual stream before and behind the block, where it was asked for.
+    change_N: Tensor | None = None
 
     @property
     def norm_NK(self) -> Tensor:
@@ -54,6 +56,30 @@ def watch_experts(model: nn.Module, group: Group, visit: ExpertVisitor) -> Itera
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def watch_experts_and_stream(model: nn.Module, group: Group, visit: Callable[[Routed], None]) -> Iterator[None]:
+    """Within the context, call `visit` with what the experts do to the residual stream in each forward pass."""
+    before: list[Tensor] = []
+    routed: list[Routed] = []
+    norm, layer = (model.get_submodule(path) for path in group.stream)
+
+    def behind(_: nn.Module, __: Any, output: Any) -> None:
+        after_ND = (output[0] if isinstance(output, tuple) else output).reshape(-1, group.size)
+        cosine_N = nn.functional.cosine_similarity(before.pop().reshape(-1, group.size).float(), after_ND.float())
+        visit(replace(routed.pop(), change_N=(1 - cosine_N).clamp_min(0)))
+
+    handles = (
+        norm.register_forward_pre_hook(lambda _, args: before.append(args[0])),
+        layer.register_forward_hook(behind),
+    )
+    with watch_experts(model, group, lambda _, found: routed.append(found)):
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 @torch.no_grad()

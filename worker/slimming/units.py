@@ -82,6 +82,8 @@ class Group:
     level: str = ""  # groups with the same level keep the same number of units in every layout
     allowed: tuple[int, ...] = ()  # numbers of units that the config can hold; empty: every number
     router: str = ""  # path of the module that sends each token to some of the units
+    # Paths of the module that reads the residual stream before the experts, and of the one whose output it is behind.
+    stream: tuple[str, str] = ("", "")
     # Config fields that are no more than the number of units that stay, and the value of each in the whole model.
     limited: tuple[tuple[str, int], ...] = ()
 
@@ -324,6 +326,7 @@ def _experts(model: nn.Module, stack: Stack, layer: int) -> list[Group]:
             size=int(config.hidden_size),
             fields=((stack.field(row.count), 1),),
             router=router,
+            stream=(f"{block}.{row.norm}", block),
             limited=((stack.field(row.per_token), int(getattr(config, row.per_token))),),
         )
     ]

@@ -9,6 +9,7 @@ Shape suffixes as in criteria.py and objectives.py.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture
 from worker.slimming.hooks import watch
-from worker.slimming.routing import Routed, watch_experts
+from worker.slimming.routing import Routed, watch_experts, watch_experts_and_stream
 from worker.slimming.scoring.criteria import CRITERIA, ExpertObservation, Formula, Observation, Options, Statistics
 from worker.slimming.scoring.finite import check_finite
 from worker.slimming.scoring.objectives import OBJECTIVES, Batch, token_scores
@@ -121,6 +122,7 @@ class Accumulator:
             gate_BTK=routed.gate_NK.view(shape),
             norm_BTK=routed.norm_NK.reshape(shape),
             effect_BTK=None if effect_NK is None else effect_NK.view(shape),
+            change_BT=None if routed.change_N is None else routed.change_N.view(mask_BT.shape),
             mask_BT=mask_BT,
             example_B=batch.example_B,
             num_examples=batch.num_examples,
@@ -216,6 +218,8 @@ def _observe(model: nn.Module, batch: Batch, accumulator: Accumulator) -> None:
             _observe_activations(model, batch, accumulator, with_gradients=True)
         case "activations":
             _observe_activations(model, batch, accumulator, with_gradients=False)
+        case "stream":
+            _observe_stream(model, batch, accumulator)
         case "weight gradients":
             _observe_weight_gradients(model, batch, accumulator)
     accumulator.close(batch)
@@ -272,6 +276,15 @@ def _expert_visitor(
         return followed_ND
 
     return visit
+
+
+@torch.no_grad()
+def _observe_stream(model: nn.Module, batch: Batch, accumulator: Accumulator) -> None:
+    with ExitStack() as hooks:
+        for group in accumulator.groups:
+            visit = partial(accumulator.add_experts, group, batch, effect_NK=None)
+            hooks.enter_context(watch_experts_and_stream(model, group, visit))
+        token_scores(model, batch)
 
 
 def _observe_weight_gradients(model: nn.Module, batch: Batch, accumulator: Accumulator) -> None:

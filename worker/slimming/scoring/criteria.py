@@ -22,7 +22,7 @@ from worker.slimming.scoring.second_moments import RIDGE, Moments
 from worker.slimming.scoring.shrinkage import shrunk
 from worker.slimming.units import Site
 
-Needs = Literal["weights", "activations", "gradients", "weight gradients", "moments"]
+Needs = Literal["weights", "activations", "stream", "gradients", "weight gradients", "moments"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class ExpertObservation:
     gate_BTK: Tensor
     norm_BTK: Tensor  # of the output of each of these experts, before it is multiplied with its gate
     effect_BTK: Tensor | None  # product of what each adds and its gradient, for the formulas that need gradients
+    change_BT: Tensor | None  # 1 - cos of the residual stream before and behind, for the formulas that need the stream
     mask_BT: Tensor
     example_B: Tensor
     num_examples: int
@@ -267,6 +268,22 @@ def reap(statistics: Statistics, options: Options) -> Tensor:
     return statistics.sums[2] / statistics.sums[0].clamp_min(1)
 
 
+def _easy_ep_sums(observation: ExpertObservation, options: Options) -> Tensor:
+    """Sum over tokens of each expert's gate, times the norm of its output, times the change of the stream (1, U)."""
+    assert observation.change_BT is not None
+    change_BT1 = (observation.change_BT * observation.mask_BT).unsqueeze(2)
+    value_BTK = observation.gate_BTK * observation.norm_BTK * change_BT1
+    return observation.per_expert(value_BTK).double().sum((0, 1)).unsqueeze(0)
+
+
+def easy_ep(statistics: Statistics, options: Options) -> Tensor:
+    """Sum over tokens of g_e * ||f_e(x)||_2 * max(1 - cos(h, h'), 0) (EASY-EP, arXiv 2504.06792).
+
+    h and h' are the residual stream before and behind the block: tokens that it changes more count more.
+    """
+    return statistics.sums[0]
+
+
 # --- weights and their gradients -----------------------------------------------------------------------------------
 
 
@@ -314,6 +331,7 @@ CRITERIA: dict[str, Formula] = {
         "activations", router_weight, None, _routing_sums, unserved=ALL_BUT_EXPERTS, normalisation="mean"
     ),
     "reap": Formula("activations", reap, None, _routing_sums, unserved=ALL_BUT_EXPERTS, normalisation="mean"),
+    "easy_ep": Formula("stream", easy_ep, None, _easy_ep_sums, unserved=ALL_BUT_EXPERTS, normalisation="mean"),
     "gisp": Formula("weight gradients", gisp),
     "random": Formula("weights", random, normalisation="mean"),
     "magnitude": Formula("weights", magnitude, normalisation="mean"),

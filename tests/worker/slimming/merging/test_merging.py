@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from service.contract.options import MergedRouter, Unit
-from tests.support.architecture_rows import having
+from service.contract.options import MergedRouter
+from tests.support.architecture_rows import mergeable
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY, logits
 from worker.slimming.architectures import ARCHITECTURES
@@ -22,7 +22,7 @@ from worker.slimming.scoring.objectives import Batch
 from worker.slimming.surgery import cut
 from worker.slimming.units import Group, Scores, Site, locate
 
-families = pytest.mark.parametrize("family", having(Unit.experts))
+families = pytest.mark.parametrize("family", mergeable())
 SITE = Site("decoder", 1, "experts")
 CLUSTERS = {Site("decoder", layer, "experts"): torch.tensor([0, 1, 0, 2, 1, 0, 2, 2]) for layer in (0, 1)}
 SCORES: Scores = {site: torch.tensor([0.3, 0.0, 0.1, 0.2, 0.4, 0.0, 0.2, 0.1]) for site in CLUSTERS}

@@ -42,6 +42,8 @@ class Seen:
     gate_NK: Tensor
     output_ND: Tensor
     gradient_ND: Tensor
+    before_ND: Tensor  # the residual stream before the experts
+    after_ND: Tensor  # and behind the layer
 
     def terms(self, module: nn.Module) -> Iterator[tuple[int, int, float, Tensor]]:
         """(token, expert, gate, output of the expert) of every choice of the router."""
@@ -51,11 +53,24 @@ class Seen:
 
 
 def output_of(module: nn.Module, expert: int, hidden_D: Tensor) -> Tensor:
-    """W_down (silu(W_gate x) * W_up x) of one expert."""
+    """W_down (silu(W_gate x) * W_up x) of one expert; that of GPT-OSS has biases, clamps, and interleaved matrices."""
+    if hasattr(module, "gate_up_proj_bias"):
+        return output_of_gpt_oss(module, expert, hidden_D)
     gate_up_ID, down_DI = module.get_parameter("gate_up_proj")[expert], module.get_parameter("down_proj")[expert]
     width = len(gate_up_ID) // 2
     gate_I, up_I = gate_up_ID[:width] @ hidden_D, gate_up_ID[width:] @ hidden_D
     found: Tensor = down_DI @ (nn.functional.silu(gate_I) * up_I)
+    return found
+
+
+def output_of_gpt_oss(module: nn.Module, expert: int, hidden_D: Tensor) -> Tensor:
+    up_DI, up_bias_I, down_ID, down_bias_D = (
+        module.get_parameter(name)[expert]
+        for name in ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")
+    )
+    both_I = hidden_D @ up_DI + up_bias_I
+    gate_I, up_I = both_I[::2].clamp(max=7.0), both_I[1::2].clamp(-7.0, 7.0)
+    found: Tensor = ((up_I + 1) * gate_I * torch.sigmoid(1.702 * gate_I)) @ down_ID + down_bias_D
     return found
 
 
@@ -68,22 +83,34 @@ def seen(model: PreTrainedModel, batch: Batch) -> Seen:
         found.extend((*args, followed_ND))
         return followed_ND
 
-    handle = model.get_submodule(group_of(model).module).register_forward_hook(hook)
+    stream: list[Tensor] = []
+    layer = model.get_submodule("model.layers.1")
+    norm = layer.get_submodule("post_attention_layernorm")
+    handles = (
+        model.get_submodule(group_of(model).module).register_forward_hook(hook),
+        norm.register_forward_pre_hook(lambda _, args: stream.append(args[0])),
+        layer.register_forward_hook(lambda _, __, output: stream.append(output)),
+    )
     margin(token_scores(model, batch), batch).sum().backward()
-    handle.remove()
+    for handle in handles:
+        handle.remove()
     gradient_ND = found[-1].grad
     assert gradient_ND is not None
-    counts_N = batch.masks["decoder"].flatten()
-    return Seen(*(tensor.detach()[counts_N] for tensor in (*found, gradient_ND)))
+    counts_N, size = batch.masks["decoder"].flatten(), gradient_ND.shape[1]
+    tensors = (*found, gradient_ND, *(each.reshape(-1, size) for each in stream))
+    return Seen(*(tensor.detach()[counts_N] for tensor in tensors))
 
 
 def sums(model: PreTrainedModel, batch: Batch) -> tuple[dict[str, Tensor], int]:
     """Sums over tokens, for each expert, and the number of tokens."""
     passed, module = seen(model, batch), model.get_submodule(group_of(model).module)
-    found = {name: torch.zeros(group_of(model).count) for name in ("sent", "gate", "norm", "square")}
+    found = {name: torch.zeros(group_of(model).count) for name in ("sent", "gate", "norm", "square", "change")}
     for token, expert, gate, output_D in passed.terms(module):
         found["sent"][expert] += 1
         found["gate"][expert] += gate
+        before_D, after_D = passed.before_ND[token], passed.after_ND[token]
+        cosine = float(before_D @ after_D / before_D.norm() / after_D.norm())
+        found["change"][expert] += gate * float(output_D.norm()) * max(1 - cosine, 0)
         found["norm"][expert] += gate * float(output_D.norm())
         found["square"][expert] += float(gate * output_D @ passed.gradient_ND[token]) ** 2
     return found, len(passed.hidden_ND)
@@ -100,6 +127,7 @@ def test_scores_equal_those_of_a_loop_over_tokens_and_experts(family: str, imple
         "router_weight": found["gate"],
         "reap": found["norm"] / found["sent"].clamp_min(1),
         "second_moment": found["square"],
+        "easy_ep": found["change"],
     }
     for criterion, expected_E in expected.items():
         data, architecture = batches(family, examples(6), 2), ARCHITECTURES[model.config.model_type]
