@@ -141,7 +141,7 @@ def fit(model: T5ForConditionalGeneration, examples: Sequence[Example], argument
     """Train with AdamW, a warm-up and a linear decay; float32 weights, on a GPU with bfloat16 autocast."""
     steps = arguments.epochs * -(-len(examples) // arguments.batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=0.01)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps))
     model.train()
     draw = random.Random(arguments.seed)
     for epoch in range(arguments.epochs):
@@ -159,7 +159,7 @@ def fit(model: T5ForConditionalGeneration, examples: Sequence[Example], argument
     model.eval()
 
 
-def _rate(step: int, steps: int) -> float:
+def rate(step: int, steps: int) -> float:
     warm = max(1, round(WARM_UP * steps))
     return min((step + 1) / warm, max(0.0, (steps - step) / max(1, steps - warm)))
 

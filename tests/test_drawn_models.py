@@ -39,7 +39,7 @@ from tests.support import drawn_models
 from tests.support.drawn_models import DrawnModel, drawn_model
 from tests.support.pipeline_jobs import WORDS, Deployment, write_rows
 from tests.support.stock_answers import greedy, log_probability, silenced
-from tests.support.tiny_models import TINY, inputs_of
+from tests.support.tiny_models import TINY, inputs_of, tiny_family
 from worker.checkpoints.per_layer import loader_class
 from worker.checkpoints.weights import AUTO_CLASSES
 from worker.evaluation import latency
@@ -73,9 +73,10 @@ class DrawnJob:
 def drawn_job(random: Random, names: Sequence[str] = tuple(TINY)) -> DrawnJob:
     """A job on a model of one of the families."""
     model = drawn_model(random, names)
-    units = random.choice((["ffn"], ["heads"], ["ffn", "heads"], ["layers"]))
+    neurons = "experts" if tiny_family(model.name).names.experts else "ffn"
+    units = random.choice(([neurons], ["heads"], [neurons, "heads"], ["layers"]))
     if model.damage or model.adapter_damage:
-        units = ["ffn"]  # one reason to refuse a job is enough
+        units = [neurons]  # one reason to refuse a job is enough
     return DrawnJob(
         model,
         units,

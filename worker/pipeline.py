@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 from service.contract import presets
 from service.contract.job import Stage
-from service.contract.options import Repair
+from service.contract.options import Merge, Repair
 from service.contract.result import (
     Controls,
     DenseSlim,
@@ -190,6 +190,9 @@ def choose_model(
     if request.method.repair is not Repair.none:
         with context.stage(Stage.repair):
             repair(context, task_model, candidate.kept, path.moments)
+    if request.method.merge is not Merge.none:
+        with context.stage(Stage.repair):
+            candidates.merge(task_model, candidate.kept)
     with context.stage(Stage.slice):
         slim = slim_task_model(probed(context, task_model, candidate.kept), candidate.kept, request.output.layout)
     return ChosenModel(candidate, candidates.groups, slim, dense, rows=list(range(len(task_model.evaluation.examples))))

@@ -7,7 +7,7 @@ The row holds what the API, the documents and the reports have to know of a crit
 from dataclasses import dataclass
 from enum import StrEnum
 
-from service.contract.options import FITTED, Normalisation, Repair, Unit
+from service.contract.options import FITTED, Merge, Normalisation, Repair, Unit
 
 
 class Criterion(StrEnum):
@@ -20,6 +20,10 @@ class Criterion(StrEnum):
     selectivity = "selectivity"
     wanda = "wanda"
     flap = "flap"
+    frequency = "frequency"
+    router_weight = "router_weight"
+    reap = "reap"
+    easy_ep = "easy_ep"
     gisp = "gisp"
     block_influence = "block_influence"
     magnitude = "magnitude"
@@ -49,8 +53,12 @@ class CriterionProperties:
 
 
 # Units that are not the input of a linear module: formulas with the weights of that module do not cover them.
-WITHOUT_CONSUMER = (Unit.head_dims, Unit.layers)
-WITHIN_LAYERS = (Unit.ffn, Unit.heads, Unit.head_dims)
+WITHOUT_CONSUMER = (Unit.head_dims, Unit.layers, Unit.experts)
+ALL_BUT_LAYERS = tuple(unit for unit in Unit if unit is not Unit.layers)
+ALL_BUT_EXPERTS = tuple(unit for unit in Unit if unit is not Unit.experts)
+
+# Criteria whose scores are weights of experts that are merged: none is negative, and together they tell what is used.
+OF_MERGES = (Criterion.frequency, Criterion.router_weight, Criterion.reap, Criterion.easy_ep)
 
 CRITERIA: dict[Criterion, CriterionProperties] = {
     Criterion.attribution: CriterionProperties(
@@ -69,6 +77,7 @@ CRITERIA: dict[Criterion, CriterionProperties] = {
         source="the optimal brain surgeon, with [Kronecker factors](https://arxiv.org/abs/1503.05671)",
         has_objective=True,
         mixes_general=True,
+        unserved=(Unit.experts,),
         default_for=FITTED,
     ),
     Criterion.second_moment: CriterionProperties(
@@ -79,6 +88,7 @@ CRITERIA: dict[Criterion, CriterionProperties] = {
     Criterion.activation: CriterionProperties(
         summary="the mean of `|h|` over tokens",
         source="as in [Minitron](https://arxiv.org/abs/2407.14679)",
+        unserved=(Unit.experts,),
         normalisation=Normalisation.mean,
     ),
     Criterion.selectivity: CriterionProperties(
@@ -86,6 +96,7 @@ CRITERIA: dict[Criterion, CriterionProperties] = {
         "`method.selectivity` says",
         source="after [Siam et al.](https://arxiv.org/abs/2604.27115)",
         needs_general=True,
+        unserved=(Unit.experts,),
         normalisation=Normalisation.standard,
     ),
     Criterion.wanda: CriterionProperties(
@@ -101,6 +112,31 @@ CRITERIA: dict[Criterion, CriterionProperties] = {
         unserved=WITHOUT_CONSUMER,
         normalisation=Normalisation.standard,
     ),
+    Criterion.frequency: CriterionProperties(
+        summary="for `experts`: the share of the tokens that the router sends to the expert",
+        source="as the baseline of [UNCURL](https://arxiv.org/abs/2409.01483)",
+        unserved=ALL_BUT_EXPERTS,
+        normalisation=Normalisation.mean,
+    ),
+    Criterion.router_weight: CriterionProperties(
+        summary="for `experts`: the sum over tokens of the expert's gate weight",
+        unserved=ALL_BUT_EXPERTS,
+        normalisation=Normalisation.mean,
+    ),
+    Criterion.reap: CriterionProperties(
+        summary="for `experts`: the mean, over the tokens that are sent to the expert, of its gate weight times the "
+        "norm of its output",
+        source="after [REAP](https://arxiv.org/abs/2510.13999)",
+        unserved=ALL_BUT_EXPERTS,
+        normalisation=Normalisation.mean,
+    ),
+    Criterion.easy_ep: CriterionProperties(
+        summary="for `experts`: the sum over tokens of its gate weight times the norm of its output times `1 − cos` of "
+        "the residual stream before and behind the block",
+        source="after [EASY-EP](https://arxiv.org/abs/2504.06792)",
+        unserved=ALL_BUT_EXPERTS,
+        normalisation=Normalisation.mean,
+    ),
     Criterion.gisp: CriterionProperties(
         summary="the sum over the unit's weights of `|w · ∂m/∂w|`; designed for many steps",
         source="after [GISP](https://arxiv.org/abs/2510.18030)",
@@ -110,7 +146,7 @@ CRITERIA: dict[Criterion, CriterionProperties] = {
         summary="one minus the mean over tokens of the cosine between the hidden states in front of a layer and behind "
         "it; for `layers` alone",
         source="as in [ShortGPT](https://arxiv.org/abs/2403.03853)",
-        unserved=WITHIN_LAYERS,
+        unserved=ALL_BUT_LAYERS,
     ),
     Criterion.magnitude: CriterionProperties(
         summary="the norm of the unit's weights; uses no rows",
@@ -132,8 +168,11 @@ CRITERIA: dict[Criterion, CriterionProperties] = {
 }
 
 
-def default_criterion(repair: Repair) -> Criterion:
-    """The criterion of a request that names none: the one that keeps most with its repair (benchmarks/RESULTS.md)."""
+def default_criterion(repair: Repair, merge: Merge = Merge.none) -> Criterion:
+    """The criterion of a request that names none: the one that keeps most with its repair (benchmarks/RESULTS.md), and
+    that of the paper for a merge."""
+    if merge is not Merge.none:
+        return Criterion.frequency
     return next(name for name, row in CRITERIA.items() if repair in row.default_for)
 
 
@@ -147,7 +186,8 @@ def criteria_in_words() -> str:
     ]
     symbols = "`h` is the activation of a unit and `m` the objective"
     return (
-        f"How the importance of a unit is measured. Default: {'; '.join(defaults)}. {' '.join(lines)} Here {symbols}."
+        f"How the importance of a unit is measured. Default: {'; '.join(defaults)}; `frequency` with `merge`. "
+        f"{' '.join(lines)} Here {symbols}."
     )
 
 

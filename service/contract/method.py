@@ -1,10 +1,17 @@
 """How a model is slimmed: the method, the target and the output of a request."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from service.contract.criteria import Criterion, criteria_in_words, default_criterion, normalisations_in_words
+from service.contract.criteria import (
+    OF_MERGES,
+    Criterion,
+    criteria_in_words,
+    default_criterion,
+    normalisations_in_words,
+)
 from service.contract.errors import InvalidRequest
 from service.contract.fields import EXPERT, MAX_RATIO, Schema
 from service.contract.options import (
@@ -12,6 +19,8 @@ from service.contract.options import (
     Format,
     GeneralRule,
     Layout,
+    Merge,
+    MergedRouter,
     Normalisation,
     Objective,
     Repair,
@@ -59,6 +68,11 @@ OBJECTIVES: dict[TaskKind, tuple[Objective, ...]] = {
 }
 
 
+def default_repair(units: Sequence[Unit]) -> Repair:
+    """The repair of a request that names none."""
+    return Repair.none if Unit.experts in units else Repair.least_squares_layerwise
+
+
 class Method(Schema):
     """How units are scored, selected and repaired."""
 
@@ -67,12 +81,25 @@ class Method(Schema):
     )
     # before the criterion, whose default depends on it
     repair: Repair = Field(
-        default=Repair.least_squares_layerwise,
-        description="how the kept weights are changed to replace the removed ones",
+        default_factory=lambda data: default_repair(data.get("units", ())),
+        description="how the kept weights are changed to replace the removed ones. Default: "
+        "`least_squares_layerwise`, and `none` where `experts` are removed, which have no other",
+        json_schema_extra=EXPERT,
+    )
+    merge: Merge = Field(
+        default=Merge.none,
+        description="`uncurl`: experts with similar router logits are merged into one, instead of some being removed; "
+        "with the unit `experts` alone",
+        json_schema_extra=EXPERT,
+    )
+    merged_router: MergedRouter = Field(
+        default=MergedRouter.log_sum_exp,
+        description="with `merge`: how the router's row of a merged expert is computed, without training. "
+        "`log_sum_exp`: its logit is fitted to that of the sum of the probabilities; `mean`: the mean of the rows",
         json_schema_extra=EXPERT,
     )
     criterion: Criterion = Field(
-        default_factory=lambda data: default_criterion(data.get("repair", Repair.none)),
+        default_factory=lambda data: default_criterion(data.get("repair", Repair.none), data.get("merge", Merge.none)),
         description=criteria_in_words(),
         json_schema_extra=EXPERT,
     )
@@ -166,6 +193,30 @@ class Method(Schema):
     def _check_units_differ(self) -> Self:
         if len(set(self.units)) != len(self.units):
             raise ValueError("`units` has an entry twice: give each kind of unit once")
+        return self
+
+    @model_validator(mode="after")
+    def _check_repair_of_experts(self) -> Self:
+        if Unit.experts in self.units and self.repair is not Repair.none:
+            raise ValueError(
+                f"the repair `{self.repair}` is not defined for `experts`, of which each token reads some alone: give "
+                "`repair: none`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_merge(self) -> Self:
+        if self.merge is Merge.none:
+            return self
+        merge = f"`merge: {self.merge}`"
+        if self.units != [Unit.experts]:
+            raise ValueError(f"{merge} is for experts: give `units: [experts]`, or leave `merge` out")
+        if self.criterion not in OF_MERGES:
+            weights = ", ".join(OF_MERGES)
+            raise ValueError(f"{merge} weighs the experts by their scores: give one of the criteria {weights}")
+        if self.steps > 1 or self.controls:
+            option = "controls" if self.controls else "steps"
+            raise ValueError(f"{merge} does not go with `{option}`, which remove experts: leave one of them out")
         return self
 
     @model_validator(mode="after")

@@ -79,6 +79,7 @@ class Unit(StrEnum):
     heads = "heads"  # attention heads; with grouped queries, whole key-value groups
     head_dims = "head_dims"  # dimensions of the heads, the same number in every head
     layers = "layers"  # whole transformer blocks
+    experts = "experts"  # experts of a mixture of experts, with their rows of the router
 
 
 class Objective(StrEnum):
@@ -129,6 +130,20 @@ class Repair(StrEnum):
 
 
 FITTED = (Repair.least_squares, Repair.least_squares_layerwise)  # the repairs that refit weights
+
+
+class Merge(StrEnum):
+    """Whether removed experts are merged into those that stay, without training."""
+
+    none = "none"
+    uncurl = "uncurl"  # experts with similar router logits are aligned and averaged
+
+
+class MergedRouter(StrEnum):
+    """How the router's row of a merged expert is computed from those of its cluster."""
+
+    log_sum_exp = "log_sum_exp"  # its logit is nearest to the log-sum-exp of theirs: their probabilities are added up
+    mean = "mean"  # the mean of the rows, weighted by the scores
 
 
 class Scope(StrEnum):

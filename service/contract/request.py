@@ -21,6 +21,7 @@ from service.contract.method import Method, Output, Target
 from service.contract.options import (
     Format,
     Layout,
+    Merge,
     Repair,
     Scope,
     Supervision,
@@ -193,6 +194,14 @@ class JobRequest(Schema):
             raise ValueError(
                 "`output.formats: indices` cannot store the weights that `method.repair` changes: give `safetensors` "
                 "alone, or the repair `none`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_formats_of_merges(self) -> Self:
+        if Format.indices in self.output.formats and self.method.merge is not Merge.none:
+            raise ValueError(
+                "`output.formats: indices` cannot store the experts that `method.merge` makes: give `safetensors` alone"
             )
         return self
 

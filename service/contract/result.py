@@ -165,6 +165,9 @@ class Widths(Schema):
     dense: int
     slim: int
     per_layer: list[int] | None = Field(default=None, description="units that each layer keeps, where they differ")
+    per_token: DenseSlim | None = Field(
+        default=None, description="of `experts`: to how many a token is sent, which is no more than a layer keeps"
+    )
 
 
 class CurvePoint(Schema):

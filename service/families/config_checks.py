@@ -20,6 +20,8 @@ def check_settings(config: Mapping[str, Any], family: ModelFamily) -> None:
             _check_padding_token(own)
             _check_heads(own, family)
             _check_layer_lists(own)
+    if family.names.experts:
+        _check_experts(config, family)
     if family.model_type == "exaone4":
         _check_window_pattern(config)
     if family.model_type == gemma4.MODEL_TYPE:
@@ -83,4 +85,21 @@ def _check_window_pattern(config: Mapping[str, Any]) -> None:
     every, window = config.get("sliding_window_pattern", 4), config.get("sliding_window", 0)
     if config.get("layer_types") is None and (window is None or type(every) is not int or every <= 0):
         message = "config.json does not say which layers have a sliding window: give the `layer_types`"
+        raise InvalidModel(message, param="model.uri")
+
+
+def _check_experts(config: Mapping[str, Any], family: ModelFamily) -> None:
+    """Refuse a model of which some layers have no experts, and one with fewer experts than a token is sent to."""
+    names = family.names
+    every, dense = config.get("decoder_sparse_step", 1), config.get("mlp_only_layers")
+    if every != 1 or dense:
+        field = "mlp_only_layers" if dense else "decoder_sparse_step"
+        message = f"config.json says in {field!r} that some layers have no experts: give a model whose layers are alike"
+        raise InvalidModel(message, param="model.uri")
+    count, chosen = (names.value(config, field) for field in (names.experts, names.experts_per_token))
+    if type(count) is int and type(chosen) is int and not 0 < chosen <= count:
+        message = (
+            f"config.json sends each token to {chosen} experts ({names.experts_per_token!r}), and a layer has {count}: "
+            "give a number from 1 to that of the experts"
+        )
         raise InvalidModel(message, param="model.uri")

@@ -14,7 +14,15 @@ from service.families.family import (
     TIED_DIMENSIONS,
     ModelFamily,
 )
-from service.tensors.names import CheckpointNames, StackNames, UnitTensors, attention, feed_forward
+from service.tensors.names import (
+    CheckpointNames,
+    ExpertFiles,
+    StackNames,
+    UnitTensors,
+    attention,
+    experts,
+    feed_forward,
+)
 
 # --- units that a decoder does not have ------------------------------------------------------------------------------
 
@@ -28,9 +36,16 @@ LAST_LAYER = (
     "the stock class gives the last layer full attention, later layers may share keys and values of earlier ones, and "
     "scores decide which layers stay"
 )
-SHARED_KEYS = {Unit.heads: TWO_HEAD_SIZES, Unit.head_dims: TIED_DIMENSIONS, Unit.layers: LAST_LAYER}
-LINEAR_ATTENTION = {Unit.heads: HEADLESS_LAYERS, Unit.head_dims: TIED_DIMENSIONS, Unit.layers: TWO_KINDS}
-NO_HEADS_UNDER_A_JOINT_NORM = {Unit.heads: JOINT_NORM, Unit.head_dims: TIED_DIMENSIONS}
+NEURONS_OF_EXPERTS = (
+    "each expert has neurons of its own, and scores of neurons within experts are not defined yet: remove whole experts"
+)
+SHARED_KEYS = {Unit.heads: TWO_HEAD_SIZES, Unit.layers: LAST_LAYER, **NO_DIMENSIONS}
+LINEAR_ATTENTION = {Unit.heads: HEADLESS_LAYERS, Unit.layers: TWO_KINDS, **NO_DIMENSIONS}
+NO_HEADS_UNDER_A_JOINT_NORM = {Unit.heads: JOINT_NORM, **NO_DIMENSIONS}
+WITH_EXPERTS = {Unit.ffn: NEURONS_OF_EXPERTS, Unit.head_dims: TIED_DIMENSIONS}
+ATTENTION_SINKS = "each head has a sink of its own, and heads with sinks are not removed yet"
+EXPERTS_AND_SINKS = {Unit.heads: ATTENTION_SINKS, **WITH_EXPERTS}
+EXPERTS_UNDER_A_JOINT_NORM = {Unit.heads: JOINT_NORM, **WITH_EXPERTS}
 
 # --- tensors ---------------------------------------------------------------------------------------------------------
 
@@ -60,8 +75,15 @@ GPT2 = StackNames(
 )
 OPT = StackNames("decoder", "decoder.layers", feed_forward("fc2", "fc1"))
 NEOX = StackNames("decoder", "layers", feed_forward(r"mlp\.dense_4h_to_h", r"mlp\.dense_h_to_4h"))
+EXPERTS = experts(r"mlp\.experts", r"mlp\.gate")
+ROUTED = StackNames("decoder", "layers", EXPERTS + SELF_ATTENTION)
+ROUTED_WITHOUT_HEADS = StackNames("decoder", "layers", EXPERTS)
+GPT_OSS = StackNames("decoder", "layers", experts(r"mlp\.experts", r"mlp\.router"))
+# How the files of a checkpoint name the matrices of one expert.
+MIXTRAL_FILES = ExpertFiles("block_sparse_moe", gate="w1", up="w3", down="w2")
+QWEN_FILES = ExpertFiles("mlp", gate="gate_proj", up="up_proj", down="down_proj")
 
-KEY_VALUE_HEADS, HEAD_SIZE = "num_key_value_heads", "head_dim"
+KEY_VALUE_HEADS, HEAD_SIZE, PER_TOKEN = "num_key_value_heads", "head_dim", "num_experts_per_tok"
 LLAMA_NAMES = CheckpointNames((GATED_WITH_BIAS,), head_counts_divide=("attention_bias", "mlp_bias"))
 MISTRAL_NAMES = CheckpointNames((GATED,), class_defaults={KEY_VALUE_HEADS: 8}, nullable=(HEAD_SIZE,))
 QWEN_NAMES = CheckpointNames((GATED,), class_defaults={KEY_VALUE_HEADS: 32}, nullable=(KEY_VALUE_HEADS,))
@@ -94,6 +116,46 @@ EXAONE4_NAMES = CheckpointNames((GATED,), class_defaults={KEY_VALUE_HEADS: 32}, 
 SEED_OSS_NAMES = CheckpointNames((GATED_WITH_BIAS,), class_defaults={KEY_VALUE_HEADS: 8, HEAD_SIZE: 128})
 HUNYUAN_NAMES = CheckpointNames((GATED,), needed=(HEAD_SIZE,), nullable=(KEY_VALUE_HEADS,))
 ERNIE_NAMES = CheckpointNames((GATED,), tied_by_default=True, class_defaults={KEY_VALUE_HEADS: 2, HEAD_SIZE: 128})
+
+LOCAL_EXPERTS, EXPERT_COUNT = "num_local_experts", "num_experts"
+MIXTRAL_NAMES = CheckpointNames(
+    (ROUTED,),
+    class_defaults={KEY_VALUE_HEADS: 8, LOCAL_EXPERTS: 8, PER_TOKEN: 2},
+    nullable=(HEAD_SIZE,),
+    experts=LOCAL_EXPERTS,
+    other_experts=EXPERT_COUNT,
+    expert_files=MIXTRAL_FILES,
+)
+QWEN3_MOE_NAMES = CheckpointNames(
+    (ROUTED,),
+    class_defaults={KEY_VALUE_HEADS: 4, EXPERT_COUNT: 128, PER_TOKEN: 8},
+    nullable=(),
+    experts=EXPERT_COUNT,
+    other_experts=LOCAL_EXPERTS,
+    expert_files=QWEN_FILES,
+)
+QWEN2_MOE_NAMES = CheckpointNames(
+    (ROUTED,),
+    class_defaults={KEY_VALUE_HEADS: 16, EXPERT_COUNT: 60, PER_TOKEN: 4},
+    nullable=(),
+    experts=EXPERT_COUNT,
+    expert_files=QWEN_FILES,
+)
+OLMOE_NAMES = CheckpointNames(
+    (ROUTED_WITHOUT_HEADS,),
+    class_defaults={EXPERT_COUNT: 64, PER_TOKEN: 8},
+    nullable=(KEY_VALUE_HEADS,),
+    experts=EXPERT_COUNT,
+    other_experts=LOCAL_EXPERTS,
+    expert_files=QWEN_FILES,
+)
+GPT_OSS_NAMES = CheckpointNames(
+    (GPT_OSS,),
+    class_defaults={KEY_VALUE_HEADS: 8, HEAD_SIZE: 64, LOCAL_EXPERTS: 128, PER_TOKEN: 4},
+    nullable=(),
+    experts=LOCAL_EXPERTS,
+    other_experts=EXPERT_COUNT,
+)
 
 # --- the rows --------------------------------------------------------------------------------------------------------
 
@@ -145,6 +207,11 @@ DECODERS: tuple[ModelFamily, ...] = (
         "hunyuan_v1_dense", "causal", "HunYuanDenseV1ForCausalLM", HUNYUAN_NAMES, NO_DIMENSIONS, ALL_BUT_SGLANG
     ),
     ModelFamily("ernie4_5", "causal", "Ernie4_5ForCausalLM", ERNIE_NAMES, NO_DIMENSIONS, ALL_BUT_SGLANG),
+    ModelFamily("mixtral", "causal", "MixtralForCausalLM", MIXTRAL_NAMES, WITH_EXPERTS),
+    ModelFamily("qwen3_moe", "causal", "Qwen3MoeForCausalLM", QWEN3_MOE_NAMES, WITH_EXPERTS),
+    ModelFamily("qwen2_moe", "causal", "Qwen2MoeForCausalLM", QWEN2_MOE_NAMES, WITH_EXPERTS),
+    ModelFamily("olmoe", "causal", "OlmoeForCausalLM", OLMOE_NAMES, EXPERTS_UNDER_A_JOINT_NORM),
+    ModelFamily("gpt_oss", "causal", "GptOssForCausalLM", GPT_OSS_NAMES, EXPERTS_AND_SINKS),
     ModelFamily(
         "gpt2",
         "causal",

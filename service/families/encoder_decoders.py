@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from service.contract.options import Unit
 from service.families.decoders import GATED_FEED_FORWARD, HEAD_SIZE, KEY_VALUE_HEADS, OPT
-from service.families.family import NO_DIMENSIONS, NO_HEADS, ModelFamily
+from service.families.family import NO_DIMENSIONS, NO_EXPERTS, NO_HEADS, ModelFamily
 from service.tensors.names import CheckpointNames, StackNames, UnitTensors, attention, feed_forward
 
 # --- tensors ---------------------------------------------------------------------------------------------------------
@@ -66,10 +66,11 @@ ENCODER_DECODERS: tuple[ModelFamily, ...] = (
         "encoder_decoder",
         "T5ForConditionalGeneration",
         T5_NAMES,
+        NO_EXPERTS,
         runtimes=("llama.cpp",),
         same_head=("T5WithLMHeadModel",),
     ),
-    ModelFamily("mt5", "encoder_decoder", "MT5ForConditionalGeneration", T5_NAMES, runtimes=("llama.cpp",)),
+    ModelFamily("mt5", "encoder_decoder", "MT5ForConditionalGeneration", T5_NAMES, NO_EXPERTS, ("llama.cpp",)),
     ModelFamily(
         "bart", "encoder_decoder", "BartForConditionalGeneration", BART_NAMES, NO_HEADS, same_head=("BartModel",)
     ),
@@ -85,7 +86,7 @@ ENCODER_DECODERS: tuple[ModelFamily, ...] = (
         own_target_tokens=True,
         writes_no_padding=True,
     ),
-    ModelFamily("umt5", "encoder_decoder", "UMT5ForConditionalGeneration", UMT5_NAMES),
+    ModelFamily("umt5", "encoder_decoder", "UMT5ForConditionalGeneration", UMT5_NAMES, NO_EXPERTS),
     ModelFamily(
         "t5gemma",
         "encoder_decoder",

@@ -114,8 +114,9 @@ DERIVED_SIZE = (
     "a stock config derives the size of a head from hidden size and head count, so it cannot hold fewer heads"
 )
 TIED_DIMENSIONS = "rotary positions or a stock config tie the dimensions of a head to each other"
-NO_DIMENSIONS = {Unit.head_dims: TIED_DIMENSIONS}
-NO_HEADS = {Unit.heads: DERIVED_SIZE, Unit.head_dims: TIED_DIMENSIONS}
+NO_EXPERTS = {Unit.experts: "the layers of this family have no experts"}
+NO_DIMENSIONS = {Unit.head_dims: TIED_DIMENSIONS, **NO_EXPERTS}
+NO_HEADS = {Unit.heads: DERIVED_SIZE, **NO_DIMENSIONS}
 
 # The runtimes of some rows.
 ALL_RUNTIMES: tuple[RuntimeName, ...] = ("vllm", "sglang", "llama.cpp", "mlx-lm")

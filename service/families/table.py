@@ -12,7 +12,7 @@ from typing import Any
 
 from service.contract.errors import InvalidModel, InvalidRequest, UnsupportedFamily, UnsupportedUnit
 from service.contract.method import Method
-from service.contract.options import Unit
+from service.contract.options import Merge, Unit
 from service.families.decoders import DECODERS
 from service.families.encoder_decoders import ENCODER_DECODERS
 from service.families.encoders import ENCODERS
@@ -107,6 +107,13 @@ def check_units(units: Sequence[Unit], family: ModelFamily, config: Mapping[str,
     for unit in units:
         if unit in refused:
             raise UnsupportedUnit(f"{family.model_type}: {refused[unit]}", param="method.units")
+
+
+def check_merge(method: Method, family: ModelFamily) -> None:
+    """Raise InvalidRequest for a merge of experts whose tensors are not laid out as the merge reads them."""
+    if method.merge is not Merge.none and family.names.expert_files is None:
+        message = f"{family.model_type}: the matrices of its experts are interleaved, and such experts are not merged"
+        raise InvalidRequest(f"{message} yet: leave `merge` out", param="method.merge")
 
 
 def keeps_first_layer(family: ModelFamily, config: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from service.contract.criteria import CRITERIA, Criterion
 from service.contract.errors import InvalidRequest
 from service.contract.method import Method
-from service.contract.options import FITTED, Layout, Repair, Scope, Unit
+from service.contract.options import FITTED, Layout, Merge, Repair, Scope, Unit
 from service.contract.request import JobRequest
 
 WITH_OBJECTIVE = tuple(name for name, row in CRITERIA.items() if row.has_objective)
@@ -67,6 +67,10 @@ def _treats_layers_differently(request: JobRequest) -> bool:
     return Unit.layers in request.method.units or request.output.layout is Layout.per_layer
 
 
+def _merges_experts(request: JobRequest) -> bool:
+    return request.method.merge is not Merge.none
+
+
 EFFECTS: dict[str, Effect] = {
     "normalisation": Effect(_ranks_globally, "with the scope `global`"),
     "objective": Effect(
@@ -83,6 +87,7 @@ EFFECTS: dict[str, Effect] = {
     "seed": Effect(_draws_at_random, f"for the criterion {', '.join(WITH_SEED)}, or with `controls` or `recovery`"),
     "protect_first": Effect(_treats_layers_differently, "with the layout `per_layer` or the unit `layers`"),
     "protect_last": Effect(_treats_layers_differently, "with the layout `per_layer` or the unit `layers`"),
+    "merged_router": Effect(_merges_experts, "with `merge`"),
     "repair": Effect(_has_something_to_repair, "if other units than `layers` are removed", on_by_default=True),
 }
 
@@ -98,6 +103,6 @@ def check_idle_options(request: JobRequest) -> None:
 
 
 def _is_set(options: Method, option: str, effect: Effect) -> bool:
-    if getattr(options, option) != DEFAULTS[option]:
-        return True
-    return effect.on_by_default and option in options.model_fields_set
+    if effect.on_by_default:
+        return option in options.model_fields_set
+    return bool(getattr(options, option) != DEFAULTS[option])

@@ -61,6 +61,7 @@ NAMES = {
     Unit.heads: "key-value groups",
     Unit.head_dims: "dimensions of a head",
     Unit.layers: "layers",
+    Unit.experts: "experts",
 }
 
 

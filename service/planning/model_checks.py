@@ -15,7 +15,7 @@ from service.families.head_kind import check_kind
 from service.families.named_head import check_head
 from service.families.per_layer import is_per_layer
 from service.families.positions import max_tokens
-from service.families.table import check_first_layer, check_units
+from service.families.table import check_first_layer, check_merge, check_units
 from service.planning.row_counts import inline_rows
 from service.rows.checks import have_answers
 from service.rows.labels import check_classes
@@ -59,6 +59,7 @@ def check_config(
     check_settings(config, family)
     check_units(request.method.units, family, config)
     check_first_layer(request.method, family, config)
+    check_merge(request.method, family)
     _check_layout(request, config)
     _check_tokens(request, family, config)
     has_unread = request.model.adapter_uri is not None and adapter is None

@@ -25,7 +25,7 @@ from service.sources.access import Access
 from service.sources.checkpoint import Checkpoint, read_checkpoint
 from service.sources.dimensions import (
     caching_layers,
-    ffn_width,
+    ffn_widths,
     head_counts,
     head_size,
     key_rows,
@@ -61,7 +61,7 @@ def plan_for(request: JobRequest, checkpoint: Checkpoint) -> Plan:
     return Plan(
         family=checkpoint.family.model_type,
         exact=is_set_by_ratio(request) and not measured,
-        widths=described(cuts),
+        widths=described(cuts, checkpoint),
         ratio=removal.ratio if removal else None,
         parameters=Projected(dense=count_parameters(checkpoint.tensors), slim=slim[0]),
         bytes=Projected(dense=checkpoint.stored_bytes, slim=slim[1]),
@@ -84,7 +84,7 @@ def _cache_bytes(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut
     layers, size = caching_layers(checkpoint), head_size(checkpoint, stack)
     slim_heads = kept(cuts, Unit.heads, heads)
     slim_layers, slim_size = kept(cuts, Unit.layers, layers), kept(cuts, Unit.head_dims, size)
-    is_known = bool(cuts) or request.method.units == [Unit.ffn]
+    is_known = bool(cuts) or set(request.method.units) <= {Unit.ffn, Unit.experts}
     slim = number * slim_layers * slim_heads * slim_size if is_known else None
     return Projected(dense=number * layers * heads * size, slim=slim)
 
@@ -125,4 +125,4 @@ def _ffn_widths(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut]
     widths = [cut.slim for cut in cuts if cut.unit is Unit.ffn]
     if not widths and Unit.ffn in request.method.units:
         return [request.output.round_to]
-    return widths or [ffn_width(checkpoint, stack) for stack in checkpoint.names.stacks]
+    return widths or ffn_widths(checkpoint)

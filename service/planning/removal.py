@@ -11,6 +11,7 @@ from service.planning.widths import Cut, cuts_at, is_set_by_ratio
 from service.sources.checkpoint import Checkpoint
 from service.sources.dimensions import layer_position, layer_tensors, matches, unit_tensors_of
 from service.sources.safetensors_header import BYTES, Tensors, TensorShape, file_size
+from service.sources.stored_experts import in_files
 from service.tensors.gemma4 import LAYER_SCALAR
 from service.tensors.names import StackNames
 
@@ -32,7 +33,7 @@ def removal_at(request: JobRequest, checkpoint: Checkpoint, ratio: float) -> Rem
     cuts = cuts_at(request, checkpoint, ratio)
     chosen, removed = count_chosen(request.method, checkpoint, cuts)
     slim = _slim_tensors(_with_biases(request, checkpoint), checkpoint, cuts)
-    parameters, size = count_parameters(slim), file_size(slim)
+    parameters, size = count_parameters(slim), file_size(in_files(slim, checkpoint.names.expert_files))
     if is_set_by_ratio(request):
         return Removal(cuts, removed / chosen, parameters, size)
     gone = round(ratio * chosen)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from service.contract.errors import TargetUnreachable
 from service.contract.options import Layout, Scope, Unit
 from service.contract.request import JobRequest
-from service.contract.result import Widths
+from service.contract.result import DenseSlim, Widths
 from service.sources.checkpoint import Checkpoint
-from service.sources.dimensions import ffn_width, head_counts, num_layers
+from service.sources.dimensions import expert_count, ffn_width, head_counts, num_layers
 from service.tensors.names import StackNames
 
 
@@ -77,6 +77,9 @@ def _choices(request: JobRequest, checkpoint: Checkpoint, stack: StackNames, uni
     if unit is Unit.head_dims:
         dense = checkpoint.number(names.head_size, stack)
         return dense, range(1, dense + 1)
+    if unit is Unit.experts:
+        dense = expert_count(checkpoint, stack)
+        return dense, range(1, dense + 1)
     heads, dense = head_counts(checkpoint, stack)
     must_divide = any(stack.config_in(checkpoint.config).get(field) for field in names.head_counts_divide)
     hidden, shared = checkpoint.number(names.hidden_size, stack), heads // dense
@@ -93,7 +96,22 @@ def kept(cuts: Sequence[Cut], unit: Unit, dense: int, stack: str = "decoder") ->
     return next((cut.slim for cut in cuts if cut.unit is unit and cut.stack.name == stack), dense)
 
 
-def described(cuts: Sequence[Cut]) -> list[Widths]:
+def described(cuts: Sequence[Cut], checkpoint: Checkpoint) -> list[Widths]:
     """The cuts as a plan shows them, ordered by stack and unit."""
-    found = [Widths(stack=cut.stack.name, unit=cut.unit, dense=cut.dense, slim=cut.slim) for cut in cuts]
+    found = [
+        Widths(
+            stack=cut.stack.name,
+            unit=cut.unit,
+            dense=cut.dense,
+            slim=cut.slim,
+            per_token=_per_token(cut, checkpoint) if cut.unit is Unit.experts else None,
+        )
+        for cut in cuts
+    ]
     return sorted(found, key=lambda widths: (widths.stack, widths.unit))
+
+
+def _per_token(cut: Cut, checkpoint: Checkpoint) -> DenseSlim:
+    """To how many experts a token is sent, before and after a cut."""
+    dense = checkpoint.number(checkpoint.names.experts_per_token, cut.stack)
+    return DenseSlim(dense=dense, slim=min(dense, cut.slim))

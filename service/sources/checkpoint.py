@@ -13,6 +13,7 @@ from service.sources.adapter import Adapter
 from service.sources.model_directory import ModelDirectory
 from service.sources.quantised_weights import StoredWeights, plain_config, stored_weights
 from service.sources.safetensors_header import DTYPES, FLOATS, Tensors, TensorShape
+from service.sources.stored_experts import in_class
 from service.tensors.names import CheckpointNames, StackNames
 
 MAX_UNITS = 2**17  # of a kind in a layer; a larger number in a foreign file would keep the planning busy for hours
@@ -53,7 +54,7 @@ class Checkpoint:
     def value(self, field: str, stack: StackNames) -> Any:
         """The value of a field in the config of a stack, or that of the class where it is not there and the table has
         it."""
-        return stack.config_in(self.config).get(field, self.names.class_defaults.get(field))
+        return self.names.value(stack.config_in(self.config), field)
 
     def number(self, field: str, stack: StackNames) -> int:
         """A count in the config of a stack. Raises InvalidModel if the config has no such count."""
@@ -74,7 +75,7 @@ def read_checkpoint(model: ModelDirectory) -> Checkpoint:
     checkpoint = Checkpoint(
         family,
         plain_config(model.config, dequantised.dtype) if dequantised else model.config,
-        _once(model, weights, names),
+        in_class(_once(model, weights, names), family, model.config),
         sum(header.file_bytes for header in model.headers),
         dequantised,
         model.adapter,

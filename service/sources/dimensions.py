@@ -39,6 +39,11 @@ def ffn_width(checkpoint: Checkpoint, stack: StackNames) -> int:
     return widths.pop()
 
 
+def ffn_widths(checkpoint: Checkpoint) -> list[int]:
+    """The feed-forward neurons in each layer of every stack; none where experts have them. Raises as `ffn_width`."""
+    return [] if checkpoint.names.experts else [ffn_width(checkpoint, stack) for stack in checkpoint.names.stacks]
+
+
 def head_counts(checkpoint: Checkpoint, stack: StackNames) -> tuple[int, int]:
     """(query heads, key-value heads) of a layer. Raises InvalidModel if the second does not divide the first."""
     names = checkpoint.names
@@ -57,6 +62,11 @@ def head_size(checkpoint: Checkpoint, stack: StackNames) -> int:
     if checkpoint.value(names.head_size, stack) is not None:
         return checkpoint.number(names.head_size, stack)
     return checkpoint.number(names.hidden_size, stack) // checkpoint.number(names.heads, stack)
+
+
+def expert_count(checkpoint: Checkpoint, stack: StackNames) -> int:
+    """Experts in each layer of a stack."""
+    return checkpoint.number(checkpoint.names.experts, stack)
 
 
 def caching_layers(checkpoint: Checkpoint) -> int:

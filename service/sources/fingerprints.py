@@ -25,7 +25,13 @@ from service.storage.inline_rows import json_lines
 from service.storage.keys import dataset_id_of, dataset_key
 
 MAX_READ_BYTES = 16 * 2**20  # a larger data set is named by its size and ETag
-AFTER_SCORING = {"repair", "controls", "union"}  # fields of the method that do not change the scores
+AFTER_SCORING = {
+    "repair",
+    "merge",
+    "merged_router",
+    "controls",
+    "union",
+}  # fields of the method that do not change the scores
 SELECTING = {"scope", "normalisation", "protect_first", "protect_last"}  # they decide what a step removes
 SOURCES = ("calibration", "evaluation", "evaluations", "general")  # fields of a task that name rows
 

@@ -155,6 +155,9 @@ class _Reader:
             for row in stack.unit_tensors
             if re.fullmatch(rf"(.*\.)?{re.escape(stack.layers)}\.\d{{1,4}}\.{row.pattern}", name)
         )
+        files = self.family.names.expert_files
+        if files and re.fullmatch(rf".*\.experts\.\d{{1,4}}\.{files.down}\.weight", name):
+            return hidden, count // hidden
         dim_of_units = next(rows, 1 if is_transposed else 0)
         return (hidden, count // hidden) if dim_of_units == 1 else (count // hidden, hidden)
 

@@ -9,6 +9,8 @@ GATED_WITH_BIAS = Modules("mlp.{gate,up,down}_proj", field("mlp_bias"))
 QUERIES = Modules("self_attn.{q,k,v,o}_proj", ATTENTION_BIAS)
 QUERY_NORMS = Modules("self_attn.{q,k}_norm")
 NORMS = Modules("{input,post_attention}_layernorm")
+EXPERTS = Modules("mlp.experts", parameters=("gate_up_proj", "down_proj"))
+ROUTER = Modules("mlp.gate")
 FEED_FORWARD_NORMS = Modules("{pre,post}_feedforward_layernorm")
 
 
@@ -153,6 +155,25 @@ DECODERS: dict[str, ModelTensors] = {
         Modules("linear_attn", kind="linear_attention", parameters=("A_log", "dt_bias")),
         NORMS,
         GATED_BLOCK,
+    ),
+    "mixtral": _gated(Modules("self_attn.{q,k,v,o}_proj"), NORMS, EXPERTS, ROUTER),
+    "qwen3_moe": _gated(QUERIES, QUERY_NORMS, NORMS, EXPERTS, ROUTER),
+    "qwen2_moe": _gated(
+        Modules("self_attn.{q,k,v}_proj", field("qkv_bias", True)),
+        Modules("self_attn.o_proj"),
+        NORMS,
+        EXPERTS,
+        ROUTER,
+        Modules("mlp.shared_expert.{gate,up,down}_proj"),
+        Modules("mlp.shared_expert_gate"),
+    ),
+    "olmoe": _gated(QUERIES, QUERY_NORMS, NORMS, EXPERTS, ROUTER),
+    "gpt_oss": _gated(
+        Modules("self_attn.{q,k,v,o}_proj", field("attention_bias", True)),
+        Modules("self_attn", parameters=("sinks",)),
+        NORMS,
+        Modules("mlp.experts", parameters=("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")),
+        Modules("mlp.router", always),
     ),
     "gemma4_text": GEMMA4,
     "gpt2": GPT2,

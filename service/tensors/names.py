@@ -43,6 +43,20 @@ class StackNames:
 
 
 @dataclass(frozen=True)
+class ExpertFiles:
+    """How the files of a checkpoint name the matrices of one expert, which the class holds in tensors of all experts.
+
+    The files have a matrix `{block}.experts.{number}.{gate, up or down}.weight` of each expert. The class has
+    `mlp.experts.gate_up_proj` (experts, gate rows and then up rows, inputs) and `mlp.experts.down_proj`.
+    """
+
+    block: str
+    gate: str
+    up: str
+    down: str
+
+
+@dataclass(frozen=True)
 class CheckpointNames:
     """The names of a family's tensors, and of the config fields that hold its sizes."""
 
@@ -67,11 +81,20 @@ class CheckpointNames:
     class_defaults: Mapping[str, int] = field(default_factory=dict)
     needed: tuple[str, ...] = ()  # fields without which the class fails
     nullable: tuple[str, ...] = ("num_key_value_heads", "head_dim")  # those of heads that may be null in config.json
+    experts: str = ""  # config field with the number of experts in a layer; "" for a family without experts
+    other_experts: str = ""  # a second name of that field, which the class reads too
+    experts_per_token: str = "num_experts_per_tok"
+    expert_files: ExpertFiles | None = None  # None where files name the tensors of experts as the class does
 
     def of(self, config: Mapping[str, Any]) -> Self:
         """The names of a model with this config."""
         unless, embedding, tied = self.tying_unless or ("", "", ())
         return replace(self, embedding=embedding, tied=tied) if unless and not config.get(unless, True) else self
+
+    def value(self, config: Mapping[str, Any], field: str) -> Any:
+        """The value of a field in a config, or that of the class where it is not there and the table has it."""
+        names = (field, self.other_experts) if self.experts == field else (field,)
+        return next((config[name] for name in names if name in config), self.class_defaults.get(field))
 
     @property
     def head(self) -> str:
@@ -91,3 +114,8 @@ def feed_forward(down: str, up: str) -> tuple[UnitTensors, ...]:
 def attention(output: str, projections: str, unit: Unit = Unit.heads) -> tuple[UnitTensors, ...]:
     """Heads are columns of the output projection and rows of the query, key and value projections."""
     return (UnitTensors(unit, rf"{output}\.weight", 1), UnitTensors(unit, projections + LINEAR, 0))
+
+
+def experts(modules: str, router: str) -> tuple[UnitTensors, ...]:
+    """Experts are entries along the first dimension of the tensors of all experts, and rows of the router."""
+    return (UnitTensors(Unit.experts, rf"{modules}\.\w+", 0), UnitTensors(Unit.experts, router + LINEAR, 0))

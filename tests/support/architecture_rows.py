@@ -7,6 +7,7 @@ Families that share these are one case of it; what stock code does with their la
 from collections.abc import Iterable, Iterator
 from functools import cache
 
+from service.contract.options import Unit
 from tests.support.tiny_models import TINY, tiny_family
 from worker.slimming.architectures import ARCHITECTURES, Stack
 
@@ -17,6 +18,16 @@ def distinct(names: Iterable[str] = TINY) -> list[str]:
     for name in names:
         first.setdefault(_facts(name), name)
     return list(first.values())
+
+
+def having(unit: Unit) -> list[str]:
+    """The names of the models of which units of this kind can be removed."""
+    return [name for name in TINY if unit in tiny_family(name).units]
+
+
+def mergeable() -> list[str]:
+    """The names of the models whose experts can be merged."""
+    return [name for name in having(Unit.experts) if tiny_family(name).names.expert_files]
 
 
 @cache

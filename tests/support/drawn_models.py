@@ -98,11 +98,13 @@ GENERATION: dict[str, dict[str, Any]] = {
     "suppressed": {"suppress_tokens": list(range(4, 64))},
     "sampled": {"do_sample": True, "temperature": 2.0},
 }
-# Family -> modules that an adapter changes: of the attention, of the feed-forward block, the embedding.
+# Family -> modules that an adapter changes: of the attention, of the feed-forward block, the embedding. Experts have no
+# linear modules.
 MODULES: dict[str, tuple[str, str, str]] = {
     "glm4": ("q_proj", "gate_up_proj", "embed_tokens"),
     "starcoder2": ("v_proj", "c_fc", "embed_tokens"),
     "phi3": ("qkv_proj", "gate_up_proj", "embed_tokens"),
+    **dict.fromkeys(("mixtral", "qwen3_moe", "qwen2_moe", "olmoe", "gpt_oss"), ("q_proj", "v_proj", "embed_tokens")),
     "gpt2": ("c_attn", "c_fc", "wte"),
     "opt": ("q_proj", "fc1", "embed_tokens"),
     "gpt_neox": ("query_key_value", "dense_4h_to_h", "embed_in"),

@@ -63,6 +63,9 @@ T5_READERS = {
 }
 
 
+ROUTERS = {"gpt_oss": "mlp.router"}
+
+
 def _layer(model: PreTrainedModel, stack: str, layer: str) -> nn.Module:
     return model.get_submodule(f"{LAYERS.get(model.config.model_type, LLAMA_LAYERS)[stack]}.{layer}")
 
@@ -75,13 +78,17 @@ def _reader(model: PreTrainedModel, stack: str, layer: str, unit: str) -> nn.Mod
 
 @contextmanager
 def silenced(model: PreTrainedModel, kept: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within the context the units that a file kept.safetensors does not name give zeros, and layers pass over."""
+    """Within the context the units that a file kept.safetensors does not name give zeros, layers pass over, and
+    routers choose among the experts that it names."""
     handles = []
     for site, kept_K in kept.items():
         stack, layer, unit = site.split(".")
         if unit == "layers":
             if not kept_K.numel():
                 handles.append(_layer(model, stack, layer).register_forward_hook(_pass_over, with_kwargs=True))
+        elif unit == "experts":
+            router = _layer(model, stack, layer).get_submodule(ROUTERS.get(model.config.model_type, "mlp.gate"))
+            handles.append(router.register_forward_hook(_choose_among(kept_K.long())))
         else:
             hook = _silence(kept_K.long(), _size(model, stack, unit))
             handles.append(_reader(model, stack, layer, unit).register_forward_pre_hook(hook))
@@ -105,6 +112,19 @@ def _silence(kept_K: Tensor, size: int) -> Callable[..., Any]:
     def hook(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         mask = torch.zeros(args[0].shape[-1] // size).index_fill_(0, kept_K, 1.0).repeat_interleave(size)
         return (args[0] * mask.to(args[0]), *args[1:])
+
+    return hook
+
+
+def _choose_among(kept_K: Tensor) -> Callable[..., Any]:
+    """A hook for a router, which returns (logits, gates, experts): the best of the experts that are kept."""
+
+    def hook(router: Any, _: Any, output: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        among = output[0][:, kept_K].float().softmax(dim=1).topk(min(router.top_k, len(kept_K)), dim=1)
+        gates, experts = among.values, kept_K[among.indices]
+        if getattr(router, "norm_topk_prob", True):
+            gates = gates / gates.sum(dim=1, keepdim=True)
+        return output[0], gates.to(output[1].dtype), experts
 
     return hook
 

@@ -59,6 +59,7 @@ LINEAR: dict[str, Any] = {"layer_types": ["linear_attention", "full_attention"]}
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
 }
+EXPERTS: dict[str, Any] = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 T5: dict[str, Any] = TOKENS | {
     "d_model": 32,
     "d_ff": FFN_WIDTH,
@@ -279,6 +280,11 @@ TINY: dict[str, Callable[[], PreTrainedModel]] = {
     "seed_oss": lambda: causal("seed_oss", head_dim=16, attention_out_bias=True),
     "hunyuan_v1_dense": lambda: causal("hunyuan_v1_dense", attention_bias=True),
     "ernie4_5": lambda: causal("ernie4_5", head_dim=16, use_bias=True),
+    "mixtral": lambda: causal("mixtral", **EXPERTS),
+    "qwen3_moe": lambda: causal("qwen3_moe", **EXPERTS, norm_topk_prob=True),
+    "qwen2_moe": lambda: causal("qwen2_moe", **EXPERTS, shared_expert_intermediate_size=24),
+    "olmoe": lambda: causal("olmoe", **EXPERTS, head_dim=None),
+    "gpt_oss": lambda: causal("gpt_oss", **EXPERTS | SLIDING),
     "llama_classifier": lambda: decoder_classifier("llama"),
     "gpt2": gpt2,
     "gpt2_classifier": lambda: gpt2(AutoModelForSequenceClassification, num_labels=3),

@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from service.contract.errors import InvalidData, InvalidModel, InvalidRequest, TaskslimError, VerificationFailed
 from service.contract.fields import Schema
-from service.contract.options import Layout, Repair, Unit
+from service.contract.options import Layout, Merge, Repair, Unit
 from service.contract.recovery import RecoveryMethod
 from service.contract.result import Widths
 from service.contract.task import ModelSource
@@ -56,6 +56,7 @@ class Origin(Schema):
     layout: Layout
     repair: Repair
     recovery: RecoveryMethod | None = None  # how the checkpoint was trained
+    merge: Merge = Merge.none
     widths: list[Widths]
     weights: dict[str, str]  # file of the slim checkpoint -> sha256
     tasks: TaskFile | None = None  # the contents of its task.json
@@ -118,6 +119,11 @@ def _check_base(origin: Origin, base: FetchedModel, adapter: Path | None) -> Non
     if origin.recovery is not None:
         message = f"the job trained the model (recovery {origin.recovery}): download its safetensors"
         raise InvalidRequest(message, param="recovery")
+    if origin.merge is not Merge.none:
+        raise InvalidRequest(
+            f"the job merged experts (merge {origin.merge}), which indices lack: download its safetensors",
+            param="method.merge",
+        )
     if digest_directory(base.fetched) != origin.model_digest:
         raise InvalidModel("this is not the model that the job slimmed: its files differ", param="model.uri")
     if (digest_directory(adapter) if adapter else None) != origin.adapter_digest:

@@ -40,7 +40,9 @@ def write_for_older_readers(directory: Path, source: Path) -> None:
     names = tensor_names(directory)
     _update(
         directory / CONFIG,
-        lambda config: old_rope_fields(config) | old_layer_pattern(config) | old_tying(config, names),
+        lambda config: (
+            old_rope_fields(config) | old_layer_pattern(config) | old_tying(config, names) | old_expert_count(config)
+        ),
     )
     if (directory / TOKENIZER_CONFIG).exists():
         original = _read(source / TOKENIZER_CONFIG) if (source / TOKENIZER_CONFIG).exists() else {}
@@ -106,6 +108,12 @@ def old_tying(config: Mapping[str, Any], tensors: Collection[str]) -> dict[str, 
     is_scaled = config.get("scale_decoder_outputs", config["model_type"] == "t5")
     has_own_head = config["model_type"] in ("t5", "mt5", "umt5") and "lm_head.weight" in tensors
     return {"tie_word_embeddings": False} if has_own_head and not is_scaled else {}
+
+
+def old_expert_count(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The field in which transformers 4 and runtimes read how many experts a Qwen3-MoE has."""
+    is_renamed = config["model_type"] == "qwen3_moe" and "num_local_experts" in config
+    return {"num_experts": config["num_local_experts"]} if is_renamed else {}
 
 
 def old_tokenizer_fields(written: Mapping[str, Any], original: Mapping[str, Any]) -> dict[str, Any]:

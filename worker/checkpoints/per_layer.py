@@ -21,6 +21,7 @@ from worker.slimming.units import locate
 
 # Families whose class reads the sizes of heads in `per_layer_config`, and fails where layers of one type differ there.
 OWN_LAYER_FIELDS = ("gemma4_text",)
+WITH_WIDTHS = ("ffn", "heads", "experts")  # units of which each layer may have its own number
 # Stack -> the config fields of each of its layers.
 LayerWidths = dict[str, list[dict[str, int]]]
 
@@ -64,7 +65,7 @@ def _per_layer_config(model: PreTrainedModel, widths: LayerWidths) -> Any:
 
 def layer_widths(model: PreTrainedModel, architecture: Architecture) -> LayerWidths:
     """The widths of every layer, by the shapes of its weights."""
-    kinds = [unit.value for unit in FAMILIES[model.config.model_type].units if unit.value in ("ffn", "heads")]
+    kinds = [unit.value for unit in FAMILIES[model.config.model_type].units if unit.value in WITH_WIDTHS]
     found: LayerWidths = {stack.name: [] for stack in architecture.stacks}
     for group in locate(model, architecture, kinds):
         layers = found[group.site.stack]

@@ -49,7 +49,7 @@ def load_weights(directory: Path, family: ModelFamily, adapter: Path | None = No
             **FROM_DISK_ALONE,
         )
     assert isinstance(model, PreTrainedModel)
-    if renamed:
+    if renamed or family.names.expert_files:  # files with joined experts are written one by one as well
         vars(model).pop("_weight_conversions", None)  # save_pretrained would give the tensors their old names
     _check_complete(model, info["missing_keys"] - adapter_names.replaced(brought))
     _check_all_used(model, family, {*map(plain_name, stored)}, info["unexpected_keys"], has_adapter=bool(brought))

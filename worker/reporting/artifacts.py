@@ -107,6 +107,7 @@ def _origin(
         units=request.method.units,
         layout=request.output.layout,
         repair=request.method.repair,
+        merge=request.method.merge,
         widths=widths,
         weights=weight_digests(directory),
         versions=versions(),

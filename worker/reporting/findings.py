@@ -108,7 +108,16 @@ def _width(stack: str, unit: Unit, pool: Sequence[Group], kept: Mapping[Site, Te
     if unit is Unit.layers:
         return Widths(stack=stack, unit=unit, dense=sum(dense), slim=sum(slim))
     own = slim if len(set(slim)) > 1 else None
-    return Widths(stack=stack, unit=unit, dense=round(fmean(dense)), slim=round(fmean(slim)), per_layer=own)
+    limits = [value for group in pool for _, value in group.limited]
+    per_token = DenseSlim(dense=max(limits), slim=min(*limits, *slim)) if limits else None
+    return Widths(
+        stack=stack,
+        unit=unit,
+        dense=round(fmean(dense)),
+        slim=round(fmean(slim)),
+        per_layer=own,
+        per_token=per_token,
+    )
 
 
 def score_kept(score_U: Tensor, kept_K: Tensor) -> float | None:

@@ -93,8 +93,10 @@ Other evaluations:
 Every unit was scored on {{ calibration }} examples of the task by the criterion `{{ criterion }}`{% if source %}
 ({{ source }}){% endif %}, and those with the lowest scores were removed: ranked by the scope `{{ method.scope }}`,
 {{ "in one step" if method.steps == 1 else "in %d steps" | format(method.steps) }}, with the layout
-`{{ layout }}`. {% if method.repair == "none" %}The weights that stay are unchanged.{% else %}The weights that stay were
-adjusted by the repair `{{ method.repair }}`, without training.{% endif %}{% if recovery %} Then the model was trained
+`{{ layout }}`. {% if method.merge != "none" %}Experts with similar router logits were merged into one
+(`{{ method.merge }}`), without training.{% elif method.repair == "none" %}The weights that stay are unchanged.
+{%- else %}The weights that stay were adjusted by the repair `{{ method.repair }}`, without training.{% endif %}
+{%- if recovery %} Then the model was trained
 for {{ recovery.steps }} steps on {{ recovery.train_rows }} of these examples: LoRA weights of rank {{ recovery.rank }},
 by the method `{{ recovery_method }}`, of which those of step {{ recovery.best_step }} are merged.{% endif %}
 Options: {{ options }}. Made by Taskslim {{ version }}, job {{ job }}. The licence is that of the base

@@ -14,7 +14,7 @@ from service.families.runtimes import runtimes_after, runtimes_of_unequal_widths
 from service.reports import html
 from service.sources.access import Access
 from service.sources.checkpoint import read_checkpoint
-from service.sources.dimensions import ffn_width, head_counts, head_size, num_layers
+from service.sources.dimensions import ffn_widths, head_counts, head_size, num_layers
 from service.sources.model_directory import ModelDirectory
 from service.sources.model_files import CARD
 from service.storage.artifact_names import MODEL, REPORT, REPORT_PAGE, UNTRAINED
@@ -157,7 +157,7 @@ def _runtimes(context: JobContext, result: Result) -> list[Runtime]:
         SlimSizes(
             checkpoint.family.model_type,
             context.job.request.method.units,
-            widths=[ffn_width(checkpoint, stack) for stack in checkpoint.names.stacks],
+            widths=ffn_widths(checkpoint),
             heads=head_counts(checkpoint, checkpoint.last_stack)[0],
             head_size=head_size(checkpoint, checkpoint.last_stack),
             layers=num_layers(checkpoint, checkpoint.last_stack),

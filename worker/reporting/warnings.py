@@ -282,11 +282,23 @@ def _not_recovered(report: Report) -> str | None:
     )
 
 
+def _fewer_experts_per_token(report: Report) -> str | None:
+    """A layer keeps fewer experts than the router sent each token to."""
+    for widths in report.result.widths:
+        if widths.per_token is not None and widths.per_token.slim < widths.per_token.dense:
+            return (
+                f"The router sends each token to {widths.per_token.slim} instead of {widths.per_token.dense} experts, "
+                "because a layer keeps no more: send a lower target if the metric suffers from it."
+            )
+    return None
+
+
 STEPS = {  # kind of unit -> in which steps it is removed, and what to do about it
     Unit.ffn: "widths are multiples of {round_to}: send a smaller `output.round_to` to come closer",
     Unit.heads: "attention heads are removed as whole heads or key-value groups",
     Unit.head_dims: "the heads of a stack keep the same number of dimensions",
     Unit.layers: "layers are removed as a whole",
+    Unit.experts: "experts are removed as a whole",
 }
 
 
@@ -330,4 +342,5 @@ CHECKS: dict[str, Callable[[Report], str | None]] = {
     "below_floor": _below_floor,
     "per_layer_widths": _per_layer_widths,
     "not_recovered": _not_recovered,
+    "fewer_experts_per_token": _fewer_experts_per_token,
 }

@@ -9,8 +9,9 @@ import torch
 
 from service.contract.bisection import last_that_holds, turning_point
 from service.contract.fields import MAX_RATIO
-from service.contract.options import Repair
+from service.contract.options import Merge, Repair
 from service.sources.safetensors_header import DTYPES, TensorShape, file_size
+from service.sources.stored_experts import in_files
 from worker.checkpoints.dtypes import fixed_parameters
 from worker.slimming import surgery
 from worker.slimming.allocation import WidthUnreachable, share_removed
@@ -21,6 +22,7 @@ from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.shapes import shapes_after
 from worker.slimming.units import Kept
 from worker.stages.context import JobContext
+from worker.stages.merging import ExpertMerge
 from worker.stages.slim import (
     all_units,
     choose,
@@ -63,12 +65,17 @@ class Candidates:
         self._context, self._task_model, self._path, self._on_progress = context, task_model, path, on_progress
         self._add_biases()
         self.groups = locate_groups(context, task_model)
+        self._merge: ExpertMerge | None = None
+        if context.job.request.method.merge is Merge.uncurl:
+            self._merge = ExpertMerge(context, task_model, self.groups, path.at(0.0), on_progress)
         self.at = cache(self._at)
 
     def _at(self, ratio: float) -> Candidate:
         """The candidate for a ratio. Raises WidthUnreachable where a layer cannot be so narrow."""
         self._on_progress()
         kept = choose(self._context, self.groups, self._path.at(ratio), ratio)
+        if self._merge is not None and ratio > 0:
+            kept = self._merge.representatives(kept)
         loaded, architecture = self._task_model.loaded, self._task_model.architecture
         shapes = shapes_after(loaded.model, architecture, self.groups, kept)
         for name in fixed_parameters(loaded.model):
@@ -79,7 +86,7 @@ class Candidates:
             ratio=share_removed(self.groups, {site: kept_K.numel() for site, kept_K in kept.items()}),
             kept=kept,
             parameters=sum(map(prod, shapes.values())),
-            bytes=file_size(tensors),
+            bytes=file_size(in_files(tensors, loaded.family.names.expert_files)),
         )
 
     @property
@@ -116,8 +123,14 @@ class Candidates:
         loaded = self._task_model.loaded
         copy = replace(self._task_model, loaded=replace(loaded, model=surgery.copy_sharing_tensors(loaded.model)))
         self._repair(copy, candidate.kept)
+        self.merge(copy, candidate.kept)
         copy = probed(self._context, copy, candidate.kept)
         return slim_task_model(copy, candidate.kept, self._context.job.request.output.layout)
+
+    def merge(self, task_model: TaskModel, kept: Kept) -> None:
+        """Merge the experts of the model, or of a copy of it, into those that are kept, where the job asks for it."""
+        if self._merge is not None:
+            self._merge.apply(task_model, kept)
 
     def _is_reachable(self, ratio: float) -> bool:
         try:

@@ -46,6 +46,21 @@ class Attention:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """The experts of a layer and the router that sends each token to some of them.
+
+    The parameters of both modules have an entry for each expert along their first dimension. The first module is called
+    with the hidden states of all tokens, the numbers of the experts of each token, and their gate weights.
+    """
+
+    experts: str
+    router: str
+    count: str  # config field
+    per_token: str = "num_experts_per_tok"  # config field; no more than the experts that stay
+    norm: str = "post_attention_layernorm"  # which reads the residual stream before the experts add to it
+
+
+@dataclass(frozen=True)
 class Stack:
     """A list of layers of one kind. Its name is also that of its mask in a batch.
 
@@ -66,6 +81,7 @@ class Stack:
     added_times: str = ""
     removable: bool = True  # whether the stock class computes with any of the layers alone
     part: str = ""  # the part of the model's config that holds the fields of the stack, where it is a config of its own
+    experts: Experts | None = None  # whose neurons take the place of those of one feed-forward block
 
     def stream_behind(self, config: object) -> str | None:
         """`stream` of a model with this config."""
@@ -155,6 +171,15 @@ def _t5_attention(block: str, prefix: str = "", *, shares_position_bias: bool = 
         shares_position_bias=shares_position_bias,
         free_size=True,
     )
+
+
+# The neurons are those of each expert, and are not removed.
+QWEN_EXPERTS = Experts("mlp.experts", "mlp.gate", "num_experts")
+EXPERT_NEURONS = FeedForward(("mlp.experts",), "mlp.experts", "moe_intermediate_size")
+
+
+def _routed(experts: Experts, *attention: Attention, neurons: FeedForward = EXPERT_NEURONS) -> Architecture:
+    return Architecture((replace(_decoder("model.layers", neurons, *attention), experts=experts),))
 
 
 LLAMA = Architecture((_decoder("model.layers", GATED_WITH_BIAS, LLAMA_QUERIES),))
@@ -262,6 +287,18 @@ ARCHITECTURES: dict[str, Architecture] = {
     "seed_oss": Architecture((_decoder("model.layers", GATED_WITH_BIAS, GROUPED_QUERIES),)),
     "hunyuan_v1_dense": MISTRAL,
     "ernie4_5": MISTRAL,
+    "mixtral": _routed(
+        Experts("mlp.experts", "mlp.gate", "num_local_experts"),
+        GROUPED_QUERIES,
+        neurons=replace(EXPERT_NEURONS, width="intermediate_size"),
+    ),
+    "qwen3_moe": _routed(QWEN_EXPERTS, GROUPED_QUERIES),
+    "qwen2_moe": _routed(QWEN_EXPERTS, GROUPED_QUERIES),
+    "olmoe": _routed(QWEN_EXPERTS, neurons=replace(EXPERT_NEURONS, width="intermediate_size")),
+    "gpt_oss": _routed(
+        Experts("mlp.experts", "mlp.router", "num_local_experts"),
+        neurons=replace(EXPERT_NEURONS, width="intermediate_size"),
+    ),
     "gpt2": Architecture((_decoder("transformer.h", GPT2_FEED_FORWARD, count="n_layer"),)),
     "opt": OPT,
     "gpt_neox": Architecture((_decoder("gpt_neox.layers", NEOX_FEED_FORWARD),)),

@@ -15,12 +15,16 @@ COPIED_FIELDS = {
     "num_key_value_heads": "num_key_value_heads",
     "n_heads": "num_heads",
     "key_value_proj_dim": "d_kv",
+    "num_experts": "num_experts",
+    "top_k": "num_experts_per_tok",
+    "num_experts_per_tok": "num_experts_per_tok",
 }
 
 
 def field_values(group: Group, num_kept: int) -> dict[str, int]:
     """Config field -> its value where the group keeps `num_kept` units."""
-    return {field: num_kept // group.rows * share for field, share in group.fields}
+    counts = {field: num_kept // group.rows * share for field, share in group.fields}
+    return counts | {field: min(value, num_kept) for field, value in group.limited}
 
 
 def agreed_sizes(sizes: Iterable[Mapping[str, int]]) -> dict[str, int] | None:
@@ -75,6 +79,11 @@ def update_layers(
             _update_module(module, config)
             if own_configs and hasattr(module, "config"):
                 module.config = config
+
+
+def update_attributes(model: Any) -> None:
+    """Set the sizes that the model itself holds, outside its layers, to those of its config."""
+    _update_module(model, model.config)
 
 
 def _update_module(module: Any, config: Any) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture
 from worker.slimming.hooks import Visitor, watch
+from worker.slimming.routing import without_experts
 from worker.slimming.surgery import groups_of, stays
 from worker.slimming.units import Group, Kept
 
@@ -21,7 +22,10 @@ def masked(model: nn.Module, architecture: Architecture, kept: Kept) -> Iterator
     """Within the context the units that are not in `kept` contribute nothing; groups that it omits are whole."""
     with ExitStack() as hooks:
         for group in groups_of(model, architecture, kept):
-            hooks.enter_context(watch(model, group, _mask(group, kept[group.site])))
+            if group.hook_point == "experts":
+                hooks.enter_context(without_experts(model, group, ~stays(group, kept[group.site])))
+            else:
+                hooks.enter_context(watch(model, group, _mask(group, kept[group.site])))
         yield
 
 

@@ -13,7 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture, Stack
-from worker.slimming.config_sizes import agreed_sizes, configs_of, field_values, set_head_size, set_sizes, update_layers
+from worker.slimming.config_sizes import (
+    agreed_sizes,
+    configs_of,
+    field_values,
+    set_head_size,
+    set_sizes,
+    update_attributes,
+    update_layers,
+)
 from worker.slimming.units import UNITS, Group, Kept, Site, layers_of, locate, module_after_first
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -43,6 +51,8 @@ def cut(model: nn.Module, architecture: Architecture, kept: Kept, layout: str = 
     for stack in architecture.stacks:
         update_layers(model, stack, sizes, own_configs=layout != "uniform")
         _remove_layers(model, stack, kept)
+    if layout == "uniform":
+        update_attributes(model)
 
 
 def copy_sharing_tensors(module: ModuleT) -> ModuleT:
@@ -101,6 +111,8 @@ def _keep_indices(module: nn.Module, name: str, dim: int, kept_I: Tensor) -> Non
 
 def _set_shape_attributes(module: nn.Module) -> None:
     """Set the attributes in which Linear, Embedding and Conv1D of transformers hold the shape of their weight."""
+    if getattr(module, "weight", None) is None:  # the tensors of all experts, whose module holds their number
+        return
     first, second = module.get_parameter("weight").shape
     sizes = {"out_features": first, "in_features": second, "nx": first, "nf": second, "embedding_dim": second}
     for name, size in sizes.items():

@@ -62,24 +62,30 @@ class ParameterSlice(NamedTuple):
 class Group:
     """The units of one site, each of which can be removed alone. Paths are relative to the model.
 
-    The activation of the units is observed at `module`, as `hook_point` says: the input or the output of the module, or
-    what a layer adds to the residual stream. The first of `slices` is a part of the weight of that module. In a
+    The activation of the units is observed at `module`, as `hook_point` says: the input or the output of the module,
+    what a layer adds to the residual stream, or what each of the experts in the module adds to its output. The first of
+    `slices` is a part of the weight of that module. In a
     checkpoint for stock transformers, groups with the same `fields` keep the same number of units.
     """
 
     site: Site
-    kind: str  # the unit of the API: ffn, heads, head_dims or layers
+    kind: str  # the unit of the API: ffn, heads, head_dims, layers or experts
     count: int  # units
     parameters: int  # weights and biases of one unit
     slices: tuple[ParameterSlice, ...]
     module: str  # path of the module at which the activation is observed
-    hook_point: Literal["input", "output", "residual"]  # "residual": output minus input of a layer
+    hook_point: Literal["input", "output", "residual", "experts"]  # "residual": output minus input of a layer
     size: int  # channels of the activation of a unit
     fields: tuple[tuple[str, int], ...]  # config fields, and what one kept unit adds to the value of each
     rows: int = 1  # the units form this many rows of equal length, and each row keeps the same number
     tie: str = ""  # groups with the same tie keep the same indices
     level: str = ""  # groups with the same level keep the same number of units in every layout
     allowed: tuple[int, ...] = ()  # numbers of units that the config can hold; empty: every number
+    router: str = ""  # path of the module that sends each token to some of the units
+    # Paths of the module that reads the residual stream before the experts, and of the one whose output it is behind.
+    stream: tuple[str, str] = ("", "")
+    # Config fields that are no more than the number of units that stay, and the value of each in the whole model.
+    limited: tuple[tuple[str, int], ...] = ()
 
 
 def locate(model: nn.Module, architecture: Architecture, units: Sequence[str]) -> list[Group]:
@@ -133,6 +139,8 @@ def weights_UF(group: Group, parameters: Callable[[str], Tensor]) -> tuple[Tenso
 
 
 def _neurons(model: nn.Module, stack: Stack, layer: int) -> list[Group]:
+    if stack.experts:
+        raise UnitUnavailable("each expert of this family has neurons of its own, which are not removed")
     row, block = stack.feed_forward, f"{stack.layers}.{layer}"
     inputs, outputs = (0, 1) if row.transposed else (1, 0)
     contract = f"{block}.{row.contract}"
@@ -294,9 +302,40 @@ def _layers(model: nn.Module, stack: Stack, layer: int) -> list[Group]:
     ]
 
 
+# --- experts -------------------------------------------------------------------------------------------------------
+
+
+def _experts(model: nn.Module, stack: Stack, layer: int) -> list[Group]:
+    """The experts of a layer, each with its row of the router."""
+    row = stack.experts
+    if row is None:
+        raise UnitUnavailable("the layers of this family have no experts")
+    block, config = f"{stack.layers}.{layer}", stack.config_in(_config(model))
+    experts, router = f"{block}.{row.experts}", f"{block}.{row.router}"
+    names = [f"{path}.{name}" for path in (experts, router) for name, _ in model.get_submodule(path).named_parameters()]
+    slices = tuple(ParameterSlice(name, 0, 1) for name in names)
+    return [
+        Group(
+            site=Site(stack.name, layer, "experts"),
+            kind="experts",
+            count=model.get_parameter(f"{router}.weight").shape[0],
+            parameters=_parameters(model, slices),
+            slices=slices,
+            module=experts,
+            hook_point="experts",
+            size=int(config.hidden_size),
+            fields=((stack.field(row.count), 1),),
+            router=router,
+            stream=(f"{block}.{row.norm}", block),
+            limited=((stack.field(row.per_token), int(getattr(config, row.per_token))),),
+        )
+    ]
+
+
 UNITS: dict[str, Callable[[nn.Module, Stack, int], list[Group]]] = {
     "ffn": _neurons,
     "heads": _heads,
     "head_dims": _head_dims,
     "layers": _layers,
+    "experts": _experts,
 }

@@ -16,6 +16,7 @@ from service.families.table import family_of, own_code, with_adapter_head
 from service.sources.model_files import CONFIG, INDEX, PICKLED, SINGLE, TOKENIZER_CONFIG
 from service.sources.quantised_weights import StoredWeights, stored_weights
 from service.sources.safetensors_header import TensorShape
+from service.sources.stored_experts import in_class
 from worker.sources.per_layer_files import is_valid_per_layer
 
 
@@ -43,7 +44,9 @@ def check_checkpoint(
     ):
         raise own_code("the model")
     check_safetensors(paths := weight_files(directory))
-    return Checked(family, stored_weights(stored_tensors(paths), config, family, "the model"))
+    weights = stored_weights(stored_tensors(paths), config, family, "the model")
+    in_class(weights.tensors, family, config)
+    return Checked(family, weights)
 
 
 def weight_files(directory: Path) -> list[Path]:

@@ -89,7 +89,9 @@ def means(metrics: Sequence[Metrics]) -> dict[str, float]:
 
 def _may_differ_per_layer(request: JobRequest) -> bool:
     """Whether a control with a width for each layer differs from the job's own selection."""
-    return request.output.layout is Layout.uniform and bool({Unit.ffn, Unit.heads} & set(request.method.units))
+    return request.output.layout is Layout.uniform and bool(
+        {Unit.ffn, Unit.heads, Unit.experts} & set(request.method.units)
+    )
 
 
 def _control(

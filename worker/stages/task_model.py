@@ -14,7 +14,7 @@ from service.contract.presets import LABELLED_BY_HEAD, needs_answers
 from service.contract.report import Decoding, OwnAnswers
 from service.contract.result import Metrics
 from service.contract.task import TaskWording
-from service.families.table import check_first_layer, check_units
+from service.families.table import check_first_layer, check_merge, check_units
 from service.rows.checks import have_answers
 from service.rows.labels import check_classes, with_named_labels
 from service.rows.row import Row
@@ -112,6 +112,7 @@ def load(context: JobContext, model: Path, adapter: Path | None) -> LoadedModel:
     method, config = context.job.request.method, loaded.model.config.to_dict()
     check_units(method.units, loaded.family, config)
     check_first_layer(method, loaded.family, config)
+    check_merge(method, loaded.family)
     if has_per_layer_class(loaded.model) and context.job.request.output.layout is Layout.uniform:
         message = "the layers of this model have widths of their own already: ask for the layout `per_layer`"
         raise InvalidRequest(message, param="output.layout")

@@ -68,7 +68,7 @@ CAPABILITIES = {
             "refused": {"heads": "its config has no head size of its own"},
         }
     ],
-    "units": ["ffn", "heads", "head_dims", "layers"],
+    "units": ["ffn", "heads", "head_dims", "layers", "experts"],
     "criteria": ["attribution", "wanda", "magnitude"],
     "repairs": ["none", "bias", "least_squares", "least_squares_layerwise"],
     "presets": [

@@ -31,6 +31,8 @@ def test_every_unit_but_layers_has_tensors(family: ModelFamily) -> None:
         ("olmo2", [Unit.ffn, Unit.layers]),
         ("t5", [Unit.ffn, Unit.heads, Unit.head_dims, Unit.layers]),
         ("bert", [Unit.ffn, Unit.layers]),
+        ("mixtral", [Unit.heads, Unit.layers, Unit.experts]),
+        ("olmoe", [Unit.layers, Unit.experts]),
     ],
 )
 def test_a_family_has_the_units_that_its_stock_config_can_hold(model_type: str, units: list[Unit]) -> None:
@@ -58,4 +60,5 @@ def test_capabilities_show_units_and_refusals() -> None:
     described = FAMILIES["gpt2"].described
     assert (described.model_type, described.kind) == ("gpt2", "causal")
     assert described.units == [Unit.ffn, Unit.layers]
-    assert described.refused == {"heads": DERIVED_SIZE, "head_dims": TIED_DIMENSIONS}
+    without_experts = "the layers of this family have no experts"
+    assert described.refused == {"heads": DERIVED_SIZE, "head_dims": TIED_DIMENSIONS, "experts": without_experts}

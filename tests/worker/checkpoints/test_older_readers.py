@@ -11,7 +11,13 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from tests.support import checkpoints, tiny_models
 from worker.checkpoints.loading import load_model
-from worker.checkpoints.older_readers import old_layer_pattern, old_rope_fields, old_tokenizer_fields, old_tying
+from worker.checkpoints.older_readers import (
+    old_expert_count,
+    old_layer_pattern,
+    old_rope_fields,
+    old_tokenizer_fields,
+    old_tying,
+)
 from worker.checkpoints.saving import save_model
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -167,3 +173,8 @@ def test_a_saved_checkpoint_has_the_old_fields_and_the_same_tokenizer(tmp_path: 
     again, tokenizer = AutoTokenizer.from_pretrained(tmp_path / "slim"), loaded.tokenizer
     assert again("a good film<x>").input_ids == tokenizer("a good film<x>").input_ids
     assert again.extra_special_tokens == tokenizer.extra_special_tokens == ["<x>"]
+
+
+@pytest.mark.parametrize(("family", "expected"), [("qwen3_moe", {"num_experts": 8}), ("mixtral", {}), ("olmoe", {})])
+def test_the_number_of_experts_has_the_name_that_transformers_4_reads(family: str, expected: dict[str, Any]) -> None:
+    assert old_expert_count(saved(family, **tiny_models.EXPERTS)) == expected

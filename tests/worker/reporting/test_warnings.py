@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from service.contract.options import Unit
 from service.contract.report import Confusion, Dequantised, Report
-from service.contract.result import Metrics, RecoveredMetrics, Result
+from service.contract.result import DenseSlim, Metrics, RecoveredMetrics, Result, Widths
 from service.families.runtimes import runtimes_of_unequal_widths
 from tests.support.contract_examples import recovery, result
 from tests.support.requests import plain_request
@@ -120,6 +121,10 @@ CAUSES: dict[str, Report] = {
     "not_recovered": recovered(before=0.8, after=0.8, best_step=0),
     "per_layer_widths": with_target({"ratio": 0.3}, verified=OWN_CLASS).model_copy(
         update={"runtimes": runtimes_of_unequal_widths()}
+    ),
+    "fewer_experts_per_token": with_target(
+        {"ratio": 0.3},
+        widths=[Widths(stack="decoder", unit=Unit.experts, dense=8, slim=1, per_token=DenseSlim(dense=2, slim=1))],
     ),
 }
 

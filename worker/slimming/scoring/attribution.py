@@ -9,6 +9,7 @@ Shape suffixes as in criteria.py and objectives.py.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture
 from worker.slimming.hooks import watch
-from worker.slimming.scoring.criteria import CRITERIA, Formula, Observation, Options, Statistics
+from worker.slimming.routing import Routed, watch_experts, watch_experts_and_stream
+from worker.slimming.scoring.criteria import CRITERIA, ExpertObservation, Formula, Observation, Options, Statistics
 from worker.slimming.scoring.finite import check_finite
 from worker.slimming.scoring.objectives import Batch, objective_values, token_scores
 from worker.slimming.scoring.second_moments import Moments, collect, portions
@@ -124,7 +126,27 @@ class Accumulator:
             size=group.size,
             before_BTC=before_BTC,
         )
-        sums = self.formula.observe(seen, self.options)
+        self._add(group, self.formula.observe(seen, self.options))
+
+    def add_experts(self, group: Group, batch: Batch, routed: Routed, effect_NK: Tensor | None) -> None:
+        """Add what the experts of `group` did with `batch`, and the effects of it if the formula needs gradients."""
+        assert self.formula.observe_experts is not None
+        mask_BT = batch.masks[group.site.stack]
+        shape = (*mask_BT.shape, -1)
+        seen = ExpertObservation(
+            expert_BTK=routed.expert_NK.view(shape),
+            gate_BTK=routed.gate_NK.view(shape),
+            norm_BTK=routed.norm_NK.reshape(shape),
+            effect_BTK=None if effect_NK is None else effect_NK.view(shape),
+            change_BT=None if routed.change_N is None else routed.change_N.view(mask_BT.shape),
+            mask_BT=mask_BT,
+            example_B=batch.example_B,
+            num_examples=batch.num_examples,
+            count=group.count,
+        )
+        self._add(group, self.formula.observe_experts(seen, self.options))
+
+    def _add(self, group: Group, sums: Tensor) -> None:
         known = self.sums.get(group.site)
         self.sums[group.site] = sums if known is None else known.add_(sums)
 
@@ -220,6 +242,8 @@ def _observe(model: nn.Module, batch: Batch, accumulator: Accumulator) -> None:
             _observe_activations(model, batch, accumulator, with_gradients=True)
         case "activations":
             _observe_activations(model, batch, accumulator, with_gradients=False)
+        case "stream":
+            _observe_stream(model, batch, accumulator)
         case "weight gradients":
             _observe_weight_gradients(model, batch, accumulator)
     accumulator.close(batch)
@@ -228,7 +252,12 @@ def _observe(model: nn.Module, batch: Batch, accumulator: Accumulator) -> None:
 def _observe_activations(model: nn.Module, batch: Batch, accumulator: Accumulator, *, with_gradients: bool) -> None:
     with ExitStack() as hooks, torch.set_grad_enabled(with_gradients):
         for group in accumulator.groups:
-            hooks.enter_context(watch(model, group, _visitor(group, batch, accumulator, with_gradients=with_gradients)))
+            if group.hook_point == "experts":
+                visit = _expert_visitor(group, batch, accumulator, with_gradients=with_gradients)
+                hooks.enter_context(watch_experts(model, group, visit))
+            else:
+                visitor = _visitor(group, batch, accumulator, with_gradients=with_gradients)
+                hooks.enter_context(watch(model, group, visitor))
         if with_gradients:
             torch.autograd.backward(objective_values(model, batch, accumulator.options.objective).sum())
         else:
@@ -254,6 +283,33 @@ def _visitor(
         return followed
 
     return visit
+
+
+def _expert_visitor(
+    group: Group, batch: Batch, accumulator: Accumulator, *, with_gradients: bool
+) -> Callable[[Tensor, Routed], Tensor | None]:
+    """As `_visitor`, for `watch_experts`: the gradient of the sum over experts is that of what each of them adds."""
+
+    def visit(output_ND: Tensor, routed: Routed) -> Tensor | None:
+        if not with_gradients:
+            accumulator.add_experts(group, batch, routed, None)
+            return None
+        followed_ND = output_ND if output_ND.requires_grad else output_ND.detach().requires_grad_()
+        followed_ND.register_hook(
+            lambda gradient_ND: accumulator.add_experts(group, batch, routed, routed.effect_NK(gradient_ND))
+        )
+        return followed_ND
+
+    return visit
+
+
+@torch.no_grad()
+def _observe_stream(model: nn.Module, batch: Batch, accumulator: Accumulator) -> None:
+    with ExitStack() as hooks:
+        for group in accumulator.groups:
+            visit = partial(accumulator.add_experts, group, batch, effect_NK=None)
+            hooks.enter_context(watch_experts_and_stream(model, group, visit))
+        token_scores(model, batch)
 
 
 def _observe_weight_gradients(model: nn.Module, batch: Batch, accumulator: Accumulator) -> None:

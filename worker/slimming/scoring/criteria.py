@@ -23,7 +23,7 @@ from worker.slimming.scoring.second_moments import RIDGE, Moments
 from worker.slimming.scoring.shrinkage import shrunk
 from worker.slimming.units import Site
 
-Needs = Literal["weights", "activations", "gradients", "weight gradients", "moments"]
+Needs = Literal["weights", "activations", "stream", "gradients", "weight gradients", "moments"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,39 @@ class Observation:
     size: int  # channels of a unit
     # The hidden states in front of a layer, whose activation is what it adds to them. Only without gradients.
     before_BTC: Tensor | None = None
+
+    @property
+    def product_BTU(self) -> Tensor:
+        """h * dJ/dh of every unit."""
+        assert self.gradient_BTC is not None
+        product_BTC = self.activation_BTC.float() * self.gradient_BTC
+        return product_BTC if self.size == 1 else product_BTC.view(*product_BTC.shape[:2], -1, self.size).sum(-1)
+
+
+@dataclass(frozen=True)
+class ExpertObservation:
+    """What the experts of a layer did with the tokens of one batch."""
+
+    expert_BTK: Tensor  # the numbers of the experts that each token is sent to
+    gate_BTK: Tensor
+    norm_BTK: Tensor  # of the output of each of these experts, before it is multiplied with its gate
+    effect_BTK: Tensor | None  # product of what each adds and its gradient, for the formulas that need gradients
+    change_BT: Tensor | None  # 1 - cos of the residual stream before and behind, for the formulas that need the stream
+    mask_BT: Tensor
+    example_B: Tensor
+    num_examples: int
+    count: int  # experts of the layer
+
+    def per_expert(self, value_BTK: Tensor) -> Tensor:
+        """The values of the K experts of each token at the places of these experts, zero for the others (B, T, U)."""
+        none_BTU = value_BTK.new_zeros(*value_BTK.shape[:2], self.count)
+        return none_BTU.scatter_(2, self.expert_BTK, value_BTK)
+
+    @property
+    def product_BTU(self) -> Tensor:
+        """h * dJ/dh of every expert: h is what it adds to the output of the block."""
+        assert self.effect_BTK is not None
+        return self.per_expert(self.effect_BTK)
 
 
 @dataclass(frozen=True)
@@ -84,6 +117,7 @@ class Formula:
     needs: Needs
     finalize: Callable[[Statistics, Options], Tensor]  # -> score (U)
     observe: Callable[[Observation, Options], Tensor] | None = None  # -> what a batch adds to the sums
+    observe_experts: Callable[[ExpertObservation, Options], Tensor] | None = None  # the same, of the unit experts
     fixed: Mapping[str, Any] = field(default_factory=dict)  # options that the caller cannot choose
     unserved: tuple[str, ...] = ()  # kinds of units that the formula does not cover
     # A key of `allocation.NORMALISATIONS`: makes scores of different groups comparable in a global rank.
@@ -98,7 +132,7 @@ class Formula:
 # --- attribution ---------------------------------------------------------------------------------------------------
 
 
-def _attribution_sums(observation: Observation, options: Options) -> Tensor:
+def _attribution_sums(observation: Observation | ExpertObservation, options: Options) -> Tensor:
     """Sum over the batch's examples of the example reduction of the token reduction of h * dJ/dh (1, U)."""
     product_ETU, mask_ET = _products(observation)
     if options.sign == "absolute":
@@ -107,17 +141,13 @@ def _attribution_sums(observation: Observation, options: Options) -> Tensor:
     return EXAMPLE_REDUCTIONS[options.example_reduction](reduced_EU.double()).unsqueeze(0)
 
 
-def _products(observation: Observation) -> tuple[Tensor, Tensor]:
+def _products(observation: Observation | ExpertObservation) -> tuple[Tensor, Tensor]:
     """h * dJ/dh of every unit, zero at padding (E, T, U), and a mask of the positions of each example (E, T).
 
     The rows of one example differ in the candidate that follows the prompt. The products of a position are summed over
     these rows, since a removed unit is missing in all of them.
     """
-    assert observation.gradient_BTC is not None
-    product_BTC = observation.activation_BTC.float() * observation.gradient_BTC
-    product_BTU = (
-        product_BTC if observation.size == 1 else product_BTC.view(*product_BTC.shape[:2], -1, observation.size).sum(-1)
-    )
+    product_BTU = observation.product_BTU
     product_BTU.masked_fill_(~observation.mask_BT.unsqueeze(-1), 0)
     if observation.num_examples == observation.example_B.numel():
         # One row each; the reductions do not depend on the order of the examples.
@@ -259,6 +289,51 @@ def block_influence(statistics: Statistics, options: Options) -> Tensor:
     return 1 - statistics.sums[0] / statistics.num_tokens
 
 
+# --- routing -------------------------------------------------------------------------------------------------------
+
+
+def _routing_sums(observation: ExpertObservation, options: Options) -> Tensor:
+    """Sums over tokens, for each expert, of 1, of its gate, and of its gate times the norm of its output (3, U)."""
+    gate_BTK = observation.gate_BTK * observation.mask_BT.unsqueeze(2)
+    is_sent_BTK = observation.mask_BT.unsqueeze(2).expand_as(gate_BTK).float()
+    values = (is_sent_BTK, gate_BTK, gate_BTK * observation.norm_BTK)
+    return torch.stack([observation.per_expert(value_BTK).double().sum((0, 1)) for value_BTK in values])
+
+
+def frequency(statistics: Statistics, options: Options) -> Tensor:
+    """The share of the tokens that the router sends to the expert (the baseline of UNCURL, arXiv 2409.01483)."""
+    return statistics.sums[0] / statistics.num_tokens
+
+
+def router_weight(statistics: Statistics, options: Options) -> Tensor:
+    """Sum over tokens of g_e, the gate of the expert after the router's own normalisation; 0 where it is not chosen."""
+    return statistics.sums[1]
+
+
+def reap(statistics: Statistics, options: Options) -> Tensor:
+    """Mean over the tokens that are sent to the expert of g_e * ||f_e(x)||_2 (REAP, arXiv 2510.13999, equation 9).
+
+    An expert that no token is sent to has the score 0.
+    """
+    return statistics.sums[2] / statistics.sums[0].clamp_min(1)
+
+
+def _easy_ep_sums(observation: ExpertObservation, options: Options) -> Tensor:
+    """Sum over tokens of each expert's gate, times the norm of its output, times the change of the stream (1, U)."""
+    assert observation.change_BT is not None
+    change_BT1 = (observation.change_BT * observation.mask_BT).unsqueeze(2)
+    value_BTK = observation.gate_BTK * observation.norm_BTK * change_BT1
+    return observation.per_expert(value_BTK).double().sum((0, 1)).unsqueeze(0)
+
+
+def easy_ep(statistics: Statistics, options: Options) -> Tensor:
+    """Sum over tokens of g_e * ||f_e(x)||_2 * max(1 - cos(h, h'), 0) (EASY-EP, arXiv 2504.06792).
+
+    h and h' are the residual stream before and behind the block: tokens that it changes more count more.
+    """
+    return statistics.sums[0]
+
+
 # --- weights and their gradients -----------------------------------------------------------------------------------
 
 
@@ -291,17 +366,35 @@ SECOND_MOMENT = {"token_reduction": "square", "example_reduction": "sum", "sign"
 
 NORM = Formula("activations", norm, _activation_sums)  # no criterion of its own
 
+# Units that are not the input of a linear module, and units of which each token reaches some alone.
+WITHOUT_CONSUMER = ("head_dims", "layers", "experts")
+ALL_BUT_LAYERS = ("ffn", "heads", "head_dims", "experts")
+ALL_BUT_EXPERTS = ("ffn", "heads", "head_dims", "layers")
+
 CRITERIA: dict[str, Formula] = {
-    "attribution": Formula("gradients", attribution, _attribution_sums),
-    "second_moment": Formula("gradients", attribution, _attribution_sums, fixed=SECOND_MOMENT),
-    "reverse": Formula("gradients", reverse, _attribution_sums),
-    "surgeon": Formula("moments", surgeon, _attribution_sums, fixed=SECOND_MOMENT),
-    "activation": Formula("activations", activation, _activation_sums, normalisation="mean"),
-    "selectivity": Formula("activations", selectivity, _activation_sums, normalisation="standard", needs_general=True),
-    "wanda": Formula("activations", wanda, _activation_sums, unserved=("head_dims", "layers"), normalisation="mean"),
-    "flap": Formula("activations", flap, _activation_sums, unserved=("head_dims", "layers"), normalisation="standard"),
+    "attribution": Formula("gradients", attribution, _attribution_sums, _attribution_sums),
+    "second_moment": Formula("gradients", attribution, _attribution_sums, _attribution_sums, fixed=SECOND_MOMENT),
+    "reverse": Formula("gradients", reverse, _attribution_sums, _attribution_sums),
+    "surgeon": Formula("moments", surgeon, _attribution_sums, fixed=SECOND_MOMENT, unserved=("experts",)),
+    "activation": Formula("activations", activation, _activation_sums, unserved=("experts",), normalisation="mean"),
+    "selectivity": Formula(
+        "activations",
+        selectivity,
+        _activation_sums,
+        unserved=("experts",),
+        normalisation="standard",
+        needs_general=True,
+    ),
+    "wanda": Formula("activations", wanda, _activation_sums, unserved=WITHOUT_CONSUMER, normalisation="mean"),
+    "flap": Formula("activations", flap, _activation_sums, unserved=WITHOUT_CONSUMER, normalisation="standard"),
+    "frequency": Formula("activations", frequency, None, _routing_sums, unserved=ALL_BUT_EXPERTS, normalisation="mean"),
+    "router_weight": Formula(
+        "activations", router_weight, None, _routing_sums, unserved=ALL_BUT_EXPERTS, normalisation="mean"
+    ),
+    "reap": Formula("activations", reap, None, _routing_sums, unserved=ALL_BUT_EXPERTS, normalisation="mean"),
+    "easy_ep": Formula("stream", easy_ep, None, _easy_ep_sums, unserved=ALL_BUT_EXPERTS, normalisation="mean"),
     "gisp": Formula("weight gradients", gisp),
-    "block_influence": Formula("activations", block_influence, _cosine_sums, unserved=("ffn", "heads", "head_dims")),
+    "block_influence": Formula("activations", block_influence, _cosine_sums, unserved=ALL_BUT_LAYERS),
     "random": Formula("weights", random, normalisation="mean"),
     "magnitude": Formula("weights", magnitude, normalisation="mean"),
 }

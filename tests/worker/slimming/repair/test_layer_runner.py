@@ -41,7 +41,7 @@ def test_stack_inputs_computes_only_the_first_layer_and_leaves_the_model_unchang
         layers, computed = layers_of(model, stack), list[int]()
         for index, layer in enumerate(layers):
             *_, last = (path for path, parameter in layer.named_parameters() if parameter.dim() == 2)
-            linear = layer.get_submodule(last.removesuffix(".weight"))
+            linear = layer.get_submodule(last.rpartition(".")[0])
             linear.register_forward_hook(lambda *_, index=index, into=computed: into.append(index))
         with torch.no_grad():
             stack_inputs(model, stack, made)

@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from service.contract import options
-from tests.support.architecture_rows import distinct
+from service.contract.options import Unit
+from tests.support.architecture_rows import distinct, having
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY, tiny_family
 from worker.slimming.architectures import ARCHITECTURES
@@ -32,7 +33,7 @@ def has_biases(name: str) -> bool:
     return bool(row.feed_forward.bias or f"{row.layers}.0.{row.feed_forward.contract}.bias" in model.state_dict())
 
 
-NAMES = distinct()
+NAMES = distinct(having(Unit.ffn))
 WITH_BIAS = [name for name in NAMES if has_biases(name)]
 
 
@@ -137,7 +138,7 @@ def test_a_repair_with_known_moments_equals_one_that_measures_them(method: str) 
 
 
 EVERY_CONSUMER = [
-    (family, unit) for family in NAMES for unit in ("heads", "head_dims") if unit in tiny_family(family).units
+    (family, unit) for family in distinct() for unit in ("heads", "head_dims") if unit in tiny_family(family).units
 ]
 
 

@@ -4,9 +4,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from service.contract import criteria as contract
-from service.contract.options import ExampleReduction, Selectivity, TokenReduction
+from service.contract.options import ExampleReduction, Selectivity, TokenReduction, Unit
 from tests.support.batches import batches, examples
-from tests.support.criteria import served
 from tests.support.tiny_models import TINY
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.scoring.attribution import score
@@ -65,13 +64,25 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("criterion", contract.CRITERIA)
+@pytest.mark.parametrize(
+    ("criterion", "unit"),
+    [
+        (criterion, unit)
+        for criterion, row in contract.CRITERIA.items()
+        for unit in (Unit.ffn, Unit.experts, Unit.layers)
+        if unit not in row.unserved and (unit is not Unit.layers or criterion == "block_influence")
+    ],
+)
 @pytest.mark.parametrize("option", SETTINGS)
 def test_option_changes_the_scores_of_the_criteria_that_the_contract_names(
-    criterion: contract.Criterion, option: str
+    criterion: contract.Criterion, unit: Unit, option: str
 ) -> None:
-    units = tuple(served(criterion, ["ffn"]))
-    usual, other = scores_of(criterion, units=units), scores_of(criterion, SETTINGS[option], units)
+    family, data = ("llama", "mixtral")[unit is Unit.experts], batches("llama", examples(6), 4)
+    general = batches("llama", examples(6, seed=9), 4)
+    usual, other = (
+        score(TINY[family](), ARCHITECTURES[family], [unit], data, criterion, options, general=general).scores
+        for options in (DEFAULTS, SETTINGS[option])
+    )
     differs = not all(torch.equal(usual[site], other[site]) for site in usual)
     assert getattr(contract.CRITERIA[criterion], option) == differs
 

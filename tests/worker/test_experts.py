@@ -1,0 +1,273 @@
+"""Jobs that remove experts, from the request to the files."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from service.contract.errors import InvalidModel, InvalidRequest, TaskslimError, UnsupportedUnit
+from service.contract.options import Unit
+from service.contract.request import JobRequest
+from service.contract.result import DenseSlim
+from service.planning.idle_options import check_idle_options
+from service.planning.plan import plan
+from service.sources.access import Access
+from tests.support import checkpoints
+from tests.support.architecture_rows import having, mergeable
+from tests.support.pipeline_jobs import Deployment
+from tests.support.tiny_models import TINY, logits
+from worker.checkpoints.kept_indices import apply_kept
+from worker.sources.fetching import FetchedModel
+
+EXPERTS: dict[str, Any] = {"units": ["experts"]}
+
+
+def planned(deployment: Deployment, request: JobRequest) -> Any:
+    return plan(request, Access(deployment.storage, "default", True, ()))
+
+
+@pytest.mark.parametrize("family", having(Unit.experts))
+def test_a_job_removes_as_many_experts_as_its_plan_says(deployment: Deployment, family: str, tmp_path: Path) -> None:
+    request = deployment.request(family, method=EXPERTS | {"criterion": "reap"}, target={"ratio": 0.5})
+    plan_of, result = planned(deployment, request), deployment.run(request)
+    [widths] = result.widths
+    assert (widths.dense, widths.slim, widths.per_token) == (8, 4, DenseSlim(dense=2, slim=2))
+    assert plan_of.widths == result.widths
+    assert plan_of.parameters.model_dump() == result.parameters.model_dump()
+    assert plan_of.bytes.model_dump() == result.bytes.model_dump()
+    assert plan_of.cache_bytes_per_token.dense == plan_of.cache_bytes_per_token.slim
+    deployment.download(tmp_path)
+    written = load_file(tmp_path / "model/model.safetensors")
+    assert any(".experts.3." in name for name in written) == (family != "gpt_oss")
+    slim = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert slim.num_parameters() == result.parameters.slim
+    assert (slim.config.num_experts, slim.config.num_experts_per_tok) == (4, 2)
+
+
+def test_a_layer_with_one_expert_sends_every_token_there(deployment: Deployment, tmp_path: Path) -> None:
+    request = deployment.request("olmoe", method=EXPERTS, target={"ratio": 0.85})
+    plan_of, result = planned(deployment, request), deployment.run(request)
+    [widths] = result.widths
+    assert (widths.slim, widths.per_token) == (1, DenseSlim(dense=2, slim=1))
+    assert plan_of.widths == result.widths
+    deployment.download(tmp_path)
+    assert "fewer_experts_per_token" in (tmp_path / "report.json").read_text()
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").config.num_experts_per_tok == 1
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"criterion": "router_weight", "scope": "global", "normalisation": "none"},
+        {"criterion": "attribution", "steps": 2, "controls": True},
+        {"criterion": "gisp", "units": ["experts", "heads"]},
+        {"criterion": "magnitude", "units": ["experts", "layers"], "scope": "global"},
+    ],
+    ids=str,
+)
+def test_options_of_a_job_hold_for_experts(deployment: Deployment, method: dict[str, Any]) -> None:
+    result = deployment.run(deployment.request("qwen3_moe", method=EXPERTS | method))
+    assert result.parameters.slim < result.parameters.dense
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen2_moe"])
+def test_layers_keep_different_numbers_of_experts(deployment: Deployment, family: str) -> None:
+    method = EXPERTS | {"criterion": "random", "scope": "global"}
+    layout: dict[str, Any] = {"output": {"layout": "per_layer"}, "target": {"ratio": 5 / 16}}
+    result = deployment.run(deployment.request(family, method=method, **layout))
+    assert result.verified.loader.startswith("PerLayer")
+    assert len(set(result.widths[0].per_layer or ())) == 2
+    again = layout | {"model": {"uri": (deployment.scratch / "output/model").as_uri()}}
+    second = deployment.run(deployment.request(family, method=method, **again))
+    assert second.parameters.dense == result.parameters.slim > second.parameters.slim
+
+
+def test_indices_of_experts_make_the_checkpoint(deployment: Deployment, tmp_path: Path) -> None:
+    request = deployment.request(
+        "mixtral", method=EXPERTS, target={"ratio": 0.5}, output={"formats": ["indices", "safetensors"]}
+    )
+    deployment.run(request)
+    deployment.download(tmp_path)
+    base = deployment.root / "mixtral"
+    apply_kept(tmp_path / "kept.safetensors", FetchedModel(base, base, None), None, tmp_path / "applied")
+    made, shipped = (load_file(tmp_path / name / "model.safetensors") for name in ("applied", "model"))
+    assert made.keys() == shipped.keys()
+    assert all(torch.equal(made[name], shipped[name]) for name in made)
+
+
+def test_files_with_the_tensors_of_all_experts_are_read(deployment: Deployment, tmp_path: Path) -> None:
+    directory = deployment.root / "mixtral"
+    model = checkpoints.write(directory, "mixtral")
+    save_file(model.state_dict(), directory / "model.safetensors", {"format": "pt"})
+    request = deployment.request("mixtral", method=EXPERTS, target={"ratio": 0.25})
+    plan_of, result = planned(deployment, request), deployment.run(request)
+    assert plan_of.bytes.model_dump() == result.bytes.model_dump()
+    deployment.download(tmp_path)
+    assert any(".experts.3.w1." in name for name in load_file(tmp_path / "model/model.safetensors"))
+
+
+def refusal(deployment: Deployment, request: JobRequest) -> TaskslimError:
+    """The error of a request, which plan and job have to agree on."""
+    with pytest.raises(TaskslimError) as of_plan:
+        planned(deployment, request)
+    with pytest.raises(TaskslimError) as of_job:
+        deployment.run(request)
+    assert (type(of_plan.value), of_plan.value.param) == (type(of_job.value), of_job.value.param)
+    return of_plan.value
+
+
+def test_a_model_without_experts_is_refused(deployment: Deployment) -> None:
+    error = refusal(deployment, deployment.request("llama", method=EXPERTS))
+    assert isinstance(error, UnsupportedUnit)
+    assert error.message == "llama: the layers of this family have no experts"
+
+
+def test_the_neurons_of_experts_are_refused(deployment: Deployment) -> None:
+    error = refusal(deployment, deployment.request("mixtral", method={"repair": "none"}))
+    assert "remove whole experts" in error.message
+
+
+def without(*names: str) -> Any:
+    def change(directory: Path) -> None:
+        tensors = load_file(directory / "model.safetensors")
+        kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(names)}
+        save_file(kept, directory / "model.safetensors", {"format": "pt"})
+
+    return change
+
+
+def configured(**fields: Any) -> Any:
+    return lambda directory: checkpoints.change_json(directory / "config.json", **fields)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("experts.3.w3.weight"), "lack the matrix w3 of the expert 3 of model.layers.0"),
+        (without("experts.7.w1.weight", "experts.7.w2.weight", "experts.7.w3.weight"), "has 7 experts"),
+        (configured(num_experts_per_tok=9), "sends each token to 9 experts"),
+        (configured(num_local_experts=6), "says 6 in 'num_local_experts'"),
+    ],
+)
+def test_files_whose_experts_do_not_fit_are_refused(deployment: Deployment, change: Any, message: str) -> None:
+    request = deployment.request("mixtral", method=EXPERTS)
+    change(deployment.root / "mixtral")
+    error = refusal(deployment, request)
+    assert isinstance(error, InvalidModel)
+    assert message in error.message
+
+
+@pytest.mark.parametrize("fields", [{"mlp_only_layers": [1]}, {"decoder_sparse_step": 2}])
+def test_layers_without_experts_are_refused(deployment: Deployment, fields: dict[str, Any]) -> None:
+    request = deployment.request("qwen3_moe", method=EXPERTS)
+    checkpoints.change_json(deployment.root / "qwen3_moe/config.json", **fields)
+    assert "some layers have no experts" in refusal(deployment, request).message
+
+
+@pytest.mark.parametrize("criterion", ["surgeon", "activation", "wanda", "flap"])
+def test_criteria_without_a_formula_for_experts_are_refused(deployment: Deployment, criterion: str) -> None:
+    error = refusal(deployment, deployment.request("mixtral", method=EXPERTS | {"criterion": criterion}))
+    assert "no formula for the unit experts" in error.message or "not defined for experts" in error.message
+
+
+@pytest.mark.parametrize("criterion", ["frequency", "router_weight", "reap", "easy_ep"])
+def test_criteria_of_experts_are_refused_for_other_units(deployment: Deployment, criterion: str) -> None:
+    method = {"units": ["heads"], "criterion": criterion, "repair": "none"}
+    assert isinstance(refusal(deployment, deployment.request("mixtral", method=method)), UnsupportedUnit)
+
+
+@pytest.mark.parametrize("repair", ["bias", "least_squares", "least_squares_layerwise"])
+def test_repairs_are_refused_for_experts(deployment: Deployment, repair: str) -> None:
+    with pytest.raises(ValueError, match="give `repair: none`"):
+        deployment.request("mixtral", method=EXPERTS | {"repair": repair})
+
+
+def test_heads_of_a_model_with_experts_are_repaired(deployment: Deployment) -> None:
+    result = deployment.run(deployment.request("mixtral", method={"units": ["heads"]}, target={"ratio": 0.5}))
+    assert result.parameters.slim < result.parameters.dense
+
+
+def test_a_model_in_half_precision_is_slimmed(deployment: Deployment) -> None:
+    directory = deployment.root / "mixtral"
+    checkpoints.save(directory, TINY["mixtral"]().bfloat16())
+    result = deployment.run(deployment.request("mixtral", method=EXPERTS, target={"ratio": 0.5}))
+    assert result.verified.max_abs_logit_difference < 1e-4
+    assert logits(AutoModelForCausalLM.from_pretrained(deployment.scratch / "output/model")).isfinite().all()
+
+
+MERGING: dict[str, Any] = EXPERTS | {"merge": "uncurl"}
+
+
+@pytest.mark.parametrize("family", mergeable())
+@pytest.mark.parametrize("router", ["log_sum_exp", "mean"])
+def test_merged_experts_are_verified_and_counted_as_removed_ones(
+    deployment: Deployment, family: str, router: str
+) -> None:
+    request = deployment.request(family, method=MERGING | {"merged_router": router}, target={"ratio": 0.5})
+    plan_of, result = planned(deployment, request), deployment.run(request)
+    assert plan_of.widths == result.widths
+    assert plan_of.parameters.model_dump() == result.parameters.model_dump()
+    assert plan_of.bytes.model_dump() == result.bytes.model_dump()
+    dense, slim = (load_file(path / "model.safetensors") for path in (deployment.root / family, shipped(deployment)))
+    experts = [tensor for name, tensor in slim.items() if ".experts." in name]
+    own = [tensor for tensor in experts if any(torch.equal(tensor, other) for other in dense.values())]
+    assert len(own) < len(experts)  # an expert that is alone in its cluster stays as it is
+
+
+def shipped(deployment: Deployment) -> Path:
+    return deployment.scratch / "output/model"
+
+
+@pytest.mark.parametrize(
+    "target", [{"sweep": [0.25, 0.5], "artifacts": [0.25]}, {"keep_metric": 0.01}, {"bytes": 300_000}], ids=str
+)
+def test_searches_merge_every_candidate(deployment: Deployment, target: dict[str, Any]) -> None:
+    result = deployment.run(deployment.request("olmoe", method=MERGING, target=target))
+    assert result.bytes.slim == (shipped(deployment) / "model.safetensors").stat().st_size < result.bytes.dense
+    assert "merged into one" in " ".join((shipped(deployment) / "README.md").read_text().split())
+
+
+def test_a_bound_of_bytes_counts_the_file_that_is_written(deployment: Deployment) -> None:
+    request = deployment.request("mixtral", method=EXPERTS, target={"ratio": 0.5})
+    size = planned(deployment, request).bytes.slim
+    again = deployment.request("mixtral", method=EXPERTS, target={"bytes": size})
+    assert deployment.run(again).bytes.slim == planned(deployment, again).bytes.slim == size
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"method": {"merge": "uncurl"}}, r"give `units: \[experts\]`"),
+        ({"method": MERGING | {"criterion": "attribution"}}, "criteria frequency, router_weight, reap, easy_ep"),
+        ({"method": MERGING | {"steps": 2}}, "does not go with `steps`"),
+        ({"method": MERGING | {"controls": True}}, "does not go with `controls`"),
+        ({"method": MERGING, "output": {"formats": ["indices"]}}, "experts that `method.merge` makes"),
+    ],
+)
+def test_options_that_do_not_go_with_a_merge_are_refused(
+    deployment: Deployment, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        deployment.request("mixtral", **fields)
+
+
+def test_a_rule_for_the_router_needs_a_merge(deployment: Deployment) -> None:
+    request = deployment.request("mixtral", method=EXPERTS | {"merged_router": "mean"})
+    with pytest.raises(InvalidRequest, match="`merged_router` has an effect only with `merge`"):
+        check_idle_options(request)
+
+
+def test_indices_of_merged_experts_make_no_checkpoint(deployment: Deployment, tmp_path: Path) -> None:
+    deployment.run(deployment.request("mixtral", method=MERGING, target={"ratio": 0.5}))
+    deployment.download(tmp_path)
+    base = deployment.root / "mixtral"
+    with pytest.raises(InvalidRequest, match="merged experts"):
+        apply_kept(tmp_path / "kept.safetensors", FetchedModel(base, base, None), None, tmp_path / "applied")
+
+
+def test_interleaved_experts_are_not_merged(deployment: Deployment) -> None:
+    error = refusal(deployment, deployment.request("gpt_oss", method=MERGING, target={"ratio": 0.5}))
+    assert error.param == "method.merge"
