@@ -15,7 +15,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from service.contract.fields import GENERAL
 from service.contract.method import Target
 from service.contract.options import Supervision, TaskMetric
 from service.contract.report import Confusion, Report
@@ -141,8 +140,9 @@ def _other_evaluations(report: Report) -> Iterator[tuple[str, str, dict[str, Met
         )
     if metrics.evaluations:
         yield "Further rows", "The same task on rows of another origin.", metrics.evaluations
-    if metrics.general:
-        yield "General rows", "What the model can do besides the task.", {GENERAL: metrics.general}
+    if metrics.general and report.request.general:
+        note = "What the model can do besides the task."
+        yield "General rows", note, {report.request.general.title: metrics.general}
     if metrics.observed:
         yield "Observed tasks", "Tasks that the model was not slimmed for.", metrics.observed
 

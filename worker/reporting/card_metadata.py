@@ -9,7 +9,6 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.repocard import metadata_load
 from yaml import YAMLError
 
-from service.contract.fields import GENERAL
 from service.contract.options import Supervision, TaskMetric
 from service.contract.report import Report
 from service.contract.result import Metrics, MetricsPair
@@ -105,7 +104,8 @@ def public_name(uri: str) -> str:
 def other_evaluations(report: Report) -> list[tuple[str, MetricsPair]]:
     """(name, metrics) of the tasks of a union, of further rows, of general rows and of observed tasks."""
     metrics = report.result.metrics
-    general = [(GENERAL, metrics.general)] if metrics.general else []
+    named = report.request.general
+    general = [(named.title, metrics.general)] if named and metrics.general else []
     return [*metrics.tasks.items(), *metrics.evaluations.items(), *general, *metrics.observed.items()]
 
 
