@@ -25,9 +25,9 @@ class Recovery(Schema):
     """A short training of the slim model: LoRA weights beside every matrix of its layers, merged at the end."""
 
     method: RecoveryMethod = Field(
-        default=RecoveryMethod.lora,
-        description="`lora`: trained on the right answers; `distillation`: on the dense model's distribution over the "
-        "answers, which needs no labels. Both train LoRA weights",
+        default=RecoveryMethod.distillation,
+        description="`distillation`: trained towards the dense model's distribution over the answers, which needs no "
+        "labels; `lora`: on the right answers. Both train LoRA weights",
     )
     seconds: float = Field(
         default=300,
