@@ -104,7 +104,7 @@ def repaired_and_cut(bench: Bench, cut: Cell, rows: Rows) -> PreTrainedModel:
 
 def train(whole: LoadedModel, pruned: LoadedModel, rows: Rows, recovery: Recovery) -> Recovered:
     """The recovered model, as a job trains it."""
-    weight = weight_of_labels(recovery, has_labels=True)
+    weight = weight_of_labels(recovery)
     teacher = StoredScores(answer_scores.score(whole.model, rows.batches, lambda done: None)) if weight < 1 else None
     task = TrainingTask(rows.examples, rows.padding, LOSSES["classification"], weight, teacher)
     settings = Settings(

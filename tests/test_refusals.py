@@ -349,7 +349,7 @@ BY_CONTRACT: dict[str, Case] = {
         Site("contract.recovery", "check_kind"),
         "invalid_request",
         "recovery.method",
-        {"recovery": {"rank": 4}, "task": EMBEDDING},
+        {"recovery": {"rank": 4, "method": "lora"}, "task": EMBEDDING},
         family="bert",
         prepare=lambda directory: checkpoints.save(directory, encoder("bert")),
     ),

@@ -129,18 +129,17 @@ class CutModel:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """The recovered model, how it was trained, and the tasks whose calibration rows it was trained on."""
+    """The recovered model, and how it was trained."""
 
     model: CutModel
     recovered: Recovered
-    tasks: Sequence[TaskModel]
 
     def result(self, context: JobContext, cut: CutModel, dense: Measurements, untrained: Verified) -> RecoveryResult:
         """What the result says of it; `cut` is the model before the training."""
         asked, before = context.job.request.recovery, cut.metrics(dense)
         assert asked is not None
         metrics = RecoveredMetrics(dense=before.dense, slim=before.slim, recovered=self.model.metrics(dense).slim)
-        return recovery.result(asked, self.recovered, self.tasks, metrics, untrained)
+        return recovery.result(asked, self.recovered, metrics, untrained)
 
 
 def score_tasks(
@@ -213,7 +212,7 @@ def recover(
             context, chosen.task_model, tasks, lambda: load(context, sources.model, sources.adapter).model, advance
         )
         sets = evaluation_sets.with_loaded_model(cut.sets, recovered.loaded, recovered.probe)
-        return TrainedModel(CutModel(sets, measure_slim(sets, partial(answer_all, context))), recovered, tasks)
+        return TrainedModel(CutModel(sets, measure_slim(sets, partial(answer_all, context))), recovered)
 
 
 def save(context: JobContext, sources: Sources, model: CutModel, chosen: ChosenModel, name: str) -> Verified:

@@ -11,7 +11,6 @@ from service.contract.options import TaskKind
 
 MIN_ROWS = 16  # calibration rows, of which HELD_OUT_SHARE are held out
 HELD_OUT_SHARE = 5  # one calibration row in five is held out from the training
-DEFAULT_LABEL_WEIGHT = 0.5
 
 
 class RecoveryMethod(StrEnum):
@@ -25,9 +24,9 @@ class Recovery(Schema):
     """A short training of the slim model: LoRA weights beside every matrix of its layers, merged at the end."""
 
     method: RecoveryMethod = Field(
-        default=RecoveryMethod.lora,
-        description="`lora`: trained on the right answers; `distillation`: on the dense model's distribution over the "
-        "answers, which needs no labels. Both train LoRA weights",
+        default=RecoveryMethod.distillation,
+        description="`distillation`: trained towards the dense model's distribution over the answers, which needs no "
+        "labels; `lora`: on the right answers. Both train LoRA weights",
     )
     seconds: float = Field(
         default=300,
@@ -52,29 +51,24 @@ class Recovery(Schema):
         description="use at most this many calibration rows of each task, of which a fifth is held out; default: all",
         json_schema_extra=EXPERT,
     )
-    label_weight: float | None = Field(
-        default=None,
+    label_weight: float = Field(
+        default=0,
         ge=0,
         lt=1,
-        description="weight of the right answers beside the dense model's distribution; default: 0.5, and 0 where the "
-        "rows have no labels",
+        description="with `distillation`: weight of the right answers beside the dense model's distribution",
         json_schema_extra=EXPERT,
     )
 
     @model_validator(mode="after")
     def _check_label_weight(self) -> Self:
-        if self.label_weight is not None and self.method is not RecoveryMethod.distillation:
+        if self.label_weight > 0 and self.method is not RecoveryMethod.distillation:
             raise ValueError("`label_weight` has an effect only with the method `distillation`: leave it out")
         return self
 
 
-def weight_of_labels(recovery: Recovery, *, has_labels: bool) -> float:
+def weight_of_labels(recovery: Recovery) -> float:
     """The weight of the loss on right answers; the rest is that of the distance to the dense model."""
-    if recovery.method is RecoveryMethod.lora:
-        return 1.0
-    if not has_labels:
-        return 0.0
-    return DEFAULT_LABEL_WEIGHT if recovery.label_weight is None else recovery.label_weight
+    return 1.0 if recovery.method is RecoveryMethod.lora else recovery.label_weight
 
 
 def check_kind(recovery: Recovery, kind: TaskKind | None, *, has_labels: bool) -> None:
@@ -82,7 +76,7 @@ def check_kind(recovery: Recovery, kind: TaskKind | None, *, has_labels: bool) -
     if kind is TaskKind.embedding and recovery.method is RecoveryMethod.lora:
         message = "the texts of an embedding task have no right answers to train on: give the method `distillation`"
         raise InvalidRequest(message, param="recovery.method")
-    if recovery.label_weight is not None and not (has_labels and kind is not TaskKind.embedding):
+    if recovery.label_weight > 0 and not (has_labels and kind is not TaskKind.embedding):
         message = "`label_weight` has an effect only where the calibration rows have labels: leave it out"
         raise InvalidRequest(message, param="recovery.label_weight")
 

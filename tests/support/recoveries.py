@@ -11,7 +11,7 @@ from worker.stages.evaluation_sets import EvaluationSet, Role
 from worker.stages.recovery import recover, with_rows_held_out
 from worker.stages.task_model import TaskModel
 
-FAST: dict[str, Any] = {"rank": 4, "learning_rate": 0.003, "epochs": 12, "batch_size": 8}
+FAST: dict[str, Any] = {"method": "lora", "rank": 4, "learning_rate": 0.003, "epochs": 12, "batch_size": 8}
 
 
 @dataclass(frozen=True)

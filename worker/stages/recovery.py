@@ -112,7 +112,7 @@ def _examples(task_model: TaskModel) -> list[Example]:
 def _training_task(
     asked: Recovery, task_model: TaskModel, dense: DenseModel, tokens: int, on_step: OnStep
 ) -> TrainingTask:
-    loss, weight = LOSSES[task_model.kind], weight_of_labels(asked, has_labels=_has_labels(task_model))
+    loss, weight = LOSSES[task_model.kind], weight_of_labels(asked)
     teacher = _teacher(task_model, loss, dense(), tokens, on_step) if weight < 1 else None
     return TrainingTask(_examples(task_model), task_model.padding, loss, weight, teacher)
 
@@ -126,9 +126,7 @@ def _teacher(task_model: TaskModel, loss: TaskLoss, dense: PreTrainedModel, toke
     return StoredScores(answer_scores.score(dense, batches, lambda done: on_step(0, 1)))
 
 
-def result(
-    asked: Recovery, found: Recovered, tasks: Sequence[TaskModel], metrics: RecoveredMetrics, verified: Verified
-) -> RecoveryResult:
+def result(asked: Recovery, found: Recovered, metrics: RecoveredMetrics, verified: Verified) -> RecoveryResult:
     """What the result of a job says of its recovery."""
     training = found.training
     return RecoveryResult(
@@ -144,7 +142,7 @@ def result(
         lora_parameters=found.lora_parameters,
         rank=asked.rank,
         learning_rate=asked.learning_rate,
-        label_weight=weight_of_labels(asked, has_labels=_has_labels(tasks[0])),
+        label_weight=weight_of_labels(asked),
         merge_difference=found.merge_difference,
         artifact=UNTRAINED,
         verified=verified,

@@ -85,7 +85,7 @@ KEEPING = SST2 | {
     "target": {"keep_metric": 0.98, "bytes": 240000000},
     "output": {"layout": "per_layer", "round_to": 1},
 }
-RECOVERED = SST2 | {"target": {"ratio": 0.7}, "recovery": {"method": "distillation", "seconds": 600}}
+RECOVERED = SST2 | {"target": {"ratio": 0.7}, "recovery": {"seconds": 600}}
 SWEEP = SST2 | {"target": {"sweep": [0.1, 0.2, 0.3, 0.4, 0.5], "artifacts": [0.2, 0.4]}}
 
 INDICES = {

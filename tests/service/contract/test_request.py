@@ -81,7 +81,7 @@ def test_units_within_each_other_need_the_global_scope(units: list[str]) -> None
         ({"method": {"repair": "none"}, "output": {"formats": ["safetensors", "indices"]}}, "`recovery` trains"),
         ({"target": {"sweep": [0.1, 0.2]}}, "give another target with `recovery`"),
         ({"deadline_seconds": 300}, "less than `deadline_seconds`"),
-        ({"recovery": {"label_weight": 0.5}}, "only with the method `distillation`"),
+        ({"recovery": {"method": "lora", "label_weight": 0.5}}, "only with the method `distillation`"),
         ({"recovery": {"rows": 15}}, "greater than or equal to 16"),
         ({"recovery": {"rank": 0}}, "greater than or equal to 1"),
     ],
