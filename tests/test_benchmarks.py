@@ -50,6 +50,7 @@ from service.rows.row import Row
 from tests.support import checkpoints
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY, WITH_TOKEN_HEAD, family_of_model
+from worker.checkpoints.loading import load_model
 from worker.data import batching
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
@@ -343,6 +344,17 @@ def test_trained_t5_runs_in_the_quality_benchmark(tmp_path: Path) -> None:
         judged = bench.measure(dense("t5-large", task, rows=8))
         assert judged.judged == 8
         assert judged.parameters == bench.loaded("t5-large").model.num_parameters()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (DATA / "models").exists(), reason="the tokenizer and the rows are not here")
+def test_a_mixture_of_experts_is_trained_and_can_be_slimmed(tmp_path: Path) -> None:
+    directory = tmp_path / "moe"
+    command = [sys.executable, "benchmarks/train_moe.py", str(directory), "--quick", "--data", str(DATA)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=600)
+    assert json.loads(ran.stdout.splitlines()[-1]).keys() == {"sst2", "ag_news", "trec", "subj"}
+    model = load_model(directory, device=torch.device("cpu")).model
+    assert {group.count for group in locate(model, ARCHITECTURES["mixtral"], ["experts"])} == {16}
 
 
 @pytest.mark.slow

@@ -44,7 +44,11 @@ LINEAR_ATTENTION = {Unit.heads: HEADLESS_LAYERS, Unit.layers: TWO_KINDS, **NO_DI
 NO_HEADS_UNDER_A_JOINT_NORM = {Unit.heads: JOINT_NORM, **NO_DIMENSIONS}
 WITH_EXPERTS = {Unit.ffn: NEURONS_OF_EXPERTS, Unit.head_dims: TIED_DIMENSIONS}
 ATTENTION_SINKS = "each head has a sink of its own, and heads with sinks are not removed yet"
+HEADLESS_CONFIG = (
+    "its class in transformers 4 derives the size of a head from hidden size and head count, and loads no fewer heads"
+)
 EXPERTS_AND_SINKS = {Unit.heads: ATTENTION_SINKS, **WITH_EXPERTS}
+EXPERTS_AND_DERIVED_SIZE = {Unit.heads: HEADLESS_CONFIG, **WITH_EXPERTS}
 EXPERTS_UNDER_A_JOINT_NORM = {Unit.heads: JOINT_NORM, **WITH_EXPERTS}
 
 # --- tensors ---------------------------------------------------------------------------------------------------------
@@ -135,7 +139,7 @@ QWEN3_MOE_NAMES = CheckpointNames(
     expert_files=QWEN_FILES,
 )
 QWEN2_MOE_NAMES = CheckpointNames(
-    (ROUTED,),
+    (ROUTED_WITHOUT_HEADS,),
     class_defaults={KEY_VALUE_HEADS: 16, EXPERT_COUNT: 60, PER_TOKEN: 4},
     nullable=(),
     experts=EXPERT_COUNT,
@@ -209,7 +213,7 @@ DECODERS: tuple[ModelFamily, ...] = (
     ModelFamily("ernie4_5", "causal", "Ernie4_5ForCausalLM", ERNIE_NAMES, NO_DIMENSIONS, ALL_BUT_SGLANG),
     ModelFamily("mixtral", "causal", "MixtralForCausalLM", MIXTRAL_NAMES, WITH_EXPERTS),
     ModelFamily("qwen3_moe", "causal", "Qwen3MoeForCausalLM", QWEN3_MOE_NAMES, WITH_EXPERTS),
-    ModelFamily("qwen2_moe", "causal", "Qwen2MoeForCausalLM", QWEN2_MOE_NAMES, WITH_EXPERTS),
+    ModelFamily("qwen2_moe", "causal", "Qwen2MoeForCausalLM", QWEN2_MOE_NAMES, EXPERTS_AND_DERIVED_SIZE),
     ModelFamily("olmoe", "causal", "OlmoeForCausalLM", OLMOE_NAMES, EXPERTS_UNDER_A_JOINT_NORM),
     ModelFamily("gpt_oss", "causal", "GptOssForCausalLM", GPT_OSS_NAMES, EXPERTS_AND_SINKS),
     ModelFamily(

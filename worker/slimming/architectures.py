@@ -293,7 +293,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         neurons=replace(EXPERT_NEURONS, width="intermediate_size"),
     ),
     "qwen3_moe": _routed(QWEN_EXPERTS, GROUPED_QUERIES),
-    "qwen2_moe": _routed(QWEN_EXPERTS, GROUPED_QUERIES),
+    "qwen2_moe": _routed(QWEN_EXPERTS),
     "olmoe": _routed(QWEN_EXPERTS, neurons=replace(EXPERT_NEURONS, width="intermediate_size")),
     "gpt_oss": _routed(
         Experts("mlp.experts", "mlp.router", "num_local_experts"),
