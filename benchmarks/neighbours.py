@@ -6,8 +6,8 @@ Each cell is written to neighbours.jsonl when it is measured; a run that was int
 The last line is one JSON object; a figure is null until its cells are measured. `reverse_collapse_at` is the least
 ratio at which the reverse of `selectivity` without a repair has lost half of what the dense model has above a constant
 answer. `general_dial_gain` is the gain of the other tasks' mean metric at half weight, in points, at half the size.
-`recovered_share_at_70`, `recovered_share_at_80`, `experts_kept_at_50` and `private_kept_at_epsilon` are those of
-recovery.json, experts.json and privacy.json.
+`private_kept_at_epsilon` has the share of the dense accuracy by the budget of a token, from privacy.json.
+`recovered_share_at_70`, `recovered_share_at_80` and `experts_kept_at_50` are those of recovery.json and experts.json.
 """
 
 import argparse

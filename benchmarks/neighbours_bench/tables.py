@@ -24,10 +24,10 @@ UNKNOWN = "·"
 # Task -> the metric of a constant answer, above which the dense model's counts.
 CONSTANT = {"sst2": 0.5, "squad_short": 0.0}
 REPAIR_NAMES = {"none": "none", LAYERWISE: "layerwise"}
+PRIVATE = "labels, exponential"  # the series of privacy.json with private labels
 OTHER_FILES = {
     "recovery.json": ("recovered_share_at_70", "recovered_share_at_80"),
     "experts.json": ("experts_kept_at_50",),
-    "privacy.json": ("private_kept_at_epsilon",),
 }
 
 
@@ -43,7 +43,21 @@ def figures(measured: Measured, directory: Path) -> dict[str, Any]:
     for name, keys in OTHER_FILES.items():
         other = json.loads((directory / name).read_text()) if (directory / name).exists() else {}
         found |= {key: other.get(key) for key in keys}
-    return found
+    return found | {"private_kept_at_epsilon": _private_shares(directory / "privacy.json")}
+
+
+def _private_shares(path: Path) -> dict[str, float] | None:
+    """Epsilon of a token -> mean share of the dense accuracy, for the budgets at which every task is measured."""
+    if not path.exists():
+        return None
+    values = {key: cell["value"] for key, cell in json.loads(path.read_text()).items()}
+    tasks = [key.removesuffix(", dense") for key in values if key.endswith(", dense")]
+    budgets = dict.fromkeys(key.rpartition(", ")[2] for key in values if PRIVATE in key)
+    shares = {
+        budget: [values.get(f"{task}, {PRIVATE}, {budget}", 0) / values[f"{task}, dense"] for task in tasks]
+        for budget in budgets
+    }
+    return {budget: round(fmean(each), 4) for budget, each in shares.items() if all(each)}
 
 
 def _collapse(measured: Measured) -> float | None:
