@@ -37,6 +37,7 @@ def test_random_scores_remove_similar_shares_of_heads_and_neurons() -> None:
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_normalisation_defaults_to_that_of_the_criterion(criterion: str) -> None:
     meaningless = {"random": "mean", "magnitude": "mean", "activation": "mean", "wanda": "mean", "flap": "standard"}
+    meaningless |= dict.fromkeys(("frequency", "router_weight", "reap", "easy_ep"), "mean")  # of experts
     by_default, asked = (
         rules(request_for(criterion=criterion, scope="global", **more), Layout.uniform).normalisation
         for more in ({}, {"normalisation": "none"})
