@@ -40,7 +40,7 @@ CASES: dict[str, dict[str, Any]] = {
     **{
         f"{criterion} all units": {"criterion": criterion, "units": T5.units, "scope": "global", "steps": 2}
         for criterion in Criterion
-        if not CRITERIA[criterion].unserved
+        if not {*T5.units} & {*CRITERIA[criterion].unserved}
     },
     **{
         f"{repair} {layout}": {"repair": repair, "units": ["ffn", "heads"], "scope": "global", "layout": layout}

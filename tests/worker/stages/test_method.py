@@ -37,8 +37,8 @@ def test_random_scores_remove_similar_shares_of_heads_and_neurons() -> None:
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_normalisation_defaults_to_that_of_the_criterion(criterion: str) -> None:
-    means, standards = ("random", "magnitude", "activation", "wanda"), ("flap", "selectivity")
-    meaningless = dict.fromkeys(means, "mean") | dict.fromkeys(standards, "standard")
+    means = ("random", "magnitude", "activation", "wanda", "frequency", "router_weight", "reap", "easy_ep")
+    meaningless = dict.fromkeys(means, "mean") | dict.fromkeys(("flap", "selectivity"), "standard")
     by_default, asked = (
         rules(request_for(criterion=criterion, scope="global", **more), Layout.uniform).normalisation
         for more in ({}, {"normalisation": "none"})
