@@ -75,7 +75,7 @@ const NAMES = {
   token_f1: "F1 score of words",
   rouge_l: "ROUGE-L score",
   chrf: "ChrF score",
-  token_probability: "Probability of a target’s token",
+  token_probability: "Probability of a token",
   cosine_similarity: "Cosine similarity to the dense model’s embeddings",
   recall_at_10: "Recall at 10"
 };

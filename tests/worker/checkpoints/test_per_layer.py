@@ -112,7 +112,9 @@ def test_transformers_loads_every_family_from_its_directory_alone(written: Writt
     run = [sys.executable, "-P", "-c", USER_SCRIPT]
     subprocess.run(run, input=lines, text=True, cwd=tmp_path, env=environment, check=True, capture_output=True)
     for name in TINY:
-        assert torch.equal(load_file(tmp_path / name / "answer")["logits"], expected[name]), name
+        found = load_file(tmp_path / name / "answer")["logits"]
+        # Products of experts are rounded otherwise where a matrix lies otherwise in memory.
+        torch.testing.assert_close(found, expected[name], rtol=0, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "phi3", "t5", "bart", "m2m_100", "t5gemma"])

@@ -120,7 +120,7 @@ export function formElement({ presets, criteria, repairs, units, limits }, value
         element("div", { className: "target" }, targetFields({ text, choice }, values, limits)),
         checks("method.units", "Units to remove", units, values),
         choice("method.criterion", "Criterion", [["", "the default for the repair"], ...named(criteria)], values),
-        choice("method.repair", "Repair", named(repairs), values),
+        choice("method.repair", "Repair", [["", "the default for the units"], ...named(repairs)], values),
         choice(
           "method.scope",
           "Rank units",
