@@ -42,7 +42,7 @@ def test_an_option_without_effect_is_refused(
 
 def test_the_seed_has_an_effect_on_a_recovery(tmp_path: Path, access: Access) -> None:
     body = request_body(tmp_path, method={"seed": 5}, recovery={"rank": 2})
-    body["task"] |= {"calibration": {"uri": "s3://far/rows.jsonl"}}
+    body["task"] = body["task"] | {"calibration": {"uri": "s3://far/rows.jsonl"}}
     check_request(JobRequest.model_validate(body), access)
 
 
