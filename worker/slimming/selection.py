@@ -43,10 +43,14 @@ def best(score_U: Tensor, num_kept: int, rows: int = 1) -> Tensor:
 
 
 def _tied(scores: Scores, groups: Sequence[Group]) -> Scores:
-    """The scores, with those of groups that must keep the same indices replaced by their sum."""
+    """The scores, with those of groups that must keep the same indices replaced by their mean.
+
+    A unit of tied groups is removed from all of them at once: its scores add up, and so do its parameters. The mean is
+    therefore its score per parameter, by which a global rank compares it with units of one group.
+    """
     merged = dict(scores)
     for tie in {group.tie for group in groups if group.tie}:
         sites = [group.site for group in groups if group.tie == tie]
-        total_U = torch.stack([scores[site] for site in sites]).sum(0)
-        merged |= dict.fromkeys(sites, total_U)
+        mean_U = torch.stack([scores[site] for site in sites]).mean(0)
+        merged |= dict.fromkeys(sites, mean_U)
     return merged

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.slimming.selection import WidthUnreachable, select
+from worker.slimming.selection import Rules, WidthUnreachable, select
 from worker.slimming.units import Group, Site
 
 
@@ -61,3 +61,20 @@ def test_highest_scores_are_kept_and_ties_go_to_the_lowest_index() -> None:
 def test_width_of_zero_is_refused_with_the_reason() -> None:
     with pytest.raises(WidthUnreachable, match=r"leaves 10 of the 100 units of decoder\.0\.ffn"):
         select({group(100).site: torch.rand(100)}, [group(100)], 0.9, 64)
+
+
+def test_a_unit_of_tied_groups_is_ranked_by_its_score_per_parameter() -> None:
+    """Removed from two layers at once it costs twice its score, and has twice its parameters."""
+    tied = [
+        Group(Site("encoder", layer, "heads"), "heads", 4, 10, (), "", "input", 1, (("heads", 1),), tie="encoder.heads")
+        for layer in range(2)
+    ]
+    alone = Group(Site("encoder", 0, "ffn"), "ffn", 4, 10, (), "", "input", 1, (("ffn", 1),))
+    scores = {group.site: torch.full((4,), 3.0) + torch.arange(4) / 10 for group in tied}
+    scores |= {alone.site: torch.full((4,), 4.0)}
+    kept = select(scores, [alone, *tied], 1 / 3, 1, Rules(scope="global", layout="per_layer", floor=0.0))
+    assert {str(site): kept_K.tolist() for site, kept_K in kept.items()} == {
+        "encoder.0.heads": [2, 3],
+        "encoder.1.heads": [2, 3],
+        "encoder.0.ffn": [0, 1, 2, 3],
+    }
