@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import quality
+from benchmarks import neighbours, quality
+from benchmarks.neighbours_bench import tables as neighbours_tables
 from benchmarks.quality_bench import tables
 from benchmarks.quality_bench.cells import (
     BLOCKS,
@@ -210,3 +211,12 @@ def test_page_of_private_rows_has_the_figures_of_the_measurements() -> None:
             if key in measured or cell != "·":
                 found = measured[key]
                 assert cell == f"{found['value']:.1%} ({found['low']:.0%} to {found['high']:.0%})".replace("%", ""), key
+
+
+def test_page_of_neighbouring_methods_has_the_tables_of_the_measurements() -> None:
+    page = (ROOT / "benchmarks" / "RESULTS-neighbours.md").read_text()
+    measured = neighbours_tables.document(neighbours.read(neighbours.RESULTS)).splitlines()
+    methods = ("| mixture |", "| shared_exclusive |", "| layerwise |", "| 2, ", "| 4, ", "| selectivity |")
+    shown = [line for line in page.splitlines() if line.startswith(methods)]
+    assert len(shown) >= 13
+    assert [line for line in shown if line not in measured] == []
