@@ -43,6 +43,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
+from service.contract.fields import GENERAL_PLACE
+
 if TYPE_CHECKING:
     from service.contract.result import CurvePoint
 
@@ -67,25 +69,17 @@ class TaskslimError(Exception):
 
 @contextmanager
 def blaming_task(place: str) -> Iterator[None]:
-    """Replace `task` by `place`, such as `observe.1`, in the `param` of errors raised within the context."""
+    """Replace `task` by `place`, such as `observe.1`, in the `param` of errors raised within the context.
+
+    General rows have no field `calibration`: their calibration rows are named at their place itself.
+    """
     try:
         yield
     except TaskslimError as error:
         if error.param is not None and error.param.partition(".")[0] == "task":
-            error.param = place + error.param.removeprefix("task")
+            field = error.param.removeprefix("task")
+            error.param = place + (field.removeprefix(".calibration") if place == GENERAL_PLACE else field)
         raise
-
-
-@contextmanager
-def blaming_general(place: str) -> Iterator[None]:
-    """As `blaming_task`, for general rows, whose calibration rows are named at `place` itself."""
-    with blaming_task(place):
-        try:
-            yield
-        except TaskslimError as error:
-            if error.param is not None and error.param.startswith("task.calibration"):
-                error.param = "task" + error.param.removeprefix("task.calibration")
-            raise
 
 
 class InvalidRequest(TaskslimError):

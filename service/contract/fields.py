@@ -16,6 +16,7 @@ MAX_OBSERVED = 16
 MAX_EVALUATIONS = 16
 OWN_TASK = "own-task"  # the title of a task that has neither name nor preset
 GENERAL = "general"  # that of general rows
+GENERAL_PLACE = "task.general"  # the path of general rows in a request
 Uri = Annotated[str, Field(min_length=1, max_length=2048)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 SetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]

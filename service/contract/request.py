@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from service.contract.criteria import CRITERIA
 from service.contract.fields import (
     EXPERT,
+    GENERAL_PLACE,
     MAX_OBSERVED,
     MAX_TASKS,
     Schema,
@@ -28,8 +29,6 @@ from service.contract.options import (
 )
 from service.contract.recovery import Recovery
 from service.contract.task import GeneralRows, ModelSource, ObservedTask, Task, TaskWording
-
-GENERAL_PLACE = "task.general"
 
 
 class WebhookEvent(StrEnum):
@@ -132,7 +131,7 @@ class JobRequest(Schema):
     def placed_wordings(self) -> dict[str, TaskWording]:
         """Path in the request -> each wording: of the tasks that the model is slimmed for, of general rows, and of
         observed tasks."""
-        general = {GENERAL_PLACE: self.general} if self.general else {}
+        general = {GENERAL_PLACE: self.general.task} if self.general else {}
         return {
             **self.placed_tasks,
             **general,

@@ -1,12 +1,13 @@
 """The checks of a request before anything is queued: the request itself, its inline rows and its model's files."""
 
 from service.contract.criteria import CRITERIA
-from service.contract.errors import InvalidRequest, UnsupportedUnit, blaming_general, blaming_task
+from service.contract.errors import InvalidRequest, UnsupportedUnit, blaming_task
+from service.contract.fields import GENERAL_PLACE
 from service.contract.method import objective_of
 from service.contract.options import Supervision
 from service.contract.presets import resolve
 from service.contract.recovery import check_kind
-from service.contract.request import GENERAL_PLACE, JobRequest
+from service.contract.request import JobRequest
 from service.contract.task import Task
 from service.planning.data_checks import check_data
 from service.planning.idle_options import check_idle_options
@@ -27,7 +28,7 @@ def check_request(request: JobRequest, access: Access) -> ModelDirectory:
             _check_task(request, resolve(task), access)
     _check_kinds(request)
     if request.general is not None:
-        with blaming_general(GENERAL_PLACE):
+        with blaming_task(GENERAL_PLACE):
             general = resolve(request.general.task)
             _check_rows(general, access)
             num_evaluation_rows(general)

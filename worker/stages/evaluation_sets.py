@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
-from service.contract.errors import blaming_general, blaming_task
+from service.contract.errors import blaming_task
+from service.contract.fields import GENERAL_PLACE
 from service.contract.presets import resolve
-from service.contract.request import GENERAL_PLACE, JobRequest
+from service.contract.request import JobRequest
 from service.contract.result import JobMetrics, MetricsPair
 from service.contract.task import DataSource, ObservedTask, Task, TaskWording
 from service.rows.row import Row
@@ -108,7 +109,7 @@ def _further_rows(name: str, source: DataSource, place: str, task: Task, locatio
 def _general_rows(request: JobRequest, location: Location) -> list[RequestedRows]:
     if request.general is None:
         return []
-    with blaming_general(GENERAL_PLACE):
+    with blaming_task(GENERAL_PLACE):
         task = resolve(request.general.task)
         calibration, evaluation = load_rows(task, location)
     return [RequestedRows(Role.general, task.title, GENERAL_PLACE, task, evaluation, calibration)]
@@ -133,8 +134,7 @@ def build(context: JobContext, loaded: LoadedModel, requested: Sequence[Requeste
     """
     found: list[EvaluationSet] = []
     for each in requested:
-        blaming = blaming_general if each.role is Role.general else blaming_task
-        with blaming(each.place):
+        with blaming_task(each.place):
             if each.role is Role.further_rows:
                 task_model = _on_further_rows(context, own(found).task_model, each)
             else:
