@@ -85,10 +85,7 @@ def run(
         recovery.check(context, sets)  # again: uncertain answers are left out
         dense = measure_dense(sets, cache.answer_all)
     with context.stage(Stage.attribute):
-        scored = calibrated(context, sets)
-        path = score_tasks(context, sets, scored, cache)
-        sets = recovery.with_rows_held_out(context, sets)
-        task_model = scored if job.request.recovery is None else calibrated(context, sets)
+        path, sets, task_model = score(context, sets, cache)
     chosen = choose_model(context, sources, task_model, dense[own(sets).key], path)
     tasks = [each.task_model for each in having_role(sets, *SLIMMED_FOR)]
     sets = evaluation_sets.with_slim_model(sets, chosen.task_model, chosen.rows)
@@ -105,9 +102,8 @@ def run(
     with context.stage(Stage.upload):
         metrics = final.metrics(dense).model_copy(update={"controls": measured_controls})
         result = conclude(context, sources, chosen, final.measured[own(sets).key], metrics, timed, verified)
-        result = result.model_copy(update=cache.outcome())
-        if trained and untrained:
-            result = result.model_copy(update={"recovery": trained.result(context, cut, dense, untrained)})
+        recovered = trained.result(context, cut, dense, untrained) if trained and untrained else None
+        result = result.model_copy(update=cache.outcome() | {"recovery": recovered})
         ranking = path.at(chosen.candidate.requested_ratio)
         found = findings.find(chosen, final.sets, dense, final.measured, timed.passes, ranking)
         report.write(context, sources, final.sets, result, found)
@@ -140,6 +136,21 @@ class TrainedModel:
         assert asked is not None
         metrics = RecoveredMetrics(dense=before.dense, slim=before.slim, recovered=self.model.metrics(dense).slim)
         return recovery.result(asked, self.recovered, metrics, untrained)
+
+
+def score(
+    context: JobContext, sets: list[EvaluationSet], cache: ScoreCache
+) -> tuple[ScorePath, list[EvaluationSet], TaskModel]:
+    """(the unit scores, the sets without the rows that a recovery holds out, the model with the rows to repair it on).
+
+    The scores are those of all rows, so that they do not depend on the recovery.
+    """
+    all_rows = calibrated(context, sets)
+    path = score_tasks(context, sets, all_rows, cache)
+    if context.job.request.recovery is None:
+        return path, sets, all_rows
+    sets = recovery.with_rows_held_out(context, sets)
+    return path, sets, calibrated(context, sets)
 
 
 def score_tasks(

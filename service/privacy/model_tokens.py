@@ -111,7 +111,7 @@ def _read_tokenizer(path_of: FilePath, uri: str) -> tuple[Tokenizer, set[int]]:
     described = _json(path_of, TOKENIZER, uri)
     try:
         tokenizer = Tokenizer.from_file(str(path_of(TOKENIZER)))
-    except Exception as error:
+    except Exception as error:  # the library raises no class of its own
         raise _wrong(f"{TOKENIZER} of {uri} is no tokenizer that the library `tokenizers` reads: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()

@@ -41,14 +41,12 @@ def check(context: JobContext, sets: Sequence[EvaluationSet]) -> None:
 
 
 def with_rows_held_out(context: JobContext, sets: Sequence[EvaluationSet]) -> list[EvaluationSet]:
-    """The sets without the held-out calibration rows in the calibration of each task, where the job has a recovery.
+    """The sets of a job with a recovery, without the held-out rows among the calibration rows of each task.
 
-    A repair fits the model to its rows so well that what it has seen cannot tell whether a training helps. The scores
-    of the units are those of all rows, so that they do not depend on the recovery.
+    A repair fits the model to its rows so well that what it has seen cannot tell whether a training helps.
     """
     asked = context.job.request.recovery
-    if asked is None:
-        return list(sets)
+    assert asked is not None, "the request has a recovery"
     return [
         replace(each, task_model=_with_rows_held_out(context, asked, each.task_model))
         if each.role in SLIMMED_FOR
