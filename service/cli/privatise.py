@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
-from service.cli.privatise_options import (
+from service.cli.options.privatise import (
     Epsilon,
     LabelEpsilon,
     Mechanism,
@@ -22,9 +22,9 @@ from service.cli.privatise_options import (
     TextColumns,
     TokenModel,
 )
+from service.cli.options.slim import Kind, Labels, TargetColumn, TaskWords
 from service.cli.row_files import place_of
 from service.cli.short_request import OPTIONS, TARGET, Answer, model_of, wording_of, wrong
-from service.cli.slim_options import Kind, Labels, TargetColumn, TaskWords
 from service.contract.errors import InvalidRequest, TaskslimError
 from service.contract.presets import resolve
 from service.contract.task import TaskWording

@@ -14,10 +14,10 @@ from service.sources.readers import scheme_of
 from worker.data.loading import Location
 from worker.data.provenance import digest_directory
 from worker.sources.fetching import fetch_adapter, fetch_model
+from worker.sources.lineage import lineage
 from worker.stages import evaluation_sets
 from worker.stages.context import JobContext
 from worker.stages.evaluation_sets import RequestedRows
-from worker.stages.lineage import lineage
 from worker.stages.method import options
 
 log = structlog.get_logger()

@@ -15,8 +15,8 @@ from service.contract.resources import Manifest, StoredFile
 from service.sources.job_checkpoints import job_model
 from service.storage.keys import attempt_prefix, manifest_key
 from tests.support.scoring_jobs import ScoringJobs
+from worker.sources.lineage import lineage
 from worker.stages import inputs
-from worker.stages.lineage import lineage
 
 
 def test_model_of_a_deleted_job_is_refused(jobs: ScoringJobs) -> None:
