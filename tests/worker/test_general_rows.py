@@ -16,7 +16,9 @@ from service.planning.plan import plan
 from service.sources.access import Access
 from service.storage.inline_rows import take_rows
 from service.storage.keys import dataset_key
+from tests.support import checkpoints
 from tests.support.pipeline_jobs import WORDS, Deployment, write_rows
+from tests.support.tiny_models import WITH_HEAD
 
 METHOD = {"criterion": "attribution", "repair": "none"}
 
@@ -175,3 +177,24 @@ def test_a_method_that_needs_general_rows_is_refused_without_them(deployment: De
     method, message = NEEDS_GENERAL[case]
     with pytest.raises(ValueError, match=message):
         deployment.request("llama", method=method)
+
+
+def test_the_classes_of_general_rows_are_checked_by_the_head(deployment: Deployment) -> None:
+    head = WITH_HEAD["bert"](problem_type="multi_label_classification", num_labels=3)
+    checkpoints.save(deployment.root / "bert", head)
+    rows = [{"text": f"{WORDS[row % 5]} film", "label": [f"LABEL_{row % 3}"]} for row in range(12)]
+    several = {"kind": "multi_label", "template": "{text}"}
+    task = {**several, "labels": None, "calibration": {"uri": write_rows(deployment.root / "several.jsonl", rows)}}
+    wrong = {**several, "rows": [*rows, {"text": "good", "label": ["LABEL_9"]}]}
+    request = deployment.request("bert", task | {"general": wrong})
+    stored, files = take_rows(request, "job")
+    for dataset, lines in files.items():
+        deployment.storage.put_bytes(lines, dataset_key("default", dataset))
+    attempts: tuple[Callable[[], object], ...] = (
+        lambda: plan(request, Access(deployment.storage, "default", local_paths=True)),
+        lambda: deployment.run(stored),
+    )
+    for refusing in attempts:
+        with pytest.raises(TaskslimError, match="LABEL_9") as refused:
+            refusing()
+        assert (refused.value.param or "").startswith("task.general")
