@@ -7,7 +7,8 @@ The last line is one JSON object; a figure is null until its cells are measured.
 ratio at which the reverse of `selectivity` without a repair has lost half of what the dense model has above a constant
 answer. `general_dial_gain` is the gain of the other tasks' mean metric at half weight, in points, at half the size.
 `private_kept_at_epsilon` has the share of the dense accuracy by the budget of a token, from privacy.json.
-`recovered_share_at_70`, `recovered_share_at_80` and `experts_kept_at_50` are those of recovery.json and experts.json.
+`recovered_share_at_70` is the share of the lost metric that the default recovery wins back on the tasks of
+recovery.json. `recovered_share_at_80` and `experts_kept_at_50` are not measured yet.
 """
 
 import argparse

@@ -18,17 +18,15 @@ from benchmarks.neighbours_bench.cells import (
     dense,
 )
 from benchmarks.neighbours_bench.measure import Measurement
+from service.contract.recovery import Recovery
 
 Measured = Mapping[Cell, Measurement]
 UNKNOWN = "·"
 # Task -> the metric of a constant answer, above which the dense model's counts.
 CONSTANT = {"sst2": 0.5, "squad_short": 0.0}
 REPAIR_NAMES = {"none": "none", LAYERWISE: "layerwise"}
+DEFAULT_RECOVERY = Recovery().method.value
 PRIVATE = "labels, exponential"  # the series of privacy.json with private labels
-OTHER_FILES = {
-    "recovery.json": ("recovered_share_at_70", "recovered_share_at_80"),
-    "experts.json": ("experts_kept_at_50",),
-}
 
 
 def document(measured: Measured) -> str:
@@ -40,10 +38,24 @@ def document(measured: Measured) -> str:
 def figures(measured: Measured, directory: Path) -> dict[str, Any]:
     """The figures of the last line."""
     found: dict[str, Any] = {"reverse_collapse_at": _collapse(measured), "general_dial_gain": _dial_gain(measured)}
-    for name, keys in OTHER_FILES.items():
-        other = json.loads((directory / name).read_text()) if (directory / name).exists() else {}
-        found |= {key: other.get(key) for key in keys}
-    return found | {"private_kept_at_epsilon": _private_shares(directory / "privacy.json")}
+    return found | {
+        "recovered_share_at_70": _recovered_share(directory / "recovery.json"),
+        "private_kept_at_epsilon": _private_shares(directory / "privacy.json"),
+        "recovered_share_at_80": None,
+        "experts_kept_at_50": None,
+    }
+
+
+def _recovered_share(path: Path) -> float | None:
+    """The share of the lost metric that the default recovery has won back, the mean over the measured tasks."""
+    if not path.exists():
+        return None
+    shares = []
+    for task in json.loads(path.read_text()).values():
+        dense_value, slim_value = (task[name]["value"] for name in ("dense", "slim"))
+        by_method = {each["recovery"]["method"]: each["value"] for each in task["recovered"]}
+        shares.append((by_method[DEFAULT_RECOVERY] - slim_value) / (dense_value - slim_value))
+    return round(fmean(shares), 3)
 
 
 def _private_shares(path: Path) -> dict[str, float] | None:
