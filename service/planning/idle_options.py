@@ -6,7 +6,7 @@ from typing import NamedTuple
 from service.contract.criteria import CRITERIA, Criterion
 from service.contract.errors import InvalidRequest
 from service.contract.method import Method
-from service.contract.options import FITTED, Layout, Merge, Repair, Scope, Unit
+from service.contract.options import FITTED, ExampleReduction, Layout, Merge, Repair, Scope, Unit
 from service.contract.request import JobRequest
 
 WITH_OBJECTIVE = tuple(name for name, row in CRITERIA.items() if row.has_objective)
@@ -48,7 +48,9 @@ def _is_selective(request: JobRequest) -> bool:
 
 
 def _mixes_general_rows(request: JobRequest) -> bool:
-    return request.method.criterion in MIXING_GENERAL
+    # A sum of attributions is not quadratic in the objective, so that its parts would not have the shares of the weight.
+    is_square = request.method.example_reduction is ExampleReduction.square
+    return request.method.criterion in MIXING_GENERAL and is_square
 
 
 def _weighs_general_rows(request: JobRequest) -> bool:
@@ -81,7 +83,9 @@ EFFECTS: dict[str, Effect] = {
     "example_reduction": Effect(_has_reductions, f"for the criteria {', '.join(WITH_REDUCTIONS)}"),
     "union": Effect(_has_several_tasks, "with `tasks`"),
     "selectivity": Effect(_is_selective, f"for the criterion {Criterion.selectivity}"),
-    "general_weight": Effect(_mixes_general_rows, f"for the criteria {', '.join(MIXING_GENERAL)}"),
+    "general_weight": Effect(
+        _mixes_general_rows, f"for the criteria {', '.join(MIXING_GENERAL)}, with the `example_reduction` square"
+    ),
     "general_rule": Effect(_weighs_general_rows, "with a `general_weight` above 0"),
     "steps": Effect(_scores_change_between_steps, "for criteria that read data, or with the scope `global`"),
     "seed": Effect(_draws_at_random, f"for the criterion {', '.join(WITH_SEED)}, or with `controls` or `recovery`"),

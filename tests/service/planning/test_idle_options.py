@@ -40,6 +40,23 @@ def test_an_option_without_effect_is_refused(
     assert "has an effect only" in refuse(body, access, InvalidRequest, f"method.{option}")
 
 
+@pytest.mark.parametrize(
+    ("method", "option"),
+    [
+        ({"selectivity": "ratio"}, "selectivity"),
+        ({"criterion": "wanda", "general_weight": 0.5}, "general_weight"),
+        ({"criterion": "attribution", "example_reduction": "sum", "general_weight": 0.5}, "general_weight"),
+        ({"general_rule": "shared_exclusive"}, "general_rule"),
+    ],
+)
+def test_an_option_of_general_rows_without_effect_is_refused(
+    tmp_path: Path, access: Access, method: dict[str, Any], option: str
+) -> None:
+    body = request_body(tmp_path, method=method)
+    body["task"] = body["task"] | {"general": {"rows": [{"text": "a plain text"}] * 5}}
+    assert "has an effect only" in refuse(body, access, InvalidRequest, f"method.{option}")
+
+
 def test_the_seed_has_an_effect_on_a_recovery(tmp_path: Path, access: Access) -> None:
     body = request_body(tmp_path, method={"seed": 5}, recovery={"rank": 2})
     body["task"] = body["task"] | {"calibration": {"uri": "s3://far/rows.jsonl"}}
