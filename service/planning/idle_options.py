@@ -48,7 +48,7 @@ def _is_selective(request: JobRequest) -> bool:
 
 
 def _mixes_general_rows(request: JobRequest) -> bool:
-    # A sum of attributions is not quadratic in the objective, so that its parts would not have the shares of the weight.
+    # A sum of attributions is not quadratic in the objective: its parts would not have the shares of the weight.
     is_square = request.method.example_reduction is ExampleReduction.square
     return request.method.criterion in MIXING_GENERAL and is_square
 
