@@ -104,7 +104,7 @@ def test_the_walkthrough_runs_against_the_services_of_the_compose_file(
     for name, value in network.on_loopback(environment("api")).items():
         monkeypatch.setenv(name, value)
     store = Storage("s3://walk/inputs", retry_seconds=30)
-    rows = [ROOT / "service/cli/demo" / name for name in ("calibration.jsonl", "evaluation.jsonl")]
+    rows = [ROOT / "service/cli/demo" / name for name in ("sentiment-calibration.jsonl", "sentiment-evaluation.jsonl")]
     for path in [*tiny_llama(tmp_path / "model").iterdir(), *rows]:
         store.put_file(path, f"{path.parent.name}/{path.name}")
     key = SECRETS["SLIM_API_KEY"]

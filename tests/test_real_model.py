@@ -62,7 +62,7 @@ def review_batches(loaded: LoadedModel) -> list[Batch]:
     """The shortest of the demo's reviews, the first half of them positive."""
     raw = {"template": TEMPLATE, "labels": LABELS, "calibration": {"uri": "file:///rows.jsonl"}}
     asked = wording("causal", resolve(Task.model_validate(raw)), loaded.tokenizer, loaded.model.config)
-    rows = sorted(read_rows("calibration"), key=lambda row: len(str(row["text"])))
+    rows = sorted(read_rows("sentiment", "calibration"), key=lambda row: len(str(row["text"])))
     chosen = [row for label in LABELS for row in [row for row in rows if row["label"] == label][: ROWS // len(LABELS)]]
     examples, _ = encode([Row(dict(row), line) for line, row in enumerate(chosen)], asked)
     return batches(examples, padding(loaded.model, loaded.tokenizer, "causal"), 1024)
