@@ -13,7 +13,7 @@ from rich.table import Table
 from service.cli.downloads import download_files
 from service.cli.row_files import place_of, row_uploads, task_in, with_rows
 from service.cli.server_option import DEFAULT_URL, Url, server_at
-from service.cli.terminal import follow, print_json, result_of, result_table
+from service.cli.terminal import comparison_table, follow, print_json, result_of, result_table
 from service.contract.errors import InvalidRequest
 from service.contract.job import JobStatus
 from service.reports.formatting import percent
@@ -83,6 +83,21 @@ def list_jobs(
     for job in jobs:
         table.add_row(job.id, job.status, job.stage or "", percent(job.progress.fraction, 0), job.request.model.uri)
     out.print(table)
+
+
+@app.command()
+def compare(
+    job_ids: Annotated[list[str], typer.Argument(metavar="JOB...", help="The ids of jobs that have succeeded.")],
+    json_: Annotated[bool, typer.Option("--json", help="Print the answer of the server as JSON.")] = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Compare jobs of one model and task: sizes and latency against the metric; `*` marks the frontier."""
+    with server_at(url) as server:
+        found = server.compare(job_ids)
+    if json_:
+        print_json(found.model_dump(mode="json"))
+    else:
+        out.print(comparison_table(found))
 
 
 @app.command()

@@ -5,7 +5,7 @@ TaskslimError                     status  code
 │   ├── UnknownPreset             422     unknown_preset
 │   ├── InvalidTemplate           422     invalid_template         no template, or a field that it needs is missing
 │   ├── InvalidLabels             422     invalid_labels           no labels, or labels with the same word
-│   ├── NotComparable             422     not_comparable           scores of different models or units
+│   ├── NotComparable             422     not_comparable           scores or jobs of different models, units or tasks
 │   ├── UnusableAnswers           422     unusable_answers         the model's own answers cannot stand for labels
 │   ├── UnsupportedUnit           422     unsupported_unit         the family or criterion has no such unit
 │   ├── IdempotencyKeyReused      422     idempotency_key_reused   the key was sent before with another request
