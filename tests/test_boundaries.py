@@ -130,6 +130,15 @@ def test_every_package_has_a_layer() -> None:
         assert entries - {"__init__"} == set().union(*layers)
 
 
+def test_client_for_pipelines_imports_httpx_alone() -> None:
+    paths = [*(ROOT / "clients/python/taskslim_client").glob("*.py")]
+    nodes = [node for path in paths for node in ast.walk(ast.parse(path.read_text()))]
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    tops = {name.partition(".")[0] for name in imported} - sys.stdlib_module_names
+    assert tops == {"httpx", "taskslim_client"}
+
+
 def test_only_the_api_package_imports_fastapi() -> None:
     importers = {module: top for _, (top, _), module in imports_between("service") if top in WEB}
     outside = {(module, top) for module, top in importers.items() if package_of(module)[1] != "api"}
