@@ -31,6 +31,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 START_SECONDS = 900
 TEXTS = ("good film plot", "bad film dog", "lazy fox good", "quick plot bad", "dog dog dog", "film good good")
+VLLM = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
+QUICK_VLLM = ("--enforce-eager", "--max-num-seqs", "2", "--dtype", "float32")
 MLX = ("mlx[cpu]==0.32.4", "mlx-lm==0.32.2")
 
 
@@ -58,13 +60,12 @@ def served(files: Path, runtime: str) -> Iterator[str]:
     """The URL of a server that `taskslim run` has started."""
     port = free_port()
     path = f"{programs(runtime)}:{os.environ['PATH']}"
-    variables = {"PATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    variables = {"PATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **VLLM}
     command = [sys.executable, "-m", "service.cli", "run", str(files), "--runtime", runtime, "--start"]
     log = files.parent / f"{runtime}.log"
     with log.open("w") as output:
-        process = subprocess.Popen(
-            [*command, "--port", str(port)], env=os.environ | variables, stdout=output, stderr=output
-        )
+        command += ["--port", str(port), *(["--", *QUICK_VLLM] if runtime == "vllm" else [])]
+        process = subprocess.Popen(command, env=os.environ | variables, stdout=output, stderr=output)
     url = f"http://127.0.0.1:{port}"
     try:
         wait_until(lambda: process.poll() is not None or answers(url), START_SECONDS)

@@ -25,7 +25,7 @@ from service.storage.artifact_names import MODEL, UNTRAINED
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
 from worker.recovery.recovered import Recovered
-from worker.reporting import artifacts, findings, report
+from worker.reporting import artifacts, findings, pushing, report
 from worker.search.candidates import Candidates
 from worker.search.chosen import ChosenModel, kept_metric
 from worker.search.counted import counted_candidate
@@ -74,6 +74,7 @@ def run(
     logging.disable_progress_bar()
     context = JobContext(job, presets.resolve(job.request.slimmed_for[0]), settings, storage, progress, scratch)
     with context.stage(Stage.fetch):
+        pushing.check(context)
         sources = inputs.fetch(context)
     cache = ScoreCache(context, sources.digests, sources.fingerprints, scores)
     with context.stage(Stage.load):
@@ -107,6 +108,11 @@ def run(
         ranking = path.at(chosen.candidate.requested_ratio)
         found = findings.find(chosen, final.sets, dense, final.measured, timed.passes, ranking)
         report.write(context, sources, final.sets, result, found)
+        if (
+            context.job.request.output.uri is not None
+        ):  # the model with its card; then the report says what became of it
+            result = result.model_copy(update={"pushed": pushing.push(context, context.job.request.output.uri)})
+            report.write(context, sources, final.sets, result, found)
         artifacts.upload(context)
     return result
 

@@ -55,6 +55,9 @@ def run(
     job: Annotated[
         str, typer.Argument(metavar="JOB", help="The id of a job, or the directory that its files were downloaded to.")
     ],
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- OPTION...]", help="Further options of the server, after `--`.")
+    ] = None,
     runtime: Annotated[
         Runtime | None, typer.Option(help="Default: one that is installed here and loads the model.")
     ] = None,
@@ -80,7 +83,7 @@ def run(
     chosen = runtime.value if runtime else _runtime_at_hand(files)
     model = served_model(chosen, files.report, files.names)
     questions = _questions(files, chosen)
-    serve = command(chosen, model, place, port)
+    serve = [*command(chosen, model, place, port), *(options or [])]
     if not start:
         _print(serve, questions, port, None if local else shlex.join(["taskslim", "download", job, str(place)]))
         return

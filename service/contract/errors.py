@@ -28,6 +28,7 @@ TaskslimError                     status  code
 ├── LimitExceeded                 429     limit_exceeded           the tenant's jobs or bytes
 │   └── TooManyRequests           429     too_many_requests        the tenant's requests in the current window
 ├── VerificationFailed            500     verification_failed      the checkpoint differs from the masked dense model
+├── PushFailed                    502     push_failed              the model cannot be pushed to `output.uri`
 ├── StorageUnavailable            503     storage_unavailable
 ├── QueueUnavailable              503     queue_unavailable
 ├── DeadlineExceeded              504     deadline_exceeded
@@ -196,6 +197,10 @@ class TooManyRequests(LimitExceeded):
 
 class VerificationFailed(TaskslimError):
     status, code, title = 500, "verification_failed", "Verification failed"
+
+
+class PushFailed(TaskslimError):
+    status, code, title = 502, "push_failed", "Push failed"
 
 
 class StorageUnavailable(TaskslimError):

@@ -1,9 +1,10 @@
 """How a model is slimmed: the method, the target and the output of a request."""
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from service.contract.criteria import (
     OF_MERGES,
@@ -13,7 +14,7 @@ from service.contract.criteria import (
     normalisations_in_words,
 )
 from service.contract.errors import InvalidRequest
-from service.contract.fields import EXPERT, MAX_RATIO, Schema
+from service.contract.fields import EXPERT, MAX_RATIO, Schema, Uri
 from service.contract.options import (
     ExampleReduction,
     Format,
@@ -32,6 +33,10 @@ from service.contract.options import (
     UnionRule,
     Unit,
 )
+
+NAMED = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+# Where models are pushed: a prefix below a bucket, or a repository of a hub.
+DESTINATION = re.compile(rf"(s3|gs|az)://{NAMED}(/{NAMED})+/?|hf://{NAMED}/{NAMED}")
 
 # The objectives of each kind of task, its default first. The margin compares labels, which texts have none of.
 OBJECTIVES: dict[TaskKind, tuple[Objective, ...]] = {
@@ -340,3 +345,25 @@ class Output(Schema):
         description="forms in which the model is stored; `indices` needs the repair `none`",
         json_schema_extra=EXPERT,
     )
+    uri: Uri | None = Field(
+        default=None,
+        description="an s3://, gs:// or az:// prefix, or hf://owner/name, that the model is pushed to once the job has "
+        "its files",
+        json_schema_extra=EXPERT,
+    )
+
+    @field_validator("uri")
+    @classmethod
+    def _check_destination(cls, uri: str | None) -> str | None:
+        if uri is not None and not DESTINATION.fullmatch(uri):
+            raise ValueError(
+                "a model is pushed to a prefix of an object store, such as s3://bucket/models/reviews, or to "
+                "hf://owner/name: give one of these, in letters, digits and `._-`"
+            )
+        return uri
+
+    @model_validator(mode="after")
+    def _check_model_to_push(self) -> Self:
+        if self.uri is not None and self.formats == [Format.indices]:
+            raise ValueError("`uri` needs a model to push, which `formats: [indices]` lacks: add `safetensors`")
+        return self

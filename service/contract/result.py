@@ -254,6 +254,23 @@ class RecoveryResult(Schema):
     verified: Verified = Field(description="the verification of that model against the masked dense model")
 
 
+class PushProblem(Schema):
+    """Why the model was not pushed."""
+
+    code: str = Field(description="stable: `push_failed`")
+    message: str
+
+
+class Pushed(Schema):
+    """The copy of the model at `output.uri`. The job's own files are complete whatever became of it."""
+
+    uri: str
+    files: int = Field(description="files that were pushed; 0 where that failed")
+    bytes: int
+    commit: str | None = Field(default=None, description="commit of an hf:// repository")
+    error: PushProblem | None = Field(default=None, description="null: everything was pushed")
+
+
 class Result(Schema):
     """What a succeeded job has measured of the dense and the slim model, which with `recovery` is the trained one."""
 
@@ -276,3 +293,4 @@ class Result(Schema):
     curve: list[CurvePoint] = Field(default=[], description="all models that a sweep or a search has measured")
     kept_metric: KeptMetric | None = Field(default=None, description="null unless `target.keep_metric` is set")
     recovery: RecoveryResult | None = Field(default=None, description="null unless the request has `recovery`")
+    pushed: Pushed | None = Field(default=None, description="null unless the request has `output.uri`")

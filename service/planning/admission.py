@@ -1,7 +1,7 @@
 """The checks of a request before anything is queued: the request itself, its inline rows and its model's files."""
 
 from service.contract.criteria import CRITERIA
-from service.contract.errors import InvalidRequest, UnsupportedUnit, blaming_task
+from service.contract.errors import InvalidModel, InvalidRequest, UnsupportedUnit, blaming_task
 from service.contract.fields import GENERAL_PLACE
 from service.contract.method import objective_of
 from service.contract.options import Supervision
@@ -13,7 +13,7 @@ from service.planning.data_checks import check_data
 from service.planning.idle_options import check_idle_options
 from service.planning.model_checks import check_model
 from service.planning.row_counts import check_row_counts, num_evaluation_rows
-from service.sources.access import Access
+from service.sources.access import Access, blaming
 from service.sources.model_directory import ModelDirectory
 
 
@@ -27,6 +27,7 @@ def check_request(request: JobRequest, access: Access) -> ModelDirectory:
         with blaming_task(place):
             _check_task(request, resolve(task), access)
     _check_kinds(request)
+    _check_output(request, access)
     if request.general is not None:
         with blaming_task(GENERAL_PLACE):
             general = resolve(request.general.task)
@@ -57,6 +58,13 @@ def _check_kinds(request: JobRequest) -> None:
     if len({resolve(task).kind for task in request.tasks}) > 1:
         message = "the scores of classification and generation tasks cannot be united: send a job for each kind"
         raise InvalidRequest(message, param="tasks")
+
+
+def _check_output(request: JobRequest, access: Access) -> None:
+    """Raise ForbiddenPath for a place that the model must not be pushed to. Only the worker sees whether it can be."""
+    if request.output.uri is not None:
+        with blaming("output.uri", InvalidModel):
+            access.check_output(request.output.uri)
 
 
 def _check_method(request: JobRequest, task: Task) -> None:

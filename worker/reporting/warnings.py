@@ -76,6 +76,12 @@ def _beside_constant(metrics: Metrics) -> str:
     return f"its {name} is {interval(metrics.value)}, that of {constant} is {percent(metrics.constant or 0.0)}"
 
 
+def _not_pushed(report: Report) -> str | None:
+    """The model could not be pushed to `output.uri`."""
+    pushed = report.result.pushed
+    return None if pushed is None or pushed.error is None else pushed.error.message
+
+
 def _offsets_mislead(report: Report) -> str | None:
     """The label offsets make the slim model's answers worse."""
     slim = report.result.metrics.slim
@@ -322,6 +328,7 @@ COLLAPSES = {
 }
 
 CHECKS: dict[str, Callable[[Report], str | None]] = {
+    "not_pushed": _not_pushed,
     "judged_by_dense": _judged_by_dense,
     "dense_fails": _dense_fails,
     "at_majority": _at_majority,

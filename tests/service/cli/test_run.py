@@ -126,6 +126,11 @@ def test_runtime_that_cannot_be_started_is_refused(
     assert "vllm is not installed here: pip install vllm" in away.err
 
 
+def test_further_options_go_to_the_server(taskslim: Taskslim, tmp_path: Path) -> None:
+    shown = taskslim("run", write(tmp_path, files_of(shipped())), "--runtime", "vllm", "--", "--max-model-len", "64")
+    assert shown.out.splitlines()[0].endswith(" --port 8080 --max-model-len 64")
+
+
 def test_installed_runtime_is_preferred(taskslim: Taskslim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = write(tmp_path / "files", files_of(shipped()))
     program = tmp_path / "mlx_lm.server"

@@ -13,6 +13,10 @@ from tests.support.requests import plain_request
 from worker.reporting.warnings import CHECKS, warnings
 
 
+NOT_PUSHED = {"uri": "hf://owner/name", "files": 0, "bytes": 0}
+NOT_PUSHED |= {"error": {"code": "push_failed", "message": "the model cannot be pushed to hf://owner/name"}}
+
+
 def estimate(value: float, half_width: float = 0.02) -> dict[str, float]:
     return {"value": value, "low": value - half_width, "high": value + half_width}
 
@@ -113,6 +117,7 @@ CAUSES: dict[str, Report] = {
     "rounded_weights": report(stored_dtype="bfloat16", rounded_dtypes=["float32"]),
     "special_tokens_in_template": report(written_special_tokens=["<s>"]),
     "shortened_prompts": report(shortened_prompts=400),
+    "not_pushed": with_target({"ratio": 0.3}, pushed=NOT_PUSHED),
     "judged_by_dense": report(dense_metrics=AGREEMENT, slim_metrics=AGREEMENT),
     "collapse": with_target({"sweep": [0.3]}, curve=[point(0.2), point(0.3, collapse="one_label")]),
     "above_latency": with_target({"latency_ms": 0.9}),
