@@ -12,7 +12,6 @@ from tests.support.contract_examples import recovery, result
 from tests.support.requests import plain_request
 from worker.reporting.warnings import CHECKS, warnings
 
-
 NOT_PUSHED = {"uri": "hf://owner/name", "files": 0, "bytes": 0}
 NOT_PUSHED |= {"error": {"code": "push_failed", "message": "the model cannot be pushed to hf://owner/name"}}
 
