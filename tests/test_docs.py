@@ -43,6 +43,7 @@ NOT_RUN = {
     "make ": "installs packages or runs the whole suite; the targets are compared with the Makefile",
     "taskslim slim ": "waits for a job of minutes; tests/service/cli/test_slim.py runs the same options",
     ".venv/bin/taskslim serve": "runs until it is stopped; every test of the walkthrough starts it",
+    "taskslim rebase-adapter ": "tests/worker/checkpoints/test_rebased_adapters.py runs it",
     "taskslim run ": "starts a server; tests/service/cli/test_run.py and tests/test_serving.py run the same options",
     "taskslim privatise ": "tests/service/cli/test_privatise.py runs the same options",
     "pip install ": "installs packages; tests/test_extras.py installs each extra",

@@ -2,7 +2,9 @@
 
 import json
 import os
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -17,7 +19,9 @@ from service.cli.terminal import comparison_table, follow, print_json, result_of
 from service.contract.errors import InvalidRequest
 from service.contract.job import JobStatus
 from service.reports.formatting import percent
+from service.storage.artifact_names import MODEL, kept_name
 
+KEPT = kept_name(MODEL)
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The id of a job.")]
 
 app = typer.Typer()
@@ -131,3 +135,33 @@ def apply(
     os.execv(
         sys.executable, [sys.executable, "-m", "worker.checkpoints.kept_indices", str(kept), str(directory), *given]
     )
+
+
+@app.command("rebase-adapter")
+def rebase_adapter(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="The directory of a LoRA adapter.")],
+    job: Annotated[
+        str,
+        typer.Argument(metavar="JOB", help="The id of a job, its kept.safetensors, or the directory of its files."),
+    ],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory for the new adapter.")],
+    model: Annotated[str | None, typer.Option(help="Dense model: directory or URI; default: the job's.")] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Cut a LoRA adapter of the dense model to fit the slim model of a job."""
+    local = next((path for path in (Path(job) / KEPT, Path(job)) if path.is_file()), None)
+    with tempfile.TemporaryDirectory() as scratch:
+        kept = local or _download_kept(url, job, Path(scratch))
+        given = [] if model is None else ["--model", model]
+        command = ["-m", "worker.checkpoints.rebased_adapters", str(adapter), str(kept), str(directory), *given]
+        code = subprocess.run([sys.executable, *command], check=False).returncode
+    raise typer.Exit(code)
+
+
+def _download_kept(url: str, job_id: str, directory: Path) -> Path:
+    """The kept indices of a job. Raises InvalidRequest where it has none."""
+    with server_at(url) as server:
+        for artifact in server.artifacts(job_id):
+            if artifact.name == KEPT:
+                return server.download(job_id, artifact, directory)
+        raise InvalidRequest(f"job {job_id} has no {KEPT}: its status is {server.job(job_id).status}")
