@@ -368,6 +368,7 @@ TOKENS = "the tokens of a text are not known without the tokenizer"
 MEASURED = "the model has to be run"
 CHAT_TEMPLATE = "a chat template is code, which the worker alone runs"
 APPLY = "the command `taskslim apply`, which is no request"
+REBASE = "the command `taskslim rebase-adapter`, which is no request"
 ONLY_WORKER: dict[Site, str] = {
     Site("data.tokenising", "_causal"): TOKENS,
     Site("data.tokenising", "_ended"): TOKENS,
@@ -394,6 +395,10 @@ ONLY_WORKER: dict[Site, str] = {
     Site("search.metric_floor", "_check_dense"): MEASURED,
     **{
         Site("checkpoints.kept_indices", name): APPLY for name in ("read_kept", "_check_base", "_check_indices", "_run")
+    },
+    **{
+        Site("checkpoints.rebased_adapters", name): REBASE
+        for name in ("_check_kind", "_check_names", "_cut", "_kept", "dense_skeleton", "_check_origin", "_run")
     },
 }
 

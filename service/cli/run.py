@@ -65,7 +65,7 @@ def run(
         bool, typer.Option("--start", help="Download the files, if they are not here, and start the server.")
     ] = False,
     directory: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Directory of the files of a job.  [default: its id]")
+        Path | None, typer.Option(metavar="DIR", help="Directory of the files of a job; by default its id.")
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the server, on the loopback address.")] = PORT,
     url: Url = DEFAULT_URL,

@@ -1,4 +1,7 @@
-"""A stand-in for a hub: the part of its API that makes repositories and commits files, large ones by Git LFS."""
+"""A stand-in for a hub: the part of its API that makes repositories and commits files, large ones by Git LFS.
+
+It does not speak Xet, the protocol that the client prefers for large files: tests turn that off.
+"""
 
 import base64
 import json
@@ -46,7 +49,7 @@ class Hub:
         name = f"{asked['organization']}/{asked['name']}"
         if not self.may_write:
             return 403, {"error": "You don't have the rights to create a model under this namespace"}
-        self.private.setdefault(name, bool(asked.get("private")))
+        self.private.setdefault(name, asked.get("visibility") == "private")
         self.files.setdefault(name, {})
         return 200, {"url": f"{self.url}/{name}"}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 import structlog
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
-from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.errors import HFValidationError
 
 from service.contract.errors import NotFound, PushFailed, StorageUnavailable
 from service.contract.result import Pushed, PushProblem
@@ -114,7 +114,7 @@ def _failing(uri: str) -> Iterator[None]:
     except (StorageUnavailable, NotFound) as error:
         cause = type(error.__cause__).__name__ if error.__cause__ else error.message
         raise PushFailed(_message(uri, cause), param="output.uri") from error
-    except (httpx2.HTTPError, ConnectionError, OfflineModeIsEnabled, HFValidationError) as error:
+    except (httpx2.HTTPError, OSError, RuntimeError, HFValidationError) as error:  # the last but one of its uploader
         status = getattr(getattr(error, "response", None), "status_code", None)
         cause = type(error).__name__ if status is None else f"the hub answered {status}"
         raise PushFailed(_message(uri, cause), param="output.uri") from error
