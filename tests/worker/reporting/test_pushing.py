@@ -97,6 +97,7 @@ def test_wrong_credentials_end_the_job_before_any_work(deployment: Deployment, m
     assert len(recorder.stages) == 1
 
 
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the hub's client to httpx2
 def test_model_and_card_are_committed_to_a_hub(deployment: Deployment, hub: Hub, tmp_path: Path) -> None:
     pushed = run(deployment, "hf://owner/slim-reviews")
     assert (pushed.error, pushed.commit) == (None, COMMIT)
