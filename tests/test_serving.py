@@ -60,7 +60,9 @@ def served(files: Path, runtime: str) -> Iterator[str]:
     """The URL of a server that `taskslim run` has started."""
     port = free_port()
     path = f"{programs(runtime)}:{os.environ['PATH']}"
-    variables = {"PATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **VLLM}
+    names = named_as_its_command_asks(files.parent) if runtime == "vllm" else ""
+    variables = {"PYTHONPATH": f"{names}:{os.environ.get('PYTHONPATH', '')}"}
+    variables |= {"PATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **VLLM}
     command = [sys.executable, "-m", "service.cli", "run", str(files), "--runtime", runtime, "--start"]
     log = files.parent / f"{runtime}.log"
     with log.open("w") as output:
@@ -74,6 +76,14 @@ def served(files: Path, runtime: str) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(60)
+
+
+def named_as_its_command_asks(directory: Path) -> Path:
+    """A directory for PYTHONPATH in which vLLM is installed as `vllm`, whatever its build for CPUs is called."""
+    metadata = directory / "names/vllm-0.32.0.dist-info"
+    metadata.mkdir(parents=True, exist_ok=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0\n")
+    return metadata.parent
 
 
 def answers(url: str) -> bool:
