@@ -51,9 +51,8 @@ def push(context: JobContext, uri: str) -> Pushed:
     try:
         commit = _to_hub(uri, files) if scheme_of(uri) == HUB else _to_store(context, uri, files)
     except PushFailed as error:
-        log.warning(
-            "model not pushed", reason=error.message, **context.job.log_fields
-        )  # a traceback may hold the token
+        # without a traceback, which may hold the token
+        log.warning("model not pushed", reason=error.message, **context.job.log_fields)
         return Pushed(uri=uri, files=0, bytes=0, error=PushProblem(code=error.code, message=error.message))
     return Pushed(uri=uri, files=len(files), bytes=sum(path.stat().st_size for path in files.values()), commit=commit)
 
