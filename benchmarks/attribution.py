@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
@@ -70,7 +71,7 @@ def main() -> None:
     print(json.dumps(figures(seconds, batches, model) | default_figures(whole, rows) | memory_figures(peaks)))
 
 
-def _model() -> nn.Module:
+def _model() -> PreTrainedModel:
     return load_model(smollm2_checkpoint(Settings().state), device=torch.device("cpu")).model
 
 
