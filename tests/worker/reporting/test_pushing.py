@@ -15,7 +15,7 @@ from service.storage.object_store import Storage
 from tests.support.hub_server import COMMIT, TOKEN, Hub, hub_server
 from tests.support.pipeline_jobs import Deployment, Recorder
 from tests.support.s3_server import credentials, s3_server
-from worker.reporting.pushing import MARK
+from worker.reporting.pushing import MARK, _check_unused
 
 
 @pytest.fixture
@@ -86,6 +86,16 @@ def test_prefix_of_something_else_is_refused_before_any_work(deployment: Deploym
     assert refused.value.param == "output.uri"
     assert len(recorder.stages) == 1
     assert store.list("") == [("model.safetensors", 8)]
+
+
+def test_prefix_is_used_by_one_job_and_its_further_attempts(tmp_path: Path) -> None:
+    store = Storage((tmp_path / "prefix").as_uri())
+    _check_unused(store, "one", "s3://slim/one")
+    store.put_bytes(b'{"job_id": "one"}', MARK)
+    store.put_bytes(b"half", "model.safetensors")
+    _check_unused(store, "one", "s3://slim/one")
+    with pytest.raises(PushFailed, match="a prefix of its own for each job"):
+        _check_unused(store, "two", "s3://slim/one")
 
 
 @pytest.mark.usefixtures("s3")
