@@ -86,8 +86,8 @@ def test_github_accepts_the_workflow(tmp_path: Path) -> None:
     python = environment_with("check-jsonschema==0.39.0")
     for text, is_valid in ((GITHUB, True), (GITHUB.replace("runs-on", "run-on"), False)):
         (tmp_path / "slim.yml").write_text(text)
-        command = [python, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]
-        run = subprocess.run([*command, tmp_path / "slim.yml"], capture_output=True, text=True, check=False)
+        command = [str(python), "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]
+        run = subprocess.run([*command, str(tmp_path / "slim.yml")], capture_output=True, text=True, check=False)
         assert (run.returncode == 0) is is_valid, run.stdout + run.stderr
 
 

@@ -33,12 +33,7 @@ out = Console()
 err = Console(stderr=True)
 
 
-class Runtime(StrEnum):
-    """The runtimes whose servers the command starts."""
-
-    vllm = "vllm"
-    llama_cpp = "llama.cpp"
-    mlx_lm = "mlx-lm"
+Runtime = StrEnum("Runtime", [*SERVERS])  # the runtimes whose servers the command starts
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,9 @@ def push(context: JobContext, uri: str) -> Pushed:
     """Push the model. What fails is in the answer, because the files of the job are not affected."""
     files = dict(_files(output_directory(context)))
     try:
-        commit = _to_hub(uri, files) if scheme_of(uri) == HUB else _to_store(context, uri, files)
+        commit = _to_hub(uri, files) if scheme_of(uri) == HUB else None
+        if commit is None:
+            _to_store(context, uri, files)
     except PushFailed as error:
         # without a traceback, which may hold the token
         log.warning("model not pushed", reason=error.message, **context.job.log_fields)
