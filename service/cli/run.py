@@ -8,9 +8,8 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -33,7 +32,7 @@ out = Console()
 err = Console(stderr=True)
 
 
-Runtime = StrEnum("Runtime", [*SERVERS])  # the runtimes whose servers the command starts
+Runtime = Literal["vllm", "llama.cpp", "mlx-lm"]  # whose servers the command starts
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def run(
             files = _remote_files(server, job)
             if start:
                 download_files(server, job, place, err)
-    chosen = runtime.value if runtime else _runtime_at_hand(files)
+    chosen = runtime or _runtime_at_hand(files)
     model = served_model(chosen, files.report, files.names)
     questions = _questions(files, chosen)
     serve = [*command(chosen, model, place, port), *(options or [])]
