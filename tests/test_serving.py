@@ -79,10 +79,13 @@ def served(files: Path, runtime: str) -> Iterator[str]:
 
 
 def named_as_its_command_asks(directory: Path) -> Path:
-    """A directory for PYTHONPATH in which vLLM is installed as `vllm`, whatever its build for CPUs is called."""
-    metadata = directory / "names/vllm-0.32.0.dist-info"
+    """A directory for PYTHONPATH in which vLLM is installed as `vllm`, whatever its build for CPUs is called.
+
+    By `cpu` in its version vLLM knows which kernels to load.
+    """
+    metadata = directory / "names/vllm-0.32.0+cpu.dist-info"
     metadata.mkdir(parents=True, exist_ok=True)
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0\n")
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n")
     return metadata.parent
 
 
