@@ -21,10 +21,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from service.cli.serving.questions import question
 from service.cli.serving.servers import SERVERS
 from service.contract.task_file import ShippedTask, TaskFile
-from tests.support import http
+from tests.support import checkpoints, http
 from tests.support.foreign_packages import environment_with
 from tests.support.pipeline_jobs import Deployment
 from tests.support.ports import free_port
+from tests.support.tiny_models import causal
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -40,6 +41,7 @@ MLX = ("mlx[cpu]==0.32.4", "mlx-lm==0.32.2")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The downloaded files of a job."""
     deployment = Deployment(tmp_path_factory.mktemp("serving"))
+    checkpoints.save(deployment.root / "llama", causal("llama", head_dim=32))  # vLLM has no smaller heads on CPUs
     deployment.run(deployment.request())
     deployment.download(deployment.root / "files")
     return deployment.root / "files"
