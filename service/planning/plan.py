@@ -84,7 +84,7 @@ def _cache_bytes(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut
     layers, size = caching_layers(checkpoint), head_size(checkpoint, stack)
     slim_heads = kept(cuts, Unit.heads, heads)
     slim_layers, slim_size = kept(cuts, Unit.layers, layers), kept(cuts, Unit.head_dims, size)
-    is_known = bool(cuts) or set(request.method.units) <= {Unit.ffn, Unit.experts}
+    is_known = bool(cuts) or set(request.method.units) <= {Unit.ffn, Unit.experts, Unit.vocabulary}
     slim = number * slim_layers * slim_heads * slim_size if is_known else None
     return Projected(dense=number * layers * heads * size, slim=slim)
 
@@ -93,7 +93,7 @@ def _runtimes(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut]) 
     """The runtimes that load the slim checkpoint."""
     units = request.method.units
     # Where whole layers are removed and nothing else, the others keep their one width.
-    if request.output.layout is Layout.per_layer and units != [Unit.layers]:
+    if request.output.layout is Layout.per_layer and request.method.scored_units != [Unit.layers]:
         return runtimes_of_unequal_widths()
     stack = checkpoint.last_stack
     heads, groups = head_counts(checkpoint, stack)
