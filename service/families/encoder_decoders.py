@@ -59,6 +59,7 @@ T5GEMMA_NAMES = CheckpointNames(
     nullable=(),
     embedding="model.decoder.embed_tokens.weight",
     tied=("lm_head.out_proj.weight",),
+    further_embeddings=("model.encoder.embed_tokens.weight",),
     tied_by_default=True,
 )
 

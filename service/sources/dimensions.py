@@ -81,7 +81,7 @@ def vocabulary_rows(checkpoint: Checkpoint) -> int:
 def vocabulary_tensors(checkpoint: Checkpoint) -> dict[str, TensorShape]:
     """The tensors with a row for each token."""
     names = checkpoint.names
-    weights = (names.embedding, *names.tied)
+    weights = (names.embedding, *names.further_embeddings, *names.tied)
     biases = tuple(f"{name.removesuffix('weight')}bias" for name in names.tied)
     return {name: checkpoint.tensors[name] for name in (*weights, *biases) if name in checkpoint.tensors}
 

@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 
 from service.contract.errors import UnsupportedUnit
 from service.sources.model_files import CONFIG, TOKENIZER_CONFIG
-from service.vocabulary.piece_models import UnsupportedPieces
+from service.vocabulary.checks import check_pieces, in_words
 from service.vocabulary.special_ids import named_ids, renumber
 from service.vocabulary.tokenizer_file import TokenizerFile, new_ids
 from worker.checkpoints.loading import LoadedModel, load_tokenizer
@@ -26,23 +26,16 @@ from worker.slimming.config_sizes import configs_of
 from worker.slimming.vocabulary import cut_rows, num_rows, parts_of
 
 NO_FILE = "its tokenizer is not a fast one, whose pieces tokenizer.json has"
+OTHER_IDS = "the class of its tokenizer does not take the ids of its tokenizer.json"
 
 
 def tokenizer_file(loaded: LoadedModel) -> TokenizerFile:
     """The tokenizer of a model as a tokenizer.json. Raises UnsupportedUnit where its pieces cannot be removed."""
     if not loaded.tokenizer.is_fast:
-        raise _unsupported(loaded, NO_FILE)
+        raise UnsupportedUnit(in_words(loaded.family.model_type, NO_FILE), param="method.units")
     found = TokenizerFile(json.loads(loaded.tokenizer.backend_tokenizer.to_str()))
-    try:
-        found.pieces  # noqa: B018 - raises for a model that is not known
-    except UnsupportedPieces as error:
-        raise _unsupported(loaded, str(error)) from error
+    check_pieces(found, loaded.family.model_type)
     return found
-
-
-def _unsupported(loaded: LoadedModel, reason: str) -> UnsupportedUnit:
-    message = f"{loaded.family.model_type}: {reason}: leave `vocabulary` out of the units"
-    return UnsupportedUnit(message, param="method.units")
 
 
 def ids_in_configs(loaded: LoadedModel) -> set[int]:
@@ -69,7 +62,7 @@ def slim_vocabulary(loaded: LoadedModel, kept_K: Tensor) -> SlimVocabulary:
         _edit(directory / TOKENIZER_CONFIG, lambda fields: with_new_ids(fields, ids))
         found = load_tokenizer(directory)
     if found.get_vocab() != slim.ids:
-        raise _unsupported(loaded, "the class of its tokenizer does not take the ids of its tokenizer.json")
+        raise UnsupportedUnit(in_words(loaded.family.model_type, OTHER_IDS), param="method.units")
     return SlimVocabulary(ids, loaded.tokenizer, found)
 
 
