@@ -53,7 +53,7 @@ from worker.stages.method import task_rules
 from worker.stages.score_cache import ScoreCache
 from worker.stages.slim import cut_task_model, repair_model, scored_groups
 from worker.stages.speed import Speed
-from worker.stages.task_model import Measured, TaskModel, answer_all, check_latency_tokens, load
+from worker.stages.task_model import Measured, TaskModel, answer_all, check_latency_tokens, load, with_examples
 
 
 def run(
@@ -97,7 +97,7 @@ def run(
         timed = speed.measure(context, sources, chosen.task_model)
     trained = recover(context, sources, chosen, cut, tasks)
     final = trained.model if trained else cut
-    measured_controls = control(context, sources, chosen, path)
+    measured_controls = control(context, sources, task_model, chosen, path)
     with context.stage(Stage.verify):
         untrained = save(context, sources, cut, chosen, UNTRAINED) if trained else None
         verified = save(context, sources, final, chosen, MODEL)
@@ -256,14 +256,21 @@ def repair(context: JobContext, task_model: TaskModel, kept: Kept, moments: Mapp
     repair_model(context, task_model, kept, moments, advance)
 
 
-def control(context: JobContext, sources: Sources, chosen: ChosenModel, path: ScorePath) -> Controls | None:
-    """The metrics of models cut to the same ratio by other scores, where the request asks for them."""
+def control(
+    context: JobContext, sources: Sources, task_model: TaskModel, chosen: ChosenModel, path: ScorePath
+) -> Controls | None:
+    """The metrics of models cut to the same ratio by other scores, where the request asks for them.
+
+    `task_model` has the rows in the tokens of the dense model, of which each control is cut.
+    """
     if not context.job.request.method.controls:
         return None
     with context.stage(Stage.controls):
         ratio = chosen.candidate.requested_ratio
+        examples = [task_model.evaluation.examples[row] for row in chosen.rows]
+        reported = with_examples(context, task_model, task_model.evaluation, examples)
         control_inputs = controls.ControlInputs(
-            chosen.task_model,
+            replace(task_model, evaluation=reported),
             lambda: load(context, sources.model, sources.adapter),
             partial(repair, moments=path.moments),
         )

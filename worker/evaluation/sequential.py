@@ -45,6 +45,7 @@ class SequentialTest:
     metric: TaskMetric
     examples: list[Example]
     dense: Answers
+    rows: Sequence[int] = ()  # the indices of the rows among all evaluation rows
 
     def measure(self, answer: AnswerRows) -> Comparison:
         """What the model keeps on all rows."""

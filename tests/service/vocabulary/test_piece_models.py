@@ -108,7 +108,12 @@ def test_the_special_tokens_of_the_frame_have_their_new_ids() -> None:
 
 
 def test_a_character_without_a_piece_of_its_own_keeps_the_longer_ones() -> None:
-    model = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 9}
+    model = {
+        "type": "WordPiece",
+        "unk_token": "[UNK]",
+        "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": 9,
+    }
     pieces = ["[UNK]", "a", "b", "##b", "ab", "##cb", "az"]
     content = {"model": model | {"vocab": {piece: number for number, piece in enumerate(pieces)}}}
     always = TokenizerFile(content).always()
