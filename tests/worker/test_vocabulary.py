@@ -106,7 +106,7 @@ def pieces(deployment: Deployment) -> set[str]:
 
 def test_texts_and_named_words_stay(deployment: Deployment) -> None:
     task = {"template": "{text}:", "calibration": {"rows": [{"text": "fox", "label": n % 2} for n in range(10)]}}
-    target = {"ratio": 0.2}
+    target = {"ratio": 0.3}
     deployment.run(stored(deployment, deployment.request("llama", task, method=VOCABULARY, target=target)))
     assert not {"Ġfilm", "Ġplot", "Ġgood"} & pieces(deployment)
     assert {"positive", "Ġnegative"} <= pieces(deployment) | {"positive"}
@@ -139,10 +139,13 @@ def test_rows_without_a_token_go_first(deployment: Deployment) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"method": {"units": ["vocabulary", "ffn", "heads"], "scope": "global"}, "output": {"layout": "per_layer"}},
+        {
+            "method": {"units": ["vocabulary", "ffn", "heads"], "scope": "global"},
+            "output": {"layout": "per_layer", "round_to": 8},
+        },
         {"method": {"units": ["layers", "vocabulary"]}, "target": {"ratio": 0.6}},
         {"method": {"units": ["ffn", "vocabulary"], "controls": True}, "target": {"ratio": 0.4}},
-        {"method": {"units": ["ffn", "vocabulary"]}, "target": {"keep_metric": 0.05}},
+        {"method": {"units": ["ffn", "vocabulary"]}, "target": {"keep_metric": 0.01}},
         {"method": {"units": ["ffn", "vocabulary"]}, "target": {"sweep": [0.1, 0.3], "artifacts": [0.1]}},
         {"method": {"units": ["ffn", "vocabulary"]}, "target": {"bytes": 70_000}},
         {"method": VOCABULARY, "target": {"parameters": 22_000}},
@@ -165,7 +168,7 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
         "llama",
         {"kind": "generation", "template": "{text}:", "labels": None, "supervision": "none"},
     ),
-    "own labels": ("t5", {"supervision": "none"}),
+    "own labels": ("bert", HEAD_LABELS | {"kind": "multi_label", "supervision": "none"}),
     "general": ("llama", {"general": {"rows": [{"text": "the lazy dog jumps"}] * 10}}),
     "further rows": ("bert", HEAD_LABELS | {"evaluations": {"other": {"rows": [{"text": "dog", "label": 1}] * 3}}}),
     "language modelling": ("gpt2", {"kind": "language_modelling", "template": "{text}:", "labels": None}),
