@@ -1,6 +1,6 @@
 """What a job gains by removing tokens beside other units: parameters and accuracy, with and without the vocabulary.
 
-    .venv/bin/python benchmarks/vocabulary.py [--quick | --rows CALIBRATION TEST] [--shared ../shared] [--models smollm2 t5]
+    .venv/bin/python benchmarks/vocabulary.py [--quick | --rows 400 400] [--shared ../shared] [--models smollm2 t5]
 
 Each model is slimmed for SST-2: by the vocabulary alone, with the texts of all training rows and with those of the
 calibration rows, and by feed-forward neurons and heads to a share of its parameters, without the vocabulary and with it.

@@ -81,6 +81,8 @@ def with_loaded(context: JobContext, task_model: TaskModel, loaded: LoadedModel)
     if vocabulary is None or task_model.loaded.vocabulary is vocabulary:
         return replace(task_model, loaded=loaded)
     wording, padding = worded(loaded, task_model.wording.task, context.settings.tokens_per_batch)
+    # Batches may have become smaller since the rows were read, which cuts no text.
+    wording = replace(wording, max_tokens=task_model.wording.max_tokens)
     found = replace(task_model, loaded=loaded, wording=wording, padding=padding)
 
     def renumbered(rows: Examples) -> Examples:
