@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/vocabulary.py [--quick | --rows 400 400] [--shared ../shared] [--models smollm2 t5]
 
-Each model is slimmed for SST-2: by the vocabulary alone, with the texts of all training rows and with those of the
-calibration rows, and by feed-forward neurons and heads to a share of its parameters, without the vocabulary and with it.
+Each model is slimmed for SST-2: by the vocabulary alone, with the texts of the calibration rows and with those of all
+training rows, and by feed-forward neurons and heads to a share of its parameters, without the vocabulary and with it.
 All models answer the same test rows, which none of the choices has seen. The last line is one JSON object: model ->
 case -> rows of the vocabulary that stay, share of all parameters that is removed, accuracy of the dense and the slim
 model with 95 % intervals, share of the dense accuracy that is kept, and the tokens of the test rows for both models.
@@ -11,6 +11,7 @@ model with 95 % intervals, share of the dense accuracy that is kept, and the tok
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import time
@@ -25,18 +26,15 @@ sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 from transformers import AutoTokenizer
 
 from benchmarks.quality_bench.inputs import SOURCES, Source
+from service.contract.errors import TargetUnreachable
+from service.contract.fields import MAX_RATIO
 from service.contract.job import Stage
-from service.contract.presets import resolve
 from service.contract.report import Report
 from service.contract.request import JobRequest
-from service.contract.task import DataSource, Task
 from service.jobs.record import new_record
 from service.settings import Settings
 from service.storage.artifact_names import MODEL, REPORT
-from service.storage.draws import drawn
 from service.storage.object_store import Storage
-from service.storage.row_formats import read_file
-from service.vocabulary.tokenizer_file import TokenizerFile
 from worker import pipeline
 
 RESULT = Path(__file__).with_name("vocabulary.json")
@@ -80,26 +78,20 @@ def measured(source: Source, data: Path, calibration: int, test: int, shares: Se
     }
     base = {"model": {"uri": source.directory.as_uri(), "adapter_uri": source.adapter and source.adapter.as_uri()}}
     found: dict[str, Any] = {}
-    with_texts = task | {"texts": {"uri": (data / "train.jsonl").as_uri()}}
-
-    def alone(own: dict[str, Any]) -> dict[str, Any]:
-        return base | {"task": own, "method": {"units": ["vocabulary"]}, "target": {"ratio": unused_share(source, own)}}
-
-    dense = 0
+    with_texts = {"texts": {"uri": (data / "train.jsonl").as_uri()}}
     with tempfile.TemporaryDirectory(prefix="covered-") as covered:
+        alone = base | {"method": {"units": ["vocabulary"]}}
         rows = Path(covered) / "rows.jsonl"
-        use = partial(write_covered, source, data / "test.jsonl", rows)
-        found["vocabulary, all training texts"] = case_of(alone(with_texts), use)
-        covered_rows = with_texts | {"evaluation": {"uri": rows.as_uri(), "limit": test}}
-        found["vocabulary, covered test rows"] = case_of(alone(covered_rows))
-        dense = found["vocabulary, all training texts"]["parameters_dense"]
+        found["vocabulary"] = case_of(alone | {"task": task}, partial(write_covered, source, data / "test.jsonl", rows))
+        own_rows = task | {"evaluation": {"uri": rows.as_uri()}}
+        found["vocabulary, covered test rows"] = case_of(alone | {"task": own_rows})
+        found["vocabulary, all training texts"] = case_of(alone | {"task": task | with_texts})
+    dense = found["vocabulary"]["parameters_dense"]
     for share in shares:
         for more in ([], ["vocabulary"]):
             method = GLOBAL["method"] | {"units": OTHERS + more}
-            own = with_texts if more else task
-            fields = GLOBAL | {"task": own, "method": method, "target": {"parameters": round(dense * (1 - share))}}
+            fields = GLOBAL | {"task": task, "method": method, "target": {"parameters": round(dense * (1 - share))}}
             found[f"{share:.0%}, {' and '.join(OTHERS + more)}"] = case_of(base | fields)
-    found["vocabulary"] = case_of(alone(task))
     return found
 
 
@@ -113,38 +105,28 @@ def write_covered(source: Source, test: Path, rows: Path, model: Path) -> None:
 
 
 def case_of(fields: dict[str, Any], use: Callable[[Path], None] = lambda model: None) -> dict[str, Any]:
-    """The figures of one job; `use` gets its model."""
+    """The figures of one job; without a target, of the largest removal that is possible. `use` gets its model."""
+    target = fields.get("target") or {"ratio": highest_ratio(fields)}
     with tempfile.TemporaryDirectory(prefix="vocabulary-") as scratch:
         start = time.monotonic()
-        report = run(JobRequest.model_validate(fields), Path(scratch))
+        report = run(JobRequest.model_validate(fields | {"target": target}), Path(scratch))
         found = figures_of(report) | {"seconds": round(time.monotonic() - start)}
         use(Path(scratch) / "output" / MODEL)
     print(json.dumps(found), file=sys.stderr, flush=True)
     return found
 
 
-def unused_share(source: Source, task: dict[str, Any]) -> float:
-    """The share of the tokens that neither the calibration rows nor the further texts of a task need, rounded down."""
-    tokenizer = AutoTokenizer.from_pretrained(source.directory)
-    file, wording = TokenizerFile(json.loads(tokenizer.backend_tokenizer.to_str())), resolve(Task.model_validate(task))
-    rows = drawn(read_file(path_of(wording.calibration)), wording.calibration)
-    texts = [plain for each in [wording.texts] if each for plain in read_file(path_of(each))]
-    asked = [(wording.template or "").format(text=row.text("text")) for row in rows]
-    answered = [f"{prompt}{between}{word}" for prompt in asked for between in ("", " ") for word in answers(wording)]
-    written = [*asked, *answered, *(row.text("text") for row in texts)]
-    ids = {number for text in written for number in tokenizer(text, add_special_tokens=False)["input_ids"]}
-    stay = file.with_parts(ids) | file.always()
-    return int(1000 * (1 - len(stay) / len(tokenizer))) / 1000
-
-
-def answers(wording: Task) -> list[str]:
-    """The answer words."""
-    return list((wording.labels or {}).values())
-
-
-def path_of(source: DataSource) -> Path:
-    """The file of rows that are on this machine."""
-    return Path(str(source.uri).removeprefix("file://"))
+def highest_ratio(fields: dict[str, Any]) -> float:
+    """The share of the vocabulary that no text needs, which the refusal of a higher ratio names."""
+    with tempfile.TemporaryDirectory(prefix="vocabulary-") as scratch:
+        try:
+            run(JobRequest.model_validate(fields | {"target": {"ratio": MAX_RATIO}}), Path(scratch))
+        except TargetUnreachable as error:
+            found = re.search(r"a ratio of (0\.\d+):", error.message)
+            if found is None:
+                raise
+            return float(found[1])
+    return MAX_RATIO
 
 
 def run(request: JobRequest, scratch: Path) -> Report:

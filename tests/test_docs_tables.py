@@ -26,7 +26,13 @@ from tests.support.documents import read, section, table
 
 STATE = "~/.local/state/taskslim"
 # Fields that stand in one row of the tables because they have the fields of another.
-LIKE = {"task.evaluation.": "task.calibration.", "task.general.": "task.", "tasks.": "task.", "observe.": "task."}
+LIKE = {
+    "task.evaluation.": "task.calibration.",
+    "task.texts.": "task.calibration.",
+    "task.general.": "task.",
+    "tasks.": "task.",
+    "observe.": "task.",
+}
 
 
 @pytest.fixture(scope="module")
