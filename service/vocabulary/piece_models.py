@@ -92,7 +92,7 @@ def _bpe_parts(model: Model, pieces: Collection[str]) -> set[str]:
     found: set[str] = set()
     for piece in pieces:
         found |= {piece, *_joined(piece, ranks)} if not BYTE.fullmatch(piece) else {piece}
-    return found & model["vocab"].keys()
+    return found & {*model["vocab"]}
 
 
 def _joined(piece: str, ranks: Mapping[tuple[str, str], int]) -> set[str]:

@@ -8,7 +8,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, Unigram, WordPiece
 from tokenizers.trainers import BpeTrainer, UnigramTrainer, WordPieceTrainer
-from transformers import BertTokenizerFast, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 BERT_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -75,9 +75,8 @@ def wordpiece() -> Tokenizer:
     found.train_from_iterator(
         CORPUS, WordPieceTrainer(vocab_size=260, special_tokens=BERT_SPECIAL, show_progress=False)
     )
-    found.post_processor = processors.BertProcessing(
-        ("[SEP]", found.token_to_id("[SEP]")), ("[CLS]", found.token_to_id("[CLS]"))
-    )
+    start, end = ((token, found.token_to_id(token) or 0) for token in ("[CLS]", "[SEP]"))
+    found.post_processor = processors.BertProcessing(end, start)
     return found
 
 
@@ -96,10 +95,11 @@ TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
 }
 
 NAMES: dict[str, Any] = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+BERT_NAMES: dict[str, Any] = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 # The same as tokenizers of transformers, in the classes that have them.
 LOADED: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
     "byte-level BPE": lambda: PreTrainedTokenizerFast(tokenizer_object=byte_level_bpe(), **NAMES),
     "BPE with bytes": lambda: PreTrainedTokenizerFast(tokenizer_object=bpe_with_bytes(), **NAMES),
     "Unigram": lambda: PreTrainedTokenizerFast(tokenizer_object=unigram(), **NAMES),
-    "WordPiece": lambda: BertTokenizerFast(tokenizer_object=wordpiece()),
+    "WordPiece": lambda: PreTrainedTokenizerFast(tokenizer_object=wordpiece(), **BERT_NAMES),
 }
