@@ -55,6 +55,7 @@ def test_a_job_removes_as_many_parameters_as_its_plan_says(deployment: Deploymen
     assert plan_of.parameters.model_dump() == result.parameters.model_dump()
     assert (plan_of.exact, plan_of.widths) == (False, [])
     assert plan_of.vocabulary.rows == 128
+    assert 4 < plan_of.vocabulary.least_rows <= 112
     removed = result.parameters.dense - result.parameters.slim
     assert removed == 16 * plan_of.vocabulary.parameters_per_row <= plan_of.vocabulary.most_parameters
     assert result.verified.max_abs_logit_difference <= result.verified.tolerance

@@ -76,11 +76,12 @@ def cut_vocabulary(loaded: LoadedModel, kept_K: Tensor) -> LoadedModel:
     vocabulary = slim_vocabulary(loaded, kept_K)
     slim = replace(loaded, tokenizer=vocabulary.slim, vocabulary=vocabulary)
     cut_rows(model, kept_K)
-    for config in (*configs_of(model), *parts_of(model)):
+    for config in {id(config): config for config in (*configs_of(model), *parts_of(model))}.values():
         renumber(vars(config), vocabulary.ids)
     if isinstance(getattr(model, "generation_config", None), GenerationConfig):
         renumber(vars(model.generation_config), vocabulary.ids)
-    for module in model.modules():  # embeddings, and models that remember the padding token of their config
+    modules: list[Any] = list(model.modules())
+    for module in modules:  # embeddings, and models that remember the padding token of their config
         if getattr(module, "padding_idx", None) is not None:
             module.padding_idx = vocabulary.ids.get(module.padding_idx, module.padding_idx)
     return slim

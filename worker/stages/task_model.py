@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -172,7 +172,7 @@ def encode(
         rows = with_named_labels(rows, wording.task)
         check_classes(rows, wording.task)
     is_calibration = param == "task.calibration"
-    reader = ReadTexts(wording.tokenizer)
+    reader: Any = ReadTexts(wording.tokenizer)
     read_by = replace(wording, tokenizer=reader) if remember else wording
     encoded, shortened = encoding.encode(rows, read_by, answered=answered, is_calibration=is_calibration)
     if not is_calibration:  # each row is one example

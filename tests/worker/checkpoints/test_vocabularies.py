@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, GenerationConfig, GPT2TokenizerFast, PreTrainedTokenizerFast, T5TokenizerFast
+from transformers import AutoTokenizer, GenerationConfig, GPT2Tokenizer, PreTrainedTokenizerFast, T5Tokenizer
 
 from service.contract.errors import UnsupportedUnit
 from tests.support.piece_tokenizers import CORPUS, LOADED
@@ -163,6 +163,20 @@ def test_ids_in_the_configs_are_renumbered(tmp_path: Path) -> None:
     assert (generation.forced_decoder_ids, generation.sequence_bias) == ([[1, new]], [[[new], -1.0]])
 
 
+def test_the_configs_of_both_stacks_are_renumbered_once(tmp_path: Path) -> None:
+    model: Any = TINY["t5gemma"]()
+    for config in (model.config, model.config.encoder, model.config.decoder):
+        config.eos_token_id = 50
+    model.save_pretrained(tmp_path)
+    LOADED["Unigram"]().save_pretrained(tmp_path)
+    loaded = load_model(tmp_path, device=torch.device("cpu"))
+    kept_K = torch.tensor([0, 1, 2, 3, *range(10, 128, 4)])
+    slim: Any = cut_vocabulary(loaded, kept_K).model
+    found = [config.eos_token_id for config in (slim.config, slim.config.encoder, slim.config.decoder)]
+    assert found == [kept_K.tolist().index(50)] * 3
+    assert {slim.config.vocab_size, slim.config.encoder.vocab_size, slim.config.decoder.vocab_size} == {len(kept_K)}
+
+
 def test_files_for_older_readers_have_the_new_ids(tmp_path: Path) -> None:
     loaded = loaded_with("byte-level BPE", tmp_path / "dense")
     directory = tmp_path / "dense"
@@ -178,7 +192,7 @@ def test_files_for_older_readers_have_the_new_ids(tmp_path: Path) -> None:
         "<unk>": 3,
         "<pad>": 0,
     }
-    from_texts = GPT2TokenizerFast(str(tmp_path / "slim/vocab.json"), str(tmp_path / "slim/merges.txt"))
+    from_texts = GPT2Tokenizer(str(tmp_path / "slim/vocab.json"), str(tmp_path / "slim/merges.txt"))
     assert from_texts.tokenize(TEXT) == AutoTokenizer.from_pretrained(tmp_path / "slim").tokenize(TEXT)
 
 
@@ -196,7 +210,7 @@ def test_tokens_behind_the_embedding_stay_behind_it(tmp_path: Path) -> None:
 
 
 def test_a_t5_tokenizer_keeps_its_sentinels(tmp_path: Path) -> None:
-    tokenizer = T5TokenizerFast(
+    tokenizer = T5Tokenizer(
         vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), ("▁a", -3.0), ("a", -4.0), ("▁aa", -5.0)],
         extra_ids=4,
     )
@@ -204,5 +218,5 @@ def test_a_t5_tokenizer_keeps_its_sentinels(tmp_path: Path) -> None:
     changed("t5", vocab_size=len(tokenizer)).save_pretrained(tmp_path)
     loaded = load_model(tmp_path, device=torch.device("cpu"))
     slim = slim_vocabulary(loaded, torch.tensor(sorted(tokenizer_file(loaded).always()))).slim
-    assert slim.convert_tokens_to_ids("<extra_id_0>") < len(slim)
+    assert slim.get_vocab()["<extra_id_0>"] < len(slim)
     assert "▁a" not in slim.get_vocab()
