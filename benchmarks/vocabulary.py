@@ -60,11 +60,11 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared", help="directory with data/ and models/")
     parser.add_argument("--models", nargs="+", default=["smollm2", "t5"], choices=["smollm2", "t5"])
     options = parser.parse_args()
-    rows = (64, 64) if options.quick else options.rows
-    figures: dict[str, Any] = {"rows": {"calibration": rows[0], "test": rows[1]}}
+    calibration, test = (64, 64) if options.quick else options.rows
+    figures: dict[str, Any] = {"rows": {"calibration": calibration, "test": test}}
     for name in options.models:
         source = SOURCES[name](options.shared.resolve(), Settings().state)
-        figures[name] = measured(source, options.shared.resolve() / "data" / TASK, *rows, SHARES[name])
+        figures[name] = measured(source, options.shared.resolve() / "data" / TASK, calibration, test, SHARES[name])
     if not options.quick:
         RESULT.write_text(json.dumps(figures, indent=2) + "\n")
     print(json.dumps(figures))
