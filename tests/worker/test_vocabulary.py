@@ -137,6 +137,7 @@ def test_rows_without_a_token_go_first(deployment: Deployment) -> None:
     assert len(pieces(deployment)) == tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
@@ -176,6 +177,7 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_every_kind_of_task_is_read_again(deployment: Deployment, name: str) -> None:
     family, task = TASKS[name]
@@ -198,6 +200,7 @@ def test_an_encoder_without_a_head_reads_its_texts_again(deployment: Deployment)
     assert rows_of(result)[1] < 128
 
 
+@pytest.mark.slow
 def test_several_tasks_keep_the_tokens_of_all(deployment: Deployment) -> None:
     def task(name: str, text: str) -> dict[str, Any]:
         rows = {"rows": [{"text": text, "label": n % 2} for n in range(10)]}
@@ -225,6 +228,7 @@ def test_indices_make_the_checkpoint(deployment: Deployment, tmp_path: Path) -> 
     assert texts[0] == texts[1]
 
 
+@pytest.mark.slow
 def test_a_slim_model_is_slimmed_again(deployment: Deployment) -> None:
     first = deployment.run(deployment.request("llama", method=VOCABULARY, target={"ratio": 0.1}))
     again = {"model": {"uri": shipped(deployment).as_uri()}}
@@ -232,6 +236,7 @@ def test_a_slim_model_is_slimmed_again(deployment: Deployment) -> None:
     assert rows_of(second)[0] == rows_of(first)[1] > rows_of(second)[1]
 
 
+@pytest.mark.slow
 def test_the_padding_token_of_a_roberta_keeps_its_place(deployment: Deployment) -> None:
     model = changed("roberta", pad_token_id=5)
     model.save_pretrained(deployment.root / "roberta")
