@@ -22,7 +22,7 @@ SERVICES = {"redis", "rq", "obstore", "transformers", "service", "pydantic", "st
 # From the ground up: a package imports those before it, and none of its own line.
 SERVICE_LAYERS = (
     {"contract", "settings"},
-    {"quantisation", "rows", "tensors"},
+    {"quantisation", "rows", "tensors", "vocabulary"},
     {"families"},
     {"infrastructure"},
     {"tenants", "reports"},
@@ -40,6 +40,7 @@ FOR_WORKER = {
     "quantisation",
     "rows",
     "tensors",
+    "vocabulary",
     "families",
     "infrastructure",
     "storage",

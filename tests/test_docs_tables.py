@@ -26,7 +26,13 @@ from tests.support.documents import read, section, table
 
 STATE = "~/.local/state/taskslim"
 # Fields that stand in one row of the tables because they have the fields of another.
-LIKE = {"task.evaluation.": "task.calibration.", "task.general.": "task.", "tasks.": "task.", "observe.": "task."}
+LIKE = {
+    "task.evaluation.": "task.calibration.",
+    "task.texts.": "task.calibration.",
+    "task.general.": "task.",
+    "tasks.": "task.",
+    "observe.": "task.",
+}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +73,8 @@ def test_the_request_page_names_every_field_once_with_its_values(document: dict[
     assert Counter(name for name, _ in rows) == Counter([*own, *(f"{name}*" for name in LIKE)])
     for name in every.keys() - own.keys():
         prefix = next(start for start in LIKE if name.startswith(start))
-        shared = name.replace(prefix, LIKE[prefix], 1).replace(".evaluation.", ".calibration.")
+        shared = name.replace(prefix, LIKE[prefix], 1)
+        shared = shared.replace(".evaluation.", ".calibration.").replace(".texts.", ".calibration.")
         shared = shared.replace("task.general.", "task.")
         # general rows have the fields of a task's wording and those of its calibration rows side by side
         assert {shared, shared.replace("task.", "task.calibration.", 1)} & own.keys() or shared == "task.general", name

@@ -334,6 +334,14 @@ CASES: dict[str, Case] = {
     ),
 }
 
+
+def whole_words(directory: Path) -> None:
+    """Replace the tokenizer by one that knows whole words alone."""
+    content = json.loads((directory / "tokenizer.json").read_text())
+    model = {"type": "WordLevel", "vocab": content["model"]["vocab"], "unk_token": "<unk>"}
+    (directory / "tokenizer.json").write_text(json.dumps(content | {"model": model}))
+
+
 # Refusals by functions of the contract that plan and worker call both; the place is in the service.
 BY_CONTRACT: dict[str, Case] = {
     "recovery with too few rows": Case(
@@ -352,6 +360,19 @@ BY_CONTRACT: dict[str, Case] = {
         {"recovery": {"rank": 4, "method": "lora"}, "task": EMBEDDING},
         family="bert",
         prepare=lambda directory: checkpoints.save(directory, encoder("bert")),
+    ),
+    "tokens of a tokenizer of whole words": Case(
+        Site("vocabulary.checks", "check_pieces"),
+        "unsupported_unit",
+        "method.units",
+        {"method": {"units": ["vocabulary"]}, "target": {"ratio": 0.1}},
+        prepare=whole_words,
+    ),
+    "texts without a text": Case(
+        Site("rows.checks", "plain_texts"),
+        "invalid_data",
+        "task.texts.rows",
+        {"method": {"units": ["vocabulary"]}, "task": {"texts": {"rows": [{"other": "a"}]}}},
     ),
     "weight of labels that the rows lack": Case(
         Site("contract.recovery", "check_kind"),
@@ -389,6 +410,8 @@ ONLY_WORKER: dict[Site, str] = {
     Site("stages.pseudo_labels", "_check_some_label_is_given"): MEASURED,
     Site("sources.gguf", "_open"): "a plan does not read GGUF files",
     Site("sources.gguf", "_refusing_contradictions"): "a plan does not read GGUF files",
+    Site("checkpoints.vocabularies", "tokenizer_file"): "the worker alone knows which class reads a tokenizer",
+    Site("checkpoints.vocabularies", "slim_vocabulary"): "the worker alone runs the class of a tokenizer",
     Site("checkpoints.loading", "_check_finite"): "a plan does not read the values of the weights",
     Site("sources.dequantisation", "dequantise"): "a plan does not read the values of the weights",
     Site("sources.dequantisation", "_tensor"): "a plan does not read the values of the weights",

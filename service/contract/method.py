@@ -14,7 +14,7 @@ from service.contract.criteria import (
     normalisations_in_words,
 )
 from service.contract.errors import InvalidRequest
-from service.contract.fields import EXPERT, MAX_RATIO, Schema, Uri
+from service.contract.fields import EXPERT, MAX_KEPT_TEXTS, MAX_RATIO, Name, Schema, Uri
 from service.contract.options import (
     ExampleReduction,
     Format,
@@ -75,7 +75,8 @@ OBJECTIVES: dict[TaskKind, tuple[Objective, ...]] = {
 
 def default_repair(units: Sequence[Unit]) -> Repair:
     """The repair of a request that names none."""
-    return Repair.none if Unit.experts in units else Repair.least_squares_layerwise
+    has_none = Unit.experts in units or list(units) == [Unit.vocabulary]
+    return Repair.none if has_none else Repair.least_squares_layerwise
 
 
 class Method(Schema):
@@ -88,7 +89,8 @@ class Method(Schema):
     repair: Repair = Field(
         default_factory=lambda data: default_repair(data.get("units", ())),
         description="how the kept weights are changed to replace the removed ones. Default: "
-        "`least_squares_layerwise`, and `none` where `experts` are removed, which have no other",
+        "`least_squares_layerwise`, and `none` where `experts` are removed or nothing but the `vocabulary`, which "
+        "have no other",
         json_schema_extra=EXPERT,
     )
     merge: Merge = Field(
@@ -144,6 +146,13 @@ class Method(Schema):
     normalisation: Normalisation | None = Field(
         default=None,
         description=f"what scores are divided by before a global rank. Default: {normalisations_in_words()}",
+        json_schema_extra=EXPERT,
+    )
+    keep_vocabulary: list[Name] = Field(
+        default=[],
+        max_length=MAX_KEPT_TEXTS,
+        description="with the unit `vocabulary`: words or tokens that stay, as the vocabulary spells them or as a text "
+        "has them. `task.texts` names files of texts",
         json_schema_extra=EXPERT,
     )
     union: UnionRule = Field(
@@ -210,6 +219,28 @@ class Method(Schema):
         return self
 
     @model_validator(mode="after")
+    def _check_vocabulary(self) -> Self:
+        if Unit.vocabulary not in self.units:
+            if self.keep_vocabulary:
+                raise ValueError("`keep_vocabulary` names tokens that stay: give the unit `vocabulary`")
+            return self
+        if self.steps > 1:
+            raise ValueError("the unit `vocabulary` is removed in one step: leave `steps` out")
+        if self.scored_units:
+            return self
+        default = {"units": self.units, "repair": Repair.none, "merge": Merge.none}
+        for name, field in type(self).model_fields.items():
+            alone = field.get_default(call_default_factory=True, validated_data=default)
+            if name not in ("units", "keep_vocabulary") and getattr(self, name) != alone:
+                raise ValueError(f"`{name}` has an effect only if other units than `vocabulary` are removed")
+        return self
+
+    @property
+    def scored_units(self) -> list[Unit]:
+        """The units that a criterion scores: all but the vocabulary, which is ranked by its use."""
+        return [unit for unit in self.units if unit is not Unit.vocabulary]
+
+    @model_validator(mode="after")
     def _check_merge(self) -> Self:
         if self.merge is Merge.none:
             return self
@@ -226,7 +257,7 @@ class Method(Schema):
 
     @model_validator(mode="after")
     def _check_scope_of_nested_units(self) -> Self:
-        units = set(self.units)
+        units = set(self.scored_units)
         nested = (len(units) > 1 and Unit.layers in units) or units >= {Unit.heads, Unit.head_dims}
         if nested and self.scope is Scope.layer:
             raise ValueError(

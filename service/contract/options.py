@@ -80,6 +80,7 @@ class Unit(StrEnum):
     head_dims = "head_dims"  # dimensions of the heads, the same number in every head
     layers = "layers"  # whole transformer blocks
     experts = "experts"  # experts of a mixture of experts, with their rows of the router
+    vocabulary = "vocabulary"  # tokens that the text of the task does not need: rows of embedding and head
 
 
 class Objective(StrEnum):

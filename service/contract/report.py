@@ -139,6 +139,15 @@ class Ancestor(Schema):
     widths: list[Widths]
 
 
+class ReadTokens(Schema):
+    """In how many tokens both models read the evaluation rows, where the slim one has fewer tokens to choose from."""
+
+    rows: int
+    longer_rows: int = Field(description="rows that have more tokens for the slim model")
+    dense: int = Field(description="tokens of all prompts for the dense model")
+    slim: int = Field(description="tokens of all prompts for the slim model")
+
+
 class Report(Schema):
     """What is needed to judge the result of a job and to reproduce it."""
 
@@ -172,6 +181,9 @@ class Report(Schema):
         default=[], description="special tokens that the template has itself, so that the tokenizer's are not added"
     )
     shortened_prompts: int = Field(description="number of prompts that were cut to the model's maximum length")
+    read_tokens: ReadTokens | None = Field(
+        default=None, description="tokens of the evaluation rows; null unless the unit `vocabulary` was removed"
+    )
     timings: list[StageTiming]
     versions: dict[str, str] = Field(description="package -> version that ran the job")
     digests: dict[str, str] = Field(description="SHA-256 of the model's files, the rows and the template")

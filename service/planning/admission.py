@@ -9,7 +9,7 @@ from service.contract.presets import resolve
 from service.contract.recovery import check_kind
 from service.contract.request import JobRequest
 from service.contract.task import Task
-from service.planning.data_checks import check_data
+from service.planning.data_checks import check_data, check_texts
 from service.planning.idle_options import check_idle_options
 from service.planning.model_checks import check_model
 from service.planning.row_counts import check_row_counts, num_evaluation_rows
@@ -44,6 +44,8 @@ def _check_task(request: JobRequest, task: Task, access: Access) -> None:
     _check_rows(task, access)
     for name, source in task.evaluations.items():
         check_data(source, task, f"task.evaluations.{name}", access)
+    if task.texts is not None:
+        check_texts(task.texts, "task.texts", access)
     check_row_counts(request, task)
 
 
@@ -72,7 +74,7 @@ def _check_method(request: JobRequest, task: Task) -> None:
     objective_of(request.method, task.kind)
     if request.recovery is not None:
         check_kind(request.recovery, task.kind, has_labels=task.supervision is Supervision.labels)
-    for unit in request.method.units:
+    for unit in request.method.scored_units:
         if unit in CRITERIA[request.method.criterion].unserved:
             message = f"the criterion {request.method.criterion} has no formula for the unit {unit}: choose another"
             raise UnsupportedUnit(message, param="method.units")

@@ -7,7 +7,7 @@ ratio, and a target that has to be measured leaves them open.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from service.contract.catalog import Plan, Projected
+from service.contract.catalog import Plan, Projected, VocabularyRange
 from service.contract.errors import NotPlannable
 from service.contract.options import Layout, Repair, Unit
 from service.contract.report import Runtime
@@ -19,7 +19,7 @@ from service.planning.admission import check_request
 from service.planning.feasibility import check_options
 from service.planning.removal import count_parameters
 from service.planning.targets import find_removal, needs_measuring
-from service.planning.tokenizer_checks import check_tokenizer
+from service.planning.tokenizer_checks import check_tokenizer, read_tokenizer
 from service.planning.widths import Cut, described, is_set_by_ratio, kept
 from service.sources.access import Access
 from service.sources.checkpoint import Checkpoint, read_checkpoint
@@ -30,9 +30,12 @@ from service.sources.dimensions import (
     head_size,
     key_rows,
     num_layers,
+    vocabulary_rows,
+    vocabulary_tensors,
 )
 from service.sources.safetensors_header import BYTES
 from service.tensors import gemma4
+from service.vocabulary.tokenizer_file import TokenizerFile
 
 
 def plan(request: JobRequest, access: Access) -> Plan:
@@ -48,7 +51,22 @@ def plan(request: JobRequest, access: Access) -> Plan:
     checkpoint = read_checkpoint(model)
     check_tokenizer(request, model)
     model.check_sentence_encoder()
-    return plan_for(request, checkpoint)
+    found = plan_for(request, checkpoint)
+    if Unit.vocabulary not in request.method.units:
+        return found
+    return found.model_copy(update={"vocabulary": vocabulary_range(checkpoint, read_tokenizer(model))})
+
+
+def vocabulary_range(checkpoint: Checkpoint, tokenizer: TokenizerFile | None) -> VocabularyRange:
+    """What the removal of tokens can give, as far as the tokenizer tells."""
+    rows, parameters = vocabulary_rows(checkpoint), count_parameters(vocabulary_tensors(checkpoint))
+    least = None if tokenizer is None else sum(number < rows for number in tokenizer.always())
+    return VocabularyRange(
+        rows=rows,
+        parameters_per_row=parameters // rows,
+        least_rows=least,
+        most_parameters=(rows - (least or 0)) * (parameters // rows),
+    )
 
 
 def plan_for(request: JobRequest, checkpoint: Checkpoint) -> Plan:
@@ -84,7 +102,7 @@ def _cache_bytes(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut
     layers, size = caching_layers(checkpoint), head_size(checkpoint, stack)
     slim_heads = kept(cuts, Unit.heads, heads)
     slim_layers, slim_size = kept(cuts, Unit.layers, layers), kept(cuts, Unit.head_dims, size)
-    is_known = bool(cuts) or set(request.method.units) <= {Unit.ffn, Unit.experts}
+    is_known = bool(cuts) or set(request.method.units) <= {Unit.ffn, Unit.experts, Unit.vocabulary}
     slim = number * slim_layers * slim_heads * slim_size if is_known else None
     return Projected(dense=number * layers * heads * size, slim=slim)
 
@@ -93,7 +111,7 @@ def _runtimes(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut]) 
     """The runtimes that load the slim checkpoint."""
     units = request.method.units
     # Where whole layers are removed and nothing else, the others keep their one width.
-    if request.output.layout is Layout.per_layer and units != [Unit.layers]:
+    if request.output.layout is Layout.per_layer and request.method.scored_units != [Unit.layers]:
         return runtimes_of_unequal_widths()
     stack = checkpoint.last_stack
     heads, groups = head_counts(checkpoint, stack)

@@ -5,12 +5,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from service.contract.errors import InvalidModel
+from service.contract.options import Unit
 from service.contract.presets import resolve
 from service.contract.request import JobRequest
 from service.sources.access import blaming
 from service.sources.directories import StoredDirectory, read_json
 from service.sources.model_directory import ModelDirectory
 from service.sources.model_files import TOKENIZER_CONFIG
+from service.vocabulary.checks import check_pieces
+from service.vocabulary.tokenizer_file import TokenizerFile
 
 TOKENIZER = "tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"
@@ -71,11 +74,21 @@ def _read(model: ModelDirectory, files: StoredDirectory) -> Mapping[str, Any]:
     return tokenizer
 
 
+def read_tokenizer(model: ModelDirectory) -> TokenizerFile | None:
+    """The tokenizer.json of a checked model; None where it has none, where it is large, and on a hub."""
+    if not isinstance(model.files, StoredDirectory):
+        return None
+    is_small = model.files.sizes.get(TOKENIZER, MAX_BYTES + 1) <= MAX_BYTES
+    return TokenizerFile(_read(model, model.files)) if is_small else None
+
+
 def _check_tokens(request: JobRequest, tokenizer: Mapping[str, Any], model: ModelDirectory, chat_template: str) -> None:
     """Refuse ids beyond the embedding: ordinary tokens always, added ones where a template or an answer has them.
 
     Some checkpoints have added tokens that their embedding lacks and that no text contains.
     """
+    if Unit.vocabulary in request.method.units:
+        check_pieces(TokenizerFile(tokenizer), model.family.model_type)
     known = model.config.get("vocab_size")
     if type(known) is not int:
         return

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from service.contract.options import Format
-from service.contract.report import Report, Runtime
+from service.contract.report import ReadTokens, Report, Runtime
 from service.contract.result import Result
 from service.contract.task import ModelSource, TaskWording
 from service.families.per_layer import has_own_widths
@@ -100,6 +100,7 @@ def build(
         rounded_dtypes=task_model.loaded.rounded,
         computed_dtype=str(task_model.loaded.model.dtype).removeprefix("torch."),
         written_special_tokens=written_in_template(task_model.wording),
+        read_tokens=_read_tokens(sets),
         timings=list(context.timings),
         versions=versions(),
         digests=_digests(context, sources),
@@ -114,6 +115,19 @@ def build(
         changed=found.changed[:MAX_CHANGED],
     )
     return report.model_copy(update={"warnings": warnings(report)})
+
+
+def _read_tokens(sets: Sequence[EvaluationSet]) -> ReadTokens | None:
+    examples = [each for of in having_role(sets, *SLIMMED_FOR) for each in of.task_model.evaluation.examples]
+    if any(each.dense_tokens is None for each in examples):
+        return None
+    pairs = [(each.dense_tokens or 0, len(each.prompt)) for each in examples]
+    return ReadTokens(
+        rows=len(pairs),
+        longer_rows=sum(slim > dense for dense, slim in pairs),
+        dense=sum(dense for dense, _ in pairs),
+        slim=sum(slim for _, slim in pairs),
+    )
 
 
 def _num_held_out(tasks: Sequence[EvaluationSet]) -> int:

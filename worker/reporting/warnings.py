@@ -299,12 +299,25 @@ def _fewer_experts_per_token(report: Report) -> str | None:
     return None
 
 
+def _more_tokens(report: Report) -> str | None:
+    """Texts of the evaluation rows have words that the slim model reads in more pieces."""
+    read = report.read_tokens
+    if read is None or read.slim == read.dense:
+        return None
+    return (
+        f"The slim model reads {read.longer_rows} of {read.rows} evaluation rows in other pieces than the dense one, "
+        f"{read.slim - read.dense} tokens more than {read.dense}, because the texts that the vocabulary was chosen by "
+        "lack some of their words: name more texts in `task.texts`."
+    )
+
+
 STEPS = {  # kind of unit -> in which steps it is removed, and what to do about it
     Unit.ffn: "widths are multiples of {round_to}: send a smaller `output.round_to` to come closer",
     Unit.heads: "attention heads are removed as whole heads or key-value groups",
     Unit.head_dims: "the heads of a stack keep the same number of dimensions",
     Unit.layers: "layers are removed as a whole",
     Unit.experts: "experts are removed as a whole",
+    Unit.vocabulary: "tokens that a text needs stay",
 }
 
 
@@ -350,4 +363,5 @@ CHECKS: dict[str, Callable[[Report], str | None]] = {
     "per_layer_widths": _per_layer_widths,
     "not_recovered": _not_recovered,
     "fewer_experts_per_token": _fewer_experts_per_token,
+    "more_tokens": _more_tokens,
 }

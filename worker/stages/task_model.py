@@ -1,15 +1,15 @@
 """A loaded model with its task as tokens, and what is measured of it."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from service.contract.errors import InvalidRequest
-from service.contract.options import Layout, Supervision, TaskKind, TaskMetric
+from service.contract.options import Layout, Supervision, TaskKind, TaskMetric, Unit
 from service.contract.presets import LABELLED_BY_HEAD, needs_answers
 from service.contract.report import Decoding, OwnAnswers
 from service.contract.result import Metrics
@@ -23,7 +23,8 @@ from worker.checkpoints.per_layer import has_per_layer_class
 from worker.checkpoints.verification import Probe
 from worker.data import batching, encoding, wordings
 from worker.data.examples import Example
-from worker.data.wordings import Wording
+from worker.data.token_use import ReadTexts
+from worker.data.wordings import Tokens, Wording
 from worker.evaluation import answer_scores, decision_offsets, generation, label_offsets, similarities
 from worker.evaluation.answers import Answers
 from worker.evaluation.judging import judge
@@ -42,6 +43,7 @@ class Examples:
     batches: list[Batch]
     shortened: int  # how many of the prompts were too long for the model and lost words
     answered: bool = True  # whether the rows came with right answers
+    texts: Mapping[str, Tokens] = field(default_factory=dict)  # that were read for calibration rows, and their tokens
 
 
 @dataclass(frozen=True)
@@ -131,12 +133,13 @@ def encode_task(
 ) -> TaskModel:
     """The model with a resolved task in tokens. Raises InvalidLabels, InvalidTemplate or UnknownLabel."""
     tokens = context.settings.tokens_per_batch
+    remember = Unit.vocabulary in context.job.request.method.units
     wording, padding = worded(loaded, task, tokens)
     task_model = TaskModel(
         loaded,
         wording,
         padding,
-        calibration=encode(calibration, "task.calibration", wording, padding, tokens),
+        calibration=encode(calibration, "task.calibration", wording, padding, tokens, remember=remember),
         evaluation=encode(evaluation, "task.evaluation", wording, padding, tokens),
     )
     return with_offset_rows(context, task_model)
@@ -150,15 +153,31 @@ def worded(loaded: LoadedModel, task: TaskWording, tokens_per_batch: int | None)
     return wording, replace(padding, pooling=encoder.pooling if encoder else "")
 
 
-def encode(rows: list[Row], param: str, wording: Wording, padding: batching.Padding, tokens_per_batch: int) -> Examples:
-    """The rows that the request names at `param`, in tokens. Every answer of a conversation is calibrated on; the last
-    one is judged, so that the judged answers are as independent of each other as the rows."""
+def encode(
+    rows: list[Row],
+    param: str,
+    wording: Wording,
+    padding: batching.Padding,
+    tokens_per_batch: int,
+    *,
+    remember: bool = False,
+) -> Examples:
+    """The rows that the request names at `param`, in tokens; with `remember` also the texts that were read.
+
+    Every answer of a conversation is calibrated on; the last one is judged, so that the judged answers are as
+    independent of each other as the rows.
+    """
     answered = needs_answers(wording.task, param, have_answers(rows, wording.task))
     if wording.task.kind in LABELLED_BY_HEAD and answered:  # `labels` may be the classes of the head
         rows = with_named_labels(rows, wording.task)
         check_classes(rows, wording.task)
-    encoded, shortened = encoding.encode(rows, wording, answered=answered, is_calibration=param == "task.calibration")
-    return Examples(encoded, batching.batches(encoded, padding, tokens_per_batch), shortened, answered)
+    is_calibration = param == "task.calibration"
+    reader: Any = ReadTexts(wording.tokenizer)
+    read_by = replace(wording, tokenizer=reader) if remember else wording
+    encoded, shortened = encoding.encode(rows, read_by, answered=answered, is_calibration=is_calibration)
+    if not is_calibration:  # each row is one example
+        encoded = [replace(example, row=row) for example, row in zip(encoded, rows, strict=True)]
+    return Examples(encoded, batching.batches(encoded, padding, tokens_per_batch), shortened, answered, reader.tokens)
 
 
 def with_examples(context: JobContext, task_model: TaskModel, rows: Examples, examples: list[Example]) -> Examples:

@@ -49,7 +49,7 @@ def family_of(name: str) -> str:
 
 def unit_sets(name: str) -> list[list[Unit]]:
     """Every unit of a family alone, and all that can each give up the same share: none holds parameters of another."""
-    units = FAMILIES[family_of(name)].units
+    units: list[Unit] = [unit for unit in FAMILIES[family_of(name)].units if unit != Unit.vocabulary]
     first = Unit.ffn if Unit.ffn in units else Unit.experts
     together = [[first, unit] for unit in units if unit in (Unit.heads, Unit.head_dims)]
     return [[unit] for unit in units] + together

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from service.contract.errors import InvalidModel
+from service.contract.options import Unit
 from service.families.per_layer import CLASS_PREFIX, MODELLING_FILE, MODULE, is_per_layer
 from service.families.table import FAMILIES, family_of
 from tests.support import checkpoints
@@ -47,12 +48,15 @@ assert not any(name.split(".")[0] in ("worker", "service") for name in sys.modul
 """
 
 
+WITHOUT_WIDTH = (Unit.layers, Unit.vocabulary)  # units that have none in a layer
+
+
 def unequal(name: str) -> tuple[PreTrainedModel, Tensor]:
     """The tiny model with half of the units in the first layer and all in the second, and the logits of the cut."""
     torch.set_num_threads(1)
     model = TINY[name]()
     architecture = ARCHITECTURES[model.config.model_type]
-    units = [unit.value for unit in FAMILIES[model.config.model_type].units if unit != "layers"]
+    units = [unit.value for unit in FAMILIES[model.config.model_type].units if unit not in WITHOUT_WIDTH]
     draw, kept = torch.Generator().manual_seed(1), {}
     for group in locate(model, architecture, units):
         count = group.count // 2 if group.level else group.count * (group.site.layer + 1) // 2
