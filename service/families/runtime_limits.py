@@ -19,6 +19,12 @@ MLX_ROPE_TYPES = ("default", "linear", "llama3")
 NO_POSITIONS_EVERY = 4  # in llama.cpp the layers of a SmolLM3 whose number this divides have no rotary positions
 LAYERS_OF_32B = 64  # with which llama.cpp takes an EXAONE 4 to have sliding windows
 HUNYUAN_TOKENS = (32 * 1024, 256 * 1024)  # for which llama.cpp converts the dynamic positions of a Hunyuan
+# Kinds of models of which no runtime but transformers is promised -> their head.
+UNTESTED_HEADS: dict[Kind, str] = {
+    "decoder_classifier": "a classification head on a decoder",
+    "token_classifier": "a head for tokens",
+    "encoder": "the embeddings of an encoder without a head",
+}
 UNKNOWN_LAYERS = "which layers stay is not known yet: the report of the job says whether they fit"
 
 
@@ -276,6 +282,12 @@ LIMITS: dict[tuple[str, str], tuple[Limit, ...]] = {
     ("llama.cpp", "ernie4_5"): (only_if("use_bias", False),),
     ("mlx-lm", "ernie4_5"): (rope_types("default"),),
 }
+
+
+def untested_head(kind: Kind | None) -> str | None:
+    """Why no runtime but transformers is promised for a model with this head; None where some are."""
+    head = UNTESTED_HEADS.get(kind) if kind else None
+    return f"whether it computes {head} as transformers does was not tested" if head else None
 
 
 def limit_of(runtime: str, sizes: SlimSizes) -> str | None:

@@ -94,7 +94,7 @@ def _runtimes(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut]) 
     units = request.method.units
     # Where whole layers are removed and nothing else, the others keep their one width.
     if request.output.layout is Layout.per_layer and units != [Unit.layers]:
-        return runtimes_of_unequal_widths()
+        return runtimes_of_unequal_widths(checkpoint.family, units)
     stack = checkpoint.last_stack
     heads, groups = head_counts(checkpoint, stack)
     return runtimes_after(

@@ -8,6 +8,7 @@ from service.contract.options import Format
 from service.contract.report import Report, Runtime
 from service.contract.result import Result
 from service.contract.task import ModelSource, TaskWording
+from service.families.family import ModelFamily
 from service.families.per_layer import has_own_widths
 from service.families.runtime_limits import SlimSizes
 from service.families.runtimes import runtimes_after, runtimes_of_unequal_widths
@@ -105,7 +106,7 @@ def build(
         digests=_digests(context, sources),
         lineage=sources.lineage,
         snippet=_snippet(context, result, task_model),
-        runtimes=_runtimes(context, result),
+        runtimes=_runtimes(context, result, task_model.loaded.family),
         throughput=found.throughput,
         peak_memory_bytes=found.peak_memory_bytes,
         layers=found.layers,
@@ -146,10 +147,10 @@ def _snippet(context: JobContext, result: Result, task_model: TaskModel) -> str:
     return snippets.snippet(context.job.request, auto_class, own_widths, task_model.wording, task_model.padding)
 
 
-def _runtimes(context: JobContext, result: Result) -> list[Runtime]:
+def _runtimes(context: JobContext, result: Result, family: ModelFamily) -> list[Runtime]:
     """The runtimes, and whether each of them loads the checkpoint."""
     if has_own_widths(result):
-        return runtimes_of_unequal_widths()
+        return runtimes_of_unequal_widths(family, context.job.request.method.units)
     directory = artifacts.checkpoint_directory(context)
     access = Access(context.storage, context.job.tenant, local_paths=True)
     checkpoint = read_checkpoint(ModelDirectory.of(ModelSource(uri=directory.resolve().as_uri()), access))

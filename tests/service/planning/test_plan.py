@@ -258,3 +258,14 @@ def test_a_plan_promises_a_runtime_only_what_it_reads(tmp_path: Path, access: Ac
     assert [runtime.name for runtime in biased.runtimes if not runtime.loads] == ["sglang"]
     by_neurons = plan(request_for(tmp_path / "gemma3", 0.3, method={"units": ["ffn"]}), access)
     assert {runtime.name for runtime in by_neurons.runtimes if not runtime.loads} == {"mlx-lm"}  # it has two layers
+
+
+@pytest.mark.parametrize(("name", "loading"), [("llama", ["transformers", "vllm"]), ("bert", ["transformers"])])
+def test_a_plan_says_which_runtimes_load_layers_of_different_widths(
+    name: str, loading: list[str], tmp_path: Path, access: Access
+) -> None:
+    checkpoints.write(tmp_path, name)
+    fields: dict[str, Any] = {"method": {"scope": "global"}, "output": {"layout": "per_layer", "round_to": 8}}
+    planned = plan(request_for(tmp_path, **fields), access)
+    assert [runtime.name for runtime in planned.runtimes if runtime.loads] == loading
+    assert all(runtime.reason for runtime in planned.runtimes)
