@@ -12,6 +12,7 @@ from service.contract.options import Repair, Unit
 from service.contract.presets import LABELLED_BY_HEAD, resolve
 from service.contract.recovery import check_rank
 from service.contract.request import JobRequest
+from service.exports.formats import check_formats
 from service.planning.model_checks import check_config
 from service.planning.removal import count_chosen, has_bias
 from service.planning.targets import check_target
@@ -33,8 +34,9 @@ log = structlog.get_logger()
 def check_feasible(request: JobRequest, checkpoint: Checkpoint) -> None:
     """Check everything that the config and the headers of the weights decide.
 
-    Raises InvalidModel, what `check_config` raises, InvalidRequest for an option that the model has no place for, and
-    TargetUnreachable where a width would be zero or no model is as small.
+    Raises InvalidModel, what `check_config` raises, InvalidRequest for an option that the model has no place for,
+    UnsupportedFormat for a format that cannot hold the slim model, and TargetUnreachable where a width would be zero or
+    no model is as small.
     """
     check_options(request, checkpoint)
     check_target(request, checkpoint)
@@ -46,6 +48,7 @@ def check_options(request: JobRequest, checkpoint: Checkpoint) -> None:
     _check_sizes(checkpoint)
     check_tensors(checkpoint)
     check_head_count(checkpoint)
+    check_formats(request, checkpoint.family, checkpoint.config)
     _check_repair(request, checkpoint)
     _check_rank(request, checkpoint)
     if count_chosen(request.method, checkpoint, [])[0] == 0:
