@@ -392,6 +392,7 @@ ONLY_WORKER: dict[Site, str] = {
     Site("sources.dequantisation", "dequantise"): "a plan does not read the values of the weights",
     Site("sources.dequantisation", "_tensor"): "a plan does not read the values of the weights",
     Site("search.metric_floor", "_check_dense"): MEASURED,
+    Site("exports.packages", "check_packages"): "the API does not know what is installed where the worker runs",
     **{
         Site("checkpoints.kept_indices", name): APPLY for name in ("read_kept", "_check_base", "_check_indices", "_run")
     },

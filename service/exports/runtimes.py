@@ -8,13 +8,15 @@ from service.exports.formats import FORMATS
 from service.exports.model import ExportedModel
 
 # Runtime -> the format that is written for it.
-FORMAT_OF = {"llama.cpp": Format.gguf}
+FORMAT_OF = {"llama.cpp": Format.gguf, "onnxruntime": Format.onnx}
 
 
 def with_exports(runtimes: Sequence[Runtime], model: ExportedModel) -> list[Runtime]:
     """The runtimes; those that do not load the checkpoint, with the format that they do load or the reason against
-    it."""
-    return [_with_export(runtime, model) for runtime in runtimes]
+    it. Those that load no checkpoint at all come last."""
+    listed = {runtime.name for runtime in runtimes}
+    others = [Runtime(name=name, loads=False) for name in FORMAT_OF if name not in listed]
+    return [_with_export(runtime, model) for runtime in (*runtimes, *others)]
 
 
 def _with_export(runtime: Runtime, model: ExportedModel) -> Runtime:
@@ -25,4 +27,5 @@ def _with_export(runtime: Runtime, model: ExportedModel) -> Runtime:
     if reason is None:
         written = f"the files that `output.formats: {format}` writes, in place of the checkpoint"
         return runtime.model_copy(update={"loads": True, "export": format, "reason": written})
-    return runtime.model_copy(update={"reason": reason}) if model.own_widths else runtime
+    is_better = model.own_widths or runtime.reason is None
+    return runtime.model_copy(update={"reason": reason}) if is_better else runtime

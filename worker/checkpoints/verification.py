@@ -12,8 +12,6 @@ probe.
 
 import json
 import math
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,6 +31,7 @@ from service.infrastructure.child_process import die_with_parent
 from service.sources.model_files import CONFIG
 from worker.checkpoints.encoders import is_encoder, outputs_of, pooler_argument, sentence_encoder_of
 from worker.checkpoints.float32_pass import float32_pass
+from worker.checkpoints.fresh_process import last_line_of
 from worker.checkpoints.loading import LoadedModel
 from worker.checkpoints.per_layer import loader_class
 from worker.checkpoints.weights import AUTO_CLASSES, FROM_DISK_ALONE
@@ -45,7 +44,7 @@ from worker.sources.validation import tensor_names
 # float32. A sum over fewer terms, without the zeros of masked units, may be added in another order.
 TOLERANCE = 1e-4
 LOGITS = "logits"
-POLL_SECONDS = 0.5
+MODULE = "worker.checkpoints.verification"
 
 
 @dataclass(frozen=True)
@@ -100,12 +99,8 @@ def verify(directory: Path, probe: Path, *, while_waiting: Callable[[], None] = 
 
 def compare_in_fresh_process(directory: Path, probe: Path, while_waiting: Callable[[], None]) -> Verified:
     """What `compare` returns in a process of its own. Raises VerificationFailed where it raises."""
-    command = [sys.executable, "-m", "worker.checkpoints.verification", str(os.getpid()), str(directory), str(probe)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        output, errors = _wait(process, while_waiting)
-    if process.returncode != 0:
-        raise VerificationFailed(f"the checkpoint does not load in a fresh process: {_last_line(errors)}")
-    return Verified.model_validate_json(_last_line(output))
+    failure = "the checkpoint does not load in a fresh process"
+    return Verified.model_validate_json(last_line_of(MODULE, [str(directory), str(probe)], while_waiting, failure))
 
 
 def compare(directory: Path, probe: Probe) -> Verified:
@@ -158,23 +153,6 @@ def _load(directory: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
     nn.Module.to(model, device)
     model.eval()
     return model
-
-
-def _wait(process: "subprocess.Popen[str]", while_waiting: Callable[[], None]) -> tuple[str, str]:
-    """The standard output and errors of the process; kills it where `while_waiting` raises."""
-    try:
-        while True:
-            try:
-                return process.communicate(timeout=POLL_SECONDS)
-            except subprocess.TimeoutExpired:
-                while_waiting()
-    except BaseException:
-        process.kill()
-        raise
-
-
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it printed nothing"])[-1]
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ from worker.data.wordings import Wording
 from worker.evaluation import answer_scores, decision_offsets, generation, label_offsets, similarities
 from worker.evaluation.answers import Answers
 from worker.evaluation.judging import judge
+from worker.exports.packages import check_packages
 from worker.slimming.architectures import Architecture, architecture_of
 from worker.slimming.scoring.objectives import Batch
 from worker.stages.context import JobContext
@@ -108,7 +109,8 @@ def load(context: JobContext, model: Path, adapter: Path | None) -> LoadedModel:
     """The model on its device.
 
     Raises InvalidRequest for a layout or layers that the model cannot have, UnsupportedUnit for a unit that its config
-    cannot hold fewer of, UnsupportedFormat for a format that cannot hold it or its tokenizer.
+    cannot hold fewer of, UnsupportedFormat for a format that cannot hold it or its tokenizer, or whose packages are not
+    installed.
     """
     loaded = load_model(model, device=device(context.settings.device), adapter=adapter)
     method, config = context.job.request.method, loaded.model.config.to_dict()
@@ -116,6 +118,7 @@ def load(context: JobContext, model: Path, adapter: Path | None) -> LoadedModel:
     check_first_layer(method, loaded.family, config)
     check_merge(method, loaded.family)
     check_formats(context.job.request, loaded.family, config)
+    check_packages(context.job.request.output.formats)
     if asked(context.job.request):
         check_format_tokenizers(context.job.request, json.loads(loaded.tokenizer.backend_tokenizer.to_str()))
     if has_per_layer_class(loaded.model) and context.job.request.output.layout is Layout.uniform:

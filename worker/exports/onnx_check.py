@@ -1,0 +1,67 @@
+"""Compares an ONNX file, run by onnxruntime, with the probe of a checkpoint.
+
+A decoder is run twice: over the whole text, and over a part of it whose cache goes into the run over the rest.
+Logits of padding are not compared, since no token sees it.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor
+
+from worker.checkpoints.verification import Probe
+from worker.exports.onnx_graphs import Graph
+
+PAST = "past_key_values."
+
+
+def greatest_difference(path: Path, graph: Graph, probe: Probe) -> float:
+    """The greatest difference between an output of the file and the probe."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    if not any(name.startswith(PAST) for name in graph.inputs):
+        return _difference(_flat(_run(session, _inputs(graph, probe)), probe), probe.logits, None)
+    inputs = _inputs(graph, probe)
+    mask_BS, length = inputs["attention_mask"], inputs["input_ids"].shape[1]
+    whole_BSV, *_ = _run(session, inputs | _empty(graph, len(mask_BS)))
+    first = {name: tensor[:, : length // 2] for name, tensor in inputs.items()}
+    first_BTV, *present = _run(session, first | _empty(graph, len(mask_BS)))
+    past = dict(zip((name for name in graph.inputs if name.startswith(PAST)), present, strict=True))
+    rest_BTV, *_ = _run(session, {"input_ids": inputs["input_ids"][:, length // 2 :], "attention_mask": mask_BS} | past)
+    parts_BSV = torch.cat([first_BTV, rest_BTV], dim=1)
+    return max(_difference(found, probe.logits, mask_BS) for found in (whole_BSV, parts_BSV))
+
+
+def _inputs(graph: Graph, probe: Probe) -> dict[str, Tensor]:
+    """The inputs of the probe that the graph takes; a mask of ones and token types of zero where it has none."""
+    tokens = probe.inputs["input_ids"]
+    defaults = {"attention_mask": torch.ones_like(tokens), "token_type_ids": torch.zeros_like(tokens)}
+    return {name: tensor for name, tensor in (defaults | probe.inputs).items() if name in graph.inputs}
+
+
+def _empty(graph: Graph, rows: int) -> dict[str, Tensor]:
+    """The cache before the first token."""
+    return {
+        name: torch.zeros(rows, example.shape[1], 0, example.shape[3])
+        for name, example in graph.inputs.items()
+        if name.startswith(PAST)
+    }
+
+
+def _run(session: onnxruntime.InferenceSession, inputs: dict[str, Tensor]) -> list[Tensor]:
+    arrays = session.run(None, {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in inputs.items()})
+    return [torch.from_numpy(array) for array in arrays]
+
+
+def _flat(outputs: list[Tensor], probe: Probe) -> Tensor:
+    """The outputs as the probe has them: one tensor of logits, or all outputs in one vector."""
+    if probe.logits.dim() > 1:
+        [logits] = outputs
+        return logits
+    return torch.cat([output.flatten() for output in outputs])
+
+
+def _difference(found: Tensor, expected: Tensor, mask_BS: Tensor | None) -> float:
+    difference = (found - expected).abs()
+    return float((difference if mask_BS is None else difference[mask_BS.bool()]).max())
