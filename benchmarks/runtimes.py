@@ -35,7 +35,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="runtimes-") as directory:
         scratch = Path(directory)
         written = {case: write_case(case, scratch) for case in cases(quick=arguments.quick)}
-        pairs = [pair for pair in promised_pairs(written) if arguments.only in pair.way]
+        pairs = [pair for pair in promised_pairs(written, quick=arguments.quick) if arguments.only in pair.way]
         measured = list(measure(pairs, written, scratch))
     print(table(measured))
     print(json.dumps(summary(measured)))

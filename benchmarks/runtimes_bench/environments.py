@@ -51,7 +51,7 @@ ENVIRONMENTS: dict[str, Environment] = {
             ["mlx==0.32.4", "mlx-lm==0.32.2"],
         ),
         Environment("transformers", [TORCH, "transformers"], newest=True),
-        Environment("onnxruntime", ["numpy", "safetensors", "onnxruntime==1.32.0"]),
+        Environment("onnxruntime", ["numpy", "safetensors", "onnxruntime==1.32.0", "onnxruntime-genai==0.18.0"]),
         Environment("openvino", ["numpy", "safetensors", "openvino==2026.4.1"]),
     )
 }

@@ -15,6 +15,9 @@ from safetensors.torch import load_file
 from benchmarks.runtimes_bench.environments import ROOT, NotInstallable, installed, run_in
 from benchmarks.runtimes_bench.pairs import PLUGIN, WAYS, Pair
 from benchmarks.runtimes_bench.slim_models import Case, is_decoder
+from service.contract.options import Format
+from worker.checkpoints.verification import Probe
+from worker.exports.onnx_process import write as write_onnx
 
 TOLERANCE = 1e-4  # relative to the greatest number that is compared, as for the checkpoint of a job
 
@@ -54,13 +57,24 @@ def _run(name: str, pairs: Sequence[Pair], written: Mapping[Case, Path], scratch
         for model, answer in answers.items():
             if _told(answer).exists():
                 continue
-            cell: dict[str, Any] = {"model": str(directory / model), "inputs": str(directory / f"{model}.inputs")}
-            cell |= {"options": dict(way.options) if model == "slim" else {}, "answer": str(answer)}
+            file = _written(directory, model, way.format)
+            cell: dict[str, Any] = {"model": str(file), "inputs": str(directory / f"{model}.inputs")}
+            cell |= {"options": dict(way.options if model == "slim" else way.stock), "answer": str(answer)}
             lines[answer] = json.dumps(cell | {"classifies": not is_decoder(pair.case.family)})
     variables = {"VLLM_PLUGINS": ""}
     if way.plugin:
         variables = {"VLLM_PLUGINS": "taskslim", "PYTHONPATH": str(_plugin(installed(way.environment), scratch))}
     run_in(way.environment, way.runner, [*lines.values()], variables)
+
+
+def _written(directory: Path, model: str, format: Format | None) -> Path:
+    """The checkpoint, or the file of a format that is written of it once."""
+    if format is not Format.onnx:
+        return directory / model
+    path = directory / f"{model}.onnx"
+    if not path.exists():
+        write_onnx(directory / model, Probe.read(directory / f"{model}.probe"), path)
+    return path
 
 
 def _answer(pair: Pair, directory: Path) -> Path:

@@ -35,15 +35,16 @@ WITHOUT_HEAD_DIM: dict[str, Any] = {
     "intermediate_size": 128,
 }
 DECODER = WITHOUT_HEAD_DIM | {"head_dim": 32}
-WINDOWS: dict[str, Any] = {"query_pre_attn_scalar": 32, "sliding_window": 4}
-WINDOWS["layer_types"] = ["sliding_attention", "full_attention"]
+SCALE: dict[str, Any] = {"query_pre_attn_scalar": 32}
+WINDOWS: dict[str, Any] = SCALE | {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
 ENCODER: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 128}
 # Family -> the settings of its model, in place of those of tests/support/tiny_models.py.
 SETTINGS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "phi3", "olmo2", "ministral3", "gemma", "glm4"), DECODER),
     **dict.fromkeys(("nemotron", "seed_oss", "hunyuan_v1_dense", "ernie4_5"), DECODER),
     **dict.fromkeys(("smollm3", "granite", "starcoder2", "exaone4"), WITHOUT_HEAD_DIM),
-    **dict.fromkeys(("gemma2", "gemma3_text"), DECODER | WINDOWS),
+    "gemma2": DECODER | SCALE,  # mlx-lm computes it without its windows, of which texts are usually shorter
+    "gemma3_text": DECODER | WINDOWS,
     **dict.fromkeys(("bert", "roberta"), ENCODER),
 }
 SHARES = {Layout.uniform: (0.5, 0.5), Layout.per_layer: (0.5, 0.75)}  # of its units that each of the two layers keeps
@@ -76,6 +77,7 @@ def write_case(case: Case, root: Path) -> Path:
     expected["slim"] = take_probe(loaded, kept, inputs_of(loaded.model))
     save_model(make_slim(loaded, kept, case.layout), directory / "slim")
     for name, probe in expected.items():
+        probe.write(directory / f"{name}.probe")
         save_file(dict(probe.inputs), directory / f"{name}.inputs")
         save_file({"logits": probe.logits}, directory / f"{name}.expected")
     return directory

@@ -55,7 +55,7 @@ class Graph:
 
 
 class Encoder(nn.Module):
-    """An encoder. Without a head its outputs are the parts of `worker.checkpoints.encoders.outputs_of`, in that order."""
+    """An encoder. Without a head its outputs are the parts of `worker.checkpoints.encoders.outputs_of`, in order."""
 
     def __init__(self, model: PreTrainedModel, names: Sequence[str], sentence_encoder: SentenceEncoder | None) -> None:
         super().__init__()
