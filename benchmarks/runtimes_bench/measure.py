@@ -17,6 +17,7 @@ from benchmarks.runtimes_bench.pairs import PLUGIN, WAYS, Pair
 from benchmarks.runtimes_bench.slim_models import Case, is_decoder
 from service.contract.options import Format
 from worker.checkpoints.verification import Probe
+from worker.exports.onnx_graphs import FILE
 from worker.exports.onnx_process import write as write_onnx
 
 TOLERANCE = 1e-4  # relative to the greatest number that is compared, as for the checkpoint of a job
@@ -71,10 +72,11 @@ def _written(directory: Path, model: str, format: Format | None) -> Path:
     """The checkpoint, or the file of a format that is written of it once."""
     if format is not Format.onnx:
         return directory / model
-    path = directory / f"{model}.onnx"
-    if not path.exists():
-        write_onnx(directory / model, Probe.read(directory / f"{model}.probe"), path)
-    return path
+    written = directory / f"{model}-onnx"
+    if not written.exists():
+        written.mkdir()
+        write_onnx(directory / model, Probe.read(directory / f"{model}.probe"), written)
+    return written / FILE
 
 
 def _answer(pair: Pair, directory: Path) -> Path:

@@ -1,9 +1,10 @@
-"""Compares an ONNX file, run by onnxruntime, with the probe of a checkpoint.
+"""Compares ONNX files, run by onnxruntime, with the probe of a checkpoint.
 
 A decoder is run twice: over the whole text, and over a part of it whose cache goes into the run over the rest.
 Logits of padding are not compared, since no token sees it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,28 @@ from worker.exports.onnx_graphs import Graph
 PAST = "past_key_values."
 
 
-def greatest_difference(path: Path, graph: Graph, probe: Probe) -> float:
-    """The greatest difference between an output of the file and the probe."""
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    if not any(name.startswith(PAST) for name in graph.inputs):
-        return _difference(_flat(_run(session, _inputs(graph, probe)), probe), probe.logits, None)
+def greatest_difference(directory: Path, graphs: Sequence[Graph], probe: Probe) -> float:
+    """The greatest difference between an output of the files and the probe."""
+    sessions = [_session(directory / graph.file) for graph in graphs]
+    if len(graphs) > 1:
+        return _of_encoder_decoder(*sessions, probe)
+    [graph], [session] = graphs, sessions
+    if any(name.startswith(PAST) for name in graph.inputs):
+        return _of_decoder(session, graph, probe)
+    return _difference(_flat(_run(session, _inputs(graph, probe)), probe), probe.logits)
+
+
+def _of_encoder_decoder(
+    encoder: onnxruntime.InferenceSession, decoder: onnxruntime.InferenceSession, probe: Probe
+) -> float:
+    text = {name: probe.inputs[name] for name in ("input_ids", "attention_mask")}
+    [states_BTD] = _run(encoder, text)
+    encoded = {"encoder_hidden_states": states_BTD, "encoder_attention_mask": text["attention_mask"]}
+    [logits] = _run(decoder, {"input_ids": probe.inputs["decoder_input_ids"]} | encoded)
+    return _difference(logits, probe.logits)
+
+
+def _of_decoder(session: onnxruntime.InferenceSession, graph: Graph, probe: Probe) -> float:
     inputs = _inputs(graph, probe)
     mask_BS, length = inputs["attention_mask"], inputs["input_ids"].shape[1]
     whole_BSV, *_ = _run(session, inputs | _empty(graph, len(mask_BS)))
@@ -31,6 +49,10 @@ def greatest_difference(path: Path, graph: Graph, probe: Probe) -> float:
     rest_BTV, *_ = _run(session, {"input_ids": inputs["input_ids"][:, length // 2 :], "attention_mask": mask_BS} | past)
     parts_BSV = torch.cat([first_BTV, rest_BTV], dim=1)
     return max(_difference(found, probe.logits, mask_BS) for found in (whole_BSV, parts_BSV))
+
+
+def _session(path: Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
 def _inputs(graph: Graph, probe: Probe) -> dict[str, Tensor]:
@@ -62,6 +84,6 @@ def _flat(outputs: list[Tensor], probe: Probe) -> Tensor:
     return torch.cat([output.flatten() for output in outputs])
 
 
-def _difference(found: Tensor, expected: Tensor, mask_BS: Tensor | None) -> float:
+def _difference(found: Tensor, expected: Tensor, mask_BS: Tensor | None = None) -> float:
     difference = (found - expected).abs()
     return float((difference if mask_BS is None else difference[mask_BS.bool()]).max())

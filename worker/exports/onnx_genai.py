@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from worker.exports.onnx_process import OnnxFile
+from worker.exports.onnx_process import OnnxFiles
 from worker.exports.source import ExportSource
 
 # Family -> the type of model in onnxruntime-genai.
 TYPES = {"gemma3_text": "gemma3_text", "gemma2": "gemma2"}
 
 
-def genai_config(source: ExportSource, found: OnnxFile) -> dict[str, Any]:
+def genai_config(source: ExportSource, found: OnnxFiles) -> dict[str, Any]:
     """The config. It has one number of key-value heads; the shapes of the file's inputs say what each layer has."""
     own, tokenizer = vars(source.config), source.tokenizer
     length = own["max_position_embeddings"]

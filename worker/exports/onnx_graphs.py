@@ -16,11 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 from transformers import DynamicCache, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
 
 from service.families.sentence_encoder import SentenceEncoder
 from worker.checkpoints.encoders import is_encoder
 from worker.slimming.scoring.embeddings import pooled
 
+FILE = "model.onnx"
+ENCODER_FILE, DECODER_FILE = "encoder_model.onnx", "decoder_model.onnx"
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 # Lengths of the example inputs. No two are equal, so that no two dimensions are taken for the same one.
 ROWS, NEW, PAST = 2, 5, 3
@@ -32,19 +35,20 @@ LARGE = 1_500_000_000  # one file of ONNX holds at most 2 GB
 class Graph:
     """A module whose `forward` takes the named inputs in their order, and an example of each."""
 
+    file: str
     module: nn.Module
     inputs: Mapping[str, Tensor]
     dynamic: Mapping[str, Sequence[int]]  # input -> its dimensions that may have any length
     outputs: Sequence[str]
 
-    def write(self, path: Path) -> None:
+    def write(self, directory: Path) -> None:
         """Write the file; weights of more than LARGE bytes go into a second one beside it."""
         size = sum(parameter.nbytes for parameter in self.module.parameters())
         shapes = tuple(dict.fromkeys(self.dynamic[name], Dim.AUTO) for name in self.inputs)
         torch.onnx.export(
             self.module,
             tuple(self.inputs.values()),
-            path,
+            directory / self.file,
             input_names=list(self.inputs),
             output_names=list(self.outputs),
             dynamic_shapes=(shapes,),
@@ -73,6 +77,34 @@ class Encoder(nn.Module):
             mask_BT = inputs["attention_mask"].bool()
             outputs.append(pooled(found.last_hidden_state, mask_BT, self.sentence_encoder.pooling))
         return tuple(outputs)
+
+
+class TextEncoder(nn.Module):
+    """The encoder of an encoder-decoder: (tokens, mask) -> hidden states."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.encoder = model.get_encoder()
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor]:
+        tokens_BT, mask_BT = tensors
+        return (self.encoder(input_ids=tokens_BT, attention_mask=mask_BT).last_hidden_state,)
+
+
+class AnswerDecoder(nn.Module):
+    """The decoder of an encoder-decoder: (tokens of the answer, hidden states and mask of the text) -> logits."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor]:
+        tokens_BT, states_BSD, mask_BS = tensors
+        encoded = BaseModelOutput(last_hidden_state=states_BSD)
+        found = self.model(
+            encoder_outputs=encoded, attention_mask=mask_BS, decoder_input_ids=tokens_BT, use_cache=False
+        )
+        return (found.logits,)
 
 
 class Decoder(nn.Module):
@@ -136,7 +168,29 @@ def encoder_graph(model: PreTrainedModel, sentence_encoder: SentenceEncoder | No
             *["sentence_embedding"] * bool(sentence_encoder),
         ]
     module = Encoder(model, names, sentence_encoder)
-    return Graph(module, inputs, dict.fromkeys(names, (0, 1)), outputs)
+    return Graph(FILE, module, inputs, dict.fromkeys(names, (0, 1)), outputs)
+
+
+def encoder_decoder_graphs(model: PreTrainedModel) -> list[Graph]:
+    """The graphs of an encoder-decoder: one for the encoder, one for the decoder, which has no cache.
+
+    Attention with a position bias is written as the class computes it without fused kernels.
+    """
+    model.set_attn_implementation("eager")
+    text = _text(model.config.vocab_size)
+    dynamic = dict.fromkeys(text, (0, 1))
+    encoder = TextEncoder(model)
+    with torch.no_grad():
+        [states_BTD] = encoder(*text.values())
+    answer = {
+        "input_ids": torch.ones(ROWS, PAST, dtype=torch.int64),
+        "encoder_hidden_states": states_BTD,
+        "encoder_attention_mask": text["attention_mask"],
+    }
+    return [
+        Graph(ENCODER_FILE, encoder, text, dynamic, ["last_hidden_state"]),
+        Graph(DECODER_FILE, AnswerDecoder(model), answer, dict.fromkeys(answer, (0, 1)), ["logits"]),
+    ]
 
 
 def key_value_heads(config: Any) -> list[int]:
@@ -164,7 +218,7 @@ def decoder_graph(model: PreTrainedModel) -> Graph:
     }
     dynamic = dict.fromkeys(inputs, (0, 1)) | dict.fromkeys(caches, (0, 2))
     outputs = ["logits", *(name.replace("past_key_values", "present") for name in caches)]
-    return Graph(Decoder(model), inputs | caches, dynamic, outputs)
+    return Graph(FILE, Decoder(model), inputs | caches, dynamic, outputs)
 
 
 def _text(vocabulary: int) -> dict[str, Tensor]:

@@ -17,7 +17,8 @@ from tests.support.planning import CLASSES
 from worker.checkpoints.loading import load_model
 from worker.checkpoints.verification import Probe
 from worker.exports import onnx_export, packages
-from worker.exports.onnx_process import OnnxFile
+from worker.exports.onnx_graphs import DECODER_FILE, ENCODER_FILE
+from worker.exports.onnx_process import OnnxFiles
 from worker.exports.source import ExportSource
 
 TOKENS = torch.tensor([[1, 20, 30, 40, 50]])
@@ -44,7 +45,7 @@ def exported(root: Path, family: str, fields: dict[str, Any], task: dict[str, An
     [export] = result.exports
     assert (export.format, export.checked_by, export.directory) == (Format.onnx, "onnxruntime", "model-onnx")
     assert export.max_abs_logit_difference <= export.tolerance
-    assert export.bytes == (root / "files/model-onnx/model.onnx").stat().st_size
+    assert export.bytes == sum((root / "files" / file.name).stat().st_size for file in export.files)
     assert (root / "files/model-onnx/tokenizer.json").exists()
     return export
 
@@ -52,14 +53,21 @@ def exported(root: Path, family: str, fields: dict[str, Any], task: dict[str, An
 @pytest.mark.slow
 def test_a_job_writes_an_encoder(tmp_path: Path) -> None:
     export = exported(tmp_path, "bert", OF_FFN, {"template": None, "labels": CLASSES})
-    assert export.architecture == "encoder"
+    assert export.architecture == "bert"
     assert not (tmp_path / "files/model-onnx/genai_config.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["t5", "t5_gated"])
+def test_a_job_writes_an_encoder_and_a_decoder(tmp_path: Path, family: str) -> None:
+    export = exported(tmp_path, family, PER_LAYER)
+    assert [Path(file.name).name for file in export.files] == [ENCODER_FILE, DECODER_FILE]
 
 
 @pytest.mark.slow
 def test_onnxruntime_genai_continues_a_text_as_transformers_does(tmp_path: Path) -> None:
     export = exported(tmp_path, "llama", PER_LAYER)
-    assert export.architecture == "decoder with a cache"
+    assert export.architecture == "llama"
     directory = tmp_path / "files/model-onnx"
     config = json.loads((directory / "genai_config.json").read_text())
     assert config["model"]["decoder"]["num_hidden_layers"] == 2
@@ -80,13 +88,13 @@ def test_onnxruntime_genai_continues_a_text_as_transformers_does(tmp_path: Path)
 def test_a_file_that_differs_fails_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compare = onnx_export._written
 
-    def with_other_logits(source: ExportSource, path: Path) -> OnnxFile:
+    def with_other_logits(source: ExportSource, path: Path) -> OnnxFiles:
         probe = Probe.read(source.probe)
         replace(probe, logits=probe.logits + 0.01).write(source.probe)
         return compare(source, path)
 
     monkeypatch.setattr(onnx_export, "_written", with_other_logits)
     deployment = Deployment(tmp_path)
-    with pytest.raises(ExportFailed, match="ONNX file differ by 0.01"):
+    with pytest.raises(ExportFailed, match=r"ONNX file differ by 0\.01"):
         deployment.run(deployment.request("llama", **PER_LAYER))
     assert not list((tmp_path / "artifacts").rglob("*.onnx"))

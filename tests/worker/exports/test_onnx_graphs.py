@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from service.exports.onnx import DECODERS, ENCODERS
+from service.exports.onnx import DECODERS, ENCODER_DECODERS, ENCODERS
 from tests.support.tiny_models import SLIDING, causal, encoder
 from tests.worker.checkpoints.test_per_layer import unequal
 from worker.checkpoints.encoders import outputs_of
-from worker.exports.onnx_graphs import PAST, decoder_graph, encoder_graph, key_value_heads
+from worker.exports.onnx_graphs import PAST, decoder_graph, encoder_decoder_graphs, encoder_graph, key_value_heads
 
 TOKENS = torch.arange(4, 24).view(2, 10)
 MASK = torch.ones_like(TOKENS)
@@ -75,6 +75,19 @@ def test_an_encoder_has_the_outputs_of_its_model(family: str) -> None:
         [found] = graph.module(*(inputs[name] for name in graph.inputs))
         assert torch.equal(found, model(input_ids=TOKENS, attention_mask=MASK).logits)
     assert found.shape == expected.shape
+
+
+@pytest.mark.parametrize("family", [*ENCODER_DECODERS, "t5_gated"])
+def test_the_two_graphs_of_an_encoder_decoder_compute_its_logits(family: str) -> None:
+    torch.set_num_threads(1)
+    model, _ = unequal(family)
+    answer = torch.arange(4, 12).view(2, 4)
+    with torch.inference_mode():
+        expected = model(input_ids=TOKENS, attention_mask=MASK, decoder_input_ids=answer).logits
+        of_text, of_answer = encoder_decoder_graphs(model)
+        [states] = of_text.module(TOKENS, MASK)
+        [found] = of_answer.module(answer, states, MASK)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def test_an_encoder_without_a_head_has_the_parts_of_its_probe() -> None:
