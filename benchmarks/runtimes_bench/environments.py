@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from worker.exports.onnx_files import QUIET
+
 ROOT = Path(__file__).resolve().parents[2]
 INSTALL_SECONDS = 1800
 RUN_SECONDS = 1800
@@ -51,7 +53,11 @@ ENVIRONMENTS: dict[str, Environment] = {
             ["mlx==0.32.4", "mlx-lm==0.32.2"],
         ),
         Environment("transformers", [TORCH, "transformers"], newest=True),
-        Environment("onnxruntime", ["numpy", "safetensors", "onnxruntime==1.32.0", "onnxruntime-genai==0.18.0"]),
+        Environment(
+            "onnxruntime",
+            ["numpy", "safetensors", "onnxruntime==1.32.0", "onnxruntime-genai==0.18.0"],
+            variables=QUIET,
+        ),
         Environment("openvino", ["numpy", "safetensors", "openvino==2026.4.1"]),
     )
 }

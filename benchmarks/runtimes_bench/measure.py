@@ -16,9 +16,8 @@ from benchmarks.runtimes_bench.environments import ROOT, NotInstallable, install
 from benchmarks.runtimes_bench.pairs import PLUGIN, WAYS, Pair
 from benchmarks.runtimes_bench.slim_models import Case, is_decoder
 from service.contract.options import Format
-from worker.checkpoints.verification import Probe
+from worker.exports.onnx_files import write_files
 from worker.exports.onnx_graphs import FILE
-from worker.exports.onnx_process import write as write_onnx
 
 TOLERANCE = 1e-4  # relative to the greatest number that is compared, as for the checkpoint of a job
 
@@ -75,7 +74,7 @@ def _written(directory: Path, model: str, format: Format | None) -> Path:
     written = directory / f"{model}-onnx"
     if not written.exists():
         written.mkdir()
-        write_onnx(directory / model, Probe.read(directory / f"{model}.probe"), written)
+        write_files(directory / model, directory / f"{model}.probe", written, lambda: None)
     return written / FILE
 
 

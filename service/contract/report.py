@@ -41,7 +41,7 @@ class Runtime(Schema):
     name: str
     loads: bool
     reason: str | None = Field(
-        default=None, description="why it does not load the checkpoint, or which features the widths exclude"
+        default=None, description="why it does not load the checkpoint, or how it does and what it leaves out"
     )
     export: Format | None = Field(
         default=None, description="format in `output.formats` whose files it loads in place of the checkpoint"

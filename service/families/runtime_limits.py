@@ -14,6 +14,7 @@ from service.families.family import Kind
 PATTERNS = {"gemma2": 2, "gemma3_text": 6, "olmo3": 4}
 # Family -> the number of layers with which llama.cpp takes a model to be the one with 27 billion parameters.
 LAYERS_OF_27B = {"gemma2": 46, "gemma3_text": 62}
+DEFAULT_WINDOW = 4096  # of `sliding_window` of a Gemma 2
 DEFAULT_SCALAR = 256  # of `query_pre_attn_scalar`, for both families
 MLX_ROPE_TYPES = ("default", "linear", "llama3")
 NO_POSITIONS_EVERY = 4  # in llama.cpp the layers of a SmolLM3 whose number this divides have no rotary positions
@@ -213,6 +214,14 @@ def hunyuan_positions(sizes: SlimSizes) -> str | None:
     return reason if kind == "dynamic" and not is_published else None
 
 
+def whole_texts(sizes: SlimSizes) -> str | None:
+    """mlx-lm computes every layer of a Gemma 2 without its sliding window."""
+    window = sizes.config.get("sliding_window", DEFAULT_WINDOW)
+    return (
+        f"it is right for texts of at most {window} tokens, since it leaves the sliding windows out" if window else None
+    )
+
+
 TIED_HEAD = only_if("tie_word_embeddings", True, default=True)
 HEAD_OF_ITS_OWN = only_if("tie_word_embeddings", False)
 WITHOUT_HEADS = "remove other units than heads"
@@ -282,6 +291,16 @@ LIMITS: dict[tuple[str, str], tuple[Limit, ...]] = {
     ("llama.cpp", "ernie4_5"): (only_if("use_bias", False),),
     ("mlx-lm", "ernie4_5"): (rope_types("default"),),
 }
+
+
+# (runtime, family) -> what a user must know of a checkpoint that it loads.
+CAVEATS: dict[tuple[str, str], Limit] = {("mlx-lm", "gemma2"): whole_texts}
+
+
+def caveat_of(runtime: str, sizes: SlimSizes) -> str | None:
+    """For which texts the runtime does not compute what transformers computes, although it loads the model."""
+    caveat = CAVEATS.get((runtime, sizes.family))
+    return caveat(sizes) if caveat else None
 
 
 def untested_head(kind: Kind | None) -> str | None:

@@ -12,7 +12,7 @@ from service.contract.options import Unit
 from service.contract.report import Runtime
 from service.families.family import ModelFamily
 from service.families.per_layer_limits import IN_PLUGIN, one_width, per_layer_limit
-from service.families.runtime_limits import SlimSizes, limit_of, untested_head
+from service.families.runtime_limits import SlimSizes, caveat_of, limit_of, untested_head
 from service.families.table import FAMILIES
 
 DEVICES = (1, 2, 4, 8)
@@ -82,7 +82,8 @@ def _runtime(name: str, traits: RuntimeTraits, sizes: SlimSizes) -> Runtime:
     allowed = next((kinds for block, kinds in traits.blocks if not any(row % block for row in rows)), ())
     best, kinds = traits.blocks[0]
     missing = [kind for kind in kinds if kind not in allowed]
-    reason = f"{', '.join(missing)} would need widths that are multiples of {best}" if missing else None
+    excluded = f"{', '.join(missing)} would need widths that are multiples of {best}" if missing else None
+    reason = "; ".join(filter(None, (caveat_of(name, sizes), excluded))) or None
     divided = [*sizes.widths, sizes.heads]
     split = [devices for devices in DEVICES if traits.splits and not any(count % devices for count in divided)]
     return Runtime(name=name, loads=True, reason=reason, quantisations=list(allowed), tensor_parallel=split)

@@ -3,21 +3,29 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from service.contract.errors import VerificationFailed
 
 POLL_SECONDS = 0.5
 
 
-def last_line_of(module: str, arguments: Sequence[str], while_waiting: Callable[[], None], failure: str) -> str:
+def last_line_of(
+    module: str,
+    arguments: Sequence[str],
+    while_waiting: Callable[[], None],
+    failure: str,
+    variables: Mapping[str, str] | None = None,
+) -> str:
     """The last line that `python -m module PARENT arguments` prints; PARENT is the id of this process.
 
-    `while_waiting` is called about twice a second, and may raise to end the process. Raises VerificationFailed, whose
-    message begins with `failure`, where the module fails.
+    `variables` are added to its environment. `while_waiting` is called about twice a second, and may raise to end the
+    process. Raises VerificationFailed, whose message begins with `failure`, where the module fails.
     """
     command = [sys.executable, "-m", module, str(os.getpid()), *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    environment = {**os.environ, **(variables or {})}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
         output, errors = _wait(process, while_waiting)
     if process.returncode != 0:
         raise VerificationFailed(f"{failure}: {_last_line(errors)}")

@@ -5,23 +5,21 @@ import math
 import shutil
 from pathlib import Path
 
-from service.contract.errors import ExportFailed, VerificationFailed
+from service.contract.errors import ExportFailed
 from service.contract.options import Format
 from service.contract.result import Export, ExportedFile
 from service.sources.model_files import CONFIG
-from worker.checkpoints.fresh_process import last_line_of
 from worker.checkpoints.verification import TOLERANCE
+from worker.exports.onnx_files import OnnxFiles, write_files
 from worker.exports.onnx_genai import genai_config
-from worker.exports.onnx_process import OnnxFiles
 from worker.exports.source import ExportSource
 
 GENAI_CONFIG = "genai_config.json"
-MODULE = "worker.exports.onnx_process"
 
 
 def export(source: ExportSource, directory: Path) -> Export:
     """Write the files, in float32, with tokenizer and configs. Raises ExportFailed."""
-    found = _written(source, directory)
+    found = write_files(source.checkpoint, source.probe, directory, source.while_waiting)
     tolerance = TOLERANCE * found.largest
     if not (math.isfinite(found.difference) and found.difference <= tolerance):
         raise ExportFailed(
@@ -44,15 +42,6 @@ def export(source: ExportSource, directory: Path) -> Export:
         tolerance=tolerance,
         command=_command(directory, found),
     )
-
-
-def _written(source: ExportSource, directory: Path) -> OnnxFiles:
-    arguments = [str(source.checkpoint), str(source.probe), str(directory)]
-    failure = "the ONNX file cannot be written and run"
-    try:
-        return OnnxFiles.model_validate_json(last_line_of(MODULE, arguments, source.while_waiting, failure))
-    except VerificationFailed as error:
-        raise ExportFailed(error.message) from error
 
 
 def _file(directory: Path, name: str, difference: float) -> ExportedFile:

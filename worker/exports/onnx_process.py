@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel
 from transformers import PreTrainedModel
 
 from service.families.family import ModelFamily
@@ -20,6 +19,7 @@ from worker.checkpoints.encoders import is_encoder, sentence_encoder_of
 from worker.checkpoints.verification import Probe
 from worker.checkpoints.weights import load_weights
 from worker.exports.onnx_check import greatest_difference
+from worker.exports.onnx_files import OnnxFiles
 from worker.exports.onnx_graphs import (
     Graph,
     decoder_graph,
@@ -28,16 +28,6 @@ from worker.exports.onnx_graphs import (
     head_size,
     key_value_heads,
 )
-
-
-class OnnxFiles(BaseModel):
-    """What the process tells the job."""
-
-    names: list[str]
-    difference: float  # the greatest
-    largest: float  # of the numbers that were compared
-    key_value_heads: list[int]  # of each layer of a decoder, else none
-    head_size: int
 
 
 def write(checkpoint: Path, probe: Probe, directory: Path) -> OnnxFiles:

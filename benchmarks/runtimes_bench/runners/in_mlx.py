@@ -22,11 +22,11 @@ def main() -> None:
     for line in sys.stdin.read().splitlines():
         cell = json.loads(line)
         size = sum(path.stat().st_size for path in Path(cell["model"]).glob("*.safetensors"))
+        told = Path(cell["answer"] + ".json")
         try:
-            told = {"bytes": size, "tokens_per_second": answer(cell)}
+            told.write_text(json.dumps({"bytes": size, "tokens_per_second": answer(cell)}))
         except Exception as error:  # whatever the class of a model raises is the result
-            told = {"error": f"{type(error).__name__}: {error}"[:500]}
-        Path(cell["answer"] + ".json").write_text(json.dumps(told))
+            told.write_text(json.dumps({"error": f"{type(error).__name__}: {error}"[:500]}))
 
 
 def answer(cell: dict[str, Any]) -> float:

@@ -116,6 +116,14 @@ def test_mlx_lm_is_promised_for_rotary_positions_that_were_compared() -> None:
         assert not_loading("llama", [Unit.ffn], config={"rope_parameters": {"rope_type": kind}}).keys() == refusing
 
 
+def test_mlx_lm_is_right_for_texts_of_a_gemma_2_within_its_window() -> None:
+    for window, expected in ((512, "at most 512 tokens"), (None, "")):
+        config = {"query_pre_attn_scalar": 64, "sliding_window": window}
+        found = {each.name: each for each in runtimes_after(sizes("gemma2", [Unit.ffn], widths=[64], config=config))}
+        assert found["mlx-lm"].loads
+        assert expected in (found["mlx-lm"].reason or "")
+
+
 def test_sglang_loads_a_llama_without_biases_of_feed_forward_modules() -> None:
     assert not_loading("llama", [Unit.ffn], config={"mlp_bias": True}).keys() == {"sglang"}
     assert not_loading("llama", [Unit.ffn], config={"mlp_bias": False}) == {}

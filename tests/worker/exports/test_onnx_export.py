@@ -1,6 +1,7 @@
 """ONNX files of slim models: what a job writes, in onnxruntime and onnxruntime-genai, and that wrong files fail it."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,9 @@ from tests.support.pipeline_jobs import Deployment
 from tests.support.planning import CLASSES
 from worker.checkpoints.loading import load_model
 from worker.checkpoints.verification import Probe
-from worker.exports import onnx_export, packages
+from worker.exports import onnx_export, onnx_files, packages
+from worker.exports.onnx_files import OnnxFiles
 from worker.exports.onnx_graphs import DECODER_FILE, ENCODER_FILE
-from worker.exports.onnx_process import OnnxFiles
-from worker.exports.source import ExportSource
 
 TOKENS = torch.tensor([[1, 20, 30, 40, 50]])
 
@@ -86,14 +86,15 @@ def test_onnxruntime_genai_continues_a_text_as_transformers_does(tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_file_that_differs_fails_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compare = onnx_export._written
 
-    def with_other_logits(source: ExportSource, path: Path) -> OnnxFiles:
-        probe = Probe.read(source.probe)
-        replace(probe, logits=probe.logits + 0.01).write(source.probe)
-        return compare(source, path)
+    def with_other_logits(
+        checkpoint: Path, path: Path, directory: Path, while_waiting: Callable[[], None]
+    ) -> OnnxFiles:
+        probe = Probe.read(path)
+        replace(probe, logits=probe.logits + 0.01).write(path)
+        return onnx_files.write_files(checkpoint, path, directory, while_waiting)
 
-    monkeypatch.setattr(onnx_export, "_written", with_other_logits)
+    monkeypatch.setattr(onnx_export, "write_files", with_other_logits)
     deployment = Deployment(tmp_path)
     with pytest.raises(ExportFailed, match=r"ONNX file differ by 0\.01"):
         deployment.run(deployment.request("llama", **PER_LAYER))
