@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -69,13 +69,22 @@ def _run(name: str, pairs: Sequence[Pair], written: Mapping[Case, Path], scratch
 
 def _written(directory: Path, model: str, format: Format | None) -> Path:
     """The checkpoint, or the file of a format that is written of it once."""
-    if format is not Format.onnx:
+    if format is None:
         return directory / model
-    written = directory / f"{model}-onnx"
+    written = directory / f"{model}-{format}"
+    file, write = FORMATS[format]
     if not written.exists():
         written.mkdir()
-        write_files(directory / model, directory / f"{model}.probe", written, lambda: None)
-    return written / FILE
+        write(directory / model, directory / f"{model}.probe", written)
+    return written / file
+
+
+def _write_onnx(checkpoint: Path, probe: Path, directory: Path) -> None:
+    write_files(checkpoint, probe, directory, lambda: None)
+
+
+# Format -> the name of its file, and a function that writes it of a checkpoint and its probe into a directory.
+FORMATS: dict[Format, tuple[str, Callable[[Path, Path, Path], None]]] = {Format.onnx: (FILE, _write_onnx)}
 
 
 def _answer(pair: Pair, directory: Path) -> Path:
