@@ -2,6 +2,8 @@
 
 A decoder is run twice: over the whole text, and over a part of it whose cache goes into the run over the rest.
 Logits of padding are not compared, since no token sees it.
+
+Shape suffixes: B rows, T new tokens, S tokens, J positions whose logits the probe has, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -22,7 +24,8 @@ def greatest_difference(directory: Path, graphs: Sequence[Graph], probe: Probe) 
     """The greatest difference between an output of the files and the probe."""
     sessions = [_session(directory / graph.file) for graph in graphs]
     if len(graphs) > 1:
-        return _of_encoder_decoder(*sessions, probe)
+        encoder, decoder = sessions
+        return _of_encoder_decoder(encoder, decoder, probe)
     [graph], [session] = graphs, sessions
     if any(name.startswith(PAST) for name in graph.inputs):
         return _of_decoder(session, graph, probe)
@@ -48,7 +51,9 @@ def _of_decoder(session: onnxruntime.InferenceSession, graph: Graph, probe: Prob
     past = dict(zip((name for name in graph.inputs if name.startswith(PAST)), present, strict=True))
     rest_BTV, *_ = _run(session, {"input_ids": inputs["input_ids"][:, length // 2 :], "attention_mask": mask_BS} | past)
     parts_BSV = torch.cat([first_BTV, rest_BTV], dim=1)
-    return max(_difference(found, probe.logits, mask_BS) for found in (whole_BSV, parts_BSV))
+    judged = probe.inputs.get("logits_to_keep", torch.arange(length))  # the positions that the probe has logits for
+    mask_BJ = mask_BS[:, judged]
+    return max(_difference(found[:, judged], probe.logits, mask_BJ) for found in (whole_BSV, parts_BSV))
 
 
 def _session(path: Path) -> onnxruntime.InferenceSession:
@@ -84,6 +89,6 @@ def _flat(outputs: list[Tensor], probe: Probe) -> Tensor:
     return torch.cat([output.flatten() for output in outputs])
 
 
-def _difference(found: Tensor, expected: Tensor, mask_BS: Tensor | None = None) -> float:
+def _difference(found: Tensor, expected: Tensor, mask: Tensor | None = None) -> float:
     difference = (found - expected).abs()
-    return float((difference if mask_BS is None else difference[mask_BS.bool()]).max())
+    return float((difference if mask is None else difference[mask.bool()]).max())

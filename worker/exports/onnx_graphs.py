@@ -116,7 +116,7 @@ class Decoder(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         tokens_BT, mask_BS, *past = tensors
-        cache = DynamicCache()
+        cache: Any = DynamicCache()
         for layer, (key_BNPH, value_BNPH) in enumerate(zip(past[::2], past[1::2], strict=True)):
             cache.update(key_BNPH, value_BNPH, layer)
         positions_BS = (mask_BS.cumsum(-1) - 1).clamp(min=0)
@@ -155,7 +155,7 @@ def _added(mask_BS: Tensor, num_new: int, window: int | None) -> Tensor:
 def encoder_graph(model: PreTrainedModel, sentence_encoder: SentenceEncoder | None) -> Graph:
     """The graph of an encoder. It takes token types where the model does."""
     takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
-    names = TEXT_INPUTS if takes_types and getattr(model.config, "type_vocab_size", 0) else TEXT_INPUTS[:2]
+    names = TEXT_INPUTS if takes_types and vars(model.config).get("type_vocab_size") else TEXT_INPUTS[:2]
     examples = _text(model.config.vocab_size) | {"token_type_ids": torch.zeros(ROWS, NEW, dtype=torch.int64)}
     inputs = {name: examples[name] for name in names}
     outputs = ["logits"]

@@ -14,7 +14,6 @@ from service.contract.errors import ExportFailed, UnsupportedFormat
 from service.contract.options import Format
 from service.contract.result import Export
 from tests.support.pipeline_jobs import Deployment
-from tests.support.planning import CLASSES
 from worker.checkpoints.loading import load_model
 from worker.checkpoints.verification import Probe
 from worker.exports import onnx_export, onnx_files, packages
@@ -23,6 +22,7 @@ from worker.exports.onnx_graphs import DECODER_FILE, ENCODER_FILE
 
 TOKENS = torch.tensor([[1, 20, 30, 40, 50]])
 
+CLASSES = {"0": "LABEL_0", "1": "LABEL_1"}
 PER_LAYER: dict[str, Any] = {
     "output": {"round_to": 1, "layout": "per_layer", "formats": ["safetensors", "onnx"]},
     "method": {"scope": "global", "units": ["ffn", "heads"]},
@@ -31,7 +31,7 @@ OF_FFN = PER_LAYER | {"method": {"scope": "global"}}
 
 
 def test_missing_packages_are_refused_with_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(packages.PACKAGES, Format.onnx, ("onnx", "of_another_world"))  # type: ignore[arg-type]
+    monkeypatch.setitem(packages.PACKAGES, Format.onnx, ("onnx", "of_another_world"))
     deployment = Deployment(tmp_path)
     with pytest.raises(UnsupportedFormat, match=r"lacks of_another_world: install `taskslim\[worker,onnx\]`"):
         deployment.run(deployment.request("llama", **PER_LAYER))
@@ -52,7 +52,7 @@ def exported(root: Path, family: str, fields: dict[str, Any], task: dict[str, An
 
 @pytest.mark.slow
 def test_a_job_writes_an_encoder(tmp_path: Path) -> None:
-    export = exported(tmp_path, "bert", OF_FFN, {"template": None, "labels": CLASSES})
+    export = exported(tmp_path, "bert", OF_FFN, {"template": "{text}", "labels": CLASSES})
     assert export.architecture == "bert"
     assert not (tmp_path / "files/model-onnx/genai_config.json").exists()
 
