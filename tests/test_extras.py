@@ -37,6 +37,7 @@ SentencePieceTrainer.train(
 STARTS = {  # what an extra without a process of its own has to be able to do
     "tracing": "from service.infrastructure import tracing; tracing.configure('api')",
     "bench": "import matplotlib.pyplot",
+    "onnx": "import onnx, onnxscript, onnxruntime",
     "privacy": "import service.cli.__main__, service.privacy.statement, service.sources.hub, pyarrow.parquet",
 }
 
