@@ -80,7 +80,7 @@ def take_probe(loaded: LoadedModel, kept: Kept, inputs: Mapping[str, Tensor]) ->
 def probe_of(loaded: LoadedModel, inputs: Mapping[str, Tensor]) -> Probe:
     """The logits of a model as it is, computed in float32."""
     model, dtype = loaded.model, str(loaded.dtype).removeprefix("torch.")
-    logits = _logits(model, architecture_of(model), inputs, loaded.directory)
+    logits = float32_logits(model, architecture_of(model), inputs, loaded.directory)
     return Probe({name: value.cpu() for name, value in inputs.items()}, logits, str(model.device), dtype)
 
 
@@ -102,7 +102,7 @@ def compare_in_fresh_process(directory: Path, probe: Path, while_waiting: Callab
     """What `compare` returns in a process of its own. Raises VerificationFailed where it raises."""
     command = [sys.executable, "-m", "worker.checkpoints.verification", str(os.getpid()), str(directory), str(probe)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        output, errors = _wait(process, while_waiting)
+        output, errors = wait_for(process, while_waiting)
     if process.returncode != 0:
         raise VerificationFailed(f"the checkpoint does not load in a fresh process: {_last_line(errors)}")
     return Verified.model_validate_json(_last_line(output))
@@ -113,8 +113,8 @@ def compare(directory: Path, probe: Probe) -> Verified:
 
     Raises ValueError where weights are missing or unexpected, or the logits are not finite.
     """
-    model = _load(directory, getattr(torch, probe.dtype), probe.device)
-    logits = _logits(model, architecture_of(model), probe.inputs, directory)
+    model = load_written(directory, getattr(torch, probe.dtype), probe.device)
+    logits = float32_logits(model, architecture_of(model), probe.inputs, directory)
     difference = (logits - probe.logits).abs().max().item()
     if not math.isfinite(difference):
         raise ValueError("the logits of the reloaded checkpoint are not finite")
@@ -126,7 +126,7 @@ def compare(directory: Path, probe: Probe) -> Verified:
     )
 
 
-def _logits(
+def float32_logits(
     model: PreTrainedModel, architecture: Architecture, inputs: Mapping[str, Tensor], directory: Path
 ) -> Tensor:
     """The logits, computed in float32 on the model's device; they are on the CPU.
@@ -139,7 +139,7 @@ def _logits(
     return logits.float().cpu()
 
 
-def _load(directory: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
+def load_written(directory: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
     """Load the checkpoint. Raises ValueError where its weights are not exactly those that its class needs."""
     config = json.loads((directory / CONFIG).read_bytes())
     loader = loader_class(config, AUTO_CLASSES[family_of(config, "the checkpoint").kind])
@@ -160,7 +160,7 @@ def _load(directory: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
     return model
 
 
-def _wait(process: "subprocess.Popen[str]", while_waiting: Callable[[], None]) -> tuple[str, str]:
+def wait_for(process: "subprocess.Popen[str]", while_waiting: Callable[[], None]) -> tuple[str, str]:
     """The standard output and errors of the process; kills it where `while_waiting` raises."""
     try:
         while True:
