@@ -90,14 +90,14 @@ def _biases(model: ExportedModel) -> str | None:
 
 
 def _gemma(model: ExportedModel) -> str | None:
-    """Gemma 2 knows by the number of a layer whether it slides, and both share the embedding."""
+    """llama.cpp knows by the number of a layer whether it has a sliding window, and shares the embedding."""
     if model.model_type not in GEMMAS:
         return None
     if not model.is_tied:
         return f"llama.cpp takes the head of a {model.model_type} from the embedding, which differs: {WITHOUT_FORMAT}"
-    if model.model_type == "gemma2" and (Unit.layers in model.units or not follows_pattern("gemma2", model.config)):
+    if Unit.layers in model.units or not follows_pattern(model.model_type, model.config):
         return (
-            "llama.cpp takes every second layer to see the whole text, which the layers that stay may not: remove "
+            "llama.cpp takes one layer of every few to see the whole text, which the layers that stay may not: remove "
             "other units than layers"
         )
     return None
