@@ -212,10 +212,11 @@ class Format(StrEnum):
     safetensors = "safetensors"  # the checkpoint
     indices = "indices"  # kilobytes, from which `taskslim apply` and the base model make the checkpoint
     gguf = "gguf"  # files for llama.cpp
+    mlx = "mlx"  # a checkpoint for mlx-lm
 
 
 # Formats that the worker converts the verified checkpoint to. Each is compared with it before the job succeeds.
-EXPORTS = (Format.gguf,)
+EXPORTS = (Format.gguf, Format.mlx)
 
 
 class GgufType(StrEnum):

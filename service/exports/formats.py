@@ -11,7 +11,7 @@ from typing import Any
 from service.contract.errors import UnsupportedFormat
 from service.contract.options import Format
 from service.contract.request import JobRequest
-from service.exports import gguf, gguf_tokenizer
+from service.exports import gguf, gguf_tokenizer, mlx
 from service.exports.model import ExportedModel, exported_model
 from service.families.family import ModelFamily
 
@@ -31,6 +31,7 @@ class FormatRules:
 
 FORMATS: dict[Format, FormatRules] = {
     Format.gguf: FormatRules(gguf.against_model, gguf_tokenizer.against_tokenizer),
+    Format.mlx: FormatRules(mlx.against_model),
 }
 
 

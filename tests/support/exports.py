@@ -1,15 +1,18 @@
 """Slim checkpoints as the formats of other runtimes are made of them."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import PreTrainedModel
 
 from service.contract.method import Output
 from service.contract.options import Format, Layout
 from tests.support import checkpoints
+from tests.support.foreign_packages import installed
 from tests.support.tiny_models import inputs_of
 from worker.checkpoints.cutting import make_slim
 from worker.checkpoints.loading import load_model
@@ -19,6 +22,16 @@ from worker.exports.source import ExportSource
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.selection import select
 from worker.slimming.units import Kept, locate
+
+CYLLAMA = ("cyllama==0.2.18",)
+MLX = ("mlx-cpu==0.32.4", "mlx==0.32.4", "mlx-lm==0.32.2")
+
+
+def with_packages(monkeypatch: pytest.MonkeyPatch, *requirements: str) -> None:
+    """Make packages known to this process and to those that it starts. Skips where they cannot be installed."""
+    packages = str(installed(*requirements))
+    monkeypatch.setattr(sys, "path", [*sys.path, packages])
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}:{packages}")
 
 
 def slim_source(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.contract.errors import ExportFailed, InvalidModel
-from worker.exports import gguf_reference, llama_cpp
+from worker.exports import decoder_reference, gguf_reference, llama_cpp
 from worker.exports.checkpoint_logits import checkpoint_logits
 from worker.exports.questions import Questions
 from worker.exports.source import ExportSource
@@ -34,7 +34,8 @@ def check(source: ExportSource, path: Path, questions: Questions) -> Checked:
     if llama_cpp.has_llama_cpp():
         checked = _by_llama_cpp(source, path, questions)
     elif gguf_reference.is_only_reader(path):
-        found = [gguf_reference.logits(path, tokens) for tokens in questions.tokens]
+        file = gguf_reference.GgufModel(path)
+        found = [decoder_reference.logits(file, tokens) for tokens in questions.tokens]
         by = "Taskslim's own reading of the file; this worker has no llama.cpp"
         checked = Checked(by, questions.difference(found), TOLERANCE * questions.greatest)
     else:

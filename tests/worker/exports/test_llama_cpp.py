@@ -1,6 +1,5 @@
 """GGUF files of slim models in llama.cpp itself: the logits and the tokens are those of the checkpoints."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,11 @@ import torch
 from transformers import PreTrainedModel
 
 from service.contract.options import Layout
-from tests.support.exports import slim_source
-from tests.support.foreign_packages import installed
+from tests.support.exports import CYLLAMA, slim_source, with_packages
 from tests.support.quick_verification import verifying_here
 from tests.support.tiny_models import causal
 from tests.worker.sources.test_gguf import LLAMA3
-from worker.exports import gguf_export, gguf_reference, llama_cpp
+from worker.exports import decoder_reference, gguf_export, gguf_reference
 from worker.exports.questions import questions_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -61,11 +59,7 @@ FILES: dict[str, tuple[Any, list[str], Layout, list[int], str]] = {
 
 @pytest.fixture(autouse=True)
 def with_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Makes a llama.cpp known to this process and to those that it starts."""
-    packages = str(installed("cyllama==0.2.18"))
-    monkeypatch.setattr(sys, "path", [*sys.path, packages])
-    monkeypatch.setenv("PYTHONPATH", ":".join([str(Path(__file__).parents[3]), packages]))
-    assert llama_cpp.has_llama_cpp()
+    with_packages(monkeypatch, *CYLLAMA)
     with verifying_here():
         yield
 
@@ -80,7 +74,7 @@ def test_llama_cpp_computes_what_the_checkpoint_computes(name: str, tmp_path: Pa
     assert export.checked_by == "llama.cpp (cyllama 0.2.18)"
     if architecture in gguf_reference.ARCHITECTURES:
         questions = questions_of(source)
-        path = tmp_path / export.files[0].name
-        found = [gguf_reference.logits(path, tokens) for tokens in questions.tokens]
+        file = gguf_reference.GgufModel(tmp_path / export.files[0].name)
+        found = [decoder_reference.logits(file, tokens) for tokens in questions.tokens]
         assert questions.difference(found) <= 1e-4 * questions.greatest
         assert not torch.equal(found[0], questions.logits[0])
