@@ -47,14 +47,14 @@ def _per_layer(model: ExportedModel) -> str | None:
 def _sizes(model: ExportedModel) -> SlimSizes:
     """The sizes of the dense model, without those that the request leaves to the scores."""
     config, names = model.config, model.family.names.of(model.config)
-    heads, hidden = (int(names.value(config, field)) for field in (names.heads, names.hidden_size))
+    heads, hidden = (int(names.value(config, field) or 0) for field in (names.heads, names.hidden_size))
     return SlimSizes(
         model.model_type,
         model.units,
         widths=[],
         heads=heads,
-        head_size=int(names.value(config, names.head_size) or hidden // heads),
-        layers=int(config["num_hidden_layers"]),
+        head_size=int(names.value(config, names.head_size) or hidden // max(1, heads)),
+        layers=int(config.get("num_hidden_layers") or 0),
         hidden_size=hidden,
         config=config,
         heads_known=Unit.heads not in model.units,

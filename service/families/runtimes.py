@@ -55,7 +55,10 @@ def runtimes_after(sizes: SlimSizes) -> list[Runtime]:
 
 
 def runtimes_of_unequal_widths() -> list[Runtime]:
-    """The answer for unequal widths: only transformers loads them, with the class from a file in the checkpoint."""
+    """The answer for unequal widths: only transformers loads the checkpoint, with the class from a file in it.
+
+    `service.exports.runtimes` adds the formats that others load.
+    """
     return [_of_unequal_widths(name) for name in RUNTIMES]
 
 
