@@ -35,6 +35,7 @@ SentencePieceTrainer.train(
 )
 """
 STARTS = {  # what an extra without a process of its own has to be able to do
+    "llama-cpp": "from cyllama.llama import llama_cpp; llama_cpp.model_quantize",
     "tracing": "from service.infrastructure import tracing; tracing.configure('api')",
     "bench": "import matplotlib.pyplot",
     "onnx": "import onnx, onnxscript, onnxruntime",

@@ -338,8 +338,8 @@ class Output(Schema):
         default=[Format.safetensors],
         min_length=1,
         max_length=len(Format),
-        description="forms in which the model is stored; `indices` needs the repair `none`, `gguf` and `onnx` "
-        "a family that the format has",
+        description="forms in which the model is stored; `indices` needs the repair `none`, `gguf`, `onnx` and "
+        "`mlx` a family that the format has",
         json_schema_extra=EXPERT,
     )
     gguf_types: list[GgufType] = Field(

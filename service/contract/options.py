@@ -213,10 +213,11 @@ class Format(StrEnum):
     indices = "indices"  # kilobytes, from which `taskslim apply` and the base model make the checkpoint
     gguf = "gguf"  # files for llama.cpp
     onnx = "onnx"  # a graph for onnxruntime, and its configs
+    mlx = "mlx"  # a checkpoint for mlx-lm
 
 
 # Formats that the worker converts the verified checkpoint to. Each is compared with it before the job succeeds.
-EXPORTS = (Format.gguf, Format.onnx)
+EXPORTS = (Format.gguf, Format.onnx, Format.mlx)
 
 
 class GgufType(StrEnum):

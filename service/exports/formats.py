@@ -11,7 +11,7 @@ from typing import Any
 from service.contract.errors import UnsupportedFormat
 from service.contract.options import Format
 from service.contract.request import JobRequest
-from service.exports import gguf, gguf_tokenizer, onnx
+from service.exports import gguf, gguf_tokenizer, mlx, onnx
 from service.exports.model import ExportedModel, exported_model
 from service.families.family import ModelFamily
 
@@ -32,6 +32,7 @@ class FormatRules:
 FORMATS: dict[Format, FormatRules] = {
     Format.gguf: FormatRules(gguf.against_model, gguf_tokenizer.against_tokenizer),
     Format.onnx: FormatRules(onnx.against_model),
+    Format.mlx: FormatRules(mlx.against_model),
 }
 
 

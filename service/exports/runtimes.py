@@ -8,7 +8,7 @@ from service.exports.formats import FORMATS
 from service.exports.model import ExportedModel
 
 # Runtime -> the format that is written for it.
-FORMAT_OF = {"llama.cpp": Format.gguf, "onnxruntime": Format.onnx}
+FORMAT_OF = {"llama.cpp": Format.gguf, "mlx-lm": Format.mlx, "onnxruntime": Format.onnx}
 
 
 def with_exports(runtimes: Sequence[Runtime], model: ExportedModel) -> list[Runtime]:

@@ -53,15 +53,18 @@ class SlimSizes:
     @property
     def keeps_pattern(self) -> bool:
         """Whether each layer has the type that its number gives it in the family."""
-        every, types = PATTERNS[self.family], self.config.get("layer_types")
-        if not self.layers_known:
-            return False
-        if types is None:
-            return bool(self.config.get("sliding_window_pattern", every) == every)
-        return list(types) == [_type(number, every) for number in range(len(types))]
+        return self.layers_known and follows_pattern(self.family, self.config)
 
 
 Limit = Callable[[SlimSizes], str | None]
+
+
+def follows_pattern(family: str, config: Mapping[str, Any]) -> bool:
+    """Whether each layer of a config has the type that its number gives it in the family."""
+    every, types = PATTERNS[family], config.get("layer_types")
+    if types is None:
+        return bool(config.get("sliding_window_pattern", every) == every)
+    return list(types) == [_type(number, every) for number in range(len(types))]
 
 
 def every_nth(layer_types: Sequence[str]) -> int | None:

@@ -4,6 +4,7 @@ import json
 import time
 from concurrent.futures import Future
 from threading import Thread
+from typing import Any
 
 import structlog
 
@@ -13,6 +14,7 @@ from service.contract.presets import LABELLED_BY_HEAD, resolve
 from service.contract.recovery import check_rank
 from service.contract.request import JobRequest
 from service.exports.formats import check_formats
+from service.families.source_config import TIED
 from service.planning.model_checks import check_config
 from service.planning.removal import count_chosen, has_bias
 from service.planning.targets import check_target
@@ -48,12 +50,17 @@ def check_options(request: JobRequest, checkpoint: Checkpoint) -> None:
     _check_sizes(checkpoint)
     check_tensors(checkpoint)
     check_head_count(checkpoint)
-    check_formats(request, checkpoint.family, checkpoint.config)
+    check_formats(request, checkpoint.family, with_tying(checkpoint))
     _check_repair(request, checkpoint)
     _check_rank(request, checkpoint)
     if count_chosen(request.method, checkpoint, [])[0] == 0:
         message = f"the weights hold none of the units {', '.join(request.method.units)}"
         raise InvalidModel(message, param="model.uri")
+
+
+def with_tying(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The config, where `tie_word_embeddings` says whether the weights are tied."""
+    return {**checkpoint.config, TIED: checkpoint.names.head not in checkpoint.tensors}
 
 
 def _check_sizes(checkpoint: Checkpoint) -> None:

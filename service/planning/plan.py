@@ -17,7 +17,7 @@ from service.families.family import CLASSIFIERS
 from service.families.runtime_limits import SlimSizes
 from service.families.runtimes import runtimes_after, runtimes_of_unequal_widths
 from service.planning.admission import check_request
-from service.planning.feasibility import check_options
+from service.planning.feasibility import check_options, with_tying
 from service.planning.removal import count_parameters
 from service.planning.targets import find_removal, needs_measuring
 from service.planning.tokenizer_checks import check_tokenizer
@@ -69,7 +69,7 @@ def plan_for(request: JobRequest, checkpoint: Checkpoint) -> Plan:
         dequantised=checkpoint.dequantised,
         cache_bytes_per_token=_cache_bytes(request, checkpoint, cuts),
         runtimes=with_exports(
-            _runtimes(request, checkpoint, cuts), exported_model(request, checkpoint.family, checkpoint.config)
+            _runtimes(request, checkpoint, cuts), exported_model(request, checkpoint.family, with_tying(checkpoint))
         ),
     )
 

@@ -26,13 +26,13 @@ def last_line_of(
     environment = {**os.environ, **(variables or {})}
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
-        output, errors = _wait(process, while_waiting)
+        output, errors = wait_for(process, while_waiting)
     if process.returncode != 0:
         raise VerificationFailed(f"{failure}: {_last_line(errors)}")
     return _last_line(output)
 
 
-def _wait(process: "subprocess.Popen[str]", while_waiting: Callable[[], None]) -> tuple[str, str]:
+def wait_for(process: "subprocess.Popen[str]", while_waiting: Callable[[], None]) -> tuple[str, str]:
     """The standard output and errors of the process; kills it where `while_waiting` raises."""
     try:
         while True:

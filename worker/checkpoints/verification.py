@@ -79,7 +79,7 @@ def take_probe(loaded: LoadedModel, kept: Kept, inputs: Mapping[str, Tensor]) ->
 def probe_of(loaded: LoadedModel, inputs: Mapping[str, Tensor]) -> Probe:
     """The logits of a model as it is, computed in float32."""
     model, dtype = loaded.model, str(loaded.dtype).removeprefix("torch.")
-    logits = _logits(model, architecture_of(model), inputs, loaded.directory)
+    logits = float32_logits(model, architecture_of(model), inputs, loaded.directory)
     return Probe({name: value.cpu() for name, value in inputs.items()}, logits, str(model.device), dtype)
 
 
@@ -108,8 +108,8 @@ def compare(directory: Path, probe: Probe) -> Verified:
 
     Raises ValueError where weights are missing or unexpected, or the logits are not finite.
     """
-    model = _load(directory, getattr(torch, probe.dtype), probe.device)
-    logits = _logits(model, architecture_of(model), probe.inputs, directory)
+    model = load_written(directory, getattr(torch, probe.dtype), probe.device)
+    logits = float32_logits(model, architecture_of(model), probe.inputs, directory)
     difference = (logits - probe.logits).abs().max().item()
     if not math.isfinite(difference):
         raise ValueError("the logits of the reloaded checkpoint are not finite")
@@ -121,7 +121,7 @@ def compare(directory: Path, probe: Probe) -> Verified:
     )
 
 
-def _logits(
+def float32_logits(
     model: PreTrainedModel, architecture: Architecture, inputs: Mapping[str, Tensor], directory: Path
 ) -> Tensor:
     """The logits, computed in float32 on the model's device; they are on the CPU.
@@ -134,7 +134,7 @@ def _logits(
     return logits.float().cpu()
 
 
-def _load(directory: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
+def load_written(directory: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
     """Load the checkpoint. Raises ValueError where its weights are not exactly those that its class needs."""
     config = json.loads((directory / CONFIG).read_bytes())
     loader = loader_class(config, AUTO_CLASSES[family_of(config, "the checkpoint").kind])

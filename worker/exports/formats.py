@@ -8,7 +8,7 @@ from pathlib import Path
 
 from service.contract.options import Format
 from service.contract.result import Export
-from worker.exports import gguf_export, onnx_export
+from worker.exports import gguf_export, mlx_export, onnx_export
 from worker.exports.source import ExportSource
 
 # Format -> a function that writes its files into a directory, compares them with the slim model and says how to use
@@ -16,4 +16,5 @@ from worker.exports.source import ExportSource
 EXPORTERS: dict[Format, Callable[[ExportSource, Path], Export]] = {
     Format.gguf: gguf_export.export,
     Format.onnx: onnx_export.export,
+    Format.mlx: mlx_export.export,
 }

@@ -33,7 +33,7 @@ def write_gguf(source: ExportSource, path: Path, architecture: str, kind: GgufTy
     writer.add_name(source.checkpoint.name)
     writer.add_file_type(file_type)
     writer.add_quantization_version(2)
-    add_sizes(writer, source, block)
+    add_sizes(writer, source, architecture, block)
     add_tokenizer(writer, source)
     tensors = list(gguf_tensors(source, architecture, block))
     for tensor in tensors:
