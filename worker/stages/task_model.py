@@ -119,7 +119,7 @@ def load(context: JobContext, model: Path, adapter: Path | None) -> LoadedModel:
     check_merge(method, loaded.family)
     check_formats(context.job.request, loaded.family, config)
     check_packages(context.job.request.output.formats)
-    if asked(context.job.request):
+    if any(asked(context.job.request)):
         check_format_tokenizers(context.job.request, json.loads(loaded.tokenizer.backend_tokenizer.to_str()))
     if has_per_layer_class(loaded.model) and context.job.request.output.layout is Layout.uniform:
         message = "the layers of this model have widths of their own already: ask for the layout `per_layer`"
