@@ -1,11 +1,15 @@
-"""The time of attribution compared with its floor: a forward and a backward pass of the same batches.
+"""The cost of scoring and of the default method compared with their floor: a forward and a backward pass.
 
     .venv/bin/python benchmarks/attribution.py [--quick]
 
 The floor computes the logits of the same tokens and the gradients of the same activations, without hooks.
-`stock_ratio` compares with the same passes when the logits of all positions are computed, as in a plain loop. The three
-are timed in turn on every batch, on one thread, by the processor time of the process, so that other load has little
-effect; a figure is the sum over batches of the median over repetitions. The last line is one JSON object.
+`time_over_floor` is that of the criterion `attribution`, `default_time_over_floor` that of the default criterion with
+its repair at half the neurons. `stock_ratio` compares with the same passes when the logits of all positions are
+computed, as in a plain loop. All are timed on one thread, by the processor time of the process, so that other load has
+little effect. The passes over one batch are timed in turn on every batch: a figure is the sum over batches of the
+median over repetitions. The default method reads all batches at once, and is timed in turn with the floor of all.
+`memory_over_floor` compares the peak memory of `attribution` with that of the floor, the model included, each in a
+process of its own. The last line is one JSON object.
 
 Shape suffixes: B rows of a batch, T positions, V vocabulary entries, and E, M and P as in
 worker/slimming/scoring/objectives.py.
@@ -13,6 +17,8 @@ worker/slimming/scoring/objectives.py.
 
 import argparse
 import json
+import multiprocessing
+import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +30,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
@@ -31,14 +38,20 @@ sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 from benchmarks.quality_bench.inputs import smollm2_checkpoint
 from service.settings import Settings
 from worker.checkpoints.loading import load_model
+from worker.slimming import selection
 from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
+from worker.slimming.repair.repairs import repair
 from worker.slimming.scoring.attribution import score
 from worker.slimming.scoring.criteria import Options
 from worker.slimming.scoring.objectives import Batch, margin, token_scores
+from worker.slimming.selection import Rules
+from worker.slimming.surgery import copy_sharing_tensors
 from worker.slimming.units import locate
 
 LLAMA = ARCHITECTURES["llama"]
 ROWS = 16
+CALIBRATION_ROWS = 256  # of the default method
 
 
 def main() -> None:
@@ -47,12 +60,19 @@ def main() -> None:
     quick = parser.parse_args().quick
     torch.set_num_threads(1)
     lengths, repetitions = ((32, 64), 5) if quick else ((16, 32, 64, 128, 256), 11)
-    model = load_model(smollm2_checkpoint(Settings().state), device=torch.device("cpu")).model
+    model = _model()
     batches = [batch(length, model.config.vocab_size) for length in lengths]
     seconds = timed(model, batches, repetitions)
-    for name, value in seconds.items():
-        print(f"{name:>12}  {value:8.3f} s  {value / seconds['floor']:5.2f}x")
-    print(json.dumps(figures(seconds, batches, model)))
+    rows = ROWS if quick else CALIBRATION_ROWS
+    whole = timed_default(model, [batch(64, model.config.vocab_size) for _ in range(rows // ROWS)], 1 if quick else 3)
+    for name, value in (seconds | {f"{rows} rows, {name}": value for name, value in whole.items()}).items():
+        print(f"{name:>24}  {value:8.3f} s  {value / (whole if 'rows' in name else seconds)['floor']:5.2f}x")
+    peaks = {name: peak_memory(name, lengths[-1]) for name in ("floor", "attribution")}
+    print(json.dumps(figures(seconds, batches, model) | default_figures(whole, rows) | memory_figures(peaks)))
+
+
+def _model() -> PreTrainedModel:
+    return load_model(smollm2_checkpoint(Settings().state), device=torch.device("cpu")).model
 
 
 def batch(length: int, vocabulary: int) -> Batch:
@@ -97,6 +117,49 @@ def timed(model: nn.Module, batches: list[Batch], repetitions: int) -> dict[str,
     return {name: sum(median(times) for times in per_batch) for name, per_batch in clock.items()}
 
 
+def timed_default(model: nn.Module, batches: list[Batch], repetitions: int) -> dict[str, float]:
+    """Part of the default method at half the neurons, or its floor -> median processor time in seconds."""
+    clock: dict[str, list[float]] = {}
+
+    def timed(name: str, run: Callable[..., Any], *arguments: Any) -> Any:
+        start = process_time()
+        found = run(*arguments)
+        clock.setdefault(name, []).append(process_time() - start)
+        return found
+
+    for _ in range(repetitions):
+        timed("floor", _floor, model, batches)
+        slim = copy_sharing_tensors(model)
+        scored = timed("scoring", score, slim, LLAMA, ["ffn"], batches, "surgeon", Options())
+        kept = selection.select(scored.scores, locate(slim, LLAMA, ["ffn"]), 0.5, 1, Rules())
+        calibration = CalibrationBatches(batches, Options().objective)
+        repair_input = RepairInput(slim, LLAMA, kept, calibration, scored.moments)
+        timed("repair", repair, repair_input, "least_squares_layerwise")
+    return {name: median(times) for name, times in clock.items()}
+
+
+def _floor(model: nn.Module, batches: list[Batch]) -> None:
+    for item in batches:
+        backward(model, item, token_scores)
+
+
+def peak_memory(name: str, length: int) -> int:
+    """Peak bytes of a process that runs one pass over one batch, the model included."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_memory, (name, length))
+
+
+def _peak_memory(name: str, length: int) -> int:
+    torch.set_num_threads(1)
+    model = _model()
+    item = batch(length, model.config.vocab_size)
+    if name == "floor":
+        backward(model, item, token_scores)
+    else:
+        score(model, LLAMA, ["ffn"], [item], name, Options())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def backward(model: nn.Module, item: Batch, log_probabilities: Callable[[nn.Module, Batch], Tensor]) -> None:
     """A forward pass, and a backward pass to the first activation whose gradient attribution needs."""
     with first_activation_as_leaf(model):
@@ -121,14 +184,30 @@ def stock_log_probabilities(model: nn.Module, item: Batch) -> Tensor:
 
 
 def figures(seconds: dict[str, float], batches: list[Batch], model: nn.Module) -> dict[str, Any]:
+    """Those of the passes over one batch."""
     tokens = int(sum(item.masks["decoder"].sum() for item in batches))
     return {
-        "ratio": round(seconds["attribution"] / seconds["floor"], 3),
+        "time_over_floor": round(seconds["attribution"] / seconds["floor"], 3),
         "stock_ratio": round(seconds["attribution"] / seconds["stock"], 3),
         "tokens": tokens,
         "tokens_per_second": round(tokens / seconds["attribution"]),
         "dtype": str(next(model.parameters()).dtype),
     }
+
+
+def default_figures(seconds: dict[str, float], rows: int) -> dict[str, Any]:
+    """Those of the default method."""
+    scoring, whole = seconds["scoring"], seconds["scoring"] + seconds["repair"]
+    return {
+        "default_rows": rows,
+        "default_scoring_over_floor": round(scoring / seconds["floor"], 2),
+        "default_time_over_floor": round(whole / seconds["floor"], 2),
+    }
+
+
+def memory_figures(peaks: dict[str, int]) -> dict[str, Any]:
+    """The quotient of the peaks, in bytes."""
+    return {"memory_over_floor": round(peaks["attribution"] / peaks["floor"], 3)}
 
 
 if __name__ == "__main__":

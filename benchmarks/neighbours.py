@@ -1,7 +1,8 @@
 """The methods of the neighbouring papers on trained models: general ability, unions, rows without labels.
 
-    .venv/bin/python benchmarks/neighbours.py [--quick] [--parts selectivity dial union supervision]
+    .venv/bin/python benchmarks/neighbours.py [--quick] [--parts PART ...]
 
+The parts are `selectivity dev`, which chooses the form on dev rows, `selectivity`, `dial`, `union` and `supervision`.
 Each cell is written to neighbours.jsonl when it is measured; a run that was interrupted continues where it stopped.
 The last line is one JSON object; a figure is null until its cells are measured. `reverse_collapse_at` is the least
 ratio at which the reverse of `selectivity` without a repair has lost half of what the dense model has above a constant

@@ -38,12 +38,14 @@ from worker.slimming.units import Kept
 from worker.sources.validation import weight_file_bytes
 from worker.stages import controls, evaluation_sets, inputs, pseudo_labels, recovery, speed
 from worker.stages.attribution import attribute, compares_general_rows, mixed, step_ratios
+from worker.stages.batch_size import halving
 from worker.stages.context import JobContext, StageProgress
 from worker.stages.evaluation_sets import (
     SLIMMED_FOR,
     EvaluationSet,
     Measurements,
     Role,
+    SetKey,
     having_role,
     job_metrics,
     own,
@@ -82,11 +84,9 @@ def run(
         check_latency_tokens(context, own(sets).task_model)
         recovery.check(context, sets)
     with context.stage(Stage.evaluate_dense):
-        sets = pseudo_labels.label(context, sets, cache.answer)
-        recovery.check(context, sets)  # again: uncertain answers are left out
-        dense = measure_dense(sets, cache.answer_all)
+        sets, dense = halving(context, sets, partial(evaluate_dense, context, cache))
     with context.stage(Stage.attribute):
-        path, sets, task_model = score(context, sets, cache)
+        path, sets, task_model = halving(context, sets, partial(score, context, cache))
     chosen = choose_model(context, sources, task_model, dense[own(sets).key], path)
     tasks = [each.task_model for each in having_role(sets, *SLIMMED_FOR)]
     sets = evaluation_sets.with_slim_model(sets, chosen.task_model, chosen.rows)
@@ -140,8 +140,17 @@ class TrainedModel:
         return recovery.result(asked, self.recovered, metrics, untrained)
 
 
+def evaluate_dense(
+    context: JobContext, cache: ScoreCache, sets: Sequence[EvaluationSet]
+) -> tuple[list[EvaluationSet], dict[SetKey, Measured]]:
+    """(the sets with the dense model's answers in place of missing labels, its measurements on them)."""
+    labelled = pseudo_labels.label(context, sets, cache.answer)
+    recovery.check(context, labelled)  # again: uncertain answers are left out
+    return labelled, measure_dense(labelled, cache.answer_all)
+
+
 def score(
-    context: JobContext, sets: list[EvaluationSet], cache: ScoreCache
+    context: JobContext, cache: ScoreCache, sets: Sequence[EvaluationSet]
 ) -> tuple[ScorePath, list[EvaluationSet], TaskModel]:
     """(the unit scores, the sets without the rows that a recovery holds out, the model with the rows to repair it on).
 
@@ -150,9 +159,9 @@ def score(
     all_rows = calibrated(context, sets)
     path = score_tasks(context, sets, all_rows, cache)
     if context.job.request.recovery is None:
-        return path, sets, all_rows
-    sets = recovery.with_rows_held_out(context, sets)
-    return path, sets, calibrated(context, sets)
+        return path, list(sets), all_rows
+    remaining = recovery.with_rows_held_out(context, sets)
+    return path, remaining, calibrated(context, remaining)
 
 
 def score_tasks(

@@ -6,7 +6,10 @@ from itertools import combinations, product
 
 T5_TASKS = ("ag_news", "trec", "subj", "sst2", "imdb")
 SMALL_RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4)
+FORMS = ("selectivity", "selectivity ratio", "selectivity standardised")  # without a name: difference
+DEV_RATIOS = (0.1, 0.2)
 LAYERWISE = "least_squares_layerwise"
+SMOLLM2_TASKS = ("sst2", "squad_short")
 REPAIRS = ("none", LAYERWISE)
 RANDOM_SEEDS = (0, 1)
 WEIGHTS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
@@ -19,7 +22,7 @@ SUPERVISIONS = ("labels", "own answers", "entropy")
 class Cell:
     """One slim model. `tasks` are those that it is slimmed for; general ability is what else it can do."""
 
-    part: str  # selectivity, dial, union or supervision
+    part: str  # selectivity, selectivity dev, dial, union or supervision
     model: str
     tasks: tuple[str, ...]
     method: str
@@ -43,10 +46,16 @@ def dense(part: str, model: str, tasks: tuple[str, ...]) -> Cell:
 def selectivity(model: str, task: str) -> Iterator[Cell]:
     """Selective, random and reverse removal of feed-forward neurons, the same share of every layer."""
     yield dense("selectivity", model, (task,))
-    lines = [("selectivity", 0), ("selectivity ratio", 0), ("selectivity standardised", 0), ("reverse", 0)]
-    lines += [("random", seed) for seed in RANDOM_SEEDS]
+    lines = [*((form, 0) for form in FORMS), ("reverse", 0), *(("random", seed) for seed in RANDOM_SEEDS)]
     for repair, ratio, (method, seed) in product(REPAIRS, SMALL_RATIOS, lines):
         yield Cell("selectivity", model, (task,), method, ratio, repair, seed=seed)
+
+
+def selectivity_forms(model: str, task: str) -> Iterator[Cell]:
+    """The forms of `selectivity` on dev rows, so that the default is not chosen on test rows."""
+    yield dense("selectivity dev", model, (task,))
+    for ratio, form in product(DEV_RATIOS, FORMS):
+        yield Cell("selectivity dev", model, (task,), form, ratio, "none")
 
 
 def dial(model: str, tasks: tuple[str, ...]) -> Iterator[Cell]:
@@ -80,4 +89,7 @@ def plan(*, quick: bool) -> list[Cell]:
     cells = [*dial("t5", small), *supervision("t5", small)]
     if quick:
         return cells
-    return [*cells, *unions("t5"), *selectivity("smollm2", "sst2"), *selectivity("smollm2", "squad_short")]
+    cells += unions("t5")
+    for lines in (selectivity_forms, selectivity):
+        cells += [cell for task in SMOLLM2_TASKS for cell in lines("smollm2", task)]
+    return cells

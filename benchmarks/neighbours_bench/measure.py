@@ -51,7 +51,7 @@ class Neighbours:
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
-        self.general = cache(self._general)
+        self.texts = cache(self._texts)
         self.task_scores = cache(self._task_scores)
 
     def measure(self, cell: Cell) -> Measurement:
@@ -59,7 +59,9 @@ class Neighbours:
         model = copy.deepcopy(self.bench.loaded(cell.model).model)
         if cell.method != "dense":
             self._slim(model, cell)
-        found = [judge(model, self.rows(cell.model, task, "test"), self.rows(cell.model, task)) for task in cell.tasks]
+        found = [
+            judge(model, self.rows(cell.model, task, _split(cell)), self.rows(cell.model, task)) for task in cell.tasks
+        ]
         values = [each.value for each in found if each.value is not None]
         half_widths = [(value.high - value.low) / 2 for value in values]
         half_width = sum(half**2 for half in half_widths) ** 0.5 / len(values)
@@ -71,7 +73,7 @@ class Neighbours:
 
     def _slim(self, model: Any, cell: Cell) -> None:
         architecture = architecture_of(model)
-        units, layout = (["ffn"], "uniform") if cell.part == "selectivity" else (["ffn", "heads"], "per_layer")
+        units, layout = (["ffn"], "uniform") if cell.part.startswith("selectivity") else (["ffn", "heads"], "per_layer")
         units = [unit for unit in units if unit in self.bench.loaded(cell.model).family.units]
         groups = locate(model, architecture, units)
         rules = Rules("layer" if layout == "uniform" else "global", layout)
@@ -99,7 +101,7 @@ class Neighbours:
     ) -> Scores:
         score = (model, architecture_of(model), units)
         goal = objective(self.rows(cell.model, cell.tasks[0]))
-        if cell.part == "selectivity":
+        if cell.part.startswith("selectivity"):
             return self._selectivity(cell, units)
         if cell.part == "supervision":
             goal = "entropy" if cell.method == "entropy" else goal
@@ -124,7 +126,7 @@ class Neighbours:
         if cell.method == "random":
             return attribution.score(*score, (), "random", Options(seed=cell.seed)).scores
         form = cell.method.partition(" ")[2] or "difference"
-        own, general = self.rows(cell.model, cell.tasks[0]).batches, self.general(cell.model)[0].batches
+        own, general = self.rows(cell.model, cell.tasks[0]).batches, self.texts(cell.model, "train").batches
         options = Options(selectivity=form)
         found = attribution.score(*score, own, "selectivity", options, general=general).scores
         return {site: -score_U for site, score_U in found.items()} if cell.method == "reverse" else found
@@ -142,13 +144,13 @@ class Neighbours:
     def _others(self, cell: Cell) -> list[Rows]:
         """The calibration rows of what else the model can do."""
         if cell.model == "smollm2":
-            return [self.general(cell.model)[0]]
+            return [self.texts(cell.model, "train")]
         count = CALIBRATION_ROWS // (len(T5_TASKS) - 1)
         return [self.rows(cell.model, task, count=count) for task in T5_TASKS if task not in cell.tasks]
 
     def _general_ability(self, model: Any, cell: Cell) -> float:
         if cell.model == "smollm2":
-            rows = self.general(cell.model)[1]
+            rows = self.texts(cell.model, _split(cell))
             answers = Answers(answer_scores.score(model, rows.batches, lambda done: None))
             metric = rows.wording.task.metric
             assert metric is not None
@@ -166,14 +168,16 @@ class Neighbours:
         number = count or (CALIBRATION_ROWS if split == "train" else TEST_ROWS)
         return self.bench.examples(model, task, split, number, 0, "natural", "labels")
 
-    def _general(self, model: str) -> tuple[Rows, Rows]:
-        """(calibration rows, test rows) of plain texts."""
-        return self._texts(model, "train", CALIBRATION_ROWS // 4), self._texts(model, "test", CALIBRATION_ROWS // 4)
-
-    def _texts(self, model: str, split: str, count: int) -> Rows:
+    def _texts(self, model: str, split: str) -> Rows:
+        """Plain texts, a quarter as many as rows of a task: they are longer."""
         directory = self.bench.rows / TEXTS
         source = DataSource(uri=(directory / "train.jsonl").resolve().as_uri())
         wording, padding = worded(self.bench.loaded(model), resolve(Task(calibration=source, **LM)), None)
-        rows = inputs.rows(directory, split, count, 0, "natural")
+        rows = inputs.rows(directory, split, CALIBRATION_ROWS // 4, 0, "natural")
         found = encode(rows, "task.evaluation", wording, padding, TOKENS_PER_BATCH)
         return Rows(found.examples, found.batches, wording, padding)
+
+
+def _split(cell: Cell) -> str:
+    """The rows that judge the cell."""
+    return "dev" if cell.part == "selectivity dev" else "test"

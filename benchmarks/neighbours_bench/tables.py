@@ -8,6 +8,8 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.neighbours_bench.cells import (
+    DEV_RATIOS,
+    FORMS,
     LAYERWISE,
     SMALL_RATIOS,
     SUPERVISIONS,
@@ -31,7 +33,8 @@ PRIVATE = "labels, exponential"  # the series of privacy.json with private label
 
 def document(measured: Measured) -> str:
     """All tables as Markdown."""
-    parts = (*(_selectivity(measured, task) for task in CONSTANT), _dial(measured), _unions(measured))
+    selective = (_selectivity_forms(measured), *(_selectivity(measured, task) for task in CONSTANT))
+    parts = (*selective, _dial(measured), _unions(measured))
     return "\n\n".join((*parts, _supervision(measured)))
 
 
@@ -96,8 +99,7 @@ def _dial_gain(measured: Measured) -> float | None:
 
 def _selectivity(measured: Measured, task: str) -> str:
     model = dense("selectivity", "smollm2", (task,))
-    lines = [("selectivity", 0), ("selectivity ratio", 0), ("selectivity standardised", 0)]
-    lines += [("random", 0), ("random", 1), ("reverse", 0)]
+    lines = [*((form, 0) for form in FORMS), ("random", 0), ("random", 1), ("reverse", 0)]
     rows = [["dense", "", *[_metric_and_perplexity(measured.get(model))] * len(SMALL_RATIOS)]]
     for repair, name in REPAIR_NAMES.items():
         for method, seed in lines:
@@ -108,6 +110,18 @@ def _selectivity(measured: Measured, task: str) -> str:
             rows[-1] += [_metric_and_perplexity(measured.get(cell)) for cell in cells]
     heads = ["neurons removed", "repair", *(f"{ratio:.0%}" for ratio in SMALL_RATIOS)]
     return _table(f"{task}: metric, and perplexity of plain texts", heads, rows)
+
+
+def _selectivity_forms(measured: Measured) -> str:
+    rows = []
+    for task in CONSTANT:
+        before = measured.get(dense("selectivity dev", "smollm2", (task,)))
+        rows.append([task, "dense", *[_metric_and_perplexity(before)] * len(DEV_RATIOS)])
+        for form in FORMS:
+            cells = [Cell("selectivity dev", "smollm2", (task,), form, ratio, "none") for ratio in DEV_RATIOS]
+            rows.append([task, form, *(_metric_and_perplexity(measured.get(cell)) for cell in cells)])
+    heads = ["task", "form", *(f"{ratio:.0%}" for ratio in DEV_RATIOS)]
+    return _table("The forms of selectivity on dev rows, without a repair: metric, and perplexity", heads, rows)
 
 
 def _metric_and_perplexity(found: Measurement | None) -> str:

@@ -283,6 +283,7 @@ def _write(result: Pass, path: Path) -> None:
         assert moments.gram_CC is not None
         tensors |= {
             f"gram {consumer}": moments.gram_CC,
+            f"origin {consumer}": moments.origin_C,
             f"sum {consumer}": moments.sum_C,
             f"counts {consumer}": torch.tensor([moments.centred, moments.num_tokens, moments.weight]).double(),
             f"weights {consumer}": torch.cat(moments.weights_N),
@@ -308,6 +309,7 @@ def _read_moments(tensors: dict[str, Tensor], consumer: str) -> Moments:
         centred=bool(centred),
         num_tokens=int(num_tokens),
         weight=weight,
+        origin_C=tensors[f"origin {consumer}"],
         sum_C=tensors[f"sum {consumer}"],
         gram_CC=tensors[f"gram {consumer}"],
         effect_OO=None,

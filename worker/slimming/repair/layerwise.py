@@ -18,7 +18,7 @@ from worker.slimming.repair.consumers import Consumer, replace_kept_columns, rep
 from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.layer_pass import LayerPass, LayerRecord
 from worker.slimming.repair.layer_runner import LayerInput, stack_inputs
-from worker.slimming.repair.least_squares import fit_consumers, num_passes
+from worker.slimming.repair.least_squares import fit_consumers, unmeasured
 from worker.slimming.repair.stream_fit import fit_to_stream
 from worker.slimming.surgery import copy_sharing_tensors, cut
 from worker.slimming.units import Kept, Site, layers_of
@@ -30,9 +30,10 @@ def least_squares_layerwise(repair_input: RepairInput) -> None:
     """Fit every consumer as `least_squares` does, and then each in turn to the residual stream of the dense model."""
     dense, part = copy_sharing_tensors(repair_input.model), _batches_that_fit(repair_input)
     num_layers = sum(len(layers_of(repair_input.model, stack)) for stack in repair_input.architecture.stacks)
-    first = num_passes(repair_input) * len(repair_input.calibration.batches)
+    unmeasured_parts = unmeasured(repair_input)
+    first = len(unmeasured_parts) * len(repair_input.calibration.batches)
     total = first + num_layers * len(repair_input.calibration.batches[part])
-    weights = fit_consumers(repair_input, lambda done: repair_input.on_progress(done, total))
+    weights = fit_consumers(repair_input, unmeasured_parts, lambda done: repair_input.on_progress(done, total))
     weights = {path: weights_N[part] for path, weights_N in weights.items()}
     calibration = CalibrationBatches(repair_input.calibration.batches[part], repair_input.calibration.objective)
     layerwise = LayerwiseFit(

@@ -33,21 +33,27 @@ class Fit(NamedTuple):
 
 def least_squares(repair_input: RepairInput) -> None:
     """Fit every consumer to its output in the dense model."""
-    total = num_passes(repair_input) * len(repair_input.calibration.batches)
-    fit_consumers(repair_input, lambda done: repair_input.on_progress(done, total))
+    parts = unmeasured(repair_input)
+    total = len(parts) * len(repair_input.calibration.batches)
+    fit_consumers(repair_input, parts, lambda done: repair_input.on_progress(done, total))
 
 
-def num_passes(repair_input: RepairInput) -> int:
-    """Passes over the rows that `fit_consumers` takes: one for each portion of Gram matrices; none with moments."""
-    return 0 if repair_input.moments is not None else len(_portions(repair_input.consumers))
+def unmeasured(repair_input: RepairInput) -> list[list[Group]]:
+    """The groups whose moments a repair has to measure, in portions that take a pass over the rows each."""
+    if repair_input.moments is not None:
+        return []
+    return portions(repair_input.model, [consumer.groups[0] for consumer in repair_input.consumers])
 
 
-def fit_consumers(repair_input: RepairInput, on_batches: Callable[[int], None]) -> dict[str, list[Tensor]]:
+def fit_consumers(
+    repair_input: RepairInput, parts: Sequence[Sequence[Group]], on_batches: Callable[[int], None]
+) -> dict[str, list[Tensor]]:
     """Fit every consumer; returns the weights of the tokens: path of a consumer -> one tensor (N) for each batch.
 
-    `on_batches` is called with the number of batches done, over all passes.
+    `parts` are the groups that `unmeasured` returns; `on_batches` is called with the number of batches done, over all
+    passes.
     """
-    fits: Iterable[tuple[Consumer, list[Tensor], Fit]] = _fits(repair_input, on_batches)
+    fits: Iterable[tuple[Consumer, list[Tensor], Fit]] = _fits(repair_input, parts, on_batches)
     if repair_input.moments is None:
         fits = list(fits)  # each pass has to run the dense model: replace nothing before the last one
     weights: dict[str, list[Tensor]] = {}
@@ -57,21 +63,25 @@ def fit_consumers(repair_input: RepairInput, on_batches: Callable[[int], None]) 
     return weights
 
 
-def _fits(repair_input: RepairInput, on_batches: Callable[[int], None]) -> Iterator[tuple[Consumer, list[Tensor], Fit]]:
+def _fits(
+    repair_input: RepairInput, parts: Sequence[Sequence[Group]], on_batches: Callable[[int], None]
+) -> Iterator[tuple[Consumer, list[Tensor], Fit]]:
     """(consumer, weights of its tokens, its fit) of each consumer."""
     consumers = {consumer.path: consumer for consumer in repair_input.consumers}
-    for moments in _moments(repair_input, on_batches):
+    for moments in _moments(repair_input, parts, on_batches):
         for path, known in moments.items():
             yield consumers[path], known.weights_N, fit(repair_input.model, consumers[path], known)
 
 
-def _moments(repair_input: RepairInput, on_batches: Callable[[int], None]) -> Iterator[Mapping[str, Moments]]:
+def _moments(
+    repair_input: RepairInput, parts: Sequence[Sequence[Group]], on_batches: Callable[[int], None]
+) -> Iterator[Mapping[str, Moments]]:
     """The moments of the consumers' inputs: the given ones at once, or those of each pass over the rows."""
     if repair_input.moments is not None:
         yield {consumer.path: repair_input.moments[consumer.path] for consumer in repair_input.consumers}
         return
     calibration = repair_input.calibration
-    for number, portion in enumerate(_portions(repair_input.consumers)):
+    for number, portion in enumerate(parts):
         yield collect(
             repair_input.model,
             portion,
@@ -83,10 +93,6 @@ def _moments(repair_input: RepairInput, on_batches: Callable[[int], None]) -> It
 
 def _offset(on_batches: Callable[[int], None], before: int) -> Callable[[int], None]:
     return lambda done: on_batches(before + done)
-
-
-def _portions(consumers: Sequence[Consumer]) -> list[list[Group]]:
-    return portions([consumer.groups[0] for consumer in consumers])
 
 
 def fit(model: nn.Module, consumer: Consumer, moments: Moments) -> Fit:

@@ -58,7 +58,7 @@ def measure_moments(repair_input: RepairInput, method: str) -> dict[str, Moments
         if group.hook_point == "input"
     ]
     fits_weights, batches = REPAIRS[method].fits_weights, repair_input.calibration.batches
-    if fits_weights and len(portions(groups)) > 1:
+    if fits_weights and len(portions(repair_input.model, groups)) > 1:
         return None
     objective = repair_input.calibration.objective if fits_weights else None
     with prepared(repair_input.model):

@@ -27,6 +27,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from worker.slimming.gram import add_gram
 from worker.slimming.repair import ridge
 from worker.slimming.repair.consumers import Consumer
 from worker.slimming.repair.layer_pass import LayerRecord
@@ -112,7 +113,7 @@ class RegressionSums:
         self.weight += float(weight_N.sum())
         self.input_K += weighted_NK.sum(0, dtype=torch.float64)
         self.target_O += (target_NO * weight_N.unsqueeze(1)).sum(0, dtype=torch.float64)
-        self.gram_KK.addmm_(weighted_NK.T, input_NK)
+        add_gram(self.gram_KK, input_NK, weighted_NK)
         self.cross_OK.addmm_(target_NO.T, weighted_NK)
 
     def fit(self, prior_OK: Tensor) -> Fit:

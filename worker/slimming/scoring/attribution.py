@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture
+from worker.slimming.free_memory import budget
 from worker.slimming.hooks import watch
 from worker.slimming.routing import Routed, watch_experts, watch_experts_and_stream
 from worker.slimming.scoring.criteria import CRITERIA, ExpertObservation, Formula, Observation, Options, Statistics
 from worker.slimming.scoring.finite import check_finite
 from worker.slimming.scoring.objectives import Batch, objective_values, token_scores
-from worker.slimming.scoring.second_moments import Moments, collect, portions
+from worker.slimming.scoring.second_moments import Moments, collect, matrix_bytes, portions
 from worker.slimming.units import Group, Scores, Site, UnitUnavailable, locate, weights_UF
 
 
@@ -69,9 +70,10 @@ def score(
     batches = list(batches)
     of_consumers = [group for group in groups if group.hook_point == "input"]
     others = [group for group in groups if group.hook_point != "input"]
-    num_passes = 2 * len(portions(of_consumers)) + bool(others)
+    parts = portions(model, of_consumers, effects=True)
+    num_passes = 2 * len(parts) + bool(others)
     passes = Passes(sum(batch.num_examples for batch in batches), num_passes, on_examples)
-    scores, moments = _score_by_moments(model, batches, Accumulator(formula, effective, of_consumers), passes)
+    scores, moments = _score_by_moments(model, batches, Accumulator(formula, effective, of_consumers), parts, passes)
     if others:
         by_sums = _score_by_sums(model, batches, Accumulator(formula, effective, others), passes.next_pass())
         scores = {**scores, **by_sums}
@@ -211,12 +213,18 @@ def _score_by_moments(
     model: nn.Module,
     batches: Sequence[Batch],
     accumulator: Accumulator,
+    parts: Sequence[Sequence[Group]],
     passes: Passes,
 ) -> Scored:
-    """Scores from second moments, for as many groups at a time as `second_moments.GRAM_BYTES` allows."""
+    """Scores from second moments, one part of the groups at a time, since the matrices of each fit into memory.
+
+    The moments of several parts are kept on the host if all of them fit there.
+    """
     scores: dict[Site, Tensor] = {}
+    kept: dict[str, Moments] = {}
     examples = list(accumulate(batch.num_examples for batch in batches))
-    parts = portions(accumulator.groups)
+    host_bytes = sum(matrix_bytes(model, group) for part in parts for group in part)
+    keeps = len(parts) == 1 or host_bytes <= budget(torch.device("cpu"))
     for part in parts:
         on_examples = passes.next_pass()
 
@@ -230,9 +238,14 @@ def _score_by_moments(
             statistics = replace(accumulator.statistics(model, group), moments=found[group.module])
             scores[group.site] = accumulator.scores(statistics)
             on_scored(examples[-1] * number // len(part))
-        if len(parts) == 1:
-            return Scored(scores, {path: replace(moments, effect_OO=None) for path, moments in found.items()})
-    return Scored(scores)
+        if keeps:
+            kept |= {path: _to_keep(moments, on_host=len(parts) > 1) for path, moments in found.items()}
+    return Scored(scores, kept if keeps else None)
+
+
+def _to_keep(moments: Moments, *, on_host: bool) -> Moments:
+    assert moments.gram_CC is not None
+    return replace(moments, effect_OO=None, gram_CC=moments.gram_CC.cpu() if on_host else moments.gram_CC)
 
 
 def _observe(model: nn.Module, batch: Batch, accumulator: Accumulator) -> None:

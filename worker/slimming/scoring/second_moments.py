@@ -20,25 +20,31 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from worker.slimming.free_memory import budget
+from worker.slimming.gram import add_gram
 from worker.slimming.hooks import watch
 from worker.slimming.scoring.objectives import Batch, objective_values, token_scores
 from worker.slimming.units import Group
 
 BY_GRADIENT = 0.5  # share of a token's weight that depends on its gradient
 RIDGE = 0.01  # added to the diagonal of a spread, as a share of the diagonal's mean, so that it can be inverted
-# Limit of the matrices that are in memory at once; more matrices take another pass over the data.
-GRAM_BYTES = 4 * 2**30
 
 
 @dataclass
 class Moments:
-    """Sums over the input tokens of one module: vectors in float64, matrices in float32."""
+    """Sums over the input tokens of one module: vectors in float64, matrices in float32.
+
+    For a module with a bias the sums are of deviations from the mean of the first batch. The covariance is then a
+    difference of small numbers, which float32 can hold however far from zero the mean is.
+    """
 
     centred: bool  # whether the module has a bias, which can absorb the means
     num_tokens: int
     weight: float  # sum of the weights of all tokens
+    origin_C: Tensor  # subtracted from every input; zero without a bias
     sum_C: Tensor  # weighted
-    gram_CC: Tensor | None  # weighted sum of h h^T; None if only the mean is needed
+    # Weighted sum of h h^T; None if only the mean is needed. It may be on the host, where that has more room.
+    gram_CC: Tensor | None
     effect_OO: Tensor | None  # sum of g g^T
     # The weights of the tokens, batch by batch; empty if each is 1.
     weights_N: list[Tensor] = field(default_factory=list)
@@ -46,19 +52,24 @@ class Moments:
     @property
     def mean_C(self) -> Tensor:
         """Weighted mean of the input."""
-        return self.sum_C / self.weight
+        return self.origin_C + self.sum_C / self.weight
 
     @property
     def spread_CC(self) -> Tensor:
         """Weighted mean of h h^T, or the weighted covariance of h if the module has a bias; float64."""
         assert self.gram_CC is not None
-        mean_CC = self.gram_CC.double() / self.weight
-        return mean_CC - self.mean_C.outer(self.mean_C) if self.centred else mean_CC
+        mean_CC = self.gram_CC.to(self.sum_C.device, torch.float64) / self.weight
+        deviation_C = self.sum_C / self.weight
+        return mean_CC - deviation_C.outer(deviation_C) if self.centred else mean_CC
 
     def add(self, activation_NC: Tensor, weight_N: Tensor | None = None) -> None:
         """Add the tokens of a batch, each with weight 1 unless weights are given."""
+        activation_NC = activation_NC.float()
+        if self.centred and not self.weight:
+            self.origin_C = activation_NC.mean(0)
+        activation_NC = activation_NC - self.origin_C
         self.num_tokens += activation_NC.shape[0]
-        weighted_NC = activation_NC.float()
+        weighted_NC = activation_NC
         if weight_N is None:
             self.weight += activation_NC.shape[0]
         else:
@@ -67,26 +78,34 @@ class Moments:
             weighted_NC = weighted_NC * weight_N.unsqueeze(1)
         self.sum_C += weighted_NC.sum(0, dtype=torch.float64)
         if self.gram_CC is not None:
-            self.gram_CC.addmm_(weighted_NC.T, activation_NC.float())
+            add_gram(self.gram_CC, activation_NC, weighted_NC)
 
     def add_effects(self, gradient_NO: Tensor) -> None:
         """Add the output gradients of the tokens of the last `add`."""
         if self.effect_OO is not None:
-            self.effect_OO.addmm_(gradient_NO.float().T, gradient_NO.float())
+            add_gram(self.effect_OO, gradient_NO.float())
 
 
-def portions(groups: Sequence[Group]) -> list[list[Group]]:
-    """The groups in portions, so that the Gram matrices of each portion fit into GRAM_BYTES."""
-    parts: list[list[Group]] = []
-    used = 0
+def portions(model: nn.Module, groups: Sequence[Group], *, effects: bool = False) -> list[list[Group]]:
+    """The groups in portions, so that the matrices of each portion fit into the memory that is free on the device.
+
+    More portions take more passes over the rows, and give the same moments.
+    """
+    limit, used, parts = budget(next(model.parameters()).device), 0, list[list[Group]]()
     for group in groups:
-        size = 4 * (group.count * group.size) ** 2
-        if not parts or used + size > GRAM_BYTES:
+        size = matrix_bytes(model, group, effects=effects)
+        if not parts or used + size > limit:
             parts.append([])
             used = 0
         parts[-1].append(group)
         used += size
     return parts
+
+
+def matrix_bytes(model: nn.Module, group: Group, *, effects: bool = False) -> int:
+    """Bytes of the Gram matrix of a group's consumer, and of that of its output gradients, in float32."""
+    num_in, num_out = _sizes(model, group)
+    return 4 * (num_in**2 + (num_out**2 if effects else 0))
 
 
 def collect(
@@ -120,16 +139,22 @@ def collect(
 
 
 def _empty(model: nn.Module, group: Group, grams: bool, effects: bool) -> Moments:
-    weight, inputs = model.get_parameter(f"{group.module}.weight"), group.slices[0].dim
-    num_in, num_out = weight.shape[inputs], weight.shape[1 - inputs]
+    weight, (num_in, num_out) = model.get_parameter(f"{group.module}.weight"), _sizes(model, group)
     return Moments(
         centred=isinstance(model.get_submodule(group.module).bias, Tensor),
         num_tokens=0,
         weight=0.0,
+        origin_C=weight.new_zeros(num_in, dtype=torch.float32),
         sum_C=weight.new_zeros(num_in, dtype=torch.float64),
         gram_CC=weight.new_zeros((num_in, num_in), dtype=torch.float32) if grams else None,
         effect_OO=weight.new_zeros((num_out, num_out), dtype=torch.float32) if effects else None,
     )
+
+
+def _sizes(model: nn.Module, group: Group) -> tuple[int, int]:
+    """(inputs, outputs) of the linear module whose inputs are the units of the group."""
+    shape, inputs = model.get_parameter(f"{group.module}.weight").shape, group.slices[0].dim
+    return shape[inputs], shape[1 - inputs]
 
 
 @contextmanager

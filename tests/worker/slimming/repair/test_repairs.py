@@ -175,8 +175,8 @@ def _append(progress: list[tuple[int, int]], done: int, total: int) -> None:
 
 def test_a_repair_with_one_gram_matrix_at_a_time_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     fitted = []
-    for size in (second_moments.GRAM_BYTES, 1):
-        monkeypatch.setattr(second_moments, "GRAM_BYTES", size)
+    for size in (2**30, 1):
+        monkeypatch.setattr(second_moments, "budget", lambda device, size=size: size)
         model, progress = TINY["llama"](), list[tuple[int, int]]()
         count = partial(_append, progress)
         repair(replace(repair_input(model, "llama", half(model, "ffn")), on_progress=count), "least_squares")

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from worker.slimming.scoring import optimal_brain_surgeon
 from worker.slimming.scoring.optimal_brain_surgeon import costs
+from worker.slimming.scoring.second_moments import RIDGE
 
 OUTPUTS, CHANNELS = 6, 24
 
@@ -69,6 +70,32 @@ def test_order_of_removal_equals_that_of_brute_force(size: int, monkeypatch: pyt
 def test_costs_rise_in_the_order_of_removal_also_in_float32() -> None:
     cost_U = costs(*problem(1), 1).float().sort().values
     assert (cost_U.diff() > 0).all()
+
+
+def test_ranks_of_float32_agree_with_those_of_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Channels with scales from 1 to 1,000 that are near to functions of 40 others, with the least ridge of scoring."""
+    draw = torch.Generator().manual_seed(0)
+    hidden_NC = torch.randn(2000, 40, generator=draw).double() @ torch.randn(40, 400, generator=draw).double()
+    hidden_NC += 0.1 * torch.randn(2000, 400, generator=draw)
+    hidden_NC *= torch.logspace(0, 3, 400)[torch.randperm(400, generator=draw)]
+    spread_CC = hidden_NC.T @ hidden_NC / 2000
+    spread_CC.diagonal().add_(RIDGE * float(spread_CC.diagonal().mean()))
+    given = (torch.randn(32, 400, generator=draw), spread_CC, torch.eye(32))
+    single_U = costs(*given, 1)
+    monkeypatch.setattr(optimal_brain_surgeon, "_inverse", torch.linalg.inv)
+    double_U = costs(*given, 1)
+    for count in range(20, 400, 20):
+        first, expected = (set(cost_U.topk(count, largest=False).indices.tolist()) for cost_U in (single_U, double_U))
+        assert len(first & expected) >= 0.99 * count
+
+
+def test_matrices_too_near_to_singular_for_float32_are_eliminated_in_float64() -> None:
+    weight_OC, spread_CC, effect_OO = problem(3)
+    pairs_CC = torch.cat([torch.cat([spread_CC, spread_CC]), torch.cat([spread_CC, spread_CC])], dim=1)
+    pairs_CC.diagonal().add_(1e-9)
+    assert torch.linalg.cholesky_ex(pairs_CC.float()).info
+    first = costs(torch.cat([weight_OC, weight_OC], dim=1), pairs_CC, effect_OO, 1).topk(CHANNELS).indices
+    assert (first % CHANNELS).sort().values.tolist() == list(range(CHANNELS))
 
 
 def test_cost_is_zero_for_a_sum_of_units_and_the_second_moment_for_an_independent_one() -> None:

@@ -1,3 +1,5 @@
+from collections.abc import Mapping
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +11,7 @@ from tests.support.tiny_models import TINY
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.repairs import measure_moments
-from worker.slimming.scoring import second_moments
+from worker.slimming.scoring import attribution, second_moments
 from worker.slimming.scoring.attribution import prepared, score
 from worker.slimming.scoring.criteria import Options
 from worker.slimming.scoring.objectives import margin, token_scores
@@ -60,10 +62,19 @@ def test_scoring_returns_the_moments_that_a_repair_needs(family: str) -> None:
         assert all(map(torch.equal, found.weights_N, expected.weights_N))
 
 
-def test_scoring_in_portions_returns_no_moments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(second_moments, "GRAM_BYTES", 1)
-    data = batches("llama", examples(4), 4)
-    assert score(TINY["llama"](), ARCHITECTURES["llama"], ["ffn"], data, "surgeon", Options()).moments is None
+def test_moments_of_several_portions_are_kept_where_the_host_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    def moments() -> Mapping[str, Moments] | None:
+        data = batches("llama", examples(4), 4)
+        return score(TINY["llama"](), ARCHITECTURES["llama"], ["ffn"], data, "surgeon", Options()).moments
+
+    together = moments()
+    monkeypatch.setattr(second_moments, "budget", lambda device: 1)
+    apart = moments()
+    assert together is not None
+    assert apart is not None
+    assert all(torch.equal(apart[path].spread_CC, known.spread_CC) for path, known in together.items())
+    monkeypatch.setattr(attribution, "budget", lambda device: 1)
+    assert moments() is None
 
 
 def test_moments_equal_their_closed_forms() -> None:
@@ -110,7 +121,7 @@ def test_scores_do_not_depend_on_the_number_of_passes(monkeypatch: pytest.Monkey
         return list(found.values()), reported
 
     together, _ = scores()
-    monkeypatch.setattr(second_moments, "GRAM_BYTES", 1)
+    monkeypatch.setattr(second_moments, "budget", lambda device: 1)
     apart, reported = scores()
     assert all(torch.equal(one, other) for one, other in zip(together, apart, strict=True))
     assert reported == sorted(reported)
