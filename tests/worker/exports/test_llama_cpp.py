@@ -28,6 +28,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 BIASES = {"attention_bias": True, "mlp_bias": True}
 LINEAR = {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}
+TWO = {
+    "full_attention": {"rope_type": "linear", "rope_theta": 1000.0, "factor": 8.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+}
 BOTH = ["ffn", "heads"]
 UNEQUAL = Layout.per_layer
 
@@ -55,6 +59,7 @@ FILES: dict[str, tuple[Any, list[str], Layout, list[int], str]] = {
     "qwen3": (lambda: causal("qwen3"), BOTH, Layout.uniform, [0], "qwen3"),
     "gemma2": (lambda: gemma("gemma2"), BOTH, Layout.uniform, [], "gemma2"),
     "gemma3": (lambda: gemma("gemma3_text"), BOTH, Layout.uniform, [], "gemma3"),
+    "gemma3 linear": (lambda: gemma("gemma3_text", rope_parameters=TWO), ["ffn"], Layout.uniform, [], "gemma3"),
     "unequal llama": (lambda: deep("llama"), BOTH, UNEQUAL, [], "deci"),
     "unequal llama 3": (lambda: deep("llama", rope_parameters=LLAMA3), BOTH, UNEQUAL, [], "deci"),
     "unequal linear": (lambda: deep("llama", rope_parameters=LINEAR), ["ffn"], UNEQUAL, [], "deci"),
