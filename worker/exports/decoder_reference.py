@@ -69,10 +69,9 @@ def _attention(model: DecoderFile, layer: Mapping[str, Tensor], index: int, inpu
     if "attn_q_norm.weight" in layer:
         query_THS = _normed(model, query_THS, layer["attn_q_norm.weight"])
         key_THS = _normed(model, key_THS, layer["attn_k_norm.weight"])
-    turned = [_turned(model, each).transpose(0, 1)[None] for each in (query_THS, key_THS)]
-    mixed = functional.scaled_dot_product_attention(
-        *turned, value_THS.transpose(0, 1)[None], is_causal=True, enable_gqa=True
-    )
+    query_THS, key_THS = _turned(model, query_THS), _turned(model, key_THS)
+    query_1HTS, key_1HTS, value_1HTS = (each.transpose(0, 1)[None] for each in (query_THS, key_THS, value_THS))
+    mixed = functional.scaled_dot_product_attention(query_1HTS, key_1HTS, value_1HTS, is_causal=True, enable_gqa=True)
     return _linear(layer, "attn_output", mixed[0].transpose(0, 1).flatten(1))
 
 

@@ -82,8 +82,8 @@ class ExportSource:
 
     @property
     def own_widths(self) -> bool:
-        """Whether two layers differ in their sizes."""
-        return len(set(self.layers)) > 1
+        """Whether layers have sizes of their own, so that the class in the checkpoint loads it."""
+        return hasattr(self.config, "layer_widths")
 
     def tensor(self, name: str) -> Tensor:
         """A tensor in float32."""

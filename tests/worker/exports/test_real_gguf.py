@@ -9,6 +9,8 @@ from service.contract.method import Output
 from service.contract.request import JobRequest
 from service.jobs.record import new_record
 from service.settings import Settings
+from service.storage.inline_rows import take_rows
+from service.storage.keys import dataset_key
 from service.storage.object_store import Storage
 from tests.support.exports import CYLLAMA, with_packages
 from tests.support.progress import IgnoredProgress
@@ -20,7 +22,7 @@ from worker.exports.source import ExportSource
 from worker.sources.gguf import convert_gguf
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
-ROWS = {"calibration": 32, "evaluation": 24}
+ROWS = {"calibration": 24, "evaluation": 12}
 
 
 @pytest.fixture(autouse=True)
@@ -40,9 +42,11 @@ def test_a_slim_smollm2_answers_in_llama_cpp(tmp_path: Path, request: pytest.Fix
         "method": {"units": ["ffn", "heads"], "scope": "global"},
         "output": {"layout": "per_layer", "formats": ["safetensors", "gguf"], "gguf_types": ["q8_0", "q4_k_m"]},
     }
-    asked = JobRequest.model_validate(body)
-    job = new_record(asked).model_copy(update={"attempt": 1})
     settings, storage = Settings(state=tmp_path / "state", device="cpu"), Storage((tmp_path / "artifacts").as_uri())
+    asked, files = take_rows(JobRequest.model_validate(body), "job")
+    for dataset, lines in files.items():
+        storage.put_bytes(lines, dataset_key("default", dataset))
+    job = new_record(asked).model_copy(update={"attempt": 1})
     result = pipeline.run(job, settings=settings, storage=storage, progress=IgnoredProgress(), scratch=tmp_path)
     [export] = result.exports
     assert (export.architecture, export.checked_by) == ("deci", llama_cpp.described())
