@@ -36,16 +36,18 @@ def loads(directory: Path, family: str, access: Access, **fields: Any) -> dict[s
 
 
 def test_a_plan_names_the_formats_of_layers_that_differ(tmp_path: Path, access: Access) -> None:
-    both = {"transformers": None, "llama.cpp": Format.gguf, "mlx-lm": Format.mlx}
-    assert loads(tmp_path, "llama", access, **UNEQUAL) == both
-    assert loads(tmp_path, "qwen2", access, **UNEQUAL) == {"transformers": None, "llama.cpp": Format.gguf}
-    assert loads(tmp_path, "qwen3", access, **UNEQUAL) == {"transformers": None, "mlx-lm": Format.mlx}
-    assert loads(tmp_path, "gemma2", access, **UNEQUAL) == {"transformers": None}
+    every = {"transformers": None, "vllm": None, "onnxruntime": Format.onnx}
+    both = {"llama.cpp": Format.gguf, "mlx-lm": Format.mlx}
+    assert loads(tmp_path, "llama", access, **UNEQUAL) == every | both
+    assert loads(tmp_path, "qwen2", access, **UNEQUAL) == every | {"llama.cpp": Format.gguf}
+    assert loads(tmp_path, "qwen3", access, **UNEQUAL) == every | {"mlx-lm": Format.mlx}
+    assert loads(tmp_path, "gemma2", access, **UNEQUAL) == every
 
 
 def test_a_plan_names_the_format_of_a_qwen2_with_fewer_heads(tmp_path: Path, access: Access) -> None:
     fewer = {"method": {"units": ["heads"]}, "ratio": 0.5}
-    assert loads(tmp_path, "qwen2", access, **fewer) == {"transformers": None, "llama.cpp": Format.gguf}
+    formats = {"llama.cpp": Format.gguf, "onnxruntime": Format.onnx}
+    assert loads(tmp_path, "qwen2", access, **fewer) == {"transformers": None} | formats
 
 
 def test_the_architecture_follows_the_layout_and_the_heads() -> None:

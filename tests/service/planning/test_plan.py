@@ -248,7 +248,11 @@ def test_changed_shapes_give_a_plan_or_an_error(tmp_path: Path, access: Access) 
 def test_a_plan_promises_a_runtime_only_what_it_reads(tmp_path: Path, access: Access) -> None:
     checkpoints.write(tmp_path / "qwen2", "qwen2")
     planned = plan(request_for(tmp_path / "qwen2", 0.5, method={"units": ["heads"]}), access)
-    assert [runtime.name for runtime in planned.runtimes if runtime.loads] == ["transformers", "onnxruntime"]
+    assert [runtime.name for runtime in planned.runtimes if runtime.loads] == [
+        "transformers",
+        "llama.cpp",
+        "onnxruntime",
+    ]
     checkpoints.write(tmp_path / "gemma3", "gemma3_text")
     checkpoints.change_config(tmp_path / "gemma3", query_pre_attn_scalar=8)
     by_layers = plan(request_for(tmp_path / "gemma3", 0.5, method={"units": ["layers"]}), access)
