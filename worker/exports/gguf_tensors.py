@@ -63,7 +63,8 @@ def rope_factors(source: ExportSource) -> Tensor:
     theta, size = source.config.rope_parameters["rope_theta"], source.head_size
     plain = theta ** -(torch.arange(0, size, 2).double() / size)
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](source.config, torch.device("cpu"))
-    return (plain / scaled.double()).float()
+    factors: Tensor = (plain / scaled.double()).float()
+    return factors
 
 
 def _joined(source: ExportSource, queries: str) -> GgufTensor:

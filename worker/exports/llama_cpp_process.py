@@ -22,6 +22,7 @@ from service.infrastructure.child_process import die_with_parent
 
 BINDINGS = "cyllama.llama.llama_cpp"
 F32 = 0  # ggml's number of the type, for keys and values
+LEAST_CONTEXT = 64
 TEXTS = "texts"  # in the metadata of the questions
 FILE_TYPES = {
     "q6_k": LlamaFileType.MOSTLY_Q6_K,
@@ -49,15 +50,19 @@ def answer(path: str, asked: str, answered: str) -> None:
 def quantise(exact: str, path: str, kind: str) -> None:
     """Write a file with K-quants of the weights of a float32 file."""
     bindings: Any = importlib.import_module(BINDINGS)
-    parameters = bindings.LlamaModelQuantizeParams()
-    parameters.ftype = int(FILE_TYPES[kind])
-    bindings.model_quantize(exact, path, parameters)
+    bindings.model_quantize(exact, path, _with(bindings.LlamaModelQuantizeParams(), ftype=int(FILE_TYPES[kind])))
+
+
+def _with(parameters: Any, **values: int) -> Any:
+    """The parameters of the bindings with these values."""
+    for name, value in values.items():
+        setattr(parameters, name, value)
+    return parameters
 
 
 def _model(bindings: Any, path: str) -> Any:
     """The model. The bindings have to be told the size of the vocabulary to give the logits of a context."""
-    parameters = bindings.LlamaModelParams()
-    parameters.n_gpu_layers = 0
+    parameters = _with(bindings.LlamaModelParams(), n_gpu_layers=0)
     size = bindings.LlamaModel(path, parameters, False).get_vocab().n_vocab
     return type("Model", (bindings.LlamaModel,), {"n_vocab": size})(path, parameters, False)
 
@@ -65,9 +70,8 @@ def _model(bindings: Any, path: str) -> Any:
 def _logits_TV(bindings: Any, model: Any, token_T: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     """The logits of a row of tokens, with keys and values in float32."""
     count = len(token_T)
-    settings = bindings.LlamaContextParams()
-    settings.n_ctx = settings.n_batch = settings.n_ubatch = max(64, count)
-    settings.type_k, settings.type_v, settings.flash_attn_type = F32, F32, 0
+    sizes = dict.fromkeys(("n_ctx", "n_batch", "n_ubatch"), max(LEAST_CONTEXT, count))
+    settings = _with(bindings.LlamaContextParams(), **sizes, type_k=F32, type_v=F32, flash_attn_type=0)
     context = bindings.LlamaContext(model, settings, False)
     batch = bindings.LlamaBatch(n_tokens=count, embd=0, n_seq_max=1)
     for position, token in enumerate(token_T.tolist()):

@@ -11,7 +11,7 @@ from service.contract.method import Output
 from service.contract.options import EXPORTS, Format
 from service.exports.formats import FORMATS
 from service.exports.gguf import PER_LAYER, UNIFORM, architecture
-from service.exports.gguf_tokenizer import DIGITS, PRE_TOKENIZERS, TokenizerKind, tokenizer_kind
+from service.exports.gguf_tokenizer import PRE_TOKENIZERS, TokenizerKind, tokenizer_kind
 from service.families.table import FAMILIES
 from service.planning.plan import plan
 from service.reports.runtime_names import RUNTIME_OF
@@ -78,7 +78,6 @@ def test_the_tokenizer_is_known_by_what_it_does() -> None:
     digits = {"type": "Digits", "individual_digits": True}
     assert tokenizer_kind(bpe(BYTE_LEVEL)) == TokenizerKind("gpt2", "gpt-2")
     assert tokenizer_kind(bpe(digits, BYTE_LEVEL)) == TokenizerKind("gpt2", "smollm")
-    assert (DIGITS, "words") not in PRE_TOKENIZERS
     assert tokenizer_kind(bpe(BYTE_LEVEL, normalizer={"type": "NFC"})) == TokenizerKind("gpt2", "gpt-2")
 
 

@@ -1,6 +1,7 @@
 """GGUF files of slim models in llama.cpp itself: the logits and the tokens are those of the checkpoints."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tokenizers.trainers import BpeTrainer
 from transformers import LlamaTokenizer, PreTrainedModel
 
 from service.contract.options import Layout
-from service.exports import gguf_tokenizer
+from service.exports.gguf_tokenizer import BYTES as BYTES_STEP
 from service.exports.gguf_tokenizer import PRE_TOKENIZERS
 from tests.support.checkpoints import CORPUS
 from tests.support.exports import CYLLAMA, slim_source, with_packages
@@ -121,6 +122,11 @@ def sentencepiece(directory: Path, **settings: Any) -> Tokenizer:
     return converted
 
 
+def by_regex(pattern: str, whole: bool, directory: Path) -> Tokenizer:
+    """A tokenizer that splits texts by a regular expression."""
+    return byte_level(pre_tokenizers.Split(Regex(pattern), "isolated"), BYTES, whole=whole)
+
+
 VOCABULARY = 400
 BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 WORDS = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -129,11 +135,7 @@ TOKENIZERS: dict[str, Callable[[Path], Tokenizer]] = {
     "smollm": lambda directory: byte_level(pre_tokenizers.Digits(individual_digits=True), WORDS),
     "sentencepiece": sentencepiece,
     **{
-        pre: lambda directory, steps=steps, whole=whole: byte_level(
-            pre_tokenizers.Split(Regex(steps[0]), "isolated"), BYTES, whole=whole
-        )
-        for (steps, whole), pre in PRE_TOKENIZERS.items()
-        if steps[-1] == gguf_tokenizer.BYTES
+        pre: partial(by_regex, steps[0], whole) for (steps, whole), pre in PRE_TOKENIZERS.items() if BYTES_STEP in steps
     },
 }
 
