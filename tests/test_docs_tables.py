@@ -17,6 +17,7 @@ from service.contract.fields import groups
 from service.contract.method import OBJECTIVES
 from service.contract.options import METRICS, TaskKind
 from service.contract.request import JobRequest
+from service.families.per_layer_limits import IN_BACK_END, IN_PLUGIN
 from service.families.source_config import TEXT_PARTS
 from service.families.table import FAMILIES
 from service.quantisation.methods import METHODS
@@ -166,6 +167,11 @@ def test_the_page_of_the_families_lists_each_with_its_classes_units_and_runtimes
         assert re.findall(r"`(\w+)`", classes) == family.described.classes
         assert re.findall(r"`(\w+)`", units) == [unit.value for unit in family.units]
         assert runtimes == ", ".join(family.runtimes)
+
+
+def test_the_page_of_the_families_lists_those_that_vllm_loads_with_layers_of_different_widths() -> None:
+    rows = [row for row in table(section(read("docs/families.md"), "Layers of different widths")) if row[0] == "vllm"]
+    assert [re.findall(r"`(\w+)`", families) for _, (families, _) in rows] == [[*IN_BACK_END], [*IN_PLUGIN]]
 
 
 def test_the_page_of_the_families_lists_the_text_parts() -> None:

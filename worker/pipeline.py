@@ -9,10 +9,11 @@ from transformers.utils import logging
 
 from service.contract import presets
 from service.contract.job import Stage
-from service.contract.options import Merge, Repair, Unit
+from service.contract.options import EXPORTS, Merge, Repair, Unit
 from service.contract.result import (
     Controls,
     DenseSlim,
+    Export,
     JobMetrics,
     RecoveredMetrics,
     RecoveryResult,
@@ -25,7 +26,7 @@ from service.storage.artifact_names import MODEL, UNTRAINED
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
 from worker.recovery.recovered import Recovered
-from worker.reporting import artifacts, findings, pushing, report
+from worker.reporting import artifacts, exports, findings, pushing, report
 from worker.search.candidates import Candidates
 from worker.search.chosen import ChosenModel, kept_metric
 from worker.search.counted import counted_candidate
@@ -102,11 +103,12 @@ def run(
     with context.stage(Stage.verify):
         untrained = save(context, sources, cut, chosen, UNTRAINED) if trained else None
         verified = save(context, sources, final, chosen, MODEL)
+    exported = export(context)
     with context.stage(Stage.upload):
         metrics = final.metrics(dense).model_copy(update={"controls": measured_controls})
         result = conclude(context, sources, chosen, final.measured[own(sets).key], metrics, timed, verified)
         recovered = trained.result(context, cut, dense, untrained) if trained and untrained else None
-        result = result.model_copy(update=cache.outcome() | {"recovery": recovered})
+        result = result.model_copy(update=cache.outcome() | {"recovery": recovered, "exports": exported})
         ranking = path.at(chosen.candidate.requested_ratio)
         found = findings.find(chosen, final.sets, dense, final.measured, timed.passes, ranking)
         report.write(context, sources, final.sets, result, found)
@@ -260,6 +262,14 @@ def save(context: JobContext, sources: Sources, model: CutModel, chosen: ChosenM
     """Save and verify the checkpoint of a cut model. Raises VerificationFailed."""
     shipped = shipped_tasks(model.sets, model.measured)
     return artifacts.save(context, sources, shipped, chosen.groups, chosen.candidate, name)
+
+
+def export(context: JobContext) -> list[Export]:
+    """The files for other runtimes, where the request asks for them. Raises ExportFailed."""
+    if not set(EXPORTS) & set(context.job.request.output.formats):
+        return []
+    with context.stage(Stage.export):
+        return exports.export(context)
 
 
 def repair(context: JobContext, task_model: TaskModel, kept: Kept, moments: Mapping[str, Moments] | None) -> None:

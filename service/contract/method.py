@@ -19,6 +19,7 @@ from service.contract.options import (
     ExampleReduction,
     Format,
     GeneralRule,
+    GgufType,
     Layout,
     Merge,
     MergedRouter,
@@ -373,7 +374,15 @@ class Output(Schema):
         default=[Format.safetensors],
         min_length=1,
         max_length=len(Format),
-        description="forms in which the model is stored; `indices` needs the repair `none`",
+        description="forms in which the model is stored; `indices` needs the repair `none`, `gguf`, `onnx` and "
+        "`mlx` a family that the format has",
+        json_schema_extra=EXPERT,
+    )
+    gguf_types: list[GgufType] = Field(
+        default=[GgufType.q8_0],
+        min_length=1,
+        max_length=len(GgufType),
+        description="with the format `gguf`: how its files store the weights, one file each",
         json_schema_extra=EXPERT,
     )
     uri: Uri | None = Field(
@@ -397,4 +406,19 @@ class Output(Schema):
     def _check_model_to_push(self) -> Self:
         if self.uri is not None and self.formats == [Format.indices]:
             raise ValueError("`uri` needs a model to push, which `formats: [indices]` lacks: add `safetensors`")
+        return self
+
+    @model_validator(mode="after")
+    def _check_formats_differ(self) -> Self:
+        for field, listed in (("formats", self.formats), ("gguf_types", self.gguf_types)):
+            if len(set(listed)) != len(listed):
+                raise ValueError(f"`{field}` has an entry twice: give each once")
+        return self
+
+    @model_validator(mode="after")
+    def _check_types_are_used(self) -> Self:
+        if self.gguf_types != [GgufType.q8_0] and Format.gguf not in self.formats:
+            raise ValueError(
+                "`gguf_types` has an effect only with `gguf` in `formats`: add it, or leave `gguf_types` out"
+            )
         return self

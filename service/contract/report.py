@@ -6,7 +6,7 @@ from pydantic import Field
 
 from service.contract.fields import Name, Schema
 from service.contract.job import Stage
-from service.contract.options import Unit
+from service.contract.options import Format, Unit
 from service.contract.request import JobRequest
 from service.contract.result import DenseSlim, Result, Widths
 
@@ -36,12 +36,15 @@ class Throughput(Schema):
 
 
 class Runtime(Schema):
-    """Whether a runtime loads the checkpoint, and which features its widths allow there."""
+    """Whether a runtime loads the checkpoint or another format of the model, and which features its widths allow."""
 
     name: str
     loads: bool
     reason: str | None = Field(
-        default=None, description="why it does not load the checkpoint, or which features the widths exclude"
+        default=None, description="why it does not load the checkpoint, or how it does and what it leaves out"
+    )
+    export: Format | None = Field(
+        default=None, description="format in `output.formats` whose files it loads in place of the checkpoint"
     )
     quantisations: list[str] = Field(default=[], description="quantisations that the widths allow")
     tensor_parallel: list[int] = Field(

@@ -4,19 +4,20 @@ Scores decide which units are removed; how many follows from the request. In a g
 ratio, and a target that has to be measured leaves them open.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from service.contract.catalog import Plan, Projected, VocabularyRange
 from service.contract.errors import NotPlannable
-from service.contract.options import Layout, Repair, Unit
+from service.contract.options import Layout, Unit
 from service.contract.report import Runtime
 from service.contract.request import JobRequest
+from service.exports.model import exported_model, with_biases
+from service.exports.runtimes import with_exports
 from service.families.family import CLASSIFIERS
 from service.families.runtime_limits import SlimSizes
 from service.families.runtimes import runtimes_after, runtimes_of_unequal_widths
 from service.planning.admission import check_request
-from service.planning.feasibility import check_options
+from service.planning.feasibility import check_options, with_tying
 from service.planning.removal import count_parameters
 from service.planning.targets import find_removal, needs_measuring
 from service.planning.tokenizer_checks import check_tokenizer, read_tokenizer
@@ -85,7 +86,9 @@ def plan_for(request: JobRequest, checkpoint: Checkpoint) -> Plan:
         bytes=Projected(dense=checkpoint.stored_bytes, slim=slim[1]),
         dequantised=checkpoint.dequantised,
         cache_bytes_per_token=_cache_bytes(request, checkpoint, cuts),
-        runtimes=_runtimes(request, checkpoint, cuts),
+        runtimes=with_exports(
+            _runtimes(request, checkpoint, cuts), exported_model(request, checkpoint.family, with_tying(checkpoint))
+        ),
     )
 
 
@@ -112,7 +115,7 @@ def _runtimes(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut]) 
     units = request.method.units
     # Where whole layers are removed and nothing else, the others keep their one width.
     if request.output.layout is Layout.per_layer and request.method.scored_units != [Unit.layers]:
-        return runtimes_of_unequal_widths()
+        return runtimes_of_unequal_widths(checkpoint.family, units)
     stack = checkpoint.last_stack
     heads, groups = head_counts(checkpoint, stack)
     return runtimes_after(
@@ -124,18 +127,12 @@ def _runtimes(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut]) 
             head_size=kept(cuts, Unit.head_dims, head_size(checkpoint, stack)),
             layers=kept(cuts, Unit.layers, num_layers(checkpoint, stack)),
             hidden_size=checkpoint.number(checkpoint.names.hidden_size, stack),
-            config=_slim_config(request, checkpoint),
+            config=with_biases(request, checkpoint.family, checkpoint.config),
             heads_known=Unit.heads not in units or any(cut.unit is Unit.heads for cut in cuts),
             layers_known=Unit.layers not in units,
             kind=checkpoint.family.kind,
         )
     )
-
-
-def _slim_config(request: JobRequest, checkpoint: Checkpoint) -> Mapping[str, Any]:
-    """The config of the dense model, with the fields that the repair `bias` sets."""
-    biases = {stack.bias: True for stack in checkpoint.names.stacks if stack.bias}
-    return {**checkpoint.config, **biases} if request.method.repair is Repair.bias else checkpoint.config
 
 
 def _ffn_widths(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut]) -> list[int]:

@@ -8,6 +8,7 @@ from service.contract.errors import InvalidModel
 from service.contract.options import Unit
 from service.contract.presets import resolve
 from service.contract.request import JobRequest
+from service.exports.formats import check_format_tokenizers
 from service.sources.access import blaming
 from service.sources.directories import StoredDirectory, read_json
 from service.sources.model_directory import ModelDirectory
@@ -24,8 +25,11 @@ MAX_BYTES = 16 * 2**20  # a client waits; a larger tokenizer.json is left to the
 
 
 def check_tokenizer(request: JobRequest, model: ModelDirectory) -> None:
-    """Raise InvalidModel for a tokenizer that needs code, is missing, makes tokens that the model does not know, or has
-    no chat template although the rows are conversations."""
+    """Check the files of the tokenizer.
+
+    Raises InvalidModel for a tokenizer that needs code, is missing, makes tokens that the model does not know, or has
+    no chat template although the rows are conversations; UnsupportedFormat where a format cannot hold it.
+    """
     model.check_tokenizer()
     if not isinstance(model.files, StoredDirectory):
         return
@@ -34,7 +38,9 @@ def check_tokenizer(request: JobRequest, model: ModelDirectory) -> None:
         raise InvalidModel(message, param="model.uri")
     chat_template = _chat_template(model, model.files) if _has_conversations(request) else ""
     if model.files.sizes.get(TOKENIZER, MAX_BYTES + 1) <= MAX_BYTES:
-        _check_tokens(request, _read(model, model.files), model, chat_template)
+        tokenizer = _read(model, model.files)
+        _check_tokens(request, tokenizer, model, chat_template)
+        check_format_tokenizers(request, tokenizer)
 
 
 def _has_conversations(request: JobRequest) -> bool:

@@ -12,8 +12,6 @@ probe.
 
 import json
 import math
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -33,6 +31,7 @@ from service.infrastructure.child_process import die_with_parent
 from service.sources.model_files import CONFIG
 from worker.checkpoints.encoders import is_encoder, outputs_of, pooler_argument, sentence_encoder_of
 from worker.checkpoints.float32_pass import float32_pass
+from worker.checkpoints.fresh_process import last_line_of
 from worker.checkpoints.loading import LoadedModel
 from worker.checkpoints.per_layer import loader_class
 from worker.checkpoints.weights import AUTO_CLASSES, FROM_DISK_ALONE
@@ -49,7 +48,7 @@ TOLERANCE = 1e-4
 LOGITS = "logits"
 TOKEN_INPUTS = ("input_ids", "decoder_input_ids")
 PROBE_TEXTS = 256
-POLL_SECONDS = 0.5
+MODULE = "worker.checkpoints.verification"
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def with_texts(probe: Probe, texts: Mapping[str, Tokens], slim: LoadedModel) -> 
 def probe_of(loaded: LoadedModel, inputs: Mapping[str, Tensor]) -> Probe:
     """The logits of a model as it is, computed in float32."""
     model, dtype = loaded.model, str(loaded.dtype).removeprefix("torch.")
-    logits = _logits(model, architecture_of(model), inputs, loaded.directory)
+    logits = float32_logits(model, architecture_of(model), inputs, loaded.directory)
     return Probe({name: value.cpu() for name, value in inputs.items()}, logits, str(model.device), dtype)
 
 
@@ -134,12 +133,8 @@ def verify(directory: Path, probe: Path, *, while_waiting: Callable[[], None] = 
 
 def compare_in_fresh_process(directory: Path, probe: Path, while_waiting: Callable[[], None]) -> Verified:
     """What `compare` returns in a process of its own. Raises VerificationFailed where it raises."""
-    command = [sys.executable, "-m", "worker.checkpoints.verification", str(os.getpid()), str(directory), str(probe)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        output, errors = _wait(process, while_waiting)
-    if process.returncode != 0:
-        raise VerificationFailed(f"the checkpoint does not load in a fresh process: {_last_line(errors)}")
-    return Verified.model_validate_json(_last_line(output))
+    failure = "the checkpoint does not load in a fresh process"
+    return Verified.model_validate_json(last_line_of(MODULE, [str(directory), str(probe)], while_waiting, failure))
 
 
 def compare(directory: Path, probe: Probe) -> Verified:
@@ -148,8 +143,8 @@ def compare(directory: Path, probe: Probe) -> Verified:
     Raises ValueError where weights are missing or unexpected, or the logits are not finite.
     """
     _check_texts(directory, probe)
-    model = _load(directory, getattr(torch, probe.dtype), probe.device)
-    logits = _logits(model, architecture_of(model), probe.inputs, directory)
+    model = load_written(directory, getattr(torch, probe.dtype), probe.device)
+    logits = float32_logits(model, architecture_of(model), probe.inputs, directory)
     difference = (logits - probe.logits).abs().max().item()
     if not math.isfinite(difference):
         raise ValueError("the logits of the reloaded checkpoint are not finite")
@@ -171,7 +166,7 @@ def _check_texts(directory: Path, probe: Probe) -> None:
             raise ValueError(f"the tokenizer of the checkpoint reads other tokens in the text {text[:200]!r}")
 
 
-def _logits(
+def float32_logits(
     model: PreTrainedModel, architecture: Architecture, inputs: Mapping[str, Tensor], directory: Path
 ) -> Tensor:
     """The logits, computed in float32 on the model's device; they are on the CPU.
@@ -184,7 +179,7 @@ def _logits(
     return logits.float().cpu()
 
 
-def _load(directory: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
+def load_written(directory: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
     """Load the checkpoint. Raises ValueError where its weights are not exactly those that its class needs."""
     config = json.loads((directory / CONFIG).read_bytes())
     loader = loader_class(config, AUTO_CLASSES[family_of(config, "the checkpoint").kind])
@@ -203,23 +198,6 @@ def _load(directory: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
     nn.Module.to(model, device)
     model.eval()
     return model
-
-
-def _wait(process: "subprocess.Popen[str]", while_waiting: Callable[[], None]) -> tuple[str, str]:
-    """The standard output and errors of the process; kills it where `while_waiting` raises."""
-    try:
-        while True:
-            try:
-                return process.communicate(timeout=POLL_SECONDS)
-            except subprocess.TimeoutExpired:
-                while_waiting()
-    except BaseException:
-        process.kill()
-        raise
-
-
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it printed nothing"])[-1]
 
 
 def main() -> None:

@@ -262,10 +262,14 @@ def _per_layer_widths(report: Report) -> str | None:
     if not has_own_widths(report.result):
         return None
     refusing = [RUNTIME_NAMES.get(each.name, each.name) for each in report.runtimes if not each.loads]
+    in_vllm = any(each.name == "vllm" and each.loads for each in report.runtimes)
+    and_vllm = ", vLLM with `--trust-remote-code`" if in_vllm else ""
+    formats = [f"{each.name} loads the format `{each.export}`" for each in report.runtimes if each.export]
+    others = f"In its place {' and '.join(formats)} of `output.formats`. " if formats else ""
     return (
-        "The layers have different widths. Transformers loads the checkpoint with trust_remote_code=True, by the class "
-        f"in its {MODELLING_FILE}; Taskslim loads it without. These runtimes do not load it: {', '.join(refusing)}. "
-        "Send the layout `uniform` for these."
+        "The layers have different widths. Transformers loads the checkpoint with trust_remote_code=True"
+        f"{and_vllm}, by the class in its {MODELLING_FILE}; Taskslim loads it without. {others}These runtimes do not "
+        f"load it: {', '.join(refusing)}. Send the layout `uniform` for these."
     )
 
 

@@ -1,5 +1,6 @@
 """A loaded model with its task as tokens, and what is measured of it."""
 
+import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from service.contract.presets import LABELLED_BY_HEAD, needs_answers
 from service.contract.report import Decoding, OwnAnswers
 from service.contract.result import Metrics
 from service.contract.task import TaskWording
+from service.exports.formats import asked, check_format_tokenizers, check_formats
 from service.families.table import check_first_layer, check_merge, check_units
 from service.rows.checks import have_answers
 from service.rows.labels import check_classes, with_named_labels
@@ -28,6 +30,7 @@ from worker.data.wordings import Tokens, Wording
 from worker.evaluation import answer_scores, decision_offsets, generation, label_offsets, similarities
 from worker.evaluation.answers import Answers
 from worker.evaluation.judging import judge
+from worker.exports.packages import check_packages
 from worker.slimming.architectures import Architecture, architecture_of
 from worker.slimming.scoring.objectives import Batch
 from worker.stages.context import JobContext
@@ -108,13 +111,18 @@ def load(context: JobContext, model: Path, adapter: Path | None) -> LoadedModel:
     """The model on its device.
 
     Raises InvalidRequest for a layout or layers that the model cannot have, UnsupportedUnit for a unit that its config
-    cannot hold fewer of.
+    cannot hold fewer of, UnsupportedFormat for a format that cannot hold it or its tokenizer, or whose packages are not
+    installed.
     """
     loaded = load_model(model, device=device(context.settings.device), adapter=adapter)
     method, config = context.job.request.method, loaded.model.config.to_dict()
     check_units(method.units, loaded.family, config)
     check_first_layer(method, loaded.family, config)
     check_merge(method, loaded.family)
+    check_formats(context.job.request, loaded.family, config)
+    check_packages(context.job.request.output.formats)
+    if any(asked(context.job.request)):
+        check_format_tokenizers(context.job.request, json.loads(loaded.tokenizer.backend_tokenizer.to_str()))
     if has_per_layer_class(loaded.model) and context.job.request.output.layout is Layout.uniform:
         message = "the layers of this model have widths of their own already: ask for the layout `per_layer`"
         raise InvalidRequest(message, param="output.layout")

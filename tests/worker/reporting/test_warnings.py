@@ -8,6 +8,7 @@ from service.contract.options import Unit
 from service.contract.report import Confusion, Dequantised, Report
 from service.contract.result import DenseSlim, Metrics, RecoveredMetrics, Result, Widths
 from service.families.runtimes import runtimes_of_unequal_widths
+from service.families.table import FAMILIES
 from tests.support.contract_examples import recovery, result
 from tests.support.requests import plain_request
 from worker.reporting.warnings import CHECKS, warnings
@@ -124,7 +125,7 @@ CAUSES: dict[str, Report] = {
     "dense_fails": report(dense_metrics={"value": estimate(0.5)}),
     "not_recovered": recovered(before=0.8, after=0.8, best_step=0),
     "per_layer_widths": with_target({"ratio": 0.3}, verified=OWN_CLASS).model_copy(
-        update={"runtimes": runtimes_of_unequal_widths()}
+        update={"runtimes": runtimes_of_unequal_widths(FAMILIES["llama"], [Unit.ffn])}
     ),
     "fewer_experts_per_token": with_target(
         {"ratio": 0.3},
@@ -198,6 +199,11 @@ def test_change_of_zero_has_no_sign() -> None:
 
 def test_runtimes_that_do_not_load_unequal_widths_are_those_of_the_report() -> None:
     [warning] = warnings(CAUSES["per_layer_widths"])
+    assert "vLLM with `--trust-remote-code`" in warning.message
+    assert "do not load it: SGLang, llama.cpp, mlx-lm." in warning.message
+    runtimes = runtimes_of_unequal_widths(FAMILIES["bert"], [Unit.ffn])
+    [warning] = warnings(CAUSES["per_layer_widths"].model_copy(update={"runtimes": runtimes}))
+    assert "--trust-remote-code" not in warning.message
     assert "do not load it: vLLM, SGLang, llama.cpp, mlx-lm." in warning.message
 
 
