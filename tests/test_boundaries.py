@@ -22,12 +22,13 @@ SERVICES = {"redis", "rq", "obstore", "transformers", "service", "pydantic", "st
 # From the ground up: a package imports those before it, and none of its own line.
 SERVICE_LAYERS = (
     {"contract", "settings"},
-    {"quantisation", "rows", "tensors"},
+    {"quantisation", "rows", "tensors", "vocabulary"},
     {"families"},
     {"infrastructure"},
     {"tenants", "reports"},
     {"storage"},
     {"sources"},
+    {"exports"},
     {"planning", "privacy"},
     {"jobs"},
     {"webhooks"},
@@ -40,7 +41,9 @@ FOR_WORKER = {
     "quantisation",
     "rows",
     "tensors",
+    "vocabulary",
     "families",
+    "exports",
     "infrastructure",
     "storage",
     "sources",
@@ -52,6 +55,7 @@ WORKER_LAYERS = (
     {"slimming"},
     {"data", "sources"},
     {"checkpoints", "evaluation"},
+    {"exports"},
     {"recovery"},
     {"stages"},
     {"search"},
@@ -128,6 +132,15 @@ def test_every_package_has_a_layer() -> None:
     for top, layers in (("service", SERVICE_LAYERS), ("worker", WORKER_LAYERS)):
         entries = {path.stem for path in (ROOT / top).iterdir() if path.suffix == ".py" or list(path.glob("*.py"))}
         assert entries - {"__init__"} == set().union(*layers)
+
+
+def test_client_for_pipelines_imports_httpx_alone() -> None:
+    paths = [*(ROOT / "clients/python/taskslim_client").glob("*.py")]
+    nodes = [node for path in paths for node in ast.walk(ast.parse(path.read_text()))]
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    tops = {name.partition(".")[0] for name in imported} - sys.stdlib_module_names
+    assert tops == {"httpx", "taskslim_client"}
 
 
 def test_only_the_api_package_imports_fastapi() -> None:

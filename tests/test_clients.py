@@ -28,7 +28,7 @@ REDOCLY = "@redocly/cli@2.77.0"
     r"^echo '(.*?)' > generator\.json$", (ROOT / "docs/api.md").read_text(), flags=re.MULTILINE | re.DOTALL
 )
 GENERATOR_CONFIG = json.loads(SHOWN_CONFIG) | {"post_hooks": []}  # no formatter is run over the client
-PACKAGE = "taskslim_client"
+PACKAGE = "generated_client"
 
 
 @pytest.fixture(scope="module")

@@ -37,14 +37,18 @@ from tests.support.walkthrough import PAGE, run_walkthrough, tiny_llama
 MAX_LINES = {"README.md": 200, RESULTS: 250}
 # Documents whose `sh` blocks a test of this module runs.
 RUN = {"README.md", PAGE, "docs/api.md", "docs/cli.md"}
-RUN_PYTHON = {PAGE, "docs/api.md"}
+RUN_PYTHON = {PAGE, "docs/api.md", "docs/pipelines.md"}  # the last one in tests/test_pipelines.py
 # The start of a command in a `console` block -> why it is not run as it is.
 NOT_RUN = {
     "make ": "installs packages or runs the whole suite; the targets are compared with the Makefile",
     "taskslim slim ": "waits for a job of minutes; tests/service/cli/test_slim.py runs the same options",
     ".venv/bin/taskslim serve": "runs until it is stopped; every test of the walkthrough starts it",
+    "taskslim rebase-adapter ": "tests/worker/checkpoints/test_rebased_adapters.py runs it",
+    "taskslim run ": "starts a server; tests/service/cli/test_run.py and tests/test_serving.py run the same options",
     "taskslim privatise ": "tests/service/cli/test_privatise.py runs the same options",
     "pip install ": "installs packages; tests/test_extras.py installs each extra",
+    "pip wheel ": "tests/test_pipelines.py installs the package that it makes",
+    "MODEL=": "tests/test_pipelines.py runs the same script with another model",
     "export ": "sets the variables of the commands below it",
     "docker compose ": "needs a container engine; tests/test_compose.py runs the same commands as processes",
     "taskslim api --host 0.0.0.0": "runs until it is stopped; tests/test_compose.py starts it",

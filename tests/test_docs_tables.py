@@ -17,6 +17,7 @@ from service.contract.fields import groups
 from service.contract.method import OBJECTIVES
 from service.contract.options import METRICS, TaskKind
 from service.contract.request import JobRequest
+from service.families.per_layer_limits import IN_BACK_END, IN_PLUGIN
 from service.families.source_config import TEXT_PARTS
 from service.families.table import FAMILIES
 from service.quantisation.methods import METHODS
@@ -26,7 +27,13 @@ from tests.support.documents import read, section, table
 
 STATE = "~/.local/state/taskslim"
 # Fields that stand in one row of the tables because they have the fields of another.
-LIKE = {"task.evaluation.": "task.calibration.", "task.general.": "task.", "tasks.": "task.", "observe.": "task."}
+LIKE = {
+    "task.evaluation.": "task.calibration.",
+    "task.texts.": "task.calibration.",
+    "task.general.": "task.",
+    "tasks.": "task.",
+    "observe.": "task.",
+}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +74,8 @@ def test_the_request_page_names_every_field_once_with_its_values(document: dict[
     assert Counter(name for name, _ in rows) == Counter([*own, *(f"{name}*" for name in LIKE)])
     for name in every.keys() - own.keys():
         prefix = next(start for start in LIKE if name.startswith(start))
-        shared = name.replace(prefix, LIKE[prefix], 1).replace(".evaluation.", ".calibration.")
+        shared = name.replace(prefix, LIKE[prefix], 1)
+        shared = shared.replace(".evaluation.", ".calibration.").replace(".texts.", ".calibration.")
         shared = shared.replace("task.general.", "task.")
         # general rows have the fields of a task's wording and those of its calibration rows side by side
         assert {shared, shared.replace("task.", "task.calibration.", 1)} & own.keys() or shared == "task.general", name
@@ -159,6 +167,11 @@ def test_the_page_of_the_families_lists_each_with_its_classes_units_and_runtimes
         assert re.findall(r"`(\w+)`", classes) == family.described.classes
         assert re.findall(r"`(\w+)`", units) == [unit.value for unit in family.units]
         assert runtimes == ", ".join(family.runtimes)
+
+
+def test_the_page_of_the_families_lists_those_that_vllm_loads_with_layers_of_different_widths() -> None:
+    rows = [row for row in table(section(read("docs/families.md"), "Layers of different widths")) if row[0] == "vllm"]
+    assert [re.findall(r"`(\w+)`", families) for _, (families, _) in rows] == [[*IN_BACK_END], [*IN_PLUGIN]]
 
 
 def test_the_page_of_the_families_lists_the_text_parts() -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from service.cli.client import Api
+from service.cli.client import Api, ApiFailed
 from service.contract.job import Event, EventPage, Job, JobStatus, Stage
 from service.contract.report import Report
 from service.settings import Settings
@@ -201,9 +201,15 @@ def test_second_job_reuses_scores_and_its_model_can_be_slimmed_again(
         second = finish(api, body | OWN_WIDTHS | {"target": {"ratio": 0.3}}, tmp_path / "second")
         third = finish(api, body | OWN_WIDTHS | {"model": {"uri": f"job://{second.id}"}}, tmp_path / "third")
         stored = {found.digest: found for found in api.scores(limit=100)}
+        compared = api.compare([first.id, second.id])
+        with pytest.raises(ApiFailed, match="different models"):
+            api.compare([first.id, third.id])
     assert first.result is not None
     assert second.result is not None
     assert third.result is not None
+    assert [model.parameters for model in compared.models] == [
+        job.result.parameters.slim for job in (first, second) if job.result
+    ]
     assert planned["scores_cached"] is True
     assert planned["time"]["seconds"] > 0
     assert (first.result.scores_reused, first.result.evaluation_reused) == (False, False)

@@ -35,8 +35,10 @@ SentencePieceTrainer.train(
 )
 """
 STARTS = {  # what an extra without a process of its own has to be able to do
+    "llama-cpp": "from cyllama.llama import llama_cpp; llama_cpp.model_quantize",
     "tracing": "from service.infrastructure import tracing; tracing.configure('api')",
     "bench": "import matplotlib.pyplot",
+    "onnx": "import onnx, onnxscript, onnxruntime",
     "privacy": "import service.cli.__main__, service.privacy.statement, service.sources.hub, pyarrow.parquet",
 }
 

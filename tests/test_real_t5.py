@@ -25,8 +25,8 @@ MODEL = SHARED / "models/t5-multitask-tiny"
 
 pytestmark = pytest.mark.skipif(not MODEL.exists(), reason="the trained T5 and its rows are not here")
 
-T5 = FAMILIES["t5"]
-UNITS = [[unit] for unit in T5.units] + [[Unit.ffn, Unit.heads], [Unit.ffn, Unit.head_dims], list(T5.units)]
+SCORED = [unit for unit in FAMILIES["t5"].units if unit is not Unit.vocabulary]
+UNITS = [[unit] for unit in SCORED] + [[Unit.ffn, Unit.heads], [Unit.ffn, Unit.head_dims], SCORED]
 REDUCED = {"criterion": "attribution", "units": ["ffn"]}
 BUDGET = {"units": ["ffn", "heads"], "scope": "global"}
 CASES: dict[str, dict[str, Any]] = {
@@ -38,9 +38,9 @@ CASES: dict[str, dict[str, Any]] = {
         for scope in [Scope.all if Unit.ffn in CRITERIA[criterion].unserved else Scope.layer]
     },
     **{
-        f"{criterion} all units": {"criterion": criterion, "units": T5.units, "scope": "global", "steps": 2}
+        f"{criterion} all units": {"criterion": criterion, "units": SCORED, "scope": "global", "steps": 2}
         for criterion in Criterion
-        if not {*T5.units} & {*CRITERIA[criterion].unserved}
+        if not {*SCORED} & {*CRITERIA[criterion].unserved}
     },
     **{
         f"{repair} {layout}": {"repair": repair, "units": ["ffn", "heads"], "scope": "global", "layout": layout}

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers.normalizers import Lowercase
 
 from service.contract import errors
 from service.contract.errors import TaskslimError
@@ -130,6 +131,13 @@ def extra_token(directory: Path) -> None:
     edited("config.json", vocab_size=len(tokenizer) - 1)(directory)
 
 
+def lowercased(directory: Path) -> None:
+    """Lets the tokenizer write all letters small, which llama.cpp does not do."""
+    tokenizer = checkpoints.tokenizer()
+    tokenizer.backend_tokenizer.normalizer = Lowercase()
+    tokenizer.save_pretrained(directory)
+
+
 def own_widths(directory: Path) -> None:
     """Gives the first layer a width of its own."""
     model, architecture = causal("llama"), ARCHITECTURES["llama"]
@@ -153,6 +161,7 @@ CHAT: dict[str, Any] = {"kind": "generation", "template": None, "labels": None, 
 CHAT_WITH_ROWS = CHAT | {part: {"rows": [CONVERSATION] * 4} for part in ("calibration", "evaluation")}
 EMBEDDING: dict[str, Any] = {"kind": "embedding", "template": None, "labels": None}
 HEADS = {"method": {"units": ["heads"]}}
+UNEQUAL = {"method": {"units": ["ffn"], "scope": "global"}}
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 CASES: dict[str, Case] = {
     "label of a row": Case(
@@ -334,6 +343,14 @@ CASES: dict[str, Case] = {
     ),
 }
 
+
+def whole_words(directory: Path) -> None:
+    """Replace the tokenizer by one that knows whole words alone."""
+    content = json.loads((directory / "tokenizer.json").read_text())
+    model = {"type": "WordLevel", "vocab": content["model"]["vocab"], "unk_token": "<unk>"}
+    (directory / "tokenizer.json").write_text(json.dumps(content | {"model": model}))
+
+
 # Refusals by functions of the contract that plan and worker call both; the place is in the service.
 BY_CONTRACT: dict[str, Case] = {
     "recovery with too few rows": Case(
@@ -353,6 +370,68 @@ BY_CONTRACT: dict[str, Case] = {
         family="bert",
         prepare=lambda directory: checkpoints.save(directory, encoder("bert")),
     ),
+    "tokens of a tokenizer of whole words": Case(
+        Site("vocabulary.checks", "check_pieces"),
+        "unsupported_unit",
+        "method.units",
+        {"method": {"units": ["vocabulary"]}, "target": {"ratio": 0.1}},
+        prepare=whole_words,
+    ),
+    "texts without a text": Case(
+        Site("rows.checks", "plain_texts"),
+        "invalid_data",
+        "task.texts.rows",
+        {"method": {"units": ["vocabulary"]}, "task": {"texts": {"rows": [{"other": "a"}]}}},
+    ),
+    "format without the family": Case(
+        Site("exports.formats", "check_formats"),
+        "unsupported_format",
+        "output.formats",
+        {"output": {"formats": ["gguf"], "round_to": 8}},
+        family="opt",
+    ),
+    "GGUF of layers that differ in a family without a form for them": Case(
+        Site("exports.formats", "check_formats"),
+        "unsupported_format",
+        "output.formats",
+        UNEQUAL | {"output": {"formats": ["gguf"], "layout": "per_layer", "round_to": 8}},
+        family="gemma2",
+    ),
+    "GGUF of layers that differ under a head of its own": Case(
+        Site("exports.formats", "check_formats"),
+        "unsupported_format",
+        "output.formats",
+        UNEQUAL | {"output": {"formats": ["gguf"], "layout": "per_layer", "round_to": 8}},
+        family="qwen3",
+    ),
+    "GGUF of a Gemma without a layer": Case(
+        Site("exports.formats", "check_formats"),
+        "unsupported_format",
+        "output.formats",
+        {"method": {"units": ["layers"]}, "target": {"ratio": 0.5}, "output": {"formats": ["gguf"]}},
+        family="gemma3_text",
+    ),
+    "mlx of a Qwen2 with fewer heads": Case(
+        Site("exports.formats", "check_formats"),
+        "unsupported_format",
+        "output.formats",
+        HEADS | {"target": {"ratio": 0.5}, "output": {"formats": ["mlx"]}},
+        family="qwen2",
+    ),
+    "mlx of layers that differ with biases": Case(
+        Site("exports.formats", "check_formats"),
+        "unsupported_format",
+        "output.formats",
+        UNEQUAL | {"output": {"formats": ["mlx"], "layout": "per_layer", "round_to": 8}},
+        family="qwen2",
+    ),
+    "GGUF with another tokenizer": Case(
+        Site("exports.formats", "check_format_tokenizers"),
+        "unsupported_format",
+        "output.formats",
+        {"output": {"formats": ["gguf"], "round_to": 8}},
+        prepare=lowercased,
+    ),
     "weight of labels that the rows lack": Case(
         Site("contract.recovery", "check_kind"),
         "invalid_request",
@@ -368,6 +447,7 @@ TOKENS = "the tokens of a text are not known without the tokenizer"
 MEASURED = "the model has to be run"
 CHAT_TEMPLATE = "a chat template is code, which the worker alone runs"
 APPLY = "the command `taskslim apply`, which is no request"
+REBASE = "the command `taskslim rebase-adapter`, which is no request"
 ONLY_WORKER: dict[Site, str] = {
     Site("data.tokenising", "_causal"): TOKENS,
     Site("data.tokenising", "_ended"): TOKENS,
@@ -388,12 +468,19 @@ ONLY_WORKER: dict[Site, str] = {
     Site("stages.pseudo_labels", "_check_some_label_is_given"): MEASURED,
     Site("sources.gguf", "_open"): "a plan does not read GGUF files",
     Site("sources.gguf", "_refusing_contradictions"): "a plan does not read GGUF files",
+    Site("checkpoints.vocabularies", "tokenizer_file"): "the worker alone knows which class reads a tokenizer",
+    Site("checkpoints.vocabularies", "slim_vocabulary"): "the worker alone runs the class of a tokenizer",
     Site("checkpoints.loading", "_check_finite"): "a plan does not read the values of the weights",
     Site("sources.dequantisation", "dequantise"): "a plan does not read the values of the weights",
     Site("sources.dequantisation", "_tensor"): "a plan does not read the values of the weights",
     Site("search.metric_floor", "_check_dense"): MEASURED,
+    Site("exports.packages", "check_packages"): "the API does not know what is installed where the worker runs",
     **{
         Site("checkpoints.kept_indices", name): APPLY for name in ("read_kept", "_check_base", "_check_indices", "_run")
+    },
+    **{
+        Site("checkpoints.rebased_adapters", name): REBASE
+        for name in ("_check_kind", "_check_names", "_cut", "_kept", "dense_skeleton", "_check_origin", "_run")
     },
 }
 

@@ -1,7 +1,7 @@
 """The pipeline of a job: its stages in order, each a function of the results of the stages before it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -9,10 +9,11 @@ from transformers.utils import logging
 
 from service.contract import presets
 from service.contract.job import Stage
-from service.contract.options import Merge, Repair
+from service.contract.options import EXPORTS, Merge, Repair, Unit
 from service.contract.result import (
     Controls,
     DenseSlim,
+    Export,
     JobMetrics,
     RecoveredMetrics,
     RecoveryResult,
@@ -25,7 +26,7 @@ from service.storage.artifact_names import MODEL, UNTRAINED
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
 from worker.recovery.recovered import Recovered
-from worker.reporting import artifacts, findings, report
+from worker.reporting import artifacts, exports, findings, pushing, report
 from worker.search.candidates import Candidates
 from worker.search.chosen import ChosenModel, kept_metric
 from worker.search.counted import counted_candidate
@@ -35,7 +36,7 @@ from worker.slimming.scoring.multi_task import united_paths
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.units import Kept
 from worker.sources.validation import weight_file_bytes
-from worker.stages import controls, evaluation_sets, inputs, pseudo_labels, recovery, speed
+from worker.stages import controls, evaluation_sets, inputs, pseudo_labels, recovery, speed, vocabulary
 from worker.stages.attribution import attribute, compares_general_rows, mixed, step_ratios
 from worker.stages.batch_size import halving
 from worker.stages.context import JobContext, StageProgress
@@ -53,9 +54,9 @@ from worker.stages.inputs import Sources
 from worker.stages.measurements import measure_dense, measure_slim, shipped_tasks
 from worker.stages.method import task_rules
 from worker.stages.score_cache import ScoreCache
-from worker.stages.slim import locate_groups, probed, repair_model, slim_task_model
+from worker.stages.slim import cut_task_model, repair_model, scored_groups
 from worker.stages.speed import Speed
-from worker.stages.task_model import Measured, TaskModel, answer_all, check_latency_tokens, load
+from worker.stages.task_model import Measured, TaskModel, answer_all, check_latency_tokens, load, with_examples
 
 
 def run(
@@ -76,6 +77,7 @@ def run(
     logging.disable_progress_bar()
     context = JobContext(job, presets.resolve(job.request.slimmed_for[0]), settings, storage, progress, scratch)
     with context.stage(Stage.fetch):
+        pushing.check(context)
         sources = inputs.fetch(context)
     cache = ScoreCache(context, sources.digests, sources.fingerprints, scores)
     with context.stage(Stage.load):
@@ -86,27 +88,35 @@ def run(
         sets, dense = halving(context, sets, partial(evaluate_dense, context, cache))
     with context.stage(Stage.attribute):
         path, sets, task_model = halving(context, sets, partial(score, context, cache))
+        if Unit.vocabulary in job.request.method.units:
+            path = vocabulary.with_use(path, vocabulary.token_use(context, sets, sources.texts))
     chosen = choose_model(context, sources, task_model, dense[own(sets).key], path)
     tasks = [each.task_model for each in having_role(sets, *SLIMMED_FOR)]
-    sets = evaluation_sets.with_slim_model(sets, chosen.task_model, chosen.rows)
+    sets = with_slim_model(context, sets, chosen)
     dense |= {own(sets).key: chosen.dense}
     with context.stage(Stage.evaluate_slim):
         cut = CutModel(sets, measure_slim(sets, partial(answer_all, context)))
         timed = speed.measure(context, sources, chosen.task_model)
     trained = recover(context, sources, chosen, cut, tasks)
     final = trained.model if trained else cut
-    measured_controls = control(context, sources, chosen, path)
+    measured_controls = control(context, sources, task_model, chosen, path)
     with context.stage(Stage.verify):
         untrained = save(context, sources, cut, chosen, UNTRAINED) if trained else None
         verified = save(context, sources, final, chosen, MODEL)
+    exported = export(context)
     with context.stage(Stage.upload):
         metrics = final.metrics(dense).model_copy(update={"controls": measured_controls})
         result = conclude(context, sources, chosen, final.measured[own(sets).key], metrics, timed, verified)
         recovered = trained.result(context, cut, dense, untrained) if trained and untrained else None
-        result = result.model_copy(update=cache.outcome() | {"recovery": recovered})
+        result = result.model_copy(update=cache.outcome() | {"recovery": recovered, "exports": exported})
         ranking = path.at(chosen.candidate.requested_ratio)
         found = findings.find(chosen, final.sets, dense, final.measured, timed.passes, ranking)
         report.write(context, sources, final.sets, result, found)
+        if (
+            context.job.request.output.uri is not None
+        ):  # the model with its card; then the report says what became of it
+            result = result.model_copy(update={"pushed": pushing.push(context, context.job.request.output.uri)})
+            report.write(context, sources, final.sets, result, found)
         artifacts.upload(context)
     return result
 
@@ -154,6 +164,8 @@ def score(
 
     The scores are those of all rows, so that they do not depend on the recovery.
     """
+    if not context.job.request.method.scored_units:
+        return vocabulary.UNSCORED, list(sets), own(sets).task_model
     all_rows = calibrated(context, sets)
     path = score_tasks(context, sets, all_rows, cache)
     if context.job.request.recovery is None:
@@ -176,7 +188,7 @@ def score_tasks(
         return cache.path(calibrated, ratios, partial(attribute, context, calibrated, ratios), general_model(sets))
     scored = [each.task_model for each in having_role(sets, *SLIMMED_FOR)]
     paths = [cache.path(each, ratios, partial(attribute, context, each, ratios, general), general) for each in scored]
-    groups, layout = locate_groups(context, own(sets).task_model), context.job.request.output.layout
+    groups, layout = scored_groups(context, own(sets).task_model), context.job.request.output.layout
     return united_paths(paths, method.union, groups, task_rules(context.job.request, layout))
 
 
@@ -213,8 +225,19 @@ def choose_model(
         with context.stage(Stage.repair):
             candidates.merge(task_model, candidate.kept)
     with context.stage(Stage.slice):
-        slim = slim_task_model(probed(context, task_model, candidate.kept), candidate.kept, request.output.layout)
+        slim = cut_task_model(context, task_model, candidate.kept, request.output.layout)
     return ChosenModel(candidate, candidates.groups, slim, dense, rows=list(range(len(task_model.evaluation.examples))))
+
+
+def with_slim_model(context: JobContext, sets: Sequence[EvaluationSet], chosen: ChosenModel) -> list[EvaluationSet]:
+    """The sets with the chosen model, and the job's own evaluation rows that the result is reported on."""
+    slim = chosen.task_model
+    return [
+        replace(each, rows=[each.rows[row] for row in chosen.rows], task_model=slim)
+        if each.role is Role.task
+        else replace(each, task_model=vocabulary.with_loaded(context, each.task_model, slim.loaded))
+        for each in sets
+    ]
 
 
 def recover(
@@ -241,6 +264,14 @@ def save(context: JobContext, sources: Sources, model: CutModel, chosen: ChosenM
     return artifacts.save(context, sources, shipped, chosen.groups, chosen.candidate, name)
 
 
+def export(context: JobContext) -> list[Export]:
+    """The files for other runtimes, where the request asks for them. Raises ExportFailed."""
+    if not set(EXPORTS) & set(context.job.request.output.formats):
+        return []
+    with context.stage(Stage.export):
+        return exports.export(context)
+
+
 def repair(context: JobContext, task_model: TaskModel, kept: Kept, moments: Mapping[str, Moments] | None) -> None:
     """Repair the model for a cut to `kept`. Raises InvalidRequest where the family does not support the repair."""
 
@@ -250,14 +281,21 @@ def repair(context: JobContext, task_model: TaskModel, kept: Kept, moments: Mapp
     repair_model(context, task_model, kept, moments, advance)
 
 
-def control(context: JobContext, sources: Sources, chosen: ChosenModel, path: ScorePath) -> Controls | None:
-    """The metrics of models cut to the same ratio by other scores, where the request asks for them."""
+def control(
+    context: JobContext, sources: Sources, task_model: TaskModel, chosen: ChosenModel, path: ScorePath
+) -> Controls | None:
+    """The metrics of models cut to the same ratio by other scores, where the request asks for them.
+
+    `task_model` has the rows in the tokens of the dense model, of which each control is cut.
+    """
     if not context.job.request.method.controls:
         return None
     with context.stage(Stage.controls):
         ratio = chosen.candidate.requested_ratio
+        examples = [task_model.evaluation.examples[row] for row in chosen.rows]
+        reported = with_examples(context, task_model, task_model.evaluation, examples)
         control_inputs = controls.ControlInputs(
-            chosen.task_model,
+            replace(task_model, evaluation=reported),
             lambda: load(context, sources.model, sources.adapter),
             partial(repair, moments=path.moments),
         )

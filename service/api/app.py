@@ -16,6 +16,7 @@ from service.api.readiness import Readiness
 from service.api.routes import (
     artifacts,
     capabilities,
+    comparison,
     datasets,
     events,
     health,
@@ -53,7 +54,10 @@ from service.webhooks.signing import WebhookSecrets
 
 def create_app(settings: Settings) -> FastAPI:
     """The application for these settings. It connects to Redis and the object store when it starts, not before."""
-    modules = (jobs, events, artifacts, datasets, scores, overlap, webhooks, capabilities, health, status_page, plans)
+    modules = (
+        *(jobs, comparison, events, artifacts, datasets, scores, overlap),
+        *(webhooks, capabilities, health, status_page, plans),
+    )
     app = FastAPI(
         # not `include_router`, with which each request is matched twice: among the routers and within one
         routes=[route for module in modules for route in module.router.routes],

@@ -10,7 +10,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from service.cli import jobs, keys, privatise, scores, serve, slim
+from service.cli import jobs, keys, privatise, run, scores, serve, slim
 from service.contract.errors import TaskslimError
 from service.infrastructure.redis_client import OUTAGES
 from service.settings import Settings
@@ -24,6 +24,7 @@ app.add_typer(serve.app)
 app.add_typer(slim.app)
 app.add_typer(privatise.app)
 app.add_typer(jobs.app)
+app.add_typer(run.app)
 app.add_typer(keys.app, name="keys")
 app.add_typer(scores.app, name="scores")
 

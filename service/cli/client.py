@@ -1,7 +1,7 @@
 """A client of the API, with one method for each operation that the command line needs."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,6 +9,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from service.contract.catalog import Plan, Problem
+from service.contract.comparison import Comparison
 from service.contract.errors import TaskslimError
 from service.contract.job import Job, JobPage
 from service.contract.resources import Artifact, ArtifactPage, Dataset, ScoreSet, ScoreSetPage
@@ -85,6 +86,10 @@ class Api:
         filters = {"limit": limit, "status": status, "tag": tag}
         params = {name: value for name, value in filters.items() if value is not None}
         return _parse(JobPage, self._send("GET", "/jobs", params=params)).data
+
+    def compare(self, job_ids: Sequence[str]) -> Comparison:
+        """The models of jobs of one model and task beside each other."""
+        return _parse(Comparison, self._send("GET", "/compare", params={"jobs": ",".join(job_ids)}))
 
     def cancel(self, job_id: str) -> Job:
         """Request the cancellation of a job. Returns its state."""

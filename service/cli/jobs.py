@@ -2,7 +2,9 @@
 
 import json
 import os
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -13,11 +15,13 @@ from rich.table import Table
 from service.cli.downloads import download_files
 from service.cli.row_files import place_of, row_uploads, task_in, with_rows
 from service.cli.server_option import DEFAULT_URL, Url, server_at
-from service.cli.terminal import follow, print_json, result_of, result_table
+from service.cli.terminal import comparison_table, follow, print_json, result_of, result_table
 from service.contract.errors import InvalidRequest
 from service.contract.job import JobStatus
 from service.reports.formatting import percent
+from service.storage.artifact_names import MODEL, kept_name
 
+KEPT = kept_name(MODEL)
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The id of a job.")]
 
 app = typer.Typer()
@@ -86,6 +90,21 @@ def list_jobs(
 
 
 @app.command()
+def compare(
+    job_ids: Annotated[list[str], typer.Argument(metavar="JOB...", help="The ids of jobs that have succeeded.")],
+    json_: Annotated[bool, typer.Option("--json", help="Print the answer of the server as JSON.")] = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Compare jobs of one model and task: sizes and latency against the metric; `*` marks the frontier."""
+    with server_at(url) as server:
+        found = server.compare(job_ids)
+    if json_:
+        print_json(found.model_dump(mode="json"))
+    else:
+        out.print(comparison_table(found))
+
+
+@app.command()
 def cancel(job_id: JobId, url: Url = DEFAULT_URL) -> None:
     """Request the cancellation of a job and print its status."""
     with server_at(url) as server:
@@ -116,3 +135,33 @@ def apply(
     os.execv(
         sys.executable, [sys.executable, "-m", "worker.checkpoints.kept_indices", str(kept), str(directory), *given]
     )
+
+
+@app.command("rebase-adapter")
+def rebase_adapter(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="The directory of a LoRA adapter.")],
+    job: Annotated[
+        str,
+        typer.Argument(metavar="JOB", help="The id of a job, its kept.safetensors, or the directory of its files."),
+    ],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory for the new adapter.")],
+    model: Annotated[str | None, typer.Option(help="Dense model: directory or URI; default: the job's.")] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Cut a LoRA adapter of the dense model to fit the slim model of a job."""
+    local = next((path for path in (Path(job) / KEPT, Path(job)) if path.is_file()), None)
+    with tempfile.TemporaryDirectory() as scratch:
+        kept = local or _download_kept(url, job, Path(scratch))
+        given = [] if model is None else ["--model", model]
+        command = ["-m", "worker.checkpoints.rebased_adapters", str(adapter), str(kept), str(directory), *given]
+        code = subprocess.run([sys.executable, *command], check=False).returncode
+    raise typer.Exit(code)
+
+
+def _download_kept(url: str, job_id: str, directory: Path) -> Path:
+    """The kept indices of a job. Raises InvalidRequest where it has none."""
+    with server_at(url) as server:
+        for artifact in server.artifacts(job_id):
+            if artifact.name == KEPT:
+                return server.download(job_id, artifact, directory)
+        raise InvalidRequest(f"job {job_id} has no {KEPT}: its status is {server.job(job_id).status}")

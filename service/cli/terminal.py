@@ -11,11 +11,13 @@ from rich.table import Table
 
 from service.cli.client import Api
 from service.contract.catalog import Plan
+from service.contract.comparison import Comparison, Figures, Size
 from service.contract.errors import TaskslimError
 from service.contract.job import Job, JobStatus
 from service.contract.result import Estimate, JobMetrics, Result
 from service.reports.formatting import change, count, duration, milliseconds, percent, points, size, span
 from service.reports.metric_names import qualities, share_of_most_frequent
+from service.storage.artifact_names import MODEL
 
 
 class JobFailed(TaskslimError):
@@ -100,6 +102,30 @@ def _conditions(result: Result) -> str:
         f"{metrics.examples} evaluation rows{majority}; latency: median forward pass of "
         f"{latency.batch} x {latency.tokens} tokens, {latency.device}"
     )
+
+
+def comparison_table(found: Comparison) -> Table:
+    """The compared models, the dense one first. A figure with a star is on the frontier of the metric."""
+    table = Table(title=f"{found.task}: {found.dense.examples} evaluation rows", title_justify="left", box=None)
+    for header in ("job", "removed", *(each.replace("_ms", "") for each in Size), found.metric or "metric", "95 %"):
+        table.add_column(header, justify="left" if header == "job" else "right", no_wrap=True)
+    table.add_row("dense", "", *_compared(found.dense))
+    for model in found.models:
+        name = model.job_id if model.artifact == MODEL else f"{model.job_id} {model.artifact or 'not stored'}"
+        table.add_row(name, percent(model.ratio), *_compared(model))
+    return table
+
+
+def _compared(figures: Figures) -> Iterator[str]:
+    """The sizes, with a star where the model is on their frontier, and the metric."""
+    latency = figures.latency_ms
+    shown = {
+        Size.parameters: count(figures.parameters),
+        Size.bytes: size(figures.bytes),
+        Size.latency_ms: "" if latency is None else milliseconds(latency),
+    }
+    yield from (f"{text}{'*' if name in figures.frontier else ' '}" for name, text in shown.items())
+    yield from (percent(figures.metric.value), span(figures.metric))
 
 
 def print_json(value: Any) -> None:

@@ -27,6 +27,18 @@ class Projected(Schema):
     slim: int | None
 
 
+class VocabularyRange(Schema):
+    """What the unit `vocabulary` can give. Which tokens the texts need is known only to the worker."""
+
+    rows: int = Field(description="rows of the embedding")
+    parameters_per_row: int = Field(description="parameters of a row, in the embedding and in a head of its own")
+    least_rows: int | None = Field(
+        description="rows that stay whatever the texts are: added tokens, and those that any text may be written with; "
+        "null where the service has not read the tokenizer"
+    )
+    most_parameters: int = Field(description="parameters of all rows but those that stay whatever the texts are")
+
+
 class Plan(Schema):
     """What a job for the request would produce, computed from the model's config and the headers of its weights."""
 
@@ -37,6 +49,9 @@ class Plan(Schema):
     )
     widths: list[Widths] = Field(description="empty if scores or measurements decide them")
     ratio: float | None = Field(description="share of the chosen units' parameters that is removed; null if unknown")
+    vocabulary: VocabularyRange | None = Field(
+        default=None, description="what removing tokens can give; null unless the unit `vocabulary` is asked for"
+    )
     parameters: Projected
     bytes: Projected = Field(description="size of the files with the weights")
     dequantised: Dequantised | None = Field(

@@ -54,8 +54,9 @@ class CriterionProperties:
 
 # Units that are not the input of a linear module: formulas with the weights of that module do not cover them.
 WITHOUT_CONSUMER = (Unit.head_dims, Unit.layers, Unit.experts)
-ALL_BUT_LAYERS = tuple(unit for unit in Unit if unit is not Unit.layers)
-ALL_BUT_EXPERTS = tuple(unit for unit in Unit if unit is not Unit.experts)
+# No criterion scores the vocabulary, which is ranked by its use.
+ALL_BUT_LAYERS = tuple(unit for unit in Unit if unit not in (Unit.layers, Unit.vocabulary))
+ALL_BUT_EXPERTS = tuple(unit for unit in Unit if unit not in (Unit.experts, Unit.vocabulary))
 
 # Criteria whose scores are weights of experts that are merged: none is negative, and together they tell what is used.
 OF_MERGES = (Criterion.frequency, Criterion.router_weight, Criterion.reap, Criterion.easy_ep)

@@ -5,9 +5,10 @@ TaskslimError                     status  code
 │   ├── UnknownPreset             422     unknown_preset
 │   ├── InvalidTemplate           422     invalid_template         no template, or a field that it needs is missing
 │   ├── InvalidLabels             422     invalid_labels           no labels, or labels with the same word
-│   ├── NotComparable             422     not_comparable           scores of different models or units
+│   ├── NotComparable             422     not_comparable           scores or jobs of different models, units or tasks
 │   ├── UnusableAnswers           422     unusable_answers         the model's own answers cannot stand for labels
 │   ├── UnsupportedUnit           422     unsupported_unit         the family or criterion has no such unit
+│   ├── UnsupportedFormat         422     unsupported_format       the format cannot hold the model, layout or tokenizer
 │   ├── IdempotencyKeyReused      422     idempotency_key_reused   the key was sent before with another request
 │   └── UnsafeUrl                 422     unsafe_url               a webhook URL that the service must not call
 ├── InvalidData                   422     invalid_data             rows that cannot be read or used, with the line
@@ -28,6 +29,8 @@ TaskslimError                     status  code
 ├── LimitExceeded                 429     limit_exceeded           the tenant's jobs or bytes
 │   └── TooManyRequests           429     too_many_requests        the tenant's requests in the current window
 ├── VerificationFailed            500     verification_failed      the checkpoint differs from the masked dense model
+│   └── ExportFailed              500     export_failed            files of another format differ from the checkpoint
+├── PushFailed                    502     push_failed              the model cannot be pushed to `output.uri`
 ├── StorageUnavailable            503     storage_unavailable
 ├── QueueUnavailable              503     queue_unavailable
 ├── DeadlineExceeded              504     deadline_exceeded
@@ -108,6 +111,10 @@ class UnusableAnswers(InvalidRequest):
 
 class UnsupportedUnit(InvalidRequest):
     code, title = "unsupported_unit", "Unsupported unit"
+
+
+class UnsupportedFormat(InvalidRequest):
+    code, title = "unsupported_format", "Unsupported format"
 
 
 class IdempotencyKeyReused(InvalidRequest):
@@ -196,6 +203,14 @@ class TooManyRequests(LimitExceeded):
 
 class VerificationFailed(TaskslimError):
     status, code, title = 500, "verification_failed", "Verification failed"
+
+
+class ExportFailed(VerificationFailed):
+    code, title = "export_failed", "Export failed"
+
+
+class PushFailed(TaskslimError):
+    status, code, title = 502, "push_failed", "Push failed"
 
 
 class StorageUnavailable(TaskslimError):

@@ -42,6 +42,7 @@ class Stage(StrEnum):
     recover = "recover"  # where `recovery` asks for it
     controls = "controls"  # where `method.controls` asks for them
     verify = "verify"
+    export = "export"  # where `output.formats` asks for formats of other runtimes
     upload = "upload"
 
 

@@ -1,9 +1,10 @@
 """How a model is slimmed: the method, the target and the output of a request."""
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from service.contract.criteria import (
     OF_MERGES,
@@ -13,11 +14,12 @@ from service.contract.criteria import (
     normalisations_in_words,
 )
 from service.contract.errors import InvalidRequest
-from service.contract.fields import EXPERT, MAX_RATIO, Schema
+from service.contract.fields import EXPERT, MAX_KEPT_TEXTS, MAX_RATIO, Name, Schema, Uri
 from service.contract.options import (
     ExampleReduction,
     Format,
     GeneralRule,
+    GgufType,
     Layout,
     Merge,
     MergedRouter,
@@ -32,6 +34,10 @@ from service.contract.options import (
     UnionRule,
     Unit,
 )
+
+NAMED = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+# Where models are pushed: a prefix below a bucket, or a repository of a hub.
+DESTINATION = re.compile(rf"(s3|gs|az)://{NAMED}(/{NAMED})+/?|hf://{NAMED}/{NAMED}")
 
 # The objectives of each kind of task, its default first. The margin compares labels, which texts have none of.
 OBJECTIVES: dict[TaskKind, tuple[Objective, ...]] = {
@@ -70,7 +76,8 @@ OBJECTIVES: dict[TaskKind, tuple[Objective, ...]] = {
 
 def default_repair(units: Sequence[Unit]) -> Repair:
     """The repair of a request that names none."""
-    return Repair.none if Unit.experts in units else Repair.least_squares_layerwise
+    has_none = Unit.experts in units or list(units) == [Unit.vocabulary]
+    return Repair.none if has_none else Repair.least_squares_layerwise
 
 
 class Method(Schema):
@@ -83,7 +90,8 @@ class Method(Schema):
     repair: Repair = Field(
         default_factory=lambda data: default_repair(data.get("units", ())),
         description="how the kept weights are changed to replace the removed ones. Default: "
-        "`least_squares_layerwise`, and `none` where `experts` are removed, which have no other",
+        "`least_squares_layerwise`, and `none` where `experts` are removed or nothing but the `vocabulary`, which "
+        "have no other",
         json_schema_extra=EXPERT,
     )
     merge: Merge = Field(
@@ -139,6 +147,13 @@ class Method(Schema):
     normalisation: Normalisation | None = Field(
         default=None,
         description=f"what scores are divided by before a global rank. Default: {normalisations_in_words()}",
+        json_schema_extra=EXPERT,
+    )
+    keep_vocabulary: list[Name] = Field(
+        default=[],
+        max_length=MAX_KEPT_TEXTS,
+        description="with the unit `vocabulary`: words or tokens that stay, as the vocabulary spells them or as a text "
+        "has them. `task.texts` names files of texts",
         json_schema_extra=EXPERT,
     )
     union: UnionRule = Field(
@@ -205,6 +220,28 @@ class Method(Schema):
         return self
 
     @model_validator(mode="after")
+    def _check_vocabulary(self) -> Self:
+        if Unit.vocabulary not in self.units:
+            if self.keep_vocabulary:
+                raise ValueError("`keep_vocabulary` names tokens that stay: give the unit `vocabulary`")
+            return self
+        if self.steps > 1:
+            raise ValueError("the unit `vocabulary` is removed in one step: leave `steps` out")
+        if self.scored_units:
+            return self
+        default = {"units": self.units, "repair": Repair.none, "merge": Merge.none}
+        for name, field in type(self).model_fields.items():
+            alone = field.get_default(call_default_factory=True, validated_data=default)
+            if name not in ("units", "keep_vocabulary") and getattr(self, name) != alone:
+                raise ValueError(f"`{name}` has an effect only if other units than `vocabulary` are removed")
+        return self
+
+    @property
+    def scored_units(self) -> list[Unit]:
+        """The units that a criterion scores: all but the vocabulary, which is ranked by its use."""
+        return [unit for unit in self.units if unit is not Unit.vocabulary]
+
+    @model_validator(mode="after")
     def _check_merge(self) -> Self:
         if self.merge is Merge.none:
             return self
@@ -221,7 +258,7 @@ class Method(Schema):
 
     @model_validator(mode="after")
     def _check_scope_of_nested_units(self) -> Self:
-        units = set(self.units)
+        units = set(self.scored_units)
         nested = (len(units) > 1 and Unit.layers in units) or units >= {Unit.heads, Unit.head_dims}
         if nested and self.scope is Scope.layer:
             raise ValueError(
@@ -337,6 +374,51 @@ class Output(Schema):
         default=[Format.safetensors],
         min_length=1,
         max_length=len(Format),
-        description="forms in which the model is stored; `indices` needs the repair `none`",
+        description="forms in which the model is stored; `indices` needs the repair `none`, `gguf`, `onnx` and "
+        "`mlx` a family that the format has",
         json_schema_extra=EXPERT,
     )
+    gguf_types: list[GgufType] = Field(
+        default=[GgufType.q8_0],
+        min_length=1,
+        max_length=len(GgufType),
+        description="with the format `gguf`: how its files store the weights, one file each",
+        json_schema_extra=EXPERT,
+    )
+    uri: Uri | None = Field(
+        default=None,
+        description="an s3://, gs:// or az:// prefix, or hf://owner/name, that the model is pushed to once the job has "
+        "its files",
+        json_schema_extra=EXPERT,
+    )
+
+    @field_validator("uri")
+    @classmethod
+    def _check_destination(cls, uri: str | None) -> str | None:
+        if uri is not None and not DESTINATION.fullmatch(uri):
+            raise ValueError(
+                "a model is pushed to a prefix of an object store, such as s3://bucket/models/reviews, or to "
+                "hf://owner/name: give one of these, in letters, digits and `._-`"
+            )
+        return uri
+
+    @model_validator(mode="after")
+    def _check_model_to_push(self) -> Self:
+        if self.uri is not None and self.formats == [Format.indices]:
+            raise ValueError("`uri` needs a model to push, which `formats: [indices]` lacks: add `safetensors`")
+        return self
+
+    @model_validator(mode="after")
+    def _check_formats_differ(self) -> Self:
+        for field, listed in (("formats", self.formats), ("gguf_types", self.gguf_types)):
+            if len(set(listed)) != len(listed):
+                raise ValueError(f"`{field}` has an entry twice: give each once")
+        return self
+
+    @model_validator(mode="after")
+    def _check_types_are_used(self) -> Self:
+        if self.gguf_types != [GgufType.q8_0] and Format.gguf not in self.formats:
+            raise ValueError(
+                "`gguf_types` has an effect only with `gguf` in `formats`: add it, or leave `gguf_types` out"
+            )
+        return self

@@ -80,6 +80,7 @@ class Unit(StrEnum):
     head_dims = "head_dims"  # dimensions of the heads, the same number in every head
     layers = "layers"  # whole transformer blocks
     experts = "experts"  # experts of a mixture of experts, with their rows of the router
+    vocabulary = "vocabulary"  # tokens that the text of the task does not need: rows of embedding and head
 
 
 class Objective(StrEnum):
@@ -202,7 +203,7 @@ class Normalisation(StrEnum):
 class Layout(StrEnum):
     """How the widths of the checkpoint may differ between layers."""
 
-    uniform = "uniform"  # the same width in every layer of a stack; the only layout that stock runtimes load
+    uniform = "uniform"  # the same width in every layer of a stack; the only layout that every stock runtime loads
     per_layer = "per_layer"  # a width for each layer; loaded by a model class that the checkpoint contains
 
 
@@ -211,3 +212,25 @@ class Format(StrEnum):
 
     safetensors = "safetensors"  # the checkpoint
     indices = "indices"  # kilobytes, from which `taskslim apply` and the base model make the checkpoint
+    gguf = "gguf"  # files for llama.cpp
+    onnx = "onnx"  # a graph for onnxruntime, and its configs
+    mlx = "mlx"  # a checkpoint for mlx-lm
+
+
+# Formats that the worker converts the verified checkpoint to. Each is compared with it before the job succeeds.
+EXPORTS = (Format.gguf, Format.onnx, Format.mlx)
+
+
+class GgufType(StrEnum):
+    """How a GGUF file stores the weight matrices; norms and biases are always f32."""
+
+    f32 = "f32"
+    f16 = "f16"
+    bf16 = "bf16"
+    q8_0 = "q8_0"  # 8 bits, a scale for each 32 weights of a row
+    q6_k = "q6_k"  # the K-quants, which llama.cpp's own quantiser writes
+    q5_k_m = "q5_k_m"
+    q4_k_m = "q4_k_m"
+
+
+K_QUANTS = (GgufType.q6_k, GgufType.q5_k_m, GgufType.q4_k_m)

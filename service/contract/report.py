@@ -6,7 +6,7 @@ from pydantic import Field
 
 from service.contract.fields import Name, Schema
 from service.contract.job import Stage
-from service.contract.options import Unit
+from service.contract.options import Format, Unit
 from service.contract.request import JobRequest
 from service.contract.result import DenseSlim, Result, Widths
 
@@ -36,12 +36,15 @@ class Throughput(Schema):
 
 
 class Runtime(Schema):
-    """Whether a runtime loads the checkpoint, and which features its widths allow there."""
+    """Whether a runtime loads the checkpoint or another format of the model, and which features its widths allow."""
 
     name: str
     loads: bool
     reason: str | None = Field(
-        default=None, description="why it does not load the checkpoint, or which features the widths exclude"
+        default=None, description="why it does not load the checkpoint, or how it does and what it leaves out"
+    )
+    export: Format | None = Field(
+        default=None, description="format in `output.formats` whose files it loads in place of the checkpoint"
     )
     quantisations: list[str] = Field(default=[], description="quantisations that the widths allow")
     tensor_parallel: list[int] = Field(
@@ -139,6 +142,15 @@ class Ancestor(Schema):
     widths: list[Widths]
 
 
+class ReadTokens(Schema):
+    """In how many tokens both models read the evaluation rows, where the slim one has fewer tokens to choose from."""
+
+    rows: int
+    longer_rows: int = Field(description="rows that have more tokens for the slim model")
+    dense: int = Field(description="tokens of all prompts for the dense model")
+    slim: int = Field(description="tokens of all prompts for the slim model")
+
+
 class Report(Schema):
     """What is needed to judge the result of a job and to reproduce it."""
 
@@ -172,6 +184,9 @@ class Report(Schema):
         default=[], description="special tokens that the template has itself, so that the tokenizer's are not added"
     )
     shortened_prompts: int = Field(description="number of prompts that were cut to the model's maximum length")
+    read_tokens: ReadTokens | None = Field(
+        default=None, description="tokens of the evaluation rows; null unless the unit `vocabulary` was removed"
+    )
     timings: list[StageTiming]
     versions: dict[str, str] = Field(description="package -> version that ran the job")
     digests: dict[str, str] = Field(description="SHA-256 of the model's files, the rows and the template")

@@ -26,6 +26,7 @@ from service.contract.options import (
     Repair,
     Scope,
     Supervision,
+    Unit,
 )
 from service.contract.recovery import Recovery
 from service.contract.task import GeneralRows, ModelSource, ObservedTask, Task, TaskWording
@@ -185,6 +186,19 @@ class JobRequest(Schema):
             )
         if self.method.general_weight > 0:
             raise ValueError("`method.general_weight` is the share of general rows: give `task.general`")
+        return self
+
+    @model_validator(mode="after")
+    def _check_vocabulary(self) -> Self:
+        if Unit.vocabulary in self.method.units:
+            if self.recovery is not None:
+                raise ValueError(
+                    "`recovery` compares the answers of the dense and the slim model token by token: leave it out, or "
+                    "leave `vocabulary` out of the units"
+                )
+            return self
+        if any(task.texts is not None for task in self.slimmed_for):
+            raise ValueError("`texts` name tokens that stay in the vocabulary: give the unit `vocabulary`")
         return self
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from service.contract.fields import Name, Schema
-from service.contract.options import Collapse, Supervision, TaskMetric, Unit
+from service.contract.options import Collapse, Format, Supervision, TaskMetric, Unit
 
 
 class Estimate(Schema):
@@ -115,6 +115,38 @@ class Verified(Schema):
     )
     tolerance: float = Field(description="largest difference with which the job succeeds")
     dtype: str = Field(description="dtype of the weights in the checkpoint")
+
+
+class ExportedFile(Schema):
+    """A file with the weights of the slim model for another runtime."""
+
+    name: str = Field(description="its name among the artifacts")
+    bytes: int
+    dtype: str = Field(description="how it stores the weight matrices, such as q8_0")
+    max_abs_logit_difference: float | None = Field(
+        default=None,
+        description="largest difference between two logits of the slim model and of this file, whose weights may be "
+        "rounded; null where it was not measured",
+    )
+
+
+class Export(Schema):
+    """The slim model in the format of another runtime, compared with the checkpoint before the job succeeds."""
+
+    format: Format
+    directory: Name = Field(description="its directory among the artifacts")
+    architecture: str = Field(description="name of the architecture in that runtime, such as deci")
+    files: list[ExportedFile]
+    bytes: int = Field(description="size of these files")
+    checked_by: str = Field(description="the software that computed the logits of the files")
+    max_abs_logit_difference: float = Field(
+        description="largest difference between two logits of the slim model and of the format, both in float32"
+    )
+    tolerance: float = Field(description="largest difference with which the job succeeds")
+    command: str = Field(description="shell command that uses it, in the directory of the artifacts")
+    notes: list[str] = Field(
+        default=[], description="what the format does not hold, and commands that remain to be run"
+    )
 
 
 class MetricsPair(Schema):
@@ -254,6 +286,23 @@ class RecoveryResult(Schema):
     verified: Verified = Field(description="the verification of that model against the masked dense model")
 
 
+class PushProblem(Schema):
+    """Why the model was not pushed."""
+
+    code: str = Field(description="stable: `push_failed`")
+    message: str
+
+
+class Pushed(Schema):
+    """The copy of the model at `output.uri`. The job's own files are complete whatever became of it."""
+
+    uri: str
+    files: int = Field(description="files that were pushed; 0 where that failed")
+    bytes: int
+    commit: str | None = Field(default=None, description="commit of an hf:// repository")
+    error: PushProblem | None = Field(default=None, description="null: everything was pushed")
+
+
 class Result(Schema):
     """What a succeeded job has measured of the dense and the slim model, which with `recovery` is the trained one."""
 
@@ -276,3 +325,7 @@ class Result(Schema):
     curve: list[CurvePoint] = Field(default=[], description="all models that a sweep or a search has measured")
     kept_metric: KeptMetric | None = Field(default=None, description="null unless `target.keep_metric` is set")
     recovery: RecoveryResult | None = Field(default=None, description="null unless the request has `recovery`")
+    pushed: Pushed | None = Field(default=None, description="null unless the request has `output.uri`")
+    exports: list[Export] = Field(
+        default=[], description="the slim model in the formats of other runtimes that `output.formats` asks for"
+    )

@@ -155,6 +155,12 @@ class Task(TaskWording):
         "column `text` unless they have a wording",
         json_schema_extra=EXPERT,
     )
+    texts: DataSource | None = Field(
+        default=None,
+        description="further texts whose tokens stay, in the column `text`: with the unit `vocabulary`, which else "
+        "keeps the tokens of the calibration rows",
+        json_schema_extra=EXPERT,
+    )
     supervision: Supervision = Field(
         default=Supervision.labels,
         description="`none`: the dense model's own answers to the calibration rows are used as labels",
@@ -183,6 +189,8 @@ class Task(TaskWording):
 
     @model_validator(mode="after")
     def _check_draw(self) -> Self:
+        if self.texts is not None and self.texts.draw is Draw.balanced:
+            raise ValueError("`texts` have no labels: their `draw` must be `natural`")
         draws = [source.draw for source in (self.calibration, self.evaluation, *self.evaluations.values()) if source]
         if self.kind not in (None, TaskKind.classification) and Draw.balanced in draws:
             raise ValueError(f"the rows of a {self.kind} task have no single label: `draw` must be `natural`")

@@ -39,7 +39,8 @@ LAST_LAYER = (
 NEURONS_OF_EXPERTS = (
     "each expert has neurons of its own, and scores of neurons within experts are not defined yet: remove whole experts"
 )
-SHARED_KEYS = {Unit.heads: TWO_HEAD_SIZES, Unit.layers: LAST_LAYER, **NO_DIMENSIONS}
+SECOND_EMBEDDING = "each token has rows of a second embedding, which the layers read, and which are not removed yet"
+SHARED_KEYS = {Unit.vocabulary: SECOND_EMBEDDING, Unit.heads: TWO_HEAD_SIZES, Unit.layers: LAST_LAYER, **NO_DIMENSIONS}
 LINEAR_ATTENTION = {Unit.heads: HEADLESS_LAYERS, Unit.layers: TWO_KINDS, **NO_DIMENSIONS}
 NO_HEADS_UNDER_A_JOINT_NORM = {Unit.heads: JOINT_NORM, **NO_DIMENSIONS}
 WITH_EXPERTS = {Unit.ffn: NEURONS_OF_EXPERTS, Unit.head_dims: TIED_DIMENSIONS}

@@ -9,6 +9,10 @@ from service.tensors.names import CheckpointNames, StackNames, UnitTensors, atte
 
 # --- tensors ---------------------------------------------------------------------------------------------------------
 
+PYTHON_TOKENIZER = (
+    "its tokenizer reads the files of sentencepiece in Python, and the pieces of a fast tokenizer alone are removed"
+)
+WITHOUT_PIECES = {Unit.vocabulary: PYTHON_TOKENIZER, **NO_HEADS}
 BART_ENCODER = StackNames("encoder", "encoder.layers", feed_forward("fc2", "fc1"))
 T5_ATTENTION = (r"layer\.\d\.(SelfAttention|EncDecAttention)\.o", r"layer\.\d\.(SelfAttention|EncDecAttention)\.[qkv]")
 T5_BIAS = r"layer\.0\.SelfAttention\.relative_attention_bias\.weight"
@@ -55,6 +59,7 @@ T5GEMMA_NAMES = CheckpointNames(
     nullable=(),
     embedding="model.decoder.embed_tokens.weight",
     tied=("lm_head.out_proj.weight",),
+    further_embeddings=("model.encoder.embed_tokens.weight",),
     tied_by_default=True,
 )
 
@@ -76,13 +81,13 @@ ENCODER_DECODERS: tuple[ModelFamily, ...] = (
     ),
     ModelFamily("mbart", "encoder_decoder", "MBartForConditionalGeneration", BART_NAMES, NO_HEADS),
     ModelFamily("pegasus", "encoder_decoder", "PegasusForConditionalGeneration", BART_NAMES, NO_HEADS),
-    ModelFamily("m2m_100", "encoder_decoder", "M2M100ForConditionalGeneration", BART_NAMES, NO_HEADS),
+    ModelFamily("m2m_100", "encoder_decoder", "M2M100ForConditionalGeneration", BART_NAMES, WITHOUT_PIECES),
     ModelFamily(
         "marian",
         "encoder_decoder",
         "MarianMTModel",
         MARIAN_NAMES,
-        NO_HEADS,
+        WITHOUT_PIECES,
         own_target_tokens=True,
         writes_no_padding=True,
     ),

@@ -14,11 +14,18 @@ from service.families.family import Kind
 PATTERNS = {"gemma2": 2, "gemma3_text": 6, "olmo3": 4}
 # Family -> the number of layers with which llama.cpp takes a model to be the one with 27 billion parameters.
 LAYERS_OF_27B = {"gemma2": 46, "gemma3_text": 62}
+DEFAULT_WINDOW = 4096  # of `sliding_window` of a Gemma 2
 DEFAULT_SCALAR = 256  # of `query_pre_attn_scalar`, for both families
 MLX_ROPE_TYPES = ("default", "linear", "llama3")
 NO_POSITIONS_EVERY = 4  # in llama.cpp the layers of a SmolLM3 whose number this divides have no rotary positions
 LAYERS_OF_32B = 64  # with which llama.cpp takes an EXAONE 4 to have sliding windows
 HUNYUAN_TOKENS = (32 * 1024, 256 * 1024)  # for which llama.cpp converts the dynamic positions of a Hunyuan
+# Kinds of models of which no runtime but transformers is promised -> their head.
+UNTESTED_HEADS: dict[Kind, str] = {
+    "decoder_classifier": "a classification head on a decoder",
+    "token_classifier": "a head for tokens",
+    "encoder": "the embeddings of an encoder without a head",
+}
 UNKNOWN_LAYERS = "which layers stay is not known yet: the report of the job says whether they fit"
 
 
@@ -46,15 +53,18 @@ class SlimSizes:
     @property
     def keeps_pattern(self) -> bool:
         """Whether each layer has the type that its number gives it in the family."""
-        every, types = PATTERNS[self.family], self.config.get("layer_types")
-        if not self.layers_known:
-            return False
-        if types is None:
-            return bool(self.config.get("sliding_window_pattern", every) == every)
-        return list(types) == [_type(number, every) for number in range(len(types))]
+        return self.layers_known and follows_pattern(self.family, self.config)
 
 
 Limit = Callable[[SlimSizes], str | None]
+
+
+def follows_pattern(family: str, config: Mapping[str, Any]) -> bool:
+    """Whether each layer of a config has the type that its number gives it in the family."""
+    every, types = PATTERNS[family], config.get("layer_types")
+    if types is None:
+        return bool(config.get("sliding_window_pattern", every) == every)
+    return list(types) == [_type(number, every) for number in range(len(types))]
 
 
 def every_nth(layer_types: Sequence[str]) -> int | None:
@@ -207,6 +217,14 @@ def hunyuan_positions(sizes: SlimSizes) -> str | None:
     return reason if kind == "dynamic" and not is_published else None
 
 
+def whole_texts(sizes: SlimSizes) -> str | None:
+    """mlx-lm computes every layer of a Gemma 2 without its sliding window."""
+    window = sizes.config.get("sliding_window", DEFAULT_WINDOW)
+    return (
+        f"it is right for texts of at most {window} tokens, since it leaves the sliding windows out" if window else None
+    )
+
+
 TIED_HEAD = only_if("tie_word_embeddings", True, default=True)
 HEAD_OF_ITS_OWN = only_if("tie_word_embeddings", False)
 WITHOUT_HEADS = "remove other units than heads"
@@ -276,6 +294,22 @@ LIMITS: dict[tuple[str, str], tuple[Limit, ...]] = {
     ("llama.cpp", "ernie4_5"): (only_if("use_bias", False),),
     ("mlx-lm", "ernie4_5"): (rope_types("default"),),
 }
+
+
+# (runtime, family) -> what a user must know of a checkpoint that it loads.
+CAVEATS: dict[tuple[str, str], Limit] = {("mlx-lm", "gemma2"): whole_texts}
+
+
+def caveat_of(runtime: str, sizes: SlimSizes) -> str | None:
+    """For which texts the runtime does not compute what transformers computes, although it loads the model."""
+    caveat = CAVEATS.get((runtime, sizes.family))
+    return caveat(sizes) if caveat else None
+
+
+def untested_head(kind: Kind | None) -> str | None:
+    """Why no runtime but transformers is promised for a model with this head; None where some are."""
+    head = UNTESTED_HEADS.get(kind) if kind else None
+    return f"whether it computes {head} as transformers does was not tested" if head else None
 
 
 def limit_of(runtime: str, sizes: SlimSizes) -> str | None:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from service.contract.options import Unit
 from service.contract.report import Runtime
-from service.families.runtime_limits import SlimSizes, limit_of
+from service.families.family import ModelFamily
+from service.families.per_layer_limits import IN_PLUGIN, one_width, per_layer_limit
+from service.families.runtime_limits import SlimSizes, caveat_of, limit_of, untested_head
 from service.families.table import FAMILIES
 
 DEVICES = (1, 2, 4, 8)
@@ -20,12 +22,6 @@ GGUF_BLOCKS = ((256, ("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "Q4_0")), (32, ("Q8_0"
 # 4-bit kernels share a scale among 128 weights of a row; FP8 kernels work in tiles of 16.
 GPU_BLOCKS = ((128, ("AWQ", "GPTQ", "FP8")), (16, ("FP8",)))
 MLX_BLOCKS = ((64, ("4-bit", "8-bit")),)  # a scale for each 64 weights of a row
-# Kinds of models of which no runtime but transformers is promised -> their head.
-UNTESTED_HEADS: dict[str, str] = {
-    "decoder_classifier": "a classification head on a decoder",
-    "token_classifier": "a head for tokens",
-    "encoder": "the embeddings of an encoder without a head",
-}
 ANY_WIDTH = ((1, ("bitsandbytes",)),)
 
 Blocks = Sequence[tuple[int, tuple[str, ...]]]
@@ -54,22 +50,31 @@ def runtimes_after(sizes: SlimSizes) -> list[Runtime]:
     return [_runtime(name, traits, sizes) for name, traits in RUNTIMES.items()]
 
 
-def runtimes_of_unequal_widths() -> list[Runtime]:
-    """The answer for unequal widths: only transformers loads them, with the class from a file in the checkpoint."""
-    return [_of_unequal_widths(name) for name in RUNTIMES]
+def runtimes_of_unequal_widths(family: ModelFamily, units: Sequence[Unit]) -> list[Runtime]:
+    """The answer for layers with different widths: for every runtime whether it loads such a checkpoint, and how.
+
+    `units` are those that were removed.
+    """
+    return [_of_unequal_widths(name, family, units) for name in RUNTIMES]
 
 
-def _of_unequal_widths(name: str) -> Runtime:
+def _of_unequal_widths(name: str, family: ModelFamily, units: Sequence[Unit]) -> Runtime:
     if name == "transformers":
         return Runtime(name=name, loads=True, reason="with trust_remote_code=True, for the class in the checkpoint")
-    return Runtime(name=name, loads=False, reason="its architectures have one width for all layers")
+    if name != "vllm":
+        return Runtime(name=name, loads=False, reason=one_width(name, family))
+    if limit := per_layer_limit(family, units):
+        return Runtime(name=name, loads=False, reason=limit)
+    reason = "with `--trust-remote-code`, for the class in the checkpoint"
+    if family.model_type in IN_PLUGIN:
+        reason += ", or with the plugin taskslim-vllm and no code of the checkpoint"
+    return Runtime(name=name, loads=True, reason=reason, tensor_parallel=[1])
 
 
 def _runtime(name: str, traits: RuntimeTraits, sizes: SlimSizes) -> Runtime:
     if name not in ("transformers", *FAMILIES[sizes.family].runtimes):
         return Runtime(name=name, loads=False, reason=f"it has no architecture for {sizes.family}")
-    if name != "transformers" and sizes.kind in UNTESTED_HEADS:
-        untested = f"whether it computes {UNTESTED_HEADS[sizes.kind]} as transformers does was not tested"
+    if name != "transformers" and (untested := untested_head(sizes.kind)):
         return Runtime(name=name, loads=False, reason=untested)
     if limit := limit_of(name, sizes):
         return Runtime(name=name, loads=False, reason=limit)
@@ -77,7 +82,8 @@ def _runtime(name: str, traits: RuntimeTraits, sizes: SlimSizes) -> Runtime:
     allowed = next((kinds for block, kinds in traits.blocks if not any(row % block for row in rows)), ())
     best, kinds = traits.blocks[0]
     missing = [kind for kind in kinds if kind not in allowed]
-    reason = f"{', '.join(missing)} would need widths that are multiples of {best}" if missing else None
+    excluded = f"{', '.join(missing)} would need widths that are multiples of {best}" if missing else None
+    reason = "; ".join(filter(None, (caveat_of(name, sizes), excluded))) or None
     divided = [*sizes.widths, sizes.heads]
     split = [devices for devices in DEVICES if traits.splits and not any(count % devices for count in divided)]
     return Runtime(name=name, loads=True, reason=reason, quantisations=list(allowed), tensor_parallel=split)

@@ -35,7 +35,8 @@ def access_of(caller: Caller, settings: Settings, storage: Storage) -> Access:
     if caller.key_id is None and is_loopback(settings.host):
         return Access(storage, caller.tenant, True, settings.local_roots)
     policy = UriPolicy(settings.artifacts_url, settings.allowed_uris)
-    return Access(storage, caller.tenant, bool(settings.local_roots), settings.local_roots, policy)
+    has_roots = bool(settings.local_roots)
+    return Access(storage, caller.tenant, has_roots, settings.local_roots, policy, settings.output_uris)
 
 
 def check_webhook(request: JobRequest, settings: Settings) -> None:

@@ -1,7 +1,7 @@
 """The checks of a request before anything is queued: the request itself, its inline rows and its model's files."""
 
 from service.contract.criteria import CRITERIA
-from service.contract.errors import InvalidRequest, UnsupportedUnit, blaming_task
+from service.contract.errors import InvalidModel, InvalidRequest, UnsupportedUnit, blaming_task
 from service.contract.fields import GENERAL_PLACE
 from service.contract.method import objective_of
 from service.contract.options import Supervision
@@ -9,11 +9,11 @@ from service.contract.presets import resolve
 from service.contract.recovery import check_kind
 from service.contract.request import JobRequest
 from service.contract.task import Task
-from service.planning.data_checks import check_data
+from service.planning.data_checks import check_data, check_texts
 from service.planning.idle_options import check_idle_options
 from service.planning.model_checks import check_model
 from service.planning.row_counts import check_row_counts, num_evaluation_rows
-from service.sources.access import Access
+from service.sources.access import Access, blaming
 from service.sources.model_directory import ModelDirectory
 
 
@@ -27,6 +27,7 @@ def check_request(request: JobRequest, access: Access) -> ModelDirectory:
         with blaming_task(place):
             _check_task(request, resolve(task), access)
     _check_kinds(request)
+    _check_output(request, access)
     if request.general is not None:
         with blaming_task(GENERAL_PLACE):
             general = resolve(request.general.task)
@@ -43,6 +44,8 @@ def _check_task(request: JobRequest, task: Task, access: Access) -> None:
     _check_rows(task, access)
     for name, source in task.evaluations.items():
         check_data(source, task, f"task.evaluations.{name}", access)
+    if task.texts is not None:
+        check_texts(task.texts, "task.texts", access)
     check_row_counts(request, task)
 
 
@@ -59,12 +62,19 @@ def _check_kinds(request: JobRequest) -> None:
         raise InvalidRequest(message, param="tasks")
 
 
+def _check_output(request: JobRequest, access: Access) -> None:
+    """Raise ForbiddenPath for a place that the model must not be pushed to. Only the worker sees whether it can be."""
+    if request.output.uri is not None:
+        with blaming("output.uri", InvalidModel):
+            access.check_output(request.output.uri)
+
+
 def _check_method(request: JobRequest, task: Task) -> None:
     check_idle_options(request)
     objective_of(request.method, task.kind)
     if request.recovery is not None:
         check_kind(request.recovery, task.kind, has_labels=task.supervision is Supervision.labels)
-    for unit in request.method.units:
+    for unit in request.method.scored_units:
         if unit in CRITERIA[request.method.criterion].unserved:
             message = f"the criterion {request.method.criterion} has no formula for the unit {unit}: choose another"
             raise UnsupportedUnit(message, param="method.units")

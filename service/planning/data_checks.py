@@ -10,7 +10,7 @@ from service.contract.presets import needs_answers
 from service.contract.row_values import usable_values
 from service.contract.task import DataSource, TaskWording
 from service.planning.row_counts import inline_rows
-from service.rows.checks import check_rows, have_answers
+from service.rows.checks import check_rows, have_answers, plain_texts
 from service.rows.labels import with_named_labels
 from service.rows.row import Row
 from service.sources.access import DATASET, Access, blaming
@@ -38,6 +38,19 @@ def check_data(source: DataSource, task: TaskWording, param: str, access: Access
             _check_uri(uri, f"{param}.uri", access)
 
 
+def check_texts(source: DataSource, param: str, access: Access) -> None:
+    """Check the rows of plain texts; `param` is the field that names them. Raises InvalidData, ForbiddenPath."""
+    uri = source.uri or ""
+    with _naming(f"{param}.uri" if source.rows is None else f"{param}.rows"):
+        if source.rows is not None:
+            rows = [Row(values, number, counted_in="row") for number, values in enumerate(source.rows, start=1)]
+            plain_texts([row for row in rows if checked_line(row)])
+        elif scheme_of(uri) == DATASET:
+            plain_texts(drawn(_stored_rows(source, access), source))
+        else:
+            _check_uri(uri, f"{param}.uri", access)
+
+
 @contextmanager
 def _naming(place: str) -> Iterator[None]:
     """Name the field `place` in InvalidData that names none."""
@@ -55,16 +68,23 @@ def _check_inline_rows(rows: Sequence[Row], task: TaskWording, param: str) -> No
 
 def _check_dataset(source: DataSource, task: TaskWording, param: str, access: Access) -> None:
     """Check that a data set is there, and as the worker does the rows that are drawn, unless it is large."""
+    stored = _stored_rows(source, access)
+    if not stored:
+        return
+    rows = drawn(with_named_labels(stored, task), source)
+    check_rows(rows, task, answered=needs_answers(task, param, have_answers(rows, task)))
+
+
+def _stored_rows(source: DataSource, access: Access) -> list[Row]:
+    """The rows of a data set; none where it is large. Raises InvalidData where it does not exist."""
     key = dataset_key(access.tenant, dataset_id_of(source.uri or ""))
     try:
         if access.storage.stat(key).size > MAX_READ_BYTES:
-            return
+            return []
         lines = access.storage.get_bytes(key).splitlines()
     except NotFound as error:
         raise InvalidData(f"{source.uri} does not exist: upload the rows with POST /datasets") from error
-    stored = [Row(usable_values(json.loads(line)), number) for number, line in enumerate(lines, start=1)]
-    rows = drawn(with_named_labels(stored, task), source)
-    check_rows(rows, task, answered=needs_answers(task, param, have_answers(rows, task)))
+    return [Row(usable_values(json.loads(line)), number) for number, line in enumerate(lines, start=1)]
 
 
 def _check_uri(uri: str, param: str, access: Access) -> None:

@@ -4,6 +4,7 @@ import json
 import time
 from concurrent.futures import Future
 from threading import Thread
+from typing import Any
 
 import structlog
 
@@ -12,6 +13,8 @@ from service.contract.options import Repair, Unit
 from service.contract.presets import LABELLED_BY_HEAD, resolve
 from service.contract.recovery import check_rank
 from service.contract.request import JobRequest
+from service.exports.formats import check_formats
+from service.families.source_config import TIED
 from service.planning.model_checks import check_config
 from service.planning.removal import count_chosen, has_bias
 from service.planning.targets import check_target
@@ -33,8 +36,9 @@ log = structlog.get_logger()
 def check_feasible(request: JobRequest, checkpoint: Checkpoint) -> None:
     """Check everything that the config and the headers of the weights decide.
 
-    Raises InvalidModel, what `check_config` raises, InvalidRequest for an option that the model has no place for, and
-    TargetUnreachable where a width would be zero or no model is as small.
+    Raises InvalidModel, what `check_config` raises, InvalidRequest for an option that the model has no place for,
+    UnsupportedFormat for a format that cannot hold the slim model, and TargetUnreachable where a width would be zero or
+    no model is as small.
     """
     check_options(request, checkpoint)
     check_target(request, checkpoint)
@@ -46,11 +50,17 @@ def check_options(request: JobRequest, checkpoint: Checkpoint) -> None:
     _check_sizes(checkpoint)
     check_tensors(checkpoint)
     check_head_count(checkpoint)
+    check_formats(request, checkpoint.family, with_tying(checkpoint))
     _check_repair(request, checkpoint)
     _check_rank(request, checkpoint)
     if count_chosen(request.method, checkpoint, [])[0] == 0:
         message = f"the weights hold none of the units {', '.join(request.method.units)}"
         raise InvalidModel(message, param="model.uri")
+
+
+def with_tying(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The config, where `tie_word_embeddings` says whether the weights are tied."""
+    return {**checkpoint.config, TIED: checkpoint.names.head not in checkpoint.tensors}
 
 
 def _check_sizes(checkpoint: Checkpoint) -> None:

@@ -62,7 +62,7 @@ def _has_several_tasks(request: JobRequest) -> bool:
 
 
 def _has_something_to_repair(request: JobRequest) -> bool:
-    return request.method.repair is Repair.none or set(request.method.units) != {Unit.layers}
+    return request.method.repair is Repair.none or set(request.method.scored_units) != {Unit.layers}
 
 
 def _treats_layers_differently(request: JobRequest) -> bool:

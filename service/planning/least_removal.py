@@ -62,6 +62,7 @@ NAMES = {
     Unit.head_dims: "dimensions of a head",
     Unit.layers: "layers",
     Unit.experts: "experts",
+    Unit.vocabulary: "rows of the vocabulary",
 }
 
 
@@ -77,7 +78,7 @@ def _global_steps(request: JobRequest, checkpoint: Checkpoint) -> Iterator[float
     """The share of the parameters that the least removal of each kind of unit takes in a global rank."""
     for cut in _steps(request, checkpoint):
         share = _share(request, checkpoint, cut)
-        in_one_layer = request.output.layout is Layout.per_layer and cut.unit is not Unit.layers
+        in_one_layer = request.output.layout is Layout.per_layer and cut.unit not in (Unit.layers, Unit.vocabulary)
         yield share / _num_layers(request, checkpoint, cut) if in_one_layer else share
 
 
@@ -106,6 +107,8 @@ def _check_most(request: JobRequest, checkpoint: Checkpoint, ratio: float, param
 def _is_above_floor(request: JobRequest, cut: Cut, count: int) -> bool:
     if cut.unit is Unit.layers:
         return count >= max(1, request.method.protect_first + request.method.protect_last)
+    if cut.unit is Unit.vocabulary:
+        return True
     return count >= (0 if is_set_by_ratio(request) else FLOOR * cut.dense)
 
 

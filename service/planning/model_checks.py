@@ -70,7 +70,7 @@ def _check_layout(request: JobRequest, config: Mapping[str, Any]) -> None:
     if is_per_layer(config) and request.output.layout is Layout.uniform:
         message = "the layers of this model have different widths already: ask for the layout `per_layer`"
         raise InvalidRequest(message, param="output.layout")
-    only_layers = not is_per_layer(config) and set(request.method.units) == {Unit.layers}
+    only_layers = not is_per_layer(config) and set(request.method.scored_units) == {Unit.layers}
     if only_layers and request.output.layout is Layout.per_layer:
         message = "the layout `per_layer` has an effect only where other units than `layers` are removed: leave it out"
         raise InvalidRequest(message, param="output.layout")

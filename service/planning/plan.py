@@ -4,22 +4,23 @@ Scores decide which units are removed; how many follows from the request. In a g
 ratio, and a target that has to be measured leaves them open.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from service.contract.catalog import Plan, Projected
+from service.contract.catalog import Plan, Projected, VocabularyRange
 from service.contract.errors import NotPlannable
-from service.contract.options import Layout, Repair, Unit
+from service.contract.options import Layout, Unit
 from service.contract.report import Runtime
 from service.contract.request import JobRequest
+from service.exports.model import exported_model, with_biases
+from service.exports.runtimes import with_exports
 from service.families.family import CLASSIFIERS
 from service.families.runtime_limits import SlimSizes
 from service.families.runtimes import runtimes_after, runtimes_of_unequal_widths
 from service.planning.admission import check_request
-from service.planning.feasibility import check_options
+from service.planning.feasibility import check_options, with_tying
 from service.planning.removal import count_parameters
 from service.planning.targets import find_removal, needs_measuring
-from service.planning.tokenizer_checks import check_tokenizer
+from service.planning.tokenizer_checks import check_tokenizer, read_tokenizer
 from service.planning.widths import Cut, described, is_set_by_ratio, kept
 from service.sources.access import Access
 from service.sources.checkpoint import Checkpoint, read_checkpoint
@@ -30,9 +31,12 @@ from service.sources.dimensions import (
     head_size,
     key_rows,
     num_layers,
+    vocabulary_rows,
+    vocabulary_tensors,
 )
 from service.sources.safetensors_header import BYTES
 from service.tensors import gemma4
+from service.vocabulary.tokenizer_file import TokenizerFile
 
 
 def plan(request: JobRequest, access: Access) -> Plan:
@@ -48,7 +52,22 @@ def plan(request: JobRequest, access: Access) -> Plan:
     checkpoint = read_checkpoint(model)
     check_tokenizer(request, model)
     model.check_sentence_encoder()
-    return plan_for(request, checkpoint)
+    found = plan_for(request, checkpoint)
+    if Unit.vocabulary not in request.method.units:
+        return found
+    return found.model_copy(update={"vocabulary": vocabulary_range(checkpoint, read_tokenizer(model))})
+
+
+def vocabulary_range(checkpoint: Checkpoint, tokenizer: TokenizerFile | None) -> VocabularyRange:
+    """What the removal of tokens can give, as far as the tokenizer tells."""
+    rows, parameters = vocabulary_rows(checkpoint), count_parameters(vocabulary_tensors(checkpoint))
+    least = None if tokenizer is None else sum(number < rows for number in tokenizer.always())
+    return VocabularyRange(
+        rows=rows,
+        parameters_per_row=parameters // rows,
+        least_rows=least,
+        most_parameters=(rows - (least or 0)) * (parameters // rows),
+    )
 
 
 def plan_for(request: JobRequest, checkpoint: Checkpoint) -> Plan:
@@ -67,7 +86,9 @@ def plan_for(request: JobRequest, checkpoint: Checkpoint) -> Plan:
         bytes=Projected(dense=checkpoint.stored_bytes, slim=slim[1]),
         dequantised=checkpoint.dequantised,
         cache_bytes_per_token=_cache_bytes(request, checkpoint, cuts),
-        runtimes=_runtimes(request, checkpoint, cuts),
+        runtimes=with_exports(
+            _runtimes(request, checkpoint, cuts), exported_model(request, checkpoint.family, with_tying(checkpoint))
+        ),
     )
 
 
@@ -84,7 +105,7 @@ def _cache_bytes(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut
     layers, size = caching_layers(checkpoint), head_size(checkpoint, stack)
     slim_heads = kept(cuts, Unit.heads, heads)
     slim_layers, slim_size = kept(cuts, Unit.layers, layers), kept(cuts, Unit.head_dims, size)
-    is_known = bool(cuts) or set(request.method.units) <= {Unit.ffn, Unit.experts}
+    is_known = bool(cuts) or set(request.method.units) <= {Unit.ffn, Unit.experts, Unit.vocabulary}
     slim = number * slim_layers * slim_heads * slim_size if is_known else None
     return Projected(dense=number * layers * heads * size, slim=slim)
 
@@ -93,8 +114,8 @@ def _runtimes(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut]) 
     """The runtimes that load the slim checkpoint."""
     units = request.method.units
     # Where whole layers are removed and nothing else, the others keep their one width.
-    if request.output.layout is Layout.per_layer and units != [Unit.layers]:
-        return runtimes_of_unequal_widths()
+    if request.output.layout is Layout.per_layer and request.method.scored_units != [Unit.layers]:
+        return runtimes_of_unequal_widths(checkpoint.family, units)
     stack = checkpoint.last_stack
     heads, groups = head_counts(checkpoint, stack)
     return runtimes_after(
@@ -106,18 +127,12 @@ def _runtimes(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut]) 
             head_size=kept(cuts, Unit.head_dims, head_size(checkpoint, stack)),
             layers=kept(cuts, Unit.layers, num_layers(checkpoint, stack)),
             hidden_size=checkpoint.number(checkpoint.names.hidden_size, stack),
-            config=_slim_config(request, checkpoint),
+            config=with_biases(request, checkpoint.family, checkpoint.config),
             heads_known=Unit.heads not in units or any(cut.unit is Unit.heads for cut in cuts),
             layers_known=Unit.layers not in units,
             kind=checkpoint.family.kind,
         )
     )
-
-
-def _slim_config(request: JobRequest, checkpoint: Checkpoint) -> Mapping[str, Any]:
-    """The config of the dense model, with the fields that the repair `bias` sets."""
-    biases = {stack.bias: True for stack in checkpoint.names.stacks if stack.bias}
-    return {**checkpoint.config, **biases} if request.method.repair is Repair.bias else checkpoint.config
 
 
 def _ffn_widths(request: JobRequest, checkpoint: Checkpoint, cuts: Sequence[Cut]) -> list[int]:

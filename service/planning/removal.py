@@ -9,7 +9,13 @@ from service.contract.options import Repair, Unit
 from service.contract.request import JobRequest
 from service.planning.widths import Cut, cuts_at, is_set_by_ratio
 from service.sources.checkpoint import Checkpoint
-from service.sources.dimensions import layer_position, layer_tensors, matches, unit_tensors_of
+from service.sources.dimensions import (
+    layer_position,
+    layer_tensors,
+    matches,
+    unit_tensors_of,
+    vocabulary_tensors,
+)
 from service.sources.safetensors_header import BYTES, Tensors, TensorShape, file_size
 from service.sources.stored_experts import in_files
 from service.tensors.gemma4 import LAYER_SCALAR
@@ -43,6 +49,9 @@ def removal_at(request: JobRequest, checkpoint: Checkpoint, ratio: float) -> Rem
 def count_chosen(method: Method, checkpoint: Checkpoint, cuts: Sequence[Cut]) -> tuple[int, float]:
     """(parameters of the chosen units, parameters of them that the cuts remove)."""
     counts = [_count_in_stack(method, checkpoint, stack, cuts) for stack in checkpoint.names.stacks]
+    if Unit.vocabulary in method.units:
+        rows = sum(tensor.count for tensor in vocabulary_tensors(checkpoint).values())
+        counts.append((rows, sum(rows * (1 - cut.share) for cut in cuts if cut.unit is Unit.vocabulary)))
     return sum(chosen for chosen, _ in counts), sum(removed for _, removed in counts)
 
 

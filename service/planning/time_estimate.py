@@ -15,7 +15,7 @@ from service.contract.catalog import TimeEstimate
 from service.contract.errors import NotFound
 from service.contract.fields import EVALUATION_SHARE
 from service.contract.job import Stage
-from service.contract.options import Repair
+from service.contract.options import EXPORTS, Repair
 from service.contract.report import Report
 from service.contract.request import JobRequest
 from service.contract.task import DataSource, Task
@@ -56,6 +56,7 @@ class Work:
     controls: bool = False
     recovery_epochs: int = 0  # passes over the calibration rows in the training of a recovery; 0: there is none
     recovery_seconds: float = 0.0  # the longest time of that training
+    exports: int = 0  # formats of other runtimes
 
     def amount(self, stage: str) -> float:
         """Parameters times the rows that pass through them in a stage, to which its seconds are proportional."""
@@ -129,6 +130,7 @@ def estimate(runs: Sequence[Run], work: Work, skipped: Iterable[str] = ()) -> Ti
     absent |= {Stage.repair} if work.repair == Repair.none else set()
     absent |= set() if work.controls else {Stage.controls}
     absent |= set() if work.recovery_epochs else {Stage.recover}
+    absent |= set() if work.exports else {Stage.export}
     if not alike or DECISIVE - absent - known:
         return None
     seconds = sum(_seconds(alike, stage, work) for stage in known - absent)
@@ -208,6 +210,7 @@ def _work(family: str, parameters: int, calibration: int, evaluation: int, reque
         controls=method.controls,
         recovery_epochs=request.recovery.epochs if request.recovery else 0,
         recovery_seconds=request.recovery.seconds if request.recovery else 0.0,
+        exports=len(set(EXPORTS) & set(request.output.formats)),
     )
 
 

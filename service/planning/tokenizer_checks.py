@@ -5,12 +5,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from service.contract.errors import InvalidModel
+from service.contract.options import Unit
 from service.contract.presets import resolve
 from service.contract.request import JobRequest
+from service.exports.formats import check_format_tokenizers
 from service.sources.access import blaming
 from service.sources.directories import StoredDirectory, read_json
 from service.sources.model_directory import ModelDirectory
 from service.sources.model_files import TOKENIZER_CONFIG
+from service.vocabulary.checks import check_pieces
+from service.vocabulary.tokenizer_file import TokenizerFile
 
 TOKENIZER = "tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"
@@ -21,8 +25,11 @@ MAX_BYTES = 16 * 2**20  # a client waits; a larger tokenizer.json is left to the
 
 
 def check_tokenizer(request: JobRequest, model: ModelDirectory) -> None:
-    """Raise InvalidModel for a tokenizer that needs code, is missing, makes tokens that the model does not know, or has
-    no chat template although the rows are conversations."""
+    """Check the files of the tokenizer.
+
+    Raises InvalidModel for a tokenizer that needs code, is missing, makes tokens that the model does not know, or has
+    no chat template although the rows are conversations; UnsupportedFormat where a format cannot hold it.
+    """
     model.check_tokenizer()
     if not isinstance(model.files, StoredDirectory):
         return
@@ -31,7 +38,9 @@ def check_tokenizer(request: JobRequest, model: ModelDirectory) -> None:
         raise InvalidModel(message, param="model.uri")
     chat_template = _chat_template(model, model.files) if _has_conversations(request) else ""
     if model.files.sizes.get(TOKENIZER, MAX_BYTES + 1) <= MAX_BYTES:
-        _check_tokens(request, _read(model, model.files), model, chat_template)
+        tokenizer = _read(model, model.files)
+        _check_tokens(request, tokenizer, model, chat_template)
+        check_format_tokenizers(request, tokenizer)
 
 
 def _has_conversations(request: JobRequest) -> bool:
@@ -71,11 +80,21 @@ def _read(model: ModelDirectory, files: StoredDirectory) -> Mapping[str, Any]:
     return tokenizer
 
 
+def read_tokenizer(model: ModelDirectory) -> TokenizerFile | None:
+    """The tokenizer.json of a checked model; None where it has none, where it is large, and on a hub."""
+    if not isinstance(model.files, StoredDirectory):
+        return None
+    is_small = model.files.sizes.get(TOKENIZER, MAX_BYTES + 1) <= MAX_BYTES
+    return TokenizerFile(_read(model, model.files)) if is_small else None
+
+
 def _check_tokens(request: JobRequest, tokenizer: Mapping[str, Any], model: ModelDirectory, chat_template: str) -> None:
     """Refuse ids beyond the embedding: ordinary tokens always, added ones where a template or an answer has them.
 
     Some checkpoints have added tokens that their embedding lacks and that no text contains.
     """
+    if Unit.vocabulary in request.method.units:
+        check_pieces(TokenizerFile(tokenizer), model.family.model_type)
     known = model.config.get("vocab_size")
     if type(known) is not int:
         return

@@ -8,7 +8,7 @@ from service.contract.options import Layout, Scope, Unit
 from service.contract.request import JobRequest
 from service.contract.result import DenseSlim, Widths
 from service.sources.checkpoint import Checkpoint
-from service.sources.dimensions import expert_count, ffn_width, head_counts, num_layers
+from service.sources.dimensions import expert_count, ffn_width, head_counts, num_layers, vocabulary_rows
 from service.tensors.names import StackNames
 
 
@@ -27,9 +27,15 @@ class Cut:
         return self.slim / self.dense
 
 
+# In place of a stack: the rows of the vocabulary are in none.
+VOCABULARY = StackNames("model", "", ())
+
+
 def is_set_by_ratio(request: JobRequest) -> bool:
-    """Whether a ratio alone decides the widths. In a global rank and with widths of each layer's own, scores do."""
-    return request.method.scope is Scope.layer and request.output.layout is Layout.uniform
+    """Whether a ratio alone decides the widths. In a global rank and with widths of each layer's own, scores do, and
+    where tokens are removed, the texts."""
+    has_widths = request.method.scope is Scope.layer and request.output.layout is Layout.uniform
+    return has_widths and Unit.vocabulary not in request.method.units
 
 
 def cuts_at(request: JobRequest, checkpoint: Checkpoint, ratio: float) -> list[Cut]:
@@ -52,9 +58,12 @@ def _cuts(request: JobRequest, checkpoint: Checkpoint, ratio: float) -> Iterator
 def possible_cuts(request: JobRequest, checkpoint: Checkpoint) -> Iterator[tuple[Cut, list[int]]]:
     """(a cut that removes nothing, the counts above zero that may be kept) of every stack and kind of unit."""
     for stack in checkpoint.names.stacks:
-        for unit in sorted(request.method.units):
+        for unit in sorted(request.method.scored_units):
             dense, choices = _choices(request, checkpoint, stack, unit)
             yield Cut(stack, unit, dense, dense), list(choices)
+    if Unit.vocabulary in request.method.units:
+        rows = vocabulary_rows(checkpoint)
+        yield Cut(VOCABULARY, Unit.vocabulary, rows, rows), [*range(1, rows + 1)]
 
 
 def _too_few(request: JobRequest, cut: Cut, ratio: float) -> TargetUnreachable:

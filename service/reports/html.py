@@ -36,7 +36,7 @@ from service.reports.formatting import (
 )
 from service.reports.metric_names import capitalised, metric_name, name_of, qualities
 from service.reports.model_origin import last_part, merged_adapters, root
-from service.reports.runtime_names import RUNTIME_NAMES
+from service.reports.runtime_names import RUNTIME_NAMES, RUNTIME_OF
 
 DIRECTORY = Path(__file__).parent
 CHANGED_SHOWN = 10  # changed answers; the others are in a closed <details>
@@ -92,6 +92,7 @@ def _details(report: Report) -> dict[str, Any]:
     """What the sections on the checkpoint, the request and the run show."""
     return {
         "runtimes": RUNTIME_NAMES,
+        "formats": RUNTIME_OF,
         "own_widths": has_own_widths(report.result),
         "shown": CHANGED_SHOWN,
         "seconds": sum(timing.seconds for timing in report.timings),

@@ -16,6 +16,7 @@ from service.rows.conversations import check_conversations
 from service.rows.row import Row
 from service.rows.second_texts import check_texts
 
+TEXT_COLUMN = "text"  # of rows of plain texts
 OUTSIDE = "O"  # the tag of a word that belongs to no entity
 
 
@@ -51,6 +52,11 @@ def needed_columns(task: TaskWording, *, answered: bool) -> set[str]:
     asked = {WORDS_COLUMN} if task.kind is TaskKind.token_classification else {*template_fields(task.template or "")}
     column = answer_column(task)
     return asked | ({column} if answered and column is not None else set())
+
+
+def plain_texts(rows: Sequence[Row]) -> list[str]:
+    """The texts of rows that have nothing else. Raises InvalidData for a row without one."""
+    return [row.text(TEXT_COLUMN) for row in rows]
 
 
 def check_rows(rows: Sequence[Row], task: TaskWording, *, answered: bool = True) -> None:

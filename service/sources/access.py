@@ -11,7 +11,7 @@ from service.contract.errors import ForbiddenPath, InvalidData, InvalidModel, No
 from service.sources.job_checkpoints import JOB, JobModel, job_model
 from service.sources.model_files import GGUF
 from service.sources.readers import LOCAL, file_size, list_sizes, locate, read_bytes, read_range, scheme_of
-from service.sources.uri_policy import UriPolicy
+from service.sources.uri_policy import UriPolicy, canonical
 from service.storage.object_store import Storage
 
 HUB = "hf"
@@ -24,7 +24,8 @@ class Access:
     """The files that a tenant may read, for the time of one request.
 
     Local paths must be allowed at all (`local_paths`) and lie under one of the `roots` (empty: anywhere). The URIs of a
-    caller who is not trusted with everything must satisfy `uri_policy`.
+    caller who is not trusted with everything must satisfy `uri_policy`. Models are pushed to places under one of the
+    `outputs` alone (None: anywhere but in the deployment's own store).
     """
 
     storage: Storage
@@ -32,6 +33,7 @@ class Access:
     local_paths: bool
     roots: Sequence[Path] = ()
     uri_policy: UriPolicy | None = None
+    outputs: Sequence[str] | None = None
     _job_models: dict[str, JobModel] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def path(self, uri: str) -> Path:
@@ -52,6 +54,13 @@ class Access:
         """Raise ForbiddenPath for a URI that `uri_policy` forbids. Local paths and jobs are checked when read."""
         if self.uri_policy is not None and scheme_of(uri) not in (LOCAL, JOB):
             self.uri_policy.check(uri)
+
+    def check_output(self, uri: str) -> None:
+        """Raise ForbiddenPath for a URI that the caller must not push a model to."""
+        UriPolicy(self.storage.url).check(uri)
+        if self.outputs is not None and not any(canonical(uri).startswith(canonical(each)) for each in self.outputs):
+            allowed = f"under one of {', '.join(self.outputs)}" if self.outputs else "to no place"
+            raise ForbiddenPath(f"this deployment pushes models of callers with a key {allowed} (SLIM_OUTPUT_URIS)")
 
     def job_model(self, uri: str) -> JobModel:
         """The checkpoint that a job:// URI names. Its manifest is read once. Raises NotFound."""

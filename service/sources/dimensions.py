@@ -69,6 +69,23 @@ def expert_count(checkpoint: Checkpoint, stack: StackNames) -> int:
     return checkpoint.number(checkpoint.names.experts, stack)
 
 
+def vocabulary_rows(checkpoint: Checkpoint) -> int:
+    """Rows of the input embedding. Raises InvalidModel if the weights hold none."""
+    tensor = checkpoint.tensors.get(checkpoint.names.embedding)
+    if tensor is None:
+        message = f"the weights hold no {checkpoint.names.embedding}, which the family needs"
+        raise InvalidModel(message, param="model.uri")
+    return tensor.shape[0]
+
+
+def vocabulary_tensors(checkpoint: Checkpoint) -> dict[str, TensorShape]:
+    """The tensors with a row for each token."""
+    names = checkpoint.names
+    weights = (names.embedding, *names.further_embeddings, *names.tied)
+    biases = tuple(f"{name.removesuffix('weight')}bias" for name in names.tied)
+    return {name: checkpoint.tensors[name] for name in (*weights, *biases) if name in checkpoint.tensors}
+
+
 def caching_layers(checkpoint: Checkpoint) -> int:
     """Layers of the last stack that cache keys and values; one of linear attention has a state of one size instead."""
     layers = num_layers(checkpoint, checkpoint.last_stack)

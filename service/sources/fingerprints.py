@@ -31,9 +31,10 @@ AFTER_SCORING = {
     "merged_router",
     "controls",
     "union",
+    "keep_vocabulary",
 }  # fields of the method that do not change the scores
 SELECTING = {"scope", "normalisation", "protect_first", "protect_last"}  # they decide what a step removes
-SOURCES = ("calibration", "evaluation", "evaluations", "general")  # fields of a task that name rows
+SOURCES = ("calibration", "evaluation", "evaluations", "general", "texts")  # fields of a task that name rows
 
 
 def scoring(method: Method, kind: TaskKind | None) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def scoring(method: Method, kind: TaskKind | None) -> dict[str, Any]:
     ignored = AFTER_SCORING | (SELECTING if method.steps == 1 else set())
     if method.criterion is not Criterion.random:
         ignored |= {"seed"}  # only the controls of the other criteria use it
-    complete = method.model_copy(update={"units": sorted(method.units), "objective": objective_of(method, kind)})
+    complete = method.model_copy(update={"units": sorted(method.scored_units), "objective": objective_of(method, kind)})
     return complete.model_dump(mode="json", exclude=ignored)
 
 

@@ -1,10 +1,17 @@
 """The names of a job's artifacts: of its files, and of the directories of its checkpoints."""
 
+from service.contract.options import Format
+
 MODEL = "model"  # directory of the job's own checkpoint
 UNTRAINED = "model-untrained"  # directory of the slim model before its recovery
 TASK_FILE = "task.json"  # in the directory of each checkpoint
 REPORT = "report.json"
 REPORT_PAGE = "report.html"
+
+
+def export_name(format: Format) -> str:
+    """The directory of the files of another format: `model-gguf`."""
+    return f"{MODEL}-{format}"
 
 
 def checkpoint_name(ratio: float) -> str:

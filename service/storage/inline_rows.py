@@ -20,7 +20,7 @@ from service.storage.object_store import Storage
 from service.storage.row_formats import json_line
 from service.tenants.storage_quota import StoredBytes
 
-PARTS = ("calibration", "evaluation")
+PARTS = ("calibration", "evaluation", "texts")
 ORPHANED_SECONDS = IDEMPOTENCY_SECONDS  # a request that is repeated later than this cannot create the job
 
 

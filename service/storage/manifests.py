@@ -21,13 +21,18 @@ def committed_manifest(storage: Storage, tenant: str, job_id: str) -> Manifest |
         return None
 
 
-def committed_result(storage: Storage, tenant: str, job_id: str) -> Result | None:
-    """The result in the report of the attempt that succeeded; None if none has."""
+def committed_report(storage: Storage, tenant: str, job_id: str) -> Report | None:
+    """The report of the attempt that succeeded; None if none has. Raises ValidationError for one of another version."""
     manifest = committed_manifest(storage, tenant, job_id)
     if manifest is None:
         return None
-    report = storage.get_bytes(attempt_prefix(tenant, job_id, manifest.attempt) + REPORT)
-    return Report.model_validate_json(report).result
+    return Report.model_validate_json(storage.get_bytes(attempt_prefix(tenant, job_id, manifest.attempt) + REPORT))
+
+
+def committed_result(storage: Storage, tenant: str, job_id: str) -> Result | None:
+    """The result in the report of the attempt that succeeded; None if none has."""
+    report = committed_report(storage, tenant, job_id)
+    return None if report is None else report.result
 
 
 def delete_attempts(storage: Storage, tenant: str, job_id: str, last: int) -> None:

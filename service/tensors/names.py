@@ -72,6 +72,7 @@ class CheckpointNames:
     embedding: str = "model.embed_tokens.weight"  # the input embedding
     # Tensors that repeat the input embedding where they are tied to it, the head last.
     tied: tuple[str, ...] = ("lm_head.weight",)
+    further_embeddings: tuple[str, ...] = ()  # of the same vocabulary, which are not tied to it
     tied_by_default: bool = False  # whether a config that does not say so ties them
     # Config field, and the input embedding and the tensors that are tied to it where that field is false.
     tying_unless: tuple[str, str, tuple[str, ...]] | None = None

@@ -31,6 +31,25 @@ def installed(*requirements: str) -> Path:
     return directory
 
 
+def environment_with(*requirements: str) -> Path:
+    """The Python of an environment that has these packages and what they depend on; it is kept for later runs.
+
+    Skips the test where they cannot be installed.
+    """
+    name = "environment-" + "-".join(requirement.replace("==", "-") for requirement in requirements)
+    directory = Path(tempfile.gettempdir()) / f"taskslim-test-packages-{os.getuid()}" / name
+    python, is_complete = directory / "bin/python", directory / "complete"
+    if not is_complete.exists():
+        pip = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", *requirements]
+        try:
+            subprocess.run([sys.executable, "-m", "venv", "--clear", str(directory)], check=True, capture_output=True)
+            subprocess.run(pip, check=True, capture_output=True, text=True, timeout=2 * INSTALL_SECONDS)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            pytest.skip(f"{' '.join(requirements)} cannot be installed here: {error.stderr!r}")
+        is_complete.touch()
+    return python
+
+
 def run_with(packages: Path, script: str, *lines: str) -> None:
     """Run a script with these packages before those of the tests, and the lines as its standard input."""
     environment = {"PYTHONPATH": str(packages), "PATH": os.environ["PATH"], "HF_HUB_OFFLINE": "1"}

@@ -8,16 +8,23 @@ import pytest
 
 from service.contract.result import Verified
 from worker.checkpoints import verification
+from worker.exports import checkpoint_logits
 
 
 @contextmanager
 def verifying_here() -> Iterator[None]:
-    """Within the context, checkpoints are loaded and compared in this process."""
+    """Within the context, checkpoints are loaded and computed in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(verification, "compare_in_fresh_process", _compare)
+        patch.setattr(checkpoint_logits, "compute_in_fresh_process", _compute)
         yield
 
 
 def _compare(directory: Path, probe: Path, while_waiting: Callable[[], None]) -> Verified:
     while_waiting()
     return verification.compare(directory, verification.Probe.read(probe))
+
+
+def _compute(directory: Path, asked: Path, answered: Path, while_waiting: Callable[[], None]) -> None:
+    while_waiting()
+    checkpoint_logits.compute(directory, asked, answered)

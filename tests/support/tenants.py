@@ -23,6 +23,7 @@ MINE, THEIRS = digest_of("mine"), digest_of("theirs")
 # Name of a parameter -> values that exist.
 KNOWN = {
     "job_id": [EXAMPLE_JOB_ID],
+    "jobs": [EXAMPLE_JOB_ID],
     "name": [*FILES],
     "dataset_id": [DATASET_ID],
     "digest": [MINE, THEIRS],
@@ -49,7 +50,7 @@ def knowing(document: dict[str, Any]) -> dict[str, Any]:
     the columns that the uploaded rows have."""
     for methods in document["paths"].values():
         for parameter in (parameter for operation in methods.values() for parameter in operation.get("parameters", [])):
-            if parameter["in"] == "path" or parameter["name"] == "scores":
+            if parameter["in"] == "path" or parameter["name"] in ("jobs", "scores"):
                 known = KNOWN[parameter["name"]]
                 parameter["schema"] = {"type": "string", "enum": [*known, known[0][::-1]]}
             elif parameter["name"] == "target":

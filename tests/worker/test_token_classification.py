@@ -111,7 +111,7 @@ def test_tags_are_judged_by_what_stock_transformers_and_seqeval_compute(
     report = Report.model_validate_json((directory / "report.json").read_bytes())
     assert report.confusion is None
     assert report.options["objective"] == "margin"
-    assert [runtime.name for runtime in report.runtimes if runtime.loads] == ["transformers"]
+    assert [runtime.name for runtime in report.runtimes if runtime.loads] == ["transformers", "onnxruntime"]
     card = (directory / "model/README.md").read_text()
     assert "pipeline_tag: token-classification" in card
     assert "the most frequent\ntag has" in card
@@ -133,7 +133,7 @@ def test_a_head_for_tokens_is_cut_to_a_width_for_each_layer_and_loaded_again(
     output, method = {"layout": "per_layer", "round_to": 1}, {"scope": "global", "repair": "none"}
     request = deployment.request(name, tagged(name), output=output, method=method)
     planned = plan(request, Access(deployment.storage, "default", local_paths=True))
-    assert [runtime.name for runtime in planned.runtimes if runtime.loads] == ["transformers"]
+    assert [runtime.name for runtime in planned.runtimes if runtime.loads] == ["transformers", "onnxruntime"]
     result = deployment.run(request)
     assert result.verified.loader == f"PerLayer{TOKEN_CLASSIFIERS[name]}"
     directory, words = deployment.root / "downloaded", [row["tokens"] for row in tagged_rows(12, 3)]

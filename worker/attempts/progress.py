@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Collection
 
 from service.contract.job import Progress, Stage
-from service.contract.options import Repair
+from service.contract.options import EXPORTS, Repair
 from service.contract.request import JobRequest
 
 # The time that each stage takes in a typical job, in any unit. A job has either `search` or the three stages after it.
@@ -21,6 +21,7 @@ WEIGHTS: dict[Stage, float] = {
     Stage.recover: 60,
     Stage.controls: 10,
     Stage.verify: 10,
+    Stage.export: 10,
     Stage.upload: 2,
 }
 WRITE_SECONDS = 0.5
@@ -111,6 +112,7 @@ class JobProgress:
 def skipped_stages(request: JobRequest) -> set[Stage]:
     """The stages that a job does not have."""
     skipped = set() if request.recovery else {Stage.recover}
+    skipped |= set() if set(EXPORTS) & set(request.output.formats) else {Stage.export}
     if request.target.is_measured:
         return skipped | {Stage.select, Stage.repair, Stage.slice}
     return skipped | ({Stage.search} if request.method.repair is not Repair.none else {Stage.search, Stage.repair})

@@ -6,14 +6,21 @@ from service.contract.options import Layout
 from worker.checkpoints.llama_as_mistral import to_stock_class
 from worker.checkpoints.loading import LoadedModel
 from worker.checkpoints.per_layer import to_loadable_class
+from worker.checkpoints.vocabularies import cut_vocabulary
 from worker.slimming.architectures import architecture_of
 from worker.slimming.surgery import cut
-from worker.slimming.units import Kept
+from worker.slimming.units import VOCABULARY, Kept
+from worker.slimming.vocabulary import without_vocabulary
 
 
 def make_slim(loaded: LoadedModel, kept: Kept, layout: Layout) -> LoadedModel:
-    """Cut the model in place and convert it to a class that can load it. No weight that stays changes."""
+    """Cut the model in place and convert it to a class that can load it. No weight that stays changes.
+
+    Raises UnsupportedUnit for tokens of a tokenizer whose pieces cannot be removed.
+    """
+    if VOCABULARY in kept:
+        loaded = cut_vocabulary(loaded, kept[VOCABULARY])
     model, architecture = loaded.model, architecture_of(loaded.model)
-    cut(model, architecture, kept, layout)
+    cut(model, architecture, without_vocabulary(kept), layout)
     slim = to_stock_class(model) if layout is Layout.uniform else to_loadable_class(model, architecture)
     return replace(loaded, model=slim)

@@ -28,6 +28,7 @@ from worker.checkpoints.dtypes import (
 from worker.checkpoints.encoders import sentence_encoder_of
 from worker.checkpoints.tying import settle_tying
 from worker.checkpoints.weights import FROM_DISK_ALONE, invalid_model, load_weights, own_config
+from worker.data.slim_vocabulary import SlimVocabulary
 from worker.sources.validation import check_checkpoint, read_json, stored_tensors, weight_files
 
 
@@ -37,6 +38,7 @@ class LoadedModel:
 
     `dtype` is that of its checkpoint by config.json, and of the slim one. `rounded` are the dtypes of tensors in the
     checkpoint whose numbers it cannot hold exactly. `sentence_encoder` says how an encoder's embeddings are made.
+    `vocabulary` is that of a model some of whose tokens were removed after it was loaded.
     """
 
     model: PreTrainedModel
@@ -46,6 +48,7 @@ class LoadedModel:
     directory: Path
     rounded: list[str]
     sentence_encoder: SentenceEncoder | None = None  # of an encoder without a head
+    vocabulary: SlimVocabulary | None = None
 
 
 def load_model(directory: Path, *, device: torch.device, adapter: Path | None = None) -> LoadedModel:
@@ -61,7 +64,7 @@ def load_model(directory: Path, *, device: torch.device, adapter: Path | None = 
     )
     if weights.quantised:
         raise ValueError(f"{directory} is quantised: what `fetch_model` returns is loaded")
-    model, tokenizer = load_weights(directory, family, adapter), _load_tokenizer(directory)
+    model, tokenizer = load_weights(directory, family, adapter), load_tokenizer(directory)
     settle_tying(model)
     dtype = model.dtype
     if adapter is not None:
@@ -98,7 +101,8 @@ def _check_finite(model: nn.Module) -> None:
             raise InvalidModel(message, param="model.uri")
 
 
-def _load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint. Raises InvalidModel for one that cannot be loaded."""
     with invalid_model("tokenizer"):
         config = own_config(read_json(directory / CONFIG))
         tokenizer = AutoTokenizer.from_pretrained(directory, **config, **FROM_DISK_ALONE)

@@ -3,7 +3,7 @@
 transformers 5 keeps everything about rotary positions in `rope_parameters`. Readers of the older fields take their
 own defaults where these are missing, and compute other logits without a word. The old fields stand beside the new ones
 with the same values. The vocabularies that the source has beside tokenizer.json are copied: converters to other formats
-read them.
+read them. Where tokens were removed they are written anew, but for those of sentencepiece, which are left out.
 """
 
 import json
@@ -16,6 +16,7 @@ from service.families.runtime_limits import every_nth
 from service.sources.model_files import CONFIG, TOKENIZER_CONFIG
 from worker.sources.validation import tensor_names
 
+TOKENIZER = "tokenizer.json"
 # Class of transformers 5 alone -> the same class under the name that both versions have.
 TOKENIZER_CLASSES = {"TokenizersBackend": "PreTrainedTokenizerFast"}
 VOCABULARIES = (
@@ -35,8 +36,11 @@ NEW_FAMILIES = ("gemma4_text",)  # no class of transformers 4, and one of 5 that
 PHI3_SCALING = ("short_factor", "long_factor")  # its older config takes these and the type, and nothing else
 
 
-def write_for_older_readers(directory: Path, source: Path) -> None:
-    """Complete the files that transformers has written; `source` is the checkpoint that was loaded."""
+def write_for_older_readers(directory: Path, source: Path, new_ids: Mapping[int, int] | None = None) -> None:
+    """Complete the files that transformers has written; `source` is the checkpoint that was loaded.
+
+    `new_ids` are those of the tokens that stay, where some were removed.
+    """
     names = tensor_names(directory)
     _update(
         directory / CONFIG,
@@ -46,10 +50,37 @@ def write_for_older_readers(directory: Path, source: Path) -> None:
     )
     if (directory / TOKENIZER_CONFIG).exists():
         original = _read(source / TOKENIZER_CONFIG) if (source / TOKENIZER_CONFIG).exists() else {}
+        if new_ids is not None:
+            original = with_new_ids(original, new_ids)
         _update(directory / TOKENIZER_CONFIG, lambda written: old_tokenizer_fields(written, original))
+    if new_ids is not None:
+        write_vocabularies(directory, [name for name in VOCABULARIES if (source / name).exists()])
+        return
     for name in VOCABULARIES:
         if (source / name).exists() and not (directory / name).exists():
             shutil.copyfile(source / name, directory / name)
+
+
+def with_new_ids(fields: Mapping[str, Any], ids: Mapping[int, int]) -> dict[str, Any]:
+    """The fields of a tokenizer_config.json with the new ids of its added tokens."""
+    added = fields.get("added_tokens_decoder")
+    if not added:
+        return dict(fields)
+    renumbered = {str(ids[int(number)]): token for number, token in added.items() if int(number) in ids}
+    return {**fields, "added_tokens_decoder": renumbered}
+
+
+def write_vocabularies(directory: Path, names: Collection[str]) -> None:
+    """Write the pieces of tokenizer.json into those of the named files that hold them as text."""
+    model = _read(directory / TOKENIZER)["model"]
+    lines: dict[str, str] = {}
+    if model["type"] == "BPE":
+        lines["vocab.json"] = json.dumps(model["vocab"], ensure_ascii=False)
+        lines["merges.txt"] = "".join(["#version: 0.2\n", *(f"{' '.join(merge)}\n" for merge in model["merges"])])
+    elif model["type"] == "WordPiece":
+        lines["vocab.txt"] = "".join(f"{piece}\n" for piece in sorted(model["vocab"], key=model["vocab"].get))
+    for name in lines.keys() & set(names):
+        (directory / name).write_text(lines[name], encoding="utf-8")
 
 
 def old_rope_fields(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-from service.families.per_layer import is_per_layer
+from service.contract.options import Unit
+from service.families.per_layer import AUTO_BASE, MODULE, is_per_layer
 from service.families.table import FAMILIES
 from worker.checkpoints import modeling_taskslim
 from worker.checkpoints.llama_as_mistral import to_stock_class
@@ -42,12 +44,25 @@ def _to_per_layer_class(model: PreTrainedModel, widths: LayerWidths) -> PreTrain
     stock = type(model).__name__.removeprefix(modeling_taskslim.PREFIX)
     with torch.device(model.device):
         without_pooler = {"add_pooling_layer": False} if getattr(model, "pooler", model) is None else {}
-        converted: PreTrainedModel = per_layer_class(stock)(_per_layer_config(model, widths), **without_pooler)
+        config = _per_layer_config(model, widths)
+        config.auto_map = base_entry(config.model_type, stock)
+        converted: PreTrainedModel = per_layer_class(stock)(config, **without_pooler)
     take_tensors(converted, model)
     if model.can_generate():
         converted.generation_config = model.generation_config
     converted.eval()
     return converted
+
+
+def base_entry(model_type: str, stock: str) -> dict[str, str]:
+    """The entry of `auto_map` for the model without its head, which the transformers back end of vLLM builds.
+
+    transformers writes the entry for the class of the model itself. Empty where that is the class without a head, and
+    for families with experts, whose matrices transformers does not put together for that class.
+    """
+    base = MODEL_MAPPING_NAMES[model_type]
+    has_none = base == stock or Unit.experts in FAMILIES[model_type].units
+    return {} if has_none else {AUTO_BASE: f"{MODULE}.{modeling_taskslim.PREFIX}{base}"}
 
 
 def _per_layer_config(model: PreTrainedModel, widths: LayerWidths) -> Any:

@@ -19,7 +19,7 @@ def save_model(loaded: LoadedModel, directory: Path) -> None:
     cast_weights(loaded.model, loaded.dtype)
     loaded.model.save_pretrained(directory)
     loaded.tokenizer.save_pretrained(directory)
-    write_for_older_readers(directory, loaded.directory)
+    write_for_older_readers(directory, loaded.directory, loaded.vocabulary.ids if loaded.vocabulary else None)
     if loaded.sentence_encoder is not None:
         copy_sentence_files(loaded.directory, directory)
     for weights in directory.glob("*.safetensors"):

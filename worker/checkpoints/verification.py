@@ -12,11 +12,9 @@ probe.
 
 import json
 import math
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -24,7 +22,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from service.contract.errors import VerificationFailed
 from service.contract.result import Verified
@@ -33,19 +31,24 @@ from service.infrastructure.child_process import die_with_parent
 from service.sources.model_files import CONFIG
 from worker.checkpoints.encoders import is_encoder, outputs_of, pooler_argument, sentence_encoder_of
 from worker.checkpoints.float32_pass import float32_pass
+from worker.checkpoints.fresh_process import last_line_of
 from worker.checkpoints.loading import LoadedModel
 from worker.checkpoints.per_layer import loader_class
 from worker.checkpoints.weights import AUTO_CLASSES, FROM_DISK_ALONE
+from worker.data.wordings import Tokens
 from worker.slimming.architectures import Architecture, architecture_of
 from worker.slimming.masking import masked
 from worker.slimming.units import Kept
+from worker.slimming.vocabulary import num_rows
 from worker.sources.validation import tensor_names
 
 # The greatest difference of a logit that counts as rounding, relative to the greatest logit. Both models compute in
 # float32. A sum over fewer terms, without the zeros of masked units, may be added in another order.
 TOLERANCE = 1e-4
 LOGITS = "logits"
-POLL_SECONDS = 0.5
+TOKEN_INPUTS = ("input_ids", "decoder_input_ids")
+PROBE_TEXTS = 256
+MODULE = "worker.checkpoints.verification"
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,12 @@ class Probe:
     logits: Tensor
     device: str  # on which the logits were computed
     dtype: str  # of the weights in the checkpoint
+    texts: Mapping[str, Tokens] = field(default_factory=dict)  # that the tokenizer has to read as these tokens
 
     def write(self, path: Path) -> None:
         """Write the probe for the process that compares."""
         tensors = {name: value.contiguous() for name, value in {**self.inputs, LOGITS: self.logits}.items()}
-        save_file(tensors, path, {"device": self.device, "dtype": self.dtype})
+        save_file(tensors, path, {"device": self.device, "dtype": self.dtype, "texts": json.dumps(self.texts)})
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -68,7 +72,8 @@ class Probe:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        return cls(logits=tensors.pop(LOGITS), inputs=tensors, **metadata)
+        texts = {text: tuple(tokens) for text, tokens in json.loads(metadata.pop("texts")).items()}
+        return cls(logits=tensors.pop(LOGITS), inputs=tensors, texts=texts, **metadata)
 
 
 def take_probe(loaded: LoadedModel, kept: Kept, inputs: Mapping[str, Tensor]) -> Probe:
@@ -77,10 +82,38 @@ def take_probe(loaded: LoadedModel, kept: Kept, inputs: Mapping[str, Tensor]) ->
         return probe_of(loaded, inputs)
 
 
+def take_mapped_probe(dense: LoadedModel, kept: Kept, inputs: Mapping[str, Tensor], slim: LoadedModel) -> Probe:
+    """As `take_probe`, for a slim model that has fewer tokens: `inputs` are tokens of the slim model.
+
+    The dense model reads the same tokens under its own ids, and of its logits over the vocabulary those of the tokens
+    that stay are taken.
+    """
+    assert slim.vocabulary is not None, "the slim model has fewer tokens"
+    own_inputs = {
+        name: slim.vocabulary.dense_ids(value) if name in TOKEN_INPUTS else value for name, value in inputs.items()
+    }
+    probe = take_probe(dense, kept, own_inputs)
+    logits = probe.logits
+    if dense.model.get_output_embeddings() is not None:
+        logits = logits[..., slim.vocabulary.dense_ids(torch.arange(num_rows(slim.model)))]
+    return replace(probe, inputs={name: value.cpu() for name, value in inputs.items()}, logits=logits)
+
+
+def with_texts(probe: Probe, texts: Mapping[str, Tokens], slim: LoadedModel) -> Probe:
+    """The probe with texts that the slim tokenizer has to read as the dense one has, whose tokens `texts` has.
+
+    The longest ones are taken.
+    """
+    assert slim.vocabulary is not None, "the slim model has fewer tokens"
+    longest = sorted(texts, key=lambda text: (-len(texts[text]), text))[:PROBE_TEXTS]
+    ids = slim.vocabulary.ids
+    return replace(probe, texts={text: tuple(ids[token] for token in texts[text]) for text in longest})
+
+
 def probe_of(loaded: LoadedModel, inputs: Mapping[str, Tensor]) -> Probe:
     """The logits of a model as it is, computed in float32."""
     model, dtype = loaded.model, str(loaded.dtype).removeprefix("torch.")
-    logits = _logits(model, architecture_of(model), inputs, loaded.directory)
+    logits = float32_logits(model, architecture_of(model), inputs, loaded.directory)
     return Probe({name: value.cpu() for name, value in inputs.items()}, logits, str(model.device), dtype)
 
 
@@ -100,12 +133,8 @@ def verify(directory: Path, probe: Path, *, while_waiting: Callable[[], None] = 
 
 def compare_in_fresh_process(directory: Path, probe: Path, while_waiting: Callable[[], None]) -> Verified:
     """What `compare` returns in a process of its own. Raises VerificationFailed where it raises."""
-    command = [sys.executable, "-m", "worker.checkpoints.verification", str(os.getpid()), str(directory), str(probe)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        output, errors = _wait(process, while_waiting)
-    if process.returncode != 0:
-        raise VerificationFailed(f"the checkpoint does not load in a fresh process: {_last_line(errors)}")
-    return Verified.model_validate_json(_last_line(output))
+    failure = "the checkpoint does not load in a fresh process"
+    return Verified.model_validate_json(last_line_of(MODULE, [str(directory), str(probe)], while_waiting, failure))
 
 
 def compare(directory: Path, probe: Probe) -> Verified:
@@ -113,8 +142,9 @@ def compare(directory: Path, probe: Probe) -> Verified:
 
     Raises ValueError where weights are missing or unexpected, or the logits are not finite.
     """
-    model = _load(directory, getattr(torch, probe.dtype), probe.device)
-    logits = _logits(model, architecture_of(model), probe.inputs, directory)
+    _check_texts(directory, probe)
+    model = load_written(directory, getattr(torch, probe.dtype), probe.device)
+    logits = float32_logits(model, architecture_of(model), probe.inputs, directory)
     difference = (logits - probe.logits).abs().max().item()
     if not math.isfinite(difference):
         raise ValueError("the logits of the reloaded checkpoint are not finite")
@@ -126,7 +156,17 @@ def compare(directory: Path, probe: Probe) -> Verified:
     )
 
 
-def _logits(
+def _check_texts(directory: Path, probe: Probe) -> None:
+    """Raise ValueError unless the tokenizer of the checkpoint reads the texts of the probe as their tokens."""
+    if not probe.texts:
+        return
+    tokenizer = AutoTokenizer.from_pretrained(directory, **FROM_DISK_ALONE)
+    for text, tokens in probe.texts.items():
+        if tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) != tokens:
+            raise ValueError(f"the tokenizer of the checkpoint reads other tokens in the text {text[:200]!r}")
+
+
+def float32_logits(
     model: PreTrainedModel, architecture: Architecture, inputs: Mapping[str, Tensor], directory: Path
 ) -> Tensor:
     """The logits, computed in float32 on the model's device; they are on the CPU.
@@ -139,7 +179,7 @@ def _logits(
     return logits.float().cpu()
 
 
-def _load(directory: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
+def load_written(directory: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
     """Load the checkpoint. Raises ValueError where its weights are not exactly those that its class needs."""
     config = json.loads((directory / CONFIG).read_bytes())
     loader = loader_class(config, AUTO_CLASSES[family_of(config, "the checkpoint").kind])
@@ -158,23 +198,6 @@ def _load(directory: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
     nn.Module.to(model, device)
     model.eval()
     return model
-
-
-def _wait(process: "subprocess.Popen[str]", while_waiting: Callable[[], None]) -> tuple[str, str]:
-    """The standard output and errors of the process; kills it where `while_waiting` raises."""
-    try:
-        while True:
-            try:
-                return process.communicate(timeout=POLL_SECONDS)
-            except subprocess.TimeoutExpired:
-                while_waiting()
-    except BaseException:
-        process.kill()
-        raise
-
-
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it printed nothing"])[-1]
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 """A row as tokens of a model: its prompt and the candidate answers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from service.rows.row import Row
 from worker.data.wordings import Tokens
 
 
@@ -25,6 +26,8 @@ class Example:
     words: tuple[int, ...] | None = None  # of a tagged text: the place in the prompt of the first token of each word
     tags: tuple[int, ...] = ()  # the index of the right tag of each of these words
     tag_names: tuple[str, ...] = ()  # by index
+    dense_tokens: int | None = None  # of the prompt as the dense model reads it, where the slim one has fewer tokens
+    row: Row | None = field(default=None, compare=False, repr=False)  # of an evaluation row, which may be read again
 
     @property
     def references(self) -> tuple[str, ...]:

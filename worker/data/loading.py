@@ -9,7 +9,7 @@ from service.contract.errors import InvalidData, NotFound
 from service.contract.options import TaskKind
 from service.contract.presets import LABEL_COLUMN, needs_answers
 from service.contract.task import DataSource, Task, TaskWording
-from service.rows.checks import check_rows, have_answers
+from service.rows.checks import check_rows, have_answers, plain_texts
 from service.rows.labels import with_named_labels
 from service.rows.row import Row
 from service.sources.access import DATASET
@@ -58,6 +58,12 @@ def read_source(source: DataSource, param: str, task: TaskWording, location: Loc
         rows = drawn(with_named_labels(read_file(_fetch(source.uri or "", location)), task), source)
         check_rows(rows, task, answered=needs_answers(task, param, have_answers(rows, task)))
     return rows
+
+
+def read_texts(source: DataSource, param: str, location: Location) -> list[str]:
+    """The drawn texts of a source of plain texts that the field `param` of the request names. Raises as `load_rows`."""
+    with _blaming(source, param):
+        return plain_texts(drawn(read_file(_fetch(source.uri or "", location)), source))
 
 
 @contextmanager

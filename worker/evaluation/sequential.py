@@ -1,6 +1,6 @@
 """A sequential test of whether a cut model keeps a share of the dense model's metric, on as few rows as it takes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from service.contract.options import Collapse, TaskMetric
@@ -45,6 +45,7 @@ class SequentialTest:
     metric: TaskMetric
     examples: list[Example]
     dense: Answers
+    rows: Sequence[int] = ()  # the indices of the rows among all evaluation rows
 
     def measure(self, answer: AnswerRows) -> Comparison:
         """What the model keeps on all rows."""

@@ -34,9 +34,14 @@ def output_directory(context: JobContext) -> Path:
 
 
 def checkpoint_directory(context: JobContext, name: str = MODEL) -> Path:
-    """The directory of a checkpoint. It is not uploaded where the job asks for kept indices alone."""
+    """The directory of a checkpoint. It is not uploaded where the job asks for other formats alone."""
     is_uploaded = Format.safetensors in context.job.request.output.formats
     return (output_directory(context) if is_uploaded else context.scratch) / name
+
+
+def probe_path(context: JobContext) -> Path:
+    """The file with the logits that the checkpoint saved last has to give."""
+    return context.scratch / "probe.safetensors"
 
 
 def _save_and_verify(
@@ -57,7 +62,7 @@ def _save_and_verify(
         added_V = add_to_bias(loaded.model, offset_V, loaded.dtype)
         probe = replace(probe, logits=probe.logits + added_V.to(probe.logits.dtype))
     save_model(loaded, checkpoint)
-    path = context.scratch / "probe.safetensors"
+    path = probe_path(context)
     probe.write(path)
     return verify(checkpoint, path, while_waiting=while_waiting)
 

@@ -16,7 +16,7 @@ from worker.evaluation import answers
 from worker.evaluation.latency import PassProfile
 from worker.evaluation.pooling import ComparedAnswers, pooled_answers
 from worker.search.chosen import ChosenModel
-from worker.slimming.units import Group, Site
+from worker.slimming.units import VOCABULARY, Group, Site
 from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, Measurements, having_role
 
 
@@ -91,6 +91,7 @@ def layers(
             score_kept=score_kept(scores[group.site], kept[group.site]) if scores else None,
         )
         for group in groups
+        if group.site != VOCABULARY  # which is in no layer
     ]
 
 

@@ -1,13 +1,17 @@
 """The report of a job: the request, the result, versions and digests, and how to use the checkpoint."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from service.contract.options import Format
-from service.contract.report import Report, Runtime
+from service.contract.report import ReadTokens, Report, Runtime
 from service.contract.result import Result
 from service.contract.task import ModelSource, TaskWording
+from service.exports.model import ExportedModel, exported_model
+from service.exports.runtimes import with_exports
+from service.families.family import ModelFamily
 from service.families.per_layer import has_own_widths
 from service.families.runtime_limits import SlimSizes
 from service.families.runtimes import runtimes_after, runtimes_of_unequal_widths
@@ -100,12 +104,15 @@ def build(
         rounded_dtypes=task_model.loaded.rounded,
         computed_dtype=str(task_model.loaded.model.dtype).removeprefix("torch."),
         written_special_tokens=written_in_template(task_model.wording),
+        read_tokens=_read_tokens(sets),
         timings=list(context.timings),
         versions=versions(),
         digests=_digests(context, sources),
         lineage=sources.lineage,
         snippet=_snippet(context, result, task_model),
-        runtimes=_runtimes(context, result),
+        runtimes=with_exports(
+            _runtimes(context, result, task_model.loaded.family), _exported(context, result, task_model)
+        ),
         throughput=found.throughput,
         peak_memory_bytes=found.peak_memory_bytes,
         layers=found.layers,
@@ -114,6 +121,19 @@ def build(
         changed=found.changed[:MAX_CHANGED],
     )
     return report.model_copy(update={"warnings": warnings(report)})
+
+
+def _read_tokens(sets: Sequence[EvaluationSet]) -> ReadTokens | None:
+    examples = [each for of in having_role(sets, *SLIMMED_FOR) for each in of.task_model.evaluation.examples]
+    if any(each.dense_tokens is None for each in examples):
+        return None
+    pairs = [(each.dense_tokens or 0, len(each.prompt)) for each in examples]
+    return ReadTokens(
+        rows=len(pairs),
+        longer_rows=sum(slim > dense for dense, slim in pairs),
+        dense=sum(dense for dense, _ in pairs),
+        slim=sum(slim for _, slim in pairs),
+    )
 
 
 def _num_held_out(tasks: Sequence[EvaluationSet]) -> int:
@@ -143,13 +163,23 @@ def _snippet(context: JobContext, result: Result, task_model: TaskModel) -> str:
     """The Python snippet that loads the checkpoint and runs the task, or the first task of a union, on one row."""
     auto_class = task_model.loaded.family.auto_class
     own_widths = has_own_widths(result)
-    return snippets.snippet(context.job.request, auto_class, own_widths, task_model.wording, task_model.padding)
+    wording, padding = task_model.wording, task_model.padding
+    if result.exports and not {Format.safetensors, Format.indices} & set(context.job.request.output.formats):
+        return snippets.prompt_snippet(wording, result.exports)
+    return snippets.snippet(context.job.request, auto_class, own_widths, wording, padding)
 
 
-def _runtimes(context: JobContext, result: Result) -> list[Runtime]:
+def _exported(context: JobContext, result: Result, task_model: TaskModel) -> ExportedModel:
+    """The slim model, as the formats of other runtimes see it."""
+    loaded, request = task_model.loaded, context.job.request
+    model = exported_model(request, loaded.family, loaded.model.config.to_dict())
+    return replace(model, own_widths=has_own_widths(result))
+
+
+def _runtimes(context: JobContext, result: Result, family: ModelFamily) -> list[Runtime]:
     """The runtimes, and whether each of them loads the checkpoint."""
     if has_own_widths(result):
-        return runtimes_of_unequal_widths()
+        return runtimes_of_unequal_widths(family, context.job.request.method.units)
     directory = artifacts.checkpoint_directory(context)
     access = Access(context.storage, context.job.tenant, local_paths=True)
     checkpoint = read_checkpoint(ModelDirectory.of(ModelSource(uri=directory.resolve().as_uri()), access))

@@ -1,8 +1,11 @@
 """The Python snippet of the report and the model card: loads the slim model and runs the task on one row."""
 
+from collections.abc import Sequence
+
 from service.contract.options import Format, TaskKind
 from service.contract.presets import template_fields
 from service.contract.request import JobRequest
+from service.contract.result import Export
 from service.families.family import Kind
 from service.sources.job_checkpoints import JOB
 from service.sources.readers import scheme_of
@@ -23,6 +26,10 @@ tokenizer = AutoTokenizer.from_pretrained("{model}")
 with open("{model}/{task_file}", encoding="utf-8") as file:
     task = json.load(file)["tasks"][0]
 """
+LOAD_TASK = """
+with open("{directory}/{task_file}", encoding="utf-8") as file:
+    task = json.load(file)["tasks"][0]
+"""
 PROMPT = """
 row = {fields}
 """
@@ -33,6 +40,9 @@ for column, text in row.items():
 """
 FILL = """\
 text = task["template"].format_map(row)
+"""
+PRINT = """\
+print(text)  # the prompt
 """
 CHAT = """
 messages = [{"role": "user", "content": "..."}]
@@ -122,6 +132,15 @@ def snippet(request: JobRequest, auto_class: str, own_widths: bool, wording: Wor
         return load
     apply = APPLY + (FROM_A_JOB if scheme_of(request.model.uri) == JOB else "")
     return f"# First, in a shell: {apply}\n{load}"
+
+
+def prompt_snippet(wording: Wording, exports: Sequence[Export]) -> str:
+    """The snippet of a job that stores the model for other runtimes alone: it prints the prompt of one row."""
+    directory = exports[0].directory
+    ask = LOAD_TASK.format(directory=directory, task_file=TASK_FILE) + _asking_lines(wording) + PRINT
+    ask = "" if wording.chat is not None else ask
+    imports = "".join(f"import {name}\n" for name in IMPORTS if f"{name}." in ask)
+    return "".join(f"# In a shell: {each.command}\n" for each in exports) + imports + ask
 
 
 def answer_lines(wording: Wording, padding: Padding) -> str:

@@ -76,6 +76,12 @@ def _beside_constant(metrics: Metrics) -> str:
     return f"its {name} is {interval(metrics.value)}, that of {constant} is {percent(metrics.constant or 0.0)}"
 
 
+def _not_pushed(report: Report) -> str | None:
+    """The model could not be pushed to `output.uri`."""
+    pushed = report.result.pushed
+    return None if pushed is None or pushed.error is None else pushed.error.message
+
+
 def _offsets_mislead(report: Report) -> str | None:
     """The label offsets make the slim model's answers worse."""
     slim = report.result.metrics.slim
@@ -256,10 +262,14 @@ def _per_layer_widths(report: Report) -> str | None:
     if not has_own_widths(report.result):
         return None
     refusing = [RUNTIME_NAMES.get(each.name, each.name) for each in report.runtimes if not each.loads]
+    in_vllm = any(each.name == "vllm" and each.loads for each in report.runtimes)
+    and_vllm = ", vLLM with `--trust-remote-code`" if in_vllm else ""
+    formats = [f"{each.name} loads the format `{each.export}`" for each in report.runtimes if each.export]
+    others = f"In its place {' and '.join(formats)} of `output.formats`. " if formats else ""
     return (
-        "The layers have different widths. Transformers loads the checkpoint with trust_remote_code=True, by the class "
-        f"in its {MODELLING_FILE}; Taskslim loads it without. These runtimes do not load it: {', '.join(refusing)}. "
-        "Send the layout `uniform` for these."
+        "The layers have different widths. Transformers loads the checkpoint with trust_remote_code=True"
+        f"{and_vllm}, by the class in its {MODELLING_FILE}; Taskslim loads it without. {others}These runtimes do not "
+        f"load it: {', '.join(refusing)}. Send the layout `uniform` for these."
     )
 
 
@@ -293,12 +303,25 @@ def _fewer_experts_per_token(report: Report) -> str | None:
     return None
 
 
+def _more_tokens(report: Report) -> str | None:
+    """Texts of the evaluation rows have words that the slim model reads in more pieces."""
+    read = report.read_tokens
+    if read is None or read.slim == read.dense:
+        return None
+    return (
+        f"The slim model reads {read.longer_rows} of {read.rows} evaluation rows in other pieces than the dense one, "
+        f"{read.slim - read.dense} tokens more than {read.dense}, because the texts that the vocabulary was chosen by "
+        "lack some of their words: name more texts in `task.texts`."
+    )
+
+
 STEPS = {  # kind of unit -> in which steps it is removed, and what to do about it
     Unit.ffn: "widths are multiples of {round_to}: send a smaller `output.round_to` to come closer",
     Unit.heads: "attention heads are removed as whole heads or key-value groups",
     Unit.head_dims: "the heads of a stack keep the same number of dimensions",
     Unit.layers: "layers are removed as a whole",
     Unit.experts: "experts are removed as a whole",
+    Unit.vocabulary: "tokens that a text needs stay",
 }
 
 
@@ -322,6 +345,7 @@ COLLAPSES = {
 }
 
 CHECKS: dict[str, Callable[[Report], str | None]] = {
+    "not_pushed": _not_pushed,
     "judged_by_dense": _judged_by_dense,
     "dense_fails": _dense_fails,
     "at_majority": _at_majority,
@@ -343,4 +367,5 @@ CHECKS: dict[str, Callable[[Report], str | None]] = {
     "per_layer_widths": _per_layer_widths,
     "not_recovered": _not_recovered,
     "fewer_experts_per_token": _fewer_experts_per_token,
+    "more_tokens": _more_tokens,
 }

@@ -26,12 +26,12 @@ from worker.stages.merging import ExpertMerge
 from worker.stages.slim import (
     all_units,
     choose,
+    cut_task_model,
     locate_groups,
-    probed,
     refusing_repairs,
     repair_input,
     repair_model,
-    slim_task_model,
+    scored_groups,
 )
 from worker.stages.task_model import TaskModel
 
@@ -124,8 +124,7 @@ class Candidates:
         copy = replace(self._task_model, loaded=replace(loaded, model=surgery.copy_sharing_tensors(loaded.model)))
         self._repair(copy, candidate.kept)
         self.merge(copy, candidate.kept)
-        copy = probed(self._context, copy, candidate.kept)
-        return slim_task_model(copy, candidate.kept, self._context.job.request.output.layout)
+        return cut_task_model(self._context, copy, candidate.kept, self._context.job.request.output.layout)
 
     def merge(self, task_model: TaskModel, kept: Kept) -> None:
         """Merge the experts of the model, or of a copy of it, into those that are kept, where the job asks for it."""
@@ -149,7 +148,7 @@ class Candidates:
     def _add_biases(self) -> None:
         """Add the parameters that the repair `bias` needs, so that they are counted."""
         if self._context.job.request.method.repair is Repair.bias:
-            groups = locate_groups(self._context, self._task_model)
+            groups = scored_groups(self._context, self._task_model)
             with refusing_repairs():
                 add_zero_biases(self._task_model.loaded.model, self._task_model.architecture, all_units(groups))
 

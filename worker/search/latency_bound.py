@@ -33,9 +33,7 @@ def _milliseconds(search: SearchContext, candidate: Candidate, bound: LatencyBou
     if known is not None and known.latency_ms is not None:
         return known.latency_ms
     slim = search.candidates.slim_copy(candidate)
-    examples, padding = search.task_model.evaluation.examples, search.task_model.padding
-    milliseconds = measure_latency(
-        slim.loaded.model, examples, padding, bound.batch, bound.tokens, search.curve.report_progress
-    )
+    examples, report = slim.evaluation.examples, search.curve.report_progress
+    milliseconds = measure_latency(slim.loaded.model, examples, slim.padding, bound.batch, bound.tokens, report)
     search.curve.add(candidate, latency_ms=milliseconds, meets=milliseconds <= bound.value)
     return milliseconds

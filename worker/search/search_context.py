@@ -1,8 +1,8 @@
 """The values and functions that every kind of search shares."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from worker.data.examples import Example
 from worker.evaluation.answers import Answers
 from worker.evaluation.sequential import AnswerRows, SequentialTest, Verdict
 from worker.evaluation.task_metrics import FORMULAS
@@ -62,6 +62,7 @@ class SearchContext:
             metric=self.task_model.metric,
             examples=[self.task_model.evaluation.examples[row] for row in rows],
             dense=self.dense.answers.of_rows(rows),
+            rows=rows,
         )
 
     def slim_copy(self, candidate: Candidate) -> SlimCopy:
@@ -85,22 +86,22 @@ class SearchContext:
         """The answers of a cut model to rows of a test, with its label offsets."""
 
         def answer(start: int, end: int) -> Answers:
-            part = self._asked(slim, test.examples[start:end])
+            part = self._asked(slim, test.rows[start:end])
             texts = FORMULAS[test.metric].needs_texts
             return replace(answer_rows(self.context, part, self._on_batch, texts=texts), offset_L=slim.offset_L)
 
         return answer
 
-    def _asked(self, slim: TaskModel, examples: list[Example]) -> TaskModel:
-        """The cut model with some of the evaluation rows."""
-        return replace(slim, evaluation=with_examples(self.context, slim, self.task_model.evaluation, examples))
+    def _asked(self, slim: TaskModel, rows: Sequence[int]) -> TaskModel:
+        """The cut model with some of the evaluation rows, as it reads them."""
+        examples = [slim.evaluation.examples[row] for row in rows]
+        return replace(slim, evaluation=with_examples(self.context, slim, slim.evaluation, examples))
 
     def chosen(
         self, candidate: Candidate, slim: SlimCopy, rows: list[int], steering: Verdict | None = None
     ) -> ChosenModel:
         """The outcome of the search: `slim` is the cut candidate, which is reported on the given evaluation rows."""
-        examples = [self.task_model.evaluation.examples[row] for row in rows]
-        reported = self._asked(slim.cut, examples)
+        reported = self._asked(slim.cut, rows)
         return ChosenModel(
             candidate=candidate,
             groups=self.candidates.groups,

@@ -1,7 +1,8 @@
 """Allocation: from a ratio to the number of units that each group keeps.
 
 In the scope "layer" the same share of every group is removed. In the scope "global" all units are ranked together by
-their score per parameter, and one threshold decides which are removed.
+their score per parameter, and one threshold decides which are removed. In both, the rows of the vocabulary that no text
+needs go first, and the other units have the rest of the ratio.
 
 Shape suffixes: U units of a group.
 """
@@ -14,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worker.slimming.units import Group, Scores, Site
+from worker.slimming.units import VOCABULARY, Group, Scores, Site
+from worker.slimming.vocabulary import is_unused
 
 # The largest share of the target by which floors and rounding may miss it; to miss it by more is an error.
 TOLERANCE = 0.02
@@ -40,11 +42,42 @@ def allocate(scores: Scores, groups: Sequence[Group], ratio: float, round_to: in
     """The number of units that each group keeps. Raises WidthUnreachable."""
     if ratio == 0:
         return {group.site: group.count for group in groups}
+    if any(group.site == VOCABULARY for group in groups):
+        return _unused_rows_first(scores, groups, ratio, round_to, rules)
     if rules.scope == "global":
         return _by_threshold(scores, groups, ratio, round_to, rules)
     layers = [group for group in groups if group.kind == "layers"]
     counts = {group.site: width(group, ratio, round_to) for group in groups if group.kind != "layers"}
     return counts | _lowest_layers(scores, layers, ratio, rules)
+
+
+# --- the vocabulary --------------------------------------------------------------------------------------------------
+
+
+def _unused_rows_first(
+    scores: Scores, groups: Sequence[Group], ratio: float, round_to: int, rules: Rules
+) -> dict[Site, int]:
+    """Remove rows that no text needs, which costs nothing there, and other units where these do not make the ratio."""
+    others = [group for group in groups if group.site != VOCABULARY]
+    [rows] = [group for group in groups if group.site == VOCABULARY]
+    unused, target = int(is_unused(scores[VOCABULARY]).sum()), ratio * _all_parameters(groups)
+    removed = min(unused, round(target / rows.parameters))
+    left = target - removed * rows.parameters
+    counts = {VOCABULARY: rows.count - removed}
+    if removed < unused or left <= 0:
+        return counts | {group.site: group.count for group in others}
+    most = f"the text needs {rows.count - unused} of the {rows.count} rows of the vocabulary"
+    if not others:
+        if left > target * TOLERANCE:
+            raise WidthUnreachable(
+                f"a ratio of {ratio:g} is more than the vocabulary has to give: {most}, which leaves a ratio of "
+                f"{unused / rows.count:.3f}"
+            )
+        return counts
+    try:
+        return counts | allocate(scores, others, left / _all_parameters(others), round_to, rules)
+    except WidthUnreachable as error:
+        raise WidthUnreachable(f"{most}, and of the other units {error}") from error
 
 
 # --- the same share everywhere -------------------------------------------------------------------------------------
@@ -234,7 +267,7 @@ def share_removed(groups: Sequence[Group], counts: Mapping[Site, int]) -> float:
 def _all_parameters(groups: Sequence[Group]) -> int:
     # A layer contains the parameters of the other units, and a head those of its dimensions: count those only once.
     kinds = {group.kind for group in groups}
-    held = {"layers": kinds - {"layers"}, "heads": {"head_dims"}}
+    held = {"layers": kinds - {"layers", VOCABULARY.unit}, "heads": {"head_dims"}}
     inside = set().union(*(held.get(kind, set()) for kind in kinds))
     return sum(group.count * group.parameters for group in groups if group.kind not in inside)
 

@@ -23,8 +23,9 @@ def select(
 ) -> Kept:
     """The units of every group that are kept, int64 and sorted: those with the highest scores, then the lowest index.
 
-    `ratio` is the share of the groups' parameters that is removed. Feed-forward widths are the multiples of `round_to`
-    that are nearest to what the ratio leaves. With layers among the units, the ratio may be missed by half a layer. A
+    `ratio` is the share of the groups' parameters that is removed. Rows of the vocabulary that no text needs go first.
+    Feed-forward widths are the multiples of `round_to` that are nearest to what the ratio leaves. With layers among the
+    units, the ratio may be missed by half a layer. A
     higher ratio keeps a subset of what a lower ratio keeps. The exception is a global rank with equal widths of several
     kinds of units: where the ratio would need a fraction of a head in every layer, the width of another kind makes up
     the difference. Raises WidthUnreachable.

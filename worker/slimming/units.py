@@ -39,6 +39,8 @@ class Site(NamedTuple):
         return cls(stack, int(layer), unit)
 
 
+VOCABULARY = Site("model", 0, "vocabulary")  # the rows of embedding and head, which belong to no layer
+
 # Site of a group -> the scores of its units (U).
 Scores = Mapping[Site, Tensor]
 
@@ -64,17 +66,18 @@ class Group:
 
     The activation of the units is observed at `module`, as `hook_point` says: the input or the output of the module,
     what a layer adds to the residual stream, or what each of the experts in the module adds to its output. The first of
-    `slices` is a part of the weight of that module. In a
+    `slices` is a part of the weight of that module. The rows of the vocabulary are not observed. In a
     checkpoint for stock transformers, groups with the same `fields` keep the same number of units.
     """
 
     site: Site
-    kind: str  # the unit of the API: ffn, heads, head_dims, layers or experts
+    kind: str  # the unit of the API: ffn, heads, head_dims, layers, experts or vocabulary
     count: int  # units
     parameters: int  # weights and biases of one unit
     slices: tuple[ParameterSlice, ...]
     module: str  # path of the module at which the activation is observed
-    hook_point: Literal["input", "output", "residual", "experts"]  # "residual": output minus input of a layer
+    # "residual": output minus input of a layer; "none": not observed
+    hook_point: Literal["input", "output", "residual", "experts", "none"]
     size: int  # channels of the activation of a unit
     fields: tuple[tuple[str, int], ...]  # config fields, and what one kept unit adds to the value of each
     rows: int = 1  # the units form this many rows of equal length, and each row keeps the same number
@@ -89,14 +92,16 @@ class Group:
 
 
 def locate(model: nn.Module, architecture: Architecture, units: Sequence[str]) -> list[Group]:
-    """The groups of the given units in the model, layer by layer. Raises UnitUnavailable."""
-    return [
+    """The groups of the given units in the model, layer by layer, the vocabulary last. Raises UnitUnavailable."""
+    in_layers = [
         group
         for stack in architecture.stacks
         for layer in range(num_layers(model, stack))
         for unit in units
+        if unit != VOCABULARY.unit
         for group in UNITS[unit](model, stack, layer)
     ]
+    return [*in_layers, *([_vocabulary(model)] if VOCABULARY.unit in units else [])]
 
 
 def num_layers(model: nn.Module, stack: Stack) -> int:
@@ -330,6 +335,39 @@ def _experts(model: nn.Module, stack: Stack, layer: int) -> list[Group]:
             limited=((stack.field(row.per_token), int(getattr(config, row.per_token))),),
         )
     ]
+
+
+# --- vocabulary ----------------------------------------------------------------------------------------------------
+
+
+def _vocabulary(model: nn.Module) -> Group:
+    """The rows of the embedding and of the head over the vocabulary, whose weight may be the same."""
+    slices = tuple(ParameterSlice(name, 0, 1) for name in vocabulary_parameters(model))
+    return Group(
+        site=VOCABULARY,
+        kind=VOCABULARY.unit,
+        count=model.get_parameter(slices[0].parameter).shape[0],
+        parameters=_parameters(model, slices),
+        slices=slices,
+        module=slices[0].parameter.rpartition(".")[0],
+        hook_point="none",
+        size=int(_config(model).get_text_config().hidden_size),
+        fields=(("vocab_size", 1),),
+    )
+
+
+def vocabulary_parameters(model: Any) -> list[str]:
+    """The names of the parameters with a row for each token, shared ones once; the input embedding first."""
+    parts = [model, *(getattr(model, f"get_{part}")() for part in _coders(model))]
+    head = model.get_output_embeddings()
+    weights = [part.get_input_embeddings().weight for part in parts] + ([] if head is None else [head.weight])
+    biases = [bias for bias in [getattr(head, "bias", None)] if bias is not None]
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return list(dict.fromkeys(names[id(parameter)] for parameter in (*weights, *biases)))
+
+
+def _coders(model: Any) -> tuple[str, ...]:
+    return ("encoder", "decoder") if model.config.is_encoder_decoder else ()
 
 
 UNITS: dict[str, Callable[[nn.Module, Stack, int], list[Group]]] = {

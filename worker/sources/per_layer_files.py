@@ -5,7 +5,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from service.families.per_layer import MODELLING_FILE, MODULE, is_per_layer
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+from service.families.per_layer import AUTO_BASE, CLASS_PREFIX, MODELLING_FILE, MODULE, is_per_layer
 from service.families.table import FAMILIES, named_class, with_head
 
 MODELLING_MODULE = f"worker.checkpoints.{MODULE}"
@@ -20,7 +22,7 @@ def is_valid_per_layer(config: Mapping[str, Any], directory: Path) -> bool:
         return False
     row = FAMILIES.get(str(config.get("model_type")))
     family = row and with_head(row, named_class(config))
-    if family is None or named_class(config) != family.model_class:
+    if family is None or named_class(config) != family.model_class or not _names_its_base(config):
         return False
     widths, file, spec = config["layer_widths"], directory / MODELLING_FILE, find_spec(MODELLING_MODULE)
     assert spec is not None, "the module is ours"
@@ -31,6 +33,12 @@ def is_valid_per_layer(config: Mapping[str, Any], directory: Path) -> bool:
         and file.is_file()
         and file.read_bytes() == Path(spec.origin).read_bytes()
     )
+
+
+def _names_its_base(config: Mapping[str, Any]) -> bool:
+    """Whether the class without a head, where the `auto_map` names one, is that of the family."""
+    expected = f"{MODULE}.{CLASS_PREFIX}{MODEL_MAPPING_NAMES[config['model_type']]}"
+    return bool(config["auto_map"].get(AUTO_BASE, expected) == expected)
 
 
 def _are_widths(layers: object) -> bool:

@@ -18,7 +18,7 @@ from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.units import Kept, Scores
 from worker.stages.context import JobContext
 from worker.stages.method import objective, options
-from worker.stages.slim import choose, locate_groups, refusing_units
+from worker.stages.slim import choose, refusing_units, scored_groups
 from worker.stages.task_model import TaskModel
 
 Measure = Callable[[Callable[[int], None]], Scored]
@@ -33,7 +33,7 @@ def attribute(
     moments of the dense model where a repair on the same rows can use them.
     """
     request = context.job.request
-    groups = locate_groups(context, task_model)
+    groups = scored_groups(context, task_model)
     count = sum(batch.num_examples for batch in task_model.calibration.batches)
     counter = context.counter(count * request.method.steps)
     step_counters = (lambda done, step=step: counter(step * count + done) for step in range(request.method.steps))
@@ -66,7 +66,7 @@ def _scoring(context: JobContext, task_model: TaskModel, general: TaskModel | No
         return attribution.score(
             model,
             architecture,
-            method.units,
+            method.scored_units,
             on_device(task_model),
             method.criterion,
             criterion_options,
@@ -80,10 +80,10 @@ def _scoring(context: JobContext, task_model: TaskModel, general: TaskModel | No
         scores, norms = [], []
         for rows, own_options in ((general, general_options), (task_model, criterion_options)):
             count = on_examples if rows is task_model else _ignore
-            score = (model, architecture, method.units, on_device(rows))
+            score = (model, architecture, method.scored_units, on_device(rows))
             scores.append(attribution.score(*score, method.criterion, own_options, count).scores)
             norms.append(
-                attribution.score(model, architecture, method.units, on_device(rows), NORM, own_options).scores
+                attribution.score(model, architecture, method.scored_units, on_device(rows), NORM, own_options).scores
             )
         return Scored(general_rows.shared_exclusive(scores[1], scores[0], norms[1], norms[0], method.general_weight))
 
@@ -117,7 +117,7 @@ def mixed(context: JobContext, task_model: TaskModel, general: TaskModel) -> Tas
         batches = general_rows.mixture(
             task_model.loaded.model,
             task_model.architecture,
-            method.units,
+            method.scored_units,
             list(on_device(task_model)),
             general_rows.GeneralBatches(list(on_device(general)), objective(method, general), method.general_weight),
             options(context).objective,

@@ -17,7 +17,7 @@ from worker.slimming import selection
 from worker.slimming.allocation import share_removed
 from worker.slimming.scoring import attribution
 from worker.slimming.scoring.criteria import CRITERIA, Options
-from worker.slimming.units import Kept, Scores, locate
+from worker.slimming.units import VOCABULARY, Kept, Scores, locate
 from worker.stages.context import JobContext, StageProgress
 from worker.stages.method import rules
 from worker.stages.slim import slim_task_model
@@ -63,7 +63,7 @@ def measure(context: JobContext, inputs: ControlInputs, scores: Scores, ratio: f
 
     def control(number: int, ranking: Scores | int, layout: Layout) -> Control:
         control_context = replace(context, progress=ControlProgress(context.progress, number, total))
-        return _control(control_context, inputs, ranking, ratio, layout)
+        return _control(control_context, inputs, ranking, scores, ratio, layout)
 
     random = [control(number, request.method.seed + number, layout) for number in range(SEEDS)]
     reverse = control(SEEDS, reversed_scores(scores), layout)
@@ -95,19 +95,24 @@ def _may_differ_per_layer(request: JobRequest) -> bool:
 
 
 def _control(
-    context: JobContext, inputs: ControlInputs, ranking: Scores | int, ratio: float, layout: Layout
+    context: JobContext, inputs: ControlInputs, ranking: Scores | int, scores: Scores, ratio: float, layout: Layout
 ) -> Control:
-    """The control of the scores in `ranking`, or of random scores with `ranking` as their seed."""
+    """The control of the scores in `ranking`, or of random scores with `ranking` as their seed.
+
+    `scores` are those of the job, of which those of the vocabulary are used as they are.
+    """
     request, task_model = context.job.request, replace(inputs.task_model, loaded=inputs.load())
-    model, architecture, units = task_model.loaded.model, task_model.architecture, request.method.units
+    model, architecture, units = task_model.loaded.model, task_model.architecture, request.method.scored_units
     selection_rules = rules(request, layout)
     if isinstance(ranking, int):
         ranking = attribution.score(model, architecture, units, (), "random", Options(seed=ranking)).scores
         selection_rules = replace(selection_rules, normalisation=CRITERIA["random"].normalisation)
-    groups = locate(model, architecture, units)
+    # The tokens that a text needs are needed by every control.
+    ranking = {**ranking, **({VOCABULARY: scores[VOCABULARY]} if VOCABULARY in scores else {})}
+    groups = locate(model, architecture, request.method.units)
     kept = selection.select(ranking, groups, ratio, request.output.round_to, selection_rules)
     if request.method.repair is not Repair.none:
         inputs.repair(context, task_model, kept)
-    measured = evaluate(context, slim_task_model(task_model, kept, layout))
+    measured = evaluate(context, slim_task_model(context, task_model, kept, layout))
     counts = {site: kept_K.numel() for site, kept_K in kept.items()}
     return Control(ratio=share_removed(groups, counts), metrics=measured.metrics)

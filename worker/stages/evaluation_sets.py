@@ -175,19 +175,6 @@ def calibrated_on_all_tasks(sets: Sequence[EvaluationSet]) -> TaskModel:
     return replace(first, calibration=joined)
 
 
-def with_slim_model(sets: Sequence[EvaluationSet], slim: TaskModel, rows: Sequence[int]) -> list[EvaluationSet]:
-    """The sets with the slim model in place of the dense one.
-
-    `rows` are the indices of the job's own evaluation rows that the result is reported on, which are those of `slim`.
-    """
-    return [
-        replace(each, rows=[each.rows[row] for row in rows], task_model=slim)
-        if each.role is Role.task
-        else replace(each, task_model=replace(each.task_model, loaded=slim.loaded))
-        for each in sets
-    ]
-
-
 def with_loaded_model(sets: Sequence[EvaluationSet], loaded: LoadedModel, probe: Probe) -> list[EvaluationSet]:
     """The sets with another model, and the probe that its checkpoint is verified by."""
     return [replace(each, task_model=replace(each.task_model, loaded=loaded, probe=probe)) for each in sets]

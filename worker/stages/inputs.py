@@ -5,13 +5,14 @@ from pathlib import Path
 
 import structlog
 
-from service.contract.errors import InvalidModel, TaskslimError
+from service.contract.errors import InvalidModel, TaskslimError, blaming_task
 from service.contract.report import Ancestor, Dequantised
+from service.contract.task import Task
 from service.sources.access import Access, blaming
 from service.sources.fingerprints import Fingerprints, fingerprints
 from service.sources.job_checkpoints import JOB, JobModel, job_model
 from service.sources.readers import scheme_of
-from worker.data.loading import Location
+from worker.data.loading import Location, read_texts
 from worker.data.provenance import digest_directory
 from worker.sources.fetching import fetch_adapter, fetch_model
 from worker.sources.lineage import lineage
@@ -31,6 +32,7 @@ class Sources:
     fetched_model: Path  # as it was sent
     adapter: Path | None
     rows: list[RequestedRows]  # of each evaluation set, those of the job's own task first
+    texts: list[str]  # plain texts whose tokens stay in the vocabulary
     digests: dict[str, str]  # of the files of `fetched_model` and `adapter`
     dequantised: Dequantised | None  # None where the model is not quantised
     lineage: list[Ancestor]  # the jobs that made the model, the first one first
@@ -47,6 +49,7 @@ def fetch(context: JobContext) -> Sources:
     options(context)  # raises before anything is fetched where the objective does not suit the task
     location = Location(context.storage, context.job.tenant, context.scratch / "rows", roots)
     rows = evaluation_sets.read(request, context.task, location)
+    texts = [text for place, task in request.placed_tasks.items() for text in _texts(place, task, location)]
     cache = context.settings.state / "cache"
     job_checkpoint, ancestors = _model_of_job(context)
     model = fetch_model(
@@ -66,11 +69,17 @@ def fetch(context: JobContext) -> Sources:
         fetched_model=model.fetched,
         adapter=adapter,
         rows=rows,
+        texts=texts,
         digests={name: digest_directory(directory) for name, directory in parts.items()},
         dequantised=model.dequantised,
         lineage=ancestors,
         fingerprints=_fingerprints_of(context),
     )
+
+
+def _texts(place: str, task: Task, location: Location) -> list[str]:
+    with blaming_task(place):
+        return [] if task.texts is None else read_texts(task.texts, "task.texts", location)
 
 
 def _fingerprints_of(context: JobContext) -> Fingerprints | None:

@@ -5,12 +5,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from service.contract.errors import InvalidModel, InvalidRequest, UnsupportedUnit
-from service.contract.options import Layout
+from service.contract.options import Layout, Unit
 from worker.checkpoints.cutting import make_slim
 from worker.checkpoints.dtypes import round_weights
-from worker.checkpoints.verification import take_probe
+from worker.checkpoints.verification import take_mapped_probe, take_probe, with_texts
+from worker.checkpoints.vocabularies import cut_vocabulary
 from worker.data import batching
 from worker.slimming import selection
 from worker.slimming.repair.bias import RepairUnavailable
@@ -18,10 +20,13 @@ from worker.slimming.repair.inputs import CalibrationBatches, Progress, RepairIn
 from worker.slimming.repair.repairs import repair
 from worker.slimming.scoring.finite import NotFinite
 from worker.slimming.scoring.second_moments import Moments
-from worker.slimming.units import Group, Kept, Scores, UnitUnavailable, locate
+from worker.slimming.surgery import copy_sharing_tensors
+from worker.slimming.units import VOCABULARY, Group, Kept, Scores, UnitUnavailable, locate
+from worker.slimming.vocabulary import without_vocabulary
 from worker.stages.context import JobContext
 from worker.stages.method import options, rules
 from worker.stages.task_model import TaskModel
+from worker.stages.vocabulary import with_loaded
 
 PROBE_EXAMPLES = 4  # whose logits the verification compares
 
@@ -48,7 +53,7 @@ def repair_model(
 
 def repair_input(context: JobContext, task_model: TaskModel, kept: Kept) -> RepairInput:
     """The model and its calibration rows as a repair takes them, on the model's device."""
-    model = task_model.loaded.model
+    model, kept = task_model.loaded.model, without_vocabulary(kept)
     batches = [batch.to(model.device) for batch in task_model.calibration.batches]
     calibration = CalibrationBatches(batches, options(context).objective)
     return RepairInput(model, task_model.architecture, kept, calibration)
@@ -61,8 +66,17 @@ def all_units(groups: list[Group]) -> Kept:
 
 def locate_groups(context: JobContext, task_model: TaskModel) -> list[Group]:
     """The groups of the units that the job may remove. Raises UnsupportedUnit."""
+    return _located(task_model, context.job.request.method.units)
+
+
+def scored_groups(context: JobContext, task_model: TaskModel) -> list[Group]:
+    """Those groups that a criterion scores. Raises UnsupportedUnit."""
+    return _located(task_model, context.job.request.method.scored_units)
+
+
+def _located(task_model: TaskModel, units: list[Unit]) -> list[Group]:
     with refusing_units():
-        return locate(task_model.loaded.model, task_model.architecture, context.job.request.method.units)
+        return locate(task_model.loaded.model, task_model.architecture, units)
 
 
 def choose(context: JobContext, groups: list[Group], scores: Scores, ratio: float) -> Kept:
@@ -71,16 +85,31 @@ def choose(context: JobContext, groups: list[Group], scores: Scores, ratio: floa
     return selection.select(scores, groups, ratio, request.output.round_to, rules(request, request.output.layout))
 
 
-def probed(context: JobContext, task_model: TaskModel, kept: Kept) -> TaskModel:
-    """The whole task model with the logits of its longest evaluation rows where only the `kept` units contribute."""
+def cut_task_model(context: JobContext, task_model: TaskModel, kept: Kept, layout: Layout) -> TaskModel:
+    """The task model with its model cut in place to `kept`, and the logits that this has to give as its probe.
+
+    The logits are those of the whole model on its longest evaluation rows, where only the `kept` units contribute.
+    """
+    if VOCABULARY not in kept:
+        probe = take_probe(task_model.loaded, kept, _probe_inputs(context, task_model))
+        return slim_task_model(context, replace(task_model, probe=probe), kept, layout)
+    # The rows of the dense model are needed until its logits are known; all other tensors are shared.
+    dense = replace(task_model.loaded, model=copy_sharing_tensors(task_model.loaded.model))
+    narrow = with_loaded(context, task_model, cut_vocabulary(task_model.loaded, kept[VOCABULARY]))
+    kept = without_vocabulary(kept)
+    probe = take_mapped_probe(dense, kept, _probe_inputs(context, narrow), narrow.loaded)
+    texts = task_model.calibration.texts
+    return slim_task_model(context, replace(narrow, probe=with_texts(probe, texts, narrow.loaded)), kept, layout)
+
+
+def _probe_inputs(context: JobContext, task_model: TaskModel) -> Mapping[str, Tensor]:
     examples = sorted(task_model.evaluation.examples, key=lambda example: len(example.prompt))[-PROBE_EXAMPLES:]
-    batch = batching.batches(examples, task_model.padding, context.settings.tokens_per_batch)[-1]
-    return replace(task_model, probe=take_probe(task_model.loaded, kept, batch.inputs))
+    return batching.batches(examples, task_model.padding, context.settings.tokens_per_batch)[-1].inputs
 
 
-def slim_task_model(task_model: TaskModel, kept: Kept, layout: Layout) -> TaskModel:
+def slim_task_model(context: JobContext, task_model: TaskModel, kept: Kept, layout: Layout) -> TaskModel:
     """The task model with its model cut in place to `kept`, in a class that can load it."""
-    return replace(task_model, loaded=make_slim(task_model.loaded, kept, layout))
+    return with_loaded(context, task_model, make_slim(task_model.loaded, kept, layout))
 
 
 @contextmanager

@@ -1,19 +1,21 @@
 """A loaded model with its task as tokens, and what is measured of it."""
 
+import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from service.contract.errors import InvalidRequest
-from service.contract.options import Layout, Supervision, TaskKind, TaskMetric
+from service.contract.options import Layout, Supervision, TaskKind, TaskMetric, Unit
 from service.contract.presets import LABELLED_BY_HEAD, needs_answers
 from service.contract.report import Decoding, OwnAnswers
 from service.contract.result import Metrics
 from service.contract.task import TaskWording
+from service.exports.formats import asked, check_format_tokenizers, check_formats
 from service.families.table import check_first_layer, check_merge, check_units
 from service.rows.checks import have_answers
 from service.rows.labels import check_classes, with_named_labels
@@ -23,10 +25,12 @@ from worker.checkpoints.per_layer import has_per_layer_class
 from worker.checkpoints.verification import Probe
 from worker.data import batching, encoding, wordings
 from worker.data.examples import Example
-from worker.data.wordings import Wording
+from worker.data.token_use import ReadTexts
+from worker.data.wordings import Tokens, Wording
 from worker.evaluation import answer_scores, decision_offsets, generation, label_offsets, similarities
 from worker.evaluation.answers import Answers
 from worker.evaluation.judging import judge
+from worker.exports.packages import check_packages
 from worker.slimming.architectures import Architecture, architecture_of
 from worker.slimming.scoring.objectives import Batch
 from worker.stages.context import JobContext
@@ -42,6 +46,7 @@ class Examples:
     batches: list[Batch]
     shortened: int  # how many of the prompts were too long for the model and lost words
     answered: bool = True  # whether the rows came with right answers
+    texts: Mapping[str, Tokens] = field(default_factory=dict)  # that were read for calibration rows, and their tokens
 
 
 @dataclass(frozen=True)
@@ -106,13 +111,18 @@ def load(context: JobContext, model: Path, adapter: Path | None) -> LoadedModel:
     """The model on its device.
 
     Raises InvalidRequest for a layout or layers that the model cannot have, UnsupportedUnit for a unit that its config
-    cannot hold fewer of.
+    cannot hold fewer of, UnsupportedFormat for a format that cannot hold it or its tokenizer, or whose packages are not
+    installed.
     """
     loaded = load_model(model, device=device(context.settings.device), adapter=adapter)
     method, config = context.job.request.method, loaded.model.config.to_dict()
     check_units(method.units, loaded.family, config)
     check_first_layer(method, loaded.family, config)
     check_merge(method, loaded.family)
+    check_formats(context.job.request, loaded.family, config)
+    check_packages(context.job.request.output.formats)
+    if any(asked(context.job.request)):
+        check_format_tokenizers(context.job.request, json.loads(loaded.tokenizer.backend_tokenizer.to_str()))
     if has_per_layer_class(loaded.model) and context.job.request.output.layout is Layout.uniform:
         message = "the layers of this model have widths of their own already: ask for the layout `per_layer`"
         raise InvalidRequest(message, param="output.layout")
@@ -131,12 +141,13 @@ def encode_task(
 ) -> TaskModel:
     """The model with a resolved task in tokens. Raises InvalidLabels, InvalidTemplate or UnknownLabel."""
     tokens = context.settings.tokens_per_batch
+    remember = Unit.vocabulary in context.job.request.method.units
     wording, padding = worded(loaded, task, tokens)
     task_model = TaskModel(
         loaded,
         wording,
         padding,
-        calibration=encode(calibration, "task.calibration", wording, padding, tokens),
+        calibration=encode(calibration, "task.calibration", wording, padding, tokens, remember=remember),
         evaluation=encode(evaluation, "task.evaluation", wording, padding, tokens),
     )
     return with_offset_rows(context, task_model)
@@ -150,15 +161,31 @@ def worded(loaded: LoadedModel, task: TaskWording, tokens_per_batch: int | None)
     return wording, replace(padding, pooling=encoder.pooling if encoder else "")
 
 
-def encode(rows: list[Row], param: str, wording: Wording, padding: batching.Padding, tokens_per_batch: int) -> Examples:
-    """The rows that the request names at `param`, in tokens. Every answer of a conversation is calibrated on; the last
-    one is judged, so that the judged answers are as independent of each other as the rows."""
+def encode(
+    rows: list[Row],
+    param: str,
+    wording: Wording,
+    padding: batching.Padding,
+    tokens_per_batch: int,
+    *,
+    remember: bool = False,
+) -> Examples:
+    """The rows that the request names at `param`, in tokens; with `remember` also the texts that were read.
+
+    Every answer of a conversation is calibrated on; the last one is judged, so that the judged answers are as
+    independent of each other as the rows.
+    """
     answered = needs_answers(wording.task, param, have_answers(rows, wording.task))
     if wording.task.kind in LABELLED_BY_HEAD and answered:  # `labels` may be the classes of the head
         rows = with_named_labels(rows, wording.task)
         check_classes(rows, wording.task)
-    encoded, shortened = encoding.encode(rows, wording, answered=answered, is_calibration=param == "task.calibration")
-    return Examples(encoded, batching.batches(encoded, padding, tokens_per_batch), shortened, answered)
+    is_calibration = param == "task.calibration"
+    reader: Any = ReadTexts(wording.tokenizer)
+    read_by = replace(wording, tokenizer=reader) if remember else wording
+    encoded, shortened = encoding.encode(rows, read_by, answered=answered, is_calibration=is_calibration)
+    if not is_calibration:  # each row is one example
+        encoded = [replace(example, row=row) for example, row in zip(encoded, rows, strict=True)]
+    return Examples(encoded, batching.batches(encoded, padding, tokens_per_batch), shortened, answered, reader.tokens)
 
 
 def with_examples(context: JobContext, task_model: TaskModel, rows: Examples, examples: list[Example]) -> Examples:

@@ -93,7 +93,7 @@ REPORT = {
     "shortened_prompts": 0,
     "timings": [{"stage": "attribute", "seconds": 21.4}],
     "versions": {"taskslim": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
-    "digests": {"model": DIGEST},
+    "digests": {"model": DIGEST, "evaluation": DIGEST},
     "snippet": 'model = AutoModelForCausalLM.from_pretrained("model")',
 }
 SCORES = {
@@ -126,6 +126,39 @@ OVERLAP = {
     "parts": [{"stack": "decoder", "part": "ffn", "layer": None, "kept": 23040, "shared": 14980, "jaccard": 0.4818}],
     "layers": [{"stack": "decoder", "part": "ffn", "layer": 0, "kept": 768, "shared": 486, "jaccard": 0.4629}],
 }
+COMPARISON = {
+    "model": SST2["model"],
+    "task": "sst2",
+    "metric": "accuracy",
+    "judged_by": "labels",
+    "latency": {"batch": 1, "tokens": 128, "device": "cpu"},
+    "dense": {
+        "parameters": 134515008,
+        "bytes": 269060552,
+        "latency_ms": 92.4,
+        "examples": 51,
+        "metric": {"value": 0.902, "low": 0.79, "high": 0.957},
+        "frontier": ["parameters", "bytes", "latency_ms"],
+    },
+    "models": [
+        {
+            "job_id": EXAMPLE_JOB_ID,
+            "artifact": "model",
+            "ratio": 0.292,
+            "units": ["ffn"],
+            "layout": "uniform",
+            "repair": "least_squares_layerwise",
+            "recovery": None,
+            "tags": {"team": "search"},
+            "parameters": 111290688,
+            "bytes": 222611880,
+            "latency_ms": 78.1,
+            "examples": 51,
+            "metric": {"value": 0.882, "low": 0.766, "high": 0.945},
+            "frontier": ["parameters", "bytes", "latency_ms"],
+        }
+    ],
+}
 METRICS = '# TYPE slim_jobs gauge\nslim_jobs{status="queued"} 3.0\n'
 READY = {"ok": True, "checks": {"redis": {"ok": True}, "storage": {"ok": True}}, "warnings": []}
 NOT_READY = {"ok": False, "checks": {"redis": {"ok": True}, "storage": {"ok": False, "reason": "no route to host"}}}
@@ -148,6 +181,7 @@ ANSWERS: dict[str, dict[str, dict[str, Any]]] = {
     "listJobs": {"200": {JSON: _page(QUEUED)}},
     "getJob": {"200": {JSON: SUCCEEDED}},
     "cancelJob": {"202": {JSON: JOBS["running"] | {"status": "cancelling"}}, "200": {JSON: SUCCEEDED}},
+    "compareJobs": {"200": {JSON: COMPARISON}},
     "listEvents": {"200": {JSON: _page(EVENT), EVENTS: STREAM}},
     "listArtifacts": {"200": {JSON: _page(ARTIFACT)}},
     "getReport": {"200": {JSON: REPORT, HTML: "<!doctype html>\n<title>Report</title>\n..."}},

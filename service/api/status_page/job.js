@@ -21,6 +21,7 @@ const STAGES = [
   "recover",
   "controls",
   "verify",
+  "export",
   "upload"
 ];
 const MAX_EVENTS = 200;

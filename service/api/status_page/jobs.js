@@ -17,12 +17,14 @@ const MAX_STREAMS = 3;
 export async function showJobs(main, parameters, signal) {
   document.title = "Jobs · Taskslim";
   const view = { filters: parameters, jobs: new Map(), rows: new Map(), streams: new Set(), pages: 1, signal };
+  view.chosen = new Set();
   view.body = element("tbody");
   view.notice = element("div", { className: "notice" });
+  view.compare = element("button", { type: "button", disabled: true, onclick: () => compare(view) }, "Compare");
   view.more = element("button", { type: "button", hidden: true, onclick: () => showMore(view) }, "Show more");
   fill(
     main,
-    heading(),
+    heading(view.compare),
     filterForm(parameters),
     view.notice,
     table(view.body),
@@ -33,13 +35,36 @@ export async function showJobs(main, parameters, signal) {
   await refresh(view);
 }
 
-function heading() {
+function heading(compareButton) {
   return element(
     "div",
     { className: "title" },
     element("h1", {}, "Jobs"),
-    element("a", { className: "button primary", href: "#/new" }, "New job")
+    element(
+      "div",
+      { className: "actions" },
+      compareButton,
+      element("a", { className: "button primary", href: "#/new" }, "New job")
+    )
   );
+}
+
+/** Show the chosen jobs beside each other, oldest first. */
+function compare(view) {
+  const ids = view.order.filter((id) => view.chosen.has(id)).reverse();
+  location.hash = `#/compare?jobs=${ids.join(",")}`;
+}
+
+/** A box that chooses a job for the comparison; none for a job without a result. */
+function chooser(view, job, known) {
+  if (job.status !== "succeeded") return null;
+  const change = ({ target }) => {
+    if (target.checked) view.chosen.add(job.id);
+    else view.chosen.delete(job.id);
+    view.compare.disabled = view.chosen.size === 0;
+  };
+  const label = `Compare ${modelName(job.request)} for ${taskName(job.request)}`;
+  return known ?? element("input", { type: "checkbox", className: "choose", "aria-label": label, onchange: change });
 }
 
 function table(body) {
@@ -164,18 +189,18 @@ function rowOf(view, id) {
   const known = view.rows.get(id);
   if (known?.text === text) return known.row;
   const row = known?.row ?? element("tr", { "data-job": id });
-  fillRow(row, job);
+  fillRow(view, row, job);
   view.rows.set(id, { row, text });
   return row;
 }
 
-function fillRow(row, job) {
+function fillRow(view, row, job) {
   const name = row.querySelector("a") ?? element("a", { href: `#/jobs/${job.id}` }, modelName(job.request));
   const tags = Object.entries(job.tags).map(([key, value]) =>
     element("a", { className: "tag", href: `#/?${new URLSearchParams({ tag: `${key}:${value}` })}` }, `${key}:${value}`)
   );
   const contents = [
-    statusMark(job),
+    [chooser(view, job, row.querySelector("input")), statusMark(job)],
     [name, element("div", { className: "note" }, taskName(job.request), " ", tags)],
     progressOrOutcome(job),
     element(

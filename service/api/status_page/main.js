@@ -1,6 +1,7 @@
 // Shows the view of the address' fragment, the dialog for the API key and the state of the service.
 
 import { hasKey, read, useKey } from "./api.js";
+import { showComparison } from "./comparison/comparison.js";
 import { element, fill, problemBox } from "./elements.js";
 import { showForm } from "./form/form.js";
 import { showJob } from "./job.js";
@@ -20,6 +21,7 @@ async function show() {
   mark(page);
   try {
     if (page === "jobs" && id) await showJob(main, id, signal);
+    else if (page === "compare") await showComparison(main, new URLSearchParams(query), signal);
     else if (page === "new") await showForm(main, new URLSearchParams(query), signal);
     else await showJobs(main, new URLSearchParams(query), signal);
   } catch (problem) {

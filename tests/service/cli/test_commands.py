@@ -18,6 +18,7 @@ from service.storage.score_sets import ScoreSets
 from service.tenants.api_keys import ApiKeys
 from tests.support.api_process import api
 from tests.support.command_line import Taskslim, when_submitted
+from tests.support.compared_jobs import compared_job
 from tests.support.finished_jobs import FILES, fail, finish
 from tests.support.score_sets import measured, safetensors
 
@@ -65,6 +66,24 @@ def test_refused_request_exits_with_1_and_prints_the_problem(taskslim: Taskslim,
     path.write_text("{")
     assert "is not JSON" in taskslim("submit", path).err
     assert taskslim("show", "nothing").code == 1
+
+
+def test_compare_prints_the_models_with_the_frontier(
+    taskslim: Taskslim, job_store: JobStore, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    ids = [compared_job(job_store, storage, 7, 0.45), compared_job(job_store, storage, 5, 0.48)]
+    compared = taskslim("compare", *ids)
+    assert compared.code == 0
+    lines = {line.split()[0]: line.replace("\N{NO-BREAK SPACE}", " ") for line in compared.out.splitlines()[2:]}
+    assert [*lines] == ["dense", *ids]
+    assert "7 " in lines[ids[0]]
+    assert "5*" in lines[ids[1]]
+    assert "48.0 %" in lines[ids[1]]
+    shown = json.loads(taskslim("compare", *ids, "--json").out)
+    assert [model["job_id"] for model in shown["models"]] == ids
+    unknown = taskslim("compare", ids[0], "01KB3ZJ5T8Q6W2E4R9Y7N1M0PX")
+    assert (unknown.code, "not_found" in unknown.err) == (1, True)
 
 
 def test_unreachable_server_is_named(taskslim: Taskslim) -> None:

@@ -20,19 +20,20 @@ def test_a_refused_unit_has_a_reason_and_a_runtime_has_traits(family: ModelFamil
 @families
 def test_every_unit_but_layers_has_tensors(family: ModelFamily) -> None:
     for stack in family.names.stacks:
-        assert {row.unit for row in stack.unit_tensors} == set(family.units) - {Unit.layers}
+        assert {row.unit for row in stack.unit_tensors} == set(family.units) - {Unit.layers, Unit.vocabulary}
 
 
 @pytest.mark.parametrize(
     ("model_type", "units"),
     [
-        ("llama", [Unit.ffn, Unit.heads, Unit.layers]),
-        ("gpt2", [Unit.ffn, Unit.layers]),
-        ("olmo2", [Unit.ffn, Unit.layers]),
-        ("t5", [Unit.ffn, Unit.heads, Unit.head_dims, Unit.layers]),
-        ("bert", [Unit.ffn, Unit.layers]),
-        ("mixtral", [Unit.heads, Unit.layers, Unit.experts]),
-        ("olmoe", [Unit.layers, Unit.experts]),
+        ("llama", [Unit.ffn, Unit.heads, Unit.layers, Unit.vocabulary]),
+        ("gpt2", [Unit.ffn, Unit.layers, Unit.vocabulary]),
+        ("olmo2", [Unit.ffn, Unit.layers, Unit.vocabulary]),
+        ("t5", [Unit.ffn, Unit.heads, Unit.head_dims, Unit.layers, Unit.vocabulary]),
+        ("bert", [Unit.ffn, Unit.layers, Unit.vocabulary]),
+        ("marian", [Unit.ffn, Unit.layers]),
+        ("mixtral", [Unit.heads, Unit.layers, Unit.experts, Unit.vocabulary]),
+        ("olmoe", [Unit.layers, Unit.experts, Unit.vocabulary]),
     ],
 )
 def test_a_family_has_the_units_that_its_stock_config_can_hold(model_type: str, units: list[Unit]) -> None:
@@ -59,6 +60,6 @@ def test_plan_shows_the_runtimes_that_load_the_family(model_type: str, runtimes:
 def test_capabilities_show_units_and_refusals() -> None:
     described = FAMILIES["gpt2"].described
     assert (described.model_type, described.kind) == ("gpt2", "causal")
-    assert described.units == [Unit.ffn, Unit.layers]
+    assert described.units == [Unit.ffn, Unit.layers, Unit.vocabulary]
     without_experts = "the layers of this family have no experts"
     assert described.refused == {"heads": DERIVED_SIZE, "head_dims": TIED_DIMENSIONS, "experts": without_experts}

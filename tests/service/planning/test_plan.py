@@ -17,7 +17,7 @@ from service.contract.errors import (
     TaskslimError,
     UnsupportedUnit,
 )
-from service.contract.options import Unit
+from service.contract.options import Format, Unit
 from service.contract.request import JobRequest
 from service.families.table import FAMILIES, keeps_first_layer
 from service.jobs.record import new_record
@@ -49,7 +49,7 @@ def family_of(name: str) -> str:
 
 def unit_sets(name: str) -> list[list[Unit]]:
     """Every unit of a family alone, and all that can each give up the same share: none holds parameters of another."""
-    units = FAMILIES[family_of(name)].units
+    units: list[Unit] = [unit for unit in FAMILIES[family_of(name)].units if unit != Unit.vocabulary]
     first = Unit.ffn if Unit.ffn in units else Unit.experts
     together = [[first, unit] for unit in units if unit in (Unit.heads, Unit.head_dims)]
     return [[unit] for unit in units] + together
@@ -248,13 +248,31 @@ def test_changed_shapes_give_a_plan_or_an_error(tmp_path: Path, access: Access) 
 def test_a_plan_promises_a_runtime_only_what_it_reads(tmp_path: Path, access: Access) -> None:
     checkpoints.write(tmp_path / "qwen2", "qwen2")
     planned = plan(request_for(tmp_path / "qwen2", 0.5, method={"units": ["heads"]}), access)
-    assert [runtime.name for runtime in planned.runtimes if runtime.loads] == ["transformers"]
+    assert [runtime.name for runtime in planned.runtimes if runtime.loads] == [
+        "transformers",
+        "llama.cpp",
+        "onnxruntime",
+    ]
     checkpoints.write(tmp_path / "gemma3", "gemma3_text")
     checkpoints.change_config(tmp_path / "gemma3", query_pre_attn_scalar=8)
     by_layers = plan(request_for(tmp_path / "gemma3", 0.5, method={"units": ["layers"]}), access)
-    assert {runtime.name for runtime in by_layers.runtimes if runtime.loads} == {"transformers", "vllm", "sglang"}
+    loading = {runtime.name for runtime in by_layers.runtimes if runtime.loads}
+    assert loading == {"transformers", "vllm", "sglang", "onnxruntime"}
     checkpoints.write(tmp_path / "llama")
     biased = plan(request_for(tmp_path / "llama", 0.3, method={"repair": "bias"}), access)
     assert [runtime.name for runtime in biased.runtimes if not runtime.loads] == ["sglang"]
     by_neurons = plan(request_for(tmp_path / "gemma3", 0.3, method={"units": ["ffn"]}), access)
     assert {runtime.name for runtime in by_neurons.runtimes if not runtime.loads} == {"mlx-lm"}  # it has two layers
+
+
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_a_plan_says_which_runtimes_load_layers_of_different_widths(name: str, tmp_path: Path, access: Access) -> None:
+    checkpoints.write(tmp_path, name)
+    fields: dict[str, Any] = {"method": {"scope": "global"}, "output": {"layout": "per_layer", "round_to": 8}}
+    planned = plan(request_for(tmp_path, **fields), access)
+    found = {runtime.name: runtime for runtime in planned.runtimes}
+    assert found["transformers"].loads
+    assert found["vllm"].loads is (name == "llama")
+    assert not found["sglang"].loads
+    assert (found["onnxruntime"].loads, found["onnxruntime"].export) == (True, Format.onnx)
+    assert all(runtime.reason for runtime in planned.runtimes)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from service.contract.errors import InvalidModel
-from service.families.per_layer import CLASS_PREFIX, MODELLING_FILE, MODULE, is_per_layer
+from service.contract.options import Unit
+from service.families.per_layer import AUTO_BASE, CLASS_PREFIX, MODELLING_FILE, MODULE, is_per_layer
 from service.families.table import FAMILIES, family_of
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, inputs_of, logits, tiny_family
@@ -42,9 +43,14 @@ for line in sys.stdin.read().splitlines():
     auto, directory = line.split(" ", 1)
     model = getattr(transformers, auto).from_pretrained(directory, trust_remote_code=True).eval()
     with torch.inference_mode():
-        save_file({"logits": model(**load_file(directory + "/inputs")).logits.contiguous()}, directory + "/answer")
+        outputs = model(**load_file(directory + "/inputs"))
+    answer = outputs["logits" if "logits" in outputs else "last_hidden_state"]
+    save_file({"answer": answer.contiguous()}, directory + "/" + auto)
 assert not any(name.split(".")[0] in ("worker", "service") for name in sys.modules)
 """
+
+
+WITHOUT_WIDTH = (Unit.layers, Unit.vocabulary)  # units that have none in a layer
 
 
 def unequal(name: str) -> tuple[PreTrainedModel, Tensor]:
@@ -52,7 +58,7 @@ def unequal(name: str) -> tuple[PreTrainedModel, Tensor]:
     torch.set_num_threads(1)
     model = TINY[name]()
     architecture = ARCHITECTURES[model.config.model_type]
-    units = [unit.value for unit in FAMILIES[model.config.model_type].units if unit != "layers"]
+    units = [unit.value for unit in FAMILIES[model.config.model_type].units if unit not in WITHOUT_WIDTH]
     draw, kept = torch.Generator().manual_seed(1), {}
     for group in locate(model, architecture, units):
         count = group.count // 2 if group.level else group.count * (group.site.layer + 1) // 2
@@ -101,20 +107,51 @@ def test_the_per_layer_class_gives_the_logits_of_the_cut_model(written: Written,
 
 
 def test_transformers_loads_every_family_from_its_directory_alone(written: Written, tmp_path: Path) -> None:
-    expected: dict[str, Tensor] = {}
+    expected: dict[tuple[str, str], Tensor] = {}
+    lines = []
     for name in TINY:
-        directory, model, expected[name] = written(name)
+        directory, model, expected[name, tiny_family(name).auto_class] = written(name)
         copytree(directory, tmp_path / name)
         save_file(inputs_of(model), tmp_path / name / "inputs")
-    autos = {name: json.loads((tmp_path / name / "config.json").read_text())["auto_map"] for name in TINY}
-    lines = "\n".join(f"{next(iter(autos[name]))} {tmp_path / name}" for name in TINY)
+        autos = json.loads((tmp_path / name / "config.json").read_text())["auto_map"]
+        bases = [] if Unit.experts in tiny_family(name).units else [AUTO_BASE]
+        assert list(autos) == [*bases, tiny_family(name).auto_class]
+        expected |= {(name, base): states_of(model) for base in bases}
+        lines += [f"{auto} {tmp_path / name}" for auto in autos]
     environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "PATH": os.environ["PATH"]}
     run = [sys.executable, "-P", "-c", USER_SCRIPT]
-    subprocess.run(run, input=lines, text=True, cwd=tmp_path, env=environment, check=True, capture_output=True)
-    for name in TINY:
-        found = load_file(tmp_path / name / "answer")["logits"]
+    subprocess.run(
+        run, input="\n".join(lines), text=True, cwd=tmp_path, env=environment, check=True, capture_output=True
+    )
+    for name, auto in expected:
+        found = load_file(tmp_path / name / auto)["answer"]
         # Products of experts are rounded otherwise where a matrix lies otherwise in memory.
-        torch.testing.assert_close(found, expected[name], rtol=0, atol=1e-6, msg=name)
+        torch.testing.assert_close(found, expected[name, auto], rtol=0, atol=1e-6, msg=name)
+
+
+def states_of(model: PreTrainedModel) -> Tensor:
+    """What the head of a model is given: the last states of the decoder, or of the encoder."""
+    with torch.inference_mode():
+        if model.config.is_encoder_decoder:
+            states: Tensor = model(**inputs_of(model), output_hidden_states=True).decoder_hidden_states[-1]
+        else:
+            states = model.base_model(**inputs_of(model)).last_hidden_state
+    return states
+
+
+@pytest.mark.parametrize("name", ["llama", "bert", "t5"])
+def test_a_checkpoint_of_an_older_version_names_no_class_without_a_head(
+    written: Written, tmp_path: Path, name: str
+) -> None:
+    directory, _, expected = written(name)
+    copytree(directory, tmp_path / "model")
+    autos = json.loads((directory / "config.json").read_text())["auto_map"]
+    checkpoints.change_config(tmp_path / "model", auto_map={auto: autos[auto] for auto in autos if auto != AUTO_BASE})
+    again = load_model(tmp_path / "model", device=CPU).model
+    assert torch.equal(logits(again), expected)
+    rewritten = to_loadable_class(again, ARCHITECTURES[name])
+    rewritten.save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again/config.json").read_text())["auto_map"] == autos
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "phi3", "t5", "bart", "m2m_100", "t5gemma"])
@@ -197,6 +234,18 @@ WRONG_CONFIGS: dict[str, dict[str, Any]] = {
     "more code": {
         "auto_map": {"AutoModelForCausalLM": "modeling_taskslim.PerLayerLlamaForCausalLM", "AutoConfig": "x.Y"}
     },
+    "another class without a head": {
+        "auto_map": {
+            "AutoModel": "modeling_taskslim.PerLayerMistralModel",
+            "AutoModelForCausalLM": "modeling_taskslim.PerLayerLlamaForCausalLM",
+        },
+    },
+    "code beside the class without a head": {
+        "auto_map": {
+            "AutoModel": "x.PerLayerLlamaModel",
+            "AutoModelForCausalLM": "modeling_taskslim.PerLayerLlamaForCausalLM",
+        },
+    },
     "an unknown class": {
         "architectures": ["PerLayerMamba"],
         "auto_map": {"AutoModelForCausalLM": "modeling_taskslim.PerLayerMamba"},
@@ -224,5 +273,5 @@ def test_the_service_recognises_the_layout_that_the_worker_writes(directory: Pat
     assert modeling_taskslim.__name__.endswith(f".{MODULE}")
     assert modeling_taskslim.PREFIX == CLASS_PREFIX
     assert family_of(config, "file:///model").model_type == "llama"
-    for wrong in ("another class", "more code", "no widths"):
+    for wrong in ("another class", "more code", "code beside the class without a head", "no widths"):
         assert not is_per_layer(config | WRONG_CONFIGS[wrong])

@@ -78,7 +78,7 @@ def test_an_error_while_waiting_kills_the_process(
         raise InterruptedError
 
     popen = subprocess.Popen
-    monkeypatch.setattr("worker.checkpoints.verification.subprocess.Popen", start)
+    monkeypatch.setattr("worker.checkpoints.fresh_process.subprocess.Popen", start)
     with pytest.raises(InterruptedError):
         verify(checkpoint, probe, while_waiting=cancel)
     assert [process.returncode for process in started] == [-signal.SIGKILL]

@@ -8,9 +8,13 @@ from service.contract.options import Unit
 from service.contract.report import Confusion, Dequantised, Report
 from service.contract.result import DenseSlim, Metrics, RecoveredMetrics, Result, Widths
 from service.families.runtimes import runtimes_of_unequal_widths
+from service.families.table import FAMILIES
 from tests.support.contract_examples import recovery, result
 from tests.support.requests import plain_request
 from worker.reporting.warnings import CHECKS, warnings
+
+NOT_PUSHED = {"uri": "hf://owner/name", "files": 0, "bytes": 0}
+NOT_PUSHED |= {"error": {"code": "push_failed", "message": "the model cannot be pushed to hf://owner/name"}}
 
 
 def estimate(value: float, half_width: float = 0.02) -> dict[str, float]:
@@ -113,6 +117,7 @@ CAUSES: dict[str, Report] = {
     "rounded_weights": report(stored_dtype="bfloat16", rounded_dtypes=["float32"]),
     "special_tokens_in_template": report(written_special_tokens=["<s>"]),
     "shortened_prompts": report(shortened_prompts=400),
+    "not_pushed": with_target({"ratio": 0.3}, pushed=NOT_PUSHED),
     "judged_by_dense": report(dense_metrics=AGREEMENT, slim_metrics=AGREEMENT),
     "collapse": with_target({"sweep": [0.3]}, curve=[point(0.2), point(0.3, collapse="one_label")]),
     "above_latency": with_target({"latency_ms": 0.9}),
@@ -120,7 +125,7 @@ CAUSES: dict[str, Report] = {
     "dense_fails": report(dense_metrics={"value": estimate(0.5)}),
     "not_recovered": recovered(before=0.8, after=0.8, best_step=0),
     "per_layer_widths": with_target({"ratio": 0.3}, verified=OWN_CLASS).model_copy(
-        update={"runtimes": runtimes_of_unequal_widths()}
+        update={"runtimes": runtimes_of_unequal_widths(FAMILIES["llama"], [Unit.ffn])}
     ),
     "fewer_experts_per_token": with_target(
         {"ratio": 0.3},
@@ -194,6 +199,11 @@ def test_change_of_zero_has_no_sign() -> None:
 
 def test_runtimes_that_do_not_load_unequal_widths_are_those_of_the_report() -> None:
     [warning] = warnings(CAUSES["per_layer_widths"])
+    assert "vLLM with `--trust-remote-code`" in warning.message
+    assert "do not load it: SGLang, llama.cpp, mlx-lm." in warning.message
+    runtimes = runtimes_of_unequal_widths(FAMILIES["bert"], [Unit.ffn])
+    [warning] = warnings(CAUSES["per_layer_widths"].model_copy(update={"runtimes": runtimes}))
+    assert "--trust-remote-code" not in warning.message
     assert "do not load it: vLLM, SGLang, llama.cpp, mlx-lm." in warning.message
 
 

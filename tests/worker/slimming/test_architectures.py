@@ -11,9 +11,10 @@ from transformers import PreTrainedModel
 from service.contract.options import Unit
 from service.families.table import FAMILIES
 from service.tensors.names import StackNames
+from tests.support.architecture_rows import having
 from tests.support.tiny_models import TINY, inputs_of, tiny_family
 from worker.slimming.architectures import ARCHITECTURES, Stack
-from worker.slimming.units import UNITS, Site, UnitUnavailable, layers_of, locate
+from worker.slimming.units import UNITS, VOCABULARY, Site, UnitUnavailable, layers_of, locate, vocabulary_parameters
 
 
 def test_contract_and_worker_have_a_row_for_the_same_families() -> None:
@@ -32,7 +33,8 @@ def test_tiny_model_is_of_the_class_that_the_row_names(name: str) -> None:
 @pytest.mark.parametrize("name", TINY)
 def test_family_refuses_the_units_that_its_architecture_lacks(name: str) -> None:
     model, family = TINY[name](), tiny_family(name)
-    assert {unit for unit in Unit if not has_unit(model, unit)} == set(family.refused)
+    in_layers = [unit for unit in Unit if unit is not Unit.vocabulary]
+    assert {unit for unit in in_layers if not has_unit(model, unit)} == set(family.refused) - {Unit.vocabulary}
 
 
 def has_unit(model: PreTrainedModel, unit: Unit) -> bool:
@@ -45,10 +47,18 @@ def has_unit(model: PreTrainedModel, unit: Unit) -> bool:
 @pytest.mark.parametrize("name", TINY)
 def test_contract_and_architecture_name_the_same_tensors(name: str) -> None:
     model, family = TINY[name](), tiny_family(name)
-    units = [unit.value for unit in family.units if unit is not Unit.layers]
+    units = [unit.value for unit in family.units if unit not in (Unit.layers, Unit.vocabulary)]
     groups = locate(model, ARCHITECTURES[family.model_type], units)
     located = {(group.kind, part.parameter, part.dim) for group in groups for part in group.slices}
     assert located == {found for stack in family.names.stacks for found in named_tensors(model, stack, units)}
+
+
+@pytest.mark.parametrize("name", having(Unit.vocabulary))
+def test_contract_and_worker_find_the_same_rows_of_the_vocabulary(name: str) -> None:
+    model, names = TINY[name](), tiny_family(name).names
+    in_files = (names.embedding, *names.further_embeddings, *names.tied)
+    named = {name.replace("embed_out", "lm_head") for name in in_files}  # the class renames the head of a GPT-NeoX
+    assert set(vocabulary_parameters(model)) == named & dict(model.named_parameters()).keys()
 
 
 def named_tensors(model: nn.Module, stack: StackNames, units: list[str]) -> Iterator[tuple[str, str, int]]:
@@ -121,4 +131,4 @@ def test_site_survives_its_string_form() -> None:
 
 
 def test_contract_lists_the_units() -> None:
-    assert set(UNITS) == set(Unit)
+    assert {*UNITS, VOCABULARY.unit} == set(Unit)

@@ -45,7 +45,7 @@ EVERY_UNIT = [
     (family, units)
     for family in TINY
     for units in (
-        *((unit.value,) for unit in Unit),
+        *((unit.value,) for unit in Unit if unit is not Unit.vocabulary),
         ("ffn", "heads", "head_dims", "layers"),
         ("heads", "experts"),
         ("heads", "layers", "experts"),

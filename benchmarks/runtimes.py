@@ -1,0 +1,45 @@
+"""Slim models in the runtimes that serve them: are the logits those of the masked dense model, and how fast is it?
+
+    .venv/bin/python benchmarks/runtimes.py [--quick] [--only TEXT]
+
+Small random models of each family, in both layouts, in every way that the plan of a job promises. Each runtime has an
+environment of its own, which the first run installs (vLLM takes 3.3 GB); a runtime that cannot be installed is listed
+with the reason. The speeds of models this small say little; they show that both models run. The last line is one JSON
+object: `runtimes_equal` is the share of the promised pairs that hold, of those that were run.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
+
+from transformers.utils import logging
+
+from benchmarks.runtimes_bench.measure import measure
+from benchmarks.runtimes_bench.pairs import cases, promised_pairs
+from benchmarks.runtimes_bench.slim_models import write_case
+from benchmarks.runtimes_bench.table import summary, table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="only the families that more than one runtime loads")
+    parser.add_argument("--only", default="", help="only ways whose name contains this")
+    arguments = parser.parse_args()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    with tempfile.TemporaryDirectory(prefix="runtimes-") as directory:
+        scratch = Path(directory)
+        written = {case: write_case(case, scratch) for case in cases(quick=arguments.quick)}
+        pairs = [pair for pair in promised_pairs(written, quick=arguments.quick) if arguments.only in pair.way]
+        measured = list(measure(pairs, written, scratch))
+    print(table(measured))
+    print(json.dumps(summary(measured)))
+
+
+if __name__ == "__main__":
+    main()

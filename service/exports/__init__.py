@@ -1,0 +1,1 @@
+"""Which formats of other runtimes can hold a slim model."""

@@ -1,0 +1,18 @@
+"""The check of a tokenizer whose tokens are to be removed."""
+
+from service.contract.errors import UnsupportedUnit
+from service.vocabulary.piece_models import UnsupportedPieces
+from service.vocabulary.tokenizer_file import TokenizerFile
+
+
+def check_pieces(file: TokenizerFile, family: str) -> None:
+    """Raise UnsupportedUnit for a kind of tokenizer whose pieces cannot be removed."""
+    try:
+        file.pieces  # noqa: B018 - raises for a model that is not known
+    except UnsupportedPieces as error:
+        raise UnsupportedUnit(in_words(family, str(error)), param="method.units") from error
+
+
+def in_words(family: str, reason: str) -> str:
+    """The message of a tokenizer whose pieces cannot be removed."""
+    return f"{family}: {reason}: leave `vocabulary` out of the units"

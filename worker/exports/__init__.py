@@ -1,0 +1,1 @@
+"""Files of a slim model for other runtimes."""

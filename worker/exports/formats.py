@@ -1,0 +1,20 @@
+"""The formats of other runtimes: what writes and verifies the files of each.
+
+`service.exports.formats` has the models and tokenizers that each format takes.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from service.contract.options import Format
+from service.contract.result import Export
+from worker.exports import gguf_export, mlx_export, onnx_export
+from worker.exports.source import ExportSource
+
+# Format -> a function that writes its files into a directory, compares them with the slim model and says how to use
+# them. It raises ExportFailed where they differ.
+EXPORTERS: dict[Format, Callable[[ExportSource, Path], Export]] = {
+    Format.gguf: gguf_export.export,
+    Format.onnx: onnx_export.export,
+    Format.mlx: mlx_export.export,
+}
