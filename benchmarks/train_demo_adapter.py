@@ -1,6 +1,6 @@
 """Trains the LoRA adapter of the demo: three small tasks with rows that were written for this repository.
 
-    .venv/bin/python benchmarks/train_demo_adapter.py OUTPUT [--held-out] [--epochs 2] [--rank 4] [--rate 2e-3] [--seed 0]
+    .venv/bin/python benchmarks/train_demo_adapter.py OUTPUT [--held-out] [--epochs 2] [--rank 4] [--rate 2e-3]
 
 The adapter is trained on the calibration rows of all tasks of `service/cli/demo` and written to OUTPUT in float16. The
 model without and with it is judged on the evaluation rows, which are never trained on. `--held-out` trains on four
@@ -70,7 +70,9 @@ def train(base: Path, rows: RowsByTask, arguments: argparse.Namespace) -> None:
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     lessons = [lesson(task, resolve(WORDINGS[task]), rows[task], model, tokenizer, "causal") for task in WORDINGS]
     rank = arguments.rank
-    adapted = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=MODULES, task_type="CAUSAL_LM"))
+    adapted = get_peft_model(
+        model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=MODULES, task_type="CAUSAL_LM")
+    )
     fit(adapted, lessons, Recipe(arguments.rate, arguments.epochs, tokens_per_batch=256, seed=arguments.seed))
     adapted.peft_config["default"].base_model_name_or_path = BASE
     adapted.to(torch.float16).save_pretrained(arguments.output)

