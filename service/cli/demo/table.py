@@ -10,30 +10,22 @@ from service.reports.metric_names import share_of_most_frequent
 def demo_table(slim: Result, random: Result) -> Table:
     """The figures of the three models. `random` is the result of the job with the criterion `random`."""
     table = Table(title=_title(slim), title_justify="left", caption=_caption(slim), caption_justify="left")
-    for header in ("", "dense", "slim", "change", "random"):
+    for header in ("", "dense", "slim", "random"):
         table.add_column(header, justify="left" if header == "" else "right", no_wrap=True)
-    sizes, weights = slim.parameters, slim.bytes
-    table.add_row(
-        "parameters",
-        *(count(sizes.dense), count(sizes.slim), change((sizes.dense, sizes.slim)), count(random.parameters.slim)),
-    )
-    table.add_row(
-        "bytes",
-        *(size(weights.dense), size(weights.slim), change((weights.dense, weights.slim)), size(random.bytes.slim)),
-    )
-    dense, kept, control = slim.metrics.dense.value, slim.metrics.slim.value, random.metrics.slim.value
-    change_of_metric = points((dense.value, kept.value))
-    table.add_row("accuracy", percent(dense.value), percent(kept.value), change_of_metric, percent(control.value))
-    table.add_row("  95 % interval", span(dense), span(kept), "", span(control), style="dim")
-    pair = slim.latency_ms.dense, slim.latency_ms.slim
-    table.add_row("latency", *map(milliseconds, pair), change(pair), milliseconds(random.latency_ms.slim))
+    sizes, weights, latency = slim.parameters, slim.bytes, slim.latency_ms
+    table.add_row("parameters", *map(count, (sizes.dense, sizes.slim, random.parameters.slim)))
+    table.add_row("bytes", *map(size, (weights.dense, weights.slim, random.bytes.slim)))
+    metrics = (slim.metrics.dense.value, slim.metrics.slim.value, random.metrics.slim.value)
+    table.add_row("accuracy", *(percent(metric.value) for metric in metrics))
+    table.add_row("  95 % interval", *map(span, metrics), style="dim")
+    table.add_row("latency", *map(milliseconds, (latency.dense, latency.slim, random.latency_ms.slim)))
     return table
 
 
 def _title(slim: Result) -> str:
-    removed = 1 - slim.parameters.slim / slim.parameters.dense
     units = ", ".join(sorted({entry.unit for entry in slim.widths}))
-    return f"{percent(removed)} of the parameters removed, of {units}"
+    sizes, dense, kept = slim.parameters, slim.metrics.dense.value.value, slim.metrics.slim.value.value
+    return f"Parameters {change((sizes.dense, sizes.slim))} ({units}), accuracy {points((dense, kept))}"
 
 
 def _caption(slim: Result) -> str:
