@@ -17,7 +17,7 @@ from service.cli.demo.request import (
     ADAPTER,
     TASK,
     WORDINGS,
-    control_request,
+    control_of,
     demo_request,
     find_model,
     read_rows,
@@ -87,7 +87,8 @@ def test_no_text_that_the_vocabulary_is_kept_for_is_an_evaluation_row() -> None:
 
 
 def test_control_differs_from_the_job_in_criterion_and_formats_alone() -> None:
-    job, control = demo_request(), control_request()
+    job = demo_request()
+    control = control_of(job)
     assert control.method.criterion is Criterion.random
     method = control.method.model_copy(update={"criterion": job.method.criterion})
     output = control.output.model_copy(update={"formats": job.output.formats})

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from service.cli.client import Api
 from service.cli.demo.llama_cpp import BENCH, tokens_a_second
-from service.cli.demo.request import RATIO, TASK, control_request, demo_request
+from service.cli.demo.request import RATIO, TASK, control_of, demo_request
 from service.cli.demo.server import running_server
 from service.cli.demo.table import demo_table
 from service.cli.terminal import follow, result_of
@@ -60,7 +60,8 @@ def run_demo(state: Path | None = None) -> None:
     JobFailed or CalledProcessError.
     """
     console, start = Console(), time.monotonic()
-    requests = {"slim": demo_request(), "random": control_request()}
+    request = demo_request()
+    requests = {"slim": request, "random": control_of(request)}
     with _exit_on_sigterm(), _locked(state or default_directory()) as directory:
         if state is None:
             _remove_last_run(directory)
