@@ -12,7 +12,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service.cli.demo.llama_cpp import BENCH
 from service.cli.demo.request import (
     ADAPTER,
     TASK,
@@ -144,7 +143,7 @@ def test_demo_prints_a_table_writes_a_gguf_file_and_asks_the_slim_model(tmp_path
         assert row in run.stdout
     [gguf] = tmp_path.glob("artifacts/**/*.gguf")
     assert str(gguf) in run.stdout
-    assert BENCH in run.stdout
+    assert "speed: llama-bench -m" in run.stdout or "tokens a second" in run.stdout
     labels = WORDINGS[TASK].labels
     answer = re.search(r"Its answer: (\w+)", run.stdout)
     assert labels is not None

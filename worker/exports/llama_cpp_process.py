@@ -2,13 +2,16 @@
 
 `python -m worker.exports.llama_cpp_process PARENT answer FILE QUESTIONS ANSWERS` reads tokens and texts from QUESTIONS
 and writes the logits and the tokens to ANSWERS. `... PARENT quantise FROM TO TYPE` writes a file with K-quants.
+`... PARENT rate FILE TOKENS` prints how many tokens a second the file writes.
 
 Shape suffixes: T positions, V vocabulary.
 """
 
 import importlib
 import json
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,22 @@ def quantise(exact: str, path: str, kind: str) -> None:
     bindings.model_quantize(exact, path, _with(bindings.LlamaModelQuantizeParams(), ftype=int(FILE_TYPES[kind])))
 
 
+def rate(path: str, tokens: str) -> None:
+    """Print the tokens a second of writing this many tokens one at a time, with a cache, on all cores."""
+    bindings: Any = importlib.import_module(BINDINGS)
+    model, count = _model(bindings, path), int(tokens)
+    settings = _with(bindings.LlamaContextParams(), n_ctx=max(LEAST_CONTEXT, count + 1), n_threads=os.cpu_count() or 1)
+    context, token, start = bindings.LlamaContext(model, settings, False), 0, 0.0
+    for position in range(count + 1):
+        if position == 1:  # the first token is a warm-up
+            start = time.perf_counter()
+        batch = bindings.LlamaBatch(n_tokens=1, embd=0, n_seq_max=1)
+        batch.add(token, position, [0], True)
+        context.decode(batch)
+        token = int(np.argmax(context.get_logits_ith(0)))
+    sys.stdout.write(f"{count / (time.perf_counter() - start)}\n")
+
+
 def _with(parameters: Any, **values: int) -> Any:
     """The parameters of the bindings with these values."""
     for name, value in values.items():
@@ -84,7 +103,7 @@ def main() -> None:
     """Do what the command line names."""
     parent, action, *arguments = sys.argv[1:]
     die_with_parent(int(parent))
-    {"answer": answer, "quantise": quantise}[action](*arguments)
+    {"answer": answer, "quantise": quantise, "rate": rate}[action](*arguments)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,32 @@
-"""The speed of a GGUF file, as llama.cpp's own program `llama-bench` measures it."""
+"""The speed of a GGUF file in llama.cpp, where the extra `llama-cpp` of the worker is installed."""
 
-import json
-import shutil
+import importlib.util
+import os
 import subprocess
+import sys
 from pathlib import Path
 
-BENCH = "llama-bench"
-TOKENS = 64  # that are written
+PACKAGE = "cyllama"
+PROCESS = "worker.exports.llama_cpp_process"
+TOKENS = 128  # that are written
+BENCH = "llama-bench"  # llama.cpp's own program
 
 
-def tokens_a_second(file: Path) -> float | None:
-    """Tokens that llama.cpp writes a second with the file; None where it has no `llama-bench` on the PATH.
+def speed(file: Path) -> str:
+    """The tokens a second that llama.cpp writes with a file, or the command that measures it.
 
-    Raises CalledProcessError where it does not load the file.
+    Raises CalledProcessError where llama.cpp does not load the file.
     """
-    program = shutil.which(BENCH)
-    if program is None:
-        return None
-    command = [program, "--model", str(file), "--n-prompt", "0", "--n-gen", str(TOKENS), "--output", "json"]
+    if importlib.util.find_spec(PACKAGE) is None:
+        return f"Its speed: {BENCH} -m {file.name}"
+    command = [
+        sys.executable,
+        "-m",
+        PROCESS,
+        str(os.getpid()),
+        "rate",
+        str(file),
+        str(TOKENS),
+    ]
     run = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(json.loads(run.stdout)[0]["avg_ts"])
+    return f"llama.cpp writes {float(run.stdout.split()[-1]):.0f} tokens a second with it."

@@ -15,7 +15,7 @@ from types import FrameType
 from rich.console import Console
 
 from service.cli.client import Api
-from service.cli.demo.llama_cpp import BENCH, tokens_a_second
+from service.cli.demo.llama_cpp import speed
 from service.cli.demo.request import RATIO, TASK, control_of, demo_request
 from service.cli.demo.server import running_server
 from service.cli.demo.table import demo_table
@@ -139,9 +139,7 @@ def _show_exports(result: Result, artifacts: Path, console: Console) -> None:
         for file in export.files:
             path = artifacts / file.name
             console.print(f"\n{file.dtype.upper()} file for llama.cpp, {size(file.bytes)}:\n{path}", soft_wrap=True)
-            rate = tokens_a_second(path)
-            speed = f"{BENCH}: {rate:.0f} tokens a second" if rate else f"Its speed: {BENCH} -m {path.name}"
-            console.print(speed, soft_wrap=True)
+            console.print(speed(path), soft_wrap=True)
 
 
 def _ask(model: Path, console: Console) -> None:

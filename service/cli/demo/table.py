@@ -34,6 +34,7 @@ def _caption(slim: Result) -> str:
     metrics, latency = slim.metrics.dense, slim.latency_ms
     majority = "" if metrics.majority is None else f", {percent(metrics.majority)} {share_of_most_frequent(metrics)}"
     return (
-        f"{metrics.examples} evaluation rows{majority}; random: as many neurons and heads removed, by random scores, with "
-        f"the same repair; latency: median forward pass of {latency.batch} x {latency.tokens} tokens, {latency.device}"
+        f"{metrics.examples} evaluation rows{majority}; random: as many neurons and heads removed, by random scores, "
+        f"with the same repair; latency: median forward pass of {latency.batch} x {latency.tokens} tokens, "
+        f"{latency.device}"
     )

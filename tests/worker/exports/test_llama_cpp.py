@@ -1,5 +1,6 @@
 """GGUF files of slim models in llama.cpp itself: the logits and the tokens are those of the checkpoints."""
 
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import LlamaTokenizer, PreTrainedModel
 
+from service.cli.demo.llama_cpp import speed
 from service.contract.options import Layout
 from service.exports.gguf_tokenizer import BYTES as BYTES_STEP
 from service.exports.gguf_tokenizer import PRE_TOKENIZERS
@@ -148,6 +150,16 @@ def test_llama_cpp_splits_texts_as_the_tokenizer_does(name: str, tmp_path: Path)
     export = gguf_export.export(source, tmp_path / "model-gguf")  # raises where tokens differ
     assert export.checked_by == "llama.cpp (cyllama 0.2.18)"
     assert len(questions_of(source).texts) >= len(TEXTS)
+
+
+def test_the_demo_prints_how_fast_llama_cpp_writes(tmp_path: Path) -> None:
+    make, units, layout, gone, _ = FILES["unequal llama"]
+    source = slim_source(tmp_path, make(), units, layout, gone=gone, formats=["gguf"])
+    (tmp_path / "model-gguf").mkdir()
+    export = gguf_export.export(source, tmp_path / "model-gguf")
+    found = re.fullmatch(r"llama.cpp writes (\d+) tokens a second with it.", speed(tmp_path / export.files[0].name))
+    assert found is not None
+    assert int(found[1]) > 0
 
 
 def test_llama_cpp_writes_k_quants(tmp_path: Path) -> None:
