@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +100,14 @@ def _logits_TV(bindings: Any, model: Any, token_T: npt.NDArray[np.int64]) -> npt
     return np.array([context.get_logits_ith(position) for position in range(count)], dtype=np.float32)
 
 
+ACTIONS: dict[str, Callable[..., None]] = {"answer": answer, "quantise": quantise, "rate": rate}
+
+
 def main() -> None:
     """Do what the command line names."""
     parent, action, *arguments = sys.argv[1:]
     die_with_parent(int(parent))
-    {"answer": answer, "quantise": quantise, "rate": rate}[action](*arguments)
+    ACTIONS[action](*arguments)
 
 
 if __name__ == "__main__":

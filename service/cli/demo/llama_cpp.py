@@ -19,14 +19,7 @@ def speed(file: Path) -> str:
     """
     if importlib.util.find_spec(PACKAGE) is None:
         return f"Its speed: {BENCH} -m {file.name}"
-    command = [
-        sys.executable,
-        "-m",
-        PROCESS,
-        str(os.getpid()),
-        "rate",
-        str(file),
-        str(TOKENS),
-    ]
+    arguments = [str(os.getpid()), "rate", str(file), str(TOKENS)]
+    command = [sys.executable, "-m", PROCESS, *arguments]
     run = subprocess.run(command, check=True, capture_output=True, text=True)
     return f"llama.cpp writes {float(run.stdout.split()[-1]):.0f} tokens a second with it."
