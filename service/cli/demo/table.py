@@ -4,7 +4,7 @@ from rich.table import Table
 
 from service.contract.result import Result
 from service.reports.formatting import change, count, milliseconds, percent, points, size, span
-from service.reports.metric_names import share_of_most_frequent
+from service.reports.metric_names import qualities, share_of_most_frequent
 
 
 def demo_table(slim: Result, random: Result) -> Table:
@@ -15,9 +15,10 @@ def demo_table(slim: Result, random: Result) -> Table:
     sizes, weights, latency = slim.parameters, slim.bytes, slim.latency_ms
     table.add_row("parameters", *map(count, (sizes.dense, sizes.slim, random.parameters.slim)))
     table.add_row("bytes", *map(size, (weights.dense, weights.slim, random.bytes.slim)))
-    metrics = (slim.metrics.dense.value, slim.metrics.slim.value, random.metrics.slim.value)
-    table.add_row("accuracy", *(percent(metric.value) for metric in metrics))
-    table.add_row("  95 % interval", *map(span, metrics), style="dim")
+    models = (slim.metrics.dense, slim.metrics.slim, random.metrics.slim)
+    for named in zip(*map(qualities, models), strict=True):  # with label offsets, and without
+        table.add_row(named[0][0], *(percent(found.value) for _, found in named))
+        table.add_row("  95 % interval", *(span(found) for _, found in named), style="dim")
     # Timed in turn; that of another job was timed at another time.
     table.add_row("latency", milliseconds(latency.dense), milliseconds(latency.slim), "")
     return table
