@@ -68,8 +68,8 @@ def block_of(source: ExportSource) -> int:
 
 
 def command(files: Sequence[ExportedFile]) -> str:
-    """The command that serves the smallest of the files."""
-    return f"llama-server -m {min(files, key=lambda file: file.bytes).name}"
+    """The command that serves the file of the type that was asked for first."""
+    return f"llama-server -m {files[0].name}"
 
 
 def _notes(source: ExportSource, directory: str) -> Iterator[str]:
