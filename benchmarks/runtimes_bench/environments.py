@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from worker.exports.onnx_files import QUIET
+from worker.exports.onnx.files import QUIET
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTALL_SECONDS = 1800

@@ -16,8 +16,8 @@ from benchmarks.runtimes_bench.environments import ROOT, NotInstallable, install
 from benchmarks.runtimes_bench.pairs import PLUGIN, WAYS, Pair
 from benchmarks.runtimes_bench.slim_models import Case, is_decoder
 from service.contract.options import Format
-from worker.exports.onnx_files import write_files
-from worker.exports.onnx_graphs import FILE
+from worker.exports.onnx.files import write_files
+from worker.exports.onnx.graphs import FILE
 
 TOLERANCE = 1e-4  # relative to the greatest number that is compared, as for the checkpoint of a job
 

@@ -1,7 +1,7 @@
 """GGUF: the architectures of llama.cpp that compute a slim model as transformers does.
 
 Layers with widths of their own have an architecture of another family: `deci` takes what a Llama has, biases included,
-and `openelm` heads with norms. What `against_model` lets pass is written by `worker.exports.gguf_export`.
+and `openelm` heads with norms. What `against_model` lets pass is written by `worker.exports.gguf.export`.
 """
 
 from collections.abc import Callable

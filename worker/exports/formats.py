@@ -8,7 +8,9 @@ from pathlib import Path
 
 from service.contract.options import Format
 from service.contract.result import Export
-from worker.exports import gguf_export, mlx_export, onnx_export
+from worker.exports.gguf import export as gguf_export
+from worker.exports.mlx import export as mlx_export
+from worker.exports.onnx import export as onnx_export
 from worker.exports.source import ExportSource
 
 # Format -> a function that writes its files into a directory, compares them with the slim model and says how to use

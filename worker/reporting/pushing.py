@@ -16,16 +16,16 @@ from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HFValidationError
 
 from service.contract.errors import NotFound, PushFailed, StorageUnavailable
+from service.contract.options import EXPORTS
 from service.contract.result import Pushed, PushProblem
 from service.sources.access import HUB
 from service.sources.readers import scheme_of
-from service.storage.artifact_names import MODEL
+from service.storage.artifact_names import MODEL, export_name
 from service.storage.object_store import Storage
 from worker.reporting.artifacts import output_directory
 from worker.stages.context import JobContext
 
 MARK = "taskslim-job.json"
-EXPORTED = ("gguf", "onnx", "mlx")  # formats that a job stores in `model-<format>/`
 RETRY_SECONDS = 60
 
 log = structlog.get_logger()
@@ -61,9 +61,9 @@ def push(context: JobContext, uri: str) -> Pushed:
 
 def _files(output: Path) -> Iterator[tuple[str, Path]]:
     """(name at the destination, path) of the checkpoint's files and of those of other formats, `model-<format>/`."""
-    others = [path for path in output.glob(f"{MODEL}-*") if path.name.removeprefix(f"{MODEL}-") in EXPORTED]
-    for directory in (output / MODEL, *sorted(others)):
-        start = "" if directory.name == MODEL else f"{directory.name.removeprefix(f'{MODEL}-')}/"
+    starts = {MODEL: ""} | {export_name(format): f"{format}/" for format in EXPORTS}
+    for name, start in starts.items():
+        directory = output / name
         for path in sorted(directory.rglob("*")):
             if path.is_file():
                 yield f"{start}{path.relative_to(directory).as_posix()}", path

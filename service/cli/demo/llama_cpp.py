@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 PACKAGE = "cyllama"
-PROCESS = "worker.exports.llama_cpp_process"
+PROCESS = "worker.exports.gguf.llama_cpp_process"
 TOKENS = 128  # that are written
 BENCH = "llama-bench"  # llama.cpp's own program
 

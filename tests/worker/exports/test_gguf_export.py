@@ -16,7 +16,7 @@ from service.contract.options import Format
 from service.contract.report import Report
 from service.contract.result import Export
 from tests.support.pipeline_jobs import Deployment
-from worker.exports import gguf_tensors
+from worker.exports.gguf import tensors as gguf_tensors
 
 ALL_TYPES = {"round_to": 8, "formats": ["safetensors", "gguf"], "gguf_types": ["f32", "f16", "bf16", "q8_0"]}
 
@@ -73,6 +73,7 @@ def test_layers_that_differ_are_written_and_read_back(tmp_path: Path) -> None:
     assert {runtime.name: runtime.export for runtime in report.runtimes if runtime.export} == {
         "llama.cpp": Format.gguf,
         "mlx-lm": Format.mlx,
+        "onnxruntime": Format.onnx,
     }
     page = (tmp_path / "files/report.html").read_text()
     assert "For llama.cpp" in page

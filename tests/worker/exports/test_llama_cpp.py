@@ -24,7 +24,9 @@ from tests.support.exports import CYLLAMA, slim_source, with_packages
 from tests.support.quick_verification import verifying_here
 from tests.support.tiny_models import causal
 from tests.worker.sources.test_gguf import LLAMA3
-from worker.exports import decoder_reference, gguf_export, gguf_reference
+from worker.exports.gguf import decoder_reference
+from worker.exports.gguf import export as gguf_export
+from worker.exports.gguf import reference as gguf_reference
 from worker.exports.questions import TEXTS, questions_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

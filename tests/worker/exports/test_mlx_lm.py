@@ -13,8 +13,9 @@ from tests.support.foreign_packages import installed, run_with
 from tests.support.quick_verification import verifying_here
 from tests.support.tiny_models import causal
 from tests.worker.exports.test_llama_cpp import BOTH, UNEQUAL, deep
-from worker.exports import decoder_reference, mlx_export
-from worker.exports.mlx_check import OpenElm
+from worker.exports.gguf import decoder_reference
+from worker.exports.mlx import export as mlx_export
+from worker.exports.mlx.check import OpenElm
 from worker.exports.questions import questions_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

@@ -16,9 +16,11 @@ from service.contract.result import Export
 from tests.support.pipeline_jobs import Deployment
 from worker.checkpoints.loading import load_model
 from worker.checkpoints.verification import Probe
-from worker.exports import onnx_export, onnx_files, packages
-from worker.exports.onnx_files import OnnxFiles
-from worker.exports.onnx_graphs import DECODER_FILE, ENCODER_FILE
+from worker.exports import packages
+from worker.exports.onnx import export as onnx_export
+from worker.exports.onnx import files as onnx_files
+from worker.exports.onnx.files import OnnxFiles
+from worker.exports.onnx.graphs import DECODER_FILE, ENCODER_FILE
 
 TOKENS = torch.tensor([[1, 20, 30, 40, 50]])
 

@@ -11,7 +11,7 @@ from service.exports.onnx import DECODERS, ENCODER_DECODERS, ENCODERS
 from tests.support.tiny_models import SLIDING, causal, encoder
 from tests.worker.checkpoints.test_per_layer import unequal
 from worker.checkpoints.encoders import outputs_of
-from worker.exports.onnx_graphs import PAST, decoder_graph, encoder_decoder_graphs, encoder_graph, key_value_heads
+from worker.exports.onnx.graphs import PAST, decoder_graph, encoder_decoder_graphs, encoder_graph, key_value_heads
 
 TOKENS = torch.arange(4, 24).view(2, 10)
 MASK = torch.ones_like(TOKENS)

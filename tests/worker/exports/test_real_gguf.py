@@ -15,8 +15,8 @@ from service.storage.object_store import Storage
 from tests.support.exports import CYLLAMA, with_packages
 from tests.support.progress import IgnoredProgress
 from worker import pipeline
-from worker.exports import llama_cpp
 from worker.exports.checkpoint_logits import checkpoint_logits
+from worker.exports.gguf import llama_cpp
 from worker.exports.questions import Questions
 from worker.exports.source import ExportSource
 from worker.sources.gguf import convert_gguf

@@ -8,8 +8,9 @@ from service.contract.options import K_QUANTS, Format, GgufType
 from service.contract.result import Export, ExportedFile
 from service.exports.gguf import architecture
 from service.storage.artifact_names import MODEL
-from worker.exports import gguf_check, k_quants
-from worker.exports.gguf_file import write_gguf
+from worker.exports.gguf import check as gguf_check
+from worker.exports.gguf import k_quants
+from worker.exports.gguf.file import write_gguf
 from worker.exports.questions import Questions, questions_of
 from worker.exports.source import ExportSource
 
@@ -68,8 +69,8 @@ def block_of(source: ExportSource) -> int:
 
 
 def command(files: Sequence[ExportedFile]) -> str:
-    """The command that serves the smallest of the files."""
-    return f"llama-server -m {min(files, key=lambda file: file.bytes).name}"
+    """The command that serves the file of the type that was asked for first."""
+    return f"llama-server -m {files[0].name}"
 
 
 def _notes(source: ExportSource, directory: str) -> Iterator[str]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from worker.checkpoints.verification import Probe
-from worker.exports.onnx_graphs import Graph
+from worker.exports.onnx.graphs import Graph
 
 PAST = "past_key_values."
 

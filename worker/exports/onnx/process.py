@@ -1,6 +1,6 @@
 """Writes the ONNX files of a checkpoint and compares them in onnxruntime with the probe of the checkpoint.
 
-`python -m worker.exports.onnx_process PARENT CHECKPOINT PROBE DIRECTORY` is a process of its own, whose memory the job
+`python -m worker.exports.onnx.process PARENT CHECKPOINT PROBE DIRECTORY` is a process of its own, whose memory the job
 gets back and which the job can end. It prints one line of JSON, an `OnnxFiles`.
 """
 
@@ -18,9 +18,9 @@ from service.sources.model_files import CONFIG
 from worker.checkpoints.encoders import is_encoder, sentence_encoder_of
 from worker.checkpoints.verification import Probe
 from worker.checkpoints.weights import load_weights
-from worker.exports.onnx_check import greatest_difference
-from worker.exports.onnx_files import OnnxFiles
-from worker.exports.onnx_graphs import (
+from worker.exports.onnx.check import greatest_difference
+from worker.exports.onnx.files import OnnxFiles
+from worker.exports.onnx.graphs import (
     Graph,
     decoder_graph,
     encoder_decoder_graphs,

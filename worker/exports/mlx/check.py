@@ -21,15 +21,15 @@ from torch import Tensor
 from service.contract.errors import ExportFailed
 from service.sources.model_files import CONFIG, SINGLE
 from worker.checkpoints.fresh_process import wait_for
-from worker.exports import decoder_reference
 from worker.exports.checkpoint_logits import checkpoint_logits
-from worker.exports.gguf_check import TOLERANCE, Checked
-from worker.exports.llama_cpp import complaint
+from worker.exports.gguf import decoder_reference
+from worker.exports.gguf.check import TOLERANCE, Checked
+from worker.exports.gguf.llama_cpp import complaint
 from worker.exports.questions import Questions
 from worker.exports.source import ExportSource
 
 PACKAGES = ("mlx_lm", "mlx")
-PROCESS = "worker.exports.mlx_process"
+PROCESS = "worker.exports.mlx.process"
 BUT = "this worker has no mlx-lm"
 
 

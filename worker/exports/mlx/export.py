@@ -15,7 +15,7 @@ from service.contract.errors import ExportFailed
 from service.contract.options import Format
 from service.contract.result import Export, ExportedFile
 from service.sources.model_files import CONFIG, SINGLE
-from worker.exports import mlx_check
+from worker.exports.mlx import check as mlx_check
 from worker.exports.questions import questions_of
 from worker.exports.source import ExportSource
 from worker.sources.validation import weight_files

@@ -5,7 +5,7 @@ from typing import Any
 
 from gguf import GGUFWriter, RopeScalingType
 
-from worker.exports.gguf_tensors import GEMMAS, padded
+from worker.exports.gguf.tensors import GEMMAS, padded
 from worker.exports.source import ExportSource
 
 

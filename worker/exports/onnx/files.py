@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from service.contract.errors import ExportFailed, VerificationFailed
 from worker.checkpoints.fresh_process import last_line_of
 
-MODULE = "worker.exports.onnx_process"
+MODULE = "worker.exports.onnx.process"
 QUIET = {"ORT_DISABLE_TELEMETRY": "1"}  # onnxruntime would report its use to its maker
 
 

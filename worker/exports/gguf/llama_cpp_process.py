@@ -1,8 +1,8 @@
 """The process that runs llama.cpp: a file that llama.cpp rejects may end it. It imports neither torch nor transformers.
 
-`python -m worker.exports.llama_cpp_process PARENT answer FILE QUESTIONS ANSWERS` reads tokens and texts from QUESTIONS
-and writes the logits and the tokens to ANSWERS. `... PARENT quantise FROM TO TYPE` writes a file with K-quants.
-`... PARENT rate FILE TOKENS` prints how many tokens a second the file writes.
+`python -m worker.exports.gguf.llama_cpp_process PARENT answer FILE QUESTIONS ANSWERS` reads tokens and texts from
+QUESTIONS and writes the logits and the tokens to ANSWERS. `... PARENT quantise FROM TO TYPE` writes a file with
+K-quants. `... PARENT rate FILE TOKENS` prints how many tokens a second the file writes.
 
 Shape suffixes: T positions, V vocabulary.
 """

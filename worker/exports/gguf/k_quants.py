@@ -10,7 +10,7 @@ from pathlib import Path
 from service.contract.errors import ExportFailed
 from service.contract.options import GgufType
 from worker.checkpoints.fresh_process import wait_for
-from worker.exports.llama_cpp import call, complaint, has_llama_cpp
+from worker.exports.gguf.llama_cpp import call, complaint, has_llama_cpp
 from worker.exports.source import ExportSource
 
 QUANTISER = "llama-quantize"

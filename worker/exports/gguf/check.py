@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.contract.errors import ExportFailed, InvalidModel
-from worker.exports import decoder_reference, gguf_reference, llama_cpp
 from worker.exports.checkpoint_logits import checkpoint_logits
+from worker.exports.gguf import decoder_reference, llama_cpp
+from worker.exports.gguf import reference as gguf_reference
 from worker.exports.questions import Questions
 from worker.exports.source import ExportSource
 from worker.sources.gguf import convert_gguf

@@ -19,7 +19,7 @@ from worker.exports.questions import Questions
 from worker.exports.source import ExportSource
 
 PACKAGE = "cyllama"
-PROCESS = "worker.exports.llama_cpp_process"
+PROCESS = "worker.exports.gguf.llama_cpp_process"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The process that runs mlx-lm. It does not import what this package needs besides.
 
-`python -m worker.exports.mlx_process PARENT DIRECTORY QUESTIONS ANSWERS` writes the logits of rows of tokens.
+`python -m worker.exports.mlx.process PARENT DIRECTORY QUESTIONS ANSWERS` writes the logits of rows of tokens.
 """
 
 import importlib

@@ -10,8 +10,8 @@ from service.contract.options import Format
 from service.contract.result import Export, ExportedFile
 from service.sources.model_files import CONFIG
 from worker.checkpoints.verification import TOLERANCE
-from worker.exports.onnx_files import OnnxFiles, write_files
-from worker.exports.onnx_genai import genai_config
+from worker.exports.onnx.files import OnnxFiles, write_files
+from worker.exports.onnx.genai import genai_config
 from worker.exports.source import ExportSource
 
 GENAI_CONFIG = "genai_config.json"

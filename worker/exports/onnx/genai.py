@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from worker.exports.onnx_files import OnnxFiles
+from worker.exports.onnx.files import OnnxFiles
 from worker.exports.source import ExportSource
 
 # Family -> the type of model in onnxruntime-genai.

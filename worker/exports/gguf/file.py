@@ -8,9 +8,9 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, LlamaFileTy
 from gguf.quants import quantize
 
 from service.contract.options import GgufType
-from worker.exports.gguf_metadata import add_sizes
-from worker.exports.gguf_tensors import GgufTensor, gguf_tensors
-from worker.exports.gguf_vocabulary import add_tokenizer
+from worker.exports.gguf.metadata import add_sizes
+from worker.exports.gguf.tensors import GgufTensor, gguf_tensors
+from worker.exports.gguf.vocabulary import add_tokenizer
 from worker.exports.source import ExportSource
 
 # The types that are written here -> how the weight matrices are stored, and the type of the file as a whole.

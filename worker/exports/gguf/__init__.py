@@ -1,0 +1,1 @@
+"""Slim models as GGUF files for llama.cpp."""

@@ -1,0 +1,1 @@
+"""Slim models as checkpoints that mlx-lm reads."""

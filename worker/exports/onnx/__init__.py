@@ -1,0 +1,1 @@
+"""Slim models as graphs for onnxruntime."""
