@@ -75,8 +75,10 @@ def train(base: Path, rows: RowsByTask, arguments: argparse.Namespace) -> None:
         model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=MODULES, task_type="CAUSAL_LM")
     )
     fit(adapted, lessons, Recipe(arguments.rate, arguments.epochs, tokens_per_batch=256, seed=arguments.seed))
-    adapted.peft_config["default"].base_model_name_or_path = BASE
     adapted.to(torch.float16).save_pretrained(arguments.output)
+    path = arguments.output / "adapter_config.json"
+    described = json.loads(path.read_text()) | {"base_model_name_or_path": BASE}  # in place of a path of this machine
+    path.write_text(json.dumps(described, indent=2) + "\n")
 
 
 def accuracies(loaded: LoadedModel, offsets: RowsByTask, judged: RowsByTask) -> dict[str, list[float]]:
