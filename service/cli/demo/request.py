@@ -33,7 +33,7 @@ WORDINGS = {
         labels={word: word for word in ("cooking", "health", "sport", "technology", "travel")},
     ),
 }
-TASK = "support"  # chosen before any model was measured, as the ratio was
+TASK = "support"  # chosen before any model was measured
 RATIO = 0.46  # of all parameters but those of norms
 # Tokens that stay beside those of the calibration texts, the most frequent ones: a fifth of the tokens of new rows are
 # not in the calibration texts, and a tenth are in neither.
