@@ -9,7 +9,6 @@ Shape suffixes: T positions, V vocabulary.
 
 import importlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -58,10 +57,13 @@ def quantise(exact: str, path: str, kind: str) -> None:
 
 
 def rate(path: str, tokens: str) -> None:
-    """Print the tokens a second of writing this many tokens one at a time, with a cache, on all cores."""
+    """Print the tokens a second of writing this many tokens one at a time, with a cache.
+
+    One thread: the threads of llama.cpp wait for each other, which on a busy machine measures little else.
+    """
     bindings: Any = importlib.import_module(BINDINGS)
     model, count = _model(bindings, path), int(tokens)
-    settings = _with(bindings.LlamaContextParams(), n_ctx=max(LEAST_CONTEXT, count + 1), n_threads=os.cpu_count() or 1)
+    settings = _with(bindings.LlamaContextParams(), n_ctx=max(LEAST_CONTEXT, count + 1), n_threads=1)
     context, token, start = bindings.LlamaContext(model, settings, False), 0, 0.0
     for position in range(count + 1):
         if position == 1:  # the first token is a warm-up
