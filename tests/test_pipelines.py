@@ -40,7 +40,8 @@ assert kept == given, (kept, given)
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
     """The variables of a pipeline: a server with a worker, a small model and rows."""
     directory = tmp_path_factory.mktemp("pipelines")
-    model, rows = tiny_llama(directory / "model"), shutil.copy(ROOT / "service/cli/demo/calibration.jsonl", directory)
+    model = tiny_llama(directory / "model")
+    rows = shutil.copy(ROOT / "service/cli/demo/sentiment-calibration.jsonl", directory)
     with running_server(directory / "state") as url:
         variables = {"SLIM_URL": url, "MODEL": model.as_uri(), "ROWS": str(rows), "PYTHONPATH": CLIENT}
         yield os.environ | variables | {"OMP_NUM_THREADS": "1"}

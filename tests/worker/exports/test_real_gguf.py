@@ -34,7 +34,7 @@ def test_a_slim_smollm2_answers_in_llama_cpp(tmp_path: Path, request: pytest.Fix
     assert request.config.cache is not None
     [gguf] = find_model().glob("*.gguf")
     checkpoint = convert_gguf(gguf, request.config.cache.mkdir("real-model") / "cache" / "gguf")
-    parts = {name: {"rows": read_rows(name)[:count]} for name, count in ROWS.items()}
+    parts = {name: {"rows": read_rows("sentiment", name)[:count]} for name, count in ROWS.items()}
     body = {
         "model": {"uri": checkpoint.as_uri()},
         "task": {"kind": "classification", "template": TEMPLATE, "labels": LABELS} | parts,
@@ -56,7 +56,7 @@ def test_a_slim_smollm2_answers_in_llama_cpp(tmp_path: Path, request: pytest.Fix
     assert four.bytes < eight.bytes
     assert eight.max_abs_logit_difference is not None
     source = ExportSource(tmp_path / "output/model", tmp_path, Output(), tmp_path, lambda: None)
-    for row in read_rows("evaluation")[:4]:
+    for row in read_rows("sentiment", "evaluation")[:4]:
         prompt = source.tokenizer(TEMPLATE.format_map(row), return_tensors="pt").input_ids[0][-200:]
         answers = [source.tokenizer(f" {word}", add_special_tokens=False).input_ids[0] for word in LABELS.values()]
         question = Questions([prompt], [], [], [], [])
