@@ -74,6 +74,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
+@pytest.mark.slow
 def test_the_walkthrough_runs_as_it_is_written(server: str, model: Path, tmp_path: Path) -> None:
     job = run_walkthrough(tmp_path, URL=server, MODEL=model.as_uri())
     assert httpx.get(job).status_code == 404
@@ -114,6 +115,7 @@ def test_the_commands_of_the_api_page_run(settings: Settings, redis: Redis, tmp_
     assert rest.rstrip().endswith("is revoked")
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_command_line_page_run(settings: Settings, redis: Redis, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("text,label\nfine,positive\ndull,negative\ngood,positive\nbad,negative\n")
     (tmp_path / "held-out.jsonl").write_text('{"text": "loud", "label": "negative"}\n')

@@ -139,7 +139,7 @@ def test_job_returns_the_dense_model_without_the_removed_units(settings: Setting
         check_slimmed(dense, tmp_path / "down", job)
         events = history(job)
     stages = [event.data["stage"] for event in events if event.type == "stage"]
-    absent = (Stage.search, Stage.repair, Stage.recover, Stage.controls)
+    absent = (Stage.search, Stage.repair, Stage.recover, Stage.controls, Stage.export)
     assert stages == [stage for stage in Stage if stage not in absent]
     assert [event.data["status"] for event in events if event.type == "status"] == [
         "queued",
@@ -148,6 +148,7 @@ def test_job_returns_the_dense_model_without_the_removed_units(settings: Setting
     ]
 
 
+@pytest.mark.slow
 def test_failed_job_has_an_error_code_and_leaves_no_files(
     settings: Settings, storage: Storage, dense: Path, tmp_path: Path
 ) -> None:
@@ -191,6 +192,7 @@ OWN_WIDTHS = {  # by the scores of the first job, whose repair has another defau
 }
 
 
+@pytest.mark.slow
 def test_second_job_reuses_scores_and_its_model_can_be_slimmed_again(
     settings: Settings, dense: Path, tmp_path: Path
 ) -> None:

@@ -89,6 +89,7 @@ def check_attempt_dies_with_its_worker(settings: Settings, parent: psutil.Proces
     wait_until(lambda: process_has_ended(child))
 
 
+@pytest.mark.slow
 def test_job_of_a_killed_attempt_process_goes_on_in_the_same_worker(
     settings: Settings, storage: Storage, job: JobRecord
 ) -> None:

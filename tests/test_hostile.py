@@ -167,6 +167,7 @@ def has_ended(deployment: Deployment, job: str) -> bool:
     return bool(deployment.http.get(f"/jobs/{job}", headers={"Prefer": "wait=20"}).json()["finished_at"])
 
 
+@pytest.mark.slow
 def test_worker_refuses_a_tokenizer_with_code_and_opens_no_pickle(
     deployment: Deployment, body: dict[str, Any], proof: Path
 ) -> None:

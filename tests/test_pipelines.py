@@ -63,6 +63,7 @@ def test_script_downloads_a_model_that_keeps_enough(deployment: Mapping[str, str
     assert not [path for path in (tmp_path / "slim").iterdir() if path.name != "model"]
 
 
+@pytest.mark.slow
 def test_script_stops_the_pipeline(deployment: Mapping[str, str], tmp_path: Path) -> None:
     refused = run_script(tmp_path, {**deployment, "MODEL": "file:///nowhere"})
     assert (refused.returncode, refused.stdout) == (1, "")

@@ -126,6 +126,7 @@ def check_task_is_kept(result: Result) -> None:
     assert result.verified.max_abs_logit_difference <= result.verified.tolerance
 
 
+@pytest.mark.slow
 @needs_shared
 def test_a_job_on_sst2_keeps_the_accuracy_at_30_percent(checkpoint: Path, state: Path, tmp_path: Path) -> None:
     check_task_is_kept(slim("sst2", 24, 24, checkpoint, state, tmp_path))

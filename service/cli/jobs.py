@@ -15,7 +15,7 @@ from rich.table import Table
 from service.cli.downloads import download_files
 from service.cli.row_files import place_of, row_uploads, task_in, with_rows
 from service.cli.server_option import DEFAULT_URL, Url, server_at
-from service.cli.terminal import comparison_table, follow, print_json, result_of, result_table
+from service.cli.terminal import comparison_table, follow, print_json, print_whole, result_of, result_table
 from service.contract.errors import InvalidRequest
 from service.contract.job import JobStatus
 from service.reports.formatting import percent
@@ -101,7 +101,7 @@ def compare(
     if json_:
         print_json(found.model_dump(mode="json"))
     else:
-        out.print(comparison_table(found))
+        print_whole(out, comparison_table(found))
 
 
 @app.command()

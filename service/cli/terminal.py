@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
@@ -18,6 +19,8 @@ from service.contract.result import Estimate, JobMetrics, Result
 from service.reports.formatting import change, count, duration, milliseconds, percent, points, size, span
 from service.reports.metric_names import qualities, share_of_most_frequent
 from service.storage.artifact_names import MODEL
+
+MAX_WIDTH = 10_000  # columns of a table that nothing is cut from
 
 
 class JobFailed(TaskslimError):
@@ -126,6 +129,13 @@ def _compared(figures: Figures) -> Iterator[str]:
     }
     yield from (f"{text}{'*' if name in figures.frontier else ' '}" for name, text in shown.items())
     yield from (percent(figures.metric.value), span(figures.metric))
+
+
+def print_whole(console: Console, table: Table) -> None:
+    """Print a table with all of its text, also where the terminal is narrower or the output is a file."""
+    wide = console.options.update(width=MAX_WIDTH)
+    width = max(console.width, Measurement.get(console, wide, table).maximum)
+    Console(file=console.file, width=width).print(table)
 
 
 def print_json(value: Any) -> None:

@@ -106,6 +106,7 @@ def test_the_per_layer_class_gives_the_logits_of_the_cut_model(written: Written,
     assert verified.loader == type(model).__name__
 
 
+@pytest.mark.slow
 def test_transformers_loads_every_family_from_its_directory_alone(written: Written, tmp_path: Path) -> None:
     expected: dict[tuple[str, str], Tensor] = {}
     lines = []

@@ -108,6 +108,7 @@ def files(deployment: Deployment) -> Path:
     return files_of_job(deployment, "llama", method={"repair": "none"})
 
 
+@pytest.mark.slow
 def test_command_reads_the_config_of_the_dense_model(deployment: Deployment, files: Path, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter", "llama", ["down_proj"])
     command = [sys.executable, "-m", "service.cli", "rebase-adapter", str(adapter), str(files), str(tmp_path / "cut")]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from service.contract.options import Unit
-from service.contract.report import Confusion, Dequantised, Report
+from service.contract.report import Confusion, Dequantised, ReadTokens, Report
 from service.contract.result import DenseSlim, Metrics, RecoveredMetrics, Result, Widths
 from service.families.runtimes import runtimes_of_unequal_widths
 from service.families.table import FAMILIES
@@ -127,6 +127,7 @@ CAUSES: dict[str, Report] = {
     "per_layer_widths": with_target({"ratio": 0.3}, verified=OWN_CLASS).model_copy(
         update={"runtimes": runtimes_of_unequal_widths(FAMILIES["llama"], [Unit.ffn])}
     ),
+    "more_tokens": report(read_tokens=ReadTokens(rows=10, longer_rows=2, dense=100, slim=104)),
     "fewer_experts_per_token": with_target(
         {"ratio": 0.3},
         widths=[Widths(stack="decoder", unit=Unit.experts, dense=8, slim=1, per_token=DenseSlim(dense=2, slim=1))],
