@@ -20,9 +20,11 @@ from service.contract.errors import TaskslimError
 from service.contract.fields import groups
 from service.contract.ids import JOB_ID
 from service.contract.job import Job
-from service.contract.method import LatencyBound, Method, Output, Target
+from service.contract.method import Method
+from service.contract.output import Output
 from service.contract.presets import resolve
 from service.contract.request import JobRequest, Webhook, WebhookEvent
+from service.contract.target import LatencyBound, Target
 from service.contract.task import DataSource, ModelSource, Task, TaskWording
 from service.settings import Settings
 from tests.support.documents import PATHS

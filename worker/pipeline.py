@@ -1,6 +1,6 @@
 """The pipeline of a job: its stages in order, each a function of the results of the stages before it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -88,8 +88,7 @@ def run(
         sets, dense = halving(context, sets, partial(evaluate_dense, context, cache))
     with context.stage(Stage.attribute):
         path, sets, task_model = halving(context, sets, partial(score, context, cache))
-        if Unit.vocabulary in job.request.method.units:
-            path = vocabulary.with_use(path, vocabulary.token_use(context, sets, sources.texts))
+        path = with_token_use(context, path, sets, sources)
     chosen = choose_model(context, sources, task_model, dense[own(sets).key], path)
     tasks = [each.task_model for each in having_role(sets, *SLIMMED_FOR)]
     sets = with_slim_model(context, sets, chosen)
@@ -99,25 +98,32 @@ def run(
         timed = speed.measure(context, sources, chosen.task_model)
     trained = recover(context, sources, chosen, cut, tasks)
     final = trained.model if trained else cut
-    measured_controls = control(context, sources, task_model, chosen, path)
+    compared = control(context, sources, task_model, chosen, path)
     with context.stage(Stage.verify):
         untrained = save(context, sources, cut, chosen, UNTRAINED) if trained else None
         verified = save(context, sources, final, chosen, MODEL)
     exported = export(context)
     with context.stage(Stage.upload):
-        metrics = final.metrics(dense).model_copy(update={"controls": measured_controls})
+        metrics = final.metrics(dense).model_copy(update={"controls": compared})
         result = conclude(context, sources, chosen, final.measured[own(sets).key], metrics, timed, verified)
         recovered = trained.result(context, cut, dense, untrained) if trained and untrained else None
         result = result.model_copy(update=cache.outcome() | {"recovery": recovered, "exports": exported})
         ranking = path.at(chosen.candidate.requested_ratio)
         found = findings.find(chosen, final.sets, dense, final.measured, timed.passes, ranking)
-        report.write(context, sources, final.sets, result, found)
-        if (
-            context.job.request.output.uri is not None
-        ):  # the model with its card; then the report says what became of it
-            result = result.model_copy(update={"pushed": pushing.push(context, context.job.request.output.uri)})
-            report.write(context, sources, final.sets, result, found)
-        artifacts.upload(context)
+        return publish(context, result, partial(report.write, context, sources, final.sets, found=found))
+
+
+def publish(context: JobContext, result: Result, write_report: Callable[[Result], None]) -> Result:
+    """Push the model where the request asks for it, and store the files of the job, the manifest last.
+
+    The result with what became of the push. The model is pushed with its card, which is a part of the report.
+    """
+    write_report(result)
+    if context.job.request.output.uri is not None:
+        pushed = pushing.push(context, context.job.request.output.uri)
+        result = result.model_copy(update={"pushed": pushed})
+        write_report(result)
+    artifacts.upload(context)
     return result
 
 
@@ -172,6 +178,13 @@ def score(
         return path, list(sets), all_rows
     remaining = recovery.with_rows_held_out(context, sets)
     return path, remaining, calibrated(context, remaining)
+
+
+def with_token_use(context: JobContext, path: ScorePath, sets: Sequence[EvaluationSet], sources: Sources) -> ScorePath:
+    """The unit scores with those of the rows of the vocabulary, where these are among the units."""
+    if Unit.vocabulary not in context.job.request.method.units:
+        return path
+    return vocabulary.with_use(path, vocabulary.token_use(context, sets, sources.texts))
 
 
 def score_tasks(

@@ -12,9 +12,9 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from service.contract.errors import InvalidRequest
-from service.contract.method import Target
 from service.contract.options import TaskKind
 from service.contract.presets import ANSWER_COLUMNS, DEFAULT_TEMPLATES, PRESETS, resolve, template_fields
+from service.contract.target import Target
 from service.contract.task import ModelSource, TaskWording
 
 WITHOUT_TEMPLATE = (TaskKind.token_classification,)

@@ -1,10 +1,9 @@
-"""How a model is slimmed: the method, the target and the output of a request."""
+"""How a model is slimmed: the method of a request."""
 
-import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Self
+from typing import Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from service.contract.criteria import (
     OF_MERGES,
@@ -14,13 +13,10 @@ from service.contract.criteria import (
     normalisations_in_words,
 )
 from service.contract.errors import InvalidRequest
-from service.contract.fields import EXPERT, MAX_KEPT_TEXTS, MAX_RATIO, Name, Schema, Uri
+from service.contract.fields import EXPERT, MAX_KEPT_TEXTS, Name, Schema
 from service.contract.options import (
     ExampleReduction,
-    Format,
     GeneralRule,
-    GgufType,
-    Layout,
     Merge,
     MergedRouter,
     Normalisation,
@@ -34,10 +30,6 @@ from service.contract.options import (
     UnionRule,
     Unit,
 )
-
-NAMED = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-# Where models are pushed: a prefix below a bucket, or a repository of a hub.
-DESTINATION = re.compile(rf"(s3|gs|az)://{NAMED}(/{NAMED})+/?|hf://{NAMED}/{NAMED}")
 
 # The objectives of each kind of task, its default first. The margin compares labels, which texts have none of.
 OBJECTIVES: dict[TaskKind, tuple[Objective, ...]] = {
@@ -278,147 +270,3 @@ def objective_of(method: Method, kind: TaskKind | None) -> Objective:
         message = f"a {kind} task does not have the objective `{method.objective}`"
         raise InvalidRequest(f"{message}: give one of {', '.join(OBJECTIVES[kind])}", param="method.objective")
     return method.objective or OBJECTIVES[kind][0]
-
-
-class LatencyBound(Schema):
-    """The longest time that a forward pass may take: the median on the worker's device."""
-
-    value: float = Field(gt=0, allow_inf_nan=False, description="milliseconds")
-    batch: int = Field(default=1, gt=0, le=256, description="rows of the pass", json_schema_extra=EXPERT)
-    tokens: int = Field(default=64, gt=0, le=8192, description="tokens of each row", json_schema_extra=EXPERT)
-
-
-def _latency_bound(value: Any) -> Any:
-    return {"value": value} if isinstance(value, int | float) else value
-
-
-def _or_a_number(schema: dict[str, Any]) -> None:
-    schema["anyOf"].append({"type": "number", "exclusiveMinimum": 0})
-
-
-Ratio = Annotated[float, Field(gt=0, le=MAX_RATIO)]
-
-
-class Target(Schema):
-    """How small the model has to be.
-
-    Exactly one of the fields, or `keep_metric` together with `parameters`, `bytes` or `latency_ms`: then the model has
-    to satisfy both. `artifacts` is given with `sweep` only.
-    """
-
-    ratio: Ratio | None = Field(default=None, description="share of the chosen units' parameters to remove")
-    parameters: int | None = Field(default=None, gt=0, description="the largest model that has no more parameters")
-    bytes: int | None = Field(default=None, gt=0, description="the largest model whose weight files are no larger")
-    latency_ms: Annotated[LatencyBound, BeforeValidator(_latency_bound)] | None = Field(
-        default=None,
-        description="the largest model whose forward pass is at most this long on the worker's device; a number is "
-        "milliseconds",
-        json_schema_extra=_or_a_number,
-    )
-    keep_metric: float | None = Field(
-        default=None, gt=0, le=1, description="the smallest model that keeps this share of the dense model's metric"
-    )
-    sweep: list[Ratio] | None = Field(
-        default=None,
-        min_length=1,
-        max_length=32,
-        description="evaluate a model at each of these ratios",
-        json_schema_extra=EXPERT,
-    )
-    artifacts: list[Ratio] = Field(
-        default=[],
-        max_length=32,
-        description="ratios of the sweep whose checkpoints are stored; empty: the highest",
-        json_schema_extra=EXPERT,
-    )
-
-    @model_validator(mode="after")
-    def _check_one_target(self) -> Self:
-        given = {
-            name
-            for name in ("ratio", "parameters", "bytes", "latency_ms", "keep_metric", "sweep")
-            if getattr(self, name) is not None
-        }
-        bounds = given & {"parameters", "bytes", "latency_ms"}
-        if len(given) != 1 and not (len(bounds) == 1 and given == bounds | {"keep_metric"}):
-            raise ValueError(
-                "give one of `ratio`, `parameters`, `bytes`, `latency_ms`, `keep_metric` and `sweep`, or `keep_metric` "
-                "with one of `parameters`, `bytes` and `latency_ms`"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_artifacts(self) -> Self:
-        if not set(self.artifacts) <= set(self.sweep or ()):
-            raise ValueError("`artifacts` has a ratio that `sweep` lacks: give ratios of the sweep only")
-        return self
-
-    @property
-    def is_measured(self) -> bool:
-        """Whether candidates have to be cut and measured before the final model is known."""
-        return self.keep_metric is not None or self.latency_ms is not None or self.sweep is not None
-
-
-class Output(Schema):
-    """What is stored of the slim model."""
-
-    round_to: int = Field(
-        default=64, gt=0, le=4096, description="kept widths are multiples of this", json_schema_extra=EXPERT
-    )
-    layout: Layout = Field(
-        default=Layout.uniform,
-        description="`per_layer`: every layer keeps a width of its own; needs the scope `global`",
-        json_schema_extra=EXPERT,
-    )
-    formats: list[Format] = Field(
-        default=[Format.safetensors],
-        min_length=1,
-        max_length=len(Format),
-        description="forms in which the model is stored; `indices` needs the repair `none`, `gguf`, `onnx` and "
-        "`mlx` a family that the format has",
-        json_schema_extra=EXPERT,
-    )
-    gguf_types: list[GgufType] = Field(
-        default=[GgufType.q8_0],
-        min_length=1,
-        max_length=len(GgufType),
-        description="with the format `gguf`: how its files store the weights, one file each",
-        json_schema_extra=EXPERT,
-    )
-    uri: Uri | None = Field(
-        default=None,
-        description="an s3://, gs:// or az:// prefix, or hf://owner/name, that the model is pushed to once the job has "
-        "its files",
-        json_schema_extra=EXPERT,
-    )
-
-    @field_validator("uri")
-    @classmethod
-    def _check_destination(cls, uri: str | None) -> str | None:
-        if uri is not None and not DESTINATION.fullmatch(uri):
-            raise ValueError(
-                "a model is pushed to a prefix of an object store, such as s3://bucket/models/reviews, or to "
-                "hf://owner/name: give one of these, in letters, digits and `._-`"
-            )
-        return uri
-
-    @model_validator(mode="after")
-    def _check_model_to_push(self) -> Self:
-        if self.uri is not None and self.formats == [Format.indices]:
-            raise ValueError("`uri` needs a model to push, which `formats: [indices]` lacks: add `safetensors`")
-        return self
-
-    @model_validator(mode="after")
-    def _check_formats_differ(self) -> Self:
-        for field, listed in (("formats", self.formats), ("gguf_types", self.gguf_types)):
-            if len(set(listed)) != len(listed):
-                raise ValueError(f"`{field}` has an entry twice: give each once")
-        return self
-
-    @model_validator(mode="after")
-    def _check_types_are_used(self) -> Self:
-        if self.gguf_types != [GgufType.q8_0] and Format.gguf not in self.formats:
-            raise ValueError(
-                "`gguf_types` has an effect only with `gguf` in `formats`: add it, or leave `gguf_types` out"
-            )
-        return self

@@ -18,7 +18,7 @@ from service.contract.fields import (
     Tags,
     Uri,
 )
-from service.contract.method import Method, Output, Target
+from service.contract.method import Method
 from service.contract.options import (
     Format,
     Layout,
@@ -28,7 +28,9 @@ from service.contract.options import (
     Supervision,
     Unit,
 )
+from service.contract.output import Output
 from service.contract.recovery import Recovery
+from service.contract.target import Target
 from service.contract.task import GeneralRows, ModelSource, ObservedTask, Task, TaskWording
 
 

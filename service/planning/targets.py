@@ -3,8 +3,8 @@
 from service.contract.bisection import turning_point
 from service.contract.errors import InvalidRequest, TargetUnreachable
 from service.contract.fields import MAX_RATIO
-from service.contract.method import Target
 from service.contract.request import JobRequest
+from service.contract.target import Target
 from service.planning.least_removal import check_can_remove, check_removes_something
 from service.planning.removal import Removal, removal_at
 from service.planning.widths import cuts_at, is_set_by_ratio

@@ -15,10 +15,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from service.contract.method import Target
 from service.contract.options import Supervision, TaskMetric
 from service.contract.report import Confusion, Report
 from service.contract.result import Control, Estimate, MetricsPair
+from service.contract.target import Target
 from service.families.per_layer import has_own_widths
 from service.reports.charts import across, curve, heat_maps, intervals, loss_curve
 from service.reports.formatting import (

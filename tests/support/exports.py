@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from service.contract.method import Output
 from service.contract.options import Format, Layout
+from service.contract.output import Output
 from tests.support import checkpoints
 from tests.support.foreign_packages import installed
 from tests.support.tiny_models import inputs_of

@@ -8,6 +8,7 @@ from typing import TypeVar
 import structlog
 import torch
 
+from service.contract.errors import OutOfMemory
 from worker.stages.context import JobContext
 from worker.stages.evaluation_sets import EvaluationSet
 from worker.stages.exhaustion import is_exhaustion
@@ -23,14 +24,19 @@ def halving(
     """The result of a stage over the sets, which must leave models as they are.
 
     Where memory runs out, the job goes on with batches of half the tokens; the stages before keep what they have done.
-    Raises the error of exhausted memory where every batch has one row.
+    Raises OutOfMemory where every batch has one row.
     """
     while True:
         try:
             return stage(sets)
         except (MemoryError, OSError, RuntimeError) as error:
-            if not is_exhaustion(error) or _all_alone(sets):
+            if not is_exhaustion(error):
                 raise
+            if _all_alone(sets):
+                raise OutOfMemory(
+                    "the worker has no memory for one row at a time: send shorter rows, set `task.max_words`, or use a "
+                    "device with more memory"
+                ) from error
         _release()  # outside of the handler, since the error holds the tensors of the stage
         sets = _halved(context, sets)
 

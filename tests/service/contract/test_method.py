@@ -6,8 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from service.contract.errors import InvalidRequest
-from service.contract.method import OBJECTIVES, LatencyBound, Method, Target, objective_of
+from service.contract.method import OBJECTIVES, Method, objective_of
 from service.contract.options import Objective, TaskKind
+from service.contract.target import LatencyBound, Target
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from service.cli.demo.request import LABELS, TEMPLATE, find_model, read_rows
-from service.contract.method import Output
+from service.contract.output import Output
 from service.contract.request import JobRequest
 from service.jobs.record import new_record
 from service.settings import Settings

@@ -46,5 +46,8 @@ def test_batches_are_halved_until_they_fit(stage: Stage, tmp_path: Path) -> None
 
 def test_a_row_that_does_not_fit_alone_ends_the_job(tmp_path: Path) -> None:
     progress, deployment = Recorder(), Deployment(tmp_path)
-    with memory_for(2, progress, Stage.attribute), pytest.raises(OutOfMemory, match="in the stage attribute"):
+    with (
+        memory_for(2, progress, Stage.attribute),
+        pytest.raises(OutOfMemory, match="no memory for one row at a time: send shorter rows"),
+    ):
         deployment.run(deployment.request(method=METHOD), progress)
