@@ -37,8 +37,6 @@ from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.units import Kept
 from worker.sources.validation import weight_file_bytes
 from worker.stages import controls, evaluation_sets, inputs, pseudo_labels, recovery, speed, vocabulary
-from worker.stages.attribution import attribute, compares_general_rows, mixed, step_ratios
-from worker.stages.batch_size import halving
 from worker.stages.context import JobContext, StageProgress
 from worker.stages.evaluation_sets import (
     SLIMMED_FOR,
@@ -52,8 +50,10 @@ from worker.stages.evaluation_sets import (
 )
 from worker.stages.inputs import Sources
 from worker.stages.measurements import measure_dense, measure_slim, shipped_tasks
+from worker.stages.memory.batch_size import halving
 from worker.stages.method import task_rules
-from worker.stages.score_cache import ScoreCache
+from worker.stages.scores.attribution import attribute, compares_general_rows, mixed, step_ratios
+from worker.stages.scores.cache import ScoreCache
 from worker.stages.slim import cut_task_model, repair_model, scored_groups
 from worker.stages.speed import Speed
 from worker.stages.task_model import Measured, TaskModel, answer_all, check_latency_tokens, load, with_examples

@@ -1,7 +1,7 @@
 """Fingerprints: digests of everything that the measurements of a request depend on, with marks in place of contents.
 
 A worker stores which score sets serve a fingerprint, so that a plan can say whether they exist without reading a model.
-The worker itself uses digests of the contents (`worker.stages.score_cache`).
+The worker itself uses digests of the contents (`worker.stages.scores.cache`).
 """
 
 import hashlib

@@ -15,8 +15,8 @@ from tests.support.pipeline_jobs import LABELS, WORDS, write_rows
 from tests.support.prepared_jobs import prepare
 from tests.support.progress import IgnoredProgress
 from worker.slimming.scoring.iterative import ScorePath
-from worker.stages.attribution import attribute, step_ratios
-from worker.stages.score_cache import ScoreCache
+from worker.stages.scores.attribution import attribute, step_ratios
+from worker.stages.scores.cache import ScoreCache
 from worker.stages.task_model import TaskModel
 
 STEPS: dict[str, Any] = {"steps": 2, "scope": "global"}

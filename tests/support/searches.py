@@ -18,8 +18,8 @@ from worker.search.candidates import Candidates
 from worker.search.chosen import ChosenModel
 from worker.search.search import search
 from worker.slimming.scoring.iterative import ScorePath
-from worker.stages.attribution import attribute, step_ratios
 from worker.stages.context import JobContext
+from worker.stages.scores.attribution import attribute, step_ratios
 from worker.stages.slim import locate_groups
 from worker.stages.task_model import Measured, TaskModel, evaluate
 

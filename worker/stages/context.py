@@ -15,7 +15,7 @@ from service.infrastructure.tracing import stage_span
 from service.jobs.record import JobRecord
 from service.settings import Settings
 from service.storage.object_store import Storage
-from worker.stages.exhaustion import naming_exhaustion
+from worker.stages.memory.exhaustion import naming_exhaustion
 
 
 class StageProgress(Protocol):

@@ -7,7 +7,7 @@ import torch
 
 from service.contract.errors import OutOfMemory
 from service.contract.job import Stage
-from worker.stages.exhaustion import naming_exhaustion
+from worker.stages.memory.exhaustion import naming_exhaustion
 
 HUGE = 2**50  # bytes
 

@@ -10,7 +10,7 @@ from worker.evaluation.answer_scores import AnswerScores
 from worker.evaluation.answers import Answers
 from worker.slimming.scoring.iterative import ScorePath
 from worker.slimming.units import Site
-from worker.stages.score_files import pack_answers, pack_path, unpack_answers, unpack_path
+from worker.stages.scores.files import pack_answers, pack_path, unpack_answers, unpack_path
 
 
 def test_file_of_unit_scores_is_plain_safetensors() -> None:

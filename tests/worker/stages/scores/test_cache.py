@@ -17,8 +17,8 @@ from tests.support.pipeline_jobs import LABELS, WORDS
 from tests.support.scoring_jobs import STEPS, ScoringJobs, alike
 from worker.search.candidates import Candidates
 from worker.stages import pseudo_labels
-from worker.stages.attribution import attribute, step_ratios
 from worker.stages.evaluation_sets import EvaluationSet, Role
+from worker.stages.scores.attribution import attribute, step_ratios
 
 
 @pytest.mark.parametrize("method", [{}, STEPS], ids=["one step", "two steps"])

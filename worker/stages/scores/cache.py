@@ -23,7 +23,7 @@ from worker.data.wordings import as_run
 from worker.evaluation.answers import Answers
 from worker.slimming.scoring.iterative import ScorePath
 from worker.stages.context import JobContext
-from worker.stages.score_files import FORMATS, pack_answers, pack_path, unpack_answers, unpack_path
+from worker.stages.scores.files import FORMATS, pack_answers, pack_path, unpack_answers, unpack_path
 from worker.stages.task_model import KeyT, TaskModel, answer_all
 
 log = structlog.get_logger()

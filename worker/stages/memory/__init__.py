@@ -1,0 +1,1 @@
+"""What a stage does where the memory runs out."""
