@@ -476,7 +476,8 @@ ONLY_WORKER: dict[Site, str] = {
     Site("search.metric_floor", "_check_dense"): MEASURED,
     Site("exports.packages", "check_packages"): "the API does not know what is installed where the worker runs",
     **{
-        Site("checkpoints.kept_indices", name): APPLY for name in ("read_kept", "_check_base", "_check_indices", "_run")
+        Site("checkpoints.kept_indices", name): APPLY
+        for name in ("read_kept", "_check_base", "_check_indices", "_run", "check_empty")
     },
     **{
         Site("checkpoints.rebased_adapters", name): REBASE
