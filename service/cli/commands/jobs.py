@@ -153,7 +153,7 @@ def rebase_adapter(
     with tempfile.TemporaryDirectory() as scratch:
         kept = local or _download_kept(url, job, Path(scratch))
         given = [] if model is None else ["--model", model]
-        command = ["-m", "worker.checkpoints.rebased_adapters", str(adapter), str(kept), str(directory), *given]
+        command = ["-m", "worker.checkpoints.adapters.rebasing", str(adapter), str(kept), str(directory), *given]
         code = subprocess.run([sys.executable, *command], check=False).returncode
     raise typer.Exit(code)
 

@@ -3,7 +3,7 @@
 The adapter adds B A to the weight W of a module. A cut keeps rows and columns of W; the same rows of B and columns of A
 give the same sum. So the slim model with the cut adapter is, without a repair, the dense model with its adapter, cut.
 
-`python -m worker.checkpoints.rebased_adapters ADAPTER KEPT OUT [--model URI]`, which `taskslim rebase-adapter` starts,
+`python -m worker.checkpoints.adapters.rebasing ADAPTER KEPT OUT [--model URI]`, which `taskslim rebase-adapter` starts,
 writes the adapter. Of the base model only config.json is read.
 """
 
