@@ -1,4 +1,4 @@
-"""A real Redis server for the whole session, empty at the start of each test that asks for it."""
+"""What all tests share: a real Redis server that is empty at the start of a test, an S3 server and a browser."""
 
 import os
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ from service.infrastructure.redis_client import connect
 from service.settings import Settings
 from service.storage.object_store import Storage
 from tests.support.browser import Browser, browsing, find_browser
+from tests.support.s3_server import credentials, s3_server
 
 # A case has no deadline: its time depends on the machine.
 hypothesis_settings.register_profile("untimed", deadline=None)
@@ -75,6 +76,21 @@ def settings(redis: Redis, redis_server: str, tmp_path: Path) -> Settings:
 def storage(settings: Settings) -> Storage:
     """The deployment's artifacts."""
     return Storage(settings.artifacts_url)
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server that lives as long as the session."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The endpoint, with its credentials in the environment."""
+    for name, value in credentials(s3_endpoint).items():
+        monkeypatch.setenv(name, value)
+    return s3_endpoint
 
 
 @pytest.fixture(scope="session")

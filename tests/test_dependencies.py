@@ -19,9 +19,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OWN = ("service", "worker")
 # Extra -> the modules that its process loads.
 STARTS = {
-    "service": ("service.cli.serve", "service.api.app"),
+    "service": ("service.cli.commands.serve", "service.api.app"),
     "worker": ("worker.__main__", "worker.pipeline"),
-    "privacy": ("service.cli.privatise", "service.privacy.statement", "service.sources.hub"),
+    "privacy": ("service.cli.commands.privatise", "service.privacy.statement", "service.sources.hub"),
 }
 
 

@@ -40,7 +40,7 @@ from tests.support.drawn_models import DrawnModel, drawn_model
 from tests.support.pipeline_jobs import WORDS, Deployment, write_rows
 from tests.support.stock_answers import greedy, log_probability, silenced
 from tests.support.tiny_models import TINY, inputs_of, tiny_family
-from worker.checkpoints.per_layer import loader_class
+from worker.checkpoints.model_classes.per_layer import loader_class
 from worker.checkpoints.weights import AUTO_CLASSES
 from worker.evaluation import latency
 

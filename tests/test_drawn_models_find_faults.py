@@ -18,7 +18,8 @@ from service.planning import feasibility
 from tests import test_drawn_models
 from tests.support.tiny_models import TINY, tiny_family
 from tests.test_drawn_models import check, drawn_job, timed_twice
-from worker.checkpoints import adapters, loading, older_readers, weights
+from worker.checkpoints import loading, older_readers, weights
+from worker.checkpoints.adapters import merging as adapters
 from worker.data import batching, wordings
 from worker.evaluation import generation
 from worker.reporting import artifacts

@@ -24,8 +24,8 @@ from service.storage.object_store import Storage
 from tests.support import http
 from tests.support.jobs import TEMPLATE, checkpoint, environment, rows_file
 from tests.support.ports import free_port
-from tests.support.s3_server import credentials, s3_server
 from tests.support.waiting import wait_until
+from worker.reporting.pushing import MARK
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.masking import masked
 from worker.slimming.units import Site
@@ -165,25 +165,28 @@ def test_failed_job_has_an_error_code_and_leaves_no_files(
     assert not [key for key, _ in storage.list("") if submitted.id in key]
 
 
-def test_job_reads_from_and_writes_to_an_object_store(
-    settings: Settings, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("s3")
+def test_job_reads_from_writes_to_and_pushes_to_an_object_store(
+    settings: Settings, dense: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "s3").mkdir()
     rows_file(tmp_path / "rows.jsonl", ROWS)
-    with s3_server(tmp_path / "s3") as endpoint:
-        for name, value in credentials(endpoint).items():
-            monkeypatch.setenv(name, value)
-        bucket = Storage("s3://bucket/inputs")
-        for path in dense.iterdir():
-            bucket.put_file(path, f"model/{path.name}")
-        bucket.put_file(tmp_path / "rows.jsonl", "rows.jsonl")
-        body = request("s3://bucket/inputs/model", {"uri": "s3://bucket/inputs/rows.jsonl", "limit": 40})
-        with deployment(settings, SLIM_STORAGE_URL="s3://bucket/outputs") as api:
-            job = finish(api, body, tmp_path / "down")
-            assert not (settings.state / "artifacts").exists()
-            manifest = Storage("s3://bucket/outputs").list("")
-        check_slimmed(dense, tmp_path / "down", job)
-    assert any(key.endswith("manifest.json") for key, _ in manifest)
+    bucket, pushed = Storage("s3://bucket/inputs"), Storage("s3://bucket/reviews/1")
+    for path in dense.iterdir():
+        bucket.put_file(path, f"model/{path.name}")
+    bucket.put_file(tmp_path / "rows.jsonl", "rows.jsonl")
+    body = request("s3://bucket/inputs/model", {"uri": "s3://bucket/inputs/rows.jsonl", "limit": 40})
+    body["output"] |= {"uri": pushed.url}
+    with deployment(settings, SLIM_STORAGE_URL="s3://bucket/outputs") as api:
+        job = finish(api, body, tmp_path / "down")
+        assert not (settings.state / "artifacts").exists()
+    assert any(key.endswith("manifest.json") for key, _ in Storage("s3://bucket/outputs").list(""))
+    check_slimmed(dense, tmp_path / "down", job)
+    assert job.result is not None
+    assert job.result.pushed is not None
+    assert (job.result.pushed.uri, job.result.pushed.error) == (pushed.url, None)
+    model = {path.name: path.read_bytes() for path in (tmp_path / "down/model").iterdir()}
+    assert job.result.pushed.files == len(model)
+    assert model == {name: pushed.get_bytes(name) for name, _ in pushed.list("") if name != MARK}
 
 
 OWN_WIDTHS = {  # by the scores of the first job, whose repair has another default criterion

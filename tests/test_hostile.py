@@ -254,6 +254,7 @@ def test_deeply_nested_json_is_refused(deployment: Deployment) -> None:
     ):
         answer = deployment.http.post("/jobs", content=content, headers={"Content-Type": "application/json"})
         deployment.refused(422, "invalid_request", answer)
+        assert deployment.http.get("/healthz").is_success
 
 
 # --- names and places ------------------------------------------------------------------------------------------------
@@ -315,4 +316,6 @@ def test_changed_or_expired_download_link_is_refused(deployment: Deployment, bod
 
 def test_webhook_to_a_private_address_is_refused(deployment: Deployment, body: dict[str, Any]) -> None:
     for url in (f"http://{METADATA}/hook", f"https://{METADATA}/hook", "https://10.0.0.1/hook", "https://[::1]/hook"):
-        deployment.refused(422, "unsafe_url", deployment.http.post("/jobs", json=body | {"webhook": {"url": url}}))
+        answer = deployment.http.post("/jobs", json=body | {"webhook": {"url": url}})
+        deployment.refused(422, "unsafe_url", answer)
+        assert [entry["param"] for entry in answer.json()["errors"]] == ["webhook.url"]

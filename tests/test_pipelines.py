@@ -126,4 +126,4 @@ def test_package_installs_without_taskslim_and_torch(tmp_path: Path) -> None:
     subprocess.run([python, "-m", "pip", "install", "--quiet", sources], check=True)
     check = "import taskslim_client, sys; assert not {'torch', 'service', 'pydantic'} & sys.modules.keys()"
     subprocess.run([python, "-c", check], check=True, cwd=tmp_path, env={"PATH": os.environ["PATH"]})
-    assert (tmp_path / "env/lib").rglob("taskslim_client/py.typed")
+    assert list((tmp_path / "env/lib").rglob("taskslim_client/py.typed"))

@@ -23,7 +23,7 @@ from service.storage.keys import dataset_key
 from tests.support import checkpoints
 from tests.support.pipeline_jobs import Deployment
 from tests.support.tiny_models import causal, encoder
-from worker.checkpoints.per_layer import to_loadable_class
+from worker.checkpoints.model_classes.per_layer import to_loadable_class
 from worker.slimming import surgery
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.units import Site as UnitSite
@@ -476,10 +476,11 @@ ONLY_WORKER: dict[Site, str] = {
     Site("search.metric_floor", "_check_dense"): MEASURED,
     Site("exports.packages", "check_packages"): "the API does not know what is installed where the worker runs",
     **{
-        Site("checkpoints.kept_indices", name): APPLY for name in ("read_kept", "_check_base", "_check_indices", "_run")
+        Site("checkpoints.kept_indices", name): APPLY
+        for name in ("read_kept", "_check_base", "_check_indices", "_run", "check_empty")
     },
     **{
-        Site("checkpoints.rebased_adapters", name): REBASE
+        Site("checkpoints.adapters.rebasing", name): REBASE
         for name in ("_check_kind", "_check_names", "_cut", "_kept", "dense_skeleton", "_check_origin", "_run")
     },
 }

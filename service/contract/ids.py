@@ -7,7 +7,8 @@ from ulid import ULID
 
 from service.contract.errors import InvalidRequest
 
-JOB_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
+ULID_PATTERN = "[0-7][0-9A-HJKMNP-TV-Z]{25}"
+JOB_ID = re.compile(ULID_PATTERN)
 DEFAULT_TENANT = "default"  # of callers without an API key
 
 

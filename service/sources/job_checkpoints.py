@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.contract.errors import InvalidModel, NotFound
+from service.contract.ids import ULID_PATTERN
 from service.contract.resources import StoredFile
 from service.storage.artifact_names import MODEL, REPORT
 from service.storage.keys import attempt_prefix
@@ -17,7 +18,7 @@ from service.storage.manifests import committed_manifest
 from service.storage.object_store import Storage
 
 JOB = "job"
-URI = re.compile(r"job://([0-9A-HJKMNP-TV-Z]{26})(?:/(model[a-z0-9.-]*))?/?")
+URI = re.compile(rf"job://({ULID_PATTERN})(?:/(model[a-z0-9.-]*))?/?")
 
 
 @dataclass(frozen=True)

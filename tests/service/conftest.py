@@ -1,4 +1,4 @@
-"""What the service's tests share: an S3 server, and the API over the test's Redis and directory."""
+"""What the service's tests share: the API over the test's Redis and directory."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,22 +14,6 @@ from service.settings import Settings
 from service.sources.access import Access
 from service.storage.object_store import Storage
 from tests.support.job_requests import request_body
-from tests.support.s3_server import credentials, s3_server
-
-
-@pytest.fixture(scope="session")
-def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server that lives as long as the session."""
-    with s3_server(tmp_path_factory.mktemp("s3")) as endpoint:
-        yield endpoint
-
-
-@pytest.fixture
-def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The endpoint, with its credentials in the environment."""
-    for name, value in credentials(s3_endpoint).items():
-        monkeypatch.setenv(name, value)
-    return s3_endpoint
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from service.contract.options import Layout
-from worker.checkpoints.llama_as_mistral import to_stock_class
 from worker.checkpoints.loading import LoadedModel
-from worker.checkpoints.per_layer import to_loadable_class
+from worker.checkpoints.model_classes.llama_as_mistral import to_stock_class
+from worker.checkpoints.model_classes.per_layer import to_loadable_class
 from worker.checkpoints.vocabularies import cut_vocabulary
 from worker.slimming.architectures import architecture_of
 from worker.slimming.surgery import cut

@@ -157,12 +157,11 @@ def main() -> None:
 
 
 def _run(path: Path, directory: Path, model: str | None, adapter: str | None) -> None:
-    if directory.exists() and any(directory.iterdir()):
-        raise InvalidRequest(f"{directory} is not empty")
+    check_empty(directory)
     source = read_kept(path)[1].model
-    adapter_uri = _uri(adapter) if adapter else source.adapter_uri
+    adapter_uri = uri_of(adapter) if adapter else source.adapter_uri
     if model:
-        source = ModelSource(uri=_uri(model))
+        source = ModelSource(uri=uri_of(model))
     if scheme_of(source.uri) == JOB:
         message = f"the base model is the result of {source.uri}: download it, and name its directory with --model"
         raise InvalidRequest(message, param="model.uri")
@@ -173,7 +172,14 @@ def _run(path: Path, directory: Path, model: str | None, adapter: str | None) ->
     sys.stdout.write(f"{directory}\n")
 
 
-def _uri(path_or_uri: str) -> str:
+def check_empty(directory: Path) -> None:
+    """Raise InvalidRequest for a directory with files, in which a command would write."""
+    if directory.exists() and any(directory.iterdir()):
+        raise InvalidRequest(f"{directory} is not empty")
+
+
+def uri_of(path_or_uri: str) -> str:
+    """The URI of a model or an adapter that an option of a command names."""
     return path_or_uri if "://" in path_or_uri else Path(path_or_uri).resolve().as_uri()
 
 

@@ -68,7 +68,7 @@ def load_model(directory: Path, *, device: torch.device, adapter: Path | None = 
     settle_tying(model)
     dtype = model.dtype
     if adapter is not None:
-        from worker.checkpoints.adapters import merge_adapter  # slow to import, and needed by few jobs
+        from worker.checkpoints.adapters.merging import merge_adapter  # slow to import, and needed by few jobs
 
         model = merge_adapter(model, adapter)
     if set(weight_dtypes(model).values()) != {dtype}:  # transformers loads some weights of T5 in float32

@@ -33,7 +33,7 @@ from worker.checkpoints.encoders import is_encoder, outputs_of, pooler_argument,
 from worker.checkpoints.float32_pass import float32_pass
 from worker.checkpoints.fresh_process import last_line_of
 from worker.checkpoints.loading import LoadedModel
-from worker.checkpoints.per_layer import loader_class
+from worker.checkpoints.model_classes.per_layer import loader_class
 from worker.checkpoints.weights import AUTO_CLASSES, FROM_DISK_ALONE
 from worker.data.wordings import Tokens
 from worker.slimming.architectures import Architecture, architecture_of

@@ -18,7 +18,7 @@ from service.families.source_config import TEXT_PREFIXES, effective_config, plai
 from service.sources.model_files import ADAPTER_WEIGHTS, CONFIG
 from service.tensors import adapter_names
 from worker.checkpoints.encoders import pooler_argument
-from worker.checkpoints.per_layer import loader_class
+from worker.checkpoints.model_classes.per_layer import loader_class
 from worker.sources.validation import read_json, weight_files
 
 # Kind of a family -> the Auto class of transformers that loads it.

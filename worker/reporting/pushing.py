@@ -47,10 +47,11 @@ def check(context: JobContext) -> None:
 
 def push(context: JobContext, uri: str) -> Pushed:
     """Push the model. What fails is in the answer, because the files of the job are not affected."""
-    files = dict(_files(output_directory(context)))
+    files, commit = dict(_files(output_directory(context))), None
     try:
-        commit = _to_hub(uri, files) if scheme_of(uri) == HUB else None
-        if commit is None:
+        if scheme_of(uri) == HUB:
+            commit = _to_hub(uri, files)
+        else:
             _to_store(context, uri, files)
     except PushFailed as error:
         # without a traceback, which may hold the token
@@ -72,9 +73,13 @@ def _files(output: Path) -> Iterator[tuple[str, Path]]:
 # --- object stores -------------------------------------------------------------------------------------------------
 
 
+def _mark_of(job_id: str) -> bytes:
+    return json.dumps({"job_id": job_id}).encode()
+
+
 def _check_unused(store: Storage, job_id: str, uri: str) -> None:
     """Raise PushFailed for a prefix with files of anything but this job."""
-    if store.exists(MARK) and json.loads(store.get_bytes(MARK)).get("job_id") == job_id:
+    if store.exists(MARK) and store.get_bytes(MARK) == _mark_of(job_id):
         return
     if store.list(""):
         raise PushFailed(f"{uri} is not empty: name a prefix of its own for each job", param="output.uri")
@@ -86,7 +91,7 @@ def _to_store(context: JobContext, uri: str, files: dict[str, Path]) -> None:
     with _failing(uri):
         store = Storage(uri, retry_seconds=RETRY_SECONDS)
         _check_unused(store, context.job.id, uri)
-        store.put_bytes(json.dumps({"job_id": context.job.id}).encode(), MARK)
+        store.put_bytes(_mark_of(context.job.id), MARK)
         for name, path in files.items():
             store.put_file(path, name)
             done += path.stat().st_size

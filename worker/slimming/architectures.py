@@ -123,7 +123,7 @@ FUSED_QUERIES = replace(
     GROUPED_QUERIES, query="self_attn.qkv_proj", key="self_attn.qkv_proj", value="self_attn.qkv_proj", fused=True
 )
 # With biases only. Without them a Llama with any head count is written as the equal Mistral: see
-# worker/checkpoints/llama_as_mistral.py.
+# worker/checkpoints/model_classes/llama_as_mistral.py.
 LLAMA_QUERIES = replace(GROUPED_QUERIES, divides_where=("attention_bias", "mlp_bias"))
 GEMMA_QUERIES = replace(GROUPED_QUERIES, divides_where=("hidden_size",))
 

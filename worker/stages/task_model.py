@@ -21,7 +21,7 @@ from service.rows.checks import have_answers
 from service.rows.labels import check_classes, with_named_labels
 from service.rows.row import Row
 from worker.checkpoints.loading import LoadedModel, count_parameters, load_model
-from worker.checkpoints.per_layer import has_per_layer_class
+from worker.checkpoints.model_classes.per_layer import has_per_layer_class
 from worker.checkpoints.verification import Probe
 from worker.data import batching, encoding, wordings
 from worker.data.examples import Example

@@ -8,14 +8,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import httpx
+
 from taskslim_client import files
 from taskslim_client.errors import JobFailed, WaitedTooLong
 from taskslim_client.job import Job, Plan, job_of, plan_of
 from taskslim_client.progress import ProgressLines
-from taskslim_client.transport import PAUSE_SECONDS, Transport
+from taskslim_client.transport import PAUSE_SECONDS, REQUEST_SECONDS, Transport
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 POLL_SECONDS = 20  # for which the server holds back the answer about a job that has not ended
+UPLOAD_SECONDS = 600.0  # until the server has read a data set
+MAX_NAME = 256  # characters of the name of a data set
 MEDIA_TYPES = {
     ".jsonl": "application/jsonl",
     ".csv": "text/csv",
@@ -27,7 +31,7 @@ Fields = Mapping[str, Any]
 
 
 class Client:
-    """A client of the server at `url`. Every method raises a TaskslimError.
+    """A client of the server at `url`. Every method raises a TaskslimError for what the server or a job does.
 
     Without arguments it takes `SLIM_URL` and `SLIM_API_KEY` of the environment. A request that is safe to repeat is
     repeated for `patience` seconds while the server is away.
@@ -95,16 +99,16 @@ class Client:
     def upload(self, path: str | os.PathLike[str]) -> str:
         """Upload a JSON Lines, CSV or Parquet file of rows as a data set. Returns its `dataset://` URI.
 
-        Raises ValueError for a file with another ending.
+        Raises ValueError for a file with another ending, OSError for one that cannot be read.
         """
         file = Path(path)
         if file.suffix not in MEDIA_TYPES:
             raise ValueError(f"{file} is none of {', '.join(MEDIA_TYPES)}: convert it first")
         headers = {"Content-Type": MEDIA_TYPES[file.suffix]}
-        params, content = {"name": file.name[-256:]}, file.read_bytes()
-        answer = self._transport.json(
-            "POST", "/datasets", params=params, headers=headers, content=content, repeat=False
-        )
+        timeout = httpx.Timeout(REQUEST_SECONDS, read=UPLOAD_SECONDS)
+        options = {"params": {"name": file.name[-MAX_NAME:]}, "headers": headers, "timeout": timeout}
+        with file.open("rb") as content:  # which is sent piece by piece, so that no attempt repeats it
+            answer = self._transport.json("POST", "/datasets", content=content, repeat=False, **options)
         return str(answer["uri"])
 
     def _source(self, rows: Rows) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The errors of the client, in one tree.
 
 TaskslimError
-├── NoAnswer        the server cannot be reached, or is unavailable for longer than the client's patience
+├── NoAnswer        the server cannot be reached for longer than the client's patience
 ├── Refused         the server answered with a problem document; `code` is stable
 ├── InvalidAnswer   the answer is not one of this API, such as the page of a proxy
 ├── JobFailed       the job failed or was cancelled; `code` is that of its error
@@ -25,7 +25,7 @@ class NoAnswer(TaskslimError):
 
 
 class Refused(TaskslimError):
-    """An error answer of the server (RFC 9457). Nothing has changed on the server.
+    """An error answer of the server (RFC 9457). With a `status` below 500 nothing has changed on the server.
 
     `fields` has what is wrong with each field of the request, by its dotted path.
     """

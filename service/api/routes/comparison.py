@@ -9,11 +9,11 @@ from service.api.openapi.examples import EXAMPLE_JOB_ID
 from service.api.problems import problem_responses
 from service.contract.comparison import Comparison
 from service.contract.errors import Conflict, InvalidRequest
+from service.contract.ids import ULID_PATTERN
 from service.contract.job import JobStatus
 from service.storage import comparison
 
 MAX_JOBS = 20
-ID = "[0-7][0-9A-HJKMNP-TV-Z]{25}"
 
 router = APIRouter(tags=["jobs"])
 
@@ -31,7 +31,7 @@ def compare_jobs(
     jobs: Annotated[
         str,
         Query(
-            pattern=f"^{ID}(,{ID})*$",
+            pattern=f"^{ULID_PATTERN}(,{ULID_PATTERN})*$",
             description=f"ids of at most {MAX_JOBS} jobs that have succeeded",
             examples=[EXAMPLE_JOB_ID],
         ),

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from service.contract.errors import InvalidRequest
+from service.contract.options import Format
 from service.contract.report import Report
 from service.families.per_layer import has_own_widths
-from service.storage.artifact_names import MODEL
+from service.storage.artifact_names import MODEL, export_name
 
-GGUF, MLX = f"{MODEL}-gguf", f"{MODEL}-mlx"  # directories of the model in the formats of these runtimes
+GGUF, MLX = export_name(Format.gguf), export_name(Format.mlx)  # directories of the files of these formats
 PREFERRED_GGUF = "q8_0"  # of several files
 
 

@@ -8,7 +8,7 @@ import psutil
 import pytest
 from redis import Redis
 
-from service.cli import keys
+from service.cli.commands import keys
 from service.contract.ids import DEFAULT_TENANT
 from service.infrastructure.redis_client import connect
 from service.jobs.store import JobStore

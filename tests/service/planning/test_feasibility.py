@@ -19,7 +19,7 @@ from tests.support import checkpoints
 from tests.support.hub_cache import cache_hub_model
 from tests.support.planning import request_for
 from tests.support.requests import plain_request
-from worker.checkpoints.per_layer import to_loadable_class
+from worker.checkpoints.model_classes.per_layer import to_loadable_class
 from worker.slimming import surgery
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.units import Site

@@ -35,8 +35,8 @@ from tests.support.progress import IgnoredProgress
 from tests.support.quick_verification import verifying_here
 from tests.support.tiny_models import TINY, tiny_family
 from worker import pipeline
-from worker.checkpoints.llama_as_mistral import to_stock_class
 from worker.checkpoints.loading import count_parameters
+from worker.checkpoints.model_classes.llama_as_mistral import to_stock_class
 from worker.slimming import selection, surgery
 from worker.slimming.allocation import share_removed
 from worker.slimming.architectures import ARCHITECTURES

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from service.exports.onnx import DECODERS, ENCODER_DECODERS, ENCODERS
 from tests.support.tiny_models import SLIDING, causal, encoder
-from tests.worker.checkpoints.test_per_layer import unequal
+from tests.worker.checkpoints.model_classes.test_per_layer import unequal
 from worker.checkpoints.encoders import outputs_of
 from worker.exports.onnx.graphs import PAST, decoder_graph, encoder_decoder_graphs, encoder_graph, key_value_heads
 

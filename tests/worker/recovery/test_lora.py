@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tests.support.tiny_models import TINY, inputs_of, logits
-from tests.worker.checkpoints.test_per_layer import unequal
+from tests.worker.checkpoints.model_classes.test_per_layer import unequal
 from worker.checkpoints.dtypes import cast_weights
 from worker.recovery.lora import Lora, attached, target_modules
 

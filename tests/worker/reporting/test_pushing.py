@@ -14,26 +14,12 @@ from service.contract.result import Pushed
 from service.storage.object_store import Storage
 from tests.support.hub_server import COMMIT, TOKEN, Hub, hub_server
 from tests.support.pipeline_jobs import Deployment, Recorder
-from tests.support.s3_server import credentials, s3_server
 from worker.reporting.pushing import MARK, _check_unused
 
 
 @pytest.fixture
-def deployment(tmp_path: Path) -> Deployment:
-    return Deployment(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as endpoint:
-        yield endpoint
-
-
-@pytest.fixture
-def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The credentials of the server in the environment, and a bucket."""
-    for name, value in credentials(endpoint).items():
-        monkeypatch.setenv(name, value)
+def bucket(s3: str) -> None:
+    """The bucket of the tests, in the S3 server."""
     Storage("s3://slim").check()
 
 
@@ -61,7 +47,7 @@ def stored_model(deployment: Deployment, directory: Path) -> dict[str, bytes]:
     return {name.removeprefix("model/"): (directory / name).read_bytes() for name in names}
 
 
-@pytest.mark.usefixtures("s3")
+@pytest.mark.usefixtures("bucket")
 def test_model_and_card_are_pushed_to_a_prefix(deployment: Deployment, tmp_path: Path) -> None:
     uri = "s3://slim/reviews/1"
     pushed = run(deployment, uri)
@@ -76,7 +62,7 @@ def test_model_and_card_are_pushed_to_a_prefix(deployment: Deployment, tmp_path:
     assert report.result.pushed == pushed
 
 
-@pytest.mark.usefixtures("s3")
+@pytest.mark.usefixtures("bucket")
 def test_prefix_of_something_else_is_refused_before_any_work(deployment: Deployment) -> None:
     store = Storage("s3://slim/taken")
     store.put_bytes(b"precious", "model.safetensors")
@@ -98,7 +84,7 @@ def test_prefix_is_used_by_one_job_and_its_further_attempts(tmp_path: Path) -> N
         _check_unused(store, "two", "s3://slim/one")
 
 
-@pytest.mark.usefixtures("s3")
+@pytest.mark.usefixtures("bucket")
 def test_wrong_credentials_end_the_job_before_any_work(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     recorder = Recorder()

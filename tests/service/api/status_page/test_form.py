@@ -10,8 +10,8 @@ from redis import Redis
 from typer.testing import CliRunner
 
 from service.api.openapi.response_examples import REPORT
-from service.cli import slim
 from service.cli.__main__ import app
+from service.cli.commands import slim
 from service.contract.fields import groups
 from service.contract.ids import DEFAULT_TENANT
 from service.contract.job import Stage

@@ -23,7 +23,7 @@ from service.sources.model_directory import ModelDirectory
 from tests.support import checkpoints
 from tests.support.checkpoints import change_json
 from tests.support.tiny_models import TINY, VOCABULARY, WITH_TOKEN_HEAD, causal, logits, tiny_family
-from worker.checkpoints import adapters
+from worker.checkpoints.adapters import merging as adapters
 from worker.checkpoints.loading import load_model
 from worker.checkpoints.saving import save_model
 

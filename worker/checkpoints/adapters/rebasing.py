@@ -3,7 +3,7 @@
 The adapter adds B A to the weight W of a module. A cut keeps rows and columns of W; the same rows of B and columns of A
 give the same sum. So the slim model with the cut adapter is, without a repair, the dense model with its adapter, cut.
 
-`python -m worker.checkpoints.rebased_adapters ADAPTER KEPT OUT [--model URI]`, which `taskslim rebase-adapter` starts,
+`python -m worker.checkpoints.adapters.rebasing ADAPTER KEPT OUT [--model URI]`, which `taskslim rebase-adapter` starts,
 writes the adapter. Of the base model only config.json is read.
 """
 
@@ -24,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
 from service.contract.errors import InvalidModel, InvalidRequest, TaskslimError
-from service.contract.options import Merge
+from service.contract.options import Merge, Repair
 from service.contract.task import ModelSource
 from service.families.per_layer import is_per_layer
 from service.families.source_config import effective_config
@@ -35,7 +35,7 @@ from service.sources.job_checkpoints import JOB
 from service.sources.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, GGUF
 from service.sources.readers import read_bytes, scheme_of
 from service.tensors.adapter_names import PREFIX, module_and_part
-from worker.checkpoints.kept_indices import Origin, read_kept
+from worker.checkpoints.kept_indices import Origin, check_empty, read_kept, uri_of
 from worker.checkpoints.weights import AUTO_CLASSES, FROM_DISK_ALONE, invalid_model, own_config
 from worker.data.provenance import digest_directory
 from worker.slimming.architectures import Architecture, architecture_of
@@ -201,29 +201,24 @@ def main() -> None:
 
 
 def _run(adapter: Path, path: Path, directory: Path, model: str | None) -> None:
-    if directory.exists() and any(directory.iterdir()):
-        raise InvalidRequest(f"{directory} is not empty")
+    check_empty(directory)
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (adapter / name).exists():
             raise InvalidModel(f"{adapter} has no {name}: give the directory of a LoRA adapter")
     kept, origin = read_kept(path)
     _check_origin(origin, adapter)
-    source = origin.model if model is None else ModelSource(uri=model if "://" in model else _uri(model))
+    source = origin.model if model is None else ModelSource(uri=uri_of(model))
     try:
         rebase(adapter, kept, dense_skeleton(source), directory)
     except TaskslimError:
         shutil.rmtree(directory, ignore_errors=True)
         raise
-    if origin.repair != "none" or origin.recovery is not None:
+    if origin.repair is not Repair.none or origin.recovery is not None:
         sys.stderr.write(
             "the job has changed weights (repair or recovery), so that the slim model with this adapter is not the cut "
             "of the dense model with it: evaluate it\n"
         )
     sys.stdout.write(f"{directory}\n")
-
-
-def _uri(path: str) -> str:
-    return Path(path).resolve().as_uri()
 
 
 if __name__ == "__main__":

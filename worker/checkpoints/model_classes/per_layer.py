@@ -1,6 +1,6 @@
 """The layout "per_layer": converts a cut model to a class whose layers have different widths, and checks such models.
 
-The source of that class, `worker.checkpoints.modeling_taskslim`, is also copied into the checkpoint.
+The source of that class, `worker.checkpoints.model_classes.modeling_taskslim`, is also copied into the checkpoint.
 """
 
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 from service.contract.options import Unit
 from service.families.per_layer import AUTO_BASE, MODULE, is_per_layer
 from service.families.table import FAMILIES
-from worker.checkpoints import modeling_taskslim
-from worker.checkpoints.llama_as_mistral import to_stock_class
+from worker.checkpoints.model_classes import modeling_taskslim
+from worker.checkpoints.model_classes.llama_as_mistral import to_stock_class
 from worker.checkpoints.tying import take_tensors
 from worker.slimming.architectures import Architecture
 from worker.slimming.config_sizes import agreed_sizes, configs_of, field_values, set_sizes, without_part

@@ -15,11 +15,11 @@ from torch import nn
 from service.contract.errors import InvalidModel, InvalidRequest
 from tests.support.pipeline_jobs import Deployment
 from tests.support.tiny_models import TINY
-from worker.checkpoints import rebased_adapters
+from worker.checkpoints.adapters import rebasing
+from worker.checkpoints.adapters.rebasing import dense_skeleton, rebase
 from worker.checkpoints.cutting import make_slim
 from worker.checkpoints.kept_indices import read_kept
 from worker.checkpoints.loading import load_model
-from worker.checkpoints.rebased_adapters import dense_skeleton, rebase
 
 EXACT: dict[str, Any] = {"repair": "none", "scope": "global"}
 # Family -> the modules of its adapter, and the cut.
@@ -151,4 +151,4 @@ def test_merged_adapter_and_foreign_base_models_are_refused(deployment: Deployme
     model = {"uri": deployment.request().model.uri, "adapter_uri": adapter.as_uri()}
     files = files_of_job(deployment, "llama", model=model, method={"repair": "none"})
     with pytest.raises(InvalidRequest, match="merged this adapter already"):
-        rebased_adapters._run(adapter, files / "kept.safetensors", tmp_path / "cut", None)
+        rebasing._run(adapter, files / "kept.safetensors", tmp_path / "cut", None)

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from service.cli.client import Api, ApiFailed
 from service.cli.downloads import download_files
+from service.cli.options.server import DEFAULT_URL, Url, server_at
 from service.cli.options.slim import (
     Directory,
     EvaluationFile,
@@ -28,7 +29,6 @@ from service.cli.options.slim import (
     Watch,
 )
 from service.cli.row_files import NamedRows, check_columns, place_of, row_uploads
-from service.cli.server_option import DEFAULT_URL, Url, server_at
 from service.cli.short_request import TARGET, Answer, model_of, target_of, wording_of, wrong
 from service.cli.terminal import follow, plan_line, print_json, result_of, result_table
 from service.contract.errors import NotPlannable, StorageUnavailable

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from service.cli.downloads import download_files
+from service.cli.options.server import DEFAULT_URL, Url, server_at
 from service.cli.row_files import place_of, row_uploads, task_in, with_rows
-from service.cli.server_option import DEFAULT_URL, Url, server_at
 from service.cli.terminal import comparison_table, follow, print_json, print_whole, result_of, result_table
 from service.contract.errors import InvalidRequest
 from service.contract.job import JobStatus
@@ -153,7 +153,7 @@ def rebase_adapter(
     with tempfile.TemporaryDirectory() as scratch:
         kept = local or _download_kept(url, job, Path(scratch))
         given = [] if model is None else ["--model", model]
-        command = ["-m", "worker.checkpoints.rebased_adapters", str(adapter), str(kept), str(directory), *given]
+        command = ["-m", "worker.checkpoints.adapters.rebasing", str(adapter), str(kept), str(directory), *given]
         code = subprocess.run([sys.executable, *command], check=False).returncode
     raise typer.Exit(code)
 

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from service.cli.client import Api
 from service.cli.downloads import download_files
-from service.cli.server_option import DEFAULT_URL, Url, server_at
+from service.cli.options.server import DEFAULT_URL, Url, server_at
 from service.cli.serving.questions import Question, question
 from service.cli.serving.servers import SERVERS, command, served_model, serving_runtimes
 from service.contract.errors import InvalidRequest

@@ -22,9 +22,14 @@ from service.families.per_layer import AUTO_BASE, CLASS_PREFIX, MODELLING_FILE, 
 from service.families.table import FAMILIES, family_of
 from tests.support import checkpoints
 from tests.support.tiny_models import TINY, inputs_of, logits, tiny_family
-from worker.checkpoints import modeling_taskslim
 from worker.checkpoints.loading import load_model
-from worker.checkpoints.per_layer import has_per_layer_class, layer_widths, per_layer_class, to_loadable_class
+from worker.checkpoints.model_classes import modeling_taskslim
+from worker.checkpoints.model_classes.per_layer import (
+    has_per_layer_class,
+    layer_widths,
+    per_layer_class,
+    to_loadable_class,
+)
 from worker.checkpoints.verification import compare, take_probe
 from worker.checkpoints.weights import AUTO_CLASSES
 from worker.slimming.architectures import ARCHITECTURES

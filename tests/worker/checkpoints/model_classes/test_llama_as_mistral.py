@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from tests.support.tiny_models import TINY, causal, decoder_classifier
-from worker.checkpoints.llama_as_mistral import to_stock_class
+from worker.checkpoints.model_classes.llama_as_mistral import to_stock_class
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.surgery import cut
 from worker.slimming.units import Site

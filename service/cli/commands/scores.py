@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from service.cli.server_option import DEFAULT_URL, Url, server_at
+from service.cli.options.server import DEFAULT_URL, Url, server_at
 
 Digest = Annotated[str, typer.Argument(metavar="DIGEST", help="The digest of a score set, which `list` shows.")]
 
