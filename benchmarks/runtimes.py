@@ -1,6 +1,6 @@
 """Slim models in the runtimes that serve them: are the logits those of the masked dense model, and how fast is it?
 
-    .venv/bin/python benchmarks/runtimes.py [--quick] [--only TEXT]
+    .venv/bin/python benchmarks/runtimes.py [--quick] [--only WAY ...]
 
 Small random models of each family, in both layouts, in every way that the plan of a job promises. Each runtime has an
 environment of its own, which the first run installs (vLLM takes 3.3 GB); a runtime that cannot be installed is listed
@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 from transformers.utils import logging
 
 from benchmarks.runtimes_bench.measure import measure
-from benchmarks.runtimes_bench.pairs import cases, promised_pairs
+from benchmarks.runtimes_bench.pairs import WAYS, cases, promised_pairs
 from benchmarks.runtimes_bench.slim_models import write_case
 from benchmarks.runtimes_bench.table import demo_summary, summary, table
 
@@ -30,14 +30,16 @@ from benchmarks.runtimes_bench.table import demo_summary, summary, table
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="only the families that more than one runtime loads")
-    parser.add_argument("--only", default="", help="only ways whose name contains this")
+    parser.add_argument(
+        "--only", nargs="+", choices=WAYS, default=[*WAYS], metavar="WAY", help=f"only these: {', '.join(WAYS)}"
+    )
     arguments = parser.parse_args()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     with tempfile.TemporaryDirectory(prefix="runtimes-") as directory:
         scratch = Path(directory)
         written = {case: write_case(case, scratch) for case in cases(quick=arguments.quick)}
-        pairs = [pair for pair in promised_pairs(written, quick=arguments.quick) if arguments.only in pair.way]
+        pairs = [pair for pair in promised_pairs(written, quick=arguments.quick) if pair.way in arguments.only]
         measured = list(measure(pairs, written, scratch))
     print(table(measured))
     print(json.dumps(summary(measured) | demo_summary(ROOT / "benchmarks" / "demo.json")))

@@ -17,7 +17,7 @@ from service.contract.fields import groups
 from service.contract.method import OBJECTIVES
 from service.contract.options import METRICS, TaskKind
 from service.contract.request import JobRequest
-from service.families.per_layer_limits import IN_BACK_END, IN_PLUGIN
+from service.families.runtimes.per_layer_limits import IN_BACK_END, IN_PLUGIN
 from service.families.source_config import TEXT_PARTS
 from service.families.table import FAMILIES
 from service.quantisation.methods import METHODS

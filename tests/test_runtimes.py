@@ -17,7 +17,7 @@ from benchmarks.runtimes_bench.pairs import PLUGIN, WAYS, cases, promised_pairs
 from benchmarks.runtimes_bench.slim_models import Case, write_case
 from benchmarks.runtimes_bench.table import summary, table
 from service.contract.options import Layout, Unit
-from service.families.per_layer_limits import IN_BACK_END, IN_PLUGIN
+from service.families.runtimes.per_layer_limits import IN_BACK_END, IN_PLUGIN
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 

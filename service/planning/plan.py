@@ -14,8 +14,8 @@ from service.contract.request import JobRequest
 from service.exports.model import exported_model, with_biases
 from service.exports.runtimes import with_exports
 from service.families.family import CLASSIFIERS
-from service.families.runtime_limits import SlimSizes
-from service.families.runtimes import runtimes_after, runtimes_of_unequal_widths
+from service.families.runtimes.sizes import SlimSizes
+from service.families.runtimes.table import runtimes_after, runtimes_of_unequal_widths
 from service.planning.admission import check_request
 from service.planning.feasibility import check_options, with_tying
 from service.planning.removal import count_parameters

@@ -27,11 +27,14 @@ CYLLAMA = ("cyllama==0.2.18",)
 MLX = ("mlx-cpu==0.32.4", "mlx==0.32.4", "mlx-lm==0.32.2")
 
 
-def with_packages(monkeypatch: pytest.MonkeyPatch, *requirements: str) -> None:
-    """Make packages known to this process and to those that it starts. Skips where they cannot be installed."""
-    packages = str(installed(*requirements))
-    monkeypatch.setattr(sys, "path", [*sys.path, packages])
-    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}:{packages}")
+def with_packages(monkeypatch: pytest.MonkeyPatch, *groups: Sequence[str]) -> None:
+    """Make groups of packages known to this process and to those that it starts.
+
+    Skips where they cannot be installed.
+    """
+    directories = [str(installed(*requirements)) for requirements in groups]
+    monkeypatch.setattr(sys, "path", [*sys.path, *directories])
+    monkeypatch.setenv("PYTHONPATH", ":".join([str(Path(__file__).parents[2]), *directories]))
 
 
 def slim_source(

@@ -4,7 +4,7 @@ import pytest
 
 from service.contract.options import Unit
 from service.families.family import DERIVED_SIZE, TIED_DIMENSIONS, ModelFamily
-from service.families.runtimes import RUNTIMES, runtimes_after
+from service.families.runtimes.table import RUNTIMES, runtimes_after
 from service.families.table import FAMILIES
 from tests.support.planning import sizes
 

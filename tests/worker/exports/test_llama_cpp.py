@@ -77,7 +77,7 @@ FILES: dict[str, tuple[Any, list[str], Layout, list[int], str]] = {
 
 @pytest.fixture(autouse=True)
 def with_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with_packages(monkeypatch, *CYLLAMA)
+    with_packages(monkeypatch, CYLLAMA)
     with verifying_here():
         yield
 

@@ -41,7 +41,7 @@ for line in sys.stdin.read().splitlines():
 
 @pytest.fixture(autouse=True)
 def with_mlx_lm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with_packages(monkeypatch, *MLX)
+    with_packages(monkeypatch, MLX)
     with verifying_here():
         yield
 

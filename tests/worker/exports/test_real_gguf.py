@@ -27,7 +27,7 @@ ROWS = {"calibration": 24, "evaluation": 12}
 
 @pytest.fixture(autouse=True)
 def with_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_packages(monkeypatch, *CYLLAMA)
+    with_packages(monkeypatch, CYLLAMA)
 
 
 def test_a_slim_smollm2_answers_in_llama_cpp(tmp_path: Path, request: pytest.FixtureRequest) -> None:

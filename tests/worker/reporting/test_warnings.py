@@ -7,7 +7,7 @@ import pytest
 from service.contract.options import Unit
 from service.contract.report import Confusion, Dequantised, ReadTokens, Report
 from service.contract.result import DenseSlim, Metrics, RecoveredMetrics, Result, Widths
-from service.families.runtimes import runtimes_of_unequal_widths
+from service.families.runtimes.table import runtimes_of_unequal_widths
 from service.families.table import FAMILIES
 from tests.support.contract_examples import recovery, result
 from tests.support.requests import plain_request

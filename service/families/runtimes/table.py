@@ -2,7 +2,7 @@
 
 With equal widths a checkpoint needs a stock architecture alone, so that a runtime loads it if it loads the dense model
 and reads the sizes that were changed. Each job verifies this for transformers; for the other runtimes it follows from
-their lists of architectures and from `runtime_limits`.
+their lists of architectures and from `limits`.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from service.contract.options import Unit
 from service.contract.report import Runtime
 from service.families.family import ModelFamily
-from service.families.per_layer_limits import IN_PLUGIN, one_width, per_layer_limit
-from service.families.runtime_limits import SlimSizes, caveat_of, limit_of, untested_head
+from service.families.runtimes.limits import caveat_of, limit_of, untested_head
+from service.families.runtimes.per_layer_limits import IN_PLUGIN, one_width, per_layer_limit
+from service.families.runtimes.sizes import SlimSizes
 from service.families.table import FAMILIES
 
 DEVICES = (1, 2, 4, 8)

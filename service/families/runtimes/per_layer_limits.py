@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from service.contract.options import Unit
 from service.families.family import ModelFamily
-from service.families.runtime_limits import untested_head
+from service.families.runtimes.limits import untested_head
 
 UNIFORM = 'ask for `output.layout: "uniform"`'
 # The families of which plugins/vllm has a class on the classes of vLLM.

@@ -3,17 +3,12 @@
 Each limit is a function of the sizes of a slim model. It gives the reason, with a way out where there is one, or None.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
 
-from service.contract.options import Unit
 from service.families.family import Kind
+from service.families.runtimes.layer_patterns import LAYERS_OF_27B, PATTERNS, every_nth
+from service.families.runtimes.sizes import SlimSizes
 
-# Family -> its last layer of this many sees the whole text, the others a sliding window.
-PATTERNS = {"gemma2": 2, "gemma3_text": 6, "olmo3": 4}
-# Family -> the number of layers with which llama.cpp takes a model to be the one with 27 billion parameters.
-LAYERS_OF_27B = {"gemma2": 46, "gemma3_text": 62}
 DEFAULT_WINDOW = 4096  # of `sliding_window` of a Gemma 2
 DEFAULT_SCALAR = 256  # of `query_pre_attn_scalar`, for both families
 MLX_ROPE_TYPES = ("default", "linear", "llama3")
@@ -28,56 +23,7 @@ UNTESTED_HEADS: dict[Kind, str] = {
 }
 UNKNOWN_LAYERS = "which layers stay is not known yet: the report of the job says whether they fit"
 
-
-@dataclass(frozen=True)
-class SlimSizes:
-    """The sizes of a slim model with one width for all layers of a stack; heads and layers are those of the decoder."""
-
-    family: str
-    units: Sequence[Unit]  # that were removed
-    widths: Sequence[int]  # feed-forward neurons of each stack
-    heads: int
-    head_size: int
-    layers: int
-    hidden_size: int
-    config: Mapping[str, Any]  # of the slim model, or of the dense one before there is a slim one
-    heads_known: bool = True  # whether it is known how many heads stay; if not, `heads` are those of the dense model
-    layers_known: bool = True  # whether it is known which layers stay
-    kind: Kind | None = None  # of the model's head, where that is not the family's own
-
-    @property
-    def heads_fill_hidden_size(self) -> bool:
-        """Whether the size of a head is the hidden size divided by the heads."""
-        return self.heads_known and self.heads * self.head_size == self.hidden_size
-
-    @property
-    def keeps_pattern(self) -> bool:
-        """Whether each layer has the type that its number gives it in the family."""
-        return self.layers_known and follows_pattern(self.family, self.config)
-
-
 Limit = Callable[[SlimSizes], str | None]
-
-
-def follows_pattern(family: str, config: Mapping[str, Any]) -> bool:
-    """Whether each layer of a config has the type that its number gives it in the family."""
-    every, types = PATTERNS[family], config.get("layer_types")
-    if types is None:
-        return bool(config.get("sliding_window_pattern", every) == every)
-    return list(types) == [_type(number, every) for number in range(len(types))]
-
-
-def every_nth(layer_types: Sequence[str]) -> int | None:
-    """The n for which the layers whose number from 0 is divisible by n see the whole text; None if there is none."""
-    numbers = range(len(layer_types))
-    for every in range(1, len(layer_types) + 1):
-        if list(layer_types) == ["sliding_attention" if number % every else "full_attention" for number in numbers]:
-            return every
-    return None
-
-
-def _type(number: int, every: int) -> str:
-    return "sliding_attention" if (number + 1) % every else "full_attention"
 
 
 def derived_head_size(way_out: str) -> Limit:

@@ -1,0 +1,1 @@
+"""Which runtimes load a slim checkpoint, and at which sizes."""
