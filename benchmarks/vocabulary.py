@@ -15,7 +15,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,38 +61,49 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["smollm2", "t5"], choices=["smollm2", "t5"])
     options = parser.parse_args()
     calibration, test = (64, 64) if options.quick else options.rows
-    figures: dict[str, Any] = {"rows": {"calibration": calibration, "test": test}}
+    figures: dict[str, Any] = {}
     for name in options.models:
         source = SOURCES[name](options.shared.resolve(), Settings().state)
-        figures[name] = measured(source, options.shared.resolve() / "data" / TASK, calibration, test, SHARES[name])
-    if not options.quick:
-        RESULT.write_text(json.dumps(figures, indent=2) + "\n")
+        cases: dict[str, Any] = {}
+        figures[name] = {"calibration_rows": calibration, "test_rows": test, "cases": cases}
+        for case, found in measured(source, options.shared.resolve() / "data" / TASK, calibration, test, SHARES[name]):
+            cases[case] = found
+            if not options.quick:
+                keep(figures)
     print(json.dumps(figures))
 
 
-def measured(source: Source, data: Path, calibration: int, test: int, shares: Sequence[float]) -> dict[str, Any]:
-    """The figures of every case for one model."""
+def keep(figures: dict[str, Any]) -> None:
+    """Write the figures to RESULT, where those of other models stay."""
+    RESULT.write_text(json.dumps(json.loads(RESULT.read_bytes()) | figures, indent=2) + "\n")
+
+
+def measured(
+    source: Source, data: Path, calibration: int, test: int, shares: Sequence[float]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, figures) of every case for one model."""
     task = (source.tasks[TASK] if source.tasks else {"preset": TASK}) | {
         "calibration": {"uri": (data / "train.jsonl").as_uri(), "limit": calibration},
         "evaluation": {"uri": (data / "test.jsonl").as_uri(), "limit": test},
     }
     base = {"model": {"uri": source.directory.as_uri(), "adapter_uri": source.adapter and source.adapter.as_uri()}}
-    found: dict[str, Any] = {}
-    with_texts = {"texts": {"uri": (data / "train.jsonl").as_uri()}}
+    alone = base | {"method": {"units": ["vocabulary"]}}
     with tempfile.TemporaryDirectory(prefix="covered-") as covered:
-        alone = base | {"method": {"units": ["vocabulary"]}}
         rows = Path(covered) / "rows.jsonl"
-        found["vocabulary"] = case_of(alone | {"task": task}, partial(write_covered, source, data / "test.jsonl", rows))
         own_rows = task | {"evaluation": {"uri": rows.as_uri()}}
-        found["vocabulary, covered test rows"] = case_of(alone | {"task": own_rows})
-        found["vocabulary, all training texts"] = case_of(alone | {"task": task | with_texts})
-    dense = found["vocabulary"]["parameters_dense"]
+        own_texts = alone | {"target": {"ratio": highest_ratio(alone | {"task": task})}}
+        found = case_of(own_texts | {"task": task}, partial(write_covered, source, data / "test.jsonl", rows))
+        yield "vocabulary", found
+        yield "vocabulary, covered test rows", case_of(own_texts | {"task": own_rows})
+    with_texts = alone | {"task": task | {"texts": {"uri": (data / "train.jsonl").as_uri()}}}
+    ratio = highest_ratio(with_texts)
+    yield "vocabulary, all training texts", case_of(with_texts | {"target": {"ratio": ratio}})
     for share in shares:
         for more in ([], ["vocabulary"]):
             method = GLOBAL["method"] | {"units": OTHERS + more}
-            fields = GLOBAL | {"task": task, "method": method, "target": {"parameters": round(dense * (1 - share))}}
-            found[f"{share:.0%}, {' and '.join(OTHERS + more)}"] = case_of(base | fields)
-    return found
+            target = {"parameters": round(found["parameters_dense"] * (1 - share))}
+            fields = base | GLOBAL | {"task": task, "method": method, "target": target}
+            yield f"{share:.0%}, {' and '.join(OTHERS + more)}", case_of(fields)
 
 
 def write_covered(source: Source, test: Path, rows: Path, model: Path) -> None:
@@ -105,11 +116,10 @@ def write_covered(source: Source, test: Path, rows: Path, model: Path) -> None:
 
 
 def case_of(fields: dict[str, Any], use: Callable[[Path], None] = lambda model: None) -> dict[str, Any]:
-    """The figures of one job; without a target, of the largest removal that is possible. `use` gets its model."""
-    target = fields.get("target") or {"ratio": highest_ratio(fields)}
+    """The figures of one job. `use` gets its model."""
     with tempfile.TemporaryDirectory(prefix="vocabulary-") as scratch:
         start = time.monotonic()
-        report = run(JobRequest.model_validate(fields | {"target": target}), Path(scratch))
+        report = run(JobRequest.model_validate(fields), Path(scratch))
         found = figures_of(report) | {"seconds": round(time.monotonic() - start)}
         use(Path(scratch) / "output" / MODEL)
     print(json.dumps(found), file=sys.stderr, flush=True)
@@ -118,9 +128,11 @@ def case_of(fields: dict[str, Any], use: Callable[[Path], None] = lambda model: 
 
 def highest_ratio(fields: dict[str, Any]) -> float:
     """The share of the vocabulary that no text needs, which the refusal of a higher ratio names."""
+    evaluation = fields["task"]["evaluation"] | {"limit": 2}  # no test row decides it
+    fields = fields | {"task": fields["task"] | {"evaluation": evaluation}, "target": {"ratio": MAX_RATIO}}
     with tempfile.TemporaryDirectory(prefix="vocabulary-") as scratch:
         try:
-            run(JobRequest.model_validate(fields | {"target": {"ratio": MAX_RATIO}}), Path(scratch))
+            run(JobRequest.model_validate(fields), Path(scratch))
         except TargetUnreachable as error:
             found = re.search(r"a ratio of (0\.\d+):", error.message)
             if found is None:

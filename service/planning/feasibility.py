@@ -3,6 +3,7 @@
 import json
 import time
 from concurrent.futures import Future
+from dataclasses import replace
 from threading import Thread
 from typing import Any
 
@@ -21,7 +22,7 @@ from service.planning.targets import check_target
 from service.planning.tensor_checks import check_head_count, check_tensors
 from service.planning.tokenizer_checks import check_tokenizer
 from service.sources.checkpoint import Checkpoint, read_checkpoint
-from service.sources.dimensions import head_counts, head_size, num_layers
+from service.sources.dimensions import head_counts, head_size, num_layers, vocabulary_rows
 from service.sources.hub import NotShown
 from service.sources.model_directory import ModelDirectory
 
@@ -42,6 +43,21 @@ def check_feasible(request: JobRequest, checkpoint: Checkpoint) -> None:
     """
     check_options(request, checkpoint)
     check_target(request, checkpoint)
+
+
+def read_checked(request: JobRequest, model: ModelDirectory) -> Checkpoint:
+    """The checkpoint of a model with safetensors files, once its tokenizer and its sentence encoder are checked.
+
+    Where tokens are removed, it has the rows that stay whatever the texts are, unless the tokenizer is large or on a
+    hub. Raises as `check_tokenizer`, `check_sentence_encoder` and `read_checkpoint`.
+    """
+    tokenizer = check_tokenizer(request, model)
+    model.check_sentence_encoder()
+    checkpoint = read_checkpoint(model)
+    if tokenizer is None or Unit.vocabulary not in request.method.units:
+        return checkpoint
+    rows = vocabulary_rows(checkpoint)
+    return replace(checkpoint, least_rows=sum(number < rows for number in tokenizer.always()))
 
 
 def check_options(request: JobRequest, checkpoint: Checkpoint) -> None:
@@ -148,9 +164,7 @@ def _check(request: JobRequest, model: ModelDirectory) -> bool:
     """Raise as `check_feasible`; false for a model that only a worker can read."""
     if not model.can_be_planned:
         return False
-    check_tokenizer(request, model)
-    model.check_sentence_encoder()
-    check_feasible(request, read_checkpoint(model))
+    check_feasible(request, read_checked(request, model))
     return True
 
 

@@ -4,16 +4,18 @@ Units are removed in steps: whole layers, whole key-value groups, multiples of `
 removal, and a single head leaves nothing to remove. Such a request is refused with what would be possible.
 """
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from service.contract.errors import TargetUnreachable
-from service.contract.options import Layout, Unit
+from service.contract.options import Layout, Scope, Unit
 from service.contract.request import JobRequest
 from service.families.per_layer import is_per_layer
 from service.planning.removal import count_chosen
 from service.planning.widths import Cut, cuts_at, is_set_by_ratio, possible_cuts
 from service.sources.checkpoint import Checkpoint
+from service.sources.dimensions import vocabulary_rows
 
 TOLERANCE = 0.02  # the share of a ratio by which the worker's global rank may miss it
 # In a global rank every layer keeps this share of its units; the worker has the same floor (a test compares them).
@@ -45,8 +47,8 @@ def possible(request: JobRequest, checkpoint: Checkpoint) -> str:
     return "; ".join(_in_words(request, checkpoint, *cut) for cut in possible_cuts(request, checkpoint))
 
 
-def _in_words(request: JobRequest, checkpoint: Checkpoint, cut: Cut, choices: list[int]) -> str:
-    fewer = max((count for count in choices if count < cut.dense), default=None)
+def _in_words(request: JobRequest, checkpoint: Checkpoint, cut: Cut, choices: Sequence[int]) -> str:
+    fewer = _next_below(cut.dense, choices)
     units, is_rounded = f"{cut.dense} {NAMES[cut.unit]} of the {cut.stack.name}", cut.unit is Unit.ffn
     if fewer is None:
         way_out = f"send an `output.round_to` below {cut.dense}" if is_rounded else "choose other units"
@@ -69,9 +71,15 @@ NAMES = {
 def _steps(request: JobRequest, checkpoint: Checkpoint) -> Iterator[Cut]:
     """The least removal of each kind of unit of each stack, where there is one."""
     for cut, choices in possible_cuts(request, checkpoint):
-        fewer = [count for count in choices if count < cut.dense and _is_above_floor(request, cut, count)]
-        if fewer:
-            yield replace(cut, slim=max(fewer))
+        fewer = _next_below(cut.dense, choices)
+        if fewer is not None and _is_above_floor(request, cut, fewer):
+            yield replace(cut, slim=fewer)
+
+
+def _next_below(dense: int, choices: Sequence[int]) -> int | None:
+    """The largest choice below `dense`; None where there is none. `choices` ascend."""
+    place = bisect_left(choices, dense)
+    return choices[place - 1] if place else None
 
 
 def _global_steps(request: JobRequest, checkpoint: Checkpoint) -> Iterator[float]:
@@ -88,20 +96,36 @@ def _num_layers(request: JobRequest, checkpoint: Checkpoint, cut: Cut) -> int:
 
 
 def _check_most(request: JobRequest, checkpoint: Checkpoint, ratio: float, param: str) -> None:
-    """Refuse a ratio that no global rank reaches, because every layer keeps a share of its units."""
+    """Refuse a ratio that the worker does not reach: it keeps tokens, and in a global rank units of every layer."""
+    most = highest_share(request, checkpoint)
+    if most == 0:
+        check_can_remove(request, checkpoint, param)
+    if most < ratio * (1 - TOLERANCE):
+        reason = f"a ratio of {ratio:g} is more than {_what_limits(request, checkpoint)} to remove"
+        raise TargetUnreachable(f"{reason}: ask for at most {most:.3f}", param=param)
+
+
+def highest_share(request: JobRequest, checkpoint: Checkpoint) -> float:
+    """The largest share of the chosen units' parameters that can be removed where the ratio alone does not set widths.
+
+    Of the vocabulary this is an upper bound: which tokens the texts need is known only to the worker.
+    """
     least = [
-        replace(cut, slim=min((count for count in choices if _is_above_floor(request, cut, count)), default=cut.dense))
+        replace(cut, slim=next((count for count in choices if _is_above_floor(request, cut, count)), cut.dense))
         for cut, choices in possible_cuts(request, checkpoint)
     ]
     chosen, removed = count_chosen(request.method, checkpoint, least)
-    if removed == 0:
-        check_can_remove(request, checkpoint, param)
-    if removed / chosen < ratio * (1 - TOLERANCE):
-        message = (
-            f"a ratio of {ratio:g} is more than the floors, protected layers and rounding leave to remove: ask for at "
-            f"most {removed / chosen:.3f}"
-        )
-        raise TargetUnreachable(message, param=param)
+    return removed / chosen
+
+
+def _what_limits(request: JobRequest, checkpoint: Checkpoint) -> str:
+    """What a ratio that is too high is measured against, in words."""
+    others = "the floors, protected layers and rounding leave"
+    if Unit.vocabulary not in request.method.units:
+        return others
+    rows, least = vocabulary_rows(checkpoint), checkpoint.least_rows or 1
+    tokens = f"the vocabulary has, of whose {rows} rows any text may need {least}"
+    return f"{tokens}, and {others}" if request.method.scored_units else tokens
 
 
 def _is_above_floor(request: JobRequest, cut: Cut, count: int) -> bool:
@@ -109,7 +133,7 @@ def _is_above_floor(request: JobRequest, cut: Cut, count: int) -> bool:
         return count >= max(1, request.method.protect_first + request.method.protect_last)
     if cut.unit is Unit.vocabulary:
         return True
-    return count >= (0 if is_set_by_ratio(request) else FLOOR * cut.dense)
+    return request.method.scope is Scope.layer or count >= FLOOR * cut.dense
 
 
 def _share(request: JobRequest, checkpoint: Checkpoint, cut: Cut) -> float:

@@ -17,13 +17,12 @@ from service.families.family import CLASSIFIERS
 from service.families.runtimes.sizes import SlimSizes
 from service.families.runtimes.table import runtimes_after, runtimes_of_unequal_widths
 from service.planning.admission import check_request
-from service.planning.feasibility import check_options, with_tying
+from service.planning.feasibility import check_options, read_checked, with_tying
 from service.planning.removal import count_parameters
 from service.planning.targets import find_removal, needs_measuring
-from service.planning.tokenizer_checks import check_tokenizer, read_tokenizer
 from service.planning.widths import Cut, described, is_set_by_ratio, kept
 from service.sources.access import Access
-from service.sources.checkpoint import Checkpoint, read_checkpoint
+from service.sources.checkpoint import Checkpoint
 from service.sources.dimensions import (
     caching_layers,
     ffn_widths,
@@ -36,7 +35,6 @@ from service.sources.dimensions import (
 )
 from service.sources.safetensors_header import BYTES
 from service.tensors import gemma4
-from service.vocabulary.tokenizer_file import TokenizerFile
 
 
 def plan(request: JobRequest, access: Access) -> Plan:
@@ -49,25 +47,7 @@ def plan(request: JobRequest, access: Access) -> Plan:
     if not model.is_on_hub and not model.can_be_planned:
         message = f"a plan needs config.json and safetensors files: {model.source.uri} is GGUF, which a worker converts"
         raise NotPlannable(message, param="model.uri")
-    checkpoint = read_checkpoint(model)
-    check_tokenizer(request, model)
-    model.check_sentence_encoder()
-    found = plan_for(request, checkpoint)
-    if Unit.vocabulary not in request.method.units:
-        return found
-    return found.model_copy(update={"vocabulary": vocabulary_range(checkpoint, read_tokenizer(model))})
-
-
-def vocabulary_range(checkpoint: Checkpoint, tokenizer: TokenizerFile | None) -> VocabularyRange:
-    """What the removal of tokens can give, as far as the tokenizer tells."""
-    rows, parameters = vocabulary_rows(checkpoint), count_parameters(vocabulary_tensors(checkpoint))
-    least = None if tokenizer is None else sum(number < rows for number in tokenizer.always())
-    return VocabularyRange(
-        rows=rows,
-        parameters_per_row=parameters // rows,
-        least_rows=least,
-        most_parameters=(rows - (least or 0)) * (parameters // rows),
-    )
+    return plan_for(request, read_checked(request, model))
 
 
 def plan_for(request: JobRequest, checkpoint: Checkpoint) -> Plan:
@@ -85,10 +65,22 @@ def plan_for(request: JobRequest, checkpoint: Checkpoint) -> Plan:
         parameters=Projected(dense=count_parameters(checkpoint.tensors), slim=slim[0]),
         bytes=Projected(dense=checkpoint.stored_bytes, slim=slim[1]),
         dequantised=checkpoint.dequantised,
+        vocabulary=_vocabulary_range(checkpoint) if Unit.vocabulary in request.method.units else None,
         cache_bytes_per_token=_cache_bytes(request, checkpoint, cuts),
         runtimes=with_exports(
             _runtimes(request, checkpoint, cuts), exported_model(request, checkpoint.family, with_tying(checkpoint))
         ),
+    )
+
+
+def _vocabulary_range(checkpoint: Checkpoint) -> VocabularyRange:
+    """What the removal of tokens can give, as far as the tokenizer tells."""
+    rows, parameters = vocabulary_rows(checkpoint), count_parameters(vocabulary_tensors(checkpoint))
+    return VocabularyRange(
+        rows=rows,
+        parameters_per_row=parameters // rows,
+        least_rows=checkpoint.least_rows,
+        most_parameters=(rows - (checkpoint.least_rows or 0)) * (parameters // rows),
     )
 
 

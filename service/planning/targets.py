@@ -5,7 +5,8 @@ from service.contract.errors import InvalidRequest, TargetUnreachable
 from service.contract.fields import MAX_RATIO
 from service.contract.request import JobRequest
 from service.contract.target import Target
-from service.planning.least_removal import check_can_remove, check_removes_something
+from service.families.per_layer import is_per_layer
+from service.planning.least_removal import check_can_remove, check_removes_something, highest_share
 from service.planning.removal import Removal, removal_at
 from service.planning.widths import cuts_at, is_set_by_ratio
 from service.sources.checkpoint import Checkpoint
@@ -92,10 +93,13 @@ def _size(removal: Removal, name: str) -> int:
 
 def _highest(request: JobRequest, checkpoint: Checkpoint) -> float:
     """The highest ratio that leaves a width everywhere."""
+    if not is_set_by_ratio(request):
+        is_counted_by_worker = is_per_layer(checkpoint.config)  # where widths differ
+        return MAX_RATIO if is_counted_by_worker else min(MAX_RATIO, highest_share(request, checkpoint))
 
     def is_reached(ratio: float) -> bool:
         try:
-            return not is_set_by_ratio(request) or bool(cuts_at(request, checkpoint, ratio))
+            return bool(cuts_at(request, checkpoint, ratio))
         except TargetUnreachable:
             return False
 

@@ -24,23 +24,30 @@ VOCABULARIES = frozenset(
 MAX_BYTES = 16 * 2**20  # a client waits; a larger tokenizer.json is left to the worker
 
 
-def check_tokenizer(request: JobRequest, model: ModelDirectory) -> None:
-    """Check the files of the tokenizer.
+def check_tokenizer(request: JobRequest, model: ModelDirectory) -> TokenizerFile | None:
+    """Check the files of the tokenizer, and return its tokenizer.json.
 
-    Raises InvalidModel for a tokenizer that needs code, is missing, makes tokens that the model does not know, or has
-    no chat template although the rows are conversations; UnsupportedFormat where a format cannot hold it.
+    None where the worker alone reads it: one that is large, on a hub or without a tokenizer.json. Raises
+    InvalidModel for a tokenizer that needs code, is missing, makes tokens that the model does not know, or has no
+    chat template although the rows are conversations; UnsupportedFormat where a format cannot hold it; and what
+    `check_pieces` raises where its tokens are to be removed.
     """
     model.check_tokenizer()
     if not isinstance(model.files, StoredDirectory):
-        return
+        return None
     if not VOCABULARIES & model.names:
         message = f"{model.source.uri} has no tokenizer: add {TOKENIZER}, with which the model was trained"
         raise InvalidModel(message, param="model.uri")
     chat_template = _chat_template(model, model.files) if _has_conversations(request) else ""
-    if model.files.sizes.get(TOKENIZER, MAX_BYTES + 1) <= MAX_BYTES:
-        tokenizer = _read(model, model.files)
-        _check_tokens(request, tokenizer, model, chat_template)
-        check_format_tokenizers(request, tokenizer)
+    if model.files.sizes.get(TOKENIZER, MAX_BYTES + 1) > MAX_BYTES:
+        return None
+    tokenizer = _read(model, model.files)
+    found = TokenizerFile(tokenizer)
+    if Unit.vocabulary in request.method.units:
+        check_pieces(found, model.family.model_type)
+    _check_tokens(request, tokenizer, model, chat_template)
+    check_format_tokenizers(request, tokenizer)
+    return found
 
 
 def _has_conversations(request: JobRequest) -> bool:
@@ -80,21 +87,11 @@ def _read(model: ModelDirectory, files: StoredDirectory) -> Mapping[str, Any]:
     return tokenizer
 
 
-def read_tokenizer(model: ModelDirectory) -> TokenizerFile | None:
-    """The tokenizer.json of a checked model; None where it has none, where it is large, and on a hub."""
-    if not isinstance(model.files, StoredDirectory):
-        return None
-    is_small = model.files.sizes.get(TOKENIZER, MAX_BYTES + 1) <= MAX_BYTES
-    return TokenizerFile(_read(model, model.files)) if is_small else None
-
-
 def _check_tokens(request: JobRequest, tokenizer: Mapping[str, Any], model: ModelDirectory, chat_template: str) -> None:
     """Refuse ids beyond the embedding: ordinary tokens always, added ones where a template or an answer has them.
 
     Some checkpoints have added tokens that their embedding lacks and that no text contains.
     """
-    if Unit.vocabulary in request.method.units:
-        check_pieces(TokenizerFile(tokenizer), model.family.model_type)
     known = model.config.get("vocab_size")
     if type(known) is not int:
         return

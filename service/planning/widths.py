@@ -55,15 +55,15 @@ def _cuts(request: JobRequest, checkpoint: Checkpoint, ratio: float) -> Iterator
             yield Cut(stack, unit, dense, slim)
 
 
-def possible_cuts(request: JobRequest, checkpoint: Checkpoint) -> Iterator[tuple[Cut, list[int]]]:
-    """(a cut that removes nothing, the counts above zero that may be kept) of every stack and kind of unit."""
+def possible_cuts(request: JobRequest, checkpoint: Checkpoint) -> Iterator[tuple[Cut, Sequence[int]]]:
+    """(a cut that removes nothing, the counts above zero that may be kept, ascending) of every stack and unit."""
     for stack in checkpoint.names.stacks:
         for unit in sorted(request.method.scored_units):
             dense, choices = _choices(request, checkpoint, stack, unit)
-            yield Cut(stack, unit, dense, dense), list(choices)
+            yield Cut(stack, unit, dense, dense), choices
     if Unit.vocabulary in request.method.units:
         rows = vocabulary_rows(checkpoint)
-        yield Cut(VOCABULARY, Unit.vocabulary, rows, rows), [*range(1, rows + 1)]
+        yield Cut(VOCABULARY, Unit.vocabulary, rows, rows), range(checkpoint.least_rows or 1, rows + 1)
 
 
 def _too_few(request: JobRequest, cut: Cut, ratio: float) -> TargetUnreachable:
@@ -75,7 +75,7 @@ def _too_few(request: JobRequest, cut: Cut, ratio: float) -> TargetUnreachable:
 
 
 def _choices(request: JobRequest, checkpoint: Checkpoint, stack: StackNames, unit: Unit) -> tuple[int, Sequence[int]]:
-    """(units that a stack has, the counts above zero that it may keep)."""
+    """(units that a stack has, the counts above zero that it may keep, ascending)."""
     names = checkpoint.names
     if unit is Unit.layers:
         dense = num_layers(checkpoint, stack)

@@ -33,6 +33,8 @@ class Checkpoint:
     dequantised: Dequantised | None = None  # None where the weights are not quantised
     adapter: Adapter | None = None
     has_unread_adapter: bool = False  # whether there is an adapter that the worker alone reads
+    # Rows of the embedding that stay whatever the texts are; None where the tokenizer has not been read for it.
+    least_rows: int | None = None
 
     @property
     def names(self) -> CheckpointNames:

@@ -1,16 +1,18 @@
 """The check of a tokenizer whose tokens are to be removed."""
 
-from service.contract.errors import UnsupportedUnit
+from service.contract.errors import InvalidModel, UnsupportedUnit
 from service.vocabulary.piece_models import UnsupportedPieces
-from service.vocabulary.tokenizer_file import TokenizerFile
+from service.vocabulary.tokenizer_file import DamagedTokenizer, TokenizerFile
 
 
 def check_pieces(file: TokenizerFile, family: str) -> None:
-    """Raise UnsupportedUnit for a kind of tokenizer whose pieces cannot be removed."""
+    """Raise UnsupportedUnit for a kind of tokenizer whose pieces cannot be removed, InvalidModel for a damaged one."""
     try:
-        file.pieces  # noqa: B018 - raises for a model that is not known
+        file.check()
     except UnsupportedPieces as error:
         raise UnsupportedUnit(in_words(family, str(error)), param="method.units") from error
+    except DamagedTokenizer as error:
+        raise InvalidModel(f"the tokenizer.json of the model is damaged: {error}", param="model.uri") from error
 
 
 def in_words(family: str, reason: str) -> str:

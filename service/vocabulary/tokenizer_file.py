@@ -5,7 +5,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from service.vocabulary.piece_models import PieceModel, piece_model
+from service.vocabulary.piece_models import PieceModel, UnsupportedPieces, piece_model
+
+
+class DamagedTokenizer(ValueError):
+    """Raised for a tokenizer.json that lacks fields, or has others in their place."""
 
 
 @dataclass(frozen=True)
@@ -13,6 +17,17 @@ class TokenizerFile:
     """A tokenizer.json. Its tokens are the pieces of its model and the added ones, such as special tokens."""
 
     content: Mapping[str, Any]
+
+    def check(self) -> None:
+        """Raise UnsupportedPieces for a model whose pieces cannot be removed, DamagedTokenizer for other contents."""
+        try:
+            are_numbers = all(type(number) is int for number in (*self.ids.values(), *self.always()))
+        except UnsupportedPieces:
+            raise
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise DamagedTokenizer(f"{type(error).__name__}: {error}") from error
+        if not are_numbers:
+            raise DamagedTokenizer("ids of its tokens are no whole numbers")
 
     @cached_property
     def _model(self) -> Mapping[str, Any]:
@@ -25,7 +40,7 @@ class TokenizerFile:
 
     @cached_property
     def pieces(self) -> dict[str, int]:
-        """Piece of the model -> id. Raises UnsupportedPieces for a kind of model that is not known."""
+        """Piece of the model -> id."""
         return self._rules.pieces(self._model)
 
     @cached_property

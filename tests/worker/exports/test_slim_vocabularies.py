@@ -1,4 +1,4 @@
-"""Jobs that remove tokens, in the formats of other runtimes: each runtime takes the slim tokenizer and the slim rows."""
+"""Jobs that remove tokens, in the formats of other runtimes: each takes the slim tokenizer and the slim rows."""
 
 from collections.abc import Callable
 from pathlib import Path
