@@ -180,6 +180,11 @@ class Report(Schema):
         description="dtypes of tensors in the model's files whose numbers `stored_dtype` cannot hold exactly",
     )
     computed_dtype: str | None = Field(default=None, description="dtype in which the worker computed")
+    streamed: bool = Field(
+        default=False,
+        description="whether the weights were larger than half of the worker's free memory and were read from files, "
+        "layer by layer",
+    )
     written_special_tokens: list[str] = Field(
         default=[], description="special tokens that the template has itself, so that the tokenizer's are not added"
     )

@@ -30,6 +30,7 @@ from worker.reporting.card_metadata import licence_of
 from worker.reporting.findings import Findings
 from worker.reporting.model_card import card, untrained_card
 from worker.reporting.warnings import warnings
+from worker.slimming.streaming.layers import is_streamed
 from worker.stages import method
 from worker.stages.context import JobContext
 from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, Role, having_role, own
@@ -103,6 +104,7 @@ def build(
         stored_dtype=str(task_model.loaded.dtype).removeprefix("torch."),
         rounded_dtypes=task_model.loaded.rounded,
         computed_dtype=str(task_model.loaded.model.dtype).removeprefix("torch."),
+        streamed=is_streamed(task_model.loaded.model),
         written_special_tokens=written_in_template(task_model.wording),
         read_tokens=_read_tokens(sets),
         timings=list(context.timings),

@@ -22,6 +22,7 @@ from worker.slimming.config_sizes import (
     update_attributes,
     update_layers,
 )
+from worker.slimming.streaming.mapped import beside
 from worker.slimming.units import UNITS, Group, Kept, Site, layers_of, locate, module_after_first
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -106,7 +107,7 @@ def _slice(model: nn.Module, groups: Sequence[Group], kept: Kept) -> None:
 def _keep_indices(module: nn.Module, name: str, dim: int, kept_I: Tensor) -> None:
     old = module.get_parameter(name)
     sliced = old.detach().index_select(dim, kept_I.to(old.device)).contiguous()
-    setattr(module, name, nn.Parameter(sliced, requires_grad=old.requires_grad))
+    setattr(module, name, nn.Parameter(beside(old, sliced), requires_grad=old.requires_grad))
 
 
 def _set_shape_attributes(module: nn.Module) -> None:

@@ -46,7 +46,7 @@ def measure(context: JobContext, sources: Sources, task_model: TaskModel) -> Spe
     no time once it is merged.
     """
     slim = task_model.loaded.model
-    dense = load_model(sources.model, device=torch.device("cpu")).model
+    dense = load_model(sources.model, device=torch.device("cpu"), scratch=context.scratch).model
     cast_weights(dense, slim.dtype)  # as on its device
     passes = _passes(context, dense, task_model)
     return Speed(passes, _generation(dense, task_model), str(slim.device))

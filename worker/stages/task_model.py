@@ -114,7 +114,7 @@ def load(context: JobContext, model: Path, adapter: Path | None) -> LoadedModel:
     cannot hold fewer of, UnsupportedFormat for a format that cannot hold it or its tokenizer, or whose packages are not
     installed.
     """
-    loaded = load_model(model, device=device(context.settings.device), adapter=adapter)
+    loaded = load_model(model, device=device(context.settings.device), adapter=adapter, scratch=context.scratch)
     method, config = context.job.request.method, loaded.model.config.to_dict()
     check_units(method.units, loaded.family, config)
     check_first_layer(method, loaded.family, config)

@@ -175,7 +175,9 @@ def _weighing(model: nn.Module, group: Group, batch: Batch, moments: Moments) ->
     mask_BT = batch.masks[group.site.stack]
     seen: list[Tensor] = []
 
-    def see(activation: Tensor, before: Tensor | None) -> Tensor:
+    def see(activation: Tensor, before: Tensor | None) -> Tensor | None:
+        if not torch.is_grad_enabled():  # a layer that is computed again in the backward pass
+            return None
         seen[:] = [activation.detach().reshape(*mask_BT.shape, -1)[mask_BT]]
         # No tensor before the first module requires a gradient, so that the backward pass ends at its input.
         return activation if activation.requires_grad else activation.detach().requires_grad_()
@@ -186,7 +188,8 @@ def _weighing(model: nn.Module, group: Group, batch: Batch, moments: Moments) ->
         moments.add_effects(gradient_BTO[mask_BT])
 
     def follow(module: nn.Module, args: object, output: Tensor) -> None:
-        output.register_hook(weigh)
+        if output.requires_grad:
+            output.register_hook(weigh)
 
     handle = model.get_submodule(group.module).register_forward_hook(follow)
     try:
