@@ -203,7 +203,7 @@ def measure(streams: bool, directory: Path, scratch: Path) -> dict[str, Any]:
     return {"steps": seconds, "resident": peak[0], "logits differ": verified.max_abs_logit_difference}
 
 
-def step[ResultT](seconds: dict[str, float], name: str, run: Any) -> Any:
+def step(seconds: dict[str, float], name: str, run: Any) -> Any:
     """The result of a step, whose seconds of the processor are noted."""
     start = process_time()
     result = run()
