@@ -39,7 +39,7 @@ sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 
 from service.contract.options import Layout
 from worker.checkpoints.cutting import make_slim
-from worker.checkpoints.dtypes import computing_dtype
+from worker.checkpoints.dtypes import computing_dtype, round_weights
 from worker.checkpoints.loading import LoadedModel, load_model
 from worker.checkpoints.saving import save_model
 from worker.checkpoints.verification import take_probe, verify
@@ -67,7 +67,10 @@ SHAPE = {
 }
 QUICK = {"num_hidden_layers": 6}
 ROWS, TOKENS, ROWS_OF_BATCH = 8, 16, 4
-PART, QUICK_PART = 1 / 4, 1 / 2  # of the weights' bytes; Python and its libraries alone take a quarter of the quick model
+PART, QUICK_PART = (
+    1 / 4,
+    1 / 2,
+)  # of the weights' bytes; Python and its libraries alone take a quarter of the quick model
 SAMPLED_SECONDS = 0.02
 RATIO = 0.25
 
@@ -152,7 +155,7 @@ def in_process(mode: str, model: Path, directory: Path, limit: int | None) -> di
     with control_group(limit) as group:
         entered = (lambda: (group / "cgroup.procs").write_text(str(os.getpid()))) if group else None
         start = perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, preexec_fn=entered, check=False)  # noqa: PLW1509
+        done = subprocess.run(command, capture_output=True, text=True, preexec_fn=entered, check=False)
         seconds = round(perf_counter() - start, 1)
     if done.returncode:
         return {"exit": done.returncode, "seconds": seconds, "error": done.stderr.strip().splitlines()[-1:]}
@@ -193,6 +196,7 @@ def measure(streams: bool, directory: Path, scratch: Path) -> dict[str, Any]:
         heads = {site: kept_K for site, kept_K in kept.items() if site.unit == "heads"}
         fitted = RepairInput(model, LLAMA, heads, CalibrationBatches(rows, "margin"))
         step(seconds, "repair", lambda: repair(fitted, "least_squares_layerwise"))
+        round_weights(model, loaded.dtype)
         probe = step(seconds, "probe", lambda: take_probe(loaded, kept, rows[0].inputs))
         probe.write(scratch / "probe.safetensors")
         slim = step(seconds, "cut", lambda: make_slim(loaded, kept, Layout.uniform))

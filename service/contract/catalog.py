@@ -49,7 +49,8 @@ class DeviceMemory(Schema):
         description="passes over the calibration rows that score the units; null where the weights do not fit",
     )
     repair_passes: int | None = Field(
-        default=None, description="further passes that measure what the repair fits to, in front of a fit layer by layer"
+        default=None,
+        description="further passes that measure what the repair fits to, in front of a fit layer by layer",
     )
     peak: int | None = Field(
         default=None,

@@ -22,6 +22,7 @@ from service.planning.memory import memory_of
 from service.planning.removal import count_parameters
 from service.planning.targets import find_removal, needs_measuring
 from service.planning.widths import Cut, described, is_set_by_ratio, kept
+from service.settings import TOKENS_PER_BATCH
 from service.sources.access import Access
 from service.sources.checkpoint import Checkpoint
 from service.sources.dimensions import (
@@ -34,7 +35,6 @@ from service.sources.dimensions import (
     vocabulary_rows,
     vocabulary_tensors,
 )
-from service.settings import TOKENS_PER_BATCH
 from service.sources.safetensors_header import BYTES
 from service.tensors import gemma4
 

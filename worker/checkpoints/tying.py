@@ -46,7 +46,11 @@ def untie(model: nn.Module) -> None:
     for path, module in model.named_modules():
         for name, parameter in list(module.named_parameters(path, recurse=False)):
             if parameter in seen:
-                setattr(module, name.rpartition(".")[2], nn.Parameter(beside(parameter, parameter.detach().clone()), requires_grad=False))
+                setattr(
+                    module,
+                    name.rpartition(".")[2],
+                    nn.Parameter(beside(parameter, parameter.detach().clone()), requires_grad=False),
+                )
             seen.add(parameter)
 
 

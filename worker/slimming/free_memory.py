@@ -68,7 +68,11 @@ def _of_control_groups() -> Iterator[int]:
         own = groups.root / _path_of_group(groups.controller)
         for directory in (own, *own.parents):
             limit = directory / groups.limit
-            if directory.is_relative_to(groups.root) and limit.exists() and (text := limit.read_text().strip()) != "max":
+            if (
+                directory.is_relative_to(groups.root)
+                and limit.exists()
+                and (text := limit.read_text().strip()) != "max"
+            ):
                 entries = dict(line.split() for line in (directory / "memory.stat").read_text().splitlines())
                 files = sum(int(entries.get(name, 0)) for name in groups.given_back)
                 yield int(text) - int((directory / groups.used).read_text()) + files

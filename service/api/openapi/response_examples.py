@@ -54,6 +54,21 @@ PLAN = {
     "parameters": {"dense": 134515008, "slim": 111290688},
     "bytes": {"dense": 269060552, "slim": 222611880},
     "cache_bytes_per_token": {"dense": 23040, "slim": 23040},
+    "memory": {
+        "weights": 269030016,
+        "matrices": 323420160,
+        "batch": 3680501760,
+        "state_per_token": 10752,
+        "devices": [
+            {
+                "device": 8589934592,
+                "holds_weights": True,
+                "scoring_passes": 1,
+                "repair_passes": 0,
+                "peak": 4272951936,
+            }
+        ],
+    },
     "runtimes": [{"name": "transformers", "loads": True, "quantisations": [], "tensor_parallel": []}],
     "scores_cached": False,
     "time": {"seconds": 68.4, "runs": 12},

@@ -17,7 +17,7 @@ from service.sources.checkpoint import Checkpoint, read_checkpoint
 from tests.support import checkpoints
 from tests.support.batches import batches, examples
 from tests.support.planning import request_for
-from tests.support.tiny_models import TINY, causal, tiny_family
+from tests.support.tiny_models import causal, tiny_family
 from worker.evaluation.memory import LiveStorages, weight_bytes
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.repair.inputs import CalibrationBatches, RepairInput

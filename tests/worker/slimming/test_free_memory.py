@@ -18,9 +18,7 @@ def test_half_of_what_the_system_has_free_may_be_taken() -> None:
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(str(3 * GIB), 2 * GIB + 4096), ("max", 7 * GIB + 4096)])
-def test_a_control_group_limits_it(
-    limit: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_control_group_limits_it(limit: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own").write_text("7:blkio:/other\n4:memory:/jobs/one\n")
     own = tmp_path / "jobs/one"
     for directory, most in ((own, limit), (own.parent, str(8 * GIB)), (tmp_path, "max")):

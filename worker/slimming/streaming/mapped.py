@@ -26,7 +26,7 @@ def in_file(tensor: Tensor, directory: Path) -> Tensor:
         mapped = torch.from_file(path, shared=True, size=tensor.numel(), dtype=tensor.dtype)
     finally:
         os.close(descriptor)
-        os.unlink(path)
+        Path(path).unlink()
     return mapped.view(tensor.shape).copy_(tensor)
 
 
