@@ -2,7 +2,7 @@
 
 The worker holds second moments in portions that take at most `FREE_SHARE` of the memory that the weights leave. Each
 portion takes a pass of its own over the rows (`worker.slimming.scoring.second_moments`). The figures suppose that
-nothing else is on the device; tests/service/planning/test_memory.py compares them with what scoring and repair allocate.
+nothing else is on the device. tests/service/planning/test_memory.py compares them with what scoring and repair take.
 """
 
 from collections.abc import Iterator, Sequence
