@@ -61,9 +61,14 @@ class DeviceMemory(Schema):
 class Memory(Schema):
     """The memory of a job in bytes, computed from the shapes of the dense model."""
 
-    weights: int = Field(
-        description="dense weights in the dtype of the checkpoint; a CPU without bfloat16 instructions computes half "
-        "precision in float32, which takes twice as much"
+    weights: int = Field(description="dense weights in the dtype of the checkpoint, as a GPU holds them")
+    cpu_weights: int = Field(
+        description="dense weights in float32, in which a CPU computes float16, and bfloat16 where it has no "
+        "instructions for it"
+    )
+    streamed_on_cpu: bool = Field(
+        description="whether a worker on a CPU reads the weights from files, layer by layer, where they take more than "
+        "half of its free memory; false: they must fit"
     )
     matrices: int = Field(description="second moments that scores and repair need, if all are held at once; 0: none")
     batch: int = Field(description="activations of one batch with SLIM_TOKENS_PER_BATCH tokens; fewer rows take less")

@@ -49,11 +49,18 @@ def memory_of(request: JobRequest, checkpoint: Checkpoint, tokens_per_batch: int
     is_layerwise = method.repair is Repair.least_squares_layerwise and bool(need.consumers)
     return Memory(
         weights=need.weights,
+        cpu_weights=max(SINGLE, BYTES[checkpoint.dtype]) * count_parameters(checkpoint.tensors),
+        streamed_on_cpu=is_streamed_on_cpu(checkpoint),
         matrices=sum(need.matrices(effects=need.has_effects)) if need.has_matrices else 0,
         batch=need.batch,
         state_per_token=_state_bytes(need.consumers) * BYTES[checkpoint.dtype] if is_layerwise else 0,
         devices=[need.on(device) for device in DEVICES],
     )
+
+
+def is_streamed_on_cpu(checkpoint: Checkpoint) -> bool:
+    """Whether a worker streams the model where its weights are large (`worker.slimming.streaming.layers.can_stream`)."""
+    return len(checkpoint.names.stacks) == 1 and not checkpoint.config.get("num_kv_shared_layers")
 
 
 @dataclass(frozen=True)

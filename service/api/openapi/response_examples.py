@@ -56,6 +56,8 @@ PLAN = {
     "cache_bytes_per_token": {"dense": 23040, "slim": 23040},
     "memory": {
         "weights": 269030016,
+        "cpu_weights": 538060032,
+        "streamed_on_cpu": True,
         "matrices": 323420160,
         "batch": 3680501760,
         "state_per_token": 10752,

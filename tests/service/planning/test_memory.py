@@ -18,14 +18,16 @@ from tests.support import checkpoints
 from tests.support.batches import batches, examples
 from tests.support.planning import request_for
 from tests.support.tiny_models import causal, tiny_family
+from worker.checkpoints.loading import count_parameters
 from worker.evaluation.memory import LiveStorages, weight_bytes
-from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.architectures import ARCHITECTURES, architecture_of
 from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.layerwise import state_bytes
 from worker.slimming.repair.repairs import repair
 from worker.slimming.scoring import second_moments
 from worker.slimming.scoring.attribution import score
 from worker.slimming.scoring.criteria import Options
+from worker.slimming.streaming.layers import can_stream
 from worker.slimming.units import Group, locate
 
 FITTED = {"units": ["ffn", "heads"], "criterion": "surgeon", "repair": "least_squares_layerwise"}
@@ -69,6 +71,15 @@ def test_the_passes_are_those_of_the_worker(
     assert stated.scoring_passes == len(second_moments.portions(model, groups, effects=True))
     whole = stated.scoring_passes == 1
     assert stated.repair_passes == (0 if whole else len(second_moments.portions(model, groups)))
+
+
+@pytest.mark.parametrize("name", ["llama", "bert", "t5", "gemma4_text", "gemma4_text_shared"])
+def test_a_plan_says_what_a_cpu_streams(name: str, tmp_path: Path, access: Access) -> None:
+    model = checkpoints.write(tmp_path, name, torch.bfloat16)
+    checkpoint, request = checkpoint_in(tmp_path, access)
+    stated = memory_of(request, checkpoint, 1)
+    assert stated.streamed_on_cpu == can_stream(architecture_of(model), model.config)
+    assert stated.cpu_weights == 2 * stated.weights == 4 * count_parameters(model)
 
 
 def test_a_device_smaller_than_the_weights_has_no_peak(tmp_path: Path, access: Access) -> None:
