@@ -1,11 +1,12 @@
 """A model four times as large as the memory: its figures beside those of the same steps without a limit.
 
-    .venv/bin/python benchmarks/streaming.py [--quick] [--keep DIRECTORY]
+    .venv/bin/python benchmarks/streaming.py [--quick] [--repair bias] [--keep DIRECTORY]
 
 The model has the shape of a Llama with 1.7 billion parameters and random weights, bfloat16 in its files. A process
 loads it, evaluates it on 8 random rows of 16 tokens, scores feed-forward neurons and heads by `attribution`, fits the
 output matrices of the attention layer by layer to the loss of a quarter of the heads, cuts these and a quarter of the
-neurons, writes the slim checkpoint and verifies it in another process. Three such processes run one after the other:
+neurons, writes the slim checkpoint and verifies it in another process. With `--repair bias` neurons alone are scored and
+cut, and the mean of what they added becomes a bias. Three such processes run one after the other:
 `plain` without a limit, `limited` as the plain one in a control group with a quarter of the bytes of the weights in the
 dtype in which they are computed, and `streamed` in the same control group. The group counts all of the process and of
 the one that verifies: Python, libraries, and the pages of files that are held. `resident` is the most anonymous memory
@@ -66,6 +67,8 @@ SHAPE = {
     "tie_word_embeddings": True,
 }
 QUICK = {"num_hidden_layers": 6}
+# Repair -> the units that are scored and cut; the matrices that read the last of them are repaired.
+UNITS = {"bias": ("ffn",), "least_squares_layerwise": ("ffn", "heads")}
 ROWS, TOKENS, ROWS_OF_BATCH = 8, 16, 4
 PART, QUICK_PART = (
     1 / 4,
@@ -79,28 +82,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a quarter of the layers: at most four minutes")
     parser.add_argument("--keep", type=Path, help="directory of the model, which is written where it is not there")
+    parser.add_argument("--repair", choices=sorted(UNITS), default="least_squares_layerwise")
     parser.add_argument("--child", nargs=3, metavar=("MODE", "MODEL", "DIRECTORY"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.child:
         mode, model, directory = arguments.child
-        sys.stdout.write(json.dumps(measure(mode == "streamed", Path(model), Path(directory))) + "\n")
+        found = measure(arguments.repair, Path(model), Path(directory), streams=mode == "streamed")
+        sys.stdout.write(json.dumps(found) + "\n")
         return
     with TemporaryDirectory() as name:
         model = arguments.keep or Path(name) / "model"
         if not (model / "config.json").exists():
             write_model(model, SHAPE | (QUICK if arguments.quick else {}))
-        print(json.dumps(compare(model, Path(name), QUICK_PART if arguments.quick else PART)))
+        print(json.dumps(compare(model, Path(name), QUICK_PART if arguments.quick else PART, arguments.repair)))
 
 
-def compare(model: Path, directory: Path, part: float) -> dict[str, Any]:
+def compare(model: Path, directory: Path, part: float, method: str) -> dict[str, Any]:
     """The figures of the three processes."""
     size = weight_bytes(model)
     limit = int(part * size)
     found: dict[str, Any] = {"weights": size, "limit": limit}
     for mode, most in (("plain", None), ("limited", limit), ("streamed", limit)):
         (directory / mode).mkdir()
-        found[mode] = in_process(mode, model, directory / mode, most)
+        found[mode] = in_process(mode, model, directory / mode, most, method)
         print(mode, json.dumps(found[mode]), flush=True)
     plain, streamed = (load_file(directory / mode / "scores.safetensors") for mode in ("plain", "streamed"))
     differences = [(streamed[name] - score_U).abs().max() / score_U.abs().max() for name, score_U in plain.items()]
@@ -147,11 +152,11 @@ def _random(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
 # --- one process ---------------------------------------------------------------------------------------------------
 
 
-def in_process(mode: str, model: Path, directory: Path, limit: int | None) -> dict[str, Any]:
+def in_process(mode: str, model: Path, directory: Path, limit: int | None, method: str) -> dict[str, Any]:
     """What a process of its own measures, and the peak of its control group where it has one; its exit code where it
     fails."""
     kind = "streamed" if mode == "streamed" else "plain"
-    command = [sys.executable, __file__, "--child", kind, str(model), str(directory)]
+    command = [sys.executable, __file__, "--repair", method, "--child", kind, str(model), str(directory)]
     with control_group(limit) as group:
         entered = (lambda: (group / "cgroup.procs").write_text(str(os.getpid()))) if group else None
         start = perf_counter()
@@ -180,7 +185,7 @@ def control_group(limit: int | None) -> Iterator[Path | None]:
         group.rmdir()
 
 
-def measure(streams: bool, directory: Path, scratch: Path) -> dict[str, Any]:
+def measure(method: str, directory: Path, scratch: Path, *, streams: bool) -> dict[str, Any]:
     """Seconds of the processor by step, and the peak of the anonymous memory."""
     seconds = dict[str, float]()
     with peak_anonymous() as peak:
@@ -189,13 +194,13 @@ def measure(streams: bool, directory: Path, scratch: Path) -> dict[str, Any]:
         assert is_streamed(model) == streams
         rows = [batch(number, model.config.vocab_size) for number in range(ROWS // ROWS_OF_BATCH)]
         step(seconds, "evaluate", lambda: evaluate(loaded, rows))
-        scores = step(seconds, "score", lambda: score_units(loaded, rows))
+        scores = step(seconds, "score", lambda: score_units(loaded, rows, list(UNITS[method])))
         save_file({str(site): score_U for site, score_U in scores.items()}, scratch / "scores.safetensors")
-        groups = locate(model, LLAMA, ["ffn", "heads"])
+        groups = locate(model, LLAMA, UNITS[method])
         kept = select(scores, groups, RATIO, 8, Rules())
-        heads = {site: kept_K for site, kept_K in kept.items() if site.unit == "heads"}
-        fitted = RepairInput(model, LLAMA, heads, CalibrationBatches(rows, "margin"))
-        step(seconds, "repair", lambda: repair(fitted, "least_squares_layerwise"))
+        repaired = {site: kept_K for site, kept_K in kept.items() if site.unit == UNITS[method][-1]}
+        fitted = RepairInput(model, LLAMA, repaired, CalibrationBatches(rows, "margin"))
+        step(seconds, "repair", lambda: repair(fitted, method))
         round_weights(model, loaded.dtype)
         probe = step(seconds, "probe", lambda: take_probe(loaded, kept, rows[0].inputs))
         probe.write(scratch / "probe.safetensors")
@@ -222,9 +227,8 @@ def evaluate(loaded: LoadedModel, rows: list[Batch]) -> None:
             token_scores(loaded.model, each)
 
 
-def score_units(loaded: LoadedModel, rows: list[Batch]) -> Scores:
-    options = Options(objective="margin")
-    return score(loaded.model, LLAMA, ["ffn", "heads"], rows, "attribution", options).scores
+def score_units(loaded: LoadedModel, rows: list[Batch], units: list[str]) -> Scores:
+    return score(loaded.model, LLAMA, units, rows, "attribution", Options(objective="margin")).scores
 
 
 def batch(seed: int, vocabulary: int) -> Batch:

@@ -59,7 +59,7 @@ def memory_of(request: JobRequest, checkpoint: Checkpoint, tokens_per_batch: int
 
 
 def is_streamed_on_cpu(checkpoint: Checkpoint) -> bool:
-    """Whether a worker streams the model where its weights are large (`worker.slimming.streaming.layers.can_stream`)."""
+    """Whether a worker streams the model where its weights are large, as `can_stream` of the worker says."""
     return len(checkpoint.names.stacks) == 1 and not checkpoint.config.get("num_kv_shared_layers")
 
 
