@@ -5,14 +5,14 @@
 The model has the shape of a Llama with 1.7 billion parameters and random weights, bfloat16 in its files. A process
 loads it, evaluates it on 8 random rows of 16 tokens, scores feed-forward neurons and heads by `attribution`, fits the
 output matrices of the attention layer by layer to the loss of a quarter of the heads, cuts these and a quarter of the
-neurons, writes the slim checkpoint and verifies it in another process. With `--repair bias` neurons alone are scored and
-cut, and the mean of what they added becomes a bias. Three such processes run one after the other:
-`plain` without a limit, `limited` as the plain one in a control group with a quarter of the bytes of the weights in the
-dtype in which they are computed, and `streamed` in the same control group. The group counts all of the process and of
-the one that verifies: Python, libraries, and the pages of files that are held. `resident` is the most anonymous memory
-of the process, sampled every 20 ms. `difference` is the greatest difference between scores of `plain` and `streamed`,
-relative to the greatest score of the layer. Needs Linux and the right to make a control group (root). The last line is
-one JSON object.
+neurons, writes the slim checkpoint and verifies it in another process. With `--repair bias` neurons alone are scored
+and cut, and the mean of what they added becomes a bias. Three such processes run one after the other: `plain` without a
+limit, `limited` as the plain one in a control group with a quarter of the bytes of the weights in the dtype in which
+they are computed, and `streamed` in the same control group. The group counts all of the process and of the one that
+verifies: Python, libraries, and the pages of files that are held. `resident` is the most anonymous memory of the
+process, sampled every 20 ms. `difference` is the greatest difference between scores of `plain` and `streamed`, relative
+to the greatest score of the layer. Needs Linux and the right to make a control group (root). The last line is one JSON
+object.
 """
 
 import argparse
