@@ -12,14 +12,16 @@ from service.contract.report import Report
 from service.contract.result import Result
 from tests.support import checkpoints
 from tests.support.pipeline_jobs import Deployment
+from tests.support.recoveries import FAST
 from worker.checkpoints import loading
 
 torch.set_num_threads(1)
 
-METHODS: dict[str, dict[str, Any]] = {
-    "attribution": {"repair": "none"},
-    "surgeon": {"units": ["ffn", "heads"], "repair": "least_squares_layerwise"},
-    "bias": {"repair": "bias", "criterion": "attribution"},
+REQUESTS: dict[str, dict[str, Any]] = {
+    "attribution": {"method": {"repair": "none"}},
+    "surgeon": {"method": {"units": ["ffn", "heads"], "repair": "least_squares_layerwise"}},
+    "bias": {"method": {"repair": "bias", "criterion": "attribution"}},
+    "recovered": {"method": {"repair": "none"}, "recovery": FAST},
 }
 
 
@@ -43,15 +45,20 @@ def run(
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("attribution", torch.bfloat16), ("surgeon", torch.float32), ("surgeon", torch.float16), ("bias", torch.float32)],
+    [
+        ("attribution", torch.bfloat16),
+        ("surgeon", torch.float32),
+        ("surgeon", torch.float16),
+        ("bias", torch.float32),
+        ("recovered", torch.float32),
+    ],
 )
 def test_a_streamed_job_gives_the_model_of_a_plain_one(
     name: str, dtype: torch.dtype, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    asked = {"method": METHODS[name]}
-    plain, plain_report, plain_files = run(tmp_path / "plain", asked, dtype=dtype)
+    plain, plain_report, plain_files = run(tmp_path / "plain", REQUESTS[name], dtype=dtype)
     request.getfixturevalue("little_memory")
-    streamed, report, files = run(tmp_path / "streamed", asked, dtype=dtype)
+    streamed, report, files = run(tmp_path / "streamed", REQUESTS[name], dtype=dtype)
     assert (plain_report.streamed, report.streamed) == (False, True)
     for file in ("kept.safetensors", "model.safetensors"):
         assert_close(load(files[file]), load(plain_files[file]), rtol=1e-4, atol=1e-6)

@@ -6,7 +6,6 @@ the LoRA weights beside its own: both are computed in float32, before anything i
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,6 +18,7 @@ from worker.checkpoints.verification import Probe, probe_of
 from worker.recovery.lora import Lora, attached
 from worker.recovery.rows import SplitRows, TrainingTask
 from worker.recovery.training import OnStep, Settings, Training, train
+from worker.slimming.surgery import copy_with_tensors
 
 TOLERANCE = 1e-3  # difference of a logit that counts as rounding in float32, relative to the greatest logit
 
@@ -49,7 +49,7 @@ def recover(
     Raises VerificationFailed where the merged model differs from the model with the LoRA weights beside it, and what
     `train` raises.
     """
-    loaded = replace(slim, model=deepcopy(slim.model))
+    loaded = replace(slim, model=copy_with_tensors(slim.model))
     with attached(loaded.model, rank, settings.seed) as lora:
         lora_parameters = lora.parameters
         training = train(loaded.model, lora, tasks, splits, settings, on_step, clock)

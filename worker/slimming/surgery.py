@@ -62,6 +62,15 @@ def copy_sharing_tensors(module: ModuleT) -> ModuleT:
     return deepcopy(module, shared)
 
 
+def copy_with_tensors(module: ModuleT) -> ModuleT:
+    """A copy that shares nothing; its parameters are in files where those of the module are."""
+    own: dict[int, Any] = {
+        id(each): nn.Parameter(beside(each, each.detach().clone()), requires_grad=each.requires_grad)
+        for each in module.parameters()
+    }
+    return deepcopy(module, own)
+
+
 def groups_of(model: nn.Module, architecture: Architecture, kept: Kept) -> list[Group]:
     """The groups of the model that `kept` names. Raises ValueError for a site that the model does not have."""
     kinds = [kind for kind in UNITS if any(_is_of(site, kind) for site in kept)]
