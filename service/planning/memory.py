@@ -178,5 +178,5 @@ def _kept_per_token(request: JobRequest, checkpoint: Checkpoint) -> int:
 def _state_bytes(consumers: Sequence[Consumer]) -> int:
     """Numbers that the layerwise repair holds of each token (`worker.slimming.repair.layerwise.state_bytes`)."""
     most = max(sum(other.layer == consumer.layer for other in consumers) for consumer in consumers)
-    outputs, inputs = (max(getattr(consumer, name) for consumer in consumers) for name in ("outputs", "inputs"))
+    outputs, inputs = max(each.outputs for each in consumers), max(each.inputs for each in consumers)
     return (HELD_STATES + STATES_OF_CONSUMER * most) * outputs + inputs

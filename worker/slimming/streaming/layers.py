@@ -7,7 +7,6 @@ Shape suffixes: B rows of a batch, T positions, D hidden size.
 """
 
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from worker.slimming.repair.layer_runner import without_cache
 from worker.slimming.streaming.mapped import directory_of, in_file
 from worker.slimming.units import layers_of
 
-Run = Callable[[Tensor], Any]  # hidden states (B, T, D) -> the output of a layer
+Run = Callable[[Tensor], Tensor]  # hidden states (B, T, D) in front of a layer -> behind it
 
 
 def can_stream(architecture: Architecture, config: Any) -> bool:
@@ -41,9 +40,10 @@ def stream(model: nn.Module, architecture: Architecture, directory: Path, dtype:
 
 def recompute_layers(model: nn.Module, architecture: Architecture) -> None:
     """Let the layers of the model be computed again in the backward pass."""
-    for stack in architecture.stacks:
-        for layer in layers_of(model, stack):
-            layer.__class__ = _recomputed_class(type(layer))
+    layers = [layer for stack in architecture.stacks for layer in layers_of(model, stack)]
+    classes = {each: _recomputed_class(each) for each in dict.fromkeys(map(type, layers))}
+    for layer in layers:
+        layer.__class__ = classes[type(layer)]
 
 
 def is_streamed(model: nn.Module) -> bool:
@@ -59,23 +59,22 @@ class RecomputedLayer(nn.Module):
         if not torch.is_grad_enabled():
             return super().__call__(*args, **kwargs)
         hidden_BTD, *others = args if args else (kwargs.pop("hidden_states"),)
-        others, named = [without_cache(value) for value in others], dict(kwargs)
-        named = {name: without_cache(value) for name, value in named.items()}
-        rest: list[Any] = []
+        others = [without_cache(value) for value in others]
+        named = {name: without_cache(value) for name, value in kwargs.items()}
+        beside: list[tuple[Any, ...]] = []  # what the layer returns behind the hidden states, where it is a tuple
 
         def run(states_BTD: Tensor) -> Tensor:
             output = super(RecomputedLayer, self).__call__(states_BTD, *others, **named)
             if isinstance(output, tuple):
-                rest[:] = output[1:]
-                return output[0]
-            return output
+                beside.append(output[1:])
+            states: Tensor = output[0] if isinstance(output, tuple) else output
+            return states
 
         followed_BTD = hidden_BTD if hidden_BTD.requires_grad else hidden_BTD.detach().requires_grad_()
-        states_BTD = _Recomputed.apply(followed_BTD, run)
-        return (states_BTD, *rest) if rest else states_BTD
+        states_BTD: Tensor = _Recomputed.apply(followed_BTD, run)  # type: ignore[no-untyped-call]
+        return (states_BTD, *beside[0]) if beside else states_BTD
 
 
-@cache
 def _recomputed_class(layer_class: type[nn.Module]) -> type[nn.Module]:
     body = {"__module__": layer_class.__module__, "__doc__": layer_class.__doc__}
     return type(layer_class.__name__, (RecomputedLayer, layer_class), body)
