@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
+from transformers import PreTrainedModel
 
 from tests.support.batches import batches, examples
 from tests.support.pipeline_jobs import Deployment
@@ -27,8 +29,14 @@ pytestmark = [
 UNITS = {"llama": ["ffn", "heads"], "t5": ["ffn", "heads"], "bert": ["ffn"]}
 
 
+def model_on(device: torch.device, family: str) -> PreTrainedModel:
+    model = TINY[family]()
+    nn.Module.to(model, device)
+    return model
+
+
 def scores_on(device: torch.device, family: str, criterion: str) -> Scores:
-    model = TINY[family]().to(device)
+    model = model_on(device, family)
     rows = [batch.to(device) for batch in batches(family, examples(24), 8)]
     found = score(model, architecture_of(model), UNITS[family], rows, criterion, Options()).scores
     return {site: score_U.cpu() for site, score_U in found.items()}
@@ -48,14 +56,15 @@ def test_scores_equal_those_of_the_cpu(family: str, criterion: str) -> None:
 def test_a_repaired_model_answers_as_on_the_cpu(family: str, how: str) -> None:
     answers = []
     for device in (torch.device("cpu"), GPU):
-        model = TINY[family]().to(device)
+        model = model_on(device, family)
         architecture, groups = architecture_of(model), locate(model, architecture_of(model), UNITS[family])
         kept = select(scores_on(torch.device("cpu"), family, "magnitude"), groups, 0.3, round_to=4)
         rows = [batch.to(device) for batch in batches(family, examples(64), 16)]
         calibration = CalibrationBatches(rows, Options().objective)
         repair(RepairInput(model, architecture, kept, calibration, None), how)
         cut(model, architecture, kept)
-        answers.append(logits(model.cpu()))
+        nn.Module.to(model, torch.device("cpu"))
+        answers.append(logits(model))
     torch.testing.assert_close(answers[1], answers[0], rtol=1e-3, atol=1e-3)
 
 
