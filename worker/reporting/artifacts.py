@@ -12,7 +12,6 @@ from service.contract.result import Verified, Widths
 from service.jobs.leases import LeaseLost
 from service.storage.artifact_names import MODEL, TASK_FILE, kept_name
 from service.storage.keys import attempt_prefix, manifest_key
-from service.storage.object_store import digest_file
 from worker.checkpoints.head_bias import add_to_bias
 from worker.checkpoints.kept_indices import Origin, save_kept, weight_digests
 from worker.checkpoints.saving import save_model
@@ -129,8 +128,8 @@ def upload(context: JobContext) -> None:
     total, done, files = sum(path.stat().st_size for path in paths), 0, []
     for path in paths:
         name, size = str(path.relative_to(root)), path.stat().st_size
-        context.storage.put_file(path, _prefix(context) + name)
-        files.append(StoredFile(name=name, size=size, sha256=digest_file(path)))
+        sha256 = context.storage.put_file(path, _prefix(context) + name)
+        files.append(StoredFile(name=name, size=size, sha256=sha256))
         done += size
         context.on_bytes(done, total)
     manifest = Manifest(job_id=context.job.id, attempt=context.job.attempt, files=files)
