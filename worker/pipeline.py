@@ -86,6 +86,7 @@ def run(
         recovery.check(context, sets)
     with context.stage(Stage.evaluate_dense):
         sets, dense = halving(context, sets, partial(evaluate_dense, context, cache))
+        dense_speed = speed.measure_dense(context, own(sets).task_model)
     with context.stage(Stage.attribute):
         path, sets, task_model = halving(context, sets, partial(score, context, cache))
         path = with_token_use(context, path, sets, sources)
@@ -95,7 +96,7 @@ def run(
     dense |= {own(sets).key: chosen.dense}
     with context.stage(Stage.evaluate_slim):
         cut = CutModel(sets, measure_slim(sets, partial(answer_all, context)))
-        timed = speed.measure(context, sources, chosen.task_model)
+        timed = speed.measure_slim(context, chosen.task_model, dense_speed)
     trained = recover(context, sources, chosen, cut, tasks)
     final = trained.model if trained else cut
     compared = control(context, sources, task_model, chosen, path)
