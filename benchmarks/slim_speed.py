@@ -47,10 +47,11 @@ UNITS = (Unit.ffn, Unit.heads)
 BATCHES = (1, 8, 64)
 STAGES = ("prefill", "decode")
 DENSE = "dense"
-ATTENTION = {"hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64}
-FULL: dict[str, Any] = ATTENTION | {"intermediate_size": 1536, "num_hidden_layers": 12, "vocab_size": 16384}
-QUICK: dict[str, Any] = FULL | {"num_hidden_layers": 4, "vocab_size": 4096}
-PROMPT_TOKENS, NEW_TOKENS = 32, 9
+# Layers as wide as those of a model with a billion parameters, and fewer of them.
+ATTENTION = {"hidden_size": 1536, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 96}
+FULL: dict[str, Any] = ATTENTION | {"intermediate_size": 4096, "num_hidden_layers": 4, "vocab_size": 8192}
+QUICK: dict[str, Any] = FULL | {"num_hidden_layers": 2, "vocab_size": 4096}
+PROMPT_TOKENS, NEW_TOKENS = 16, 9
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Cell:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a third of the layers, and three rounds")
+    parser.add_argument("--quick", action="store_true", help="half of the layers, and three rounds")
     parser.add_argument("--rounds", type=int)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -144,8 +145,11 @@ def print_table(cells: Sequence[Cell]) -> None:
         dense, *slim = [tokens / statistics.median(seconds) for seconds in cell.seconds.values()]
         for name, rate in zip((Layout.uniform.value, Layout.per_layer.value), slim, strict=True):
             low, high = cell.quartiles(name)
-            ends = f"{cell.speed_up(name):.2f} | {cell.ideal[name]:.2f} | {cell.share(name):.2f} ({low:.2f} to {high:.2f}) |"
-            print(f"| {cell.stage} | {cell.batch} | {name} | {dense:.0f} | {rate:.0f} | {ends}")
+            share = f"{cell.share(name):.2f} ({low:.2f} to {high:.2f})"
+            print(
+                f"| {cell.stage} | {cell.batch} | {name} | {dense:.0f} | {rate:.0f} | {cell.speed_up(name):.2f} "
+                f"| {cell.ideal[name]:.2f} | {share} |"
+            )
 
 
 def figures(cells: Sequence[Cell], dense: PreTrainedModel, rounds: int) -> dict[str, Any]:

@@ -76,6 +76,12 @@ def run(
     """
     logging.disable_progress_bar()
     context = JobContext(job, presets.resolve(job.request.slimmed_for[0]), settings, storage, progress, scratch)
+    with context.processes:
+        return run_stages(context, scores)
+
+
+def run_stages(context: JobContext, scores: ScoreSets | None) -> Result:
+    """The stages of `run`."""
     with context.stage(Stage.fetch):
         pushing.check(context)
         sources = inputs.fetch(context)
@@ -95,6 +101,7 @@ def run(
     sets = with_slim_model(context, sets, chosen)
     dense |= {own(sets).key: chosen.dense}
     with context.stage(Stage.evaluate_slim):
+        artifacts.start_verification(context)
         cut = CutModel(sets, measure_slim(sets, partial(answer_all, context)))
         timed = speed.measure_slim(context, chosen.task_model, dense_speed)
     trained = recover(context, sources, chosen, cut, tasks)

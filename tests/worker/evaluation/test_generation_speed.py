@@ -43,7 +43,12 @@ def greedy(model: PreTrainedModel, prompt: Tensor, opening: tuple[int, ...]) -> 
 
 
 HEADS = ("_classifier", "_tokens")
-WRITERS = [name for name in TINY if FAMILIES[base_name(name)].kind in WRITING and not name.endswith(HEADS)]
+FAST = ("llama", "gpt2", "t5", "bart")  # the others are marked slow
+WRITERS = [
+    pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
+    for name in TINY
+    if FAMILIES[base_name(name)].kind in WRITING and not name.endswith(HEADS)
+]
 
 
 @pytest.mark.parametrize("name", WRITERS)
