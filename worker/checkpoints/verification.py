@@ -6,8 +6,8 @@ has changed the weights that stay, the masked model has the repaired ones.
 
 `python -m worker.checkpoints.verification PARENT`, a fresh process, is given DIRECTORY and PROBE. It loads the
 directory with the stock Auto class of its family, or with the per-layer class where layers have different widths, and
-with no other code. It prints one line of JSON: the class that loaded it, and the greatest difference between its logits and
-those of the probe.
+with no other code. It prints one line of JSON: the class that loaded it, and the greatest difference between its logits
+and those of the probe.
 """
 
 import json
