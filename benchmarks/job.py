@@ -92,7 +92,7 @@ def request(source: Source, shared: Path, rows: int) -> JobRequest:
     wording = source.tasks[TASK] if source.tasks else {"preset": TASK}
     files = {"calibration": "train", "evaluation": "test"}
     data = {
-        part: {"uri": (shared / "data" / TASK / f"{name}.jsonl").resolve().as_uri(), "max_examples": rows}
+        part: {"uri": (shared / "data" / TASK / f"{name}.jsonl").resolve().as_uri(), "limit": rows}
         for part, name in files.items()
     }
     adapter = {"adapter_uri": source.adapter.resolve().as_uri()} if source.adapter else {}

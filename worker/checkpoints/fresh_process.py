@@ -67,6 +67,7 @@ def wait_for(
             try:
                 return process.communicate(sent, timeout=POLL_SECONDS)
             except subprocess.TimeoutExpired:
+                sent = None  # `communicate` keeps what it has not written yet
                 while_waiting()
     except BaseException:
         process.kill()
