@@ -106,7 +106,7 @@ def run(settings: Settings, requests: Mapping[str, JobRequest], repetitions: int
     variables = {"SLIM_REDIS_URL": settings.redis_url, "SLIM_STATE": str(settings.state), "SLIM_DEVICE": "cpu"}
     environment = os.environ | variables | {VARIABLE: str(file), "PYTHONPATH": str(ROOT)}
     found: dict[str, list[Measured]] = {name: [] for name in requests}
-    command = [sys.executable, "-m", "benchmarks.job_bench.sampled_worker"]
+    command = [sys.executable, "-c", "from benchmarks.job_bench.sampled_worker import main; main()"]
     with subprocess.Popen(command, env=environment, stdout=sys.stderr) as worker:
         for repetition in range(repetitions + 1):
             for name, each in requests.items():

@@ -1,4 +1,4 @@
-"""A worker whose attempts are sampled: python -m benchmarks.job_bench.sampled_worker."""
+"""A worker whose attempts are sampled."""
 
 from service.settings import Settings
 from worker.attempts.rq_worker import SlimWorker
@@ -10,5 +10,6 @@ class SampledWorker(SlimWorker):
     child = "benchmarks.job_bench.sampled_process"
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run it until it is stopped. RQ refuses a class of `__main__`."""
     SampledWorker(Settings().redis_url, "bench").work(logging_level="WARNING")

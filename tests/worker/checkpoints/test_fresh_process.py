@@ -1,0 +1,60 @@
+"""A process that starts before it has arguments."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from service.contract.errors import VerificationFailed
+from tests.support.processes import has_ended, wait_for_child
+from worker.checkpoints.fresh_process import FreshProcess
+
+MODULE = "tests.support.echo_arguments"
+
+
+def child() -> psutil.Process:
+    return wait_for_child(psutil.Process(), lambda command: MODULE in command)
+
+
+def nothing() -> None:
+    """The job goes on."""
+
+
+def test_process_gets_arguments_after_its_start(tmp_path: Path) -> None:
+    arguments = [str(tmp_path / "a b"), 'quoted "text"', "x" * 100_000]  # more than a pipe holds
+    with FreshProcess(MODULE, {"TASKSLIM_TEST": "1"}) as process:
+        started = child()
+        assert started.environ()["TASKSLIM_TEST"] == "1"
+        assert json.loads(process.last_line(arguments, nothing, "failed")) == arguments
+    assert has_ended(started)
+
+
+def test_arguments_arrive_although_the_process_starts_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first wait for its answer ends before it has read them."""
+    waits: list[float] = []
+
+    class Late(subprocess.Popen[str]):
+        def communicate(self, sent: Any = None, timeout: float | None = None) -> tuple[Any, Any]:
+            waits.append(timeout or 0.0)
+            return super().communicate(sent, timeout=timeout if len(waits) > 1 else 1e-6)
+
+    monkeypatch.setattr(subprocess, "Popen", Late)
+    with FreshProcess(MODULE) as process:
+        assert json.loads(process.last_line(["one"], nothing, "failed")) == ["one"]
+    assert len(waits) > 1
+
+
+def test_failure_has_the_last_line_of_the_process() -> None:
+    with FreshProcess(MODULE) as process, pytest.raises(VerificationFailed, match="it failed: it was told to"):
+        process.last_line(["fail"], nothing, "it failed")
+
+
+def test_process_that_is_not_needed_ends_with_its_context() -> None:
+    files = psutil.Process().num_fds()
+    with FreshProcess(MODULE):
+        started = child()
+    assert has_ended(started)
+    assert psutil.Process().num_fds() == files
