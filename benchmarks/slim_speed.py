@@ -121,18 +121,18 @@ def measure(found: dict[str, PreTrainedModel], padded: Padding, batch: int, roun
         yield Cell(stage, batch, seconds, {name: cost[DENSE] / cost[name] for name in found})
 
 
-def num_operations(model: PreTrainedModel, batch: int) -> float:
+def num_operations(model: PreTrainedModel, batch: int) -> int:
     """Floating-point operations of prefill."""
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(input_ids=torch.full((batch, PROMPT_TOKENS), 10), use_cache=True, logits_to_keep=1)
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
-def num_bytes(model: PreTrainedModel, batch: int) -> float:
+def num_bytes(model: PreTrainedModel, batch: int) -> int:
     """Bytes that a step of decode reads: the weights, and the keys and values in the middle of the text."""
     with torch.inference_mode():
         cache = model(input_ids=torch.full((1, PROMPT_TOKENS + NEW_TOKENS // 2), 10), use_cache=True).past_key_values
-    cached = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    cached: int = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     return weight_bytes(model) + batch * cached
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import psutil
 from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE
-from rq.utils import parse_composite_key
+from rq.utils import as_text, parse_composite_key
 
 from service.infrastructure.child_process import child_command
 from service.infrastructure.embedded_redis import embedded_redis
@@ -99,7 +99,7 @@ class Deployment:
             return []
         key = WORKER_EXECUTIONS_KEY_TEMPLATE.format(command[command.index(CHILD) + 2])
         executions = connect(self.redis.url).smembers(key)
-        return [parse_composite_key(execution)[0] for execution in executions]
+        return [parse_composite_key(as_text(execution))[0] for execution in executions]
 
     def fill_scratch(self) -> list[Path]:
         """Fill the scratch directories of the workers to the last byte, and return the files that were written."""

@@ -9,7 +9,7 @@ import resource
 import sys
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -94,7 +94,7 @@ class Sampler:
     """Samples the thread that makes it until it is stopped."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self._thread, self._stop = threading.get_ident(), threading.Event()
 
     @contextmanager
