@@ -22,8 +22,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,19 +81,19 @@ def main() -> None:
     sources = {name: SOURCES[name](options.shared, Settings().state) for name in names}
     with tempfile.TemporaryDirectory() as directory, embedded_redis(Path(directory)) as url:
         settings = Settings(redis_url=url, state=Path(directory), device="cpu")
-        requests = {name: request(source, options.shared, options.rows) for name, source in sources.items()}
-        found = run(settings, requests, repetitions)
+        makers = {name: partial(request, source, options.shared, options.rows) for name, source in sources.items()}
+        found = run(settings, makers, repetitions)
     for name, jobs in found.items():
         print_table(name, jobs)
     print(json.dumps(figures(found, repetitions)))
 
 
-def request(source: Source, shared: Path, rows: int) -> JobRequest:
-    """A job with the defaults, but for the numbers of rows."""
+def request(source: Source, shared: Path, rows: int, seed: int) -> JobRequest:
+    """A job with the defaults, but for the numbers of rows; those of another seed have other scores."""
     wording = source.tasks[TASK] if source.tasks else {"preset": TASK}
     files = {"calibration": "train", "evaluation": "test"}
     data = {
-        part: {"uri": (shared / "data" / TASK / f"{name}.jsonl").resolve().as_uri(), "limit": rows}
+        part: {"uri": (shared / "data" / TASK / f"{name}.jsonl").resolve().as_uri(), "limit": rows, "seed": seed}
         for part, name in files.items()
     }
     adapter = {"adapter_uri": source.adapter.resolve().as_uri()} if source.adapter else {}
@@ -100,7 +101,9 @@ def request(source: Source, shared: Path, rows: int) -> JobRequest:
     return JobRequest.model_validate(body | {"target": {"ratio": 0.5}})
 
 
-def run(settings: Settings, requests: Mapping[str, JobRequest], repetitions: int) -> dict[str, list[Measured]]:
+def run(
+    settings: Settings, requests: Mapping[str, Callable[[int], JobRequest]], repetitions: int
+) -> dict[str, list[Measured]]:
     """The measurements of each model. Every job finds a stand-by process with its imports done."""
     file = settings.state / "samples"
     variables = {"SLIM_REDIS_URL": settings.redis_url, "SLIM_STATE": str(settings.state), "SLIM_DEVICE": "cpu"}
@@ -111,7 +114,7 @@ def run(settings: Settings, requests: Mapping[str, JobRequest], repetitions: int
         for repetition in range(repetitions + 1):
             for name, each in requests.items():
                 wait_for_standby(psutil.Process(worker.pid))
-                record = submit(settings, each)
+                record = submit(settings, each(repetition))
                 sampled = wait_for_samples(file, record)
                 if repetition:
                     found[name].append(measured(settings, record, sampled))

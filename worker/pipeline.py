@@ -93,6 +93,7 @@ def run_stages(context: JobContext, scores: ScoreSets | None) -> Result:
     with context.stage(Stage.evaluate_dense):
         sets, dense = halving(context, sets, partial(evaluate_dense, context, cache))
         dense_speed = speed.measure_dense(context, own(sets).task_model)
+    artifacts.start_verification(context)
     with context.stage(Stage.attribute):
         path, sets, task_model = halving(context, sets, partial(score, context, cache))
         path = with_token_use(context, path, sets, sources)
@@ -101,7 +102,6 @@ def run_stages(context: JobContext, scores: ScoreSets | None) -> Result:
     sets = with_slim_model(context, sets, chosen)
     dense |= {own(sets).key: chosen.dense}
     with context.stage(Stage.evaluate_slim):
-        artifacts.start_verification(context)
         cut = CutModel(sets, measure_slim(sets, partial(answer_all, context)))
         timed = speed.measure_slim(context, chosen.task_model, dense_speed)
     trained = recover(context, sources, chosen, cut, tasks)
