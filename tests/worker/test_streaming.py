@@ -14,6 +14,9 @@ from tests.support import checkpoints
 from tests.support.pipeline_jobs import Deployment
 from tests.support.recoveries import FAST
 from worker.checkpoints import loading
+from worker.checkpoints.loading import load_model
+from worker.slimming.streaming.layers import is_streamed
+from worker.slimming.streaming.mapped import directory_of
 
 torch.set_num_threads(1)
 
@@ -77,3 +80,15 @@ def test_nothing_of_a_streamed_job_is_left(tmp_path: Path) -> None:
 def test_an_encoder_decoder_is_not_streamed(tmp_path: Path) -> None:
     _, report, _ = run(tmp_path / "job", {}, "t5")
     assert not report.streamed
+
+
+def test_an_adapter_is_merged_into_weights_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints.write(tmp_path / "model", dtype=torch.bfloat16)
+    checkpoints.write_adapter(tmp_path / "adapter")
+    places: Any = {"device": torch.device("cpu"), "adapter": tmp_path / "adapter", "scratch": tmp_path}
+    plain = load_model(tmp_path / "model", **places)
+    monkeypatch.setattr(loading, "budget", lambda device: 1000)
+    streamed = load_model(tmp_path / "model", **places)
+    assert (is_streamed(plain.model), is_streamed(streamed.model)) == (False, True)
+    assert {directory_of(parameter) for parameter in streamed.model.parameters()} == {tmp_path}
+    assert_close(dict(streamed.model.named_parameters()), dict(plain.model.named_parameters()), rtol=0, atol=0)

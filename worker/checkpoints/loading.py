@@ -79,6 +79,10 @@ def load_model(
     model, tokenizer = load_weights(directory, family, adapter), load_tokenizer(directory)
     settle_tying(model)
     dtype = model.dtype
+    computed = computing_dtype(dtype, device.type, model.config.model_type)
+    if scratch is not None and device.type == "cpu" and _needs_streaming(model, computed):
+        log.info("the weights are larger than half of the free memory: they are streamed from files")
+        stream(model, architecture_of(model), scratch, computed)
     if adapter is not None:
         from worker.checkpoints.adapters.merging import merge_adapter  # slow to import, and needed by few jobs
 
@@ -86,10 +90,6 @@ def load_model(
     if set(weight_dtypes(model).values()) != {dtype}:  # transformers loads some weights of T5 in float32
         round_weights(model, dtype)
     _check_finite(model)
-    computed = computing_dtype(model.dtype, device.type, model.config.model_type)
-    if scratch is not None and device.type == "cpu" and _needs_streaming(model, computed):
-        log.info("the weights are larger than half of the free memory: they are streamed from files")
-        stream(model, architecture_of(model), scratch, computed)
     nn.Module.to(model, device)
     make_computable(model)
     rounded = rounded_dtypes(_used_dtypes(directory, family, model.config.to_dict()), dtype)
