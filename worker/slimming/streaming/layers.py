@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture
 from worker.slimming.repair.layer_runner import without_cache
-from worker.slimming.streaming.mapped import directory_of, in_file
+from worker.slimming.streaming.mapped import directory_of, in_file, return_freed_memory
 from worker.slimming.units import layers_of
 
 Run = Callable[[Tensor], Tensor]  # hidden states (B, T, D) in front of a layer -> behind it
@@ -33,8 +33,9 @@ def can_stream(architecture: Architecture, config: Any) -> bool:
 def stream(model: nn.Module, architecture: Architecture, directory: Path, dtype: torch.dtype) -> None:
     """Move the weights of a model on the CPU into files of the directory, in this dtype, one tensor at a time; and let
     its layers be computed again in the backward pass. Raises OSError where the disk has no room."""
+    return_freed_memory()
     for parameter in model.parameters():
-        parameter.data = in_file(parameter.data.to(dtype), directory)
+        parameter.data = in_file(parameter.data, directory, dtype)
     recompute_layers(model, architecture)
 
 

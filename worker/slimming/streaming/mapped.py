@@ -5,6 +5,7 @@ room on the disk alone. A tensor that replaces one in a file is written to a fil
 repaired and cut weights stay out of the memory too.
 """
 
+import ctypes
 import os
 from pathlib import Path
 from tempfile import mkstemp
@@ -12,18 +13,34 @@ from tempfile import mkstemp
 import torch
 from torch import Tensor
 
+M_MMAP_THRESHOLD = -3  # of mallopt in malloc.h of glibc
+RETURNED_BYTES = 2**20
 
-def in_file(tensor: Tensor, directory: Path) -> Tensor:
-    """The same values in a new file of the directory. The file has no name, and is freed with the tensor.
 
-    Raises OSError where the disk has no room.
+def return_freed_memory() -> None:
+    """Let every larger block of memory go back to the system when it is freed.
+
+    glibc keeps blocks of up to 32 MiB for later, between which small ones soon lie; a pass over the weights of a large
+    model then leaves the process as large as the model. Other libraries of C are left as they are.
     """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, RETURNED_BYTES)
+
+
+def in_file(tensor: Tensor, directory: Path, dtype: torch.dtype | None = None) -> Tensor:
+    """The same values in a new file of the directory, in the given dtype or in that of the tensor.
+
+    The file has no name, and is freed with the tensor. Raises OSError where the disk has no room.
+    """
+    dtype = dtype or tensor.dtype
     if tensor.numel() == 0:
-        return tensor
+        return tensor.to(dtype)
     descriptor, path = mkstemp(dir=directory, suffix=".weights")
     try:
-        os.posix_fallocate(descriptor, 0, tensor.nbytes)  # a full disk would end the process at the first write
-        mapped = torch.from_file(path, shared=True, size=tensor.numel(), dtype=tensor.dtype)
+        # On a full disk the process would end at its first write.
+        os.posix_fallocate(descriptor, 0, tensor.numel() * dtype.itemsize)
+        mapped = torch.from_file(path, shared=True, size=tensor.numel(), dtype=dtype)
     finally:
         os.close(descriptor)
         Path(path).unlink()
