@@ -117,7 +117,8 @@ def count_parameters(model: nn.Module) -> int:
 def _check_finite(model: nn.Module) -> None:
     buffers = ((name, buffer) for name, buffer in model.named_buffers() if name.endswith(LAYER_SCALAR))
     for name, tensor in (*model.named_parameters(), *buffers):
-        if not tensor.isfinite().all():
+        # The extremes of a tensor need no copy of it; a number that is not finite is one of them.
+        if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
             message = f"the weights {name} are not finite numbers: save the model in a dtype that can hold them"
             raise InvalidModel(message, param="model.uri")
 
