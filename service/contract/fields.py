@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 MAX_ROWS = 100_000  # inline in one request
 MAX_RATIO = 0.95
 EVALUATION_SHARE = 5  # one calibration row in five is set aside where a task names no evaluation rows
-FREE_SHARE = 0.5  # of the memory that is free, which sums and hidden states may take; the rest is for the passes
 MAX_KEPT_TEXTS = 10_000
 MAX_TASKS = 16
 MAX_OBSERVED = 16

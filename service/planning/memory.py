@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from service.contract.catalog import DeviceMemory, Memory
 from service.contract.criteria import CRITERIA, Criterion
-from service.contract.fields import FREE_SHARE
 from service.contract.options import FITTED, Repair, Unit
 from service.contract.request import JobRequest
 from service.planning.removal import count_parameters
@@ -18,6 +17,7 @@ from service.sources.checkpoint import Checkpoint
 from service.sources.dimensions import layer_tensors, unit_tensors_of
 from service.sources.safetensors_header import BYTES
 
+FREE_SHARE = 0.5  # as `worker.slimming.free_memory` has it
 GIB = 2**30
 DEVICES = (8 * GIB, 16 * GIB, 24 * GIB, 40 * GIB, 80 * GIB, 141 * GIB)  # memory of common devices
 READ_BY_LINEAR = (Unit.ffn, Unit.heads, Unit.head_dims)  # units that are the input of a linear module

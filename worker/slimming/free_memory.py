@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from service.contract.fields import FREE_SHARE
+FREE_SHARE = 0.5  # of the memory that is free, which sums and hidden states may take; the rest is for the passes
 
 MEMINFO = Path("/proc/meminfo")
 STATM = Path("/proc/self/statm")

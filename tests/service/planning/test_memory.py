@@ -9,6 +9,7 @@ import torch
 
 from service.contract.options import Unit
 from service.families.table import FAMILIES
+from service.planning import memory
 from service.planning.admission import check_request
 from service.planning.memory import Need, memory_of
 from service.planning.plan import plan
@@ -20,6 +21,7 @@ from tests.support.planning import request_for
 from tests.support.tiny_models import causal, tiny_family
 from worker.checkpoints.loading import count_parameters
 from worker.evaluation.memory import LiveStorages, weight_bytes
+from worker.slimming import free_memory
 from worker.slimming.architectures import ARCHITECTURES, architecture_of
 from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.layerwise import state_bytes
@@ -56,6 +58,10 @@ def test_the_matrices_are_those_that_the_worker_holds(name: str, tmp_path: Path,
     for effects in (False, True):
         held = [second_moments.matrix_bytes(model, group, effects=effects) for group in groups]
         assert sorted(need.matrices(effects=effects)) == sorted(held)
+
+
+def test_the_share_of_the_free_memory_is_that_of_the_worker() -> None:
+    assert memory.FREE_SHARE == free_memory.FREE_SHARE
 
 
 @pytest.mark.parametrize("portion", [1, 2, 3, 100])

@@ -7,11 +7,11 @@ Each layer thus compensates for the errors of the layers before it; `stream_fit`
 Shape suffixes as in layer_pass.py.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import structlog
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +26,7 @@ from worker.slimming.repair.stream_fit import fit_to_stream
 from worker.slimming.surgery import copy_sharing_tensors, cut
 from worker.slimming.units import Kept, Site, layers_of
 
-log = structlog.get_logger()
+log = logging.getLogger(__name__)
 
 
 def least_squares_layerwise(repair_input: RepairInput) -> None:
@@ -59,7 +59,7 @@ def _place_of_states(repair_input: RepairInput) -> tuple[torch.device, slice]:
     if step > 1:
         count = len(repair_input.calibration.batches)
         used = -(-count // step)
-        log.warning("no memory for the hidden states of all rows", batches=count, used=used, needed_bytes=needed)
+        log.warning("no memory for the %d bytes of all hidden states: %d of %d batches are used", needed, used, count)
     return host, slice(None, None, step)
 
 
