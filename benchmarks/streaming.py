@@ -164,7 +164,8 @@ def in_process(mode: str, model: Path, directory: Path, limit: int | None, metho
         seconds = round(perf_counter() - start, 1)
     if done.returncode:
         return {"exit": done.returncode, "seconds": seconds, "error": done.stderr.strip().splitlines()[-1:]}
-    return json.loads(done.stdout.splitlines()[-1]) | {"seconds": seconds}
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found | {"seconds": seconds}
 
 
 @contextmanager
