@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -110,7 +111,8 @@ def run(
     environment = os.environ | variables | {VARIABLE: str(file), "PYTHONPATH": str(ROOT)}
     found: dict[str, list[Measured]] = {name: [] for name in requests}
     command = [sys.executable, "-c", "from benchmarks.job_bench.sampled_worker import main; main()"]
-    with subprocess.Popen(command, env=environment, stdout=sys.stderr) as worker:
+    with subprocess.Popen(command, env=environment, stdout=sys.stderr) as worker, ExitStack() as stack:
+        stack.callback(worker.kill)
         for repetition in range(repetitions + 1):
             for name, each in requests.items():
                 wait_for_standby(psutil.Process(worker.pid))
@@ -118,7 +120,6 @@ def run(
                 sampled = wait_for_samples(file, record)
                 if repetition:
                     found[name].append(measured(settings, record, sampled))
-        worker.terminate()
     return found
 
 
