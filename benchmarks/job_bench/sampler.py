@@ -80,7 +80,7 @@ def _stack(frame: FrameType | None) -> Iterator[FrameType]:
 def _of_fresh_process() -> str:
     """The process that verifies a checkpoint imports until it has its name; then it loads it and makes a pass."""
     names = {_name(child) for child in psutil.Process().children()}
-    return "load" if COMPARES in names else "imports"
+    return "load" if COMPARES in names else "imports to verify"
 
 
 def _name(child: psutil.Process) -> str:

@@ -133,9 +133,9 @@ def test_jobs_start_in_processes_that_waited_and_a_stopped_worker_leaves_none(
         second = wait_for_standby_of(parent)
         assert second != first
         assert second.environ() == environment
+        wait_until(lambda: has_ended(first))
         after = submit(with_standby, request(model, 20))
         assert wait_for_attempt(parent) == second
-        wait_until(lambda: has_ended(first))
         check_succeeds_at_once(with_standby, after)
         third = wait_for_child(parent, other_than=second.pid)
         parent.send_signal(signal.SIGTERM)
