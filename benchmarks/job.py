@@ -194,9 +194,7 @@ def figures(found: Mapping[str, Sequence[Measured]], repetitions: int) -> dict[s
     each = {name: [job.overhead for job in jobs] for name, jobs in found.items()}
     return {
         "overhead_share": round(max(shares.values()), 3),
-        "cpu_overhead_share": round(
-            max(statistics.median(job.cpu_overhead for job in jobs) for jobs in found.values()), 3
-        ),
+        "cpu_overhead_share": round(max(cpu_shares), 3),
         "overhead_shares": {name: round(share, 3) for name, share in shares.items()},
         "overhead_ranges": {name: [round(min(shares), 3), round(max(shares), 3)] for name, shares in each.items()},
         "start_seconds": round(statistics.median(job.start for jobs in found.values() for job in jobs), 3),

@@ -25,8 +25,8 @@ def sampled(run_job: Callable[..., None]) -> Callable[..., None]:
         sampler, before = Sampler(), resident_bytes()
         with sampler.sampling():
             run_job(tenant, job_id, attempt)
-        line = {"job": job_id, "seconds": sampler.seconds, "cpu_seconds": sampler.cpu_seconds}
-        line |= {"before": before, "peak": peak_resident_bytes()}
+        seconds = {"seconds": sampler.seconds, "cpu_seconds": sampler.cpu_seconds}
+        line = {"job": job_id, **seconds, "before": before, "peak": peak_resident_bytes()}
         with Path(os.environ[VARIABLE]).open("a") as file:
             file.write(json.dumps(line) + "\n")
 
