@@ -27,7 +27,8 @@ def having(unit: Unit) -> list[str]:
 
 def mergeable() -> list[str]:
     """The names of the models whose experts can be merged."""
-    return [name for name in having(Unit.experts) if tiny_family(name).names.expert_files]
+    families = {name: tiny_family(name).names for name in having(Unit.experts)}
+    return [name for name, names in families.items() if names.expert_files and not names.expert_groups]
 
 
 @cache

@@ -12,6 +12,7 @@ from torch import Tensor
 from service.contract.options import TaskKind, Unit
 from service.contract.report import ChangedAnswer, Confusion, LayerWidth, Throughput
 from service.contract.result import DenseSlim, Widths
+from service.tensors.names import EXPERT_NEURONS, SHARED_NEURONS
 from worker.evaluation import answers
 from worker.evaluation.latency import PassProfile
 from worker.evaluation.pooling import ComparedAnswers, pooled_answers
@@ -89,10 +90,18 @@ def layers(
             dense=group.count,
             slim=kept[group.site].numel(),
             score_kept=score_kept(scores[group.site], kept[group.site]) if scores else None,
+            experts_without_tokens=_without_tokens(group, scores[group.site]) if scores else None,
         )
         for group in groups
         if group.site != VOCABULARY  # which is in no layer
     ]
+
+
+def _without_tokens(group: Group, score_U: Tensor) -> int | None:
+    """The experts of which no neuron has a score; None for other units than their neurons."""
+    if group.hook_point != "expert neurons":
+        return None
+    return int((score_U.view(group.rows, -1) == 0).all(1).sum())
 
 
 def widths(groups: Sequence[Group], kept: Mapping[Site, Tensor]) -> list[Widths]:

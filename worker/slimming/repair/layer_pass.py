@@ -46,6 +46,11 @@ class LayerPass:
         return self.stack.stream_behind(self.config) == ""
 
     @property
+    def has_experts(self) -> bool:
+        """Whether experts read the stream behind other consumers of the layer, and are no consumers themselves."""
+        return self.stack.experts is not None
+
+    @property
     def added_times(self) -> float:
         """By what the consumers' outputs are multiplied before they are added to the residual stream."""
         return float(getattr(self.config, self.stack.added_times)) if self.stack.added_times else 1.0
