@@ -67,8 +67,8 @@ class LayerWidth(Schema):
     )
     experts_without_tokens: int | None = Field(
         default=None,
-        description="of the part `expert_ffn`: experts whose neurons all have the score 0, because no calibration token "
-        "is sent there",
+        description="of the part `expert_ffn`: experts whose neurons all have the score 0, because no calibration "
+        "token is sent there",
     )
 
 

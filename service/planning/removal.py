@@ -64,7 +64,9 @@ def _count_in_stack(
     layers_left = of_layers.slim if of_layers else math.inf
     for layer, path, tensor in layer_tensors(checkpoint, stack):
         rows = unit_tensors_of(stack, path, tensor, method.units)
-        kept_share = math.prod(of_stack[row.unit, row.part].share for row in rows) if cuts and layer < layers_left else 1.0
+        kept_share = (
+            math.prod(of_stack[row.unit, row.part].share for row in rows) if cuts and layer < layers_left else 1.0
+        )
         if Unit.layers in method.units:
             chosen += 0 if matches(stack.moves, path) else tensor.count
             removed += tensor.count if layer >= layers_left else 0
@@ -98,8 +100,8 @@ def has_bias(request: JobRequest, checkpoint: Checkpoint, stack: StackNames) -> 
 
 
 def _slim_tensors(tensors: Tensors, checkpoint: Checkpoint, cuts: Sequence[Cut]) -> dict[str, TensorShape]:
-    """The tensors of the slim checkpoint. Layers of a stack are alike but for first ones that stay, so the last ones are
-    taken to be removed."""
+    """The tensors of the slim checkpoint. Layers of a stack are alike but for first ones that stay, so the last ones
+    are taken to be removed."""
     found: dict[str, TensorShape] = {}
     for name, tensor in tensors.items():
         shape = _slim_shape(name, tensor, cuts)

@@ -72,9 +72,7 @@ def possible_cuts(request: JobRequest, checkpoint: Checkpoint) -> Iterator[tuple
         yield Cut(VOCABULARY, Unit.vocabulary, rows, rows), range(checkpoint.least_rows or 1, rows + 1)
 
 
-def _whole(
-    request: JobRequest, checkpoint: Checkpoint, units: Iterable[Unit]
-) -> Iterator[tuple[Cut, Sequence[int]]]:
+def _whole(request: JobRequest, checkpoint: Checkpoint, units: Iterable[Unit]) -> Iterator[tuple[Cut, Sequence[int]]]:
     """As `possible_cuts`, of these units in the layers."""
     for stack in checkpoint.names.stacks:
         for unit in sorted(units):

@@ -1,4 +1,4 @@
-"""The first layers of a model with experts that have a feed-forward block in their place, and layers behind the last."""
+"""Layers of a model with experts that have none: first ones with a feed-forward block, and those behind the last."""
 
 from collections.abc import Mapping
 from typing import Any

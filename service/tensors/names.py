@@ -131,9 +131,7 @@ def attention(output: str, projections: str, unit: Unit = Unit.heads) -> tuple[U
     return (UnitTensors(unit, rf"{output}\.weight", 1), UnitTensors(unit, projections + LINEAR, 0))
 
 
-def experts(
-    modules: str, router: str, *, transposed: bool = False, buffers: str = r"(?!)"
-) -> tuple[UnitTensors, ...]:
+def experts(modules: str, router: str, *, transposed: bool = False, buffers: str = r"(?!)") -> tuple[UnitTensors, ...]:
     """Experts are entries along the first dimension of the tensors of all experts, and rows of the router.
 
     The neurons of each are entries along another dimension. `buffers` matches tensors of the router that are no

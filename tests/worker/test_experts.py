@@ -100,9 +100,7 @@ HALVES: dict[str, list[tuple[str | None, int, int]]] = {
 
 
 @pytest.mark.parametrize("family", having(Unit.experts))
-def test_a_job_removes_neurons_of_experts_as_its_plan_says(
-    deployment: Deployment, family: str, tmp_path: Path
-) -> None:
+def test_a_job_removes_neurons_of_experts_as_its_plan_says(deployment: Deployment, family: str, tmp_path: Path) -> None:
     request = deployment.request(family, method=NEURONS, target={"ratio": 0.5}, output=ROUNDED)
     plan_of, result = planned(deployment, request), deployment.run(request)
     assert [(widths.part, widths.dense, widths.slim) for widths in result.widths] == HALVES[family]
@@ -171,9 +169,7 @@ def test_experts_with_groups_are_not_merged(deployment: Deployment) -> None:
     assert error.param == "method.merge"
 
 
-@pytest.mark.parametrize(
-    ("family", "method"), [("mixtral", EXPERTS), ("qwen3_moe", BOTH), ("glm4_moe", BOTH)], ids=str
-)
+@pytest.mark.parametrize(("family", "method"), [("mixtral", EXPERTS), ("qwen3_moe", BOTH), ("glm4_moe", BOTH)], ids=str)
 def test_indices_of_experts_make_the_checkpoint(
     deployment: Deployment, family: str, method: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -11,9 +11,9 @@ from contextlib import ExitStack, contextmanager
 from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture
-from worker.slimming.hooks import Visitor, watch
 from worker.slimming.experts.neurons import without_neurons
 from worker.slimming.experts.routing import without_experts
+from worker.slimming.hooks import Visitor, watch
 from worker.slimming.surgery import groups_of, stays
 from worker.slimming.units import Group, Kept
 

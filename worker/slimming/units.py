@@ -39,8 +39,8 @@ class Site(NamedTuple):
         return cls(stack, int(layer), unit)
 
 
-# The widths of experts are multiples of this: grouped matrix products, by which stock classes compute them, take rows of
-# a multiple of 16 bytes, which are 8 numbers of half precision.
+# The widths of experts are multiples of this: grouped matrix products, by which stock classes compute them, take rows
+# of a multiple of 16 bytes, which are 8 numbers of half precision.
 EXPERT_STEP = 8
 VOCABULARY = Site("model", 0, "vocabulary")  # the rows of embedding and head, which belong to no layer
 

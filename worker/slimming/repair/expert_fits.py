@@ -1,6 +1,6 @@
 """Least squares within experts: fits the kept columns of every expert to what the expert wrote in the dense model.
 
-An expert e computes W_e h_e, and with the gated activations h of its neurons (`experts.neurons`) its kept columns become
+An expert e computes W_e h. With h the gated activations of its neurons (`experts.neurons`) its kept columns become
 
     argmin over W' of  E|W_e h - W' h_K|^2 + r |W' - W_eK|^2,
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture
-from worker.slimming.free_memory import budget
-from worker.slimming.hooks import watch
 from worker.slimming.experts.neurons import RoutedTokens, watch_neurons
 from worker.slimming.experts.routing import Routed, watch_experts, watch_experts_and_stream
+from worker.slimming.free_memory import budget
+from worker.slimming.hooks import watch
 from worker.slimming.scoring.criteria import CRITERIA, ExpertObservation, Formula, Observation, Options, Statistics
 from worker.slimming.scoring.finite import check_finite
 from worker.slimming.scoring.neurons_of_experts import neuron_sums

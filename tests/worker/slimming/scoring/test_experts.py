@@ -16,8 +16,8 @@ from tests.support.architecture_rows import having
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY
 from worker.slimming.architectures import ARCHITECTURES
-from worker.slimming.masking import masked
 from worker.slimming.experts.routing import Routed, watch_experts
+from worker.slimming.masking import masked
 from worker.slimming.scoring.attribution import score
 from worker.slimming.scoring.criteria import Options
 from worker.slimming.scoring.objectives import Batch, margin, token_scores
