@@ -63,6 +63,8 @@ def _count_in_stack(
     of_layers = of_stack.get((Unit.layers, ""))
     layers_left = of_layers.slim if of_layers else math.inf
     for layer, path, tensor in layer_tensors(checkpoint, stack):
+        if path.endswith(NO_PARAMETERS):
+            continue
         rows = unit_tensors_of(stack, path, tensor, method.units)
         kept_share = (
             math.prod(of_stack[row.unit, row.part].share for row in rows) if cuts and layer < layers_left else 1.0

@@ -25,6 +25,11 @@ def having(unit: Unit) -> list[str]:
     return [name for name in TINY if unit in tiny_family(name).units]
 
 
+def having_blocks() -> list[str]:
+    """The names of the models whose feed-forward neurons are those of one block of linear modules in each layer."""
+    return [name for name in having(Unit.ffn) if not tiny_family(name).names.experts]
+
+
 def mergeable() -> list[str]:
     """The names of the models whose experts can be merged."""
     families = {name: tiny_family(name).names for name in having(Unit.experts)}

@@ -117,7 +117,7 @@ class LayerwiseFit:
             fit = fit_to_stream(module, consumer, dense_records, records, weights, slim_pass.added_times)
             replace_weight(module, consumer, *fit)
             replace_kept_columns(self.repair_input.model, consumer, *fit)
-        if not consumers or not slim_pass.output_is_stream or slim_pass.has_experts:
+        if not consumers or not slim_pass.output_is_stream or not slim_pass.ends_with(consumers[-1]):
             return _next_inputs(inputs, slim_pass.run(inputs, []))
         return _next_inputs(inputs, slim_pass.with_new_output(consumers[-1], records))
 

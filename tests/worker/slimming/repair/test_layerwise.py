@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from service.contract.options import Unit
-from tests.support.architecture_rows import distinct, having
+from tests.support.architecture_rows import distinct, having_blocks
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY, causal, opt, tiny_family
 from worker.evaluation.memory import LiveStorages
@@ -49,7 +48,7 @@ def post_norm_opt() -> PreTrainedModel:
 
 
 MODELS: dict[str, tuple[str, Callable[[], PreTrainedModel]]] = {
-    **{family: (family, TINY[family]) for family in distinct(having(Unit.ffn)) if has_observable_stream(family)},
+    **{family: (family, TINY[family]) for family in distinct(having_blocks()) if has_observable_stream(family)},
     "opt, post-norm": ("opt", post_norm_opt),
     "gpt_neox, sequential residual": ("gpt_neox", lambda: causal("gpt_neox", use_parallel_residual=False)),
 }
