@@ -65,11 +65,13 @@ def fit_experts(
     """
     batches, found = repair_input.calibration.batches, dict[str, Tensor]()
     for number, part in enumerate(parts):
-        before = number * len(batches)
-        moments = _measured(repair_input, part, lambda done, before=before: on_batches(before + done))
-        for group, of_group in moments:
+        for group, of_group in _measured(repair_input, part, _offset(on_batches, number * len(batches))):
             found[group.module] = _fitted(repair_input, group, of_group)
     return found
+
+
+def _offset(on_batches: Callable[[int], None], before: int) -> Callable[[int], None]:
+    return lambda done: on_batches(before + done)
 
 
 def replace_experts(model: nn.Module, fitted: dict[str, Tensor]) -> None:
