@@ -14,8 +14,10 @@ from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.masking import masked
+from worker.slimming.repair import expert_fits
 from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.repairs import repair
+from worker.slimming.scoring.second_moments import RIDGE
 from worker.slimming.selection import select
 from worker.slimming.surgery import copy_sharing_tensors
 from worker.slimming.units import Group, Kept, Site, locate
@@ -59,8 +61,37 @@ def test_experts_come_nearer_to_what_they_wrote_in_the_dense_model(family: str, 
     expected, cut = outputs(dense, family, {}), outputs(dense, family, kept)
     whole = RepairInput(model, ARCHITECTURES[model.config.model_type], kept, rows(family))
     repaired = outputs(repair(whole, method), family, kept)
-    assert float((repaired - expected).square().mean()) < 0.8 * float((cut - expected).square().mean())
+    assert float((repaired - expected).square().mean()) < 0.9 * float((cut - expected).square().mean())
     assert torch.equal(outputs(dense, family, {}), expected)
+
+
+def test_kept_columns_are_the_ridge_regression_of_each_expert(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expert_fits, "token_weights", lambda gradient_BTO, mask_BT: mask_BT.float())
+    model, found = TINY["mixtral"](), list[tuple[Tensor, ...]]()
+    group = group_of(model)
+    module, kept = model.get_submodule(group.module), half(group)
+    old_EDI = module.get_parameter("down_proj").detach().clone().double()
+    handle = module.register_forward_pre_hook(lambda _, args: found.append(args))
+    with torch.no_grad():
+        for batch in rows("mixtral").batches:
+            model(**batch.inputs)
+    handle.remove()
+    repair(RepairInput(model, ARCHITECTURES["mixtral"], kept, rows("mixtral")), "least_squares")
+    counts_N = torch.cat([batch.masks["decoder"].flatten() for batch in rows("mixtral").batches])
+    hidden_ND, expert_NK, gate_NK = (torch.cat(each)[counts_N] for each in zip(*found, strict=True))
+    for expert in expert_NK.unique().tolist():
+        token_M, choice_M = (expert_NK == expert).nonzero(as_tuple=True)
+        both = hidden_ND[token_M] @ module.get_parameter("gate_up_proj")[expert].detach().T
+        gate_MI, up_MI = both.chunk(2, dim=1)
+        gated_MI = (torch.nn.functional.silu(gate_MI) * up_MI * gate_NK[token_M, choice_M, None]).double()
+        kept_K = kept[SITE].view(group.rows, -1)[expert] - expert * gated_MI.shape[1]
+        input_MK, old_KD = gated_MI[:, kept_K], old_EDI[expert].T[kept_K]
+        least = max(RIDGE, len(kept_K) / len(token_M)) * float(input_MK.square().mean())
+        ridge_KK = (least * len(token_M)) ** 0.5 * torch.eye(len(kept_K), dtype=torch.float64)
+        targets = torch.cat([gated_MI @ old_EDI[expert].T, ridge_KK @ old_KD])
+        expected_KD = torch.linalg.lstsq(torch.cat([input_MK, ridge_KK]), targets).solution
+        fitted_DI = module.get_parameter("down_proj")[expert].detach().double()
+        torch.testing.assert_close(fitted_DI.T[kept_K], expected_KD, rtol=1e-3, atol=1e-5)
 
 
 def test_an_expert_without_tokens_keeps_its_weights() -> None:
