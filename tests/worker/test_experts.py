@@ -113,9 +113,18 @@ def test_a_job_removes_neurons_of_experts_as_its_plan_says(deployment: Deploymen
     assert logits(slim).isfinite().all()
 
 
-@pytest.mark.parametrize("family", ["qwen2_moe", "glm4_moe"])
-def test_a_job_repairs_neurons_of_experts_by_default(deployment: Deployment, family: str) -> None:
-    result = deployment.run(deployment.request(family, target={"ratio": 0.5}, output=ROUNDED))
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [
+        ("qwen3_moe", {}),
+        ("glm4_moe", {}),
+        ("qwen2_moe", {"units": ["ffn", "layers"], "scope": "global"}),
+        ("mixtral", {"repair": "least_squares", "criterion": "attribution"}),
+    ],
+    ids=str,
+)
+def test_a_job_repairs_neurons_of_experts(deployment: Deployment, family: str, method: dict[str, Any]) -> None:
+    result = deployment.run(deployment.request(family, method=method, target={"ratio": 0.5}, output=ROUNDED))
     assert result.verified.max_abs_logit_difference < 1e-4
     assert result.parameters.slim < result.parameters.dense
 
