@@ -117,6 +117,26 @@ def test_a_layer_behind_a_removed_layer_gets_its_own_attention_mask(monkeypatch:
     assert all(torch.equal(mask_BT, full_BT) for mask_BT in of_second)
 
 
+def test_a_layer_behind_repaired_heads_gets_what_their_layer_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, calibration = TINY["llama"](), rows("llama", count=2)
+    architecture, hidden = ARCHITECTURES["llama"], list[Tensor]()
+    kept = {group.site: torch.arange(1) for group in locate(model, architecture, ["heads"])}
+
+    def record(layer: nn.Module, hidden_BTD: Tensor, call: LayerCall) -> Tensor:
+        hidden.append(hidden_BTD.clone())
+        return run_layer(layer, hidden_BTD, call)
+
+    monkeypatch.setattr(layer_pass, "run_layer", record)
+    repair(RepairInput(model, architecture, kept, calibration), METHOD)
+    handle = model.get_submodule("model.layers.1").register_forward_pre_hook(lambda _, args: hidden.append(args[0]))
+    with masked(model, architecture, kept):
+        log_probabilities(model, calibration)
+    handle.remove()
+    of_fit, of_model = hidden[-2:]  # the last layer is run last, in the cut model
+    mask_BT = calibration.batches[0].masks["decoder"]
+    torch.testing.assert_close(of_fit[mask_BT], of_model[mask_BT], rtol=1e-4, atol=1e-5)
+
+
 def peak_bytes(method: str, num_layers: int = 2, num_rows: int = 4) -> int:
     """The most bytes that a repair with known moments allocates beside the model."""
     model, calibration = causal("llama", num_hidden_layers=num_layers), rows("llama", num_rows)
