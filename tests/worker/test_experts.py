@@ -8,7 +8,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from service.contract.errors import InvalidModel, InvalidRequest, TargetUnreachable, TaskslimError, UnsupportedUnit
+from service.contract.errors import (
+    InvalidData,
+    InvalidModel,
+    InvalidRequest,
+    TargetUnreachable,
+    TaskslimError,
+    UnsupportedUnit,
+)
 from service.contract.options import Unit
 from service.contract.request import JobRequest
 from service.contract.result import DenseSlim
@@ -19,7 +26,8 @@ from tests.support import checkpoints
 from tests.support.architecture_rows import having, mergeable
 from tests.support.pipeline_jobs import Deployment
 from tests.support.tiny_models import TINY, logits, tiny_family
-from worker.checkpoints.kept_indices import apply_kept
+from worker.checkpoints.kept_indices import apply_kept, read_kept, save_kept
+from worker.slimming.units import Site
 from worker.sources.fetching import FetchedModel
 
 EXPERTS: dict[str, Any] = {"units": ["experts"]}
@@ -190,6 +198,19 @@ def test_indices_of_experts_make_the_checkpoint(
     made, shipped = (load_file(tmp_path / name / "model.safetensors") for name in ("applied", "model"))
     assert made.keys() == shipped.keys()
     assert all(torch.equal(made[name], shipped[name]) for name in made)
+
+
+def test_indices_that_leave_experts_of_unequal_widths_are_refused(deployment: Deployment, tmp_path: Path) -> None:
+    output: dict[str, Any] = ROUNDED | {"formats": ["indices"]}
+    deployment.run(deployment.request("mixtral", method=NEURONS, target={"ratio": 0.5}, output=output))
+    deployment.download(tmp_path)
+    path, base = tmp_path / "kept.safetensors", deployment.root / "mixtral"
+    kept, origin = read_kept(path)
+    site = Site("decoder", 0, "expert_ffn")
+    save_kept({**kept, site: torch.arange(kept[site].numel())}, origin, path)
+    with pytest.raises(InvalidData, match="not the same number in each of its 8 rows"):
+        apply_kept(path, FetchedModel(base, base, None), None, tmp_path / "applied")
+    assert not (tmp_path / "applied").exists()
 
 
 def test_files_with_the_tensors_of_all_experts_are_read(deployment: Deployment, tmp_path: Path) -> None:
