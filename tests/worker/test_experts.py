@@ -22,6 +22,7 @@ from service.contract.result import DenseSlim
 from service.planning.idle_options import check_idle_options
 from service.planning.plan import plan
 from service.sources.access import Access
+from service.tensors.names import CORRECTION
 from tests.support import checkpoints
 from tests.support.architecture_rows import having, mergeable
 from tests.support.pipeline_jobs import Deployment
@@ -300,11 +301,18 @@ def test_heads_of_a_model_with_experts_are_repaired(deployment: Deployment) -> N
     assert result.parameters.slim < result.parameters.dense
 
 
-def test_a_model_in_half_precision_is_slimmed(deployment: Deployment) -> None:
-    directory = deployment.root / "mixtral"
-    checkpoints.save(directory, TINY["mixtral"]().bfloat16())
-    result = deployment.run(deployment.request("mixtral", method=EXPERTS, target={"ratio": 0.5}))
+@pytest.mark.parametrize(("family", "units"), [("mixtral", "experts"), ("glm4_moe", "experts"), ("glm4_moe", "ffn")])
+def test_a_model_in_half_precision_is_slimmed(deployment: Deployment, family: str, units: str) -> None:
+    model = TINY[family]().bfloat16()
+    for name, buffer in model.named_buffers():
+        if name.endswith(CORRECTION):
+            buffer.data = buffer.data.float()  # as in every checkpoint
+    checkpoints.save(deployment.root / family, model)
+    method = {"units": [units], "repair": "none"}
+    request = deployment.request(family, method=method, target={"ratio": 0.5}, output=ROUNDED)
+    plan_of, result = planned(deployment, request), deployment.run(request)
     assert result.verified.max_abs_logit_difference < 1e-4
+    assert plan_of.bytes.model_dump() == result.bytes.model_dump()
     assert logits(AutoModelForCausalLM.from_pretrained(deployment.scratch / "output/model")).isfinite().all()
 
 
