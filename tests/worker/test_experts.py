@@ -122,6 +122,7 @@ def test_a_job_removes_neurons_of_experts_as_its_plan_says(deployment: Deploymen
     assert logits(slim).isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "method"),
     [
@@ -138,6 +139,7 @@ def test_a_job_repairs_neurons_of_experts(deployment: Deployment, family: str, m
     assert result.parameters.slim < result.parameters.dense
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss", "glm4_moe"])
 def test_experts_and_their_neurons_share_one_budget(deployment: Deployment, family: str) -> None:
     request = deployment.request(family, method=BOTH, target={"ratio": 0.6}, output=ROUNDED)
