@@ -36,7 +36,7 @@ from worker.slimming.scoring.multi_task import united_paths
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.units import Kept
 from worker.sources.validation import weight_file_bytes
-from worker.stages import controls, evaluation_sets, inputs, pseudo_labels, recovery, speed, vocabulary
+from worker.stages import controls, evaluation_sets, inputs, pseudo_labels, quantisation, recovery, speed, vocabulary
 from worker.stages.context import JobContext, StageProgress
 from worker.stages.evaluation_sets import (
     SLIMMED_FOR,
@@ -103,11 +103,14 @@ def run(
         untrained = save(context, sources, cut, chosen, UNTRAINED) if trained else None
         verified = save(context, sources, final, chosen, MODEL)
     exported = export(context)
+    load_dense = partial(load, context, sources.model, sources.adapter)
+    quantised = quantisation.quantise(context, final.sets, tasks, load_dense, chosen.rows)
     with context.stage(Stage.upload):
         metrics = final.metrics(dense).model_copy(update={"controls": compared})
         result = conclude(context, sources, chosen, final.measured[own(sets).key], metrics, timed, verified)
         recovered = trained.result(context, cut, dense, untrained) if trained and untrained else None
-        result = result.model_copy(update=cache.outcome() | {"recovery": recovered, "exports": exported})
+        outcome = {"recovery": recovered, "exports": exported, "quantised": quantised}
+        result = result.model_copy(update=cache.outcome() | outcome)
         ranking = path.at(chosen.candidate.requested_ratio)
         found = findings.find(chosen, final.sets, dense, final.measured, timed.passes, ranking)
         return publish(context, result, partial(report.write, context, sources, final.sets, found=found))

@@ -1,0 +1,53 @@
+"""Computes with quantised weights in a model that is not stored quantised."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from worker.quantisation.weights import QuantisedWeight, rounded, scale_of
+
+
+@contextmanager
+def computing_with(
+    model: nn.Module,
+    weights: Mapping[str, QuantisedWeight],
+    *,
+    activation_bits: int | None = None,
+    dtype: torch.dtype | None = None,
+) -> Iterator[None]:
+    """Within the context the modules at these paths have the quantised weights, in `dtype` or that of their own.
+
+    With `activation_bits` each token's inputs of these modules are rounded to so many bits, with a scale of its own.
+    """
+    with ExitStack() as stack:
+        for path, weight in weights.items():
+            stack.enter_context(_replaced(model.get_submodule(path).get_parameter("weight"), weight, dtype))
+            if activation_bits is not None:
+                stack.enter_context(_rounding_inputs(model.get_submodule(path), activation_bits))
+        yield
+
+
+@contextmanager
+def _replaced(parameter: nn.Parameter, weight: QuantisedWeight, dtype: torch.dtype | None) -> Iterator[None]:
+    own = parameter.data
+    parameter.data = weight.dense_OI.to(own.device, dtype or own.dtype)
+    try:
+        yield
+    finally:
+        parameter.data = own
+
+
+@contextmanager
+def _rounding_inputs(module: nn.Module, bits: int) -> Iterator[None]:
+    def round_input(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        states = args[0].flatten(0, -2)
+        values = rounded(states, scale_of(states, bits, None, torch.float32), bits)
+        return (values.dense_OI.reshape(args[0].shape).to(args[0].dtype), *args[1:])
+
+    handle = module.register_forward_pre_hook(round_input)
+    try:
+        yield
+    finally:
+        handle.remove()
