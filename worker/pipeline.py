@@ -26,7 +26,7 @@ from service.storage.artifact_names import MODEL, UNTRAINED
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
 from worker.recovery.recovered import Recovered
-from worker.reporting import artifacts, exports, findings, pushing, report
+from worker.reporting import artifacts, exports, findings, pushing, quantised, report
 from worker.search.candidates import Candidates
 from worker.search.chosen import ChosenModel, kept_metric
 from worker.search.counted import counted_candidate
@@ -36,7 +36,7 @@ from worker.slimming.scoring.multi_task import united_paths
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.units import Kept
 from worker.sources.validation import weight_file_bytes
-from worker.stages import controls, evaluation_sets, inputs, pseudo_labels, quantisation, recovery, speed, vocabulary
+from worker.stages import controls, evaluation_sets, inputs, pseudo_labels, recovery, speed, vocabulary
 from worker.stages.context import JobContext, StageProgress
 from worker.stages.evaluation_sets import (
     SLIMMED_FOR,
@@ -104,12 +104,13 @@ def run(
         verified = save(context, sources, final, chosen, MODEL)
     exported = export(context)
     load_dense = partial(load, context, sources.model, sources.adapter)
-    quantised = quantisation.quantise(context, final.sets, tasks, load_dense, chosen.rows)
+    copies = quantised.quantise(context, final.sets, tasks, load_dense, chosen.rows)
     with context.stage(Stage.upload):
         metrics = final.metrics(dense).model_copy(update={"controls": compared})
-        result = conclude(context, sources, chosen, final.measured[own(sets).key], metrics, timed, verified)
+        slim = copies.judged or final.measured[own(sets).key]
+        result = conclude(context, sources, chosen, slim, metrics, timed, verified)
         recovered = trained.result(context, cut, dense, untrained) if trained and untrained else None
-        outcome = {"recovery": recovered, "exports": exported, "quantised": quantised}
+        outcome = {"recovery": recovered, "exports": exported, "quantised": copies.models}
         result = result.model_copy(update=cache.outcome() | outcome)
         ranking = path.at(chosen.candidate.requested_ratio)
         found = findings.find(chosen, final.sets, dense, final.measured, timed.passes, ranking)

@@ -1,6 +1,6 @@
 """Computes with quantised weights in a model that is not stored quantised."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -29,6 +29,16 @@ def computing_with(
         yield
 
 
+def compute_with(model: nn.Module, weights: Mapping[str, QuantisedWeight], activation_bits: int | None) -> None:
+    """As `computing_with`, for good. The model gets parameters of its own; others that shared them keep theirs."""
+    for path, weight in weights.items():
+        module = model.get_submodule(path)
+        own = module.get_parameter("weight")
+        module.weight = nn.Parameter(weight.dense_OI.to(own.device, own.dtype), requires_grad=False)
+        if activation_bits is not None:
+            module.register_forward_pre_hook(_rounding(activation_bits))
+
+
 @contextmanager
 def _replaced(parameter: nn.Parameter, weight: QuantisedWeight, dtype: torch.dtype | None) -> Iterator[None]:
     own = parameter.data
@@ -41,13 +51,19 @@ def _replaced(parameter: nn.Parameter, weight: QuantisedWeight, dtype: torch.dty
 
 @contextmanager
 def _rounding_inputs(module: nn.Module, bits: int) -> Iterator[None]:
+    handle = module.register_forward_pre_hook(_rounding(bits))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _rounding(bits: int) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    """A hook that rounds the input of a module, each token with a scale of its own."""
+
     def round_input(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         states = args[0].flatten(0, -2)
         values = rounded(states, scale_of(states, bits, None, torch.float32), bits)
         return (values.dense_OI.reshape(args[0].shape).to(args[0].dtype), *args[1:])
 
-    handle = module.register_forward_pre_hook(round_input)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return round_input

@@ -38,14 +38,14 @@ class Compared(BaseModel):
 
 
 def verify(
-    directory: Path, probe: Path, rounding: Path | None, greatest: float, while_waiting: Callable[[], None]
+    directory: Path, probes: Sequence[Path], greatest: float, while_waiting: Callable[[], None]
 ) -> tuple[Compared, float]:
     """(what the comparison has found, the tolerance of weights).
 
-    `rounding` is the probe with activations rounded as well, where the precision rounds them; `greatest` the greatest
-    absolute logit. Raises ExportFailed where the logits differ by more, or the checkpoint does not load.
+    The first probe has the logits with weights alone rounded, the second, where the precision does that, those with
+    activations rounded as well; `greatest` is the greatest absolute logit. Raises ExportFailed where the logits differ
+    by more, or the checkpoint does not load.
     """
-    probes = [each for each in (probe, rounding) if each is not None]
     compared = compare_in_fresh_process(directory, probes, while_waiting)
     bounds = ((compared.weights, TOLERANCE), (compared.activations or 0.0, TOLERANCE_WITH_ACTIVATIONS))
     for difference, tolerance in bounds:
