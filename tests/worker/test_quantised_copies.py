@@ -57,13 +57,22 @@ def test_a_job_has_four_models_side_by_side(tmp_path: Path) -> None:
 
 def test_a_search_for_a_floor_judges_the_quantised_model(tmp_path: Path) -> None:
     """What the search reports to keep is what the quantised slim model keeps."""
-    output = {"quantise": ["w4a16"]}
-    _, result = quantised(tmp_path, output=output, target={"keep_metric": 0.5}, method={"repair": "none"})
-    [copy], kept = result.quantised, result.kept_metric
+    fields: dict[str, Any] = {"target": {"keep_metric": 0.5}, "method": {"criterion": "attribution", "repair": "none"}}
+    task = {"kind": "generation", "metric": "token_probability", "labels": None}
+    job = deployment(tmp_path)
+    task |= {"evaluation": {"uri": job.rows(12, "evaluation")}}
+    plain, judged = (
+        job.run(job.request(task=dict(task), output={"round_to": 32, "quantise": precisions}, **fields))
+        for precisions in ([], ["w4a16"])
+    )
+    [copy], kept = judged.quantised, judged.kept_metric
     assert kept is not None
-    assert copy.metrics.dense.examples == copy.metrics.slim.examples == kept.reported_examples
-    dense = result.metrics.dense.value.value
-    assert kept.reported.value == pytest.approx(copy.metrics.slim.value.value / dense)
+    assert copy.metrics.slim.examples == kept.reported_examples == 6
+    assert kept.reported.value == pytest.approx(copy.metrics.slim.value.value / judged.metrics.dense.value.value)
+    metrics = {point.parameters: point.metric for point in plain.curve}
+    compared = [point for point in judged.curve if point.parameters in metrics]
+    assert compared
+    assert all(point.metric != metrics[point.parameters] for point in compared)
 
 
 def test_a_damaged_copy_fails_the_job_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from service.contract.options import Layout, Precision
+from tests.support.batches import batches, examples
 from tests.support.exports import slim_source, with_packages
 from tests.support.tiny_models import causal, classifier, encoder_decoder, inputs_of
 from worker.checkpoints.loading import load_model
@@ -27,8 +28,9 @@ WIDE: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "head_dim":
 
 
 def stored(directory: Path, model: PreTrainedModel, precision: Precision, layout: Layout, rows: list[Batch]) -> Path:
-    """Slim a model, write it in a precision, and write its probes; the directory of the quantised checkpoint."""
-    source = slim_source(directory, model, ["ffn"], layout)
+    """Slim a model by a unit whose sizes the precision takes, write it in a precision, and write its probes; the directory of the quantised checkpoint."""
+    units = ["heads"] if PRECISIONS[precision].grouped else ["ffn"]
+    source = slim_source(directory, model, units, layout)
     loaded, traits = load_model(source.checkpoint, device=torch.device("cpu")), PRECISIONS[precision]
     architecture = architecture_of(loaded.model)
     found = quantised_weights(loaded.model, architecture, precision, loaded.dtype, rows, lambda done, total: None)
@@ -84,8 +86,6 @@ def test_w8a8_is_loaded_by_compressed_tensors(family: str, layout: Layout, tmp_p
 
 @pytest.mark.parametrize("layout", Layout)
 def test_w4a16_is_loaded_by_compressed_tensors(layout: Layout, tmp_path: Path) -> None:
-    from tests.support.batches import batches, examples
-
     model = causal("llama", **WIDE)
     source = stored(tmp_path, model, Precision.w4a16, layout, batches("llama", examples(8), 4))
     assert check(source).loader.endswith(", compressed-tensors")
