@@ -6,6 +6,7 @@ The plan and the worker ask the same function. `worker.quantisation` quantises, 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from service.contract.catalog import PlannedPrecision
 from service.contract.errors import UnsupportedFormat
 from service.contract.options import Precision, Unit
 from service.contract.request import JobRequest
@@ -22,16 +23,27 @@ PARAM = "output.quantise"
 def check_precisions(
     request: JobRequest, family: ModelFamily, config: Mapping[str, Any], lengths: Iterable[int]
 ) -> None:
-    """Raise UnsupportedFormat for a precision that cannot hold the slim model or the dense one.
+    """Raise UnsupportedFormat for a precision that is asked for and cannot hold the slim model or the dense one.
 
     `lengths` are those of the rows of the dense model's weight matrices, without embeddings and head.
     """
-    for precision in request.output.quantise:
-        reason = _against_family(precision, family)
+    for planned in planned_precisions(request, family, config, lengths):
+        if planned.precision in request.output.quantise and planned.reason is not None:
+            raise UnsupportedFormat(f"`{planned.precision}`: {planned.reason}", param=PARAM)
+
+
+def planned_precisions(
+    request: JobRequest, family: ModelFamily, config: Mapping[str, Any], lengths: Iterable[int]
+) -> list[PlannedPrecision]:
+    """Every precision, and what speaks against it. `lengths` as for `check_precisions`."""
+    rows, found = set(lengths), []
+    for precision in Precision:
+        reason, size = _against_family(precision, family), None
         if reason is None and precision is Precision.w4a16:
-            reason = _against_lengths(request, {*lengths, *_slim_lengths(request, family, config)})
-        if reason is not None:
-            raise UnsupportedFormat(f"`{precision}`: {reason}", param=PARAM)
+            all_rows = rows | set(_slim_lengths(request, family, config))
+            reason, size = _against_lengths(request, all_rows), group_size(all_rows)
+        found.append(PlannedPrecision(precision=precision, possible=reason is None, group_size=size, reason=reason))
+    return found
 
 
 def group_size(lengths: Iterable[int]) -> int | None:

@@ -59,9 +59,9 @@ def _parts_of_file(
 ) -> Iterator[tuple[str, Tensor]]:
     with safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 - not a mapping
-            yield from parts_of(name, weights[name], storage).items() if name in weights else [
-                (name, file.get_tensor(name))
-            ]
+            yield from (
+                parts_of(name, weights[name], storage).items() if name in weights else [(name, file.get_tensor(name))]
+            )
 
 
 def parts_of(name: str, weight: QuantisedWeight, storage: Storage) -> Parts:

@@ -44,9 +44,7 @@ def quantised_weights(
         return scale_of(weight_OI, traits.bits, size, traits.scale_dtype or dtype)
 
     if not traits.grouped:
-        return {
-            path: rounded(module.weight, scale(module.weight), traits.bits) for path, module in modules.items()
-        }
+        return {path: rounded(module.weight, scale(module.weight), traits.bits) for path, module in modules.items()}
     return calibrated(
         model,
         architecture,

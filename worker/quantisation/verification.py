@@ -57,9 +57,7 @@ def verify(
     return compared, TOLERANCE * greatest
 
 
-def compare_in_fresh_process(
-    directory: Path, probes: Sequence[Path], while_waiting: Callable[[], None]
-) -> Compared:
+def compare_in_fresh_process(directory: Path, probes: Sequence[Path], while_waiting: Callable[[], None]) -> Compared:
     """What `compare` returns in a process of its own. Raises ExportFailed where it raises."""
     failure = f"{directory.name} does not load in a fresh process"
     try:

@@ -1,8 +1,9 @@
 """Pushes the slim model to `output.uri`: a prefix of an object store, or a repository of a hub.
 
-The files of the checkpoint, its card included, are at the root; those of other formats and
-precisions are in directories with their name. Credentials are those of the worker's environment. A prefix is used by one job: `taskslim-job.json`,
-which is written first, names it, so that another attempt of the same job goes on and nothing else is overwritten.
+The files of the checkpoint, its card included, are at the root; those of other formats and precisions are in
+directories with their names. Credentials are those of the worker's environment. A prefix is used by one job:
+`taskslim-job.json`, which is written first, names it, so that another attempt of the same job goes on and nothing else
+is overwritten.
 """
 
 import json

@@ -6,7 +6,7 @@ import pytest
 
 from service.contract.errors import UnsupportedFormat
 from service.contract.request import JobRequest
-from service.exports.precisions import check_precisions, group_size
+from service.exports.precisions import check_precisions, group_size, planned_precisions
 from service.families.table import FAMILIES
 
 CONFIG = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
@@ -44,6 +44,15 @@ def test_a_rounding_that_groups_do_not_divide_is_refused_with_the_next_one() -> 
     assert "send an `output.round_to` of 64" in refusal(request("w4a16", ["ffn"], round_to=40))
     check_precisions(request("w4a16", ["ffn"], round_to=64), FAMILIES["llama"], CONFIG, LENGTHS)
     check_precisions(request("w8a8", ["ffn"], round_to=40), FAMILIES["llama"], CONFIG, LENGTHS)
+
+
+def test_a_plan_names_every_precision() -> None:
+    found = planned_precisions(request("int8", ["ffn"], round_to=40), FAMILIES["llama"], CONFIG, LENGTHS)
+    assert [each.possible for each in found] == [True, True, False]
+    assert found[2].reason is not None
+    assert "an `output.round_to` of 64" in found[2].reason
+    wide = planned_precisions(request("int8", ["ffn"]), FAMILIES["llama"], CONFIG, LENGTHS)
+    assert [(each.possible, each.group_size) for each in wide] == [(True, None), (True, None), (True, 64)]
 
 
 def test_rows_of_the_dense_model_count() -> None:

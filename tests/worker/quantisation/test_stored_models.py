@@ -28,7 +28,10 @@ WIDE: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "head_dim":
 
 
 def stored(directory: Path, model: PreTrainedModel, precision: Precision, layout: Layout, rows: list[Batch]) -> Path:
-    """Slim a model by a unit whose sizes the precision takes, write it in a precision, and write its probes; the directory of the quantised checkpoint."""
+    """Slim a model by a unit whose sizes the precision takes, and write it quantised, with its probes beside it.
+
+    The directory of the quantised checkpoint.
+    """
     units = ["heads"] if PRECISIONS[precision].grouped else ["ffn"]
     source = slim_source(directory, model, units, layout)
     loaded, traits = load_model(source.checkpoint, device=torch.device("cpu")), PRECISIONS[precision]
@@ -103,8 +106,6 @@ def test_w4a16_is_loaded_by_compressed_tensors(layout: Layout, tmp_path: Path) -
         (lambda: encoder_decoder("t5"), Layout.uniform),
     ],
 )
-def test_int8_is_loaded_by_torchao(
-    make: Any, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_int8_is_loaded_by_torchao(make: Any, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_packages(monkeypatch, TORCHAO)
     assert check(stored(tmp_path, make(), Precision.int8, layout, [])).loader.endswith(", torchao")
