@@ -27,6 +27,8 @@ def check_precisions(
 
     `lengths` are those of the rows of the dense model's weight matrices, without embeddings and head.
     """
+    if not request.output.quantise:
+        return
     for planned in planned_precisions(request, family, config, lengths):
         if planned.precision in request.output.quantise and planned.reason is not None:
             raise UnsupportedFormat(f"`{planned.precision}`: {planned.reason}", param=PARAM)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from service.contract.options import Precision
-from service.exports.precisions import group_size
 from worker.checkpoints.dtypes import fixed_parameters
 from worker.quantisation.files import parts_of
 from worker.quantisation.gptq import gptq
@@ -19,29 +18,23 @@ from worker.slimming.scoring.objectives import Batch
 CALIBRATION_TOKENS = 2**16  # that the sums of products are taken over; of more rows an evenly spaced part is used
 
 
-def group_size_of(precision: Precision, modules: Mapping[str, nn.Linear]) -> int | None:
-    """The weights of a row that share a scale; None where all of a row do."""
-    if not PRECISIONS[precision].grouped:
-        return None
-    found = group_size(module.in_features for module in modules.values())
-    assert found is not None, "check_precisions has looked at the lengths"
-    return found
-
-
 def quantised_weights(
     model: nn.Module,
     architecture: Architecture,
     precision: Precision,
+    group_size: int | None,
     dtype: torch.dtype,
     batches: Sequence[Batch],
     on_layer: Callable[[int, int], None],
 ) -> dict[str, QuantisedWeight]:
-    """Path -> quantised weight of every linear module in the layers. `dtype` is that of the checkpoint."""
+    """Path -> quantised weight of every linear module in the layers. `dtype` is that of the checkpoint.
+
+    `group_size` is that of the precisions whose groups have scales of their own, and divides the rows of all modules.
+    """
     traits, modules = PRECISIONS[precision], linear_modules(model, architecture)
-    size = group_size_of(precision, modules)
 
     def scale(weight_OI: Tensor) -> Tensor:
-        return scale_of(weight_OI, traits.bits, size, traits.scale_dtype or dtype)
+        return scale_of(weight_OI, traits.bits, group_size, traits.scale_dtype or dtype)
 
     if not traits.grouped:
         return {path: rounded(module.weight, scale(module.weight), traits.bits) for path, module in modules.items()}

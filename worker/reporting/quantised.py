@@ -17,13 +17,12 @@ from worker.quantisation import files
 from worker.quantisation.computing import computing_with
 from worker.quantisation.layers import linear_modules
 from worker.quantisation.precisions import PRECISIONS
-from worker.quantisation.rounding import group_size_of
 from worker.quantisation.verification import Compared, verify
 from worker.reporting import artifacts, quantised_snippets, task_file
 from worker.stages.context import JobContext
 from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, having_role, own
 from worker.stages.measurements import shipped_tasks
-from worker.stages.quantisation import QuantisedSets, measure
+from worker.stages.quantisation import QuantisedSets, group_size_of, measure
 from worker.stages.task_model import Measured, TaskModel, with_examples
 
 
@@ -52,9 +51,12 @@ def quantise(
     if not precisions:
         return QuantisedCopies([])
     with context.stage(Stage.quantise):
-        slim = [measure(context, sets, precision) for precision in precisions]
-        dense_sets = _with_dense_model(context, sets, tasks, dense(), rows)
-        models = [_store(context, each, measure(context, dense_sets, each.precision)) for each in slim]
+        loaded = dense()
+        sizes = {precision: group_size_of(context, precision, loaded) for precision in precisions}
+        dense_sets = _with_dense_model(context, sets, tasks, loaded, rows)
+        slim = [measure(context, sets, precision, size) for precision, size in sizes.items()]
+        whole = [measure(context, dense_sets, precision, size) for precision, size in sizes.items()]
+        models = [_store(context, *pair) for pair in zip(slim, whole, strict=True)]
     is_judged = len(slim) == 1 and context.job.request.target.keep_metric is not None
     return QuantisedCopies(models, slim[0].measured[own(slim[0].sets).key] if is_judged else None)
 
@@ -83,14 +85,14 @@ def _store(context: JobContext, slim: QuantisedSets, dense: QuantisedSets) -> Qu
     """
     precision, loaded = slim.precision, slim.loaded
     directory = artifacts.output_directory(context) / quantised_name(precision)
-    size = _write(artifacts.checkpoint_directory(context), directory, slim)
+    _write(artifacts.checkpoint_directory(context), directory, slim)
     compared, tolerance = _verify(context, directory, slim)
     shipped = task_file.build(shipped_tasks(slim.sets, slim.measured), is_folded=False)
     (directory / TASK_FILE).write_text(shipped.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return QuantisedModel(
         precision=precision,
         directory=directory.name,
-        group_size=size,
+        group_size=slim.group_size,
         metrics=MetricsPair(dense=dense.metrics, slim=slim.metrics),
         bytes=DenseSlim(dense=dense.bytes, slim=slim.bytes),
         loader=compared.loader,
@@ -102,18 +104,18 @@ def _store(context: JobContext, slim: QuantisedSets, dense: QuantisedSets) -> Qu
     )
 
 
-def _write(checkpoint: Path, directory: Path, slim: QuantisedSets) -> int | None:
-    """Write the quantised model from the checkpoint of the slim one; the size of its groups. Raises ExportFailed."""
+def _write(checkpoint: Path, directory: Path, slim: QuantisedSets) -> None:
+    """Write the quantised model from the checkpoint of the slim one. Raises ExportFailed."""
     loaded, storage = slim.loaded, PRECISIONS[slim.precision].storage
     modules = linear_modules(loaded.model, own(slim.sets).task_model.architecture)
-    size = group_size_of(slim.precision, modules)
     linear = [name for name, module in loaded.model.named_modules() if isinstance(module, nn.Linear)]
     ignored = [name for name in linear if name not in modules]
     try:
-        files.write(checkpoint, directory, slim.weights, storage, loaded.dtype, group_size=size, ignored=ignored)
+        files.write(
+            checkpoint, directory, slim.weights, storage, loaded.dtype, group_size=slim.group_size, ignored=ignored
+        )
     except ValueError as error:
         raise ExportFailed(f"`{slim.precision}` cannot be stored: {error}") from error
-    return size
 
 
 def _verify(context: JobContext, directory: Path, slim: QuantisedSets) -> tuple[Compared, float]:

@@ -77,7 +77,9 @@ class SearchContext:
     def _judged(self, slim: TaskModel) -> TaskModel:
         """The model as it is judged: in the precision that the job asks for, with label offsets of its own."""
         has_floor = self.context.job.request.target.keep_metric is not None
-        return self._with_offsets(judged_in_precision(self.context, slim) if has_floor else slim)
+        return self._with_offsets(
+            judged_in_precision(self.context, slim, self.task_model.loaded) if has_floor else slim
+        )
 
     def _with_offsets(self, slim: TaskModel) -> TaskModel:
         fitting = on_rows_of_offsets(slim)

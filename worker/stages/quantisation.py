@@ -6,12 +6,15 @@ from functools import partial
 
 from service.contract.options import Precision
 from service.contract.result import Metrics
+from service.exports.precisions import planned_precisions
 from worker.checkpoints.loading import LoadedModel
 from worker.evaluation.pooling import pooled_metrics
 from worker.quantisation.computing import compute_with, computing_with
+from worker.quantisation.layers import linear_modules
 from worker.quantisation.precisions import PRECISIONS
 from worker.quantisation.rounding import quantised_weights, tensor_bytes
 from worker.quantisation.weights import QuantisedWeight
+from worker.slimming.architectures import architecture_of
 from worker.slimming.surgery import copy_sharing_tensors
 from worker.stages.context import JobContext
 from worker.stages.evaluation_sets import SLIMMED_FOR, EvaluationSet, Measurements, having_role, own
@@ -25,6 +28,7 @@ class QuantisedSets:
 
     sets: Sequence[EvaluationSet]
     precision: Precision
+    group_size: int | None
     weights: Mapping[str, QuantisedWeight]
     measured: Measurements
 
@@ -44,28 +48,43 @@ class QuantisedSets:
         return tensor_bytes(self.loaded.model, self.weights, PRECISIONS[self.precision], self.loaded.dtype)
 
 
-def measure(context: JobContext, sets: Sequence[EvaluationSet], precision: Precision) -> QuantisedSets:
+def group_size_of(context: JobContext, precision: Precision, dense: LoadedModel) -> int | None:
+    """The weights of a row that share a scale, in the dense and in the slim model; None where all of a row do."""
+    modules = linear_modules(dense.model, architecture_of(dense.model)).values()
+    rows, config = [module.in_features for module in modules], dense.model.config.to_dict()
+    planned = planned_precisions(context.job.request, dense.family, config, rows)
+    return next(each.group_size for each in planned if each.precision is precision)
+
+
+def measure(
+    context: JobContext, sets: Sequence[EvaluationSet], precision: Precision, group_size: int | None
+) -> QuantisedSets:
     """The tasks' sets measured with the weights of their model in a precision. The model stays as it is."""
     tasks = having_role(sets, *SLIMMED_FOR)
     loaded, bits = own(tasks).task_model.loaded, PRECISIONS[precision].activation_bits
-    weights = _weights(context, [each.task_model for each in tasks], precision)
+    weights = _weights(context, [each.task_model for each in tasks], precision, group_size)
     with computing_with(loaded.model, weights, activation_bits=bits):
-        return QuantisedSets(tasks, precision, weights, measure_slim(tasks, partial(answer_all, context)))
+        return QuantisedSets(tasks, precision, group_size, weights, measure_slim(tasks, partial(answer_all, context)))
 
 
-def judged_in_precision(context: JobContext, slim: TaskModel) -> TaskModel:
+def judged_in_precision(context: JobContext, slim: TaskModel, dense: LoadedModel) -> TaskModel:
     """The model as a search for a floor judges it: a copy in the precision that the job asks for, if that is one."""
     if len(context.job.request.output.quantise) != 1:
         return slim
     [precision] = context.job.request.output.quantise
     model = copy_sharing_tensors(slim.loaded.model)
-    compute_with(model, _weights(context, [slim], precision), PRECISIONS[precision].activation_bits)
+    size = group_size_of(context, precision, dense)
+    compute_with(model, _weights(context, [slim], precision, size), PRECISIONS[precision].activation_bits)
     return replace(slim, loaded=replace(slim.loaded, model=model))
 
 
-def _weights(context: JobContext, tasks: Sequence[TaskModel], precision: Precision) -> dict[str, QuantisedWeight]:
+def _weights(
+    context: JobContext, tasks: Sequence[TaskModel], precision: Precision, group_size: int | None
+) -> dict[str, QuantisedWeight]:
     """The quantised weights of the tasks' model, calibrated on the rows of all of them."""
     loaded = tasks[0].loaded
     batches = [batch.to(loaded.model.device) for task in tasks for batch in task.calibration.batches]
     on_layer = partial(context.progress.advance, unit="layers")
-    return quantised_weights(loaded.model, tasks[0].architecture, precision, loaded.dtype, batches, on_layer)
+    return quantised_weights(
+        loaded.model, tasks[0].architecture, precision, group_size, loaded.dtype, batches, on_layer
+    )

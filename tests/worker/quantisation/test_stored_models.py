@@ -9,6 +9,7 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from service.contract.options import Layout, Precision
+from service.exports.precisions import group_size
 from tests.support.batches import batches, examples
 from tests.support.exports import slim_source, with_packages
 from tests.support.tiny_models import causal, classifier, encoder_decoder, inputs_of
@@ -18,7 +19,7 @@ from worker.quantisation import files, verification
 from worker.quantisation.computing import computing_with
 from worker.quantisation.layers import linear_modules
 from worker.quantisation.precisions import PRECISIONS
-from worker.quantisation.rounding import group_size_of, quantised_weights, tensor_bytes
+from worker.quantisation.rounding import quantised_weights, tensor_bytes
 from worker.quantisation.weights import QuantisedWeight
 from worker.slimming.architectures import architecture_of
 from worker.slimming.scoring.objectives import Batch
@@ -36,8 +37,9 @@ def stored(directory: Path, model: PreTrainedModel, precision: Precision, layout
     source = slim_source(directory, model, units, layout)
     loaded, traits = load_model(source.checkpoint, device=torch.device("cpu")), PRECISIONS[precision]
     architecture = architecture_of(loaded.model)
-    found = quantised_weights(loaded.model, architecture, precision, loaded.dtype, rows, lambda done, total: None)
     modules = linear_modules(loaded.model, architecture)
+    size = group_size(module.in_features for module in modules.values()) if traits.grouped else None
+    found = quantised_weights(loaded.model, architecture, precision, size, loaded.dtype, rows, lambda done, total: None)
     linear = [name for name, module in loaded.model.named_modules() if isinstance(module, torch.nn.Linear)]
     files.write(
         source.checkpoint,
@@ -45,7 +47,7 @@ def stored(directory: Path, model: PreTrainedModel, precision: Precision, layout
         found,
         traits.storage,
         loaded.dtype,
-        group_size=group_size_of(precision, modules),
+        group_size=size,
         ignored=[name for name in linear if name not in modules],
     )
     for bits in dict.fromkeys((None, traits.activation_bits)):
