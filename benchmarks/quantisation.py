@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ sys.path.insert(0, str(ROOT))  # Python adds only the directory of the script
 import torch
 
 from service.cli.demo.request import find_model
+from service.contract.job import Stage
 from service.contract.options import Layout, Precision
 from service.contract.request import JobRequest
 from service.contract.result import Metrics, Result
@@ -29,7 +31,6 @@ from service.jobs.record import new_record
 from service.reports.formatting import interval, size
 from service.settings import Settings
 from service.storage.object_store import Storage
-from tests.support.progress import IgnoredProgress
 from worker import pipeline
 from worker.sources.gguf import convert_gguf
 
@@ -60,6 +61,19 @@ def main() -> None:
     print(json.dumps(summary(result)))
 
 
+class PrintedProgress:
+    """Prints each stage as it begins, with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+
+    def stage(self, stage: Stage) -> None:
+        print(f"{time.monotonic() - self._started:6.0f} s  {stage}", file=sys.stderr, flush=True)
+
+    def advance(self, done: int, total: int, unit: str) -> None:
+        """Nothing is printed of the steps within a stage."""
+
+
 def run(arguments: argparse.Namespace, scratch: Path) -> Result:
     """The result of the job."""
     state = arguments.state or scratch / "state"
@@ -69,7 +83,7 @@ def run(arguments: argparse.Namespace, scratch: Path) -> Result:
         new_record(request).model_copy(update={"attempt": 1}),
         settings=Settings(state=state, device="cpu"),
         storage=Storage((scratch / "artifacts").as_uri()),
-        progress=IgnoredProgress(),
+        progress=PrintedProgress(),
         scratch=scratch,
     )
 

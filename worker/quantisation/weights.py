@@ -24,7 +24,8 @@ class QuantisedWeight:
 
 def in_groups(weight_OI: Tensor, scale_OG: Tensor) -> Tensor:
     """The weights (O, G, I / G)."""
-    return weight_OI.unflatten(1, (scale_OG.shape[1], -1))
+    grouped: Tensor = weight_OI.unflatten(1, (scale_OG.shape[1], -1))
+    return grouped
 
 
 def least_and_most(bits: int) -> tuple[int, int]:
