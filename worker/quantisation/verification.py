@@ -1,7 +1,7 @@
 """Verifies that a quantised checkpoint, loaded by its library, computes what was measured.
 
-`python -m worker.quantisation.verification PARENT DIRECTORY PROBE`, a fresh process, loads the directory with
-transformers and the library of its `quantization_config`, which decode the stored weights in their own way. It compares
+`python -m worker.quantisation.verification PARENT`, a fresh process, is given a directory and its probes. It loads the
+directory with transformers and the library of its `quantization_config`, which decode the stored weights in their own way. It compares
 the logits with those of the model whose weights were replaced by the numbers that the quantised ones stand for.
 """
 
@@ -20,7 +20,7 @@ from service.contract.errors import ExportFailed, VerificationFailed
 from service.infrastructure.child_process import die_with_parent
 from service.sources.model_files import CONFIG
 from worker.checkpoints.encoders import is_encoder, outputs_of, sentence_encoder_of
-from worker.checkpoints.fresh_process import last_line_of
+from worker.checkpoints.fresh_process import FreshProcess, read_arguments
 from worker.checkpoints.verification import Probe, load_written
 
 MODULE = "worker.quantisation.verification"
@@ -61,7 +61,8 @@ def compare_in_fresh_process(directory: Path, probes: Sequence[Path], while_wait
     """What `compare` returns in a process of its own. Raises ExportFailed where it raises."""
     failure = f"{directory.name} does not load in a fresh process"
     try:
-        line = last_line_of(MODULE, [str(each) for each in (directory, *probes)], while_waiting, failure)
+        with FreshProcess(MODULE) as process:
+            line = process.last_line([str(each) for each in (directory, *probes)], while_waiting, failure)
     except VerificationFailed as error:
         raise ExportFailed(error.message) from error
     return Compared.model_validate_json(line)
@@ -105,9 +106,10 @@ def _difference(logits: Tensor, probe: Probe) -> float:
 
 
 def main() -> None:
-    """Compare the checkpoint and the probes that the command line names; print a `Compared` as JSON."""
-    parent, directory, *probes = sys.argv[1:]
+    """Compare the checkpoint and the probes that the process is given; print a `Compared` as JSON."""
+    [parent] = sys.argv[1:]
     die_with_parent(int(parent))
+    directory, *probes = read_arguments()
     compared = compare(Path(directory), *(Probe.read(Path(each)) for each in probes))
     sys.stdout.write(compared.model_dump_json() + "\n")
 
