@@ -1,8 +1,9 @@
 """Verifies that a quantised checkpoint, loaded by its library, computes what was measured.
 
 `python -m worker.quantisation.verification PARENT`, a fresh process, is given a directory and its probes. It loads the
-directory with transformers and the library of its `quantization_config`, which decode the stored weights in their own way. It compares
-the logits with those of the model whose weights were replaced by the numbers that the quantised ones stand for.
+directory with transformers and the library of its `quantization_config`, which decode the stored weights in their own
+way, and compares the logits with those of the model whose weights were replaced by the numbers that the quantised ones
+stand for.
 """
 
 import json
