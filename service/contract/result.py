@@ -182,7 +182,7 @@ class QuantisedModel(Schema):
         default=None, description="the same with activations rounded as well; null where they are not"
     )
     snippet: str = Field(description="Python code that loads it")
-    command: str | None = Field(default=None, description="shell command that serves it; null where none was tested")
+    command: str | None = Field(default=None, description="shell command that serves it with vLLM; null for `int8`")
 
 
 class Control(Schema):

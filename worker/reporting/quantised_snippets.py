@@ -26,7 +26,7 @@ def loading(directory: str, precision: Precision, loaded: LoadedModel) -> str:
 
 
 def serving(directory: str, precision: Precision, loaded: LoadedModel) -> str | None:
-    """The shell command that serves the model; None where no server was tested."""
+    """The shell command that serves the model with vLLM; None for a precision that is not for vLLM."""
     if precision not in FOR_VLLM:
         return None
     return f"vllm serve {directory}" + (" --trust-remote-code" if has_per_layer_class(loaded.model) else "")
