@@ -54,4 +54,5 @@ def _inverse_factor(gram_II: Tensor) -> Tensor:
     power = hessian_II.diagonal().mean()
     hessian_II.diagonal().add_(DAMPING * power if power > 0 else 1.0)
     inverse_II = torch.cholesky_inverse(torch.linalg.cholesky(hessian_II))
-    return torch.linalg.cholesky(inverse_II, upper=True).float()
+    factor_II: Tensor = torch.linalg.cholesky(inverse_II, upper=True)
+    return factor_II.float()
