@@ -58,7 +58,7 @@ def test_a_job_has_four_models_side_by_side(tmp_path: Path) -> None:
 def test_a_search_for_a_floor_judges_the_quantised_model(tmp_path: Path) -> None:
     """What the search reports to keep is what the quantised slim model keeps."""
     fields: dict[str, Any] = {"target": {"keep_metric": 0.5}, "method": {"criterion": "attribution", "repair": "none"}}
-    task = {"kind": "generation", "metric": "token_probability", "labels": None}
+    task: dict[str, Any] = {"kind": "generation", "metric": "token_probability", "labels": None}
     job = deployment(tmp_path)
     task |= {"evaluation": {"uri": job.rows(12, "evaluation")}}
     plain, judged = (

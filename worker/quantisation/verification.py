@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import BaseModel
@@ -87,7 +88,7 @@ def compare(directory: Path, probe: Probe, rounding: Probe | None = None) -> Com
     )
 
 
-def _stop_rounding(module: nn.Module) -> None:
+def _stop_rounding(module: Any) -> None:
     """Let a module of compressed-tensors compute with its unpacked weights and inputs that are not rounded."""
     if hasattr(module, "quantization_scheme"):
         module.quantization_enabled = False
