@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from service.contract.errors import ExportFailed, VerificationFailed
