@@ -11,6 +11,7 @@ from service.sources.safetensors_header import TensorShape
 from service.tensors.modules import layer_kinds
 from service.tensors.names import SHARED_NEURONS, StackNames, UnitTensors
 
+POSITION_BIAS = ".relative_attention_bias.weight"  # an embedding within a layer
 CACHED_NAMES = 2**14  # tensor names are few, and each submission looks at them several times
 
 
@@ -127,6 +128,16 @@ def key_rows(checkpoint: Checkpoint) -> int:
     """Numbers in the keys of all layers of the last stack for one token, where its layers differ in them."""
     tensors = layer_tensors(checkpoint, checkpoint.last_stack)
     return sum(tensor.shape[0] for _, path, tensor in tensors if path == "self_attn.k_proj.weight")
+
+
+def row_lengths(checkpoint: Checkpoint) -> set[int]:
+    """The lengths of the rows of the weight matrices in the layers of every stack."""
+    return {
+        tensor.shape[1]
+        for stack in checkpoint.names.stacks
+        for _, path, tensor in layer_tensors(checkpoint, stack)
+        if len(tensor.shape) == 2 and path.endswith(".weight") and not path.endswith(POSITION_BIAS)
+    }
 
 
 def layer_tensors(checkpoint: Checkpoint, stack: StackNames) -> Iterator[tuple[int, str, TensorShape]]:

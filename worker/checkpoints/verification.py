@@ -198,6 +198,7 @@ def float32_logits(
 def load_written(directory: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
     """Load the checkpoint. Raises ValueError where its weights are not exactly those that its class needs."""
     config = json.loads((directory / CONFIG).read_bytes())
+    config.pop("quantization_config", None)  # transformers loads what it says, also where it cannot be dequantised
     loader = loader_class(config, AUTO_CLASSES[family_of(config, "the checkpoint").kind])
     model, info = loader.from_pretrained(
         directory,
