@@ -72,6 +72,7 @@ PLAN = {
         ],
     },
     "runtimes": [{"name": "transformers", "loads": True, "quantisations": [], "tensor_parallel": []}],
+    "precisions": [{"precision": "int8", "possible": True}],
     "scores_cached": False,
     "time": {"seconds": 68.4, "runs": 12},
 }
