@@ -36,7 +36,7 @@ from worker.slimming.scoring.multi_task import united_paths
 from worker.slimming.scoring.second_moments import Moments
 from worker.slimming.units import Kept
 from worker.sources.validation import weight_file_bytes
-from worker.stages import controls, evaluation_sets, inputs, pseudo_labels, recovery, speed, vocabulary
+from worker.stages import controls, evaluation_sets, inputs, pseudo_labels, recovery, speed, synthesis, vocabulary
 from worker.stages.context import JobContext, StageProgress
 from worker.stages.evaluation_sets import (
     SLIMMED_FOR,
@@ -84,6 +84,7 @@ def run(
         sets = evaluation_sets.build(context, load(context, sources.model, sources.adapter), sources.rows)
         check_latency_tokens(context, own(sets).task_model)
         recovery.check(context, sets)
+    sets = synthesis.extend(context, sources, sets)
     with context.stage(Stage.evaluate_dense):
         sets, dense = halving(context, sets, partial(evaluate_dense, context, cache))
     with context.stage(Stage.attribute):

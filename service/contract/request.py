@@ -229,6 +229,23 @@ class JobRequest(Schema):
         return self
 
     @model_validator(mode="after")
+    def _check_rationales(self) -> Self:
+        wanted = self.recovery is not None and self.recovery.reads_rationales
+        for place, task in self.placed_tasks.items():
+            written = task.synthesis is not None and task.synthesis.rationales
+            if written and not wanted:
+                raise ValueError(
+                    f"the rationales of `{place}.synthesis` are what a recovery is trained on first: give "
+                    "`recovery.stages: [rationale, answer]`, or leave `rationales` out"
+                )
+            if wanted and not written:
+                raise ValueError(
+                    f"`recovery.stages` trains on rationales: give `{place}.synthesis` with `rationales: true`, or "
+                    "leave `stages` out"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _check_recovery(self) -> Self:
         if self.recovery is None:
             return self

@@ -262,12 +262,32 @@ class RecoveredMetrics(Schema):
     recovered: Metrics = Field(description="the slim model after the training")
 
 
+class RationaleTraining(Schema):
+    """The first stage of a training, on rationales."""
+
+    losses: list[LossPoint] = Field(description="means over the tokens of rationales")
+    steps: int
+    best_step: int = Field(description="step with whose weights the second stage began")
+    stopped_by: StoppedBy
+    seconds: float
+    train_rows: int = Field(description="rationales that were trained on")
+    held_out_rows: int = Field(description="rationales of the held-out rows")
+
+
 class RecoveryResult(Schema):
     """How the slim model was trained, and the three models side by side."""
 
     metrics: RecoveredMetrics
-    losses: list[LossPoint] = Field(description="the loss curve, from the model before the training")
-    steps: int = Field(description="steps that were taken")
+    losses: list[LossPoint] = Field(
+        description="the loss curve of the answers, from the model before the training; the steps on rationales count "
+        "and have no points"
+    )
+    rationales: RationaleTraining | None = Field(
+        default=None,
+        description="the stage on rationales before that on answers; null without `stages`, and where too few "
+        "rationales were kept",
+    )
+    steps: int = Field(description="steps that were taken, in all stages")
     best_step: int = Field(description="step whose weights were kept; 0: those before the training")
     stopped_by: StoppedBy
     seconds: float = Field(description="time of the training")
