@@ -11,6 +11,7 @@ import { adapterName, ago, between, isFinished, modelName, plain, targetWords, t
 const STAGES = [
   "fetch",
   "load",
+  "synthesise",
   "evaluate_dense",
   "attribute",
   "search",
@@ -140,8 +141,10 @@ function stageList(job) {
 }
 
 /** The stages that a request does not have. A target that has to be measured has `search` in place of three others. */
-function leftOut({ method, target, recovery }) {
+function leftOut({ method, target, recovery, task, tasks = [] }) {
+  const writes = [task, ...tasks].some((each) => each?.synthesis);
   const omitted = [
+    ...(writes ? [] : ["synthesise"]),
     ...(recovery ? [] : ["recover"]),
     ...(method.controls ? [] : ["controls"]),
     ...(method.repair === "none" ? ["repair"] : [])
