@@ -203,7 +203,7 @@ class Widths(Schema):
 
 
 class CurvePoint(Schema):
-    """A model that a sweep or a search has cut and measured."""
+    """A model that a sweep, a search or a comparison of general weights has cut and measured."""
 
     ratio: float = Field(description="share of the chosen units' parameters that is removed")
     parameters: int
@@ -217,6 +217,17 @@ class CurvePoint(Schema):
         default=None,
         description="how its answers no longer depend on the rows: `one_label` for nearly every row, most texts "
         "`empty`, or most in `repetition` of themselves; null where they do",
+    )
+    general_weight: float | None = Field(
+        default=None, description="share of general rows in its scores and repair, for `target.general_weights`"
+    )
+    general: Estimate | None = Field(
+        default=None,
+        description="its metric on general rows, for `target.general_weights`; of plain texts the probability of a "
+        "token, which is 1 / perplexity",
+    )
+    general_share: Estimate | None = Field(
+        default=None, description="share of the dense model's metric on general rows, paired by row"
     )
     latency_ms: float | None = Field(default=None, description="median time of a forward pass, for a target of latency")
     meets: bool | None = Field(default=None, description="whether it meets the target; null in a sweep")

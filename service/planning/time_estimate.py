@@ -36,6 +36,7 @@ SEARCHED = frozenset({Stage.select, Stage.repair, Stage.slice})  # stages that a
 DECISIVE = frozenset({Stage.evaluate_dense, Stage.attribute, Stage.search, Stage.repair, Stage.controls})
 FITTED_ANEW = frozenset({Repair.least_squares_layerwise})  # repairs that pass rows through every model of a search anew
 TRAINING_PASSES = 3  # forward passes that take as long as the forward and backward pass of a training step
+MEASURED = ("latency_ms", "keep_metric", "sweep", "general_weights")  # targets for which models are measured
 SEARCHED_MODELS = 7  # that a bisection over hundredths of a ratio measures
 
 
@@ -199,7 +200,9 @@ def _rows(task: Task, access: Access) -> tuple[int, int] | None:
 
 def _work(family: str, parameters: int, calibration: int, evaluation: int, request: JobRequest) -> Work:
     method, target = request.method, request.target
-    searched = [name for name in ("latency_ms", "keep_metric", "sweep") if getattr(target, name) is not None]
+    searched = [
+        name for name in ("latency_ms", "keep_metric", "sweep", "general_weights") if getattr(target, name) is not None
+    ]
     return Work(
         family=family,
         parameters=parameters,
@@ -209,7 +212,7 @@ def _work(family: str, parameters: int, calibration: int, evaluation: int, reque
         criterion=method.criterion.value,
         repair=method.repair.value,
         search="+".join(searched),
-        models=len(target.sweep or ()) or SEARCHED_MODELS * len(searched),
+        models=len(target.sweep or target.general_weights or ()) or SEARCHED_MODELS * len(searched),
         reported_rows=evaluation // 2 if target.keep_metric is not None else None,
         controls=method.controls,
         recovery_epochs=request.recovery.epochs if request.recovery else 0,

@@ -69,11 +69,12 @@ class SearchContext:
         """The candidate as a cut model, recovered where the job asks for it, with label offsets of its own."""
         cut = self.candidates.slim_copy(candidate)
         if self.context.job.request.recovery is None:
-            return SlimCopy(cut, self._with_offsets(cut))
+            return SlimCopy(cut, self.with_offsets(cut))
         recovered = recover(self.context, cut, [self.task_model], lambda: self.task_model.loaded.model, self._on_batch)
-        return SlimCopy(cut, self._with_offsets(replace(cut, loaded=recovered.loaded)), recovered)
+        return SlimCopy(cut, self.with_offsets(replace(cut, loaded=recovered.loaded)), recovered)
 
-    def _with_offsets(self, slim: TaskModel) -> TaskModel:
+    def with_offsets(self, slim: TaskModel) -> TaskModel:
+        """The model with label offsets, which are fitted to its answers to calibration rows, where it has labels."""
         fitting = on_rows_of_offsets(slim)
         if fitting is None:
             return slim

@@ -57,6 +57,8 @@ def _draft(text: str, task: TaskWording, like: Row, number: int, known: set[Hash
     if values is None:
         return Draft(text, dropped=DropReason.malformed)
     row = Row(values, number, counted_in="written row")
+    if row_prompts.says_nothing(row, task):
+        return Draft(text, row, DropReason.only_answer)
     return Draft(text, row, DropReason.duplicate if _identity(row, task) in known else None)
 
 

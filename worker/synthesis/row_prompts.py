@@ -12,6 +12,7 @@ empty line ends a row:
     text:
 """
 
+import re
 from collections.abc import Sequence
 from string import Formatter
 
@@ -22,6 +23,7 @@ from service.contract.task import TaskWording
 from service.rows.row import Row
 from service.rows.words import first_words
 
+WORDS = re.compile(r"\w+")
 ANOTHER = "Write another one in the same form."
 
 
@@ -66,10 +68,17 @@ def texts(row: Row, task: TaskWording) -> dict[str, str]:
     return found
 
 
+def says_nothing(row: Row, task: TaskWording) -> bool:
+    """Whether the texts of a written row have no words but those of the answers, as weak models write them."""
+    answers = set(WORDS.findall(" ".join((task.labels or {}).values()).casefold()))
+    return set(WORDS.findall(" ".join(texts(row, task).values()).casefold())) <= answers
+
+
 def read(text: str, task: TaskWording, like: Row) -> RowValues | None:
     """The columns of a row from what was written after its opening, with the label of the row that it is like; None
     where a column is missing or empty."""
-    paragraph = f"{opening(task)} {text.strip()}".split("\n\n", 1)[0]
+    written = text.strip().removeprefix(opening(task)).strip()  # some models repeat the opening
+    paragraph = f"{opening(task)} {written}".split("\n\n", 1)[0]
     lines = paragraph.splitlines()
     found: dict[str, str] = {}
     for column, line in zip(columns(task), lines, strict=False):

@@ -149,7 +149,8 @@ function leftOut({ method, target, recovery, task, tasks = [] }) {
     ...(method.controls ? [] : ["controls"]),
     ...(method.repair === "none" ? ["repair"] : [])
   ];
-  if (target.keep_metric ?? target.latency_ms ?? target.sweep) return [...omitted, "select", "repair", "slice"];
+  const { keep_metric: floor, latency_ms: bound, sweep, general_weights: weights } = target;
+  if (floor ?? bound ?? sweep ?? weights) return [...omitted, "select", "repair", "slice"];
   return [...omitted, "search"];
 }
 

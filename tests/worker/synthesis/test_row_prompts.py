@@ -40,6 +40,7 @@ def test_shown_texts_are_cut_as_the_task_cuts_them() -> None:
     [
         (" first\na: second\n\nb: next", {"b": "first", "a": "second", "label": "1"}),
         ("first\na: x: y\nmore", {"b": "first", "a": "x: y", "label": "1"}),
+        ("b: first\na: second", {"b": "first", "a": "second", "label": "1"}),
         ("first", None),
         ("first\na:", None),
         ("\na: second", None),
@@ -55,3 +56,8 @@ def test_generated_tasks_are_written_with_their_target() -> None:
     like = Row({"text": "a", "target": ["b", "c"]}, 1)
     assert row_prompts.texts(like, task(**WRITING)) == {"text": "a", "target": "b"}
     assert row_prompts.read(" x\ntarget: y", task(**WRITING), like) == {"text": "x", "target": "y"}
+
+
+@pytest.mark.parametrize(("text", "says_nothing"), [("Yes - yes, no", True), ("...", True), ("yes it is", False)])
+def test_rows_of_nothing_but_answer_words_say_nothing(text: str, says_nothing: bool) -> None:
+    assert row_prompts.says_nothing(Row({"a": text, "b": "no"}, 1), task(**PAIRS)) == says_nothing
