@@ -59,7 +59,8 @@ def test_each_point_is_the_model_of_a_job_with_its_weight(deployment: Deployment
         assert point.general is not None
         assert point.metric.value == pytest.approx(alone.metrics.slim.value.value, abs=1e-6)
         assert point.general.value == pytest.approx(alone.metrics.general.slim.value.value, rel=1e-4)
-    assert compared.metrics.slim.value == compared.curve[1].metric
+    assert compared.curve[1].metric is not None
+    assert compared.metrics.slim.value.value == compared.curve[1].metric.value
     assert "General rows and the task" in page
     assert "general weight 0.9" in page
 
