@@ -179,7 +179,7 @@ def _general_curve(report: Report) -> Curve:
             y=up_axis.at(metric.value),
             low=up_axis.at(metric.low),
             high=up_axis.at(metric.high),
-            name=f"general weight {point.general_weight:g}: {percent(metric.value)}, {percent(general.value)}",
+            name=_weighed_name(point),
             kind="chosen" if point.general_weight == own else "measured",
             left=across_axis.at(general.low),
             right=across_axis.at(general.high),
@@ -198,6 +198,12 @@ def _general_curve(report: Report) -> Curve:
         axis=f"{on_general} on general rows",
         follows_size=False,
     )
+
+
+def _weighed_name(point: CurvePoint) -> str:
+    """What a mark of a general weight stands for: the shares of the dense model's metrics that it keeps."""
+    kept = " and ".join(percent(share.value) for share in (point.share, point.general_share) if share)
+    return f"general weight {point.general_weight:g}: {kept} of the dense model on the task and on general rows"
 
 
 @dataclass(frozen=True)
