@@ -62,7 +62,7 @@ def test_each_point_is_the_model_of_a_job_with_its_weight(deployment: Deployment
     assert compared.curve[1].metric is not None
     assert compared.metrics.slim.value.value == compared.curve[1].metric.value
     assert "General rows and the task" in page
-    assert "general weight 0.9" in page
+    assert "general weight 0.9:" in page
 
 
 def test_one_pass_over_each_kind_of_rows_serves_all_weights(
