@@ -7,6 +7,7 @@ from service.contract.report import LayerWidth, Report
 from service.contract.result import CurvePoint
 from service.jobs.record import new_record
 from service.reports.charts import Cell, across, curve, heat_maps, intervals
+from service.reports.formatting import percent
 from tests.support.contract_examples import report, result
 from tests.support.requests import plain_request
 
@@ -140,4 +141,5 @@ def test_general_weights_are_a_curve_of_the_task_against_general_rows() -> None:
     assert first.right is not None
     assert first.left < first.x < first.right
     assert found.line.startswith(f"{first.x},{first.y} {second.x},{second.y}")  # in the order of the weights
-    assert first.name == "general weight 0: 90.0 % and 50.0 % of the dense model on the task and on general rows"
+    kept = f"{percent(0.9)} and {percent(0.5)} of the dense model"
+    assert first.name == f"general weight 0: {kept} on the task and on general rows"
