@@ -101,10 +101,18 @@ def _writers(context: JobContext) -> dict[str, WriterFiles]:
 
 def _writer(context: JobContext, source: ModelSource, scratch: Path) -> WriterFiles:
     scratch.mkdir()
-    fetched = {"scratch": scratch, "roots": context.settings.local_roots, "on_bytes": context.on_bytes}
-    cache = context.settings.state / "cache"
-    model = fetch_model(source, cache=cache, job_model=_model_of_job(context, source)[0], **fetched)
-    return WriterFiles(model.directory, fetch_adapter(source.adapter_uri, **fetched) if source.adapter_uri else None)
+    roots, adapter = context.settings.local_roots, None
+    model = fetch_model(
+        source,
+        scratch=scratch,
+        cache=context.settings.state / "cache",
+        roots=roots,
+        on_bytes=context.on_bytes,
+        job_model=_model_of_job(context, source)[0],
+    )
+    if source.adapter_uri:
+        adapter = fetch_adapter(source.adapter_uri, scratch=scratch, roots=roots, on_bytes=context.on_bytes)
+    return WriterFiles(model.directory, adapter)
 
 
 def _texts(place: str, task: Task, location: Location) -> list[str]:

@@ -21,8 +21,12 @@ WHY = "Explain in one or two sentences why this is the right answer."
 def written_as(task: TaskWording) -> TaskWording:
     """The task of a model that writes the rationale of an answer, without knowing the answer, to a prompt of `task`."""
     template = f"{task.template}\n{OPENING}"
-    kept = {"max_words": task.max_words, "special_tokens": task.special_tokens}
-    return TaskWording(kind=TaskKind.generation, template=template, **kept)
+    return TaskWording(
+        kind=TaskKind.generation,
+        template=template,
+        max_words=task.max_words,
+        special_tokens=task.special_tokens,
+    )
 
 
 def question(prompt: str, answer: str, *, chats: bool) -> str:

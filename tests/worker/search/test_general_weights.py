@@ -13,7 +13,7 @@ from service.planning.plan import plan
 from service.reports.html import render
 from service.sources.access import Access
 from tests.support.pipeline_jobs import WORDS, Deployment, write_rows
-from worker.slimming.scoring import attribution, mixtures
+from worker.slimming.scoring import attribution
 
 TARGET: dict[str, Any] = {"ratio": 0.5, "general_weights": [0, 0.9]}
 
@@ -75,7 +75,7 @@ def test_one_pass_over_each_kind_of_rows_serves_all_weights(
         passes.append(arguments[4])
         return score(*arguments, **options)
 
-    monkeypatch.setattr(mixtures.attribution, "score", counted)
+    monkeypatch.setattr(attribution, "score", counted)
     run(deployment, {"ratio": 0.5, "general_weights": [0, 0.1, 0.5, 0.9]}, {})
     proportions = [criterion for criterion in passes if criterion == "second_moment"]
     assert (len(passes), len(proportions)) == (4, 2)  # a pass over each kind, and one over a part of it for its scale
