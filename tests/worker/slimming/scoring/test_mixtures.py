@@ -47,7 +47,7 @@ def test_scores_and_moments_are_those_of_a_pass_over_the_mixture(name: str) -> N
     texts = [replace(batch, objective=general.objective) for batch in general.batches]
     on_general = measured(name, texts, criterion, units)
     groups = locate(model, architecture, units)
-    known = [mixtures.moments_of(groups, each) for each in (on_task, on_general)]
+    task_moments, general_moments = (mixtures.moments_of(groups, each) for each in (on_task, on_general))
     for weight in (0.0, 0.3, 1.0):
         batch = weighted(task, replace(general, weight=weight), found)
         expected = attribution.score(model, architecture, units, batch, criterion, OPTIONS)
@@ -56,7 +56,7 @@ def test_scores_and_moments_are_those_of_a_pass_over_the_mixture(name: str) -> N
         for site, score_U in expected.scores.items():
             largest = float(score_U.abs().max())
             torch.testing.assert_close(scores[site] / largest, score_U / largest, rtol=2e-3, atol=1e-4)
-        mixed = mixtures.MixedMoments(*known, found, weight)
+        mixed = mixtures.MixedMoments(task_moments, general_moments, found, weight)
         assert mixed.keys() == (expected.moments or {}).keys()
         for path, moments in (expected.moments or {}).items():
             assert mixed[path].weight == pytest.approx(moments.weight, rel=1e-5)
