@@ -157,6 +157,16 @@ def one_tensor_fewer(directory: Path) -> None:
     save_file(tensors, path, {"format": "pt"})
 
 
+def with_writer(change: Callable[[Path], object]) -> Callable[[Path], None]:
+    """Adds a decoder that may write rows, with changed files, to the directory of the model."""
+
+    def add(directory: Path) -> None:
+        checkpoints.write(directory / "writer")
+        change(directory / "writer")
+
+    return add
+
+
 CONVERSATION = {"messages": [{"role": "user", "content": "good"}, {"role": "assistant", "content": "LABEL_1"}]}
 CHAT: dict[str, Any] = {"kind": "generation", "template": None, "labels": None, "messages": "messages"}
 CHAT_WITH_ROWS = CHAT | {part: {"rows": [CONVERSATION] * 4} for part in ("calibration", "evaluation")}
@@ -407,7 +417,7 @@ BY_CONTRACT: dict[str, Case] = {
             "recovery": {"rank": 4, "stages": ["rationale", "answer"]},
         },
         family="bert",
-        prepare=lambda directory: checkpoints.write(directory / "writer"),
+        prepare=with_writer(lambda directory: None),
     ),
     "synthesis by another model that is an encoder": Case(
         Site("contract.synthesis", "check_writer"),
@@ -427,20 +437,14 @@ BY_CONTRACT: dict[str, Case] = {
         "invalid_model",
         "task.synthesis.model.uri",
         {"task": {"synthesis": {"model": {"uri": "MODEL/writer"}}}},
-        prepare=lambda directory: (
-            checkpoints.write(directory / "writer"),
-            written(WEIGHTS, b"damaged")(directory / "writer"),
-        ),
+        prepare=with_writer(written(WEIGHTS, b"damaged")),
     ),
     "synthesis by a model with a tensor too few": Case(
         Site("contract.synthesis", "blaming_writer"),
         "invalid_model",
         "task.synthesis.model.uri",
         {"task": {"synthesis": {"model": {"uri": "MODEL/writer"}}}},
-        prepare=lambda directory: (
-            checkpoints.write(directory / "writer"),
-            one_tensor_fewer(directory / "writer"),
-        ),
+        prepare=with_writer(one_tensor_fewer),
     ),
     "tokens of a tokenizer of whole words": Case(
         Site("vocabulary.checks", "check_pieces"),

@@ -123,8 +123,8 @@ def test_job_without_a_search_has_no_curve() -> None:
 
 
 def test_general_weights_are_a_curve_of_the_task_against_general_rows() -> None:
-    shares = {"share": estimate(0.9), "general_share": estimate(0.5)}
-    points = [
+    shares: dict[str, Any] = {"share": estimate(0.9), "general_share": estimate(0.5)}
+    points: list[dict[str, Any]] = [
         {"parameters": 7, "general_weight": weight, "metric": estimate(task), "general": estimate(general)} | shares
         for weight, task, general in ((0, 0.9, 0.2), (0.5, 0.8, 0.4), (1, 0.6, 0.35))
     ]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from service.contract.options import DropReason
 from service.contract.report import Report
 from service.contract.result import Result
 from service.reports.html import render
@@ -62,7 +63,7 @@ def test_rows_with_the_dense_models_own_label_join_the_calibration_rows(deployme
     assert (found.given, found.rows.written, found.chat) == (GIVEN, 16, False)
     assert found.rows.kept + sum(found.rows.dropped.values()) == 16 == len(lines)
     assert found.rows.kept == sum(found.labels.values()) > 0
-    assert found.rows.dropped["inconsistent"] > 0
+    assert found.rows.dropped[DropReason.inconsistent] > 0
     assert report.calibration_examples == GIVEN + found.rows.kept
     for line in lines:
         if line["dropped"] in (None, "inconsistent"):
