@@ -59,6 +59,7 @@ class Work:
     recovery_seconds: float = 0.0  # the longest time of that training
     exports: int = 0  # formats of other runtimes
     written_texts: int = 0  # rows and rationales that a language model writes, at most
+    precisions: int = 0  # quantised copies
 
     def amount(self, stage: str) -> float:
         """Parameters times the rows that pass through them in a stage, to which its seconds are proportional."""
@@ -71,6 +72,8 @@ class Work:
             return float(self.parameters * (self.evaluation_rows + (0 if self.search else trained)))
         if stage == Stage.synthesise:
             return float(self.parameters * self.written_texts)
+        if stage == Stage.quantise:  # two models are measured for each copy
+            return float(self.parameters * 2 * self.precisions * (self.reported_rows or self.evaluation_rows))
         if stage == Stage.controls:
             return float(self.parameters * (self.calibration_rows + self.evaluation_rows))
         if stage == Stage.evaluate_slim and self.reported_rows is not None:
@@ -136,6 +139,7 @@ def estimate(runs: Sequence[Run], work: Work, skipped: Iterable[str] = ()) -> Ti
     absent |= set() if work.recovery_epochs else {Stage.recover}
     absent |= set() if work.exports else {Stage.export}
     absent |= set() if work.written_texts else {Stage.synthesise}
+    absent |= set() if work.precisions else {Stage.quantise}
     if not alike or DECISIVE - absent - known:
         return None
     seconds = sum(_seconds(alike, stage, work) for stage in known - absent)
@@ -219,6 +223,7 @@ def _work(family: str, parameters: int, calibration: int, evaluation: int, reque
         recovery_seconds=request.recovery.seconds if request.recovery else 0.0,
         exports=len(set(EXPORTS) & set(request.output.formats)),
         written_texts=sum(_written_texts(task, calibration) for task in request.slimmed_for),
+        precisions=len(request.output.quantise),
     )
 
 

@@ -23,6 +23,7 @@ const STAGES = [
   "controls",
   "verify",
   "export",
+  "quantise",
   "upload"
 ];
 const MAX_EVENTS = 200;
