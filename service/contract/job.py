@@ -32,6 +32,7 @@ class Stage(StrEnum):
 
     fetch = "fetch"
     load = "load"
+    synthesise = "synthesise"  # where `task.synthesis` asks for it
     evaluate_dense = "evaluate_dense"
     attribute = "attribute"
     search = "search"  # in place of the next three, for targets that have to be measured

@@ -1,5 +1,6 @@
 """Whether a request has enough rows, as far as the request itself holds them; files are counted by the worker."""
 
+from service.contract import synthesis
 from service.contract.errors import InvalidRequest
 from service.contract.options import TaskKind
 from service.contract.presets import LABEL_COLUMN
@@ -16,7 +17,7 @@ def check_row_counts(request: JobRequest, task: Task) -> None:
     """Check the numbers of inline rows of a resolved task, whose rows were checked.
 
     Raises InvalidData where too few are left to set some aside for the evaluation, InvalidRequest where `keep_metric`
-    has a single evaluation row, or a recovery too few calibration rows.
+    has a single evaluation row, or a recovery or a synthesis too few calibration rows.
     """
     evaluation = num_evaluation_rows(task)
     if request.target.keep_metric is not None and evaluation is not None and evaluation < 2:
@@ -24,6 +25,8 @@ def check_row_counts(request: JobRequest, task: Task) -> None:
     calibration = _num_calibration_examples(task)
     if request.recovery is not None and calibration is not None:
         check_rows(calibration)
+    if task.synthesis is not None and calibration is not None:
+        synthesis.check_rows(calibration)
 
 
 def inline_rows(source: DataSource, task: TaskWording) -> list[Row] | None:

@@ -11,6 +11,7 @@ from service.contract.request import JobRequest
 WEIGHTS: dict[Stage, float] = {
     Stage.fetch: 4,
     Stage.load: 4,
+    Stage.synthesise: 40,
     Stage.evaluate_dense: 22,
     Stage.attribute: 35,
     Stage.search: 60,
@@ -113,6 +114,7 @@ class JobProgress:
 def skipped_stages(request: JobRequest) -> set[Stage]:
     """The stages that a job does not have."""
     skipped = set() if request.recovery else {Stage.recover}
+    skipped |= set() if any(task.synthesis for task in request.slimmed_for) else {Stage.synthesise}
     skipped |= set() if set(EXPORTS) & set(request.output.formats) else {Stage.export}
     skipped |= set() if request.output.quantise else {Stage.quantise}
     if request.target.is_measured:
