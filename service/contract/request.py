@@ -178,6 +178,14 @@ class JobRequest(Schema):
         return self
 
     @model_validator(mode="after")
+    def _check_shards(self) -> Self:
+        if self.method.shards > 1 and any(task.supervision is Supervision.none for task in self.slimmed_for):
+            raise ValueError(
+                "with `supervision: none` the model labels all rows before any is scored: leave `method.shards` out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_general(self) -> Self:
         if self.general is not None:
             return self
