@@ -18,7 +18,7 @@ from rq.registry import ReadyJobRegistry
 from service.infrastructure.redis_keys import OPEN, job_key
 from service.infrastructure.redis_scripts import load_script
 from service.jobs.record import JobRecord
-from service.jobs.rq_jobs import QUEUE, QUEUE_KEY, SERIALIZER, RqJob, rq_job_id, rq_job_ids
+from service.jobs.rq_jobs import QUEUE, QUEUE_KEY, SERIALIZER, RqJob, rq_job_ids
 from service.jobs.shards import KnownToRq
 from service.jobs.state_machine import PACKAGE
 from service.jobs.tenant_slots import TenantSlots

@@ -14,7 +14,7 @@ from pydantic import Field
 from service.contract.errors import UnreadableRecord
 from service.contract.fields import Schema, Tags
 from service.contract.ids import DEFAULT_TENANT, new_id
-from service.contract.job import JobAttempt, JobError, JobStatus, Progress, Stage
+from service.contract.job import JobAttempt, JobError, JobStatus, Progress, Shards, Stage
 from service.contract.request import JobRequest
 from service.contract.result import Result
 
@@ -44,7 +44,7 @@ class JobRecord(Schema):
     progress: Progress = Progress(fraction=0)
     attempt: int = 0
     attempts: list[JobAttempt] = Field(default_factory=list)
-    shards: dict[int, ShardProgress] = Field(default_factory=dict, description="those that have been started")
+    shard_progress: dict[int, ShardProgress] = Field(default_factory=dict, description="those that have been started")
     summing: list[int] = Field(default_factory=list, description="attempts whose last job has started")
     lost: int = Field(default=0, description="attempts that were lost: their worker died, or the queue lost the RQ job")
     request_id: str | None = Field(default=None, description="id of the HTTP request that created the job")
@@ -65,13 +65,19 @@ class JobRecord(Schema):
         return {"job_id": self.id, "tenant": self.tenant, "attempt": self.attempt, **made_by}
 
     @property
+    def shards(self) -> Shards | None:
+        """How many shards are done; None of a job that one worker runs."""
+        of = self.request.method.shards
+        return None if of == 1 else Shards(done=of - len(self.open_shards), of=of)
+
+    @property
     def open_shards(self) -> list[int]:
         """The shards that are not done; none of a job that one worker runs."""
         count = self.request.method.shards
         return [] if count == 1 else [number for number in range(count) if not self._is_done(number)]
 
     def _is_done(self, number: int) -> bool:
-        return number in self.shards and self.shards[number].done
+        return number in self.shard_progress and self.shard_progress[number].done
 
     @property
     def is_in_shards(self) -> bool:
@@ -92,7 +98,7 @@ def new_record(request: JobRequest, *, tenant: str = DEFAULT_TENANT, job_id: str
 
 def encode(record: JobRecord) -> dict[str, Any]:
     """The hash of a new record, without the times and attempts, which Redis adds. A null value has no field."""
-    separate = {*JSON_FIELDS, *TIMES, "attempts", "shards", "summing"}
+    separate = {*JSON_FIELDS, *TIMES, "attempts", "shard_progress", "summing"}
     fields = record.model_dump(mode="json", exclude=separate, exclude_none=True)
     nested = {name: getattr(record, name) for name in JSON_FIELDS}
     return fields | {name: value.model_dump_json() for name, value in nested.items() if value is not None}
@@ -102,7 +108,7 @@ def encode_whole(record: JobRecord) -> dict[str, str]:
     """The hash of a record that has been in Redis, with its times and attempts: the reverse of `decode`."""
     times = {name: _milliseconds(value) for name in TIMES if (value := getattr(record, name))}
     attempts = {f"{ATTEMPT}{attempt.number}": json.dumps(_encode_attempt(attempt)) for attempt in record.attempts}
-    shards = {f"{SHARD}{number}": shard.model_dump_json() for number, shard in record.shards.items()}
+    shards = {f"{SHARD}{number}": shard.model_dump_json() for number, shard in record.shard_progress.items()}
     summing = {f"{SUMMING}{attempt}": "1" for attempt in record.summing}
     return {name: str(value) for name, value in (encode(record) | times | attempts | shards | summing).items()}
 
@@ -123,7 +129,7 @@ def decode(fields: Mapping[str, str]) -> JobRecord:
         attempts = [json.loads(value) for name, value in fields.items() if name.startswith(ATTEMPT)]
         separate = {
             "attempts": sorted(attempts, key=itemgetter("number")),
-            "shards": decode_shards(fields),
+            "shard_progress": decode_shards(fields),
             "summing": [name.removeprefix(SUMMING) for name in fields if name.startswith(SUMMING)],
         }
         flat = {name: value for name, value in fields.items() if value and not name.startswith(PREFIXES)}

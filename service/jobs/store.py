@@ -223,7 +223,7 @@ class JobStore:
         if now.stage is not None and order.index(now.stage) >= order.index(stage):
             return self._write(lease, RENEW)
         event = {"type": "stage", "data": json.dumps({"stage": stage.value, "fraction": now.progress.fraction})}
-        return self._write(lease, RENEW, fields=dict.fromkeys(RENEW, {"stage": stage.value}), event=event)
+        return self._write(lease, RENEW, fields={key: {"stage": stage.value} for key in RENEW}, event=event)
 
     def set_stage(self, lease: Lease, stage: Stage, progress: Progress) -> JobStatus:
         """Record the stage that begins. Returns what `heartbeat` returns."""

@@ -6,7 +6,6 @@ of device, and the versions of the packages that compute. It does not depend on 
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime

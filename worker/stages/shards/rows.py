@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from worker.data.examples import Example
 from worker.stages.context import JobContext
@@ -25,7 +25,7 @@ def spans(examples: Sequence[Example], of: int) -> list[range]:
     middles = [end - size / 2 for end, size in zip(accumulate(sizes), sizes, strict=True)]
     owners = [min(of - 1, int(middle * of / total)) for middle in middles]
     starts = [sum(owner < number for owner in owners) for number in range(of + 1)]
-    return [range(start, end) for start, end in zip(starts, starts[1:], strict=False)]
+    return [range(start, end) for start, end in pairwise(starts)]
 
 
 def _tokens(example: Example) -> int:
