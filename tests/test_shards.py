@@ -25,6 +25,7 @@ from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 pytestmark = pytest.mark.slow
 ROWS = 2500  # a shard then takes some seconds
+LONG_SECONDS = 3 * DEADLINE_SECONDS  # of a job whose three processes start one after the other
 
 
 @pytest.fixture(scope="session")
@@ -59,10 +60,15 @@ def has_ended(settings: Settings, job: JobRecord) -> Callable[[], bool]:
     return lambda: look(settings, job).status.is_terminal
 
 
+def runs(job: JobRecord, shard: int) -> Callable[[list[str]], bool]:
+    """A function that says whether a command line is that of a shard's process."""
+    name = rq_job_id(job.id, 1, shard)
+    return lambda command: name in command
+
+
 def process_of(workers: Sequence[psutil.Process], job: JobRecord, shard: int) -> psutil.Process:
     """The process of a shard."""
-    name = rq_job_id(job.id, 1, shard)
-    found = [child for parent in workers if (child := find_child(parent, lambda command: name in command))]
+    found = [child for parent in workers if (child := find_child(parent, runs(job, shard)))]
     assert len(found) == 1
     return found[0]
 
@@ -93,7 +99,7 @@ def test_killed_process_of_a_shard_is_repeated_alone(settings: Settings, storage
         workers = [stack.enter_context(worker(settings)) for _ in range(2)]
         wait_until(are_counting(settings, job, 0, 1))
         process_of(workers, job, 1).send_signal(signal.SIGKILL)
-        wait_until(has_ended(settings, job))
+        wait_until(has_ended(settings, job), LONG_SECONDS)
     check_succeeded(settings, storage, job)
     assert starts(settings) == {0: 1, 1: 2, None: 1}
 
@@ -101,11 +107,9 @@ def test_killed_process_of_a_shard_is_repeated_alone(settings: Settings, storage
 def test_shard_of_a_killed_worker_is_repeated_alone(settings: Settings, storage: Storage, job: JobRecord) -> None:
     with reconciling(settings), worker(settings) as first, worker(settings) as second:
         wait_until(are_counting(settings, job, 0, 1))
-        shards = [
-            shard for shard in (0, 1) if find_child(first, lambda command: rq_job_id(job.id, 1, shard) in command)
-        ]
+        shards = [shard for shard in (0, 1) if find_child(first, runs(job, shard))]
         first.kill()
-        wait_until(has_ended(settings, job))
+        wait_until(has_ended(settings, job), LONG_SECONDS)
         assert second.is_running()
     check_succeeded(settings, storage, job)
     assert [starts(settings)[shard] for shard in shards] == [2]
@@ -117,14 +121,14 @@ def test_stopped_worker_hands_its_shard_to_the_other_one(settings: Settings, sto
         wait_until(are_counting(settings, job, 0, 1))
         first.send_signal(signal.SIGTERM)
         first.wait(DEADLINE_SECONDS)
-        wait_until(has_ended(settings, job))
+        wait_until(has_ended(settings, job), LONG_SECONDS)
     check_succeeded(settings, storage, job)
     assert starts(settings).total() == 4
 
 
 def test_one_worker_runs_all_shards_and_the_last_job(settings: Settings, storage: Storage, job: JobRecord) -> None:
     with worker(settings, "--burst"):
-        wait_until(has_ended(settings, job))
+        wait_until(has_ended(settings, job), LONG_SECONDS)
     check_succeeded(settings, storage, job)
     assert starts(settings) == {0: 1, 1: 1, None: 1}
 
@@ -135,7 +139,7 @@ def test_job_is_cancelled_while_shards_run(settings: Settings, storage: Storage,
         running = [stack.enter_context(worker(settings)) for _ in range(workers)]
         wait_until(are_counting(settings, job, *range(workers)))
         assert job_store_of(settings).cancel(job.tenant, job.id).status is JobStatus.cancelling
-        wait_until(has_ended(settings, job))
+        wait_until(has_ended(settings, job), LONG_SECONDS)
         wait_until(lambda: not any(map(find_child, running)))
         # the deletion of a shard that stored a file meanwhile
         wait_until(lambda: storage.list(job_prefix(job.tenant, job.id)) == [])
@@ -150,7 +154,7 @@ def test_job_is_cancelled_while_shards_run(settings: Settings, storage: Storage,
 def test_job_in_shards_fails_at_its_deadline(settings: Settings, storage: Storage, model: Path) -> None:
     job = submit(settings, request(model, 4 * ROWS, deadline_seconds=10, method={"shards": 2}))
     with reconciling(settings), worker(settings):
-        wait_until(has_ended(settings, job))
+        wait_until(has_ended(settings, job), LONG_SECONDS)
     ended = look(settings, job)
     assert ended.error is not None
     assert (ended.status, ended.error.code) == (JobStatus.failed, "deadline_exceeded")

@@ -119,8 +119,13 @@ class RqJobFactory:
         if not shards:
             return last
         names = [shard.id for shard in shards]
-        waits = {"status": JobStatus.DEFERRED.value, "dependency_ids": json.dumps(names), "enqueue_at_front": 1}
-        return replace(last, fields={**last.fields, **waits, "dependency_id": names[0]}, after=tuple(shards))
+        waits: dict[str, str | float] = {
+            "status": JobStatus.DEFERRED.value,
+            "dependency_id": names[0],
+            "dependency_ids": json.dumps(names),
+            "enqueue_at_front": 1,
+        }
+        return replace(last, fields={**last.fields, **waits}, after=tuple(shards))
 
     def _next(self, record: JobRecord, shard: int | None = None) -> RqJobHash:
         attempt, rank = record.attempt + 1, RANKS[record.request.priority]

@@ -200,7 +200,7 @@ class JobStore:
         return Lease(record, attempt, spent_seconds=self.seconds_since_start(record))
 
     def _refusal(self, tenant: str, job_id: str, attempt: int) -> LeaseLost:
-        status = self.redis.hget(job_key(tenant, job_id), "status") or "missing"
+        status = cast(str | None, self.redis.hget(job_key(tenant, job_id), "status")) or "missing"
         return LeaseLost(f"attempt {attempt} of job {job_id} cannot start: the job is {status}")
 
     def heartbeat(self, lease: Lease) -> JobStatus:

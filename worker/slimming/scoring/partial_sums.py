@@ -172,7 +172,8 @@ def by_batches(batches: Sequence[Batch], stack: str, weight_N: Tensor) -> list[T
 
 
 def _rows(batch: Batch, stack: str, weight_N: Tensor) -> Sequence[Tensor]:
-    return weight_N.split(batch.masks[stack].sum(1).tolist())
+    counts: list[int] = batch.masks[stack].sum(1).tolist()
+    return torch.split(weight_N, counts)
 
 
 def _order(batches: Sequence[Batch]) -> list[int]:
