@@ -5,9 +5,9 @@
 Random Llamas. One size at a time is varied: the width of the feed-forward blocks, layers, rows, and the length of rows.
 Measured are the three parts of scoring: `attribution`, one pass with gradients; `moments`, the same with the second
 moments that `surgeon` needs; and `elimination`, the removal of all units by `surgeon`. The slopes of the logarithms are
-printed beside what the algorithms should need. Then models of the shapes of SmolLM2-135M (--quick: this one alone),
-SmolLM2-360M and TinyLlama, and with CUDA that of an 8B Llama 3. Last, one job on one worker and the same in two shards
-on two workers. The last line is one JSON object.
+printed beside those of operations and bytes, as `scale_bench/operations.py` counts them. Then models of the shapes of
+SmolLM2-135M (--quick: this one alone), SmolLM2-360M and TinyLlama, and with CUDA that of an 8B Llama 3. Last, one job on
+one worker and the same in two shards on two workers. The last line is one JSON object.
 """
 
 import argparse
@@ -27,13 +27,13 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 import torch
 
 from benchmarks.scale_bench import two_workers
-from benchmarks.scale_bench.exponents import AXES, Axis, exponents
+from benchmarks.scale_bench.exponents import AXES, exponents
 from benchmarks.scale_bench.measure import PARTS, Cost, as_json, in_a_process
+from benchmarks.scale_bench.operations import memory
 from benchmarks.scale_bench.shapes import ON_GPU, SHAPES, Shape
 from worker.slimming.free_memory import free_bytes
 
 RESULT = Path(__file__).with_name("scale.json")
-FLOAT32 = 4
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
         "--quick", action="store_true", help="three sizes of each, one shape, and 256 rows for the workers"
     )
     options = parser.parse_args()
-    found = {name: vary(name, axis, axis.quick if options.quick else axis.full) for name, axis in AXES.items()}
+    found = {name: vary(name, sizes.quick if options.quick else sizes.full) for name, sizes in AXES.items()}
     shapes = {name: of_shape(name, shape) for name, shape in SHAPES.items() if not options.quick or name == "135M"}
     rows = 256 if options.quick else 2048
     with tempfile.TemporaryDirectory(prefix="scale-") as directory:
@@ -55,18 +55,18 @@ def main() -> None:
     print(json.dumps(figures))
 
 
-def vary(name: str, axis: Axis, sizes: tuple[int, ...]) -> dict[str, dict[str, float]]:
+def vary(name: str, sizes: tuple[int, ...]) -> dict[str, dict[str, float]]:
     """The exponents of one size, printed beside the expected ones."""
-    costs = [in_a_process(Shape().with_(**{name: size})) for size in sizes]
-    found = exponents(sizes, costs)
+    shapes = [Shape().with_(**{name: size}) for size in sizes]
+    costs = [in_a_process(shape) for shape in shapes]
+    found = exponents(sizes, shapes, costs)
     print(f"{name} {', '.join(map(str, sizes))}")
-    for part in PARTS:
+    for part, mine in found.items():
         seconds = ", ".join(f"{cost.parts[part].seconds:.2f}" for cost in costs)
         peaks = ", ".join(f"{cost.parts[part].peak_bytes / 2**20:.0f}" for cost in costs)
-        mine = found[part]
-        print(f"  {part:12} seconds {seconds}: exponent {mine['seconds']} (expected {axis.seconds[part]})")
-        print(f"  {'':12} peak MiB {peaks}: exponent {mine['memory']} (expected {axis.memory[part]})", flush=True)
-    return found
+        print(f"  {part:12} seconds {seconds}: exponent {mine.seconds:.2f}, expected {mine.expected_seconds:.2f}")
+        print(f"  {'':12} MiB {peaks}: exponent {mine.memory:.2f}, expected {mine.expected_memory:.2f}", flush=True)
+    return {part: mine.rounded for part, mine in found.items()}
 
 
 def of_shape(name: str, shape: Shape) -> dict[str, Any]:
@@ -75,10 +75,10 @@ def of_shape(name: str, shape: Shape) -> dict[str, Any]:
     if on_gpu and not torch.cuda.is_available():
         cost = Cost(missing="not measured: there is no CUDA device")
     else:
-        parts = PARTS if on_gpu or needed_bytes(shape) < free_bytes(torch.device("cpu")) else PARTS[:1]
+        parts = PARTS if on_gpu or needed(shape) < free_bytes(torch.device("cpu")) else PARTS[:1]
         cost = in_a_process(shape, parts, gpu=on_gpu, layers=1)
         if len(parts) < len(PARTS):
-            cost.missing = f"moments and elimination: they need {needed_bytes(shape) / 2**30:.0f} GiB of memory"
+            cost.missing = f"moments and elimination: they need {needed(shape) / 2**30:.0f} GiB of memory"
     for part, values in cost.parts.items():
         print(f"{name:5} {part:12} {values.seconds:8.2f} s {values.peak_bytes / 2**20:8.0f} MiB", flush=True)
     if cost.missing:
@@ -86,11 +86,9 @@ def of_shape(name: str, shape: Shape) -> dict[str, Any]:
     return as_json(cost)
 
 
-def needed_bytes(shape: Shape) -> int:
-    """About what a model with the second moments of all its layers takes, with as much again for the elimination."""
-    weights = shape.layers * shape.hidden * (3 * shape.width + 2 * shape.hidden) + shape.vocabulary * shape.hidden
-    moments = shape.layers * (shape.width**2 + shape.hidden**2)
-    return FLOAT32 * (weights + moments + 6 * shape.width**2) + 2 * 2**30
+def needed(shape: Shape) -> float:
+    """Bytes of the largest part on a CPU, with some room."""
+    return 2**30 + 1.2 * max(memory(shape, part) for part in PARTS)
 
 
 if __name__ == "__main__":

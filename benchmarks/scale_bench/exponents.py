@@ -1,49 +1,41 @@
-"""How cost grows with a size: the slope of its logarithm over that of the size."""
+"""How cost grows with a size: the slope of its logarithm over that of the size, measured and by operation counts."""
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from benchmarks.scale_bench.measure import Cost
+from benchmarks.scale_bench.measure import PARTS, Cost
+from benchmarks.scale_bench.operations import memory, operations
+from benchmarks.scale_bench.shapes import Shape
 
 
-class Axis(NamedTuple):
-    """A size that is varied, and the exponents of each part: of seconds, of peak memory."""
+class Sizes(NamedTuple):
+    """The values that a size takes."""
 
     quick: tuple[int, ...]
     full: tuple[int, ...]
-    seconds: dict[str, float]
-    memory: dict[str, float]
 
 
-# A pass is linear in the width, Gram matrices are quadratic, and the elimination of all units of a layer is cubic. Rows
-# come in batches of a fixed number of tokens, so that memory depends on neither their number nor their length.
 AXES = {
-    "width": Axis(
-        (512, 1024, 2048),
-        (512, 1024, 2048, 4096),
-        {"attribution": 1, "moments": 2, "elimination": 3},
-        {"attribution": 1, "moments": 2, "elimination": 2},
-    ),
-    "layers": Axis(
-        (2, 4, 8),
-        (2, 4, 8, 16),
-        {"attribution": 1, "moments": 1, "elimination": 1},
-        {"attribution": 1, "moments": 1, "elimination": 1},
-    ),
-    "rows": Axis(
-        (16, 32, 64),
-        (16, 32, 64, 128, 256),
-        {"attribution": 1, "moments": 1, "elimination": 0},
-        {"attribution": 0, "moments": 0, "elimination": 0},
-    ),
-    "length": Axis(
-        (32, 64, 128),
-        (32, 64, 128, 256, 512),
-        {"attribution": 1, "moments": 1, "elimination": 0},
-        {"attribution": 0, "moments": 0, "elimination": 0},
-    ),
+    "width": Sizes((512, 1024, 2048), (512, 1024, 2048, 4096)),
+    "layers": Sizes((2, 8), (2, 4, 8, 16)),
+    "rows": Sizes((16, 64), (16, 32, 64, 128, 256)),
+    "length": Sizes((32, 128), (32, 64, 128, 256, 512)),
 }
+
+
+class Exponents(NamedTuple):
+    """The exponents of one part of scoring, and those that operations and bytes lead to at the same sizes."""
+
+    seconds: float
+    expected_seconds: float
+    memory: float
+    expected_memory: float
+
+    @property
+    def rounded(self) -> dict[str, float]:
+        """For the JSON object."""
+        return {name: round(value, 2) for name, value in self._asdict().items()}
 
 
 def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
@@ -54,12 +46,18 @@ def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
     return sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / spread
 
 
-def exponents(sizes: Sequence[int], costs: Sequence[Cost]) -> dict[str, dict[str, float]]:
-    """Part -> the exponents of its seconds and of its peak memory."""
+def exponents(sizes: Sequence[int], shapes: Sequence[Shape], costs: Sequence[Cost]) -> dict[str, Exponents]:
+    """Part -> its exponents over the sizes that the shapes have."""
+
+    def slope(values: Sequence[Any]) -> float:
+        return exponent(sizes, values)
+
     return {
-        part: {
-            "seconds": round(exponent(sizes, [cost.parts[part].seconds for cost in costs]), 2),
-            "memory": round(exponent(sizes, [cost.parts[part].peak_bytes for cost in costs]), 2),
-        }
-        for part in costs[0].parts
+        part: Exponents(
+            slope([cost.parts[part].seconds for cost in costs]),
+            slope([operations(shape, part) for shape in shapes]),
+            slope([cost.parts[part].peak_bytes for cost in costs]),
+            slope([memory(shape, part) for shape in shapes]),
+        )
+        for part in PARTS
     }

@@ -30,9 +30,9 @@ class Shape:
 
 
 SHAPES = {
-    "135M": Shape(576, 1536, 30, 9, 3, 49152, rows=8),  # SmolLM2-135M
-    "360M": Shape(960, 2560, 32, 15, 5, 49152, rows=8),  # SmolLM2-360M
-    "1.1B": Shape(2048, 5632, 22, 32, 4, 32000, rows=8),  # TinyLlama
+    "135M": Shape(576, 1536, 30, 9, 3, 49152, rows=4),  # SmolLM2-135M
+    "360M": Shape(960, 2560, 32, 15, 5, 49152, rows=4),  # SmolLM2-360M
+    "1.1B": Shape(2048, 5632, 22, 32, 4, 32000, rows=4),  # TinyLlama
     "8B": Shape(4096, 14336, 32, 32, 8, 128256, rows=64, tokens_per_batch=4096),  # Llama 3
 }
 ON_GPU = frozenset({"8B"})
