@@ -6,8 +6,8 @@ Random Llamas. One size at a time is varied: the width of the feed-forward block
 Measured are the three parts of scoring: `attribution`, one pass with gradients; `moments`, the same with the second
 moments that `surgeon` needs; and `elimination`, the removal of all units by `surgeon`. The slopes of the logarithms are
 printed beside those of operations and bytes, as `scale_bench/operations.py` counts them. Then models of the shapes of
-SmolLM2-135M (--quick: this one alone), SmolLM2-360M and TinyLlama, and with CUDA that of an 8B Llama 3. Last, one job on
-one worker and the same in two shards on two workers. The last line is one JSON object.
+SmolLM2-135M (--quick: this one alone), SmolLM2-360M and TinyLlama, and with CUDA that of an 8B Llama 3. Last, one job
+on one worker and the same in two shards on two workers. The last line is one JSON object.
 """
 
 import argparse

@@ -97,7 +97,7 @@ def check_succeeded(settings: Settings, storage: Storage, job: JobRecord) -> Non
 def test_killed_process_of_a_shard_is_repeated_alone(settings: Settings, storage: Storage, job: JobRecord) -> None:
     with reconciling(settings), ExitStack() as stack:
         workers = [stack.enter_context(worker(settings)) for _ in range(2)]
-        wait_until(are_counting(settings, job, 0, 1))
+        wait_until(are_counting(settings, job, 0, 1), LONG_SECONDS)
         process_of(workers, job, 1).send_signal(signal.SIGKILL)
         wait_until(has_ended(settings, job), LONG_SECONDS)
     check_succeeded(settings, storage, job)
@@ -106,7 +106,7 @@ def test_killed_process_of_a_shard_is_repeated_alone(settings: Settings, storage
 
 def test_shard_of_a_killed_worker_is_repeated_alone(settings: Settings, storage: Storage, job: JobRecord) -> None:
     with reconciling(settings), worker(settings) as first, worker(settings) as second:
-        wait_until(are_counting(settings, job, 0, 1))
+        wait_until(are_counting(settings, job, 0, 1), LONG_SECONDS)
         shards = [shard for shard in (0, 1) if find_child(first, runs(job, shard))]
         first.kill()
         wait_until(has_ended(settings, job), LONG_SECONDS)
@@ -118,7 +118,7 @@ def test_shard_of_a_killed_worker_is_repeated_alone(settings: Settings, storage:
 
 def test_stopped_worker_hands_its_shard_to_the_other_one(settings: Settings, storage: Storage, job: JobRecord) -> None:
     with reconciling(settings), worker(settings) as first, worker(settings):
-        wait_until(are_counting(settings, job, 0, 1))
+        wait_until(are_counting(settings, job, 0, 1), LONG_SECONDS)
         first.send_signal(signal.SIGTERM)
         first.wait(DEADLINE_SECONDS)
         wait_until(has_ended(settings, job), LONG_SECONDS)
@@ -137,7 +137,7 @@ def test_one_worker_runs_all_shards_and_the_last_job(settings: Settings, storage
 def test_job_is_cancelled_while_shards_run(settings: Settings, storage: Storage, job: JobRecord, workers: int) -> None:
     with reconciling(settings), ExitStack() as stack:
         running = [stack.enter_context(worker(settings)) for _ in range(workers)]
-        wait_until(are_counting(settings, job, *range(workers)))
+        wait_until(are_counting(settings, job, *range(workers)), LONG_SECONDS)
         assert job_store_of(settings).cancel(job.tenant, job.id).status is JobStatus.cancelling
         wait_until(has_ended(settings, job), LONG_SECONDS)
         wait_until(lambda: not any(map(find_child, running)))
