@@ -1,15 +1,16 @@
 """The cost of scoring and of the default method compared with their floor: a forward and a backward pass.
 
-    .venv/bin/python benchmarks/attribution.py [--quick]
+    .venv/bin/python benchmarks/attribution.py [--quick] [--device cpu | cuda]
 
 The floor computes the logits of the same tokens and the gradients of the same activations, without hooks.
 `time_over_floor` is that of the criterion `attribution`, `default_time_over_floor` that of the default criterion with
 its repair at half the neurons. `stock_ratio` compares with the same passes when the logits of all positions are
-computed, as in a plain loop. All are timed on one thread, by the processor time of the process, so that other load has
-little effect. The passes over one batch are timed in turn on every batch: a figure is the sum over batches of the
-median over repetitions. The default method reads all batches at once, and is timed in turn with the floor of all.
-`memory_over_floor` compares the peak memory of `attribution` with that of the floor, the model included, each in a
-process of its own. The last line is one JSON object.
+computed, as in a plain loop. On a CPU all are timed on one thread, by the processor time of the process, so that
+other load has little effect; on a GPU by the clock, when the device has finished. The passes over one batch are timed
+in turn on every batch: a figure is the sum over batches of the median over repetitions. The default method reads all
+batches at once, and is timed in turn with the floor of all. `memory_over_floor` compares the peak memory of
+`attribution` with that of the floor, the model included, each in a process of its own; on a GPU what torch has
+allocated there. The last line is one JSON object.
 
 Shape suffixes: B rows of a batch, T positions, V vocabulary entries, and E, M and P as in
 worker/slimming/scoring/objectives.py.
@@ -25,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from statistics import median
-from time import process_time
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -57,22 +58,33 @@ CALIBRATION_ROWS = 256  # of the default method
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer batches and repetitions: at most four minutes")
-    quick = parser.parse_args().quick
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    options = parser.parse_args()
+    quick, device = options.quick, torch.device(options.device)
     torch.set_num_threads(1)
     lengths, repetitions = ((32, 64), 5) if quick else ((16, 32, 64, 128, 256), 11)
-    model = _model()
-    batches = [batch(length, model.config.vocab_size) for length in lengths]
+    model = _model(device)
+    batches = [batch(length, model.config.vocab_size).to(device) for length in lengths]
     seconds = timed(model, batches, repetitions)
     rows = ROWS if quick else CALIBRATION_ROWS
-    whole = timed_default(model, [batch(64, model.config.vocab_size) for _ in range(rows // ROWS)], 1 if quick else 3)
+    calibration = [batch(64, model.config.vocab_size).to(device) for _ in range(rows // ROWS)]
+    whole = timed_default(model, calibration, 1 if quick else 3)
     for name, value in (seconds | {f"{rows} rows, {name}": value for name, value in whole.items()}).items():
         print(f"{name:>24}  {value:8.3f} s  {value / (whole if 'rows' in name else seconds)['floor']:5.2f}x")
-    peaks = {name: peak_memory(name, lengths[-1]) for name in ("floor", "attribution")}
+    peaks = {name: peak_memory(name, lengths[-1], device) for name in ("floor", "attribution")}
     print(json.dumps(figures(seconds, batches, model) | default_figures(whole, rows) | memory_figures(peaks)))
 
 
-def _model() -> PreTrainedModel:
-    return load_model(smollm2_checkpoint(Settings().state), device=torch.device("cpu")).model
+def _model(device: torch.device) -> PreTrainedModel:
+    return load_model(smollm2_checkpoint(Settings().state), device=device).model
+
+
+def now(device: torch.device) -> float:
+    """Seconds: of the processor on a CPU; on a GPU of a clock, once the device has done its work."""
+    if device.type == "cpu":
+        return process_time()
+    torch.cuda.synchronize(device)
+    return perf_counter()
 
 
 def batch(length: int, vocabulary: int) -> Batch:
@@ -99,8 +111,8 @@ def batch(length: int, vocabulary: int) -> Batch:
     )
 
 
-def timed(model: nn.Module, batches: list[Batch], repetitions: int) -> dict[str, float]:
-    """Name of a pass -> processor time in seconds for all batches."""
+def timed(model: PreTrainedModel, batches: list[Batch], repetitions: int) -> dict[str, float]:
+    """Name of a pass -> seconds for all batches, as of `now`."""
     passes: dict[str, Callable[[Batch], object]] = {
         "floor": lambda item: backward(model, item, token_scores),
         "attribution": lambda item: score(model, LLAMA, ["ffn"], [item], "attribution", Options()),
@@ -110,21 +122,21 @@ def timed(model: nn.Module, batches: list[Batch], repetitions: int) -> dict[str,
     for repetition in range(repetitions + 1):
         for index, item in enumerate(batches):
             for name, run in passes.items():
-                start = process_time()
+                start = now(model.device)
                 run(item)
                 if repetition:  # the first one is a warm-up
-                    clock[name][index].append(process_time() - start)
+                    clock[name][index].append(now(model.device) - start)
     return {name: sum(median(times) for times in per_batch) for name, per_batch in clock.items()}
 
 
-def timed_default(model: nn.Module, batches: list[Batch], repetitions: int) -> dict[str, float]:
-    """Part of the default method at half the neurons, or its floor -> median processor time in seconds."""
+def timed_default(model: PreTrainedModel, batches: list[Batch], repetitions: int) -> dict[str, float]:
+    """Part of the default method at half the neurons, or its floor -> median seconds, as of `now`."""
     clock: dict[str, list[float]] = {}
 
     def timed(name: str, run: Callable[..., Any], *arguments: Any) -> Any:
-        start = process_time()
+        start = now(model.device)
         found = run(*arguments)
-        clock.setdefault(name, []).append(process_time() - start)
+        clock.setdefault(name, []).append(now(model.device) - start)
         return found
 
     for _ in range(repetitions):
@@ -143,20 +155,22 @@ def _floor(model: nn.Module, batches: list[Batch]) -> None:
         backward(model, item, token_scores)
 
 
-def peak_memory(name: str, length: int) -> int:
+def peak_memory(name: str, length: int, device: torch.device) -> int:
     """Peak bytes of a process that runs one pass over one batch, the model included."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak_memory, (name, length))
+        return pool.apply(_peak_memory, (name, length, device))
 
 
-def _peak_memory(name: str, length: int) -> int:
+def _peak_memory(name: str, length: int, device: torch.device) -> int:
     torch.set_num_threads(1)
-    model = _model()
-    item = batch(length, model.config.vocab_size)
+    model = _model(device)
+    item = batch(length, model.config.vocab_size).to(device)
     if name == "floor":
         backward(model, item, token_scores)
     else:
         score(model, LLAMA, ["ffn"], [item], name, Options())
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

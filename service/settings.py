@@ -84,6 +84,10 @@ class Settings(BaseSettings):
         gt=0,
         description="padded tokens in one batch; also the most of one row, where that is 512 at least",
     )
+    standby: bool = Field(
+        default=True,
+        description="a process of the worker waits for the next job with its imports done; false: it starts with a job",
+    )
     local_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         default=(), description="colon-separated directories that file:// may name; empty: all, and none with API keys"
     )

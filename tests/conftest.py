@@ -69,6 +69,7 @@ def settings(redis: Redis, redis_server: str, tmp_path: Path) -> Settings:
         heartbeat_seconds=0.5,
         reconcile_seconds=0.5,
         device="cpu",
+        standby=False,  # its imports take seconds of a processor, beside most tests for nothing
     )
 
 

@@ -23,7 +23,7 @@ from service.storage.manifests import committed_manifest
 from service.storage.object_store import Storage
 from tests.support.foreign_rq_jobs import FOREIGN, put_foreign_rq_job
 from tests.support.jobs import checkpoint, job_store_of, request, submit, worker
-from tests.support.processes import find_child, wait_for_child
+from tests.support.processes import find_attempt, wait_for_attempt
 from tests.support.processes import has_ended as process_has_ended
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
@@ -82,7 +82,7 @@ def test_job_of_a_killed_worker_succeeds_on_its_second_attempt(
 
 def check_attempt_dies_with_its_worker(settings: Settings, parent: psutil.Process) -> None:
     """Kill a worker: its attempt process, whose command line shows no password, ends with it."""
-    child = wait_for_child(parent)
+    child = wait_for_attempt(parent)
     assert child.environ()["SLIM_REDIS_URL"] == settings.redis_url
     assert settings.redis_url.removeprefix("unix://") not in " ".join(child.cmdline() + parent.cmdline())
     parent.kill()
@@ -95,7 +95,7 @@ def test_job_of_a_killed_attempt_process_goes_on_in_the_same_worker(
 ) -> None:
     with reconciling(settings), worker(settings) as parent:
         wait_until(is_attributing(settings, job))
-        wait_for_child(parent).kill()
+        wait_for_attempt(parent).kill()
         wait_until(has_ended(settings, job))
     check_succeeded_once(settings, storage, job, attempt=2)
 
@@ -105,7 +105,7 @@ def test_running_job_is_cancelled(settings: Settings, storage: Storage, job: Job
         wait_until(is_attributing(settings, job))
         assert job_store_of(settings).cancel(job.tenant, job.id).status is JobStatus.cancelling
         wait_until(has_ended(settings, job))
-        wait_until(lambda: find_child(parent) is None)
+        wait_until(lambda: find_attempt(parent) is None)
     ended = job_store_of(settings).get(job.tenant, job.id)
     assert (ended.status, ended.result) == (JobStatus.cancelled, None)
     assert storage.list(job_prefix(job.tenant, job.id)) == []

@@ -20,7 +20,7 @@ from service.storage.keys import attempt_prefix, job_prefix
 from service.storage.manifests import committed_manifest
 from service.storage.object_store import Storage
 from tests.support.jobs import checkpoint, job_store_of, request, submit, worker
-from tests.support.processes import find_child
+from tests.support.processes import find_attempt, wait_for_attempt
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 pytestmark = pytest.mark.slow
@@ -60,17 +60,13 @@ def has_ended(settings: Settings, job: JobRecord) -> Callable[[], bool]:
     return lambda: look(settings, job).status.is_terminal
 
 
-def runs(job: JobRecord, shard: int) -> Callable[[list[str]], bool]:
-    """A function that says whether a command line is that of a shard's process."""
-    name = rq_job_id(job.id, 1, shard)
-    return lambda command: name in command
-
-
-def process_of(workers: Sequence[psutil.Process], job: JobRecord, shard: int) -> psutil.Process:
-    """The process of a shard."""
-    found = [child for parent in workers if (child := find_child(parent, runs(job, shard)))]
-    assert len(found) == 1
-    return found[0]
+def worker_of(settings: Settings, workers: Sequence[psutil.Process], job: JobRecord, shard: int) -> psutil.Process:
+    """The worker that runs a shard, as RQ knows."""
+    redis, name = connect(settings.redis_url), rq_job_id(job.id, 1, shard)
+    known = [redis.hmget(key, "pid", "current_job") for key in redis.smembers("rq:workers")]
+    pids = [int(pid) for pid, current in known if current == name]
+    [found] = [worker for worker in workers if worker.pid in pids]
+    return found
 
 
 def starts(settings: Settings) -> Counter[int | None]:
@@ -98,7 +94,7 @@ def test_killed_process_of_a_shard_is_repeated_alone(settings: Settings, storage
     with reconciling(settings), ExitStack() as stack:
         workers = [stack.enter_context(worker(settings)) for _ in range(2)]
         wait_until(are_counting(settings, job, 0, 1), LONG_SECONDS)
-        process_of(workers, job, 1).send_signal(signal.SIGKILL)
+        wait_for_attempt(worker_of(settings, workers, job, 1)).send_signal(signal.SIGKILL)
         wait_until(has_ended(settings, job), LONG_SECONDS)
     check_succeeded(settings, storage, job)
     assert starts(settings) == {0: 1, 1: 2, None: 1}
@@ -107,12 +103,12 @@ def test_killed_process_of_a_shard_is_repeated_alone(settings: Settings, storage
 def test_shard_of_a_killed_worker_is_repeated_alone(settings: Settings, storage: Storage, job: JobRecord) -> None:
     with reconciling(settings), worker(settings) as first, worker(settings) as second:
         wait_until(are_counting(settings, job, 0, 1), LONG_SECONDS)
-        shards = [shard for shard in (0, 1) if find_child(first, runs(job, shard))]
+        [shard] = [shard for shard in (0, 1) if worker_of(settings, (first, second), job, shard) == first]
         first.kill()
         wait_until(has_ended(settings, job), LONG_SECONDS)
         assert second.is_running()
     check_succeeded(settings, storage, job)
-    assert [starts(settings)[shard] for shard in shards] == [2]
+    assert starts(settings)[shard] == 2
     assert starts(settings).total() == 4
 
 
@@ -140,7 +136,7 @@ def test_job_is_cancelled_while_shards_run(settings: Settings, storage: Storage,
         wait_until(are_counting(settings, job, *range(workers)), LONG_SECONDS)
         assert job_store_of(settings).cancel(job.tenant, job.id).status is JobStatus.cancelling
         wait_until(has_ended(settings, job), LONG_SECONDS)
-        wait_until(lambda: not any(map(find_child, running)))
+        wait_until(lambda: not any(map(find_attempt, running)))
         # the deletion of a shard that stored a file meanwhile
         wait_until(lambda: storage.list(job_prefix(job.tenant, job.id)) == [])
     ended = look(settings, job)

@@ -22,7 +22,9 @@ def main() -> None:
     if not settings.redis_url:
         sys.exit("a worker needs SLIM_REDIS_URL: set it, or run `taskslim serve`, which starts a Redis of its own")
     configure("worker")
-    SlimWorker(settings.redis_url, name=f"{socket.gethostname()}-{new_id()}").work(burst=burst)
+    SlimWorker(settings.redis_url, name=f"{socket.gethostname()}-{new_id()}", standby=settings.standby).work(
+        burst=burst
+    )
 
 
 if __name__ == "__main__":

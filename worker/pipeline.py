@@ -79,11 +79,19 @@ def run(
     """
     logging.disable_progress_bar()
     context = JobContext(job, presets.resolve(job.request.slimmed_for[0]), settings, storage, progress, scratch)
+    with context.processes:
+        return run_stages(context, scores)
+
+
+def run_stages(context: JobContext, scores: ScoreSets | None) -> Result:
+    """The stages of `run`."""
     sources, sets = prepare(context)
-    parts = Parts(context, sources.digests) if job.request.method.shards > 1 else None
+    parts = Parts(context, sources.digests) if context.job.request.method.shards > 1 else None
     cache = ScoreCache(context, sources.digests, sources.fingerprints, scores, parts)
     with context.stage(Stage.evaluate_dense):
         sets, dense = halving(context, sets, partial(evaluate_dense, context, cache))
+        dense_speed = speed.measure_dense(context, own(sets).task_model)
+    artifacts.start_verification(context)
     with context.stage(Stage.attribute):
         path, sets, task_model = halving(context, sets, partial(score, context, cache))
         path = with_token_use(context, path, sets, sources)
@@ -93,7 +101,7 @@ def run(
     dense |= {own(sets).key: chosen.dense}
     with context.stage(Stage.evaluate_slim):
         cut = CutModel(sets, measure_slim(sets, partial(answer_all, context)))
-        timed = speed.measure(context, sources, chosen.task_model)
+        timed = speed.measure_slim(context, chosen.task_model, dense_speed)
     trained = recover(context, sources, chosen, cut, tasks)
     final = trained.model if trained else cut
     compared = control(context, sources, task_model, chosen, path)

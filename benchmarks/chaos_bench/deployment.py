@@ -15,15 +15,19 @@ from pathlib import Path
 
 import httpx
 import psutil
+from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE
+from rq.utils import as_text, parse_composite_key
 
 from service.infrastructure.child_process import child_command
 from service.infrastructure.embedded_redis import embedded_redis
+from service.infrastructure.redis_client import connect
 from service.infrastructure.supervisor import API, WORKER, SupervisedProcess, supervise
 from tests.support.ports import free_port
 from tests.support.s3_server import credentials, s3_ports, s3_server
 from tests.support.waiting import wait_until
+from worker.attempts.process import RUNS
+from worker.attempts.rq_worker import CHILD
 
-CHILD = "worker.attempts.process"
 SCRATCH_SIZE = "48m"
 # A tmpfs in a separate mount namespace: it can be filled without an effect on other processes, and needs no privilege
 # where user namespaces are allowed. `exec` keeps the process id that the supervisor knows.
@@ -83,12 +87,19 @@ class Deployment:
             try:
                 worker = psutil.Process(pid_of(part))
                 for child in worker.children():
-                    command = child.cmdline()
-                    if CHILD in command:
-                        found.append(Running(worker, child, command[command.index(CHILD) + 3]))
+                    found += [Running(worker, child, rq_job) for rq_job in self._attempts_of(child)]
             except psutil.NoSuchProcess:
                 continue
         return found
+
+    def _attempts_of(self, child: psutil.Process) -> list[str]:
+        """The attempt that a process runs; none of the process that waits for one."""
+        command = child.cmdline()
+        if CHILD not in command or child.name() != RUNS:
+            return []
+        key = WORKER_EXECUTIONS_KEY_TEMPLATE.format(command[command.index(CHILD) + 2])
+        executions = connect(self.redis.url).smembers(key)
+        return [parse_composite_key(as_text(execution))[0] for execution in executions]
 
     def fill_scratch(self) -> list[Path]:
         """Fill the scratch directories of the workers to the last byte, and return the files that were written."""

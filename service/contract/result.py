@@ -74,7 +74,7 @@ class Quartiles(Schema):
 
 
 class Latency(Schema):
-    """Median time in milliseconds of one forward pass on the worker's device; both models are timed in turn."""
+    """Median time in milliseconds of one forward pass on the worker's device."""
 
     dense: float
     slim: float
@@ -84,6 +84,11 @@ class Latency(Schema):
     tokens: int = Field(description="tokens of each row")
     runs: int = Field(description="number of timed passes of each model")
     device: str = Field(description="name of the worker's device")
+    drift: float | None = Field(
+        default=None,
+        description="time of a fixed computation when the slim model was timed, divided by its time when the dense "
+        "model was timed: near 1 where the machine was equally fast",
+    )
 
 
 class TokenRate(Schema):
@@ -96,13 +101,13 @@ class TokenRate(Schema):
 
 
 class GenerationSpeed(Schema):
-    """How fast both models read and write a text on the worker's device: one prompt, with a cache, in turn."""
+    """How fast both models read and write a text on the worker's device: one prompt, with a cache."""
 
     prefill: TokenRate = Field(description="tokens of the prompt that are read a second")
     decode: TokenRate = Field(description="tokens that are written a second, one at a time")
     prompt_tokens: int = Field(description="tokens of the prompt, which has the median length of the evaluation rows")
     new_tokens: int = Field(description="tokens that are written")
-    runs: int = Field(description="number of timed runs of each model")
+    runs: int = Field(description="least number of timed runs of a model")
 
 
 class Verified(Schema):
@@ -310,7 +315,7 @@ class Result(Schema):
     parameters: DenseSlim
     bytes: DenseSlim
     latency_ms: Latency
-    generation_speed: GenerationSpeed | None = Field(default=None, description="null unless the task is generation")
+    generation_speed: GenerationSpeed | None = Field(default=None, description="null for a model that writes no text")
     widths: list[Widths]
     ratio: float = Field(description="share of the chosen units' parameters that was removed")
     verified: Verified

@@ -9,6 +9,7 @@ manifest is written last and only if there is none, so that the result of a job 
 """
 
 import hashlib
+import io
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -88,6 +89,19 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class HashedReader(io.BufferedReader):
+    """A file whose content is hashed as it is read, from its beginning to its end."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self.sha256 = hashlib.sha256()
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = super().read(size)
+        self.sha256.update(content)
+        return content
+
+
 class Storage:
     """One prefix of an object store, or one local directory.
 
@@ -101,10 +115,14 @@ class Storage:
         with translated(f"the storage prefix {url.partition('://')[0]}://"):
             self._store = open_store(url, retry_seconds=retry_seconds, create=True)
 
-    def put_file(self, path: Path, key: str) -> None:
-        """Store a file, a large one in parts. Readers see the whole object or none."""
-        with self._object(key):
-            obstore.put(self._store, key, path)
+    def put_file(self, path: Path, key: str) -> str:
+        """Store a file, a large one in parts; the sha256 of what was stored, in hexadecimal.
+
+        Readers see the whole object or none. The file is read once.
+        """
+        with self._object(key), HashedReader(path) as file:
+            obstore.put(self._store, key, file)
+            return file.sha256.hexdigest()
 
     def put_bytes(self, content: bytes, key: str) -> None:
         with self._object(key):

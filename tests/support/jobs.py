@@ -81,7 +81,7 @@ def job_store_of(settings: Settings) -> JobStore:
 
 def environment(settings: Settings) -> dict[str, str]:
     """The environment of a process with these settings."""
-    names = ("redis_url", "state", "lease_seconds", "heartbeat_seconds", "cancel_grace_seconds", "device")
+    names = ("redis_url", "state", "lease_seconds", "heartbeat_seconds", "cancel_grace_seconds", "device", "standby")
     mine = {f"SLIM_{name.upper()}": str(getattr(settings, name)) for name in names}
     # Small batches: a tiny model's stage becomes long by their number.
     return os.environ | mine | {"SLIM_TOKENS_PER_BATCH": "32", "OMP_NUM_THREADS": "1"}

@@ -52,6 +52,7 @@ class Deployment:
 
     root: Path
     tokens_per_batch: int = 256
+    device: str = "cpu"
 
     @property
     def storage(self) -> Storage:
@@ -84,7 +85,7 @@ class Deployment:
         self.job = new_record(request).model_copy(update={"attempt": attempt})
         self.scratch = self.root / "scratch" / self.job.id
         self.scratch.mkdir(parents=True)
-        settings = Settings(state=self.root, device="cpu", tokens_per_batch=self.tokens_per_batch)
+        settings = Settings(state=self.root, device=self.device, tokens_per_batch=self.tokens_per_batch)
         with nullcontext() if fresh_process else verifying_here():
             return pipeline.run(
                 self.job, settings=settings, storage=self.storage, progress=progress or Recorder(), scratch=self.scratch

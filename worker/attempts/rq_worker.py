@@ -1,13 +1,12 @@
-"""The RQ worker: waits for RQ jobs without loading torch, and starts a new process for each attempt.
+"""The RQ worker: waits for RQ jobs without loading torch, and has a new process for each attempt.
 
 A new interpreter for each attempt has a clean CUDA context, frees all memory at its end, and may crash without an
 effect on the worker. The process reads the URL of Redis from its environment: RQ would put the password in the command
-line.
+line. It is started before there is an attempt (`worker.attempts.standby`).
 """
 
 import os
 import signal
-import sys
 from typing import Any
 
 from rq.job import Job
@@ -18,21 +17,26 @@ from service.infrastructure.redis_client import WORKER_RETRIES, connect
 from service.infrastructure.worker_registry import register_worker, unregister_worker
 from service.jobs.rq_jobs import QUEUE, SERIALIZER, RqJob
 from service.jobs.store import JobStore
+from worker.attempts.standby import HandedOver, StandbyProcess
 
 CHILD = "worker.attempts.process"
 WORKER_TTL_SECONDS = 30  # an idle worker sends a heartbeat 15 seconds before this has passed
 MONITORING_SECONDS = 5  # between the heartbeats of a busy worker
 MAINTENANCE_SECONDS = 60
 NO_TIMEOUT = -1  # RQ's number for it
-# By default OpenMP's threads spin while they wait for each other. Where other processes use the same cores, or a
-# container has a CPU quota, spinning threads take time from the working one: one pass took 15 times longer.
-OPENMP_VARIABLES = {"OMP_WAIT_POLICY": "passive"}
 
 
 class SlimWorker(SpawnWorker):
-    """Takes RQ jobs from the only queue of the Redis at `url`."""
+    """Takes RQ jobs from the only queue of the Redis at `url`.
 
-    def __init__(self, url: str, name: str, **options: Any) -> None:
+    `child` is the module of the process of an attempt. With `standby` such a process waits for the next attempt.
+    """
+
+    child = CHILD
+
+    def __init__(self, url: str, name: str, *, standby: bool = True, **options: Any) -> None:
+        self._keeps_standby = standby
+        self._standby = StandbyProcess(self.child, [str(os.getpid()), name])
         redis = connect(url, retries=WORKER_RETRIES, decode=False)
         self._job_store = JobStore(connect(url, retries=WORKER_RETRIES))
         super().__init__(
@@ -49,16 +53,13 @@ class SlimWorker(SpawnWorker):
         )
 
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
-        """Start the process of an attempt. It blocks SIGTERM until it has a handler (`worker.attempts.signals`)."""
+        """Hand the attempt over to the process that waits for it, or to a new one."""
         execution = self.execution
         if execution is None:
             raise RuntimeError("RQ must prepare an execution before it starts a process")
         if job.timeout is None:  # an RQ job from elsewhere: its process refuses it, and RQ would add to the timeout
             job.timeout = NO_TIMEOUT
-        arguments = [sys.executable, "-m", CHILD, str(os.getpid()), self.name, job.id, execution.id]
-        self._horse_pid = os.posix_spawn(
-            sys.executable, arguments, OPENMP_VARIABLES | os.environ, setpgroup=0, setsigmask=[signal.SIGTERM]
-        )
+        self._horse_pid = self._standby.hand_over(HandedOver(rq_job=job.id, execution=execution.id))
 
     def handle_warm_shutdown_request(self) -> None:
         """Pass SIGTERM on to the process of the attempt, which hands its job back."""
@@ -73,10 +74,23 @@ class SlimWorker(SpawnWorker):
             self._job_store.expire_lease(**{name: value for name, value in job.kwargs.items() if name != "shard"})
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
-        """Renew RQ's own key of the worker, and the registration that the API counts workers by."""
+        """Renew RQ's own key of the worker, and the registration that the API counts workers by.
+
+        Also starts the process of the next attempt, where none waits: when the worker is idle or an attempt has run
+        for MONITORING_SECONDS, so that the imports of the one do not delay the start of the other.
+        """
         super().heartbeat(timeout, pipeline)
+        if self.is_horse:
+            return
+        register_worker(self.connection, self.name)
+        if self._keeps_standby and not self._stop_requested:
+            self._standby.keep()
+
+    def teardown(self) -> None:
+        """End the process that waits for an attempt, and take the worker off the registers."""
         if not self.is_horse:
-            register_worker(self.connection, self.name)
+            self._standby.end()
+        super().teardown()  # type: ignore[no-untyped-call]
 
     def register_death(self) -> None:
         """Delete RQ's own key of the worker, and the registration that the API counts workers by."""

@@ -4,10 +4,10 @@ The logits to expect are those of the model as it was loaded, with hooks that ma
 before the model is cut, converted to another class or saved, so that no step is compared with itself. Where a repair
 has changed the weights that stay, the masked model has the repaired ones.
 
-`python -m worker.checkpoints.verification PARENT DIRECTORY PROBE`, a fresh process, loads the directory with the stock
-Auto class of its family, or with the per-layer class where layers have different widths, and with no other code. It
-prints one line of JSON: the class that loaded it, and the greatest difference between its logits and those of the
-probe.
+`python -m worker.checkpoints.verification PARENT`, a fresh process, is given DIRECTORY and PROBE. It loads the
+directory with the stock Auto class of its family, or with the per-layer class where layers have different widths, and
+with no other code. It prints one line of JSON: the class that loaded it, and the greatest difference between its logits
+and those of the probe.
 """
 
 import json
@@ -27,11 +27,11 @@ from transformers import AutoTokenizer, PreTrainedModel
 from service.contract.errors import VerificationFailed
 from service.contract.result import Verified
 from service.families.table import family_of
-from service.infrastructure.child_process import die_with_parent
+from service.infrastructure.child_process import die_with_parent, name_process
 from service.sources.model_files import CONFIG
 from worker.checkpoints.encoders import is_encoder, outputs_of, pooler_argument, sentence_encoder_of
 from worker.checkpoints.float32_pass import float32_pass
-from worker.checkpoints.fresh_process import last_line_of
+from worker.checkpoints.fresh_process import FreshProcess, read_arguments
 from worker.checkpoints.loading import LoadedModel
 from worker.checkpoints.model_classes.per_layer import loader_class
 from worker.checkpoints.weights import AUTO_CLASSES, FROM_DISK_ALONE
@@ -49,6 +49,7 @@ LOGITS = "logits"
 TOKEN_INPUTS = ("input_ids", "decoder_input_ids")
 PROBE_TEXTS = 256
 MODULE = "worker.checkpoints.verification"
+COMPARES = "taskslim-verify"  # what `ps` and `top` call the process, once it has done its imports
 
 
 @dataclass(frozen=True)
@@ -117,12 +118,24 @@ def probe_of(loaded: LoadedModel, inputs: Mapping[str, Tensor]) -> Probe:
     return Probe({name: value.cpu() for name, value in inputs.items()}, logits, str(model.device), dtype)
 
 
-def verify(directory: Path, probe: Path, *, while_waiting: Callable[[], None] = lambda: None) -> Verified:
+def start() -> FreshProcess:
+    """A process that does its imports and waits for a checkpoint to compare."""
+    return FreshProcess(MODULE)
+
+
+def verify(
+    directory: Path,
+    probe: Path,
+    *,
+    while_waiting: Callable[[], None] = lambda: None,
+    started: FreshProcess | None = None,
+) -> Verified:
     """Load the checkpoint in a fresh process and compare its logits. Raises VerificationFailed unless they match.
 
-    `while_waiting` is called about twice a second, and may raise to end the process.
+    `while_waiting` is called about twice a second, and may raise to end the process. `started` is a process of `start`
+    that has compared nothing; without it one is started now.
     """
-    verified = compare_in_fresh_process(directory, probe, while_waiting)
+    verified = compare_in_fresh_process(directory, probe, while_waiting, started)
     if not verified.max_abs_logit_difference <= verified.tolerance:
         raise VerificationFailed(
             f"the logits of the reloaded checkpoint differ by {verified.max_abs_logit_difference:.3g}, "
@@ -131,10 +144,13 @@ def verify(directory: Path, probe: Path, *, while_waiting: Callable[[], None] = 
     return verified
 
 
-def compare_in_fresh_process(directory: Path, probe: Path, while_waiting: Callable[[], None]) -> Verified:
+def compare_in_fresh_process(
+    directory: Path, probe: Path, while_waiting: Callable[[], None], started: FreshProcess | None
+) -> Verified:
     """What `compare` returns in a process of its own. Raises VerificationFailed where it raises."""
     failure = "the checkpoint does not load in a fresh process"
-    return Verified.model_validate_json(last_line_of(MODULE, [str(directory), str(probe)], while_waiting, failure))
+    with started or start() as process:
+        return Verified.model_validate_json(process.last_line([str(directory), str(probe)], while_waiting, failure))
 
 
 def compare(directory: Path, probe: Probe) -> Verified:
@@ -201,9 +217,11 @@ def load_written(directory: Path, dtype: torch.dtype, device: str) -> PreTrained
 
 
 def main() -> None:
-    """Compare the checkpoint and the probe that the command line names; print a `Verified` as JSON."""
-    parent, directory, probe = sys.argv[1:]
+    """Compare the checkpoint and the probe that the process is given; print a `Verified` as JSON."""
+    [parent] = sys.argv[1:]
     die_with_parent(int(parent))
+    name_process(COMPARES)
+    directory, probe = read_arguments()
     sys.stdout.write(compare(Path(directory), Probe.read(Path(probe))).model_dump_json() + "\n")
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,12 +19,17 @@ COMPUTING = ("taskslim", "torch", "transformers", "tokenizers", "peft", "compres
 
 def computing_versions() -> dict[str, str]:
     """Package -> version, of the packages that decide what is measured."""
-    return {package: version(package) for package in COMPUTING}
+    return {package: _version(package) for package in COMPUTING}
 
 
 def versions() -> dict[str, str]:
     """Package -> version, of all that decides the bits of a checkpoint."""
-    return {"python": platform.python_version(), "safetensors": version("safetensors")} | computing_versions()
+    return {"python": platform.python_version(), "safetensors": _version("safetensors")} | computing_versions()
+
+
+@cache
+def _version(package: str) -> str:
+    return version(package)  # it reads the metadata of the package: 5 ms
 
 
 def digest_directory(directory: Path) -> str:

@@ -1,27 +1,27 @@
 """Measures how many tokens a second a model reads and writes: prefill and decode of one prompt, with a cache.
 
-The dense and the slim model run in turns, as for the latency of a pass. Servers state these two figures because they
-have other limits: prefill computes all tokens of a prompt at once, decode reads every weight for each token.
+Servers state these two figures because they have other limits: prefill computes all tokens of a prompt at once, decode
+reads every weight for each token.
 """
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from service.contract.result import GenerationSpeed, Quartiles, TokenRate
 from worker.data.batching import Padding
-from worker.data.examples import Example
 from worker.data.wordings import Tokens
-from worker.evaluation.memory import has_room_for
 
 RUNS = 5
-NEW_TOKENS = 32  # that are written, whether or not one of them is an end token
+SECONDS = 10.0  # for all runs of a model; a slow one has LEAST_RUNS
+LEAST_RUNS = 3
+NEW_TOKENS = 16  # that are written, whether or not one of them is an end token
 
 
 @dataclass(frozen=True)
@@ -32,53 +32,50 @@ class Seconds:
     decode: float
 
 
-def measure_in_turns(
-    dense: PreTrainedModel,
-    slim: PreTrainedModel,
-    examples: Sequence[Example],
-    padding: Padding,
-    max_tokens: int | None,
-) -> GenerationSpeed:
-    """The speed of both models for the prompt of median length, on the device of `slim`.
+@dataclass(frozen=True)
+class GenerationRuns:
+    """The timed runs of one model."""
 
-    `max_tokens` is what the model takes: a prompt that leaves no room for the new tokens is cut. `dense` may be on any
-    device, and is moved to the CPU at the end. Where a GPU cannot hold both models, each one is moved there for its
-    run; the move is not timed.
-    """
-    prompt, device = median_prompt(examples, max_tokens), slim.device
-    move = not has_room_for(device, dense)
-    samples = [[_sample(model, prompt, padding, device, move) for model in (dense, slim)] for _ in range(RUNS + 1)]
-    nn.Module.to(dense, "cpu")
-    nn.Module.to(slim, device)
-    runs = samples[1:]  # the first one warms up
+    prompt_tokens: int
+    new_tokens: int
+    seconds: list[Seconds]
+
+
+def measure(model: PreTrainedModel, prompt: Tokens, padding: Padding, new_tokens: int) -> GenerationRuns:
+    """Runs of the model on its device, which read the prompt and write `new_tokens` (at least 2)."""
+    started = time.perf_counter()
+    run(model, [prompt], padding, new_tokens)  # it warms up
+    fitting = int(SECONDS / (time.perf_counter() - started)) - 1
+    runs = max(LEAST_RUNS, min(RUNS, fitting))
+    return GenerationRuns(len(prompt), new_tokens, [run(model, [prompt], padding, new_tokens) for _ in range(runs)])
+
+
+def compared(dense: GenerationRuns, slim: GenerationRuns) -> GenerationSpeed:
+    """The speed of both models, which read and wrote equal numbers of tokens."""
     return GenerationSpeed(
-        prefill=_rate(len(prompt), [(before.prefill, now.prefill) for before, now in runs]),
-        decode=_rate(NEW_TOKENS - 1, [(before.decode, now.decode) for before, now in runs]),
-        prompt_tokens=len(prompt),
-        new_tokens=NEW_TOKENS,
-        runs=RUNS,
+        prefill=_rate(dense.prompt_tokens, [[run.prefill for run in each.seconds] for each in (dense, slim)]),
+        decode=_rate(dense.new_tokens - 1, [[run.decode for run in each.seconds] for each in (dense, slim)]),
+        prompt_tokens=dense.prompt_tokens,
+        new_tokens=dense.new_tokens,
+        runs=min(len(dense.seconds), len(slim.seconds)),
     )
 
 
-def median_prompt(examples: Sequence[Example], max_tokens: int | None) -> Tokens:
-    """The prompt of median length, with room for the new tokens after it."""
-    by_length = sorted((example.prompt for example in examples), key=len)
+def num_new_tokens(max_tokens: int | None) -> int:
+    """How many tokens a model writes that takes `max_tokens`."""
+    return NEW_TOKENS if max_tokens is None else min(NEW_TOKENS, max_tokens // 2)
+
+
+def median_prompt(prompts: Sequence[Tokens], max_tokens: int | None) -> Tokens:
+    """The prompt of median length, cut so that it leaves room for the new tokens."""
+    by_length = sorted(prompts, key=len)
     prompt = by_length[len(by_length) // 2]
-    return prompt if max_tokens is None else prompt[: max(1, max_tokens - NEW_TOKENS)]
+    return prompt if max_tokens is None else prompt[: max_tokens - num_new_tokens(max_tokens)]
 
 
-def _sample(model: PreTrainedModel, prompt: Tokens, padding: Padding, device: torch.device, move: bool) -> Seconds:
-    """One run on the device; with `move` the model is moved back to the CPU after it."""
-    nn.Module.to(model, device)
-    seconds = _run(model, prompt, padding)
-    if move:
-        nn.Module.to(model, "cpu")
-    return seconds
-
-
-def _rate(tokens: int, seconds: Sequence[tuple[float, float]]) -> TokenRate:
-    """The rates of (dense, slim) models: the median over the runs, with quartiles."""
-    rates = [[tokens / each for each in of_model] for of_model in zip(*seconds, strict=True)]
+def _rate(tokens: int, seconds: Sequence[Sequence[float]]) -> TokenRate:
+    """The rates of the (dense, slim) model: the median over the runs, with quartiles."""
+    rates = [[tokens / each for each in of_model] for of_model in seconds]
     (dense, dense_quartiles), (slim, slim_quartiles) = map(_quartiles, rates)
     return TokenRate(dense=dense, slim=slim, dense_quartiles=dense_quartiles, slim_quartiles=slim_quartiles)
 
@@ -88,18 +85,24 @@ def _quartiles(values: Sequence[float]) -> tuple[float, Quartiles]:
     return median, Quartiles(first=first, third=third)
 
 
-def _run(model: PreTrainedModel, prompt: Tokens, padding: Padding) -> Seconds:
-    """Read the prompt, then write tokens one by one from the cache, always the most likely one."""
-    read = torch.tensor([prompt], device=model.device)
+def run(
+    model: PreTrainedModel,
+    prompts: Sequence[Tokens],
+    padding: Padding,
+    new_tokens: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Seconds:
+    """Read prompts of one length, then write tokens one by one from the cache, always the most likely one."""
+    read_BT = torch.tensor(prompts, device=model.device)
     with torch.inference_mode():
-        start = _now(model)
-        inputs, output = _prefill(model, read, padding)
+        start = _now(model, clock)
+        inputs, output = _prefill(model, read_BT, padding)
         token_B1 = _most_likely(output)
-        middle = _now(model)
-        for _ in range(NEW_TOKENS - 1):
+        middle = _now(model, clock)
+        for _ in range(new_tokens - 1):
             output = model(**inputs(token_B1), past_key_values=output.past_key_values, use_cache=True)
             token_B1 = _most_likely(output)
-        return Seconds(middle - start, _now(model) - middle)
+        return Seconds(middle - start, _now(model, clock) - middle)
 
 
 def _prefill(model: PreTrainedModel, read_BT: Tensor, padding: Padding) -> tuple[Any, Any]:
@@ -107,7 +110,7 @@ def _prefill(model: PreTrainedModel, read_BT: Tensor, padding: Padding) -> tuple
     if padding.kind != "encoder_decoder":
         return lambda token_B1: {"input_ids": token_B1}, model(input_ids=read_BT, use_cache=True, logits_to_keep=1)
     encoded = model.get_encoder()(input_ids=read_BT)
-    opening = torch.tensor([padding.decoder_opening], device=read_BT.device)
+    opening = torch.tensor([padding.decoder_opening] * len(read_BT), device=read_BT.device)
     output = model(encoder_outputs=encoded, decoder_input_ids=opening, use_cache=True)
     return lambda token_B1: {"encoder_outputs": encoded, "decoder_input_ids": token_B1}, output
 
@@ -117,7 +120,7 @@ def _most_likely(output: Any) -> Tensor:
     return token_B1
 
 
-def _now(model: PreTrainedModel) -> float:
+def _now(model: PreTrainedModel, clock: Callable[[], float]) -> float:
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
-    return time.perf_counter()
+    return clock()

@@ -1,7 +1,4 @@
-"""Measures the latency and the memory of a forward pass.
-
-The dense and the slim model pass in turns, so that a machine that becomes slower during the measurement affects both.
-"""
+"""Measures the latency and the memory of a forward pass."""
 
 import statistics
 import time
@@ -9,13 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from service.contract.result import Quartiles
 from worker.data.batching import Padding, batches
 from worker.data.examples import Example
-from worker.evaluation.memory import has_room_for, peak_bytes, weight_bytes
+from worker.evaluation.memory import peak_bytes, weight_bytes
 from worker.slimming.scoring.objectives import Batch
 
 RUNS = 7
@@ -42,32 +38,22 @@ class PassProfile:
     quartiles: Quartiles  # of the milliseconds
 
 
-def profile_in_turns(
-    dense: PreTrainedModel,
-    slim: PreTrainedModel,
+def profile(
+    model: PreTrainedModel,
     examples: Sequence[Example],
     padding: Padding,
     tokens: int,
     sizes: Sequence[int] = SIZES,
-) -> list[tuple[PassProfile, PassProfile]]:
-    """(dense, slim) for each of the batch `sizes`, on the device of `slim`. `dense` may be on any device, and is moved
-    to the CPU at the end.
+) -> list[PassProfile]:
+    """The profile of a pass for each of the batch `sizes`, on the device of the model.
 
-    Where a GPU cannot hold both models, each one is moved there for its pass; the move is not timed. On a CPU the
-    memory is counted in one more pass of each model, because counting slows a pass down.
+    On a CPU the memory is counted in one more pass, because counting slows a pass down.
     """
-    device = slim.device
-    too_small_for_both = not has_room_for(device, dense)
     found = []
     for rows in sizes:
-        batch = repeated_prompt(examples, padding, rows, tokens).to(device)
-        rounds = [
-            [_sample(model, batch, device, too_small_for_both) for model in (dense, slim)] for _ in range(RUNS + 1)
-        ]
-        dense_samples, slim_samples = zip(*rounds[1:], strict=True)  # the first round warms up
-        found.append((_profile(dense, batch, tokens, dense_samples), _profile(slim, batch, tokens, slim_samples)))
-    nn.Module.to(dense, "cpu")
-    nn.Module.to(slim, device)
+        batch = repeated_prompt(examples, padding, rows, tokens).to(model.device)
+        samples = [_sample(model, batch) for _ in range(RUNS + 1)]
+        found.append(_profile(model, batch, tokens, samples[1:]))  # the first pass warms up
     return found
 
 
@@ -85,7 +71,7 @@ def measure_latency(
     """
     batch, samples = repeated_prompt(examples, padding, rows, tokens).to(model.device), []
     for _ in range(RUNS + 1):
-        samples.append(_sample(model, batch, model.device, move=False))
+        samples.append(_sample(model, batch))
         on_pass()
     return statistics.median(sample.milliseconds for sample in samples[1:])  # the first pass warms up
 
@@ -99,14 +85,10 @@ def repeated_prompt(examples: Sequence[Example], padding: Padding, rows: int, to
     return batch
 
 
-def _sample(model: PreTrainedModel, batch: Batch, device: torch.device, move: bool) -> LatencySample:
-    """One forward pass on the device; with `move` the model is moved back to the CPU after it."""
-    nn.Module.to(model, device)
+def _sample(model: PreTrainedModel, batch: Batch) -> LatencySample:
+    """One forward pass."""
     with torch.inference_mode():
-        sample = _gpu_sample(model, batch) if device.type == "cuda" else LatencySample(_timed(model, batch), None)
-    if move:
-        nn.Module.to(model, "cpu")
-    return sample
+        return _gpu_sample(model, batch) if model.device.type == "cuda" else LatencySample(_timed(model, batch), None)
 
 
 def _gpu_sample(model: PreTrainedModel, batch: Batch) -> LatencySample:

@@ -14,17 +14,10 @@ from torch.utils._pytree import tree_leaves
 
 from worker.slimming.scoring.objectives import Batch
 
-RESERVE = 1.1  # times the weights of a model, for the tensors of a pass
-
 
 def weight_bytes(model: nn.Module) -> int:
     """Bytes of the parameters and buffers. Shared ones count once."""
     return sum(tensor.nbytes for tensors in (model.parameters(), model.buffers()) for tensor in tensors)
-
-
-def has_room_for(device: torch.device, model: nn.Module) -> bool:
-    """Whether a GPU has the memory free for one more model; true for other devices."""
-    return device.type != "cuda" or RESERVE * weight_bytes(model) <= torch.cuda.mem_get_info(device)[0]
 
 
 def peak_bytes(model: nn.Module, batch: Batch) -> int:

@@ -12,11 +12,10 @@ from service.contract.result import Verified, Widths
 from service.jobs.leases import LeaseLost
 from service.storage.artifact_names import MODEL, TASK_FILE, kept_name
 from service.storage.keys import attempt_prefix, manifest_key
-from service.storage.object_store import digest_file
+from worker.checkpoints import verification
 from worker.checkpoints.head_bias import add_to_bias
 from worker.checkpoints.kept_indices import Origin, save_kept, weight_digests
 from worker.checkpoints.saving import save_model
-from worker.checkpoints.verification import verify
 from worker.data.provenance import versions
 from worker.reporting import findings, task_file
 from worker.search.candidates import Candidate
@@ -44,6 +43,11 @@ def probe_path(context: JobContext) -> Path:
     return context.scratch / "probe.safetensors"
 
 
+def start_verification(context: JobContext) -> None:
+    """Start the process that will verify the next checkpoint, which does its imports beside the job."""
+    context.verifier = context.processes.enter_context(verification.start())
+
+
 def _save_and_verify(
     context: JobContext,
     task_model: TaskModel,
@@ -64,7 +68,8 @@ def _save_and_verify(
     save_model(loaded, checkpoint)
     path = probe_path(context)
     probe.write(path)
-    return verify(checkpoint, path, while_waiting=while_waiting)
+    started, context.verifier = context.verifier, None
+    return verification.verify(checkpoint, path, while_waiting=while_waiting, started=started)
 
 
 def save(
@@ -129,8 +134,8 @@ def upload(context: JobContext) -> None:
     total, done, files = sum(path.stat().st_size for path in paths), 0, []
     for path in paths:
         name, size = str(path.relative_to(root)), path.stat().st_size
-        context.storage.put_file(path, _prefix(context) + name)
-        files.append(StoredFile(name=name, size=size, sha256=digest_file(path)))
+        sha256 = context.storage.put_file(path, _prefix(context) + name)
+        files.append(StoredFile(name=name, size=size, sha256=sha256))
         done += size
         context.on_bytes(done, total)
     manifest = Manifest(job_id=context.job.id, attempt=context.job.attempt, files=files)

@@ -20,6 +20,7 @@ NOTABLE_SHARE = 0.1  # of the answers or prompts
 ONE_ANSWER_SHARE = 0.9  # of the rows that get the same answer
 FREQUENT_LABEL_SHARE = 0.8  # of the rows with one label; above it, giving that answer often is right
 RATIO_TOLERANCE = 0.03
+DRIFT_TOLERANCE = 1.25
 
 
 def warnings(report: Report) -> list[ReportWarning]:
@@ -315,6 +316,17 @@ def _more_tokens(report: Report) -> str | None:
     )
 
 
+def _uneven_machine(report: Report) -> str | None:
+    """The machine was faster for one model than for the other."""
+    drift = report.result.latency_ms.drift
+    if drift is None or 1 / DRIFT_TOLERANCE <= drift <= DRIFT_TOLERANCE:
+        return None
+    return (
+        f"A fixed computation took {drift:.2f} times as long when the slim model was timed as when the dense model "
+        "was, because of other programs or the clock of the processor: compare the speeds again on a quiet machine."
+    )
+
+
 STEPS = {  # kind of unit -> in which steps it is removed, and what to do about it
     Unit.ffn: "widths are multiples of {round_to}: send a smaller `output.round_to` to come closer",
     Unit.heads: "attention heads are removed as whole heads or key-value groups",
@@ -368,4 +380,5 @@ CHECKS: dict[str, Callable[[Report], str | None]] = {
     "not_recovered": _not_recovered,
     "fewer_experts_per_token": _fewer_experts_per_token,
     "more_tokens": _more_tokens,
+    "uneven_machine": _uneven_machine,
 }

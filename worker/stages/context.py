@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +15,7 @@ from service.infrastructure.tracing import stage_span
 from service.jobs.record import JobRecord
 from service.settings import Settings
 from service.storage.object_store import Storage
+from worker.checkpoints.fresh_process import FreshProcess
 from worker.stages.memory.exhaustion import naming_exhaustion
 
 
@@ -42,6 +43,8 @@ class JobContext:
     progress: StageProgress
     scratch: Path
     timings: list[StageTiming] = field(default_factory=list)
+    processes: ExitStack = field(default_factory=ExitStack)  # that the job has started; whoever runs it closes them
+    verifier: FreshProcess | None = None  # one of them, which waits for a checkpoint to verify
 
     @contextmanager
     def stage(self, stage: Stage) -> Iterator[None]:

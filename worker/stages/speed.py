@@ -1,27 +1,55 @@
-"""The speed of the dense and the slim model: time and memory of a forward pass, and of tasks with texts, of writing."""
+"""The speed of the dense and the slim model: time and memory of a forward pass, and the time to read and write a text.
 
+The dense model is timed where it is loaded for its evaluation, and the slim one when it is cut, so that there is one
+model in memory. A fixed computation, timed beside each of them, shows whether the machine was equally fast.
+"""
+
+import statistics
+import time
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedModel
 
+from service.contract.options import TaskKind
 from service.contract.result import GenerationSpeed, Latency
-from worker.checkpoints.dtypes import cast_weights
-from worker.checkpoints.loading import load_model
+from worker.data.wordings import Tokens
 from worker.evaluation import generation_speed
-from worker.evaluation.latency import RUNS, SIZES, TOKENS, PassProfile, profile_in_turns
+from worker.evaluation.generation_speed import GenerationRuns, median_prompt, num_new_tokens
+from worker.evaluation.latency import RUNS, SIZES, TOKENS, PassProfile, profile
 from worker.stages.context import JobContext
-from worker.stages.inputs import Sources
 from worker.stages.task_model import TaskModel
+
+WRITING = ("causal", "encoder_decoder")  # kinds of models that write texts
+REFERENCE_SIZE, REFERENCE_RUNS = 512, 9
+
+
+@dataclass(frozen=True)
+class ModelSpeed:
+    """What was timed of one model."""
+
+    passes: list[PassProfile]  # of each batch size; the first is that of the result
+    generation: GenerationRuns | None  # of a model that writes texts
+    reference_seconds: float  # of the fixed computation
 
 
 @dataclass(frozen=True)
 class Speed:
     """What was timed of both models."""
 
-    passes: list[tuple[PassProfile, PassProfile]]  # (dense, slim) of each batch size; the first is that of the result
-    generation: GenerationSpeed | None  # of a task with texts
+    dense: ModelSpeed
+    slim: ModelSpeed
     device: str
+
+    @property
+    def passes(self) -> list[tuple[PassProfile, PassProfile]]:
+        """(dense, slim) of each batch size."""
+        return list(zip(self.dense.passes, self.slim.passes, strict=True))
+
+    @property
+    def generation(self) -> GenerationSpeed | None:
+        """How fast both models read and write."""
+        dense, slim = self.dense.generation, self.slim.generation
+        return generation_speed.compared(dense, slim) if dense and slim else None
 
     @property
     def latency(self) -> Latency:
@@ -36,40 +64,59 @@ class Speed:
             tokens=dense.tokens,
             runs=RUNS,
             device=self.device,
+            drift=self.slim.reference_seconds / self.dense.reference_seconds,
         )
 
 
-def measure(context: JobContext, sources: Sources, task_model: TaskModel) -> Speed:
-    """The speed of the dense model and of the slim one, which `task_model` has.
-
-    The first batch size is that of a target of latency, where there is one. The dense model has no adapter, which costs
-    no time once it is merged.
-    """
-    slim = task_model.loaded.model
-    dense = load_model(sources.model, device=torch.device("cpu")).model
-    cast_weights(dense, slim.dtype)  # as on its device
-    passes = _passes(context, dense, task_model)
-    return Speed(passes, _generation(dense, task_model), str(slim.device))
+def measure_dense(context: JobContext, task_model: TaskModel) -> ModelSpeed:
+    """The speed of the dense model."""
+    return _measure(context, task_model, None)
 
 
-def _passes(
-    context: JobContext, dense: PreTrainedModel, task_model: TaskModel
-) -> list[tuple[PassProfile, PassProfile]]:
-    bound = context.job.request.target.latency_ms
-    tokens = bound.tokens if bound else min(TOKENS, task_model.wording.max_tokens or TOKENS)
+def measure_slim(context: JobContext, task_model: TaskModel, dense: ModelSpeed) -> Speed:
+    """The speed of both models; the slim one reads as many tokens as the dense one."""
+    slim = _measure(context, task_model, dense.generation.prompt_tokens if dense.generation else None)
+    return Speed(dense, slim, str(task_model.loaded.model.device))
+
+
+def _measure(context: JobContext, task_model: TaskModel, prompt_tokens: int | None) -> ModelSpeed:
+    """The first batch size is that of a target of latency, where there is one."""
+    bound, most = context.job.request.target.latency_ms, task_model.wording.max_tokens
+    tokens = bound.tokens if bound else min(TOKENS, most or TOKENS)
     rows = dict.fromkeys([bound.batch, *SIZES] if bound else SIZES)
-    return profile_in_turns(
-        dense, task_model.loaded.model, task_model.evaluation.examples, task_model.padding, tokens, list(rows)
+    model, examples = task_model.loaded.model, task_model.evaluation.examples
+    return ModelSpeed(
+        passes=profile(model, examples, task_model.padding, tokens, list(rows)),
+        generation=_generation(task_model, prompt_tokens),
+        reference_seconds=_reference_seconds(model.device),
     )
 
 
-def _generation(dense: PreTrainedModel, task_model: TaskModel) -> GenerationSpeed | None:
-    if not task_model.generates:
+def _generation(task_model: TaskModel, prompt_tokens: int | None) -> GenerationRuns | None:
+    """Runs with the prompt of median length, or with one of `prompt_tokens` that repeats its tokens."""
+    if task_model.padding.kind not in WRITING:
         return None
-    return generation_speed.measure_in_turns(
-        dense,
-        task_model.loaded.model,
-        task_model.evaluation.examples,
-        task_model.padding,
-        task_model.wording.max_tokens,
-    )
+    most = task_model.wording.max_tokens
+    prompt = median_prompt(_prompts(task_model), most)
+    if prompt_tokens is not None:
+        prompt = (prompt * -(-prompt_tokens // len(prompt)))[:prompt_tokens]
+    return generation_speed.measure(task_model.loaded.model, prompt, task_model.padding, num_new_tokens(most))
+
+
+def _prompts(task_model: TaskModel) -> list[Tokens]:
+    """What the model reads of each row; of a plain text all of it."""
+    examples = task_model.evaluation.examples
+    if task_model.kind is TaskKind.language_modelling:
+        return [example.prompt + example.candidates[0] for example in examples]
+    return [example.prompt for example in examples]
+
+
+def _reference_seconds(device: torch.device) -> float:
+    """The median seconds of a product of two matrices."""
+    factor = torch.ones(REFERENCE_SIZE, REFERENCE_SIZE, device=device)
+    seconds = []
+    for _ in range(REFERENCE_RUNS + 1):
+        start = time.perf_counter()
+        (factor @ factor)[0, 0].item()  # waits for a GPU
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])  # the first one warms up

@@ -1,5 +1,7 @@
 """One interface, the same behaviour on a local directory and on a real S3 server."""
 
+import hashlib
+import os
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -8,8 +10,9 @@ from ulid import ULID
 
 from service.contract.errors import ForbiddenPath, NotFound, StorageUnavailable
 from service.sources.readers import fetch_file, fetch_prefix, list_sizes, local_path, read_bytes
+from service.storage import object_store
 from service.storage.keys import attempt_prefix, dataset_key, manifest_key
-from service.storage.object_store import Storage, digest_file
+from service.storage.object_store import HashedReader, Storage, digest_file
 from tests.support import http
 from tests.support.s3_server import credentials, s3_ports, s3_server
 
@@ -32,12 +35,31 @@ def store(url: str) -> Storage:
 def test_what_was_put_comes_back(store: Storage, tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "deep" / "target"
     source.write_bytes(bytes(range(256)) * 50_000)  # 12.8 MB: several parts
-    store.put_file(source, "default/big")
+    digest = store.put_file(source, "default/big")
     store.get_file("default/big", target)
-    assert digest_file(target) == digest_file(source)
+    assert digest == digest_file(target) == digest_file(source)
     assert b"".join(store.stream("default/big")) == source.read_bytes()
     assert store.stat("default/big").size == source.stat().st_size
     assert list(tmp_path.rglob("*.part")) == []
+
+
+@pytest.mark.parametrize("size", [0, 1, 5 * 2**20, 12 * 2**20 + 1])
+def test_stored_file_is_hashed_while_it_is_read_once(
+    store: Storage, tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, read = tmp_path / "source", list[int]()
+    source.write_bytes(os.urandom(size))
+
+    class Counted(HashedReader):
+        def read(self, count: int | None = -1, /) -> bytes:
+            content = super().read(count)
+            read.append(len(content))
+            return content
+
+    monkeypatch.setattr(object_store, "HashedReader", Counted)
+    assert store.put_file(source, "default/file") == hashlib.sha256(source.read_bytes()).hexdigest()
+    assert store.get_bytes("default/file") == source.read_bytes()
+    assert sum(read) == size
 
 
 def test_a_range_is_what_was_asked_for(store: Storage) -> None:

@@ -15,7 +15,7 @@ from worker.checkpoints import dtypes
 from worker.checkpoints.cutting import make_slim
 from worker.checkpoints.loading import LoadedModel, load_model
 from worker.checkpoints.saving import save_model
-from worker.checkpoints.verification import Probe, compare, take_probe, verify
+from worker.checkpoints.verification import Probe, compare, start, take_probe, verify
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.selection import Rules, select
 from worker.slimming.units import locate
@@ -52,7 +52,8 @@ def change(checkpoint: Path, key: str, factor: float | None) -> None:
 
 def test_a_written_checkpoint_is_verified_in_a_fresh_process(checkpoint: Path, probe: Path) -> None:
     waited: list[None] = []
-    verified = verify(checkpoint, probe, while_waiting=lambda: waited.append(None))
+    with start() as process:
+        verified = verify(checkpoint, probe, while_waiting=lambda: waited.append(None), started=process)
     assert verified.loader == "LlamaForCausalLM"
     assert verified.dtype == "float32"
     assert verified.max_abs_logit_difference <= verified.tolerance

@@ -128,6 +128,7 @@ CAUSES: dict[str, Report] = {
         update={"runtimes": runtimes_of_unequal_widths(FAMILIES["llama"], [Unit.ffn])}
     ),
     "more_tokens": report(read_tokens=ReadTokens(rows=10, longer_rows=2, dense=100, slim=104)),
+    "uneven_machine": with_target({"ratio": 0.3}, latency_ms=result().latency_ms.model_copy(update={"drift": 0.7})),
     "fewer_experts_per_token": with_target(
         {"ratio": 0.3},
         widths=[Widths(stack="decoder", unit=Unit.experts, dense=8, slim=1, per_token=DenseSlim(dense=2, slim=1))],

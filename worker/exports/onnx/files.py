@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from service.contract.errors import ExportFailed, VerificationFailed
-from worker.checkpoints.fresh_process import last_line_of
+from worker.checkpoints.fresh_process import FreshProcess
 
 MODULE = "worker.exports.onnx.process"
 QUIET = {"ORT_DISABLE_TELEMETRY": "1"}  # onnxruntime would report its use to its maker
@@ -30,6 +30,7 @@ def write_files(checkpoint: Path, probe: Path, directory: Path, while_waiting: C
     arguments = [str(checkpoint), str(probe), str(directory)]
     failure = "the ONNX file cannot be written and run"
     try:
-        return OnnxFiles.model_validate_json(last_line_of(MODULE, arguments, while_waiting, failure, QUIET))
+        with FreshProcess(MODULE, QUIET) as process:
+            return OnnxFiles.model_validate_json(process.last_line(arguments, while_waiting, failure))
     except VerificationFailed as error:
         raise ExportFailed(error.message) from error

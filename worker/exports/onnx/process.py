@@ -1,7 +1,7 @@
 """Writes the ONNX files of a checkpoint and compares them in onnxruntime with the probe of the checkpoint.
 
-`python -m worker.exports.onnx.process PARENT CHECKPOINT PROBE DIRECTORY` is a process of its own, whose memory the job
-gets back and which the job can end. It prints one line of JSON, an `OnnxFiles`.
+`python -m worker.exports.onnx.process PARENT` is a process of its own, whose memory the job gets back and which the job
+can end. It is given CHECKPOINT, PROBE and DIRECTORY, and prints one line of JSON, an `OnnxFiles`.
 """
 
 import json
@@ -16,6 +16,7 @@ from service.families.table import family_of
 from service.infrastructure.child_process import die_with_parent
 from service.sources.model_files import CONFIG
 from worker.checkpoints.encoders import is_encoder, sentence_encoder_of
+from worker.checkpoints.fresh_process import read_arguments
 from worker.checkpoints.verification import Probe
 from worker.checkpoints.weights import load_weights
 from worker.exports.onnx.check import greatest_difference
@@ -57,9 +58,10 @@ def _graphs(model: PreTrainedModel, family: ModelFamily, checkpoint: Path) -> li
 
 
 def main() -> None:
-    """Write and compare what the command line names; print an `OnnxFiles` as JSON."""
-    parent, checkpoint, probe, directory = sys.argv[1:]
+    """Write and compare what the process is given; print an `OnnxFiles` as JSON."""
+    [parent] = sys.argv[1:]
     die_with_parent(int(parent))
+    checkpoint, probe, directory = read_arguments()
     sys.stdout.write(write(Path(checkpoint), Probe.read(Path(probe)), Path(directory)).model_dump_json() + "\n")
 
 

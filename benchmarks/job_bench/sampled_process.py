@@ -1,0 +1,37 @@
+"""The process of an attempt, as `worker.attempts.process`, which also samples its work.
+
+Appends one line of JSON to the file that the variable JOB_BENCH_FILE names: the seconds of each kind of work, and the
+bytes of memory before and at most.
+"""
+
+import functools
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import worker.tasks
+from benchmarks.job_bench.sampler import Sampler, peak_resident_bytes, resident_bytes
+from worker.attempts import process
+
+VARIABLE = "JOB_BENCH_FILE"
+
+
+def sampled(run_job: Callable[..., None]) -> Callable[..., None]:
+    """`run_job`, which writes what it did before it returns."""
+
+    @functools.wraps(run_job)
+    def run(tenant: str, job_id: str, attempt: int) -> None:
+        sampler, before = Sampler(), resident_bytes()
+        with sampler.sampling():
+            run_job(tenant, job_id, attempt)
+        line = {"job": job_id, "seconds": sampler.seconds, "before": before, "peak": peak_resident_bytes()}
+        with Path(os.environ[VARIABLE]).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    return run
+
+
+if __name__ == "__main__":
+    worker.tasks.run_job = sampled(worker.tasks.run_job)
+    process.main()

@@ -1,0 +1,59 @@
+"""The parts of the benchmarks of a whole job and of the speed of a slim model."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks.job import Measured, figures
+from benchmarks.job_bench.sampler import Sampler, kind_of
+from benchmarks.slim_speed import Cell
+from service.storage.object_store import digest_file
+from tests.support.tiny_models import causal, inputs_of
+
+torch.set_num_threads(1)
+
+
+def test_stack_shows_the_kind_of_work() -> None:
+    model, kinds = causal("llama"), list[str]()
+
+    def see(*_: object) -> None:
+        kinds.append(kind_of(sys._getframe()))
+
+    model.get_input_embeddings().register_forward_hook(see)
+    logits: Tensor = model(**inputs_of(model)).logits
+    logits.register_hook(see)
+    logits.sum().backward()
+    see()
+    assert kinds == ["forward", "backward", "other"]
+
+
+def test_samples_add_up_to_the_time_of_the_block(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(2**24))
+    sampler, model = Sampler(), nn.Linear(256, 256)
+    with sampler.sampling(), torch.inference_mode():
+        while not {"hash", "forward"} <= sampler.seconds.keys():
+            digest_file(file)
+            for _ in range(100):
+                model(torch.ones(256, 256))
+    assert sampler.seconds.keys() <= {"hash", "forward", "other"}
+
+
+def job(total: float, **kinds: float) -> Measured:
+    return Measured(total, start=0.1, kinds=kinds, stages={}, peak_to_model=1.5)
+
+
+def test_overhead_is_the_time_that_is_no_work() -> None:
+    assert job(10, load=1, forward=4, backward=2, fit=1, write=1, tokens=0.5).overhead == pytest.approx(0.1)
+    found = {"t5": [job(10, forward=9), job(10, forward=8), job(10, forward=2)], "smollm2": [job(10, forward=9)] * 3}
+    assert figures(found, 3)["overhead_share"] == 0.2
+    assert figures(found, 3)["overhead_ranges"]["t5"] == [0.1, 0.8]
+
+
+def test_share_of_the_ideal_speed_up() -> None:
+    cell = Cell("decode", 1, {"dense": [4.0, 2.0, 8.0], "uniform": [2.0, 2.0, 2.0]}, {"uniform": 2.5})
+    assert cell.share("uniform") == pytest.approx(0.8)
+    assert cell.quartiles("uniform") == [0.6, 1.2]
