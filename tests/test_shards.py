@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
@@ -63,7 +64,8 @@ def has_ended(settings: Settings, job: JobRecord) -> Callable[[], bool]:
 def worker_of(settings: Settings, workers: Sequence[psutil.Process], job: JobRecord, shard: int) -> psutil.Process:
     """The worker that runs a shard, as RQ knows."""
     redis, name = connect(settings.redis_url), rq_job_id(job.id, 1, shard)
-    known = [redis.hmget(key, "pid", "current_job") for key in redis.smembers("rq:workers")]
+    keys = cast(set[str], redis.smembers("rq:workers"))
+    known = [cast(list[str], redis.hmget(key, "pid", "current_job")) for key in keys]
     pids = [int(pid) for pid, current in known if current == name]
     [found] = [worker for worker in workers if worker.pid in pids]
     return found

@@ -44,7 +44,7 @@ POLL_SECONDS = 0.1
 def run(directory: Path, rows: int) -> dict[str, float]:
     """Seconds of both jobs, whole and of the stages that shards divide, and the ratios. Raises RuntimeError."""
     request = _request(directory, rows)
-    seconds = {}
+    seconds: dict[str, float] = {}
     for name, shards in (("one_worker", 1), ("two_workers", 2)):
         method = request["method"] | {"shards": shards}
         whole, measuring = _job(directory / name, request | {"method": method}, workers=shards)

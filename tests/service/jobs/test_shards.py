@@ -1,6 +1,7 @@
 """The shards of a job in the queue and in its record, without processes that run them."""
 
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 from redis import Redis
@@ -59,7 +60,8 @@ def look(
 
 
 def waiting(queue: JobQueue) -> list[str]:
-    return [name.decode() for name in queue.redis.lrange("rq:queue:slim", 0, -1)]
+    names = cast(list[bytes], queue.redis.lrange("rq:queue:slim", 0, -1))
+    return [name.decode() for name in names]
 
 
 def fetch(queue: JobQueue, name: str) -> Job:

@@ -1,6 +1,6 @@
 """Sums that are measured on parts of the rows give the scores of one pass over all of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -27,11 +27,15 @@ def assert_equal(left: Scores, right: Scores) -> None:
         torch.testing.assert_close(left[site], expected, rtol=5e-4, atol=float(expected.abs().max()) * 1e-5)
 
 
+def into(found: dict[str, Moments]) -> Callable[[Group, Moments], None]:
+    return lambda group, moments: found.update({group.module: moments})
+
+
 def scored_in_parts(scoring: Scoring, parts: Sequence[Sequence[Batch]]) -> attribution.Scored:
     moments: list[dict[str, Moments]] = [{} for _ in parts]
     sums: list[PartialSums] = []
     for found, part in zip(moments, parts, strict=True):
-        sums.append(measure(scoring, part, lambda group, own, found=found: found.update({group.module: own})))
+        sums.append(measure(scoring, part, into(found)))
 
     def whole(group: Group) -> Moments:
         return second_moments.added([found[group.module] for found in moments])
