@@ -93,7 +93,7 @@ def _into(found: dict[str, Moments]) -> Callable[[Group, Moments], None]:
 
 def _of_layers(scoring: Scoring, count: int) -> Scoring:
     """The scoring of the first layers alone."""
-    scoring.model.model.layers = scoring.model.model.layers[:count]  # type: ignore[union-attr, index, assignment]
+    scoring.model.model.layers = scoring.model.model.layers[:count]  # type: ignore[union-attr, index]
     return scoring
 
 

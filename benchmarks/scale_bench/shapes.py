@@ -62,7 +62,8 @@ def model(shape: Shape, device: torch.device) -> PreTrainedModel:
         # `to_empty` also empties the frequencies of the rotary positions.
         rotary = type(made.model.rotary_emb)(config=config).to(device)
     made.model.rotary_emb = rotary
-    return made.eval()
+    made.eval()
+    return made
 
 
 def batches(shape: Shape, device: torch.device) -> list[Batch]:
