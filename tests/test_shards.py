@@ -63,11 +63,10 @@ def has_ended(settings: Settings, job: JobRecord) -> Callable[[], bool]:
 
 def worker_of(settings: Settings, workers: Sequence[psutil.Process], job: JobRecord, shard: int) -> psutil.Process:
     """The worker that runs a shard, as RQ knows."""
-    redis, name = connect(settings.redis_url), rq_job_id(job.id, 1, shard)
-    keys = cast(set[str], redis.smembers("rq:workers"))
-    known = [cast(list[str], redis.hmget(key, "pid", "current_job")) for key in keys]
-    pids = [int(pid) for pid, current in known if current == name]
-    [found] = [worker for worker in workers if worker.pid in pids]
+    redis = connect(settings.redis_url)
+    name = redis.hget(f"rq:job:{rq_job_id(job.id, 1, shard)}", "worker_name")
+    pid = int(cast(str, redis.hget(f"rq:worker:{name}", "pid")))
+    [found] = [worker for worker in workers if worker.pid == pid]
     return found
 
 
