@@ -64,7 +64,7 @@ def has_ended(settings: Settings, job: JobRecord) -> Callable[[], bool]:
 def worker_of(settings: Settings, workers: Sequence[psutil.Process], job: JobRecord, shard: int) -> psutil.Process:
     """The worker that runs a shard, as RQ knows."""
     redis = connect(settings.redis_url)
-    name = redis.hget(f"rq:job:{rq_job_id(job.id, 1, shard)}", "worker_name")
+    name = cast(str, redis.hget(f"rq:job:{rq_job_id(job.id, 1, shard)}", "worker_name"))
     pid = int(cast(str, redis.hget(f"rq:worker:{name}", "pid")))
     [found] = [worker for worker in workers if worker.pid == pid]
     return found
