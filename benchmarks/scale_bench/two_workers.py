@@ -38,23 +38,24 @@ WORDS = [f"w{number}" for number in range(500)]
 LENGTH = 60  # words of a row
 EVALUATION_ROWS = 32
 POLL_SECONDS = 0.1
-DIVIDED = (Stage.evaluate_dense, Stage.attribute)
+BEFORE = (None, Stage.fetch, Stage.load, Stage.evaluate_dense)
 
 
 @dataclass
 class Measured:
-    """Seconds of a job: of the whole, and of the stages that shards divide by the clock and by the processors."""
+    """Seconds of a job: of the whole, and of the stage `attribute` by the clock and by the processors."""
 
     whole: float = 0.0
     measuring: float = 0.0
-    processor: dict[int, float] = field(default_factory=dict)  # process -> seconds of the stages that shards divide
+    processor: dict[int, float] = field(default_factory=dict)  # process -> seconds of that stage
 
 
 def run(directory: Path, rows: int) -> dict[str, float]:
     """Seconds of both jobs and the ratios. Raises RuntimeError.
 
-    `two_worker_speedup` is that of the stages that shards divide. On a machine where other processes take turns, the
-    ratio of processor seconds says what two free cores would give: those of one worker over those of the busier one.
+    `two_worker_speedup` is that of the stage `attribute`: in a job without shards `evaluate_dense` also times the dense
+    model, which shards leave to their last job. On a machine where other processes take turns, the ratio of processor
+    seconds says what two free cores would give: those of one worker over those of the busier one.
     """
     request = _request(directory, rows)
     plain, sharded = (
@@ -130,11 +131,11 @@ def _job(directory: Path, request: dict[str, Any], workers: int) -> Measured:
 
 
 def _follow(store: JobStore, record: JobRecord, workers: Sequence[psutil.Process]) -> Measured:
-    """Follow a job to its end and measure the stages that shards divide."""
+    """Follow a job to its end and measure its stage `attribute`."""
     measured, started, before = Measured(), 0.0, dict[int, float]()
     while not (now := store.get(record.tenant, record.id)).status.is_terminal:
-        is_over = not now.open_shards if now.shards else now.stage not in (None, Stage.fetch, Stage.load, *DIVIDED)
-        if now.stage in DIVIDED and not is_over:
+        is_over = not now.open_shards if now.shards else now.stage not in (*BEFORE, Stage.attribute)
+        if now.stage is Stage.attribute and not is_over:
             started = started or time.monotonic()
             for process in filter(None, map(find_attempt, workers)):
                 used = _processor_seconds(process)
