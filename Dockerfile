@@ -32,7 +32,7 @@ RUN python -c "from importlib.util import find_spec as f; exit(any(map(f, ('torc
 FROM build AS build-worker
 ARG TORCH_INDEX=""
 RUN pip install --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch==2.13.0
-RUN pip install --constraint constraints.txt ".[worker,onnx]"
+RUN pip install --constraint constraints.txt ".[worker,onnx,quantise]"
 COPY . .
 RUN pip install --no-deps --force-reinstall .
 RUN python -c "from importlib.util import find_spec as f; exit(f('fastapi') and 'fastapi is here')"

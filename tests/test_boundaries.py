@@ -55,7 +55,7 @@ WORKER_LAYERS = (
     {"slimming"},
     {"data", "sources"},
     {"checkpoints", "evaluation"},
-    {"exports"},
+    {"exports", "quantisation"},
     {"recovery"},
     {"stages"},
     {"search"},

@@ -38,6 +38,7 @@ STARTS = {  # what an extra without a process of its own has to be able to do
     "llama-cpp": "from cyllama.llama import llama_cpp; llama_cpp.model_quantize",
     "tracing": "from service.infrastructure import tracing; tracing.configure('api')",
     "bench": "import matplotlib.pyplot",
+    "quantise": "import torchao.quantization, torchao.prototype.safetensors.safetensors_support",
     "onnx": "import onnx, onnxscript, onnxruntime",
     "privacy": "import service.cli.__main__, service.privacy.statement, service.sources.hub, pyarrow.parquet",
 }
@@ -57,7 +58,7 @@ def install(sources: Path, directory: Path, extra: str) -> Path:
     """The Python of a new environment that has one extra and nothing else."""
     subprocess.run([sys.executable, "-m", "venv", directory], check=True)
     python = directory / "bin/python"
-    torch = ["torch==2.13.0"] if extra == "worker" else []
+    torch = ["torch==2.13.0"] if extra in ("worker", "quantise") else []
     pip = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(ROOT / "constraints.txt")]
     subprocess.run([*pip, *torch, f"{sources}[{extra}]"], check=True)
     return python

@@ -389,6 +389,26 @@ BY_CONTRACT: dict[str, Case] = {
         "task.texts.rows",
         {"method": {"units": ["vocabulary"]}, "task": {"texts": {"rows": [{"other": "a"}]}}},
     ),
+    "4 bits in widths that groups do not divide": Case(
+        Site("exports.precisions", "check_precisions"),
+        "unsupported_format",
+        "output.quantise",
+        {"output": {"quantise": ["w4a16"], "round_to": 8}},
+    ),
+    "int8 of a family without linear modules": Case(
+        Site("exports.precisions", "check_precisions"),
+        "unsupported_format",
+        "output.quantise",
+        {"output": {"quantise": ["int8"], "round_to": 8}},
+        family="gpt2",
+    ),
+    "w8a8 of a family that vLLM has no decoder for": Case(
+        Site("exports.precisions", "check_precisions"),
+        "unsupported_format",
+        "output.quantise",
+        {"output": {"quantise": ["w8a8"], "round_to": 8}},
+        family="t5",
+    ),
     "format without the family": Case(
         Site("exports.formats", "check_formats"),
         "unsupported_format",
@@ -480,6 +500,7 @@ ONLY_WORKER: dict[Site, str] = {
     Site("sources.dequantisation", "dequantise"): "a plan does not read the values of the weights",
     Site("sources.dequantisation", "_tensor"): "a plan does not read the values of the weights",
     Site("search.metric_floor", "_check_dense"): MEASURED,
+    Site("quantisation.precisions", "check_precision_packages"): "the API does not know what is installed for a worker",
     Site("exports.packages", "check_packages"): "the API does not know what is installed where the worker runs",
     **{
         Site("checkpoints.kept_indices", name): APPLY

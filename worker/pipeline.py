@@ -26,7 +26,7 @@ from service.storage.artifact_names import MODEL, UNTRAINED
 from service.storage.object_store import Storage
 from service.storage.score_sets import ScoreSets
 from worker.recovery.recovered import Recovered
-from worker.reporting import artifacts, exports, findings, pushing, report
+from worker.reporting import artifacts, exports, findings, pushing, quantised, report
 from worker.search.candidates import Candidates
 from worker.search.chosen import ChosenModel, kept_metric
 from worker.search.counted import counted_candidate
@@ -109,11 +109,15 @@ def run_stages(context: JobContext, scores: ScoreSets | None) -> Result:
         untrained = save(context, sources, cut, chosen, UNTRAINED) if trained else None
         verified = save(context, sources, final, chosen, MODEL)
     exported = export(context)
+    load_dense = partial(load, context, sources.model, sources.adapter)
+    copies = quantised.quantise(context, final.sets, tasks, load_dense, chosen.rows)
     with context.stage(Stage.upload):
         metrics = final.metrics(dense).model_copy(update={"controls": compared})
-        result = conclude(context, sources, chosen, final.measured[own(sets).key], metrics, timed, verified)
+        slim = copies.judged or final.measured[own(sets).key]
+        result = conclude(context, sources, chosen, slim, metrics, timed, verified)
         recovered = trained.result(context, cut, dense, untrained) if trained and untrained else None
-        result = result.model_copy(update=cache.outcome() | {"recovery": recovered, "exports": exported})
+        outcome = {"recovery": recovered, "exports": exported, "quantised": copies.models}
+        result = result.model_copy(update=cache.outcome() | outcome)
         ranking = path.at(chosen.candidate.requested_ratio)
         found = findings.find(chosen, final.sets, dense, final.measured, timed.passes, ranking)
         return publish(context, result, partial(report.write, context, sources, final.sets, found=found))

@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 
 from service.contract.criteria import Criterion
 from service.contract.fields import Name, Schema
-from service.contract.options import Repair, TaskKind, Unit
+from service.contract.options import Precision, Repair, TaskKind, Unit
 from service.contract.report import Dequantised, Runtime
 from service.contract.result import Widths
 
@@ -39,6 +39,17 @@ class VocabularyRange(Schema):
     most_parameters: int = Field(description="parameters of all rows but those that stay whatever the texts are")
 
 
+class PlannedPrecision(Schema):
+    """Whether the slim model can be stored in a precision of `output.quantise`, asked for or not."""
+
+    precision: Precision
+    possible: bool
+    group_size: int | None = Field(
+        default=None, description="weights of a row that share a scale; null where all of a row do"
+    )
+    reason: str | None = Field(default=None, description="why not, and what to send instead")
+
+
 class Plan(Schema):
     """What a job for the request would produce, computed from the model's config and the headers of its weights."""
 
@@ -62,6 +73,9 @@ class Plan(Schema):
         description="size of the keys and values that a decoder caches for each token; null for a classifier",
     )
     runtimes: list[Runtime]
+    precisions: list[PlannedPrecision] = Field(
+        default=[], description="which quantised copies the model and its widths allow"
+    )
     scores_cached: bool | None = Field(
         default=None,
         description="whether an earlier job has stored the unit scores that this one needs; null if unknown",

@@ -8,7 +8,7 @@ TaskslimError                     status  code
 │   ├── NotComparable             422     not_comparable           scores or jobs of different models, units or tasks
 │   ├── UnusableAnswers           422     unusable_answers         the model's own answers cannot stand for labels
 │   ├── UnsupportedUnit           422     unsupported_unit         the family or criterion has no such unit
-│   ├── UnsupportedFormat         422     unsupported_format       the format cannot hold the model, layout or tokenizer
+│   ├── UnsupportedFormat         422     unsupported_format       the format or precision cannot hold the model
 │   ├── IdempotencyKeyReused      422     idempotency_key_reused   the key was sent before with another request
 │   └── UnsafeUrl                 422     unsafe_url               a webhook URL that the service must not call
 ├── InvalidData                   422     invalid_data             rows that cannot be read or used, with the line
@@ -29,7 +29,7 @@ TaskslimError                     status  code
 ├── LimitExceeded                 429     limit_exceeded           the tenant's jobs or bytes
 │   └── TooManyRequests           429     too_many_requests        the tenant's requests in the current window
 ├── VerificationFailed            500     verification_failed      the checkpoint differs from the masked dense model
-│   └── ExportFailed              500     export_failed            files of another format differ from the checkpoint
+│   └── ExportFailed              500     export_failed            files of another format or precision differ
 ├── PushFailed                    502     push_failed              the model cannot be pushed to `output.uri`
 ├── StorageUnavailable            503     storage_unavailable
 ├── QueueUnavailable              503     queue_unavailable

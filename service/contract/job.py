@@ -43,6 +43,7 @@ class Stage(StrEnum):
     controls = "controls"  # where `method.controls` asks for them
     verify = "verify"
     export = "export"  # where `output.formats` asks for formats of other runtimes
+    quantise = "quantise"  # where `output.quantise` asks for quantised copies
     upload = "upload"
 
 

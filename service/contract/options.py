@@ -234,3 +234,11 @@ class GgufType(StrEnum):
 
 
 K_QUANTS = (GgufType.q6_k, GgufType.q5_k_m, GgufType.q4_k_m)
+
+
+class Precision(StrEnum):
+    """How a quantised copy of the model stores the weight matrices of its layers; all else stays as it is."""
+
+    int8 = "int8"  # 8 bits, a scale for each row: weight-only, of torchao
+    w8a8 = "w8a8"  # the same weights; activations are rounded to 8 bits as they are computed: compressed-tensors
+    w4a16 = "w4a16"  # 4 bits, a scale for each group of a row, calibrated by GPTQ: compressed-tensors

@@ -6,7 +6,7 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from service.contract.fields import EXPERT, Schema, Uri
-from service.contract.options import Format, GgufType, Layout
+from service.contract.options import Format, GgufType, Layout, Precision
 
 NAMED = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 # Where models are pushed: a prefix below a bucket, or a repository of a hub.
@@ -39,6 +39,14 @@ class Output(Schema):
         description="with the format `gguf`: how its files store the weights, one file each",
         json_schema_extra=EXPERT,
     )
+    quantise: list[Precision] = Field(
+        default=[],
+        max_length=len(Precision),
+        description="quantised copies of the slim model that are stored beside it, each measured on the task next to "
+        "the dense model in the same precision; with `target.keep_metric` and one precision the search judges the "
+        "quantised models. `w8a8` and `w4a16` are for vLLM, `w4a16` needs widths that 32 divides",
+        json_schema_extra=EXPERT,
+    )
     uri: Uri | None = Field(
         default=None,
         description="an s3://, gs:// or az:// prefix, or hf://owner/name, that the model is pushed to once the job has "
@@ -64,7 +72,8 @@ class Output(Schema):
 
     @model_validator(mode="after")
     def _check_formats_differ(self) -> Self:
-        for field, listed in (("formats", self.formats), ("gguf_types", self.gguf_types)):
+        for field in ("formats", "gguf_types", "quantise"):
+            listed = getattr(self, field)
             if len(set(listed)) != len(listed):
                 raise ValueError(f"`{field}` has an entry twice: give each once")
         return self

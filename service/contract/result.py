@@ -5,7 +5,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from service.contract.fields import Name, Schema
-from service.contract.options import Collapse, Format, Supervision, TaskMetric, Unit
+from service.contract.options import Collapse, Format, Precision, Supervision, TaskMetric, Unit
 
 
 class Estimate(Schema):
@@ -161,6 +161,30 @@ class MetricsPair(Schema):
     slim: Metrics
 
 
+class QuantisedModel(Schema):
+    """The slim model in another precision, beside the dense model in the same one: with `metrics.dense` and
+    `metrics.slim` of the result these are four models on the same rows."""
+
+    precision: Precision
+    directory: Name = Field(description="directory of the quantised slim model among the artifacts")
+    group_size: int | None = Field(
+        default=None, description="weights of a row that share a scale; null where all of a row do"
+    )
+    metrics: MetricsPair = Field(description="of the quantised dense and the quantised slim model, on the task's rows")
+    bytes: DenseSlim = Field(description="size of the tensors of both quantised models; the dense one is not stored")
+    loader: str = Field(description="class and library that loaded it in a new process")
+    max_abs_logit_difference: float = Field(
+        description="largest difference between two logits of the stored model, loaded in a new process, and of the "
+        "one that was measured, with weights alone rounded; both in float32"
+    )
+    tolerance: float = Field(description="largest difference with which the job succeeds")
+    max_abs_logit_difference_with_activations: float | None = Field(
+        default=None, description="the same with activations rounded as well; null where they are not"
+    )
+    snippet: str = Field(description="Python code that loads it")
+    command: str | None = Field(default=None, description="shell command that serves it with vLLM; null for `int8`")
+
+
 class Control(Schema):
     """A model that is cut in the same way by other scores, evaluated on the same rows."""
 
@@ -199,6 +223,11 @@ class Widths(Schema):
 
     stack: Name
     unit: Unit
+    part: Name | None = Field(
+        default=None,
+        description="of `ffn` in layers with experts: `expert_ffn`, the neurons of each expert, or `shared_ffn`, those "
+        "of the shared expert",
+    )
     dense: int
     slim: int
     per_layer: list[int] | None = Field(default=None, description="units that each layer keeps, where they differ")
@@ -333,4 +362,7 @@ class Result(Schema):
     pushed: Pushed | None = Field(default=None, description="null unless the request has `output.uri`")
     exports: list[Export] = Field(
         default=[], description="the slim model in the formats of other runtimes that `output.formats` asks for"
+    )
+    quantised: list[QuantisedModel] = Field(
+        default=[], description="the models in the precisions that `output.quantise` asks for"
     )

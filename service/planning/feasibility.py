@@ -15,6 +15,7 @@ from service.contract.presets import LABELLED_BY_HEAD, resolve
 from service.contract.recovery import check_rank
 from service.contract.request import JobRequest
 from service.exports.formats import check_formats
+from service.exports.precisions import check_precisions
 from service.families.source_config import TIED
 from service.planning.model_checks import check_config
 from service.planning.removal import count_chosen, has_bias
@@ -22,7 +23,7 @@ from service.planning.targets import check_target
 from service.planning.tensor_checks import check_head_count, check_tensors
 from service.planning.tokenizer_checks import check_tokenizer
 from service.sources.checkpoint import Checkpoint, read_checkpoint
-from service.sources.dimensions import head_counts, head_size, num_layers, vocabulary_rows
+from service.sources.dimensions import head_counts, head_size, num_layers, row_lengths, vocabulary_rows
 from service.sources.hub import NotShown
 from service.sources.model_directory import ModelDirectory
 
@@ -67,6 +68,7 @@ def check_options(request: JobRequest, checkpoint: Checkpoint) -> None:
     check_tensors(checkpoint)
     check_head_count(checkpoint)
     check_formats(request, checkpoint.family, with_tying(checkpoint))
+    check_precisions(request, checkpoint.family, checkpoint.config, row_lengths(checkpoint))
     _check_repair(request, checkpoint)
     _check_rank(request, checkpoint)
     if count_chosen(request.method, checkpoint, [])[0] == 0:

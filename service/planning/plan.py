@@ -12,6 +12,7 @@ from service.contract.options import Layout, Unit
 from service.contract.report import Runtime
 from service.contract.request import JobRequest
 from service.exports.model import exported_model, with_biases
+from service.exports.precisions import planned_precisions
 from service.exports.runtimes import with_exports
 from service.families.family import CLASSIFIERS
 from service.families.runtimes.sizes import SlimSizes
@@ -30,6 +31,7 @@ from service.sources.dimensions import (
     head_size,
     key_rows,
     num_layers,
+    row_lengths,
     vocabulary_rows,
     vocabulary_tensors,
 )
@@ -70,6 +72,7 @@ def plan_for(request: JobRequest, checkpoint: Checkpoint) -> Plan:
         runtimes=with_exports(
             _runtimes(request, checkpoint, cuts), exported_model(request, checkpoint.family, with_tying(checkpoint))
         ),
+        precisions=planned_precisions(request, checkpoint.family, checkpoint.config, row_lengths(checkpoint)),
     )
 
 

@@ -57,6 +57,7 @@ class Work:
     recovery_epochs: int = 0  # passes over the calibration rows in the training of a recovery; 0: there is none
     recovery_seconds: float = 0.0  # the longest time of that training
     exports: int = 0  # formats of other runtimes
+    precisions: int = 0  # quantised copies
 
     def amount(self, stage: str) -> float:
         """Parameters times the rows that pass through them in a stage, to which its seconds are proportional."""
@@ -67,6 +68,8 @@ class Work:
         if stage == Stage.recover:
             trained = TRAINING_PASSES * self.recovery_epochs * self.calibration_rows
             return float(self.parameters * (self.evaluation_rows + (0 if self.search else trained)))
+        if stage == Stage.quantise:  # two models are measured for each copy
+            return float(self.parameters * 2 * self.precisions * (self.reported_rows or self.evaluation_rows))
         if stage == Stage.controls:
             return float(self.parameters * (self.calibration_rows + self.evaluation_rows))
         if stage == Stage.evaluate_slim and self.reported_rows is not None:
@@ -131,6 +134,7 @@ def estimate(runs: Sequence[Run], work: Work, skipped: Iterable[str] = ()) -> Ti
     absent |= set() if work.controls else {Stage.controls}
     absent |= set() if work.recovery_epochs else {Stage.recover}
     absent |= set() if work.exports else {Stage.export}
+    absent |= set() if work.precisions else {Stage.quantise}
     if not alike or DECISIVE - absent - known:
         return None
     seconds = sum(_seconds(alike, stage, work) for stage in known - absent)
@@ -215,6 +219,7 @@ def _work(family: str, parameters: int, calibration: int, evaluation: int, reque
         recovery_epochs=request.recovery.epochs if request.recovery else 0,
         recovery_seconds=request.recovery.seconds if request.recovery else 0.0,
         exports=len(set(EXPORTS) & set(request.output.formats)),
+        precisions=len(request.output.quantise),
     )
 
 

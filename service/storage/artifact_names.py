@@ -1,6 +1,6 @@
 """The names of a job's artifacts: of its files, and of the directories of its checkpoints."""
 
-from service.contract.options import Format
+from service.contract.options import Format, Precision
 
 MODEL = "model"  # directory of the job's own checkpoint
 UNTRAINED = "model-untrained"  # directory of the slim model before its recovery
@@ -12,6 +12,11 @@ REPORT_PAGE = "report.html"
 def export_name(format: Format) -> str:
     """The directory of the files of another format: `model-gguf`."""
     return f"{MODEL}-{format}"
+
+
+def quantised_name(precision: Precision) -> str:
+    """The directory of the model in another precision: `model-int8`."""
+    return f"{MODEL}-{precision}"
 
 
 def checkpoint_name(ratio: float) -> str:

@@ -1,6 +1,6 @@
 """Verifies checkpoints in the process of the test, where a test is about something else than a fresh one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import pytest
 from service.contract.result import Verified
 from worker.checkpoints import verification
 from worker.exports import checkpoint_logits
+from worker.quantisation import verification as quantised_verification
 from worker.reporting import artifacts
 
 
@@ -19,6 +20,7 @@ def verifying_here() -> Iterator[None]:
         patch.setattr(artifacts, "start_verification", lambda context: None)
         patch.setattr(verification, "compare_in_fresh_process", _compare)
         patch.setattr(checkpoint_logits, "compute_in_fresh_process", _compute)
+        patch.setattr(quantised_verification, "compare_in_fresh_process", _compare_quantised)
         yield
 
 
@@ -30,3 +32,10 @@ def _compare(directory: Path, probe: Path, while_waiting: Callable[[], None], st
 def _compute(directory: Path, asked: Path, answered: Path, while_waiting: Callable[[], None]) -> None:
     while_waiting()
     checkpoint_logits.compute(directory, asked, answered)
+
+
+def _compare_quantised(
+    directory: Path, probes: Sequence[Path], while_waiting: Callable[[], None]
+) -> quantised_verification.Compared:
+    while_waiting()
+    return quantised_verification.compare(directory, *map(verification.Probe.read, probes))

@@ -22,6 +22,7 @@ WEIGHTS: dict[Stage, float] = {
     Stage.controls: 10,
     Stage.verify: 10,
     Stage.export: 10,
+    Stage.quantise: 60,
     Stage.upload: 2,
 }
 WRITE_SECONDS = 0.5
@@ -122,6 +123,7 @@ def skipped_stages(request: JobRequest) -> set[Stage]:
     """The stages that a job does not have."""
     skipped = set() if request.recovery else {Stage.recover}
     skipped |= set() if set(EXPORTS) & set(request.output.formats) else {Stage.export}
+    skipped |= set() if request.output.quantise else {Stage.quantise}
     if request.target.is_measured:
         return skipped | {Stage.select, Stage.repair, Stage.slice}
     return skipped | ({Stage.search} if request.method.repair is not Repair.none else {Stage.search, Stage.repair})

@@ -1,8 +1,9 @@
 """Pushes the slim model to `output.uri`: a prefix of an object store, or a repository of a hub.
 
-The files of the checkpoint, its card included, are at the root; those of other formats are in directories with the name
-of the format. Credentials are those of the worker's environment. A prefix is used by one job: `taskslim-job.json`,
-which is written first, names it, so that another attempt of the same job goes on and nothing else is overwritten.
+The files of the checkpoint, its card included, are at the root; those of other formats and precisions are in
+directories with their names. Credentials are those of the worker's environment. A prefix is used by one job:
+`taskslim-job.json`, which is written first, names it, so that another attempt of the same job goes on and nothing else
+is overwritten.
 """
 
 import json
@@ -16,11 +17,11 @@ from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HFValidationError
 
 from service.contract.errors import NotFound, PushFailed, StorageUnavailable
-from service.contract.options import EXPORTS
+from service.contract.options import EXPORTS, Precision
 from service.contract.result import Pushed, PushProblem
 from service.sources.access import HUB
 from service.sources.readers import scheme_of
-from service.storage.artifact_names import MODEL, export_name
+from service.storage.artifact_names import MODEL, export_name, quantised_name
 from service.storage.object_store import Storage
 from worker.reporting.artifacts import output_directory
 from worker.stages.context import JobContext
@@ -61,8 +62,9 @@ def push(context: JobContext, uri: str) -> Pushed:
 
 
 def _files(output: Path) -> Iterator[tuple[str, Path]]:
-    """(name at the destination, path) of the checkpoint's files and of those of other formats, `model-<format>/`."""
+    """(name at the destination, path) of the checkpoint's files and of those of other formats and precisions."""
     starts = {MODEL: ""} | {export_name(format): f"{format}/" for format in EXPORTS}
+    starts |= {quantised_name(precision): f"{precision}/" for precision in Precision}
     for name, start in starts.items():
         directory = output / name
         for path in sorted(directory.rglob("*")):

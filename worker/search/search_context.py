@@ -12,6 +12,7 @@ from worker.search.chosen import ChosenModel
 from worker.search.curve import Curve
 from worker.slimming.scoring.iterative import ScorePath
 from worker.stages.context import JobContext
+from worker.stages.quantisation import judged_in_precision
 from worker.stages.recovery import recover
 from worker.stages.task_model import (
     Measured,
@@ -26,8 +27,8 @@ from worker.stages.task_model import (
 
 @dataclass(frozen=True)
 class SlimCopy:
-    """A candidate as a cut model, and as the model that is judged: with label offsets, and recovered where the job
-    recovers its model."""
+    """A candidate as a cut model, and as the model that is judged: with label offsets, recovered where the job recovers
+    its model, and quantised where the job asks for one precision."""
 
     cut: TaskModel
     judged: TaskModel
@@ -69,9 +70,16 @@ class SearchContext:
         """The candidate as a cut model, recovered where the job asks for it, with label offsets of its own."""
         cut = self.candidates.slim_copy(candidate)
         if self.context.job.request.recovery is None:
-            return SlimCopy(cut, self._with_offsets(cut))
+            return SlimCopy(cut, self._judged(cut))
         recovered = recover(self.context, cut, [self.task_model], lambda: self.task_model.loaded.model, self._on_batch)
-        return SlimCopy(cut, self._with_offsets(replace(cut, loaded=recovered.loaded)), recovered)
+        return SlimCopy(cut, self._judged(replace(cut, loaded=recovered.loaded)), recovered)
+
+    def _judged(self, slim: TaskModel) -> TaskModel:
+        """The model as it is judged: in the precision that the job asks for, with label offsets of its own."""
+        has_floor = self.context.job.request.target.keep_metric is not None
+        return self._with_offsets(
+            judged_in_precision(self.context, slim, self.task_model.loaded) if has_floor else slim
+        )
 
     def _with_offsets(self, slim: TaskModel) -> TaskModel:
         fitting = on_rows_of_offsets(slim)

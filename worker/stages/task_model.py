@@ -16,6 +16,7 @@ from service.contract.report import Decoding, OwnAnswers
 from service.contract.result import Metrics
 from service.contract.task import TaskWording
 from service.exports.formats import asked, check_format_tokenizers, check_formats
+from service.exports.precisions import check_precisions
 from service.families.table import check_first_layer, check_merge, check_units
 from service.rows.checks import have_answers
 from service.rows.labels import check_classes, with_named_labels
@@ -31,6 +32,8 @@ from worker.evaluation import answer_scores, decision_offsets, generation, label
 from worker.evaluation.answers import Answers
 from worker.evaluation.judging import judge
 from worker.exports.packages import check_packages
+from worker.quantisation.layers import linear_modules
+from worker.quantisation.precisions import check_precision_packages
 from worker.slimming.architectures import Architecture, architecture_of
 from worker.slimming.scoring.objectives import Batch
 from worker.stages.context import JobContext
@@ -111,8 +114,8 @@ def load(context: JobContext, model: Path, adapter: Path | None) -> LoadedModel:
     """The model on its device.
 
     Raises InvalidRequest for a layout or layers that the model cannot have, UnsupportedUnit for a unit that its config
-    cannot hold fewer of, UnsupportedFormat for a format that cannot hold it or its tokenizer, or whose packages are not
-    installed.
+    cannot hold fewer of, UnsupportedFormat for a format or a precision that cannot hold it or its tokenizer, or whose
+    packages are not installed.
     """
     loaded = load_model(model, device=device(context.settings.device), adapter=adapter)
     method, config = context.job.request.method, loaded.model.config.to_dict()
@@ -121,6 +124,9 @@ def load(context: JobContext, model: Path, adapter: Path | None) -> LoadedModel:
     check_merge(method, loaded.family)
     check_formats(context.job.request, loaded.family, config)
     check_packages(context.job.request.output.formats)
+    rows = [module.in_features for module in linear_modules(loaded.model, architecture_of(loaded.model)).values()]
+    check_precisions(context.job.request, loaded.family, config, rows)
+    check_precision_packages(context.job.request.output.quantise)
     if any(asked(context.job.request)):
         check_format_tokenizers(context.job.request, json.loads(loaded.tokenizer.backend_tokenizer.to_str()))
     if has_per_layer_class(loaded.model) and context.job.request.output.layout is Layout.uniform:

@@ -55,6 +55,7 @@ PLAN = {
     "bytes": {"dense": 269060552, "slim": 222611880},
     "cache_bytes_per_token": {"dense": 23040, "slim": 23040},
     "runtimes": [{"name": "transformers", "loads": True, "quantisations": [], "tensor_parallel": []}],
+    "precisions": [{"precision": "int8", "possible": True}],
     "scores_cached": False,
     "time": {"seconds": 68.4, "runs": 12},
 }

@@ -22,6 +22,7 @@ const STAGES = [
   "controls",
   "verify",
   "export",
+  "quantise",
   "upload"
 ];
 const MAX_EVENTS = 200;

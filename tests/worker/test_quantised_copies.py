@@ -1,0 +1,100 @@
+"""Jobs that store quantised copies: four models side by side, and what a damaged copy leads to."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from service.contract.errors import ExportFailed, UnsupportedFormat
+from service.contract.options import Precision
+from service.contract.report import Report
+from service.contract.result import Result
+from tests.support import checkpoints
+from tests.support.pipeline_jobs import Deployment
+from tests.support.tiny_models import causal
+from worker.quantisation import files, precisions
+
+PRECISIONS = ["w8a8", "w4a16"]
+
+
+def deployment(root: Path) -> Deployment:
+    """One with a Llama whose rows are long enough for groups of weights."""
+    checkpoints.save(root / "llama", causal("llama", hidden_size=64, intermediate_size=256))
+    return Deployment(root)
+
+
+def quantised(root: Path, **fields: Any) -> tuple[Deployment, Result]:
+    found = deployment(root)
+    output = {"round_to": 32, "quantise": PRECISIONS} | fields.pop("output", {})
+    return found, found.run(found.request(output=output, **fields))
+
+
+def test_a_job_has_four_models_side_by_side(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    job, result = quantised(tmp_path)
+    manifest = job.download(tmp_path / "files")
+    assert [each.precision for each in result.quantised] == PRECISIONS
+    for each in result.quantised:
+        examples = {each.metrics.dense.examples, each.metrics.slim.examples, result.metrics.slim.examples}
+        assert len(examples) == 1
+        assert each.bytes.slim < each.bytes.dense
+        assert each.bytes.slim < result.bytes.slim
+        assert each.bytes.dense < result.bytes.dense
+        files_of = {file.name for file in manifest.files if file.name.startswith(f"{each.directory}/")}
+        assert {f"{each.directory}/{name}" for name in ("model.safetensors", "config.json", "task.json")} <= files_of
+        task = json.loads((tmp_path / "files" / each.directory / "task.json").read_text())["tasks"][0]
+        assert task["label_offsets"] == pytest.approx(each.metrics.slim.label_offsets)
+    assert result.quantised[1].bytes.slim < result.quantised[0].bytes.slim
+    assert result.quantised[1].group_size == 32
+    report = Report.model_validate_json((tmp_path / "files/report.json").read_text())
+    assert report.result.quantised == result.quantised
+    assert "groups of 32" in (tmp_path / "files/report.html").read_text()
+
+
+def test_a_search_for_a_floor_judges_the_quantised_model(tmp_path: Path) -> None:
+    """What the search reports to keep is what the quantised slim model keeps."""
+    fields: dict[str, Any] = {"target": {"keep_metric": 0.5}, "method": {"criterion": "attribution", "repair": "none"}}
+    task: dict[str, Any] = {"kind": "generation", "metric": "token_probability", "labels": None}
+    job = deployment(tmp_path)
+    task |= {"evaluation": {"uri": job.rows(12, "evaluation")}}
+    plain, judged = (
+        job.run(job.request(task=dict(task), output={"round_to": 32, "quantise": precisions}, **fields))
+        for precisions in ([], ["w4a16"])
+    )
+    [copy], kept = judged.quantised, judged.kept_metric
+    assert kept is not None
+    assert copy.metrics.slim.examples == kept.reported_examples == 6
+    assert kept.reported.value == pytest.approx(copy.metrics.slim.value.value / judged.metrics.dense.value.value)
+    metrics = {point.parameters: point.metric for point in plain.curve}
+    compared = [point for point in judged.curve if point.parameters in metrics]
+    assert compared
+    assert all(point.metric != metrics[point.parameters] for point in compared)
+
+
+def test_a_damaged_copy_fails_the_job_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = files.write
+
+    def damaged(checkpoint: Path, directory: Path, *args: Any, **options: Any) -> None:
+        write(checkpoint, directory, *args, **options)
+        tensors = load_file(directory / "model.safetensors")
+        tensors["model.layers.1.mlp.down_proj.weight_scale"] *= 1.1
+        save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+
+    monkeypatch.setattr(files, "write", damaged)
+    found = deployment(tmp_path)
+    with pytest.raises(ExportFailed, match="the logits of model-w8a8 differ by"):
+        found.run(found.request(output={"round_to": 32, "quantise": ["w8a8"]}))
+    assert not found.storage.list("")
+
+
+def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = precisions.PRECISIONS[Precision.int8]
+    absent = replace(row, storage=replace(row.storage, library="of_another_world"))
+    monkeypatch.setitem(precisions.PRECISIONS, Precision.int8, absent)
+    found = deployment(tmp_path)
+    with pytest.raises(UnsupportedFormat, match=r"lacks of_another_world: install `taskslim\[worker,quantise\]`"):
+        found.run(found.request(output={"round_to": 32, "quantise": ["int8"]}))
