@@ -371,6 +371,12 @@ BY_CONTRACT: dict[str, Case] = {
         "task.calibration",
         {"recovery": {"rank": 4}, "task": {"calibration": rows(*"0101010101"), "evaluation": rows("1", "0")}},
     ),
+    "more shards than calibration rows": Case(
+        Site("contract.method", "check_shards"),
+        "invalid_request",
+        "method.shards",
+        {"method": {"shards": 5}, "task": {"calibration": rows(*"0101"), "evaluation": rows("1", "0")}},
+    ),
     "recovery of a rank that is too high": Case(
         Site("contract.recovery", "check_rank"), "invalid_request", "recovery.rank", {"recovery": {"rank": 17}}
     ),

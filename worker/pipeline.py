@@ -56,6 +56,9 @@ from worker.stages.method import task_rules
 from worker.stages.scores import dial as dials
 from worker.stages.scores.attribution import attribute, compares_general_rows, mixed, step_ratios
 from worker.stages.scores.cache import ScoreCache
+from worker.stages.shards import measuring
+from worker.stages.shards.parts import Parts
+from worker.stages.shards.rows import Shard
 from worker.stages.slim import cut_task_model, repair_model, scored_groups
 from worker.stages.speed import Speed
 from worker.stages.task_model import Measured, TaskModel, answer_all, check_latency_tokens, load, with_examples
@@ -84,15 +87,10 @@ def run(
 
 def run_stages(context: JobContext, scores: ScoreSets | None) -> Result:
     """The stages of `run`."""
-    with context.stage(Stage.fetch):
-        pushing.check(context)
-        sources = inputs.fetch(context)
-    cache = ScoreCache(context, sources.digests, sources.fingerprints, scores)
-    with context.stage(Stage.load):
-        sets = evaluation_sets.build(context, load(context, sources.model, sources.adapter), sources.rows)
-        check_latency_tokens(context, own(sets).task_model)
-        recovery.check(context, sets)
+    sources, sets = prepare(context)
     sets = synthesis.extend(context, sources, sets)
+    parts = Parts(context, sources.digests) if context.job.request.method.shards > 1 else None
+    cache = ScoreCache(context, sources.digests, sources.fingerprints, scores, parts)
     with context.stage(Stage.evaluate_dense):
         sets, dense = halving(context, sets, partial(evaluate_dense, context, cache))
         dense_speed = speed.measure_dense(context, own(sets).task_model)
@@ -126,6 +124,37 @@ def run_stages(context: JobContext, scores: ScoreSets | None) -> Result:
         ranking = path.at(chosen.candidate.requested_ratio)
         found = findings.find(chosen, final.sets, dense, final.measured, timed.passes, ranking)
         return publish(context, result, partial(report.write, context, sources, final.sets, found=found))
+
+
+def run_shard(
+    job: JobRecord,
+    number: int,
+    *,
+    settings: Settings,
+    storage: Storage,
+    progress: StageProgress,
+    scratch: Path,
+    scores: ScoreSets | None = None,
+) -> None:
+    """Measure and store the part of one shard, for the `run` of the job that adds up the parts; raises as `run`."""
+    logging.disable_progress_bar()
+    context = JobContext(job, presets.resolve(job.request.slimmed_for[0]), settings, storage, progress, scratch)
+    sources, sets = prepare(context)
+    parts, shard = Parts(context, sources.digests), Shard(number, job.request.method.shards)
+    measuring.measure(context, ScoreCache(context, sources.digests, None, scores, parts), parts, sets, shard)
+
+
+def prepare(context: JobContext) -> tuple[Sources, list[EvaluationSet]]:
+    """(the sources of the job, its evaluation sets with the loaded model)."""
+    with context.stage(Stage.fetch):
+        pushing.check(context)
+        sources = inputs.fetch(context)
+    with context.stage(Stage.load):
+        sets = evaluation_sets.build(context, load(context, sources.model, sources.adapter), sources.rows)
+        check_latency_tokens(context, own(sets).task_model)
+        recovery.check(context, sets)
+        measuring.check(context, sets)
+    return sources, sets
 
 
 def publish(context: JobContext, result: Result, write_report: Callable[[Result], None]) -> Result:
@@ -230,7 +259,8 @@ def score_tasks(
     if method.general_weight > 0 and general is None:
         return cache.path(calibrated, ratios, partial(attribute, context, calibrated, ratios), general_model(sets))
     scored = [each.task_model for each in having_role(sets, *SLIMMED_FOR)]
-    paths = [cache.path(each, ratios, partial(attribute, context, each, ratios, general), general) for each in scored]
+    attributes = [partial(attribute, context, each, ratios, general, cache.measured(each)) for each in scored]
+    paths = [cache.path(each, ratios, take, general) for each, take in zip(scored, attributes, strict=True)]
     groups, layout = scored_groups(context, own(sets).task_model), context.job.request.output.layout
     return united_paths(paths, method.union, groups, task_rules(context.job.request, layout))
 

@@ -178,6 +178,20 @@ class JobRequest(Schema):
         return self
 
     @model_validator(mode="after")
+    def _check_shards(self) -> Self:
+        if self.method.shards == 1:
+            return self
+        if any(task.supervision is Supervision.none for task in self.slimmed_for):
+            raise ValueError(
+                "with `supervision: none` the model labels all rows before any is scored: leave `method.shards` out"
+            )
+        if any(task.synthesis is not None for task in self.slimmed_for):
+            raise ValueError("with `synthesis` rows are written before any is scored: leave `method.shards` out")
+        if self.target.general_weights is not None:
+            raise ValueError("`shards` do not go with scores that mix general rows: leave `method.shards` out")
+        return self
+
+    @model_validator(mode="after")
     def _check_general(self) -> Self:
         if self.general is not None:
             return self

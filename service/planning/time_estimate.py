@@ -175,8 +175,12 @@ def work_of(report: Report) -> Work:
 
 
 def seconds_of(report: Report) -> dict[str, float]:
-    """Stage -> seconds, without the stages whose result came from an earlier job."""
-    reused = {Stage.attribute: report.result.scores_reused, Stage.evaluate_dense: report.result.evaluation_reused}
+    """Stage -> seconds, without the stages whose result came from an earlier job or from shards."""
+    in_shards = report.request.method.shards > 1  # which have run these stages elsewhere
+    reused = {
+        Stage.attribute: in_shards or report.result.scores_reused,
+        Stage.evaluate_dense: in_shards or report.result.evaluation_reused,
+    }
     return {timing.stage: timing.seconds for timing in report.timings if not reused.get(timing.stage, False)}
 
 

@@ -32,6 +32,7 @@ AFTER_SCORING = {
     "controls",
     "union",
     "keep_vocabulary",
+    "shards",
 }  # fields of the method that do not change the scores
 SELECTING = {"scope", "normalisation", "protect_first", "protect_last"}  # they decide what a step removes
 SOURCES = ("calibration", "evaluation", "evaluations", "general", "texts")  # fields of a task that name rows
