@@ -8,8 +8,10 @@ counted. The work of the main thread is sampled every ten milliseconds: `load`, 
 are work, all else is overhead: the start of the job, imports, tokens, metrics, digests, the report, Redis.
 
 `overhead_share` in the last line, one JSON object, is the greatest share over the models, each the median of its jobs.
-`peak_to_model` is the greatest growth of the process's memory over its imports, divided by the bytes of the model as it
-computes. `start_seconds` is the median time from the submission of a job to the start of its attempt.
+`cpu_overhead_share` is that of the CPU seconds of the main thread, on which other programs have little effect; it has
+no share of the process that verifies the checkpoint, which starts beside the job. `peak_to_model` is the greatest
+growth of the process's memory over its imports, divided by the bytes of the model as it computes. `start_seconds` is
+the median time from the submission of a job to the start of its attempt.
 """
 
 import argparse
@@ -23,6 +25,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,6 +53,7 @@ from tests.support.waiting import wait_until
 
 TASK = "sst2"
 FLOAT32_BYTES = 4
+TABLES = {"stage": "stages", "work": "kinds", "work of the main thread, CPU": "cpu_kinds"}
 JOB_SECONDS = 3600  # longest wait for one
 
 
@@ -60,6 +64,7 @@ class Measured:
     total: float
     start: float
     kinds: Mapping[str, float]
+    cpu_kinds: Mapping[str, float]
     stages: Mapping[str, float]
     peak_to_model: float
 
@@ -67,6 +72,11 @@ class Measured:
     def overhead(self) -> float:
         """The share of the time that is no work."""
         return 1 - sum(self.kinds.get(kind, 0.0) for kind in WORK) / self.total
+
+    @property
+    def cpu_overhead(self) -> float:
+        """The share of the main thread's CPU seconds that is no work."""
+        return 1 - sum(self.cpu_kinds.get(kind, 0.0) for kind in WORK) / sum(self.cpu_kinds.values())
 
 
 def main() -> None:
@@ -110,7 +120,8 @@ def run(
     environment = os.environ | variables | {VARIABLE: str(file), "PYTHONPATH": str(ROOT)}
     found: dict[str, list[Measured]] = {name: [] for name in requests}
     command = [sys.executable, "-c", "from benchmarks.job_bench.sampled_worker import main; main()"]
-    with subprocess.Popen(command, env=environment, stdout=sys.stderr) as worker:
+    with subprocess.Popen(command, env=environment, stdout=sys.stderr) as worker, ExitStack() as stack:
+        stack.callback(worker.kill)
         for repetition in range(repetitions + 1):
             for name, each in requests.items():
                 wait_for_standby(psutil.Process(worker.pid))
@@ -118,7 +129,6 @@ def run(
                 sampled = wait_for_samples(file, record)
                 if repetition:
                     found[name].append(measured(settings, record, sampled))
-        worker.terminate()
     return found
 
 
@@ -156,6 +166,7 @@ def measured(settings: Settings, record: JobRecord, sampled: Mapping[str, Any]) 
         total=total,
         start=start,
         kinds=sampled["seconds"] | {"start": start},
+        cpu_kinds=sampled["cpu_seconds"],
         stages={timing.stage.value: timing.seconds for timing in report.timings},
         peak_to_model=(sampled["peak"] - sampled["before"]) / model_bytes,
     )
@@ -164,13 +175,14 @@ def measured(settings: Settings, record: JobRecord, sampled: Mapping[str, Any]) 
 def print_table(name: str, jobs: Sequence[Measured]) -> None:
     """Print the seconds of each stage and kind of work as Markdown, medians of the jobs."""
     print(f"\n{name}: {statistics.median(job.total for job in jobs):.1f} s a job, {len(jobs)} jobs\n")
-    for title, tables in (("stage", [job.stages for job in jobs]), ("work", [job.kinds for job in jobs])):
+    for title, field in TABLES.items():
+        tables = [getattr(job, field) for job in jobs]
         print(f"| {title} | seconds | share |\n| --- | --- | --- |")
         keys = dict.fromkeys(key for each in tables for key in each)
         seconds_of = Counter({key: statistics.median(each.get(key, 0.0) for each in tables) for key in keys})
-        rows = seconds_of.items() if title == "stage" else seconds_of.most_common()
+        rows = seconds_of.items() if field == "stages" else seconds_of.most_common()
         for key, seconds in rows:
-            share = statistics.median(each.get(key, 0.0) / job.total for each, job in zip(tables, jobs, strict=True))
+            share = statistics.median(each.get(key, 0.0) / sum(each.values()) for each in tables)
             print(f"| {key} | {seconds:.2f} | {100 * share:.1f} % |")
         print()
 
@@ -178,9 +190,11 @@ def print_table(name: str, jobs: Sequence[Measured]) -> None:
 def figures(found: Mapping[str, Sequence[Measured]], repetitions: int) -> dict[str, Any]:
     """The figures of the last line."""
     shares = {name: statistics.median(job.overhead for job in jobs) for name, jobs in found.items()}
+    cpu_shares = [statistics.median(job.cpu_overhead for job in jobs) for jobs in found.values()]
     each = {name: [job.overhead for job in jobs] for name, jobs in found.items()}
     return {
         "overhead_share": round(max(shares.values()), 3),
+        "cpu_overhead_share": round(max(cpu_shares), 3),
         "overhead_shares": {name: round(share, 3) for name, share in shares.items()},
         "overhead_ranges": {name: [round(min(shares), 3), round(max(shares), 3)] for name, shares in each.items()},
         "start_seconds": round(statistics.median(job.start for jobs in found.values() for job in jobs), 3),

@@ -40,16 +40,18 @@ def test_samples_add_up_to_the_time_of_the_block(tmp_path: Path) -> None:
             for _ in range(100):
                 model(torch.ones(256, 256))
     assert sampler.seconds.keys() <= {"hash", "forward", "other"}
+    assert 0 < sum(sampler.cpu_seconds.values()) <= 1.1 * sum(sampler.seconds.values())
 
 
 def job(total: float, **kinds: float) -> Measured:
-    return Measured(total, start=0.1, kinds=kinds, stages={}, peak_to_model=1.5)
+    return Measured(total, start=0.1, kinds=kinds, cpu_kinds={"fit": 3.0, "tokens": 1.0}, stages={}, peak_to_model=1.5)
 
 
 def test_overhead_is_the_time_that_is_no_work() -> None:
     assert job(10, load=1, forward=4, backward=2, fit=1, write=1, tokens=0.5).overhead == pytest.approx(0.1)
     found = {"t5": [job(10, forward=9), job(10, forward=8), job(10, forward=2)], "smollm2": [job(10, forward=9)] * 3}
     assert figures(found, 3)["overhead_share"] == 0.2
+    assert figures(found, 3)["cpu_overhead_share"] == 0.25
     assert figures(found, 3)["overhead_ranges"]["t5"] == [0.1, 0.8]
 
 

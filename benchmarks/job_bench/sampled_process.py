@@ -1,7 +1,7 @@
 """The process of an attempt, as `worker.attempts.process`, which also samples its work.
 
-Appends one line of JSON to the file that the variable JOB_BENCH_FILE names: the seconds of each kind of work, and the
-bytes of memory before and at most.
+Appends one line of JSON to the file that the variable JOB_BENCH_FILE names: the seconds and CPU seconds of each kind of
+work, and the bytes of memory before and at most.
 """
 
 import functools
@@ -25,7 +25,8 @@ def sampled(run_job: Callable[..., None]) -> Callable[..., None]:
         sampler, before = Sampler(), resident_bytes()
         with sampler.sampling():
             run_job(tenant, job_id, attempt)
-        line = {"job": job_id, "seconds": sampler.seconds, "before": before, "peak": peak_resident_bytes()}
+        seconds = {"seconds": sampler.seconds, "cpu_seconds": sampler.cpu_seconds}
+        line = {"job": job_id, **seconds, "before": before, "peak": peak_resident_bytes()}
         with Path(os.environ[VARIABLE]).open("a") as file:
             file.write(json.dumps(line) + "\n")
 

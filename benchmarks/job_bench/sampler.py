@@ -1,4 +1,4 @@
-"""What the main thread of a process does, sampled: seconds for each kind of work.
+"""What the main thread of a process does, sampled: seconds and CPU seconds for each kind of work.
 
 A sample belongs to the first kind in `KINDS` that one of its frames shows; `forward` before `fit` therefore counts a
 pass that a repair makes as a pass. Imports come first, whatever caused them.
@@ -80,7 +80,7 @@ def _stack(frame: FrameType | None) -> Iterator[FrameType]:
 def _of_fresh_process() -> str:
     """The process that verifies a checkpoint imports until it has its name; then it loads it and makes a pass."""
     names = {_name(child) for child in psutil.Process().children()}
-    return "load" if COMPARES in names else "imports"
+    return "load" if COMPARES in names else "imports to verify"
 
 
 def _name(child: psutil.Process) -> str:
@@ -95,7 +95,9 @@ class Sampler:
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.cpu_seconds: defaultdict[str, float] = defaultdict(float)  # of the thread, without other programs
         self._thread, self._stop = threading.get_ident(), threading.Event()
+        self._cpu_clock = time.pthread_getcpuclockid(self._thread)
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
@@ -109,12 +111,13 @@ class Sampler:
             thread.join()
 
     def _sample(self) -> None:
-        before = time.perf_counter()
+        before, cpu_before = time.perf_counter(), time.clock_gettime(self._cpu_clock)
         while not self._stop.wait(INTERVAL_SECONDS):
             kind = kind_of(sys._current_frames().get(self._thread))
-            now = time.perf_counter()
+            now, cpu_now = time.perf_counter(), time.clock_gettime(self._cpu_clock)
             self.seconds[kind] += now - before
-            before = now
+            self.cpu_seconds[kind] += cpu_now - cpu_before
+            before, cpu_before = now, cpu_now
 
 
 def resident_bytes() -> int:

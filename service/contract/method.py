@@ -251,7 +251,8 @@ class Method(Schema):
     @model_validator(mode="after")
     def _check_scope_of_nested_units(self) -> Self:
         units = set(self.scored_units)
-        nested = (len(units) > 1 and Unit.layers in units) or units >= {Unit.heads, Unit.head_dims}
+        holding = ({Unit.heads, Unit.head_dims}, {Unit.experts, Unit.ffn})
+        nested = (len(units) > 1 and Unit.layers in units) or any(units >= pair for pair in holding)
         if nested and self.scope is Scope.layer:
             raise ValueError(
                 "one of these `units` contains parameters of another, so the same share of each removes more than the "

@@ -65,6 +65,11 @@ class LayerWidth(Schema):
         default=None,
         description="share of the sum of the layer's scores that the kept units have; null where scores are negative",
     )
+    experts_without_tokens: int | None = Field(
+        default=None,
+        description="of the part `expert_ffn`: experts whose neurons all have the score 0, because no calibration "
+        "token is sent there",
+    )
 
 
 class Confusion(Schema):

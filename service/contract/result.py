@@ -223,6 +223,11 @@ class Widths(Schema):
 
     stack: Name
     unit: Unit
+    part: Name | None = Field(
+        default=None,
+        description="of `ffn` in layers with experts: `expert_ffn`, the neurons of each expert, or `shared_ffn`, those "
+        "of the shared expert",
+    )
     dense: int
     slim: int
     per_layer: list[int] | None = Field(default=None, description="units that each layer keeps, where they differ")

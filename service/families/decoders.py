@@ -12,9 +12,13 @@ from service.families.family import (
     NO_SGLANG,
     ON_ONE_MACHINE,
     TIED_DIMENSIONS,
+    FirstLayer,
     ModelFamily,
 )
+from service.tensors.dense_layers import FIRST_DENSE, num_dense_layers
 from service.tensors.names import (
+    CORRECTION,
+    SHARED_NEURONS,
     CheckpointNames,
     ExpertFiles,
     StackNames,
@@ -36,14 +40,11 @@ LAST_LAYER = (
     "the stock class gives the last layer full attention, later layers may share keys and values of earlier ones, and "
     "scores decide which layers stay"
 )
-NEURONS_OF_EXPERTS = (
-    "each expert has neurons of its own, and scores of neurons within experts are not defined yet: remove whole experts"
-)
 SECOND_EMBEDDING = "each token has rows of a second embedding, which the layers read, and which are not removed yet"
 SHARED_KEYS = {Unit.vocabulary: SECOND_EMBEDDING, Unit.heads: TWO_HEAD_SIZES, Unit.layers: LAST_LAYER, **NO_DIMENSIONS}
 LINEAR_ATTENTION = {Unit.heads: HEADLESS_LAYERS, Unit.layers: TWO_KINDS, **NO_DIMENSIONS}
 NO_HEADS_UNDER_A_JOINT_NORM = {Unit.heads: JOINT_NORM, **NO_DIMENSIONS}
-WITH_EXPERTS = {Unit.ffn: NEURONS_OF_EXPERTS, Unit.head_dims: TIED_DIMENSIONS}
+WITH_EXPERTS = {Unit.head_dims: TIED_DIMENSIONS}
 ATTENTION_SINKS = "each head has a sink of its own, and heads with sinks are not removed yet"
 HEADLESS_CONFIG = (
     "its class in transformers 4 derives the size of a head from hidden size and head count, and loads no fewer heads"
@@ -51,6 +52,7 @@ HEADLESS_CONFIG = (
 EXPERTS_AND_SINKS = {Unit.heads: ATTENTION_SINKS, **WITH_EXPERTS}
 EXPERTS_AND_DERIVED_SIZE = {Unit.heads: HEADLESS_CONFIG, **WITH_EXPERTS}
 EXPERTS_UNDER_A_JOINT_NORM = {Unit.heads: JOINT_NORM, **WITH_EXPERTS}
+DENSE_LAYERS = "each of its first layers has a feed-forward block in place of experts"
 
 # --- tensors ---------------------------------------------------------------------------------------------------------
 
@@ -83,7 +85,20 @@ NEOX = StackNames("decoder", "layers", feed_forward(r"mlp\.dense_4h_to_h", r"mlp
 EXPERTS = experts(r"mlp\.experts", r"mlp\.gate")
 ROUTED = StackNames("decoder", "layers", EXPERTS + SELF_ATTENTION)
 ROUTED_WITHOUT_HEADS = StackNames("decoder", "layers", EXPERTS)
-GPT_OSS = StackNames("decoder", "layers", experts(r"mlp\.experts", r"mlp\.router"))
+QWEN2_MOE = StackNames(
+    "decoder",
+    "layers",
+    EXPERTS + feed_forward(r"mlp\.shared_expert\.down_proj", r"mlp\.shared_expert\.(gate|up)_proj", SHARED_NEURONS),
+)
+GPT_OSS = StackNames("decoder", "layers", experts(r"mlp\.experts", r"mlp\.router", transposed=True))
+GLM4_MOE = StackNames(
+    "decoder",
+    "layers",
+    GATED_FEED_FORWARD  # of the first layers
+    + experts(r"mlp\.experts", r"mlp\.gate", buffers=CORRECTION)
+    + feed_forward(r"mlp\.shared_experts\.down_proj", r"mlp\.shared_experts\.(gate|up)_proj", SHARED_NEURONS)
+    + SELF_ATTENTION,
+)
 # How the files of a checkpoint name the matrices of one expert.
 MIXTRAL_FILES = ExpertFiles("block_sparse_moe", gate="w1", up="w3", down="w2")
 QWEN_FILES = ExpertFiles("mlp", gate="gate_proj", up="up_proj", down="down_proj")
@@ -122,7 +137,8 @@ SEED_OSS_NAMES = CheckpointNames((GATED_WITH_BIAS,), class_defaults={KEY_VALUE_H
 HUNYUAN_NAMES = CheckpointNames((GATED,), needed=(HEAD_SIZE,), nullable=(KEY_VALUE_HEADS,))
 ERNIE_NAMES = CheckpointNames((GATED,), tied_by_default=True, class_defaults={KEY_VALUE_HEADS: 2, HEAD_SIZE: 128})
 
-LOCAL_EXPERTS, EXPERT_COUNT = "num_local_experts", "num_experts"
+LOCAL_EXPERTS, EXPERT_COUNT, ROUTED_EXPERTS = "num_local_experts", "num_experts", "n_routed_experts"
+N_GROUP, TOPK_GROUP, SHARED_EXPERTS = "n_group", "topk_group", "n_shared_experts"
 MIXTRAL_NAMES = CheckpointNames(
     (ROUTED,),
     class_defaults={KEY_VALUE_HEADS: 8, LOCAL_EXPERTS: 8, PER_TOKEN: 2},
@@ -140,7 +156,7 @@ QWEN3_MOE_NAMES = CheckpointNames(
     expert_files=QWEN_FILES,
 )
 QWEN2_MOE_NAMES = CheckpointNames(
-    (ROUTED_WITHOUT_HEADS,),
+    (QWEN2_MOE,),
     class_defaults={KEY_VALUE_HEADS: 16, EXPERT_COUNT: 60, PER_TOKEN: 4},
     nullable=(),
     experts=EXPERT_COUNT,
@@ -160,6 +176,25 @@ GPT_OSS_NAMES = CheckpointNames(
     nullable=(),
     experts=LOCAL_EXPERTS,
     other_experts=EXPERT_COUNT,
+)
+GLM4_MOE_NAMES = CheckpointNames(
+    (GLM4_MOE,),
+    class_defaults={
+        KEY_VALUE_HEADS: 8,
+        ROUTED_EXPERTS: 128,
+        PER_TOKEN: 8,
+        N_GROUP: 1,
+        TOPK_GROUP: 1,
+        SHARED_EXPERTS: 1,
+        FIRST_DENSE: 1,
+    },
+    nullable=(),
+    experts=ROUTED_EXPERTS,
+    other_experts=LOCAL_EXPERTS,
+    expert_groups=N_GROUP,
+    chosen_groups=TOPK_GROUP,
+    shared_experts=SHARED_EXPERTS,
+    expert_files=QWEN_FILES,
 )
 
 # --- the rows --------------------------------------------------------------------------------------------------------
@@ -217,6 +252,14 @@ DECODERS: tuple[ModelFamily, ...] = (
     ModelFamily("qwen2_moe", "causal", "Qwen2MoeForCausalLM", QWEN2_MOE_NAMES, EXPERTS_AND_DERIVED_SIZE),
     ModelFamily("olmoe", "causal", "OlmoeForCausalLM", OLMOE_NAMES, EXPERTS_UNDER_A_JOINT_NORM),
     ModelFamily("gpt_oss", "causal", "GptOssForCausalLM", GPT_OSS_NAMES, EXPERTS_AND_SINKS),
+    ModelFamily(
+        "glm4_moe",
+        "causal",
+        "Glm4MoeForCausalLM",
+        GLM4_MOE_NAMES,
+        WITH_EXPERTS,
+        first_layer=FirstLayer(DENSE_LAYERS, lambda config: num_dense_layers(config) > 0, num_dense_layers),
+    ),
     ModelFamily(
         "gpt2",
         "causal",

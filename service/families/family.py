@@ -42,10 +42,11 @@ class PretrainedHead:
 
 @dataclass(frozen=True)
 class FirstLayer:
-    """A first layer that differs from the others, so that none of them can take its place."""
+    """A first layer that differs from the others, or several, so that none of them can take its place."""
 
     reason: str
     where: Callable[[Mapping[str, Any]], bool] = always  # the configs of which this holds
+    count: Callable[[Mapping[str, Any]], int] = lambda config: 1  # how many first layers they are
 
 
 @dataclass(frozen=True)

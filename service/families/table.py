@@ -111,9 +111,15 @@ def check_units(units: Sequence[Unit], family: ModelFamily, config: Mapping[str,
 
 def check_merge(method: Method, family: ModelFamily) -> None:
     """Raise InvalidRequest for a merge of experts whose tensors are not laid out as the merge reads them."""
-    if method.merge is not Merge.none and family.names.expert_files is None:
-        message = f"{family.model_type}: the matrices of its experts are interleaved, and such experts are not merged"
-        raise InvalidRequest(f"{message} yet: leave `merge` out", param="method.merge")
+    if method.merge is Merge.none:
+        return
+    if family.names.expert_files is None:
+        reason = "the matrices of its experts are interleaved, and such experts are not merged yet"
+    elif family.names.expert_groups:
+        reason = "its router scores each expert by itself, and the rows of a merged one follow from a softmax"
+    else:
+        return
+    raise InvalidRequest(f"{family.model_type}: {reason}: leave `merge` out", param="method.merge")
 
 
 def keeps_first_layer(family: ModelFamily, config: Mapping[str, Any]) -> bool:
@@ -123,10 +129,12 @@ def keeps_first_layer(family: ModelFamily, config: Mapping[str, Any]) -> bool:
 
 def check_first_layer(method: Method, family: ModelFamily, config: Mapping[str, Any]) -> None:
     """Raise InvalidRequest where whole layers may be removed, also a first one whose place no other can take."""
-    if Unit.layers in method.units and not method.protect_first and keeps_first_layer(family, config):
-        assert family.first_layer is not None
+    if Unit.layers not in method.units or family.first_layer is None or not family.first_layer.where(config):
+        return
+    count = family.first_layer.count(config)
+    if method.protect_first < count:
         reason = f"{family.first_layer.reason}, so that no other layer can take its place"
-        message = f"{family.model_type}: {reason}: set `protect_first` to 1 or more"
+        message = f"{family.model_type}: {reason}: set `protect_first` to {count} or more"
         raise InvalidRequest(message, param="method.protect_first")
 
 

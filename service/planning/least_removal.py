@@ -16,6 +16,7 @@ from service.planning.removal import count_chosen
 from service.planning.widths import Cut, cuts_at, is_set_by_ratio, possible_cuts
 from service.sources.checkpoint import Checkpoint
 from service.sources.dimensions import vocabulary_rows
+from service.tensors.names import EXPERT_NEURONS, SHARED_NEURONS
 
 TOLERANCE = 0.02  # the share of a ratio by which the worker's global rank may miss it
 # In a global rank every layer keeps this share of its units; the worker has the same floor (a test compares them).
@@ -49,7 +50,8 @@ def possible(request: JobRequest, checkpoint: Checkpoint) -> str:
 
 def _in_words(request: JobRequest, checkpoint: Checkpoint, cut: Cut, choices: Sequence[int]) -> str:
     fewer = _next_below(cut.dense, choices)
-    units, is_rounded = f"{cut.dense} {NAMES[cut.unit]} of the {cut.stack.name}", cut.unit is Unit.ffn
+    name = PART_NAMES.get(cut.part, NAMES[cut.unit])
+    units, is_rounded = f"{cut.dense} {name} of the {cut.stack.name}", cut.unit is Unit.ffn
     if fewer is None:
         way_out = f"send an `output.round_to` below {cut.dense}" if is_rounded else "choose other units"
         return f"none of the {units} can be removed: {way_out}"
@@ -66,6 +68,7 @@ NAMES = {
     Unit.experts: "experts",
     Unit.vocabulary: "rows of the vocabulary",
 }
+PART_NAMES = {EXPERT_NEURONS: "neurons of an expert", SHARED_NEURONS: "neurons of a shared expert"}
 
 
 def _steps(request: JobRequest, checkpoint: Checkpoint) -> Iterator[Cut]:
@@ -139,6 +142,7 @@ def _is_above_floor(request: JobRequest, cut: Cut, count: int) -> bool:
 def _share(request: JobRequest, checkpoint: Checkpoint, cut: Cut) -> float:
     """The share of the chosen parameters that one cut removes."""
     others = (each for each, _ in possible_cuts(request, checkpoint))
-    cuts = [cut if (each.stack, each.unit) == (cut.stack, cut.unit) else each for each in others]
+    key = (cut.stack, cut.unit, cut.part)
+    cuts = [cut if (each.stack, each.unit, each.part) == key else each for each in others]
     chosen, removed = count_chosen(request.method, checkpoint, cuts)
     return removed / chosen

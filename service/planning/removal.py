@@ -19,9 +19,9 @@ from service.sources.dimensions import (
 from service.sources.safetensors_header import BYTES, Tensors, TensorShape, file_size
 from service.sources.stored_experts import in_files
 from service.tensors.gemma4 import LAYER_SCALAR
-from service.tensors.names import StackNames
+from service.tensors.names import CORRECTION, StackNames
 
-NO_PARAMETERS = ("final_logits_bias", LAYER_SCALAR)  # ends of the names of tensors that are no parameters
+NO_PARAMETERS = ("final_logits_bias", LAYER_SCALAR, CORRECTION)  # ends of the names of tensors that are no parameters
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,16 @@ def _count_in_stack(
     method: Method, checkpoint: Checkpoint, stack: StackNames, cuts: Sequence[Cut]
 ) -> tuple[int, float]:
     chosen, removed = 0, 0.0
-    of_stack = {cut.unit: cut for cut in cuts if cut.stack.name == stack.name}
-    layers_left = of_stack[Unit.layers].slim if Unit.layers in of_stack else math.inf
+    of_stack = {(cut.unit, cut.part): cut for cut in cuts if cut.stack.name == stack.name}
+    of_layers = of_stack.get((Unit.layers, ""))
+    layers_left = of_layers.slim if of_layers else math.inf
     for layer, path, tensor in layer_tensors(checkpoint, stack):
+        if path.endswith(NO_PARAMETERS):
+            continue
         rows = unit_tensors_of(stack, path, tensor, method.units)
-        kept_share = math.prod(of_stack[row.unit].share for row in rows) if cuts and layer < layers_left else 1.0
+        kept_share = (
+            math.prod(of_stack[row.unit, row.part].share for row in rows) if cuts and layer < layers_left else 1.0
+        )
         if Unit.layers in method.units:
             chosen += 0 if matches(stack.moves, path) else tensor.count
             removed += tensor.count if layer >= layers_left else 0
@@ -81,23 +86,30 @@ def count_parameters(tensors: Tensors) -> int:
 def has_bias(request: JobRequest, checkpoint: Checkpoint, stack: StackNames) -> bool:
     """Whether a module of the stack that reads units of the request has a bias once the repair has given it one."""
     tensors = _with_biases(request, checkpoint)
-    consumers = [next((row for row in stack.unit_tensors if row.unit is unit), None) for unit in request.method.units]
+    consumers = [
+        next(row for row in stack.unit_tensors if row.unit is unit and row.part == part)
+        for unit in request.method.units
+        if any(row.unit is unit for row in stack.unit_tensors)
+        for part in stack.parts(unit)
+    ]
     return any(
         f"{name.removesuffix('weight')}bias" in tensors
         for name in checkpoint.tensors
         for position in [layer_position(name, stack)]
         for row in consumers
-        if position and row and name.endswith(".weight") and matches(row.pattern, position[1])
+        if position and name.endswith(".weight") and matches(row.pattern, position[1])
     )
 
 
 def _slim_tensors(tensors: Tensors, checkpoint: Checkpoint, cuts: Sequence[Cut]) -> dict[str, TensorShape]:
-    """The tensors of the slim checkpoint. Layers of a stack are alike, so the last ones are taken to be removed."""
+    """The tensors of the slim checkpoint. Layers of a stack are alike but for first ones that stay, so the last ones
+    are taken to be removed."""
     found: dict[str, TensorShape] = {}
     for name, tensor in tensors.items():
         shape = _slim_shape(name, tensor, cuts)
         if shape is not None:
-            found[name] = TensorShape(tensor.dtype, shape).cast(checkpoint.dtype)
+            slim = TensorShape(tensor.dtype, shape)
+            found[name] = slim if name.endswith(CORRECTION) else slim.cast(checkpoint.dtype)
     return found
 
 
@@ -112,7 +124,8 @@ def _slim_shape(name: str, tensor: TensorShape, cuts: Sequence[Cut]) -> tuple[in
         if cut.unit is Unit.layers and layer >= cut.slim:
             return None
         for row in unit_tensors_of(cut.stack, path, tensor, [cut.unit]):
-            shape[row.dim] = shape[row.dim] * cut.slim // cut.dense
+            if row.part == cut.part:
+                shape[row.dim] = shape[row.dim] * cut.slim // cut.dense
     return tuple(shape)
 
 

@@ -9,7 +9,7 @@ from service.contract.options import Unit
 from service.sources.checkpoint import MAX_UNITS, Checkpoint
 from service.sources.safetensors_header import TensorShape
 from service.tensors.modules import layer_kinds
-from service.tensors.names import StackNames, UnitTensors
+from service.tensors.names import SHARED_NEURONS, StackNames, UnitTensors
 
 POSITION_BIAS = ".relative_attention_bias.weight"  # an embedding within a layer
 CACHED_NAMES = 2**14  # tensor names are few, and each submission looks at them several times
@@ -26,23 +26,37 @@ def num_layers(checkpoint: Checkpoint, stack: StackNames) -> int:
     return len(layers)
 
 
-def ffn_width(checkpoint: Checkpoint, stack: StackNames) -> int:
-    """Feed-forward neurons in each layer of a stack. Raises InvalidModel if the layers differ."""
-    row = stack.unit_tensors[0]
-    widths = {
-        tensor.shape[row.dim]
-        for _, path, tensor in layer_tensors(checkpoint, stack)
-        if row in unit_tensors_of(stack, path, tensor, [Unit.ffn])
-    }
-    if len(widths) != 1 or max(widths) > MAX_UNITS:
+def parts_of(checkpoint: Checkpoint, stack: StackNames, unit: Unit) -> list[str]:
+    """The parts of a unit that the layers of a stack have."""
+    parts = stack.parts(unit)
+    return parts if len(parts) == 1 else [part for part in parts if _widths(checkpoint, stack, part)]
+
+
+def ffn_width(checkpoint: Checkpoint, stack: StackNames, part: str) -> int:
+    """Feed-forward neurons of a part in each layer of a stack: in each block, or expert. Raises InvalidModel if the
+    layers differ."""
+    blocks = _number(checkpoint, checkpoint.names.shared_experts, stack) if part == SHARED_NEURONS else 1
+    widths = _widths(checkpoint, stack, part)
+    if len(widths) != 1 or max(widths) > MAX_UNITS or max(widths) % blocks:
         message = f"the layers of the {stack.name} do not have one width of at most {MAX_UNITS}"
         raise InvalidModel(message, param="model.uri")
-    return widths.pop()
+    return widths.pop() // blocks
+
+
+def _widths(checkpoint: Checkpoint, stack: StackNames, part: str) -> set[int]:
+    """The numbers of neurons of a part in the layers of a stack."""
+    row = next(row for row in stack.unit_tensors if row.unit is Unit.ffn and row.part == part)
+    tensors = layer_tensors(checkpoint, stack)
+    return {tensor.shape[row.dim] for _, path, tensor in tensors if matches(row.pattern, path)}
 
 
 def ffn_widths(checkpoint: Checkpoint) -> list[int]:
-    """The feed-forward neurons in each layer of every stack; none where experts have them. Raises as `ffn_width`."""
-    return [] if checkpoint.names.experts else [ffn_width(checkpoint, stack) for stack in checkpoint.names.stacks]
+    """The feed-forward neurons in each layer of every stack, of each part. Raises as `ffn_width`."""
+    return [
+        ffn_width(checkpoint, stack, part)
+        for stack in checkpoint.names.stacks
+        for part in parts_of(checkpoint, stack, Unit.ffn)
+    ]
 
 
 def head_counts(checkpoint: Checkpoint, stack: StackNames) -> tuple[int, int]:
@@ -68,6 +82,22 @@ def head_size(checkpoint: Checkpoint, stack: StackNames) -> int:
 def expert_count(checkpoint: Checkpoint, stack: StackNames) -> int:
     """Experts in each layer of a stack."""
     return checkpoint.number(checkpoint.names.experts, stack)
+
+
+def can_route(checkpoint: Checkpoint, stack: StackNames, experts: int) -> bool:
+    """Whether the stock router can choose among so many experts: `worker.slimming.units` has the same rule."""
+    names = checkpoint.names
+    if not names.expert_groups:
+        return True
+    groups, chosen = (_number(checkpoint, field, stack) for field in (names.expert_groups, names.chosen_groups))
+    in_group = experts // groups
+    is_enough = chosen == groups or in_group * chosen >= checkpoint.number(names.experts_per_token, stack)
+    return experts % groups == 0 and in_group >= 2 and is_enough
+
+
+def _number(checkpoint: Checkpoint, field: str, stack: StackNames) -> int:
+    """The number in a config field; 1 for a family without the field."""
+    return checkpoint.number(field, stack) if field else 1
 
 
 def vocabulary_rows(checkpoint: Checkpoint) -> int:

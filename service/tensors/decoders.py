@@ -1,7 +1,11 @@
 """The tensors of the decoders: one row for each `model_type`."""
 
+from dataclasses import replace
+
 from service.tensors import gemma4
+from service.tensors.dense_layers import has_experts, is_dense
 from service.tensors.modules import ATTENTION_BIAS, GATED_BLOCK, ModelTensors, Modules, always, field
+from service.tensors.names import CORRECTION
 
 EMBEDDING = Modules("model.embed_tokens")
 GATED_OUTSIDE = (EMBEDDING, Modules("model.norm"), Modules("lm_head"))
@@ -174,6 +178,16 @@ DECODERS: dict[str, ModelTensors] = {
         NORMS,
         Modules("mlp.experts", parameters=("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")),
         Modules("mlp.router", always),
+    ),
+    "glm4_moe": _gated(
+        Modules("self_attn.{q,k,v}_proj", ATTENTION_BIAS),
+        Modules("self_attn.o_proj"),
+        Modules("self_attn.{q,k}_norm", where=field("use_qk_norm")),
+        NORMS,
+        replace(GATED_BLOCK, in_layer=is_dense),
+        replace(EXPERTS, in_layer=has_experts),
+        Modules("mlp.gate", parameters=("weight", CORRECTION), in_layer=has_experts),
+        Modules("mlp.shared_experts.{gate,up,down}_proj", in_layer=has_experts),
     ),
     "gemma4_text": GEMMA4,
     "gpt2": GPT2,

@@ -11,6 +11,11 @@ from typing import Any, Self
 from service.contract.options import Unit
 
 LINEAR = r"\.(weight|bias)"
+CORRECTION = "e_score_correction_bias"  # of a router: what it adds to its scores, float32 in every checkpoint
+# The parts of the unit `ffn` in layers with experts, as a worker's sites name them.
+EXPERT_NEURONS, SHARED_NEURONS = "expert_ffn", "shared_ffn"
+# The widths of experts are multiples of this; the worker has the same number (a test compares them).
+EXPERT_STEP = 8
 
 
 @dataclass(frozen=True)
@@ -20,13 +25,14 @@ class UnitTensors:
     unit: Unit
     pattern: str  # regular expression that matches the path of such a tensor within its layer
     dim: int
+    part: str = ""  # tells apart neurons of one stack that keep numbers of their own; "" for those of other blocks
 
 
 @dataclass(frozen=True)
 class StackNames:
     """The tensors of a stack of layers, named `...{layers}.{index}.{path in the layer}`.
 
-    The first entry of a unit is the tensor whose size shows how many units a layer has.
+    The first entry of a unit, or of a part of it, is the tensor whose size shows how many units a layer has.
     """
 
     name: str
@@ -35,6 +41,10 @@ class StackNames:
     part: str = ""  # the part of config.json that holds the fields of the stack, where it is a config of its own
     moves: str = r"(?!)"  # regular expression: path of a tensor that moves to the next layer if its own is removed
     bias: str = ""  # config field that gives the feed-forward modules biases, which the repair `bias` needs
+
+    def parts(self, unit: Unit) -> list[str]:
+        """The parts of a unit; one without a name where they are all alike."""
+        return list(dict.fromkeys(row.part for row in self.unit_tensors if row.unit is unit)) or [""]
 
     def config_in(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """The config that holds the fields of the stack; empty where config.json lacks it."""
@@ -85,6 +95,10 @@ class CheckpointNames:
     experts: str = ""  # config field with the number of experts in a layer; "" for a family without experts
     other_experts: str = ""  # a second name of that field, which the class reads too
     experts_per_token: str = "num_experts_per_tok"
+    # Config fields: the experts form so many groups of equal size, and a token is sent to experts of so many of them.
+    expert_groups: str = ""
+    chosen_groups: str = ""
+    shared_experts: str = ""  # config field: the block of the shared experts is this many side by side
     expert_files: ExpertFiles | None = None  # None where files name the tensors of experts as the class does
 
     def of(self, config: Mapping[str, Any]) -> Self:
@@ -107,9 +121,9 @@ class CheckpointNames:
         return bool(self.always_tied or config.get("tie_word_embeddings", self.tied_by_default))
 
 
-def feed_forward(down: str, up: str) -> tuple[UnitTensors, ...]:
+def feed_forward(down: str, up: str, part: str = "") -> tuple[UnitTensors, ...]:
     """Neurons are columns of the down projection and rows of the up (and gate) projection."""
-    return (UnitTensors(Unit.ffn, rf"{down}\.weight", 1), UnitTensors(Unit.ffn, up + LINEAR, 0))
+    return (UnitTensors(Unit.ffn, rf"{down}\.weight", 1, part), UnitTensors(Unit.ffn, up + LINEAR, 0, part))
 
 
 def attention(output: str, projections: str, unit: Unit = Unit.heads) -> tuple[UnitTensors, ...]:
@@ -117,6 +131,18 @@ def attention(output: str, projections: str, unit: Unit = Unit.heads) -> tuple[U
     return (UnitTensors(unit, rf"{output}\.weight", 1), UnitTensors(unit, projections + LINEAR, 0))
 
 
-def experts(modules: str, router: str) -> tuple[UnitTensors, ...]:
-    """Experts are entries along the first dimension of the tensors of all experts, and rows of the router."""
-    return (UnitTensors(Unit.experts, rf"{modules}\.\w+", 0), UnitTensors(Unit.experts, router + LINEAR, 0))
+def experts(modules: str, router: str, *, transposed: bool = False, buffers: str = r"(?!)") -> tuple[UnitTensors, ...]:
+    """Experts are entries along the first dimension of the tensors of all experts, and rows of the router.
+
+    The neurons of each are entries along another dimension. `buffers` matches tensors of the router that are no
+    parameters.
+    """
+    down, up = (1, 2) if transposed else (2, 1)
+    return (
+        UnitTensors(Unit.ffn, rf"{modules}\.down_proj", down, EXPERT_NEURONS),
+        UnitTensors(Unit.ffn, rf"{modules}\.gate_up_proj", up, EXPERT_NEURONS),
+        UnitTensors(Unit.ffn, rf"{modules}\.gate_up_proj_bias", 1, EXPERT_NEURONS),
+        UnitTensors(Unit.experts, rf"{modules}\.\w+", 0),
+        UnitTensors(Unit.experts, router + LINEAR, 0),
+        UnitTensors(Unit.experts, rf"{router}\.{buffers}", 0),
+    )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from service.tensors import gemma4
+from service.tensors.dense_layers import is_behind_the_last
 from service.tensors.modules import always, every_layer
 
 
@@ -70,6 +71,12 @@ UNUSED = (
         "the layer reads the keys and values of an earlier one",
         ("gemma4_text",),
         in_layer=gemma4.shares_keys,
+    ),
+    Unused(
+        r"(?:.*\.)?layers\.(\d{1,4})\..*",
+        "layers behind the last that guess further tokens, which the model itself does not read",
+        ("glm4_moe",),
+        in_layer=is_behind_the_last,
     ),
     Unused(r"mtp\..*", "layers that guess further tokens, which the model itself does not read", ("qwen3_5_text",)),
 )

@@ -25,9 +25,15 @@ def having(unit: Unit) -> list[str]:
     return [name for name in TINY if unit in tiny_family(name).units]
 
 
+def having_blocks() -> list[str]:
+    """The names of the models whose feed-forward neurons are those of one block of linear modules in each layer."""
+    return [name for name in having(Unit.ffn) if not tiny_family(name).names.experts]
+
+
 def mergeable() -> list[str]:
     """The names of the models whose experts can be merged."""
-    return [name for name in having(Unit.experts) if tiny_family(name).names.expert_files]
+    families = {name: tiny_family(name).names for name in having(Unit.experts)}
+    return [name for name, names in families.items() if names.expert_files and not names.expert_groups]
 
 
 @cache

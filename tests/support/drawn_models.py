@@ -104,7 +104,9 @@ MODULES: dict[str, tuple[str, str, str]] = {
     "glm4": ("q_proj", "gate_up_proj", "embed_tokens"),
     "starcoder2": ("v_proj", "c_fc", "embed_tokens"),
     "phi3": ("qkv_proj", "gate_up_proj", "embed_tokens"),
-    **dict.fromkeys(("mixtral", "qwen3_moe", "qwen2_moe", "olmoe", "gpt_oss"), ("q_proj", "v_proj", "embed_tokens")),
+    **dict.fromkeys(
+        ("mixtral", "qwen3_moe", "qwen2_moe", "olmoe", "gpt_oss", "glm4_moe"), ("q_proj", "v_proj", "embed_tokens")
+    ),
     "gpt2": ("c_attn", "c_fc", "wte"),
     "opt": ("q_proj", "fc1", "embed_tokens"),
     "gpt_neox": ("query_key_value", "dense_4h_to_h", "embed_in"),

@@ -16,6 +16,7 @@ from service.settings import Settings
 from service.storage.keys import attempt_prefix, manifest_key
 from service.storage.object_store import Storage
 from tests.support import checkpoints
+from tests.support.brief_timing import timing_briefly
 from tests.support.quick_verification import verifying_here
 from worker import pipeline
 
@@ -86,7 +87,7 @@ class Deployment:
         self.scratch = self.root / "scratch" / self.job.id
         self.scratch.mkdir(parents=True)
         settings = Settings(state=self.root, device=self.device, tokens_per_batch=self.tokens_per_batch)
-        with nullcontext() if fresh_process else verifying_here():
+        with timing_briefly(), nullcontext() if fresh_process else verifying_here():
             return pipeline.run(
                 self.job, settings=settings, storage=self.storage, progress=progress or Recorder(), scratch=self.scratch
             )

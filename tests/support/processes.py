@@ -45,7 +45,7 @@ def wait_for_standby(worker: psutil.Process) -> psutil.Process:
 
 
 def _named(parent: psutil.Process, name: str) -> psutil.Process | None:
-    return next((child for child in parent.children() if _name(child) == name), None)
+    return next((child for child in parent.children() if _name(child) == name and not has_ended(child)), None)
 
 
 def _once(look: Callable[[], psutil.Process | None]) -> psutil.Process:

@@ -24,6 +24,7 @@ from service.families.family import ModelFamily
 from service.families.other_heads import DECODER_CLASSIFIERS, TOKEN_CLASSIFIERS
 from service.families.table import FAMILIES, with_head
 from service.tensors.gemma4 import LAYER_SCALAR
+from service.tensors.names import CORRECTION
 
 VOCABULARY = 128
 HIDDEN_SIZE = 32
@@ -101,7 +102,7 @@ def _built(auto: Any, model_type: str, settings: bytes) -> PreTrainedModel:
             else:
                 parameter.data.mul_(4)
         for name, buffer in model.named_buffers():
-            if name.endswith(LAYER_SCALAR):
+            if name.endswith((LAYER_SCALAR, CORRECTION)):
                 buffer.add_(torch.randn_like(buffer) * 0.1)
     model.eval()
     return model
@@ -285,6 +286,18 @@ TINY: dict[str, Callable[[], PreTrainedModel]] = {
     "qwen2_moe": lambda: causal("qwen2_moe", **EXPERTS, shared_expert_intermediate_size=24),
     "olmoe": lambda: causal("olmoe", **EXPERTS, head_dim=None),
     "gpt_oss": lambda: causal("gpt_oss", **EXPERTS | SLIDING),
+    # The first layer has no experts, and the second has two groups of experts and two shared ones.
+    "glm4_moe": lambda: causal(
+        "glm4_moe",
+        **EXPERTS | {"num_experts": None},
+        n_routed_experts=8,
+        n_shared_experts=2,
+        n_group=2,
+        topk_group=1,
+        first_k_dense_replace=1,
+        use_qk_norm=True,
+        routed_scaling_factor=1.5,
+    ),
     "llama_classifier": lambda: decoder_classifier("llama"),
     "gpt2": gpt2,
     "gpt2_classifier": lambda: gpt2(AutoModelForSequenceClassification, num_labels=3),

@@ -8,18 +8,27 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from service.contract.errors import InvalidModel, InvalidRequest, TaskslimError, UnsupportedUnit
+from service.contract.errors import (
+    InvalidData,
+    InvalidModel,
+    InvalidRequest,
+    TargetUnreachable,
+    TaskslimError,
+    UnsupportedUnit,
+)
 from service.contract.options import Unit
 from service.contract.request import JobRequest
 from service.contract.result import DenseSlim
 from service.planning.idle_options import check_idle_options
 from service.planning.plan import plan
 from service.sources.access import Access
+from service.tensors.names import CORRECTION
 from tests.support import checkpoints
 from tests.support.architecture_rows import having, mergeable
 from tests.support.pipeline_jobs import Deployment
-from tests.support.tiny_models import TINY, logits
-from worker.checkpoints.kept_indices import apply_kept
+from tests.support.tiny_models import TINY, logits, tiny_family
+from worker.checkpoints.kept_indices import apply_kept, read_kept, save_kept
+from worker.slimming.units import Site
 from worker.sources.fetching import FetchedModel
 
 EXPERTS: dict[str, Any] = {"units": ["experts"]}
@@ -44,7 +53,7 @@ def test_a_job_removes_as_many_experts_as_its_plan_says(deployment: Deployment, 
     assert any(".experts.3." in name for name in written) == (family != "gpt_oss")
     slim = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert slim.num_parameters() == result.parameters.slim
-    assert (slim.config.num_experts, slim.config.num_experts_per_tok) == (4, 2)
+    assert (getattr(slim.config, tiny_family(family).names.experts), slim.config.num_experts_per_tok) == (4, 2)
 
 
 def test_a_layer_with_one_expert_sends_every_token_there(deployment: Deployment, tmp_path: Path) -> None:
@@ -85,17 +94,126 @@ def test_layers_keep_different_numbers_of_experts(deployment: Deployment, family
     assert second.parameters.dense == result.parameters.slim > second.parameters.slim
 
 
-def test_indices_of_experts_make_the_checkpoint(deployment: Deployment, tmp_path: Path) -> None:
-    request = deployment.request(
-        "mixtral", method=EXPERTS, target={"ratio": 0.5}, output={"formats": ["indices", "safetensors"]}
-    )
-    deployment.run(request)
+NEURONS: dict[str, Any] = {"units": ["ffn"], "repair": "none"}
+BOTH: dict[str, Any] = {"units": ["experts", "ffn"], "scope": "global"}
+ROUNDED: dict[str, Any] = {"round_to": 8}
+# Family -> (stack, part, dense, slim) of its neurons where half of them are removed.
+HALVES: dict[str, list[tuple[str | None, int, int]]] = {
+    "mixtral": [("expert_ffn", 48, 24)],
+    "qwen3_moe": [("expert_ffn", 16, 8)],
+    "qwen2_moe": [("expert_ffn", 16, 8), ("shared_ffn", 24, 16)],
+    "olmoe": [("expert_ffn", 48, 24)],
+    "gpt_oss": [("expert_ffn", 48, 24)],
+    "glm4_moe": [(None, 48, 24), ("expert_ffn", 16, 8), ("shared_ffn", 16, 8)],
+}
+
+
+@pytest.mark.parametrize("family", having(Unit.experts))
+def test_a_job_removes_neurons_of_experts_as_its_plan_says(deployment: Deployment, family: str, tmp_path: Path) -> None:
+    request = deployment.request(family, method=NEURONS, target={"ratio": 0.5}, output=ROUNDED)
+    plan_of, result = planned(deployment, request), deployment.run(request)
+    assert [(widths.part, widths.dense, widths.slim) for widths in result.widths] == HALVES[family]
+    assert plan_of.widths == result.widths
+    assert plan_of.parameters.model_dump() == result.parameters.model_dump()
+    assert plan_of.bytes.model_dump() == result.bytes.model_dump()
     deployment.download(tmp_path)
-    base = deployment.root / "mixtral"
+    slim = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert slim.num_parameters() == result.parameters.slim
+    assert logits(slim).isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [
+        ("qwen3_moe", {}),
+        ("glm4_moe", {}),
+        ("qwen2_moe", {"units": ["ffn", "layers"], "scope": "global"}),
+        ("mixtral", {"repair": "least_squares", "criterion": "attribution"}),
+    ],
+    ids=str,
+)
+def test_a_job_repairs_neurons_of_experts(deployment: Deployment, family: str, method: dict[str, Any]) -> None:
+    result = deployment.run(deployment.request(family, method=method, target={"ratio": 0.5}, output=ROUNDED))
+    assert result.verified.max_abs_logit_difference < 1e-4
+    assert result.parameters.slim < result.parameters.dense
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss", "glm4_moe"])
+def test_experts_and_their_neurons_share_one_budget(deployment: Deployment, family: str) -> None:
+    request = deployment.request(family, method=BOTH, target={"ratio": 0.6}, output=ROUNDED)
+    result = deployment.run(request)
+    parts = {(widths.unit, widths.part): widths for widths in result.widths}
+    assert parts[Unit.experts, None].slim < 8
+    assert result.parameters.slim < result.parameters.dense
+    planned_size = planned(deployment, request).parameters.slim
+    assert result.parameters.slim == pytest.approx(planned_size, rel=0.1)
+
+
+def test_layers_keep_experts_of_different_widths(deployment: Deployment) -> None:
+    method = NEURONS | {"criterion": "random", "scope": "global", "normalisation": "none"}
+    layout: dict[str, Any] = {"output": ROUNDED | {"layout": "per_layer"}, "target": {"ratio": 0.25}}
+    result = deployment.run(deployment.request("mixtral", method=method, **layout))
+    assert result.verified.loader.startswith("PerLayer")
+    assert len(set(result.widths[0].per_layer or ())) == 2
+
+
+def test_the_same_share_of_experts_and_their_neurons_is_refused(deployment: Deployment) -> None:
+    with pytest.raises(ValueError, match="give `scope: global`"):
+        deployment.request("mixtral", method={"units": ["experts", "ffn"]})
+
+
+def test_widths_of_experts_are_multiples_that_grouped_products_take(deployment: Deployment) -> None:
+    request = deployment.request("mixtral", method=NEURONS, target={"ratio": 0.6}, output={"round_to": 1})
+    assert planned(deployment, request).widths == deployment.run(request).widths
+    assert planned(deployment, request).widths[0].slim == 16
+    request = deployment.request("mixtral", method=NEURONS, target={"ratio": 0.95}, output={"round_to": 1})
+    assert isinstance(refusal(deployment, request), TargetUnreachable)
+
+
+def test_the_first_layers_of_a_glm_stay(deployment: Deployment) -> None:
+    method = {"units": ["layers"], "repair": "none", "criterion": "magnitude", "scope": "global"}
+    error = refusal(deployment, deployment.request("glm4_moe", method=method, target={"ratio": 0.5}))
+    assert error.param == "method.protect_first"
+    assert "set `protect_first` to 1 or more" in error.message
+
+
+def test_a_router_of_groups_keeps_two_experts_of_each(deployment: Deployment) -> None:
+    request = deployment.request("glm4_moe", method=EXPERTS, target={"ratio": 0.9})
+    assert isinstance(refusal(deployment, request), TargetUnreachable)
+
+
+def test_experts_with_groups_are_not_merged(deployment: Deployment) -> None:
+    error = refusal(deployment, deployment.request("glm4_moe", method=MERGING, target={"ratio": 0.5}))
+    assert error.param == "method.merge"
+
+
+@pytest.mark.parametrize(("family", "method"), [("mixtral", EXPERTS), ("qwen3_moe", BOTH), ("glm4_moe", BOTH)], ids=str)
+def test_indices_of_experts_make_the_checkpoint(
+    deployment: Deployment, family: str, method: dict[str, Any], tmp_path: Path
+) -> None:
+    output: dict[str, Any] = ROUNDED | {"formats": ["indices", "safetensors"]}
+    deployment.run(deployment.request(family, method=method, target={"ratio": 0.5}, output=output))
+    deployment.download(tmp_path)
+    base = deployment.root / family
     apply_kept(tmp_path / "kept.safetensors", FetchedModel(base, base, None), None, tmp_path / "applied")
     made, shipped = (load_file(tmp_path / name / "model.safetensors") for name in ("applied", "model"))
     assert made.keys() == shipped.keys()
     assert all(torch.equal(made[name], shipped[name]) for name in made)
+
+
+def test_indices_that_leave_experts_of_unequal_widths_are_refused(deployment: Deployment, tmp_path: Path) -> None:
+    output: dict[str, Any] = ROUNDED | {"formats": ["indices"]}
+    deployment.run(deployment.request("mixtral", method=NEURONS, target={"ratio": 0.5}, output=output))
+    deployment.download(tmp_path)
+    path, base = tmp_path / "kept.safetensors", deployment.root / "mixtral"
+    kept, origin = read_kept(path)
+    site = Site("decoder", 0, "expert_ffn")
+    save_kept({**kept, site: torch.arange(kept[site].numel())}, origin, path)
+    with pytest.raises(InvalidData, match="not the same number in each of its 8 rows"):
+        apply_kept(path, FetchedModel(base, base, None), None, tmp_path / "applied")
+    assert not (tmp_path / "applied").exists()
 
 
 def test_files_with_the_tensors_of_all_experts_are_read(deployment: Deployment, tmp_path: Path) -> None:
@@ -123,11 +241,6 @@ def test_a_model_without_experts_is_refused(deployment: Deployment) -> None:
     error = refusal(deployment, deployment.request("llama", method=EXPERTS))
     assert isinstance(error, UnsupportedUnit)
     assert error.message == "llama: the layers of this family have no experts"
-
-
-def test_the_neurons_of_experts_are_refused(deployment: Deployment) -> None:
-    error = refusal(deployment, deployment.request("mixtral", method={"repair": "none"}))
-    assert "remove whole experts" in error.message
 
 
 def without(*names: str) -> Any:
@@ -190,11 +303,18 @@ def test_heads_of_a_model_with_experts_are_repaired(deployment: Deployment) -> N
     assert result.parameters.slim < result.parameters.dense
 
 
-def test_a_model_in_half_precision_is_slimmed(deployment: Deployment) -> None:
-    directory = deployment.root / "mixtral"
-    checkpoints.save(directory, TINY["mixtral"]().bfloat16())
-    result = deployment.run(deployment.request("mixtral", method=EXPERTS, target={"ratio": 0.5}))
+@pytest.mark.parametrize(("family", "units"), [("mixtral", "experts"), ("glm4_moe", "experts"), ("glm4_moe", "ffn")])
+def test_a_model_in_half_precision_is_slimmed(deployment: Deployment, family: str, units: str) -> None:
+    model = TINY[family]().bfloat16()
+    for name, buffer in model.named_buffers():
+        if name.endswith(CORRECTION):
+            buffer.data = buffer.data.float()  # as in every checkpoint
+    checkpoints.save(deployment.root / family, model)
+    method = {"units": [units], "repair": "none"}
+    request = deployment.request(family, method=method, target={"ratio": 0.5}, output=ROUNDED)
+    plan_of, result = planned(deployment, request), deployment.run(request)
     assert result.verified.max_abs_logit_difference < 1e-4
+    assert plan_of.bytes.model_dump() == result.bytes.model_dump()
     assert logits(AutoModelForCausalLM.from_pretrained(deployment.scratch / "output/model")).isfinite().all()
 
 

@@ -26,6 +26,11 @@ class FreshProcess:
         environment = {**os.environ, **(variables or {})}
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
     def last_line(self, arguments: Sequence[str], while_waiting: Callable[[], None], failure: str) -> str:
         """The last line that the module prints, called once; the arguments fit into a pipe, which holds 64 KiB.
 

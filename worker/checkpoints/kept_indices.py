@@ -139,6 +139,9 @@ def _check_indices(kept: Kept, origin: Origin, loaded: LoadedModel) -> None:
         bounded = torch.cat([torch.tensor([-1]), kept[group.site], torch.tensor([group.count])])
         if not (bounded.diff() > 0).all():
             raise InvalidData(f"the indices of {group.site} do not rise from 0 to {group.count - 1}")
+        in_row = (kept[group.site] // (group.count // group.rows)).bincount(minlength=group.rows)
+        if (in_row != in_row[0]).any():
+            raise InvalidData(f"the indices of {group.site} are not the same number in each of its {group.rows} rows")
 
 
 def main() -> None:

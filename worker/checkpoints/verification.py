@@ -133,7 +133,7 @@ def verify(
     """Load the checkpoint in a fresh process and compare its logits. Raises VerificationFailed unless they match.
 
     `while_waiting` is called about twice a second, and may raise to end the process. `started` is a process of `start`
-    that has compared nothing; without it one is started now.
+    that has compared nothing; without it, or where it has died, one is started now.
     """
     verified = compare_in_fresh_process(directory, probe, while_waiting, started)
     if not verified.max_abs_logit_difference <= verified.tolerance:
@@ -149,7 +149,7 @@ def compare_in_fresh_process(
 ) -> Verified:
     """What `compare` returns in a process of its own. Raises VerificationFailed where it raises."""
     failure = "the checkpoint does not load in a fresh process"
-    with started or start() as process:
+    with started if started and started.is_alive else start() as process:
         return Verified.model_validate_json(process.last_line([str(directory), str(probe)], while_waiting, failure))
 
 

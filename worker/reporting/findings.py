@@ -12,6 +12,7 @@ from torch import Tensor
 from service.contract.options import TaskKind, Unit
 from service.contract.report import ChangedAnswer, Confusion, LayerWidth, Throughput
 from service.contract.result import DenseSlim, Widths
+from service.tensors.names import EXPERT_NEURONS, SHARED_NEURONS
 from worker.evaluation import answers
 from worker.evaluation.latency import PassProfile
 from worker.evaluation.pooling import ComparedAnswers, pooled_answers
@@ -89,23 +90,34 @@ def layers(
             dense=group.count,
             slim=kept[group.site].numel(),
             score_kept=score_kept(scores[group.site], kept[group.site]) if scores else None,
+            experts_without_tokens=_without_tokens(group, scores[group.site]) if scores else None,
         )
         for group in groups
         if group.site != VOCABULARY  # which is in no layer
     ]
 
 
+def _without_tokens(group: Group, score_U: Tensor) -> int | None:
+    """The experts of which no neuron has a score; None for other units than their neurons."""
+    if group.hook_point != "expert neurons":
+        return None
+    return int((score_U.view(group.rows, -1) == 0).all(1).sum())
+
+
 def widths(groups: Sequence[Group], kept: Mapping[Site, Tensor]) -> list[Widths]:
     """The widths of each stack and kind of unit; for the unit `layers`, the number of layers."""
-    members: dict[tuple[str, str], list[Group]] = {}
+    members: dict[tuple[str, str, str], list[Group]] = {}
     for group in groups:
-        members.setdefault((group.site.stack, group.kind), []).append(group)
-    return [_width(stack, Unit(kind), pool, kept) for (stack, kind), pool in sorted(members.items())]
+        part = group.site.unit if group.site.unit in (EXPERT_NEURONS, SHARED_NEURONS) else ""
+        members.setdefault((group.site.stack, group.kind, part), []).append(group)
+    return [_width(stack, Unit(kind), part, pool, kept) for (stack, kind, part), pool in sorted(members.items())]
 
 
-def _width(stack: str, unit: Unit, pool: Sequence[Group], kept: Mapping[Site, Tensor]) -> Widths:
-    dense = [group.count // group.rows for group in pool]
-    slim = [kept[group.site].numel() // group.rows for group in pool]
+def _width(stack: str, unit: Unit, part: str, pool: Sequence[Group], kept: Mapping[Site, Tensor]) -> Widths:
+    # A layer has one width of all its experts, and the number of its experts is not that of a group.
+    rows = {group.site: 1 if unit is Unit.experts else group.rows for group in pool}
+    dense = [group.count // rows[group.site] for group in pool]
+    slim = [kept[group.site].numel() // rows[group.site] for group in pool]
     if unit is Unit.layers:
         return Widths(stack=stack, unit=unit, dense=sum(dense), slim=sum(slim))
     own = slim if len(set(slim)) > 1 else None
@@ -114,6 +126,7 @@ def _width(stack: str, unit: Unit, pool: Sequence[Group], kept: Mapping[Site, Te
     return Widths(
         stack=stack,
         unit=unit,
+        part=part or None,
         dense=round(fmean(dense)),
         slim=round(fmean(slim)),
         per_layer=own,

@@ -304,6 +304,19 @@ def _fewer_experts_per_token(report: Report) -> str | None:
     return None
 
 
+def _experts_without_tokens(report: Report) -> str | None:
+    """Neurons were chosen in experts that no calibration token is sent to."""
+    found = [layer for layer in report.layers if layer.experts_without_tokens and layer.slim < layer.dense]
+    if not found:
+        return None
+    return (
+        f"In {len(found)} layers no calibration token is sent to some of the experts, "
+        f"{sum(layer.experts_without_tokens or 0 for layer in found)} in all: their neurons have no score, so that the "
+        "first of them were kept, and no repair has changed them. Send more calibration rows, or remove such experts: "
+        "give `units: [experts, ffn]` with `scope: global`."
+    )
+
+
 def _more_tokens(report: Report) -> str | None:
     """Texts of the evaluation rows have words that the slim model reads in more pieces."""
     read = report.read_tokens
@@ -379,6 +392,7 @@ CHECKS: dict[str, Callable[[Report], str | None]] = {
     "per_layer_widths": _per_layer_widths,
     "not_recovered": _not_recovered,
     "fewer_experts_per_token": _fewer_experts_per_token,
+    "experts_without_tokens": _experts_without_tokens,
     "more_tokens": _more_tokens,
     "uneven_machine": _uneven_machine,
 }

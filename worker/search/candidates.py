@@ -19,7 +19,7 @@ from worker.slimming.repair.bias import add_zero_biases
 from worker.slimming.repair.repairs import measure_moments
 from worker.slimming.scoring.iterative import ScorePath
 from worker.slimming.scoring.second_moments import Moments
-from worker.slimming.shapes import shapes_after
+from worker.slimming.shapes import buffer_shapes_after, shapes_after
 from worker.slimming.units import Kept
 from worker.stages.context import JobContext
 from worker.stages.merging import ExpertMerge
@@ -80,7 +80,9 @@ class Candidates:
         shapes = shapes_after(loaded.model, architecture, self.groups, kept)
         for name in fixed_parameters(loaded.model):
             shapes.pop(name)
-        tensors = {name: _tensor_shape(loaded.dtype, shape) for name, shape in shapes.items()} | self._buffers
+        buffers = buffer_shapes_after(loaded.model, architecture, self.groups, kept)
+        tensors = {name: _tensor_shape(loaded.dtype, shape) for name, shape in shapes.items()}
+        tensors |= {name: _tensor_shape(self._buffer_dtypes[_leaf(name)], shape) for name, shape in buffers.items()}
         return Candidate(
             requested_ratio=ratio,
             ratio=share_removed(self.groups, {site: kept_K.numel() for site, kept_K in kept.items()}),
@@ -138,12 +140,9 @@ class Candidates:
             return False
 
     @cached_property
-    def _buffers(self) -> dict[str, TensorShape]:
-        """The tensors of a checkpoint that are no parameters."""
-        model = self._task_model.loaded.model
-        parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-        buffers = ((name, tensor) for name, tensor in model.state_dict().items() if name not in parameters)
-        return {name: _tensor_shape(tensor.dtype, tensor.shape) for name, tensor in buffers}
+    def _buffer_dtypes(self) -> dict[str, torch.dtype]:
+        """Name in its module -> dtype of the tensors of a checkpoint that are no parameters; the same in all layers."""
+        return {_leaf(name): tensor.dtype for name, tensor in self._task_model.loaded.model.state_dict().items()}
 
     def _add_biases(self) -> None:
         """Add the parameters that the repair `bias` needs, so that they are counted."""
@@ -164,6 +163,10 @@ class Candidates:
             return self._path.moments
         dense = repair_input(self._context, task_model, all_units(self.groups))
         return measure_moments(replace(dense, on_progress=lambda done, total: self._on_progress()), method)
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _tensor_shape(dtype: torch.dtype, shape: Sequence[int]) -> TensorShape:

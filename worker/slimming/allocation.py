@@ -86,22 +86,25 @@ def _unused_rows_first(
 def width(group: Group, ratio: float, round_to: int) -> int:
     """The number of units that `group` keeps: of those that it may keep, the nearest to what the ratio leaves."""
     target = (1 - ratio) * group.count
-    kept = _nearest([0, *_choices(group, round_to)], target)
+    kept = _nearest([0, *_choices(group, round_to)], target / group.rows)
     if kept == 0:
         raise WidthUnreachable(
             f"a ratio of {ratio:g} leaves {target:.0f} of the {group.count} units of {group.site}, which rounds to zero"
-            + (f" in multiples of {round_to} (`output.round_to`)" if group.kind == "ffn" else "")
+            + (f" in multiples of {_step(group, round_to)} (`output.round_to`)" if group.kind == "ffn" else "")
         )
-    return kept
+    return kept * group.rows
 
 
 def _choices(group: Group, round_to: int) -> list[int]:
-    """The numbers of units above zero that the group may keep, ascending."""
-    if group.kind == "ffn":
-        return list(range(round_to, group.count + 1, round_to))
+    """The numbers of units above zero that each row of the group may keep, ascending."""
     if group.allowed:
-        return list(group.allowed)
-    return list(range(group.rows, group.count + 1, group.rows))
+        return [count // group.rows for count in group.allowed]
+    step = _step(group, round_to)
+    return list(range(step, group.count // group.rows + 1, step))
+
+
+def _step(group: Group, round_to: int) -> int:
+    return math.lcm(round_to, group.step) if group.kind == "ffn" else 1
 
 
 def _nearest(choices: Sequence[int], target: float) -> int:
@@ -133,20 +136,29 @@ def is_protected(site: Site, num_layers: int, rules: Rules) -> bool:
 
 @dataclass(frozen=True)
 class _Pool:
-    """Groups that must keep the same number of units."""
+    """Groups that must keep the same number of units in each row."""
 
     members: tuple[Group, ...]
     density: Tensor  # score per parameter of every unit of every member
-    choices: tuple[int, ...]
+    choices: tuple[int, ...]  # numbers of units that a row may keep
+
+    @property
+    def rows(self) -> int:
+        """The rows of all members."""
+        return sum(group.rows for group in self.members)
 
     def count_at(self, threshold: float) -> int:
-        """The number that each member keeps: the choice nearest to the mean number of units not below the threshold."""
-        return _nearest(self.choices, float((self.density >= threshold).sum()) / len(self.members))
+        """The number that each row keeps: the choice nearest to the mean number of units not below the threshold."""
+        return _nearest(self.choices, float((self.density >= threshold).sum()) / self.rows)
+
+    def counts(self, in_row: int) -> dict[Site, int]:
+        """The number of units of each member, with so many in each row."""
+        return {group.site: in_row * group.rows for group in self.members}
 
     @property
     def open_choices(self) -> list[int]:
         """The choices that need none of the units that earlier steps have removed; these have the score -inf."""
-        left = int(self.density.isfinite().sum()) // len(self.members)
+        left = int(self.density.isfinite().sum()) // self.rows
         return [choice for choice in self.choices if choice <= left]
 
 
@@ -186,9 +198,9 @@ def _between(
     ends = [_removed_parameters(counts, groups) for counts in (nearest, other)]
     low, high = sorted([ends[0], sum(ends) / 2])
     for pool in pools:
-        sites = [group.site for group in pool.members]
-        if pool.members[0].kind != "layers" and nearest[sites[0]] == other[sites[0]]:
-            tried = (nearest | dict.fromkeys(sites, count) for count in pool.open_choices)
+        first = pool.members[0]
+        if first.kind != "layers" and nearest[first.site] == other[first.site]:
+            tried = (nearest | pool.counts(count) for count in pool.open_choices)
             yield from (counts for counts in tried if low <= _removed_parameters(counts, groups) <= high)
 
 
@@ -196,7 +208,8 @@ def _pools(scores: Scores, groups: Sequence[Group], round_to: int, rules: Rules)
     members: dict[object, list[Group]] = defaultdict(list)
     for group in groups:
         shares = rules.layout == "uniform" and group.kind != "layers"
-        members[group.fields if shares else (group.level or group.site)].append(group)
+        # The config of a layer has one number for each field, too.
+        members[group.fields if shares else (group.level or (*group.site[:2], group.fields))].append(group)
     kept_layers = _safe_layers(scores, groups, rules)
     return [
         _Pool(tuple(pool), torch.cat([density(scores, group, rules) for group in pool]), choices)
@@ -209,11 +222,12 @@ def _pool_choices(pool: Sequence[Group], round_to: int, rules: Rules, safe: set[
     group = pool[0]
     if group.kind == "layers":
         return (1,) if group.site[:2] in safe else (0, 1)
+    whole = group.count // group.rows
     if rules.layout != "uniform" and group.site[:2] in safe:
-        return (group.count,)
-    choices = [count for count in _choices(group, round_to) if count >= rules.floor * group.count]
+        return (whole,)
+    choices = [count for count in _choices(group, round_to) if count >= rules.floor * whole]
     if rules.layout != "uniform" or not choices:
-        choices.append(group.count)
+        choices.append(whole)
     return tuple(sorted(set(choices)))
 
 
@@ -256,7 +270,7 @@ NORMALISATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def _counts(pools: Sequence[_Pool], threshold: float) -> dict[Site, int]:
-    return {group.site: count for pool in pools for count in [pool.count_at(threshold)] for group in pool.members}
+    return {site: count for pool in pools for site, count in pool.counts(pool.count_at(threshold)).items()}
 
 
 def share_removed(groups: Sequence[Group], counts: Mapping[Site, int]) -> float:
@@ -265,24 +279,27 @@ def share_removed(groups: Sequence[Group], counts: Mapping[Site, int]) -> float:
 
 
 def _all_parameters(groups: Sequence[Group]) -> int:
-    # A layer contains the parameters of the other units, and a head those of its dimensions: count those only once.
-    kinds = {group.kind for group in groups}
-    held = {"layers": kinds - {"layers", VOCABULARY.unit}, "heads": {"head_dims"}}
-    inside = set().union(*(held.get(kind, set()) for kind in kinds))
-    return sum(group.count * group.parameters for group in groups if group.kind not in inside)
+    # A layer contains the parameters of the other units, a head those of its dimensions, and an expert those of its
+    # neurons: count those only once.
+    located = {group.site for group in groups}
+    has_layers = any(group.kind == "layers" for group in groups)
+    alone = (group for group in groups if _holder(group) not in located)
+    kinds = ("layers", VOCABULARY.unit)
+    return sum(group.count * group.parameters for group in alone if not has_layers or group.kind in kinds)
 
 
 def _removed_parameters(counts: Mapping[Site, int], groups: Sequence[Group]) -> float:
-    """Removed parameters: those of removed layers, and of removed units within the layers and heads that stay."""
+    """Removed parameters: those of removed layers, and of removed units within the layers, heads and experts that
+    stay."""
     removed = {group.site[:2] for group in groups if group.kind == "layers" and counts[group.site] == 0}
-    heads = {group.site: counts[group.site] / group.count for group in groups if group.kind == "heads"}
+    shares = {group.site: counts[group.site] / group.count for group in groups}
     return sum(
-        (group.count - counts[group.site]) * group.parameters * heads.get(_heads_of(group.site), 1.0)
+        (group.count - counts[group.site]) * group.parameters * shares.get(_holder(group), 1.0)
         for group in groups
         if group.kind == "layers" or group.site[:2] not in removed
     )
 
 
-def _heads_of(site: Site) -> Site:
-    """The site of the heads to which the dimensions at a site belong."""
-    return site._replace(unit=site.unit.removesuffix("query_dims").removesuffix("value_dims") + "heads")
+def _holder(group: Group) -> Site:
+    """The site of the units that contain those of the group; a site without units where none do."""
+    return group.site._replace(unit=group.within)

@@ -19,8 +19,11 @@ class FeedForward:
     width: str  # config field
     expand_gated: tuple[str, ...] = ()  # replaces `expand` where the config says `is_gated_act`
     fused: bool = False  # gate and up projection are one matrix: neuron j has the rows j and j + width
+    interleaved: bool = False  # in that matrix neuron j has the rows 2 j and 2 j + 1 instead
     transposed: bool = False  # weights are stored (in, out)
     bias: str = ""  # config field that gives every matrix of the block a bias, if stock code has such a field
+    blocks: str = ""  # config field: the block is this many blocks of `width` neurons side by side
+    added: bool = True  # whether its output is added to the residual stream as it is, without a gate of each token
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,14 @@ class Experts:
     experts: str
     router: str
     count: str  # config field
+    neurons: FeedForward  # of each expert; the matrices of all are parameters of the module `experts`
     per_token: str = "num_experts_per_tok"  # config field; no more than the experts that stay
     norm: str = "post_attention_layernorm"  # which reads the residual stream before the experts add to it
+    shared: FeedForward | None = None  # the block of the experts that every token is sent to; they are not removed
+    # Config fields: the experts form so many groups of equal size, and a token is sent to experts of so many of them.
+    groups: str = ""
+    chosen_groups: str = ""
+    buffers: tuple[str, ...] = ()  # of the router: tensors with an entry for each expert that are no parameters
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,7 @@ class Stack:
     added_times: str = ""
     removable: bool = True  # whether the stock class computes with any of the layers alone
     part: str = ""  # the part of the model's config that holds the fields of the stack, where it is a config of its own
-    experts: Experts | None = None  # whose neurons take the place of those of one feed-forward block
+    experts: Experts | None = None  # of the layers that have the module with the experts
 
     def stream_behind(self, config: object) -> str | None:
         """`stream` of a model with this config."""
@@ -173,14 +182,23 @@ def _t5_attention(block: str, prefix: str = "", *, shares_position_bias: bool = 
     )
 
 
-# The neurons are those of each expert, and are not removed.
-QWEN_EXPERTS = Experts("mlp.experts", "mlp.gate", "num_experts")
-EXPERT_NEURONS = FeedForward(("mlp.experts",), "mlp.experts", "moe_intermediate_size")
+def _expert_neurons(width: str) -> FeedForward:
+    """The neurons of each of the experts whose matrices are parameters of one module."""
+    return FeedForward(("mlp.experts",), "mlp.experts", width, fused=True)
 
 
-def _routed(experts: Experts, *attention: Attention, neurons: FeedForward = EXPERT_NEURONS) -> Architecture:
-    return Architecture((replace(_decoder("model.layers", neurons, *attention), experts=experts),))
+def _routed(experts: Experts, *attention: Attention, dense: FeedForward | None = None) -> Architecture:
+    return Architecture((replace(_decoder("model.layers", dense or experts.neurons, *attention), experts=experts),))
 
+
+def _shared(block: str, width: str, blocks: str = "", *, added: bool = True) -> FeedForward:
+    """The block of the experts that every token is sent to."""
+    matrices = (f"mlp.{block}.gate_proj", f"mlp.{block}.up_proj")
+    return FeedForward(matrices, f"mlp.{block}.down_proj", width, blocks=blocks, added=added)
+
+
+QWEN_EXPERTS = Experts("mlp.experts", "mlp.gate", "num_experts", _expert_neurons("moe_intermediate_size"))
+MIXTRAL_EXPERTS = Experts("mlp.experts", "mlp.gate", "num_local_experts", _expert_neurons("intermediate_size"))
 
 LLAMA = Architecture((_decoder("model.layers", GATED_WITH_BIAS, LLAMA_QUERIES),))
 MISTRAL = Architecture((_decoder("model.layers", GATED, GROUPED_QUERIES),))
@@ -287,17 +305,30 @@ ARCHITECTURES: dict[str, Architecture] = {
     "seed_oss": Architecture((_decoder("model.layers", GATED_WITH_BIAS, GROUPED_QUERIES),)),
     "hunyuan_v1_dense": MISTRAL,
     "ernie4_5": MISTRAL,
-    "mixtral": _routed(
-        Experts("mlp.experts", "mlp.gate", "num_local_experts"),
-        GROUPED_QUERIES,
-        neurons=replace(EXPERT_NEURONS, width="intermediate_size"),
-    ),
+    "mixtral": _routed(MIXTRAL_EXPERTS, GROUPED_QUERIES),
     "qwen3_moe": _routed(QWEN_EXPERTS, GROUPED_QUERIES),
-    "qwen2_moe": _routed(QWEN_EXPERTS),
-    "olmoe": _routed(QWEN_EXPERTS, neurons=replace(EXPERT_NEURONS, width="intermediate_size")),
+    "qwen2_moe": _routed(
+        replace(QWEN_EXPERTS, shared=_shared("shared_expert", "shared_expert_intermediate_size", added=False))
+    ),
+    "olmoe": _routed(replace(QWEN_EXPERTS, neurons=_expert_neurons("intermediate_size"))),
     "gpt_oss": _routed(
-        Experts("mlp.experts", "mlp.router", "num_local_experts"),
-        neurons=replace(EXPERT_NEURONS, width="intermediate_size"),
+        replace(
+            MIXTRAL_EXPERTS,
+            router="mlp.router",
+            neurons=replace(_expert_neurons("intermediate_size"), interleaved=True, transposed=True),
+        )
+    ),
+    "glm4_moe": _routed(
+        replace(
+            QWEN_EXPERTS,
+            count="n_routed_experts",
+            shared=_shared("shared_experts", "moe_intermediate_size", "n_shared_experts"),
+            groups="n_group",
+            chosen_groups="topk_group",
+            buffers=("e_score_correction_bias",),
+        ),
+        GROUPED_QUERIES,
+        dense=GATED,
     ),
     "gpt2": Architecture((_decoder("transformer.h", GPT2_FEED_FORWARD, count="n_layer"),)),
     "opt": OPT,

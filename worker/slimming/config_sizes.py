@@ -9,16 +9,17 @@ from torch import nn
 from worker.slimming.architectures import Architecture, Stack
 from worker.slimming.units import Group, Site, head_size, layers_of
 
-# Attribute of a module -> the config field that it is a copy of.
-COPIED_FIELDS = {
-    "intermediate_size": "intermediate_size",
-    "num_key_value_heads": "num_key_value_heads",
-    "n_heads": "num_heads",
-    "key_value_proj_dim": "d_kv",
-    "num_experts": "num_experts",
-    "top_k": "num_experts_per_tok",
-    "num_experts_per_tok": "num_experts_per_tok",
-}
+# (attribute of a module, the config field that it is a copy of, where the config has this)
+COPIED_FIELDS = (
+    ("intermediate_size", "intermediate_size"),
+    ("num_key_value_heads", "num_key_value_heads"),
+    ("n_heads", "num_heads"),
+    ("key_value_proj_dim", "d_kv"),
+    ("num_experts", "num_experts"),
+    ("num_experts", "n_routed_experts"),
+    ("top_k", "num_experts_per_tok"),
+    ("num_experts_per_tok", "num_experts_per_tok"),
+)
 
 
 def field_values(group: Group, num_kept: int) -> dict[str, int]:
@@ -87,7 +88,7 @@ def update_attributes(model: Any) -> None:
 
 
 def _update_module(module: Any, config: Any) -> None:
-    for name, field in COPIED_FIELDS.items():
+    for name, field in COPIED_FIELDS:
         if hasattr(module, name) and hasattr(config, field):
             setattr(module, name, getattr(config, field))
     if hasattr(module, "inner_dim") and hasattr(module, "key_value_proj_dim"):

@@ -11,8 +11,9 @@ from contextlib import ExitStack, contextmanager
 from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture
+from worker.slimming.experts.neurons import without_neurons
+from worker.slimming.experts.routing import without_experts
 from worker.slimming.hooks import Visitor, watch
-from worker.slimming.routing import without_experts
 from worker.slimming.surgery import groups_of, stays
 from worker.slimming.units import Group, Kept
 
@@ -24,6 +25,8 @@ def masked(model: nn.Module, architecture: Architecture, kept: Kept) -> Iterator
         for group in groups_of(model, architecture, kept):
             if group.hook_point == "experts":
                 hooks.enter_context(without_experts(model, group, ~stays(group, kept[group.site])))
+            elif group.hook_point == "expert neurons":
+                hooks.enter_context(without_neurons(model, group, ~stays(group, kept[group.site])))
             else:
                 hooks.enter_context(watch(model, group, _mask(group, kept[group.site])))
         yield

@@ -5,7 +5,7 @@ Shape suffixes: I indices along one dimension of a parameter.
 
 from collections.abc import Mapping, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture
 from worker.slimming.surgery import staying
@@ -19,12 +19,28 @@ def shapes_after(model: nn.Module, architecture: Architecture, groups: Sequence[
 
     `groups` must be the groups of the sites in `kept`.
     """
-    shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    return _after(dict(model.named_parameters()), model, architecture, groups, kept)
+
+
+def buffer_shapes_after(
+    model: nn.Module, architecture: Architecture, groups: Sequence[Group], kept: Kept
+) -> dict[str, Shape]:
+    """As `shapes_after`, of the buffers that a checkpoint holds."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    buffers = {name: tensor for name, tensor in model.state_dict().items() if name not in parameters}
+    return _after(buffers, model, architecture, groups, kept)
+
+
+def _after(
+    tensors: Mapping[str, Tensor], model: nn.Module, architecture: Architecture, groups: Sequence[Group], kept: Kept
+) -> dict[str, Shape]:
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
     units = [group for group in groups if group.kind != "layers"]
     for (name, dim), stays_I in staying(model, units, kept).items():
-        shapes[name][dim] = int(stays_I.sum())
+        if name in shapes:
+            shapes[name][dim] = int(stays_I.sum()) // (len(stays_I) if stays_I.dim() > 1 else 1)
     removed = [group for group in groups if group.kind == "layers" and not kept[group.site].numel()]
-    removed_names = {part.parameter for group in removed for part in group.slices}
+    removed_names = {part.parameter for group in removed for part in (*group.slices, *group.buffers)}
     numbers = _layer_numbers(architecture, groups, {group.site for group in removed})
     return {_renumbered(name, numbers): tuple(shape) for name, shape in shapes.items() if name not in removed_names}
 

@@ -22,11 +22,13 @@ from worker.slimming.config_sizes import (
     update_attributes,
     update_layers,
 )
-from worker.slimming.units import UNITS, Group, Kept, Site, layers_of, locate, module_after_first
+from worker.slimming.units import UNITS, Group, Kept, Site, layers_of, locate, module_after_first, tensor_of
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 LAYER_LISTS = ("layer_types", "no_rope_layers")  # config fields with an entry for each layer
+# Config fields with the number of first layers that see the whole text, or that have no experts.
+FIRST_LAYERS = ("max_window_layers", "first_k_dense_replace")
 
 
 def cut(model: nn.Module, architecture: Architecture, kept: Kept, layout: str = "uniform") -> None:
@@ -85,33 +87,53 @@ def stays(group: Group, kept_K: Tensor) -> Tensor:
 
 
 def staying(model: nn.Module, groups: Sequence[Group], kept: Kept) -> dict[tuple[str, int], Tensor]:
-    """(parameter, dimension) -> which of its indices stay, bool (I): those whose units all stay."""
+    """(name, dimension) of a parameter or buffer -> which of its indices stay, bool (I): those whose units all stay.
+
+    Where the parameter has an entry for each row of a group, each of these has indices of its own, bool (R, I).
+    """
     found: dict[tuple[str, int], Tensor] = {}
     for group in groups:
         stays_U = stays(group, kept[group.site])
-        for part in group.slices:
-            length = model.get_parameter(part.parameter).shape[part.dim]
-            stays_I = found.setdefault((part.parameter, part.dim), torch.ones(length, dtype=torch.bool))
-            stays_I[part.start : part.start + group.count * part.size] &= stays_U.repeat_interleave(part.size)
+        for part in (*group.slices, *group.buffers):
+            stays_X = stays_U.view(group.rows, -1) if part.by_row else stays_U
+            length = tensor_of(model, part.parameter).shape[part.dim]
+            whole = torch.ones(*stays_X.shape[:-1], length, dtype=torch.bool)
+            stays_I = found.setdefault((part.parameter, part.dim), whole)
+            stop = part.start + stays_X.shape[-1] * part.size
+            stays_I[..., part.start : stop] &= stays_X.repeat_interleave(part.size, -1)
     return found
 
 
 def _slice(model: nn.Module, groups: Sequence[Group], kept: Kept) -> None:
-    for (name, dim), stays_I in staying(model, groups, kept).items():
+    # The indices of each expert first: the rows of these are those of the whole model.
+    parts = sorted(staying(model, groups, kept).items(), key=lambda part: -part[1].dim())
+    for (name, dim), stays_I in parts:
         path, _, leaf = name.rpartition(".")
-        _keep_indices(model.get_submodule(path), leaf, dim, stays_I.nonzero().flatten())
+        _keep_indices(model.get_submodule(path), leaf, dim, stays_I)
         _set_shape_attributes(model.get_submodule(path))
 
 
-def _keep_indices(module: nn.Module, name: str, dim: int, kept_I: Tensor) -> None:
-    old = module.get_parameter(name)
-    sliced = old.detach().index_select(dim, kept_I.to(old.device)).contiguous()
-    setattr(module, name, nn.Parameter(sliced, requires_grad=old.requires_grad))
+def _keep_indices(module: nn.Module, name: str, dim: int, stays_I: Tensor) -> None:
+    old = tensor_of(module, name)
+    sliced = _taken(old.detach(), dim, stays_I.to(old.device)).contiguous()
+    is_parameter = isinstance(old, nn.Parameter)
+    setattr(module, name, nn.Parameter(sliced, requires_grad=old.requires_grad) if is_parameter else sliced)
+
+
+def _taken(tensor: Tensor, dim: int, stays_I: Tensor) -> Tensor:
+    """The part of a tensor that stays; with indices for each entry along the first dimension, the part of each."""
+    if stays_I.dim() == 1:
+        return tensor.index_select(dim, stays_I.nonzero().flatten())
+    index_RK = stays_I.nonzero()[:, 1].view(len(stays_I), -1)
+    return torch.stack([each.index_select(dim - 1, index_K) for each, index_K in zip(tensor, index_RK, strict=True)])
 
 
 def _set_shape_attributes(module: nn.Module) -> None:
-    """Set the attributes in which Linear, Embedding and Conv1D of transformers hold the shape of their weight."""
-    if getattr(module, "weight", None) is None:  # the tensors of all experts, whose module holds their number
+    """Set the attributes in which Linear, Embedding, Conv1D and experts of transformers hold the shape of a weight."""
+    if hasattr(module, "intermediate_dim"):
+        down = module.get_parameter("down_proj")
+        vars(module)["intermediate_dim"] = down.numel() // (len(down) * vars(module)["hidden_dim"])
+    if getattr(module, "weight", None) is None:  # the tensors of all experts, whose number is a copy of a config field
         return
     first, second = module.get_parameter("weight").shape
     sizes = {"out_features": first, "in_features": second, "nx": first, "nf": second, "embedding_dim": second}
@@ -177,7 +199,8 @@ def _set_layer_count(config: Any, stack_config: Any, stack: Stack, stay: Sequenc
     for field in LAYER_LISTS:
         if entries := getattr(own, field, None):
             setattr(own, field, [entries[index] for index in stay])
-    if getattr(own, "max_window_layers", None) is not None:  # the layers before this number see the whole text
-        own.max_window_layers = sum(index < own.max_window_layers for index in stay)
+    for field in FIRST_LAYERS:
+        if getattr(own, field, None) is not None:
+            setattr(own, field, sum(index < getattr(own, field) for index in stay))
     if stack_config is not own:
         stack_config.num_hidden_layers = len(stay)

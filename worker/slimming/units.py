@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 from torch import Tensor, nn
 
-from worker.slimming.architectures import Architecture, Attention, FeedForward, Stack
+from worker.slimming.architectures import Architecture, Attention, Experts, FeedForward, Stack
 
 
 class UnitUnavailable(ValueError):
@@ -39,6 +39,9 @@ class Site(NamedTuple):
         return cls(stack, int(layer), unit)
 
 
+# The widths of experts are multiples of this: grouped matrix products, by which stock classes compute them, take rows
+# of a multiple of 16 bytes, which are 8 numbers of half precision.
+EXPERT_STEP = 8
 VOCABULARY = Site("model", 0, "vocabulary")  # the rows of embedding and head, which belong to no layer
 
 # Site of a group -> the scores of its units (U).
@@ -51,13 +54,15 @@ Kept = Mapping[Site, Tensor]
 class ParameterSlice(NamedTuple):
     """The part of a parameter that belongs to the units of a group.
 
-    Unit i has the indices from `start + i * size` to `start + (i + 1) * size` along `dim`.
+    Unit i has the indices from `start + i * size` to `start + (i + 1) * size` along `dim`. With `by_row` the parameter
+    has an entry for each row of the group along its first dimension, and i is the number of the unit in its row.
     """
 
     parameter: str
     dim: int
     size: int
     start: int = 0
+    by_row: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,9 +70,10 @@ class Group:
     """The units of one site, each of which can be removed alone. Paths are relative to the model.
 
     The activation of the units is observed at `module`, as `hook_point` says: the input or the output of the module,
-    what a layer adds to the residual stream, or what each of the experts in the module adds to its output. The first of
-    `slices` is a part of the weight of that module. The rows of the vocabulary are not observed. In a
-    checkpoint for stock transformers, groups with the same `fields` keep the same number of units.
+    what a layer adds to the residual stream, what each of the experts in the module adds to its output, or the neurons
+    within these experts. The first of `slices` is a part of the weight that is multiplied with the activation. The rows
+    of the vocabulary are not observed. In a checkpoint for stock transformers, groups with the same `fields` keep the
+    same number of units in each row.
     """
 
     site: Site
@@ -77,13 +83,17 @@ class Group:
     slices: tuple[ParameterSlice, ...]
     module: str  # path of the module at which the activation is observed
     # "residual": output minus input of a layer; "none": not observed
-    hook_point: Literal["input", "output", "residual", "experts", "none"]
+    hook_point: Literal["input", "output", "residual", "experts", "expert neurons", "none"]
     size: int  # channels of the activation of a unit
     fields: tuple[tuple[str, int], ...]  # config fields, and what one kept unit adds to the value of each
     rows: int = 1  # the units form this many rows of equal length, and each row keeps the same number
     tie: str = ""  # groups with the same tie keep the same indices
     level: str = ""  # groups with the same level keep the same number of units in every layout
     allowed: tuple[int, ...] = ()  # numbers of units that the config can hold; empty: every number
+    step: int = 1  # each row keeps a multiple of so many units
+    within: str = ""  # unit of the site, in the same layer, whose units contain those of this group
+    is_added: bool = True  # whether the output of the module is added to the residual stream as it is
+    buffers: tuple[ParameterSlice, ...] = ()  # of tensors of the model that are no parameters
     router: str = ""  # path of the module that sends each token to some of the units
     # Paths of the module that reads the residual stream before the experts, and of the one whose output it is behind.
     stream: tuple[str, str] = ("", "")
@@ -128,45 +138,74 @@ def _config(model: nn.Module) -> Any:
     return model.config
 
 
+def tensor_of(model: nn.Module, name: str) -> Tensor:
+    """A parameter or a buffer of the model."""
+    path, _, leaf = name.rpartition(".")
+    found = getattr(model.get_submodule(path), leaf)
+    assert isinstance(found, Tensor)
+    return found
+
+
 def weights_UF(group: Group, parameters: Callable[[str], Tensor]) -> tuple[Tensor, ...]:
     """The weights of each unit, one tensor per matrix in the order of the slices; `parameters` maps name to tensor."""
     if group.hook_point == "residual":
         return tuple(parameters(part.parameter).reshape(1, -1) for part in group.slices)
     matrices = ((part, parameters(part.parameter)) for part in group.slices)
-    return tuple(
-        matrix.movedim(part.dim, 0)[part.start : part.start + group.count * part.size].reshape(group.count, -1)
-        for part, matrix in matrices
-        if matrix.dim() > 1
-    )
+    return tuple(_unit_weights(group, part, matrix) for part, matrix in matrices if matrix.dim() > 1 + part.by_row)
+
+
+def _unit_weights(group: Group, part: ParameterSlice, matrix: Tensor) -> Tensor:
+    """The weights of each unit in one matrix, or in one of each row (U, F)."""
+    length = group.count // (group.rows if part.by_row else 1) * part.size
+    first = int(part.by_row)
+    slices = matrix.movedim(part.dim, first).narrow(first, part.start, length)
+    return slices.reshape(group.count, -1)
 
 
 # --- feed-forward neurons ------------------------------------------------------------------------------------------
 
 
 def _neurons(model: nn.Module, stack: Stack, layer: int) -> list[Group]:
-    if stack.experts:
-        raise UnitUnavailable("each expert of this family has neurons of its own, which are not removed")
-    row, block = stack.feed_forward, f"{stack.layers}.{layer}"
+    row = stack.experts
+    if row is None or not _has(model, f"{stack.layers}.{layer}.{row.experts}"):
+        return [_block_neurons(model, stack, layer, stack.feed_forward, "ffn")]
+    shared, routed = row.shared, _expert_neurons(model, stack, layer, row)
+    if shared is None or (shared.blocks and not getattr(stack.config_in(_config(model)), shared.blocks)):
+        return [routed]
+    return [routed, _block_neurons(model, stack, layer, shared, "shared_ffn")]
+
+
+def _has(model: nn.Module, path: str) -> bool:
+    try:
+        return bool(model.get_submodule(path))
+    except AttributeError:
+        return False
+
+
+def _block_neurons(model: nn.Module, stack: Stack, layer: int, row: FeedForward, unit: str) -> Group:
+    """The neurons of a block of linear modules."""
+    block, config = f"{stack.layers}.{layer}", stack.config_in(_config(model))
     inputs, outputs = (0, 1) if row.transposed else (1, 0)
     contract = f"{block}.{row.contract}"
     count = model.get_parameter(f"{contract}.weight").shape[inputs]
     slices = [ParameterSlice(f"{contract}.weight", inputs, 1)]
-    for path in _expand(row, stack.config_in(model.config)):
+    for path in _expand(row, config):
         for half in range(2 if row.fused else 1):
             slices += _rows(model, f"{block}.{path}", outputs, 1, start=half * count)
-    return [
-        Group(
-            site=Site(stack.name, layer, "ffn"),
-            kind="ffn",
-            count=count,
-            parameters=_parameters(model, slices),
-            slices=tuple(slices),
-            module=contract,
-            hook_point="input",
-            size=1,
-            fields=((stack.field(row.width), 1),),
-        )
-    ]
+    return Group(
+        site=Site(stack.name, layer, unit),
+        kind="ffn",
+        count=count,
+        parameters=_parameters(model, slices),
+        slices=tuple(slices),
+        module=contract,
+        hook_point="input",
+        size=1,
+        fields=((stack.field(row.width), 1),),
+        rows=int(getattr(config, row.blocks)) if row.blocks else 1,
+        step=EXPERT_STEP if row.blocks else 1,  # blocks have the width of the experts beside them
+        is_added=row.added,
+    )
 
 
 def _expand(row: FeedForward, config: Any) -> tuple[str, ...]:
@@ -182,8 +221,12 @@ def _rows(model: nn.Module, path: str, dim: int, size: int, start: int = 0) -> l
 
 
 def _parameters(model: nn.Module, slices: Sequence[ParameterSlice]) -> int:
-    parameters = ((part, model.get_parameter(part.parameter)) for part in slices)
-    return sum(parameter.numel() // parameter.shape[part.dim] * part.size for part, parameter in parameters)
+    return sum(_parameters_in(model.get_parameter(part.parameter), part) for part in slices)
+
+
+def _parameters_in(parameter: Tensor, part: ParameterSlice) -> int:
+    units = parameter.shape[part.dim] * (parameter.shape[0] if part.by_row else 1)
+    return parameter.numel() // units * part.size
 
 
 # --- attention -----------------------------------------------------------------------------------------------------
@@ -277,6 +320,7 @@ def _dimension_group(model: nn.Module, stack: Stack, layer: int, row: Attention,
         fields=((stack.field(row.head_size), 1),),
         rows=heads,
         level=row.head_size,
+        within=f"{row.prefix}heads",
     )
 
 
@@ -292,6 +336,8 @@ def _layers(model: nn.Module, stack: Stack, layer: int) -> list[Group]:
     shared = tuple(row.position_bias for row in stack.attention if row.position_bias and row.shares_position_bias)
     names = [name for name, _ in model.get_submodule(block).named_parameters() if not name.startswith(shared)]
     slices = tuple(ParameterSlice(f"{block}.{name}", 0, 1) for name in names)
+    parameters = {name for name, _ in model.get_submodule(block).named_parameters()}
+    stored = model.get_submodule(block).state_dict()
     return [
         Group(
             site=Site(stack.name, layer, "layers"),
@@ -303,6 +349,7 @@ def _layers(model: nn.Module, stack: Stack, layer: int) -> list[Group]:
             hook_point="residual",
             size=int(config.hidden_size),
             fields=((stack.field(stack.layer_count), 1),),
+            buffers=tuple(ParameterSlice(f"{block}.{name}", 0, 1) for name in stored if name not in parameters),
         )
     ]
 
@@ -311,30 +358,81 @@ def _layers(model: nn.Module, stack: Stack, layer: int) -> list[Group]:
 
 
 def _experts(model: nn.Module, stack: Stack, layer: int) -> list[Group]:
-    """The experts of a layer, each with its row of the router."""
+    """The experts of a layer, each with its row of the router; nothing of a layer without experts."""
     row = stack.experts
     if row is None:
         raise UnitUnavailable("the layers of this family have no experts")
     block, config = f"{stack.layers}.{layer}", stack.config_in(_config(model))
     experts, router = f"{block}.{row.experts}", f"{block}.{row.router}"
+    if not _has(model, experts):
+        return []
     names = [f"{path}.{name}" for path in (experts, router) for name, _ in model.get_submodule(path).named_parameters()]
     slices = tuple(ParameterSlice(name, 0, 1) for name in names)
+    count = model.get_parameter(f"{router}.weight").shape[0]
     return [
         Group(
             site=Site(stack.name, layer, "experts"),
             kind="experts",
-            count=model.get_parameter(f"{router}.weight").shape[0],
+            count=count,
             parameters=_parameters(model, slices),
             slices=slices,
             module=experts,
             hook_point="experts",
             size=int(config.hidden_size),
-            fields=((stack.field(row.count), 1),),
+            fields=((stack.field(row.count), num_groups(config, row)),),
+            rows=num_groups(config, row),
+            allowed=tuple(kept for kept in range(1, count + 1) if _routes(config, row, kept)),
             router=router,
             stream=(f"{block}.{row.norm}", block),
             limited=((stack.field(row.per_token), int(getattr(config, row.per_token))),),
+            buffers=tuple(ParameterSlice(f"{router}.{name}", 0, 1) for name in row.buffers),
         )
     ]
+
+
+def num_groups(config: Any, row: Experts) -> int:
+    """The number of groups that the experts of a layer form."""
+    return int(getattr(config, row.groups)) if row.groups else 1
+
+
+def _routes(config: Any, row: Experts, experts: int) -> bool:
+    """Whether the stock router can choose among so many experts.
+
+    A router of groups adds up the two best experts of each, so that each has two or more. Where a token is not sent to
+    experts of all groups, those of the chosen ones have to be enough.
+    """
+    if not row.groups:
+        return True
+    groups, chosen = num_groups(config, row), int(getattr(config, row.chosen_groups))
+    is_enough = chosen == groups or experts // groups * chosen >= int(getattr(config, row.per_token))
+    return experts % groups == 0 and experts // groups >= 2 and is_enough
+
+
+def _expert_neurons(model: nn.Module, stack: Stack, layer: int, row: Experts) -> Group:
+    """The neurons of all experts of a layer, one row for each expert; every expert keeps the same number of its own."""
+    path, neurons = f"{stack.layers}.{layer}.{row.experts}", row.neurons
+    inputs, outputs = (1, 2) if neurons.transposed else (2, 1)
+    experts, width = (model.get_parameter(f"{path}.down_proj").shape[dim] for dim in (0, inputs))
+    slices = [ParameterSlice(f"{path}.down_proj", inputs, 1, by_row=True)]
+    for name, _ in model.get_submodule(path).named_parameters():
+        if name.startswith("gate_up_proj"):
+            dim = 1 if name.endswith("bias") else outputs
+            starts, size = ((0,), 2) if neurons.interleaved else ((0, width), 1)
+            slices += [ParameterSlice(f"{path}.{name}", dim, size, start, by_row=True) for start in starts]
+    return Group(
+        site=Site(stack.name, layer, "expert_ffn"),
+        kind="ffn",
+        count=experts * width,
+        parameters=_parameters(model, slices),
+        slices=tuple(slices),
+        module=path,
+        hook_point="expert neurons",
+        size=1,
+        fields=((stack.field(neurons.width), 1),),
+        rows=experts,
+        step=EXPERT_STEP,
+        within="experts",
+    )
 
 
 # --- vocabulary ----------------------------------------------------------------------------------------------------

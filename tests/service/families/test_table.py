@@ -32,8 +32,8 @@ def test_every_unit_but_layers_has_tensors(family: ModelFamily) -> None:
         ("t5", [Unit.ffn, Unit.heads, Unit.head_dims, Unit.layers, Unit.vocabulary]),
         ("bert", [Unit.ffn, Unit.layers, Unit.vocabulary]),
         ("marian", [Unit.ffn, Unit.layers]),
-        ("mixtral", [Unit.heads, Unit.layers, Unit.experts, Unit.vocabulary]),
-        ("olmoe", [Unit.layers, Unit.experts, Unit.vocabulary]),
+        ("mixtral", [Unit.ffn, Unit.heads, Unit.layers, Unit.experts, Unit.vocabulary]),
+        ("olmoe", [Unit.ffn, Unit.layers, Unit.experts, Unit.vocabulary]),
     ],
 )
 def test_a_family_has_the_units_that_its_stock_config_can_hold(model_type: str, units: list[Unit]) -> None:

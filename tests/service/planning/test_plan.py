@@ -78,18 +78,21 @@ def test_a_plan_equals_the_cut_model(name: str, units: list[Unit], tmp_path: Pat
     assert planned.ratio == pytest.approx(
         share_removed(groups, {site: kept_K.numel() for site, kept_K in kept.items()})
     )
-    assert {(found.stack, found.unit): (found.dense, found.slim) for found in planned.widths} == widths(groups, kept)
+    found = {(each.stack, each.unit, each.part): (each.dense, each.slim) for each in planned.widths}
+    assert found == widths(groups, kept)
     assert planned.bytes.dense == (tmp_path / "dense/model.safetensors").stat().st_size
     assert planned.bytes.slim == (tmp_path / "slim/model.safetensors").stat().st_size
 
 
-def widths(groups: list[Group], kept: Kept) -> dict[tuple[str, str], tuple[int, int]]:
-    """(stack, unit) -> units before and after: in one layer, and of layers in the stack."""
-    found: dict[tuple[str, str], tuple[int, int]] = {}
+def widths(groups: list[Group], kept: Kept) -> dict[tuple[str, str, str | None], tuple[int, int]]:
+    """(stack, unit, part) -> units before and after: in one layer, and of layers in the stack."""
+    found: dict[tuple[str, str, str | None], tuple[int, int]] = {}
     for group in groups:
-        key = (group.site.stack, group.kind)
+        part = group.site.unit if group.site.unit in ("expert_ffn", "shared_ffn") else None
+        key = (group.site.stack, group.kind, part)
         dense, slim = found.get(key, (0, 0)) if group.kind == "layers" else (0, 0)
-        found[key] = (dense + group.count // group.rows, slim + kept[group.site].numel() // group.rows)
+        rows = 1 if group.kind == "experts" else group.rows  # experts of a layer, not of one group of the router
+        found[key] = (dense + group.count // rows, slim + kept[group.site].numel() // rows)
     return found
 
 

@@ -120,6 +120,7 @@ def check_succeeds_at_once(settings: Settings, job: JobRecord) -> None:
     assert (ended.status, ended.attempt, ended.lost) == (JobStatus.succeeded, 1, 0)
 
 
+@pytest.mark.slow
 def test_jobs_start_in_processes_that_waited_and_a_stopped_worker_leaves_none(
     with_standby: Settings, model: Path
 ) -> None:
@@ -133,9 +134,9 @@ def test_jobs_start_in_processes_that_waited_and_a_stopped_worker_leaves_none(
         second = wait_for_standby_of(parent)
         assert second != first
         assert second.environ() == environment
+        wait_until(lambda: has_ended(first))
         after = submit(with_standby, request(model, 20))
         assert wait_for_attempt(parent) == second
-        wait_until(lambda: has_ended(first))
         check_succeeds_at_once(with_standby, after)
         third = wait_for_child(parent, other_than=second.pid)
         parent.send_signal(signal.SIGTERM)
@@ -154,6 +155,7 @@ def test_killed_standby_process_loses_no_job(with_standby: Settings, model: Path
         assert find_attempt(parent) != dead
 
 
+@pytest.mark.slow
 def test_worker_without_a_standby_process_starts_one_with_a_job(settings: Settings, model: Path) -> None:
     with worker(settings) as parent:
         job = submit(settings, request(model, 20))

@@ -3,6 +3,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -10,12 +11,14 @@ from safetensors.torch import load_file, save_file
 from service.contract.errors import VerificationFailed
 from service.contract.options import Layout
 from tests.support import checkpoints
+from tests.support.processes import wait_for_child
 from tests.support.tiny_models import inputs_of
+from tests.support.waiting import wait_until
 from worker.checkpoints import dtypes
 from worker.checkpoints.cutting import make_slim
 from worker.checkpoints.loading import LoadedModel, load_model
 from worker.checkpoints.saving import save_model
-from worker.checkpoints.verification import Probe, compare, start, take_probe, verify
+from worker.checkpoints.verification import MODULE, Probe, compare, start, take_probe, verify
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.selection import Rules, select
 from worker.slimming.units import locate
@@ -61,9 +64,13 @@ def test_a_written_checkpoint_is_verified_in_a_fresh_process(checkpoint: Path, p
 
 
 def test_a_checkpoint_that_does_not_load_fails_with_the_reason(checkpoint: Path, probe: Path) -> None:
+    """In a new process, because the one that was started has died."""
     change(checkpoint, "model.layers.0.mlp.up_proj.weight", None)
-    with pytest.raises(VerificationFailed, match="missing_keys"):
-        verify(checkpoint, probe)
+    with start() as dead:
+        wait_for_child(psutil.Process(), lambda command: MODULE in command).kill()
+        wait_until(lambda: not dead.is_alive)
+        with pytest.raises(VerificationFailed, match="missing_keys"):
+            verify(checkpoint, probe, started=dead)
 
 
 def test_an_error_while_waiting_kills_the_process(

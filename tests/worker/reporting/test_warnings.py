@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from service.contract.options import Unit
-from service.contract.report import Confusion, Dequantised, ReadTokens, Report
+from service.contract.report import Confusion, Dequantised, LayerWidth, ReadTokens, Report
 from service.contract.result import DenseSlim, Metrics, RecoveredMetrics, Result, Widths
 from service.families.runtimes.table import runtimes_of_unequal_widths
 from service.families.table import FAMILIES
@@ -128,6 +128,22 @@ CAUSES: dict[str, Report] = {
         update={"runtimes": runtimes_of_unequal_widths(FAMILIES["llama"], [Unit.ffn])}
     ),
     "more_tokens": report(read_tokens=ReadTokens(rows=10, longer_rows=2, dense=100, slim=104)),
+    "experts_without_tokens": report().model_copy(
+        update={
+            "layers": [
+                LayerWidth(
+                    stack="decoder",
+                    layer=3,
+                    unit=Unit.ffn,
+                    part="expert_ffn",
+                    dense=512,
+                    slim=256,
+                    score_kept=0.9,
+                    experts_without_tokens=2,
+                )
+            ]
+        }
+    ),
     "uneven_machine": with_target({"ratio": 0.3}, latency_ms=result().latency_ms.model_copy(update={"drift": 0.7})),
     "fewer_experts_per_token": with_target(
         {"ratio": 0.3},

@@ -7,11 +7,11 @@ from transformers import PreTrainedModel
 from service.contract.options import Unit
 from service.families.table import FAMILIES, keeps_first_layer
 from tests.support.batches import batches, examples
-from tests.support.tiny_models import TINY, tiny_family
+from tests.support.tiny_models import TINY, family_of_model, tiny_family
 from worker.slimming.architectures import ARCHITECTURES
 from worker.slimming.masking import masked
 from worker.slimming.scoring.objectives import Batch
-from worker.slimming.selection import best, select
+from worker.slimming.selection import Rules, best, select
 from worker.slimming.surgery import cut, groups_of
 from worker.slimming.units import Kept, Site, UnitUnavailable, locate
 
@@ -38,7 +38,8 @@ def half_of_the_units(model: PreTrainedModel, *units: str) -> Kept:
     groups = locate(model, ARCHITECTURES[model.config.model_type], units or ["ffn"])
     draw = torch.Generator().manual_seed(1)
     scores = {group.site: torch.rand(group.count, generator=draw) for group in groups}
-    return select(scores, groups, 0.5, round_to=4)
+    keeps_first = keeps_first_layer(family_of_model(model), model.config.to_dict())
+    return select(scores, groups, 0.5, round_to=4, rules=Rules(protect_first=int(keeps_first)))
 
 
 EVERY_UNIT = [
@@ -48,6 +49,8 @@ EVERY_UNIT = [
         *((unit.value,) for unit in Unit if unit is not Unit.vocabulary),
         ("ffn", "heads", "head_dims", "layers"),
         ("heads", "experts"),
+        ("ffn", "experts"),
+        ("ffn", "heads", "experts"),
         ("heads", "layers", "experts"),
     )
     if set(units) <= set(tiny_family(family).units)
@@ -138,7 +141,7 @@ def test_slicing_equals_masking_with_different_widths_per_layer(family: str) -> 
     for group in locate(model, architecture, units):
         if not group.level:
             count = group.count * (group.site.layer + 1) // 2
-            kept[group.site] = best(torch.rand(group.count, generator=draw), count)
+            kept[group.site] = best(torch.rand(group.count, generator=draw), count, group.rows)
     with masked(model, architecture, kept):
         expected = logits(model, batch)
     cut(model, architecture, kept, layout="per_layer")

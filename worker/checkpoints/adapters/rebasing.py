@@ -146,6 +146,8 @@ def _cut_replaced(path: str, tensor: Tensor, dense: nn.Module, stay: dict[tuple[
 def _kept(name: str, tensor: Tensor, dim: int, stays_I: Tensor | None) -> Tensor:
     if stays_I is None:
         return tensor
+    if stays_I.dim() > 1:
+        raise InvalidModel(f"the adapter's tensor {name} changes experts, each of which has lost neurons of its own")
     if tensor.shape[dim] != stays_I.numel():
         shapes = f"{tensor.shape[dim]} instead of {stays_I.numel()}"
         raise InvalidModel(f"the adapter's tensor {name} has another size than the dense model: {shapes}")

@@ -45,6 +45,10 @@ class LayerPass:
         """Whether the layer's output is the residual stream, to which the consumers' outputs are added."""
         return self.stack.stream_behind(self.config) == ""
 
+    def ends_with(self, consumer: Consumer) -> bool:
+        """Whether the consumer ends the layer's feed-forward block, so that nothing in the layer reads what it adds."""
+        return self.module(consumer) is _submodule(self.layer, self.stack.feed_forward.contract)
+
     @property
     def added_times(self) -> float:
         """By what the consumers' outputs are multiplied before they are added to the residual stream."""
@@ -71,7 +75,7 @@ class LayerPass:
     def with_new_output(self, consumer: Consumer, records: Iterable[LayerRecord]) -> Iterator[LayerRecord]:
         """The records, their layer output changed in place to that of the layer with the consumer's present weight.
 
-        Holds where `output_is_stream`, for the last consumer that the layer calls, if each record has its input.
+        Holds where `output_is_stream`, for the consumer that `ends_with` the layer, if each record has its input.
         """
         for record, batch in zip(records, self.calibration.batches, strict=True):
             assert record.input_NC is not None
@@ -79,6 +83,14 @@ class LayerPass:
             mask_BT = batch.masks[self.stack.name]
             record.output_BTD[mask_BT] += change_NO * self.added_times
             yield record
+
+
+def _submodule(layer: nn.Module, path: str) -> nn.Module | None:
+    """The module of the layer; None in a layer without it, such as one with experts among others."""
+    try:
+        return layer.get_submodule(path)
+    except AttributeError:
+        return None
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from worker.slimming.repair.consumers import Consumer, replace_kept_columns, rep
 from worker.slimming.repair.inputs import CalibrationBatches, RepairInput
 from worker.slimming.repair.layer_pass import LayerPass, LayerRecord
 from worker.slimming.repair.layer_runner import LayerInput, stack_inputs
-from worker.slimming.repair.least_squares import fit_consumers, unmeasured
+from worker.slimming.repair.least_squares import first_passes, fit_first
 from worker.slimming.repair.stream_fit import fit_to_stream
 from worker.slimming.surgery import copy_sharing_tensors, cut
 from worker.slimming.units import Kept, Site, layers_of
@@ -27,13 +27,16 @@ STREAM_BYTES = 4 * 2**30  # hidden states that are held at once; of more rows an
 
 
 def least_squares_layerwise(repair_input: RepairInput) -> None:
-    """Fit every consumer as `least_squares` does, and then each in turn to the residual stream of the dense model."""
+    """Fit every consumer as `least_squares` does, and then each in turn to the residual stream of the dense model.
+
+    Experts, and blocks whose output is multiplied with a gate of each token, keep the first fit.
+    """
     dense, part = copy_sharing_tensors(repair_input.model), _batches_that_fit(repair_input)
     num_layers = sum(len(layers_of(repair_input.model, stack)) for stack in repair_input.architecture.stacks)
-    unmeasured_parts = unmeasured(repair_input)
-    first = len(unmeasured_parts) * len(repair_input.calibration.batches)
+    passes = first_passes(repair_input)
+    first = passes.num_batches
     total = first + num_layers * len(repair_input.calibration.batches[part])
-    weights = fit_consumers(repair_input, unmeasured_parts, lambda done: repair_input.on_progress(done, total))
+    weights = fit_first(repair_input, passes, lambda done: repair_input.on_progress(done, total))
     weights = {path: weights_N[part] for path, weights_N in weights.items()}
     calibration = CalibrationBatches(repair_input.calibration.batches[part], repair_input.calibration.objective)
     layerwise = LayerwiseFit(
@@ -82,7 +85,7 @@ class LayerwiseFit:
             dense_inputs, slim_inputs = self._stack_inputs(stack)
             slim_layers = self._cut_layers(stack)
             for index, layer in enumerate(layers_of(self.dense, stack)):
-                own = [consumer for consumer in consumers if consumer.groups[0].site[:2] == (stack.name, index)]
+                own = [consumer for consumer in consumers if _is_fitted(consumer, stack, index)]
                 dense_pass = LayerPass(
                     layer, index, stack, self.repair_input.model.config, self.repair_input.calibration
                 )
@@ -114,7 +117,7 @@ class LayerwiseFit:
             fit = fit_to_stream(module, consumer, dense_records, records, weights, slim_pass.added_times)
             replace_weight(module, consumer, *fit)
             replace_kept_columns(self.repair_input.model, consumer, *fit)
-        if not consumers or not slim_pass.output_is_stream:
+        if not consumers or not slim_pass.output_is_stream or not slim_pass.ends_with(consumers[-1]):
             return _next_inputs(inputs, slim_pass.run(inputs, []))
         return _next_inputs(inputs, slim_pass.with_new_output(consumers[-1], records))
 
@@ -149,6 +152,12 @@ class LayerwiseFit:
                 cut(self.slim, self.repair_input.architecture, own, "per_layer")
                 yield layer
                 slim_layers[index] = copy_sharing_tensors(whole_layers[index])
+
+
+def _is_fitted(consumer: Consumer, stack: Stack, index: int) -> bool:
+    """Whether a consumer of the layer is fitted to the residual stream: all whose output is a term of it."""
+    group = consumer.groups[0]
+    return group.is_added and group.site[:2] == (stack.name, index)
 
 
 def _stays(stack: Stack, index: int, kept: Kept) -> bool:

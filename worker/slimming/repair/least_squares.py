@@ -12,12 +12,12 @@ Shape suffixes: C input channels of a consumer, K input channels that stay, O ou
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from worker.slimming.repair import ridge
+from worker.slimming.repair import expert_fits, ridge
 from worker.slimming.repair.consumers import Consumer, bias_of, replace_kept_columns, weight_of
 from worker.slimming.repair.inputs import RepairInput
 from worker.slimming.scoring.second_moments import RIDGE, Moments, collect, portions
@@ -32,10 +32,41 @@ class Fit(NamedTuple):
 
 
 def least_squares(repair_input: RepairInput) -> None:
-    """Fit every consumer to its output in the dense model."""
-    parts = unmeasured(repair_input)
-    total = len(parts) * len(repair_input.calibration.batches)
-    fit_consumers(repair_input, parts, lambda done: repair_input.on_progress(done, total))
+    """Fit every consumer, and every expert, to its output in the dense model."""
+    passes = first_passes(repair_input)
+    fit_first(repair_input, passes, lambda done: repair_input.on_progress(done, passes.num_batches))
+
+
+@dataclass(frozen=True)
+class FirstPasses:
+    """The groups whose moments a repair has to measure, in portions that take a pass over the rows each."""
+
+    experts: list[list[Group]]
+    consumers: list[list[Group]]
+    in_pass: int  # batches
+
+    @property
+    def num_batches(self) -> int:
+        """The batches of all passes."""
+        return (len(self.experts) + len(self.consumers)) * self.in_pass
+
+
+def first_passes(repair_input: RepairInput) -> FirstPasses:
+    """The passes that `fit_first` takes."""
+    return FirstPasses(
+        expert_fits.portions(repair_input), unmeasured(repair_input), len(repair_input.calibration.batches)
+    )
+
+
+def fit_first(
+    repair_input: RepairInput, passes: FirstPasses, on_batches: Callable[[int], None]
+) -> dict[str, list[Tensor]]:
+    """Fit every expert and every consumer to what it wrote in the dense model; returns as `fit_consumers`."""
+    experts = expert_fits.fit_experts(repair_input, passes.experts, on_batches)
+    before = len(passes.experts) * passes.in_pass
+    weights = fit_consumers(repair_input, passes.consumers, lambda done: on_batches(before + done))
+    expert_fits.replace_experts(repair_input.model, experts)
+    return weights
 
 
 def unmeasured(repair_input: RepairInput) -> list[list[Group]]:
@@ -105,19 +136,7 @@ def fit(model: nn.Module, consumer: Consumer, moments: Moments) -> Fit:
     weight_OC = weight_of(model, consumer).double()
     gram_KK = gram_CC[kept_K][:, kept_K]
     strength = ridge.share(len(kept_K), moments.num_tokens, RIDGE)
-    fitted_OK = solve(gram_KK, weight_OC @ gram_CC[:, kept_K], weight_OC[:, kept_K], strength)
+    fitted_OK = ridge.solve(gram_KK, weight_OC @ gram_CC[:, kept_K], weight_OC[:, kept_K], strength)
     if old_bias_O is None:
         return Fit(fitted_OK, None)
     return Fit(fitted_OK, old_bias_O.double() + weight_OC @ mean_C - fitted_OK @ mean_C[kept_K])
-
-
-def solve(gram_KK: Tensor, cross_OK: Tensor, prior_OK: Tensor, strength: float) -> Tensor:
-    """argmin over W of E|t - W h|^2 + r |W - P|^2 = (C + r P)(G + r I)^-1, in float64 (O, K).
-
-    G = E[h h^T], C = E[t h^T], P the prior, and r = `strength` times the mean of G's diagonal: directions that the rows
-    do not determine stay at the prior instead of near zero.
-    """
-    r = strength * float(gram_KK.diagonal().mean() or 1.0)  # inputs that are all zero determine no direction
-    identity_KK = torch.eye(len(gram_KK), dtype=gram_KK.dtype, device=gram_KK.device)
-    factor = torch.linalg.cholesky(gram_KK + r * identity_KK)
-    return torch.cholesky_solve((cross_OK + r * prior_OK).T, factor).T

@@ -57,6 +57,8 @@ def measure_moments(repair_input: RepairInput, method: str) -> dict[str, Moments
         for group in groups_of(repair_input.model, repair_input.architecture, repair_input.kept)
         if group.hook_point == "input"
     ]
+    if not groups:  # neurons of experts alone, which a repair measures itself
+        return {}
     fits_weights, batches = REPAIRS[method].fits_weights, repair_input.calibration.batches
     if fits_weights and len(portions(repair_input.model, groups)) > 1:
         return None

@@ -5,9 +5,26 @@ of one output makes, and s^2 the mean square that it leaves. Ridge regression to
 over directions, with r = K s^2 / (N |w|^2) (Hoerl, Kennard and Baldwin, Communications in Statistics 4, 1975). Where
 E|w h|^2 is about |w|^2 mean diag G, and the fit explains about as much as it leaves, r is K / N * mean diag G. With few
 rows this keeps the weights near the old ones instead of fitting them to the words of those rows.
+
+Shape suffixes: K input channels that stay, O output channels.
 """
+
+import torch
+from torch import Tensor
 
 
 def share(inputs: int, tokens: int, least: float) -> float:
     """r as a share of the mean of G's diagonal: K / N, and at least `least`."""
     return max(least, inputs / max(tokens, 1))
+
+
+def solve(gram_KK: Tensor, cross_OK: Tensor, prior_OK: Tensor, strength: float) -> Tensor:
+    """argmin over W of E|t - W h|^2 + r |W - P|^2 = (C + r P)(G + r I)^-1, in float64 (O, K).
+
+    G = E[h h^T], C = E[t h^T], P the prior, and r = `strength` times the mean of G's diagonal: directions that the rows
+    do not determine stay at the prior instead of near zero.
+    """
+    r = strength * float(gram_KK.diagonal().mean() or 1.0)  # inputs that are all zero determine no direction
+    identity_KK = torch.eye(len(gram_KK), dtype=gram_KK.dtype, device=gram_KK.device)
+    factor = torch.linalg.cholesky(gram_KK + r * identity_KK)
+    return torch.cholesky_solve((cross_OK + r * prior_OK).T, factor).T

@@ -31,7 +31,7 @@ from worker.slimming.gram import add_gram
 from worker.slimming.repair import ridge
 from worker.slimming.repair.consumers import Consumer
 from worker.slimming.repair.layer_pass import LayerRecord
-from worker.slimming.repair.least_squares import Fit, solve
+from worker.slimming.repair.least_squares import Fit
 
 STREAM_SHARE = 0.75  # a: the share of the stream's error that the target corrects
 STREAM_RIDGE = 0.1  # the least ridge, times the mean of the Gram matrix's diagonal, towards the weight of the first fit
@@ -121,9 +121,9 @@ class RegressionSums:
         gram_KK, cross_OK = self.gram_KK.double() / self.weight, self.cross_OK.double() / self.weight
         strength = ridge.share(len(gram_KK), self.num_tokens, STREAM_RIDGE)
         if not self.centred:
-            return Fit(solve(gram_KK, cross_OK, prior_OK, strength), None)
+            return Fit(ridge.solve(gram_KK, cross_OK, prior_OK, strength), None)
         input_K, target_O = self.input_K / self.weight, self.target_O / self.weight
         gram_KK, cross_OK = gram_KK - input_K.outer(input_K), cross_OK - target_O.outer(input_K)
-        fitted_OK = solve(gram_KK, cross_OK, prior_OK, strength)
+        fitted_OK = ridge.solve(gram_KK, cross_OK, prior_OK, strength)
         bias_O = self.target_origin_O + target_O - fitted_OK @ (self.input_origin_K + input_K)
         return Fit(fitted_OK, bias_O)

@@ -17,11 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from worker.slimming.architectures import Architecture
+from worker.slimming.experts.neurons import RoutedTokens, watch_neurons
+from worker.slimming.experts.routing import Routed, watch_experts, watch_experts_and_stream
 from worker.slimming.free_memory import budget
 from worker.slimming.hooks import watch
-from worker.slimming.routing import Routed, watch_experts, watch_experts_and_stream
 from worker.slimming.scoring.criteria import CRITERIA, ExpertObservation, Formula, Observation, Options, Statistics
 from worker.slimming.scoring.finite import check_finite
+from worker.slimming.scoring.neurons_of_experts import neuron_sums
 from worker.slimming.scoring.objectives import Batch, objective_values, token_scores
 from worker.slimming.scoring.second_moments import Moments, collect, matrix_bytes, portions
 from worker.slimming.units import Group, Scores, Site, UnitUnavailable, locate, weights_UF
@@ -148,6 +150,10 @@ class Accumulator:
         )
         self._add(group, self.formula.observe_experts(seen, self.options))
 
+    def add_neurons(self, group: Group, batch: Batch, sent: RoutedTokens, gradient_ND: Tensor | None) -> None:
+        """Add what the neurons of the experts of `group` did with `batch`."""
+        self._add(group, neuron_sums(self.formula, self.options, group, batch, sent, gradient_ND))
+
     def _add(self, group: Group, sums: Tensor) -> None:
         known = self.sums.get(group.site)
         self.sums[group.site] = sums if known is None else known.add_(sums)
@@ -268,6 +274,9 @@ def _observe_activations(model: nn.Module, batch: Batch, accumulator: Accumulato
             if group.hook_point == "experts":
                 visit = _expert_visitor(group, batch, accumulator, with_gradients=with_gradients)
                 hooks.enter_context(watch_experts(model, group, visit))
+            elif group.hook_point == "expert neurons":
+                see = _neuron_visitor(group, batch, accumulator, with_gradients=with_gradients)
+                hooks.enter_context(watch_neurons(model, group, see))
             else:
                 visitor = _visitor(group, batch, accumulator, with_gradients=with_gradients)
                 hooks.enter_context(watch(model, group, visitor))
@@ -311,6 +320,22 @@ def _expert_visitor(
         followed_ND.register_hook(
             lambda gradient_ND: accumulator.add_experts(group, batch, routed, routed.effect_NK(gradient_ND))
         )
+        return followed_ND
+
+    return visit
+
+
+def _neuron_visitor(
+    group: Group, batch: Batch, accumulator: Accumulator, *, with_gradients: bool
+) -> Callable[[Tensor, RoutedTokens], Tensor | None]:
+    """As `_visitor`, for `watch_neurons`."""
+
+    def visit(output_ND: Tensor, sent: RoutedTokens) -> Tensor | None:
+        if not with_gradients:
+            accumulator.add_neurons(group, batch, sent, None)
+            return None
+        followed_ND = output_ND if output_ND.requires_grad else output_ND.detach().requires_grad_()
+        followed_ND.register_hook(lambda gradient_ND: accumulator.add_neurons(group, batch, sent, gradient_ND))
         return followed_ND
 
     return visit

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from service.contract.options import Unit
-from tests.support.architecture_rows import distinct, having
+from tests.support.architecture_rows import distinct, having_blocks
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY, causal, opt, tiny_family
 from worker.evaluation.memory import LiveStorages
@@ -49,7 +48,7 @@ def post_norm_opt() -> PreTrainedModel:
 
 
 MODELS: dict[str, tuple[str, Callable[[], PreTrainedModel]]] = {
-    **{family: (family, TINY[family]) for family in distinct(having(Unit.ffn)) if has_observable_stream(family)},
+    **{family: (family, TINY[family]) for family in distinct(having_blocks()) if has_observable_stream(family)},
     "opt, post-norm": ("opt", post_norm_opt),
     "gpt_neox, sequential residual": ("gpt_neox", lambda: causal("gpt_neox", use_parallel_residual=False)),
 }
@@ -116,6 +115,26 @@ def test_a_layer_behind_a_removed_layer_gets_its_own_attention_mask(monkeypatch:
     assert torch.equal(of_first, sliding_BT)
     assert len(of_second) > 1
     assert all(torch.equal(mask_BT, full_BT) for mask_BT in of_second)
+
+
+def test_a_layer_behind_repaired_heads_gets_what_their_layer_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, calibration = TINY["llama"](), rows("llama", count=2)
+    architecture, hidden = ARCHITECTURES["llama"], list[Tensor]()
+    kept = {group.site: torch.arange(1) for group in locate(model, architecture, ["heads"])}
+
+    def record(layer: nn.Module, hidden_BTD: Tensor, call: LayerCall) -> Tensor:
+        hidden.append(hidden_BTD.clone())
+        return run_layer(layer, hidden_BTD, call)
+
+    monkeypatch.setattr(layer_pass, "run_layer", record)
+    repair(RepairInput(model, architecture, kept, calibration), METHOD)
+    handle = model.get_submodule("model.layers.1").register_forward_pre_hook(lambda _, args: hidden.append(args[0]))
+    with masked(model, architecture, kept):
+        log_probabilities(model, calibration)
+    handle.remove()
+    of_fit, of_model = hidden[-2:]  # the last layer is run last, in the cut model
+    mask_BT = calibration.batches[0].masks["decoder"]
+    torch.testing.assert_close(of_fit[mask_BT], of_model[mask_BT], rtol=1e-4, atol=1e-5)
 
 
 def peak_bytes(method: str, num_layers: int = 2, num_rows: int = 4) -> int:

@@ -8,8 +8,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from service.contract import options
-from service.contract.options import Unit
-from tests.support.architecture_rows import distinct, having
+from tests.support.architecture_rows import distinct, having_blocks
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY, tiny_family
 from worker.slimming.architectures import ARCHITECTURES
@@ -33,7 +32,7 @@ def has_biases(name: str) -> bool:
     return bool(row.feed_forward.bias or f"{row.layers}.0.{row.feed_forward.contract}.bias" in model.state_dict())
 
 
-NAMES = distinct(having(Unit.ffn))
+NAMES = distinct(having_blocks())
 WITH_BIAS = [name for name in NAMES if has_biases(name)]
 
 

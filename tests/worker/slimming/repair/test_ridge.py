@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from worker.slimming.repair import ridge
-from worker.slimming.repair.least_squares import solve
+from worker.slimming.repair.ridge import solve
 
 CHANNELS, KEPT, OUTPUTS, LEAST = 48, 24, 12, 0.01
 

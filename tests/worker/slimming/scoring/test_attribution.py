@@ -151,7 +151,13 @@ def test_scores_do_not_depend_on_batches_order_or_padding(family: str) -> None:
     assert all(scores.abs().sum() > 0 for scores in expected.values())
 
 
-UNITS_OF = {"llama": ["ffn", "heads"], "t5": ["ffn", "heads"], "opt": ["ffn"], "mixtral": ["experts"]}
+UNITS_OF = {
+    "llama": ["ffn", "heads"],
+    "t5": ["ffn", "heads"],
+    "opt": ["ffn"],
+    "mixtral": ["experts"],
+    "qwen2_moe": ["ffn"],
+}
 SERVED = [
     (family, criterion)
     for family, units in UNITS_OF.items()

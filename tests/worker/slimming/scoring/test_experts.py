@@ -16,8 +16,8 @@ from tests.support.architecture_rows import having
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY
 from worker.slimming.architectures import ARCHITECTURES
+from worker.slimming.experts.routing import Routed, watch_experts
 from worker.slimming.masking import masked
-from worker.slimming.routing import Routed, watch_experts
 from worker.slimming.scoring.attribution import score
 from worker.slimming.scoring.criteria import Options
 from worker.slimming.scoring.objectives import Batch, margin, token_scores
@@ -155,10 +155,12 @@ def test_what_experts_add_is_the_output_of_their_block(family: str) -> None:
 def test_a_token_is_never_sent_to_an_expert_that_is_masked(family: str) -> None:
     model, data = TINY[family](), batches(family, examples(6), 6)
     architecture = ARCHITECTURES[model.config.model_type]
-    kept = {SITE: torch.tensor([1, 4, 6])}
+    kept = {SITE: torch.tensor([1, 2, 4, 6])}  # two of each group of a router with two groups
     with masked(model, architecture, kept):
         share_E = score(model, architecture, ["experts"], data, "frequency", Options()).scores[SITE]
-    assert share_E.nonzero().flatten().tolist() == [1, 4, 6]
+    chosen = set(share_E.nonzero().flatten().tolist())
+    assert len(chosen) > 1
+    assert chosen <= {1, 2, 4, 6}
     assert float(share_E.sum()) == pytest.approx(2)
 
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.contract.options import Unit
-from tests.support.architecture_rows import distinct, having
+from tests.support.architecture_rows import distinct, having_blocks
 from tests.support.batches import batches, examples
 from tests.support.tiny_models import TINY
 from worker.slimming.architectures import ARCHITECTURES
@@ -99,7 +98,7 @@ def test_moments_equal_their_closed_forms() -> None:
     assert found.num_tokens == int(mask_BT.sum())
 
 
-@pytest.mark.parametrize("family", distinct(having(Unit.ffn)))
+@pytest.mark.parametrize("family", distinct(having_blocks()))
 @pytest.mark.parametrize("objective", ["margin", None])
 def test_moments_depend_on_the_rows_alone(family: str, objective: str | None) -> None:
     expected = collected(family, 8, objective)

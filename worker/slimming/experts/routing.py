@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from worker.slimming.units import Group
+from worker.slimming.units import Group, tensor_of
 
 
 @dataclass(frozen=True)
@@ -95,15 +95,15 @@ def _routed(module: nn.Module, hidden_ND: Tensor, expert_NK: Tensor, gate_NK: Te
 def without_experts(model: nn.Module, group: Group, gone_E: Tensor) -> Iterator[None]:
     """Within the context the router sends no token to the experts that are `gone_E`.
 
-    Their logits are -inf before the softmax and the choice of the best, so that the gates of the others are those of a
-    router without these rows. Where a token is sent to more experts than there are left, the further ones have the gate
-    zero.
+    Their logits, and what a router adds to its scores for the choice of the best, are -inf, so that the gates of the
+    others are those of a router without these rows. Where a token is sent to more experts than there are left, the
+    further ones have the gate zero.
     """
     router: Any = model.get_submodule(group.router)
     stock = router.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        with _MaskedLogits(gone_E):
+        with _MaskedLogits(gone_E), _masked_buffers(model, group, gone_E):
             return stock(*args, **kwargs)
 
     router.forward = forward
@@ -111,6 +111,24 @@ def without_experts(model: nn.Module, group: Group, gone_E: Tensor) -> Iterator[
         yield
     finally:
         del router.forward
+
+
+@contextmanager
+def _masked_buffers(model: nn.Module, group: Group, gone_E: Tensor) -> Iterator[None]:
+    """Within the context, the buffers of the group are -inf for the experts that are gone."""
+    whole = {part.parameter: tensor_of(model, part.parameter) for part in group.buffers}
+    for name, tensor_E in whole.items():
+        _set_buffer(model, name, tensor_E.masked_fill(gone_E.to(tensor_E.device), -torch.inf))
+    try:
+        yield
+    finally:
+        for name, tensor_E in whole.items():
+            _set_buffer(model, name, tensor_E)
+
+
+def _set_buffer(model: nn.Module, name: str, value: Tensor) -> None:
+    path, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(path), leaf, value)
 
 
 class _MaskedLogits(TorchFunctionMode):
